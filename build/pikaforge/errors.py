@@ -1,0 +1,101 @@
+"""Every way in which a run can end badly, with its exit status.
+
+One base class carries what is wrong (`message`), where (`where`: YAML path, stage, cell, log file) and what to
+do (`hint`). Errors are raised anywhere and caught once, in `cli`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+EXIT_DONE = 0
+EXIT_CONFIG = 2
+EXIT_HOST = 3
+EXIT_STAGE = 4
+EXIT_PUBLISH = 5
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, what shells report for Ctrl-C."""
+
+
+class ForgeError(Exception):
+    """Base of all expected failures; never shown as a traceback unless `--debug` is given."""
+
+    exit_code: ClassVar[int] = EXIT_STAGE
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def lines(self) -> list[str]:
+        """The error as printed: `error:` first, then where it is and what to do."""
+        lines = [f"error: {self.message}"]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        for part in self.hint.splitlines():
+            lines.append(f"  hint: {part}")
+        return lines
+
+
+class ConfigError(ForgeError):
+    """matrix.yaml, a series, the lock or the selection is wrong."""
+
+    exit_code = EXIT_CONFIG
+
+
+class HostError(ForgeError):
+    """This machine lacks something: an engine, a program, a package, the network."""
+
+    exit_code = EXIT_HOST
+
+
+class PublishError(ForgeError):
+    """A repository could not be written, or not verified after writing."""
+
+    exit_code = EXIT_PUBLISH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFailure:
+    """Where a stage failed; every field is for the reader of the error, none for control flow."""
+
+    stage: str
+    label: str
+    """The node, e.g. `debian12-sandybridge-none`, or a cell id."""
+    command: str = ""
+    status: int | None = None
+    """Exit status of the command; negative N means killed by signal N."""
+    log: str = ""
+    """Path of the whole log."""
+    tail: tuple[str, ...] = ()
+    """The last lines of the log."""
+    findings: tuple[str, ...] = ()
+    """The lines that most likely tell the reason, e.g. the first compiler error."""
+
+
+class StageError(ForgeError):
+    """A stage failed, or an audit, smoke test or verification said no."""
+
+    exit_code = EXIT_STAGE
+
+    def __init__(self, message: str, failure: StageFailure, *, hint: str = "") -> None:
+        super().__init__(message, where=f"stage {failure.stage}, {failure.label}", hint=hint)
+        self.failure = failure
+
+    def lines(self) -> list[str]:
+        """As the base class, with the findings, the log's tail and its path."""
+        failure = self.failure
+        lines = [f"error: {self.message}", f"  where: {self.where}"]
+        if failure.command:
+            status = "" if failure.status is None else f" (exit status {failure.status})"
+            lines.append(f"  command: {failure.command}{status}")
+        lines.extend(f"  reason: {line}" for line in failure.findings)
+        if failure.tail:
+            lines.append("  last lines of the log:")
+            lines.extend(f"    | {line}" for line in failure.tail)
+        if failure.log:
+            lines.append(f"  log: {failure.log}")
+        lines.extend(f"  hint: {line}" for line in self.hint.splitlines())
+        return lines
