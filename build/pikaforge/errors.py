@@ -23,6 +23,9 @@ class ForgeError(Exception):
 
     exit_code: ClassVar[int] = EXIT_STAGE
 
+    also: tuple[ForgeError, ...] = ()
+    """Further problems found in the same go (all mistakes of a file at once), printed after this one."""
+
     def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
         super().__init__(message)
         self.message = message
@@ -30,12 +33,14 @@ class ForgeError(Exception):
         self.hint = hint
 
     def lines(self) -> list[str]:
-        """The error as printed: `error:` first, then where it is and what to do."""
+        """The error as printed: `error:` first, then where it is and what to do; then the same for `also`."""
         lines = [f"error: {self.message}"]
         if self.where:
             lines.append(f"  where: {self.where}")
         for part in self.hint.splitlines():
             lines.append(f"  hint: {part}")
+        for other in self.also:
+            lines.extend(other.lines())
         return lines
 
 

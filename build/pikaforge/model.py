@@ -14,6 +14,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 PACKAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9.+_:~-]*$"
+PATH_PATTERN = r"^[A-Za-z0-9._@][A-Za-z0-9._@/+-]*$"
+COMPILER_PATTERN = r"^[0-9]+\.[0-9]+(\.[0-9]+)?$"
+RELEASE_PATTERN = r"^[0-9][0-9.]*$"
+BASE_PATTERN = r"^[a-z0-9][A-Za-z0-9._:/-]*$"
+TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/+-]*$"
+LINE_PATTERN = r"\{key\}.*\{value\}"
+URL_PATTERN = r"^(https?|file)://[^\s'\"]+$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
 """A name that becomes part of ids, paths, container names and tags; so no separators, no leading dot or dash."""
@@ -26,10 +33,10 @@ def _inside(path: str) -> str:
     return path
 
 
-RelativePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9._@][A-Za-z0-9._@/+-]*$", max_length=255), AfterValidator(_inside)]
+RelativePath = Annotated[str, Field(pattern=PATH_PATTERN, max_length=255), AfterValidator(_inside)]
 """A path below a folder the tool knows: never absolute, never with `..`."""
 Argument = Annotated[str, Field(max_length=65536)]
-CompilerVersion = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+(\.[0-9]+)?$")]
+CompilerVersion = Annotated[str, Field(pattern=COMPILER_PATTERN)]
 
 EVERYTHING = "all"
 """The word that selects every value of an axis; refused as a name."""
@@ -51,8 +58,8 @@ class Model(Strict):
 class OsRelease(Strict):
     """How /etc/os-release of a machine with this OS names itself; `version` may be a prefix up to a dot."""
 
-    id: Name
-    version: str = Field(pattern=r"^[0-9][0-9.]*$")
+    id: Name = Field(description="ID, such as debian.")
+    version: str = Field(pattern=RELEASE_PATTERN, description='VERSION_ID, such as "22.04", in quotes.')
 
 
 class Image(Strict):
@@ -60,12 +67,15 @@ class Image(Strict):
 
     family: Name = Field(description="Folder under docker/ with the Dockerfile.")
     os: OsRelease = Field(description="ID and VERSION_ID as in /etc/os-release.")
-    base: str = Field(
-        pattern=r"^[a-z0-9][A-Za-z0-9._:/-]*$", description="Registry reference of the base image, with its tag."
-    )
+    base: str = Field(pattern=BASE_PATTERN, description="Registry reference of the base image, with its tag.")
     bootstrap: Name | None = Field(
         default=None,
         description="Suite to bootstrap from the distribution's own packages where no registry is reachable.",
+    )
+    mirror: str | None = Field(
+        default=None,
+        pattern=URL_PATTERN,
+        description="Package mirror for the bootstrap, instead of the distribution's own.",
     )
     gcc: CompilerVersion = Field(description="Version of the image's gcc, major.minor at least.")
     allocator: Name = Field(default="none", description="The allocator of a build that names none.")
@@ -78,23 +88,23 @@ class Image(Strict):
 class Packages(Strict):
     """Distribution packages, by purpose."""
 
-    build: tuple[PackageName, ...] = ()
-    runtime: tuple[PackageName, ...] = ()
+    build: tuple[PackageName, ...] = Field(default=(), description="Installed into the build image.")
+    runtime: tuple[PackageName, ...] = Field(default=(), description="Installed where the product runs.")
 
 
 class Allocator(Strict):
     """A memory allocator choice. `none` is the C library's; `system` the image's own gperftools."""
 
-    kind: Literal["none", "system"]
+    kind: Literal["none", "system"] = Field(description="Where the allocator comes from.")
     packages: dict[Name, Packages] = Field(default_factory=dict, description="By image, else by family.")
-    frame_pointers: bool = False
+    frame_pointers: bool = Field(default=False, description="Compile with -fno-omit-frame-pointer.")
 
 
 class Source(Strict):
     """Where the product's source comes from: a git repository at a tag, or a tarball."""
 
-    git: str | None = Field(default=None, min_length=1)
-    tag: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/+-]*$")
+    git: str | None = Field(default=None, min_length=1, description="URL or path of the repository.")
+    tag: str | None = Field(default=None, pattern=TAG_PATTERN, description="The tag to build.")
     tarball: str | None = Field(default=None, min_length=1, description="Path, relative to this file.")
 
     @model_validator(mode="after")
@@ -110,24 +120,24 @@ class Conf(Strict):
     """How the server's configuration file is made for a test run."""
 
     path: RelativePath = Field(description="In the tree; the base that `settings` change.")
-    line: str = Field(description="One setting, with {key} and {value}.", pattern=r"\{key\}.*\{value\}")
+    line: str = Field(description="One setting, with {key} and {value}.", pattern=LINE_PATTERN)
     settings: dict[str, str] = Field(description="Values may hold {port} and {data}.")
 
 
 class Start(Strict):
     """A command below the tree's top folder, with what it must answer."""
 
-    command: tuple[Argument, ...] = Field(min_length=1)
-    status: int = 0
+    command: tuple[Argument, ...] = Field(min_length=1, description="Program and arguments.")
+    status: int = Field(default=0, description="The exit status that it must have.")
     match: str = Field(default="", description="Regular expression that the output must contain.")
 
 
 class Stop(Strict):
     """How the server is asked to end, and how it must."""
 
-    signal: Literal["TERM", "INT", "QUIT"] = "TERM"
-    within: float = Field(default=20.0, gt=0, le=600, description="Seconds.")
-    status: int = 0
+    signal: Literal["TERM", "INT", "QUIT"] = Field(default="TERM", description="What asks it to end.")
+    within: float = Field(default=20.0, gt=0, le=600, description="Seconds until it must be gone.")
+    status: int = Field(default=0, description="The exit status that it must have.")
 
 
 class Server(Strict):
@@ -135,11 +145,11 @@ class Server(Strict):
 
     command: tuple[Argument, ...] = Field(min_length=1, description="May hold {conf}, {port} and {data}.")
     conf: Conf
-    port: int = Field(gt=0, lt=65536)
+    port: int = Field(gt=0, lt=65536, description="Where clients connect.")
     offsets: tuple[int, ...] = Field(default=(0,), description="Further ports, relative to `port`.")
     within: float = Field(default=60.0, gt=0, le=600, description="Seconds until it must answer.")
-    version: Start
-    stop: Stop = Stop()
+    version: Start = Field(description="The command that shows the version.")
+    stop: Stop = Field(default=Stop(), description="How it is stopped.")
 
 
 Scalar = str | int | None
@@ -153,8 +163,10 @@ class Step(Strict):
     exactly one expectation.
     """
 
-    send: tuple[str | int, ...] | None = Field(default=None, min_length=1)
-    pipeline: tuple[tuple[str | int, ...], ...] | None = Field(default=None, min_length=1)
+    send: tuple[str | int, ...] | None = Field(default=None, min_length=1, description="One request.")
+    pipeline: tuple[tuple[str | int, ...], ...] | None = Field(
+        default=None, min_length=1, description="Several requests, sent in one packet."
+    )
     expect: Reply = Field(default=None, description="The exact reply; null is the nil reply.")
     unordered: tuple[Scalar, ...] | None = Field(default=None, description="The reply's members in any order.")
     match: str | None = Field(default=None, description="Regular expression that the reply contains.")
@@ -174,59 +186,59 @@ class Step(Strict):
 class Check(Strict):
     """A named smoke check: a list of exchanges on one connection."""
 
-    check: Name
-    why: str = ""
-    steps: tuple[Step, ...] = Field(min_length=1)
+    check: Name = Field(description="Its name in logs and reports.")
+    why: str = Field(default="", description="The bug or promise that it stands for.")
+    steps: tuple[Step, ...] = Field(min_length=1, description="Exchanges, in this order.")
 
 
 class Product(Strict):
     """What is built. Nothing outside this entry and its recipe knows the product."""
 
-    name: Name
-    version: Name
+    name: Name = Field(description="Begins the names of packages and files.")
+    version: Name = Field(description="As packages carry it.")
     warning: str = Field(default="", description="Shown by plan, e.g. that upstream gave this version up.")
     source: Source
     sample: RelativePath | None = Field(
         default=None, description="Script that makes the repositories of a stand-in, for `--source sample`."
     )
     patches: RelativePath | None = Field(default=None, description="The series file.")
-    recipe: RelativePath
+    recipe: RelativePath = Field(description="Shell script that compiles the tree, run in the build image.")
     binaries: tuple[RelativePath, ...] = Field(min_length=1, description="ELF files that the recipe must leave.")
     files: tuple[RelativePath, ...] = Field(default=(), description="Other files that it must leave.")
     packages: dict[Name, Packages] = Field(description="By image, else by family.")
     server: Server
-    smoke: tuple[Check, ...] = ()
+    smoke: tuple[Check, ...] = Field(default=(), description="Checks against the running server.")
 
 
 class Rule(Strict):
     """Part of the matrix by globs; an absent axis means every value."""
 
-    model: str = "*"
-    image: str = "*"
-    allocator: str = "*"
-    reason: str = ""
+    model: str = Field(default="*", description="Glob over the names in `hardware`.")
+    image: str = Field(default="*", description="Glob over the names in `images`.")
+    allocator: str = Field(default="*", description="Glob over the names in `allocators`.")
+    reason: str = Field(default="", description="Shown where somebody asks for what is excluded.")
 
 
 class Axes(Strict):
     """The values of each axis; `[all]` is everything defined above."""
 
-    model: tuple[Name, ...] = (EVERYTHING,)
-    image: tuple[Name, ...] = (EVERYTHING,)
-    allocator: tuple[Name, ...] = (EVERYTHING,)
+    model: tuple[Name, ...] = Field(default=(EVERYTHING,), description="Names in `hardware`.")
+    image: tuple[Name, ...] = Field(default=(EVERYTHING,), description="Names in `images`.")
+    allocator: tuple[Name, ...] = Field(default=(EVERYTHING,), description="Names in `allocators`.")
 
 
 class Matrix(Strict):
     """Which combinations exist: the axes' product, without `exclude`, then with `include`."""
 
-    axes: Axes = Axes()
-    exclude: tuple[Rule, ...] = ()
-    include: tuple[Rule, ...] = ()
+    axes: Axes = Field(default=Axes(), description="What is combined.")
+    exclude: tuple[Rule, ...] = Field(default=(), description="Combinations that are not built.")
+    include: tuple[Rule, ...] = Field(default=(), description="Combinations that are built nevertheless.")
 
 
 class Defaults(Strict):
     """What is taken when the command line does not say."""
 
-    image: Name
+    image: Name = Field(description="The image where none of them matches the machine.")
     tools: Name = Field(description="The image on which the tools image (git, tar, packers) is made.")
     base_libraries: tuple[str, ...] = Field(
         min_length=1, description="Globs of sonames that every base system promises; all others travel in lib/."
@@ -236,12 +248,12 @@ class Defaults(Strict):
 class Spec(Strict):
     """The whole of matrix.yaml."""
 
-    product: Product
-    hardware: dict[Name, Model] = Field(min_length=1)
-    images: dict[Name, Image] = Field(min_length=1)
-    allocators: dict[Name, Allocator] = Field(min_length=1)
-    matrix: Matrix = Matrix()
-    defaults: Defaults
+    product: Product = Field(description="What is built, and what it must do.")
+    hardware: dict[Name, Model] = Field(min_length=1, description="Hardware models by name.")
+    images: dict[Name, Image] = Field(min_length=1, description="OS images by name.")
+    allocators: dict[Name, Allocator] = Field(min_length=1, description="Memory allocators by name.")
+    matrix: Matrix = Field(default=Matrix(), description="Which combinations exist.")
+    defaults: Defaults = Field(description="What is taken when the command line does not say.")
     publish: dict[Name, Any] = Field(default_factory=dict, max_length=0, description="No targets exist yet.")
 
     def packages_for(self, image: str, *, purpose: Literal["build", "runtime"]) -> tuple[str, ...]:
@@ -260,11 +272,11 @@ class PatchEntry(Strict):
     """One entry of a series: a pull request, a local patch, or a quilt folder."""
 
     pull: int | None = Field(default=None, gt=0, description="Number of the pull request.")
-    url: str | None = Field(default=None, pattern=r"^(https?|file)://\S+$", description="Its mailbox (.patch).")
+    url: str | None = Field(default=None, pattern=URL_PATTERN, description="Its mailbox (.patch).")
     file: RelativePath | None = Field(default=None, description="A patch file beside the series.")
     quilt: RelativePath | None = Field(default=None, description="A folder with a quilt series, beside the series.")
-    why: str = ""
-    enabled: bool = True
+    why: str = Field(default="", description="What it repairs or adds.")
+    enabled: bool = Field(default=True, description="An entry that is not enabled is kept, and not applied.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> PatchEntry:
@@ -278,14 +290,24 @@ class PatchEntry(Strict):
 class Series(Strict):
     """patches/<version>/series.yaml: the patches in the order in which they apply."""
 
-    patches: tuple[PatchEntry, ...]
+    patches: tuple[PatchEntry, ...] = Field(description="In the order in which they apply.")
 
 
 def series_schema() -> dict[str, Any]:
     """JSON schema of a series file."""
-    return Series.model_json_schema()
+    return _schema(Series)
 
 
 def matrix_schema() -> dict[str, Any]:
     """JSON schema of matrix.yaml, as checked in beside it."""
-    return Spec.model_json_schema()
+    return _schema(Spec)
+
+
+def _schema(top: type[Strict]) -> dict[str, Any]:
+    """As pydantic makes it, with names refused that fit no pattern: it leaves those to the models."""
+    schema = top.model_json_schema()
+    for part in [schema, *schema.get("$defs", {}).values()]:
+        for entry in part.get("properties", {}).values():
+            if "patternProperties" in entry:
+                entry["additionalProperties"] = False
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

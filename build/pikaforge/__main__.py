@@ -1,0 +1,10 @@
+"""`python -m pikaforge`."""
+
+from __future__ import annotations
+
+import sys
+
+from pikaforge.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

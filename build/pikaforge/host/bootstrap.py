@@ -1,0 +1,38 @@
+"""Base images from a distribution's own packages, for engines that reach no registry.
+
+mmdebstrap needs no mirror for the distributions it knows, so none is named here; with SOURCE_DATE_EPOCH two runs on
+the same packages give the same bytes (reproducible-builds.org, mmdebstrap(1)).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pikaforge.errors import HostError
+from pikaforge.host import process
+
+TIMEOUT = 1800.0
+HINT = (
+    "install the package `mmdebstrap` (Debian, Ubuntu), or run `bash setup.sh`\n"
+    "or make a container registry reachable"
+)
+
+
+def root_tar(suite: str, target: Path, *, mirror: str | None, log: Path) -> None:
+    """Write the root file system of a minimal installation of `suite` to the tar archive `target`.
+
+    Raises:
+        HostError: mmdebstrap is missing, or its mirror cannot be reached.
+    """
+    tool = process.require("mmdebstrap", hint=HINT)
+    argv = [tool, "--variant=minbase", "--format=tar", suite, str(target), *([mirror] if mirror else [])]
+    done = process.run(argv, env=process.environment({"SOURCE_DATE_EPOCH": "0"}), timeout=TIMEOUT)
+    with log.open("ab") as stream:
+        stream.write(done.stdout + done.stderr)
+    if done.status != 0:
+        lines = [line for line in done.errors().splitlines() if line.startswith(("E:", "W:", "Err"))]
+        raise HostError(
+            f"the base image could not be bootstrapped from {suite}: {lines[-1] if lines else 'no message'}",
+            where=str(log),
+            hint="is the distribution's package mirror reachable? `mirror` of the image entry names another",
+        )

@@ -1,0 +1,212 @@
+"""git on this machine: fetching only, because here are the user's credentials, proxies and insteadOf rules.
+
+Commits are fetched, as shallow as the server allows, into one bare repository per URL; checking out and patching
+happen in the guest, with no configuration at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pikaforge.errors import ConfigError, HostError
+from pikaforge.host import process
+
+TIMEOUT = 3600.0
+"""Seconds for one fetch; large submodules over slow lines take many minutes."""
+
+_UNREACHABLE = re.compile(
+    r"could not resolve|couldn't resolve|connection (refused|timed out|reset)|failed to connect|couldn't connect"
+    r"|network is unreachable|no route to host|operation timed out|unable to access|proxy|ssl|tls"
+    r"|temporary failure in name resolution|early eof|hung up",
+    re.IGNORECASE,
+)
+COMMIT = re.compile(r"^[0-9a-f]{40}([0-9a-f]{24})?$")
+
+
+class Unreachable(HostError):
+    """A repository that did not answer."""
+
+
+def _environment() -> dict[str, str]:
+    # Never wait for a password that nobody can type.
+    extra = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "/bin/false", "GIT_SSH_COMMAND": "ssh -o BatchMode=yes"}
+    return process.environment(extra)
+
+
+def _git(*args: str, cwd: Path | None = None, timeout: float | None = TIMEOUT) -> process.Completed:
+    git = process.require("git", hint="install the package `git`, or run `bash setup.sh`")
+    return process.run([git, *args], cwd=cwd, env=_environment(), timeout=timeout)
+
+
+def _failure(url: str, done: process.Completed) -> HostError:
+    lines = [line for line in done.errors().splitlines() if line.strip()]
+    said = next((x for x in lines if x.startswith(("fatal:", "error:"))), lines[-1] if lines else "no message")
+    if "dubious ownership" in done.errors():
+        return HostError(
+            f"git refuses {url}: it belongs to another user",
+            hint=f"git config --global --add safe.directory {urlsplit(url).path or url}",
+        )
+    if _UNREACHABLE.search(done.errors()):
+        return Unreachable(f"cannot reach {url}: {said}")
+    return HostError(f"git cannot read {url}: {said}")
+
+
+def is_repository(path: Path) -> bool:
+    """Whether a folder is a git work tree or a bare repository."""
+    if not path.is_dir():
+        return False
+    return (path / ".git").exists() or ((path / "HEAD").is_file() and (path / "objects").is_dir())
+
+
+def url_of(path: Path) -> str:
+    """A local repository as a URL; only so does git fetch shallowly from it."""
+    return path.resolve().as_uri()
+
+
+def origin(path: Path) -> str:
+    """Where a local clone came from, or "" if nowhere."""
+    return _git("-C", str(path), "config", "--get", "remote.origin.url").text().strip()
+
+
+def config_list(path: Path) -> dict[str, str]:
+    """The settings of a file in git's configuration syntax, such as .gitmodules."""
+    done = _git("config", "--file", str(path), "--null", "--list")
+    pairs = (item.partition("\n") for item in done.text().split("\0") if item)
+    return {key: value for key, _, value in pairs}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ref:
+    """What a name in a remote repository stands for."""
+
+    name: str
+    commit: str
+    moving: bool
+    """Whether it is a branch, whose commit may be another one tomorrow."""
+
+
+def remote_ref(url: str, name: str) -> Ref | None:
+    """The commit of a tag, branch or pull request (`refs/pull/N/head`), or None if the repository has none.
+
+    Raises:
+        Unreachable: the repository did not answer.
+        HostError: it answered, but cannot be read.
+    """
+    if COMMIT.match(name):
+        return Ref(name=name, commit=name, moving=False)
+    full = [name] if name.startswith("refs/") else [f"refs/tags/{name}", f"refs/heads/{name}"]
+    wanted = [*full, *(f"{ref}^{{}}" for ref in full)] + (["HEAD"] if name == "HEAD" else [])
+    done = _git("ls-remote", "--", url, *wanted)
+    if done.status != 0:
+        raise _failure(url, done)
+    found = {ref: commit for commit, _, ref in (line.partition("\t") for line in done.text().splitlines())}
+    for ref in ("HEAD", *full) if name == "HEAD" else full:
+        if ref in found:
+            # An annotated tag is listed twice; the peeled line has its commit.
+            commit = found.get(f"{ref}^{{}}", found[ref])
+            return Ref(name=ref, commit=commit, moving=not ref.startswith("refs/tags/"))
+    return None
+
+
+def near_names(url: str, name: str) -> list[str]:
+    """Tags and branches of a repository, for a hint."""
+    import difflib  # noqa: PLC0415
+
+    done = _git("ls-remote", "--tags", "--heads", "--", url)
+    names = {line.partition("\t")[2].split("/", 2)[-1].removesuffix("^{}") for line in done.text().splitlines()}
+    return difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.3)
+
+
+class Cache:
+    """Bare repositories below a folder, one for each URL."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def path(self, url: str) -> Path:
+        """The bare repository for `url`; made if need be."""
+        slug = re.sub(r"[^A-Za-z0-9.]+", "-", urlsplit(url).path).strip("-.")[-40:] or "repository"
+        path = self._root / f"{slug}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.git"
+        if not (path / "HEAD").is_file():
+            path.mkdir(parents=True, exist_ok=True)
+            done = _git("init", "--bare", "--quiet", str(path))
+            if done.status != 0:
+                raise HostError(f"cannot make {path}: {done.errors().strip()}")
+        return path
+
+    def has(self, url: str, commit: str) -> bool:
+        """Whether the commit was fetched before, with all of its files."""
+        done = _git("-C", str(self.path(url)), "rev-parse", "--verify", "--quiet", f"refs/forge/{commit}")
+        return done.status == 0
+
+    def fetch(self, url: str, commit: str, ref: str = "") -> Path:
+        """Fetch one commit; the path of the bare repository that then has it as `refs/forge/<commit>`.
+
+        First as shallow as can be, by the commit itself; then by its ref; then everything, for servers that give
+        out only what a ref names.
+
+        Raises:
+            Unreachable: the repository did not answer.
+            ConfigError: it has no such commit.
+        """
+        path = self.path(url)
+        if self.has(url, commit):
+            return path
+        keep = f"refs/forge/{commit}"
+        attempts = [["--depth=1", "--no-tags", url, f"+{commit}:{keep}"]]
+        if ref and ref != commit:
+            attempts.append(["--depth=1", "--no-tags", url, f"+{ref}:refs/forge/ref"])
+        attempts.append(["--tags", url, "+refs/heads/*:refs/forge/heads/*", "+refs/*:refs/forge/all/*"])
+        done: process.Completed | None = None
+        for arguments in attempts:
+            done = _git("-C", str(path), "fetch", "--quiet", "--force", "--no-write-fetch-head", *arguments)
+            if done.status == 0 and self._keep(path, commit, keep):
+                return path
+            failure = _failure(url, done) if done.status else None
+            if isinstance(failure, Unreachable):
+                raise failure
+        if done is not None and done.status != 0:
+            raise _failure(url, done)
+        raise ConfigError(f"{url} has no commit {commit}", hint="was its history rewritten?")
+
+    @staticmethod
+    def _keep(path: Path, commit: str, keep: str) -> bool:
+        found = _git("-C", str(path), "cat-file", "-e", f"{commit}^{{tree}}").status == 0
+        return found and _git("-C", str(path), "update-ref", keep, commit).status == 0
+
+    def mailbox(self, url: str, base: str, head: str) -> bytes:
+        """The commits of `head` that `base` has not, as `git format-patch` writes them; needs their history."""
+        path = self.path(url)
+        done = _git("-C", str(path), "fetch", "--quiet", "--force", "--no-tags", url, f"+{head}:refs/forge/head-{head}")
+        if done.status != 0:
+            raise _failure(url, done)
+        if (path / "shallow").exists():
+            _git("-C", str(path), "fetch", "--quiet", "--unshallow", "--no-tags", url, f"+{base}:refs/forge/{base}")
+        patch = _git(
+            "-C", str(path), "-c", "diff.noprefix=false", "-c", "diff.mnemonicPrefix=false", "-c", "diff.algorithm=myers",
+            "format-patch", "--stdout", "--no-signature", "--full-index", "--no-stat", "--binary",
+            "--submodule=short", f"{base}..refs/forge/head-{head}",
+        )  # fmt: skip
+        if patch.status != 0:
+            raise HostError(f"git cannot make a patch of {head} in {url}: {patch.errors().strip()[-300:]}")
+        return patch.stdout
+
+
+def join(base: str, url: str) -> str:
+    """A submodule's URL, which may be relative (`../x.git`) to its superproject's, as git resolves it."""
+    if not url.startswith(("./", "../")):
+        return url
+    base = base.rstrip("/")
+    while True:
+        if url.startswith("../"):
+            url = url[3:]
+            cut = max(base.rfind("/"), base.rfind(":"))
+            base = base[:cut] if cut > 0 else ""
+        elif url.startswith("./"):
+            url = url[2:]
+        else:
+            return f"{base}/{url}"

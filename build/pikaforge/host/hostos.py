@@ -1,0 +1,91 @@
+"""This machine's own operating system: which image it matches, and what is installed on it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from pikaforge.errors import HostError
+from pikaforge.host import process
+from pikaforge.model import Spec
+
+OS_RELEASE = Path("/etc/os-release")
+EL_LIKE = frozenset({"rhel", "centos", "rocky", "almalinux", "ol"})
+"""IDs that are binary-compatible builds of one distribution; a matching major version is enough."""
+
+TOOLCHAIN: Mapping[str, tuple[str, ...]] = {
+    "dpkg": ("gcc", "g++", "make", "binutils", "patchelf", "git", "tar", "gzip", "xz-utils", "bzip2"),
+    "rpm": ("gcc", "gcc-c++", "make", "binutils", "patchelf", "git", "tar", "gzip", "xz", "bzip2"),
+}
+"""What the guest scripts need beside the product's own packages (see docker/*/Dockerfile)."""
+
+
+def os_release(path: Path = OS_RELEASE) -> tuple[str, str]:
+    """ID and VERSION_ID of this machine; empty strings where there are none (os-release(5))."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "", ""
+    values: dict[str, str] = {}
+    for line in lines:
+        name, eq, value = line.partition("=")
+        if eq:
+            words = shlex.split(value, comments=False) if value.count('"') % 2 == 0 else [value]
+            values[name.strip()] = words[0] if words else ""
+    return values.get("ID", ""), values.get("VERSION_ID", "")
+
+
+def matching_image(spec: Spec, identity: tuple[str, str] | None = None) -> str:
+    """The name of the image whose OS this machine runs, or ""."""
+    name, version = identity or os_release()
+    for image, entry in spec.images.items():
+        same = entry.os.id == name or {entry.os.id, name} <= EL_LIKE
+        if same and (version == entry.os.version or version.startswith(f"{entry.os.version}.")):
+            return image
+    return ""
+
+
+def package_manager() -> Literal["dpkg", "rpm"]:
+    """Which package database this machine has."""
+    for name in ("dpkg", "rpm"):
+        if process.find(f"{name}-query" if name == "dpkg" else name):
+            return "dpkg" if name == "dpkg" else "rpm"
+    raise HostError("this machine has neither dpkg nor rpm", hint="use a container engine")
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """The versions of those of the named packages that are installed."""
+    wanted = list(names)
+    if not wanted:
+        return {}
+    if package_manager() == "dpkg":
+        form = "${binary:Package}\t${db:Status-Abbrev}\t${Version}\n"
+        done = process.run(["dpkg-query", "--show", f"--showformat={form}", *wanted])
+        found = {}
+        for line in done.text().splitlines():
+            name, status, version = line.split("\t")
+            if status[1:2] == "i":
+                found[name.partition(":")[0]] = version
+        return found
+    done = process.run(["rpm", "-q", "--queryformat", "%{NAME}\t%{VERSION}-%{RELEASE}\n", *wanted])
+    pairs = (line.split("\t") for line in done.text().splitlines() if "\t" in line)
+    return {name: version for name, version in pairs}
+
+
+def install_command() -> str:
+    """How an administrator installs packages here."""
+    if package_manager() == "dpkg":
+        return "apt-get install"
+    return "dnf install" if process.find("dnf") else "yum install"
+
+
+def compiler_version() -> str:
+    """The version of gcc on this machine, "" without one."""
+    if process.find("gcc") is None:
+        return ""
+    done = process.run(["gcc", "-dumpfullversion"])
+    if done.status != 0:  # before gcc 7
+        done = process.run(["gcc", "-dumpversion"])
+    return done.text().strip()

@@ -1,0 +1,199 @@
+"""The host engine: the same guest scripts, on this machine itself, without containers.
+
+The way it was done by hand, for machines where no engine may run. It installs nothing and isolates little: what a
+job sees of the machine decides the result too, so the images' packages are checked by `stages.image`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import signal
+import socket
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pikaforge.errors import HostError
+from pikaforge.host import process
+from pikaforge.host.job import SIGNAL_BASE, Input, Job, JobResult, RunningServer, ServerJob
+from pikaforge.host.owner import Owner
+
+PASSED_ON = ("PATH", "HOME", "USER", "TMPDIR", "LD_LIBRARY_PATH")
+"""Of this process's environment a job sees only these; containers see none of it."""
+
+
+def unpack(archive: Path | bytes, folder: Path) -> None:
+    """Unpack a tar archive into `folder`; members that would leave it are refused.
+
+    The library's filter is not trusted alone (it has been bypassed): names and link targets are checked here too.
+    """
+    stream = io.BytesIO(archive) if isinstance(archive, bytes) else archive.open("rb")
+    with stream, tarfile.open(fileobj=stream, mode="r:*") as tar:
+        for member in tar:
+            names = [member.name]
+            if member.issym():
+                names.append(str(PurePosixPath(member.name).parent / member.linkname))
+            elif member.islnk():
+                names.append(member.linkname)
+            for name in names:
+                if name.startswith("/") or os.path.normpath(name).split(os.sep)[0] == "..":
+                    raise HostError(f"the archive has a member outside its folder: {name}")
+            if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
+                raise HostError(f"the archive has a member that is no file, folder or link: {member.name}")
+            tar.extract(member, folder, filter="tar") if hasattr(tarfile, "tar_filter") else tar.extract(member, folder)
+
+
+class HostEngine:
+    """Runs jobs in temporary folders below `work`, as the current user."""
+
+    kind: Literal["docker", "host"] = "host"
+
+    def __init__(self, work: Path) -> None:
+        self._work = work
+        self._owner = Owner.current()
+        self._lock = threading.Lock()
+        self._children: set[process.Child] = set()
+        self._aborted = False
+
+    def verify(self) -> None:
+        """Raise HostError unless this machine is x86-64 Linux."""
+        name = os.uname()
+        if name.sysname != "Linux" or name.machine != "x86_64":
+            raise HostError(f"this machine is {name.sysname} on {name.machine}; x86-64 Linux is needed")
+
+    def root(self, label: str) -> str:
+        """A folder that only this run uses; the same for every call with one label."""
+        return str(self._work / f"{label}-{self._owner.text}")
+
+    def cores(self) -> int:
+        """CPUs that this process may run on (its affinity, as `nproc` counts)."""
+        return len(os.sched_getaffinity(0))
+
+    def sweep(self) -> int:
+        """Remove work folders of runs that are over; the count of them."""
+        removed = 0
+        for folder in self._work.iterdir() if self._work.is_dir() else ():
+            owner = Owner.parse("-".join(folder.name.rsplit("-", 3)[-3:]))
+            if owner is not None and owner.gone():
+                shutil.rmtree(folder, ignore_errors=True)
+                removed += 1
+        return removed
+
+    def abort(self) -> None:
+        """End everything that runs."""
+        with self._lock:
+            self._aborted = True
+            children = list(self._children)
+        for child in children:
+            child.kill_group()
+
+    @contextmanager
+    def _folder(self, label: str, inputs: tuple[Input, ...]) -> Iterator[Path]:
+        root = Path(self.root(label))
+        shutil.rmtree(root, ignore_errors=True)
+        (root / "out").mkdir(parents=True)
+        try:
+            for item in inputs:
+                folder = root / item.folder
+                folder.mkdir(parents=True, exist_ok=True)
+                unpack(item.archive, folder)
+            yield root
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+
+    def _environment(self, root: Path) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        return {**kept, "FORGE_ROOT": str(root)}
+
+    @contextmanager
+    def _child(self, argv: tuple[str, ...], root: Path, env: dict[str, str], log: Path) -> Iterator[process.Child]:
+        with log.open("ab") as output, process.child(argv, cwd=root, env=env, output=output) as child:
+            with self._lock:
+                self._children.add(child)
+                aborted = self._aborted
+            try:
+                if aborted:
+                    raise HostError("interrupted")
+                yield child
+            finally:
+                with self._lock:
+                    self._children.discard(child)
+
+    def run(self, job: Job, into: Path) -> JobResult:
+        """As `Engine.run`, in a temporary folder."""
+        with self._folder(job.label, job.inputs) as root:
+            env = {**self._environment(root), **job.env, "FORGE_ROOT": str(root)}
+            if job.cache:
+                cache = self._work.parent / job.cache
+                cache.mkdir(parents=True, exist_ok=True)
+                env["CCACHE_DIR"] = str(cache)
+            with self._child(job.argv, root, env, job.log) as child:
+                status = child.wait(job.timeout)
+                timed_out = status is None
+                if status is None:
+                    child.kill_group()
+                    status = -int(signal.SIGKILL)
+            if status != 0:
+                return JobResult(status=SIGNAL_BASE - status if status < 0 else status, timed_out=timed_out)
+            outputs = {}
+            for path in job.outputs:
+                target = into / Path(path).name
+                if not (root / path).is_file():
+                    raise HostError(f"the job left no {path}", where=job.label)
+                shutil.move(root / path, target)
+                outputs[path] = target
+            return JobResult(status=0, outputs=outputs)
+
+    @contextmanager
+    def serve(self, job: ServerJob) -> Iterator[RunningServer]:
+        """As `Engine.serve`; the server listens on this machine's `job.port` itself."""
+        with self._folder(job.label, job.inputs) as root:
+            (root / "data").mkdir(exist_ok=True)
+            argv = (str(root / job.argv[0]), *job.argv[1:])
+            with self._child(argv, root, self._environment(root), job.log) as child:
+                yield _LocalServer(child, job)
+
+    def free_port(self, offsets: tuple[int, ...]) -> int:
+        """A port such that it and its offsets are free now on all interfaces."""
+        for _ in range(200):
+            with contextlib.ExitStack() as stack:
+                first = stack.enter_context(socket.socket())
+                first.bind(("", 0))
+                port = int(first.getsockname()[1])
+                try:
+                    for offset in offsets:
+                        if offset:
+                            other = stack.enter_context(socket.socket())
+                            other.bind(("", port + offset))
+                except (OSError, OverflowError):
+                    continue
+                return port
+        raise HostError(f"found no free port on this machine with {offsets} beside it free too")
+
+
+class _LocalServer:
+    """A server as a child process."""
+
+    def __init__(self, child: process.Child, job: ServerJob) -> None:
+        self._child = child
+        self._job = job
+
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self._job.port
+
+    def wait(self, timeout: float) -> int | None:
+        status = self._child.wait(timeout)
+        return SIGNAL_BASE - status if status is not None and status < 0 else status
+
+    def signal(self, name: str) -> None:
+        self._child.signal(signal.Signals[f"SIG{name}"])
+
+    def log_text(self) -> str:
+        return self._job.log.read_text(encoding="utf-8", errors="replace")

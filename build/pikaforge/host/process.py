@@ -1,0 +1,190 @@
+"""The one door to other programs: argument vectors in, output and status out, never shell text."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pikaforge.errors import HostError
+
+Argv = Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """A program that ended."""
+
+    argv: tuple[str, ...]
+    status: int
+    """Exit status; negative N means killed by signal N."""
+    stdout: bytes
+    stderr: bytes
+
+    def text(self) -> str:
+        """Standard output as text; bytes that are not UTF-8 are replaced."""
+        return self.stdout.decode("utf-8", "replace")
+
+    def errors(self) -> str:
+        """Standard error as text."""
+        return self.stderr.decode("utf-8", "replace")
+
+
+def find(program: str) -> str | None:
+    """The path of `program`, also where sbin folders are not on an ordinary user's PATH."""
+    path = os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin" + os.pathsep + "/sbin"
+    return shutil.which(program, path=path)
+
+
+def require(program: str, *, hint: str) -> str:
+    """As `find`, but a missing program is a HostError that says how to get it."""
+    path = find(program)
+    if path is None:
+        raise HostError(f"the program `{program}` is missing on this machine", hint=hint)
+    return path
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment with a fixed locale, and `extra`."""
+    return {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "C", **(extra or {})}
+
+
+def run(
+    argv: Argv,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | None = None,
+    timeout: float | None = None,
+) -> Completed:
+    """Run a program to its end and keep what it prints.
+
+    Raises:
+        HostError: the program cannot be started, or ran longer than `timeout` seconds (it is killed then).
+    """
+    started = _start(argv, cwd=cwd, env=env, stdin=stdin)
+    with _registered(started):
+        try:
+            stdout, stderr = started.communicate(stdin, timeout)
+        except subprocess.TimeoutExpired as error:
+            raise HostError(f"`{argv[0]}` did not end within {timeout:g} s") from error
+    return Completed(argv=tuple(argv), status=started.returncode, stdout=stdout, stderr=stderr)
+
+
+def _start(
+    argv: Argv, *, cwd: Path | None, env: Mapping[str, str] | None, stdin: bytes | None
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            list(argv),
+            cwd=cwd,
+            env=dict(env) if env is not None else environment(),
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # so that end_all reaches what it started, too
+        )
+    except FileNotFoundError as error:
+        raise HostError(f"cannot run `{argv[0]}`: {error.strerror}", hint="install it, then run again") from error
+    except OSError as error:
+        raise HostError(f"cannot run `{argv[0]}`: {error.strerror}") from error
+
+
+_running: set[int] = set()
+_ended = threading.Event()
+
+
+@contextmanager
+def _registered(started: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Keep the program where `end_all` finds it; end its group when the block is left early."""
+    _running.add(started.pid)
+    try:
+        if _ended.is_set():
+            raise HostError("interrupted")
+        yield
+    finally:
+        _running.discard(started.pid)
+        if started.poll() is None:
+            _kill_group(started.pid)
+            started.communicate()
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def end_all() -> None:
+    """End every program that `run` has started, with its group, from another thread; none starts afterwards."""
+    _ended.set()
+    for pid in list(_running):
+        _kill_group(pid)
+
+
+class Child:
+    """A running program in a process group of its own, so that all of it can be ended."""
+
+    def __init__(self, argv: Argv, *, cwd: Path, env: Mapping[str, str], output: IO[bytes]) -> None:
+        try:
+            self._popen = subprocess.Popen(
+                list(argv),
+                cwd=cwd,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise HostError(f"cannot run `{argv[0]}`: {error.strerror}") from error
+        self.pid = self._popen.pid
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Exit status (negative N: killed by signal N), or None if it still runs after `timeout` seconds."""
+        try:
+            return self._popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the program itself, if it still runs."""
+        if self._popen.poll() is None:
+            self._popen.send_signal(number)
+
+    def kill_group(self) -> None:
+        """End the program and all that it started."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        except PermissionError:  # a member changed its user; the leader at least is ours
+            self._popen.kill()
+        self._popen.wait()
+
+
+@contextmanager
+def child(argv: Argv, *, cwd: Path, env: Mapping[str, str], output: IO[bytes]) -> Iterator[Child]:
+    """Start a program that is ended, with its group, when the block is left."""
+    started = Child(argv, cwd=cwd, env=env, output=output)
+    try:
+        yield started
+    finally:
+        started.kill_group()
+
+
+def start_time(pid: int) -> str | None:
+    """When `pid` started (clock ticks since boot, /proc/PID/stat field 22), or None if it does not run."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()[19]

@@ -1,0 +1,104 @@
+"""Talking RESP to a server under test: raw replies, as they came, through redis-py's connection and parser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Union
+
+Reply = Union[str, int, None, list["Reply"], "ErrorReply"]
+
+
+class ErrorReply:
+    """A reply that is an error; `text` is the server's line without the leading dash."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return f"(error) {self.text}"
+
+
+class Closed(Exception):
+    """The connection could not be made, was closed, or a reply did not come in time."""
+
+
+class Connection:
+    """One connection; it speaks RESP2, which every server of this kind knows, and sends nothing on its own."""
+
+    def __init__(self, host: str, port: int, *, timeout: float = 10.0) -> None:
+        """Connect.
+
+        Args:
+            host: name or address.
+            port: TCP port.
+            timeout: seconds for connecting and for each reply.
+
+        Raises:
+            Closed: nothing listens there.
+        """
+        from redis import exceptions  # noqa: PLC0415  # 0.2 s that a plan must not cost
+        from redis.backoff import NoBackoff  # noqa: PLC0415
+        from redis.connection import Connection as Wire  # noqa: PLC0415
+        from redis.retry import Retry  # noqa: PLC0415
+
+        self._errors = exceptions
+        self._failures: tuple[type[Exception], ...] = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
+        wire: Any = Wire
+        self._wire = wire(
+            host=host,
+            port=port,
+            protocol=2,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+            lib_name=None,
+            lib_version=None,
+        )
+        try:
+            self._wire.connect()
+        except self._failures as error:
+            raise Closed(_brief(error)) from error
+
+    def exchange(self, requests: Sequence[Sequence[str | int]]) -> list[Reply]:
+        """Send requests in one packet and read their replies.
+
+        Raises:
+            Closed: the server went away, or did not answer in time.
+        """
+        try:
+            self._wire.send_packed_command(self._wire.pack_commands(requests), check_health=False)
+            return [self._read() for _ in requests]
+        except self._failures as error:
+            raise Closed(_brief(error)) from error
+
+    def _read(self) -> Reply:
+        try:
+            return self._plain(self._wire.read_response())
+        except self._errors.ResponseError as error:
+            return self._plain(error)
+
+    def _plain(self, value: Any) -> Reply:
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "backslashreplace")
+        if isinstance(value, list):
+            return [self._plain(item) for item in value]
+        if isinstance(value, Exception):
+            # redis-py cuts the code words that it knows (ERR) off; the rest is as sent.
+            return ErrorReply(str(value))
+        if value is None or isinstance(value, int):
+            return value
+        return str(value)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._wire.disconnect()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

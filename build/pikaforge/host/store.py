@@ -1,0 +1,160 @@
+"""Results of stages, kept under their keys.
+
+An entry is a folder `<stage>/<key>/` with the result's files and `result.json`, which names each file's SHA-256.
+It is written beside and renamed, so it is there whole or not at all; what is read is verified by digest, and a bad
+entry counts as a miss that is said aloud.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pikaforge.errors import HostError
+from pikaforge.host.owner import Owner
+
+RECORD = "result.json"
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write a file beside and rename it into place, so that no reader ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = data.encode() if isinstance(data, str) else data
+    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(beside).chmod(0o644)
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a stage left: facts about it, and files."""
+
+    stage: str
+    key: str
+    identity: str
+    """What later stages build on: two results with one identity are interchangeable."""
+    facts: Mapping[str, Any]
+    files: Mapping[str, Path]
+
+
+class Store:
+    """The folder of results."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._owner = Owner.current()
+
+    def _folder(self, stage: str, key: str) -> Path:
+        return self.root / stage / key
+
+    def peek(self, stage: str, key: str) -> Result | None:
+        """The entry as recorded, its files' digests unchecked: for looking, not for building on."""
+        folder = self._folder(stage, key)
+        try:
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            files = {name: folder / name for name in record["files"]}
+            if not all(path.is_file() for path in files.values()):
+                return None
+            return Result(
+                stage=stage, key=key, identity=str(record["identity"]), facts=record["facts"], files=files
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def get(self, stage: str, key: str) -> tuple[Result | None, str]:
+        """The verified entry; without one, None and the reason if there is an entry that is bad ("" if none)."""
+        folder = self._folder(stage, key)
+        if not folder.is_dir():
+            return None, ""
+        result = self.peek(stage, key)
+        if result is None:
+            return None, f"{folder / RECORD} or a file it names is missing or unreadable"
+        digests = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
+        for name, path in result.files.items():
+            if sha256(path) != digests[name]:
+                return None, f"{path} does not have the digest it was stored with"
+        return result, ""
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for a result in the making, on the store's file system; removed when the block is left."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix=f".new-{self._owner.text}-", dir=self.root))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def put(
+        self, stage: str, key: str, *, identity: str, facts: Mapping[str, Any], files: Mapping[str, Path]
+    ) -> Result:
+        """Store a result; its files are moved. A bad entry under the same key is replaced."""
+        folder = self._folder(stage, key)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with self.scratch() as beside:
+            for name, path in files.items():
+                shutil.move(path, beside / name)
+            record = {
+                "stage": stage,
+                "identity": identity,
+                "facts": facts,
+                "files": {name: sha256(beside / name) for name in sorted(files)},
+            }
+            (beside / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            beside.chmod(0o755)
+            for _ in range(3):
+                try:
+                    beside.rename(folder)
+                    break
+                except OSError:
+                    if not folder.is_dir():
+                        raise
+                    if self.get(stage, key)[0] is not None:
+                        break  # another run was first, with the same inputs
+                    with contextlib.suppress(OSError):
+                        shutil.rmtree(folder)
+            else:
+                raise HostError(f"cannot write {folder}", hint="another run may be writing it: try again")
+        result = self.peek(stage, key)
+        assert result is not None  # renamed into place above
+        return result
+
+    def drop(self, stage: str, key: str) -> None:
+        """Forget an entry."""
+        shutil.rmtree(self._folder(stage, key), ignore_errors=True)
+
+    def sweep(self) -> int:
+        """Remove half-made results of runs that are over; the count of them."""
+        removed = 0
+        for folder in self.root.glob(".new-*"):
+            owner = Owner.parse("-".join(folder.name.split("-")[1:4]))
+            if owner is not None and owner.gone():
+                shutil.rmtree(folder, ignore_errors=True)
+                removed += 1
+        return removed

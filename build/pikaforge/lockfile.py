@@ -1,0 +1,113 @@
+"""sources.lock: what the inputs were when they were first used, so that they stay the same.
+
+The file is JSON with sorted keys, made by the tool and committed by the user. A pin that is there is enforced; a
+missing one is written on first use, with a notice, unless `--locked` forbids it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pikaforge.errors import ConfigError
+from pikaforge.host.store import write_atomically
+
+NAME = "sources.lock"
+VERSION = 1
+REFRESH = "if the change is wanted: `invoke lock` refreshes the pins and shows the difference"
+
+
+class Lock:
+    """The pins, by section ("sources", "images") and entry.
+
+    An entry is a flat mapping of pin name to value: `commit`, `patch pull-988`, `submodule third/x`, `digest`.
+    """
+
+    def __init__(self, path: Path, *, strict: bool = False, refresh: bool = False) -> None:
+        """Read the lock file.
+
+        Args:
+            path: of sources.lock; it need not exist.
+            strict: refuse what is not pinned (`--locked`).
+            refresh: replace pins that differ instead of refusing (`invoke lock`).
+        """
+        self.path = path
+        self.strict = strict
+        self.refresh = refresh
+        self.notices: list[str] = []
+        self._mutex = threading.Lock()
+        self._data: dict[str, dict[str, dict[str, str]]] = {"sources": {}, "images": {}}
+        if path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            data = json.loads(self.path.read_text(encoding="utf-8"))
+            if data["version"] != VERSION:
+                raise ConfigError(
+                    f"{NAME} has version {data['version']!r}; this tool reads version {VERSION}",
+                    where=str(self.path),
+                    hint="update the tool, or remove the file to pin anew",
+                )
+            for section in self._data:
+                for name, pins in data.get(section, {}).items():
+                    self._data[section][name] = {str(k): str(v) for k, v in pins.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"{NAME} cannot be read: {error}",
+                where=str(self.path),
+                hint="restore it from version control, or remove it to pin anew",
+            ) from error
+
+    def pins(self, section: str, entry: str) -> Mapping[str, str]:
+        """The pins of an entry; empty if there are none."""
+        return dict(self._data[section].get(entry, {}))
+
+    def check(self, section: str, entry: str, pin: str, value: str) -> None:
+        """Compare `value` with the pin, or make the pin.
+
+        Raises:
+            ConfigError: the pin says something else, or there is none and the lock is strict.
+        """
+        with self._mutex:
+            old = self._data[section].get(entry, {}).get(pin)
+            if old == value:
+                return
+            if old is None and self.strict:
+                raise ConfigError(
+                    f"--locked: {pin} of {entry} is not pinned (it is {value} now)",
+                    where=str(self.path),
+                    hint="run once without --locked, or `invoke lock`, and commit sources.lock",
+                )
+            if old is not None and not self.refresh:
+                raise ConfigError(
+                    f"{pin} of {entry} has changed: {NAME} says {old}, it is {value} now",
+                    where=str(self.path),
+                    hint=REFRESH,
+                )
+            self._data[section].setdefault(entry, {})[pin] = value
+            self.notices.append(
+                f"{NAME}: {entry}: {pin} " + (f"pinned to {value}" if old is None else f"{old} -> {value}")
+            )
+            self._write()
+
+    def replace(self, section: str, entry: str, pin: str, value: str) -> None:
+        """Set a pin that is known to move, with a notice."""
+        with self._mutex:
+            old = self._data[section].setdefault(entry, {}).get(pin)
+            self._data[section][entry][pin] = value
+            self.notices.append(f"{NAME}: {entry}: {pin} {old} -> {value}")
+            self._write()
+
+    def forget(self, section: str, entry: str) -> None:
+        """Remove an entry's pins."""
+        with self._mutex:
+            if self._data[section].pop(entry, None) is not None:
+                self._write()
+
+    def _write(self) -> None:
+        body: dict[str, Any] = {"version": VERSION, **self._data}
+        write_atomically(self.path, json.dumps(body, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,310 @@
+"""From a plan to results: keys, what is cached, and the running of what is not, in parallel."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pikaforge import keys
+from pikaforge.errors import ForgeError
+from pikaforge.host import process
+from pikaforge.host.store import Result
+from pikaforge.model import Series, Spec
+from pikaforge.plan import TOOLS, TOOLS_NODE, Node, Plan
+from pikaforge.stages import compile as compile_stage
+from pikaforge.stages import image, package, smoke, source
+from pikaforge.stages.origin import Origin
+from pikaforge.workshop import Workshop
+
+WORKERS = 4
+"""Nodes at once; of those, one compilation, which has all jobs to itself."""
+
+Status = Literal["cached", "done", "failed", "blocked"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is to be built from what; with a plan, all that a run needs to know."""
+
+    spec: Spec
+    origin: Origin
+    series: Series | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A node as `plan` shows it."""
+
+    node: Node
+    key: str
+    cached: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a node ended."""
+
+    node: Node
+    status: Status
+    seconds: float = 0.0
+    key: str = ""
+    result: Result | None = None
+    error: ForgeError | None = None
+    blocked_by: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """All outcomes of a run, by node id."""
+
+    plan: Plan
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> list[ForgeError]:
+        """What went wrong, in the order in which it did."""
+        return [o.error for o in self.outcomes.values() if o.error is not None]
+
+    def of(self, stage: str) -> Iterable[Outcome]:
+        """The outcomes of one stage, in the plan's order."""
+        return (self.outcomes[n.id] for n in self.plan.nodes if n.stage == stage and n.id in self.outcomes)
+
+
+class Events:
+    """What a run tells while it goes on; `report` prints it. Calls come from several threads."""
+
+    def started(self, node: Node) -> None:
+        """A node's work has begun; not called for cached ones."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """A node is through."""
+
+    def notice(self, text: str) -> None:
+        """Something the user should read, such as a new pin."""
+
+
+class Pipeline:
+    """Runs plans in a workshop."""
+
+    def __init__(self, workshop: Workshop, request: Request) -> None:
+        self._workshop = workshop
+        self._request = request
+        self._series_folder = workshop.base
+        if request.spec.product.patches is not None:
+            self._series_folder = (workshop.base / request.spec.product.patches).parent
+        self._pins: dict[str, Any] = {}
+
+    def refresh_source(self) -> None:
+        """Look the source and its patches up anew, for `lock`."""
+        origin, series = self._request.origin, self._request.series
+        source.identify(origin, series, workshop=self._workshop, folder=self._series_folder, offline=False)
+
+    # ---- keys
+
+    def _material(self, node: Node, *, offline: bool) -> tuple[dict[str, Any], bool]:
+        """A node's key material, and whether it is the real one (not a stand-in for what only the network knows)."""
+        workshop, spec = self._workshop, self._request.spec
+        home = workshop.home
+        if node.stage == "source":
+            pinned = source.identify(
+                self._request.origin, self._request.series, workshop=workshop, folder=self._series_folder, offline=offline
+            )
+            if pinned is None:
+                return source.unresolved_material(self._request.origin, home), False
+            self._pins[node.id] = pinned
+            return source.material(pinned, home), True
+        if node.stage == "image":
+            if workshop.engine.kind == "host":
+                return image.host_material(spec, node.label), True
+            name = spec.defaults.tools if node.label == TOOLS else node.label
+            base = image.identify(name, spec.images[name], workshop=workshop, offline=offline)
+            self._pins[node.id] = base
+            return image.material(spec, node.label, base, home), base is not None
+        cell = node.cells[0]
+        if node.stage == "compile":
+            return compile_stage.material(spec, cell, base=workshop.base, home=home), True
+        if node.stage == "smoke":
+            return smoke.material(spec), True
+        return package.material(spec, cell, home), True
+
+    def _key(self, node: Node, known: Mapping[str, str], *, offline: bool) -> tuple[str, bool]:
+        material, real = self._material(node, offline=offline)
+        engine = self._workshop.engine.kind
+        return keys.key(node.stage, {**material, "engine": engine}, {need: known[need] for need in node.needs}), real
+
+    def views(self, plan: Plan, *, engine_answers: Callable[[], bool]) -> list[View]:
+        """The plan's nodes with their keys and whether their results are there; looks only, needs no network.
+
+        Args:
+            plan: the plan.
+            engine_answers: asked once there is an image whose presence matters.
+        """
+        known: dict[str, str] = {}
+        missing: set[str] = set()
+        views = []
+        for node in plan.nodes:
+            key, real = self._key(node, known, offline=True)
+            result = self._workshop.store.peek(node.stage, key)
+            absent = [need for need in node.needs if need in missing]
+            if result is not None and node.stage == "image":
+                if not engine_answers():
+                    result, why = None, "no engine answers that could hold it"
+                elif not image.usable(result, self._workshop):
+                    result, why = None, "the engine does not hold it any more"
+                else:
+                    why = "its result is stored"
+            elif result is not None:
+                why = "its result is stored"
+            elif not real:
+                why = "not pinned yet; the first build looks it up"
+            elif absent:
+                why = f"needs {', '.join(absent)}"
+            else:
+                why = "no result is stored under this key"
+            if result is None:
+                missing.add(node.id)
+            known[node.id] = result.identity if result is not None else key
+            views.append(View(node=node, key=key, cached=result is not None, why=why))
+        return views
+
+    # ---- running
+
+    def execute(self, plan: Plan, events: Events) -> Report:
+        """Run every node whose result is not there; a failure stops only what depends on it.
+
+        Raises:
+            KeyboardInterrupt: after everything that ran was ended and removed.
+        """
+        report = Report(plan=plan)
+        pending = list(plan.nodes)
+        running: dict[Future[Outcome], Node] = {}
+        with ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="node") as pool:
+            try:
+                while pending or running:
+                    self._settle_blocked(pending, report, events)
+                    for node in self._ready(pending, running, report):
+                        pending.remove(node)
+                        running[pool.submit(self._run, node, report, events)] = node
+                    if not running:
+                        continue
+                    ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in ended:
+                        del running[future]
+                        outcome = future.result()
+                        report.outcomes[outcome.node.id] = outcome
+                        events.ended(outcome)
+            except BaseException:
+                # Nothing may outlive the run: the threads come back once their containers and programs are gone.
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._workshop.engine.abort()
+                process.end_all()
+                raise
+        return report
+
+    @staticmethod
+    def _settle_blocked(pending: list[Node], report: Report, events: Events) -> None:
+        for node in list(pending):
+            bad = next(
+                (need for need in node.needs if (o := report.outcomes.get(need)) is not None and o.result is None), None
+            )
+            if bad is not None:
+                pending.remove(node)
+                outcome = Outcome(node=node, status="blocked", blocked_by=bad)
+                report.outcomes[node.id] = outcome
+                events.ended(outcome)
+
+    @staticmethod
+    def _ready(pending: list[Node], running: Mapping[Future[Outcome], Node], report: Report) -> list[Node]:
+        compiling = any(node.stage == "compile" for node in running.values())
+        chosen: list[Node] = []
+        for node in pending:
+            if len(running) + len(chosen) >= WORKERS:
+                break
+            if not all((o := report.outcomes.get(n)) is not None and o.result is not None for n in node.needs):
+                continue
+            if node.stage == "compile":
+                if compiling:
+                    continue
+                compiling = True
+            chosen.append(node)
+        return chosen
+
+    def _run(self, node: Node, report: Report, events: Events) -> Outcome:
+        start = time.monotonic()
+        key = ""
+        try:
+            results = {need: report.outcomes[need].result for need in node.needs}
+            inputs = {need: result for need, result in results.items() if result is not None}
+            key, _ = self._key(node, {need: r.identity for need, r in inputs.items()}, offline=False)
+            result = self._stored(node, key, events)
+            if result is not None:
+                return Outcome(node=node, status="cached", key=key, result=result)
+            events.started(node)
+            result = self._make(node, key, inputs)
+        except ForgeError as error:
+            return Outcome(node=node, status="failed", key=key, error=error, seconds=time.monotonic() - start)
+        finally:
+            self._tell_pins(events)
+        return Outcome(node=node, status="done", key=key, result=result, seconds=time.monotonic() - start)
+
+    def _tell_pins(self, events: Events) -> None:
+        notices = self._workshop.lock.notices
+        while notices:
+            try:
+                events.notice(notices.pop(0))
+            except IndexError:  # another thread took the last one
+                return
+
+    def _stored(self, node: Node, key: str, events: Events) -> Result | None:
+        result, bad = self._workshop.store.get(node.stage, key)
+        if bad:
+            events.notice(f"the stored result of {node.id} is bad and is made anew: {bad}")
+        if result is not None and node.stage == "image" and not image.usable(result, self._workshop):
+            events.notice(f"the engine does not hold {node.id} any more: it is made anew")
+            self._workshop.store.drop(node.stage, key)
+            return None
+        return result
+
+    def _make(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
+        workshop, request = self._workshop, self._request
+        spec, cell = request.spec, node.cells[0]
+        tools = str(inputs[TOOLS_NODE].facts["build"]) if TOOLS_NODE in inputs else ""
+        if node.stage == "source":
+            return source.run(
+                workshop,
+                self._pins[node.id],
+                request.series,
+                key=key,
+                label=node.label,
+                folder=self._series_folder,
+                image=tools,
+            )
+        if node.stage == "image":
+            if workshop.engine.kind == "host":
+                return image.run_host(workshop, spec, key=key, label=node.label)
+            return image.run(workshop, spec, self._pins[node.id], key=key, label=node.label)
+        compiled = inputs.get(f"compile:{cell.group}")
+        os_image = inputs[f"image:{cell.image}"]
+        if node.stage == "compile":
+            return compile_stage.run(workshop, spec, cell, inputs[node.needs[0]], os_image, key=key)
+        assert compiled is not None  # both remaining stages need it
+        if node.stage == "smoke":
+            return smoke.run(workshop, spec, cell, compiled, os_image, key=key)
+        return package.run(
+            workshop,
+            spec,
+            cell,
+            key=key,
+            source=inputs[node.needs[0]],
+            image=os_image,
+            compiled=compiled,
+            smoked=inputs[f"smoke:{cell.group}"],
+            tools=tools,
+        )
+
+

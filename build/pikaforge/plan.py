@@ -1,0 +1,369 @@
+"""From a specification and a selection to cells and the distinct stage nodes that they need. Pure.
+
+A cell is model x image x allocator. Cells whose models have the same target share every node but packing: each node
+is listed once, with the cells that need it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pikaforge import targets
+from pikaforge.errors import ConfigError
+from pikaforge.model import EVERYTHING, Rule, Spec
+
+StageName = Literal["source", "image", "compile", "smoke", "package"]
+STAGES: tuple[StageName, ...] = ("source", "image", "compile", "smoke", "package")
+
+GITHUB_JOB_LIMIT = 256
+"""Jobs of one matrix that GitHub Actions accepts (docs: Usage limits for workflows)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One package to be built."""
+
+    model: str
+    image: str
+    allocator: str
+    wanted: str
+    """The target that the model's CPUs allow."""
+    target: str
+    """The target that is built: `wanted`, or the nearest that the image's compiler can produce."""
+    flags: tuple[str, ...]
+    problem: str = ""
+    """Why the cell cannot be built as asked; empty if it can."""
+    remark: str = ""
+    """What the operator should know, e.g. that the target is a fallback."""
+
+    @property
+    def id(self) -> str:
+        """`R620-el7-none`: used in paths, logs, container names and test ids."""
+        return f"{self.model}-{self.image}-{self.allocator}"
+
+    @property
+    def group(self) -> str:
+        """`el7-sandybridge-none`: what cells with one compilation share."""
+        return f"{self.image}-{self.target}-{self.allocator}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One run of one stage, needed by one or more cells."""
+
+    stage: StageName
+    label: str
+    """`debian12-sandybridge-none` for a compilation; unique within the stage."""
+    needs: tuple[str, ...]
+    """Ids of the nodes whose results it takes; they come earlier in the plan."""
+    cells: tuple[Cell, ...]
+
+    @property
+    def id(self) -> str:
+        """`compile:debian12-sandybridge-none`."""
+        return f"{self.stage}:{self.label}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a selection comes to."""
+
+    cells: tuple[Cell, ...]
+    nodes: tuple[Node, ...]
+    """In an order in which every node follows those it needs."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> tuple[Cell, ...]:
+        """The cells that cannot be built."""
+        return tuple(cell for cell in self.cells if cell.problem)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What was asked for, as typed."""
+
+    selectors: tuple[str, ...]
+    os: str = ""
+    """An image, `all`, or empty for the default."""
+    allocator: str = ""
+    """An allocator, `all`, or empty for the image's default."""
+    host_image: str = ""
+    """The image that matches this machine, if any."""
+    engine: Literal["docker", "host"] = "docker"
+
+
+@dataclass(slots=True)
+class _Combinations:
+    """The matrix, expanded; in the order of the axes."""
+
+    triples: dict[tuple[str, str, str], None] = field(default_factory=dict)
+    excluded: dict[tuple[str, str, str], Rule] = field(default_factory=dict)
+
+
+def _matches(rule: Rule, triple: tuple[str, str, str]) -> bool:
+    return all(
+        fnmatch.fnmatchcase(value, pattern)
+        for value, pattern in zip(triple, (rule.model, rule.image, rule.allocator), strict=True)
+    )
+
+
+def _axis(values: Sequence[str], everything: Iterable[str]) -> list[str]:
+    return list(everything) if EVERYTHING in values else list(values)
+
+
+def _combinations(spec: Spec) -> _Combinations:
+    axes = spec.matrix.axes
+    found = _Combinations()
+    everything = [
+        (m, i, a)
+        for m in spec.hardware
+        for i in spec.images
+        for a in spec.allocators
+    ]
+    models = set(_axis(axes.model, spec.hardware))
+    images = set(_axis(axes.image, spec.images))
+    allocators = set(_axis(axes.allocator, spec.allocators))
+    for triple in everything:
+        inside = triple[0] in models and triple[1] in images and triple[2] in allocators
+        if any(_matches(rule, triple) for rule in spec.matrix.include):
+            found.triples[triple] = None
+            continue
+        if not inside:
+            continue
+        rule = next((rule for rule in spec.matrix.exclude if _matches(rule, triple)), None)
+        if rule is None:
+            found.triples[triple] = None
+        else:
+            found.excluded[triple] = rule
+    return found
+
+
+def _cell(spec: Spec, triple: tuple[str, str, str]) -> Cell:
+    model, image, allocator = triple
+    wanted = targets.common_target(spec.hardware[model].cpus)
+    entry = spec.images[image]
+    resolution = targets.resolve(wanted, entry.gcc)
+    if resolution.possible:
+        return Cell(
+            model=model, image=image, allocator=allocator, wanted=wanted, target=wanted, flags=resolution.flags
+        )
+    nearest = targets.resolve(resolution.nearest, entry.gcc)
+    if entry.fallback == "nearest":
+        return Cell(
+            model=model,
+            image=image,
+            allocator=allocator,
+            wanted=wanted,
+            target=resolution.nearest,
+            flags=nearest.flags,
+            remark=f"{resolution.reason}; built for the nearest, {resolution.nearest}",
+        )
+    return Cell(
+        model=model,
+        image=image,
+        allocator=allocator,
+        wanted=wanted,
+        target=wanted,
+        flags=(),
+        problem=(
+            f"{resolution.reason}; the nearest it can produce is {resolution.nearest} "
+            f"(`fallback: nearest` at images.{image} accepts it)"
+        ),
+    )
+
+
+def all_cells(spec: Spec) -> tuple[Cell, ...]:
+    """Every cell of the matrix, in the order of the axes."""
+    return tuple(_cell(spec, triple) for triple in _combinations(spec).triples)
+
+
+def _close(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def _axis_value(spec: Spec, kind: str, value: str, known: Iterable[str]) -> None:
+    names = list(known)
+    if value and value != EVERYTHING and value not in names:
+        raise ConfigError(
+            f"there is no {kind} {value!r}",
+            where=f"--{'os' if kind == 'image' else kind}",
+            hint=_close(value, names) or f"known: {', '.join(names)}",
+        )
+
+
+def select(spec: Spec, selection: Selection) -> tuple[Cell, ...]:
+    """The cells that a selection names, in the matrix's order, once each.
+
+    Raises:
+        ConfigError: a selector, image or allocator is unknown or selects nothing.
+    """
+    _axis_value(spec, "image", selection.os, spec.images)
+    _axis_value(spec, "allocator", selection.allocator, spec.allocators)
+    if not selection.selectors:
+        raise ConfigError(
+            "nothing is selected",
+            hint="name a model, a cell id, a glob over ids or `all`: `nox -s build -- R620`",
+        )
+    combinations = _combinations(spec)
+    ids = {"-".join(triple): triple for triple in combinations.triples}
+    chosen: dict[tuple[str, str, str], None] = {}
+    for selector in selection.selectors:
+        found = _select_one(spec, selection, selector, ids)
+        if not found:
+            raise _nothing(spec, selection, selector, combinations, ids)
+        chosen.update(dict.fromkeys(found))
+    ordered = [triple for triple in combinations.triples if triple in chosen]
+    if selection.engine == "host":
+        _refuse_foreign_images(selection, ordered)
+    return tuple(_cell(spec, triple) for triple in ordered)
+
+
+def _refuse_foreign_images(selection: Selection, triples: Sequence[tuple[str, str, str]]) -> None:
+    foreign = sorted({image for _, image, _ in triples if image != selection.host_image})
+    if foreign:
+        here = f"this machine is {selection.host_image}" if selection.host_image else "no image matches this machine"
+        raise ConfigError(
+            f"the host engine builds only for the machine it runs on; {here}, not {', '.join(foreign)}",
+            where="--engine host",
+            hint="use a container engine for other images, or run on a machine with that OS",
+        )
+
+
+def _wanted_images(spec: Spec, selection: Selection) -> set[str]:
+    if selection.os == EVERYTHING:
+        return set(spec.images)
+    return {selection.os or selection.host_image or spec.defaults.image}
+
+
+def _wanted_allocators(spec: Spec, selection: Selection, image: str) -> set[str]:
+    if selection.allocator == EVERYTHING:
+        return set(spec.allocators)
+    return {selection.allocator or spec.images[image].allocator}
+
+
+def _select_one(
+    spec: Spec, selection: Selection, selector: str, ids: dict[str, tuple[str, str, str]]
+) -> list[tuple[str, str, str]]:
+    if selector in ids:  # an id says all; options that contradict it select nothing
+        _, image, allocator = triple = ids[selector]
+        same_os = selection.os in ("", EVERYTHING, image)
+        return [triple] if same_os and selection.allocator in ("", EVERYTHING, allocator) else []
+    if selector == EVERYTHING or selector in spec.hardware:
+        images = _wanted_images(spec, selection)
+        return [
+            (m, i, a)
+            for m, i, a in ids.values()
+            if selector in (EVERYTHING, m) and i in images and a in _wanted_allocators(spec, selection, i)
+        ]
+    return [
+        triple
+        for name, triple in ids.items()
+        if fnmatch.fnmatchcase(name, selector)
+        and selection.os in ("", EVERYTHING, triple[1])
+        and selection.allocator in ("", EVERYTHING, triple[2])
+    ]
+
+
+def _nothing(
+    spec: Spec,
+    selection: Selection,
+    selector: str,
+    combinations: _Combinations,
+    ids: dict[str, tuple[str, str, str]],
+) -> ConfigError:
+    """Why `selector` names no cell."""
+    excluded = {"-".join(triple): rule for triple, rule in combinations.excluded.items()}
+    if selector in excluded:
+        rule = excluded[selector]
+        return ConfigError(
+            f"the matrix excludes {selector}" + (f": {rule.reason}" if rule.reason else ""),
+            where="matrix.exclude",
+            hint="add it under matrix.include, or choose another cell",
+        )
+    if selector in spec.hardware or selector in ids or selector == EVERYTHING:
+        wanted = ", ".join(sorted(_wanted_images(spec, selection)))
+        rules = {r.reason for t, r in combinations.excluded.items() if selector in (EVERYTHING, t[0]) and r.reason}
+        return ConfigError(
+            f"the matrix has no cell {selector} with image {wanted} and allocator "
+            f"{selection.allocator or '(the default)'}",
+            where="matrix",
+            hint="\n".join([*sorted(rules), "see `nox -s matrix -- --format table`"]),
+        )
+    return ConfigError(
+        f"no model, cell id or glob matches {selector!r}",
+        where="SELECTOR",
+        hint=_close(selector, [*spec.hardware, *ids]) or "see `nox -s matrix -- --format table`",
+    )
+
+
+def expand(spec: Spec, cells: Sequence[Cell], *, engine: Literal["docker", "host"] = "docker") -> Plan:
+    """The nodes for `cells`; cells with a problem get none.
+
+    With a container engine the source and package stages run in the tools image, which is a node of its own.
+    """
+    buildable = tuple(cell for cell in cells if not cell.problem)
+    tools = (TOOLS_NODE,) if engine == "docker" else ()
+    nodes: list[Node] = []
+
+    def add(stage: StageName, label: str, needs: tuple[str, ...], of: Iterable[Cell]) -> None:
+        nodes.append(Node(stage=stage, label=label, needs=needs, cells=tuple(of)))
+
+    groups: dict[str, list[Cell]] = {}
+    images: dict[str, list[Cell]] = {}
+    for cell in buildable:
+        groups.setdefault(cell.group, []).append(cell)
+        images.setdefault(cell.image, []).append(cell)
+    if buildable:
+        if tools:
+            add("image", TOOLS, (), buildable)
+        add("source", spec.product.version, tools, buildable)
+    for image, members in images.items():
+        add("image", image, (), members)
+    for group, members in groups.items():
+        source, image = f"source:{spec.product.version}", f"image:{members[0].image}"
+        add("compile", group, (source, image), members)
+        add("smoke", group, (f"compile:{group}", image), members)
+    for cell in buildable:
+        needs = (f"source:{spec.product.version}", f"image:{cell.image}", f"compile:{cell.group}")
+        add("package", cell.id, (*needs, f"smoke:{cell.group}", *tools), (cell,))
+    warnings = [spec.product.warning] if spec.product.warning else []
+    warnings.extend(f"{cell.id}: {cell.remark}" for cell in cells if cell.remark)
+    return Plan(cells=tuple(cells), nodes=tuple(nodes), warnings=tuple(warnings))
+
+
+TOOLS = "tools"
+"""Label of the image with git, tar and the packers; not an image of the matrix."""
+TOOLS_NODE = f"image:{TOOLS}"
+
+
+def github_matrix(cells: Sequence[Cell], *, limit: int = GITHUB_JOB_LIMIT) -> dict[str, list[dict[str, str]]]:
+    """The `matrix` of a GitHub Actions job: one entry per compilation, at most `limit` of them.
+
+    Above the limit, compilations of one image share a job, in order, as evenly as whole jobs allow.
+    """
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if not cell.problem:
+            groups.setdefault(cell.group, []).append(cell)
+    chunks = max(1, -(-len(groups) // limit))
+    entries: list[dict[str, str]] = []
+    members = list(groups.items())
+    for start in range(0, len(members), chunks):
+        part = members[start : start + chunks]
+        of = [cell for _, group in part for cell in group]
+        entries.append(
+            {
+                "name": part[0][0] if len(part) == 1 else f"{part[0][0]}+{len(part) - 1}",
+                "image": " ".join(dict.fromkeys(cell.image for cell in of)),
+                "target": " ".join(dict.fromkeys(cell.target for cell in of)),
+                "allocator": " ".join(dict.fromkeys(cell.allocator for cell in of)),
+                "cells": " ".join(cell.id for cell in of),
+            }
+        )
+    return {"include": entries}

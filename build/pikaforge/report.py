@@ -1,0 +1,167 @@
+"""What a person reads: the plan, the progress of a run, its end. Everything is printed in whole blocks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from pikaforge.errors import ForgeError
+from pikaforge.pipeline import Events, Outcome, View
+from pikaforge.plan import Cell, Node, Plan, github_matrix
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Left-aligned columns, two spaces apart."""
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def cell_json(cell: Cell) -> dict[str, Any]:
+    """A cell as the JSON faces print it."""
+    return {
+        "id": cell.id,
+        "model": cell.model,
+        "image": cell.image,
+        "allocator": cell.allocator,
+        "target": cell.target,
+        "wanted": cell.wanted,
+        "flags": list(cell.flags),
+        "problem": cell.problem,
+        "remark": cell.remark,
+    }
+
+
+def plan_json(plan: Plan, views: Sequence[View]) -> str:
+    """`plan --json`: cells and nodes, with keys and what is cached."""
+    return json.dumps(
+        {
+            "cells": [cell_json(cell) for cell in plan.cells],
+            "nodes": [
+                {
+                    "stage": view.node.stage,
+                    "label": view.node.label,
+                    "key": view.key,
+                    "cells": [cell.id for cell in view.node.cells],
+                    "needs": list(view.node.needs),
+                    "cached": view.cached,
+                    "why": view.why,
+                }
+                for view in views
+            ],
+            "warnings": list(plan.warnings),
+            "problems": {cell.id: cell.problem for cell in plan.problems},
+        },
+        indent=2,
+    )
+
+
+def plan_text(plan: Plan, views: Sequence[View]) -> str:
+    """`plan`: cells, then nodes, then what to mind."""
+    parts = [
+        table(
+            ("CELL", "TARGET", "FLAGS"),
+            [(c.id, c.target if not c.problem else "-", " ".join(c.flags) or "-") for c in plan.cells],
+        ),
+    ]
+    if views:
+        parts.append(
+            table(
+                ("STAGE", "NODE", "CELLS", "KEY", "STATE", "WHY"),
+                [
+                    (
+                        view.node.stage,
+                        view.node.label,
+                        str(len(view.node.cells)),
+                        view.key[:12],
+                        "cached" if view.cached else "to do",
+                        view.why,
+                    )
+                    for view in views
+                ],
+            )
+        )
+    waiting = sum(not view.cached for view in views)
+    parts.append(f"{len(plan.cells)} cells, {len(views)} nodes, {waiting} to do")
+    parts.extend(f"warning: {text}" for text in plan.warnings)
+    parts.extend(f"error: {cell.id}: {cell.problem}" for cell in plan.problems)
+    return "\n\n".join(parts[:2]) + "\n\n" + "\n".join(parts[2:]) if views else "\n".join(parts)
+
+
+def matrix_text(cells: Sequence[Cell], form: str) -> str:
+    """`matrix --format table|json|github`."""
+    if form == "json":
+        return json.dumps({"cells": [cell_json(cell) for cell in cells]}, indent=2)
+    if form == "github":
+        return json.dumps(github_matrix(cells))
+    rows = [(c.id, c.model, c.image, c.allocator, c.target, "no: " + c.problem if c.problem else "yes") for c in cells]
+    return table(("CELL", "MODEL", "IMAGE", "ALLOCATOR", "TARGET", "POSSIBLE"), rows)
+
+
+class Printer(Events):
+    """Prints a run's progress, one line an event; each line stands for itself, because nodes run in parallel."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._lock = threading.Lock()
+
+    def _line(self, text: str) -> None:
+        with self._lock:
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+
+    @staticmethod
+    def _name(node: Node) -> str:
+        return f"{node.stage:<8} {node.label}"
+
+    def started(self, node: Node) -> None:
+        """As `Events.started`."""
+        self._line(f"{self._name(node)} ...")
+
+    def ended(self, outcome: Outcome) -> None:
+        """As `Events.ended`; an error is printed at once, whole."""
+        name = self._name(outcome.node)
+        if outcome.status == "cached":
+            self._line(f"{name} is up to date")
+        elif outcome.status == "done":
+            self._line(f"{name} done in {outcome.seconds:.1f} s")
+        elif outcome.status == "blocked":
+            self._line(f"{name} not run: it needs {outcome.blocked_by}")
+        else:
+            lines = outcome.error.lines() if outcome.error is not None else []
+            self._line("\n".join([f"{name} FAILED after {outcome.seconds:.1f} s", *lines]))
+
+    def notice(self, text: str) -> None:
+        """As `Events.notice`."""
+        self._line(f"note: {text}")
+
+
+def show_error(error: ForgeError, stream: TextIO | None = None) -> None:
+    """Print an error on standard error."""
+    print("\n".join(error.lines()), file=stream or sys.stderr)  # noqa: T201
+
+
+def show(text: str) -> None:
+    """Print a result on standard output; a reader that went away (`| head`) is no error."""
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def readable(path: Path, start: Path) -> str:
+    """A path as a person would type it: relative, if it is below `start`."""
+    return str(path.relative_to(start)) if path.is_relative_to(start) else str(path)
+
+
+def size(count: int) -> str:
+    """A number of bytes for people."""
+    return f"{count / (1 << 20):.1f} MiB" if count >= 1 << 20 else f"{count / 1024:.1f} KiB"

@@ -1,0 +1,134 @@
+"""The compile stage: the product's recipe under the compiler wrapper, then the self-contained tree."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pikaforge import keys
+from pikaforge.errors import StageError
+from pikaforge.host.job import Input, Job, files
+from pikaforge.host.store import Result, sha256
+from pikaforge.model import Spec
+from pikaforge.plan import Cell
+from pikaforge.workshop import Workshop, failure, guest_digests, run_job
+
+STAGE = "compile"
+SCRIPTS = ("compile.sh", "bundle.sh", "cc")
+CACHE = "ccache"
+
+EXIT_ENVIRONMENT = 2
+EXIT_RECIPE = 64
+EXIT_OUTPUT = 65
+EXIT_TOOLS = 66
+MESSAGES: Mapping[int, tuple[str, str]] = {
+    EXIT_RECIPE: ("the build failed", "the recipe {recipe} and the log tell more"),
+    EXIT_OUTPUT: ("the build left no usable result", "product.binaries and product.files name what it must leave"),
+    EXIT_TOOLS: ("the build image lacks something", "see docker/{family}/Dockerfile and product.packages"),
+}
+"""What the exit statuses of compile.sh mean, and what to do."""
+
+
+def material(spec: Spec, cell: Cell, *, base: Path, home: Path) -> dict[str, Any]:
+    """Key material: recipe, scripts, flags, what must be left; not the number of jobs, which decides nothing."""
+    product = spec.product
+    allocator = spec.allocators[cell.allocator]
+    return {
+        "product": [product.name, product.version],
+        "recipe": keys.file_digest(base / product.recipe),
+        "scripts": guest_digests(home, SCRIPTS),
+        "flags": list(cell.flags),
+        "allocator": [allocator.kind, allocator.frame_pointers],
+        "binaries": list(product.binaries),
+        "files": list(product.files),
+        "base_libraries": list(spec.defaults.base_libraries),
+    }
+
+
+def run(workshop: Workshop, spec: Spec, cell: Cell, source: Result, image: Result, *, key: str) -> Result:
+    """Compile for a target.
+
+    The result has the files `tree.tar` (what the product is, without manifest) and `debug.tar`; its facts are the
+    flags that were dropped, the libraries that were bundled, the compiler, and its feature macros for the target.
+
+    Raises:
+        StageError: the build failed, or left no binary for this machine.
+    """
+    product = spec.product
+    allocator = spec.allocators[cell.allocator]
+    log = workshop.log_path(cell.group, STAGE)
+    with workshop.store.scratch() as scratch:
+        job = Job(
+            label=f"{STAGE}-{cell.group}",
+            image=str(image.facts["build"]),
+            argv=("sh", "guest/run.sh", "compile", "tree", "debug", "facts"),
+            env={
+                "FORGE_PRODUCT": product.name,
+                "FORGE_VERSION": product.version,
+                "FORGE_SOURCE_COMMIT": str(source.facts["commit"]),
+                "FORGE_JOBS": str(workshop.jobs),
+                "FORGE_TARGET_FLAGS": " ".join(cell.flags),
+                "FORGE_FRAME_POINTERS": str(int(allocator.frame_pointers)),
+                "FORGE_ALLOCATOR": allocator.kind,
+                "FORGE_BINARIES": " ".join(product.binaries),
+                "FORGE_FILES": " ".join(product.files),
+                "FORGE_BASE_LIBS": " ".join(spec.defaults.base_libraries),
+                "FORGE_CCACHE": str(int(workshop.compiler_cache)),
+                "SOURCE_DATE_EPOCH": str(source.facts["epoch"]),
+            },
+            inputs=(
+                workshop.guest(*SCRIPTS),
+                Input(folder="src", archive=source.files["source.tar"]),
+                Input(folder="", archive=files({"recipe.sh": workshop.base / product.recipe})),
+            ),
+            outputs=("out/tree.tar", "out/debug.tar", "out/facts.tar"),
+            log=log,
+            cache=CACHE if workshop.compiler_cache else "",
+        )
+        try:
+            done = run_job(workshop, job, scratch, stage=STAGE, label=cell.group, failed="the build failed")
+        except StageError as error:
+            raise _explained(error, spec, cell, log) from None
+        facts = _facts(done.outputs["out/facts.tar"])
+        tree = done.outputs["out/tree.tar"]
+        return workshop.store.put(
+            STAGE,
+            key,
+            identity=sha256(tree),
+            facts=facts,
+            files={"tree.tar": tree, "debug.tar": done.outputs["out/debug.tar"]},
+        )
+
+
+def _explained(error: StageError, spec: Spec, cell: Cell, log: Path) -> StageError:
+    status = error.failure.status
+    message, hint = MESSAGES.get(status or 0, (error.message, ""))
+    return StageError(
+        message if message else error.message,
+        failure(stage=STAGE, label=cell.group, log=log, command=error.failure.command, status=status),
+        hint=hint.format(recipe=spec.product.recipe, family=spec.images[cell.image].family),
+    )
+
+
+def _facts(archive: Path) -> dict[str, Any]:
+    """The guest's facts as one mapping."""
+    texts: dict[str, str] = {}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            if content is not None:
+                texts[Path(member.name).name] = io.TextIOWrapper(content, encoding="utf-8", errors="replace").read()
+    rows = {name: [line.split("\t") for line in text.splitlines()] for name, text in texts.items()}
+    compiler = texts.get("compiler.txt", "").splitlines()
+    return {
+        "compiler": compiler,
+        "dropped": [[int(count), flag] for count, flag in rows.get("dropped.tsv", [])],
+        "bundled": [
+            {"soname": soname, "path": path, "package": package, "version": version}
+            for soname, path, package, version in rows.get("bundled.tsv", [])
+        ],
+        "macros": texts.get("macros.txt", "").splitlines(),
+    }

@@ -1,0 +1,305 @@
+"""The image stage: a build image and a clean runtime image per OS, and the tools image.
+
+The base comes from a registry, pinned by digest, or is bootstrapped from the distribution's own packages. With the
+host engine there is nothing to build: this machine must be the right OS and have the packages.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pikaforge import keys
+from pikaforge.errors import HostError, StageError
+from pikaforge.host import bootstrap, hostos
+from pikaforge.host.engine import DockerEngine, ImageFacts, RegistryError
+from pikaforge.host.job import Job, files
+from pikaforge.host.store import Result
+from pikaforge.lockfile import Lock
+from pikaforge.model import Image, Spec
+from pikaforge.plan import TOOLS
+from pikaforge.workshop import GUEST, Workshop, failure, guest_digests, read_facts, run_job
+
+STAGE = "image"
+SCRIPTS = ("packages.sh",)
+COPIED = ("specs.sh",)
+"""Guest scripts that the Dockerfiles copy."""
+REPOSITORY = "pikaforge"
+
+_making: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+"""One lock a base, because the tools image and an OS image may need the same one at the same time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """What an image starts from, as pinned."""
+
+    image: str
+    """Name of the image entry."""
+    registry: str = ""
+    """`name@sha256:…`, or empty if bootstrapped."""
+    suite: str = ""
+    mirror: str | None = None
+
+    @property
+    def tag(self) -> str:
+        """What the engine calls it."""
+        if self.registry:
+            return self.registry
+        return f"{REPOSITORY}/base:{self.image}-{keys.digest(f'{self.suite} {self.mirror}')[:12]}"
+
+
+def identify(name: str, entry: Image, *, workshop: Workshop, offline: bool) -> Base | None:
+    """The pinned base of an image; without a pin, what a registry or the bootstrap can give. None if not known yet.
+
+    Raises:
+        HostError: no registry is reachable and the entry allows no bootstrap.
+    """
+    lock = workshop.lock
+    pins = lock.pins("images", name)
+    if "digest" in pins and not lock.refresh:
+        return Base(image=name, registry=_by_digest(entry.base, pins["digest"]))
+    if "bootstrap" in pins and pins["bootstrap"] == entry.bootstrap and not lock.refresh:
+        return Base(image=name, suite=pins["bootstrap"], mirror=entry.mirror)
+    if offline:
+        return None
+    engine = workshop.engine
+    assert isinstance(engine, DockerEngine)
+    try:
+        facts = engine.pull(entry.base)
+    except RegistryError as error:
+        if entry.bootstrap is None:
+            raise HostError(
+                error.message,
+                where=f"images.{name}",
+                hint="make a registry reachable (or a mirror: the engine's registry-mirrors setting)\n"
+                "or load the image into the engine from a file: docker load\n"
+                "images with `bootstrap` need no registry",
+            ) from error
+        if "digest" in pins:
+            lock.forget("images", name)
+        lock.check("images", name, "bootstrap", entry.bootstrap)
+        return Base(image=name, suite=entry.bootstrap, mirror=entry.mirror)
+    digest = _digest_of(facts, entry.base)
+    lock.check("images", name, "digest", digest)
+    return Base(image=name, registry=_by_digest(entry.base, digest))
+
+
+def _by_digest(reference: str, digest: str) -> str:
+    return f"{_untagged(reference)}@{digest}"
+
+
+def _untagged(reference: str) -> str:
+    head, _, last = reference.rpartition("/")
+    return f"{head}/{last.partition(':')[0]}" if head else last.partition(":")[0]
+
+
+def _digest_of(facts: ImageFacts, reference: str) -> str:
+    wanted = _untagged(reference).rpartition("/")[2]
+    for item in facts.digests:
+        name, _, digest = item.partition("@")
+        if name.rpartition("/")[2] == wanted:
+            return digest
+    raise HostError(
+        f"the engine holds {reference} without a registry digest",
+        hint="it was loaded or built by hand; push it to a registry, or use `bootstrap`",
+    )
+
+
+def material(spec: Spec, label: str, base: Base | None, home: Path) -> dict[str, Any]:
+    """Key material: base, Dockerfile, package lists, scripts."""
+    family = TOOLS if label == TOOLS else spec.images[label].family
+    packages = {} if label == TOOLS else _arguments(spec, label)
+    return {
+        "base": None if base is None else [base.registry, base.suite, base.mirror],
+        "dockerfile": keys.files_digest(home / "docker" / family, ["Dockerfile"]),
+        "packages": packages,
+        "scripts": guest_digests(home, [*SCRIPTS, *COPIED]),
+    }
+
+
+def _arguments(spec: Spec, label: str) -> dict[str, str]:
+    return {
+        "BUILD_PACKAGES": " ".join(spec.packages_for(label, purpose="build")),
+        "RUNTIME_PACKAGES": " ".join(spec.packages_for(label, purpose="runtime")),
+    }
+
+
+def usable(result: Result, workshop: Workshop) -> bool:
+    """Whether the engine still holds the images that a stored result names."""
+    engine = workshop.engine
+    if not isinstance(engine, DockerEngine):
+        return True
+    wanted = [result.facts[name] for name in ("build", "runtime") if result.facts.get(name)]
+    held = [engine.image(reference) for reference in wanted]
+    return all(facts is not None and facts.id == result.facts["ids"][w] for facts, w in zip(held, wanted, strict=True))
+
+
+def run(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> Result:
+    """Build the images.
+
+    The result has no files; its facts name the images (`build`, `runtime`), their ids, compiler and packages, and its
+    identity is that of the installed packages: the same packages elsewhere give the same results.
+    """
+    engine = workshop.engine
+    assert isinstance(engine, DockerEngine)
+    log = workshop.log_path(label, STAGE)
+    facts: dict[str, Any] = {"base": base.registry or f"bootstrap {base.suite}", "ids": {}}
+    with _making[base.tag]:
+        _ensure_base(engine, base, workshop, log)
+    targets = ("build",) if label == TOOLS else ("runtime", "build")
+    packages: dict[str, list[list[str]]] = {}
+    for target in targets:
+        tag = f"{REPOSITORY}/{label}-{target}:{key[:16]}"
+        image = _build(workshop, engine, spec, base, label=label, target=target, tag=tag, log=log)
+        held, compiler = _inventory(workshop, tag, label, log)
+        facts[target] = tag
+        facts["ids"][tag] = image.id
+        packages[target] = held
+        if target == "build" and label != TOOLS:
+            facts["gcc"] = compiler
+            _check_compiler(spec.images[label], label, compiler)
+    facts["packages"] = packages
+    if base.suite:
+        _pin_packages(workshop.lock, base, engine, workshop, log)
+    identity = keys.digest(repr(sorted((t, tuple(map(tuple, p))) for t, p in packages.items())) + key)
+    return workshop.store.put(STAGE, key, identity=identity, facts=facts, files={})
+
+
+def _ensure_base(engine: DockerEngine, base: Base, workshop: Workshop, log: Path) -> None:
+    if engine.image(base.tag) is not None:
+        return
+    if base.registry:
+        try:
+            engine.pull(base.registry)
+        except RegistryError as error:
+            raise HostError(
+                error.message,
+                where=f"sources.lock, images, {base.image}",
+                hint="the base is pinned to a registry's image; make the registry reachable, or let\n"
+                f"`invoke lock --image {base.image}` pin what can be had here",
+            ) from error
+        return
+    with workshop.store.scratch() as scratch:
+        archive = scratch / "base.tar"
+        bootstrap.root_tar(base.suite, archive, mirror=base.mirror, log=log)
+        engine.import_tar(archive, base.tag, {"org.pikaforge.base": base.suite})
+
+
+def _build(
+    workshop: Workshop,
+    engine: DockerEngine,
+    spec: Spec,
+    base: Base,
+    *,
+    label: str,
+    target: str,
+    tag: str,
+    log: Path,
+) -> ImageFacts:
+    family = TOOLS if label == TOOLS else spec.images[label].family
+    folder = workshop.home / "docker" / family
+    context: dict[str, bytes | Path] = {"Dockerfile": folder / "Dockerfile"}
+    context.update({f"guest/{name}": workshop.home / GUEST / name for name in COPIED})
+    arguments = {"BASE": base.tag, **({} if label == TOOLS else _arguments(spec, label))}
+    wanted = {name: value for name, value in arguments.items() if _declares(folder / "Dockerfile", name)}
+    image = engine.build(
+        context=files(context), target=target, tag=tag, args=wanted, labels={"org.pikaforge.image": label}, log=log
+    )
+    if image is None:
+        raise StageError(
+            f"the {target} image of {label} could not be built",
+            failure(stage=STAGE, label=label, log=log),
+            hint=f"see docker/{family}/Dockerfile and the package lists of the product",
+        )
+    return image
+
+
+def _declares(dockerfile: Path, name: str) -> bool:
+    return any(line.strip() == f"ARG {name}" for line in dockerfile.read_text(encoding="utf-8").splitlines())
+
+
+def _inventory(workshop: Workshop, image: str, label: str, log: Path) -> tuple[list[list[str]], str]:
+    """The packages of an image, as [name, version], and its gcc's version ("" without one)."""
+    with workshop.store.scratch() as scratch:
+        job = Job(
+            label=f"{STAGE}-{label}",
+            image=image,
+            argv=("sh", "guest/packages.sh"),
+            env={},
+            inputs=(workshop.guest(*SCRIPTS),),
+            outputs=("out/packages", "out/facts"),
+            log=log,
+        )
+        done = run_job(workshop, job, scratch, stage=STAGE, label=label, failed="the image's packages cannot be listed")
+        lines = done.outputs["out/packages"].read_text(encoding="utf-8").splitlines()
+        gcc = read_facts(done.outputs["out/facts"]).get("gcc", [("",)])[0][0]
+        return [line.split("\t") for line in lines], gcc
+
+
+def _check_compiler(entry: Image, label: str, found: str) -> None:
+    declared = entry.gcc.split(".")
+    if found.split(".")[: len(declared)] != declared and found.split(".")[:2] != declared[:2]:
+        raise HostError(
+            f"the image {label} has gcc {found or '(none)'}, but matrix.yaml says {entry.gcc}",
+            where=f"images.{label}.gcc",
+            hint=f'write gcc: "{".".join(found.split(".")[:2])}" there; targets and flags follow from it',
+        )
+
+
+def _pin_packages(lock: Lock, base: Base, engine: DockerEngine, workshop: Workshop, log: Path) -> None:
+    """Pin a bootstrapped base by its package versions.
+
+    The distribution moves them with every security update, so another value is only refused under `--locked`.
+    """
+    held, _ = _inventory(workshop, base.tag, base.image, log)
+    value = f"sha256:{keys.digest(repr(held))}"
+    old = lock.pins("images", base.image).get("packages")
+    if old is not None and old != value and not lock.strict:
+        lock.replace("images", base.image, "packages", value)
+    else:
+        lock.check("images", base.image, "packages", value)
+
+
+# ---- the host engine
+
+
+def host_material(spec: Spec, label: str) -> dict[str, Any]:
+    """Key material on the host engine: what is installed of what is needed."""
+    return {"packages": hostos.installed(_host_wanted(spec, label)), "compiler": hostos.compiler_version()}
+
+
+def _host_wanted(spec: Spec, label: str) -> Sequence[str]:
+    return (*hostos.TOOLCHAIN[hostos.package_manager()], *spec.packages_for(label, purpose="build"))
+
+
+def run_host(workshop: Workshop, spec: Spec, *, key: str, label: str) -> Result:
+    """Check that this machine has what the image would have; nothing is installed.
+
+    Raises:
+        HostError: packages are missing; all of them are listed, with the command that installs them.
+    """
+    wanted = _host_wanted(spec, label)
+    versions: Mapping[str, str] = hostos.installed(wanted)
+    missing = [name for name in wanted if name not in versions]
+    if missing:
+        raise HostError(
+            f"{len(missing)} package{'s are' if len(missing) > 1 else ' is'} missing on this machine: {' '.join(missing)}",
+            where=f"--engine host, image {label}",
+            hint=f"{hostos.install_command()} {' '.join(missing)}",
+        )
+    compiler = hostos.compiler_version()
+    _check_compiler(spec.images[label], label, compiler)
+    facts = {
+        "base": "this machine",
+        "build": "",
+        "runtime": "",
+        "ids": {},
+        "gcc": compiler,
+        "packages": {"build": sorted([n, v] for n, v in versions.items())},
+    }
+    return workshop.store.put(STAGE, key, identity=keys.digest(repr(facts["packages"])), facts=facts, files={})

@@ -1,0 +1,210 @@
+"""Where the source comes from: what `--source` may say, and the pins that a network look-up adds to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pikaforge import keys
+from pikaforge.errors import ConfigError, HostError
+from pikaforge.host import git, process
+from pikaforge.host.store import sha256
+from pikaforge.lockfile import Lock
+from pikaforge.model import Product
+
+SAMPLE = "sample"
+URL = re.compile(r"^([a-z][a-z0-9+.-]*://|[\w.-]+@[\w.-]+:)")
+TARBALL = re.compile(r"\.(tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2|txz)$")
+
+WAYS_ROUND = (
+    "give a local clone (--source DIR), a source tarball (--source FILE) or a mirror (--source URL)\n"
+    "git's own insteadOf rules are honoured: git config --global url.MIRROR.insteadOf UPSTREAM\n"
+    "or try the pipeline without any network: --source sample"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """A source, before anything was fetched."""
+
+    kind: Literal["git", "tarball"]
+    spec: str
+    """As given, `sample`, or `default`: what it is called in the lock and in messages."""
+    url: str = ""
+    """git: the URL to fetch from."""
+    ref: str = ""
+    """git: the tag, branch or commit."""
+    tarball: Path | None = None
+    modules: Path | None = None
+    """The folder in which a local clone keeps the repositories of its submodules."""
+    relative_to: str = ""
+    """git: what relative submodule URLs are relative to."""
+    pulls: Path | None = None
+    """A folder with N.patch files that come before the series' URLs; the sample has one."""
+    local: bool = False
+    sample: bool = False
+
+    @property
+    def entry(self) -> str:
+        """The name of its pins in sources.lock."""
+        if self.kind == "git":
+            return f"{self.spec}#{self.ref}" if self.spec != self.url else f"{self.url}#{self.ref}"
+        return self.spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned:
+    """A source whose identity is known, though it may not have been fetched yet."""
+
+    origin: Origin
+    identity: str
+    """The commit, or `sha256:…` of a tarball."""
+    patches: Mapping[str, str]
+    """SHA-256 of each enabled patch, by its name, in order."""
+
+
+def parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> Origin:
+    """Turn `--source` (or its absence) into an Origin.
+
+    Args:
+        product: whose `source` is taken when `text` is empty.
+        text: the option: a git URL, a local clone, a tarball (each but the last with `#REF` behind it if need be),
+            or `sample`.
+        base: the folder of matrix.yaml.
+        cwd: what relative paths in `text` are relative to.
+        out: where the sample's repositories are made.
+
+    Raises:
+        ConfigError: `text` names nothing that exists.
+    """
+    source = product.source
+    if text == SAMPLE:
+        return _sample(product, base=base, out=out)
+    if not text:
+        if source.tarball is not None:
+            return _tarball("default", base / source.tarball)
+        assert source.git is not None and source.tag is not None  # the model sees to it
+        return _repository(source.git, source.git, source.tag, base)
+    where, _, ref = text.partition("#")
+    ref = ref or source.tag or "HEAD"
+    if URL.match(where) and not where.startswith("file://"):
+        return _repository(where, where, ref, cwd)
+    path = (cwd / where.removeprefix("file://")).resolve()
+    if path.is_file():
+        return _tarball(where, path)
+    if git.is_repository(path):
+        return _repository(where, str(path), ref, cwd)
+    if path.is_dir():
+        raise ConfigError(
+            f"{path} is neither a git repository nor a tarball",
+            where="--source",
+            hint="make a tarball of it (tar czf source.tar.gz DIR), or give its repository",
+        )
+    raise ConfigError(
+        f"there is no {where!r}",
+        where="--source",
+        hint="give a git URL, a local clone, a source tarball, or `sample`",
+    )
+
+
+def _repository(spec: str, where: str, ref: str, cwd: Path) -> Origin:
+    if URL.match(where):
+        return Origin(kind="git", spec=spec, url=where, ref=ref, relative_to=where)
+    path = (cwd / where).resolve()
+    if not git.is_repository(path):
+        raise ConfigError(f"{where} is not a git repository", where="product.source.git")
+    inner = path / ".git" if (path / ".git").is_dir() else path
+    return Origin(
+        kind="git",
+        spec=spec,
+        url=git.url_of(path),
+        ref=ref,
+        modules=inner / "modules",
+        relative_to=git.origin(path) or git.url_of(path),
+        local=True,
+    )
+
+
+def _tarball(spec: str, path: Path) -> Origin:
+    if not path.is_file():
+        raise ConfigError(f"the source tarball {path} does not exist", where="--source")
+    if not TARBALL.search(path.name):
+        raise ConfigError(
+            f"{path.name} does not look like a source tarball", where="--source", hint="it must end in .tar[.gz|.bz2|.xz|.zst]"
+        )
+    return Origin(kind="tarball", spec=spec, tarball=path, local=True)
+
+
+def _sample(product: Product, *, base: Path, out: Path) -> Origin:
+    if product.sample is None:
+        raise ConfigError(f"the product {product.name} has no sample", where="product.sample", hint="leave --source out")
+    script = base / product.sample
+    if not script.is_file():
+        raise ConfigError(f"{script} does not exist", where="product.sample")
+    folder = out / "sample" / keys.tree_digest(script.parent)[:16]
+    repository = folder / f"{product.name}.git"
+    if not (folder / "complete").exists():
+        process.require("git", hint="install the package `git`, or run `bash setup.sh`")
+        done = process.run(["sh", str(script), str(folder)], timeout=300)
+        if done.status != 0 or not repository.is_dir():
+            raise HostError(
+                f"the sample's repositories could not be made (exit status {done.status})",
+                where=str(script),
+                hint=done.errors().strip()[-500:],
+            )
+        (folder / "complete").touch()
+    url = git.url_of(repository)
+    return Origin(
+        kind="git",
+        spec=SAMPLE,
+        url=url,
+        ref=product.source.tag or product.version,
+        relative_to=url,
+        pulls=folder / "pull",
+        local=True,
+        sample=True,
+    )
+
+
+def pin(origin: Origin, lock: Lock, *, offline: bool) -> str | None:
+    """The identity of a source: from its pin, else by looking; None if that needs the network and it may not be used.
+
+    The sample is part of this repository and needs no pin; a branch cannot have one, because it moves.
+    """
+    if origin.kind == "tarball":
+        assert origin.tarball is not None
+        identity = f"sha256:{sha256(origin.tarball)}"
+        if not offline:
+            lock.check("sources", origin.entry, "tarball", identity)
+        return identity
+    pinned = lock.pins("sources", origin.entry).get("commit")
+    if pinned is not None and not origin.local and not lock.refresh:
+        return pinned
+    if offline and not origin.local:
+        return None
+    try:
+        ref = git.remote_ref(origin.url, origin.ref)
+    except git.Unreachable as error:
+        raise HostError(error.message, where=f"source {origin.spec}", hint=WAYS_ROUND) from error
+    if ref is None:
+        close = git.near_names(origin.url, origin.ref)
+        raise ConfigError(
+            f"{origin.spec} has no tag, branch or commit {origin.ref!r}",
+            where="--source" if origin.spec != origin.url else "product.source.tag",
+            hint=(f"did you mean {' or '.join(close)}? " if close else "") + "name another with --source SPEC#REF",
+        )
+    if offline or origin.sample:
+        return ref.commit
+    if ref.moving and not git.COMMIT.match(origin.ref):
+        if lock.strict:
+            raise ConfigError(
+                f"--locked: {origin.ref} of {origin.spec} is a branch, which cannot be pinned",
+                where="--source",
+                hint=f"name the commit: --source {origin.spec.partition('#')[0]}#{ref.commit}",
+            )
+        return ref.commit
+    lock.check("sources", origin.entry, "commit", ref.commit)
+    return ref.commit

@@ -1,0 +1,188 @@
+"""The patch series: from its entries to patch files that the guest applies in order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pikaforge import keys
+from pikaforge.errors import ConfigError, HostError
+from pikaforge.host import git, net
+from pikaforge.host.store import write_atomically
+from pikaforge.lockfile import Lock
+from pikaforge.model import PatchEntry, Series
+from pikaforge.stages.origin import WAYS_ROUND, Origin
+
+MAIL_HEADERS = (b"From: ", b"Subject: ", b"Date: ")
+LIMIT = 64 << 20
+"""Bytes; a patch series beyond that is a mistake."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """One patch, as it will be applied."""
+
+    name: str
+    """`pull-988`, `file fix.patch` or `quilt 0001-x.patch`."""
+    kind: Literal["am", "diff"]
+    strip: int
+    sha256: str
+    why: str = ""
+    url: str = ""
+
+
+def is_mailbox(data: bytes) -> bool:
+    """Whether `git am` can take a patch: it begins as a mail, with an author and a subject."""
+    head = data[:8192]
+    if re.match(rb"\AFrom [0-9a-f]{40} ", head):
+        return True
+    block = head.split(b"\n\n", 1)[0].splitlines()
+    return all(any(line.startswith(h) for line in block) for h in MAIL_HEADERS)
+
+
+def _read(path: Path, where: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the patch {path}: {error.strerror}", where=where) from error
+    if len(data) > LIMIT:
+        raise ConfigError(f"the patch {path} is larger than {LIMIT >> 20} MiB", where=where)
+    return data
+
+
+def _quilt(folder: Path, where: str) -> list[tuple[str, int, bytes]]:
+    """Name, strip level and content of each patch of a quilt series (quilt(1): `series` lists `NAME [-pN]`)."""
+    series = _read(folder / "series", where).decode("utf-8", "replace")
+    found = []
+    for number, line in enumerate(series.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        strip = 1
+        for option in words[1:]:
+            level = re.fullmatch(r"-p([0-9])", option)
+            if level is None:
+                raise ConfigError(f"the quilt option {option!r} is unknown", where=f"{folder / 'series'}:{number}")
+            strip = int(level.group(1))
+        if ".." in Path(words[0]).parts or words[0].startswith("/"):
+            raise ConfigError(f"{words[0]} leaves the quilt folder", where=f"{folder / 'series'}:{number}")
+        found.append((words[0], strip, _read(folder / words[0], f"{folder / 'series'}:{number}")))
+    return found
+
+
+def resolve(
+    series: Series, origin: Origin, commit: str, *, folder: Path, lock: Lock, downloads: Path, cache: git.Cache
+) -> tuple[Patch, ...]:
+    """Fetch what is not there yet; every enabled patch is then in `downloads` under its SHA-256.
+
+    Args:
+        series: the entries.
+        origin: the source; the sample brings the pull requests itself, a local clone may have them as refs.
+        commit: of the source, for pull requests that are taken from refs.
+        folder: of the series file.
+        lock: pins the digests of what is fetched.
+        downloads: where content is kept by digest.
+        cache: of git repositories.
+    """
+    patches: list[Patch] = []
+    for index, entry in enumerate(series.patches):
+        where = f"{folder / 'series.yaml'}, patches[{index}]"
+        if not entry.enabled:
+            continue
+        if entry.pull is not None:
+            patches.append(_pull(entry, origin, commit, lock, downloads, cache))
+        elif entry.file is not None:
+            data = _read(folder / entry.file, where)
+            kind: Literal["am", "diff"] = "am" if is_mailbox(data) else "diff"
+            patches.append(_keep(downloads, f"file {entry.file}", kind, 1, data, why=entry.why))
+        elif entry.quilt is not None:
+            patches.extend(
+                _keep(downloads, f"quilt {name}", "diff", strip, data, why=entry.why)
+                for name, strip, data in _quilt(folder / entry.quilt, where)
+            )
+    return tuple(patches)
+
+
+def _keep(
+    downloads: Path, name: str, kind: Literal["am", "diff"], strip: int, data: bytes, *, why: str = "", url: str = ""
+) -> Patch:
+    sha256 = keys.digest(data)
+    path = downloads / sha256
+    if not path.is_file():
+        write_atomically(path, data)
+    return Patch(name=name, kind=kind, strip=strip, sha256=sha256, why=why, url=url)
+
+
+def _pull(
+    entry: PatchEntry, origin: Origin, commit: str, lock: Lock, downloads: Path, cache: git.Cache
+) -> Patch:
+    name, url = f"pull-{entry.pull}", str(entry.url)
+    pinned = lock.pins("sources", origin.entry).get(f"patch {name}")
+    if pinned is not None and not lock.refresh and (path := downloads / pinned).is_file():
+        data = path.read_bytes()
+        if keys.digest(data) == pinned:
+            return _keep(downloads, name, "am", 1, data, why=entry.why, url=url)
+    data = _fetch_pull(entry, origin, commit, cache)
+    if not is_mailbox(data):
+        raise HostError(
+            f"{url} is no mailbox patch; it begins {data[:60]!r}",
+            where=f"pull request {entry.pull}",
+            hint="a proxy's error page, perhaps? save the patch beside the series and name it with `file:`",
+        )
+    patch = _keep(downloads, name, "am", 1, data, why=entry.why, url=url)
+    if not origin.sample:
+        lock.check("sources", origin.entry, f"patch {name}", patch.sha256)
+    return patch
+
+
+def _fetch_pull(entry: PatchEntry, origin: Origin, commit: str, cache: git.Cache) -> bytes:
+    """The mailbox of a pull request: brought by the sample, a ref of a local clone, else its URL."""
+    if origin.pulls is not None:
+        return _read(origin.pulls / f"{entry.pull}.patch", f"pull request {entry.pull}")
+    if origin.kind == "git" and origin.local:
+        ref = git.remote_ref(origin.url, f"refs/pull/{entry.pull}/head")
+        if ref is not None:
+            return cache.mailbox(origin.url, commit, ref.name)
+    try:
+        return net.get(str(entry.url), limit=LIMIT)
+    except net.Unreachable as error:
+        raise HostError(
+            error.message,
+            where=f"pull request {entry.pull}",
+            hint=f"{WAYS_ROUND}\nor save it beside the series file and name it there with `file:`",
+        ) from error
+
+
+def pinned_digests(series: Series, origin: Origin, *, folder: Path, lock: Lock) -> dict[str, str] | None:
+    """Digests of all enabled patches without any network, or None if some are not known yet."""
+    pins = lock.pins("sources", origin.entry)
+    digests: dict[str, str] = {}
+    for entry in series.patches:
+        if not entry.enabled:
+            continue
+        if entry.pull is not None:
+            name = f"pull-{entry.pull}"
+            if origin.pulls is not None:
+                digests[name] = keys.digest(_read(origin.pulls / f"{entry.pull}.patch", name))
+            elif (pinned := pins.get(f"patch {name}")) is not None:
+                digests[name] = pinned
+            else:
+                return None
+        elif entry.file is not None:
+            digests[f"file {entry.file}"] = keys.digest(_read(folder / entry.file, entry.file))
+        elif entry.quilt is not None:
+            for name, strip, data in _quilt(folder / entry.quilt, entry.quilt):
+                digests[f"quilt {name}"] = _material(strip, keys.digest(data))
+    return digests
+
+
+def _material(strip: int, sha256: str) -> str:
+    return sha256 if strip == 1 else f"-p{strip} {sha256}"
+
+
+def digests_of(patches: Sequence[Patch]) -> dict[str, str]:
+    """The same mapping as `pinned_digests`, from patches that are there."""
+    return {patch.name: _material(patch.strip, patch.sha256) for patch in patches}

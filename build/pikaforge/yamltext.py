@@ -1,0 +1,402 @@
+"""YAML text as plain data with positions, read more strictly than YAML asks for.
+
+YAML lets one text mean different things to different readers (`010`, `1:30`, `1e3`), lets a later key
+silently replace an earlier one, and lets a few lines expand to gigabytes. A file that decides what is built
+must mean one thing, so all of that is refused here, each with its line and the way to write it. `22.10`
+without quotes is the number 22.1, as YAML says; `Document.text` keeps what was written, for the error of
+whoever wanted a string.
+
+The text is read event by event (`yaml.parse`) and not composed into nodes: nodes no longer tell whether a tag
+was written out, an alias would already be expanded, and deep nesting would already have exhausted the stack.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pikaforge.errors import ConfigError
+
+SIZE_LIMIT = 1 << 20
+"""Bytes. A matrix of a thousand models has about a tenth of this."""
+DEPTH_LIMIT = 32
+"""Levels of mappings and lists within one another; matrix.yaml has seven."""
+
+KeyPath = Sequence[str | int]
+"""Keys and indexes from the top of the document to a value."""
+
+_LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
+_RESOLVER: Any = yaml.resolver.Resolver()
+_TAG = "tag:yaml.org,2002:"
+
+# What YAML 1.1 allows in a file (chapter 5.1), less U+FEFF: a byte order mark stands only at the very start.
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_PLAIN_INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
+_PLAIN_FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]{1,3})?")
+# Text to YAML 1.1 and so to PyYAML, a number to YAML 1.2 and so to most editors: 08, 0o7, 1e3.
+_NUMBER_ELSEWHERE = re.compile(r"[-+]?(0[0-9]+|0o[0-7]+|[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+)")
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Place:
+    """Where a value and its key stand, and for a scalar how it is written."""
+
+    line: int
+    column: int
+    key: tuple[int, int] | None = None
+    text: str | None = None
+    children: dict[str | int, _Place] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A document's data (mappings as dict, sequences as tuple), and where in its file each value is."""
+
+    file: str
+    data: Any
+    _top: _Place
+
+    def position(self, path: KeyPath, *, key: bool = False) -> tuple[int, int]:
+        """Line and column, from 1, of the value at `path` (of its key if `key`), else of the nearest parent.
+
+        A parent is shown by its key: the value of a block mapping begins only in the line after.
+        """
+        place, depth = self._find(path)
+        if place.key is not None and (key or depth < len(path) or place.children):
+            return place.key
+        return place.line, place.column
+
+    def text(self, path: KeyPath) -> str | None:
+        """The scalar at `path` as written in the file, without its quotes; None if there is none."""
+        place, depth = self._find(path)
+        return place.text if depth == len(path) else None
+
+    def where(self, path: KeyPath, *, key: bool = False) -> str:
+        """`matrix.yaml:12:5, images.debian12.gcc`, as errors show it."""
+        return _where(self.file, *self.position(path, key=key), path)
+
+    def _find(self, path: KeyPath) -> tuple[_Place, int]:
+        place = self._top
+        for depth, part in enumerate(path):
+            child = place.children.get(part)
+            if child is None:
+                return place, depth
+            place = child
+        return place, len(path)
+
+
+def show_path(path: KeyPath) -> str:
+    """A path as people write it: `product.smoke[2].steps[0]`; keys that would mislead are quoted."""
+    shown = ""
+    for part in path:
+        if isinstance(part, int):
+            shown += f"[{part}]"
+            continue
+        plain = _PLAIN_KEY.fullmatch(part) is not None and len(part) <= 64
+        shown += ("." if shown else "") + (part if plain else shorten(part))
+    return shown
+
+
+def shorten(text: str, *, limit: int = 60) -> str:
+    """`text` in quotes, on one line and not longer than fits into a message."""
+    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
+
+
+def read(path: Path) -> str:
+    """The text of a file, at most `SIZE_LIMIT` bytes of UTF-8.
+
+    Raises `ConfigError` if there is no such file, or it cannot be read, or is not text.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(SIZE_LIMIT + 1)
+    except FileNotFoundError:
+        raise ConfigError(
+            "there is no such file",
+            where=str(path),
+            hint="run from the folder that has it, or name another file",
+        ) from None
+    except IsADirectoryError:
+        raise ConfigError("this is a folder", where=str(path), hint="name the file in it") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(
+            f"the file cannot be read: {reason}", where=str(path), hint="check its owner and permissions"
+        ) from None
+    _check_size(len(content), file=str(path))
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        line = before.count(b"\n") + 1
+        column = len(before[before.rfind(b"\n") + 1 :].decode()) + 1
+        raise ConfigError(
+            f"the file is not UTF-8: it holds the byte 0x{content[error.start]:02x}",
+            where=_where(str(path), line, column),
+            hint="save it as UTF-8",
+        ) from None
+
+
+def parse(text: str, *, file: str) -> Document:
+    """Read one YAML document; `file` is its name in errors.
+
+    Raises `ConfigError` for anything that is not YAML, or that YAML readers understand in different ways.
+    """
+    _check_size(len(text), file=file)
+    forbidden = _FORBIDDEN.search(text.removeprefix("\ufeff"))
+    if forbidden:
+        before = text.removeprefix("\ufeff")[: forbidden.start()]
+        raise ConfigError(
+            f"the control character U+{ord(forbidden.group()):04X} may not be in the file",
+            where=_where(file, before.count("\n") + 1, len(before) - before.rfind("\n")),
+            hint='remove it, or write it in double quotes as an escape, such as "\\u0000"',
+        )
+    builder = _Builder(file=file)
+    try:
+        for event in _events(text):
+            builder.take(event)
+    except yaml.YAMLError as error:
+        raise _syntax_error(error, text, file=file) from None
+    if builder.top is None or builder.top.text == "":
+        raise ConfigError("the file is empty", where=file, hint="restore it, e.g. with git checkout")
+    return Document(file=file, data=builder.data, _top=builder.top)
+
+
+def _events(text: str) -> Iterator[Any]:
+    loader = _LOADER(text)
+    try:
+        while loader.check_event():
+            yield loader.get_event()
+    except (
+        ValueError,
+        OverflowError,
+    ):  # PyYAML's own scanner, for the escape of a character that does not exist
+        raise yaml.YAMLError("a character is written as an escape that does not exist") from None
+    finally:
+        loader.dispose()
+
+
+def _check_size(size: int, *, file: str) -> None:
+    if size > SIZE_LIMIT:
+        raise ConfigError(
+            f"the file is larger than {SIZE_LIMIT >> 20} MiB", where=file, hint="is this the file you meant?"
+        )
+
+
+def _where(file: str, line: int, column: int, path: KeyPath = ()) -> str:
+    place = f"{file}:{line}:{column}"
+    return f"{place}, {show_path(path)}" if path else place
+
+
+def _syntax_error(error: yaml.YAMLError, text: str, *, file: str) -> ConfigError:
+    """The scanner's or parser's own words, and what most often is behind them."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return ConfigError(
+            f"this is not YAML: {error}", where=file, hint="look for a character that should not be there"
+        )
+    message = f"this is not YAML: {error.problem or error.context}"
+    mark = error.problem_mark or error.context_mark
+    if mark is None:
+        return ConfigError(message, where=file)
+    start = error.context_mark
+    if error.context and start is not None and start.line != mark.line:
+        message += f" ({error.context} that begins in line {start.line + 1})"
+    lines = text.splitlines()
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    hint = "look for an unclosed quote or bracket, or a wrong indentation, here or in the lines before"
+    if "\t" in line[: mark.column + 1]:
+        hint = "put spaces in place of the tab"
+    elif line[mark.column : mark.column + 1] in ("@", "`", "%"):
+        hint = "put text that begins with this character in quotes"
+    elif "mapping values are not allowed" in message:
+        hint = "put text that holds a colon and a space in quotes, or check the indentation"
+    return ConfigError(message, where=_where(file, mark.line + 1, mark.column + 1), hint=hint)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Open:
+    """A mapping or sequence whose end has not come yet; a sequence becomes a tuple at its end."""
+
+    data: dict[str, Any] | list[Any]
+    place: _Place
+    key: str | None = None
+    key_position: tuple[int, int] = (1, 1)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Builder:
+    """Makes data and places from events, with a stack of its own."""
+
+    file: str
+    data: Any = None
+    top: _Place | None = None
+    stack: list[_Open] = field(default_factory=list)
+    documents: int = 0
+
+    def take(self, event: Any) -> None:
+        """The next event of the document."""
+        if isinstance(event, yaml.DocumentStartEvent):
+            self.documents += 1
+            if self.documents > 1:
+                raise self._refuse(
+                    event, "the file holds more than one document", "remove the line `---` and what follows"
+                )
+        elif isinstance(event, yaml.NodeEvent):
+            self._check_plainness(event)
+            if isinstance(event, yaml.ScalarEvent):
+                self._scalar(event)
+            else:
+                self._begin(event)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            self._end()
+
+    def _check_plainness(self, event: Any) -> None:
+        if isinstance(event, yaml.AliasEvent):
+            raise self._refuse(event, f"the alias *{event.anchor} is not supported", "write the value out")
+        if event.anchor is not None:
+            raise self._refuse(
+                event, f"the anchor &{event.anchor} is not supported", "write values out where they are used"
+            )
+        if event.tag is not None:
+            shown = event.tag.replace(_TAG, "!!")
+            raise self._refuse(
+                event,
+                f"the tag {shorten(shown)} is not supported",
+                "remove it; text that looks like a number goes in quotes",
+            )
+
+    def _begin(self, event: Any) -> None:
+        data: dict[str, Any] | list[Any] = {} if isinstance(event, yaml.MappingStartEvent) else []
+        parent = self.stack[-1] if self.stack else None
+        if parent is not None and isinstance(parent.data, dict) and parent.key is None:
+            raise self._refuse(
+                event,
+                "a key must be a string, and this is a list or mapping",
+                "put it in quotes if it is meant as text",
+            )
+        if len(self.stack) >= DEPTH_LIMIT:
+            raise self._refuse(
+                event,
+                f"the values are nested deeper than {DEPTH_LIMIT} levels",
+                "nothing here needs that: check the brackets",
+            )
+        line, column = _mark(event)
+        self.stack.append(_Open(data=data, place=_Place(line=line, column=column)))
+
+    def _end(self) -> None:
+        done = self.stack.pop()
+        self._add(done.data if isinstance(done.data, dict) else tuple(done.data), done.place)
+
+    def _scalar(self, event: Any) -> None:
+        parent = self.stack[-1] if self.stack else None
+        if parent is not None and isinstance(parent.data, dict) and parent.key is None:
+            self._key(event, parent)
+            return
+        line, column = _mark(event)
+        self._add(self._value(event), _Place(line=line, column=column, text=event.value))
+
+    def _key(self, event: Any, parent: _Open) -> None:
+        if event.implicit[0] and event.value == "<<":
+            raise self._refuse(event, "the merge key << is not supported", "write the keys out")
+        value = self._value(event)
+        if not isinstance(value, str):
+            if event.value == "":
+                raise self._refuse(event, "a key is missing before the colon", "write one")
+            raise self._refuse(
+                event,
+                f"the key {event.value} is read as {describe(value)}, and a key must be a string",
+                f'put it in quotes: "{event.value}"',
+            )
+        if value in parent.place.children:
+            first = parent.place.children[value].key or (1, 1)
+            raise self._refuse(
+                event,
+                f"the key {shorten(value)} is here twice; first in line {first[0]}",
+                "remove one of them",
+                key=value,
+            )
+        parent.key, parent.key_position = value, _mark(event)
+
+    def _value(self, event: Any) -> Any:
+        """The value of a scalar: a quoted one is text, a plain one what YAML 1.1 says.
+
+        Numbers that YAML 1.2 or a person would read differently are refused (octal, hexadecimal, sexagesimal,
+        with underscores or exponents), since either choice would surprise somebody.
+        """
+        if not event.implicit[0]:
+            return event.value
+        written: str = event.value
+        tag = _RESOLVER.resolve(yaml.ScalarNode, written, (True, False)).removeprefix(_TAG)
+        if tag in ("int", "float") or _NUMBER_ELSEWHERE.fullmatch(written):
+            return self._number(event, tag)
+        if tag in ("bool", "null"):
+            return _CONSTANTS[tag](written)
+        return written  # text; dates, too, since nothing here counts days
+
+    def _number(self, event: Any, tag: str) -> int | float:
+        written: str = event.value
+        if tag == "int" and _PLAIN_INT.fullmatch(written):
+            return int(written)
+        if tag == "float" and _PLAIN_FLOAT.fullmatch(written):
+            number = float(written)
+            if number - number == 0:  # neither infinity (1.0e+999) nor not a number
+                return number
+        raise self._refuse(
+            event,
+            f"programs read {shorten(written)} as different numbers, or as text",
+            f'put text in quotes: "{written[:60]}"; write a number in plain decimal digits',
+        )
+
+    def _add(self, value: Any, place: _Place) -> None:
+        if not self.stack:
+            self.data, self.top = value, place
+            return
+        parent = self.stack[-1]
+        if isinstance(parent.data, list):
+            parent.place.children[len(parent.data)] = place
+            parent.data.append(value)
+        elif parent.key is not None:
+            place.key = parent.key_position
+            parent.place.children[parent.key] = place
+            parent.data[parent.key] = value
+            parent.key = None
+
+    def _refuse(self, event: Any, message: str, hint: str, *, key: str | None = None) -> ConfigError:
+        path: list[str | int] = []
+        for part in self.stack:
+            if isinstance(part.data, list):
+                path.append(len(part.data))
+            elif part.key is not None:
+                path.append(part.key)
+        if key is not None:
+            path.append(key)
+        return ConfigError(message, where=_where(self.file, *_mark(event), path), hint=hint)
+
+
+def describe(value: object) -> str:
+    """What a value is, for `wants …, got …`."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return f"the boolean {'true' if value else 'false'}"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return f"the string {shorten(value)}"
+    return "a mapping" if isinstance(value, dict) else "a list"
+
+
+def _mark(event: Any) -> tuple[int, int]:
+    return event.start_mark.line + 1, event.start_mark.column + 1
+
+
+_CONSTANTS: dict[str, Callable[[str], bool | None]] = {
+    "bool": lambda written: written.lower() in ("yes", "true", "on"),
+    "null": lambda written: None,
+}

@@ -1,0 +1,241 @@
+#!/bin/sh
+# Makes the tree of a build self-contained: libraries that the base system does not
+# promise travel in lib/ below the tree, and every ELF file finds them by a run
+# path relative to itself.
+#
+# usage: bundle.sh [copy|link]     without a verb: both
+#   copy  copies the libraries, writes out/facts/bundled.tsv
+#   link  sets the run paths, then proves that the tree is closed
+# Two steps, because strip has to run between them: strip on a file that patchelf
+# has changed can destroy it (NixOS/patchelf#10, #371, pypa/auditwheel#716).
+#
+# environment: FORGE_ROOT, FORGE_BASE_LIBS (patterns of sonames, separated by
+# spaces), FORGE_ALLOCATOR_DIR (optional: prefix with our own allocator's lib/)
+# Exit status: 0 done; 65 a library is missing or named by a path; 66 no patchelf.
+#
+# RUNPATH, not RPATH. RPATH would be inherited by the libraries, but it also wins
+# over LD_LIBRARY_PATH, and an operator must be able to try another library without
+# repacking. DT_RUNPATH serves only the file that carries it, so each library
+# that needs another one of ours gets its own ($ORIGIN).
+set -euf
+umask 022
+LC_ALL=C
+export LC_ALL
+# What the caller's shell finds its libraries with is not what a user's host has.
+unset LD_LIBRARY_PATH LD_PRELOAD
+
+: "${FORGE_ROOT:?}" "${FORGE_BASE_LIBS:?}"
+root=$(cd "$FORGE_ROOT" && pwd -P)
+tree=$root/out/tree
+facts=$root/out/facts
+allocator=${FORGE_ALLOCATOR_DIR-}
+case ${1-all} in
+    copy | link | all) verb=${1-all} ;;
+    *)
+        printf 'usage: bundle.sh [copy|link]\n' >&2
+        exit 2
+        ;;
+esac
+
+fail() {
+    printf 'bundle.sh: %s\n' "$2" >&2
+    exit "$1"
+}
+
+command -v patchelf >/dev/null 2>&1 ||
+    fail 66 'patchelf is not installed: add it to the build image'
+mkdir -p "$facts"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+newline='
+'
+tab='	'
+
+is_base() {
+    case $1 in
+        # The kernel's own page, not a file.
+        linux-vdso.so.* | linux-gate.so.*) return 0 ;;
+    esac
+    for pattern in $FORGE_BASE_LIBS; do
+        # A pattern on purpose: "libc.so.*".
+        # shellcheck disable=SC2254
+        case $1 in
+            $pattern) return 0 ;;
+        esac
+    done
+    return 1
+}
+
+# Prints class, byte order, type and machine of an ELF file; nothing for others.
+elf_head() {
+    # shellcheck disable=SC2046
+    set -- $(od -An -v -tx1 -N20 "$1" | tr '\n' ' ')
+    if [ $# -eq 20 ] && [ "$1$2$3$4" = 7f454c46 ]; then
+        printf '%s\n' "$5 $6 ${17}${18} ${19}${20}"
+    fi
+}
+
+# od reads its own program here: the machine that this container runs.
+# shellcheck disable=SC2046
+set -- $(elf_head /proc/self/exe)
+own_machine="$1 $2 $4"
+
+# Writes the programs and shared objects of the tree, one a line, to $1. A file of
+# another machine is data to us (a boot loader, a test file).
+list_elves() {
+    find "$tree" -type f | sort | while IFS= read -r file; do
+        # shellcheck disable=SC2046
+        set -- $(elf_head "$file")
+        [ $# -eq 4 ] || continue
+        [ "$1 $2 $4" = "$own_machine" ] || continue
+        case $3 in
+            0200 | 0300 | 0002 | 0003) printf '%s\n' "$file" ;;
+        esac
+    done >"$1"
+}
+
+needed_of() {
+    readelf -dW "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]$/\1/p'
+}
+
+# Writes "soname<TAB>path" of everything that the loader would map for the ELF file
+# $1 to $2, with the search path $3. Fails on a library that is not there.
+resolve() {
+    # A static program has nothing to resolve, and ldd exits 1 for it.
+    if [ -z "$(needed_of "$1")" ]; then
+        : >"$2"
+        return 0
+    fi
+    # ldd also says "not found" of a symbol version, on the error stream.
+    LD_LIBRARY_PATH=$3 ldd "$1" >"$scratch/ldd" 2>&1 ||
+        fail 65 "${1#"$tree/"}: ldd fails: $(cat "$scratch/ldd")"
+    if grep 'not found' "$scratch/ldd" >"$scratch/missing"; then
+        while IFS= read -r line; do
+            printf 'bundle.sh: %s needs %s\n' "${1#"$tree/"}" "${line#"$tab"}" >&2
+        done <"$scratch/missing"
+        fail 65 'install the missing library in the build image, or add its folder to the recipe'
+    fi
+    sed -n "s|^[[:space:]]*\\([^ ]*\\) => \\(/.*\\) (0x[0-9a-f]*)\$|\\1$tab\\2|p" "$scratch/ldd" >"$2"
+    # A library without a soname that was linked by its path is looked up by that
+    # path for ever. (The loader too is printed as a bare path.)
+    sed -n 's|^[[:space:]]*\([^ ]*/[^ ]*\) .*(0x[0-9a-f]*)$|\1|p' "$scratch/ldd" >"$scratch/paths"
+    while IFS= read -r path; do
+        is_base "${path##*/}" ||
+            fail 65 "${1#"$tree/"} names $path by its path: link it with -l, or give it a soname"
+    done <"$scratch/paths"
+}
+
+# Prints "package<TAB>version" of the package that brought the file $1.
+origin_of() {
+    if [ -n "$allocator" ]; then
+        case $1 in
+            "$allocator"/*)
+                printf 'allocator\t-\n'
+                return 0
+                ;;
+        esac
+    fi
+    real=$(readlink -f "$1")
+    # With merged /usr the loader and the package may name the same file differently.
+    for path in "$real" "$1" "${real#/usr}" "/usr$real"; do
+        if command -v dpkg-query >/dev/null 2>&1; then
+            owner=$(dpkg-query -S "$path" 2>/dev/null | sed -n '/^diversion /d; s/[,:].*//p' | sed 1q)
+            if [ -n "$owner" ]; then
+                dpkg-query -W -f '${Package}\t${Version}\n' "$owner" | sed 1q
+                return 0
+            fi
+        fi
+        if command -v rpm >/dev/null 2>&1; then
+            # rpm prints its complaint on the output stream: only the status tells.
+            if rpm -qf --qf '%{NAME}\t%{VERSION}-%{RELEASE}\n' "$path" >"$scratch/owner" 2>/dev/null; then
+                sed 1q "$scratch/owner"
+                return 0
+            fi
+        fi
+    done
+    printf 'unknown\t-\n'
+}
+
+copy_libraries() {
+    : >"$scratch/bundled"
+    search=$tree/lib${allocator:+:$allocator/lib}
+    list_elves "$scratch/elves"
+    while IFS= read -r file; do
+        # ldd prints the whole closure, so what we add needs no further round.
+        resolve "$file" "$scratch/closure" "$search"
+        while IFS=$tab read -r soname path; do
+            if is_base "$soname" || [ -e "$tree/lib/$soname" ]; then
+                continue
+            fi
+            mkdir -p "$tree/lib"
+            cp "$(readlink -f "$path")" "$tree/lib/$soname"
+            chmod 755 "$tree/lib/$soname"
+            printf '%s\t%s\t%s\n' "$soname" "lib/$soname" "$(origin_of "$path")" >>"$scratch/bundled"
+        done <"$scratch/closure"
+    done <"$scratch/elves"
+    sort "$scratch/bundled" >"$facts/bundled.tsv"
+}
+
+# Prints the run path that the file $1 (relative to the tree) needs to find lib/.
+run_path_of() {
+    folder=$1
+    up=
+    case $folder in
+        lib/*) folder=${folder#lib/} last= ;;
+        *) last=lib ;;
+    esac
+    while [ "$folder" != "${folder#*/}" ]; do
+        folder=${folder#*/}
+        up=$up/..
+    done
+    printf '%s\n' "\$ORIGIN$up${last:+/$last}"
+}
+
+run_path_entry() {
+    readelf -dW "$1" | sed -n 's/.*(\(R[UN]*PATH\)).*\[\(.*\)\]$/\1 \2/p'
+}
+
+set_run_paths() {
+    list_elves "$scratch/elves"
+    while IFS= read -r file; do
+        wanted=
+        needed_of "$file" >"$scratch/needed"
+        while IFS= read -r soname; do
+            is_base "$soname" || wanted=$(run_path_of "${file#"$tree/"}")
+        done <"$scratch/needed"
+        wanted_entry=${wanted:+RUNPATH $wanted}
+        [ "$(run_path_entry "$file")" != "$wanted_entry" ] || continue
+        # Also where none is wanted: setting wipes the old text, which may be a
+        # path of this build, and removing does not.
+        patchelf --set-rpath "$wanted" "$file"
+        [ -n "$wanted" ] || patchelf --remove-rpath "$file"
+        [ "$(run_path_entry "$file")" = "$wanted_entry" ] ||
+            fail 65 "${file#"$tree/"}: patchelf did not set the run path '$wanted'"
+    done <"$scratch/elves"
+}
+
+check_closed() {
+    list_elves "$scratch/elves"
+    while IFS= read -r file; do
+        resolve "$file" "$scratch/closure" ''
+        while IFS=$tab read -r soname path; do
+            is_base "$soname" && continue
+            case $(readlink -f "$path") in
+                "$tree"/*) ;;
+                *) fail 65 "${file#"$tree/"} finds $soname outside of the tree: $path" ;;
+            esac
+        done <"$scratch/closure"
+    done <"$scratch/elves"
+}
+
+case $(find "$tree" -name "*$newline*" | sed 1q) in
+    '') ;;
+    *) fail 65 'a file name in the tree holds a line break' ;;
+esac
+[ "$verb" = link ] || copy_libraries
+if [ "$verb" != copy ]; then
+    set_run_paths
+    check_closed
+fi

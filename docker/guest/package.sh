@@ -1,0 +1,23 @@
+#!/bin/sh
+# Pack one cell: the tree and what goes with it, under one top folder, as a tar.gz with the same bytes each time.
+#
+# inputs   tree/     from the compile stage
+#          extra/    manifest.json, utils/, systemd/
+# outputs  out/package.tar.gz
+set -eu
+root=$FORGE_ROOT
+umask 022
+LC_ALL=C TZ=UTC
+export LC_ALL TZ
+
+top=$root/pack/$FORGE_PRODUCT
+mkdir -p "$root/pack"
+mv "$root/tree" "$top"
+cp -R "$root/extra/." "$top/"
+mkdir -p "$top/lib"
+# Sorted, one owner, one time, modes without the umask's part; gzip without name and time. Two steps, because the
+# status of a pipe is its last command's only.
+tar --create --file "$root/package.tar" --directory "$root/pack" \
+    --format=gnu --sort=name --owner=0 --group=0 --numeric-owner \
+    --mtime="@$SOURCE_DATE_EPOCH" --mode=u+rw,go-w,a+rX "$FORGE_PRODUCT"
+gzip -n -9 <"$root/package.tar" >"$root/out/package.tar.gz"

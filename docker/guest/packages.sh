@@ -1,0 +1,27 @@
+#!/bin/sh
+# Tell what an image holds: installed packages with versions, and its compiler.
+#
+# outputs  out/packages   NAME<TAB>VERSION lines, sorted
+#          out/facts      KEY<TAB>VALUE lines: gcc (major.minor.patch or what it says), os
+set -eu
+LC_ALL=C
+export LC_ALL
+if command -v dpkg-query >/dev/null 2>&1; then
+    # shellcheck disable=SC2016  # dpkg's own variables
+    dpkg-query --show --showformat='${Package}:${Architecture}\t${Version}\t${db:Status-Abbrev}\n' |
+        awk -F '\t' '$3 ~ /^.i/ { print $1 "\t" $2 }' | sort >"$FORGE_ROOT/out/packages"
+elif command -v rpm >/dev/null 2>&1; then
+    rpm -qa --queryformat '%{NAME}.%{ARCH}\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\n' |
+        grep -v '^gpg-pubkey' | sort >"$FORGE_ROOT/out/packages"
+else
+    echo "forge: reason: the image has neither dpkg nor rpm"
+    exit 22
+fi
+{
+    if command -v gcc >/dev/null 2>&1; then
+        # Before gcc 7, -dumpfullversion is unknown and -dumpversion has all three numbers.
+        printf 'gcc\t%s\n' "$(gcc -dumpfullversion 2>/dev/null || gcc -dumpversion)"
+    fi
+    # shellcheck source=/dev/null
+    ( . /etc/os-release && printf 'os\t%s %s\n' "$ID" "${VERSION_ID:-}" )
+} >"$FORGE_ROOT/out/facts"

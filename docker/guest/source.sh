@@ -1,0 +1,138 @@
+#!/bin/sh
+# Make the source tree: check out a commit (or unpack a tarball), apply the patches in order.
+#
+# inputs   git/0/        a bare repository that has $FORGE_COMMIT, or
+#          tarball/      one archive, named by FORGE_TARBALL
+#          patches/list  lines of KIND<TAB>FILE<TAB>STRIP<TAB>NAME; KIND is `am` (mailbox) or `diff`
+# outputs  out/source/   the tree without .git
+#          out/epoch     time of the commit, or of the tarball's newest file
+#          out/facts     KEY<TAB>VALUE lines: head, and `link` with PATH<TAB>COMMIT<TAB>URL of each submodule
+#
+# No configuration, hook or credential of any machine takes part. Lines that begin with `forge: reason:` tell the
+# caller why a run failed.
+set -eu
+root=$FORGE_ROOT
+work=$root/work
+tab=$(printf '\t')
+
+GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null GIT_CONFIG_NOSYSTEM=1
+GIT_TERMINAL_PROMPT=0 GIT_CEILING_DIRECTORIES=$root
+HOME=$root XDG_CONFIG_HOME=$root/none
+GIT_AUTHOR_NAME=pikaforge GIT_AUTHOR_EMAIL=pikaforge@localhost
+GIT_COMMITTER_NAME=pikaforge GIT_COMMITTER_EMAIL=pikaforge@localhost
+export GIT_CONFIG_GLOBAL GIT_CONFIG_SYSTEM GIT_CONFIG_NOSYSTEM GIT_TERMINAL_PROMPT GIT_CEILING_DIRECTORIES HOME
+export XDG_CONFIG_HOME GIT_AUTHOR_NAME GIT_AUTHOR_EMAIL GIT_COMMITTER_NAME GIT_COMMITTER_EMAIL
+
+reason() {
+    printf 'forge: reason: %s\n' "$*"
+}
+
+# ---- the tree
+
+mkdir -p "$work" "$root/out/source"
+cd "$work"
+git init --quiet .
+git config core.autocrlf false
+git config core.fileMode true
+git config gc.auto 0
+
+if [ -n "${FORGE_COMMIT:-}" ]; then
+    # The repository was made by another user, on another machine.
+    git config --file "$root/safe" safe.directory '*'
+    GIT_CONFIG_GLOBAL=$root/safe git fetch --quiet --depth=1 --no-tags \
+        --upload-pack='git -c uploadpack.allowAnySHA1InWant=true upload-pack' "file://$root/git/0" "$FORGE_COMMIT"
+    git checkout --quiet --detach "$FORGE_COMMIT"
+    epoch=$(git log -1 --format=%ct HEAD)
+else
+    tar -xf "$root/tarball/$FORGE_TARBALL" --no-same-owner
+    # Release tarballs hold one folder; the tree is what is in it.
+    set -- ./*
+    if [ $# -eq 1 ] && [ -d "$1" ] && [ -z "$(find . -mindepth 1 -maxdepth 1 -name '.?*' ! -name .git)" ]; then
+        mv "$1" "$root/top"
+        find "$root/top" -mindepth 1 -maxdepth 1 ! -name .git -exec mv {} . \;
+    fi
+    epoch=$(find . -path ./.git -prune -o -type f -printf '%T@\n' | sort -n | tail -n 1 | cut -d. -f1)
+    [ -n "$epoch" ] || { reason "the tarball $FORGE_TARBALL holds no file"; exit 21; }
+    if [ -f .gitmodules ]; then
+        git config --file .gitmodules --get-regexp '\.path$' | while read -r _ path; do
+            [ -n "$(ls -A "$path" 2>/dev/null)" ] || printf '%s\n' "$path"
+        done >"$root/empty"
+        if [ -s "$root/empty" ]; then
+            reason "the tarball $FORGE_TARBALL lacks the submodules $(tr '\n' ' ' <"$root/empty")"
+            reason "take a clone, or a tarball made with submodules"
+            exit 21
+        fi
+    fi
+    # -f: a release may hold files that its own .gitignore names, and patches may change them.
+    git add --force --all .
+    GIT_AUTHOR_DATE="@$epoch +0000" GIT_COMMITTER_DATE="@$epoch +0000" \
+        git commit --quiet --no-verify --message "$FORGE_TARBALL"
+fi
+printf '%s\n' "$epoch" >"$root/out/epoch"
+
+# ---- the patches
+
+# What a failed patch is about: each file and hunk that does not fit, from the patch's own point of view.
+explain() {
+    name=$1 file=$2 strip=$3
+    reason "patch $name does not apply"
+    git apply --check --verbose "-p$strip" "$file" 2>&1 |
+        sed -n 's/^error: /forge: reason: /p' | sort -u || true
+    git reset --quiet --hard
+    git apply --reject --verbose "-p$strip" "$file" >"$root/reject.log" 2>&1 || true
+    sed -n -e 's/^Checking patch \(.*\)\.\.\.$/forge: \1/p' \
+        -e 's/^Rejected hunk #\([0-9]*\)\.$/forge: reason: hunk #\1 is rejected/p' "$root/reject.log" |
+        awk '/^forge: reason:/ { print $0 " in " current; next } { current = substr($0, 8) }'
+    find . -path ./.git -prune -o -name '*.rej' -print | sort | while read -r rejected; do
+        printf 'forge: rejected part of %s:\n' "${rejected#./}"
+        sed 's/^/    /' "$rejected"
+    done
+    reason "nothing was changed; the lines around the hunks are in the log"
+}
+
+while IFS=$tab read -r kind file strip name; do
+    [ -n "$kind" ] || continue
+    path=$root/patches/$file
+    printf 'forge: applying %s\n' "$name"
+    case $kind in
+    am)
+        # The committer's date is the author's, so that the patched commit is the same each time.
+        if ! git am --quiet --keep-non-patch --no-gpg-sign --committer-date-is-author-date "$path"; then
+            git am --show-current-patch=raw >"$root/current.patch" 2>/dev/null || cp "$path" "$root/current.patch"
+            subject=$(sed -n 's/^Subject: //p' "$root/current.patch" | head -n 1)
+            git am --abort || true
+            explain "$name${subject:+ ($subject)}" "$root/current.patch" "$strip"
+            exit 20
+        fi
+        ;;
+    diff)
+        if ! git apply --index --whitespace=nowarn "-p$strip" "$path" 2>"$root/apply.log"; then
+            cat "$root/apply.log"
+            explain "$name" "$path" "$strip"
+            exit 20
+        fi
+        GIT_AUTHOR_DATE="@$epoch +0000" GIT_COMMITTER_DATE="@$epoch +0000" \
+            git commit --quiet --no-verify --allow-empty --message "$name"
+        ;;
+    *)
+        reason "patch $name has the unknown kind $kind"
+        exit 21
+        ;;
+    esac
+done <"$root/patches/list"
+
+# ---- what it came to
+
+{
+    printf 'head\t%s\n' "$(git rev-parse HEAD)"
+    printf 'git\t%s\n' "$(git --version)"
+    if [ -f .gitmodules ]; then
+        git config --file .gitmodules --get-regexp '\.path$' | while read -r key path; do
+            commit=$(git ls-files --stage -- "$path" | awk '$1 == "160000" { print $2 }')
+            section=${key%.path}
+            # A path that holds plain files is no submodule (any more), whatever .gitmodules says.
+            [ -z "$commit" ] || printf 'link\t%s\t%s\t%s\n' "$path" "$commit" "$(git config --file .gitmodules "$section.url")"
+        done
+    fi
+} >"$root/out/facts"
+git checkout-index --all --prefix="$root/out/source/"

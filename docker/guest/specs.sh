@@ -1,0 +1,153 @@
+#!/bin/sh
+# Stops host detection in every gcc of a build image. Run once, as root, while the
+# image is made:  RUN sh specs.sh
+#
+# The wrapper (cc) drops -march=native, but a tree may call the compiler by its
+# absolute path. gcc reads a file "specs" in its own library folder, so there we
+# put its specs with the calls of local_cpu_detect taken out: -march=native,
+# -mtune=native and -mcpu=native then mean the compiler's default.
+#
+# The file has to be the whole of -dumpspecs. With any specs file present the
+# driver skips the part of its start that completes the built-in specs (how libgcc
+# is linked, for one), so a file with the one changed section would also change
+# how programs are linked.
+#
+# ccache is not misled although its compiler check sees the driver only: the
+# wrapper drops "native" before ccache, calls by absolute path do not go through
+# ccache, and compile.sh adds the specs file to what ccache hashes.
+#
+# Options: the compilers to treat, by path; without any, all that can be found.
+# FORGE_SPECS_FOLDER (tests): write there, as a folder for gcc -B, and leave the
+# compiler's own folder alone.
+# Exit status: 0 done; 1 the effect could not be shown; 66 no compiler found.
+set -eu
+umask 022
+LC_ALL=C
+export LC_ALL
+unset GCC_EXEC_PREFIX COMPILER_PATH CPATH C_INCLUDE_PATH CPLUS_INCLUDE_PATH
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+: >"$scratch/empty.c"
+: >"$scratch/empty.cc"
+
+fail() {
+    printf 'specs.sh: %s\n' "$1" >&2
+    exit 1
+}
+
+# Calls the compiler under test; FORGE_SPECS_FOLDER stands in for its own folder.
+call() {
+    if [ -n "${FORGE_SPECS_FOLDER-}" ]; then
+        "$compiler" -B "$FORGE_SPECS_FOLDER/" "$@"
+    else
+        "$compiler" "$@"
+    fi
+}
+
+# Prints the commands that the driver would run, without the names that vary.
+planned() {
+    call -### "$@" 2>&1 |
+        sed -e '/^Reading specs from/d' -e '/^Using built-in specs/d' \
+            -e 's|"*[^ "]*/cc[A-Za-z0-9]\{6\}[^ "]*|TEMPORARY|g'
+}
+
+# The value of -$1= that the driver itself hands to cc1, in the form -march=x86-64,
+# or nothing where the default is built into cc1.
+default_of() {
+    planned -c "$scratch/empty.c" | tr ' ' '\n' | tr -d "\"'" |
+        sed -n "s/^\\(-$1=[A-Za-z0-9_.-]*\\)\$/\\1/p" | sed 1q
+}
+
+neutralise() {
+    folder=${FORGE_SPECS_FOLDER-}
+    [ -n "$folder" ] || folder=$(dirname "$("$compiler" -print-libgcc-file-name)")
+    [ -d "$folder" ] || fail "$compiler: its library folder $folder does not exist"
+    case " $done_folders " in
+        *" $folder "*) return 0 ;;
+    esac
+    done_folders="$done_folders $folder"
+
+    planned "$scratch/empty.c" >"$scratch/before"
+    "$compiler" -dumpspecs >"$scratch/old"
+    # Only a section that calls the detection is changed. Nested parentheses do not
+    # occur in its arguments (gcc 4.8: "arch"; since 10: "arch %{!m32:64;:32}").
+    sed -e "s/%:local_cpu_detect(arch[^()]*)/$(default_of march)/g" \
+        -e "s/%:local_cpu_detect(tune[^()]*)/$(default_of mtune)/g" \
+        "$scratch/old" >"$scratch/new"
+    if grep -q local_cpu_detect "$scratch/new"; then
+        fail "$compiler: its specs call local_cpu_detect in a form that is not known here"
+    fi
+    cp "$scratch/new" "$folder/specs.new.$$"
+    chmod 644 "$folder/specs.new.$$"
+    mv -f "$folder/specs.new.$$" "$folder/specs"
+    verify "$folder"
+    printf 'specs.sh: %s: -march=native is the default now (%s/specs)\n' "$compiler" "$folder"
+}
+
+verify() {
+    planned "$scratch/empty.c" >"$scratch/after"
+    cmp -s "$scratch/before" "$scratch/after" ||
+        fail "$compiler: $1/specs also changes calls without native: $(diff "$scratch/before" "$scratch/after")"
+
+    for source in empty.c empty.cc; do
+        # A gcc without its C++ half has no cc1plus.
+        case $source in
+            *.cc) [ -x "$(call -print-prog-name=cc1plus)" ] || continue ;;
+        esac
+        call -dM -E "$scratch/$source" >"$scratch/default"
+        call -Q --help=target "$scratch/$source" >"$scratch/default.options" 2>/dev/null || :
+        for native in -march=native -mtune=native -mcpu=native \
+            '-march=native -mtune=native'; do
+            # shellcheck disable=SC2086
+            call $native -dM -E "$scratch/$source" >"$scratch/native" 2>"$scratch/warning" ||
+                fail "$compiler: $native fails: $(cat "$scratch/warning")"
+            cmp -s "$scratch/default" "$scratch/native" ||
+                fail "$compiler: $native still changes the macros of $source: $(diff "$scratch/default" "$scratch/native")"
+            # shellcheck disable=SC2086
+            call $native -Q --help=target "$scratch/$source" >"$scratch/native.options" 2>/dev/null || :
+            cmp -s "$scratch/default.options" "$scratch/native.options" ||
+                fail "$compiler: $native still changes the options of $source: $(diff "$scratch/default.options" "$scratch/native.options")"
+            # On a host whose CPU is the default, equal macros prove nothing: look
+            # for the traces of detection in the command line of cc1 as well.
+            # shellcheck disable=SC2086
+            planned $native -c "$scratch/$source" | grep '/cc1\(plus\)\{0,1\}"\{0,1\} ' >"$scratch/cc1" ||
+                fail "$compiler: cannot find the call of cc1 for $source"
+            if grep -q -e 'l1-cache-size' -e '=native' -e ' "*-mno-' "$scratch/cc1"; then
+                fail "$compiler: $native still asks the host: $(cat "$scratch/cc1")"
+            fi
+        done
+    done
+}
+
+# Prints the gcc drivers on PATH and in the folders of added tool sets.
+find_compilers() {
+    {
+        printf '%s\n' "$PATH" | tr ':' '\n'
+        ls -d /opt/rh/*/root/usr/bin 2>/dev/null || :
+    } | while IFS= read -r place; do
+        case $place in
+            */ccache) continue ;;
+        esac
+        for file in "$place"/gcc "$place"/gcc-[0-9]* "$place/$(uname -m)"-*-gcc \
+            "$place/$(uname -m)"-*-gcc-[0-9]*; do
+            [ ! -x "$file" ] || printf '%s\n' "$file"
+        done
+    done
+}
+
+done_folders=
+if [ $# -eq 0 ]; then
+    find_compilers >"$scratch/compilers"
+else
+    printf '%s\n' "$@" >"$scratch/compilers"
+fi
+if ! [ -s "$scratch/compilers" ]; then
+    printf 'specs.sh: no gcc found on PATH (%s) nor in /opt/rh: install it first\n' "$PATH" >&2
+    exit 66
+fi
+while IFS= read -r compiler; do
+    neutralise
+done <"$scratch/compilers"

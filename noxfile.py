@@ -1,0 +1,100 @@
+"""One session per thing a user does; what it does is in build/pikaforge."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+HERE = Path(__file__).resolve().parent
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["plan"]
+nox.needs_version = ">=2024.10"
+
+PROJECT = HERE / "pyproject.toml"
+
+
+def prepare(session: nox.Session, name: str, *extras: str) -> Path:
+    """Make the environment `.nox/<name>` with this project in it, unless it is there as it should be; its bin folder.
+
+    Sessions share environments, which nox's own cannot; and pip, which needs a second and the network even when there
+    is nothing to do, runs only when what the project needs has changed.
+    """
+    environment = HERE / ".nox" / name
+    stamp = environment / "complete"
+    text = PROJECT.read_bytes() + repr((str(HERE), sys.version, extras)).encode()
+    wanted = hashlib.sha256(text).hexdigest()
+    environment.parent.mkdir(exist_ok=True)
+    with (environment.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # parallel tests start sessions at the same time
+        if not stamp.is_file() or stamp.read_text(encoding="ascii") != wanted:
+            project = f"{HERE}[{','.join(extras)}]" if extras else str(HERE)
+            session.run(sys.executable, "-m", "venv", "--clear", str(environment), external=True)
+            python = str(environment / "bin" / "python")
+            session.run(python, "-m", "pip", "install", "--quiet", "--editable", project, external=True)
+            stamp.write_text(wanted, encoding="ascii")
+    return environment / "bin"
+
+
+def tool(session: nox.Session, verb: str) -> None:
+    """Run a verb of the tool and end with its exit status, which nox would turn into 1."""
+    programs = prepare(session, "tool")
+    environment = {**os.environ, "PIKAFORGE_CWD": os.environ.get("PIKAFORGE_CWD", str(session.invoked_from))}
+    argv = [str(programs / "python"), "-m", "pikaforge", verb, *session.posargs]
+    with subprocess.Popen(argv, env=environment) as child:
+        while True:
+            try:
+                status = child.wait()
+                break
+            except KeyboardInterrupt:
+                continue  # the tool got the signal, too, and is cleaning up
+    if status:
+        sys.exit(status)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build and test packages: nox -s build -- R620 [--source sample]."""
+    tool(session, "build")
+
+
+@nox.session
+def plan(session: nox.Session) -> None:
+    """Show what a build would do, what is cached, and why."""
+    tool(session, "plan")
+
+
+@nox.session
+def matrix(session: nox.Session) -> None:
+    """Show the cells of the matrix: --format table|json|github."""
+    tool(session, "matrix")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests: unit, guest scripts, and those with a real engine."""
+    programs = prepare(session, "check", "upkeep", "tests", "lint")
+    arguments = session.posargs or ["-n", "4", "--dist", "loadgroup"]
+    session.run(str(programs / "python"), "-m", "pytest", *arguments, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, types, shell scripts and banned imports."""
+    programs = prepare(session, "check", "upkeep", "tests", "lint")
+    python = ["build/pikaforge", "tests", "noxfile.py", "tasks.py"]
+    session.run(str(programs / "ruff"), "check", *python, external=True)
+    session.run(str(programs / "ruff"), "format", "--check", *python, external=True)
+    session.run(str(programs / "mypy"), "build/pikaforge", "tests", "noxfile.py", "tasks.py", external=True)
+    scripts = sorted(
+        str(path.relative_to(HERE))
+        for pattern in ("docker/guest/**/*", "build/pikaforge/payload/*.sh", "tests/**/*.sh", "setup.sh", ".ci/run")
+        for path in HERE.glob(pattern)
+        if path.is_file()
+    )
+    session.run("shellcheck", *scripts, external=True)
