@@ -84,18 +84,17 @@ def parse_series(text: str, *, file: str) -> model.Series:
     document = yamltext.parse(text, file=file)
     series = _validate(model.Series, document)
     problems = Problems(document=document)
-    seen: dict[tuple[str, str | int], int] = {}
+    seen: dict[tuple[str, str | int], tuple[str | int, ...]] = {}
     for index, entry in enumerate(series.patches):
         for kind in ("pull", "file", "quilt"):
             value = getattr(entry, kind)
             if value is None:
                 continue
             path = ("patches", index, kind)
-            first = seen.setdefault((kind, value), document.position(path)[0])
-            if first != document.position(path)[0]:
-                problems.add(
-                    path, f"`{kind}: {value}` is here twice; first in line {first}", "remove one of them"
-                )
+            first = seen.setdefault((kind, value), path)
+            if first != path:
+                message = f"`{kind}: {value}` is here twice; first in line {document.position(first)[0]}"
+                problems.add(path, message, "remove one of them")
     problems.raise_any()
     return series
 
@@ -141,9 +140,8 @@ class Problems:
         self, path: KeyPath, what: str, word: str, known: Iterable[str], *, key: bool = False
     ) -> None:
         """The value (or key) at `path` is `word`, and names nothing in `known`."""
-        full = (
-            len(self.found) >= SHOWN_PROBLEMS
-        )  # then nobody reads the hint, and the closest name costs time
+        full = len(self.found) >= SHOWN_PROBLEMS
+        # Where it is not shown nobody reads the hint, and the closest name costs time.
         hint = "" if full else _closest_or_all(word, known)
         self.add(path, f"there is no {what} {yamltext.shorten(word)}", hint, key=key)
 
@@ -236,10 +234,13 @@ def _findings(error: ValidationError, data: Any) -> list[_Finding]:
     Where a member was a list, and something in it is wrong, only what is deepest is of interest.
     """
     groups: dict[tuple[str | int, ...], list[tuple[tuple[str | int, ...], Any]]] = {}
-    for one in error.errors(include_url=False, include_input=False):
-        path, root = _place(one["loc"], one["type"], data)
-        if one["type"] == "too_short" and _at(data, path):
-            continue  # pydantic counts what is left after validation; the items' own errors tell
+    placed = [
+        (one, *_place(one["loc"], one["type"], data))
+        for one in error.errors(include_url=False, include_input=False)
+    ]
+    # Pydantic counts what is left after validation, and so calls a list too short whose items are wrong.
+    telling = [each for each in placed if each[0]["type"] != "too_short" or not _at(data, each[1])]
+    for one, path, root in telling or placed:
         groups.setdefault((*root, "[key]") if one["loc"][-1:] == ("[key]",) else root, []).append((path, one))
     findings = []
     for members in groups.values():
@@ -346,8 +347,11 @@ def _wrong_type(finding: _Finding, top: type[model.Strict], document: Document) 
     elif "a string" in wanted and written and not isinstance(value, str):
         hint = f'put it in quotes: "{written}"'
     elif "a string" in wanted and isinstance(value, dict) and list(value.values()) == [None]:
-        hint = f'braces make a mapping; put text in quotes: "{{{next(iter(value))}}}"'
-    elif wanted == ["a list"] and written:
+        text = f"{{{next(iter(value))}}}"
+        hint = (
+            f'braces make a mapping; put text in quotes: "{text}"' if _PLACEHOLDER.fullmatch(text) else hint
+        )
+    elif wanted == ["a list"] and written and "\n" not in written:
         hint = f"write a list: [{written[:60]}]"
     elif isinstance(value, str) and {"a number", "a whole number"} & set(wanted) and value.isdecimal():
         hint = f"write it without quotes: {value[:60]}"

@@ -121,7 +121,10 @@ class Conf(Strict):
 
     path: RelativePath = Field(description="In the tree; the base that `settings` change.")
     line: str = Field(description="One setting, with {key} and {value}.", pattern=LINE_PATTERN)
-    settings: dict[str, str] = Field(description="Values may hold {port} and {data}.")
+    settings: dict[str, str] = Field(description="What each instance sets; values may hold {port} and {data}.")
+    testing: dict[str, str] = Field(
+        default_factory=dict, description="Set on top in test runs, e.g. what a container's limits demand."
+    )
 
 
 class Start(Strict):

@@ -48,11 +48,12 @@ def settle(conf: Conf, text: str, values: Mapping[str, str]) -> str:
         text: the configuration that the tree brings.
         values: what {port} and {data} stand for.
     """
-    pending = {key: _fill(value, values) for key, value in conf.settings.items()}
+    settings = {**conf.settings, **conf.testing}
+    pending = {key: _fill(value, values) for key, value in settings.items()}
     lines = []
     for line in text.splitlines():
         word = re.split(r"[\s:=]", line.strip(), maxsplit=1)[0]
-        if word in conf.settings:
+        if word in settings:
             if word in pending:
                 lines.append(_line(conf, word, pending.pop(word)))
             continue

@@ -1,0 +1,38 @@
+"""The guest scripts as text: shellcheck, and nothing that an old system lacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from guest.helpers import GUEST, clean_env, need, sh
+
+SCRIPTS = [GUEST / "cc", *sorted(GUEST.rglob("*.sh"))]
+OURS = {"cc", "specs.sh", "compile.sh", "bundle.sh", "pika.sh"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_has_nothing_to_say(script: Path) -> None:
+    need("shellcheck")
+    done = sh("shellcheck", "-s", "sh", script, env=clean_env())
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_values_are_never_run(script: Path) -> None:
+    lines = [line for line in script.read_text().splitlines() if not line.lstrip().startswith("#")]
+    assert not any("eval" in line.split() for line in lines)
+    assert lines, script
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_stops_at_the_first_error(script: Path) -> None:
+    text = script.read_text()
+    assert text.startswith("#!/bin/sh\n")
+    assert "\nset -eu" in text
+
+
+def test_only_the_recipe_names_a_product() -> None:
+    for script in SCRIPTS:
+        if script.name in OURS - {"pika.sh"}:
+            assert "pika" not in script.read_text().lower(), script

@@ -1,0 +1,309 @@
+"""docker/guest/cc: what the compiler is told, whatever the tree asks for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from guest.helpers import TARGET_FLAGS, Wrapper, install_wrapper, need
+
+ADDED = [*TARGET_FLAGS]
+
+
+def test_drops_what_the_tree_asks_for_and_counts_it(spied: Wrapper) -> None:
+    seen = spied.seen("-O2", "-march=native", "-c", "-mtune=generic", "a.c", "-mcpu=native")
+    assert seen == ["-O2", "-c", "a.c", *ADDED]
+    assert spied.dropped == ["-march=native", "-mtune=generic", "-mcpu=native"]
+
+
+def test_keeps_feature_flags_of_single_files(spied: Wrapper) -> None:
+    flags = ["-mavx2", "-msse4.2", "-mno-avx", "-m32", "-mcmodel=large", "-Wa,-march=generic64"]
+    assert spied.seen(*flags) == [*flags, *ADDED]
+    assert spied.dropped == []
+
+
+@pytest.mark.parametrize("with_drop", [False, True])
+def test_keeps_the_boundaries_of_arguments(spied: Wrapper, with_drop: bool) -> None:
+    words = [
+        "-DA=two words",
+        "",
+        '-DB="quoted"',
+        "-DC='x'",
+        "-DD=$HOME `id` $(id) \\n %s",
+        "-DE=line\nbreak\n",
+        "*",
+        "-DF=tab\there",
+        "--",
+        "",
+    ]
+    seen = spied.seen(*words, *(["-march=native"] if with_drop else []))
+    assert seen == [*words, *ADDED]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-Xassembler", "-march=generic64"),
+        ("-Xlinker", "-march=x"),
+        ("-o", "-march=x"),
+        ("-D", "-mtune=x"),
+        ("-MF", "-mcpu=x"),
+        ("-include", "@x"),
+    ],
+)
+def test_leaves_the_operands_of_other_options_alone(spied: Wrapper, words: tuple[str, ...]) -> None:
+    assert spied.seen(*words, "-march=native") == [*words, *ADDED]
+    assert spied.dropped == ["-march=native"]
+
+
+def test_appends_maps_frame_pointers_and_extra_flags(spied: Wrapper) -> None:
+    root = spied.root
+    seen = spied.seen(
+        "-c",
+        "a.c",
+        FORGE_FRAME_POINTERS="1",
+        FORGE_MAP_FLAG="-ffile-prefix-map",
+        FORGE_EXTRA_CFLAGS="-DX -DGLOB=*",
+        FORGE_EXTRA_CXXFLAGS="-include cstdint",
+    )
+    assert seen == [
+        "-c",
+        "a.c",
+        *ADDED,
+        "-fno-omit-frame-pointer",
+        f"-ffile-prefix-map={root}=/usr/src/forge",
+        f"-ffile-prefix-map={root}/src=/usr/src/sample-1.0",
+        "-DX",
+        "-DGLOB=*",
+    ]
+
+
+def test_gives_an_old_compiler_its_date(spied: Wrapper) -> None:
+    seen = spied.seen("-c", "a.c", FORGE_DATE="Jan  1 1970", FORGE_TIME="00:00:00")
+    assert seen[-2:] == ['-D__DATE__="Jan  1 1970"', '-D__TIME__="00:00:00"']
+
+
+@pytest.mark.parametrize(
+    ("words", "seed"),
+    [
+        (("-c", "a.c", "-o", "x/a.o", "-flto"), ":x/a.o"),
+        (("-flto=2", "-c", "{root}/src/a.c"), ":/src/a.c"),
+        (("--coverage", "-o", "{root}/a.o", "-c", "a.c"), ":/a.o"),
+        (("-flto", "-frandom-seed=7", "-c", "a.c"), None),
+        (("-c", "a.c"), None),
+    ],
+)
+def test_seed_only_where_code_would_be_random(
+    spied: Wrapper, words: tuple[str, ...], seed: str | None
+) -> None:
+    given = [word.replace("{root}", str(spied.root)) for word in words]
+    assert spied.seen(*given) == [*given, *ADDED, *([f"-frandom-seed={seed}"] if seed else [])]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "extra"),
+    [
+        ("g++", ("-c", "a.cc"), True),
+        ("c++", ("-x", "c++", "-"), True),
+        ("c++", ("-xc++", "-"), True),
+        ("g++", ("-S", "a.cc", "-o", "a.s"), True),
+        ("g++", ("a.o", "-o", "a"), True),
+        ("g++", ("-c", "a.S"), False),
+        ("g++", ("-x", "c", "a.c"), False),
+        ("gcc", ("-c", "a.cc"), False),
+    ],
+)
+def test_extra_flags_for_cxx_go_to_cxx_only(
+    spied: Wrapper, name: str, words: tuple[str, ...], extra: bool
+) -> None:
+    seen = spied.seen(*words, name=name, FORGE_EXTRA_CXXFLAGS="-include cstdint")
+    assert seen == [*words, *ADDED, *(["-include", "cstdint"] if extra else [])]
+
+
+def test_response_file_loses_the_flags_and_nothing_else(spied: Wrapper) -> None:
+    spied.root.joinpath("args").write_text(
+        '-O2 "-march=native" \'-DA=two words\'\n-DB=\\"x\\"\t-mt\'une\'=generic\n"" -mavx2 a\\ b.c\n'
+        "-Xassembler -march=generic64 '-DC=line\nbreak' -mcpu=native"
+    )
+    seen = spied.seen("-c", "@args", "-march=core2")
+    assert seen[0] == "-c"
+    assert seen[1].startswith("@/")
+    assert seen[2:] == ADDED
+    assert spied.response.splitlines() == [
+        "-O2",
+        "'-DA=two words'",
+        '-DB=\\"x\\"',
+        '""',
+        "-mavx2",
+        "a\\ b.c",
+        "-Xassembler",
+        "-march=generic64",
+        "'-DC=line",
+        "break'",
+    ]
+    assert Counter(spied.dropped) == Counter(
+        ["-march=native", "-mtune=generic", "-mcpu=native", "-march=core2"]
+    )
+
+
+def test_nested_response_files_are_followed(spied: Wrapper) -> None:
+    spied.root.joinpath("inner file").write_text("-mtune=native -DIN\n")
+    spied.root.joinpath("outer").write_text("-DA '@inner file' @absent -march=native")
+    spied.seen("@outer")
+    assert spied.response.split() == ["-DA", "-DIN", "@absent"]
+    assert spied.dropped == ["-mtune=native", "-march=native"]
+
+
+def test_response_files_that_include_one_another_end(spied: Wrapper) -> None:
+    spied.root.joinpath("loop").write_text("@loop")
+    done = spied.call("@loop")
+    assert done.returncode != 0
+    assert "include one another" in done.stderr
+
+
+def test_response_file_copies_are_removed_and_the_status_kept(spied: Wrapper, tmp_path: Path) -> None:
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    spied.root.joinpath("args").write_text("-c")
+    done = spied.call("@args", TMPDIR=str(scratch), SPY_STATUS="3")
+    assert done.returncode == 3
+    assert list(scratch.iterdir()) == []
+
+
+def test_name_that_is_no_response_file_stays(spied: Wrapper) -> None:
+    assert spied.seen("@absent", "@") == ["@absent", "@", *ADDED]
+
+
+def test_parallel_calls_lose_no_count(spied: Wrapper) -> None:
+    calls = 60
+    running = [
+        subprocess.Popen(
+            [spied.root / "wrap" / "gcc", "-march=native", "-mtune=native", "-c", "a.c"],
+            env=spied.env(SPY="/dev/null"),
+        )
+        for _ in range(calls)
+    ]
+    assert [process.wait() for process in running] == [0] * calls
+    assert Counter(spied.dropped) == {"-march=native": calls, "-mtune=native": calls}
+
+
+def test_off_only_passes_the_call_on(spied: Wrapper) -> None:
+    assert spied.seen("-march=native", FORGE_WRAPPER="off") == ["-march=native"]
+
+
+def test_refuses_an_emptied_environment(spied: Wrapper) -> None:
+    env = {"PATH": spied.path, "SPY": str(spied.root / "spy")}
+    done = subprocess.run(
+        [spied.root / "wrap" / "gcc", "-c", "a.c"], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "FORGE_TARGET_FLAGS" in done.stderr
+
+
+def test_never_calls_itself_by_another_spelling(spied: Wrapper) -> None:
+    wrap = spied.root / "wrap"
+    spied.root.joinpath("link").symlink_to(wrap)
+    path = f"{wrap}//:{spied.root}/link:{spied.path}"
+    assert spied.seen("a.c", PATH=path) == ["a.c", *ADDED]
+
+
+def test_says_when_there_is_no_compiler(tmp_path: Path) -> None:
+    wrap = install_wrapper(tmp_path)
+    done = Wrapper(root=tmp_path, path=str(wrap)).call("-c", "a.c", PATH=f"{wrap}")
+    assert done.returncode == 127
+    assert "no real gcc" in done.stderr
+
+
+def test_ccache_stands_behind_the_wrapper(spied: Wrapper) -> None:
+    ccache = spied.root / "behind" / "ccache"
+    ccache.write_text('#!/bin/sh\nprintf "%s\\n" "$*" >"$SPY.ccache"\nexec "$@"\n')
+    ccache.chmod(0o755)
+    assert spied.seen("-march=native", "-c", "a.c", FORGE_CCACHE="1") == ["-c", "a.c", *ADDED]
+    line = (spied.root / "spy.ccache").read_text()
+    assert line == f"{spied.root}/behind/gcc -c a.c {' '.join(ADDED)}\n"
+
+
+# --- with a real compiler ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-v",),
+        ("--version",),
+        ("-dumpversion",),
+        ("-dumpmachine",),
+        ("-print-libgcc-file-name",),
+        ("-print-search-dirs",),
+        ("-print-multi-directory",),
+        ("-print-prog-name=cc1",),
+    ],
+)
+@pytest.mark.parametrize("name", ["gcc", "g++"])
+def test_questions_get_the_real_answer(wrapped: Wrapper, name: str, words: tuple[str, ...]) -> None:
+    ours = wrapped.call(*words, name=name, FORGE_EXTRA_CXXFLAGS="-include cstdint")
+    real = wrapped.call(*words, name=name, FORGE_WRAPPER="off")
+    assert (ours.returncode, ours.stdout) == (real.returncode, real.stdout) == (0, real.stdout)
+    # The answer to -v names the options of the call.
+    assert [line for line in ours.stderr.splitlines() if "version" in line] == [
+        line for line in real.stderr.splitlines() if "version" in line
+    ]
+
+
+def test_standard_input_assembly_and_link_calls_work(wrapped: Wrapper) -> None:
+    root = wrapped.root
+    done = wrapped.call("-march=native", "-dM", "-E", "-", text="")
+    assert "#define __AVX__ 1" in done.stdout
+    assert "__AVX2__" not in done.stdout
+    assert "int x;" in wrapped.call("-E", "-", text="int x;\n").stdout
+    assert wrapped.call("-x", "c++", "-c", "-o", "in.o", "-", name="g++", text="class A;").returncode == 0
+    (root / "a.S").write_text('#ifdef __AVX__\n.globl f\nf: ret\n#endif\n.section .note.GNU-stack,""\n')
+    (root / "m.c").write_text("void f(void); int main(void) { f(); return 0; }\n")
+    assert wrapped.call("-c", "a.S", FORGE_FRAME_POINTERS="1").returncode == 0
+    assert wrapped.call("-Werror", "-Wall", "-Wextra", "-c", "m.c", FORGE_FRAME_POINTERS="1").returncode == 0
+    linked = wrapped.call("m.o", "a.o", "-o", "m")
+    assert (linked.returncode, linked.stderr) == (0, "")
+
+
+def test_old_compilers_date_replaces_the_macro_without_a_warning(wrapped: Wrapper) -> None:
+    done = wrapped.call(
+        "-Werror", "-Wall", "-E", "-P", "-",
+        text="__DATE__ __TIME__", FORGE_DATE="Jan  1 1970", FORGE_TIME="00:00:01",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, '"Jan  1 1970" "00:00:01"')
+
+
+def test_real_response_file_with_spaces_compiles(wrapped: Wrapper) -> None:
+    (wrapped.root / "two words.c").write_text("const char *s = TEXT;\n")
+    (wrapped.root / "args").write_text('-march=native -c "two words.c" \'-DTEXT="a b"\' -o out.o')
+    assert wrapped.call("@args").returncode == 0
+    assert b"a b" in (wrapped.root / "out.o").read_bytes()
+    assert wrapped.dropped == ["-march=native"]
+
+
+def test_source_names_do_not_tell_the_folder(wrapped: Wrapper) -> None:
+    source = wrapped.root / "src" / "a.c"
+    source.write_text("const char *name(void) { return __FILE__; }\n")
+    assert wrapped.call("-g", "-c", str(source), "-o", "a.o", cwd=source.parent).returncode == 0
+    content = (wrapped.root / "src" / "a.o").read_bytes()
+    assert os.fsencode(wrapped.root) not in content
+    assert b"/usr/src/sample-1.0/a.c" in content
+
+
+def test_real_ccache_hits_on_what_the_target_decides(wrapped: Wrapper) -> None:
+    need("ccache")
+    root = wrapped.root
+    (root / "a.c").write_text("int a;\n")
+    (root / "ccache").mkdir()
+    env = {"FORGE_CCACHE": "1", "CCACHE_DIR": str(root / "ccache"), "CCACHE_COMPILERCHECK": "content"}
+    for flag in ("-march=native", "-march=haswell"):
+        assert wrapped.run([flag, "-c", "a.c", "-o", "a.o"], env).returncode == 0
+    stats = subprocess.run(
+        ["ccache", "--print-stats"], env={**os.environ, **env}, capture_output=True, text=True, check=False
+    ).stdout
+    if "direct_cache_hit" not in stats:
+        pytest.skip("this ccache cannot print its statistics")
+    assert "direct_cache_hit\t1" in stats

@@ -1,0 +1,84 @@
+#include "pika_server.h"
+
+#include <glog/logging.h>
+#include <time.h>
+
+#include "pika_client.h"
+#include "pika_util.h"
+
+namespace {
+
+pink::RedisServer::Options ClientOptions(const PikaConf& conf) {
+  pink::RedisServer::Options options;
+  options.port = static_cast<int>(conf.GetInt("port"));
+  options.pollers = static_cast<int>(conf.GetInt("thread-num"));
+  options.workers = static_cast<int>(conf.GetInt("thread-pool-size"));
+  return options;
+}
+
+}  // namespace
+
+PikaServer::PikaServer(PikaConf* conf)
+    : conf_(conf),
+      keyspace_(&storage_),
+      bgsave_(conf, &storage_),
+      master_(conf, &storage_),
+      slave_(conf, &storage_, &master_),
+      clients_(ClientOptions(*conf), this),
+      jobs_(1),
+      started_(time(nullptr)),
+      accepted_(0),
+      slave_read_only_(true) {}
+
+bool PikaServer::Start(std::string* error) {
+  const rocksdb::Status s =
+      storage_.Open(conf_->GetFolder("db-path"), conf_->Get("compression") == "snappy");
+  if (!s.ok()) {
+    *error = "open the database: " + s.ToString();
+    return false;
+  }
+  ApplyConf();
+  if (!master_.Start(error) || !clients_.Start(error)) return false;
+
+  const std::string master = conf_->Get("slaveof");
+  if (!master.empty()) {
+    int64_t port = 0;
+    const size_t colon = master.find(':');
+    if (colon == std::string::npos || !ParseInt(master.substr(colon + 1), &port) || port < 1 ||
+        port > 65535 - 2000) {
+      *error = "slaveof must be ip:port, not " + master;
+      return false;
+    }
+    slave_.Follow(master.substr(0, colon), static_cast<int>(port));
+  }
+  return true;
+}
+
+void PikaServer::Stop() {
+  // First those who bring work, then those who do it.
+  clients_.Stop();
+  slave_.Stop();
+  master_.Stop();
+  jobs_.Stop();
+}
+
+std::shared_ptr<pink::RedisConn> PikaServer::NewConn(int fd, const std::string& ip, int port,
+                                                     std::string* refusal) {
+  if (static_cast<int64_t>(clients_.connections()) >= conf_->GetInt("maxclients")) {
+    *refusal = "-ERR max number of clients reached\r\n";
+    return nullptr;
+  }
+  accepted_++;
+  return std::make_shared<PikaClientConn>(fd, ip, port, this);
+}
+
+void PikaServer::ApplyConf() {
+  clients_.set_idle_timeout(conf_->GetInt("timeout"));
+  clients_.set_max_request_bytes(static_cast<size_t>(conf_->GetInt("max-conn-rbuf-size")));
+  slave_read_only_ = conf_->GetBool("slave-read-only");
+}
+
+void PikaServer::CountCommand(const std::string& name) {
+  std::lock_guard<std::mutex> lock(counts_mutex_);
+  counts_[name]++;
+}
