@@ -55,11 +55,17 @@ def parser() -> argparse.ArgumentParser:
     chosen.add_argument("--os", default="", metavar="IMAGE", help="image, or `all`; else the one of this machine")
     chosen.add_argument("--allocator", default="", metavar="NAME", help="allocator, or `all`; else the image's default")
     work = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    work.add_argument("--source", default="", metavar="SPEC", help="git URL, local clone, tarball (#REF behind) or `sample`")
-    work.add_argument("--engine", choices=("docker", "host"), default="docker", help="containers, or this machine itself")
+    work.add_argument(
+        "--source", default="", metavar="SPEC", help="git URL, local clone, tarball (#REF behind) or `sample`"
+    )
+    work.add_argument(
+        "--engine", choices=("docker", "host"), default="docker", help="containers, or this machine itself"
+    )
     work.add_argument("--locked", action="store_true", help="refuse any input that sources.lock does not pin")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    build = verbs.add_parser("build", parents=[common, chosen, work], allow_abbrev=False, help="build and test packages")
+    build = verbs.add_parser(
+        "build", parents=[common, chosen, work], allow_abbrev=False, help="build and test packages"
+    )
     build.add_argument("--jobs", type=_jobs, metavar="N", help="compiler processes at once; else one per CPU")
     build.add_argument("--no-compiler-cache", action="store_true", help="compile everything anew (no ccache)")
     plan = verbs.add_parser("plan", parents=[common, chosen, work], allow_abbrev=False, help="what a build would do")
@@ -322,6 +328,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             traceback.print_exc()
         show_error(
-            HostError(f"{error.strerror or error}", where=str(error.filename or ""), hint="is the disk full, or a folder read-only?")
+            HostError(
+                f"{error.strerror or error}",
+                where=str(error.filename or ""),
+                hint="is the disk full, or a folder read-only?",
+            )
         )
         return HostError.exit_code

@@ -132,13 +132,9 @@ class Problems:
             self.unshown += 1
             return
         where = self.document.where(path, key=key)
-        self.found.append(
-            (self.document.position(path, key=key), ConfigError(message, where=where, hint=hint))
-        )
+        self.found.append((self.document.position(path, key=key), ConfigError(message, where=where, hint=hint)))
 
-    def unknown(
-        self, path: KeyPath, what: str, word: str, known: Iterable[str], *, key: bool = False
-    ) -> None:
+    def unknown(self, path: KeyPath, what: str, word: str, known: Iterable[str], *, key: bool = False) -> None:
         """The value (or key) at `path` is `word`, and names nothing in `known`."""
         full = len(self.found) >= SHOWN_PROBLEMS
         # Where it is not shown nobody reads the hint, and the closest name costs time.
@@ -235,8 +231,7 @@ def _findings(error: ValidationError, data: Any) -> list[_Finding]:
     """
     groups: dict[tuple[str | int, ...], list[tuple[tuple[str | int, ...], Any]]] = {}
     placed = [
-        (one, *_place(one["loc"], one["type"], data))
-        for one in error.errors(include_url=False, include_input=False)
+        (one, *_place(one["loc"], one["type"], data)) for one in error.errors(include_url=False, include_input=False)
     ]
     # Pydantic counts what is left after validation, and so calls a list too short whose items are wrong.
     telling = [each for each in placed if each[0]["type"] != "too_short" or not _at(data, each[1])]
@@ -257,9 +252,7 @@ def _findings(error: ValidationError, data: Any) -> list[_Finding]:
     return findings
 
 
-def _place(
-    loc: tuple[str | int, ...], kind: str, data: Any
-) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
+def _place(loc: tuple[str | int, ...], kind: str, data: Any) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
     """The path of an error without the names of union members, and the path before the first of those."""
     path: list[str | int] = []
     root: tuple[str | int, ...] | None = None
@@ -317,9 +310,7 @@ def _wrong_value(finding: _Finding, top: type[model.Strict], document: Document)
     elif kind == "string_too_long":
         words = f"must not be longer than {context['max_length']} characters"
     elif kind == "too_long":
-        words = (
-            f"must have at most {context['max_length']} entries" if context["max_length"] else "must be empty"
-        )
+        words = f"must have at most {context['max_length']} entries" if context["max_length"] else "must be empty"
     elif kind == "literal_error":
         words, hint = f"must be {context['expected']}", _literal_hint(finding, document)
     elif kind in _BOUNDS:
@@ -348,9 +339,7 @@ def _wrong_type(finding: _Finding, top: type[model.Strict], document: Document) 
         hint = f'put it in quotes: "{written}"'
     elif "a string" in wanted and isinstance(value, dict) and list(value.values()) == [None]:
         text = f"{{{next(iter(value))}}}"
-        hint = (
-            f'braces make a mapping; put text in quotes: "{text}"' if _PLACEHOLDER.fullmatch(text) else hint
-        )
+        hint = f'braces make a mapping; put text in quotes: "{text}"' if _PLACEHOLDER.fullmatch(text) else hint
     elif wanted == ["a list"] and written and "\n" not in written:
         hint = f"write a list: [{written[:60]}]"
     elif isinstance(value, str) and {"a number", "a whole number"} & set(wanted) and value.isdecimal():
@@ -438,19 +427,13 @@ def _check_names(spec: model.Spec, problems: Problems) -> None:
         for name in names:
             first = seen.setdefault(name.lower(), name)
             if name == model.EVERYTHING:
-                problems.add(
-                    (axis, name), "`all` selects everything and cannot be a name", "rename it", key=True
-                )
+                problems.add((axis, name), "`all` selects everything and cannot be a name", "rename it", key=True)
             elif first != name:
                 message = f"the names {first!r} and {name!r} differ only in capital letters"
-                problems.add(
-                    (axis, name), message, "rename one: people and some file systems mix them up", key=True
-                )
+                problems.add((axis, name), message, "rename one: people and some file systems mix them up", key=True)
     cells = len(spec.hardware) * len(spec.images) * len(spec.allocators)
     if cells > CELL_LIMIT:
-        problems.add(
-            ("hardware",), f"the matrix has {cells} cells, more than {CELL_LIMIT}", "split it", key=True
-        )
+        problems.add(("hardware",), f"the matrix has {cells} cells, more than {CELL_LIMIT}", "split it", key=True)
     elif any("-" in name for _, names in axes for name in names):
         _check_ids(spec, problems)
 
@@ -466,9 +449,7 @@ def _check_ids(spec: model.Spec, problems: Problems) -> None:
                 if first != cell:
                     same = f"{', '.join(first)} and {', '.join(cell)}"
                     message = f"the cells {same} have the same id {'-'.join(cell)}"
-                    problems.add(
-                        ("hardware", hardware), message, "use '_' in place of '-' in one name", key=True
-                    )
+                    problems.add(("hardware", hardware), message, "use '_' in place of '-' in one name", key=True)
 
 
 def _check_images(spec: model.Spec, problems: Problems) -> None:
@@ -591,6 +572,4 @@ def _check_expression(path: KeyPath, expression: str | None, problems: Problems)
             re.compile(expression or "")
     except (re.error, OverflowError, RecursionError, Warning) as error:
         message = f"not a regular expression: {error}"
-        problems.add(
-            path, message, "put a backslash before characters meant as themselves, such as . ( [ + ?"
-        )
+        problems.add(path, message, "put a backslash before characters meant as themselves, such as . ( [ + ?")

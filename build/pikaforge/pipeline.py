@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -112,7 +111,11 @@ class Pipeline:
         home = workshop.home
         if node.stage == "source":
             pinned = source.identify(
-                self._request.origin, self._request.series, workshop=workshop, folder=self._series_folder, offline=offline
+                self._request.origin,
+                self._request.series,
+                workshop=workshop,
+                folder=self._series_folder,
+                offline=offline,
             )
             if pinned is None:
                 return source.unresolved_material(self._request.origin, home), False
@@ -126,11 +129,12 @@ class Pipeline:
             self._pins[node.id] = base
             return image.material(spec, node.label, base, home), base is not None
         cell = node.cells[0]
-        if node.stage == "compile":
-            return compile_stage.material(spec, cell, base=workshop.base, home=home), True
-        if node.stage == "smoke":
-            return smoke.material(spec), True
-        return package.material(spec, cell, home), True
+        materials: dict[str, Callable[[], dict[str, Any]]] = {
+            "compile": lambda: compile_stage.material(spec, cell, base=workshop.base, home=home),
+            "smoke": lambda: smoke.material(spec),
+            "package": lambda: package.material(spec, cell, home),
+        }
+        return materials[node.stage](), True
 
     def _key(self, node: Node, known: Mapping[str, str], *, offline: bool) -> tuple[str, bool]:
         material, real = self._material(node, offline=offline)
@@ -306,5 +310,3 @@ class Pipeline:
             smoked=inputs[f"smoke:{cell.group}"],
             tools=tools,
         )
-
-

@@ -119,12 +119,7 @@ def _axis(values: Sequence[str], everything: Iterable[str]) -> list[str]:
 def _combinations(spec: Spec) -> _Combinations:
     axes = spec.matrix.axes
     found = _Combinations()
-    everything = [
-        (m, i, a)
-        for m in spec.hardware
-        for i in spec.images
-        for a in spec.allocators
-    ]
+    everything = [(m, i, a) for m in spec.hardware for i in spec.images for a in spec.allocators]
     models = set(_axis(axes.model, spec.hardware))
     images = set(_axis(axes.image, spec.images))
     allocators = set(_axis(axes.allocator, spec.allocators))
@@ -149,9 +144,7 @@ def _cell(spec: Spec, triple: tuple[str, str, str]) -> Cell:
     entry = spec.images[image]
     resolution = targets.resolve(wanted, entry.gcc)
     if resolution.possible:
-        return Cell(
-            model=model, image=image, allocator=allocator, wanted=wanted, target=wanted, flags=resolution.flags
-        )
+        return Cell(model=model, image=image, allocator=allocator, wanted=wanted, target=wanted, flags=resolution.flags)
     nearest = targets.resolve(resolution.nearest, entry.gcc)
     if entry.fallback == "nearest":
         return Cell(

@@ -145,7 +145,7 @@ class Printer(Events):
 
 def show_error(error: ForgeError, stream: TextIO | None = None) -> None:
     """Print an error on standard error."""
-    print("\n".join(error.lines()), file=stream or sys.stderr)  # noqa: T201
+    print("\n".join(error.lines()), file=stream or sys.stderr)
 
 
 def show(text: str) -> None:

@@ -71,7 +71,9 @@ def read_facts(path: Path) -> dict[str, list[tuple[str, ...]]]:
     return facts
 
 
-def run_job(workshop: Workshop, job: Job, into: Path, *, stage: str, label: str, failed: str, hint: str = "") -> JobResult:
+def run_job(
+    workshop: Workshop, job: Job, into: Path, *, stage: str, label: str, failed: str, hint: str = ""
+) -> JobResult:
     """Run a job; a bad end is a StageError with the reasons that the log tells.
 
     Args:

@@ -74,9 +74,7 @@ def made(tmp_path: Path) -> Tree:
     need("gcc", "patchelf", "readelf", "ldd")
     tree = Tree(root=tmp_path / "root", libs=tmp_path / "allocator" / "lib")
     library(tree, "inner", "int inner(void) { return 42; }")
-    library(
-        tree, "outer", "int inner(void); int outer(void) { return inner(); }", f"-L{tree.libs}", "-linner"
-    )
+    library(tree, "outer", "int inner(void); int outer(void) { return inner(); }", f"-L{tree.libs}", "-linner")
     tree.compile(
         str(tree.app),
         "int outer(void); int main(void) { return outer(); }",
@@ -182,9 +180,7 @@ def test_link_step_alone_proves_that_the_tree_is_closed(made: Tree) -> None:
     system = Path("/usr/lib/x86_64-linux-gnu/libz.so.1")
     if not system.exists():
         pytest.skip("no libz here to be found outside of the tree")
-    made.compile(
-        str(made.app), "const char *zlibVersion(void); int main(void) { return !zlibVersion(); }", str(system)
-    )
+    made.compile(str(made.app), "const char *zlibVersion(void); int main(void) { return !zlibVersion(); }", str(system))
     done = made.bundle("link")
     assert done.returncode == 65
     assert "bin/app finds libz.so.1 outside of the tree" in done.stderr
@@ -205,8 +201,7 @@ def test_package_of_a_library_on_rpm_systems(made: Tree, tmp_path: Path) -> None
             (tools / name).symlink_to(found)
     # rpm complains on its output stream; the name is known by the real path only.
     (tools / "rpm").write_text(
-        "#!/bin/sh\ncase $4 in */libouter.so.1.0.0) printf 'outer\\t1-2.el7\\n' ;;\n"
-        "*) echo not owned; exit 1 ;; esac\n"
+        "#!/bin/sh\ncase $4 in */libouter.so.1.0.0) printf 'outer\\t1-2.el7\\n' ;;\n*) echo not owned; exit 1 ;; esac\n"
     )
     (tools / "rpm").chmod(0o755)
     shutil.copytree(made.libs, made.tree / "lib", symlinks=True)

@@ -58,9 +58,7 @@ def test_other_targets_still_count(gcc: str, folder: Path) -> None:
 def test_programs_link_as_before(gcc: str, folder: Path, tmp_path: Path) -> None:
     run_specs(folder, gcc)
     source = tmp_path / "a.cc"
-    source.write_text(
-        '#include <cstdio>\nint main() { try { throw 1; } catch (int) { std::printf("7"); } }\n'
-    )
+    source.write_text('#include <cstdio>\nint main() { try { throw 1; } catch (int) { std::printf("7"); } }\n')
     program = tmp_path / "a"
     gxx = gcc.replace("gcc", "g++")
     done = sh(gxx, "-B", f"{folder}/", "-march=native", source, "-o", program, env=clean_env())
@@ -89,8 +87,7 @@ def test_only_the_one_section_differs(gcc: str, folder: Path) -> None:
 def test_unknown_form_of_the_specs_fails_loudly(gcc: str, folder: Path, tmp_path: Path) -> None:
     strange = tmp_path / "gcc"
     strange.write_text(
-        '#!/bin/sh\n[ "$1" != -dumpspecs ] || { echo "%:local_cpu_detect(other)"; exit 0; }\n'
-        f'exec {gcc} "$@"\n'
+        f'#!/bin/sh\n[ "$1" != -dumpspecs ] || {{ echo "%:local_cpu_detect(other)"; exit 0; }}\nexec {gcc} "$@"\n'
     )
     strange.chmod(0o755)
     done = sh("sh", GUEST / "specs.sh", strange, env=clean_env(FORGE_SPECS_FOLDER=str(folder)))

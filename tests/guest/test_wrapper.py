@@ -87,23 +87,6 @@ def test_gives_an_old_compiler_its_date(spied: Wrapper) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "seed"),
-    [
-        (("-c", "a.c", "-o", "x/a.o", "-flto"), ":x/a.o"),
-        (("-flto=2", "-c", "{root}/src/a.c"), ":/src/a.c"),
-        (("--coverage", "-o", "{root}/a.o", "-c", "a.c"), ":/a.o"),
-        (("-flto", "-frandom-seed=7", "-c", "a.c"), None),
-        (("-c", "a.c"), None),
-    ],
-)
-def test_seed_only_where_code_would_be_random(
-    spied: Wrapper, words: tuple[str, ...], seed: str | None
-) -> None:
-    given = [word.replace("{root}", str(spied.root)) for word in words]
-    assert spied.seen(*given) == [*given, *ADDED, *([f"-frandom-seed={seed}"] if seed else [])]
-
-
-@pytest.mark.parametrize(
     ("name", "words", "extra"),
     [
         ("g++", ("-c", "a.cc"), True),
@@ -116,9 +99,7 @@ def test_seed_only_where_code_would_be_random(
         ("gcc", ("-c", "a.cc"), False),
     ],
 )
-def test_extra_flags_for_cxx_go_to_cxx_only(
-    spied: Wrapper, name: str, words: tuple[str, ...], extra: bool
-) -> None:
+def test_extra_flags_for_cxx_go_to_cxx_only(spied: Wrapper, name: str, words: tuple[str, ...], extra: bool) -> None:
     seen = spied.seen(*words, name=name, FORGE_EXTRA_CXXFLAGS="-include cstdint")
     assert seen == [*words, *ADDED, *(["-include", "cstdint"] if extra else [])]
 
@@ -144,9 +125,7 @@ def test_response_file_loses_the_flags_and_nothing_else(spied: Wrapper) -> None:
         "'-DC=line",
         "break'",
     ]
-    assert Counter(spied.dropped) == Counter(
-        ["-march=native", "-mtune=generic", "-mcpu=native", "-march=core2"]
-    )
+    assert Counter(spied.dropped) == Counter(["-march=native", "-mtune=generic", "-mcpu=native", "-march=core2"])
 
 
 def test_nested_response_files_are_followed(spied: Wrapper) -> None:

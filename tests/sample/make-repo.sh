@@ -31,8 +31,11 @@ trap 'exit 1' HUP INT TERM
 
 # Nothing of the machine's or the caller's git may leak into the result.
 # GIT_CONFIG_NOSYSTEM and HOME are for versions that know no GIT_CONFIG_GLOBAL.
-for name in $(env | sed -n 's/^\(GIT_[A-Za-z0-9_]*\)=.*/\1/p'); do
-    unset "$name"
+for name in $(env | cut -d= -f1); do
+    case $name in
+        *[!A-Za-z0-9_]*) ;;
+        GIT_*) unset "$name" ;;
+    esac
 done
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null GIT_CONFIG_NOSYSTEM=1
 export HOME="$tmp" XDG_CONFIG_HOME="$tmp" GIT_DEFAULT_HASH=sha1 GIT_TERMINAL_PROMPT=0
@@ -55,15 +58,9 @@ open_repo() {
     git init --quiet --bare --template= "$dest/$1.git"
     tree=$tmp/$1
     cp -R -- "$here/$2" "$tree"
-    # Modes differ between checkouts, archives and umasks: what starts with #!
-    # is a program, and nothing else is.
-    find "$tree" -type f | while IFS= read -r file; do
-        case $(head -c 2 -- "$file" | tr -d '\000') in
-            '#!') chmod 755 "$file" ;;
-            *) chmod 644 "$file" ;;
-        esac
-    done
     enter "$1"
+    # Modes differ between checkouts, archives and umasks; see add().
+    git config core.fileMode false
     git symbolic-ref HEAD refs/heads/master
     # A shallow fetch asks for a commit by its name.
     git config uploadpack.allowReachableSHA1InWant true
@@ -73,6 +70,17 @@ open_repo() {
 enter() {
     cd -- "$tmp/$1"
     export GIT_DIR="$dest/$1.git" GIT_WORK_TREE="$tmp/$1" GIT_INDEX_FILE="$tmp/$1.index"
+}
+
+# Stages files. What starts with #! is a program, and nothing else is.
+add() {
+    git add -A -- "$@"
+    git ls-files -- "$@" | while IFS= read -r file; do
+        [ -f "$file" ] || continue # a submodule
+        case $(head -c 2 "$file" | tr -d '\000') in
+            '#!') git update-index --chmod=+x -- "$file" ;;
+        esac
+    done
 }
 
 commit() {
@@ -86,7 +94,7 @@ say() {
 library() {
     open_repo "$1" "$1"
     at "$2"
-    git add -A .
+    add .
     say "$3"
     commit "$tmp/message"
     git rev-parse HEAD >"$tmp/$1.commit"
@@ -114,12 +122,12 @@ for name in pink rocksdb; do
 done >.gitmodules
 
 at 2020-09-03
-git add .gitignore Makefile detect_environment conf
+add .gitignore Makefile detect_environment conf
 say 'Add the build and the configuration'
 commit "$tmp/message"
 
 at 2020-09-04
-git add .gitmodules proto include
+add .gitmodules proto include
 submodule pink
 submodule rocksdb
 say 'Add the libraries and the interfaces'
@@ -128,7 +136,7 @@ commit "$tmp/message"
 at 2020-11-02
 # Like a clone without its submodules: an absent folder would count as removed.
 mkdir -p third/pink third/rocksdb
-git add -A .
+add .
 say 'Release 3.4.0'
 commit "$tmp/message"
 release=$(git rev-parse HEAD)
@@ -163,6 +171,7 @@ git symbolic-ref HEAD refs/heads/master
 # For servers of plain files, too.
 for name in rocksdb pink pika; do
     enter "$name"
+    git config core.fileMode true
     git update-server-info
 done
 

@@ -13,8 +13,7 @@ from pikaforge.host import process
 
 TIMEOUT = 1800.0
 HINT = (
-    "install the package `mmdebstrap` (Debian, Ubuntu), or run `bash setup.sh`\n"
-    "or make a container registry reachable"
+    "install the package `mmdebstrap` (Debian, Ubuntu), or run `bash setup.sh`\nor make a container registry reachable"
 )
 
 

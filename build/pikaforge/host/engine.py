@@ -10,13 +10,14 @@ import contextlib
 import io
 import json
 import secrets
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from pikaforge.errors import HostError
@@ -166,7 +167,9 @@ class DockerEngine:
                 **options,
             )
         except sdk.errors.ImageNotFound as error:
-            raise HostError(f"the image {image} is no longer in the engine", hint="run again: it is made anew") from error
+            raise HostError(
+                f"the image {image} is no longer in the engine", hint="run again: it is made anew"
+            ) from error
         except sdk.errors.APIError as error:
             raise HostError(f"the engine could not create a container: {_brief(error)}") from error
         with self._lock:
@@ -244,16 +247,14 @@ class DockerEngine:
             stream, _ = container.get_archive(path, chunk_size=CHUNK)
         except sdk.errors.NotFound as error:
             raise HostError(f"the job left no {path}", where=f"container {container.name}") from error
-        with tarfile.open(fileobj=_Stream(stream), mode="r|") as tar:
-            for member in tar:
-                content = tar.extractfile(member)
-                if content is None:
-                    break
-                with target.open("wb") as file:
-                    while block := content.read(CHUNK):
-                        file.write(block)
-                return
-        raise HostError(f"{path} is not a regular file", where=f"container {container.name}")
+        reader: Any = _Stream(stream)  # tarfile asks a stream for nothing but read
+        with tarfile.open(fileobj=reader, mode="r|") as tar:
+            member = tar.next()
+            content = tar.extractfile(member) if member is not None else None
+            if content is None:
+                raise HostError(f"{path} is not a regular file", where=f"container {container.name}")
+            with target.open("wb") as file:
+                shutil.copyfileobj(content, file, CHUNK)
 
     @contextmanager
     def serve(self, job: ServerJob) -> Iterator[RunningServer]:
@@ -311,7 +312,7 @@ class DockerEngine:
             image = self._client().images.pull(reference, platform="linux/amd64")
         except (sdk.errors.DockerException, requests.exceptions.RequestException) as error:
             raise RegistryError(f"cannot pull {reference}: {_brief(error)}") from error
-        facts = self.image(image.id)
+        facts = self.image(str(image.id))
         assert facts is not None  # it was pulled a moment ago
         return facts
 
@@ -354,17 +355,6 @@ class DockerEngine:
         except sdk.errors.APIError as error:
             raise HostError(f"the engine could not build {tag}: {_brief(error)}") from error
         return None if failed else self.image(tag)
-
-    def read_file(self, image: str, path: str, *, limit: int = 16 << 20) -> bytes:
-        """The content of a regular file in an image, without starting it."""
-        with self._container("read", image, ("true",), network_mode="none") as container:
-            stream, _ = container.get_archive(path, chunk_size=CHUNK)
-            with tarfile.open(fileobj=_Stream(stream), mode="r|") as tar:
-                for member in tar:
-                    content = tar.extractfile(member)
-                    if content is not None:
-                        return content.read(limit)
-        raise HostError(f"{path} of the image {image} is not a regular file")
 
     def owned_images(self) -> list[tuple[str, tuple[str, ...], int]]:
         """Images made by this tool: id, tags, size in bytes."""
@@ -426,21 +416,19 @@ class _ContainerServer:
         return bytes(self._container.logs()).decode("utf-8", "replace")
 
 
-class _Stream(IO[bytes]):
-    """A file of the chunks that the SDK yields, for tarfile's stream mode."""
+class _Stream:
+    """A file of the chunks that the SDK yields, as much of one as tarfile's stream mode needs."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
         self._rest = b""
 
-    def read(self, size: int = -1, /) -> bytes:
-        while size < 0 or len(self._rest) < size:
+    def read(self, size: int, /) -> bytes:
+        while len(self._rest) < size:
             block = next(self._chunks, None)
             if block is None:
                 break
             self._rest += block
-        if size < 0:
-            size = len(self._rest)
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
 

@@ -187,7 +187,8 @@ class Cache:
         if (path / "shallow").exists():
             _git("-C", str(path), "fetch", "--quiet", "--unshallow", "--no-tags", url, f"+{base}:refs/forge/{base}")
         patch = _git(
-            "-C", str(path), "-c", "diff.noprefix=false", "-c", "diff.mnemonicPrefix=false", "-c", "diff.algorithm=myers",
+            "-C", str(path),
+            "-c", "diff.noprefix=false", "-c", "diff.mnemonicPrefix=false", "-c", "diff.algorithm=myers",
             "format-patch", "--stdout", "--no-signature", "--full-index", "--no-stat", "--binary",
             "--submodule=short", f"{base}..refs/forge/head-{head}",
         )  # fmt: skip

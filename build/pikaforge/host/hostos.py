@@ -71,7 +71,7 @@ def installed(names: Iterable[str]) -> dict[str, str]:
         return found
     done = process.run(["rpm", "-q", "--queryformat", "%{NAME}\t%{VERSION}-%{RELEASE}\n", *wanted])
     pairs = (line.split("\t") for line in done.text().splitlines() if "\t" in line)
-    return {name: version for name, version in pairs}
+    return {line[0]: line[1] for line in pairs}
 
 
 def install_command() -> str:

@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import tarfile
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +42,7 @@ def unpack(archive: Path | bytes, folder: Path) -> None:
             elif member.islnk():
                 names.append(member.linkname)
             for name in names:
-                if name.startswith("/") or os.path.normpath(name).split(os.sep)[0] == "..":
+                if name.startswith("/") or Path(os.path.normpath(name)).parts[:1] == ("..",):
                     raise HostError(f"the archive has a member outside its folder: {name}")
             if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
                 raise HostError(f"the archive has a member that is no file, folder or link: {member.name}")
@@ -158,7 +157,7 @@ class HostEngine:
             (root / "data").mkdir(exist_ok=True)
             argv = (str(root / job.argv[0]), *job.argv[1:])
             with self._child(argv, root, self._environment(root), job.log) as child:
-                yield _LocalServer(child, job)
+                yield _LocalServer(child, job, root)
 
     def free_port(self, offsets: tuple[int, ...]) -> int:
         """A port such that it and its offsets are free now on all interfaces."""
@@ -181,7 +180,8 @@ class HostEngine:
 class _LocalServer:
     """A server as a child process."""
 
-    def __init__(self, child: process.Child, job: ServerJob) -> None:
+    def __init__(self, child: process.Child, job: ServerJob, root: Path) -> None:
+        self.root = str(root)
         self._child = child
         self._job = job
 

@@ -81,9 +81,7 @@ class Store:
             files = {name: folder / name for name in record["files"]}
             if not all(path.is_file() for path in files.values()):
                 return None
-            return Result(
-                stage=stage, key=key, identity=str(record["identity"]), facts=record["facts"], files=files
-            )
+            return Result(stage=stage, key=key, identity=str(record["identity"]), facts=record["facts"], files=files)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -288,7 +288,7 @@ def run_host(workshop: Workshop, spec: Spec, *, key: str, label: str) -> Result:
     missing = [name for name in wanted if name not in versions]
     if missing:
         raise HostError(
-            f"{len(missing)} package{'s are' if len(missing) > 1 else ' is'} missing on this machine: {' '.join(missing)}",
+            f"packages are missing on this machine ({len(missing)}): {' '.join(missing)}",
             where=f"--engine host, image {label}",
             hint=f"{hostos.install_command()} {' '.join(missing)}",
         )

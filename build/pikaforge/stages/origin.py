@@ -133,14 +133,18 @@ def _tarball(spec: str, path: Path) -> Origin:
         raise ConfigError(f"the source tarball {path} does not exist", where="--source")
     if not TARBALL.search(path.name):
         raise ConfigError(
-            f"{path.name} does not look like a source tarball", where="--source", hint="it must end in .tar[.gz|.bz2|.xz|.zst]"
+            f"{path.name} does not look like a source tarball",
+            where="--source",
+            hint="it must end in .tar[.gz|.bz2|.xz|.zst]",
         )
     return Origin(kind="tarball", spec=spec, tarball=path, local=True)
 
 
 def _sample(product: Product, *, base: Path, out: Path) -> Origin:
     if product.sample is None:
-        raise ConfigError(f"the product {product.name} has no sample", where="product.sample", hint="leave --source out")
+        raise ConfigError(
+            f"the product {product.name} has no sample", where="product.sample", hint="leave --source out"
+        )
     script = base / product.sample
     if not script.is_file():
         raise ConfigError(f"{script} does not exist", where="product.sample")

@@ -73,27 +73,38 @@ def _quilt(folder: Path, where: str) -> list[tuple[str, int, bytes]]:
     return found
 
 
-def resolve(
-    series: Series, origin: Origin, commit: str, *, folder: Path, lock: Lock, downloads: Path, cache: git.Cache
-) -> tuple[Patch, ...]:
-    """Fetch what is not there yet; every enabled patch is then in `downloads` under its SHA-256.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    """Where patches come from, and where they are kept."""
 
-    Args:
-        series: the entries.
-        origin: the source; the sample brings the pull requests itself, a local clone may have them as refs.
-        commit: of the source, for pull requests that are taken from refs.
-        folder: of the series file.
-        lock: pins the digests of what is fetched.
-        downloads: where content is kept by digest.
-        cache: of git repositories.
+    origin: Origin
+    """The source; the sample brings its pull requests itself, a local clone may have them as refs."""
+    commit: str
+    """Of the source, for pull requests that are taken from refs."""
+    folder: Path
+    """Of the series file."""
+    lock: Lock
+    """Pins the digests of what is fetched."""
+    downloads: Path
+    """Content by SHA-256."""
+    cache: git.Cache
+
+
+def resolve(series: Series, shelf: Shelf) -> tuple[Patch, ...]:
+    """Fetch what is not there yet; every enabled patch is then in `shelf.downloads` under its SHA-256.
+
+    Raises:
+        HostError: a pull request cannot be fetched.
+        ConfigError: a local patch cannot be read, or a pin says otherwise.
     """
+    folder, downloads = shelf.folder, shelf.downloads
     patches: list[Patch] = []
     for index, entry in enumerate(series.patches):
         where = f"{folder / 'series.yaml'}, patches[{index}]"
         if not entry.enabled:
             continue
         if entry.pull is not None:
-            patches.append(_pull(entry, origin, commit, lock, downloads, cache))
+            patches.append(_pull(entry, shelf))
         elif entry.file is not None:
             data = _read(folder / entry.file, where)
             kind: Literal["am", "diff"] = "am" if is_mailbox(data) else "diff"
@@ -116,16 +127,15 @@ def _keep(
     return Patch(name=name, kind=kind, strip=strip, sha256=sha256, why=why, url=url)
 
 
-def _pull(
-    entry: PatchEntry, origin: Origin, commit: str, lock: Lock, downloads: Path, cache: git.Cache
-) -> Patch:
+def _pull(entry: PatchEntry, shelf: Shelf) -> Patch:
     name, url = f"pull-{entry.pull}", str(entry.url)
+    origin, lock, downloads = shelf.origin, shelf.lock, shelf.downloads
     pinned = lock.pins("sources", origin.entry).get(f"patch {name}")
     if pinned is not None and not lock.refresh and (path := downloads / pinned).is_file():
         data = path.read_bytes()
         if keys.digest(data) == pinned:
             return _keep(downloads, name, "am", 1, data, why=entry.why, url=url)
-    data = _fetch_pull(entry, origin, commit, cache)
+    data = _fetch_pull(entry, shelf)
     if not is_mailbox(data):
         raise HostError(
             f"{url} is no mailbox patch; it begins {data[:60]!r}",
@@ -138,14 +148,15 @@ def _pull(
     return patch
 
 
-def _fetch_pull(entry: PatchEntry, origin: Origin, commit: str, cache: git.Cache) -> bytes:
+def _fetch_pull(entry: PatchEntry, shelf: Shelf) -> bytes:
     """The mailbox of a pull request: brought by the sample, a ref of a local clone, else its URL."""
+    origin = shelf.origin
     if origin.pulls is not None:
         return _read(origin.pulls / f"{entry.pull}.patch", f"pull request {entry.pull}")
     if origin.kind == "git" and origin.local:
         ref = git.remote_ref(origin.url, f"refs/pull/{entry.pull}/head")
         if ref is not None:
-            return cache.mailbox(origin.url, commit, ref.name)
+            return shelf.cache.mailbox(origin.url, shelf.commit, ref.name)
     try:
         return net.get(str(entry.url), limit=LIMIT)
     except net.Unreachable as error:

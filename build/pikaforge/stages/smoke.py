@@ -152,11 +152,12 @@ class _Session:
             )
             status = self._workshop.engine.run(job, scratch).status
         output = log.read_text(encoding="utf-8", errors="replace")
-        detail = ""
+        wanted = ""
         if status != version.status:
-            detail = f"{' '.join(version.command)}: {describe_end(status)}, wanted status {version.status}; it printed {output[-300:]!r}"
+            wanted = f"wanted exit status {version.status}, got {describe_end(status)}"
         elif version.match and not re.search(version.match, output):
-            detail = f"{' '.join(version.command)}: wanted a match of {version.match!r}; it printed {output[-300:]!r}"
+            wanted = f"wanted a match of {version.match!r}"
+        detail = f"{' '.join(version.command)}: {wanted}; it printed {output[-300:]!r}" if wanted else ""
         return Outcome(name="version", passed=not detail, seconds=time.monotonic() - start, detail=detail)
 
     def _served(self) -> list[Outcome]:

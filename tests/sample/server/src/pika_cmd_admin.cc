@@ -192,7 +192,7 @@ const Command kCommands[] = {
     {"info", -1, kAdmin, Info},
     {"dbsize", 1, kAdmin, DbSize},
     {"config", -2, kAdmin, Config},
-    {"bgsave", 1, kAdmin, BgSave},
+    {"bgsave", -1, kAdmin, BgSave},
     {"slaveof", 3, kAdmin, SlaveOf},
     {"client", -2, kAdmin, Client},
     {"shutdown", -1, kAdmin, Shutdown},
