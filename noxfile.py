@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,12 +42,13 @@ def prepare(session: nox.Session, name: str, *extras: str) -> Path:
     return environment / "bin"
 
 
-def tool(session: nox.Session, verb: str) -> None:
-    """Run a verb of the tool and end with its exit status, which nox would turn into 1."""
+def run_tool(session: nox.Session, *words: str) -> None:
+    """Run the tool and end with its exit status, which nox would turn into 1."""
     programs = prepare(session, "tool")
     environment = {**os.environ, "PIKAFORGE_CWD": os.environ.get("PIKAFORGE_CWD", str(session.invoked_from))}
-    argv = [str(programs / "python"), "-m", "pikaforge", verb, *session.posargs]
+    argv = [str(programs / "python"), "-m", "pikaforge", *words, *session.posargs]
     with subprocess.Popen(argv, env=environment) as child:
+        signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # it cleans up, and its status is passed on
         while True:
             try:
                 status = child.wait()
@@ -60,19 +62,25 @@ def tool(session: nox.Session, verb: str) -> None:
 @nox.session
 def build(session: nox.Session) -> None:
     """Build and test packages: nox -s build -- R620 [--source sample]."""
-    tool(session, "build")
+    run_tool(session, "build")
 
 
 @nox.session
 def plan(session: nox.Session) -> None:
     """Show what a build would do, what is cached, and why."""
-    tool(session, "plan")
+    run_tool(session, "plan")
 
 
 @nox.session
 def matrix(session: nox.Session) -> None:
     """Show the cells of the matrix: --format table|json|github."""
-    tool(session, "matrix")
+    run_tool(session, "matrix")
+
+
+@nox.session
+def tool(session: nox.Session) -> None:
+    """Run any verb of the tool: nox -s tool -- lock; `invoke --list` shows those for upkeep."""
+    run_tool(session)
 
 
 @nox.session

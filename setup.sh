@@ -11,6 +11,7 @@ repo=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=$repo/.venv
 root=${SETUP_ROOT:-}
 nox='nox>=2024.10'
+invoke='invoke>=2.2'
 # Debian leaves /usr/sbin, home of dockerd and iptables, out of a user's PATH.
 PATH=$PATH:$root/usr/sbin:$root/sbin
 manager='' python='' bare='' stamp='' log='' socket='' denied='' updated=''
@@ -23,7 +24,7 @@ bash setup.sh tests [args]           prepare this machine, then nox -s tests -- 
 bash setup.sh                        prepare this machine only
 
 Installs what is missing and nothing else, with apt-get, dnf or yum, as root or through sudo:
-  git, tar, gzip; Python >= 3.10 with venv; nox, in .venv beside this script;
+  git, tar, gzip; Python >= 3.10 with venv; nox and invoke, in .venv beside this script;
   a container engine, unless DOCKER_HOST is set, one answers already, or `--engine host` is given;
   mmdebstrap on Debian and Ubuntu, which makes base images where no registry is in reach
   (Enterprise Linux has it in EPEL only, so there it is left to you);
@@ -226,7 +227,7 @@ need_python() {
 # folder, because the scripts in an environment that was moved start nothing.
 venv_ready() {
     { read -r stamp <"$venv/.stamp"; } 2>/dev/null || true
-    [[ $stamp == "$repo $nox" && -x $venv/bin/nox ]] && "$venv/bin/python" -c '' 2>/dev/null
+    [[ $stamp == "$repo $nox $invoke" && -x $venv/bin/nox && -x $venv/bin/invoke ]] && "$venv/bin/python" -c '' 2>/dev/null
 }
 
 venv_usable() { # one of the user's own making, or a half-made one that can be completed
@@ -238,22 +239,22 @@ venv_usable() { # one of the user's own making, or a half-made one that can be c
 
 add_nox() { # settings that would install elsewhere do not apply inside an environment
     logged env -u PIP_TARGET -u PIP_PREFIX PIP_USER=0 \
-        "$venv/bin/python" -m pip install --disable-pip-version-check "$nox" && logged "$venv/bin/nox" --version
+        "$venv/bin/python" -m pip install --disable-pip-version-check "$nox" "$invoke" && logged "$venv/bin/nox" --version
 }
 
 make_venv() {
-    say "makes .venv with nox"
+    say "makes .venv with nox and invoke"
     new_log
     if ! venv_usable || ! add_nox; then
         find_python || fail_python
         [[ ! -e $venv && ! -L $venv ]] || say ".venv is broken: makes it again"
         rm -rf -- "$venv"
         logged "$python" -m venv "$venv" || fail_with "$log" "$python could not make $venv"
-        add_nox || fail_with "$log" "pip could not install $nox" \
+        add_nox || fail_with "$log" "pip could not install $nox and $invoke" \
             "no network: set https_proxy, or PIP_INDEX_URL to an index in reach" \
             "or offline: PIP_NO_INDEX=1 PIP_FIND_LINKS=/folder/with/wheels bash setup.sh"
     fi
-    printf '%s\n' "$repo $nox" >"$venv/.stamp"
+    printf '%s\n' "$repo $nox $invoke" >"$venv/.stamp"
 }
 
 # ---- the engine. A docker client on PATH proves nothing: only the socket counts.

@@ -16,7 +16,7 @@ from pikaforge.lockfile import Lock
 HOME = Path(__file__).resolve().parents[2]
 """The checkout: this package is used from there, with docker/ beside it."""
 GUEST = "docker/guest"
-REASON = re.compile(r"^forge: reason: (.*)$")
+REASON = re.compile(r"^(?:forge: reason|[a-z]+\.sh): (.*)$")
 COMPILER_ERROR = re.compile(r"^\S.*?(:\d+)*: (fatal )?error: .*|^.*undefined reference to .*|^make.*: \*\*\* .*")
 TAIL_LINES = 15
 

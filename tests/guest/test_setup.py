@@ -73,7 +73,7 @@ case "$1 $2" in
     "-m pip")
         [[ $3 == install ]] || exit 0
         [[ ! -e $SANDBOX/pip-fails ]] || {{ echo "ERROR: No matching distribution"; exit 1; }}
-        cp "$SANDBOX/nox" "$here/nox" ;;
+        cp "$SANDBOX/nox" "$here/nox"; cp "$SANDBOX/true" "$here/invoke" ;;
 esac
 """
 NOX = """
@@ -626,6 +626,7 @@ def test_nox_is_added_to_an_environment_of_the_users_own(machine: Machine) -> No
         "install",
         "--disable-pip-version-check",
         "nox>=2024.10",
+        "invoke>=2.2",
     ] in machine.calls()
 
 

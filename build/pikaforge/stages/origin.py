@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 from pikaforge import keys
 from pikaforge.errors import ConfigError, HostError
 from pikaforge.host import git, process
+from pikaforge.host.owner import Owner
 from pikaforge.host.store import sha256
 from pikaforge.lockfile import Lock
 from pikaforge.model import Product
@@ -140,26 +142,45 @@ def _tarball(spec: str, path: Path) -> Origin:
     return Origin(kind="tarball", spec=spec, tarball=path, local=True)
 
 
-def _sample(product: Product, *, base: Path, out: Path) -> Origin:
+def make_sample(product: Product, *, base: Path, folder: Path) -> Path:
+    """Make the sample's git repositories in `folder`; the path of the product's own.
+
+    Raises:
+        ConfigError: the product has no sample.
+        HostError: its script failed.
+    """
     if product.sample is None:
-        raise ConfigError(
-            f"the product {product.name} has no sample", where="product.sample", hint="leave --source out"
-        )
+        raise ConfigError(f"the product {product.name} has no sample", where="product.sample", hint="leave it out")
     script = base / product.sample
     if not script.is_file():
         raise ConfigError(f"{script} does not exist", where="product.sample")
-    folder = out / "sample" / keys.tree_digest(script.parent)[:16]
+    process.require("git", hint="install the package `git`, or run `bash setup.sh`")
+    done = process.run(["sh", str(script), str(folder)], timeout=300)
     repository = folder / f"{product.name}.git"
-    if not (folder / "complete").exists():
-        process.require("git", hint="install the package `git`, or run `bash setup.sh`")
-        done = process.run(["sh", str(script), str(folder)], timeout=300)
-        if done.status != 0 or not repository.is_dir():
-            raise HostError(
-                f"the sample's repositories could not be made (exit status {done.status})",
-                where=str(script),
-                hint=done.errors().strip()[-500:],
-            )
-        (folder / "complete").touch()
+    if done.status != 0 or not repository.is_dir():
+        raise HostError(
+            f"the sample's repositories could not be made (exit status {done.status})",
+            where=str(script),
+            hint=done.errors().strip()[-500:],
+        )
+    return repository
+
+
+def _sample(product: Product, *, base: Path, out: Path) -> Origin:
+    """The sample, made once for each state of its files."""
+    files = keys.tree_digest((base / product.sample).parent) if product.sample else ""
+    folder = out / "sample" / files[:16]
+    complete = folder / "complete"
+    if not complete.exists():
+        beside = folder.with_name(f".{folder.name}-{Owner.current().text}")
+        shutil.rmtree(beside, ignore_errors=True)
+        make_sample(product, base=base, folder=beside)
+        (beside / complete.name).touch()
+        try:
+            beside.rename(folder)
+        except OSError:  # another run was first
+            shutil.rmtree(beside)
+    repository = folder / f"{product.name}.git"
     url = git.url_of(repository)
     return Origin(
         kind="git",

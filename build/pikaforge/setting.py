@@ -1,0 +1,120 @@
+"""What one call of the tool works on: arguments, files and folders, loaded piece by piece as they are needed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pikaforge.host.job import Engine
+    from pikaforge.model import Series, Spec
+    from pikaforge.pipeline import Pipeline
+    from pikaforge.plan import Cell, Plan
+    from pikaforge.stages.origin import Origin
+    from pikaforge.workshop import Workshop
+
+
+def cwd() -> Path:
+    """The folder that relative arguments mean: setup.sh and nox change it, and say where the user was."""
+    return Path(os.environ.get("PIKAFORGE_CWD") or Path.cwd())
+
+
+class Setting:
+    """What one call of the tool works on, loaded piece by piece as it is needed."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        from pikaforge.workshop import HOME  # noqa: PLC0415
+
+        self.arguments = arguments
+        self.home = HOME
+        self.matrix = cwd() / arguments.matrix if arguments.matrix else HOME / "matrix.yaml"
+        self.out = cwd() / arguments.out if arguments.out else HOME / "out"
+        self.dist = cwd() / arguments.dist if arguments.dist else HOME / "dist"
+        self._spec: Spec | None = None
+
+    @property
+    def base(self) -> Path:
+        """The folder of matrix.yaml, which paths in it are relative to."""
+        return self.matrix.parent
+
+    @property
+    def spec(self) -> Spec:
+        """matrix.yaml."""
+        if self._spec is None:
+            from pikaforge import config  # noqa: PLC0415
+
+            self._spec = config.load(self.matrix)
+        return self._spec
+
+    def series(self) -> Series | None:
+        """The series file that the product names."""
+        from pikaforge import config  # noqa: PLC0415
+
+        path = self.spec.product.patches
+        return None if path is None else config.load_series(self.base / path)
+
+    def cells(self) -> tuple[Cell, ...]:
+        """The selected cells."""
+        from pikaforge.host import hostos  # noqa: PLC0415
+        from pikaforge.plan import Selection, all_cells, select  # noqa: PLC0415
+
+        given = self.arguments
+        if given.verb == "matrix" and not (given.selectors or given.os or given.allocator):
+            return all_cells(self.spec)
+        selection = Selection(
+            selectors=tuple(given.selectors) or (("all",) if given.verb == "matrix" else ()),
+            os=given.os,
+            allocator=given.allocator,
+            host_image=hostos.matching_image(self.spec),
+            engine=getattr(given, "engine", "docker"),
+        )
+        return select(self.spec, selection)
+
+    def plan(self) -> Plan:
+        """The plan for the selected cells."""
+        from pikaforge.plan import expand  # noqa: PLC0415
+
+        return expand(self.spec, self.cells(), engine=self.arguments.engine)
+
+    def engine(self) -> Engine:
+        """The engine that was asked for; not yet verified."""
+        kind: Literal["docker", "host"] = self.arguments.engine
+        if kind == "host":
+            from pikaforge.host.local import HostEngine  # noqa: PLC0415
+
+            return HostEngine(self.out / "work")
+        from pikaforge.host.engine import DockerEngine  # noqa: PLC0415
+
+        return DockerEngine()
+
+    def workshop(self, engine: Engine, *, refresh: bool = False) -> Workshop:
+        """The surroundings of a run."""
+        from pikaforge.host.store import Store  # noqa: PLC0415
+        from pikaforge.lockfile import NAME, Lock  # noqa: PLC0415
+        from pikaforge.workshop import Workshop  # noqa: PLC0415
+
+        given = self.arguments
+        return Workshop(
+            base=self.base,
+            out=self.out,
+            dist=self.dist,
+            engine=engine,
+            store=Store(self.out / "store"),
+            lock=Lock(self.base / NAME, strict=given.locked, refresh=refresh),
+            jobs=getattr(given, "jobs", None) or 0,
+            compiler_cache=not getattr(given, "no_compiler_cache", False),
+        )
+
+    def origin(self) -> Origin:
+        """The source that was asked for."""
+        from pikaforge.stages import origin  # noqa: PLC0415
+
+        return origin.parse(self.spec.product, self.arguments.source, base=self.base, cwd=cwd(), out=self.out)
+
+    def pipeline(self, workshop: Workshop) -> Pipeline:
+        """The pipeline for the product and the source that was asked for."""
+        from pikaforge.pipeline import Pipeline, Request  # noqa: PLC0415
+
+        return Pipeline(workshop, Request(spec=self.spec, origin=self.origin(), series=self.series()))

@@ -1,0 +1,146 @@
+"""Upkeep: pins, patches, images, caches, schemas, and cleaning up. `invoke --list` shows them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from pikaforge import report
+from pikaforge.errors import EXIT_DONE, ConfigError
+from pikaforge.host.engine import DockerEngine
+from pikaforge.host.store import write_atomically
+from pikaforge.plan import TOOLS_NODE, all_cells, expand
+from pikaforge.setting import Setting, cwd
+from pikaforge.stages import origin
+from pikaforge.stages.compile import CACHE
+from pikaforge.verbs.build import status
+from pikaforge.workshop import Workshop
+
+MADE = ("out", "dist", ".pytest_cache", ".mypy_cache", ".ruff_cache")
+"""What `clean` removes of a checkout: an allow-list, because folders named build belong to the source here."""
+
+
+def lock(setting: Setting) -> int:
+    """`lock`: look all inputs up anew and show what changed in sources.lock."""
+    from pikaforge.stages import image  # noqa: PLC0415
+
+    engine = setting.engine()
+    workshop = setting.workshop(engine, refresh=True)
+    for name in setting.arguments.image:
+        if name not in setting.spec.images:
+            raise ConfigError(
+                f"there is no image {name!r}", where="--image", hint=f"known: {', '.join(setting.spec.images)}"
+            )
+        engine.verify()
+        image.identify(name, setting.spec.images[name], workshop=workshop, offline=False)
+    setting.pipeline(workshop).refresh_source()
+    notices = workshop.lock.notices
+    report.show("\n".join(notices) if notices else f"{workshop.lock.path.name}: nothing changed")
+    return EXIT_DONE
+
+
+def patches(setting: Setting) -> int:
+    """`patches`: list the series with its pins, or check that it applies (the source stage alone)."""
+    series = setting.series()
+    if series is None:
+        report.show("the product has no patches")
+        return EXIT_DONE
+    workshop = setting.workshop(setting.engine())
+    if setting.arguments.action == "check":
+        return _check_patches(setting, workshop)
+    pins = workshop.lock.pins("sources", setting.origin().entry)
+    rows = []
+    for entry in series.patches:
+        name = f"pull-{entry.pull}" if entry.pull else f"file {entry.file}" if entry.file else f"quilt {entry.quilt}"
+        pin = pins.get(f"patch {name}", "")
+        rows.append((name, "yes" if entry.enabled else "no", pin[:12] or "-", entry.url or "-", entry.why))
+    report.show(report.table(("PATCH", "ENABLED", "PIN", "URL", "WHY"), rows))
+    return EXIT_DONE
+
+
+def _check_patches(setting: Setting, workshop: Workshop) -> int:
+    engine = workshop.engine
+    engine.verify()
+    engine.sweep()
+    cells = [cell for cell in all_cells(setting.spec) if not cell.problem][:1]
+    whole = expand(setting.spec, cells, engine=engine.kind)
+    nodes = tuple(node for node in whole.nodes if node.stage == "source" or node.id == TOOLS_NODE)
+    done = setting.pipeline(workshop).execute(replace(whole, nodes=nodes), report.Printer())
+    return status(done)
+
+
+def images(setting: Setting) -> int:
+    """`images`: list or remove the images that the tool has made."""
+    engine = _containers(setting)
+    engine.verify()
+    found = engine.owned_images()
+    if setting.arguments.action == "list":
+        rows = [(", ".join(tags) or "(untagged)", report.size(size), id_[7:19]) for id_, tags, size in found]
+        report.show(report.table(("IMAGE", "SIZE", "ID"), rows))
+        return EXIT_DONE
+    for id_, tags, _ in found:
+        for reference in tags or (id_,):
+            engine.remove_image(reference)
+    report.show(f"removed {len(found)} images; the next build makes what it needs anew")
+    return EXIT_DONE
+
+
+def cache(setting: Setting) -> int:
+    """`cache`: show or remove stored results, downloads, git repositories and the compiler cache."""
+    folders = [setting.out / name for name in ("store", "downloads", "git", "sample", CACHE)]
+    if setting.arguments.action == "list":
+        rows = [(report.readable(f, setting.home), report.size(_size(f))) for f in folders if f.is_dir()]
+        report.show(report.table(("FOLDER", "SIZE"), rows))
+        return EXIT_DONE
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    engine = setting.engine()
+    if isinstance(engine, DockerEngine):
+        engine.verify()
+        engine.remove_cache(CACHE)
+    report.show("removed stored results, downloads and the compiler cache; images are kept (invoke images.remove)")
+    return EXIT_DONE
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _containers(setting: Setting) -> DockerEngine:
+    engine = setting.engine()
+    if not isinstance(engine, DockerEngine):
+        raise ConfigError("the host engine has no images", where="--engine host")
+    return engine
+
+
+def sample(setting: Setting) -> int:
+    """`sample`: make the sample's git repositories in a folder, to look at or to clone from."""
+    target = cwd() / setting.arguments.folder
+    origin.make_sample(setting.spec.product, base=setting.base, folder=target)
+    report.show(f"made {report.readable(target, cwd())}: clone {setting.spec.product.name}.git there")
+    return EXIT_DONE
+
+
+def schema(setting: Setting) -> int:
+    """`schema`: write the JSON schemas that editors use."""
+    from pikaforge import config  # noqa: PLC0415
+
+    for name, text in config.schema_texts().items():
+        path = setting.home / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_atomically(path, text)
+            report.show(f"wrote {name}")
+    return EXIT_DONE
+
+
+def clean(setting: Setting) -> int:
+    """`clean`: remove everything that the tool has made in the checkout, and its containers that are left."""
+    for name in MADE:
+        path = setting.home / name
+        if path.exists():
+            shutil.rmtree(path)
+            report.show(f"removed {name}/")
+    for path in (setting.home / "build" / "pikaforge").rglob("__pycache__"):
+        shutil.rmtree(path, ignore_errors=True)
+    return EXIT_DONE
