@@ -13,11 +13,12 @@ from pathlib import Path
 import nox
 
 HERE = Path(__file__).resolve().parent
-nox.options.default_venv_backend = "none"
+nox.options.default_venv_backend = "none"  # see prepare
 nox.options.sessions = ["plan"]
 nox.needs_version = ">=2024.10"
 
 PROJECT = HERE / "pyproject.toml"
+EXIT_HOST = 3
 
 
 def prepare(session: nox.Session, name: str, *extras: str) -> Path:
@@ -35,9 +36,16 @@ def prepare(session: nox.Session, name: str, *extras: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # parallel tests start sessions at the same time
         if not stamp.is_file() or stamp.read_text(encoding="ascii") != wanted:
             project = f"{HERE}[{','.join(extras)}]" if extras else str(HERE)
-            session.run(sys.executable, "-m", "venv", "--clear", str(environment), external=True)
+            session.log(f"making the environment .nox/{name}")
             python = str(environment / "bin" / "python")
-            session.run(python, "-m", "pip", "install", "--quiet", "--editable", project, external=True)
+            for argv in (
+                [sys.executable, "-m", "venv", "--clear", str(environment)],
+                [python, "-m", "pip", "install", "--quiet", "--editable", project],
+            ):
+                if subprocess.run(argv, check=False).returncode != 0:
+                    print(f"error: the Python environment .nox/{name} could not be made", file=sys.stderr)
+                    print("  hint: is a package index reachable? pip's own settings apply (PIP_*)", file=sys.stderr)
+                    sys.exit(EXIT_HOST)
             stamp.write_text(wanted, encoding="ascii")
     return environment / "bin"
 
