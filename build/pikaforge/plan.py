@@ -240,13 +240,16 @@ def _wanted_allocators(spec: Spec, selection: Selection, image: str) -> set[str]
     return {selection.allocator or spec.images[image].allocator}
 
 
+def _fits_options(selection: Selection, triple: tuple[str, str, str]) -> bool:
+    _, image, allocator = triple
+    return selection.os in ("", EVERYTHING, image) and selection.allocator in ("", EVERYTHING, allocator)
+
+
 def _select_one(
     spec: Spec, selection: Selection, selector: str, ids: dict[str, tuple[str, str, str]]
 ) -> list[tuple[str, str, str]]:
     if selector in ids:  # an id says all; options that contradict it select nothing
-        _, image, allocator = triple = ids[selector]
-        same_os = selection.os in ("", EVERYTHING, image)
-        return [triple] if same_os and selection.allocator in ("", EVERYTHING, allocator) else []
+        return [ids[selector]] if _fits_options(selection, ids[selector]) else []
     if selector == EVERYTHING or selector in spec.hardware:
         images = _wanted_images(spec, selection)
         return [
@@ -257,9 +260,7 @@ def _select_one(
     return [
         triple
         for name, triple in ids.items()
-        if fnmatch.fnmatchcase(name, selector)
-        and selection.os in ("", EVERYTHING, triple[1])
-        and selection.allocator in ("", EVERYTHING, triple[2])
+        if fnmatch.fnmatchcase(name, selector) and _fits_options(selection, triple)
     ]
 
 
@@ -271,27 +272,51 @@ def _nothing(
     ids: dict[str, tuple[str, str, str]],
 ) -> ConfigError:
     """Why `selector` names no cell."""
-    excluded = {"-".join(triple): rule for triple, rule in combinations.excluded.items()}
-    if selector in excluded:
-        rule = excluded[selector]
+    matched = [
+        rule
+        for triple, rule in combinations.excluded.items()
+        if (name := "-".join(triple)) == selector
+        or (fnmatch.fnmatchcase(name, selector) and _fits_options(selection, triple))
+    ]
+    if matched:
+        reasons = dict.fromkeys(rule.reason for rule in matched if rule.reason)
         return ConfigError(
-            f"the matrix excludes {selector}" + (f": {rule.reason}" if rule.reason else ""),
+            f"the matrix excludes {selector}" + (f": {'; '.join(reasons)}" if reasons else ""),
             where="matrix.exclude",
             hint="add it under matrix.include, or choose another cell",
         )
-    if selector in spec.hardware or selector in ids or selector == EVERYTHING:
-        wanted = ", ".join(sorted(_wanted_images(spec, selection)))
-        rules = {r.reason for t, r in combinations.excluded.items() if selector in (EVERYTHING, t[0]) and r.reason}
+    if selector in spec.hardware or selector == EVERYTHING:
+        return _nothing_of_model(spec, selection, selector, combinations)
+    if any(fnmatch.fnmatchcase(name, selector) for name in ids):
+        options = (("--os", selection.os), ("--allocator", selection.allocator))
+        given = " and ".join(f"{option} {value}" for option, value in options if value not in ("", EVERYTHING))
         return ConfigError(
-            f"the matrix has no cell {selector} with image {wanted} and allocator "
-            f"{selection.allocator or '(the default)'}",
-            where="matrix",
-            hint="\n".join([*sorted(rules), "see `nox -s matrix -- --format table`"]),
+            f"{selector} and {given} exclude one another",
+            where="SELECTOR",
+            hint="a cell id or glob names image and allocator itself: leave the option out",
         )
     return ConfigError(
         f"no model, cell id or glob matches {selector!r}",
         where="SELECTOR",
         hint=_close(selector, [*spec.hardware, *ids]) or "see `nox -s matrix -- --format table`",
+    )
+
+
+def _nothing_of_model(spec: Spec, selection: Selection, selector: str, combinations: _Combinations) -> ConfigError:
+    images = _wanted_images(spec, selection)
+    reasons = {
+        rule.reason
+        for (model, image, allocator), rule in combinations.excluded.items()
+        if selector in (EVERYTHING, model)
+        and image in images
+        and allocator in _wanted_allocators(spec, selection, image)
+        and rule.reason
+    }
+    return ConfigError(
+        f"the matrix has no cell {selector} with image {', '.join(sorted(images))} and allocator "
+        f"{selection.allocator or '(the default)'}",
+        where="matrix",
+        hint="\n".join([*sorted(reasons), "see `nox -s matrix -- --format table`"]),
     )
 
 
@@ -338,17 +363,21 @@ TOOLS_NODE = f"image:{TOOLS}"
 def github_matrix(cells: Sequence[Cell], *, limit: int = GITHUB_JOB_LIMIT) -> dict[str, list[dict[str, str]]]:
     """The `matrix` of a GitHub Actions job: one entry per compilation, at most `limit` of them.
 
-    Above the limit, compilations of one image share a job, in order, as evenly as whole jobs allow.
+    Above the limit, compilations share jobs: those of one image are neighbours, and no job has more than one
+    compilation more than another.
     """
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         if not cell.problem:
             groups.setdefault(cell.group, []).append(cell)
-    chunks = max(1, -(-len(groups) // limit))
+    jobs = min(len(groups), limit)
     entries: list[dict[str, str]] = []
     members = list(groups.items())
-    for start in range(0, len(members), chunks):
-        part = members[start : start + chunks]
+    if len(members) > limit:
+        order = {image: number for number, image in enumerate(dict.fromkeys(cell.image for cell in cells))}
+        members.sort(key=lambda member: order[member[1][0].image])
+    for number in range(jobs):
+        part = members[number * len(members) // jobs : (number + 1) * len(members) // jobs]
         of = [cell for _, group in part for cell in group]
         entries.append(
             {

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pikaforge import config, model, targets, yamltext
+from pikaforge import config, model, problems, references, targets, yamltext
 from pikaforge.errors import EXIT_CONFIG, ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -579,7 +579,7 @@ def test_references_are_told_together_and_in_the_order_of_the_file() -> None:
 )
 def test_only_so_many_are_shown(change: tuple[str, str], last: str) -> None:
     error = _refusal(change)
-    assert len(error.also) == config.SHOWN_PROBLEMS
+    assert len(error.also) == problems.SHOWN_PROBLEMS
     assert error.also[-1].lines() == [
         f"error: {last}",
         "  where: matrix.yaml",
@@ -604,9 +604,9 @@ def test_cells_with_the_same_id() -> None:
 
 
 def test_too_many_cells() -> None:
-    models = "".join(f"  M{number}: {{cpus: [x86_64]}}\n" for number in range(config.CELL_LIMIT // 4))
+    models = "".join(f"  M{number}: {{cpus: [x86_64]}}\n" for number in range(references.CELL_LIMIT // 4))
     error = _refusal(("  R640:", f"{models}  R640:"))
-    message = f"the matrix has {config.CELL_LIMIT + 8} cells, more than {config.CELL_LIMIT}"
+    message = f"the matrix has {references.CELL_LIMIT + 8} cells, more than {references.CELL_LIMIT}"
     assert _single(error) == (message, "25:1 hardware", "split it")
 
 
@@ -616,8 +616,8 @@ def test_a_regular_expression_too_deep_for_python() -> None:
 
 
 def test_known_microarchitectures() -> None:
-    assert config.known_microarchitectures() == targets.known()
-    assert {"sandybridge", "x86_64_v3"} <= config.known_microarchitectures()
+    assert references.known_microarchitectures() == targets.known()
+    assert {"sandybridge", "x86_64_v3"} <= references.known_microarchitectures()
 
 
 # Series.
@@ -829,7 +829,7 @@ def test_every_pattern_has_words(schema: dict[str, Any]) -> None:
     patterns = {entry["pattern"] for entry in _objects(schema) if isinstance(entry.get("pattern"), str)}
     patterns |= {key for entry in _objects(schema) for key in entry.get("patternProperties", {})}
     assert patterns
-    assert patterns <= config.PATTERN_WORDS.keys()
+    assert patterns <= problems.PATTERN_WORDS.keys()
 
 
 _TYPES: dict[str, tuple[type, ...]] = {

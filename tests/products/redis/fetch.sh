@@ -46,6 +46,11 @@ if intact; then
     exit 0
 fi
 
+# Only what this script made is ever replaced.
+if [ -e "$dest" ] && ! grep -q "  $package\.orig\.tar\.gz\$" "$dest/SHA256SUMS" 2>/dev/null; then
+    rmdir "$dest" 2>/dev/null || fail 1 "$dest holds other files: remove it, or name another folder"
+fi
+
 for tool in apt-get awk sha256sum tar xz; do
     command -v "$tool" >/dev/null 2>&1 || fail 3 "$tool is not installed; this test needs a machine with apt"
 done

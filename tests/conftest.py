@@ -1,0 +1,419 @@
+"""Fixtures for all tests: the tool as a user runs it, a container engine, the sample's repositories, a project.
+
+A test never runs the tool on the checkout's own matrix.yaml, because sources.lock is written beside it: `project` is
+a copy that it may change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT = 900.0
+"""Seconds for one run of the tool; a bootstrap and an image build are among them on a machine without any image."""
+OWNER = "org.pikaforge.owner"
+"""Label of containers: machine-pid-started of the run that made them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A run of the tool that ended."""
+
+    argv: tuple[str, ...]
+    pid: int
+    returncode: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        """Both outputs, one after the other."""
+        return f"{self.stdout}{self.stderr}"
+
+    def lines(self, pattern: str) -> list[str]:
+        """The lines of standard output that match."""
+        return [line for line in self.stdout.splitlines() if re.search(pattern, line)]
+
+
+class Running:
+    """A run of the tool that goes on, in a process group of its own."""
+
+    def __init__(self, argv: tuple[str, ...], env: Mapping[str, str], cwd: Path | None, umask: int) -> None:
+        self.argv = argv
+        self._start = time.monotonic()
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "pikaforge", *argv],
+            env=dict(env),
+            cwd=cwd,
+            umask=umask,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self.pid = self._popen.pid
+        self._changed = threading.Condition()
+        self._text = {"stdout": "", "stderr": ""}
+        self._readers = [
+            threading.Thread(target=self._read, args=(name, getattr(self._popen, name)), daemon=True)
+            for name in self._text
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, name: str, stream: IO[str]) -> None:
+        for line in stream:
+            with self._changed:
+                self._text[name] += line
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+    def wait_for(self, pattern: str, timeout: float = 120.0) -> None:
+        """Wait until a line of standard output matches; fail if the tool ends before."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while not re.search(pattern, self._text["stdout"], re.MULTILINE):
+                left = deadline - time.monotonic()
+                if left <= 0 or not any(reader.is_alive() for reader in self._readers):
+                    pytest.fail(f"no line matches {pattern!r}:\n{self._text['stdout']}{self._text['stderr']}")
+                self._changed.wait(min(left, 0.5))
+
+    def signal(self, number: signal.Signals, *, group: bool = False) -> None:
+        """Send a signal to the tool, or to its group as a terminal does on Ctrl-C."""
+        if group:
+            os.killpg(self.pid, number)
+        else:
+            self._popen.send_signal(number)
+
+    def finish(self, timeout: float = TIMEOUT) -> Done:
+        """Wait for the end; what was printed is shown with a test that fails."""
+        try:
+            status = self._popen.wait(timeout)
+            late = ""
+        except subprocess.TimeoutExpired:
+            self.end()
+            status, late = self._popen.returncode, f", ended after {timeout:g} s"
+        for reader in self._readers:
+            reader.join(10)
+        done = Done(
+            argv=self.argv,
+            pid=self.pid,
+            returncode=status,
+            stdout=self._text["stdout"],
+            stderr=self._text["stderr"],
+            seconds=time.monotonic() - self._start,
+        )
+        shown = f"$ pikaforge {' '.join(self.argv)}\n{done.text}[exit status {status} after {done.seconds:.1f} s{late}]"
+        print(shown)  # noqa: T201  # pytest shows it with a failure
+        if late:
+            pytest.fail(shown)
+        return done
+
+    def end(self) -> None:
+        """End the tool: first so that it can clean up."""
+        with contextlib.suppress(ProcessLookupError):
+            self._popen.terminate()
+            try:
+                self._popen.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.pid, signal.SIGKILL)
+                self._popen.wait()
+
+
+class Tool:
+    """Runs `python -m pikaforge` from this checkout."""
+
+    @staticmethod
+    def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """This process's environment without what setup.sh and nox set, with build/ on the path."""
+        env = {name: value for name, value in os.environ.items() if name != "PIKAFORGE_CWD"}
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "build"), env.get("PYTHONPATH", "")]))
+        return {**env, **(extra or {})}
+
+    @contextmanager
+    def start(
+        self, *args: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, umask: int = -1
+    ) -> Iterator[Running]:
+        """Start the tool; it is ended when the block is left."""
+        running = Running(tuple(map(str, args)), self.environment(env), cwd, umask)
+        try:
+            yield running
+        finally:
+            running.end()
+
+    def __call__(
+        self,
+        *args: str | Path,
+        env: Mapping[str, str] | None = None,
+        check: int | None = None,
+        cwd: Path | None = None,
+        umask: int = -1,
+        timeout: float = TIMEOUT,
+    ) -> Done:
+        """Run the tool to its end.
+
+        Args:
+            args: of the tool.
+            env: on top of this process's.
+            check: the exit status that it must have.
+            cwd: where it runs.
+            umask: with which it runs; -1 is this process's.
+            timeout: seconds after which it is ended and the test fails.
+        """
+        with self.start(*args, env=env, cwd=cwd, umask=umask) as running:
+            done = running.finish(timeout)
+        if check is not None and done.returncode != check:
+            pytest.fail(f"exit status {done.returncode}, not {check}:\n$ pikaforge {' '.join(done.argv)}\n{done.text}")
+        return done
+
+
+@pytest.fixture(scope="session")
+def tool() -> Tool:
+    """The tool as a program."""
+    return Tool()
+
+
+class Engine:
+    """The container engine, as an observer beside the tool."""
+
+    def __init__(self, client: DockerClient) -> None:
+        self.client = client
+
+    @staticmethod
+    def _owned(labels: Mapping[str, str], pid: int) -> bool:
+        return labels.get(OWNER, "").split("-")[1:2] == [str(pid)]
+
+    def containers(self, pid: int) -> list[Container]:
+        """The containers that a run of the tool has at this moment, running or not."""
+        found = self.client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True)
+        return [container for container in found if self._owned(container.labels, pid)]
+
+    def now(self) -> float:
+        """The engine's clock, in seconds; it may be another machine's."""
+        text = str(self.client.info()["SystemTime"])
+        whole, fraction = re.fullmatch(r"([^.]+)(\.\d+)?.*", text).groups()  # type: ignore[union-attr]
+        import calendar
+
+        seconds = calendar.timegm(time.strptime(whole[:19], "%Y-%m-%dT%H:%M:%S"))
+        zone = re.search(r"([+-])(\d\d):(\d\d)$", text)
+        if zone is not None:
+            offset = int(zone.group(2)) * 3600 + int(zone.group(3)) * 60
+            seconds += -offset if zone.group(1) == "+" else offset
+        return seconds + float(fraction or 0)
+
+    def created(self, pid: int, since: float) -> list[str]:
+        """Names of the containers that a run of the tool has created since then, told by the engine's own events."""
+        events = self.client.events(
+            since=f"{since:.9f}",  # type: ignore[arg-type]  # the engine takes fractions
+            until=f"{self.now():.9f}",  # type: ignore[arg-type]
+            filters={"type": "container", "event": "create"},
+            decode=True,
+        )
+        attributes = [event["Actor"]["Attributes"] for event in events]
+        return [str(item["name"]) for item in attributes if self._owned(item, pid)]
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    """A container engine. Without one the test is skipped; with PIKAFORGE_EXPECT_ENGINE=1, as in CI, it fails."""
+    try:
+        import docker
+
+        client = docker.from_env(timeout=120)
+        client.ping()
+    except Exception as error:  # noqa: BLE001  # whatever it is, there is no engine
+        reason = f"no container engine answers: {error}"
+        if os.environ.get("PIKAFORGE_EXPECT_ENGINE") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return Engine(client)
+
+
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this test run share."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@contextmanager
+def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Hold a lock between the workers of this test run."""
+    with path.open("a") as stream:
+        fcntl.flock(stream, kind)
+        yield
+
+
+def _needs_engine(item: pytest.Item) -> bool:
+    return item.get_closest_marker("engine") is not None or "engine" in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Tests marked `serial` have the engine for themselves, all others share it; fixtures of modules included.
+
+    Every start of the tool removes what killed runs left, so a test that leaves something on purpose must be alone.
+    """
+    if not _needs_engine(item):
+        return (yield)
+    kind = fcntl.LOCK_EX if item.get_closest_marker("serial") else fcntl.LOCK_SH
+    folder = ROOT / "out"
+    folder.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        # Who waits for the engine holds the gate, so that those behind cannot overtake for ever.
+        with locked(folder / ".tests-gate"):
+            stack.enter_context(locked(folder / ".tests-turn", kind))
+        return (yield)
+
+
+@pytest.fixture(autouse=True)
+def _engine_where_marked(request: pytest.FixtureRequest) -> None:
+    """The mark `engine` alone is enough to be skipped, or to fail, without one."""
+    if request.node.get_closest_marker("engine") is not None:
+        request.getfixturevalue("engine")
+
+
+@pytest.fixture(scope="session")
+def sample_repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample's repositories as make-repo.sh makes them. Copy them before you change them."""
+    folder = tmp_path_factory.mktemp("sample")
+    make_sample(folder)
+    return folder
+
+
+def make_sample(folder: Path, **env: str) -> None:
+    """Run make-repo.sh."""
+    script = ROOT / "tests" / "sample" / "make-repo.sh"
+    done = subprocess.run(
+        ["sh", str(script), str(folder)],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+class Project:
+    """A matrix.yaml with what it names, in a folder of its own; results and packages stay beside it."""
+
+    def __init__(self, top: Path, tool: Tool) -> None:
+        self.folder = top / "project"
+        self.out = top / "out"
+        self.dist = top / "dist"
+        self.tool = tool
+        for name in ("patches", "docker/guest/recipes", "tests/sample"):
+            shutil.copytree(ROOT / name, self.folder / name)
+        shutil.copy(ROOT / "matrix.yaml", self.matrix)
+
+    @property
+    def matrix(self) -> Path:
+        """matrix.yaml."""
+        return self.folder / "matrix.yaml"
+
+    @property
+    def recipe(self) -> Path:
+        """The product's recipe."""
+        return self.folder / "docker/guest/recipes/pika.sh"
+
+    def change(self, edit: Callable[[dict[str, Any]], object]) -> None:
+        """Change matrix.yaml: `edit` gets its content."""
+        content = yaml.safe_load(self.matrix.read_text(encoding="utf-8"))
+        edit(content)
+        self.matrix.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+    def series(self, *entries: Mapping[str, Any]) -> Path:
+        """Write the series anew; the folder in which it is, for `file` and `quilt` entries."""
+        path = self.folder / "patches/v3.4.0/series.yaml"
+        path.write_text(yaml.safe_dump({"patches": [dict(entry) for entry in entries]}), encoding="utf-8")
+        return path.parent
+
+    @staticmethod
+    def pull(number: int, base: str = "http://127.0.0.1:9") -> dict[str, Any]:
+        """An entry for a pull request; without a server of the test's own, its URL answers nobody."""
+        return {"pull": number, "url": f"{base}/{number}.patch"}
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Options that keep a run inside this project."""
+        return ("--matrix", str(self.matrix), "--out", str(self.out), "--dist", str(self.dist))
+
+    def arguments(
+        self, verb: str, *args: str | Path, source: str | Path = "sample", image: str = "debian12"
+    ) -> list[str]:
+        """The command line of a run in this project."""
+        chosen = ["--source", str(source)] if source else []
+        system = ["--os", image] if image and verb in ("build", "plan") else []
+        return [verb, *map(str, args), *chosen, *system, *self.places]
+
+    def build(
+        self,
+        *args: str | Path,
+        source: str | Path = "sample",
+        image: str = "debian12",
+        check: int | None = None,
+        **options: Any,
+    ) -> Done:
+        """Run `build`; options are those of the tool fixture."""
+        return self.tool(*self.arguments("build", *args, source=source, image=image), check=check, **options)
+
+    def plan(self, *args: str | Path, source: str | Path = "sample", image: str = "debian12") -> dict[str, Any]:
+        """Run `plan --json`."""
+        done = self.tool(*self.arguments("plan", "--json", *args, source=source, image=image), check=0)
+        plan: dict[str, Any] = json.loads(done.stdout)
+        return plan
+
+    @property
+    def lock_path(self) -> Path:
+        """sources.lock."""
+        return self.folder / "sources.lock"
+
+    def pins(self, section: str) -> dict[str, dict[str, str]]:
+        """A section of sources.lock."""
+        pins: dict[str, dict[str, str]] = json.loads(self.lock_path.read_text(encoding="utf-8"))[section]
+        return pins
+
+    def package(self, model: str = "R620", image: str = "debian12") -> Path:
+        """The package of a model."""
+        return self.dist / image / f"pika-v3.4.0-{model}.tar.gz"
+
+    def stored(self, stage: str) -> dict[str, dict[str, Any]]:
+        """What the store has of a stage: records by key."""
+        records = sorted((self.out / "store" / stage).glob("*/result.json"))
+        return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in records}
+
+    def half_done(self) -> list[Path]:
+        """Results in the making and work folders; there are none unless something runs."""
+        return [*(self.out / "store").glob(".new-*"), *(self.out / "work").glob("*")]
+
+
+@pytest.fixture
+def project(tmp_path: Path, tool: Tool) -> Project:
+    """A copy of the checkout's matrix.yaml, patches, recipes and sample, which the test may change."""
+    return Project(tmp_path, tool)

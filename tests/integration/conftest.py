@@ -1,0 +1,229 @@
+"""Fixtures for tests with a real engine: a finished build to start from, a tiny product, and servers of files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Engine, Project, Tool
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ("image", "source", "compile", "smoke", "package")
+
+IDENTITY = {
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_SYSTEM": "/dev/null",
+    "GIT_AUTHOR_NAME": "Test",
+    "GIT_AUTHOR_EMAIL": "test@sample.invalid",
+    "GIT_COMMITTER_NAME": "Test",
+    "GIT_COMMITTER_EMAIL": "test@sample.invalid",
+}
+
+TINY_SOURCE = r"""
+#include <arpa/inet.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void stop(int number) { (void)number; _exit(0); }
+
+int main(int argc, char** argv) {
+  char line[200], request[4096];
+  int port = 0, on = 1;
+  if (argc == 2 && strcmp(argv[1], "-v") == 0) { puts("pika_version: 3.4.0"); return 0; }
+  FILE* conf = argc == 3 ? fopen(argv[2], "r") : NULL;
+  if (conf == NULL) return 1;
+  while (fgets(line, sizeof line, conf)) sscanf(line, "port : %d", &port);
+  fclose(conf);
+  signal(SIGTERM, stop);
+  int listener = socket(AF_INET, SOCK_STREAM, 0);
+  setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port)};
+  if (bind(listener, (struct sockaddr*)&at, sizeof at) || listen(listener, 16)) { perror("bind"); return 1; }
+  printf("tiny serves port %d\n", port);
+  fflush(stdout);
+  for (;;) {
+    int client = accept(listener, NULL, NULL);
+    while (read(client, request, sizeof request) > 0) {
+      ANSWER
+    }
+    close(client);
+  }
+}
+"""
+"""A server that answers every request alike; ANSWER says how."""
+PONG = 'if (write(client, "+PONG\\r\\n", 7) != 7) break;'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warm:
+    """A finished build of R620 from the sample, in the checkout's own out/."""
+
+    store: Path
+    keys: Mapping[str, list[str]]
+    """By stage."""
+    identities: Mapping[str, str]
+    """By stage, but for images."""
+    pins: Mapping[str, Any]
+    """The images section of sources.lock."""
+
+
+@pytest.fixture(scope="session")
+def warm(engine: Engine, tool: Tool, tmp_path_factory: pytest.TempPathFactory) -> Warm:
+    """Made once for all workers; what is in out/ of earlier test runs is taken, so only the first one is slow."""
+    from conftest import Project, locked, shared_folder
+
+    shared = shared_folder(tmp_path_factory)
+    record = shared / "warm.json"
+    with locked(shared / "warm.lock"):
+        if not record.exists():
+            (shared / "warm").mkdir()
+            project = Project(shared / "warm", tool)
+            project.out = ROOT / "out"
+            project.build("R620", check=0)
+            nodes = project.plan("R620")["nodes"]
+            keys: dict[str, list[str]] = {stage: [n["key"] for n in nodes if n["stage"] == stage] for stage in STAGES}
+            stored = {s: json.loads((project.out / "store" / s / keys[s][0] / "result.json").read_text()) for s in STAGES}
+            identities = {stage: entry["identity"] for stage, entry in stored.items()}
+            made = {"keys": keys, "pins": project.pins("images"), "identities": identities}
+            record.write_text(json.dumps(made), encoding="utf-8")
+    made = json.loads(record.read_text(encoding="utf-8"))
+    return Warm(store=ROOT / "out" / "store", keys=made["keys"], identities=made["identities"], pins=made["pins"])
+
+
+@dataclass(slots=True)
+class Ready:
+    """A project whose images are there already, so that a run begins with the source."""
+
+    project: Project
+    warm: Warm
+
+    def take(self, *stages: str) -> None:
+        """Results of the finished build, too; entries are never written to, so links to them do."""
+        for stage in stages:
+            for key in self.warm.keys[stage]:
+                entry = self.project.out / "store" / stage / key
+                entry.mkdir(parents=True)
+                for path in (self.warm.store / stage / key).iterdir():
+                    try:
+                        (entry / path.name).hardlink_to(path)
+                    except OSError:  # another file system
+                        (entry / path.name).write_bytes(path.read_bytes())
+
+
+@pytest.fixture
+def ready(project: Project, warm: Warm) -> Project:
+    """A project with the images of the finished build."""
+    Ready(project, warm).take("image")
+    lock = {"version": 1, "sources": {}, "images": warm.pins}
+    project.lock_path.write_text(json.dumps(lock), encoding="utf-8")
+    return project
+
+
+@pytest.fixture
+def take(ready: Project, warm: Warm) -> Callable[..., None]:
+    """Take results of further stages over into the project: `take("compile", "smoke")`."""
+    return Ready(ready, warm).take
+
+
+def shrink(project: Project, *, answer: str = PONG, prologue: str = "") -> None:
+    """Make the product one C file with one check, for tests of what is around it."""
+    project.recipe.write_text(
+        f"#!/bin/sh\nset -eu\n{prologue}\n"
+        'mkdir -p "$OUT/bin" "$OUT/conf"\n'
+        "cat >tiny.c <<'END'\n" + TINY_SOURCE.replace("ANSWER", answer) + "END\n"
+        'gcc -O1 -g -o "$OUT/bin/pika" tiny.c\n'
+        'printf "port : 9221\\n" >"$OUT/conf/pika.conf"\n',
+        encoding="utf-8",
+    )
+
+    def few_checks(matrix: dict[str, Any]) -> None:
+        matrix["product"]["smoke"] = [{"check": "ping", "steps": [{"send": ["PING"], "expect": "PONG"}]}]
+
+    project.change(few_checks)
+
+
+@pytest.fixture
+def tiny(ready: Project) -> Callable[..., Project]:
+    """Make a project's product tiny: `tiny(answer=C statement, prologue=lines of the recipe)`."""
+
+    def make(**options: str) -> Project:
+        shrink(ready, **options)
+        return ready
+
+    return make
+
+
+class Git:
+    """git without this machine's configuration."""
+
+    def __call__(self, *args: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+        """Run git; its output, without the line's end."""
+        argv = ["git", "-c", "protocol.file.allow=always", *map(str, args)]
+        done = subprocess.run(
+            argv,
+            cwd=cwd,
+            env={**os.environ, **IDENTITY, **(env or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{argv}: {done.stderr}"
+        return done.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def git() -> Git:
+    """git, to prepare repositories with."""
+    return Git()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def __init__(self, *args: Any, seen: list[str], **options: Any) -> None:
+        self._seen = seen
+        super().__init__(*args, **options)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        self._seen.append(format % args)
+
+
+@dataclass(slots=True)
+class Web:
+    """A folder behind HTTP on this machine's loopback interface."""
+
+    folder: Path
+    url: str
+    seen: list[str] = field(default_factory=list)
+    """Requests with their answers' status."""
+
+
+@pytest.fixture
+def web() -> Iterator[Callable[[Path], Web]]:
+    """Serve a folder: `web(folder).url`."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def serve(folder: Path) -> Web:
+        seen: list[str] = []
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder), seen=seen))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return Web(folder=folder, url=f"http://127.0.0.1:{server.server_address[1]}", seen=seen)
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,194 @@
+"""Somebody else's tree through the whole pipeline: Debian's source package of redis, with its patches, two targets.
+
+Only tests/products/redis says what redis is: configuration, a recipe, and a script that fetches the package with
+apt's source client. Packages are compared byte for byte elsewhere; here it is shown that nothing but that folder is
+needed, and that it was redis with Debian's patches that was built, checked and packed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PRODUCT = REPOSITORY / "tests" / "products" / "redis"
+DOWNLOAD = PRODUCT / "download"
+MODELS = ("R620", "R630")
+NO_WAY_TO_FETCH = 3
+"""Exit status of fetch.sh where apt cannot fetch."""
+
+# One worker, so that the trees are compiled once.
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("redis")]
+
+
+def fetch(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run fetch.sh; the caller judges its exit status."""
+    return subprocess.run(
+        ["sh", str(PRODUCT / "fetch.sh"), str(target)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """A finished run: what it printed, and how to have another one like it."""
+
+    matrix: Path
+    out: Path
+    dist: Path
+    output: str
+
+    def package(self, model: str) -> Path:
+        return self.dist / "debian12" / f"redis-7.0.15-{model}.tar.gz"
+
+
+def run_tool(matrix: Path, out: Path, dist: Path) -> str:
+    """Build both models; what the tool printed."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pikaforge", "build", *MODELS, "--os", "debian12"),
+            *("--matrix", str(matrix), "--out", str(out), "--dist", str(dist)),
+        ],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "build")},
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=3600,
+    )
+    if done.returncode != 0:
+        pytest.fail(f"pikaforge ended with {done.returncode}:\n{done.stdout}", pytrace=False)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def package() -> Path:
+    """Debian's source package."""
+    done = fetch(DOWNLOAD)
+    if done.returncode == NO_WAY_TO_FETCH:
+        pytest.skip(f"Debian's source package cannot be fetched here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return DOWNLOAD
+
+
+@pytest.fixture(scope="module")
+def build(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Both models built, from a copy of the product's folder: the tool writes its sources.lock there."""
+    folder = tmp_path_factory.mktemp("redis")
+    shutil.copytree(PRODUCT, folder / "product", ignore=shutil.ignore_patterns("sources.lock", "download.*"))
+    assert (folder / "product" / package.name).is_dir()
+    matrix = folder / "product" / "matrix.yaml"
+    # Images and compiled trees are found again there by key, so a second test run compiles nothing.
+    out = Path(os.environ.get("PIKAFORGE_TEST_OUT") or REPOSITORY / "out")
+    dist = folder / "dist"
+    return Build(matrix=matrix, out=out, dist=dist, output=run_tool(matrix, out, dist))
+
+
+def contents(archive: Path) -> dict[str, bytes]:
+    """The regular files of a package, by name."""
+    found: dict[str, bytes] = {}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            stream = tar.extractfile(member) if member.isreg() else None
+            if stream is not None:
+                found[member.name] = stream.read()
+    return found
+
+
+def manifest(archive: Path) -> Any:
+    return json.loads(contents(archive)["redis/manifest.json"])
+
+
+def test_each_target_gets_its_own_server(build: Build) -> None:
+    servers = {sha256(contents(build.package(model))["redis/bin/redis-server"]).hexdigest() for model in MODELS}
+    assert len(servers) == len(MODELS), build.output
+    described = [manifest(build.package(model)) for model in MODELS]
+    assert [d["product"] for d in described] == ["redis", "redis"]
+    assert [d["target"] for d in described] == ["sandybridge", "haswell"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_patches_of_the_package_are_applied_in_their_order(build: Build, package: Path, model: str) -> None:
+    lines = (package / "patches" / "series").read_text(encoding="utf-8").splitlines()
+    names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    assert len(names) > 10
+    applied = [(patch["name"], patch["sha256"]) for patch in manifest(build.package(model))["source"]["patches"]]
+    assert [name for name, _ in applied] == [f"quilt {name}" for name in names]
+    assert [digest for _, digest in applied] == [
+        sha256((package / "patches" / name).read_bytes()).hexdigest() for name in names
+    ]
+    # What the first of them does, in what was packed.
+    conf = contents(build.package(model))["redis/conf/redis.conf"].decode()
+    assert "\npidfile /run/redis/redis-server.pid\n" in conf
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_check_was_made(build: Build, model: str) -> None:
+    checks = [entry["check"] for entry in yaml.safe_load(build.matrix.read_text(encoding="utf-8"))["product"]["smoke"]]
+    assert {"string", "hash", "list", "set", "zset", "expiry", "lua", "snapshot"} <= set(checks)
+    made = manifest(build.package(model))["checks"]
+    assert [name for name in made if name in checks] == checks
+    assert {"version", "start", "stop"} <= set(made)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_nothing_in_the_package_is_of_another_product(build: Build, model: str) -> None:
+    for name, data in contents(build.package(model)).items():
+        assert not re.search(rb"pika(?!forge)", name.encode() + b"\n" + data, re.IGNORECASE), name
+
+
+def test_a_second_run_has_nothing_to_do(build: Build) -> None:
+    before = {model: build.package(model).stat().st_mtime_ns for model in MODELS}
+    output = run_tool(build.matrix, build.out, build.dist)
+    assert "everything is up to date" in output
+    assert " ..." not in output, output
+    assert {model: build.package(model).stat().st_mtime_ns for model in MODELS} == before
+
+
+def test_what_was_fetched_is_not_fetched_again(package: Path) -> None:
+    before = (package.stat().st_ino, package.stat().st_mtime_ns)
+    # Without a way to the network, to be sure.
+    done = fetch(package, http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    assert "redis.orig.tar.gz" in done.stdout
+    assert (package.stat().st_ino, package.stat().st_mtime_ns) == before
+
+
+def test_no_way_to_the_network_is_said(tmp_path: Path) -> None:
+    if shutil.which("apt-get") is None:
+        pytest.skip("apt is not installed here")
+    config = tmp_path / "apt.conf"
+    config.write_text('Acquire::http::Proxy "http://127.0.0.1:9";\nAcquire::https::Proxy "http://127.0.0.1:9";\n')
+    done = fetch(tmp_path / "download", APT_CONFIG=str(config))
+    assert done.returncode == NO_WAY_TO_FETCH, done.stdout + done.stderr
+    assert "fetch.sh: " in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["apt.conf"], "it leaves nothing behind"
+
+
+def test_a_damaged_download_is_replaced(package: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "download"
+    shutil.copytree(package, copy)
+    (copy / "redis.orig.tar.gz").write_bytes(b"half of it")
+    done = fetch(copy)
+    if done.returncode == NO_WAY_TO_FETCH:
+        pytest.skip(f"Debian's source package cannot be fetched here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in copy.iterdir()} == {path.name for path in package.iterdir()}
+    assert (copy / "redis.orig.tar.gz").read_bytes()[:2] == b"\x1f\x8b"

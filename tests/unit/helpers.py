@@ -1,0 +1,227 @@
+"""What unit tests are made of: small specifications, an engine that only records, and a workshop around it."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+
+from pikaforge import config
+from pikaforge.errors import ForgeError
+from pikaforge.host.job import Input, Job, JobResult, RunningServer, ServerJob
+from pikaforge.host.store import Store
+from pikaforge.lockfile import Lock
+from pikaforge.model import Spec
+from pikaforge.plan import Cell, all_cells
+from pikaforge.workshop import GUEST, Workshop
+
+ROOT = Path(__file__).resolve().parents[2]
+
+GUEST_SCRIPTS = (
+    "run.sh", "source.sh", "submodules.sh", "compile.sh", "bundle.sh", "cc", "package.sh", "packages.sh", "specs.sh",
+)  # fmt: skip
+
+BASE: dict[str, Any] = {
+    "product": {
+        "name": "demo",
+        "version": "v1.0",
+        "source": {"git": "https://example.org/demo.git", "tag": "v1.0"},
+        "recipe": "recipe.sh",
+        "binaries": ["bin/demo"],
+        "files": ["conf/demo.conf"],
+        "packages": {"debian": {"build": ["zlib1g-dev"], "runtime": ["rsync"]}},
+        "server": {
+            "command": ["bin/demo", "-c", "{conf}"],
+            "port": 7000,
+            "conf": {
+                "path": "conf/demo.conf",
+                "line": "{key} : {value}",
+                "settings": {"port": "{port}", "dir": "{data}/db/"},
+            },
+            "version": {"command": ["bin/demo", "-v"], "match": "demo 1"},
+        },
+        "smoke": [{"check": "ping", "steps": [{"send": ["PING"], "expect": "PONG"}]}],
+    },
+    "hardware": {
+        "R620": {"cpus": ["sandybridge", "ivybridge"]},
+        "R720": {"cpus": ["sandybridge", "ivybridge"]},
+        "R640": {"cpus": ["skylake_avx512", "cascadelake"]},
+    },
+    "images": {
+        "el7": {"family": "el7", "os": {"id": "centos", "version": "7"}, "base": "centos:7", "gcc": "4.8.5"},
+        "debian12": {
+            "family": "debian",
+            "os": {"id": "debian", "version": "12"},
+            "base": "debian:bookworm-slim",
+            "bootstrap": "bookworm",
+            "gcc": "12.2",
+        },
+    },
+    "allocators": {"none": {"kind": "none"}, "system": {"kind": "system"}},
+    "defaults": {"image": "debian12", "tools": "debian12", "base_libraries": ["libc.so.*"]},
+}
+
+
+class Forbidden(AssertionError):
+    """Something left the process that a unit test may not leave."""
+
+
+def make_spec(**changes: Any) -> Spec:
+    """A small specification; each argument replaces a value, `__` stepping into it: `images__el7__fallback=…`."""
+    data = deepcopy(BASE)
+    for path, value in changes.items():
+        *folders, last = path.split("__")
+        part = data
+        for name in folders:
+            part = part.setdefault(name, {})
+        part[last] = value
+    return config.parse(yaml.safe_dump(data, sort_keys=False), file="matrix.yaml")
+
+
+def the_cell(spec: Spec, cell_id: str) -> Cell:
+    """The cell of this id."""
+    return next(cell for cell in all_cells(spec) if cell.id == cell_id)
+
+
+def refusal(error: pytest.ExceptionInfo[ForgeError]) -> tuple[str, str, str]:
+    """What the user reads: message, where, hint."""
+    return error.value.message, error.value.where, error.value.hint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How the fake engine ends a job."""
+
+    status: int = 0
+    outputs: Mapping[str, bytes] = field(default_factory=dict)
+    log: str = ""
+    timed_out: bool = False
+
+
+@dataclass
+class FakeServer:
+    """A server whose address is what the test says, and which ends as it says."""
+
+    root: str = "/forge"
+    statuses: list[int | None] = field(default_factory=list)
+    """What `wait` returns, one a call; then None for ever."""
+    signals: list[str] = field(default_factory=list)
+
+    def address(self) -> tuple[str, int]:
+        return "server.invalid", 7000
+
+    def wait(self, timeout: float) -> int | None:
+        return self.statuses.pop(0) if self.statuses else None
+
+    def signal(self, name: str) -> None:
+        self.signals.append(name)
+
+    def log_text(self) -> str:
+        return ""
+
+
+class FakeEngine:
+    """An `Engine` that runs nothing: it records what was asked, and gives what `endings` says.
+
+    `endings` maps the start of a job's label to how it ends, or to a function of the job; the longest start counts.
+    """
+
+    kind: Literal["docker", "host"] = "docker"
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.served: list[ServerJob] = []
+        self.endings: dict[str, Ending | Callable[[Job], Ending]] = {}
+        self.server = FakeServer()
+        self.aborted = 0
+        self.verified = 0
+
+    def verify(self) -> None:
+        self.verified += 1
+
+    def root(self, label: str) -> str:
+        return "/forge"
+
+    def cores(self) -> int:
+        return 3
+
+    def run(self, job: Job, into: Path) -> JobResult:
+        self.jobs.append(job)
+        found = [start for start in self.endings if job.label.startswith(start)]
+        if not found:
+            raise AssertionError(f"no test has said how the job {job.label} ends")
+        ending = self.endings[max(found, key=len)]
+        if not isinstance(ending, Ending):
+            ending = ending(job)
+        with job.log.open("a", encoding="utf-8") as log:
+            log.write(ending.log)
+        if ending.status or ending.timed_out:
+            return JobResult(status=ending.status, timed_out=ending.timed_out)
+        outputs = {}
+        for path in job.outputs:
+            target = into / Path(path).name
+            target.write_bytes(ending.outputs[path])
+            outputs[path] = target
+        return JobResult(status=0, outputs=outputs)
+
+    @contextmanager
+    def serve(self, job: ServerJob) -> Iterator[RunningServer]:
+        self.served.append(job)
+        yield self.server
+
+    def sweep(self) -> int:
+        return 0
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+
+def make_workshop(folder: Path, engine: FakeEngine, *, strict: bool = False) -> Workshop:
+    """A workshop whose checkout, results and packages are all below `folder`."""
+    home = folder / "home"
+    if not home.exists():
+        (home / GUEST).mkdir(parents=True)
+        for name in GUEST_SCRIPTS:
+            (home / GUEST / name).write_text(f"# {name}\n")
+        (folder / "recipe.sh").write_text("make\n")
+    return Workshop(
+        base=folder,
+        out=folder / "out",
+        dist=folder / "dist",
+        engine=engine,
+        store=Store(folder / "out" / "store"),
+        lock=Lock(folder / "sources.lock", strict=strict),
+        jobs=2,
+        home=home,
+    )
+
+
+def members(item: Input) -> dict[str, tuple[int, bytes]]:
+    """Mode and content of each file of an input, by its path below the root."""
+    stream = io.BytesIO(item.archive if isinstance(item.archive, bytes) else item.archive.read_bytes())
+    found: dict[str, tuple[int, bytes]] = {}
+    with tarfile.open(fileobj=stream) as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            if content is not None:
+                found[f"{item.folder}/{member.name}".lstrip("/")] = (member.mode, content.read())
+    return found
+
+
+def tar_of(contents: Mapping[str, str]) -> bytes:
+    """A tar archive as the guests make them: every name begins with `./`."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, text in contents.items():
+            info = tarfile.TarInfo(f"./{name}")
+            info.size = len(text.encode())
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return buffer.getvalue()

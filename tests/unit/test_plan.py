@@ -1,0 +1,477 @@
+"""From a selection to cells and nodes."""
+
+from __future__ import annotations
+
+import difflib
+import gc
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.helpers import ROOT, make_spec, refusal, the_cell
+
+from pikaforge import config, report
+from pikaforge.errors import ConfigError
+from pikaforge.model import Spec
+from pikaforge.pipeline import View
+from pikaforge.plan import (
+    GITHUB_JOB_LIMIT,
+    STAGES,
+    TOOLS_NODE,
+    Cell,
+    Selection,
+    all_cells,
+    expand,
+    github_matrix,
+    select,
+)
+
+GOLDEN = Path(__file__).with_name("golden") / "plan-R620-R720.json"
+SEE_TABLE = "see `nox -s matrix -- --format table`"
+NEAREST = "gcc 4.8.5 cannot produce code for skylake_avx512"
+
+
+def _ids(spec: Spec, *selectors: str, **options: Any) -> list[str]:
+    return [cell.id for cell in select(spec, Selection(selectors=selectors, **options))]
+
+
+def _refused(spec: Spec, *selectors: str, **options: Any) -> tuple[str, str, str]:
+    with pytest.raises(ConfigError) as caught:
+        select(spec, Selection(selectors=selectors, **options))
+    return refusal(caught)
+
+
+# ---- selecting
+
+
+@pytest.mark.parametrize(
+    ("selectors", "options", "ids"),
+    [
+        # Without --os: the machine's image, else the default; without --allocator: the image's own default.
+        (["R620"], {}, ["R620-debian12-none"]),
+        (["R620"], {"host_image": "el7"}, ["R620-el7-none"]),
+        (["R620"], {"host_image": "el7", "os": "debian12"}, ["R620-debian12-none"]),
+        (["R620"], {"os": "all"}, ["R620-el7-none", "R620-debian12-none"]),
+        (["R620"], {"allocator": "system"}, ["R620-debian12-system"]),
+        (["R620"], {"allocator": "all"}, ["R620-debian12-none", "R620-debian12-system"]),
+        (
+            ["R620"],
+            {"os": "all", "allocator": "all"},
+            ["R620-el7-none", "R620-el7-system", "R620-debian12-none", "R620-debian12-system"],
+        ),
+        (["all"], {}, ["R620-debian12-none", "R720-debian12-none", "R640-debian12-none"]),
+        (["all"], {"os": "el7"}, ["R620-el7-none", "R720-el7-none", "R640-el7-none"]),
+        # An id says all; options may repeat it.
+        (["R620-el7-system"], {}, ["R620-el7-system"]),
+        (["R620-el7-system"], {"host_image": "debian12"}, ["R620-el7-system"]),
+        (["R620-el7-system"], {"os": "el7", "allocator": "system"}, ["R620-el7-system"]),
+        (["R620-el7-system"], {"os": "all", "allocator": "all"}, ["R620-el7-system"]),
+        # A glob is over ids; options narrow it.
+        (["R?20-el7-*"], {}, ["R620-el7-none", "R620-el7-system", "R720-el7-none", "R720-el7-system"]),
+        (["R620-*"], {"allocator": "none"}, ["R620-el7-none", "R620-debian12-none"]),
+        (["*-system"], {"os": "el7"}, ["R620-el7-system", "R720-el7-system", "R640-el7-system"]),
+        (["R[67]20-el7-none"], {}, ["R620-el7-none", "R720-el7-none"]),
+        # Several selectors: the matrix's order, once each.
+        (["R640", "R620"], {}, ["R620-debian12-none", "R640-debian12-none"]),
+        (
+            ["R620-debian12-none", "R6*-debian12-none", "R620", "all"],
+            {},
+            ["R620-debian12-none", "R720-debian12-none", "R640-debian12-none"],
+        ),
+    ],
+)
+def test_selection(selectors: list[str], options: dict[str, str], ids: list[str]) -> None:
+    assert _ids(make_spec(), *selectors, **options) == ids
+
+
+def test_an_image_may_have_an_allocator_of_its_own_as_default() -> None:
+    spec = make_spec(images__el7__allocator="system")
+    assert _ids(spec, "R620", os="all") == ["R620-el7-system", "R620-debian12-none"]
+
+
+@pytest.mark.parametrize(
+    ("selectors", "options", "error"),
+    [
+        (
+            [],
+            {},
+            (
+                "nothing is selected",
+                "",
+                "name a model, a cell id, a glob over ids or `all`: `nox -s build -- R620`",
+            ),
+        ),
+        (
+            ["R62O"],
+            {},
+            ("no model, cell id or glob matches 'R62O'", "SELECTOR", "did you mean R620 or R640 or R720?"),
+        ),
+        (
+            ["R620-debian11-none"],
+            {},
+            (
+                "no model, cell id or glob matches 'R620-debian11-none'",
+                "SELECTOR",
+                "did you mean R620-debian12-none or R720-debian12-none or R640-debian12-none?",
+            ),
+        ),
+        (["Z*"], {}, ("no model, cell id or glob matches 'Z*'", "SELECTOR", SEE_TABLE)),
+        (["r620"], {}, ("no model, cell id or glob matches 'r620'", "SELECTOR", "did you mean R620 or R720 or R640?")),
+        (["R620", ""], {}, ("no model, cell id or glob matches ''", "SELECTOR", SEE_TABLE)),
+        (["R620"], {"os": "debain12"}, ("there is no image 'debain12'", "--os", "did you mean debian12?")),
+        (["R620"], {"os": "beos"}, ("there is no image 'beos'", "--os", "known: el7, debian12")),
+        (
+            ["R620"],
+            {"allocator": "jemalloc"},
+            ("there is no allocator 'jemalloc'", "--allocator", "known: none, system"),
+        ),
+        (
+            ["R620-el7-none"],
+            {"os": "debian12"},
+            (
+                "R620-el7-none and --os debian12 exclude one another",
+                "SELECTOR",
+                "a cell id or glob names image and allocator itself: leave the option out",
+            ),
+        ),
+        (
+            ["R620-el7-none"],
+            {"os": "el7", "allocator": "system"},
+            (
+                "R620-el7-none and --os el7 and --allocator system exclude one another",
+                "SELECTOR",
+                "a cell id or glob names image and allocator itself: leave the option out",
+            ),
+        ),
+        (
+            ["R6*-el7-*"],
+            {"os": "debian12", "allocator": "all"},
+            (
+                "R6*-el7-* and --os debian12 exclude one another",
+                "SELECTOR",
+                "a cell id or glob names image and allocator itself: leave the option out",
+            ),
+        ),
+    ],
+)
+def test_a_selection_that_makes_no_sense(
+    selectors: list[str], options: dict[str, str], error: tuple[str, str, str]
+) -> None:
+    assert _refused(make_spec(), *selectors, **options) == error
+
+
+EXCLUDED = {
+    "matrix__exclude": [
+        {"image": "el7", "allocator": "system", "reason": "it aborts there"},
+        {"model": "R640", "image": "el7"},
+    ]
+}
+ADD_IT = "add it under matrix.include, or choose another cell"
+
+
+@pytest.mark.parametrize(
+    ("selector", "options", "error"),
+    [
+        ("R620-el7-system", {}, ("the matrix excludes R620-el7-system: it aborts there", "matrix.exclude", ADD_IT)),
+        ("R640-el7-none", {}, ("the matrix excludes R640-el7-none", "matrix.exclude", ADD_IT)),
+        ("R640-el7-none", {"os": "debian12"}, ("the matrix excludes R640-el7-none", "matrix.exclude", ADD_IT)),
+        ("*-el7-system", {}, ("the matrix excludes *-el7-system: it aborts there", "matrix.exclude", ADD_IT)),
+        ("*-system", {"os": "el7"}, ("the matrix excludes *-system: it aborts there", "matrix.exclude", ADD_IT)),
+        (
+            "R620",
+            {"os": "el7", "allocator": "system"},
+            (
+                "the matrix has no cell R620 with image el7 and allocator system",
+                "matrix",
+                f"it aborts there\n{SEE_TABLE}",
+            ),
+        ),
+        (
+            "all",
+            {"os": "el7", "allocator": "system"},
+            (
+                "the matrix has no cell all with image el7 and allocator system",
+                "matrix",
+                f"it aborts there\n{SEE_TABLE}",
+            ),
+        ),
+        # A reason that has nothing to do with what was asked for is not told.
+        (
+            "R640",
+            {"os": "el7"},
+            ("the matrix has no cell R640 with image el7 and allocator (the default)", "matrix", SEE_TABLE),
+        ),
+    ],
+)
+def test_what_the_matrix_excludes_is_refused_with_the_reason(
+    selector: str, options: dict[str, str], error: tuple[str, str, str]
+) -> None:
+    assert _refused(make_spec(**EXCLUDED), selector, **options) == error
+
+
+def test_an_exclusion_elsewhere_is_not_the_reason() -> None:
+    spec = make_spec(**EXCLUDED)
+    assert _refused(spec, "R640-el7-*", os="debian12") == (
+        "no model, cell id or glob matches 'R640-el7-*'",
+        "SELECTOR",
+        "did you mean R640-debian12-none?",
+    )
+    assert _refused(spec, "R620-el7-*", os="debian12")[0] == "R620-el7-* and --os debian12 exclude one another"
+
+
+def test_exclude_rules_take_cells_away_and_include_rules_give_them_back() -> None:
+    spec = make_spec(
+        matrix__axes={"model": ["R620"], "image": ["debian12"]},
+        matrix__exclude=[{"allocator": "system"}],
+        matrix__include=[{"model": "R640", "image": "el?", "allocator": "none"}, {"model": "R620", "image": "el7"}],
+    )
+    assert [cell.id for cell in all_cells(spec)] == [
+        "R620-el7-none",
+        "R620-el7-system",
+        "R620-debian12-none",
+        "R640-el7-none",
+    ]
+
+
+def test_include_wins_over_exclude() -> None:
+    spec = make_spec(
+        matrix__exclude=[{"image": "el7"}, {"allocator": "system"}],
+        matrix__include=[{"model": "R620", "image": "el7", "allocator": "system"}],
+    )
+    assert _ids(spec, "R620-el7-system") == ["R620-el7-system"]
+    assert [cell.id for cell in all_cells(spec)][0] == "R620-el7-system"
+
+
+def test_a_model_outside_the_axes_is_told_apart_from_one_that_does_not_exist() -> None:
+    spec = make_spec(matrix__axes={"model": ["R620"]})
+    assert _refused(spec, "R720")[0] == "the matrix has no cell R720 with image debian12 and allocator (the default)"
+    assert _refused(spec, "R999")[0] == "no model, cell id or glob matches 'R999'"
+
+
+def test_cells_come_in_one_order_and_once() -> None:
+    spec = make_spec()
+    ids = [cell.id for cell in all_cells(spec)]
+    assert ids == [f"{m}-{i}-{a}" for m in spec.hardware for i in spec.images for a in spec.allocators]
+    assert len(set(ids)) == 12
+    assert _ids(spec, "*") == ids
+    assert _ids(spec, *reversed(ids)) == ids
+
+
+# ---- the host engine
+
+
+def test_the_host_engine_builds_for_its_own_image() -> None:
+    assert _ids(make_spec(), "R620", engine="host", host_image="el7") == ["R620-el7-none"]
+
+
+HOST_HINT = "use a container engine for other images, or run on a machine with that OS"
+
+
+@pytest.mark.parametrize(
+    ("selectors", "options", "message"),
+    [
+        (["R620"], {"host_image": "el7", "os": "debian12"}, "this machine is el7, not debian12"),
+        (["R620"], {"host_image": "el7", "os": "all"}, "this machine is el7, not debian12"),
+        (["R620"], {}, "no image matches this machine, not debian12"),
+        (["*"], {}, "no image matches this machine, not debian12, el7"),
+    ],
+)
+def test_the_host_engine_refuses_foreign_images(selectors: list[str], options: dict[str, str], message: str) -> None:
+    assert _refused(make_spec(), *selectors, engine="host", **options) == (
+        f"the host engine builds only for the machine it runs on; {message}",
+        "--engine host",
+        HOST_HINT,
+    )
+
+
+# ---- targets that a compiler cannot produce
+
+
+def test_a_target_that_the_compiler_cannot_produce_is_a_problem_of_the_cell() -> None:
+    spec = make_spec()
+    cell = the_cell(spec, "R640-el7-none")
+    assert cell == Cell(
+        model="R640",
+        image="el7",
+        allocator="none",
+        wanted="skylake_avx512",
+        target="skylake_avx512",
+        flags=(),
+        problem=f"{NEAREST}; the nearest it can produce is haswell (`fallback: nearest` at images.el7 accepts it)",
+    )
+    plan = expand(spec, select(spec, Selection(selectors=("R640-el7-none", "R620-el7-none"))))
+    assert plan.problems == (cell,)
+    assert [c.id for c in plan.cells] == ["R620-el7-none", "R640-el7-none"]
+    assert all(c.id != cell.id for node in plan.nodes for c in node.cells)
+    assert expand(spec, [cell]).nodes == ()
+
+
+def test_the_nearest_target_is_taken_where_the_image_allows_it() -> None:
+    spec = make_spec(images__el7__fallback="nearest", hardware__R630={"cpus": ["haswell"]})
+    cell = the_cell(spec, "R640-el7-none")
+    assert (cell.wanted, cell.target, cell.problem) == ("skylake_avx512", "haswell", "")
+    assert cell.flags == ("-march=core-avx2", "-mtune=core-avx2")
+    assert cell.remark == f"{NEAREST}; built for the nearest, haswell"
+    plan = expand(spec, [cell, the_cell(spec, "R630-el7-none"), the_cell(spec, "R640-debian12-none")])
+    assert plan.warnings == (f"R640-el7-none: {cell.remark}",)
+    # A model with that very target shares the compilation.
+    shared = next(node for node in plan.nodes if node.id == "compile:el7-haswell-none")
+    assert [c.id for c in shared.cells] == ["R640-el7-none", "R630-el7-none"]
+
+
+# ---- nodes
+
+
+def test_two_models_with_one_target_share_every_node_but_package() -> None:
+    spec = make_spec()
+    plan = expand(spec, select(spec, Selection(selectors=("R620", "R720"))))
+    both = ["R620-debian12-none", "R720-debian12-none"]
+    assert [(node.id, [cell.id for cell in node.cells]) for node in plan.nodes] == [
+        ("image:tools", both),
+        ("source:v1.0", both),
+        ("image:debian12", both),
+        ("compile:debian12-sandybridge-none", both),
+        ("smoke:debian12-sandybridge-none", both),
+        ("package:R620-debian12-none", both[:1]),
+        ("package:R720-debian12-none", both[1:]),
+    ]
+
+
+@pytest.mark.parametrize("engine", ["docker", "host"])
+def test_nodes_are_unique_and_follow_what_they_need(engine: Any) -> None:
+    spec = config.load(ROOT / "matrix.yaml")
+    plan = expand(spec, all_cells(spec), engine=engine)
+    seen: set[str] = set()
+    for node in plan.nodes:
+        assert node.id not in seen
+        assert set(node.needs) <= seen
+        assert node.stage in STAGES
+        seen.add(node.id)
+    assert (TOOLS_NODE in seen) is (engine == "docker")
+    buildable = [cell.id for cell in plan.cells if not cell.problem]
+    assert [node.label for node in plan.nodes if node.stage == "package"] == buildable
+    assert set(plan.problems) | {c for n in plan.nodes for c in n.cells} == set(plan.cells)
+
+
+def test_the_warning_of_the_product_comes_first() -> None:
+    spec = make_spec(product__warning="given up upstream", images__el7__fallback="nearest")
+    plan = expand(spec, [the_cell(spec, "R640-el7-none")])
+    assert plan.warnings[0] == "given up upstream"
+    assert len(plan.warnings) == 2
+
+
+def test_nothing_to_build_needs_nothing() -> None:
+    assert expand(make_spec(), []).nodes == ()
+
+
+def test_golden_plan() -> None:
+    """What `plan --json` prints for two models of matrix.yaml; the keys are masked, for they follow every script."""
+    spec = config.load(ROOT / "matrix.yaml")
+    cells = select(spec, Selection(selectors=("R620", "R720"), os="all", allocator="all"))
+    plan = expand(spec, cells)
+    views = [View(node=node, key="(key)", cached=False, why="(why)") for node in plan.nodes]
+    made = report.plan_json(plan, views) + "\n"
+    golden = GOLDEN.read_text(encoding="utf-8")
+    changes = difflib.unified_diff(golden.splitlines(), made.splitlines(), "golden", "made", lineterm="", n=1)
+    assert made == golden, "\n".join(changes)
+    assert json.loads(made)["cells"][0]["id"] == "R620-el7-none"
+
+
+# ---- GitHub's matrix
+
+
+def _cells(count: int, images: int = 1) -> list[Cell]:
+    return [
+        Cell(model=f"M{n}", image=f"i{n % images}", allocator="none", wanted=f"t{n}", target=f"t{n}", flags=())
+        for n in range(count)
+    ]
+
+
+def test_github_gets_one_job_a_compilation() -> None:
+    spec = make_spec()
+    cells = all_cells(spec)
+    include = github_matrix(cells)["include"]
+    assert include[0] == {
+        "name": "el7-sandybridge-none",
+        "image": "el7",
+        "target": "sandybridge",
+        "allocator": "none",
+        "cells": "R620-el7-none R720-el7-none",
+    }
+    assert len(include) == 6  # two of eight cannot be built
+    assert len({entry["name"] for entry in include}) == 6
+    listed = [cell for entry in include for cell in entry["cells"].split()]
+    assert sorted(listed) == sorted(cell.id for cell in cells if not cell.problem)
+
+
+def test_github_gets_an_empty_list_for_nothing() -> None:
+    spec = make_spec()
+    assert github_matrix([the_cell(spec, "R640-el7-none")]) == {"include": []}
+
+
+@pytest.mark.parametrize(("count", "jobs"), [(1, 1), (255, 255), (256, 256), (257, 256), (511, 256), (10_000, 256)])
+def test_github_accepts_256_jobs_and_they_are_even(count: int, jobs: int) -> None:
+    cells = _cells(count)
+    include = github_matrix(cells)["include"]
+    assert len(include) == jobs <= GITHUB_JOB_LIMIT
+    listed = [cell for entry in include for cell in entry["cells"].split()]
+    assert listed == [cell.id for cell in cells]
+    sizes = {len(entry["cells"].split()) for entry in include}
+    assert max(sizes) - min(sizes) <= 1
+    assert len({entry["name"] for entry in include}) == jobs
+
+
+def test_jobs_that_share_do_so_within_an_image() -> None:
+    cells = _cells(1000, images=4)
+    include = github_matrix(cells, limit=100)["include"]
+    assert len(include) == 100
+    assert all(len(entry["image"].split()) == 1 for entry in include)
+    assert include[0]["name"] == "i0-t0-none+9"
+    listed = [cell for entry in include for cell in entry["cells"].split()]
+    assert sorted(listed) == sorted(cell.id for cell in cells)
+
+
+# ---- speed
+
+
+def _large() -> Spec:
+    """10,000 cells: 250 models x 20 images x 2 allocators."""
+    spec = config.load(ROOT / "matrix.yaml")
+    models, images = list(spec.hardware.values()), list(spec.images.values())
+    return spec.model_copy(
+        update={
+            "hardware": {f"M{n}": models[n % len(models)] for n in range(250)},
+            "images": {f"image{n}": images[n % len(images)] for n in range(20)},
+            "matrix": spec.matrix.model_copy(update={"exclude": ()}),
+        }
+    )
+
+
+def _best_of_three(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(3):
+        gc.collect()
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def test_10_000_cells_expand_in_under_a_second(record_property: Callable[[str, object], None]) -> None:
+    spec = _large()
+    cells = all_cells(spec)
+    assert len(cells) == 10_000
+    taken = _best_of_three(lambda: expand(spec, all_cells(spec)))
+    record_property("seconds", taken)
+    print(f"10,000 cells expand in {taken:.3f} s")
+    assert taken < 1.0
+
+
+def test_10_000_cells_are_selected_in_under_a_second() -> None:
+    spec = _large()
+    everything = Selection(selectors=("all",), os="all", allocator="all")
+    assert len(select(spec, everything)) == 10_000
+    assert _best_of_three(lambda: select(spec, everything)) < 1.0
