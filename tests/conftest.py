@@ -255,18 +255,39 @@ def engine() -> Engine:
     return Engine(client)
 
 
-def shared_folder(factory: pytest.TempPathFactory) -> Path:
-    """A folder that all workers of this test run share."""
-    base = factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
 @contextmanager
 def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """Hold a lock between the workers of this test run."""
+    """Hold a lock against other processes."""
     with path.open("a") as stream:
         fcntl.flock(stream, kind)
         yield
+
+
+class Shared:
+    """A folder that all workers of this test run share."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def once(self, name: str) -> Iterator[Path | None]:
+        """For what one worker makes for all: its folder for the first that comes here, then None."""
+        done = self.folder / f"{name}.done"
+        with locked(self.folder / f"{name}.lock"):
+            if done.exists():
+                yield None
+                return
+            folder = self.folder / name
+            folder.mkdir(exist_ok=True)
+            yield folder
+            done.touch()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """What the workers of this test run have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return Shared(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
 
 
 def _needs_engine(item: pytest.Item) -> bool:
@@ -413,7 +434,13 @@ class Project:
         return [*(self.out / "store").glob(".new-*"), *(self.out / "work").glob("*")]
 
 
+@pytest.fixture(scope="session")
+def new_project(tool: Tool) -> Callable[[Path], Project]:
+    """Makes a project below a folder."""
+    return lambda top: Project(top, tool)
+
+
 @pytest.fixture
-def project(tmp_path: Path, tool: Tool) -> Project:
+def project(tmp_path: Path, new_project: Callable[[Path], Project]) -> Project:
     """A copy of the checkout's matrix.yaml, patches, recipes and sample, which the test may change."""
-    return Project(tmp_path, tool)
+    return new_project(tmp_path)

@@ -98,8 +98,11 @@ class Pipeline:
             self._series_folder = (workshop.base / request.spec.product.patches).parent
         self._pins: dict[str, Any] = {}
 
-    def refresh_source(self) -> None:
-        """Look the source and its patches up anew, for `lock`."""
+    def identify_source(self) -> None:
+        """Look the source and its patches up, as far as pins do not say what they are.
+
+        Before anything else starts, so that a source out of reach is told at once and not after the images are made.
+        """
         origin, series = self._request.origin, self._request.series
         source.identify(origin, series, workshop=self._workshop, folder=self._series_folder, offline=False)
 
@@ -167,7 +170,7 @@ class Pipeline:
             elif not real:
                 why = "not pinned yet; the first build looks it up"
             elif absent:
-                why = f"needs {', '.join(absent)}"
+                why = f"needs {', '.join(dict.fromkeys(need.partition(':')[0] for need in absent))} first"
             else:
                 why = "no result is stored under this key"
             if result is None:

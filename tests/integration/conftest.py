@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Engine, Project, Tool
+    from conftest import Engine, Project, Shared
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("image", "source", "compile", "smoke", "package")
@@ -82,25 +82,20 @@ class Warm:
 
 
 @pytest.fixture(scope="session")
-def warm(engine: Engine, tool: Tool, tmp_path_factory: pytest.TempPathFactory) -> Warm:
+def warm(engine: Engine, new_project: Callable[[Path], Project], shared: Shared) -> Warm:
     """Made once for all workers; what is in out/ of earlier test runs is taken, so only the first one is slow."""
-    from conftest import Project, locked, shared_folder
-
-    shared = shared_folder(tmp_path_factory)
-    record = shared / "warm.json"
-    with locked(shared / "warm.lock"):
-        if not record.exists():
-            (shared / "warm").mkdir()
-            project = Project(shared / "warm", tool)
+    with shared.once("warm") as folder:
+        if folder is not None:
+            project = new_project(folder)
             project.out = ROOT / "out"
             project.build("R620", check=0)
             nodes = project.plan("R620")["nodes"]
             keys: dict[str, list[str]] = {stage: [n["key"] for n in nodes if n["stage"] == stage] for stage in STAGES}
-            stored = {s: json.loads((project.out / "store" / s / keys[s][0] / "result.json").read_text()) for s in STAGES}
-            identities = {stage: entry["identity"] for stage, entry in stored.items()}
+            records = {s: project.out / "store" / s / keys[s][0] / "result.json" for s in STAGES}
+            identities = {s: json.loads(path.read_text(encoding="utf-8"))["identity"] for s, path in records.items()}
             made = {"keys": keys, "pins": project.pins("images"), "identities": identities}
-            record.write_text(json.dumps(made), encoding="utf-8")
-    made = json.loads(record.read_text(encoding="utf-8"))
+            (folder / "made.json").write_text(json.dumps(made), encoding="utf-8")
+    made = json.loads((shared.folder / "warm" / "made.json").read_text(encoding="utf-8"))
     return Warm(store=ROOT / "out" / "store", keys=made["keys"], identities=made["identities"], pins=made["pins"])
 
 

@@ -31,6 +31,7 @@ def build(setting: Setting) -> int:
     if left:
         report.show(f"note: removed {left} leftovers of a run that was killed")
     pipeline = setting.pipeline(workshop)
+    pipeline.identify_source()
     printer = report.Printer()
     done = pipeline.execute(plan, printer)
     deliver(workshop, done)

@@ -34,7 +34,7 @@ def lock(setting: Setting) -> int:
             )
         engine.verify()
         image.identify(name, setting.spec.images[name], workshop=workshop, offline=False)
-    setting.pipeline(workshop).refresh_source()
+    setting.pipeline(workshop).identify_source()
     notices = workshop.lock.notices
     report.show("\n".join(notices) if notices else f"{workshop.lock.path.name}: nothing changed")
     return EXIT_DONE

@@ -1,0 +1,289 @@
+"""From a selection to packages: the sample, as a user builds it."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from conftest import Done, Engine, Project
+
+    from integration.conftest import Git
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# One worker, so that the two builds below are made once.
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("build")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A build of three models, two of which share a target."""
+
+    project: Project
+    done: Done
+    containers: list[str]
+
+    def manifest(self, model: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(read(self.project.package(model), "pika/manifest.json"))
+        return found
+
+
+def members(package: Path) -> dict[str, tarfile.TarInfo]:
+    """The members of a package, in order."""
+    with tarfile.open(package) as tar:
+        return {member.name: member for member in tar}
+
+
+def read(package: Path, name: str) -> bytes:
+    """A file of a package."""
+    with tarfile.open(package) as tar:
+        content = tar.extractfile(name)
+        assert content is not None
+        return content.read()
+
+
+def contents(package: Path) -> dict[str, bytes | None]:
+    """All of a package: files by name, None for folders."""
+    with tarfile.open(package) as tar:
+        found = {}
+        for member in tar:
+            content = tar.extractfile(member)
+            found[member.name] = None if content is None else content.read()
+        return found
+
+
+@pytest.fixture(scope="module")
+def built(
+    engine: Engine, warm: Any, new_project: Callable[[Path], Project], tmp_path_factory: pytest.TempPathFactory
+) -> Built:
+    """R620 and R720 (one target) and R630 (another), with nothing but the images there before."""
+    project = new_project(tmp_path_factory.mktemp("built"))
+    lock = {"version": 1, "sources": {}, "images": warm.pins}
+    project.lock_path.write_text(json.dumps(lock), encoding="utf-8")
+    since = engine.now()
+    done = project.build("R620", "R720", "R630", "--jobs", "3", check=0)
+    return Built(project=project, done=done, containers=engine.created(done.pid, since))
+
+
+def test_packages_are_where_the_last_lines_say(built: Built) -> None:
+    folder = built.project.dist / "debian12"
+    names = [f"pika-v3.4.0-{model}.tar.gz" for model in ("R620", "R630", "R720")]
+    assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", *names]
+    sums = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    assert sums == digests
+    printed = [re.fullmatch(r"([0-9a-f]{64})  (\S+)  \(\d+\.\d MiB\)", line) for line in built.done.lines("MiB")]
+    assert {Path(m.group(2)).name: m.group(1) for m in printed if m is not None} == digests
+
+
+def test_models_that_share_a_target_compile_once(built: Built) -> None:
+    assert built.done.lines(r"^compile .*\.\.\.$") == [
+        "compile  debian12-sandybridge-none ...",
+        "compile  debian12-haswell-none ...",
+    ] or built.done.lines(r"^compile .*\.\.\.$") == [
+        "compile  debian12-haswell-none ...",
+        "compile  debian12-sandybridge-none ...",
+    ]
+    assert len(built.done.lines(r"^package .*\.\.\.$")) == 3
+    nodes = built.project.plan("R620", "R720")["nodes"]
+    assert [node["cells"] for node in nodes if node["stage"] == "compile"] == [
+        ["R620-debian12-none", "R720-debian12-none"]
+    ]
+    assert [node["cells"] for node in nodes if node["stage"] == "package"] == [
+        ["R620-debian12-none"],
+        ["R720-debian12-none"],
+    ]
+    one, two = contents(built.project.package("R620")), contents(built.project.package("R720"))
+    assert list(one) == list(two)
+    assert [name for name in one if one[name] != two[name]] == ["pika/manifest.json"]
+
+
+def test_second_run_does_nothing(built: Built, engine: Engine) -> None:
+    assert any(name.startswith("pikaforge-compile-") for name in built.containers), "the events tell nothing"
+    before = {path: path.stat().st_mtime_ns for path in built.project.dist.rglob("*")}
+    since = engine.now()
+    again = built.project.build("R620", "R720", "R630", check=0)
+    assert engine.created(again.pid, since) == []
+    assert "everything is up to date" in again.stdout.splitlines()
+    assert not again.lines(r"\.\.\.$")
+    assert len(again.lines(r" is up to date$")) == len(built.project.plan("R620", "R720", "R630")["nodes"]) + 1
+    assert {path: path.stat().st_mtime_ns for path in built.project.dist.rglob("*")} == before
+    assert again.lines("MiB") == built.done.lines("MiB")
+
+
+def test_layout_and_modes(built: Built) -> None:
+    package = built.project.package("R620")
+    found = members(package)
+    names = list(found)
+    assert {name.split("/")[0] for name in names} == {"pika"}
+    top = {name.split("/")[1] for name in names if "/" in name}
+    assert {"bin", "conf", "lib", "utils", "systemd", "manifest.json"} <= top
+    wanted = ("bin/pika", "conf/pika.conf", "utils/deploy.sh", "systemd/pika@.service")
+    assert {f"pika/{name}" for name in wanted} <= set(names)
+    # tar sorts level by level: the members of a folder follow it in the order of their names.
+    assert names == sorted(names, key=lambda name: name.split("/"))
+    epoch = built.manifest("R620")["source_date_epoch"]
+    for name, member in found.items():
+        assert (member.uid, member.gid, member.uname, member.gname) == (0, 0, "", ""), name
+        assert member.mtime == epoch, name
+        program = member.isdir() or name in ("pika/bin/pika", "pika/utils/deploy.sh") or name.startswith("pika/lib/")
+        assert member.mode == (0o755 if program else 0o644), name
+    head = package.read_bytes()[:10]
+    assert head[3] == 0, "gzip's header names a file"
+    assert head[4:8] == b"\0\0\0\0", "gzip's header has a time"
+
+
+def test_manifest_says_what_was_built_of_what(built: Built, git: Git, sample_repositories: Path) -> None:
+    manifest = built.manifest("R620")
+    assert manifest["cell"] == "R620-debian12-none"
+    assert manifest["target"] == manifest["wanted_target"] == "sandybridge"
+    assert manifest["flags"] == ["-march=sandybridge", "-mtune=sandybridge"]
+    assert manifest["cpus"] == ["sandybridge", "ivybridge"]
+    source = manifest["source"]
+    pulls = {number: (sample_repositories / "pull" / f"{number}.patch").read_bytes() for number in (988, 990, 1017, 1041)}
+    assert [(patch["name"], patch["sha256"]) for patch in source["patches"]] == [
+        (f"pull-{number}", hashlib.sha256(data).hexdigest()) for number, data in pulls.items()
+    ]
+    tag = git("rev-parse", "v3.4.0^{commit}", cwd=sample_repositories / "pika.git")
+    assert (source["commit"], source["ref"]) == (tag, "v3.4.0")
+    released = git("ls-tree", tag, "third/pink", cwd=sample_repositories / "pika.git").split()[2]
+    moved = git("rev-parse", "refs/heads/master", cwd=sample_repositories / "pink.git")
+    rocksdb = git("rev-parse", "refs/heads/master", cwd=sample_repositories / "rocksdb.git")
+    assert released != moved
+    assert source["submodules"] == {"third/pink": moved, "third/rocksdb": rocksdb}
+    packages = manifest["image"]["build_packages"]
+    assert re.match(r"\d", packages["libc6:amd64"]), "the versions of the base's packages"
+    assert "libgoogle-glog-dev:amd64" in packages
+    assert "rsync:amd64" in manifest["image"]["runtime_packages"]
+    assert "gcc:amd64" not in manifest["image"]["runtime_packages"], "the runtime image is a clean one"
+    assert manifest["compiler"][1].startswith("12.2"), manifest["compiler"]
+    assert {library["soname"] for library in manifest["bundled_libraries"]} >= {"libglog.so.1"}
+    assert all(library["package"] != "unknown" for library in manifest["bundled_libraries"])
+    named = [check["check"] for check in yaml.safe_load((ROOT / "matrix.yaml").read_text())["product"]["smoke"]]
+    assert set(named) <= set(manifest["checks"])
+
+
+def test_every_library_is_promised_or_inside(built: Built) -> None:
+    from elftools.elf.dynamic import DynamicSection
+    from elftools.elf.elffile import ELFFile
+
+    promised = yaml.safe_load((ROOT / "matrix.yaml").read_text())["defaults"]["base_libraries"]
+    package = contents(built.project.package("R620"))
+    inside = {name.removeprefix("pika/lib/") for name in package if name.startswith("pika/lib/")}
+    seen = []
+    for name, content in package.items():
+        if content is None or not content.startswith(b"\x7fELF"):
+            continue
+        dynamic = ELFFile(io.BytesIO(content)).get_section_by_name(".dynamic")
+        assert isinstance(dynamic, DynamicSection), name
+        tags = [(tag.entry.d_tag, tag) for tag in dynamic.iter_tags()]
+        assert not [tag for kind, tag in tags if kind == "DT_RPATH"], name
+        needed = [tag.needed for kind, tag in tags if kind == "DT_NEEDED"]
+        ours = [library for library in needed if not any(fnmatchcase(library, pattern) for pattern in promised)]
+        assert set(ours) <= inside, name
+        paths = [tag.runpath for kind, tag in tags if kind == "DT_RUNPATH"]
+        where = "$ORIGIN" if name.startswith("pika/lib/") else "$ORIGIN/../lib"
+        assert paths == ([where] if ours else []), name
+        assert b"/forge" not in content, f"{name} names the folder in which it was built"
+        seen.append(name)
+    assert "pika/bin/pika" in seen
+    assert len(seen) > 1, "no library travels along"
+
+
+def run_in(engine: Engine, image: str, argv: list[str], archive: bytes) -> tuple[int, str]:
+    """Run a program in a container of an image, with a tar archive unpacked at /opt."""
+    container = engine.client.containers.create(image, argv, network_mode="none", init=True)
+    try:
+        container.put_archive("/opt", archive)
+        container.start()
+        status = int(container.wait(timeout=120)["StatusCode"])
+        return status, container.logs().decode("utf-8", "replace")
+    finally:
+        container.remove(force=True)
+
+
+def image_of(project: Project, purpose: str) -> str:
+    """The tag of debian12's build or runtime image."""
+    return next(str(r["facts"][purpose]) for r in project.stored("image").values() if "runtime" in r["facts"])
+
+
+def test_package_runs_on_a_clean_system(built: Built, engine: Engine) -> None:
+    archive = gzip.decompress(built.project.package("R620").read_bytes())
+    image = image_of(built.project, "runtime")
+    status, output = run_in(engine, image, ["/opt/pika/bin/pika", "-v"], archive)
+    assert (status, "pika_version: 3.4.0" in output) == (0, True), output
+    # Without its lib/ it must not run: else the image, not the package, has the libraries.
+    argv = ["sh", "-c", "rm -r /opt/pika/lib && exec /opt/pika/bin/pika -v"]
+    status, output = run_in(engine, image, argv, archive)
+    assert status == 127, output
+    assert "libglog" in output, output
+
+
+AVX2 = re.compile(r"\t(v(p(?!ermil|test|erm2f128)\w+|inserti128|extracti128|broadcasti128)\s.*%ymm|v?\w*fn?m(add|sub))")
+
+
+def test_targets_differ_in_the_instructions_they_allow(built: Built, engine: Engine) -> None:
+    build = image_of(built.project, "build")
+    argv = ["objdump", "-d", "--no-show-raw-insn", "/opt/pika/bin/pika"]
+    found: dict[str, list[str]] = {}
+    for model in ("R620", "R630"):
+        status, text = run_in(engine, build, argv, gzip.decompress(built.project.package(model).read_bytes()))
+        assert status == 0, text
+        assert text.count("\n") > 10_000, text[:500]
+        found[model] = [line for line in text.splitlines() if AVX2.search(line)]
+        assert "%ymm" in text, f"{model} has AVX at least"
+    assert built.manifest("R630")["target"] == "haswell"
+    assert found["R620"] == []
+    assert len(found["R630"]) > 10
+
+
+def test_same_bytes_under_unlike_conditions(
+    built: Built, new_project: Callable[[Path], Project], tmp_path: Path, warm: Any
+) -> None:
+    """Other folders, one job, no compiler cache, another umask, time zone, locale, user environment, and later."""
+    other = new_project(tmp_path / "a longer path" / "with blanks")
+    lock = {"version": 1, "sources": {}, "images": warm.pins}
+    other.lock_path.write_text(json.dumps(lock), encoding="utf-8")
+    environment = {
+        "TZ": "Asia/Kathmandu",
+        "LC_ALL": "de_DE.UTF-8",
+        "LANG": "tr_TR.UTF-8",
+        "HOME": str(tmp_path),
+        "USER": "somebody",
+        "CFLAGS": "-O0",
+        "CXXFLAGS": "-O0 -march=native",
+        "MAKEFLAGS": "-k",
+        "SOURCE_DATE_EPOCH": "1",
+        "PYTHONHASHSEED": "7",
+    }
+    other.build("R620", "--jobs", "1", "--no-compiler-cache", check=0, umask=0o077, env=environment)
+    first, second = built.project.package("R620"), other.package("R620")
+    if first.read_bytes() != second.read_bytes():
+        one, two = contents(first), contents(second)
+        differ = [name for name in {**one, **two} if one.get(name) != two.get(name)]
+        pytest.fail(f"these differ: {differ or 'only the order, modes or compression'}")
+
+
+def test_second_os_image(project: Project, engine: Engine) -> None:
+    """Debian 13, with another compiler and other libraries; its images stay in the checkout's out/."""
+    project.out = ROOT / "out"
+    done = project.build("R620", image="debian13", check=0)
+    package = project.package("R620", "debian13")
+    assert f"{hashlib.sha256(package.read_bytes()).hexdigest()}  " in done.stdout
+    manifest = json.loads(read(package, "pika/manifest.json"))
+    assert manifest["image"]["os"] == {"id": "debian", "version": "13"}
+    assert manifest["compiler"][1].startswith("14.")
+    assert not (project.dist / "debian12").exists()
