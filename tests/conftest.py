@@ -129,7 +129,8 @@ class Running:
             stderr=self._text["stderr"],
             seconds=time.monotonic() - self._start,
         )
-        shown = f"$ pikaforge {' '.join(self.argv)}\n{done.text}[exit status {status} after {done.seconds:.1f} s{late}]"
+        text = done.text if "--json" not in self.argv else f"(JSON)\n{done.stderr}"
+        shown = f"$ pikaforge {' '.join(self.argv)}\n{text}[exit status {status} after {done.seconds:.1f} s{late}]"
         print(shown)  # noqa: T201  # pytest shows it with a failure
         if late:
             pytest.fail(shown)

@@ -272,11 +272,11 @@ def _nothing(
     ids: dict[str, tuple[str, str, str]],
 ) -> ConfigError:
     """Why `selector` names no cell."""
+    named = any(fnmatch.fnmatchcase(name, selector) for name in ids)
     matched = [
         rule
         for triple, rule in combinations.excluded.items()
-        if (name := "-".join(triple)) == selector
-        or (fnmatch.fnmatchcase(name, selector) and _fits_options(selection, triple))
+        if fnmatch.fnmatchcase("-".join(triple), selector) and (not named or _fits_options(selection, triple))
     ]
     if matched:
         reasons = dict.fromkeys(rule.reason for rule in matched if rule.reason)
@@ -287,7 +287,7 @@ def _nothing(
         )
     if selector in spec.hardware or selector == EVERYTHING:
         return _nothing_of_model(spec, selection, selector, combinations)
-    if any(fnmatch.fnmatchcase(name, selector) for name in ids):
+    if named:
         options = (("--os", selection.os), ("--allocator", selection.allocator))
         given = " and ".join(f"{option} {value}" for option, value in options if value not in ("", EVERYTHING))
         return ConfigError(

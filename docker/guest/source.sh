@@ -77,7 +77,7 @@ explain() {
     name=$1 file=$2 strip=$3
     reason "patch $name does not apply"
     git apply --check --verbose "-p$strip" "$file" 2>&1 |
-        sed -n 's/^error: /forge: reason: /p' | sort -u || true
+        sed -n -e '/^error: while searching for:/d' -e 's/^error: /forge: reason: /p' | sort -u || true
     git reset --quiet --hard
     git apply --reject --verbose "-p$strip" "$file" >"$root/reject.log" 2>&1 || true
     sed -n -e 's/^Checking patch \(.*\)\.\.\.$/forge: \1/p' \

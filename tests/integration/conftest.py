@@ -99,18 +99,26 @@ def warm(engine: Engine, new_project: Callable[[Path], Project], shared: Shared)
     return Warm(store=ROOT / "out" / "store", keys=made["keys"], identities=made["identities"], pins=made["pins"])
 
 
-@dataclass(slots=True)
-class Ready:
-    """A project whose images are there already, so that a run begins with the source."""
+class Shop:
+    """Makes projects that do not begin at the beginning."""
 
-    project: Project
-    warm: Warm
+    def __init__(self, warm: Warm, new_project: Callable[[Path], Project]) -> None:
+        self.warm = warm
+        self._new_project = new_project
 
-    def take(self, *stages: str) -> None:
-        """Results of the finished build, too; entries are never written to, so links to them do."""
+    def ready(self, top: Path) -> Project:
+        """A project whose images are there already, so that a run begins with the source."""
+        project = self._new_project(top)
+        self.take(project, "image")
+        lock = {"version": 1, "sources": {}, "images": self.warm.pins}
+        project.lock_path.write_text(json.dumps(lock), encoding="utf-8")
+        return project
+
+    def take(self, project: Project, *stages: str) -> None:
+        """Give a project results of the finished build; entries are never written to, so links to them do."""
         for stage in stages:
             for key in self.warm.keys[stage]:
-                entry = self.project.out / "store" / stage / key
+                entry = project.out / "store" / stage / key
                 entry.mkdir(parents=True)
                 for path in (self.warm.store / stage / key).iterdir():
                     try:
@@ -119,19 +127,16 @@ class Ready:
                         (entry / path.name).write_bytes(path.read_bytes())
 
 
+@pytest.fixture(scope="session")
+def shop(warm: Warm, new_project: Callable[[Path], Project]) -> Shop:
+    """Projects to start from."""
+    return Shop(warm, new_project)
+
+
 @pytest.fixture
-def ready(project: Project, warm: Warm) -> Project:
+def ready(shop: Shop, tmp_path: Path) -> Project:
     """A project with the images of the finished build."""
-    Ready(project, warm).take("image")
-    lock = {"version": 1, "sources": {}, "images": warm.pins}
-    project.lock_path.write_text(json.dumps(lock), encoding="utf-8")
-    return project
-
-
-@pytest.fixture
-def take(ready: Project, warm: Warm) -> Callable[..., None]:
-    """Take results of further stages over into the project: `take("compile", "smoke")`."""
-    return Ready(ready, warm).take
+    return shop.ready(tmp_path)
 
 
 def shrink(project: Project, *, answer: str = PONG, prologue: str = "") -> None:

@@ -20,7 +20,7 @@ import yaml
 if TYPE_CHECKING:
     from conftest import Done, Engine, Project
 
-    from integration.conftest import Git
+    from integration.conftest import Git, Shop
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +39,11 @@ class Built:
     def manifest(self, model: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(read(self.project.package(model), "pika/manifest.json"))
         return found
+
+
+def sums_printed(done: Done) -> list[tuple[str, str]]:
+    """Digest and path of the packages, as printed."""
+    return re.findall(r"^([0-9a-f]{64})  (\S+)", done.stdout, re.MULTILINE)
 
 
 def members(package: Path) -> dict[str, tarfile.TarInfo]:
@@ -67,12 +72,10 @@ def contents(package: Path) -> dict[str, bytes | None]:
 
 @pytest.fixture(scope="module")
 def built(
-    engine: Engine, warm: Any, new_project: Callable[[Path], Project], tmp_path_factory: pytest.TempPathFactory
+    engine: Engine, shop: Shop, tmp_path_factory: pytest.TempPathFactory
 ) -> Built:
     """R620 and R720 (one target) and R630 (another), with nothing but the images there before."""
-    project = new_project(tmp_path_factory.mktemp("built"))
-    lock = {"version": 1, "sources": {}, "images": warm.pins}
-    project.lock_path.write_text(json.dumps(lock), encoding="utf-8")
+    project = shop.ready(tmp_path_factory.mktemp("built"))
     since = engine.now()
     done = project.build("R620", "R720", "R630", "--jobs", "3", check=0)
     return Built(project=project, done=done, containers=engine.created(done.pid, since))
@@ -85,15 +88,11 @@ def test_packages_are_where_the_last_lines_say(built: Built) -> None:
     sums = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines())
     digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     assert sums == digests
-    printed = [re.fullmatch(r"([0-9a-f]{64})  (\S+)  \(\d+\.\d MiB\)", line) for line in built.done.lines("MiB")]
-    assert {Path(m.group(2)).name: m.group(1) for m in printed if m is not None} == digests
+    assert {Path(name).name: digest for digest, name in sums_printed(built.done)} == digests
 
 
 def test_models_that_share_a_target_compile_once(built: Built) -> None:
-    assert built.done.lines(r"^compile .*\.\.\.$") == [
-        "compile  debian12-sandybridge-none ...",
-        "compile  debian12-haswell-none ...",
-    ] or built.done.lines(r"^compile .*\.\.\.$") == [
+    assert sorted(built.done.lines(r"^compile .*\.\.\.$")) == [
         "compile  debian12-haswell-none ...",
         "compile  debian12-sandybridge-none ...",
     ]
@@ -121,7 +120,7 @@ def test_second_run_does_nothing(built: Built, engine: Engine) -> None:
     assert not again.lines(r"\.\.\.$")
     assert len(again.lines(r" is up to date$")) == len(built.project.plan("R620", "R720", "R630")["nodes"]) + 1
     assert {path: path.stat().st_mtime_ns for path in built.project.dist.rglob("*")} == before
-    assert again.lines("MiB") == built.done.lines("MiB")
+    assert sums_printed(again) == sums_printed(built.done)
 
 
 def test_layout_and_modes(built: Built) -> None:
@@ -251,12 +250,10 @@ def test_targets_differ_in_the_instructions_they_allow(built: Built, engine: Eng
 
 
 def test_same_bytes_under_unlike_conditions(
-    built: Built, new_project: Callable[[Path], Project], tmp_path: Path, warm: Any
+    built: Built, shop: Shop, tmp_path: Path
 ) -> None:
     """Other folders, one job, no compiler cache, another umask, time zone, locale, user environment, and later."""
-    other = new_project(tmp_path / "a longer path" / "with blanks")
-    lock = {"version": 1, "sources": {}, "images": warm.pins}
-    other.lock_path.write_text(json.dumps(lock), encoding="utf-8")
+    other = shop.ready(tmp_path / "a longer path" / "with blanks")
     environment = {
         "TZ": "Asia/Kathmandu",
         "LC_ALL": "de_DE.UTF-8",

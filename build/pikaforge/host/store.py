@@ -7,7 +7,7 @@ entry counts as a miss that is said aloud.
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -75,27 +75,39 @@ class Store:
 
     def peek(self, stage: str, key: str) -> Result | None:
         """The entry as recorded, its files' digests unchecked: for looking, not for building on."""
+        read = self._read(stage, key)
+        return None if read is None else read[0]
+
+    def _read(self, stage: str, key: str) -> tuple[Result, dict[str, str]] | None:
+        """The entry as recorded, and the digests of its files by name."""
         folder = self._folder(stage, key)
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-            files = {name: folder / name for name in record["files"]}
+            digests = {str(name): str(digest) for name, digest in record["files"].items()}
+            facts = dict(record["facts"].items())
+            files = {name: folder / name for name in digests}
             if not all(path.is_file() for path in files.values()):
                 return None
-            return Result(stage=stage, key=key, identity=str(record["identity"]), facts=record["facts"], files=files)
-        except (OSError, ValueError, KeyError, TypeError):
+            result = Result(stage=stage, key=key, identity=str(record["identity"]), facts=facts, files=files)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+        return result, digests
 
     def get(self, stage: str, key: str) -> tuple[Result | None, str]:
         """The verified entry; without one, None and the reason if there is an entry that is bad ("" if none)."""
         folder = self._folder(stage, key)
         if not folder.is_dir():
             return None, ""
-        result = self.peek(stage, key)
-        if result is None:
+        read = self._read(stage, key)
+        if read is None:
             return None, f"{folder / RECORD} or a file it names is missing or unreadable"
-        digests = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
+        result, digests = read
         for name, path in result.files.items():
-            if sha256(path) != digests[name]:
+            try:
+                found = sha256(path)
+            except OSError as error:
+                return None, f"{path} cannot be read: {error.strerror}"
+            if found != digests[name]:
                 return None, f"{path} does not have the digest it was stored with"
         return result, ""
 
@@ -126,22 +138,23 @@ class Store:
             }
             (beside / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             beside.chmod(0o755)
-            for _ in range(3):
-                try:
+            with self._replacing():
+                # Where another run was first, with the same inputs, its result stays.
+                if folder.is_dir() and self.get(stage, key)[0] is None:
+                    shutil.rmtree(folder)
+                if not folder.is_dir():
                     beside.rename(folder)
-                    break
-                except OSError:
-                    if not folder.is_dir():
-                        raise
-                    if self.get(stage, key)[0] is not None:
-                        break  # another run was first, with the same inputs
-                    with contextlib.suppress(OSError):
-                        shutil.rmtree(folder)
-            else:
-                raise HostError(f"cannot write {folder}", hint="another run may be writing it: try again")
-        result = self.peek(stage, key)
-        assert result is not None  # renamed into place above
+            result = self.peek(stage, key)
+        if result is None:
+            raise HostError(f"cannot write {folder}", hint="is something removing it? then run again")
         return result
+
+    @contextmanager
+    def _replacing(self) -> Iterator[None]:
+        """One at a time, over threads and processes, so that nobody removes what another one has just made good."""
+        with (self.root / ".lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def drop(self, stage: str, key: str) -> None:
         """Forget an entry."""

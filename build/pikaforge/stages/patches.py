@@ -26,7 +26,7 @@ class Patch:
     """One patch, as it will be applied."""
 
     name: str
-    """`pull-988`, `file fix.patch` or `quilt 0001-x.patch`."""
+    """`pull-988`, `file fix.patch` or `quilt FOLDER/0001-x.patch`."""
     kind: Literal["am", "diff"]
     strip: int
     sha256: str
@@ -69,7 +69,7 @@ def _quilt(folder: Path, where: str) -> list[tuple[str, int, bytes]]:
             strip = int(level.group(1))
         if ".." in Path(words[0]).parts or words[0].startswith("/"):
             raise ConfigError(f"{words[0]} leaves the quilt folder", where=f"{folder / 'series'}:{number}")
-        found.append((words[0], strip, _read(folder / words[0], f"{folder / 'series'}:{number}")))
+        found.append((f"{folder.name}/{words[0]}", strip, _read(folder / words[0], f"{folder / 'series'}:{number}")))
     return found
 
 

@@ -131,9 +131,10 @@ def run(
 
 
 def _hint(origin: Origin) -> str:
+    hint = "disable the entry in the series (enabled: false), or replace it with a rebased patch (file:)"
     if origin.kind == "tarball":
-        return "a tarball cannot carry submodule pointer moves: take a clone for series that have one"
-    return "disable the entry in the series (enabled: false), or replace it with a rebased patch (file:)"
+        hint += "\na tarball cannot carry submodule pointer moves: take a clone for series that have one"
+    return hint
 
 
 def _environment(pinned: Pinned) -> dict[str, str]:

@@ -1,0 +1,263 @@
+"""Results are there whole, or not at all; and what is bad is a miss that is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pikaforge.host import owner as owner_module
+from pikaforge.host import store as store_module
+from pikaforge.host.owner import Owner
+from pikaforge.host.store import RECORD, Result, Store, sha256, write_atomically
+from pikaforge.keys import digest
+
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+def _put(store: Store, folder: Path, text: str = "content", *, identity: str = "same") -> Result:
+    folder.mkdir(exist_ok=True)
+    path = folder / "made"
+    path.write_text(text)
+    return store.put("compile", KEY, identity=identity, facts={"n": 1}, files={"tree.tar": path})
+
+
+def _left(store: Store) -> list[str]:
+    return sorted(path.name for path in store.root.iterdir() if path.name not in ("compile", ".lock"))
+
+
+def test_what_is_put_is_got(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    put = _put(store, tmp_path / "work")
+    folder = tmp_path / "store" / "compile" / KEY
+    assert put == Result(
+        stage="compile", key=KEY, identity="same", facts={"n": 1}, files={"tree.tar": folder / "tree.tar"}
+    )
+    assert store.get("compile", KEY) == (put, "")
+    assert store.peek("compile", KEY) == put
+    assert put.files["tree.tar"].read_text() == "content"
+    assert not (tmp_path / "work" / "made").exists(), "files are moved, not copied"
+    assert json.loads((folder / RECORD).read_text())["files"] == {"tree.tar": digest("content")}
+    assert _left(store) == []
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_result_may_have_no_files(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.put("smoke", KEY, identity="i", facts={}, files={})
+    result, bad = store.get("smoke", KEY)
+    assert (result is not None, bad) == (True, "")
+
+
+def test_what_is_not_there_is_a_plain_miss(tmp_path: Path) -> None:
+    store = Store(tmp_path / "absent")
+    assert store.get("compile", KEY) == (None, "")
+    assert store.peek("compile", KEY) is None
+    assert not (tmp_path / "absent").exists(), "looking makes no folder"
+
+
+def _flip(folder: Path) -> None:
+    path = folder / "tree.tar"
+    data = bytearray(path.read_bytes())
+    data[3] ^= 1
+    path.write_bytes(data)
+
+
+def _record(text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / RECORD).write_text(text)
+
+
+UNREADABLE = "{folder}/result.json or a file it names is missing or unreadable"
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "flipped bit": (_flip, "{folder}/tree.tar does not have the digest it was stored with"),
+    "cut file": (
+        lambda f: os.truncate(f / "tree.tar", 2),
+        "{folder}/tree.tar does not have the digest it was stored with",
+    ),
+    "missing file": (lambda f: (f / "tree.tar").unlink(), UNREADABLE),
+    "missing record": (lambda f: (f / RECORD).unlink(), UNREADABLE),
+    "broken record": (_record('{"identity": "x", "fi'), UNREADABLE),
+    "empty record": (_record(""), UNREADABLE),
+    "record that is a list": (_record("[]"), UNREADABLE),
+    "record without facts": (_record('{"identity": "x", "files": {}}'), UNREADABLE),
+    "record whose files are a list": (_record('{"identity": "x", "facts": {}, "files": ["tree.tar"]}'), UNREADABLE),
+    "record whose facts are a list": (_record('{"identity": "x", "facts": [], "files": {}}'), UNREADABLE),
+    "record that is not UTF-8": (lambda f: (f / RECORD).write_bytes(b"\xff\xfe"), UNREADABLE),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_entry_is_a_miss_with_a_reason_and_can_be_replaced(tmp_path: Path, kind: str) -> None:
+    store = Store(tmp_path / "store")
+    _put(store, tmp_path / "work")
+    folder = tmp_path / "store" / "compile" / KEY
+    change, reason = BAD[kind]
+    change(folder)
+    assert store.get("compile", KEY) == (None, reason.format(folder=folder))
+    again = _put(store, tmp_path / "work", "made anew", identity="new")
+    assert again.identity == "new"
+    assert store.get("compile", KEY) == (again, "")
+    assert again.files["tree.tar"].read_text() == "made anew"
+    assert _left(store) == []
+
+
+def test_a_file_that_cannot_be_read_is_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "store")
+    _put(store, tmp_path / "work")
+
+    def fail(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(store_module, "sha256", fail)
+    path = tmp_path / "store" / "compile" / KEY / "tree.tar"
+    assert store.get("compile", KEY) == (None, f"{path} cannot be read: Permission denied")
+
+
+def test_looking_does_not_read_the_files(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    _put(store, tmp_path / "work")
+    _flip(tmp_path / "store" / "compile" / KEY)
+    assert store.peek("compile", KEY) is not None
+
+
+def test_the_first_of_two_results_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    first = _put(store, tmp_path / "work", "one", identity="first")
+    assert _put(store, tmp_path / "work", "two", identity="second") == first
+    assert first.files["tree.tar"].read_text() == "one"
+    assert _left(store) == []
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_many_put_under_one_key_at_once(tmp_path: Path, spoilt: bool) -> None:
+    """Also where a bad entry is to be replaced: nobody may take away what another one has just made."""
+    for turn in range(20):
+        store = Store(tmp_path / f"store{turn}")
+        if spoilt:
+            _put(store, tmp_path / "work")
+            _flip(store.root / "compile" / KEY)
+        start = threading.Barrier(8)
+
+        def put(number: int, store: Store = store, start: threading.Barrier = start, turn: int = turn) -> str:
+            folder = tmp_path / f"work{turn}-{number}"
+            folder.mkdir()
+            start.wait()
+            result = _put(store, folder, "alike")
+            return result.files["tree.tar"].read_text()
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(put, range(8))) == ["alike"] * 8
+        result, bad = store.get("compile", KEY)
+        assert (result is not None, bad) == (True, "")
+        assert _left(store) == []
+
+
+def test_drop_forgets(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    _put(store, tmp_path / "work")
+    store.drop("compile", KEY)
+    assert store.get("compile", KEY) == (None, "")
+    store.drop("compile", KEY)
+
+
+def test_scratch_is_removed_also_on_error(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    with pytest.raises(RuntimeError, match=r"^boom$"), store.scratch() as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "file").write_text("x")
+        assert folder.parent == store.root
+        raise RuntimeError("boom")
+    assert _left(store) == []
+
+
+def test_a_put_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    with pytest.raises(FileNotFoundError):
+        store.put("compile", KEY, identity="i", facts={}, files={"a": tmp_path / "absent"})
+    assert store.get("compile", KEY) == (None, "")
+    assert _left(store) == []
+
+
+def test_sweep_removes_only_what_dead_owners_left(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    _put(store, tmp_path / "work")
+    me = Owner.current()
+    dead = Owner(machine=me.machine, pid=me.pid, started=str(int(me.started) - 1))
+    elsewhere = Owner(machine="f" * 16, pid=1, started="1")
+    names = {
+        f".new-{dead.text}-abc": False,
+        f".new-{dead.text}-d_f": False,
+        f".new-{me.text}-abc": True,
+        f".new-{elsewhere.text}-abc": True,
+        ".new-nonsense": True,
+    }
+    for name in names:
+        (store.root / name).mkdir()
+        (store.root / name / "file").write_text("x")
+    assert store.sweep() == 2
+    assert {name: (store.root / name).exists() for name in names} == names
+    assert store.get("compile", KEY)[0] is not None
+
+
+def test_sweep_of_a_store_that_is_not_there(tmp_path: Path) -> None:
+    assert Store(tmp_path / "absent").sweep() == 0
+
+
+def test_an_owner_is_gone_when_its_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    me = Owner.current()
+    assert Owner.parse(me.text) == me
+    assert not me.gone()
+    assert Owner(machine=me.machine, pid=me.pid, started="1").gone(), "the id was given out again"
+    assert Owner(machine=me.machine, pid=2**22 + 1, started="1").gone(), "no such process"
+    assert not Owner(machine="0" * 16, pid=2**22 + 1, started="1").gone(), "of other machines nothing is known"
+    monkeypatch.setattr(owner_module, "_machine", lambda: "0" * 16)
+    assert not me.gone()
+
+
+@pytest.mark.parametrize("text", ["", "a", "a-b-c", "a-1", "-1-2", "a-1-", "a-1-x", "a-1-2-3"])
+def test_what_is_no_owner(text: str) -> None:
+    assert Owner.parse(text) is None
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("data", ["grüße\n", b"\x00\xff", ""])
+def test_write_atomically(tmp_path: Path, data: bytes | str) -> None:
+    path = tmp_path / "new" / "folder" / "file"
+    write_atomically(path, data)
+    write_atomically(path, data)
+    assert path.read_bytes() == (data.encode() if isinstance(data, str) else data)
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_write_that_fails_keeps_the_old_content_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if step == "fsync":
+        monkeypatch.setattr(os, "fsync", fail)
+    else:
+        monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_sha256_reads_the_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(b"x" * ((1 << 20) + 7))
+    assert sha256(path) == digest(b"x" * ((1 << 20) + 7))
