@@ -1,4 +1,4 @@
-"""Base images from a registry: pulled, pinned by digest, and held to the pin; the registry is a real one, on loopback."""
+"""Base images from a registry, a real one on loopback: pulled, pinned by digest, and held to the pin."""
 
 from __future__ import annotations
 
