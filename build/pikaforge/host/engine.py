@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import secrets
 import shutil
 import tarfile
@@ -278,9 +279,11 @@ class DockerEngine:
                 with contextlib.suppress(Exception):
                     job.log.write_bytes(container.logs())
 
-    def _remote_host(self) -> str:
-        url = urlsplit(self._client().api.base_url)
-        local = url.scheme.startswith("http+") or url.hostname in (None, "localhost", "127.0.0.1", "localunixsocket")
+    @staticmethod
+    def _remote_host() -> str:
+        """The host of an engine on another machine (tcp://HOST:PORT, ssh://USER@HOST), "" for one on this machine."""
+        url = urlsplit(os.environ.get("DOCKER_HOST", ""))
+        local = url.scheme not in ("tcp", "ssh", "http", "https") or url.hostname in ("localhost", "127.0.0.1", "::1")
         return "" if local else str(url.hostname)
 
     # ---- images

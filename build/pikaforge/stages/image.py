@@ -207,7 +207,8 @@ def _build(
     context.update({f"guest/{name}": workshop.home / GUEST / name for name in COPIED})
     arguments = {"BASE": base.tag, **({} if label == TOOLS else _arguments(spec, label))}
     wanted = {name: value for name, value in arguments.items() if _declares(folder / "Dockerfile", name)}
-    image = engine.build(
+    # The tag holds the key: what another checkout has made under it is what would be made here.
+    image = engine.image(tag) or engine.build(
         context=files(context), target=target, tag=tag, args=wanted, labels={"org.pikaforge.image": label}, log=log
     )
     if image is None:
