@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -56,6 +57,10 @@ class Done:
     def lines(self, pattern: str) -> list[str]:
         """The lines of standard output that match."""
         return [line for line in self.stdout.splitlines() if re.search(pattern, line)]
+
+    def keep(self, path: Path) -> None:
+        """Write it to a file, for other workers."""
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
 
 class Running:
@@ -157,6 +162,11 @@ class Tool:
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "build"), env.get("PYTHONPATH", "")]))
         return {**env, **(extra or {})}
 
+    @staticmethod
+    def recall(path: Path) -> Done:
+        """A run that was kept in a file."""
+        return Done(**json.loads(path.read_text(encoding="utf-8")))
+
     @contextmanager
     def start(
         self, *args: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, umask: int = -1
@@ -200,44 +210,63 @@ def tool() -> Tool:
     return Tool()
 
 
+def owned(labels: Mapping[str, str], pid: int) -> bool:
+    """Whether something with these labels belongs to a run of the tool."""
+    return labels.get(OWNER, "").split("-")[1:2] == [str(pid)]
+
+
 class Engine:
     """The container engine, as an observer beside the tool."""
 
     def __init__(self, client: DockerClient) -> None:
         self.client = client
 
-    @staticmethod
-    def _owned(labels: Mapping[str, str], pid: int) -> bool:
-        return labels.get(OWNER, "").split("-")[1:2] == [str(pid)]
-
     def containers(self, pid: int) -> list[Container]:
         """The containers that a run of the tool has at this moment, running or not."""
         found = self.client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True)
-        return [container for container in found if self._owned(container.labels, pid)]
+        return [container for container in found if owned(container.labels, pid)]
 
-    def now(self) -> float:
-        """The engine's clock, in seconds; it may be another machine's."""
-        text = str(self.client.info()["SystemTime"])
-        whole, fraction = re.fullmatch(r"([^.]+)(\.\d+)?.*", text).groups()  # type: ignore[union-attr]
-        import calendar
+    @contextmanager
+    def watch(self) -> Iterator[Watch]:
+        """Take down which containers are created while the block runs, told by the engine's own events.
 
-        seconds = calendar.timegm(time.strptime(whole[:19], "%Y-%m-%dT%H:%M:%S"))
-        zone = re.search(r"([+-])(\d\d):(\d\d)$", text)
-        if zone is not None:
-            offset = int(zone.group(2)) * 3600 + int(zone.group(3)) * 60
-            seconds += -offset if zone.group(1) == "+" else offset
-        return seconds + float(fraction or 0)
+        They are read as they come: the engine itself remembers only the last 256 (moby, daemon/events).
+        """
+        import docker
 
-    def created(self, pid: int, since: float) -> list[str]:
-        """Names of the containers that a run of the tool has created since then, told by the engine's own events."""
-        events = self.client.events(
-            since=f"{since:.9f}",  # type: ignore[arg-type]  # the engine takes fractions
-            until=f"{self.now():.9f}",  # type: ignore[arg-type]
-            filters={"type": "container", "event": "create"},
-            decode=True,
-        )
-        attributes = [event["Actor"]["Attributes"] for event in events]
-        return [str(item["name"]) for item in attributes if self._owned(item, pid)]
+        listener = docker.from_env(timeout=600)
+        marker = f"pikaforge-test-{secrets.token_hex(8)}"
+        watch = Watch()
+        stream: Any = listener.events(filters={"event": "create"}, decode=True)
+
+        def read() -> None:
+            for event in stream:
+                if event["Actor"]["ID"] == marker:
+                    return
+                if event["Type"] == "container":
+                    watch.created.append(event["Actor"]["Attributes"])
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        try:
+            yield watch
+        finally:
+            self.client.volumes.create(marker).remove()  # an event that comes after all those
+            reader.join(60)
+            assert not reader.is_alive(), "the engine tells no events"
+            stream.close()
+            listener.close()
+
+
+class Watch:
+    """What happened while it was looked at."""
+
+    def __init__(self) -> None:
+        self.created: list[dict[str, str]] = []
+
+    def names(self, pid: int) -> list[str]:
+        """Names of the containers that a run of the tool has created."""
+        return [item["name"] for item in self.created if owned(item, pid)]
 
 
 @pytest.fixture(scope="session")
@@ -279,7 +308,8 @@ class Shared:
                 yield None
                 return
             folder = self.folder / name
-            folder.mkdir(exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+            folder.mkdir()
             yield folder
             done.touch()
 
@@ -321,25 +351,30 @@ def _engine_where_marked(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(scope="session")
-def sample_repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_sample() -> Callable[..., None]:
+    """Runs make-repo.sh: `make_sample(folder, SAMPLE_SUBMODULE_BASE=…)`."""
+
+    def make(folder: Path, **env: str) -> None:
+        script = ROOT / "tests" / "sample" / "make-repo.sh"
+        done = subprocess.run(
+            ["sh", str(script), str(folder)],
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sample_repositories(make_sample: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample's repositories as make-repo.sh makes them. Copy them before you change them."""
     folder = tmp_path_factory.mktemp("sample")
     make_sample(folder)
     return folder
-
-
-def make_sample(folder: Path, **env: str) -> None:
-    """Run make-repo.sh."""
-    script = ROOT / "tests" / "sample" / "make-repo.sh"
-    done = subprocess.run(
-        ["sh", str(script), str(folder)],
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 class Project:
@@ -350,9 +385,10 @@ class Project:
         self.out = top / "out"
         self.dist = top / "dist"
         self.tool = tool
-        for name in ("patches", "docker/guest/recipes", "tests/sample"):
-            shutil.copytree(ROOT / name, self.folder / name)
-        shutil.copy(ROOT / "matrix.yaml", self.matrix)
+        if not self.matrix.exists():  # else it is one that was made before
+            for name in ("patches", "docker/guest/recipes", "tests/sample"):
+                shutil.copytree(ROOT / name, self.folder / name)
+            shutil.copy(ROOT / "matrix.yaml", self.matrix)
 
     @property
     def matrix(self) -> Path:
@@ -437,7 +473,7 @@ class Project:
 
 @pytest.fixture(scope="session")
 def new_project(tool: Tool) -> Callable[[Path], Project]:
-    """Makes a project below a folder."""
+    """Makes a project below a folder, or finds the one that is there."""
     return lambda top: Project(top, tool)
 
 

@@ -13,7 +13,7 @@ from pikaforge.errors import ForgeError
 from pikaforge.host import process
 from pikaforge.host.store import Result
 from pikaforge.model import Series, Spec
-from pikaforge.plan import TOOLS, TOOLS_NODE, Node, Plan
+from pikaforge.plan import EMULATOR_NODE, TOOLS_NODE, Node, Plan
 from pikaforge.stages import compile as compile_stage
 from pikaforge.stages import image, package, smoke, source
 from pikaforge.stages.origin import Origin
@@ -127,17 +127,22 @@ class Pipeline:
         if node.stage == "image":
             if workshop.engine.kind == "host":
                 return image.host_material(spec, node.label), True
-            name = spec.defaults.tools if node.label == TOOLS else node.label
+            name = image.entry_of(spec, node.label)
             base = image.identify(name, spec.images[name], workshop=workshop, offline=offline)
             self._pins[node.id] = base
             return image.material(spec, node.label, base, home), base is not None
         cell = node.cells[0]
         materials: dict[str, Callable[[], dict[str, Any]]] = {
             "compile": lambda: compile_stage.material(spec, cell, base=workshop.base, home=home),
-            "smoke": lambda: smoke.material(spec),
+            "smoke": lambda: smoke.material(spec, cell.target, emulator=self._host_emulator()),
             "package": lambda: package.material(spec, cell, home),
         }
         return materials[node.stage](), True
+
+    def _host_emulator(self) -> str:
+        """Digest of the emulator that the host engine uses; with containers it is a node's result."""
+        path = smoke.host_emulator() if self._workshop.engine.kind == "host" else None
+        return keys.file_digest(path) if path is not None else ""
 
     def _key(self, node: Node, known: Mapping[str, str], *, offline: bool) -> tuple[str, bool]:
         material, real = self._material(node, offline=offline)
@@ -253,6 +258,8 @@ class Pipeline:
                 return Outcome(node=node, status="cached", key=key, result=result)
             events.started(node)
             result = self._make(node, key, inputs)
+            for remark in smoke.remarks(result.facts) if node.stage == "smoke" else ():
+                events.notice(f"{node.id}: {remark}")
         except ForgeError as error:
             return Outcome(node=node, status="failed", key=key, error=error, seconds=time.monotonic() - start)
         finally:
@@ -301,7 +308,8 @@ class Pipeline:
             return compile_stage.run(workshop, spec, cell, inputs[node.needs[0]], os_image, key=key)
         assert compiled is not None  # both remaining stages need it
         if node.stage == "smoke":
-            return smoke.run(workshop, spec, cell, compiled, os_image, key=key)
+            emulator = inputs.get(EMULATOR_NODE)
+            return smoke.run(workshop, spec, cell, compiled, os_image, key=key, emulator=emulator)
         return package.run(
             workshop,
             spec,

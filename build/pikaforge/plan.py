@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pikaforge import targets
+from pikaforge.emulation import stand_for
 from pikaforge.errors import ConfigError
 from pikaforge.model import EVERYTHING, Rule, Spec
 
@@ -323,7 +324,8 @@ def _nothing_of_model(spec: Spec, selection: Selection, selector: str, combinati
 def expand(spec: Spec, cells: Sequence[Cell], *, engine: Literal["docker", "host"] = "docker") -> Plan:
     """The nodes for `cells`; cells with a problem get none.
 
-    With a container engine the source and package stages run in the tools image, which is a node of its own.
+    With a container engine the source and package stages run in the tools image, which is a node of its own, and the
+    emulator for the smoke stage is fetched once for all targets that it can stand in for.
     """
     buildable = tuple(cell for cell in cells if not cell.problem)
     tools = (TOOLS_NODE,) if engine == "docker" else ()
@@ -343,10 +345,15 @@ def expand(spec: Spec, cells: Sequence[Cell], *, engine: Literal["docker", "host
         add("source", spec.product.version, tools, buildable)
     for image, members in images.items():
         add("image", image, (), members)
+    emulated = [cell for cell in buildable if not stand_for(cell.target).reason]
+    emulated = emulated if engine == "docker" and spec.defaults.emulator is not None else []
+    if emulated:
+        add("image", EMULATOR, (), emulated)
     for group, members in groups.items():
         source, image = f"source:{spec.product.version}", f"image:{members[0].image}"
         add("compile", group, (source, image), members)
-        add("smoke", group, (f"compile:{group}", image), members)
+        emulator = (EMULATOR_NODE,) if members[0] in emulated else ()
+        add("smoke", group, (f"compile:{group}", image, *emulator), members)
     for cell in buildable:
         needs = (f"source:{spec.product.version}", f"image:{cell.image}", f"compile:{cell.group}")
         add("package", cell.id, (*needs, f"smoke:{cell.group}", *tools), (cell,))
@@ -358,6 +365,9 @@ def expand(spec: Spec, cells: Sequence[Cell], *, engine: Literal["docker", "host
 TOOLS = "tools"
 """Label of the image with git, tar and the packers; not an image of the matrix."""
 TOOLS_NODE = f"image:{TOOLS}"
+EMULATOR = "emulator"
+"""Label of the image that the emulator is taken from; not an image of the matrix."""
+EMULATOR_NODE = f"image:{EMULATOR}"
 
 
 def github_matrix(cells: Sequence[Cell], *, limit: int = GITHUB_JOB_LIMIT) -> dict[str, list[dict[str, str]]]:

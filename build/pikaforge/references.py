@@ -87,9 +87,9 @@ def _check_images(spec: model.Spec, problems: Problems) -> None:
     if silent and silent[0].allocator not in spec.allocators:
         message = f"there is no allocator {silent[0].allocator!r}, which images take that name none"
         problems.add(("allocators",), message, "define it, or give every image its `allocator`", key=True)
-    for use in ("image", "tools"):
+    for use in ("image", "tools", "emulator"):
         named = getattr(spec.defaults, use)
-        if named not in spec.images:
+        if named is not None and named not in spec.images:
             problems.unknown(("defaults", use), "image", named, spec.images)
 
 
@@ -183,6 +183,22 @@ def _check_smoke(product: model.Product, problems: Problems) -> None:
         for index, step in enumerate(check.steps):
             _check_expression((*path, "steps", index, "match"), step.match, problems)
             _check_expression((*path, "steps", index, "error"), step.error, problems)
+            if step.refused is not None:
+                _check_expression((*path, "steps", index, "refused", "match"), step.refused.match, problems)
+        for name, instance in check.instances.items():
+            for key, value in instance.settings.items():
+                _check_placeholders((*path, "instances", name, "settings", key), value, SETTINGPLACEHOLDERS, problems)
+        _check_needs(check, path, product.smoke[:number], problems)
+
+
+def _check_needs(check: model.Check, path: KeyPath, before: Sequence[model.Check], problems: Problems) -> None:
+    earlier = {other.check: other for other in before}
+    for index, name in enumerate(check.needs):
+        if name not in earlier:
+            problems.unknown((*path, "needs", index), "check before this one", name, earlier)
+        elif check.shared and not earlier[name].shared:
+            message = f"the check {name!r} has instances of its own, and such checks are made last"
+            problems.add((*path, "needs", index), message, "leave it out")
 
 
 def _check_expression(path: KeyPath, expression: str | None, problems: Problems) -> None:

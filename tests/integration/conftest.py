@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -139,7 +142,7 @@ def ready(shop: Shop, tmp_path: Path) -> Project:
     return shop.ready(tmp_path)
 
 
-def shrink(project: Project, *, answer: str = PONG, prologue: str = "") -> None:
+def make_tiny(project: Project, *, answer: str = PONG, prologue: str = "") -> None:
     """Make the product one C file with one check, for tests of what is around it."""
     project.recipe.write_text(
         f"#!/bin/sh\nset -eu\n{prologue}\n"
@@ -156,15 +159,37 @@ def shrink(project: Project, *, answer: str = PONG, prologue: str = "") -> None:
     project.change(few_checks)
 
 
+@pytest.fixture(scope="session")
+def shrink() -> Callable[..., None]:
+    """As `tiny`, for a project that needs no images: `shrink(project, answer=…, prologue=…)`."""
+    return make_tiny
+
+
 @pytest.fixture
-def tiny(ready: Project) -> Callable[..., Project]:
+def tiny(ready: Project, shop: Shop) -> Callable[..., Project]:
     """Make a project's product tiny: `tiny(answer=C statement, prologue=lines of the recipe)`."""
 
     def make(**options: str) -> Project:
-        shrink(ready, **options)
+        make_tiny(ready, **options)
+        shop.take(ready, "source")
         return ready
 
     return make
+
+
+def wait_until(holds: Callable[[], object], what: str, timeout: float = 60.0) -> None:
+    """Look again and again until something holds; what is waited for tells nobody."""
+    deadline = time.monotonic() + timeout
+    while not holds():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout:g} s: {what}")
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., None]:
+    """`until(condition, "what it is")`."""
+    return wait_until
 
 
 class Git:
@@ -227,3 +252,38 @@ def web() -> Iterator[Callable[[Path], Web]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def git_daemon() -> Iterator[Callable[[Path], str]]:
+    """Serve the repositories of a folder by git's own protocol: `git_daemon(folder)` is the URL."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def serve(folder: Path) -> str:
+        for _ in range(20):  # the port may be taken between the two lines
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = int(probe.getsockname()[1])
+            daemon = subprocess.Popen(
+                ["git", "daemon", "--listen=127.0.0.1", f"--port={port}", f"--base-path={folder}", "--export-all"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **IDENTITY},
+                start_new_session=True,
+            )
+            running.append(daemon)
+            while daemon.poll() is None:
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                except OSError:
+                    time.sleep(0.02)
+                else:
+                    return f"git://127.0.0.1:{port}"
+        pytest.skip("git daemon does not start here")
+
+    yield serve
+    for daemon in running:
+        if daemon.poll() is None:
+            os.killpg(daemon.pid, signal.SIGKILL)
+        daemon.wait()

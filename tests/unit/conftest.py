@@ -54,12 +54,12 @@ def not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def engine() -> FakeEngine:
+def fake() -> FakeEngine:
     """An engine that records its jobs and does as `endings` says."""
     return FakeEngine()
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, engine: FakeEngine) -> Workshop:
+def workshop(tmp_path: Path, fake: FakeEngine) -> Workshop:
     """A workshop below the test's folder, with guest scripts of its own."""
-    return make_workshop(tmp_path, engine)
+    return make_workshop(tmp_path, fake)

@@ -21,6 +21,7 @@ from pikaforge.host.store import Store
 from pikaforge.lockfile import Lock
 from pikaforge.model import Spec
 from pikaforge.plan import Cell, all_cells
+from pikaforge.targets import features
 from pikaforge.workshop import GUEST, Workshop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +112,7 @@ class FakeServer:
     """A server whose address is what the test says, and which ends as it says."""
 
     root: str = "/forge"
+    port: int = 7000
     statuses: list[int | None] = field(default_factory=list)
     """What `wait` returns, one a call; then None for ever."""
     signals: list[str] = field(default_factory=list)
@@ -126,6 +128,21 @@ class FakeServer:
 
     def log_text(self) -> str:
         return ""
+
+    def again(self) -> None:
+        raise AssertionError("no test has said what happens then")
+
+    def peer(self) -> str:
+        return "peer.invalid"
+
+    def today(self) -> str:
+        return "20230101"
+
+    def fetch(self, folder: str) -> bytes | None:
+        return None
+
+    def rest(self) -> Mapping[str, int]:
+        return {"fds": 10, "threads": 2, "rss_kib": 1000}
 
 
 class FakeEngine:
@@ -176,6 +193,13 @@ class FakeEngine:
     def serve(self, job: ServerJob) -> Iterator[RunningServer]:
         self.served.append(job)
         yield self.server
+
+    @contextmanager
+    def network(self, label: str) -> Iterator[str]:
+        yield f"network-{label}"
+
+    def cpu_flags(self, image: str) -> frozenset[str]:
+        return frozenset({*features("sandybridge"), "pni"})
 
     def sweep(self) -> int:
         return 0

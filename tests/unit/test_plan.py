@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import gc
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -325,15 +326,13 @@ def test_two_models_with_one_target_share_every_node_but_package() -> None:
     spec = make_spec()
     plan = expand(spec, select(spec, Selection(selectors=("R620", "R720"))))
     both = ["R620-debian12-none", "R720-debian12-none"]
-    assert [(node.id, [cell.id for cell in node.cells]) for node in plan.nodes] == [
-        ("image:tools", both),
-        ("source:v1.0", both),
-        ("image:debian12", both),
-        ("compile:debian12-sandybridge-none", both),
-        ("smoke:debian12-sandybridge-none", both),
-        ("package:R620-debian12-none", both[:1]),
-        ("package:R720-debian12-none", both[1:]),
-    ]
+    of = {node.id: [cell.id for cell in node.cells] for node in plan.nodes}
+    assert {name for name in of if name.startswith("package:")} == {f"package:{cell}" for cell in both}
+    assert all(
+        cells == ([name.partition(":")[2]] if name.startswith("package:") else both) for name, cells in of.items()
+    )
+    compiled = "debian12-sandybridge-none"
+    assert {"image:tools", "source:v1.0", "image:debian12", f"compile:{compiled}", f"smoke:{compiled}"} <= set(of)
 
 
 @pytest.mark.parametrize("engine", ["docker", "host"])
@@ -364,16 +363,25 @@ def test_nothing_to_build_needs_nothing() -> None:
 
 
 def test_golden_plan() -> None:
-    """What `plan --json` prints for two models of matrix.yaml; the keys are masked, for they follow every script."""
+    """What `plan --json` prints for two models of matrix.yaml; the keys are masked, for they follow every script.
+
+    Where the change is wanted: PIKAFORGE_REWRITE_GOLDEN=1 pytest tests/unit/test_plan.py, then read the difference.
+    """
     spec = config.load(ROOT / "matrix.yaml")
-    cells = select(spec, Selection(selectors=("R620", "R720"), os="all", allocator="all"))
+    cells = select(spec, Selection(selectors=("R[67]20-el7-*", "R[67]20-debian12-*")))
     plan = expand(spec, cells)
     views = [View(node=node, key="(key)", cached=False, why="(why)") for node in plan.nodes]
     made = report.plan_json(plan, views) + "\n"
+    if os.environ.get("PIKAFORGE_REWRITE_GOLDEN") == "1":
+        GOLDEN.write_text(made, encoding="utf-8")
+        pytest.fail(f"{GOLDEN} is written anew")
     golden = GOLDEN.read_text(encoding="utf-8")
     changes = difflib.unified_diff(golden.splitlines(), made.splitlines(), "golden", "made", lineterm="", n=1)
     assert made == golden, "\n".join(changes)
-    assert json.loads(made)["cells"][0]["id"] == "R620-el7-none"
+    assert [cell["id"] for cell in json.loads(made)["cells"]] == [
+        "R620-el7-none", "R620-debian12-none", "R620-debian12-system",
+        "R720-el7-none", "R720-debian12-none", "R720-debian12-system",
+    ]  # fmt: skip
 
 
 # ---- GitHub's matrix
@@ -447,12 +455,13 @@ def _large() -> Spec:
 
 
 def _best_of_three(work: Callable[[], object]) -> float:
+    """Seconds of this process's own work: what others do on the machine does not count."""
     times = []
     for _ in range(3):
         gc.collect()
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 

@@ -148,3 +148,15 @@ def test_whether_this_machine_runs_a_target(
 
     monkeypatch.setattr("archspec.cpu.host", Here)
     assert targets.host_runs("sandybridge") is runs
+
+
+def test_a_cpu_that_lost_a_feature_of_its_ancestor_gets_no_code_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = targets.features
+
+    def without_f16c(name: str) -> frozenset[str]:
+        return real(name) - {"f16c"} if name == "haswell" else real(name)
+
+    monkeypatch.setattr(targets, "features", without_f16c)
+    common_target = targets.common_target.__wrapped__
+    assert common_target(("ivybridge", "skylake")) == "ivybridge"
+    assert common_target(("ivybridge", "haswell")) == "sandybridge", "ivybridge has f16c, too"

@@ -57,11 +57,7 @@ def _find(data: Buffer, layout: Layout) -> tuple[int, int, int] | None:
     offset = layout.offset_of(address)
     if offset is None:
         return None
-    load = next(p for p in layout.segments if layout.offset_of(address) is not None and p.offset <= offset)
-    end = max(
-        (p.offset + p.file_size for p in layout.segments if p.offset <= offset < p.offset + p.file_size),
-        default=load.offset,
-    )
+    end = next(p.offset + p.file_size for p in layout.segments if p.offset <= offset < p.offset + p.file_size)
     return offset, address, end - offset
 
 
@@ -102,12 +98,13 @@ def _walk(raw: bytes, address: int) -> Frames:
 def _pointer(raw: bytes, at: int, encoding: int, address: int) -> tuple[int, int]:
     form = struct.Struct(_POINTER[encoding & 0x0F])
     (begin,) = form.unpack_from(raw, at)
-    (size,) = struct.Struct(_POINTER[encoding & 0x07].lower().replace("q", "Q")).unpack_from(raw, at + form.size)
+    # The size has the same width and is never relative nor negative.
+    (size,) = struct.Struct(_POINTER[encoding & 0x07]).unpack_from(raw, at + form.size)
     if encoding & 0x70 == _PCREL:
         begin += address + at
     elif encoding & 0x70:
         raise ValueError(f"pointer encoding {encoding:#x} is not known")
-    return begin, abs(size)
+    return begin, int(size)
 
 
 def _encoding(raw: bytes, at: int) -> int:

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from pikaforge import emulation
 from pikaforge.errors import HostError
-from pikaforge.host.job import SIGNAL_BASE, Input, Job, JobResult, RunningServer, ServerJob, folders
+from pikaforge.host import process
+from pikaforge.host.job import NOBODY, SIGNAL_BASE, Input, Job, JobResult, RunningServer, ServerJob, folders
 from pikaforge.host.owner import Owner
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ CACHE = "/forge-cache"
 LABEL = "org.pikaforge"
 """Prefix of all labels: `.owner` on what must not outlive a run, `.kind` on everything."""
 CHUNK = 1 << 20
+GONE = 409
+"""The status with which the engine answers who wants to signal a container that does not run."""
 
 GET_ONE = (
     "start the engine (`systemctl start docker`), or let `bash setup.sh` install and start one\n"
@@ -82,6 +86,7 @@ class DockerEngine:
         self._running: dict[str, Container] = {}
         self._aborted = False
         self._cores = 0
+        self._flags: frozenset[str] | None = None
 
     # ---- reaching the engine
 
@@ -124,13 +129,22 @@ class DockerEngine:
             self.verify()
         return self._cores
 
+    def cpu_flags(self, image: str) -> frozenset[str]:
+        """As `Engine.cpu_flags`; looked up once, from inside a container: the engine may be on another machine."""
+        if self._flags is None:
+            with self._container("cpu", image, ("cat", "/proc/cpuinfo"), network_mode="none") as container:
+                container.start()
+                container.wait()
+                self._flags = emulation.flags_of(bytes(container.logs()).decode("utf-8", "replace"))
+        return self._flags
+
     # ---- what a run must not leave behind
 
     def _labels(self, kind: str) -> dict[str, str]:
         return {f"{LABEL}.kind": kind, f"{LABEL}.owner": self._owner.text}
 
     def sweep(self) -> int:
-        """Remove containers whose run is over without having removed them; the count of them."""
+        """Remove containers and networks whose run is over without having removed them; the count of them."""
         sdk = _load_sdk()
         removed = 0
         client = self._client()
@@ -139,6 +153,12 @@ class DockerEngine:
             if owner is not None and owner.gone():
                 with contextlib.suppress(sdk.errors.APIError):
                     container.remove(force=True, v=True)
+                    removed += 1
+        for network in client.networks.list(filters={"label": f"{LABEL}.owner"}):
+            owner = Owner.parse((network.attrs.get("Labels") or {}).get(f"{LABEL}.owner", ""))
+            if owner is not None and owner.gone():
+                with contextlib.suppress(sdk.errors.APIError):
+                    network.remove()
                     removed += 1
         return removed
 
@@ -153,8 +173,11 @@ class DockerEngine:
                 container.kill()
 
     @contextmanager
-    def _container(self, label: str, image: str, argv: tuple[str, ...], **options: Any) -> Iterator[Container]:
+    def _container(
+        self, label: str, image: str, argv: tuple[str, ...], *, open_files: int | None = None, **options: Any
+    ) -> Iterator[Container]:
         sdk = _load_sdk()
+        limits = {"core": 0} if open_files is None else {"core": 0, "nofile": open_files}
         name = f"pikaforge-{label}-{secrets.token_hex(4)}"
         try:
             container = self._client().containers.create(
@@ -164,7 +187,7 @@ class DockerEngine:
                 labels=self._labels("job"),
                 init=True,  # reaps children and forwards signals; without it a stop takes 10 s
                 working_dir=ROOT,
-                ulimits=[sdk.types.Ulimit(name="core", soft=0, hard=0)],
+                ulimits=[sdk.types.Ulimit(name=n, soft=value, hard=value) for n, value in limits.items()],
                 **options,
             )
         except sdk.errors.ImageNotFound as error:
@@ -189,9 +212,9 @@ class DockerEngine:
                 container.remove(force=True, v=True)
 
     @staticmethod
-    def _put(container: Container, inputs: tuple[Input, ...], extra: tuple[str, ...] = ()) -> None:
-        wanted = [ROOT, f"{ROOT}/out", *(f"{ROOT}/{i.folder}" for i in inputs), *extra]
-        container.put_archive("/", folders(wanted))
+    def _put(container: Container, inputs: tuple[Input, ...], owned: Mapping[str, int] | None = None) -> None:
+        wanted = [ROOT, f"{ROOT}/out", *(owned or ()), *(f"{ROOT}/{i.folder}" for i in inputs)]
+        container.put_archive("/", folders(wanted, owned=owned))
         for item in inputs:
             path = f"{ROOT}/{item.folder}"
             if isinstance(item.archive, bytes):
@@ -266,11 +289,15 @@ class DockerEngine:
         remote = self._remote_host()
         options: dict[str, Any] = {
             "ports": {f"{job.port}/tcp": None if remote else ("127.0.0.1", None)},
-            "network_mode": "bridge",
+            "network_mode": job.network or "bridge",
         }
+        owner = 0
+        if job.unprivileged:
+            owner = NOBODY
+            options["user"] = f"{NOBODY}:{NOBODY}"
         argv = (f"{ROOT}/{job.argv[0]}", *job.argv[1:])
-        with self._container(job.label, job.image, argv, **options) as container:
-            self._put(container, job.inputs, (f"{ROOT}/data",))
+        with self._container(job.label, job.image, argv, open_files=job.open_files, **options) as container:
+            self._put(container, job.inputs, {f"{ROOT}/data": owner})
             container.start()
             server = _ContainerServer(container, remote or "127.0.0.1", job.port)
             try:
@@ -278,6 +305,27 @@ class DockerEngine:
             finally:
                 with contextlib.suppress(Exception):
                     job.log.write_bytes(container.logs())
+
+    @contextmanager
+    def network(self, label: str) -> Iterator[str]:
+        """As `Engine.network`: a bridge of its own, on which nothing but these servers is."""
+        sdk = _load_sdk()
+        with self._lock:
+            if self._aborted:
+                raise HostError("interrupted")
+        name = f"pikaforge-{label}-{secrets.token_hex(4)}"
+        try:
+            made = self._client().networks.create(name, driver="bridge", labels=self._labels("network"))
+        except sdk.errors.APIError as error:
+            raise HostError(
+                f"the engine could not create a network: {_brief(error)}",
+                hint="`docker network prune` removes networks that nothing uses",
+            ) from error
+        try:
+            yield name
+        finally:
+            with contextlib.suppress(sdk.errors.APIError):
+                made.remove()
 
     @staticmethod
     def _remote_host() -> str:
@@ -394,11 +442,11 @@ class _ContainerServer:
     def __init__(self, container: Container, host: str, port: int) -> None:
         self._container = container
         self._host = host
-        self._port = port
+        self.port = port
 
     def address(self) -> tuple[str, int]:
         self._container.reload()
-        published = (self._container.ports or {}).get(f"{self._port}/tcp") or []
+        published = (self._container.ports or {}).get(f"{self.port}/tcp") or []
         if not published:
             raise ConnectionRefusedError("the container's port is not published: it has ended")
         return self._host, int(published[0]["HostPort"])
@@ -413,10 +461,52 @@ class _ContainerServer:
             return None
 
     def signal(self, name: str) -> None:
-        self._container.kill(signal=f"SIG{name}")
+        sdk = _load_sdk()
+        try:
+            self._container.kill(signal=f"SIG{name}")
+        except sdk.errors.APIError as error:
+            if error.status_code != GONE:  # as with processes: a signal for one that has ended is no error
+                raise
 
     def log_text(self) -> str:
         return bytes(self._container.logs()).decode("utf-8", "replace")
+
+    def again(self) -> None:
+        self._container.start()
+
+    def peer(self) -> str:
+        self._container.reload()
+        networks: Mapping[str, Any] = self._container.attrs["NetworkSettings"]["Networks"]
+        return next((str(entry["IPAddress"]) for entry in networks.values() if entry["IPAddress"]), "")
+
+    def today(self) -> str:
+        return self._execute("date", "+%Y%m%d").strip()
+
+    def fetch(self, folder: str) -> bytes | None:
+        sdk = _load_sdk()
+        try:
+            stream, _ = self._container.get_archive(f"{ROOT}/{folder}", chunk_size=CHUNK)
+        except sdk.errors.NotFound:
+            return None
+        return b"".join(stream)
+
+    def rest(self) -> Mapping[str, int]:
+        # The engine's init is process 1, and the server its only child; what is executed here is no child of init.
+        pid = self._execute("cat", "/proc/1/task/1/children").split()[0]
+        status = self._execute("cat", f"/proc/{pid}/status")
+        return {"fds": len(self._execute("ls", f"/proc/{pid}/fd").split()), **process.held(status)}
+
+    def _execute(self, *argv: str) -> str:
+        """What a program prints in the container; the SDK's own exec gives no exit status with a stream."""
+        api: Any = self._container.client
+        api = api.api
+        made = api.exec_create(self._container.id, list(argv))
+        output = bytes(api.exec_start(made["Id"]))
+        status = api.exec_inspect(made["Id"])["ExitCode"]
+        if status != 0:
+            said = " ".join(output.decode("utf-8", "replace").split())[:200]
+            raise HostError(f"`{' '.join(argv)}` in the container ended with {status}: {said}")
+        return output.decode("utf-8", "replace")
 
 
 class _Stream:

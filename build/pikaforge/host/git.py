@@ -6,8 +6,11 @@ happen in the guest, with no configuration at all.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -37,9 +40,19 @@ def _environment() -> dict[str, str]:
     return process.environment(extra)
 
 
-def _git(*args: str, cwd: Path | None = None, timeout: float | None = TIMEOUT) -> process.Completed:
+def _pristine(home: Path) -> dict[str, str]:
+    """An environment in which no setting of the user or the machine counts: what is printed is to be pinned."""
+    kept = {name: value for name, value in _environment().items() if not name.startswith("GIT_CONFIG")}
+    files = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
+    folders = {"HOME": str(home), "XDG_CONFIG_HOME": str(home), "GIT_ATTR_NOSYSTEM": "1"}
+    return {**kept, **files, **folders}
+
+
+def _git(
+    *args: str, cwd: Path | None = None, timeout: float | None = TIMEOUT, env: Mapping[str, str] | None = None
+) -> process.Completed:
     git = process.require("git", hint="install the package `git`, or run `bash setup.sh`")
-    return process.run([git, *args], cwd=cwd, env=_environment(), timeout=timeout)
+    return process.run([git, *args], cwd=cwd, env=env or _environment(), timeout=timeout)
 
 
 def _failure(url: str, done: process.Completed) -> HostError:
@@ -133,10 +146,19 @@ class Cache:
         path = self._root / f"{slug}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.git"
         if not (path / "HEAD").is_file():
             path.mkdir(parents=True, exist_ok=True)
-            done = _git("init", "--bare", "--quiet", str(path))
+            with self._alone(path):
+                done = _git("init", "--bare", "--quiet", str(path))
             if done.status != 0:
                 raise HostError(f"cannot make {path}: {done.errors().strip()}")
         return path
+
+    @staticmethod
+    @contextmanager
+    def _alone(path: Path) -> Iterator[None]:
+        """Let no other run change the repository meanwhile: git does not wait for its lock files, it fails."""
+        with path.with_suffix(".lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def has(self, url: str, commit: str) -> bool:
         """Whether the commit was fetched before, with all of its files."""
@@ -156,13 +178,19 @@ class Cache:
         path = self.path(url)
         if self.has(url, commit):
             return path
+        with self._alone(path):
+            return self._fetch(path, url, commit, ref)
+
+    def _fetch(self, path: Path, url: str, commit: str, ref: str) -> Path:
         keep = f"refs/forge/{commit}"
         attempts = [["--depth=1", "--no-tags", url, f"+{commit}:{keep}"]]
         if ref and ref != commit:
             attempts.append(["--depth=1", "--no-tags", url, f"+{ref}:refs/forge/ref"])
         attempts.append(["--tags", url, "+refs/heads/*:refs/forge/heads/*", "+refs/*:refs/forge/all/*"])
         done: process.Completed | None = None
-        for arguments in attempts:
+        for number, arguments in enumerate(attempts, 1):
+            if number == len(attempts) and (path / "shallow").exists():
+                arguments.insert(0, "--unshallow")  # else what lies behind the end of what is here does not come
             done = _git("-C", str(path), "fetch", "--quiet", "--force", "--no-write-fetch-head", *arguments)
             if done.status == 0 and self._keep(path, commit, keep):
                 return path
@@ -180,17 +208,19 @@ class Cache:
 
     def mailbox(self, url: str, base: str, head: str) -> bytes:
         """The commits of `head` that `base` has not, as `git format-patch` writes them; needs their history."""
-        path = self.path(url)
-        done = _git("-C", str(path), "fetch", "--quiet", "--force", "--no-tags", url, f"+{head}:refs/forge/head-{head}")
-        if done.status != 0:
-            raise _failure(url, done)
-        if (path / "shallow").exists():
-            _git("-C", str(path), "fetch", "--quiet", "--unshallow", "--no-tags", url, f"+{base}:refs/forge/{base}")
+        path = self.fetch(url, base)  # which need not be an ancestor of `head`
+        begin = ("-C", str(path), "fetch", "--quiet", "--force", "--no-tags")
+        with self._alone(path):
+            done = _git(*begin, url, f"+{head}:refs/forge/head-{head}")
+            if done.status != 0:
+                raise _failure(url, done)
+            if (path / "shallow").exists():
+                _git(*begin, "--unshallow", url, f"+{base}:refs/forge/{base}")
         patch = _git(
-            "-C", str(path),
-            "-c", "diff.noprefix=false", "-c", "diff.mnemonicPrefix=false", "-c", "diff.algorithm=myers",
+            "-C", str(path), "-c", "safe.directory=*",
             "format-patch", "--stdout", "--no-signature", "--full-index", "--no-stat", "--binary",
             "--submodule=short", f"{base}..refs/forge/head-{head}",
+            env=_pristine(path),
         )  # fmt: skip
         if patch.status != 0:
             raise HostError(f"git cannot make a patch of {head} in {url}: {patch.errors().strip()[-300:]}")
@@ -201,13 +231,17 @@ def join(base: str, url: str) -> str:
     """A submodule's URL, which may be relative (`../x.git`) to its superproject's, as git resolves it."""
     if not url.startswith(("./", "../")):
         return url
-    base = base.rstrip("/")
+    base, separator = base.rstrip("/"), "/"
     while True:
         if url.startswith("../"):
             url = url[3:]
-            cut = max(base.rfind("/"), base.rfind(":"))
-            base = base[:cut] if cut > 0 else ""
+            if "/" in base:
+                base = base.rpartition("/")[0]
+            elif ":" in base:  # user@host:folder, of which the host is left
+                base, separator = base.rpartition(":")[0], ":"
+            else:
+                base = "."
         elif url.startswith("./"):
             url = url[2:]
         else:
-            return f"{base}/{url}"
+            return f"{base}{separator}{url.rstrip('/')}"

@@ -14,8 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from pikaforge.errors import HostError
+
 SIGNAL_BASE = 128
 """Shells and container engines report death by signal N as exit status 128 + N."""
+NOBODY = 65534
+"""User and group of unprivileged servers: `nobody` by that number everywhere, and owner of nothing."""
+
+
+class CannotServe(HostError):
+    """This engine cannot run a server as it is asked to; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +76,12 @@ class ServerJob:
     inputs: tuple[Input, ...]
     port: int
     log: Path
+    network: str = ""
+    """The private network of `Engine.network` that it is on."""
+    unprivileged: bool = False
+    """Whether it runs as a user who may write nothing but the folder `data` below the root."""
+    open_files: int | None = None
+    """Its limit of open files, soft and hard."""
 
 
 class RunningServer(Protocol):
@@ -75,6 +89,8 @@ class RunningServer(Protocol):
 
     root: str
     """The root folder as the server sees it."""
+    port: int
+    """The port on which it listens."""
 
     def address(self) -> tuple[str, int]:
         """Host and port at which this process reaches the server's port."""
@@ -87,6 +103,21 @@ class RunningServer(Protocol):
 
     def log_text(self) -> str:
         """All that it has printed so far."""
+
+    def again(self) -> None:
+        """Start it again after its end, with the files that it left."""
+
+    def peer(self) -> str:
+        """The address at which other servers of its network reach it."""
+
+    def today(self) -> str:
+        """The date where it runs, YYYYMMDD."""
+
+    def fetch(self, folder: str) -> bytes | None:
+        """A folder below the root as a tar archive whose members begin with its name; None if it is not there."""
+
+    def rest(self) -> Mapping[str, int]:
+        """What its process holds now: `fds` and `threads`, and `rss_kib` of memory (VmRSS)."""
 
 
 class Engine(Protocol):
@@ -107,7 +138,21 @@ class Engine(Protocol):
         """Run a job to its end; on success its output files are written into the folder `into`."""
 
     def serve(self, job: ServerJob) -> AbstractContextManager[RunningServer]:
-        """Start a server; it is ended and removed when the block is left."""
+        """Start a server; it is ended and removed when the block is left.
+
+        Raises:
+            CannotServe: this engine cannot give it what it asks for.
+        """
+
+    def network(self, label: str) -> AbstractContextManager[str]:
+        """Make a private network for servers; its name. Empty where servers share this machine's loopback instead."""
+
+    def cpu_flags(self, image: str) -> frozenset[str]:
+        """The /proc/cpuinfo flags that all CPUs have where jobs run.
+
+        Args:
+            image: any image of the engine, to look with.
+        """
 
     def sweep(self) -> int:
         """Remove what runs left that were killed; the count of it."""
@@ -116,8 +161,14 @@ class Engine(Protocol):
         """End everything that this engine has running, from another thread."""
 
 
-def folders(paths: Iterable[str]) -> bytes:
-    """A tar archive with just these folders and their parents, owner root, mode 755."""
+def folders(paths: Iterable[str], *, owned: Mapping[str, int] | None = None) -> bytes:
+    """A tar archive with just these folders and their parents, mode 755.
+
+    Args:
+        paths: absolute or not; a slash at the start counts for nothing.
+        owned: owner and group by path; root is that of all others.
+    """
+    owners = {path.strip("/"): owner for path, owner in (owned or {}).items()}
     wanted: dict[str, None] = {}
     for path in paths:
         parts = path.strip("/").split("/")
@@ -131,11 +182,12 @@ def folders(paths: Iterable[str]) -> bytes:
             info = tarfile.TarInfo(name)
             info.type = tarfile.DIRTYPE
             info.mode = 0o755
+            info.uid = info.gid = owners.get(name, 0)
             tar.addfile(info)
     return buffer.getvalue()
 
 
-def files(contents: Mapping[str, bytes | Path], *, executable: Iterable[str] = ()) -> bytes:
+def files(contents: Mapping[str, bytes | Path], *, executable: Iterable[str] = (), owner: int = 0) -> bytes:
     """A tar archive of files by their names, with their folders; owner root, mode 644 or 755, time 0."""
     modes = set(executable)
     buffer = io.BytesIO()
@@ -150,11 +202,13 @@ def files(contents: Mapping[str, bytes | Path], *, executable: Iterable[str] = (
                     info = tarfile.TarInfo(folder)
                     info.type = tarfile.DIRTYPE
                     info.mode = 0o755
+                    info.uid = info.gid = owner
                     tar.addfile(info)
             content = contents[name]
             data = content.read_bytes() if isinstance(content, Path) else content
             info = tarfile.TarInfo(name)
             info.size = len(data)
             info.mode = 0o755 if name in modes else 0o644
+            info.uid = info.gid = owner
             tar.addfile(info, io.BytesIO(data))
     return buffer.getvalue()

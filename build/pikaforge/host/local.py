@@ -9,21 +9,27 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import resource
 import shutil
 import signal
 import socket
+import stat
 import tarfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from pikaforge import emulation
 from pikaforge.errors import HostError
 from pikaforge.host import process
-from pikaforge.host.job import SIGNAL_BASE, Input, Job, JobResult, RunningServer, ServerJob
+from pikaforge.host.job import NOBODY, SIGNAL_BASE, CannotServe, Input, Job, JobResult, RunningServer, ServerJob
 from pikaforge.host.owner import Owner
 
+LIMITED = 'ulimit -n "$0" && exec "$@"'
+"""Shell text that starts a program with a limit of open files; the program keeps the process id."""
 PASSED_ON = ("PATH", "HOME", "USER", "TMPDIR", "LD_LIBRARY_PATH")
 """Of this process's environment a job sees only these; containers see none of it."""
 
@@ -112,8 +118,10 @@ class HostEngine:
         return {**kept, "FORGE_ROOT": str(root)}
 
     @contextmanager
-    def _child(self, argv: tuple[str, ...], root: Path, env: dict[str, str], log: Path) -> Iterator[process.Child]:
-        with log.open("ab") as output, process.child(argv, cwd=root, env=env, output=output) as child:
+    def _child(
+        self, argv: tuple[str, ...], root: Path, env: dict[str, str], log: Path, *, user: int | None = None
+    ) -> Iterator[process.Child]:
+        with log.open("ab") as output, process.child(argv, cwd=root, env=env, output=output, user=user) as child:
             with self._lock:
                 self._children.add(child)
                 aborted = self._aborted
@@ -153,11 +161,32 @@ class HostEngine:
     @contextmanager
     def serve(self, job: ServerJob) -> Iterator[RunningServer]:
         """As `Engine.serve`; the server listens on this machine's `job.port` itself."""
+        _check_limit(job.open_files)
         with self._folder(job.label, job.inputs) as root:
-            (root / "data").mkdir(exist_ok=True)
+            data = root / "data"
+            data.mkdir(exist_ok=True)
             argv = (str(root / job.argv[0]), *job.argv[1:])
-            with self._child(argv, root, self._environment(root), job.log) as child:
-                yield _LocalServer(child, job, root)
+            if job.open_files is not None:
+                argv = ("/bin/sh", "-c", LIMITED, str(job.open_files), *argv)
+            job.log.write_bytes(b"")
+            with _unprivileged(root, data) if job.unprivileged else contextlib.nullcontext() as user:
+                server = _LocalServer(
+                    job, root, lambda: self._child(argv, root, self._environment(root), job.log, user=user)
+                )
+                try:
+                    server.again()
+                    yield server
+                finally:
+                    server.end()
+
+    @contextmanager
+    def network(self, label: str) -> Iterator[str]:
+        """As `Engine.network`: none; servers reach each other over the loopback interface, on ports of their own."""
+        yield ""
+
+    def cpu_flags(self, image: str) -> frozenset[str]:
+        """As `Engine.cpu_flags`, of this machine."""
+        return emulation.flags_of(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
 
     def free_port(self, offsets: tuple[int, ...]) -> int:
         """A port such that it and its offsets are free now on all interfaces."""
@@ -177,23 +206,88 @@ class HostEngine:
         raise HostError(f"found no free port on this machine with {offsets} beside it free too")
 
 
+def _check_limit(open_files: int | None) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if open_files is not None and most not in (resource.RLIM_INFINITY,) and open_files > most and os.geteuid() != 0:
+        raise CannotServe(f"this machine's limit of open files is {most}, and {open_files} are wanted")
+
+
+@contextmanager
+def _unprivileged(root: Path, data: Path) -> Iterator[int | None]:
+    """Let a server write nothing but `data`; the user that it has to be, None for this process's own.
+
+    Without root, this process's user is unprivileged already, and only loses the right to write to `root`.
+    """
+    if os.geteuid() == 0:
+        closed = [folder for folder in (root, *root.parents) if not folder.stat().st_mode & stat.S_IXOTH]
+        if closed:
+            raise CannotServe(f"{closed[-1]} is closed to other users, and the server has to be one")
+        for path in (data, *data.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
+        yield NOBODY
+        return
+    root.chmod(0o555)
+    try:
+        yield None
+    finally:
+        root.chmod(0o755)
+
+
 class _LocalServer:
     """A server as a child process."""
 
-    def __init__(self, child: process.Child, job: ServerJob, root: Path) -> None:
+    def __init__(self, job: ServerJob, root: Path, start: Callable[[], AbstractContextManager[process.Child]]) -> None:
         self.root = str(root)
-        self._child = child
+        self.port = job.port
         self._job = job
+        self._start = start
+        self._stack = contextlib.ExitStack()
+        self._child: process.Child | None = None
+
+    def _running(self) -> process.Child:
+        assert self._child is not None  # `serve` has started it
+        return self._child
+
+    def again(self) -> None:
+        self.end()
+        self._child = self._stack.enter_context(self._start())
+
+    def end(self) -> None:
+        """End it, if it still runs."""
+        self._stack.close()
 
     def address(self) -> tuple[str, int]:
-        return "127.0.0.1", self._job.port
+        return "127.0.0.1", self.port
+
+    def peer(self) -> str:
+        return "127.0.0.1"
 
     def wait(self, timeout: float) -> int | None:
-        status = self._child.wait(timeout)
+        status = self._running().wait(timeout)
         return SIGNAL_BASE - status if status is not None and status < 0 else status
 
     def signal(self, name: str) -> None:
-        self._child.signal(signal.Signals[f"SIG{name}"])
+        self._running().signal(signal.Signals[f"SIG{name}"])
 
     def log_text(self) -> str:
         return self._job.log.read_text(encoding="utf-8", errors="replace")
+
+    def today(self) -> str:
+        return time.strftime("%Y%m%d")
+
+    def fetch(self, folder: str) -> bytes | None:
+        path = Path(self.root) / folder
+        if not path.is_dir():
+            return None
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            tar.add(path, arcname=path.name)
+        return buffer.getvalue()
+
+    def rest(self) -> Mapping[str, int]:
+        folder = Path("/proc") / str(self._running().pid)
+        try:
+            status = (folder / "status").read_text(encoding="utf-8", errors="replace")
+            return {"fds": len(os.listdir(folder / "fd")), **process.held(status)}  # noqa: PTH208
+        except OSError as error:
+            raise HostError(f"cannot look at the server's process: {error.strerror}") from error

@@ -26,9 +26,13 @@ def get(url: str, *, limit: int) -> bytes:
     parts = urlsplit(url)
     if parts.scheme == "file":
         try:
-            return Path(url2pathname(parts.path)).read_bytes()
+            with Path(url2pathname(parts.path)).open("rb") as file:
+                data = file.read(limit + 1)
         except OSError as error:
             raise HostError(f"cannot read {url}: {error.strerror}") from error
+        if len(data) > limit:
+            raise _too_large(url, limit)
+        return data
     import requests  # noqa: PLC0415  # 0.1 s that nothing else needs
 
     try:
@@ -41,10 +45,14 @@ def get(url: str, *, limit: int) -> bytes:
             for block in answer.iter_content(1 << 16):
                 body += block
                 if len(body) > limit:
-                    raise HostError(f"{url} is larger than {limit >> 20} MiB")
+                    raise _too_large(url, limit)
             return bytes(body)
     except requests.exceptions.RequestException as error:
         raise Unreachable(f"cannot reach {parts.scheme}://{parts.netloc}: {_brief(error)}") from error
+
+
+def _too_large(url: str, limit: int) -> HostError:
+    return HostError(f"{url} is larger than {limit >> 20} MiB")
 
 
 def _brief(error: Exception) -> str:

@@ -131,7 +131,9 @@ def end_all() -> None:
 class Child:
     """A running program in a process group of its own, so that all of it can be ended."""
 
-    def __init__(self, argv: Argv, *, cwd: Path, env: Mapping[str, str], output: IO[bytes]) -> None:
+    def __init__(
+        self, argv: Argv, *, cwd: Path, env: Mapping[str, str], output: IO[bytes], user: int | None = None
+    ) -> None:
         try:
             self._popen = subprocess.Popen(
                 list(argv),
@@ -141,6 +143,9 @@ class Child:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
             )
         except OSError as error:
             raise HostError(f"cannot run `{argv[0]}`: {error.strerror}") from error
@@ -170,13 +175,29 @@ class Child:
 
 
 @contextmanager
-def child(argv: Argv, *, cwd: Path, env: Mapping[str, str], output: IO[bytes]) -> Iterator[Child]:
-    """Start a program that is ended, with its group, when the block is left."""
-    started = Child(argv, cwd=cwd, env=env, output=output)
+def child(
+    argv: Argv, *, cwd: Path, env: Mapping[str, str], output: IO[bytes], user: int | None = None
+) -> Iterator[Child]:
+    """Start a program that is ended, with its group, when the block is left.
+
+    Args:
+        argv: program and arguments.
+        cwd: its working folder.
+        env: all of its environment.
+        output: where standard output and error go.
+        user: user and group that it runs as; only root can change them.
+    """
+    started = Child(argv, cwd=cwd, env=env, output=output, user=user)
     try:
         yield started
     finally:
         started.kill_group()
+
+
+def held(status: str) -> dict[str, int]:
+    """`threads` and `rss_kib` out of the text of /proc/PID/status."""
+    values = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    return {"threads": int(values["Threads"]), "rss_kib": int(values["VmRSS"].split()[0])}
 
 
 def start_time(pid: int) -> str | None:

@@ -24,6 +24,17 @@ class Outcome:
     seconds: float
     detail: str = ""
     """The exact exchange that failed."""
+    required: bool = True
+    """Whether its failure fails the stage; if not, it is advice."""
+    skipped: str = ""
+    """Why it was not made; such a check has not passed, and has not failed either."""
+    note: str = ""
+    """What is to be known of it even if it passed."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was made and did not pass."""
+        return not self.passed and not self.skipped
 
 
 def show(value: object) -> str:
@@ -89,9 +100,14 @@ def run_step(step: Step, connection: Connection) -> str:
         if time.monotonic() >= deadline:
             break
         time.sleep(POLL)
-    sent = " | ".join(" ".join(str(word) for word in request) for request in requests)
+    return f"{describe(step)}; got {show(reply)}"
+
+
+def describe(step: Step) -> str:
+    """A step with requests, in words: what is sent and what is wanted."""
+    sent = " | ".join(" ".join(str(word) for word in request) for request in _requests(step))
     waited = f" within {step.within:g} s" if step.within else ""
-    return f"sent {sent}; wanted {_wanted(step)}{waited}; got {show(reply)}"
+    return f"sent {sent}; wanted {_wanted(step)}{waited}"
 
 
 def run_check(check: Check, connect: Callable[[], Connection]) -> Outcome:
@@ -113,4 +129,6 @@ def run_check(check: Check, connect: Callable[[], Connection]) -> Outcome:
         detail = f"no connection: {error}"
     if detail and check.why:
         detail = f"{detail} ({check.why})"
-    return Outcome(name=check.check, passed=not detail, seconds=time.monotonic() - start, detail=detail)
+    return Outcome(
+        name=check.check, passed=not detail, seconds=time.monotonic() - start, detail=detail, required=check.required
+    )

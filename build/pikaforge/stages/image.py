@@ -1,4 +1,4 @@
-"""The image stage: a build image and a clean runtime image per OS, and the tools image.
+"""The image stage: a build image and a clean runtime image per OS, the tools image, and the emulator.
 
 The base comes from a registry, pinned by digest, or is bootstrapped from the distribution's own packages. With the
 host engine there is nothing to build: this machine must be the right OS and have the packages.
@@ -18,10 +18,10 @@ from pikaforge.errors import HostError, StageError
 from pikaforge.host import bootstrap, hostos
 from pikaforge.host.engine import DockerEngine, ImageFacts, RegistryError
 from pikaforge.host.job import Job, files
-from pikaforge.host.store import Result
+from pikaforge.host.store import Result, sha256
 from pikaforge.lockfile import Lock
 from pikaforge.model import Image, Spec
-from pikaforge.plan import TOOLS
+from pikaforge.plan import EMULATOR, TOOLS
 from pikaforge.workshop import GUEST, Workshop, failure, guest_digests, read_facts, run_job
 
 STAGE = "image"
@@ -29,6 +29,11 @@ SCRIPTS = ("packages.sh",)
 COPIED = ("specs.sh",)
 """Guest scripts that the Dockerfiles copy."""
 REPOSITORY = "pikaforge"
+OWN = (TOOLS, EMULATOR)
+"""Images of the tool's own: not of the matrix, without its packages, and with one target."""
+EMULATOR_FOLDER = "emulator"
+EMULATOR_FILE = "qemu-x86_64"
+"""What the emulator's image is for; below its root, and in the result."""
 
 _making: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 """One lock a base, because the tools image and an OS image may need the same one at the same time."""
@@ -110,14 +115,28 @@ def _digest_of(facts: ImageFacts, reference: str) -> str:
     )
 
 
+def entry_of(spec: Spec, label: str) -> str:
+    """The image entry on which an image is made."""
+    if label == EMULATOR:
+        assert spec.defaults.emulator is not None  # the plan has no such node then
+        return spec.defaults.emulator
+    return spec.defaults.tools if label == TOOLS else label
+
+
+def _family(spec: Spec, label: str) -> str:
+    return label if label in OWN else spec.images[label].family
+
+
 def material(spec: Spec, label: str, base: Base | None, home: Path) -> dict[str, Any]:
     """Key material: base, Dockerfile, package lists, scripts."""
-    family = TOOLS if label == TOOLS else spec.images[label].family
-    packages = {} if label == TOOLS else _arguments(spec, label)
+    family = _family(spec, label)
+    packages = {} if label in OWN else _arguments(spec, label)
     return {
         "base": None if base is None else [base.registry, base.suite, base.mirror],
         "dockerfile": keys.files_digest(home / "docker" / family, ["Dockerfile"]),
         "packages": packages,
+        # So that another version in matrix.yaml is compared with what the image has.
+        "gcc": "" if label in OWN else spec.images[label].gcc,
         "scripts": guest_digests(home, [*SCRIPTS, *COPIED]),
     }
 
@@ -142,8 +161,9 @@ def usable(result: Result, workshop: Workshop) -> bool:
 def run(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> Result:
     """Build the images.
 
-    The result has no files; its facts name the images (`build`, `runtime`), their ids, compiler and packages, and its
-    identity is that of the installed packages: the same packages elsewhere give the same results.
+    The result has no files, but for the emulator; its facts name the images (`build`, `runtime`), their ids, compiler
+    and packages, and its identity is that of the installed packages: the same packages elsewhere give the same
+    results.
     """
     engine = workshop.engine
     assert isinstance(engine, DockerEngine)
@@ -151,6 +171,8 @@ def run(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> 
     facts: dict[str, Any] = {"base": base.registry or f"bootstrap {base.suite}", "ids": {}}
     with _making[base.tag]:
         _ensure_base(engine, base, workshop, log)
+    if label == EMULATOR:
+        return _emulator(workshop, engine, spec, base, key=key, log=log)
     targets = ("build",) if label == TOOLS else ("runtime", "build")
     packages: dict[str, list[list[str]]] = {}
     for target in targets:
@@ -160,7 +182,7 @@ def run(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> 
         facts[target] = tag
         facts["ids"][tag] = image.id
         packages[target] = held
-        if target == "build" and label != TOOLS:
+        if target == "build" and label not in OWN:
             facts["gcc"] = compiler
             _check_compiler(spec.images[label], label, compiler)
     facts["packages"] = packages
@@ -168,6 +190,30 @@ def run(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> 
         _pin_packages(workshop.lock, base, engine, workshop, log)
     identity = keys.digest(repr(sorted((t, tuple(map(tuple, p))) for t, p in packages.items())) + key)
     return workshop.store.put(STAGE, key, identity=identity, facts=facts, files={})
+
+
+def _emulator(workshop: Workshop, engine: DockerEngine, spec: Spec, base: Base, *, key: str, log: Path) -> Result:
+    """The emulator as a file of the result: once that is in the store, the image is not needed any more."""
+    tag = f"{REPOSITORY}/{EMULATOR}-build:{key[:16]}"
+    _build(workshop, engine, spec, base, label=EMULATOR, target="build", tag=tag, log=log)
+    if base.suite:
+        _pin_packages(workshop.lock, base, engine, workshop, log)
+    with workshop.store.scratch() as scratch:
+        wanted = (EMULATOR_FILE, "version")
+        job = Job(
+            label=f"{STAGE}-{EMULATOR}",
+            image=tag,
+            argv=("cp", *(f"/{EMULATOR_FOLDER}/{name}" for name in wanted), "out/"),
+            env={},
+            inputs=(),
+            outputs=tuple(f"out/{name}" for name in wanted),
+            log=log,
+        )
+        done = run_job(workshop, job, scratch, stage=STAGE, label=EMULATOR, failed="the emulator cannot be fetched")
+        program = done.outputs[f"out/{EMULATOR_FILE}"]
+        version = done.outputs["out/version"].read_text(encoding="utf-8").strip()
+        facts = {"base": base.registry or f"bootstrap {base.suite}", "ids": {}, "packages": {}, "version": version}
+        return workshop.store.put(STAGE, key, identity=sha256(program), facts=facts, files={EMULATOR_FILE: program})
 
 
 def _ensure_base(engine: DockerEngine, base: Base, workshop: Workshop, log: Path) -> None:
@@ -201,11 +247,11 @@ def _build(
     tag: str,
     log: Path,
 ) -> ImageFacts:
-    family = TOOLS if label == TOOLS else spec.images[label].family
+    family = _family(spec, label)
     folder = workshop.home / "docker" / family
     context: dict[str, bytes | Path] = {"Dockerfile": folder / "Dockerfile"}
     context.update({f"guest/{name}": workshop.home / GUEST / name for name in COPIED})
-    arguments = {"BASE": base.tag, **({} if label == TOOLS else _arguments(spec, label))}
+    arguments = {"BASE": base.tag, **({} if label in OWN else _arguments(spec, label))}
     wanted = {name: value for name, value in arguments.items() if _declares(folder / "Dockerfile", name)}
     # The tag holds the key: what another checkout has made under it is what would be made here.
     image = engine.image(tag) or engine.build(

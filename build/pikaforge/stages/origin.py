@@ -87,7 +87,7 @@ def parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> O
         return _sample(product, base=base, out=out)
     if not text:
         if source.tarball is not None:
-            return _tarball("default", base / source.tarball)
+            return _tarball("default", base / source.tarball, "product.source.tarball")
         assert source.git is not None and source.tag is not None  # the model sees to it
         return _repository(source.git, source.git, source.tag, base)
     where, _, ref = text.partition("#")
@@ -96,7 +96,7 @@ def parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> O
         return _repository(where, where, ref, cwd)
     path = (cwd / where.removeprefix("file://")).resolve()
     if path.is_file():
-        return _tarball(where, path)
+        return _tarball(where, path, "--source")
     if git.is_repository(path):
         return _repository(where, str(path), ref, cwd)
     if path.is_dir():
@@ -130,13 +130,13 @@ def _repository(spec: str, where: str, ref: str, cwd: Path) -> Origin:
     )
 
 
-def _tarball(spec: str, path: Path) -> Origin:
+def _tarball(spec: str, path: Path, given: str) -> Origin:
     if not path.is_file():
-        raise ConfigError(f"the source tarball {path} does not exist", where="--source")
+        raise ConfigError(f"the source tarball {path} does not exist", where=given)
     if not TARBALL.search(path.name):
         raise ConfigError(
             f"{path.name} does not look like a source tarball",
-            where="--source",
+            where=given,
             hint="it must end in .tar[.gz|.bz2|.xz|.zst]",
         )
     return Origin(kind="tarball", spec=spec, tarball=path, local=True)

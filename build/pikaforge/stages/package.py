@@ -24,7 +24,7 @@ MANIFEST_FORMAT = 1
 
 
 def file_name(spec: Spec, cell: Cell) -> str:
-    """`pika-v3.4.0-R620.tar.gz`; an allocator that is not the image's default follows the model."""
+    """`PRODUCT-VERSION-MODEL.tar.gz`; an allocator that is not the image's default follows the model."""
     product = spec.product
     allocator = "" if cell.allocator == spec.images[cell.image].allocator else f"-{cell.allocator}"
     return f"{product.name}-{product.version}-{cell.model}{allocator}.tar.gz"

@@ -122,7 +122,7 @@ def _keep(
 ) -> Patch:
     sha256 = keys.digest(data)
     path = downloads / sha256
-    if not path.is_file():
+    if not path.is_file() or path.read_bytes() != data:
         write_atomically(path, data)
     return Patch(name=name, kind=kind, strip=strip, sha256=sha256, why=why, url=url)
 

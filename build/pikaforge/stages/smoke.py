@@ -1,75 +1,234 @@
-"""The smoke stage: the tree in the clean runtime image answers, over a real connection from outside, and stops."""
+"""The smoke stage: the tree in the clean runtime image does what it should, asked over real connections from outside.
+
+Up to twice: on this machine's CPU, if that has all that the target has, and under emulation of the target. What was
+not made says why, and never counts as passed; where neither is possible the stage fails, because a package that was
+never started must not be published.
+"""
 
 from __future__ import annotations
 
-import re
-import signal
 import tarfile
-import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pikaforge import keys
-from pikaforge.errors import ForgeError, HostError, StageError, StageFailure
-from pikaforge.host.engine import signal_of
-from pikaforge.host.job import Input, Job, RunningServer, ServerJob, files
-from pikaforge.host.local import HostEngine
-from pikaforge.host.resp import Closed, Connection, ErrorReply
+from pikaforge import emulation, keys
+from pikaforge.emulation import Stand
+from pikaforge.errors import StageError, StageFailure
+from pikaforge.host import process
+from pikaforge.host.job import Input, files
+from pikaforge.host.resp import Connection
 from pikaforge.host.store import Result
-from pikaforge.model import Conf, Spec
+from pikaforge.model import Check, Spec
 from pikaforge.plan import Cell
-from pikaforge.stages.exchange import Outcome, run_check
-from pikaforge.workshop import TAIL_LINES, Workshop
+from pikaforge.stages.exchange import Outcome
+from pikaforge.stages.serving import Place, describe_end, log_tail, settle
+from pikaforge.stages.session import Session
+from pikaforge.workshop import Workshop
+
+__all__ = ["describe_end", "host_emulator", "material", "remarks", "run", "settle"]
 
 STAGE = "smoke"
-CONF = "server.conf"
-VERSION_TIMEOUT = 60.0
-PROBE = 0.1
-"""Seconds to wait for the server's end between two tries to reach it."""
-FORMAT = 1
+EMULATOR = "qemu-x86_64"
+"""The emulator's file, in the result of the emulator's image and beside the tree."""
+EMULATORS = ("qemu-x86_64-static", EMULATOR)
+"""What it is called on machines that have it, for the host engine."""
+TAIL = 60
+"""Lines of logs in an error, those of a check's own servers included."""
+FORMAT = 2
 
 
-def material(spec: Spec) -> dict[str, Any]:
-    """Key material: how the server is started, the checks, and this module's own version."""
+def material(spec: Spec, target: str = "", *, emulator: str = "") -> dict[str, Any]:
+    """Key material: how the server is started, the checks, the emulated CPU, and this module's own version.
+
+    The CPU of this machine is not among it: it decides how the tree is tested, which the facts tell, and not whether
+    the tree is good.
+
+    Args:
+        spec: the specification.
+        target: of the tree.
+        emulator: digest of the emulator, where it is no result of another node.
+    """
     return {
         "format": FORMAT,
         "server": spec.product.server.model_dump(mode="json"),
         "checks": [check.model_dump(mode="json", exclude_unset=True) for check in spec.product.smoke],
+        "emulation": [asdict(emulation.stand_for(target)) if target else {}, emulator],
     }
 
 
-def settle(conf: Conf, text: str, values: Mapping[str, str]) -> str:
-    """The configuration with the entry's settings in place of those of the same name; others are appended.
+def host_emulator() -> Path | None:
+    """The emulator that this machine has, for the host engine."""
+    found = next((path for name in EMULATORS if (path := process.find(name))), None)
+    return Path(found) if found is not None else None
 
-    Args:
-        conf: syntax and settings.
-        text: the configuration that the tree brings.
-        values: what {port} and {data} stand for.
+
+def run(
+    workshop: Workshop,
+    spec: Spec,
+    cell: Cell,
+    compiled: Result,
+    image: Result,
+    *,
+    key: str,
+    emulator: Result | None = None,
+) -> Result:
+    """Run the stage.
+
+    Its facts: `native` and `emulated`, each with `ran`, the `reason` if not, and its `checks`; what the server holds
+    at `rest` in the former, the `cpu` in the latter; and `checks`, those that passed natively (under emulation, if
+    that is all there is), for the package's manifest.
+
+    Raises:
+        StageError: a required check failed, the server died, or nothing can be tried here. The exchange and the
+            logs' last lines are in it.
     """
-    settings = {**conf.settings, **conf.testing}
-    pending = {key: _fill(value, values) for key, value in settings.items()}
-    lines = []
-    for line in text.splitlines():
-        word = re.split(r"[\s:=]", line.strip(), maxsplit=1)[0]
-        if word in settings:
-            if word in pending:
-                lines.append(_line(conf, word, pending.pop(word)))
-            continue
-        lines.append(line)
-    lines.extend(_line(conf, key, value) for key, value in pending.items())
-    return "\n".join(lines) + "\n"
+    stage = _Stage(workshop, spec, cell, compiled, str(image.facts["runtime"]))
+    native = _Way(reason=stage.missing())
+    emulated, program, inputs = stage.emulated(emulator)
+    if native.reason and emulated.reason:
+        raise StageError(
+            f"{cell.target} cannot be tested here: not natively, {native.reason}; not emulated, {emulated.reason}",
+            StageFailure(stage=STAGE, label=cell.group),
+            hint="build on a machine whose CPUs have all of it, or reach one with DOCKER_HOST",
+        )
+    if not native.reason:
+        stage.make(native, spec.product.smoke)
+    if not emulated.reason:
+        chosen = tuple(check for check in spec.product.smoke if check.runs_emulated)
+        stage.make(emulated, chosen, program=program, inputs=inputs)
+    counted = [o for o in (native if native.ran else emulated).outcomes if o.passed]
+    return workshop.store.put(
+        STAGE,
+        key,
+        identity=keys.digest(" ".join(outcome.name for outcome in counted)),
+        facts={
+            "checks": [asdict(outcome) for outcome in counted],
+            "native": {**native.facts(), "rest": native.rest},
+            "emulated": {**emulated.facts(), "cpu": emulated.cpu},
+        },
+        files={},
+    )
 
 
-def _fill(text: str, values: Mapping[str, str]) -> str:
-    for name, value in values.items():
-        text = text.replace(f"{{{name}}}", value)
-    return text
+def remarks(facts: Mapping[str, Any]) -> list[str]:
+    """What a person should hear of a stage that passed: what was not tried, and advice that was not followed."""
+    said = []
+    for name, word in (("native", "natively"), ("emulated", "emulated")):
+        way = facts.get(name, {})
+        if not way.get("ran", True):
+            said.append(f"not run {word}: {way['reason']}" if name == "native" else f"not emulated: {way['reason']}")
+        for check in way.get("checks", ()):
+            if check["skipped"]:
+                said.append(f"check {check['name']} was skipped {word}: {check['skipped']}")
+            elif not check["passed"]:
+                said.append(f"check {check['name']} failed {word}, which is only advice: {check['detail']}")
+    return said
 
 
-def _line(conf: Conf, key: str, value: str) -> str:
-    return conf.line.replace("{key}", key).replace("{value}", value)
+@dataclass(slots=True, kw_only=True)
+class _Way:
+    """One of the two ways to run the server, and what came of it."""
+
+    reason: str = ""
+    """Why it is not gone."""
+    cpu: str = ""
+    """The emulated CPU; empty natively."""
+    ran: bool = False
+    outcomes: list[Outcome] = field(default_factory=list)
+    rest: dict[str, Any] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        return {"ran": self.ran, "reason": self.reason, "checks": [asdict(outcome) for outcome in self.outcomes]}
+
+
+class _Stage:
+    """The inputs of the stage, and its errors."""
+
+    def __init__(self, workshop: Workshop, spec: Spec, cell: Cell, compiled: Result, image: str) -> None:
+        self._workshop = workshop
+        self._server = spec.product.server
+        self._cell = cell
+        self._image = image
+        self._tree = compiled.files["tree.tar"]
+
+    def missing(self) -> str:
+        """Why the tree cannot run on the engine's machine; empty if it can."""
+        flags = self._workshop.engine.cpu_flags(self._image)
+        lacking = emulation.lacking(self._cell.target, flags)
+        return f"this machine lacks {', '.join(lacking)}" if lacking else ""
+
+    def emulated(self, emulator: Result | None) -> tuple[_Way, tuple[str, ...], tuple[Input, ...]]:
+        """The emulated way, the emulator's command, and what it needs beside the tree."""
+        stand: Stand = emulation.stand_for(self._cell.target)
+        if stand.reason:
+            return _Way(reason=stand.reason), (), ()
+        if self._workshop.engine.kind == "host":
+            path = host_emulator()
+            if path is None:
+                return (
+                    _Way(reason=f"this machine has no {EMULATORS[0]} (package qemu-user-static or qemu-user)"),
+                    (),
+                    (),
+                )
+            return _Way(cpu=stand.cpu), (str(path), "-cpu", stand.cpu), ()
+        if emulator is None:
+            return _Way(reason="defaults.emulator names no image to take one from"), (), ()
+        archive = files({EMULATOR: emulator.files[EMULATOR]}, executable=[EMULATOR])
+        program = (f"emulator/{EMULATOR}", "-cpu", stand.cpu)
+        return _Way(cpu=stand.cpu), program, (Input(folder="emulator", archive=archive),)
+
+    def make(
+        self, way: _Way, checks: Sequence[Check], *, program: tuple[str, ...] = (), inputs: tuple[Input, ...] = ()
+    ) -> None:
+        """Make the checks; a failure that counts is raised."""
+        stem = f"{STAGE}-emulated" if way.cpu else STAGE
+        place = Place(
+            engine=self._workshop.engine,
+            server=self._server,
+            image=self._image,
+            stem=stem,
+            group=self._cell.group,
+            tree=Input(folder="tree", archive=self._tree),
+            conf=_read_conf(self._tree, self._server.conf.path),
+            log_path=self._workshop.log_path(self._cell.group, stem),
+            connect=_connect,
+            emulator=program,
+            inputs=inputs,
+        )
+        session = Session(self._workshop, place, checks)
+        problem, status = session.run()
+        way.outcomes, way.rest, way.ran = session.outcomes, session.rest, True
+        failed = [outcome for outcome in way.outcomes if outcome.failed and outcome.required]
+        if not problem and failed:
+            made = sum(not outcome.skipped for outcome in way.outcomes)
+            problem = f"{len(failed)} of {made} smoke checks failed: {', '.join(o.name for o in failed)}"
+        if problem:
+            raise self._error(way, problem, failed, status, session)
+
+    def _error(
+        self, way: _Way, problem: str, failed: Sequence[Outcome], status: int | None, session: Session
+    ) -> StageError:
+        tail = [] if failed and {o.name for o in failed} <= session.own else list(log_tail(session.place.log_path))
+        tail += session.tails
+        hint = ""
+        if way.cpu:
+            problem = f"under emulation of {way.cpu}: {problem}"
+            if "SIGILL" in problem or any("SIGILL" in outcome.detail for outcome in failed):
+                hint = f"it holds an instruction that {self._cell.target} lacks: the audit names it and its function"
+        return StageError(
+            problem,
+            StageFailure(
+                stage=STAGE,
+                label=self._cell.group,
+                status=status,
+                log=str(session.place.log_path),
+                tail=tuple(tail[-TAIL:]),
+                findings=tuple(f"check {o.name}: {o.detail}" for o in failed),
+            ),
+            hint=hint,
+        )
 
 
 def _read_conf(tree: Path, path: str) -> str:
@@ -79,177 +238,5 @@ def _read_conf(tree: Path, path: str) -> str:
         return content.read().decode("utf-8", "replace")
 
 
-def run(workshop: Workshop, spec: Spec, cell: Cell, compiled: Result, image: Result, *, key: str) -> Result:
-    """Run the stage; its facts are the checks with their times in seconds.
-
-    Raises:
-        StageError: a check failed or the server died; the exchange and the log's tail are in it.
-    """
-    session = _Session(workshop, spec, cell, compiled, str(image.facts["runtime"]))
-    outcomes = session.run()
-    return workshop.store.put(
-        STAGE,
-        key,
-        identity=keys.digest(" ".join(outcome.name for outcome in outcomes)),
-        facts={"checks": [asdict(outcome) for outcome in outcomes]},
-        files={},
-    )
-
-
-class _Session:
-    """One smoke run of one tree."""
-
-    def __init__(self, workshop: Workshop, spec: Spec, cell: Cell, compiled: Result, image: str) -> None:
-        self._workshop = workshop
-        self._server = spec.product.server
-        self._checks = spec.product.smoke
-        self._cell = cell
-        self._image = image
-        self._tree = Input(folder="tree", archive=compiled.files["tree.tar"])
-        self._tree_path = compiled.files["tree.tar"]
-        self._log = workshop.log_path(cell.group, STAGE)
-
-    def run(self) -> list[Outcome]:
-        outcomes = [self._version()]
-        outcomes += self._served()
-        failed = [outcome for outcome in outcomes if not outcome.passed]
-        if failed:
-            raise self._error(
-                f"{len(failed)} of {len(outcomes)} smoke checks failed: {', '.join(o.name for o in failed)}",
-                tuple(f"check {o.name}: {o.detail}" for o in failed),
-            )
-        return outcomes
-
-    def _error(self, message: str, findings: tuple[str, ...] = (), status: int | None = None) -> StageError:
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.is_file() else []
-        return StageError(
-            message,
-            StageFailure(
-                stage=STAGE,
-                label=self._cell.group,
-                status=status,
-                log=str(self._log),
-                tail=tuple(line[:300] for line in lines[-TAIL_LINES:]),
-                findings=findings,
-            ),
-        )
-
-    def _version(self) -> Outcome:
-        """The version command, in a container of its own."""
-        start = time.monotonic()
-        version = self._server.version
-        log = self._log.with_name("smoke-version.log")
-        log.write_bytes(b"")
-        with self._workshop.store.scratch() as scratch:
-            job = Job(
-                label=f"{STAGE}-version-{self._cell.group}",
-                image=self._image,
-                argv=(f"./tree/{version.command[0]}", *version.command[1:]),
-                env={},
-                inputs=(self._tree,),
-                log=log,
-                timeout=VERSION_TIMEOUT,
-            )
-            status = self._workshop.engine.run(job, scratch).status
-        output = log.read_text(encoding="utf-8", errors="replace")
-        wanted = ""
-        if status != version.status:
-            wanted = f"wanted exit status {version.status}, got {describe_end(status)}"
-        elif version.match and not re.search(version.match, output):
-            wanted = f"wanted a match of {version.match!r}"
-        detail = f"{' '.join(version.command)}: {wanted}; it printed {output[-300:]!r}" if wanted else ""
-        return Outcome(name="version", passed=not detail, seconds=time.monotonic() - start, detail=detail)
-
-    def _served(self) -> list[Outcome]:
-        """Start, checks and stop of one server."""
-        engine = self._workshop.engine
-        label = f"{STAGE}-{self._cell.group}"
-        root = engine.root(label)
-        port = engine.free_port(self._server.offsets) if isinstance(engine, HostEngine) else self._server.port
-        values = {"port": str(port), "data": f"{root}/data", "conf": f"{root}/{CONF}"}
-        conf = settle(self._server.conf, _read_conf(self._tree_path, self._server.conf.path), values)
-        job = ServerJob(
-            label=label,
-            image=self._image,
-            argv=tuple(
-                f"tree/{part}" if number == 0 else _fill(part, values)
-                for number, part in enumerate(self._server.command)
-            ),
-            inputs=(self._tree, Input(folder="", archive=files({CONF: conf.encode()}))),
-            port=port,
-            log=self._log,
-        )
-        start = time.monotonic()
-        problem: ForgeError | None = None
-        outcomes: list[Outcome] = []
-        ended: int | None = None
-        with engine.serve(job) as server:
-            problem = self._ready(server)
-            if problem is None:
-                outcomes.append(Outcome(name="start", passed=True, seconds=time.monotonic() - start))
-                outcomes.extend(self._ask(server))
-                ended = server.wait(0.01)
-                if ended is None:
-                    outcomes.append(self._stop(server))
-        if problem is not None:
-            raise self._error(problem.message)
-        if ended is not None:
-            failed = tuple(f"check {o.name}: {o.detail}" for o in outcomes if not o.passed)
-            raise self._error(f"the server died during the checks: {describe_end(ended)}", failed, ended)
-        return outcomes
-
-    def _ready(self, server: RunningServer) -> ForgeError | None:
-        """Wait until the server answers; an error if it ends or stays silent."""
-        deadline = time.monotonic() + self._server.within
-        last = "it was never reached"
-        while time.monotonic() < deadline:
-            status = server.wait(PROBE)
-            if status is not None:
-                return HostError(f"the server ended before it answered: {describe_end(status)}")
-            try:
-                with Connection(*server.address(), timeout=5.0) as connection:
-                    reply = connection.exchange([["PING"]])[0]
-            except (Closed, OSError) as error:
-                last = str(error)
-                continue
-            if isinstance(reply, ErrorReply) and reply.text.startswith("LOADING"):
-                last = reply.text
-                continue
-            return None
-        return HostError(f"the server did not answer within {self._server.within:g} s: {last}")
-
-    def _ask(self, server: RunningServer) -> list[Outcome]:
-        outcomes = []
-        for check in self._checks:
-            try:
-                address = server.address()
-            except OSError:  # its port is gone: it died during the check before
-                break
-            outcomes.append(run_check(check, lambda address=address: Connection(*address)))  # type: ignore[misc]
-        return outcomes
-
-    def _stop(self, server: RunningServer) -> Outcome:
-        stop = self._server.stop
-        start = time.monotonic()
-        server.signal(stop.signal)
-        status = server.wait(stop.within)
-        if status is None:
-            detail = f"sent SIG{stop.signal}; it still runs after {stop.within:g} s"
-        elif status != stop.status:
-            detail = f"sent SIG{stop.signal}; wanted exit status {stop.status}; {describe_end(status)}"
-        else:
-            detail = ""
-        return Outcome(name="stop", passed=not detail, seconds=time.monotonic() - start, detail=detail)
-
-
-def describe_end(status: int) -> str:
-    """An exit status in words; SIGILL with what it usually means."""
-    number = signal_of(status)
-    if not number:
-        return f"exit status {status}"
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"
-    meaning = " (illegal instruction: built for a CPU that this one is not)" if number == signal.SIGILL else ""
-    return f"killed by {name}{meaning}"
+def _connect(host: str, port: int, *, timeout: float = 10.0) -> Connection:
+    return Connection(host, port, timeout=timeout)

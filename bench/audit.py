@@ -1,0 +1,108 @@
+"""How fast the audit decodes, against `objdump -d FILE | awk`, in one run on the same cores.
+
+    python bench/audit.py [FILE] [--rounds N] [--cores N]
+
+Without FILE it takes the largest code it knows to look for (libLLVM, cc1plus, gdb). Both look at every executable
+section: awk counts lines with a ymm register, which is the least that a check by text has to do; the audit also names
+functions and judges each feature. The two alternate, the best time of each counts. Exit status 1: the audit is not
+twice as fast, or the code is less than 25 MB (said aloud, no judgement then).
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "build"))
+
+from pikaforge.isa.allow import from_gcc
+from pikaforge.isa.decode import Source, code_regions, scan
+
+CANDIDATES = (
+    "/usr/lib/x86_64-linux-gnu/libLLVM*.so*",
+    "/usr/lib64/libLLVM*.so*",
+    "/usr/lib/gcc/x86_64-linux-gnu/*/cc1plus",
+    "/usr/libexec/gcc/x86_64*/*/cc1plus",
+    "/usr/bin/gdb",
+)
+GOAL = 2.0
+LARGE = 25_000_000
+"""Bytes of code from which the ratio is judged: below, starting processes weighs too much."""
+
+
+def largest() -> Path:
+    """The file with the most code among the candidates."""
+    paths = {Path(p).resolve() for pattern in CANDIDATES for p in glob.glob(pattern)}
+    if not paths:
+        sys.exit("no large program found: name one")
+    return max(paths, key=size_of)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of executable code."""
+    return sum(region.size for region in code_regions(path, str(path)))
+
+
+def by_text(path: Path) -> tuple[float, int]:
+    """Seconds and lines of `objdump -d | awk`."""
+    start = time.perf_counter()
+    disassembly = subprocess.Popen(["objdump", "-d", str(path)], stdout=subprocess.PIPE)
+    done = subprocess.run(
+        ["awk", "/%ymm/ {n++} END {print n + 0}"], stdin=disassembly.stdout, capture_output=True, check=True
+    )
+    if disassembly.wait() != 0:
+        sys.exit("objdump failed")
+    return time.perf_counter() - start, int(done.stdout)
+
+
+def by_audit(path: Path) -> tuple[float, str]:
+    """Seconds and result of the audit, processes and their start included."""
+    allowed = from_gcc("sandybridge").sure
+    start = time.perf_counter()
+    [found] = scan([Source(file=path.name, path=path)], allowed)
+    seconds = time.perf_counter() - start
+    return seconds, f"{found.pieces} pieces, {len(found.hits)} findings"
+
+
+def main() -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cores", type=int, default=2)
+    given = parser.parse_args()
+    if shutil.which("objdump") is None:
+        sys.exit("objdump is missing: install binutils")
+    cores = sorted(os.sched_getaffinity(0))[: given.cores]
+    os.sched_setaffinity(0, cores)
+    path = (given.file or largest()).resolve()
+    size = size_of(path)
+    print(f"{path}: {size / 1e6:.1f} MB of code, {len(cores)} cores, best of {given.rounds}")
+    texts, audits = [], []
+    for number in range(given.rounds):
+        texts.append(by_text(path))
+        audits.append(by_audit(path))
+        print(f"  round {number + 1}: objdump | awk {texts[-1][0]:6.2f} s   audit {audits[-1][0]:6.2f} s")
+    text, audit = min(texts), min(audits)
+    own, children = (
+        resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    print(f"objdump | awk: {text[0]:.2f} s, {text[1]} lines with ymm")
+    print(f"audit:         {audit[0]:.2f} s, {audit[1]}; peak {own:.0f} MiB here, {children:.0f} MiB in any one child")
+    ratio = text[0] / audit[0]
+    print(f"ratio:         {ratio:.1f} (goal {GOAL:.0f})")
+    if size < LARGE:
+        print(f"note: less than {LARGE / 1e6:.0f} MB of code: not judged")
+        return 0
+    return 0 if ratio >= GOAL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

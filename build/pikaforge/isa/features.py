@@ -1,0 +1,110 @@
+"""The mapping table of instruction features (`features.csv`), and the functions known to guard theirs (`guards.csv`).
+
+A feature's id is its name in iced-x86 in lower case (`avx2`, `lzcnt`). iced knows features per opcode; where one
+instruction of a feature differs from the rest, the table has a line of its own, `FEATURE/INSTRUCTION`, whose id is
+the instruction's (`BMI1/TZCNT` is `tzcnt`). Policies:
+
+- `baseline`: every x86-64 CPU has it;
+- `ignored`: CPUs without it treat its instructions as no-ops;
+- `judged`: allowed where the target has it;
+- `guarded`: as judged, and allowed in the functions that `guards.csv` names, which ask the CPU first;
+- `dangerous`: CPUs without it run another instruction, without a trap and with another result.
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+Policy = Literal["baseline", "ignored", "judged", "guarded", "dangerous"]
+FOLDER = Path(__file__).parent
+INVALID = "invalid"
+"""The pseudo feature of bytes that are no instruction; always judged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """One line of the table."""
+
+    id: str
+    iced: str
+    """Name in iced's CpuidFeature."""
+    instruction: str
+    """Begin of the names in iced's Code that the line is for; empty for all that have no line of their own."""
+    kernel: str
+    """As /proc/cpuinfo spells it; empty where the kernel does not show it."""
+    gcc: str
+    """The predefined macro that tells that the compiler may use it; empty where there is none."""
+    archspec: str
+    lineages: tuple[str, ...]
+    """Microarchitectures whose descendants, and they themselves, have it, where no macro tells."""
+    policy: Policy
+    reason: str
+    """Why, with a source."""
+
+    @property
+    def free(self) -> bool:
+        """Whether any x86-64 CPU may meet it."""
+        return self.policy in ("baseline", "ignored")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """A function that is known to ask the CPU before it uses a feature."""
+
+    function: str
+    """Glob over symbol names."""
+    features: frozenset[str]
+    reason: str
+
+
+@lru_cache(maxsize=1)
+def table() -> dict[str, Feature]:
+    """All lines by id."""
+    found: dict[str, Feature] = {}
+    for row in _rows("features.csv"):
+        iced, _, instruction = row["iced"].partition("/")
+        assert row["policy"] in get_args(Policy), row
+        feature = Feature(
+            id=(instruction or iced).lower(),
+            iced=iced,
+            instruction=instruction,
+            kernel=row["kernel"],
+            gcc=row["gcc"],
+            archspec=row["archspec"],
+            lineages=tuple(row["lineages"].split()),
+            policy=cast(Policy, row["policy"]),
+            reason=row["reason"],
+        )
+        assert feature.id not in found, feature.id
+        found[feature.id] = feature
+    return found
+
+
+@lru_cache(maxsize=1)
+def guards() -> tuple[Guard, ...]:
+    """All guards."""
+    return tuple(
+        Guard(function=r["function"], features=frozenset(r["features"].split()), reason=r["reason"])
+        for r in _rows("guards.csv")
+    )
+
+
+def guarded(function: str, feature: str) -> str:
+    """The reason why `function` may use `feature` on any CPU, empty if none is known."""
+    return next((g.reason for g in guards() if feature in g.features and fnmatch.fnmatchcase(function, g.function)), "")
+
+
+def kernel_flags(ids: Iterable[str]) -> tuple[str, ...]:
+    """The flags that /proc/cpuinfo must show for these features, sorted; those without a flag are left out."""
+    return tuple(sorted({table()[i].kernel for i in ids if i in table() and table()[i].kernel}))
+
+
+def _rows(name: str) -> Iterator[dict[str, str]]:
+    with (FOLDER / name).open(encoding="utf-8", newline="") as stream:
+        yield from csv.DictReader(stream)

@@ -1,0 +1,418 @@
+"""deploy.sh and the unit, in real containers: without systemd, and with systemd as the first process."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from guest.helpers import clean_env, need, sh
+
+from pikaforge import config
+from pikaforge.model import Product
+from pikaforge.stages import payload
+
+if TYPE_CHECKING:
+    from conftest import Engine
+    from docker.models.containers import Container
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = ("pikaforge/debian12-runtime", "pikaforge/base:debian12-", "probe:base")
+"""A minimal Debian with useradd and awk; the first that the engine has, made by earlier builds."""
+
+CONF = """\
+# A comment with port : 1 in it
+port : 9221
+thread-num : 1
+  log-path : ./log/
+db-path : ./db/
+db-path : ./twice/
+#dump-path : ./dump/
+db-sync-path-not : kept
+db-sync-path : ./dbsync/
+"""
+
+# Stands in for the server: says how it was started, then waits.
+SERVER = """\
+#!/bin/sh
+echo "started as $(id -un) with $*"
+exec sleep 1000
+"""
+
+REFUSED = ("lm", "no_such_flag")
+"""Features that no machine has."""
+
+
+@pytest.fixture(scope="module")
+def product() -> Product:
+    return config.load(ROOT / "matrix.yaml").product
+
+
+def tree(product: Product, features: tuple[str, ...] | None) -> dict[str, tuple[bytes, int]]:
+    """An unpacked package: content and mode by path below its top folder."""
+    rendered = payload.render(product, model="R620", target="sandybridge", image="debian12", features=features)
+    files = {name: (data, 0o755 if name in rendered.executable else 0o644) for name, data in rendered.contents.items()}
+    files[product.server.conf.path] = (CONF.encode(), 0o644)
+    files[product.server.command[0]] = (SERVER.encode(), 0o755)
+    return files
+
+
+def archive(files: Mapping[str, tuple[bytes, int]], top: str, uid: int = 0) -> bytes:
+    """A tar archive of files below a folder; `uid` owns them all."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, (content, mode) in files.items():
+            member = tarfile.TarInfo(f"{top}/{name}")
+            member.size, member.mode, member.uid, member.gid = len(content), mode, uid, uid
+            tar.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """A container that stands for a host, with a package at /opt/forge."""
+
+    container: Container
+    product: Product
+
+    def run(self, *argv: str, user: str = "root", **env: str) -> tuple[int, str]:
+        """Run a program; exit status and both outputs."""
+        status, output = self.container.exec_run(list(argv), user=user, environment=env)
+        assert status is not None
+        assert isinstance(output, bytes)
+        return status, output.decode("utf-8", "replace")
+
+    def ok(self, *argv: str) -> str:
+        """Run a program that must succeed; its output."""
+        status, output = self.run(*argv)
+        assert status == 0, output
+        return output
+
+    def unpack(self, features: tuple[str, ...] | None, *, top: str = "forge", uid: int = 0) -> None:
+        """Put a package below /opt."""
+        self.container.put_archive("/opt", archive(tree(self.product, features), top, uid))
+
+    def deploy(self, *argv: str, top: str = "forge", user: str = "root", **env: str) -> tuple[int, str]:
+        return self.run("sh", f"/opt/{top}/utils/deploy.sh", *argv, user=user, **env)
+
+    def state(self, *folders: str) -> list[str]:
+        """Owner, mode and content of all below the folders, and the users: what must not change."""
+        script = (
+            'for f in "$@"; do [ ! -e "$f" ] || find "$f" -printf "%p %u:%g %m %y\\n"; done | sort; cat /etc/passwd'
+        )
+        sums = 'for f in "$@"; do [ ! -e "$f" ] || find "$f" -type f -exec sha256sum {} +; done | sort'
+        return self.ok("sh", "-c", f"{{ {script}; {sums}; }} 2>&1", "sh", *folders).splitlines()
+
+
+@contextmanager
+def container_of(engine: Engine, argv: list[str], **options: Any) -> Iterator[Container]:
+    tags = [tag for image in engine.client.images.list() for tag in image.tags]
+    image = next((tag for name in IMAGES for tag in sorted(tags) if tag.startswith(name)), None)
+    if image is None:
+        pytest.skip(f"the engine has none of the images {', '.join(IMAGES)}: run a build first")
+    container = engine.client.containers.create(image, argv, **options)
+    try:
+        container.start()
+        yield container
+    finally:
+        container.remove(force=True)
+
+
+@pytest.fixture
+def host(engine: Engine, product: Product) -> Iterator[Host]:
+    """A host without systemd, whose CPUs run the package."""
+    with container_of(engine, ["sleep", "600"], network_mode="none", init=True) as container:
+        host = Host(container=container, product=product)
+        host.unpack(("lm",))
+        yield host
+
+
+@pytest.mark.engine
+class TestWithoutSystemd:
+    def test_sets_an_instance_up(self, host: Host) -> None:
+        status, output = host.deploy("9221", "/data")
+        assert status == 0, output
+        conf = "/data/pika_9221/conf/pika.conf"
+        assert output == f"deploy: no systemd here; the instance is ready to be started with conf {conf}\n"
+        assert host.ok("cat", conf).splitlines() == [
+            "# A comment with port : 1 in it",
+            "port : 9221",
+            "thread-num : 1",
+            "log-path : /data/pika_9221/log/",
+            "db-path : /data/pika_9221/db/",
+            "#dump-path : ./dump/",
+            "db-sync-path-not : kept",
+            "db-sync-path : /data/pika_9221/dbsync/",
+            "dump-path : /data/pika_9221/dump/",
+            "pidfile : /data/pika_9221/pika.pid",
+            "daemonize : no",
+        ]
+        assert host.ok("getent", "passwd", "pika").strip().endswith(":/data:/sbin/nologin")
+
+    def test_data_is_the_users_and_the_program_is_roots(self, host: Host) -> None:
+        host.ok("chown", "-R", "1234:1234", "/opt/forge")
+        host.ok("chmod", "-R", "g+w,o+w", "/opt/forge")
+        assert host.deploy("9221", "/data")[0] == 0
+        owners = set(host.ok("find", "/data/pika_9221", "-printf", "%u:%g\n").split())
+        assert owners == {"pika:pika"}
+        assert host.ok("stat", "-c", "%U:%a", "/data").strip() == "root:755"
+        assert (
+            host.ok("find", "/opt/forge", "(", "!", "-user", "0", "-o", "-perm", "/022", ")", "!", "-type", "l") == ""
+        )
+        # The user can write where CONFIG REWRITE writes, and not where the program is.
+        rewrite = "cd /data/pika_9221/conf && echo x >new && mv new pika.conf && ! touch /opt/forge/bin/x 2>/dev/null"
+        assert host.run("sh", "-c", rewrite, user="pika") == (0, "")
+
+    def test_again_changes_nothing(self, host: Host) -> None:
+        assert host.deploy("9221", "/data")[0] == 0
+        host.ok("sh", "-c", "echo 'requirepass : secret' >>/data/pika_9221/conf/pika.conf; touch /data/pika_9221/db/1")
+        host.ok("chown", "pika:", "/data/pika_9221/db/1")
+        before = host.state("/data", "/opt", "/etc")
+        status, output = host.deploy("9221", "/data/")
+        assert status == 0, output
+        assert host.state("/data", "/opt", "/etc") == before
+        assert "requirepass : secret" in host.ok("cat", "/data/pika_9221/conf/pika.conf")
+
+    def test_data_that_root_copied_becomes_the_users(self, host: Host) -> None:
+        host.ok("sh", "-c", "mkdir -p /data/pika_9221/db/db0 && touch /data/pika_9221/db/db0/1.sst")
+        assert host.deploy("9221", "/data")[0] == 0
+        assert host.ok("stat", "-c", "%U", "/data/pika_9221/db/db0/1.sst") == "pika\n"
+
+    def test_instances_do_not_share(self, host: Host) -> None:
+        assert host.deploy("9221", "/data")[0] == 0
+        before = host.state("/data/pika_9221")
+        assert host.deploy("9321", "/data")[0] == 0
+        assert host.state("/data/pika_9221") == before
+        assert "port : 9321\n" in host.ok("cat", "/data/pika_9321/conf/pika.conf")
+
+    def test_a_strict_umask_does_not_lock_the_user_out(self, host: Host) -> None:
+        status, output = host.run("sh", "-c", "umask 077; sh /opt/forge/utils/deploy.sh 9221 /srv/new/data")
+        assert status == 0, output
+        assert host.run("cat", "/srv/new/data/pika_9221/conf/pika.conf", user="pika")[0] == 0
+
+    def test_links_of_the_user_are_not_followed(self, host: Host) -> None:
+        assert host.deploy("9221", "/data")[0] == 0
+        host.ok("sh", "-c", "rm -r /data/pika_9221/conf && ln -s /etc /data/pika_9221/conf")
+        before = host.state("/etc")
+        status, output = host.deploy("9221", "/data")
+        assert (status, "is a symbolic link" in output) == (1, True)
+        assert host.state("/etc") == before
+
+
+BAD_ARGUMENTS: dict[str, tuple[tuple[str, ...], str]] = {
+    "none": ((), "usage"),
+    "one": (("9221",), "usage"),
+    "three": (("9221", "/data", "x"), "usage"),
+    "word": (("http", "/data"), "must be a number"),
+    "empty-port": (("", "/data"), "must be a number"),
+    "zero": (("0", "/data"), "must be a number"),
+    "octal": (("010", "/data"), "must be a number"),
+    "negative": (("-1", "/data"), "must be a number"),
+    "huge": (("99999999999999999999", "/data"), "must be a number"),
+    "no-room-for-further-ports": (("63536", "/data"), "at most 63535"),
+    "relative": (("9221", "data"), "absolute path"),
+    "root": (("9221", "/"), "absolute path"),
+    "empty-base": (("9221", ""), "absolute path"),
+    "blank": (("9221", "/da ta"), "plain path"),
+    "specifier": (("9221", "/da%ita"), "plain path"),
+    "quote": (("9221", '/da"ta'), "plain path"),
+    "command": (("9221", "/data$(touch /x)"), "plain path"),
+    "sed": (("9221", "/data|/&"), "plain path"),
+    "newline": (("9221", "/data\n/x"), "plain path"),
+    "upwards": (("9221", "/data/../etc"), "plain path"),
+    "dot": (("9221", "/data/."), "plain path"),
+    "inside-the-program": (("9221", "/opt/forge/data"), "outside of the program's folder"),
+    "the-program": (("9221", "/opt/forge"), "outside of the program's folder"),
+}
+
+
+@pytest.mark.engine
+class TestRefusals:
+    """Whatever is refused is refused before anything changes."""
+
+    def test_arguments(self, host: Host) -> None:
+        before = host.state("/opt", "/etc", "/data", "/srv", "/usr/local")
+        for name, (argv, words) in BAD_ARGUMENTS.items():
+            status, output = host.deploy(*argv)
+            assert (status, words in output) == (1, True), (name, output)
+            assert output.startswith("deploy: error: "), (name, output)
+        assert host.state("/opt", "/etc", "/data", "/srv", "/usr/local") == before
+        assert host.deploy("63535", "/data")[0] == 0
+
+    def test_other_users(self, host: Host) -> None:
+        status, output = host.deploy("9221", "/tmp/x", user="nobody")
+        assert (status, "only root" in output) == (1, True)
+
+    def test_a_folder_with_an_odd_name(self, host: Host) -> None:
+        host.unpack(("lm",), top="my forge")
+        status, output = host.deploy("9221", "/data", top="my forge")
+        assert (status, "must have a plain name" in output) == (1, True)
+
+    @pytest.mark.parametrize(
+        ("features", "words"),
+        [(REFUSED, "lack"), (("no_such_flag",), "no_such_flag"), (None, "there is no list of features")],
+        ids=["lacks", "lacks-one", "cannot-tell"],
+    )
+    def test_cpus(self, host: Host, features: tuple[str, ...] | None, words: str) -> None:
+        host.ok("rm", "-r", "/opt/forge")
+        host.unpack(features, uid=1234)
+        before = host.state("/opt", "/etc", "/data")
+        status, output = host.deploy("9221", "/data")
+        assert (status, words in output) == (1, True), output
+        assert "cpu-gate: error: " in output
+        assert "pika v3.4.0 for R620 (sandybridge, debian12)" in output
+        assert "deploy: error: this host's CPUs do not run the program (see above); nothing was changed" in output
+        assert host.state("/opt", "/etc", "/data") == before
+
+    def test_cpus_overridden(self, host: Host) -> None:
+        host.unpack(REFUSED)
+        status, output = host.deploy("9221", "/data", FORGE_SKIP_CPU_GATE="1")
+        assert status == 0, output
+        assert "WARNING: going on all the same" in output
+
+
+def test_unit_is_clean(product: Product, tmp_path: Path) -> None:
+    """systemd-analyze exits with 0 also for unknown keys, so nothing may be said."""
+    need("systemd-analyze", "systemctl")
+    top = tmp_path / "forge"
+    for name, (content, mode) in tree(product, ("lm",)).items():
+        path = top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(mode)
+    unit = top / "systemd" / f"{product.name}@.service"
+    instance = tmp_path / f"{product.name}@9221.service"
+    text = unit.read_text().replace("@TOP@", str(top))
+    instance.write_text(text)
+    done = sh("systemd-analyze", "verify", "--man=no", instance, env=clean_env())
+    own = [line for line in done.stderr.splitlines() if instance.name in line or "pika" in line]
+    assert (done.returncode, own) == (0, []), done.stderr
+    # The same of a unit with a mistake, or this test sees nothing.
+    instance.write_text(text.replace("ExecStartPre=", "ExecStartPree="))
+    done = sh("systemd-analyze", "verify", "--man=no", instance, env=clean_env())
+    assert "ExecStartPree" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def booted(engine: Engine, product: Product) -> Iterator[Host]:
+    """A host with systemd as its first process, put there by apt; skipped where no mirror answers."""
+    install = (
+        "(apt-get update && apt-get install -y --no-install-recommends systemd-sysv dbus) >/root/apt.log 2>&1 "
+        "|| exec sleep 600; exec /sbin/init"
+    )
+    options: dict[str, Any] = {
+        "cap_add": ["SYS_ADMIN"],
+        "tmpfs": {"/run": "", "/tmp": "exec"},
+        "volumes": {"/sys/fs/cgroup": {"bind": "/sys/fs/cgroup", "mode": "ro"}},
+        "environment": {"container": "docker", "DEBIAN_FRONTEND": "noninteractive"},
+    }
+    with container_of(engine, ["sh", "-c", install], **options) as container:
+        host = Host(container=container, product=product)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            _, output = host.run("sh", "-c", "cat /proc/1/comm; systemctl is-system-running 2>/dev/null")
+            first, _, rest = output.partition("\n")
+            if first == "sleep":
+                pytest.skip(f"systemd cannot be installed: {host.run('tail', '-n3', '/root/apt.log')[1]}")
+            if first == "systemd" and rest.strip() in ("running", "degraded"):
+                break
+            time.sleep(0.2)
+        else:
+            pytest.skip(f"systemd does not come up in this engine's containers: {output}")
+        yield host
+
+
+@pytest.fixture
+def fresh(booted: Host) -> Iterator[Host]:
+    """The booted host with a package that runs on it, and nothing deployed."""
+    booted.unpack(("lm",))
+    yield booted
+    booted.run(
+        "sh", "-c", "systemctl disable --now pika@9221 pika@9321; systemctl reset-failed; rm -rf /data /etc/pika"
+    )
+
+
+@pytest.mark.engine
+@pytest.mark.xdist_group("booted")
+class TestWithSystemd:
+    def journal(self, host: Host) -> str:
+        host.ok("journalctl", "--sync")
+        invocation = host.ok("systemctl", "show", "-p", "InvocationID", "--value", "pika@9221").strip()
+        return host.ok("journalctl", "-o", "cat", f"_SYSTEMD_INVOCATION_ID={invocation}")
+
+    def until(self, host: Host, wanted: Callable[[dict[str, str]], bool]) -> dict[str, str]:
+        """Wait for a state of the unit."""
+        deadline = time.monotonic() + 20
+        while True:
+            names = ("ActiveState", "SubState", "Result", "NRestarts", "ExecStartPre")
+            lines = host.ok("systemctl", "show", "pika@9221", "-p", ",".join(names)).splitlines()
+            state = dict(line.split("=", 1) for line in lines)
+            if wanted(state) or time.monotonic() > deadline:
+                assert wanted(state), state
+                return state
+            time.sleep(0.2)
+
+    def test_verify_says_nothing(self, fresh: Host) -> None:
+        assert fresh.deploy("9221", "/data")[0] == 0
+        assert fresh.run("systemd-analyze", "verify", "--man=no", "pika@9221.service") == (0, "")
+
+    def test_starts_the_instance_as_its_user(self, fresh: Host) -> None:
+        status, output = fresh.deploy("9221", "/data")
+        assert status == 0, output
+        assert output.endswith("deploy: pika@9221.service is enabled and started\n")
+        self.until(fresh, lambda state: state["SubState"] == "running")
+        assert "started as pika with -c /data/pika_9221/conf/pika.conf" in self.journal(fresh)
+        assert fresh.ok("systemctl", "is-enabled", "pika@9221") == "enabled\n"
+        assert fresh.ok("cat", "/etc/pika/9221.env") == "CONF=/data/pika_9221/conf/pika.conf\n"
+
+    def test_again_changes_nothing_and_restarts_nothing(self, fresh: Host) -> None:
+        assert fresh.deploy("9221", "/data")[0] == 0
+        fresh.ok("sh", "-c", "echo MALLOC_ARENA_MAX=2 >>/etc/pika/9221.env")
+        process = fresh.ok("systemctl", "show", "-p", "MainPID", "pika@9221")
+        before = fresh.state("/etc", "/data", "/opt")
+        status, output = fresh.deploy("9221", "/data")
+        assert status == 0, output
+        assert fresh.state("/etc", "/data", "/opt") == before
+        assert fresh.ok("systemctl", "show", "-p", "MainPID", "pika@9221") == process
+        assert "MALLOC_ARENA_MAX=2\n" in fresh.ok("cat", "/etc/pika/9221.env")
+
+    def test_start_on_other_cpus_is_refused_with_a_sentence(self, fresh: Host) -> None:
+        """As if the disks had been moved to an older machine; and it does not try for ever."""
+        assert fresh.deploy("9221", "/data")[0] == 0
+        fresh.ok("systemctl", "stop", "pika@9221")
+        fresh.unpack(REFUSED)
+        status, _ = fresh.run("systemctl", "start", "pika@9221")
+        assert status == 1
+        state = self.until(fresh, lambda state: state["ActiveState"] == "failed")
+        assert "status=1" in state["ExecStartPre"]
+        journal = self.journal(fresh)
+        assert "cpu-gate: error: this machine cannot run pika v3.4.0 for R620 (sandybridge, debian12)" in journal
+        assert re.search(r"^ *CPU 0.*lacks?: no_such_flag$", journal, re.MULTILINE), journal
+        assert "started as" not in journal
+
+    def test_override_in_the_environment_file(self, fresh: Host) -> None:
+        assert fresh.deploy("9221", "/data")[0] == 0
+        fresh.ok("systemctl", "stop", "pika@9221")
+        fresh.unpack(REFUSED)
+        fresh.ok("sh", "-c", "echo FORGE_SKIP_CPU_GATE=1 >>/etc/pika/9221.env")
+        fresh.ok("systemctl", "start", "pika@9221")
+        self.until(fresh, lambda state: state["SubState"] == "running")
+        journal = self.journal(fresh)
+        assert "cpu-gate: WARNING: going on all the same" in journal
+        assert "started as pika" in journal
+
+    def test_override_of_deploy_holds_for_the_service(self, fresh: Host) -> None:
+        fresh.unpack(REFUSED)
+        for _ in range(2):
+            status, output = fresh.deploy("9221", "/data", FORGE_SKIP_CPU_GATE="1")
+            assert status == 0, output
+        assert fresh.ok("cat", "/etc/pika/9221.env").splitlines()[1:] == ["FORGE_SKIP_CPU_GATE=1"]
+        self.until(fresh, lambda state: state["SubState"] == "running")
+        assert fresh.deploy("9221", "/data")[0] == 1, "the next deployment judges again"

@@ -1,0 +1,106 @@
+"""A build for another CPU than the model's dies under emulation of the model's CPU, whatever this machine can run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Project
+
+    from .conftest import Shop
+
+pytestmark = pytest.mark.engine
+
+GROUP = "debian12-sandybridge-none"
+FLAGS = set(re.findall(r"[^\s:]+", re.findall(r"^flags.*", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[0]))
+"""Of this machine, which is the engine's unless DOCKER_HOST says otherwise."""
+
+
+def quick_checks(matrix: dict[str, Any]) -> None:
+    """Without those that have servers of their own."""
+    smoke = matrix["product"]["smoke"]
+    matrix["product"]["smoke"] = [check for check in smoke if "instances" not in check]
+
+
+def own_flags(recipe: Path, flags: str) -> None:
+    """Compile behind the wrapper's back, as the tree's own Makefile would."""
+    text = recipe.read_text(encoding="utf-8")
+    text = text.replace("\nset -eu\n", "\nset -eu\nexport FORGE_WRAPPER=off\n", 1)
+    assert text.count('    make "$@" \\\n') == 1
+    text = text.replace('    make "$@" \\\n', f"    make \"$@\" CXX='g++ {flags}' \\\n", 1)
+    recipe.write_text(text, encoding="utf-8")
+
+
+@pytest.mark.skipif("avx2" not in FLAGS, reason="this machine does not run code for haswell itself")
+def test_a_build_for_a_newer_cpu_dies_under_emulation(ready: Project, shop: Shop) -> None:
+    shop.take(ready, "source")
+    ready.change(quick_checks)
+    own_flags(ready.recipe, "-march=haswell")
+    done = ready.build("R620", check=4)
+    # Here it runs; on the CPU that the package is named after it would not.
+    said = done.lines(r"^error: under emulation of SandyBridge: ")
+    assert len(said) == 1, done.text
+    assert "SIGILL" in done.stdout
+    assert done.lines("killed by SIGILL .illegal instruction: built for a CPU that this one is not.")
+    assert done.lines("hint: it holds an instruction that sandybridge lacks: the audit names it and its function")
+    assert f"where: stage smoke, {GROUP}" in done.stdout
+    assert ready.stored("smoke") == {}
+    assert not ready.package().exists()
+
+
+def test_the_proper_build_passes_under_emulation(ready: Project, shop: Shop) -> None:
+    shop.take(ready, "source", "compile")
+    ready.change(quick_checks)
+    ready.build("R620", check=0)
+    (record,) = ready.stored("smoke").values()
+    emulated = record["facts"]["emulated"]
+    assert (emulated["ran"], emulated["reason"], emulated["cpu"]) == (True, "", "SandyBridge")
+    names = [check["name"] for check in emulated["checks"]]
+    assert {"version", "start", "ping", "string", "zset-negative", "expiry", "pipeline", "keyspace", "stop"} <= set(
+        names
+    )
+    assert all(check["passed"] for check in emulated["checks"])
+    # The emulator is a file of a result: fetched once, and not part of the package's tree.
+    entries = [entry for entry in ready.stored("image").values() if "qemu-x86_64" in entry["files"]]
+    assert len(entries) == 1
+    assert re.match(r"1:1\d\.", entries[0]["facts"]["version"])
+
+
+def add_model(name: str, cpu: str) -> Callable[[dict[str, Any]], None]:
+    """Add a hardware model with one CPU."""
+
+    def edit(matrix: dict[str, Any]) -> None:
+        matrix["hardware"][name] = {"cpus": [cpu]}
+
+    return edit
+
+
+def test_what_can_be_tried_nowhere_is_not_called_good(tiny: Callable[..., Project]) -> None:
+    """AMD's Piledriver: its FMA4 and XOP are in no CPU since, and the emulator has no model of it."""
+    if "xop" in FLAGS:
+        pytest.skip("this machine is one")
+    project = tiny()
+    project.change(add_model("OLD", "piledriver"))
+    done = project.build("OLD", check=4)
+    (said,) = done.lines("^error: piledriver cannot be tested here: not natively, this machine lacks ")
+    assert "fma4, tbm, xop" in said
+    assert "not emulated, piledriver: no CPU model of the emulator is known for it" in said
+    assert project.stored("smoke") == {}
+
+
+@pytest.mark.skipif("avx512f" not in FLAGS, reason="this machine has no AVX-512")
+def test_avx512_is_not_emulated_and_says_so(tiny: Callable[..., Project]) -> None:
+    project = tiny()
+    done = project.build("R640", check=0)
+    (record,) = project.stored("smoke").values()
+    emulated = record["facts"]["emulated"]
+    assert (emulated["ran"], emulated["checks"]) == (False, [])
+    assert emulated["reason"] == "skylake_avx512: it has AVX-512, which the emulator cannot execute"
+    assert done.lines("^note: smoke:debian12-skylake_avx512-none: not emulated: skylake_avx512: it has AVX-512")
+    nodes = {node["label"] for node in project.plan("R640")["nodes"]}
+    assert "emulator" not in nodes

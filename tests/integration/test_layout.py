@@ -1,0 +1,118 @@
+"""The traps of a folder called build/, and what must not be in the package."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "build" / "pikaforge"
+
+
+def _sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def _files() -> set[str]:
+    """What belongs to the package, by path in the wheel."""
+    made = {"__pycache__", ".mypy_cache", ".ruff_cache"}
+    return {
+        path.relative_to(ROOT / "build").as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and not made & set(path.parts)
+    }
+
+
+@pytest.mark.parametrize("folder", ["build", "docker", "tests"])
+def test_folders_that_must_not_be_packages(folder: str) -> None:
+    """With an __init__.py in build/ or docker/, ours would shadow the packages of those names."""
+    assert not (ROOT / folder / "__init__.py").exists()
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    for folder in {path.parent for path in _sources()}:
+        assert (folder / "__init__.py").is_file(), folder
+
+
+def _git(*args: str) -> subprocess.CompletedProcess[str]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout")
+    argv = ["git", "-c", "safe.directory=*", "-C", str(ROOT), *args]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_source_root_is_not_ignored() -> None:
+    """A build backend that follows .gitignore would ship an empty wheel without a word."""
+    paths = sorted(f"build/{name}" for name in _files())
+    done = _git("check-ignore", "--no-index", "--", *paths, "build/pikaforge/new.py", "build/pikaforge/new/__init__.py")
+    assert (done.returncode, done.stdout) == (1, ""), f"ignored: {done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["build/lib/x.py", "build/bdist.linux-x86_64/x", "out/store/x", "dist/x", "build/pikaforge/__pycache__/x.pyc"],
+)
+def test_what_is_made_is_ignored(path: str) -> None:
+    assert _git("check-ignore", "--no-index", "-q", path).returncode == 0
+
+
+def test_the_wheel_has_exactly_the_package(tmp_path: Path) -> None:
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed here")
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--quiet",
+         "--wheel-dir", str(tmp_path), str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert names == _files()
+    assert {"pikaforge/payload/deploy.sh", "pikaforge/cli.py", "pikaforge/host/job.py"} <= names
+
+
+def test_the_package_names_no_product() -> None:
+    """What is built is data: matrix.yaml and a recipe. The only one who may say redis is the client of its protocol."""
+    named = []
+    for path in sorted(PACKAGE.rglob("*")):
+        if path.suffix not in (".py", ".sh", ".service", ".csv"):
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            found = re.search(r"pika(?!forge)", line, re.IGNORECASE)
+            if path != PACKAGE / "host" / "resp.py":
+                found = found or re.search(r"redis", line, re.IGNORECASE)
+            if found:
+                named.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert named == []
+
+
+IMPORT = r"^\s*(import|from)\s+{}\b"
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [("subprocess", {"host/process.py"}), ("docker", {"host/engine.py"}), ("redis", {"host/resp.py"})],
+)
+def test_effects_have_one_door(module: str, allowed: set[str]) -> None:
+    pattern = re.compile(IMPORT.format(module), re.MULTILINE)
+    users = {
+        path.relative_to(PACKAGE).as_posix() for path in _sources() if pattern.search(path.read_text(encoding="utf-8"))
+    }
+    assert users == allowed
+
+
+def test_pure_modules_do_not_import_host() -> None:
+    pattern = re.compile(r"^\s*(from|import)\s+pikaforge\.(host|stages|pipeline|workshop)\b", re.MULTILINE)
+    for name in ("errors", "model", "config", "yamltext", "problems", "references", "plan", "targets", "keys"):
+        text = (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
+        assert not pattern.search(text), name

@@ -1,0 +1,316 @@
+"""The host engine by itself: jobs, servers, and archives that it does not trust."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pikaforge.errors import HostError
+from pikaforge.host import process
+from pikaforge.host.job import Input, Job, ServerJob, files, folders
+from pikaforge.host.local import PASSED_ON, HostEngine, unpack
+from pikaforge.host.owner import Owner
+
+
+@pytest.fixture(autouse=True)
+def not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`end_all` is for good; so each test has its own."""
+    monkeypatch.setattr(process, "_ended", threading.Event())
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> HostEngine:
+    """Not the container engine of the other tests."""
+    return HostEngine(tmp_path / "out" / "work")
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> Path:
+    folder = tmp_path / "into"
+    folder.mkdir()
+    return folder
+
+
+def _job(tmp_path: Path, script: str, **more: object) -> Job:
+    options: dict[str, object] = {
+        "label": "compile-x",
+        "image": "",
+        "argv": ("sh", "guest/job.sh"),
+        "env": {},
+        "inputs": (Input(folder="guest", archive=files({"job.sh": script.encode()}, executable=["job.sh"])),),
+        "log": tmp_path / "log",
+    }
+    return Job(**{**options, **more})  # type: ignore[arg-type]
+
+
+def _work(tmp_path: Path) -> list[str]:
+    folder = tmp_path / "out" / "work"
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+# ---- jobs
+
+
+def test_a_job_gets_its_inputs_and_leaves_its_outputs(tmp_path: Path, local: HostEngine, into: Path) -> None:
+    script = 'cat src/a >out/result; printf "%s" "$FORGE_ROOT" >out/root; pwd; ls -d out'
+    (tmp_path / "a.tar").write_bytes(files({"a": b"content", "deep/er/b": b"x"}))
+    job = _job(
+        tmp_path,
+        script,
+        inputs=(*_job(tmp_path, script).inputs, Input(folder="src", archive=tmp_path / "a.tar")),
+        outputs=("out/result", "out/root"),
+    )
+    done = local.run(job, into)
+    assert (done.status, done.timed_out) == (0, False)
+    assert done.outputs == {"out/result": into / "result", "out/root": into / "root"}
+    assert (into / "result").read_text() == "content"
+    root = (into / "root").read_text()
+    assert root == local.root("compile-x")
+    assert (tmp_path / "log").read_text() == f"{root}\nout\n"
+    assert _work(tmp_path) == [], "nothing is left"
+
+
+def test_a_job_sees_little_of_this_process(
+    tmp_path: Path, local: HostEngine, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CFLAGS", "CC", "MAKEFLAGS", "http_proxy", "CCACHE_DIR"):
+        monkeypatch.setenv(name, "mine")
+    local.run(_job(tmp_path, "env", env={"FORGE_X": "1", "FORGE_ROOT": "elsewhere"}), into)
+    seen = dict(line.split("=", 1) for line in (tmp_path / "log").read_text().splitlines())
+    assert set(seen) - {"PWD", "OLDPWD", "SHLVL", "_"} <= {*PASSED_ON, "FORGE_ROOT", "FORGE_X"}
+    assert PASSED_ON == ("PATH", "HOME", "USER", "TMPDIR", "LD_LIBRARY_PATH")
+    assert (seen["FORGE_X"], seen["FORGE_ROOT"]) == ("1", local.root("compile-x"))
+
+
+def test_a_cache_survives_jobs(tmp_path: Path, local: HostEngine, into: Path) -> None:
+    local.run(_job(tmp_path, "echo one >$CCACHE_DIR/file", cache="ccache"), into)
+    done = local.run(_job(tmp_path, "cat $CCACHE_DIR/file >out/found", cache="ccache", outputs=("out/found",)), into)
+    assert (done.outputs["out/found"]).read_text() == "one\n"
+    assert (tmp_path / "out" / "ccache" / "file").is_file()
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 3", 3), ("kill -SEGV $$", 128 + signal.SIGSEGV)])
+def test_how_a_job_ended(tmp_path: Path, local: HostEngine, into: Path, script: str, status: int) -> None:
+    done = local.run(_job(tmp_path, f"echo x >out/x; {script}", outputs=("out/x",)), into)
+    assert (done.status, done.timed_out, dict(done.outputs)) == (status, False, {})
+    assert list(into.iterdir()) == []
+    assert _work(tmp_path) == []
+
+
+def test_a_job_that_takes_too_long_is_ended(tmp_path: Path, local: HostEngine, into: Path) -> None:
+    start = time.monotonic()
+    done = local.run(_job(tmp_path, "echo begun; sleep 600 & sleep 600", timeout=0.5), into)
+    assert (done.status, done.timed_out) == (128 + signal.SIGKILL, True)
+    assert time.monotonic() - start < 30
+    assert (tmp_path / "log").read_text() == "begun\n"
+
+
+@pytest.mark.parametrize("script", ["true", "mkdir out/result"])
+def test_an_output_that_is_missing(tmp_path: Path, local: HostEngine, into: Path, script: str) -> None:
+    with pytest.raises(HostError) as caught:
+        local.run(_job(tmp_path, script, outputs=("out/result",)), into)
+    assert (caught.value.message, caught.value.where) == ("the job left no out/result", "compile-x")
+    assert _work(tmp_path) == []
+
+
+def test_what_a_run_left_is_in_nobodys_way(tmp_path: Path, local: HostEngine, into: Path) -> None:
+    left = Path(local.root("compile-x")) / "out"
+    left.mkdir(parents=True)
+    (left / "old").write_text("x")
+    assert local.run(_job(tmp_path, "test ! -e out/old"), into).status == 0
+
+
+def test_abort_ends_jobs_and_lets_none_start(tmp_path: Path, local: HostEngine, into: Path) -> None:
+    ends: list[object] = []
+    job = _job(tmp_path, "echo begun; sleep 600")
+
+    def run() -> None:
+        try:
+            ends.append(local.run(job, into).status)
+        except HostError as error:  # told before the job was quite there
+            ends.append(error.message)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and "begun" not in (job.log.read_text() if job.log.exists() else ""):
+        time.sleep(0.01)
+    local.abort()
+    thread.join(20)
+    assert ends in ([128 + signal.SIGKILL], ["interrupted"])
+    with pytest.raises(HostError, match=r"^interrupted$"):
+        local.run(_job(tmp_path, "true"), into)
+    assert _work(tmp_path) == []
+
+
+def test_sweep_removes_only_what_dead_runs_left(tmp_path: Path, local: HostEngine) -> None:
+    me = Owner.current()
+    dead = Owner(machine=me.machine, pid=me.pid, started=str(int(me.started) - 1))
+    elsewhere = Owner(machine="f" * 16, pid=1, started="1")
+    assert local.sweep() == 0
+    kept = {
+        f"compile-el7-x-none-{dead.text}": False,
+        f"compile-el7-x-none-{me.text}": True,
+        f"smoke-{elsewhere.text}": True,
+        "something": True,
+    }
+    for name in kept:
+        (tmp_path / "out" / "work" / name / "sub").mkdir(parents=True)
+    assert local.sweep() == 1
+    assert {name: name in _work(tmp_path) for name in kept} == kept
+
+
+def test_this_machine_will_do(local: HostEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    local.verify()
+    assert 1 <= local.cores() <= (os.cpu_count() or 1)
+
+    class Name:
+        sysname, machine = "Linux", "aarch64"
+
+    monkeypatch.setattr(os, "uname", Name)
+    with pytest.raises(HostError) as caught:
+        local.verify()
+    assert caught.value.message == "this machine is Linux on aarch64; x86-64 Linux is needed"
+
+
+# ---- servers
+
+SERVER = """\
+import os, signal, socket, sys
+signal.signal(signal.SIGTERM, lambda *_: os._exit(5))
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print("ready", flush=True)
+while True:
+    client, _ = server.accept()
+    client.sendall(os.getcwd().encode())
+    client.close()
+"""
+
+
+def test_a_server_is_reached_signalled_and_gone(tmp_path: Path, local: HostEngine) -> None:
+    port = local.free_port((0, 1))
+    start = f"#!/bin/sh\nexec {sys.executable} server.py {port}\n".encode()
+    inputs = (
+        Input(folder="tree/bin", archive=files({"server": start}, executable=["server"])),
+        Input(folder="", archive=files({"server.py": SERVER.encode()})),
+    )
+    log = tmp_path / "log"
+    job = ServerJob(label="smoke-x", image="", argv=("tree/bin/server",), inputs=inputs, port=port, log=log)
+    with local.serve(job) as server:
+        deadline = time.monotonic() + 20
+        while "ready" not in server.log_text() and time.monotonic() < deadline:
+            assert server.wait(0.02) is None
+        with socket.create_connection(server.address(), timeout=10) as connection:
+            assert connection.recv(1000).decode() == server.root == local.root("smoke-x")
+        assert (Path(server.root) / "data").is_dir()
+        server.signal("TERM")
+        assert server.wait(20) == 5
+    assert _work(tmp_path) == []
+
+
+def test_a_server_is_ended_when_the_block_is_left(tmp_path: Path, local: HostEngine) -> None:
+    inputs = (
+        Input(folder="tree", archive=files({"run": b"#!/bin/sh\necho $$\nexec sleep 600\n"}, executable=["run"])),
+    )
+    job = ServerJob(label="s", image="", argv=("tree/run",), inputs=inputs, port=1, log=tmp_path / "log")
+    with pytest.raises(RuntimeError, match="boom"), local.serve(job) as server:
+        deadline = time.monotonic() + 20
+        while not server.log_text().strip() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        pid = int(server.log_text())
+        assert process.start_time(pid) is not None
+        raise RuntimeError("boom")
+    assert process.start_time(pid) is None
+    assert _work(tmp_path) == []
+
+
+def test_a_free_port_has_free_neighbours(local: HostEngine) -> None:
+    for _ in range(5):
+        port = local.free_port((0, 1000, 2000))
+        for offset in (0, 1000, 2000):
+            with socket.socket() as held:
+                held.bind(("", port + offset))
+
+
+# ---- archives
+
+
+def _tar(*members: tuple[str, bytes, str]) -> bytes:
+    """Name, type and link target of each member."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, kind, link in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.mode = kind, link, 0o755
+            tar.addfile(info)
+    return buffer.getvalue()
+
+
+FILE, SYM, HARD, DIR = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE
+
+
+@pytest.mark.parametrize(
+    ("members", "name"),
+    [
+        ([("../evil", FILE, "")], "../evil"),
+        ([("a/../../evil", FILE, "")], "a/../../evil"),
+        ([("/evil", FILE, "")], "/evil"),
+        ([("link", SYM, "/etc/passwd")], "/etc/passwd"),
+        ([("link", SYM, "../evil")], "../evil"),
+        ([("a/link", SYM, "../../evil")], "a/../../evil"),
+        ([("link", HARD, "../evil")], "../evil"),
+        ([("link", HARD, "/etc/passwd")], "/etc/passwd"),
+    ],
+)
+def test_archives_that_would_leave_their_folder(
+    tmp_path: Path, members: list[tuple[str, bytes, str]], name: str
+) -> None:
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    with pytest.raises(HostError) as caught:
+        unpack(_tar(*members), folder)
+    assert caught.value.message == f"the archive has a member outside its folder: {name}"
+    assert [path.name for path in tmp_path.iterdir()] == ["inner"]
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_archives_with_devices(tmp_path: Path, kind: bytes) -> None:
+    with pytest.raises(HostError) as caught:
+        unpack(_tar(("thing", kind, "")), tmp_path)
+    assert caught.value.message == "the archive has a member that is no file, folder or link: thing"
+
+
+def test_links_through_links_do_not_leave_the_folder(tmp_path: Path) -> None:
+    """`a -> .` and then `b -> a/..`: each is inside by its name, and the second is not."""
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    archive = _tar(("a", SYM, "."), ("b", SYM, "a/.."), ("b/evil", FILE, ""))
+    with pytest.raises((HostError, tarfile.TarError)):
+        unpack(archive, folder)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_links_inside_are_kept(tmp_path: Path) -> None:
+    unpack(_tar(("d", DIR, ""), ("d/file", FILE, ""), ("d/sym", SYM, "../d/file"), ("hard", HARD, "d/file")), tmp_path)
+    assert (tmp_path / "d" / "sym").readlink() == Path("../d/file")
+    assert (tmp_path / "hard").samefile(tmp_path / "d" / "file")
+    assert (tmp_path / "d" / "file").stat().st_mode & 0o777 == 0o755
+
+
+def test_archives_that_the_tool_makes() -> None:
+    with tarfile.open(fileobj=io.BytesIO(files({"b/c": b"x", "a": b"y"}, executable=["a"]))) as tar:
+        found = [(m.name, m.isdir(), oct(m.mode), m.mtime, m.uid) for m in tar]
+    assert found == [("a", False, "0o755", 0, 0), ("b", True, "0o755", 0, 0), ("b/c", False, "0o644", 0, 0)]
+    with tarfile.open(fileobj=io.BytesIO(folders(["/forge", "/forge/git/0"]))) as tar:
+        assert tar.getnames() == ["forge", "forge/git", "forge/git/0"]
+    assert files({"a": b"1", "b": b"2"}) == files({"b": b"2", "a": b"1"})

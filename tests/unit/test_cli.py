@@ -1,0 +1,369 @@
+"""The command line: grammar, exit statuses, and what goes to which stream."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from unit.helpers import BASE
+
+from pikaforge import __version__, cli
+from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
+from pikaforge.host import hostos
+from pikaforge.setting import Setting
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine runs none of the images."""
+    monkeypatch.setattr(hostos, "OS_RELEASE", Path("/nonexistent"))
+    monkeypatch.setattr(hostos, "os_release", lambda: ("", ""))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with a matrix.yaml and what it names."""
+    (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(BASE, sort_keys=False), encoding="utf-8")
+    (tmp_path / "recipe.sh").write_text("make\n")
+    return tmp_path
+
+
+@pytest.fixture
+def run(project: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the tool in the project: exit status, standard output, standard error."""
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        places = ("--matrix", str(project / "matrix.yaml"), "--out", str(project / "out"), "--dist", str(project / "d"))
+        try:
+            status = cli.main([*argv, *places])
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        shown = capsys.readouterr()
+        return status, shown.out, shown.err
+
+    return run
+
+
+def _usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[Any, str, str]:
+    with pytest.raises(SystemExit) as end:
+        cli.main(argv)
+    shown = capsys.readouterr()
+    return end.value.code, shown.out, shown.err
+
+
+# ---- grammar
+
+
+@pytest.mark.parametrize("verb", list(cli.VERBS))
+def test_help_of_each_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = _usage([verb, "--help"], capsys)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: pikaforge {verb} ")
+    assert "--matrix FILE" in out
+    assert "--debug" in out
+
+
+@pytest.mark.parametrize("verb", list(cli.VERBS))
+def test_each_verb_is_there(verb: str) -> None:
+    assert callable(cli._verb(verb))
+
+
+def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = _usage(["--help"], capsys)
+    assert code == 0
+    for verb in cli.VERBS:
+        assert f"\n    {verb} " in out or f"\n    {verb}\n" in out
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _usage(["--version"], capsys) == (0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "the following arguments are required: VERB"),
+        (["bulid"], "argument VERB: invalid choice: 'bulid'"),
+        (["build", "--job", "3"], "unrecognized arguments: --job"),
+        (["build", "R620", "--jobs", "0"], "argument --jobs: '0' is no number of jobs: 1 to 1024"),
+        (["build", "R620", "--jobs", "-1"], "argument --jobs: '-1' is no number of jobs: 1 to 1024"),
+        (["build", "R620", "--jobs", "1025"], "argument --jobs: '1025' is no number of jobs: 1 to 1024"),
+        (["build", "R620", "--jobs", "many"], "argument --jobs: 'many' is no number of jobs: 1 to 1024"),
+        (["build", "R620", "--jobs", "²"], "argument --jobs: '²' is no number of jobs: 1 to 1024"),
+        (["build", "--engine", "podman"], "argument --engine: invalid choice: 'podman'"),
+        (["matrix", "--format", "xml"], "argument --format: invalid choice: 'xml'"),
+        (["matrix", "--source", "x"], "unrecognized arguments: --source"),
+        (["plan", "--os"], "argument --os: expected one argument"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = _usage(argv, capsys)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+# ---- matrix
+
+
+def test_matrix_as_a_table(run: Run) -> None:
+    status, out, err = run("matrix")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].split() == ["CELL", "MODEL", "IMAGE", "ALLOCATOR", "TARGET", "POSSIBLE"]
+    assert len(lines) == 1 + 12
+
+
+@pytest.mark.parametrize(
+    ("argv", "count"),
+    [
+        ([], 12),
+        (["R620"], 1),
+        (["R620-*"], 4),
+        (["--os", "el7"], 3),
+        (["--os", "el7", "--allocator", "all"], 6),
+        (["all"], 3),
+        (["R640", "--os", "all", "--allocator", "system"], 2),
+    ],
+)
+def test_matrix_as_json(run: Run, argv: list[str], count: int) -> None:
+    status, out, err = run("matrix", *argv, "--format", "json")
+    assert (status, err) == (0, "")
+    cells = json.loads(out)["cells"]
+    assert len(cells) == count
+    assert set(cells[0]) == {
+        "id", "model", "image", "allocator", "target", "wanted", "flags", "problem", "remark",
+    }  # fmt: skip
+
+
+def test_matrix_for_github_tells_what_it_leaves_out(run: Run) -> None:
+    status, out, err = run("matrix", "--format", "github")
+    assert status == 0
+    assert len(json.loads(out)["include"]) == 6
+    assert out.count("\n") == 1
+    assert err.splitlines() == [
+        f"left out: R640-el7-{allocator}: gcc 4.8.5 cannot produce code for skylake_avx512; "
+        "the nearest it can produce is haswell (`fallback: nearest` at images.el7 accepts it)"
+        for allocator in ("none", "system")
+    ]
+
+
+# ---- selections and files that are wrong
+
+
+@pytest.mark.parametrize("verb", ["matrix", "plan", "build"])
+def test_an_unknown_selector(run: Run, verb: str) -> None:
+    assert run(verb, "R62O") == (
+        2,
+        "",
+        (
+            "error: no model, cell id or glob matches 'R62O'\n"
+            "  where: SELECTOR\n"
+            "  hint: did you mean R620 or R720 or R640?\n"
+        ),
+    )
+
+
+@pytest.mark.parametrize("verb", ["plan", "build"])
+def test_no_selector(run: Run, verb: str) -> None:
+    assert run(verb) == (
+        2,
+        "",
+        (
+            "error: nothing is selected\n"
+            "  hint: name a model, a cell id, a glob over ids or `all`: `nox -s build -- R620`\n"
+        ),
+    )
+
+
+def test_a_build_of_what_is_impossible_starts_nothing(run: Run, project: Path) -> None:
+    status, out, err = run("build", "R640-el7-none", "R620-el7-none")
+    assert (status, out) == (2, "")
+    assert err.splitlines()[:2] == [
+        "error: 1 of 2 cells cannot be built; nothing was started",
+        "  where: images",
+    ]
+    assert err.splitlines()[2].startswith("  hint: R640-el7-none: gcc 4.8.5 cannot produce code for skylake_avx512; ")
+    assert not (project / "out").exists()
+
+
+BROKEN: dict[str, bytes] = {
+    "empty": b"",
+    "no YAML": b"product: [",
+    "tabs": b"product:\n\tname: x\n",
+    "a list": b"- 1\n- 2\n",
+    "a scalar": b"42",
+    "binary": bytes(range(256)),
+    "UTF-16": "product: {}".encode("utf-16"),
+    "two documents": b"a: 1\n---\nb: 2\n",
+    "an alias": b"a: &x [1]\nb: *x\n",
+    "a bomb": b"a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]\n",
+    "a tag": b"a: !!python/object/apply:os.system ['true']\n",
+    "nested": b"[" * 5000,
+    "unknown keys": b"product: {nmae: x}\n",
+    "duplicate keys": b"product: {}\nproduct: {}\n",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_matrix_yaml_is_told_without_a_traceback(run: Run, project: Path, name: str) -> None:
+    (project / "matrix.yaml").write_bytes(BROKEN[name])
+    status, out, err = run("matrix")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert f"  where: {project / 'matrix.yaml'}" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("kind", ["absent", "folder"])
+def test_a_matrix_yaml_that_cannot_be_read(run: Run, project: Path, kind: str) -> None:
+    (project / "matrix.yaml").unlink()
+    if kind == "folder":
+        (project / "matrix.yaml").mkdir()
+    status, out, err = run("matrix")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert str(project / "matrix.yaml") in err
+
+
+def test_a_lock_that_cannot_be_read(run: Run, project: Path) -> None:
+    (project / "sources.lock").write_text("<<<<<<< HEAD\n")
+    status, out, err = run("plan", "R620")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: sources.lock cannot be read: ")
+
+
+# ---- plan
+
+
+def test_a_plan_needs_neither_engine_nor_network(run: Run, project: Path) -> None:
+    """The fixtures of unit tests make both raise."""
+    before = sorted(project.rglob("*"))
+    status, out, err = run("plan", "R620", "R720", "--json")
+    assert (status, err) == (0, "")
+    plan = json.loads(out)
+    assert [cell["id"] for cell in plan["cells"]] == ["R620-debian12-none", "R720-debian12-none"]
+    assert {node["cached"] for node in plan["nodes"]} == {False}
+    whys = {f"{node['stage']}:{node['label']}": node["why"] for node in plan["nodes"]}
+    assert whys["source:v1.0"] == "not pinned yet; the first build looks it up"
+    assert whys["image:debian12"] == "not pinned yet; the first build looks it up"
+    assert all(len(node["key"]) == 32 for node in plan["nodes"])
+    assert sorted(project.rglob("*")) == before, "a plan writes nothing"
+
+
+def test_a_plan_is_the_same_each_time(run: Run) -> None:
+    assert run("plan", "all", "--json", "--os", "debian12") == run("plan", "all", "--json", "--os", "debian12")
+
+
+def test_a_plan_as_text(run: Run) -> None:
+    status, out, err = run("plan", "R620", "--os", "el7")
+    assert (status, err) == (0, "")
+    assert "R620-el7-none  sandybridge  -march=corei7-avx -mtune=corei7-avx" in out
+
+
+def test_a_plan_that_a_build_would_refuse_ends_with_2_and_is_shown(run: Run) -> None:
+    status, out, err = run("plan", "R640", "R620", "--os", "el7", "--json")
+    assert (status, err) == (2, "")
+    plan = json.loads(out)
+    assert list(plan["problems"]) == ["R640-el7-none"]
+    assert {cell for node in plan["nodes"] for cell in node["cells"]} == {"R620-el7-none"}
+
+
+def test_a_plan_with_a_source_that_is_not_there(run: Run) -> None:
+    status, out, err = run("plan", "R620", "--source", "nowhere")
+    assert (status, out) == (2, "")
+    assert err.splitlines()[:2] == ["error: there is no 'nowhere'", "  where: --source"]
+
+
+def test_relative_paths_are_the_users(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """setup.sh and nox change the folder, and say where the user was."""
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("PIKAFORGE_CWD", str(project))
+    (project / "source.tar.gz").write_text("x")
+    argv = ["plan", "R620", "--json", "--matrix", "matrix.yaml", "--out", "out", "--source", "source.tar.gz"]
+    assert cli.main(argv) == 0
+    source = next(n for n in json.loads(capsys.readouterr().out)["nodes"] if n["stage"] == "source")
+    assert source["why"] == "needs image first"
+
+
+# ---- errors, once
+
+
+def _verb_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def verb(setting: Setting) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_verb", lambda name: verb)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (ConfigError("wrong", where="here", hint="do"), 2, "error: wrong\n  where: here\n  hint: do\n"),
+        (HostError("lacking"), 3, "error: lacking\n"),
+        (StageError("no", StageFailure(stage="smoke", label="x")), 4, "error: no\n  where: stage smoke, x\n"),
+        (PublishError("half"), 5, "error: half\n"),
+        (ForgeError("other"), 4, "error: other\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "error: interrupted; what was running is removed\n  hint: run it again: it goes on where it was\n",
+        ),
+        (
+            OSError(28, "No space left on device", "/out/x"),
+            3,
+            "error: No space left on device\n  where: /out/x\n  hint: is the disk full, or a folder read-only?\n",
+        ),
+    ],
+)
+def test_each_kind_of_error_has_its_status(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, text: str
+) -> None:
+    _verb_that_raises(monkeypatch, error)
+    assert run("matrix") == (status, "", text)
+
+
+@pytest.mark.parametrize("error", [ConfigError("wrong"), OSError(28, "No space left on device")])
+def test_debug_shows_the_traceback_too(run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    _verb_that_raises(monkeypatch, error)
+    _, _, err = run("matrix", "--debug")
+    assert err.startswith("Traceback (most recent call last):")
+    assert "\nerror: " in err
+
+
+def test_a_mistake_in_the_tool_itself_is_not_dressed_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _verb_that_raises(monkeypatch, ZeroDivisionError("a bug"))
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run("matrix")
+
+
+def test_sigterm_is_an_interrupt_and_is_as_before_afterwards(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def verb(setting: Setting) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr(cli, "_verb", lambda name: verb)
+    assert run("matrix")[0] == 130
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_main_of_the_package_hands_on_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    import runpy
+
+    monkeypatch.setattr(cli, "main", lambda argv=None: 3)
+    monkeypatch.delitem(sys.modules, "pikaforge.__main__", raising=False)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("pikaforge", run_name="__main__")
+    assert end.value.code == 3

@@ -1,0 +1,218 @@
+"""What may be audited: files, folders and packages, and what is refused."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from unit import elf_files as ef
+
+from pikaforge.elf.errors import AuditError
+from pikaforge.elf.inputs import Tree, open_inputs
+from pikaforge.elf.packages import clean
+from pikaforge.host import process
+
+PROGRAM = ef.make(ef.Elf(text=ef.AVX2 + ef.RET))
+LIBRARY = ef.make(ef.Elf(soname="libx.so.1"))
+FILES = {"bin/x": PROGRAM, "lib/libx.so.1.2": LIBRARY, "etc/x.conf": b"a = 1\n"}
+LINKS = {"lib/libx.so.1": "libx.so.1.2"}
+
+
+def tar(
+    files: dict[str, bytes], links: dict[str, str], *, prefix: str = "./", hard: dict[str, str] | None = None
+) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(prefix + name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        for kind, entries in ((tarfile.SYMTYPE, links), (tarfile.LNKTYPE, hard or {})):
+            for name, target in entries.items():
+                info = tarfile.TarInfo(prefix + name)
+                info.type, info.linkname = kind, target
+                archive.addfile(info)
+    return buffer.getvalue()
+
+
+def zipped(files: dict[str, bytes], links: dict[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        for name, target in links.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = 0o120777 << 16
+            archive.writestr(info, target)
+    return buffer.getvalue()
+
+
+def deb(files: dict[str, bytes], links: dict[str, str]) -> bytes:
+    out = b"!<arch>\n"
+    for name, content in (("debian-binary", b"2.0\n"), ("control.tar.xz", b"odd"), ("data.tar.xz", lzma.compress(tar(files, links)))):  # fmt: skip
+        out += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content
+        out += b"\n" * (len(content) % 2)
+    return out
+
+
+def cpio(files: dict[str, bytes], links: dict[str, str]) -> bytes:
+    out = b""
+    entries = [(n, 0o100755, c, 1, i) for i, (n, c) in enumerate(files.items(), 1)]
+    entries += [(n, 0o120777, t.encode(), 1, 90 + i) for i, (n, t) in enumerate(links.items())]
+    for name, mode, content, links_, inode in [*entries, ("TRAILER!!!", 0, b"", 1, 0)]:
+        raw = f"./{name}".encode() if mode else name.encode()
+        fields = (inode, mode, 0, 0, links_, 0, len(content), 0, 0, 0, 0, len(raw) + 1, 0)
+        head = b"070701" + b"".join(b"%08x" % f for f in fields) + raw + b"\0"
+        out += head + b"\0" * (-len(head) % 4) + content + b"\0" * (-len(content) % 4)
+    return out
+
+
+def rpm(files: dict[str, bytes], links: dict[str, str], *, method: str = "xz", pack: Callable[[bytes], bytes] = lzma.compress) -> bytes:  # fmt: skip
+    def header(entries: list[tuple[int, bytes]]) -> bytes:
+        index, store = b"", b""
+        for tag, value in entries:
+            index += struct.pack(">IIII", tag, 6, len(store), 1)
+            store += value + b"\0"
+        return b"\x8e\xad\xe8\x01\0\0\0\0" + struct.pack(">II", len(entries), len(store)) + index + store
+
+    signature = header([(1000, b"abcde")])
+    lead = b"\xed\xab\xee\xdb" + b"\0" * 92
+    pad = b"\0" * (-len(signature) % 8)
+    return lead + signature + pad + header([(1000, b"x"), (1125, method.encode())]) + pack(cpio(files, links))
+
+
+PACKAGES: dict[str, bytes] = {
+    "x.tar": tar(FILES, LINKS),
+    "x.tar.gz": gzip.compress(tar(FILES, LINKS)),
+    "x.tgz": gzip.compress(tar(FILES, LINKS, prefix="/")),
+    "x.tar.xz": lzma.compress(tar(FILES, LINKS, prefix="")),
+    "x.tar.bz2": bz2.compress(tar(FILES, LINKS)),
+    "x.zip": zipped(FILES, LINKS),
+    "x-1.0-py3-none-any.whl": zipped(FILES, LINKS),
+    "x_1.0_amd64.deb": deb(FILES, LINKS),
+    "x-1.0.x86_64.rpm": rpm(FILES, LINKS),
+    "y-1.0.x86_64.rpm": rpm(FILES, LINKS, method="gzip", pack=gzip.compress),
+    "z-1.0.x86_64.rpm": rpm(FILES, LINKS, method="lzma", pack=lambda c: lzma.compress(c, format=lzma.FORMAT_ALONE)),
+}
+
+
+def opened(path: Path) -> Tree:
+    [tree] = open_inputs([path], path.parent / "scratch")
+    return tree
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_packages(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(PACKAGES[name])
+    tree = opened(path)
+    assert tree.whole
+    assert {n: p.read_bytes() for n, p in tree.elves.items()} == {"bin/x": PROGRAM, "lib/libx.so.1.2": LIBRARY}
+    assert tree.links == {"lib/libx.so.1": "lib/libx.so.1.2"}
+    assert tree.others == 1
+    assert all(p.is_relative_to(tmp_path / "scratch") for p in tree.elves.values())
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_truncated_packages_are_told_and_no_traceback(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    content = PACKAGES[name]
+    for end in {len(content) // 3, len(content) // 2, 100, 20, 3}:
+        path.write_bytes(content[:end])
+        with pytest.raises(AuditError) as caught:
+            opened(path)
+        assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/../evil"])
+def test_members_that_leave_their_package(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar({name: PROGRAM}, {}, prefix=""))
+    with pytest.raises(AuditError, match="leaves it"):
+        opened(path)
+    assert not (tmp_path / "evil").exists()
+    assert clean("./a//b", "x") == "a/b"
+
+
+def test_links_that_leave_their_package_lead_nowhere(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar(FILES, {"a": "../../etc/passwd", "lib/b": "../bin/x", "c": "/bin/x"}))
+    assert opened(path).links == {"lib/b": "bin/x", "c": "bin/x"}
+
+
+def test_hard_links_count_once(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar(FILES, {}, hard={"bin/y": "./bin/x"}))
+    tree = opened(path)
+    assert tree.links == {"bin/y": "bin/x"}
+    assert len(tree.elves) == 2
+
+
+def test_a_folder_and_its_links(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for name, content in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    (root / "lib/libx.so.1").symlink_to("libx.so.1.2")
+    (root / "lib64").symlink_to("lib")
+    (root / "outside").symlink_to(tmp_path)
+    os.link(root / "bin/x", root / "bin/y")
+    tree = opened(root)
+    assert set(tree.elves) == {"bin/x", "lib/libx.so.1.2"}
+    assert tree.links["lib64"] == "lib"
+    assert tree.links["bin/y"] == "bin/x"
+    assert tree.others == 1
+
+
+def test_a_file_is_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(PROGRAM)
+    (tmp_path / "name").symlink_to("real")
+    tree = opened(tmp_path / "name")
+    assert (tree.elves, tree.whole) == ({"name": tmp_path / "real"}, False)
+
+
+@pytest.mark.parametrize("content", [None, b"#!/bin/sh\n", b""])
+def test_what_cannot_be_audited(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(AuditError) as caught:
+        opened(path)
+    assert caught.value.where == str(path)
+
+
+def test_an_rpm_compressed_by_something_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "x.rpm"
+    path.write_bytes(rpm(FILES, LINKS, method="zpaq", pack=lambda c: b"zPQ" + c))
+    with pytest.raises(AuditError, match="zpaq"):
+        opened(path)
+
+
+def test_zstd_without_anything_that_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr("pikaforge.elf.packages.importlib.import_module", absent)
+    monkeypatch.setattr(process, "find", lambda _name: None)
+    path = tmp_path / "x.tar.zst"
+    path.write_bytes(b"\x28\xb5\x2f\xfd" + b"\0" * 20)
+    with pytest.raises(AuditError, match="zstd") as caught:
+        opened(path)
+    assert "install the program zstd" in caught.value.hint
+
+
+def test_a_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pikaforge.elf.inputs.TOTAL_LIMIT", 1 << 20)
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(tar({"a": b"\x7fELF" + b"\0" * (3 << 20)}, {})))
+    with pytest.raises(AuditError, match="unpacks to more than"):
+        opened(path)

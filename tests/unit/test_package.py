@@ -1,0 +1,268 @@
+"""Packages: their names, what they say of themselves, and their place under dist/."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.helpers import Ending, FakeEngine, make_spec, members, refusal, the_cell
+
+from pikaforge.errors import HostError, StageError
+from pikaforge.host.store import Result
+from pikaforge.keys import digest
+from pikaforge.stages import package
+from pikaforge.stages.package import deliver, file_name, manifest, material, write_sums
+from pikaforge.workshop import Workshop
+
+CELL = "R620-debian12-none"
+EPOCH = 1672531200
+
+
+@pytest.mark.parametrize(
+    ("cell", "changes", "name"),
+    [
+        ("R620-el7-none", {}, "demo-v1.0-R620.tar.gz"),
+        ("R620-debian12-none", {}, "demo-v1.0-R620.tar.gz"),
+        ("R620-el7-system", {}, "demo-v1.0-R620-system.tar.gz"),
+        ("R620-el7-system", {"images__el7__allocator": "system"}, "demo-v1.0-R620.tar.gz"),
+        ("R620-el7-none", {"images__el7__allocator": "system"}, "demo-v1.0-R620-none.tar.gz"),
+        ("R640-debian12-none", {"product__name": "x", "product__version": "2"}, "x-2-R640.tar.gz"),
+    ],
+)
+def test_file_names(cell: str, changes: dict[str, Any], name: str) -> None:
+    spec = make_spec(**changes)
+    assert file_name(spec, the_cell(spec, cell)) == name
+
+
+def _result(stage: str, files: dict[str, Path] | None = None, **facts: Any) -> Result:
+    return Result(stage=stage, key="k", identity=f"{stage}-identity", facts=facts, files=files or {})
+
+
+def _inputs(tree: Path | None = None) -> dict[str, Result]:
+    return {
+        "source": _result(
+            "source",
+            origin="/home/somebody/clone",
+            url="https://example.org/demo.git",
+            ref="v1.0",
+            commit="c" * 40,
+            head="d" * 40,
+            epoch=EPOCH,
+            patches=[{"name": "pull-1", "sha256": "e" * 64, "url": "u", "why": ""}],
+            submodules={"third/x": "f" * 40},
+        ),
+        "image": _result(
+            "image",
+            base="bootstrap bookworm",
+            build="pikaforge/x:1",
+            ids={"pikaforge/x:1": "sha256:1"},
+            packages={"build": [["gcc", "12.2"]], "runtime": [["libc6", "2.36"]]},
+        ),
+        "compiled": _result(
+            "compile",
+            {"tree.tar": tree} if tree else None,
+            compiler=["gcc 12.2.0"],
+            dropped=[[3, "-march=native"]],
+            bundled=[{"soname": "libz.so.1", "path": "lib/libz.so.1", "package": "zlib1g", "version": "1.2"}],
+            macros=["__AVX__"],
+        ),
+        "smoked": _result(
+            "smoke", checks=[{"name": "version", "passed": True, "seconds": 1.25}, {"name": "ping", "seconds": 0.5}]
+        ),
+    }
+
+
+def test_the_manifest() -> None:
+    spec = make_spec()
+    assert manifest(spec, the_cell(spec, CELL), **_inputs()) == {
+        "format": 1,
+        "product": "demo",
+        "version": "v1.0",
+        "cell": CELL,
+        "model": "R620",
+        "cpus": ["sandybridge", "ivybridge"],
+        "target": "sandybridge",
+        "wanted_target": "sandybridge",
+        "flags": ["-march=sandybridge", "-mtune=sandybridge"],
+        "allocator": {"name": "none", "kind": "none"},
+        "image": {
+            "name": "debian12",
+            "os": {"id": "debian", "version": "12"},
+            "base": "bootstrap bookworm",
+            "build_packages": {"gcc": "12.2"},
+            "runtime_packages": {"libc6": "2.36"},
+        },
+        "source": {
+            "url": "https://example.org/demo.git",
+            "ref": "v1.0",
+            "commit": "c" * 40,
+            "head": "d" * 40,
+            "patches": [{"name": "pull-1", "sha256": "e" * 64, "url": "u", "why": ""}],
+            "submodules": {"third/x": "f" * 40},
+        },
+        "source_date_epoch": EPOCH,
+        "compiler": ["gcc 12.2.0"],
+        "dropped_flags": [[3, "-march=native"]],
+        "bundled_libraries": [{"soname": "libz.so.1", "path": "lib/libz.so.1", "package": "zlib1g", "version": "1.2"}],
+        "checks": ["version", "ping"],
+    }
+
+
+def test_the_manifest_has_no_clock_and_no_path_of_this_machine(tmp_path: Path) -> None:
+    spec = make_spec()
+    inputs = _inputs(tmp_path / "tree.tar")
+    text = json.dumps(manifest(spec, the_cell(spec, CELL), **inputs))
+    assert "/home/somebody" not in text
+    assert str(tmp_path) not in text
+    assert not re.search(r"seconds|1\.25|20\d\d-\d\d", text)
+    assert text == json.dumps(manifest(spec, the_cell(spec, CELL), **inputs))
+
+
+def test_a_fallback_is_told_in_the_manifest() -> None:
+    spec = make_spec(images__el7__fallback="nearest")
+    found = manifest(spec, the_cell(spec, "R640-el7-none"), **_inputs())
+    assert (found["wanted_target"], found["target"]) == ("skylake_avx512", "haswell")
+
+
+def test_the_host_engine_has_no_runtime_packages() -> None:
+    spec = make_spec()
+    inputs = _inputs()
+    inputs["image"] = _result("image", base="this machine", packages={"build": [["gcc", "12.2"]]})
+    assert manifest(spec, the_cell(spec, CELL), **inputs)["image"]["runtime_packages"] == {}
+
+
+def test_a_package_is_tree_and_extras(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
+    fake.endings["package"] = Ending(outputs={"out/package.tar.gz": b"packed"})
+    spec = make_spec()
+    (tmp_path / "tree.tar").write_bytes(b"tree")
+    inputs = _inputs(tmp_path / "tree.tar")
+    result = package.run(workshop, spec, the_cell(spec, CELL), key="2" * 32, tools="tools:1", **inputs)
+    assert (result.identity, result.facts) == (digest("packed"), {"name": "demo-v1.0-R620.tar.gz", "bytes": 6})
+    assert workshop.store.get("package", "2" * 32) == (result, "")
+    job = fake.jobs[0]
+    assert (job.image, job.network, job.argv) == ("tools:1", "none", ("sh", "guest/run.sh", "package"))
+    assert job.env == {"FORGE_PRODUCT": "demo", "SOURCE_DATE_EPOCH": str(EPOCH)}
+    extra = members(job.inputs[2])
+    modes = {name: oct(mode) for name, (mode, _) in extra.items()}
+    assert modes["extra/manifest.json"] == "0o644"
+    assert modes["extra/systemd/demo@.service"] == "0o644"
+    assert modes["extra/utils/deploy.sh"] == "0o755"
+    assert {mode for name, mode in modes.items() if not name.endswith(".sh")} == {"0o644"}
+    assert json.loads(extra["extra/manifest.json"][1])["cell"] == CELL
+
+
+def test_a_package_that_could_not_be_made(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
+    fake.endings["package"] = Ending(status=1, log="tar: what\nforge: reason: no space\n")
+    spec = make_spec()
+    (tmp_path / "tree.tar").write_bytes(b"tree")
+    with pytest.raises(StageError) as caught:
+        package.run(workshop, spec, the_cell(spec, CELL), key="2" * 32, tools="t", **_inputs(tmp_path / "tree.tar"))
+    assert caught.value.lines() == [
+        "error: the package could not be made",
+        f"  where: stage package, {CELL}",
+        "  command: sh guest/run.sh package (exit status 1)",
+        "  reason: no space",
+        "  last lines of the log:",
+        "    | tar: what",
+        "    | forge: reason: no space",
+        f"  log: {workshop.out}/logs/{CELL}/package.log",
+    ]
+    assert workshop.store.get("package", "2" * 32) == (None, "")
+
+
+def test_the_key_follows_what_goes_in(workshop: Workshop) -> None:
+    def of(cell: str = CELL, **changes: Any) -> dict[str, Any]:
+        spec = make_spec(**changes)
+        return material(spec, the_cell(spec, cell), workshop.home)
+
+    base = of()
+    assert of() == base
+    assert of("R720-debian12-none") != base
+    assert of(hardware__R620={"cpus": ["sandybridge"]}) != base
+    assert of(product__server__port=7001) != base
+    (workshop.home / "docker/guest/package.sh").write_text("# another")
+    assert of() != base
+
+
+# ---- dist/
+
+
+def _packed(tmp_path: Path, text: str) -> Result:
+    path = tmp_path / "stored.tar.gz"
+    path.write_text(text)
+    return Result(
+        stage="package",
+        key="k",
+        identity=digest(text),
+        facts={"name": "demo-v1.0-R620.tar.gz"},
+        files={"package.tar.gz": path},
+    )
+
+
+def test_delivering_again_writes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "dist" / "debian12"
+    path = folder / "demo-v1.0-R620.tar.gz"
+    assert deliver(_packed(tmp_path, "one"), folder) == (path, True)
+    before = path.stat()
+    assert deliver(_packed(tmp_path, "one"), folder) == (path, False)
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert deliver(_packed(tmp_path, "two"), folder) == (path, True)
+    assert path.read_text() == "two"
+    assert [p.name for p in folder.iterdir()] == [path.name]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_damaged_package_under_dist_is_put_right(tmp_path: Path) -> None:
+    path, _ = deliver(_packed(tmp_path, "one"), tmp_path / "dist")
+    path.write_text("damaged")
+    assert deliver(_packed(tmp_path, "one"), tmp_path / "dist") == (path, True)
+    assert path.read_text() == "one"
+
+
+def _sums(folder: Path) -> str:
+    return (folder / "SHA256SUMS").read_text()
+
+
+def test_sums_are_merged_sorted_and_rid_of_what_vanished(tmp_path: Path) -> None:
+    for name in ("a.tar.gz", "b.tar.gz", "c.tar.gz"):
+        (tmp_path / name).write_text(name)
+    write_sums(tmp_path, {"c.tar.gz": "3", "a.tar.gz": "1"})
+    assert _sums(tmp_path) == "1  a.tar.gz\n3  c.tar.gz\n"
+    (tmp_path / "a.tar.gz").unlink()
+    write_sums(tmp_path, {"b.tar.gz": "2"})
+    assert _sums(tmp_path) == "2  b.tar.gz\n3  c.tar.gz\n"
+    write_sums(tmp_path, {"c.tar.gz": "4"})
+    assert _sums(tmp_path) == "2  b.tar.gz\n4  c.tar.gz\n"
+
+
+def test_the_same_sums_are_not_written_again(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    write_sums(tmp_path, {"a": "1"})
+    before = (tmp_path / "SHA256SUMS").stat().st_ino
+    write_sums(tmp_path, {"a": "1"})
+    assert (tmp_path / "SHA256SUMS").stat().st_ino == before
+
+
+def test_lines_that_are_no_sums_are_dropped(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    (tmp_path / "SHA256SUMS").write_text("nonsense\n\n1 a\n2  a\n3  \n")
+    write_sums(tmp_path, {})
+    assert _sums(tmp_path) == "2  a\n"
+
+
+def test_sums_that_cannot_be_read_are_no_reason_to_forget_them(tmp_path: Path) -> None:
+    (tmp_path / "SHA256SUMS").mkdir()
+    with pytest.raises(HostError) as caught:
+        write_sums(tmp_path, {"a": "1"})
+    assert refusal(caught) == (f"cannot read {tmp_path}/SHA256SUMS: Is a directory", "", "")
+
+
+@pytest.mark.parametrize("make", [lambda p: p.write_text("x"), lambda p: None])
+def test_sums_of_an_empty_folder(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "SHA256SUMS")
+    write_sums(tmp_path, {})
+    assert not (tmp_path / "SHA256SUMS").is_file() or _sums(tmp_path) == ""

@@ -1,0 +1,359 @@
+"""The patch series: what is a mailbox, what quilt says, and that pins and patches agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from unit.helpers import refusal
+
+from pikaforge import config
+from pikaforge.errors import ConfigError, HostError
+from pikaforge.host import git, net
+from pikaforge.keys import digest
+from pikaforge.lockfile import Lock
+from pikaforge.model import Series
+from pikaforge.stages import patches
+from pikaforge.stages.origin import WAYS_ROUND, Origin
+from pikaforge.stages.patches import Patch, Shelf, is_mailbox, pinned_digests, resolve
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+MAIL = f"""\
+From {SHA} Mon Sep 17 00:00:00 2001
+From: A <a@example.org>
+Date: Sun, 1 Jan 2023 00:00:00 +0000
+Subject: [PATCH] fix: it
+
+---
+ a.c | 2 +-
+
+diff --git a/a.c b/a.c
+--- a/a.c
++++ b/a.c
+@@ -1 +1 @@
+-x
++y
+--
+2.39.5
+"""
+DIFF = "--- a/a.c\n+++ b/a.c\n@@ -1 +1 @@\n-x\n+y\n"
+URL = "https://example.org/pull/{}.patch"
+
+
+@pytest.mark.parametrize(
+    ("text", "mailbox"),
+    [
+        pytest.param(MAIL, True, id="format-patch"),
+        pytest.param(MAIL * 3, True, id="several"),
+        pytest.param(MAIL.replace("\n", "\r\n"), True, id="CRLF"),
+        pytest.param(MAIL.replace(SHA, SHA + SHA[:24]), True, id="SHA-256 repository"),
+        pytest.param(MAIL.partition("\n")[2], True, id="mail without the From line"),
+        pytest.param("X-Seen: 1\n" + MAIL.partition("\n")[2], True, id="another header first"),
+        pytest.param(DIFF, False, id="plain diff"),
+        pytest.param("diff --git a/a b/a\n" + DIFF, False, id="git diff"),
+        pytest.param("Description: fix\nAuthor: A <a@b>\n\n" + DIFF, False, id="DEP-3 of Debian"),
+        pytest.param("From: A <a@b>\nSubject: fix\n\n" + DIFF, False, id="DEP-3 with From but no date"),
+        pytest.param("fix it\n\nFrom: a\nSubject: b\nDate: c\n" + DIFF, False, id="headers in the text"),
+        pytest.param("<!DOCTYPE html><html><head><title>502</title>", False, id="a proxy's page"),
+        pytest.param("", False, id="empty"),
+        pytest.param("From here on\n\n" + DIFF, False, id="prose"),
+    ],
+)
+def test_is_mailbox(text: str, mailbox: bool) -> None:
+    assert is_mailbox(text.encode()) is mailbox
+
+
+def _series(*entries: dict[str, object]) -> Series:
+    return config.parse_series(yaml.safe_dump({"patches": list(entries)}), file="series.yaml")
+
+
+def _pull(number: int, **more: object) -> dict[str, object]:
+    return {"pull": number, "url": URL.format(number), **more}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "patches"
+    (folder / "debian").mkdir(parents=True)
+    (folder / "fix.patch").write_text(DIFF)
+    (folder / "mail.patch").write_text(MAIL)
+    (folder / "debian" / "b.patch").write_text("b")
+    (folder / "debian" / "a.patch").write_text("a")
+    (folder / "debian" / "series").write_text("b.patch -p0\na.patch\n")
+    return folder
+
+
+REMOTE = Origin(kind="git", spec="https://example.org/demo.git", url="https://example.org/demo.git", ref="v1.0")
+
+
+def _shelf(folder: Path, origin: Origin = REMOTE, **lock: bool) -> Shelf:
+    out = folder.parent / "out"
+    return Shelf(
+        origin=origin,
+        commit=SHA,
+        folder=folder,
+        lock=Lock(folder.parent / "sources.lock", **lock),
+        downloads=out / "downloads",
+        cache=git.Cache(out / "git"),
+    )
+
+
+class Web:
+    """What URLs give, and how often they were asked."""
+
+    def __init__(self, **texts: str) -> None:
+        self.asked: list[str] = []
+        self.texts = {URL.format(name.removeprefix("n")): text for name, text in texts.items()}
+
+    def get(self, url: str, *, limit: int) -> bytes:
+        assert limit == 64 << 20
+        self.asked.append(url)
+        return self.texts[url].encode()
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Web:
+    web = Web(n1=MAIL, n2=MAIL.replace("it", "another"))
+    monkeypatch.setattr(net, "get", web.get)
+    return web
+
+
+# ---- quilt
+
+
+@pytest.mark.parametrize(
+    ("series", "found"),
+    [
+        ("b.patch\na.patch\n", [("b.patch", 1), ("a.patch", 1)]),
+        ("a.patch -p0\nb.patch -p2", [("a.patch", 0), ("b.patch", 2)]),
+        ("# comment\n\n  a.patch   # why\n#b.patch\n", [("a.patch", 1)]),
+        ("a.patch\t-p1\r\n", [("a.patch", 1)]),
+        ("sub/c.patch\n", [("sub/c.patch", 1)]),
+        ("", []),
+    ],
+)
+def test_a_quilt_series(folder: Path, series: str, found: list[tuple[str, int]]) -> None:
+    (folder / "debian" / "sub").mkdir()
+    (folder / "debian" / "sub" / "c.patch").write_text("c")
+    (folder / "debian" / "series").write_text(series)
+    applied = resolve(_series({"quilt": "debian"}), _shelf(folder))
+    assert [(p.name, p.strip, p.kind) for p in applied] == [(f"quilt debian/{n}", s, "diff") for n, s in found]
+
+
+@pytest.mark.parametrize(
+    ("series", "message", "line"),
+    [
+        ("a.patch -R\n", "the quilt option '-R' is unknown", 1),
+        ("b.patch\na.patch -p10\n", "the quilt option '-p10' is unknown", 2),
+        ("a.patch --fuzz=3\n", "the quilt option '--fuzz=3' is unknown", 1),
+        ("../fix.patch\n", "../fix.patch leaves the quilt folder", 1),
+        ("# one\nx/../../fix.patch\n", "x/../../fix.patch leaves the quilt folder", 2),
+        ("/etc/passwd\n", "/etc/passwd leaves the quilt folder", 1),
+        (
+            "b.patch\n\nabsent.patch\n",
+            "cannot read the patch {folder}/debian/absent.patch: No such file or directory",
+            3,
+        ),
+    ],
+)
+def test_a_quilt_series_that_is_refused(folder: Path, series: str, message: str, line: int) -> None:
+    (folder / "debian" / "series").write_text(series)
+    entries = _series({"quilt": "debian"})
+    expected = (message.format(folder=folder), f"{folder}/debian/series:{line}", "")
+    with pytest.raises(ConfigError) as caught:
+        resolve(entries, _shelf(folder))
+    assert refusal(caught) == expected
+    with pytest.raises(ConfigError) as caught:
+        pinned_digests(entries, REMOTE, folder=folder, lock=Lock(folder / "none"))
+    assert refusal(caught) == expected
+
+
+def test_a_quilt_folder_without_series_is_refused(folder: Path) -> None:
+    (folder / "debian" / "series").unlink()
+    with pytest.raises(ConfigError) as caught:
+        resolve(_series({"quilt": "debian"}), _shelf(folder))
+    assert refusal(caught) == (
+        f"cannot read the patch {folder}/debian/series: No such file or directory",
+        f"{folder}/series.yaml, patches[0]",
+        "",
+    )
+
+
+def test_two_quilt_folders_may_have_patches_of_one_name(folder: Path) -> None:
+    """Else a change of the first one would not change the key."""
+    (folder / "more").mkdir()
+    (folder / "more" / "series").write_text("a.patch\n")
+    (folder / "more" / "a.patch").write_text("another a")
+    series, shelf = _series({"quilt": "debian"}, {"quilt": "more"}), _shelf(folder)
+    before = pinned_digests(series, REMOTE, folder=folder, lock=shelf.lock)
+    assert before == patches.digests_of(resolve(series, shelf))
+    assert before is not None
+    assert list(before) == ["quilt debian/b.patch", "quilt debian/a.patch", "quilt more/a.patch"]
+    (folder / "debian" / "a.patch").write_text("changed")
+    assert pinned_digests(series, REMOTE, folder=folder, lock=shelf.lock) != before
+
+
+# ---- the series
+
+
+def test_order_is_kept_and_disabled_entries_are_skipped(folder: Path, web: Web) -> None:
+    series = _series(
+        {"file": "mail.patch", "why": "a reason"},
+        _pull(2, why="another"),
+        {"file": "absent.patch", "enabled": False},
+        _pull(3, enabled=False),
+        {"quilt": "debian"},
+        _pull(1),
+        {"file": "fix.patch"},
+    )
+    shelf = _shelf(folder)
+    applied = resolve(series, shelf)
+    other = MAIL.replace("it", "another")
+    assert applied == (
+        Patch(name="file mail.patch", kind="am", strip=1, sha256=digest(MAIL), why="a reason"),
+        Patch(name="pull-2", kind="am", strip=1, sha256=digest(other), why="another", url=URL.format(2)),
+        Patch(name="quilt debian/b.patch", kind="diff", strip=0, sha256=digest("b")),
+        Patch(name="quilt debian/a.patch", kind="diff", strip=1, sha256=digest("a")),
+        Patch(name="pull-1", kind="am", strip=1, sha256=digest(MAIL), url=URL.format(1)),
+        Patch(name="file fix.patch", kind="diff", strip=1, sha256=digest(DIFF)),
+    )
+    for patch in applied:
+        assert digest((shelf.downloads / patch.sha256).read_bytes()) == patch.sha256
+    assert web.asked == [URL.format(2), URL.format(1)]
+
+
+def test_pins_and_patches_agree(folder: Path, web: Web) -> None:
+    series = _series(_pull(1), {"quilt": "debian"}, {"file": "fix.patch"}, _pull(2))
+    lock = Lock(folder.parent / "sources.lock")
+    assert pinned_digests(series, REMOTE, folder=folder, lock=lock) is None, "before the first look nothing is known"
+    digests = patches.digests_of(resolve(series, _shelf(folder)))
+    pinned = pinned_digests(series, REMOTE, folder=folder, lock=Lock(folder.parent / "sources.lock"))
+    assert pinned == digests
+    assert list(digests) == list(pinned or ()) == [
+        "pull-1", "quilt debian/b.patch", "quilt debian/a.patch", "file fix.patch", "pull-2",
+    ]  # fmt: skip
+    assert digests["quilt debian/b.patch"] == f"-p0 {digest('b')}", "how deep it is stripped decides, too"
+    assert len(web.asked) == 2
+
+
+def test_a_pull_request_is_pinned_and_not_fetched_again(folder: Path, web: Web) -> None:
+    series = _series(_pull(1))
+    shelf = _shelf(folder)
+    first = resolve(series, shelf)
+    assert shelf.lock.notices == [f"sources.lock: {REMOTE.entry}: patch pull-1 pinned to {digest(MAIL)}"]
+    assert resolve(series, _shelf(folder, strict=True)) == first
+    assert len(web.asked) == 1
+
+
+def test_a_download_that_was_damaged_is_fetched_again(folder: Path, web: Web) -> None:
+    series = _series(_pull(1))
+    first = resolve(series, _shelf(folder))
+    path = _shelf(folder).downloads / first[0].sha256
+    path.unlink()
+    assert resolve(series, _shelf(folder)) == first
+    path.write_text("damaged")
+    assert resolve(series, _shelf(folder)) == first
+    assert digest(path.read_bytes()) == first[0].sha256, "what is applied is what was pinned"
+    assert len(web.asked) == 3
+
+
+def test_a_pull_request_that_changed_is_refused(folder: Path, web: Web) -> None:
+    series = _series(_pull(1))
+    resolve(series, _shelf(folder))
+    changed = MAIL.replace("+y", "+z")
+    web.texts[URL.format(1)] = changed
+    (folder.parent / "out" / "downloads" / digest(MAIL)).unlink()
+    with pytest.raises(ConfigError) as caught:
+        resolve(series, _shelf(folder))
+    assert refusal(caught) == (
+        f"patch pull-1 of {REMOTE.entry} has changed: sources.lock says {digest(MAIL)}, it is {digest(changed)} now",
+        str(folder.parent / "sources.lock"),
+        "if the change is wanted: `invoke lock` refreshes the pins and shows the difference",
+    )
+    shelf = _shelf(folder, refresh=True)
+    assert resolve(series, shelf)[0].sha256 == digest(changed)
+    assert shelf.lock.notices == [f"sources.lock: {REMOTE.entry}: patch pull-1 {digest(MAIL)} -> {digest(changed)}"]
+
+
+def test_a_refresh_looks_anew_though_the_download_is_there(folder: Path, web: Web) -> None:
+    series = _series(_pull(1))
+    resolve(series, _shelf(folder))
+    resolve(series, _shelf(folder, refresh=True))
+    assert len(web.asked) == 2
+
+
+def test_locked_refuses_a_pull_request_without_pin(folder: Path, web: Web) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(_series(_pull(1)), _shelf(folder, strict=True))
+    assert caught.value.message == (
+        f"--locked: patch pull-1 of {REMOTE.entry} is not pinned (it is {digest(MAIL)} now)"
+    )
+
+
+def test_a_proxys_page_is_no_patch(folder: Path, web: Web) -> None:
+    web.texts[URL.format(1)] = "<html>please log in</html>"
+    shelf = _shelf(folder)
+    with pytest.raises(HostError) as caught:
+        resolve(_series(_pull(1)), shelf)
+    assert refusal(caught) == (
+        "https://example.org/pull/1.patch is no mailbox patch; it begins b'<html>please log in</html>'",
+        "pull request 1",
+        "a proxy's error page, perhaps? save the patch beside the series and name it with `file:`",
+    )
+    assert shelf.lock.notices == []
+    assert not shelf.downloads.exists()
+
+
+def test_without_a_network_the_ways_round_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(url: str, *, limit: int) -> bytes:
+        raise net.Unreachable("cannot reach https://example.org: no route to host")
+
+    monkeypatch.setattr(net, "get", get)
+    with pytest.raises(HostError) as caught:
+        resolve(_series(_pull(1)), _shelf(folder))
+    assert refusal(caught) == (
+        "cannot reach https://example.org: no route to host",
+        "pull request 1",
+        f"{WAYS_ROUND}\nor save it beside the series file and name it there with `file:`",
+    )
+
+
+def test_the_sample_brings_its_pull_requests_and_needs_no_pins(folder: Path) -> None:
+    pulls = folder.parent / "pull"
+    pulls.mkdir()
+    (pulls / "1.patch").write_text(MAIL)
+    sample = Origin(kind="git", spec="sample", url="file:///x", ref="v1", pulls=pulls, local=True, sample=True)
+    shelf = _shelf(folder, sample, strict=True)
+    digests = patches.digests_of(resolve(_series(_pull(1)), shelf))
+    assert digests == {"pull-1": digest(MAIL)}
+    assert pinned_digests(_series(_pull(1)), sample, folder=folder, lock=shelf.lock) == digests
+    assert not (folder.parent / "sources.lock").exists()
+    with pytest.raises(ConfigError) as caught:
+        resolve(_series(_pull(7)), shelf)
+    assert refusal(caught) == (
+        f"cannot read the patch {pulls}/7.patch: No such file or directory",
+        "pull request 7",
+        "",
+    )
+
+
+def test_a_local_clone_gives_its_pull_requests(folder: Path, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = Origin(kind="git", spec="/clone", url="file:///clone", ref="v1", local=True)
+    known = {"refs/pull/1/head": git.Ref(name="refs/pull/1/head", commit=SHA, moving=True)}
+    monkeypatch.setattr(git, "remote_ref", lambda url, name: known.get(name))
+    monkeypatch.setattr(git.Cache, "mailbox", lambda self, url, base, head: f"{MAIL}{url} {base} {head}".encode())
+    applied = resolve(_series(_pull(1), _pull(2)), _shelf(folder, clone))
+    assert applied[0].sha256 == digest(f"{MAIL}file:///clone {SHA} refs/pull/1/head")
+    assert web.asked == [URL.format(2)], "what the clone has not is fetched"
+
+
+@pytest.mark.parametrize("name", ["file", "quilt"])
+def test_a_patch_has_a_limit(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(patches, "LIMIT", 1 << 20)
+    large = folder / ("fix.patch" if name == "file" else "debian/b.patch")
+    large.write_bytes(b"x" * ((1 << 20) + 1))
+    with pytest.raises(ConfigError) as caught:
+        resolve(_series({"file": "fix.patch"} if name == "file" else {"quilt": "debian"}), _shelf(folder))
+    where = f"{folder}/series.yaml, patches[0]" if name == "file" else f"{folder}/debian/series:1"
+    assert refusal(caught) == (f"the patch {large} is larger than 1 MiB", where, "")
