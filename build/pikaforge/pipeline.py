@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -13,9 +14,9 @@ from pikaforge.errors import ForgeError
 from pikaforge.host import process
 from pikaforge.host.store import Result
 from pikaforge.model import Series, Spec
-from pikaforge.plan import EMULATOR_NODE, TOOLS_NODE, Node, Plan
+from pikaforge.plan import EMULATOR_NODE, TOOLS_NODE, Cell, Node, Plan
 from pikaforge.stages import compile as compile_stage
-from pikaforge.stages import image, package, smoke, source
+from pikaforge.stages import image, package, payload, smoke, source
 from pikaforge.stages.origin import Origin
 from pikaforge.workshop import Workshop
 
@@ -97,6 +98,10 @@ class Pipeline:
         if request.spec.product.patches is not None:
             self._series_folder = (workshop.base / request.spec.product.patches).parent
         self._pins: dict[str, Any] = {}
+        self._offers = payload.all_offers(request.spec)
+
+    def _others(self, cell: Cell) -> package.Offers:
+        return self._offers.get((cell.image, cell.allocator), {})
 
     def identify_source(self) -> None:
         """Look the source and its patches up, as far as pins do not say what they are.
@@ -135,7 +140,7 @@ class Pipeline:
         materials: dict[str, Callable[[], dict[str, Any]]] = {
             "compile": lambda: compile_stage.material(spec, cell, base=workshop.base, home=home),
             "smoke": lambda: smoke.material(spec, cell.target, emulator=self._host_emulator()),
-            "package": lambda: package.material(spec, cell, home),
+            "package": lambda: package.material(spec, cell, home, others=self._others(cell)),
         }
         return materials[node.stage](), True
 
@@ -143,6 +148,13 @@ class Pipeline:
         """Digest of the emulator that the host engine uses; with containers it is a node's result."""
         path = smoke.host_emulator() if self._workshop.engine.kind == "host" else None
         return keys.file_digest(path) if path is not None else ""
+
+    @staticmethod
+    def _stands_for(node: Node, result: Result) -> str:
+        """What a node builds on: a package tells where the source came from, all others see its tree alone."""
+        if node.stage == "package" and result.stage == source.STAGE:
+            return keys.digest(json.dumps([result.identity, result.facts], sort_keys=True))
+        return result.identity
 
     def _key(self, node: Node, known: Mapping[str, str], *, offline: bool) -> tuple[str, bool]:
         material, real = self._material(node, offline=offline)
@@ -156,10 +168,12 @@ class Pipeline:
             plan: the plan.
             engine_answers: asked once there is an image whose presence matters.
         """
-        known: dict[str, str] = {}
+        results: dict[str, Result] = {}
+        made: dict[str, str] = {}
         missing: set[str] = set()
         views = []
         for node in plan.nodes:
+            known = {n: self._stands_for(node, results[n]) if n in results else made[n] for n in node.needs}
             key, real = self._key(node, known, offline=True)
             result = self._workshop.store.peek(node.stage, key)
             absent = [need for need in node.needs if need in missing]
@@ -178,9 +192,11 @@ class Pipeline:
                 why = f"needs {', '.join(dict.fromkeys(need.partition(':')[0] for need in absent))} first"
             else:
                 why = "no result is stored under this key"
+            made[node.id] = key
             if result is None:
                 missing.add(node.id)
-            known[node.id] = result.identity if result is not None else key
+            else:
+                results[node.id] = result
             views.append(View(node=node, key=key, cached=result is not None, why=why))
         return views
 
@@ -252,7 +268,7 @@ class Pipeline:
         try:
             results = {need: report.outcomes[need].result for need in node.needs}
             inputs = {need: result for need, result in results.items() if result is not None}
-            key, _ = self._key(node, {need: r.identity for need, r in inputs.items()}, offline=False)
+            key, _ = self._key(node, {need: self._stands_for(node, r) for need, r in inputs.items()}, offline=False)
             result = self._stored(node, key, events)
             if result is not None:
                 return Outcome(node=node, status="cached", key=key, result=result)
@@ -314,6 +330,7 @@ class Pipeline:
             workshop,
             spec,
             cell,
+            others=self._others(cell),
             key=key,
             source=inputs[node.needs[0]],
             image=os_image,

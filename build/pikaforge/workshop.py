@@ -36,7 +36,6 @@ class Workshop:
     jobs: int
     """Compiler processes at once."""
     compiler_cache: bool = True
-    locked: bool = False
     home: Path = field(default=HOME)
 
     def guest(self, *names: str) -> Input:

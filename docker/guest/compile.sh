@@ -3,7 +3,7 @@
 # information, facts for the audit. The caller decides everything by environment:
 #
 #   FORGE_ROOT            folder with src/ guest/ recipe.sh; gets out/ and wrap/
-#   FORGE_PRODUCT FORGE_VERSION FORGE_SOURCE_COMMIT (may be empty)
+#   FORGE_PRODUCT FORGE_VERSION
 #   FORGE_TARGET_FLAGS    such as "-march=sandybridge -mtune=sandybridge"
 #   FORGE_FRAME_POINTERS  0 or 1
 #   FORGE_ALLOCATOR       none, system or own; FORGE_ALLOCATOR_DIR with own

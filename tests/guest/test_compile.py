@@ -64,7 +64,6 @@ def compile_env(root: Path, **values: str) -> dict[str, str]:
             "FORGE_ALLOCATOR": "none",
             "FORGE_PRODUCT": "app",
             "FORGE_VERSION": "1.0",
-            "FORGE_SOURCE_COMMIT": "",
             "FORGE_BINARIES": "bin/app",
             "FORGE_FILES": "conf/app.conf",
             "FORGE_BASE_LIBS": BASE_LIBS,

@@ -426,9 +426,7 @@ def test_dockerd_is_started_once_and_does_not_keep_the_lock(machine: Machine) ->
     done = machine.run("R620")
     assert done.returncode == 0, done.stderr
     assert f"starts dockerd; its log is {machine.root}/var/log/pikaforge-dockerd.log" in done.stderr
-    assert (
-        subprocess.run(["flock", "-n", str(machine.repo / "setup.sh"), "true"], check=False).returncode == 0
-    )
+    assert subprocess.run(["flock", "-n", str(machine.repo / "setup.sh"), "true"], check=False).returncode == 0
     assert machine.saw()["docker"] == ""
     machine.run("R620")
     assert machine.calls("dockerd") == []
@@ -540,9 +538,7 @@ def test_socket_closed_to_the_user_names_the_group(machine: Machine) -> None:
     (machine.path / "denied").touch()
     done = machine.run("R620", env={"FAKE_UID": "1000"})
     assert done.returncode == 3
-    assert (
-        f"error: someone may not open the engine's socket {machine.root}/var/run/docker.sock" in done.stderr
-    )
+    assert f"error: someone may not open the engine's socket {machine.root}/var/run/docker.sock" in done.stderr
     assert "hint: sudo usermod -aG docker someone, then log in again" in done.stderr
     assert machine.calls(*TOUCHES) == []
 

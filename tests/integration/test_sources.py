@@ -24,9 +24,6 @@ WITHOUT_MOVE = (988, 990, 1041)
 """Pull requests that move no submodule's pointer."""
 
 
-PROVENANCE = pytest.mark.xfail(
-    strict=True, reason="keys of source and package leave out where the source came from, which the manifest tells"
-)
 
 
 @pytest.fixture
@@ -58,7 +55,6 @@ def names(project: Project) -> set[str]:
 # ---- ways in
 
 
-@PROVENANCE
 def test_local_clone_and_what_it_was_built_from(
     ready: Project, shop: Shop, git: Git, factory: Path, tmp_path: Path
 ) -> None:
@@ -132,7 +128,6 @@ def test_plain_file_server_with_pull_requests(
     assert site.seen[asked:] == [], "a pinned source that is there needs no network"
 
 
-@PROVENANCE
 def test_same_tree_from_elsewhere_is_told_in_the_manifest(
     ready: Project, shop: Shop, factory: Path, web: Callable[[Path], Web]
 ) -> None:

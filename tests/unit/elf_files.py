@@ -70,7 +70,7 @@ class _Strings:
         return at
 
 
-def make(elf: Elf) -> bytes:
+def make(elf: Elf) -> bytes:  # noqa: PLR0912  # one branch per part of a file
     """The bytes of the file. Every section has a page of its own, at an address equal to `address` + its offset."""
     names, strings, dynamic = _Strings(), _Strings(), _Strings()
     body = bytearray(PAGE)
@@ -155,8 +155,8 @@ def make(elf: Elf) -> bytes:
     )
     body[: len(header)] = header
     for index, (kind, flags, at, size) in enumerate(segments):
-        row = struct.pack("<IIQQQQQQ", kind, flags, at, base + at, base + at, size, size, PAGE)
-        body[64 + 56 * index : 120 + 56 * index] = row
+        packed = struct.pack("<IIQQQQQQ", kind, flags, at, base + at, base + at, size, size, PAGE)
+        body[64 + 56 * index : 120 + 56 * index] = packed
     return bytes(body)
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import tarfile
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -19,7 +20,7 @@ from pikaforge.elf.linkage import LinkageRules
 from pikaforge.host import process
 from pikaforge.isa.allow import Allowed, from_macros
 from pikaforge.isa.waivers import Waiver
-from pikaforge.stages.audit import AuditResult, Rules, audit_compiled, audit_paths, demangled
+from pikaforge.stages.audit import AuditResult, Rules, audit_compiled, audit_paths, demangled, material
 
 TODAY = date(2026, 6, 15)
 LOADER = "/lib64/ld-linux-x86-64.so.2"
@@ -44,7 +45,7 @@ def tar(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def compiled(
-    tmp_path: Path, tree: dict[str, ef.Elf | bytes], *, debug: dict[str, ef.Elf] | None = None, **more: Any
+    tmp_path: Path, tree: Mapping[str, ef.Elf | bytes], *, debug: dict[str, ef.Elf] | None = None, **more: Any
 ) -> AuditResult:
     rules = Rules(linkage=BASE, forbidden=("/forge",), waivers=more.pop("waivers", ()), image="debian12")
     fields: dict[str, Any] = {
@@ -232,6 +233,18 @@ def test_long_verdicts_are_cut_and_counted(tmp_path: Path) -> None:
     assert sum(line.startswith("  violation: bin/x: f") for line in lines) == 4
     assert "  violation: … and 5 more" in lines
     assert sum("to do:" in line for line in lines) == 1
+
+
+def test_the_key_changes_with_what_decides_the_verdict() -> None:
+    def made(day: date = TODAY, **more: Any) -> dict[str, Any]:
+        rules = replace(Rules(linkage=BASE, waivers=(waiver(),)), **more)
+        return json.loads(json.dumps(material(rules, target="sandybridge", flags_used=FLAGS, today=day)))  # type: ignore[no-any-return]
+
+    assert made() == made(date(2026, 12, 31))
+    assert made() != made(date(2027, 1, 1))
+    assert made() != made(forbidden=("/forge",))
+    assert made() != made(linkage=replace(BASE, maxima={"GLIBC": "2.17"}))
+    assert made() != made(waivers=())
 
 
 def test_names_are_demangled_where_something_can(monkeypatch: pytest.MonkeyPatch) -> None:

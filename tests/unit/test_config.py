@@ -559,9 +559,7 @@ def test_problems_are_told_together_and_in_the_order_of_the_file() -> None:
 
 
 def test_references_are_told_together_and_in_the_order_of_the_file() -> None:
-    error = _refusal(
-        ("  tools: debian12", "  tools: x"), ("[cascadelake]", "[x]"), ("match: demo", "match: (")
-    )
+    error = _refusal(("  tools: debian12", "  tools: x"), ("[cascadelake]", "[x]"), ("match: demo", "match: ("))
     assert [one.where for one in (error, *error.also)] == [
         "matrix.yaml:17:47, product.server.version.match",
         "matrix.yaml:27:17, hardware.R640.cpus[0]",
@@ -848,9 +846,7 @@ def _fits(value: Any, schema: dict[str, Any], top: dict[str, Any]) -> bool:
     checks: dict[str, Any] = {
         "$ref": lambda ref: _fits(value, top["$defs"][ref.rpartition("/")[2]], top),
         "anyOf": lambda members: any(_fits(value, member, top) for member in members),
-        "type": lambda kind: (
-            isinstance(value, _TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool))
-        ),
+        "type": lambda kind: isinstance(value, _TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool)),
         "enum": lambda values: value in values,
         "pattern": lambda pattern: not isinstance(value, str) or re.search(pattern, value) is not None,
         "minLength": lambda limit: not isinstance(value, str) or len(value) >= limit,
@@ -864,20 +860,13 @@ def _fits(value: Any, schema: dict[str, Any], top: dict[str, Any]) -> bool:
         "exclusiveMaximum": lambda limit: value < limit,
         "items": lambda item: not isinstance(value, list) or all(_fits(each, item, top) for each in value),
         "required": lambda keys: not isinstance(value, dict) or set(keys) <= value.keys(),
-        "propertyNames": lambda part: (
-            not isinstance(value, dict) or all(_fits(key, part, top) for key in value)
-        ),
+        "propertyNames": lambda part: not isinstance(value, dict) or all(_fits(key, part, top) for key in value),
         "additionalProperties": lambda part: all(
             part is not False and _fits(value[key], part, top) for key in _others(value, schema)
         ),
-        "properties": lambda parts: all(
-            _fits(value[key], part, top) for key, part in parts.items() if key in value
-        ),
+        "properties": lambda parts: all(_fits(value[key], part, top) for key, part in parts.items() if key in value),
         "patternProperties": lambda parts: all(
-            _fits(value[key], part, top)
-            for pattern, part in parts.items()
-            for key in value
-            if re.search(pattern, key)
+            _fits(value[key], part, top) for pattern, part in parts.items() for key in value if re.search(pattern, key)
         ),
     }
     silent = {"$schema", "$defs", "title", "description", "default"}
@@ -889,9 +878,7 @@ def _fits(value: Any, schema: dict[str, Any], top: dict[str, Any]) -> bool:
 def _others(value: Any, schema: dict[str, Any]) -> list[str]:
     patterns = schema.get("patternProperties", {})
     named = schema.get("properties", {})
-    return [
-        key for key in value if key not in named and not any(re.search(pattern, key) for pattern in patterns)
-    ]
+    return [key for key in value if key not in named and not any(re.search(pattern, key) for pattern in patterns)]
 
 
 def _schema_says(text: str) -> bool:

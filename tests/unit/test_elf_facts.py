@@ -190,7 +190,7 @@ def examine(data: bytes, path: Path) -> None:
 
 def test_truncated_files_never_end_in_a_traceback(tmp_path: Path) -> None:
     data = ef.make(RICH)
-    for end in [*range(0, 400), *range(400, len(data), 211)]:
+    for end in [*range(400), *range(400, len(data), 211)]:
         examine(data[:end], tmp_path / "x")
 
 

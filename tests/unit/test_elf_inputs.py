@@ -58,7 +58,8 @@ def zipped(files: dict[str, bytes], links: dict[str, str]) -> bytes:
 
 def deb(files: dict[str, bytes], links: dict[str, str]) -> bytes:
     out = b"!<arch>\n"
-    for name, content in (("debian-binary", b"2.0\n"), ("control.tar.xz", b"odd"), ("data.tar.xz", lzma.compress(tar(files, links)))):  # fmt: skip
+    data = lzma.compress(tar(files, links))
+    for name, content in (("debian-binary", b"2.0\n"), ("control.tar.xz", b"odd"), ("data.tar.xz", data)):
         out += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content
         out += b"\n" * (len(content) % 2)
     return out
@@ -76,7 +77,13 @@ def cpio(files: dict[str, bytes], links: dict[str, str]) -> bytes:
     return out
 
 
-def rpm(files: dict[str, bytes], links: dict[str, str], *, method: str = "xz", pack: Callable[[bytes], bytes] = lzma.compress) -> bytes:  # fmt: skip
+def rpm(
+    files: dict[str, bytes],
+    links: dict[str, str],
+    *,
+    method: str = "xz",
+    pack: Callable[[bytes], bytes] = lzma.compress,
+) -> bytes:
     def header(entries: list[tuple[int, bytes]]) -> bytes:
         index, store = b"", b""
         for tag, value in entries:

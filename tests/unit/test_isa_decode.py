@@ -25,7 +25,8 @@ def code_map(elf: ef.Elf) -> CodeMap:
 
 def pieces(elf: ef.Elf) -> list[tuple[int, int, int, str]]:
     code = code_map(elf)
-    return [(code.starts[i] - elf.address, code.ends[i] - elf.address, code.kinds[i], code.name(i)) for i in range(len(code))]  # fmt: skip
+    base = elf.address
+    return [(code.starts[i] - base, code.ends[i] - base, code.kinds[i], code.name(i)) for i in range(len(code))]
 
 
 def run(elf: ef.Elf, tmp_path: Path) -> FileScan:

@@ -140,7 +140,7 @@ def test_a_package_is_tree_and_extras(workshop: Workshop, fake: FakeEngine, tmp_
     spec = make_spec()
     (tmp_path / "tree.tar").write_bytes(b"tree")
     inputs = _inputs(tmp_path / "tree.tar")
-    result = package.run(workshop, spec, the_cell(spec, CELL), key="2" * 32, tools="tools:1", **inputs)
+    result = package.run(workshop, spec, the_cell(spec, CELL), key="2" * 32, tools="tools:1", others={}, **inputs)
     assert (result.identity, result.facts) == (digest("packed"), {"name": "demo-v1.0-R620.tar.gz", "bytes": 6})
     assert workshop.store.get("package", "2" * 32) == (result, "")
     job = fake.jobs[0]
@@ -160,7 +160,7 @@ def test_a_package_that_could_not_be_made(workshop: Workshop, fake: FakeEngine, 
     spec = make_spec()
     (tmp_path / "tree.tar").write_bytes(b"tree")
     with pytest.raises(StageError) as caught:
-        package.run(workshop, spec, the_cell(spec, CELL), key="2" * 32, tools="t", **_inputs(tmp_path / "tree.tar"))
+        package.run(workshop, spec, the_cell(spec, CELL), key="2" * 32, tools="t", others={}, **_inputs(tmp_path / "tree.tar"))
     assert caught.value.lines() == [
         "error: the package could not be made",
         f"  where: stage package, {CELL}",
@@ -177,7 +177,7 @@ def test_a_package_that_could_not_be_made(workshop: Workshop, fake: FakeEngine, 
 def test_the_key_follows_what_goes_in(workshop: Workshop) -> None:
     def of(cell: str = CELL, **changes: Any) -> dict[str, Any]:
         spec = make_spec(**changes)
-        return material(spec, the_cell(spec, cell), workshop.home)
+        return material(spec, the_cell(spec, cell), workshop.home, others={})
 
     base = of()
     assert of() == base

@@ -232,10 +232,7 @@ REFUSALS: dict[str, tuple[str, tuple[str, str, str]]] = {
     "unclosed quote": (
         "a: 'x\nb: 1\n",
         (
-            (
-                "this is not YAML: found unexpected end of stream "
-                "(while scanning a quoted scalar that begins in line 1)"
-            ),
+            ("this is not YAML: found unexpected end of stream (while scanning a quoted scalar that begins in line 1)"),
             "m.yaml:3:1",
             "look for an unclosed quote or bracket, or a wrong indentation, here or in the lines before",
         ),

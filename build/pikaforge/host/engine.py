@@ -500,9 +500,12 @@ class _ContainerServer:
         """What a program prints in the container; the SDK's own exec gives no exit status with a stream."""
         api: Any = self._container.client
         api = api.api
-        made = api.exec_create(self._container.id, list(argv))
-        output = bytes(api.exec_start(made["Id"]))
-        status = api.exec_inspect(made["Id"])["ExitCode"]
+        try:
+            made = api.exec_create(self._container.id, list(argv))
+            output = bytes(api.exec_start(made["Id"]))
+            status = api.exec_inspect(made["Id"])["ExitCode"]
+        except _load_sdk().errors.APIError as error:  # the server has ended, and its container with it
+            raise HostError(f"`{' '.join(argv)}` cannot be run in the container: {_brief(error)}") from error
         if status != 0:
             said = " ".join(output.decode("utf-8", "replace").split())[:200]
             raise HostError(f"`{' '.join(argv)}` in the container ended with {status}: {said}")

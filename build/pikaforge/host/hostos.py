@@ -16,8 +16,8 @@ EL_LIKE = frozenset({"rhel", "centos", "rocky", "almalinux", "ol"})
 """IDs that are binary-compatible builds of one distribution; a matching major version is enough."""
 
 TOOLCHAIN: Mapping[str, tuple[str, ...]] = {
-    "dpkg": ("gcc", "g++", "make", "binutils", "patchelf", "git", "tar", "gzip", "xz-utils", "bzip2"),
-    "rpm": ("gcc", "gcc-c++", "make", "binutils", "patchelf", "git", "tar", "gzip", "xz", "bzip2"),
+    "dpkg": ("gcc", "g++", "make", "binutils", "patchelf", "ccache", "git", "tar", "gzip", "xz-utils", "bzip2"),
+    "rpm": ("gcc", "gcc-c++", "make", "binutils", "patchelf", "ccache", "git", "tar", "gzip", "xz", "bzip2"),
 }
 """What the guest scripts need beside the product's own packages (see docker/*/Dockerfile)."""
 

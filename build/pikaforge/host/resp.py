@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, Union
 
@@ -38,12 +39,16 @@ class Connection:
         """
         from redis import exceptions  # noqa: PLC0415  # 0.2 s that a plan must not cost
         from redis.backoff import NoBackoff  # noqa: PLC0415
+        from redis.connection import AbstractConnection  # noqa: PLC0415
         from redis.connection import Connection as Wire  # noqa: PLC0415
         from redis.retry import Retry  # noqa: PLC0415
 
         self._errors = exceptions
         self._failures: tuple[type[Exception], ...] = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
         wire: Any = Wire
+        # Servers of this kind answer CLIENT SETINFO with an error. Since 7.2 the client's name is one argument.
+        new = "driver_info" in inspect.signature(AbstractConnection.__init__).parameters
+        quiet = {"driver_info": None} if new else {"lib_name": None, "lib_version": None}
         self._wire = wire(
             host=host,
             port=port,
@@ -51,8 +56,7 @@ class Connection:
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             retry=Retry(NoBackoff(), 0),
-            lib_name=None,
-            lib_version=None,
+            **quiet,
         )
         try:
             self._wire.connect()

@@ -23,6 +23,7 @@ from typing import Literal, cast, get_args
 
 Policy = Literal["baseline", "ignored", "judged", "guarded", "dangerous"]
 FOLDER = Path(__file__).parent
+TABLES = ("features.csv", "guards.csv")
 INVALID = "invalid"
 """The pseudo feature of bytes that are no instruction; always judged."""
 

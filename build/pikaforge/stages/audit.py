@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pikaforge import keys
 from pikaforge.elf import flags, linkage
 from pikaforge.elf.errors import AuditError
 from pikaforge.elf.facts import ElfFacts, read_facts
@@ -21,6 +23,7 @@ from pikaforge.elf.inputs import Tree, open_inputs, open_package
 from pikaforge.elf.layout import EM_386, EM_X86_64, machine_name
 from pikaforge.elf.linkage import LinkageRules, LinkageVerdict
 from pikaforge.elf.verdict import Line
+from pikaforge.isa import features
 from pikaforge.isa import verdict as isa_verdict
 from pikaforge.isa.allow import Allowed, from_gcc, from_macros
 from pikaforge.isa.decode import Source, scan
@@ -152,6 +155,21 @@ def _file_facts(fact: ElfFacts) -> dict[str, Any]:
         "run_path": list(fact.run_path),
         "build_id": fact.build_id,
         "symbols": fact.has_symbols,
+    }
+
+
+def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: date) -> dict[str, Any]:
+    """Key material beside the compile stage's result: the rules, the tables, the decoder, and which waivers have
+    expired. So a verdict that is kept becomes void on the day after a waiver's last one, and on no other day."""
+    plain = asdict(replace(rules, waivers=()))
+    return {
+        "revision": REVISION,
+        "decoder": version("iced-x86"),
+        "tables": {name: keys.file_digest(features.FOLDER / name) for name in features.TABLES},
+        "target": target,
+        "flags": list(flags_used),
+        "rules": {**plain, "linkage": {**plain["linkage"], "maxima": dict(rules.linkage.maxima)}},
+        "waivers": [[w.model_dump(mode="json"), w.expired(today)] for w in rules.waivers],
     }
 
 

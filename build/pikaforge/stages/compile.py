@@ -68,7 +68,6 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, source: Result, image: Resul
             env={
                 "FORGE_PRODUCT": product.name,
                 "FORGE_VERSION": product.version,
-                "FORGE_SOURCE_COMMIT": str(source.facts["commit"]),
                 "FORGE_JOBS": str(workshop.jobs),
                 "FORGE_TARGET_FLAGS": " ".join(cell.flags),
                 "FORGE_FRAME_POINTERS": str(int(allocator.frame_pointers)),

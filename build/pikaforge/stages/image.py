@@ -90,6 +90,8 @@ def identify(name: str, entry: Image, *, workshop: Workshop, offline: bool) -> B
         lock.check("images", name, "bootstrap", entry.bootstrap)
         return Base(image=name, suite=entry.bootstrap, mirror=entry.mirror)
     digest = _digest_of(facts, entry.base)
+    if "bootstrap" in pins:
+        lock.forget("images", name)
     lock.check("images", name, "digest", digest)
     return Base(image=name, registry=_by_digest(entry.base, digest))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,29 @@ def file_name(spec: Spec, cell: Cell) -> str:
     return f"{product.name}-{product.version}-{cell.model}{allocator}.tar.gz"
 
 
-def material(spec: Spec, cell: Cell, home: Path) -> dict[str, Any]:
+Offers = Mapping[str, Sequence[str]]
+"""Models by target: the packages that the CPU gate may advise."""
+
+
+def _payload(spec: Spec, cell: Cell, others: Offers) -> payload.Rendered:
+    """What goes in beside the tree. The gate asks for all that the target has; an audit could ask for less."""
+    return payload.render(
+        spec.product,
+        model=cell.model,
+        target=cell.target,
+        image=cell.image,
+        features=payload.target_flags(cell.target),
+        others=others,
+    )
+
+
+def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str, Any]:
     """Key material: what goes into the package beside the tree."""
     return {
         "cell": cell.id,
         "wanted": cell.wanted,
         "cpus": list(spec.hardware[cell.model].cpus),
-        "payload": {name: keys.digest(data) for name, data in payload.render(spec.product).contents.items()},
+        "payload": {name: keys.digest(data) for name, data in _payload(spec, cell, others).contents.items()},
         "scripts": guest_digests(home, SCRIPTS),
         "manifest": MANIFEST_FORMAT,
     }
@@ -85,10 +101,11 @@ def run(
     compiled: Result,
     smoked: Result,
     tools: str,
+    others: Offers,
 ) -> Result:
     """Pack one cell; the result has the file `package.tar.gz`."""
     described = manifest(spec, cell, source=source, image=image, compiled=compiled, smoked=smoked)
-    rendered = payload.render(spec.product)
+    rendered = _payload(spec, cell, others)
     contents: dict[str, bytes | Path] = {
         **rendered.contents,
         "manifest.json": (json.dumps(described, indent=2, sort_keys=True) + "\n").encode(),

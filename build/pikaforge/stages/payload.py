@@ -35,13 +35,19 @@ class Rendered:
     executable: tuple[str, ...]
 
 
+def all_offers(spec: Spec) -> dict[tuple[str, str], dict[str, tuple[str, ...]]]:
+    """The matrix's packages by image and allocator: models by the target that they are built for."""
+    found: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {}
+    for cell in plan.all_cells(spec):
+        if not cell.problem:
+            models = found.setdefault((cell.image, cell.allocator), {})
+            models[cell.target] = (*models.get(cell.target, ()), cell.model)
+    return found
+
+
 def offers(spec: Spec, cell: plan.Cell) -> dict[str, tuple[str, ...]]:
-    """The packages with the image and allocator of `cell`: models by the target that they are built for."""
-    found: dict[str, list[str]] = {}
-    for other in plan.all_cells(spec):
-        if (other.image, other.allocator) == (cell.image, cell.allocator) and not other.problem:
-            found.setdefault(other.target, []).append(other.model)
-    return {target: tuple(models) for target, models in found.items()}
+    """The packages with the image and allocator of `cell`."""
+    return all_offers(spec).get((cell.image, cell.allocator), {})
 
 
 def target_flags(target: str) -> tuple[str, ...]:

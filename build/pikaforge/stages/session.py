@@ -17,6 +17,8 @@ from pikaforge.workshop import Workshop
 
 VERSION_TIMEOUT = 60.0
 """Seconds for the version command."""
+DYING = 1.0
+"""Seconds that a server gets to end after a check that failed."""
 
 
 class Session:
@@ -63,9 +65,9 @@ class Session:
         """The version command, in a container of its own."""
         start = time.monotonic()
         version = self.place.server.version
-        log = self.place.log("version")
-        log.write_bytes(b"")
         with self._workshop.store.scratch() as scratch:
+            # In a file of this run's own, because another run may write the log of the same name.
+            log = scratch / "version.log"
             job = Job(
                 label=f"{self.place.stem}-version-{self.place.group}",
                 image=self.place.image,
@@ -76,7 +78,8 @@ class Session:
                 timeout=VERSION_TIMEOUT,
             )
             status = self._workshop.engine.run(job, scratch).status
-        output = log.read_text(encoding="utf-8", errors="replace")
+            output = log.read_text(encoding="utf-8", errors="replace")
+        self.place.log("version").write_text(output, encoding="utf-8")
         wanted = ""
         if status != version.status:
             wanted = f"wanted exit status {version.status}, got {describe_end(status)}"
@@ -94,7 +97,8 @@ class Session:
             if not problem:
                 self.outcomes.append(Outcome(name="start", passed=True, seconds=time.monotonic() - start))
                 self._ask(server)
-                ended = server.wait(0.01)
+                # A server that failed a check may be dying: its end tells more than the check does.
+                ended = server.wait(DYING if any(o.failed for o in self.outcomes) else 0.01)
                 if ended is None:
                     self.rest = _rest(server) if not self.place.emulator else {}
                     self.outcomes.append(self._stop(server))

@@ -60,8 +60,11 @@ def _shelf(workshop: Workshop, origin: Origin, commit: str, folder: Path) -> pat
 
 def material(pinned: Pinned, home: Path) -> dict[str, Any]:
     """Key material: the commit or digest, the patches in order, and the scripts."""
+    origin = pinned.origin
     return {
         "source": pinned.identity,
+        # Nothing of the tree, but the facts tell it, and packages their readers.
+        "told": [origin.spec, "" if origin.local else origin.url, origin.ref],
         "patches": list(pinned.patches.items()),
         "scripts": guest_digests(home, SCRIPTS),
     }
