@@ -207,7 +207,12 @@ class Pipeline:
 
         Raises:
             KeyboardInterrupt: after everything that ran was ended and removed.
+            ValueError: the plan is not closed: a node needs one that is not in it.
         """
+        ids = {node.id for node in plan.nodes}
+        for node in plan.nodes:
+            if not ids.issuperset(node.needs):  # nothing would ever make it ready
+                raise ValueError(f"{node.id} needs what is not in the plan: {', '.join(node.needs)}")
         report = Report(plan=plan)
         pending = list(plan.nodes)
         running: dict[Future[Outcome], Node] = {}

@@ -129,6 +129,17 @@ def test_planted_instructions_are_found_in_a_stripped_file(case: str, tmp_path: 
     assert PLANTED[case][1] in dict(finding.features)
 
 
+def test_a_stripped_file_takes_its_names_from_its_debug_information(tmp_path: Path) -> None:
+    path = gcc(tmp_path / "x", planted("avx2") + MAIN)
+    debug = tmp_path / "x.debug"
+    subprocess.run(["objcopy", "--only-keep-debug", path, debug], check=True)
+    [before] = scan([Source(file="x", path=path)], allowed().sure)
+    subprocess.run(["strip", path], check=True)
+    [after] = scan([Source(file="x", path=path, debug=debug)], allowed().sure)
+    assert [h.function for h in after.hits] == ["planted"]
+    assert after == before
+
+
 def test_planted_instructions_are_found_without_symbols_frames_and_sections(tmp_path: Path) -> None:
     path = gcc(tmp_path / "t/bin/x", planted("avx2") + MAIN, "-fno-asynchronous-unwind-tables")
     data = bytearray(path.read_bytes())

@@ -79,6 +79,8 @@ class Source:
     file: str
     """Its name in findings."""
     path: Path
+    debug: Path | None = None
+    """Its separate debug information, for the names of functions."""
 
 
 # --- the work on one chunk --------------------------------------------------------------------------------------
@@ -212,7 +214,12 @@ def code_regions(path: Path, name: str) -> tuple[Region, ...]:
 def _code_map(source: Source) -> CodeMap:
     with mapped(source.path) as data:
         layout = read_layout(data, source.file)
-        return read_map(data, layout, regions(data, layout, source.file), source.file)
+        code = regions(data, layout, source.file)
+        if source.debug is None:
+            return read_map(data, layout, code, source.file)
+        with mapped(source.debug) as apart:
+            held = (apart, read_layout(apart, f"{source.file} ({source.debug.name})", detached=True))
+            return read_map(data, layout, code, source.file, debug=held)
 
 
 def _scan_file(source: Source, allowed: frozenset[str], team: Team) -> FileScan:

@@ -82,13 +82,29 @@ class CodeMap:
         return index if index >= 0 and address < self.ends[index] else NOWHERE
 
 
-def read_map(data: Buffer, layout: Layout, regions: Sequence[Region], where: str) -> CodeMap:
+def read_map(
+    data: Buffer,
+    layout: Layout,
+    regions: Sequence[Region],
+    where: str,
+    *,
+    debug: tuple[Buffer, Layout] | None = None,
+) -> CodeMap:
     """The pieces of a file.
+
+    Args:
+        data: the whole file.
+        layout: of it.
+        regions: what is executable in it.
+        where: its name, for errors.
+        debug: its separate debug information, for the symbols where the file itself was stripped of them.
 
     Raises:
         AuditError: its symbol table is truncated.
     """
-    symbols, strings, detectors = _symbols(data, layout, regions, where)
+    stripped = not any(s.type == SHT_SYMTAB and s.in_file for s in layout.sections)
+    held = debug if debug is not None and stripped else (data, layout)
+    symbols, strings, detectors = _symbols(*held, regions, where)
     frames = read_frames(data, layout)
     resolvers = {s.address for s in symbols if s.kind == STT_GNU_IFUNC} | set(_irelative(data, layout, where))
     builder = _Builder(symbols, strings, frames.ranges)

@@ -208,12 +208,13 @@ def audit_tree(
     Raises:
         AuditError: there is nothing to judge, or the one file that was named cannot be read.
     """
-    read = _read(tree, rules, debug or {})
+    debug = debug or {}
+    read = _read(tree, rules, debug)
     if not read.judged and not read.unreadable:
         raise AuditError(
             "there is no x86-64 program or library to judge", where=tree.title, hint="\n".join(read.notes[:5])
         )
-    sources = [Source(file=f.name, path=tree.elves[f.name]) for f in read.judged]
+    sources = [Source(file=f.name, path=tree.elves[f.name], debug=debug.get(f.name)) for f in read.judged]
     ledger = Ledger(rules.waivers, today=today, image=rules.image, target=allowed.target)
     return AuditResult(
         title=tree.title,
