@@ -95,7 +95,7 @@ def tool(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests: unit, guest scripts, and those with a real engine; without arguments, then lint, too."""
     programs = prepare(session, "check", "upkeep", "tests", "lint")
-    arguments = session.posargs or ["-n", "4", "--dist", "loadfile"]
+    arguments = session.posargs or ["-n", "4", "--dist", "loadgroup"]
     if not session.posargs:
         session.notify("lint")
     session.run(str(programs / "python"), "-m", "pytest", *arguments, external=True)

@@ -131,7 +131,8 @@ def test_end_all_ends_what_runs_with_its_children_and_lets_nothing_start(tmp_pat
     for thread in threads:
         thread.join(20)
         assert not thread.is_alive()
-    assert ends == [-signal.SIGKILL] * 2
+    # Killed, or told so where it had only just started.
+    assert len(ends) == 2 and set(ends) <= {-signal.SIGKILL, "interrupted"}
     assert all(_gone(pid) for pid in children)
     with pytest.raises(HostError, match=r"^interrupted$"):
         process.run(["sleep", "600"])

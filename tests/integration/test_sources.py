@@ -24,8 +24,6 @@ WITHOUT_MOVE = (988, 990, 1041)
 """Pull requests that move no submodule's pointer."""
 
 
-
-
 @pytest.fixture
 def factory(sample_repositories: Path, tmp_path: Path) -> Path:
     """The sample's repositories, to be changed."""

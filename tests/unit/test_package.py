@@ -160,7 +160,9 @@ def test_a_package_that_could_not_be_made(workshop: Workshop, fake: FakeEngine, 
     spec = make_spec()
     (tmp_path / "tree.tar").write_bytes(b"tree")
     with pytest.raises(StageError) as caught:
-        package.run(workshop, spec, the_cell(spec, CELL), key="2" * 32, tools="t", others={}, **_inputs(tmp_path / "tree.tar"))
+        package.run(
+            workshop, spec, the_cell(spec, CELL), key="2" * 32, tools="t", others={}, **_inputs(tmp_path / "tree.tar")
+        )
     assert caught.value.lines() == [
         "error: the package could not be made",
         f"  where: stage package, {CELL}",
