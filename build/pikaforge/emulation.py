@@ -39,10 +39,7 @@ CPUS: Mapping[str, str] = {
 NO_AVX512 = "it has AVX-512, which the emulator cannot execute"
 NO_MODEL = "no CPU model of the emulator is known for it"
 
-SPELLING = {"sse3": "pni"}
-"""archspec's names that /proc/cpuinfo spells otherwise."""
 NOT_MISSED: Mapping[str, str] = {
-    "flush_l1d": "a register of the kernel's, no instruction",
     "pku": "hypervisors hide it, and compilers emit it for explicit calls only",
 }
 """Features of targets whose absence keeps no program from running."""
@@ -66,8 +63,7 @@ def stand_for(target: str) -> Stand:
 
 def lacking(target: str, flags: frozenset[str]) -> tuple[str, ...]:
     """What a machine with these /proc/cpuinfo flags lacks of `target`, as the kernel spells it; empty if it runs it."""
-    wanted = {SPELLING.get(name, name) for name in targets.features(target)}
-    return tuple(sorted(wanted - flags - NOT_MISSED.keys()))
+    return tuple(sorted(targets.kernel_flags(target) - flags - NOT_MISSED.keys()))
 
 
 def flags_of(cpuinfo: str) -> frozenset[str]:

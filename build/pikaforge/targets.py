@@ -21,6 +21,12 @@ FLAG_OVERRIDES: dict[str, dict[str, str]] = {
 }
 
 
+KERNEL_NAMES = {"sse3": "pni"}
+"""What archspec names otherwise than /proc/cpuinfo."""
+NO_INSTRUCTIONS = frozenset({"flush_l1d"})
+"""Features of archspec's that programs cannot use, and that virtual machines often hide."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
     """The flags of a target for one compiler, or why there are none and what is nearest."""
@@ -54,6 +60,11 @@ def known() -> frozenset[str]:
 def features(name: str) -> frozenset[str]:
     """The kernel's names of the features of a microarchitecture, ancestors' included."""
     return frozenset(_x86()[name].features)
+
+
+def kernel_flags(name: str) -> frozenset[str]:
+    """What code for a microarchitecture may use, as /proc/cpuinfo spells it."""
+    return frozenset(KERNEL_NAMES.get(feature, feature) for feature in features(name) - NO_INSTRUCTIONS)
 
 
 def _lineage(name: str) -> list[str]:
@@ -107,10 +118,3 @@ def resolve(target: str, gcc: str) -> Resolution:
         return Resolution(target=target, flags=flags)
     possible = [n for n in _lineage(target)[1:] if not _flags(n, gcc)[1]]
     return Resolution(target=target, nearest=_best(possible), reason=reason)
-
-
-def host_runs(target: str) -> bool:
-    """Whether this machine's CPU has every feature of `target`."""
-    from archspec.cpu import host  # noqa: PLC0415
-
-    return features(target) <= frozenset(host().features)

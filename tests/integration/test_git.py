@@ -387,13 +387,3 @@ def test_relative_urls_are_joined_as_git_does(tmp_path: Path, git: Git, base: st
         joined[url] = forge_git.join(base, url)
     assert len(expected) > 6
     assert joined == expected
-
-
-def test_settings_of_a_file(tmp_path: Path) -> None:
-    path = tmp_path / ".gitmodules"
-    path.write_text('[submodule "third/x y"]\n\tpath = third/x y\n\turl = ../x.git\n\tupdate = !rm -rf /\n')
-    assert forge_git.config_list(path) == {
-        "submodule.third/x y.path": "third/x y",
-        "submodule.third/x y.url": "../x.git",
-        "submodule.third/x y.update": "!rm -rf /",
-    }

@@ -52,8 +52,6 @@ class ImageFacts:
 
     id: str
     labels: Mapping[str, str]
-    layers: tuple[str, ...]
-    """DiffIDs, which unlike the id do not change when the same files are imported again."""
     digests: tuple[str, ...]
     """`name@sha256:…` under which registries know it."""
 
@@ -346,7 +344,6 @@ class DockerEngine:
         return ImageFacts(
             id=attrs["Id"],
             labels=attrs["Config"].get("Labels") or {},
-            layers=tuple(attrs["RootFS"].get("Layers") or ()),
             digests=tuple(attrs.get("RepoDigests") or ()),
         )
 

@@ -85,13 +85,6 @@ def origin(path: Path) -> str:
     return _git("-C", str(path), "config", "--get", "remote.origin.url").text().strip()
 
 
-def config_list(path: Path) -> dict[str, str]:
-    """The settings of a file in git's configuration syntax, such as .gitmodules."""
-    done = _git("config", "--file", str(path), "--null", "--list")
-    pairs = (item.partition("\n") for item in done.text().split("\0") if item)
-    return {key: value for key, _, value in pairs}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ref:
     """What a name in a remote repository stands for."""

@@ -20,7 +20,6 @@ STAGE = "compile"
 SCRIPTS = ("compile.sh", "bundle.sh", "cc")
 CACHE = "ccache"
 
-EXIT_ENVIRONMENT = 2
 EXIT_RECIPE = 64
 EXIT_OUTPUT = 65
 EXIT_TOOLS = 66

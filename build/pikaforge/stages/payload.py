@@ -21,10 +21,6 @@ HIGHEST_PORT = 65535
 LONG_MODE = "lm"
 """The kernel's flag of a 64-bit processor: every program here needs it, so no list of features is empty."""
 KERNEL_FLAG = re.compile(r"[a-z0-9_]+")
-KERNEL_NAMES = {"sse3": "pni"}
-"""What archspec names otherwise than /proc/cpuinfo."""
-NO_INSTRUCTIONS = frozenset({"flush_l1d"})
-"""Features of archspec's that programs cannot use, and that virtual machines often hide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +48,7 @@ def offers(spec: Spec, cell: plan.Cell) -> dict[str, tuple[str, ...]]:
 
 def target_flags(target: str) -> tuple[str, ...]:
     """What a target's code may use, as /proc/cpuinfo names it, sorted; for advice, not for judging a program."""
-    names = targets.features(target) - NO_INSTRUCTIONS
-    return tuple(sorted({LONG_MODE, *(KERNEL_NAMES.get(name, name) for name in names)}))
+    return tuple(sorted({LONG_MODE, *targets.kernel_flags(target)}))
 
 
 def feature_list(features: Sequence[str]) -> str:
@@ -62,7 +57,7 @@ def feature_list(features: Sequence[str]) -> str:
     Raises:
         ValueError: a feature is not the name of a kernel flag.
     """
-    wrong = [name for name in features if not KERNEL_FLAG.fullmatch(name) or name in KERNEL_NAMES]
+    wrong = [name for name in features if not KERNEL_FLAG.fullmatch(name) or name in targets.KERNEL_NAMES]
     if wrong:
         raise ValueError(f"not names of /proc/cpuinfo: {', '.join(wrong)}")
     lines = sorted({LONG_MODE, *features})
