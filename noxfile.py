@@ -86,6 +86,12 @@ def matrix(session: nox.Session) -> None:
 
 
 @nox.session
+def audit(session: nox.Session) -> None:
+    """Judge any program, library, folder or package: nox -s audit -- FILE --model R620."""
+    run_tool(session, "audit")
+
+
+@nox.session
 def tool(session: nox.Session) -> None:
     """Run any verb of the tool: nox -s tool -- lock; `invoke --list` shows those for upkeep."""
     run_tool(session)
@@ -105,10 +111,10 @@ def tests(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Check style, types, shell scripts and banned imports."""
     programs = prepare(session, "check", "upkeep", "tests", "lint")
-    python = ["build/pikaforge", "tests", "noxfile.py", "tasks.py"]
+    python = ["build/pikaforge", "tests", "bench", "noxfile.py", "tasks.py"]
     session.run(str(programs / "ruff"), "check", *python, external=True)
     session.run(str(programs / "ruff"), "format", "--check", *python, external=True)
-    session.run(str(programs / "mypy"), "build/pikaforge", "tests", "noxfile.py", "tasks.py", external=True)
+    session.run(str(programs / "mypy"), "build/pikaforge", "tests", "bench", "noxfile.py", "tasks.py", external=True)
     scripts = sorted(
         str(path.relative_to(HERE))
         for pattern in ("docker/guest/**/*", "build/pikaforge/payload/*.sh", "tests/**/*.sh", "setup.sh", ".ci/run")

@@ -8,7 +8,7 @@ functions and judges each feature. The two alternate, the best time of each coun
 twice as fast, or the code is less than 25 MB (said aloud, no judgement then).
 """
 
-# ruff: noqa: T201, TID251, PTH207  # a script: it prints, it runs objdump, and its patterns are absolute
+# ruff: noqa: PTH207  # a script: it prints, it runs objdump, and its patterns are absolute
 from __future__ import annotations
 
 import argparse

@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "build": ("build", "build"),
     "plan": ("show", "plan"),
     "matrix": ("show", "matrix"),
+    "audit": ("audit", "audit"),
     "lock": ("upkeep", "lock"),
     "patches": ("upkeep", "patches"),
     "images": ("upkeep", "images"),
@@ -70,6 +71,15 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="for scripts")
     matrix = verbs.add_parser("matrix", parents=[common, chosen], allow_abbrev=False, help="the cells of the matrix")
     matrix.add_argument("--format", choices=("table", "json", "github"), default="table")
+    audit = verbs.add_parser(
+        "audit", parents=[common], allow_abbrev=False, help="judge programs, libraries, folders and packages"
+    )
+    audit.add_argument("paths", nargs="+", metavar="FILE|DIR|PACKAGE", help="ELF file, folder, tar, rpm, deb or wheel")
+    target = audit.add_mutually_exclusive_group(required=True)
+    target.add_argument("--model", default="", metavar="MODEL", help="for all CPUs of this hardware model")
+    target.add_argument("--target", default="", metavar="TARGET", help="for this microarchitecture (archspec's name)")
+    audit.add_argument("--all", action="store_true", help="every line, not the first 40 of each kind")
+    audit.add_argument("--json", action="store_true", help="for scripts")
     _upkeep(verbs, common, work)
     return top
 

@@ -6,8 +6,9 @@ do (`hint`). Errors are raised anywhere and caught once, in `cli`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 EXIT_DONE = 0
 EXIT_CONFIG = 2
@@ -78,6 +79,8 @@ class StageFailure:
     """The last lines of the log."""
     findings: tuple[str, ...] = ()
     """The lines that most likely tell the reason, e.g. the first compiler error."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the stage found out nevertheless, as its result would have it; for the report."""
 
 
 class StageError(ForgeError):
@@ -88,6 +91,10 @@ class StageError(ForgeError):
     def __init__(self, message: str, failure: StageFailure, *, hint: str = "") -> None:
         super().__init__(message, where=f"stage {failure.stage}, {failure.label}", hint=hint)
         self.failure = failure
+
+    def with_facts(self, facts: Mapping[str, Any]) -> StageError:
+        """The same error, with what the stage found out."""
+        return StageError(self.message, replace(self.failure, facts=facts), hint=self.hint)
 
     def lines(self) -> list[str]:
         """As the base class, with the findings, the log's tail and its path."""

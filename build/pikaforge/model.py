@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from pikaforge.isa.waivers import Waiver
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 PACKAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9.+_:~-]*$"
 PATH_PATTERN = r"^[A-Za-z0-9._@][A-Za-z0-9._@/+-]*$"
@@ -448,6 +450,9 @@ class Spec(Strict):
     allocators: dict[Name, Allocator] = Field(min_length=1, description="Memory allocators by name.")
     matrix: Matrix = Field(default=Matrix(), description="Which combinations exist.")
     defaults: Defaults = Field(description="What is taken when the command line does not say.")
+    waivers: tuple[Waiver, ...] = Field(
+        default=(), description="Findings of the audit that somebody has looked at: by name, with a reason and an end."
+    )
     publish: dict[Name, Any] = Field(default_factory=dict, max_length=0, description="No targets exist yet.")
 
     def packages_for(self, image: str, *, purpose: Literal["build", "runtime"]) -> tuple[str, ...]:
@@ -489,16 +494,16 @@ class Series(Strict):
 
 def series_schema() -> dict[str, Any]:
     """JSON schema of a series file."""
-    return _schema(Series)
+    return schema_of(Series)
 
 
 def matrix_schema() -> dict[str, Any]:
     """JSON schema of matrix.yaml, as checked in beside it."""
-    return _schema(Spec)
+    return schema_of(Spec)
 
 
-def _schema(top: type[Strict]) -> dict[str, Any]:
-    """As pydantic makes it, with names refused that fit no pattern: it leaves those to the models."""
+def schema_of(top: type[Strict]) -> dict[str, Any]:
+    """A model's JSON schema as pydantic makes it, with names refused that fit no pattern: it leaves those to us."""
     schema = top.model_json_schema()
     for part in [schema, *schema.get("$defs", {}).values()]:
         for entry in part.get("properties", {}).values():

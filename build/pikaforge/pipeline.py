@@ -7,21 +7,26 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Literal
 
 from pikaforge import keys
+from pikaforge.audit import today
 from pikaforge.errors import ForgeError
 from pikaforge.host import process
 from pikaforge.host.store import Result
 from pikaforge.model import Series, Spec
 from pikaforge.plan import EMULATOR_NODE, TOOLS_NODE, Cell, Node, Plan
+from pikaforge.stages import audit, image, package, payload, smoke, source
 from pikaforge.stages import compile as compile_stage
-from pikaforge.stages import image, package, payload, smoke, source
 from pikaforge.stages.origin import Origin
 from pikaforge.workshop import Workshop
 
 WORKERS = 4
 """Nodes at once; of those, one compilation, which has all jobs to itself."""
+
+TOLD = {("package", "source"), ("package", "compile"), ("audit", "compile")}
+"""Stages, and those before them whose facts are part of what they make."""
 
 Status = Literal["cached", "done", "failed", "blocked"]
 
@@ -33,6 +38,8 @@ class Request:
     spec: Spec
     origin: Origin
     series: Series | None
+    today: date = field(default_factory=today)
+    """Decides which waivers hold; nothing else asks the clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +138,7 @@ class Pipeline:
             return source.material(pinned, home), True
         if node.stage == "image":
             if workshop.engine.kind == "host":
-                return image.host_material(spec, node.label), True
+                return image.host_material(spec, node.label, home), True
             name = image.entry_of(spec, node.label)
             base = image.identify(name, spec.images[name], workshop=workshop, offline=offline)
             self._pins[node.id] = base
@@ -139,6 +146,7 @@ class Pipeline:
         cell = node.cells[0]
         materials: dict[str, Callable[[], dict[str, Any]]] = {
             "compile": lambda: compile_stage.material(spec, cell, base=workshop.base, home=home),
+            "audit": lambda: audit.material(spec, cell, today=self._request.today),
             "smoke": lambda: smoke.material(spec, cell.target, emulator=self._host_emulator()),
             "package": lambda: package.material(spec, cell, home, others=self._others(cell)),
         }
@@ -151,8 +159,12 @@ class Pipeline:
 
     @staticmethod
     def _stands_for(node: Node, result: Result) -> str:
-        """What a node builds on: a package tells where the source came from, all others see its tree alone."""
-        if node.stage == "package" and result.stage == source.STAGE:
+        """What a node builds on: files alone, or what is told of them, too.
+
+        A package tells where the source came from and how it was compiled; the audit judges by what the compiler said
+        of itself. All others see the files.
+        """
+        if (node.stage, result.stage) in TOLD:
             return keys.digest(json.dumps([result.identity, result.facts], sort_keys=True))
         return result.identity
 
@@ -306,40 +318,69 @@ class Pipeline:
         return result
 
     def _make(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
-        workshop, request = self._workshop, self._request
-        spec, cell = request.spec, node.cells[0]
-        tools = str(inputs[TOOLS_NODE].facts["build"]) if TOOLS_NODE in inputs else ""
-        if node.stage == "source":
-            return source.run(
-                workshop,
-                self._pins[node.id],
-                request.series,
-                key=key,
-                label=node.label,
-                folder=self._series_folder,
-                image=tools,
-            )
-        if node.stage == "image":
-            if workshop.engine.kind == "host":
-                return image.run_host(workshop, spec, key=key, label=node.label)
-            return image.run(workshop, spec, self._pins[node.id], key=key, label=node.label)
-        compiled = inputs.get(f"compile:{cell.group}")
-        os_image = inputs[f"image:{cell.image}"]
-        if node.stage == "compile":
-            return compile_stage.run(workshop, spec, cell, inputs[node.needs[0]], os_image, key=key)
-        assert compiled is not None  # both remaining stages need it
-        if node.stage == "smoke":
-            emulator = inputs.get(EMULATOR_NODE)
-            return smoke.run(workshop, spec, cell, compiled, os_image, key=key, emulator=emulator)
+        makers: dict[str, Callable[[Node, str, Mapping[str, Result]], Result]] = {
+            "source": self._make_source,
+            "image": self._make_image,
+            "compile": self._make_tree,
+            "audit": self._make_verdict,
+            "smoke": self._make_verdict,
+            "package": self._make_package,
+        }
+        return makers[node.stage](node, key, inputs)
+
+    def _make_source(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
+        return source.run(
+            self._workshop,
+            self._pins[node.id],
+            self._request.series,
+            key=key,
+            label=node.label,
+            folder=self._series_folder,
+            image=_tools(inputs),
+        )
+
+    def _make_image(self, node: Node, key: str, _inputs: Mapping[str, Result]) -> Result:
+        workshop, spec = self._workshop, self._request.spec
+        if workshop.engine.kind == "host":
+            return image.run_host(workshop, spec, key=key, label=node.label)
+        return image.run(workshop, spec, self._pins[node.id], key=key, label=node.label)
+
+    def _make_tree(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
+        cell = node.cells[0]
+        return compile_stage.run(
+            self._workshop,
+            self._request.spec,
+            cell,
+            inputs[f"source:{self._request.spec.product.version}"],
+            inputs[f"image:{cell.image}"],
+            key=key,
+        )
+
+    def _make_verdict(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
+        workshop, spec, cell = self._workshop, self._request.spec, node.cells[0]
+        compiled, os_image = inputs[f"compile:{cell.group}"], inputs[f"image:{cell.image}"]
+        if node.stage == "audit":
+            return audit.run(workshop, spec, cell, compiled, os_image, key=key, today=self._request.today)
+        emulator = inputs.get(EMULATOR_NODE)
+        return smoke.run(workshop, spec, cell, compiled, os_image, key=key, emulator=emulator)
+
+    def _make_package(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
+        spec, cell = self._request.spec, node.cells[0]
         return package.run(
-            workshop,
+            self._workshop,
             spec,
             cell,
             others=self._others(cell),
             key=key,
-            source=inputs[node.needs[0]],
-            image=os_image,
-            compiled=compiled,
+            source=inputs[f"source:{spec.product.version}"],
+            image=inputs[f"image:{cell.image}"],
+            compiled=inputs[f"compile:{cell.group}"],
+            audited=inputs[f"audit:{cell.group}"],
             smoked=inputs[f"smoke:{cell.group}"],
-            tools=tools,
+            tools=_tools(inputs),
         )
+
+
+def _tools(inputs: Mapping[str, Result]) -> str:
+    """The tools image; empty with the host engine, which has none."""
+    return str(inputs[TOOLS_NODE].facts["build"]) if TOOLS_NODE in inputs else ""

@@ -17,8 +17,8 @@ from pikaforge.emulation import stand_for
 from pikaforge.errors import ConfigError
 from pikaforge.model import EVERYTHING, Rule, Spec
 
-StageName = Literal["source", "image", "compile", "smoke", "package"]
-STAGES: tuple[StageName, ...] = ("source", "image", "compile", "smoke", "package")
+StageName = Literal["source", "image", "compile", "audit", "smoke", "package"]
+STAGES: tuple[StageName, ...] = ("source", "image", "compile", "audit", "smoke", "package")
 
 GITHUB_JOB_LIMIT = 256
 """Jobs of one matrix that GitHub Actions accepts (docs: Usage limits for workflows)."""
@@ -176,7 +176,8 @@ def all_cells(spec: Spec) -> tuple[Cell, ...]:
     return tuple(_cell(spec, triple) for triple in _combinations(spec).triples)
 
 
-def _close(word: str, known: Iterable[str]) -> str:
+def closest(word: str, known: Iterable[str]) -> str:
+    """A hint with the known names that are most like `word`; empty if none is."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else ""
 
@@ -187,7 +188,7 @@ def _axis_value(spec: Spec, kind: str, value: str, known: Iterable[str]) -> None
         raise ConfigError(
             f"there is no {kind} {value!r}",
             where=f"--{'os' if kind == 'image' else kind}",
-            hint=_close(value, names) or f"known: {', '.join(names)}",
+            hint=closest(value, names) or f"known: {', '.join(names)}",
         )
 
 
@@ -299,7 +300,7 @@ def _nothing(
     return ConfigError(
         f"no model, cell id or glob matches {selector!r}",
         where="SELECTOR",
-        hint=_close(selector, [*spec.hardware, *ids]) or "see `nox -s matrix -- --format table`",
+        hint=closest(selector, [*spec.hardware, *ids]) or "see `nox -s matrix -- --format table`",
     )
 
 
@@ -352,11 +353,12 @@ def expand(spec: Spec, cells: Sequence[Cell], *, engine: Literal["docker", "host
     for group, members in groups.items():
         source, image = f"source:{spec.product.version}", f"image:{members[0].image}"
         add("compile", group, (source, image), members)
+        add("audit", group, (f"compile:{group}", image), members)
         emulator = (EMULATOR_NODE,) if members[0] in emulated else ()
         add("smoke", group, (f"compile:{group}", image, *emulator), members)
     for cell in buildable:
         needs = (f"source:{spec.product.version}", f"image:{cell.image}", f"compile:{cell.group}")
-        add("package", cell.id, (*needs, f"smoke:{cell.group}", *tools), (cell,))
+        add("package", cell.id, (*needs, f"audit:{cell.group}", f"smoke:{cell.group}", *tools), (cell,))
     warnings = [spec.product.warning] if spec.product.warning else []
     warnings.extend(f"{cell.id}: {cell.remark}" for cell in cells if cell.remark)
     return Plan(cells=tuple(cells), nodes=tuple(nodes), warnings=tuple(warnings))

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from pikaforge import model, yamltext
 from pikaforge.errors import ConfigError
+from pikaforge.isa import waivers
 from pikaforge.yamltext import Document, KeyPath
 
 SHOWN_PROBLEMS = 20
@@ -36,6 +37,7 @@ PATTERN_WORDS = {
     model.BASE_PATTERN: "must be a registry reference with its tag, such as debian:bookworm-slim",
     model.TAG_PATTERN: "must be the name of a tag, of letters, digits and . _ / + -",
     model.LINE_PATTERN: "must hold {key} and after it {value}",
+    waivers.DAY_PATTERN: "must be a day as YYYY-MM-DD, such as 2026-12-31",
     model.URL_PATTERN: "must be a URL with https://, http:// or file:// and no spaces or quotes",
 }
 """What the models' regular expressions ask for, in words; a test sees to it that none is missing."""

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from pikaforge.errors import ForgeError
 from pikaforge.pipeline import Events, Outcome, View
 from pikaforge.plan import Cell, Node, Plan, github_matrix
+from pikaforge.record import CellRecord, WayRecord
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -103,6 +104,42 @@ def matrix_text(cells: Sequence[Cell], form: str) -> str:
         return json.dumps(github_matrix(cells))
     rows = [(c.id, c.model, c.image, c.allocator, c.target, "no: " + c.problem if c.problem else "yes") for c in cells]
     return table(("CELL", "MODEL", "IMAGE", "ALLOCATOR", "TARGET", "POSSIBLE"), rows)
+
+
+def verdicts(cells: Iterable[CellRecord]) -> str:
+    """The table at the end of a build: what says yes and what says no, by cell."""
+    rows = [(c.id, c.target, _audited(c), _ran(c, c.native), _ran(c, c.emulated), _packed(c)) for c in cells]
+    return table(("CELL", "TARGET", "AUDIT", "NATIVE", "EMULATED", "PACKAGE"), rows)
+
+
+def _audited(cell: CellRecord) -> str:
+    if cell.audit is None:
+        return _unreached(cell, "audit")
+    if not cell.audit.passed:
+        return f"REFUSED ({len(cell.audit.violations)})"
+    return f"passed, {len(cell.audit.warnings)} warnings" if cell.audit.warnings else "passed"
+
+
+def _ran(cell: CellRecord, way: WayRecord | None) -> str:
+    if way is None:
+        return _unreached(cell, "smoke")
+    if not way.ran:
+        return f"not run: {way.reason}"
+    if way.problem:
+        return f"FAILED: {', '.join(way.failed)}" if way.failed else "FAILED"
+    made = [check for check in way.checks if not check.skipped]
+    good = sum(check.passed for check in made)
+    return f"{good} of {len(made)} checks passed in {sum(check.seconds for check in made):.1f} s"
+
+
+def _packed(cell: CellRecord) -> str:
+    return "yes" if cell.artifacts else _unreached(cell, "package") if cell.status == "failed" else "-"
+
+
+def _unreached(cell: CellRecord, stage: str) -> str:
+    """How a stage ended that left nothing to tell."""
+    ended = next((s.status for s in cell.stages if s.stage == stage), "blocked")
+    return "FAILED" if ended == "failed" else "-" if ended == "blocked" else ended
 
 
 class Printer(Events):

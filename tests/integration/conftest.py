@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from conftest import Engine, Project, Shared
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("image", "source", "compile", "smoke", "package")
+STAGES = ("image", "source", "compile", "audit", "smoke", "package")
 
 IDENTITY = {
     "GIT_CONFIG_GLOBAL": "/dev/null",

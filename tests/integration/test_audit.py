@@ -20,6 +20,7 @@ from elftools.dwarf.callframe import FDE
 from elftools.elf.elffile import ELFFile
 
 from pikaforge import targets
+from pikaforge.audit import AuditResult, Rules, audit_paths, audit_tree
 from pikaforge.elf.errors import AuditError
 from pikaforge.elf.facts import facts_of, read_facts
 from pikaforge.elf.frames import read_frames
@@ -30,7 +31,6 @@ from pikaforge.isa.allow import Allowed, free, from_gcc
 from pikaforge.isa.decode import Source, scan
 from pikaforge.isa.features import table
 from pikaforge.isa.waivers import Waiver
-from pikaforge.stages.audit import AuditResult, Rules, audit_paths, audit_tree
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 

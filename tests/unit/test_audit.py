@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from unit import elf_files as ef
 
+from pikaforge.audit import AuditResult, Rules, audit_compiled, audit_paths, demangled, material
 from pikaforge.elf.errors import AuditError
 from pikaforge.elf.linkage import LinkageRules
 from pikaforge.host import process
 from pikaforge.isa.allow import Allowed, from_macros
 from pikaforge.isa.waivers import Waiver
-from pikaforge.stages.audit import AuditResult, Rules, audit_compiled, audit_paths, demangled, material
 
 TODAY = date(2026, 6, 15)
 LOADER = "/lib64/ld-linux-x86-64.so.2"
@@ -84,7 +84,7 @@ def test_a_tree_that_passes(tmp_path: Path) -> None:
     )
     assert found.passed, found.lines()
     assert found.kernel_flags == ("avx",)
-    assert found.lines()[0].startswith("debian12-sandybridge-none: passed for sandybridge (1 ELF files")
+    assert found.lines()[0].startswith("debian12-sandybridge-none: passed for sandybridge (1 ELF file, ")
     assert "  needs of the CPU: avx" in found.lines()
 
 

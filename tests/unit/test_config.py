@@ -203,7 +203,7 @@ REFUSALS: dict[str, tuple[tuple[str, str], tuple[str, str, str]]] = {
         (
             "the file wants a mapping, got a list",
             "1:1",
-            "its keys are: allocators, defaults, hardware, images, matrix, product, publish",
+            "its keys are: allocators, defaults, hardware, images, matrix, product, publish, waivers",
         ),
     ),
     "value of a request": (

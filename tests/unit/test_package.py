@@ -70,6 +70,15 @@ def _inputs(tree: Path | None = None) -> dict[str, Result]:
             bundled=[{"soname": "libz.so.1", "path": "lib/libz.so.1", "package": "zlib1g", "version": "1.2"}],
             macros=["__AVX__"],
         ),
+        "audited": _result(
+            "audit",
+            allow_list="the compiler's macros",
+            features_used=["avx"],
+            kernel_flags=["avx"],
+            symbol_versions={"GLIBC": "2.34"},
+            system_libraries=["libc.so.6"],
+            violations=[],
+        ),
         "smoked": _result(
             "smoke", checks=[{"name": "version", "passed": True, "seconds": 1.25}, {"name": "ping", "seconds": 0.5}]
         ),
@@ -79,7 +88,7 @@ def _inputs(tree: Path | None = None) -> dict[str, Result]:
 def test_the_manifest() -> None:
     spec = make_spec()
     assert manifest(spec, the_cell(spec, CELL), **_inputs()) == {
-        "format": 1,
+        "format": 2,
         "product": "demo",
         "version": "v1.0",
         "cell": CELL,
@@ -108,6 +117,13 @@ def test_the_manifest() -> None:
         "compiler": ["gcc 12.2.0"],
         "dropped_flags": [[3, "-march=native"]],
         "bundled_libraries": [{"soname": "libz.so.1", "path": "lib/libz.so.1", "package": "zlib1g", "version": "1.2"}],
+        "audit": {
+            "allow_list": "the compiler's macros",
+            "features_used": ["avx"],
+            "kernel_flags": ["avx"],
+            "symbol_versions": {"GLIBC": "2.34"},
+            "system_libraries": ["libc.so.6"],
+        },
         "checks": ["version", "ping"],
     }
 
@@ -141,7 +157,9 @@ def test_a_package_is_tree_and_extras(workshop: Workshop, fake: FakeEngine, tmp_
     (tmp_path / "tree.tar").write_bytes(b"tree")
     inputs = _inputs(tmp_path / "tree.tar")
     result = package.run(workshop, spec, the_cell(spec, CELL), key="2" * 32, tools="tools:1", others={}, **inputs)
-    assert (result.identity, result.facts) == (digest("packed"), {"name": "demo-v1.0-R620.tar.gz", "bytes": 6})
+    described = manifest(spec, the_cell(spec, CELL), **inputs)
+    facts = {"name": "demo-v1.0-R620.tar.gz", "bytes": 6, "manifest": described}
+    assert (result.identity, result.facts) == (digest("packed"), facts)
     assert workshop.store.get("package", "2" * 32) == (result, "")
     job = fake.jobs[0]
     assert (job.image, job.network, job.argv) == ("tools:1", "none", ("sh", "guest/run.sh", "package"))

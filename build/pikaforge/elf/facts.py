@@ -1,4 +1,4 @@
-"""What one ELF file is and needs, as frozen facts. Judgement is elsewhere (`stages.audit`)."""
+"""What one ELF file is and needs, as frozen facts. Judgement is elsewhere (`pikaforge.audit`)."""
 
 from __future__ import annotations
 

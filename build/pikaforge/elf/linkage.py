@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pikaforge.elf.facts import ElfFacts
@@ -105,6 +105,17 @@ def judge(facts: Sequence[ElfFacts], links: Mapping[str, str], rules: LinkageRul
         system=tuple(sorted(work.system)),
         hardening=tuple(_hardening(f) for f in facts),
     )
+
+
+def highest(names: Iterable[str]) -> dict[str, str]:
+    """Of names of symbol versions, such as GLIBC_2.34, the highest of each namespace."""
+    found: dict[str, str] = {}
+    for name in names:
+        match = _VERSION.match(name)
+        namespace, number = ABI_TAGS.get(name) or (match.groups() if match else ("", ""))
+        if number and _number(number) > _number(found.get(namespace, "0")):
+            found[namespace] = number
+    return found
 
 
 def _number(version: str) -> tuple[int, ...]:
@@ -262,13 +273,10 @@ def _versions(work: _Judge, fact: ElfFacts) -> None:
                     "bring the library along that it was linked with",
                 )
             continue
-        for version in versions:
-            if version == "GLIBC_PRIVATE":
-                work.notes.append(
-                    f"{fact.name}: needs {version} of {library}: it runs only with the very glibc it is from"
-                )
-                continue
-            match = _VERSION.match(version)
-            namespace, number = ABI_TAGS.get(version) or (match.groups() if match else ("", ""))
-            if number and _number(number) > _number(work.highest.get(namespace, ("0", ""))[0]):
+        if "GLIBC_PRIVATE" in versions:
+            work.notes.append(
+                f"{fact.name}: needs GLIBC_PRIVATE of {library}: it runs only with the very glibc it is from"
+            )
+        for namespace, number in highest(versions).items():
+            if _number(number) > _number(work.highest.get(namespace, ("0", ""))[0]):
                 work.highest[namespace] = (number, fact.name)

@@ -51,6 +51,15 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         raise
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One at a time, over threads and processes; the file stays, because removing it would let two in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What a stage left: facts about it, and files."""
@@ -138,7 +147,8 @@ class Store:
             }
             (beside / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             beside.chmod(0o755)
-            with self._replacing():
+            # Nobody removes what another one has just made good.
+            with locked(self.root / ".lock"):
                 # Where another run was first, with the same inputs, its result stays.
                 if folder.is_dir() and self.get(stage, key)[0] is None:
                     shutil.rmtree(folder)
@@ -148,13 +158,6 @@ class Store:
         if result is None:
             raise HostError(f"cannot write {folder}", hint="is something removing it? then run again")
         return result
-
-    @contextmanager
-    def _replacing(self) -> Iterator[None]:
-        """One at a time, over threads and processes, so that nobody removes what another one has just made good."""
-        with (self.root / ".lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     def drop(self, stage: str, key: str) -> None:
         """Forget an entry."""

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pikaforge.isa.features import INVALID, table
 
+DAY_PATTERN = r"^\d{4}-\d{2}-\d{2}$"
 ANYTHING = re.compile(r"[*?\[\]!-]*")
 
 
@@ -50,11 +51,12 @@ class Waiver(BaseModel):
         min_length=1, description="Feature ids as the audit prints them, such as avx2."
     )
     reason: str = Field(min_length=10, description="How it is made sure that only CPUs with the features run it.")
-    expires: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_day)] = Field(
+    expires: Annotated[str, Field(pattern=DAY_PATTERN), AfterValidator(_day)] = Field(
         description="Last day on which it holds, YYYY-MM-DD."
     )
     image: str = Field(default="*", description="Glob over images that it is for.")
     target: str = Field(default="*", description="Glob over targets that it is for.")
+    allocator: str = Field(default="*", description="Glob over allocators that it is for.")
 
     def covers(self, file: str, function: str, feature: str) -> bool:
         """Whether a finding is waived by this."""
@@ -86,14 +88,37 @@ class Books:
 class Ledger:
     """The waivers that apply to one tree, and which of them were needed.
 
-    An expired waiver covers nothing: its findings fail as if it were not there.
+    An expired waiver covers nothing: its findings fail as if it were not there. One whose features the target has all
+    does not apply: one waiver serves every target that lacks some, and is not unused on those that do not.
     """
 
-    def __init__(self, waivers: Iterable[Waiver], *, today: date, image: str = "", target: str = "") -> None:
+    def __init__(
+        self,
+        waivers: Iterable[Waiver],
+        *,
+        today: date,
+        image: str = "",
+        target: str = "",
+        allocator: str = "",
+        has: frozenset[str] = frozenset(),
+    ) -> None:
+        """Choose those that apply.
+
+        Args:
+            waivers: of the specification.
+            today: after whose last day they are expired.
+            image: that the tree is for; empty: waivers for any.
+            target: that the tree is for.
+            allocator: that the tree is for; empty: waivers for any.
+            has: ids of the features that the target has.
+        """
         self._all = tuple(
             w
             for w in waivers
-            if (not image or fnmatch.fnmatchcase(image, w.image)) and fnmatch.fnmatchcase(target, w.target)
+            if (not image or fnmatch.fnmatchcase(image, w.image))
+            and (not allocator or fnmatch.fnmatchcase(allocator, w.allocator))
+            and fnmatch.fnmatchcase(target, w.target)
+            and not has.issuperset(w.features)
         )
         self._today = today
         self._used: dict[int, set[str]] = {}

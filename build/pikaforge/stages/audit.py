@@ -1,357 +1,87 @@
-"""The audit stage: proof that a tree runs on every CPU of its target, or the list of what says no.
-
-Facts first (`elf.facts`, `isa.decode`), then judgement against data (`isa.verdict`, `elf.linkage`, `elf.flags`).
-`audit_compiled` judges what the compile stage left; `audit_paths` any file, folder or package. Neither prints, and a
-verdict is never an exception: only what cannot be read is.
-"""
+"""The audit stage: what was compiled may be packed only if it runs on every CPU and host that it is named after."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import json
 from datetime import date
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from pikaforge import keys
-from pikaforge.elf import flags, linkage
-from pikaforge.elf.errors import AuditError
-from pikaforge.elf.facts import ElfFacts, read_facts
-from pikaforge.elf.inputs import Tree, open_inputs, open_package
-from pikaforge.elf.layout import EM_386, EM_X86_64, machine_name
-from pikaforge.elf.linkage import LinkageRules, LinkageVerdict
-from pikaforge.elf.verdict import Line
-from pikaforge.isa import features
-from pikaforge.isa import verdict as isa_verdict
-from pikaforge.isa.allow import Allowed, from_gcc, from_macros
-from pikaforge.isa.decode import Source, scan
-from pikaforge.isa.verdict import IsaVerdict
-from pikaforge.isa.waivers import Ledger, Waiver
+from pikaforge import audit, keys
+from pikaforge.audit import Rules
+from pikaforge.elf.linkage import LinkageRules
+from pikaforge.errors import StageError, StageFailure
+from pikaforge.host.store import Result
+from pikaforge.model import Spec
+from pikaforge.plan import Cell
+from pikaforge.stages import compile as compile_stage
+from pikaforge.workshop import Workshop
 
 STAGE = "audit"
-_MANGLED = re.compile(r"\b_Z\w+")
-REVISION = 1
-"""Part of the stage's key: raise it when the audit judges differently."""
+BUILD_FOLDER = "/forge"
+"""Where containers compile (`host.engine`)."""
+SHOWN = 12
+"""Violations in an error; the log has all of them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What a tree is held to, beside the instructions of its target."""
-
-    linkage: LinkageRules = field(default_factory=lambda: LinkageRules(closed=False))
-    forbidden: tuple[str, ...] = ()
-    """Folders of the build, no path below which may be in a file."""
-    march: str = ""
-    """What own units must have been compiled for; empty: anything but native."""
-    waivers: tuple[Waiver, ...] = ()
-    demand_waivers: bool = False
-    """Whether an unused waiver is a violation."""
-    image: str = ""
-    """Selects waivers."""
+def _rules(spec: Spec, cell: Cell, *, maxima: dict[str, str], forbidden: tuple[str, ...]) -> Rules:
+    return Rules(
+        linkage=LinkageRules(base_libraries=spec.defaults.base_libraries, maxima=maxima),
+        forbidden=forbidden,
+        waivers=spec.waivers,
+        image=cell.image,
+        allocator=cell.allocator,
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditResult:
-    """The verdicts on one tree."""
-
-    title: str
-    """What was judged: a label or a path."""
-    target: str
-    files: tuple[ElfFacts, ...]
-    """The x86-64 programs and libraries that were judged."""
-    isa: IsaVerdict
-    linkage: LinkageVerdict
-    flags: flags.FlagVerdict
-    unreadable: tuple[Line, ...] = ()
-    notes: tuple[str, ...] = ()
-    """What was not judged, and why."""
-
-    @property
-    def violations(self) -> tuple[Line, ...]:
-        """Everything that says no."""
-        return (*self.unreadable, *self.isa.violations, *self.linkage.violations, *self.flags.violations)
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing says no."""
-        return not self.violations
-
-    @property
-    def kernel_flags(self) -> tuple[str, ...]:
-        """The flags that /proc/cpuinfo must show on a host: for the manifest and the CPU gate."""
-        return self.isa.kernel_flags
-
-    def lines(self, *, limit: int = 40) -> list[str]:
-        """The verdict for people; at most `limit` lines of each kind, the rest counted."""
-        mebibytes = self.isa.size / (1 << 20)
-        word = "passed" if self.passed else f"REFUSED, {len(self.violations)} violations"
-        judged = f"{len(self.files)} ELF files, {mebibytes:.1f} MiB of code; allow-list: {self.isa.source}"
-        out = [f"{self.title}: {word} for {self.target} ({judged})"]
-        out += _cut("violation", [f"{v.where}: {v.what}" for v in self.violations], limit)
-        out += [f"  to do: {text}" for text in dict.fromkeys(v.do for v in self.violations if v.do)]
-        out += _cut("warning", [str(w) for w in self.isa.warnings], limit)
-        out += _cut("note", [*self.notes, *self.isa.notes, *self.linkage.notes, *self.flags.notes], limit)
-        out.append(f"  needs of the CPU: {' '.join(self.kernel_flags) or 'nothing beyond x86-64'}")
-        highest = " ".join(f"{n}_{v}" for n, v in self.linkage.highest.items())
-        if highest:
-            out.append(f"  needs of the system: {highest}; {' '.join(self.linkage.system)}")
-        return out
-
-    def facts(self) -> dict[str, Any]:
-        """The verdict as plain data, for the store and the report; without the facts of each file's regions."""
-        return {
-            "title": self.title,
-            "target": self.target,
-            "passed": self.passed,
-            "violations": [asdict(v) for v in self.violations],
-            "warnings": [asdict(w) for w in self.isa.warnings],
-            "notes": [*self.notes, *self.isa.notes, *self.linkage.notes, *self.flags.notes],
-            "allow_list": self.isa.source,
-            "code_bytes": self.isa.size,
-            "features_used": list(self.isa.used),
-            "kernel_flags": list(self.kernel_flags),
-            "findings": [{**asdict(f), "code": f.code.hex()} for f in self.isa.findings],
-            "symbol_versions": dict(self.linkage.highest),
-            "system_libraries": list(self.linkage.system),
-            "hardening": [asdict(h) for h in self.linkage.hardening],
-            "units": [asdict(u) for u in self.flags.units],
-            "dropped_flags": [list(d) for d in self.flags.dropped],
-            "files": [_file_facts(f) for f in self.files],
-        }
+def material(spec: Spec, cell: Cell, *, today: date) -> dict[str, Any]:
+    """Key material: rules, tables, decoder, and which waivers have expired. What the image has, its node says."""
+    rules = _rules(spec, cell, maxima={}, forbidden=())
+    return audit.material(rules, target=cell.target, flags_used=cell.flags, today=today)
 
 
-def demangled(lines: Sequence[str]) -> list[str]:
-    """The lines with C++ names as people write them, the symbol behind (waivers need that); as they are where this
-    machine has no c++filt (binutils)."""
-    from pikaforge.host import process  # noqa: PLC0415
-
-    names = sorted({name for line in lines for name in _MANGLED.findall(line)})
-    if not names or process.find("c++filt") is None:
-        return list(lines)
-    done = process.run(["c++filt"], stdin="\n".join(names).encode(), timeout=60)
-    plain = done.text().splitlines()
-    if done.status != 0 or len(plain) != len(names):
-        return list(lines)
-    table = {name: f"{text} [{name}]" if text != name else name for name, text in zip(names, plain, strict=True)}
-    return [_MANGLED.sub(lambda match: table[match.group()], line) for line in lines]
-
-
-def _cut(kind: str, texts: Sequence[str], limit: int) -> list[str]:
-    out = [f"  {kind}: {text}" for text in texts[:limit]]
-    if len(texts) > limit:
-        out.append(f"  {kind}: … and {len(texts) - limit} more")
-    return out
-
-
-def _file_facts(fact: ElfFacts) -> dict[str, Any]:
-    return {
-        "name": fact.name,
-        "kind": fact.kind,
-        "pie": fact.pie,
-        "soname": fact.soname,
-        "needed": list(fact.needed),
-        "run_path": list(fact.run_path),
-        "build_id": fact.build_id,
-        "symbols": fact.has_symbols,
-    }
-
-
-def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: date) -> dict[str, Any]:
-    """Key material beside the compile stage's result: the rules, the tables, the decoder, and which waivers have
-    expired. So a verdict that is kept becomes void on the day after a waiver's last one, and on no other day."""
-    plain = asdict(replace(rules, waivers=()))
-    return {
-        "revision": REVISION,
-        "decoder": version("iced-x86"),
-        "tables": {name: keys.file_digest(features.FOLDER / name) for name in features.TABLES},
-        "target": target,
-        "flags": list(flags_used),
-        "rules": {**plain, "linkage": {**plain["linkage"], "maxima": dict(rules.linkage.maxima)}},
-        "waivers": [[w.model_dump(mode="json"), w.expired(today)] for w in rules.waivers],
-    }
-
-
-@dataclass(slots=True)
-class _Read:
-    """The facts of a tree, and what was left out."""
-
-    judged: list[ElfFacts] = field(default_factory=list)
-    unreadable: list[Line] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def audit_tree(
-    tree: Tree,
-    allowed: Allowed,
-    rules: Rules,
-    *,
-    today: date,
-    own: frozenset[str] = frozenset(),
-    debug: Mapping[str, Path] | None = None,
-    dropped: Sequence[tuple[int, str]] = (),
-    workers: int | None = None,
-) -> AuditResult:
-    """Judge one tree.
-
-    Args:
-        tree: its ELF files on disk.
-        allowed: what the target's code may use.
-        rules: what it is held to beside that.
-        today: decides which waivers hold.
-        own: files that were compiled for the target, by path in the tree.
-        debug: separate debug information by path in the tree.
-        dropped: the compiler wrapper's count of dropped flags.
-        workers: processes; else as many as pay.
+def run(
+    workshop: Workshop, spec: Spec, cell: Cell, compiled: Result, image: Result, *, key: str, today: date
+) -> Result:
+    """Judge the tree of a target; the result has no files, its facts are the verdict's (`AuditResult.facts`).
 
     Raises:
-        AuditError: there is nothing to judge, or the one file that was named cannot be read.
+        StageError: the tree is refused; every violation is in the log, the first ones in the error.
+        AuditError: it cannot be read.
     """
-    debug = debug or {}
-    read = _read(tree, rules, debug)
-    if not read.judged and not read.unreadable:
-        raise AuditError(
-            "there is no x86-64 program or library to judge", where=tree.title, hint="\n".join(read.notes[:5])
+    label = cell.group
+    log = workshop.log_path(label, STAGE)
+    # Not the folder above: what is compiled against a library there has its path by right.
+    own_folder = workshop.engine.root(f"{compile_stage.STAGE}-{label}") if workshop.engine.kind == "host" else ""
+    with workshop.store.scratch() as scratch:
+        verdict = audit.audit_compiled(
+            compiled.files["tree.tar"],
+            compiled.files["debug.tar"],
+            scratch,
+            label=label,
+            target=cell.target,
+            flags_used=cell.flags,
+            macros=compiled.facts["macros"],
+            bundled=[str(library["path"]) for library in compiled.facts["bundled"]],
+            dropped=[(int(count), str(flag)) for count, flag in compiled.facts["dropped"]],
+            rules=_rules(
+                spec,
+                cell,
+                maxima=dict(image.facts["abi"]),
+                forbidden=(BUILD_FOLDER, own_folder) if own_folder else (BUILD_FOLDER,),
+            ),
+            today=today,
         )
-    sources = [Source(file=f.name, path=tree.elves[f.name], debug=debug.get(f.name)) for f in read.judged]
-    ledger = Ledger(rules.waivers, today=today, image=rules.image, target=allowed.target)
-    return AuditResult(
-        title=tree.title,
-        target=allowed.target,
-        files=tuple(read.judged),
-        isa=isa_verdict.judge(
-            scan(sources, allowed.sure, workers=workers),
-            allowed,
-            ledger,
-            own=own,
-            demand_waivers=rules.demand_waivers,
-        ),
-        linkage=linkage.judge(read.judged, tree.links, rules.linkage),
-        flags=flags.judge(read.judged, own=own, march=rules.march, dropped=dropped),
-        unreadable=tuple(read.unreadable),
-        notes=tuple(read.notes),
-    )
-
-
-def _read(tree: Tree, rules: Rules, debug: Mapping[str, Path]) -> _Read:
-    out = _Read()
-    for name, path in tree.elves.items():
-        try:
-            fact = read_facts(path, name=name, debug=debug.get(name), forbidden=rules.forbidden)
-        except AuditError as error:
-            if not tree.whole:
-                raise
-            out.unreadable.append(Line(where=name, what=error.message, do=error.hint))
-            continue
-        if fact.machine == EM_X86_64 and fact.bits == 64 and fact.kind in ("exec", "dyn") and fact.regions:
-            out.judged.append(fact)
-        elif fact.machine in (EM_386, EM_X86_64) and fact.bits == 32 and fact.kind in ("exec", "dyn"):
-            what = f"is 32-bit code ({machine_name(fact.machine)}), which is not judged here"
-            out.unreadable.append(Line(where=name, what=what, do="leave it out: a 64-bit package does not need it"))
-        else:
-            out.notes.append(f"{name}: not judged: {_why_not(fact)}")
-    return out
-
-
-def _why_not(fact: ElfFacts) -> str:
-    if fact.machine != EM_X86_64:
-        return f"it is for {machine_name(fact.machine)}, so these CPUs never run it"
-    if fact.kind == "rel":
-        return "it is an object file; judge what it is linked into"
-    return "it has no code" if fact.kind in ("exec", "dyn") else "it is neither a program nor a library"
-
-
-def audit_compiled(
-    tree_tar: Path,
-    debug_tar: Path,
-    scratch: Path,
-    *,
-    label: str,
-    target: str,
-    flags_used: Sequence[str],
-    macros: Sequence[str],
-    bundled: Sequence[str],
-    dropped: Sequence[tuple[int, str]],
-    rules: Rules,
-    today: date,
-    workers: int | None = None,
-) -> AuditResult:
-    """Judge what the compile stage left.
-
-    Args:
-        tree_tar: the product's tree.
-        debug_tar: its debug information, `PATH.debug` for PATH in the tree.
-        scratch: an empty folder for the ELF files of both; the caller removes it.
-        label: of the node, for reports.
-        target: archspec name of what was compiled for.
-        flags_used: the target's compiler flags (`Cell.flags`).
-        macros: the compiler's predefined macros with them (fact `macros`).
-        bundled: paths in the tree of libraries that were built elsewhere (fact `bundled`, `path`).
-        dropped: count and flag (fact `dropped`).
-        rules: `linkage`, `forbidden`, `waivers` and `image`; the rest is set here.
-        today: decides which waivers hold.
-        workers: processes; else as many as pay.
-
-    Raises:
-        AuditError: an archive is bad, or the compiler's macros are missing.
-    """
-    if not macros:
-        raise AuditError(
-            "the compile stage left no compiler macros", where=label, hint="compile anew: facts/macros.txt is empty"
+    lines = audit.demangled(verdict.lines(limit=1 << 20))
+    log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    facts = verdict.facts()
+    if verdict.violations:
+        count = len(verdict.violations)
+        said = audit.demangled([f"{v.where}: {v.what}" for v in verdict.violations[:SHOWN]])
+        more = [f"{count - SHOWN} more, all in the log"] if count > SHOWN else []
+        raise StageError(
+            f"the audit refuses it for {cell.target}: {count} violation{'s' if count > 1 else ''}",
+            StageFailure(stage=STAGE, label=label, log=str(log), findings=(*said, *more), facts=facts),
+            hint="\n".join(dict.fromkeys(v.do for v in verdict.violations if v.do)),
         )
-    opened = open_package(tree_tar, scratch / "tree")
-    tree = Tree(title=label, whole=True, elves=opened.elves, links=opened.links, others=opened.others)
-    debug = {
-        name.removesuffix(".debug"): path for name, path in open_package(debug_tar, scratch / "debug").elves.items()
-    }
-    full = Rules(
-        linkage=rules.linkage,
-        forbidden=rules.forbidden,
-        march=rules.march or flags.march_of(flags_used),
-        waivers=rules.waivers,
-        demand_waivers=True,
-        image=rules.image,
-    )
-    return audit_tree(
-        tree,
-        from_macros(macros, target, source=f"the compiler's macros for {' '.join(flags_used)}"),
-        full,
-        today=today,
-        own=frozenset(tree.elves) - frozenset(bundled),
-        debug=debug,
-        dropped=dropped,
-        workers=workers,
-    )
-
-
-def audit_paths(
-    paths: Sequence[Path],
-    scratch: Path,
-    *,
-    target: str,
-    rules: Rules | None = None,
-    today: date,
-    allowed: Allowed | None = None,
-    workers: int | None = None,
-) -> list[AuditResult]:
-    """Judge files, folders and packages that may come from anywhere, one result each.
-
-    Nothing is taken for our own build: TZCNT warns, flags are noted, libraries may come from the host, and waivers
-    need not be used.
-
-    Args:
-        paths: what to judge.
-        scratch: an empty folder for what packages hold; the caller removes it.
-        target: archspec name.
-        rules: waivers, forbidden folders; else none.
-        today: decides which waivers hold.
-        allowed: what the target's code may use; else this machine's gcc is asked, and archspec without one.
-        workers: processes; else as many as pay.
-
-    Raises:
-        AuditError: a path cannot be read, or there is nothing to judge in it.
-    """
-    allowed = allowed or from_gcc(target)
-    trees = open_inputs(paths, scratch)
-    return [audit_tree(tree, allowed, rules or Rules(), today=today, workers=workers) for tree in trees]
+    identity = keys.digest(json.dumps(facts, sort_keys=True))
+    return workshop.store.put(STAGE, key, identity=identity, facts=facts, files={})

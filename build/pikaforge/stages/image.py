@@ -22,10 +22,11 @@ from pikaforge.host.store import Result, sha256
 from pikaforge.lockfile import Lock
 from pikaforge.model import Image, Spec
 from pikaforge.plan import EMULATOR, TOOLS
+from pikaforge.stages import abi
 from pikaforge.workshop import GUEST, Workshop, failure, guest_digests, read_facts, run_job
 
 STAGE = "image"
-SCRIPTS = ("packages.sh",)
+SCRIPTS = ("packages.sh", abi.SCRIPT)
 COPIED = ("specs.sh",)
 """Guest scripts that the Dockerfiles copy."""
 REPOSITORY = "pikaforge"
@@ -163,9 +164,9 @@ def usable(result: Result, workshop: Workshop) -> bool:
 def run(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> Result:
     """Build the images.
 
-    The result has no files, but for the emulator; its facts name the images (`build`, `runtime`), their ids, compiler
-    and packages, and its identity is that of the installed packages: the same packages elsewhere give the same
-    results.
+    The result has no files, but for the emulator; its facts name the images (`build`, `runtime`), their ids, compiler,
+    packages and symbol versions (`abi`). Its identity is that of the installed packages: the same packages elsewhere
+    give the same results.
     """
     engine = workshop.engine
     assert isinstance(engine, DockerEngine)
@@ -188,6 +189,8 @@ def run(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> 
             facts["gcc"] = compiler
             _check_compiler(spec.images[label], label, compiler)
     facts["packages"] = packages
+    if label not in OWN:
+        facts["abi"] = abi.measure(workshop, str(facts["runtime"]), stage=STAGE, label=label, log=log)
     if base.suite:
         _pin_packages(workshop.lock, base, engine, workshop, log)
     identity = keys.digest(repr(sorted((t, tuple(map(tuple, p))) for t, p in packages.items())) + key)
@@ -280,7 +283,7 @@ def _inventory(workshop: Workshop, image: str, label: str, log: Path) -> tuple[l
             image=image,
             argv=("sh", "guest/packages.sh"),
             env={},
-            inputs=(workshop.guest(*SCRIPTS),),
+            inputs=(workshop.guest("packages.sh"),),
             outputs=("out/packages", "out/facts"),
             log=log,
         )
@@ -317,9 +320,13 @@ def _pin_packages(lock: Lock, base: Base, engine: DockerEngine, workshop: Worksh
 # ---- the host engine
 
 
-def host_material(spec: Spec, label: str) -> dict[str, Any]:
+def host_material(spec: Spec, label: str, home: Path) -> dict[str, Any]:
     """Key material on the host engine: what is installed of what is needed."""
-    return {"packages": hostos.installed(_host_wanted(spec, label)), "compiler": hostos.compiler_version()}
+    return {
+        "packages": hostos.installed(_host_wanted(spec, label)),
+        "compiler": hostos.compiler_version(),
+        "scripts": guest_digests(home, [abi.SCRIPT]),
+    }
 
 
 def _host_wanted(spec: Spec, label: str) -> Sequence[str]:
@@ -350,5 +357,6 @@ def run_host(workshop: Workshop, spec: Spec, *, key: str, label: str) -> Result:
         "ids": {},
         "gcc": compiler,
         "packages": {"build": sorted([n, v] for n, v in versions.items())},
+        "abi": abi.measure(workshop, "", stage=STAGE, label=label, log=workshop.log_path(label, STAGE)),
     }
     return workshop.store.put(STAGE, key, identity=keys.digest(repr(facts["packages"])), facts=facts, files={})

@@ -20,7 +20,7 @@ STAGE = "package"
 SCRIPTS = ("package.sh",)
 ARTIFACT = "package.tar.gz"
 SUMS = "SHA256SUMS"
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
 
 
 def file_name(spec: Spec, cell: Cell) -> str:
@@ -34,20 +34,20 @@ Offers = Mapping[str, Sequence[str]]
 """Models by target: the packages that the CPU gate may advise."""
 
 
-def _payload(spec: Spec, cell: Cell, others: Offers) -> payload.Rendered:
-    """What goes in beside the tree. The gate asks for all that the target has; an audit could ask for less."""
+def _payload(spec: Spec, cell: Cell, others: Offers, features: Sequence[str] | None = None) -> payload.Rendered:
+    """What goes in beside the tree; the CPU gate asks for `features`, what the audit found in use."""
     return payload.render(
         spec.product,
         model=cell.model,
         target=cell.target,
         image=cell.image,
-        features=payload.target_flags(cell.target),
+        features=features,
         others=others,
     )
 
 
 def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str, Any]:
-    """Key material: what goes into the package beside the tree."""
+    """Key material: what goes into the package beside the tree, but for what the results tell that it is made of."""
     return {
         "cell": cell.id,
         "wanted": cell.wanted,
@@ -59,7 +59,7 @@ def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str,
 
 
 def manifest(
-    spec: Spec, cell: Cell, *, source: Result, image: Result, compiled: Result, smoked: Result
+    spec: Spec, cell: Cell, *, source: Result, image: Result, compiled: Result, audited: Result, smoked: Result
 ) -> dict[str, Any]:
     """What a package says of itself; every value is decided by the inputs, none by the moment of building."""
     packages = image.facts["packages"]
@@ -86,6 +86,10 @@ def manifest(
         "compiler": compiled.facts["compiler"],
         "dropped_flags": compiled.facts["dropped"],
         "bundled_libraries": compiled.facts["bundled"],
+        "audit": {
+            name: audited.facts[name]
+            for name in ("allow_list", "features_used", "kernel_flags", "symbol_versions", "system_libraries")
+        },
         "checks": [check["name"] for check in smoked.facts["checks"]],
     }
 
@@ -99,13 +103,14 @@ def run(
     source: Result,
     image: Result,
     compiled: Result,
+    audited: Result,
     smoked: Result,
     tools: str,
     others: Offers,
 ) -> Result:
     """Pack one cell; the result has the file `package.tar.gz`."""
-    described = manifest(spec, cell, source=source, image=image, compiled=compiled, smoked=smoked)
-    rendered = _payload(spec, cell, others)
+    described = manifest(spec, cell, source=source, image=image, compiled=compiled, audited=audited, smoked=smoked)
+    rendered = _payload(spec, cell, others, audited.facts["kernel_flags"])
     contents: dict[str, bytes | Path] = {
         **rendered.contents,
         "manifest.json": (json.dumps(described, indent=2, sort_keys=True) + "\n").encode(),
@@ -130,7 +135,7 @@ def run(
             STAGE,
             key,
             identity=sha256(archive),
-            facts={"name": file_name(spec, cell), "bytes": archive.stat().st_size},
+            facts={"name": file_name(spec, cell), "bytes": archive.stat().st_size, "manifest": described},
             files={ARTIFACT: archive},
         )
 

@@ -36,7 +36,7 @@ EMULATORS = ("qemu-x86_64-static", EMULATOR)
 """What it is called on machines that have it, for the host engine."""
 TAIL = 60
 """Lines of logs in an error, those of a check's own servers included."""
-FORMAT = 2
+FORMAT = 3
 
 
 def material(spec: Spec, target: str = "", *, emulator: str = "") -> dict[str, Any]:
@@ -93,23 +93,31 @@ def run(
             StageFailure(stage=STAGE, label=cell.group),
             hint="build on a machine whose CPUs have all of it, or reach one with DOCKER_HOST",
         )
-    if not native.reason:
-        stage.make(native, spec.product.smoke)
-    if not emulated.reason:
-        chosen = tuple(check for check in spec.product.smoke if check.runs_emulated)
-        stage.make(emulated, chosen, program=program, inputs=inputs)
+    try:
+        if not native.reason:
+            stage.make(native, spec.product.smoke)
+        if not emulated.reason:
+            chosen = tuple(check for check in spec.product.smoke if check.runs_emulated)
+            stage.make(emulated, chosen, program=program, inputs=inputs)
+    except StageError as error:
+        if not emulated.ran and not emulated.reason:
+            emulated.reason = "the native run has failed"
+        raise error.with_facts(_facts(native, emulated)) from None
     counted = [o for o in (native if native.ran else emulated).outcomes if o.passed]
     return workshop.store.put(
         STAGE,
         key,
         identity=keys.digest(" ".join(outcome.name for outcome in counted)),
-        facts={
-            "checks": [asdict(outcome) for outcome in counted],
-            "native": {**native.facts(), "rest": native.rest},
-            "emulated": {**emulated.facts(), "cpu": emulated.cpu},
-        },
+        facts={"checks": [asdict(outcome) for outcome in counted], **_facts(native, emulated)},
         files={},
     )
+
+
+def _facts(native: _Way, emulated: _Way) -> dict[str, Any]:
+    return {
+        "native": {**native.facts(), "rest": native.rest},
+        "emulated": {**emulated.facts(), "cpu": emulated.cpu},
+    }
 
 
 def remarks(facts: Mapping[str, Any]) -> list[str]:
@@ -136,11 +144,18 @@ class _Way:
     cpu: str = ""
     """The emulated CPU; empty natively."""
     ran: bool = False
+    problem: str = ""
+    """Why it is refused; empty if it passed."""
     outcomes: list[Outcome] = field(default_factory=list)
     rest: dict[str, Any] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
-        return {"ran": self.ran, "reason": self.reason, "checks": [asdict(outcome) for outcome in self.outcomes]}
+        return {
+            "ran": self.ran,
+            "reason": self.reason,
+            "problem": self.problem,
+            "checks": [asdict(outcome) for outcome in self.outcomes],
+        }
 
 
 class _Stage:
@@ -204,6 +219,7 @@ class _Stage:
         if not problem and failed:
             made = sum(not outcome.skipped for outcome in way.outcomes)
             problem = f"{len(failed)} of {made} smoke checks failed: {', '.join(o.name for o in failed)}"
+        way.problem = problem
         if problem:
             raise self._error(way, problem, failed, status, session)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timezone
 
-from pikaforge import report
+from pikaforge import record, report
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
+from pikaforge.host.store import locked
+from pikaforge.model import Spec
 from pikaforge.pipeline import Report
 from pikaforge.setting import Setting, cwd
 from pikaforge.stages import package
@@ -34,26 +37,47 @@ def build(setting: Setting) -> int:
     pipeline.identify_source()
     printer = report.Printer()
     done = pipeline.execute(plan, printer)
-    deliver(workshop, done)
+    deliver(workshop, setting.spec, done)
     return status(done)
 
 
-def deliver(workshop: Workshop, done: Report) -> None:
-    """Put the packages that were made into dist/, and tell of them."""
+def deliver(workshop: Workshop, spec: Spec, done: Report) -> None:
+    """Put the packages that were made into dist/ with sums and report, and tell of them."""
+    with locked(workshop.dist / ".lock"):
+        _deliver(workshop, spec, done)
+
+
+def _deliver(workshop: Workshop, spec: Spec, done: Report) -> None:
     start = cwd()
     sums: dict[str, dict[str, str]] = {}
+    artifacts: dict[str, tuple[record.ArtifactRecord, ...]] = {}
     rows, fresh = [], 0
     for outcome in done.of(package.STAGE):
         if outcome.result is None:
             continue
-        image = outcome.node.cells[0].image
+        cell = outcome.node.cells[0]
+        image = cell.image
         path, written = package.deliver(outcome.result, workshop.dist / image)
         fresh += written
         sums.setdefault(image, {})[path.name] = outcome.result.identity
-        rows.append((outcome.result.identity, report.readable(path, start), report.size(path.stat().st_size)))
+        name = str(path.relative_to(workshop.dist))
+        count = path.stat().st_size
+        artifacts[cell.id] = (record.ArtifactRecord(path=name, sha256=outcome.result.identity, bytes=count),)
+        rows.append((outcome.result.identity, report.readable(path, start), report.size(count)))
     for image, digests in sums.items():
         package.write_sums(workshop.dist / image, digests)
+    told = record.merge(
+        spec,
+        done,
+        artifacts,
+        earlier=record.load(workshop.dist),
+        dist=workshop.dist,
+        now=datetime.now(timezone.utc),
+    )
+    record.write(workshop.dist, told)
     ran = any(outcome.status != "cached" for outcome in done.outcomes.values())
+    ids = {cell.id for cell in done.plan.cells}
+    report.show(report.verdicts([cell for cell in told.cells if cell.id in ids]))
     if rows and not ran and not fresh:
         report.show("everything is up to date")
     for _, name, size in rows:

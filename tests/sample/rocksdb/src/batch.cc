@@ -1,8 +1,13 @@
+#include <algorithm>
+
 #include "format.h"
 #include "rocksdb/db.h"
 
 #ifdef SNAPPY
 #include <snappy.h>
+#endif
+#ifdef ZSTD
+#include <zstd.h>
 #endif
 
 #include "rocksdb/checksum.h"
@@ -71,10 +76,49 @@ bool WriteBatch::Assign(const std::string& data) {
   return true;
 }
 
+namespace {
+
+const size_t kWorthIt = 64;
+const unsigned long long kLargest = 1ull << 30;  // bytes of one value
+
+// A zstd frame begins with these bytes (RFC 8878, 3.1.1). snappy's text begins
+// with its length, which is kWorthIt at least, so it is never taken for one.
+const char kZstdMagic[] = {'\x28', '\xb5', '\x2f', '\xfd'};
+
+// Packs a value; false if the codec is not there.
+bool Pack(Compression compression, const char* data, size_t size, std::string* packed) {
+  switch (compression) {
+    case Compression::kSnappy:
+#ifdef SNAPPY
+      snappy::Compress(data, size, packed);
+      return true;
+#else
+      return false;
+#endif
+    case Compression::kZstd: {
+#ifdef ZSTD
+      packed->resize(ZSTD_compressBound(size));
+      const size_t length = ZSTD_compress(&(*packed)[0], packed->size(), data, size, 1);
+      packed->resize(ZSTD_isError(length) ? 0 : length);
+      return !ZSTD_isError(length);
+#else
+      return false;
+#endif
+    }
+    case Compression::kNone:
+      return false;
+  }
+  (void)data;
+  (void)size;
+  (void)packed;
+  return false;
+}
+
+}  // namespace
+
 // Rewrites the batch with its larger values compressed, where that helps.
 std::string DB::Compress(const std::string& batch) const {
-#ifdef SNAPPY
-  const size_t kWorthIt = 64;
+  if (options_.compression == Compression::kNone) return batch;
   std::string out;
   BatchCursor cursor(batch.data(), batch.size());
   size_t done = 0;  // how much of the batch is in `out`
@@ -82,8 +126,9 @@ std::string DB::Compress(const std::string& batch) const {
     const bool candidate = cursor.change() == kPut && cursor.value_size() >= kWorthIt &&
                            LooksCompressible(cursor.value(), cursor.value_size());
     std::string packed;
-    if (candidate) snappy::Compress(cursor.value(), cursor.value_size(), &packed);
-    if (candidate && packed.size() < cursor.value_size()) {
+    if (candidate &&
+        Pack(options_.compression, cursor.value(), cursor.value_size(), &packed) &&
+        packed.size() < cursor.value_size()) {
       const std::string key = cursor.key();
       const size_t begin = cursor.value_offset() - 4 - key.size() - 4 - 1;
       out.append(batch, done, begin - done);
@@ -97,12 +142,19 @@ std::string DB::Compress(const std::string& batch) const {
   }
   out.append(batch, done, std::string::npos);
   return out;
-#else
-  return batch;
-#endif
 }
 
 bool Uncompress(const char* data, size_t size, std::string* value) {
+  if (size >= sizeof kZstdMagic && std::equal(kZstdMagic, kZstdMagic + sizeof kZstdMagic, data)) {
+#ifdef ZSTD
+    const unsigned long long length = ZSTD_getFrameContentSize(data, size);
+    if (length > kLargest) return false;  // also the two values that mean "unknown" and "damaged"
+    value->resize(length);
+    return ZSTD_decompress(&(*value)[0], value->size(), data, size) == length;
+#else
+    return false;  // written by a build that had the codec
+#endif
+  }
 #ifdef SNAPPY
   return snappy::Uncompress(data, size, value);
 #else

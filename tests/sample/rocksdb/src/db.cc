@@ -179,7 +179,7 @@ uint64_t DB::DiskBytes() const {
 
 Status DB::Write(const WriteBatch& batch) {
   if (batch.empty()) return Status::OK();
-  const std::string data = options_.compress ? Compress(batch.data()) : batch.data();
+  const std::string data = Compress(batch.data());
   if (data.size() > kMaxBatch) {
     errno = EFBIG;
     return Status::IOError("write");

@@ -28,7 +28,7 @@ class PikaStorage {
   ~PikaStorage();
 
   // Opens the database in `folder`/db0.
-  rocksdb::Status Open(const std::string& folder, bool compress);
+  rocksdb::Status Open(const std::string& folder, rocksdb::Compression compression);
   // Puts the segment files of another folder in its place. Write lock.
   rocksdb::Status Replace(const std::string& files);
 

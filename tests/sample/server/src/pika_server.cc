@@ -16,6 +16,12 @@ pink::RedisServer::Options ClientOptions(const PikaConf& conf) {
   return options;
 }
 
+rocksdb::Compression CompressionOf(const std::string& name) {
+  if (name == "snappy") return rocksdb::Compression::kSnappy;
+  if (name == "zstd") return rocksdb::Compression::kZstd;
+  return rocksdb::Compression::kNone;
+}
+
 }  // namespace
 
 PikaServer::PikaServer(PikaConf* conf)
@@ -32,7 +38,7 @@ PikaServer::PikaServer(PikaConf* conf)
 
 bool PikaServer::Start(std::string* error) {
   const rocksdb::Status s =
-      storage_.Open(conf_->GetFolder("db-path"), conf_->Get("compression") == "snappy");
+      storage_.Open(conf_->GetFolder("db-path"), CompressionOf(conf_->Get("compression")));
   if (!s.ok()) {
     *error = "open the database: " + s.ToString();
     return false;

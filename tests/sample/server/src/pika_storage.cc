@@ -19,9 +19,9 @@ PikaStorage::PikaStorage() {
 
 PikaStorage::~PikaStorage() { pthread_rwlock_destroy(&lock_); }
 
-Status PikaStorage::Open(const std::string& folder, bool compress) {
+Status PikaStorage::Open(const std::string& folder, rocksdb::Compression compression) {
   path_ = folder + "db0";
-  options_.compress = compress;
+  options_.compression = compression;
   if (!MakeFolders(path_)) return Status::IOError(path_);
   return rocksdb::DB::Open(options_, path_, &db_);
 }

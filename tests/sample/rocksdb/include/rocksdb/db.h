@@ -45,9 +45,13 @@ class WriteBatch {
   std::string data_;
 };
 
+// How larger values are packed. A codec that was not there at compile time packs
+// nothing; a database may hold values of several.
+enum class Compression { kNone, kSnappy, kZstd };
+
 struct Options {
   uint64_t segment_bytes = 32 << 20;
-  bool compress = false;  // without snappy at compile time: no effect
+  Compression compression = Compression::kNone;
 };
 
 // The end of the log, which readers in other threads wait for.
