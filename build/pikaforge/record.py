@@ -150,9 +150,11 @@ def load(dist: Path) -> BuildReport | None:
 
 
 def write(dist: Path, report: BuildReport) -> Path:
-    """Write it beside and rename it into place; its path."""
+    """Write it beside and rename it into place, unless it is there already; its path."""
     path = dist / NAME
-    write_atomically(path, report.model_dump_json(indent=2) + "\n")
+    text = report.model_dump_json(indent=2) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_atomically(path, text)
     return path
 
 
@@ -189,7 +191,10 @@ def merge(
         if cell.artifacts and all((dist / a.path).is_file() for a in cell.artifacts)
     }
     for cell in done.plan.cells:
-        cells[cell.id] = _cell(cell, done, artifacts.get(cell.id, ()), took, now)
+        fresh = _cell(cell, done, artifacts.get(cell.id, ()), took, now)
+        old = cells.get(cell.id)
+        # Where nothing was done, the report of the run that did it stays, with its times.
+        cells[cell.id] = old if old is not None and _says_the_same(old, fresh) else fresh
     return BuildReport(
         product=spec.product.name, version=spec.product.version, cells=tuple(cells[name] for name in sorted(cells))
     )
@@ -221,6 +226,14 @@ def _cell(
         emulated=_read(WayRecord, smoke.get("emulated", {})),
         artifacts=artifacts,
         manifest=dict(known.get("package", {}).get("manifest", {})),
+    )
+
+
+def _says_the_same(old: CellRecord, fresh: CellRecord) -> bool:
+    return (
+        all(stage.status == "cached" for stage in fresh.stages)
+        and [(s.stage, s.label, s.key) for s in old.stages] == [(s.stage, s.label, s.key) for s in fresh.stages]
+        and old.artifacts == fresh.artifacts
     )
 
 

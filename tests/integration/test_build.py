@@ -113,6 +113,44 @@ def test_models_that_share_a_target_compile_once(built: Built) -> None:
     assert [name for name in one if one[name] != two[name]] == ["pika/manifest.json", "pika/utils/cpu-gate.sh"]
 
 
+def test_the_report_has_all_that_proves_the_packages(built: Built) -> None:
+    report = json.loads((built.project.dist / "report.json").read_text(encoding="utf-8"))
+    cells = {cell["id"]: cell for cell in report["cells"]}
+    assert list(cells) == [f"{model}-debian12-none" for model in ("R620", "R630", "R720")]
+    for cell in cells.values():
+        (artifact,) = cell["artifacts"]
+        data = (built.project.dist / artifact["path"]).read_bytes()
+        assert (artifact["sha256"], artifact["bytes"]) == (hashlib.sha256(data).hexdigest(), len(data))
+        assert cell["manifest"] == json.loads(
+            contents(built.project.dist / artifact["path"])["pika/manifest.json"] or b""
+        )
+        assert (cell["status"], cell["audit"]["passed"], cell["audit"]["violations"]) == ("done", True, [])
+        assert {stage["stage"] for stage in cell["stages"]} == {
+            "image", "source", "compile", "audit", "smoke", "package"}  # fmt: skip
+        assert all(stage["seconds"] > 0 for stage in cell["stages"] if stage["stage"] in ("compile", "audit", "smoke"))
+        for way in ("native", "emulated"):
+            if not cell[way]["ran"]:
+                assert cell[way]["reason"]
+                continue
+            checks = {check["name"]: check for check in cell[way]["checks"]}
+            assert {"version", "ping", "snapshot", "replication", "stop"} <= set(checks)
+            assert all(check["passed"] for check in checks.values() if check["required"])
+    table = built.done.lines(r"^R\d+-debian12-none +(sandybridge|haswell) +passed")
+    assert len(table) == 3, built.done.text
+
+
+def test_the_gate_asks_for_what_the_audit_found_in_use(built: Built) -> None:
+    for model, lacks in (("R620", "avx2"), ("R630", "")):
+        package = contents(built.project.package(model))
+        listed = (package["pika/utils/cpu-features"] or b"").decode().splitlines()[1:]
+        audit = json.loads(package["pika/manifest.json"] or b"")["audit"]
+        assert sorted(listed) == sorted({*audit["kernel_flags"], "lm"})
+        assert "avx" in listed
+        assert (lacks not in listed) if lacks else ("avx2" in listed)
+        assert "pku" not in listed, "the target has it, no instruction uses it"
+        assert audit["symbol_versions"]["GLIBC"] == "2.34"
+
+
 def test_second_run_does_nothing(built: Built, engine: Engine) -> None:
     assert any(name.startswith("pikaforge-compile-") for name in built.containers), "the events tell nothing"
     before = {path: path.stat().st_mtime_ns for path in built.project.dist.rglob("*")}

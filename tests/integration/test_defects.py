@@ -56,7 +56,7 @@ def test_defect_is_found(pull: int, judged: Callable[..., Any], ready: Project) 
     }
     assert exchange[pull] in reason
     assert "package  R620-debian12-none not run: it needs smoke:debian12-sandybridge-none" in done.stdout
-    assert not ready.dist.exists()
+    assert not ready.package().exists()
     # A verdict of no is not stored: the next run judges anew.
     assert ready.stored("smoke") == {}
     assert len(ready.stored("compile")) == 1

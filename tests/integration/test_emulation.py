@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ def own_flags(recipe: Path, flags: str) -> None:
 
 
 @pytest.mark.skipif("avx2" not in FLAGS, reason="this machine does not run code for haswell itself")
-def test_a_build_for_a_newer_cpu_dies_under_emulation(ready: Project, shop: Shop) -> None:
+def test_a_build_for_a_newer_cpu_is_refused_and_dies_under_emulation(ready: Project, shop: Shop) -> None:
     shop.take(ready, "source")
     ready.change(quick_checks)
     own_flags(ready.recipe, "-march=haswell")
@@ -50,7 +51,29 @@ def test_a_build_for_a_newer_cpu_dies_under_emulation(ready: Project, shop: Shop
     assert done.lines("hint: it holds an instruction that sandybridge lacks: the audit names it and its function")
     assert f"where: stage smoke, {GROUP}" in done.stdout
     assert ready.stored("smoke") == {}
+    # Both judges speak, and do not wait for one another. The first names functions, as people and as waivers do.
+    (refused,) = done.lines(r"^error: the audit refuses it for sandybridge: \d+ violations$")
+    assert f"where: stage audit, {GROUP}" in done.stdout
+    named = re.findall(r"^  reason: bin/pika: .*\[(_Z\w+)\]: (.*?); first at 0x[0-9a-f]+: ([0-9a-f ]+)  (\w+)", done.stdout,
+                       re.MULTILINE)  # fmt: skip
+    assert len({symbol for symbol, *_ in named}) > 3, done.text
+    assert any("avx2" in features for _, features, *_ in named)
+    assert done.lines(
+        r"^  reason: bin/pika: \d+ units, such as .* were compiled with -march=haswell instead of sandybridge$"
+    )
+    assert ready.stored("audit") == {}
     assert not ready.package().exists()
+    (row,) = done.lines(r"^R620-debian12-none ")
+    assert re.fullmatch(
+        r"R620-debian12-none +sandybridge +REFUSED \(\d+\) +\d+ of \d+ checks passed in [0-9.]+ s +FAILED +-",
+        row,
+    ), row
+    report = json.loads((ready.dist / "report.json").read_text(encoding="utf-8"))
+    (cell,) = report["cells"]
+    assert (cell["status"], cell["artifacts"], cell["native"]["problem"]) == ("failed", [], "")
+    assert f": {len(cell['audit']['violations'])} violations" in refused
+    assert not cell["audit"]["passed"]
+    assert "SIGILL" in cell["emulated"]["problem"]
 
 
 def test_the_proper_build_passes_under_emulation(ready: Project, shop: Shop) -> None:
@@ -69,6 +92,10 @@ def test_the_proper_build_passes_under_emulation(ready: Project, shop: Shop) -> 
     entries = [entry for entry in ready.stored("image").values() if "qemu-x86_64" in entry["files"]]
     assert len(entries) == 1
     assert re.match(r"1:1\d\.", entries[0]["facts"]["version"])
+    (verdict,) = ready.stored("audit").values()
+    assert verdict["facts"]["passed"]
+    assert "avx" in verdict["facts"]["kernel_flags"]
+    assert "avx2" not in verdict["facts"]["kernel_flags"]
 
 
 def add_model(name: str, cpu: str) -> Callable[[dict[str, Any]], None]:

@@ -107,7 +107,7 @@ def test_missing_packages_are_listed_with_the_command(here: Here) -> None:
     assert f"error: packages are missing on this machine (3): {listed}" in done.text
     assert "where: --engine host, image here" in done.text
     assert f"hint: apt-get install {listed}" in done.text
-    assert not here.project.dist.exists()
+    assert not list(here.project.dist.rglob("*.tar.gz"))
     assert here.project.half_done() == []
 
 

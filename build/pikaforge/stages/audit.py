@@ -7,8 +7,9 @@ from datetime import date
 from typing import Any
 
 from pikaforge import audit, keys
-from pikaforge.audit import Rules
+from pikaforge.audit import AuditResult, Rules
 from pikaforge.elf.linkage import LinkageRules
+from pikaforge.elf.verdict import Line
 from pikaforge.errors import StageError, StageFailure
 from pikaforge.host.store import Result
 from pikaforge.model import Spec
@@ -76,8 +77,9 @@ def run(
     facts = verdict.facts()
     if verdict.violations:
         count = len(verdict.violations)
-        said = audit.demangled([f"{v.where}: {v.what}" for v in verdict.violations[:SHOWN]])
-        more = [f"{count - SHOWN} more, all in the log"] if count > SHOWN else []
+        shown = _some(verdict)
+        said = audit.demangled([f"{v.where}: {v.what}" for v in shown])
+        more = [f"{count - len(shown)} more, all in the log"] if count > len(shown) else []
         raise StageError(
             f"the audit refuses it for {cell.target}: {count} violation{'s' if count > 1 else ''}",
             StageFailure(stage=STAGE, label=label, log=str(log), findings=(*said, *more), facts=facts),
@@ -85,3 +87,11 @@ def run(
         )
     identity = keys.digest(json.dumps(facts, sort_keys=True))
     return workshop.store.put(STAGE, key, identity=identity, facts=facts, files={})
+
+
+def _some(verdict: AuditResult) -> list[Line]:
+    """The violations for an error: functions, but never so many that there is no room for those of other kinds."""
+    functions = list(verdict.isa.violations)
+    others = [violation for violation in verdict.violations if violation not in functions]
+    room = max(SHOWN - len(others), SHOWN // 2)
+    return [*functions[:room], *others[: SHOWN - min(len(functions), room)]]
