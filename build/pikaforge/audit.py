@@ -93,6 +93,7 @@ class AuditResult:
         out += [f"  to do: {text}" for text in dict.fromkeys(v.do for v in self.violations if v.do)]
         out += _cut("warning", [str(w) for w in self.isa.warnings], limit)
         out += _cut("note", [*self.notes, *self.isa.notes, *self.linkage.notes, *self.flags.notes], limit)
+        out += _cut("hardening", [_hardening(h) for h in self.linkage.hardening], limit)
         out.append(f"  needs of the CPU: {' '.join(self.kernel_flags) or 'nothing beyond x86-64'}")
         highest = " ".join(f"{n}_{v}" for n, v in self.linkage.highest.items())
         if highest:
@@ -141,6 +142,11 @@ def demangled(lines: Sequence[str]) -> list[str]:
         return list(lines)
     table = {name: f"{text} [{name}]" if text != name else name for name, text in zip(names, plain, strict=True)}
     return [_MANGLED.sub(lambda match: table[match.group()], line) for line in lines]
+
+
+def _hardening(found: linkage.Hardening) -> str:
+    canary = "stack protector" if found.canary else "no stack protector"
+    return f"{found.file}: {found.pie}, RELRO {found.relro}, {canary}"
 
 
 def _count(number: int, thing: str) -> str:
