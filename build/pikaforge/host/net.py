@@ -1,7 +1,8 @@
-"""Small downloads over HTTP."""
+"""Small downloads over HTTP, and what may be shown of a URL."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -14,6 +15,29 @@ TIMEOUT = (10.0, 60.0)
 
 class Unreachable(HostError):
     """A server that did not answer, or whose name is not known."""
+
+
+def redacted(url: str) -> str:
+    """A URL as it may be shown: without its user, password, query values and fragment, which may be secrets."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # nobody knows which part of it is the password, if there is any
+        return f"{url.partition(':')[0]}:***" if {*"@?#"} & {*url} else url
+    if not parts.netloc and parts.scheme != "file" and "@" in url:  # user:password@host, the scheme forgotten
+        return f"***@{url.rpartition('@')[2].partition('?')[0]}"
+    _, at, host = parts.netloc.rpartition("@")
+    return parts._replace(
+        netloc=f"***@{host}" if at else host, query="***" if parts.query else "", fragment=""
+    ).geturl()
+
+
+def brief(error: Exception) -> str:
+    """The reason in an exception of requests, in one line of at most 200 characters, without secrets."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    text = " ".join(str(reason or error).split())
+    text = re.sub(r"://[^\s/]*@", "://***@", text)
+    return re.sub(r"\?[^\s'\"<>)]+", "?***", text)[-200:]
 
 
 def get(url: str, *, limit: int) -> bytes:
@@ -29,7 +53,7 @@ def get(url: str, *, limit: int) -> bytes:
             with Path(url2pathname(parts.path)).open("rb") as file:
                 data = file.read(limit + 1)
         except OSError as error:
-            raise HostError(f"cannot read {url}: {error.strerror}") from error
+            raise HostError(f"cannot read {redacted(url)}: {error.strerror}") from error
         if len(data) > limit:
             raise _too_large(url, limit)
         return data
@@ -39,7 +63,8 @@ def get(url: str, *, limit: int) -> bytes:
         with requests.get(url, timeout=TIMEOUT, stream=True) as answer:
             if answer.status_code != requests.codes.ok:
                 raise HostError(
-                    f"{url} answers {answer.status_code} {answer.reason}", hint="open it in a browser: does it exist?"
+                    f"{redacted(url)} answers {answer.status_code} {answer.reason}",
+                    hint="open it in a browser: does it exist?",
                 )
             body = bytearray()
             for block in answer.iter_content(1 << 16):
@@ -48,13 +73,9 @@ def get(url: str, *, limit: int) -> bytes:
                     raise _too_large(url, limit)
             return bytes(body)
     except requests.exceptions.RequestException as error:
-        raise Unreachable(f"cannot reach {parts.scheme}://{parts.netloc}: {_brief(error)}") from error
+        server = redacted(f"{parts.scheme}://{parts.netloc}")
+        raise Unreachable(f"cannot reach {server}: {brief(error)}") from None  # its own text has the whole URL
 
 
 def _too_large(url: str, limit: int) -> HostError:
-    return HostError(f"{url} is larger than {limit >> 20} MiB")
-
-
-def _brief(error: Exception) -> str:
-    reason = getattr(error.args[0], "reason", None) if error.args else None
-    return " ".join(str(reason or error).split())[-200:]
+    return HostError(f"{redacted(url)} is larger than {limit >> 20} MiB")
