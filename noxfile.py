@@ -100,7 +100,7 @@ def tool(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests: unit, guest scripts, and those with a real engine; without arguments, then lint, too."""
-    programs = prepare(session, "check", "upkeep", "tests", "lint")
+    programs = prepare(session, "check", "upkeep", "tests", "lint", "bench")
     arguments = session.posargs or ["-n", "4", "--dist", "loadgroup"]
     if not session.posargs:
         session.notify("lint")
@@ -110,7 +110,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, types, shell scripts and banned imports."""
-    programs = prepare(session, "check", "upkeep", "tests", "lint")
+    programs = prepare(session, "check", "upkeep", "tests", "lint", "bench")
     python = ["build/pikaforge", "tests", "bench", "noxfile.py", "tasks.py"]
     session.run(str(programs / "ruff"), "check", *python, external=True)
     session.run(str(programs / "ruff"), "format", "--check", *python, external=True)

@@ -17,8 +17,10 @@ from typing import Any
 
 from pikaforge import keys
 from pikaforge.elf import flags, linkage
+from pikaforge.elf.allocator import AllocatorRules, AllocatorVerdict
+from pikaforge.elf.allocator import judge as judge_allocator
 from pikaforge.elf.errors import AuditError
-from pikaforge.elf.facts import ElfFacts, read_facts
+from pikaforge.elf.facts import ElfFacts, read_build_id, read_facts
 from pikaforge.elf.inputs import Tree, open_inputs, open_package
 from pikaforge.elf.layout import EM_386, EM_X86_64, machine_name
 from pikaforge.elf.linkage import LinkageRules, LinkageVerdict
@@ -47,6 +49,8 @@ class Rules:
     waivers: tuple[Waiver, ...] = ()
     demand_waivers: bool = False
     """Whether an unused waiver is a violation."""
+    memory: AllocatorRules | None = None
+    """Which allocator the programs must use; None: whatever they like."""
     image: str = ""
     """Selects waivers, as the allocator does; empty: those for any."""
     allocator: str = ""
@@ -64,6 +68,7 @@ class AuditResult:
     isa: IsaVerdict
     linkage: LinkageVerdict
     flags: flags.FlagVerdict
+    memory: AllocatorVerdict = field(default_factory=AllocatorVerdict)
     unreadable: tuple[Line, ...] = ()
     notes: tuple[str, ...] = ()
     """What was not judged, and why."""
@@ -71,7 +76,13 @@ class AuditResult:
     @property
     def violations(self) -> tuple[Line, ...]:
         """Everything that says no."""
-        return (*self.unreadable, *self.isa.violations, *self.linkage.violations, *self.flags.violations)
+        return (
+            *self.unreadable,
+            *self.memory.violations,
+            *self.isa.violations,
+            *self.linkage.violations,
+            *self.flags.violations,
+        )
 
     @property
     def passed(self) -> bool:
@@ -94,6 +105,8 @@ class AuditResult:
         out += _cut("warning", [str(w) for w in self.isa.warnings], limit)
         out += _cut("note", [*self.notes, *self.isa.notes, *self.linkage.notes, *self.flags.notes], limit)
         out += _cut("hardening", [_hardening(h) for h in self.linkage.hardening], limit)
+        if self.memory.library:
+            out.append(f"  allocator: {self.memory.library}, unwinder by its needs: {self.memory.unwinder}")
         out.append(f"  needs of the CPU: {' '.join(self.kernel_flags) or 'nothing beyond x86-64'}")
         highest = " ".join(f"{n}_{v}" for n, v in self.linkage.highest.items())
         if highest:
@@ -116,6 +129,7 @@ class AuditResult:
             "findings": [{**asdict(f), "code": f.code.hex()} for f in self.isa.findings],
             "symbol_versions": dict(self.linkage.highest),
             "system_libraries": list(self.linkage.system),
+            "allocator": {"library": self.memory.library, "unwinder": self.memory.unwinder},
             "hardening": [asdict(h) for h in self.linkage.hardening],
             "units": [asdict(u) for u in self.flags.units],
             "dropped_flags": [list(d) for d in self.flags.dropped],
@@ -176,13 +190,14 @@ def _file_facts(fact: ElfFacts) -> dict[str, Any]:
 def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: date) -> dict[str, Any]:
     """Key material beside the compile stage's result: the rules, the tables, the decoder, and which waivers have
     expired. So a verdict that is kept becomes void on the day after a waiver's last one, and on no other day."""
-    plain = asdict(replace(rules, waivers=()))
+    plain = asdict(replace(rules, waivers=(), memory=None))
     return {
         "revision": REVISION,
         "decoder": version("iced-x86"),
         "tables": {name: keys.file_digest(features.FOLDER / name) for name in features.TABLES},
         "target": target,
         "flags": list(flags_used),
+        "memory": [rules.memory.kind, list(rules.memory.programs), rules.memory.unwinder] if rules.memory else [],
         "rules": {**plain, "linkage": {**plain["linkage"], "maxima": dict(rules.linkage.maxima)}},
         "waivers": [[w.model_dump(mode="json"), w.expired(today)] for w in rules.waivers],
     }
@@ -251,6 +266,7 @@ def audit_tree(
         ),
         linkage=linkage.judge(read.judged, tree.links, rules.linkage),
         flags=flags.judge(read.judged, own=own, march=rules.march, dropped=dropped),
+        memory=judge_allocator(read.judged, rules.memory) if rules.memory is not None else AllocatorVerdict(),
         unreadable=tuple(read.unreadable),
         notes=tuple(read.notes),
     )
@@ -286,7 +302,7 @@ def _why_not(fact: ElfFacts) -> str:
 
 def audit_compiled(
     tree_tar: Path,
-    debug_tar: Path,
+    debug_tars: Sequence[Path],
     scratch: Path,
     *,
     label: str,
@@ -303,7 +319,7 @@ def audit_compiled(
 
     Args:
         tree_tar: the product's tree.
-        debug_tar: its debug information, `PATH.debug` for PATH in the tree.
+        debug_tars: debug information of its files: `PATH.debug` for PATH in the tree, or found by build id.
         scratch: an empty folder for the ELF files of both; the caller removes it.
         label: of the node, for reports.
         target: archspec name of what was compiled for.
@@ -324,9 +340,9 @@ def audit_compiled(
         )
     opened = open_package(tree_tar, scratch / "tree")
     tree = Tree(title=label, whole=True, elves=opened.elves, links=opened.links, others=opened.others)
-    debug = {
-        name.removesuffix(".debug"): path for name, path in open_package(debug_tar, scratch / "debug").elves.items()
-    }
+    debug: dict[str, Path] = {}
+    for number, archive in enumerate(debug_tars):
+        debug |= _debug_of(tree, open_package(archive, scratch / f"debug{number}").elves)
     full = replace(rules, march=rules.march or flags.march_of(flags_used), demand_waivers=True)
     return audit_tree(
         tree,
@@ -338,6 +354,18 @@ def audit_compiled(
         dropped=dropped,
         workers=workers,
     )
+
+
+def _debug_of(tree: Tree, found: Mapping[str, Path]) -> dict[str, Path]:
+    """Debug files by the path in the tree of what they belong to; of a library that travels under another name, its
+    build id tells."""
+    named = {name.removesuffix(".debug"): path for name, path in found.items()}
+    debug = {name: path for name, path in named.items() if name in tree.elves}
+    others = {read_build_id(path): path for name, path in named.items() if name not in debug}
+    for name, path in tree.elves.items():
+        if name not in debug and others and (build_id := read_build_id(path)) in others and build_id:
+            debug[name] = others[build_id]
+    return debug
 
 
 def audit_paths(

@@ -66,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
         "build", parents=[common, chosen, work], allow_abbrev=False, help="build and test packages"
     )
     build.add_argument("--jobs", type=_jobs, metavar="N", help="compiler processes at once; else one per CPU")
+    build.add_argument(
+        "--gperftools", default="", metavar="FILE", help="local file that serves for the pinned tarball of gperftools"
+    )
     build.add_argument("--no-compiler-cache", action="store_true", help="compile everything anew (no ccache)")
     plan = verbs.add_parser("plan", parents=[common, chosen, work], allow_abbrev=False, help="what a build would do")
     plan.add_argument("--json", action="store_true", help="for scripts")

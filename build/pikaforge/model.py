@@ -24,6 +24,7 @@ RELEASE_PATTERN = r"^[0-9][0-9.]*$"
 BASE_PATTERN = r"^[a-z0-9][A-Za-z0-9._:/-]*$"
 TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/+-]*$"
 LINE_PATTERN = r"\{key\}.*\{value\}"
+DIGEST_PATTERN = r"^[0-9a-f]{64}$"
 URL_PATTERN = r"^(https?|file)://[^\s'\"]+$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
@@ -111,12 +112,59 @@ class Packages(Strict):
     runtime: tuple[PackageName, ...] = Field(default=(), description="Installed where the product runs.")
 
 
-class Allocator(Strict):
-    """A memory allocator choice. `none` is the C library's; `system` the image's own gperftools."""
+class Tarball(Strict):
+    """A source tarball that is downloaded, known by its digest."""
 
-    kind: Literal["none", "system"] = Field(description="Where the allocator comes from.")
+    version: CompilerVersion = Field(description="Of what is in it, such as 2.7.")
+    url: str = Field(pattern=URL_PATTERN, description="Where it is; its last part is the name of the file.")
+    sha256: str = Field(pattern=DIGEST_PATTERN, description="As `sha256sum` prints it.")
+
+    @property
+    def file(self) -> str:
+        """Its file name, in the download folder and at mirrors."""
+        return self.url.partition("?")[0].rpartition("/")[2]
+
+
+class Allocator(Strict):
+    """A memory allocator choice. `none` is the C library's; `system` the image's own gperftools; `gperftools` is built
+    for the target from a pinned tarball."""
+
+    kind: Literal["none", "system", "gperftools"] = Field(description="Where the allocator comes from.")
     packages: dict[Name, Packages] = Field(default_factory=dict, description="By image, else by family.")
-    frame_pointers: bool = Field(default=False, description="Compile with -fno-omit-frame-pointer.")
+    unwinder: Literal["libunwind", "frame-pointers"] | None = Field(
+        default=None,
+        description="How a gperftools that is built walks the stack; with frame-pointers the product has them, too.",
+    )
+    tarball: Name | None = Field(default=None, description="The gperftools that is built, by name in `tarballs`.")
+    tarballs: dict[Name, Name] = Field(default_factory=dict, description="Others by image, else by family.")
+    libunwind: Name | None = Field(
+        default=None,
+        description="By name in `tarballs`: built, too, for images for which `packages` names nothing.",
+    )
+
+    @property
+    def frame_pointers(self) -> bool:
+        """Whether the product is compiled with -fno-omit-frame-pointer."""
+        return self.unwinder == "frame-pointers"
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Allocator:
+        if self.kind == "gperftools" and (self.unwinder is None or self.tarball is None):
+            raise ValueError("kind gperftools needs `unwinder` and `tarball`")
+        if self.kind != "gperftools":
+            for name in ("unwinder", "tarball", "tarballs", "libunwind"):
+                if getattr(self, name):
+                    raise ValueError(f"kind {self.kind} takes no `{name}`")
+        if self.unwinder == "frame-pointers" and self.libunwind:
+            raise ValueError("unwinder frame-pointers takes no `libunwind`")
+        return self
+
+
+class Minimum(Strict):
+    """The least version that a product runs with, and why."""
+
+    version: CompilerVersion = Field(description="The first version that serves.")
+    why: str = Field(min_length=1, description="What happens with an older one.")
 
 
 class Source(Strict):
@@ -223,6 +271,12 @@ class Reading(Strict):
     batch: int = Field(default=50, gt=0, le=1000, description="Requests in one packet.")
 
 
+class Served(Strict):
+    """How much memory tcmalloc must have had, by the statistics that it prints at a program's end."""
+
+    at_least: float = Field(gt=0, description="MiB that it had got from the system, at its most.")
+
+
 EXPECTATIONS = ("expect", "unordered", "match", "error")
 STEP_OPTIONS: dict[str, frozenset[str]] = {
     "send": frozenset({"at", "within", *EXPECTATIONS}),
@@ -232,6 +286,7 @@ STEP_OPTIONS: dict[str, frozenset[str]] = {
     "write": frozenset({"at"}),
     "verify": frozenset({"at"}),
     "files": frozenset({"at", "within", "match", "at_least"}),
+    "served": frozenset({"at"}),
 }
 """The kinds of steps, and what else each of them may say."""
 
@@ -239,7 +294,7 @@ STEP_OPTIONS: dict[str, frozenset[str]] = {
 class Step(Strict):
     """One step of a check: an exchange with a server, or something done to one.
 
-    Exactly one of `send`, `pipeline`, `start`, `stop`, `write`, `verify` and `files`. An exchange (`send`, or
+    Exactly one of `send`, `pipeline`, `start`, `stop`, `write`, `verify`, `files` and `served`. An exchange (`send`, or
     `pipeline`: several requests in one packet, whose reply is the list of theirs) has exactly one expectation.
     The other kinds are for checks with `instances` of their own. There, words that are sent may hold {ip:NAME} and
     {port:NAME}, where the others reach an instance, and paths may hold {today}, the server's date as YYYYMMDD.
@@ -277,6 +332,11 @@ class Step(Strict):
         description="A glob over the paths of regular files below the instance's data; `*` matches slashes, too.",
     )
     at_least: int = Field(default=1, gt=0, description="With `files`: how many must be there.")
+    served: Served | None = Field(
+        default=None,
+        description="End this instance as `stop` does, and see that its memory was served by tcmalloc; in a cell whose "
+        "allocator is none, that it was not.",
+    )
 
     @property
     def kind(self) -> str:
@@ -332,6 +392,9 @@ class Check(Strict):
     needs: tuple[Name, ...] = Field(
         default=(), description="Earlier checks without which this one means nothing: if one fails, it is skipped."
     )
+    allocators: tuple[Literal["none", "system", "gperftools"], ...] = Field(
+        default=(), description="Kinds of allocators that it is for; empty: all."
+    )
     emulated: bool | None = Field(
         default=None,
         description="Whether it also runs under emulation of the target; null: if it has no instances of its own.",
@@ -341,6 +404,10 @@ class Check(Strict):
     def shared(self) -> bool:
         """Whether it asks the server that such checks share."""
         return not self.instances
+
+    def serves(self, kind: str) -> bool:
+        """Whether it is for cells with this kind of allocator."""
+        return not self.allocators or kind in self.allocators
 
     @property
     def runs_emulated(self) -> bool:
@@ -398,6 +465,7 @@ class Product(Strict):
     binaries: tuple[RelativePath, ...] = Field(min_length=1, description="ELF files that the recipe must leave.")
     files: tuple[RelativePath, ...] = Field(default=(), description="Other files that it must leave.")
     packages: dict[Name, Packages] = Field(description="By image, else by family.")
+    gperftools: Minimum | None = Field(default=None, description="The least gperftools that it runs with, if any.")
     server: Server
     smoke: tuple[Check, ...] = Field(default=(), description="Checks against the running server.")
 
@@ -450,6 +518,10 @@ class Spec(Strict):
     allocators: dict[Name, Allocator] = Field(min_length=1, description="Memory allocators by name.")
     matrix: Matrix = Field(default=Matrix(), description="Which combinations exist.")
     defaults: Defaults = Field(description="What is taken when the command line does not say.")
+    tarballs: dict[Name, Tarball] = Field(default_factory=dict, description="Sources that are downloaded, by name.")
+    mirrors: tuple[Annotated[str, Field(pattern=URL_PATTERN)], ...] = Field(
+        default=(), description="Folders that are asked for tarballs before their own URLs."
+    )
     waivers: tuple[Waiver, ...] = Field(
         default=(), description="Findings of the audit that somebody has looked at: by name, with a reason and an end."
     )

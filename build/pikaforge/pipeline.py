@@ -17,7 +17,7 @@ from pikaforge.host import process
 from pikaforge.host.store import Result
 from pikaforge.model import Series, Spec
 from pikaforge.plan import EMULATOR_NODE, TOOLS_NODE, Cell, Node, Plan
-from pikaforge.stages import audit, image, package, payload, smoke, source
+from pikaforge.stages import allocator, audit, image, package, payload, smoke, source
 from pikaforge.stages import compile as compile_stage
 from pikaforge.stages.origin import Origin
 from pikaforge.workshop import Workshop
@@ -25,7 +25,15 @@ from pikaforge.workshop import Workshop
 WORKERS = 4
 """Nodes at once; of those, one compilation, which has all jobs to itself."""
 
-TOLD = {("package", "source"), ("package", "compile"), ("audit", "compile")}
+COMPILING = ("allocator", "compile")
+"""Stages that have all jobs to themselves."""
+TOLD = {
+    ("package", "source"),
+    ("package", "allocator"),
+    ("package", "compile"),
+    ("audit", "allocator"),
+    ("audit", "compile"),
+}
 """Stages, and those before them whose facts are part of what they make."""
 
 Status = Literal["cached", "done", "failed", "blocked"]
@@ -146,8 +154,14 @@ class Pipeline:
         cell = node.cells[0]
         materials: dict[str, Callable[[], dict[str, Any]]] = {
             "compile": lambda: compile_stage.material(spec, cell, base=workshop.base, home=home),
+            "allocator": lambda: allocator.material(spec, cell, home),
             "audit": lambda: audit.material(spec, cell, today=self._request.today),
-            "smoke": lambda: smoke.material(spec, cell.target, emulator=self._host_emulator()),
+            "smoke": lambda: smoke.material(
+                spec,
+                cell.target,
+                allocator=spec.allocators[cell.allocator].kind,
+                emulator=self._host_emulator(),
+            ),
             "package": lambda: package.material(spec, cell, home, others=self._others(cell)),
         }
         return materials[node.stage](), True
@@ -247,6 +261,7 @@ class Pipeline:
                 # Nothing may outlive the run: the threads come back once their containers and programs are gone.
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._workshop.engine.abort()
+                self._workshop.downloads.abort()
                 process.end_all()
                 raise
         return report
@@ -265,14 +280,14 @@ class Pipeline:
 
     @staticmethod
     def _ready(pending: list[Node], running: Mapping[Future[Outcome], Node], report: Report) -> list[Node]:
-        compiling = any(node.stage == "compile" for node in running.values())
+        compiling = any(node.stage in COMPILING for node in running.values())
         chosen: list[Node] = []
         for node in pending:
             if len(running) + len(chosen) >= WORKERS:
                 break
             if not all((o := report.outcomes.get(n)) is not None and o.result is not None for n in node.needs):
                 continue
-            if node.stage == "compile":
+            if node.stage in COMPILING:
                 if compiling:
                     continue
                 compiling = True
@@ -321,6 +336,7 @@ class Pipeline:
         makers: dict[str, Callable[[Node, str, Mapping[str, Result]], Result]] = {
             "source": self._make_source,
             "image": self._make_image,
+            "allocator": self._make_allocator,
             "compile": self._make_tree,
             "audit": self._make_verdict,
             "smoke": self._make_verdict,
@@ -345,6 +361,10 @@ class Pipeline:
             return image.run_host(workshop, spec, key=key, label=node.label)
         return image.run(workshop, spec, self._pins[node.id], key=key, label=node.label)
 
+    def _make_allocator(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
+        cell = node.cells[0]
+        return allocator.run(self._workshop, self._request.spec, cell, inputs[f"image:{cell.image}"], key=key)
+
     def _make_tree(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
         cell = node.cells[0]
         return compile_stage.run(
@@ -354,13 +374,23 @@ class Pipeline:
             inputs[f"source:{self._request.spec.product.version}"],
             inputs[f"image:{cell.image}"],
             key=key,
+            allocator=inputs.get(f"allocator:{cell.group}"),
         )
 
     def _make_verdict(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
         workshop, spec, cell = self._workshop, self._request.spec, node.cells[0]
         compiled, os_image = inputs[f"compile:{cell.group}"], inputs[f"image:{cell.image}"]
         if node.stage == "audit":
-            return audit.run(workshop, spec, cell, compiled, os_image, key=key, today=self._request.today)
+            return audit.run(
+                workshop,
+                spec,
+                cell,
+                compiled,
+                os_image,
+                key=key,
+                today=self._request.today,
+                allocator=inputs.get(f"allocator:{cell.group}"),
+            )
         emulator = inputs.get(EMULATOR_NODE)
         return smoke.run(workshop, spec, cell, compiled, os_image, key=key, emulator=emulator)
 
@@ -370,14 +400,17 @@ class Pipeline:
             self._workshop,
             spec,
             cell,
-            others=self._others(cell),
+            package.Parts(
+                source=inputs[f"source:{spec.product.version}"],
+                image=inputs[f"image:{cell.image}"],
+                allocator=inputs.get(f"allocator:{cell.group}"),
+                compiled=inputs[f"compile:{cell.group}"],
+                audited=inputs[f"audit:{cell.group}"],
+                smoked=inputs[f"smoke:{cell.group}"],
+            ),
             key=key,
-            source=inputs[f"source:{spec.product.version}"],
-            image=inputs[f"image:{cell.image}"],
-            compiled=inputs[f"compile:{cell.group}"],
-            audited=inputs[f"audit:{cell.group}"],
-            smoked=inputs[f"smoke:{cell.group}"],
             tools=_tools(inputs),
+            others=self._others(cell),
         )
 
 

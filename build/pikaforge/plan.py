@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pikaforge import targets
+from pikaforge import allocators, targets
 from pikaforge.emulation import stand_for
 from pikaforge.errors import ConfigError
 from pikaforge.model import EVERYTHING, Rule, Spec
 
-StageName = Literal["source", "image", "compile", "audit", "smoke", "package"]
-STAGES: tuple[StageName, ...] = ("source", "image", "compile", "audit", "smoke", "package")
+StageName = Literal["source", "image", "allocator", "compile", "audit", "smoke", "package"]
+STAGES: tuple[StageName, ...] = ("source", "image", "allocator", "compile", "audit", "smoke", "package")
 
 GITHUB_JOB_LIMIT = 256
 """Jobs of one matrix that GitHub Actions accepts (docs: Usage limits for workflows)."""
@@ -144,8 +144,18 @@ def _cell(spec: Spec, triple: tuple[str, str, str]) -> Cell:
     wanted = targets.common_target(spec.hardware[model].cpus)
     entry = spec.images[image]
     resolution = targets.resolve(wanted, entry.gcc)
+    problem, remark = allocators.problem(spec, image, allocator), allocators.remark(spec, image, allocator)
     if resolution.possible:
-        return Cell(model=model, image=image, allocator=allocator, wanted=wanted, target=wanted, flags=resolution.flags)
+        return Cell(
+            model=model,
+            image=image,
+            allocator=allocator,
+            wanted=wanted,
+            target=wanted,
+            flags=resolution.flags,
+            problem=problem,
+            remark=remark,
+        )
     nearest = targets.resolve(resolution.nearest, entry.gcc)
     if entry.fallback == "nearest":
         return Cell(
@@ -155,7 +165,10 @@ def _cell(spec: Spec, triple: tuple[str, str, str]) -> Cell:
             wanted=wanted,
             target=resolution.nearest,
             flags=nearest.flags,
-            remark=f"{resolution.reason}; built for the nearest, {resolution.nearest}",
+            problem=problem,
+            remark="; ".join(
+                text for text in (f"{resolution.reason}; built for the nearest, {resolution.nearest}", remark) if text
+            ),
         )
     return Cell(
         model=model,
@@ -352,16 +365,25 @@ def expand(spec: Spec, cells: Sequence[Cell], *, engine: Literal["docker", "host
         add("image", EMULATOR, (), emulated)
     for group, members in groups.items():
         source, image = f"source:{spec.product.version}", f"image:{members[0].image}"
-        add("compile", group, (source, image), members)
-        add("audit", group, (f"compile:{group}", image), members)
+        own = _own(spec, members[0])
+        if own:
+            add("allocator", group, (image,), members)
+        add("compile", group, (source, image, *own), members)
+        add("audit", group, (f"compile:{group}", image, *own), members)
         emulator = (EMULATOR_NODE,) if members[0] in emulated else ()
         add("smoke", group, (f"compile:{group}", image, *emulator), members)
     for cell in buildable:
-        needs = (f"source:{spec.product.version}", f"image:{cell.image}", f"compile:{cell.group}")
+        own = _own(spec, cell)
+        needs = (f"source:{spec.product.version}", f"image:{cell.image}", f"compile:{cell.group}", *own)
         add("package", cell.id, (*needs, f"audit:{cell.group}", f"smoke:{cell.group}", *tools), (cell,))
     warnings = [spec.product.warning] if spec.product.warning else []
     warnings.extend(f"{cell.id}: {cell.remark}" for cell in cells if cell.remark)
     return Plan(cells=tuple(cells), nodes=tuple(nodes), warnings=tuple(warnings))
+
+
+def _own(spec: Spec, cell: Cell) -> tuple[str, ...]:
+    """The node of the allocator that is built for a cell, if any."""
+    return (f"allocator:{cell.group}",) if spec.allocators[cell.allocator].kind == "gperftools" else ()
 
 
 TOOLS = "tools"

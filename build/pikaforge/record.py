@@ -79,6 +79,9 @@ class AuditRecord(Strict):
     findings: tuple[dict[str, Any], ...] = Field(description="Functions with instructions beyond the allow-list.")
     symbol_versions: dict[str, str] = Field(description="By namespace the highest that a host must have.")
     system_libraries: tuple[str, ...] = Field(description="Sonames that are taken from the host.")
+    allocator: dict[str, str] = Field(
+        description="The allocator's library in the tree, and whether it needs libunwind."
+    )
     hardening: tuple[dict[str, Any], ...] = Field(description="PIE, RELRO and stack protector of each file.")
     units: tuple[dict[str, Any], ...] = Field(description="Compile units by file and the -march they were made with.")
     dropped_flags: tuple[tuple[int, str], ...] = Field(description="How often the compiler wrapper dropped what.")
@@ -152,9 +155,9 @@ def load(dist: Path) -> BuildReport | None:
 def write(dist: Path, report: BuildReport) -> Path:
     """Write it beside and rename it into place, unless it is there already; its path."""
     path = dist / NAME
-    text = report.model_dump_json(indent=2) + "\n"
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_atomically(path, text)
+    data = (report.model_dump_json(indent=2) + "\n").encode()
+    if not path.is_file() or path.read_bytes() != data:
+        write_atomically(path, data)
     return path
 
 

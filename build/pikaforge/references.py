@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from pikaforge import model, yamltext
+from pikaforge.host import download
 from pikaforge.problems import PLACEHOLDER, Problems, closest_or_all
 from pikaforge.yamltext import KeyPath
 
@@ -25,6 +26,7 @@ def check(spec: model.Spec, problems: Problems) -> None:
     _check_images(spec, problems)
     _check_cpus(spec, problems)
     _check_packages(spec, problems)
+    _check_tarballs(spec, problems)
     _check_matrix(spec.matrix, spec, problems)
     _check_server(spec.product, problems)
     _check_smoke(spec.product, problems)
@@ -103,14 +105,33 @@ def _check_cpus(spec: model.Spec, problems: Problems) -> None:
 
 def _check_packages(spec: model.Spec, problems: Problems) -> None:
     known = {*spec.images, *(image.family for image in spec.images.values())}
-    tables: list[tuple[tuple[str, ...], Mapping[str, model.Packages]]] = [
-        (("product", "packages"), spec.product.packages)
-    ]
+    tables: list[tuple[tuple[str, ...], Mapping[str, object]]] = [(("product", "packages"), spec.product.packages)]
     tables += [(("allocators", name, "packages"), each.packages) for name, each in spec.allocators.items()]
+    tables += [(("allocators", name, "tarballs"), each.tarballs) for name, each in spec.allocators.items()]
     for path, table in tables:
         for name in table:
             if name not in known:
                 problems.unknown((*path, name), "image or family", name, known, key=True)
+
+
+def _check_tarballs(spec: model.Spec, problems: Problems) -> None:
+    for name, allocator in spec.allocators.items():
+        named: dict[tuple[str, ...], str | None] = {
+            ("tarball",): allocator.tarball,
+            ("libunwind",): allocator.libunwind,
+            **{("tarballs", image): other for image, other in allocator.tarballs.items()},
+        }
+        for path, wanted in named.items():
+            if wanted is not None and wanted not in spec.tarballs:
+                problems.unknown(("allocators", name, *path), "tarball", wanted, spec.tarballs)
+    files: dict[str, str] = {}
+    for name, tarball in spec.tarballs.items():
+        if not download.NAME.fullmatch(tarball.file):
+            message = f"the URL of {name} does not end with the name of a file"
+            problems.add(("tarballs", name, "url"), message, "give the tarball's own URL, such as …/name-1.0.tar.gz")
+        elif files.setdefault(tarball.file, name) != name:
+            message = f"{name} and {files[tarball.file]} have the same file name {tarball.file}"
+            problems.add(("tarballs", name, "url"), message, "both would be kept in one place: give another URL")
 
 
 def _check_matrix(matrix: model.Matrix, spec: model.Spec, problems: Problems) -> None:

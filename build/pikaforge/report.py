@@ -117,7 +117,8 @@ def _audited(cell: CellRecord) -> str:
         return _unreached(cell, "audit")
     if not cell.audit.passed:
         return f"REFUSED ({len(cell.audit.violations)})"
-    return f"passed, {len(cell.audit.warnings)} warnings" if cell.audit.warnings else "passed"
+    count = len(cell.audit.warnings)
+    return f"passed, {count} warning{'s' if count > 1 else ''}" if count else "passed"
 
 
 def _ran(cell: CellRecord, way: WayRecord | None) -> str:

@@ -91,18 +91,28 @@ class Setting:
 
     def workshop(self, engine: Engine, *, refresh: bool = False) -> Workshop:
         """The surroundings of a run."""
+        from pikaforge.host.download import Downloads  # noqa: PLC0415
         from pikaforge.host.store import Store  # noqa: PLC0415
         from pikaforge.lockfile import NAME, Lock  # noqa: PLC0415
         from pikaforge.workshop import Workshop  # noqa: PLC0415
 
         given = self.arguments
+        lock = Lock(self.base / NAME, strict=given.locked, refresh=refresh)
+        local = getattr(given, "gperftools", "")
         return Workshop(
             base=self.base,
             out=self.out,
             dist=self.dist,
             engine=engine,
             store=Store(self.out / "store"),
-            lock=Lock(self.base / NAME, strict=given.locked, refresh=refresh),
+            lock=lock,
+            downloads=Downloads(
+                self.out / "downloads",
+                mirrors=self.spec.mirrors,
+                notice=lock.notices.append,
+                option="--gperftools FILE",
+            ),
+            gperftools=cwd() / local if local else None,
             jobs=getattr(given, "jobs", None) or 0,
             compiler_cache=not getattr(given, "no_compiler_cache", False),
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pikaforge.errors import HostError, StageError, StageFailure
+from pikaforge.host.download import Downloads
 from pikaforge.host.job import Engine, Input, Job, JobResult, files
 from pikaforge.host.store import Store
 from pikaforge.keys import files_digest
@@ -35,7 +36,10 @@ class Workshop:
     lock: Lock
     jobs: int
     """Compiler processes at once."""
+    downloads: Downloads
     compiler_cache: bool = True
+    gperftools: Path | None = None
+    """A local file that serves for the pinned tarball of gperftools."""
     home: Path = field(default=HOME)
 
     def guest(self, *names: str) -> Input:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -155,6 +156,7 @@ def make_tiny(project: Project, *, answer: str = PONG, prologue: str = "") -> No
 
     def few_checks(matrix: dict[str, Any]) -> None:
         matrix["product"]["smoke"] = [{"check": "ping", "steps": [{"send": ["PING"], "expect": "PONG"}]}]
+        matrix["waivers"] = []  # it has no libraries, so they would be unused
 
     project.change(few_checks)
 
@@ -190,6 +192,34 @@ def wait_until(holds: Callable[[], object], what: str, timeout: float = 60.0) ->
 def until() -> Callable[..., None]:
     """`until(condition, "what it is")`."""
     return wait_until
+
+
+NO_WAY_TO_FETCH = 3
+"""Exit status of fetch.sh where apt cannot fetch."""
+
+
+@pytest.fixture(scope="session")
+def debian_source() -> Callable[[str], Path]:
+    """The folder with a source package of Debian's, by its name; fetched once for all test runs of a checkout."""
+
+    def fetch(package: str) -> Path:
+        folder = Path(os.environ.get("PIKAFORGE_TEST_OUT") or ROOT / "out") / "debian" / package
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / f".{package}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # workers want the same ones at the same time
+            done = subprocess.run(
+                ["sh", str(ROOT / "tests" / "products" / "fetch.sh"), package, str(folder)],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=600,
+            )
+        if done.returncode == NO_WAY_TO_FETCH:
+            pytest.skip(f"Debian's source package cannot be fetched here: {done.stderr.strip()}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return folder
+
+    return fetch
 
 
 class Git:

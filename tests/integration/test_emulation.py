@@ -54,8 +54,8 @@ def test_a_build_for_a_newer_cpu_is_refused_and_dies_under_emulation(ready: Proj
     # Both judges speak, and do not wait for one another. The first names functions, as people and as waivers do.
     (refused,) = done.lines(r"^error: the audit refuses it for sandybridge: \d+ violations$")
     assert f"where: stage audit, {GROUP}" in done.stdout
-    named = re.findall(r"^  reason: bin/pika: .*\[(_Z\w+)\]: (.*?); first at 0x[0-9a-f]+: ([0-9a-f ]+)  (\w+)", done.stdout,
-                       re.MULTILINE)  # fmt: skip
+    finding = r"^  reason: bin/pika: .*\[(_Z\w+)\]: (.*?); first at 0x[0-9a-f]+: ([0-9a-f ]+)  (\w+)"
+    named = re.findall(finding, done.stdout, re.MULTILINE)
     assert len({symbol for symbol, *_ in named}) > 3, done.text
     assert any("avx2" in features for _, features, *_ in named)
     assert done.lines(

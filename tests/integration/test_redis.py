@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("redis")]
 def fetch(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run fetch.sh; the caller judges its exit status."""
     return subprocess.run(
-        ["sh", str(PRODUCT / "fetch.sh"), str(target)],
+        ["sh", str(PRODUCT.parent / "fetch.sh"), "redis", str(target)],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

@@ -16,6 +16,7 @@ import yaml
 
 from pikaforge import config
 from pikaforge.errors import ForgeError
+from pikaforge.host.download import Downloads
 from pikaforge.host.job import Input, Job, JobResult, RunningServer, ServerJob
 from pikaforge.host.store import Store
 from pikaforge.lockfile import Lock
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 GUEST_SCRIPTS = (
     "run.sh", "source.sh", "submodules.sh", "compile.sh", "bundle.sh", "cc", "package.sh", "packages.sh", "specs.sh",
+    "abi.sh", "allocator.sh", "toolchain.sh",
 )  # fmt: skip
 
 BASE: dict[str, Any] = {
@@ -116,6 +118,7 @@ class FakeServer:
     statuses: list[int | None] = field(default_factory=list)
     """What `wait` returns, one a call; then None for ever."""
     signals: list[str] = field(default_factory=list)
+    files: tuple[str, ...] = ("/forge/tree/bin/demo", "/lib/libc.so.6")
 
     def address(self) -> tuple[str, int]:
         return "server.invalid", 7000
@@ -140,6 +143,9 @@ class FakeServer:
 
     def fetch(self, folder: str) -> bytes | None:
         return None
+
+    def mapped(self) -> tuple[str, ...]:
+        return self.files
 
     def rest(self) -> Mapping[str, int]:
         return {"fds": 10, "threads": 2, "rss_kib": 1000}
@@ -224,6 +230,7 @@ def make_workshop(folder: Path, engine: FakeEngine, *, strict: bool = False) -> 
         store=Store(folder / "out" / "store"),
         lock=Lock(folder / "sources.lock", strict=strict),
         jobs=2,
+        downloads=Downloads(folder / "out" / "downloads"),
         home=home,
     )
 

@@ -57,7 +57,7 @@ def compiled(
     }
     return audit_compiled(
         tar(tmp_path / "tree.tar", {n: e if isinstance(e, bytes) else ef.make(e) for n, e in tree.items()}),
-        tar(tmp_path / "debug.tar", {f"{n}.debug": ef.make(e) for n, e in (debug or {}).items()}),
+        [tar(tmp_path / "debug.tar", {f"{n}.debug": ef.make(e) for n, e in (debug or {}).items()})],
         tmp_path / "scratch",
         label="debian12-sandybridge-none",
         rules=rules,

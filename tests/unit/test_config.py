@@ -203,7 +203,10 @@ REFUSALS: dict[str, tuple[tuple[str, str], tuple[str, str, str]]] = {
         (
             "the file wants a mapping, got a list",
             "1:1",
-            "its keys are: allocators, defaults, hardware, images, matrix, product, publish, waivers",
+            (
+                "its keys are: allocators, defaults, hardware, images, matrix, mirrors, product, publish, tarballs, "
+                "waivers"
+            ),
         ),
     ),
     "value of a request": (
@@ -323,14 +326,18 @@ REFUSALS: dict[str, tuple[tuple[str, str], tuple[str, str, str]]] = {
     "one of a few words, close to one": (
         ("kind: system", "kind: sytem"),
         (
-            "`kind` must be 'none' or 'system', got the string 'sytem'",
+            "`kind` must be 'none', 'system' or 'gperftools', got the string 'sytem'",
             "43:11 allocators.system.kind",
             "did you mean 'system'?",
         ),
     ),
     "one of a few words, close to none": (
         ("kind: system", "kind: jemalloc"),
-        ("`kind` must be 'none' or 'system', got the string 'jemalloc'", "43:11 allocators.system.kind", ""),
+        (
+            "`kind` must be 'none', 'system' or 'gperftools', got the string 'jemalloc'",
+            "43:11 allocators.system.kind",
+            "",
+        ),
     ),
     "a rule of a model": (
         ("expect: PONG", "expect: PONG, match: P"),

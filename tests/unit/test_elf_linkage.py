@@ -8,7 +8,7 @@ import pytest
 from unit import elf_files as ef
 
 from pikaforge.elf.facts import facts_of
-from pikaforge.elf.linkage import LinkageRules, LinkageVerdict, judge
+from pikaforge.elf.linkage import LinkageRules, LinkageVerdict, highest, judge
 
 RULES = LinkageRules(
     base_libraries=("ld-linux-x86-64.so.*", "libc.so.*", "libstdc++.so.*"),
@@ -150,3 +150,27 @@ def test_versions_of_bundled_libraries_are_looked_up_in_them() -> None:
 def test_private_symbols_are_noted() -> None:
     found = verdict({"bin/x": program(versions={"libc.so.6": ["GLIBC_PRIVATE"]})})
     assert "very glibc" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ([], {}),
+        (["GLIBC_2.2.5", "GLIBC_2.34", "GLIBC_2.9", "GLIBC_2.17"], {"GLIBC": "2.34"}),
+        (["GLIBC_2.10", "GLIBC_2.9"], {"GLIBC": "2.10"}),
+        (["GCC_4.2.0", "GCC_4.2", "GCC_12.0.0"], {"GCC": "12.0.0"}),
+        (["GCC_4.2", "GCC_4.2.0"], {"GCC": "4.2.0"}),
+        (
+            ["GLIBCXX_3.4.9", "GLIBCXX_3.4", "CXXABI_1.3.13", "GLIBCXX_3.4.30", "CXXABI_1.3.5"],
+            {"GLIBCXX": "3.4.30", "CXXABI": "1.3.13"},
+        ),
+        (["CXXABI_TM_1", "CXXABI_1.3"], {"CXXABI_TM": "1", "CXXABI": "1.3"}),
+        (["GLIBC_PRIVATE", "CXXABI_FLOAT128", "libc.so.6", "Base", "", "glibc_2.1", "GLIBC_2.", "GLIBC_2.1-x"], {}),
+        (["GLIBC_ABI_DT_RELR"], {"GLIBC": "2.36"}),
+        (["GLIBC_ABI_DT_RELR", "GLIBC_2.39"], {"GLIBC": "2.39"}),
+        (["GLIBC_2.2.5", "GLIBC_ABI_DT_RELR"], {"GLIBC": "2.36"}),
+        (["GLIBC_2.3", "GLIBCXX_3.4"], {"GLIBC": "2.3", "GLIBCXX": "3.4"}),
+    ],
+)
+def test_the_highest_version_of_each_namespace(names: list[str], found: dict[str, str]) -> None:
+    assert highest(names) == highest(reversed(names)) == found

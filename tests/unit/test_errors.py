@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from pikaforge import errors
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
@@ -64,3 +65,19 @@ def test_exit_statuses() -> None:
     found = [ConfigError("x"), HostError("x"), StageError("x", failure), PublishError("x"), ForgeError("x")]
     assert [error.exit_code for error in found] == [2, 3, 4, 5, 4]
     assert (errors.EXIT_DONE, errors.EXIT_INTERRUPTED) == (0, 130)
+
+
+def test_an_error_with_facts_is_the_same_error() -> None:
+    failure = StageFailure(stage="smoke", label="x", command="run", status=3, log="l", tail=("t",), findings=("f",))
+    error = StageError("no", failure, hint="read the log")
+    told = error.with_facts({"native": {"ran": True}})
+    assert told.lines() == error.lines()
+    assert (type(told), told.message, told.where, told.hint) == (StageError, error.message, error.where, error.hint)
+    assert told.failure == replace(failure, facts={"native": {"ran": True}})
+    assert told.failure.facts == {"native": {"ran": True}}
+    assert (error.failure, dict(error.failure.facts)) == (failure, {}), "the error that was raised is as it was"
+
+
+def test_facts_are_for_the_report_and_not_for_the_reader() -> None:
+    failure = StageFailure(stage="audit", label="x", facts={"secret": "fact"})
+    assert StageError("no", failure).lines() == ["error: no", "  where: stage audit, x"]

@@ -79,10 +79,12 @@ def test_an_unused_waiver_is_a_problem_of_a_tree_of_ours() -> None:
 def test_an_expired_waiver_covers_nothing_and_is_a_problem(day: str, holds: bool) -> None:
     held = ledger(waiver(expires=day))
     assert (held.covering("lib/libzstd.so.1", "x_bmi2", "bmi2") is not None) is holds
-    problems = held.close(demand_use=False).problems
+    problems = held.close().problems
     assert bool(problems) is not holds
     if problems:
         assert "expired on 2026-06-14" in problems[0]
+        foreign = held.close(demand_use=False)
+        assert (foreign.problems, foreign.notes) == ((), problems), "files of others need no waiver of ours"
 
 
 def test_waivers_of_other_images_and_targets_do_not_count() -> None:
@@ -90,3 +92,61 @@ def test_waivers_of_other_images_and_targets_do_not_count() -> None:
     assert ledger(only).close().problems == ()
     assert ledger(only, image="el7").close().problems
     assert ledger(only, image="el7", target="haswell").close().problems == ()
+
+
+@pytest.mark.parametrize(
+    ("glob", "allocator", "applies"),
+    [
+        ("*", "none", True),
+        ("none", "none", True),
+        ("none", "system", False),
+        ("n*", "system", False),
+        ("sys*", "system", True),
+        ("System", "system", False),
+        ("none", "", True),
+    ],
+)
+def test_waivers_of_other_allocators_do_not_count(glob: str, allocator: str, applies: bool) -> None:
+    made = [Ledger([waiver(allocator=glob)], today=TODAY, target="sandybridge", allocator=allocator) for _ in range(2)]
+    assert bool(made[0].close().problems) is applies, "unused, if it is for this tree at all"
+    assert (made[1].covering("lib/libzstd.so.1", "x_bmi2", "bmi2") is not None) is applies
+
+
+def test_a_waiver_is_for_trees_that_fit_all_its_globs() -> None:
+    only = waiver(image="el*", allocator="none")
+    for image, allocator, applies in (("el7", "none", True), ("el7", "system", False), ("debian12", "none", False)):
+        made = Ledger([only], today=TODAY, image=image, target="sandybridge", allocator=allocator)
+        assert bool(made.close().problems) is applies, (image, allocator)
+
+
+@pytest.mark.parametrize(
+    ("has", "applies"),
+    [
+        (frozenset(), True),
+        (frozenset({"bmi2"}), True),
+        (frozenset({"lzcnt", "avx2"}), True),
+        (frozenset({"bmi2", "lzcnt"}), False),
+        (frozenset({"bmi2", "lzcnt", "avx2"}), False),
+    ],
+)
+def test_a_waiver_for_what_the_target_has_all_of_is_not_needed_there(has: frozenset[str], applies: bool) -> None:
+    made = Ledger([waiver()], today=TODAY, target="haswell", has=has)
+    assert bool(made.close().problems) is applies
+    old = Ledger([waiver(expires="2026-01-01")], today=TODAY, target="haswell", has=has)
+    assert bool(old.close().problems) is applies, "nor does its end matter there"
+
+
+def test_a_waiver_that_applies_covers_even_a_feature_that_the_target_has() -> None:
+    """What the target has is no finding; the ledger need not know."""
+    made = Ledger([waiver()], today=TODAY, target="haswell", has=frozenset({"bmi2"}))
+    assert made.covering("lib/libzstd.so.1", "x_bmi2", "lzcnt") == waiver()
+    assert made.close().problems == ()
+
+
+def test_the_first_of_two_waivers_is_used() -> None:
+    first, second = waiver(reason="the first of two reasons"), waiver(function="x_*")
+    made = Ledger([first, second], today=TODAY, target="sandybridge")
+    assert made.covering("lib/libzstd.so.1", "x_bmi2", "bmi2") == first
+    books = made.close()
+    assert books.used == (first,)
+    assert books.problems == ("waiver for bmi2, lzcnt in x_* of lib/libzstd.so.* is unused: remove it",)

@@ -15,7 +15,7 @@ from pikaforge.errors import HostError, StageError
 from pikaforge.host.store import Result
 from pikaforge.keys import digest
 from pikaforge.stages import package
-from pikaforge.stages.package import deliver, file_name, manifest, material, write_sums
+from pikaforge.stages.package import Parts, deliver, file_name, manifest, material, write_sums
 from pikaforge.workshop import Workshop
 
 CELL = "R620-debian12-none"
@@ -78,6 +78,7 @@ def _inputs(tree: Path | None = None) -> dict[str, Result]:
             symbol_versions={"GLIBC": "2.34"},
             system_libraries=["libc.so.6"],
             violations=[],
+            allocator={"library": "", "unwinder": ""},
         ),
         "smoked": _result(
             "smoke", checks=[{"name": "version", "passed": True, "seconds": 1.25}, {"name": "ping", "seconds": 0.5}]
@@ -87,7 +88,7 @@ def _inputs(tree: Path | None = None) -> dict[str, Result]:
 
 def test_the_manifest() -> None:
     spec = make_spec()
-    assert manifest(spec, the_cell(spec, CELL), **_inputs()) == {
+    assert manifest(spec, the_cell(spec, CELL), Parts(**_inputs())) == {
         "format": 2,
         "product": "demo",
         "version": "v1.0",
@@ -97,7 +98,7 @@ def test_the_manifest() -> None:
         "target": "sandybridge",
         "wanted_target": "sandybridge",
         "flags": ["-march=sandybridge", "-mtune=sandybridge"],
-        "allocator": {"name": "none", "kind": "none"},
+        "allocator": {"name": "none", "kind": "none", "library": "", "unwinder": ""},
         "image": {
             "name": "debian12",
             "os": {"id": "debian", "version": "12"},
@@ -131,16 +132,16 @@ def test_the_manifest() -> None:
 def test_the_manifest_has_no_clock_and_no_path_of_this_machine(tmp_path: Path) -> None:
     spec = make_spec()
     inputs = _inputs(tmp_path / "tree.tar")
-    text = json.dumps(manifest(spec, the_cell(spec, CELL), **inputs))
+    text = json.dumps(manifest(spec, the_cell(spec, CELL), Parts(**inputs)))
     assert "/home/somebody" not in text
     assert str(tmp_path) not in text
     assert not re.search(r"seconds|1\.25|20\d\d-\d\d", text)
-    assert text == json.dumps(manifest(spec, the_cell(spec, CELL), **inputs))
+    assert text == json.dumps(manifest(spec, the_cell(spec, CELL), Parts(**inputs)))
 
 
 def test_a_fallback_is_told_in_the_manifest() -> None:
     spec = make_spec(images__el7__fallback="nearest")
-    found = manifest(spec, the_cell(spec, "R640-el7-none"), **_inputs())
+    found = manifest(spec, the_cell(spec, "R640-el7-none"), Parts(**_inputs()))
     assert (found["wanted_target"], found["target"]) == ("skylake_avx512", "haswell")
 
 
@@ -148,7 +149,7 @@ def test_the_host_engine_has_no_runtime_packages() -> None:
     spec = make_spec()
     inputs = _inputs()
     inputs["image"] = _result("image", base="this machine", packages={"build": [["gcc", "12.2"]]})
-    assert manifest(spec, the_cell(spec, CELL), **inputs)["image"]["runtime_packages"] == {}
+    assert manifest(spec, the_cell(spec, CELL), Parts(**inputs))["image"]["runtime_packages"] == {}
 
 
 def test_a_package_is_tree_and_extras(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
@@ -156,8 +157,10 @@ def test_a_package_is_tree_and_extras(workshop: Workshop, fake: FakeEngine, tmp_
     spec = make_spec()
     (tmp_path / "tree.tar").write_bytes(b"tree")
     inputs = _inputs(tmp_path / "tree.tar")
-    result = package.run(workshop, spec, the_cell(spec, CELL), key="2" * 32, tools="tools:1", others={}, **inputs)
-    described = manifest(spec, the_cell(spec, CELL), **inputs)
+    result = package.run(
+        workshop, spec, the_cell(spec, CELL), Parts(**inputs), key="2" * 32, tools="tools:1", others={}
+    )
+    described = manifest(spec, the_cell(spec, CELL), Parts(**inputs))
     facts = {"name": "demo-v1.0-R620.tar.gz", "bytes": 6, "manifest": described}
     assert (result.identity, result.facts) == (digest("packed"), facts)
     assert workshop.store.get("package", "2" * 32) == (result, "")
@@ -179,7 +182,13 @@ def test_a_package_that_could_not_be_made(workshop: Workshop, fake: FakeEngine, 
     (tmp_path / "tree.tar").write_bytes(b"tree")
     with pytest.raises(StageError) as caught:
         package.run(
-            workshop, spec, the_cell(spec, CELL), key="2" * 32, tools="t", others={}, **_inputs(tmp_path / "tree.tar")
+            workshop,
+            spec,
+            the_cell(spec, CELL),
+            Parts(**_inputs(tmp_path / "tree.tar")),
+            key="2" * 32,
+            tools="t",
+            others={},
         )
     assert caught.value.lines() == [
         "error: the package could not be made",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from pikaforge.host import process
 from pikaforge.host.store import Result
 from pikaforge.keys import digest
 from pikaforge.model import Spec
-from pikaforge.pipeline import WORKERS, Events, Outcome, Pipeline, Report, Request
+from pikaforge.pipeline import WORKERS, Events, Outcome, Pipeline, Report, Request, View
 from pikaforge.plan import Node, Plan, Selection, expand, select
-from pikaforge.stages import image
+from pikaforge.stages import audit, image, package, smoke
 from pikaforge.stages.origin import Origin
 from pikaforge.verbs.build import status
 from pikaforge.workshop import Workshop
@@ -53,6 +54,8 @@ class Scripted(Pipeline):
         """What the key of a node has beside its id, by the node's id."""
         self.identity: dict[str, str] = {}
         """By node id; else it follows the node's key."""
+        self.facts: dict[str, dict[str, Any]] = {}
+        """By node id; else there are none."""
         self.acts: dict[str, Callable[[], object]] = {}
         """Done while the node is made."""
         self.unknown: set[str] = set()
@@ -70,7 +73,9 @@ class Scripted(Pipeline):
         with self.store.scratch() as scratch:
             path = scratch / "file"
             path.write_text(identity)
-            return self.store.put(node.stage, key, identity=identity, facts={}, files={"file": path})
+            return self.store.put(
+                node.stage, key, identity=identity, facts=self.facts.get(node.id, {}), files={"file": path}
+            )
 
 
 SANDY, SKY = "debian12-sandybridge-none", "debian12-skylake_avx512-none"
@@ -182,6 +187,172 @@ def test_a_changed_key_back_again_finds_the_old_result(
     third = again()
     third.execute(plan, Events())
     assert third.made == []
+
+
+# ---- what is told of files
+
+
+def _told(
+    pipe: Scripted, plan: Plan, again: Callable[[], Scripted], changed: str, *, kept: Sequence[str] = ()
+) -> list[str]:
+    """What is made anew when a node's files come out the same, and other facts are told of them.
+
+    Results of `kept` come out the same, too, so that they do not hide what stands behind them.
+    """
+    for node in (changed, *kept):
+        pipe.identity[node] = f"the same {node}"
+    pipe.facts[changed] = {"compiler": "gcc 12.2"}
+    pipe.execute(plan, Events())
+    second = again()
+    second.identity = dict(pipe.identity)
+    second.material[changed] = "made anew"
+    second.facts[changed] = {"compiler": "gcc 12.3"}
+    report = second.execute(plan, Events())
+    assert {node.id: view.key for node, view in zip(plan.nodes, _views_after(second, again(), plan), strict=True)} == {
+        node: outcome.key for node, outcome in report.outcomes.items()
+    }, "a plan sees the same keys"
+    return sorted(second.made)
+
+
+def _views_after(run: Scripted, pipe: Scripted, plan: Plan) -> list[View]:
+    """What a plan says after a run."""
+    pipe.material = dict(run.material)
+    return pipe.views(plan, engine_answers=lambda: True)
+
+
+def test_what_the_compiler_says_of_itself_counts_for_audit_and_package_alone(
+    pipe: Scripted, plan: Plan, again: Callable[[], Scripted]
+) -> None:
+    changed = f"compile:{SANDY}"
+    assert _told(pipe, plan, again, changed, kept=[f"audit:{SANDY}"]) == [
+        f"audit:{SANDY}", changed, "package:R620-debian12-none", "package:R720-debian12-none",
+    ]  # fmt: skip
+
+
+def test_what_is_told_of_the_source_counts_for_packages_alone(
+    pipe: Scripted, plan: Plan, again: Callable[[], Scripted]
+) -> None:
+    packages = sorted(node.id for node in plan.nodes if node.stage == "package")
+    assert len(packages) == 3
+    assert _told(pipe, plan, again, "source:v1.0") == [*packages, "source:v1.0"]
+
+
+@pytest.mark.parametrize("changed", ["image:debian12", f"audit:{SANDY}", f"smoke:{SANDY}"])
+def test_what_is_told_of_other_results_counts_for_nothing(
+    pipe: Scripted, plan: Plan, again: Callable[[], Scripted], changed: str
+) -> None:
+    assert _told(pipe, plan, again, changed) == [changed]
+
+
+def test_facts_that_come_out_the_same_cut_off_early(pipe: Scripted, plan: Plan, again: Callable[[], Scripted]) -> None:
+    changed = f"compile:{SANDY}"
+    pipe.identity[changed] = "the same tree"
+    pipe.facts[changed] = {"a": [1], "b": {"x": 1, "y": 2}}
+    pipe.execute(plan, Events())
+    second = again()
+    second.identity[changed] = "the same tree"
+    second.facts[changed] = {"b": {"y": 2, "x": 1}, "a": [1]}
+    second.material[changed] = "made anew"
+    second.execute(plan, Events())
+    assert second.made == [changed], "their order is no fact"
+
+
+# ---- the real stages
+
+
+TODAY = date(2026, 6, 15)
+
+
+class Call:
+    """Stands for a stage's `run`, and takes down what it was given."""
+
+    def __init__(self) -> None:
+        self.given: tuple[Any, ...] = ()
+        self.named: dict[str, Any] = {}
+        self.result = Result(stage="s", key="k", identity="i", facts={}, files={})
+
+    def __call__(self, *given: Any, **named: Any) -> Result:
+        self.given, self.named = given, named
+        return self.result
+
+
+def _real(workshop: Workshop, spec: Spec, day: date = TODAY) -> Pipeline:
+    origin = Origin(kind="git", spec="x", url="https://example.org/x.git", ref="v1")
+    return Pipeline(workshop, Request(spec=spec, origin=origin, series=None, today=day))
+
+
+def _inputs(node: Node) -> dict[str, Result]:
+    return {
+        need: Result(stage=need.partition(":")[0], key="k", identity=need, facts={"build": f"{need}:tag"}, files={})
+        for need in node.needs
+    }
+
+
+def _node(plan: Plan, name: str) -> Node:
+    return next(node for node in plan.nodes if node.id == name)
+
+
+def test_the_audit_gets_tree_image_and_the_day_of_the_request(
+    workshop: Workshop, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, spec, node = Call(), make_spec(), _node(plan, f"audit:{SANDY}")
+    monkeypatch.setattr(audit, "run", call)
+    inputs = _inputs(node)
+    assert _real(workshop, spec)._make(node, "the key", inputs) is call.result
+    assert call.given == (workshop, spec, node.cells[0], inputs[f"compile:{SANDY}"], inputs["image:debian12"])
+    assert call.named == {"key": "the key", "today": TODAY, "allocator": None}
+
+
+@pytest.mark.parametrize("emulator", [None, "debian12"])
+def test_the_smoke_stage_gets_tree_image_and_the_emulator_if_there_is_one(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, emulator: str | None
+) -> None:
+    call, spec = Call(), make_spec(defaults__emulator=emulator)
+    node = _node(expand(spec, select(spec, Selection(selectors=("R620",)))), f"smoke:{SANDY}")
+    monkeypatch.setattr(smoke, "run", call)
+    inputs = _inputs(node)
+    assert _real(workshop, spec)._make(node, "the key", inputs) is call.result
+    assert call.given == (workshop, spec, node.cells[0], inputs[f"compile:{SANDY}"], inputs["image:debian12"])
+    assert call.named == {"key": "the key", "emulator": inputs.get("image:emulator")}
+    assert (call.named["emulator"] is None) is (emulator is None)
+
+
+def test_a_package_gets_every_result_in_its_place(
+    workshop: Workshop, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, spec, node = Call(), make_spec(), _node(plan, "package:R720-debian12-none")
+    monkeypatch.setattr(package, "run", call)
+    inputs = _inputs(node)
+    assert _real(workshop, spec)._make(node, "the key", inputs) is call.result
+    parts = package.Parts(
+        source=inputs["source:v1.0"],
+        image=inputs["image:debian12"],
+        compiled=inputs[f"compile:{SANDY}"],
+        audited=inputs[f"audit:{SANDY}"],
+        smoked=inputs[f"smoke:{SANDY}"],
+    )
+    assert call.given == (workshop, spec, node.cells[0], parts)
+    assert node.cells[0].id == "R720-debian12-none"
+    assert call.named.pop("others")
+    assert call.named == {
+        "key": "the key",
+        "tools": "image:tools:tag",
+    }
+
+
+def test_the_day_of_the_request_decides_the_key_of_the_audit_alone(workshop: Workshop, plan: Plan) -> None:
+    waiver = {
+        "file": "bin/x", "function": "f", "features": ["avx2"], "reason": "asks the CPU", "expires": "2026-06-15",
+    }  # fmt: skip
+    spec = make_spec(waivers=[waiver])
+    before, last, after = (_real(workshop, spec, date(2026, 6, day)) for day in (1, 15, 16))
+    for stage, follows in (("audit", True), ("smoke", False)):
+        node = _node(plan, f"{stage}:{SANDY}")
+        known = dict.fromkeys(node.needs, "identity")
+        keys = [pipeline._key(node, known, offline=True) for pipeline in (before, last, after)]
+        assert keys[0] == keys[1]
+        assert (keys[2] != keys[1]) is follows, stage
+        assert all(real for _, real in keys)
 
 
 # ---- failures

@@ -379,9 +379,18 @@ def test_golden_plan() -> None:
     changes = difflib.unified_diff(golden.splitlines(), made.splitlines(), "golden", "made", lineterm="", n=1)
     assert made == golden, "\n".join(changes)
     assert [cell["id"] for cell in json.loads(made)["cells"]] == [
-        "R620-el7-none", "R620-debian12-none", "R620-debian12-system",
-        "R720-el7-none", "R720-debian12-none", "R720-debian12-system",
-    ]  # fmt: skip
+        f"{model}-{pair}"
+        for model in ("R620", "R720")
+        for pair in (
+            "el7-none",
+            "el7-libunwind",
+            "el7-frame-pointers",
+            "debian12-none",
+            "debian12-system",
+            "debian12-libunwind",
+            "debian12-frame-pointers",
+        )
+    ]
 
 
 # ---- GitHub's matrix
@@ -449,6 +458,7 @@ def _large() -> Spec:
         update={
             "hardware": {f"M{n}": models[n % len(models)] for n in range(250)},
             "images": {f"image{n}": images[n % len(images)] for n in range(20)},
+            "allocators": {name: spec.allocators[name] for name in ("none", "libunwind")},
             "matrix": spec.matrix.model_copy(update={"exclude": ()}),
         }
     )

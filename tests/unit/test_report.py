@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from pikaforge import report
 from pikaforge.errors import StageError, StageFailure
 from pikaforge.pipeline import Outcome, View
 from pikaforge.plan import Plan, all_cells, expand
+from pikaforge.record import ArtifactRecord, AuditRecord, CellRecord, CheckRecord, StageRecord, WayRecord
 
 
 def _planned() -> tuple[Plan, list[View]]:
@@ -114,6 +116,152 @@ def test_the_matrix_as_table_json_and_for_github() -> None:
         "debian12-sandybridge-none",
         "debian12-skylake_avx512-none",
     ]
+
+
+# ---- the end of a build
+
+
+def _check(name: str, seconds: float = 1.0, **more: Any) -> CheckRecord:
+    return CheckRecord(name=name, passed=more.pop("passed", True), seconds=seconds, **more)
+
+
+def _verdict(violations: int = 0, warnings: int = 0) -> AuditRecord:
+    lines = [{"where": "bin/x", "what": str(n)} for n in range(max(violations, warnings))]
+    data: dict[str, Any] = {
+        "title": "x",
+        "target": "sandybridge",
+        "passed": not violations,
+        "violations": lines[:violations],
+        "warnings": lines[:warnings],
+        "allow_list": "",
+        "code_bytes": 0,
+        "symbol_versions": {},
+        "allocator": {},
+    }
+    empty = [name for name, field in AuditRecord.model_fields.items() if name not in data and field.is_required()]
+    return AuditRecord.model_validate({**dict.fromkeys(empty, ()), **data}, strict=False)
+
+
+def _cell(stages: dict[str, str] | None = None, **more: Any) -> CellRecord:
+    """A cell whose stages ended so; without any, all are done."""
+    ended = stages or dict.fromkeys(SHOWN, "done")
+    data = {
+        "id": "R620-el7-none",
+        "model": "R620",
+        "image": "el7",
+        "allocator": "none",
+        "target": "sandybridge",
+        "wanted": "ivybridge",
+        "flags": (),
+        "status": "done" if set(ended.values()) <= {"done", "cached"} else "failed",
+        "finished": "",
+        "stages": tuple(
+            StageRecord(stage=name, label="x", key="", status=status, seconds=1.0)  # type: ignore[arg-type]
+            for name, status in ended.items()
+        ),
+        **more,
+    }
+    return CellRecord.model_validate(data)
+
+
+def _row(cell: CellRecord) -> dict[str, str]:
+    """The cell's line of the table, by the columns' names."""
+    header, line = report.verdicts([cell]).splitlines()
+    starts = [match.start() for match in re.finditer(r"\S+", header)]
+    ends = [*starts[1:], None]
+    return {header[a:b].strip(): line[a:b].strip() for a, b in zip(starts, ends, strict=True)}
+
+
+RAN = WayRecord(ran=True, checks=(_check("version", 0.25), _check("ping", 1.5)))
+MADE = (ArtifactRecord(path="el7/x.tar.gz", sha256="ab", bytes=1),)
+
+
+def test_the_verdicts_of_a_build_are_a_table() -> None:
+    emulated = WayRecord(ran=False, reason="no qemu")
+    good = _cell(audit=_verdict(), native=RAN, emulated=emulated, artifacts=MADE)
+    bad = _cell({"package": "blocked"}, id="R720-debian12-system", audit=_verdict(2), native=RAN, emulated=emulated)
+    assert report.verdicts([good, bad]).splitlines() == [
+        "CELL                  TARGET       AUDIT        NATIVE                         EMULATED          PACKAGE",
+        "R620-el7-none         sandybridge  passed       2 of 2 checks passed in 1.8 s  not run: no qemu  yes",
+        "R720-debian12-system  sandybridge  REFUSED (2)  2 of 2 checks passed in 1.8 s  not run: no qemu  -",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "text"),
+    [
+        (_verdict(), "passed"),
+        (_verdict(warnings=3), "passed, 3 warnings"),
+        (_verdict(violations=1), "REFUSED (1)"),
+        (_verdict(violations=17, warnings=3), "REFUSED (17)"),
+    ],
+)
+def test_the_audit_in_a_word(verdict: AuditRecord, text: str) -> None:
+    assert _row(_cell(audit=verdict))["AUDIT"] == text
+
+
+@pytest.mark.parametrize(
+    ("way", "text"),
+    [
+        (WayRecord(ran=False, reason="this machine lacks avx"), "not run: this machine lacks avx"),
+        (WayRecord(ran=True, checks=(_check("version", 0.5), _check("ping"))), "2 of 2 checks passed in 1.5 s"),
+        (
+            WayRecord(ran=True, checks=(_check("ping"), _check("more", 9.0, passed=False, skipped="it needs info"))),
+            "1 of 1 checks passed in 1.0 s",
+        ),
+        (
+            WayRecord(ran=True, checks=(_check("ping"), _check("advice", 9.0, passed=False, required=False))),
+            "1 of 2 checks passed in 10.0 s",
+        ),
+        (WayRecord(ran=True, problem="it never answered"), "FAILED"),
+        (
+            WayRecord(
+                ran=True,
+                problem="2 of 5 failed",
+                checks=(
+                    _check("version"),
+                    _check("info", passed=False),
+                    _check("advice", passed=False, required=False),
+                    _check("later", passed=False, skipped="it needs info"),
+                    _check("stop", passed=False),
+                ),
+            ),
+            "FAILED: info, stop",
+        ),
+        (WayRecord(ran=True, problem="it died", checks=(_check("version"),)), "FAILED"),
+    ],
+)
+@pytest.mark.parametrize(("name", "column"), [("native", "NATIVE"), ("emulated", "EMULATED")])
+def test_a_run_of_the_checks_in_a_word(way: WayRecord, text: str, name: str, column: str) -> None:
+    row = _row(_cell({"smoke": "failed"}, **{name: way}))
+    assert row[column] == text
+    assert row[({"NATIVE", "EMULATED"} - {column}).pop()] == "FAILED", "of the other one nothing is known"
+
+
+@pytest.mark.parametrize(
+    ("stages", "audit", "smoke", "package"),
+    [
+        ({"compile": "failed", "audit": "blocked", "smoke": "blocked", "package": "blocked"}, "-", "-", "-"),
+        ({"compile": "done", "audit": "failed", "smoke": "done", "package": "blocked"}, "FAILED", "done", "-"),
+        ({"compile": "done", "audit": "cached", "smoke": "failed", "package": "blocked"}, "cached", "FAILED", "-"),
+        ({"audit": "done", "smoke": "done", "package": "failed"}, "done", "done", "FAILED"),
+        ({"image": "failed"}, "-", "-", "-"),
+    ],
+)
+def test_what_left_nothing_to_tell_is_told_by_how_it_ended(
+    stages: dict[str, str], audit: str, smoke: str, package: str
+) -> None:
+    row = _row(_cell(stages))
+    assert (row["AUDIT"], row["NATIVE"], row["EMULATED"], row["PACKAGE"]) == (audit, smoke, smoke, package)
+
+
+def test_a_table_has_the_target_that_was_built_and_the_cells_in_the_order_given() -> None:
+    cells = [_cell().model_copy(update={"id": name}) for name in ("b", "a", "c")]
+    lines = report.verdicts(cells).splitlines()
+    assert [line.split()[0] for line in lines] == ["CELL", "b", "a", "c"]
+    assert _row(_cell(artifacts=MADE))["TARGET"] == "sandybridge"
+    assert _row(_cell(artifacts=MADE))["PACKAGE"] == "yes"
+    assert report.verdicts([]) == "CELL  TARGET  AUDIT  NATIVE  EMULATED  PACKAGE"
 
 
 def test_the_printer_tells_each_end() -> None:

@@ -86,6 +86,9 @@ class Memory:
     def fetch(self, folder: str) -> bytes | None:
         return self.folders.get(folder)
 
+    def mapped(self) -> tuple[str, ...]:
+        return ()
+
     def rest(self) -> Mapping[str, int]:
         return {}
 
@@ -571,7 +574,7 @@ def names(way: Mapping[str, Any]) -> list[str]:
 
 def test_both_ways(stage: Any, site: Site) -> None:
     facts = stage([PING, own()]).facts
-    assert names(facts["native"]) == ["version", "start", "ping", "stop", "own"]
+    assert names(facts["native"]) == ["version", "start", "ping", "allocator", "stop", "own"]
     assert names(facts["emulated"]) == ["version", "start", "ping", "stop"]
     assert names(facts) == names(facts["native"])
     assert (facts["emulated"]["ran"], facts["emulated"]["cpu"], facts["native"]["ran"]) == (True, "SandyBridge", True)
@@ -610,8 +613,8 @@ def test_no_emulator_is_said(stage: Any) -> None:
 def test_advice_and_what_needs_it(stage: Any) -> None:
     advice = own({"send": ["GET", "k"], "expect": "v"}, name="advice", required=False)
     facts = stage([PING, advice, own(needs=["advice"])]).facts
-    assert names(facts) == ["version", "start", "ping", "stop"]
-    assert names(facts["native"]) == ["version", "start", "ping", "stop", "advice", "own"]
+    assert names(facts) == ["version", "start", "ping", "allocator", "stop"]
+    assert names(facts["native"]) == ["version", "start", "ping", "allocator", "stop", "advice", "own"]
     failed, skipped = facts["native"]["checks"][-2:]
     assert (failed["passed"], failed["required"]) == (False, False)
     assert failed["detail"] == "step 2: sent GET k; wanted 'v'; got (nil)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from pikaforge.errors import EXIT_STAGE, StageError
 from pikaforge.host.resp import Closed, ErrorReply, Reply
 from pikaforge.host.store import Result
 from pikaforge.model import Conf
+from pikaforge.record import WayRecord
 from pikaforge.stages import smoke
 from pikaforge.stages.smoke import describe_end, settle
 from pikaforge.workshop import Workshop
@@ -128,26 +129,36 @@ CHECKS = [
 
 @pytest.fixture
 def run(workshop: Workshop, fake: FakeEngine, wire: Wire) -> Callable[..., Result]:
-    """Run the stage; arguments change the specification."""
-    fake.endings["smoke-version"] = Ending(log="demo 1.0\n")
+    """Run the stage, with an emulator or without; other arguments change the specification."""
+    fake.endings["smoke-version"] = fake.endings["smoke-emulated-version"] = Ending(log="demo 1.0\n")
     fake.server.statuses = [None, None, 0]  # while it starts, after the checks, after the signal
     wire.replies["INFO"] = "role:master"
 
-    def run(**changes: Any) -> Result:
+    def run(*, emulator: bool = False, **changes: Any) -> Result:
         spec = make_spec(product__smoke=CHECKS, **changes)
         with workshop.store.scratch() as scratch:
             (scratch / "tree.tar").write_bytes(tar_of({"conf/demo.conf": "port : 1\nthreads : 4\n", "bin/demo": "x"}))
             made = {"tree.tar": scratch / "tree.tar"}
             compiled = workshop.store.put("compile", "0" * 32, identity="i", facts={}, files=made)
         image = Result(stage="image", key="k", identity="i", facts={"runtime": "image:runtime"}, files={})
-        return smoke.run(workshop, spec, the_cell(spec, CELL), compiled, image, key="1" * 32)
+        (workshop.base / "qemu").write_text("an emulator")
+        qemu = {"qemu-x86_64": workshop.base / "qemu"}
+        made_of = Result(stage="image", key="k", identity="e", facts={}, files=qemu) if emulator else None
+        return smoke.run(workshop, spec, the_cell(spec, CELL), compiled, image, key="1" * 32, emulator=made_of)
 
     return run
 
 
 def test_a_server_that_does_all_it_should(run: Callable[..., Result], fake: FakeEngine, workshop: Workshop) -> None:
     result = run()
-    assert [check["name"] for check in result.facts["checks"]] == ["version", "start", "ping", "info", "stop"]
+    assert [check["name"] for check in result.facts["checks"]] == [
+        "version",
+        "start",
+        "ping",
+        "info",
+        "allocator",
+        "stop",
+    ]
     assert all(check["passed"] for check in result.facts["checks"])
     assert result.files == {}
     assert workshop.store.get("smoke", "1" * 32) == (result, "")
@@ -171,7 +182,7 @@ def test_all_checks_that_failed_are_told(run: Callable[..., Result], fake: FakeE
     wire.replies["INFO"] = ErrorReply("LOADING")
     fake.server.statuses = [None, None, 139]
     error = _failure(run)
-    assert error.message == "3 of 5 smoke checks failed: version, info, stop"
+    assert error.message == "3 of 6 smoke checks failed: version, info, stop"
     assert error.failure.findings == (
         r"check version: bin/demo -v: wanted exit status 0, got exit status 1; it printed 'demo 1.0\n'",
         "check info: step 1: sent INFO; wanted a match of 'role:master'; got (error) LOADING (#988)",
@@ -182,7 +193,7 @@ def test_all_checks_that_failed_are_told(run: Callable[..., Result], fake: FakeE
 def test_a_version_that_is_another(run: Callable[..., Result], fake: FakeEngine) -> None:
     fake.endings["smoke-version"] = Ending(log="demo 2.0\n")
     error = _failure(run)
-    assert error.message == "1 of 5 smoke checks failed: version"
+    assert error.message == "1 of 6 smoke checks failed: version"
     assert error.failure.findings == (
         r"check version: bin/demo -v: wanted a match of 'demo 1'; it printed 'demo 2.0\n'",
     )
@@ -242,6 +253,103 @@ def test_a_server_that_loads_first_is_waited_for(run: Callable[..., Result], fak
     wire.exchange = exchange  # type: ignore[method-assign]
     fake.server.statuses = [None, None, None, 0]
     assert [check["name"] for check in run().facts["checks"]][1] == "start"
+
+
+# ---- what a failure leaves for the report
+
+NO_EMULATOR = "defaults.emulator names no image to take one from"
+ALL_SIX = ["version", "start", "ping", "info", "allocator", "stop"]
+TWICE: list[int | None] = [None, None, 0] * 2
+
+
+def _ways(facts: Mapping[str, Any]) -> tuple[WayRecord, WayRecord]:
+    """Both ways, as dist/report.json has them; and they are all that there is."""
+    assert set(facts) == {"native", "emulated"}
+    native, emulated = (WayRecord.model_validate(facts[name], strict=False) for name in ("native", "emulated"))
+    return native, emulated
+
+
+def test_a_failure_leaves_what_was_found_out(run: Callable[..., Result], wire: Wire) -> None:
+    wire.replies["INFO"] = ErrorReply("LOADING")
+    error = _failure(run)
+    native, emulated = _ways(error.failure.facts)
+    assert (native.ran, native.problem) == (True, "1 of 6 smoke checks failed: info") == (True, error.message)
+    assert ([c.name for c in native.checks], native.failed) == (ALL_SIX, ("info",))
+    assert native.checks[3].detail.startswith("step 1: sent INFO; ")
+    assert native.rest == {"fds": 10, "threads": 2, "rss_kib": 1000}
+    assert emulated == WayRecord(ran=False, reason=NO_EMULATOR)
+
+
+def test_after_a_native_failure_the_emulated_run_is_left_out_and_says_so(
+    run: Callable[..., Result], wire: Wire, fake: FakeEngine
+) -> None:
+    wire.replies["INFO"] = ErrorReply("LOADING")
+    _, emulated = _ways(_failure(run, emulator=True).failure.facts)
+    assert (emulated.ran, emulated.reason, emulated.problem) == (False, "the native run has failed", "")
+    assert (emulated.cpu, emulated.checks) == ("SandyBridge", ())
+    assert [job.label for job in fake.jobs] == [f"smoke-version-{GROUP}"]
+
+
+def test_a_failure_under_emulation_leaves_the_native_run_as_passed(
+    run: Callable[..., Result], fake: FakeEngine
+) -> None:
+    fake.server.statuses = [None, None, 0, None, None, 139]
+    error = _failure(run, emulator=True)
+    native, emulated = _ways(error.failure.facts)
+    assert (native.ran, native.reason, native.problem) == (True, "", "")
+    assert [c.name for c in native.checks if c.passed] == ALL_SIX
+    assert (emulated.ran, emulated.reason, emulated.cpu) == (True, "", "SandyBridge")
+    assert (emulated.problem, emulated.failed) == ("1 of 5 smoke checks failed: stop", ("stop",))
+    assert error.message == f"under emulation of SandyBridge: {emulated.problem}"
+
+
+def test_a_server_that_dies_leaves_the_checks_until_then(
+    run: Callable[..., Result], fake: FakeEngine, wire: Wire
+) -> None:
+    wire.replies["INFO"] = Closed("Connection closed by server.")
+    fake.server.statuses = [None, 139]
+    native, emulated = _ways(_failure(run, emulator=True).failure.facts)
+    assert native.problem == "the server died during the checks: killed by SIGSEGV"
+    assert [(c.name, c.passed) for c in native.checks] == [
+        ("version", True), ("start", True), ("ping", True), ("info", False),
+    ]  # fmt: skip
+    assert (native.rest, emulated.reason) == ({}, "the native run has failed")
+
+
+def test_a_failure_keeps_its_evidence(run: Callable[..., Result], fake: FakeEngine, workshop: Workshop) -> None:
+    fake.server.statuses = [1]
+    failure = _failure(run).failure
+    assert (failure.stage, failure.label, failure.status) == ("smoke", GROUP, 1)
+    assert failure.log == str(workshop.out / "logs" / GROUP / "smoke.log")
+
+
+def test_where_nothing_can_be_tried_nothing_is_found_out(run: Callable[..., Result], fake: FakeEngine) -> None:
+    fake.cpu_flags = lambda image: frozenset()  # type: ignore[method-assign]
+    error = _failure(run)
+    assert error.message.startswith("sandybridge cannot be tested here: not natively, this machine lacks ")
+    assert error.message.endswith(f"not emulated, {NO_EMULATOR}")
+    assert (dict(error.failure.facts), fake.jobs) == ({}, [])
+
+
+def test_two_runs_that_pass_are_both_told(run: Callable[..., Result], fake: FakeEngine) -> None:
+    fake.server.statuses = list(TWICE)
+    facts = dict(run(emulator=True).facts)
+    assert [check["name"] for check in facts.pop("checks")] == ALL_SIX
+    native, emulated = _ways(facts)
+    for way in (native, emulated):
+        assert (way.ran, way.reason, way.problem, way.failed) == (True, "", "", ())
+    assert (native.cpu, emulated.cpu, emulated.rest) == ("", "SandyBridge", {})
+
+
+def test_where_this_cpu_is_older_the_failure_is_the_emulated_runs(
+    run: Callable[..., Result], fake: FakeEngine, wire: Wire
+) -> None:
+    fake.cpu_flags = lambda image: frozenset()  # type: ignore[method-assign]
+    wire.replies["INFO"] = ErrorReply("LOADING")
+    native, emulated = _ways(_failure(run, emulator=True).failure.facts)
+    assert (native.ran, native.problem, native.checks) == (False, "", ())
+    assert native.reason.startswith("this machine lacks ")
+    assert (emulated.ran, emulated.reason, emulated.failed) == (True, "", ("info",))
 
 
 def test_the_key_follows_server_and_checks() -> None:

@@ -48,6 +48,8 @@ DF_TEXTREL, DF_BIND_NOW = 4, 8
 DF_1_NOW, DF_1_PIE = 1, 0x08000000
 NT_GNU_BUILD_ID = 3
 CANARY = b"__stack_chk_fail"
+ALLOCATORS = {b"tc_malloc": "tcmalloc", b"mallocx": "jemalloc", b"je_malloc": "jemalloc", b"mi_malloc": "mimalloc"}
+"""Functions that only an allocator itself has, and which one: such a name in a program means that it is built in."""
 EXAMPLES = 5
 """Build paths that are kept as examples; the count covers all."""
 PATH_LENGTH = 160
@@ -104,6 +106,8 @@ class ElfFacts:
     relro: Literal["none", "partial", "full"] = "none"
     canary: bool = False
     """Whether the stack protector's function is called anywhere in the file."""
+    allocators: tuple[str, ...] = ()
+    """Allocators whose own functions the symbol tables name."""
     has_symbols: bool = False
     """Whether .symtab is there."""
     regions: tuple[Region, ...] = ()
@@ -142,6 +146,16 @@ def read_facts(path: Path, *, name: str = "", debug: Path | None = None, forbidd
         layout = read_layout(data, f"{where} ({debug.name})", detached=True)
         found = read_debug(data, layout)
     return replace(facts, debug=found)
+
+
+def read_build_id(path: Path) -> str:
+    """The build id of a file or of its separate debug information, in hex; empty if it has none.
+
+    Raises:
+        AuditError: not an ELF file, truncated, or corrupt.
+    """
+    with mapped(path) as data:
+        return _build_id(data, read_layout(data, str(path), detached=True))
 
 
 def facts_of(data: Buffer, where: str, *, forbidden: Sequence[str] = ()) -> ElfFacts:
@@ -187,7 +201,10 @@ def facts_of(data: Buffer, where: str, *, forbidden: Sequence[str] = ()) -> ElfF
         writable_code=_writable_code(layout),
         text_relocations=bool(flags & DF_TEXTREL or DT_TEXTREL in dynamic.entries),
         relro=relro,
-        canary=_has_canary(data, layout),
+        canary=_has_name(data, layout, CANARY),
+        allocators=tuple(
+            dict.fromkeys(tool for name, tool in ALLOCATORS.items() if _has_name(data, layout, b"\0" + name + b"\0"))
+        ),
         has_symbols=any(s.type == SHT_SYMTAB for s in layout.sections),
         regions=regions(data, layout, where),
         build_paths=find_paths(data, forbidden),
@@ -271,11 +288,12 @@ def _writable_code(layout: Layout) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _has_canary(data: Buffer, layout: Layout) -> bool:
+def _has_name(data: Buffer, layout: Layout, name: bytes) -> bool:
+    """Whether the names of symbols hold some bytes."""
     for section in layout.sections:
         if section.type in (SHT_SYMTAB, SHT_DYNSYM) and section.link < len(layout.sections):
             strings = layout.sections[section.link]
-            if strings.in_file and data.find(CANARY, strings.offset, strings.offset + strings.size) >= 0:
+            if strings.in_file and data.find(name, strings.offset, strings.offset + strings.size) >= 0:
                 return True
     return False
 

@@ -97,17 +97,26 @@ class Downloads:
     resumed by), and `.NAME.lock`. Proxies come from the environment, as for requests.
     """
 
-    def __init__(self, folder: Path, *, mirrors: Sequence[str] = (), notice: Callable[[str], None] = _unheard) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        mirrors: Sequence[str] = (),
+        notice: Callable[[str], None] = _unheard,
+        option: str = "",
+    ) -> None:
         """Touch nothing yet; the folder is made when it is needed.
 
         Args:
             folder: where files are kept, each under its `Wanted.name`.
             mirrors: URLs (http, https or file) to which `/NAME` is added; asked in this order, before a file's own.
             notice: told, in one line without secrets, what went wrong but does not end the download.
+            option: the command line's option that names a local file, for hints.
         """
         self.folder = folder
         self._mirrors = tuple(mirrors)
         self._notice = notice
+        self._option = f", or name it with {option}" if option else ""
         self._aborted = threading.Event()
 
     def path(self, wanted: Wanted) -> Path:
@@ -196,7 +205,7 @@ class Downloads:
         apart = "\n    " if len(failures) > 1 else " "
         raise HostError(
             apart.join([f"cannot download {wanted.name}:", *failures]),
-            hint=f"without network: put a file with SHA-256 {wanted.sha256} at {path}, or name it on the command line\n"
+            hint=f"without network: put a file with SHA-256 {wanted.sha256} at {path}{self._option}\n"
             f"or set a mirror that has {wanted.name}; a proxy is taken from the environment (https_proxy)",
         )
 

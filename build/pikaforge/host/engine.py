@@ -290,6 +290,8 @@ class DockerEngine:
             "network_mode": job.network or "bridge",
         }
         owner = 0
+        if job.env:
+            options["environment"] = dict(job.env)
         if job.unprivileged:
             owner = NOBODY
             options["user"] = f"{NOBODY}:{NOBODY}"
@@ -488,10 +490,17 @@ class _ContainerServer:
         return b"".join(stream)
 
     def rest(self) -> Mapping[str, int]:
+        folder = self._process()
+        status = self._execute("cat", f"{folder}/status")
+        return {"fds": len(self._execute("ls", f"{folder}/fd").split()), **process.held(status)}
+
+    def mapped(self) -> tuple[str, ...]:
+        return process.mapped(self._execute("cat", f"{self._process()}/maps"))
+
+    def _process(self) -> str:
+        """The folder of the server's process under /proc."""
         # The engine's init is process 1, and the server its only child; what is executed here is no child of init.
-        pid = self._execute("cat", "/proc/1/task/1/children").split()[0]
-        status = self._execute("cat", f"/proc/{pid}/status")
-        return {"fds": len(self._execute("ls", f"/proc/{pid}/fd").split()), **process.held(status)}
+        return f"/proc/{self._execute('cat', '/proc/1/task/1/children').split()[0]}"
 
     def _execute(self, *argv: str) -> str:
         """What a program prints in the container; the SDK's own exec gives no exit status with a stream."""

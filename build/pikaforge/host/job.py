@@ -82,6 +82,8 @@ class ServerJob:
     """Whether it runs as a user who may write nothing but the folder `data` below the root."""
     open_files: int | None = None
     """Its limit of open files, soft and hard."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """On top of the environment that every server has."""
 
 
 class RunningServer(Protocol):
@@ -118,6 +120,9 @@ class RunningServer(Protocol):
 
     def rest(self) -> Mapping[str, int]:
         """What its process holds now: `fds` and `threads`, and `rss_kib` of memory (VmRSS)."""
+
+    def mapped(self) -> tuple[str, ...]:
+        """Paths of the files that its process has mapped (/proc/PID/maps), as it sees them, once each."""
 
 
 class Engine(Protocol):

@@ -171,7 +171,9 @@ class HostEngine:
             job.log.write_bytes(b"")
             with _unprivileged(root, data) if job.unprivileged else contextlib.nullcontext() as user:
                 server = _LocalServer(
-                    job, root, lambda: self._child(argv, root, self._environment(root), job.log, user=user)
+                    job,
+                    root,
+                    lambda: self._child(argv, root, {**self._environment(root), **job.env}, job.log, user=user),
                 )
                 try:
                     server.again()
@@ -283,6 +285,14 @@ class _LocalServer:
         with tarfile.open(fileobj=buffer, mode="w") as tar:
             tar.add(path, arcname=path.name)
         return buffer.getvalue()
+
+    def mapped(self) -> tuple[str, ...]:
+        try:
+            return process.mapped(
+                Path(f"/proc/{self._running().pid}/maps").read_text(encoding="utf-8", errors="replace")
+            )
+        except OSError as error:
+            raise HostError(f"cannot look at the server's process: {error.strerror}") from error
 
     def rest(self) -> Mapping[str, int]:
         folder = Path("/proc") / str(self._running().pid)

@@ -200,6 +200,12 @@ def held(status: str) -> dict[str, int]:
     return {"threads": int(values["Threads"]), "rss_kib": int(values["VmRSS"].split()[0])}
 
 
+def mapped(maps: str) -> tuple[str, ...]:
+    """Paths of the files in the text of /proc/PID/maps, once each."""
+    fields = (line.split(maxsplit=5) for line in maps.splitlines())
+    return tuple(dict.fromkeys(row[5] for row in fields if len(row) > 5 and row[5].startswith("/")))
+
+
 def start_time(pid: int) -> str | None:
     """When `pid` started (clock ticks since boot, /proc/PID/stat field 22), or None if it does not run."""
     try:

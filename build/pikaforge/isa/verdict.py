@@ -13,6 +13,8 @@ from pikaforge.isa.decode import FileScan, Hit
 from pikaforge.isa.features import INVALID
 from pikaforge.isa.waivers import Ledger
 
+WAIVERS = "waivers"
+"""Where violations are that are about waivers themselves."""
 Level = Literal["fail", "warn", "waived", "guarded", "suspect"]
 
 
@@ -102,7 +104,7 @@ def judge(
     findings = tuple(_finding(group) for group in groups.values())
     books = ledger.close(demand_use=demand_waivers)
     violations = [_violation(f, allowed.target) for f in findings if f.level == "fail"]
-    violations += [Line(where="waivers", what=text) for text in books.problems]
+    violations += [Line(where=WAIVERS, what=text) for text in books.problems]
     warnings = _warnings(findings)
     if allowed.warning:
         warnings.append(Line(where="audit", what=f"{allowed.warning}: judged by {allowed.source}"))

@@ -135,13 +135,15 @@ class Ledger:
         """The problems with the waivers, once all findings were looked up.
 
         Args:
-            demand_use: whether an unused waiver is a problem; not so for files that are no whole tree of ours.
+            demand_use: whether an unused waiver is a problem, and an expired one; not so for files that are no whole
+                tree of ours, where it only covers nothing.
         """
-        problems, notes = [], []
+        problems: list[str] = []
+        notes: list[str] = []
         for index, waiver in enumerate(self._all):
             used = self._used.get(index, set())
             if waiver.expired(self._today):
-                problems.append(
+                (problems if demand_use else notes).append(
                     f"{waiver.title()} expired on {waiver.expires}: look at it again, then renew or remove it"
                 )
             elif not used and demand_use:

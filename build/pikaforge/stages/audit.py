@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
 from pikaforge import audit, keys
 from pikaforge.audit import AuditResult, Rules
+from pikaforge.elf.allocator import AllocatorRules
 from pikaforge.elf.linkage import LinkageRules
 from pikaforge.elf.verdict import Line
 from pikaforge.errors import StageError, StageFailure
 from pikaforge.host.store import Result
+from pikaforge.isa.verdict import WAIVERS
 from pikaforge.model import Spec
 from pikaforge.plan import Cell
 from pikaforge.stages import compile as compile_stage
@@ -20,14 +23,30 @@ from pikaforge.workshop import Workshop
 STAGE = "audit"
 BUILD_FOLDER = "/forge"
 """Where containers compile (`host.engine`)."""
+OWN = "allocator"
+"""What bundle.sh calls the origin of a library that was built here, too."""
 SHOWN = 12
 """Violations in an error; the log has all of them."""
 
 
-def _rules(spec: Spec, cell: Cell, *, maxima: dict[str, str], forbidden: tuple[str, ...]) -> Rules:
+def _rules(
+    spec: Spec,
+    cell: Cell,
+    *,
+    maxima: dict[str, str],
+    forbidden: tuple[str, ...],
+    libraries: Mapping[str, str] | None = None,
+) -> Rules:
+    entry = spec.allocators[cell.allocator]
     return Rules(
         linkage=LinkageRules(base_libraries=spec.defaults.base_libraries, maxima=maxima),
         forbidden=forbidden,
+        memory=AllocatorRules(
+            kind=entry.kind,
+            programs=spec.product.binaries,
+            unwinder=entry.unwinder or "",
+            ours=libraries or {},
+        ),
         waivers=spec.waivers,
         image=cell.image,
         allocator=cell.allocator,
@@ -41,9 +60,19 @@ def material(spec: Spec, cell: Cell, *, today: date) -> dict[str, Any]:
 
 
 def run(
-    workshop: Workshop, spec: Spec, cell: Cell, compiled: Result, image: Result, *, key: str, today: date
+    workshop: Workshop,
+    spec: Spec,
+    cell: Cell,
+    compiled: Result,
+    image: Result,
+    *,
+    key: str,
+    today: date,
+    allocator: Result | None = None,
 ) -> Result:
-    """Judge the tree of a target; the result has no files, its facts are the verdict's (`AuditResult.facts`).
+    """Judge the tree of a target, and the allocator that was built for it.
+
+    The result has no files; its facts are the verdict's (`AuditResult.facts`).
 
     Raises:
         StageError: the tree is refused; every violation is in the log, the first ones in the error.
@@ -56,19 +85,24 @@ def run(
     with workshop.store.scratch() as scratch:
         verdict = audit.audit_compiled(
             compiled.files["tree.tar"],
-            compiled.files["debug.tar"],
+            [result.files["debug.tar"] for result in (compiled, allocator) if result is not None],
             scratch,
             label=label,
             target=cell.target,
             flags_used=cell.flags,
             macros=compiled.facts["macros"],
-            bundled=[str(library["path"]) for library in compiled.facts["bundled"]],
+            bundled=[
+                str(library["path"])
+                for library in compiled.facts["bundled"]
+                if library["package"] != OWN  # that is our own code, too, and held to the same flags
+            ],
             dropped=[(int(count), str(flag)) for count, flag in compiled.facts["dropped"]],
             rules=_rules(
                 spec,
                 cell,
                 maxima=dict(image.facts["abi"]),
                 forbidden=(BUILD_FOLDER, own_folder) if own_folder else (BUILD_FOLDER,),
+                libraries=allocator.facts["libraries"] if allocator is not None else None,
             ),
             today=today,
         )
@@ -91,7 +125,7 @@ def run(
 
 def _some(verdict: AuditResult) -> list[Line]:
     """The violations for an error: functions, but never so many that there is no room for those of other kinds."""
-    functions = list(verdict.isa.violations)
+    functions = [violation for violation in verdict.isa.violations if violation.where != WAIVERS]
     others = [violation for violation in verdict.violations if violation not in functions]
     room = max(SHOWN - len(others), SHOWN // 2)
     return [*functions[:room], *others[: SHOWN - min(len(functions), room)]]

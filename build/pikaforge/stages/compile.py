@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pikaforge.plan import Cell
 from pikaforge.workshop import Workshop, failure, guest_digests, run_job
 
 STAGE = "compile"
-SCRIPTS = ("compile.sh", "bundle.sh", "cc")
+SCRIPTS = ("compile.sh", "toolchain.sh", "bundle.sh", "cc")
 CACHE = "ccache"
 
 EXIT_RECIPE = 64
@@ -47,8 +48,17 @@ def material(spec: Spec, cell: Cell, *, base: Path, home: Path) -> dict[str, Any
     }
 
 
-def run(workshop: Workshop, spec: Spec, cell: Cell, source: Result, image: Result, *, key: str) -> Result:
-    """Compile for a target.
+def run(
+    workshop: Workshop,
+    spec: Spec,
+    cell: Cell,
+    source: Result,
+    image: Result,
+    *,
+    key: str,
+    allocator: Result | None = None,
+) -> Result:
+    """Compile for a target, against the allocator that was built for it, if any.
 
     The result has the files `tree.tar` (what the product is, without manifest) and `debug.tar`; its facts are the
     flags that were dropped, the libraries that were bundled, the compiler, and its feature macros for the target.
@@ -57,11 +67,11 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, source: Result, image: Resul
         StageError: the build failed, or left no binary for this machine.
     """
     product = spec.product
-    allocator = spec.allocators[cell.allocator]
     log = workshop.log_path(cell.group, STAGE)
+    label = f"{STAGE}-{cell.group}"
     with workshop.store.scratch() as scratch:
         job = Job(
-            label=f"{STAGE}-{cell.group}",
+            label=label,
             image=str(image.facts["build"]),
             argv=("sh", "guest/run.sh", "compile", "tree", "debug", "facts"),
             env={
@@ -69,8 +79,9 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, source: Result, image: Resul
                 "FORGE_VERSION": product.version,
                 "FORGE_JOBS": str(workshop.jobs),
                 "FORGE_TARGET_FLAGS": " ".join(cell.flags),
-                "FORGE_FRAME_POINTERS": str(int(allocator.frame_pointers)),
-                "FORGE_ALLOCATOR": allocator.kind,
+                "FORGE_FRAME_POINTERS": str(int(spec.allocators[cell.allocator].frame_pointers)),
+                "FORGE_ALLOCATOR": spec.allocators[cell.allocator].kind if allocator is None else "own",
+                **({} if allocator is None else {"FORGE_ALLOCATOR_DIR": f"{workshop.engine.root(label)}/allocator"}),
                 "FORGE_BINARIES": " ".join(product.binaries),
                 "FORGE_FILES": " ".join(product.files),
                 "FORGE_BASE_LIBS": " ".join(spec.defaults.base_libraries),
@@ -81,6 +92,7 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, source: Result, image: Resul
                 workshop.guest(*SCRIPTS),
                 Input(folder="src", archive=source.files["source.tar"]),
                 Input(folder="", archive=files({"recipe.sh": workshop.base / product.recipe})),
+                *(() if allocator is None else (Input(folder="allocator", archive=allocator.files["prefix.tar"]),)),
             ),
             outputs=("out/tree.tar", "out/debug.tar", "out/facts.tar"),
             log=log,
@@ -111,22 +123,41 @@ def _explained(error: StageError, spec: Spec, cell: Cell, log: Path) -> StageErr
     )
 
 
-def _facts(archive: Path) -> dict[str, Any]:
-    """The guest's facts as one mapping."""
+@dataclass(frozen=True, slots=True)
+class GuestFacts:
+    """The text files that a guest script left in its folder of facts, by name."""
+
+    texts: Mapping[str, str]
+
+    def lines(self, name: str) -> list[str]:
+        """The lines of one; none if it is not there."""
+        return self.texts.get(name, "").splitlines()
+
+    def rows(self, name: str) -> list[list[str]]:
+        """The lines of one, split at tabs."""
+        return [line.split("\t") for line in self.lines(name)]
+
+
+def guest_facts(archive: Path) -> GuestFacts:
+    """Read the archive of a guest's facts."""
     texts: dict[str, str] = {}
     with tarfile.open(archive) as tar:
         for member in tar:
             content = tar.extractfile(member)
             if content is not None:
                 texts[Path(member.name).name] = io.TextIOWrapper(content, encoding="utf-8", errors="replace").read()
-    rows = {name: [line.split("\t") for line in text.splitlines()] for name, text in texts.items()}
-    compiler = texts.get("compiler.txt", "").splitlines()
+    return GuestFacts(texts)
+
+
+def _facts(archive: Path) -> dict[str, Any]:
+    """The guest's facts as one mapping."""
+    told = guest_facts(archive)
     return {
-        "compiler": compiler,
-        "dropped": [[int(count), flag] for count, flag in rows.get("dropped.tsv", [])],
+        "compiler": told.lines("compiler.txt"),
+        "dropped": [[int(count), flag] for count, flag in told.rows("dropped.tsv")],
         "bundled": [
             {"soname": soname, "path": path, "package": package, "version": version}
-            for soname, path, package, version in rows.get("bundled.tsv", [])
+            for soname, path, package, version in told.rows("bundled.tsv")
         ],
-        "macros": texts.get("macros.txt", "").splitlines(),
+        "macros": told.lines("macros.txt"),
     }

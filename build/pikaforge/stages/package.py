@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,32 @@ def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str,
     }
 
 
-def manifest(
-    spec: Spec, cell: Cell, *, source: Result, image: Result, compiled: Result, audited: Result, smoked: Result
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The results that a package is made of."""
+
+    source: Result
+    image: Result
+    compiled: Result
+    audited: Result
+    smoked: Result
+    allocator: Result | None = None
+    """Of the gperftools that was built, if any."""
+
+
+def _memory(spec: Spec, cell: Cell, parts: Parts) -> dict[str, Any]:
+    """The allocator as the manifest tells it: what was asked for, what was built, and what the audit found in use."""
+    entry = spec.allocators[cell.allocator]
+    told: dict[str, Any] = {"name": cell.allocator, "kind": entry.kind, **parts.audited.facts["allocator"]}
+    if parts.allocator is not None:
+        facts = parts.allocator.facts
+        told |= {"version": facts["version"], "tarballs": facts["tarballs"], "built": facts["unwinder"]}
+    return told
+
+
+def manifest(spec: Spec, cell: Cell, parts: Parts) -> dict[str, Any]:
     """What a package says of itself; every value is decided by the inputs, none by the moment of building."""
+    source, image, compiled, audited = parts.source, parts.image, parts.compiled, parts.audited
     packages = image.facts["packages"]
     return {
         "format": MANIFEST_FORMAT,
@@ -73,7 +96,7 @@ def manifest(
         "target": cell.target,
         "wanted_target": cell.wanted,
         "flags": list(cell.flags),
-        "allocator": {"name": cell.allocator, "kind": spec.allocators[cell.allocator].kind},
+        "allocator": _memory(spec, cell, parts),
         "image": {
             "name": cell.image,
             "os": {"id": spec.images[cell.image].os.id, "version": spec.images[cell.image].os.version},
@@ -90,7 +113,7 @@ def manifest(
             name: audited.facts[name]
             for name in ("allow_list", "features_used", "kernel_flags", "symbol_versions", "system_libraries")
         },
-        "checks": [check["name"] for check in smoked.facts["checks"]],
+        "checks": [check["name"] for check in parts.smoked.facts["checks"]],
     }
 
 
@@ -98,19 +121,15 @@ def run(
     workshop: Workshop,
     spec: Spec,
     cell: Cell,
+    parts: Parts,
     *,
     key: str,
-    source: Result,
-    image: Result,
-    compiled: Result,
-    audited: Result,
-    smoked: Result,
     tools: str,
     others: Offers,
 ) -> Result:
     """Pack one cell; the result has the file `package.tar.gz`."""
-    described = manifest(spec, cell, source=source, image=image, compiled=compiled, audited=audited, smoked=smoked)
-    rendered = _payload(spec, cell, others, audited.facts["kernel_flags"])
+    described = manifest(spec, cell, parts)
+    rendered = _payload(spec, cell, others, parts.audited.facts["kernel_flags"])
     contents: dict[str, bytes | Path] = {
         **rendered.contents,
         "manifest.json": (json.dumps(described, indent=2, sort_keys=True) + "\n").encode(),
@@ -120,10 +139,10 @@ def run(
             label=f"{STAGE}-{cell.id}",
             image=tools,
             argv=("sh", "guest/run.sh", "package"),
-            env={"FORGE_PRODUCT": spec.product.name, "SOURCE_DATE_EPOCH": str(source.facts["epoch"])},
+            env={"FORGE_PRODUCT": spec.product.name, "SOURCE_DATE_EPOCH": str(parts.source.facts["epoch"])},
             inputs=(
                 workshop.guest(*SCRIPTS),
-                Input(folder="tree", archive=compiled.files["tree.tar"]),
+                Input(folder="tree", archive=parts.compiled.files["tree.tar"]),
                 Input(folder="extra", archive=files(contents, executable=rendered.executable)),
             ),
             outputs=(f"out/{ARTIFACT}",),
@@ -154,7 +173,7 @@ def write_sums(folder: Path, delivered: Mapping[str, str]) -> None:
     path = folder / SUMS
     sums: dict[str, str] = {}
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             digest, _, name = line.partition("  ")
             if name and (folder / name).is_file():
                 sums[name] = digest
@@ -164,5 +183,5 @@ def write_sums(folder: Path, delivered: Mapping[str, str]) -> None:
         raise HostError(f"cannot read {path}: {error.strerror}") from error
     sums.update(delivered)
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or path.read_bytes() != text.encode():
         write_atomically(path, text)

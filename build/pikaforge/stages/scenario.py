@@ -16,7 +16,7 @@ from pikaforge.host.engine import signal_of
 from pikaforge.host.job import NOBODY, CannotServe, RunningServer, files
 from pikaforge.host.resp import Closed, Connection
 from pikaforge.model import MAIN, PEER, Check, Data, Reading, Step
-from pikaforge.stages import load
+from pikaforge.stages import load, memory
 from pikaforge.stages.exchange import POLL, Outcome, describe, run_step
 from pikaforge.stages.serving import Place, describe_end, log_tail
 
@@ -99,6 +99,7 @@ class _Scenario:
         self._network = ""
         self.notes: list[str] = []
         self._uses_dates = any("{today}" in (s.files or "") + (s.data.folder if s.data else "") for s in check.steps)
+        self._statistics = memory.STATISTICS if any(s.kind == "served" for s in check.steps) else {}
         self._stack = contextlib.ExitStack()
 
     def carry_out(self, stack: contextlib.ExitStack) -> str:
@@ -152,6 +153,8 @@ class _Scenario:
             self._verify(step.at, step.verify)
         elif kind == "files":
             self._files(step)
+        elif kind == "served":
+            self._served(step)
         else:
             self._exchange(step)
 
@@ -254,7 +257,7 @@ class _Scenario:
         log = self._place.log(label)
         log.write_bytes(b"")
         server = self._stack.enter_context(
-            self._place.serve(label, instance=instance, log=log, data=held, network=self._network)
+            self._place.serve(label, instance=instance, log=log, data=held, network=self._network, env=self._statistics)
         )
         running = _Running(server=server, log=log, day=server.today() if self._uses_dates else "")
         self._running[name] = running
@@ -290,6 +293,18 @@ class _Scenario:
         killed = describe_end(status) if signal_of(status) else ""
         if killed not in ("", f"killed by SIG{sent}"):
             raise Failed(f"stop {name}: sent SIG{sent}; {killed}")
+
+    def _served(self, step: Step) -> None:
+        assert step.served is not None  # its kind
+        server = self._get(step.at).server
+        self._stop(step.model_copy(update={"stop": step.at, "signal": None}))
+        text = server.log_text()
+        wrong = memory.served_wrong(text, kind=self._place.allocator, at_least=step.served.at_least)
+        if wrong:
+            raise Failed(f"the memory of {step.at}: {wrong}")
+        count = memory.served(text)
+        if count is not None:
+            self.notes.append(f"tcmalloc served {count / (1 << 20):.1f} MiB")
 
     # ---- files
 

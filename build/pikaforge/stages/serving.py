@@ -103,6 +103,8 @@ class Place:
     """Program and arguments that the server is run by; its path is relative to the root."""
     inputs: tuple[Input, ...] = ()
     """What the emulator needs."""
+    allocator: str = "none"
+    """Kind of the allocator that the tree was built with."""
 
     @property
     def label(self) -> str:
@@ -121,6 +123,7 @@ class Place:
         log: Path,
         data: bytes | None = None,
         network: str = "",
+        env: Mapping[str, str] | None = None,
     ) -> AbstractContextManager[RunningServer]:
         """Start a server.
 
@@ -130,6 +133,7 @@ class Place:
             log: where its output goes.
             data: what its data folder holds, as a tar archive.
             network: the private network that it is on.
+            env: on top of its environment.
 
         Raises:
             CannotServe: the engine cannot give it what it asks for.
@@ -157,6 +161,7 @@ class Place:
                 network=network,
                 unprivileged=settings.unprivileged,
                 open_files=settings.open_files,
+                env=env or {},
             )
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 from pikaforge.errors import HostError
 from pikaforge.host.job import Job, RunningServer
 from pikaforge.model import Check
+from pikaforge.stages import memory
 from pikaforge.stages.exchange import Outcome, run_check
 from pikaforge.stages.scenario import run_scenario
 from pikaforge.stages.serving import Place, describe_end
@@ -100,7 +101,9 @@ class Session:
                 # A server that failed a check may be dying: its end tells more than the check does.
                 ended = server.wait(DYING if any(o.failed for o in self.outcomes) else 0.01)
                 if ended is None:
-                    self.rest = _rest(server) if not self.place.emulator else {}
+                    if not self.place.emulator:
+                        self.rest = _rest(server)
+                        self.outcomes.append(self._allocator(server))
                     self.outcomes.append(self._stop(server))
         if problem:
             return problem, status
@@ -119,6 +122,15 @@ class Session:
             except OSError:  # its port is gone: it died during the check before
                 break
             self.outcomes.append(run_check(check, lambda address=address: self.place.connect(*address)))  # type: ignore[misc]
+
+    def _allocator(self, server: RunningServer) -> Outcome:
+        """Which allocator the running process has mapped."""
+        start = time.monotonic()
+        try:
+            detail = memory.mapped_wrong(server.mapped(), kind=self.place.allocator, root=server.root)
+        except (HostError, IndexError) as error:
+            detail = f"what the server has mapped cannot be read: {error}"
+        return Outcome(name="allocator", passed=not detail, seconds=time.monotonic() - start, detail=detail)
 
     def _stop(self, server: RunningServer) -> Outcome:
         stop = self.place.server.stop

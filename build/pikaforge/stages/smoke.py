@@ -36,10 +36,10 @@ EMULATORS = ("qemu-x86_64-static", EMULATOR)
 """What it is called on machines that have it, for the host engine."""
 TAIL = 60
 """Lines of logs in an error, those of a check's own servers included."""
-FORMAT = 3
+FORMAT = 4
 
 
-def material(spec: Spec, target: str = "", *, emulator: str = "") -> dict[str, Any]:
+def material(spec: Spec, target: str = "", *, allocator: str = "none", emulator: str = "") -> dict[str, Any]:
     """Key material: how the server is started, the checks, the emulated CPU, and this module's own version.
 
     The CPU of this machine is not among it: it decides how the tree is tested, which the facts tell, and not whether
@@ -48,12 +48,16 @@ def material(spec: Spec, target: str = "", *, emulator: str = "") -> dict[str, A
     Args:
         spec: the specification.
         target: of the tree.
+        allocator: kind of the tree's allocator.
         emulator: digest of the emulator, where it is no result of another node.
     """
     return {
         "format": FORMAT,
         "server": spec.product.server.model_dump(mode="json"),
-        "checks": [check.model_dump(mode="json", exclude_unset=True) for check in spec.product.smoke],
+        "allocator": allocator,
+        "checks": [
+            check.model_dump(mode="json", exclude_unset=True) for check in spec.product.smoke if check.serves(allocator)
+        ],
         "emulation": [asdict(emulation.stand_for(target)) if target else {}, emulator],
     }
 
@@ -85,6 +89,7 @@ def run(
             logs' last lines are in it.
     """
     stage = _Stage(workshop, spec, cell, compiled, str(image.facts["runtime"]))
+    checks = [check for check in spec.product.smoke if check.serves(stage.allocator)]
     native = _Way(reason=stage.missing())
     emulated, program, inputs = stage.emulated(emulator)
     if native.reason and emulated.reason:
@@ -95,9 +100,9 @@ def run(
         )
     try:
         if not native.reason:
-            stage.make(native, spec.product.smoke)
+            stage.make(native, checks)
         if not emulated.reason:
-            chosen = tuple(check for check in spec.product.smoke if check.runs_emulated)
+            chosen = tuple(check for check in checks if check.runs_emulated)
             stage.make(emulated, chosen, program=program, inputs=inputs)
     except StageError as error:
         if not emulated.ran and not emulated.reason:
@@ -165,6 +170,7 @@ class _Stage:
         self._workshop = workshop
         self._server = spec.product.server
         self._cell = cell
+        self.allocator = spec.allocators[cell.allocator].kind
         self._image = image
         self._tree = compiled.files["tree.tar"]
 
@@ -211,6 +217,7 @@ class _Stage:
             connect=_connect,
             emulator=program,
             inputs=inputs,
+            allocator=self.allocator,
         )
         session = Session(self._workshop, place, checks)
         problem, status = session.run()

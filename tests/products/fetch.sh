@@ -1,10 +1,10 @@
 #!/bin/sh
-# Fetches Debian's source package of redis with apt's source client.
+# Fetches a source package of Debian's with apt's source client.
 #
-#   fetch.sh DEST
+#   fetch.sh PACKAGE DEST
 #
 # Results, which appear all at once:
-#   DEST/redis.orig.tar.gz   the release as its authors made it
+#   DEST/PACKAGE.orig.tar.gz the release as its authors made it
 #   DEST/patches/            the package's quilt series
 #   DEST/version             the package's version
 #   DEST/SHA256SUMS          digests of all of these
@@ -22,7 +22,6 @@ set -eu
 umask 022
 LC_ALL=C
 export LC_ALL
-package=redis
 suite=bookworm
 
 fail() {
@@ -32,9 +31,14 @@ fail() {
     exit "$status"
 }
 
-if [ $# -ne 1 ] || [ -z "$1" ]; then
-    fail 2 'usage: fetch.sh DEST'
+if [ $# -ne 2 ] || [ -z "$1" ] || [ -z "$2" ]; then
+    fail 2 'usage: fetch.sh PACKAGE DEST'
 fi
+case $1 in
+    *[!a-z0-9.+-]*) fail 2 "$1 is no name of a package" ;;
+esac
+package=$1
+shift
 mkdir -p "$(dirname "$1")"
 dest=$(cd "$(dirname "$1")" && pwd -P)/$(basename "$1")
 
@@ -69,7 +73,7 @@ if [ "$(id -u)" -eq 0 ] && id _apt >/dev/null 2>&1; then
 fi
 
 # --- the machine's entries for Debian's archive, as entries for source packages ------
-# Entries of others (they fail, or have their own redis) are known by their key; one
+# Entries of others (they fail, or have packages of the same name) are known by their key; one
 # without a key is Debian's on a Debian machine, if it has its suites and `main`.
 id=$(sed -n 's/^ID=//p' /etc/os-release | tr -d '"')
 codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release | tr -d '"')

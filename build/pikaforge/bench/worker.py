@@ -1,0 +1,298 @@
+"""One process of a load: several connections, each with one batch of requests on its way."""
+
+from __future__ import annotations
+
+import selectors
+import signal
+import socket
+import time
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from typing import NoReturn
+
+from pikaforge.bench.histogram import bucket
+from pikaforge.bench.workload import Requests, Workload, key_table
+
+NANO = 1_000_000_000
+RECEIVE = 1 << 18
+"""Bytes taken from a socket at a time."""
+LATE = -1
+"""Stands for the interval of replies that came after the load's end."""
+_PLAIN = b"+OK\r\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a process is told before it connects."""
+
+    host: str
+    port: int
+    workload: Workload
+    process: int
+    interval: int
+    """Nanoseconds."""
+    connect_timeout: float
+    grace: float
+    """Seconds after the load's end in which replies may still come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """All connections are made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The load cannot go on."""
+
+    problem: str
+    """Continues a sentence that begins with the server's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The load has ended; requests per interval (or `LATE`) and bucket of their latency in microseconds."""
+
+    counts: dict[int, dict[int, int]]
+    busy: float
+    """The share of the load's time in which this process had the CPU."""
+
+
+class Failure(Exception):
+    """What ends a load; the text continues a sentence that begins with the server's name."""
+
+
+class _Leave(Exception):
+    """The parent is gone, or wants no more."""
+
+
+def replies(data: bytes, most: int) -> tuple[int, int, tuple[int, str] | None]:
+    """Count whole RESP2 replies at the beginning of some bytes.
+
+    Args:
+        data: what came.
+        most: where to stop counting.
+
+    Returns:
+        How many there are, how many bytes they take, and the first error with how many replies came before it.
+
+    Raises:
+        Failure: that is not RESP.
+    """
+    count = at = 0
+    error = None
+    while count < most and at < len(data):
+        end = _end(data, at)
+        if end is None:
+            break
+        if error is None and data[at] == 0x2D:
+            error = count, data[at + 1 : end - 2].decode("utf-8", "backslashreplace")
+        count, at = count + 1, end
+    return count, at, error
+
+
+def _end(data: bytes, at: int) -> int | None:
+    """Where the reply that begins at `at` ends, or None if it is not whole."""
+    line = data.find(b"\r\n", at)
+    kind = data[at : at + 1]
+    if kind not in (b"+", b"-", b":", b"$", b"*"):
+        raise Failure(f"sent what is no reply of the protocol: {data[at : at + 60]!r}")
+    if line < 0:
+        return None
+    if kind in (b"+", b"-", b":"):
+        return line + 2
+    try:
+        size = int(data[at + 1 : line])
+    except ValueError as error:
+        raise Failure(f"sent what is no reply of the protocol: {data[at : at + 60]!r}") from error
+    if kind == b"$":
+        end = line + 2 if size < 0 else line + 4 + size
+        return end if end <= len(data) else None
+    place: int | None = line + 2
+    for _ in range(size):
+        assert place is not None
+        place = _end(data, place) if place < len(data) else None
+        if place is None:
+            return None
+    return place
+
+
+class _Client:
+    """A connection and what it waits for."""
+
+    __slots__ = ("left", "owed", "requests", "rest", "sent", "wire")
+
+    def __init__(self, wire: socket.socket, requests: Requests) -> None:
+        self.wire = wire
+        self.requests = requests
+        self.sent = 0
+        """When the batch began to be sent, in nanoseconds of the monotonic clock."""
+        self.owed = 0
+        """Replies that have not come."""
+        self.left = memoryview(b"")
+        """What the socket has not taken."""
+        self.rest = b""
+        """The beginning of a reply that is not whole."""
+
+
+class Worker:
+    """A load in progress."""
+
+    def __init__(self, task: Task, pipe: Pipe) -> None:
+        self._task = task
+        self._pipe = pipe
+        self._selector = selectors.DefaultSelector()
+        self._clients: list[_Client] = []
+        self._batch = task.workload.pipeline
+        self._plain = _PLAIN * self._batch
+        self._counts: dict[int, dict[int, int]] = {}
+        self._start = self._end = 0
+        self._open = 0
+
+    def connect(self) -> None:
+        """Make all connections.
+
+        Raises:
+            Failure: one is refused, or not made in time.
+        """
+        task = self._task
+        table = key_table(task.workload)
+        for number in task.workload.share(task.process):
+            try:
+                wire = socket.create_connection((task.host, task.port), timeout=task.connect_timeout)
+            except OSError as error:
+                raise Failure(f"refused connection {number + 1}: {error.strerror or error}") from error
+            wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            wire.setblocking(False)
+            client = _Client(wire, Requests(task.workload, number, table))
+            self._clients.append(client)
+            self._selector.register(wire, selectors.EVENT_READ, client)
+
+    def go(self, start: int) -> Done:
+        """Make the load.
+
+        Args:
+            start: of the first interval, in nanoseconds of the monotonic clock, which processes share.
+
+        Raises:
+            Failure: the server closed a connection, answered with an error, or did not answer.
+        """
+        used = time.process_time_ns()
+        self._start = start
+        self._end = start + int(self._task.workload.seconds * NANO)
+        last = self._end + int(self._task.grace * NANO)
+        self._selector.register(self._pipe, selectors.EVENT_READ, None)
+        self._open = len(self._clients)
+        for client in self._clients:
+            self._send(client)
+        while self._open:
+            now = time.monotonic_ns()
+            if now >= last:
+                raise Failure(
+                    f"still owes replies on {self._open} connections {self._task.grace:g} s after the end of the load"
+                )
+            for key, events in self._selector.select((last - now) / NANO):
+                if key.data is None:
+                    raise _Leave
+                if events & selectors.EVENT_WRITE:
+                    self._flush(key.data)
+                if events & selectors.EVENT_READ:
+                    self._receive(key.data)
+        took = time.monotonic_ns() - start
+        return Done(self._counts, (time.process_time_ns() - used) / took)
+
+    def _send(self, client: _Client) -> None:
+        data = client.requests.batch()
+        client.owed = self._batch
+        client.sent = time.monotonic_ns()
+        try:
+            taken = client.wire.send(data)
+        except BlockingIOError:
+            taken = 0
+        except OSError:
+            self._broken(client)
+        if taken < len(data):
+            client.left = memoryview(data)[taken:]
+            self._selector.modify(client.wire, selectors.EVENT_READ | selectors.EVENT_WRITE, client)
+
+    def _flush(self, client: _Client) -> None:
+        try:
+            client.left = client.left[client.wire.send(client.left) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._broken(client)
+        if not client.left:
+            self._selector.modify(client.wire, selectors.EVENT_READ, client)
+
+    def _broken(self, client: _Client) -> NoReturn:
+        """Sending failed: read what the server said before it closed, which tells more."""
+        while client.owed:
+            self._receive(client, going=False)
+        raise Failure("closed a connection")
+
+    def _receive(self, client: _Client, *, going: bool = True) -> None:
+        try:
+            data = client.wire.recv(RECEIVE)
+        except BlockingIOError as error:
+            if going:
+                return
+            raise Failure("closed a connection") from error
+        except OSError as error:
+            raise Failure(f"closed a connection: {error.strerror}") from error
+        now = time.monotonic_ns()
+        if not data:
+            raise Failure("closed a connection")
+        # Nearly all replies to writes are this one, and then counting them is one comparison.
+        if not client.rest and len(data) % len(_PLAIN) == 0 and data == self._plain[: len(data)]:
+            count = len(data) // len(_PLAIN)
+        else:
+            count = self._count(client, client.rest + data)
+        if count:
+            self._record(count, now, (now - client.sent) // 1000)
+            client.owed -= count
+        if client.owed < 0 or (client.owed == 0 and client.rest):
+            raise Failure("sent more replies than it was asked for")
+        if client.owed or not going:
+            return
+        if now < self._end:
+            self._send(client)
+        else:
+            self._open -= 1
+
+    def _count(self, client: _Client, data: bytes) -> int:
+        count, used, error = replies(data, client.owed)
+        if error is not None:
+            place = self._batch - client.owed + error[0]
+            load = self._task.workload
+            request = load.request if place < client.requests.writes else load.read
+            raise Failure(f"answered `{' '.join(request)}` with an error: {error[1][:200]}")
+        client.rest = data[used:]
+        return count
+
+    def _record(self, count: int, now: int, latency: int) -> None:
+        number = (now - self._start) // self._task.interval if now < self._end else LATE
+        interval = self._counts.setdefault(number, {})
+        index = bucket(latency)
+        interval[index] = interval.get(index, 0) + count
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._selector.close()
+        for client in self._clients:
+            client.wire.close()
+
+
+def work(task: Task, pipe: Pipe) -> None:
+    """The life of a load process: connect, say so, wait for the start, make the load, tell what it came to."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, and that closes the pipe
+    worker = Worker(task, pipe)
+    # The parent leaves as soon as one process fails, and hears no other then.
+    with suppress(_Leave, EOFError, BrokenPipeError, ConnectionResetError), closing(worker):
+        try:
+            worker.connect()
+            pipe.send(Ready())
+            pipe.send(worker.go(pipe.recv()))
+        except Failure as failure:
+            pipe.send(Failed(str(failure)))

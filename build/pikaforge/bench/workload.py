@@ -1,0 +1,185 @@
+"""What is asked of a server under load, as data, and the bytes of it: the same for each server, by the seed."""
+
+from __future__ import annotations
+
+import binascii
+import random
+import re
+from dataclasses import dataclass
+
+from pikaforge.errors import ConfigError
+
+PLACEHOLDER = re.compile(r"\{(key|value)\}")
+RECENT = 10_000
+"""Among so many of its last keys at least a connection reads, where every key is new."""
+AHEAD = 1 << 14
+"""Random bytes made at a time: making 90 at a time would cost more than all the rest of a request."""
+LIMITS = {
+    "connections": (1, 4096),
+    "processes": (1, 64),
+    "pipeline": (1, 10_000),
+    "key_bytes": (1, 65_536),
+    "value_bytes": (0, 1 << 20),
+    "keyspace": (1, 100_000_000),
+    "seconds": (0.1, 3600),
+    "read_share": (0, 1),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """A load: many connections, each of which sends a batch of requests, waits for all replies, and goes on.
+
+    Raises:
+        ConfigError: a figure is out of its bounds, or figures contradict each other.
+    """
+
+    connections: int = 32
+    """In all; the processes share them evenly."""
+    processes: int = 2
+    """That make the load. One needs all of a core for some 400,000 requests per second (pipeline 16)."""
+    pipeline: int = 16
+    """Requests in a batch; 1 is no pipelining."""
+    key_bytes: int = 50
+    value_bytes: int = 40
+    keyspace: int | None = None
+    """How many different keys there are; None: every key that is written is a new one."""
+    seconds: float = 30.0
+    seed: int = 1
+    """Decides every key and value. A faster server gets further in the same sequence."""
+    request: tuple[str, ...] = ("SET", "{key}", "{value}")
+    """The words of a write."""
+    read: tuple[str, ...] = ("GET", "{key}")
+    """The words of a read; without `keyspace`, its key is one that the connection has written lately."""
+    read_share: float = 0.0
+    """The share of reads among the requests."""
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"the load's `{name}` is {value:g}; it must be from {low:g} to {high:g}")
+        if self.connections < self.processes:
+            raise ConfigError(f"the load has {self.processes} processes, but only {self.connections} connections")
+        if not self.request or not self.read:
+            raise ConfigError("the load has a request without words")
+        if self.read_share == 1 and self.keyspace is None:
+            raise ConfigError("the load reads only, but has no `keyspace` that tells what")
+
+    def share(self, process: int) -> range:
+        """The numbers of the connections that a process makes."""
+        return range(process, self.connections, self.processes)
+
+    def describe(self) -> str:
+        """One line for people."""
+        asked = self.request[0]
+        if self.read_share:
+            asked = f"{1 - self.read_share:.0%} {asked}, {self.read_share:.0%} {self.read[0]}"
+        keys = "all new" if self.keyspace is None else f"of {self.keyspace:,}"
+        return (
+            f"{asked}; keys of {self.key_bytes} bytes, {keys}; values of {self.value_bytes} bytes; "
+            f"{self.connections} connections, pipeline {self.pipeline}; {self.seconds:g} s"
+        )
+
+
+def letters(source: random.Random, count: int) -> bytes:
+    """So many random characters of base64's alphabet: dense, and still readable in a log."""
+    return binascii.b2a_base64(source.randbytes(-(-count * 3 // 4)), newline=False)[:count]
+
+
+def key_table(workload: Workload) -> bytes | None:
+    """All keys of a bounded key space: key n is what begins at byte n. One byte of memory per key, not 50."""
+    if workload.keyspace is None:
+        return None
+    return letters(random.Random(f"{workload.seed}/keys"), workload.keyspace + workload.key_bytes)  # noqa: S311
+
+
+class Requests:
+    """The endless sequence of one connection's requests."""
+
+    def __init__(self, workload: Workload, number: int, table: bytes | None) -> None:
+        """Begin the sequence.
+
+        Args:
+            workload: what is asked.
+            number: of the connection; each has a sequence of its own, so that their timing changes no key.
+            table: `key_table(workload)`, which the connections of a process share.
+        """
+        self._load = workload
+        self._table = table
+        self._random = random.Random(f"{workload.seed}/{number}")  # noqa: S311  # repeatable, not secret
+        self._text, self._at = b"", 0
+        self._recent: list[bytes] = []
+        self._reads_due = 0.0
+        lengths = {"key": workload.key_bytes, "value": workload.value_bytes}
+        self._write, self._slots = _template(workload.request, lengths)
+        self._read, self._read_slots = _template(workload.read, lengths)
+        self.writes = 0
+        """How many of the last batch's requests are writes; they come first."""
+
+    def batch(self) -> bytes:
+        """The next `pipeline` requests: the writes, then the reads."""
+        load = self._load
+        self._reads_due += load.read_share * load.pipeline
+        reads = int(self._reads_due)
+        self._reads_due -= reads
+        self.writes = writes = load.pipeline - reads
+        words: list[bytes] = []
+        if writes:
+            keys = self._known(writes) if self._table is not None else self._cut(writes, load.key_bytes)
+            words = _fill(self._slots, keys, self._cut(writes, load.value_bytes))
+            if load.read_share:
+                self._remember(keys)
+        if reads:
+            words += _fill(self._read_slots, self._known(reads), self._cut(reads, load.value_bytes))
+        # One formatting call for the whole batch: what costs time here is the number of Python steps.
+        return (self._write * writes + self._read * reads) % tuple(words)
+
+    def _cut(self, count: int, size: int) -> list[bytes]:
+        begin, end = self._at, self._at + count * size
+        if end > len(self._text):
+            self._text = letters(self._random, count * size + AHEAD)
+            begin, end = 0, count * size
+        self._at = end
+        text = self._text
+        return [text[start : start + size] for start in range(begin, end, size)] if size else [b""] * count
+
+    def _known(self, count: int) -> list[bytes]:
+        """Keys that may be there already."""
+        draw = self._random.random
+        if self._table is None:
+            return [self._recent[int(draw() * len(self._recent))] for _ in range(count)]
+        space = self._load.keyspace or 0
+        starts = [int(draw() * space) for _ in range(count)]
+        return [self._table[start : start + self._load.key_bytes] for start in starts]
+
+    def _remember(self, keys: list[bytes]) -> None:
+        if self._table is None:
+            self._recent += keys
+            if len(self._recent) > 2 * RECENT:
+                del self._recent[:RECENT]
+
+
+def _template(words: tuple[str, ...], lengths: dict[str, int]) -> tuple[bytes, tuple[str, ...]]:
+    """A request's bytes for `%`, and what fills its places."""
+    parts = [b"*%d\r\n" % len(words)]
+    slots: list[str] = []
+    for word in words:
+        size, body = 0, b""
+        # Split at a group: literal text and names of placeholders take turns.
+        for turn, piece in enumerate(PLACEHOLDER.split(word)):
+            if turn % 2:
+                slots.append(piece)
+                size, body = size + lengths[piece], body + b"%b"
+            else:
+                size, body = size + len(piece.encode()), body + piece.encode().replace(b"%", b"%%")
+        parts.append(b"$%d\r\n%b\r\n" % (size, body))
+    return b"".join(parts), tuple(slots)
+
+
+def _fill(slots: tuple[str, ...], keys: list[bytes], values: list[bytes]) -> list[bytes]:
+    """The words for all places of a run of requests, in order."""
+    words = [b""] * (len(slots) * len(keys))
+    for place, slot in enumerate(slots):
+        words[place :: len(slots)] = keys if slot == "key" else values
+    return words

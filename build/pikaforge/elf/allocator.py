@@ -1,0 +1,140 @@
+"""Judgement of which memory allocator the programs of a tree really use.
+
+Proof, not belief: a build may have compiled its parts for an allocator and still not be linked with it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pikaforge.elf.facts import ElfFacts
+from pikaforge.elf.verdict import Line
+
+LIBRARIES = ("libtcmalloc*.so*", "libjemalloc*.so*", "libmimalloc*.so*", "libhoard*.so*", "libsnmalloc*.so*")
+"""Sonames of libraries that take malloc over."""
+WHOLE = ("libtcmalloc.so*", "libtcmalloc_and_profiler.so*")
+"""Those of gperftools with all of it: libtcmalloc_minimal has no MallocExtension statistics of the heap profiler."""
+UNUSED = "Compiled, but tcmalloc not used"
+UNWIND = "libunwind.so*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocatorRules:
+    """What was asked for."""
+
+    kind: Literal["none", "system", "gperftools"] = "none"
+    programs: tuple[str, ...] = ()
+    """Paths in the tree of the programs that must use it."""
+    unwinder: str = ""
+    """`libunwind` or `frame-pointers`: what the library must have; empty: whatever the image's has."""
+    ours: Mapping[str, str] = field(default_factory=dict)
+    """Of the gperftools that was built for the target: build ids by soname."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocatorVerdict:
+    """What the programs use."""
+
+    violations: tuple[Line, ...] = ()
+    library: str = ""
+    """Path in the tree of the allocator's library; empty where there is none."""
+    unwinder: str = ""
+    """`libunwind` if the library needs it, else `none`: which other way it goes, its NEEDED does not tell."""
+
+
+def is_allocator(name: str) -> bool:
+    """Whether a library, by its file name or soname, takes malloc over."""
+    return _matches(name.rpartition("/")[2], LIBRARIES)
+
+
+def is_whole(name: str) -> bool:
+    """Whether a library, by its file name or soname, is a gperftools with all of it."""
+    return _matches(name.rpartition("/")[2], WHOLE)
+
+
+def _matches(name: str, globs: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+
+
+def judge(facts: Sequence[ElfFacts], rules: AllocatorRules) -> AllocatorVerdict:
+    """Judge a tree whose needs are solved (`elf.linkage` sees to that).
+
+    Args:
+        facts: of all its programs and libraries.
+        rules: what was asked for.
+    """
+    by_name = {fact.name.rpartition("/")[2]: fact for fact in facts}
+    by_name |= {fact.soname: fact for fact in facts if fact.soname}
+    violations: list[Line] = []
+    library: ElfFacts | None = None
+    for program in (fact for fact in facts if fact.name in rules.programs):
+        reached = _reached(program, by_name)
+        used = [name for name in reached if is_allocator(name)]
+        whole = [name for name in used if _matches(name, WHOLE)]
+        if rules.kind == "none":
+            violations += [_line(program, f"uses {n}, though the allocator is none", _NONE) for n in used]
+            violations += [
+                _line(program, f"has {n} built in, though the allocator is none", _NONE) for n in program.allocators
+            ]
+            continue
+        violations += [
+            _line(program, f"also uses {n}: two allocators in one process", _ONE) for n in used if n not in whole
+        ]
+        if not whole:
+            violations.append(_line(program, f"{UNUSED}: it needs no {WHOLE[0].rstrip('*')}", _LINK))
+            continue
+        library = by_name.get(whole[0])
+        if library is None:
+            violations.append(_line(program, f"takes {whole[0]} from the host and not from the tree", _LINK))
+    if library is not None:
+        violations += _library(library, rules)
+    unwinder = "" if library is None else "libunwind" if _has_unwind(library) else "none"
+    return AllocatorVerdict(
+        violations=tuple(violations), library=library.name if library is not None else "", unwinder=unwinder
+    )
+
+
+_NONE = "leave the allocator out of the recipe's link, or choose another allocator for the cell"
+_ONE = "link one of them only"
+_LINK = "link the product with -ltcmalloc in the recipe (FORGE_ALLOCATOR), and keep the linker from dropping it"
+
+
+def _line(fact: ElfFacts, what: str, do: str) -> Line:
+    return Line(where=fact.name, what=what, do=do)
+
+
+def _reached(program: ElfFacts, by_name: Mapping[str, ElfFacts]) -> list[str]:
+    """Sonames of everything that is loaded with a program, as far as the tree goes."""
+    reached: dict[str, None] = dict.fromkeys(program.needed)
+    queue = list(program.needed)
+    for soname in queue:
+        fact = by_name.get(soname)
+        for name in fact.needed if fact is not None else ():
+            if name not in reached:
+                reached[name] = None
+                queue.append(name)
+    return list(reached)
+
+
+def _has_unwind(library: ElfFacts) -> bool:
+    return any(fnmatch.fnmatchcase(name, UNWIND) for name in library.needed)
+
+
+def _library(library: ElfFacts, rules: AllocatorRules) -> list[Line]:
+    """Whether the library is the one that was built, with the unwinder that was asked for."""
+    found = []
+    if rules.kind == "gperftools":
+        wanted = rules.ours.get(library.soname, "")
+        if not wanted or library.build_id != wanted:
+            what = "is not the one that was built for the target: the recipe has linked the image's own"
+            found.append(
+                _line(library, what, "give the recipe's link $FORGE_ALLOCATOR_DIR/lib before all other folders")
+            )
+    has = _has_unwind(library)
+    if rules.unwinder and has != (rules.unwinder == "libunwind"):
+        what = f"{'needs' if has else 'does not need'} libunwind, though the unwinder is {rules.unwinder}"
+        found.append(_line(library, what, "see the log of the allocator stage: configure has chosen another one"))
+    return found

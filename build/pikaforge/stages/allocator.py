@@ -1,0 +1,146 @@
+"""The allocator stage: gperftools, built in the image for the target under the compiler wrapper."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pikaforge import allocators
+from pikaforge.elf.facts import read_facts
+from pikaforge.errors import StageError
+from pikaforge.host.download import Wanted
+from pikaforge.host.job import Input, Job
+from pikaforge.host.net import redacted
+from pikaforge.host.sourcetar import without_top
+from pikaforge.host.store import Result, sha256
+from pikaforge.model import Spec, Tarball
+from pikaforge.plan import Cell
+from pikaforge.stages.compile import CACHE, guest_facts
+from pikaforge.workshop import Workshop, failure, guest_digests, run_job
+
+STAGE = "allocator"
+NAME = "gperftools"
+SCRIPTS = ("allocator.sh", "toolchain.sh", "cc")
+PREFIX = "prefix.tar"
+DEBUG = "debug.tar"
+MESSAGES: Mapping[int, tuple[str, str]] = {
+    64: ("gperftools could not be built", "the log tells more; another version: allocators.{allocator}.tarballs"),
+    65: ("gperftools is not what was asked for", "allocators.{allocator} says what is asked for"),
+    66: ("the build image lacks something", "see docker/{family}/Dockerfile and allocators.{allocator}.packages"),
+}
+"""What the exit statuses of allocator.sh mean, and what to do."""
+
+
+def _tarballs(spec: Spec, cell: Cell) -> dict[str, Tarball]:
+    """What is unpacked, by the folder that it goes into."""
+    gperftools = allocators.tarball(spec, cell.image, cell.allocator)
+    assert gperftools is not None  # the plan has no such node for other allocators
+    libunwind = allocators.libunwind(spec, cell.image, cell.allocator)
+    return {"src": gperftools, **({"libunwind": libunwind} if libunwind else {})}
+
+
+def material(spec: Spec, cell: Cell, home: Path) -> dict[str, Any]:
+    """Key material: the sources' digests, scripts, flags and unwinder."""
+    return {
+        "tarballs": {folder: [t.version, t.sha256] for folder, t in _tarballs(spec, cell).items()},
+        "unwinder": spec.allocators[cell.allocator].unwinder,
+        "flags": list(cell.flags),
+        "scripts": guest_digests(home, SCRIPTS),
+    }
+
+
+def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) -> Result:
+    """Build the allocator.
+
+    The result has the files `prefix.tar` (lib/, include/, share/doc/) and `debug.tar` (`PATH.debug`). Its facts:
+    `version`; `tarballs` by folder with version, URL and digest; `unwinder` (what was asked for and what is compiled
+    in); `libraries`, the build id of each shared library by soname; compiler, dropped flags.
+
+    Raises:
+        HostError: a tarball cannot be had, or has another digest.
+        StageError: the build failed, or has another unwinder than was asked for.
+    """
+    entry = spec.allocators[cell.allocator]
+    log = workshop.log_path(cell.group, STAGE)
+    tarballs = _tarballs(spec, cell)
+    with workshop.store.scratch() as scratch:
+        inputs, epoch = [], 0
+        for folder, tarball in tarballs.items():
+            given = workshop.gperftools if folder == "src" else None
+            wanted = Wanted(name=tarball.file, url=tarball.url, sha256=tarball.sha256)
+            source = without_top(workshop.downloads.get(wanted, given=given), scratch / f"{folder}.tar")
+            inputs.append(Input(folder=folder, archive=source.path))
+            epoch = epoch or source.epoch
+        job = Job(
+            label=f"{STAGE}-{cell.group}",
+            image=str(image.facts["build"]),
+            argv=("sh", "guest/run.sh", STAGE, "prefix", "debug", "facts"),
+            env={
+                "FORGE_PRODUCT": NAME,
+                "FORGE_VERSION": tarballs["src"].version,
+                "FORGE_UNWINDER": str(entry.unwinder),
+                "FORGE_JOBS": str(workshop.jobs),
+                "FORGE_TARGET_FLAGS": " ".join(cell.flags),
+                "FORGE_CCACHE": str(int(workshop.compiler_cache)),
+                "SOURCE_DATE_EPOCH": str(epoch),
+            },
+            inputs=(workshop.guest(*SCRIPTS), *inputs),
+            outputs=("out/prefix.tar", "out/debug.tar", "out/facts.tar"),
+            log=log,
+            cache=CACHE if workshop.compiler_cache else "",
+        )
+        try:
+            done = run_job(
+                workshop, job, scratch, stage=STAGE, label=cell.group, failed="gperftools could not be built"
+            )
+        except StageError as error:
+            raise _explained(error, spec, cell, log) from None
+        told = guest_facts(done.outputs["out/facts.tar"])
+        prefix = done.outputs["out/prefix.tar"]
+        unwinder = {name: " ".join(values) for name, *values in told.rows("unwinder.tsv")}
+        facts = {
+            "version": tarballs["src"].version,
+            "tarballs": {
+                folder: {"version": t.version, "url": redacted(t.url), "sha256": t.sha256}
+                for folder, t in tarballs.items()
+            },
+            "unwinder": unwinder,
+            "libraries": _libraries(prefix, scratch),
+            "compiler": told.lines("compiler.txt"),
+            "dropped": [[int(count), flag] for count, flag in told.rows("dropped.tsv")],
+            "epoch": epoch,
+        }
+        return workshop.store.put(
+            STAGE,
+            key,
+            identity=sha256(prefix),
+            facts=facts,
+            files={PREFIX: prefix, DEBUG: done.outputs["out/debug.tar"]},
+        )
+
+
+def _libraries(prefix: Path, scratch: Path) -> dict[str, str]:
+    """The build id of each shared library, by soname."""
+    found: dict[str, str] = {}
+    with tarfile.open(prefix) as tar:
+        for member in tar:
+            if member.isfile() and ".so" in member.name:
+                content = tar.extractfile(member)
+                assert content is not None  # it is a file
+                path = scratch / "library"
+                path.write_bytes(content.read())
+                facts = read_facts(path, name=member.name)
+                found[facts.soname] = facts.build_id
+    return dict(sorted(found.items()))
+
+
+def _explained(error: StageError, spec: Spec, cell: Cell, log: Path) -> StageError:
+    status = error.failure.status
+    message, hint = MESSAGES.get(status or 0, (error.message, ""))
+    return StageError(
+        message,
+        failure(stage=STAGE, label=cell.group, log=log, command=error.failure.command, status=status),
+        hint=hint.format(allocator=cell.allocator, family=spec.images[cell.image].family),
+    )

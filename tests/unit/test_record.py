@@ -1,0 +1,647 @@
+"""dist/report.json: the last word on each cell, over several runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from unit.helpers import make_spec, the_cell
+
+from pikaforge import record
+from pikaforge.audit import AuditResult
+from pikaforge.elf.facts import ElfFacts
+from pikaforge.elf.flags import FlagVerdict, Units
+from pikaforge.elf.linkage import Hardening, LinkageVerdict
+from pikaforge.elf.verdict import Line
+from pikaforge.errors import ForgeError, HostError, StageError, StageFailure
+from pikaforge.host.store import Result
+from pikaforge.isa.verdict import Finding, IsaVerdict
+from pikaforge.model import Spec
+from pikaforge.pipeline import Outcome, Report
+from pikaforge.plan import Plan, expand
+from pikaforge.record import ArtifactRecord, BuildReport, CellRecord, StageRecord, WayRecord
+from pikaforge.stages.exchange import Outcome as Checked
+
+R620, R720, R640 = "R620-debian12-none", "R720-debian12-none", "R640-debian12-none"
+SANDY, SKY = "debian12-sandybridge-none", "debian12-skylake_avx512-none"
+NOW = datetime(2026, 6, 15, 12, 30, 1, 999_999, tzinfo=timezone.utc)
+LATER = datetime(2026, 6, 16, 8, 0, 0, tzinfo=timezone.utc)
+SHARED = ("image:tools", "source:v1.0", "image:debian12")
+
+
+# ---- runs by hand
+
+
+def verdict(*violations: Line, warnings: Sequence[Line] = ()) -> dict[str, Any]:
+    """The facts of a verdict that has something of everything."""
+    finding = Finding(
+        level="waived",
+        file="bin/demo",
+        function="work",
+        features=(("avx2", 3), ("fma", 1)),
+        address=0x401000,
+        code=b"\xc5\xfd",
+        text="vpaddd",
+        reason="asks the CPU first",
+        hints=("near cpuid",),
+    )
+    return AuditResult(
+        title=SANDY,
+        target="sandybridge",
+        files=(ElfFacts(name="bin/demo", bits=64, machine=62, kind="dyn", pie=True, needed=("libc.so.6",)),),
+        isa=IsaVerdict(
+            target="sandybridge",
+            source="the compiler's macros",
+            findings=(finding,),
+            used=("avx", "sse3"),
+            violations=violations,
+            warnings=tuple(warnings),
+            notes=("a note",),
+            size=1234,
+        ),
+        linkage=LinkageVerdict(
+            violations=(),
+            notes=(),
+            highest={"GLIBC": "2.34"},
+            system=("libc.so.6",),
+            hardening=(Hardening(file="bin/demo", pie="pie", relro="full", canary=True),),
+        ),
+        flags=FlagVerdict(
+            units=(
+                Units(file="bin/demo", own=True, march="sandybridge", mtune="", native=False, count=2, example="a.c"),
+            ),
+            dropped=((7, "-march=native"),),
+            violations=(),
+            notes=(),
+        ),
+    ).facts()
+
+
+def way(*checks: Checked, **more: Any) -> dict[str, Any]:
+    return {"ran": True, "reason": "", "problem": "", "checks": [asdict(c) for c in checks], **more}
+
+
+PING = Checked(name="ping", passed=True, seconds=0.5)
+INFO = Checked(name="info", passed=False, seconds=0.25, detail="step 1: sent INFO")
+ADVICE = Checked(name="advice", passed=False, seconds=0.1, detail="it would be nicer", required=False)
+SKIPPED = Checked(name="later", passed=False, seconds=0.0, skipped="it needs info, which has not passed")
+SMOKED = {
+    "checks": [asdict(PING)],
+    "native": way(PING, rest={"fds": 10, "rss_kib": 1000}),
+    "emulated": way(ran=False, reason="no emulator", cpu=""),
+}
+FACTS: dict[str, dict[str, Any]] = {
+    "audit": verdict(warnings=[Line(where="bin/demo", what="aes", do="look")]),
+    "smoke": SMOKED,
+    "package": {"name": "x.tar.gz", "bytes": 7, "manifest": {"cell": "as packed", "format": 2}},
+}
+
+
+def planned(*cells: str) -> Plan:
+    spec = make_spec()
+    return expand(spec, [the_cell(spec, name) for name in cells])
+
+
+def ended(
+    plan: Plan,
+    *,
+    failed: Mapping[str, ForgeError] | None = None,
+    cached: Collection[str] = (),
+    seconds: float = 2.0,
+    keys: Mapping[str, str] | None = None,
+    facts: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Report:
+    """A run as the pipeline reports it: what depends on a failure is blocked."""
+    report = Report(plan=plan)
+    told = {**FACTS, **(facts or {})}
+    for node in plan.nodes:
+        key = (keys or {}).get(node.id, f"key of {node.id}")
+        bad = next((need for need in node.needs if report.outcomes[need].result is None), None)
+        outcome = Outcome(node=node, status="blocked", blocked_by=bad or "")
+        if node.id in (failed or {}):
+            outcome = Outcome(node=node, status="failed", key=key, error=(failed or {})[node.id], seconds=seconds)
+        elif bad is None:
+            plain = json.loads(json.dumps(told.get(node.stage, {})))  # as the store gives them
+            result = Result(stage=node.stage, key=key, identity="i", facts=plain, files={})
+            outcome = Outcome(node=node, status="done", key=key, result=result, seconds=seconds)
+            if node.id in cached:
+                outcome = Outcome(node=node, status="cached", key=key, result=result)
+        report.outcomes[node.id] = outcome
+    return report
+
+
+def stage_error(node: str, **facts: Any) -> StageError:
+    stage, _, label = node.partition(":")
+    return StageError("it says no", StageFailure(stage=stage, label=label, findings=("because",), facts=facts))
+
+
+Merge = Callable[..., BuildReport]
+
+
+@pytest.fixture
+def dist(tmp_path: Path) -> Path:
+    return tmp_path / "dist"
+
+
+@pytest.fixture
+def merged(dist: Path) -> Merge:
+    """What a run makes of the report before; packages are those that the run made, and are put under dist."""
+
+    def merged(
+        done: Report, *, earlier: BuildReport | None = None, spec: Spec | None = None, now: datetime = NOW
+    ) -> BuildReport:
+        packed = {o.node.label for o in done.of("package") if o.result is not None}
+        artifacts = {}
+        for name in packed:
+            path = dist / "debian12" / f"{name}.tar.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+            artifacts[name] = (ArtifactRecord(path=f"debian12/{name}.tar.gz", sha256="ab", bytes=7),)
+        return record.merge(spec or make_spec(), done, artifacts, earlier=earlier, dist=dist, now=now)
+
+    return merged
+
+
+def cell(report: BuildReport, name: str) -> CellRecord:
+    [found] = [each for each in report.cells if each.id == name]
+    return found
+
+
+def stage(report: BuildReport, name: str, node: str) -> StageRecord:
+    [found] = [each for each in cell(report, name).stages if f"{each.stage}:{each.label}" == node]
+    return found
+
+
+# ---- one run
+
+
+def test_the_first_report_tells_of_each_cell(merged: Merge) -> None:
+    report = merged(ended(planned(R720, R640, R620)))
+    assert (report.format, report.product, report.version) == (1, "demo", "v1.0")
+    assert [each.id for each in report.cells] == sorted([R620, R640, R720])
+    found = cell(report, R620)
+    assert (found.model, found.image, found.allocator) == ("R620", "debian12", "none")
+    assert (found.target, found.wanted) == ("sandybridge", "sandybridge")
+    assert found.flags == ("-march=sandybridge", "-mtune=sandybridge")
+    assert (found.status, found.finished) == ("done", "2026-06-15T12:30:01+00:00")
+    assert found.artifacts == (ArtifactRecord(path=f"debian12/{R620}.tar.gz", sha256="ab", bytes=7),)
+    assert found.manifest == {"cell": "as packed", "format": 2}
+
+
+def test_a_cell_has_its_own_stages_in_the_order_of_the_plan(merged: Merge) -> None:
+    report = merged(ended(planned(R620, R720, R640), seconds=2.00049))
+    assert [f"{s.stage}:{s.label}" for s in cell(report, R720).stages] == [
+        *SHARED, f"compile:{SANDY}", f"audit:{SANDY}", f"smoke:{SANDY}", f"package:{R720}",
+    ]  # fmt: skip
+    assert stage(report, R640, f"compile:{SKY}") == StageRecord(
+        stage="compile", label=SKY, key=f"key of compile:{SKY}", status="done", seconds=2.0
+    )
+
+
+def test_the_verdict_of_the_audit_is_in_the_record_whole(merged: Merge) -> None:
+    found = cell(merged(ended(planned(R620))), R620).audit
+    assert found is not None
+    assert found.passed
+    assert [line.model_dump() for line in found.warnings] == [{"where": "bin/demo", "what": "aes", "do": "look"}]
+    assert json.loads(found.model_dump_json()) == json.loads(json.dumps(FACTS["audit"]))
+
+
+def test_both_ways_of_the_smoke_checks_are_in_the_record(merged: Merge) -> None:
+    found = cell(merged(ended(planned(R620))), R620)
+    assert found.native is not None
+    assert (found.native.ran, found.native.rest) == (True, {"fds": 10, "rss_kib": 1000})
+    assert [(c.name, c.passed, c.seconds) for c in found.native.checks] == [("ping", True, 0.5)]
+    assert found.emulated == WayRecord(ran=False, reason="no emulator")
+
+
+def test_only_required_checks_that_were_made_have_failed() -> None:
+    found = WayRecord.model_validate(way(PING, INFO, ADVICE, SKIPPED), strict=False)
+    assert found.failed == ("info",)
+
+
+# ---- failures
+
+
+def test_a_refused_audit_is_told_with_all_its_violations(merged: Merge) -> None:
+    lines = [Line(where=f"bin/{n}", what="avx2", do="compile it for the target") for n in range(20)]
+    error = stage_error(f"audit:{SANDY}", **verdict(*lines))
+    report = merged(ended(planned(R620, R720, R640), failed={f"audit:{SANDY}": error}))
+    for name in (R620, R720):
+        found = cell(report, name)
+        assert (found.status, found.artifacts, found.manifest) == ("failed", (), {})
+        assert found.audit is not None
+        assert not found.audit.passed
+        assert [line.where for line in found.audit.violations] == [f"bin/{n}" for n in range(20)]
+        assert found.native is not None, "the smoke stage does not wait for the audit"
+        failed = stage(report, name, f"audit:{SANDY}")
+        assert (failed.status, failed.seconds) == ("failed", 2.0)
+        assert failed.error == tuple(error.lines())
+        assert "  reason: because" in failed.error
+        packed = stage(report, name, f"package:{name}")
+        assert (packed.status, packed.blocked_by, packed.key, packed.error) == ("blocked", f"audit:{SANDY}", "", ())
+    assert cell(report, R640).status == "done"
+
+
+def test_failed_smoke_checks_are_told(merged: Merge) -> None:
+    problem = "1 of 2 smoke checks failed: info"
+    error = stage_error(
+        f"smoke:{SANDY}",
+        native=way(PING, INFO, problem=problem, rest={}),
+        emulated=way(ran=False, reason="the native run has failed", cpu="SandyBridge"),
+    )
+    found = cell(merged(ended(planned(R620), failed={f"smoke:{SANDY}": error})), R620)
+    assert found.status == "failed"
+    assert found.native is not None
+    assert (found.native.problem, found.native.failed) == (problem, ("info",))
+    assert found.native.checks[1].detail == "step 1: sent INFO"
+    assert found.emulated is not None
+    assert (found.emulated.ran, found.emulated.reason) == (False, "the native run has failed")
+    assert found.audit is not None
+
+
+@pytest.mark.parametrize("error", [HostError("no engine", hint="start it"), stage_error(f"compile:{SANDY}")])
+def test_a_stage_that_was_never_reached_left_nothing(merged: Merge, error: ForgeError) -> None:
+    node = f"compile:{SANDY}"
+    report = merged(ended(planned(R620), failed={node: error}))
+    found = cell(report, R620)
+    assert (found.status, found.audit, found.native, found.emulated) == ("failed", None, None, None)
+    assert [(s.stage, s.status) for s in found.stages[3:]] == [
+        ("compile", "failed"), ("audit", "blocked"), ("smoke", "blocked"), ("package", "blocked"),
+    ]  # fmt: skip
+    assert stage(report, R620, node).error == tuple(error.lines())
+    assert stage(report, R620, f"smoke:{SANDY}").blocked_by == node
+
+
+def test_a_smoke_stage_that_could_not_be_tried_left_nothing(merged: Merge) -> None:
+    found = cell(merged(ended(planned(R620), failed={f"smoke:{SANDY}": stage_error(f"smoke:{SANDY}")})), R620)
+    assert (found.native, found.emulated, found.status) == (None, None, "failed")
+
+
+def test_a_cell_that_cannot_be_built_is_failed_without_stages(merged: Merge) -> None:
+    report = merged(ended(planned("R640-el7-none", R620)))
+    assert (cell(report, "R640-el7-none").status, cell(report, "R640-el7-none").stages) == ("failed", ())
+    assert cell(report, R620).status == "done"
+
+
+# ---- several runs
+
+
+def test_a_run_replaces_its_own_cells_and_keeps_the_others_as_they_are(merged: Merge) -> None:
+    first = merged(ended(planned(R620, R640)))
+    error = stage_error(f"compile:{SANDY}")
+    second = merged(ended(planned(R720, R620), failed={f"compile:{SANDY}": error}), earlier=first, now=LATER)
+    assert [each.id for each in second.cells] == sorted([R620, R640, R720])
+    assert cell(second, R640) == cell(first, R640)
+    assert (cell(second, R620).status, cell(second, R620).finished) == ("failed", "2026-06-16T08:00:00+00:00")
+    assert cell(second, R620).artifacts == (), "what was said before of the cell is gone"
+    third = merged(ended(planned(R620)), earlier=second)
+    assert cell(third, R620).status == "done"
+    assert cell(third, R620).audit is not None
+
+
+def test_a_cell_whose_package_vanished_is_forgotten(merged: Merge, dist: Path) -> None:
+    first = merged(ended(planned(R620, R720, R640)))
+    (dist / cell(first, R720).artifacts[0].path).unlink()
+    second = merged(ended(planned(R640)), earlier=first)
+    assert [each.id for each in second.cells] == [R620, R640]
+
+
+def test_all_files_of_a_cell_must_be_there(merged: Merge, dist: Path) -> None:
+    first = merged(ended(planned(R620)))
+    one, two = cell(first, R620).artifacts[0], ArtifactRecord(path="debian12/second", sha256="cd", bytes=1)
+    both = first.model_copy(update={"cells": (cell(first, R620).model_copy(update={"artifacts": (one, two)}),)})
+    assert [each.id for each in merged(ended(planned(R640)), earlier=both).cells] == [R640]
+    (dist / two.path).mkdir()
+    assert [each.id for each in merged(ended(planned(R640)), earlier=both).cells] == [R640], "a folder is no file"
+    (dist / two.path).rmdir()
+    (dist / two.path).write_text("")
+    assert [each.id for each in merged(ended(planned(R640)), earlier=both).cells] == [R620, R640]
+
+
+def test_a_failure_is_forgotten_by_a_run_about_other_cells(merged: Merge) -> None:
+    first = merged(ended(planned(R620), failed={f"smoke:{SANDY}": stage_error(f"smoke:{SANDY}")}))
+    assert [each.id for each in merged(ended(planned(R640)), earlier=first).cells] == [R640]
+
+
+def test_where_nothing_was_done_the_report_of_the_run_that_did_it_stays(merged: Merge) -> None:
+    plan = planned(R620, R720)
+    everything = [node.id for node in plan.nodes]
+    first = merged(ended(plan, seconds=12.0))
+    second = merged(ended(plan, cached=everything), earlier=first, now=LATER)
+    assert second == first
+    third = merged(ended(plan, cached=set(everything) - {f"package:{R720}"}, seconds=3.0), earlier=second, now=LATER)
+    assert cell(third, R620) == cell(first, R620), "one cell's work is not another's"
+    assert cell(third, R720).finished == "2026-06-16T08:00:00+00:00"
+    assert {s.stage: s.seconds for s in cell(third, R720).stages if s.status == "done"} == {"package": 3.0}
+
+
+def test_a_cell_that_is_cached_under_another_key_is_reported_anew(merged: Merge) -> None:
+    plan = planned(R620)
+    everything = [node.id for node in plan.nodes]
+    first = merged(ended(plan))
+    second = merged(ended(plan, cached=everything, keys={f"smoke:{SANDY}": "another"}), earlier=first, now=LATER)
+    assert {s.status for s in cell(second, R620).stages} == {"cached"}
+    assert cell(second, R620).finished == "2026-06-16T08:00:00+00:00"
+
+
+def test_a_cell_whose_package_was_another_is_reported_anew(merged: Merge) -> None:
+    plan = planned(R620)
+    first = merged(ended(plan))
+    other = cell(first, R620).artifacts[0].model_copy(update={"sha256": "cd"})
+    first = first.model_copy(update={"cells": (cell(first, R620).model_copy(update={"artifacts": (other,)}),)})
+    second = merged(ended(plan, cached=[node.id for node in plan.nodes]), earlier=first, now=LATER)
+    assert cell(second, R620).artifacts[0].sha256 == "ab"
+    assert cell(second, R620).finished == "2026-06-16T08:00:00+00:00"
+
+
+def test_a_cached_stage_keeps_the_time_that_it_took(merged: Merge) -> None:
+    plan = planned(R620)
+    node = f"package:{R620}"
+    cached = [each.id for each in plan.nodes if each.id != node]
+    report = merged(ended(plan, seconds=12.3456))
+    for _ in range(2):
+        report = merged(ended(plan, cached=cached, seconds=1.0), earlier=report)
+        found = cell(report, R620).stages
+        assert {s.status for s in found[:-1]} == {"cached"}
+        assert {s.seconds for s in found[:-1]} == {12.346}
+        assert (found[-1].status, found[-1].seconds) == ("done", 1.0)
+
+
+def test_what_a_failed_run_had_done_keeps_its_time(merged: Merge) -> None:
+    plan = planned(R620)
+    first = merged(ended(plan, failed={f"smoke:{SANDY}": stage_error(f"smoke:{SANDY}")}, seconds=12.0))
+    second = merged(ended(plan, cached=[node.id for node in plan.nodes]), earlier=first)
+    assert stage(second, R620, f"compile:{SANDY}").seconds == 12.0
+    assert (cell(second, R620).status, stage(second, R620, f"smoke:{SANDY}").status) == ("done", "cached")
+
+
+def test_the_time_of_another_key_says_nothing(merged: Merge) -> None:
+    plan = planned(R620)
+    node = f"compile:{SANDY}"
+    first = merged(ended(plan, seconds=12.0))
+    second = merged(ended(plan, cached=[n.id for n in plan.nodes], keys={node: "another"}), earlier=first)
+    assert {s.stage: s.seconds for s in cell(second, R620).stages if s.seconds != 12.0} == {"compile": 0.0}
+
+
+def test_a_stage_with_the_key_of_another_one_has_its_own_time(merged: Merge) -> None:
+    first_plan, plan = planned(R620), planned(R640)
+    keys = {n.id: "one key" for p in (first_plan, plan) for n in p.nodes}
+    first = merged(ended(first_plan, seconds=12.0, keys=keys))
+    second = merged(ended(plan, cached=[n.id for n in plan.nodes], keys=keys), earlier=first)
+    known = {f"{s.stage}:{s.label}" for s in cell(second, R640).stages if s.seconds == 12.0}
+    assert known == set(SHARED), "those that both cells need"
+
+
+def test_the_time_of_a_shared_stage_is_known_from_a_cell_that_vanished(merged: Merge, dist: Path) -> None:
+    first = merged(ended(planned(R620), seconds=12.0))
+    (dist / cell(first, R620).artifacts[0].path).unlink()
+    plan = planned(R720)
+    second = merged(ended(plan, cached=[f"compile:{SANDY}"], seconds=1.0), earlier=first)
+    assert stage(second, R720, f"compile:{SANDY}").seconds == 12.0
+    assert [each.id for each in second.cells] == [R720]
+
+
+def test_what_never_got_a_key_gives_nothing_its_time(merged: Merge) -> None:
+    node = "source:v1.0"
+    first = merged(ended(planned(R620), failed={node: HostError("out of reach")}, keys={node: ""}, seconds=30.0))
+    second = merged(ended(planned(R620), cached=[node], keys={node: ""}), earlier=first)
+    assert stage(second, R620, node).seconds == 0.0
+
+
+@pytest.mark.parametrize("change", [{"product__name": "other"}, {"product__version": "v1.1"}])
+def test_another_product_or_version_starts_anew(merged: Merge, change: dict[str, Any]) -> None:
+    first = merged(ended(planned(R620), seconds=12.0))
+    plan = planned(R640)
+    second = merged(ended(plan, cached=[n.id for n in plan.nodes]), earlier=first, spec=make_spec(**change))
+    assert [each.id for each in second.cells] == [R640]
+    assert {s.seconds for s in cell(second, R640).stages} == {0.0}
+    wanted = {"product__name": second.product, "product__version": second.version}
+    assert all(wanted[name] == value for name, value in change.items())
+
+
+# ---- the file
+
+
+def test_what_is_written_is_read_again(merged: Merge, dist: Path) -> None:
+    error = stage_error(f"audit:{SANDY}", **verdict(Line(where="bin/demo", what="grüße")))
+    report = merged(ended(planned(R620, R640), failed={f"audit:{SANDY}": error}))
+    assert record.write(dist, report) == dist / "report.json"
+    found = record.load(dist)
+    assert found is not None
+    assert found.model_dump_json() == report.model_dump_json()
+    assert cell(found, R640) == cell(report, R640)
+    text = (dist / "report.json").read_text(encoding="utf-8")
+    assert text.endswith("}\n")
+    assert json.loads(text)["cells"][1]["id"] == R640
+
+
+def test_a_report_that_was_read_is_kept_byte_by_byte(merged: Merge, dist: Path) -> None:
+    record.write(dist, merged(ended(planned(R620))))
+    before = (dist / "report.json").read_bytes()
+    found = record.load(dist)
+    assert found is not None
+    number = (dist / "report.json").stat().st_ino
+    record.write(dist, record.merge(make_spec(), Report(plan=planned()), {}, earlier=found, dist=dist, now=LATER))
+    assert (dist / "report.json").read_bytes() == before
+    assert (dist / "report.json").stat().st_ino == number, "and not written again"
+
+
+def test_nothing_is_left_beside_the_report(merged: Merge, dist: Path) -> None:
+    report = merged(ended(planned(R620)))
+    for _ in range(2):
+        record.write(dist, report)
+        assert sorted(path.name for path in dist.iterdir()) == ["debian12", "report.json"]
+    assert (dist / "report.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_report_is_replaced_whole_or_not_at_all(merged: Merge, dist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record.write(dist, merged(ended(planned(R620))))
+    before = (dist / "report.json").read_bytes()
+    number = (dist / "report.json").stat().st_ino
+
+    def replace(self: Path, target: Path) -> Path:
+        assert target.read_bytes() == before, "until the new one is whole, the old one is there"
+        assert json.loads(self.read_bytes())["cells"][0]["id"] == R640
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", replace)
+        with pytest.raises(OSError, match="No space"):
+            record.write(dist, merged(ended(planned(R640))))
+    assert (dist / "report.json").read_bytes() == before
+    assert sorted(path.name for path in dist.iterdir()) == ["debian12", "report.json"]
+    record.write(dist, merged(ended(planned(R640))))
+    assert (dist / "report.json").stat().st_ino != number, "a new file, so who reads the old one reads it to its end"
+
+
+def _edited(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
+    def edit(content: bytes) -> bytes:
+        data = json.loads(content)
+        change(data)
+        return json.dumps(data).encode()
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(lambda content: b"", id="empty"),
+        pytest.param(lambda content: content[:-20], id="cut off"),
+        pytest.param(lambda content: b"\xff\xfe" + content, id="binary"),
+        pytest.param(lambda content: b"[]", id="a list"),
+        pytest.param(lambda content: b"null", id="null"),
+        pytest.param(_edited(lambda data: data.update(format=2)), id="a later format"),
+        pytest.param(_edited(lambda data: data.update(extra=1)), id="more than is known"),
+        pytest.param(_edited(lambda data: data["cells"][0].update(status="good")), id="another status"),
+        pytest.param(_edited(lambda data: data["cells"][0].pop("id")), id="less than is needed"),
+        pytest.param(_edited(lambda data: data.update(version=1)), id="another type"),
+    ],
+)
+def test_what_is_no_report_of_ours_is_none(merged: Merge, dist: Path, edit: Callable[[bytes], bytes]) -> None:
+    path = record.write(dist, merged(ended(planned(R620))))
+    assert record.load(dist) is not None
+    path.write_bytes(edit(path.read_bytes()))
+    assert record.load(dist) is None
+
+
+def test_no_report_and_one_that_cannot_be_read_are_none(dist: Path) -> None:
+    assert record.load(dist) is None
+    (dist / "report.json").mkdir(parents=True)
+    assert record.load(dist) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe\0",
+    ],
+)
+def test_after_an_unreadable_report_the_next_run_begins_anew(merged: Merge, dist: Path, content: bytes) -> None:
+    dist.mkdir()
+    (dist / "report.json").write_bytes(content)
+    record.write(dist, merged(ended(planned(R620)), earlier=record.load(dist)))
+    found = record.load(dist)
+    assert found is not None
+    assert [each.id for each in found.cells] == [R620]
+
+
+# ---- the schema
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+}
+
+
+def _wrong(value: Any, schema: Any, top: dict[str, Any], where: str = "") -> list[str]:
+    """Where `value` is not as `schema` says, for the keywords that ours use; another one raises KeyError."""
+    if schema is True:
+        return []
+    if schema is False:
+        return [where]
+
+    def kind(name: str) -> list[str]:
+        return [] if isinstance(value, _TYPES[name]) and (name == "boolean") == isinstance(value, bool) else [where]
+
+    def parts(schemas: Mapping[str, Any]) -> list[str]:
+        return [
+            w for name in value if name in schemas for w in _wrong(value[name], schemas[name], top, f"{where}/{name}")
+        ]
+
+    def rest(other: Any) -> list[str]:
+        named = schema.get("properties", {})
+        return [w for name in value if name not in named for w in _wrong(value[name], other, top, f"{where}/{name}")]
+
+    def some(members: Sequence[Any]) -> list[str]:
+        return [] if any(not _wrong(value, member, top, where) for member in members) else [where]
+
+    def first(schemas: Sequence[Any]) -> list[str]:
+        return [
+            w for n, (v, s) in enumerate(zip(value, schemas, strict=False)) for w in _wrong(v, s, top, f"{where}/{n}")
+        ]
+
+    def each(item: Any) -> list[str]:
+        after = len(schema.get("prefixItems", ()))
+        return [w for n, v in enumerate(value[after:]) for w in _wrong(v, item, top, f"{where}/{n}")]
+
+    checks: dict[str, Callable[[Any], list[str]]] = {
+        "$ref": lambda ref: _wrong(value, top["$defs"][ref.rpartition("/")[2]], top, where),
+        "anyOf": some,
+        "const": lambda only: [] if value == only else [where],
+        "enum": lambda values: [] if value in values else [where],
+        "required": lambda names: [f"{where}/{name}" for name in names if name not in value],
+        "properties": parts,
+        "additionalProperties": rest,
+        "prefixItems": first,
+        "items": each,
+        "minItems": lambda limit: [] if len(value) >= limit else [where],
+        "maxItems": lambda limit: [] if len(value) <= limit else [where],
+    }
+    if "type" in schema and (bad := kind(schema["type"])):
+        return bad
+    silent = {"$schema", "$defs", "title", "description", "default", "type"}
+    return [w for name, argument in schema.items() if name not in silent for w in checks[name](argument)]
+
+
+@pytest.fixture
+def written(merged: Merge, dist: Path) -> dict[str, Any]:
+    """A report with a cell that is done, one that was refused, and one that was not reached."""
+    failed = {
+        f"audit:{SANDY}": stage_error(f"audit:{SANDY}", **verdict(Line(where="bin/demo", what="avx2"))),
+        f"compile:{SKY}": stage_error(f"compile:{SKY}"),
+    }
+    first = merged(ended(planned("R620-el7-none")))
+    path = record.write(dist, merged(ended(planned(R620, R640), failed=failed), earlier=first))
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    assert [(c["status"], c["audit"] is None) for c in found["cells"]] == [
+        ("failed", False), ("done", False), ("failed", True)
+    ]  # fmt: skip
+    return found
+
+
+def test_a_report_is_as_its_schema_says(written: dict[str, Any]) -> None:
+    schema = record.schema()
+    assert _wrong(written, schema, schema) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda data: data["cells"][1].update(status="good"), "/cells/1/status"),
+        (lambda data: data["cells"][1]["audit"].pop("violations"), "/cells/1/audit"),
+        (lambda data: data["cells"][1]["native"]["checks"][0].update(seconds="1"), "/cells/1/native"),
+        (lambda data: data["cells"][1]["artifacts"][0].update(bytes=True), "/cells/1/artifacts/0/bytes"),
+        (lambda data: data["cells"][1]["stages"][0].update(more=1), "/cells/1/stages/0/more"),
+        (lambda data: data.update(format=2), "/format"),
+        (lambda data: data.pop("version"), "/version"),
+    ],
+)
+def test_the_schema_refuses_what_the_tool_would_not_read(
+    written: dict[str, Any], change: Callable[[dict[str, Any]], object], where: str
+) -> None:
+    schema = record.schema()
+    change(written)
+    assert _wrong(written, schema, schema) == [where]
+    with pytest.raises(ValidationError):
+        BuildReport.model_validate_json(json.dumps(written))
+
+
+def test_every_field_of_the_schema_is_described() -> None:
+    schema = record.schema()
+    for part in [schema, *schema["$defs"].values()]:
+        for name, entry in part["properties"].items():
+            assert len(entry.get("description", "")) > 3, name
