@@ -50,12 +50,12 @@ def prepare(session: nox.Session, name: str, *extras: str) -> Path:
     return environment / "bin"
 
 
-def run_tool(session: nox.Session, *words: str) -> None:
+def run_tool(session: nox.Session, *words: str, environment: str = "tool", extras: tuple[str, ...] = ()) -> None:
     """Run the tool and end with its exit status, which nox would turn into 1."""
-    programs = prepare(session, "tool")
-    environment = {**os.environ, "PIKAFORGE_CWD": os.environ.get("PIKAFORGE_CWD", str(session.invoked_from))}
+    programs = prepare(session, environment, *extras)
+    variables = {**os.environ, "PIKAFORGE_CWD": os.environ.get("PIKAFORGE_CWD", str(session.invoked_from))}
     argv = [str(programs / "python"), "-m", "pikaforge", *words, *session.posargs]
-    with subprocess.Popen(argv, env=environment) as child:
+    with subprocess.Popen(argv, env=variables) as child:
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # it cleans up, and its status is passed on
         while True:
             try:
@@ -89,6 +89,12 @@ def matrix(session: nox.Session) -> None:
 def audit(session: nox.Session) -> None:
     """Judge any program, library, folder or package: nox -s audit -- FILE --model R620."""
     run_tool(session, "audit")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Load test, with plots: nox -s bench -- R620 --allocators."""
+    run_tool(session, "bench", environment="bench", extras=("bench",))
 
 
 @nox.session

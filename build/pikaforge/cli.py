@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("show", "plan"),
     "matrix": ("show", "matrix"),
     "audit": ("audit", "audit"),
+    "bench": ("bench", "bench"),
     "lock": ("upkeep", "lock"),
     "patches": ("upkeep", "patches"),
     "images": ("upkeep", "images"),
@@ -33,10 +34,10 @@ VERBS: dict[str, tuple[str, str]] = {
 """Module under `verbs` and function of each verb."""
 
 
-def _jobs(text: str) -> int:
+def _count(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if not 1 <= value <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of jobs: 1 to 1024")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1024")
     return value
 
 
@@ -65,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     build = verbs.add_parser(
         "build", parents=[common, chosen, work], allow_abbrev=False, help="build and test packages"
     )
-    build.add_argument("--jobs", type=_jobs, metavar="N", help="compiler processes at once; else one per CPU")
+    build.add_argument("--jobs", type=_count, metavar="N", help="compiler processes at once; else one per CPU")
     build.add_argument(
         "--gperftools", default="", metavar="FILE", help="local file that serves for the pinned tarball of gperftools"
     )
@@ -83,8 +84,22 @@ def parser() -> argparse.ArgumentParser:
     target.add_argument("--target", default="", metavar="TARGET", help="for this microarchitecture (archspec's name)")
     audit.add_argument("--all", action="store_true", help="every line, not the first 40 of each kind")
     audit.add_argument("--json", action="store_true", help="for scripts")
+    _bench(verbs, common, chosen, work)
     _upkeep(verbs, common, work)
     return top
+
+
+def _bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser], *parents: argparse.ArgumentParser) -> None:
+    """The load test."""
+    bench = verbs.add_parser("bench", parents=parents, allow_abbrev=False, help="load test, with plots")
+    bench.add_argument("--allocators", action="store_true", help="compare all allocators of the model and image")
+    bench.add_argument("--gperftools", default="", metavar="FILE", help="as for build")
+    bench.add_argument("--seconds", type=float, default=30.0, metavar="S", help="of each run (30)")
+    bench.add_argument("--rounds", type=_count, default=3, metavar="N", help="in which the servers take turns (3)")
+    bench.add_argument("--connections", type=_count, default=32, metavar="N", help="in all (32)")
+    bench.add_argument("--processes", type=_count, default=1, metavar="N", help="that make the load (1)")
+    bench.add_argument("--pipeline", type=_count, default=16, metavar="N", help="requests in one packet (16)")
+    bench.add_argument("--keyspace", type=int, metavar="N", help="different keys; else every key is a new one")
 
 
 def _upkeep(

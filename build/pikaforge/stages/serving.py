@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -50,6 +51,14 @@ def settle(conf: Conf, text: str, values: Mapping[str, str]) -> str:
         lines.append(line)
     lines.extend(_line(conf, key, value) for key, value in pending.items())
     return "\n".join(lines) + "\n"
+
+
+def read_conf(tree: Path, path: str) -> str:
+    """The configuration file that a tree brings."""
+    with tarfile.open(tree) as tar:
+        content = tar.extractfile(f"./{path}")
+        assert content is not None  # the compile stage made sure of product.files
+        return content.read().decode("utf-8", "replace")
 
 
 def _fill(text: str, values: Mapping[str, str]) -> str:

@@ -7,7 +7,6 @@ never started must not be published.
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from pikaforge.host.store import Result
 from pikaforge.model import Check, Spec
 from pikaforge.plan import Cell
 from pikaforge.stages.exchange import Outcome
-from pikaforge.stages.serving import Place, describe_end, log_tail, settle
+from pikaforge.stages.serving import Place, describe_end, log_tail, read_conf, settle
 from pikaforge.stages.session import Session
 from pikaforge.workshop import Workshop
 
@@ -212,7 +211,7 @@ class _Stage:
             stem=stem,
             group=self._cell.group,
             tree=Input(folder="tree", archive=self._tree),
-            conf=_read_conf(self._tree, self._server.conf.path),
+            conf=read_conf(self._tree, self._server.conf.path),
             log_path=self._workshop.log_path(self._cell.group, stem),
             connect=_connect,
             emulator=program,
@@ -252,13 +251,6 @@ class _Stage:
             ),
             hint=hint,
         )
-
-
-def _read_conf(tree: Path, path: str) -> str:
-    with tarfile.open(tree) as tar:
-        content = tar.extractfile(f"./{path}")
-        assert content is not None  # the compile stage made sure of product.files
-        return content.read().decode("utf-8", "replace")
 
 
 def _connect(host: str, port: int, *, timeout: float = 10.0) -> Connection:
