@@ -92,6 +92,12 @@ def audit(session: nox.Session) -> None:
 
 
 @nox.session
+def verify(session: nox.Session) -> None:
+    """Check packages, also of a URL: nox -s verify -- dist/debian12 --key FILE."""
+    run_tool(session, "verify")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Load test, with plots: nox -s bench -- R620 --allocators."""
     run_tool(session, "bench", environment="bench", extras=("bench",))

@@ -428,7 +428,9 @@ class Project:
         """The command line of a run in this project."""
         chosen = ["--source", str(source)] if source else []
         system = ["--os", image] if image and verb in ("build", "plan") else []
-        return [verb, *map(str, args), *chosen, *system, *self.places]
+        # What is about other things than packing makes one format.
+        formats = ["--formats", "tar"] if verb in ("build", "plan") and "--formats" not in args else []
+        return [verb, *map(str, args), *chosen, *system, *formats, *self.places]
 
     def build(
         self,

@@ -13,8 +13,11 @@ on a frame that has none (gperftools issue 1638)."""
 
 
 def number(version: str) -> tuple[int, ...]:
-    """A version's numbers, to compare with: `2.6.2` is (2, 6, 2)."""
-    return tuple(int(part) for part in version.split("."))
+    """A version's numbers, to compare with: `2.6.2` is (2, 6, 2), and `2.7.0` (2, 7) like `2.7`."""
+    parts = [int(part) for part in version.split(".")]
+    while parts and not parts[-1]:
+        parts.pop()
+    return tuple(parts)
 
 
 def tarball(spec: Spec, image: str, allocator: str) -> Tarball | None:
@@ -34,7 +37,8 @@ def _of(entry: Allocator, spec: Spec, image: str) -> str | None:
 def libunwind(spec: Spec, image: str, allocator: str) -> Tarball | None:
     """The libunwind that is built, too; None where the image's own is taken, or none is needed."""
     entry = spec.allocators[allocator]
-    if entry.libunwind is None or image in entry.packages or spec.images[image].family in entry.packages:
+    packages = entry.packages.get(image) or entry.packages.get(spec.images[image].family)
+    if entry.libunwind is None or (packages is not None and packages.build):
         return None
     return spec.tarballs[entry.libunwind]
 

@@ -7,6 +7,7 @@ verdict is never an exception: only what cannot be read is.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,7 +24,7 @@ from pikaforge.elf.errors import AuditError
 from pikaforge.elf.facts import ElfFacts, read_build_id, read_facts
 from pikaforge.elf.inputs import Tree, open_inputs, open_package
 from pikaforge.elf.layout import EM_386, EM_X86_64, machine_name
-from pikaforge.elf.linkage import LinkageRules, LinkageVerdict
+from pikaforge.elf.linkage import LinkageRules, LinkageVerdict, library_versions
 from pikaforge.elf.verdict import Line
 from pikaforge.isa import features
 from pikaforge.isa import verdict as isa_verdict
@@ -33,7 +34,7 @@ from pikaforge.isa.verdict import IsaVerdict
 from pikaforge.isa.waivers import Ledger, Waiver
 
 _MANGLED = re.compile(r"\b_Z\w+")
-REVISION = 1
+REVISION = 2
 """Part of the key of a kept verdict: raise it when the audit judges differently."""
 
 
@@ -129,6 +130,9 @@ class AuditResult:
             "findings": [{**asdict(f), "code": f.code.hex()} for f in self.isa.findings],
             "symbol_versions": dict(self.linkage.highest),
             "system_libraries": list(self.linkage.system),
+            "library_versions": {
+                soname: list(versions) for soname, versions in library_versions(self.files, self.linkage.system).items()
+            },
             "allocator": {"library": self.memory.library, "unwinder": self.memory.unwinder},
             "hardening": [asdict(h) for h in self.linkage.hardening],
             "units": [asdict(u) for u in self.flags.units],
@@ -183,6 +187,7 @@ def _file_facts(fact: ElfFacts) -> dict[str, Any]:
         "needed": list(fact.needed),
         "run_path": list(fact.run_path),
         "build_id": fact.build_id,
+        "bytes": fact.size,
         "symbols": fact.has_symbols,
     }
 
@@ -201,6 +206,12 @@ def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: dat
         "rules": {**plain, "linkage": {**plain["linkage"], "maxima": dict(rules.linkage.maxima)}},
         "waivers": [[w.model_dump(mode="json"), w.expired(today)] for w in rules.waivers],
     }
+
+
+def _top(tree: Tree) -> str:
+    """The folder that all files of a tree are below."""
+    folders = [posixpath.dirname(name) for name in tree.elves]
+    return posixpath.commonpath(folders) if tree.whole and folders and all(folders) else ""
 
 
 @dataclass(slots=True)
@@ -252,6 +263,8 @@ def audit_tree(
         target=allowed.target,
         allocator=rules.allocator,
         has=allowed.sure,
+        # Waivers are written for our own trees; in a package those are below a folder or two.
+        below="" if rules.demand_waivers else _top(tree),
     )
     return AuditResult(
         title=tree.title,

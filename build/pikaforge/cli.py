@@ -17,12 +17,17 @@ from pikaforge.setting import Setting
 SELECTOR_HELP = "a model (R620), a cell id (R620-el7-none), a quoted glob over ids ('R6*-el7-*') or `all`"
 
 
+FORMATS = ("tar", "rpm", "deb", "wheel")
+"""As in `model.FORMATS`, which costs an import of the models."""
+
+
 VERBS: dict[str, tuple[str, str]] = {
     "build": ("build", "build"),
     "plan": ("show", "plan"),
     "matrix": ("show", "matrix"),
     "audit": ("audit", "audit"),
     "bench": ("bench", "bench"),
+    "verify": ("verify", "verify"),
     "lock": ("upkeep", "lock"),
     "patches": ("upkeep", "patches"),
     "images": ("upkeep", "images"),
@@ -39,6 +44,13 @@ def _count(text: str) -> int:
     if not 1 <= value <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1024")
     return value
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.split(",")))
+    if not all(name in FORMATS for name in names):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of formats: {','.join(FORMATS)}")
+    return names
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
     )
     work.add_argument(
         "--engine", choices=("docker", "host"), default="docker", help="containers, or this machine itself"
+    )
+    work.add_argument(
+        "--formats", type=_formats, default=(), metavar="LIST", help=f"of {','.join(FORMATS)}; else the image's"
     )
     work.add_argument("--locked", action="store_true", help="refuse any input that sources.lock does not pin")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -84,6 +99,16 @@ def parser() -> argparse.ArgumentParser:
     target.add_argument("--target", default="", metavar="TARGET", help="for this microarchitecture (archspec's name)")
     audit.add_argument("--all", action="store_true", help="every line, not the first 40 of each kind")
     audit.add_argument("--json", action="store_true", help="for scripts")
+    verify = verbs.add_parser(
+        "verify",
+        parents=[common],
+        allow_abbrev=False,
+        help="check digests, signatures, provenance and contents; audit again",
+    )
+    verify.add_argument("paths", nargs="+", metavar="FILE|DIR|URL")
+    verify.add_argument("--key", action="append", default=[], metavar="FILE", help="public key; may be repeated")
+    verify.add_argument("--unsigned", action="store_true", help="accept what is not signed")
+    verify.add_argument("--json", action="store_true", help="for scripts")
     _bench(verbs, common, chosen, work)
     _upkeep(verbs, common, work)
     return top

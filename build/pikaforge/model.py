@@ -25,6 +25,8 @@ BASE_PATTERN = r"^[a-z0-9][A-Za-z0-9._:/-]*$"
 TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/+-]*$"
 LINE_PATTERN = r"\{key\}.*\{value\}"
 DIGEST_PATTERN = r"^[0-9a-f]{64}$"
+FILE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,199}"
+"""Name of a downloaded file; 55 bytes are left for what is kept beside it."""
 URL_PATTERN = r"^(https?|file)://[^\s'\"]+$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
@@ -82,6 +84,10 @@ class OsRelease(Strict):
     version: str = Field(pattern=RELEASE_PATTERN, description='VERSION_ID, such as "22.04", in quotes.')
 
 
+Format = Literal["tar", "rpm", "deb", "wheel"]
+FORMATS: tuple[Format, ...] = ("tar", "rpm", "deb", "wheel")
+
+
 class Image(Strict):
     """An OS image: where its base comes from and what its compiler can do."""
 
@@ -99,6 +105,7 @@ class Image(Strict):
     )
     gcc: CompilerVersion = Field(description="Version of the image's gcc, major.minor at least.")
     allocator: Name = Field(default="none", description="The allocator of a build that names none.")
+    formats: tuple[Format, ...] = Field(default=("tar",), description="Which packages a build makes for it.")
     fallback: Literal["refuse", "nearest"] = Field(
         default="refuse",
         description="What to do for a target that the compiler cannot produce: refuse, or take the nearest.",
@@ -455,6 +462,11 @@ class Product(Strict):
 
     name: Name = Field(description="Begins the names of packages and files.")
     version: Name = Field(description="As packages carry it.")
+    release: Name = Field(default="1", description="The packager's count of builds of one version.")
+    summary: str = Field(default="", max_length=80, description="One line, for packages.")
+    description: str = Field(default="", description="A paragraph, for packages.")
+    licence: str = Field(default="NOASSERTION", description="SPDX expression.")
+    url: str = Field(default="", description="The project's page.")
     warning: str = Field(default="", description="Shown by plan, e.g. that upstream gave this version up.")
     source: Source
     sample: RelativePath | None = Field(

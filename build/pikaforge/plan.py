@@ -177,9 +177,16 @@ def _cell(spec: Spec, triple: tuple[str, str, str]) -> Cell:
         wanted=wanted,
         target=wanted,
         flags=(),
-        problem=(
-            f"{resolution.reason}; the nearest it can produce is {resolution.nearest} "
-            f"(`fallback: nearest` at images.{image} accepts it)"
+        problem="; ".join(
+            text
+            for text in (
+                (
+                    f"{resolution.reason}; the nearest it can produce is {resolution.nearest} "
+                    f"(`fallback: nearest` at images.{image} accepts it)"
+                ),
+                problem,
+            )
+            if text
         ),
     )
 

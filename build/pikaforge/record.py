@@ -79,6 +79,9 @@ class AuditRecord(Strict):
     findings: tuple[dict[str, Any], ...] = Field(description="Functions with instructions beyond the allow-list.")
     symbol_versions: dict[str, str] = Field(description="By namespace the highest that a host must have.")
     system_libraries: tuple[str, ...] = Field(description="Sonames that are taken from the host.")
+    library_versions: dict[str, tuple[str, ...]] = Field(
+        description="By library of the host, all symbol versions that it must have."
+    )
     allocator: dict[str, str] = Field(
         description="The allocator's library in the tree, and whether it needs libunwind."
     )
@@ -101,8 +104,12 @@ class StageRecord(Strict):
 
 
 class ArtifactRecord(Strict):
-    """A file under dist/."""
+    """A package under dist/; its bill of materials and provenance are beside it."""
 
+    format: Literal["tar", "rpm", "deb", "wheel"] = Field(description="What kind of package it is.")
+    role: Literal["main", "debug", "allocator"] = Field(
+        description="The product, its debug information, or gperftools."
+    )
     path: str = Field(description="Relative to this report.")
     sha256: str = Field(description="Digest of its bytes, in hex.")
     bytes: int = Field(description="Size.")

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from pikaforge import model, yamltext
-from pikaforge.host import download
 from pikaforge.problems import PLACEHOLDER, Problems, closest_or_all
 from pikaforge.yamltext import KeyPath
 
@@ -126,7 +125,7 @@ def _check_tarballs(spec: model.Spec, problems: Problems) -> None:
                 problems.unknown(("allocators", name, *path), "tarball", wanted, spec.tarballs)
     files: dict[str, str] = {}
     for name, tarball in spec.tarballs.items():
-        if not download.NAME.fullmatch(tarball.file):
+        if not re.fullmatch(model.FILE_PATTERN, tarball.file):
             message = f"the URL of {name} does not end with the name of a file"
             problems.add(("tarballs", name, "url"), message, "give the tarball's own URL, such as …/name-1.0.tar.gz")
         elif files.setdefault(tarball.file, name) != name:

@@ -41,11 +41,15 @@ class Setting:
 
     @property
     def spec(self) -> Spec:
-        """matrix.yaml."""
+        """matrix.yaml, with the formats that the command line asks for."""
         if self._spec is None:
             from pikaforge import config  # noqa: PLC0415
 
-            self._spec = config.load(self.matrix)
+            spec = config.load(self.matrix)
+            if formats := getattr(self.arguments, "formats", ()):
+                images = {name: image.model_copy(update={"formats": formats}) for name, image in spec.images.items()}
+                spec = spec.model_copy(update={"images": images})
+            self._spec = spec
         return self._spec
 
     def series(self) -> Series | None:

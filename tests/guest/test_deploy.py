@@ -347,6 +347,22 @@ class TestWithSystemd:
         invocation = host.ok("systemctl", "show", "-p", "InvocationID", "--value", "pika@9221").strip()
         return host.ok("journalctl", "-o", "cat", f"_SYSTEMD_INVOCATION_ID={invocation}")
 
+    def test_the_unit_of_a_package_is_not_hidden(self, fresh: Host) -> None:
+        packaged, own = "/usr/lib/systemd/system/pika@.service", "/etc/systemd/system/pika@.service"
+        fresh.ok("sh", "-c", f"rm -f {own}; sed 's|@TOP@|/opt/forge|' /opt/forge/systemd/pika@.service >{packaged}")
+        try:
+            fresh.deploy("9221", "/data")
+            assert fresh.run("test", "-e", own)[0] != 0
+            assert fresh.ok("systemctl", "show", "pika@9221", "-p", "FragmentPath").endswith(
+                "/lib/systemd/system/pika@.service\n"
+            )
+            # A unit of another tree is none of this one.
+            fresh.ok("sed", "-i", "s|/opt/forge|/opt/other|", packaged)
+            fresh.deploy("9221", "/data")
+            assert fresh.run("test", "-e", own)[0] == 0
+        finally:
+            fresh.ok("rm", "-f", packaged, own)
+
     def until(self, host: Host, wanted: Callable[[dict[str, str]], bool]) -> dict[str, str]:
         """Wait for a state of the unit."""
         deadline = time.monotonic() + 20

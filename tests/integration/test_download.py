@@ -197,7 +197,7 @@ class Desk:
     told: list[str] = field(default_factory=list)
 
     def downloads(self, *mirrors: str) -> Downloads:
-        return Downloads(self.folder, mirrors=mirrors, notice=self.told.append)
+        return Downloads(self.folder, mirrors=mirrors, notice=self.told.append, option="--local FILE")
 
     def refused(self, wanted: Wanted, *mirrors: str) -> HostError:
         with pytest.raises(HostError) as caught:
@@ -837,7 +837,13 @@ def test_one_error_lists_every_source(new_site: Callable[[], Site], desk: Desk, 
     assert lines[2] == f"    {refusing.url}/{NAME} answers 503 Service Unavailable"
     assert lines[3] == (f"    {wrong.url}/{NAME} has SHA-256 {digest(OTHER)}, but {digest(BODY)} is expected")
     assert len(lines) == 4
-    for way in (f"SHA-256 {digest(BODY)}", str(desk.folder / NAME), "command line", "mirror", "https_proxy"):
+    for way in (
+        f"SHA-256 {digest(BODY)}",
+        str(desk.folder / NAME),
+        "or name it with --local FILE",
+        "mirror",
+        "https_proxy",
+    ):
         assert way in error.hint
     assert desk.kept == set()
 

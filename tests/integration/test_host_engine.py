@@ -64,8 +64,9 @@ class Here:
                 "elsewhere": {**entry, "os": {"id": "nextstep", "version": "3.3"}},
             }
             matrix["matrix"]["exclude"] = []
-            for part in (matrix["product"], matrix["allocators"]["system"]):
-                part["packages"] = {"debian": part["packages"]["debian"]}
+            for part in (matrix["product"], *matrix["allocators"].values()):
+                if "packages" in part:
+                    part["packages"] = {"debian": part["packages"]["debian"]}
             named = {name: "here" for name, value in matrix["defaults"].items() if isinstance(value, str)}
             matrix["defaults"].update(named)
 

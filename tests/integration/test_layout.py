@@ -108,6 +108,8 @@ def test_effects_have_one_door(module: str, allowed: set[str]) -> None:
     users = {
         path.relative_to(PACKAGE).as_posix() for path in _sources() if pattern.search(path.read_text(encoding="utf-8"))
     }
+    # What ships in packages runs on hosts, where the tool is not.
+    users = {name for name in users if not name.startswith("payload/")}
     assert users == allowed
 
 

@@ -138,7 +138,7 @@ def test_every_kind_of_step_can_fail(compiled: Project) -> None:
     assert said.keys() == {
         "forgotten", "blocked", "no-files", "no-copy", "accepted", "refused", "unacknowledged", "other-value", "dead",
     }  # fmt: skip
-    assert "9 of 12 smoke checks failed" in done.stdout
+    assert "9 of 13 smoke checks failed" in done.stdout
     assert (
         "step 5: sent CONFIG GET dump-expire; wanted ['dump-expire', '9']; got ['dump-expire', '0']"
         in said["forgotten"]
@@ -234,7 +234,7 @@ def test_what_was_skipped_or_is_advice_never_counts_as_passed(compiled: Project)
     replace_checks(compiled, advice, own("after", START, needs=["advice"]))
     done = compiled.build("R620", check=0)
     made = facts(compiled)
-    assert [check["name"] for check in made["checks"]] == ["version", "start", "stop"]
+    assert [check["name"] for check in made["checks"]] == ["version", "start", "allocator", "stop"]
     advised, skipped = made["native"]["checks"][-2:]
     assert (advised["passed"], advised["skipped"]) == (False, "")
     assert advised["detail"] == "step 2: sent GET k; wanted 'v'; got (nil)"

@@ -372,6 +372,86 @@ REFUSALS: dict[str, tuple[tuple[str, str], tuple[str, str, str]]] = {
             "define it, or give every image its `allocator`",
         ),
     ),
+    "an allocator that is built of nothing": (
+        ("  none: {kind: none}\n", "  none: {kind: none}\n  own: {kind: gperftools, unwinder: libunwind}\n"),
+        ("kind gperftools needs `unwinder` and `tarball`", "42:3 allocators.own", ""),
+    ),
+    "an allocator that is not built, with an unwinder": (
+        ("    kind: system\n", "    kind: system\n    unwinder: libunwind\n"),
+        ("kind system takes no `unwinder`", "42:3 allocators.system", ""),
+    ),
+    "frame pointers and libunwind": (
+        (
+            "  none: {kind: none}\n",
+            (
+                "  none: {kind: none}\n"
+                "  own: {kind: gperftools, unwinder: frame-pointers, tarball: gperftools-2.7, libunwind: unwind}\n"
+            ),
+        ),
+        ("unwinder frame-pointers takes no `libunwind`", "42:3 allocators.own", ""),
+    ),
+    "a word for frame pointers": (
+        ("    kind: system\n", "    kind: gperftools\n    unwinder: framepointers\n    tarball: a\n"),
+        (
+            "`unwinder` must be 'libunwind' or 'frame-pointers', got the string 'framepointers'",
+            "44:15 allocators.system.unwinder",
+            "did you mean 'frame-pointers'?",
+        ),
+    ),
+    "a tarball of an allocator": (
+        (
+            "matrix:\n",
+            (
+                "  own: {kind: gperftools, unwinder: libunwind, tarball: gperftols-2.7}\n"
+                f"tarballs:\n  gperftools-2.7: {{version: '2.7', url: file:///a.tgz, sha256: {'0a' * 32}}}\nmatrix:\n"
+            ),
+        ),
+        ("there is no tarball 'gperftols-2.7'", "45:57 allocators.own.tarball", "did you mean 'gperftools-2.7'?"),
+    ),
+    "two tarballs with one file": (
+        (
+            "matrix:\n",
+            (
+                f"tarballs:\n  a: {{version: '2.7', url: file:///a/x.tgz, sha256: {'0a' * 32}}}\n"
+                f"  b: {{version: '2.8', url: 'https://b.org/x.tgz?c', sha256: {'0b' * 32}}}\nmatrix:\n"
+            ),
+        ),
+        (
+            "b and a have the same file name x.tgz",
+            "47:28 tarballs.b.url",
+            "both would be kept in one place: give another URL",
+        ),
+    ),
+    "a tarball without a file's name": (
+        (
+            "matrix:\n",
+            f"tarballs:\n  a: {{version: '2.7', url: 'https://a.org/?x.tgz', sha256: {'0a' * 32}}}\nmatrix:\n",
+        ),
+        (
+            "the URL of a does not end with the name of a file",
+            "46:28 tarballs.a.url",
+            "give the tarball's own URL, such as …/name-1.0.tar.gz",
+        ),
+    ),
+    "a digest in capital letters": (
+        ("matrix:\n", f"tarballs:\n  a: {{version: '2.7', url: file:///x.tgz, sha256: '{'0A' * 32}'}}\nmatrix:\n"),
+        (
+            f"`sha256` must be a SHA-256: 64 digits and letters a to f, in lower case, got the string '{'0A' * 29}0…'",
+            "46:51 tarballs.a.sha256",
+            "sha256: As `sha256sum` prints it.",
+        ),
+    ),
+    "a mirror": (
+        ("matrix:\n", "mirrors: [https://a.org, ftp://b.org]\nmatrix:\n"),
+        (
+            (
+                "`mirrors[1]` must be a URL with https://, http:// or file:// and no spaces or quotes, "
+                "got the string 'ftp://b.org'"
+            ),
+            "45:26 mirrors[1]",
+            "mirrors: Folders that are asked for tarballs before their own URLs.",
+        ),
+    ),
     "the default image": (
         ("  image: debian12", "  image: Debian-12"),
         ("there is no image 'Debian-12'", "50:10 defaults.image", "did you mean 'debian12'?"),

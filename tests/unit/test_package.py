@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import pytest
 from unit.helpers import Ending, FakeEngine, make_spec, members, refusal, the_cell
 
 from pikaforge.errors import HostError, StageError
+from pikaforge.host.job import files
 from pikaforge.host.store import Result
 from pikaforge.keys import digest
 from pikaforge.stages import package
-from pikaforge.stages.package import Parts, deliver, file_name, manifest, material, write_sums
+from pikaforge.stages.formats import tarball_name
+from pikaforge.stages.package import Parts, deliver, manifest, material, write_sums
 from pikaforge.workshop import Workshop
 
 CELL = "R620-debian12-none"
@@ -35,11 +39,11 @@ EPOCH = 1672531200
 )
 def test_file_names(cell: str, changes: dict[str, Any], name: str) -> None:
     spec = make_spec(**changes)
-    assert file_name(spec, the_cell(spec, cell)) == name
+    assert tarball_name(spec, the_cell(spec, cell)) == name
 
 
-def _result(stage: str, files: dict[str, Path] | None = None, **facts: Any) -> Result:
-    return Result(stage=stage, key="k", identity=f"{stage}-identity", facts=facts, files=files or {})
+def _result(stage: str, held: dict[str, Path] | None = None, **facts: Any) -> Result:
+    return Result(stage=stage, key="k", identity=f"{stage}-identity", facts=facts, files=held or {})
 
 
 def _inputs(tree: Path | None = None) -> dict[str, Result]:
@@ -78,6 +82,8 @@ def _inputs(tree: Path | None = None) -> dict[str, Result]:
             symbol_versions={"GLIBC": "2.34"},
             system_libraries=["libc.so.6"],
             violations=[],
+            library_versions={"libc.so.6": ["GLIBC_2.2.5", "GLIBC_2.34"]},
+            files=[{"name": "bin/demo", "bytes": 20, "build_id": "abcdef"}],
             allocator={"library": "", "unwinder": ""},
         ),
         "smoked": _result(
@@ -89,7 +95,7 @@ def _inputs(tree: Path | None = None) -> dict[str, Result]:
 def test_the_manifest() -> None:
     spec = make_spec()
     assert manifest(spec, the_cell(spec, CELL), Parts(**_inputs())) == {
-        "format": 2,
+        "format": 3,
         "product": "demo",
         "version": "v1.0",
         "cell": CELL,
@@ -152,19 +158,34 @@ def test_the_host_engine_has_no_runtime_packages() -> None:
     assert manifest(spec, the_cell(spec, CELL), Parts(**inputs))["image"]["runtime_packages"] == {}
 
 
+TREE = {"bin/demo": b"\x7fELF and more", "conf/demo.conf": b"port 1\n"}
+
+
+def _trees(tmp_path: Path, debug: Mapping[str, bytes] | None = None) -> dict[str, Result]:
+    """The inputs with a tree, and debug information for some of its files."""
+    tree, apart = tmp_path / "tree.tar", tmp_path / "debug.tar"
+    tree.write_bytes(files(TREE, executable=["bin/demo"]))
+    apart.write_bytes(files(debug or {}))
+    inputs = _inputs(tree)
+    inputs["compiled"] = replace(inputs["compiled"], files={"tree.tar": tree, "debug.tar": apart})
+    return inputs
+
+
+def _pack(workshop: Workshop, inputs: dict[str, Result], **changes: Any) -> Result:
+    spec = make_spec(**changes)
+    cell = the_cell(spec, CELL)
+    return package.run(workshop, spec, cell, Parts(**inputs), key="2" * 32, tools="tools:1", others={})
+
+
 def test_a_package_is_tree_and_extras(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["package"] = Ending(outputs={"out/package.tar.gz": b"packed"})
-    spec = make_spec()
-    (tmp_path / "tree.tar").write_bytes(b"tree")
-    inputs = _inputs(tmp_path / "tree.tar")
-    result = package.run(
-        workshop, spec, the_cell(spec, CELL), Parts(**inputs), key="2" * 32, tools="tools:1", others={}
-    )
-    described = manifest(spec, the_cell(spec, CELL), Parts(**inputs))
-    facts = {"name": "demo-v1.0-R620.tar.gz", "bytes": 6, "manifest": described}
-    assert (result.identity, result.facts) == (digest("packed"), facts)
+    result = _pack(workshop, _trees(tmp_path))
+    [artifact] = result.facts["artifacts"]
+    name = "demo-v1.0-R620.tar.gz"
+    assert artifact == {"format": "tar", "role": "main", "name": name, "bytes": 6, "sha256": digest("packed")}
+    assert result.files[name].read_bytes() == b"packed"
     assert workshop.store.get("package", "2" * 32) == (result, "")
-    job = fake.jobs[0]
+    [job] = fake.jobs
     assert (job.image, job.network, job.argv) == ("tools:1", "none", ("sh", "guest/run.sh", "package"))
     assert job.env == {"FORGE_PRODUCT": "demo", "SOURCE_DATE_EPOCH": str(EPOCH)}
     extra = members(job.inputs[2])
@@ -173,32 +194,78 @@ def test_a_package_is_tree_and_extras(workshop: Workshop, fake: FakeEngine, tmp_
     assert modes["extra/systemd/demo@.service"] == "0o644"
     assert modes["extra/utils/deploy.sh"] == "0o755"
     assert {mode for name, mode in modes.items() if not name.endswith(".sh")} == {"0o644"}
-    assert json.loads(extra["extra/manifest.json"][1])["cell"] == CELL
+    described = json.loads(extra["extra/manifest.json"][1])
+    assert described == result.facts["manifest"]
+    assert described["cell"] == CELL
+    # What it lists is what is packed: the tree's files and those beside it, but for itself.
+    listed = {entry["path"]: (entry["mode"], entry["sha256"]) for entry in described["contents"]}
+    beside = {name.removeprefix("extra/"): ("0755" if mode & 0o111 else "0644", hashlib.sha256(data).hexdigest())
+              for name, (mode, data) in extra.items()}  # fmt: skip
+    del beside["manifest.json"]
+    tree = {"bin/demo": ("0755", hashlib.sha256(TREE["bin/demo"]).hexdigest()),
+            "conf/demo.conf": ("0644", hashlib.sha256(TREE["conf/demo.conf"]).hexdigest())}  # fmt: skip
+    assert listed == {**tree, **beside}
+
+
+def test_debug_information_is_a_package_of_its_own(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
+    fake.endings["package"] = lambda job: Ending(outputs={path: path.encode() for path in job.outputs})
+    result = _pack(workshop, _trees(tmp_path, {"bin/demo.debug": b"names"}))
+    told = [(a["role"], a["name"]) for a in result.facts["artifacts"]]
+    assert told == [("main", "demo-v1.0-R620.tar.gz"), ("debug", "demo-v1.0-R620-debuginfo.tar.gz")]
+    layout = members(fake.jobs[1].inputs[1])["pack/layout.tsv"][1].decode()
+    assert "\t644\t/usr/lib/debug/opt/demo/bin/demo.debug\tdebug/bin/demo.debug\n" in layout
+    assert "/usr/lib/debug/.build-id/ab/cdef.debug" in layout
+
+
+def test_all_formats_are_made_of_the_same_files(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
+    fake.endings["package"] = lambda job: Ending(outputs={path: path.encode() for path in job.outputs})
+    result = _pack(workshop, _trees(tmp_path), images__debian12__formats=["tar", "rpm"])
+    told = [(a["format"], a["role"], a["name"]) for a in result.facts["artifacts"]]
+    assert told == [
+        ("tar", "main", "demo-v1.0-R620.tar.gz"),
+        ("rpm", "main", "demo-1.0-1.R620.debian12.x86_64.rpm"),
+    ]
+    tarball, rpm = fake.jobs
+    extra = [item.archive for job in (tarball, rpm) for item in job.inputs if item.folder == "extra"]
+    assert extra[0] == extra[1]
+    spec = next(members(item)["pack/package.spec"][1].decode() for item in rpm.inputs if item.folder == "pack")
+    assert "libc.so.6(GLIBC_2.34)(64bit)" in spec
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"files": []}, "bin/demo is not among what was audited"),
+        ({"files": [{"name": "bin/demo", "bytes": 1 << 20, "build_id": ""}]}, "is smaller than its programs"),
+        ({"checks": []}, "no smoke check has passed"),
+    ],
+    ids=["no program", "too small", "not smoke-tested"],
+)
+def test_what_cannot_be_a_package_is_not_made(
+    workshop: Workshop, fake: FakeEngine, tmp_path: Path, changes: dict[str, Any], why: str
+) -> None:
+    fake.endings["package"] = Ending(outputs={"out/package.tar.gz": b"packed"})
+    inputs = _trees(tmp_path)
+    part = "smoked" if "checks" in changes else "audited"
+    inputs[part] = replace(inputs[part], facts={**inputs[part].facts, **changes})
+    with pytest.raises(StageError, match=why):
+        _pack(workshop, inputs)
+    assert workshop.store.get("package", "2" * 32) == (None, "")
 
 
 def test_a_package_that_could_not_be_made(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["package"] = Ending(status=1, log="tar: what\nforge: reason: no space\n")
-    spec = make_spec()
-    (tmp_path / "tree.tar").write_bytes(b"tree")
     with pytest.raises(StageError) as caught:
-        package.run(
-            workshop,
-            spec,
-            the_cell(spec, CELL),
-            Parts(**_inputs(tmp_path / "tree.tar")),
-            key="2" * 32,
-            tools="t",
-            others={},
-        )
+        _pack(workshop, _trees(tmp_path))
     assert caught.value.lines() == [
-        "error: the package could not be made",
+        "error: the tarball could not be made",
         f"  where: stage package, {CELL}",
         "  command: sh guest/run.sh package (exit status 1)",
         "  reason: no space",
         "  last lines of the log:",
         "    | tar: what",
         "    | forge: reason: no space",
-        f"  log: {workshop.out}/logs/{CELL}/package.log",
+        f"  log: {workshop.out}/logs/{CELL}/package-tarball.log",
     ]
     assert workshop.store.get("package", "2" * 32) == (None, "")
 
@@ -220,36 +287,49 @@ def test_the_key_follows_what_goes_in(workshop: Workshop) -> None:
 # ---- dist/
 
 
-def _packed(tmp_path: Path, text: str) -> Result:
-    path = tmp_path / "stored.tar.gz"
+def _packed(tmp_path: Path, text: str, name: str = "demo-v1.0-R620.tar.gz") -> tuple[Result, dict[str, Any]]:
+    path = tmp_path / name
     path.write_text(text)
-    return Result(
-        stage="package",
-        key="k",
-        identity=digest(text),
-        facts={"name": "demo-v1.0-R620.tar.gz"},
-        files={"package.tar.gz": path},
-    )
+    artifact = {"name": name, "sha256": digest(text)}
+    return Result(stage="package", key="k", identity="x", facts={"artifacts": [artifact]}, files={name: path}), artifact
 
 
 def test_delivering_again_writes_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "dist" / "debian12"
     path = folder / "demo-v1.0-R620.tar.gz"
-    assert deliver(_packed(tmp_path, "one"), folder) == (path, True)
+    assert deliver(*_packed(tmp_path, "one"), folder) == (path, True)
     before = path.stat()
-    assert deliver(_packed(tmp_path, "one"), folder) == (path, False)
+    assert deliver(*_packed(tmp_path, "one"), folder) == (path, False)
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
-    assert deliver(_packed(tmp_path, "two"), folder) == (path, True)
+    assert deliver(*_packed(tmp_path, "two"), folder) == (path, True)
     assert path.read_text() == "two"
     assert [p.name for p in folder.iterdir()] == [path.name]
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+def test_what_is_told_of_another_file_goes_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "dist"
+    path, _ = deliver(*_packed(tmp_path, "one"), folder)
+    beside = [path.with_name(path.name + suffix) for suffix in (".sbom.json", ".intoto.json", ".asc")]
+    for companion in beside:
+        companion.write_text("about one")
+    deliver(*_packed(tmp_path, "one"), folder)
+    assert all(companion.is_file() for companion in beside)
+    deliver(*_packed(tmp_path, "two"), folder)
+    assert not any(companion.exists() for companion in beside)
+
+
 def test_a_damaged_package_under_dist_is_put_right(tmp_path: Path) -> None:
-    path, _ = deliver(_packed(tmp_path, "one"), tmp_path / "dist")
+    path, _ = deliver(*_packed(tmp_path, "one"), tmp_path / "dist")
     path.write_text("damaged")
-    assert deliver(_packed(tmp_path, "one"), tmp_path / "dist") == (path, True)
+    assert deliver(*_packed(tmp_path, "one"), tmp_path / "dist") == (path, True)
     assert path.read_text() == "one"
+
+
+def test_something_else_under_the_name_of_an_rpm_is_put_right(tmp_path: Path) -> None:
+    path, _ = deliver(*_packed(tmp_path, "one", "x.rpm"), tmp_path / "dist")
+    path.write_text("no RPM")
+    assert deliver(*_packed(tmp_path, "one", "x.rpm"), tmp_path / "dist") == (path, True)
 
 
 def _sums(folder: Path) -> str:

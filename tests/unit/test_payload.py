@@ -37,7 +37,7 @@ def test_no_word_is_left_but_the_one_that_deployment_fills_in(real: bool) -> Non
 
 
 def test_the_templates_name_no_product() -> None:
-    for path in payload.FOLDER.iterdir():
+    for path in (path for path in payload.FOLDER.rglob("*") if path.is_file() and path.suffix != ".pyc"):
         assert "pika" not in path.read_text(encoding="utf-8").lower().replace("pikaforge", ""), path.name
 
 

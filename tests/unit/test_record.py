@@ -162,7 +162,9 @@ def merged(dist: Path) -> Merge:
             path = dist / "debian12" / f"{name}.tar.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(name)
-            artifacts[name] = (ArtifactRecord(path=f"debian12/{name}.tar.gz", sha256="ab", bytes=7),)
+            artifacts[name] = (
+                ArtifactRecord(format="tar", role="main", path=f"debian12/{name}.tar.gz", sha256="ab", bytes=7),
+            )
         return record.merge(spec or make_spec(), done, artifacts, earlier=earlier, dist=dist, now=now)
 
     return merged
@@ -190,7 +192,9 @@ def test_the_first_report_tells_of_each_cell(merged: Merge) -> None:
     assert (found.target, found.wanted) == ("sandybridge", "sandybridge")
     assert found.flags == ("-march=sandybridge", "-mtune=sandybridge")
     assert (found.status, found.finished) == ("done", "2026-06-15T12:30:01+00:00")
-    assert found.artifacts == (ArtifactRecord(path=f"debian12/{R620}.tar.gz", sha256="ab", bytes=7),)
+    assert found.artifacts == (
+        ArtifactRecord(format="tar", role="main", path=f"debian12/{R620}.tar.gz", sha256="ab", bytes=7),
+    )
     assert found.manifest == {"cell": "as packed", "format": 2}
 
 
@@ -314,7 +318,10 @@ def test_a_cell_whose_package_vanished_is_forgotten(merged: Merge, dist: Path) -
 
 def test_all_files_of_a_cell_must_be_there(merged: Merge, dist: Path) -> None:
     first = merged(ended(planned(R620)))
-    one, two = cell(first, R620).artifacts[0], ArtifactRecord(path="debian12/second", sha256="cd", bytes=1)
+    one, two = (
+        cell(first, R620).artifacts[0],
+        ArtifactRecord(format="tar", role="main", path="debian12/second", sha256="cd", bytes=1),
+    )
     both = first.model_copy(update={"cells": (cell(first, R620).model_copy(update={"artifacts": (one, two)}),)})
     assert [each.id for each in merged(ended(planned(R640)), earlier=both).cells] == [R640]
     (dist / two.path).mkdir()

@@ -137,6 +137,7 @@ def _verdict(violations: int = 0, warnings: int = 0) -> AuditRecord:
         "code_bytes": 0,
         "symbol_versions": {},
         "allocator": {},
+        "library_versions": {},
     }
     empty = [name for name, field in AuditRecord.model_fields.items() if name not in data and field.is_required()]
     return AuditRecord.model_validate({**dict.fromkeys(empty, ()), **data}, strict=False)
@@ -173,7 +174,7 @@ def _row(cell: CellRecord) -> dict[str, str]:
 
 
 RAN = WayRecord(ran=True, checks=(_check("version", 0.25), _check("ping", 1.5)))
-MADE = (ArtifactRecord(path="el7/x.tar.gz", sha256="ab", bytes=1),)
+MADE = (ArtifactRecord(format="tar", role="main", path="el7/x.tar.gz", sha256="ab", bytes=1),)
 
 
 def test_the_verdicts_of_a_build_are_a_table() -> None:

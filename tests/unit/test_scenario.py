@@ -7,7 +7,7 @@ import signal
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class Memory:
     port: int = 7000
     deaf: bool = False
     """It survives every signal."""
+    files: tuple[str, ...] = ()
+    """What it has mapped."""
 
     def address(self) -> tuple[str, int]:
         if self.ended is not None:
@@ -87,7 +89,7 @@ class Memory:
         return self.folders.get(folder)
 
     def mapped(self) -> tuple[str, ...]:
-        return ()
+        return self.files
 
     def rest(self) -> Mapping[str, int]:
         return {}
@@ -312,7 +314,87 @@ def test_an_expected_refusal(place: Place, site: Site) -> None:
     assert judge(place, text).outcome.passed
 
 
+def total(mebibytes: float) -> str:
+    """The end of tcmalloc's statistics."""
+    return f"ends\nMALLOC: = {int(mebibytes * (1 << 20)):12} ({mebibytes:7.1f} MiB) Virtual address space used\n"
+
+
+SERVED = (
+    "{instances: {main: {}, other: {}}, steps: [{start: main}, {start: other}, {at: other, served: {at_least: 4}}]}"
+)
+
+
+@pytest.mark.parametrize("kind", ["system", "gperftools"])
+def test_memory_that_tcmalloc_served(place: Place, site: Site, kind: str) -> None:
+    site.prepare["other"] = {"log": total(4.26)}
+    outcome = judge(replace(place, allocator=kind), SERVED).outcome
+    assert (outcome.passed, outcome.note) == (True, "tcmalloc served 4.3 MiB")
+    assert {job.env["MALLOCSTATS"] for job in site.served} == {"1"}
+    ended = {name: memory.ended for name, memory in site.memories.items()}
+    assert ended == {"main": None, "other": 0}, "tcmalloc tells at the end of the one that is asked"
+
+
+def test_memory_that_another_allocator_served(place: Place, site: Site) -> None:
+    outcome = judge(place, SERVED).outcome
+    assert (outcome.passed, outcome.note) == (True, "")
+    assert {job.env["MALLOCSTATS"] for job in site.served} == {"1"}, "it is asked here, too, and must say nothing"
+
+
+def test_other_checks_ask_for_no_statistics(place: Place, site: Site) -> None:
+    assert judge(place, "{instances: {main: {}}, steps: [{start: main}, {stop: main}]}").outcome.passed
+    assert dict(site.served[0].env) == {}
+
+
+def test_a_server_can_be_started_again_after_that(place: Place, site: Site) -> None:
+    text = "{instances: {main: {}}, steps: [{start: main}, {served: {at_least: 1}}, {start: main}]}"
+    assert judge(place, text).outcome.passed
+    assert site.memories["main"].starts == 2
+
+
 # ---- steps that do not hold
+
+
+@pytest.mark.parametrize(
+    ("kind", "prepared", "said"),
+    [
+        (
+            "gperftools",
+            {"log": "MALLOC: nothing"},
+            (
+                "step 3: the memory of other: Compiled, but tcmalloc not used: at the server's end it has printed "
+                "no statistics (MALLOCSTATS=1)"
+            ),
+        ),
+        (
+            "system",
+            {"log": total(3.9)},
+            "step 3: the memory of other: tcmalloc has served 3.9 MiB, less than 4: something else serves the rest",
+        ),
+        (
+            "none",
+            {"log": total(9)},
+            "step 3: the memory of other: the allocator is none, but tcmalloc has printed its statistics",
+        ),
+        # It is ended as a `stop` step does that; a server that dies then prints nothing.
+        ("gperftools", {"at_term": 139}, "step 3: stop other: sent SIGTERM; killed by SIGSEGV"),
+        (
+            "gperftools",
+            {"deaf": True, "log": total(9)},
+            "step 3: stop other: sent SIGTERM; it still runs after 20 s",
+        ),
+    ],
+)
+def test_memory_that_was_served_by_the_wrong_one(
+    kind: str, prepared: dict[str, Any], said: str, place: Place, site: Site
+) -> None:
+    site.prepare["other"] = prepared
+    assert detail(replace(place, allocator=kind), SERVED) == said
+
+
+def test_the_memory_of_a_server_that_does_not_run(place: Place) -> None:
+    text = "{instances: {main: {}}, steps: [{start: main}, {stop: main}, {served: {at_least: 1}}]}"
+    assert detail(place, text) == "step 3: the server main is not running: it takes a `start` step first"
+
 
 ONE = "instances: {{main: {{}}}}\nsteps: [{}]"
 
@@ -484,6 +566,14 @@ def test_servers_without_a_private_network_are_noted(place: Place, site: Site, m
         ("{needs: [other], steps: [{send: [A], expect: B}]}", "there is no check before this one 'other'"),
         (ONE.format("{start: main, refused: {match: '('}}"), "not a regular expression"),
         ('{instances: {main: {settings: {a: "{x}"}}}, steps: [{start: main}]}', "there is no placeholder '{x}'"),
+        ("steps: [{served: {at_least: 1}}]", "steps[0]: `served` needs `instances` of the check's own"),
+        (ONE.format("{at: x, served: {at_least: 1}}"), "steps[0]: there is no instance 'x'"),
+        (ONE.format("{served: {at_least: 1}, within: 3}"), "`served` takes no `within`"),
+        (ONE.format("{served: {at_least: 1}, signal: KILL}"), "`served` takes no `signal`"),
+        (ONE.format("{served: {at_least: 1}, stop: main}"), "give exactly one of `send`"),
+        (ONE.format("{served: {at_least: 0}}"), "`at_least` must be greater than 0"),
+        (ONE.format("{served: {}}"), "the key `at_least` is missing"),
+        ("{allocators: [tcmalloc], steps: [{send: [A], expect: B}]}", "`allocators[0]` must be 'none', 'system' or"),
     ],
 )
 def test_steps_that_mean_nothing_are_refused(text: str, message: str) -> None:
@@ -533,7 +623,6 @@ GROUP = "debian12-sandybridge-none"
 @pytest.fixture
 def stage(tmp_path: Path, workshop: Workshop, site: Site, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run the stage on servers of memory."""
-    from dataclasses import replace
 
     def connect(host: str, port: int, *, timeout: float = 10.0) -> Line:
         return Line(site.memories[host])
@@ -638,3 +727,59 @@ def test_the_key_follows_the_emulated_cpu() -> None:
     spec = make_spec()
     assert smoke.material(spec, "sandybridge") != smoke.material(spec, "haswell")
     assert smoke.material(spec, "sandybridge") != smoke.material(spec, "sandybridge", emulator="x")
+
+
+# ---- which allocators a check is for
+
+
+def pinging(name: str, *allocators: str) -> dict[str, Any]:
+    return {"check": name, "steps": [{"send": ["PING"], "expect": "PONG"}], "allocators": list(allocators)}
+
+
+EXTENSION = [
+    PING,
+    pinging("stats", "system", "gperftools"),
+    pinging("no-stats", "none"),
+    own(name="load", allocators=["gperftools"]),
+    own(name="any", needs=["stats"]),
+]
+OURS = "/forge/tree/lib/libtcmalloc.so.4"
+
+
+@pytest.mark.parametrize(("allocator", "check"), [("none", "no-stats"), ("system", "stats")])
+def test_checks_for_other_allocators_are_not_made(stage: Any, site: Site, allocator: str, check: str) -> None:
+    site.prepare["system"] = {"files": (OURS,)}
+    facts = stage(EXTENSION, cell=f"R620-debian12-{allocator}").facts
+    assert names(facts["native"]) == ["version", "start", "ping", check, "allocator", "stop", "any"]
+    assert names(facts["emulated"]) == ["version", "start", "ping", check, "stop"]
+    assert all(each["passed"] for each in facts["native"]["checks"])
+
+
+def test_a_check_that_fails_counts_only_where_it_is_for(stage: Any, site: Site) -> None:
+    bad = {"check": "bad", "steps": [{"send": ["PING"], "expect": "no"}], "allocators": ["system"]}
+    assert "bad" not in names(stage([PING, bad]).facts)
+    site.prepare["system"] = {"files": (OURS,)}
+    with pytest.raises(StageError, match="1 of 6 smoke checks failed: bad"):
+        stage([PING, bad], cell="R620-debian12-system")
+
+
+@pytest.mark.parametrize(
+    ("given", "kinds"),
+    [
+        ([], ["none", "system", "gperftools"]),
+        (["none"], ["none"]),
+        (["system", "gperftools"], ["system", "gperftools"]),
+    ],
+)
+def test_which_allocators_a_check_is_for(given: list[str], kinds: list[str]) -> None:
+    check = make_check(yaml.safe_dump({"allocators": given, "steps": [{"send": ["A"], "expect": "B"}]}))
+    assert [kind for kind in ("none", "system", "gperftools") if check.serves(kind)] == kinds
+
+
+def test_the_key_follows_the_checks_for_its_allocator_alone() -> None:
+    with_all, without = make_spec(product__smoke=EXTENSION), make_spec(product__smoke=[*EXTENSION[:3], EXTENSION[4]])
+    assert smoke.material(with_all, allocator="none") == smoke.material(without, allocator="none")
+    assert smoke.material(with_all, allocator="system") == smoke.material(without, allocator="system")
+    assert smoke.material(with_all, allocator="gperftools") != smoke.material(without, allocator="gperftools")
+    kinds = {str(smoke.material(make_spec(), allocator=kind)) for kind in ("none", "system", "gperftools")}
+    assert len(kinds) == 3, "what the built-in check wants is another thing for each"

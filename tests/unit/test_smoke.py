@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from unit.helpers import Ending, FakeEngine, make_spec, members, tar_of, the_cell
 
-from pikaforge.errors import EXIT_STAGE, StageError
+from pikaforge.errors import EXIT_STAGE, HostError, StageError
 from pikaforge.host.resp import Closed, ErrorReply, Reply
 from pikaforge.host.store import Result
 from pikaforge.model import Conf
@@ -361,3 +361,82 @@ def test_the_key_follows_server_and_checks() -> None:
     nil = [{"check": "ping", "steps": [{"send": ["PING"], "expect": None}]}]
     pong = [{"check": "ping", "steps": [{"send": ["PING"], "match": ""}]}]
     assert smoke.material(make_spec(product__smoke=nil)) != smoke.material(make_spec(product__smoke=pong))
+
+
+# ---- the allocator of the running server
+
+OURS, HOSTS = "/forge/tree/lib/libtcmalloc.so.4.5.9", "/usr/lib/x86_64-linux-gnu/libtcmalloc.so.4.5.9"
+PINNED = {"version": "2.7", "url": "https://example.org/g-2.7.tar.gz", "sha256": "7" * 64}
+KINDS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "system": {"allocators__none__kind": "system"},
+    "gperftools": {
+        "allocators__none": {"kind": "gperftools", "unwinder": "frame-pointers", "tarball": "g"},
+        "tarballs": {"g": PINNED},
+    },
+}
+"""Changes that make the cell's allocator, whatever it is called, one of this kind."""
+UNMAPPED = "Compiled, but tcmalloc not used: /proc/PID/maps shows no libtcmalloc.so"
+
+
+@pytest.mark.parametrize(
+    ("kind", "mapped", "detail"),
+    [
+        ("none", (), ""),
+        ("none", (OURS,), f"the allocator is none, but {OURS} is mapped"),
+        ("none", (HOSTS,), f"the allocator is none, but {HOSTS} is mapped"),
+        *(
+            case
+            for kind in ("system", "gperftools")
+            for case in (
+                (kind, (OURS,), ""),
+                (kind, (), UNMAPPED),
+                (kind, ("/forge/tree/lib/libtcmalloc_minimal.so.4",), UNMAPPED),
+                (kind, (HOSTS,), f"{HOSTS} is mapped, and not the one that travels in the tree"),
+                (
+                    kind,
+                    (OURS, "/lib/libjemalloc.so.2"),
+                    f"there are 2 allocators in one process: {OURS}, /lib/libjemalloc.so.2",
+                ),
+            )
+        ),
+    ],
+)
+def test_the_server_has_mapped_the_allocator_of_its_cell(
+    run: Callable[..., Result], fake: FakeEngine, kind: str, mapped: tuple[str, ...], detail: str
+) -> None:
+    fake.server.files = (*fake.server.files, *mapped)
+    if not detail:
+        made = {check["name"]: check for check in run(**KINDS[kind]).facts["checks"]}
+        assert (made["allocator"]["passed"], made["allocator"]["required"]) == (True, True)
+        return
+    error = _failure(run, **KINDS[kind])
+    assert error.message == "1 of 6 smoke checks failed: allocator"
+    assert error.failure.findings == (f"check allocator: {detail}",)
+    assert fake.server.signals == ["TERM"], "it is stopped all the same"
+
+
+def test_a_tree_elsewhere(run: Callable[..., Result], fake: FakeEngine) -> None:
+    fake.server.root, fake.server.files = "/home/user/out/work/smoke", (OURS,)
+    assert _failure(run, **KINDS["system"]).failure.findings == (
+        f"check allocator: {OURS} is mapped, and not the one that travels in the tree",
+    )
+
+
+@pytest.mark.parametrize("error", [HostError("docker exec failed"), IndexError("no process")])
+def test_what_cannot_be_looked_at_does_not_pass(
+    run: Callable[..., Result], fake: FakeEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse() -> tuple[str, ...]:
+        raise error
+
+    monkeypatch.setattr(fake.server, "mapped", refuse)
+    assert _failure(run).failure.findings == (f"check allocator: what the server has mapped cannot be read: {error}",)
+
+
+def test_under_emulation_the_emulator_is_what_runs(run: Callable[..., Result], fake: FakeEngine) -> None:
+    fake.cpu_flags = lambda image: frozenset()  # type: ignore[method-assign]
+    fake.server.files = ("/usr/lib/libtcmalloc.so.4",)
+    assert [check["name"] for check in run(emulator=True).facts["checks"]] == [
+        "version", "start", "ping", "info", "stop",
+    ]  # fmt: skip

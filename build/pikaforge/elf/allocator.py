@@ -68,33 +68,59 @@ def judge(facts: Sequence[ElfFacts], rules: AllocatorRules) -> AllocatorVerdict:
     """
     by_name = {fact.name.rpartition("/")[2]: fact for fact in facts}
     by_name |= {fact.soname: fact for fact in facts if fact.soname}
-    violations: list[Line] = []
-    library: ElfFacts | None = None
-    for program in (fact for fact in facts if fact.name in rules.programs):
-        reached = _reached(program, by_name)
-        used = [name for name in reached if is_allocator(name)]
-        whole = [name for name in used if _matches(name, WHOLE)]
-        if rules.kind == "none":
-            violations += [_line(program, f"uses {n}, though the allocator is none", _NONE) for n in used]
-            violations += [
-                _line(program, f"has {n} built in, though the allocator is none", _NONE) for n in program.allocators
-            ]
-            continue
-        violations += [
-            _line(program, f"also uses {n}: two allocators in one process", _ONE) for n in used if n not in whole
-        ]
-        if not whole:
-            violations.append(_line(program, f"{UNUSED}: it needs no {WHOLE[0].rstrip('*')}", _LINK))
-            continue
-        library = by_name.get(whole[0])
-        if library is None:
-            violations.append(_line(program, f"takes {whole[0]} from the host and not from the tree", _LINK))
-    if library is not None:
+    programs = {fact.name: fact for fact in facts if fact.name in rules.programs}
+    violations = [
+        Line(where=name, what="is not among the programs that were judged", do="see product.binaries")
+        for name in rules.programs
+        if name not in programs
+    ]
+    libraries: dict[str, ElfFacts] = {}
+    for program in programs.values():
+        wrong, library = _program(program, by_name, rules)
+        violations += wrong
+        if library is not None:
+            libraries.setdefault(library.name, library)
+    for library in libraries.values():
         violations += _library(library, rules)
-    unwinder = "" if library is None else "libunwind" if _has_unwind(library) else "none"
+    first = next(iter(libraries.values()), None)
+    unwinder = "" if first is None else "libunwind" if _has_unwind(first) else "none"
     return AllocatorVerdict(
-        violations=tuple(violations), library=library.name if library is not None else "", unwinder=unwinder
+        violations=tuple(violations), library=first.name if first is not None else "", unwinder=unwinder
     )
+
+
+def _program(
+    program: ElfFacts, by_name: Mapping[str, ElfFacts], rules: AllocatorRules
+) -> tuple[list[Line], ElfFacts | None]:
+    """What is wrong with the allocators of one program, and the library that it takes."""
+    reached = _reached(program, by_name)
+    used = [name for name in reached if is_allocator(name)]
+    # A library that is an allocator has its functions by right; in any other they are hidden.
+    holders = [program, *(by_name[name] for name in reached if name in by_name and name not in used)]
+    hidden = [(holder, name) for holder in holders for name in holder.allocators]
+    if rules.kind == "none":
+        wrong = [_line(program, f"uses {name}, though the allocator is none", _NONE) for name in used]
+        return [
+            *wrong,
+            *(_line(holder, f"has {name} built in, though the allocator is none", _NONE) for holder, name in hidden),
+        ], None
+    whole = [name for name in used if is_whole(name)]
+    wrong = [
+        _line(program, f"also uses {name}: two allocators in one process", _ONE)
+        for name in used
+        if name not in whole[:1]
+    ]
+    wrong += [
+        _line(holder, f"has {name} built in: two allocators in one process", _ONE)
+        for holder, name in hidden
+        if whole or name != "tcmalloc"
+    ]
+    if not whole:
+        return [*wrong, _line(program, f"{UNUSED}: it needs no {WHOLE[0].rstrip('*')}", _LINK)], None
+    library = by_name.get(whole[0])
+    if library is None:
+        wrong.append(_line(program, f"takes {whole[0]} from the host and not from the tree", _LINK))
+    return wrong, library
 
 
 _NONE = "leave the allocator out of the recipe's link, or choose another allocator for the cell"

@@ -108,6 +108,8 @@ class ElfFacts:
     """Whether the stack protector's function is called anywhere in the file."""
     allocators: tuple[str, ...] = ()
     """Allocators whose own functions the symbol tables name."""
+    size: int = 0
+    """Bytes."""
     has_symbols: bool = False
     """Whether .symtab is there."""
     regions: tuple[Region, ...] = ()
@@ -205,6 +207,7 @@ def facts_of(data: Buffer, where: str, *, forbidden: Sequence[str] = ()) -> ElfF
         allocators=tuple(
             dict.fromkeys(tool for name, tool in ALLOCATORS.items() if _has_name(data, layout, b"\0" + name + b"\0"))
         ),
+        size=len(data),
         has_symbols=any(s.type == SHT_SYMTAB for s in layout.sections),
         regions=regions(data, layout, where),
         build_paths=find_paths(data, forbidden),

@@ -118,6 +118,21 @@ def highest(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def library_versions(files: Iterable[ElfFacts], system: Iterable[str]) -> dict[str, list[str]]:
+    """By library of the base system, the symbol versions that a tree needs of it, sorted.
+
+    Args:
+        files: the audit's facts.
+        system: sonames that the base system serves (`LinkageVerdict.system`).
+    """
+    versions: dict[str, set[str]] = {soname: set() for soname in system}
+    for fact in files:
+        for library, wanted in fact.version_needs:
+            if library in versions:
+                versions[library].update(wanted)
+    return {soname: sorted(names) for soname, names in sorted(versions.items())}
+
+
 def _number(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 

@@ -43,6 +43,8 @@ class Member:
     """Where a link leads: a symlink's text, or the name of a hard link's file."""
     content: IO[bytes] | None = None
     """Readable until the next member is asked for."""
+    mode: int | None = None
+    """Permission bits of a file; None where the package does not tell."""
 
 
 def is_package(path: Path) -> bool:
@@ -101,7 +103,7 @@ def _tar(stream: IO[bytes], where: str) -> Iterator[Member]:
             elif info.islnk():
                 yield Member(name=name, kind="hardlink", target=clean(info.linkname, where))
             elif info.isfile():
-                yield Member(name=name, kind="file", content=tar.extractfile(info))
+                yield Member(name=name, kind="file", content=tar.extractfile(info), mode=info.mode & 0o7777)
 
 
 def _zip(stream: IO[bytes], where: str) -> Iterator[Member]:
@@ -114,7 +116,9 @@ def _zip(stream: IO[bytes], where: str) -> Iterator[Member]:
                 yield Member(name=name, kind="symlink", target=archive.read(info).decode("utf-8", "replace"))
                 continue
             with archive.open(info) as content:
-                yield Member(name=name, kind="file", content=content)
+                # Zero where it was packed on a system without modes.
+                mode = (info.external_attr >> 16) & 0o7777 or None
+                yield Member(name=name, kind="file", content=content, mode=mode)
 
 
 def _deb(stream: IO[bytes], where: str) -> Iterator[Member]:
@@ -210,7 +214,7 @@ def _cpio(plain: IO[bytes], where: str) -> Iterator[Member]:
             if links > 1 and size == 0:
                 pending.setdefault(inode, []).append(name)
                 continue
-            yield Member(name=name, kind="file", content=io.BytesIO(content))
+            yield Member(name=name, kind="file", content=io.BytesIO(content), mode=mode & 0o7777)
             for other in pending.pop(inode, []):
                 yield Member(name=other, kind="hardlink", target=name)
 

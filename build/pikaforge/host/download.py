@@ -19,6 +19,7 @@ from urllib.request import url2pathname
 from pikaforge.errors import ConfigError, HostError
 from pikaforge.host.net import brief, redacted
 from pikaforge.host.store import sha256, write_atomically
+from pikaforge.model import FILE_PATTERN
 
 if TYPE_CHECKING:
     from requests import Response
@@ -35,8 +36,7 @@ LOOK = 0.2
 """Seconds between two looks at a lock that another process holds, so that `abort` is heard meanwhile."""
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,199}")
-"""Of a file, and the same in a URL; 55 bytes are left for what is beside it."""
+NAME = re.compile(FILE_PATTERN)
 STRONG = re.compile(r'"[\x21\x23-\x7e]*"')
 """An ETag that promises the same bytes (RFC 9110, section 8.8.1); weak ones begin with W/ and cannot be resumed by."""
 DATE = re.compile(r"[A-Za-z0-9:, +-]+")

@@ -202,7 +202,7 @@ def held(status: str) -> dict[str, int]:
 
 def mapped(maps: str) -> tuple[str, ...]:
     """Paths of the files in the text of /proc/PID/maps, once each."""
-    fields = (line.split(maxsplit=5) for line in maps.splitlines())
+    fields = (line.split(maxsplit=5) for line in maps.split("\n"))
     return tuple(dict.fromkeys(row[5] for row in fields if len(row) > 5 and row[5].startswith("/")))
 
 

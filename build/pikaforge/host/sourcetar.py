@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -29,52 +31,73 @@ def without_top(tarball: Path, into: Path) -> SourceTar:
     Raises:
         HostError: it is no tar archive, has several top folders, or a member that does not belong into a source tree.
     """
-    newest = total = 0
+    newest = total = count = 0
     top = ""
+    links: set[PurePosixPath] = set()
     try:
         with tarfile.open(tarball, "r:*") as source, tarfile.open(into, "w", format=tarfile.GNU_FORMAT) as out:
             for member in source:
-                head, _, name = member.name.removeprefix("./").partition("/")
-                if not head:
+                path = PurePosixPath(member.name)
+                if path.is_absolute():
+                    raise _bad(tarball, f"{member.name} is an absolute path")
+                if not path.parts:  # the folder that was packed, `.`
                     continue
+                head, name = path.parts[0], "/".join(path.parts[1:])
                 if not name and not member.isdir():
                     raise _bad(tarball, f"{member.name} is beside the top folder")
                 if top and head != top:
                     raise _bad(tarball, f"there are two top folders, {top} and {head}")
                 top = head
-                _check(tarball, member, top)
+                _check(tarball, member, top, links)
                 total += member.size
                 if total > LIMIT:
                     raise _bad(tarball, f"it unpacks to more than {LIMIT >> 20} MiB")
-                newest = max(newest, int(member.mtime) if member.isfile() else 0)
-                if not name:
-                    continue
-                plain = tarfile.TarInfo(name)
-                plain.type, plain.size = member.type, member.size
-                plain.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
-                plain.linkname = member.linkname.partition("/")[2] if member.islnk() else member.linkname
-                out.addfile(plain, source.extractfile(member) if member.isfile() else None)
-    except (tarfile.TarError, EOFError, OSError) as error:
+                if member.isfile():
+                    count += 1
+                    newest = max(newest, int(member.mtime))
+                if name:
+                    out.addfile(_plain(member, name), source.extractfile(member) if member.isfile() else None)
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise _bad(tarball, f"it cannot be read as a tar archive: {error}") from error
-    if not newest:
+    if not count:
         raise _bad(tarball, "there is no file in it")
     return SourceTar(path=into, epoch=newest)
 
 
-def _check(tarball: Path, member: tarfile.TarInfo, top: str) -> None:
+def _plain(member: tarfile.TarInfo, name: str) -> tarfile.TarInfo:
+    """The member under another name, with nothing but what a source tree needs."""
+    plain = tarfile.TarInfo(name)
+    # A sparse file is read whole, so it is an ordinary one here.
+    plain.type, plain.size = (tarfile.REGTYPE, member.size) if member.isfile() else (member.type, 0)
+    plain.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+    plain.linkname = member.linkname
+    if member.islnk():
+        plain.linkname = "/".join(PurePosixPath(member.linkname).parts[1:])
+    return plain
+
+
+def _check(tarball: Path, member: tarfile.TarInfo, top: str, links: set[PurePosixPath]) -> None:
+    """Refuse what leaves the top folder, or goes through a symbolic link (which would make the other checks void)."""
     if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
         raise _bad(tarball, f"{member.name} is no file, folder or link")
-    places = [PurePosixPath(member.name)]
+    own = PurePosixPath(member.name)
+    places = [own]
     if member.issym():
-        places.append(PurePosixPath(member.name).parent / member.linkname)
+        places.append(own.parent / member.linkname)
+        links.add(own)
     if member.islnk():
         places.append(PurePosixPath(member.linkname))
     for place in places:
         depth = 0
         for part in place.parts:
-            depth += -1 if part == ".." else 0 if part == "." else 1
+            depth += -1 if part == ".." else 1
             if depth < 1 or place.is_absolute():
                 raise _bad(tarball, f"{member.name} leads out of {top}/")
+        if place.parts[0] != top:
+            raise _bad(tarball, f"{member.name} leads out of {top}/")
+        passed = [parent for parent in place.parents if parent in links and parent != own]
+        if passed:
+            raise _bad(tarball, f"{member.name} goes through the link {passed[0]}")
 
 
 def _bad(tarball: Path, what: str) -> HostError:

@@ -101,6 +101,7 @@ class Ledger:
         target: str = "",
         allocator: str = "",
         has: frozenset[str] = frozenset(),
+        below: str = "",
     ) -> None:
         """Choose those that apply.
 
@@ -111,6 +112,7 @@ class Ledger:
             target: that the tree is for.
             allocator: that the tree is for; empty: waivers for any.
             has: ids of the features that the target has.
+            below: the folder of the tree that waivers' paths are relative to.
         """
         self._all = tuple(
             w
@@ -121,12 +123,14 @@ class Ledger:
             and not has.issuperset(w.features)
         )
         self._today = today
+        self._start = f"{below}/" if below else ""
         self._used: dict[int, set[str]] = {}
 
     def covering(self, file: str, function: str, feature: str) -> Waiver | None:
         """The first waiver that covers a finding; it counts as used from then on."""
+        name = file.removeprefix(self._start)
         for index, waiver in enumerate(self._all):
-            if not waiver.expired(self._today) and waiver.covers(file, function, feature):
+            if not waiver.expired(self._today) and waiver.covers(name, function, feature):
                 self._used.setdefault(index, set()).add(feature)
                 return waiver
         return None

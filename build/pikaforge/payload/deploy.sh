@@ -109,8 +109,12 @@ if [ -d /run/systemd/system ]; then
     fi
     mv "$env.new" "$env"
     unit=/etc/systemd/system/@PRODUCT@@.service
-    sed "s|@TOP@|$top|g" "$top/systemd/@PRODUCT@@.service" >"$unit.new"
-    mv "$unit.new" "$unit"
+    # Where a package has brought the unit of this tree, one in /etc would hide it, and its later versions, too.
+    if ! grep -Fqs "ExecStart=$top/" "/usr/lib/systemd/system/@PRODUCT@@.service" \
+        "/lib/systemd/system/@PRODUCT@@.service"; then
+        sed "s|@TOP@|$top|g" "$top/systemd/@PRODUCT@@.service" >"$unit.new"
+        mv "$unit.new" "$unit"
+    fi
     systemctl daemon-reload
     systemctl enable --now "@PRODUCT@@$port.service"
     printf 'deploy: @PRODUCT@@%s.service is enabled and started\n' "$port"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pikaforge import allocators
-from pikaforge.elf.facts import read_facts
+from pikaforge.elf.facts import ElfFacts, read_facts
+from pikaforge.elf.linkage import library_versions
 from pikaforge.errors import StageError
 from pikaforge.host.download import Wanted
 from pikaforge.host.job import Input, Job
@@ -56,7 +57,8 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
 
     The result has the files `prefix.tar` (lib/, include/, share/doc/) and `debug.tar` (`PATH.debug`). Its facts:
     `version`; `tarballs` by folder with version, URL and digest; `unwinder` (what was asked for and what is compiled
-    in); `libraries`, the build id of each shared library by soname; compiler, dropped flags.
+    in); `libraries`, the build id of each shared library by soname; `needs`, the symbol versions that they need of
+    others, by library; compiler, dropped flags.
 
     Raises:
         HostError: a tarball cannot be had, or has another digest.
@@ -100,6 +102,9 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
         told = guest_facts(done.outputs["out/facts.tar"])
         prefix = done.outputs["out/prefix.tar"]
         unwinder = {name: " ".join(values) for name, *values in told.rows("unwinder.tsv")}
+        libraries = _libraries(prefix, scratch)
+        own = {library.soname for library in libraries}
+        outside = {soname for library in libraries for soname in library.needed} - own
         facts = {
             "version": tarballs["src"].version,
             "tarballs": {
@@ -107,7 +112,8 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
                 for folder, t in tarballs.items()
             },
             "unwinder": unwinder,
-            "libraries": _libraries(prefix, scratch),
+            "libraries": {library.soname: library.build_id for library in libraries},
+            "needs": library_versions(libraries, outside),
             "compiler": told.lines("compiler.txt"),
             "dropped": [[int(count), flag] for count, flag in told.rows("dropped.tsv")],
             "epoch": epoch,
@@ -121,9 +127,9 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
         )
 
 
-def _libraries(prefix: Path, scratch: Path) -> dict[str, str]:
-    """The build id of each shared library, by soname."""
-    found: dict[str, str] = {}
+def _libraries(prefix: Path, scratch: Path) -> list[ElfFacts]:
+    """The facts of each shared library."""
+    found = []
     with tarfile.open(prefix) as tar:
         for member in tar:
             if member.isfile() and ".so" in member.name:
@@ -131,9 +137,8 @@ def _libraries(prefix: Path, scratch: Path) -> dict[str, str]:
                 assert content is not None  # it is a file
                 path = scratch / "library"
                 path.write_bytes(content.read())
-                facts = read_facts(path, name=member.name)
-                found[facts.soname] = facts.build_id
-    return dict(sorted(found.items()))
+                found.append(read_facts(path, name=member.name))
+    return sorted(found, key=lambda facts: facts.soname)
 
 
 def _explained(error: StageError, spec: Spec, cell: Cell, log: Path) -> StageError:

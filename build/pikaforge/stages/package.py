@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pikaforge import keys
-from pikaforge.errors import HostError
-from pikaforge.host.job import Input, Job, files
+from pikaforge import keys, packing
+from pikaforge.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS
+from pikaforge.describe.contents import MANIFEST, contents_of
+from pikaforge.errors import ForgeError, HostError, StageError, StageFailure
+from pikaforge.host.job import files
 from pikaforge.host.store import Result, sha256, write_atomically
 from pikaforge.model import Spec
+from pikaforge.packing import wheel
 from pikaforge.plan import Cell
-from pikaforge.stages import payload
-from pikaforge.workshop import Workshop, guest_digests, run_job
+from pikaforge.rpmfile import read_rpm
+from pikaforge.stages import formats, payload
+from pikaforge.stages.formats import STAGE, Packing
+from pikaforge.stages.parts import Parts
+from pikaforge.workshop import Workshop, guest_digests
 
-STAGE = "package"
-SCRIPTS = ("package.sh",)
-ARTIFACT = "package.tar.gz"
-SUMS = "SHA256SUMS"
-MANIFEST_FORMAT = 2
+__all__ = ["STAGE", "Parts", "deliver", "manifest", "material", "run", "write_sums"]
 
-
-def file_name(spec: Spec, cell: Cell) -> str:
-    """`PRODUCT-VERSION-MODEL.tar.gz`; an allocator that is not the image's default follows the model."""
-    product = spec.product
-    allocator = "" if cell.allocator == spec.images[cell.image].allocator else f"-{cell.allocator}"
-    return f"{product.name}-{product.version}-{cell.model}{allocator}.tar.gz"
-
+MANIFEST_FORMAT = 3
+PACKERS = Path(packing.__file__).parent
 
 Offers = Mapping[str, Sequence[str]]
 """Models by target: the packages that the CPU gate may advise."""
@@ -49,27 +45,21 @@ def _payload(spec: Spec, cell: Cell, others: Offers, features: Sequence[str] | N
 
 def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str, Any]:
     """Key material: what goes into the package beside the tree, but for what the results tell that it is made of."""
+    wanted = spec.images[cell.image].formats
     return {
         "cell": cell.id,
         "wanted": cell.wanted,
         "cpus": list(spec.hardware[cell.model].cpus),
         "payload": {name: keys.digest(data) for name, data in _payload(spec, cell, others).contents.items()},
-        "scripts": guest_digests(home, SCRIPTS),
+        "formats": list(wanted),
+        "scripts": guest_digests(home, sorted({script for name in wanted for script in formats.SCRIPTS[name]})),
+        "wheel": wheel.material() if "wheel" in wanted else {},
+        "packers": keys.files_digest(PACKERS, sorted(path.name for path in PACKERS.glob("*.py"))),
+        "product": spec.product.model_dump(
+            mode="json", include={"name", "version", "release", "summary", "description", "licence", "url"}
+        ),
         "manifest": MANIFEST_FORMAT,
     }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """The results that a package is made of."""
-
-    source: Result
-    image: Result
-    compiled: Result
-    audited: Result
-    smoked: Result
-    allocator: Result | None = None
-    """Of the gperftools that was built, if any."""
 
 
 def _memory(spec: Spec, cell: Cell, parts: Parts) -> dict[str, Any]:
@@ -127,45 +117,102 @@ def run(
     tools: str,
     others: Offers,
 ) -> Result:
-    """Pack one cell; the result has the file `package.tar.gz`."""
-    described = manifest(spec, cell, parts)
+    """Pack one cell in every format of its image.
+
+    The result has the packages by their names; its facts are `artifacts` (format, role, name, bytes and sha256 of
+    each, the product's own first) and the `manifest`.
+
+    Raises:
+        StageError: a packer failed, or made something that cannot be true.
+        PackingError: the tree cannot be packed in a format.
+    """
     rendered = _payload(spec, cell, others, parts.audited.facts["kernel_flags"])
+    described = manifest(spec, cell, parts)
+    described["contents"] = contents_of(
+        parts.compiled.files["tree.tar"], rendered.contents, executable=rendered.executable
+    )
     contents: dict[str, bytes | Path] = {
         **rendered.contents,
-        "manifest.json": (json.dumps(described, indent=2, sort_keys=True) + "\n").encode(),
+        MANIFEST: (json.dumps(described, indent=2, sort_keys=True) + "\n").encode(),
     }
     with workshop.store.scratch() as scratch:
-        job = Job(
-            label=f"{STAGE}-{cell.id}",
-            image=tools,
-            argv=("sh", "guest/run.sh", "package"),
-            env={"FORGE_PRODUCT": spec.product.name, "SOURCE_DATE_EPOCH": str(parts.source.facts["epoch"])},
-            inputs=(
-                workshop.guest(*SCRIPTS),
-                Input(folder="tree", archive=parts.compiled.files["tree.tar"]),
-                Input(folder="extra", archive=files(contents, executable=rendered.executable)),
-            ),
-            outputs=(f"out/{ARTIFACT}",),
-            log=workshop.log_path(cell.id, STAGE),
+        made = formats.pack(
+            Packing(
+                workshop=workshop,
+                spec=spec,
+                cell=cell,
+                parts=parts,
+                manifest=described,
+                rendered=rendered,
+                extra=files(contents, executable=rendered.executable),
+                tools=tools,
+                scratch=scratch,
+            )
         )
-        done = run_job(workshop, job, scratch, stage=STAGE, label=cell.id, failed="the package could not be made")
-        archive = done.outputs[f"out/{ARTIFACT}"]
+        artifacts = [
+            {
+                "format": packed.format,
+                "role": packed.role,
+                "name": packed.name,
+                "bytes": packed.path.stat().st_size,
+                "sha256": sha256(packed.path),
+            }
+            for packed in made
+        ]
+        _plausible(spec, cell, parts, artifacts)
         return workshop.store.put(
             STAGE,
             key,
-            identity=sha256(archive),
-            facts={"name": file_name(spec, cell), "bytes": archive.stat().st_size, "manifest": described},
-            files={ARTIFACT: archive},
+            identity=keys.digest(json.dumps(artifacts, sort_keys=True)),
+            facts={"artifacts": artifacts, "manifest": described},
+            files={packed.name: packed.path for packed in made},
         )
 
 
-def deliver(result: Result, folder: Path) -> tuple[Path, bool]:
-    """Put a package into a folder under dist/; its path, and whether it was written (not there already, alike)."""
-    path = folder / str(result.facts["name"])
-    if path.is_file() and sha256(path) == result.identity:
+SMALLEST = 0.05
+"""Of the programs' size at least, a package has: no compressor makes machine code smaller than a fifth or so, and
+upstream once published a release of 11 kB that had no program in it (UPSTREAM's issue tracker)."""
+
+
+def _plausible(spec: Spec, cell: Cell, parts: Parts, artifacts: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse what cannot be a package of this tree: without its programs, too small, or never smoke-tested."""
+    sizes = {str(f["name"]): int(f.get("bytes", 0)) for f in parts.audited.facts["files"]}
+    missing = [name for name in spec.product.binaries if name not in sizes]
+    least = sum(sizes.get(name, 0) for name in spec.product.binaries) * SMALLEST
+    small = [str(a["name"]) for a in artifacts if a["role"] == "main" and int(a["bytes"]) < least]
+    what = ""
+    if missing:
+        what = f"{', '.join(missing)} is not among what was audited"
+    elif small:
+        what = f"{', '.join(small)} is smaller than its programs can be packed"
+    elif not parts.smoked.facts["checks"]:
+        what = "no smoke check has passed"
+    if what:
+        raise StageError(f"no package is made: {what}", StageFailure(stage=STAGE, label=cell.id))
+
+
+def deliver(result: Result, artifact: Mapping[str, Any], folder: Path) -> tuple[Path, bool]:
+    """Put a package into a folder under dist/; its path, and whether it was written (not there already, alike).
+
+    An RPM that is there with a signature in its header is alike if all else is.
+    """
+    source = result.files[str(artifact["name"])]
+    path = folder / source.name
+    if path.is_file() and (sha256(path) == artifact["sha256"] or _same_rpm(path, source)):
         return path, False
-    write_atomically(path, result.files[ARTIFACT].read_bytes())
+    for suffix in (SBOM_SUFFIX, PROVENANCE_SUFFIX, SIGNATURE_SUFFIX):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)  # they are about another file
+    write_atomically(path, source.read_bytes())
     return path, True
+
+
+def _same_rpm(path: Path, source: Path) -> bool:
+    if path.suffix != ".rpm":
+        return False
+    try:
+        return read_rpm(path).body == read_rpm(source).body
+    except ForgeError:
+        return False
 
 
 def write_sums(folder: Path, delivered: Mapping[str, str]) -> None:

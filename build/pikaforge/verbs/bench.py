@@ -18,7 +18,7 @@ from pikaforge.pipeline import Report
 from pikaforge.plan import Cell, Node, Plan, expand
 from pikaforge.setting import Setting, cwd
 from pikaforge.stages.serving import Place, read_conf
-from pikaforge.verbs.build import status
+from pikaforge.verbs.build import refuse_problems, status
 from pikaforge.workshop import Workshop
 
 STAGE = "bench"
@@ -40,6 +40,8 @@ def bench(setting: Setting) -> int:
         keyspace=given.keyspace,
         seconds=given.seconds,
     )
+    if given.seconds < 2 * INTERVAL:
+        raise ConfigError(f"{given.seconds:g} s are too short to measure", where="--seconds", hint="30 tells something")
     cells = _cells(setting)
     done, workshop = _built(setting, cells)
     if status(done):
@@ -56,11 +58,12 @@ def bench(setting: Setting) -> int:
 
 def _cells(setting: Setting) -> tuple[Cell, ...]:
     """The selected cells: one model and image, with each allocator once."""
-    cells = tuple(cell for cell in setting.cells() if not cell.problem)
+    cells = setting.cells()
+    refuse_problems(cells)
     named = {(cell.model, cell.image) for cell in cells}
     if len(named) != 1:
         raise ConfigError(
-            f"{len(named)} pairs of model and image can be built of what is selected; a comparison has one",
+            f"{len(named)} pairs of model and image are selected; a comparison has one",
             where="SELECTOR",
             hint="name one model, and one image by --os: nox -s bench -- R620 --os debian12 --allocators",
         )
@@ -77,6 +80,8 @@ def _built(setting: Setting, cells: tuple[Cell, ...]) -> tuple[Report, Workshop]
     whole = expand(setting.spec, cells, engine=engine.kind)
     wanted = {f"compile:{cell.group}" for cell in cells} | {f"image:{cell.image}" for cell in cells}
     plan = Plan(cells=whole.cells, nodes=_needed(whole, wanted), warnings=whole.warnings)
+    for warning in whole.warnings:
+        report.show(f"warning: {warning}")
     pipeline = setting.pipeline(workshop)
     pipeline.identify_source()
     return pipeline.execute(plan, report.Printer()), workshop

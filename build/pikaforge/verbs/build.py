@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 
-from pikaforge import record, report
+from pikaforge import delivery, report
+from pikaforge.delivery import Delivery
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
-from pikaforge.host.store import locked
-from pikaforge.model import Spec
 from pikaforge.pipeline import Report
+from pikaforge.plan import Cell
 from pikaforge.setting import Setting, cwd
-from pikaforge.stages import package
-from pikaforge.workshop import Workshop
 
 
 def build(setting: Setting) -> int:
     """`build`: run the plan and put the packages under dist/."""
     plan = setting.plan()
-    if plan.problems:
-        raise ConfigError(
-            f"{len(plan.problems)} of {len(plan.cells)} cells cannot be built; nothing was started",
-            where="images",
-            hint="\n".join(f"{cell.id}: {cell.problem}" for cell in plan.problems),
-        )
+    refuse_problems(plan.cells)
     for warning in plan.warnings:
         report.show(f"warning: {warning}")
     engine = setting.engine()
@@ -37,53 +30,35 @@ def build(setting: Setting) -> int:
     pipeline.identify_source()
     printer = report.Printer()
     done = pipeline.execute(plan, printer)
-    deliver(workshop, setting.spec, done)
+    tell(done, delivery.deliver(workshop, setting.spec, done))
     return status(done)
 
 
-def deliver(workshop: Workshop, spec: Spec, done: Report) -> None:
-    """Put the packages that were made into dist/ with sums and report, and tell of them."""
-    with locked(workshop.dist / ".lock"):
-        _deliver(workshop, spec, done)
+def refuse_problems(cells: Sequence[Cell]) -> None:
+    """Raise a ConfigError with every cell that cannot be built."""
+    bad = [cell for cell in cells if cell.problem]
+    if bad:
+        raise ConfigError(
+            f"{len(bad)} of {len(cells)} cells cannot be built; nothing was started",
+            where="images",
+            hint="\n".join(f"{cell.id}: {cell.problem}" for cell in bad),
+        )
 
 
-def _deliver(workshop: Workshop, spec: Spec, done: Report) -> None:
-    start = cwd()
-    sums: dict[str, dict[str, str]] = {}
-    artifacts: dict[str, tuple[record.ArtifactRecord, ...]] = {}
-    rows, fresh = [], 0
-    for outcome in done.of(package.STAGE):
-        if outcome.result is None:
-            continue
-        cell = outcome.node.cells[0]
-        image = cell.image
-        path, written = package.deliver(outcome.result, workshop.dist / image)
-        fresh += written
-        sums.setdefault(image, {})[path.name] = outcome.result.identity
-        name = str(path.relative_to(workshop.dist))
-        count = path.stat().st_size
-        artifacts[cell.id] = (record.ArtifactRecord(path=name, sha256=outcome.result.identity, bytes=count),)
-        rows.append((outcome.result.identity, report.readable(path, start), report.size(count)))
-    for image, digests in sums.items():
-        package.write_sums(workshop.dist / image, digests)
-    told = record.merge(
-        spec,
-        done,
-        artifacts,
-        earlier=record.load(workshop.dist),
-        dist=workshop.dist,
-        now=datetime.now(timezone.utc),
-    )
-    record.write(workshop.dist, told)
-    ran = any(outcome.status != "cached" for outcome in done.outcomes.values())
+def tell(done: Report, delivered: Delivery) -> None:
+    """The table, and the packages as people and `sha256sum --check` read them."""
+    for notice in delivered.notices:
+        report.show(f"note: {notice}")
     ids = {cell.id for cell in done.plan.cells}
-    report.show(report.verdicts([cell for cell in told.cells if cell.id in ids]))
-    if rows and not ran and not fresh:
+    report.show(report.verdicts([cell for cell in delivered.report.cells if cell.id in ids]))
+    ran = any(outcome.status != "cached" for outcome in done.outcomes.values())
+    if delivered.artifacts and not ran and not delivered.written:
         report.show("everything is up to date")
-    for _, name, size in rows:
-        report.show(f"{name} ({size})")
-    for digest, name, _ in rows:  # as sha256sum prints and checks them
-        report.show(f"{digest}  {name}")
+    start = cwd()
+    for _, path, _ in delivered.artifacts:
+        report.show(f"{report.readable(path, start)} ({report.size(path.stat().st_size)})")
+    for _, path, digest in delivered.artifacts:
+        report.show(f"{digest}  {report.readable(path, start)}")
 
 
 def status(done: Report) -> int:

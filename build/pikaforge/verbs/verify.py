@@ -1,0 +1,203 @@
+"""`verify`: whether artifacts are what was built: digests, signatures, provenance, contents, and the audit again."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from pikaforge import audit as auditing
+from pikaforge import report, signing, targets
+from pikaforge import verify as library
+from pikaforge.audit import Rules
+from pikaforge.describe import SIGNATURE_SUFFIX, SUMS
+from pikaforge.describe.claims import Claims
+from pikaforge.describe.contents import Package
+from pikaforge.elf.inputs import Tree, open_package
+from pikaforge.elf.linkage import LinkageRules
+from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, HostError
+from pikaforge.host import net
+from pikaforge.host.download import NAME, Downloads, Wanted
+from pikaforge.host.store import write_atomically
+from pikaforge.isa.allow import from_gcc
+from pikaforge.model import Spec
+from pikaforge.setting import Setting, cwd
+from pikaforge.signatures import Verifier
+from pikaforge.verify import Check, Means, Outcome
+
+SUMS_LIMIT, SIGNATURE_LIMIT = 4 << 20, 1 << 20
+"""Bytes of what is fetched without a digest."""
+
+
+def verify(setting: Setting) -> int:
+    """`verify`: the verdict on each path; status 4 if one of them says no."""
+    given = setting.arguments
+    with tempfile.TemporaryDirectory(prefix="pikaforge-verify-") as folder:
+        scratch = Path(folder)
+        with _signatures(given.key, scratch, unsigned=given.unsigned) as verifier:
+            means = Means(
+                audit=_auditor(setting.spec, scratch),
+                signatures=verifier,
+                unsigned=given.unsigned,
+            )
+            found = [o for number, path in enumerate(given.paths) for o in _verify(path, means, scratch / str(number))]
+    if given.json:
+        report.show(json.dumps([outcome.facts() for outcome in found], indent=2))
+    else:
+        report.show("\n".join(line for outcome in found for line in outcome.lines()))
+    return EXIT_DONE if all(outcome.passed for outcome in found) else EXIT_STAGE
+
+
+@contextmanager
+def _signatures(files: Sequence[str], scratch: Path, *, unsigned: bool) -> Iterator[Verifier | None]:
+    """What judges signatures; None without a key.
+
+    Raises:
+        ConfigError: there is no key, and unsigned files are not accepted.
+    """
+    paths = [cwd() / path for path in files] or list(signing.settings(os.environ, base=cwd()).public)
+    if not paths:
+        if not unsigned:
+            raise ConfigError(
+                "there is no key to check signatures by",
+                where="--key",
+                hint=f"--key FILE with the public key, or {signing.PUBLIC}=FILE; --unsigned verifies without",
+            )
+        yield None
+        return
+    folder = scratch / "keys"
+    folder.mkdir(mode=0o700)
+    yield Verifier.of_files(paths, folder)
+
+
+def _auditor(spec: Spec, scratch: Path) -> library.Audit:
+    """Audits what is in an artifact as the audit stage did with the tree, by today's waivers.
+
+    Paths are those below the manifest's folder, as waivers name them. What only the stage knows is left out: the
+    image's symbol versions, and which files are our own build.
+    """
+
+    def audit(path: Path, claims: Claims, package: Package) -> list[str]:
+        if claims.target not in targets.known():
+            return [f"{claims.target!r} is no microarchitecture that archspec knows"]
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            result = auditing.audit_tree(
+                _below(open_package(path, Path(folder)), package.top),
+                from_gcc(claims.target),
+                Rules(
+                    linkage=LinkageRules(base_libraries=spec.defaults.base_libraries),
+                    waivers=spec.waivers,
+                    image=claims.image.name,
+                    allocator=claims.allocator.name,
+                ),
+                today=auditing.today(),
+            )
+        return auditing.demangled([f"{v.where}: {v.what}" for v in result.violations])
+
+    return audit
+
+
+def _below(tree: Tree, top: str) -> Tree:
+    """A package's tree with paths relative to a folder of it; those elsewhere stay as they are."""
+    start = f"{top}/" if top else ""
+    return replace(
+        tree,
+        elves={name.removeprefix(start): path for name, path in tree.elves.items()},
+        links={name.removeprefix(start): target.removeprefix(start) for name, target in tree.links.items()},
+    )
+
+
+def _verify(path: str, means: Means, scratch: Path) -> Iterable[Outcome]:
+    """Verify a file, a folder, the folders of a folder, or what is behind a URL.
+
+    Raises:
+        ConfigError: there is no such path.
+        HostError: a server is out of reach.
+    """
+    if "://" in path:
+        return [_verify_url(path, means, scratch)]
+    local = cwd() / path
+    if local.name == SUMS:
+        local = local.parent
+    if local.is_dir():
+        below = sorted(local.glob(f"*/{SUMS}"))
+        if below and not (local / SUMS).exists():
+            return [library.verify_folder(file.parent, means) for file in below]
+        return [library.verify_folder(local, means, title=path)]
+    if not local.is_file():
+        raise ConfigError(f"{path} does not exist", where="verify", hint="name an artifact, its folder, or a URL")
+    return [library.verify_file(local, means, title=path)]
+
+
+def _verify_url(url: str, means: Means, folder: Path) -> Outcome:
+    """Fetch an artifact with what lies beside it, or a folder by its SHA256SUMS, and verify that."""
+    title = net.redacted(url)
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        raise ConfigError(f"{title} is no URL of http or https", where="verify", hint="name a local path without file:")
+    top, _, last = parts.path.rpartition("/")
+    name = library.artifact_of(unquote(last))
+    whole = name in ("", SUMS)
+
+    def at(file: str) -> str:
+        return parts._replace(path=f"{top}/{quote(file)}", fragment="").geturl()
+
+    folder.mkdir()
+    try:
+        text = net.get(at(SUMS), limit=SUMS_LIMIT)
+    except net.Unreachable:
+        raise
+    except HostError as error:
+        return Outcome(title=title, checks=(Check(file=SUMS, what="digests", verdict="no", why=error.message),))
+    write_atomically(folder / SUMS, text)
+    sums, _ = library.read_sums(text.decode("utf-8", "replace"))
+    wanted = sorted(sums) if whole else [n for n in (name, *(name + s for s in library.COMPANIONS)) if n in sums]
+    checks = []
+    downloads = Downloads(folder)
+    for file in wanted:
+        problem = _download(downloads, file, at(file), sums[file])
+        if problem:
+            checks.append(Check(file=file, what="download", verdict="no", why=problem))
+    for file in (SUMS, *(n for n in wanted if library.artifact_of(n) == n)):
+        _signature(at(file + SIGNATURE_SUFFIX), folder / (file + SIGNATURE_SUFFIX))
+    if not whole and name not in sums:
+        return Outcome(
+            title=title, checks=(Check(file=name, what=f"digest in {SUMS}", verdict="no", why="it is not listed"),)
+        )
+    outcome = library.verify_folder(folder, means) if whole else library.verify_file(folder / name, means)
+    missing = {check.file for check in checks}
+    return replace(
+        outcome,
+        title=title,
+        checks=(*checks, *(c for c in outcome.checks if c.file not in missing or c.verdict != "no")),
+    )
+
+
+def _download(downloads: Downloads, name: str, url: str, digest: str) -> str:
+    """Fetch a file of a known digest; why there is none, in one line."""
+    if not NAME.fullmatch(name):
+        return "its name cannot be that of a download"
+    try:
+        downloads.get(Wanted(name=name, url=url, sha256=digest))
+    except HostError as error:
+        return " ".join(error.message.split())
+    return ""
+
+
+def _signature(url: str, path: Path) -> None:
+    """Fetch a signature if there is one.
+
+    Raises:
+        Unreachable: the server does not answer any more.
+    """
+    try:
+        write_atomically(path, net.get(url, limit=SIGNATURE_LIMIT))
+    except net.Unreachable:
+        raise
+    except HostError:
+        return

@@ -1,0 +1,42 @@
+#!/bin/sh
+# Make RPMs from a spec and a layout, in the tools image, for any target.
+#
+# inputs   what pack/layout.tsv names as sources
+#          pack/layout.tsv   see layout.sh; the spec runs it
+#          pack/package.spec
+#          pack/names        file names that must come out, one a line
+#          pack/features     rpmlib() features that the target's rpm has, one a line
+# environment  SOURCE_DATE_EPOCH
+# outputs  out/NAME for each of the names
+# Exit status: 0 done; 65 the packages are not what was asked for; 66 the image lacks something; else rpmbuild's.
+set -eu
+root=$FORGE_ROOT
+umask 022
+LC_ALL=C TZ=UTC HOME=$root/pack/home
+export LC_ALL TZ HOME
+
+fail() { # STATUS WHY
+    printf 'rpm.sh: %s\n' "$2" >&2
+    exit "$1"
+}
+
+command -v rpmbuild >/dev/null 2>&1 || fail 66 'rpmbuild is not here: it comes with the package rpm, as in docker/tools/Dockerfile'
+: "${SOURCE_DATE_EPOCH:?}"
+mkdir -p "$HOME" "$root/out"
+rpmbuild -bb --quiet --target x86_64-linux --dbpath "$root/pack/db" \
+    --define "_topdir $root/pack/top" --define "_tmppath $root/pack/tmp" "$root/pack/package.spec"
+
+while IFS= read -r name; do
+    file=$root/pack/top/RPMS/x86_64/$name
+    [ -f "$file" ] || fail 65 "rpmbuild made no $name"
+    # A feature that the target's rpm lacks makes the package impossible to install there.
+    rpm --dbpath "$root/pack/db" -qp --requires "$file" >"$root/pack/requires"
+    sed -n 's/^rpmlib(\([^)]*\)).*/\1/p' "$root/pack/requires" >"$root/pack/needed"
+    while IFS= read -r feature; do
+        grep -Fqx "$feature" "$root/pack/features" ||
+            fail 65 "$name needs rpmlib($feature), which the rpm of its system does not have"
+    done <"$root/pack/needed"
+    mv "$file" "$root/out/$name"
+done <"$root/pack/names"
+left=$(find "$root/pack/top/RPMS" -type f)
+[ -z "$left" ] || fail 65 "rpmbuild made more than was asked for: $left"

@@ -1,0 +1,40 @@
+#!/bin/sh
+# Put a ready signature into an RPM's header. The key is not here: who has it has signed the header before.
+#
+# inputs   sign/package.rpm  the RPM
+#          sign/header       its main header, which was signed
+#          sign/signature    the binary OpenPGP signature of that
+#          sign/key          the key's fingerprint, as a name
+# outputs  out/package.rpm
+# Exit status: 0 done; 65 rpm wants something else signed; 66 the image lacks rpmsign; else rpmsign's.
+set -eu
+root=$FORGE_ROOT
+umask 022
+LC_ALL=C
+export LC_ALL
+
+if [ "${1-}" = give ]; then # rpm calls this as its gpg: give OUTPUT, what is to be signed from standard input or a file
+    cat -- "${3:--}" >"$root/sign/wanted"
+    cmp -s "$root/sign/wanted" "$root/sign/header" || {
+        echo 'rpmsign.sh: rpm wants something else signed than the header that was' >&2
+        exit 65
+    }
+    cp "$root/sign/signature" "$2"
+    exit 0
+fi
+
+command -v rpmsign >/dev/null 2>&1 || {
+    echo 'rpmsign.sh: rpmsign is not installed: add the package rpm to docker/tools/Dockerfile' >&2
+    exit 66
+}
+read -r key <"$root/sign/key"
+case $0 in
+    /*) self=$0 ;;
+    *) self=$PWD/$0 ;;
+esac
+mkdir -p "$root/out"
+cp "$root/sign/package.rpm" "$root/out/package.rpm"
+# rpm expands the macro itself, with these names for the files; the first word is the program, the second its argv[0].
+rpmsign --define "_gpg_name $key" --define "_gpg_digest_algo sha256" \
+    --define "__gpg_sign_cmd /bin/sh sh $self give %{__signature_filename} %{?__plaintext_filename}" \
+    --addsign "$root/out/package.rpm"

@@ -1,0 +1,163 @@
+"""Artifacts made by hand: a manifest, packages in several formats, and what lies beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Collection, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from unit import elf_files as ef
+
+from pikaforge.describe import SIGNATURE_SUFFIX, SUMS, describe
+from pikaforge.describe.contents import contents_of
+from pikaforge.describe.provenance import Builder
+
+MANIFEST: dict[str, Any] = {
+    "format": 3,
+    "product": "demo",
+    "version": "v1.0",
+    "cell": "R620-debian12-none",
+    "model": "R620",
+    "cpus": ["sandybridge", "ivybridge"],
+    "target": "sandybridge",
+    "wanted_target": "sandybridge",
+    "flags": ["-march=sandybridge", "-mtune=sandybridge"],
+    "allocator": {"name": "none", "kind": "none", "library": "", "unwinder": ""},
+    "image": {
+        "name": "debian12",
+        "os": {"id": "debian", "version": "12"},
+        "base": "debian@sha256:" + "b" * 64,
+        "build_packages": {"gcc:amd64": "4:12.2.0-3", "zlib1g:amd64": "1:1.2.13.dfsg-1"},
+        "runtime_packages": {},
+    },
+    "source": {
+        "url": "https://example.org/demo.git",
+        "ref": "v1.0",
+        "commit": "c" * 40,
+        "head": "d" * 40,
+        "patches": [
+            {"name": "pull-9", "sha256": "9" * 64, "url": "https://example.org/9.patch", "why": "a bug"},
+            {"name": "local", "sha256": "1" * 64, "url": "", "why": ""},
+        ],
+        "submodules": {"third/pink": "e" * 40, "third/blue": "f" * 40},
+    },
+    "source_date_epoch": 1604318400,
+    "compiler": ["gcc (Debian 12.2.0-14) 12.2.0", "12.2.0", "GNU ld (GNU Binutils for Debian) 2.40"],
+    "dropped_flags": [],
+    "bundled_libraries": [
+        {"soname": "libz.so.1", "path": "lib/libz.so.1", "package": "zlib1g", "version": "1:1.2.13.dfsg-1"}
+    ],
+    "audit": {},
+    "checks": ["version", "start", "ping", "stop"],
+}
+NAME = "demo-v1.0-R620.tar.gz"
+TREE = {
+    "bin/demo": ef.make(ef.Elf(text=ef.AVX + ef.RET, symbols=[("work", 0, 5, ef.FUNC)])),
+    "conf/demo.conf": b"a : b\n",
+}
+PROGRAMS = frozenset({"bin/demo"})
+
+
+def make_manifest(**changes: Any) -> dict[str, Any]:
+    """A manifest; each argument replaces a value, `__` stepping into it: `source__commit=…`."""
+    data = deepcopy(MANIFEST)
+    for path, value in changes.items():
+        *folders, last = path.split("__")
+        part = data
+        for name in folders:
+            part = part[name]
+        part[last] = value
+    return data
+
+
+def tar_bytes(contents: Mapping[str, bytes], *, executable: Collection[str] = (), mode: str = "w") -> bytes:
+    """A tar archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, data in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            info.mode = 0o755 if name in executable else 0o644
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def listed(folder: Path, tree: Mapping[str, bytes], executable: Collection[str] = PROGRAMS) -> list[dict[str, str]]:
+    """What the manifest of a tree lists."""
+    path = folder / ".tree.tar"
+    path.write_bytes(
+        tar_bytes({f"./{name}": data for name, data in tree.items()}, executable={f"./{n}" for n in executable})
+    )
+    found = contents_of(path)
+    path.unlink()
+    return found
+
+
+def pack(path: Path, tree: Mapping[str, bytes], manifest: bytes, *, top: str = "demo") -> Path:
+    """Pack a tree with its manifest, in the format that the name says."""
+    contents = {f"{top}/{name}": data for name, data in {**tree, "manifest.json": manifest}.items()}
+    executable = {f"{top}/{name}" for name in PROGRAMS}
+    if path.suffix == ".whl":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in {**contents, "demo-1.dist-info/RECORD": b""}.items():
+                info = zipfile.ZipInfo(name)
+                info.external_attr = (0o755 if name in executable else 0o644) << 16
+                archive.writestr(info, data)
+    elif path.suffix == ".deb":
+        data = tar_bytes(contents, executable=executable, mode="w:gz")
+        head = f"{'data.tar.gz':<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode()
+        path.write_bytes(b"!<arch>\n" + head + data)
+    else:
+        path.write_bytes(tar_bytes(contents, executable=executable, mode="w:gz"))
+    return path
+
+
+def manifest_bytes(data: Mapping[str, Any]) -> bytes:
+    """A manifest as it is packed."""
+    return (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
+
+
+def deliver(folder: Path, name: str = NAME, *, tree: Mapping[str, bytes] = TREE, **changes: Any) -> Path:
+    """An artifact with SBOM and provenance beside it, and the folder's SHA256SUMS; `changes` are of the manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told = {**make_manifest(**changes), "contents": listed(folder, tree)}
+    path = pack(folder / name, tree, manifest_bytes(told))
+    describe(path, builder=Builder())
+    write_sums(folder)
+    return path
+
+
+def write_sums(folder: Path) -> None:
+    """SHA256SUMS of everything in a folder but itself and the signatures."""
+    names = sorted(p.name for p in folder.iterdir() if p.name != SUMS and p.suffix != SIGNATURE_SUFFIX)
+    lines = (f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def flip(path: Path, offset: int = -20) -> None:
+    """Alter one byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def make_rpm(header: bytes = b"about the package", payload: bytes = b"payload", *, signature: bytes = b"") -> bytes:
+    """An RPM as far as signing looks at it: lead, signature header, main header, payload."""
+
+    def section(tags: Mapping[int, bytes]) -> bytes:
+        index, store = b"", b""
+        for tag, data in tags.items():
+            index += b"".join(n.to_bytes(4, "big") for n in (tag, 7, len(store), len(data)))
+            store += data
+        lengths = len(tags).to_bytes(4, "big") + len(store).to_bytes(4, "big")
+        return b"\x8e\xad\xe8\x01\0\0\0\0" + lengths + index + store
+
+    signatures = section({1000: b"size", **({268: signature} if signature else {})})
+    padding = b"\0" * (-len(signatures) % 8)
+    return b"\xed\xab\xee\xdb".ljust(96, b"\0") + signatures + padding + section({1000: header}) + payload

@@ -1,0 +1,491 @@
+"""Signing and judging signatures, without GnuPG: what is asked of it, what its answers mean, and what never leaves."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.artifacts import make_rpm
+from unit.helpers import Ending, FakeEngine, members, refusal
+
+from pikaforge import rpmfile, signing
+from pikaforge.errors import ConfigError, ForgeError, HostError, StageError
+from pikaforge.host import process
+from pikaforge.rpmfile import RpmError, read_rpm
+from pikaforge.signatures import Verifier, dearmored, judge_rpmkeys, judge_status
+from pikaforge.signing import KEY, PASSPHRASE, PUBLIC, Settings, judge_keys, open_signer, settings
+from pikaforge.workshop import GUEST, Workshop
+
+FINGERPRINT = "30C46C1959F0D5FDF2D6DA07F94B1ADF8C1E50E3"
+OTHER = "0123456789ABCDEF0123456789ABCDEF01234567"
+CANARY = "CANARY-correct-horse"
+VALID = f"[GNUPG:] VALIDSIG {FINGERPRINT} 2026-01-01 1 0 4 0 1 8 00 {FINGERPRINT}\n"
+GOOD = f"[GNUPG:] NEWSIG\n[GNUPG:] GOODSIG F94B1ADF8C1E50E3 Me\n{VALID}"
+COLONS = f"sec:u:3072:1:F94B1ADF8C1E50E3:1:::u:::scSC:::+:::23::0:\nfpr:::::::::{FINGERPRINT}:\nuid:u::::1::X::Me:\n"
+PUBLIC_KEY = (
+    "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n"
+    f"{base64.b64encode(b'key').decode()}\n=abcd\n"
+    "-----END PGP PUBLIC KEY BLOCK-----\n"
+)
+SECRET_KEY = b"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nCANARY-secret-key\n"
+
+
+class TestSettings:
+    def test_nothing_is_configured(self, tmp_path: Path) -> None:
+        assert settings({}, base=tmp_path) == Settings()
+
+    def test_files_are_relative_to_where_the_user_is(self, tmp_path: Path) -> None:
+        found = settings({KEY: "key.asc", PASSPHRASE: "/run/pass", PUBLIC: "a.asc:/b.asc"}, base=tmp_path)
+        assert found.key == str(tmp_path / "key.asc")
+        assert found.passphrase == Path("/run/pass")
+        assert found.public == (tmp_path / "a.asc", Path("/b.asc"))
+
+    def test_a_fingerprint_is_no_file(self, tmp_path: Path) -> None:
+        spaced = " ".join(FINGERPRINT[i : i + 4] for i in range(0, 40, 4)).lower()
+        assert settings({KEY: spaced}, base=tmp_path).key == FINGERPRINT
+
+
+class TestStatus:
+    """GnuPG's status lines."""
+
+    def test_a_good_signature(self) -> None:
+        verdict = judge_status(GOOD, keys="release.asc")
+        assert verdict.good
+        assert verdict.why == f"SHA-256, key {FINGERPRINT}"
+
+    @pytest.mark.parametrize(
+        ("status", "why"),
+        [
+            ("[GNUPG:] BADSIG F94B1ADF8C1E50E3 Me\n", "the file is not what was signed"),
+            (
+                f"[GNUPG:] ERRSIG {OTHER[-16:]} 1 8 00 1 9 {OTHER}\n[GNUPG:] NO_PUBKEY {OTHER[-16:]}\n",
+                f"it is by the key {OTHER}, which is not among release.asc",
+            ),
+            (f"[GNUPG:] ERRSIG {OTHER[-16:]} 22 8 00 1 4\n", f"it is by the key {OTHER[-16:]}, which is not among"),
+            (f"[GNUPG:] EXPKEYSIG F94B1ADF8C1E50E3 Me\n{VALID}", "the key F94B1ADF8C1E50E3 has expired"),
+            (f"[GNUPG:] REVKEYSIG F94B1ADF8C1E50E3 Me\n{VALID}", "the key F94B1ADF8C1E50E3 was revoked"),
+            (f"[GNUPG:] EXPSIG F94B1ADF8C1E50E3 Me\n{VALID}", "the signature itself has expired"),
+            (GOOD.replace(" 1 8 00 ", " 1 2 00 "), "its digest is weaker than SHA-256"),
+            (GOOD + VALID, "there is no OpenPGP signature in it that can be read"),
+            (GOOD + "[GNUPG:] BADSIG F94B1ADF8C1E50E3 Me\n", "the file is not what was signed"),
+            ("[GNUPG:] GOODSIG F94B1ADF8C1E50E3 Me\n", "there is no OpenPGP signature"),
+            ("[GNUPG:] NODATA 4\n", "there is no OpenPGP signature"),
+            ("", "there is no OpenPGP signature"),
+        ],
+    )
+    def test_any_other(self, status: str, why: str) -> None:
+        verdict = judge_status(status, keys="release.asc")
+        assert not verdict.good
+        assert why in verdict.why
+
+    def test_a_name_cannot_feign_a_status(self) -> None:
+        """A user id may hold anything, but gpgv escapes line ends; a line of another program counts for nothing."""
+        assert not judge_status(f"GOODSIG X\nVALIDSIG {FINGERPRINT}\n", keys="k").good
+
+
+class TestRpmkeys:
+    HEAD = "t.rpm:\n"
+    GOOD = "    Header V4 RSA/SHA256 Signature, key ID 8c1e50e3: OK\n    Header SHA256 digest: OK\n    MD5 digest: OK\n"
+
+    def test_a_signed_package(self) -> None:
+        assert judge_rpmkeys(self.HEAD + self.GOOD, 0).good
+
+    @pytest.mark.parametrize(
+        ("text", "status", "why"),
+        [
+            (HEAD + "    Header SHA256 digest: OK\n", 0, "rpm finds no signature in it"),
+            (HEAD + GOOD.replace("8c1e50e3: OK", "8c1e50e3: NOKEY"), 1, "NOKEY"),
+            (HEAD + GOOD.replace("MD5 digest: OK", "MD5 digest: BAD (Expected a != b)"), 1, "MD5 digest: BAD"),
+            (HEAD + GOOD.replace("SHA256 Sig", "SHA1 Sig"), 0, "SHA1"),
+            (HEAD + GOOD, 1, "exit status 1"),
+            ("", 0, "no signature"),
+        ],
+    )
+    def test_any_other(self, text: str, status: int, why: str) -> None:
+        verdict = judge_rpmkeys(text, status)
+        assert not verdict.good
+        assert why in verdict.why
+
+
+class TestKeys:
+    def test_the_text_form_is_read(self) -> None:
+        assert dearmored(PUBLIC_KEY, where="k") == b"key"
+        with_headers = PUBLIC_KEY.replace("BLOCK-----\n\n", "BLOCK-----\nComment: mine\n\n", 1)
+        assert dearmored(with_headers.replace("\n", "\r\n") + PUBLIC_KEY, where="k") == b"keykey"
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "there is no public key in it"),
+            ("\x99\x01binary", "there is no public key in it"),
+            (SECRET_KEY.decode(), "this is a secret key"),
+            (PUBLIC_KEY.replace("a2V5", "a2V"), "the key is damaged"),
+        ],
+    )
+    def test_what_is_no_key_is_told(self, text: str, message: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            dearmored(text, where="keys/release.asc")
+        assert message in caught.value.message
+        assert caught.value.where == "keys/release.asc"
+
+    def test_the_one_secret_key(self) -> None:
+        assert judge_keys(COLONS, where="key.asc") == (FINGERPRINT, ())
+
+    def test_a_key_that_el7_does_not_know(self) -> None:
+        _, notices = judge_keys(COLONS.replace("3072:1:", "255:22:"), where="key.asc")
+        assert "EL7" in notices[0]
+
+    @pytest.mark.parametrize(
+        ("text", "message"), [("", "there is no secret key"), (COLONS * 2, "there are 2 secret keys")]
+    )
+    def test_not_one_secret_key(self, text: str, message: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            judge_keys(text, where="key.asc")
+        assert message in caught.value.message
+        assert "key.asc" in caught.value.where
+
+
+class TestRpm:
+    def test_its_parts(self, tmp_path: Path) -> None:
+        path = tmp_path / "t.rpm"
+        path.write_bytes(make_rpm(b"about"))
+        plain = read_rpm(path)
+        path.write_bytes(make_rpm(b"about", signature=b"S" * 100))
+        signed = read_rpm(path)
+        assert plain.signature == b""
+        assert signed.signature == b"S" * 100
+        assert plain.header == signed.header
+        assert plain.header.endswith(b"about")
+        assert plain.body == signed.body
+
+    @pytest.mark.parametrize("other", [make_rpm(b"About"), make_rpm(payload=b"Payload")])
+    def test_another_body_is_another_rpm(self, tmp_path: Path, other: bytes) -> None:
+        one, two = tmp_path / "1.rpm", tmp_path / "2.rpm"
+        one.write_bytes(make_rpm())
+        two.write_bytes(other)
+        assert read_rpm(one).body != read_rpm(two).body
+
+    @pytest.mark.parametrize("length", [0, 50, 100, 120, 160])
+    def test_what_is_cut_off_is_refused(self, tmp_path: Path, length: int) -> None:
+        path = tmp_path / "t.rpm"
+        path.write_bytes(make_rpm()[:length])
+        with pytest.raises(RpmError):
+            read_rpm(path)
+
+    def test_a_size_that_cannot_be_is_refused(self, tmp_path: Path) -> None:
+        data = bytearray(make_rpm())
+        data[104:112] = b"\xff" * 8
+        path = tmp_path / "t.rpm"
+        path.write_bytes(data)
+        with pytest.raises(RpmError):
+            read_rpm(path)
+
+    def test_no_rpmsign_here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(process, "find", lambda _: None)
+        with pytest.raises(HostError) as caught:
+            rpmfile.insert_here(tmp_path / "rpmsign.sh", tmp_path)(tmp_path / "t.rpm", b"h", b"s", FINGERPRINT)
+        assert "rpm-sign" in caught.value.hint
+
+
+class Gnupg:
+    """GnuPG as far as it is asked; takes down arguments, environments and what came through the pipe."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[str], dict[str, str], bytes | None]] = []
+        self.version = "gpg (GnuPG) 2.2.40"
+        self.colons = COLONS
+        self.exported = PUBLIC_KEY
+        self.status = GOOD
+        self.refuses: dict[str, str] = {}
+        """What an option makes it fail with."""
+        self.homes: set[Path] = set()
+        self.modes: set[int] = set()
+
+    def find(self, name: str) -> str | None:
+        return f"/usr/bin/{name}" if name in ("gpg", "gpgv") else None
+
+    def run(self, argv: Sequence[str], **more: Any) -> process.Completed:
+        self.calls.append((list(argv), dict(more.get("env") or {}), more.get("stdin")))
+        if "--homedir" in argv and "gpgv" not in argv[0]:
+            home = Path(argv[argv.index("--homedir") + 1])
+            self.homes.add(home)
+            self.modes.add(home.stat().st_mode & 0o777)
+        for option, error in self.refuses.items():
+            if option in argv:
+                return process.Completed(argv=tuple(argv), status=2, stdout=b"", stderr=error.encode())
+        answer = self.answer(argv, dict(more.get("env") or {}))
+        return process.Completed(argv=tuple(argv), status=0, stdout=answer.encode(), stderr=b"")
+
+    def answer(self, argv: Sequence[str], env: dict[str, str]) -> str:
+        if "--detach-sign" in argv:
+            Path(argv[argv.index("--output") + 1]).write_text("SIGNATURE")
+        answers = {
+            "--version": self.version,
+            "--list-secret-keys": self.colons,
+            "--export": self.exported,
+            "--status-fd": self.status,
+            "--list-dirs": f"{env.get('GNUPGHOME', '/nowhere')}/S.gpg-agent",
+        }
+        return next((text for option, text in answers.items() if option in argv), "")
+
+    def asked(self, option: str) -> list[tuple[list[str], dict[str, str], bytes | None]]:
+        return [call for call in self.calls if option in call[0]]
+
+
+@pytest.fixture
+def gnupg(monkeypatch: pytest.MonkeyPatch) -> Gnupg:
+    gnupg = Gnupg()
+    monkeypatch.setattr(process, "find", gnupg.find)
+    monkeypatch.setattr(process, "run", gnupg.run)
+    return gnupg
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Settings:
+    """A key file and its passphrase."""
+    (tmp_path / "key.asc").write_bytes(SECRET_KEY)
+    (tmp_path / "pass").write_text(f"{CANARY}\n")
+    return Settings(key=str(tmp_path / "key.asc"), passphrase=tmp_path / "pass")
+
+
+class TestSigner:
+    def test_a_file_is_signed(self, gnupg: Gnupg, place: Settings, tmp_path: Path) -> None:
+        (tmp_path / "X").write_text("x")
+        with open_signer(place, tmp_path / "s") as signer:
+            assert signer.fingerprint == FINGERPRINT
+            assert signer.sign(tmp_path / "X") == tmp_path / "X.asc"
+            assert signer.made == [tmp_path / "X"]
+        assert (tmp_path / "X.asc").read_text() == "SIGNATURE"
+        ((argv, _, stdin),) = gnupg.asked("--detach-sign")
+        assert stdin == CANARY.encode()
+        assert argv[argv.index("--digest-algo") + 1] == "SHA256"
+        assert {"--armor", "--batch"} <= set(argv)
+        assert argv[argv.index("--passphrase-fd") + 1] == "0"
+        assert argv[argv.index("--pinentry-mode") + 1] == "loopback"
+
+    def test_the_secrets_are_in_no_argument_and_no_environment(
+        self, gnupg: Gnupg, place: Settings, tmp_path: Path
+    ) -> None:
+        (tmp_path / "X").write_text("x")
+        with open_signer(place, tmp_path / "s") as signer:
+            signer.sign(tmp_path / "X")
+            assert "CANARY" not in repr(signer)
+        assert "CANARY" not in repr([(argv, env) for argv, env, _ in gnupg.calls])
+
+    def test_the_keyring_is_private_and_thrown_away(self, gnupg: Gnupg, place: Settings, tmp_path: Path) -> None:
+        with open_signer(place, tmp_path / "s"):
+            (home,) = gnupg.homes
+            assert home.parent == tmp_path / "s" or len(str(tmp_path)) > 60
+        assert gnupg.modes == {0o700}
+        assert not home.exists()
+        ((argv, env, _),) = gnupg.asked("--kill")
+        assert argv == ["gpgconf", "--kill", "all"]
+        assert env["GNUPGHOME"] == str(home)
+
+    def test_a_long_path_has_no_room_for_sockets(self, gnupg: Gnupg, place: Settings, tmp_path: Path) -> None:
+        with open_signer(place, tmp_path / ("long" * 30)):
+            (home,) = gnupg.homes
+            assert len(str(home)) <= signing.HOME_LENGTH
+        assert not home.exists()
+
+    def test_after_an_error_nothing_is_left(self, gnupg: Gnupg, place: Settings, tmp_path: Path) -> None:
+        gnupg.refuses["--import"] = "gpg: no valid OpenPGP data found."
+        with pytest.raises(ConfigError) as caught, open_signer(place, tmp_path / "s"):
+            pass
+        message, where, hint = refusal(caught)
+        assert message == "the key cannot be imported: gpg: no valid OpenPGP data found."
+        assert where == f"{KEY}: {place.key}"
+        assert "--export-secret-keys" in hint
+        assert not any(home.exists() for home in gnupg.homes)
+        assert gnupg.asked("--kill")
+
+    def test_a_wrong_passphrase(self, gnupg: Gnupg, place: Settings, tmp_path: Path) -> None:
+        (tmp_path / "X").write_text("x")
+        gnupg.refuses["--detach-sign"] = "gpg: signing failed: Bad passphrase"
+        with open_signer(place, tmp_path / "s") as signer, pytest.raises(ConfigError) as caught:
+            signer.sign(tmp_path / "X")
+        assert refusal(caught)[:2] == ("the signing key cannot be used: Bad passphrase", PASSPHRASE)
+        assert not (tmp_path / "X.asc").exists()
+
+    def test_a_good_signature_stays(self, gnupg: Gnupg, place: Settings, tmp_path: Path) -> None:
+        (tmp_path / "X").write_text("x")
+        (tmp_path / "X.asc").write_text("before")
+        with open_signer(place, tmp_path / "s") as signer:
+            signer.sign(tmp_path / "X")
+        assert (tmp_path / "X.asc").read_text() == "before"
+        assert not gnupg.asked("--detach-sign")
+
+    def test_a_bad_signature_is_replaced(self, gnupg: Gnupg, place: Settings, tmp_path: Path) -> None:
+        (tmp_path / "X").write_text("x")
+        (tmp_path / "X.asc").write_text("before")
+        gnupg.status = "[GNUPG:] BADSIG F94B1ADF8C1E50E3 Me\n"
+        with open_signer(place, tmp_path / "s") as signer:
+            signer.sign(tmp_path / "X")
+        assert (tmp_path / "X.asc").read_text() == "SIGNATURE"
+
+    def test_a_key_of_the_agent(self, gnupg: Gnupg, tmp_path: Path) -> None:
+        (tmp_path / "X").write_text("x")
+        with open_signer(Settings(key=FINGERPRINT), tmp_path / "s") as signer:
+            signer.sign(tmp_path / "X")
+            (home,) = gnupg.homes
+            assert (home / "S.gpg-agent").read_text().startswith("%Assuan%\nsocket=/")
+        ((argv, _, stdin),) = gnupg.asked("--detach-sign")
+        assert "--passphrase-fd" not in argv, "the agent asks its user"
+        assert stdin is None
+        assert not gnupg.asked("--kill"), "the user's agent is left alone"
+
+    def test_a_key_that_the_keyring_lacks(self, gnupg: Gnupg, tmp_path: Path) -> None:
+        gnupg.exported = ""
+        with pytest.raises(ConfigError) as caught, open_signer(Settings(key=FINGERPRINT), tmp_path / "s"):
+            pass
+        assert caught.value.message == f"your keyring has no key {FINGERPRINT}"
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"key": ""}, "there is no key to sign with"),
+            ({"key": "/nowhere/key.asc"}, "cannot read /nowhere/key.asc: No such file or directory"),
+            ({"passphrase": Path("/nowhere/pass")}, "cannot read /nowhere/pass: No such file or directory"),
+        ],
+    )
+    def test_what_is_not_there(
+        self, gnupg: Gnupg, place: Settings, tmp_path: Path, changes: dict[str, Any], message: str
+    ) -> None:
+        where = Settings(**{"key": place.key, "passphrase": place.passphrase, **changes})
+        with pytest.raises(ConfigError) as caught, open_signer(where, tmp_path / "s"):
+            pass
+        assert caught.value.message == message
+        assert caught.value.where in (KEY, PASSPHRASE)
+
+    def test_gnupg_is_too_old(self, gnupg: Gnupg, place: Settings, tmp_path: Path) -> None:
+        gnupg.version = "gpg (GnuPG) 2.0.22"
+        with pytest.raises(HostError) as caught, open_signer(place, tmp_path / "s"):
+            pass
+        assert "GnuPG 2.0" not in caught.value.hint
+        assert "2.1 or newer" in caught.value.message
+
+    def test_gnupg_is_missing(self, gnupg: Gnupg, place: Settings, tmp_path: Path, monkeypatch: Any) -> None:
+        monkeypatch.setattr(process, "find", lambda _: None)
+        with pytest.raises(HostError) as caught, open_signer(place, tmp_path / "s"):
+            pass
+        assert "gnupg2 (EL)" in caught.value.hint
+
+
+class TestSignRpm:
+    @pytest.fixture
+    def rpm(self, tmp_path: Path) -> Path:
+        path = tmp_path / "t.rpm"
+        path.write_bytes(make_rpm())
+        return path
+
+    @staticmethod
+    def insert(rpm: Path, header: bytes, signature: bytes, fingerprint: str) -> bytes:
+        assert header == read_rpm(rpm).header
+        assert fingerprint == FINGERPRINT
+        return make_rpm(signature=signature)
+
+    def test_the_header_is_signed(self, gnupg: Gnupg, place: Settings, tmp_path: Path, rpm: Path) -> None:
+        with open_signer(place, tmp_path / "s") as signer:
+            assert signer.sign_rpm(rpm, self.insert)
+            assert not signer.sign_rpm(rpm, self.insert), "it is signed already"
+        assert read_rpm(rpm).signature == b"SIGNATURE"
+        ((argv, _, stdin),) = gnupg.asked("--detach-sign")
+        assert "--no-armor" in argv
+        assert stdin == CANARY.encode()
+
+    @pytest.mark.parametrize(
+        "content", [make_rpm(payload=b"other", signature=b"SIGNATURE"), make_rpm()], ids=["another body", "unsigned"]
+    )
+    def test_what_rpm_must_not_do(
+        self, gnupg: Gnupg, place: Settings, tmp_path: Path, rpm: Path, content: bytes
+    ) -> None:
+        before = rpm.read_bytes()
+        with open_signer(place, tmp_path / "s") as signer, pytest.raises(ForgeError) as caught:
+            signer.sign_rpm(rpm, lambda *_: content)
+        assert "rpm did not leave the RPM as it was" in caught.value.message
+        assert rpm.read_bytes() == before
+
+    @pytest.mark.usefixtures("gnupg")
+    def test_in_the_tools_image(
+        self, place: Settings, tmp_path: Path, rpm: Path, workshop: Workshop, fake: FakeEngine
+    ) -> None:
+        (workshop.home / GUEST / "rpmsign.sh").write_text("#\n")
+        fake.endings["sign-R620"] = Ending(outputs={"out/package.rpm": make_rpm(signature=b"SIGNATURE")})
+        (tmp_path / "into").mkdir()
+        insert = rpmfile.insert_in(workshop, tools="tools:1", label="R620-el9-none", folder=tmp_path / "into")
+        with open_signer(place, tmp_path / "s") as signer:
+            assert signer.sign_rpm(rpm, insert)
+        (job,) = fake.jobs
+        assert (job.image, job.argv, job.network) == ("tools:1", ("sh", "guest/run.sh", "rpmsign"), "none")
+        given = {name: content for item in job.inputs for name, (_, content) in members(item).items()}
+        assert set(given) == {
+            "guest/run.sh", "guest/rpmsign.sh", "sign/package.rpm", "sign/header", "sign/signature", "sign/key",
+        }  # fmt: skip
+        assert given["sign/signature"] == b"SIGNATURE"
+        assert not [name for name, content in given.items() if b"CANARY" in content], "no secret goes there"
+
+    @pytest.mark.usefixtures("gnupg")
+    def test_rpm_fails_in_the_tools_image(
+        self, place: Settings, tmp_path: Path, rpm: Path, workshop: Workshop, fake: FakeEngine
+    ) -> None:
+        (workshop.home / GUEST / "rpmsign.sh").write_text("#\n")
+        fake.endings["sign-R620"] = Ending(status=66, log="rpmsign.sh: rpmsign is not installed: add the package\n")
+        insert = rpmfile.insert_in(workshop, tools="tools:1", label="R620-el9-none", folder=tmp_path)
+        before = rpm.read_bytes()
+        with open_signer(place, tmp_path / "s") as signer, pytest.raises(StageError) as caught:
+            signer.sign_rpm(rpm, insert)
+        assert caught.value.message == "t.rpm could not be signed"
+        assert caught.value.failure.findings == ("rpmsign is not installed: add the package",)
+        assert rpm.read_bytes() == before
+
+    def test_no_key_goes_where_rpm_runs(self, rpm: Path) -> None:
+        files = rpmfile.insert_files(rpm, b"header", b"signature", FINGERPRINT)
+        assert files == {
+            "package.rpm": rpm, "header": b"header", "signature": b"signature", "key": f"{FINGERPRINT}\n".encode(),
+        }  # fmt: skip
+
+
+class TestVerifier:
+    def test_only_the_keys_that_were_named(self, gnupg: Gnupg, tmp_path: Path) -> None:
+        (tmp_path / "k.asc").write_text(PUBLIC_KEY)
+        folder = tmp_path / "v"
+        folder.mkdir()
+        verifier = Verifier.of_files([tmp_path / "k.asc"], folder)
+        assert verifier.check(tmp_path / "X", tmp_path / "X.asc").good
+        ((argv, _, _),) = gnupg.calls
+        ring = Path(argv[argv.index("--keyring") + 1])
+        assert ring.read_bytes() == b"key"
+        assert argv[-3:] == ["--", str(tmp_path / "X.asc"), str(tmp_path / "X")]
+
+    def test_a_key_file_that_is_not_there(self, gnupg: Gnupg, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError) as caught:
+            Verifier.of_files([tmp_path / "k.asc"], tmp_path)
+        assert caught.value.where == str(tmp_path / "k.asc")
+
+    def test_an_rpm_that_is_not_signed(self, gnupg: Gnupg, tmp_path: Path) -> None:
+        (tmp_path / "t.rpm").write_bytes(make_rpm())
+        verdict = Verifier({"k": PUBLIC_KEY}, tmp_path).check_header(tmp_path / "t.rpm")
+        assert (verdict.good, verdict.why) == (False, "the RPM's header is not signed")
+        assert not gnupg.calls
+
+    def test_no_rpm_on_this_machine(self, gnupg: Gnupg, tmp_path: Path) -> None:
+        assert Verifier({"k": PUBLIC_KEY}, tmp_path).check_by_rpm(tmp_path / "t.rpm") is None
+
+    def test_gpgv_fails_with_good_words(self, gnupg: Gnupg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def run(argv: Sequence[str], **_: Any) -> process.Completed:
+            return process.Completed(argv=tuple(argv), status=2, stdout=GOOD.encode(), stderr=b"")
+
+        monkeypatch.setattr(process, "run", run)
+        assert not Verifier({"k": PUBLIC_KEY}, tmp_path).check(tmp_path / "X", tmp_path / "X.asc").good
+
+
+def test_nothing_is_left_below_scratch(gnupg: Gnupg, place: Settings, tmp_path: Path) -> None:
+    scratch = tmp_path / "s"
+    with open_signer(place, scratch):
+        pass
+    assert list(scratch.iterdir()) == []
+    shutil.rmtree(scratch)

@@ -1,0 +1,742 @@
+"""Wheels: names, tags, contents, the same bytes each time; and the command, without a process of its own."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import csv
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+import pytest
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
+from unit.helpers import make_spec, refusal
+
+from pikaforge.errors import ForgeError
+from pikaforge.model import Product
+from pikaforge.packing import wheel
+from pikaforge.packing.layout import PackingError
+from pikaforge.stages import payload
+
+EPOCH = 1604318400
+PRODUCT = make_spec(
+    product__server__conf__settings={"port": "{port}", "dir": "{data}/db/", "pidfile": "{data}/run/pid", "fork": "no"},
+    product__server__offsets=[0, 1000],
+    product__description="Keeps things.",
+    product__licence="BSD-3-Clause",
+    product__url="https://example.org/demo",
+).product
+CONF = "# port : 1\nport : 7000\n  dir : ./db/\nthreads : 4\ndir : ./twice/\n"
+NAME = "demo_server-1.0+r620.debian12-py3-none-manylinux_2_34_x86_64.whl"
+OLD_PYTHON = {
+    "argparse", "collections", "hashlib", "json", "os", "pathlib", "re", "resource", "shutil", "signal", "subprocess",
+    "sys", "tempfile", "typing",
+}  # fmt: skip
+"""What the command may import: in the standard library of 3.6."""
+
+
+def make_manifest(**changes: Any) -> dict[str, Any]:
+    manifest: dict[str, Any] = {
+        "format": 2,
+        "product": "demo",
+        "version": "v1.0",
+        "model": "R620",
+        "target": "sandybridge",
+        "cpus": ["sandybridge", "ivybridge"],
+        "image": {"name": "debian12", "os": {"id": "debian", "version": "12"}},
+        "allocator": {"name": "none"},
+        "audit": {"symbol_versions": {"GLIBC": "2.34", "GLIBCXX": "3.4.30"}},
+        "source_date_epoch": EPOCH,
+    }
+    return {**manifest, **changes}
+
+
+def make_files(**changes: Any) -> dict[str, bytes]:
+    rendered = payload.render(PRODUCT, model="R620", target="sandybridge", image="debian12", features=("lm",))
+    return {
+        **rendered.contents,
+        "bin/demo": b"\x7fELF program",
+        "conf/demo.conf": CONF.encode(),
+        "lib/libz.so.1": b"\x7fELF library",
+        "manifest.json": json.dumps(make_manifest(**changes)).encode(),
+    }
+
+
+def write_tar(
+    path: Path,
+    files: Mapping[str, bytes],
+    links: Mapping[str, str] | None = None,
+    *,
+    mtime: int = EPOCH,
+    owner: int = 0,
+    backwards: bool = False,
+) -> Path:
+    """A tar archive, compressed if its name says so; what is in bin/ or lib/ and scripts are executable."""
+    members = [(name, data, "") for name, data in files.items()]
+    members += [(name, b"", target) for name, target in (links or {}).items()]
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
+        for name, data, target in reversed(members) if backwards else members:
+            info = tarfile.TarInfo(name)
+            info.mtime, info.uid, info.gid, info.size, info.linkname = mtime, owner, owner, len(data), target
+            info.type = tarfile.SYMTYPE if target else tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
+            info.mode = 0o755 if "/bin/" in name or "/lib/" in name or name.endswith(".sh") else 0o644
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def write_tarball(
+    path: Path,
+    files: Mapping[str, bytes],
+    links: Mapping[str, str] | None = None,
+    *,
+    top: str = "demo",
+    mtime: int = EPOCH,
+    owner: int = 0,
+    backwards: bool = False,
+) -> Path:
+    """A package, as far as a wheel is made of it."""
+    below = {f"{top}/": b"", **{f"{top}/{name}": data for name, data in files.items()}}
+    leading = {f"{top}/{name}": target for name, target in (links or {}).items()}
+    return write_tar(path, below, leading, mtime=mtime, owner=owner, backwards=backwards)
+
+
+@pytest.fixture
+def tarball(tmp_path: Path) -> Path:
+    return write_tarball(tmp_path / "demo.tar.gz", make_files(), {"bin/demo-check": "demo"})
+
+
+def build(tarball: Path, product: Product = PRODUCT, variant: str = "") -> wheel.Wheel:
+    return wheel.build(wheel.read_tree(tarball, top=product.name), product=product, variant=variant)
+
+
+def opened(content: bytes) -> dict[str, tuple[int, bytes]]:
+    """Mode and content of a wheel's files."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.testzip() is None
+        return {info.filename: (info.external_attr >> 16, archive.read(info)) for info in archive.infolist()}
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("text", "version"),
+        [
+            ("v3.4.0", "3.4.0"), ("7.0.15", "7.0.15"), ("3.04", "3.4"), ("1.0-rc1", "1.0rc1"), ("1.0-rc", "1.0rc0"),
+            ("2.0.alpha2", "2.0a2"), ("2.0_BETA-3", "2.0b3"), ("1.2c1", "1.2rc1"), ("1.0-1", "1.0.post1"),
+            ("1.0-r4", "1.0.post4"), ("1.0.dev7", "1.0.dev7"), ("V1.0preview2.post1-dev3", "1.0rc2.post1.dev3"),
+        ],
+    )  # fmt: skip
+    def test_versions_are_in_normal_form(self, text: str, version: str) -> None:
+        assert wheel.public_version(text) == version
+        assert str(Version(text)) == version
+
+    @pytest.mark.parametrize("text", ["unstable", "2023-01-02", "1.0-final", "1.0_x", "", "1..2"])
+    def test_a_version_that_is_none(self, text: str) -> None:
+        with pytest.raises(PackingError) as error:
+            wheel.public_version(text)
+        assert refusal(error)[0] == f"the version {text!r} cannot be a wheel's"
+
+    @pytest.mark.parametrize(
+        ("manifest", "variant", "version"),
+        [
+            ({}, "", "1.0+r620.debian12"),
+            ({}, "frame-pointers", "1.0+r620.debian12.frame.pointers"),
+            ({"model": "PowerEdge_R640.007", "image": {"name": "el7"}}, "system", "1.0+poweredge.r640.7.el7.system"),
+        ],
+    )
+    def test_model_image_and_allocator_are_the_local_version(
+        self, manifest: dict[str, Any], variant: str, version: str
+    ) -> None:
+        found = wheel.version_of(make_manifest(**manifest), variant)
+        assert found == version
+        assert str(Version(found)) == version
+
+    @pytest.mark.parametrize(
+        ("product", "project", "package"),
+        [
+            ("demo", "demo-server", "demo_server"),
+            ("My.Demo_2", "my-demo-2-server", "my_demo_2_server"),
+            ("3proxy", "3proxy-server", "_3proxy_server"),
+        ],
+    )
+    def test_the_project_and_its_package(self, product: str, project: str, package: str) -> None:
+        assert wheel.distribution(product) == project == canonicalize_name(project)
+        assert wheel.module(product) == package
+        assert package.isidentifier()
+
+    @pytest.mark.parametrize(
+        ("glibc", "tags"),
+        [
+            ("2.2.5", "manylinux_2_17_x86_64.manylinux2014_x86_64"),
+            ("2.12", "manylinux_2_17_x86_64.manylinux2014_x86_64"),
+            ("2.17", "manylinux_2_17_x86_64.manylinux2014_x86_64"),
+            ("2.17.1", "manylinux_2_18_x86_64"),
+            ("2.18", "manylinux_2_18_x86_64"),
+            ("2.28", "manylinux_2_28_x86_64"),
+            ("2.34", "manylinux_2_34_x86_64"),
+            ("2.100", "manylinux_2_100_x86_64"),
+            ("3.0", "manylinux_3_0_x86_64"),
+            (None, "manylinux_2_17_x86_64.manylinux2014_x86_64"),
+        ],
+    )
+    def test_the_tag_asks_for_the_glibc_that_is_needed(self, glibc: str | None, tags: str) -> None:
+        versions = {"GLIBCXX": "3.4.30", **({"GLIBC": glibc} if glibc else {})}
+        assert ".".join(wheel.platform_tags(versions)) == tags
+        name = wheel.file_name(make_manifest(audit={"symbol_versions": versions}), PRODUCT)
+        assert name == f"demo_server-1.0+r620.debian12-py3-none-{tags}.whl"
+        project, version, build, found = parse_wheel_filename(name)
+        assert (project, str(version), build) == ("demo-server", "1.0+r620.debian12", ())
+        assert {tag.platform for tag in found} == set(tags.split("."))
+
+    @pytest.mark.parametrize("text", ["PRIVATE", "2", "2.x", ""])
+    def test_a_glibc_that_is_no_version(self, text: str) -> None:
+        with pytest.raises(PackingError, match="no version of glibc"):
+            wheel.platform_tags({"GLIBC": text})
+
+
+class TestContents:
+    def test_the_files_are_those_of_the_tarball(self, tarball: Path) -> None:
+        found = opened(build(tarball).content)
+        start = "demo_server/tree/"
+        tree = {name[len(start) :]: content for name, (_, content) in found.items() if name.startswith(start)}
+        assert tree == {**make_files(), "bin/demo-check": b"\x7fELF program"}
+        executable = {name[len(start) :] for name, (mode, _) in found.items() if mode == 0o100755}
+        assert executable == {"bin/demo", "bin/demo-check", "lib/libz.so.1", "utils/cpu-gate.sh", "utils/deploy.sh"}
+        assert {mode for mode, _ in found.values()} == {0o100755, 0o100644}
+        own = {name for name in found if not name.startswith((start, "demo_server-1.0+r620.debian12.dist-info/"))}
+        assert own == {f"demo_server/{name}" for name in ("__init__.py", "__main__.py", "cli.py", "about.json")}
+
+    def test_the_inputs_of_the_tarball_do_as_well(self, tarball: Path, tmp_path: Path) -> None:
+        files = make_files()
+        tree = {f"./{name}": files[name] for name in ("bin/demo", "conf/demo.conf", "lib/libz.so.1")}
+        extra = {name: data for name, data in files.items() if f"./{name}" not in tree}
+        old = {"./manifest.json": b"{}", "./utils/deploy.sh": b"exit 1", "./utils/settings.tsv": b""}
+        first = write_tar(tmp_path / "tree.tar", {"./": b"", **tree, **old}, {"./bin/demo-check": "demo"})
+        second = write_tar(tmp_path / "extra.tar", extra).read_bytes()
+        assert wheel.build(wheel.read_tree(first, second), product=PRODUCT) == build(tarball)
+
+    def test_a_later_release_is_a_later_version(self, tarball: Path) -> None:
+        product = PRODUCT.model_copy(update={"release": "2"})
+        first, later = build(tarball), build(tarball, product)
+        assert (first.name, later.name) == (NAME, NAME.replace("debian12", "debian12.2"))
+        versions = [parse_wheel_filename(made.name)[1] for made in (first, later)]
+        assert versions[0] < versions[1]
+        found = opened(later.content)
+        info = "demo_server-1.0+r620.debian12.2.dist-info"
+        assert b"\nVersion: 1.0+r620.debian12.2\n" in found[f"{info}/METADATA"][1]
+        assert json.loads(found["demo_server/about.json"][1])["version"] == "1.0+r620.debian12.2"
+
+    def test_record(self, tarball: Path) -> None:
+        found = opened(build(tarball).content)
+        *_, last = found
+        assert last == "demo_server-1.0+r620.debian12.dist-info/RECORD"
+        rows = list(csv.reader(io.StringIO(found[last][1].decode())))
+        assert rows[-1] == [last, "", ""]
+        assert [row[0] for row in rows[:-1]] == sorted(set(found) - {last})
+        for name, digest, size in rows[:-1]:
+            content = found[name][1]
+            kind, _, text = digest.partition("=")
+            assert (kind, "=" in text, int(size)) == ("sha256", False, len(content))
+            assert base64.urlsafe_b64decode(text + "=") == hashlib.sha256(content).digest()
+
+    def test_what_describes_it(self, tarball: Path) -> None:
+        found = opened(build(tarball).content)
+        info = "demo_server-1.0+r620.debian12.dist-info"
+        assert found[f"{info}/WHEEL"][1].decode() == (
+            "Wheel-Version: 1.0\nGenerator: pikaforge\nRoot-Is-Purelib: false\nTag: py3-none-manylinux_2_34_x86_64\n"
+        )
+        assert found[f"{info}/entry_points.txt"][1] == b"[console_scripts]\ndemo-server = demo_server.cli:main\n"
+        head, _, text = found[f"{info}/METADATA"][1].decode().partition("\n\n")
+        assert head.splitlines() == [
+            "Metadata-Version: 2.1",
+            "Name: demo-server",
+            "Version: 1.0+r620.debian12",
+            "Summary: demo v1.0 for R620 (sandybridge, debian12)",
+            "Home-page: https://example.org/demo",
+            "License: BSD-3-Clause",
+            "Platform: linux_x86_64",
+            "Requires-Python: >=3.6",
+            "Description-Content-Type: text/plain; charset=UTF-8",
+        ]
+        for words in (
+            "Keeps things.",
+            "sandybridge, ivybridge",
+            "debian12 (debian 12)",
+            "GLIBC 2.34, GLIBCXX 3.4.30",
+            "demo-server run",
+        ):
+            assert words in text
+
+    def test_both_tags_of_an_old_glibc_are_listed(self, tmp_path: Path) -> None:
+        files = make_files(audit={"symbol_versions": {"GLIBC": "2.14"}})
+        made = build(write_tarball(tmp_path / "x.tar.gz", files))
+        text = opened(made.content)["demo_server-1.0+r620.debian12.dist-info/WHEEL"][1].decode()
+        tags = [line for line in text.splitlines() if line.startswith("Tag: ")]
+        assert tags == ["Tag: py3-none-manylinux_2_17_x86_64", "Tag: py3-none-manylinux2014_x86_64"]
+
+    def test_the_same_package_is_the_same_bytes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = write_tarball(tmp_path / "first.tar.gz", make_files(), {"bin/b": "a", "bin/a": "demo"})
+        other = write_tarball(
+            tmp_path / "other.tar.gz",
+            make_files(),
+            {"bin/b": "a", "bin/a": "demo"},
+            mtime=EPOCH + 12345,
+            owner=1000,
+            backwards=True,
+        )
+        made = wheel.pack(first, product=PRODUCT, into=tmp_path / "1")
+        monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+        time.tzset()
+        before = os.umask(0o077)
+        try:
+            again = wheel.pack(other, product=PRODUCT, into=tmp_path / "2")
+        finally:
+            os.umask(before)
+            monkeypatch.undo()
+            time.tzset()
+        assert made.name == again.name == NAME
+        assert made.read_bytes() == again.read_bytes()
+        assert made.stat().st_mode == again.stat().st_mode
+        with zipfile.ZipFile(made) as archive:
+            told = {(info.date_time, info.create_system, info.compress_type) for info in archive.infolist()}
+        assert told == {((2020, 11, 2, 12, 0, 0), 3, zipfile.ZIP_DEFLATED)}
+
+    @pytest.mark.parametrize(("epoch", "year"), [(0, 1980), (1 << 33, 2107)])
+    def test_times_that_zip_cannot_tell(self, tmp_path: Path, epoch: int, year: int) -> None:
+        tarball = write_tarball(tmp_path / "x.tar.gz", make_files(source_date_epoch=epoch))
+        with zipfile.ZipFile(io.BytesIO(build(tarball).content)) as archive:
+            assert {info.date_time[0] for info in archive.infolist()} == {year}
+
+    def test_other_contents_are_another_build(self, tmp_path: Path, tarball: Path) -> None:
+        changed = {**make_files(), "lib/libz.so.1": b"\x7fELF library, mended"}
+        made = [
+            json.loads(opened(build(path).content)["demo_server/about.json"][1])
+            for path in (tarball, write_tarball(tmp_path / "x.tar.gz", changed, {"bin/demo-check": "demo"}))
+        ]
+        assert made[0]["version"] == made[1]["version"]
+        assert made[0]["build"] != made[1]["build"]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        "missing", ["bin/demo", "conf/demo.conf", "manifest.json", "utils/cpu-gate.sh", "utils/cpu-features"]
+    )
+    def test_a_package_without_what_it_is_for(self, tmp_path: Path, missing: str) -> None:
+        files = make_files()
+        del files[missing]
+        tarball = write_tarball(tmp_path / "x.tar.gz", files)
+        with pytest.raises(PackingError) as error:
+            wheel.pack(tarball, product=PRODUCT, into=tmp_path / "dist")
+        assert refusal(error)[0] == f"the package has no {missing}"
+        assert not (tmp_path / "dist").exists()
+
+    @pytest.mark.parametrize(
+        ("links", "words"),
+        [
+            ({"lib/x": "/etc/passwd"}, "lib/x leads to /etc/passwd"),
+            ({"lib/x": "../../x"}, "lib/x leads to ../../x"),
+            ({"lib/x": "gone"}, "lib/x leads to gone"),
+            ({"libs": "lib"}, "libs leads to lib"),
+            ({"lib/a": "b", "lib/b": "a"}, "lib/a leads to b"),
+        ],
+    )
+    def test_links_that_lead_to_no_file(self, tmp_path: Path, links: dict[str, str], words: str) -> None:
+        with pytest.raises(PackingError, match=words):
+            build(write_tarball(tmp_path / "x.tar.gz", make_files(), links))
+
+    @pytest.mark.parametrize(
+        ("top", "name", "words"),
+        [
+            ("other", "bin/x", "'other/?' is not in the folder demo/"),
+            ("demo", "../x", "'demo/../x' is not in the folder demo/"),
+            ("demo", "bin/a b", "the path 'demo/bin/a b' cannot be written into a wheel"),
+            ("", "etc/x", "'/?' is not in the folder demo/"),
+        ],
+    )
+    def test_files_that_are_elsewhere(self, tmp_path: Path, top: str, name: str, words: str) -> None:
+        tarball = write_tarball(tmp_path / "x.tar.gz", {name: b""}, top=top)
+        with pytest.raises(PackingError, match=words):
+            build(tarball)
+
+    @pytest.mark.parametrize(
+        ("manifest", "words"),
+        [
+            (b"[]", "is no object"),
+            (b"{", "is no JSON"),
+            (b"{}", "lacks product, version, model, target"),
+            (json.dumps(make_manifest(audit={})).encode(), "has no audit"),
+            (json.dumps(make_manifest(product="other")).encode(), "of other, not of demo"),
+            (json.dumps(make_manifest(version="unstable")).encode(), "'unstable' cannot be a wheel's"),
+        ],
+    )
+    def test_manifests(self, tmp_path: Path, manifest: bytes, words: str) -> None:
+        tarball = write_tarball(tmp_path / "x.tar.gz", {**make_files(), "manifest.json": manifest})
+        with pytest.raises(PackingError, match=words):
+            build(tarball)
+
+    def test_a_truncated_tarball(self, tarball: Path) -> None:
+        tarball.write_bytes(tarball.read_bytes()[:-200])
+        with pytest.raises(ForgeError, match="truncated or corrupt"):
+            build(tarball)
+
+    def test_a_licence_of_two_lines(self, tarball: Path) -> None:
+        with pytest.raises(PackingError, match="License of a wheel is one line"):
+            build(tarball, PRODUCT.model_copy(update={"licence": "MIT\nName: other"}))
+
+
+def test_old_pythons_can_read_the_command() -> None:
+    files = sorted(wheel.COMMAND.glob("*.py"))
+    assert [path.name for path in files] == ["__init__.py", "__main__.py", "cli.py"]
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(), str(path), feature_version=(3, 6))):
+            if isinstance(node, ast.Import):
+                assert {name.name.partition(".")[0] for name in node.names} <= OLD_PYTHON, path
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                assert (node.module or "").partition(".")[0] in OLD_PYTHON, path
+            # list[str] and X | None are evaluated, unless they are in quotes or a local variable's.
+            if isinstance(node, ast.arg):
+                told = [node.annotation]
+            elif isinstance(node, ast.FunctionDef):
+                told = [node.returns]
+            elif isinstance(node, ast.Module | ast.ClassDef):
+                told = [part.annotation for part in node.body if isinstance(part, ast.AnnAssign)]
+            else:
+                continue
+            words = [ast.unparse(part) for part in told if part is not None and not isinstance(part, ast.Constant)]
+            assert not [word for word in words if set(word) & set("[|")], path
+
+
+def test_key_material_is_the_commands_text() -> None:
+    material = wheel.material()
+    assert set(material) == {"__init__.py", "__main__.py", "cli.py"}
+    assert material["cli.py"] == hashlib.sha256((wheel.COMMAND / "cli.py").read_bytes()).hexdigest()
+
+
+class Became(Exception):
+    """The command has become another program."""
+
+    def __init__(self, argv: list[str]) -> None:
+        super().__init__(argv)
+        self.argv = argv
+
+
+class Installed:
+    """A wheel that was unpacked, and its command with all that leaves the process recorded."""
+
+    def __init__(self, site: Path, cli: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.site = site
+        self.tree = site / "demo_server" / "tree"
+        self.cli: Any = cli
+        self.calls: list[list[str]] = []
+        self.statuses: list[int] = []
+        """What programs that are called end with, one a call; then 0."""
+        self.seen: list[str] = []
+        """Where the link led while each of them ran."""
+        self.link = site.parent / "opt" / "demo"
+
+        def call(argv: list[str]) -> int:
+            self.calls.append(argv)
+            self.seen.append(str(self.link.readlink()) if self.link.is_symlink() else "")
+            return self.statuses.pop(0) if self.statuses else 0
+
+        def execv(_: str, argv: list[str]) -> NoReturn:
+            raise Became(argv)
+
+        monkeypatch.setattr(cli.subprocess, "call", call)
+        monkeypatch.setattr(cli.os, "execv", execv)
+        monkeypatch.setattr(cli.os, "geteuid", lambda: 0)
+        monkeypatch.setattr(cli.resource, "setrlimit", lambda *_: None)
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/demo-server"])
+        monkeypatch.chdir(site.parent)
+
+    def __call__(self, *words: str | Path) -> int:
+        status: int = self.cli.command([str(word) for word in words])
+        return status
+
+    def become(self, *words: str | Path) -> list[str]:
+        """The program that the command becomes."""
+        with pytest.raises(Became) as became:
+            self(*words)
+        return became.value.argv
+
+    def deploy(self, *words: str | Path) -> int:
+        return self("deploy", "7000", "/data", "--prefix", self.link, *words)
+
+    @property
+    def build(self) -> Path:
+        """Where `deploy` puts the program."""
+        about = json.loads((self.site / "demo_server" / "about.json").read_text())
+        return self.link.parent / f"demo-1.0+r620.debian12-{about['build']}"
+
+
+Install = Callable[[Path, str], Installed]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Unpack a wheel as pip does: what is executable remains so, other modes are the umask's."""
+
+    def unpack(tarball: Path, name: str) -> Installed:
+        site = tmp_path / name
+        for path, (mode, content) in opened(build(tarball).content).items():
+            file = site / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+            file.chmod(0o775 if mode & 0o111 else 0o664)
+        spec = importlib.util.spec_from_file_location(f"forge_{name}", site / "demo_server" / "cli.py")
+        assert spec is not None
+        assert spec.loader is not None
+        cli = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(cli)
+        return Installed(site, cli, monkeypatch)
+
+    before = os.umask(0o022)
+    yield unpack
+    os.umask(before)
+
+
+@pytest.fixture
+def installed(install: Install, tarball: Path) -> Installed:
+    return install(tarball, "site")
+
+
+def contents(folder: Path) -> dict[str, tuple[int, object]]:
+    """Mode and content of all below a folder."""
+    return {
+        str(path.relative_to(folder)): (
+            path.lstat().st_mode,
+            path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else "",
+        )
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+class TestCommand:
+    def test_what_it_tells(self, installed: Installed, capsys: pytest.CaptureFixture[str]) -> None:
+        said = {}
+        for word in ("--version", "path", "manifest", "--help"):
+            assert installed(word) == 0
+            said[word] = capsys.readouterr().out
+        assert said["--version"] == "demo-server 1.0+r620.debian12: demo v1.0 for R620 (sandybridge, debian12)\n"
+        assert said["path"] == f"{installed.tree}\n"
+        assert json.loads(said["manifest"]) == make_manifest()
+        assert said["--help"].startswith("usage: demo-server run [--port N]")
+
+    @pytest.mark.parametrize("words", [(), ("start",), ("path", "x"), ("manifest", "--help")])
+    def test_words_that_it_does_not_know(
+        self, installed: Installed, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+    ) -> None:
+        assert installed(*words) == 2
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err.startswith("demo-server: error: ")) == ("", True)
+
+    def test_check_cpu_is_the_gate(self, installed: Installed) -> None:
+        argv = installed.become("check-cpu", "--cpuinfo", "-", "--help")
+        assert argv == ["/bin/sh", str(installed.tree / "utils/cpu-gate.sh"), "--cpuinfo", "-", "--help"]
+
+
+class TestRun:
+    def test_makes_an_instance_and_becomes_the_server(self, installed: Installed, tmp_path: Path) -> None:
+        before = contents(installed.site)
+        argv = installed.become("run", "--port", "7100", "--data", "d/x", "--", "--loglevel", "--", "debug")
+        data = tmp_path / "d" / "x"
+        program = str(installed.tree / "bin/demo")
+        assert argv == [program, "-c", str(data / "conf/demo.conf"), "--loglevel", "--", "debug"]
+        assert installed.calls == [["/bin/sh", str(installed.tree / "utils/cpu-gate.sh"), "--quiet"]]
+        assert sorted(str(path.relative_to(data)) for path in data.rglob("*")) == [
+            "conf",
+            "conf/demo.conf",
+            "db",
+            "run",
+        ]
+        assert (data / "conf/demo.conf").read_text() == (
+            f"# port : 1\nport : 7100\ndir : {data}/db/\nthreads : 4\npidfile : {data}/run/pid\nfork : no\n"
+        )
+        assert contents(installed.site) == before
+
+    def test_without_options(self, installed: Installed, tmp_path: Path) -> None:
+        assert installed.become("run")[2] == str(tmp_path / "demo_7000/conf/demo.conf")
+
+    def test_a_conf_that_is_there_is_kept_and_tells_the_port(self, installed: Installed, tmp_path: Path) -> None:
+        installed.become("run", "--port", "7100", "--data", "d")
+        conf = tmp_path / "d/conf/demo.conf"
+        conf.write_text(conf.read_text() + "requirepass : x\n")
+        before = conf.read_text()
+        for words in ((), ("--port", "7100")):
+            installed.become("run", "--data", "d", *words)
+            assert conf.read_text() == before
+
+    def test_another_port_than_that_of_the_conf(
+        self, installed: Installed, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        installed.become("run", "--port", "7100", "--data", "d")
+        capsys.readouterr()
+        assert installed("run", "--port", "7200", "--data", "d") == 1
+        said = capsys.readouterr().err.splitlines()
+        conf = tmp_path / "d/conf/demo.conf"
+        assert said[0] == f"demo-server: error: {conf} is of an instance with port 7100, not 7200"
+
+    def test_cpus_that_cannot_run_it(self, installed: Installed, tmp_path: Path) -> None:
+        installed.statuses = [2]
+        assert installed("run", "--data", "d") == 2
+        assert not (tmp_path / "d").exists()
+
+    def test_a_conf_of_ones_own(self, installed: Installed, tmp_path: Path) -> None:
+        (tmp_path / "my.conf").write_text("port : 1\n")
+        before = contents(tmp_path)
+        assert installed.become("run", "--conf", "my.conf")[1:] == ["-c", str(tmp_path / "my.conf")]
+        assert contents(tmp_path) == before
+
+    @pytest.mark.parametrize(
+        ("words", "status", "said"),
+        [
+            (("--port", "0"), 2, "--port must be from 1 to 64535, not 0"),
+            (("--port", "64536"), 2, "--port must be from 1 to 64535, not 64536"),
+            (("--data", "a b"), 1, "the data folder must be a plain path"),
+            (("--data", "site/data"), 1, "the data folder must be outside of"),
+            (("--data", "site"), 1, "the data folder must be outside of"),
+            (("--data", "file/x"), 1, "cannot be written: Not a directory"),
+            (("--conf", "gone"), 1, "there is no file"),
+            (("--conf", "file", "--port", "7100"), 2, "--port has no effect with --conf"),
+            (("--conf", "file", "--data", "d"), 2, "--data has no effect with --conf"),
+        ],
+    )
+    def test_refusals(
+        self, installed: Installed, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], status: int, said: str
+    ) -> None:
+        folder = installed.site.parent
+        (folder / "file").touch()
+        before = contents(folder)
+        assert installed("run", *words) == status
+        assert said in capsys.readouterr().err
+        assert contents(folder) == before
+
+    def test_a_program_that_is_not_there(self, installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
+        def execv(*_: object) -> NoReturn:
+            raise FileNotFoundError(2, "No such file or directory")
+
+        monkeypatch.setattr(installed.cli.os, "execv", execv)
+        assert installed("run", "--data", "d") == 1
+
+
+class TestDeploy:
+    def test_a_copy_beside_and_a_link_to_it(self, installed: Installed) -> None:
+        os.umask(0o077)
+        assert installed.deploy("--extra", "x") == 0
+        gate, deploy = installed.calls
+        assert gate[1:] == [str(installed.tree / "utils/cpu-gate.sh"), "--quiet"]
+        assert deploy == ["/bin/sh", str(installed.build / "utils/deploy.sh"), "7000", "/data", "--extra", "x"]
+        assert str(installed.link.readlink()) == installed.build.name
+        assert {path.name for path in installed.link.parent.iterdir()} == {"demo", installed.build.name}
+        found = contents(installed.build)
+        files = {name: content for name, (_, content) in found.items() if isinstance(content, bytes)}
+        assert files == make_files()
+        assert found["bin/demo-check"][1] == Path("demo")
+        modes = {name: oct(mode & 0o777) for name, (mode, _) in found.items()}
+        assert (modes["bin"], modes["bin/demo"], modes["manifest.json"]) == ("0o755", "0o755", "0o644")
+
+    def test_the_link_is_switched_when_deploy_has_succeeded(self, installed: Installed) -> None:
+        assert installed.deploy() == 0
+        assert installed.seen == ["", ""]
+        installed.link.unlink()
+        installed.link.symlink_to("elsewhere")
+        installed.statuses = [0, 3]
+        assert installed.deploy() == 3
+        assert str(installed.link.readlink()) == "elsewhere"
+
+    def test_again_changes_nothing(self, installed: Installed, capsys: pytest.CaptureFixture[str]) -> None:
+        assert installed.deploy() == 0
+        capsys.readouterr()
+        before = contents(installed.link.parent)
+        inode = installed.build.stat().st_ino
+        assert installed.deploy() == 0
+        assert (contents(installed.link.parent), installed.build.stat().st_ino) == (before, inode)
+        assert capsys.readouterr().err == ""
+
+    def test_an_upgrade_leaves_the_former_build(
+        self, installed: Installed, install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert installed.deploy() == 0
+        before = contents(installed.build)
+        newer = install(write_tarball(tmp_path / "new.tar.gz", {**make_files(), "bin/demo": b"\x7fELF newer"}), "new")
+        capsys.readouterr()
+        assert newer.deploy() == 0
+        assert newer.build != installed.build
+        assert str(newer.link.readlink()) == newer.build.name
+        assert contents(installed.build) == before
+        assert f"to go back: sh {installed.build}/utils/deploy.sh PORT BASE" in capsys.readouterr().err
+        assert installed.deploy() == 0
+        assert str(installed.link.readlink()) == installed.build.name
+
+    @pytest.mark.parametrize("change", ["content", "mode", "gone", "link"])
+    def test_a_copy_that_was_altered(
+        self, installed: Installed, capsys: pytest.CaptureFixture[str], change: str
+    ) -> None:
+        assert installed.deploy() == 0
+        file = installed.build / "lib/libz.so.1"
+        if change == "content":
+            file.write_bytes(b"other")
+        elif change == "mode":
+            file.chmod(0o644)
+        else:
+            file.rename(file.parent / "moved")
+            if change == "link":
+                file.symlink_to("moved")
+        calls = len(installed.calls)
+        assert installed.deploy() == 1
+        assert f"{file} was altered" in capsys.readouterr().err
+        assert len(installed.calls) == calls + 1, "the gate alone"
+
+    def test_a_wheel_that_was_altered(self, installed: Installed, capsys: pytest.CaptureFixture[str]) -> None:
+        (installed.tree / "bin/demo").write_bytes(b"other")
+        assert installed.deploy() == 1
+        assert "bin/demo was altered\n  hint: install the wheel again" in capsys.readouterr().err
+        assert list(installed.link.parent.iterdir()) == []
+
+    def test_only_root(
+        self, installed: Installed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(installed.cli.os, "geteuid", lambda: 1000)
+        assert installed("deploy", "7000", "/data") == 1
+        assert capsys.readouterr().err == (
+            "demo-server: error: only root can put it on this host\n"
+            "  hint: sudo /usr/bin/demo-server deploy 7000 /data\n"
+        )
+        assert installed.calls == []
+
+    def test_cpus_that_cannot_run_it(self, installed: Installed, capsys: pytest.CaptureFixture[str]) -> None:
+        installed.statuses = [1]
+        assert installed.deploy() == 1
+        assert "CPUs do not run the program (see above); nothing was changed" in capsys.readouterr().err
+        assert not installed.link.parent.exists()
+
+    @pytest.mark.parametrize(
+        "words", [("--prefix",), ("--prefix", "opt/x"), ("--prefix=/",), ("--prefix=/a b",), ("--prefix=/a/../b",)]
+    )
+    def test_prefixes_that_are_none(
+        self, installed: Installed, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+    ) -> None:
+        assert installed("deploy", "7000", "/data", *words) == 2
+        assert "--prefix must be a plain path" in capsys.readouterr().err
+        assert installed.calls == []
+
+    def test_a_folder_in_its_place(self, installed: Installed, capsys: pytest.CaptureFixture[str]) -> None:
+        installed.link.mkdir(parents=True)
+        assert installed.deploy() == 1
+        assert f"{installed.link} is there, and is no link" in capsys.readouterr().err
+        assert installed.calls == []
+
+    def test_arguments_that_are_missing(self, installed: Installed) -> None:
+        assert installed("deploy", "7000") == 2
+        assert installed.calls == []
