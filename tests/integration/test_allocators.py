@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pikaforge.elf.facts import read_facts
+from pikaforge.elf.packages import members
 
 if TYPE_CHECKING:
     from conftest import Project, Shared
@@ -54,7 +55,7 @@ def made(shop: Shop, shared: Shared, new_project: Callable[[Path], Project], tar
             project = shop.ready(folder)
             shop.take(project, "source")
             project.change(pinned(tarball))
-            project.build("R620-debian12-libunwind", "R620-debian12-frame-pointers", check=0)
+            project.build("R620-debian12-libunwind", "R620-debian12-frame-pointers", "--formats", "tar,rpm", check=0)
     return new_project(shared.folder / "allocators")
 
 
@@ -78,7 +79,7 @@ def test_the_library_is_ours_and_serves_the_memory(made: Project, tmp_path: Path
     # Every unit of it was compiled for the target, and so says its debug information, found by build id.
     units = [unit for unit in cell["audit"]["units"] if unit["file"] == "lib/libtcmalloc.so.4"]
     assert {unit["march"] for unit in units} == {"sandybridge"}
-    [artifact] = cell["artifacts"]
+    artifact = cell["artifacts"][0]
     assert artifact["path"] == f"debian12/pika-v3.4.0-R620-{way}.tar.gz"
     with tarfile.open(made.dist / artifact["path"]) as tar:
         tar.extractall(tmp_path, filter="tar")  # ours
@@ -88,8 +89,21 @@ def test_the_library_is_ours_and_serves_the_memory(made: Project, tmp_path: Path
     assert ("libunwind.so.8" in library.needed) is (way == "libunwind")
 
 
+@pytest.mark.parametrize("way", ["libunwind", "frame-pointers"])
+def test_the_library_is_also_a_package_of_its_own(made: Project, way: str) -> None:
+    release = f"2.10-1.{way.replace('-', '+')}.sandybridge.debian12.x86_64.rpm"
+    found = [a["path"] for a in cells(made)[way]["artifacts"] if a["role"] == "allocator"]
+    assert found == [f"debian12/pika-gperftools-{part}-{release}" for part in ("libs", "devel")]
+    libs, devel = ({m.name for m in members(made.dist / path)} for path in found)
+    # Where no loader looks by itself, so nothing takes it for the distribution's.
+    assert {name for name in libs | devel if not name.startswith("opt/pika-gperftools")} == set()
+    assert "opt/pika-gperftools/lib/libtcmalloc.so.4" in libs
+    assert not any("minimal" in name for name in libs | devel)
+    assert {"opt/pika-gperftools/include/gperftools/tcmalloc.h", "opt/pika-gperftools/lib/libtcmalloc.so"} <= devel
+
+
 def test_the_second_run_does_nothing(made: Project) -> None:
-    again = made.build("R620-debian12-libunwind", "R620-debian12-frame-pointers", check=0)
+    again = made.build("R620-debian12-libunwind", "R620-debian12-frame-pointers", "--formats", "tar,rpm", check=0)
     assert "everything is up to date" in again.stdout.splitlines()
     assert not again.lines(r"\.\.\.$")
 

@@ -20,6 +20,8 @@ from pikaforge.elf.layout import is_elf
 from pikaforge.elf.packages import members, told
 
 MANIFEST = "manifest.json"
+LINK_LIMIT = 40
+"""Symbolic links on one path, as in Linux (path_resolution(7))."""
 MANIFEST_LIMIT = 16 << 20
 """Bytes; one that lists 50,000 files has half of that."""
 Listed = dict[str, str]
@@ -86,6 +88,8 @@ class Package:
     """The manifest that is nearest to the top."""
     top: str = ""
     """The manifest's folder, `opt/server`; "" is the package's top."""
+    holds_links: bool = True
+    """Whether its kind can hold symbolic links: a wheel has a copy of what a link leads to."""
 
     @property
     def manifest_sha256(self) -> str:
@@ -142,7 +146,12 @@ def read_package(path: Path) -> Package:
     nearest = min(manifests, key=lambda name: (name.count("/"), name), default=None)
     if nearest is None:
         return Package(files=files)
-    return Package(files=files, manifest=manifests[nearest], top=posixpath.dirname(nearest))
+    return Package(
+        files=files,
+        manifest=manifests[nearest],
+        top=posixpath.dirname(nearest),
+        holds_links=path.suffix != ".whl",
+    )
 
 
 def _hashed(content: IO[bytes], keep: int = 0) -> tuple[str, int, bytes]:
@@ -155,10 +164,25 @@ def _hashed(content: IO[bytes], keep: int = 0) -> tuple[str, int, bytes]:
     return digest.hexdigest(), size, start
 
 
+def _copied(item: Mapping[str, Any], listed: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What a link leads to, through other links; the item itself where it leads to nothing that is listed."""
+    end = item
+    for _ in range(LINK_LIMIT):
+        if "link" not in end:
+            return end
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(str(end["path"])), str(end["link"])))
+        if target not in listed:
+            return item
+        end = listed[target]
+    return item
+
+
 def differences(listed: Collection[Mapping[str, Any]], package: Package) -> list[str]:
     """Where an artifact and the list in its manifest disagree, one line each, at most one for a path."""
     wanted = {str(item.get("path")): item for item in listed}
     found = package.inside
+    if not package.holds_links:
+        wanted = {name: _copied(item, wanted) for name, item in wanted.items()}
     out = [f"{name} is listed, and not there" for name in sorted(wanted.keys() - found.keys())]
     out += [f"{name} is there, and not listed" for name in sorted(found.keys() - wanted.keys())]
     for name in sorted(wanted.keys() & found.keys()):
