@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from pikaforge.pipeline import Report
     from pikaforge.signing import Signer
 
-PUBLIC_KEY = "signing-key.asc"
-"""The public key in each folder of signed packages: for people to compare, never to be trusted from there."""
-
 
 @dataclass(slots=True)
 class Delivery:
@@ -139,11 +136,6 @@ class _Work:
 
     def _seal(self, folder: Path, sums: dict[str, str]) -> None:
         """Sums of a folder, and signatures of all that is in it."""
-        if self.signer is not None:
-            key = folder / PUBLIC_KEY
-            if not key.is_file() or key.read_text(encoding="ascii", errors="replace") != self.signer.public:
-                key.write_text(self.signer.public, encoding="ascii")
-            sums[key.name] = sha256(key)
         package.write_sums(folder, sums)
         if self.signer is not None:
             for name in (*sums, SUMS):

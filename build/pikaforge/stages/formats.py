@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pikaforge.host.job import Input, Job, files
 from pikaforge.model import Format, Image, Spec
-from pikaforge.packing import allocator, debug, house, rpm, wheel
+from pikaforge.packing import allocator, debian, debug, house, rpm, wheel
+from pikaforge.packing.deb import Described as DescribedDeb
 from pikaforge.packing.layout import Entry, tree_entries
 from pikaforge.plan import Cell
 from pikaforge.stages.parts import Parts
@@ -21,7 +22,7 @@ Role = Literal["main", "debug", "allocator"]
 SCRIPTS: Mapping[Format, tuple[str, ...]] = {
     "tar": ("package.sh", "debuginfo.sh", "layout.sh"),
     "rpm": ("rpm.sh", "layout.sh"),
-    "deb": (),
+    "deb": ("deb.sh", "layout.sh"),
     "wheel": (),
 }
 """Guest scripts that make each format."""
@@ -121,7 +122,7 @@ def tarball_name(spec: Spec, cell: Cell) -> str:
 
 def pack(work: Packing) -> list[Packed]:
     """Every format that the image asks for, in its order."""
-    makers: dict[Format, Callable[[Packing], list[Packed]]] = {"tar": _tar, "rpm": _rpm, "wheel": _wheel}
+    makers: dict[Format, Callable[[Packing], list[Packed]]] = {"tar": _tar, "rpm": _rpm, "deb": _deb, "wheel": _wheel}
     return [packed for name in work.image.formats for packed in makers[name](work)]
 
 
@@ -159,7 +160,7 @@ def _wheel(work: Packing) -> list[Packed]:
     return [Packed(format="wheel", role="main", name=made.name, path=path)]
 
 
-# ---- RPM
+# ---- RPM and DEB
 
 
 def _about(work: Packing) -> house.About:
@@ -184,33 +185,50 @@ def _changes(work: Packing) -> tuple[rpm.Change, ...]:
     )
 
 
-def _rpm(work: Packing) -> list[Packed]:
-    described = house.product(
-        house.ProductRpm(
-            about=_about(work),
-            model=work.cell.model,
-            target=work.cell.target,
-            tree=work.entries(),
-            conf=(work.spec.product.server.conf.path,),
-            payload=work.rendered.contents,
-            requires=(
-                *house.needs(work.parts.audited.facts["library_versions"]),
-                *work.spec.packages_for(work.cell.image, purpose="runtime"),
-            ),
-            changes=_changes(work),
-            variant=work.variant,
-            debug=work.debug(),
-        )
+def _product(work: Packing) -> house.ProductRpm:
+    return house.ProductRpm(
+        about=_about(work),
+        model=work.cell.model,
+        target=work.cell.target,
+        tree=work.entries(),
+        conf=(work.spec.product.server.conf.path,),
+        payload=work.rendered.contents,
+        requires=(*house.needs(work.parts.audited.facts["library_versions"]), *_programs(work)),
+        changes=_changes(work),
+        variant=work.variant,
+        debug=work.debug(),
     )
-    inputs: dict[str, Path | bytes] = {
-        "tree": work.parts.compiled.files["tree.tar"],
-        "debug": work.parts.compiled.files["debug.tar"],
-        "extra": work.extra,
-    }
-    names = _rpmbuild(work, "RPM", described, inputs)
+
+
+def _programs(work: Packing) -> tuple[str, ...]:
+    """Packages with programs that the product runs."""
+    return work.spec.packages_for(work.cell.image, purpose="runtime")
+
+
+def _inputs(work: Packing) -> dict[str, Path | bytes]:
+    """What the layouts of RPM and DEB take files from."""
+    files_ = work.parts.compiled.files
+    return {"tree": files_["tree.tar"], "debug": files_["debug.tar"], "extra": work.extra}
+
+
+def _by_role(name: Format, made: Sequence[tuple[str, Path]]) -> list[Packed]:
+    """The packages of a product: itself, and its debug information."""
     roles: tuple[Role, ...] = ("main", "debug")
-    made = [Packed(format="rpm", role=role, name=n, path=p) for role, (n, p) in zip(roles, names, strict=False)]
-    return [*made, *_allocator_rpms(work)]
+    return [Packed(format=name, role=role, name=n, path=p) for role, (n, p) in zip(roles, made, strict=False)]
+
+
+def _rpm(work: Packing) -> list[Packed]:
+    made = _build(work, "rpm", "RPM", house.product(_product(work)), _inputs(work))
+    return [*_by_role("rpm", made), *_allocator_rpms(work)]
+
+
+def _deb(work: Packing) -> list[Packed]:
+    described = debian.product(
+        _product(work),
+        depends=debian.depends(work.parts.audited.facts["library_versions"], _programs(work)),
+        licences=debian.licence_texts(work.parts.compiled.files["tree.tar"], prefix=work.top),
+    )
+    return _by_role("deb", _build(work, "deb", "DEB", described, _inputs(work)))
 
 
 def _allocator_rpms(work: Packing) -> list[Packed]:
@@ -238,17 +256,22 @@ def _allocator_rpms(work: Packing) -> list[Packed]:
         requires=house.needs(built.facts["needs"]),
         changes_=(rpm.Change(epoch=int(built.facts["epoch"]), lines=(f"gperftools {version}",)),),
     )
-    made = _rpmbuild(work, "allocator RPM", described, {"prefix": prefix})
+    made = _build(work, "rpm", "allocator RPM", described, {"prefix": prefix})
     return [Packed(format="rpm", role="allocator", name=name, path=path) for name, path in made]
 
 
-def _rpmbuild(
-    work: Packing, what: str, described: house.Described, inputs: Mapping[str, Path | bytes]
+def _build(
+    work: Packing,
+    script: Format,
+    what: str,
+    described: house.Described | DescribedDeb,
+    inputs: Mapping[str, Path | bytes],
 ) -> list[tuple[str, Path]]:
+    """Names and files of what a run of rpm.sh or deb.sh makes."""
     paths = work.run(
-        "rpm",
+        script,
         what,
-        guest=SCRIPTS["rpm"],
+        guest=SCRIPTS[script],
         inputs=(
             Input(folder="pack", archive=files(described.pack())),
             Input(folder="made", archive=files(described.extra)),
