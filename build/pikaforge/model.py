@@ -27,6 +27,7 @@ LINE_PATTERN = r"\{key\}.*\{value\}"
 DIGEST_PATTERN = r"^[0-9a-f]{64}$"
 FILE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,199}"
 """Name of a downloaded file; 55 bytes are left for what is kept beside it."""
+MAINTAINER_PATTERN = r"^[^<>\x00-\x1f]+ <[^<>@\s]+@[^<>@\s]+>$"
 URL_PATTERN = r"^(https?|file)://[^\s'\"]+$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
@@ -467,6 +468,11 @@ class Product(Strict):
     description: str = Field(default="", description="A paragraph, for packages.")
     licence: str = Field(default="NOASSERTION", description="SPDX expression.")
     url: str = Field(default="", description="The project's page.")
+    maintainer: str = Field(
+        default="pikaforge <pikaforge@localhost>",
+        pattern=MAINTAINER_PATTERN,
+        description="Who answers for the packages: NAME <ADDRESS>.",
+    )
     warning: str = Field(default="", description="Shown by plan, e.g. that upstream gave this version up.")
     source: Source
     sample: RelativePath | None = Field(

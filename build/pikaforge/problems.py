@@ -38,6 +38,7 @@ PATTERN_WORDS = {
     model.TAG_PATTERN: "must be the name of a tag, of letters, digits and . _ / + -",
     model.LINE_PATTERN: "must hold {key} and after it {value}",
     waivers.DAY_PATTERN: "must be a day as YYYY-MM-DD, such as 2026-12-31",
+    model.MAINTAINER_PATTERN: "must be NAME <ADDRESS>, such as Jo Doe <jo@example.org>",
     model.DIGEST_PATTERN: "must be a SHA-256: 64 digits and letters a to f, in lower case",
     model.URL_PATTERN: "must be a URL with https://, http:// or file:// and no spaces or quotes",
 }

@@ -227,6 +227,7 @@ def _deb(work: Packing) -> list[Packed]:
         _product(work),
         depends=debian.depends(work.parts.audited.facts["library_versions"], _programs(work)),
         licences=debian.licence_texts(work.parts.compiled.files["tree.tar"], prefix=work.top),
+        maintainer=work.spec.product.maintainer,
     )
     return _by_role("deb", _build(work, "deb", "DEB", described, _inputs(work)))
 

@@ -56,7 +56,8 @@ def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str,
         "wheel": wheel.material() if "wheel" in wanted else {},
         "packers": keys.files_digest(PACKERS, sorted(path.name for path in PACKERS.glob("*.py"))),
         "product": spec.product.model_dump(
-            mode="json", include={"name", "version", "release", "summary", "description", "licence", "url"}
+            mode="json",
+            include={"name", "version", "release", "summary", "description", "licence", "url", "maintainer"},
         ),
         "manifest": MANIFEST_FORMAT,
     }
