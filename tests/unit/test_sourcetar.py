@@ -302,7 +302,11 @@ def test_files_without_a_top_folder(bench: Bench) -> None:
     assert bench.refusal([entry("src/main.c", "x"), entry("doc/a", "x")]) == "there are two top folders, src and doc"
 
 
-@pytest.mark.parametrize("data", [b"", b"no archive at all", b"<html>404</html>" * 100, gzip.compress(b"a" * 5000)])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no archive at all", b"<html>404</html>" * 100, gzip.compress(b"a" * 5000)],
+    ids=["nothing", "text", "page", "gzip"],
+)
 def test_what_is_no_archive(bench: Bench, data: bytes) -> None:
     assert bench.refusal(data).startswith("it cannot be read as a tar archive: ")
 

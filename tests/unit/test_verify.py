@@ -399,7 +399,9 @@ class TestSwapped:
         assert (NAME, "manifest.json: there is none in it") in refusals(verify_folder(folder, means))
 
     @pytest.mark.parametrize(
-        "content", [b"", b"no package", b"\x1f\x8b broken", tar_bytes({"../up": b""}, mode="w:gz")]
+        "content",
+        [b"", b"no package", b"\x1f\x8b broken", tar_bytes({"../up": b""}, mode="w:gz")],
+        ids=["nothing", "text", "broken", "leaves"],
     )
     def test_no_package(self, folder: Path, means: Means, content: bytes) -> None:
         (folder / NAME).write_bytes(content)
