@@ -222,6 +222,19 @@ class TestFolder:
         assert "--unsigned" in caught.value.hint
         assert verify(dist, key=[], unsigned=True).status == 0
 
+    def test_without_a_key_and_without_any_signature(self, dist: Path, verify: Verify) -> None:
+        """As a build leaves it that was given no key: all else is verified, and that is said."""
+        for path in dist.glob("*.asc"):
+            path.unlink()
+        said = verify(dist, key=[])
+        assert said.status == 0
+        assert said.text.startswith("note: nothing here is signed and no key is configured")
+        assert f"not checked  {NAME}: signature: it is not signed" in said.text
+        flip(dist / NAME)
+        said = verify(dist, key=[])
+        assert said.status == 4
+        assert said.refused[0].startswith(f"{NAME}: digest")
+
     def test_the_key_by_configuration(
         self, dist: Path, verify: Verify, key: Key, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -30,6 +30,10 @@ from pikaforge.setting import Setting, cwd
 from pikaforge.signatures import Verifier
 from pikaforge.verify import Check, Means, Outcome
 
+UNSIGNED = (
+    "nothing here is signed and no key is configured, so who has made it is not checked; with --key FILE what is not "
+    "signed is refused"
+)
 SUMS_LIMIT, SIGNATURE_LIMIT = 4 << 20, 1 << 20
 """Bytes of what is fetched without a digest."""
 
@@ -37,20 +41,33 @@ SUMS_LIMIT, SIGNATURE_LIMIT = 4 << 20, 1 << 20
 def verify(setting: Setting) -> int:
     """`verify`: the verdict on each path; status 4 if one of them says no."""
     given = setting.arguments
+    unsigned = given.unsigned or _nothing_signed(given.key, given.paths)
     with tempfile.TemporaryDirectory(prefix="pikaforge-verify-") as folder:
         scratch = Path(folder)
-        with _signatures(given.key, scratch, unsigned=given.unsigned) as verifier:
-            means = Means(
-                audit=_auditor(setting.spec, scratch),
-                signatures=verifier,
-                unsigned=given.unsigned,
-            )
+        with _signatures(given.key, scratch, unsigned=unsigned) as verifier:
+            means = Means(audit=_auditor(setting.spec, scratch), signatures=verifier, unsigned=unsigned)
             found = [o for number, path in enumerate(given.paths) for o in _verify(path, means, scratch / str(number))]
     if given.json:
         report.show(json.dumps([outcome.facts() for outcome in found], indent=2))
     else:
+        if unsigned and not given.unsigned:
+            report.show(f"note: {UNSIGNED}")
         report.show("\n".join(line for outcome in found for line in outcome.lines()))
     return EXIT_DONE if all(outcome.passed for outcome in found) else EXIT_STAGE
+
+
+def _nothing_signed(keys: Sequence[str], paths: Sequence[str]) -> bool:
+    """Whether there is neither a key nor anything signed: as a build leaves it that was given no key.
+
+    Never so for a URL: what is fetched from elsewhere is signed, or was looked at and accepted.
+    """
+    if keys or signing.settings(os.environ, base=cwd()).public or any("://" in path for path in paths):
+        return False
+    for path in (cwd() / path for path in paths):
+        glob = f"*{SIGNATURE_SUFFIX}"
+        if any(path.rglob(glob) if path.is_dir() else path.parent.glob(glob)):
+            return False
+    return True
 
 
 @contextmanager
