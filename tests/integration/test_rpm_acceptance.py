@@ -1,0 +1,496 @@
+"""RPMs that the pipeline made and signed, taken by the real dnf from a repository, and by plain rpm.
+
+Debian's dnf stands in for that of EL, whose images no registry here has. What Debian's own packages provide is told to
+rpm by a stub package, with the names that elfdeps finds in the libraries that are there. The container has no systemd:
+deploy.sh prepares the instance, and the test runs the commands of the installed unit as the unit's user.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pikaforge.host.job import files
+
+if TYPE_CHECKING:
+    from conftest import Engine, Project
+    from docker.models.containers import Container
+
+    from .conftest import Shop, Warm
+
+TOP = "/opt/pika"
+CONF = f"{TOP}/conf/pika.conf"
+UNIT = "/usr/lib/systemd/system/pika@.service"
+PORT = 9221
+DATA = f"/data/pika_{PORT}"
+EDIT = "# of this house\n"
+NEW_CONF = b"# of release 3\n"
+NO_FLAG = "no_such_flag"
+SENTENCE = "cpu-gate: error: this machine cannot run pika v3.4.0 for R620 (sandybridge, debian12)\n"
+REFUSAL = "pika: error: this machine does not run this package (see above); nothing was changed\n"
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.xdist_group("rpm"),
+    pytest.mark.skipif(shutil.which("gpg") is None, reason="needs gpg"),
+]
+
+HOST = """\
+FROM {base}
+ENV DEBIAN_FRONTEND=noninteractive
+RUN apt-get update \\
+ && apt-get install -y --no-install-recommends createrepo-c dnf gnupg rpm \\
+ && rm -rf /var/lib/apt/lists/*
+"""
+
+PREPARE = r"""
+set -eu
+mkdir -p /srv/house /etc/yum.repos.d
+cd /srv
+{
+    printf '%s\n' 'Name: base-system' 'Version: 1' 'Release: 1' 'Summary: What Debian provides' 'License: MIT' \
+        'BuildArch: x86_64' 'Provides: /bin/sh coreutils shadow-utils rsync'
+    ldconfig -p | sed -n 's|.*x86-64.* => ||p' | /usr/lib/rpm/elfdeps --provides |
+        grep -E '^(ld-linux-x86-64|lib(c|m|gcc_s|stdc\+\+|pthread|dl|rt))[.]so' | sort -u | sed 's/^/Provides: /'
+    printf '%s\n' '%description' 'For tests.' '%files'
+} >base.spec
+rpmbuild --quiet -bb --define '_rpmdir /srv' --define '_rpmfilename base.rpm' base.spec
+rpm -i base.rpm
+for program in /bin/sh mktemp useradd rsync; do
+    command -v "$program" >/dev/null
+done
+cat >/etc/yum.repos.d/house.repo <<'END'
+[house]
+name=house
+baseurl=file:///srv/house
+gpgcheck=1
+gpgkey=file:///srv/house.asc
+END
+"""
+"""Makes a machine whose only repository is /srv/house. The stub speaks for libraries and programs that are there."""
+
+RUN = r"""
+rm -f /srv/status
+setpriv --reuid "$1" --regid "$1" --init-groups env CONF="$2" sh -c "$3 && exec $4" >>/srv/server.log 2>&1 &
+echo $! >/srv/server.pid
+wait $!
+echo $? >/srv/status
+"""
+"""Runs a unit: user, conf, ExecStartPre, ExecStart; the server's exit status is left in /srv/status."""
+
+TALK = r"""
+exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 1
+shift
+printf '*%d\r\n' $# >&3
+for word; do printf '$%d\r\n%s\r\n' ${#word} "$word" >&3; done
+IFS= read -r -t 10 line <&3 || exit 1
+case $line in
+'$-1'*) ;;
+'$'*) IFS= read -r -t 10 line <&3 || exit 1 ;;
+esac
+printf '%s' "${line%$'\r'}"
+"""
+"""For bash: sends one request, and prints the line of the answer."""
+
+WHOLE = f"find {TOP} {UNIT} /etc/pika /usr/lib/sysusers.d /data -printf '%p %U %m %l\\n' | sort; rpm -qa | sort"
+DIGESTS = f"find {TOP} {UNIT} /etc/pika -type f -exec sha256sum {{}} + | sort"
+
+
+# --- the packages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Releases:
+    """What dist/ and the store have of each release."""
+
+    folder: Path
+    key: Path
+    """The public key."""
+
+    def packages(self, release: str) -> list[Path]:
+        """The product and its debug information, as they are delivered."""
+        found = sorted((self.folder / release / "dist" / "debian12").glob("*.rpm"))
+        assert len(found) == 2
+        return found
+
+    def main(self, release: str) -> Path:
+        """The product."""
+        return next(path for path in self.packages(release) if "debuginfo" not in path.name)
+
+    def unsigned(self, release: str) -> Path:
+        """The product as it was before it was signed."""
+        return next((self.folder / release / "out" / "store").glob(f"package/*/{self.main(release).name}"))
+
+
+def full(release: str) -> str:
+    """The package as rpm names it."""
+    return f"pika-3.4.0-{release}.R620.debian12.x86_64"
+
+
+def rewrite(path: Path, data: bytes) -> None:
+    """Write a file of a store anew; the old one is a link to that of another store."""
+    path.unlink()
+    path.write_bytes(data)
+
+
+def plant_conf(project: Project, key: str) -> None:
+    """Another conf in the tree that was compiled."""
+    entry = project.out / "store" / "compile" / key
+    buffer = io.BytesIO()
+    planted = 0
+    with tarfile.open(entry / "tree.tar") as tar, tarfile.open(fileobj=buffer, mode="w") as out:
+        for member in tar:
+            content = tar.extractfile(member) if member.isreg() else None
+            data = b"" if content is None else content.read()
+            if member.name.removeprefix("./") == "conf/pika.conf":
+                data += NEW_CONF
+                planted += 1
+            member.size = len(data)
+            out.addfile(member, io.BytesIO(data))
+    assert planted == 1
+    rewrite(entry / "tree.tar", buffer.getvalue())
+    record = json.loads((entry / "result.json").read_text(encoding="utf-8"))
+    record["files"]["tree.tar"] = sha256(buffer.getvalue()).hexdigest()
+    rewrite(entry / "result.json", json.dumps(record).encode())
+
+
+def plant_feature(project: Project, key: str) -> None:
+    """An audit that found in use what no CPU has."""
+    path = project.out / "store" / "audit" / key / "result.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["facts"]["kernel_flags"].append(NO_FLAG)
+    rewrite(path, json.dumps(record).encode())
+
+
+def make_key(folder: Path) -> dict[str, str]:
+    """secret.asc and public.asc; the environment that makes the tool sign with it."""
+    home, phrase = folder / "gnupg", folder / "phrase"
+    home.mkdir(mode=0o700)
+    phrase.write_text("of a throw-away key\n", encoding="ascii")
+    fixed = ["gpg", "--homedir", str(home), "--batch", "--pinentry-mode", "loopback", "--passphrase-file", str(phrase)]
+
+    def gpg(*args: str) -> bytes:
+        return subprocess.run([*fixed, *args], check=True, capture_output=True, timeout=120).stdout
+
+    gpg("--quick-generate-key", "Test <test@sample.invalid>", "rsa3072", "sign", "never")
+    (folder / "secret.asc").write_bytes(gpg("--armor", "--export-secret-keys"))
+    (folder / "public.asc").write_bytes(gpg("--armor", "--export"))
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True, timeout=60)
+    return {"PIKAFORGE_SIGNING_KEY": str(folder / "secret.asc"), "PIKAFORGE_SIGNING_PASSPHRASE": str(phrase)}
+
+
+@pytest.fixture(scope="module")
+def releases(shop: Shop, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Releases:
+    """Releases 1 and 2, which are alike; 3, whose conf differs; and 4, which demands what no CPU has."""
+    top = tmp_path_factory.mktemp("acceptance")
+    env = make_key(top)
+    for release in ("1", "2", "3", "4"):
+        project = shop.ready(top / release)
+        shop.take(project, "source", "compile", "audit", "smoke")
+        if release == "3":
+            plant_conf(project, warm.keys["compile"][0])
+        if release == "4":
+            plant_feature(project, warm.keys["audit"][0])
+        number = {"release": release}
+        project.change(lambda matrix, number=number: matrix["product"].update(number))  # type: ignore[misc]
+        project.build("R620", "--formats", "rpm", check=0, env=env)
+    return Releases(folder=top, key=top / "public.asc")
+
+
+# --- the machine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """A container with dnf, rpm and a repository."""
+
+    container: Container
+    until: Callable[..., None]
+
+    def run(self, *argv: str) -> tuple[int, str]:
+        """Run a program; exit status and both outputs, without what Debian's rpm says to newcomers."""
+        status, output = self.container.exec_run(list(argv), workdir="/", environment={"LC_ALL": "C.UTF-8"})
+        assert status is not None
+        assert isinstance(output, bytes)
+        lines = output.decode("utf-8", "replace").splitlines(keepends=True)
+        return status, "".join(line for line in lines if not line.startswith(("rpm: RPM should", "rpm: However")))
+
+    def ok(self, *argv: str) -> str:
+        """Run a program that must succeed; its output."""
+        status, output = self.run(*argv)
+        assert status == 0, output
+        return output
+
+    def sh(self, script: str) -> str:
+        """Run a script that must succeed; its output."""
+        return self.ok("sh", "-c", script)
+
+    def put(self, contents: Mapping[str, bytes | Path]) -> None:
+        """Write files below /srv."""
+        self.container.put_archive("/srv", files(contents))
+
+    # the repository
+
+    def publish(self, *packages: Path) -> None:
+        """Add packages to the repository."""
+        self.put({f"house/{path.name}": path for path in packages})
+        self.ok("createrepo_c", "--quiet", "--update", "/srv/house")
+
+    def dnf(self, *args: str) -> tuple[int, str]:
+        """Run dnf as a script does."""
+        return self.run("dnf", "--assumeyes", "--releasever=12", "--refresh", *args)
+
+    def dnf_ok(self, *args: str) -> str:
+        """Run dnf, which must succeed; its output."""
+        status, output = self.dnf(*args)
+        assert status == 0, output
+        assert "Complete!" in output
+        return output
+
+    def installed(self) -> str:
+        """Which release of the product is there."""
+        return self.ok("rpm", "-q", "pika").strip()
+
+    # the instance
+
+    def deploy(self) -> None:
+        """Prepare the instance."""
+        self.ok("sh", f"{TOP}/utils/deploy.sh", str(PORT), "/data")
+        # Fewer clients than by default, because containers have a low limit of open files.
+        self.sh(f"sed -i 's/^maxclients.*/maxclients : 1000/' {DATA}/conf/pika.conf")
+
+    def start(self) -> None:
+        """Do what the installed unit says, and wait until the server answers."""
+        unit = dict(re.findall(r"^(User|ExecStartPre|ExecStart)=(.+)$", self.ok("cat", UNIT), re.MULTILINE))
+        script = ["sh", "-c", RUN, "run", unit["User"], f"{DATA}/conf/pika.conf"]
+        assert self.talk("PING") == "", "a server is there already"
+        self.sh("rm -f /srv/status")
+        self.container.exec_run([*script, unit["ExecStartPre"], unit["ExecStart"]], detach=True)
+        self.until(lambda: self.talk("PING") == "+PONG" or self.ended(), "the server answers", 30)
+        assert not self.ended(), self.ok("tail", "/srv/server.log")
+        look = f"setpriv --reuid {unit['User']} --regid {unit['User']} --clear-groups readlink /proc/{self.process}/exe"
+        assert self.sh(look) == f"{TOP}/bin/pika\n"
+
+    def stop(self) -> None:
+        """End the server as the unit does."""
+        self.sh(f"kill -TERM {self.process}")
+        self.until(self.ended, "the server ends", 30)
+        assert self.ok("cat", "/srv/status") == "0\n"
+
+    def restart(self) -> None:
+        """Take up the program that is there now."""
+        self.stop()
+        self.start()
+
+    def ended(self) -> bool:
+        """Whether the server has ended."""
+        return self.run("test", "-s", "/srv/status")[0] == 0
+
+    @property
+    def process(self) -> str:
+        """The server's."""
+        return self.ok("cat", "/srv/server.pid").strip()
+
+    def talk(self, *words: str) -> str:
+        """Send a request; the answer, or "" if nobody answers."""
+        status, output = self.run("bash", "-c", TALK, "talk", str(PORT), *words)
+        return output if status == 0 else ""
+
+
+def image_of(engine: Engine, text: str) -> str:
+    """Build an image, which is kept for later test runs; its tag."""
+    tag = f"pikaforge-test/dnf:{sha256(text.encode()).hexdigest()[:16]}"
+    if not engine.client.images.list(tag):
+        from docker.errors import BuildError
+
+        try:
+            engine.client.images.build(fileobj=io.BytesIO(text.encode()), tag=tag, rm=True, forcerm=True)
+        except BuildError as error:
+            pytest.skip(f"packages cannot be installed into the runtime image (no mirror?): {error}")
+    return tag
+
+
+@pytest.fixture(scope="module")
+def image(engine: Engine, warm: Warm) -> str:
+    """The runtime image of Debian 12 with dnf."""
+    records = [warm.store / "image" / key / "result.json" for key in warm.keys["image"]]
+    facts: list[dict[str, Any]] = [json.loads(path.read_text(encoding="utf-8"))["facts"] for path in records]
+    return image_of(engine, HOST.format(base=next(f["runtime"] for f in facts if f.get("runtime"))))
+
+
+@pytest.fixture
+def host(engine: Engine, image: str, releases: Releases, until: Callable[..., None]) -> Iterator[Host]:
+    """A machine without the product, whose repository is still empty."""
+    container = engine.client.containers.run(
+        image, ["sleep", "600"], detach=True, init=True, network_mode="none", hostname="clean"
+    )
+    try:
+        host = Host(container=container, until=until)
+        host.sh(PREPARE)
+        host.put({"house.asc": releases.key})
+        yield host
+    finally:
+        container.remove(force=True)
+
+
+# --- dnf
+
+
+def test_the_life_of_an_installation(host: Host, releases: Releases) -> None:
+    host.publish(*releases.packages("1"))
+    before = set(host.ok("rpm", "-qa", "--qf", "%{NVRA}\n").split())
+    host.dnf_ok("install", "pika")
+    after = host.ok("rpm", "-qa", "--qf", "%{NAME} %{NVRA}\n").splitlines()
+    added = {line.split()[1] for line in after if not line.startswith("gpg-pubkey ")} - before
+    assert added == {full("1")}, "debug information is for those who ask for it"
+    assert host.run("rpm", "-V", "pika") == (0, "")
+    host.ok("test", "-x", f"{TOP}/bin/pika")
+
+    host.deploy()
+    host.start()
+    assert host.talk("SET", "kept", "value") == "+OK"
+    assert host.talk("GET", "kept") == "value"
+    host.sh(f"printf '{EDIT}' >>{CONF}")
+    edited = host.ok("cat", CONF)
+    instance = host.ok("sha256sum", f"{DATA}/conf/pika.conf")
+
+    def serves(release: str) -> None:
+        """The release is whole but for the operator's edit, and a server of it has the data and the conf."""
+        assert host.installed() == full(release)
+        assert host.talk("PING") == "+PONG", "the running server goes on"
+        host.restart()
+        assert host.talk("GET", "kept") == "value"
+        assert host.ok("cat", CONF) == edited
+        assert host.ok("sha256sum", f"{DATA}/conf/pika.conf") == instance
+        assert re.fullmatch(rf"\S+ +c {CONF}\n", host.run("rpm", "-V", "pika")[1])
+
+    # The conf of release 2 is that of release 1: nothing new to look at.
+    host.publish(*releases.packages("2"))
+    process = host.process
+    assert "rpmnew" not in host.dnf_ok("upgrade", "pika")
+    assert host.process == process
+    serves("2")
+    assert host.ok("ls", f"{TOP}/conf") == "pika.conf\n"
+
+    host.dnf_ok("downgrade", "pika")
+    serves("1")
+    assert host.ok("ls", f"{TOP}/conf") == "pika.conf\n"
+
+    # That of release 3 is another one, and is put beside the operator's.
+    host.publish(*releases.packages("3"))
+    assert f"{CONF} created as {CONF}.rpmnew" in host.dnf_ok("upgrade")
+    assert host.ok("cat", f"{CONF}.rpmnew") == edited.removesuffix(EDIT) + NEW_CONF.decode()
+    serves("3")
+
+    host.dnf_ok("history", "undo", "last")
+    serves("1")
+    assert host.ok("cat", f"{CONF}.rpmnew") == edited.removesuffix(EDIT)
+
+    host.stop()
+    state = f"find /data -printf '%p %u %m %T@\\n' | sort; find {DATA} -type f -exec sha256sum {{}} + | sort"
+    kept = host.sh(state)
+    assert f"{DATA}/db/" in kept
+    assert f"{CONF} saved as {CONF}.rpmsave" in host.dnf_ok("remove", "pika")
+    assert host.run("rpm", "-q", "pika")[0] == 1
+    assert host.sh(f"find {TOP} ! -type d | sort") == f"{CONF}.rpmnew\n{CONF}.rpmsave\n", "the operator's alone"
+    assert host.run("test", "-e", UNIT)[0] == 1
+    assert host.ok("cat", f"{CONF}.rpmsave") == edited
+    assert host.sh(state) == kept
+
+    # Whoever comes back finds the data.
+    host.dnf_ok("install", "pika")
+    assert host.installed() == full("3")
+    host.start()
+    assert host.talk("GET", "kept") == "value"
+
+
+def test_what_no_cpu_has_is_refused(host: Host, releases: Releases) -> None:
+    host.publish(*releases.packages("4"))
+    look = "find /opt /data /etc/pika /usr/lib/systemd /var/tmp 2>/dev/null | sort; cat /etc/passwd; rpm -qa"
+    before = host.sh(look)
+    status, output = host.dnf("install", "pika")
+    assert status == 1, output
+    for said in (SENTENCE, REFUSAL, f"lack: {NO_FLAG}\n", "Error: Transaction failed"):
+        assert said in output.replace("lacks:", "lack:"), output
+    assert [line for line in host.sh(look).splitlines() if not line.startswith("gpg-pubkey-")] == before.splitlines()
+
+    # As an upgrade it is refused, too, and what is there stays, and runs.
+    host.publish(*releases.packages("1"))
+    host.dnf_ok("install", full("1"))
+    host.deploy()
+    host.start()
+    before = host.sh(f"{WHOLE}; {DIGESTS}")
+    status, output = host.dnf("upgrade", "pika")
+    assert status == 1, output
+    assert SENTENCE in output
+    assert REFUSAL in output
+    assert host.sh(f"{WHOLE}; {DIGESTS}") == before
+    assert host.installed() == full("1")
+    assert host.run("rpm", "-V", "pika") == (0, "")
+    assert host.talk("PING") == "+PONG"
+    host.restart()
+
+
+def test_unsigned_and_altered_packages_are_refused(host: Host, releases: Releases) -> None:
+    host.publish(releases.main("1"))
+    host.dnf_ok("install", "pika")
+    host.publish(releases.unsigned("2"))
+    status, output = host.dnf("upgrade", "pika")
+    assert (status, f"Package {full('2')}.rpm is not signed" in output) == (1, True), output
+    assert host.installed() == full("1")
+
+    # The repository's own digest is that of the altered file: the signature alone is what finds it.
+    data = bytearray(releases.main("3").read_bytes())
+    data[-100] ^= 1
+    host.put({f"house/{releases.main('3').name}": bytes(data)})
+    host.ok("rm", f"/srv/house/{full('2')}.rpm")
+    host.ok("createrepo_c", "--quiet", "/srv/house")
+    status, output = host.dnf("upgrade", "pika")
+    assert (status, "Error: GPG check FAILED" in output) == (1, True), output
+    assert host.installed() == full("1")
+    assert host.run("rpm", "-V", "pika") == (0, "")
+
+
+# --- rpm
+
+
+def test_plain_rpm(host: Host, releases: Releases) -> None:
+    host.put({f"{release}.rpm": releases.main(release) for release in "134"})
+    host.ok("rpm", "--import", "/srv/house.asc")
+    assert re.fullmatch(r"/srv/1\.rpm: digests signatures OK\n", host.ok("rpm", "-K", "/srv/1.rpm"))
+    assert host.run("rpm", "-i", "/srv/1.rpm") == (0, "")
+    host.deploy()
+    host.start()
+    assert host.talk("SET", "kept", "value") == "+OK"
+    host.sh(f"printf '{EDIT}' >>{CONF}")
+    edited = host.ok("cat", CONF)
+    steps: tuple[tuple[tuple[str, ...], str], ...] = (
+        (("-U", "/srv/3.rpm"), "3"),
+        (("-U", "--oldpackage", "/srv/1.rpm"), "1"),
+    )
+    for argv, release in steps:
+        assert host.run("rpm", *argv) == (0, f"warning: {CONF} created as {CONF}.rpmnew\n")
+        assert host.installed() == full(release)
+        host.restart()
+        assert host.talk("GET", "kept") == "value"
+        assert host.ok("cat", CONF) == edited
+    status, output = host.run("rpm", "-U", "/srv/4.rpm")
+    assert (status, output.startswith(SENTENCE), REFUSAL in output) == (1, True, True), output
+    assert host.installed() == full("1")
+    host.restart()
+    host.stop()
+    kept = host.sh("find /data -type f -exec sha256sum {} + | sort")
+    assert host.run("rpm", "-e", "pika") == (0, f"warning: {CONF} saved as {CONF}.rpmsave\n")
+    assert host.run("test", "-e", f"{TOP}/bin")[0] == 1
+    assert host.sh("find /data -type f -exec sha256sum {} + | sort") == kept
