@@ -404,6 +404,7 @@ class Project:
         """Change matrix.yaml: `edit` gets its content."""
         content = yaml.safe_load(self.matrix.read_text(encoding="utf-8"))
         edit(content)
+        content = json.loads(json.dumps(content))  # parts that an edit has shared would be YAML anchors
         self.matrix.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
     def series(self, *entries: Mapping[str, Any]) -> Path:

@@ -103,7 +103,7 @@ def test_a_server_that_dies_under_load_is_told(tiny: Callable[..., Project]) -> 
 def test_a_comparison_is_of_one_model_and_image(project: Project, selectors: tuple[str, ...], image: str) -> None:
     done = bench(project, *selectors, *SMALL, check=2, image=image)
     assert re.search(
-        r"error: (?!1 )\d+ pairs of model and image can be built of what is selected; a comparison has one\n"
+        r"error: (?!1 )\d+ pairs of model and image are selected; a comparison has one\n"
         r"  where: SELECTOR\n  hint: name one model, and one image by --os",
         done.stderr,
     )

@@ -198,7 +198,7 @@ def platform_tags(versions: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def file_name(manifest: Mapping[str, Any], product: Product, variant: str = "") -> str:
-    """`pika_server-3.4.0+r620.debian12-py3-none-manylinux_2_34_x86_64.whl`, for the product of that name.
+    """`PRODUCT_server-3.4.0+r620.debian12-py3-none-manylinux_2_34_x86_64.whl`.
 
     Raises:
         PackingError: the version cannot be a wheel's, or there was no audit.
