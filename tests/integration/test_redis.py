@@ -58,13 +58,12 @@ class Build:
         return self.dist / "debian12" / f"redis-7.0.15-{model}.tar.gz"
 
 
-def run_tool(matrix: Path, out: Path, dist: Path) -> str:
-    """Build both models; what the tool printed."""
+def run_tool(matrix: Path, out: Path, dist: Path, *args: str, verb: str = "build") -> str:
+    """Build both models, or do something else; what the tool printed."""
+    argv = args or (*MODELS, "--os", "debian12")
+    places = ("--matrix", str(matrix), "--out", str(out), "--dist", str(dist))
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pikaforge", "build", *MODELS, "--os", "debian12"),
-            *("--matrix", str(matrix), "--out", str(out), "--dist", str(dist)),
-        ],
+        [sys.executable, "-m", "pikaforge", verb, *argv, *places],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY / "build")},
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
@@ -152,6 +151,21 @@ def test_every_check_was_made(build: Build, model: str) -> None:
 def test_nothing_in_the_package_is_of_another_product(build: Build, model: str) -> None:
     for name, data in contents(build.package(model)).items():
         assert not re.search(rb"pika(?!forge)", name.encode() + b"\n" + data, re.IGNORECASE), name
+
+
+def test_every_format_is_made_and_verified(build: Build, tmp_path: Path) -> None:
+    """Its tree has symbolic links, of which a wheel holds copies."""
+    formats = ("--formats", "tar,rpm,deb,wheel")
+    run_tool(build.matrix, build.out, tmp_path, MODELS[0], "--os", "debian12", *formats)
+    names = {path.name for path in (tmp_path / "debian12").iterdir()}
+    assert {
+        "redis-7.0.15-R620.tar.gz",
+        "redis-7.0.15-1.R620.debian12.x86_64.rpm",
+        "redis_7.0.15-1.R620.debian12_amd64.deb",
+    } <= names
+    assert any(re.fullmatch(r"redis_server-7[.]0[.]15[+]r620[.]debian12-py3-none-manylinux.*[.]whl", n) for n in names)
+    said = run_tool(build.matrix, build.out, tmp_path, str(tmp_path / "debian12"), verb="verify")
+    assert re.search(r": verified: all \d+ checks say yes", said), said
 
 
 def test_a_second_run_has_nothing_to_do(build: Build) -> None:
