@@ -18,7 +18,7 @@ SELECTOR_HELP = "a model (R620), a cell id (R620-el7-none), a quoted glob over i
 
 
 FORMATS = ("tar", "rpm", "deb", "wheel")
-"""As in `model.FORMATS`, which costs an import of the models."""
+"""As in `model.Format`, which costs an import of the models."""
 
 
 VERBS: dict[str, tuple[str, str]] = {

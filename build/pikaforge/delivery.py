@@ -31,8 +31,8 @@ class Delivery:
     """What a run has put under dist/."""
 
     report: record.BuildReport
-    artifacts: list[tuple[str, Path, str]] = field(default_factory=list)
-    """Role, path and SHA-256, in the plan's order."""
+    artifacts: list[tuple[Path, str]] = field(default_factory=list)
+    """Path and SHA-256, in the plan's order."""
     written: int = 0
     """Files that were not there yet."""
     notices: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class _Work:
     written: int = 0
 
     def deliver(self) -> Delivery:
-        found: list[tuple[str, Path, str]] = []
+        found: list[tuple[Path, str]] = []
         told: dict[str, tuple[record.ArtifactRecord, ...]] = {}
         folders: dict[Path, dict[str, str]] = {}
         for outcome in self.done.of(package.STAGE):
@@ -90,7 +90,7 @@ class _Work:
                 sums = folders.setdefault(folder, {})
                 for file in (path, *_companions(path)):
                     sums[file.name] = digest if file == path else sha256(file)
-                found.append((str(artifact["role"]), path, digest))
+                found.append((path, digest))
                 records.append(
                     record.ArtifactRecord(
                         format=artifact["format"],

@@ -86,7 +86,6 @@ class OsRelease(Strict):
 
 
 Format = Literal["tar", "rpm", "deb", "wheel"]
-FORMATS: tuple[Format, ...] = ("tar", "rpm", "deb", "wheel")
 
 
 class Image(Strict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,6 +94,12 @@ def run_job(
         failure(stage=stage, label=label, log=job.log, command=" ".join(job.argv), status=result.status),
         hint=hint,
     )
+
+
+def explained(error: StageError, messages: Mapping[int, tuple[str, str]], **words: str) -> StageError:
+    """The error of a job with what its exit status means: message and hint, whose {words} are filled in."""
+    message, hint = messages.get(error.failure.status or 0, (error.message, ""))
+    return StageError(message, error.failure, hint=hint.format(**words))
 
 
 def failure(*, stage: str, label: str, log: Path, command: str = "", status: int | None = None) -> StageFailure:

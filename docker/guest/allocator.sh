@@ -176,10 +176,6 @@ find_one() {
     cat "$stage/found"
 }
 
-needed_of() {
-    readelf -dW "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]$/\1/p'
-}
-
 # Prints two lines: the stack walker that the library $1 uses unless told otherwise, and
 # all that it has, separated by commas.
 #
@@ -246,28 +242,6 @@ check_methods() {
     esac
     [ "$chosen" = "$FORGE_UNWINDER" ] ||
         fail 65 "asked for $FORGE_UNWINDER, but ${1##*/} uses ${method:-what cannot be told}; compiled in: ${compiled:-nothing that is known}"
-}
-
-# Prints package and version of what brought the file $1.
-package_of() {
-    real=$(readlink -f "$1")
-    # With merged /usr the loader and the package may name the same file differently.
-    for file in "$real" "$1" "${real#/usr}"; do
-        if command -v dpkg-query >/dev/null 2>&1; then
-            owner=$(dpkg-query -S "$file" 2>/dev/null | sed -n '/^diversion /d; s/[,:].*//p' | sed 1q)
-            if [ -n "$owner" ]; then
-                dpkg-query -W -f '${Package}\t${Version}\n' "$owner" | sed 1q
-                return 0
-            fi
-        elif command -v rpm >/dev/null 2>&1; then
-            # rpm prints its complaint on the output stream: only the status tells.
-            if rpm -qf --qf '%{NAME}\t%{VERSION}-%{RELEASE}\n' "$file" >"$stage/owner" 2>/dev/null; then
-                sed 1q "$stage/owner"
-                return 0
-            fi
-        fi
-    done
-    printf 'unknown\t-\n'
 }
 
 # Prints where the libunwind of the library $1 comes from.

@@ -19,6 +19,8 @@
 # that needs another one of ours gets its own ($ORIGIN).
 set -euf
 umask 022
+# shellcheck source=/dev/null
+. "${0%/*}/toolchain.sh"
 LC_ALL=C
 export LC_ALL
 # What the caller's shell finds its libraries with is not what a user's host has.
@@ -37,13 +39,7 @@ case ${1-all} in
         ;;
 esac
 
-fail() {
-    printf 'bundle.sh: %s\n' "$2" >&2
-    exit "$1"
-}
-
-command -v patchelf >/dev/null 2>&1 ||
-    fail 66 'patchelf is not installed: add it to the build image'
+need_tools patchelf
 mkdir -p "$facts"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -66,38 +62,6 @@ is_base() {
         esac
     done
     return 1
-}
-
-# Prints class, byte order, type and machine of an ELF file; nothing for others.
-elf_head() {
-    # shellcheck disable=SC2046
-    set -- $(od -An -v -tx1 -N20 "$1" | tr '\n' ' ')
-    if [ $# -eq 20 ] && [ "$1$2$3$4" = 7f454c46 ]; then
-        printf '%s\n' "$5 $6 ${17}${18} ${19}${20}"
-    fi
-}
-
-# od reads its own program here: the machine that this container runs.
-# shellcheck disable=SC2046
-set -- $(elf_head /proc/self/exe)
-own_machine="$1 $2 $4"
-
-# Writes the programs and shared objects of the tree, one a line, to $1. A file of
-# another machine is data to us (a boot loader, a test file).
-list_elves() {
-    find "$tree" -type f | sort | while IFS= read -r file; do
-        # shellcheck disable=SC2046
-        set -- $(elf_head "$file")
-        [ $# -eq 4 ] || continue
-        [ "$1 $2 $4" = "$own_machine" ] || continue
-        case $3 in
-            0200 | 0300 | 0002 | 0003) printf '%s\n' "$file" ;;
-        esac
-    done >"$1"
-}
-
-needed_of() {
-    readelf -dW "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]$/\1/p'
 }
 
 # Writes "soname<TAB>path" of everything that the loader would map for the ELF file
@@ -137,31 +101,13 @@ origin_of() {
                 ;;
         esac
     fi
-    real=$(readlink -f "$1")
-    # With merged /usr the loader and the package may name the same file differently.
-    for path in "$real" "$1" "${real#/usr}" "/usr$real"; do
-        if command -v dpkg-query >/dev/null 2>&1; then
-            owner=$(dpkg-query -S "$path" 2>/dev/null | sed -n '/^diversion /d; s/[,:].*//p' | sed 1q)
-            if [ -n "$owner" ]; then
-                dpkg-query -W -f '${Package}\t${Version}\n' "$owner" | sed 1q
-                return 0
-            fi
-        fi
-        if command -v rpm >/dev/null 2>&1; then
-            # rpm prints its complaint on the output stream: only the status tells.
-            if rpm -qf --qf '%{NAME}\t%{VERSION}-%{RELEASE}\n' "$path" >"$scratch/owner" 2>/dev/null; then
-                sed 1q "$scratch/owner"
-                return 0
-            fi
-        fi
-    done
-    printf 'unknown\t-\n'
+    package_of "$1"
 }
 
 copy_libraries() {
     : >"$scratch/bundled"
     search=$tree/lib${allocator:+:$allocator/lib}
-    list_elves "$scratch/elves"
+    list_elves "$tree" >"$scratch/elves"
     while IFS= read -r file; do
         # ldd prints the whole closure, so what we add needs no further round.
         resolve "$file" "$scratch/closure" "$search"
@@ -198,7 +144,7 @@ run_path_entry() {
 }
 
 set_run_paths() {
-    list_elves "$scratch/elves"
+    list_elves "$tree" >"$scratch/elves"
     while IFS= read -r file; do
         wanted=
         needed_of "$file" >"$scratch/needed"
@@ -217,7 +163,7 @@ set_run_paths() {
 }
 
 check_closed() {
-    list_elves "$scratch/elves"
+    list_elves "$tree" >"$scratch/elves"
     while IFS= read -r file; do
         resolve "$file" "$scratch/closure" ''
         while IFS=$tab read -r soname path; do

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What compile.sh and allocator.sh have in common: both read this file with ".". It
+# What compile.sh, bundle.sh and allocator.sh have in common: all read this file with ".". It
 # only defines functions; they work on the caller's environment, which the caller
 # describes, and fail in its name.
 set -eu
@@ -188,6 +188,34 @@ list_elves() {
             0200 | 0300 | 0002 | 0003) printf '%s\n' "$file" ;;
         esac
     done
+}
+
+# Prints the sonames that the file $1 needs, one a line.
+needed_of() {
+    readelf -dW "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]$/\1/p'
+}
+
+# Prints "package<TAB>version" of the package that brought the file $1.
+package_of() {
+    real=$(readlink -f "$1")
+    # With merged /usr the loader and the package may name the same file differently.
+    for path in "$real" "$1" "${real#/usr}" "/usr$real"; do
+        if command -v dpkg-query >/dev/null 2>&1; then
+            owner=$(dpkg-query -S "$path" 2>/dev/null | sed -n '/^diversion /d; s/[,:].*//p' | sed 1q)
+            if [ -n "$owner" ]; then
+                dpkg-query -W -f '${Package}\t${Version}\n' "$owner" | sed 1q
+                return 0
+            fi
+        fi
+        if command -v rpm >/dev/null 2>&1; then
+            # rpm prints its complaint on the output stream: only the status tells.
+            if owner=$(rpm -qf --qf '%{NAME}\t%{VERSION}-%{RELEASE}\n' "$path" 2>/dev/null); then
+                printf '%s\n' "$owner" | sed 1q
+                return 0
+            fi
+        fi
+    done
+    printf 'unknown\t-\n'
 }
 
 # Moves the debug information of everything below the folder $1 to the folder $2, as

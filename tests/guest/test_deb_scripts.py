@@ -13,11 +13,11 @@ from subprocess import CompletedProcess
 
 import pytest
 from guest.helpers import GUEST, clean_env, need, sh
-from unit.helpers import make_spec
+from unit.helpers import about, make_spec
 
 from pikaforge.packing import deb, debian, rpm
 from pikaforge.packing.deb import Script
-from pikaforge.packing.house import About, ProductRpm
+from pikaforge.packing.house import ProductRpm
 from pikaforge.packing.layout import Entry
 from pikaforge.stages import payload
 
@@ -88,18 +88,8 @@ def scripts(features: tuple[str, ...] = ("lm",)) -> Mapping[Script, str]:
     rendered = payload.render(
         make_spec().product, model="R620", target="sandybridge", image="debian12", features=features
     )
-    about = About(
-        name="demo",
-        version="v1.0",
-        release="1",
-        dist="debian12",
-        profile=rpm.OLD,
-        summary="Server",
-        description="It serves.",
-        licence="MIT",
-    )
     wanted = ProductRpm(
-        about=about,
+        about=about(dist="debian12", profile=rpm.OLD, summary="Server"),
         model="R620",
         target="sandybridge",
         tree=tuple(

@@ -11,10 +11,10 @@ from subprocess import CompletedProcess
 
 import pytest
 from guest.helpers import GUEST, clean_env, need, sh
-from unit.helpers import make_spec
+from unit.helpers import about, make_spec
 
 from pikaforge.packing import house, rpm
-from pikaforge.packing.house import About, ProductRpm
+from pikaforge.packing.house import ProductRpm
 from pikaforge.packing.layout import Entry
 from pikaforge.stages import payload
 
@@ -71,18 +71,8 @@ def scripts(features: tuple[str, ...] = ("lm",)) -> Mapping[rpm.Section, str]:
         others={"x86_64_v2": ("KVM",), "sandybridge": ("R620",)},
     )
     names = (*rendered.contents, "conf/demo.conf")
-    about = About(
-        name="demo",
-        version="v1.0",
-        release="1",
-        dist="el9",
-        profile=rpm.ZSTD,
-        summary="A server",
-        description="It serves.",
-        licence="MIT",
-    )
     wanted = ProductRpm(
-        about=about,
+        about=about(),
         model="R620",
         target="sandybridge",
         tree=tuple(Entry(path=f"/opt/demo/{name}", source=f"tree/{name}") for name in names),

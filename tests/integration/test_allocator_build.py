@@ -6,7 +6,6 @@ what it needs, what its code may use, and what it does when a program runs with 
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -30,6 +29,7 @@ from pikaforge.elf.facts import read_facts
 from pikaforge.emulation import lacking
 from pikaforge.host.engine import DockerEngine
 from pikaforge.host.job import Input, Job, files
+from pikaforge.host.sourcetar import without_top
 from pikaforge.isa.allow import from_macros
 
 if TYPE_CHECKING:
@@ -47,17 +47,6 @@ LIBRARIES = ("tcmalloc", "profiler", "tcmalloc_and_profiler")
 
 # One worker, so that each library is built once.
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("allocator")]
-
-
-def unwrapped(archive: Path) -> bytes:
-    """A source archive without its top folder."""
-    buffer = io.BytesIO()
-    with tarfile.open(archive) as tar, tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as out:
-        for member in tar:
-            _, _, member.name = member.name.rstrip("/").partition("/")
-            if member.name:
-                out.addfile(member, tar.extractfile(member) if member.isreg() else None)
-    return buffer.getvalue()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +132,10 @@ class Builder:
             },
             inputs=(
                 Input(folder="guest", archive=files(scripts, executable=scripts)),
-                *(Input(folder=part, archive=unwrapped(path)) for part, path in archives.items()),
+                *(
+                    Input(folder=part, archive=without_top(path, folder / f"{part}.tar").path)
+                    for part, path in archives.items()
+                ),
             ),
             outputs=("out/prefix.tar", "out/debug.tar", "out/facts.tar"),
             log=folder / "log",

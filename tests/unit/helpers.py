@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from pikaforge.host.job import Input, Job, JobResult, RunningServer, ServerJob
 from pikaforge.host.store import Store
 from pikaforge.lockfile import Lock
 from pikaforge.model import Spec
+from pikaforge.packing import rpm
+from pikaforge.packing.house import About
 from pikaforge.plan import Cell, all_cells
 from pikaforge.targets import features
 from pikaforge.workshop import GUEST, Workshop
@@ -233,6 +235,22 @@ def make_workshop(folder: Path, engine: FakeEngine, *, strict: bool = False) -> 
         downloads=Downloads(folder / "out" / "downloads"),
         home=home,
     )
+
+
+def about(**changes: Any) -> About:
+    """What the header of the demo's packages says."""
+    plain = About(
+        name="demo",
+        version="v1.0",
+        release="1",
+        dist="el9",
+        profile=rpm.ZSTD,
+        summary="A server",
+        description="It serves.",
+        licence="MIT",
+        url="https://example.org/demo",
+    )
+    return replace(plain, **changes)
 
 
 def members(item: Input) -> dict[str, tuple[int, bytes]]:

@@ -8,11 +8,11 @@ import tarfile
 from dataclasses import replace
 
 import pytest
-from unit.helpers import make_spec
+from unit.helpers import about, make_spec
 
 from pikaforge.packing import deb, debian, debug, house, rpm
 from pikaforge.packing.deb import Deb, Described, Package
-from pikaforge.packing.house import About, ProductRpm
+from pikaforge.packing.house import ProductRpm
 from pikaforge.packing.layout import Entry, PackingError, tree_entries
 from pikaforge.stages import payload
 
@@ -52,19 +52,9 @@ def wanted(**changes: object) -> ProductRpm:
         make_spec().product, model="R620", target="sandybridge", image="debian12", features=["avx", "lm"]
     )
     beside = archive(*rendered.contents.items())
-    about = About(
-        name="demo",
-        version="v1.0",
-        release="1",
-        dist="debian12",
-        profile=rpm.OLD,
-        summary="Server",
-        description="It serves.",
-        licence="MIT",
-        url="https://example.org/demo",
-    )
+    told = about(dist="debian12", profile=rpm.OLD, summary="Server")
     plain = ProductRpm(
-        about=replace(about, **{k: v for k, v in changes.items() if hasattr(about, k)}),  # type: ignore[arg-type]
+        about=replace(told, **{k: v for k, v in changes.items() if hasattr(told, k)}),  # type: ignore[arg-type]
         model="R620",
         target="sandybridge",
         tree=(
@@ -76,7 +66,7 @@ def wanted(**changes: object) -> ProductRpm:
         requires=("libc.so.6(GLIBC_2.34)(64bit)",),
         changes=house.changes([{"name": "pull-1", "why": "it fails"}], epoch=EPOCH, version="v1.0", ref="v1.0"),
     )
-    return replace(plain, **{k: v for k, v in changes.items() if not hasattr(about, k)})  # type: ignore[arg-type]
+    return replace(plain, **{k: v for k, v in changes.items() if not hasattr(told, k)})  # type: ignore[arg-type]
 
 
 def product(**changes: object) -> Described:

@@ -8,13 +8,13 @@ import tarfile
 from dataclasses import replace
 
 import pytest
-from unit.helpers import make_spec
+from unit.helpers import about, make_spec
 
 from pikaforge.elf import linkage
 from pikaforge.elf.facts import ElfFacts
 from pikaforge.model import OsRelease
 from pikaforge.packing import allocator, debug, house, rpm
-from pikaforge.packing.house import About, Described, ProductRpm
+from pikaforge.packing.house import Described, ProductRpm
 from pikaforge.packing.layout import Entry, PackingError, layout_text, tree_entries, with_folders
 from pikaforge.stages import payload
 
@@ -49,21 +49,6 @@ TREE = archive(
     ("./lib/libx.so", "libx.so.1", 0o777),
     ("./LICENSE", b"as you like", 0o644),
 )
-
-
-def about(**changes: object) -> About:
-    plain = About(
-        name="demo",
-        version="v1.0",
-        release="1",
-        dist="el9",
-        profile=rpm.ZSTD,
-        summary="A server",
-        description="It serves.",
-        licence="MIT",
-        url="https://example.org/demo",
-    )
-    return replace(plain, **changes)  # type: ignore[arg-type]
 
 
 def product(**changes: object) -> Described:

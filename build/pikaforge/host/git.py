@@ -6,17 +6,17 @@ happen in the guest, with no configuration at all.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pikaforge.errors import ConfigError, HostError
 from pikaforge.host import process
+from pikaforge.host.store import locked
 
 TIMEOUT = 3600.0
 """Seconds for one fetch; large submodules over slow lines take many minutes."""
@@ -146,12 +146,9 @@ class Cache:
         return path
 
     @staticmethod
-    @contextmanager
-    def _alone(path: Path) -> Iterator[None]:
+    def _alone(path: Path) -> AbstractContextManager[None]:
         """Let no other run change the repository meanwhile: git does not wait for its lock files, it fails."""
-        with path.with_suffix(".lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        return locked(path.with_suffix(".lock"))
 
     def has(self, url: str, commit: str) -> bool:
         """Whether the commit was fetched before, with all of its files."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import textwrap
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -16,6 +15,7 @@ from typing import Literal
 
 from pikaforge.packing.layout import Entry, PackingError, layout_text
 from pikaforge.packing.rpm import Change
+from pikaforge.packing.text import clean, names
 
 ARCH = "amd64"
 COLUMNS = 76
@@ -151,9 +151,8 @@ def _person(deb: Deb) -> str:
 def _moment(epoch: int) -> str:
     """`Mon, 02 Nov 2020 12:00:00 +0000`, whatever the locale."""
     moment = datetime.fromtimestamp(epoch, timezone.utc)
-    weekday = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")[moment.weekday()]
-    months = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-    return f"{weekday}, {moment.day:02d} {months[moment.month - 1]} {moment.year} {moment:%H:%M:%S} +0000"
+    weekday, month = names(moment)
+    return f"{weekday}, {moment.day:02d} {month} {moment.year} {moment:%H:%M:%S} +0000"
 
 
 def inputs(deb: Deb) -> dict[str, bytes]:
@@ -217,14 +216,6 @@ def _relation(package: Package, texts: Iterable[str]) -> str:
         if not DEPENDENCY.fullmatch(text):
             raise PackingError(f"{package.name}: {text!r} is no relation", hint="NAME or NAME (OP VERSION)")
     return ", ".join(texts)
-
-
-def clean(text: str) -> str:
-    """The text without control characters but line ends."""
-    return "".join(
-        " " if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter != "\n" else letter
-        for letter in text
-    )
 
 
 def one_line(text: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import textwrap
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -16,6 +15,7 @@ from typing import Literal
 
 from pikaforge.model import OsRelease
 from pikaforge.packing.layout import Entry, PackingError, layout_text
+from pikaforge.packing.text import clean, names
 
 ARCH = "x86_64"
 BUILD_HOST = "pikaforge"
@@ -279,10 +279,7 @@ def _files(entries: Sequence[Entry]) -> list[str]:
 
 def plain(text: str) -> str:
     """The text without control characters but line ends, and with its percent signs doubled."""
-    return "".join(
-        " " if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter != "\n" else letter
-        for letter in text
-    ).replace("%", "%%")
+    return clean(text).replace("%", "%%")
 
 
 def one_line(text: str) -> str:
@@ -335,6 +332,5 @@ def _no_sections(what: str, text: str) -> str:
 def _day(epoch: int) -> str:
     """`Mon Nov 02 2020`, whatever the locale."""
     day = datetime.fromtimestamp(epoch, timezone.utc)
-    weekday = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")[day.weekday()]
-    months = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-    return f"{weekday} {months[day.month - 1]} {day.day:02d} {day.year}"
+    weekday, month = names(day)
+    return f"{weekday} {month} {day.day:02d} {day.year}"

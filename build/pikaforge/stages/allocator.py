@@ -19,7 +19,7 @@ from pikaforge.host.store import Result, sha256
 from pikaforge.model import Spec, Tarball
 from pikaforge.plan import Cell
 from pikaforge.stages.compile import CACHE, guest_facts
-from pikaforge.workshop import Workshop, failure, guest_digests, run_job
+from pikaforge.workshop import Workshop, explained, guest_digests, run_job
 
 STAGE = "allocator"
 NAME = "gperftools"
@@ -98,7 +98,7 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
                 workshop, job, scratch, stage=STAGE, label=cell.group, failed="gperftools could not be built"
             )
         except StageError as error:
-            raise _explained(error, spec, cell, log) from None
+            raise explained(error, MESSAGES, allocator=cell.allocator, family=spec.images[cell.image].family) from None
         told = guest_facts(done.outputs["out/facts.tar"])
         prefix = done.outputs["out/prefix.tar"]
         unwinder = {name: " ".join(values) for name, *values in told.rows("unwinder.tsv")}
@@ -139,13 +139,3 @@ def _libraries(prefix: Path, scratch: Path) -> list[ElfFacts]:
                 path.write_bytes(content.read())
                 found.append(read_facts(path, name=member.name))
     return sorted(found, key=lambda facts: facts.soname)
-
-
-def _explained(error: StageError, spec: Spec, cell: Cell, log: Path) -> StageError:
-    status = error.failure.status
-    message, hint = MESSAGES.get(status or 0, (error.message, ""))
-    return StageError(
-        message,
-        failure(stage=STAGE, label=cell.group, log=log, command=error.failure.command, status=status),
-        hint=hint.format(allocator=cell.allocator, family=spec.images[cell.image].family),
-    )

@@ -15,7 +15,7 @@ from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
 from pikaforge.model import Spec
 from pikaforge.plan import Cell
-from pikaforge.workshop import Workshop, failure, guest_digests, run_job
+from pikaforge.workshop import Workshop, explained, guest_digests, run_job
 
 STAGE = "compile"
 SCRIPTS = ("compile.sh", "toolchain.sh", "bundle.sh", "cc")
@@ -101,7 +101,7 @@ def run(
         try:
             done = run_job(workshop, job, scratch, stage=STAGE, label=cell.group, failed="the build failed")
         except StageError as error:
-            raise _explained(error, spec, cell, log) from None
+            raise explained(error, MESSAGES, recipe=product.recipe, family=spec.images[cell.image].family) from None
         facts = _facts(done.outputs["out/facts.tar"])
         tree = done.outputs["out/tree.tar"]
         return workshop.store.put(
@@ -111,16 +111,6 @@ def run(
             facts=facts,
             files={"tree.tar": tree, "debug.tar": done.outputs["out/debug.tar"]},
         )
-
-
-def _explained(error: StageError, spec: Spec, cell: Cell, log: Path) -> StageError:
-    status = error.failure.status
-    message, hint = MESSAGES.get(status or 0, (error.message, ""))
-    return StageError(
-        message if message else error.message,
-        failure(stage=STAGE, label=cell.group, log=log, command=error.failure.command, status=status),
-        hint=hint.format(recipe=spec.product.recipe, family=spec.images[cell.image].family),
-    )
 
 
 @dataclass(frozen=True, slots=True)

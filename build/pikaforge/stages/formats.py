@@ -69,13 +69,7 @@ class Packing:
     @property
     def variant(self) -> str:
         """The allocator, unless it is the image's default."""
-        return "" if self.cell.allocator == self.image.allocator else self.cell.allocator
-
-    @property
-    def stem(self) -> str:
-        """`PRODUCT-VERSION-MODEL`; an allocator that is not the image's default follows the model."""
-        product = self.spec.product
-        return "-".join(filter(None, (product.name, product.version, self.cell.model, self.variant)))
+        return _variant(self.spec, self.cell)
 
     @property
     def top(self) -> str:
@@ -113,11 +107,14 @@ class Packing:
         return [done.outputs[f"out/{name}"] for name in outputs]
 
 
-def tarball_name(spec: Spec, cell: Cell) -> str:
-    """`PRODUCT-VERSION-MODEL.tar.gz`; an allocator that is not the image's default follows the model."""
-    product = spec.product
-    variant = "" if cell.allocator == spec.images[cell.image].allocator else f"-{cell.allocator}"
-    return f"{product.name}-{product.version}-{cell.model}{variant}.tar.gz"
+def _variant(spec: Spec, cell: Cell) -> str:
+    return "" if cell.allocator == spec.images[cell.image].allocator else cell.allocator
+
+
+def tarball_name(spec: Spec, cell: Cell, what: str = "") -> str:
+    """`PRODUCT-VERSION-MODEL.tar.gz`; an allocator that is not the image's default follows the model, then `what`."""
+    parts = (spec.product.name, spec.product.version, cell.model, _variant(spec, cell), what)
+    return f"{'-'.join(filter(None, parts))}.tar.gz"
 
 
 def pack(work: Packing) -> list[Packed]:
@@ -148,7 +145,7 @@ def _tar(work: Packing) -> list[Packed]:
             ),
             outputs=("debuginfo.tar.gz",),
         )
-        made.append(Packed(format="tar", role="debug", name=f"{work.stem}-debuginfo.tar.gz", path=path))
+        made.append(Packed(format="tar", role="debug", name=tarball_name(work.spec, work.cell, "debuginfo"), path=path))
     return made
 
 

@@ -55,9 +55,9 @@ def tell(done: Report, delivered: Delivery) -> None:
     if delivered.artifacts and not ran and not delivered.written:
         report.show("everything is up to date")
     start = cwd()
-    for _, path, _ in delivered.artifacts:
+    for path, _ in delivered.artifacts:
         report.show(f"{report.readable(path, start)} ({report.size(path.stat().st_size)})")
-    for _, path, digest in delivered.artifacts:
+    for path, digest in delivered.artifacts:
         report.show(f"{digest}  {report.readable(path, start)}")
 
 
