@@ -98,6 +98,12 @@ def verify(session: nox.Session) -> None:
 
 
 @nox.session
+def publish(session: nox.Session) -> None:
+    """Put packages into repositories: nox -s publish -- R620 --to staging; --yes does it."""
+    run_tool(session, "publish", environment="publish", extras=("publish",))
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Load test, with plots: nox -s bench -- R620 --allocators."""
     run_tool(session, "bench", environment="bench", extras=("bench",))
@@ -112,7 +118,7 @@ def tool(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests: unit, guest scripts, and those with a real engine; without arguments, then lint, too."""
-    programs = prepare(session, "check", "upkeep", "tests", "lint", "bench")
+    programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish")
     arguments = session.posargs or ["-n", "4", "--dist", "loadgroup"]
     if not session.posargs:
         session.notify("lint")
@@ -121,8 +127,8 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, types, shell scripts and banned imports."""
-    programs = prepare(session, "check", "upkeep", "tests", "lint", "bench")
+    """Check style, types, shell scripts, banned imports and GitHub's workflows."""
+    programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish")
     python = ["build/pikaforge", "tests", "bench", "noxfile.py", "tasks.py"]
     session.run(str(programs / "ruff"), "check", *python, external=True)
     session.run(str(programs / "ruff"), "format", "--check", *python, external=True)
@@ -134,3 +140,9 @@ def lint(session: nox.Session) -> None:
         if path.is_file()
     )
     session.run("shellcheck", *scripts, external=True)
+    for schema, pattern in (("github-workflows", "workflows/*.yml"), ("dependabot", "dependabot.yml")):
+        files = sorted(str(path.relative_to(HERE)) for path in HERE.glob(f".github/{pattern}"))
+        builtin = ("--builtin-schema", f"vendor.{schema}")  # those that it carries need no network
+        session.run(str(programs / "check-jsonschema"), *builtin, *files, external=True)
+    zizmor = ("--offline", "--quiet", "--no-progress", "--strict-collection", "--persona", "pedantic")
+    session.run(str(programs / "zizmor"), *zizmor, ".github", external=True)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
+for _name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"):
+    os.environ.pop(_name, None)  # what a test builds is not to be told in the summary of the job that runs it
+
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 900.0
 """Seconds for one run of the tool; a bootstrap and an image build are among them on a machine without any image."""
@@ -136,7 +139,7 @@ class Running:
         )
         text = done.text if "--json" not in self.argv else f"(JSON)\n{done.stderr}"
         shown = f"$ pikaforge {' '.join(self.argv)}\n{text}[exit status {status} after {done.seconds:.1f} s{late}]"
-        print(shown)  # noqa: T201  # pytest shows it with a failure
+        print(shown)  # pytest shows it with a failure
         if late:
             pytest.fail(shown)
         return done
@@ -277,7 +280,7 @@ def engine() -> Engine:
 
         client = docker.from_env(timeout=120)
         client.ping()
-    except Exception as error:  # noqa: BLE001  # whatever it is, there is no engine
+    except Exception as error:  # whatever it is, there is no engine
         reason = f"no container engine answers: {error}"
         if os.environ.get("PIKAFORGE_EXPECT_ENGINE") == "1":
             pytest.fail(reason)

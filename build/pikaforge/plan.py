@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pikaforge import allocators, targets
+from pikaforge import allocators, keys, targets
 from pikaforge.emulation import stand_for
 from pikaforge.errors import ConfigError
 from pikaforge.model import EVERYTHING, Rule, Spec
@@ -401,11 +401,18 @@ EMULATOR = "emulator"
 EMULATOR_NODE = f"image:{EMULATOR}"
 
 
-def github_matrix(cells: Sequence[Cell], *, limit: int = GITHUB_JOB_LIMIT) -> dict[str, list[dict[str, str]]]:
+def github_matrix(
+    cells: Sequence[Cell], compilations: Mapping[str, str], *, limit: int = GITHUB_JOB_LIMIT
+) -> dict[str, list[dict[str, str]]]:
     """The `matrix` of a GitHub Actions job: one entry per compilation, at most `limit` of them.
 
     Above the limit, compilations share jobs: those of one image are neighbours, and no job has more than one
     compilation more than another.
+
+    Args:
+        cells: what is to be built; those with a problem are left out.
+        compilations: by group, a hash of what decides its compilation; an entry's `key` is made of those of its groups.
+        limit: how many jobs there may be.
     """
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -427,6 +434,7 @@ def github_matrix(cells: Sequence[Cell], *, limit: int = GITHUB_JOB_LIMIT) -> di
                 "target": " ".join(dict.fromkeys(cell.target for cell in of)),
                 "allocator": " ".join(dict.fromkeys(cell.allocator for cell in of)),
                 "cells": " ".join(cell.id for cell in of),
+                "key": keys.digest("\n".join(compilations[label] for label, _ in part))[:16],
             }
         )
     return {"include": entries}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterable, Sequence
@@ -12,8 +13,12 @@ from typing import Any, TextIO
 
 from pikaforge.errors import ForgeError
 from pikaforge.pipeline import Events, Outcome, View
-from pikaforge.plan import Cell, Node, Plan, github_matrix
+from pikaforge.plan import Cell, Node, Plan
 from pikaforge.record import CellRecord, WayRecord
+
+VERDICTS = ("CELL", "TARGET", "AUDIT", "NATIVE", "EMULATED", "PACKAGE")
+MARKUP = re.compile(r"[\\`*_~\[\]<>|&$#!]")
+"""What GitHub's Markdown takes for more than a character; all of it may have a backslash before it."""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -97,19 +102,31 @@ def plan_text(plan: Plan, views: Sequence[View]) -> str:
 
 
 def matrix_text(cells: Sequence[Cell], form: str) -> str:
-    """`matrix --format table|json|github`."""
+    """`matrix --format table|json`."""
     if form == "json":
         return json.dumps({"cells": [cell_json(cell) for cell in cells]}, indent=2)
-    if form == "github":
-        return json.dumps(github_matrix(cells))
     rows = [(c.id, c.model, c.image, c.allocator, c.target, "no: " + c.problem if c.problem else "yes") for c in cells]
     return table(("CELL", "MODEL", "IMAGE", "ALLOCATOR", "TARGET", "POSSIBLE"), rows)
 
 
 def verdicts(cells: Iterable[CellRecord]) -> str:
     """The table at the end of a build: what says yes and what says no, by cell."""
-    rows = [(c.id, c.target, _audited(c), _ran(c, c.native), _ran(c, c.emulated), _packed(c)) for c in cells]
-    return table(("CELL", "TARGET", "AUDIT", "NATIVE", "EMULATED", "PACKAGE"), rows)
+    return table(VERDICTS, _verdict_rows(cells))
+
+
+def verdicts_markdown(title: str, cells: Iterable[CellRecord]) -> str:
+    """The same table under a title, as Markdown."""
+    lines = [VERDICTS, ["---"] * len(VERDICTS), *([plain(word) for word in row] for row in _verdict_rows(cells))]
+    return "\n".join([f"### {plain(title)}", "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def plain(text: str) -> str:
+    """A text that Markdown shows as it is, on one line: reasons have file names, exchanges and compiler messages."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def _verdict_rows(cells: Iterable[CellRecord]) -> list[tuple[str, ...]]:
+    return [(c.id, c.target, _audited(c), _ran(c, c.native), _ran(c, c.emulated), _packed(c)) for c in cells]
 
 
 def _audited(cell: CellRecord) -> str:

@@ -95,7 +95,7 @@ def test_the_plan_as_json() -> None:
     }
 
 
-def test_the_matrix_as_table_json_and_for_github() -> None:
+def test_the_matrix_as_table_and_json() -> None:
     spec = make_spec(matrix__axes={"allocator": ["none"]})
     cells = all_cells(spec)
     assert report.matrix_text(cells, "table").splitlines()[:4] == [
@@ -109,13 +109,6 @@ def test_the_matrix_as_table_json_and_for_github() -> None:
     )
     data = json.loads(report.matrix_text(cells, "json"))
     assert [cell["id"] for cell in data["cells"]] == [cell.id for cell in cells]
-    text = report.matrix_text(cells, "github")
-    assert "\n" not in text, "a step's output is one line"
-    assert [entry["name"] for entry in json.loads(text)["include"]] == [
-        "el7-sandybridge-none",
-        "debian12-sandybridge-none",
-        "debian12-skylake_avx512-none",
-    ]
 
 
 # ---- the end of a build
@@ -263,6 +256,38 @@ def test_a_table_has_the_target_that_was_built_and_the_cells_in_the_order_given(
     assert _row(_cell(artifacts=MADE))["TARGET"] == "sandybridge"
     assert _row(_cell(artifacts=MADE))["PACKAGE"] == "yes"
     assert report.verdicts([]) == "CELL  TARGET  AUDIT  NATIVE  EMULATED  PACKAGE"
+
+
+def test_the_verdicts_as_markdown() -> None:
+    emulated = WayRecord(ran=False, reason="no qemu")
+    good = _cell(audit=_verdict(), native=RAN, emulated=emulated, artifacts=MADE)
+    bad = _cell({"package": "blocked"}, target="skylake_avx512", audit=_verdict(2), native=RAN, emulated=emulated)
+    assert report.verdicts_markdown("demo v1.0", [good, bad]).splitlines() == [
+        "### demo v1.0",
+        "",
+        "| CELL | TARGET | AUDIT | NATIVE | EMULATED | PACKAGE |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| R620-el7-none | sandybridge | passed | 2 of 2 checks passed in 1.8 s | not run: no qemu | yes |",
+        "| R620-el7-none | skylake\\_avx512 | REFUSED (2) | 2 of 2 checks passed in 1.8 s | not run: no qemu | - |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain words, 1.5 s (a/b-c.d)", "plain words, 1.5 s (a/b-c.d)"),
+        ("a | b", r"a \| b"),
+        ("two\nlines\r\nand\ttabs", "two lines and tabs"),
+        ("<img src=x> &amp; [a](b) ![c](d)", r"\<img src=x\> \&amp; \[a\](b) \!\[c\](d)"),
+        (r"`*_~$#\|", r"\`\*\_\~\$\#\\\|"),
+    ],
+)
+def test_markdown_shows_every_text_as_it_is(text: str, shown: str) -> None:
+    assert report.plain(text) == shown
+    way = WayRecord(ran=False, reason=text)
+    [row] = report.verdicts_markdown(text, [_cell(native=way)]).splitlines()[4:]
+    assert row.split(" | ")[3] == f"not run: {shown}"
+    assert report.verdicts_markdown(text, []).splitlines()[0] == f"### {shown}"
 
 
 def test_the_printer_tells_each_end() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pikaforge import delivery, report
+from pikaforge import actions, delivery, report
 from pikaforge.delivery import Delivery
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
 from pikaforge.pipeline import Report
@@ -46,11 +47,14 @@ def refuse_problems(cells: Sequence[Cell]) -> None:
 
 
 def tell(done: Report, delivered: Delivery) -> None:
-    """The table, and the packages as people and `sha256sum --check` read them."""
+    """The table, and the packages as people and `sha256sum --check` read them; the table in a job's summary, too."""
     for notice in delivered.notices:
         report.show(f"note: {notice}")
     ids = {cell.id for cell in done.plan.cells}
-    report.show(report.verdicts([cell for cell in delivered.report.cells if cell.id in ids]))
+    cells = [cell for cell in delivered.report.cells if cell.id in ids]
+    report.show(report.verdicts(cells))
+    title = f"{delivered.report.product} {delivered.report.version}"
+    actions.summarise(os.environ, report.verdicts_markdown(title, cells))
     ran = any(outcome.status != "cached" for outcome in done.outcomes.values())
     if delivered.artifacts and not ran and not delivered.written:
         report.show("everything is up to date")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+from collections.abc import Sequence
 
-from pikaforge import report
+from pikaforge import actions, report
 from pikaforge.errors import EXIT_CONFIG, EXIT_DONE, HostError
+from pikaforge.plan import Cell, github_matrix
 from pikaforge.setting import Setting
 
 
@@ -13,12 +17,22 @@ def matrix(setting: Setting) -> int:
     """`matrix`: the cells, in a form for people, scripts or GitHub Actions."""
     cells = setting.cells()
     form = setting.arguments.format
-    report.show(report.matrix_text(cells, form))
     if form == "github":
-        for cell in cells:
-            if cell.problem:
-                print(f"left out: {cell.id}: {cell.problem}", file=sys.stderr)  # noqa: T201
+        _github(setting, cells)
+    else:
+        report.show(report.matrix_text(cells, form))
     return EXIT_DONE
+
+
+def _github(setting: Setting, cells: Sequence[Cell]) -> None:
+    """The matrix of a job as one line of JSON; in a step of GitHub Actions also as its outputs `matrix` and `jobs`."""
+    matrix = github_matrix(cells, actions.cache_keys(setting, cells))
+    text = json.dumps(matrix)
+    report.show(text)
+    actions.output(os.environ, matrix=text, jobs=str(len(matrix["include"])))
+    for cell in cells:
+        if cell.problem:
+            print(f"left out: {cell.id}: {cell.problem}", file=sys.stderr)  # noqa: T201
 
 
 def plan(setting: Setting) -> int:
