@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "audit": ("audit", "audit"),
     "bench": ("bench", "bench"),
     "verify": ("verify", "verify"),
+    "publish": ("publish", "publish"),
     "lock": ("upkeep", "lock"),
     "patches": ("upkeep", "patches"),
     "images": ("upkeep", "images"),
@@ -109,9 +110,28 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--key", action="append", default=[], metavar="FILE", help="public key; may be repeated")
     verify.add_argument("--unsigned", action="store_true", help="accept what is not signed")
     verify.add_argument("--json", action="store_true", help="for scripts")
+    _publish(verbs, common, chosen)
     _bench(verbs, common, chosen, work)
     _upkeep(verbs, common, work)
     return top
+
+
+def _publish(verbs: argparse._SubParsersAction[argparse.ArgumentParser], *parents: argparse.ArgumentParser) -> None:
+    """Publishing, and what is done with what was published."""
+    publish = verbs.add_parser(
+        "publish", parents=parents, allow_abbrev=False, help="put packages into repositories; shows what it would do"
+    )
+    publish.add_argument(
+        "--to", action="append", default=[], metavar="NAME", help="of `publish` in matrix.yaml; may be repeated"
+    )
+    publish.add_argument("--yes", action="store_true", help="do it (so does CI=true together with --to)")
+    publish.add_argument("--replace", action="store_true", help="let packages take the place of others of their name")
+    publish.add_argument("--keep", type=_count, metavar="N", help="versions of each package, and generations, to keep")
+    way = publish.add_mutually_exclusive_group()
+    way.add_argument("--rollback", action="store_true", help="switch to the generation before")
+    way.add_argument("--promote", default="", metavar="FROM→TO", help="copy what one has to another (also FROM:TO)")
+    publish.add_argument("--json", action="store_true", help="for scripts")
+    publish.set_defaults(engine="docker", source="", locked=False)
 
 
 def _bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser], *parents: argparse.ArgumentParser) -> None:

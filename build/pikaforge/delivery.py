@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pikaforge import record, signing
 from pikaforge.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS
-from pikaforge.describe.provenance import Builder, builder_of
+from pikaforge.describe.provenance import Builder, builder_in, builder_of
+from pikaforge.errors import PublishError
 from pikaforge.host.store import locked, sha256
 from pikaforge.model import Spec
 from pikaforge.plan import TOOLS_NODE, Cell
@@ -142,6 +143,65 @@ class _Work:
                 self.signer.sign(folder / name)
         else:
             _unsigned(folder)
+
+
+def sign(
+    folder: Path, report: record.BuildReport, cells: Collection[str], signer: Signer, insert: Insert
+) -> record.BuildReport:
+    """Sign what a build without a key has delivered: RPMs in their headers, sums, and everything beside itself.
+
+    Args:
+        folder: with the report.
+        report: what was delivered.
+        cells: ids of those that are to be signed; the others are left alone.
+        signer: the key.
+        insert: puts signatures into RPMs.
+
+    Returns:
+        The report with the digests of the signed RPMs; it is written, too.
+
+    Raises:
+        PublishError: a package is not what the report says: nobody's key vouches for such a thing.
+        SigningError: the key cannot sign.
+    """
+    with locked(folder / ".lock"):
+        changed = []
+        sums: dict[Path, dict[str, str]] = {}
+        for cell in report.cells:
+            artifacts = []
+            for artifact in cell.artifacts if cell.id in cells else ():
+                path = folder / artifact.path
+                if not path.is_file() or sha256(path) != artifact.sha256:
+                    raise PublishError(
+                        "a package is missing, or is not what the report says",
+                        where=str(path),
+                        hint="build it again: what is published is what a build has proven",
+                    )
+                if path.suffix == ".rpm" and signer.sign_rpm(path, insert):
+                    _describe_again(path, cell, artifact)
+                digest = sha256(path)
+                files = sums.setdefault(path.parent, {})
+                for file in (path, *(companion for companion in _companions(path) if companion.is_file())):
+                    files[file.name] = sha256(file)
+                artifacts.append(artifact.model_copy(update={"sha256": digest, "bytes": path.stat().st_size}))
+            changed.append(cell.model_copy(update={"artifacts": tuple(artifacts)}) if artifacts else cell)
+        for place, digests in sums.items():
+            package.write_sums(place, digests)
+            for name in (*digests, SUMS):
+                signer.sign(place / name)
+        signed = report.model_copy(update={"cells": tuple(changed)})
+        record.write(folder, signed)
+    return signed
+
+
+def _describe_again(path: Path, cell: record.CellRecord, artifact: record.ArtifactRecord) -> None:
+    """Tell of an RPM that was signed what was told of it before: who has built it has not changed, its digest has."""
+    from pikaforge.describe import describe  # noqa: PLC0415  # its library takes a third of a second
+
+    _, statement = _companions(path)
+    before = statement.read_text(encoding="utf-8") if statement.is_file() else ""
+    manifest = None if artifact.role == "main" else cell.manifest
+    describe(path, builder=builder_in(before) or builder_of(os.environ), manifest=manifest)
 
 
 def _companions(path: Path) -> tuple[Path, Path]:

@@ -29,6 +29,11 @@ FILE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,199}"
 """Name of a downloaded file; 55 bytes are left for what is kept beside it."""
 MAINTAINER_PATTERN = r"^[^<>\x00-\x1f]+ <[^<>@\s]+@[^<>@\s]+>$"
 URL_PATTERN = r"^(https?|file)://[^\s'\"]+$"
+SERVER_PATTERN = r"^https?://[^\s'\"@?#<>&]+$"
+CLIENTS_PATTERN = r"^(https?|file)://[^\s'\"@?#<>&$]+$"
+"""Without user, password, query or fragment: these could be secrets."""
+DEFAULT_FOLDER = "repo"
+"""Where a directory is that names no path, beside matrix.yaml."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
 """A name that becomes part of ids, paths, container names and tags; so no separators, no leading dot or dash."""
@@ -71,10 +76,30 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+DMI_NAME = re.compile(r"[!#%&(-\[\]-_a-~]+( [!#%&(-\[\]-_a-~]+)*")
+"""Printable ASCII but for what shells take for more than itself within quotes; no blanks at the ends, none doubled."""
+
+
+def _dmi_name(name: str) -> str:
+    if not DMI_NAME.fullmatch(name):
+        raise ValueError(
+            "a DMI product name is written as /sys/class/dmi/id/product_name has it: of ASCII characters, with single "
+            "blanks, without quotes, backslash, dollar sign"
+        )
+    return name
+
+
+DmiName = Annotated[str, Field(max_length=128), AfterValidator(_dmi_name)]
+"""What a machine calls itself; becomes data of a shell script."""
+
+
 class Model(Strict):
     """A hardware model: a label that operators know, and the CPUs that are sold in it."""
 
     cpus: tuple[Name, ...] = Field(min_length=1, description="CPU microarchitectures by archspec name.")
+    dmi: tuple[DmiName, ...] = Field(
+        default=(), description="DMI product names, where they do not hold the model's name as a word."
+    )
     note: str = Field(default="", description="Where the list of CPUs comes from, or what is special.")
 
 
@@ -521,9 +546,54 @@ class Defaults(Strict):
         default=None,
         description="The image from whose packages the emulator is taken, Debian 13 at least; null: none is used.",
     )
+    publish: Name | None = Field(default=None, description="The destination where none is named.")
     base_libraries: tuple[str, ...] = Field(
         min_length=1, description="Globs of sonames that every base system promises; all others travel in lib/."
     )
+
+
+class Destination(Strict):
+    """Where packages are published: a folder, an HTTP server that takes PUT, or a Python index.
+
+    Credentials are never part of it: they come from the environment, a file or a netrc.
+    """
+
+    kind: Literal["directory", "http", "index"] = Field(description="What it is.")
+    path: str | None = Field(
+        default=None, min_length=1, max_length=1024, description="Of a directory: relative to this file, or absolute."
+    )
+    url: str | None = Field(
+        default=None, pattern=SERVER_PATTERN, description="Of a server or an index: where files are sent to."
+    )
+    clients: str | None = Field(
+        default=None,
+        pattern=CLIENTS_PATTERN,
+        description="Where clients find it, if not at `url`; a directory's is its path unless a server is named here.",
+    )
+    simple: str | None = Field(
+        default=None, pattern=SERVER_PATTERN, description="Of an index: its list of packages; else `url` + simple/."
+    )
+    keep: int | None = Field(
+        default=None, ge=1, le=1000, description="Versions of each package, and generations, that stay; else all."
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Destination:
+        if self.kind == "directory":
+            wrong = [name for name in ("url", "simple") if getattr(self, name)]
+        else:
+            wrong = [name for name in ("path", *(("clients", "keep") if self.kind == "index" else ("simple",)))
+                     if getattr(self, name)]
+            if self.url is None:
+                raise ValueError(f"kind {self.kind} needs `url`")
+        if wrong:
+            raise ValueError(f"kind {self.kind} takes no `{wrong[0]}`")
+        return self
+
+    @property
+    def folder(self) -> str:
+        """A directory's path."""
+        return self.path or DEFAULT_FOLDER
 
 
 class Spec(Strict):
@@ -542,7 +612,7 @@ class Spec(Strict):
     waivers: tuple[Waiver, ...] = Field(
         default=(), description="Findings of the audit that somebody has looked at: by name, with a reason and an end."
     )
-    publish: dict[Name, Any] = Field(default_factory=dict, max_length=0, description="No targets exist yet.")
+    publish: dict[Name, Destination] = Field(default_factory=dict, description="Where packages are published, by name.")
 
     def packages_for(self, image: str, *, purpose: Literal["build", "runtime"]) -> tuple[str, ...]:
         """Distribution packages that `image` needs for the product and its allocators, in order, once each."""

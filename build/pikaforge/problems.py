@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from pikaforge import model, yamltext
 from pikaforge.errors import ConfigError
+from pikaforge.host.net import redacted
 from pikaforge.isa import waivers
 from pikaforge.yamltext import Document, KeyPath
 
@@ -40,6 +41,8 @@ PATTERN_WORDS = {
     waivers.DAY_PATTERN: "must be a day as YYYY-MM-DD, such as 2026-12-31",
     model.MAINTAINER_PATTERN: "must be NAME <ADDRESS>, such as Jo Doe <jo@example.org>",
     model.DIGEST_PATTERN: "must be a SHA-256: 64 digits and letters a to f, in lower case",
+    model.SERVER_PATTERN: "must be a URL with https:// or http://, without user, password, query or spaces",
+    model.CLIENTS_PATTERN: "must be a URL with https://, http:// or file://, without user, password, query or spaces",
     model.URL_PATTERN: "must be a URL with https://, http:// or file:// and no spaces or quotes",
 }
 """What the models' regular expressions ask for, in words; a test sees to it that none is missing."""
@@ -283,6 +286,8 @@ def _literal_hint(finding: _Finding, document: Document) -> str:
 def _got(document: Document, path: KeyPath) -> str:
     """What stands at `path`, and how it is written if that differs: `the number 22.1 (written 22.10)`."""
     value, written = _at(document.data, path), document.text(path)
+    if isinstance(value, str) and "://" in value:
+        value = redacted(value)  # a password in a URL is what some patterns refuse
     described = yamltext.describe(value)
     if not written or isinstance(value, str) or described.endswith(f" {written}"):
         return described

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ def check(spec: model.Spec, problems: Problems) -> None:
     _check_matrix(spec.matrix, spec, problems)
     _check_server(spec.product, problems)
     _check_smoke(spec.product, problems)
+    _check_publish(spec, problems)
 
 
 def known_microarchitectures() -> frozenset[str]:
@@ -131,6 +133,19 @@ def _check_tarballs(spec: model.Spec, problems: Problems) -> None:
         elif files.setdefault(tarball.file, name) != name:
             message = f"{name} and {files[tarball.file]} have the same file name {tarball.file}"
             problems.add(("tarballs", name, "url"), message, "both would be kept in one place: give another URL")
+
+
+def _check_publish(spec: model.Spec, problems: Problems) -> None:
+    if spec.defaults.publish is not None and spec.defaults.publish not in spec.publish:
+        problems.unknown(("defaults", "publish"), "destination", spec.defaults.publish, spec.publish)
+    seen: dict[str, str] = {}
+    for name, destination in spec.publish.items():
+        place = destination.folder if destination.kind == "directory" else str(destination.url)
+        first = seen.setdefault(posixpath.normpath(place), name)
+        if first != name:
+            message = f"{name!r} is the same place as {first!r}: {yamltext.shorten(place)}"
+            field = "path" if destination.path else "url" if destination.url else "kind"
+            problems.add(("publish", name, field), message, "give each destination a place of its own")
 
 
 def _check_matrix(matrix: model.Matrix, spec: model.Spec, problems: Problems) -> None:

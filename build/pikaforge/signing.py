@@ -1,11 +1,12 @@
 """Signatures: made with a key that stays on this machine, and judged by keys that the user names.
 
-The key is configured by its place, never by itself: `PIKAFORGE_SIGNING_KEY` is the file with the secret key, or the
-fingerprint of a key that the user's own agent has; `PIKAFORGE_SIGNING_PASSPHRASE` a file with its passphrase;
-`PIKAFORGE_VERIFY_KEYS` files with public keys, separated by colons. A file's key is imported into a keyring that is
-thrown away, with an agent of its own that is ended; the passphrase goes through a pipe. Neither is ever an argument, in
-an environment, in a log, or in a container: of an RPM, the header is signed here, and rpm only puts the ready signature
-in (docker/guest/rpmsign.sh), wherever it runs.
+The key is configured by its place: `PIKAFORGE_SIGNING_KEY` is the file with the secret key, or the fingerprint of a key
+that the user's own agent has; or, for CI systems that keep secrets in variables, the secret key itself in text form.
+`PIKAFORGE_SIGNING_PASSPHRASE` is a file with its passphrase, `PIKAFORGE_VERIFY_KEYS` files with public keys, separated
+by colons. A key that is not in the user's agent is imported into a keyring that is thrown away, with an agent of its own
+that is ended; the passphrase goes through a pipe. Neither is ever an argument, in the environment of another program, in
+a log, or in a container: of an RPM, the header is signed here, and rpm only puts the ready signature in
+(docker/guest/rpmsign.sh), wherever it runs.
 
 Signing needs GnuPG 2.1 or newer, verifying only its small `gpgv`. EL7's GnuPG 2.0 and rpm 4.11 verify RSA, but know no
 Ed25519 (GnuPG 2.1's NEWS): release keys should be RSA with 3072 or 4096 bits. Digests are SHA-256, because EL9 refuses
@@ -31,6 +32,7 @@ from pikaforge.rpmfile import Insert, last_line, read_rpm
 from pikaforge.signatures import FINGERPRINT, GNUPG_HINT, Verifier
 
 KEY, PASSPHRASE, PUBLIC = "PIKAFORGE_SIGNING_KEY", "PIKAFORGE_SIGNING_PASSPHRASE", "PIKAFORGE_VERIFY_KEYS"
+PRIVATE = "-----BEGIN PGP PRIVATE KEY BLOCK-----"
 HOME_LENGTH = 80
 """Bytes: the agent's sockets lie in the keyring's folder, and their paths may have 107 (unix(7))."""
 TIMEOUT = 60.0
@@ -47,7 +49,9 @@ class Settings:
     """Where keys are."""
 
     key: str = ""
-    """File with the secret key, or a fingerprint; empty: nothing is signed."""
+    """File with the secret key, or a fingerprint, or what to call `text`; empty: nothing is signed."""
+    text: bytes = field(default=b"", repr=False)
+    """The secret key itself, if the environment holds it."""
     passphrase: Path | None = None
     public: tuple[Path, ...] = ()
     """Files with public keys, for verifying."""
@@ -56,10 +60,12 @@ class Settings:
 def settings(environ: Mapping[str, str], *, base: Path) -> Settings:
     """What the environment says of keys; relative paths are relative to `base`."""
     key = environ.get(KEY, "").strip()
-    plain = key.replace(" ", "").upper()
+    inline = PRIVATE in key
+    plain = "" if inline else key.replace(" ", "").upper()
     passphrase = environ.get(PASSPHRASE, "")
     return Settings(
-        key=plain if FINGERPRINT.fullmatch(plain) else str(base / key) if key else "",
+        text=f"{key}\n".encode() if inline else b"",
+        key=f"(in {KEY})" if inline else plain if FINGERPRINT.fullmatch(plain) else str(base / key) if key else "",
         passphrase=base / passphrase if passphrase else None,
         public=tuple(base / path for path in environ.get(PUBLIC, "").split(":") if path),
     )
@@ -121,6 +127,28 @@ class Signer:
         return True
 
 
+    def detached(self, data: bytes, *, armor: bool = True) -> bytes:
+        """A detached signature of some bytes, as text or binary.
+
+        Raises:
+            SigningError: the key cannot sign.
+        """
+        return self._gpg.signature(self._put(data), self.fingerprint, armor=armor)
+
+    def clearsigned(self, data: bytes) -> bytes:
+        """A text with its signature around it, as apt's InRelease is.
+
+        Raises:
+            SigningError: the key cannot sign.
+        """
+        return self._gpg.signature(self._put(data), self.fingerprint, armor=True, clear=True)
+
+    def _put(self, data: bytes) -> Path:
+        path = self._gpg.home / "data"
+        path.write_bytes(data)
+        return path
+
+
 @contextmanager
 def open_signer(where: Settings, scratch: Path) -> Iterator[Signer]:
     """The configured key, ready to sign; nothing of it is left when the block is.
@@ -143,8 +171,10 @@ def open_signer(where: Settings, scratch: Path) -> Iterator[Signer]:
     with _home(scratch) as home:
         gpg = Gpg(program=program, home=home, passphrase=secret, own_agent=not FINGERPRINT.fullmatch(where.key))
         try:
-            if gpg.own_agent:
-                gpg.take_file(Path(where.key))
+            if where.text:
+                gpg.take_text(where.text, where=KEY)
+            elif gpg.own_agent:
+                gpg.take_text(_read(Path(where.key), KEY), where=f"{KEY}: {where.key}")
             else:
                 gpg.take_agent(where.key)
             fingerprint, notices = gpg.key(where.key)
@@ -220,19 +250,18 @@ class Gpg:
     def _environment(self) -> dict[str, str]:
         return process.environment({"GNUPGHOME": str(self.home)})
 
-    def take_file(self, path: Path) -> None:
-        """Import a file's secret key, without knowing its passphrase.
+    def take_text(self, data: bytes, *, where: str) -> None:
+        """Import a secret key, without knowing its passphrase.
 
         Raises:
-            ConfigError: there is none in it.
+            ConfigError: there is none.
         """
-        data = _read(path, KEY)
         (self.home / "gpg-agent.conf").write_text("disable-scdaemon\nno-allow-external-cache\n", encoding="ascii")
         done = self.try_("--import", stdin=data)
         if done.status != 0:
             raise ConfigError(
                 f"the key cannot be imported: {last_line(done.errors())}",
-                where=f"{KEY}: {path}",
+                where=where,
                 hint="export it: gpg --armor --export-secret-keys FINGERPRINT",
             )
 
@@ -273,8 +302,8 @@ class Gpg:
         listed = self.run("--with-colons", "--list-secret-keys").text()
         return judge_keys(listed, where=where)
 
-    def signature(self, path: Path, fingerprint: str, *, armor: bool) -> bytes:
-        """A detached signature with SHA-256.
+    def signature(self, path: Path, fingerprint: str, *, armor: bool, clear: bool = False) -> bytes:
+        """A detached signature with SHA-256; or with `clear`, the text with its signature around it.
 
         Raises:
             ConfigError: the passphrase is wrong, or missing.
@@ -287,7 +316,8 @@ class Gpg:
         done = self.try_(
             *(("--pinentry-mode", "loopback", "--passphrase-fd", "0") if piped else ()),
             *("--digest-algo", "SHA256", "--armor" if armor else "--no-armor"),
-            *("--local-user", fingerprint, "--output", str(out), "--detach-sign", "--", str(path)),
+            *("--local-user", fingerprint, "--output", str(out)),
+            *("--clear-sign" if clear else "--detach-sign", "--", str(path)),
             stdin=self.passphrase if piped else None,
         )
         if done.status != 0 or not out.is_file():

@@ -42,7 +42,7 @@ def test_buckets_leave_no_value_out_and_are_narrow() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 999, 1000, 1001, 20_000])
 def test_quantiles_are_the_exact_ones_buckets(count: int) -> None:
-    source = random.Random(count)  # noqa: S311
+    source = random.Random(count)
     values = [int(source.lognormvariate(7, 1.5)) for _ in range(count)]
     histogram = counted(values)
     assert histogram.total == count
@@ -56,7 +56,7 @@ def test_quantiles_are_the_exact_ones_buckets(count: int) -> None:
 
 
 def test_processes_counts_add_up_exactly() -> None:
-    source = random.Random(5)  # noqa: S311
+    source = random.Random(5)
     values = [source.randrange(1_000_000) for _ in range(3000)]
     parts = [counted(values[start::3]) for start in range(3)]
     assert Histogram.of(*parts) == counted(values)

@@ -147,13 +147,46 @@ def test_matrix_as_json(run: Run, argv: list[str], count: int) -> None:
 def test_matrix_for_github_tells_what_it_leaves_out(run: Run) -> None:
     status, out, err = run("matrix", "--format", "github")
     assert status == 0
-    assert len(json.loads(out)["include"]) == 6
-    assert out.count("\n") == 1
+    assert [entry["name"] for entry in json.loads(out)["include"]] == [
+        "el7-sandybridge-none",
+        "el7-sandybridge-system",
+        "debian12-sandybridge-none",
+        "debian12-sandybridge-system",
+        "debian12-skylake_avx512-none",
+        "debian12-skylake_avx512-system",
+    ]
+    assert out.count("\n") == 1, "a step's output is one line"
     assert err.splitlines() == [
         f"left out: R640-el7-{allocator}: gcc 4.8.5 cannot produce code for skylake_avx512; "
         "the nearest it can produce is haswell (`fallback: nearest` at images.el7 accepts it)"
         for allocator in ("none", "system")
     ]
+
+
+def test_matrix_for_github_is_an_output_of_the_step(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = project / "outputs"
+    outputs.write_text("earlier=step\n")
+    monkeypatch.setenv("GITHUB_OUTPUT", str(outputs))
+    status, out, _ = run("matrix", "R620", "R640-el7-none", "--format", "github")
+    assert status == 0
+    assert outputs.read_text() == f"earlier=step\nmatrix={out}jobs=1\n"
+    run("matrix", "R640-el7-none", "--format", "github")
+    assert outputs.read_text().endswith('matrix={"include": []}\njobs=0\n')
+    before = outputs.read_text()
+    for form in ("table", "json"):
+        assert run("matrix", "--format", form)[0] == 0
+    assert outputs.read_text() == before
+
+
+def test_outputs_that_cannot_be_written(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_OUTPUT", str(project))
+    status, _, err = run("matrix", "R620", "--format", "github")
+    assert status == 3
+    assert err == (
+        f"error: {project} cannot be written: Is a directory\n"
+        "  where: GITHUB_OUTPUT\n"
+        "  hint: GitHub's runner sets GITHUB_OUTPUT to a file of its own; anywhere else, unset it\n"
+    )
 
 
 # ---- selections and files that are wrong

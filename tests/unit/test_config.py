@@ -116,7 +116,7 @@ REFUSALS: dict[str, tuple[tuple[str, str], tuple[str, str, str]]] = {
     ),
     "unknown key, close to none": (
         ("  R640: {cpus", "  R640: {colour: red, cpus"),
-        ("unknown key 'colour'", "27:10 hardware.R640.colour", "known are: cpus, note"),
+        ("unknown key 'colour'", "27:10 hardware.R640.colour", "known are: cpus, dmi, note"),
     ),
     "unknown key at the top": (
         ("defaults:\n", "publsh: {}\ndefaults:\n"),
@@ -196,7 +196,7 @@ REFUSALS: dict[str, tuple[tuple[str, str], tuple[str, str, str]]] = {
     ),
     "list for a mapping": (
         ("{cpus: [cascadelake]}", "[cascadelake]"),
-        ("`R640` wants a mapping, got a list", "27:3 hardware.R640", "its keys are: cpus, note"),
+        ("`R640` wants a mapping, got a list", "27:3 hardware.R640", "its keys are: cpus, dmi, note"),
     ),
     "list for the whole": (
         (TEXT, "- a\n"),
@@ -307,9 +307,38 @@ REFUSALS: dict[str, tuple[tuple[str, str], tuple[str, str, str]]] = {
         ("  R620: {cpus: [sandybridge, ivybridge]}\n  R640: {cpus: [cascadelake]}\n", "  {}\n"),
         ("`hardware` must not be empty", "26:3 hardware", "hardware: Hardware models by name."),
     ),
-    "a mapping that must be empty": (
-        ("defaults:\n", "publish: {web: {}}\ndefaults:\n"),
-        ("`publish` must be empty", "49:1 publish", "publish: No targets exist yet."),
+    "a password in a URL": (
+        ("defaults:\n", 'publish: {web: {kind: http, url: "https://me:secret@packages.example.org/"}}\ndefaults:\n'),
+        (
+            "`url` must be a URL with https:// or http://, without user, password, query or spaces, "
+            "got the string 'https://***@packages.example.org/'",
+            "49:34 publish.web.url",
+            "url: Of a server or an index: where files are sent to.",
+        ),
+    ),
+    "a server without its address": (
+        ("defaults:\n", "publish: {web: {kind: http}}\ndefaults:\n"),
+        ("kind http needs `url`", "49:11 publish.web", ""),
+    ),
+    "a directory with an address": (
+        ("defaults:\n", 'publish: {web: {kind: directory, url: "https://packages.example.org/"}}\ndefaults:\n'),
+        ("kind directory takes no `url`", "49:11 publish.web", ""),
+    ),
+    "an index that would keep": (
+        ("defaults:\n", 'publish: {web: {kind: index, url: "https://i.example.org/", keep: 3}}\ndefaults:\n'),
+        ("kind index takes no `keep`", "49:11 publish.web", ""),
+    ),
+    "two destinations at one place": (
+        ("defaults:\n", "publish: {a: {kind: directory}, b: {kind: directory, path: ./repo}}\ndefaults:\n"),
+        (
+            "'b' is the same place as 'a': './repo'",
+            "49:60 publish.b.path",
+            "give each destination a place of its own",
+        ),
+    ),
+    "a destination that is not there": (
+        ("defaults:\n", "publish: {stage: {kind: directory}}\ndefaults:\n  publish: staged\n"),
+        ("there is no destination 'staged'", "51:12 defaults.publish", "did you mean 'stage'?"),
     ),
     "too large a number": (
         ("port: 7000", "port: 70000"),
@@ -792,7 +821,7 @@ def test_load_names_the_file(tmp_path: Path) -> None:
 
 def _mutations(text: str, count: int) -> Iterator[str]:
     """`text` with one to four accidents each: characters, words and lines lost, doubled or replaced."""
-    chance = random.Random(20240229)  # noqa: S311 (accidents, not secrets)
+    chance = random.Random(20240229)
     pieces = [
         "\t",
         ": ",
@@ -996,3 +1025,31 @@ def test_the_schema_accepts_matrix_yaml() -> None:
 )
 def test_the_schema_refuses_what_the_models_refuse(name: str) -> None:
     assert not _schema_says(_changed(TEXT, REFUSALS[name][0]))
+
+
+# Names that machines have of their own.
+
+
+@pytest.mark.parametrize("name", ["ProLiant DL380 Gen9", "PowerEdge R740xd", "System x3650 M5: -[8871AC1]-", "X" * 128])
+def test_dmi_names_are_taken_as_they_are(name: str) -> None:
+    spec = config.parse(_changed(TEXT, ("  R640: {cpus", f'  R640: {{dmi: ["{name}"], cpus')), file="matrix.yaml")
+    assert (spec.hardware["R640"].dmi, spec.hardware["R620"].dmi) == ((name,), ())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "''", "' x'", "'x '", "'a  b'", "it''s", "'it''s'", r'"a\tb"', r'"a\nb"', r'"a\"b"', r"'a\b'", "a$b", "a`b",
+        "ä", r'"\e[0m"',
+    ],
+)  # fmt: skip
+def test_dmi_names_that_a_script_could_mistake_are_refused(name: str) -> None:
+    error = _refusal(("  R640: {cpus", f"  R640: {{dmi: [{name}], cpus"))
+    message, place, _ = _single(error)
+    assert place == "27:16 hardware.R640.dmi[0]"
+    assert "a DMI product name is written as /sys/class/dmi/id/product_name has it" in message
+
+
+def test_dmi_names_have_a_length() -> None:
+    message, place, _ = _single(_refusal(("  R640: {cpus", f"  R640: {{dmi: [{'X' * 129}], cpus")))
+    assert (place, "must not be longer than 128 characters" in message) == ("27:16 hardware.R640.dmi[0]", True)

@@ -196,7 +196,7 @@ def test_truncated_files_never_end_in_a_traceback(tmp_path: Path) -> None:
 
 def test_flipped_bytes_never_end_in_a_traceback(tmp_path: Path) -> None:
     data = ef.make(RICH)
-    dice = random.Random(620)  # noqa: S311
+    dice = random.Random(620)
     filled = [i for i, byte in enumerate(data) if byte]  # zero pages would take nearly all of the flips
     for _ in range(1500):
         copy = bytearray(data)

@@ -49,6 +49,21 @@ def builder_of(environ: Mapping[str, str]) -> Builder:
     return Builder(id=f"{server}/{workflow}", invocation=f"{server}/{repository}/actions/runs/{run}/attempts/{attempt}")
 
 
+def builder_in(text: str) -> Builder | None:
+    """The builder that a statement tells of, as `text` writes it; None if it is none."""
+    try:
+        details = json.loads(text)["predicate"]["runDetails"]
+        metadata = details.get("metadata", {})
+        return Builder(
+            id=str(details["builder"]["id"]),
+            invocation=str(metadata.get("invocationId", "")),
+            started=str(metadata.get("startedOn", "")),
+            finished=str(metadata.get("finishedOn", "")),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
 def statement(
     manifest: Mapping[str, Any],
     *,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from typing import IO
 from pikaforge.errors import HostError
 
 Argv = Sequence[str]
+SECRET = re.compile(r"PIKAFORGE_(SIGNING_KEY|.*_(PASSWORD|TOKEN))")
+"""Variables that no other program needs to see: those that may hold a secret itself, and not only its place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +55,9 @@ def require(program: str, *, hint: str) -> str:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment with a fixed locale, and `extra`."""
-    return {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "C", **(extra or {})}
+    """This process's environment with a fixed locale and without this tool's secrets, and `extra`."""
+    kept = {name: value for name, value in os.environ.items() if not SECRET.fullmatch(name)}
+    return {**kept, "LC_ALL": "C.UTF-8", "LANGUAGE": "C", **(extra or {})}
 
 
 def run(

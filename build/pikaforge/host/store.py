@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +51,25 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         raise
 
 
+def _silent() -> None:
+    """What is done while a lock is waited for, if nothing is said."""
+
+
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One at a time, over threads and processes; the file stays, because removing it would let two in."""
+def locked(path: Path, *, waits: Callable[[], None] = _silent) -> Iterator[None]:
+    """One at a time, over threads and processes; the file stays, because removing it would let two in.
+
+    Args:
+        path: the file.
+        waits: called once, before it waits for somebody else.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waits()
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -1,0 +1,137 @@
+"""What is to be published, out of dist/: packages that a report vouches for, as they were delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pikaforge import record
+from pikaforge.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
+from pikaforge.errors import PublishError
+from pikaforge.host.store import sha256
+from pikaforge.model import Spec
+from pikaforge.publish.outline import Item
+from pikaforge.publish.records import FOLDERS, Artifact, File
+from pikaforge.record import ArtifactRecord, BuildReport, CellRecord
+from pikaforge.rpmfile import read_rpm
+
+BESIDE = (SBOM_SUFFIX, PROVENANCE_SUFFIX, SIGNATURE_SUFFIX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """A report, and the folder that it is about."""
+
+    folder: Path
+    report: BuildReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """Packages with where they are on this machine."""
+
+    items: tuple[Item, ...]
+    sources: Mapping[tuple[str, str], Path]
+    """By place and path, of each artifact and what lies beside it."""
+
+
+def reports(dist: Path) -> list[Delivered]:
+    """The report in a folder, and those in its folders: what the jobs of a CI run have delivered, each in its own."""
+    folders = [dist, *sorted(path for path in dist.glob("*/") if path.is_dir())]
+    found = ((folder, record.load(folder)) for folder in folders)
+    return [Delivered(folder=folder, report=report) for folder, report in found if report is not None]
+
+
+def cells(delivered: Sequence[Delivered]) -> dict[str, tuple[Delivered, CellRecord]]:
+    """The cells that reports tell of, by id; of two reports on one cell, that on the later run."""
+    found: dict[str, tuple[Delivered, CellRecord]] = {}
+    for each in delivered:
+        for cell in each.report.cells:
+            if cell.id not in found or found[cell.id][1].finished < cell.finished:
+                found[cell.id] = (each, cell)
+    return found
+
+
+def collect(chosen: Sequence[tuple[Delivered, CellRecord]], spec: Spec, *, now: str) -> Collected:
+    """The packages of some cells, each compared with its report.
+
+    Raises:
+        PublishError: a package is missing, or is not what was delivered.
+    """
+    items: list[Item] = []
+    sources: dict[tuple[str, str], Path] = {}
+    for delivered, cell in chosen:
+        image = spec.images.get(cell.image)
+        usual = image is None or cell.allocator == image.allocator
+        for artifact in cell.artifacts:
+            path = delivered.folder / artifact.path
+            _check(path, artifact)
+            item = Item(
+                product=delivered.report.product,
+                image=cell.image,
+                model=cell.model,
+                artifact=_artifact(path, artifact, cell, delivered.report, usual=usual, now=now),
+            )
+            items.append(item)
+            for file in item.artifact.files():
+                sources[item.place, file.path] = path.with_name(file.path.rpartition("/")[2])
+    return Collected(items=tuple(items), sources=sources)
+
+
+def _check(path: Path, artifact: ArtifactRecord) -> None:
+    hint = "build it again: what is published is what a build has proven"
+    if not path.is_file():
+        raise PublishError("a package of the report is missing", where=str(path), hint=hint)
+    if sha256(path) != artifact.sha256:
+        raise PublishError("a package is not what the report says", where=str(path), hint=hint)
+
+
+def _artifact(
+    path: Path, artifact: ArtifactRecord, cell: CellRecord, report: BuildReport, *, usual: bool, now: str
+) -> Artifact:
+    package, version = _name(path, artifact, cell, report, usual=usual)
+    return Artifact(
+        path=f"{FOLDERS[artifact.format]}/{path.name}",
+        sha256=artifact.sha256,
+        bytes=artifact.bytes,
+        format=artifact.format,
+        role=artifact.role,
+        package=package,
+        version=version,
+        product_version=report.version,
+        cell=cell.id,
+        allocator=cell.allocator,
+        target=cell.target,
+        epoch=int(cell.manifest.get("source_date_epoch", 0)),
+        built=cell.finished,
+        published=now,
+        since=1,
+        body=read_rpm(path).body if artifact.format == "rpm" else "",
+        beside=tuple(_beside(path, FOLDERS[artifact.format])),
+    )
+
+
+def _beside(path: Path, folder: str) -> Iterator[File]:
+    for suffix in BESIDE:
+        file = path.with_name(path.name + suffix)
+        if file.is_file():
+            yield File(path=f"{folder}/{file.name}", sha256=sha256(file), bytes=file.stat().st_size)
+
+
+def _name(
+    path: Path, artifact: ArtifactRecord, cell: CellRecord, report: BuildReport, *, usual: bool
+) -> tuple[str, str]:
+    """Name and version as the package manager knows them; of a tarball, as those of an RPM would be."""
+    stem = path.stem
+    if artifact.format == "rpm":
+        name, version, release = stem.rpartition(".")[0].rsplit("-", 2)
+        return name, f"{version}-{release}"
+    if artifact.format == "deb":
+        name, version, _ = stem.split("_", 2)
+        return name, version
+    if artifact.format == "wheel":
+        name, version, _ = stem.split("-", 2)
+        return name.replace("_", "-"), version
+    allocator = "" if usual else f"-{cell.allocator}"
+    return f"{report.product}{allocator}{'-debuginfo' if artifact.role == 'debug' else ''}", report.version

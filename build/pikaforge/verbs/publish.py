@@ -1,0 +1,398 @@
+"""`publish`: put what was built into repositories; go back, or on from one to another. It only shows, unless told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pikaforge import delivery, report, signing
+from pikaforge.errors import EXIT_DONE, ConfigError
+from pikaforge.host import process
+from pikaforge.model import Destination
+from pikaforge.plan import TOOLS_NODE, all_cells, closest, expand
+from pikaforge.publish import collect
+from pikaforge.publish.change import Site
+from pikaforge.publish.choice import Choice
+from pikaforge.publish.collect import Collected
+from pikaforge.publish.credentials import credentials
+from pikaforge.publish.directory import Directory
+from pikaforge.publish.outline import Outline
+from pikaforge.publish.publisher import Done, Publisher, Wish, from_folder, moment, promotion, refuse
+from pikaforge.publish.records import CATALOGUE, Artifact, read_catalogue
+from pikaforge.record import CellRecord
+from pikaforge.rpmfile import INSERT_SCRIPT, Insert, insert_here, insert_in
+from pikaforge.setting import Setting, cwd
+from pikaforge.signing import Signer
+from pikaforge.workshop import GUEST
+
+ARROW = re.compile(r"→|->|:")
+INDEX = "index"
+Chosen = tuple[collect.Delivered, CellRecord]
+"""A cell, and the delivery that it was part of."""
+
+
+def publish(setting: Setting) -> int:
+    """`publish`: show what would change, or change it."""
+    given = setting.arguments
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pikaforge-sign-")))
+        signer = stack.enter_context(_signer(scratch))
+        work = _Work(setting=setting, signer=signer, scratch=scratch, yes=_agreed(given))
+        if given.promote:
+            told = list(work.promote(given.promote))
+        elif given.rollback:
+            told = [work.rollback(name) for name in work.named()]
+        else:
+            told = list(work.publish(work.named()))
+        notices = signer.notices if signer is not None else ()
+    if given.json:
+        report.show(json.dumps([each.facts() for each in told], indent=2))
+        return EXIT_DONE
+    for notice in notices:
+        report.show(f"note: {notice}")
+    if signer is None:
+        report.show(f"note: nothing is signed: there is no key ({signing.KEY})")
+    for each in told:
+        report.show("\n".join(each.lines()))
+    if not work.yes and any(each.changes for each in told):
+        report.show("nothing was changed: this was a dry run; --yes does it")
+    return EXIT_DONE
+
+
+def _agreed(given: Any) -> bool:
+    """Whether it is to be done: somebody says so, or a CI system runs it and names the place."""
+    return bool(given.yes or (os.environ.get("CI") == "true" and (given.to or given.promote)))
+
+
+@contextmanager
+def _signer(scratch: Path) -> Iterator[Signer | None]:
+    where = signing.settings(os.environ, base=cwd())
+    if not where.key:
+        yield None
+        return
+    with signing.open_signer(where, scratch / "key") as signer:
+        yield signer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What is to be said of one destination."""
+
+    name: str
+    where: str
+    done: bool
+    outlines: tuple[Outline, ...] = ()
+    transferred: int = 0
+    pages: tuple[str, ...] = ()
+    wheels: tuple[tuple[str, str], ...] = ()
+    """Name and what became of it, for an index."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is something to do, or was."""
+        return any(not each.nothing for each in self.outlines) or any(what != "same" for _, what in self.wheels)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{self.name} ({self.where})"]
+        for each in self.outlines:
+            lines += [f"  {line}" for line in _outline_lines(each)]
+        lines += [f"  {what:<12} {name}" for name, what in self.wheels]
+        if self.done and not self.changes:
+            lines.append("  everything is there already: nothing was uploaded")
+        elif self.done and self.outlines:
+            lines.append(f"  done: {self.transferred} files were written")
+        return lines
+
+    def facts(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "to": self.name,
+            "where": self.where,
+            "done": self.done,
+            "changes": self.changes,
+            "transferred": self.transferred,
+            "pages": list(self.pages),
+            "wheels": [{"name": name, "what": what} for name, what in self.wheels],
+            "repositories": [
+                {
+                    "path": each.place,
+                    "generation": each.before.current.number if each.before else 0,
+                    "next": each.number if not each.nothing else None,
+                    "restores": each.restores.number if each.restores else None,
+                    "added": [put.artifact.path for put in each.placed],
+                    "same": [artifact.path for artifact in each.same],
+                    "listed_again": [artifact.path for artifact in each.relisted],
+                    "not_listed_any_more": [artifact.path for artifact in each.unlisted],
+                }
+                for each in self.outlines
+            ],
+        }
+
+
+def _outline_lines(of: Outline) -> list[str]:
+    now = of.before.current.number if of.before else 0
+    if of.nothing:
+        return [f"{of.place}: generation {now}, {_count(len(of.same), 'package')} there already"]
+    why = f" (again what {of.restores.number} was)" if of.restores else ""
+    lines = [f"{of.place}: generation {now or 'none'} → {of.number}{why}"]
+    lines += [f"  + {put.artifact.path} ({report.size(put.artifact.bytes)})" for put in of.placed]
+    lines += [f"  + {artifact.path}, which is there still" for artifact in of.relisted]
+    lines += [f"  - {artifact.path}" for artifact in of.unlisted]
+    if of.same:
+        lines.append(f"  = {_count(len(of.same), 'package')} there already")
+    if of.resigned:
+        lines.append("  ~ the metadata is signed by another key than before")
+    return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    setting: Setting
+    signer: Signer | None
+    scratch: Path
+    yes: bool
+
+    def named(self) -> list[str]:
+        """The destinations that were asked for."""
+        spec = self.setting.spec
+        names = list(dict.fromkeys(name for each in self.setting.arguments.to for name in each.split(",")))
+        if not names:
+            if spec.defaults.publish is None:
+                known = ", ".join(spec.publish) or "matrix.yaml has none under `publish`"
+                raise ConfigError("there is no destination", where="--to", hint=f"--to NAME; known: {known}")
+            names = [spec.defaults.publish]
+        for name in names:
+            self._destination(name)
+        return names
+
+    def _destination(self, name: str) -> Destination:
+        known = self.setting.spec.publish
+        if name not in known:
+            raise ConfigError(
+                f"there is no destination {name!r}",
+                where="--to",
+                hint=closest(name, known) or f"known: {', '.join(known) or 'none'}; see `publish` in matrix.yaml",
+            )
+        return known[name]
+
+    def _site(self, name: str) -> tuple[Site, str]:
+        """A destination as a site, and where clients find it."""
+        destination = self._destination(name)
+        if destination.kind == "directory":
+            root = (self.setting.base / destination.folder).resolve()
+            return Directory(root, notice=_note), (destination.clients or root.as_uri()).rstrip("/")
+        if destination.kind == INDEX:
+            raise ConfigError(
+                f"{name} is a Python index, which has no generations",
+                where="--to",
+                hint="--rollback and --promote need a directory or an HTTP server",
+            )
+        from pikaforge.publish.web import WebSite  # noqa: PLC0415  # requests takes a tenth of a second
+
+        assert destination.url is not None  # the model refuses it
+        who = credentials(name, destination.url, os.environ)
+        site = WebSite(destination.url, who, target=name, notice=_note)
+        return site, (destination.clients or destination.url).rstrip("/")
+
+    def _publisher(self, name: str, product: str) -> Publisher:
+        site, url = self._site(name)
+        return Publisher(site=site, spec=self.setting.spec, url=url, signer=self.signer, product=product)
+
+    def _keep(self, name: str) -> int | None:
+        asked: int | None = self.setting.arguments.keep
+        return asked or self._destination(name).keep
+
+    def _choice(self) -> Choice:
+        given = self.setting.arguments
+        return Choice(selectors=given.selectors, os=given.os, allocator=given.allocator)
+
+    def publish(self, names: Collection[str]) -> Iterator[Told]:
+        """Publish what dist/ has of the selected cells."""
+        if not self.setting.arguments.selectors:
+            raise ConfigError(
+                "nothing is selected", hint="name a model, a cell id, a glob over ids or `all`: nox -s publish -- R620"
+            )
+        found = self._collected()
+        product = found.items[0].product
+        for name in names:
+            if self._destination(name).kind == INDEX:
+                yield self._index(name, found)
+                continue
+            publisher = self._publisher(name, product)
+            wish = Wish(items=found.items, keep=self._keep(name), replace=self.setting.arguments.replace)
+            if self.yes:
+                done = publisher.publish(wish, from_folder(found.sources))
+            else:
+                done = publisher.look(wish)
+                refuse(done.outlines, publisher.site.where)
+            yield self._told(name, publisher.site, done)
+
+    def _collected(self) -> Collected:
+        delivered = collect.reports(self.setting.dist)
+        known = collect.cells(delivered)
+        built = {
+            id_: (cell.model, cell.image, cell.allocator) for id_, (_, cell) in known.items() if cell.status == "done"
+        }
+        failed = [id_ for id_ in known if id_ not in built]
+        hint = f"build it first: nox -s build -- {' '.join(self.setting.arguments.selectors)}"
+        if failed:
+            hint += f"\nof the last runs these failed: {', '.join(failed)}"
+        chosen = [known[id_] for id_ in self._choice().of(built, what=f"in {self.setting.dist}", hint=hint)]
+        products = {each.report.product for each, _ in chosen}
+        if len(products) > 1:
+            raise ConfigError(
+                f"there are packages of several products: {', '.join(sorted(products))}",
+                where=str(self.setting.dist),
+                hint="give each product a dist folder of its own (--dist)",
+            )
+        if self.yes and self.signer is not None:
+            chosen = self._signed(chosen, self.signer)
+        return collect.collect(chosen, self.setting.spec, now=moment())
+
+    def _signed(self, chosen: list[Chosen], signer: Signer) -> list[Chosen]:
+        """The chosen cells, with everything signed that a build without a key has left unsigned."""
+        by_folder: dict[Path, tuple[collect.Delivered, set[str]]] = {}
+        for each, cell in chosen:
+            by_folder.setdefault(each.folder, (each, set()))[1].add(cell.id)
+        signed: dict[Path, dict[str, Any]] = {}
+        inserters: list[Insert] = []
+
+        def insert(rpm: Path, header: bytes, signature: bytes, fingerprint: str) -> bytes:
+            if not inserters:  # not before there is an RPM to sign
+                inserters.append(self._inserter())
+            return inserters[0](rpm, header, signature, fingerprint)
+
+        for folder, (each, ids) in by_folder.items():
+            new = delivery.sign(folder, each.report, ids, signer, insert)
+            signed[folder] = {cell.id: cell for cell in new.cells}
+        if signer.made:
+            report.show(f"signed {_count(len(signer.made), 'file')} that the build has left unsigned")
+        return [(each, signed[each.folder][cell.id]) for each, cell in chosen]
+
+    def _inserter(self) -> Insert:
+        """Puts signatures into RPMs: by this machine's rpm if it has one, else by that of the tools image."""
+        folder = Path(tempfile.mkdtemp(dir=self.scratch))
+        if process.find("rpmsign") is not None:
+            return insert_here(self.setting.home / GUEST / INSERT_SCRIPT, folder)
+        engine = self.setting.engine()
+        engine.verify()
+        workshop = self.setting.workshop(engine)
+        cells = [cell for cell in all_cells(self.setting.spec) if not cell.problem][:1]
+        whole = expand(self.setting.spec, cells, engine=engine.kind)
+        nodes = tuple(node for node in whole.nodes if node.id == TOOLS_NODE)
+        done = self.setting.pipeline(workshop).execute(replace(whole, nodes=nodes), report.Printer())
+        result = done.outcomes[TOOLS_NODE].result
+        if result is None:
+            raise done.errors[0]
+        return insert_in(workshop, tools=str(result.facts["build"]), label="publish", folder=folder)
+
+    def _index(self, name: str, found: Collected) -> Told:
+        """Send wheels to a Python index."""
+        from pikaforge.publish.index import publish_wheels  # noqa: PLC0415
+
+        destination = self._destination(name)
+        assert destination.url is not None  # the model refuses it
+        wheels = [
+            (found.sources[item.place, item.artifact.path], item.artifact.sha256)
+            for item in found.items
+            if item.artifact.format == "wheel"
+        ]
+        if not wheels:
+            raise ConfigError(
+                "none of the selected packages is a wheel, and an index takes nothing else",
+                where=f"--to {name}",
+                hint="build some: nox -s build -- SELECTOR --formats wheel",
+            )
+        outcomes = publish_wheels(
+            destination.url,
+            destination.simple or f"{destination.url.rstrip('/')}/simple/",
+            wheels,
+            credentials(name, destination.url, os.environ),
+            target=name,
+            yes=self.yes,
+        )
+        told = tuple((outcome.name, outcome.done) for outcome in outcomes)
+        return Told(name=name, where=destination.url, done=self.yes, wheels=told)
+
+    def rollback(self, name: str) -> Told:
+        """Switch the selected repositories of a destination to the generation before."""
+        site, _ = self._site(name)
+        catalogue = read_catalogue(site.read(CATALOGUE), where=f"{site.where}: {CATALOGUE}")
+        known = {
+            artifact.cell: (repository.model, repository.image, artifact.allocator)
+            for repository in (catalogue.repositories if catalogue else ())
+            for artifact in repository.artifacts
+        }
+        chosen = self._choice().of(known, what=f"published to {name}", hint="see its index page, or repo.json")
+        places = tuple(dict.fromkeys(f"{known[id_][1]}/{known[id_][0]}" for id_ in chosen))
+        assert catalogue is not None  # nothing could be chosen
+        publisher = self._publisher(name, catalogue.product)
+        wish = Wish(rollback=places, keep=self._keep(name))
+        done = publisher.publish(wish, from_folder({})) if self.yes else publisher.look(wish)
+        return self._told(name, publisher.site, done)
+
+    def promote(self, way: str) -> Iterator[Told]:
+        """Copy what one destination offers to another, as it is: nothing is built or packed anew."""
+        origin_name, _, name = ARROW.sub("\n", way, count=1).partition("\n")
+        if not origin_name or not name or self.setting.arguments.to:
+            raise ConfigError(
+                f"{way!r} does not say from where to where",
+                where="--promote",
+                hint="--promote staging→stable (or staging:stable), without --to",
+            )
+        origin, _ = self._site(origin_name.strip())
+        catalogue = read_catalogue(origin.read(CATALOGUE), where=f"{origin.where}: {CATALOGUE}")
+        known = {
+            artifact.cell: (repository.model, repository.image, artifact.allocator)
+            for repository in (catalogue.repositories if catalogue else ())
+            for artifact in repository.artifacts
+        }
+        chosen = set(self._choice().of(known, what=f"published to {origin_name}", hint="see its index page"))
+        assert catalogue is not None  # nothing could be chosen
+        found = promotion(origin, lambda artifact: artifact.cell in chosen, product=catalogue.product)
+        self._refuse_unsigned([item.artifact for item in found.items], origin.where)
+        publisher = self._publisher(name.strip(), catalogue.product)
+        wish = Wish(items=found.items, keep=self._keep(name.strip()), replace=self.setting.arguments.replace)
+        if self.yes:
+            with found.source() as source:
+                done = publisher.publish(wish, source)
+        else:
+            done = publisher.look(wish)
+            refuse(done.outlines, publisher.site.where)
+        yield self._told(name.strip(), publisher.site, done)
+
+    def _refuse_unsigned(self, artifacts: Collection[Artifact], where: str) -> None:
+        """Metadata that is signed by us would vouch for packages that nobody has signed."""
+        unsigned = [artifact.path for artifact in artifacts if not artifact.signed]
+        if self.signer is not None and unsigned:
+            raise ConfigError(
+                f"{_count(len(unsigned), 'package')} there are not signed: {unsigned[0]}",
+                where=where,
+                hint=f"publish them there again with {signing.KEY} set and --replace, then promote",
+            )
+
+    def _told(self, name: str, site: Site, done: Done) -> Told:
+        return Told(
+            name=name,
+            where=site.where,
+            done=self.yes,
+            outlines=done.outlines,
+            transferred=done.transferred,
+            pages=tuple(done.pages),
+        )
+
+
+def _note(text: str) -> None:
+    report.show(f"note: {text}")

@@ -1,0 +1,262 @@
+"""The parts of publishing to servers that need no server: names, logs, locks, links, and errors without secrets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+import requests
+
+from pikaforge.errors import ConfigError, PublishError
+from pikaforge.host.owner import Owner
+from pikaforge.publish import http, index, weblock
+from pikaforge.publish.credentials import Credentials
+from pikaforge.publish.dav import Dav, beside
+from pikaforge.publish.http import Client
+from pikaforge.publish.redo import Redo
+from pikaforge.publish.web import WebSite
+
+WRITER = Credentials(user="ann", password="p:ss wörd")
+URL = "https://repo.example.org/pub"
+REDO = Redo(
+    place="el7/R620",
+    pointers=(("el7/R620/dists/InRelease", b"\x00\xff"), ("el7/R620/repository.json", b"{}")),
+    removals=("el7/R620/x86_64/a+b.rpm",),
+)
+
+
+def client(url: str = URL, credentials: Credentials | None = WRITER) -> Client:
+    return Client(url, credentials, target="web")
+
+
+# --- the log of a switch
+
+
+def test_a_log_is_read_as_it_was_written() -> None:
+    assert Redo.parse(REDO.text()) == REDO
+    uploads = Redo.of_uploads("el7/R620", ["a", "b"])
+    assert Redo.parse(uploads.text()) == Redo(place="el7/R620", pointers=(), removals=("a", "b"))
+
+
+def test_a_log_that_is_damaged_anywhere_is_none() -> None:
+    text = REDO.text()
+    assert all(Redo.parse(text[:end]) is None for end in range(len(text) - 2))
+    for at in range(len(text) - 2):
+        changed = text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :]
+        assert Redo.parse(changed) in (None, REDO), changed
+    for other in (b"", b"[]", b"1", b"{}", b"\xff", b"null"):
+        assert Redo.parse(other) is None
+    content = json.loads(text)
+    content["pointers"][0]["base64"] = "AAAA"
+    del content["sha256"]
+    assert Redo.parse(resealed(content)) is None, "its own digest fits, that of the pointer does not"
+
+
+def resealed(content: dict[str, object]) -> bytes:
+    """With the digest that belongs there."""
+    from pikaforge.publish.redo import _checksum
+
+    return json.dumps({**content, "sha256": _checksum(content)}).encode()
+
+
+def test_a_log_of_another_version_is_not_thrown_away() -> None:
+    content = json.loads(REDO.text())
+    del content["sha256"]
+    assert Redo.parse(resealed(content)) == REDO
+    with pytest.raises(PublishError, match="another version"):
+        Redo.parse(resealed({**content, "format": 2}))
+
+
+# --- names
+
+
+def test_names_are_quoted_and_stay_below_the_root() -> None:
+    dav = Dav(f"{URL}/", client())
+    assert dav.where == URL
+    assert dav.url("a+b/c d~é%.rpm") == f"{URL}/a%2Bb/c%20d~%C3%A9%25.rpm"
+    for path in ("../x", "a/../x", "a//x", "/x", "a/./x", "a/", ""):
+        with pytest.raises(PublishError, match="leads elsewhere"):
+            dav.url(path)
+    assert beside("a/b.rpm") == "a/.b.rpm.part"
+    assert beside(".lock") == ".lock.part"
+
+
+# --- who is told what
+
+
+def test_credentials_go_to_their_server_alone() -> None:
+    def header(url: str, credentials: Credentials | None = WRITER) -> str | None:
+        request = requests.Request("GET", url)
+        return client(credentials=credentials)._session.prepare_request(request).headers.get("Authorization")
+
+    assert header(f"{URL}/x") == "Basic YW5uOnA6c3Mgd8O2cmQ="
+    assert header("https://repo.example.org:443/other") == "Basic YW5uOnA6c3Mgd8O2cmQ="
+    assert header(f"{URL}/x", Credentials(token="t0ken")) == "Bearer t0ken"
+    for other in ("http://repo.example.org/x", "https://repo.example.org:8443/x", "https://example.org/x"):
+        assert header(other) is None
+    assert header(f"{URL}/x", None) is None
+
+
+def test_a_netrc_is_none_of_requests_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".netrc").write_text("machine repo.example.org login x password y\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    bare = requests.Session().prepare_request(requests.Request("GET", URL))
+    assert "Authorization" in bare.headers, "else this test shows nothing"
+    session = client(credentials=None)._session
+    request = session.prepare_request(requests.Request("GET", URL))
+    assert "Authorization" not in request.headers
+    session.rebuild_auth(request, requests.Response())  # type: ignore[no-untyped-call]
+    assert "Authorization" not in request.headers
+
+
+@pytest.mark.parametrize(
+    ("url", "credentials", "notes"),
+    [
+        ("http://repo.example.org/", WRITER, 1),
+        ("http://repo.example.org/", None, 0),
+        (f"{URL}/", WRITER, 0),
+        ("http://localhost:8080/", WRITER, 0),
+        ("http://127.0.0.9/", WRITER, 0),
+        ("http://[::1]:80/", WRITER, 0),
+        ("http://127.0.0.1.example.org/", WRITER, 1),
+    ],
+)
+def test_credentials_over_plain_http_are_told_of(url: str, credentials: Credentials | None, notes: int) -> None:
+    told: list[str] = []
+    WebSite(url, credentials, notice=told.append)
+    assert len(told) == notes
+    assert all("plain http" in text and WRITER.password not in text for text in told)
+
+
+@pytest.mark.parametrize("url", ["https://ann:secret@example.org/", "https://secret@example.org/", "file:///x", "x"])
+def test_urls_that_are_refused(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        WebSite(url, None)
+    assert "secret" not in "\n".join(caught.value.lines())
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [
+        (401, "PIKAFORGE_WEB_USER"),
+        (403, "PIKAFORGE_WEB_TOKEN"),
+        (404, "does the server take PUT"),
+        (405, "does the server take PUT"),
+        (409, "MKCOL"),
+        (413, "too large"),
+        (507, "disk is full"),
+        (302, "(none)"),
+        (500, "disk full"),
+        (418, "its log"),
+    ],
+)
+def test_a_status_has_a_hint(status: int, hint: str) -> None:
+    answer = requests.Response()
+    answer.status_code = status
+    with pytest.raises(http.RefusedError) as caught:
+        client()._judge(answer, "PUT", f"{URL}/x?key=secret", last=True)
+    assert hint in caught.value.hint
+    assert f"PUT was answered {status}" in caught.value.message
+    assert caught.value.where == f"{URL}/x?***"
+
+
+@pytest.mark.parametrize(
+    ("status", "again"),
+    [(500, True), (502, True), (503, True), (408, True), (409, True), (423, True), (429, True)]
+    + [(status, False) for status in (400, 401, 403, 404, 405, 412, 413, 501, 505, 507, 301)],
+)
+def test_what_is_tried_again(status: int, again: bool) -> None:
+    answer = requests.Response()
+    answer.status_code = status
+    with pytest.raises(http._AgainError if again else http.RefusedError):
+        client()._judge(answer, "PUT", URL, last=False)
+
+
+# --- the lock
+
+
+def lock_text(**changes: object) -> bytes:
+    content = {"token": "t", "owner": "o", "pid": 7, "host": "h", "since": "s", "ttl": 60.0}
+    return json.dumps({**content, **changes}).encode()
+
+
+def dates(seconds: float) -> dict[str, str]:
+    now = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    then = now - timedelta(seconds=seconds)
+    return {"Date": format_datetime(now, usegmt=True), "Last-Modified": format_datetime(then, usegmt=True)}
+
+
+def test_a_lock_is_as_old_as_its_server_says() -> None:
+    held = weblock.parse(lock_text(), dates(90))
+    assert (held.token, held.age, held.ttl) == ("t", 90.0, 60.0)
+    assert held.name == "process 7 on 'h', since 's'"
+    assert weblock.parse(lock_text(), {}).age is None
+    assert weblock.parse(lock_text(), {**dates(9), "Date": "nonsense"}).age is None
+    assert weblock.parse(lock_text(ttl=1e9), {}).ttl == 600.0, "nobody has it for years"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"\xff", b'{"token": "t"}', lock_text(pid="x"), lock_text(ttl=None)]
+)
+def test_a_lock_that_cannot_be_read_is_somebodys(data: bytes) -> None:
+    held = weblock.parse(data, dates(5))
+    assert (held.token, held.name, held.age, held.gone()) == ("", "somebody", 5.0, False)
+
+
+def test_a_holder_of_this_machine_that_ended_is_known() -> None:
+    alive = Owner.current()
+    assert not weblock.parse(lock_text(owner=alive.text), {}).gone()
+    assert weblock.parse(lock_text(owner=dataclasses.replace(alive, started="1").text), {}).gone()
+    assert not weblock.parse(lock_text(owner=dataclasses.replace(alive, machine="0", started="1").text), {}).gone()
+
+
+def test_without_the_lock_nothing_is_written() -> None:
+    with pytest.raises(PublishError, match="the lock was lost"):
+        WebSite(URL, WRITER).write("repo.json", b"")
+
+
+# --- indexes
+
+
+@pytest.mark.parametrize(
+    ("name", "project"),
+    [("pika_server-3.4.0+r620-py3-none-any.whl", "pika-server"), ("A.b__C-1-py3-none-any.whl", "a-b-c")],
+)
+def test_the_project_of_a_wheel(name: str, project: str) -> None:
+    assert index.project_of(name) == project
+
+
+def test_links_of_a_simple_page() -> None:
+    page = (
+        '<html><base href="x"><a href="../../f/a-1%2Blocal-x.whl#sha256=AB">other text</a>'
+        '<a name="y">none</a><a href="a-1-x.whl?k=v&amp;x#md5=1">a-1-x.whl</a>'
+    )
+    assert index.link_to("a-1+local-x.whl", page) == "../../f/a-1%2Blocal-x.whl#sha256=AB"
+    assert index.link_to("a-1-x.whl", page) == "a-1-x.whl?k=v&x#md5=1"
+    assert index.link_to("other text", page) is None
+    assert index.link_to("-1-x.whl", page) is None
+
+
+def test_what_twine_says_is_shown_without_secrets() -> None:
+    output = (
+        f"{'x' * 5}\n" * 9 + "\nfailed for ann:p:ss wörd\nYW5uOnA6c3Mgd8O2cmQ=\nat https://u:pw@example.org/x?k=v now\n"
+    )
+    lines = index._told(output, WRITER)
+    assert lines[-3:] == ["failed for ann:***", "***", "at https://***@example.org/x?*** now"]
+    assert len(lines) == index.LINES
+
+
+def test_twine_gets_who_uploads_and_none_of_the_users_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWINE_REPOSITORY_URL", "https://example.org/")
+    monkeypatch.setenv("TWINE_PASSWORD", "other")
+    env = index._environment(WRITER)
+    assert {name: value for name, value in env.items() if name.startswith("TWINE_")} == {
+        "TWINE_USERNAME": WRITER.user,
+        "TWINE_PASSWORD": WRITER.password,
+    }
+    assert index._environment(None)["TWINE_PASSWORD"] == ""
