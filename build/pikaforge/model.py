@@ -582,8 +582,11 @@ class Destination(Strict):
         if self.kind == "directory":
             wrong = [name for name in ("url", "simple") if getattr(self, name)]
         else:
-            wrong = [name for name in ("path", *(("clients", "keep") if self.kind == "index" else ("simple",)))
-                     if getattr(self, name)]
+            wrong = [
+                name
+                for name in ("path", *(("clients", "keep") if self.kind == "index" else ("simple",)))
+                if getattr(self, name)
+            ]
             if self.url is None:
                 raise ValueError(f"kind {self.kind} needs `url`")
         if wrong:

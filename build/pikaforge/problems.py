@@ -17,10 +17,10 @@ from pydantic.fields import FieldInfo
 
 from pikaforge import model, yamltext
 from pikaforge.errors import ConfigError
-from pikaforge.host.net import redacted
 from pikaforge.isa import waivers
 from pikaforge.yamltext import Document, KeyPath
 
+USER_PART = re.compile(r"://[^/\s]*@")
 SHOWN_PROBLEMS = 20
 """One mistake can have a thousand consequences; more than this are counted and not shown."""
 
@@ -287,7 +287,7 @@ def _got(document: Document, path: KeyPath) -> str:
     """What stands at `path`, and how it is written if that differs: `the number 22.1 (written 22.10)`."""
     value, written = _at(document.data, path), document.text(path)
     if isinstance(value, str) and "://" in value:
-        value = redacted(value)  # a password in a URL is what some patterns refuse
+        value = USER_PART.sub("://***@", value)  # a password in a URL is what some patterns refuse
     described = yamltext.describe(value)
     if not written or isinstance(value, str) or described.endswith(f" {written}"):
         return described

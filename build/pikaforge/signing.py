@@ -3,9 +3,9 @@
 The key is configured by its place: `PIKAFORGE_SIGNING_KEY` is the file with the secret key, or the fingerprint of a key
 that the user's own agent has; or, for CI systems that keep secrets in variables, the secret key itself in text form.
 `PIKAFORGE_SIGNING_PASSPHRASE` is a file with its passphrase, `PIKAFORGE_VERIFY_KEYS` files with public keys, separated
-by colons. A key that is not in the user's agent is imported into a keyring that is thrown away, with an agent of its own
-that is ended; the passphrase goes through a pipe. Neither is ever an argument, in the environment of another program, in
-a log, or in a container: of an RPM, the header is signed here, and rpm only puts the ready signature in
+by colons. A key that is not in the user's agent is imported into a keyring that is thrown away, with an agent of its
+own that is ended; the passphrase goes through a pipe. Neither is ever an argument, in the environment of another
+program, in a log, or in a container: of an RPM, the header is signed here, and rpm only puts the ready signature in
 (docker/guest/rpmsign.sh), wherever it runs.
 
 Signing needs GnuPG 2.1 or newer, verifying only its small `gpgv`. EL7's GnuPG 2.0 and rpm 4.11 verify RSA, but know no

@@ -148,7 +148,7 @@ class Builder:
         for path in outputs.values():
             with tarfile.open(path) as tar:
                 tar.extractall(folder / path.stem, filter="tar")  # ours: made by run.sh
-        print(f"{folder.name}: {seconds:.0f} s", file=sys.stderr)  # noqa: T201  # for --durations to be understood
+        print(f"{folder.name}: {seconds:.0f} s", file=sys.stderr)  # for --durations to be understood
         return Built(
             folder=folder,
             digests={p.name: sha256(p.read_bytes()).hexdigest() for p in outputs.values() if p.stem != "facts"},

@@ -372,7 +372,7 @@ def test_hardening_is_reported(tmp_path: Path) -> None:
 
 def test_no_broken_file_ends_in_a_traceback(tmp_path: Path) -> None:
     data = gcc(tmp_path / "x", planted("avx2") + VECTOR, "-gz").read_bytes()
-    dice = random.Random(720)  # noqa: S311
+    dice = random.Random(720)
     broken = tmp_path / "broken"
     lengths = [dice.randrange(len(data)) for _ in range(60)]
     copies = [data[:length] for length in lengths]
@@ -457,7 +457,7 @@ def test_system_programs_are_read_without_a_hitch(capsys: pytest.CaptureFixture[
     seconds = time.monotonic() - start
     size = sum(f.size for f in found)
     with capsys.disabled():
-        print(f"\n{len(paths)} programs, {size / 1e6:.1f} MB of code, {seconds:.1f} s")  # noqa: T201
+        print(f"\n{len(paths)} programs, {size / 1e6:.1f} MB of code, {seconds:.1f} s")
     # Go jumps over a mark in these (src/crypto/internal/boring/sig): the one known case of bytes that are no code.
     invalid = {h.function for f in found for h in f.hits if h.feature == "invalid" and "boring/sig." not in h.function}
     assert invalid == set()

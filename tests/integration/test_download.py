@@ -29,8 +29,8 @@ from pikaforge.host import download, net
 from pikaforge.host.download import Downloads, Wanted
 
 NAME = "gperftools-2.7.tar.gz"
-BODY = random.Random(1).randbytes(200_001)  # noqa: S311  # not a secret, only unlike itself
-OTHER = random.Random(2).randbytes(len(BODY))  # noqa: S311
+BODY = random.Random(1).randbytes(200_001)  # not a secret, only unlike itself
+OTHER = random.Random(2).randbytes(len(BODY))
 HALF = 100_000
 POLL = 0.02
 """Seconds until a server notices that it is to end."""

@@ -185,6 +185,6 @@ def test_the_same_bytes_in_all_formats_however_they_are_made(signed: Signed, sho
         differ = [name for name in one["files"] if one["files"][name] != two["files"].get(name)]
         for name in differ:
             first, second = (next(p.out.glob(f"store/package/*/{name}")) for p in (signed.project, other))
-            print(f"{name} differs: {first} {second}\n{explained(first, second)}")  # noqa: T201
+            print(f"{name} differs: {first} {second}\n{explained(first, second)}")
         pytest.fail(f"these differ: {differ}")
     assert os.environ.get("TZ") != environment["TZ"]

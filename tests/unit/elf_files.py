@@ -70,7 +70,7 @@ class _Strings:
         return at
 
 
-def make(elf: Elf) -> bytes:  # one branch per part of a file
+def make(elf: Elf) -> bytes:  # noqa: PLR0912  # one branch per part of a file
     """The bytes of the file. Every section has a page of its own, at an address equal to `address` + its offset."""
     names, strings, dynamic = _Strings(), _Strings(), _Strings()
     body = bytearray(PAGE)

@@ -146,7 +146,7 @@ def _lines(artifact_format: Any, **changes: Any) -> tuple[str, ...]:
 
 
 def test_rpm_lines() -> None:
-    repo = "https://packages.example.org/forge/el9/R620/demo-R620.repo"
+    repo = "https://packages.example.org/forge/el9/demo-R620.repo"
     assert _lines("rpm", image="el9") == (
         f"curl -fsS -o /etc/yum.repos.d/demo-R620.repo {repo}",
         "dnf install demo",
@@ -167,7 +167,7 @@ def test_deb_lines() -> None:
     assert _lines("deb") == (
         "mkdir -p /etc/apt/keyrings",
         f"curl -fsS -o /etc/apt/keyrings/demo.asc {KEY_URL}",
-        f"curl -fsS -o /etc/apt/sources.list.d/demo.list {URL}/debian12/R620/demo.list",
+        f"curl -fsS -o /etc/apt/sources.list.d/demo.list {URL}/debian12/demo-R620.list",
         "apt-get update",
         "apt-get install demo",
     )

@@ -310,8 +310,10 @@ REFUSALS: dict[str, tuple[tuple[str, str], tuple[str, str, str]]] = {
     "a password in a URL": (
         ("defaults:\n", 'publish: {web: {kind: http, url: "https://me:secret@packages.example.org/"}}\ndefaults:\n'),
         (
-            "`url` must be a URL with https:// or http://, without user, password, query or spaces, "
-            "got the string 'https://***@packages.example.org/'",
+            (
+                "`url` must be a URL with https:// or http://, without user, password, query or spaces, "
+                "got the string 'https://***@packages.example.org/'"
+            ),
             "49:34 publish.web.url",
             "url: Of a server or an index: where files are sent to.",
         ),

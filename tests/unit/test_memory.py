@@ -29,7 +29,7 @@ MAPS = """\
 7ffd4f3f4000-7ffd4f3f8000 r--p 00000000 00:00 0                          [vvar]
 7ffd4f3f8000-7ffd4f3fa000 r-xp 00000000 00:00 0                          [vdso]
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
-"""  # as the kernel prints it
+"""  # noqa: W291  # as the kernel prints it
 
 
 def line(path: str) -> str:

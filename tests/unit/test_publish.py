@@ -7,10 +7,12 @@ import gzip
 import hashlib
 import os
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_packages
@@ -166,7 +168,12 @@ class TestGenerations:
         root.publish(root.shelf.item("1.0"))
         read: list[str] = []
         real = yum._read
-        monkeypatch.setattr(yum, "_read", lambda cr, name, path: read.append(name) or real(cr, name, path))
+
+        def noted(cr: Any, name: str, path: Path) -> Any:
+            read.append(name)
+            return real(cr, name, path)
+
+        monkeypatch.setattr(yum, "_read", noted)
         root.publish(root.shelf.item("1.1"))
         assert read == ["demo-1.1-1.x86_64.rpm"]
         assert set(named_by_yum(served(root))) == {"demo-1.0", "demo-1.1"}
@@ -369,7 +376,7 @@ class TestKilled:
             raise Killed
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(directory.shutil, "rmtree", lambda *_, **__: None)  # a killed one removes nothing
+            patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a killed one removes nothing
             if step == "fill":
                 patch.setattr(Directory, "_fill", die)
             elif step == "replace":
@@ -417,7 +424,7 @@ class TestKilled:
             def full(_: int) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-            patch.setattr(directory.os, "fsync", full)
+            patch.setattr(os, "fsync", full)
             root.publish(root.shelf.item("1.1"))
         assert "No space left on device; nothing was changed" in caught.value.message
         assert tree(served(root)) == before
@@ -434,7 +441,7 @@ class TestKilled:
         def cannot(*_: object, **__: object) -> None:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-        monkeypatch.setattr(directory.os, "link", cannot)
+        monkeypatch.setattr(os, "link", cannot)
         root.publish(root.shelf.item("1.0"))
         root.publish(root.shelf.item("1.1"))
         assert set(named_by_yum(served(root))) == {"demo-1.0", "demo-1.1"}

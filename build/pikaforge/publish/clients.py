@@ -1,8 +1,8 @@
 """What client machines need to take packages from where they were published. Pure: the same inputs, the same bytes.
 
     IMAGE/PRODUCT.repo                  a whole fleet's, for yum and dnf: each machine takes its own model's packages
-    IMAGE/MODEL/PRODUCT-MODEL.repo      one model's
-    IMAGE/MODEL/PRODUCT.list            one model's, for apt
+    IMAGE/PRODUCT-MODEL.repo            one model's
+    IMAGE/PRODUCT-MODEL.list            one model's, for apt
     utils/detect-model.sh               finds a machine's model, for the fleet's file and for apt
 
 Every machine has packages of one name to choose from, built for different CPUs; so which repository it uses is what
@@ -54,13 +54,13 @@ def fleet_repo_path(product: str, image: str) -> str:
 
 
 def model_repo_path(product: str, image: str, model: str) -> str:
-    """`el7/R620/PRODUCT-R620.repo`: where `model_repo_file` is published."""
-    return f"{image}/{model}/{product}-{model}.repo"
+    """`el7/PRODUCT-R620.repo`: where `model_repo_file` is published."""
+    return f"{image}/{product}-{model}.repo"
 
 
 def apt_list_path(product: str, image: str, model: str) -> str:
-    """`debian12/R620/PRODUCT.list`: where `apt_list` is published."""
-    return f"{image}/{model}/{product}.list"
+    """`debian12/PRODUCT-R620.list`: where `apt_list` is published."""
+    return f"{image}/{product}-{model}.list"
 
 
 def keyring(key_name: str) -> str:
@@ -70,6 +70,8 @@ def keyring(key_name: str) -> str:
 
 def installer(spec: Spec, image: str) -> str:
     """What installs RPMs on an image's system: `yum`, or `dnf`."""
+    if image not in spec.images:  # published before it was taken out of the matrix
+        return "dnf"
     os = spec.images[image].os
     return "yum" if os.id in EL_LIKE and int(os.version.partition(".")[0]) < FIRST_DNF else "dnf"
 

@@ -61,7 +61,7 @@ class _Links(HTMLParser):
 
 
 def project_of(name: str) -> str:
-    """The project of a wheel, as the simple index writes it (PEP 503): pika-server of pika_server-3.4.0-….whl."""
+    """The project of a wheel, as the simple index writes it (PEP 503): demo-server of demo_server-1.0-….whl."""
     return re.sub(r"[-_.]+", "-", name.partition("-")[0]).lower()
 
 
@@ -155,9 +155,7 @@ def _there(index: _Index, path: Path, digest: str) -> bool:
     return found is not None
 
 
-def _upload(
-    path: Path, digest: str, index: _Index, *, url: str, credentials: Credentials | None, target: str
-) -> None:
+def _upload(path: Path, digest: str, index: _Index, *, url: str, credentials: Credentials | None, target: str) -> None:
     if importlib.util.find_spec("twine") is None:
         raise HostError(
             "the Python package twine is missing",

@@ -32,6 +32,8 @@ from pikaforge.publish.records import (
 from pikaforge.signing import Signer
 
 INDEX = "index.html"
+DEBS = ("debian", "ubuntu")
+"""Systems (ID of /etc/os-release) whose own packages are DEBs."""
 Source = Callable[[str, File], Path]
 """Where a file of an item is on this machine, by the item's place and the file as the item has it."""
 
@@ -255,7 +257,8 @@ class Publisher:
             formats = {artifact.format for repository in of for artifact in repository.artifacts}
             if not formats & {"rpm", "deb"}:
                 return ()
-            kind: Format = "rpm" if "rpm" in formats else "deb"
+            own: Format = "deb" if image in self.spec.images and self.spec.images[image].os.id in DEBS else "rpm"
+            kind: Format = own if own in formats else "rpm" if "rpm" in formats else "deb"
             return clients.install_lines(
                 kind,
                 product=self.product,
