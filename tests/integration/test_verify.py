@@ -9,12 +9,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from integration.keys import Key, new_key
 from unit import elf_files as ef
 from unit.artifacts import NAME, TREE, deliver, flip, make_rpm, write_sums
 from unit.helpers import BASE
@@ -39,51 +41,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@dataclass(frozen=True)
-class Key:
-    """A key in files, and the keyring that it was made in."""
-
-    home: Path
-    secret: Path
-    public: Path
-    passphrase: Path
-    fingerprint: str
-
-    @property
-    def settings(self) -> Settings:
-        return Settings(key=str(self.secret), passphrase=self.passphrase)
-
-    def gpg(self, *args: str) -> bytes:
-        fixed = ["gpg", "--homedir", str(self.home), "--batch", "--pinentry-mode", "loopback"]
-        fixed += ["--passphrase-file", str(self.passphrase)]
-        return subprocess.run([*fixed, *args], check=True, capture_output=True, timeout=120).stdout
-
-    def end(self) -> None:
-        subprocess.run(["gpgconf", "--homedir", str(self.home), "--kill", "all"], check=True, timeout=60)
-
-
 @pytest.fixture(scope="module")
 def make_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Key]]:
-    """Makes a key: `make_key(algorithm, passphrase, expires, gpg options)`. Its agent's sockets want a short path."""
-    made: list[Key] = []
+    """Makes a key: `make_key(algorithm, passphrase, expires, gpg options)`."""
+    with ExitStack() as stack:
 
-    def make(algorithm: str, passphrase: str, expires: str = "never", when: tuple[str, ...] = ()) -> Key:
-        folder = tmp_path_factory.mktemp("key")
-        home = Path(subprocess.run(["mktemp", "-d"], check=True, capture_output=True, text=True).stdout.strip())
-        (folder / "pass").write_text(passphrase)
-        key = Key(home, folder / "secret.asc", folder / "public.asc", folder / "pass", "")
-        made.append(key)
-        key.gpg(*when, "--quick-gen-key", "Release <release@sample.invalid>", algorithm, "sign", expires)
-        key.secret.write_bytes(key.gpg(*when, "--armor", "--export-secret-keys"))
-        key.public.write_bytes(key.gpg("--armor", "--export"))
-        listed = key.gpg("--with-colons", "--list-keys").decode()
-        fingerprint = next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr:"))
-        return Key(home, key.secret, key.public, key.passphrase, fingerprint)
+        def make(algorithm: str, passphrase: str, expires: str = "never", when: tuple[str, ...] = ()) -> Key:
+            folder = tmp_path_factory.mktemp("key")
+            return stack.enter_context(new_key(folder, algorithm, passphrase, expires, when))
 
-    yield make
-    for key in made:
-        key.end()
-        shutil.rmtree(key.home, ignore_errors=True)
+        yield make
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from integration.keys import new_key
 
 if TYPE_CHECKING:
     from conftest import Project
@@ -394,7 +395,8 @@ def test_the_publish_job_signs_and_publishes_what_the_build_jobs_made(
             path.unlink()
         elif path.name != artifact:
             path.rename(made / artifact / path.name)
-    secrets = {"SIGNING_KEY": secret_key(tmp_path), "STABLE_USER": "robot", "STABLE_PASSWORD": "hunter2"}
+    with new_key(tmp_path / "key") as key:
+        secrets = {"SIGNING_KEY": key.secret.read_text(), "STABLE_USER": "robot", "STABLE_PASSWORD": "hunter2"}
     assert built.job(job, secrets=secrets) == 0, built.printed
     assert "PRIVATE KEY" not in built.printed
     assert "hunter2" not in built.printed
@@ -409,21 +411,6 @@ def test_the_publish_job_signs_and_publishes_what_the_build_jobs_made(
         subprocess.run(checked, cwd=path.parent, check=True, timeout=60)
     published = {path.name for path in (built.checkout / upload["path"]).rglob("*") if path.is_file()}
     assert {path.name for path in packages} <= published
-
-
-def secret_key(folder: Path) -> str:
-    """The text of a secret key without a passphrase, as a secret of GitHub's holds it."""
-    home = folder / "gnupg"
-    home.mkdir(mode=0o700)
-    fixed = ["gpg", "--homedir", str(home), "--batch", "--pinentry-mode", "loopback", "--passphrase", ""]
-
-    def gpg(*args: str) -> str:
-        return subprocess.run([*fixed, *args], check=True, capture_output=True, text=True, timeout=120).stdout
-
-    gpg("--quick-generate-key", "Test <test@sample.invalid>", "rsa3072", "sign", "never")
-    text = gpg("--armor", "--export-secret-keys")
-    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True, timeout=60)
-    return text
 
 
 def test_the_tests_job_runs_tests(runner: Runner) -> None:

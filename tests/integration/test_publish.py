@@ -1,0 +1,366 @@
+"""`publish` as a user calls it: packages that the pipeline built, into folders; dry runs, repetition, back and on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from integration.keys import Key, new_key
+
+from pikaforge.errors import EXIT_CONFIG, EXIT_DONE, EXIT_PUBLISH
+from pikaforge.host.store import locked
+
+if TYPE_CHECKING:
+    from conftest import Done, Project, Tool
+
+    from .conftest import Shop
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.xdist_group("publish"),
+    pytest.mark.skipif(shutil.which("gpg") is None, reason="needs gpg"),
+]
+
+PLACE = "debian12/R620"
+NOTHING = "nothing was changed: this was a dry run; --yes does it"
+THERE = "everything is there already: nothing was uploaded"
+
+
+@dataclass(slots=True)
+class House:
+    """A project with packages, and a key."""
+
+    project: Project
+    key: Key
+    folder: Path
+
+    def publish(self, *args: str | Path, check: int | None = EXIT_DONE, signed: bool = True, **env: str) -> Done:
+        """Run `publish` in this project; a CI system is not told of unless it is asked for."""
+        return self.project.tool(*self.arguments(*args), env=self.environment(signed=signed, **env), check=check)
+
+    def arguments(self, *args: str | Path) -> list[str]:
+        return ["publish", *map(str, args), *self.project.places]
+
+    def environment(self, *, signed: bool = True, **env: str) -> dict[str, str]:
+        key = dict(self.key.environment) if signed else dict.fromkeys(self.key.environment, "")
+        return {"CI": "", **key, **env}
+
+    def root(self, name: str) -> Path:
+        """The folder of a destination."""
+        return self.project.folder / ("repo" if name == "repo" else f"repo-{name}")
+
+    def tree(self, name: str) -> dict[str, str]:
+        """Digests of all that a destination has, links among them."""
+        found = {}
+        for path in sorted(self.root(name).rglob("*")):
+            relative = str(path.relative_to(self.root(name)))
+            if path.is_symlink():
+                found[relative] = f"-> {path.readlink()}"
+            elif path.is_file() and path.name != ".lock":
+                found[relative] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return found
+
+
+@pytest.fixture(scope="module")
+def built(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """R620 and R720 in all formats, not signed."""
+    project = shop.ready(tmp_path_factory.mktemp("publish"))
+    shop.take(project, "source", "compile", "audit", "smoke")
+    project.build("R620", "--formats", "tar,rpm,deb,wheel", check=0)
+    project.build("R720", "--formats", "tar", check=0)
+    return project
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Key]:
+    """The release key."""
+    with new_key(tmp_path_factory.mktemp("key"), passphrase="CANARY-9d2e") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def signed(built: Project, key: Key) -> Project:
+    """The same packages, signed by a publication."""
+    house = House(built, key, built.folder)
+    done = house.publish("all", "--to", "repo", "--yes")
+    assert done.lines(r"^signed \d+ files that the build has left unsigned$")
+    shutil.rmtree(house.root("repo"))
+    return built
+
+
+@pytest.fixture
+def house(signed: Project, key: Key, tmp_path: Path, tool: Tool) -> Iterator[House]:
+    """A project of the test's own, with the built packages."""
+    project = type(signed)(tmp_path, tool)
+    shutil.copytree(signed.dist, project.dist)
+    yield House(project, key, tmp_path)
+
+
+class TestDryRun:
+    def test_nothing_is_changed_without_yes(self, house: House) -> None:
+        done = house.publish("R620", "--to", "staging")
+        assert NOTHING in done.stdout
+        assert done.lines(r"^  debian12/R620: generation none → 1$")
+        assert len(done.lines(r"^    \+ ")) == 7
+        assert not house.root("staging").exists()
+
+    def test_twice_with_yes_uploads_nothing_the_second_time(self, house: House) -> None:
+        first = house.publish("R620", "--to", "staging", "--yes")
+        assert first.lines(r"^  done: 33 files were written$")
+        before = house.tree("staging")
+        second = house.publish("R620", "--to", "staging", "--yes")
+        assert THERE in second.stdout
+        assert house.tree("staging") == before
+        assert NOTHING not in house.publish("R620", "--to", "staging").stdout
+
+    def test_in_ci_naming_the_destination_is_enough(self, house: House) -> None:
+        house.publish("R720", CI="true")
+        assert not house.root("repo").exists()
+        house.publish("R720", "--to", "staging", CI="true")
+        assert (house.root("staging") / "debian12/R720/repository.json").is_file()
+
+    def test_json_tells_scripts(self, house: House) -> None:
+        (told,) = json.loads(house.publish("R620", "--to", "staging", "--json").stdout)
+        assert (told["to"], told["done"], told["changes"]) == ("staging", False, True)
+        (repository,) = told["repositories"]
+        assert (repository["path"], repository["generation"], repository["next"]) == (PLACE, 0, 1)
+        assert "x86_64/pika-3.4.0-1.R620.debian12.x86_64.rpm" in repository["added"]
+
+    def test_several_destinations_at_once(self, house: House) -> None:
+        house.publish("R720", "--to", "staging,stable", "--yes")
+        assert set(house.tree("staging")) == set(house.tree("stable"))
+
+
+class TestWhatIsPublished:
+    def test_everything_is_verified_by_the_tool_itself(self, house: House, tool: Tool) -> None:
+        house.publish("R620", "--to", "staging", "--yes")
+        for path in sorted((house.root("staging") / PLACE).glob("*/pika*")):
+            if path.suffix in (".rpm", ".deb", ".gz", ".whl"):
+                done = tool("verify", path, "--key", house.key.public, check=EXIT_DONE)
+                assert "REFUSED" not in done.stdout
+
+    def test_metadata_is_signed_by_the_key(self, house: House) -> None:
+        house.publish("R620", "--to", "staging", "--yes")
+        place = house.root("staging") / PLACE
+        for name in ("x86_64/repodata/repomd.xml", "x86_64/SHA256SUMS", "debs/Release"):
+            suffix = ".gpg" if name.endswith("Release") else ".asc"
+            house.key.gpg("--verify", f"{place / name}{suffix}", str(place / name))
+        inside = house.key.gpg("--decrypt", str(place / "debs/InRelease"))
+        assert inside.decode().split() == (place / "debs/Release").read_text().split()
+        assert (house.root("staging") / "pika.asc").read_text().strip() == house.key.public.read_text().strip()
+
+    def test_the_catalogue_tells_of_every_file(self, house: House) -> None:
+        house.publish("all", "--to", "staging", "--yes")
+        root = house.root("staging")
+        catalogue = json.loads((root / "repo.json").read_text())
+        assert catalogue["key"] == {"path": "pika.asc", "fingerprint": house.key.fingerprint}
+        assert [repository["path"] for repository in catalogue["repositories"]] == [PLACE, "debian12/R720"]
+        for repository in catalogue["repositories"]:
+            for artifact in repository["artifacts"]:
+                for file in (artifact, *artifact["beside"]):
+                    data = (root / repository["path"] / file["path"]).read_bytes()
+                    assert hashlib.sha256(data).hexdigest() == file["sha256"]
+        page = (root / "index.html").read_text()
+        assert all(
+            artifact["sha256"] in page
+            for repository in catalogue["repositories"]
+            for artifact in repository["artifacts"]
+        )
+
+    def test_no_secret_is_anywhere(self, house: House) -> None:
+        done = house.publish("R620", "--to", "staging", "--yes")
+        secret = "".join(house.key.secret.read_text().split("\n")[2:6])
+        written = b"".join(path.read_bytes() for path in house.root("staging").rglob("*") if path.is_file())
+        for text in ("CANARY-9d2e", secret[:40]):
+            assert text not in done.text
+            assert text.encode() not in written
+
+    def test_the_key_may_be_in_the_environment_itself(self, house: House, tmp_path: Path) -> None:
+        with new_key(tmp_path / "plain") as plain:
+            house.publish(
+                *("R720", "--to", "staging", "--yes"),
+                PIKAFORGE_SIGNING_KEY=plain.secret.read_text(),
+                PIKAFORGE_SIGNING_PASSPHRASE="",
+            )
+            sums = house.root("staging") / "debian12/R720/tarballs/SHA256SUMS"
+            plain.gpg("--verify", f"{sums}.asc", str(sums))
+
+    def test_reports_of_several_jobs_are_gathered(self, house: House) -> None:
+        parts = house.project.dist
+        whole = parts.rename(parts.with_name("whole"))
+        report = json.loads((whole / "report.json").read_text())
+        for cell in report["cells"]:
+            folder = parts / f"packages-{cell['id']}"
+            shutil.copytree(whole / "debian12", folder / "debian12")
+            (folder / "report.json").write_text(json.dumps({**report, "cells": [cell]}))
+        house.publish("all", "--to", "staging", "--yes")
+        assert (house.root("staging") / "debian12/R720/tarballs/pika-v3.4.0-R720.tar.gz").is_file()
+        assert (house.root("staging") / PLACE / "wheels/index.html").is_file()
+
+
+class TestRefusals:
+    def refused(self, done: Done, *words: str) -> None:
+        for word in words:
+            assert word in done.stderr
+        assert "Traceback" not in done.text
+
+    def test_what_was_not_built(self, house: House) -> None:
+        done = house.publish("R640", "--to", "staging", "--yes", check=EXIT_CONFIG)
+        self.refused(done, "nothing of R640 is in", "build it first: nox -s build -- R640")
+
+    def test_nothing_selected(self, house: House) -> None:
+        self.refused(house.publish("--to", "staging", check=EXIT_CONFIG), "nothing is selected")
+
+    def test_a_destination_that_is_not_there(self, house: House) -> None:
+        done = house.publish("R620", "--to", "stage", check=EXIT_CONFIG)
+        self.refused(done, "there is no destination 'stage'", "did you mean stable or staging?")
+
+    def test_a_package_that_was_altered_after_its_build(self, house: House) -> None:
+        package = house.project.package()
+        package.write_bytes(package.read_bytes() + b"!")
+        for yes in ((), ("--yes",)):
+            done = house.publish("R620", "--to", "staging", *yes, check=EXIT_PUBLISH)
+            self.refused(done, "not what the report says", package.name)
+        assert not house.root("staging").exists()
+        assert house.publish("R720", "--to", "staging", "--yes").returncode == EXIT_DONE
+
+    def test_a_cell_that_failed(self, house: House) -> None:
+        path = house.project.dist / "report.json"
+        report = json.loads(path.read_text())
+        for cell in report["cells"]:
+            cell["status"] = "failed"
+        path.write_text(json.dumps(report))
+        done = house.publish("all", "--to", "staging", check=EXIT_CONFIG)
+        self.refused(done, "of the last runs these failed: R620-debian12-none, R720-debian12-none")
+
+    def test_a_signed_repository_wants_a_key(self, house: House) -> None:
+        house.publish("R620", "--to", "staging", "--yes")
+        done = house.publish("R620", "--to", "staging", signed=False, check=EXIT_PUBLISH)
+        self.refused(done, "there is no key to sign with", house.key.fingerprint)
+
+    def test_other_bytes_under_the_same_name(self, house: House) -> None:
+        house.publish("R720", "--to", "staging", "--yes")
+        before = house.tree("staging")
+        self.other_bytes(house)
+        done = house.publish("R720", "--to", "staging", "--yes", check=EXIT_PUBLISH)
+        self.refused(done, "a package has other bytes", "pika-v3.4.0-R720.tar.gz is", "--replace")
+        assert house.tree("staging") == before
+        house.publish("R720", "--to", "staging", "--yes", "--replace")
+        there = house.root("staging") / "debian12/R720/tarballs/r2/pika-v3.4.0-R720.tar.gz"
+        assert there.read_bytes().endswith(b"other")
+
+    @staticmethod
+    def other_bytes(house: House) -> None:
+        """Another build of R720, as its report tells."""
+        package = house.project.package("R720")
+        package.write_bytes(package.read_bytes() + b"other")
+        path = house.project.dist / "report.json"
+        report = json.loads(path.read_text())
+        for cell in report["cells"]:
+            for artifact in cell["artifacts"]:
+                if artifact["path"].endswith(package.name):
+                    artifact["sha256"] = hashlib.sha256(package.read_bytes()).hexdigest()
+        path.write_text(json.dumps(report))
+
+
+class TestHistory:
+    def test_back_and_on(self, house: House) -> None:
+        house.publish("R720", "--to", "staging", "--yes")
+        TestRefusals.other_bytes(house)
+        house.publish("R720", "--to", "staging", "--yes", "--replace")
+        sums = house.root("staging") / "debian12/R720/tarballs/SHA256SUMS"
+        dry = house.publish("R720", "--rollback", "--to", "staging")
+        assert dry.lines(r"^  debian12/R720: generation 2 → 3 \(again what 1 was\)$")
+        assert NOTHING in dry.stdout
+        assert "pika-v3.4.0-R720.tar.gz\n" not in sums.read_text()  # it is in r2
+        house.publish("R720", "--rollback", "--to", "staging", "--yes")
+        assert "pika-v3.4.0-R720.tar.gz\n" in sums.read_text()
+        done = house.publish("R720", "--rollback", "--to", "staging", "--yes", check=EXIT_PUBLISH)
+        assert "there is no generation before the current one" in done.stderr
+
+    @pytest.mark.parametrize("arrow", ["→", ":", "->"])
+    def test_promoting_copies_without_building(self, house: House, arrow: str) -> None:
+        house.publish("all", "--to", "staging", "--yes")
+        shutil.rmtree(house.project.dist)
+        assert NOTHING in house.publish("--promote", f"staging{arrow}stable").stdout
+        assert not house.root("stable").exists()
+        house.publish("--promote", f"staging{arrow}stable", "--yes")
+        packages = [name for name in house.tree("staging") if name.endswith((".rpm", ".deb", ".gz", ".whl"))]
+        assert packages
+        assert {name: house.tree("stable")[name] for name in packages} == {
+            name: house.tree("staging")[name] for name in packages
+        }
+        assert THERE in house.publish("--promote", f"staging{arrow}stable", "--yes").stdout
+
+    def test_promoting_a_part(self, house: House) -> None:
+        house.publish("all", "--to", "staging", "--yes")
+        house.publish("R720", "--promote", "staging:stable", "--yes")
+        assert {path.name for path in (house.root("stable") / "debian12").iterdir() if path.is_symlink()} == {"R720"}
+
+    def test_promoting_from_nothing_and_to_nowhere(self, house: House) -> None:
+        done = house.publish("--promote", "staging:stable", check=EXIT_CONFIG)
+        assert "nothing of all is published to staging" in done.stderr
+        done = house.publish("--promote", "staging", check=EXIT_CONFIG)
+        assert "does not say from where to where" in done.stderr
+
+
+@contextmanager
+def small_disk(size: str) -> Iterator[Path]:
+    """A file system of some size, as a folder of this machine; skips where none can be mounted."""
+    folder = Path(subprocess.run(["mktemp", "-d"], check=True, capture_output=True, text=True).stdout.strip())
+    argv = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        folder.rmdir()
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+        folder.rmdir()
+
+
+class TestTrouble:
+    def test_a_full_disk_leaves_what_was_there(self, house: House) -> None:
+        with small_disk("9m") as disk:
+            house.project.change(lambda matrix: matrix["publish"]["staging"].update(path=str(disk / "root")))
+            house.publish("R720", "--to", "staging", "--yes")
+            before = set(disk.rglob("*"))
+            done = house.publish("R620", "--to", "staging", "--yes", check=EXIT_PUBLISH)
+            assert "No space left on device" in done.stderr
+            assert "nothing was changed" in done.stderr
+            assert set(disk.rglob("*")) - before <= {disk / "root/debian12/.R620.generations"}
+            assert THERE in house.publish("R720", "--to", "staging", "--yes").stdout
+
+    def test_two_publishers_wait_for_each_other(self, house: House, tool: Tool) -> None:
+        house.publish("R720", "--to", "staging", "--yes")
+        arguments = house.arguments("R620", "--to", "staging", "--yes")
+        with locked(house.root("staging") / ".lock"), tool.start(*arguments, env=house.environment()) as running:
+            running.wait_for("^note: waits for another publisher of ")
+            assert not (house.root("staging") / PLACE).exists()
+        with (
+            tool.start(*house.arguments("R620", "--to", "staging", "--yes"), env=house.environment()) as first,
+            tool.start(*house.arguments("R720", "R620", "--to", "staging", "--yes"), env=house.environment()) as second,
+        ):
+            assert [first.finish().returncode, second.finish().returncode] == [0, 0]
+        catalogue = json.loads((house.root("staging") / "repo.json").read_text())
+        assert [r["path"] for r in catalogue["repositories"]] == [PLACE, "debian12/R720"]
+
+    def test_a_killed_publisher_leaves_no_lock(self, house: House, tool: Tool, until: Callable[..., None]) -> None:
+        with tool.start(*house.arguments("R620", "--to", "staging", "--yes"), env=house.environment()) as running:
+            until((house.root("staging") / ".lock").exists, "the publisher is at it")
+            running.signal(signal.SIGKILL)
+            assert running.finish().returncode == -signal.SIGKILL
+        done = house.publish("R620", "--to", "staging", "--yes")
+        assert "waits for" not in done.text
+        generations = house.root("staging") / "debian12/.R620.generations"
+        assert all(path.name.isdecimal() for path in generations.iterdir())
