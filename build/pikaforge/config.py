@@ -58,10 +58,12 @@ def parse_series(text: str, *, file: str) -> model.Series:
 def schema_texts() -> dict[str, str]:
     """The JSON schemas that editors and readers of the report use, by path from the repository root."""
     from pikaforge import record  # noqa: PLC0415
+    from pikaforge.publish import records  # noqa: PLC0415
 
     schemas = {
         "matrix.schema.json": model.matrix_schema(),
         "patches/series.schema.json": model.series_schema(),
         "report.schema.json": record.schema(),
+        "repo.schema.json": records.schema(),
     }
     return {path: json.dumps(schema, indent=2, sort_keys=True) + "\n" for path, schema in schemas.items()}

@@ -126,7 +126,6 @@ class Signer:
         self.made.append(path)
         return True
 
-
     def detached(self, data: bytes, *, armor: bool = True) -> bytes:
         """A detached signature of some bytes, as text or binary.
 

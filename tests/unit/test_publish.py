@@ -23,7 +23,8 @@ from pikaforge.publish import apt, directory, yum
 from pikaforge.publish.choice import Choice
 from pikaforge.publish.directory import Directory
 from pikaforge.publish.outline import Item, outline
-from pikaforge.publish.publisher import Publisher, Wish, promotion
+from pikaforge.publish.promotion import promotion
+from pikaforge.publish.publisher import Publisher, Wish
 from pikaforge.publish.records import CATALOGUE, Catalogue, read_catalogue, read_state, text
 
 PLACE = "debian12/R620"
@@ -302,7 +303,7 @@ class TestHistory:
     def test_a_promotion_copies_what_is_there(self, root: Root, tmp_path: Path) -> None:
         root.publish(root.shelf.item("1.0"), root.shelf.item("1.0", format="deb"), root.shelf.item(model="R640"))
         stable = Directory(tmp_path / "stable")
-        found = promotion(root.site, lambda artifact: artifact.cell.startswith("R620"), product="demo")
+        found = promotion(root.site, lambda artifact: artifact.cell.startswith("R620"))
         publisher = Publisher(site=stable, spec=spec(), url="https://stable.example.org", signer=None, product="demo")
         with found.source() as source:
             done = publisher.publish(Wish(items=found.items), source)
@@ -316,7 +317,7 @@ class TestHistory:
         root.publish(root.shelf.item("1.0"))
         with (served(root) / "x86_64/demo-1.0-1.x86_64.rpm").open("ab") as stream:
             stream.write(b"!")
-        found = promotion(root.site, lambda _: True, product="demo")
+        found = promotion(root.site, lambda _: True)
         publisher = Publisher(
             site=Directory(tmp_path / "stable"), spec=spec(), url="https://s.example.org", signer=None, product="demo"
         )

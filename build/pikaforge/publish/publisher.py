@@ -4,36 +4,29 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
 from pikaforge.errors import PublishError
-from pikaforge.model import Format, Spec
-from pikaforge.publish import clients, compose, outline
+from pikaforge.model import Spec
+from pikaforge.publish import compose, outline
 from pikaforge.publish.change import Site
 from pikaforge.publish.outline import Item, Outline
-from pikaforge.publish.page import page
+from pikaforge.publish.pages import root_files
 from pikaforge.publish.records import (
     CATALOGUE,
     STATE,
-    Artifact,
     Catalogue,
     File,
     Key,
-    Repository,
     State,
     entry,
     read_catalogue,
     read_state,
-    text,
 )
 from pikaforge.signing import Signer
 
-INDEX = "index.html"
-DEBS = ("debian", "ubuntu")
-"""Systems (ID of /etc/os-release) whose own packages are DEBs."""
 Source = Callable[[str, File], Path]
 """Where a file of an item is on this machine, by the item's place and the file as the item has it."""
 
@@ -176,11 +169,10 @@ class Publisher:
             key=key,
             repositories=tuple(known[path] for path in sorted(known)),
         )
-        for path, data in {**public, **self._client_files(catalogue), CATALOGUE: text(catalogue)}.items():
+        files = root_files(catalogue, self.spec, key=self.signer.public if self.signer else None)
+        for path, data in {**public, **files}.items():
             if self.site.write(path, data):
                 yield path
-        if self.site.write(INDEX, self._page(catalogue).encode()):
-            yield INDEX
 
     def _key(self) -> tuple[Key | None, dict[str, bytes]]:
         """The public key that clients need, after those that earlier packages were signed with."""
@@ -191,88 +183,6 @@ class Publisher:
         public = self.signer.public.strip()
         whole = there if public in there else f"{there}{public}\n"
         return Key(path=path, fingerprint=self.signer.fingerprint), {path: whole.encode()}
-
-    def _key_url(self, catalogue: Catalogue) -> str | None:
-        return f"{self.url}/{catalogue.key.path}" if catalogue.key else None
-
-    def _client_files(self, catalogue: Catalogue) -> dict[str, bytes]:
-        """Configuration for package managers, and the script that finds a machine's model."""
-        found: dict[str, bytes] = {}
-        key_url = self._key_url(catalogue)
-        for repository in catalogue.repositories:
-            formats = {artifact.format for artifact in repository.artifacts}
-            image, model = repository.image, repository.model
-            if "rpm" in formats:
-                found[clients.fleet_repo_path(self.product, image)] = clients.fleet_repo_file(
-                    product=self.product, image=image, base_url=self.url, key_url=key_url
-                ).encode()
-                found[clients.model_repo_path(self.product, image, model)] = clients.model_repo_file(
-                    product=self.product, image=image, model=model, base_url=self.url, key_url=key_url
-                ).encode()
-            if "deb" in formats:
-                found[clients.apt_list_path(self.product, image, model)] = clients.apt_list(
-                    product=self.product,
-                    image=image,
-                    model=model,
-                    base_url=self.url,
-                    keyring=clients.keyring(catalogue.key.path) if catalogue.key else None,
-                ).encode()
-        published: dict[str, list[str]] = {}
-        apt: set[str] = set()
-        for repository in catalogue.repositories:
-            formats = {artifact.format for artifact in repository.artifacts}
-            if formats & {"rpm", "deb"}:
-                published.setdefault(repository.image, []).append(repository.model)
-            if "deb" in formats:
-                apt.add(repository.image)
-        found[clients.SCRIPT_PATH] = clients.detect_script(
-            self.spec,
-            published,
-            base_url=self.url,
-            key_name=catalogue.key.path if catalogue.key else "",
-            key=self.signer.public if self.signer else None,
-            apt=apt,
-        )
-        return found
-
-    def _page(self, catalogue: Catalogue) -> str:
-        key_url = self._key_url(catalogue)
-
-        def install(repository: Repository, artifact: Artifact) -> tuple[str, ...]:
-            return clients.install_lines(
-                artifact.format,
-                product=self.product,
-                image=repository.image,
-                model=repository.model,
-                package_name=artifact.package,
-                version=artifact.version,
-                base_url=self.url,
-                path=f"{repository.path}/{artifact.path}",
-                key_url=key_url,
-                installer=clients.installer(self.spec, repository.image),
-            )
-
-        def fleet(image: str) -> tuple[str, ...]:
-            of = [repository for repository in catalogue.repositories if repository.image == image]
-            formats = {artifact.format for repository in of for artifact in repository.artifacts}
-            if not formats & {"rpm", "deb"}:
-                return ()
-            own: Format = "deb" if image in self.spec.images and self.spec.images[image].os.id in DEBS else "rpm"
-            kind: Format = own if own in formats else "rpm" if "rpm" in formats else "deb"
-            return clients.install_lines(
-                kind,
-                product=self.product,
-                image=image,
-                model=None,
-                package_name=self.product,
-                version="",
-                base_url=self.url,
-                path=image,
-                key_url=key_url,
-                installer=clients.installer(self.spec, image),
-            )
-
-        return page(catalogue, install, fleet)
 
 
 def refuse(outlines: Sequence[Outline], where: str) -> None:
@@ -291,59 +201,6 @@ def refuse(outlines: Sequence[Outline], where: str) -> None:
                 [*lines, "give the new build another product.release; or --replace puts it in the other one's place"]
             ),
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Promotion:
-    """What another site offers, to be published as it is."""
-
-    items: tuple[Item, ...]
-    origin: Site
-
-    @contextmanager
-    def source(self) -> Iterator[Source]:
-        """Fetches files from the other site as they are needed."""
-        with tempfile.TemporaryDirectory(prefix="pikaforge-promote-") as scratch:
-
-            def fetch(place: str, file: File) -> Path:
-                into = Path(scratch) / file.sha256
-                if not into.exists():
-                    self.origin.fetch(file, place, into)
-                return into
-
-            yield fetch
-
-
-def promotion(origin: Site, wanted: Callable[[Artifact], bool], *, product: str) -> Promotion:
-    """The packages of another site's current generations that are wanted.
-
-    Raises:
-        PublishError: there is nothing.
-    """
-    catalogue = read_catalogue(origin.read(CATALOGUE), where=f"{origin.where}: {CATALOGUE}")
-    if catalogue is None:
-        raise PublishError("there is nothing to promote", where=origin.where, hint="publish to it first")
-    now = moment()
-    items = []
-    for repository in catalogue.repositories:
-        # The state decides: the catalogue may be behind, if a publisher was killed between the two.
-        path = f"{repository.path}/{STATE}"
-        state = read_state(origin.read(path), where=f"{origin.where}: {path}")
-        items += [
-            Item(
-                product=catalogue.product,
-                image=repository.image,
-                model=repository.model,
-                artifact=artifact.model_copy(update={"published": now}),
-            )
-            for artifact in (state.listed() if state else ())
-            if wanted(artifact)
-        ]
-    if not items:
-        raise PublishError(
-            "nothing that is published there is selected", where=origin.where, hint="see its index page, or repo.json"
-        )
-    return Promotion(items=tuple(items), origin=origin)
 
 
 def from_folder(sources: Mapping[tuple[str, str], Path]) -> Source:

@@ -23,9 +23,10 @@ from pikaforge.publish.choice import Choice
 from pikaforge.publish.collect import Collected
 from pikaforge.publish.credentials import credentials
 from pikaforge.publish.directory import Directory
-from pikaforge.publish.outline import Outline
-from pikaforge.publish.publisher import Done, Publisher, Wish, from_folder, moment, promotion, refuse
+from pikaforge.publish.promotion import promotion
+from pikaforge.publish.publisher import Done, Publisher, Wish, from_folder, moment, refuse
 from pikaforge.publish.records import CATALOGUE, Artifact, read_catalogue
+from pikaforge.publish.tell import Told, count
 from pikaforge.record import CellRecord
 from pikaforge.rpmfile import INSERT_SCRIPT, Insert, insert_here, insert_in
 from pikaforge.setting import Setting, cwd
@@ -79,82 +80,6 @@ def _signer(scratch: Path) -> Iterator[Signer | None]:
         return
     with signing.open_signer(where, scratch / "key") as signer:
         yield signer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What is to be said of one destination."""
-
-    name: str
-    where: str
-    done: bool
-    outlines: tuple[Outline, ...] = ()
-    transferred: int = 0
-    pages: tuple[str, ...] = ()
-    wheels: tuple[tuple[str, str], ...] = ()
-    """Name and what became of it, for an index."""
-
-    @property
-    def changes(self) -> bool:
-        """Whether there is something to do, or was."""
-        return any(not each.nothing for each in self.outlines) or any(what != "same" for _, what in self.wheels)
-
-    def lines(self) -> list[str]:
-        """For people."""
-        lines = [f"{self.name} ({self.where})"]
-        for each in self.outlines:
-            lines += [f"  {line}" for line in _outline_lines(each)]
-        lines += [f"  {what:<12} {name}" for name, what in self.wheels]
-        if self.done and not self.changes:
-            lines.append("  everything is there already: nothing was uploaded")
-        elif self.done and self.outlines:
-            lines.append(f"  done: {self.transferred} files were written")
-        return lines
-
-    def facts(self) -> dict[str, Any]:
-        """For scripts."""
-        return {
-            "to": self.name,
-            "where": self.where,
-            "done": self.done,
-            "changes": self.changes,
-            "transferred": self.transferred,
-            "pages": list(self.pages),
-            "wheels": [{"name": name, "what": what} for name, what in self.wheels],
-            "repositories": [
-                {
-                    "path": each.place,
-                    "generation": each.before.current.number if each.before else 0,
-                    "next": each.number if not each.nothing else None,
-                    "restores": each.restores.number if each.restores else None,
-                    "added": [put.artifact.path for put in each.placed],
-                    "same": [artifact.path for artifact in each.same],
-                    "listed_again": [artifact.path for artifact in each.relisted],
-                    "not_listed_any_more": [artifact.path for artifact in each.unlisted],
-                }
-                for each in self.outlines
-            ],
-        }
-
-
-def _outline_lines(of: Outline) -> list[str]:
-    now = of.before.current.number if of.before else 0
-    if of.nothing:
-        return [f"{of.place}: generation {now}, {_count(len(of.same), 'package')} there already"]
-    why = f" (again what {of.restores.number} was)" if of.restores else ""
-    lines = [f"{of.place}: generation {now or 'none'} → {of.number}{why}"]
-    lines += [f"  + {put.artifact.path} ({report.size(put.artifact.bytes)})" for put in of.placed]
-    lines += [f"  + {artifact.path}, which is there still" for artifact in of.relisted]
-    lines += [f"  - {artifact.path}" for artifact in of.unlisted]
-    if of.same:
-        lines.append(f"  = {_count(len(of.same), 'package')} there already")
-    if of.resigned:
-        lines.append("  ~ the metadata is signed by another key than before")
-    return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +203,7 @@ class _Work:
             new = delivery.sign(folder, each.report, ids, signer, insert)
             signed[folder] = {cell.id: cell for cell in new.cells}
         if signer.made:
-            report.show(f"signed {_count(len(signer.made), 'file')} that the build has left unsigned")
+            report.show(f"signed {count(len(signer.made), 'file')} that the build has left unsigned")
         return [(each, signed[each.folder][cell.id]) for each, cell in chosen]
 
     def _inserter(self) -> Insert:
@@ -361,7 +286,7 @@ class _Work:
         }
         chosen = set(self._choice().of(known, what=f"published to {origin_name}", hint="see its index page"))
         assert catalogue is not None  # nothing could be chosen
-        found = promotion(origin, lambda artifact: artifact.cell in chosen, product=catalogue.product)
+        found = promotion(origin, lambda artifact: artifact.cell in chosen)
         self._refuse_unsigned([item.artifact for item in found.items], origin.where)
         publisher = self._publisher(name.strip(), catalogue.product)
         wish = Wish(items=found.items, keep=self._keep(name.strip()), replace=self.setting.arguments.replace)
@@ -378,7 +303,7 @@ class _Work:
         unsigned = [artifact.path for artifact in artifacts if not artifact.signed]
         if self.signer is not None and unsigned:
             raise ConfigError(
-                f"{_count(len(unsigned), 'package')} there are not signed: {unsigned[0]}",
+                f"{count(len(unsigned), 'package')} there are not signed: {unsigned[0]}",
                 where=where,
                 hint=f"publish them there again with {signing.KEY} set and --replace, then promote",
             )
