@@ -136,6 +136,21 @@ class TestGenerations:
             "demo_1.0-1_amd64.deb",
         ]
 
+    def test_a_web_server_can_read_it_whatever_the_umask(self, root: Root) -> None:
+        before = os.umask(0o077)
+        try:
+            root.publish(root.shelf.item(), root.shelf.item(format="deb"))
+        finally:
+            os.umask(before)
+        top = served(root).parent.parent
+        modes = {
+            path.lstat().st_mode & 0o777 for path in [top, *top.rglob("*")] if path.is_dir() and not path.is_symlink()
+        }
+        assert modes == {0o755}
+        assert {path.stat().st_mode & 0o777 for path in top.rglob("*") if path.is_file() and path.name != ".lock"} == {
+            0o644
+        }
+
     def test_looking_writes_nothing(self, root: Root) -> None:
         done = root.publisher().look(Wish(items=(root.shelf.item(),)))
         assert [put.artifact.path for put in done.outlines[0].placed] == ["x86_64/demo-1.0-1.x86_64.rpm"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import quote
 
 from pikaforge.describe import SIGNATURE_SUFFIX, SUMS
 from pikaforge.errors import PublishError
@@ -211,7 +212,7 @@ class _Composer:
         if not listed:
             return
         links = "".join(
-            f'<a href="{html.escape(path)}#sha256={artifact.sha256}">{html.escape(artifact.name)}</a><br>\n'
+            f'<a href="{quote(path)}#sha256={artifact.sha256}">{html.escape(artifact.name)}</a><br>\n'
             for artifact in listed
             for path in [artifact.path.removeprefix(f"{WHEELS}/")]
         )

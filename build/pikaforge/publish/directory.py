@@ -46,6 +46,7 @@ class Directory:
     def locked(self) -> Iterator[None]:
         """One publisher at a time. The system frees the lock of one that died, so it is never stale."""
         with self._told("the lock cannot be taken", self.root / LOCK):
+            _make(self.root)
             lock = locked(self.root / LOCK, waits=lambda: self._notice(f"waits for another publisher of {self.root}"))
             lock.__enter__()
         try:
@@ -105,7 +106,7 @@ class Directory:
                     "there is something else where the repository should be", where=str(served), hint="move it away"
                 )
             try:
-                new.mkdir(parents=True)
+                _make(new)
                 self._fill(new, served, change)
                 new.rename(done)
             except BaseException:
@@ -123,7 +124,7 @@ class Directory:
         paths = [*(file.path for file in change.kept), *(a.file.path for a in change.additions), *change.pointers]
         folders = sorted({path.rpartition("/")[0] for path in paths})
         for folder in folders:
-            (new / folder).mkdir(parents=True, exist_ok=True)
+            _make(new / folder)
         for file in change.kept:  # thousands of them: without pathlib, which would take longer than the links
             _link(f"{served}/{file.path}", f"{new}/{file.path}")
         for addition in change.additions:
@@ -140,6 +141,7 @@ class Directory:
         with self._told("a file cannot be written", file):
             if file.is_file() and file.read_bytes() == data:
                 return False
+            _make(file.parent)
             write_atomically(file, data)
         return True
 
@@ -153,6 +155,14 @@ class Directory:
                 where=str(error.filename or where),
                 hint="is the disk full, the folder read-only, or somebody else's?",
             ) from error
+
+
+def _make(folder: Path) -> None:
+    """A folder with those above it, for a web server to read, whatever the umask; what is there stays as it is."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
 
 
 def _number(name: str) -> int:
