@@ -1,7 +1,8 @@
 """Publishes many generations, one process each, and kills some of them at random moments.
 
-A program of its own, because it forks: `python republish.py FOLDER COUNT SEED KEEP`. Each publication is a forked
-process, so that a kill is a real one and imports are paid for once. One line on standard output for each.
+A program of its own, because it forks: `python republish.py FOLDER COUNT SEED KEEP URL`, to a folder where the URL is
+empty, else to a server as REPUBLISH_USER with REPUBLISH_PASSWORD. Each publication is a forked process, so that a kill
+is a real one and imports are paid for once. One line on standard output for each.
 """
 
 from __future__ import annotations
@@ -16,16 +17,27 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2] / "build")]
 
-from publishing import Root, in_folder, spec  # noqa: E402
+from publishing import Root, Shelf, in_folder, spec  # noqa: E402
 
 from pikaforge.publish import apt, yum  # noqa: E402
+from pikaforge.publish.credentials import Credentials  # noqa: E402
+from pikaforge.publish.web import WebSite  # noqa: E402
 
 HARMLESS = 3
 """One in so many is left alone."""
 
 
-def publish(root: Root, number: int, keep: int) -> None:
+def root_of(folder: Path, url: str) -> Root:
+    """Where it is published to."""
+    if not url:
+        return in_folder(folder)
+    who = Credentials(user=os.environ["REPUBLISH_USER"], password=os.environ["REPUBLISH_PASSWORD"])
+    return Root(shelf=Shelf(folder / "shelf"), site=WebSite(url, who, pause=0.05, look=0.05))
+
+
+def publish(folder: Path, url: str, number: int, keep: int) -> None:
     """One publication, of an RPM and a DEB, by turns a rollback."""
+    root = root_of(folder, url)
     if number % 17 == 16:
         root.rollback()
         return
@@ -37,14 +49,13 @@ def publish(root: Root, number: int, keep: int) -> None:
     )
 
 
-def main(folder: Path, count: int, seed: int, keep: int) -> None:
+def main(folder: Path, count: int, seed: int, keep: int, url: str) -> None:
     """Publish until `count` publications have come to their end, and about as many have been killed."""
     chance = random.Random(seed)
     yum._library()
     apt._library()
     spec()
-    root = in_folder(folder)
-    publish(root, 0, keep)
+    publish(folder, url, 0, keep)
     print("ready", flush=True)
     done, number, usual = 0, 0, 0.1
     while done < count:
@@ -54,7 +65,7 @@ def main(folder: Path, count: int, seed: int, keep: int) -> None:
         if child == 0:
             status = 1
             try:
-                publish(root, number, keep)
+                publish(folder, url, number, keep)
                 status = 0
             except Exception:  # noqa: BLE001  # the parent's loop is none of the child's business
                 traceback.print_exc()
@@ -79,4 +90,4 @@ def main(folder: Path, count: int, seed: int, keep: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

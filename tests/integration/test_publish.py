@@ -7,22 +7,25 @@ import json
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
+from integration.dav import WRITER, Dav, dav_of, fetched, image_of
 from integration.keys import Key, new_key
 
 from pikaforge.errors import EXIT_CONFIG, EXIT_DONE, EXIT_PUBLISH
 from pikaforge.host.store import locked
 
 if TYPE_CHECKING:
-    from conftest import Done, Project, Tool
+    from conftest import Done, Engine, Project, Tool
 
-    from .conftest import Shop
+    from .conftest import Shop, Warm
 
 pytestmark = [
     pytest.mark.engine,
@@ -43,16 +46,26 @@ class House:
     key: Key
     folder: Path
 
-    def publish(self, *args: str | Path, check: int | None = EXIT_DONE, signed: bool = True, **env: str) -> Done:
+    def publish(
+        self,
+        *args: str | Path,
+        check: int | None = EXIT_DONE,
+        signed: bool = True,
+        env: Mapping[str, str] | None = None,
+    ) -> Done:
         """Run `publish` in this project; a CI system is not told of unless it is asked for."""
-        return self.project.tool(*self.arguments(*args), env=self.environment(signed=signed, **env), check=check)
+        return self.project.tool(*self.arguments(*args), env=self.environment(signed=signed, env=env), check=check)
 
     def arguments(self, *args: str | Path) -> list[str]:
         return ["publish", *map(str, args), *self.project.places]
 
-    def environment(self, *, signed: bool = True, **env: str) -> dict[str, str]:
+    def environment(self, *, signed: bool = True, env: Mapping[str, str] | None = None) -> dict[str, str]:
         key = dict(self.key.environment) if signed else dict.fromkeys(self.key.environment, "")
-        return {"CI": "", **key, **env}
+        return {"CI": "", **key, **(env or {})}
+
+    def project_url(self, name: str) -> str:
+        """Where clients find a destination."""
+        return str(yaml.safe_load(self.project.matrix.read_text())["publish"][name]["clients"])
 
     def root(self, name: str) -> Path:
         """The folder of a destination."""
@@ -123,9 +136,9 @@ class TestDryRun:
         assert NOTHING not in house.publish("R620", "--to", "staging").stdout
 
     def test_in_ci_naming_the_destination_is_enough(self, house: House) -> None:
-        house.publish("R720", CI="true")
+        house.publish("R720", env={"CI": "true"})
         assert not house.root("repo").exists()
-        house.publish("R720", "--to", "staging", CI="true")
+        house.publish("R720", "--to", "staging", env={"CI": "true"})
         assert (house.root("staging") / "debian12/R720/repository.json").is_file()
 
     def test_json_tells_scripts(self, house: House) -> None:
@@ -188,8 +201,7 @@ class TestWhatIsPublished:
         with new_key(tmp_path / "plain") as plain:
             house.publish(
                 *("R720", "--to", "staging", "--yes"),
-                PIKAFORGE_SIGNING_KEY=plain.secret.read_text(),
-                PIKAFORGE_SIGNING_PASSPHRASE="",
+                env={"PIKAFORGE_SIGNING_KEY": plain.secret.read_text(), "PIKAFORGE_SIGNING_PASSPHRASE": ""},
             )
             sums = house.root("staging") / "debian12/R720/tarballs/SHA256SUMS"
             plain.gpg("--verify", f"{sums}.asc", str(sums))
@@ -311,6 +323,93 @@ class TestHistory:
         assert "nothing of all is published to staging" in done.stderr
         done = house.publish("--promote", "staging", check=EXIT_CONFIG)
         assert "does not say from where to where" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def server(engine: Engine, warm: Warm, until: Callable[..., None]) -> Iterator[Dav]:
+    """nginx with WebDAV, which wants a user and a password of those who write."""
+    with dav_of(engine, image_of(engine, warm), until) as dav:
+        yield dav
+
+
+@pytest.fixture
+def vault(house: House, server: Dav, request: pytest.FixtureRequest) -> Dav:
+    """The destination `vault`: a root of the test's own on the server."""
+    name = hashlib.sha256(request.node.name.encode()).hexdigest()[:12]
+    server.exec("install", "-d", "-o", "www-data", f"{server.root}/{name}")
+    mine = replace(server, root=f"{server.root}/{name}")
+    entry = {"kind": "http", "url": f"{server.url}/{name}", "clients": f"{server.readers}/{name}"}
+    house.project.change(lambda matrix: matrix["publish"].update(vault=entry))
+    return mine
+
+
+WHO = {"PIKAFORGE_VAULT_USER": WRITER.user, "PIKAFORGE_VAULT_PASSWORD": WRITER.password}
+
+
+class TestServer:
+    """Point for point as with folders, by HTTP."""
+
+    def test_packages_are_published_once_and_verified(self, house: House, vault: Dav, tool: Tool) -> None:
+        dry = house.publish("R620", "--to", "vault", env=WHO)
+        assert NOTHING in dry.stdout
+        assert vault.listing() == []
+        house.publish("R620", "--to", "vault", "--yes", env=WHO)
+        before = vault.listing()
+        again = house.publish("R620", "--to", "vault", "--yes", env=WHO)
+        assert THERE in again.stdout
+        assert vault.listing() == before
+        clients = house.project_url("vault")
+        for name in ("x86_64/pika-3.4.0-1.R620.debian12.x86_64.rpm", "debs/pika_3.4.0-1.R620.debian12_amd64.deb"):
+            done = tool("verify", f"{clients}/{PLACE}/{name}", "--key", house.key.public, check=EXIT_DONE)
+            assert "verified: all" in done.stdout
+        status, data = fetched(f"{clients}/debian12/pika.repo") or (0, b"")
+        assert status == 200
+        assert f"baseurl={clients}/debian12/$pikamodel/x86_64/\n" in data.decode()
+
+    def test_what_is_on_the_server_is_that_of_a_folder(self, house: House, vault: Dav) -> None:
+        house.publish("R720", "--to", "staging", "--yes")
+        house.publish("R720", "--to", "vault", "--yes", env=WHO)
+        listed = {name.removeprefix("./") for name in vault.listing()}
+        place = house.root("staging") / "debian12/R720"
+        assert {f"debian12/R720/{path.relative_to(place)}" for path in place.rglob("*") if path.is_file()} <= listed
+        assert {"index.html", "repo.json", "pika.asc", "utils/detect-model.sh"} <= listed
+
+    def test_credentials_may_be_in_a_netrc_or_a_file(self, house: House, vault: Dav, tmp_path: Path) -> None:
+        netrc, file = tmp_path / "netrc", tmp_path / "file"
+        host = urlsplit(vault.url).hostname
+        netrc.write_text(f'machine {host} login {WRITER.user} password "{WRITER.password}"\n')
+        file.write_text(f"{WRITER.user}:{WRITER.password}\n")
+        for path in (netrc, file):
+            path.chmod(0o600)
+        house.publish("R720", "--to", "vault", "--yes", env={"NETRC": str(netrc)})
+        done = house.publish("R720", "--to", "vault", "--yes", env={"PIKAFORGE_VAULT_CREDENTIALS": str(file)})
+        assert THERE in done.stdout
+
+    def test_wrong_ones_are_told_with_what_to_do(self, house: House, vault: Dav) -> None:
+        wrong = {**WHO, "PIKAFORGE_VAULT_PASSWORD": "CANARY-77"}
+        for env in (wrong, {"NETRC": "/dev/null"}):
+            done = house.publish("R720", "--to", "vault", "--yes", check=EXIT_PUBLISH, env=env)
+            assert "401" in done.stderr
+            assert "PIKAFORGE_VAULT_USER and PIKAFORGE_VAULT_PASSWORD" in done.stderr
+            assert "CANARY-77" not in done.text
+            assert "Traceback" not in done.text
+        assert vault.listing() == []
+
+    def test_promoted_from_a_folder_to_the_server_and_on_to_another_folder_and_back(
+        self, house: House, vault: Dav
+    ) -> None:
+        house.publish("R720", "--to", "staging", "--yes")
+        house.publish("--promote", "staging:vault", "--yes", env=WHO)
+        house.publish("--promote", "vault:stable", "--yes", env=WHO)
+        name = "debian12/R720/tarballs/pika-v3.4.0-R720.tar.gz"
+        assert house.tree("stable")[f"debian12/.R720.generations/1/tarballs/{Path(name).name}"]
+        TestRefusals.other_bytes(house)
+        house.publish("R720", "--to", "vault", "--yes", "--replace", env=WHO)
+        house.publish("R720", "--to", "vault", "--rollback", "--yes", env=WHO)
+        sums = fetched(f"{house.project_url('vault')}/debian12/R720/tarballs/SHA256SUMS")
+        assert sums is not None
+        package = (house.root("stable") / name).read_bytes()
+        assert f"{hashlib.sha256(package).hexdigest()}  {Path(name).name}\n" in sums[1].decode()
 
 
 @contextmanager

@@ -116,6 +116,7 @@ class Directory:
             switch.symlink_to(Path(generations.name) / str(number))
             switch.rename(served)
             _synced(served.parent)
+        with contextlib.suppress(OSError):  # it is published; what is left, the next publisher removes
             self._tidy(generations, served)
         return len(change.additions)
 
@@ -130,8 +131,7 @@ class Directory:
         for addition in change.additions:
             _copy(addition, new / addition.file.path)
         for path, data in change.pointers.items():
-            (new / path).write_bytes(data)
-            (new / path).chmod(0o644)
+            _put(data, new / path)
         for folder in folders:
             _synced(new / folder)
 
@@ -180,16 +180,22 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _copy(addition: Addition, target: Path) -> None:
+def _put(content: Path | bytes, target: Path) -> None:
+    """Write a file that is on the disk before readers are sent to it, also if the power fails."""
     with target.open("wb") as stream:
-        if isinstance(addition.content, bytes):
-            stream.write(addition.content)
+        if isinstance(content, bytes):
+            stream.write(content)
         else:
-            with addition.content.open("rb") as source:
+            with content.open("rb") as source:
                 shutil.copyfileobj(source, stream, 1 << 20)
         stream.flush()
         os.fsync(stream.fileno())
     target.chmod(0o644)
+
+
+def _copy(addition: Addition, target: Path) -> None:
+    """Write a file, and read it back."""
+    _put(addition.content, target)
     if sha256(target) != addition.file.sha256:
         raise PublishError(
             "what was written does not have the digest that it should have; nothing was changed",
