@@ -14,11 +14,11 @@ import small_packages
 from pikaforge import config
 from pikaforge.model import Format, Spec
 from pikaforge.publish.change import Site
+from pikaforge.publish.compose import Signing
 from pikaforge.publish.directory import Directory
 from pikaforge.publish.outline import Item
 from pikaforge.publish.publisher import Done, Publisher, Wish, from_folder
 from pikaforge.publish.records import FOLDERS, STATE, Artifact, File, State, read_state
-from pikaforge.signing import Signer
 
 SPEC = Path(__file__).resolve().parents[1] / "matrix.yaml"
 EPOCH = 1604318400
@@ -28,6 +28,21 @@ SUFFIXES = {
     "tar": "-v{v}.tar.gz",
     "wheel": "-{v}-py3-none-any.whl",
 }
+
+
+class FakeSigner:
+    """Signs in a way that anybody can check: a signature is the key's name and the digest."""
+
+    public = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----\n"
+
+    def __init__(self, fingerprint: str = "A" * 40) -> None:
+        self.fingerprint = fingerprint
+
+    def detached(self, data: bytes, *, armor: bool = True) -> bytes:
+        return f"{self.fingerprint} {armor} {hashlib.sha256(data).hexdigest()}\n".encode()
+
+    def clearsigned(self, data: bytes) -> bytes:
+        return b"signed\n" + data
 
 
 @cache
@@ -101,7 +116,7 @@ class Root:
     shelf: Shelf
     site: Site
     url: str = "https://packages.example.org/demo"
-    signer: Signer | None = None
+    signer: Signing | None = None
 
     def publisher(self) -> Publisher:
         """Publishes to it."""

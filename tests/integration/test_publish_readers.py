@@ -52,7 +52,7 @@ def watch(folder: Path, readers_url: str, count: int, url: str = "") -> dict[str
                 told[line] += 1
             if any(reader.bad for reader in readers):
                 pytest.fail(str([reader.bad for reader in readers]))
-    print(told, [(reader.rounds, reader.late) for reader in readers])
+    print(told, [(reader.rounds, reader.late, reader.torn) for reader in readers])
     assert [reader.bad for reader in readers] == [[], []]
     assert told["done"] == count
     assert told["killed"] >= count / 10, "the kills came too late to mean anything"

@@ -10,16 +10,18 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small_packages
-from publishing import EPOCH, Root, Shelf, in_folder, spec
+from publishing import EPOCH, FakeSigner, Root, Shelf, in_folder, spec
 
 from pikaforge.errors import EXIT_PUBLISH, ConfigError, PublishError
 from pikaforge.publish import apt, directory, yum
+from pikaforge.publish.change import Change
 from pikaforge.publish.choice import Choice
 from pikaforge.publish.directory import Directory
 from pikaforge.publish.outline import Item, outline
@@ -29,21 +31,6 @@ from pikaforge.publish.records import CATALOGUE, Catalogue, read_catalogue, read
 
 PLACE = "debian12/R620"
 NAMESPACE = {"r": "http://linux.duke.edu/metadata/repo", "c": "http://linux.duke.edu/metadata/common"}
-
-
-class FakeSigner:
-    """Signs in a way that anybody can check: a signature is the key's name and the digest."""
-
-    public = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----\n"
-
-    def __init__(self, fingerprint: str = "A" * 40) -> None:
-        self.fingerprint = fingerprint
-
-    def detached(self, data: bytes, *, armor: bool = True) -> bytes:
-        return f"{self.fingerprint} {armor} {hashlib.sha256(data).hexdigest()}\n".encode()
-
-    def clearsigned(self, data: bytes) -> bytes:
-        return b"signed\n" + data
 
 
 @pytest.fixture
@@ -343,7 +330,7 @@ class TestHistory:
 
 class TestSigned:
     def test_metadata_and_sums_are_signed(self, root: Root) -> None:
-        root.signer = FakeSigner()  # type: ignore[assignment]
+        root.signer = FakeSigner()
         root.publish(root.shelf.item(), root.shelf.item(format="deb"))
         for name in ("x86_64/repodata/repomd.xml", "x86_64/SHA256SUMS", "debs/SHA256SUMS"):
             digest = hashlib.sha256((served(root) / name).read_bytes()).hexdigest()
@@ -357,7 +344,7 @@ class TestSigned:
         assert (served(root).parent.parent / "demo.asc").read_text() == FakeSigner.public
 
     def test_what_is_signed_is_not_published_to_without_a_key(self, root: Root) -> None:
-        root.signer = FakeSigner()  # type: ignore[assignment]
+        root.signer = FakeSigner()
         root.publish(root.shelf.item("1.0"))
         root.signer = None
         with pytest.raises(PublishError, match="there is no key to sign with") as caught:
@@ -366,15 +353,58 @@ class TestSigned:
 
     def test_a_new_key_signs_the_metadata_anew_and_stands_beside_the_old_one(self, root: Root) -> None:
         root.publish(root.shelf.item())
-        root.signer = FakeSigner()  # type: ignore[assignment]
+        root.signer = FakeSigner()
         assert root.publish(root.shelf.item()).outlines[0].resigned
         second = FakeSigner("B" * 40)
         second.public = FakeSigner.public.replace("AAAA", "BBBB")
-        root.signer = second  # type: ignore[assignment]
+        root.signer = second
         root.publish(root.shelf.item())
         assert (served(root) / "x86_64/repodata/repomd.xml.asc").read_text().startswith("B" * 40)
         assert (served(root).parent.parent / "demo.asc").read_text() == FakeSigner.public + second.public
         assert root.publish(root.shelf.item()).outlines[0].nothing
+
+    def test_where_signature_and_metadata_are_switched_one_after_the_other_both_fit_meanwhile(
+        self, root: Root, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        root.signer = FakeSigner()
+        root.publish(root.shelf.item("1.0"))
+        changes: list[Change] = []
+        real = Directory.commit
+
+        def commit(site: Directory, change: Change) -> int:
+            changes.append(change)
+            return real(site, change)
+
+        monkeypatch.setattr(Directory, "commit", commit)
+        monkeypatch.setattr(Directory, "stepwise", True)
+        old = (served(root) / "x86_64/repodata/repomd.xml").read_bytes()
+        root.publish(root.shelf.item("1.1"))
+        (change,) = changes
+        new = change.pointers["x86_64/repodata/repomd.xml"]
+        both = change.transitional["x86_64/repodata/repomd.xml.asc"].decode()
+        assert all(hashlib.sha256(data).hexdigest() in both for data in (old, new))
+        order = [name for name in change.pointers if "repomd" in name]
+        assert order == ["x86_64/repodata/repomd.xml", "x86_64/repodata/repomd.xml.asc"]
+        alone = change.pointers["x86_64/repodata/repomd.xml.asc"].decode()
+        assert hashlib.sha256(new).hexdigest() in alone and hashlib.sha256(old).hexdigest() not in alone
+        assert list(change.pointers)[-1] == "repository.json"
+
+    def test_a_first_signature_is_there_before_what_it_signs(self, root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+        root.signer = FakeSigner()
+        seen: list[str] = []
+
+        def commit(_: Directory, change: Change) -> int:
+            seen.extend(change.pointers)
+            return 0
+
+        monkeypatch.setattr(Directory, "stepwise", True)
+        monkeypatch.setattr(Directory, "commit", commit)
+        with suppress(PublishError):
+            root.publish(root.shelf.item("1.0"))
+        assert [name for name in seen if "repomd" in name] == [
+            "x86_64/repodata/repomd.xml.asc",
+            "x86_64/repodata/repomd.xml",
+        ]
 
 
 class TestKilled:

@@ -24,6 +24,7 @@ class Signing(Protocol):
     """What signs metadata (`signing.Signer`)."""
 
     fingerprint: str
+    public: str
 
     def detached(self, data: bytes, *, armor: bool = True) -> bytes:
         """A signature of some bytes."""
@@ -173,17 +174,22 @@ class _Composer:
             self._immutable(f"{RPMS}/{yum.FOLDER}/{name}", data)
         pointer = f"{RPMS}/{yum.POINTER}"
         if self.means.signer is not None:
-            self._both_signed(pointer, repomd)
-            self.pointers[pointer + SIGNATURE_SUFFIX] = self.means.signer.detached(repomd)
+            self._signed(pointer, repomd, self.means.signer)
         self.pointers[pointer] = repomd
 
-    def _both_signed(self, pointer: str, repomd: bytes) -> None:
-        """Where signature and metadata cannot be switched at once, one signature file for the old metadata and the new
-        one: gpg takes the signature that fits. It is there only while the two are switched."""
+    def _signed(self, pointer: str, repomd: bytes, signer: Signing) -> None:
+        """The signature of repomd.xml, before it.
+
+        Where the two cannot be switched at once, there is a signature file for the old metadata and the new one
+        meanwhile, of which gpg takes the signature that fits; the new one's alone comes after the metadata.
+        """
+        signature = pointer + SIGNATURE_SUFFIX
         before = self.means.read(f"{self.outline.place}/{pointer}") if self.means.stepwise else None
-        if before is not None and self.means.signer is not None:
-            both = [self.means.signer.detached(data, armor=False) for data in (repomd, before)]
-            self.transitional[pointer + SIGNATURE_SUFFIX] = b"".join(both)
+        if before is not None:
+            both = [signer.detached(data, armor=False) for data in (repomd, before)]
+            self.transitional[signature] = b"".join(both)
+            self.pointers[pointer] = repomd
+        self.pointers[signature] = signer.detached(repomd)
 
     def _apt(self) -> None:
         wanted = self._packages(DEBS, "deb")

@@ -12,6 +12,7 @@ from pikaforge.errors import PublishError
 from pikaforge.model import Spec
 from pikaforge.publish import compose, outline
 from pikaforge.publish.change import Site
+from pikaforge.publish.compose import Signing
 from pikaforge.publish.outline import Item, Outline
 from pikaforge.publish.pages import root_files
 from pikaforge.publish.records import (
@@ -25,7 +26,6 @@ from pikaforge.publish.records import (
     read_catalogue,
     read_state,
 )
-from pikaforge.signing import Signer
 
 Source = Callable[[str, File], Path]
 """Where a file of an item is on this machine, by the item's place and the file as the item has it."""
@@ -67,7 +67,7 @@ class Publisher:
     spec: Spec
     url: str
     """Where clients find the root, without a slash at its end."""
-    signer: Signer | None
+    signer: Signing | None
     product: str
 
     def look(self, wish: Wish) -> Done:
