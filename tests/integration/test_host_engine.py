@@ -67,7 +67,7 @@ class Here:
             for part in (matrix["product"], *matrix["allocators"].values()):
                 if "packages" in part:
                     part["packages"] = {"debian": part["packages"]["debian"]}
-            named = {name: "here" for name, value in matrix["defaults"].items() if isinstance(value, str)}
+            named = {name: "here" for name in ("image", "tools", "emulator") if matrix["defaults"][name]}
             matrix["defaults"].update(named)
 
         self.project.change(edit)

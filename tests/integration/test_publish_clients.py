@@ -441,7 +441,7 @@ def test_dnf_fills_an_install_root(site: Site, rpm_machine: Host) -> None:
 # --- what is refused
 
 
-def test_dnf_refuses_what_is_not_the_publishers(site: Site, rpm_machine: Host, stranger: Key) -> None:
+def test_dnf_refuses_what_is_not_the_publishers(site: Site, rpm_machine: Host, key: Key, stranger: Key) -> None:
     rpm_machine.obey(site.fleet_lines("rpm").replace("dnf install", ": dnf install"))
     install = ("dnf", "--assumeyes", "--releasever=12", "install", "pika")
     pointer = "x86_64/repodata/repomd.xml"
@@ -471,8 +471,15 @@ def test_dnf_refuses_what_is_not_the_publishers(site: Site, rpm_machine: Host, s
     rpm_machine.sh(f"rm {variable}")
     rpm_machine.refuses(install, r"404 for \S+/\$pikamodel/x86_64/repodata/repomd.xml")
 
-    # Nothing else was in the way.
+    # While a server is switched, the signature file has a signature of the metadata before and one of that after.
     rpm_machine.sh(f"echo R620 >{variable}")
+    ours, other = (key.gpg("--detach-sign", stdin=data) for data in (repomd, b"what was there before"))
+    for both in (ours + other, other + ours):
+        rpm_machine.ok("dnf", "clean", "all")
+        with site.altered({f"{pointer}.asc": both}):
+            assert "Metadata cache created" in rpm_machine.ok("dnf", "--assumeyes", "--releasever=12", "makecache")
+
+    # Nothing else was in the way.
     rpm_machine.dnf_ok("install", "pika")
 
 
