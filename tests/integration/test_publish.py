@@ -138,7 +138,7 @@ class TestDryRun:
 
     def test_twice_with_yes_uploads_nothing_the_second_time(self, house: House) -> None:
         first = house.publish("R620", "--to", "staging", "--yes")
-        assert first.lines(r"^  done: 33 files were written$")
+        assert first.lines(r"^  done: 33 files were written; see .*/repo-staging/index.html$")
         before = house.tree("staging")
         second = house.publish("R620", "--to", "staging", "--yes")
         assert THERE in second.stdout

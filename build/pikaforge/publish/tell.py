@@ -7,6 +7,7 @@ from typing import Any
 
 from pikaforge import report
 from pikaforge.publish.outline import Outline
+from pikaforge.publish.pages import INDEX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,7 @@ class Told:
             if self.pages:
                 lines.append(f"  written anew: {', '.join(self.pages)}")
         elif self.done and self.outlines:
-            lines.append(f"  done: {self.transferred} files were written")
+            lines.append(f"  done: {self.transferred} files were written; see {self.where.rstrip('/')}/{INDEX}")
         return lines
 
     def facts(self) -> dict[str, Any]:
