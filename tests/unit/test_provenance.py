@@ -11,7 +11,7 @@ import pytest
 from unit.artifacts import NAME, TREE, deliver, listed, make_manifest, manifest_bytes, pack, tar_bytes
 
 from pikaforge.describe import describe, provenance
-from pikaforge.describe.provenance import Builder, builder_of
+from pikaforge.describe.provenance import Builder, builder_in, builder_of
 from pikaforge.elf.errors import AuditError
 
 DIGEST = "a" * 64
@@ -118,6 +118,27 @@ def test_the_builder_in_github_actions() -> None:
 @pytest.mark.parametrize("without", ["GITHUB_ACTIONS", "GITHUB_WORKFLOW_REF", "GITHUB_RUN_ID"])
 def test_any_other_builder_is_a_local_one(without: str) -> None:
     assert builder_of({name: value for name, value in ACTIONS.items() if name != without}) == Builder()
+
+
+@pytest.mark.parametrize("builder", [Builder(), builder_of(ACTIONS), Builder(started="2026-01-01T00:00:00Z")])
+def test_the_builder_can_be_read_again(builder: Builder) -> None:
+    told = provenance.statement(make_manifest(), artifact="x", sha256="0" * 64, builder=builder)
+    assert builder_in(provenance.text(told)) == builder
+
+
+NO_STATEMENTS = {
+    "nothing": "",
+    "no JSON": "{",
+    "a list": "[]",
+    "empty": "{}",
+    "no names": '{"predicate": {"runDetails": {"builder": 1}}}',
+    "too deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("text", NO_STATEMENTS.values(), ids=NO_STATEMENTS.keys())
+def test_no_builder_is_in_what_is_no_statement(text: str) -> None:
+    assert builder_in(text) is None
 
 
 def test_times_only_if_they_are_passed() -> None:

@@ -44,6 +44,12 @@ class TestSettings:
         assert found.passphrase == Path("/run/pass")
         assert found.public == (tmp_path / "a.asc", Path("/b.asc"))
 
+    def test_the_key_itself_may_be_in_the_variable(self, tmp_path: Path) -> None:
+        found = settings({KEY: f"{SECRET_KEY.decode()}\n"}, base=tmp_path)
+        assert found.text == SECRET_KEY
+        assert found.key == f"(in {KEY})"
+        assert "CANARY" not in repr(found)
+
     def test_a_fingerprint_is_no_file(self, tmp_path: Path) -> None:
         spaced = " ".join(FINGERPRINT[i : i + 4] for i in range(0, 40, 4)).lower()
         assert settings({KEY: spaced}, base=tmp_path).key == FINGERPRINT
@@ -266,6 +272,13 @@ class TestSigner:
         assert {"--armor", "--batch"} <= set(argv)
         assert argv[argv.index("--passphrase-fd") + 1] == "0"
         assert argv[argv.index("--pinentry-mode") + 1] == "loopback"
+
+    def test_a_key_in_a_variable_is_imported_through_a_pipe(self, gnupg: Gnupg, tmp_path: Path) -> None:
+        with open_signer(settings({KEY: SECRET_KEY.decode()}, base=tmp_path), tmp_path / "s") as signer:
+            assert "CANARY" not in repr(signer)
+        ((argv, env, stdin),) = gnupg.asked("--import")
+        assert stdin == SECRET_KEY
+        assert "CANARY" not in repr((argv, env))
 
     def test_the_secrets_are_in_no_argument_and_no_environment(
         self, gnupg: Gnupg, place: Settings, tmp_path: Path
