@@ -8,10 +8,8 @@ from pikaforge.host import process
 
 
 def test_other_programs_do_not_get_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    secret = {name: "CANARY" for name in ("PIKAFORGE_SIGNING_KEY", "PIKAFORGE_VAULT_PASSWORD", "PIKAFORGE_A_B_TOKEN")}
-    plain = {
-        name: "kept" for name in ("PIKAFORGE_CWD", "PIKAFORGE_VAULT_USER", "PIKAFORGE_SIGNING_PASSPHRASE", "OTHER")
-    }
+    secret = dict.fromkeys(("PIKAFORGE_SIGNING_KEY", "PIKAFORGE_VAULT_PASSWORD", "PIKAFORGE_A_B_TOKEN"), "CANARY")
+    plain = dict.fromkeys(("PIKAFORGE_CWD", "PIKAFORGE_VAULT_USER", "PIKAFORGE_SIGNING_PASSPHRASE", "OTHER"), "kept")
     for name, value in (secret | plain).items():
         monkeypatch.setenv(name, value)
     found = process.environment({"MORE": "x"})
