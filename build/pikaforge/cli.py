@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -196,6 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; the exit status is 0, 2, 3, 4 or 5 (see `errors`), or 130 after Ctrl-C."""
     from pikaforge.report import show_error  # noqa: PLC0415
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that has no arrow gets a question mark, not a traceback
+        sys.stdout.reconfigure(errors="replace")
     arguments = parser().parse_args(argv)
     try:
         with _termination():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -400,3 +401,13 @@ def test_main_of_the_package_hands_on_the_status(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SystemExit) as end:
         runpy.run_module("pikaforge", run_name="__main__")
     assert end.value.code == 3
+
+
+def test_an_output_without_arrows_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["publish", "--help"])
+    sys.stdout.flush()
+    assert ended.value.code == 0
+    assert b"--promote FROM?TO" in output.getvalue()
