@@ -55,8 +55,8 @@ def test_syntax_error(ready: Project, engine: Engine) -> None:
     assert re.match(r"  reason: src/pika_cmd_admin\.cc:\d+:\d+: error: ", reasons[0]), reasons
     tail = done.lines(r"^    \| ")
     assert 1 < len(tail) <= 15
-    assert any("make: *** " in line for line in tail)
     log = (ready.out / "logs" / GROUP / "compile.log").read_text(encoding="utf-8")
+    assert "make: *** " in log  # what else was being compiled may say more after that
     assert [line.removeprefix("    | ") for line in tail] == [line[:300] for line in log.splitlines()[-len(tail) :]]
     assert "hint: the recipe docker/guest/recipes/pika.sh and the log tell more" in done.stdout
     assert engine.containers(done.pid) == []
