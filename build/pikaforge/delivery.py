@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from pikaforge import record, signing
 from pikaforge.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS
 from pikaforge.describe.provenance import Builder, builder_in, builder_of
-from pikaforge.errors import PublishError
 from pikaforge.host.store import locked, sha256
 from pikaforge.model import Spec
 from pikaforge.plan import TOOLS_NODE, Cell
@@ -48,13 +47,19 @@ def deliver(workshop: Workshop, spec: Spec, done: Report) -> Delivery:
         SigningError: the key cannot sign.
         HostError: a file cannot be written, or GnuPG is missing.
     """
-    with locked(workshop.dist / ".lock"), workshop.store.scratch() as scratch, _signer(scratch) as signer:
+    with locked(workshop.dist / ".lock"), workshop.store.scratch() as scratch, configured_signer(scratch) as signer:
         work = _Work(workshop=workshop, spec=spec, done=done, scratch=scratch, signer=signer)
         return work.deliver()
 
 
 @contextmanager
-def _signer(scratch: Path) -> Iterator[Signer | None]:
+def configured_signer(scratch: Path) -> Iterator[Signer | None]:
+    """The key that the environment names, ready to sign; None if it names none.
+
+    Raises:
+        ConfigError: it cannot be read or used.
+        HostError: GnuPG is missing or too old.
+    """
     where = signing.settings(os.environ, base=cwd())
     if not where.key:
         yield None
@@ -170,19 +175,14 @@ def sign(
         for cell in report.cells:
             artifacts = []
             for artifact in cell.artifacts if cell.id in cells else ():
-                path = folder / artifact.path
-                if not path.is_file() or sha256(path) != artifact.sha256:
-                    raise PublishError(
-                        "a package is missing, or is not what the report says",
-                        where=str(path),
-                        hint="build it again: what is published is what a build has proven",
-                    )
+                path = record.delivered(folder, artifact)
+                digest = artifact.sha256
                 if path.suffix == ".rpm" and signer.sign_rpm(path, insert):
                     _describe_again(path, cell, artifact)
-                digest = sha256(path)
+                    digest = sha256(path)
                 files = sums.setdefault(path.parent, {})
-                for file in (path, *(companion for companion in _companions(path) if companion.is_file())):
-                    files[file.name] = sha256(file)
+                files[path.name] = digest
+                files.update({file.name: sha256(file) for file in _companions(path) if file.is_file()})
                 artifacts.append(artifact.model_copy(update={"sha256": digest, "bytes": path.stat().st_size}))
             changed.append(cell.model_copy(update={"artifacts": tuple(artifacts)}) if artifacts else cell)
         for place, digests in sums.items():

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pikaforge import allocators, keys, targets
@@ -386,6 +386,13 @@ def expand(spec: Spec, cells: Sequence[Cell], *, engine: Literal["docker", "host
     warnings = [spec.product.warning] if spec.product.warning else []
     warnings.extend(f"{cell.id}: {cell.remark}" for cell in cells if cell.remark)
     return Plan(cells=tuple(cells), nodes=tuple(nodes), warnings=tuple(warnings))
+
+
+def common_part(spec: Spec, wanted: Callable[[Node], bool], *, engine: Literal["docker", "host"] = "docker") -> Plan:
+    """The wanted nodes, of those that are the same for all cells: the plan is for the first that can be built."""
+    cells = [cell for cell in all_cells(spec) if not cell.problem][:1]
+    whole = expand(spec, cells, engine=engine)
+    return replace(whole, nodes=tuple(node for node in whole.nodes if wanted(node)))
 
 
 def _own(spec: Spec, cell: Cell) -> tuple[str, ...]:

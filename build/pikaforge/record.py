@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from pikaforge.errors import StageError
-from pikaforge.host.store import write_atomically
+from pikaforge.errors import PublishError, StageError
+from pikaforge.host.store import sha256, write_atomically
 from pikaforge.model import Strict, schema_of
 
 if TYPE_CHECKING:
@@ -157,6 +157,21 @@ def load(dist: Path) -> BuildReport | None:
         return BuildReport.model_validate_json((dist / NAME).read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def delivered(dist: Path, artifact: ArtifactRecord) -> Path:
+    """A package as the report has it.
+
+    Raises:
+        PublishError: it is missing, or is not what the report says.
+    """
+    path = dist / artifact.path
+    hint = "build it again: what is published is what a build has proven"
+    if not path.is_file():
+        raise PublishError("a package of the report is missing", where=str(path), hint=hint)
+    if sha256(path) != artifact.sha256:
+        raise PublishError("a package is not what the report says", where=str(path), hint=hint)
+    return path
 
 
 def write(dist: Path, report: BuildReport) -> Path:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import base64
 import http.client
-import io
-import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from hashlib import sha1, sha256
+from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import pytest
+from integration.images import base_of, image_of
 
 from pikaforge.host.job import files
 from pikaforge.publish.credentials import Credentials
@@ -118,20 +116,9 @@ class Dav:
         return [line.removeprefix("./") for line in output.splitlines()]
 
 
-def image_of(engine: Engine, warm: Warm) -> str:
-    """The runtime image of Debian 12 with nginx; it is kept for later test runs."""
-    records = [warm.store / "image" / key / "result.json" for key in warm.keys["image"]]
-    facts: list[dict[str, Any]] = [json.loads(path.read_text(encoding="utf-8"))["facts"] for path in records]
-    text = IMAGE.format(base=next(f["runtime"] for f in facts if "/debian12-" in f.get("runtime", "")))
-    tag = f"pikaforge-test/nginx:{sha256(text.encode()).hexdigest()[:16]}"
-    if not engine.client.images.list(tag):
-        from docker.errors import BuildError
-
-        try:
-            engine.client.images.build(fileobj=io.BytesIO(text.encode()), tag=tag, rm=True, forcerm=True)
-        except BuildError as error:
-            pytest.skip(f"packages cannot be installed into the runtime image (no mirror?): {error}")
-    return tag
+def nginx_image(engine: Engine, warm: Warm) -> str:
+    """The runtime image of Debian 12 with nginx."""
+    return image_of(engine, IMAGE.format(base=base_of(warm)), "nginx")
 
 
 @contextmanager
@@ -140,7 +127,7 @@ def dav_of(engine: Engine, image: str, until: Callable[..., None], *, size: str 
 
     Args:
         engine: where it runs.
-        image: of `image_of`.
+        image: of `nginx_image`.
         until: the fixture.
         size: of the file system that the root is on; without it, there is plenty.
     """

@@ -7,24 +7,17 @@ deploy.sh prepares the instance, and `Host.start` runs the commands of the insta
 
 from __future__ import annotations
 
-import io
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pytest
+from typing import TYPE_CHECKING
 
 from pikaforge.host.job import files
 
 if TYPE_CHECKING:
-    from conftest import Engine
     from docker.models.containers import Container
 
-    from .conftest import Warm
 
 TOP = "/opt/pika"
 UNIT = "/usr/lib/systemd/system/pika@.service"
@@ -177,23 +170,3 @@ class Host:
         """Send a request; the answer, or "" if nobody answers."""
         status, output = self.run("bash", "-c", TALK, "talk", str(PORT), *words)
         return output if status == 0 else ""
-
-
-def image_of(engine: Engine, text: str, name: str = "dnf") -> str:
-    """Build an image, which is kept for later test runs; its tag."""
-    tag = f"pikaforge-test/{name}:{sha256(text.encode()).hexdigest()[:16]}"
-    if not engine.client.images.list(tag):
-        from docker.errors import BuildError
-
-        try:
-            engine.client.images.build(fileobj=io.BytesIO(text.encode()), tag=tag, rm=True, forcerm=True)
-        except BuildError as error:
-            pytest.skip(f"packages cannot be installed into the runtime image (no mirror?): {error}")
-    return tag
-
-
-def base_of(warm: Warm) -> str:
-    """The runtime image of Debian 12."""
-    records = [warm.store / "image" / key / "result.json" for key in warm.keys["image"]]
-    facts: list[dict[str, Any]] = [json.loads(path.read_text(encoding="utf-8"))["facts"] for path in records]
-    return next(str(f["runtime"]) for f in facts if "/debian12-" in f.get("runtime", ""))

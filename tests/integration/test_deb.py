@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from integration.images import image_of
 
 from pikaforge import config
 from pikaforge.elf.facts import read_facts
@@ -244,16 +245,7 @@ def host(engine: Engine, kit: Kit) -> Iterator[Host]:
 @pytest.fixture(scope="module")
 def desk_image(engine: Engine, kit: Kit) -> str:
     """The runtime image with lintian and systemd; kept for later test runs."""
-    text = DESK.format(base=kit.runtime)
-    tag = f"pikaforge-test/deb:{sha256(text.encode()).hexdigest()[:16]}"
-    if not engine.client.images.list(tag):
-        from docker.errors import BuildError
-
-        try:
-            engine.client.images.build(fileobj=io.BytesIO(text.encode()), tag=tag, rm=True, forcerm=True)
-        except BuildError as error:
-            pytest.skip(f"packages cannot be installed into the runtime image (no mirror?): {error}")
-    return tag
+    return image_of(engine, DESK.format(base=kit.runtime), "deb")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from integration.dav import WRITER, Dav, dav_of, fetched, image_of
+from integration.dav import WRITER, Dav, dav_of, fetched, nginx_image
 from integration.keys import Key, new_key
 
 from pikaforge.errors import EXIT_CONFIG, EXIT_DONE, EXIT_PUBLISH
@@ -336,7 +336,7 @@ class TestHistory:
 @pytest.fixture(scope="module")
 def server(engine: Engine, warm: Warm, until: Callable[..., None]) -> Iterator[Dav]:
     """nginx with WebDAV, which wants a user and a password of those who write."""
-    with dav_of(engine, image_of(engine, warm), until) as dav:
+    with dav_of(engine, nginx_image(engine, warm), until) as dav:
         yield dav
 
 

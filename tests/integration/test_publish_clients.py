@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration import dav, rpm_host
+from integration.images import base_of, image_of
 from integration.keys import Key, new_key
-from integration.rpm_host import HOST, STUB, TOP, base_of, full, image_of
+from integration.rpm_host import HOST, STUB, TOP, full
 
 from pikaforge.host.job import files
 from pikaforge.model import Format
@@ -182,7 +183,7 @@ def flipped(data: bytes, at: int = -100) -> bytes:
 @pytest.fixture(scope="module")
 def image(engine: Engine, warm: Warm) -> str:
     """The runtime image of Debian 12 with nginx."""
-    return dav.image_of(engine, warm)
+    return dav.nginx_image(engine, warm)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from integration.dav import WRITER, dav_of, image_of
+from integration.dav import WRITER, dav_of, nginx_image
 from integration.readers import reading
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_no_reader_of_a_folder_sees_anything_but_whole_states(web: Callable[[Pat
 def test_no_reader_of_a_server_sees_anything_but_whole_states(
     engine: Engine, warm: Warm, until: Callable[..., None], tmp_path: Path
 ) -> None:
-    with dav_of(engine, image_of(engine, warm), until) as dav:
+    with dav_of(engine, nginx_image(engine, warm), until) as dav:
         watch(tmp_path, dav.readers, BY_HTTP, dav.url)
         listing = dav.listing()
         assert not [name for name in listing if name.endswith(".part")]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.dav import PROXIES, WRITER, Dav, Fault, dav_of, fetched, image_of, serving, way_to
+from integration.dav import PROXIES, WRITER, Dav, Fault, dav_of, fetched, nginx_image, serving, way_to
 
 from pikaforge.errors import EXIT_PUBLISH, ConfigError, PublishError
 from pikaforge.publish.change import Addition, Change, file_of
@@ -42,7 +42,7 @@ TEMPORARY = {".lock.part", ".pending.json.part"}
 
 @pytest.fixture(scope="module")
 def image(engine: Engine, warm: Warm) -> str:
-    return image_of(engine, warm)
+    return nginx_image(engine, warm)
 
 
 @pytest.fixture(scope="module")

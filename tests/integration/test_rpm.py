@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from integration.images import image_of
 
 from pikaforge import config, plan
 from pikaforge.elf import linkage
@@ -255,20 +256,7 @@ class Host:
 @pytest.fixture(scope="module")
 def host_image(engine: Engine, kit: Kit) -> str:
     """The clean runtime image with Debian's rpm."""
-    return image_of(engine, HOST.format(base=kit.runtime))
-
-
-def image_of(engine: Engine, text: str) -> str:
-    """Build an image, which is kept for later test runs; its tag."""
-    tag = f"pikaforge-test/rpm:{sha256(text.encode()).hexdigest()[:16]}"
-    if not engine.client.images.list(tag):
-        from docker.errors import BuildError
-
-        try:
-            engine.client.images.build(fileobj=io.BytesIO(text.encode()), tag=tag, rm=True, forcerm=True)
-        except BuildError as error:
-            pytest.skip(f"packages cannot be installed into the runtime image (no mirror?): {error}")
-    return tag
+    return image_of(engine, HOST.format(base=kit.runtime), "rpm")
 
 
 @contextmanager
@@ -300,7 +288,7 @@ def booted(engine: Engine, host_image: str, base_package: Path, until: Callable[
         "volumes": {"/sys/fs/cgroup": {"bind": "/sys/fs/cgroup", "mode": "ro"}},
         "environment": {"container": "docker"},
     }
-    with host_of(engine, image_of(engine, BOOTED.format(base=host_image)), **options) as host:
+    with host_of(engine, image_of(engine, BOOTED.format(base=host_image), "rpm"), **options) as host:
         state = "systemctl is-system-running 2>/dev/null || :"
         until(lambda: host.ok("sh", "-c", state).strip() in ("running", "degraded"), "systemd is up", 60)
         host.put({"q/base.rpm": base_package})

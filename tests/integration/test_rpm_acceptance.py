@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from integration import rpm_host
+from integration.images import base_of, image_of
 from integration.keys import new_key
-from integration.rpm_host import DATA, HOST, STUB, TOP, UNIT, base_of, full, image_of
+from integration.rpm_host import DATA, HOST, STUB, TOP, UNIT, full
 
 if TYPE_CHECKING:
     from conftest import Engine, Project
@@ -150,7 +151,7 @@ class Host(rpm_host.Host):
 @pytest.fixture(scope="module")
 def image(engine: Engine, warm: Warm) -> str:
     """The runtime image of Debian 12 with dnf."""
-    return image_of(engine, HOST.format(base=base_of(warm)))
+    return image_of(engine, HOST.format(base=base_of(warm)), "dnf")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pikaforge import record
 from pikaforge.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
-from pikaforge.errors import PublishError
 from pikaforge.host.store import sha256
 from pikaforge.model import Spec
 from pikaforge.publish.outline import Item
@@ -65,8 +64,7 @@ def collect(chosen: Sequence[tuple[Delivered, CellRecord]], spec: Spec, *, now: 
         image = spec.images.get(cell.image)
         usual = image is None or cell.allocator == image.allocator
         for artifact in cell.artifacts:
-            path = delivered.folder / artifact.path
-            _check(path, artifact)
+            path = record.delivered(delivered.folder, artifact)
             item = Item(
                 product=delivered.report.product,
                 image=cell.image,
@@ -77,14 +75,6 @@ def collect(chosen: Sequence[tuple[Delivered, CellRecord]], spec: Spec, *, now: 
             for file in item.artifact.files():
                 sources[item.place, file.path] = path.with_name(file.path.rpartition("/")[2])
     return Collected(items=tuple(items), sources=sources)
-
-
-def _check(path: Path, artifact: ArtifactRecord) -> None:
-    hint = "build it again: what is published is what a build has proven"
-    if not path.is_file():
-        raise PublishError("a package of the report is missing", where=str(path), hint=hint)
-    if sha256(path) != artifact.sha256:
-        raise PublishError("a package is not what the report says", where=str(path), hint=hint)
 
 
 def _artifact(

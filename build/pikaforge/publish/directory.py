@@ -18,6 +18,7 @@ from pathlib import Path
 from pikaforge.errors import PublishError
 from pikaforge.host.store import locked, sha256, write_atomically
 from pikaforge.publish.change import Addition, Change
+from pikaforge.publish.http import quiet
 from pikaforge.publish.records import File
 
 LOCK = ".lock"
@@ -28,16 +29,12 @@ KEPT_FOLDERS = 2
 """Folders of generations that stay: a reader's look at a path takes no longer than a publication."""
 
 
-def _quiet(_text: str) -> None:
-    """Where notices go if nobody listens."""
-
-
 class Directory:
     """A root in a folder of this machine. See `change.Site`."""
 
     stepwise = False
 
-    def __init__(self, root: Path, *, notice: Callable[[str], None] = _quiet) -> None:
+    def __init__(self, root: Path, *, notice: Callable[[str], None] = quiet) -> None:
         self.root = root
         self.where = str(root)
         self._notice = notice

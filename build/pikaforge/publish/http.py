@@ -270,6 +270,12 @@ def read_body(answer: Response, limit: int) -> bytes:
     return bytes(body)
 
 
+def warn_if_plain(url: str, credentials: Credentials | None, notice: Callable[[str], None]) -> None:
+    """Say that credentials go over a network unencrypted, where they do."""
+    if credentials is not None and url.startswith("http:") and not loopback(url):
+        notice(f"{redacted(url)} is plain http: whoever is on the way can read the credentials")
+
+
 def _session(url: str, credentials: Credentials | None) -> Session:
     """A session that sends credentials to the host of `url` alone; proxies are from the environment, netrc is not."""
     import requests  # noqa: PLC0415  # 0.1 s that nothing else needs

@@ -25,7 +25,7 @@ from pikaforge.host.net import redacted
 from pikaforge.host.store import sha256
 from pikaforge.publish import credentials as who
 from pikaforge.publish.credentials import Credentials
-from pikaforge.publish.http import PAUSE, TIMEOUT, Client, loopback, quiet
+from pikaforge.publish.http import PAUSE, TIMEOUT, Client, quiet, warn_if_plain
 
 UPLOAD_TIMEOUT = 1800.0
 """Seconds for one upload."""
@@ -131,8 +131,7 @@ def publish_wheels(
         credentials = Credentials(user=TOKEN_USER, password=credentials.token, source=credentials.source)
     simple = simple_url or f"{url.rstrip('/')}/simple/"
     index = _Index(simple, Client(simple, credentials, target=target, timeout=timeout, pause=pause))
-    if credentials is not None and url.startswith("http:") and not loopback(url):
-        notice(f"{redacted(url)} is plain http: whoever is on the way can read the credentials")
+    warn_if_plain(url, credentials, notice)
     there = [_there(index, path, digest) for path, digest in files]
     outcomes = []
     for (path, digest), same in zip(files, there, strict=True):

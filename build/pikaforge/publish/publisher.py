@@ -74,9 +74,11 @@ class Publisher:
         """What would change; nothing is written, and no lock is taken.
 
         Raises:
-            PublishError: the site cannot be read.
+            PublishError: the site cannot be read, or publishing would be refused.
         """
-        return Done(outlines=tuple(self._outlines(wish)))
+        outlines = tuple(self._outlines(wish, self._catalogue()))
+        refuse(outlines, self.site.where)
+        return Done(outlines=outlines)
 
     def publish(self, wish: Wish, source: Source) -> Done:
         """Make it so.
@@ -85,18 +87,20 @@ class Publisher:
             PublishError: the site refuses, an item would change what is there, or the signing key is missing.
         """
         with self.site.locked(), tempfile.TemporaryDirectory(prefix="pikaforge-publish-") as scratch:
-            outlines = tuple(self._outlines(wish))
+            catalogue = self._catalogue()
+            outlines = tuple(self._outlines(wish, catalogue))
             refuse(outlines, self.site.where)
             done = Done(outlines=outlines)
+            states = [each.before for each in outlines if each.nothing]
             for each in outlines:
                 if not each.nothing:
                     change = compose.compose(each, self._means(each, source, Path(scratch)))
                     done.transferred += self.site.commit(change)
-            done.pages = list(self._pages(sorted({each.place for each in outlines})))
+                    states.append(change.state)
+            done.pages = list(self._pages(catalogue, [state for state in states if state is not None]))
         return done
 
-    def _outlines(self, wish: Wish) -> Iterator[Outline]:
-        catalogue = self._catalogue()
+    def _outlines(self, wish: Wish, catalogue: Catalogue | None) -> Iterator[Outline]:
         if catalogue is not None and catalogue.key is not None and self.signer is None:
             raise PublishError(
                 "what is there is signed, and there is no key to sign with",
@@ -153,14 +157,14 @@ class Publisher:
             stepwise=self.site.stepwise,
         )
 
-    def _pages(self, places: Sequence[str]) -> Iterator[str]:
-        """Write the files of the root, from the states as they are now; the names of those that changed.
+    def _pages(self, old: Catalogue | None, states: Sequence[State]) -> Iterator[str]:
+        """Write the files of the root, from the catalogue before and states as they are now; the names of those that
+        changed.
 
         They are written at every publication, so that one that was killed before them is made good by the next.
         """
-        old = self._catalogue()
         known = {repository.path: repository for repository in (old.repositories if old else ())}
-        known |= {place: entry(state) for place in places if (state := self._state(place)) is not None}
+        known |= {state.place: entry(state) for state in states}
         key, public = self._key()
         catalogue = Catalogue(
             product=self.product,

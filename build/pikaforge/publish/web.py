@@ -17,7 +17,7 @@ from pikaforge.host.store import sha256
 from pikaforge.publish.change import Addition, Change
 from pikaforge.publish.credentials import Credentials
 from pikaforge.publish.dav import Dav, beside, digest_of
-from pikaforge.publish.http import PAUSE, TIMEOUT, TRIES, Client, loopback, quiet
+from pikaforge.publish.http import PAUSE, TIMEOUT, TRIES, Client, quiet, warn_if_plain
 from pikaforge.publish.records import File
 from pikaforge.publish.redo import PENDING, Redo
 from pikaforge.publish.weblock import LOOK, TTL, Lock
@@ -66,8 +66,7 @@ class WebSite:
         self._lock = Lock(self._dav, beat, ttl=ttl, look=look, notice=notice)
         self._notice = notice
         self._unfinished = False
-        if credentials is not None and url.startswith("http:") and not loopback(url):
-            notice(f"{redacted(url)} is plain http: whoever is on the way can read the credentials")
+        warn_if_plain(url, credentials, notice)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pikaforge import delivery, report, signing
 from pikaforge.errors import EXIT_DONE, ConfigError
 from pikaforge.host import process
 from pikaforge.model import Destination
-from pikaforge.plan import TOOLS_NODE, all_cells, closest, expand
+from pikaforge.plan import TOOLS_NODE, closest, common_part
 from pikaforge.publish import collect
 from pikaforge.publish.change import Site
 from pikaforge.publish.choice import Choice
@@ -24,12 +24,12 @@ from pikaforge.publish.collect import Collected
 from pikaforge.publish.credentials import credentials
 from pikaforge.publish.directory import Directory
 from pikaforge.publish.promotion import promotion
-from pikaforge.publish.publisher import Done, Publisher, Wish, from_folder, moment, refuse
+from pikaforge.publish.publisher import Publisher, Source, Wish, from_folder, moment
 from pikaforge.publish.records import CATALOGUE, Artifact, read_catalogue
 from pikaforge.publish.tell import Told, count
 from pikaforge.record import CellRecord
 from pikaforge.rpmfile import INSERT_SCRIPT, Insert, insert_here, insert_in
-from pikaforge.setting import Setting, cwd
+from pikaforge.setting import Setting
 from pikaforge.signing import Signer
 from pikaforge.workshop import GUEST
 
@@ -44,10 +44,10 @@ def publish(setting: Setting) -> int:
     given = setting.arguments
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pikaforge-sign-")))
-        signer = stack.enter_context(_signer(scratch))
+        signer = stack.enter_context(delivery.configured_signer(scratch))
         work = _Work(setting=setting, signer=signer, scratch=scratch, yes=_agreed(given))
         if given.promote:
-            told = list(work.promote(given.promote))
+            told = [work.promote(given.promote)]
         elif given.rollback:
             told = [work.rollback(name) for name in work.named()]
         else:
@@ -70,16 +70,6 @@ def publish(setting: Setting) -> int:
 def _agreed(given: Any) -> bool:
     """Whether it is to be done: somebody says so, or a CI system runs it and names the place."""
     return bool(given.yes or (os.environ.get("CI") == "true" and (given.to or given.promote)))
-
-
-@contextmanager
-def _signer(scratch: Path) -> Iterator[Signer | None]:
-    where = signing.settings(os.environ, base=cwd())
-    if not where.key:
-        yield None
-        return
-    with signing.open_signer(where, scratch / "key") as signer:
-        yield signer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +121,7 @@ class _Work:
         site = WebSite(destination.url, who, target=name, notice=_note)
         return site, (destination.clients or destination.url).rstrip("/")
 
-    def _publisher(self, name: str, product: str) -> Publisher:
-        site, url = self._site(name)
+    def _publisher(self, site: Site, url: str, product: str) -> Publisher:
         return Publisher(site=site, spec=self.setting.spec, url=url, signer=self.signer, product=product)
 
     def _keep(self, name: str) -> int | None:
@@ -155,14 +144,8 @@ class _Work:
             if self._destination(name).kind == INDEX:
                 yield self._index(name, found)
                 continue
-            publisher = self._publisher(name, product)
-            wish = Wish(items=found.items, keep=self._keep(name), replace=self.setting.arguments.replace)
-            if self.yes:
-                done = publisher.publish(wish, from_folder(found.sources))
-            else:
-                done = publisher.look(wish)
-                refuse(done.outlines, publisher.site.where)
-            yield self._told(name, publisher.site, done)
+            publisher = self._publisher(*self._site(name), product)
+            yield self._made(name, publisher, Wish(items=found.items), from_folder(found.sources))
 
     def _collected(self) -> Collected:
         delivered = collect.reports(self.setting.dist)
@@ -214,10 +197,8 @@ class _Work:
         engine = self.setting.engine()
         engine.verify()
         workshop = self.setting.workshop(engine)
-        cells = [cell for cell in all_cells(self.setting.spec) if not cell.problem][:1]
-        whole = expand(self.setting.spec, cells, engine=engine.kind)
-        nodes = tuple(node for node in whole.nodes if node.id == TOOLS_NODE)
-        done = self.setting.pipeline(workshop).execute(replace(whole, nodes=nodes), report.Printer())
+        part = common_part(self.setting.spec, lambda node: node.id == TOOLS_NODE, engine=engine.kind)
+        done = self.setting.pipeline(workshop).execute(part, report.Printer())
         result = done.outcomes[TOOLS_NODE].result
         if result is None:
             raise done.errors[0]
@@ -242,7 +223,7 @@ class _Work:
             )
         outcomes = publish_wheels(
             destination.url,
-            destination.simple or f"{destination.url.rstrip('/')}/simple/",
+            destination.simple,
             wheels,
             credentials(name, destination.url, os.environ),
             target=name,
@@ -251,52 +232,54 @@ class _Work:
         told = tuple((outcome.name, outcome.done) for outcome in outcomes)
         return Told(name=name, where=destination.url, done=self.yes, wheels=told)
 
+    def _offered(self, name: str) -> tuple[Publisher, dict[str, str]]:
+        """A destination that something was published to, and the places of the selected cells by their ids."""
+        site, url = self._site(name)
+        catalogue = read_catalogue(site.read(CATALOGUE), where=f"{site.where}: {CATALOGUE}")
+        known: dict[str, tuple[str, str, str]] = {}
+        places: dict[str, str] = {}
+        for repository in catalogue.repositories if catalogue else ():
+            for artifact in repository.artifacts:
+                known[artifact.cell] = (repository.model, repository.image, artifact.allocator)
+                places[artifact.cell] = repository.path
+        chosen = self._choice().of(known, what=f"published to {name}", hint="see its index page, or repo.json")
+        assert catalogue is not None  # nothing could be chosen
+        return self._publisher(site, url, catalogue.product), {id_: places[id_] for id_ in chosen}
+
     def rollback(self, name: str) -> Told:
         """Switch the selected repositories of a destination to the generation before."""
-        site, _ = self._site(name)
-        catalogue = read_catalogue(site.read(CATALOGUE), where=f"{site.where}: {CATALOGUE}")
-        known = {
-            artifact.cell: (repository.model, repository.image, artifact.allocator)
-            for repository in (catalogue.repositories if catalogue else ())
-            for artifact in repository.artifacts
-        }
-        chosen = self._choice().of(known, what=f"published to {name}", hint="see its index page, or repo.json")
-        places = tuple(dict.fromkeys(f"{known[id_][1]}/{known[id_][0]}" for id_ in chosen))
-        assert catalogue is not None  # nothing could be chosen
-        publisher = self._publisher(name, catalogue.product)
-        wish = Wish(rollback=places, keep=self._keep(name))
-        done = publisher.publish(wish, from_folder({})) if self.yes else publisher.look(wish)
-        return self._told(name, publisher.site, done)
+        publisher, chosen = self._offered(name)
+        places = tuple(dict.fromkeys(chosen.values()))
+        return self._made(name, publisher, Wish(rollback=places), from_folder({}))
 
-    def promote(self, way: str) -> Iterator[Told]:
+    def promote(self, way: str) -> Told:
         """Copy what one destination offers to another, as it is: nothing is built or packed anew."""
-        origin_name, _, name = ARROW.sub("\n", way, count=1).partition("\n")
-        if not origin_name or not name or self.setting.arguments.to:
+        origin, _, name = (part.strip() for part in ARROW.sub("\n", way, count=1).partition("\n"))
+        if not origin or not name or self.setting.arguments.to:
             raise ConfigError(
                 f"{way!r} does not say from where to where",
                 where="--promote",
                 hint="--promote staging→stable (or staging:stable), without --to",
             )
-        origin, _ = self._site(origin_name.strip())
-        catalogue = read_catalogue(origin.read(CATALOGUE), where=f"{origin.where}: {CATALOGUE}")
-        known = {
-            artifact.cell: (repository.model, repository.image, artifact.allocator)
-            for repository in (catalogue.repositories if catalogue else ())
-            for artifact in repository.artifacts
-        }
-        chosen = set(self._choice().of(known, what=f"published to {origin_name}", hint="see its index page"))
-        assert catalogue is not None  # nothing could be chosen
-        found = promotion(origin, lambda artifact: artifact.cell in chosen)
-        self._refuse_unsigned([item.artifact for item in found.items], origin.where)
-        publisher = self._publisher(name.strip(), catalogue.product)
-        wish = Wish(items=found.items, keep=self._keep(name.strip()), replace=self.setting.arguments.replace)
-        if self.yes:
-            with found.source() as source:
-                done = publisher.publish(wish, source)
-        else:
-            done = publisher.look(wish)
-            refuse(done.outlines, publisher.site.where)
-        yield self._told(name.strip(), publisher.site, done)
+        offering, chosen = self._offered(origin)
+        found = promotion(offering.site, lambda artifact: artifact.cell in chosen)
+        self._refuse_unsigned([item.artifact for item in found.items], offering.site.where)
+        publisher = self._publisher(*self._site(name), offering.product)
+        with found.source() as source:
+            return self._made(name, publisher, Wish(items=found.items), source)
+
+    def _made(self, name: str, publisher: Publisher, wish: Wish, source: Source) -> Told:
+        """Make a wish come true at a destination, or look what it would take."""
+        wish = replace(wish, keep=self._keep(name), replace=self.setting.arguments.replace)
+        done = publisher.publish(wish, source) if self.yes else publisher.look(wish)
+        return Told(
+            name=name,
+            where=publisher.site.where,
+            done=self.yes,
+            outlines=done.outlines,
+            transferred=done.transferred,
+            pages=tuple(done.pages),
+        )
 
     def _refuse_unsigned(self, artifacts: Collection[Artifact], where: str) -> None:
         """Metadata that is signed by us would vouch for packages that nobody has signed."""
@@ -307,16 +290,6 @@ class _Work:
                 where=where,
                 hint=f"publish them there again with {signing.KEY} set and --replace, then promote",
             )
-
-    def _told(self, name: str, site: Site, done: Done) -> Told:
-        return Told(
-            name=name,
-            where=site.where,
-            done=self.yes,
-            outlines=done.outlines,
-            transferred=done.transferred,
-            pages=tuple(done.pages),
-        )
 
 
 def _note(text: str) -> None:

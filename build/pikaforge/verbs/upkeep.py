@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from pikaforge import report
 from pikaforge.errors import EXIT_DONE, ConfigError
 from pikaforge.host.engine import DockerEngine
 from pikaforge.host.store import write_atomically
-from pikaforge.plan import TOOLS_NODE, all_cells, expand
+from pikaforge.plan import TOOLS_NODE, common_part
 from pikaforge.setting import Setting, cwd
 from pikaforge.stages import origin
 from pikaforge.stages.compile import CACHE
@@ -63,10 +62,8 @@ def _check_patches(setting: Setting, workshop: Workshop) -> int:
     engine = workshop.engine
     engine.verify()
     engine.sweep()
-    cells = [cell for cell in all_cells(setting.spec) if not cell.problem][:1]
-    whole = expand(setting.spec, cells, engine=engine.kind)
-    nodes = tuple(node for node in whole.nodes if node.stage == "source" or node.id == TOOLS_NODE)
-    done = setting.pipeline(workshop).execute(replace(whole, nodes=nodes), report.Printer())
+    part = common_part(setting.spec, lambda node: node.stage == "source" or node.id == TOOLS_NODE, engine=engine.kind)
+    done = setting.pipeline(workshop).execute(part, report.Printer())
     return status(done)
 
 
