@@ -79,19 +79,31 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument(
         "--formats", type=_formats, default=(), metavar="LIST", help=f"of {','.join(FORMATS)}; else the image's"
     )
+    targets = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    targets.add_argument(
+        "--strict-targets", action="store_true", help="refuse the nearest target where an image's compiler is too old"
+    )
+    running = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    running.add_argument(
+        "--require-run", action="store_true", help="refuse what cannot be run here, natively or emulated"
+    )
     work.add_argument("--locked", action="store_true", help="refuse any input that sources.lock does not pin")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     build = verbs.add_parser(
-        "build", parents=[common, chosen, work], allow_abbrev=False, help="build and test packages"
+        "build", parents=[common, chosen, work, targets, running], allow_abbrev=False, help="build and test packages"
     )
     build.add_argument("--jobs", type=_count, metavar="N", help="compiler processes at once; else one per CPU")
     build.add_argument(
         "--gperftools", default="", metavar="FILE", help="local file that serves for the pinned tarball of gperftools"
     )
     build.add_argument("--no-compiler-cache", action="store_true", help="compile everything anew (no ccache)")
-    plan = verbs.add_parser("plan", parents=[common, chosen, work], allow_abbrev=False, help="what a build would do")
+    plan = verbs.add_parser(
+        "plan", parents=[common, chosen, work, targets, running], allow_abbrev=False, help="what a build would do"
+    )
     plan.add_argument("--json", action="store_true", help="for scripts")
-    matrix = verbs.add_parser("matrix", parents=[common, chosen], allow_abbrev=False, help="the cells of the matrix")
+    matrix = verbs.add_parser(
+        "matrix", parents=[common, chosen, targets], allow_abbrev=False, help="the cells of the matrix"
+    )
     matrix.add_argument("--format", choices=("table", "json", "github"), default="table")
     audit = verbs.add_parser(
         "audit", parents=[common], allow_abbrev=False, help="judge programs, libraries, folders and packages"

@@ -61,6 +61,20 @@ def stand_for(target: str) -> Stand:
     return Stand(cpu=cpu) if cpu else Stand(reason=f"{target}: {NO_MODEL}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The machine that runs the smoke tests, as far as it decides which targets can be run."""
+
+    flags: frozenset[str]
+    """What all its CPUs have, as /proc/cpuinfo spells it."""
+    emulates: bool = True
+    """Whether there is an emulator for it."""
+
+    def runs(self, target: str) -> bool:
+        """Whether code for `target` can be run on it, natively or emulated."""
+        return not lacking(target, self.flags) or (self.emulates and not stand_for(target).reason)
+
+
 def lacking(target: str, flags: frozenset[str]) -> tuple[str, ...]:
     """What a machine with these /proc/cpuinfo flags lacks of `target`, as the kernel spells it; empty if it runs it."""
     return tuple(sorted(targets.kernel_flags(target) - flags - NOT_MISSED.keys()))

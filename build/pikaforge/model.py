@@ -576,6 +576,9 @@ class Destination(Strict):
     keep: int | None = Field(
         default=None, ge=1, le=1000, description="Versions of each package, and generations, that stay; else all."
     )
+    requires: Literal["run"] | None = Field(
+        default=None, description="run: refuse packages whose own target was never run, only a twin's."
+    )
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Destination:

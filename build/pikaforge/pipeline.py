@@ -151,7 +151,7 @@ class Pipeline:
             base = image.identify(name, spec.images[name], workshop=workshop, offline=offline)
             self._pins[node.id] = base
             return image.material(spec, node.label, base, home), base is not None
-        cell = node.cells[0]
+        cell = node.cell
         materials: dict[str, Callable[[], dict[str, Any]]] = {
             "compile": lambda: compile_stage.material(spec, cell, base=workshop.base, home=home),
             "allocator": lambda: allocator.material(spec, cell, home),
@@ -183,9 +183,18 @@ class Pipeline:
         return result.identity
 
     def _key(self, node: Node, known: Mapping[str, str], *, offline: bool) -> tuple[str, bool]:
+        """A node's key, and whether it is made of what the inputs really are.
+
+        Where the verdict of a twin counts, there may be a better one under the key that the node has without it:
+        from a machine that could run the target. That takes the twin's place.
+        """
         material, real = self._material(node, offline=offline)
-        engine = self._workshop.engine.kind
-        return keys.key(node.stage, {**material, "engine": engine}, {need: known[need] for need in node.needs}), real
+        material["engine"] = self._workshop.engine.kind
+        needs = [need for need in node.needs if need != node.twin]
+        key = keys.key(node.stage, material, {need: known[need] for need in needs})
+        if node.twin and self._workshop.store.get(node.stage, key)[0] is None:
+            key = keys.key(node.stage, material, {need: known[need] for need in node.needs})
+        return key, real
 
     def views(self, plan: Plan, *, engine_answers: Callable[[], bool]) -> list[View]:
         """The plan's nodes with their keys and whether their results are there; looks only, needs no network.
@@ -362,11 +371,11 @@ class Pipeline:
         return image.run(workshop, spec, self._pins[node.id], key=key, label=node.label)
 
     def _make_allocator(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
-        cell = node.cells[0]
+        cell = node.cell
         return allocator.run(self._workshop, self._request.spec, cell, inputs[f"image:{cell.image}"], key=key)
 
     def _make_tree(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
-        cell = node.cells[0]
+        cell = node.cell
         return compile_stage.run(
             self._workshop,
             self._request.spec,
@@ -378,7 +387,7 @@ class Pipeline:
         )
 
     def _make_verdict(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
-        workshop, spec, cell = self._workshop, self._request.spec, node.cells[0]
+        workshop, spec, cell = self._workshop, self._request.spec, node.cell
         compiled, os_image = inputs[f"compile:{cell.group}"], inputs[f"image:{cell.image}"]
         if node.stage == "audit":
             return audit.run(
@@ -391,11 +400,13 @@ class Pipeline:
                 today=self._request.today,
                 allocator=inputs.get(f"allocator:{cell.group}"),
             )
+        if node.twin:
+            return smoke.adopt(workshop, cell, inputs[node.twin], key=key)
         emulator = inputs.get(EMULATOR_NODE)
         return smoke.run(workshop, spec, cell, compiled, os_image, key=key, emulator=emulator)
 
     def _make_package(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
-        spec, cell = self._request.spec, node.cells[0]
+        spec, cell = self._request.spec, node.cell
         return package.run(
             self._workshop,
             spec,

@@ -10,10 +10,10 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
-from pikaforge import allocators, keys, targets
-from pikaforge.emulation import stand_for
+from pikaforge import allocators, keys, targets, twins
+from pikaforge.emulation import Machine, stand_for
 from pikaforge.errors import ConfigError
 from pikaforge.model import EVERYTHING, Rule, Spec
 
@@ -40,6 +40,13 @@ class Cell:
     """Why the cell cannot be built as asked; empty if it can."""
     remark: str = ""
     """What the operator should know, e.g. that the target is a fallback."""
+    twin: str = ""
+    """The target whose smoke test counts for this one, because this one can be run neither natively nor emulated."""
+
+    @property
+    def tried(self) -> str:
+        """The target that the smoke test runs."""
+        return self.twin or self.target
 
     @property
     def id(self) -> str:
@@ -62,6 +69,16 @@ class Node:
     needs: tuple[str, ...]
     """Ids of the nodes whose results it takes; they come earlier in the plan."""
     cells: tuple[Cell, ...]
+    """All that need it; those that it is a twin for come last."""
+    subject: Cell | None = None
+    """Of nodes behind source and image: the image, target, flags and allocator that it is about are this cell's."""
+    twin: str = ""
+    """Of a smoke node whose target cannot be run: the node among `needs` whose verdict counts for it."""
+
+    @property
+    def cell(self) -> Cell:
+        """The cell whose image, target and allocator the node is about."""
+        return self.subject or self.cells[0]
 
     @property
     def id(self) -> str:
@@ -143,52 +160,30 @@ def _cell(spec: Spec, triple: tuple[str, str, str]) -> Cell:
     model, image, allocator = triple
     wanted = targets.common_target(spec.hardware[model].cpus)
     entry = spec.images[image]
-    resolution = targets.resolve(wanted, entry.gcc)
-    problem, remark = allocators.problem(spec, image, allocator), allocators.remark(spec, image, allocator)
-    if resolution.possible:
-        return Cell(
-            model=model,
-            image=image,
-            allocator=allocator,
-            wanted=wanted,
-            target=wanted,
-            flags=resolution.flags,
-            problem=problem,
-            remark=remark,
-        )
-    nearest = targets.resolve(resolution.nearest, entry.gcc)
-    if entry.fallback == "nearest":
-        return Cell(
-            model=model,
-            image=image,
-            allocator=allocator,
-            wanted=wanted,
-            target=resolution.nearest,
-            flags=nearest.flags,
-            problem=problem,
-            remark="; ".join(
-                text for text in (f"{resolution.reason}; built for the nearest, {resolution.nearest}", remark) if text
-            ),
+    built = targets.resolve(wanted, entry.gcc)
+    target, problem, remark = wanted, "", ""
+    if not built.possible and entry.fallback == "nearest":
+        remark = f"{built.reason}; built for the nearest, {built.nearest}"
+        target, built = built.nearest, targets.resolve(built.nearest, entry.gcc)
+    elif not built.possible:
+        problem = (
+            f"{built.reason}; the nearest it can produce is {built.nearest} "
+            f"(`fallback: nearest` at images.{image} accepts it)"
         )
     return Cell(
         model=model,
         image=image,
         allocator=allocator,
         wanted=wanted,
-        target=wanted,
-        flags=(),
-        problem="; ".join(
-            text
-            for text in (
-                (
-                    f"{resolution.reason}; the nearest it can produce is {resolution.nearest} "
-                    f"(`fallback: nearest` at images.{image} accepts it)"
-                ),
-                problem,
-            )
-            if text
-        ),
+        target=target,
+        flags=built.flags,
+        problem=_joined(problem, allocators.problem(spec, image, allocator)),
+        remark=_joined(remark, allocators.remark(spec, image, allocator)),
     )
+
+
+def _joined(*texts: str) -> str:
+    return "; ".join(text for text in texts if text)
 
 
 def all_cells(spec: Spec) -> tuple[Cell, ...]:
@@ -342,50 +337,141 @@ def _nothing_of_model(spec: Spec, selection: Selection, selector: str, combinati
     )
 
 
-def expand(spec: Spec, cells: Sequence[Cell], *, engine: Literal["docker", "host"] = "docker") -> Plan:
+@dataclass(slots=True, kw_only=True)
+class _Group:
+    """The cells of one compilation."""
+
+    subject: Cell
+    own: list[Cell] = field(default_factory=list)
+    """Those whose packages hold it."""
+    twins: list[Cell] = field(default_factory=list)
+    """Those whose own target cannot be run, so that this one is."""
+
+    @property
+    def all(self) -> list[Cell]:
+        return [*self.own, *self.twins]
+
+
+def expand(
+    spec: Spec,
+    cells: Sequence[Cell],
+    *,
+    engine: Literal["docker", "host"] = "docker",
+    machine: Machine | None = None,
+    require_run: bool = False,
+) -> Plan:
     """The nodes for `cells`; cells with a problem get none.
 
     With a container engine the source and package stages run in the tools image, which is a node of its own, and the
     emulator for the smoke stage is fetched once for all targets that it can stand in for.
+
+    Args:
+        spec: the specification.
+        cells: the selected ones.
+        engine: where nodes run.
+        machine: what decides which targets can be run; those that cannot get a twin. None: all can, as far as the
+            plan knows.
+        require_run: whether a cell that would need a twin has a problem instead.
     """
-    buildable = tuple(cell for cell in cells if not cell.problem)
+    placed = tuple(_placed(spec, cells, machine, require_run=require_run))
+    buildable = tuple(cell for cell in placed if not cell.problem)
     tools = (TOOLS_NODE,) if engine == "docker" else ()
     nodes: list[Node] = []
+    groups = _groups(spec, buildable)
+    emulates = engine == "docker" and spec.defaults.emulator is not None
+    emulated = {label for label, group in groups.items() if emulates and not stand_for(group.subject.target).reason}
 
-    def add(stage: StageName, label: str, needs: tuple[str, ...], of: Iterable[Cell]) -> None:
-        nodes.append(Node(stage=stage, label=label, needs=needs, cells=tuple(of)))
+    def add(stage: StageName, label: str, needs: tuple[str, ...], of: Iterable[Cell], **more: Any) -> None:
+        nodes.append(Node(stage=stage, label=label, needs=needs, cells=tuple(of), **more))
 
-    groups: dict[str, list[Cell]] = {}
-    images: dict[str, list[Cell]] = {}
-    for cell in buildable:
-        groups.setdefault(cell.group, []).append(cell)
-        images.setdefault(cell.image, []).append(cell)
     if buildable:
         if tools:
             add("image", TOOLS, (), buildable)
         add("source", spec.product.version, tools, buildable)
-    for image, members in images.items():
-        add("image", image, (), members)
-    emulated = [cell for cell in buildable if not stand_for(cell.target).reason]
-    emulated = emulated if engine == "docker" and spec.defaults.emulator is not None else []
+    for image in dict.fromkeys(cell.image for cell in buildable):
+        add("image", image, (), [cell for cell in buildable if cell.image == image])
     if emulated:
-        add("image", EMULATOR, (), emulated)
-    for group, members in groups.items():
-        source, image = f"source:{spec.product.version}", f"image:{members[0].image}"
-        own = _own(spec, members[0])
-        if own:
-            add("allocator", group, (image,), members)
-        add("compile", group, (source, image, *own), members)
-        add("audit", group, (f"compile:{group}", image, *own), members)
-        emulator = (EMULATOR_NODE,) if members[0] in emulated else ()
-        add("smoke", group, (f"compile:{group}", image, *emulator), members)
+        add("image", EMULATOR, (), [c for c in buildable if c.group in emulated or _twin_label(c) in emulated])
+    for label, group in groups.items():
+        _add_group(spec, label, group, add, emulator=(EMULATOR_NODE,) if label in emulated else ())
+    for label, group in groups.items():
+        if group.own and (twin := _twin_label(group.subject)):  # behind all groups: its twin may be any of them
+            needs = (f"compile:{label}", f"image:{group.subject.image}", f"smoke:{twin}")
+            add("smoke", label, needs, group.own, subject=group.subject, twin=f"smoke:{twin}")
     for cell in buildable:
         own = _own(spec, cell)
         needs = (f"source:{spec.product.version}", f"image:{cell.image}", f"compile:{cell.group}", *own)
-        add("package", cell.id, (*needs, f"audit:{cell.group}", f"smoke:{cell.group}", *tools), (cell,))
-    warnings = [spec.product.warning] if spec.product.warning else []
-    warnings.extend(f"{cell.id}: {cell.remark}" for cell in cells if cell.remark)
-    return Plan(cells=tuple(cells), nodes=tuple(nodes), warnings=tuple(warnings))
+        add("package", cell.id, (*needs, f"audit:{cell.group}", f"smoke:{cell.group}", *tools), (cell,), subject=cell)
+    return Plan(cells=placed, nodes=tuple(nodes), warnings=tuple(_warnings(spec, placed)))
+
+
+Add = Callable[..., None]
+
+
+def _add_group(spec: Spec, label: str, group: _Group, add: Add, *, emulator: tuple[str, ...]) -> None:
+    """Add the nodes of one compilation; no audit where its tree goes into no package, no smoke where it has a twin."""
+    source, image = f"source:{spec.product.version}", f"image:{group.subject.image}"
+    own = _own(spec, group.subject)
+    if own:
+        add("allocator", label, (image,), group.all, subject=group.subject)
+    add("compile", label, (source, image, *own), group.all, subject=group.subject)
+    if group.own:
+        add("audit", label, (f"compile:{label}", image, *own), group.own, subject=group.subject)
+    if not group.own or not group.subject.twin:
+        add("smoke", label, (f"compile:{label}", image, *emulator), group.all, subject=group.subject)
+
+
+def _groups(spec: Spec, cells: Sequence[Cell]) -> dict[str, _Group]:
+    """The compilations that cells need, by label: their own, then those of twins that are nobody's own."""
+    groups: dict[str, _Group] = {}
+    for cell in cells:
+        groups.setdefault(cell.group, _Group(subject=cell)).own.append(cell)
+    for cell in cells:
+        if label := _twin_label(cell):
+            flags = targets.resolve(cell.twin, spec.images[cell.image].gcc).flags
+            subject = replace(cell, wanted=cell.twin, target=cell.twin, flags=flags, twin="", remark="")
+            groups.setdefault(label, _Group(subject=subject)).twins.append(cell)
+    return groups
+
+
+def _twin_label(cell: Cell) -> str:
+    return f"{cell.image}-{cell.twin}-{cell.allocator}" if cell.twin else ""
+
+
+def _placed(spec: Spec, cells: Sequence[Cell], machine: Machine | None, *, require_run: bool) -> Iterable[Cell]:
+    """The cells with their twins, or with the problem that they would need one."""
+    usual: dict[str, set[str]] = {}
+    if machine is not None and any(not machine.runs(cell.target) for cell in cells):
+        for cell in all_cells(spec):
+            if not cell.problem:
+                usual.setdefault(cell.image, set()).add(cell.target)
+    for cell in cells:
+        if machine is None or cell.problem:
+            yield cell
+            continue
+        gcc = spec.images[cell.image].gcc
+        twin = twins.twin_of(cell.target, gcc=gcc, machine=machine, usual=usual.get(cell.image, ()))
+        if twin and require_run:
+            problem = (
+                f"{cell.target} can be run neither by this machine's CPU nor by the emulator; without --require-run, "
+                f"{twin} is tried in its place"
+            )
+            yield replace(cell, problem=problem)
+        else:
+            yield replace(cell, twin=twin)
+
+
+def _warnings(spec: Spec, cells: Sequence[Cell]) -> Iterable[str]:
+    """The product's own, and each remark once, with the cells that it is about."""
+    if spec.product.warning:
+        yield spec.product.warning
+    remarks: dict[str, list[str]] = {}
+    for cell in cells:
+        for text in (cell.remark, twins.sentence(cell.target, cell.tried)):
+            if text:
+                remarks.setdefault(text, []).append(cell.id)
+    for text, ids in remarks.items():
+        yield f"{', '.join(ids)}: {text}"
 
 
 def common_part(spec: Spec, wanted: Callable[[Node], bool], *, engine: Literal["docker", "host"] = "docker") -> Plan:

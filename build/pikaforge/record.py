@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from pikaforge import twins
 from pikaforge.errors import PublishError, StageError
 from pikaforge.host.store import sha256, write_atomically
 from pikaforge.model import Strict, schema_of
@@ -125,6 +126,12 @@ class CellRecord(Strict):
     target: str = Field(description="Microarchitecture that it was built for.")
     wanted: str = Field(description="The best one that all CPUs of the model run.")
     flags: tuple[str, ...] = Field(description="The compiler flags of the target.")
+    tried: str = Field(
+        default="",
+        description="The microarchitecture whose smoke test counts: `target`, or where that cannot be run a twin, which "
+        "was compiled from the same; empty where nothing was run.",
+    )
+    not_run: str = Field(default="", description="For people: what was tried in the place of `target`, and what not.")
     status: Literal["done", "failed"] = Field(description="Whether there is a package that everything says yes to.")
     finished: str = Field(description="When this was written, ISO 8601 in UTC.")
     stages: tuple[StageRecord, ...] = Field(description="In the order of the plan.")
@@ -234,7 +241,9 @@ def _cell(
 ) -> CellRecord:
     outcomes = [o for n in done.plan.nodes if cell in n.cells and (o := done.outcomes.get(n.id)) is not None]
     known = {outcome.node.stage: _facts(outcome) for outcome in outcomes}
-    smoke = known.get("smoke", {})
+    own = {n.id for n in done.plan.nodes if n.stage == "smoke" and n.label == cell.group}
+    smoke = next((_facts(o) for o in outcomes if o.node.id in own), {})
+    tried = str(smoke.get("tried", ""))
     return CellRecord(
         id=cell.id,
         model=cell.model,
@@ -243,6 +252,8 @@ def _cell(
         target=cell.target,
         wanted=cell.wanted,
         flags=cell.flags,
+        tried=tried,
+        not_run=twins.sentence(cell.target, tried),
         status="done" if artifacts else "failed",
         finished=now.isoformat(timespec="seconds"),
         stages=tuple(_stage(outcome, took) for outcome in outcomes),

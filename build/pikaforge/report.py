@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -45,11 +45,16 @@ def cell_json(cell: Cell) -> dict[str, Any]:
     }
 
 
+def built_target(target: str, wanted: str) -> str:
+    """The target of a cell for people: what was built, and what was wanted where that is another."""
+    return target if target == wanted else f"{target} (wanted {wanted})"
+
+
 def plan_json(plan: Plan, views: Sequence[View]) -> str:
     """`plan --json`: cells and nodes, with keys and what is cached."""
     return json.dumps(
         {
-            "cells": [cell_json(cell) for cell in plan.cells],
+            "cells": [{**cell_json(cell), "tried": cell.tried} for cell in plan.cells],
             "nodes": [
                 {
                     "stage": view.node.stage,
@@ -73,8 +78,11 @@ def plan_text(plan: Plan, views: Sequence[View]) -> str:
     """`plan`: cells, then nodes, then what to mind."""
     parts = [
         table(
-            ("CELL", "TARGET", "FLAGS"),
-            [(c.id, c.target if not c.problem else "-", " ".join(c.flags) or "-") for c in plan.cells],
+            ("CELL", "TARGET", "TRIED AS", "FLAGS"),
+            [
+                (c.id, *((built_target(c.target, c.wanted), c.tried) if not c.problem else "--"), " ".join(c.flags) or "-")
+                for c in plan.cells
+            ],
         ),
     ]
     if views:
@@ -105,19 +113,62 @@ def matrix_text(cells: Sequence[Cell], form: str) -> str:
     """`matrix --format table|json`."""
     if form == "json":
         return json.dumps({"cells": [cell_json(cell) for cell in cells]}, indent=2)
-    rows = [(c.id, c.model, c.image, c.allocator, c.target, "no: " + c.problem if c.problem else "yes") for c in cells]
+    rows = [
+        (
+            c.id,
+            c.model,
+            c.image,
+            c.allocator,
+            built_target(c.target, c.wanted),
+            "no: " + c.problem if c.problem else "yes",
+        )
+        for c in cells
+    ]
     return table(("CELL", "MODEL", "IMAGE", "ALLOCATOR", "TARGET", "POSSIBLE"), rows)
 
 
-def verdicts(cells: Iterable[CellRecord]) -> str:
-    """The table at the end of a build: what says yes and what says no, by cell."""
-    return table(VERDICTS, _verdict_rows(cells))
+def verdicts(cells: Sequence[CellRecord]) -> str:
+    """The table at the end of a build: what says yes and what says no, by cell; below it what was not run."""
+    return "\n".join([table(VERDICTS, _verdict_rows(cells)), *(f"note: {text}" for text in _not_run(cells))])
 
 
-def verdicts_markdown(title: str, cells: Iterable[CellRecord]) -> str:
-    """The same table under a title, as Markdown."""
+def verdicts_markdown(title: str, cells: Sequence[CellRecord]) -> str:
+    """The same under a title, as Markdown."""
     lines = [VERDICTS, ["---"] * len(VERDICTS), *([plain(word) for word in row] for row in _verdict_rows(cells))]
-    return "\n".join([f"### {plain(title)}", "", *(f"| {' | '.join(line)} |" for line in lines)])
+    notes = [f"- {plain(text)}" for text in _not_run(cells)]
+    return "\n".join([f"### {plain(title)}", "", *(f"| {' | '.join(line)} |" for line in lines), "", *notes]).rstrip()
+
+
+def _not_run(cells: Iterable[CellRecord]) -> list[str]:
+    """What was tried in the place of a target, once each with the cells that it is about."""
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.not_run:
+            found.setdefault(cell.not_run, []).append(cell.id)
+    return [f"{', '.join(ids)}: {text}" for text, ids in found.items()]
+
+
+def summary(cells: Sequence[CellRecord], command: Callable[[str], str]) -> str:
+    """What a run came to where not every cell was built: counts, then each refused cell with reason and command.
+
+    Args:
+        cells: of the run.
+        command: the command that builds one cell, by its id.
+    """
+    failed = [cell for cell in cells if cell.status == "failed"]
+    lines = [f"{len(cells) - len(failed)} of {len(cells)} cells built, {len(failed)} refused"]
+    for cell in failed:
+        lines += [f"  {cell.id}: {_reason(cell)}", f"    to try it alone: {command(cell.id)}"]
+    return "\n".join(lines)
+
+
+def _reason(cell: CellRecord) -> str:
+    """Why there is no package of a cell, in one line."""
+    for stage in cell.stages:
+        if stage.status == "failed":
+            said = " ".join(stage.error[0].removeprefix("error: ").split()) if stage.error else "failed"
+            return f"{stage.stage} {stage.label}: {said}"
+    return "it was not built"
 
 
 def plain(text: str) -> str:
@@ -126,7 +177,10 @@ def plain(text: str) -> str:
 
 
 def _verdict_rows(cells: Iterable[CellRecord]) -> list[tuple[str, ...]]:
-    return [(c.id, c.target, _audited(c), _ran(c, c.native), _ran(c, c.emulated), _packed(c)) for c in cells]
+    return [
+        (c.id, built_target(c.target, c.wanted), _audited(c), _ran(c, c.native), _ran(c, c.emulated), _packed(c))
+        for c in cells
+    ]
 
 
 def _audited(cell: CellRecord) -> str:
@@ -147,7 +201,8 @@ def _ran(cell: CellRecord, way: WayRecord | None) -> str:
         return f"FAILED: {', '.join(way.failed)}" if way.failed else "FAILED"
     made = [check for check in way.checks if not check.skipped]
     good = sum(check.passed for check in made)
-    return f"{good} of {len(made)} checks passed in {sum(check.seconds for check in made):.1f} s"
+    stand = f"as {cell.tried}: " if cell.tried not in ("", cell.target) else ""
+    return f"{stand}{good} of {len(made)} checks passed in {sum(check.seconds for check in made):.1f} s"
 
 
 def _packed(cell: CellRecord) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from pikaforge.emulation import Machine
     from pikaforge.host.job import Engine
     from pikaforge.model import Series, Spec
     from pikaforge.pipeline import Pipeline
@@ -41,11 +42,14 @@ class Setting:
 
     @property
     def spec(self) -> Spec:
-        """matrix.yaml, with the formats that the command line asks for."""
+        """matrix.yaml, with the formats and fallbacks that the command line asks for."""
         if self._spec is None:
             from pikaforge import config  # noqa: PLC0415
 
             spec = config.load(self.matrix)
+            if getattr(self.arguments, "strict_targets", False):
+                images = {name: image.model_copy(update={"fallback": "refuse"}) for name, image in spec.images.items()}
+                spec = spec.model_copy(update={"images": images})
             if formats := getattr(self.arguments, "formats", ()):
                 images = {name: image.model_copy(update={"formats": formats}) for name, image in spec.images.items()}
                 spec = spec.model_copy(update={"images": images})
@@ -76,11 +80,29 @@ class Setting:
         )
         return select(self.spec, selection)
 
-    def plan(self) -> Plan:
-        """The plan for the selected cells."""
+    def plan(self, machine: Machine | None) -> Plan:
+        """The plan for the selected cells, for what `machine` can run."""
         from pikaforge.plan import expand  # noqa: PLC0415
 
-        return expand(self.spec, self.cells(), engine=self.arguments.engine)
+        given = self.arguments
+        return expand(
+            self.spec, self.cells(), engine=given.engine, machine=machine, require_run=given.require_run
+        )
+
+    def machine(self, flags: frozenset[str] | None) -> Machine | None:
+        """What can be run where the engine is; None if its CPU is not known.
+
+        Args:
+            flags: of its CPUs.
+        """
+        from pikaforge.emulation import Machine  # noqa: PLC0415
+        from pikaforge.stages.smoke import host_emulator  # noqa: PLC0415
+
+        if flags is None:
+            return None
+        if self.arguments.engine == "host":
+            return Machine(flags=flags, emulates=host_emulator() is not None)
+        return Machine(flags=flags, emulates=self.spec.defaults.emulator is not None)
 
     def engine(self) -> Engine:
         """The engine that was asked for; not yet verified."""

@@ -72,7 +72,13 @@ def _lineage(name: str) -> list[str]:
     return [micro.name, *(a.name for a in micro.ancestors if a.name in _x86())]
 
 
-def _best(names: Iterable[str]) -> str:
+def ancestors(name: str) -> tuple[str, ...]:
+    """The microarchitectures that one descends from, the nearest first; without itself."""
+    return tuple(_lineage(name)[1:])
+
+
+def best(names: Iterable[str]) -> str:
+    """The microarchitecture with the most features, of at least one."""
     # The most features win; among equals the one with the longer lineage is the more specific.
     return max(names, key=lambda n: (len(_x86()[n].features), len(_lineage(n)), n))
 
@@ -89,7 +95,7 @@ def common_target(cpus: Sequence[str]) -> str:
     """
     common = set(_lineage(cpus[0])).intersection(*(_lineage(c) for c in cpus[1:]))
     runnable = [n for n in common if all(features(n) <= features(c) for c in cpus)]
-    return _best(runnable)
+    return best(runnable)
 
 
 def _flags(name: str, gcc: str) -> tuple[tuple[str, ...], str]:
@@ -117,4 +123,4 @@ def resolve(target: str, gcc: str) -> Resolution:
     if not reason:
         return Resolution(target=target, flags=flags)
     possible = [n for n in _lineage(target)[1:] if not _flags(n, gcc)[1]]
-    return Resolution(target=target, nearest=_best(possible), reason=reason)
+    return Resolution(target=target, nearest=best(possible), reason=reason)

@@ -103,7 +103,7 @@ def test_the_end_of_a_build_is_in_the_summary(
     spec = _setting(tmp_path).spec
     records = BuildReport(product="demo", version="v1.0", cells=tuple(_record(cell) for cell in all_cells(spec)))
     mine = the_cell(spec, "R640-debian12-none")
-    build.tell(Report(plan=Plan(cells=(mine,), nodes=())), Delivery(report=records))
+    build.tell(Report(plan=Plan(cells=(mine,), nodes=())), Delivery(report=records), "build {}".format)
     assert summary.read_text(encoding="utf-8").splitlines() == [
         "### demo v1.0",
         "",

@@ -300,7 +300,7 @@ def test_a_plan_is_the_same_each_time(run: Run) -> None:
 def test_a_plan_as_text(run: Run) -> None:
     status, out, err = run("plan", "R620", "--os", "el7")
     assert (status, err) == (0, "")
-    assert "R620-el7-none  sandybridge  -march=corei7-avx -mtune=corei7-avx" in out
+    assert "R620-el7-none  sandybridge  sandybridge  -march=corei7-avx -mtune=corei7-avx" in out
 
 
 def test_a_plan_that_a_build_would_refuse_ends_with_2_and_is_shown(run: Run) -> None:

@@ -87,7 +87,9 @@ def _inputs(tree: Path | None = None) -> dict[str, Result]:
             allocator={"library": "", "unwinder": ""},
         ),
         "smoked": _result(
-            "smoke", checks=[{"name": "version", "passed": True, "seconds": 1.25}, {"name": "ping", "seconds": 0.5}]
+            "smoke", checks=[{"name": "version", "passed": True, "seconds": 1.25}, {"name": "ping", "seconds": 0.5}],
+            target="sandybridge",
+            tried="sandybridge",
         ),
     }
 
@@ -95,7 +97,7 @@ def _inputs(tree: Path | None = None) -> dict[str, Result]:
 def test_the_manifest() -> None:
     spec = make_spec()
     assert manifest(spec, the_cell(spec, CELL), Parts(**_inputs())) == {
-        "format": 3,
+        "format": 4,
         "product": "demo",
         "version": "v1.0",
         "cell": CELL,
@@ -132,6 +134,7 @@ def test_the_manifest() -> None:
             "system_libraries": ["libc.so.6"],
         },
         "checks": ["version", "ping"],
+        "tried": {"target": "sandybridge", "not_run": ""},
     }
 
 
@@ -149,6 +152,18 @@ def test_a_fallback_is_told_in_the_manifest() -> None:
     spec = make_spec(images__el7__fallback="nearest")
     found = manifest(spec, the_cell(spec, "R640-el7-none"), Parts(**_inputs()))
     assert (found["wanted_target"], found["target"]) == ("skylake_avx512", "haswell")
+
+
+def test_a_twin_is_told_in_the_manifest() -> None:
+    spec = make_spec()
+    inputs = _inputs()
+    inputs["smoked"] = _result("smoke", checks=[{"name": "ping"}], target="skylake_avx512", tried="haswell")
+    found = manifest(spec, the_cell(spec, "R640-debian12-none"), Parts(**inputs))
+    assert (found["target"], found["checks"]) == ("skylake_avx512", ["ping"])
+    assert found["tried"] == {
+        "target": "haswell",
+        "not_run": "function tried as haswell; AVX-512 code audited, not run",
+    }
 
 
 def test_the_host_engine_has_no_runtime_packages() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 from unit.helpers import FakeEngine, make_spec
 
+from pikaforge import targets
+from pikaforge.emulation import Machine
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
 from pikaforge.host import process
 from pikaforge.host.store import Result
@@ -122,6 +125,87 @@ def _raise(error: BaseException) -> Callable[[], object]:
 def _stage_error(node: str) -> StageError:
     stage, _, label = node.partition(":")
     return StageError("it failed", StageFailure(stage=stage, label=label))
+
+
+# ---- twins
+
+TRIED, NOT_RUN = "smoke:debian12-sandybridge-none", f"smoke:{SKY}"
+
+
+@pytest.fixture
+def twins() -> Plan:
+    """One model whose target this machine cannot run."""
+    spec = make_spec()
+    machine = Machine(flags=targets.kernel_flags("sandybridge"), emulates=False)
+    return expand(spec, select(spec, Selection(selectors=("R640-debian12-none",))), machine=machine)
+
+
+def _key_of_its_own(pipe: Scripted, plan: Plan) -> str:
+    """The key of the verdict from a machine that can run the target: in its plan there is no twin."""
+    spec = make_spec()
+    able = expand(spec, select(spec, Selection(selectors=tuple(cell.id for cell in plan.cells))))
+    return next(view.key for view in pipe.views(able, engine_answers=lambda: True) if view.node.id == NOT_RUN)
+
+
+def test_the_verdict_on_a_twin_counts_for_what_cannot_be_run(
+    twins: Plan, pipe: Scripted, again: Callable[[], Scripted]
+) -> None:
+    report = pipe.execute(twins, Log())
+    assert report.outcomes[NOT_RUN].key != report.outcomes[TRIED].key
+    assert set(_statuses(report).values()) == {"done"}
+    assert set(_statuses(again().execute(twins, Log())).values()) == {"cached"}
+    other = again()
+    other.identity[TRIED] = "another verdict"
+    other.material[TRIED] = "a check more"
+    redone = other.execute(twins, Log())
+    assert {"smoke", "package"} == {node.partition(":")[0] for node in other.made}, _statuses(redone)
+
+
+def test_a_twin_that_failed_keeps_the_package_back(twins: Plan, pipe: Scripted) -> None:
+    pipe.acts[TRIED] = _raise(_stage_error(TRIED))
+    report = pipe.execute(twins, Log())
+    assert (report.outcomes[NOT_RUN].status, report.outcomes[NOT_RUN].blocked_by) == ("blocked", TRIED)
+    assert report.outcomes["package:R640-debian12-none"].status == "blocked"
+
+
+def test_the_verdict_of_a_machine_that_can_run_it_takes_the_twins_place(
+    twins: Plan, pipe: Scripted, again: Callable[[], Scripted]
+) -> None:
+    before = pipe.execute(twins, Log())
+    own = _key_of_its_own(again(), twins)
+    assert own != before.outcomes[NOT_RUN].key
+    pipe.store.put("smoke", own, identity="run", facts={}, files={})
+    after = again().execute(twins, Log())
+    found = after.outcomes[NOT_RUN]
+    assert (found.key, found.status) == (own, "cached")
+    assert found.result is not None
+    assert found.result.identity == "run"
+    assert after.outcomes["package:R640-debian12-none"].status == "done", "its manifest tells of it"
+    views = {view.node.id: view for view in again().views(twins, engine_answers=lambda: True)}
+    assert (views[NOT_RUN].key, views[NOT_RUN].cached) == (own, True)
+
+
+def test_a_damaged_verdict_of_a_machine_that_can_run_it_is_no_verdict(
+    twins: Plan, pipe: Scripted, again: Callable[[], Scripted]
+) -> None:
+    before = pipe.execute(twins, Log()).outcomes[NOT_RUN]
+    own = _key_of_its_own(again(), twins)
+    pipe.store.put("smoke", own, identity="run", facts={}, files={})
+    (pipe.store.root / "smoke" / own / "result.json").write_text("{", encoding="utf-8")
+    found = again().execute(twins, Log()).outcomes[NOT_RUN]
+    assert (found.key, found.status) == (before.key, "cached")
+
+
+def test_adopting_tells_which_target_was_tried(workshop: Workshop, twins: Plan) -> None:
+    node = next(node for node in twins.nodes if node.id == NOT_RUN)
+    ran = {"ran": True, "checks": [{"name": "ping", "passed": True, "skipped": "", "detail": ""}]}
+    facts = {"checks": [{"name": "ping"}], "native": ran, "emulated": {}, "target": "sandybridge", "tried": "sandybridge"}
+    given = replace(_inputs(node)[TRIED], facts=facts)
+    result = smoke.adopt(workshop, node.cell, given, key="5" * 32)
+    assert result.facts == {**facts, "target": "skylake_avx512"}
+    assert smoke.remarks(result.facts) == ["function tried as sandybridge; AVX-512 code audited, not run"]
+    own = smoke.adopt(workshop, node.cell, replace(given, facts={**facts, "tried": "skylake_avx512"}), key="6" * 32)
+    assert own.identity != result.identity, "the package tells of it"
 
 
 # ---- what is run

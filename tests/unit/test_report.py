@@ -48,10 +48,10 @@ def test_the_plan_as_text() -> None:
     plan, views = _planned()
     assert report.plan_text(plan, views) == "\n".join(
         [
-            "CELL                TARGET       FLAGS",
-            "R620-debian12-none  sandybridge  -march=sandybridge -mtune=sandybridge",
-            "R640-el7-none       -            -",
-            "R720-debian12-none  sandybridge  -march=sandybridge -mtune=sandybridge",
+            "CELL                TARGET       TRIED AS     FLAGS",
+            "R620-debian12-none  sandybridge  sandybridge  -march=sandybridge -mtune=sandybridge",
+            "R640-el7-none       -            -            -",
+            "R720-debian12-none  sandybridge  sandybridge  -march=sandybridge -mtune=sandybridge",
             "",
             "STAGE    NODE                       CELLS  KEY           STATE   WHY",
             "image    tools                      2      000000000000  cached  because",
@@ -145,7 +145,7 @@ def _cell(stages: dict[str, str] | None = None, **more: Any) -> CellRecord:
         "image": "el7",
         "allocator": "none",
         "target": "sandybridge",
-        "wanted": "ivybridge",
+        "wanted": more.get("target", "sandybridge"),
         "flags": (),
         "status": "done" if set(ended.values()) <= {"done", "cached"} else "failed",
         "finished": "",
@@ -254,8 +254,39 @@ def test_a_table_has_the_target_that_was_built_and_the_cells_in_the_order_given(
     lines = report.verdicts(cells).splitlines()
     assert [line.split()[0] for line in lines] == ["CELL", "b", "a", "c"]
     assert _row(_cell(artifacts=MADE))["TARGET"] == "sandybridge"
+    assert _row(_cell(artifacts=MADE, wanted="ivybridge"))["TARGET"] == "sandybridge (wanted ivybridge)"
     assert _row(_cell(artifacts=MADE))["PACKAGE"] == "yes"
     assert report.verdicts([]) == "CELL  TARGET  AUDIT  NATIVE  EMULATED  PACKAGE"
+
+
+TWIN = "function tried as haswell; AVX-512 code audited, not run"
+
+
+def test_a_twin_is_told_in_its_row_and_once_below() -> None:
+    twin = {"target": "skylake_avx512", "tried": "haswell", "not_run": TWIN, "native": RAN, "artifacts": MADE}
+    cells = [_cell(**twin), _cell(artifacts=MADE, tried="sandybridge"), _cell(id="R740-el7-none", **twin)]
+    lines = report.verdicts(cells).splitlines()
+    assert "as haswell: 2 of 2 checks passed in 1.8 s" in lines[1]
+    assert "as " not in lines[2]
+    assert lines[4:] == [f"note: R620-el7-none, R740-el7-none: {TWIN}"]
+    assert report.verdicts_markdown("demo", cells).splitlines()[-2:] == ["", f"- {report.plain(lines[4][6:])}"]
+
+
+def test_a_run_with_refused_cells_begins_its_end_with_them() -> None:
+    def stage(name: str, status: Any, *error: str) -> StageRecord:
+        return StageRecord(stage=name, label=f"of-{name}", key="", status=status, seconds=1.0, error=error)
+
+    audit = stage("audit", "failed", "error: the audit refuses it\n for zen: 2 violations", "  reason: x")
+    failed = _cell({"audit": "failed"})
+    refused = failed.model_copy(update={"id": "R6415-el7-none", "stages": (stage("source", "done"), audit)})
+    shared = failed.model_copy(update={"id": "R710-el7-none", "stages": (stage("image", "failed"),)})
+    assert report.summary([_cell(), refused, shared], "build {} --x".format).splitlines() == [
+        "1 of 3 cells built, 2 refused",
+        "  R6415-el7-none: audit of-audit: the audit refuses it for zen: 2 violations",
+        "    to try it alone: build R6415-el7-none --x",
+        "  R710-el7-none: image of-image: failed",
+        "    to try it alone: build R710-el7-none --x",
+    ]
 
 
 def test_the_verdicts_as_markdown() -> None:

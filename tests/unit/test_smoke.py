@@ -335,6 +335,7 @@ def test_two_runs_that_pass_are_both_told(run: Callable[..., Result], fake: Fake
     fake.server.statuses = list(TWICE)
     facts = dict(run(emulator=True).facts)
     assert [check["name"] for check in facts.pop("checks")] == ALL_SIX
+    assert (facts.pop("target"), facts.pop("tried")) == ("sandybridge", "sandybridge")
     native, emulated = _ways(facts)
     for way in (native, emulated):
         assert (way.ran, way.reason, way.problem, way.failed) == (True, "", "", ())

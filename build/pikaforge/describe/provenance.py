@@ -88,6 +88,8 @@ def statement(
     internal = {
         "target": manifest["target"],
         "wantedTarget": manifest["wanted_target"],
+        # Packages of before manifest format 4 were all run as what they are.
+        "triedTarget": manifest.get("tried", {}).get("target", manifest["target"]),
         "flags": list(manifest["flags"]),
         "image": image["name"],
         "allocator": manifest["allocator"]["name"],

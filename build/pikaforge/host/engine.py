@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from pikaforge import emulation
 from pikaforge.errors import HostError
-from pikaforge.host import process
+from pikaforge.host import hostos, process
 from pikaforge.host.job import NOBODY, SIGNAL_BASE, Input, Job, JobResult, RunningServer, ServerJob, folders
 from pikaforge.host.owner import Owner
 
@@ -35,6 +35,8 @@ ROOT = "/forge"
 CACHE = "/forge-cache"
 LABEL = "org.pikaforge"
 """Prefix of all labels: `.owner` on what must not outlive a run, `.kind` on everything."""
+LOCAL = "unix://"
+"""How DOCKER_HOST names an engine on this machine."""
 CHUNK = 1 << 20
 GONE = 409
 """The status with which the engine answers who wants to signal a container that does not run."""
@@ -134,6 +136,15 @@ class DockerEngine:
                 container.start()
                 container.wait()
                 self._flags = emulation.flags_of(bytes(container.logs()).decode("utf-8", "replace"))
+        return self._flags
+
+    def known_cpu_flags(self) -> frozenset[str] | None:
+        """As `Engine.known_cpu_flags`: a local engine's CPUs are this machine's, another one is asked by an image."""
+        if self._flags is None and os.environ.get("DOCKER_HOST", LOCAL).startswith(LOCAL):
+            return hostos.cpu_flags()
+        if self._flags is None:
+            held = next((image for image, _, _ in self.owned_images()), None)
+            return None if held is None else self.cpu_flags(held)
         return self._flags
 
     # ---- what a run must not leave behind

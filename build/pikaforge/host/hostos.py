@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
+from pikaforge import emulation
 from pikaforge.errors import HostError
 from pikaforge.host import process
 from pikaforge.model import Spec
 
 OS_RELEASE = Path("/etc/os-release")
+CPUINFO = Path("/proc/cpuinfo")
 EL_LIKE = frozenset({"rhel", "centos", "rocky", "almalinux", "ol"})
 """IDs that are binary-compatible builds of one distribution; a matching major version is enough."""
 
@@ -35,6 +37,11 @@ def os_release(path: Path = OS_RELEASE) -> tuple[str, str]:
             words = shlex.split(value, comments=False) if value.count('"') % 2 == 0 else [value]
             values[name.strip()] = words[0] if words else ""
     return values.get("ID", ""), values.get("VERSION_ID", "")
+
+
+def cpu_flags() -> frozenset[str]:
+    """The /proc/cpuinfo flags that all CPUs of this machine have."""
+    return emulation.flags_of(CPUINFO.read_text(encoding="utf-8", errors="replace"))
 
 
 def matching_image(spec: Spec, identity: tuple[str, str] | None = None) -> str:

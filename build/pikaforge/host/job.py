@@ -159,6 +159,9 @@ class Engine(Protocol):
             image: any image of the engine, to look with.
         """
 
+    def known_cpu_flags(self) -> frozenset[str] | None:
+        """As `cpu_flags`, as far as it can be told before any image is made; None if it cannot."""
+
     def sweep(self) -> int:
         """Remove what runs left that were killed; the count of it."""
 

@@ -22,9 +22,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pikaforge import emulation
 from pikaforge.errors import HostError
-from pikaforge.host import process
+from pikaforge.host import hostos, process
 from pikaforge.host.job import NOBODY, SIGNAL_BASE, CannotServe, Input, Job, JobResult, RunningServer, ServerJob
 from pikaforge.host.owner import Owner
 
@@ -188,7 +187,11 @@ class HostEngine:
 
     def cpu_flags(self, image: str) -> frozenset[str]:
         """As `Engine.cpu_flags`, of this machine."""
-        return emulation.flags_of(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+        return hostos.cpu_flags()
+
+    def known_cpu_flags(self) -> frozenset[str] | None:
+        """As `Engine.known_cpu_flags`, of this machine."""
+        return hostos.cpu_flags()
 
     def free_port(self, offsets: tuple[int, ...]) -> int:
         """A port such that it and its offsets are free now on all interfaces."""

@@ -43,13 +43,20 @@ def reports(dist: Path) -> list[Delivered]:
 
 
 def cells(delivered: Sequence[Delivered]) -> dict[str, tuple[Delivered, CellRecord]]:
-    """The cells that reports tell of, by id; of two reports on one cell, that on the later run."""
+    """The cells that reports tell of, by id.
+
+    Of two reports on one cell, the one in which its target was run counts; where both are alike in that, the later.
+    """
     found: dict[str, tuple[Delivered, CellRecord]] = {}
     for each in delivered:
         for cell in each.report.cells:
-            if cell.id not in found or found[cell.id][1].finished < cell.finished:
+            if cell.id not in found or _weight(found[cell.id][1]) < _weight(cell):
                 found[cell.id] = (each, cell)
     return found
+
+
+def _weight(cell: CellRecord) -> tuple[bool, bool, str]:
+    return cell.status == "done", not cell.not_run, cell.finished
 
 
 def collect(chosen: Sequence[tuple[Delivered, CellRecord]], spec: Spec, *, now: str) -> Collected:
@@ -93,6 +100,8 @@ def _artifact(
         cell=cell.id,
         allocator=cell.allocator,
         target=cell.target,
+        wanted=cell.wanted if cell.wanted != cell.target else "",
+        not_run=cell.not_run,
         epoch=int(cell.manifest.get("source_date_epoch", 0)),
         built=cell.finished,
         published=now,

@@ -188,8 +188,15 @@ def _item(repository: Repository, artifact: Artifact) -> str:
     return (
         f'<li><a href="{_link(repository.path, artifact.path)}">{escape(artifact.name)}</a> ({_size(artifact.bytes)}, '
         f"published {escape(_moment(artifact.published)[:10])}, SHA-256 <code>{escape(artifact.sha256)}</code>"
-        f"{beside})</li>"
+        f"{beside}){_proof(artifact)}</li>"
     )
+
+
+def _proof(artifact: Artifact) -> str:
+    """What is to be known of an artifact's target: that a better one was wanted, or that it was not run."""
+    wanted = f"built for {artifact.target}, as the compiler knows no {artifact.wanted}" if artifact.wanted else ""
+    told = "; ".join(text for text in (wanted, artifact.not_run) if text)
+    return f": {escape(told)}" if told else ""
 
 
 def _data(images: Mapping[str, Sequence[Repository]], fleets: Mapping[str, tuple[str, ...]], install: Install) -> str:
@@ -237,6 +244,8 @@ def _told(artifact: Artifact) -> dict[str, Any]:
         "product": artifact.product_version,
         "cell": artifact.cell,
         "target": artifact.target,
+        **({"wanted": artifact.wanted} if artifact.wanted else {}),
+        **({"notRun": artifact.not_run} if artifact.not_run else {}),
         "allocator": artifact.allocator,
         "built": _moment(artifact.built),
         "published": _moment(artifact.published),

@@ -47,6 +47,10 @@ class Artifact(File):
     cell: str = Field(description="MODEL-IMAGE-ALLOCATOR.")
     allocator: str = Field(description="Memory allocator.")
     target: str = Field(description="Microarchitecture that it was built for.")
+    wanted: str = Field(default="", description="The best one that all CPUs of the model run, where that is another.")
+    not_run: str = Field(
+        default="", description="For people: what was tried in the place of `target`, where that was not run."
+    )
     epoch: int = Field(description="Date of its source, in seconds since 1970: what its files are dated.")
     built: str = Field(description="When its build ended, ISO 8601 in UTC.")
     published: str = Field(description="When it was first put here, ISO 8601 in UTC.")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pikaforge import keys, packing
+from pikaforge import keys, packing, twins
 from pikaforge.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS
 from pikaforge.describe.contents import MANIFEST, contents_of
 from pikaforge.errors import ForgeError, HostError, StageError, StageFailure
@@ -24,7 +24,7 @@ from pikaforge.workshop import Workshop, guest_digests
 
 __all__ = ["STAGE", "Parts", "deliver", "manifest", "material", "run", "write_sums"]
 
-MANIFEST_FORMAT = 3
+MANIFEST_FORMAT = 4
 PACKERS = Path(packing.__file__).parent
 
 Offers = Mapping[str, Sequence[str]]
@@ -105,6 +105,10 @@ def manifest(spec: Spec, cell: Cell, parts: Parts) -> dict[str, Any]:
             for name in ("allow_list", "features_used", "kernel_flags", "symbol_versions", "system_libraries")
         },
         "checks": [check["name"] for check in parts.smoked.facts["checks"]],
+        "tried": {
+            "target": parts.smoked.facts["tried"],
+            "not_run": twins.sentence(cell.target, parts.smoked.facts["tried"]),
+        },
     }
 
 

@@ -1,8 +1,8 @@
 """The smoke stage: the tree in the clean runtime image does what it should, asked over real connections from outside.
 
 Up to twice: on this machine's CPU, if that has all that the target has, and under emulation of the target. What was
-not made says why, and never counts as passed; where neither is possible the stage fails, because a package that was
-never started must not be published.
+not made says why, and never counts as passed. Where neither is possible, the plan names a twin (`twins`), whose verdict
+is adopted and says so; without one the stage fails, because a package that was never started must not be published.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pikaforge import emulation, keys
+from pikaforge import emulation, keys, twins
 from pikaforge.emulation import Stand
 from pikaforge.errors import StageError, StageFailure
 from pikaforge.host import process
@@ -35,7 +35,7 @@ EMULATORS = ("qemu-x86_64-static", EMULATOR)
 """What it is called on machines that have it, for the host engine."""
 TAIL = 60
 """Lines of logs in an error, those of a check's own servers included."""
-FORMAT = 4
+FORMAT = 5
 
 
 def material(spec: Spec, target: str = "", *, allocator: str = "none", emulator: str = "") -> dict[str, Any]:
@@ -79,7 +79,7 @@ def run(
 ) -> Result:
     """Run the stage.
 
-    Its facts: `native` and `emulated`, each with `ran`, the `reason` if not, and its `checks`; what the server holds
+    Its facts: `target`, and `tried`, the target that was run, which is the same; `native` and `emulated`, each with `ran`, the `reason` if not, and its `checks`; what the server holds
     at `rest` in the former, the `cpu` in the latter; and `checks`, those that passed natively (under emulation, if
     that is all there is), for the package's manifest.
 
@@ -108,13 +108,19 @@ def run(
             emulated.reason = "the native run has failed"
         raise error.with_facts(_facts(native, emulated)) from None
     counted = [o for o in (native if native.ran else emulated).outcomes if o.passed]
-    return workshop.store.put(
-        STAGE,
-        key,
-        identity=keys.digest(" ".join(outcome.name for outcome in counted)),
-        facts={"checks": [asdict(outcome) for outcome in counted], **_facts(native, emulated)},
-        files={},
-    )
+    facts = {"checks": [asdict(outcome) for outcome in counted], **_facts(native, emulated)}
+    return _put(workshop, key, {**facts, "target": cell.target, "tried": cell.target})
+
+
+def adopt(workshop: Workshop, cell: Cell, twin: Result, *, key: str) -> Result:
+    """Take the verdict on a twin's tree for a target that cannot be run; its facts say which target was tried."""
+    return _put(workshop, key, {**twin.facts, "target": cell.target, "tried": twin.facts["tried"]})
+
+
+def _put(workshop: Workshop, key: str, facts: Mapping[str, Any]) -> Result:
+    """Store a verdict. Its identity is what packages tell: the target that was tried, and the checks that it passed."""
+    told = [facts["tried"], *(check["name"] for check in facts["checks"])]
+    return workshop.store.put(STAGE, key, identity=keys.digest(" ".join(told)), facts=facts, files={})
 
 
 def _facts(native: _Way, emulated: _Way) -> dict[str, Any]:
@@ -126,6 +132,8 @@ def _facts(native: _Way, emulated: _Way) -> dict[str, Any]:
 
 def remarks(facts: Mapping[str, Any]) -> list[str]:
     """What a person should hear of a stage that passed: what was not tried, and advice that was not followed."""
+    if told := twins.sentence(facts.get("target", ""), facts.get("tried", "")):
+        return [told]  # the twin's own node has said the rest
     said = []
     for name, word in (("native", "natively"), ("emulated", "emulated")):
         way = facts.get(name, {})

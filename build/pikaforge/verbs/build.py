@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from pikaforge import actions, delivery, report
 from pikaforge.delivery import Delivery
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
-from pikaforge.pipeline import Report
-from pikaforge.plan import Cell
+from pikaforge.host.job import Engine
+from pikaforge.pipeline import Events, Pipeline, Report
+from pikaforge.plan import TOOLS_NODE, Cell, common_part
 from pikaforge.setting import Setting, cwd
 
 
 def build(setting: Setting) -> int:
     """`build`: run the plan and put the packages under dist/."""
-    plan = setting.plan()
-    refuse_problems(plan.cells)
-    for warning in plan.warnings:
-        report.show(f"warning: {warning}")
+    refuse_problems(setting.cells())
     engine = setting.engine()
     engine.verify()
     workshop = setting.workshop(engine)
@@ -30,9 +31,44 @@ def build(setting: Setting) -> int:
     pipeline = setting.pipeline(workshop)
     pipeline.identify_source()
     printer = report.Printer()
+    plan = setting.plan(setting.machine(_cpu_flags(setting, engine, pipeline, printer)))
+    refuse_problems(plan.cells)
+    for warning in plan.warnings:
+        report.show(f"warning: {warning}")
     done = pipeline.execute(plan, printer)
-    tell(done, delivery.deliver(workshop, setting.spec, done))
+    tell(done, delivery.deliver(workshop, setting.spec, done), partial(command_for, setting.arguments))
     return status(done)
+
+
+OPTIONS = (
+    "matrix", "out", "dist", "source", "engine", "formats", "gperftools", "jobs", "locked", "no_compiler_cache",
+    "strict_targets", "require_run", "debug",
+)  # fmt: skip
+"""Arguments that a command for a part of the selection repeats; image and allocator are in a cell's id."""
+
+
+def command_for(arguments: argparse.Namespace, selector: str) -> str:
+    """The command line that builds `selector` with the options of this run, quoted for a shell."""
+    words = ["nox", "-s", "build", "--", selector]
+    for name in OPTIONS:
+        value, option = getattr(arguments, name, None), f"--{name.replace('_', '-')}"
+        if value in (None, "", False, ()) or (name, value) == ("engine", "docker"):
+            continue
+        words += [option] if value is True else [option, ",".join(value) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)
+
+
+def _cpu_flags(setting: Setting, engine: Engine, pipeline: Pipeline, printer: Events) -> frozenset[str]:
+    """The CPU flags of the engine's machine; the tools image is made first where that takes an image."""
+    flags = engine.known_cpu_flags()
+    if flags is not None:
+        return flags
+    part = common_part(setting.spec, lambda node: node.id == TOOLS_NODE, engine=engine.kind)
+    done = pipeline.execute(part, printer)
+    tools = done.outcomes[TOOLS_NODE].result
+    if tools is None:
+        raise done.errors[0]
+    return engine.cpu_flags(str(tools.facts["build"]))
 
 
 def refuse_problems(cells: Sequence[Cell]) -> None:
@@ -46,12 +82,14 @@ def refuse_problems(cells: Sequence[Cell]) -> None:
         )
 
 
-def tell(done: Report, delivered: Delivery) -> None:
-    """The table, and the packages as people and `sha256sum --check` read them; the table in a job's summary, too."""
+def tell(done: Report, delivered: Delivery, command: Callable[[str], str]) -> None:
+    """What failed, the table, and the packages as people and `sha256sum --check` read them; the table in a job's summary, too."""
     for notice in delivered.notices:
         report.show(f"note: {notice}")
     ids = {cell.id for cell in done.plan.cells}
     cells = [cell for cell in delivered.report.cells if cell.id in ids]
+    if any(cell.status == "failed" for cell in cells):
+        report.show(report.summary(cells, command))
     report.show(report.verdicts(cells))
     title = f"{delivered.report.product} {delivered.report.version}"
     actions.summarise(os.environ, report.verdicts_markdown(title, cells))

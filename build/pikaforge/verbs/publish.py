@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pikaforge import delivery, report, signing
-from pikaforge.errors import EXIT_DONE, ConfigError
+from pikaforge.errors import EXIT_DONE, ConfigError, PublishError
 from pikaforge.host import process
 from pikaforge.model import Destination
 from pikaforge.plan import TOOLS_NODE, closest, common_part
@@ -139,6 +139,8 @@ class _Work:
                 "nothing is selected", hint="name a model, a cell id, a glob over ids or `all`: nox -s publish -- R620"
             )
         found = self._collected()
+        for name in names:
+            self._refuse_not_run(name, found)
         product = found.items[0].product
         for name in names:
             if self._destination(name).kind == INDEX:
@@ -146,6 +148,21 @@ class _Work:
                 continue
             publisher = self._publisher(*self._site(name), product)
             yield self._made(name, publisher, Wish(items=found.items), from_folder(found.sources))
+
+    def _refuse_not_run(self, name: str, found: Collected) -> None:
+        """Raise PublishError where a destination requires what only a machine with the target's CPU can prove."""
+        if self._destination(name).requires != "run":
+            return
+        bad = {item.artifact.cell: item.artifact.not_run for item in found.items if item.artifact.not_run}
+        if bad:
+            raise PublishError(
+                f"{name} requires that every package was run: {len(bad)} "
+                f"{'cell was' if len(bad) == 1 else 'cells were'} not",
+                where=f"publish.{name}.requires",
+                hint="\n".join(
+                    [*(f"{cell}: {text}" for cell, text in bad.items()), "build them where their CPU is (DOCKER_HOST)"]
+                ),
+            )
 
     def _collected(self) -> Collected:
         delivered = collect.reports(self.setting.dist)

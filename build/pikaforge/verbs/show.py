@@ -37,8 +37,12 @@ def _github(setting: Setting, cells: Sequence[Cell]) -> None:
 
 def plan(setting: Setting) -> int:
     """`plan`: what a build would do and why; status 2 if the build would refuse the selection."""
-    planned = setting.plan()
     engine = setting.engine()
+    try:
+        flags = engine.known_cpu_flags()
+    except HostError:  # no engine answers: planned as if it could run everything
+        flags = None
+    planned = setting.plan(setting.machine(flags))
 
     def answers() -> bool:
         try:

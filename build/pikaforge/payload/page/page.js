@@ -217,7 +217,10 @@
     function row(file) {
       const digest = make("code", { title: file.sha256 }, file.sha256.slice(0, SHORT) + "…");
       const facts = make("p", { class: "facts" },
-        labelled("version", file.version), labelled("target", file.target), labelled("allocator", file.allocator),
+        labelled("version", file.version),
+        labelled("target", file.target + (file.wanted ? " (the compiler knows no " + file.wanted + ")" : "")),
+        labelled("allocator", file.allocator),
+        ...(file.notRun ? [labelled("proof", file.notRun)] : []),
         day("built", file.built), day("published", file.published),
         labelled("SHA-256", digest, " ", copyButton(digest, file.sha256, "the SHA-256 of " + file.name)));
       const links = make("span", { class: "links" });
