@@ -128,8 +128,8 @@ class CellRecord(Strict):
     flags: tuple[str, ...] = Field(description="The compiler flags of the target.")
     tried: str = Field(
         default="",
-        description="The microarchitecture whose smoke test counts: `target`, or where that cannot be run a twin, which "
-        "was compiled from the same; empty where nothing was run.",
+        description="The microarchitecture whose smoke test counts: `target`, or where that cannot be run its twin, "
+        "which was compiled from the same; empty where nothing was run.",
     )
     not_run: str = Field(default="", description="For people: what was tried in the place of `target`, and what not.")
     status: Literal["done", "failed"] = Field(description="Whether there is a package that everything says yes to.")

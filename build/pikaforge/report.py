@@ -80,7 +80,11 @@ def plan_text(plan: Plan, views: Sequence[View]) -> str:
         table(
             ("CELL", "TARGET", "TRIED AS", "FLAGS"),
             [
-                (c.id, *((built_target(c.target, c.wanted), c.tried) if not c.problem else "--"), " ".join(c.flags) or "-")
+                (
+                    c.id,
+                    *((built_target(c.target, c.wanted), c.tried) if not c.problem else "--"),
+                    " ".join(c.flags) or "-",
+                )
                 for c in plan.cells
             ],
         ),

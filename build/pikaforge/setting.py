@@ -66,7 +66,8 @@ class Setting:
     def cells(self) -> tuple[Cell, ...]:
         """The selected cells."""
         from pikaforge.host import hostos  # noqa: PLC0415
-        from pikaforge.plan import Selection, all_cells, select  # noqa: PLC0415
+        from pikaforge.plan import all_cells  # noqa: PLC0415
+        from pikaforge.selection import Selection, select  # noqa: PLC0415
 
         given = self.arguments
         if given.verb == "matrix" and not (given.selectors or given.os or given.allocator):
@@ -85,9 +86,7 @@ class Setting:
         from pikaforge.plan import expand  # noqa: PLC0415
 
         given = self.arguments
-        return expand(
-            self.spec, self.cells(), engine=given.engine, machine=machine, require_run=given.require_run
-        )
+        return expand(self.spec, self.cells(), engine=given.engine, machine=machine, require_run=given.require_run)
 
     def machine(self, flags: frozenset[str] | None) -> Machine | None:
         """What can be run where the engine is; None if its CPU is not known.

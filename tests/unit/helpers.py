@@ -209,6 +209,9 @@ class FakeEngine:
     def cpu_flags(self, image: str) -> frozenset[str]:
         return frozenset({*features("sandybridge"), "pni"})
 
+    def known_cpu_flags(self) -> frozenset[str] | None:
+        return self.cpu_flags("")
+
     def sweep(self) -> int:
         return 0
 

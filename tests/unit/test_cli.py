@@ -14,17 +14,20 @@ import pytest
 import yaml
 from unit.helpers import BASE
 
-from pikaforge import __version__, cli
+from pikaforge import __version__, cli, targets
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
 from pikaforge.host import hostos
+from pikaforge.host.engine import DockerEngine
 from pikaforge.setting import Setting
+from pikaforge.verbs.build import OPTIONS, command_for
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine runs none of the images."""
+    """This machine runs none of the images; its CPU is one of Ice Lake's time."""
+    monkeypatch.setattr(hostos, "cpu_flags", lambda: targets.kernel_flags("icelake"))
     monkeypatch.setattr(hostos, "OS_RELEASE", Path("/nonexistent"))
     monkeypatch.setattr(hostos, "os_release", lambda: ("", ""))
 
@@ -309,6 +312,77 @@ def test_a_plan_that_a_build_would_refuse_ends_with_2_and_is_shown(run: Run) -> 
     plan = json.loads(out)
     assert list(plan["problems"]) == ["R640-el7-none"]
     assert {cell for node in plan["nodes"] for cell in node["cells"]} == {"R620-el7-none"}
+
+
+def _fallback(project: Path) -> None:
+    path = project / "matrix.yaml"
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data["images"]["el7"]["fallback"] = "nearest"
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+
+
+@pytest.mark.parametrize("verb", [("plan",), ("matrix", "--format", "table")])
+def test_the_nearest_target_is_taken_and_told_or_refused(run: Run, project: Path, verb: tuple[str, ...]) -> None:
+    _fallback(project)
+    status, out, _ = run(*verb, "R640", "--os", "el7")
+    assert status == 0
+    assert "haswell (wanted skylake_avx512)" in out
+    status, out, _ = run(*verb, "R640", "--os", "el7", "--strict-targets")
+    assert status == (2 if verb == ("plan",) else 0)
+    assert "gcc 4.8.5 cannot produce code for skylake_avx512; the nearest it can produce is haswell" in out
+
+
+def test_the_plan_of_what_this_machine_cannot_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hostos, "cpu_flags", lambda: targets.kernel_flags("sandybridge"))
+    status, out, err = run("plan", "R640", "R620")
+    assert (status, err) == (0, "")
+    assert "R640-debian12-none  skylake_avx512  sandybridge  -march=skylake-avx512" in out
+    assert "R640-debian12-none: function tried as sandybridge; AVX-512 code audited, not run" in out
+    status, out, _ = run("plan", "R640", "R620", "--require-run", "--json")
+    assert status == 2
+    data = json.loads(out)
+    assert list(data["problems"]) == ["R640-debian12-none"]
+    assert {cell["id"]: cell["tried"] for cell in data["cells"]}["R620-debian12-none"] == "sandybridge"
+
+
+def test_a_plan_for_an_engine_that_does_not_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another machine, whose CPU is not known: the plan has no twins, and is shown all the same."""
+    monkeypatch.setattr(hostos, "cpu_flags", frozenset)
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    monkeypatch.setattr(DockerEngine, "owned_images", _no_engine)
+    status, out, _ = run("plan", "R640")
+    assert status == 0
+    assert "R640-debian12-none  skylake_avx512  skylake_avx512" in out
+
+
+def _no_engine(_: DockerEngine) -> None:
+    raise HostError("no container engine answers")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("R6*-debian12-none", "--os", "all"), ""),
+        (("all", "--source", "my fork#v1", "--jobs", "2"), "--source 'my fork#v1' --jobs 2"),
+        (
+            ("all", "--formats", "tar,deb", "--locked", "--no-compiler-cache"),
+            "--formats tar,deb --locked --no-compiler-cache",
+        ),
+        (
+            ("all", "--engine", "host", "--strict-targets", "--matrix", "a/m.yaml"),
+            "--matrix a/m.yaml --engine host --strict-targets",
+        ),
+        (("all", "--allocator", "all", "--gperftools", "g.tar", "--require-run"), "--gperftools g.tar --require-run"),
+    ],
+)
+def test_the_command_that_builds_one_cell_of_a_run(argv: tuple[str, ...], words: str) -> None:
+    command = command_for(cli.parser().parse_args(["build", *argv]), "R620-debian12-none")
+    assert command == " ".join(filter(None, ("nox -s build -- R620-debian12-none", words)))
+
+
+def test_every_option_of_a_build_is_repeated_or_said_by_the_cell() -> None:
+    given = vars(cli.parser().parse_args(["build", "all"]))
+    assert set(given) == {*OPTIONS, "verb", "selectors", "os", "allocator"}
 
 
 def test_a_plan_with_a_source_that_is_not_there(run: Run) -> None:

@@ -87,7 +87,8 @@ def _inputs(tree: Path | None = None) -> dict[str, Result]:
             allocator={"library": "", "unwinder": ""},
         ),
         "smoked": _result(
-            "smoke", checks=[{"name": "version", "passed": True, "seconds": 1.25}, {"name": "ping", "seconds": 0.5}],
+            "smoke",
+            checks=[{"name": "version", "passed": True, "seconds": 1.25}, {"name": "ping", "seconds": 0.5}],
             target="sandybridge",
             tried="sandybridge",
         ),

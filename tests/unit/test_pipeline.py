@@ -21,7 +21,8 @@ from pikaforge.host.store import Result
 from pikaforge.keys import digest
 from pikaforge.model import Spec
 from pikaforge.pipeline import WORKERS, Events, Outcome, Pipeline, Report, Request, View
-from pikaforge.plan import Node, Plan, Selection, expand, select
+from pikaforge.plan import Node, Plan, expand
+from pikaforge.selection import Selection, select
 from pikaforge.stages import audit, image, package, smoke
 from pikaforge.stages.origin import Origin
 from pikaforge.verbs.build import status
@@ -199,7 +200,13 @@ def test_a_damaged_verdict_of_a_machine_that_can_run_it_is_no_verdict(
 def test_adopting_tells_which_target_was_tried(workshop: Workshop, twins: Plan) -> None:
     node = next(node for node in twins.nodes if node.id == NOT_RUN)
     ran = {"ran": True, "checks": [{"name": "ping", "passed": True, "skipped": "", "detail": ""}]}
-    facts = {"checks": [{"name": "ping"}], "native": ran, "emulated": {}, "target": "sandybridge", "tried": "sandybridge"}
+    facts = {
+        "checks": [{"name": "ping"}],
+        "native": ran,
+        "emulated": {},
+        "target": "sandybridge",
+        "tried": "sandybridge",
+    }
     given = replace(_inputs(node)[TRIED], facts=facts)
     result = smoke.adopt(workshop, node.cell, given, key="5" * 32)
     assert result.facts == {**facts, "target": "skylake_avx512"}

@@ -19,17 +19,8 @@ from pikaforge import config, report
 from pikaforge.errors import ConfigError
 from pikaforge.model import Spec
 from pikaforge.pipeline import View
-from pikaforge.plan import (
-    GITHUB_JOB_LIMIT,
-    STAGES,
-    TOOLS_NODE,
-    Cell,
-    Selection,
-    all_cells,
-    expand,
-    github_matrix,
-    select,
-)
+from pikaforge.plan import GITHUB_JOB_LIMIT, STAGES, TOOLS_NODE, Cell, all_cells, expand, github_matrix
+from pikaforge.selection import Selection, select
 
 GOLDEN = Path(__file__).with_name("golden") / "plan-R620-R720.json"
 SEE_TABLE = "see `nox -s matrix -- --format table`"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import pytest
 from pydantic import ValidationError
 from unit.helpers import make_spec, the_cell
 
-from pikaforge import record
+from pikaforge import record, targets
 from pikaforge.audit import AuditResult
 from pikaforge.elf.facts import ElfFacts
 from pikaforge.elf.flags import FlagVerdict, Units
 from pikaforge.elf.linkage import Hardening, LinkageVerdict
 from pikaforge.elf.verdict import Line
+from pikaforge.emulation import Machine
 from pikaforge.errors import ForgeError, HostError, StageError, StageFailure
 from pikaforge.host.store import Result
 from pikaforge.isa.verdict import Finding, IsaVerdict
@@ -206,6 +207,27 @@ def test_a_cell_has_its_own_stages_in_the_order_of_the_plan(merged: Merge) -> No
     assert stage(report, R640, f"compile:{SKY}") == StageRecord(
         stage="compile", label=SKY, key=f"key of compile:{SKY}", status="done", seconds=2.0
     )
+
+
+def test_a_twin_is_told_in_the_record_of_those_that_it_stands_for(merged: Merge) -> None:
+    spec = make_spec()
+    machine = Machine(flags=targets.kernel_flags("sandybridge"), emulates=False)
+    plan = expand(spec, [the_cell(spec, R640), the_cell(spec, R620)], machine=machine)
+    done = ended(plan)
+    for node in ("sandybridge", "skylake_avx512"):
+        outcome = done.outcomes[f"smoke:debian12-{node}-none"]
+        assert outcome.result is not None
+        facts = {**SMOKED, "target": node, "tried": "sandybridge"}
+        done.outcomes[outcome.node.id] = replace(outcome, result=replace(outcome.result, facts=facts))
+    report = merged(done)
+    twin, own = cell(report, R640), cell(report, R620)
+    assert (twin.target, twin.tried) == ("skylake_avx512", "sandybridge")
+    assert twin.not_run == "function tried as sandybridge; AVX-512 code audited, not run"
+    assert twin.native is not None
+    assert twin.native.ran
+    assert f"compile:{SANDY}" in [f"{s.stage}:{s.label}" for s in twin.stages]
+    assert (own.tried, own.not_run) == ("sandybridge", "")
+    assert f"compile:{SKY}" not in [f"{s.stage}:{s.label}" for s in own.stages]
 
 
 def test_the_verdict_of_the_audit_is_in_the_record_whole(merged: Merge) -> None:

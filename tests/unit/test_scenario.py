@@ -143,6 +143,9 @@ class Site(FakeEngine):
     def cpu_flags(self, image: str) -> frozenset[str]:
         return self.flags
 
+    def known_cpu_flags(self) -> frozenset[str] | None:
+        return self.flags
+
 
 class Line:
     """A connection to a `Memory`."""

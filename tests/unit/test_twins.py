@@ -7,7 +7,8 @@ from unit.helpers import ROOT, make_spec
 
 from pikaforge import config, targets, twins
 from pikaforge.emulation import Machine
-from pikaforge.plan import Cell, Plan, Selection, all_cells, expand, select
+from pikaforge.plan import Cell, Plan, all_cells, expand
+from pikaforge.selection import Selection, select
 
 V2 = Machine(flags=targets.kernel_flags("x86_64_v2"))
 HASWELL = Machine(flags=targets.kernel_flags("haswell"))
@@ -26,7 +27,10 @@ def _twin(target: str, machine: Machine = HASWELL, gcc: str = "12.2", usual: set
         ("icelake", "haswell"),
         ("sapphirerapids", "haswell"),
         ("zen4", "zen2"),
-        *((name, "") for name in ("nehalem", "sandybridge", "haswell", "x86_64_v2", "x86_64_v3", "zen", "zen2", "zen3")),
+        *(
+            (name, "")
+            for name in ("nehalem", "sandybridge", "haswell", "x86_64_v2", "x86_64_v3", "zen", "zen2", "zen3")
+        ),
     ],
 )
 def test_what_no_machine_here_runs_has_a_twin(target: str, twin: str) -> None:
@@ -92,9 +96,9 @@ def test_the_sentence_for_people(target: str, tried: str, text: str) -> None:
 # ---- in a plan
 
 
-def _plan(*selectors: str, machine: Machine | None = HASWELL, **options: bool) -> Plan:
+def _plan(*selectors: str, machine: Machine | None = HASWELL, require_run: bool = False) -> Plan:
     cells = select(SPEC, Selection(selectors=selectors))
-    return expand(SPEC, cells, machine=machine, **options)
+    return expand(SPEC, cells, machine=machine, require_run=require_run)
 
 
 def _smoke_of(plan: Plan, cell: Cell) -> str:
@@ -151,8 +155,8 @@ def test_what_must_be_run_gets_no_twin() -> None:
     [bad] = plan.problems
     assert bad.model == "R640"
     assert bad.problem == (
-        "skylake_avx512 can be run neither by this machine's CPU nor by the emulator; without --require-run, haswell is "
-        "tried in its place"
+        "skylake_avx512 can be run neither by this machine's CPU nor by the emulator; without --require-run, haswell "
+        "is tried in its place"
     )
     assert {cell.model for node in plan.nodes for cell in node.cells} == {"R620"}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pikaforge.errors import ConfigError
 from pikaforge.model import EVERYTHING
-from pikaforge.plan import closest
+from pikaforge.selection import closest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

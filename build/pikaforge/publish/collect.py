@@ -45,18 +45,27 @@ def reports(dist: Path) -> list[Delivered]:
 def cells(delivered: Sequence[Delivered]) -> dict[str, tuple[Delivered, CellRecord]]:
     """The cells that reports tell of, by id.
 
-    Of two reports on one cell, the one in which its target was run counts; where both are alike in that, the later.
+    Of two reports on one cell the later counts; but of two on the same compilation the one whose target was run.
     """
     found: dict[str, tuple[Delivered, CellRecord]] = {}
     for each in delivered:
         for cell in each.report.cells:
-            if cell.id not in found or _weight(found[cell.id][1]) < _weight(cell):
+            if cell.id not in found or _counts_more(cell, found[cell.id][1]):
                 found[cell.id] = (each, cell)
     return found
 
 
-def _weight(cell: CellRecord) -> tuple[bool, bool, str]:
-    return cell.status == "done", not cell.not_run, cell.finished
+def _counts_more(cell: CellRecord, other: CellRecord) -> bool:
+    alike = cell.status == other.status == "done" and _compiled(cell) == _compiled(other)
+    if alike and bool(cell.not_run) != bool(other.not_run):
+        return not cell.not_run
+    return cell.finished > other.finished
+
+
+def _compiled(cell: CellRecord) -> str:
+    """The key of the compilation that the cell's packages hold."""
+    label = f"{cell.image}-{cell.target}-{cell.allocator}"
+    return next((stage.key for stage in cell.stages if (stage.stage, stage.label) == ("compile", label)), "")
 
 
 def collect(chosen: Sequence[tuple[Delivered, CellRecord]], spec: Spec, *, now: str) -> Collected:

@@ -79,9 +79,10 @@ def run(
 ) -> Result:
     """Run the stage.
 
-    Its facts: `target`, and `tried`, the target that was run, which is the same; `native` and `emulated`, each with `ran`, the `reason` if not, and its `checks`; what the server holds
-    at `rest` in the former, the `cpu` in the latter; and `checks`, those that passed natively (under emulation, if
-    that is all there is), for the package's manifest.
+    Its facts: `target`, and `tried`, the target that was run, which is the same; `native` and `emulated`, each with
+    `ran`, the `reason` if not, and its `checks`; what the server holds at `rest` in the former, the `cpu` in the
+    latter; and `checks`, those that passed natively (under emulation, if that is all there is), for the package's
+    manifest.
 
     Raises:
         StageError: a required check failed, the server died, or nothing can be tried here. The exchange and the

@@ -10,7 +10,7 @@ from pikaforge import audit as library
 from pikaforge import report, targets
 from pikaforge.audit import Rules
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
-from pikaforge.plan import closest
+from pikaforge.selection import closest
 from pikaforge.setting import Setting, cwd
 
 SHOWN = 40

@@ -83,7 +83,7 @@ def refuse_problems(cells: Sequence[Cell]) -> None:
 
 
 def tell(done: Report, delivered: Delivery, command: Callable[[str], str]) -> None:
-    """What failed, the table, and the packages as people and `sha256sum --check` read them; the table in a job's summary, too."""
+    """What failed, the table, and the packages as `sha256sum --check` reads them; the table in a job's summary, too."""
     for notice in delivered.notices:
         report.show(f"note: {notice}")
     ids = {cell.id for cell in done.plan.cells}

@@ -16,7 +16,7 @@ from pikaforge import delivery, report, signing
 from pikaforge.errors import EXIT_DONE, ConfigError, PublishError
 from pikaforge.host import process
 from pikaforge.model import Destination
-from pikaforge.plan import TOOLS_NODE, closest, common_part
+from pikaforge.plan import TOOLS_NODE, common_part
 from pikaforge.publish import collect
 from pikaforge.publish.change import Site
 from pikaforge.publish.choice import Choice
@@ -29,6 +29,7 @@ from pikaforge.publish.records import CATALOGUE, Artifact, read_catalogue
 from pikaforge.publish.tell import Told, count
 from pikaforge.record import CellRecord
 from pikaforge.rpmfile import INSERT_SCRIPT, Insert, insert_here, insert_in
+from pikaforge.selection import closest
 from pikaforge.setting import Setting
 from pikaforge.signing import Signer
 from pikaforge.workshop import GUEST
