@@ -80,6 +80,12 @@ def plan(session: nox.Session) -> None:
 
 
 @nox.session
+def sweep(session: nox.Session) -> None:
+    """Build one cell of every compilation there is, and write docs/coverage.md."""
+    run_tool(session, "sweep")
+
+
+@nox.session
 def matrix(session: nox.Session) -> None:
     """Show the cells of the matrix: --format table|json|github."""
     run_tool(session, "matrix")

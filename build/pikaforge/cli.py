@@ -26,6 +26,7 @@ FORMATS = ("tar", "rpm", "deb", "wheel")
 VERBS: dict[str, tuple[str, str]] = {
     "build": ("build", "build"),
     "plan": ("show", "plan"),
+    "sweep": ("sweep", "sweep"),
     "matrix": ("show", "matrix"),
     "audit": ("audit", "audit"),
     "bench": ("bench", "bench"),
@@ -92,15 +93,20 @@ def parser() -> argparse.ArgumentParser:
     build = verbs.add_parser(
         "build", parents=[common, chosen, work, targets, running], allow_abbrev=False, help="build and test packages"
     )
-    build.add_argument("--jobs", type=_count, metavar="N", help="compiler processes at once; else one per CPU")
-    build.add_argument(
-        "--gperftools", default="", metavar="FILE", help="local file that serves for the pinned tarball of gperftools"
-    )
-    build.add_argument("--no-compiler-cache", action="store_true", help="compile everything anew (no ccache)")
+    _building(build)
     plan = verbs.add_parser(
         "plan", parents=[common, chosen, work, targets, running], allow_abbrev=False, help="what a build would do"
     )
     plan.add_argument("--json", action="store_true", help="for scripts")
+    sweep = verbs.add_parser(
+        "sweep",
+        parents=[common, chosen, work, targets, running],
+        allow_abbrev=False,
+        help="build one cell of every compilation, and write docs/coverage.md",
+    )
+    _building(sweep)
+    sweep.add_argument("--slice", default="", metavar="K/N", help="every N-th compilation, beginning with the K-th")
+    sweep.add_argument("--to", default="", metavar="DIR", help="where the table is written (docs/)")
     matrix = verbs.add_parser(
         "matrix", parents=[common, chosen, targets], allow_abbrev=False, help="the cells of the matrix"
     )
@@ -128,6 +134,15 @@ def parser() -> argparse.ArgumentParser:
     _bench(verbs, common, chosen, work)
     _upkeep(verbs, common, work)
     return top
+
+
+def _building(verb: argparse.ArgumentParser) -> None:
+    """Options of verbs that compile."""
+    verb.add_argument("--jobs", type=_count, metavar="N", help="compiler processes at once; else one per CPU")
+    verb.add_argument(
+        "--gperftools", default="", metavar="FILE", help="local file that serves for the pinned tarball of gperftools"
+    )
+    verb.add_argument("--no-compiler-cache", action="store_true", help="compile everything anew (no ccache)")
 
 
 def _publish(verbs: argparse._SubParsersAction[argparse.ArgumentParser], *parents: argparse.ArgumentParser) -> None:

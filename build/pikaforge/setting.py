@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -81,24 +82,18 @@ class Setting:
         )
         return select(self.spec, selection)
 
-    def plan(self, machine: Machine | None) -> Plan:
-        """The plan for the selected cells, for what `machine` can run."""
+    def plan(self, machine: Machine | None, cells: Sequence[Cell]) -> Plan:
+        """The plan for some cells, for what `machine` can run; None if that is not known."""
         from pikaforge.plan import expand  # noqa: PLC0415
 
         given = self.arguments
-        return expand(self.spec, self.cells(), engine=given.engine, machine=machine, require_run=given.require_run)
+        return expand(self.spec, cells, engine=given.engine, machine=machine, require_run=given.require_run)
 
-    def machine(self, flags: frozenset[str] | None) -> Machine | None:
-        """What can be run where the engine is; None if its CPU is not known.
-
-        Args:
-            flags: of its CPUs.
-        """
+    def machine(self, flags: frozenset[str]) -> Machine:
+        """What can be run where the engine is, whose CPUs have `flags`."""
         from pikaforge.emulation import Machine  # noqa: PLC0415
         from pikaforge.stages.smoke import host_emulator  # noqa: PLC0415
 
-        if flags is None:
-            return None
         if self.arguments.engine == "host":
             return Machine(flags=flags, emulates=host_emulator() is not None)
         return Machine(flags=flags, emulates=self.spec.defaults.emulator is not None)

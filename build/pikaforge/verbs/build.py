@@ -6,21 +6,51 @@ import argparse
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from pikaforge import actions, delivery, report
 from pikaforge.delivery import Delivery
+from pikaforge.emulation import Machine
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
 from pikaforge.host.job import Engine
 from pikaforge.pipeline import Events, Pipeline, Report
 from pikaforge.plan import TOOLS_NODE, Cell, common_part
 from pikaforge.setting import Setting, cwd
+from pikaforge.workshop import Workshop
 
 
 def build(setting: Setting) -> int:
     """`build`: run the plan and put the packages under dist/."""
-    refuse_problems(setting.cells())
+    cells = setting.cells()
+    refuse_problems(cells)
+    run = started(setting)
+    plan = setting.plan(run.machine, cells)
+    refuse_problems(plan.cells)
+    for warning in plan.warnings:
+        report.show(f"warning: {warning}")
+    done = run.pipeline.execute(plan, run.printer)
+    tell(done, delivery.deliver(run.workshop, setting.spec, done), partial(command_for, setting.arguments))
+    return status(done)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What a run needs, once the engine answers and the source is known."""
+
+    workshop: Workshop
+    pipeline: Pipeline
+    machine: Machine
+    printer: report.Printer
+
+
+def started(setting: Setting) -> Started:
+    """Look the engine, its CPU and the source up, and remove what killed runs have left.
+
+    Raises:
+        HostError: no engine answers, or the source is out of reach.
+        ConfigError: the source is not what a pin says.
+    """
     engine = setting.engine()
     engine.verify()
     workshop = setting.workshop(engine)
@@ -31,13 +61,10 @@ def build(setting: Setting) -> int:
     pipeline = setting.pipeline(workshop)
     pipeline.identify_source()
     printer = report.Printer()
-    plan = setting.plan(setting.machine(_cpu_flags(setting, engine, pipeline, printer)))
-    refuse_problems(plan.cells)
-    for warning in plan.warnings:
-        report.show(f"warning: {warning}")
-    done = pipeline.execute(plan, printer)
-    tell(done, delivery.deliver(workshop, setting.spec, done), partial(command_for, setting.arguments))
-    return status(done)
+    flags = engine.known_cpu_flags()
+    if flags is None:
+        flags = _cpu_flags_by_image(setting, engine, pipeline, printer)
+    return Started(workshop=workshop, pipeline=pipeline, machine=setting.machine(flags), printer=printer)
 
 
 OPTIONS = (
@@ -58,11 +85,8 @@ def command_for(arguments: argparse.Namespace, selector: str) -> str:
     return shlex.join(words)
 
 
-def _cpu_flags(setting: Setting, engine: Engine, pipeline: Pipeline, printer: Events) -> frozenset[str]:
-    """The CPU flags of the engine's machine; the tools image is made first where that takes an image."""
-    flags = engine.known_cpu_flags()
-    if flags is not None:
-        return flags
+def _cpu_flags_by_image(setting: Setting, engine: Engine, pipeline: Pipeline, printer: Events) -> frozenset[str]:
+    """The CPU flags of an engine's machine that can only be asked by an image: that of the tools is made first."""
     part = common_part(setting.spec, lambda node: node.id == TOOLS_NODE, engine=engine.kind)
     done = pipeline.execute(part, printer)
     tools = done.outcomes[TOOLS_NODE].result

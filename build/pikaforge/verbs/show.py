@@ -42,7 +42,7 @@ def plan(setting: Setting) -> int:
         flags = engine.known_cpu_flags()
     except HostError:  # no engine answers: planned as if it could run everything
         flags = None
-    planned = setting.plan(setting.machine(flags))
+    planned = setting.plan(None if flags is None else setting.machine(flags), setting.cells())
 
     def answers() -> bool:
         try:
