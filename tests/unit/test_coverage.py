@@ -26,7 +26,7 @@ DAY = date(2026, 5, 4)
 SHIPPED = config.load(ROOT / "matrix.yaml")
 EVERYTHING = Selection(selectors=("all",), os="all", allocator="all")
 PASSED = {"passed": True, "violations": [], "findings": [{"level": "dispatched", "file": "lib/libz.so.1"}]}
-SMOKED = {
+SMOKED: dict[str, Any] = {
     "target": "sandybridge",
     "tried": "sandybridge",
     "native": {"ran": True, "problem": "", "checks": [{"passed": True}, {"passed": True}, {"passed": False}]},
