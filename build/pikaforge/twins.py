@@ -44,12 +44,18 @@ def twin_of(target: str, *, gcc: str, machine: Machine, usual: Collection[str]) 
 
 
 def beyond(target: str, tried: str) -> str:
-    """Return what `target` has that `tried` has not, for people: `AVX-512, AMX`, or single features, or a count."""
-    rest = targets.kernel_flags(target) - targets.kernel_flags(tried)
-    found = [name for start, name in FAMILIES if any(feature.startswith(start) for feature in rest)]
-    if found:
-        return ", ".join(found)
-    names = sorted(rest)
+    """Return what `target` has that `tried` has not, for people: `AVX-512, AMX`, or single features, or a count.
+
+    A family that `tried` has a part of is not named as a whole.
+    """
+    has = targets.kernel_flags(tried)
+    rest = targets.kernel_flags(target) - has
+    names: list[str] = []
+    for start, family in FAMILIES:
+        new = sorted(feature for feature in rest if feature.startswith(start))
+        if new:
+            names += new if any(feature.startswith(start) for feature in has) else [family]
+    names = names or sorted(rest)
     return ", ".join(names) if len(names) <= NAMED else f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
 
 
