@@ -230,7 +230,7 @@ def merge(
         if cell.artifacts and all((dist / a.path).is_file() for a in cell.artifacts)
     }
     for cell in done.plan.cells:
-        fresh = _cell(spec, cell, done, artifacts.get(cell.id, ()), took, now)
+        fresh = _cell(cell, done, artifacts.get(cell.id, ()), took, now, spec=spec)
         old = cells.get(cell.id)
         # Where nothing was done, the report of the run that did it stays, with its times.
         cells[cell.id] = old if old is not None and _says_the_same(old, fresh) else fresh
@@ -240,12 +240,13 @@ def merge(
 
 
 def _cell(
-    spec: Spec,
     cell: Cell,
     done: Report,
     artifacts: tuple[ArtifactRecord, ...],
     took: Mapping[tuple[str, str, str], float],
     now: datetime,
+    *,
+    spec: Spec,
 ) -> CellRecord:
     outcomes = [o for n in done.plan.nodes if cell in n.cells and (o := done.outcomes.get(n.id)) is not None]
     known = {outcome.node.stage: _facts(outcome) for outcome in outcomes}

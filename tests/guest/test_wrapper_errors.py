@@ -284,7 +284,7 @@ def test_real_cmake_learns_what_the_compiler_does_not_know(wrapped: Wrapper) -> 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_nothing_is_forked_on_the_usual_way(tmp_path: Path, shell: str) -> None:
-    """The compiler takes the place of the wrapper, so the kernel's count of its children's page faults tells of both."""
+    """The compiler takes the place of the wrapper, so the kernel's count of its children's page faults is of both."""
     wrap = install_wrapper(tmp_path, shell=SHELLS[shell])
     behind = tmp_path / "behind"
     behind.mkdir()
@@ -300,6 +300,6 @@ def test_nothing_is_forked_on_the_usual_way(tmp_path: Path, shell: str) -> None:
         "FORGE_MAP_FLAG": "-ffile-prefix-map",
     }
     words = ["-Werror", "-march=native", "-Wno-error=one", "-Werror=two", "-O2", "-Wl,--fatal-warnings", "-c", "a.cc"]
-    first = wrapper.call(*words, name="g++", **values)
+    first = wrapper.run(words, values, name="g++")
     assert int(first.stdout) > 0, "the first time a name is there, the compiler is asked"
-    assert wrapper.call(*words, name="g++", **values).stdout == "0\n"
+    assert wrapper.run(words, values, name="g++").stdout == "0\n"
