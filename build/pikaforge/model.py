@@ -20,6 +20,8 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 PACKAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9.+_:~-]*$"
 PATH_PATTERN = r"^[A-Za-z0-9._@][A-Za-z0-9._@/+-]*$"
 COMPILER_PATTERN = r"^[0-9]+\.[0-9]+(\.[0-9]+)?$"
+RANGE_PATTERN = r"^(>=[0-9]+(\.[0-9]+){0,2}(, ?<[0-9]+(\.[0-9]+){0,2})?|<[0-9]+(\.[0-9]+){0,2})$"
+WORD_PATTERN = r"^[A-Za-z0-9_=./+-]+$"
 RELEASE_PATTERN = r"^[0-9][0-9.]*$"
 BASE_PATTERN = r"^[a-z0-9][A-Za-z0-9._:/-]*$"
 TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/+-]*$"
@@ -59,7 +61,7 @@ def _below(path: str) -> str:
 Below = Annotated[str, Field(max_length=255), AfterValidator(_below)]
 """A path or glob below a server's data folder; may hold {today}."""
 Argument = Annotated[str, Field(max_length=65536)]
-CompilerVersion = Annotated[str, Field(pattern=COMPILER_PATTERN)]
+CompilerVersion = Annotated[str, Field(pattern=COMPILER_PATTERN, max_length=32)]
 
 MAIN = "main"
 """The instance that steps ask which name none."""
@@ -482,6 +484,27 @@ def _named(step: Step) -> Iterator[str]:
                 yield from (found.group(2) for found in PEER.finditer(word))
 
 
+Flag = Annotated[str, Field(pattern=WORD_PATTERN, max_length=128)]
+"""One word for a compiler; `compilers` says which there may be."""
+
+
+class Adaptation(Strict):
+    """What the product needs of some versions of the compiler beyond the target's flags."""
+
+    gcc: str = Field(
+        pattern=RANGE_PATTERN, max_length=64, description='Range of versions, such as ">=11", "<13" or ">=11,<13".'
+    )
+    cflags: tuple[Flag, ...] = Field(default=(), description="Added where C is compiled, one word each.")
+    cxxflags: tuple[Flag, ...] = Field(default=(), description="Added where C++ is compiled, one word each.")
+    why: str = Field(min_length=1, description="What does not compile without, and where that was found.")
+
+    @model_validator(mode="after")
+    def _adds_something(self) -> Adaptation:
+        if not self.cflags and not self.cxxflags:
+            raise ValueError("give `cflags`, `cxxflags` or both")
+        return self
+
+
 class Product(Strict):
     """What is built. Nothing outside this entry and its recipe knows the product."""
 
@@ -508,6 +531,13 @@ class Product(Strict):
     files: tuple[RelativePath, ...] = Field(default=(), description="Other files that it must leave.")
     packages: dict[Name, Packages] = Field(description="By image, else by family.")
     gperftools: Minimum | None = Field(default=None, description="The least gperftools that it runs with, if any.")
+    compilers: tuple[Adaptation, ...] = Field(
+        default=(), description="What compilers newer or older than the source need, by version."
+    )
+    keep_werror: bool = Field(
+        default=False,
+        description="Whether -Werror of its build files counts; else the warnings of a newer compiler are no errors.",
+    )
     server: Server
     smoke: tuple[Check, ...] = Field(default=(), description="Checks against the running server.")
 

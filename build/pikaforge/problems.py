@@ -34,6 +34,8 @@ PATTERN_WORDS = {
     model.PACKAGE_PATTERN: "may hold only letters, digits and . + _ : ~ -, and begins with a letter or digit",
     model.PATH_PATTERN: "must be a path below its folder, of letters, digits and . _ @ / + -",
     model.COMPILER_PATTERN: "must be a version of two or three numbers, such as 12.2",
+    model.RANGE_PATTERN: 'must be a range of versions, such as ">=11", "<13" or ">=11,<13"',
+    model.WORD_PATTERN: "must be one word of letters, digits and _ = . / + -",
     model.RELEASE_PATTERN: "must be a version of digits and dots, such as 22.04",
     model.BASE_PATTERN: "must be a registry reference with its tag, such as debian:bookworm-slim",
     model.TAG_PATTERN: "must be the name of a tag, of letters, digits and . _ / + -",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from pikaforge import twins
+from pikaforge.compilers import adaptations
 from pikaforge.errors import PublishError, StageError
 from pikaforge.host.store import sha256, write_atomically
 from pikaforge.model import Strict, schema_of
@@ -92,6 +93,15 @@ class AuditRecord(Strict):
     files: tuple[dict[str, Any], ...] = Field(description="The ELF files.")
 
 
+class AdaptationRecord(Strict):
+    """An entry of product.compilers that was for the cell's compiler."""
+
+    gcc: str = Field(description="Range of versions.")
+    cflags: tuple[str, ...] = Field(description="Added where C was compiled.")
+    cxxflags: tuple[str, ...] = Field(description="Added where C++ was compiled.")
+    why: str = Field(description="What does not compile without.")
+
+
 class StageRecord(Strict):
     """One stage that a cell needed."""
 
@@ -132,6 +142,10 @@ class CellRecord(Strict):
         "which was compiled from the same; empty where nothing was run.",
     )
     not_run: str = Field(default="", description="For people: what was tried in the place of `target`, and what not.")
+    adaptations: tuple[AdaptationRecord, ...] = Field(
+        default=(), description="What the compiler needed beyond these, by its version."
+    )
+    keep_werror: bool = Field(default=False, description="Whether -Werror of the product's build files counted.")
     status: Literal["done", "failed"] = Field(description="Whether there is a package that everything says yes to.")
     finished: str = Field(description="When this was written, ISO 8601 in UTC.")
     stages: tuple[StageRecord, ...] = Field(description="In the order of the plan.")
@@ -223,7 +237,7 @@ def merge(
         if cell.artifacts and all((dist / a.path).is_file() for a in cell.artifacts)
     }
     for cell in done.plan.cells:
-        fresh = _cell(cell, done, artifacts.get(cell.id, ()), took, now)
+        fresh = _cell(cell, done, artifacts.get(cell.id, ()), took, now, spec=spec)
         old = cells.get(cell.id)
         # Where nothing was done, the report of the run that did it stays, with its times.
         cells[cell.id] = old if old is not None and _says_the_same(old, fresh) else fresh
@@ -238,6 +252,8 @@ def _cell(
     artifacts: tuple[ArtifactRecord, ...],
     took: Mapping[tuple[str, str, str], float],
     now: datetime,
+    *,
+    spec: Spec,
 ) -> CellRecord:
     outcomes = [o for n in done.plan.nodes if cell in n.cells and (o := done.outcomes.get(n.id)) is not None]
     known = {outcome.node.stage: _facts(outcome) for outcome in outcomes}
@@ -254,6 +270,8 @@ def _cell(
         flags=cell.flags,
         tried=tried,
         not_run=twins.sentence(cell.target, tried),
+        adaptations=tuple(AdaptationRecord(**entry.model_dump()) for entry in adaptations(spec, cell.image)),
+        keep_werror=spec.product.keep_werror,
         status="done" if artifacts else "failed",
         finished=now.isoformat(timespec="seconds"),
         stages=tuple(_stage(outcome, took) for outcome in outcomes),

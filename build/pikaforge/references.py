@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from pikaforge import model, yamltext
+from pikaforge import compilers, model, yamltext
 from pikaforge.problems import PLACEHOLDER, Problems, closest_or_all
 from pikaforge.yamltext import KeyPath
 
@@ -27,6 +27,7 @@ def check(spec: model.Spec, problems: Problems) -> None:
     _check_cpus(spec, problems)
     _check_packages(spec, problems)
     _check_tarballs(spec, problems)
+    _check_compilers(spec.product, problems)
     _check_matrix(spec.matrix, spec, problems)
     _check_server(spec.product, problems)
     _check_smoke(spec.product, problems)
@@ -133,6 +134,17 @@ def _check_tarballs(spec: model.Spec, problems: Problems) -> None:
         elif files.setdefault(tarball.file, name) != name:
             message = f"{name} and {files[tarball.file]} have the same file name {tarball.file}"
             problems.add(("tarballs", name, "url"), message, "both would be kept in one place: give another URL")
+
+
+def _check_compilers(product: model.Product, problems: Problems) -> None:
+    for number, entry in enumerate(product.compilers):
+        path = ("product", "compilers", number)
+        low, high = compilers.bounds(entry.gcc)
+        if high is not None and high <= low:
+            problems.add((*path, "gcc"), f"no version is in the range {entry.gcc}", "put the lower one first")
+        for name, words in (("cflags", entry.cflags), ("cxxflags", entry.cxxflags)):
+            for index, message, hint in compilers.faults(words, cxx=name == "cxxflags"):
+                problems.add((*path, name, index), message, hint)
 
 
 def _check_publish(spec: model.Spec, problems: Problems) -> None:

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from pikaforge import compilers
 from pikaforge.errors import ForgeError
+from pikaforge.model import Spec
 from pikaforge.pipeline import Events, Outcome, View
 from pikaforge.plan import Cell, Node, Plan
 from pikaforge.record import CellRecord, WayRecord
@@ -50,8 +52,21 @@ def built_target(target: str, wanted: str) -> str:
     return target if target == wanted else f"{target} (wanted {wanted})"
 
 
-def plan_json(plan: Plan, views: Sequence[View]) -> str:
-    """`plan --json`: cells and nodes, with keys and what is cached."""
+def compilers_json(spec: Spec, plan: Plan) -> dict[str, Any]:
+    """What is special about the compiler of each image of a plan, by image."""
+    return {
+        image: {
+            "gcc": spec.images[image].gcc,
+            "cflags": list(compilers.cflags(spec, image)),
+            "cxxflags": list(compilers.cxxflags(spec, image)),
+            **compilers.told(spec, image),
+        }
+        for image in dict.fromkeys(cell.image for cell in plan.cells if not cell.problem)
+    }
+
+
+def plan_json(plan: Plan, views: Sequence[View], spec: Spec | None = None) -> str:
+    """`plan --json`: cells and nodes, with keys and what is cached; with `spec`, what images' compilers need, too."""
     return json.dumps(
         {
             "cells": [{**cell_json(cell), "tried": cell.tried} for cell in plan.cells],
@@ -67,6 +82,7 @@ def plan_json(plan: Plan, views: Sequence[View]) -> str:
                 }
                 for view in views
             ],
+            **({"compilers": compilers_json(spec, plan)} if spec is not None else {}),
             "warnings": list(plan.warnings),
             "problems": {cell.id: cell.problem for cell in plan.problems},
         },
@@ -74,9 +90,9 @@ def plan_json(plan: Plan, views: Sequence[View]) -> str:
     )
 
 
-def plan_text(plan: Plan, views: Sequence[View]) -> str:
-    """`plan`: cells, then nodes, then what to mind."""
-    parts = [
+def plan_text(plan: Plan, views: Sequence[View], spec: Spec | None = None) -> str:
+    """`plan`: cells, then what images' compilers need (with `spec`), then nodes, then what to mind."""
+    blocks = [
         table(
             ("CELL", "TARGET", "TRIED AS", "FLAGS"),
             [
@@ -88,29 +104,43 @@ def plan_text(plan: Plan, views: Sequence[View]) -> str:
                 for c in plan.cells
             ],
         ),
+        *_compilers_text(spec, plan),
     ]
     if views:
-        parts.append(
-            table(
-                ("STAGE", "NODE", "CELLS", "KEY", "STATE", "WHY"),
-                [
-                    (
-                        view.node.stage,
-                        view.node.label,
-                        str(len(view.node.cells)),
-                        view.key[:12],
-                        "cached" if view.cached else "to do",
-                        view.why,
-                    )
-                    for view in views
-                ],
+        rows = [
+            (
+                view.node.stage,
+                view.node.label,
+                str(len(view.node.cells)),
+                view.key[:12],
+                "cached" if view.cached else "to do",
+                view.why,
             )
-        )
+            for view in views
+        ]
+        blocks.append(table(("STAGE", "NODE", "CELLS", "KEY", "STATE", "WHY"), rows))
     waiting = sum(not view.cached for view in views)
-    parts.append(f"{len(plan.cells)} cells, {len(views)} nodes, {waiting} to do")
-    parts.extend(f"warning: {text}" for text in plan.warnings)
-    parts.extend(f"error: {cell.id}: {cell.problem}" for cell in plan.problems)
-    return "\n\n".join(parts[:2]) + "\n\n" + "\n".join(parts[2:]) if views else "\n".join(parts)
+    notes = [f"{len(plan.cells)} cells, {len(views)} nodes, {waiting} to do"]
+    notes.extend(f"warning: {text}" for text in plan.warnings)
+    notes.extend(f"error: {cell.id}: {cell.problem}" for cell in plan.problems)
+    return "\n\n".join([*blocks, "\n".join(notes)])
+
+
+def _compilers_text(spec: Spec | None, plan: Plan) -> list[str]:
+    """A table of what the compilers of a plan's images need for the product; nothing where there is nothing to tell."""
+    if spec is None:
+        return []
+    rows = [
+        (image, spec.images[image].gcc, entry.gcc, language, " ".join(flags), entry.why)
+        for image in dict.fromkeys(cell.image for cell in plan.cells if not cell.problem)
+        for entry in compilers.adaptations(spec, image)
+        for language, flags in (("C", entry.cflags), ("C++", entry.cxxflags))
+        if flags
+    ]
+    blocks = [table(("IMAGE", "GCC", "WITH", "LANGUAGE", "ADDED", "WHY"), rows)] if rows else []
+    if spec.product.keep_werror:
+        blocks.append("-Werror of the product's build files counts (product.keep_werror)")
+    return blocks
 
 
 def matrix_text(cells: Sequence[Cell], form: str) -> str:

@@ -12,6 +12,8 @@
 #                         paths below the tree that must exist, separated by spaces
 #   FORGE_BASE_LIBS       see bundle.sh
 #   FORGE_CCACHE          0 or 1; CCACHE_DIR is then the caller's choice
+#   FORGE_EXTRA_CFLAGS FORGE_EXTRA_CXXFLAGS FORGE_KEEP_WERROR
+#                         see cc; absent: none, none, 0
 #   SOURCE_DATE_EPOCH     seconds
 # Results in FORGE_ROOT/out:
 #   tree/                 what the product is

@@ -46,8 +46,7 @@ prepare_environment() {
     # What is built decides, not what happens to be set around it (host engine).
     unset LANGUAGE LANG MAKEFLAGS MFLAGS GNUMAKEFLAGS CFLAGS CXXFLAGS CPPFLAGS LDFLAGS LIBS \
         CPATH C_INCLUDE_PATH CPLUS_INCLUDE_PATH LIBRARY_PATH LD_LIBRARY_PATH LD_RUN_PATH \
-        GCC_EXEC_PREFIX COMPILER_PATH DESTDIR CONFIG_SITE CONFIG_SHELL \
-        FORGE_EXTRA_CFLAGS FORGE_EXTRA_CXXFLAGS
+        GCC_EXEC_PREFIX COMPILER_PATH DESTDIR CONFIG_SITE CONFIG_SHELL
 
     # ccache is called by the wrapper, after the flags are in order; ccache in front of
     # it (Debian's /usr/lib/ccache) would be keyed on what the tree asked for.
@@ -132,11 +131,13 @@ make_wrapper() {
     # A tree may ask for cc where the image has gcc only.
     [ -e "$wrap/cc" ] || printf '%s: note: this image has no cc\n' "${0##*/}" >&2
     FORGE_DROPPED=$wrap/.dropped
+    FORGE_ASKED=$wrap/.asked
     : >"$FORGE_DROPPED"
+    mkdir "$FORGE_ASKED"
     PATH=$wrap:$PATH
     CC=gcc
     CXX=g++
-    export FORGE_DROPPED PATH CC CXX
+    export FORGE_DROPPED FORGE_ASKED PATH CC CXX
 
     if [ "$FORGE_CCACHE" = 1 ]; then
         # The content of the driver names the compiler: image time stamps mean nothing.

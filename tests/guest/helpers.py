@@ -126,11 +126,21 @@ class Wrapper:
         return (self.root / "spy").read_text().split("\0")[:-1]
 
 
-def install_wrapper(root: Path, names: Sequence[str] = ("gcc", "g++", "cc", "c++")) -> Path:
-    """Install the wrapper as compile.sh does and return its folder."""
+#: Shells that may be a system's sh; "bash" is that of Enterprise Linux.
+SHELLS = {"dash": ("dash",), "bash": ("bash", "--posix"), "busybox": ("busybox", "sh")}
+
+
+def install_wrapper(
+    root: Path, names: Sequence[str] = ("gcc", "g++", "cc", "c++"), *, shell: Sequence[str] = ()
+) -> Path:
+    """Install the wrapper as compile.sh does, for the system's sh or another shell, and return its folder."""
     wrap = root / "wrap"
     wrap.mkdir()
-    shutil.copy(GUEST / "cc", wrap / ".forge-wrapper")
+    text = (GUEST / "cc").read_text()
+    if shell:
+        need(shell[0])
+        text = text.replace("#!/bin/sh\n", f"#!{' '.join([str(shutil.which(shell[0])), *shell[1:]])}\n", 1)
+    (wrap / ".forge-wrapper").write_text(text)
     (wrap / ".forge-wrapper").chmod(0o755)
     for name in names:
         (wrap / name).symlink_to(".forge-wrapper")

@@ -15,7 +15,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from guest.helpers import clean_env, need, sh
+from guest.helpers import SHELLS, clean_env, need, sh
 
 from pikaforge import config, plan
 from pikaforge.host import hostos
@@ -25,7 +25,6 @@ from pikaforge.stages import payload
 
 ROOT = Path(__file__).resolve().parents[2]
 CPUINFO = Path(__file__).parent / "cpuinfo"
-SHELLS = {"dash": ("dash",), "bash": ("bash", "--posix"), "busybox": ("busybox", "sh")}
 URL = "https://packages.example.org/forge"
 KEY = (
     "-----BEGIN PGP PUBLIC KEY BLOCK-----\nComment: Jo's key, $(touch x)\n\n"

@@ -68,6 +68,7 @@ def test_appends_maps_frame_pointers_and_extra_flags(spied: Wrapper) -> None:
         FORGE_MAP_FLAG="-ffile-prefix-map",
         FORGE_EXTRA_CFLAGS="-DX -DGLOB=*",
         FORGE_EXTRA_CXXFLAGS="-include cstdint",
+        name="gcc",
     )
     assert seen == [
         "-c",
@@ -86,22 +87,73 @@ def test_gives_an_old_compiler_its_date(spied: Wrapper) -> None:
     assert seen[-2:] == ['-D__DATE__="Jan  1 1970"', '-D__TIME__="00:00:00"']
 
 
-@pytest.mark.parametrize(
-    ("name", "words", "extra"),
-    [
-        ("g++", ("-c", "a.cc"), True),
-        ("c++", ("-x", "c++", "-"), True),
-        ("c++", ("-xc++", "-"), True),
-        ("g++", ("-S", "a.cc", "-o", "a.s"), True),
-        ("g++", ("a.o", "-o", "a"), True),
-        ("g++", ("-c", "a.S"), False),
-        ("g++", ("-x", "c", "a.c"), False),
-        ("gcc", ("-c", "a.cc"), False),
-    ],
-)
-def test_extra_flags_for_cxx_go_to_cxx_only(spied: Wrapper, name: str, words: tuple[str, ...], extra: bool) -> None:
-    seen = spied.seen(*words, name=name, FORGE_EXTRA_CXXFLAGS="-include cstdint")
-    assert seen == [*words, *ADDED, *(["-include", "cstdint"] if extra else [])]
+LANGUAGES: list[tuple[str, tuple[str, ...], str]] = [
+    ("g++", ("-c", "a.cc"), "c++"),
+    ("gcc", ("-c", "a.cc"), "c++"),
+    ("gcc", ("-c", "dir/a.cpp", "b.cxx", "c.C", "d.c++", "e.cp", "f.CPP", "g.ii"), "c++"),
+    ("g++", ("a.hpp", "b.hh", "c.H", "d.tcc", "-o", "a.gch"), "c++"),
+    ("c++", ("-x", "c++", "-"), "c++"),
+    ("c++", ("-xc++", "-"), "c++"),
+    ("gcc", ("-x", "c++-header", "a.h"), "c++"),
+    ("gcc", ("--language=c++", "-"), "c++"),
+    ("gcc", ("--language", "c++", "-"), "c++"),
+    ("g++", ("-S", "a.cc", "-o", "a.s"), "c++"),
+    ("g++", ("-E", "a.cc", "-MF", "a.c", "-MT", "b.S"), "c++"),
+    ("g++", ("a.cc", "b.o", "libc.a", "libd.so", "libe.so.6", "-o", "a"), "c++"),
+    ("g++", ("-include", "a.c", "-I", "b.c", "-D", "c.c", "d.cc"), "c++"),
+    ("g++", ("-c", "a.c"), "c++"),  # g++ takes it for C++
+    ("g++", ("-c", "a.h"), "c++"),
+    ("g++", ("-x", "c", "-x", "none", "a.cc"), "c++"),
+    ("gcc", ("-c", "a.c"), "c"),
+    ("gcc", ("-c", "a.i"), "c"),
+    ("gcc", ("-E", "a.h"), "c"),
+    ("c++", ("-x", "c", "a.cc"), "c"),
+    ("g++", ("-xc", "a.cc"), "c"),
+    ("gcc", ("-x", "c-header", "a"), "c"),
+    ("gcc", ("-x", "cpp-output", "-"), "c"),
+    ("g++", ("-E", "-"), "c"),  # even g++ takes standard input for C
+    ("g++", ("a.o", "-o", "a"), ""),
+    ("g++", ("-shared", "a.o", "-lb", "libc.a", "-o", "x.cc"), ""),
+    ("g++", ("-c", "a.S"), ""),
+    ("g++", ("-E", "a.S"), ""),
+    ("gcc", ("-c", "a.s", "b.sx"), ""),
+    ("g++", ("-x", "assembler-with-cpp", "a.cc"), ""),
+    ("gcc", ("a.f90", "b.m"), ""),
+    ("g++", ("a.cc", "b.S"), ""),  # what is right for one file is wrong for the other
+    ("gcc", ("a.cc", "b.c"), ""),
+    ("g++", ("a.cc", "-xc", "b"), ""),
+    ("g++", ("-v",), ""),
+    ("g++", ("-print-file-name=a.cc",), ""),
+]
+ADDED_FOR = {"c": ["-fcommon"], "c++": ["-include", "cstdint"], "": []}
+EXTRA = {"FORGE_EXTRA_CFLAGS": "-fcommon", "FORGE_EXTRA_CXXFLAGS": "-include cstdint"}
+
+
+@pytest.mark.parametrize(("name", "words", "language"), LANGUAGES)
+def test_extra_flags_go_where_their_language_alone_is_compiled(
+    spied: Wrapper, name: str, words: tuple[str, ...], language: str
+) -> None:
+    assert spied.seen(*words, name=name, **EXTRA) == [*words, *ADDED, *ADDED_FOR[language]]
+    # The same where words have to go, and where the files are named in a response file.
+    assert spied.seen("-Werror", *words, name=name, **EXTRA) == [*words, *ADDED, *ADDED_FOR[language]]
+    spied.root.joinpath("args").write_text("\n".join(words))
+    assert spied.seen("@args", name=name, **EXTRA) == ["@args", *ADDED, *ADDED_FOR[language]]
+
+
+def test_response_file_and_command_line_are_one_list(spied: Wrapper) -> None:
+    """An option at the end of one may have its operand in the other; -x holds on."""
+    spied.root.joinpath("args").write_text("-x c++ -o")
+    assert spied.seen("@args", "a.c", "b.c", **EXTRA)[-2:] == ["-include", "cstdint"]
+    spied.root.joinpath("args").write_text("a.c -march=native")
+    assert spied.seen("-o", "@args", **EXTRA)[2:] == ADDED
+    assert spied.response == "a.c\n"
+    spied.root.joinpath("args").write_text("-march=native a.c")
+    assert spied.seen("-o", "@args", **EXTRA) == ["-o", "@args", *ADDED, "-fcommon"]
+
+
+def test_flags_of_a_language_are_single_words(spied: Wrapper) -> None:
+    seen = spied.seen("-c", "a.c", FORGE_EXTRA_CFLAGS="-DX=* -DY=$HOME  -DZ=`id`")
+    assert seen == ["-c", "a.c", *ADDED, "-DX=*", "-DY=$HOME", "-DZ=`id`"]
 
 
 def test_response_file_loses_the_flags_and_nothing_else(spied: Wrapper) -> None:

@@ -125,6 +125,8 @@ def test_the_manifest() -> None:
         },
         "source_date_epoch": EPOCH,
         "compiler": ["gcc 12.2.0"],
+        "adaptations": [],
+        "keep_werror": False,
         "dropped_flags": [[3, "-march=native"]],
         "bundled_libraries": [{"soname": "libz.so.1", "path": "lib/libz.so.1", "package": "zlib1g", "version": "1.2"}],
         "audit": {
@@ -137,6 +139,14 @@ def test_the_manifest() -> None:
         "checks": ["version", "ping"],
         "tried": {"target": "sandybridge", "not_run": ""},
     }
+
+
+def test_the_manifest_tells_what_the_compiler_needed() -> None:
+    entry = {"gcc": ">=12,<13", "cflags": ["-fcommon"], "cxxflags": ["-include", "limits"], "why": "no <limits>"}
+    later = {"gcc": ">=13", "cxxflags": ["-include", "cstdint"], "why": "no <cstdint>"}
+    spec = make_spec(product__compilers=[entry, later], product__keep_werror=True)
+    told = json.loads(json.dumps(manifest(spec, the_cell(spec, CELL), Parts(**_inputs()))))
+    assert (told["adaptations"], told["keep_werror"]) == ([entry], True)
 
 
 def test_the_manifest_has_no_clock_and_no_path_of_this_machine(tmp_path: Path) -> None:
@@ -296,6 +306,12 @@ def test_the_key_follows_what_goes_in(workshop: Workshop) -> None:
     assert of("R720-debian12-none") != base
     assert of(hardware__R620={"cpus": ["sandybridge"]}) != base
     assert of(product__server__port=7001) != base
+    entry = {"gcc": ">=12", "cxxflags": ["-include", "limits"], "why": "no <limits>"}
+    adapted = of(product__compilers=[entry])
+    assert adapted != base
+    assert of(product__compilers=[{**entry, "why": "told better"}]) != adapted, "the manifest has the reason"
+    assert of(product__compilers=[{**entry, "gcc": ">=13"}]) == base
+    assert of(product__keep_werror=True) != base
     (workshop.home / "docker/guest/package.sh").write_text("# another")
     assert of() != base
 

@@ -176,6 +176,19 @@ def cell(report: BuildReport, name: str) -> CellRecord:
     return found
 
 
+def test_it_tells_what_the_compiler_needed_also_of_a_cell_that_failed(merged: Merge) -> None:
+    entry = {"gcc": ">=12", "cxxflags": ["-include", "limits"], "why": "no <limits>"}
+    spec = make_spec(product__compilers=[entry], product__keep_werror=True)
+    node = f"compile:{SANDY}"
+    report = merged(ended(planned(R620, R640), failed={node: stage_error(node)}), spec=spec)
+    for name in (R620, R640):
+        found = cell(report, name)
+        assert [each.model_dump(mode="json") for each in found.adaptations] == [{**entry, "cflags": []}]
+        assert found.keep_werror
+    text = report.model_dump_json()
+    assert BuildReport.model_validate_json(text) == report
+
+
 def stage(report: BuildReport, name: str, node: str) -> StageRecord:
     [found] = [each for each in cell(report, name).stages if f"{each.stage}:{each.label}" == node]
     return found
@@ -192,6 +205,7 @@ def test_the_first_report_tells_of_each_cell(merged: Merge) -> None:
     assert (found.model, found.image, found.allocator) == ("R620", "debian12", "none")
     assert (found.target, found.wanted) == ("sandybridge", "sandybridge")
     assert found.flags == ("-march=sandybridge", "-mtune=sandybridge")
+    assert (found.adaptations, found.keep_werror) == ((), False)
     assert (found.status, found.finished) == ("done", "2026-06-15T12:30:01+00:00")
     assert found.artifacts == (
         ArtifactRecord(format="tar", role="main", path=f"debian12/{R620}.tar.gz", sha256="ab", bytes=7),

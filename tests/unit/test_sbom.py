@@ -135,6 +135,14 @@ def test_the_compiler_is_not_in_the_product() -> None:
     compiler, linker = found["tool:compiler"], found["tool:1"]
     assert (compiler["version"], compiler["scope"], linker["version"]) == ("12.2.0", "excluded", "2.40")
     assert properties(compiler)["pikaforge:flags"] == "-march=sandybridge -mtune=sandybridge"
+    assert "pikaforge:cxxflags" not in properties(compiler)
+    entries = [
+        {"gcc": ">=11", "cflags": [], "cxxflags": ["-include", "limits"], "why": "x"},
+        {"gcc": ">=12", "cflags": ["-fcommon"], "cxxflags": ["-fpermissive"], "why": "x"},
+    ]
+    adapted = properties(components(bill(adaptations=entries))["tool:compiler"])
+    assert adapted["pikaforge:cflags"] == "-fcommon"
+    assert adapted["pikaforge:cxxflags"] == "-include limits -fpermissive"
     (top,) = [item for item in json.loads(bill())["dependencies"] if item["ref"] == "artifact"]
     assert set(top["dependsOn"]) == set(found) - {"tool:compiler", "tool:1"}
 

@@ -237,6 +237,11 @@ def _package_url(manifest: Mapping[str, Any], package: str, version: str) -> Pac
     return PackageURL(type=kind, namespace=system["id"], name=name, version=version, qualifiers=qualifiers)
 
 
+def _added(manifest: Mapping[str, Any], name: str) -> list[str]:
+    """What the compiler's version added to the target's flags, for C or C++."""
+    return [str(word) for entry in manifest.get("adaptations", ()) for word in entry[name]]
+
+
 def _compilers(manifest: Mapping[str, Any]) -> Iterator[Component]:
     """The lines that compiler and linker print of themselves: compiler, its version, linker."""
     from cyclonedx.model.component import Component, ComponentScope, ComponentType  # noqa: PLC0415
@@ -249,7 +254,11 @@ def _compilers(manifest: Mapping[str, Any]) -> Iterator[Component]:
             name=told[0],
             version=told[1] if len(told) > 1 else None,
             scope=ComponentScope.EXCLUDED,
-            properties=_properties(role="compiler", flags=" ".join(manifest["flags"])),
+            properties=_properties(
+                role="compiler",
+                flags=" ".join(manifest["flags"]),
+                **{name: " ".join(_added(manifest, name)) for name in ("cflags", "cxxflags")},
+            ),
         )
     for number, line in enumerate(told[2:], 1):
         yield Component(

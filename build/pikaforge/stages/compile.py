@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pikaforge import keys
+from pikaforge import compilers, keys
 from pikaforge.errors import StageError
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
@@ -41,6 +41,8 @@ def material(spec: Spec, cell: Cell, *, base: Path, home: Path) -> dict[str, Any
         "recipe": keys.file_digest(base / product.recipe),
         "scripts": guest_digests(home, SCRIPTS),
         "flags": list(cell.flags),
+        "extra": [list(compilers.cflags(spec, cell.image)), list(compilers.cxxflags(spec, cell.image))],
+        "keep_werror": product.keep_werror,
         "allocator": [allocator.kind, allocator.frame_pointers],
         "binaries": list(product.binaries),
         "files": list(product.files),
@@ -79,6 +81,10 @@ def run(
                 "FORGE_VERSION": product.version,
                 "FORGE_JOBS": str(workshop.jobs),
                 "FORGE_TARGET_FLAGS": " ".join(cell.flags),
+                # No word of these has a blank in it: the model refuses them.
+                "FORGE_EXTRA_CFLAGS": " ".join(compilers.cflags(spec, cell.image)),
+                "FORGE_EXTRA_CXXFLAGS": " ".join(compilers.cxxflags(spec, cell.image)),
+                "FORGE_KEEP_WERROR": str(int(product.keep_werror)),
                 "FORGE_FRAME_POINTERS": str(int(spec.allocators[cell.allocator].frame_pointers)),
                 "FORGE_ALLOCATOR": spec.allocators[cell.allocator].kind if allocator is None else "own",
                 **({} if allocator is None else {"FORGE_ALLOCATOR_DIR": f"{workshop.engine.root(label)}/allocator"}),

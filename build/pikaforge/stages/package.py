@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pikaforge import keys, packing, twins
+from pikaforge import compilers, keys, packing, twins
 from pikaforge.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS
 from pikaforge.describe.contents import MANIFEST, contents_of
 from pikaforge.errors import ForgeError, HostError, StageError, StageFailure
@@ -59,6 +59,7 @@ def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str,
             mode="json",
             include={"name", "version", "release", "summary", "description", "licence", "url", "maintainer"},
         ),
+        "compilers": compilers.told(spec, cell.image),
         "manifest": MANIFEST_FORMAT,
     }
 
@@ -98,6 +99,7 @@ def manifest(spec: Spec, cell: Cell, parts: Parts) -> dict[str, Any]:
         "source": {name: source.facts[name] for name in ("url", "ref", "commit", "head", "patches", "submodules")},
         "source_date_epoch": source.facts["epoch"],
         "compiler": compiled.facts["compiler"],
+        **compilers.told(spec, cell.image),
         "dropped_flags": compiled.facts["dropped"],
         "bundled_libraries": compiled.facts["bundled"],
         "audit": {

@@ -53,7 +53,7 @@ def plan(setting: Setting) -> int:
 
     views = setting.pipeline(setting.workshop(engine)).views(planned, engine_answers=answers)
     if setting.arguments.json:
-        report.show(report.plan_json(planned, views))
+        report.show(report.plan_json(planned, views, setting.spec))
     else:
-        report.show(report.plan_text(planned, views))
+        report.show(report.plan_text(planned, views, setting.spec))
     return EXIT_CONFIG if planned.problems else EXIT_DONE

@@ -6,15 +6,8 @@
 set -eu
 
 # rocksdb's build_detect_platform reads PORTABLE from the environment only; without
-# it every object gets -march=native (#161, #1719). Its -Werror fails on gcc >= 8.
-export PORTABLE=1 DISABLE_WARNING_AS_ERROR=1
-
-# Headers of this age use the fixed-width integers without <cstdint>, which libstdc++
-# 13 no longer brings in by accident.
-version=$("${CXX:-g++}" -dumpversion)
-if [ "${version%%.*}" -ge 13 ]; then
-    export FORGE_EXTRA_CXXFLAGS='-include cstdint'
-fi
+# it every object gets -march=native (#161, #1719).
+export PORTABLE=1
 
 # The Makefile takes tcmalloc when a test link finds it, and has no switch. Empty
 # values on the command line are the only way to say no.
@@ -42,7 +35,7 @@ esac
 # DISABLE_UPDATE_SB: the Makefile calls "git submodule" while it is read.
 run_make() {
     make "$@" \
-        DISABLE_WARNING_AS_ERROR=1 DISABLE_UPDATE_SB=1 PROCESSOR_NUMS="$JOBS" \
+        DISABLE_UPDATE_SB=1 PROCESSOR_NUMS="$JOBS" \
         TCMALLOC_LDFLAGS="$tcmalloc_link" TCMALLOC_EXTENSION_FLAGS="$tcmalloc_define"
 }
 

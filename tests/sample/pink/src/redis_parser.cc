@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <algorithm>
+
 namespace pink {
 
 namespace {
@@ -10,6 +12,8 @@ namespace {
 const long long kMaxArgs = 1024 * 1024;
 const long long kMaxBulk = 512LL << 20;
 const size_t kMaxLine = 64 << 10;
+// Words for which there is room at once; that a client announces more costs nothing.
+const long long kRoom = 64;
 
 class Reader {
  public:
@@ -48,6 +52,9 @@ class Reader {
 bool ParseLength(const std::string& line, long long limit, long long* length) {
   char* end = nullptr;
   *length = strtoll(line.c_str() + 1, &end, 10);
+  // What lies beyond its range, strtoll turns into one of its ends.
+  typedef std::numeric_limits<long long> Range;
+  if (*length == Range::min() || *length == Range::max()) return false;
   return line.size() > 1 && *end == '\0' && *length <= limit;
 }
 
@@ -82,6 +89,7 @@ ParseResult ParseRequest(const char* data, size_t size, size_t* used, RedisCmdAr
     *error = "ERR Protocol error: invalid multibulk length";
     return ParseResult::kError;
   }
+  if (count > 0) args->reserve(static_cast<size_t>(std::min(count, kRoom)));
   for (long long i = 0; i < count; i++) {
     result = reader.Line(&line);
     if (result == ParseResult::kIncomplete) return result;

@@ -28,6 +28,33 @@ bool Watch(int epoll, int operation, int fd, uint32_t events) {
   return epoll_ctl(epoll, operation, fd, &event) == 0;
 }
 
+// What one call of epoll_wait tells.
+struct Ready {
+  epoll_event events[kEventsPerWait];
+  int count = 0;
+};
+
+// A time on the monotonic clock, in seconds.
+class Moment {
+ public:
+  explicit Moment(int64_t seconds) : seconds_(seconds) {}
+  Moment(const Moment& other) : seconds_(other.seconds_) {}
+
+  Moment After(int64_t seconds) const { return Moment(seconds_ + seconds); }
+  int64_t Since(const Moment& other) const { return seconds_ - other.seconds_; }
+  bool operator<(const Moment& other) const { return seconds_ < other.seconds_; }
+
+ private:
+  int64_t seconds_;
+};
+
+std::string Reason(const char* call) {
+  std::string reason(call);
+  reason += ": ";
+  reason += strerror(errno);
+  return std::move(reason);
+}
+
 }  // namespace
 
 RedisServer::RedisServer(const Options& options, ConnFactory* factory)
@@ -49,7 +76,7 @@ bool RedisServer::Start(std::string* error) {
   for (Poller& poller : pollers_) {
     poller.epoll = epoll_create1(EPOLL_CLOEXEC);
     if (wake_fd_ < 0 || poller.epoll < 0 || !Watch(poller.epoll, EPOLL_CTL_ADD, wake_fd_, EPOLLIN)) {
-      *error = std::string("epoll: ") + strerror(errno);
+      *error = Reason("epoll");
       return false;
     }
   }
@@ -81,14 +108,15 @@ void RedisServer::Stop() {
 }
 
 void RedisServer::Poll(const Poller& poller, bool listens) {
-  epoll_event events[kEventsPerWait];
+  Ready ready;
   while (!stopping_) {
+    memset(&ready, 0, sizeof(ready));
     // Only the listening poller looks after idle clients, and only if there is
     // a time limit; without one everybody sleeps until something happens.
     const int patience = listens ? CloseIdle() : -1;
-    const int count = epoll_wait(poller.epoll, events, kEventsPerWait, patience);
-    for (int i = 0; i < count && !stopping_; i++) {
-      const int fd = events[i].data.fd;
+    ready.count = epoll_wait(poller.epoll, ready.events, kEventsPerWait, patience);
+    for (int i = 0; i < ready.count && !stopping_; i++) {
+      const int fd = ready.events[i].data.fd;
       if (fd == wake_fd_) continue;
       if (fd == retime_fd_) {
         uint64_t count_of_changes;
@@ -166,14 +194,15 @@ void RedisServer::set_idle_timeout(int64_t seconds) {
 int RedisServer::CloseIdle() {
   const int64_t limit = idle_timeout_;
   if (limit <= 0) return -1;
-  const int64_t now = MonotonicSeconds();
-  int64_t soonest = limit;
+  const Moment now(MonotonicSeconds());
+  Moment soonest = now.After(std::min<int64_t>(limit, 3600));
   CloseIf([&](const RedisConn& conn) {
-    const int64_t left = conn.last_active() + limit - now;
-    if (left > 0) soonest = std::min(soonest, left);
-    return left <= 0;
+    const Moment end = Moment(conn.last_active()).After(limit);
+    if (!(now < end)) return true;
+    if (end < soonest) soonest = end;
+    return false;
   });
-  return static_cast<int>(std::min<int64_t>(soonest, 3600) * 1000);
+  return static_cast<int>(soonest.Since(now) * 1000);
 }
 
 size_t RedisServer::connections() const {
@@ -183,7 +212,7 @@ size_t RedisServer::connections() const {
 
 void RedisServer::ForEach(const std::function<void(const RedisConn&)>& visit) const {
   std::lock_guard<std::mutex> lock(conns_mutex_);
-  for (const auto& conn : conns_) visit(*conn.second);
+  for (const std::pair<int, std::shared_ptr<RedisConn>>& conn : conns_) visit(*conn.second);
 }
 
 size_t RedisServer::CloseIf(const std::function<bool(const RedisConn&)>& condition) {

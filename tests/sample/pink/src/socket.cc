@@ -25,6 +25,29 @@ void KeepAlive(int fd) {
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
+// A number of `size` bytes, eight at most, the least significant first.
+uint64_t LittleEndian(const unsigned char* bytes, size_t size) {
+  uint64_t number = 0;
+  if (size > 0) number |= static_cast<uint64_t>(bytes[0]);
+  if (size > 1) number |= static_cast<uint64_t>(bytes[1]) << 8;
+  if (size > 2) number |= static_cast<uint64_t>(bytes[2]) << 16;
+  if (size > 3) number |= static_cast<uint64_t>(bytes[3]) << 24;
+  if (size > 4) number |= static_cast<uint64_t>(bytes[4]) << 32;
+  if (size > 5) number |= static_cast<uint64_t>(bytes[5]) << 40;
+  if (size > 6) number |= static_cast<uint64_t>(bytes[6]) << 48;
+  if (size > 7) number |= static_cast<uint64_t>(bytes[7]) << 56;
+  return number;
+}
+
+// A number that the kernel keeps for a socket; -1 if it keeps none. How many of the
+// bytes it fills is told by the kernel, too.
+int SocketOption(int fd, int option) {
+  unsigned char value[sizeof(int)];
+  socklen_t size = sizeof(value);
+  if (getsockopt(fd, SOL_SOCKET, option, value, &size) != 0) return -1;
+  return static_cast<int>(LittleEndian(value, size));
+}
+
 }  // namespace
 
 int ListenTcp(int port, std::string* error) {
@@ -50,6 +73,7 @@ int ListenTcp(int port, std::string* error) {
 }
 
 bool PeerAddress(int fd, std::string* ip, int* port) {
+  if (SocketOption(fd, SO_DOMAIN) != AF_INET) return false;
   sockaddr_in address;
   socklen_t size = sizeof(address);
   if (getpeername(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0) return false;

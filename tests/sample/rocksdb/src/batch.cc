@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "format.h"
 #include "rocksdb/db.h"
@@ -141,7 +142,7 @@ std::string DB::Compress(const std::string& batch) const {
     }
   }
   out.append(batch, done, std::string::npos);
-  return out;
+  return std::move(out);
 }
 
 bool Uncompress(const char* data, size_t size, std::string* value) {

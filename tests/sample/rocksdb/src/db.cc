@@ -3,10 +3,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,17 +24,6 @@ struct DB::Segment {
   int fd;
   uint64_t size = 0;
 };
-
-std::string SegmentName(uint64_t number) {
-  char name[32];
-  snprintf(name, sizeof(name), "%06llu.log", static_cast<unsigned long long>(number));
-  return name;
-}
-
-uint64_t SegmentNumber(const std::string& name) {
-  const uint64_t number = strtoull(name.c_str(), nullptr, 10);
-  return number <= 0xFFFFFFFFu && SegmentName(number) == name ? number : 0;
-}
 
 DB::DB(const Options& options, const std::string& path)
     : options_(options),
@@ -174,6 +162,11 @@ std::vector<std::string> DB::ClosedSegments() const {
 uint64_t DB::DiskBytes() const {
   uint64_t total = 0;
   for (const auto& segment : segments_) total += segment.second->size;
+  for (const std::string& name : {"IDENTITY", "LOCK"}) {
+    struct stat info;
+    if (stat((path_ + "/" + name).c_str(), &info) != 0) continue;
+    total += static_cast<uint64_t>(info.st_size);
+  }
   return total;
 }
 
@@ -193,7 +186,7 @@ Status DB::Write(const WriteBatch& batch) {
 
   std::string record;
   record.reserve(kRecordHeader + data.size());
-  PutNumber(&record, Checksum(data.data(), data.size()));
+  PutNumber(&record, Checksum(data));
   PutNumber(&record, static_cast<uint32_t>(data.size()));
   record += data;
   const Status s = WriteAll(current_->fd, record.data(), record.size());

@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "format.h"
+
 namespace rocksdb {
 
 Status ReadAt(int fd, uint64_t offset, size_t size, char* data) {
@@ -17,6 +19,17 @@ Status ReadAt(int fd, uint64_t offset, size_t size, char* data) {
     offset += static_cast<uint64_t>(n);
     size -= static_cast<size_t>(n);
   }
+  return Status::OK();
+}
+
+Status ReadNumber(int fd, uint64_t offset, uint32_t* number) {
+  char bytes[4];
+  ssize_t n;
+  do {
+    n = pread(fd, bytes, sizeof(bytes), static_cast<off_t>(offset));
+  } while (n < 0 && errno == EINTR);
+  if (n < 0) return Status::IOError("read");
+  *number = static_cast<uint32_t>(GetPart(bytes, static_cast<size_t>(n)));
   return Status::OK();
 }
 

@@ -14,6 +14,9 @@ Status ReadFile(const std::string& path, std::string* content);
 Status WriteFile(const std::string& path, const std::string& content);
 // Exactly `size` bytes at `offset`; fewer is a corruption.
 Status ReadAt(int fd, uint64_t offset, size_t size, char* data);
+// The number of four bytes at `offset`; what lies behind the end of the file
+// counts as zero.
+Status ReadNumber(int fd, uint64_t offset, uint32_t* number);
 Status WriteAll(int fd, const char* data, size_t size);
 
 }  // namespace rocksdb

@@ -34,6 +34,22 @@ inline uint32_t GetNumber(const char* data) {
   return number;
 }
 
+inline uint64_t Byte(char c) { return static_cast<unsigned char>(c); }
+
+// A number of which `size` bytes are there, eight at most; the others count as zero.
+inline uint64_t GetPart(const char* data, size_t size) {
+  uint64_t number = 0;
+  if (size > 0) number |= Byte(data[0]);
+  if (size > 1) number |= Byte(data[1]) << 8;
+  if (size > 2) number |= Byte(data[2]) << 16;
+  if (size > 3) number |= Byte(data[3]) << 24;
+  if (size > 4) number |= Byte(data[4]) << 32;
+  if (size > 5) number |= Byte(data[5]) << 40;
+  if (size > 6) number |= Byte(data[6]) << 48;
+  if (size > 7) number |= Byte(data[7]) << 56;
+  return number;
+}
+
 // Walks over the changes of a batch, which may come from a damaged file or
 // from the network.
 class BatchCursor {

@@ -1,8 +1,6 @@
 #ifndef PINK_REDIS_PARSER_H_
 #define PINK_REDIS_PARSER_H_
 
-#include <stddef.h>
-
 #include <string>
 #include <vector>
 
@@ -10,7 +8,7 @@ namespace pink {
 
 typedef std::vector<std::string> RedisCmdArgs;
 
-enum class ParseResult { kDone, kIncomplete, kError };
+enum class ParseResult : uint8_t { kDone, kIncomplete, kError };
 
 // Takes the first request, an array of bulk strings or an inline command, from
 // the `size` bytes at `data`. kDone: *used bytes belong to it (*args is empty

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "rocksdb/segment_name.h"
 #include "rocksdb/status.h"
 
 namespace rocksdb {
@@ -159,11 +160,6 @@ class DB {
   uint32_t current_number_;
   std::shared_ptr<LogTail> tail_;
 };
-
-// "000012.log"
-std::string SegmentName(uint64_t number);
-// 0 if the name is not that of a segment.
-uint64_t SegmentNumber(const std::string& name);
 
 }  // namespace rocksdb
 
