@@ -51,12 +51,15 @@ def _inputs(tree: Path | None = None) -> dict[str, Result]:
         "source": _result(
             "source",
             origin="/home/somebody/clone",
+            kind="product",
             url="https://example.org/demo.git",
             ref="v1.0",
+            tag="v1.0",
+            version="v1.0",
             commit="c" * 40,
             head="d" * 40,
             epoch=EPOCH,
-            patches=[{"name": "pull-1", "sha256": "e" * 64, "url": "u", "why": ""}],
+            patches=[{"name": "pull-1", "sha256": "e" * 64, "url": "u", "why": "", "state": "present"}],
             submodules={"third/x": "f" * 40},
         ),
         "image": _result(
@@ -95,7 +98,7 @@ def _inputs(tree: Path | None = None) -> dict[str, Result]:
 def test_the_manifest() -> None:
     spec = make_spec()
     assert manifest(spec, the_cell(spec, CELL), Parts(**_inputs())) == {
-        "format": 3,
+        "format": 4,
         "product": "demo",
         "version": "v1.0",
         "cell": CELL,
@@ -113,11 +116,14 @@ def test_the_manifest() -> None:
             "runtime_packages": {"libc6": "2.36"},
         },
         "source": {
+            "kind": "product",
             "url": "https://example.org/demo.git",
             "ref": "v1.0",
+            "tag": "v1.0",
+            "version": "v1.0",
             "commit": "c" * 40,
             "head": "d" * 40,
-            "patches": [{"name": "pull-1", "sha256": "e" * 64, "url": "u", "why": ""}],
+            "patches": [{"name": "pull-1", "sha256": "e" * 64, "url": "u", "why": "", "state": "present"}],
             "submodules": {"third/x": "f" * 40},
         },
         "source_date_epoch": EPOCH,
