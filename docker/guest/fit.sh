@@ -10,9 +10,10 @@ tab=$(printf '\t')
 
 index() { GIT_INDEX_FILE=$look/index git "$@"; }
 
-# Write the diffs of a patch, one of each mail, as $look/FILE/VARIANT/0001 and so on, and their paths in order as
-# $look/FILE/VARIANT.list. VARIANT is `kept` with carriage returns as they are, or `stripped` without those at the ends
-# of lines. What holds no change (a cover letter, an empty commit) is left out.
+# Write the diffs of a patch, one of each mail, as $look/FILE/VARIANT/0001 and so on; beside them, VARIANT.list has their
+# paths in order, VARIANT-R.list in the other order, VARIANT.moves the submodules that they move, and FILE/paths the files
+# that they are about. VARIANT is `kept` with carriage returns as they are, or `stripped` without those at the ends of
+# lines. What holds no change (a cover letter, an empty commit) is left out.
 split() {
     for variant in stripped kept; do
         diffs=$look/$file/$variant
@@ -28,11 +29,17 @@ split() {
             [ ! -f "$diff" ] || holds_a_change || rm "$diff"
         done
         find "$diffs" -type f | sort >"$diffs.list"
+        sort -r "$diffs.list" >"$diffs-R.list"
+        while read -r diff <&6; do moves "$diff"; done 6<"$diffs.list" >"$diffs.moves"
     done
     # git am strips, so that comes first for mails, and the other one only where it makes a difference.
     if [ "$kind" = am ] && git diff --no-index --quiet "$look/$file/stripped" "$look/$file/kept"; then
         : >"$look/$file/kept.list"
     fi
+    cat "$look/$file/stripped.list" "$look/$file/kept.list" | while read -r one; do
+        git apply --numstat -z "-p$strip" "$one" 2>/dev/null || true
+        git apply --numstat -z -R "-p$strip" "$one" 2>/dev/null || true
+    done | tr '\0' '\n' | cut -f 3- | sort -u >"$look/$file/paths"
 }
 
 split_mails() {
@@ -61,23 +68,27 @@ variants() {
 
 # Apply a patch to the index, or with -R take it back from it, the last mail first. What git says is in $look/log.
 # Where a submodule stood at a later commit than the patch's, $look/later has its path, that commit and the patch's.
-# If the status is not 0, the index is of no use any more.
-fit() {
-    variant=$1 way=${2-}
-    sort ${way:+-r} "$look/$file/$variant.list" >"$look/order"
+# If the status is not 0 and $touched is not empty, the index is of no use any more.
+fit() { # VARIANT [-R]
+    variant=$1 way=${2-} touched=
     : >"$look/log"
     : >"$look/later"
     while read -r diff <&6; do
-        [ -z "$way" ] || stand_back "$diff"
+        if [ -n "$way" ] && [ -s "$look/$file/$variant.moves" ]; then
+            touched=yes
+            stand_back "$diff"
+        fi
         index apply --cached --verbose ${way:+"$way"} "-p$strip" --whitespace=nowarn "$diff" \
             >"$look/part" 2>&1 || return 1
+        touched=yes
         [ -z "$way" ] || ! wrong_mode "$diff" "$look/part" || return 1
         cat "$look/part" >>"$look/log"
-    done 6<"$look/order"
+    done 6<"$look/$file/$variant$way.list"
 }
 
 # Whether a file that git has taken as it is (with a warning) has not the mode that the patch gives it.
-wrong_mode() {
+wrong_mode() { # DIFF LOG
+    grep -q '^warning: ' "$2" || return 1
     git apply --summary "-p$strip" "$1" |
         sed -n -e 's/^ mode change [0-7]* => [0-7]* //p' -e 's/^ create mode [0-7]* //p' >"$look/modes"
     sed -n 's/^warning: \(.*\) has type [0-7]*, expected [0-7]*$/\1/p' "$2" | grep -qxF -f "$look/modes"
@@ -167,44 +178,45 @@ blobs() {
     printf '%s\n' "$verdict"
 }
 
-# Whether a tree has the patches of $look/backwards: write lines of FILE<TAB>VARIANT<TAB>VERDICT to DIR/verdicts, and
-# what git said to DIR/FILE.log and DIR/FILE.later. All are taken back one after the other, the last of the series
-# first, because it may have changed what an earlier one wrote. VERDICT is `has`, or `unclear` where the tree would be
-# the same to look at with the patch and without. What is not there is not listed.
-unwind() ( # TREE DIR
-    mkdir -p "$2"
+# Whether a tree has the patches of LIST: write lines of FILE<TAB>VARIANT<TAB>VERDICT to DIR/verdicts, and what git said
+# to DIR/FILE.log and DIR/FILE.later. All are taken back one after the other; the last of the series is the first of
+# LIST, because it may have changed what an earlier one wrote. VERDICT is `has`, or `unclear` where the tree would be the
+# same to look at with the patch and without. What is not there is not listed.
+unwind() ( # TREE LIST DIR
+    list=$2 into=$3
+    mkdir -p "$into"
     index read-tree "$1"
-    : >"$2/verdicts"
+    cp "$look/index" "$look/with"
+    : >"$into/verdicts"
     while IFS=$tab read -r kind file strip _ <&4; do
         for variant in $(variants); do
-            cp "$look/index" "$look/with"
             if ! fit "$variant" -R; then
-                cp "$look/with" "$look/index"
+                [ -z "$touched" ] || cp "$look/with" "$look/index"
                 continue
             fi
-            cp "$look/log" "$2/$file.log"
-            cp "$look/later" "$2/$file.later"
-            cp "$look/index" "$look/without"
+            cp "$look/log" "$into/$file.log"
+            cp "$look/later" "$into/$file.later"
+            mv "$look/index" "$look/without"
             cp "$look/with" "$look/index"
-            verdict=$(weigh "$variant" "$2/$file.log")
-            [ "$verdict" = lacks ] || printf '%s\t%s\t%s\n' "$file" "$variant" "$verdict" >>"$2/verdicts"
-            if [ "$verdict" = has ]; then cp "$look/without" "$look/index"; else cp "$look/with" "$look/index"; fi
+            verdict=$(weigh "$variant" "$into/$file.log")
+            [ "$verdict" = lacks ] || printf '%s\t%s\t%s\n' "$file" "$variant" "$verdict" >>"$into/verdicts"
+            [ "$verdict" != has ] || mv "$look/without" "$look/with"
+            cp "$look/with" "$look/index"
             break
         done
-    done 4<"$look/backwards"
+    done 4<"$list"
 )
 
-# What it means that a patch can be taken back from the index, as LOG tells. If it could be applied, too, because lines
+# What it means that a patch can be taken back from the index, which is $look/with, too, as LOG tells. If it could be applied, too, because lines
 # repeat, blobs are asked, and then which of the two fits at the very lines.
 weigh() ( # VARIANT LOG
-    cp "$look/index" "$look/kept-index"
     if ! fit "$1"; then
         if displaced "$2" && ! adds "$1"; then echo unclear; else echo has; fi
         return
     fi
     if displaced "$look/log"; then forwards=displaced; else forwards=exact; fi
     if displaced "$2"; then backwards=displaced; else backwards=exact; fi
-    cp "$look/kept-index" "$look/index"
+    cp "$look/with" "$look/index"
     verdict=$(blobs "$1")
     case $verdict:$backwards:$forwards in
     :exact:displaced) echo has ;;

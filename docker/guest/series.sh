@@ -25,7 +25,7 @@ look=$root/look
 tab=$(printf '\t')
 list=$root/patches/list
 facts=$root/out/facts
-LIMIT=1000 # commits of the history that are looked at for one patch
+LIMIT=500 # commits of the history that are looked at for one patch
 SHOWN=40   # reasons of one kind
 GIT_LITERAL_PATHSPECS=1
 export GIT_LITERAL_PATHSPECS
@@ -62,16 +62,6 @@ subject_of() { # DIFF
     sed -n 's/^Subject: //p' "$look/$file/${1##*/}.info" 2>/dev/null | head -n 1
 }
 
-# The paths that a patch is about, before and after it.
-paths_of() {
-    for variant in $(variants); do
-        while read -r diff <&6; do
-            git apply --numstat -z "-p$strip" "$diff"
-            git apply --numstat -z -R "-p$strip" "$diff"
-        done 6<"$look/$file/$variant.list"
-    done 2>/dev/null | tr '\0' '\n' | cut -f 3- | sort -u
-}
-
 # ---- what the tree says
 
 present() { # VARIANT LOG LATER
@@ -79,7 +69,7 @@ present() { # VARIANT LOG LATER
     fact state present
     offsets "$2" -1
     while IFS=$tab read -r path now commit <&8; do
-        fact note "$path stands at $now, which holds $commit"
+        fact note "$path stands at $(printf %.12s "$now"), which holds $(printf %.12s "$commit")"
     done 8<"$3"
 }
 
@@ -114,32 +104,46 @@ apply() { # VARIANT LOG
 
 # ---- what the history says
 
+# The patches of $look/backwards that may have changed lines of one, and it: what comes after it and shares a file with
+# it, or with another one that does.
+related() {
+    cp "$look/$file/paths" "$look/shared"
+    printf '%s\n' "$file" >"$look/related"
+    sort -t "$tab" -k 2,2 "$look/backwards" | cut -f 2 | while read -r later; do
+        if [ "$later" -gt "$file" ] && grep -qxF -f "$look/shared" "$look/$later/paths"; then
+            cat "$look/$later/paths" >>"$look/shared"
+            printf '%s\n' "$later" >>"$look/related"
+        fi
+    done
+    awk -F '\t' 'FNR == NR { wanted[$1]; next } $2 in wanted' "$look/related" "$look/backwards"
+}
+
 # The commit of the history in which a patch has come, if it is still there: the youngest that had it whole, unless
 # one after it lacks it.
 came_with() (
-    { printf 'HEAD\n--\n' && paths_of; } |
+    { printf 'HEAD\n--\n' && cat "$look/$file/paths"; } |
         git rev-list --topo-order "--max-count=$LIMIT" --stdin >"$look/commits"
-    : >"$look/lacking"
+    related >"$look/order"
+    : >"$look/younger"
     while read -r commit <&9; do
-        unwind "$commit" "$look/then"
-        case $(awk -F '\t' -v file="$file" '$1 == file { print $3 }' "$look/then/verdicts") in
-        has)
-            taken_out "$commit" "$look/lacking" || { echo "$commit" && return; }
-            ;;
-        *)
-            for variant in $(variants); do
-                index read-tree "$commit"
-                ! fit "$variant" || { echo "$commit" >>"$look/lacking" && break; }
-            done
-            ;;
-        esac
+        unwind "$commit" "$look/order" "$look/then"
+        if grep -q "^$file$tab.*${tab}has\$" "$look/then/verdicts"; then
+            taken_out "$commit" || { echo "$commit" && return; }
+        fi
+        printf '%s\n' "$commit" >>"$look/younger"
     done 9<"$look/commits"
 )
 
+# Whether a commit after this one lacks the patch.
 taken_out() {
+    git rev-list --ancestry-path "$1..HEAD" >"$look/after"
+    grep -xF -f "$look/after" "$look/younger" >"$look/between" || return 1
     while read -r later <&8; do
-        ! git merge-base --is-ancestor "$1" "$later" || return 0
-    done 8<"$2"
+        for variant in $(variants); do
+            index read-tree "$later"
+            ! fit "$variant" || return 0
+        done
+    done 8<"$look/between"
     return 1
 }
 
@@ -150,7 +154,7 @@ made_by() (
         while read -r diff <&6; do
             git patch-id --stable <"$diff" | cut -d ' ' -f 1 >>"$look/wanted"
         done 6<"$look/$file/$variant.list"
-        { printf 'HEAD\n--\n' && paths_of; } >"$look/which"
+        { printf 'HEAD\n--\n' && cat "$look/$file/paths"; } >"$look/which"
         git log --topo-order "--max-count=$LIMIT" --no-merges --patch --full-index --no-color --no-ext-diff --stdin \
             <"$look/which" | git patch-id --stable >"$look/ids"
         found=
@@ -203,8 +207,8 @@ parts() {
 sort_parts() {
     parts -R "$1" | sort -u >"$look/there"
     parts '' "$1" | sort -u |
-        awk -F '\t' 'FNR == NR { there[$0]; if ($3 == "all") there[$1 FS $2]; next }
-            !($0 in there) && !(($1 FS $2) in there)' "$look/there" - >"$look/missing"
+        awk -F '\t' 'first { there[$0]; if ($3 == "all") there[$1 FS $2]; next }
+            !($0 in there) && !(($1 FS $2) in there)' first=1 "$look/there" first= - >"$look/missing"
 }
 
 explain() { # VARIANT VERDICT
@@ -222,6 +226,9 @@ explain() { # VARIANT VERDICT
         return
     fi
     reason "patch $name${subject:+ ($subject)} does not apply"
+    if [ -s "$look/there" ] && [ -s "$look/missing" ]; then
+        reason "a part of it is in the source already, and a part is not"
+    fi
     index apply --cached --check --verbose "-p$strip" "$diff" 2>&1 |
         sed -n -e '/^error: while searching for:/d' -e 's/^error: //p' | sort -u | reasons
     index apply --cached --reject --verbose "-p$strip" "$diff" >"$look/reject.log" 2>&1 || true
@@ -278,7 +285,7 @@ while IFS=$tab read -r kind file strip name <&3; do
     split
 done 3<"$list"
 sort -t "$tab" -k 2,2r "$list" >"$look/backwards"
-unwind HEAD "$look/now"
+unwind HEAD "$look/backwards" "$look/now"
 
 while IFS=$tab read -r kind file strip name <&3; do
     found=$(awk -F '\t' -v file="$file" '$1 == file { print $2, $3 }' "$look/now/verdicts")

@@ -216,7 +216,7 @@ def repository(tmp_path: Path) -> Repository:
 @pytest.fixture
 def look(tmp_path: Path) -> Stage:
     """Runs source.sh."""
-    return Stage(folder=tmp_path / "runs")
+    return Stage(folder=tmp_path / "runs with blanks")
 
 
 def change(repository: Repository, **files: str | bytes | None) -> bytes:
@@ -383,6 +383,7 @@ def test_one_file_of_two(repository: Repository, look: Stage, patch: bytes) -> N
         assert done.states == ("conflict",)
         assert done.reasons() == [
             "patch p0 ([PATCH] fix: it) does not apply",
+            "a part of it is in the source already, and a part is not",
             "b.txt: patch does not apply",
             "patch failed: b.txt:27",
             "hunk #1 is rejected in b.txt",
@@ -410,6 +411,16 @@ def test_one_that_was_taken_out_in_part(repository: Repository, look: Stage, pat
     merged(repository)
     repository.commit({"b.txt": text()}, "back out")
     assert look(repository, patch, history=True).states == ("conflict",)
+
+
+def test_one_that_was_taken_out_in_part_and_changed_in_the_rest(
+    repository: Repository, look: Stage, patch: bytes
+) -> None:
+    merged(repository)
+    repository.commit({"a.txt": text(n20="TWENTY\n", n40="FORTY\n"), "b.txt": text()}, "back out")
+    done = look(repository, patch, history=True)
+    assert done.states == ("conflict",)
+    assert not any("is in the source already" in reason for reason in done.reasons())
 
 
 def test_the_others_are_looked_at_all_the_same(repository: Repository, look: Stage, patch: bytes) -> None:
@@ -584,7 +595,7 @@ def test_a_submodule(
     repository.commit({} if pure or state == "applied" else {"b.txt": text(n30="thirty\n")}, link=stands)
     done = look(repository, patch, holds=holds)
     assert done.states == (state,)
-    notes = [(f"third/x stands at {LATER}, which holds {NEW}",)] if (state, stands) == ("present", LATER) else []
+    notes = [(f"third/x stands at {LATER[:12]}, which holds {NEW[:12]}",)] if (state, stands) == ("present", LATER) else []
     assert done.of("note") == notes
     if state == "conflict":
         said = f"the patch moves the submodule third/x from {OLD} to {NEW}; it stands at {LATER}"

@@ -230,7 +230,11 @@ class Cache:
         return first.status == 0 and not ends.intersection(first.text().split())
 
     def mailbox(self, url: str, base: str, head: str) -> bytes:
-        """The commits of `head` that `base` has not, as `git format-patch` writes them; needs their history."""
+        """The commits of a pull request as `git format-patch` writes them; needs their history.
+
+        They are those of `head` that `base` has not; where `base` has merged `head`, those that came with the merge.
+        Empty if that cannot be told, because `base` has them all and no merge of them.
+        """
         path = self.fetch(url, base)  # which need not be an ancestor of `head`
         begin = ("-C", str(path), "fetch", "--quiet", "--force", "--no-tags")
         with self._alone(path):
@@ -239,15 +243,28 @@ class Cache:
                 raise _failure(url, done)
             if (path / "shallow").exists():
                 _git(*begin, "--unshallow", url, f"+{base}:refs/forge/{base}")
+        until = f"refs/forge/head-{head}"
+        since = self._before(path, base, until)
         patch = _git(
             "-C", str(path), "-c", "safe.directory=*",
             "format-patch", "--stdout", "--no-signature", "--full-index", "--no-stat", "--binary",
-            "--submodule=short", f"{base}..refs/forge/head-{head}",
+            "--submodule=short", f"{since}..{until}",
             env=_pristine(path),
         )  # fmt: skip
         if patch.status != 0:
             raise HostError(f"git cannot make a patch of {head} in {url}: {patch.errors().strip()[-300:]}")
         return patch.stdout
+
+    @staticmethod
+    def _before(path: Path, base: str, head: str) -> str:
+        """`base`, or what it was before it merged `head`."""
+        commit = _git("-C", str(path), "rev-parse", "--verify", f"{head}^{{commit}}").text().strip()
+        merges = _git("-C", str(path), "rev-list", "--merges", "--parents", base, f"^{commit}")
+        for line in reversed(merges.text().splitlines()):  # the oldest one
+            _, first, *others = line.split()
+            if commit in others:
+                return first
+        return base
 
 
 def submodules(repository: Path, commit: str) -> dict[str, tuple[str, str]]:

@@ -174,8 +174,8 @@ def _fetch_pull(entry: PatchEntry, shelf: Shelf) -> bytes:
         return _read(origin.pulls / f"{entry.pull}.patch", f"pull request {entry.pull}")
     if origin.kind == "git" and origin.local:
         ref = git.remote_ref(origin.url, f"refs/pull/{entry.pull}/head")
-        if ref is not None:
-            return shelf.cache.mailbox(origin.url, shelf.commit, ref.name)
+        if ref is not None and (data := shelf.cache.mailbox(origin.url, shelf.commit, ref.name)):
+            return data
     try:
         return net.get(str(entry.url), limit=LIMIT)
     except net.Unreachable as error:

@@ -59,6 +59,7 @@ class Verdict:
             "state": self.state,
             "offsets": [{"path": o.path, "hunk": o.hunk, "lines": o.lines} for o in self.offsets],
             "notes": list(self.notes),
+            **({"reasons": list(self.reasons)} if self.reasons else {}),
         }
 
 
@@ -118,12 +119,14 @@ def rows(series: Series, facts: Sequence[Mapping[str, Any]]) -> Iterator[tuple[s
     left = list(facts)
     for entry in series.patches:
         if not entry.enabled:
-            yield entry_name(entry), "disabled", entry.why
+            yield entry_name(entry), "disabled", entry.why or "-"
             continue
         for fact in _of_entry(entry, left):
             refused = fact["state"] == "present" and entry.already == "refuse"
             state = "refused" if refused else _WORDS[str(fact["state"])]
-            yield str(fact["name"]), state, "; ".join([*_offsets(fact["offsets"]), *fact["notes"]]) or "-"
+            # The first reason is that it is in conflict.
+            remarks = [*_offsets(fact["offsets"]), *fact["notes"], *fact.get("reasons", ())[1:2]]
+            yield str(fact["name"]), state, "; ".join(remarks) or "-"
 
 
 def _of_entry(entry: PatchEntry, left: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
