@@ -671,6 +671,9 @@ class PatchEntry(Strict):
     quilt: RelativePath | None = Field(default=None, description="A folder with a quilt series, beside the series.")
     why: str = Field(default="", description="What it repairs or adds.")
     enabled: bool = Field(default=True, description="An entry that is not enabled is kept, and not applied.")
+    already: Literal["skip", "refuse"] = Field(
+        default="skip", description="What to do where the source has it already: leave it out, or end with an error."
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> PatchEntry:

@@ -312,16 +312,23 @@ class Pipeline:
             key, _ = self._key(node, {need: self._stands_for(node, r) for need, r in inputs.items()}, offline=False)
             result = self._stored(node, key, events)
             if result is not None:
+                self._tell_source(node, result, events)
                 return Outcome(node=node, status="cached", key=key, result=result)
             events.started(node)
             result = self._make(node, key, inputs)
             for remark in smoke.remarks(result.facts) if node.stage == "smoke" else ():
                 events.notice(f"{node.id}: {remark}")
+            self._tell_source(node, result, events)
         except ForgeError as error:
             return Outcome(node=node, status="failed", key=key, error=error, seconds=time.monotonic() - start)
         finally:
             self._tell_pins(events)
         return Outcome(node=node, status="done", key=key, result=result, seconds=time.monotonic() - start)
+
+    def _tell_source(self, node: Node, result: Result, events: Events) -> None:
+        version = self._request.spec.product.version
+        for remark in source.remarks(result.facts, version=version) if node.stage == "source" else ():
+            events.notice(remark)
 
     def _tell_pins(self, events: Events) -> None:
         notices = self._workshop.lock.notices

@@ -3,17 +3,18 @@
 #
 # inputs   git/0/        a bare repository that has $FORGE_COMMIT, or
 #          tarball/      one archive, named by FORGE_TARBALL
-#          patches/list  lines of KIND<TAB>FILE<TAB>STRIP<TAB>NAME; KIND is `am` (mailbox) or `diff`
+#          patches/      what series.sh applies
 # outputs  out/source/   the tree without .git
 #          out/epoch     time of the commit, or of the tarball's newest file
-#          out/facts     KEY<TAB>VALUE lines: head, and `link` with PATH<TAB>COMMIT<TAB>URL of each submodule
+#          out/facts     KEY<TAB>VALUE lines: those of series.sh, head, and `link` with PATH<TAB>COMMIT<TAB>URL of each
+#                        submodule
+# environment            FORGE_HISTORY=1: git/0/ has the history of the commit, which takes part
 #
 # No configuration, hook or credential of any machine takes part. Lines that begin with `forge: reason:` tell the
 # caller why a run failed.
 set -eu
 root=$FORGE_ROOT
 work=$root/work
-tab=$(printf '\t')
 
 GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null GIT_CONFIG_NOSYSTEM=1
 GIT_TERMINAL_PROMPT=0 GIT_CEILING_DIRECTORIES=$root
@@ -39,7 +40,8 @@ git config gc.auto 0
 if [ -n "${FORGE_COMMIT:-}" ]; then
     # The repository was made by another user, on another machine.
     git config --file "$root/safe" safe.directory '*'
-    GIT_CONFIG_GLOBAL=$root/safe git fetch --quiet --depth=1 --no-tags \
+    if [ -n "${FORGE_HISTORY:-}" ]; then deep=--update-shallow; else deep=--depth=1; fi
+    GIT_CONFIG_GLOBAL=$root/safe git fetch --quiet "$deep" --no-tags \
         --upload-pack='git -c uploadpack.allowAnySHA1InWant=true upload-pack' "file://$root/git/0" "$FORGE_COMMIT"
     git checkout --quiet --detach "$FORGE_COMMIT"
     epoch=$(git log -1 --format=%ct HEAD)
@@ -72,54 +74,10 @@ printf '%s\n' "$epoch" >"$root/out/epoch"
 
 # ---- the patches
 
-# What a failed patch is about: each file and hunk that does not fit, from the patch's own point of view.
-explain() {
-    name=$1 file=$2 strip=$3
-    reason "patch $name does not apply"
-    git apply --check --verbose "-p$strip" "$file" 2>&1 |
-        sed -n -e '/^error: while searching for:/d' -e 's/^error: /forge: reason: /p' | sort -u || true
-    git reset --quiet --hard
-    git apply --reject --verbose "-p$strip" "$file" >"$root/reject.log" 2>&1 || true
-    sed -n -e 's/^Checking patch \(.*\)\.\.\.$/forge: \1/p' \
-        -e 's/^Rejected hunk #\([0-9]*\)\.$/forge: reason: hunk #\1 is rejected/p' "$root/reject.log" |
-        awk '/^forge: reason:/ { print $0 " in " current; next } { current = substr($0, 8) }'
-    find . -path ./.git -prune -o -name '*.rej' -print | sort | while read -r rejected; do
-        printf 'forge: rejected part of %s:\n' "${rejected#./}"
-        sed 's/^/    /' "$rejected"
-    done
-    reason "nothing was changed; the lines around the hunks are in the log"
-}
-
-while IFS=$tab read -r kind file strip name; do
-    [ -n "$kind" ] || continue
-    path=$root/patches/$file
-    printf 'forge: applying %s\n' "$name"
-    case $kind in
-    am)
-        # The committer's date is the author's, so that the patched commit is the same each time.
-        if ! git am --quiet --keep-non-patch --no-gpg-sign --committer-date-is-author-date "$path"; then
-            git am --show-current-patch=raw >"$root/current.patch" 2>/dev/null || cp "$path" "$root/current.patch"
-            subject=$(sed -n 's/^Subject: //p' "$root/current.patch" | head -n 1)
-            git am --abort || true
-            explain "$name${subject:+ ($subject)}" "$root/current.patch" "$strip"
-            exit 20
-        fi
-        ;;
-    diff)
-        if ! git apply --index --whitespace=nowarn "-p$strip" "$path" 2>"$root/apply.log"; then
-            cat "$root/apply.log"
-            explain "$name" "$path" "$strip"
-            exit 20
-        fi
-        GIT_AUTHOR_DATE="@$epoch +0000" GIT_COMMITTER_DATE="@$epoch +0000" \
-            git commit --quiet --no-verify --allow-empty --message "$name"
-        ;;
-    *)
-        reason "patch $name has the unknown kind $kind"
-        exit 21
-        ;;
-    esac
-done <"$root/patches/list"
+FORGE_EPOCH=$epoch
+export FORGE_EPOCH
+: >"$root/out/facts"
+sh "$root/guest/series.sh"
 
 # ---- what it came to
 
@@ -134,5 +92,5 @@ done <"$root/patches/list"
             [ -z "$commit" ] || printf 'link\t%s\t%s\t%s\n' "$path" "$commit" "$(git config --file .gitmodules "$section.url")"
         done
     fi
-} >"$root/out/facts"
+} >>"$root/out/facts"
 git checkout-index --all --prefix="$root/out/source/"

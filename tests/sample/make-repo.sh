@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes the git repositories of the sample server under DEST:
 #
-#   pika.git pink.git rocksdb.git   bare, with history, tag and pull requests
+#   pika.git pink.git rocksdb.git   bare, with history, tags, pull requests, and
+#                                   branches that have these in several ways
 #   pull/N.patch                    each pull request as a mailbox
 #
 # usage: make-repo.sh DEST
@@ -114,6 +115,17 @@ git apply --index "$here/pulls/1017/pink.diff"
 commit "$here/pulls/1017/pink-message"
 pink_fixed=$(git rev-parse HEAD)
 
+# What comes after it is on a branch, which only the branch `later` asks for.
+at 2021-05-03
+git symbolic-ref HEAD refs/heads/next
+git update-ref refs/heads/next "$pink_fixed"
+printf '# The network library\n' >README.md
+add README.md
+say 'Say what this is'
+commit "$tmp/message"
+pink_later=$(git rev-parse HEAD)
+git symbolic-ref HEAD refs/heads/master
+
 open_repo pika server
 base=${SAMPLE_SUBMODULE_BASE:-..}
 for name in pink rocksdb; do
@@ -143,18 +155,39 @@ release=$(git rev-parse HEAD)
 git tag -a -m 'Release 3.4.0' "$tag" "$release"
 git tag v3.4.0-1 "$release"
 
-# Pull requests branch off the release, independently of each other.
-pull() {
-    git symbolic-ref HEAD "refs/heads/pull-$1"
-    git update-ref "refs/heads/pull-$1" "$release"
-    git read-tree -m -u "$release"
-    at "$2"
+# The following commits are on the branch $1, which begins at $2.
+branch() {
+    git symbolic-ref HEAD "refs/heads/$1"
+    git update-ref "refs/heads/$1" "$2"
+    git read-tree -m -u "$2"
+}
+
+point_pink_to() {
+    git update-index --cacheinfo 160000 "$1" third/pink
+}
+
+# Stages what a pull request changes.
+change() {
     if [ -f "$here/pulls/$1/change.diff" ]; then
         git apply --index "$here/pulls/$1/change.diff"
     else
-        git update-index --cacheinfo 160000 "$pink_fixed" third/pink
+        point_pink_to "$pink_fixed"
     fi
-    commit "$here/pulls/$1/message"
+}
+
+# Pull requests branch off the release, independently of each other.
+pull() {
+    branch "pull-$1" "$release"
+    at "$2"
+    if [ -f "$here/pulls/$1/first.diff" ]; then
+        for part in first second; do
+            git apply --index "$here/pulls/$1/$part.diff"
+            commit "$here/pulls/$1/$part-message"
+        done
+    else
+        change "$1"
+        commit "$here/pulls/$1/message"
+    fi
     git update-ref "refs/pull/$1/head" "refs/heads/pull-$1"
     git format-patch --quiet --stdout --no-signature --full-index \
         "$release..refs/heads/pull-$1" >"$dest/pull/$1.patch"
@@ -166,6 +199,77 @@ pull 988 2020-11-20
 pull 990 2020-12-01
 pull 1017 2021-03-02
 pull 1041 2021-04-12
+pull 1102 2021-04-20 # not in the series
+
+# ---- branches that have pull requests already, as forks and later masters do
+
+# Replaces the lines of $1 that match $2 by $3, and stages it.
+edit() {
+    sed "s/$2/$3/" "$1" >"$tmp/edited"
+    ! cmp -s "$1" "$tmp/edited" || die "nothing in $1 matches $2"
+    cat "$tmp/edited" >"$1"
+    git add -- "$1"
+}
+
+# A commit that moves what the pull requests change by two lines.
+preface() {
+    for file in src/pika.cc src/pika_coding.cc src/pika_keyspace.cc; do
+        { printf '// This file is part of the server.\n\n' && cat "$file"; } >"$tmp/edited"
+        cat "$tmp/edited" >"$file"
+        git add -- "$file"
+    done
+    say 'Say what the files are part of'
+    commit "$tmp/message"
+}
+
+at 2021-05-04
+branch merged "$release"
+for number in 988 990 1017 1041; do
+    git read-tree -m -u --aggressive "$release" HEAD "refs/heads/pull-$number"
+    tree=$(git write-tree)
+    merged=$(git commit-tree -p HEAD -p "refs/heads/pull-$number" -m "Merge pull request #$number" "$tree")
+    git update-ref HEAD "$merged"
+done
+git tag -a -m 'The release and what was merged since' v3.4.0-2 merged
+
+# With the pointer of pink beyond where a pull request puts it.
+branch later merged
+point_pink_to "$pink_later"
+say 'Update pink'
+commit "$tmp/message"
+
+# One commit for each, at other lines.
+branch squashed "$release"
+preface
+for number in 988 990 1017 1041; do
+    change "$number"
+    say "$(head -n 1 "$here/pulls/$number/message") (#$number)"
+    commit "$tmp/message"
+done
+
+# The same lines were changed again; only the history still tells of 1041.
+branch moved-on squashed
+edit src/pika.cc 'stop_signal = 0' 'stop_signal = -1'
+say 'Begin with a number that is no signal'
+commit "$tmp/message"
+
+# The same commits, with other names. Of 1102, the first one of two.
+branch picked "$release"
+preface
+for number in 988 990 1017 1041; do
+    change "$number"
+    commit "$here/pulls/$number/message"
+done
+branch half picked
+git apply --index "$here/pulls/1102/first.diff"
+commit "$here/pulls/1102/first-message"
+
+# What 990 mends is mended in another way.
+branch conflict "$release"
+edit src/pika_coding.cc 'return BigEndian(bits ^ kSignBit);' 'return BigEndian(score < 0 ? ~bits : bits ^ kSignBit);'
+say 'Order negative scores (#990)'
+commit "$tmp/message"
+
 git symbolic-ref HEAD refs/heads/master
 
 # For servers of plain files, too.

@@ -19,7 +19,7 @@ from pikaforge.describe.contents import contents_of
 from pikaforge.describe.provenance import Builder
 
 MANIFEST: dict[str, Any] = {
-    "format": 3,
+    "format": 4,
     "product": "demo",
     "version": "v1.0",
     "cell": "R620-debian12-none",
@@ -37,13 +37,22 @@ MANIFEST: dict[str, Any] = {
         "runtime_packages": {},
     },
     "source": {
+        "kind": "product",
         "url": "https://example.org/demo.git",
         "ref": "v1.0",
+        "tag": "v1.0",
+        "version": "v1.0",
         "commit": "c" * 40,
         "head": "d" * 40,
         "patches": [
-            {"name": "pull-9", "sha256": "9" * 64, "url": "https://example.org/9.patch", "why": "a bug"},
-            {"name": "local", "sha256": "1" * 64, "url": "", "why": ""},
+            {
+                "name": "pull-9",
+                "sha256": "9" * 64,
+                "url": "https://example.org/9.patch",
+                "why": "a bug",
+                "state": "applied",
+            },
+            {"name": "local", "sha256": "1" * 64, "url": "", "why": "", "state": "applied"},
         ],
         "submodules": {"third/pink": "e" * 40, "third/blue": "f" * 40},
     },

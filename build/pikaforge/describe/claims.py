@@ -25,6 +25,8 @@ class PatchClaim(_Read):
 
     name: str
     sha256: str
+    state: str = "applied"
+    """Packages that were built before this was told hold applied ones only."""
 
 
 class SourceClaim(_Read):
@@ -56,6 +58,7 @@ class DigestClaim(_Read):
 
     name: str = ""
     digest: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, Any] = Field(default_factory=dict)
 
 
 class _Definition(_Read):
@@ -182,17 +185,19 @@ def judge_claims(claims: Claims, statement: Statement, *, manifest_sha256: str) 
     compare("the cell", claims.cell, definition.external.get("cell"))
     compare("the target", claims.target, definition.internal.get("target"))
     compare("the commit", claims.source.commit, next(iter(digests.get("source", {}).values()), None))
-    patches = [(p.name, p.sha256) for p in claims.source.patches]
+    patches = [(p.name, p.sha256, p.state) for p in claims.source.patches]
     start = "patch "
     there = [
-        (d.name.removeprefix(start), d.digest.get("sha256"))
+        (d.name.removeprefix(start), d.digest.get("sha256"), d.annotations.get("state", "applied"))
         for d in definition.dependencies
         if d.name.startswith(start)
     ]
     if patches != there:
-        names = [[name for name, _ in listed] for listed in (patches, there)]
+        names = [[name for name, _, _ in listed] for listed in (patches, there)]
+        digests_ = [[digest for _, digest, _ in listed] for listed in (patches, there)]
         if names[0] == names[1]:
-            wrong.append("patches have other digests in the manifest than in the provenance")
+            what = "states" if digests_[0] == digests_[1] else "digests"
+            wrong.append(f"patches have other {what} in the manifest than in the provenance")
         else:
             compare("the patch series", ", ".join(names[0]) or "empty", ", ".join(names[1]) or "empty")
     return wrong

@@ -141,13 +141,22 @@ def dependencies(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     url = redacted(str(source["url"]))
     # A tarball has no head commit; its identity is its own digest.
     kind = "gitCommit" if source["head"] else "sha256"
-    found: list[dict[str, Any]] = [_resource("source", _git(url) if source["head"] else url, {kind: source["commit"]})]
+    origin = {name: source[name] for name in ("kind", "ref", "tag", "version") if source.get(name)}
+    found: list[dict[str, Any]] = [
+        {
+            **_resource("source", _git(url) if source["head"] else url, {kind: source["commit"]}),
+            **({"annotations": origin} if "kind" in origin else {}),
+        }
+    ]
     found += [
         _resource(f"submodule {path}", "", {"gitCommit": commit})
         for path, commit in sorted(source["submodules"].items())
     ]
     found += [
-        _resource(f"patch {patch['name']}", redacted(str(patch["url"])), {"sha256": patch["sha256"]})
+        {
+            **_resource(f"patch {patch['name']}", redacted(str(patch["url"])), {"sha256": patch["sha256"]}),
+            **({"annotations": {"state": patch["state"]}} if "state" in patch else {}),
+        }
         for patch in source["patches"]
     ]
     found += [

@@ -110,18 +110,23 @@ def _source(manifest: Mapping[str, Any]) -> Component:
         type=ComponentType.APPLICATION,
         bom_ref="upstream",
         name=name,
-        version=manifest["version"],
+        version=str(source.get("version") or manifest["version"]),
         purl=_generic(name, commit, f"git+{url}@{commit}" if url and is_git else ""),
         hashes=() if is_git else _hashes(commit),
         external_references=references,
-        properties=_properties(ref=source["ref"], commit=commit if is_git else ""),
+        properties=_properties(
+            origin=source.get("kind"), ref=source["ref"], tag=source.get("tag"), commit=commit if is_git else ""
+        ),
     )
-    patches = [_patch(patch) for patch in source["patches"]]
-    digests = [
+    # A pedigree tells in what a component differs from its ancestor: what that has already is no patch there.
+    patches = [_patch(patch) for patch in source["patches"] if state_of(patch) == "applied"]
+    digests = []
+    for number, patch in enumerate(source["patches"], 1):
         # The format has no place for a patch's digest; the number keeps their order, which the format does not.
-        Property(name=f"{PREFIX}patch:{number}:{patch['name']}", value=f"sha256:{patch['sha256']}")
-        for number, patch in enumerate(source["patches"], 1)
-    ]
+        title = f"{PREFIX}patch:{number}:{patch['name']}"
+        digests.append(Property(name=title, value=f"sha256:{patch['sha256']}"))
+        if state_of(patch) != "applied":
+            digests.append(Property(name=f"{title}:state", value=state_of(patch)))
     return Component(
         type=ComponentType.APPLICATION,
         bom_ref="source",
@@ -145,8 +150,16 @@ def _patch(patch: Mapping[str, Any]) -> Patch:
 
 
 def _notes(source: Mapping[str, Any]) -> str | None:
-    names = [str(patch["name"]) for patch in source["patches"]]
-    return f"applied in this order: {', '.join(names)}" if names else None
+    told = []
+    for state, words in (("applied", "applied in this order"), ("present", "in the ancestor already")):
+        names = [str(patch["name"]) for patch in source["patches"] if state_of(patch) == state]
+        told += [f"{words}: {', '.join(names)}"] if names else []
+    return "; ".join(told) or None
+
+
+def state_of(patch: Mapping[str, Any]) -> str:
+    """What became of a patch: `applied` or `present`; manifests before format 4 tell only of applied ones."""
+    return str(patch.get("state", "applied"))
 
 
 def _generic(name: str, version: str, vcs_url: str = "") -> PackageURL:

@@ -196,8 +196,45 @@ class Cache:
         found = _git("-C", str(path), "cat-file", "-e", f"{commit}^{{tree}}").status == 0
         return found and _git("-C", str(path), "update-ref", keep, commit).status == 0
 
+    def history(self, url: str, commit: str, ref: str = "") -> tuple[Path, bool]:
+        """Fetch a commit with its ancestors; the repository, and whether all of them are there.
+
+        A repository that is shallow itself has not all of them.
+
+        Raises:
+            Unreachable: the repository did not answer.
+            HostError: it answered, but does not give the commit.
+            ConfigError: it has no such commit.
+        """
+        path = self.fetch(url, commit, ref)
+        begin = ("-C", str(path), "fetch", "--quiet", "--force", "--no-tags", "--no-write-fetch-head", "--unshallow")
+        attempts = [f"+{commit}:refs/forge/{commit}", *([f"+{ref}:refs/forge/ref"] if ref else [])]
+        with self._alone(path):
+            for wanted in (*attempts, "+refs/*:refs/forge/all/*"):
+                if self._is_whole(path, commit):
+                    return path, True
+                done = _git(*begin, url, wanted)
+                failure = _failure(url, done) if done.status else None
+                if isinstance(failure, Unreachable):
+                    raise failure
+            return path, self._is_whole(path, commit)
+
+    @staticmethod
+    def _is_whole(path: Path, commit: str) -> bool:
+        """Whether no ancestor of a commit is missing."""
+        try:
+            ends = set((path / "shallow").read_text(encoding="ascii").split())
+        except FileNotFoundError:
+            return True
+        first = _git("-C", str(path), "rev-list", "--max-parents=0", commit)
+        return first.status == 0 and not ends.intersection(first.text().split())
+
     def mailbox(self, url: str, base: str, head: str) -> bytes:
-        """The commits of `head` that `base` has not, as `git format-patch` writes them; needs their history."""
+        """The commits of a pull request as `git format-patch` writes them; needs their history.
+
+        They are those of `head` that `base` has not; where `base` has merged `head`, those that came with the merge.
+        Empty if that cannot be told, because `base` has them all and no merge of them.
+        """
         path = self.fetch(url, base)  # which need not be an ancestor of `head`
         begin = ("-C", str(path), "fetch", "--quiet", "--force", "--no-tags")
         with self._alone(path):
@@ -206,15 +243,51 @@ class Cache:
                 raise _failure(url, done)
             if (path / "shallow").exists():
                 _git(*begin, "--unshallow", url, f"+{base}:refs/forge/{base}")
+        until = f"refs/forge/head-{head}"
+        since = self._before(path, base, until)
         patch = _git(
             "-C", str(path), "-c", "safe.directory=*",
             "format-patch", "--stdout", "--no-signature", "--full-index", "--no-stat", "--binary",
-            "--submodule=short", f"{base}..refs/forge/head-{head}",
+            "--submodule=short", f"{since}..{until}",
             env=_pristine(path),
         )  # fmt: skip
         if patch.status != 0:
             raise HostError(f"git cannot make a patch of {head} in {url}: {patch.errors().strip()[-300:]}")
         return patch.stdout
+
+    @staticmethod
+    def _before(path: Path, base: str, head: str) -> str:
+        """`base`, or what it was before it merged `head`."""
+        commit = _git("-C", str(path), "rev-parse", "--verify", f"{head}^{{commit}}").text().strip()
+        merges = _git("-C", str(path), "rev-list", "--merges", "--parents", base, f"^{commit}")
+        for line in reversed(merges.text().splitlines()):  # the oldest one
+            _, first, *others = line.split()
+            if commit in others:
+                return first
+        return base
+
+
+def submodules(repository: Path, commit: str) -> dict[str, tuple[str, str]]:
+    """The submodules of a commit by their paths: the commit at which each stands, and its URL as .gitmodules says."""
+    listed = _git("-C", str(repository), "config", "--null", "--blob", f"{commit}:.gitmodules", "--list")
+    settings: dict[str, dict[str, str]] = {}
+    for entry in listed.text().split("\0") if listed.status == 0 else []:
+        name, _, value = entry.partition("\n")
+        section, _, key = name.rpartition(".")
+        settings.setdefault(section, {})[key] = value
+    urls = {s["path"]: s["url"] for s in settings.values() if s.get("path") and s.get("url")}
+    found = {}
+    for path, url in urls.items():
+        tree = _git("-C", str(repository), "--literal-pathspecs", "ls-tree", "-z", commit, "--", path)
+        mode, _, rest = tree.text().partition(" ")
+        if tree.status == 0 and mode == "160000":
+            found[path] = (rest.split()[1], url)
+    return found
+
+
+def holds(repository: Path, newer: str, older: str) -> bool:
+    """Whether a commit is another one or has it among its ancestors, as far as they are here."""
+    return _git("-C", str(repository), "merge-base", "--is-ancestor", older, newer).status == 0
 
 
 def join(base: str, url: str) -> str:

@@ -14,6 +14,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pikaforge.elf.linkage import highest
 from pikaforge.packing import rpm
@@ -110,19 +111,20 @@ def needs(versions: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def changes(patches: Sequence[Mapping[str, str]], *, epoch: int, version: str, ref: str) -> tuple[Change, ...]:
+def changes(patches: Sequence[Mapping[str, Any]], *, epoch: int, version: str, ref: str) -> tuple[Change, ...]:
     """The changelog of a build: the source, and each patch with what it is for.
 
     Args:
-        patches: the manifest's `source.patches`: name, why, url.
+        patches: the manifest's `source.patches`: name, why, url, state.
         epoch: SOURCE_DATE_EPOCH.
         version: of the product.
-        ref: the tag or commit that was built.
+        ref: what was built: a tag or commit, and of which repository.
     """
     lines = [f"{version} from {ref}"]
     for patch in patches:
         why = patch.get("why") or patch.get("url") or ""
-        lines.append(f"{patch['name']}: {why}" if why else patch["name"])
+        there = " (in the source already)" if patch.get("state") == "present" else ""
+        lines.append((f"{patch['name']}: {why}" if why else patch["name"]) + there)
     return (Change(epoch=epoch, lines=tuple(lines)),)
 
 

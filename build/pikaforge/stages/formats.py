@@ -13,6 +13,7 @@ from pikaforge.packing import allocator, debian, debug, house, rpm, wheel
 from pikaforge.packing.deb import Described as DescribedDeb
 from pikaforge.packing.layout import Entry, tree_entries
 from pikaforge.plan import Cell
+from pikaforge.stages.origin import FOREIGN
 from pikaforge.stages.parts import Parts
 from pikaforge.stages.payload import Rendered
 from pikaforge.workshop import Workshop, run_job
@@ -177,9 +178,10 @@ def _about(work: Packing) -> house.About:
 
 def _changes(work: Packing) -> tuple[rpm.Change, ...]:
     source = work.manifest["source"]
-    return house.changes(
-        source["patches"], epoch=work.epoch, version=work.spec.product.version, ref=source["ref"] or source["commit"]
-    )
+    ref = source["version"] or source["ref"] or source["commit"]
+    if source["kind"] in FOREIGN:
+        ref += f"{f' of {url}' if (url := source['url']) else ''} ({source['commit']})"
+    return house.changes(source["patches"], epoch=work.epoch, version=work.spec.product.version, ref=ref)
 
 
 def _product(work: Packing) -> house.ProductRpm:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from pikaforge import keys
 from pikaforge.errors import ConfigError, HostError
 from pikaforge.host import git, process
+from pikaforge.host.net import redacted
 from pikaforge.host.owner import Owner
 from pikaforge.host.store import sha256
 from pikaforge.lockfile import Lock
 from pikaforge.model import Product
 
 SAMPLE = "sample"
+FOREIGN = ("repository", "clone", "tarball")
+"""Kinds of sources that are not the product's own (`told`); packages tell in more places where they are from."""
 URL = re.compile(r"^([a-z][a-z0-9+.-]*://|[\w.-]+@[\w.-]+:)")
 TARBALL = re.compile(r"\.(tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2|txz)$")
 
@@ -48,6 +51,8 @@ class Origin:
     """A folder with N.patch files that come before the series' URLs; the sample has one."""
     local: bool = False
     sample: bool = False
+    own: bool = field(default=False, compare=False)
+    """Whether it is `product.source` itself."""
 
     @property
     def entry(self) -> str:
@@ -66,6 +71,8 @@ class Pinned:
     """The commit, or `sha256:…` of a tarball."""
     patches: Mapping[str, str]
     """SHA-256 of each enabled patch, by its name, in order."""
+    refused: tuple[str, ...] = ()
+    """Entries of the series that the source must not have already."""
 
 
 def parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> Origin:
@@ -73,8 +80,7 @@ def parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> O
 
     Args:
         product: whose `source` is taken when `text` is empty.
-        text: the option: a git URL, a local clone, a tarball (each but the last with `#REF` behind it if need be),
-            or `sample`.
+        text: the option: a git URL, a local clone or `sample`, each with `#REF` behind it if need be, or a tarball.
         base: the folder of matrix.yaml.
         cwd: what relative paths in `text` are relative to.
         out: where the sample's repositories are made.
@@ -82,9 +88,16 @@ def parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> O
     Raises:
         ConfigError: `text` names nothing that exists.
     """
+    found = _parse(product, text, base=base, cwd=cwd, out=out)
     source = product.source
-    if text == SAMPLE:
-        return _sample(product, base=base, out=out)
+    own = not text or (found.kind == "git" and (found.url, found.ref) == (source.git, source.tag))
+    return replace(found, own=own)
+
+
+def _parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> Origin:
+    source = product.source
+    if text.partition("#")[0] == SAMPLE:
+        return _sample(product, text.partition("#")[2], base=base, out=out)
     if not text:
         if source.tarball is not None:
             return _tarball("default", base / source.tarball, "product.source.tarball")
@@ -96,6 +109,12 @@ def parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> O
         return _repository(where, where, ref, cwd)
     path = (cwd / where.removeprefix("file://")).resolve()
     if path.is_file():
+        if text.partition("#")[2]:
+            raise ConfigError(
+                f"{where} is a file, in which there is no {text.partition('#')[2]!r} to choose",
+                where="--source",
+                hint="#REF belongs behind a repository; a tarball is one tree",
+            )
         return _tarball(where, path, "--source")
     if git.is_repository(path):
         return _repository(where, str(path), ref, cwd)
@@ -166,7 +185,7 @@ def make_sample(product: Product, *, base: Path, folder: Path) -> Path:
     return repository
 
 
-def _sample(product: Product, *, base: Path, out: Path) -> Origin:
+def _sample(product: Product, ref: str, *, base: Path, out: Path) -> Origin:
     """The sample, made once for each state of its files."""
     files = keys.tree_digest((base / product.sample).parent) if product.sample else ""
     folder = out / "sample" / files[:16]
@@ -186,7 +205,7 @@ def _sample(product: Product, *, base: Path, out: Path) -> Origin:
         kind="git",
         spec=SAMPLE,
         url=url,
-        ref=product.source.tag or product.version,
+        ref=ref or product.source.tag or product.version,
         relative_to=url,
         pulls=folder / "pull",
         local=True,
@@ -233,3 +252,40 @@ def pin(origin: Origin, lock: Lock, *, offline: bool) -> str | None:
         return ref.commit
     lock.check("sources", origin.entry, "commit", ref.commit)
     return ref.commit
+
+
+def tag_of(origin: Origin, lock: Lock) -> str:
+    """The name of the tag that a pinned source is taken from; "" if it is a branch, a commit or a tarball.
+
+    Raises:
+        Unreachable: the repository did not answer.
+    """
+    if origin.kind != "git" or git.COMMIT.match(origin.ref):
+        return ""
+    if "commit" in lock.pins("sources", origin.entry):  # branches have none
+        return origin.ref.removeprefix("refs/tags/")
+    ref = git.remote_ref(origin.url, origin.ref)
+    return ref.name.removeprefix("refs/tags/") if ref is not None and ref.name.startswith("refs/tags/") else ""
+
+
+def told(origin: Origin, identity: str, tag: str) -> dict[str, str]:
+    """What a package says of where its source came from; no path of this machine is in it.
+
+    Returns:
+        `kind`: `product` (product.source itself), `repository`, `clone`, `tarball` or `sample`; `url`; `ref` as it was
+        asked for; `tag`, if that is one; `version`: the tag, else the ref and the commit as git describe writes them,
+        for a tarball its name; `commit`, or the digest of a tarball.
+    """
+    kind = "sample" if origin.sample else "clone" if origin.local else "repository"
+    short = re.sub(r"^refs/(heads/|tags/)?", "", origin.ref)
+    version = tag or f"{'' if git.COMMIT.match(origin.ref) else f'{short}-'}g{identity[:12]}"
+    if origin.tarball is not None:
+        kind, version = "tarball", TARBALL.sub("", origin.tarball.name)
+    return {
+        "kind": "product" if origin.own else kind,
+        "url": "" if origin.local else redacted(origin.url),
+        "ref": origin.ref,
+        "tag": tag,
+        "version": version,
+        "commit": identity,
+    }

@@ -32,6 +32,15 @@ class Patch:
     sha256: str
     why: str = ""
     url: str = ""
+    already: Literal["skip", "refuse"] = "skip"
+    """What to do where the source has it already."""
+
+
+def entry_name(entry: PatchEntry) -> str:
+    """What an entry is called: `pull-988`, `file fix.patch`, `quilt FOLDER`."""
+    if entry.pull is not None:
+        return f"pull-{entry.pull}"
+    return f"file {entry.file}" if entry.file is not None else f"quilt {entry.quilt}"
 
 
 def is_mailbox(data: bytes) -> bool:
@@ -53,10 +62,11 @@ def _read(path: Path, where: str) -> bytes:
     return data
 
 
-def _quilt(folder: Path, where: str) -> list[tuple[str, int, bytes]]:
+def _quilt(entry: PatchEntry, base: Path, where: str) -> list[tuple[str, int, bytes]]:
     """Name, strip level and content of each patch of a quilt series (quilt(1): `series` lists `NAME [-pN]`)."""
+    folder = base / str(entry.quilt)
     series = _read(folder / "series", where).decode("utf-8", "replace")
-    found = []
+    found: dict[str, tuple[str, int, bytes]] = {}
     for number, line in enumerate(series.splitlines(), 1):
         words = line.partition("#")[0].split()
         if not words:
@@ -69,8 +79,11 @@ def _quilt(folder: Path, where: str) -> list[tuple[str, int, bytes]]:
             strip = int(level.group(1))
         if ".." in Path(words[0]).parts or words[0].startswith("/"):
             raise ConfigError(f"{words[0]} leaves the quilt folder", where=f"{folder / 'series'}:{number}")
-        found.append((f"{folder.name}/{words[0]}", strip, _read(folder / words[0], f"{folder / 'series'}:{number}")))
-    return found
+        name = f"{entry_name(entry)}/{words[0]}"
+        if name in found:
+            raise ConfigError(f"{words[0]} is here twice", where=f"{folder / 'series'}:{number}")
+        found[name] = (name, strip, _read(folder / words[0], f"{folder / 'series'}:{number}"))
+    return list(found.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,44 +110,50 @@ def resolve(series: Series, shelf: Shelf) -> tuple[Patch, ...]:
         HostError: a pull request cannot be fetched.
         ConfigError: a local patch cannot be read, or a pin says otherwise.
     """
-    folder, downloads = shelf.folder, shelf.downloads
     patches: list[Patch] = []
     for index, entry in enumerate(series.patches):
-        where = f"{folder / 'series.yaml'}, patches[{index}]"
+        where = f"{shelf.folder / 'series.yaml'}, patches[{index}]"
         if not entry.enabled:
             continue
         if entry.pull is not None:
             patches.append(_pull(entry, shelf))
         elif entry.file is not None:
-            data = _read(folder / entry.file, where)
+            data = _read(shelf.folder / entry.file, where)
             kind: Literal["am", "diff"] = "am" if is_mailbox(data) else "diff"
-            patches.append(_keep(downloads, f"file {entry.file}", kind, 1, data, why=entry.why))
+            patches.append(_keep(shelf, entry, entry_name(entry), kind, 1, data))
         elif entry.quilt is not None:
             patches.extend(
-                _keep(downloads, f"quilt {name}", "diff", strip, data, why=entry.why)
-                for name, strip, data in _quilt(folder / entry.quilt, where)
+                _keep(shelf, entry, name, "diff", strip, data) for name, strip, data in _quilt(entry, shelf.folder, where)
             )
     return tuple(patches)
 
 
 def _keep(
-    downloads: Path, name: str, kind: Literal["am", "diff"], strip: int, data: bytes, *, why: str = "", url: str = ""
+    shelf: Shelf, entry: PatchEntry, name: str, kind: Literal["am", "diff"], strip: int, data: bytes
 ) -> Patch:
     sha256 = keys.digest(data)
-    path = downloads / sha256
+    path = shelf.downloads / sha256
     if not path.is_file() or path.read_bytes() != data:
         write_atomically(path, data)
-    return Patch(name=name, kind=kind, strip=strip, sha256=sha256, why=why, url=url)
+    return Patch(
+        name=name,
+        kind=kind,
+        strip=strip,
+        sha256=sha256,
+        why=entry.why,
+        url=entry.url or "",
+        already=entry.already,
+    )
 
 
 def _pull(entry: PatchEntry, shelf: Shelf) -> Patch:
-    name, url = f"pull-{entry.pull}", str(entry.url)
+    name, url = entry_name(entry), str(entry.url)
     origin, lock, downloads = shelf.origin, shelf.lock, shelf.downloads
     pinned = lock.pins("sources", origin.entry).get(f"patch {name}")
     if pinned is not None and not lock.refresh and (path := downloads / pinned).is_file():
         data = path.read_bytes()
         if keys.digest(data) == pinned:
-            return _keep(downloads, name, "am", 1, data, why=entry.why, url=url)
+            return _keep(shelf, entry, name, "am", 1, data)
     data = _fetch_pull(entry, shelf)
     if not is_mailbox(data):
         raise HostError(
@@ -142,7 +161,7 @@ def _pull(entry: PatchEntry, shelf: Shelf) -> Patch:
             where=f"pull request {entry.pull}",
             hint="a proxy's error page, perhaps? save the patch beside the series and name it with `file:`",
         )
-    patch = _keep(downloads, name, "am", 1, data, why=entry.why, url=url)
+    patch = _keep(shelf, entry, name, "am", 1, data)
     if not origin.sample:
         lock.check("sources", origin.entry, f"patch {name}", patch.sha256)
     return patch
@@ -155,8 +174,8 @@ def _fetch_pull(entry: PatchEntry, shelf: Shelf) -> bytes:
         return _read(origin.pulls / f"{entry.pull}.patch", f"pull request {entry.pull}")
     if origin.kind == "git" and origin.local:
         ref = git.remote_ref(origin.url, f"refs/pull/{entry.pull}/head")
-        if ref is not None:
-            return shelf.cache.mailbox(origin.url, shelf.commit, ref.name)
+        if ref is not None and (data := shelf.cache.mailbox(origin.url, shelf.commit, ref.name)):
+            return data
     try:
         return net.get(str(entry.url), limit=LIMIT)
     except net.Unreachable as error:
@@ -175,7 +194,7 @@ def pinned_digests(series: Series, origin: Origin, *, folder: Path, lock: Lock) 
         if not entry.enabled:
             continue
         if entry.pull is not None:
-            name = f"pull-{entry.pull}"
+            name = entry_name(entry)
             if origin.pulls is not None:
                 digests[name] = keys.digest(_read(origin.pulls / f"{entry.pull}.patch", name))
             elif (pinned := pins.get(f"patch {name}")) is not None:
@@ -183,10 +202,10 @@ def pinned_digests(series: Series, origin: Origin, *, folder: Path, lock: Lock) 
             else:
                 return None
         elif entry.file is not None:
-            digests[f"file {entry.file}"] = keys.digest(_read(folder / entry.file, entry.file))
+            digests[entry_name(entry)] = keys.digest(_read(folder / entry.file, entry.file))
         elif entry.quilt is not None:
-            for name, strip, data in _quilt(folder / entry.quilt, entry.quilt):
-                digests[f"quilt {name}"] = _material(strip, keys.digest(data))
+            for name, strip, data in _quilt(entry, folder, entry.quilt):
+                digests[name] = _material(strip, keys.digest(data))
     return digests
 
 

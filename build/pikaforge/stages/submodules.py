@@ -71,6 +71,12 @@ def repository_tar(repository: Path, scratch: Path) -> Path:
     return target
 
 
+def kept(origin: Origin, path: str) -> str:
+    """The URL of what a local clone has of the submodule at a path; "" if it has nothing."""
+    folder = None if origin.modules is None else origin.modules / path
+    return git.url_of(folder) if folder is not None and git.is_repository(folder) else ""
+
+
 @dataclass(slots=True, kw_only=True)
 class Filler:
     """Fills the submodules of one tree in."""
@@ -137,10 +143,9 @@ class Filler:
     def _repository(self, link: Link, url: str) -> Path:
         """What a local clone already has of a submodule, else its URL."""
         cache = git.Cache(self.workshop.out / "git")
-        kept = None if self.origin.modules is None else self.origin.modules / link.path
-        if kept is not None and git.is_repository(kept):
+        if here := kept(self.origin, link.path):
             try:
-                return cache.fetch(git.url_of(kept), link.commit)
+                return cache.fetch(here, link.commit)
             except (HostError, ConfigError):
                 pass  # it has other commits only, so the URL is asked
         return fetch(cache, url, link.commit, where=f"submodule {link.path}")

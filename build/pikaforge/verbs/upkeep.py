@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pikaforge import report
-from pikaforge.errors import EXIT_DONE, ConfigError
+from pikaforge.errors import EXIT_DONE, ConfigError, StageError
 from pikaforge.host.engine import DockerEngine
 from pikaforge.host.store import write_atomically
+from pikaforge.model import Series
 from pikaforge.plan import TOOLS_NODE, common_part
 from pikaforge.setting import Setting, cwd
 from pikaforge.stages import origin
+from pikaforge.stages import series as stages_series
 from pikaforge.stages.compile import CACHE
+from pikaforge.stages.patches import entry_name
 from pikaforge.verbs.build import status
 from pikaforge.workshop import Workshop
 
@@ -40,30 +45,38 @@ def lock(setting: Setting) -> int:
 
 
 def patches(setting: Setting) -> int:
-    """`patches`: list the series with its pins, or check that it applies (the source stage alone)."""
+    """`patches`: list the series with its pins, or look at each entry on the source (the source stage alone)."""
     series = setting.series()
     if series is None:
         report.show("the product has no patches")
         return EXIT_DONE
     workshop = setting.workshop(setting.engine())
     if setting.arguments.action == "check":
-        return _check_patches(setting, workshop)
+        return _check_patches(setting, workshop, series)
     pins = workshop.lock.pins("sources", setting.origin().entry)
     rows = []
     for entry in series.patches:
-        name = f"pull-{entry.pull}" if entry.pull else f"file {entry.file}" if entry.file else f"quilt {entry.quilt}"
+        name = entry_name(entry)
         pin = pins.get(f"patch {name}", "")
         rows.append((name, "yes" if entry.enabled else "no", pin[:12] or "-", entry.url or "-", entry.why))
     report.show(report.table(("PATCH", "ENABLED", "PIN", "URL", "WHY"), rows))
     return EXIT_DONE
 
 
-def _check_patches(setting: Setting, workshop: Workshop) -> int:
+def _check_patches(setting: Setting, workshop: Workshop, series: Series) -> int:
     engine = workshop.engine
     engine.verify()
     engine.sweep()
     part = common_part(setting.spec, lambda node: node.stage == "source" or node.id == TOOLS_NODE, engine=engine.kind)
     done = setting.pipeline(workshop).execute(part, report.Printer())
+    for outcome in done.of("source"):
+        facts: Sequence[Mapping[str, Any]] | None = None
+        if outcome.result is not None:
+            facts = outcome.result.facts["patches"]
+        elif isinstance(outcome.error, StageError):
+            facts = outcome.error.failure.facts.get("patches")
+        if facts is not None:
+            report.show(report.table(stages_series.HEADER, stages_series.rows(series, facts)))
     return status(done)
 
 

@@ -1,0 +1,123 @@
+"""Submodules that patches move: which commits of a submodule hold others, as far as its repository can be had."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pikaforge.errors import ConfigError, HostError
+from pikaforge.host import git
+from pikaforge.stages import submodules
+from pikaforge.stages.origin import Origin
+from pikaforge.stages.patches import Patch
+
+_SUBPROJECT = re.compile(rb"^([-+])Subproject commit ([0-9a-f]{40}(?:[0-9a-f]{24})?)\r?$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """A submodule that a patch moves."""
+
+    path: str
+    old: str
+    """The commit at which it stands before; "" if it is added."""
+    new: str
+    """Likewise afterwards; "" if it is removed."""
+
+
+def moves(data: bytes, strip: int = 1) -> list[Move]:
+    """The submodules that a mailbox or diff moves, in order; only git's own form of diff can tell of them."""
+    found: list[Move] = []
+    sides: dict[bytes, str] = {}
+    path = ""
+
+    def end() -> None:
+        if path and sides:
+            found.append(Move(path=path, old=sides.get(b"-", ""), new=sides.get(b"+", "")))
+        sides.clear()
+
+    for line in data.split(b"\n"):
+        if line.startswith(b"diff --git "):
+            end()
+            path = ""
+        elif line.startswith((b"--- ", b"+++ ")) and not sides:
+            name = line[4:].rstrip(b"\r").partition(b"\t")[0].decode("utf-8", "replace")
+            if name != "/dev/null":
+                path = "/".join(name.split("/")[strip:])
+        elif match := _SUBPROJECT.match(line):
+            sides[match.group(1)] = match.group(2).decode()
+    end()
+    return found
+
+
+@dataclass(slots=True, kw_only=True)
+class Pointers:
+    """What is known of the submodules that a series moves."""
+
+    holds: list[tuple[str, str, str]] = field(default_factory=list)
+    """Path of a submodule, and two of its commits: the second one holds the first."""
+    unknown: dict[str, str] = field(default_factory=dict)
+    """By path, why that could not be looked up."""
+
+    def text(self) -> bytes:
+        """As series.sh reads it."""
+        return "".join("\t".join(line) + "\n" for line in self.holds).encode()
+
+
+def look_up(
+    by_patch: Mapping[Patch, Sequence[Move]], origin: Origin, *, repository: Path, commit: str, cache: git.Cache
+) -> Pointers:
+    """Which commits hold those to which the patches move submodules.
+
+    Asked about are the commit at which the source has the submodule, and those to which earlier patches move it; not
+    about where all is as the series expects it, so that the usual build needs no history of a submodule.
+
+    Args:
+        by_patch: the moves of each patch of the series, in order.
+        origin: the source.
+        repository: a repository that has the commit of the source.
+        commit: that commit.
+        cache: for the repositories of submodules.
+    """
+    found = Pointers()
+    every = [move for moved in by_patch.values() for move in moved]
+    if not every:
+        return found
+    known = git.submodules(repository, commit)
+    for path in dict.fromkeys(move.path for move in every):
+        if path not in known:
+            continue
+        stands, url = known[path]
+        here = [move for move in every if move.path == path]
+        before = {move.old for move in here}
+        reached = [stands]
+        asked: list[tuple[Move, str]] = []
+        for move in here:
+            asked += [(move, at) for at in reached if move.new and at != move.new and at not in before]
+            reached.append(move.new)
+        if asked:
+            _ask(path, asked, found, origin=origin, url=url, cache=cache)
+    return found
+
+
+def _ask(
+    path: str, asked: Sequence[tuple[Move, str]], found: Pointers, *, origin: Origin, url: str, cache: git.Cache
+) -> None:
+    for move, at in dict.fromkeys(asked):
+        places = [submodules.kept(origin, path), git.join(origin.relative_to, url)]
+        for place in filter(None, places):
+            try:
+                repository, whole = cache.history(place, at)
+            except (HostError, ConfigError) as error:
+                found.unknown[path] = f"whether {at} holds {move.new} could not be looked up: {error.message}"
+                continue
+            # A move back leads to an ancestor, which every commit holds.
+            if git.holds(repository, at, move.new) and not (move.old and git.holds(repository, move.old, move.new)):
+                found.holds.append((path, move.new, at))
+            elif not whole:
+                found.unknown[path] = f"whether {at} holds {move.new} cannot be told: {place} is a shallow clone"
+                continue
+            found.unknown.pop(path, None)
+            break

@@ -1,0 +1,318 @@
+#!/bin/sh
+# Look at each patch of the series on the tree as it is at its turn, and apply those that are not in it.
+#
+# Runs in the work tree of a repository whose HEAD is the source; afterwards HEAD is the patched source.
+#
+# inputs   patches/list    lines of KIND<TAB>FILE<TAB>STRIP<TAB>NAME; KIND is `am` (mailbox) or `diff`; FILE is 0000,
+#                          0001 and so on
+#          patches/holds   lines of PATH<TAB>OLD<TAB>NEW: the commit NEW of the submodule at PATH holds its commit OLD
+# outputs  out/facts       further lines of KEY<TAB>FILE<TAB>…
+#                          state    applied, present or conflict
+#                          offset   PATH<TAB>HUNK<TAB>LINES: a hunk that fits, but so many lines further down
+#                          note     how a patch comes to be there
+#                          reason   why one is in conflict
+# environment  FORGE_HISTORY=1: HEAD has its history, which is asked about what the tree does not tell.
+#
+# A patch is present when its whole change can be taken back from the tree (see unwind in fit.sh), or when an ancestor
+# of HEAD had it whole, none between lacks it, and nothing of it could be applied now. It applies when all of it
+# can be applied, at other lines perhaps, but with all of its context. Else it is in conflict; the others are looked at
+# all the same.
+set -eu
+# shellcheck source=/dev/null
+. "$FORGE_ROOT/guest/fit.sh"
+root=$FORGE_ROOT
+look=$root/look
+tab=$(printf '\t')
+list=$root/patches/list
+facts=$root/out/facts
+LIMIT=500 # commits of the history that are looked at for one patch
+SHOWN=40   # reasons of one kind
+GIT_LITERAL_PATHSPECS=1
+export GIT_LITERAL_PATHSPECS
+
+# One field of a line of facts: no tabs or line ends, and nothing that a terminal obeys.
+plain() { printf '%s' "$*" | tr '\t\n' '  ' | tr -d '\000-\037\177'; }
+
+fact() { # KEY VALUE…
+    line=$1$tab$file
+    shift
+    for value; do line=$line$tab$(plain "$value"); done
+    printf '%s\n' "$line" >>"$facts"
+}
+
+reason() {
+    printf 'forge: reason: %s\n' "$(plain "$*")"
+    fact reason "$*"
+}
+
+reasons() { # from standard input
+    sed -n "1,${SHOWN}p" >"$look/reasons"
+    while read -r text <&8; do reason "$text"; done 8<"$look/reasons"
+}
+
+offsets() { # LOG SIGN, which is -1 for what was taken back: git tells that the other way round
+    sed -n -e 's/^Checking patch \(.*\)\.\.\.$/\1/p' \
+        -e 's/^Hunk #\([0-9]*\) succeeded at [0-9]* (offset \(-\{0,1\}[0-9]*\) lines\{0,1\})\.$/\t\1\t\2/p' "$1" |
+        awk -F '\t' -v OFS='\t' -v sign="$2" '$1 != "" { path = $0; next } { print path, $2, sign * $3 }' |
+        sort -t "$tab" -k 1,1 -k 2,2n >"$look/offsets"
+    while IFS=$tab read -r path hunk lines <&8; do fact offset "$path" "$hunk" "$lines"; done 8<"$look/offsets"
+}
+
+subject_of() { # DIFF
+    sed -n 's/^Subject: //p' "$look/$file/${1##*/}.info" 2>/dev/null | head -n 1
+}
+
+# ---- what the tree says
+
+present() { # VARIANT LOG LATER
+    printf 'forge: %s is in the source already\n' "$name"
+    fact state present
+    offsets "$2" -1
+    while IFS=$tab read -r path now commit <&8; do
+        fact note "$path stands at $(printf %.12s "$now"), which holds $(printf %.12s "$commit")"
+    done 8<"$3"
+}
+
+apply() { # VARIANT LOG
+    printf 'forge: applying %s\n' "$name"
+    if [ "$kind" = am ]; then
+        set -- "$1" "$2" --quiet --keep-non-patch --no-gpg-sign --committer-date-is-author-date
+        if [ "$1" = kept ]; then set -- "$@" --keep-cr; fi
+        while read -r diff <&6; do
+            set -- "$@" "$look/$file/mails-$1/${diff##*/}"
+        done 6<"$look/$file/$1.list"
+        log=$2
+        shift 2
+        # The committer's date is the author's, so that the patched commit is the same each time.
+        if ! git am "$@" >"$look/am.log" 2>&1; then
+            cat "$look/am.log"
+            git am --abort || git reset --quiet --hard
+            fact state conflict
+            reason "patch $name does not apply"
+            reasons <"$look/am.log"
+            return
+        fi
+    else
+        log=$2
+        git apply --index --whitespace=nowarn "-p$strip" "$look/$file/$1/0001"
+        GIT_AUTHOR_DATE="@$FORGE_EPOCH +0000" GIT_COMMITTER_DATE="@$FORGE_EPOCH +0000" \
+            git commit --quiet --no-verify --allow-empty --message "$name"
+    fi
+    fact state applied
+    offsets "$log" 1
+}
+
+# ---- what the history says
+
+# The patches of $look/backwards that may have changed lines of one, and it: what comes after it and shares a file with
+# it, or with another one that does.
+related() {
+    cp "$look/$file/paths" "$look/shared"
+    printf '%s\n' "$file" >"$look/related"
+    sort -t "$tab" -k 2,2 "$look/backwards" | cut -f 2 | while read -r later; do
+        if [ "$later" -gt "$file" ] && grep -qxF -f "$look/shared" "$look/$later/paths"; then
+            cat "$look/$later/paths" >>"$look/shared"
+            printf '%s\n' "$later" >>"$look/related"
+        fi
+    done
+    awk -F '\t' 'FNR == NR { wanted[$1]; next } $2 in wanted' "$look/related" "$look/backwards"
+}
+
+# The commit of the history in which a patch has come, if it is still there: the youngest that had it whole, unless
+# one after it lacks it.
+came_with() (
+    { printf 'HEAD\n--\n' && cat "$look/$file/paths"; } |
+        git rev-list --topo-order "--max-count=$LIMIT" --stdin >"$look/commits"
+    related >"$look/order"
+    : >"$look/younger"
+    while read -r commit <&9; do
+        unwind "$commit" "$look/order" "$look/then"
+        if grep -q "^$file$tab.*${tab}has\$" "$look/then/verdicts"; then
+            taken_out "$commit" || { echo "$commit" && return; }
+        fi
+        printf '%s\n' "$commit" >>"$look/younger"
+    done 9<"$look/commits"
+)
+
+# Whether a commit after this one lacks the patch.
+taken_out() {
+    git rev-list --ancestry-path "$1..HEAD" >"$look/after"
+    grep -xF -f "$look/after" "$look/younger" >"$look/between" || return 1
+    while read -r later <&8; do
+        for variant in $(variants); do
+            index read-tree "$later"
+            ! fit "$variant" || return 0
+        done
+    done 8<"$look/between"
+    return 1
+}
+
+# The commit of the history that made the very change of a patch, told by its patch-id, and that none has undone.
+made_by() (
+    for variant in $(variants); do
+        : >"$look/wanted"
+        while read -r diff <&6; do
+            git patch-id --stable <"$diff" | cut -d ' ' -f 1 >>"$look/wanted"
+        done 6<"$look/$file/$variant.list"
+        { printf 'HEAD\n--\n' && cat "$look/$file/paths"; } >"$look/which"
+        git log --topo-order "--max-count=$LIMIT" --no-merges --patch --full-index --no-color --no-ext-diff --stdin \
+            <"$look/which" | git patch-id --stable >"$look/ids"
+        found=
+        while read -r id <&6; do
+            commit=$(awk -v id="$id" '$1 == id { print $2; exit }' "$look/ids")
+            [ -n "$commit" ] || continue 2
+            undone=$(git diff-tree -p --full-index "$commit" "$commit^" | git patch-id --stable | cut -d ' ' -f 1)
+            [ "$(awk -v id="$id" -v undone="$undone" '$1 == id || $1 == undone { print $1; exit }' "$look/ids")" = "$id" ] ||
+                continue 2
+            found=$commit
+        done 6<"$look/wanted"
+        [ -z "$found" ] || { echo "$found" && return; }
+    done
+)
+
+in_history() {
+    [ -n "${FORGE_HISTORY:-}" ] || return 1
+    commit=$(came_with)
+    [ -n "$commit" ] || [ "$1" != unclear ] || commit=$(made_by)
+    [ -n "$commit" ] || return 1
+    printf 'forge: %s is in the source already\n' "$name"
+    fact state present
+    fact note "it came with $(git log -1 --format='%h (%s)' "$commit"), and its lines were changed since"
+}
+
+# ---- why one does not apply
+
+# Which parts of a patch could be applied to HEAD (or with -R taken back), each for itself: MAIL<TAB>PATH<TAB>HUNK,
+# where HUNK is `all` for all of a file's.
+parts() {
+    way=${1-}
+    while read -r diff <&6; do
+        index read-tree HEAD
+        [ -z "$way" ] || stand_back "$diff"
+        index apply --cached --reject --verbose ${way:+"$way"} "-p$strip" --whitespace=nowarn "$diff" \
+            >"$look/part" 2>&1 || true
+        [ -z "$way" ] || ! wrong_mode "$diff" "$look/part" || continue
+        sed -n -e 's/^Applying patch \(.*\) with [0-9]* rejects\{0,1\}\.\.\.$/\1/p' \
+            -e 's/^Applied patch \(.*\) cleanly\.$/\tall\t\1/p' \
+            -e 's/^Hunk #\([0-9]*\) applied cleanly\.$/\t\1/p' "$look/part" |
+            awk -F '\t' -v OFS='\t' -v mail="${diff##*/}" '
+                $1 != "" { path = $0; next }
+                $2 == "all" { print mail, $3, $2; next }
+                { print mail, path, $2 }'
+    done 6<"$look/$file/$2.list"
+    git clean -fdxq # .rej files
+}
+
+# Sort a patch's parts into those that are $look/there and those that are $look/missing and could be applied.
+sort_parts() {
+    parts -R "$1" | sort -u >"$look/there"
+    parts '' "$1" | sort -u |
+        awk -F '\t' 'first { there[$0]; if ($3 == "all") there[$1 FS $2]; next }
+            !($0 in there) && !(($1 FS $2) in there)' first=1 "$look/there" first= - >"$look/missing"
+}
+
+explain() { # VARIANT VERDICT
+    fact state conflict
+    index read-tree HEAD
+    diff=
+    while read -r next <&6; do
+        diff=$next # the first that does not fit after those before it
+        index apply --cached "-p$strip" --whitespace=nowarn "$diff" 2>/dev/null || break
+    done 6<"$look/$file/$1.list"
+    subject=$(subject_of "$diff")
+    if [ "$2" = unclear ]; then
+        reason "patch $name${subject:+ ($subject)} fits the source both as if it were in it and as if it were not"
+        reason "with more lines of context (git format-patch -U10) it would fit in one way"
+        return
+    fi
+    reason "patch $name${subject:+ ($subject)} does not apply"
+    if [ -s "$look/there" ] && [ -s "$look/missing" ]; then
+        reason "a part of it is in the source already, and a part is not"
+    fi
+    index apply --cached --check --verbose "-p$strip" "$diff" 2>&1 |
+        sed -n -e '/^error: while searching for:/d' -e 's/^error: //p' | sort -u | reasons
+    index apply --cached --reject --verbose "-p$strip" "$diff" >"$look/reject.log" 2>&1 || true
+    sed -n -e 's/^Applying patch \(.*\) with [0-9]* rejects\{0,1\}\.\.\.$/\1/p' \
+        -e 's/^Rejected hunk #\([0-9]*\)\.$/\t\1/p' "$look/reject.log" |
+        awk -F '\t' '$1 != "" { path = $0; next } { print "hunk #" $2 " is rejected in " path }' | reasons
+    git ls-files --others | grep '\.rej$' | while read -r rejected; do
+        printf 'forge: rejected part of %s:\n' "$rejected"
+        sed 's/^/    /' "$rejected"
+    done
+    git clean -fdxq
+    moves "$diff" >"$look/moves"
+    while IFS=$tab read -r old new path <&7; do
+        now=$(stands_at "$path")
+        case $now in
+        "$old" | "$new") ;;
+        *) reason "the patch moves the submodule $path from $old to $new; it stands at ${now:-no commit}" ;;
+        esac
+    done 7<"$look/moves"
+    mails=$(wc -l <"$look/$file/$1.list")
+    told "$look/there" 'is in the source already'
+    if [ -s "$look/there" ]; then told "$look/missing" 'is not'; fi
+    reason "nothing was changed; the lines around the hunks are in the log"
+}
+
+told() { # FILE WHAT
+    while IFS=$tab read -r mail path hunk <&7; do
+        part="hunk #$hunk of $path"
+        [ "$hunk" != all ] || part="the change of $path"
+        subject=$(subject_of "$mail")
+        [ "$mails" -lt 2 ] || part="$part (mail ${mail#"${mail%%[!0]*}"}${subject:+, $subject})"
+        printf '%s %s\n' "$part" "$2"
+    done 7<"$1" | reasons
+}
+
+conflict() { # VERDICT
+    variant=$(variants | head -n 1)
+    if [ -z "$variant" ]; then
+        fact state conflict
+        reason "patch $name holds no change that git reads"
+        return
+    fi
+    sort_parts "$variant"
+    if [ ! -s "$look/missing" ] || [ "$1" = unclear ]; then
+        ! in_history "$1" || return 0
+    fi
+    explain "$(variants | head -n 1)" "$1"
+}
+
+# ---- the series
+
+mkdir -p "$look"
+while IFS=$tab read -r kind file strip name <&3; do
+    split
+done 3<"$list"
+sort -t "$tab" -k 2,2r "$list" >"$look/backwards"
+unwind HEAD "$look/backwards" "$look/now"
+
+while IFS=$tab read -r kind file strip name <&3; do
+    found=$(awk -F '\t' -v file="$file" '$1 == file { print $2, $3 }' "$look/now/verdicts")
+    case $found in
+    *' has')
+        present "${found% *}" "$look/now/$file.log" "$look/now/$file.later"
+        continue
+        ;;
+    *' unclear')
+        conflict unclear
+        continue
+        ;;
+    esac
+    for variant in $(variants); do
+        index read-tree HEAD
+        if fit "$variant"; then
+            apply "$variant" "$look/log"
+            continue 2
+        fi
+    done
+    # An entry before it may have brought it.
+    for variant in $(variants); do
+        index read-tree HEAD
+        if fit "$variant" -R && { ! displaced "$look/log" || adds "$variant"; }; then
+            present "$variant" "$look/log" "$look/later"
+            continue 2
+        fi
+    done
+    conflict lacks
+done 3<"$list"
