@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import os
+import re
+import struct
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pikaforge.errors import HostError
+from pikaforge.host import podman
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -23,6 +30,21 @@ GET_ONE = (
     "set DOCKER_HOST to reach an engine on another machine\n"
     "or build on this machine without containers: --engine host"
 )
+GO_ON = "was it stopped, or did it die? `bash setup.sh` starts it; run this again then: it goes on where it was"
+HINTS = {
+    r"no space left on device": "the disk of the engine's machine is full; `invoke images.remove` frees some of it",
+    **podman.HINTS,
+}
+"""Patterns in what an engine says when it fails, and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFacts:
+    """What the tool has to know of an engine."""
+
+    cores: int
+    podman: bool
+    rootless: bool
 
 
 def load_sdk() -> Any:
@@ -43,9 +65,49 @@ def load_sdk() -> Any:
 
 
 def brief(error: BaseException) -> str:
-    """The engine's own sentence out of an SDK exception, on one line."""
+    """The engine's own sentence out of an SDK exception, else the reason at the bottom of it, on one line."""
     explanation = getattr(error, "explanation", None)
+    while explanation is None and (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    if isinstance(error, OSError) and error.strerror:
+        explanation = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return " ".join(str(explanation or error).split())[:300]
+
+
+def timed_out(error: BaseException) -> bool:
+    """Whether the engine had nothing to say for as long as was waited; the SDK raises that as a lost connection."""
+    import requests  # noqa: PLC0415
+    import urllib3  # noqa: PLC0415
+
+    inner = error.args[0] if error.args else None
+    return isinstance(error, requests.exceptions.ReadTimeout) or isinstance(inner, urllib3.exceptions.ReadTimeoutError)
+
+
+@contextmanager
+def engine_errors(what: str = "the engine failed", *, where: str = "", hint: str = "") -> Iterator[None]:
+    """Raise HostError, with the engine's own words, for whatever the SDK raises.
+
+    Args:
+        what: the message, before those words.
+        where: as in HostError.
+        hint: as in HostError, where those words give no better one.
+    """
+    import requests  # noqa: PLC0415
+    import urllib3  # noqa: PLC0415
+
+    sdk = load_sdk()
+    # An engine that dies in the middle of a stream leaves half a frame of it.
+    lost = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, struct.error)
+    try:
+        yield
+    except sdk.errors.APIError as error:
+        said = brief(error)
+        advice = next((advice for pattern, advice in HINTS.items() if re.search(pattern, said)), hint)
+        raise HostError(f"{what}: {said}", where=where, hint=advice) from error
+    except (sdk.errors.DockerException, *lost) as error:
+        raise HostError(
+            f"the container engine does not answer any more: {brief(error)}", where=where, hint=GO_ON
+        ) from error
 
 
 class EngineConnection:
@@ -53,7 +115,8 @@ class EngineConnection:
 
     def __init__(self) -> None:
         self._local = threading.local()
-        self._cores = 0
+        self._version: str | None = None
+        self._facts: EngineFacts | None = None
 
     def _client(self) -> DockerClient:
         """One client a thread: the SDK's sessions are not made to be shared."""
@@ -61,9 +124,11 @@ class EngineConnection:
         if client is None:
             sdk = load_sdk()
             try:
-                client = sdk.from_env(timeout=600)
+                # Podman takes half a second to say its version, so only the first one asks.
+                client = sdk.from_env(timeout=600, version=self._version)
             except sdk.errors.DockerException as error:
                 raise HostError(f"no container engine answers: {brief(error)}", hint=GET_ONE) from error
+            self._version = client.api.api_version
             self._local.client = client
         return client
 
@@ -82,13 +147,20 @@ class EngineConnection:
                 "x86-64 Linux is needed",
                 hint="set DOCKER_HOST to an engine on an x86-64 machine",
             )
-        self._cores = int(info.get("NCPU") or 1)
+        self._facts = EngineFacts(
+            cores=int(info.get("NCPU") or 1), podman=podman.is_podman(info), rootless=podman.is_rootless(info)
+        )
+
+    def facts(self) -> EngineFacts:
+        """What the engine is; asked once."""
+        if self._facts is None:
+            self.verify()
+        assert self._facts is not None  # verify raises otherwise
+        return self._facts
 
     def cores(self) -> int:
         """CPUs of the engine's machine."""
-        if not self._cores:
-            self.verify()
-        return self._cores
+        return self.facts().cores
 
     @staticmethod
     def _remote_host() -> str:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pikaforge.errors import HostError
 from pikaforge.host import process
-from pikaforge.host.connection import brief, load_sdk
+from pikaforge.host.connection import engine_errors, load_sdk, timed_out
 
 if TYPE_CHECKING:
     from pikaforge.host.connection import Container
 
 ROOT = "/forge"
 CHUNK = 1 << 20
-GONE = 409
-"""The status with which the engine answers who wants to signal a container that does not run."""
+RUNNING = "running"
+"""The state of a container that runs."""
 
 
 class ContainerServer:
@@ -31,36 +32,46 @@ class ContainerServer:
         self._host = host
         self.port = port
 
+    @engine_errors()
     def address(self) -> tuple[str, int]:
         self._container.reload()
         published = (self._container.ports or {}).get(f"{self.port}/tcp") or []
-        if not published:
+        # Podman still names the port of one that has ended, which may be another's by now.
+        if not published or self._container.status != RUNNING:
             raise ConnectionRefusedError("the container's port is not published: it has ended")
         return self._host, int(published[0]["HostPort"])
 
+    @engine_errors()
     def wait(self, timeout: float) -> int | None:
         import requests  # noqa: PLC0415
 
         try:
             return int(self._container.wait(timeout=timeout)["StatusCode"])
-        except (requests.exceptions.ConnectionError, requests.exceptions.ReadTimeout):
-            # What the SDK raises when the time is over; the container runs on.
-            return None
+        except requests.exceptions.RequestException as error:
+            if not timed_out(error):
+                raise
+            return None  # the container runs on
 
+    @engine_errors()
     def signal(self, name: str) -> None:
         sdk = load_sdk()
         try:
             self._container.kill(signal=f"SIG{name}")
-        except sdk.errors.APIError as error:
-            if error.status_code != GONE:  # as with processes: a signal for one that has ended is no error
+        except sdk.errors.APIError:
+            # As with processes: a signal for one that has ended is no error. The status tells engines apart, not this.
+            self._container.reload()
+            if self._container.status == RUNNING:
                 raise
 
+    @engine_errors()
     def log_text(self) -> str:
         return bytes(self._container.logs()).decode("utf-8", "replace")
 
+    @engine_errors()
     def again(self) -> None:
         self._container.start()
 
+    @engine_errors()
     def peer(self) -> str:
         self._container.reload()
         networks: Mapping[str, Any] = self._container.attrs["NetworkSettings"]["Networks"]
@@ -69,6 +80,7 @@ class ContainerServer:
     def today(self) -> str:
         return self._execute("date", "+%Y%m%d").strip()
 
+    @engine_errors()
     def fetch(self, folder: str) -> bytes | None:
         sdk = load_sdk()
         try:
@@ -94,12 +106,10 @@ class ContainerServer:
         """What a program prints in the container; the SDK's own exec gives no exit status with a stream."""
         api: Any = self._container.client
         api = api.api
-        try:
+        with engine_errors(f"`{' '.join(argv)}` cannot be run in the container"):  # the server may have ended
             made = api.exec_create(self._container.id, list(argv))
             output = bytes(api.exec_start(made["Id"]))
             status = api.exec_inspect(made["Id"])["ExitCode"]
-        except load_sdk().errors.APIError as error:  # the server has ended, and its container with it
-            raise HostError(f"`{' '.join(argv)}` cannot be run in the container: {brief(error)}") from error
         if status != 0:
             said = " ".join(output.decode("utf-8", "replace").split())[:200]
             raise HostError(f"`{' '.join(argv)}` in the container ended with {status}: {said}")
@@ -121,6 +131,40 @@ class _Stream:
             self._rest += block
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
+
+
+def unpack(container: Container, folder: str, archive: Path | bytes, *, bare: bool) -> None:
+    """Unpack a tar archive into a folder of the container.
+
+    Args:
+        container: running or not.
+        folder: is there.
+        archive: plain or compressed.
+        bare: whether nothing may follow the archive's end. Podman's reader leaves there and then, and if the padding
+            is still on its way, that is an error of some requests and not of others (buildah issue 6573).
+    """
+    with archive.open("rb") if isinstance(archive, Path) else io.BytesIO(archive) as stream:
+        container.put_archive(folder, _until(stream, _end(stream)) if bare else stream)
+
+
+def _end(stream: BinaryIO) -> int:
+    """The size of a plain tar archive up to the two blocks of zeros that end it; of anything else, all of it."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    try:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
+            while tar.next() is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+            return min(size, tar.offset + 2 * tarfile.BLOCKSIZE)
+    except tarfile.TarError:
+        return size
+
+
+def _until(stream: BinaryIO, end: int) -> Iterator[bytes]:
+    stream.seek(0)
+    while end > 0 and (block := stream.read(min(CHUNK, end))):
+        end -= len(block)
+        yield block
 
 
 def fetch_file(container: Container, path: str, target: Path) -> None:

@@ -16,10 +16,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pikaforge import emulation
 from pikaforge.errors import HostError
-from pikaforge.host.connection import LABEL, brief, load_sdk
-from pikaforge.host.container import ROOT, ContainerServer, fetch_file
+from pikaforge.host import podman
+from pikaforge.host.connection import LABEL, brief, engine_errors, load_sdk
+from pikaforge.host.container import ROOT, ContainerServer, fetch_file, unpack
 from pikaforge.host.images import EngineImages
-from pikaforge.host.job import NOBODY, SIGNAL_BASE, Input, Job, JobResult, RunningServer, ServerJob, folders
+from pikaforge.host.job import (
+    NOBODY,
+    SIGNAL_BASE,
+    CannotServe,
+    Input,
+    Job,
+    JobResult,
+    RunningServer,
+    ServerJob,
+    folders,
+)
 from pikaforge.host.owner import Owner
 
 if TYPE_CHECKING:
@@ -40,6 +51,8 @@ class DockerEngine(EngineImages):
         self._running: dict[str, Container] = {}
         self._aborted = False
         self._flags: frozenset[str] | None = None
+        self._measuring = threading.Lock()
+        self._most: Mapping[str, int] | None = None
 
     def root(self, label: str) -> str:
         """Always `/forge`: one fixed path keeps builds reproducible."""
@@ -48,17 +61,38 @@ class DockerEngine(EngineImages):
     def cpu_flags(self, image: str) -> frozenset[str]:
         """As `Engine.cpu_flags`; looked up once, from inside a container: the engine may be on another machine."""
         if self._flags is None:
-            with self._container("cpu", image, ("cat", "/proc/cpuinfo"), network_mode="none") as container:
-                container.start()
-                container.wait()
-                self._flags = emulation.flags_of(bytes(container.logs()).decode("utf-8", "replace"))
+            limits = self._limits(image)
+            self._flags = emulation.flags_of(self._shown("cpu", image, ("cat", "/proc/cpuinfo"), limits=limits))
         return self._flags
+
+    def _shown(self, label: str, image: str, argv: tuple[str, ...], **options: Any) -> str:
+        """What a command prints."""
+        with self._container(label, image, argv, network_mode="none", **options) as container:
+            container.start()
+            container.wait()
+            return bytes(container.logs()).decode("utf-8", "replace")
+
+    def _limits(self, image: str) -> Mapping[str, int]:
+        """The limits that every container gets: no core files, and with podman what its machine allows.
+
+        Podman as root otherwise wants more than a machine may allow, and then starts nothing. Looked up once.
+        """
+        if not self.facts().podman:
+            return {"core": 0}
+        with self._measuring:
+            if self._most is None:
+                self._most = {}
+                with contextlib.suppress(HostError):  # then its own have to do; what is wrong, the next container says
+                    shown = self._shown("limits", image, podman.SHOW_LIMITS, limits=podman.LEAST, **podman.SEE_ALL)
+                    self._most = podman.hard_limits(shown)
+        return {"core": 0, **self._most}
 
     # ---- what a run must not leave behind
 
     def _labels(self, kind: str) -> dict[str, str]:
         return {f"{LABEL}.kind": kind, f"{LABEL}.owner": self._owner.text}
 
+    @engine_errors()
     def sweep(self) -> int:
         """Remove containers and networks whose run is over without having removed them; the count of them."""
         sdk = load_sdk()
@@ -80,64 +114,73 @@ class DockerEngine(EngineImages):
 
     def abort(self) -> None:
         """Kill every container of this run; the threads that wait for them then come back."""
-        sdk = load_sdk()
         with self._lock:
             self._aborted = True
             containers = list(self._running.values())
         for container in containers:
-            with contextlib.suppress(sdk.errors.APIError):
+            with contextlib.suppress(Exception):  # the engine may be gone, too
                 container.kill()
 
     @contextmanager
     def _container(
-        self, label: str, image: str, argv: tuple[str, ...], *, open_files: int | None = None, **options: Any
+        self,
+        label: str,
+        image: str,
+        argv: tuple[str, ...],
+        *,
+        limits: Mapping[str, int],
+        init: bool = True,
+        **options: Any,
     ) -> Iterator[Container]:
+        """A container, not started yet; it is removed when the block is left.
+
+        Args:
+            limits: soft and hard ones by name.
+            init: whether an init reaps children and forwards signals; without it a stop takes 10 s.
+            options: of the SDK.
+        """
         sdk = load_sdk()
-        limits = {"core": 0} if open_files is None else {"core": 0, "nofile": open_files}
         name = f"pikaforge-{label}-{secrets.token_hex(4)}"
-        try:
-            container = self._client().containers.create(
-                image,
-                list(argv),
-                name=name,
-                labels=self._labels("job"),
-                init=True,  # reaps children and forwards signals; without it a stop takes 10 s
-                working_dir=ROOT,
-                ulimits=[sdk.types.Ulimit(name=n, soft=value, hard=value) for n, value in limits.items()],
-                **options,
-            )
-        except sdk.errors.ImageNotFound as error:
-            raise HostError(
-                f"the image {image} is no longer in the engine", hint="run again: it is made anew"
-            ) from error
-        except sdk.errors.APIError as error:
-            raise HostError(f"the engine could not create a container: {brief(error)}") from error
+        facts = self.facts()
+        if facts.podman:
+            options["log_config"] = sdk.types.LogConfig(type=podman.LOGS)
+        if facts.rootless:
+            argv = podman.limited(argv, limits)
+        with engine_errors("the engine could not create a container"):
+            try:
+                container = self._client().containers.create(
+                    image,
+                    list(argv),
+                    name=name,
+                    labels=self._labels("job"),
+                    init=init,
+                    working_dir=ROOT,
+                    ulimits=[sdk.types.Ulimit(name=n, soft=value, hard=value) for n, value in limits.items()],
+                    **options,
+                )
+            except sdk.errors.ImageNotFound as error:
+                raise HostError(
+                    f"the image {image} is no longer in the engine", hint="run again: it is made anew"
+                ) from error
         with self._lock:
             self._running[name] = container
             aborted = self._aborted
         try:
             if aborted:
                 raise HostError("interrupted")
-            yield container
-        except sdk.errors.APIError as error:
-            raise HostError(f"the engine failed: {brief(error)}", where=f"container {name}") from error
+            with engine_errors(where=f"container {name}"):
+                yield container
         finally:
             with self._lock:
                 del self._running[name]
-            with contextlib.suppress(sdk.errors.APIError):
+            with contextlib.suppress(Exception):  # where the engine is gone, the next run removes it
                 container.remove(force=True, v=True)
 
-    @staticmethod
-    def _put(container: Container, inputs: tuple[Input, ...], owned: Mapping[str, int] | None = None) -> None:
+    def _put(self, container: Container, inputs: tuple[Input, ...], owned: Mapping[str, int] | None = None) -> None:
         wanted = [ROOT, f"{ROOT}/out", *(owned or ()), *(f"{ROOT}/{i.folder}" for i in inputs)]
-        container.put_archive("/", folders(wanted, owned=owned))
-        for item in inputs:
-            path = f"{ROOT}/{item.folder}"
-            if isinstance(item.archive, bytes):
-                container.put_archive(path, item.archive)
-            else:
-                with item.archive.open("rb") as stream:
-                    container.put_archive(path, stream)
+        made = Input(folder="", archive=folders(wanted, owned=owned))
+        for path, item in (("/", made), *((f"{ROOT}/{item.folder}", item) for item in inputs)):
+            unpack(container, path, item.archive, bare=self.facts().podman)
 
     # ---- jobs and servers
 
@@ -146,10 +189,12 @@ class DockerEngine(EngineImages):
         options: dict[str, Any] = {"network_mode": job.network, "environment": {**job.env, "FORGE_ROOT": ROOT}}
         if job.cache:
             volume = f"pikaforge-{job.cache}"
-            self._client().volumes.create(volume, labels={f"{LABEL}.kind": "cache"})
+            with engine_errors(f"the engine could not make the cache {job.cache}"):
+                self._client().volumes.create(volume, labels={f"{LABEL}.kind": "cache"})
             options["volumes"] = {volume: {"bind": CACHE, "mode": "rw"}}
             options["environment"]["CCACHE_DIR"] = CACHE
-        with self._container(job.label, job.image, job.argv, **options) as container:
+        limits = self._limits(job.image)
+        with self._container(job.label, job.image, job.argv, limits=limits, **options) as container:
             self._put(container, job.inputs)
             timed_out = threading.Event()
             container.start()
@@ -197,9 +242,16 @@ class DockerEngine(EngineImages):
             owner = NOBODY
             options["user"] = f"{NOBODY}:{NOBODY}"
         argv = (f"{ROOT}/{job.argv[0]}", *job.argv[1:])
-        with self._container(job.label, job.image, argv, open_files=job.open_files, **options) as container:
+        limits = dict(self._limits(job.image))
+        if job.open_files is not None:
+            if self.facts().rootless and job.open_files > limits.get("nofile", job.open_files):
+                raise CannotServe(
+                    f"the engine's limit of open files is {limits['nofile']}, {job.open_files} are wanted"
+                )
+            limits["nofile"] = job.open_files
+        with self._container(job.label, job.image, argv, limits=limits, **options) as container:
             self._put(container, job.inputs, {f"{ROOT}/data": owner})
-            container.start()
+            self._start(container, job)
             server = ContainerServer(container, remote or "127.0.0.1", job.port)
             try:
                 yield server
@@ -207,25 +259,31 @@ class DockerEngine(EngineImages):
                 with contextlib.suppress(Exception):
                     job.log.write_bytes(container.logs())
 
+    @staticmethod
+    def _start(container: Container, job: ServerJob) -> None:
+        sdk = load_sdk()
+        try:
+            container.start()
+        except sdk.errors.APIError as error:
+            if job.open_files is not None and "rlimit" in brief(error):
+                raise CannotServe(f"the engine may not give a container {job.open_files} open files") from error
+            raise
+
     @contextmanager
     def network(self, label: str) -> Iterator[str]:
         """As `Engine.network`: a bridge of its own, on which nothing but these servers is."""
-        sdk = load_sdk()
         with self._lock:
             if self._aborted:
                 raise HostError("interrupted")
         name = f"pikaforge-{label}-{secrets.token_hex(4)}"
-        try:
+        with engine_errors(
+            "the engine could not create a network", hint="`docker network prune` removes networks that nothing uses"
+        ):
             made = self._client().networks.create(name, driver="bridge", labels=self._labels("network"))
-        except sdk.errors.APIError as error:
-            raise HostError(
-                f"the engine could not create a network: {brief(error)}",
-                hint="`docker network prune` removes networks that nothing uses",
-            ) from error
         try:
             yield name
         finally:
-            with contextlib.suppress(sdk.errors.APIError):
+            with contextlib.suppress(Exception):  # where the engine is gone, the next run removes it
                 made.remove()
 
 
