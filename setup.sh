@@ -2,14 +2,16 @@
 # A fresh machine's one command; `bash setup.sh --help` says what it does.
 #
 # Variables read, all optional; the last two are there for the tests:
-#   PYTHON      the Python interpreter to use, where the system's own is too old
-#   SETUP_WAIT  seconds that a started engine gets until it answers (60)
-#   SETUP_ROOT  a folder that stands for / in every system path looked at below
+#   PYTHON            the Python interpreter to use, where the system's own is too old
+#   PIKAFORGE_ENGINE  docker or podman: the only engine to look for, and to install
+#   SETUP_WAIT        seconds that a started engine gets until it answers (60)
+#   SETUP_ROOT        a folder that stands for / in every system path looked at below
 set -euo pipefail
 
 repo=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=$repo/.venv
 root=${SETUP_ROOT:-}
+choice=${PIKAFORGE_ENGINE:-}
 nox='nox>=2024.10'
 invoke='invoke>=2.2'
 # Debian leaves /usr/sbin, home of dockerd and iptables, out of a user's PATH.
@@ -28,7 +30,9 @@ Installs what is missing and nothing else, with apt-get, dnf or yum, as root or 
   a container engine, unless DOCKER_HOST is set, one answers already, or `--engine host` is given;
   mmdebstrap on Debian and Ubuntu, which makes base images where no registry is in reach
   (Enterprise Linux has it in EPEL only, so there it is left to you);
-  for tests: shellcheck, patchelf, ccache, gcc, g++, make, dpkg-dev.
+  for tests: shellcheck, patchelf, ccache, gcc, g++, make, dpkg-dev, and on Debian and Ubuntu podman.
+The engine is docker on Debian and Ubuntu; on Enterprise Linux docker where its packages are in reach, else podman.
+PIKAFORGE_ENGINE=podman (or docker) takes that one, as root for all of the machine, else for this user alone.
 Nothing that is there is upgraded or removed; a second run changes nothing.
 
 PYTHON=/path/to/python3 names another Python. pip's own settings (PIP_*, pip.conf) apply.
@@ -115,6 +119,18 @@ unreachable() { # the servers that the log complains about, without user names a
         grep -oE 'https?://[^/ ]+' | sed 's#//.*@#//#' | sort -u | paste -sd ' ' - || true
 }
 
+read_lists() { # a source that fails need not matter: the installation decides
+    [[ -n $updated ]] || logged as_root apt-get -q update || true
+    updated=1
+}
+
+offers() { # is there a package of that name?
+    case $manager in
+        apt) apt-cache -q show "$1" ;;
+        *) "$manager" -q list "$1" ;;
+    esac >/dev/null 2>&1
+}
+
 install_wanted() {
     local command where
     ((${#wanted[@]})) || return 0
@@ -123,9 +139,7 @@ install_wanted() {
     new_log
     case $manager in
         apt)
-            # A source that fails need not matter: the installation decides.
-            [[ -n $updated ]] || logged as_root apt-get -q update || true
-            updated=1
+            read_lists
             command=(apt-get -q -y -o DPkg::Lock::Timeout=300
                 --no-install-recommends --no-upgrade --no-remove install)
             ;;
@@ -159,7 +173,34 @@ need_tools() { # what is run, what is given
     need g++ g++ gcc-c++ "compiles the sample server"
     need make make make "compiles the sample server"
     need dpkg-source dpkg-dev '' "unpacks source packages that the tests build"
+    if [[ $manager == apt ]]; then
+        need_podman
+        need_rootless
+    fi
 }
+
+# ---- podman's parts: apt leaves out what it only recommends, dnf brings all
+
+need_podman() {
+    need podman podman podman "runs containers, as docker does"
+    need catatonit catatonit '' "is the first process in podman's containers"
+    need iptables iptables '' "lets engines make networks"
+    ! hybrid || need runc runc runc "starts containers where both versions of control groups are in use, which crun refuses"
+    # Older releases have plugins (/usr/lib/cni) for what netavark does, and their podman depends on them.
+    if [[ $manager == apt && ! -e $root/usr/lib/podman/netavark && ! -e $root/usr/lib/cni/bridge ]]; then
+        new_log
+        read_lists
+        ! offers netavark || want netavark "makes podman's networks"
+        ! offers aardvark-dns || want aardvark-dns "answers for names in podman's networks"
+    fi
+}
+
+need_rootless() {
+    need newuidmap uidmap '' "maps users where podman runs without root"
+    need slirp4netns slirp4netns '' "makes networks where podman runs without root"
+}
+
+hybrid() { [[ -n $(cat "$root/sys/fs/cgroup/unified/cgroup.controllers" 2>/dev/null) ]]; }
 
 # ---- Python
 
@@ -273,11 +314,14 @@ except OSError:
     sys.exit(1)
 '
 
+may_be() { [[ -z $choice || $choice == "$1" ]]; } # docker or podman
+
 find_engine() { # sets socket, or else denied: one that this user may not open
-    local path status user=${XDG_RUNTIME_DIR:-}
+    local path status user=${XDG_RUNTIME_DIR:-} paths=()
     denied=''
-    for path in "$root/var/run/docker.sock" ${user:+"$user/docker.sock"} \
-        "$root/run/podman/podman.sock" ${user:+"$user/podman/podman.sock"}; do
+    ! may_be docker || paths+=("$root/var/run/docker.sock" ${user:+"$user/docker.sock"})
+    ! may_be podman || paths+=("$root/run/podman/podman.sock" ${user:+"$user/podman/podman.sock"})
+    for path in "${paths[@]}"; do
         [[ -S $path ]] || continue
         status=0
         "$venv/bin/python" -c "$ping" "$path" || status=$?
@@ -365,39 +409,53 @@ start_docker() {
 }
 
 start_podman() { # root's own, or this user's without root: root's socket opens to root alone
-    local base=$root/run path pid='' file='' user=()
+    local base=$root/run name path pid='' file='' user=() runtime=()
     is_root || { base=${XDG_RUNTIME_DIR:-} user=(--user); }
     [[ -n $base ]] || fail_engine '' "podman needs a login session (XDG_RUNTIME_DIR is not set)"
+    name=$(id -un)
+    is_root || grep -qsE "^($name|$(id -u)):" "$root/etc/subuid" || grep -qs '^subid:' "$root/etc/nsswitch.conf" ||
+        fail "$name has no user ids in /etc/subuid to give to containers" \
+            "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $name"
     path=$base/podman/podman.sock
     say "starts podman's service, which speaks docker's protocol, at $path"
     if systemd; then
         logged systemctl ${user[@]+"${user[@]}"} enable --now podman.socket || fail_engine "$log" "podman.socket did not start"
     else
+        ! hybrid || runtime=(--runtime runc)
         mkdir -p "$base/podman" "$repo/out"
         file=$repo/out/pikaforge-podman.log
-        pid=$(start_daemon env "$file" podman system service --time=0 "unix://$path")
+        pid=$(start_daemon env "$file" podman ${runtime[@]+"${runtime[@]}"} system service --time=0 "unix://$path")
     fi
-    wait_for "$pid" "$path" env || fail_engine "$file" "podman does not answer at $path"
+    wait_for "$pid" "$path" env && return
+    [[ -z $pid ]] || alive "$pid" || fail_engine "$file" "podman died at its start (log: $file)"
+    fail_engine "$file" "podman does not answer at $path after ${SETUP_WAIT:-60} s"
 }
+
+has_engine() {
+    { may_be docker && command -v dockerd; } || { may_be podman && command -v podman; }
+} >/dev/null
 
 need_engine() { # installs one if there is none
     local package
-    if [[ $manager == apt ]]; then
+    if [[ $manager == apt && $choice == podman ]]; then
+        need_podman
+        is_root || need_rootless
+    elif [[ $manager == apt ]]; then
         need dockerd docker.io '' "runs the containers that builds happen in"
         need iptables iptables '' "lets dockerd make networks"
         # docker.io only recommends it, but no container starts where the kernel enforces it.
         [[ $(cat "$root/sys/module/apparmor/parameters/enabled" 2>/dev/null) != Y ]] ||
             need apparmor_parser apparmor '' "loads the profile that containers run under"
-    elif [[ $manager == [dy]* ]] && ! command -v dockerd >/dev/null && ! command -v podman >/dev/null; then
+    elif [[ $manager == [dy]* ]] && ! has_engine; then
         for package in docker-ce moby-engine podman; do
-            "$manager" -q list "$package" >/dev/null 2>&1 || continue
+            if [[ $package == podman ]]; then may_be podman; else may_be docker; fi || continue
+            offers "$package" || continue
             want "$package" "runs the containers that builds happen in"
             break
         done
     fi
     install_wanted
-    command -v dockerd >/dev/null || command -v podman >/dev/null ||
-        fail_engine '' "there is no container engine, and no package of one in reach"
+    has_engine || fail_engine '' "there is no container engine${choice:+ $choice}, and no package of one in reach"
 }
 
 ensure_engine() {
@@ -406,7 +464,7 @@ ensure_engine() {
         new_log
         [[ -z $denied ]] || fail_denied
         need_engine
-        if command -v dockerd >/dev/null; then start_docker; else start_podman; fi
+        if may_be docker && command -v dockerd >/dev/null; then start_docker; else start_podman; fi
         find_engine || { [[ -n $denied ]] && fail_denied; } || fail_engine '' "the engine stopped again"
     fi
     [[ $socket == "$root/var/run/docker.sock" ]] && return
@@ -427,6 +485,10 @@ main() {
         case "$previous $argument" in '--engine host' | *' --engine=host') engine=host ;; esac
         previous=$argument
     done
+    case $choice in
+        '' | docker | podman) ;;
+        *) fail "PIKAFORGE_ENGINE=$choice is no engine" "it may be docker or podman" ;;
+    esac
     trap '[[ -z $log ]] || rm -f -- "$log"' EXIT
     take_lock
     find_manager

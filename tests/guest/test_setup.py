@@ -91,6 +91,8 @@ for package in "${@}"; do
         python3-venv) rm -f "$SANDBOX/python3.status"; cp "$SANDBOX/python" "$SANDBOX/bin/python3" ;;
         python3.11) cp "$SANDBOX/python" "$SANDBOX/bin/python3.11" ;;
         docker.io) cp "$SANDBOX/dockerd" "$SANDBOX/root/usr/sbin/dockerd" ;;
+        podman) cp "$SANDBOX/podman" "$SANDBOX/bin/podman" ;;
+        netavark | aardvark-dns) touch "$SANDBOX/root/usr/lib/podman/$package" ;;
         *) [[ $package == -* ]] || cp "$SANDBOX/true" "$SANDBOX/bin/$package" ;;
     esac
 done
@@ -98,7 +100,7 @@ done
 SERVE = """
 import os, socket, sys
 server = socket.socket(socket.AF_UNIX)
-server.bind(sys.argv[1])
+server.bind(sys.argv[1].removeprefix("unix://"))
 server.listen()
 while True:
     client = server.accept()[0]
@@ -110,6 +112,10 @@ DOCKERD = """
 echo $$ >"$SANDBOX/dockerd.pid"
 exec {real} -I -S -c {serve} "$SETUP_ROOT/var/run/docker.sock"
 """
+SERVICE = """
+echo $$ >"$SANDBOX/podman.pid"
+exec {real} -I -S -c {serve} "${{@: -1:1}}"
+"""
 DYING = """
 echo "level=info msg=starting up"
 echo "failed to start daemon: Devices cgroup isn't mounted"
@@ -119,6 +125,8 @@ exit 1
 RECORD = r"""printf -v call '%s\037' "${0##*/}" "$@"; printf '%s\036' "$call" >>"$SANDBOX/calls" """
 PACKAGES = ["git", "tar", "gzip", "mmdebstrap", "iptables"]
 TEST_PACKAGES = ["shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "dpkg-source"]
+PODMAN = ["podman", "catatonit", "netavark", "aardvark-dns"]
+ROOTLESS = ["uidmap", "slirp4netns"]
 
 
 @dataclass(kw_only=True)
@@ -231,7 +239,7 @@ def machine() -> Iterator[Machine]:
         for folder in (
             "bin",
             "check out",
-            *(f"root/{x}" for x in ("etc/ssl/certs", "usr/sbin", "var/run", "var/log")),
+            *(f"root/{x}" for x in ("etc/ssl/certs", "usr/sbin", "usr/lib/podman", "var/run", "var/log")),
         ):
             (made.path / folder).mkdir(parents=True, exist_ok=True)
         shutil.copy(REPO / "setup.sh", made.repo)
@@ -245,9 +253,11 @@ def machine() -> Iterator[Machine]:
         made.stub("nox", NOX, made.path)
         made.stub("true", "", made.path)
         made.stub("dockerd", DOCKERD.format(real=real, serve=shlex.quote(SERVE)), made.path)
+        made.stub("podman", SERVICE.format(real=real, serve=shlex.quote(SERVE)), made.path)
         made.stub("python3", python)
         made.stub("id", 'case $1 in -u) echo "${FAKE_UID:-0}" ;; -un) echo someone ;; esac')
         made.stub("apt-get", INSTALL)
+        made.stub("apt-cache", '[[ " $(cat "$SANDBOX/offered" 2>/dev/null) " == *" $3 "* ]]')
         for package in (*PACKAGES, *TEST_PACKAGES):
             made.stub(package)
         (made.root / "etc/ssl/certs/ca-certificates.crt").touch()
@@ -255,8 +265,8 @@ def machine() -> Iterator[Machine]:
         yield made
         for server in made.servers:
             server.close()
-        if (made.path / "dockerd.pid").exists():
-            os.kill(int((made.path / "dockerd.pid").read_text()), signal.SIGKILL)
+        for file in made.path.glob("*.pid"):
+            os.kill(int(file.read_text()), signal.SIGKILL)
 
 
 def enterprise(machine: Machine, release: str, manager: str) -> None:
@@ -268,6 +278,7 @@ def enterprise(machine: Machine, release: str, manager: str) -> None:
     (machine.path / "offered").write_text("")
 
 
+PRESERVED = "LC_ALL,DEBIAN_FRONTEND,http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY"
 TOUCHES = ("apt-get", "dnf", "yum", "sudo", "systemctl", "dockerd", "podman")
 
 
@@ -532,6 +543,115 @@ def test_el_with_podman_starts_its_service(machine: Machine) -> None:
     assert machine.saw()["docker"] == f"unix://{machine.root}/run/podman/podman.sock"
 
 
+def mixed_control_groups(machine: Machine) -> None:
+    """Both versions of control groups, with controllers in each."""
+    folder = machine.root / "sys/fs/cgroup/unified"
+    folder.mkdir(parents=True)
+    (folder / "cgroup.controllers").write_text("hugetlb\n")
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_debian_gets_podman_when_it_is_asked_for(machine: Machine, mixed: bool) -> None:
+    """A docker that answers is left alone; without systemd the service runs until the machine stops."""
+    machine.engine()
+    (machine.path / "offered").write_text("netavark aardvark-dns")
+    if mixed:
+        mixed_control_groups(machine)
+    path = machine.root / "run/podman/podman.sock"
+    done = machine.run("R620", env={"PIKAFORGE_ENGINE": "podman"})
+    assert done.returncode == 0, done.stderr
+    assert machine.installed() == [["podman", "catatonit", *(["runc"] if mixed else []), "netavark", "aardvark-dns"]]
+    runtime = ["--runtime", "runc"] if mixed else []
+    assert machine.calls("podman") == [["podman", *runtime, "system", "service", "--time=0", f"unix://{path}"]]
+    assert machine.saw()["docker"] == f"unix://{path}"
+    assert f"export DOCKER_HOST=unix://{path}" in done.stderr
+    assert subprocess.run(["flock", "-n", str(machine.repo / "setup.sh"), "true"], check=False).returncode == 0
+
+    again = machine.run("R620", env={"PIKAFORGE_ENGINE": "podman"})
+    assert again.returncode == 0, again.stderr
+    assert machine.calls("apt-get", "podman") == []
+    assert machine.saw()["docker"] == f"unix://{path}"
+
+
+def test_a_podman_with_plugins_for_its_networks_needs_no_netavark(machine: Machine) -> None:
+    """Debian 11 and Ubuntu 22.04 have neither the package nor a use for it."""
+    (machine.root / "usr/lib/cni").mkdir(parents=True)
+    (machine.root / "usr/lib/cni/bridge").touch()
+    shutil.copy(machine.path / "podman", machine.path / "bin")
+    machine.stub("catatonit")
+    done = machine.run("R620", env={"PIKAFORGE_ENGINE": "podman"})
+    assert done.returncode == 0, done.stderr
+    assert machine.calls("apt-get", "apt-cache") == []
+
+
+def user_with_podman(machine: Machine) -> dict[str, str]:
+    """An ordinary user of a machine that has podman's parts but for those without root; the environment."""
+    shutil.copy(machine.path / "podman", machine.path / "bin")
+    machine.stub("catatonit")
+    (machine.root / "usr/lib/podman/netavark").touch()
+    machine.stub("sudo", 'while [[ $1 == --* ]]; do shift; done; exec "$@"')
+    home = machine.root / "run/user/1000"
+    home.mkdir(parents=True)
+    return {"PIKAFORGE_ENGINE": "podman", "FAKE_UID": "1000", "XDG_RUNTIME_DIR": str(home)}
+
+
+@pytest.mark.parametrize("entry", ["someone:100000:65536\n", "1000:100000:65536\n"])
+def test_user_gets_a_podman_of_their_own(machine: Machine, entry: str) -> None:
+    env = user_with_podman(machine)
+    (machine.root / "etc/subuid").write_text(entry)
+    done = machine.run("R620", env=env)
+    assert done.returncode == 0, done.stderr
+    assert machine.installed() == [ROOTLESS]
+    path = f"{env['XDG_RUNTIME_DIR']}/podman/podman.sock"
+    assert machine.calls("podman") == [["podman", "system", "service", "--time=0", f"unix://{path}"]]
+    assert [call[1] for call in machine.calls("sudo")] == ["--preserve-env=" + PRESERVED] * 2, "packages, not podman"
+    assert machine.saw()["docker"] == f"unix://{path}"
+
+
+def test_user_without_ids_for_containers_is_told(machine: Machine) -> None:
+    env = user_with_podman(machine)
+    (machine.root / "etc/subuid").write_text("other:100000:65536\n")
+    done = machine.run("R620", env=env)
+    assert done.returncode == 3
+    assert "error: someone has no user ids in /etc/subuid to give to containers" in done.stderr
+    assert "hint: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 someone" in done.stderr
+    assert machine.calls("podman") == []
+
+
+def test_podman_that_dies_is_reported_at_once_with_its_log(machine: Machine) -> None:
+    machine.stub("podman", 'echo "Error: overlay is not supported over tmpfs"; exit 125')
+    machine.stub("catatonit")
+    done = machine.run("R620", env={"PIKAFORGE_ENGINE": "podman"})
+    assert done.returncode == 3
+    assert "    Error: overlay is not supported over tmpfs\n" in done.stderr
+    assert "error: podman died at its start" in done.stderr
+
+
+@pytest.mark.parametrize(("engine", "chosen"), [("podman", "podman"), ("docker", "docker-ce")])
+def test_el_takes_the_engine_that_is_asked_for(machine: Machine, engine: str, chosen: str) -> None:
+    enterprise(machine, "rocky9", "dnf")
+    (machine.path / "offered").write_text("podman docker-ce")
+    machine.run("R620", env={"PIKAFORGE_ENGINE": engine, "SETUP_WAIT": "1"})
+    assert machine.installed() == [[chosen]]
+
+
+def test_docker_that_is_not_to_be_had_is_not_replaced(machine: Machine) -> None:
+    enterprise(machine, "rocky9", "dnf")
+    (machine.path / "offered").write_text("podman")
+    done = machine.run("R620", env={"PIKAFORGE_ENGINE": "docker"})
+    assert done.returncode == 3
+    assert "error: there is no container engine docker, and no package of one in reach" in done.stderr
+    assert machine.installed() == []
+
+
+def test_unknown_engine_is_refused(machine: Machine) -> None:
+    machine.engine()
+    done = machine.run("R620", env={"PIKAFORGE_ENGINE": "lxc"})
+    assert done.returncode == 3
+    assert "error: PIKAFORGE_ENGINE=lxc is no engine" in done.stderr
+    assert machine.calls(*TOUCHES) == []
+
+
 def test_socket_closed_to_the_user_names_the_group(machine: Machine) -> None:
     machine.engine()
     machine.stub("dockerd")
@@ -647,9 +767,11 @@ def test_arguments_and_the_callers_folder_reach_nox_unchanged(machine: Machine) 
 def test_tests_get_their_tools(machine: Machine) -> None:
     machine.engine()
     machine.remove(*TEST_PACKAGES)
+    (machine.path / "offered").write_text("netavark aardvark-dns")
     done = machine.run("tests", "-k", "one or two")
     assert done.returncode == 0, done.stderr
-    assert machine.installed() == [["shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "dpkg-dev"]]
+    tools = ["shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "dpkg-dev"]
+    assert machine.installed() == [[*tools, *PODMAN, *ROOTLESS]]
     assert machine.calls("nox")[-1] == ["nox", "-s", "tests", "--", "-k", "one or two"]
 
 

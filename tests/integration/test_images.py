@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
-import hashlib
-import io
 import json
 import re
 import socket
-import tarfile
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from integration.registry_stub import Answers, put_image
 
 if TYPE_CHECKING:
     from conftest import Engine, Project
@@ -31,44 +26,6 @@ def closed_port() -> int:
 
 
 # ---- the engine
-
-
-class Answers:
-    """An HTTP server whose answers are given by path."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-        self.bodies: dict[str, tuple[str, bytes]] = {}
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                outer.seen.append(self.path)
-                kind, body = outer.bodies.get(re.sub(r"^/v1\.\d+", "", self.path), ("", b""))
-                self.send_response(200 if kind else 404)
-                self.send_header("Content-Type", kind or "text/plain")
-                self.send_header("Content-Length", str(len(body)))
-                self.send_header("Docker-Distribution-Api-Version", "registry/2.0")
-                if kind.endswith("manifest.v2+json"):
-                    self.send_header("Docker-Content-Digest", digest(body))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body)
-
-            do_HEAD = do_GET  # the name that http.server looks for
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = int(self._server.server_address[1])
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture
@@ -128,38 +85,6 @@ def test_image_that_can_neither_be_pulled_nor_bootstrapped(ready: Project) -> No
     for way in ("make a registry reachable", "docker load", "images with `bootstrap` need no registry"):
         assert way in done.text, way
     assert "package  R620-el7-none not run: " in done.stdout
-
-
-def digest(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def put_image(registry: Answers, name: str, content: bytes) -> str:
-    """Let a registry serve an image with one file as `name:latest`; its digest."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        info = tarfile.TarInfo("file")
-        info.size = len(content)
-        tar.addfile(info, io.BytesIO(content))
-    layer = gzip.compress(buffer.getvalue(), mtime=0)
-    config = {
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {},
-        "rootfs": {"type": "layers", "diff_ids": [digest(buffer.getvalue())]},
-    }
-    blobs = [json.dumps(config).encode(), layer]
-    kinds = ["application/vnd.docker.container.image.v1+json", "application/vnd.docker.image.rootfs.diff.tar.gzip"]
-    parts = [{"mediaType": k, "size": len(b), "digest": digest(b)} for k, b in zip(kinds, blobs, strict=True)]
-    kind = "application/vnd.docker.distribution.manifest.v2+json"
-    manifest = {"schemaVersion": 2, "mediaType": kind, "config": parts[0], "layers": parts[1:]}
-    body = json.dumps(manifest).encode()
-    registry.bodies["/v2/"] = ("application/json", b"{}")
-    for blob in blobs:
-        registry.bodies[f"/v2/{name}/blobs/{digest(blob)}"] = ("application/octet-stream", blob)
-    for reference in ("latest", digest(body)):
-        registry.bodies[f"/v2/{name}/manifests/{reference}"] = (kind, body)
-    return digest(body)
 
 
 @pytest.fixture

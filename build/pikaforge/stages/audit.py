@@ -22,7 +22,7 @@ from pikaforge.workshop import Workshop
 
 STAGE = "audit"
 BUILD_FOLDER = "/forge"
-"""Where containers compile (`host.engine`)."""
+"""Where containers compile (`host.container`)."""
 OWN = "allocator"
 """What bundle.sh calls the origin of a library that was built here, too."""
 SHOWN = 12

@@ -16,7 +16,8 @@ from typing import Any
 from pikaforge import keys
 from pikaforge.errors import HostError, StageError
 from pikaforge.host import bootstrap, hostos
-from pikaforge.host.engine import DockerEngine, ImageFacts, RegistryError
+from pikaforge.host.engine import DockerEngine
+from pikaforge.host.images import ImageFacts, RegistryError
 from pikaforge.host.job import Job, files
 from pikaforge.host.store import Result, sha256
 from pikaforge.lockfile import Lock

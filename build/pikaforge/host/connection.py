@@ -1,0 +1,170 @@
+"""The connection to a container engine, through the docker SDK: the one module that imports it."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pikaforge.errors import HostError
+from pikaforge.host import podman
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models import containers
+
+    Container = containers.Container
+
+LABEL = "org.pikaforge"
+"""Prefix of all labels: `.owner` on what must not outlive a run, `.kind` on everything."""
+
+GET_ONE = (
+    "start the engine (`systemctl start docker`), or let `bash setup.sh` install and start one\n"
+    "set DOCKER_HOST to reach an engine on another machine\n"
+    "or build on this machine without containers: --engine host"
+)
+GO_ON = "was it stopped, or did it die? `bash setup.sh` starts it; run this again then: it goes on where it was"
+HINTS = {
+    r"no space left on device": "the disk of the engine's machine is full; `invoke images.remove` frees some of it",
+    **podman.HINTS,
+}
+"""Patterns in what an engine says when it fails, and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFacts:
+    """What the tool has to know of an engine."""
+
+    cores: int
+    podman: bool
+    rootless: bool
+
+
+def load_sdk() -> Any:
+    """The SDK's module.
+
+    Raises:
+        HostError: it is not installed.
+    """
+    try:
+        import docker  # noqa: PLC0415  # 0.3 s that a plan must not cost
+        import docker.errors  # noqa: PLC0415
+    except ImportError as error:
+        raise HostError("the docker SDK for Python is not installed", hint="run `bash setup.sh`") from error
+    if not hasattr(docker, "from_env"):
+        # Without the SDK, this project's own docker/ folder imports as an empty namespace package.
+        raise HostError("the docker SDK for Python is not installed", hint="run `bash setup.sh`")
+    return docker
+
+
+def brief(error: BaseException) -> str:
+    """The engine's own sentence out of an SDK exception, else the reason at the bottom of it, on one line."""
+    explanation = getattr(error, "explanation", None)
+    while explanation is None and (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    if isinstance(error, OSError) and error.strerror:
+        explanation = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(explanation or error).split())[:300]
+
+
+def timed_out(error: BaseException) -> bool:
+    """Whether the engine had nothing to say for as long as was waited; the SDK raises that as a lost connection."""
+    import requests  # noqa: PLC0415
+    import urllib3  # noqa: PLC0415
+
+    inner = error.args[0] if error.args else None
+    return isinstance(error, requests.exceptions.ReadTimeout) or isinstance(inner, urllib3.exceptions.ReadTimeoutError)
+
+
+@contextmanager
+def engine_errors(what: str = "the engine failed", *, where: str = "", hint: str = "") -> Iterator[None]:
+    """Raise HostError, with the engine's own words, for whatever the SDK raises.
+
+    Args:
+        what: the message, before those words.
+        where: as in HostError.
+        hint: as in HostError, where those words give no better one.
+    """
+    import requests  # noqa: PLC0415
+    import urllib3  # noqa: PLC0415
+
+    sdk = load_sdk()
+    # An engine that dies in the middle of a stream leaves half a frame of it.
+    lost = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, struct.error)
+    try:
+        yield
+    except sdk.errors.APIError as error:
+        said = brief(error)
+        advice = next((advice for pattern, advice in HINTS.items() if re.search(pattern, said)), hint)
+        raise HostError(f"{what}: {said}", where=where, hint=advice) from error
+    except (sdk.errors.DockerException, *lost) as error:
+        raise HostError(
+            f"the container engine does not answer any more: {brief(error)}", where=where, hint=GO_ON
+        ) from error
+
+
+class EngineConnection:
+    """The engine behind DOCKER_HOST, or the local one."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._version: str | None = None
+        self._facts: EngineFacts | None = None
+
+    def _client(self) -> DockerClient:
+        """One client a thread: the SDK's sessions are not made to be shared."""
+        client: DockerClient | None = getattr(self._local, "client", None)
+        if client is None:
+            sdk = load_sdk()
+            try:
+                # Podman takes half a second to say its version, so only the first one asks.
+                client = sdk.from_env(timeout=600, version=self._version)
+            except sdk.errors.DockerException as error:
+                raise HostError(f"no container engine answers: {brief(error)}", hint=GET_ONE) from error
+            self._version = client.api.api_version
+            self._local.client = client
+        return client
+
+    def verify(self) -> None:
+        """Raise HostError unless an engine for Linux on x86-64 answers."""
+        import requests  # noqa: PLC0415
+
+        sdk = load_sdk()
+        try:
+            info = self._client().info()
+        except (sdk.errors.DockerException, requests.exceptions.RequestException) as error:
+            raise HostError(f"no container engine answers: {brief(error)}", hint=GET_ONE) from error
+        if info.get("OSType") != "linux" or info.get("Architecture") not in ("x86_64", "amd64"):
+            raise HostError(
+                f"the container engine is for {info.get('OSType')} on {info.get('Architecture')}; "
+                "x86-64 Linux is needed",
+                hint="set DOCKER_HOST to an engine on an x86-64 machine",
+            )
+        self._facts = EngineFacts(
+            cores=int(info.get("NCPU") or 1), podman=podman.is_podman(info), rootless=podman.is_rootless(info)
+        )
+
+    def facts(self) -> EngineFacts:
+        """What the engine is; asked once."""
+        if self._facts is None:
+            self.verify()
+        assert self._facts is not None  # verify raises otherwise
+        return self._facts
+
+    def cores(self) -> int:
+        """CPUs of the engine's machine."""
+        return self.facts().cores
+
+    @staticmethod
+    def _remote_host() -> str:
+        """The host of an engine on another machine (tcp://HOST:PORT, ssh://USER@HOST), "" for one on this machine."""
+        url = urlsplit(os.environ.get("DOCKER_HOST", ""))
+        local = url.scheme not in ("tcp", "ssh", "http", "https") or url.hostname in ("localhost", "127.0.0.1", "::1")
+        return "" if local else str(url.hostname)

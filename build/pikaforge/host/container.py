@@ -1,0 +1,184 @@
+"""Containers that were made: the server in one, and files that come out of one."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from pikaforge.errors import HostError
+from pikaforge.host import process
+from pikaforge.host.connection import engine_errors, load_sdk, timed_out
+
+if TYPE_CHECKING:
+    from pikaforge.host.connection import Container
+
+ROOT = "/forge"
+CHUNK = 1 << 20
+RUNNING = "running"
+"""The state of a container that runs."""
+
+
+class ContainerServer:
+    """A server in a container, behind a published port."""
+
+    root = ROOT
+
+    def __init__(self, container: Container, host: str, port: int) -> None:
+        self._container = container
+        self._host = host
+        self.port = port
+
+    @engine_errors()
+    def address(self) -> tuple[str, int]:
+        self._container.reload()
+        published = (self._container.ports or {}).get(f"{self.port}/tcp") or []
+        # Podman still names the port of one that has ended, which may be another's by now.
+        if not published or self._container.status != RUNNING:
+            raise ConnectionRefusedError("the container's port is not published: it has ended")
+        return self._host, int(published[0]["HostPort"])
+
+    @engine_errors()
+    def wait(self, timeout: float) -> int | None:
+        import requests  # noqa: PLC0415
+
+        try:
+            return int(self._container.wait(timeout=timeout)["StatusCode"])
+        except requests.exceptions.RequestException as error:
+            if not timed_out(error):
+                raise
+            return None  # the container runs on
+
+    @engine_errors()
+    def signal(self, name: str) -> None:
+        sdk = load_sdk()
+        try:
+            self._container.kill(signal=f"SIG{name}")
+        except sdk.errors.APIError:
+            # As with processes: a signal for one that has ended is no error. The status tells engines apart, not this.
+            self._container.reload()
+            if self._container.status == RUNNING:
+                raise
+
+    @engine_errors()
+    def log_text(self) -> str:
+        return bytes(self._container.logs()).decode("utf-8", "replace")
+
+    @engine_errors()
+    def again(self) -> None:
+        self._container.start()
+
+    @engine_errors()
+    def peer(self) -> str:
+        self._container.reload()
+        networks: Mapping[str, Any] = self._container.attrs["NetworkSettings"]["Networks"]
+        return next((str(entry["IPAddress"]) for entry in networks.values() if entry["IPAddress"]), "")
+
+    def today(self) -> str:
+        return self._execute("date", "+%Y%m%d").strip()
+
+    @engine_errors()
+    def fetch(self, folder: str) -> bytes | None:
+        sdk = load_sdk()
+        try:
+            stream, _ = self._container.get_archive(f"{ROOT}/{folder}", chunk_size=CHUNK)
+        except sdk.errors.NotFound:
+            return None
+        return b"".join(stream)
+
+    def rest(self) -> Mapping[str, int]:
+        folder = self._process()
+        status = self._execute("cat", f"{folder}/status")
+        return {"fds": len(self._execute("ls", f"{folder}/fd").split()), **process.held(status)}
+
+    def mapped(self) -> tuple[str, ...]:
+        return process.mapped(self._execute("cat", f"{self._process()}/maps"))
+
+    def _process(self) -> str:
+        """The folder of the server's process under /proc."""
+        # The engine's init is process 1, and the server its only child; what is executed here is no child of init.
+        return f"/proc/{self._execute('cat', '/proc/1/task/1/children').split()[0]}"
+
+    def _execute(self, *argv: str) -> str:
+        """What a program prints in the container; the SDK's own exec gives no exit status with a stream."""
+        api: Any = self._container.client
+        api = api.api
+        with engine_errors(f"`{' '.join(argv)}` cannot be run in the container"):  # the server may have ended
+            made = api.exec_create(self._container.id, list(argv))
+            output = bytes(api.exec_start(made["Id"]))
+            status = api.exec_inspect(made["Id"])["ExitCode"]
+        if status != 0:
+            said = " ".join(output.decode("utf-8", "replace").split())[:200]
+            raise HostError(f"`{' '.join(argv)}` in the container ended with {status}: {said}")
+        return output.decode("utf-8", "replace")
+
+
+class _Stream:
+    """A file of the chunks that the SDK yields, as much of one as tarfile's stream mode needs."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def read(self, size: int, /) -> bytes:
+        while len(self._rest) < size:
+            block = next(self._chunks, None)
+            if block is None:
+                break
+            self._rest += block
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+
+def unpack(container: Container, folder: str, archive: Path | bytes, *, bare: bool) -> None:
+    """Unpack a tar archive into a folder of the container.
+
+    Args:
+        container: running or not.
+        folder: is there.
+        archive: plain or compressed.
+        bare: whether nothing may follow the archive's end. Podman's reader leaves there and then, and if the padding
+            is still on its way, that is an error of some requests and not of others (buildah issue 6573).
+    """
+    with archive.open("rb") if isinstance(archive, Path) else io.BytesIO(archive) as stream:
+        container.put_archive(folder, _until(stream, _end(stream)) if bare else stream)
+
+
+def _end(stream: BinaryIO) -> int:
+    """The size of a plain tar archive up to the two blocks of zeros that end it; of anything else, all of it."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    try:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
+            while tar.next() is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+            return min(size, tar.offset + 2 * tarfile.BLOCKSIZE)
+    except tarfile.TarError:
+        return size
+
+
+def _until(stream: BinaryIO, end: int) -> Iterator[bytes]:
+    stream.seek(0)
+    while end > 0 and (block := stream.read(min(CHUNK, end))):
+        end -= len(block)
+        yield block
+
+
+def fetch_file(container: Container, path: str, target: Path) -> None:
+    """Write one regular file of the container to `target`."""
+    sdk = load_sdk()
+    try:
+        stream, _ = container.get_archive(path, chunk_size=CHUNK)
+    except sdk.errors.NotFound as error:
+        raise HostError(f"the job left no {path}", where=f"container {container.name}") from error
+    reader: Any = _Stream(stream)  # tarfile asks a stream for nothing but read
+    with tarfile.open(fileobj=reader, mode="r|") as tar:
+        member = tar.next()
+        content = tar.extractfile(member) if member is not None else None
+        if content is None:
+            raise HostError(f"{path} is not a regular file", where=f"container {container.name}")
+        with target.open("wb") as file:
+            shutil.copyfileobj(content, file, CHUNK)

@@ -1,0 +1,162 @@
+"""Images: what the engine holds, pulling, importing, building and removing them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pikaforge.errors import HostError
+from pikaforge.host import podman
+from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, load_sdk, timed_out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFacts:
+    """An image that the engine holds."""
+
+    id: str
+    labels: Mapping[str, str]
+    digests: tuple[str, ...]
+    """`name@sha256:…` under which registries know it; that of all architectures comes first."""
+
+
+class RegistryError(HostError):
+    """The registry could not be reached, or does not have the image."""
+
+
+class EngineImages(EngineConnection):
+    """An engine's images, and its caches, which are kept like them."""
+
+    @engine_errors()
+    def image(self, reference: str) -> ImageFacts | None:
+        """The facts of an image that the engine holds, or None."""
+        sdk = load_sdk()
+        try:
+            attrs = self._client().images.get(reference).attrs
+        except sdk.errors.NotFound:
+            return None
+        return ImageFacts(
+            id=attrs["Id"], labels=attrs["Config"].get("Labels") or {}, digests=tuple(self._digests(attrs))
+        )
+
+    def _digests(self, attrs: Mapping[str, Any]) -> list[str]:
+        digests: list[str] = attrs.get("RepoDigests") or []
+        if len(digests) < 2 or not self.facts().podman:
+            return digests
+        # Docker knows an image by the digest that its tag has in the registry. Podman names that of this
+        # architecture's manifest, too, and before it; a pin must not depend on which of them pulled.
+        api = self._client().api
+        with api.get(f"{api.base_url}{podman.IMAGE.format(id=attrs['Id'])}", timeout=60) as answer:
+            own = str(answer.json().get("Digest")) if answer.ok else ""
+        return sorted(digests, key=lambda digest: digest.endswith(f"@{own}"))
+
+    @engine_errors()
+    def pull(self, reference: str) -> ImageFacts:
+        """Pull an image by `name:tag` or `name@sha256:…`.
+
+        Raises:
+            RegistryError: the registry is out of reach, or has no such image.
+        """
+        import requests  # noqa: PLC0415
+
+        sdk = load_sdk()
+        repository, tag = sdk.utils.parse_repository_tag(reference)
+        try:
+            events = self._client().api.pull(
+                repository, tag=tag or "latest", platform="linux/amd64", stream=True, decode=True
+            )
+            _pulled(reference, events)
+        except sdk.errors.APIError as error:
+            raise RegistryError(f"cannot pull {reference}: {brief(error)}") from error
+        except requests.exceptions.RequestException as error:
+            if not timed_out(error):
+                raise
+            raise RegistryError(f"cannot pull {reference}: the registry is silent") from error
+        facts = self.image(reference)
+        if facts is None:
+            raise RegistryError(f"cannot pull {reference}: the engine does not have it afterwards")
+        return facts
+
+    @engine_errors("the engine could not import an image")
+    def import_tar(self, archive: Path, tag: str, labels: Mapping[str, str]) -> ImageFacts:
+        """Make a one-layer image of a root file system in a tar archive."""
+        api = self._client().api
+        changes = [f"LABEL {json.dumps(k)}={json.dumps(v)}" for k, v in {**labels, f"{LABEL}.kind": "image"}.items()]
+        with archive.open("rb") as stream:
+            answer = api.import_image_from_data(stream, changes=changes)
+        # It gets its name afterwards, because podman takes no notice of one that is given with the import.
+        id_ = _imported(answer)
+        repository, _, version = tag.rpartition(":")
+        if not id_ or not api.tag(id_, repository, version) or (facts := self.image(tag)) is None:
+            raise HostError(f"the engine did not import {archive.name}: {str(answer)[-300:]}")
+        return facts
+
+    @engine_errors("the engine could not build an image")
+    def build(
+        self, *, context: bytes, target: str, tag: str, args: Mapping[str, str], labels: Mapping[str, str], log: Path
+    ) -> ImageFacts | None:
+        """Build one stage of the Dockerfile in `context` (a tar archive); None if a step failed, see `log`."""
+        stream = self._client().api.build(
+            fileobj=io.BytesIO(context),
+            custom_context=True,
+            target=target,
+            tag=tag,
+            buildargs=dict(args),
+            labels={**labels, f"{LABEL}.kind": "image"},
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
+        failed = False
+        with log.open("a", encoding="utf-8") as file:
+            for event in stream:
+                if "error" in event:
+                    failed = True
+                file.write(event.get("stream") or event.get("error") or "")
+                file.flush()
+        return None if failed else self.image(tag)
+
+    @engine_errors()
+    def owned_images(self) -> list[tuple[str, tuple[str, ...], int]]:
+        """Images made by this tool: id, tags, size in bytes."""
+        found = self._client().images.list(filters={"label": f"{LABEL}.kind=image"})
+        return [(str(i.id), tuple(i.tags), int(i.attrs.get("Size") or 0)) for i in found]
+
+    def remove_image(self, reference: str) -> None:
+        """Remove an image with its tags, unless a container uses it."""
+        sdk = load_sdk()
+        with engine_errors(f"cannot remove {reference}"):
+            try:
+                self._client().images.remove(reference, force=True)
+            except sdk.errors.NotFound:
+                return
+
+    def remove_cache(self, name: str) -> bool:
+        """Remove a cache volume; whether there was one."""
+        sdk = load_sdk()
+        with engine_errors(f"cannot remove the cache {name}"):
+            try:
+                self._client().volumes.get(f"pikaforge-{name}").remove()
+            except sdk.errors.NotFound:
+                return False
+        return True
+
+
+def _pulled(reference: str, events: Iterator[Mapping[str, Any]]) -> None:
+    """Follow a pull to its end; what goes wrong once it has begun is told among its events."""
+    for event in events:
+        if "error" in event:
+            raise RegistryError(f"cannot pull {reference}: {' '.join(str(event['error']).split())[:300]}")
+
+
+def _imported(answer: str) -> str:
+    """The id of an image in the events of its import, of which the last has it; "" if it is in none."""
+    lines = [line for line in str(answer).splitlines() if line.strip()]
+    try:
+        return str(json.loads(lines[-1]).get("status", "")) if lines else ""
+    except (ValueError, AttributeError):
+        return ""
