@@ -26,11 +26,12 @@ bash setup.sh tests [args]           prepare this machine, then nox -s tests -- 
 bash setup.sh                        prepare this machine only
 
 Installs what is missing and nothing else, with apt-get, dnf or yum, as root or through sudo:
-  git, tar, gzip; Python >= 3.10 with venv; nox and invoke, in .venv beside this script;
+  git, tar, gzip, zstd, gpg, GLib; Python >= 3.10 with venv; nox and invoke, in .venv beside this script;
   a container engine, unless DOCKER_HOST is set, one answers already, or `--engine host` is given;
   mmdebstrap on Debian and Ubuntu, which makes base images where no registry is in reach
   (Enterprise Linux has it in EPEL only, so there it is left to you);
-  for tests: shellcheck, patchelf, ccache, gcc, g++, make, dpkg-dev, and on Debian and Ubuntu podman.
+  for tests: shellcheck, patchelf, ccache, gcc, g++, make, dpkg-dev, zlib's headers, busybox, node,
+  and on Debian and Ubuntu podman.
 The engine is docker on Debian and Ubuntu; on Enterprise Linux docker where its packages are in reach, else podman.
 PIKAFORGE_ENGINE=podman (or docker) takes that one, as root for all of the machine, else for this user alone.
 Nothing that is there is upgraded or removed; a second run changes nothing.
@@ -83,6 +84,8 @@ take_lock() {
 }
 
 # ---- packages
+
+may_install() { [[ -n $manager ]] && { is_root || command -v sudo >/dev/null; }; }
 
 find_manager() {
     local name
@@ -159,12 +162,27 @@ epel() { # the package's name, if EPEL is enabled
     ! grep -qs '^enabled *= *1' "$root"/etc/yum.repos.d/epel*.repo || printf '%s' "$1"
 }
 
+need_extras() { # what a build can do without, for the other verbs
+    local name
+    for name in gpg gpgv gpg-agent; do
+        need "$name" "$name" gnupg2 "signs packages and checks signatures"
+    done
+    need zstd zstd "$([[ $manager == yum ]] || echo zstd)" "unpacks packages of others that are to be judged"
+    # createrepo_c, which makes yum metadata in `nox -s publish`, leaves this library to the system (PEP 599).
+    if [[ $manager == apt ]]; then
+        need /usr/lib/x86_64-linux-gnu/libgobject-2.0.so.0 libglib2.0-0 '' "is a library of createrepo_c"
+    else
+        need /usr/lib64/libgobject-2.0.so.0 '' glib2 "is a library of createrepo_c"
+    fi
+}
+
 need_tools() { # what is run, what is given
     need git git git "fetches sources and applies patches"
     need tar tar tar "packs trees and images"
     need gzip gzip gzip "packs artifacts"
     need /etc/ssl/certs/ca-certificates.crt ca-certificates '' "lets git and pip trust https servers"
     [[ $engine == host ]] || need mmdebstrap mmdebstrap '' "makes base images without a registry"
+    ! may_install || need_extras
     [[ $1 == tests ]] || return 0
     need shellcheck shellcheck "$(epel ShellCheck)" "checks the shell scripts"
     need patchelf patchelf "$(epel patchelf)" "edits ELF files that the audit must judge"
@@ -173,6 +191,9 @@ need_tools() { # what is run, what is given
     need g++ g++ gcc-c++ "compiles the sample server"
     need make make make "compiles the sample server"
     need dpkg-source dpkg-dev '' "unpacks source packages that the tests build"
+    need /usr/include/zlib.h zlib1g-dev zlib-devel "is linked by programs that the tests bundle"
+    need busybox busybox '' "has the smallest shell and tools that packages' scripts may meet"
+    need node nodejs "$([[ $manager == yum ]] || echo nodejs)" "runs the script of the repositories' index page"
     if [[ $manager == apt ]]; then
         need_podman
         need_rootless
@@ -348,7 +369,7 @@ fail_engine() { # log file or nothing, what is wrong
 
 systemd() { [[ -d $root/run/systemd/system ]]; }
 
-alive() { grep -qs '^State:[[:space:]]*[^ZX]' "/proc/$1/status"; }
+alive() { grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status"; }
 
 runs() { # pid file, command: is the process of that number still that command?
     local pid

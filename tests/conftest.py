@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import programs
 import pytest
 import yaml
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 for _name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"):
     os.environ.pop(_name, None)  # what a test builds is not to be told in the summary of the job that runs it
 
+programs.watch()
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 900.0
 """Seconds for one run of the tool; a bootstrap and an image build are among them on a machine without any image."""
@@ -325,6 +327,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
 
 
 def _needs_engine(item: pytest.Item) -> bool:
+    if item.get_closest_marker("apart") is not None:
+        return False
     return item.get_closest_marker("engine") is not None or "engine" in getattr(item, "fixturenames", ())
 
 

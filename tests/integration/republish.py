@@ -53,8 +53,8 @@ def publish(folder: Path, url: str, number: int, keep: int) -> None:
 def main(folder: Path, count: int, seed: int, keep: int, url: str) -> None:
     """Publish until `count` publications have come to their end, and about as many have been killed."""
     chance = random.Random(seed)
-    yum._library()
-    apt._library()
+    yum.library()
+    apt.library()
     spec()
     publish(folder, url, 0, keep)
     print("ready", flush=True)

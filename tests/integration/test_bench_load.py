@@ -440,6 +440,6 @@ def test_drawing_changes_no_setting_of_the_library(tmp_path: Path) -> None:
 
 def test_without_the_library_the_way_to_get_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(HostError, match="plots need matplotlib") as caught:
+    with pytest.raises(HostError, match="the Python package matplotlib cannot be imported") as caught:
         draw(two(), compare(two()), title="", subtitle="", folder=tmp_path, stem="x")
     assert "pikaforge[bench]" in caught.value.hint

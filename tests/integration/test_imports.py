@@ -86,5 +86,6 @@ def test_the_docker_folder_is_not_taken_for_the_sdk(tmp_path: Path) -> None:
         check=False,
         timeout=60,
     )
-    expected = ["error: the docker SDK for Python is not installed", "  hint: run `bash setup.sh`"]
+    words = "the docker SDK for Python cannot be imported: No module named 'docker.errors'"
+    expected = [f"error: {words}", "  hint: run `bash setup.sh`"]
     assert done.stdout.strip() == str(expected), done.stderr

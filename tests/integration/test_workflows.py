@@ -26,6 +26,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import checkout
 import pytest
 import yaml
 from integration.keys import new_key
@@ -284,13 +285,10 @@ def make_environments(checkout: Path) -> None:
 
 
 def check_out(folder: Path) -> Path:
-    """The files that git would give to a runner, with changes that are not committed."""
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout
-    for name in filter(None, names.split("\0")):
-        if (ROOT / name).is_file() and name != "sources.lock":
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    """The files that git would give to a runner."""
+    for name in checkout.listed():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
     make_environments(folder)
     return folder
 

@@ -805,10 +805,10 @@ def test_series_refusal(change: tuple[str, str], expected: tuple[str, str, str])
 
 
 def test_matrix_yaml() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     spec = config.load(MATRIX)
     assert spec.hardware["R620"].cpus == ("sandybridge", "ivybridge")
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_load_names_the_file(tmp_path: Path) -> None:
@@ -892,7 +892,7 @@ def _mutations(text: str, count: int) -> Iterator[str]:
 def test_accidents_end_in_an_error_or_in_a_specification() -> None:
     refused = 0
     for number, mutant in enumerate(_mutations(MATRIX.read_text(encoding="utf-8"), 300)):
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             config.parse(mutant, file="matrix.yaml")
         except ConfigError as error:
@@ -900,16 +900,16 @@ def test_accidents_end_in_an_error_or_in_a_specification() -> None:
             lines = error.lines()
             assert all(line and "\n" not in line and len(line) < 1000 for line in lines), (number, lines)
             assert error.where.startswith("matrix.yaml"), (number, lines)
-        assert time.perf_counter() - started < 5, number
+        assert time.process_time() - started < 5, number
     assert 150 < refused < 300  # neither a test of the syntax alone, nor of nothing
 
 
 def test_a_large_file_of_nonsense_is_refused_in_time() -> None:
     for text in ("".join(f"k{number}: 1\n" for number in range(90_000)), "hardware:\n" + "- 1\n" * 200_000):
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(ConfigError):
             config.parse(text, file="matrix.yaml")
-        assert time.perf_counter() - started < 30
+        assert time.process_time() - started < 30
 
 
 # The schemas.

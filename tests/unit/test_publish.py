@@ -19,7 +19,8 @@ import pytest
 import small_packages
 from publishing import EPOCH, FakeSigner, Root, Shelf, in_folder, spec
 
-from pikaforge.errors import EXIT_PUBLISH, ConfigError, PublishError
+from pikaforge.errors import EXIT_PUBLISH, ConfigError, HostError, PublishError
+from pikaforge.model import Format
 from pikaforge.publish import apt, directory, yum
 from pikaforge.publish.change import Change
 from pikaforge.publish.choice import Choice
@@ -529,6 +530,42 @@ class TestDamaged:
             yum.metadata({"y.rpm": None}, files, revision=1)
         with pytest.raises(PublishError, match=r"does not know y\.deb"):
             apt.metadata({"y.deb": None}, b"", revision=1, origin="o", label="l")
+
+
+class TestMissing:
+    """What makes metadata of a kind cannot be imported."""
+
+    @pytest.mark.parametrize(("made_by", "kind"), [("yum", "rpm"), ("apt", "deb")])
+    def test_it_is_said_before_anything_is_written(
+        self, root: Root, made_by: str, kind: Format, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        there = root.shelf.item("1.0", format=kind)
+        root.publish(there)
+        monkeypatch.setattr(f"pikaforge.publish.{made_by}.library", missing)
+        before = tree(served(root, ""))
+        # The first place comes before the one with the package that needs it.
+        new = (root.shelf.item("1.0", format="tar", image="debian11"), root.shelf.item("1.1", format=kind))
+        for do in (root.publisher().look, lambda wish: root.publish(*wish.items)):
+            do(Wish(items=(there,)))  # nothing is to be made
+            with pytest.raises(HostError, match="it is missing"):
+                do(Wish(items=new))
+            assert tree(served(root, "")) == before
+        with pytest.raises(HostError, match="it is missing"):
+            root.publish(root.shelf.item("2.0", format="tar"))  # beside it, in the same generation
+
+    @pytest.mark.parametrize("kind", ["rpm", "deb", "tar", "wheel"])
+    def test_who_does_not_need_it_can_do_without(
+        self, root: Root, kind: Format, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for made_by, of in (("yum", "rpm"), ("apt", "deb")):
+            if of != kind:
+                monkeypatch.setattr(f"pikaforge.publish.{made_by}.library", missing)
+        assert root.publish(root.shelf.item("1.0", format=kind)).transferred
+
+
+def missing() -> None:
+    """Stands for an import that fails."""
+    raise HostError("it is missing")
 
 
 class TestRecords:

@@ -328,17 +328,17 @@ def test_escape_of_no_character(loader: str) -> None:
 
 def test_billion_laughs_are_refused_fast(loader: str) -> None:
     lines = ["a0: &a0 [lol, lol]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
-    started = time.perf_counter()
+    started = time.process_time()
     message, where, _ = _refusal("\n".join(lines))
     assert (message, where) == ("the anchor &a0 is not supported", "m.yaml:1:5, a0")
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("text", ["[", "{", "- ", "? ", "{a: ", "'"])
 def test_megabytes_of_one_character_are_refused_fast(loader: str, text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     _refusal(text * (yamltext.SIZE_LIMIT // len(text) - 1))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def _unreadable(path: Path) -> tuple[str, str, str]:

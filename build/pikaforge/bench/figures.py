@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from pikaforge import extras
 from pikaforge.bench.load import Interval
 from pikaforge.bench.summary import NO_FIGURE, Comparison, Run, overlay
-from pikaforge.errors import HostError
 from pikaforge.host.store import write_atomically
 
 if TYPE_CHECKING:
@@ -59,6 +59,15 @@ PANELS = (
 )
 
 
+def library() -> Any:
+    """Import matplotlib, which takes half a second.
+
+    Raises:
+        HostError: it is missing, or cannot be loaded.
+    """
+    return extras.load("matplotlib", package="matplotlib", extra="bench")
+
+
 def draw(
     runs: Sequence[Run], comparison: Comparison, *, title: str, subtitle: str, folder: Path, stem: str
 ) -> tuple[Path, Path]:
@@ -76,17 +85,12 @@ def draw(
         Paths of the SVG and the PNG.
 
     Raises:
-        HostError: matplotlib is missing.
+        HostError: see `library`.
     """
-    try:
-        import matplotlib  # noqa: PLC0415  # 0.5 s that nothing but this costs, and only benchmarks need it
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError as error:
-        raise HostError(
-            f"plots need matplotlib, which cannot be imported: {error}",
-            hint="`nox -s bench` brings it; by hand: pip install 'pikaforge[bench]'",
-        ) from error
+    matplotlib = library()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     svg, png = folder / f"{stem}.svg", folder / f"{stem}.png"
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a user's own matplotlibrc changes nothing

@@ -57,7 +57,7 @@ def load_sdk() -> Any:
         import docker  # noqa: PLC0415  # 0.3 s that a plan must not cost
         import docker.errors  # noqa: PLC0415
     except ImportError as error:
-        raise HostError("the docker SDK for Python is not installed", hint="run `bash setup.sh`") from error
+        raise HostError(f"the docker SDK for Python cannot be imported: {error}", hint="run `bash setup.sh`") from error
     if not hasattr(docker, "from_env"):
         # Without the SDK, this project's own docker/ folder imports as an empty namespace package.
         raise HostError("the docker SDK for Python is not installed", hint="run `bash setup.sh`")

@@ -15,7 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pikaforge.errors import HostError, PublishError
+from pikaforge import extras
+from pikaforge.errors import PublishError
 from pikaforge.host.store import sha256
 from pikaforge.packing.text import names
 
@@ -28,14 +29,15 @@ LAST = ("Filename", "Size", "SHA256", "Description")
 """Fields that have a place; apt takes any order, people like this one."""
 
 
-def _library() -> tuple[Any, Any]:
-    try:
-        from debian import deb822, debfile  # noqa: PLC0415  # only publishing needs it
-    except ImportError as error:
-        raise HostError(
-            "the Python package python-debian is missing",
-            hint="`nox -s publish` installs it; by hand: pip install 'pikaforge[publish]'",
-        ) from error
+def library() -> tuple[Any, Any]:
+    """Import python-debian: its modules deb822 and debfile.
+
+    Raises:
+        HostError: it is missing, or cannot be loaded.
+    """
+    deb822, debfile = (
+        extras.load(f"debian.{name}", package="python-debian", extra="publish") for name in ("deb822", "debfile")
+    )
     return deb822, debfile
 
 
@@ -56,9 +58,9 @@ def metadata(
 
     Raises:
         PublishError: a DEB cannot be read, or the list before does not know a package that it should.
-        HostError: python-debian is missing.
+        HostError: see `library`.
     """
-    deb822, debfile = _library()
+    deb822, debfile = library()
     wanted = {name for name, path in packages.items() if path is None}
     known = {str(p["Filename"]): str(p) for p in deb822.Packages.iter_paragraphs(before, use_apt_pkg=False)}
     stanzas = {name: text for name, text in known.items() if name in wanted}

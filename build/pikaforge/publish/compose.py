@@ -53,6 +53,20 @@ class Means:
     """Whether readers may see new pointers before all of them are there."""
 
 
+def verify(outlines: Iterable[Outline]) -> None:
+    """Import what makes the metadata that outlines change, before anything is written.
+
+    Raises:
+        HostError: it is missing, or cannot be loaded.
+    """
+    changed = [each for each in outlines if not each.nothing]
+    formats = {artifact.format for each in changed for artifact in (*each.listed, *each.unlisted)}
+    if "rpm" in formats:
+        yum.library()
+    if "deb" in formats:
+        apt.library()
+
+
 def compose(outline: Outline, means: Means) -> Change:
     """Make the change of an outline.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import os
 import re
 import sys
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urljoin, urlsplit
 
-from pikaforge.errors import HostError, PublishError
+from pikaforge import extras
+from pikaforge.errors import PublishError
 from pikaforge.host import process
 from pikaforge.host.net import redacted
 from pikaforge.host.store import sha256
@@ -98,6 +98,11 @@ class _Index:
         return None if data is None else hashlib.sha256(data).hexdigest()
 
 
+def verify() -> None:
+    """Raise HostError unless twine is there."""
+    extras.require("twine", package="twine", extra="publish")
+
+
 def publish_wheels(
     url: str,
     simple_url: str | None,
@@ -127,6 +132,7 @@ def publish_wheels(
         PublishError: a name is taken by other bytes (nothing was uploaded then), or an upload failed.
         HostError: twine is missing.
     """
+    verify()
     if credentials is not None and credentials.token:
         credentials = Credentials(user=TOKEN_USER, password=credentials.token, source=credentials.source)
     simple = simple_url or f"{url.rstrip('/')}/simple/"
@@ -155,11 +161,6 @@ def _there(index: _Index, path: Path, digest: str) -> bool:
 
 
 def _upload(path: Path, digest: str, index: _Index, *, url: str, credentials: Credentials | None, target: str) -> None:
-    if importlib.util.find_spec("twine") is None:
-        raise HostError(
-            "the Python package twine is missing",
-            hint="`nox -s publish` installs it; by hand: pip install 'pikaforge[publish]'",
-        )
     if sha256(path) != digest:
         raise PublishError("the wheel does not have the digest that it should have", where=str(path))
     # Without a configuration of the user's: its name may stand for another server, with another password.

@@ -74,22 +74,26 @@ class Publisher:
         """What would change; nothing is written, and no lock is taken.
 
         Raises:
+            HostError: what makes metadata is missing here.
             PublishError: the site cannot be read, or publishing would be refused.
         """
         outlines = tuple(self._outlines(wish, self._catalogue()))
         refuse(outlines, self.site.where)
+        compose.verify(outlines)
         return Done(outlines=outlines)
 
     def publish(self, wish: Wish, source: Source) -> Done:
         """Make it so.
 
         Raises:
+            HostError: what makes metadata is missing here.
             PublishError: the site refuses, an item would change what is there, or the signing key is missing.
         """
         with self.site.locked(), tempfile.TemporaryDirectory(prefix="pikaforge-publish-") as scratch:
             catalogue = self._catalogue()
             outlines = tuple(self._outlines(wish, catalogue))
             refuse(outlines, self.site.where)
+            compose.verify(outlines)
             done = Done(outlines=outlines)
             states = [each.before for each in outlines if each.nothing]
             for each in outlines:

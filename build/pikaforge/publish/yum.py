@@ -13,7 +13,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pikaforge.errors import HostError, PublishError
+from pikaforge import extras
+from pikaforge.errors import PublishError
 
 FOLDER = "repodata"
 POINTER = f"{FOLDER}/repomd.xml"
@@ -21,8 +22,12 @@ KINDS = ("primary", "filelists", "other")
 RPM_SETTINGS = Path("/usr/lib/rpm/rpmrc")
 
 
-def _library() -> Any:
-    """createrepo_c; without rpm's settings on this machine it would complain, so it gets empty ones."""
+def library() -> Any:
+    """Import createrepo_c; without rpm's settings on this machine it would complain, so it gets empty ones.
+
+    Raises:
+        HostError: it is missing, or cannot be loaded.
+    """
     if not RPM_SETTINGS.exists() and "RPM_CONFIGDIR" not in os.environ:
         with tempfile.TemporaryDirectory(prefix="pikaforge-rpm-") as folder:
             for name in ("rpmrc", "macros"):
@@ -36,14 +41,7 @@ def _library() -> Any:
 
 
 def _import() -> Any:
-    try:
-        import createrepo_c  # noqa: PLC0415  # only publishing needs it
-    except ImportError as error:
-        raise HostError(
-            "the Python package createrepo_c is missing",
-            hint="`nox -s publish` installs it; by hand: pip install 'pikaforge[publish]'",
-        ) from error
-    return createrepo_c
+    return extras.load("createrepo_c", package="createrepo_c", extra="publish")
 
 
 def metadata(
@@ -62,9 +60,9 @@ def metadata(
 
     Raises:
         PublishError: an RPM cannot be read, or the metadata before does not know a package that it should.
-        HostError: createrepo_c is missing.
+        HostError: see `library`.
     """
-    cr = _library()
+    cr = library()
     with tempfile.TemporaryDirectory(prefix="pikaforge-yum-") as folder:
         known = _known(cr, before, Path(folder), {name for name, path in packages.items() if path is None})
         for name, path in packages.items():

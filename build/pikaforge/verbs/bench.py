@@ -43,6 +43,7 @@ def bench(setting: Setting) -> int:
     if given.seconds < 2 * INTERVAL:
         raise ConfigError(f"{given.seconds:g} s are too short to measure", where="--seconds", hint="30 tells something")
     cells = _cells(setting)
+    figures.library()  # an hour of measuring must not end without its plot
     done, workshop = _built(setting, cells)
     if status(done):
         return status(done)

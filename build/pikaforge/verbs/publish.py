@@ -139,6 +139,10 @@ class _Work:
             raise ConfigError(
                 "nothing is selected", hint="name a model, a cell id, a glob over ids or `all`: nox -s publish -- R620"
             )
+        if any(self._destination(name).kind == INDEX for name in names):
+            from pikaforge.publish import index  # noqa: PLC0415  # requests takes a tenth of a second
+
+            index.verify()  # before anything is put anywhere
         found = self._collected()
         for name in names:
             self._refuse_not_run(name, found)

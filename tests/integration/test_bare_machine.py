@@ -1,0 +1,174 @@
+"""README's commands and the tests on bare machines: what only a developer's machine has is missed here.
+
+MACHINES take turns, by commit: one gets README's commands, the next one the unit and guest tests, so that the two cost
+what one costs. PIKAFORGE_TEST_BARE=all gives each machine all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import programs
+import pytest
+from integration.bare import Machine, machine_of
+from integration.keys import Key, new_key
+
+from pikaforge import config
+from pikaforge.lockfile import Lock
+from pikaforge.signing import KEY
+from pikaforge.stages import image as images
+
+if TYPE_CHECKING:
+    from conftest import Engine, Project
+
+    from .conftest import Shop
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def minimal(project: Project, name: str) -> str:
+    """What an image of the matrix starts from, which the finished build has pinned: its system and apt, no more."""
+    entry = config.load(project.matrix).images[name]
+
+    class Pinned:
+        lock = Lock(project.lock_path)
+
+    base = images.identify(name, entry, workshop=Pinned, offline=True)  # type: ignore[arg-type]
+    assert base is not None, f"{name} is not pinned"
+    return base.tag
+
+
+MACHINES: dict[str, Callable[[Project, str], str]] = {"debian12": minimal, "debian13": minimal}
+"""By name: where the image of a minimal system comes from."""
+IMAGE = "debian12"
+"""What each of them builds for: the finished build has it, so that bytes can be compared; and it has RPMs."""
+FORMATS = ("tar", "rpm", "deb", "wheel")
+SKIPPED = 10
+"""Fewer tests than this may be skipped."""
+
+
+def turn() -> int:
+    """A number that changes with the commit; 0 where there is none."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return int(done.stdout, 16) if done.returncode == 0 else 0
+
+
+def chosen(shift: int) -> list[str]:
+    """The machines whose turn it is."""
+    names = list(MACHINES)
+    return names if os.environ.get("PIKAFORGE_TEST_BARE") == "all" else [names[(turn() + shift) % len(names)]]
+
+
+def start(engine: Engine, shop: Shop, folder: Path, name: str) -> Iterator[Machine]:
+    """A machine by its name."""
+    with machine_of(engine, MACHINES[name](shop.ready(folder), name)) as machine:
+        yield machine
+
+
+@pytest.mark.xdist_group("bare-readme")
+class TestReadme:
+    """The commands of README.md, in its order, by a user without locale, terminal or home."""
+
+    @pytest.fixture(scope="class", params=chosen(0))
+    @staticmethod
+    def machine(
+        request: pytest.FixtureRequest, engine: Engine, shop: Shop, tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[Machine]:
+        yield from start(engine, shop, tmp_path_factory.mktemp("machine"), request.param)
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Key]:
+        with new_key(tmp_path_factory.mktemp("key")) as key:
+            yield key
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def built(machine: Machine) -> Machine:
+        """After the first command, whose artifacts are kept as dist/report.json has them."""
+        lacking = machine.lacking(programs.PROGRAMS)
+        assert {"git", "python3", "gpg", "node"} <= lacking, "this is no bare machine"
+        machine.setup("R620", "--source", "sample", "--os", IMAGE)
+        return machine
+
+    def test_it_builds_the_same_bytes(self, built: Machine, shop: Shop, tmp_path: Path) -> None:
+        project = shop.ready(tmp_path)
+        shop.take(project, "source", "compile", "audit", "smoke")
+        project.build("R620", "--formats", ",".join(FORMATS), check=0)
+        here = digests(json.loads((project.dist / "report.json").read_text(encoding="utf-8")))
+        assert digests(json.loads(built.read("dist/report.json"))) == here
+        assert {path.rpartition(".")[2] for path in here} == {"gz", "rpm", "deb", "whl"}
+
+    def test_a_second_time_nothing_is_to_do(self, built: Machine) -> None:
+        done = built.setup("R620", "--source", "sample", "--os", IMAGE)
+        assert done.lines("^setup: ") == []
+        assert "everything is up to date" in done.text
+
+    def test_as_the_first_process(self, built: Machine) -> None:
+        """As in a container whose command is the tool."""
+        alone = ("unshare", "--fork", "--pid", "--mount-proc")
+        nox = (".venv/bin/nox", "-s", "plan", "--", "R620", "--source", "sample", "--os", IMAGE)
+        assert " 0 to do" in built.ok(*alone, *nox, privileged=True).text
+
+    def test_it_publishes(self, built: Machine, key: Key) -> None:
+        env = {KEY: key.secret.read_text(encoding="ascii")}
+        where = ("R620", "--to", "staging")
+        assert "this was a dry run" in built.nox("publish", *where, env=env).text
+        assert built.nox("publish", *where, "--yes", env=env).lines(r"^  done: \d+ files were written")
+        assert "everything is there already" in built.nox("publish", *where, "--yes", env=env).text
+        for pointer in ("x86_64/repodata/repomd.xml", "debs/InRelease", "wheels/index.html", "tarballs/SHA256SUMS"):
+            assert built.read(f"repo-staging/{IMAGE}/R620/{pointer}")
+
+    def test_it_verifies(self, built: Machine, key: Key) -> None:
+        built.put({"srv/key.asc": key.public})
+        done = built.nox("verify", f"dist/{IMAGE}", "--key", "/srv/key.asc")
+        assert re.search(r"verified: all \d+ checks say yes", done.text)
+
+    def test_it_audits(self, built: Machine) -> None:
+        for path in (f"dist/{IMAGE}/pika-v3.4.0-R620.tar.gz", "/usr/bin/git"):
+            built.nox("audit", path, "--model", "R620")
+
+    def test_it_measures(self, built: Machine) -> None:
+        built.nox("bench", "R620", "--source", "sample", "--os", IMAGE, "--seconds", "2", "--rounds", "1")
+        assert built.read(f"out/bench/R620-{IMAGE}.png").startswith(b"\x89PNG")
+
+
+def digests(report: dict[str, object]) -> dict[str, str]:
+    """SHA-256 of the artifacts of a build report, by their paths below dist/."""
+    (cell,) = report["cells"]  # type: ignore[misc]
+    return {artifact["path"]: artifact["sha256"] for artifact in cell["artifacts"]}
+
+
+@pytest.mark.xdist_group("bare-tests")
+class TestTests:
+    """`bash setup.sh tests` with the unit and guest tests."""
+
+    @pytest.fixture(scope="class", params=chosen(1))
+    @staticmethod
+    def machine(
+        request: pytest.FixtureRequest, engine: Engine, shop: Shop, tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[Machine]:
+        yield from start(engine, shop, tmp_path_factory.mktemp("machine"), request.param)
+
+    def test_it_gets_what_tests_start(self, machine: Machine) -> None:
+        assert machine.setup("tests", "tests/unit/test_errors.py", "-q").lines(r"\b[1-9]\d* passed")
+        assert machine.lacking(programs.PROGRAMS) == set()
+
+    @pytest.mark.apart
+    def test_none_fails_and_few_are_skipped(self, machine: Machine) -> None:
+        done = machine.run(
+            ".venv/bin/nox", "-s", "tests", "--", "tests/unit", "tests/guest", "-n", "2", "--dist", "loadgroup", "-q",
+            "--junitxml=out/tests.xml",
+        )  # fmt: skip
+        (suite,) = ET.fromstring(machine.read("out/tests.xml").decode())
+        reasons = [str(skipped.get("message")) for skipped in suite.iter("skipped")]
+        assert (done.status, suite.get("failures"), suite.get("errors")) == (0, "0", "0")
+        assert int(suite.get("tests", "0")) > 3000
+        assert len(reasons) < SKIPPED, reasons
