@@ -21,6 +21,7 @@ from pikaforge.elf.layout import mapped, read_layout
 from pikaforge.isa.crew import Chunk, Team, chunks, cores
 from pikaforge.isa.dispatch.evidence import Evidence, find_evidence
 from pikaforge.isa.dispatch.hints import find_hints
+from pikaforge.isa.dispatch.known import Dispatcher
 from pikaforge.isa.features import INVALID
 from pikaforge.isa.opcodes import Tables, features_by_code, tables
 from pikaforge.isa.ranges import GAP, NOWHERE, CodeMap, read_map
@@ -86,6 +87,10 @@ class Source:
     path: Path
     debug: Path | None = None
     """Its separate debug information, for the names of functions."""
+    allowed: frozenset[str] | None = None
+    """Features that are no finding in this one; else those of the scan."""
+    known: Dispatcher | None = None
+    """What is known of it as a library of a package."""
 
 
 # --- the work on one chunk --------------------------------------------------------------------------------------
@@ -197,7 +202,7 @@ def scan(sources: Sequence[Source], allowed: frozenset[str], *, workers: int | N
 
     Args:
         sources: the files.
-        allowed: ids of the features that are no finding (`isa.allow.Allowed.sure`).
+        allowed: ids of the features that are no finding (`isa.allow.Allowed.sure`), where a source does not say.
         workers: processes; else one per CPU for much code, and none beside this one for little.
 
     Raises:
@@ -207,7 +212,7 @@ def scan(sources: Sequence[Source], allowed: frozenset[str], *, workers: int | N
     if workers is None:
         workers = 1 if total < ALONE_BYTES else max(1, min(cores(), total // (ALONE_BYTES // 2)))
     with Team(workers) as team:
-        return [_scan_file(source, allowed, team) for source in sources]
+        return [_scan_file(s, allowed if s.allowed is None else s.allowed, team) for s in sources]
 
 
 def code_regions(path: Path, name: str) -> tuple[Region, ...]:
@@ -257,7 +262,7 @@ def _scan_file(source: Source, allowed: frozenset[str], team: Team) -> FileScan:
         for index, entries in found
         if (names := frozenset(e[0] for e in entries if e[0] not in UNDISPATCHED and not e[5]))
     }
-    proofs = find_evidence(source.path, code, wanted, detecting, team)
+    proofs = find_evidence(source.path, code, wanted, detecting, team, known=source.known)
     hits = [_with(hit, code, detecting, proofs) for hit in hits]
     return FileScan(
         file=source.file,
@@ -270,9 +275,7 @@ def _scan_file(source: Source, allowed: frozenset[str], team: Team) -> FileScan:
     )
 
 
-def _with(
-    hit: Hit, code: CodeMap, asking: Set[int], proofs: Mapping[tuple[int, str], Evidence]
-) -> Hit:
+def _with(hit: Hit, code: CodeMap, asking: Set[int], proofs: Mapping[tuple[int, str], Evidence]) -> Hit:
     """A hit with what speaks for it."""
     piece = code.at(hit.address)
     if hit.feature in UNDISPATCHED or hit.suspect:

@@ -24,7 +24,7 @@ from pikaforge.workshop import Workshop, guest_digests
 
 __all__ = ["STAGE", "Parts", "deliver", "manifest", "material", "run", "write_sums"]
 
-MANIFEST_FORMAT = 3
+MANIFEST_FORMAT = 4
 PACKERS = Path(packing.__file__).parent
 
 Offers = Mapping[str, Sequence[str]]
@@ -92,6 +92,7 @@ def manifest(spec: Spec, cell: Cell, parts: Parts) -> dict[str, Any]:
             "name": cell.image,
             "os": {"id": spec.images[cell.image].os.id, "version": spec.images[cell.image].os.version},
             "base": image.facts["base"],
+            "baseline": spec.images[cell.image].baseline,
             "build_packages": dict(packages["build"]),
             "runtime_packages": dict(packages.get("runtime", [])),
         },
@@ -99,13 +100,19 @@ def manifest(spec: Spec, cell: Cell, parts: Parts) -> dict[str, Any]:
         "source_date_epoch": source.facts["epoch"],
         "compiler": compiled.facts["compiler"],
         "dropped_flags": compiled.facts["dropped"],
-        "bundled_libraries": compiled.facts["bundled"],
-        "audit": {
-            name: audited.facts[name]
-            for name in ("allow_list", "features_used", "kernel_flags", "symbol_versions", "system_libraries")
-        },
+        "bundled_libraries": [_library(entry, audited.facts["packaged"]) for entry in compiled.facts["bundled"]],
+        "audit": {name: audited.facts[name] for name in AUDITED},
         "checks": [check["name"] for check in parts.smoked.facts["checks"]],
     }
+
+
+AUDITED = ("allow_list", "features_used", "kernel_flags", "symbol_versions", "system_libraries", "dispatched")
+"""What a manifest has of the audit's facts."""
+
+
+def _library(bundled: Mapping[str, Any], packaged: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """A library that travels along; of the distribution's own what the audit has found, with the digest of its code."""
+    return {**bundled, **packaged.get(str(bundled["path"]), {})}
 
 
 def run(

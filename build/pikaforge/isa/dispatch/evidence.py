@@ -121,9 +121,7 @@ class _Case:
     def _lead(self, address: int) -> None:
         self.pointed.setdefault(self.code.at(address), set()).add(address)
 
-    def look(
-        self, wanted: Mapping[int, frozenset[str]], known: Dispatcher | None
-    ) -> dict[tuple[int, str], Evidence]:
+    def look(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher | None) -> dict[tuple[int, str], Evidence]:
         """The evidence by piece and feature."""
         found = {}
         for feature in sorted({name for names in wanted.values() for name in names}):
@@ -147,8 +145,7 @@ class _Case:
         reach = self.graph.reach(lambda piece: set(self.graph.targets(piece)) - kept[piece] if piece in kept else None)
         for (piece, feature), old in found.items():
             if not old.proven and feature in known.features and piece not in reach.pieces and self._doors(piece, reach):
-                text = f"only by a flag of it, which is known to be the CPU's: {known.shown}"
-                found[piece, feature] = Evidence(proven=True, text=text)
+                found[piece, feature] = Evidence(proven=True, text=known.text)
 
     def _kept_from(self, door: int, pieces: Set[int]) -> set[int]:
         """The addresses in some pieces that a flag keeps a function from."""
@@ -497,7 +494,7 @@ class World:
                     continue
                 if operand.value >= end or operand.value + max(operand.size, 1) <= start:
                     continue
-                if step.name == "LEA" or operand.index != NONE:
+                if step.name == "LEA" or operand.index_register != NONE:
                     self._lose(start)
                 elif step.stores:
                     given = step.operands[-1]

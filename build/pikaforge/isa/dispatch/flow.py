@@ -361,8 +361,8 @@ class _Run:
             place = state.registers[operand.register] if operand.register != NONE else v.ZERO
             if operand.value:
                 place = v.add(place, v.number(operand.value))
-        if operand.index != NONE:
-            index = state.registers[operand.index]
+        if operand.index_register != NONE:
+            index = state.registers[operand.index_register]
             place = v.add(place, v.product(index, v.number(operand.scale)))
         return place
 
@@ -382,7 +382,9 @@ class _Run:
         address = self._touch(place)
         if address is None:
             return UNKNOWN
-        if any(key[0] == FILE and key[1] < address + size and address < key[1] + s for key, (s, _) in state.frame.items()):
+        if any(
+            key[0] == FILE and key[1] < address + size and address < key[1] + s for key, (s, _) in state.frame.items()
+        ):
             return _held(state.frame, FILE, address, size)
         return self.around.load(address, size)
 

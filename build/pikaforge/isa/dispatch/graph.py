@@ -30,7 +30,11 @@ def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
     """The addresses within `bounds` that pieces jump to, call, take or touch."""
     from iced_x86 import Decoder, FlowControl, Register  # noqa: PLC0415
 
-    branch, memory, rip = attrgetter("near_branch_target"), attrgetter("memory_base", "memory_displacement"), Register.RIP
+    branch, memory, rip = (
+        attrgetter("near_branch_target"),
+        attrgetter("memory_base", "memory_displacement"),
+        Register.RIP,
+    )
     ends = {int(getattr(FlowControl, name)) for name in ENDING}
     call, next_ = int(FlowControl.CALL), int(FlowControl.INDIRECT_CALL)
     out: Found = []
@@ -154,7 +158,7 @@ class Reach:
 
     def way(self, piece: int, limit: int = 3) -> list[int]:
         """The pieces that lead to one, that which is nearest to the outside first."""
-        way = []
+        way: list[int] = []
         at = self.pieces.get(piece, NOWHERE)
         while at != NOWHERE and len(way) < limit:
             way.append(at)

@@ -1,8 +1,8 @@
 """Known dispatchers: libraries that keep the CPU's answer where no reading of the file can follow it.
 
-`dispatchers.csv` names them by package, range of upstream versions and soname, with the features, and how it was
-shown that they ask the CPU. An entry vouches for what a flag means, not for every function: each way into code that
-needs the features must still be decided by a flag, one way or the other.
+`dispatchers.csv` names them by package, range of upstream versions and soname, with the features, what makes sure that
+they ask the CPU, and the source of that. An entry vouches for what a flag means, not for every function: each way into
+code that needs the features must still be decided by a flag, one way or the other.
 """
 
 from __future__ import annotations
@@ -35,7 +35,15 @@ class Dispatcher:
     soname: str
     features: frozenset[str]
     shown: str
-    """How it was shown, and where that is written."""
+    """What makes sure that the CPU is asked first."""
+    source: str
+    """Where that is written, and how it was tried."""
+
+    @property
+    def text(self) -> str:
+        """The evidence in words."""
+        first, last = (".".join(map(str, version)) for version in (self.since, self.until))
+        return f"known dispatcher ({self.soname} {first} to {last}): {self.shown}"
 
     def covers(self, package: str, version: str, soname: str) -> bool:
         """Whether a library is the one that is meant."""
@@ -65,6 +73,7 @@ def table() -> tuple[Dispatcher, ...]:
                 soname=row["soname"],
                 features=frozenset(row["features"].split()),
                 shown=row["shown"],
+                source=row["source"],
             )
             for row in csv.DictReader(stream)
         )
@@ -78,8 +87,8 @@ def known(package: str, version: str, soname: str) -> Dispatcher | None:
 def decided(code: Body, targets: Set[int], entries: Set[int], *, loose: bool) -> set[int]:
     """Those of the addresses that a function leads to which a flag keeps it from, one way or the other.
 
-    Two players: whoever sets the flags chooses how branches on them go, and somebody else how all others do. An address is
-    decided if the first one can keep the function from coming to any instruction that names it.
+    Two players: whoever sets the flags chooses how branches on them go, and somebody else how all others do. An
+    address is decided if the first one can keep the function from coming to any instruction that names it.
 
     Args:
         code: the function.

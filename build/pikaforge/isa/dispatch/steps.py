@@ -31,7 +31,7 @@ class Operand(NamedTuple):
     """Number of the whole register; of memory the base (`RIP`: `value` is the whole address)."""
     shift: int = 0
     """8 for %ah and kin."""
-    index: int = NONE
+    index_register: int = NONE
     scale: int = 1
     value: int = 0
     """An immediate, or the displacement."""
@@ -294,7 +294,7 @@ def _operand(instruction: Any, index: int, words: _Words) -> Operand:
             kind="" if other[0] == "v" else "m",
             size=words.sizes[instruction.memory_size],
             register=RIP if whole else base[1],
-            index=other[1],
+            index_register=other[1],
             scale=instruction.memory_index_scale,
             value=instruction.memory_displacement,
             segment=instruction.memory_segment in words.segments,
