@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from pikaforge import keys
+from pikaforge.distribution import Distribution, Packaged
 from pikaforge.elf import flags, linkage
 from pikaforge.elf.allocator import AllocatorRules, AllocatorVerdict
 from pikaforge.elf.allocator import judge as judge_allocator
+from pikaforge.elf.code import code_digest
 from pikaforge.elf.errors import AuditError
 from pikaforge.elf.facts import ElfFacts, read_build_id, read_facts
 from pikaforge.elf.inputs import Tree, open_inputs, open_package
@@ -28,13 +30,15 @@ from pikaforge.elf.linkage import LinkageRules, LinkageVerdict, library_versions
 from pikaforge.elf.verdict import Line
 from pikaforge.isa import features
 from pikaforge.isa import verdict as isa_verdict
-from pikaforge.isa.allow import Allowed, from_gcc, from_macros
+from pikaforge.isa.allow import Allowed, from_gcc, from_macros, of_baseline
 from pikaforge.isa.decode import Source, scan
+from pikaforge.isa.dispatch.known import known as known_dispatcher
 from pikaforge.isa.verdict import IsaVerdict
 from pikaforge.isa.waivers import Ledger, Waiver
 
+DISPATCHERS = "dispatch/dispatchers.csv"
 _MANGLED = re.compile(r"\b_Z\w+")
-REVISION = 2
+REVISION = 3
 """Part of the key of a kept verdict: raise it when the audit judges differently."""
 
 
@@ -52,6 +56,8 @@ class Rules:
     """Whether an unused waiver is a violation."""
     memory: AllocatorRules | None = None
     """Which allocator the programs must use; None: whatever they like."""
+    distribution: Distribution | None = None
+    """What is known of the distribution's own libraries in the tree; None: nothing."""
     image: str = ""
     """Selects waivers, as the allocator does; empty: those for any."""
     allocator: str = ""
@@ -73,6 +79,8 @@ class AuditResult:
     unreadable: tuple[Line, ...] = ()
     notes: tuple[str, ...] = ()
     """What was not judged, and why."""
+    packaged: Mapping[str, Packaged] = field(default_factory=dict)
+    """The files that were found to be the distribution's own."""
 
     @property
     def violations(self) -> tuple[Line, ...]:
@@ -104,6 +112,7 @@ class AuditResult:
         out += _cut("violation", [f"{v.where}: {v.what}" for v in self.violations], limit)
         out += [f"  to do: {text}" for text in dict.fromkeys(v.do for v in self.violations if v.do)]
         out += _cut("warning", [str(w) for w in self.isa.warnings], limit)
+        out += _cut("dispatched", [d.line() for d in self.isa.dispatched], limit)
         out += _cut("note", [*self.notes, *self.isa.notes, *self.linkage.notes, *self.flags.notes], limit)
         out += _cut("hardening", [_hardening(h) for h in self.linkage.hardening], limit)
         if self.memory.library:
@@ -127,6 +136,8 @@ class AuditResult:
             "code_bytes": self.isa.size,
             "features_used": list(self.isa.used),
             "kernel_flags": list(self.kernel_flags),
+            "dispatched": [asdict(d) for d in self.isa.dispatched],
+            "packaged": {name: asdict(library) for name, library in self.packaged.items()},
             "findings": [{**asdict(f), "code": f.code.hex()} for f in self.isa.findings],
             "symbol_versions": dict(self.linkage.highest),
             "system_libraries": list(self.linkage.system),
@@ -195,11 +206,12 @@ def _file_facts(fact: ElfFacts) -> dict[str, Any]:
 def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: date) -> dict[str, Any]:
     """Key material beside the compile stage's result: the rules, the tables, the decoder, and which waivers have
     expired. So a verdict that is kept becomes void on the day after a waiver's last one, and on no other day."""
-    plain = asdict(replace(rules, waivers=(), memory=None))
+    plain = asdict(replace(rules, waivers=(), memory=None, distribution=None))
     return {
         "revision": REVISION,
         "decoder": version("iced-x86"),
-        "tables": {name: keys.file_digest(features.FOLDER / name) for name in features.TABLES},
+        "tables": {name: keys.file_digest(features.FOLDER / name) for name in (*features.TABLES, DISPATCHERS)},
+        "baseline": rules.distribution.baseline if rules.distribution is not None else "",
         "target": target,
         "flags": list(flags_used),
         "memory": [rules.memory.kind, list(rules.memory.programs), rules.memory.unwinder] if rules.memory else [],
@@ -255,7 +267,8 @@ def audit_tree(
         raise AuditError(
             "there is no x86-64 program or library to judge", where=tree.title, hint="\n".join(read.notes[:5])
         )
-    sources = [Source(file=f.name, path=tree.elves[f.name], debug=debug.get(f.name)) for f in read.judged]
+    packaged = _packaged(tree, read, allowed, rules.distribution)
+    sources = [_source(f, tree.elves[f.name], debug.get(f.name), packaged, rules) for f in read.judged]
     ledger = Ledger(
         rules.waivers,
         today=today,
@@ -276,12 +289,49 @@ def audit_tree(
             ledger,
             own=own,
             demand_waivers=rules.demand_waivers,
+            distribution=packaged,
         ),
         linkage=linkage.judge(read.judged, tree.links, rules.linkage),
         flags=flags.judge(read.judged, own=own, march=rules.march, dropped=dropped),
         memory=judge_allocator(read.judged, rules.memory) if rules.memory is not None else AllocatorVerdict(),
         unreadable=tuple(read.unreadable),
         notes=tuple(read.notes),
+        packaged=packaged,
+    )
+
+
+def _packaged(tree: Tree, read: _Read, allowed: Allowed, distribution: Distribution | None) -> dict[str, Packaged]:
+    """The files that are the distribution's own, if the target has what that promises; why not is noted."""
+    if distribution is None:
+        return {}
+    named = {fact.name for fact in read.judged}
+    doubts = {name: why for name, why in distribution.strangers.items() if name in named}
+    lacking = sorted(of_baseline(distribution.baseline) - allowed.sure)
+    found = {}
+    for name, library in distribution.libraries.items():
+        if name not in named:
+            continue
+        if lacking:
+            doubts[name] = f"its distribution is for {distribution.baseline}, and {allowed.target} lacks {lacking[0]}"
+        elif not library.code or code_digest(tree.elves[name]) != library.code:
+            doubts[name] = f"its code is not that of {library.package} {library.version}"
+        else:
+            found[name] = library
+    read.notes += [f"{name}: not taken for the distribution's own: {why}" for name, why in sorted(doubts.items())]
+    return found
+
+
+def _source(fact: ElfFacts, path: Path, debug: Path | None, packaged: Mapping[str, Packaged], rules: Rules) -> Source:
+    """A file to decode; of the distribution's, everything beyond its baseline is looked at."""
+    library = packaged.get(fact.name)
+    if library is None or rules.distribution is None:
+        return Source(file=fact.name, path=path, debug=debug)
+    return Source(
+        file=fact.name,
+        path=path,
+        debug=debug,
+        allowed=of_baseline(rules.distribution.baseline),
+        known=known_dispatcher(library.package, library.version, fact.soname),
     )
 
 
@@ -389,6 +439,7 @@ def audit_paths(
     rules: Rules | None = None,
     today: date,
     allowed: Allowed | None = None,
+    distributions: Mapping[str, Distribution] | None = None,
     workers: int | None = None,
 ) -> list[AuditResult]:
     """Judge files, folders and packages that may come from anywhere, one result each.
@@ -403,11 +454,21 @@ def audit_paths(
         rules: waivers, forbidden folders; else none.
         today: decides which waivers hold.
         allowed: what the target's code may use; else this machine's gcc is asked, and archspec without one.
+        distributions: what is known of the distribution's own libraries, by path as in `paths`.
         workers: processes; else as many as pay.
 
     Raises:
         AuditError: a path cannot be read, or there is nothing to judge in it.
     """
     allowed = allowed or from_gcc(target)
-    trees = open_inputs(paths, scratch)
-    return [audit_tree(tree, allowed, rules or Rules(), today=today, workers=workers) for tree in trees]
+    known = distributions or {}
+    return [
+        audit_tree(
+            tree,
+            allowed,
+            replace(rules or Rules(), distribution=known.get(tree.title)),
+            today=today,
+            workers=workers,
+        )
+        for tree in open_inputs(paths, scratch)
+    ]

@@ -130,6 +130,10 @@ class Image(Strict):
         pattern=URL_PATTERN,
         description="Package mirror for the bootstrap, instead of the distribution's own.",
     )
+    baseline: Name = Field(
+        default="x86_64",
+        description="The microarchitecture, by archspec name, for which the distribution compiles its packages.",
+    )
     gcc: CompilerVersion = Field(description="Version of the image's gcc, major.minor at least.")
     allocator: Name = Field(default="none", description="The allocator of a build that names none.")
     formats: tuple[Format, ...] = Field(default=("tar",), description="Which packages a build makes for it.")

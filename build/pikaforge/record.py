@@ -65,6 +65,27 @@ class LineRecord(Strict):
     do: str = Field(default="", description="What to do.")
 
 
+class PackagedRecord(Strict):
+    """A library in the tree that is the distribution's own."""
+
+    package: str = Field(description="The package that it is from.")
+    version: str = Field(description="The package's.")
+    sha256: str = Field(description="Of the file in the package, before strip and patchelf.")
+    code: str = Field(description="SHA-256 of what is executable in it, which these leave as it is.")
+
+
+class DispatchedRecord(Strict):
+    """A library of the distribution that was accepted with code beyond the target."""
+
+    file: str = Field(description="In the tree.")
+    package: str = Field(description="The package that it is from.")
+    version: str = Field(description="The package's.")
+    sha256: str = Field(description="Of the file in the package.")
+    functions: tuple[str, ...] = Field(description="The functions with such code.")
+    features: tuple[str, ...] = Field(description="The features beyond the target that they need.")
+    evidence: tuple[str, ...] = Field(description="What makes sure that they run only on CPUs that have them.")
+
+
 class AuditRecord(Strict):
     """The audit's verdict on the tree that a cell's package holds."""
 
@@ -78,6 +99,12 @@ class AuditRecord(Strict):
     code_bytes: int = Field(description="Bytes of code that were decoded.")
     features_used: tuple[str, ...] = Field(description="CPU features in use beyond the baseline, by feature id.")
     kernel_flags: tuple[str, ...] = Field(description="What /proc/cpuinfo of a host must show.")
+    dispatched: tuple[DispatchedRecord, ...] = Field(
+        default=(), description="Libraries of the distribution that run some code only on CPUs that have it."
+    )
+    packaged: dict[str, PackagedRecord] = Field(
+        default_factory=dict, description="The distribution's own libraries, by path in the tree."
+    )
     findings: tuple[dict[str, Any], ...] = Field(description="Functions with instructions beyond the allow-list.")
     symbol_versions: dict[str, str] = Field(description="By namespace the highest that a host must have.")
     system_libraries: tuple[str, ...] = Field(description="Sonames that are taken from the host.")

@@ -103,6 +103,9 @@ def _check_cpus(spec: model.Spec, problems: Problems) -> None:
         for index, cpu in enumerate(hardware.cpus):
             if cpu not in known:
                 problems.unknown(("hardware", name, "cpus", index), "x86-64 microarchitecture", cpu, known)
+    for name, image in spec.images.items():
+        if image.baseline not in known:
+            problems.unknown(("images", name, "baseline"), "x86-64 microarchitecture", image.baseline, known)
 
 
 def _check_packages(spec: model.Spec, problems: Problems) -> None:

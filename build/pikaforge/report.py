@@ -16,7 +16,7 @@ from pikaforge.errors import ForgeError
 from pikaforge.model import Spec
 from pikaforge.pipeline import Events, Outcome, View
 from pikaforge.plan import Cell, Node, Plan
-from pikaforge.record import CellRecord, WayRecord
+from pikaforge.record import CellRecord, DispatchedRecord, WayRecord
 
 VERDICTS = ("CELL", "TARGET", "AUDIT", "NATIVE", "EMULATED", "PACKAGE")
 MARKUP = re.compile(r"[\\`*_~\[\]<>|&$#!]")
@@ -162,14 +162,15 @@ def matrix_text(cells: Sequence[Cell], form: str) -> str:
 
 
 def verdicts(cells: Sequence[CellRecord]) -> str:
-    """The table at the end of a build: what says yes and what says no, by cell; below it what was not run."""
-    return "\n".join([table(VERDICTS, _verdict_rows(cells)), *(f"note: {text}" for text in _not_run(cells))])
+    """The table at the end of a build: what says yes and what says no, by cell; then what was not run or accepted."""
+    notes = [*_not_run(cells), *dispatched(cells)]
+    return "\n".join([table(VERDICTS, _verdict_rows(cells)), *(f"note: {text}" for text in notes)])
 
 
 def verdicts_markdown(title: str, cells: Sequence[CellRecord]) -> str:
     """The same under a title, as Markdown."""
     lines = [VERDICTS, ["---"] * len(VERDICTS), *([plain(word) for word in row] for row in _verdict_rows(cells))]
-    notes = [f"- {plain(text)}" for text in _not_run(cells)]
+    notes = [f"- {plain(text)}" for text in (*_not_run(cells), *dispatched(cells))]
     return "\n".join([f"### {plain(title)}", "", *(f"| {' | '.join(line)} |" for line in lines), "", *notes]).rstrip()
 
 
@@ -180,6 +181,23 @@ def _not_run(cells: Iterable[CellRecord]) -> list[str]:
         if cell.not_run:
             found.setdefault(cell.not_run, []).append(cell.id)
     return [f"{', '.join(ids)}: {text}" for text, ids in found.items()]
+
+
+def dispatched(cells: Iterable[CellRecord]) -> list[str]:
+    """The libraries of distributions that the audit let through because they ask the CPU first; each once."""
+    targets: dict[tuple[str, DispatchedRecord], dict[str, None]] = {}
+    for cell in cells:
+        for library in cell.audit.dispatched if cell.audit is not None else ():
+            targets.setdefault((cell.image, library), {})[cell.target] = None
+    return [
+        f"accepted on {image} for {', '.join(names)}: {library.file} of {library.package} {library.version} has "
+        f"{', '.join(library.features)} in {_some(library.functions)}: {'; '.join(library.evidence)}"
+        for (image, library), names in targets.items()
+    ]
+
+
+def _some(names: Sequence[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more functions" if len(names) > limit else "")
 
 
 def summary(cells: Sequence[CellRecord], command: Callable[[str], str]) -> str:
@@ -222,8 +240,13 @@ def _audited(cell: CellRecord) -> str:
         return _unreached(cell, "audit")
     if not cell.audit.passed:
         return f"REFUSED ({len(cell.audit.violations)})"
-    count = len(cell.audit.warnings)
-    return f"passed, {count} warning{'s' if count > 1 else ''}" if count else "passed"
+    count, accepted = len(cell.audit.warnings), len(cell.audit.dispatched)
+    parts = ["passed"]
+    if count:
+        parts.append(f"{count} warning{'s' if count > 1 else ''}")
+    if accepted:
+        parts.append(f"{accepted} librar{'ies' if accepted > 1 else 'y'} by dispatch")
+    return ", ".join(parts)
 
 
 def _ran(cell: CellRecord, way: WayRecord | None) -> str:

@@ -348,7 +348,8 @@ class _Examiner:
 
     def _audit(self, name: str, claims: Claims, package: Package) -> Check:
         what = f"audit for {claims.target}"
-        key = (claims.target, claims.image.name, claims.allocator.name, package.programs)
+        libraries = tuple((library.path, library.version, library.code) for library in claims.bundled_libraries)
+        key = (claims.target, claims.image, claims.allocator.name, libraries, package.programs)
         if key in self._audited:
             first, wrong = self._audited[key]
             return self._said(name, what, wrong, why=f"the same programs as in {first}")

@@ -39,7 +39,7 @@ case ${1-all} in
         ;;
 esac
 
-need_tools patchelf
+need_tools patchelf sha256sum
 mkdir -p "$facts"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -118,7 +118,10 @@ copy_libraries() {
             mkdir -p "$tree/lib"
             cp "$(readlink -f "$path")" "$tree/lib/$soname"
             chmod 755 "$tree/lib/$soname"
-            printf '%s\t%s\t%s\n' "$soname" "lib/$soname" "$(origin_of "$path")" >>"$scratch/bundled"
+            # Now: strip and patchelf will change the file.
+            digest=$(sha256sum <"$tree/lib/$soname")
+            printf '%s\t%s\t%s\t%s\n' "$soname" "lib/$soname" "$(origin_of "$path")" "${digest%% *}" \
+                >>"$scratch/bundled"
         done <"$scratch/closure"
     done <"$scratch/elves"
     sort "$scratch/bundled" >"$facts/bundled.tsv"

@@ -19,7 +19,7 @@
 #   tree/                 what the product is
 #   debug/PATH.debug      debug information of tree/PATH
 #   facts/dropped.tsv     count, flag: what the tree asked for and did not get
-#   facts/bundled.tsv     soname, path in the tree, package, version
+#   facts/bundled.tsv     soname, path in the tree, package, version, SHA-256 of the file as the image has it
 #   facts/compiler.txt    version line, version number, linker's version line
 #   facts/macros.txt      predefined macros with the target's flags, sorted
 # Exit status: 0 done; 2 the environment is wrong; 64 the recipe failed, its output

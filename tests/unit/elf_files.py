@@ -58,6 +58,16 @@ class Elf:
     debug: dict[str, bytes] = field(default_factory=dict)
     """Contents of debug sections by name."""
     sections: bool = True
+    data: bytes = b""
+    """Bytes of .data, in the page behind .text."""
+    data_address: int = 0
+    """Where that is; `make` puts it there by itself."""
+    exports: list[tuple[str, int]] = field(default_factory=list)
+    """Name, offset to the text's address."""
+    relocations: list[tuple[int, int, int]] = field(default_factory=list)
+    """Place as an offset to the text's address, type, and addend as such an offset."""
+    starters: tuple[int, int] | None = None
+    """The array of functions that the loader calls: offset to the text's address, and bytes."""
 
 
 class _Strings:
@@ -88,6 +98,8 @@ def make(elf: Elf) -> bytes:  # noqa: PLR0912  # one branch per part of a file
         return len(sections) - 1
 
     add(".text", 1, 6, elf.text)
+    if elf.data:
+        add(".data", 1, 3, elf.data)
     if elf.frames:
         frame_at = base + len(body) + (-len(body) % PAGE)
         add(".eh_frame", 1, 2, eh_frame(frame_at, [(elf.address + o, s) for o, s in elf.frames]))
@@ -111,6 +123,20 @@ def make(elf: Elf) -> bytes:  # noqa: PLR0912  # one branch per part of a file
     if elf.defines:
         add(".gnu.version_d", 0x6FFFFFFD, 2, _verdef(elf.defines, dynamic))
         tags.append((0x6FFFFFFC, base + places[".gnu.version_d"][0]))
+    if elf.exports:
+        rows = [bytes(24)]
+        rows += [
+            struct.pack("<IBBHQQ", dynamic.add(name), 0x10 | FUNC, 0, 1, elf.address + at, 0) for name, at in elf.exports
+        ]
+        add(".dynsym", 11, 2, b"".join(rows), entry=24)
+        add(".hash", 5, 2, struct.pack("<II", 0, len(rows)))
+        tags += [(6, base + places[".dynsym"][0]), (4, base + places[".hash"][0])]
+    if elf.relocations:
+        rows = [struct.pack("<QQq", elf.address + at, kind, elf.address + to) for at, kind, to in elf.relocations]
+        add(".rela.dyn", 4, 2, b"".join(rows), entry=24)
+        tags += [(7, base + places[".rela.dyn"][0]), (8, places[".rela.dyn"][1])]
+    if elf.starters is not None:
+        tags += [(25, elf.address + elf.starters[0]), (27, elf.starters[1])]
     if tags:
         add(".dynstr", 3, 2, dynamic.data)
         tags += [(5, base + places[".dynstr"][0]), (10, len(dynamic.data)), (0, 0)]

@@ -8,7 +8,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pikaforge import targets
 from pikaforge.describe import provenance
+from pikaforge.distribution import Distribution, Packaged
 
 READ_LIMIT = 64 << 20
 """Bytes of a file that describes another one."""
@@ -42,15 +44,53 @@ class NameClaim(_Read):
     name: str
 
 
+class ImageClaim(NameClaim):
+    """The image that it was compiled on."""
+
+    baseline: str = ""
+
+
+class LibraryClaim(_Read):
+    """A library that travels along."""
+
+    path: str
+    package: str
+    version: str
+    sha256: str = ""
+    code: str = ""
+    """Of the distribution's own ones only."""
+
+
 class Claims(_Read):
     """What a manifest says, as far as it is checked."""
 
     cell: str
     target: str
     source: SourceClaim
-    image: NameClaim
+    image: ImageClaim
     allocator: NameClaim
     contents: list[dict[str, str]] | None = None
+    bundled_libraries: list[LibraryClaim] = Field(default_factory=list)
+
+    def distribution(self, *, below: str = "") -> Distribution | None:
+        """What it says of the distribution's own libraries; None if it says nothing that can be judged.
+
+        Args:
+            below: the folder that paths shall begin with.
+        """
+        if self.image.baseline not in targets.known():
+            return None
+        start = f"{below}/" if below else ""
+        return Distribution(
+            baseline=self.image.baseline,
+            libraries={
+                start + library.path: Packaged(
+                    package=library.package, version=library.version, sha256=library.sha256, code=library.code
+                )
+                for library in self.bundled_libraries
+                if library.code
+            },
+        )
 
 
 class DigestClaim(_Read):

@@ -212,6 +212,7 @@ def _libraries(manifest: Mapping[str, Any]) -> Iterator[Component]:
     from cyclonedx.model.component import Component, ComponentType  # noqa: PLC0415
 
     used = str(manifest["allocator"].get("library") or "")
+    accepted = {entry["file"]: entry for entry in manifest["audit"].get("dispatched", ())}
     for library in manifest["bundled_libraries"]:
         is_allocator = used and used in (library["soname"], library["path"], posixpath.basename(library["path"]))
         yield Component(
@@ -224,8 +225,17 @@ def _libraries(manifest: Mapping[str, Any]) -> Iterator[Component]:
                 path=library["path"],
                 package=library["package"],
                 role="allocator" if is_allocator else "bundled library",
+                **_dispatch(accepted.get(library["path"], {})),
             ),
         )
+
+
+def _dispatch(entry: Mapping[str, Any]) -> dict[str, str]:
+    """What a library needs of the CPU only where that has it, and what makes sure of it."""
+    return {
+        "dispatched_features": " ".join(entry.get("features", ())),
+        "dispatch_evidence": "; ".join(entry.get("evidence", ())),
+    }
 
 
 def _package_url(manifest: Mapping[str, Any], package: str, version: str) -> PackageURL | None:

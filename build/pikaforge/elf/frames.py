@@ -24,6 +24,8 @@ class Frames:
     """Ranges [start, end) of virtual addresses, in the order of the table."""
 
     ranges: tuple[tuple[int, int], ...] = ()
+    plain: frozenset[int] = frozenset()
+    """Starts of those that handle no exception: nothing is entered but at its start, or by its own jumps."""
     problem: str = ""
     """Why the table could not be read to its end; empty if it was."""
 
@@ -62,8 +64,9 @@ def _find(data: Buffer, layout: Layout) -> tuple[int, int, int] | None:
 
 
 def _walk(raw: bytes, address: int) -> Frames:
-    encodings: dict[int, int] = {}  # by offset of the CIE
+    encodings: dict[int, tuple[int, bool]] = {}  # by offset of the CIE
     found: list[tuple[int, int]] = []
+    plain: list[int] = []
     at, end = 0, len(raw)
     usual = struct.Struct("<iI").unpack_from
     while at + 4 <= end:
@@ -80,9 +83,9 @@ def _walk(raw: bytes, address: int) -> Frames:
         (back,) = _U32.unpack_from(raw, start)
         if back != 0:
             cie = start - back
-            encoding = encodings.get(cie)
-            if encoding is None:
-                encoding = encodings[cie] = _encoding(raw, cie)
+            if cie not in encodings:
+                encodings[cie] = _encoding(raw, cie)
+            encoding, handles = encodings[cie]
             if encoding == _USUAL:
                 relative, size = usual(raw, start + 4)
                 begin = address + start + 4 + relative
@@ -91,8 +94,10 @@ def _walk(raw: bytes, address: int) -> Frames:
             if size:
                 begin &= _ADDRESS_MASK
                 found.append((begin, begin + size))
+                if not handles:
+                    plain.append(begin)
         at = following
-    return Frames(ranges=tuple(found))
+    return Frames(ranges=tuple(found), plain=frozenset(plain))
 
 
 def _pointer(raw: bytes, at: int, encoding: int, address: int) -> tuple[int, int]:
@@ -107,8 +112,8 @@ def _pointer(raw: bytes, at: int, encoding: int, address: int) -> tuple[int, int
     return begin, int(size)
 
 
-def _encoding(raw: bytes, at: int) -> int:
-    """The encoding of addresses in the FDEs of a CIE."""
+def _encoding(raw: bytes, at: int) -> tuple[int, bool]:
+    """The encoding of addresses in the FDEs of a CIE, and whether they name handlers of exceptions (an LSDA)."""
     start = at + 4
     if _U32.unpack_from(raw, at)[0] == 0xFFFFFFFF:
         start += 8
@@ -122,19 +127,21 @@ def _encoding(raw: bytes, at: int) -> int:
     _, at = uleb(raw, at)  # data alignment: signed, but as long
     at = at + 1 if version == 1 else uleb(raw, at)[1]
     if not augmentation.startswith("z"):
-        return 0
+        return 0, bool(augmentation)
     _, at = uleb(raw, at)
+    encoding = 0
     for letter in augmentation[1:]:
         if letter == "R":
-            return raw[at]
-        if letter == "P":
+            encoding = raw[at]
+            at += 1
+        elif letter == "P":
             form = _POINTER[raw[at] & 0x0F]
             at += 1 + struct.calcsize(form)
         elif letter == "L":
             at += 1
         elif letter not in "SB":
             raise ValueError(f"augmentation {augmentation!r} is not known")
-    return 0
+    return encoding, "L" in augmentation
 
 
 def uleb(raw: bytes, at: int) -> tuple[int, int]:

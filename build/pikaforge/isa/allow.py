@@ -36,6 +36,12 @@ def free() -> frozenset[str]:
     return frozenset(f.id for f in table().values() if f.free)
 
 
+def of_baseline(name: str) -> frozenset[str]:
+    """Ids of the features that a distribution's code may use on any CPU, by the archspec name of its baseline."""
+    known = _archspec_features(name)
+    return free() | {f.id for f in table().values() if f.archspec and f.archspec in known}
+
+
 def from_macros(lines: Iterable[str], target: str, *, source: str = "compiler's macros") -> Allowed:
     """The allow-list from the lines of `gcc FLAGS -dM -E`.
 

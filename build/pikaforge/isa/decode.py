@@ -9,7 +9,7 @@ Pieces go to worker processes in chunks; a worker maps the file, so memory is bo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
@@ -19,7 +19,9 @@ from typing import Any
 from pikaforge.elf.facts import Region, regions
 from pikaforge.elf.layout import mapped, read_layout
 from pikaforge.isa.crew import Chunk, Team, chunks, cores
-from pikaforge.isa.dispatch import find_hints
+from pikaforge.isa.dispatch.evidence import Evidence, find_evidence
+from pikaforge.isa.dispatch.hints import find_hints
+from pikaforge.isa.dispatch.known import Dispatcher
 from pikaforge.isa.features import INVALID
 from pikaforge.isa.opcodes import Tables, features_by_code, tables
 from pikaforge.isa.ranges import GAP, NOWHERE, CodeMap, read_map
@@ -31,7 +33,7 @@ LONGEST = 15
 PADDING = b"\x00\x90\xcc"
 SHORT_GAP = 32
 UNDISPATCHED = frozenset({INVALID, "tzcnt"})
-"""Findings that nobody dispatches by CPU, so hints for them would only cost time."""
+"""Findings that nobody dispatches by CPU, so evidence for them would only cost time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,10 @@ class Hit:
     """Behind the first undecodable byte of a gap: most likely data."""
     hints: tuple[str, ...] = ()
     """Signs that it runs only where the CPU can; never a proof."""
+    evidence: str = ""
+    """The proof that it does, in words (`isa.dispatch.evidence`); empty without one."""
+    doubt: str = ""
+    """Why there is none, where one was looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +87,10 @@ class Source:
     path: Path
     debug: Path | None = None
     """Its separate debug information, for the names of functions."""
+    allowed: frozenset[str] | None = None
+    """Features that are no finding in this one; else those of the scan."""
+    known: Dispatcher | None = None
+    """What is known of it as a library of a package."""
 
 
 # --- the work on one chunk --------------------------------------------------------------------------------------
@@ -192,7 +202,7 @@ def scan(sources: Sequence[Source], allowed: frozenset[str], *, workers: int | N
 
     Args:
         sources: the files.
-        allowed: ids of the features that are no finding (`isa.allow.Allowed.sure`).
+        allowed: ids of the features that are no finding (`isa.allow.Allowed.sure`), where a source does not say.
         workers: processes; else one per CPU for much code, and none beside this one for little.
 
     Raises:
@@ -202,7 +212,7 @@ def scan(sources: Sequence[Source], allowed: frozenset[str], *, workers: int | N
     if workers is None:
         workers = 1 if total < ALONE_BYTES else max(1, min(cores(), total // (ALONE_BYTES // 2)))
     with Team(workers) as team:
-        return [_scan_file(source, allowed, team) for source in sources]
+        return [_scan_file(s, allowed if s.allowed is None else s.allowed, team) for s in sources]
 
 
 def code_regions(path: Path, name: str) -> tuple[Region, ...]:
@@ -247,10 +257,13 @@ def _scan_file(source: Source, allowed: frozenset[str], team: Team) -> FileScan:
         for index, entries in found
         for feature, count, address, content, shown, suspect in entries
     ]
-    dispatched = [index for index, entries in found if any(e[0] not in UNDISPATCHED for e in entries)]
-    if dispatched:
-        hints = find_hints(source.path, code, dispatched, detecting, team)
-        hits = [replace(hit, hints=hints.get(code.at(hit.address), ())) for hit in hits]
+    wanted = {
+        index: names
+        for index, entries in found
+        if (names := frozenset(e[0] for e in entries if e[0] not in UNDISPATCHED and not e[5]))
+    }
+    proofs = find_evidence(source.path, code, wanted, detecting, team, known=source.known)
+    hits = [_with(hit, code, detecting, proofs) for hit in hits]
     return FileScan(
         file=source.file,
         features=frozenset(chain.from_iterable(by_code[c] for c in codes)),
@@ -262,6 +275,20 @@ def _scan_file(source: Source, allowed: frozenset[str], team: Team) -> FileScan:
     )
 
 
+def _with(hit: Hit, code: CodeMap, asking: Set[int], proofs: Mapping[tuple[int, str], Evidence]) -> Hit:
+    """A hit with what speaks for it."""
+    piece = code.at(hit.address)
+    if hit.feature in UNDISPATCHED or hit.suspect:
+        return hit
+    found = proofs.get((piece, hit.feature))
+    return replace(
+        hit,
+        hints=find_hints(code, piece, asking),
+        evidence=found.text if found is not None and found.proven else "",
+        doubt=found.text if found is not None and not found.proven else "",
+    )
+
+
 def _joined(hits: Iterable[Hit]) -> list[Hit]:
     """One hit per function, feature and suspicion: a function may have several pieces."""
     found: dict[tuple[str, str, bool], Hit] = {}
@@ -269,6 +296,11 @@ def _joined(hits: Iterable[Hit]) -> list[Hit]:
         key = (hit.function, hit.feature, hit.suspect)
         old = found.get(key)
         found[key] = hit if old is None else replace(
-            old, count=old.count + hit.count, hints=tuple(dict.fromkeys((*old.hints, *hit.hints)))
+            old,
+            count=old.count + hit.count,
+            hints=tuple(dict.fromkeys((*old.hints, *hit.hints))),
+            # One piece without a proof leaves the whole function without.
+            evidence=old.evidence and hit.evidence and "; ".join(dict.fromkeys((old.evidence, hit.evidence))),
+            doubt=old.doubt or hit.doubt,
         )  # fmt: skip
     return list(found.values())

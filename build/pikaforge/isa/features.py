@@ -29,6 +29,19 @@ INVALID = "invalid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bit:
+    """A bit of CPUID's answer."""
+
+    leaf: int
+    """What is asked for, in %eax."""
+    part: int | None
+    """In %ecx; None where that is not looked at."""
+    register: str
+    """`eax`, `ebx`, `ecx` or `edx`."""
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
     """One line of the table."""
 
@@ -44,6 +57,12 @@ class Feature:
     archspec: str
     lineages: tuple[str, ...]
     """Microarchitectures whose descendants, and they themselves, have it, where no macro tells."""
+    cpuid: tuple[Bit, ...]
+    """The bits that are not set where it is missing (Intel SDM vol. 2A CPUID, AMD APM vol. 3 app. E); none where CPUID
+    does not tell."""
+    needs: tuple[str, ...]
+    """Ids of those without which no CPU has it: who asks for it has asked for these, too (Intel SDM vol. 1 ch. 12 to
+    18; of LZCNT: every CPU with BMI2, from Haswell, Excavator and Zen on)."""
     policy: Policy
     reason: str
     """Why, with a source."""
@@ -79,12 +98,30 @@ def table() -> dict[str, Feature]:
             gcc=row["gcc"],
             archspec=row["archspec"],
             lineages=tuple(row["lineages"].split()),
+            cpuid=tuple(_bit(text) for text in row["cpuid"].split()),
+            needs=tuple(row["needs"].split()),
             policy=cast(Policy, row["policy"]),
             reason=row["reason"],
         )
         assert feature.id not in found, feature.id
         found[feature.id] = feature
     return found
+
+
+def _bit(text: str) -> Bit:
+    """`7.0.ebx.5`; leaf and part in hex, the part left out where it is not looked at."""
+    leaf, *part, register, number = text.split(".")
+    assert register in ("eax", "ebx", "ecx", "edx"), text
+    return Bit(leaf=int(leaf, 16), part=int(part[0], 16) if part else None, register=register, number=int(number))
+
+
+@lru_cache(maxsize=256)
+def needing(feature: str) -> frozenset[str]:
+    """A feature, and those that no CPU has without it."""
+    found = {feature} & table().keys()
+    while more := {f.id for f in table().values() if found.intersection(f.needs)} - found:
+        found |= more
+    return frozenset(found)
 
 
 @lru_cache(maxsize=1)

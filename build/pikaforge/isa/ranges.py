@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from pikaforge.elf.facts import Region
-from pikaforge.elf.frames import read_frames
+from pikaforge.elf.frames import Frames, read_frames
 from pikaforge.elf.layout import SHT_DYNSYM, SHT_RELA, SHT_SYMTAB, Buffer, Layout, piece, text
 
 FUNCTION, FRAME, GAP = 0, 1, 2
@@ -59,6 +59,8 @@ class CodeMap:
     """Addresses of functions that choose an implementation at start-up (ifunc)."""
     detectors: frozenset[int]
     """Addresses of libgcc's record of the CPU."""
+    plain: frozenset[int] = frozenset()
+    """Addresses of functions that handle no exceptions."""
     problem: str = ""
     """Why frames are incomplete, for a note."""
 
@@ -110,7 +112,7 @@ def read_map(
     builder = _Builder(symbols, strings, frames.ranges)
     for region in regions:
         builder.add(region)
-    return builder.map(frozenset(resolvers), detectors, frames.problem)
+    return builder.map(frozenset(resolvers), detectors, frames)
 
 
 def _symbols(
@@ -275,7 +277,7 @@ class _Builder:
         if at < end:
             yield at, end
 
-    def map(self, resolvers: frozenset[int], detectors: frozenset[int], problem: str) -> CodeMap:
+    def map(self, resolvers: frozenset[int], detectors: frozenset[int], frames: Frames) -> CodeMap:
         """What was cut so far."""
         starts, ends, offsets, kinds, names = self._out
         return CodeMap(
@@ -287,5 +289,6 @@ class _Builder:
             strings=self._strings,
             resolvers=resolvers,
             detectors=detectors,
-            problem=problem,
+            plain=frames.plain,
+            problem=frames.problem,
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pikaforge.distribution import Packaged
 from pikaforge.elf.verdict import Line
 from pikaforge.isa import features
 from pikaforge.isa.allow import Allowed, free
@@ -13,9 +14,11 @@ from pikaforge.isa.decode import FileScan, Hit
 from pikaforge.isa.features import INVALID
 from pikaforge.isa.waivers import Ledger
 
+SHOWN = 3
+"""Functions that are named in a line."""
 WAIVERS = "waivers"
 """Where violations are that are about waivers themselves."""
-Level = Literal["fail", "warn", "waived", "guarded", "suspect"]
+Level = Literal["fail", "warn", "dispatched", "waived", "guarded", "suspect"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +36,37 @@ class Finding:
     """The first instruction, in AT&T syntax."""
     reason: str
     hints: tuple[str, ...] = ()
+    doubt: str = ""
+    """Why nothing proves that it runs only where the CPU can, where a proof was looked for."""
 
     def line(self) -> str:
         """The finding without its consequence."""
         counts = ", ".join(f"{name} x{count}" for name, count in self.features)
-        signs = f" (hint, no proof: {'; '.join(self.hints)})" if self.hints else ""
+        signs = f" (hint, no proof: {'; '.join(self.hints)})" if self.hints and self.level == "fail" else ""
         return f"{self.function}: {counts}; first at {self.address:#x}: {self.code.hex(' ')}  {self.text}{signs}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatched:
+    """A library of the distribution with code beyond the target, which runs only where the CPU can."""
+
+    file: str
+    package: str
+    version: str
+    sha256: str
+    """Of the file in the package."""
+    functions: tuple[str, ...]
+    features: tuple[str, ...]
+    evidence: tuple[str, ...]
+
+    def line(self) -> str:
+        """For people."""
+        some = ", ".join(self.functions[:SHOWN])
+        more = f" and {len(self.functions) - SHOWN} more" if len(self.functions) > SHOWN else ""
+        return (
+            f"{self.file}, {self.package} {self.version} as its distribution has it: {', '.join(self.features)} in "
+            f"{some}{more}; {'; '.join(self.evidence)}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +84,7 @@ class IsaVerdict:
     notes: tuple[str, ...]
     size: int
     """Bytes of code decoded."""
+    dispatched: tuple[Dispatched, ...] = ()
 
     @property
     def kernel_flags(self) -> tuple[str, ...]:
@@ -70,6 +99,7 @@ class _Group:
     first: Hit
     counts: dict[str, int] = field(default_factory=dict)
     hints: dict[str, None] = field(default_factory=dict)
+    doubts: dict[str, None] = field(default_factory=dict)
 
 
 def judge(
@@ -79,26 +109,36 @@ def judge(
     *,
     own: frozenset[str],
     demand_waivers: bool = True,
+    distribution: Mapping[str, Packaged] | None = None,
 ) -> IsaVerdict:
     """Judge the code of a tree.
 
     Args:
-        scans: made with `allowed.sure`.
+        scans: made with `allowed.sure`, of the distribution's files with what its baseline allows.
         allowed: for the target.
         ledger: the waivers; used ones are noted in it.
         own: files that were compiled for the target; elsewhere TZCNT is only a warning.
         demand_waivers: whether an unused waiver is a violation.
+        distribution: the distribution's own files; with evidence they may need more than the target has.
     """
+    packaged = distribution or {}
     used = {f for scan in scans for f in scan.features} - free()
     groups: dict[tuple[str, str, Level, str], _Group] = {}
     for scan in scans:
         for hit in scan.hits:
-            level, reason = _level(hit, allowed, ledger, own)
+            proven = bool(hit.evidence) and hit.file in packaged
+            if hit.feature in allowed.sure:
+                if not proven and not hit.suspect:
+                    used.add(hit.feature)
+                continue
+            accepted: tuple[Level, str] = ("dispatched", hit.evidence)
+            level, reason = accepted if proven else _level(hit, allowed, ledger, own)
             if level == "warn" and hit.feature in allowed.doubtful:
                 used.add(hit.feature)
             group = groups.setdefault((hit.file, hit.function, level, reason), _Group(level, reason, hit))
             group.counts[hit.feature] = group.counts.get(hit.feature, 0) + hit.count
-            group.hints.update(dict.fromkeys(hit.hints))
+            group.hints.update(dict.fromkeys((*hit.hints, *([hit.evidence] if hit.evidence else []))))
+            group.doubts.update({hit.doubt: None} if hit.doubt else {})
             if hit.address < group.first.address:
                 group.first = hit
     findings = tuple(_finding(group) for group in groups.values())
@@ -117,6 +157,27 @@ def judge(
         warnings=tuple(warnings),
         notes=(*_notes(findings, scans), *books.notes),
         size=sum(scan.size for scan in scans),
+        dispatched=_dispatched(findings, packaged),
+    )
+
+
+def _dispatched(findings: Iterable[Finding], packaged: Mapping[str, Packaged]) -> tuple[Dispatched, ...]:
+    """What was accepted of the distribution's files, file by file."""
+    files: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if finding.level == "dispatched":
+            files.setdefault(finding.file, []).append(finding)
+    return tuple(
+        Dispatched(
+            file=file,
+            package=packaged[file].package,
+            version=packaged[file].version,
+            sha256=packaged[file].sha256,
+            functions=tuple(dict.fromkeys(f.function for f in members)),
+            features=tuple(sorted({name for f in members for name, _ in f.features})),
+            evidence=tuple(dict.fromkeys(f.reason for f in members)),
+        )
+        for file, members in files.items()
     )
 
 
@@ -147,6 +208,7 @@ def _finding(group: _Group) -> Finding:
         text=group.first.text,
         reason=group.reason,
         hints=tuple(group.hints),
+        doubt="; ".join(group.doubts),
     )
 
 
@@ -165,6 +227,8 @@ def _violation(finding: Finding, target: str) -> Line:
             parts.append(f"{target} runs {name} as {'bsr' if name == 'lzcnt' else 'bsf'}: no trap, a wrong result")
         elif name == "xgetbv":
             parts.append(f"{target} may lack it")
+    if finding.doubt:
+        parts.append(finding.doubt)
     lacks = f"{target} lacks {', '.join(names)}"
     return Line(
         where=finding.file,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
 from pikaforge import audit, keys
 from pikaforge.audit import AuditResult, Rules
+from pikaforge.distribution import Distribution, Packaged
 from pikaforge.elf.allocator import AllocatorRules
 from pikaforge.elf.linkage import LinkageRules
 from pikaforge.elf.verdict import Line
@@ -18,6 +19,8 @@ from pikaforge.isa.verdict import WAIVERS
 from pikaforge.model import Spec
 from pikaforge.plan import Cell
 from pikaforge.stages import compile as compile_stage
+from pikaforge.stages import libraries
+from pikaforge.stages.libraries import Libraries
 from pikaforge.workshop import Workshop
 
 STAGE = "audit"
@@ -36,6 +39,7 @@ def _rules(
     maxima: dict[str, str],
     forbidden: tuple[str, ...],
     libraries: Mapping[str, str] | None = None,
+    distribution: Distribution | None = None,
 ) -> Rules:
     entry = spec.allocators[cell.allocator]
     return Rules(
@@ -48,9 +52,36 @@ def _rules(
             ours=libraries or {},
         ),
         waivers=spec.waivers,
+        distribution=distribution or Distribution(baseline=spec.images[cell.image].baseline),
         image=cell.image,
         allocator=cell.allocator,
     )
+
+
+def _distribution(baseline: str, bundled: Sequence[Mapping[str, Any]], record: Libraries) -> Distribution:
+    """What the image's record says of the bundled libraries, by the digests that they had when they were bundled.
+
+    The digests are the word of a container in which a recipe has run as root. So the audit compares the code of the
+    files in the tree with the record, too.
+    """
+    known = record.by_digest()
+    found: dict[str, Packaged] = {}
+    strangers: dict[str, str] = {}
+    for library in bundled:
+        path, package = str(library["path"]), str(library["package"])
+        entry = known.get(str(library["sha256"]))
+        if package == OWN:
+            continue
+        if entry is not None:
+            found[path] = Packaged(package=entry.package, version=entry.version, sha256=entry.sha256, code=entry.code)
+        else:
+            altered = [name for name in record.altered if name.rpartition("/")[2].startswith(str(library["soname"]))]
+            strangers[path] = (
+                f"{altered[0]} in the image is not what its package has brought"
+                if altered
+                else f"no package of the image has brought this file (of {package})"
+            )
+    return Distribution(baseline=baseline, libraries=found, strangers=strangers)
 
 
 def material(spec: Spec, cell: Cell, *, today: date) -> dict[str, Any]:
@@ -103,6 +134,9 @@ def run(
                 maxima=dict(image.facts["abi"]),
                 forbidden=(BUILD_FOLDER, own_folder) if own_folder else (BUILD_FOLDER,),
                 libraries=allocator.facts["libraries"] if allocator is not None else None,
+                distribution=_distribution(
+                    spec.images[cell.image].baseline, compiled.facts["bundled"], libraries.read(image)
+                ),
             ),
             today=today,
         )

@@ -152,8 +152,8 @@ def _facts(archive: Path) -> dict[str, Any]:
         "compiler": told.lines("compiler.txt"),
         "dropped": [[int(count), flag] for count, flag in told.rows("dropped.tsv")],
         "bundled": [
-            {"soname": soname, "path": path, "package": package, "version": version}
-            for soname, path, package, version in told.rows("bundled.tsv")
+            {"soname": soname, "path": path, "package": package, "version": version, "sha256": digest}
+            for soname, path, package, version, digest in (r for r in told.rows("bundled.tsv") if len(r) == 5)
         ],
         "macros": told.lines("macros.txt"),
     }

@@ -23,11 +23,11 @@ from pikaforge.host.store import Result, sha256
 from pikaforge.lockfile import Lock
 from pikaforge.model import Image, Spec
 from pikaforge.plan import EMULATOR, TOOLS
-from pikaforge.stages import abi
+from pikaforge.stages import abi, libraries
 from pikaforge.workshop import GUEST, Workshop, failure, guest_digests, read_facts, run_job
 
 STAGE = "image"
-SCRIPTS = ("packages.sh", abi.SCRIPT)
+SCRIPTS = ("packages.sh", abi.SCRIPT, libraries.SCRIPT)
 COPIED = ("specs.sh",)
 """Guest scripts that the Dockerfiles copy."""
 REPOSITORY = "pikaforge"
@@ -165,9 +165,9 @@ def usable(result: Result, workshop: Workshop) -> bool:
 def run(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> Result:
     """Build the images.
 
-    The result has no files, but for the emulator; its facts name the images (`build`, `runtime`), their ids, compiler,
-    packages and symbol versions (`abi`). Its identity is that of the installed packages: the same packages elsewhere
-    give the same results.
+    The result has the record of the distribution's libraries, or the emulator; its facts name the images (`build`,
+    `runtime`), their ids, compiler, packages and symbol versions (`abi`). Its identity is that of the installed
+    packages and their libraries: the same packages elsewhere give the same results.
     """
     engine = workshop.engine
     assert isinstance(engine, DockerEngine)
@@ -194,8 +194,20 @@ def run(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> 
         facts["abi"] = abi.measure(workshop, str(facts["runtime"]), stage=STAGE, label=label, log=log)
     if base.suite:
         _pin_packages(workshop.lock, base, engine, workshop, log)
-    identity = keys.digest(repr(sorted((t, tuple(map(tuple, p))) for t, p in packages.items())) + key)
-    return workshop.store.put(STAGE, key, identity=identity, facts=facts, files={})
+    identity = repr(sorted((t, tuple(map(tuple, p))) for t, p in packages.items())) + key
+    return _keep(workshop, facts, identity, key=key, label=label, log=log)
+
+
+def _keep(workshop: Workshop, facts: dict[str, Any], identity: str, *, key: str, label: str, log: Path) -> Result:
+    """Store the result, with the record of the distribution's libraries unless the image is the tool's own."""
+    with workshop.store.scratch() as scratch:
+        files: dict[str, Path] = {}
+        if label not in OWN:
+            image = str(facts["build"])
+            path = libraries.measure(workshop, image, stage=STAGE, label=label, log=log, into=scratch)
+            files[libraries.FILE] = path
+            identity += sha256(path)
+        return workshop.store.put(STAGE, key, identity=keys.digest(identity), facts=facts, files=files)
 
 
 def _emulator(workshop: Workshop, engine: DockerEngine, spec: Spec, base: Base, *, key: str, log: Path) -> Result:
@@ -326,7 +338,7 @@ def host_material(spec: Spec, label: str, home: Path) -> dict[str, Any]:
     return {
         "packages": hostos.installed(_host_wanted(spec, label)),
         "compiler": hostos.compiler_version(),
-        "scripts": guest_digests(home, [abi.SCRIPT]),
+        "scripts": guest_digests(home, [abi.SCRIPT, libraries.SCRIPT]),
     }
 
 
@@ -351,13 +363,14 @@ def run_host(workshop: Workshop, spec: Spec, *, key: str, label: str) -> Result:
         )
     compiler = hostos.compiler_version()
     _check_compiler(spec.images[label], label, compiler)
-    facts = {
+    log = workshop.log_path(label, STAGE)
+    facts: dict[str, Any] = {
         "base": "this machine",
         "build": "",
         "runtime": "",
         "ids": {},
         "gcc": compiler,
         "packages": {"build": sorted([n, v] for n, v in versions.items())},
-        "abi": abi.measure(workshop, "", stage=STAGE, label=label, log=workshop.log_path(label, STAGE)),
+        "abi": abi.measure(workshop, "", stage=STAGE, label=label, log=log),
     }
-    return workshop.store.put(STAGE, key, identity=keys.digest(repr(facts["packages"])), facts=facts, files={})
+    return _keep(workshop, facts, repr(facts["packages"]), key=key, label=label, log=log)

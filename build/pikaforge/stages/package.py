@@ -94,6 +94,7 @@ def manifest(spec: Spec, cell: Cell, parts: Parts) -> dict[str, Any]:
             "name": cell.image,
             "os": {"id": spec.images[cell.image].os.id, "version": spec.images[cell.image].os.version},
             "base": image.facts["base"],
+            "baseline": spec.images[cell.image].baseline,
             "build_packages": dict(packages["build"]),
             "runtime_packages": dict(packages.get("runtime", [])),
         },
@@ -102,17 +103,23 @@ def manifest(spec: Spec, cell: Cell, parts: Parts) -> dict[str, Any]:
         "compiler": compiled.facts["compiler"],
         **compilers.told(spec, cell.image),
         "dropped_flags": compiled.facts["dropped"],
-        "bundled_libraries": compiled.facts["bundled"],
-        "audit": {
-            name: audited.facts[name]
-            for name in ("allow_list", "features_used", "kernel_flags", "symbol_versions", "system_libraries")
-        },
+        "bundled_libraries": [_library(entry, audited.facts["packaged"]) for entry in compiled.facts["bundled"]],
+        "audit": {name: audited.facts[name] for name in AUDITED},
         "checks": [check["name"] for check in parts.smoked.facts["checks"]],
         "tried": {
             "target": parts.smoked.facts["tried"],
             "not_run": twins.sentence(cell.target, parts.smoked.facts["tried"]),
         },
     }
+
+
+AUDITED = ("allow_list", "features_used", "kernel_flags", "symbol_versions", "system_libraries", "dispatched")
+"""What a manifest has of the audit's facts."""
+
+
+def _library(bundled: Mapping[str, Any], packaged: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """A library that travels along; of the distribution's own what the audit has found, with the digest of its code."""
+    return {**bundled, **packaged.get(str(bundled["path"]), {})}
 
 
 def run(

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
 from pikaforge import audit as library
-from pikaforge import report, targets
+from pikaforge import report, signing, targets, verify
 from pikaforge.audit import Rules
-from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
+from pikaforge.describe.claims import ClaimError, Claims, parse
+from pikaforge.describe.contents import read_package
+from pikaforge.distribution import Distribution
+from pikaforge.elf.packages import is_package
+from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, ForgeError
 from pikaforge.selection import closest
 from pikaforge.setting import Setting, cwd
+from pikaforge.signatures import Verifier
+from pikaforge.verify import Means
 
 SHOWN = 40
 """Lines of each kind, unless all are asked for."""
@@ -20,18 +27,27 @@ SHOWN = 40
 def audit(setting: Setting) -> int:
     """`audit`: the verdict on each path; status 4 if one of them says no.
 
-    The waivers of matrix.yaml hold here, too, but need not be used.
+    The waivers of matrix.yaml hold here, too, but need not be used. A package that was built here, and is verified by
+    what lies beside it, tells by its manifest which of its libraries are the distribution's.
     """
     given = setting.arguments
     target = _target(setting)
     limit = 1 << 20 if given.all else SHOWN
-    with tempfile.TemporaryDirectory(prefix="pikaforge-audit-") as scratch:
+    paths = [cwd() / path for path in given.paths]
+    with tempfile.TemporaryDirectory(prefix="pikaforge-audit-") as folder:
+        scratch = Path(folder)
+        known = {
+            str(path): told
+            for path in dict.fromkeys(paths)
+            if (told := _distribution(path, scratch / "keys")) is not None
+        }
         found = library.audit_paths(
-            [cwd() / path for path in given.paths],
-            Path(scratch),
+            paths,
+            scratch,
             target=target,
             rules=Rules(waivers=setting.spec.waivers),
             today=library.today(),
+            distributions=known,
         )
     if given.json:
         report.show(json.dumps([result.facts() for result in found], indent=2))
@@ -39,6 +55,33 @@ def audit(setting: Setting) -> int:
         lines = [line for result in found for line in result.lines(limit=limit)]
         report.show("\n".join(library.demangled(lines)))
     return EXIT_DONE if all(result.passed for result in found) else EXIT_STAGE
+
+
+def _distribution(path: Path, keys: Path) -> Distribution | None:
+    """What a package's manifest says of the distribution's libraries in it, and why that is not taken, if it is not.
+
+    It is taken as `verify` takes it: digests, provenance and contents must agree, and the signature must be good where
+    a key is configured.
+    """
+    if not is_package(path):
+        return None
+    try:
+        package = read_package(path)
+        claims = parse(Claims, package.manifest or b"")
+    except (ForgeError, ClaimError):
+        return None  # no package of ours; whether it can be read at all, the audit tells
+    claimed = claims.distribution(below=package.top)
+    if claimed is None:
+        return None
+    files = signing.settings(os.environ, base=cwd()).public
+    if files and not keys.is_dir():
+        keys.mkdir(mode=0o700)
+    means = Means(audit=lambda *_: (), signatures=Verifier.of_files(files, keys) if files else None, unsigned=not files)
+    refusals = verify.verify_file(path, means).refusals
+    if not refusals:
+        return claimed
+    why = f"the package is not verified: {refusals[0].what}: {refusals[0].why}"
+    return Distribution(baseline=claimed.baseline, strangers=dict.fromkeys(claimed.libraries, why))
 
 
 def _target(setting: Setting) -> str:

@@ -95,8 +95,9 @@ def _signatures(files: Sequence[str], scratch: Path, *, unsigned: bool) -> Itera
 def _auditor(spec: Spec, scratch: Path) -> library.Audit:
     """Audits what is in an artifact as the audit stage did with the tree, by today's waivers.
 
-    Paths are those below the manifest's folder, as waivers name them. What only the stage knows is left out: the
-    image's symbol versions, and which files are our own build.
+    Which libraries are the distribution's, the manifest says; what they do is found out anew. Paths are those below
+    the manifest's folder, as waivers name them. What only the stage knows is left out: the image's symbol versions, and
+    which files are our own build.
     """
 
     def audit(path: Path, claims: Claims, package: Package) -> list[str]:
@@ -109,6 +110,7 @@ def _auditor(spec: Spec, scratch: Path) -> library.Audit:
                 Rules(
                     linkage=LinkageRules(base_libraries=spec.defaults.base_libraries),
                     waivers=spec.waivers,
+                    distribution=claims.distribution(),
                     image=claims.image.name,
                     allocator=claims.allocator.name,
                 ),
