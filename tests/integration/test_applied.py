@@ -88,7 +88,9 @@ def test_a_fork_whose_tag_has_the_whole_series(
     assert "manifest.json agrees with provenance" in verified.text
     assert not [line for line in verified.stdout.splitlines() if line.startswith("no ")], verified.text
     again = ready.build("R620", source=f"{fork}#v3.4.0-2", check=0)
-    assert [line for line in again.stdout.splitlines() if line in said] == said, "a package that is there is told of, too"
+    assert [line for line in again.stdout.splitlines() if line in said] == said, (
+        "a package that is there is told of, too"
+    )
 
 
 def test_a_submodule_that_went_on(project: Project, fork: Path, git: Git) -> None:
@@ -116,7 +118,9 @@ def test_lines_that_went_on(project: Project, fork: Path, git: Git) -> None:
 
 
 def test_half_of_a_pull_request_and_one_that_must_not_be_there(project: Project, fork: Path) -> None:
-    done = check(project, fork, "half", project.pull(988) | {"already": "refuse"}, project.pull(1102), project.pull(990))
+    done = check(
+        project, fork, "half", project.pull(988) | {"already": "refuse"}, project.pull(1102), project.pull(990)
+    )
     assert done.returncode == 4, done.text
     subject = "[PATCH 1/2] Say in which unit times are"
     for reason in (

@@ -398,10 +398,16 @@ def test_a_history_that_ends_early(repository: Repository, cache: forge_git.Cach
 
 
 def test_the_submodules_of_a_commit(repository: Repository, cache: forge_git.Cache) -> None:
-    settings = {"third/x": "../x.git", "with blank": "https://example.org/y.git", "none": "../none.git", ":odd*": "../o.git"}
+    settings = {
+        "third/x": "../x.git",
+        "with blank": "https://example.org/y.git",
+        "none": "../none.git",
+        ":odd*": "../o.git",
+    }
+    file = str(repository.folder / ".gitmodules")
     for number, (name, url) in enumerate(settings.items(), 1):
-        repository("config", "--file", repository.folder / ".gitmodules", f"submodule.s.{number}.path", name)
-        repository("config", "--file", repository.folder / ".gitmodules", f"submodule.s.{number}.url", url)
+        repository("config", "--file", file, f"submodule.s.{number}.path", name)
+        repository("config", "--file", file, f"submodule.s.{number}.url", url)
         if name != "none":
             repository("update-index", "--add", "--cacheinfo", f"160000,{str(number) * 40},{name}")
     repository("add", ".gitmodules")

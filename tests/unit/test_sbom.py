@@ -77,7 +77,13 @@ def test_the_source_has_its_pedigree() -> None:
 def test_what_the_source_has_already_is_no_patch_of_it() -> None:
     changed = make_manifest()["source"]
     changed["patches"][0]["state"] = "present"
-    changed |= {"kind": "repository", "url": "https://example.org/fork.git", "ref": "main", "tag": "", "version": "main-gccc"}
+    changed |= {
+        "kind": "repository",
+        "url": "https://example.org/fork.git",
+        "ref": "main",
+        "tag": "",
+        "version": "main-gccc",
+    }
     source = components(bill(source=changed))["source"]
     assert [patch["diff"]["url"] for patch in source["pedigree"]["patches"]] == ["local"]
     assert source["pedigree"]["notes"] == "applied in this order: local; in the ancestor already: pull-9"

@@ -1,4 +1,5 @@
-"""What the guest says of each patch, as the stage keeps it and as a table shows it; and which submodules patches move."""
+"""What the guest says of each patch, as the stage keeps it and as a table shows it;
+and what submodules patches move."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def patch(name: str, **more: Any) -> Patch:
 
 def test_the_facts_of_each_patch() -> None:
     wanted = (patch("pull-1"), patch("file x.patch"), patch("quilt d/y.patch", already="refuse"))
-    facts = {
+    facts: series.Facts = {
         "state": [("0000", "applied"), ("0001", "conflict"), ("0002", "present")],
         "offset": [("0000", "a.c", "2", "-3"), ("0000", "a.c", "1", "4")],
         "reason": [("0001", "it does not apply"), ("0001", "\x1b[31mhunk\u2028#1\x9b")],
@@ -95,7 +96,11 @@ def test_every_entry_has_a_row() -> None:
         {"file": "absent.patch", "enabled": False},
     )
     facts = [
-        fact("pull-1", "applied", offsets=[{"path": "a.c", "hunk": 1, "lines": 3}, {"path": "a.c", "hunk": 2, "lines": -1}]),
+        fact(
+            "pull-1",
+            "applied",
+            offsets=[{"path": "a.c", "hunk": 1, "lines": 3}, {"path": "a.c", "hunk": 2, "lines": -1}],
+        ),
         fact("quilt debian/a.patch", "present"),
         fact("quilt debian/b.patch", "applied"),
         fact("quilt debian-more/a.patch", "present", notes=["it came with abc"]),
@@ -125,7 +130,10 @@ def test_what_a_source_has_already_is_said_in_a_line() -> None:
         ({"kind": "clone", "url": ""}, ["the source is v2 (abc), not product.source; packages keep the version v1"]),
         ({"kind": "product"}, []),
         ({"kind": "sample"}, []),
-        ({"kind": "product", "patches": [fact("pull-1", "present")]}, ["in the source already, so not applied: pull-1"]),
+        (
+            {"kind": "product", "patches": [fact("pull-1", "present")]},
+            ["in the source already, so not applied: pull-1"],
+        ),
     ],
 )
 def test_remarks_on_a_source(changes: dict[str, Any], said: list[str]) -> None:
@@ -155,7 +163,7 @@ TEXT = "diff --git a/b.c b/b.c\n--- a/b.c\n+++ b/b.c\n@@ -1,2 +1,2 @@\n x\n-y\n+
         (move("third/x", "", SHA["b"]), [Move(path="third/x", old="", new=SHA["b"])]),
         (move("third/x", SHA["a"], ""), [Move(path="third/x", old=SHA["a"], new="")]),
         (
-            f"From x\nSubject: y\n\n---\n{TEXT}{move('x', SHA['a'], SHA['b'])}{TEXT}{move('y', SHA['c'], SHA['d'])}-- \n2.39\n",
+            f"From x\n\n---\n{TEXT}{move('x', SHA['a'], SHA['b'])}{TEXT}{move('y', SHA['c'], SHA['d'])}-- \n2.39\n",
             [Move(path="x", old=SHA["a"], new=SHA["b"]), Move(path="y", old=SHA["c"], new=SHA["d"])],
         ),
         (move("x", "a" * 64, "b" * 64).replace("\n", "\r\n"), [Move(path="x", old="a" * 64, new="b" * 64)]),
@@ -175,7 +183,9 @@ def test_the_strip_level_counts() -> None:
 class Repositories:
     """Submodules: which commit holds which, and what was fetched."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, stands: str, line: str = "abcdef", whole: bool = True) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, stands: str, line: str = "abcdef", whole: bool = True
+    ) -> None:
         self.line = line
         self.whole = whole
         self.asked: list[tuple[str, str]] = []
@@ -195,7 +205,9 @@ class Repositories:
         return all(letter in self.line for letter in known) and self.line.index(known[0]) >= self.line.index(known[1])
 
 
-ORIGIN = Origin(kind="git", spec="u", url="https://example.org/u/p.git", ref="v1", relative_to="https://example.org/u/p.git")
+ORIGIN = Origin(
+    kind="git", spec="u", url="https://example.org/u/p.git", ref="v1", relative_to="https://example.org/u/p.git"
+)
 X = "https://example.org/u/x.git"
 
 
@@ -257,7 +269,9 @@ def test_what_a_clone_has_of_a_submodule_is_asked_first(monkeypatch: pytest.Monk
     kept = tmp_path / "modules" / "x"
     (kept / "objects").mkdir(parents=True)
     (kept / "HEAD").write_text("ref: refs/heads/main\n")
-    origin = Origin(kind="git", spec="c", url="file:///c", relative_to=ORIGIN.url, modules=tmp_path / "modules", local=True)
+    origin = Origin(
+        kind="git", spec="c", url="file:///c", relative_to=ORIGIN.url, modules=tmp_path / "modules", local=True
+    )
     assert look_up(("a", "b"), origin=origin).holds == [("x", SHA["b"], SHA["c"])]
     assert [url for url, _ in repositories.asked] == [kept.as_uri()]
     repositories.asked.clear()
