@@ -522,7 +522,9 @@ def test_a_new_file_that_is_there_with_other_content(repository: Repository, loo
 
 
 @pytest.mark.parametrize("kind", ["mailbox", "diff"])
-def test_a_patch_that_was_sent_with_other_line_ends(repository: Repository, look: Stage, patch: bytes, kind: str) -> None:
+def test_a_patch_that_was_sent_with_other_line_ends(
+    repository: Repository, look: Stage, patch: bytes, kind: str
+) -> None:
     data = (patch if kind == "mailbox" else repository.diff("base", "patch")).replace(b"\n", b"\r\n")
     assert look(repository, data, ref="base").states == ("applied",)
     assert look(repository, data, ref="patch").states == ("present",)
@@ -534,7 +536,9 @@ def test_a_diff_with_another_strip_level(repository: Repository, look: Stage, pa
     assert look(repository, (data, 0), ref="patch").states == ("present",)
 
 
-@pytest.mark.parametrize("data", [b"", b"nothing\n", b"From " + b"0" * 40 + b" Mon Sep 17 00:00:00 2001\nFrom: a <a@b>\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"nothing\n", b"From " + b"0" * 40 + b" Mon Sep 17 00:00:00 2001\nFrom: a <a@b>\n"]
+)
 def test_a_patch_without_a_change(repository: Repository, look: Stage, data: bytes) -> None:
     done = look(repository, data)
     assert done.states == ("conflict",)
@@ -571,37 +575,34 @@ def moved(repository: Repository) -> bytes:
 @pytest.mark.parametrize(
     ("stands", "holds", "state"),
     [
-        (OLD, [], "applied"),
-        (NEW, [], "present"),
-        (LATER, [("third/x", NEW, LATER)], "present"),
-        (LATER, [], "conflict"),
-        (LATER, [("third/y", NEW, LATER)], "conflict"),
-        (LATER, [("third/x", LATER, NEW)], "conflict"),
+        (OLD, (), "applied"),
+        (NEW, (), "present"),
+        (LATER, ("third/x", NEW, LATER), "present"),
+        (LATER, (), "conflict"),
+        (LATER, ("third/y", NEW, LATER), "conflict"),
+        (LATER, ("third/x", LATER, NEW), "conflict"),
     ],
 )
-@pytest.mark.parametrize("pure", [True, False])
 def test_a_submodule(
-    repository: Repository,
-    look: Stage,
-    stands: str,
-    holds: list[tuple[str, str, str]],
-    state: str,
-    pure: bool,
+    repository: Repository, look: Stage, stands: str, holds: tuple[str, str, str] | tuple[()], state: str
 ) -> None:
-    repository.at("base", "patch")
-    repository.commit({} if pure else {"b.txt": text(n30="thirty\n")}, "move", link=NEW)
-    patch = repository.mailbox("base")
-    repository.at("base", "source")
-    repository.commit({} if pure or state == "applied" else {"b.txt": text(n30="thirty\n")}, link=stands)
-    done = look(repository, patch, holds=holds)
-    assert done.states == (state,)
-    notes = [(f"third/x stands at {LATER[:12]}, which holds {NEW[:12]}",)] if (state, stands) == ("present", LATER) else []
-    assert done.of("note") == notes
-    if state == "conflict":
-        said = f"the patch moves the submodule third/x from {OLD} to {NEW}; it stands at {LATER}"
-        assert said in done.reasons()
-    link = done.facts["head"] and [values for values in done.facts.get("link", [])]
-    assert link == [], "there is no .gitmodules here"
+    """A patch that only moves one, and a patch that changes a file, too."""
+    repository.at("base", "pure")
+    repository.commit({}, "move", link=NEW)
+    pure = repository.mailbox("base")
+    repository.at("base", "mixed")
+    repository.commit({"b.txt": text(n30="thirty\n")}, "move", link=NEW)
+    mixed = repository.mailbox("base")
+    for patch, files in ((pure, {}), (mixed, {} if state == "applied" else {"b.txt": text(n30="thirty\n")})):
+        repository.at("base", "source")
+        repository.commit(files, link=stands)
+        done = look(repository, patch, holds=[holds] if holds else [])
+        assert done.states == (state,)
+        later = f"third/x stands at {LATER[:12]}, which holds {NEW[:12]}"
+        assert done.of("note") == ([(later,)] if (state, stands) == ("present", LATER) else [])
+        if state == "conflict":
+            said = f"the patch moves the submodule third/x from {OLD} to {NEW}; it stands at {LATER}"
+            assert said in done.reasons()
 
 
 def test_two_moves_of_one_submodule(repository: Repository, look: Stage) -> None:

@@ -337,6 +337,91 @@ def test_a_mailbox_keeps_binary_files_and_submodules(repository: Repository, cac
     assert f"+Subproject commit {'c' * 40}".encode() in text
 
 
+def test_the_mailbox_of_a_pull_request_that_was_merged(repository: Repository, cache: forge_git.Cache) -> None:
+    """Its commits are those that came with the merge, whatever was merged or committed since."""
+    before = _mailbox(repository, cache)
+    for number in (8, 9):
+        repository("merge", "--quiet", "--no-ff", "--no-edit", "work" if number == 8 else "again")
+        repository.commit("c.txt", f"{number}", "on main")
+        repository("checkout", "--quiet", "-b", "again" if number == 8 else "last")
+        repository.commit("d.txt", f"{number}", "another pull request")
+        repository("checkout", "--quiet", "main")
+    merged = repository("rev-parse", "main")
+    assert cache.mailbox(repository.url, merged, "refs/pull/7/head") == before
+    shallow = forge_git.Cache(cache.path(repository.url).parent / "other")
+    shallow.fetch(repository.url, merged)
+    assert shallow.mailbox(repository.url, merged, "refs/pull/7/head") == before
+
+
+def test_the_mailbox_of_a_pull_request_that_the_branch_moved_on_to(
+    repository: Repository, cache: forge_git.Cache
+) -> None:
+    """Nothing tells where it begins."""
+    assert cache.mailbox(repository.url, repository.pull, "refs/pull/7/head") == b""
+
+
+# ---- histories and submodules
+
+
+def test_the_history_of_a_commit(repository: Repository, cache: forge_git.Cache) -> None:
+    first, second, third = repository.commits
+    cache.fetch(repository.url, third)
+    cache.fetch(repository.url, repository.pull)
+    path, whole = cache.history(repository.url, third)
+    assert whole
+    assert _has(path, first)
+    assert forge_git.holds(path, third, first)
+    assert forge_git.holds(path, third, third)
+    assert not forge_git.holds(path, first, third)
+    assert not forge_git.holds(path, third, repository.pull)
+    assert not forge_git.holds(path, third, "1" * 40)
+    assert not forge_git.holds(path, second, repository.pull)
+    repository.folder.rename(repository.folder.with_name("gone"))
+    assert cache.history(repository.url, third) == (path, True), "what is there is not asked for again"
+
+
+@pytest.mark.usefixtures("picky")
+def test_the_history_from_a_server_that_gives_out_only_refs(repository: Repository, cache: forge_git.Cache) -> None:
+    url, (first, second, _) = repository.url, repository.commits
+    cache.fetch(url, repository.commits[2], "refs/heads/main")
+    path, whole = cache.history(url, second, "refs/tags/v1.0")
+    assert (whole, forge_git.holds(path, second, first)) == (True, True)
+
+
+def test_a_history_that_ends_early(repository: Repository, cache: forge_git.Cache, tmp_path: Path, git: Git) -> None:
+    git("clone", "--quiet", "--depth=2", repository.url, tmp_path / "shallow")
+    url, third = (tmp_path / "shallow").as_uri(), repository.commits[2]
+    path, whole = cache.history(url, third)
+    assert not whole
+    assert forge_git.holds(path, third, repository.commits[1])
+    assert not forge_git.holds(path, third, repository.commits[0])
+
+
+def test_the_submodules_of_a_commit(repository: Repository, cache: forge_git.Cache) -> None:
+    settings = {
+        "third/x": "../x.git",
+        "with blank": "https://example.org/y.git",
+        "none": "../none.git",
+        ":odd*": "../o.git",
+    }
+    file = str(repository.folder / ".gitmodules")
+    for number, (name, url) in enumerate(settings.items(), 1):
+        repository("config", "--file", file, f"submodule.s.{number}.path", name)
+        repository("config", "--file", file, f"submodule.s.{number}.url", url)
+        if name != "none":
+            repository("update-index", "--add", "--cacheinfo", f"160000,{str(number) * 40},{name}")
+    repository("add", ".gitmodules")
+    repository("commit", "--quiet", "--message", "submodules")
+    commit = repository("rev-parse", "HEAD")
+    path = cache.fetch(repository.url, commit)
+    assert forge_git.submodules(path, commit) == {
+        "third/x": ("1" * 40, "../x.git"),
+        "with blank": ("2" * 40, "https://example.org/y.git"),
+        ":odd*": ("4" * 40, "../o.git"),
+    }
+    assert forge_git.submodules(cache.fetch(repository.url, repository.commits[0]), repository.commits[0]) == {}
+
+
 # ---- relative URLs of submodules
 
 BASES = [

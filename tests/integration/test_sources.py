@@ -73,6 +73,8 @@ def test_local_clone_and_what_it_was_built_from(
         described = json.loads(content.read())["source"]
     # The sample's package has the same tree in it, but its patches are other bytes (mailboxes, not refs).
     assert described["patches"] == tree(ready)["facts"]["patches"]
+    assert [patch["state"] for patch in described["patches"]] == ["applied"] * len(PULLS)
+    assert (described["kind"], described["tag"], described["url"]) == ("clone", "v3.4.0", "")
 
 
 def test_local_clone_named_by_a_relative_path(
@@ -118,6 +120,7 @@ def test_plain_file_server_with_pull_requests(
     assert tree(ready)["identity"] == warm.identities["source"]
     facts = tree(ready)["facts"]
     assert facts["url"] == f"{site.url}/pika.git"
+    assert (facts["kind"], facts["tag"], facts["version"]) == ("repository", "v3.4.0", "v3.4.0")
     assert [patch["url"] for patch in facts["patches"]] == [f"{site.url}/pull/{number}.patch" for number in PULLS]
     assert "sources.lock: " in done.stdout
     asked = len(site.seen)
@@ -394,6 +397,7 @@ def test_unknown_tag(ready: Project, factory: Path) -> None:
         ("nowhere", "there is no 'nowhere'"),
         ("folder", "is neither a git repository nor a tarball"),
         ("notes.txt", "notes.txt does not look like a source tarball"),
+        ("notes.txt#v3.4.0", "notes.txt is a file, in which there is no 'v3.4.0' to choose"),
     ],
 )
 def test_source_that_is_none(source: str, message: str, ready: Project, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,19 @@ def test_a_tarball(here: Path) -> None:
 def test_a_tarball_of_matrix_yaml(here: Path) -> None:
     found = _parse(here, "", product__source={"tarball": "demo.tar.gz"})
     assert found == Origin(kind="tarball", spec="default", tarball=here / "demo.tar.gz", local=True)
+
+
+@pytest.mark.parametrize("text", ["demo.tar.gz#v1", "./demo.tar.gz#main"])
+def test_a_tarball_has_no_refs(here: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _parse(here, text)
+    where, _, ref = text.partition("#")
+    assert refusal(caught) == (
+        f"{where} is a file, in which there is no {ref!r} to choose",
+        "--source",
+        "#REF belongs behind a repository; a tarball is one tree",
+    )
+    assert _parse(here, "demo.tar.gz#").kind == "tarball"
 
 
 @pytest.mark.parametrize(
@@ -237,6 +251,7 @@ def test_the_sample_is_made_once_for_each_state_of_its_files(sampled: Path, monk
     folder = Path(first.url.removeprefix("file://")).parent
     assert folder.parent == sampled / "out" / "sample"
     assert first.pulls == folder / "pull"
+    assert _parse(sampled, "sample#merged", **changes) == replace(first, ref="merged")
     (sampled / "sample" / "more").write_text("y")
     assert _parse(sampled, "sample", **changes).url != first.url
     assert len(run.calls) == 2  # type: ignore[attr-defined]
@@ -369,3 +384,69 @@ def test_the_sample_needs_no_pin(tmp_path: Path, remote: Remote) -> None:
     sample = Origin(kind="git", spec="sample", url="file:///s", ref="v1.0", local=True, sample=True)
     assert origin.pin(sample, Lock(tmp_path / "lock", strict=True), offline=False) == COMMIT
     assert not (tmp_path / "lock").exists()
+
+
+# ---- what packages tell
+
+
+TREE = Origin(kind="tarball", spec="x/demo-1.0-2.tar.xz", tarball=Path("/x/demo-1.0-2.tar.xz"), local=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "tag", "kind", "version"),
+    [
+        (REMOTE, "v1.0", "repository", "v1.0"),
+        (replace(REMOTE, own=True), "v1.0", "product", "v1.0"),
+        (LOCAL, "v1.0", "clone", "v1.0"),
+        (replace(LOCAL, sample=True), "v1.0", "sample", "v1.0"),
+        (replace(REMOTE, ref="main"), "", "repository", f"main-g{COMMIT[:12]}"),
+        (replace(REMOTE, ref="refs/heads/team/fix"), "", "repository", f"team/fix-g{COMMIT[:12]}"),
+        (replace(REMOTE, ref="refs/pull/7/head"), "", "repository", f"pull/7/head-g{COMMIT[:12]}"),
+        (replace(REMOTE, ref=COMMIT), "", "repository", f"g{COMMIT[:12]}"),
+        (TREE, "", "tarball", "demo-1.0-2"),
+        (replace(TREE, own=True), "", "product", "demo-1.0-2"),
+    ],
+)
+def test_what_is_told_of_a_source(source: Origin, tag: str, kind: str, version: str) -> None:
+    told = origin.told(source, COMMIT, tag)
+    assert (told["kind"], told["tag"], told["version"]) == (kind, tag, version)
+    assert (told["ref"], told["commit"]) == (source.ref, COMMIT)
+    assert told["url"] == ("" if source.local else URL)
+
+
+def test_no_password_reaches_a_package() -> None:
+    told = origin.told(replace(REMOTE, url="https://user:secret@example.org/demo.git"), COMMIT, "")
+    assert told["url"] == "https://***@example.org/demo.git"
+
+
+@pytest.mark.parametrize(
+    ("text", "own"),
+    [
+        ("", True),
+        ("https://example.org/demo.git", True),
+        ("https://example.org/demo.git#v1.0", True),
+        ("https://example.org/demo.git#v1.1", False),
+        ("https://example.org/fork.git#v1.0", False),
+        ("clone", False),
+        ("demo.tar.gz", False),
+    ],
+)
+def test_whether_a_source_is_the_products_own(here: Path, text: str, own: bool) -> None:
+    assert _parse(here, text).own is own
+
+
+def test_a_tag_is_known_as_such(tmp_path: Path, remote: Remote) -> None:
+    lock = Lock(tmp_path / "lock")
+    remote.refs["main"] = git.Ref(name="refs/heads/main", commit=COMMIT, moving=True)
+    remote.refs["refs/tags/v1.0"] = remote.refs["v1.0"]
+    assert origin.tag_of(REMOTE, lock) == "v1.0"
+    assert origin.tag_of(replace(REMOTE, ref="refs/tags/v1.0"), lock) == "v1.0"
+    assert origin.tag_of(replace(REMOTE, ref="main"), lock) == ""
+    assert origin.tag_of(replace(REMOTE, ref="absent"), lock) == ""
+    asked = remote.asked
+    origin.pin(REMOTE, lock, offline=False)
+    remote.refs.clear()
+    assert origin.tag_of(REMOTE, lock) == "v1.0", "what is pinned under a name is a tag"
+    assert origin.tag_of(replace(REMOTE, ref=COMMIT), lock) == ""
+    assert origin.tag_of(TREE, lock) == ""
+    assert remote.asked == asked + 1, "the pin's own look"

@@ -148,6 +148,7 @@ def test_a_quilt_series(folder: Path, series: str, found: list[tuple[str, int]])
         ("b.patch\na.patch -p10\n", "the quilt option '-p10' is unknown", 2),
         ("a.patch --fuzz=3\n", "the quilt option '--fuzz=3' is unknown", 1),
         ("../fix.patch\n", "../fix.patch leaves the quilt folder", 1),
+        ("a.patch\nb.patch\na.patch -p0\n", "a.patch is here twice", 3),
         ("# one\nx/../../fix.patch\n", "x/../../fix.patch leaves the quilt folder", 2),
         ("/etc/passwd\n", "/etc/passwd leaves the quilt folder", 1),
         (
@@ -180,16 +181,17 @@ def test_a_quilt_folder_without_series_is_refused(folder: Path) -> None:
     )
 
 
-def test_two_quilt_folders_may_have_patches_of_one_name(folder: Path) -> None:
+@pytest.mark.parametrize("other", ["more", "more/debian"])
+def test_two_quilt_folders_may_have_patches_of_one_name(folder: Path, other: str) -> None:
     """Else a change of the first one would not change the key."""
-    (folder / "more").mkdir()
-    (folder / "more" / "series").write_text("a.patch\n")
-    (folder / "more" / "a.patch").write_text("another a")
-    series, shelf = _series({"quilt": "debian"}, {"quilt": "more"}), _shelf(folder)
+    (folder / other).mkdir(parents=True)
+    (folder / other / "series").write_text("a.patch\n")
+    (folder / other / "a.patch").write_text("another a")
+    series, shelf = _series({"quilt": "debian"}, {"quilt": other}), _shelf(folder)
     before = pinned_digests(series, REMOTE, folder=folder, lock=shelf.lock)
     assert before == patches.digests_of(resolve(series, shelf))
     assert before is not None
-    assert list(before) == ["quilt debian/b.patch", "quilt debian/a.patch", "quilt more/a.patch"]
+    assert list(before) == ["quilt debian/b.patch", "quilt debian/a.patch", f"quilt {other}/a.patch"]
     (folder / "debian" / "a.patch").write_text("changed")
     assert pinned_digests(series, REMOTE, folder=folder, lock=shelf.lock) != before
 
@@ -221,6 +223,18 @@ def test_order_is_kept_and_disabled_entries_are_skipped(folder: Path, web: Web) 
     for patch in applied:
         assert digest((shelf.downloads / patch.sha256).read_bytes()) == patch.sha256
     assert web.asked == [URL.format(2), URL.format(1)]
+
+
+def test_what_is_to_be_done_where_it_is_there_already(folder: Path) -> None:
+    series = _series(
+        {"file": "fix.patch"}, {"file": "mail.patch", "already": "refuse"}, {"quilt": "debian", "already": "refuse"}
+    )
+    assert [(p.name, p.already) for p in resolve(series, _shelf(folder))] == [
+        ("file fix.patch", "skip"),
+        ("file mail.patch", "refuse"),
+        ("quilt debian/b.patch", "refuse"),
+        ("quilt debian/a.patch", "refuse"),
+    ]
 
 
 def test_pins_and_patches_agree(folder: Path, web: Web) -> None:
@@ -346,6 +360,17 @@ def test_a_local_clone_gives_its_pull_requests(folder: Path, web: Web, monkeypat
     applied = resolve(_series(_pull(1), _pull(2)), _shelf(folder, clone))
     assert applied[0].sha256 == digest(f"{MAIL}file:///clone {SHA} refs/pull/1/head")
     assert web.asked == [URL.format(2)], "what the clone has not is fetched"
+
+
+def test_a_local_clone_that_cannot_tell_which_commits_are_a_pull_request(
+    folder: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has merged them by moving its branch on."""
+    clone = Origin(kind="git", spec="/clone", url="file:///clone", ref="v1", local=True)
+    monkeypatch.setattr(git, "remote_ref", lambda url, name: git.Ref(name=name, commit=SHA, moving=True))
+    monkeypatch.setattr(git.Cache, "mailbox", lambda self, url, base, head: b"")
+    assert resolve(_series(_pull(1)), _shelf(folder, clone))[0].sha256 == digest(MAIL)
+    assert web.asked == [URL.format(1)]
 
 
 @pytest.mark.parametrize("name", ["file", "quilt"])

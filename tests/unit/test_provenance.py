@@ -85,6 +85,27 @@ def test_an_allocator_that_was_built() -> None:
     }  # fmt: skip
 
 
+def test_a_patch_that_the_source_has_already_is_told_as_such() -> None:
+    source = make_manifest()["source"]
+    source["patches"][0]["state"] = "present"
+    found = dependencies(source=source)
+    assert found["patch pull-9"]["annotations"] == {"state": "present"}
+    assert found["patch local"]["annotations"] == {"state": "applied"}
+    assert found["source"]["annotations"] == {"kind": "product", "ref": "v1.0", "tag": "v1.0", "version": "v1.0"}
+
+
+def test_a_manifest_of_before_is_told_of_as_it_was() -> None:
+    """A signature in an RPM's header changes the file, so that its provenance is written anew from its old manifest."""
+    source = make_manifest()["source"]
+    for name in ("kind", "tag", "version"):
+        del source[name]
+    for patch in source["patches"]:
+        del patch["state"]
+    found = dependencies(source=source)
+    assert "annotations" not in found["source"]
+    assert "annotations" not in found["patch pull-9"]
+
+
 def test_a_tarball_as_source() -> None:
     found = dependencies(source__url="", source__head="", source__commit="5" * 64)
     assert (found["source"]["digest"], "uri" in found["source"]) == ({"sha256": "5" * 64}, False)

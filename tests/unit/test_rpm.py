@@ -392,6 +392,10 @@ def test_the_changelog_is_the_series() -> None:
     assert house.changes(patches, epoch=1, version="v1", ref="abc")[0].lines == (
         "v1 from abc", "pull-1: https://x/1", "file a.patch",
     )  # fmt: skip
+    there = [{**patch, "state": state} for patch, state in zip(patches, ("applied", "present"), strict=True)]
+    assert house.changes(there, epoch=1, version="v1", ref="abc")[0].lines[1:] == (
+        "pull-1: https://x/1", "file a.patch (in the source already)",
+    )  # fmt: skip
 
 
 def test_needs_are_the_highest_versions_of_each_library() -> None:

@@ -74,6 +74,43 @@ def test_the_source_has_its_pedigree() -> None:
     }
 
 
+def test_what_the_source_has_already_is_no_patch_of_it() -> None:
+    changed = make_manifest()["source"]
+    changed["patches"][0]["state"] = "present"
+    changed |= {
+        "kind": "repository",
+        "url": "https://example.org/fork.git",
+        "ref": "main",
+        "tag": "",
+        "version": "main-gccc",
+    }
+    source = components(bill(source=changed))["source"]
+    assert [patch["diff"]["url"] for patch in source["pedigree"]["patches"]] == ["local"]
+    assert source["pedigree"]["notes"] == "applied in this order: local; in the ancestor already: pull-9"
+    assert properties(source) == {
+        "pikaforge:patch:1:pull-9": f"sha256:{'9' * 64}",
+        "pikaforge:patch:1:pull-9:state": "present",
+        "pikaforge:patch:2:local": f"sha256:{'1' * 64}",
+    }
+    (upstream,) = source["pedigree"]["ancestors"]
+    assert upstream["version"] == "main-gccc", "not the version that the packages keep"
+    assert properties(upstream) == {
+        "pikaforge:origin": "repository",
+        "pikaforge:ref": "main",
+        "pikaforge:commit": "c" * 40,
+    }
+
+
+def test_a_bill_of_a_manifest_of_before() -> None:
+    source = make_manifest()["source"]
+    for name in ("kind", "tag", "version"):
+        del source[name]
+    for patch in source["patches"]:
+        del patch["state"]
+    told = components(bill(source=source))["source"]["pedigree"]
+    assert (told["ancestors"][0]["version"], len(told["patches"])) == ("v1.0", 2)
+
+
 def test_a_tarball_is_known_by_its_digest() -> None:
     source = components(bill(source__url="", source__head="", source__commit="5" * 64))["source"]
     (upstream,) = source["pedigree"]["ancestors"]

@@ -327,6 +327,15 @@ class TestSwapped:
                 },
                 "patches have other digests in the manifest than in the provenance",
             ),
+            (
+                {
+                    "source__patches": [
+                        {"name": name, "sha256": digit * 64, "url": "", "why": "", "state": "present"}
+                        for name, digit in (("pull-9", "9"), ("local", "1"))
+                    ]
+                },
+                "patches have other states in the manifest than in the provenance",
+            ),
         ],
     )
     def test_another_manifest(self, folder: Path, means: Means, changes: dict[str, Any], wrong: str) -> None:

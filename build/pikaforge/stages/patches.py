@@ -120,16 +120,17 @@ def resolve(series: Series, shelf: Shelf) -> tuple[Patch, ...]:
         elif entry.file is not None:
             data = _read(shelf.folder / entry.file, where)
             kind: Literal["am", "diff"] = "am" if is_mailbox(data) else "diff"
-            patches.append(_keep(shelf, entry, entry_name(entry), kind, 1, data))
+            patches.append(_keep(shelf, entry, data, name=entry_name(entry), kind=kind))
         elif entry.quilt is not None:
             patches.extend(
-                _keep(shelf, entry, name, "diff", strip, data) for name, strip, data in _quilt(entry, shelf.folder, where)
+                _keep(shelf, entry, data, name=name, kind="diff", strip=strip)
+                for name, strip, data in _quilt(entry, shelf.folder, where)
             )
     return tuple(patches)
 
 
 def _keep(
-    shelf: Shelf, entry: PatchEntry, name: str, kind: Literal["am", "diff"], strip: int, data: bytes
+    shelf: Shelf, entry: PatchEntry, data: bytes, *, name: str, kind: Literal["am", "diff"] = "am", strip: int = 1
 ) -> Patch:
     sha256 = keys.digest(data)
     path = shelf.downloads / sha256
@@ -153,7 +154,7 @@ def _pull(entry: PatchEntry, shelf: Shelf) -> Patch:
     if pinned is not None and not lock.refresh and (path := downloads / pinned).is_file():
         data = path.read_bytes()
         if keys.digest(data) == pinned:
-            return _keep(shelf, entry, name, "am", 1, data)
+            return _keep(shelf, entry, data, name=name)
     data = _fetch_pull(entry, shelf)
     if not is_mailbox(data):
         raise HostError(
@@ -161,7 +162,7 @@ def _pull(entry: PatchEntry, shelf: Shelf) -> Patch:
             where=f"pull request {entry.pull}",
             hint="a proxy's error page, perhaps? save the patch beside the series and name it with `file:`",
         )
-    patch = _keep(shelf, entry, name, "am", 1, data)
+    patch = _keep(shelf, entry, data, name=name)
     if not origin.sample:
         lock.check("sources", origin.entry, f"patch {name}", patch.sha256)
     return patch

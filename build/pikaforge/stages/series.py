@@ -46,7 +46,10 @@ class Verdict:
     def findings(self) -> tuple[str, ...]:
         """What is wrong with it; empty if nothing."""
         if self.refused:
-            return (f"patch {self.patch.name} is in the source already, and `already: refuse` forbids that", *self.notes)
+            return (
+                f"patch {self.patch.name} is in the source already, and `already: refuse` forbids that",
+                *self.notes,
+            )
         return self.reasons
 
     def facts(self) -> dict[str, Any]:

@@ -187,7 +187,7 @@ class _Work:
     def patched(self) -> _Patched:
         """The tree with the series applied.
 
-        What the tree itself does not tell of a patch, the history may: it is fetched only then, because it may be large.
+        What the tree itself does not tell of a patch, the history may; that is fetched only then, as it may be large.
         """
         moves = {patch: pointers.moves(self._content(patch), patch.strip) for patch in self.wanted}
         repository = self._repository()

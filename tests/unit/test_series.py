@@ -1,0 +1,281 @@
+"""What the guest says of each patch, as the stage keeps it and as a table shows it;
+and what submodules patches move."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pikaforge import config
+from pikaforge.errors import HostError
+from pikaforge.host import git
+from pikaforge.model import Series
+from pikaforge.stages import pointers, series, source
+from pikaforge.stages.origin import Origin
+from pikaforge.stages.patches import Patch
+from pikaforge.stages.pointers import Move, moves
+from pikaforge.stages.series import Offset, Verdict
+
+SHA = {letter: letter * 40 for letter in "abcdef"}
+
+
+def patch(name: str, **more: Any) -> Patch:
+    return Patch(name=name, kind="am", strip=1, sha256=f"sha-{name}", **more)
+
+
+# ---- facts
+
+
+def test_the_facts_of_each_patch() -> None:
+    wanted = (patch("pull-1"), patch("file x.patch"), patch("quilt d/y.patch", already="refuse"))
+    facts: series.Facts = {
+        "state": [("0000", "applied"), ("0001", "conflict"), ("0002", "present")],
+        "offset": [("0000", "a.c", "2", "-3"), ("0000", "a.c", "1", "4")],
+        "reason": [("0001", "it does not apply"), ("0001", "\x1b[31mhunk\u2028#1\x9b")],
+        "note": [("0002", "it came with abc")],
+    }
+    one, two, three = series.read(facts, wanted)
+    assert one == Verdict(
+        patch=wanted[0],
+        state="applied",
+        offsets=(Offset(path="a.c", hunk=2, lines=-3), Offset(path="a.c", hunk=1, lines=4)),
+    )
+    assert two.findings == ("it does not apply", " [31mhunk #1 "), "no patch speaks to a terminal"
+    assert three.refused
+    assert three.findings == (
+        "patch quilt d/y.patch is in the source already, and `already: refuse` forbids that",
+        "it came with abc",
+    )
+    assert one.findings == ()
+
+
+@pytest.mark.parametrize(
+    "states", [[], [("0000", "maybe")], [("0000", "applied"), ("0000", "present")], [("0001", "applied")]]
+)
+def test_facts_that_do_not_fit(states: list[tuple[str, str]]) -> None:
+    with pytest.raises(ValueError, match="pull-1"):
+        series.read({"state": states}, [patch("pull-1")])
+
+
+def fact(name: str, state: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "state": state, "offsets": [], "notes": [], **more}
+
+
+def test_what_a_manifest_keeps() -> None:
+    told = Verdict(
+        patch=patch("pull-1", url="https://user:secret@example.org/1.patch", why="a bug"),
+        state="present",
+        offsets=(Offset(path="a.c", hunk=1, lines=2),),
+        notes=("x",),
+    ).facts()
+    assert told == {
+        "name": "pull-1",
+        "sha256": "sha-pull-1",
+        "url": "https://***@example.org/1.patch",
+        "why": "a bug",
+        "state": "present",
+        "offsets": [{"path": "a.c", "hunk": 1, "lines": 2}],
+        "notes": ["x"],
+    }
+
+
+def parsed(*entries: dict[str, Any]) -> Series:
+    return config.parse_series(yaml.safe_dump({"patches": list(entries)}), file="series.yaml")
+
+
+def test_every_entry_has_a_row() -> None:
+    wanted = parsed(
+        {"pull": 1, "url": "https://example.org/1"},
+        {"quilt": "debian", "already": "refuse"},
+        {"pull": 2, "url": "https://example.org/2", "enabled": False, "why": "later"},
+        {"quilt": "debian-more"},
+        {"file": "x.patch"},
+        {"file": "absent.patch", "enabled": False},
+    )
+    facts = [
+        fact(
+            "pull-1",
+            "applied",
+            offsets=[{"path": "a.c", "hunk": 1, "lines": 3}, {"path": "a.c", "hunk": 2, "lines": -1}],
+        ),
+        fact("quilt debian/a.patch", "present"),
+        fact("quilt debian/b.patch", "applied"),
+        fact("quilt debian-more/a.patch", "present", notes=["it came with abc"]),
+        fact("file x.patch", "conflict", reasons=["patch x does not apply", "hunk #1 is rejected in a.c"]),
+    ]
+    assert list(series.rows(wanted, facts)) == [
+        ("pull-1", "applies", "a.c: hunk #1 +3, #2 -1 lines"),
+        ("quilt debian/a.patch", "refused", "-"),
+        ("quilt debian/b.patch", "applies", "-"),
+        ("pull-2", "disabled", "later"),
+        ("quilt debian-more/a.patch", "present", "it came with abc"),
+        ("file x.patch", "conflict", "hunk #1 is rejected in a.c"),
+        ("file absent.patch", "disabled", "-"),
+    ]
+
+
+def test_what_a_source_has_already_is_said_in_a_line() -> None:
+    facts = [fact("pull-1", "present"), fact("pull-2", "applied"), fact("pull-3", "present", notes=["x", "y"])]
+    assert series.remark(facts) == "in the source already, so not applied: pull-1, pull-3 (x; y)"
+    assert series.remark(facts[1:2]) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ["the source is v2 of https://example.org/x.git (abc), not product.source; packages keep the version v1"]),
+        ({"kind": "clone", "url": ""}, ["the source is v2 (abc), not product.source; packages keep the version v1"]),
+        ({"kind": "product"}, []),
+        ({"kind": "sample"}, []),
+        (
+            {"kind": "product", "patches": [fact("pull-1", "present")]},
+            ["in the source already, so not applied: pull-1"],
+        ),
+    ],
+)
+def test_remarks_on_a_source(changes: dict[str, Any], said: list[str]) -> None:
+    facts = {"kind": "repository", "url": "https://example.org/x.git", "version": "v2", "commit": "abc", "patches": []}
+    assert list(source.remarks({**facts, **changes}, version="v1")) == said
+
+
+# ---- submodules
+
+
+def move(path: str, old: str, new: str) -> str:
+    """A diff that moves a submodule."""
+    parts = [f"diff --git a/{path} b/{path}", "index 1..2 160000"]
+    parts += [f"--- {f'a/{path}' if old else '/dev/null'}", f"+++ {f'b/{path}' if new else '/dev/null'}", "@@ -1 +1 @@"]
+    parts += [f"-Subproject commit {old}"] if old else []
+    parts += [f"+Subproject commit {new}"] if new else []
+    return "\n".join(parts) + "\n"
+
+
+TEXT = "diff --git a/b.c b/b.c\n--- a/b.c\n+++ b/b.c\n@@ -1,2 +1,2 @@\n x\n-y\n+z\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (move("third/x", SHA["a"], SHA["b"]), [Move(path="third/x", old=SHA["a"], new=SHA["b"])]),
+        (move("third/x", "", SHA["b"]), [Move(path="third/x", old="", new=SHA["b"])]),
+        (move("third/x", SHA["a"], ""), [Move(path="third/x", old=SHA["a"], new="")]),
+        (
+            f"From x\n\n---\n{TEXT}{move('x', SHA['a'], SHA['b'])}{TEXT}{move('y', SHA['c'], SHA['d'])}-- \n2.39\n",
+            [Move(path="x", old=SHA["a"], new=SHA["b"]), Move(path="y", old=SHA["c"], new=SHA["d"])],
+        ),
+        (move("x", "a" * 64, "b" * 64).replace("\n", "\r\n"), [Move(path="x", old="a" * 64, new="b" * 64)]),
+        (TEXT, []),
+        (move("x", "a" * 39, "b" * 41), []),
+        ("", []),
+    ],
+)
+def test_which_submodules_a_patch_moves(text: str, found: list[Move]) -> None:
+    assert moves(text.encode()) == found
+
+
+def test_the_strip_level_counts() -> None:
+    assert moves(move("x", SHA["a"], SHA["b"]).replace("a/x", "x").replace("b/x", "x").encode(), 0)[0].path == "x"
+
+
+class Repositories:
+    """Submodules: which commit holds which, and what was fetched."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, stands: str, line: str = "abcdef", whole: bool = True
+    ) -> None:
+        self.line = line
+        self.whole = whole
+        self.asked: list[tuple[str, str]] = []
+        self.fails: set[str] = set()
+        monkeypatch.setattr(git, "submodules", lambda repository, commit: {"x": (stands, "../x.git")})
+        monkeypatch.setattr(git, "holds", self.holds)
+        monkeypatch.setattr(git.Cache, "history", lambda cache, url, commit, ref="": self.history(url, commit))
+
+    def history(self, url: str, commit: str) -> tuple[Path, bool]:
+        self.asked.append((url, commit))
+        if url in self.fails:
+            raise HostError(f"cannot reach {url}")
+        return Path("/x"), self.whole
+
+    def holds(self, repository: Path, newer: str, older: str) -> bool:
+        known = [commit[0] for commit in (newer, older)]
+        return all(letter in self.line for letter in known) and self.line.index(known[0]) >= self.line.index(known[1])
+
+
+ORIGIN = Origin(
+    kind="git", spec="u", url="https://example.org/u/p.git", ref="v1", relative_to="https://example.org/u/p.git"
+)
+X = "https://example.org/u/x.git"
+
+
+def look_up(*series_: tuple[str, str], origin: Origin = ORIGIN) -> pointers.Pointers:
+    by_patch = {
+        patch(f"pull-{number}"): [Move(path="x", old=SHA.get(old, ""), new=SHA.get(new, ""))]
+        for number, (old, new) in enumerate(series_)
+    }
+    return pointers.look_up(by_patch, origin, repository=Path("/r"), commit="c" * 40, cache=git.Cache(Path("/none")))
+
+
+@pytest.mark.parametrize(
+    ("stands", "series_", "asked", "holds"),
+    [
+        ("a", [("a", "b")], [], []),
+        ("b", [("a", "b")], [], []),
+        ("c", [("a", "b")], [(X, "c")], [("b", "c")]),
+        ("a", [("a", "b"), ("b", "c")], [], []),
+        ("d", [("a", "b"), ("b", "c")], [(X, "d"), (X, "d")], [("b", "d"), ("c", "d")]),
+        ("c", [("a", "b"), ("a", "c")], [(X, "c"), (X, "b")], [("b", "c")]),
+        ("a", [("a", "c"), ("a", "b")], [(X, "c")], [("b", "c")]),
+        # Back to an older commit: every later one holds that, which says nothing.
+        ("e", [("c", "b")], [(X, "e")], []),
+        ("f", [("", "b")], [(X, "f")], [("b", "f")]),
+        ("f", [("b", "")], [], []),
+    ],
+)
+def test_which_commits_hold_others(
+    monkeypatch: pytest.MonkeyPatch,
+    stands: str,
+    series_: list[tuple[str, str]],
+    asked: list[tuple[str, str]],
+    holds: list[tuple[str, str]],
+) -> None:
+    repositories = Repositories(monkeypatch, stands=SHA[stands])
+    found = look_up(*series_)
+    assert [(url, commit[0]) for url, commit in repositories.asked] == asked, "no history that nobody needs"
+    assert [(old[0], new[0]) for _, old, new in found.holds] == holds
+    assert found.text() == "".join(f"x\t{SHA[old]}\t{SHA[new]}\n" for old, new in holds).encode()
+    assert found.unknown == {}
+
+
+def test_a_submodule_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    repositories = Repositories(monkeypatch, stands=SHA["c"])
+    repositories.fails.add(X)
+    found = look_up(("a", "b"))
+    assert found.holds == []
+    assert found.unknown == {"x": f"whether {SHA['c']} holds {SHA['b']} could not be looked up: cannot reach {X}"}
+
+
+def test_a_submodule_whose_history_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    Repositories(monkeypatch, stands=SHA["f"], line="cdef", whole=False)
+    found = look_up(("a", "b"))
+    assert found.unknown == {"x": f"whether {SHA['f']} holds {SHA['b']} cannot be told: {X} is a shallow clone"}
+
+
+def test_what_a_clone_has_of_a_submodule_is_asked_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    repositories = Repositories(monkeypatch, stands=SHA["c"])
+    kept = tmp_path / "modules" / "x"
+    (kept / "objects").mkdir(parents=True)
+    (kept / "HEAD").write_text("ref: refs/heads/main\n")
+    origin = Origin(
+        kind="git", spec="c", url="file:///c", relative_to=ORIGIN.url, modules=tmp_path / "modules", local=True
+    )
+    assert look_up(("a", "b"), origin=origin).holds == [("x", SHA["b"], SHA["c"])]
+    assert [url for url, _ in repositories.asked] == [kept.as_uri()]
+    repositories.asked.clear()
+    repositories.fails.add(kept.as_uri())
+    found = look_up(("a", "b"), origin=origin)
+    assert (found.holds, found.unknown) == ([("x", SHA["b"], SHA["c"])], {})
+    assert [url for url, _ in repositories.asked] == [kept.as_uri(), X]
