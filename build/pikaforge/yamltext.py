@@ -214,6 +214,8 @@ def _syntax_error(error: yaml.YAMLError, text: str, *, file: str) -> ConfigError
         hint = "put spaces in place of the tab"
     elif line[mark.column : mark.column + 1] in ("@", "`", "%"):
         hint = "put text that begins with this character in quotes"
+    elif "block scalar" in (error.context or ""):
+        hint = 'put text that begins with > or | in quotes, such as ">=11"'
     elif "mapping values are not allowed" in message:
         hint = "put text that holds a colon and a space in quotes, or check the indentation"
     return ConfigError(message, where=_where(file, mark.line + 1, mark.column + 1), hint=hint)

@@ -309,6 +309,7 @@ def test_scalars(loader: str, written: str, value: object) -> None:
             "put text that holds a colon and a space in quotes, or check the indentation",
         ),
         ("a: @b\n", "m.yaml:1:4", "put text that begins with this character in quotes"),
+        ("a: >=11\n", "m.yaml:1:5", 'put text that begins with > or | in quotes, such as ">=11"'),
         ("a: [b]]\n", "m.yaml:1:7", None),
         ("a:\n  - b\n c: d\n", "m.yaml:3:2", None),
     ],
