@@ -160,12 +160,15 @@ class Running:
 class Tool:
     """Runs `python -m pikaforge` from this checkout."""
 
-    @staticmethod
-    def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    def __init__(self, always: Mapping[str, str] | None = None) -> None:
+        """`always` is set in the environment of all runs."""
+        self._always = dict(always or {})
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """This process's environment without what setup.sh and nox set, with build/ on the path."""
         env = {name: value for name, value in os.environ.items() if name != "PIKAFORGE_CWD"}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "build"), env.get("PYTHONPATH", "")]))
-        return {**env, **(extra or {})}
+        return {**env, **self._always, **(extra or {})}
 
     @staticmethod
     def recall(path: Path) -> Done:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from integration.registry_stub import Answers
 
 if TYPE_CHECKING:
     from conftest import Engine, Project, Shared
@@ -282,6 +283,14 @@ def web() -> Iterator[Callable[[Path], Web]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def answers() -> Iterator[Answers]:
+    """A server that knows nothing yet."""
+    server = Answers()
+    yield server
+    server.close()
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ class Answers:
                 self.send_header("Content-Type", kind or "text/plain")
                 self.send_header("Content-Length", str(len(body)))
                 self.send_header("Docker-Distribution-Api-Version", "registry/2.0")
-                if kind.endswith("manifest.v2+json"):
+                if kind.endswith(("manifest.v2+json", "list.v2+json")):
                     self.send_header("Docker-Content-Digest", digest(body))
                 self.end_headers()
                 if self.command != "HEAD":
@@ -81,3 +81,18 @@ def put_image(registry: Answers, name: str, content: bytes) -> str:
     for reference in ("latest", digest(body)):
         registry.bodies[f"/v2/{name}/manifests/{reference}"] = (kind, body)
     return digest(body)
+
+
+def put_list(registry: Answers, name: str, content: bytes) -> str:
+    """Let a registry serve such an image for one of two architectures as `name:latest`; the digest of both."""
+    own = put_image(registry, name, content)
+    kind, body = registry.bodies[f"/v2/{name}/manifests/{own}"]
+    manifests = [
+        {"mediaType": kind, "size": len(body), "digest": found, "platform": {"os": "linux", "architecture": machine}}
+        for machine, found in (("arm64", digest(b"another")), ("amd64", own))
+    ]
+    both = "application/vnd.docker.distribution.manifest.list.v2+json"
+    content = json.dumps({"schemaVersion": 2, "mediaType": both, "manifests": manifests}).encode()
+    for reference in ("latest", digest(content)):
+        registry.bodies[f"/v2/{name}/manifests/{reference}"] = (both, content)
+    return digest(content)

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.registry_stub import Answers, put_image
+from integration.registry_stub import put_image
 
 if TYPE_CHECKING:
     from conftest import Engine, Project
+    from integration.registry_stub import Answers
 
 WAYS = ("systemctl start docker", "bash setup.sh", "DOCKER_HOST", "--engine host")
 
@@ -26,14 +27,6 @@ def closed_port() -> int:
 
 
 # ---- the engine
-
-
-@pytest.fixture
-def answers() -> Iterator[Answers]:
-    """A server that knows nothing yet."""
-    server = Answers()
-    yield server
-    server.close()
 
 
 @pytest.mark.parametrize("where", ["no-socket", "nothing-listens", "no-engine"])

@@ -48,11 +48,11 @@ class EngineImages(EngineConnection):
         if len(digests) < 2 or not self.facts().podman:
             return digests
         # Docker knows an image by the digest that its tag has in the registry. Podman names that of this
-        # architecture's manifest, too, and before it; a pin must not depend on which of them pulled.
+        # architecture's manifest, too, and in no order; a pin must not depend on which of them pulled.
         api = self._client().api
         with api.get(f"{api.base_url}{podman.IMAGE.format(id=attrs['Id'])}", timeout=60) as answer:
-            own = str(answer.json().get("Digest")) if answer.ok else ""
-        return sorted(digests, key=lambda digest: digest.endswith(f"@{own}"))
+            tagged = str(answer.json().get("Digest")) if answer.ok else ""
+        return sorted(digests, key=lambda digest: not digest.endswith(f"@{tagged}"))
 
     @engine_errors()
     def pull(self, reference: str) -> ImageFacts:

@@ -24,7 +24,7 @@ LEAST = {"core": 0, "nofile": 256, "nproc": 256}
 LIMITED = 'ulimit -c 0 && { [ -z "$0" ] || ulimit -n "$0"; } && exec "$@"'
 """Shell text that starts a program with no core files and a limit of open files; it keeps the process id."""
 IMAGE = "/v4.0.0/libpod/images/{id}/json"
-"""What podman's own interface says of an image; among it `Digest`, that of its manifest alone."""
+"""What podman's own interface says of an image; among it `Digest`, which its tag has in the registry."""
 LOGS = "json-file"
 """Where logs are kept. What podman takes itself may be the journal, which drops lines that come too fast."""
 

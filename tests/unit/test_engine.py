@@ -1,0 +1,244 @@
+"""What the container engine says, read: its limits, its errors, its archives."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import struct
+import tarfile
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import requests
+import urllib3
+from docker.errors import APIError, DockerException
+
+from pikaforge.errors import HostError
+from pikaforge.host import podman
+from pikaforge.host.connection import brief, engine_errors, timed_out
+from pikaforge.host.container import unpack
+from pikaforge.host.images import _imported, _pulled
+from pikaforge.host.job import files
+
+LIMITS = """\
+Limit                     Soft Limit           Hard Limit           Units
+Max cpu time              unlimited            unlimited            seconds
+Max core file size        0                    unlimited            bytes
+Max processes             {nproc:<20} {nproc:<20} processes
+Max open files            1024                 {nofile:<20} files
+Max pending signals       96364                96364                signals
+"""
+
+
+@pytest.mark.parametrize(
+    ("nofile", "nproc", "expected"),
+    [
+        ("20000", "32768", {"nofile": 20000, "nproc": 32768}),
+        ("524288", "unlimited", {"nofile": 524288}),  # podman's own default then does
+        ("1073741816", "4194304", {"nofile": 1048576, "nproc": 1048576}),
+    ],
+)
+def test_limits_of_the_engines_machine(nofile: str, nproc: str, expected: Mapping[str, int]) -> None:
+    assert podman.hard_limits(LIMITS.format(nofile=nofile, nproc=nproc)) == expected
+
+
+@pytest.mark.parametrize("text", ["", "cat: /proc/7/limits: No such file or directory\n"])
+def test_limits_that_cannot_be_seen(text: str) -> None:
+    assert podman.hard_limits(text) == {}
+
+
+def test_which_engine_it_is() -> None:
+    docker = {"OSType": "linux", "ServerVersion": "20.10.24", "SecurityOptions": ["name=seccomp", "name=rootless"]}
+    assert not podman.is_podman(docker)
+    assert not podman.is_rootless(docker), "docker without root sets limits"
+    assert podman.is_podman({"BuildahVersion": "1.28.2", "Rootless": False})
+    assert podman.is_rootless({"BuildahVersion": "1.28.2", "Rootless": True})
+
+
+# ---- errors
+
+
+class Answer:
+    """What an engine answered, as far as the SDK's errors look at it."""
+
+    def __init__(self, status: int, reason: str = "Internal Server Error") -> None:
+        self.status_code = status
+        self.reason = reason
+        self.url = "http+docker://localhost/v1.41/containers/x/start"
+
+
+def said(text: str, status: int = 500) -> APIError:
+    response: Any = Answer(status)
+    return APIError("refused", response=response, explanation=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        (
+            "container create: container-init binary not found on the host: stat /x/catatonit: no such",
+            "install the package catatonit where podman runs",
+        ),
+        (
+            'lookup init binary: could not find "catatonit" in one of [/usr/local/libexec/podman /usr/bin]',
+            "install the package catatonit where podman runs",
+        ),
+        (
+            "crun: cgroups in hybrid mode not supported, drop all controllers from cgroupv2: OCI runtime error",
+            "install the package runc there",
+        ),
+        (
+            "runc create failed: error during container init: error setting rlimit type 7: operation not permitted",
+            "raise LimitNOFILE and LimitNPROC",
+        ),
+        (
+            'plugin type="bridge" failed (add): failed to find plugin "bridge" in path',
+            "netavark, aardvark-dns and iptables",
+        ),
+        ("write /var/lib/containers/storage/x: no space left on device", "`invoke images.remove`"),
+    ],
+)
+def test_errors_with_a_known_cause_say_what_to_do(text: str, advice: str) -> None:
+    with pytest.raises(HostError) as caught, engine_errors(where="container x", hint="another"):
+        raise said(text)
+    assert caught.value.message == f"the engine failed: {text}"
+    assert caught.value.where == "container x"
+    assert advice in caught.value.hint
+    assert "another" not in caught.value.hint
+
+
+def test_other_errors_have_the_hint_of_who_asked() -> None:
+    with pytest.raises(HostError) as caught, engine_errors("it could not", hint="ask again"):
+        raise said("something\nelse")
+    assert (caught.value.message, caught.value.hint) == ("it could not: something else", "ask again")
+
+
+def refused() -> Exception:
+    """What is raised where nothing listens any more."""
+    try:
+        try:
+            raise ConnectionRefusedError(111, "Connection refused")
+        except OSError as error:
+            raise urllib3.exceptions.ProtocolError("Connection aborted.", error) from error
+    except urllib3.exceptions.ProtocolError as error:
+        try:
+            raise requests.exceptions.ConnectionError(error) from error
+        except requests.exceptions.ConnectionError as outer:
+            return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (refused(), "Connection refused"),
+        (urllib3.exceptions.ProtocolError("Response ended prematurely"), "Response ended prematurely"),
+        (http.client.RemoteDisconnected("Remote end closed connection"), "Remote end closed connection"),
+        (struct.error("unpack requires a buffer of 8 bytes"), "unpack requires a buffer of 8 bytes"),
+        (DockerException("Error while fetching server API version"), "Error while fetching server API version"),
+    ],
+)
+def test_a_dead_engine_has_its_true_name(error: Exception, reason: str) -> None:
+    with pytest.raises(HostError) as caught, engine_errors():
+        raise error
+    assert caught.value.message == f"the container engine does not answer any more: {reason}"
+    assert "run this again" in caught.value.hint
+    assert caught.value.exit_code == 3
+
+
+def test_what_is_no_error_of_the_engine_passes() -> None:
+    """A full disk of this machine, or the tool's own errors."""
+    for error in (OSError(28, "No space left on device"), HostError("interrupted"), KeyboardInterrupt()):
+        with pytest.raises(type(error)) as caught, engine_errors():
+            raise error
+        assert caught.value is error
+
+
+def test_a_wait_that_is_over_is_no_dead_engine() -> None:
+    pool: Any = None
+    late = requests.exceptions.ConnectionError(urllib3.exceptions.ReadTimeoutError(pool, "", "Read timed out."))
+    assert timed_out(late)
+    assert timed_out(requests.exceptions.ReadTimeout())
+    assert not timed_out(refused())
+    assert not timed_out(ValueError())
+
+
+def test_the_reason_is_at_the_bottom() -> None:
+    assert brief(refused()) == "Connection refused"
+    error = FileNotFoundError(2, "No such file or directory", "/run/podman/podman.sock")
+    assert brief(error) == "No such file or directory: /run/podman/podman.sock"
+    assert brief(said("the engine's\n own words")) == "the engine's own words"
+
+
+# ---- images
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ('{"status":"sha256:ab"}\n', "sha256:ab"),  # docker
+        ('{"status":"Copying"}\n{"status":"sha256:ab","progress":"","id":"sha256:ab"}\n\n', "sha256:ab"),  # podman
+        ("", ""),
+        ("no JSON", ""),
+        ("[]", ""),
+    ],
+)
+def test_the_id_of_an_import(answer: str, found: str) -> None:
+    assert _imported(answer) == found
+
+
+def test_a_pull_that_fails_after_its_begin() -> None:
+    """The status is 200 by then; what went wrong is among the events."""
+    _pulled("a:b", iter([{"status": "Pulling fs layer"}, {"status": "Download complete"}]))
+    with pytest.raises(HostError, match=r"^cannot pull a:b: reading manifest: manifest unknown$"):
+        _pulled("a:b", iter([{"status": "Pulling"}, {"error": "reading manifest:\n manifest unknown"}]))
+
+
+# ---- archives
+
+
+class Unpacked:
+    """A container that keeps what is put into it."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def put_archive(self, _path: str, data: Any) -> bool:
+        self.data = data.read() if hasattr(data, "read") else b"".join(data)
+        return True
+
+
+def put(archive: bytes, *, bare: bool) -> bytes:
+    container: Any = Unpacked()
+    unpack(container, "/forge", archive, bare=bare)
+    sent: bytes = container.data
+    return sent
+
+
+@pytest.mark.parametrize("content", [b"x", b"\0" * 5000, b"", b"y" * 512])
+def test_nothing_follows_the_end_of_an_archive(content: bytes) -> None:
+    """Zeros at the end of the last file are of it, and stay."""
+    archive = files({"a/deep/folder": b"1", "last": content}) + bytes(100_000)
+    sent = put(archive, bare=True)
+    assert archive.startswith(sent)
+    with tarfile.open(fileobj=io.BytesIO(sent)) as tar:
+        member = tar.extractfile("last")
+        assert member is not None
+        assert member.read() == content
+    content_blocks = -(-len(content) // 512)
+    assert len(sent) == 512 * (2 + 2 + 1 + content_blocks + 2), "two folders, a file, this file, the end"
+    assert put(archive, bare=False) == archive
+
+
+@pytest.mark.parametrize(
+    "archive", [b"", b"\x1f\x8b compressed, or no archive at all" * 50, files({"cut": bytes(2000)})[:1024]]
+)
+def test_what_is_no_plain_archive_is_sent_whole(archive: bytes) -> None:
+    assert put(archive, bare=True) == archive
+
+
+def test_limits_that_are_set_in_the_container() -> None:
+    argv = podman.limited(("/forge/tree/bin/server", "-c", "a b"), {"core": 0, "nofile": 300, "nproc": 7})
+    assert argv[:2] == ("/bin/sh", "-c")
+    assert argv[3:] == ("300", "/forge/tree/bin/server", "-c", "a b")
+    assert podman.limited(("true",), {"core": 0})[3:] == ("", "true")
