@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pikaforge import keys
-from pikaforge.elf import flags, linkage
 from pikaforge.distribution import Distribution, Packaged
+from pikaforge.elf import flags, linkage
 from pikaforge.elf.allocator import AllocatorRules, AllocatorVerdict
 from pikaforge.elf.allocator import judge as judge_allocator
 from pikaforge.elf.code import code_digest
