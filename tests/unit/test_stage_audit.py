@@ -159,7 +159,7 @@ def test_libraries_that_were_built_elsewhere_are_known_to_be(stage: Stage) -> No
     user = program(needed=["liba.so.1"], runpath="$ORIGIN/../lib")
     library_ = replace(program(ef.TZCNT), interpreter="", soname="liba.so.1")
     tree = {"bin/demo": user, "lib/liba.so.1": library_}
-    bundled = [{"soname": "liba.so.1", "path": "lib/liba.so.1", "package": "a", "version": "1"}]
+    bundled = [{"soname": "liba.so.1", "path": "lib/liba.so.1", "package": "a", "version": "1", "sha256": "0" * 64}]
     assert stage.run(tree, facts={"bundled": bundled}, key="b" * 32).facts["warnings"]
     error = stage.refusal(tree)
     assert error.failure.findings[0].startswith("lib/liba.so.1: work: tzcnt x1")
