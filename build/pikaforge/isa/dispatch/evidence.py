@@ -128,7 +128,7 @@ class _Search:
         done = world.done(piece)
         if done is not None and not self._comes_to(piece, feature, done):
             return Evidence(proven=True, text="it asks the CPU before it comes there")
-        way = " -> ".join(self._library.code.name(p) for p in reach.way(piece))
+        way = " -> ".join(self._library.code.name(p) for p in reach.way(piece)) or "from outside"
         return Evidence(proven=False, text=f"reached without a question to the CPU: {way}")
 
     def _comes_to(self, piece: int, feature: str, done: Set[int]) -> bool:
