@@ -28,9 +28,10 @@ from unit.artifacts import (
 )
 
 from pikaforge.describe import describe
-from pikaforge.describe.claims import Claims
+from pikaforge.describe.claims import Claims, parse
 from pikaforge.describe.contents import Found, Package, contents_of, differences, read_package
 from pikaforge.describe.provenance import Builder
+from pikaforge.distribution import Packaged
 from pikaforge.elf.errors import AuditError
 from pikaforge.host.store import sha256
 from pikaforge.signatures import Verdict
