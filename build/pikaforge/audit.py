@@ -36,7 +36,6 @@ from pikaforge.isa.dispatch.known import known as known_dispatcher
 from pikaforge.isa.verdict import IsaVerdict
 from pikaforge.isa.waivers import Ledger, Waiver
 
-DISPATCHERS = "dispatch/dispatchers.csv"
 _MANGLED = re.compile(r"\b_Z\w+")
 REVISION = 3
 """Part of the key of a kept verdict: raise it when the audit judges differently."""
@@ -210,7 +209,7 @@ def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: dat
     return {
         "revision": REVISION,
         "decoder": version("iced-x86"),
-        "tables": {name: keys.file_digest(features.FOLDER / name) for name in (*features.TABLES, DISPATCHERS)},
+        "tables": {name: keys.file_digest(features.FOLDER / name) for name in features.TABLES},
         "baseline": rules.distribution.baseline if rules.distribution is not None else "",
         "target": target,
         "flags": list(flags_used),

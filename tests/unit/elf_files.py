@@ -126,7 +126,8 @@ def make(elf: Elf) -> bytes:  # noqa: PLR0912  # one branch per part of a file
     if elf.exports:
         rows = [bytes(24)]
         rows += [
-            struct.pack("<IBBHQQ", dynamic.add(name), 0x10 | FUNC, 0, 1, elf.address + at, 0) for name, at in elf.exports
+            struct.pack("<IBBHQQ", dynamic.add(name), 0x10 | FUNC, 0, 1, elf.address + at, 0)
+            for name, at in elf.exports
         ]
         add(".dynsym", 11, 2, b"".join(rows), entry=24)
         add(".hash", 5, 2, struct.pack("<II", 0, len(rows)))

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 GUEST_SCRIPTS = (
     "run.sh", "source.sh", "submodules.sh", "compile.sh", "bundle.sh", "cc", "package.sh", "packages.sh", "specs.sh",
-    "abi.sh", "allocator.sh", "toolchain.sh", "layout.sh", "debuginfo.sh", "rpm.sh", "rpmsign.sh",
+    "abi.sh", "libraries.sh", "allocator.sh", "toolchain.sh", "layout.sh", "debuginfo.sh", "rpm.sh", "rpmsign.sh",
 )  # fmt: skip
 
 BASE: dict[str, Any] = {

@@ -391,6 +391,14 @@ REFUSALS: dict[str, tuple[tuple[str, str], tuple[str, str, str]]] = {
             "did you mean 'cascadelake'?",
         ),
     ),
+    "a baseline": (
+        ('    gcc: "12.2"', '    gcc: "12.2"\n    baseline: x86_64_v9'),
+        (
+            "there is no x86-64 microarchitecture 'x86_64_v9'",
+            "34:15 images.debian12.baseline",
+            "did you mean 'x86_64_v4'?",
+        ),
+    ),
     "an image's allocator": (
         ("allocator: system\nallocators", "allocator: sytem\nallocators"),
         ("there is no allocator 'sytem'", "39:16 images.ubuntu2204.allocator", "did you mean 'system'?"),

@@ -177,9 +177,7 @@ def test_a_table_that_only_who_asks_takes(tmp_path: Path) -> None:
 def test_an_ifunc(asks: bool, tmp_path: Path) -> None:
     asking = (*ASK_AVX2, c.lea_rax("slow"), c.je("no"), c.lea_rax("fast"), "no:", c.RET)
     resolver = asking if asks else (c.lea_rax("fast"), c.RET)
-    data = c.library(
-        {"resolve": resolver, "fast": FAST, "slow": SLOW}, data={"got": bytes(8)}, resolvers=["resolve"]
-    )
+    data = c.library({"resolve": resolver, "fast": FAST, "slow": SLOW}, data={"got": bytes(8)}, resolvers=["resolve"])
     hit = look(data, tmp_path)["fast", "avx2"]
     assert hit.evidence == ("chosen by the ifunc resolver resolve" if asks else "")
 

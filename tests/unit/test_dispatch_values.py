@@ -38,9 +38,7 @@ NUMBERS += [RANDOM.getrandbits(64) for _ in range(40)]
         (v.product, lambda a, b: a * b & ALL),
     ],
 )
-def test_two_operands(
-    abstract: Callable[[Value, Value], Value], concrete: Callable[[int, int], int]
-) -> None:
+def test_two_operands(abstract: Callable[[Value, Value], Value], concrete: Callable[[int, int], int]) -> None:
     for a in NUMBERS:
         for b in NUMBERS:
             assert may_be(abstract(some(a), some(b)), concrete(a, b))

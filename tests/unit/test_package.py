@@ -46,6 +46,19 @@ def _result(stage: str, held: dict[str, Path] | None = None, **facts: Any) -> Re
     return Result(stage=stage, key="k", identity=f"{stage}-identity", facts=facts, files=held or {})
 
 
+DISPATCHED = [
+    {
+        "file": "lib/libz.so.1",
+        "package": "zlib1g",
+        "version": "1:1.2",
+        "sha256": "0" * 64,
+        "functions": ["crc"],
+        "features": ["pclmulqdq"],
+        "evidence": ["only by init, which asks the CPU"],
+    }
+]
+
+
 def _inputs(tree: Path | None = None) -> dict[str, Result]:
     return {
         "source": _result(
@@ -74,7 +87,22 @@ def _inputs(tree: Path | None = None) -> dict[str, Result]:
             {"tree.tar": tree} if tree else None,
             compiler=["gcc 12.2.0"],
             dropped=[[3, "-march=native"]],
-            bundled=[{"soname": "libz.so.1", "path": "lib/libz.so.1", "package": "zlib1g", "version": "1.2"}],
+            bundled=[
+                {
+                    "soname": "libz.so.1",
+                    "path": "lib/libz.so.1",
+                    "package": "zlib1g",
+                    "version": "1",
+                    "sha256": "0" * 64,
+                },
+                {
+                    "soname": "liby.so.1",
+                    "path": "lib/liby.so.1",
+                    "package": "unknown",
+                    "version": "-",
+                    "sha256": "1" * 64,
+                },
+            ],
             macros=["__AVX__"],
         ),
         "audited": _result(
@@ -88,6 +116,8 @@ def _inputs(tree: Path | None = None) -> dict[str, Result]:
             library_versions={"libc.so.6": ["GLIBC_2.2.5", "GLIBC_2.34"]},
             files=[{"name": "bin/demo", "bytes": 20, "build_id": "abcdef"}],
             allocator={"library": "", "unwinder": ""},
+            dispatched=DISPATCHED,
+            packaged={"lib/libz.so.1": {"package": "zlib1g", "version": "1:1.2", "sha256": "0" * 64, "code": "c" * 64}},
         ),
         "smoked": _result(
             "smoke",
@@ -115,6 +145,7 @@ def test_the_manifest() -> None:
             "name": "debian12",
             "os": {"id": "debian", "version": "12"},
             "base": "bootstrap bookworm",
+            "baseline": "x86_64",
             "build_packages": {"gcc": "12.2"},
             "runtime_packages": {"libc6": "2.36"},
         },
@@ -134,13 +165,24 @@ def test_the_manifest() -> None:
         "adaptations": [],
         "keep_werror": False,
         "dropped_flags": [[3, "-march=native"]],
-        "bundled_libraries": [{"soname": "libz.so.1", "path": "lib/libz.so.1", "package": "zlib1g", "version": "1.2"}],
+        "bundled_libraries": [
+            {
+                "soname": "libz.so.1",
+                "path": "lib/libz.so.1",
+                "package": "zlib1g",
+                "version": "1:1.2",
+                "sha256": "0" * 64,
+                "code": "c" * 64,
+            },
+            {"soname": "liby.so.1", "path": "lib/liby.so.1", "package": "unknown", "version": "-", "sha256": "1" * 64},
+        ],
         "audit": {
             "allow_list": "the compiler's macros",
             "features_used": ["avx"],
             "kernel_flags": ["avx"],
             "symbol_versions": {"GLIBC": "2.34"},
             "system_libraries": ["libc.so.6"],
+            "dispatched": DISPATCHED,
         },
         "checks": ["version", "ping"],
         "tried": {"target": "sandybridge", "not_run": ""},

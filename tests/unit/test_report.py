@@ -17,7 +17,15 @@ from pikaforge import report
 from pikaforge.errors import StageError, StageFailure
 from pikaforge.pipeline import Outcome, View
 from pikaforge.plan import Plan, all_cells, expand
-from pikaforge.record import ArtifactRecord, AuditRecord, CellRecord, CheckRecord, StageRecord, WayRecord
+from pikaforge.record import (
+    ArtifactRecord,
+    AuditRecord,
+    CellRecord,
+    CheckRecord,
+    DispatchedRecord,
+    StageRecord,
+    WayRecord,
+)
 
 
 def _planned() -> tuple[Plan, list[View]]:
@@ -377,3 +385,44 @@ def test_show_prints_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     report.show("grüße")
     shown: Any = capsys.readouterr()
     assert (shown.out, shown.err) == ("grüße\n", "")
+
+
+# ---- what was accepted of the distribution's libraries
+
+
+def _accepting(*features: str, version: str = "5.4.1-1") -> AuditRecord:
+    told = DispatchedRecord(
+        file="lib/liblzma.so.5",
+        package="liblzma5",
+        version=version,
+        sha256="ab",
+        functions=("a", "b", "c", "d", "e"),
+        features=features,
+        evidence=("only by init, which asks the CPU", "known dispatcher"),
+    )
+    return _verdict().model_copy(update={"dispatched": (told,)})
+
+
+def test_what_was_accepted_is_below_the_table_once_for_all_targets() -> None:
+    cells = [
+        _cell(audit=_accepting("pclmulqdq")),
+        _cell(audit=_accepting("pclmulqdq"), id="R670-el7-none", target="x86_64_v3"),
+        _cell(audit=_accepting("pclmulqdq", version="5.4.1-2"), id="R620-el8-none", image="el8"),
+    ]
+    lines = report.verdicts(cells).splitlines()
+    assert [re.split(r"  +", line)[2] for line in lines[1:4]] == ["passed, 1 library by dispatch"] * 3
+    text = "has pclmulqdq in a, b, c and 2 more functions: only by init, which asks the CPU; known dispatcher"
+    assert lines[4:] == [
+        f"accepted on el7 for sandybridge, x86_64_v3: lib/liblzma.so.5 of liblzma5 5.4.1-1 {text}",
+        f"accepted on el8 for sandybridge: lib/liblzma.so.5 of liblzma5 5.4.1-2 {text}",
+    ]
+    markdown = report.verdicts_markdown("demo", cells).splitlines()
+    assert [line[:30] for line in markdown if line.startswith("- ")] == [
+        "- accepted on el7 for sandybri",
+        "- accepted on el8 for sandybri",
+    ]
+
+
+def test_a_refused_cell_shows_what_was_accepted_all_the_same() -> None:
+    refused = _accepting("avx2").model_copy(update={"passed": False})
+    assert len(report.verdicts([_cell({"audit": "failed"}, audit=refused)]).splitlines()) == 3

@@ -167,6 +167,17 @@ def test_the_allocator_of_the_system_is_a_library() -> None:
     assert properties(found["library:lib/libtcmalloc.so.4"])["pikaforge:role"] == "allocator"
 
 
+def test_a_library_that_asks_the_cpu_says_so() -> None:
+    library = {"soname": "libz.so.1", "path": "lib/libz.so.1", "package": "zlib1g", "version": "1.2"}
+    told = {"file": "lib/libz.so.1", "features": ["avx2", "pclmulqdq"], "evidence": ["by init", "known"]}
+    found = components(bill(bundled_libraries=[library], audit={"dispatched": [told]}))
+    said = properties(found["library:lib/libz.so.1"])
+    assert said["pikaforge:dispatched_features"] == "avx2 pclmulqdq"
+    assert said["pikaforge:dispatch_evidence"] == "by init; known"
+    silent = properties(components(bill(bundled_libraries=[library]))["library:lib/libz.so.1"])
+    assert not [name for name in silent if "dispatch" in name]
+
+
 def test_the_compiler_is_not_in_the_product() -> None:
     found = components(bill())
     compiler, linker = found["tool:compiler"], found["tool:1"]

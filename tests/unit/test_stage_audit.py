@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -12,17 +13,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from unit import code
 from unit import elf_files as ef
 from unit.helpers import Ending, FakeEngine, make_spec, make_workshop, members, the_cell
 
 from pikaforge import audit as library
+from pikaforge.elf.code import code_digest
 from pikaforge.elf.errors import AuditError
 from pikaforge.errors import EXIT_STAGE, StageError
 from pikaforge.host import process
 from pikaforge.host.store import Result
 from pikaforge.isa import features
 from pikaforge.keys import digest
-from pikaforge.stages import abi, audit
+from pikaforge.stages import abi, audit, libraries
+from pikaforge.stages.libraries import Libraries, Library
 from pikaforge.workshop import Workshop
 
 CELL = "R620-debian12-none"
@@ -80,7 +84,7 @@ class Stage:
 
     def run(
         self,
-        elf: ef.Elf | Mapping[str, ef.Elf],
+        elf: ef.Elf | Mapping[str, ef.Elf | bytes],
         *,
         cell: str = CELL,
         key: str = "",
@@ -88,6 +92,7 @@ class Stage:
         abi: Mapping[str, str] | None = None,
         today: date = TODAY,
         facts: Mapping[str, Any] | None = None,
+        record: Path | None = None,
         **changes: Any,
     ) -> Result:
         """Run it; other arguments change the specification."""
@@ -100,16 +105,24 @@ class Stage:
             identity="i",
             facts={"macros": MACROS, "bundled": [], "dropped": [], **(facts or {})},
             files={
-                "tree.tar": archive(folder / "tree.tar", {n: ef.make(e) for n, e in tree.items()}),
+                "tree.tar": archive(
+                    folder / "tree.tar", {n: e if isinstance(e, bytes) else ef.make(e) for n, e in tree.items()}
+                ),
                 "debug.tar": archive(
                     folder / "debug.tar", {f"{n}.debug": ef.make(e) for n, e in (debug or {}).items()}
                 ),
             },
         )
-        image = Result(stage="image", key="k", identity="i", facts={"abi": ABI if abi is None else abi}, files={})
+        image = Result(
+            stage="image",
+            key="k",
+            identity="i",
+            facts={"abi": ABI if abi is None else abi},
+            files={} if record is None else {libraries.FILE: record},
+        )
         return audit.run(self.workshop, spec, the_cell(spec, cell), compiled, image, key=key or self.key, today=today)
 
-    def refusal(self, elf: ef.Elf | Mapping[str, ef.Elf], **more: Any) -> StageError:
+    def refusal(self, elf: ef.Elf | Mapping[str, ef.Elf | bytes], **more: Any) -> StageError:
         """Run it on what it must refuse."""
         with pytest.raises(StageError) as caught:
             self.run(elf, **more)
@@ -159,7 +172,7 @@ def test_libraries_that_were_built_elsewhere_are_known_to_be(stage: Stage) -> No
     user = program(needed=["liba.so.1"], runpath="$ORIGIN/../lib")
     library_ = replace(program(ef.TZCNT), interpreter="", soname="liba.so.1")
     tree = {"bin/demo": user, "lib/liba.so.1": library_}
-    bundled = [{"soname": "liba.so.1", "path": "lib/liba.so.1", "package": "a", "version": "1"}]
+    bundled = [{"soname": "liba.so.1", "path": "lib/liba.so.1", "package": "a", "version": "1", "sha256": "0" * 64}]
     assert stage.run(tree, facts={"bundled": bundled}, key="b" * 32).facts["warnings"]
     error = stage.refusal(tree)
     assert error.failure.findings[0].startswith("lib/liba.so.1: work: tzcnt x1")
@@ -489,3 +502,97 @@ def test_libraries_that_cannot_be_fetched_are_told(
 def test_a_base_library_that_is_no_program_is_told(measure: Callable[..., dict[str, str]]) -> None:
     with pytest.raises(AuditError):
         measure(libc=b"/* GNU ld script */\n")
+
+
+# ---- the distribution's own libraries
+
+
+GUARDED = code.library(
+    {
+        "sum": (code.LEAF_7, code.CPUID, code.HAS_AVX2, code.jne("yes"), code.RET, "yes:", code.jmp("fast")),
+        "fast": (code.AVX2, code.RET),
+    },
+    exports=["sum"],
+    soname="liba.so.1",
+)
+
+
+def image_with(stage: Stage, data: bytes = GUARDED, *, altered: tuple[str, ...] = (), known: bool = True) -> Path:
+    """The record of an image that has a library."""
+    place = stage.workshop.base / "in-the-image"
+    place.write_bytes(data)
+    entry = Library(
+        path="/usr/lib/liba.so.1.2",
+        package="liba1",
+        version="1.2-3",
+        sha256=hashlib.sha256(data).hexdigest(),
+        code=code_digest(place),
+    )
+    path = stage.workshop.base / libraries.FILE
+    path.write_text(Libraries(libraries=(entry,) if known else (), altered=altered).model_dump_json())
+    return path
+
+
+def bundled(path: str = "lib/liba.so.1", data: bytes = GUARDED, package: str = "liba1") -> dict[str, str]:
+    digest = hashlib.sha256(data).hexdigest()
+    return {"soname": "liba.so.1", "path": path, "package": package, "version": "9", "sha256": digest}
+
+
+def user() -> bytes:
+    return ef.make(program(needed=["liba.so.1"], runpath="$ORIGIN/../lib"))
+
+
+def test_a_library_of_the_images_own_package_is_accepted(stage: Stage) -> None:
+    tree = {"bin/demo": user(), "lib/liba.so.1": GUARDED}
+    result = stage.run(tree, facts={"bundled": [bundled()]}, record=image_with(stage))
+    [told] = result.facts["dispatched"]
+    assert (told["package"], told["version"], told["features"]) == ("liba1", "1.2-3", ["avx2"]), "the record's word"
+    assert list(result.facts["packaged"]) == ["lib/liba.so.1"]
+    assert result.facts["kernel_flags"] == ["avx"], "of the program, not of what the library has beyond that"
+
+
+@pytest.mark.parametrize(
+    ("claim", "record", "why"),
+    [
+        ({}, {"known": False}, "no package of the image has brought this file (of liba1)"),
+        (
+            {},
+            {"known": False, "altered": ("/usr/lib/liba.so.1.2",)},
+            "/usr/lib/liba.so.1.2 in the image is not what its package has brought",
+        ),
+        ({"data": b"another"}, {}, "no package of the image has brought this file (of liba1)"),
+    ],
+)
+def test_why_a_bundled_library_is_not_the_distributions(
+    stage: Stage, claim: dict[str, Any], record: dict[str, Any], why: str
+) -> None:
+    tree = {"bin/demo": user(), "lib/liba.so.1": GUARDED}
+    error = stage.refusal(tree, facts={"bundled": [bundled(**claim)]}, record=image_with(stage, **record))
+    assert f"lib/liba.so.1: not taken for the distribution's own: {why}" in error.failure.facts["notes"]
+
+
+def test_a_recipe_that_lies_about_what_it_has_bundled(stage: Stage) -> None:
+    """The digests are what a container says in which the recipe has been root: the code in the tree must fit, too."""
+    evil = code.library({"sum": (code.AVX2, code.RET)}, exports=["sum"], soname="liba.so.1")
+    tree = {"bin/demo": user(), "lib/liba.so.1": evil}
+    error = stage.refusal(tree, facts={"bundled": [bundled()]}, record=image_with(stage))
+    assert error.failure.findings[0].startswith("lib/liba.so.1: sum: avx2 x1; ")
+    own = {"bin/demo": ef.make(program(ef.AVX2)), "lib/liba.so.1": GUARDED}
+    error = stage.refusal(own, facts={"bundled": [bundled(), bundled("bin/demo")]}, record=image_with(stage))
+    assert [finding.split(":")[0] for finding in error.failure.findings] == ["bin/demo"]
+
+
+def test_a_library_that_was_built_here_is_not_the_distributions(stage: Stage) -> None:
+    tree = {"bin/demo": user(), "lib/liba.so.1": GUARDED}
+    claim = [bundled(package=audit.OWN)]
+    error = stage.refusal(tree, facts={"bundled": claim}, record=image_with(stage))
+    assert error.failure.facts["packaged"] == {}
+
+
+def test_an_image_without_a_record_has_no_libraries_of_its_own(stage: Stage) -> None:
+    tree = {"bin/demo": user(), "lib/liba.so.1": GUARDED}
+    assert stage.refusal(tree, facts={"bundled": [bundled()]}).failure.facts["packaged"] == {}
+
+
+def test_the_key_follows_the_baseline() -> None:
+    assert key_material(images__debian12__baseline="x86_64_v2") != key_material()

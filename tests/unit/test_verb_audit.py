@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
+from unit import artifacts, code
 from unit import elf_files as ef
+from unit.code import Part
 from unit.helpers import BASE
 
 from pikaforge import audit as library
 from pikaforge import cli, targets
+from pikaforge.elf.code import code_digest
 from pikaforge.errors import HostError
 from pikaforge.host import process
 
@@ -351,3 +354,101 @@ def test_a_broken_matrix_is_told_before_anything_is_judged(run: Run, project: Pa
     status, out, err = run("good", "--target", "sandybridge")
     assert (status, out) == (2, "")
     assert "not everything" in err
+
+
+# ---- packages of our own
+
+
+def guarded(entry: Sequence[Part] = (code.LEAF_7, code.CPUID, code.HAS_AVX2)) -> bytes:
+    """A library that runs AVX2 code after a question to the CPU."""
+    functions = {"sum": (*entry, code.jne("yes"), code.RET, "yes:", code.jmp("fast")), "fast": (code.AVX2, code.RET)}
+    return code.library(functions, exports=["sum"], soname="liba.so.1")
+
+
+def delivered(project: Path, data: bytes, name: str = "demo.tar.gz", **claim: Any) -> Path:
+    """A package with a library of the distribution in it, as a build leaves it."""
+    place = project / "in-the-package"
+    place.write_bytes(data)
+    entry = {
+        "soname": "liba.so.1",
+        "path": "lib/liba.so.1",
+        "package": "liba1",
+        "version": "1.2-3",
+        "sha256": "5" * 64,
+        "code": code_digest(place),
+        **claim,
+    }
+    return artifacts.deliver(
+        project / "dist",
+        name,
+        tree={**artifacts.TREE, "lib/liba.so.1": data},
+        bundled_libraries=[entry],
+        image__baseline="x86_64",
+    )
+
+
+@pytest.mark.parametrize("name", ["demo.tar.gz", "demo.deb", "demo.whl"])
+def test_a_package_tells_which_libraries_are_the_distributions(run: Run, project: Path, name: str) -> None:
+    delivered(project, guarded(), name)
+    status, out, err = run(f"dist/{name}", "--model", "R620")
+    assert (status, err) == (0, "")
+    assert "lib/liba.so.1, liba1 1.2-3 as its distribution has it: avx2 in fast; only by sum, which asks the CPU" in out
+
+
+def test_what_the_library_does_is_found_out_anew(run: Run, project: Path) -> None:
+    delivered(project, guarded((code.TEST_EDI,)))
+    status, out, _ = run("dist/demo.tar.gz", "--model", "R620")
+    assert status == 4
+    assert "reached without a question to the CPU: sum" in out
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.with_name("demo.tar.gz.intoto.json").unlink(),
+        lambda path: path.with_name("SHA256SUMS").write_text(f"{'0' * 64}  demo.tar.gz\n"),
+        lambda path: artifacts.flip(path.with_name("demo.tar.gz.sbom.json")),
+    ],
+)
+def test_a_package_that_is_not_verified_tells_nothing(
+    run: Run, project: Path, damage: Callable[[Path], object]
+) -> None:
+    damage(delivered(project, guarded()))
+    status, out, _ = run("dist/demo.tar.gz", "--model", "R620")
+    assert status == 4
+    assert "lib/liba.so.1: not taken for the distribution's own: the package is not verified: " in out
+
+
+def test_where_a_key_is_configured_the_package_must_be_signed_by_it(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivered(project, guarded())
+    (project / "key.asc").write_text("no key")
+    monkeypatch.setenv("PIKAFORGE_VERIFY_KEYS", "key.asc")
+    status, _, err = run("dist/demo.tar.gz", "--model", "R620")
+    assert (status, err.splitlines()[0]) == (3, "error: the program `gpgv` is missing on this machine")
+
+
+@pytest.mark.parametrize("claim", [{"code": "0" * 64}, {"code": ""}])
+def test_a_manifest_that_does_not_fit_the_library(run: Run, project: Path, claim: dict[str, str]) -> None:
+    delivered(project, guarded(), **claim)
+    assert run("dist/demo.tar.gz", "--model", "R620")[0] == 4
+
+
+def test_a_baseline_that_nobody_knows_tells_nothing(run: Run, project: Path) -> None:
+    data = guarded()
+    (project / "x").write_bytes(data)
+    entry = {"path": "lib/liba.so.1", "soname": "x", "package": "a", "version": "1", "sha256": "5" * 64,
+             "code": code_digest(project / "x")}  # fmt: skip
+    artifacts.deliver(
+        project / "dist", "demo.tar.gz", tree={**artifacts.TREE, "lib/liba.so.1": data},
+        bundled_libraries=[entry], image__baseline="pdp11",
+    )  # fmt: skip
+    assert run("dist/demo.tar.gz", "--model", "R620")[0] == 4
+
+
+def test_a_library_alone_is_nobodys(run: Run, project: Path) -> None:
+    (project / "liba.so.1").write_bytes(guarded())
+    status, out, _ = run("liba.so.1", "--model", "R620")
+    assert status == 4
+    assert "hint, no proof: only by sum, which asks the CPU" in out

@@ -28,9 +28,10 @@ from unit.artifacts import (
 )
 
 from pikaforge.describe import describe
-from pikaforge.describe.claims import Claims
+from pikaforge.describe.claims import Claims, parse
 from pikaforge.describe.contents import Found, Package, contents_of, differences, read_package
 from pikaforge.describe.provenance import Builder
+from pikaforge.distribution import Packaged
 from pikaforge.elf.errors import AuditError
 from pikaforge.host.store import sha256
 from pikaforge.signatures import Verdict
@@ -133,6 +134,16 @@ class TestGood:
     def test_other_programs_are_audited_too(self, tmp_path: Path, means: Means, auditor: Auditor) -> None:
         deliver(tmp_path)
         deliver(tmp_path, OTHER, tree={"bin/demo": ef.make(ef.Elf(text=ef.NOP + ef.RET))})
+        verify_folder(tmp_path, replace(means, unsigned=True))
+        assert len(auditor.asked) == 2
+
+    def test_the_same_programs_with_other_claims_are_audited_too(self, tmp_path: Path, means: Means) -> None:
+        """What a manifest says of the distribution's libraries decides what the audit accepts."""
+        auditor = means.audit
+        assert isinstance(auditor, Auditor)
+        library = {"soname": "a", "path": "lib/a", "package": "a", "version": "1", "sha256": "1" * 64, "code": "2" * 64}
+        deliver(tmp_path)
+        deliver(tmp_path, OTHER, bundled_libraries=[library])
         verify_folder(tmp_path, replace(means, unsigned=True))
         assert len(auditor.asked) == 2
 
@@ -580,3 +591,19 @@ def test_for_scripts(folder: Path, means: Means) -> None:
 
 def test_nothing_to_say_is_no_yes() -> None:
     assert not Outcome(title="t", checks=()).passed
+
+
+def test_what_a_manifest_says_of_the_distributions_libraries(tmp_path: Path) -> None:
+    own = {"soname": "a", "path": "lib/a", "package": "a", "version": "1", "sha256": "1" * 64, "code": "2" * 64}
+    other = {"soname": "b", "path": "lib/b", "package": "unknown", "version": "-", "sha256": "3" * 64}
+    manifest = make_manifest(image__baseline="x86_64_v2", bundled_libraries=[own, other])
+    found = parse(Claims, json.dumps(manifest).encode()).distribution(below="opt/demo")
+    assert found is not None
+    assert found.baseline == "x86_64_v2"
+    assert found.libraries == {"opt/demo/lib/a": Packaged(package="a", version="1", sha256="1" * 64, code="2" * 64)}, (
+        "a library without a digest of its code is nobody's"
+    )
+    for baseline in ("", "pdp11"):
+        claims = parse(Claims, json.dumps(make_manifest(image__baseline=baseline)).encode())
+        assert claims.distribution() is None
+    assert parse(Claims, json.dumps(make_manifest()).encode()).distribution() is None, "as earlier versions wrote it"

@@ -23,7 +23,7 @@ from typing import Literal, cast, get_args
 
 Policy = Literal["baseline", "ignored", "judged", "guarded", "dangerous"]
 FOLDER = Path(__file__).parent
-TABLES = ("features.csv", "guards.csv")
+TABLES = ("features.csv", "guards.csv", "dispatchers.csv")
 INVALID = "invalid"
 """The pseudo feature of bytes that are no instruction; always judged."""
 
@@ -87,7 +87,7 @@ class Guard:
 def table() -> dict[str, Feature]:
     """All lines by id."""
     found: dict[str, Feature] = {}
-    for row in _rows("features.csv"):
+    for row in rows("features.csv"):
         iced, _, instruction = row["iced"].partition("/")
         assert row["policy"] in get_args(Policy), row
         feature = Feature(
@@ -129,7 +129,7 @@ def guards() -> tuple[Guard, ...]:
     """All guards."""
     return tuple(
         Guard(function=r["function"], features=frozenset(r["features"].split()), reason=r["reason"])
-        for r in _rows("guards.csv")
+        for r in rows("guards.csv")
     )
 
 
@@ -143,6 +143,7 @@ def kernel_flags(ids: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({table()[i].kernel for i in ids if i in table() and table()[i].kernel}))
 
 
-def _rows(name: str) -> Iterator[dict[str, str]]:
+def rows(name: str) -> Iterator[dict[str, str]]:
+    """The lines of a table."""
     with (FOLDER / name).open(encoding="utf-8", newline="") as stream:
         yield from csv.DictReader(stream)

@@ -37,7 +37,7 @@ class Finding:
     reason: str
     hints: tuple[str, ...] = ()
     doubt: str = ""
-    """Why nothing proves that it runs only where the CPU can, where a proof was looked for."""
+    """Of the distribution's libraries: why nothing proves that it runs only where the CPU can."""
 
     def line(self) -> str:
         """The finding without its consequence."""
@@ -138,7 +138,8 @@ def judge(
             group = groups.setdefault((hit.file, hit.function, level, reason), _Group(level, reason, hit))
             group.counts[hit.feature] = group.counts.get(hit.feature, 0) + hit.count
             group.hints.update(dict.fromkeys((*hit.hints, *([hit.evidence] if hit.evidence else []))))
-            group.doubts.update({hit.doubt: None} if hit.doubt else {})
+            if hit.doubt and hit.file in packaged:
+                group.doubts[hit.doubt] = None
             if hit.address < group.first.address:
                 group.first = hit
     findings = tuple(_finding(group) for group in groups.values())

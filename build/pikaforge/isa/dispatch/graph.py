@@ -166,7 +166,7 @@ class Reach:
         return way[::-1]
 
 
-def read_graph(path: Path, data: Buffer, layout: Layout, code: CodeMap, given: Pointers, team: Team) -> Graph:
+def read_graph(path: Path, data: Buffer, layout: Layout, code: CodeMap, given: Pointers, *, team: Team) -> Graph:
     """Find the references of a library.
 
     Args:

@@ -7,13 +7,12 @@ code that needs the features must still be decided by a flag, one way or the oth
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
+from pikaforge.isa import features
 from pikaforge.isa.dispatch.steps import Body, Step
 
 TABLE = "dispatchers.csv"
@@ -64,19 +63,18 @@ def _numbers(version: str) -> tuple[int, ...]:
 @lru_cache(maxsize=1)
 def table() -> tuple[Dispatcher, ...]:
     """All known dispatchers."""
-    with (Path(__file__).parent / TABLE).open(encoding="utf-8", newline="") as stream:
-        return tuple(
-            Dispatcher(
-                packages=frozenset(row["packages"].split()),
-                since=_numbers(row["since"]),
-                until=_numbers(row["until"]),
-                soname=row["soname"],
-                features=frozenset(row["features"].split()),
-                shown=row["shown"],
-                source=row["source"],
-            )
-            for row in csv.DictReader(stream)
+    return tuple(
+        Dispatcher(
+            packages=frozenset(row["packages"].split()),
+            since=_numbers(row["since"]),
+            until=_numbers(row["until"]),
+            soname=row["soname"],
+            features=frozenset(row["features"].split()),
+            shown=row["shown"],
+            source=row["source"],
         )
+        for row in features.rows(TABLE)
+    )
 
 
 def known(package: str, version: str, soname: str) -> Dispatcher | None:
