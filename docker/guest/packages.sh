@@ -6,15 +6,20 @@
 set -eu
 LC_ALL=C
 export LC_ALL
+packages=$FORGE_ROOT/out/packages
+: >"$packages"
 if command -v dpkg-query >/dev/null 2>&1; then
     # shellcheck disable=SC2016  # dpkg's own variables
     dpkg-query --show --showformat='${Package}:${Architecture}\t${Version}\t${db:Status-Abbrev}\n' |
-        awk -F '\t' '$3 ~ /^.i/ { print $1 "\t" $2 }' | sort >"$FORGE_ROOT/out/packages"
-elif command -v rpm >/dev/null 2>&1; then
+        awk -F '\t' '$3 ~ /^.i/ { print $1 "\t" $2 }' | sort >"$packages"
+fi
+# An EL image may have dpkg's tools (EPEL has them), with a database that is empty.
+if ! [ -s "$packages" ] && command -v rpm >/dev/null 2>&1; then
     rpm -qa --queryformat '%{NAME}.%{ARCH}\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\n' |
-        grep -v '^gpg-pubkey' | sort >"$FORGE_ROOT/out/packages"
-else
-    echo "forge: reason: the image has neither dpkg nor rpm"
+        grep -v '^gpg-pubkey' | sort >"$packages"
+fi
+if ! [ -s "$packages" ]; then
+    echo "forge: reason: neither dpkg nor rpm knows a package of this image"
     exit 22
 fi
 {

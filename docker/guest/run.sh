@@ -22,7 +22,10 @@ for name; do
     if [ -f "$FORGE_ROOT/out/epoch" ]; then
         read -r epoch <"$FORGE_ROOT/out/epoch"
     fi
+    # Not --sort=name: EL 7 has tar 1.26, which does not know it (1.28 does). Not as a pipe: that hides a find that fails.
+    (cd "$FORGE_ROOT/out/$name" && find . -print0) >"$FORGE_ROOT/out/$name.members"
+    sort -z -o "$FORGE_ROOT/out/$name.members" "$FORGE_ROOT/out/$name.members"
     tar --create --file "$FORGE_ROOT/out/$name.tar" --directory "$FORGE_ROOT/out/$name" \
-        --format=gnu --sort=name --owner=0 --group=0 --numeric-owner \
-        --mtime="@$epoch" --mode=u+rw,go-w,a+rX .
+        --format=gnu --owner=0 --group=0 --numeric-owner --mtime="@$epoch" --mode=u+rw,go-w,a+rX \
+        --no-recursion --null --files-from="$FORGE_ROOT/out/$name.members"
 done

@@ -64,7 +64,7 @@ prepare_environment() {
     PATH=$path
     export PATH
 
-    need_tools gcc g++ make ld objcopy strip readelf patchelf ldd awk od mktemp
+    need_tools gcc g++ make ld objcopy strip readelf patchelf ldd awk od mktemp find tar
     [ "$FORGE_CCACHE" != 1 ] || command -v ccache >/dev/null 2>&1 ||
         fail 66 'ccache is not installed: add it to the build image, or set FORGE_CCACHE=0'
 }

@@ -14,12 +14,26 @@ from pikaforge.model import Spec
 
 OS_RELEASE = Path("/etc/os-release")
 CPUINFO = Path("/proc/cpuinfo")
+DPKG_STATUS = Path("/var/lib/dpkg/status")
 EL_LIKE = frozenset({"rhel", "centos", "rocky", "almalinux", "ol"})
 """IDs that are binary-compatible builds of one distribution; a matching major version is enough."""
 
 TOOLCHAIN: Mapping[str, tuple[str, ...]] = {
     "dpkg": ("gcc", "g++", "make", "binutils", "patchelf", "ccache", "git", "tar", "gzip", "xz-utils", "bzip2"),
-    "rpm": ("gcc", "gcc-c++", "make", "binutils", "patchelf", "ccache", "git", "tar", "gzip", "xz", "bzip2"),
+    "rpm": (
+        "gcc",
+        "gcc-c++",
+        "make",
+        "binutils",
+        "findutils",
+        "patchelf",
+        "ccache",
+        "git",
+        "tar",
+        "gzip",
+        "xz",
+        "bzip2",
+    ),
 }
 """What the guest scripts need beside the product's own packages (see docker/*/Dockerfile)."""
 
@@ -54,12 +68,24 @@ def matching_image(spec: Spec, identity: tuple[str, str] | None = None) -> str:
     return ""
 
 
-def package_manager() -> Literal["dpkg", "rpm"]:
-    """Which package database this machine has."""
-    for name in ("dpkg", "rpm"):
-        if process.find(f"{name}-query" if name == "dpkg" else name):
-            return "dpkg" if name == "dpkg" else "rpm"
+def package_manager(status: Path = DPKG_STATUS) -> Literal["dpkg", "rpm"]:
+    """Which package database this machine has.
+
+    A system of one kind may have the other's tools installed, too: then an empty database of dpkg says that it is rpm's.
+    """
+    dpkg, rpm = process.find("dpkg-query") is not None, process.find("rpm") is not None
+    if dpkg and not (rpm and _is_empty(status)):
+        return "dpkg"
+    if rpm:
+        return "rpm"
     raise HostError("this machine has neither dpkg nor rpm", hint="use a container engine")
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.stat().st_size == 0
+    except OSError:
+        return True
 
 
 def installed(names: Iterable[str]) -> dict[str, str]:
