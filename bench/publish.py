@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     spec()
-    yum._library()
+    yum.library()
     print(f"{'packages':>8}  {'added':>5}  {'createrepo_c':>12}  {'publish':>8}  ratio")
     for size in map(int, given.sizes.split(",")):
         with tempfile.TemporaryDirectory(prefix="pikaforge-bench-") as folder:

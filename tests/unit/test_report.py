@@ -413,8 +413,8 @@ def test_what_was_accepted_is_below_the_table_once_for_all_targets() -> None:
     assert [re.split(r"  +", line)[2] for line in lines[1:4]] == ["passed, 1 library by dispatch"] * 3
     text = "has pclmulqdq in a, b, c and 2 more functions: only by init, which asks the CPU; known dispatcher"
     assert lines[4:] == [
-        f"accepted on el7 for sandybridge, x86_64_v3: lib/liblzma.so.5 of liblzma5 5.4.1-1 {text}",
-        f"accepted on el8 for sandybridge: lib/liblzma.so.5 of liblzma5 5.4.1-2 {text}",
+        f"note: accepted on el7 for sandybridge, x86_64_v3: lib/liblzma.so.5 of liblzma5 5.4.1-1 {text}",
+        f"note: accepted on el8 for sandybridge: lib/liblzma.so.5 of liblzma5 5.4.1-2 {text}",
     ]
     markdown = report.verdicts_markdown("demo", cells).splitlines()
     assert [line[:30] for line in markdown if line.startswith("- ")] == [
