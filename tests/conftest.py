@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import costs
 import pytest
 import yaml
 
@@ -35,10 +36,23 @@ for _name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"):
     os.environ.pop(_name, None)  # what a test builds is not to be told in the summary of the job that runs it
 
 ROOT = Path(__file__).resolve().parents[1]
+if sys.dont_write_bytecode:
+    # Somebody wants no __pycache__ in the tree. But the tool is started a thousand times: compiling it anew each time
+    # would be a fifth of what all tests cost.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / "out" / "bytecode")
 TIMEOUT = 900.0
 """Seconds for one run of the tool; a bootstrap and an image build are among them on a machine without any image."""
 OWNER = "org.pikaforge.owner"
 """Label of containers: machine-pid-started of the run that made them."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--costs", type=int, default=0, metavar="N", help="print the N dearest modules in CPU seconds")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    costs.watch(config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +299,7 @@ def engine() -> Engine:
         if os.environ.get("PIKAFORGE_EXPECT_ENGINE") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
+    costs.mark(client)
     return Engine(client)
 
 
