@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -18,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from integration.builds import STAGES, SampleBuild
+
+from pikaforge.host.store import locked
 
 if TYPE_CHECKING:
-    from conftest import Engine, Project, Shared
+    from conftest import Engine, Project, Shared, Tool
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("image", "source", "compile", "audit", "smoke", "package")
 
 IDENTITY = {
     "GIT_CONFIG_GLOBAL": "/dev/null",
@@ -103,6 +106,55 @@ def warm(engine: Engine, new_project: Callable[[Path], Project], shared: Shared)
     return Warm(store=ROOT / "out" / "store", keys=made["keys"], identities=made["identities"], pins=made["pins"])
 
 
+@pytest.fixture(scope="session")
+def sample_build(
+    warm: Warm, new_project: Callable[[Path], Project], shared: Shared, tool: Tool
+) -> Callable[..., SampleBuild]:
+    """The sample, built from a selection: `sample_build("R620", "--formats", ALL_FORMATS).dist` has the packages.
+
+    One worker builds for all, once for each list of arguments (and `image`, debian12 unless it is named). Results are
+    kept in the checkout's out/ under their keys, so what two selections have in common is made once, too: after
+    `sample_build("R620")` with another list of formats nothing but packing is done. Packages are not signed. A project
+    of a test's own gets them by `shop.take(project, "compile", …, "package", build=sample_build(…))`. Who wants to see
+    that something is made begins with `shop.ready` instead.
+    """
+
+    def make(*words: str, image: str = "debian12") -> SampleBuild:
+        name = f"sample-{hashlib.sha256(json.dumps([image, *words]).encode()).hexdigest()[:16]}"
+        with shared.once(name) as folder:
+            if folder is not None:
+                # Not two at once: what they have in common would be made twice.
+                with locked(shared.folder / "sample.lock"):
+                    project = placed(new_project(folder), warm)
+                    project.build(*words, image=image, check=0).keep(folder / "done.json")
+                    nodes = project.plan(*words, image=image)["nodes"]
+                    keys = {stage: [n["key"] for n in nodes if n["stage"] == stage] for stage in STAGES}
+                    (folder / "keys.json").write_text(json.dumps(keys), encoding="utf-8")
+        made = shared.folder / name
+        return SampleBuild(
+            project=placed(new_project(made), warm),
+            done=tool.recall(made / "done.json"),
+            keys=json.loads((made / "keys.json").read_text(encoding="utf-8")),
+            image=image,
+        )
+
+    return make
+
+
+def placed(project: Project, warm: Warm) -> Project:
+    """Let a project keep its results where those of the finished build are, and pin what that has pinned."""
+    project.out = ROOT / "out"
+    pin_images(project, warm)
+    return project
+
+
+def pin_images(project: Project, warm: Warm) -> None:
+    """Pin the images that are there."""
+    if not project.lock_path.exists():
+        lock = {"version": 1, "sources": {}, "images": warm.pins}
+        project.lock_path.write_text(json.dumps(lock), encoding="utf-8")
+
+
 class Shop:
     """Makes projects that do not begin at the beginning."""
 
@@ -114,14 +166,17 @@ class Shop:
         """A project whose images are there already, so that a run begins with the source."""
         project = self._new_project(top)
         self.take(project, "image")
-        lock = {"version": 1, "sources": {}, "images": self.warm.pins}
-        project.lock_path.write_text(json.dumps(lock), encoding="utf-8")
+        pin_images(project, self.warm)
         return project
 
-    def take(self, project: Project, *stages: str) -> None:
-        """Give a project results of the finished build; entries are never written to, so links to them do."""
+    def take(self, project: Project, *stages: str, build: SampleBuild | None = None) -> None:
+        """Give a project results of the finished build, or of another one.
+
+        Entries are never written to, so links to them do.
+        """
+        keys = self.warm.keys if build is None else build.keys
         for stage in stages:
-            for key in self.warm.keys[stage]:
+            for key in keys[stage]:
                 entry = project.out / "store" / stage / key
                 entry.mkdir(parents=True)
                 for path in (self.warm.store / stage / key).iterdir():
