@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import costs
 import pytest
+import schedule
 import yaml
 
 if TYPE_CHECKING:
@@ -53,6 +54,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     costs.watch(config)
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # the largest groups first, which are not the longest; see schedule
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        schedule.arrange(items, _needs_engine)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

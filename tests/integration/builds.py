@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pikaforge.host.engine import DockerEngine
+from pikaforge.host.job import Input, Job, files
+from pikaforge.host.sourcetar import without_top
+
 if TYPE_CHECKING:
     from conftest import Done, Project
 
@@ -31,3 +35,36 @@ class SampleBuild:
     def dist(self) -> Path:
         """Packages with what lies beside them."""
         return self.project.dist / self.image
+
+
+RELEASE = "release.tar.gz"
+MAKE_RELEASE = """#!/bin/sh
+set -eu
+cd "$FORGE_ROOT/src"
+autoreconf --install
+rm -rf autom4te.cache
+cd ..
+mkdir -p out
+tar --create --sort=name --mtime=@1600000000 --owner=0 --group=0 --transform='s,^src,release,' src |
+    gzip -n >out/release.tar.gz
+"""
+
+
+def make_release(tarball: Path, image: str, folder: Path) -> None:
+    """Make a tarball with configure, `RELEASE` in a folder, of one that has a tree of git, in a build image."""
+    source = without_top(tarball, folder / "source.tar").path
+    job = Job(
+        label="test-release",
+        image=image,
+        argv=("sh", "release.sh"),
+        env={},
+        inputs=(
+            Input(folder="", archive=files({"release.sh": MAKE_RELEASE.encode()})),
+            Input(folder="src", archive=source),
+        ),
+        outputs=(f"out/{RELEASE}",),
+        log=folder / "log",
+        timeout=300,
+    )
+    done = DockerEngine().run(job, folder)
+    assert done.status == 0, job.log.read_text(encoding="utf-8", errors="replace")

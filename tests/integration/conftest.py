@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.builds import STAGES, SampleBuild
+from integration.builds import RELEASE, STAGES, SampleBuild, make_release
 
 from pikaforge.host.store import locked
 
@@ -86,6 +86,13 @@ class Warm:
     """By stage, but for images."""
     pins: Mapping[str, Any]
     """The images section of sources.lock."""
+
+    @property
+    def build_image(self) -> str:
+        """The tag of debian12's build image."""
+        records = [self.store / "image" / key / "result.json" for key in self.keys["image"]]
+        facts = [json.loads(path.read_text(encoding="utf-8"))["facts"] for path in records]
+        return next(str(f["build"]) for f in facts if "/debian12-" in str(f.get("build")))
 
 
 @pytest.fixture(scope="session")
@@ -275,6 +282,20 @@ def debian_source() -> Callable[[str], Path]:
         return folder
 
     return fetch
+
+
+@pytest.fixture(scope="session")
+def gperftools(warm: Warm, debian_source: Callable[[str], Path], shared: Shared) -> Path:
+    """gperftools 2.10 with its configure, as its releases are; made once for all workers.
+
+    Debian's copy is the tree of its git, in which each build would have to make configure first.
+    """
+    folder = debian_source("google-perftools")
+    assert (folder / "version").read_text(encoding="utf-8").startswith("2.10-")
+    with shared.once("gperftools") as made:
+        if made is not None:
+            make_release(folder / "google-perftools.orig.tar.gz", warm.build_image, made)
+    return shared.folder / "gperftools" / RELEASE
 
 
 class Git:
