@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,16 +205,9 @@ class Telling:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for watched in self._containers.end():
             self._costs[watched.module]["containers"] += watched.seconds
-        rows = sorted(self._costs.items(), key=lambda row: -cpu(row[1]))[: self._top]
-        whole = {kind: sum(cost[kind] for cost in self._costs.values()) for kind in (*KINDS, "wall", "tests")}
-        terminalreporter.section(f"CPU seconds of the dearest {len(rows)} of {len(self._costs)} modules")
-        terminalreporter.write_line(" total  pytest  programs  containers    wall  tests  module")
-        for module, cost in (*rows, ("all of them", whole)):
-            pytest_, programs, containers = (cost[kind] for kind in KINDS)
-            terminalreporter.write_line(
-                f"{cpu(cost):6.0f}{pytest_:8.0f}{programs:10.0f}{containers:12.0f}"
-                f"{cost['wall']:8.0f}{cost['tests']:7.0f}  {module}"
-            )
+        terminalreporter.section("CPU seconds of the dearest modules")
+        for line in table(self._costs, self._top):
+            terminalreporter.write_line(line)
 
     def pytest_unconfigure(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -223,6 +216,19 @@ class Telling:
 def cpu(cost: Mapping[str, float]) -> float:
     """The CPU seconds of all kinds."""
     return sum(cost[kind] for kind in KINDS)
+
+
+def table(costs: Costs, top: int) -> Iterator[str]:
+    """The dearest modules, and what all of them cost together."""
+    rows = sorted(costs.items(), key=lambda row: (-cpu(row[1]), row[0]))
+    whole = {kind: sum(cost[kind] for cost in costs.values()) for kind in (*KINDS, "wall", "tests")}
+    yield " total  pytest  programs  containers    wall  tests  module"
+    for module, cost in (*rows[:top], (f"all {len(rows)}", whole)):
+        pytest_, programs, containers = (cost[kind] for kind in KINDS)
+        yield (
+            f"{cpu(cost):6.0f}{pytest_:8.0f}{programs:10.0f}{containers:12.0f}"
+            f"{cost['wall']:8.0f}{cost['tests']:7.0f}  {module}"
+        )
 
 
 def watch(config: pytest.Config) -> None:
