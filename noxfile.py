@@ -8,6 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nox
@@ -67,6 +70,24 @@ def run_tool(session: nox.Session, *words: str, environment: str = "tool", extra
         sys.exit(status)
 
 
+@contextmanager
+def beside(session: nox.Session, other: str) -> Iterator[None]:
+    """Run another session while the block runs; what it says comes afterwards, and its failure is this one's.
+
+    Where tests wait for something, there is time for it.
+    """
+    argv = [sys.executable, "-m", "nox", "--noxfile", str(HERE / "noxfile.py"), "--session", other]
+    with tempfile.TemporaryFile() as said, subprocess.Popen(argv, stdout=said, stderr=said) as child:
+        try:
+            yield
+        finally:
+            status = child.wait()
+            said.seek(0)
+            print(said.read().decode(errors="replace"), end="", flush=True)
+    if status:
+        session.error(f"{other} failed")
+
+
 @nox.session
 def build(session: nox.Session) -> None:
     """Build and test packages: nox -s build -- R620 [--source sample]."""
@@ -123,12 +144,14 @@ def tool(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests: unit, guest scripts, and those with a real engine; without arguments, then lint, too."""
+    """Run the tests: unit, guest scripts, and those with a real engine; without arguments, lint beside them."""
     programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish")
-    arguments = session.posargs or ["-n", "4", "--dist", "loadgroup"]
-    if not session.posargs:
-        session.notify("lint")
-    session.run(str(programs / "python"), "-m", "pytest", *arguments, external=True)
+    pytest = (str(programs / "python"), "-m", "pytest")
+    if session.posargs:
+        session.run(*pytest, *session.posargs, external=True)
+        return
+    with beside(session, "lint"):
+        session.run(*pytest, "-n", "4", "--dist", "loadgroup", "--costs", "15", external=True)
 
 
 @nox.session

@@ -24,8 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import costs
 import programs
 import pytest
+import schedule
 import yaml
 
 if TYPE_CHECKING:
@@ -37,10 +39,28 @@ for _name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"):
 
 programs.watch()
 ROOT = Path(__file__).resolve().parents[1]
+# The tool is started hundreds of times; compiling its modules anew takes 0.4 s of CPU time, half of a short run's.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 TIMEOUT = 900.0
 """Seconds for one run of the tool; a bootstrap and an image build are among them on a machine without any image."""
 OWNER = "org.pikaforge.owner"
 """Label of containers: machine-pid-started of the run that made them."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--costs", type=int, default=0, metavar="N", help="print the N dearest modules in CPU seconds")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    costs.watch(config)
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # the largest groups first, which are not the longest; see schedule
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        schedule.arrange(items, _needs_engine)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,6 +310,7 @@ def engine() -> Engine:
         if os.environ.get("PIKAFORGE_EXPECT_ENGINE") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
+    costs.mark(client)
     return Engine(client)
 
 

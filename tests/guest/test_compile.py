@@ -44,7 +44,7 @@ def make_root(root: Path, recipe: str = RECIPE) -> Path:
     (source / "include" / "part.h").write_text("inline const char *where() { return __FILE__ __DATE__ __TIME__; }\n")
     for number in range(6):
         (source / f"part{number}.cc").write_text(
-            f'#include <iostream>\n#include "part.h"\nstatic struct S {{ S() {{ std::cout << where(); }} }} s;\n'
+            f'#include <cstdio>\n#include "part.h"\nstatic struct S {{ S() {{ std::fputs(where(), stdout); }} }} s;\n'
             f"int part{number}() {{ return __builtin_popcount({number}); }}\n"
         )
     (source / "main.cc").write_text(

@@ -140,19 +140,36 @@ class Gate:
 Make = Callable[..., Gate]
 
 
+@pytest.fixture(scope="module")
+def cells(spec: Spec) -> dict[tuple[str, str], plan.Cell]:
+    """Those without an allocator, by model and image."""
+    return {(cell.model, cell.image): cell for cell in plan.all_cells(spec) if cell.allocator == "none"}
+
+
+@pytest.fixture(scope="module")
+def offers(spec: Spec) -> Mapping[tuple[str, str], Mapping[str, tuple[str, ...]]]:
+    """The models that the gate may advise, by image and allocator."""
+    return payload.all_offers(spec)
+
+
 @pytest.fixture
-def make(spec: Spec, tmp_path: Path) -> Make:
+def make(
+    spec: Spec,
+    cells: Mapping[tuple[str, str], plan.Cell],
+    offers: Mapping[tuple[str, str], Mapping[str, tuple[str, ...]]],
+    tmp_path: Path,
+) -> Make:
     """Make the utils/ of a model's package, with the features of its target or with those given."""
 
     def made(model: str, features: tuple[str, ...] | None = None, image: str = "debian12") -> Gate:
-        cell = next(c for c in plan.all_cells(spec) if (c.model, c.image, c.allocator) == (model, image, "none"))
+        cell = cells[model, image]
         rendered = payload.render(
             spec.product,
             model=model,
             target=cell.target,
             image=image,
             features=payload.target_flags(cell.target) if features is None else features,
-            others=payload.offers(spec, cell),
+            others=offers[image, "none"],
         )
         for name, content in rendered.contents.items():
             path = tmp_path / "package" / name

@@ -105,8 +105,32 @@ class Machine:
 Make = Callable[..., Machine]
 
 
+Script = Callable[[Mapping[str, Sequence[str]] | None, str | None], bytes]
+
+
+@pytest.fixture(scope="module")
+def script(spec: Spec, whole: Mapping[str, Sequence[str]]) -> Script:
+    """The script for what is published, and the key; most tests want the same one."""
+    made: dict[str, bytes] = {}
+
+    def script_for(published: Mapping[str, Sequence[str]] | None, key: str | None) -> bytes:
+        name = repr((published, key))
+        if name not in made:
+            made[name] = clients.detect_script(
+                spec,
+                whole if published is None else published,
+                base_url=URL,
+                key_name="forge.asc",
+                key=key,
+                apt=("debian12", "ubuntu2204"),
+            )
+        return made[name]
+
+    return script_for
+
+
 @pytest.fixture
-def make(spec: Spec, whole: Mapping[str, Sequence[str]], tmp_path: Path) -> Make:
+def make(script: Script, tmp_path: Path) -> Make:
     def made(
         dmi: str | bytes | None = None,
         cpu: str = "",
@@ -115,19 +139,10 @@ def make(spec: Spec, whole: Mapping[str, Sequence[str]], tmp_path: Path) -> Make
         published: Mapping[str, Sequence[str]] | None = None,
         key: str | None = KEY,
     ) -> Machine:
-        script = tmp_path / "script" / "detect-model.sh"
-        script.parent.mkdir(exist_ok=True)
-        script.write_bytes(
-            clients.detect_script(
-                spec,
-                whole if published is None else published,
-                base_url=URL,
-                key_name="forge.asc",
-                key=key,
-                apt=("debian12", "ubuntu2204"),
-            )
-        )
-        machine = Machine(root=tmp_path / "machine", script=script)
+        path = tmp_path / "script" / "detect-model.sh"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(script(published, key))
+        machine = Machine(root=tmp_path / "machine", script=path)
         name, version = SYSTEMS[image]
         machine.put("etc/os-release", f'NAME="A {name}"\nID={name}\nVERSION_ID="{version}"\n')
         if dmi is not None:

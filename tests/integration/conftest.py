@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -18,13 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from integration.builds import RELEASE, STAGES, SampleBuild, make_release
 from integration.registry_stub import Answers
 
+from pikaforge.host.store import locked
+
 if TYPE_CHECKING:
-    from conftest import Engine, Project, Shared
+    from conftest import Engine, Project, Shared, Tool
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("image", "source", "compile", "audit", "smoke", "package")
 
 IDENTITY = {
     "GIT_CONFIG_GLOBAL": "/dev/null",
@@ -85,6 +88,13 @@ class Warm:
     pins: Mapping[str, Any]
     """The images section of sources.lock."""
 
+    @property
+    def build_image(self) -> str:
+        """The tag of debian12's build image."""
+        records = [self.store / "image" / key / "result.json" for key in self.keys["image"]]
+        facts = [json.loads(path.read_text(encoding="utf-8"))["facts"] for path in records]
+        return next(str(f["build"]) for f in facts if "/debian12-" in str(f.get("build")))
+
 
 @pytest.fixture(scope="session")
 def warm(engine: Engine, new_project: Callable[[Path], Project], shared: Shared) -> Warm:
@@ -104,6 +114,55 @@ def warm(engine: Engine, new_project: Callable[[Path], Project], shared: Shared)
     return Warm(store=ROOT / "out" / "store", keys=made["keys"], identities=made["identities"], pins=made["pins"])
 
 
+@pytest.fixture(scope="session")
+def sample_build(
+    warm: Warm, new_project: Callable[[Path], Project], shared: Shared, tool: Tool
+) -> Callable[..., SampleBuild]:
+    """The sample, built from a selection: `sample_build("R620", "--formats", ALL_FORMATS).dist` has the packages.
+
+    One worker builds for all, once for each list of arguments (and `image`, debian12 unless it is named). Results are
+    kept in the checkout's out/ under their keys, so what two selections have in common is made once, too: after
+    `sample_build("R620")` with another list of formats nothing but packing is done. Packages are not signed. A project
+    of a test's own gets them by `shop.take(project, "compile", …, "package", build=sample_build(…))`. Who wants to see
+    that something is made begins with `shop.ready` instead.
+    """
+
+    def make(*words: str, image: str = "debian12") -> SampleBuild:
+        name = f"sample-{hashlib.sha256(json.dumps([image, *words]).encode()).hexdigest()[:16]}"
+        with shared.once(name) as folder:
+            if folder is not None:
+                # Not two at once: what they have in common would be made twice.
+                with locked(shared.folder / "sample.lock"):
+                    project = placed(new_project(folder), warm)
+                    project.build(*words, image=image, check=0).keep(folder / "done.json")
+                    nodes = project.plan(*words, image=image)["nodes"]
+                    keys = {stage: [n["key"] for n in nodes if n["stage"] == stage] for stage in STAGES}
+                    (folder / "keys.json").write_text(json.dumps(keys), encoding="utf-8")
+        made = shared.folder / name
+        return SampleBuild(
+            project=placed(new_project(made), warm),
+            done=tool.recall(made / "done.json"),
+            keys=json.loads((made / "keys.json").read_text(encoding="utf-8")),
+            image=image,
+        )
+
+    return make
+
+
+def placed(project: Project, warm: Warm) -> Project:
+    """Let a project keep its results where those of the finished build are, and pin what that has pinned."""
+    project.out = ROOT / "out"
+    pin_images(project, warm)
+    return project
+
+
+def pin_images(project: Project, warm: Warm) -> None:
+    """Pin the images that are there."""
+    if not project.lock_path.exists():
+        lock = {"version": 1, "sources": {}, "images": warm.pins}
+        project.lock_path.write_text(json.dumps(lock), encoding="utf-8")
+
+
 class Shop:
     """Makes projects that do not begin at the beginning."""
 
@@ -115,14 +174,17 @@ class Shop:
         """A project whose images are there already, so that a run begins with the source."""
         project = self._new_project(top)
         self.take(project, "image")
-        lock = {"version": 1, "sources": {}, "images": self.warm.pins}
-        project.lock_path.write_text(json.dumps(lock), encoding="utf-8")
+        pin_images(project, self.warm)
         return project
 
-    def take(self, project: Project, *stages: str) -> None:
-        """Give a project results of the finished build; entries are never written to, so links to them do."""
+    def take(self, project: Project, *stages: str, build: SampleBuild | None = None) -> None:
+        """Give a project results of the finished build, or of another one.
+
+        Entries are never written to, so links to them do.
+        """
+        keys = self.warm.keys if build is None else build.keys
         for stage in stages:
-            for key in self.warm.keys[stage]:
+            for key in keys[stage]:
                 entry = project.out / "store" / stage / key
                 entry.mkdir(parents=True)
                 for path in (self.warm.store / stage / key).iterdir():
@@ -221,6 +283,20 @@ def debian_source() -> Callable[[str], Path]:
         return folder
 
     return fetch
+
+
+@pytest.fixture(scope="session")
+def gperftools(warm: Warm, debian_source: Callable[[str], Path], shared: Shared) -> Path:
+    """gperftools 2.10 with its configure, as its releases are; made once for all workers.
+
+    Debian's copy is the tree of its git, in which each build would have to make configure first.
+    """
+    folder = debian_source("google-perftools")
+    assert (folder / "version").read_text(encoding="utf-8").startswith("2.10-")
+    with shared.once("gperftools") as made:
+        if made is not None:
+            make_release(folder / "google-perftools.orig.tar.gz", warm.build_image, made)
+    return shared.folder / "gperftools" / RELEASE
 
 
 class Git:

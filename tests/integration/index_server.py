@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,12 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from .conftest import Shop
+from integration.builds import ALL_FORMATS, SampleBuild
 
 NAME = "pika-server"
 VERSION = "3.4.0+r620.debian12"
@@ -67,13 +65,12 @@ class Index:
         return True
 
 
-def wheel_of(shop: Shop, folder: Path) -> Path:
-    """The wheel as the pipeline leaves it in dist/, below a folder."""
-    project = shop.ready(folder)
-    shop.take(project, "source", "compile", "audit", "smoke")
-    project.build("R620", "--formats", "wheel", check=0)
-    (found,) = (project.dist / "debian12").glob("*.whl")
-    return found
+def wheel_of(sample_build: Callable[..., SampleBuild], folder: Path) -> Path:
+    """The wheel as the pipeline leaves it in dist/, with what lies beside it, in a folder without other packages."""
+    (wheel,) = sample_build("R620", "--formats", ALL_FORMATS).dist.glob("*.whl")
+    for path in wheel.parent.glob(f"{wheel.name}*"):
+        shutil.copy2(path, folder)
+    return folder / wheel.name
 
 
 @contextmanager

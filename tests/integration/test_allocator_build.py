@@ -79,12 +79,13 @@ class Built:
 class Builder:
     """Builds in the build image of the finished build, each variant once."""
 
-    def __init__(self, image: str, gcc: str, folder: Path, sources: Mapping[str, Path]) -> None:
+    def __init__(self, image: str, gcc: str, folder: Path, sources: Mapping[str, Path], release: Path) -> None:
         self.image = image
         self.engine = DockerEngine()
         self._gcc = gcc
         self._folder = folder
         self._sources = sources
+        self._release = release
         self._built: dict[tuple[str, ...], Built] = {}
 
     def run(self, job: Job, into: Path) -> Mapping[str, Path]:
@@ -103,7 +104,7 @@ class Builder:
         Args:
             unwinder: libunwind or frame-pointers.
             target: archspec name.
-            own: whether libunwind's source is given.
+            own: whether libunwind's source is given; both sources are then trees without configure.
             ccache: whether the compiler cache is used.
         """
         name = (unwinder, target, "own" if own else "", "" if ccache else "anew")
@@ -116,6 +117,8 @@ class Builder:
         scripts = {name: GUEST / name for name in SCRIPTS}
         parts = {"src": "google-perftools", **({"libunwind": "libunwind"} if own else {})}
         archives = {part: self._sources[name] / f"{name}.orig.tar.gz" for part, name in parts.items()}
+        if not own:
+            archives["src"] = self._release
         version = (self._sources["google-perftools"] / "version").read_text(encoding="utf-8").strip()
         job = Job(
             label=f"test-allocator-{folder.name}",
@@ -158,14 +161,16 @@ class Builder:
 
 
 @pytest.fixture(scope="module")
-def build(warm: Warm, debian_source: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Builder:
+def build(
+    warm: Warm, debian_source: Callable[[str], Path], gperftools: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Builder:
     """The build image has libunwind-dev, because Debian's gperftools needs it; facts of the image say so, too."""
     records = [warm.store / "image" / key / "result.json" for key in warm.keys["image"]]
     facts = [json.loads(path.read_text(encoding="utf-8"))["facts"] for path in records]
     [image] = [f for f in facts if str(f.get("build")).startswith("pikaforge/debian12-build:")]
     assert "libunwind-dev:amd64" in [name for name, _ in image["packages"]["build"]]
     found = {name: debian_source(name) for name in ("google-perftools", "libunwind")}
-    return Builder(image["build"], image["gcc"], tmp_path_factory.mktemp("allocator"), found)
+    return Builder(image["build"], image["gcc"], tmp_path_factory.mktemp("allocator"), found, gperftools)
 
 
 both_ways = pytest.mark.parametrize("unwinder", WAYS)

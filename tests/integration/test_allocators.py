@@ -30,11 +30,9 @@ LINKED = 'gcc() { command gcc "$@" -Wl,--no-as-needed -ltcmalloc; }'
 
 
 @pytest.fixture(scope="module")
-def tarball(debian_source: Callable[[str], Path]) -> Path:
-    """gperftools 2.10, as Debian has it."""
-    folder = debian_source("google-perftools")
-    assert (folder / "version").read_text(encoding="utf-8").startswith("2.10-")
-    return folder / "google-perftools.orig.tar.gz"
+def tarball(gperftools: Path) -> Path:
+    """gperftools 2.10."""
+    return gperftools
 
 
 def pinned(tarball: Path, **more: str) -> Callable[[dict[str, Any]], None]:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from integration.builds import ALL_FORMATS, ENDED, SampleBuild
 from integration.dav import WRITER, Dav, dav_of, fetched, nginx_image
 from integration.keys import Key, new_key
 
@@ -84,11 +85,11 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def built(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """R620 and R720 in all formats, not signed."""
+def built(shop: Shop, sample_build: Callable[..., SampleBuild], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """R620 in all formats and R720, not signed."""
     project = shop.ready(tmp_path_factory.mktemp("publish"))
-    shop.take(project, "source", "compile", "audit", "smoke")
-    project.build("R620", "--formats", "tar,rpm,deb,wheel", check=0)
+    shop.take(project, *ENDED, build=sample_build("R620", "--formats", ALL_FORMATS))
+    project.build("R620", "--formats", ALL_FORMATS, check=0)
     project.build("R720", "--formats", "tar", check=0)
     return project
 

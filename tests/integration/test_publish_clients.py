@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration import dav, rpm_host
+from integration.builds import ALL_FORMATS, ENDED, SampleBuild
 from integration.images import base_of, image_of
 from integration.keys import Key, new_key
 from integration.rpm_host import HOST, STUB, TOP, full
@@ -225,14 +226,20 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Key]:
 
 
 @pytest.fixture(scope="module")
-def site(shop: Shop, server: tuple[Container, Path, str], key: Key, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def site(
+    shop: Shop,
+    sample_build: Callable[..., SampleBuild],
+    server: tuple[Container, Path, str],
+    key: Key,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Site:
     """Both releases are built, and the first is published."""
     container, folder, address = server
     top = tmp_path_factory.mktemp("publish-clients")
     project = shop.ready(top)
-    shop.take(project, "source", "compile", "audit", "smoke")
+    shop.take(project, *ENDED, build=sample_build("R620", "--formats", ALL_FORMATS))
     root, url = folder / "site", f"{address}/site"
-    for release, formats in (("1", "tar,rpm,deb,wheel"), ("2", "rpm,deb")):
+    for release, formats in (("1", ALL_FORMATS), ("2", "rpm,deb")):
 
         def edit(matrix: dict[str, Any], release: str = release) -> None:
             matrix["product"]["release"] = release

@@ -40,7 +40,7 @@ from pikaforge.publish.credentials import Credentials
 from pikaforge.publish.index import Outcome, publish_wheels
 
 if TYPE_CHECKING:
-    from .conftest import Shop
+    from .builds import SampleBuild
 
 pytest.importorskip("pypiserver", reason="the extra `tests` has it")
 apache = pytest.importorskip("passlib.apache", reason="pypiserver reads passwords with it")
@@ -52,9 +52,9 @@ QUICK: dict[str, Any] = {"timeout": (5.0, 20.0), "pause": 0.01, "target": "my-in
 
 
 @pytest.fixture(scope="module")
-def built(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(sample_build: Callable[..., SampleBuild], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel as the pipeline leaves it in dist/."""
-    return wheel_of(shop, tmp_path_factory.mktemp("publish-index"))
+    return wheel_of(sample_build, tmp_path_factory.mktemp("publish-index"))
 
 
 @pytest.fixture(autouse=True)

@@ -17,16 +17,16 @@ from integration.index_server import NAME, VERSION, Index, index_of, install, ru
 from pikaforge.describe.contents import packed_mode, read_package
 
 if TYPE_CHECKING:
-    from .conftest import Shop
+    from .builds import SampleBuild
 
 pytest.importorskip("pypiserver", reason="the extra `tests` has it")
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("wheel")]
 
 
 @pytest.fixture(scope="module")
-def built(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(sample_build: Callable[..., SampleBuild], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel as the pipeline leaves it in dist/."""
-    return wheel_of(shop, tmp_path_factory.mktemp("wheel-index"))
+    return wheel_of(sample_build, tmp_path_factory.mktemp("wheel-index"))
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from unit.artifacts import make_manifest
 
 from pikaforge.describe import sbom
@@ -32,6 +30,7 @@ def properties(component: dict[str, Any]) -> dict[str, str]:
     return {item["name"]: item["value"] for item in component.get("properties", [])}
 
 
+@pytest.mark.xdist_group("schema of bills")  # in one worker: reading it takes two seconds
 @pytest.mark.parametrize(
     "changes",
     [
@@ -43,6 +42,9 @@ def properties(component: dict[str, Any]) -> dict[str, str]:
     ids=["whole", "allocator", "bare", "tarball"],
 )
 def test_the_formats_own_schema_takes_it(changes: dict[str, Any]) -> None:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     text = bill(**changes)
     assert json.loads(text)["specVersion"] == "1.6"
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
