@@ -276,8 +276,8 @@ def machine() -> Iterator[Machine]:
         made.stub("apt-cache", '[[ " $(cat "$SANDBOX/offered" 2>/dev/null) " == *" $3 "* ]]')
         for package in (*PACKAGES, *TEST_PACKAGES):
             made.stub(package)
-        for file in ("etc/ssl/certs/ca-certificates.crt", GLIB["debian"], ZLIB):
-            made.give(file)
+        for there in ("etc/ssl/certs/ca-certificates.crt", GLIB["debian"], ZLIB):
+            made.give(there)
         made.release("debian12")
         yield made
         for server in made.servers:

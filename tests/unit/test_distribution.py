@@ -134,7 +134,7 @@ def test_a_program_of_ours_is_never_accepted(tmp_path: Path) -> None:
     ],
 )
 def test_without_evidence_it_is_refused_with_the_way(
-    entry: Sequence[Part], more: Mapping[str, Sequence[Part]], tmp_path: Path
+    entry: Sequence[Part], more: Mapping[str, Any], tmp_path: Path
 ) -> None:
     [violation] = accepted(tmp_path, library(entry, **more)).violations
     assert violation.where == FILE
