@@ -46,7 +46,7 @@ def patches_list(_: Context, source: str = "", matrix: str = "") -> None:
 
 @task(name="check", help={"source": "as for build", "matrix": "another matrix.yaml"})
 def patches_check(_: Context, source: str = "", matrix: str = "") -> None:
-    """Try whether the patch series applies."""
+    """Tell of each entry of the series whether the source has it, it applies, or it conflicts."""
     forge("patches", "check", *given(source=source, matrix=matrix))
 
 

@@ -189,7 +189,7 @@ def _upkeep(
     lock = add("lock", "refresh sources.lock and show the difference", work)
     lock.add_argument("--image", action="append", default=[], metavar="IMAGE", help="pin this image's base anew, too")
     patches = add("patches", "the patch series", work)
-    patches.add_argument("action", choices=("list", "check"), help="show it, or try whether it applies")
+    patches.add_argument("action", choices=("list", "check"), help="show it, or look at each entry on the source")
     images = add("images", "the images that were made", work)
     images.add_argument("action", choices=("list", "remove"))
     cache = add("cache", "stored results, downloads and the compiler cache", work)

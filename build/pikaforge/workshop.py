@@ -13,6 +13,7 @@ from pikaforge.host.job import Engine, Input, Job, JobResult, files
 from pikaforge.host.store import Store
 from pikaforge.keys import files_digest
 from pikaforge.lockfile import Lock
+from pikaforge.packing.text import clean
 
 HOME = Path(__file__).resolve().parents[2]
 """The checkout: this package is used from there, with docker/ beside it."""
@@ -68,7 +69,9 @@ def guest_digests(home: Path, names: Sequence[str]) -> dict[str, str]:
 def read_facts(path: Path) -> dict[str, list[tuple[str, ...]]]:
     """The KEY<TAB>VALUE… lines of a guest's facts, by key, in order."""
     facts: dict[str, list[tuple[str, ...]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        if not line:
+            continue
         name, *values = line.split("\t")
         facts.setdefault(name, []).append(tuple(values))
     return facts
@@ -115,6 +118,6 @@ def failure(*, stage: str, label: str, log: Path, command: str = "", status: int
         command=command,
         status=status,
         log=str(log),
-        tail=tuple(line[:300] for line in lines[-TAIL_LINES:]),
-        findings=tuple(dict.fromkeys(reasons)),
+        tail=tuple(clean(line[:300]) for line in lines[-TAIL_LINES:]),
+        findings=tuple(dict.fromkeys(map(clean, reasons))),
     )

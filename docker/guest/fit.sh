@@ -116,15 +116,21 @@ moves() {
 # The commit at which the index has a submodule.
 stands_at() { index ls-files --stage -- "$1" | awk '$1 == "160000" { print $2 }'; }
 
-# Where a submodule stands at a commit that holds the patch's, let the index say the patch's.
+# Where a submodule stands at a commit that holds the patch's, let the index say the patch's; also where a source
+# without commits has the very files of that.
 stand_back() {
     moves "$1" >"$look/moves"
     while IFS=$tab read -r _ new path <&7; do
         now=$(stands_at "$path")
-        if [ -n "$now" ] && grep -qxF "$path$tab$new$tab$now" "$root/patches/holds"; then
-            index update-index --cacheinfo 160000 "$new" "$path"
+        if [ -n "$now" ]; then
+            grep -qxF "$path$tab$new$tab$now" "$root/patches/holds" || continue
             printf '%s\t%s\t%s\n' "$path" "$now" "$new" >>"$look/later"
+        else
+            tree=$(index write-tree "--prefix=$path/" 2>/dev/null) || continue
+            grep -qxF "$path$tab$new$tab$tree" "$root/patches/trees" || continue
+            index rm -r --cached --quiet -- "$path"
         fi
+        index update-index --add --cacheinfo 160000 "$new" "$path"
     done 7<"$look/moves"
 }
 

@@ -6,6 +6,7 @@
 # inputs   patches/list    lines of KIND<TAB>FILE<TAB>STRIP<TAB>NAME; KIND is `am` (mailbox) or `diff`; FILE is 0000,
 #                          0001 and so on
 #          patches/holds   lines of PATH<TAB>OLD<TAB>NEW: the commit NEW of the submodule at PATH holds its commit OLD
+#          patches/trees   lines of PATH<TAB>COMMIT<TAB>TREE: that commit of the submodule at PATH has these files
 # outputs  out/facts       further lines of KEY<TAB>FILE<TAB>…
 #                          state    applied, present or conflict
 #                          offset   PATH<TAB>HUNK<TAB>LINES: a hunk that fits, but so many lines further down

@@ -5,6 +5,7 @@ The real scripts with this machine's git; each source is a repository (or a tarb
 
 from __future__ import annotations
 
+import io
 import subprocess
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
@@ -150,6 +151,7 @@ class Stage:
         *patches: bytes | tuple[bytes, int],
         ref: str = "HEAD",
         holds: Sequence[tuple[str, str, str]] = (),
+        trees: Sequence[tuple[str, str, str]] = (),
         history: bool = False,
         status: int = 0,
     ) -> Looked:
@@ -160,6 +162,7 @@ class Stage:
             patches: mailboxes and diffs, these perhaps with another strip level than 1.
             ref: the commit.
             holds: path, older and newer commit of submodules.
+            trees: path, commit and tree of submodules.
             history: whether the history is given.
             status: what it must end with.
         """
@@ -189,7 +192,8 @@ class Stage:
             kind = "am" if data.startswith(b"From ") else "diff"
             listed += f"{kind}\t{number:04}\t{strip}\tp{number}\n"
         (root / "patches" / "list").write_text(listed)
-        (root / "patches" / "holds").write_text("".join("\t".join(line) + "\n" for line in holds))
+        for name, known in (("holds", holds), ("trees", trees)):
+            (root / "patches" / name).write_text("".join("\t".join(line) + "\n" for line in known))
         done = sh("sh", root / "guest/source.sh", env=env, cwd=root)
         print(done.stdout, done.stderr)
         assert done.returncode == status, done.stderr
@@ -634,6 +638,26 @@ def test_a_submodule_that_is_added(repository: Repository, look: Stage) -> None:
     patch = repository.mailbox("base")
     assert look(repository, patch, ref="base").states == ("applied",)
     assert look(repository, patch, ref="patch").states == ("present",)
+
+
+def test_a_tarball_with_the_files_of_a_submodule(
+    repository: Repository, look: Stage, moved: bytes, tmp_path: Path
+) -> None:
+    """It has no commits, but it can be seen whether its files are those of one."""
+    files = {"third/x/one.c": "1\n", "third/x/sub/two.sh": "#!/bin/sh\n"}
+    submodule = Repository(tmp_path / "submodule")
+    submodule.commit({name.removeprefix("third/x/"): content for name, content in files.items()})
+    tree = submodule("rev-parse", "HEAD^{tree}")
+    with tarfile.open(tmp_path / "x-1.tar", "w") as tar:
+        for name, content in {**files, "b.txt": text(n30="thirty\n")}.items():
+            info = tarfile.TarInfo(f"x-1/{name}")
+            info.size, info.mode = len(content), 0o644
+            tar.addfile(info, io.BytesIO(content.encode()))
+    done = look(tmp_path / "x-1.tar", moved, trees=[("third/x", NEW, tree)])
+    assert done.states == ("present",)
+    assert done.read("third/x/sub/two.sh") == "#!/bin/sh\n"
+    for trees in ([], [("third/x", NEW, "0" * 40)], [("third/x", LATER, tree)], [("third", NEW, tree)]):
+        assert look(tmp_path / "x-1.tar", moved, trees=trees).states == ("conflict",)
 
 
 # ---- lines that repeat

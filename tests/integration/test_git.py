@@ -225,6 +225,13 @@ def test_a_repository_that_is_not_there(tmp_path: Path, cache: forge_git.Cache) 
         cache.fetch(url, "1" * 40)
 
 
+def test_a_url_that_is_no_option(cache: forge_git.Cache) -> None:
+    """Those of submodules are as the source says."""
+    url = "--upload-pack=false"
+    with pytest.raises(HostError, match=rf"^git cannot read {url}: fatal: strange pathname"):
+        cache.fetch(url, "1" * 40)
+
+
 @pytest.mark.parametrize("scheme", ["http", "git"])
 def test_a_server_that_is_not_there_is_out_of_reach(scheme: str, closed_port: int, cache: forge_git.Cache) -> None:
     url = f"{scheme}://127.0.0.1:{closed_port}/x.git"

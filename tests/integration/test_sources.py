@@ -162,20 +162,23 @@ def test_smart_server(ready: Project, warm: Warm, git: Git, factory: Path, git_d
 def tarball(factory: Path, git: Git, tmp_path: Path) -> Callable[..., Path]:
     """A release tarball of the sample: one top folder, no .git; `submodules` fills them in."""
 
-    def make(*, submodules: bool) -> Path:
+    def make(*, submodules: bool, ref: str = "v3.4.0") -> Path:
         top = tmp_path / "pika-3.4.0"
         top.mkdir()
-        repositories = {".": ("pika", "v3.4.0")}
+        repositories = {".": ("pika", ref)}
         if submodules:
             for name in ("pink", "rocksdb"):
-                link = git("ls-tree", "v3.4.0^{commit}", f"third/{name}", cwd=factory / "pika.git").split()[2]
+                link = git("ls-tree", f"{ref}^{{commit}}", f"third/{name}", cwd=factory / "pika.git").split()[2]
                 repositories[f"third/{name}"] = (name, link)
         for where, (name, commit) in repositories.items():
             archive = tmp_path / "part.tar"
             git("archive", "--output", archive, commit, cwd=factory / f"{name}.git")
             with tarfile.open(archive) as tar:
                 tar.extractall(top / where, filter="tar")
-        released = int(git("log", "-1", "--format=%ct", "v3.4.0", cwd=factory / "pika.git"))
+        modules = top / ".gitmodules"
+        if ref != "v3.4.0":  # as projects have them whose submodules are not beside them
+            modules.write_text(modules.read_text().replace("url = ..", f"url = {factory.as_uri()}"))
+        released = int(git("log", "-1", "--format=%ct", ref, cwd=factory / "pika.git"))
 
         def dated(member: tarfile.TarInfo) -> tarfile.TarInfo:
             member.mtime = released
@@ -211,6 +214,17 @@ def test_tarball_cannot_move_a_submodule(ready: Project, factory: Path, tarball:
     assert "patch file 1017.patch" in done.text
     assert "does not apply" in done.text
     assert "a tarball cannot carry submodule pointer moves: take a clone for series that have one" in done.text
+
+
+def test_tarball_that_has_the_whole_series(ready: Project, factory: Path, tarball: Callable[..., Path]) -> None:
+    """Where a submodule stands in it, its files tell."""
+    folder = ready.series(*({"file": f"{number}.patch"} for number in PULLS))
+    for number in PULLS:
+        shutil.copy(factory / "pull" / f"{number}.patch", folder)
+    check(ready, tarball(submodules=True, ref="merged"), check=0)
+    facts = tree(ready)["facts"]
+    assert [patch["state"] for patch in facts["patches"]] == ["present"] * 4
+    assert (facts["kind"], facts["version"]) == ("tarball", "pika-3.4.0")
 
 
 def test_tarball_without_submodules(ready: Project, tarball: Callable[..., Path]) -> None:

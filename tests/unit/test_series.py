@@ -3,6 +3,8 @@ and what submodules patches move."""
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +248,8 @@ def test_which_commits_hold_others(
     found = look_up(*series_)
     assert [(url, commit[0]) for url, commit in repositories.asked] == asked, "no history that nobody needs"
     assert [(old[0], new[0]) for _, old, new in found.holds] == holds
-    assert found.text() == "".join(f"x\t{SHA[old]}\t{SHA[new]}\n" for old, new in holds).encode()
+    lines = "".join(f"x\t{SHA[old]}\t{SHA[new]}\n" for old, new in holds)
+    assert found.inputs() == {"holds": lines.encode(), "trees": b""}
     assert found.unknown == {}
 
 
@@ -279,3 +282,67 @@ def test_what_a_clone_has_of_a_submodule_is_asked_first(monkeypatch: pytest.Monk
     found = look_up(("a", "b"), origin=origin)
     assert (found.holds, found.unknown) == ([("x", SHA["b"], SHA["c"])], {})
     assert [url for url, _ in repositories.asked] == [kept.as_uri(), X]
+
+
+def packed(folder: Path, names: dict[str, str], suffix: str = ".tar.gz") -> Path:
+    """A tarball."""
+    path = folder / f"demo{suffix}"
+    with tarfile.open(path, f"w:{suffix.rpartition('.')[2]}") as tar:
+        for name, content in names.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content.encode()))
+    return path
+
+
+@pytest.fixture
+def trees(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What was fetched; .gitmodules are lines of PATH=URL here, and the tree of a commit is its name backwards."""
+    fetched: list[tuple[str, str]] = []
+
+    def fetch(cache: git.Cache, url: str, commit: str, ref: str = "") -> Path:
+        fetched.append((url, commit))
+        if "nowhere" in url:
+            raise HostError(f"cannot reach {url}")
+        return Path("/x")
+
+    def urls(data: bytes) -> dict[str, str]:
+        return dict(line.split("=") for line in data.decode().splitlines())
+
+    monkeypatch.setattr(git, "submodule_urls", urls)
+    monkeypatch.setattr(git.Cache, "fetch", fetch)
+    monkeypatch.setattr(git, "tree_of", lambda repository, commit: f"tree-{commit}")
+    return fetched
+
+
+MOVED = {patch("pull-1"): [Move(path="x", old=SHA["a"], new=SHA["b"]), Move(path="y", old=SHA["a"], new="")]}
+
+
+@pytest.mark.parametrize("name", [".gitmodules", "./.gitmodules", "demo-1/.gitmodules", "./demo-1/.gitmodules"])
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tar.xz"])
+def test_a_tarballs_submodules_are_known_by_their_files(
+    tmp_path: Path, trees: list[tuple[str, str]], name: str, suffix: str
+) -> None:
+    tarball = packed(tmp_path, {"demo-1/deep/.gitmodules": f"x={X}0", name: f"x={X}", "demo-1/a": ""}, suffix)
+    found = pointers.look_up_trees(MOVED, tarball, cache=git.Cache(tmp_path))
+    assert trees == [(X, SHA["b"])]
+    assert found.inputs() == {"holds": b"", "trees": f"x\t{SHA['b']}\ttree-{SHA['b']}\n".encode()}
+
+
+@pytest.mark.parametrize("text", ["", "x=../x.git", "x=/x.git", "z=https://example.org/z.git"])
+def test_a_tarball_whose_submodules_have_no_url(tmp_path: Path, trees: list[tuple[str, str]], text: str) -> None:
+    found = pointers.look_up_trees(MOVED, packed(tmp_path, {".gitmodules": text}), cache=git.Cache(tmp_path))
+    assert (trees, found.trees, found.unknown) == ([], [], {})
+
+
+def test_a_tarball_whose_submodule_cannot_be_had(tmp_path: Path, trees: list[tuple[str, str]]) -> None:
+    tarball = packed(tmp_path, {".gitmodules": "x=https://nowhere.invalid/x.git"})
+    found = pointers.look_up_trees(MOVED, tarball, cache=git.Cache(tmp_path))
+    said = f"whether x is as in {SHA['b']} could not be looked up: cannot reach https://nowhere.invalid/x.git"
+    assert found.unknown == {"x": said}
+
+
+@pytest.mark.parametrize("damage", [b"no archive", b""])
+def test_a_tarball_that_cannot_be_read_here(tmp_path: Path, trees: list[tuple[str, str]], damage: bytes) -> None:
+    (tmp_path / "x.tar.zst").write_bytes(damage)
+    assert pointers.look_up_trees(MOVED, tmp_path / "x.tar.zst", cache=git.Cache(tmp_path)) == pointers.Pointers()

@@ -48,11 +48,9 @@ def _pristine(home: Path) -> dict[str, str]:
     return {**kept, **files, **folders}
 
 
-def _git(
-    *args: str, cwd: Path | None = None, timeout: float | None = TIMEOUT, env: Mapping[str, str] | None = None
-) -> process.Completed:
+def _git(*args: str, env: Mapping[str, str] | None = None, stdin: bytes | None = None) -> process.Completed:
     git = process.require("git", hint="install the package `git`, or run `bash setup.sh`")
-    return process.run([git, *args], cwd=cwd, env=env or _environment(), timeout=timeout)
+    return process.run([git, *args], env=env or _environment(), stdin=stdin, timeout=TIMEOUT)
 
 
 def _failure(url: str, done: process.Completed) -> HostError:
@@ -173,10 +171,10 @@ class Cache:
 
     def _fetch(self, path: Path, url: str, commit: str, ref: str) -> Path:
         keep = f"refs/forge/{commit}"
-        attempts = [["--depth=1", "--no-tags", url, f"+{commit}:{keep}"]]
+        attempts = [["--depth=1", "--no-tags", "--", url, f"+{commit}:{keep}"]]
         if ref and ref != commit:
-            attempts.append(["--depth=1", "--no-tags", url, f"+{ref}:refs/forge/ref"])
-        attempts.append(["--tags", url, "+refs/heads/*:refs/forge/heads/*", "+refs/*:refs/forge/all/*"])
+            attempts.append(["--depth=1", "--no-tags", "--", url, f"+{ref}:refs/forge/ref"])
+        attempts.append(["--tags", "--", url, "+refs/heads/*:refs/forge/heads/*", "+refs/*:refs/forge/all/*"])
         done: process.Completed | None = None
         for number, arguments in enumerate(attempts, 1):
             if number == len(attempts) and (path / "shallow").exists():
@@ -213,7 +211,7 @@ class Cache:
             for wanted in (*attempts, "+refs/*:refs/forge/all/*"):
                 if self._is_whole(path, commit):
                     return path, True
-                done = _git(*begin, url, wanted)
+                done = _git(*begin, "--", url, wanted)
                 failure = _failure(url, done) if done.status else None
                 if isinstance(failure, Unreachable):
                     raise failure
@@ -238,11 +236,11 @@ class Cache:
         path = self.fetch(url, base)  # which need not be an ancestor of `head`
         begin = ("-C", str(path), "fetch", "--quiet", "--force", "--no-tags")
         with self._alone(path):
-            done = _git(*begin, url, f"+{head}:refs/forge/head-{head}")
+            done = _git(*begin, "--", url, f"+{head}:refs/forge/head-{head}")
             if done.status != 0:
                 raise _failure(url, done)
             if (path / "shallow").exists():
-                _git(*begin, "--unshallow", url, f"+{base}:refs/forge/{base}")
+                _git(*begin, "--unshallow", "--", url, f"+{base}:refs/forge/{base}")
         until = f"refs/forge/head-{head}"
         since = self._before(path, base, until)
         patch = _git(
@@ -269,20 +267,30 @@ class Cache:
 
 def submodules(repository: Path, commit: str) -> dict[str, tuple[str, str]]:
     """The submodules of a commit by their paths: the commit at which each stands, and its URL as .gitmodules says."""
-    listed = _git("-C", str(repository), "config", "--null", "--blob", f"{commit}:.gitmodules", "--list")
-    settings: dict[str, dict[str, str]] = {}
-    for entry in listed.text().split("\0") if listed.status == 0 else []:
-        name, _, value = entry.partition("\n")
-        section, _, key = name.rpartition(".")
-        settings.setdefault(section, {})[key] = value
-    urls = {s["path"]: s["url"] for s in settings.values() if s.get("path") and s.get("url")}
+    text = _git("-C", str(repository), "cat-file", "blob", f"{commit}:.gitmodules")
     found = {}
-    for path, url in urls.items():
+    for path, url in submodule_urls(text.stdout if text.status == 0 else b"").items():
         tree = _git("-C", str(repository), "--literal-pathspecs", "ls-tree", "-z", commit, "--", path)
         mode, _, rest = tree.text().partition(" ")
         if tree.status == 0 and mode == "160000":
             found[path] = (rest.split()[1], url)
     return found
+
+
+def submodule_urls(gitmodules: bytes) -> dict[str, str]:
+    """URLs by path, as a .gitmodules says; what is none has none."""
+    listed = _git("config", "--null", "--file", "-", "--list", stdin=gitmodules)
+    settings: dict[str, dict[str, str]] = {}
+    for entry in listed.text().split("\0") if listed.status == 0 else []:
+        name, _, value = entry.partition("\n")
+        section, _, key = name.rpartition(".")
+        settings.setdefault(section, {})[key] = value
+    return {s["path"]: s["url"] for s in settings.values() if s.get("path") and s.get("url")}
+
+
+def tree_of(repository: Path, commit: str) -> str:
+    """The name of a commit's tree."""
+    return _git("-C", str(repository), "rev-parse", "--verify", f"{commit}^{{tree}}").text().strip()
 
 
 def holds(repository: Path, newer: str, older: str) -> bool:

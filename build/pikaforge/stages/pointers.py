@@ -1,8 +1,12 @@
-"""Submodules that patches move: which commits of a submodule hold others, as far as its repository can be had."""
+"""Submodules that patches move: which commits of a submodule hold others, and what files they have; as far as its
+repository can be had."""
 
 from __future__ import annotations
 
+import lzma
 import re
+import tarfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +14,7 @@ from pathlib import Path
 from pikaforge.errors import ConfigError, HostError
 from pikaforge.host import git
 from pikaforge.stages import submodules
-from pikaforge.stages.origin import Origin
+from pikaforge.stages.origin import URL, Origin
 from pikaforge.stages.patches import Patch
 
 _SUBPROJECT = re.compile(rb"^([-+])Subproject commit ([0-9a-f]{40}(?:[0-9a-f]{24})?)\r?$")
@@ -58,12 +62,17 @@ class Pointers:
 
     holds: list[tuple[str, str, str]] = field(default_factory=list)
     """Path of a submodule, and two of its commits: the second one holds the first."""
+    trees: list[tuple[str, str, str]] = field(default_factory=list)
+    """Path of a submodule, one of its commits, and the tree of that: for a source that has files and no commits."""
     unknown: dict[str, str] = field(default_factory=dict)
     """By path, why that could not be looked up."""
 
-    def text(self) -> bytes:
+    def inputs(self) -> dict[str, bytes]:
         """As series.sh reads it."""
-        return "".join("\t".join(line) + "\n" for line in self.holds).encode()
+        return {
+            name: "".join("\t".join(line) + "\n" for line in lines).encode()
+            for name, lines in (("holds", self.holds), ("trees", self.trees))
+        }
 
 
 def look_up(
@@ -121,3 +130,43 @@ def _ask(
                 continue
             found.unknown.pop(path, None)
             break
+
+
+GITMODULES_LIMIT = 1 << 20
+"""Bytes."""
+
+
+def look_up_trees(by_patch: Mapping[Patch, Sequence[Move]], tarball: Path, *, cache: git.Cache) -> Pointers:
+    """What the commits to which the patches move submodules have as their files: that can be compared with a tarball's.
+
+    Args:
+        by_patch: the moves of each patch of the series, in order.
+        tarball: the source; relative URLs in it lead nowhere.
+        cache: for the repositories of submodules.
+    """
+    found = Pointers()
+    wanted = [move for moved in by_patch.values() for move in moved if move.new]
+    urls = git.submodule_urls(_gitmodules(tarball)) if wanted else {}
+    for path, commit in dict.fromkeys((move.path, move.new) for move in wanted):
+        url = urls.get(path, "")
+        if not URL.match(url):
+            continue
+        try:
+            found.trees.append((path, commit, git.tree_of(cache.fetch(url, commit), commit)))
+        except (HostError, ConfigError) as error:
+            found.unknown[path] = f"whether {path} is as in {commit} could not be looked up: {error.message}"
+    return found
+
+
+def _gitmodules(tarball: Path) -> bytes:
+    """The .gitmodules at the top of a tarball, or in its one top folder; empty if there is none to be read."""
+    try:
+        with tarfile.open(tarball) as tar:
+            for member in tar:
+                parts = [part for part in member.name.split("/") if part not in ("", ".")]
+                if member.isfile() and parts[-1:] == [".gitmodules"] and len(parts) <= 2:
+                    content = tar.extractfile(member)
+                    return b"" if content is None else content.read(GITMODULES_LIMIT)
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError):
+        pass  # the guest has other programs, and says what is wrong with it
+    return b""

@@ -191,15 +191,7 @@ class _Work:
         """
         moves = {patch: pointers.moves(self._content(patch), patch.strip) for patch in self.wanted}
         repository = self._repository()
-        known = pointers.Pointers()
-        if repository is not None:
-            known = pointers.look_up(
-                moves,
-                self.pinned.origin,
-                repository=repository,
-                commit=self.pinned.identity,
-                cache=self.shelf.cache,
-            )
+        known = self._pointers(moves, repository)
         made = self._look(repository, known)
         more: list[str] = []
         if repository is not None and any(verdict.state == "conflict" for verdict in made.verdicts):
@@ -224,6 +216,15 @@ class _Work:
             return None
         where = f"source {origin.spec}"
         return submodules.fetch(self.shelf.cache, origin.url, self.pinned.identity, ref=origin.ref, where=where)
+
+    def _pointers(
+        self, moves: Mapping[patches.Patch, list[pointers.Move]], repository: Path | None
+    ) -> pointers.Pointers:
+        origin, cache = self.pinned.origin, self.shelf.cache
+        if repository is not None:
+            return pointers.look_up(moves, origin, repository=repository, commit=self.pinned.identity, cache=cache)
+        assert origin.tarball is not None  # what is no repository is one
+        return pointers.look_up_trees(moves, origin.tarball, cache=cache)
 
     def _history(self) -> tuple[Path | None, str]:
         """The repository with all that the commit came from, or what there is of that; and what is wrong with it."""
@@ -299,5 +300,5 @@ def _patch_input(downloads: Path, wanted: tuple[patches.Patch, ...], known: poin
         contents[name] = downloads / patch.sha256
         lines.append(f"{patch.kind}\t{name}\t{patch.strip}\t{patch.name}\n")
     contents["list"] = "".join(lines).encode()
-    contents["holds"] = known.text()
+    contents.update(known.inputs())
     return Input(folder="patches", archive=files(contents))
