@@ -169,7 +169,7 @@ def test_both_engines_make_the_same(
     assert observer.containers(done.pid) == []
     assert observer.client.networks.list(filters={"label": "org.pikaforge.owner"}) == []
 
-    assert other.build("R620", check=0).lines(rf"^package  R620-debian12-none done in ")
+    assert other.build("R620", check=0).lines(r"^package  R620-debian12-none done in ")
     assert list(project.stored("package")) == list(other.stored("package")), "its key, and all before it"
     made, expected = (
         {path.name: sha256(path.read_bytes()).hexdigest() for path in each.dist.glob("*/*") if path.is_file()}
