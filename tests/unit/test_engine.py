@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
+import socket
 import struct
 import tarfile
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +19,8 @@ import urllib3
 from docker.errors import APIError, DockerException
 
 from pikaforge.errors import HostError
-from pikaforge.host import podman
-from pikaforge.host.connection import brief, engine_errors, timed_out
+from pikaforge.host import connection, podman
+from pikaforge.host.connection import SOCKETS, brief, engine_errors, environment, timed_out
 from pikaforge.host.container import unpack
 from pikaforge.host.images import _imported, _pulled
 from pikaforge.host.job import files
@@ -168,6 +172,48 @@ def test_the_reason_is_at_the_bottom() -> None:
     error = FileNotFoundError(2, "No such file or directory", "/run/podman/podman.sock")
     assert brief(error) == "No such file or directory: /run/podman/podman.sock"
     assert brief(said("the engine's\n own words")) == "the engine's own words"
+
+
+# ---- where it is
+
+
+def listen(path: Path, mode: int = 0o600) -> socket.socket:
+    """Something that listens at a path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    path.chmod(mode)
+    return server
+
+
+def test_engines_of_this_machine_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker's first, root's before the user's own; a path that is no socket is none."""
+    with tempfile.TemporaryDirectory(prefix="pf-") as name:  # a socket's path has at most 107 bytes
+        root, user = Path(name), f"{name}/user"
+        monkeypatch.setattr(connection, "SOCKETS", [f"{name}{s}" if s.startswith("/") else s for s in SOCKETS])
+        given = {"XDG_RUNTIME_DIR": user, "PATH": "/bin"}
+        assert environment(given) == {**given, "DOCKER_HOST": ""}
+        (root / "var/run").mkdir(parents=True)
+        (root / "var/run/docker.sock").touch()
+        with listen(Path(user, "podman/podman.sock")):
+            assert environment(given)["DOCKER_HOST"] == f"unix://{user}/podman/podman.sock"
+            assert environment({"PATH": "/bin"})["DOCKER_HOST"] == ""
+            with listen(root / "run/podman/podman.sock"):
+                assert environment(given)["DOCKER_HOST"] == f"unix://{name}/run/podman/podman.sock"
+                (root / "var/run/docker.sock").unlink()
+                with listen(root / "var/run/docker.sock"):
+                    assert environment(given)["DOCKER_HOST"] == f"unix://{name}/var/run/docker.sock"
+                    named = {**given, "DOCKER_HOST": "tcp://builder:2376"}
+                    assert environment(named) == named
+
+
+def test_a_socket_that_this_user_may_not_open_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="pf-") as name:
+        paths = (f"{name}/docker.sock", f"{name}/podman.sock")
+        monkeypatch.setattr(connection, "SOCKETS", paths)
+        monkeypatch.setattr(os, "access", lambda path, _mode: str(path) == paths[1])
+        with listen(Path(paths[0])), listen(Path(paths[1])):
+            assert environment({})["DOCKER_HOST"] == f"unix://{paths[1]}"
 
 
 # ---- images

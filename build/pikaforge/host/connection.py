@@ -7,9 +7,10 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 LABEL = "org.pikaforge"
 """Prefix of all labels: `.owner` on what must not outlive a run, `.kind` on everything."""
 
+SOCKETS = ("/var/run/docker.sock", "{user}/docker.sock", "/run/podman/podman.sock", "{user}/podman/podman.sock")
+"""Where engines of this machine listen, in the order of setup.sh; {user} is XDG_RUNTIME_DIR."""
 GET_ONE = (
-    "start the engine (`systemctl start docker`), or let `bash setup.sh` install and start one\n"
+    "start the engine (`systemctl start docker`, or podman.socket), or let `bash setup.sh` install and start one\n"
     "set DOCKER_HOST to reach an engine on another machine\n"
     "or build on this machine without containers: --engine host"
 )
@@ -62,6 +65,16 @@ def load_sdk() -> Any:
         # Without the SDK, this project's own docker/ folder imports as an empty namespace package.
         raise HostError("the docker SDK for Python is not installed", hint="run `bash setup.sh`")
     return docker
+
+
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """The variables that lead to an engine: as given, else to the first socket that this user may open."""
+    if given.get("DOCKER_HOST"):
+        return dict(given)
+    user = given.get("XDG_RUNTIME_DIR", "")
+    paths = [Path(place.format(user=user)) for place in SOCKETS if user or "{user}" not in place]
+    found = next((path for path in paths if path.is_socket() and os.access(path, os.R_OK | os.W_OK)), None)
+    return {**given, "DOCKER_HOST": f"unix://{found}" if found else ""}
 
 
 def brief(error: BaseException) -> str:
@@ -125,7 +138,7 @@ class EngineConnection:
             sdk = load_sdk()
             try:
                 # Podman takes half a second to say its version, so only the first one asks.
-                client = sdk.from_env(timeout=600, version=self._version)
+                client = sdk.from_env(timeout=600, version=self._version, environment=environment(os.environ))
             except sdk.errors.DockerException as error:
                 raise HostError(f"no container engine answers: {brief(error)}", hint=GET_ONE) from error
             self._version = client.api.api_version
