@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ from subprocess import CompletedProcess
 
 import pytest
 from guest.helpers import BASE_LIBS, GUEST, clean_env, need, sh
+
+
+SONAMES = ("libinner.so.1", "libouter.so.1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +94,12 @@ def with_libs(tree: Tree) -> dict[str, str]:
 
 
 def test_program_runs_from_anywhere(made: Tree, tmp_path: Path) -> None:
+    raw = {name: hashlib.sha256((made.libs / f"{name}.0.0").read_bytes()).hexdigest() for name in SONAMES}
     done = made.bundle(**with_libs(made))
     assert done.returncode == 0, done.stderr
-    assert made.bundled() == [
-        ["libinner.so.1", "lib/libinner.so.1", "allocator", "-"],
-        ["libouter.so.1", "lib/libouter.so.1", "allocator", "-"],
-    ]
+    # The digests are those of the files as they were found, not of what patchelf has made of them.
+    assert made.bundled() == [[name, f"lib/{name}", "allocator", "-", raw[name]] for name in SONAMES]
+    assert hashlib.sha256((made.tree / "lib/libouter.so.1").read_bytes()).hexdigest() != raw["libouter.so.1"]
     assert run_path(made.app) == ["(RUNPATH)            Library runpath: [$ORIGIN/../lib]"]
     assert run_path(made.tree / "lib/libouter.so.1")[0].endswith("[$ORIGIN]")
     assert run_path(made.tree / "lib/libinner.so.1") == []
@@ -185,8 +189,9 @@ def test_link_step_alone_proves_that_the_tree_is_closed(made: Tree) -> None:
     assert done.returncode == 65
     assert "bin/app finds libz.so.1 outside of the tree" in done.stderr
     assert made.bundle().returncode == 0
-    [[soname, path, package, version]] = made.bundled()
+    [[soname, path, package, version, digest]] = made.bundled()
     assert (soname, path) == ("libz.so.1", "lib/libz.so.1")
+    assert digest == hashlib.sha256(system.read_bytes()).hexdigest()
     if shutil.which("dpkg-query"):
         assert package == "zlib1g"
         assert version.startswith("1:")
@@ -195,7 +200,7 @@ def test_link_step_alone_proves_that_the_tree_is_closed(made: Tree) -> None:
 def test_package_of_a_library_on_rpm_systems(made: Tree, tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
-    names = "bash sh od tr find sort mktemp rm mkdir sed grep readelf ldd readlink cp chmod cat patchelf"
+    names = "bash sh od tr find sort mktemp rm mkdir sed grep readelf ldd readlink cp chmod cat patchelf sha256sum"
     for name in names.split():
         if found := shutil.which(name):
             (tools / name).symlink_to(found)
@@ -211,7 +216,7 @@ def test_package_of_a_library_on_rpm_systems(made: Tree, tmp_path: Path) -> None
         assert sh("patchelf", "--set-rpath", made.libs, file, env=clean_env()).returncode == 0
     done = made.bundle(PATH=str(tools))
     assert done.returncode == 0, done.stderr
-    assert [row[2:] for row in made.bundled()] == [["unknown", "-"], ["outer", "1-2.el7"]]
+    assert [row[2:4] for row in made.bundled()] == [["unknown", "-"], ["outer", "1-2.el7"]]
 
 
 def test_no_patchelf_is_its_own_status(made: Tree, tmp_path: Path) -> None:
