@@ -164,8 +164,8 @@ made_by() (
             commit=$(awk -v id="$id" '$1 == id { print $2; exit }' "$look/ids")
             [ -n "$commit" ] || continue 2
             undone=$(git diff-tree -p --full-index "$commit" "$commit^" | git patch-id --stable | cut -d ' ' -f 1)
-            [ "$(awk -v id="$id" -v undone="$undone" '$1 == id || $1 == undone { print $1; exit }' "$look/ids")" = "$id" ] ||
-                continue 2
+            last=$(awk -v id="$id" -v undone="$undone" '$1 == id || $1 == undone { print $1; exit }' "$look/ids")
+            [ "$last" = "$id" ] || continue 2
             found=$commit
         done 6<"$look/wanted"
         [ -z "$found" ] || { echo "$found" && return; }
@@ -182,7 +182,20 @@ in_history() {
     fi
     printf 'forge: %s is in the source already\n' "$name"
     fact state present
-    fact note "it came with $(git log -1 --format='%h (%s)' "$commit"), and its lines were changed since"
+    since=', and its lines were changed since'
+    [ "$1" != unclear ] || since=
+    fact note "it came with $(git log -1 --format='%h (%s)' "$commit")$since"
+}
+
+# Whether a submodule stands at a commit that is not known to hold the patch's; whatever the history says, what it had
+# is then not there.
+astray() { # VARIANT
+    index read-tree HEAD
+    while IFS=$tab read -r _ new path <&7; do
+        now=$(stands_at "$path")
+        [ "${now:--}" = "$new" ] || grep -qxF "$path$tab$new$tab$now" "$root/patches/holds" || return 0
+    done 7<"$look/$file/$1.moves"
+    return 1
 }
 
 # ---- why one does not apply
@@ -280,7 +293,7 @@ conflict() { # VERDICT
         return
     fi
     sort_parts "$variant"
-    if [ ! -s "$look/missing" ] || [ "$1" = unclear ]; then
+    if [ "$1" = unclear ] || { [ ! -s "$look/missing" ] && ! astray "$variant"; }; then
         ! in_history "$1" || return 0
     fi
     explain "$(variants | head -n 1)" "$1"

@@ -622,6 +622,14 @@ def test_a_submodule(
             assert said in done.reasons()
 
 
+def test_a_submodule_that_went_elsewhere(repository: Repository, look: Stage, moved: bytes) -> None:
+    """The history had it at the patch's commit, but where it stands now that is not known to be."""
+    merged(repository)
+    repository.commit({"b.txt": text(n30="THIRTY\n")}, "elsewhere", link=LATER)
+    assert look(repository, moved, history=True).states == ("conflict",)
+    assert look(repository, moved, history=True, holds=[("third/x", NEW, LATER)]).states == ("present",)
+
+
 def test_two_moves_of_one_submodule(repository: Repository, look: Stage) -> None:
     repository.at("base", "patch")
     repository.commit({}, "one", link=NEW)
