@@ -85,20 +85,21 @@ apply() { # VARIANT LOG
         log=$2
         shift 2
         # The committer's date is the author's, so that the patched commit is the same each time.
-        if ! git am "$@" >"$look/am.log" 2>&1; then
-            cat "$look/am.log"
-            git am --abort || git reset --quiet --hard
-            fact state conflict
-            reason "patch $name does not apply"
-            reasons <"$look/am.log"
-            return
-        fi
+        set -- am "$@"
     else
         log=$2
-        git apply --index --whitespace=nowarn "-p$strip" "$look/$file/$1/0001"
-        GIT_AUTHOR_DATE="@$FORGE_EPOCH +0000" GIT_COMMITTER_DATE="@$FORGE_EPOCH +0000" \
-            git commit --quiet --no-verify --allow-empty --message "$name"
+        set -- apply --index --whitespace=nowarn "-p$strip" "$look/$file/$1/0001"
     fi
+    if ! git "$@" >"$look/apply.log" 2>&1; then # it fits the tree, but git does not take its author, or its name
+        cat "$look/apply.log"
+        git am --abort 2>/dev/null || git reset --quiet --hard
+        fact state conflict
+        reason "patch $name does not apply"
+        reasons <"$look/apply.log"
+        return
+    fi
+    [ "$kind" = am ] || GIT_AUTHOR_DATE="@$FORGE_EPOCH +0000" GIT_COMMITTER_DATE="@$FORGE_EPOCH +0000" \
+        git commit --quiet --no-verify --allow-empty --message "$name"
     fact state applied
     offsets "$log" 1
 }
@@ -163,8 +164,8 @@ made_by() (
             commit=$(awk -v id="$id" '$1 == id { print $2; exit }' "$look/ids")
             [ -n "$commit" ] || continue 2
             undone=$(git diff-tree -p --full-index "$commit" "$commit^" | git patch-id --stable | cut -d ' ' -f 1)
-            [ "$(awk -v id="$id" -v undone="$undone" '$1 == id || $1 == undone { print $1; exit }' "$look/ids")" = "$id" ] ||
-                continue 2
+            last=$(awk -v id="$id" -v undone="$undone" '$1 == id || $1 == undone { print $1; exit }' "$look/ids")
+            [ "$last" = "$id" ] || continue 2
             found=$commit
         done 6<"$look/wanted"
         [ -z "$found" ] || { echo "$found" && return; }
@@ -175,10 +176,26 @@ in_history() {
     [ -n "${FORGE_HISTORY:-}" ] || return 1
     commit=$(came_with)
     [ -n "$commit" ] || [ "$1" != unclear ] || commit=$(made_by)
-    [ -n "$commit" ] || return 1
+    if [ -z "$commit" ]; then
+        asked=$(wc -l <"$look/commits")
+        return 1
+    fi
     printf 'forge: %s is in the source already\n' "$name"
     fact state present
-    fact note "it came with $(git log -1 --format='%h (%s)' "$commit"), and its lines were changed since"
+    since=', and its lines were changed since'
+    [ "$1" != unclear ] || since=
+    fact note "it came with $(git log -1 --format='%h (%s)' "$commit")$since"
+}
+
+# Whether a submodule stands at a commit that is not known to hold the patch's; whatever the history says, what it had
+# is then not there.
+astray() { # VARIANT
+    index read-tree HEAD
+    while IFS=$tab read -r _ new path <&7; do
+        now=$(stands_at "$path")
+        [ "${now:--}" = "$new" ] || grep -qxF "$path$tab$new$tab$now" "$root/patches/holds" || return 0
+    done 7<"$look/$file/$1.moves"
+    return 1
 }
 
 # ---- why one does not apply
@@ -224,6 +241,7 @@ explain() { # VARIANT VERDICT
     if [ "$2" = unclear ]; then
         reason "patch $name${subject:+ ($subject)} fits the source both as if it were in it and as if it were not"
         reason "with more lines of context (git format-patch -U10) it would fit in one way"
+        [ -z "$asked" ] || reason "none of the $((asked)) commits that changed its files tells more"
         return
     fi
     reason "patch $name${subject:+ ($subject)} does not apply"
@@ -252,6 +270,7 @@ explain() { # VARIANT VERDICT
     mails=$(wc -l <"$look/$file/$1.list")
     told "$look/there" 'is in the source already'
     if [ -s "$look/there" ]; then told "$look/missing" 'is not'; fi
+    [ -z "$asked" ] || reason "none of the $((asked)) commits that changed its files has it whole"
     reason "nothing was changed; the lines around the hunks are in the log"
 }
 
@@ -266,6 +285,7 @@ told() { # FILE WHAT
 }
 
 conflict() { # VERDICT
+    asked=
     variant=$(variants | head -n 1)
     if [ -z "$variant" ]; then
         fact state conflict
@@ -273,7 +293,7 @@ conflict() { # VERDICT
         return
     fi
     sort_parts "$variant"
-    if [ ! -s "$look/missing" ] || [ "$1" = unclear ]; then
+    if [ "$1" = unclear ] || { [ ! -s "$look/missing" ] && ! astray "$variant"; }; then
         ! in_history "$1" || return 0
     fi
     explain "$(variants | head -n 1)" "$1"

@@ -181,8 +181,8 @@ def test_a_quilt_folder_without_series_is_refused(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("other", ["more", "more/debian"])
-def test_two_quilt_folders_may_have_patches_of_one_name(folder: Path, other: str) -> None:
+@pytest.mark.parametrize(("other", "name"), [("more", "more"), ("deep/more", "more"), ("more/debian", "more/debian")])
+def test_two_quilt_folders_may_have_patches_of_one_name(folder: Path, other: str, name: str) -> None:
     """Else a change of the first one would not change the key."""
     (folder / other).mkdir(parents=True)
     (folder / other / "series").write_text("a.patch\n")
@@ -191,7 +191,7 @@ def test_two_quilt_folders_may_have_patches_of_one_name(folder: Path, other: str
     before = pinned_digests(series, REMOTE, folder=folder, lock=shelf.lock)
     assert before == patches.digests_of(resolve(series, shelf))
     assert before is not None
-    assert list(before) == ["quilt debian/b.patch", "quilt debian/a.patch", f"quilt {other}/a.patch"]
+    assert list(before) == ["quilt debian/b.patch", "quilt debian/a.patch", f"quilt {name}/a.patch"]
     (folder / "debian" / "a.patch").write_text("changed")
     assert pinned_digests(series, REMOTE, folder=folder, lock=shelf.lock) != before
 

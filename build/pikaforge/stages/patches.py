@@ -43,6 +43,14 @@ def entry_name(entry: PatchEntry) -> str:
     return f"file {entry.file}" if entry.file is not None else f"quilt {entry.quilt}"
 
 
+def patch_start(entry: PatchEntry, series: Series) -> str:
+    """What the names of a quilt folder's patches begin with: its last part, unless another folder has the same one."""
+    own = str(entry.quilt)
+    last = own.rpartition("/")[2]
+    same = [other.quilt for other in series.patches if other.quilt and other.quilt.rpartition("/")[2] == last]
+    return f"quilt {last if len(same) == 1 else own}/"
+
+
 def is_mailbox(data: bytes) -> bool:
     """Whether `git am` can take a patch: it begins as a mail, with an author and a subject."""
     head = data[:8192]
@@ -62,7 +70,7 @@ def _read(path: Path, where: str) -> bytes:
     return data
 
 
-def _quilt(entry: PatchEntry, base: Path, where: str) -> list[tuple[str, int, bytes]]:
+def _quilt(entry: PatchEntry, entries: Series, base: Path, where: str) -> list[tuple[str, int, bytes]]:
     """Name, strip level and content of each patch of a quilt series (quilt(1): `series` lists `NAME [-pN]`)."""
     folder = base / str(entry.quilt)
     series = _read(folder / "series", where).decode("utf-8", "replace")
@@ -79,7 +87,7 @@ def _quilt(entry: PatchEntry, base: Path, where: str) -> list[tuple[str, int, by
             strip = int(level.group(1))
         if ".." in Path(words[0]).parts or words[0].startswith("/"):
             raise ConfigError(f"{words[0]} leaves the quilt folder", where=f"{folder / 'series'}:{number}")
-        name = f"{entry_name(entry)}/{words[0]}"
+        name = f"{patch_start(entry, entries)}{words[0]}"
         if name in found:
             raise ConfigError(f"{words[0]} is here twice", where=f"{folder / 'series'}:{number}")
         found[name] = (name, strip, _read(folder / words[0], f"{folder / 'series'}:{number}"))
@@ -124,7 +132,7 @@ def resolve(series: Series, shelf: Shelf) -> tuple[Patch, ...]:
         elif entry.quilt is not None:
             patches.extend(
                 _keep(shelf, entry, data, name=name, kind="diff", strip=strip)
-                for name, strip, data in _quilt(entry, shelf.folder, where)
+                for name, strip, data in _quilt(entry, series, shelf.folder, where)
             )
     return tuple(patches)
 
@@ -205,7 +213,7 @@ def pinned_digests(series: Series, origin: Origin, *, folder: Path, lock: Lock) 
         elif entry.file is not None:
             digests[entry_name(entry)] = keys.digest(_read(folder / entry.file, entry.file))
         elif entry.quilt is not None:
-            for name, strip, data in _quilt(entry, folder, entry.quilt):
+            for name, strip, data in _quilt(entry, series, folder, entry.quilt):
                 digests[name] = _material(strip, keys.digest(data))
     return digests
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pikaforge.host.net import redacted
 from pikaforge.model import PatchEntry, Series
 from pikaforge.packing.text import clean
-from pikaforge.stages.patches import Patch, entry_name
+from pikaforge.stages.patches import Patch, entry_name, patch_start
 
 State = Literal["applied", "present", "conflict"]
 Facts = Mapping[str, Sequence[tuple[str, ...]]]
@@ -124,7 +124,7 @@ def rows(series: Series, facts: Sequence[Mapping[str, Any]]) -> Iterator[tuple[s
         if not entry.enabled:
             yield entry_name(entry), "disabled", entry.why or "-"
             continue
-        for fact in _of_entry(entry, left):
+        for fact in _of_entry(entry, series, left):
             refused = fact["state"] == "present" and entry.already == "refuse"
             state = "refused" if refused else _WORDS[str(fact["state"])]
             # The first reason is that it is in conflict.
@@ -132,13 +132,13 @@ def rows(series: Series, facts: Sequence[Mapping[str, Any]]) -> Iterator[tuple[s
             yield str(fact["name"]), state, "; ".join(remarks) or "-"
 
 
-def _of_entry(entry: PatchEntry, left: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def _of_entry(entry: PatchEntry, series: Series, left: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """Take the facts of an entry's patches from the front."""
-    name = entry_name(entry)
-    while left and (left[0]["name"] == name or str(left[0]["name"]).startswith(f"{name}/")):
+    if entry.quilt is None:
         yield left.pop(0)
-        if entry.quilt is None:
-            return
+        return
+    while left and str(left[0]["name"]).startswith(patch_start(entry, series)):
+        yield left.pop(0)
 
 
 def _offsets(offsets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
