@@ -11,7 +11,6 @@ from subprocess import CompletedProcess
 import pytest
 from guest.helpers import BASE_LIBS, GUEST, clean_env, need, sh
 
-
 SONAMES = ("libinner.so.1", "libouter.so.1")
 
 

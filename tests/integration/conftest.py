@@ -219,7 +219,6 @@ def make_tiny(project: Project, *, answer: str = PONG, prologue: str = "") -> No
 
     def few_checks(matrix: dict[str, Any]) -> None:
         matrix["product"]["smoke"] = [{"check": "ping", "steps": [{"send": ["PING"], "expect": "PONG"}]}]
-        matrix["waivers"] = []  # it has no libraries, so they would be unused
 
     project.change(few_checks)
 

@@ -33,8 +33,13 @@ FILE = "lib/liba.so.1"
 
 
 def library(
-    entry: Sequence[Part] = ASKS, fast: Sequence[Part] = (c.AVX2, c.RET), *, soname: str = "liba.so.1", **more: Any
+    entry: Sequence[Part] = ASKS,
+    fast: Sequence[Part] = (c.AVX2, c.RET),
+    *,
+    soname: str = "liba.so.1",
+    more: Mapping[str, Sequence[Part]] | None = None,
 ) -> bytes:
+    more = more or {}
     functions = {"sum": entry, "fast": fast, **more}
     return c.library(functions, exports=["sum", *more], soname=soname)
 
@@ -136,13 +141,13 @@ def test_a_program_of_ours_is_never_accepted(tmp_path: Path) -> None:
 def test_without_evidence_it_is_refused_with_the_way(
     entry: Sequence[Part], more: Mapping[str, Any], tmp_path: Path
 ) -> None:
-    [violation] = accepted(tmp_path, library(entry, **more)).violations
+    [violation] = accepted(tmp_path, library(entry, more=more)).violations
     assert violation.where == FILE
     assert "sandybridge lacks avx2; reached without a question to the CPU: " in violation.what
 
 
 def test_one_function_without_evidence_refuses_the_library(tmp_path: Path) -> None:
-    found = accepted(tmp_path, library(other=(c.BMI2, c.RET)))
+    found = accepted(tmp_path, library(more={"other": (c.BMI2, c.RET)}))
     [violation] = found.violations
     assert violation.what.startswith("other: bmi2 x1; ")
     assert [told.functions for told in found.isa.dispatched] == [("fast",)]
@@ -178,7 +183,7 @@ def test_a_known_dispatcher_of_a_newer_version_is_refused(tmp_path: Path) -> Non
         (c.TEST_EDI, c.jne("yes"), c.RET, "yes:", c.jmp("fast")),
         (c.BMI2, c.RET),
         soname="libzstd.so.1",
-        ask=(c.LEAF_7, c.CPUID, c.RET),
+        more={"ask": (c.LEAF_7, c.CPUID, c.RET)},
     )
     for folder, (package, version, passed) in enumerate(
         (("libzstd1", "1.5.4+dfsg2-5", True), ("libzstd1", "1.6.0-1", False), ("libother1", "1.5.4", False))

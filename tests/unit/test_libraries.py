@@ -115,13 +115,16 @@ def test_what_has_no_code_that_can_be_told_has_no_digest_of_it(
     assert library.code == ""
 
 
-@pytest.mark.parametrize("limit", [("LIMIT", 1), ("SIZE_LIMIT", 100), ("TOTAL_LIMIT", len(GOOD) + 1)])
+@pytest.mark.parametrize(("limit", "value"), [("LIMIT", 1), ("SIZE_LIMIT", 100), ("TOTAL_LIMIT", len(GOOD) + 1)])
 def test_more_than_a_distribution_has_is_refused(
-    limit: tuple[str, int], monkeypatch: pytest.MonkeyPatch, workshop: Workshop, fake: FakeEngine, tmp_path: Path
+    limit: str, value: int, workshop: Workshop, fake: FakeEngine, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(libraries, *limit)
     other = PATH.replace("liba", "libb")
-    with pytest.raises(StageError, match="the image's libraries cannot be recorded"):
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        pytest.raises(StageError, match="the image's libraries cannot be recorded"),
+    ):
+        patched.setattr(libraries, limit, value)
         record(workshop, fake, tmp_path, {PATH: GOOD, other: GOOD}, row(md5(GOOD)) + row(md5(GOOD), other))
 
 

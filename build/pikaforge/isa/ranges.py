@@ -25,8 +25,6 @@ SHN_UNDEF, SHN_LORESERVE = 0, 0xFF00
 NOWHERE = -1
 PIECE_LIMIT = 1 << 20
 """Bytes. Gaps without any name are cut at this size, so that a file without symbols and frames is decoded in parts."""
-DETECTORS = frozenset({b"__cpu_model", b"__cpu_features2", b"__cpu_indicator_init"})
-"""What __builtin_cpu_supports refers to (gcc libgcc/config/i386/cpuinfo.c)."""
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELA = struct.Struct("<QQq")
 
@@ -57,8 +55,6 @@ class CodeMap:
     strings: bytes
     resolvers: frozenset[int]
     """Addresses of functions that choose an implementation at start-up (ifunc)."""
-    detectors: frozenset[int]
-    """Addresses of libgcc's record of the CPU."""
     plain: frozenset[int] = frozenset()
     """Addresses of functions that handle no exceptions."""
     problem: str = ""
@@ -106,48 +102,38 @@ def read_map(
     """
     stripped = not any(s.type == SHT_SYMTAB and s.in_file for s in layout.sections)
     held = debug if debug is not None and stripped else (data, layout)
-    symbols, strings, detectors = _symbols(*held, regions, where)
+    symbols, strings = _symbols(*held, regions, where)
     frames = read_frames(data, layout)
     resolvers = {s.address for s in symbols if s.kind == STT_GNU_IFUNC} | set(_irelative(data, layout, where))
     builder = _Builder(symbols, strings, frames.ranges)
     for region in regions:
         builder.add(region)
-    return builder.map(frozenset(resolvers), detectors, frames)
+    return builder.map(frozenset(resolvers), frames)
 
 
-def _symbols(
-    data: Buffer, layout: Layout, regions: Sequence[Region], where: str
-) -> tuple[list[Symbol], bytes, frozenset[int]]:
+def _symbols(data: Buffer, layout: Layout, regions: Sequence[Region], where: str) -> tuple[list[Symbol], bytes]:
     sections = layout.sections
     table = next((s for s in sections if s.type == SHT_SYMTAB and s.in_file), None)
     table = table or next((s for s in sections if s.type == SHT_DYNSYM and s.in_file), None)
     if table is None or table.link >= len(sections) or not sections[table.link].in_file:
-        return [], b"", frozenset()
+        return [], b""
     raw = piece(data, table.offset, table.size // _SYMBOL.size * _SYMBOL.size, "the symbol table", where)
     held = sections[table.link]
     strings = piece(data, held.offset, held.size, "the string table", where)
     starts = [r.address for r in regions]
     ends = [r.address + r.size for r in regions]
     found: list[Symbol] = []
-    detectors = set()
     for name, info, _, section, address, size in _SYMBOL.iter_unpack(raw):
         kind = info & 0xF
         if section == SHN_UNDEF or section >= SHN_LORESERVE or kind not in (
             STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_GNU_IFUNC):  # fmt: skip
             continue
-        if strings[name : name + 5] == b"__cpu" and _raw(strings, name) in DETECTORS:
-            detectors.add(address)
         index = bisect_right(starts, address) - 1
         if index >= 0 and address < ends[index]:
             binding = info >> 4
             weight = (1, 3, 2)[binding] if binding < 3 else 0
             found.append(Symbol(address, size, kind, weight, name))
-    return found, strings, frozenset(detectors)
-
-
-def _raw(strings: bytes, at: int) -> bytes:
-    end = strings.find(b"\0", at)
-    return strings[at : end if end >= 0 else len(strings)]
+    return found, strings
 
 
 def _irelative(data: Buffer, layout: Layout, where: str) -> Iterator[int]:
@@ -277,7 +263,7 @@ class _Builder:
         if at < end:
             yield at, end
 
-    def map(self, resolvers: frozenset[int], detectors: frozenset[int], frames: Frames) -> CodeMap:
+    def map(self, resolvers: frozenset[int], frames: Frames) -> CodeMap:
         """What was cut so far."""
         starts, ends, offsets, kinds, names = self._out
         return CodeMap(
@@ -288,7 +274,6 @@ class _Builder:
             names=names,
             strings=self._strings,
             resolvers=resolvers,
-            detectors=detectors,
             plain=frames.plain,
             problem=frames.problem,
         )

@@ -58,7 +58,7 @@ def _rules(
     )
 
 
-def _distribution(baseline: str, bundled: Sequence[Mapping[str, Any]], record: Libraries) -> Distribution:
+def distribution(baseline: str, bundled: Sequence[Mapping[str, Any]], record: Libraries) -> Distribution:
     """What the image's record says of the bundled libraries, by the digests that they had when they were bundled.
 
     The digests are the word of a container in which a recipe has run as root. So the audit compares the code of the
@@ -134,7 +134,7 @@ def run(
                 maxima=dict(image.facts["abi"]),
                 forbidden=(BUILD_FOLDER, own_folder) if own_folder else (BUILD_FOLDER,),
                 libraries=allocator.facts["libraries"] if allocator is not None else None,
-                distribution=_distribution(
+                distribution=distribution(
                     spec.images[cell.image].baseline, compiled.facts["bundled"], libraries.read(image)
                 ),
             ),

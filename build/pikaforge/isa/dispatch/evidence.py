@@ -19,7 +19,7 @@ from pikaforge.isa.dispatch import known as known_table
 from pikaforge.isa.dispatch.graph import Reach, read_graph
 from pikaforge.isa.dispatch.known import Dispatcher
 from pikaforge.isa.dispatch.library import Library
-from pikaforge.isa.dispatch.world import World
+from pikaforge.isa.dispatch.world import WORK, World
 from pikaforge.isa.opcodes import features_by_code
 from pikaforge.isa.ranges import CodeMap
 
@@ -86,10 +86,12 @@ class _Search:
     def look(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher | None) -> dict[tuple[int, str], Evidence]:
         """The evidence by piece and feature."""
         found = {}
+        work = WORK
         for feature in sorted({name for names in wanted.values() for name in names}):
             pieces = {piece for piece, names in wanted.items() if feature in names}
-            world = World(self._library, feature, pieces)
+            world = World(self._library, feature, pieces, work=work)
             world.settle()
+            work = max(world.work, 0)
             reach = self._library.graph.reach(world.open)
             for piece in pieces:
                 found[piece, feature] = self._judged(piece, feature, world, reach)

@@ -101,6 +101,8 @@ class _Run(Machine):
         if tired:
             registers = [a if a == b else v.unknown(b[3]) for a, b in zip(old.registers, registers, strict=True)]
         frame: Frame = {}
+        # What only one way has written to the file: whoever reads it then must not take what was there at the start.
+        written = {key for key in old.frame.keys() ^ new.frame.keys() if key[0] == FILE}
         for key, (size, value) in old.frame.items():
             other = new.frame.get(key)
             if other is not None and other[0] == size:
@@ -117,7 +119,9 @@ class _Run(Machine):
         escaped = dict(old.escaped)
         for base, low in new.escaped.items():
             escaped[base] = min(low, escaped.get(base, low))
-        joint = State(registers, frame, flags, escaped, old.called or new.called, old.spent & new.spent)
+        joint = State(
+            registers, frame, flags, escaped, old.called or new.called or bool(written), old.spent & new.spent
+        )
         return None if joint == old else joint
 
     # ---- one block
@@ -125,6 +129,7 @@ class _Run(Machine):
     def _block(self, index: int) -> None:
         state = self.before[index].copy()
         block = self.code.blocks[index]
+        self.around.spend(block.last - block.first)
         steps, trace = self.code.steps, self.trace
         for number in range(block.first, block.last):
             step = steps[number]

@@ -21,14 +21,15 @@ from pikaforge.elf.pointers import Pointers
 from pikaforge.isa.crew import Chunk, Team, chunks
 from pikaforge.isa.ranges import GAP, NOWHERE, CodeMap
 
+PADDING = b"\x00\x90\xcc"
 ENDING = frozenset({"RETURN", "UNCONDITIONAL_BRANCH", "INDIRECT_BRANCH", "EXCEPTION"})
 Found = list[tuple[int, "array[int]", bool]]
 """Index of a piece, the addresses that it refers to, and whether it may run into the next piece."""
 
 
 def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
-    """The addresses within `bounds` that pieces jump to, call, take or touch."""
-    from iced_x86 import Decoder, FlowControl, Register  # noqa: PLC0415
+    """The addresses within `bounds` that pieces jump to, call, take or touch; nothing of what is only padding."""
+    from iced_x86 import Decoder, FlowControl, Mnemonic, Register  # noqa: PLC0415
 
     branch, memory, rip = (
         attrgetter("near_branch_target"),
@@ -36,32 +37,28 @@ def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
         Register.RIP,
     )
     ends = {int(getattr(FlowControl, name)) for name in ENDING}
-    call, next_ = int(FlowControl.CALL), int(FlowControl.INDIRECT_CALL)
+    call, other = int(FlowControl.CALL), int(FlowControl.INDIRECT_CALL)
+    idle = {int(Mnemonic.NOP), int(Mnemonic.INT3)}
     out: Found = []
     with mapped(Path(chunk.path)) as data:
         for index, (start, end, offset, kind) in enumerate(
             zip(chunk.starts, chunk.ends, chunk.offsets, chunk.kinds, strict=True), chunk.first
         ):
             raw = data[offset : offset + end - start]
-            if kind == GAP and not raw.strip(b"\x00\x90\xcc"):
+            instructions = list(Decoder(64, raw, ip=start)) if kind != GAP or raw.strip(PADDING) else []
+            while instructions and instructions[-1].mnemonic in idle:
+                instructions.pop()
+            if not instructions:
                 continue
-            instructions = list(Decoder(64, raw, ip=start))
             met = {address for base, address in map(memory, instructions) if base == rip}
             met.update(map(branch, instructions))
             met.discard(0)  # of what is no branch
             found = sorted(a for a in met if any(low <= a < high for low, high in bounds))
-            last = instructions[-1]
-            flow = int(last.flow_control)
+            flow = int(instructions[-1].flow_control)
             # A call at the end of a function does not come back (abort); of code without a frame nothing is known.
-            through = flow not in ends and (kind == GAP or flow not in (call, next_)) and not _idle(raw, last.len)
+            through = flow not in ends and (kind == GAP or flow not in (call, other))
             out.append((index, array("Q", found), through))
     return out
-
-
-def _idle(raw: bytes, length: int) -> bool:
-    """Whether the last instruction is padding: what is before it ends elsewhere."""
-    last = raw[-length:]
-    return last.strip(b"\x00\x90\xcc") == b"" or last.lstrip(b"\x66\x2e").startswith((b"\x0f\x1f", b"\x90"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +108,7 @@ class Graph:
     def targets(self, piece: int) -> Iterable[int]:
         """All addresses that a piece refers to, or may run into."""
         yield from self.references.get(piece, ())
-        if piece in self.through:
+        if piece in self.through or piece not in self.references:  # what is only padding leads on
             yield self.code.ends[piece]
 
     def roots(self) -> set[int]:
@@ -190,7 +187,7 @@ def read_graph(path: Path, data: Buffer, layout: Layout, code: CodeMap, given: P
     callers: dict[int, set[tuple[int, int]]] = {}
     users: dict[int, set[int]] = {}
     for piece, addresses in found.items():
-        for address in [*addresses, *([code.ends[piece]] if piece in through else [])]:
+        for address in [*addresses, *([_onward(code, found, piece)] if piece in through else [])]:
             target = code.at(address)
             if target == NOWHERE:
                 if not _inside(address, running):
@@ -225,6 +222,14 @@ def read_graph(path: Path, data: Buffer, layout: Layout, code: CodeMap, given: P
         writable=tuple((s.address, s.address + s.memory_size) for s in loads if s.flags & PF_W and not s.flags & PF_X),
         pointed=frozenset(data_named),
     )
+
+
+def _onward(code: CodeMap, found: Mapping[int, array[int]], piece: int) -> int:
+    """The address that a piece runs into, behind padding."""
+    address = code.ends[piece]
+    while (following := code.at(address)) != NOWHERE and following not in found:
+        address = code.ends[following]
+    return address
 
 
 def _inside(address: int, ranges: Iterable[tuple[int, int]]) -> bool:

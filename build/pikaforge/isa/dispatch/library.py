@@ -8,6 +8,9 @@ from pikaforge.elf.layout import Buffer, Layout
 from pikaforge.isa.dispatch.graph import Graph
 from pikaforge.isa.dispatch.steps import Body, body
 
+BODY, BODIES = 256 << 10, 8 << 20
+"""Bytes of one function, and of all, whose instructions are kept: some 500 bytes of memory for each byte of code."""
+
 
 class Library:
     """A file, and what was read of it so far."""
@@ -15,6 +18,7 @@ class Library:
     def __init__(self, data: Buffer, layout: Layout, graph: Graph, asking: frozenset[int]) -> None:
         self.data, self.layout, self.graph, self.code, self.asking = data, layout, graph, graph.code, asking
         self._bodies: dict[int, Body] = {}
+        self._kept = 0
         self._arguments: dict[int, frozenset[int]] = {}
         self.pointed: dict[int, set[int]] = {}
         """Addresses that pointers in data lead to, by piece."""
@@ -35,8 +39,12 @@ class Library:
         if piece not in self._bodies:
             code = self.code
             start, end, offset = code.starts[piece], code.ends[piece], code.offsets[piece]
-            raw = bytes(self.data[offset : offset + end - start])
-            self._bodies[piece] = body(raw, start, self.entries(piece))
+            self._kept += end - start
+            if end - start > BODY or self._kept > BODIES:
+                self._bodies[piece] = body(b"", start)  # of which nothing is proven
+            else:
+                raw = bytes(self.data[offset : offset + end - start])
+                self._bodies[piece] = body(raw, start, self.entries(piece))
         return self._bodies[piece]
 
     def arguments(self, piece: int) -> frozenset[int]:

@@ -30,8 +30,19 @@ class Summary:
     """What it leaves for certain in what its arguments point to, by number of the argument, and in the file."""
 
 
+class Exhausted(Exception):
+    """More was run than is worth it."""
+
+
 class Surroundings(Protocol):
     """What a function sees of the rest of its file."""
+
+    def spend(self, steps: int) -> None:
+        """Take down how much is run.
+
+        Raises:
+            Exhausted: it is too much.
+        """
 
     def answer(self, leaf: int | None, part: int | None) -> Mapping[str, int]:
         """Bits by register that CPUID does not set in its answer to %eax and %ecx."""

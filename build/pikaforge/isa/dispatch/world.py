@@ -10,15 +10,15 @@ from pikaforge.isa.dispatch import flow
 from pikaforge.isa.dispatch import values as v
 from pikaforge.isa.dispatch.graph import word
 from pikaforge.isa.dispatch.library import Library
-from pikaforge.isa.dispatch.state import Summary, Trace
+from pikaforge.isa.dispatch.state import Exhausted, Summary, Trace
 from pikaforge.isa.dispatch.steps import ARGUMENTS, NONE, RIP
 from pikaforge.isa.dispatch.values import UNKNOWN, Value
 from pikaforge.isa.ranges import NOWHERE
 
 ASKING = 512
 """Functions that are run, at most: more than that do not ask the CPU."""
-STEPS = 60_000
-"""Instructions of one of them."""
+WORK = 2_000_000
+"""Instructions that are run for one library, again and again those that are come to in other states: 20 s or so."""
 DEPTH = 4
 """Calls within calls that are run with what they are called with."""
 ROUNDS = 24
@@ -59,8 +59,10 @@ class _Cell:
 class World:
     """A library on a CPU without a feature: what asks the CPU, and what it leaves in memory (`flow.Surroundings`)."""
 
-    def __init__(self, library: Library, feature: str, wanted: Set[int]) -> None:
+    def __init__(self, library: Library, feature: str, wanted: Set[int], *, work: int = WORK) -> None:
         self.problem = ""
+        self.work = work
+        """Instructions that may still be run."""
         self._wanted = wanted
         self._library, self._graph, self._code = library, library.graph, library.code
         self._absent = absent(feature)
@@ -68,8 +70,8 @@ class World:
         """Pieces that are run."""
         self._traces: dict[int, dict[tuple[Value, ...], Trace]] = {}
         """What they did, by piece and arguments."""
-        self._opaque: set[int] = set()
-        """Those that could not be run with all their arguments."""
+        self._apart: set[int] = set()
+        """Those that are run by themselves, because calls of them were too deep."""
         self._active: set[tuple[int, tuple[Value, ...]]] = set()
         self._cells: dict[int, _Cell] = {}
         self._lost: set[int] = set()
@@ -83,36 +85,45 @@ class World:
         self._loaded: set[tuple[int, int]] = set()
         """What is taken to be in memory when the function that is run starts, and what it has read."""
         self._others: set[int] = set()
+        """Objects whose other users were looked at."""
+        self._held: dict[int, set[int]] = {}
+        """Bytes of which something is known, by object."""
         self._changed = False
 
     def settle(self) -> None:
         """Run what asks the CPU until nothing changes any more."""
         if not self._asking or not self._absent:
             return
-        for _ in range(ROUNDS):
-            self._changed = False
-            self._traces, self._opaque = {}, set()
-            for piece in sorted(self._asking):
-                if self._alone(piece):
-                    self._run(piece, ())
-            self._grow()
-            if self.problem or not self._changed:
-                return
+        try:
+            for _ in range(ROUNDS):
+                self._changed = False
+                self._traces = {}
+                for piece in sorted(self._asking):
+                    if self._alone(piece):
+                        self._run(piece, ())
+                self._grow()
+                if self.problem or not self._changed:
+                    return
+        except Exhausted:
+            self.problem = "it takes too long to follow how it asks the CPU"
+            return
         self.problem = "what it keeps of the CPU's answers does not settle"
+
+    def spend(self, steps: int) -> None:
+        """As `Surroundings.spend`."""
+        self.work -= steps
+        if self.work < 0:
+            raise Exhausted
 
     def open(self, piece: int) -> set[int] | None:
         """The addresses that a piece leads to; None if it was not run."""
         traces = self._traces.get(piece)
-        if not traces or piece in self._opaque:
-            return None
-        return set().union(*(trace.references for trace in traces.values()))
+        return set().union(*(trace.references for trace in traces.values())) if traces else None
 
     def done(self, piece: int) -> set[int] | None:
         """The instructions of a piece that are come to; None if it was not run."""
         traces = self._traces.get(piece)
-        if not traces or piece in self._opaque:
-            return None
-        return set().union(*(trace.steps for trace in traces.values()))
+        return set().union(*(trace.steps for trace in traces.values())) if traces else None
 
     # ---- what is run
 
@@ -122,16 +133,16 @@ class World:
         sources = self._graph.callers.get(piece, frozenset())
         return (
             not sources
+            or piece in self._apart
             or piece in self._library.pointed
             or any(s not in self._asking or address != start or not self._calls(s, start) for s, address in sources)
         )
 
     def _calls(self, source: int, start: int) -> bool:
         """Whether all that one piece does with another is to call it, or to end with it."""
-        return not any(
-            o.kind == "m" and o.register == RIP and o.value == start
-            for step in self._library.body(source).steps
-            for o in step.operands
+        code = self._library.body(source)
+        return code.sound and not any(
+            o.kind == "m" and o.register == RIP and o.value == start for step in code.steps for o in step.operands
         )
 
     def _grow(self) -> None:
@@ -142,8 +153,7 @@ class World:
             if piece in self._library.asking or any(_tells(trace.summary) for trace in traces):
                 more |= {source for source, _ in self._graph.callers.get(piece, ())}
         for start in self._stored:
-            places = (a for a in range(start, self._graph.object_end(start)) if a in self._cells)
-            if self._followed(start) and any(self._cells[a].known for a in places):
+            if self._followed(start) and any(self._cells[a].known for a in self._held.get(start, ())):
                 more |= self._graph.users.get(start, frozenset())
         for start in self._read & self._stored:  # others that know where the answer is kept
             users = {p for s in self._near(start) for p in self._graph.users.get(s, ())}
@@ -172,17 +182,15 @@ class World:
 
     def _run(self, piece: int, arguments: tuple[Value, ...]) -> Trace | None:
         """What a piece does; None if it cannot be run."""
+        if not self._library.body(piece).sound:
+            return None
         contexts = self._traces.setdefault(piece, {})
+        if len(contexts) >= CONTEXTS and arguments not in contexts:
+            arguments = ()
         if arguments in contexts:
             return contexts[arguments]
         if (piece, arguments) in self._active:  # what it does, the call that is under way does
             return None
-        code = self._library.body(piece)
-        if not code.sound or len(code.steps) > STEPS:
-            self._opaque.add(piece)
-            return None
-        if len(contexts) >= CONTEXTS and arguments:
-            return self._run(piece, ())
         self._active.add((piece, arguments))
         trace, loaded = self._flow(piece, arguments, {})
         cases = self._guesses(loaded)
@@ -276,6 +284,7 @@ class World:
             raw = word(self._library.data, self._library.layout, address, 1)
             moved = not self._graph.places.isdisjoint(range(address - 7, address + 1))
             self._cells[address] = _Cell(0, 0) if raw is None or moved else _Cell(0xFF, raw[0])
+            self._held.setdefault(self._graph.object_at(address) or 0, set()).add(address)
         return self._cells[address]
 
     def _followed(self, start: int) -> bool:
@@ -285,8 +294,9 @@ class World:
         if start not in self._others:
             self._others.add(start)
             users = {p for s in self._near(start) for p in self._graph.users.get(s, ())}
-            for piece in (users - self._asking) | (users & self._opaque):
-                self._stranger(piece, start, self._graph.object_end(start))
+            for piece in users:
+                if piece not in self._asking or not self._library.body(piece).sound:
+                    self._stranger(piece, start, self._graph.object_end(start))
         return start not in self._lost
 
     def _near(self, start: int) -> Iterable[int]:
@@ -352,8 +362,13 @@ class World:
             value if register in used and value[0] is None else UNKNOWN
             for register, value in zip(ARGUMENTS, arguments, strict=True)
         )
-        trace = self._run(piece, given if len(self._active) < DEPTH else ())
-        return None if trace is None else trace.summary
+        if len(self._active) < DEPTH:
+            trace = self._run(piece, given)
+            return None if trace is None else trace.summary
+        if piece not in self._apart:
+            self._apart.add(piece)
+            self._changed = True
+        return None
 
 
 def _tells(summary: Summary) -> bool:
