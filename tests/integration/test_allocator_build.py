@@ -46,7 +46,7 @@ TARGETS = ("sandybridge", "haswell")
 LIBRARIES = ("tcmalloc", "profiler", "tcmalloc_and_profiler")
 
 # One worker, so that each library is built once.
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("allocator")]
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("allocator"), pytest.mark.long(550)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

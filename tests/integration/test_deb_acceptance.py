@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .conftest import Shop, Warm
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("deb")]
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("deb"), pytest.mark.long(60)]
 
 TOP = "/opt/pika"
 CONF = f"{TOP}/conf/pika.conf"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.xdist_group("publish"),
+    pytest.mark.long(130),
     pytest.mark.skipif(shutil.which("gpg") is None, reason="needs gpg"),
 ]
 

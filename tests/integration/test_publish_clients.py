@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.xdist_group("publish-clients"),
+    pytest.mark.long(60),
     pytest.mark.skipif(shutil.which("gpg") is None, reason="needs gpg"),
 ]
 
@@ -71,6 +72,7 @@ START = "rm -f /etc/nginx/sites-enabled/* && exec nginx -c /etc/nginx/test.conf"
 
 APT_HOST = """\
 FROM {base}
+ENV DEBIAN_FRONTEND=noninteractive
 RUN apt-get update \\
  && apt-get install -y --no-install-recommends curl \\
  && rm -rf /var/lib/apt/lists/* /etc/apt/sources.list /etc/apt/sources.list.d/*

@@ -63,6 +63,7 @@ def watch(folder: Path, readers_url: str, count: int, url: str = "") -> dict[str
 
 
 @pytest.mark.xdist_group("publish-readers")
+@pytest.mark.long(100)
 def test_no_reader_of_a_folder_sees_anything_but_whole_states(web: Callable[[Path], Web], tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     watch(tmp_path, web(tmp_path / "root").url, PUBLICATIONS)
@@ -72,6 +73,7 @@ def test_no_reader_of_a_folder_sees_anything_but_whole_states(web: Callable[[Pat
 
 @pytest.mark.engine
 @pytest.mark.xdist_group("publish-web")
+@pytest.mark.long(60)
 def test_no_reader_of_a_server_sees_anything_but_whole_states(
     engine: Engine, warm: Warm, until: Callable[..., None], tmp_path: Path
 ) -> None:

@@ -30,7 +30,7 @@ NO_WAY_TO_FETCH = 3
 """Exit status of fetch.sh where apt cannot fetch."""
 
 # One worker, so that the trees are compiled once.
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("redis")]
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("redis"), pytest.mark.long(180)]
 
 
 def fetch(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:

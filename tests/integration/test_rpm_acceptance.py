@@ -37,6 +37,7 @@ REFUSAL = "pika: error: this machine does not run this package (see above); noth
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.xdist_group("rpm"),
+    pytest.mark.long(45),
     pytest.mark.skipif(shutil.which("gpg") is None, reason="needs gpg"),
 ]
 
