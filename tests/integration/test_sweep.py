@@ -10,7 +10,6 @@ import pytest
 
 from pikaforge import config, coverage
 from pikaforge.audit import today
-from pikaforge.plan import all_cells
 from pikaforge.selection import Selection, select
 from pikaforge.verbs.sweep import representatives
 
@@ -45,15 +44,3 @@ def test_a_slice_of_the_sweep(shop: Shop, tmp_path: Path) -> None:
         assert "checks" in row.native + row.emulated, "it was run in one way at least"
         assert row.tried
     assert f"{len(chosen)} of {len(chosen)} compilations built" in done.stdout
-
-
-def test_the_committed_table_is_about_the_shipped_matrix() -> None:
-    """docs/coverage.json has a row for every compilation that is made by default, and no other image's."""
-    spec = config.load(ROOT / "matrix.yaml")
-    found = coverage.load(ROOT / "docs")
-    assert found is not None
-    told = {row.key for row in found.rows}
-    for cell in select(spec, Selection(selectors=("all",), os="all")):
-        assert (cell.image, cell.target, cell.allocator) in told, f"run `nox -s sweep -- {cell.id}`"
-    assert told <= {(cell.image, cell.target, cell.allocator) for cell in all_cells(spec)}
-    assert (ROOT / "docs" / "coverage.md").read_text(encoding="utf-8") == coverage.markdown(found)
