@@ -287,8 +287,7 @@ def test_what_a_clone_has_of_a_submodule_is_asked_first(monkeypatch: pytest.Monk
 def packed(folder: Path, names: dict[str, str], suffix: str = ".tar.gz") -> Path:
     """A tarball."""
     path = folder / f"demo{suffix}"
-    mode: Any = f"w:{suffix.rpartition('.')[2]}"
-    with tarfile.open(path, mode) as tar:
+    with tarfile.open(path, "w:xz" if suffix == ".tar.xz" else "w:gz") as tar:
         for name, content in names.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
