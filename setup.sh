@@ -30,8 +30,8 @@ Installs what is missing and nothing else, with apt-get, dnf or yum, as root or 
   a container engine, unless DOCKER_HOST is set, one answers already, or `--engine host` is given;
   mmdebstrap on Debian and Ubuntu, which makes base images where no registry is in reach
   (Enterprise Linux has it in EPEL only, so there it is left to you);
-  for tests: shellcheck, patchelf, ccache, gcc, g++, make, dpkg-dev, zlib's headers, busybox, node,
-  and on Debian and Ubuntu podman.
+  for tests: shellcheck, patchelf, ccache, gcc, g++, make, cmake, dpkg-dev, zlib's headers, busybox,
+  node, and on Debian and Ubuntu podman.
 The engine is docker on Debian and Ubuntu; on Enterprise Linux docker where its packages are in reach, else podman.
 PIKAFORGE_ENGINE=podman (or docker) takes that one, as root for all of the machine, else for this user alone.
 Nothing that is there is upgraded or removed; a second run changes nothing.
@@ -190,6 +190,7 @@ need_tools() { # what is run, what is given
     need gcc gcc gcc "compiles the sample server"
     need g++ g++ gcc-c++ "compiles the sample server"
     need make make make "compiles the sample server"
+    need cmake cmake cmake "asks the compiler wrapper what compilers know"
     need dpkg-source dpkg-dev '' "unpacks source packages that the tests build"
     need /usr/include/zlib.h zlib1g-dev zlib-devel "is linked by programs that the tests bundle"
     need busybox busybox '' "has the smallest shell and tools that packages' scripts may meet"

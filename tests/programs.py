@@ -16,12 +16,13 @@ from typing import Any
 PROGRAMS = frozenset({
     # of each Debian
     "apt-get", "bash", "cat", "dash", "dpkg", "dpkg-deb", "dpkg-query", "env", "flock", "grep", "gzip", "ldconfig",
-    "ldd", "mount", "sed", "sh", "sha256sum", "sleep", "sort", "tar", "true", "umount", "uname",
+    "ldd", "mount", "prlimit", "sed", "setpriv", "sh", "sha256sum", "sleep", "sort", "tar", "true", "umount", "uname",
+    "unshare",
     # of setup.sh
     "git", "gpg", "gpgconf", "gpg-connect-agent", "gpgv", "openssl", "python3", "zstd",
     # of setup.sh for tests
-    "busybox", "c++", "c++filt", "cc", "ccache", "dpkg-source", "g++", "gcc", "make", "node", "objcopy", "objdump",
-    "patchelf", "readelf", "shellcheck", "strip", "xz",
+    "busybox", "c++", "c++filt", "cc", "ccache", "cmake", "dpkg-source", "g++", "gcc", "make", "node", "objcopy",
+    "objdump", "patchelf", "podman", "readelf", "shellcheck", "strip", "xz",
 })
 # fmt: on
 OPTIONAL = {

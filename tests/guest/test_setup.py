@@ -130,7 +130,7 @@ sys.exit(subprocess.run(sys.argv[1:]).returncode)
 # Arguments end with a unit separator, calls with a record separator: both may hold lines.
 RECORD = r"""printf -v call '%s\037' "${0##*/}" "$@"; printf '%s\036' "$call" >>"$SANDBOX/calls" """
 PACKAGES = ["git", "tar", "gzip", "mmdebstrap", "gpg", "gpgv", "gpg-agent", "zstd", "iptables"]
-TEST_PACKAGES = ["shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "dpkg-source", "busybox", "node"]
+TEST_PACKAGES = ["shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-source", "busybox", "node"]
 GLIB = {"debian": "usr/lib/x86_64-linux-gnu/libgobject-2.0.so.0", "el": "usr/lib64/libgobject-2.0.so.0"}
 ZLIB = "usr/include/zlib.h"
 PODMAN = ["podman", "catatonit", "netavark", "aardvark-dns"]
@@ -804,8 +804,8 @@ def test_tests_get_their_tools(machine: Machine) -> None:
     (machine.path / "offered").write_text("netavark aardvark-dns")
     done = machine.run("tests", "-k", "one or two")
     assert done.returncode == 0, done.stderr
-    tools = ["shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "dpkg-dev", "zlib1g-dev", "busybox", "nodejs"]
-    assert machine.installed() == [[*tools, *PODMAN, *ROOTLESS]]
+    tools = ["shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-dev", "zlib1g-dev", "busybox"]
+    assert machine.installed() == [[*tools, "nodejs", *PODMAN, *ROOTLESS]]
     assert machine.calls("nox")[-1] == ["nox", "-s", "tests", "--", "-k", "one or two"]
 
 
@@ -820,7 +820,7 @@ def test_el_gets_test_tools_where_they_are_offered(machine: Machine, epel: bool)
     done = machine.run("tests")
     assert done.returncode == 0, done.stderr
     extra = ["ShellCheck", "patchelf", "ccache"] if epel else []
-    assert machine.installed() == [[*extra, "gcc", "gcc-c++", "make", "nodejs"]]
+    assert machine.installed() == [[*extra, "gcc", "gcc-c++", "make", "cmake", "nodejs"]]
 
 
 def test_ci_runs_the_tests_and_expects_an_engine(machine: Machine) -> None:

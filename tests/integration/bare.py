@@ -1,8 +1,8 @@
 """Bare machines: containers of a minimal system, with this checkout, the engine's socket, and nothing else.
 
 A machine gets what its owner would have given it: pip's settings of this machine with the folders that they name, its
-own certificate authorities, and proxies. apt's sources are those of its system. Its first process reaps nobody; what
-runs there has no variables at all, unless a test gives it some.
+own certificate authorities, and proxies. apt's sources are those of its system. Its first process reaps nobody, and
+becomes a command at last; what runs there has no variables at all, unless a test gives it some.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 HOME = "/srv/pikaforge"
 SOCKET = "/var/run/docker.sock"
-LABEL = "org.pikaforge.test"
+GO = "/run/go"
+FIRST = f'mkfifo {GO}; read -r _ <{GO}; exec env -i "$@"'
+"""What the first process is at first: a shell that waits."""
+TIMEOUT = 600.0
+"""Seconds for the command that the first process becomes."""
 AUTHORITIES = Path("/usr/local/share/ca-certificates")
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 """setup.sh brings it, with the authorities in it."""
@@ -96,6 +100,11 @@ class Done:
         """The lines in which a pattern is found."""
         return [line for line in self.text.splitlines() if re.search(pattern, line)]
 
+    def shown(self, argv: Iterable[str]) -> Done:
+        """The same, after it was printed: pytest shows that with a failure."""
+        print(f"$ {' '.join(argv)}\n{self.text}[exit status {self.status}]")
+        return self
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
@@ -104,19 +113,17 @@ class Machine:
     container: Container
     variables: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self, *argv: str, env: Mapping[str, str] | None = None, privileged: bool = False) -> Done:
+    def run(self, *argv: str, env: Mapping[str, str] | None = None) -> Done:
         """Run a command in the checkout, with the given variables and no others."""
         api: Any = self.container.client
         pairs = [f"{name}={value}" for name, value in {**self.variables, **(env or {})}.items()]
-        made = api.api.exec_create(self.container.id, ["env", "-i", *pairs, *argv], workdir=HOME, privileged=privileged)
+        made = api.api.exec_create(self.container.id, ["env", "-i", *pairs, *argv], workdir=HOME)
         text = bytes(api.api.exec_start(made["Id"])).decode("utf-8", "replace")
-        status = int(api.api.exec_inspect(made["Id"])["ExitCode"])
-        print(f"$ {' '.join(argv)}\n{text}[exit status {status}]")  # pytest shows it with a failure
-        return Done(status=status, text=text)
+        return Done(status=int(api.api.exec_inspect(made["Id"])["ExitCode"]), text=text).shown(argv)
 
-    def ok(self, *argv: str, env: Mapping[str, str] | None = None, privileged: bool = False) -> Done:
+    def ok(self, *argv: str, env: Mapping[str, str] | None = None) -> Done:
         """Run a command that must succeed."""
-        done = self.run(*argv, env=env, privileged=privileged)
+        done = self.run(*argv, env=env)
         assert done.status == 0, f"{' '.join(argv)}: exit status {done.status}"
         return done
 
@@ -127,6 +134,12 @@ class Machine:
     def nox(self, session: str, *argv: str, env: Mapping[str, str] | None = None) -> Done:
         """Run a session, which must succeed."""
         return self.ok(".venv/bin/nox", "-s", session, "--", *argv, env=env)
+
+    def last(self) -> Done:
+        """Let the first process become its command; with it the machine ends."""
+        self.ok("sh", "-c", f"echo >{GO}")
+        status = int(self.container.wait(timeout=TIMEOUT)["StatusCode"])
+        return Done(status=status, text=bytes(self.container.logs()).decode("utf-8", "replace")).shown(("…",))
 
     def put(self, contents: Mapping[str, bytes | Path]) -> None:
         """Write files; paths are relative to the root."""
@@ -164,18 +177,23 @@ def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 @contextmanager
-def machine_of(engine: Engine, image: str) -> Iterator[Machine]:
+def machine_of(engine: Engine, image: str, *last: str) -> Iterator[Machine]:
     """A machine whose system is an image's; it shares the engine's network, as a machine of the engine's would.
 
     Args:
         engine: the engine, whose socket the machine gets.
         image: a minimal system.
+        last: the command that its first process becomes at last.
     """
     given = settings()
     mounts = {SOCKET: {"bind": SOCKET, "mode": "rw"}}
     mounts |= {folder: {"bind": folder, "mode": "ro"} for folder in given.folders}
     container = engine.client.containers.create(
-        image, ["sleep", "infinity"], labels={LABEL: "bare"}, network_mode="host", volumes=mounts
+        image,
+        ["sh", "-c", FIRST, "sh", *last],
+        network_mode="host",
+        volumes=mounts,
+        working_dir=HOME,
     )
     try:
         container.put_archive("/", _checkout())

@@ -13,7 +13,7 @@ import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import programs
 import pytest
@@ -49,6 +49,8 @@ MACHINES: dict[str, Callable[[Project, str], str]] = {"debian12": minimal, "debi
 """By name: where the image of a minimal system comes from."""
 IMAGE = "debian12"
 """What each of them builds for: the finished build has it, so that bytes can be compared; and it has RPMs."""
+FIRST = ("R620", "--source", "sample", "--os", IMAGE)
+"""Arguments of README's first command."""
 FORMATS = ("tar", "rpm", "deb", "wheel")
 SKIPPED = 10
 """Fewer tests than this may be skipped."""
@@ -68,11 +70,12 @@ def chosen(shift: int) -> list[str]:
 
 def start(engine: Engine, shop: Shop, folder: Path, name: str) -> Iterator[Machine]:
     """A machine by its name."""
-    with machine_of(engine, MACHINES[name](shop.ready(folder), name)) as machine:
+    with machine_of(engine, MACHINES[name](shop.ready(folder), name), "bash", "setup.sh", *FIRST) as machine:
         yield machine
 
 
 @pytest.mark.xdist_group("bare-readme")
+@pytest.mark.long(120)
 class TestReadme:
     """The commands of README.md, in its order, by a user without locale, terminal or home."""
 
@@ -95,7 +98,7 @@ class TestReadme:
         """After the first command, whose artifacts are kept as dist/report.json has them."""
         lacking = machine.lacking(programs.PROGRAMS)
         assert {"git", "python3", "gpg", "node"} <= lacking, "this is no bare machine"
-        machine.setup("R620", "--source", "sample", "--os", IMAGE)
+        machine.setup(*FIRST)
         return machine
 
     def test_it_builds_the_same_bytes(self, built: Machine, shop: Shop, tmp_path: Path) -> None:
@@ -107,15 +110,9 @@ class TestReadme:
         assert {path.rpartition(".")[2] for path in here} == {"gz", "rpm", "deb", "whl"}
 
     def test_a_second_time_nothing_is_to_do(self, built: Machine) -> None:
-        done = built.setup("R620", "--source", "sample", "--os", IMAGE)
+        done = built.setup(*FIRST)
         assert done.lines("^setup: ") == []
         assert "everything is up to date" in done.text
-
-    def test_as_the_first_process(self, built: Machine) -> None:
-        """As in a container whose command is the tool."""
-        alone = ("unshare", "--fork", "--pid", "--mount-proc")
-        nox = (".venv/bin/nox", "-s", "plan", "--", "R620", "--source", "sample", "--os", IMAGE)
-        assert " 0 to do" in built.ok(*alone, *nox, privileged=True).text
 
     def test_it_publishes(self, built: Machine, key: Key) -> None:
         env = {KEY: key.secret.read_text(encoding="ascii")}
@@ -136,17 +133,24 @@ class TestReadme:
             built.nox("audit", path, "--model", "R620")
 
     def test_it_measures(self, built: Machine) -> None:
-        built.nox("bench", "R620", "--source", "sample", "--os", IMAGE, "--seconds", "2", "--rounds", "1")
+        built.nox("bench", *FIRST, "--seconds", "2", "--rounds", "1")
         assert built.read(f"out/bench/R620-{IMAGE}.png").startswith(b"\x89PNG")
 
+    def test_at_last_setup_is_the_first_process(self, built: Machine) -> None:
+        """As in a container whose command it is. Nothing runs there any more when this test is over."""
+        done = built.last()
+        assert done.status == 0
+        assert "everything is up to date" in done.text
 
-def digests(report: dict[str, object]) -> dict[str, str]:
+
+def digests(report: dict[str, Any]) -> dict[str, str]:
     """SHA-256 of the artifacts of a build report, by their paths below dist/."""
-    (cell,) = report["cells"]  # type: ignore[misc]
+    (cell,) = report["cells"]
     return {artifact["path"]: artifact["sha256"] for artifact in cell["artifacts"]}
 
 
 @pytest.mark.xdist_group("bare-tests")
+@pytest.mark.long(400)
 class TestTests:
     """`bash setup.sh tests` with the unit and guest tests."""
 

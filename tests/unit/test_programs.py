@@ -24,9 +24,15 @@ def started(program: str | bytes | Path, env: dict[str, str] | None = None) -> t
 def test_a_program_that_setup_does_not_bring_is_refused(way: str) -> None:
     path = shutil.which(NOT_LISTED)
     assert path is not None
-    given = {"name": NOT_LISTED, "path": path, "bytes": os.fsencode(NOT_LISTED), "path object": Path(path)}[way]
+    ways: dict[str, str | bytes | Path] = {
+        "name": NOT_LISTED,
+        "path": path,
+        "bytes": os.fsencode(NOT_LISTED),
+        "path object": Path(path),
+    }
+    given = ways[way]
     for env in (None, {"PATH": str(Path(path).parent)}):
-        with pytest.raises(AssertionError, match="does setup.sh bring 'ls'"):
+        with pytest.raises(AssertionError, match=r"does setup\.sh bring 'ls'"):
             programs.check("subprocess.Popen", started(given, env))
 
 
@@ -34,7 +40,7 @@ def test_all_else_may_be_started(tmp_path: Path) -> None:
     own = tmp_path / NOT_LISTED
     own.write_text("#!/bin/sh\n")
     own.chmod(0o755)
-    for program in (*programs.PROGRAMS, *programs.OPTIONAL, sys.executable, "no-such-program", own):
+    for program in (*programs.PROGRAMS, *programs.OPTIONAL, sys.executable, "no-such-program", str(own)):
         programs.check("subprocess.Popen", started(program))
     programs.check("subprocess.Popen", started(NOT_LISTED, {"PATH": str(tmp_path)}))
     programs.check("open", (shutil.which(NOT_LISTED), "r", 0))
