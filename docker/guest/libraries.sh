@@ -1,7 +1,9 @@
 #!/bin/sh
 # Hand out the libraries that the loader finds in an image, and what the package database says of them.
 #
-# outputs  out/libraries.tar  the libraries by their real paths
+# environment: FORGE_ARCHIVE (0: only the paths go out, because the caller can read the files itself)
+# outputs  out/list           the libraries' real paths
+#          out/libraries.tar  the libraries by these; nothing in it with FORGE_ARCHIVE=0
 #          out/owned          PACKAGE<TAB>VERSION<TAB>DIGEST<TAB>PATH of the files that packages have brought and that
 #                             are named like libraries; the digest as the database has it: MD5 or SHA-256, in hex
 set -eu
@@ -15,9 +17,10 @@ ldconfig -p >"$FORGE_ROOT/cache" || {
 }
 sed -n 's|^.*(libc6,x86-64.*) => \(/.*\)$|\1|p' "$FORGE_ROOT/cache" | while IFS= read -r path; do
     real=$(readlink -f "$path") && [ -f "$real" ] && printf '%s\n' "$real"
-done | sort -u >"$FORGE_ROOT/list"
-tar --create --file "$FORGE_ROOT/out/libraries.tar" --format=gnu --absolute-names --no-recursion \
-    --files-from="$FORGE_ROOT/list"
+done | sort -u >"$FORGE_ROOT/out/list"
+list=$FORGE_ROOT/out/list
+[ "${FORGE_ARCHIVE-1}" != 0 ] || list=/dev/null
+tar --create --file "$FORGE_ROOT/out/libraries.tar" --format=gnu --absolute-names --no-recursion --files-from="$list"
 
 if command -v dpkg-query >/dev/null 2>&1; then
     # shellcheck disable=SC2016  # dpkg's own variables

@@ -30,8 +30,6 @@ from pikaforge.stages import audit, libraries
 from pikaforge.stages.libraries import Libraries
 from pikaforge.workshop import Workshop
 
-from .images import image_of
-
 if TYPE_CHECKING:
     from conftest import Engine
     from docker.models.containers import Container
@@ -43,7 +41,7 @@ FOLDER = "/usr/lib/x86_64-linux-gnu"
 MAKE = r"""
 cat >/tmp/source.c <<'END'
 __attribute__((target("avx2"), noinline)) static int fast(int x) {
-  __asm__ volatile("vpaddd %ymm0, %ymm0, %ymm0" ::: "xmm0");
+  __asm__ volatile("vpaddd %%ymm0, %%ymm0, %%ymm0" ::: "xmm0");
   return x;
 }
 #ifdef ASKS
@@ -142,7 +140,9 @@ def made(warm: Warm, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -
     base = next(str(f["build"]) for f in facts if "/debian12-" in str(f.get("build", "")))
     script = base64.b64encode(MAKE.encode()).decode()
     text = f"FROM {base}\nRUN echo {script} | base64 -d >/tmp/make.sh && sh -eu /tmp/make.sh\n"
-    tag = image_of(engine, text, "distribution-libraries")
+    tag = f"pikaforge-test/distribution-libraries:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if not engine.client.images.list(tag):
+        engine.client.images.build(fileobj=io.BytesIO(text.encode()), tag=tag, rm=True, forcerm=True)
     workshop = Workshop(
         base=folder,
         out=folder / "out",
@@ -155,7 +155,7 @@ def made(warm: Warm, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -
     )
     path = libraries.measure(workshop, tag, stage="image", label="test", log=folder / "log", into=folder)
     image = Result(stage="image", key="k", identity="i", facts={}, files={libraries.FILE: path})
-    container = engine.client.containers.create(tag)
+    container = engine.client.containers.create(tag, "true")
     try:
         files = {}
         for soname in ("libasking.so.1", "libplanted.so.1", "liblzma.so.5", "libzstd.so.1"):
@@ -186,7 +186,8 @@ def test_a_package_that_asks_the_cpu_is_accepted(made: Distribution) -> None:
 def test_a_package_with_a_planted_instruction_is_refused(made: Distribution) -> None:
     found = made.judge("libplanted.so.1")
     assert {v.where for v in found.isa.violations} == {"lib/libplanted.so.1"}
-    assert any("nehalem lacks avx2; reached without a question to the CPU" in v.what for v in found.isa.violations)
+    [what] = [v.what for v in found.isa.violations if "avx2" in v.what]
+    assert "reached without a question to the CPU: " in what
     assert list(found.packaged) == ["lib/libplanted.so.1"], "it is the distribution's, and is refused all the same"
 
 

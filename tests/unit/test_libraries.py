@@ -47,7 +47,7 @@ def record(
     workshop: Workshop, fake: FakeEngine, tmp_path: Path, files: Mapping[str, bytes], owned: str | bytes
 ) -> Libraries:
     text = owned if isinstance(owned, bytes) else owned.encode()
-    fake.endings["image-"] = Ending(outputs={"out/libraries.tar": packed(files), "out/owned": text})
+    fake.endings["image-"] = Ending(outputs={"out/libraries.tar": packed(files), "out/owned": text, "out/list": b""})
     (tmp_path / "into").mkdir()
     path = libraries.measure(
         workshop, "image:1", stage="image", label="debian12", log=tmp_path / "log", into=tmp_path / "into"
@@ -92,6 +92,37 @@ def test_a_library_that_was_altered_after_its_installation(
     assert found.altered == (PATH,)
 
 
+def test_names_that_could_write_on_a_terminal_are_not_recorded(
+    workshop: Workshop, fake: FakeEngine, tmp_path: Path
+) -> None:
+    evil = "/usr/lib/\x1b[2J.so"
+    files = {PATH: GOOD, evil: GOOD}
+    owned = row(md5(GOOD), evil) + row(md5(GOOD), package="a\x1b[2J") + row(md5(GOOD), version="1\x07")
+    found = record(workshop, fake, tmp_path, files, owned)
+    assert (found.libraries, found.altered) == ((), ())
+
+
+def test_the_libraries_of_this_machine_are_read_where_they_are(
+    workshop: Workshop, fake: FakeEngine, tmp_path: Path
+) -> None:
+    place = tmp_path / "liba.so.1"
+    place.write_bytes(GOOD)
+    outputs = {
+        "out/libraries.tar": b"",
+        "out/list": f"{place}\n".encode(),
+        "out/owned": row(md5(GOOD), str(place)).encode(),
+    }
+    fake.kind = "host"
+    fake.endings["image-"] = Ending(outputs=outputs)
+    path = libraries.measure(workshop, "", stage="image", label="x", log=tmp_path / "log", into=tmp_path)
+    [library] = Libraries.model_validate_json(path.read_bytes()).libraries
+    assert (library.path, library.package) == (str(place), "liba1")
+    assert fake.jobs[0].env == {"FORGE_ARCHIVE": "0"}
+    place.unlink()
+    path = libraries.measure(workshop, "", stage="image", label="x", log=tmp_path / "log", into=tmp_path)
+    assert Libraries.model_validate_json(path.read_bytes()).libraries == (), "what cannot be read is not recorded"
+
+
 def test_what_no_package_has_brought_is_not_recorded(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
     found = record(workshop, fake, tmp_path, {PATH: GOOD, "/opt/x/libx.so": GOOD}, row(md5(GOOD)))
     assert [library.path for library in found.libraries] == [PATH]
@@ -129,7 +160,7 @@ def test_more_than_a_distribution_has_is_refused(
 
 
 def test_an_archive_that_is_none(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
-    fake.endings["image-"] = Ending(outputs={"out/libraries.tar": b"x" * 1000, "out/owned": b""})
+    fake.endings["image-"] = Ending(outputs={"out/libraries.tar": b"x" * 1000, "out/owned": b"", "out/list": b""})
     with pytest.raises(StageError, match="the image's libraries cannot be recorded"):
         libraries.measure(workshop, "", stage="image", label="x", log=tmp_path / "log", into=tmp_path)
 

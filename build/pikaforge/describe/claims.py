@@ -88,7 +88,7 @@ class Claims(_Read):
                     package=library.package, version=library.version, sha256=library.sha256, code=library.code
                 )
                 for library in self.bundled_libraries
-                if library.code
+                if library.code and f"{library.path}{library.package}{library.version}".isprintable()
             },
         )
 

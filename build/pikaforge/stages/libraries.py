@@ -6,9 +6,11 @@ package database has the digests) is not recorded as the distribution's.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,6 +34,10 @@ SIZE_LIMIT = 512 << 20
 TOTAL_LIMIT = 16 << 30
 DIGESTS: Mapping[int, str] = {32: "md5", 40: "sha1", 64: "sha256", 96: "sha384", 128: "sha512"}
 """Kinds of digests in package databases, by their length in hex."""
+
+
+Owners = Mapping[str, Sequence[tuple[str, str, str]]]
+"""Package, version and digest by path."""
 
 
 class Library(BaseModel):
@@ -81,15 +87,18 @@ def measure(workshop: Workshop, image: str, *, stage: str, label: str, log: Path
             label=f"{stage}-{label}",
             image=image,
             argv=("sh", f"guest/{SCRIPT}"),
-            env={},
+            # Of this machine itself there may be a gigabyte, which need not be copied.
+            env={"FORGE_ARCHIVE": str(int(workshop.engine.kind != "host"))},
             inputs=(workshop.guest(SCRIPT),),
-            outputs=("out/libraries.tar", "out/owned"),
+            outputs=("out/list", "out/libraries.tar", "out/owned"),
             log=log,
         )
         done = run_job(workshop, job, scratch, stage=stage, label=label, failed="the image's libraries cannot be read")
+        host = workshop.engine.kind == "host"
+        files = _local(done.outputs["out/list"]) if host else _archived(done.outputs["out/libraries.tar"])
         try:
-            record = _record(done.outputs["out/libraries.tar"], done.outputs["out/owned"], scratch / "library")
-        except (AuditError, ValueError) as error:
+            record = _record(files, _owners(done.outputs["out/owned"]), scratch / "library")
+        except (AuditError, OSError, ValueError) as error:
             text = error.message if isinstance(error, AuditError) else str(error)
             raise StageError(
                 f"the image's libraries cannot be recorded: {text}", failure(stage=stage, label=label, log=log)
@@ -107,27 +116,39 @@ def read(image: Result) -> Libraries:
         return Libraries(libraries=(), altered=())
 
 
-def _record(archive: Path, owned: Path, place: Path) -> Libraries:
-    """What is in the archive of libraries, compared with the package database.
+def _archived(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Path and content of each library in an archive."""
+    for member in members(path):
+        if member.content is not None:
+            yield f"/{member.name}", member.content
+
+
+def _local(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Path and content of each library on this machine that may be read."""
+    for name in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(OSError), Path(name).open("rb") as stream:
+            yield name, stream
+
+
+def _record(files: Iterable[tuple[str, IO[bytes]]], owners: Owners, place: Path) -> Libraries:
+    """The libraries, compared with the package database.
 
     Raises:
-        AuditError: the archive is corrupt.
-        ValueError: it has too much in it.
+        AuditError: an archive of them is corrupt.
+        ValueError: there is too much of them.
     """
-    owners = _owners(owned)
     found: dict[str, Library] = {}
     altered: dict[str, None] = {}
     total = 0
-    for member in members(archive):
-        if member.content is None or len(member.name) > LINE_LIMIT:
+    for path, content in files:
+        if len(path) > LINE_LIMIT or not path.isprintable():
             continue
-        path = f"/{member.name}"
         rows = [row for name in _names(path) for row in owners.get(name, ())]
         kinds = {"sha256", *(DIGESTS[len(row[2])] for row in rows)}
         hashes = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
         size = 0
         with place.open("wb") as out:
-            while block := member.content.read(1 << 20):
+            while block := content.read(1 << 20):
                 size += len(block)
                 if size > SIZE_LIMIT:
                     raise ValueError(f"{path} has more than {SIZE_LIMIT >> 20} MiB")
@@ -152,15 +173,16 @@ def _record(archive: Path, owned: Path, place: Path) -> Libraries:
     return Libraries(libraries=tuple(found[path] for path in sorted(found)), altered=tuple(sorted(altered)))
 
 
-def _owners(path: Path) -> dict[str, list[tuple[str, str, str]]]:
-    """Package, version and digest by path, of the lines that can be used."""
+def _owners(path: Path) -> Owners:
+    """What the package database says, of the lines that can be used."""
     found: dict[str, list[tuple[str, str, str]]] = {}
     with path.open(encoding="utf-8", errors="replace") as stream:
         for number, line in enumerate(stream):
             if number >= LIMIT * 10:
                 raise ValueError("the package database names more libraries than a distribution has")
             fields = line.rstrip("\n").split("\t")
-            if len(fields) == 4 and len(line) <= LINE_LIMIT and len(fields[2]) in DIGESTS:
+            good = len(fields) == 4 and len(line) <= LINE_LIMIT and all(field.isprintable() for field in fields)
+            if good and len(fields[2]) in DIGESTS:
                 found.setdefault(fields[3], []).append((fields[0], fields[1], fields[2]))
     return found
 
