@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from standins import registry
 
 if TYPE_CHECKING:
     from conftest import Engine, Project, Shared
@@ -220,6 +221,18 @@ def debian_source() -> Callable[[str], Path]:
         return folder
 
     return fetch
+
+
+@pytest.fixture(scope="session")
+def registry_program(shared: Shared) -> Path:
+    """The program of a container registry, for `standins.registry.serve`; fetched once for all workers."""
+    try:
+        with shared.once("registry") as folder:
+            if folder is not None:
+                (folder / "program").write_text(str(registry.program(folder)), encoding="utf-8")
+    except registry.NoRegistry as error:
+        pytest.skip(str(error))
+    return Path((shared.folder / "registry" / "program").read_text(encoding="utf-8"))
 
 
 class Git:

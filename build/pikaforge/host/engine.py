@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import tarfile
@@ -36,6 +37,8 @@ CACHE = "/forge-cache"
 LABEL = "org.pikaforge"
 """Prefix of all labels: `.owner` on what must not outlive a run, `.kind` on everything."""
 CHUNK = 1 << 20
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""The classic builder paints what a step writes to its error output."""
 GONE = 409
 """The status with which the engine answers who wants to signal a container that does not run."""
 
@@ -400,7 +403,7 @@ class DockerEngine:
                 for event in stream:
                     if "error" in event:
                         failed = True
-                    file.write(event.get("stream") or event.get("error") or "")
+                    file.write(COLOUR.sub("", event.get("stream") or event.get("error") or ""))
                     file.flush()
         except sdk.errors.APIError as error:
             raise HostError(f"the engine could not build {tag}: {_brief(error)}") from error
