@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from integration.builds import RELEASE, STAGES, SampleBuild, make_release
 from integration.registry_stub import Answers
+from standins import registry
 
 from pikaforge.host.store import locked
 
@@ -296,6 +297,18 @@ def gperftools(warm: Warm, debian_source: Callable[[str], Path], shared: Shared)
         if made is not None:
             make_release(folder / "google-perftools.orig.tar.gz", warm.build_image, made)
     return shared.folder / "gperftools" / RELEASE
+
+
+@pytest.fixture(scope="session")
+def registry_program(shared: Shared) -> Path:
+    """The program of a container registry, for `standins.registry.serve`; fetched once for all workers."""
+    try:
+        with shared.once("registry") as folder:
+            if folder is not None:
+                (folder / "program").write_text(str(registry.program(folder)), encoding="utf-8")
+    except registry.NoRegistry as error:
+        pytest.skip(str(error))
+    return Path((shared.folder / "registry" / "program").read_text(encoding="utf-8"))
 
 
 class Git:

@@ -3,96 +3,25 @@
 from __future__ import annotations
 
 import json
-import shutil
-import socket
-import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from standins.registry import Registry, serve
 
 if TYPE_CHECKING:
-    from conftest import Engine, Project, Shared
+    from conftest import Engine, Project
 
 pytestmark = pytest.mark.engine
 
-CONFIGURATION = """version: 0.1
-storage: {{filesystem: {{rootdirectory: {folder}}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-log: {{level: error}}
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registry:
-    """A registry that runs, and what was pushed to it."""
-
-    address: str
-    engine: Engine
-
-    def push(self, image: str, name: str) -> str:
-        """Push an image of the engine under `name:tag`; its digest."""
-        reference = f"{self.address}/{name}"
-        self.engine.client.images.get(image).tag(reference)
-        events: list[dict[str, Any]] = list(self.engine.client.images.push(reference, stream=True, decode=True))
-        self.engine.client.images.remove(reference)
-        digests = [event["aux"]["Digest"] for event in events if "aux" in event]
-        assert digests, events
-        return str(digests[0])
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="session")
-def registry_program(shared: Shared) -> Path:
-    """The registry server of Debian's package, unpacked and not installed: that would start a service."""
-    installed = shutil.which("docker-registry")
-    if installed is not None:
-        return Path(installed)
-    if shutil.which("apt-get") is None:
-        pytest.skip("no docker-registry on this machine, and no apt-get to download one")
-    with shared.once("registry") as folder:
-        if folder is not None:
-            got = subprocess.run(
-                ["apt-get", "download", "docker-registry"], cwd=folder, capture_output=True, text=True, check=False
-            )
-            packages = list(folder.glob("*.deb"))
-            if not packages:
-                pytest.skip(f"apt-get cannot download docker-registry: {got.stderr.strip()[-200:]}")
-            subprocess.run(["dpkg-deb", "--extract", str(packages[0]), str(folder)], check=True, timeout=60)
-    return shared.folder / "registry" / "usr/bin/docker-registry"
-
 
 @pytest.fixture
-def registry(engine: Engine, tmp_path: Path, registry_program: Path) -> Iterator[Registry]:
-    """A registry on a free port of the loopback interface; the engine trusts those without TLS."""
-    port = free_port()
-    configuration = tmp_path / "registry.yml"
-    configuration.write_text(CONFIGURATION.format(folder=tmp_path / "registry", port=port), encoding="utf-8")
-    with (tmp_path / "registry.log").open("wb") as log:
-        process = subprocess.Popen([str(registry_program), "serve", str(configuration)], stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None, (tmp_path / "registry.log").read_text(encoding="utf-8")
-                assert time.monotonic() < deadline, "the registry does not listen"
-        yield Registry(address=f"127.0.0.1:{port}", engine=engine)
-    finally:
-        process.terminate()
-        process.wait(30)
+def registry(registry_program: Path, tmp_path: Path) -> Iterator[Registry]:
+    """A registry that has nothing yet."""
+    with serve(registry_program, tmp_path) as registry:
+        yield registry
 
 
 def only_images(project: Project, base: str) -> None:

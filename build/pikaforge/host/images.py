@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 from pikaforge.errors import HostError
 from pikaforge.host import podman
 from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, load_sdk, timed_out
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""The classic builder paints what a step writes to its error output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +120,7 @@ class EngineImages(EngineConnection):
             for event in stream:
                 if "error" in event:
                     failed = True
-                file.write(event.get("stream") or event.get("error") or "")
+                file.write(COLOUR.sub("", event.get("stream") or event.get("error") or ""))
                 file.flush()
         return None if failed else self.image(tag)
 
