@@ -54,7 +54,7 @@ holds_a_change() {
     if git apply --numstat "-p$strip" "$diff" >"$look/numstat" 2>"$look/numstat.log"; then
         [ -s "$look/numstat" ]
     elif grep -qi 'no valid patches\|unrecognized input' "$look/numstat.log"; then
-        return 1 # no diff at all; a damaged one is kept, so that git's words on it are told
+        return 1 # no diff at all; a damaged one is kept, so that git's words on it are shown
     fi
 }
 

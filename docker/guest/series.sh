@@ -149,7 +149,7 @@ taken_out() {
     return 1
 }
 
-# The commit of the history that made the very change of a patch, told by its patch-id, and that none has undone.
+# The commit of the history that made the very change of a patch, found by its patch-id, and that none has undone.
 made_by() (
     for variant in $(variants); do
         : >"$look/wanted"
@@ -268,13 +268,13 @@ explain() { # VARIANT VERDICT
         esac
     done 7<"$look/moves"
     mails=$(wc -l <"$look/$file/$1.list")
-    told "$look/there" 'is in the source already'
-    if [ -s "$look/there" ]; then told "$look/missing" 'is not'; fi
+    list_parts "$look/there" 'is in the source already'
+    if [ -s "$look/there" ]; then list_parts "$look/missing" 'is not'; fi
     [ -z "$asked" ] || reason "none of the $((asked)) commits that changed its files has it whole"
     reason "nothing was changed; the lines around the hunks are in the log"
 }
 
-told() { # FILE WHAT
+list_parts() { # FILE WHAT
     while IFS=$tab read -r mail path hunk <&7; do
         part="hunk #$hunk of $path"
         [ "$hunk" != all ] || part="the change of $path"

@@ -158,7 +158,7 @@ def _notes(source: Mapping[str, Any]) -> str | None:
 
 
 def state_of(patch: Mapping[str, Any]) -> str:
-    """What became of a patch: `applied` or `present`; manifests before format 4 tell only of applied ones."""
+    """Return the state of a patch: `applied` or `present`. Manifests before format 4 list applied ones only."""
     return str(patch.get("state", "applied"))
 
 

@@ -195,9 +195,9 @@ class Cache:
         return found and _git("-C", str(path), "update-ref", keep, commit).status == 0
 
     def history(self, url: str, commit: str, ref: str = "") -> tuple[Path, bool]:
-        """Fetch a commit with its ancestors; the repository, and whether all of them are there.
+        """Fetch a commit with its ancestors; return the repository, and whether all of them are there.
 
-        A repository that is shallow itself has not all of them.
+        A repository that is shallow itself does not have all of them.
 
         Raises:
             Unreachable: the repository did not answer.
@@ -219,7 +219,7 @@ class Cache:
 
     @staticmethod
     def _is_whole(path: Path, commit: str) -> bool:
-        """Whether no ancestor of a commit is missing."""
+        """Return whether no ancestor of a commit is missing."""
         try:
             ends = set((path / "shallow").read_text(encoding="ascii").split())
         except FileNotFoundError:
@@ -228,10 +228,10 @@ class Cache:
         return first.status == 0 and not ends.intersection(first.text().split())
 
     def mailbox(self, url: str, base: str, head: str) -> bytes:
-        """The commits of a pull request as `git format-patch` writes them; needs their history.
+        """Return the commits of a pull request as `git format-patch` writes them; needs their history.
 
-        They are those of `head` that `base` has not; where `base` has merged `head`, those that came with the merge.
-        Empty if that cannot be told, because `base` has them all and no merge of them.
+        They are those of `head` that `base` does not have, or where `base` has merged `head`, those that the merge
+        brought. The result is empty if `base` has them all without such a merge: nothing says where they begin.
         """
         path = self.fetch(url, base)  # which need not be an ancestor of `head`
         begin = ("-C", str(path), "fetch", "--quiet", "--force", "--no-tags")
@@ -255,7 +255,7 @@ class Cache:
 
     @staticmethod
     def _before(path: Path, base: str, head: str) -> str:
-        """`base`, or what it was before it merged `head`."""
+        """Return `base`, or what it was before it merged `head`."""
         commit = _git("-C", str(path), "rev-parse", "--verify", f"{head}^{{commit}}").text().strip()
         merges = _git("-C", str(path), "rev-list", "--merges", "--parents", base, f"^{commit}")
         for line in reversed(merges.text().splitlines()):  # the oldest one
@@ -266,7 +266,7 @@ class Cache:
 
 
 def submodules(repository: Path, commit: str) -> dict[str, tuple[str, str]]:
-    """The submodules of a commit by their paths: the commit at which each stands, and its URL as .gitmodules says."""
+    """Return the submodules of a commit by path: the commit of each, and its URL as .gitmodules has it."""
     text = _git("-C", str(repository), "cat-file", "blob", f"{commit}:.gitmodules")
     found = {}
     for path, url in submodule_urls(text.stdout if text.status == 0 else b"").items():
@@ -278,7 +278,7 @@ def submodules(repository: Path, commit: str) -> dict[str, tuple[str, str]]:
 
 
 def submodule_urls(gitmodules: bytes) -> dict[str, str]:
-    """URLs by path, as a .gitmodules says; what is none has none."""
+    """Return the URLs of submodules by path; nothing if the text is no .gitmodules."""
     listed = _git("config", "--null", "--file", "-", "--list", stdin=gitmodules)
     settings: dict[str, dict[str, str]] = {}
     for entry in listed.text().split("\0") if listed.status == 0 else []:
@@ -289,12 +289,12 @@ def submodule_urls(gitmodules: bytes) -> dict[str, str]:
 
 
 def tree_of(repository: Path, commit: str) -> str:
-    """The name of a commit's tree."""
+    """Return the name of a commit's tree."""
     return _git("-C", str(repository), "rev-parse", "--verify", f"{commit}^{{tree}}").text().strip()
 
 
 def holds(repository: Path, newer: str, older: str) -> bool:
-    """Whether a commit is another one or has it among its ancestors, as far as they are here."""
+    """Return whether a commit is another one or has it among its ancestors, as far as they are here."""
     return _git("-C", str(repository), "merge-base", "--is-ancestor", older, newer).status == 0
 
 

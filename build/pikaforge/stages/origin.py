@@ -20,7 +20,7 @@ from pikaforge.model import Product
 
 SAMPLE = "sample"
 FOREIGN = ("repository", "clone", "tarball")
-"""Kinds of sources that are not the product's own (`told`); packages tell in more places where they are from."""
+"""Kinds of sources that are not the product's own (`describe`): builds and changelogs name them."""
 URL = re.compile(r"^([a-z][a-z0-9+.-]*://|[\w.-]+@[\w.-]+:)")
 TARBALL = re.compile(r"\.(tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2|txz)$")
 
@@ -255,7 +255,7 @@ def pin(origin: Origin, lock: Lock, *, offline: bool) -> str | None:
 
 
 def tag_of(origin: Origin, lock: Lock) -> str:
-    """The name of the tag that a pinned source is taken from; "" if it is a branch, a commit or a tarball.
+    """Return the name of the tag that a pinned source is taken from, or "" for a branch, a commit or a tarball.
 
     Raises:
         Unreachable: the repository did not answer.
@@ -268,8 +268,8 @@ def tag_of(origin: Origin, lock: Lock) -> str:
     return ref.name.removeprefix("refs/tags/") if ref is not None and ref.name.startswith("refs/tags/") else ""
 
 
-def told(origin: Origin, identity: str, tag: str) -> dict[str, str]:
-    """What a package says of where its source came from; no path of this machine is in it.
+def describe(origin: Origin, identity: str, tag: str) -> dict[str, str]:
+    """Describe in a package where its source came from, without any path of this machine.
 
     Returns:
         `kind`: `product` (product.source itself), `repository`, `clone`, `tarball` or `sample`; `url`; `ref` as it was

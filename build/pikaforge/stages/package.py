@@ -25,7 +25,7 @@ from pikaforge.workshop import Workshop, guest_digests
 __all__ = ["STAGE", "Parts", "deliver", "manifest", "material", "run", "write_sums"]
 
 MANIFEST_FORMAT = 4
-TOLD_OF_SOURCE = ("kind", "url", "ref", "tag", "version", "commit", "head", "patches", "submodules")
+SOURCE_FACTS = ("kind", "url", "ref", "tag", "version", "commit", "head", "patches", "submodules")
 PACKERS = Path(packing.__file__).parent
 
 Offers = Mapping[str, Sequence[str]]
@@ -98,7 +98,7 @@ def manifest(spec: Spec, cell: Cell, parts: Parts) -> dict[str, Any]:
             "build_packages": dict(packages["build"]),
             "runtime_packages": dict(packages.get("runtime", [])),
         },
-        "source": {name: source.facts[name] for name in TOLD_OF_SOURCE},
+        "source": {name: source.facts[name] for name in SOURCE_FACTS},
         "source_date_epoch": source.facts["epoch"],
         "compiler": compiled.facts["compiler"],
         **compilers.told(spec, cell.image),

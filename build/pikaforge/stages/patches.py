@@ -37,14 +37,17 @@ class Patch:
 
 
 def entry_name(entry: PatchEntry) -> str:
-    """What an entry is called: `pull-988`, `file fix.patch`, `quilt FOLDER`."""
+    """Return the name of an entry: `pull-988`, `file fix.patch`, `quilt FOLDER`."""
     if entry.pull is not None:
         return f"pull-{entry.pull}"
     return f"file {entry.file}" if entry.file is not None else f"quilt {entry.quilt}"
 
 
 def patch_start(entry: PatchEntry, series: Series) -> str:
-    """What the names of a quilt folder's patches begin with: its last part, unless another folder has the same one."""
+    """Return how the names of a quilt folder's patches begin.
+
+    It is the last part of its path, or the whole path where two folders of the series have the same last part.
+    """
     own = str(entry.quilt)
     last = own.rpartition("/")[2]
     same = [other.quilt for other in series.patches if other.quilt and other.quilt.rpartition("/")[2] == last]

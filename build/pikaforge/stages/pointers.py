@@ -1,5 +1,4 @@
-"""Submodules that patches move: which commits of a submodule hold others, and what files they have; as far as its
-repository can be had."""
+"""Submodules that patches move: look up which commits of a submodule contain others, and which files they have."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ class Move:
 
 
 def moves(data: bytes, strip: int = 1) -> list[Move]:
-    """The submodules that a mailbox or diff moves, in order; only git's own form of diff can tell of them."""
+    """Return the submodules that a mailbox or diff moves, in order. Only git's own form of diff can move one."""
     found: list[Move] = []
     sides: dict[bytes, str] = {}
     path = ""
@@ -58,17 +57,17 @@ def moves(data: bytes, strip: int = 1) -> list[Move]:
 
 @dataclass(slots=True, kw_only=True)
 class Pointers:
-    """What is known of the submodules that a series moves."""
+    """Facts about the submodules that a series moves."""
 
     holds: list[tuple[str, str, str]] = field(default_factory=list)
     """Path of a submodule, and two of its commits: the second one holds the first."""
     trees: list[tuple[str, str, str]] = field(default_factory=list)
     """Path of a submodule, one of its commits, and the tree of that: for a source that has files and no commits."""
     unknown: dict[str, str] = field(default_factory=dict)
-    """By path, why that could not be looked up."""
+    """By path, the reason why one of these is missing."""
 
     def inputs(self) -> dict[str, bytes]:
-        """As series.sh reads it."""
+        """Return the input files of series.sh."""
         return {
             name: "".join("\t".join(line) + "\n" for line in lines).encode()
             for name, lines in (("holds", self.holds), ("trees", self.trees))
@@ -78,10 +77,10 @@ class Pointers:
 def look_up(
     by_patch: Mapping[Patch, Sequence[Move]], origin: Origin, *, repository: Path, commit: str, cache: git.Cache
 ) -> Pointers:
-    """Which commits hold those to which the patches move submodules.
+    """Find the commits that contain those to which the patches move submodules.
 
-    Asked about are the commit at which the source has the submodule, and those to which earlier patches move it; not
-    about where all is as the series expects it, so that the usual build needs no history of a submodule.
+    Compared are the commit at which the source has the submodule, and those to which earlier patches move it. Where the
+    source is as the series expects it, nothing is fetched: the usual build needs no history of a submodule.
 
     Args:
         by_patch: the moves of each patch of the series, in order.
@@ -137,7 +136,7 @@ GITMODULES_LIMIT = 1 << 20
 
 
 def look_up_trees(by_patch: Mapping[Patch, Sequence[Move]], tarball: Path, *, cache: git.Cache) -> Pointers:
-    """What the commits to which the patches move submodules have as their files: that can be compared with a tarball's.
+    """Find the trees of the commits to which the patches move submodules, to be compared with a tarball's folders.
 
     Args:
         by_patch: the moves of each patch of the series, in order.
@@ -159,7 +158,7 @@ def look_up_trees(by_patch: Mapping[Patch, Sequence[Move]], tarball: Path, *, ca
 
 
 def _gitmodules(tarball: Path) -> bytes:
-    """The .gitmodules at the top of a tarball, or in its one top folder; empty if there is none to be read."""
+    """Read .gitmodules at the top of a tarball, or in its one top folder; return nothing if it cannot be read."""
     try:
         with tarfile.open(tarball) as tar:
             for member in tar:

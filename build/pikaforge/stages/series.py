@@ -1,4 +1,4 @@
-"""What the guest says of each patch of the series: applied, in the source already, or in conflict with it."""
+"""The state of each patch of the series: applied, present in the source already, or in conflict with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Offset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What became of a patch."""
+    """What series.sh found out about a patch, and did with it."""
 
     patch: Patch
     state: State
@@ -44,7 +44,7 @@ class Verdict:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """What is wrong with it; empty if nothing."""
+        """The reasons why the stage fails because of it; empty if it does not."""
         if self.refused:
             return (
                 f"patch {self.patch.name} is in the source already, and `already: refuse` forbids that",
@@ -53,7 +53,7 @@ class Verdict:
         return self.reasons
 
     def facts(self) -> dict[str, Any]:
-        """For the stage's result, and thus for the manifest of packages."""
+        """Return it as the stage's result and the manifest of packages have it."""
         return {
             "name": self.patch.name,
             "sha256": self.patch.sha256,
@@ -67,7 +67,7 @@ class Verdict:
 
 
 def read(facts: Facts, patches: Sequence[Patch]) -> tuple[Verdict, ...]:
-    """The verdicts on patches, in order, from the facts of series.sh.
+    """Read the verdicts on patches, in order, from the facts of series.sh.
 
     Raises:
         ValueError: the facts do not fit the patches.
@@ -95,7 +95,7 @@ def read(facts: Facts, patches: Sequence[Patch]) -> tuple[Verdict, ...]:
 
 
 def remark(facts: Sequence[Mapping[str, Any]]) -> str:
-    """Which patches a source has already, in a line; "" if none.
+    """Name the patches that a source has already, in one line; return "" if there are none.
 
     Args:
         facts: `patches` of the source stage's result.
@@ -113,7 +113,7 @@ _WORDS = {"applied": "applies", "present": "present", "conflict": "conflict"}
 
 
 def rows(series: Series, facts: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
-    """Every entry of a series with its state, as `patches check` shows it; a quilt folder has a row for each patch.
+    """Yield every entry of a series with its state, as `patches check` shows it; a quilt folder's patches one by one.
 
     Args:
         series: the series.

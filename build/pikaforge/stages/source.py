@@ -88,8 +88,8 @@ def run(
 ) -> Result:
     """Run the stage.
 
-    The result has the file `source.tar`, and as facts where the source came from (`origin.told`), the epoch (seconds,
-    time of the commit), the patched commit, patches with their states, and submodules.
+    The result has the file `source.tar`. Its facts are where the source came from (`origin.describe`), the epoch
+    (seconds, time of the commit), the patched commit, the patches with their states, and the submodules.
 
     Raises:
         StageError: a patch neither applies nor is in the source, or is there and must not be; nothing is kept then.
@@ -125,7 +125,7 @@ def run(
             identity=sha256(tree),
             facts={
                 "origin": origin.spec,
-                **origins.told(origin, pinned.identity, _tag(origin, workshop)),
+                **origins.describe(origin, pinned.identity, _tag(origin, workshop)),
                 "head": made.facts["head"][0][0] if origin.kind == "git" else "",
                 "epoch": made.epoch,
                 "patches": [verdict.facts() for verdict in made.verdicts],
@@ -143,7 +143,7 @@ def _tag(origin: Origin, workshop: Workshop) -> str:
 
 
 def remarks(facts: Mapping[str, Any], *, version: str) -> tuple[str, ...]:
-    """What to tell of a source, whether it was made now or before.
+    """Return what a user should know of a source, whether it was made now or before.
 
     Args:
         facts: of the stage's result.
@@ -185,9 +185,9 @@ class _Work:
     scratch: Path
 
     def patched(self) -> _Patched:
-        """The tree with the series applied.
+        """Apply the series.
 
-        What the tree itself does not tell of a patch, the history may; that is fetched only then, as it may be large.
+        The history of the source is fetched only if a patch is in conflict with the tree, because it may be large.
         """
         moves = {patch: pointers.moves(self._content(patch), patch.strip) for patch in self.wanted}
         repository = self._repository()
@@ -210,7 +210,7 @@ class _Work:
         return (self.shelf.downloads / patch.sha256).read_bytes()
 
     def _repository(self) -> Path | None:
-        """The repository with the source's commit; None for a tarball."""
+        """Fetch the source's commit; return its repository, or None for a tarball."""
         origin = self.pinned.origin
         if origin.kind != "git":
             return None
@@ -227,7 +227,7 @@ class _Work:
         return pointers.look_up_trees(moves, origin.tarball, cache=cache)
 
     def _history(self) -> tuple[Path | None, str]:
-        """The repository with all that the commit came from, or what there is of that; and what is wrong with it."""
+        """Fetch the history of the source's commit; return the repository, and what is wrong with it."""
         origin = self.pinned.origin
         try:
             repository, whole = self.shelf.cache.history(origin.url, self.pinned.identity, origin.ref)

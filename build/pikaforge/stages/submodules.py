@@ -72,7 +72,7 @@ def repository_tar(repository: Path, scratch: Path) -> Path:
 
 
 def kept(origin: Origin, path: str) -> str:
-    """The URL of what a local clone has of the submodule at a path; "" if it has nothing."""
+    """Return the URL of a local clone's own repository of a submodule; "" if it has none."""
     folder = None if origin.modules is None else origin.modules / path
     return git.url_of(folder) if folder is not None and git.is_repository(folder) else ""
 
