@@ -75,7 +75,8 @@ for switch in $SWITCHES; do
     gcc "$switch" -c empty.c 2>said || g++ "$switch" -c empty.cc || echo "unknown switch: $switch"
 done
 mkdir -p "$OUT/bin"
-echo 'int main() { return 0; }' | g++ -x c++ - -x none third/pink/libpink.a third/rocksdb/librocksdb.a -o "$OUT/bin/program"
+echo 'int main() { return 0; }' >main.cc
+g++ main.cc third/pink/libpink.a third/rocksdb/librocksdb.a -o "$OUT/bin/program"
 """
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("newer-compilers")]
