@@ -15,9 +15,9 @@ from typing import Any
 # fmt: off
 PROGRAMS = frozenset({
     # of each Debian
-    "apt-get", "bash", "cat", "dash", "dpkg", "dpkg-deb", "dpkg-query", "env", "flock", "grep", "gzip", "ldconfig",
-    "ldd", "mount", "prlimit", "sed", "setpriv", "sh", "sha256sum", "sleep", "sort", "tar", "true", "umount", "uname",
-    "unshare",
+    "apt-get", "bash", "cat", "cp", "dash", "dpkg", "dpkg-deb", "dpkg-query", "env", "flock", "grep", "gzip",
+    "ldconfig", "ldd", "mktemp", "mount", "printf", "prlimit", "sed", "setpriv", "sh", "sha256sum", "sleep", "sort",
+    "tar", "true", "umount", "uname", "unshare",
     # of setup.sh
     "git", "gpg", "gpgconf", "gpg-connect-agent", "gpgv", "openssl", "python3", "zstd",
     # of setup.sh for tests
