@@ -22,6 +22,7 @@ from pikaforge.isa.crew import Chunk, Team, chunks
 from pikaforge.isa.ranges import GAP, NOWHERE, CodeMap
 
 PADDING = b"\x00\x90\xcc"
+WORD = 8
 ENDING = frozenset({"RETURN", "UNCONDITIONAL_BRANCH", "INDIRECT_BRANCH", "EXCEPTION"})
 Found = list[tuple[int, "array[int]", bool]]
 """Index of a piece, the addresses that it refers to, and whether it may run into the next piece."""
@@ -29,13 +30,10 @@ Found = list[tuple[int, "array[int]", bool]]
 
 def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
     """The addresses within `bounds` that pieces jump to, call, take or touch; nothing of what is only padding."""
-    from iced_x86 import Decoder, FlowControl, Mnemonic, Register  # noqa: PLC0415
+    from iced_x86 import Decoder, FlowControl, MemorySizeExt, Mnemonic, Register  # noqa: PLC0415
 
-    branch, memory, rip = (
-        attrgetter("near_branch_target"),
-        attrgetter("memory_base", "memory_displacement"),
-        Register.RIP,
-    )
+    branch = attrgetter("near_branch_target")
+    memory, rip = attrgetter("memory_base", "memory_displacement", "memory_size"), Register.RIP
     ends = {int(getattr(FlowControl, name)) for name in ENDING}
     call, other = int(FlowControl.CALL), int(FlowControl.INDIRECT_CALL)
     idle = {int(Mnemonic.NOP), int(Mnemonic.INT3)}
@@ -50,7 +48,9 @@ def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
                 instructions.pop()
             if not instructions:
                 continue
-            met = {address for base, address in map(memory, instructions) if base == rip}
+            touched = {(address, kind) for base, address, kind in map(memory, instructions) if base == rip}
+            # A wide one touches several words, each of which may be a pointer.
+            met = {at for start, kind in touched for at in range(start, start + max(MemorySizeExt.size(kind), 1), WORD)}
             met.update(map(branch, instructions))
             met.discard(0)  # of what is no branch
             found = sorted(a for a in met if any(low <= a < high for low, high in bounds))

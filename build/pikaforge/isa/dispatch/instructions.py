@@ -29,7 +29,7 @@ def _other(machine: Machine, step: Step, state: State) -> None:
         machine.hand_on(state.registers[register])
     for operand in step.operands:
         if operand.kind == "m":
-            machine.touch(machine.place(operand, state))
+            machine.touch(machine.place(operand, state), operand.size)
     if step.stores:
         written = next((o for o in step.operands if o.kind == "m"), None)
         if written is not None:

@@ -7,6 +7,7 @@ from pikaforge.isa.dispatch.state import FILE, State, Surroundings, Trace, forge
 from pikaforge.isa.dispatch.steps import ARGUMENTS, NONE, RIP, RSP, Operand
 from pikaforge.isa.dispatch.values import NO_ADDRESSES, UNKNOWN, Value
 
+WORD = 8
 OUTGOING = 128
 """Bytes above the stack pointer in which arguments of a call may lie."""
 
@@ -33,11 +34,11 @@ class Machine:
             place = v.add(place, v.product(index, v.number(operand.scale)))
         return place
 
-    def touch(self, place: Value) -> int | None:
+    def touch(self, place: Value, size: int = 0) -> int | None:
         """Note which data is touched; the address in the file, if it is known."""
         address = v.known_number(place)
         if address is not None and self.around.names(address):
-            self.trace.references.add(address)
+            self.trace.references.update(range(address, address + max(size, 1), WORD))
             return address
         self.trace.references |= place[3]
         return None
@@ -46,7 +47,7 @@ class Machine:
         if place[0] is not None:
             at = v.offset(place)
             return UNKNOWN if at is None else held(state.frame, place[0], at, size)
-        address = self.touch(place)
+        address = self.touch(place, size)
         if address is None:
             return UNKNOWN
         if any(
@@ -64,7 +65,7 @@ class Machine:
                     self.hand_on(value)
                 return
         self.hand_on(value)
-        address = self.touch(place)
+        address = self.touch(place, size)
         if address is not None and size:
             self.trace.stores.append((address, size, value))
             keep(state.frame, FILE, address, size, value)
