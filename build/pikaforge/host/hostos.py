@@ -64,7 +64,7 @@ def matching_image(spec: Spec, identity: tuple[str, str] | None = None) -> str:
 def package_manager(status: Path = DPKG_STATUS) -> Literal["dpkg", "rpm"]:
     """Which package database this machine has.
 
-    A system of one kind may have the other's tools installed, too: then an empty database of dpkg says that it is rpm's.
+    A system of one kind may have the other's tools, too: an empty database of dpkg then says that it is rpm's.
     """
     dpkg, rpm = process.find("dpkg-query") is not None, process.find("rpm") is not None
     if dpkg and not (rpm and _is_empty(status)):
