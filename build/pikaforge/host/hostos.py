@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
+from pikaforge import emulation
 from pikaforge.errors import HostError
 from pikaforge.host import process
 from pikaforge.model import Spec
 
 OS_RELEASE = Path("/etc/os-release")
+CPUINFO = Path("/proc/cpuinfo")
 DPKG_STATUS = Path("/var/lib/dpkg/status")
 EL_LIKE = frozenset({"rhel", "centos", "rocky", "almalinux", "ol"})
 """IDs that are binary-compatible builds of one distribution; a matching major version is enough."""
@@ -51,6 +53,11 @@ def os_release(path: Path = OS_RELEASE) -> tuple[str, str]:
     return values.get("ID", ""), values.get("VERSION_ID", "")
 
 
+def cpu_flags() -> frozenset[str]:
+    """The /proc/cpuinfo flags that all CPUs of this machine have."""
+    return emulation.flags_of(CPUINFO.read_text(encoding="utf-8", errors="replace"))
+
+
 def matching_image(spec: Spec, identity: tuple[str, str] | None = None) -> str:
     """The name of the image whose OS this machine runs, or ""."""
     name, version = identity or os_release()
@@ -64,7 +71,7 @@ def matching_image(spec: Spec, identity: tuple[str, str] | None = None) -> str:
 def package_manager(status: Path = DPKG_STATUS) -> Literal["dpkg", "rpm"]:
     """Which package database this machine has.
 
-    A system of one kind may have the other's tools, too: an empty database of dpkg then says that it is rpm's.
+    A system of one kind may have the other's tools installed, too; an empty dpkg database then says it is rpm's.
     """
     dpkg, rpm = process.find("dpkg-query") is not None, process.find("rpm") is not None
     if dpkg and not (rpm and _is_empty(status)):
