@@ -41,7 +41,8 @@ def own_flags(recipe: Path, flags: str) -> None:
 def test_a_build_for_a_newer_cpu_is_refused_and_dies_under_emulation(ready: Project, shop: Shop) -> None:
     shop.take(ready, "source")
     ready.change(quick_checks)
-    own_flags(ready.recipe, "-march=haswell")
+    # What the wrapper would do for a compiler that is newer than the source, too.
+    own_flags(ready.recipe, "-march=haswell -include limits -w")
     done = ready.build("R620", check=4)
     # Here it runs; on the CPU that the package is named after it would not.
     said = done.lines(r"^error: under emulation of SandyBridge: ")
@@ -107,17 +108,21 @@ def add_model(name: str, cpu: str) -> Callable[[dict[str, Any]], None]:
     return edit
 
 
-def test_what_can_be_tried_nowhere_is_not_called_good(tiny: Callable[..., Project]) -> None:
+def test_what_can_be_tried_nowhere_is_never_called_run(tiny: Callable[..., Project]) -> None:
     """AMD's Piledriver: its FMA4 and XOP are in no CPU since, and the emulator has no model of it."""
     if "xop" in FLAGS:
         pytest.skip("this machine is one")
     project = tiny()
     project.change(add_model("OLD", "piledriver"))
-    done = project.build("OLD", check=4)
-    (said,) = done.lines("^error: piledriver cannot be tested here: not natively, this machine lacks ")
-    assert "fma4, tbm, xop" in said
-    assert "not emulated, piledriver: no CPU model of the emulator is known for it" in said
-    assert project.stored("smoke") == {}
+    refused = project.build("OLD", "--require-run", check=2)
+    assert "piledriver can be run neither by this machine's CPU nor by the emulator" in refused.stderr
+    assert project.stored("compile") == {}
+    done = project.build("OLD", check=0)
+    (said,) = done.lines("^note: OLD-debian12-none: function tried as x86_64_v2; ")
+    assert said.endswith(" code audited, not run")
+    assert {record["facts"]["tried"] for record in project.stored("smoke").values()} == {"x86_64_v2"}
+    (row,) = done.lines("^OLD-debian12-none ")
+    assert row.count(" as x86_64_v2: ") == 2
 
 
 @pytest.mark.skipif("avx512f" not in FLAGS, reason="this machine has no AVX-512")
