@@ -155,7 +155,7 @@ class TestReadme:
         done = built.run(".venv/bin/nox", "-s", "publish", "--", "R620", "--to", "repo")
         assert done.status == EXIT_HOST
         assert done.lines(
-            r"^error: the Python package createrepo_c cannot be imported: libgobject-2\.0\.so\.0: cannot open "
+            r"^error: the Python package createrepo_c cannot be imported: lib(gobject|glib)-2\.0\.so\.0: cannot open "
         )
         assert done.lines(r"^  hint: .* run `bash setup\.sh`; by hand: install libglib2\.0-0")
 
