@@ -17,7 +17,7 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 HOME = "/srv/pikaforge"
 SOCKET = "/var/run/docker.sock"
+PATH = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+OUTPUT = "/root/output"
 GO = "/run/go"
 FIRST = f'mkfifo {GO}; read -r _ <{GO}; exec env -i "$@"'
 """What the first process is at first: a shell that waits."""
@@ -81,6 +83,7 @@ def settings() -> Settings:
             folders.add(str(path))
     # Links in an index's folder may lead out of it.
     folders |= {str(Path(folder).parent) for folder in folders if Path(folder).name == "simple"}
+    options["no-compile"] = "true"  # Python compiles what it imports, which is little of what is installed
     lines = [f"{option} = {value}" for option, value in options.items()]
     contents["etc/pip.conf"] = "\n".join(["[global]", *lines, ""]).encode()
     contents |= {str(path).lstrip("/"): path for path in AUTHORITIES.rglob("*.crt")}
@@ -117,9 +120,12 @@ class Machine:
         """Run a command in the checkout, with the given variables and no others."""
         api: Any = self.container.client
         pairs = [f"{name}={value}" for name, value in {**self.variables, **(env or {})}.items()]
-        made = api.api.exec_create(self.container.id, ["env", "-i", *pairs, *argv], workdir=HOME)
-        text = bytes(api.api.exec_start(made["Id"])).decode("utf-8", "replace")
-        return Done(status=int(api.api.exec_inspect(made["Id"])["ExitCode"]), text=text).shown(argv)
+        # Into a file: on a busy machine, docker 20.10 loses what a short command says at its end.
+        words = ["sh", "-c", f'exec >{OUTPUT} 2>&1; exec env -i "$@"', "sh", *pairs, *argv]
+        made = api.api.exec_create(self.container.id, words, workdir=HOME)
+        api.api.exec_start(made["Id"])
+        status = int(api.api.exec_inspect(made["Id"])["ExitCode"])
+        return Done(status=status, text=self.read(OUTPUT).decode("utf-8", "replace")).shown(argv)
 
     def ok(self, *argv: str, env: Mapping[str, str] | None = None) -> Done:
         """Run a command that must succeed."""
@@ -146,8 +152,8 @@ class Machine:
         self.container.put_archive("/", files(contents))
 
     def read(self, path: str) -> bytes:
-        """A file of the checkout."""
-        stream, _ = self.container.get_archive(f"{HOME}/{path}")
+        """A file of the checkout; or another one, by its whole path."""
+        stream, _ = self.container.get_archive(str(PurePosixPath(HOME, path)))
         with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
             member = tar.next()
             content = tar.extractfile(member) if member is not None else None
@@ -157,8 +163,7 @@ class Machine:
     def lacking(self, programs: Iterable[str]) -> set[str]:
         """Those programs that are not there."""
         script = 'for name; do command -v "$name" >/dev/null || echo "$name"; done'
-        path = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-        return set(self.ok("sh", "-c", script, "sh", *sorted(programs), env=path).text.split())
+        return set(self.ok("sh", "-c", script, "sh", *sorted(programs), env=PATH).text.split())
 
 
 def _checkout() -> bytes:

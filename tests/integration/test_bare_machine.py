@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import programs
 import pytest
-from integration.bare import Machine, machine_of
+from integration.bare import PATH, Machine, machine_of
 from integration.keys import Key, new_key
+from standins import make
 
 from pikaforge import config
+from pikaforge.errors import EXIT_HOST
 from pikaforge.lockfile import Lock
 from pikaforge.signing import KEY
 from pikaforge.stages import image as images
@@ -36,6 +38,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def standin(_: Project, name: str) -> str:
+    """What answers to the name of an image that cannot be pulled here."""
+    (found,) = (each for each in make.known().values() if each.entry == name)
+    return make.build(found.name)
+
+
 def minimal(project: Project, name: str) -> str:
     """What an image of the matrix starts from, which the finished build has pinned: its system and apt, no more."""
     entry = config.load(project.matrix).images[name]
@@ -48,13 +56,18 @@ def minimal(project: Project, name: str) -> str:
     return base.tag
 
 
-MACHINES: dict[str, Callable[[Project, str], str]] = {"debian12": minimal, "debian13": minimal}
+MACHINES: dict[str, Callable[[Project, str], str]] = {
+    "debian12": minimal,
+    "debian13": minimal,
+    "ubuntu2204": standin,
+}
 """By name: where the image of a minimal system comes from."""
 IMAGE = "debian12"
 """What each of them builds for: the finished build has it, so that bytes can be compared; and it has RPMs."""
 FIRST = ("R620", "--source", "sample", "--os", IMAGE)
 """Arguments of README's first command."""
 FORMATS = ("tar", "rpm", "deb", "wheel")
+GOBJECT = "/usr/lib/x86_64-linux-gnu/libgobject-2.0.so.0"
 SKIPPED = 10
 """Fewer tests than this may be skipped."""
 
@@ -139,10 +152,21 @@ class TestReadme:
         built.nox("bench", *FIRST, "--seconds", "2", "--rounds", "1")
         assert built.read(f"out/bench/R620-{IMAGE}.png").startswith(b"\x89PNG")
 
+    def test_a_library_that_is_missing_has_its_name(self, built: Machine) -> None:
+        """As where setup.sh never ran; already the dry run says so."""
+        built.ok("sh", "-c", f"dpkg --purge --force-depends $(dpkg -S {GOBJECT} | cut -d: -f1)", env=PATH)
+        done = built.run(".venv/bin/nox", "-s", "publish", "--", "R620", "--to", "repo")
+        assert done.status == EXIT_HOST
+        assert done.lines(
+            r"^error: the Python package createrepo_c cannot be imported: lib(gobject|glib)-2\.0\.so\.0: cannot open "
+        )
+        assert done.lines(r"^  hint: .* run `bash setup\.sh`; by hand: install libglib2\.0-0")
+
     def test_at_last_setup_is_the_first_process(self, built: Machine) -> None:
-        """As in a container whose command it is. Nothing runs there any more when this test is over."""
+        """As in a container whose command it is; nothing runs there afterwards. It brings what is missing again."""
         done = built.last()
         assert done.status == 0
+        assert done.lines(r"^setup: installs libglib2\.0-0$")
         assert "everything is up to date" in done.text
 
 
