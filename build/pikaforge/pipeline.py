@@ -16,7 +16,7 @@ from pikaforge.errors import ForgeError
 from pikaforge.host import process
 from pikaforge.host.store import Result
 from pikaforge.model import Series, Spec
-from pikaforge.plan import EMULATOR_NODE, TOOLS_NODE, Cell, Node, Plan
+from pikaforge.plan import EMULATOR_NODE, TOOLS_NODE, Cell, Node, Plan, common_part
 from pikaforge.stages import allocator, audit, image, package, payload, smoke, source
 from pikaforge.stages import compile as compile_stage
 from pikaforge.stages.origin import Origin
@@ -125,6 +125,19 @@ class Pipeline:
         """
         origin, series = self._request.origin, self._request.series
         source.identify(origin, series, workshop=self._workshop, folder=self._series_folder, offline=False)
+
+    def tools_image(self, events: Events) -> str:
+        """Make the tools image, unless it is there; return what the engine calls it.
+
+        Raises:
+            ForgeError: it cannot be made.
+        """
+        part = common_part(self._request.spec, lambda node: node.id == TOOLS_NODE, engine=self._workshop.engine.kind)
+        done = self.execute(part, events)
+        result = done.outcomes[TOOLS_NODE].result
+        if result is None:
+            raise done.errors[0]
+        return str(result.facts["build"])
 
     # ---- keys
 

@@ -19,9 +19,10 @@ import urllib3
 from docker.errors import APIError, DockerException
 
 from pikaforge.errors import HostError
-from pikaforge.host import connection, podman
+from pikaforge.host import connection, hostos, podman
 from pikaforge.host.connection import SOCKETS, brief, engine_errors, environment, timed_out
 from pikaforge.host.container import unpack
+from pikaforge.host.engine import DockerEngine
 from pikaforge.host.images import _imported, _pulled
 from pikaforge.host.job import files
 
@@ -288,3 +289,34 @@ def test_limits_that_are_set_in_the_container() -> None:
     assert argv[:2] == ("/bin/sh", "-c")
     assert argv[3:] == ("300", "/forge/tree/bin/server", "-c", "a b")
     assert podman.limited(("true",), {"core": 0})[3:] == ("", "true")
+
+
+# ---- whose CPU it is
+
+
+def _asked(monkeypatch: pytest.MonkeyPatch, host: str, held: list[str]) -> tuple[DockerEngine, list[str]]:
+    """An engine behind DOCKER_HOST with these images, and those that were looked with."""
+    images: list[str] = []
+
+    def look(_: DockerEngine, image: str) -> frozenset[str]:
+        images.append(image)
+        return frozenset({"there"})
+
+    monkeypatch.setenv("DOCKER_HOST", host)
+    monkeypatch.setattr(hostos, "cpu_flags", lambda: frozenset({"here"}))
+    monkeypatch.setattr(DockerEngine, "cpu_flags", look)
+    monkeypatch.setattr(DockerEngine, "owned_images", lambda _: [(image, (), 0) for image in held])
+    return DockerEngine(), images
+
+
+def test_a_local_engine_has_the_cpu_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, images = _asked(monkeypatch, "unix:///run/podman/podman.sock", ["sha256:1"])
+    assert (engine.known_cpu_flags(), images) == ({"here"}, [])
+
+
+@pytest.mark.parametrize("host", ["tcp://192.0.2.1:2375", "ssh://me@example.org"])
+def test_a_remote_engine_is_asked_by_an_image_that_it_holds(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    engine, images = _asked(monkeypatch, host, ["sha256:1", "sha256:2"])
+    assert (engine.known_cpu_flags(), images) == ({"there"}, ["sha256:1"])
+    engine, images = _asked(monkeypatch, host, [])
+    assert (engine.known_cpu_flags(), images) == (None, []), "nothing can tell yet"

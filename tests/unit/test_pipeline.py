@@ -128,6 +128,21 @@ def _stage_error(node: str) -> StageError:
     return StageError("it failed", StageFailure(stage=stage, label=label))
 
 
+# ---- the tools image alone
+
+
+def test_the_tools_image_is_made_alone(pipe: Scripted) -> None:
+    pipe.facts["image:tools"] = {"build": "pikaforge/tools-build:1"}
+    assert pipe.tools_image(Log()) == "pikaforge/tools-build:1"
+    assert pipe.made == ["image:tools"]
+
+
+def test_a_tools_image_that_cannot_be_made(pipe: Scripted) -> None:
+    pipe.acts["image:tools"] = _raise(HostError("no registry answers"))
+    with pytest.raises(HostError, match="no registry answers"):
+        pipe.tools_image(Log())
+
+
 # ---- twins
 
 TRIED, NOT_RUN = "smoke:debian12-sandybridge-none", f"smoke:{SKY}"

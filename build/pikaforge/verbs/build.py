@@ -13,9 +13,8 @@ from pikaforge import actions, delivery, report
 from pikaforge.delivery import Delivery
 from pikaforge.emulation import Machine
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
-from pikaforge.host.job import Engine
-from pikaforge.pipeline import Events, Pipeline, Report
-from pikaforge.plan import TOOLS_NODE, Cell, common_part
+from pikaforge.pipeline import Pipeline, Report
+from pikaforge.plan import Cell
 from pikaforge.setting import Setting, cwd
 from pikaforge.workshop import Workshop
 
@@ -62,8 +61,8 @@ def started(setting: Setting) -> Started:
     pipeline.identify_source()
     printer = report.Printer()
     flags = engine.known_cpu_flags()
-    if flags is None:
-        flags = _cpu_flags_by_image(setting, engine, pipeline, printer)
+    if flags is None:  # only an image can tell
+        flags = engine.cpu_flags(pipeline.tools_image(printer))
     return Started(workshop=workshop, pipeline=pipeline, machine=setting.machine(flags), printer=printer)
 
 
@@ -83,16 +82,6 @@ def command_for(arguments: argparse.Namespace, selector: str) -> str:
             continue
         words += [option] if value is True else [option, ",".join(value) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)
-
-
-def _cpu_flags_by_image(setting: Setting, engine: Engine, pipeline: Pipeline, printer: Events) -> frozenset[str]:
-    """The CPU flags of an engine's machine that can only be asked by an image: that of the tools is made first."""
-    part = common_part(setting.spec, lambda node: node.id == TOOLS_NODE, engine=engine.kind)
-    done = pipeline.execute(part, printer)
-    tools = done.outcomes[TOOLS_NODE].result
-    if tools is None:
-        raise done.errors[0]
-    return engine.cpu_flags(str(tools.facts["build"]))
 
 
 def refuse_problems(cells: Sequence[Cell]) -> None:

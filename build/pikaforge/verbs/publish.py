@@ -16,7 +16,6 @@ from pikaforge import delivery, report, signing
 from pikaforge.errors import EXIT_DONE, ConfigError, PublishError
 from pikaforge.host import process
 from pikaforge.model import Destination
-from pikaforge.plan import TOOLS_NODE, common_part
 from pikaforge.publish import collect
 from pikaforge.publish.change import Site
 from pikaforge.publish.choice import Choice
@@ -219,12 +218,8 @@ class _Work:
         engine = self.setting.engine()
         engine.verify()
         workshop = self.setting.workshop(engine)
-        part = common_part(self.setting.spec, lambda node: node.id == TOOLS_NODE, engine=engine.kind)
-        done = self.setting.pipeline(workshop).execute(part, report.Printer())
-        result = done.outcomes[TOOLS_NODE].result
-        if result is None:
-            raise done.errors[0]
-        return insert_in(workshop, tools=str(result.facts["build"]), label="publish", folder=folder)
+        tools = self.setting.pipeline(workshop).tools_image(report.Printer())
+        return insert_in(workshop, tools=tools, label="publish", folder=folder)
 
     def _index(self, name: str, found: Collected) -> Told:
         """Send wheels to a Python index."""
