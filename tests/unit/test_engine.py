@@ -311,12 +311,12 @@ def _asked(monkeypatch: pytest.MonkeyPatch, host: str, held: list[str]) -> tuple
 
 def test_a_local_engine_has_the_cpu_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, images = _asked(monkeypatch, "unix:///run/podman/podman.sock", ["sha256:1"])
-    assert (engine.known_cpu_flags(), images) == ({"here"}, [])
+    assert (engine.known_cpu_flags(), images) == (frozenset({"here"}), [])
 
 
 @pytest.mark.parametrize("host", ["tcp://192.0.2.1:2375", "ssh://me@example.org"])
 def test_a_remote_engine_is_asked_by_an_image_that_it_holds(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     engine, images = _asked(monkeypatch, host, ["sha256:1", "sha256:2"])
-    assert (engine.known_cpu_flags(), images) == ({"there"}, ["sha256:1"])
+    assert (engine.known_cpu_flags(), images) == (frozenset({"there"}), ["sha256:1"])
     engine, images = _asked(monkeypatch, host, [])
     assert (engine.known_cpu_flags(), images) == (None, []), "nothing can tell yet"
