@@ -149,8 +149,8 @@ def _audited(facts: Mapping[str, Any]) -> str:
         return NOTHING
     if not facts["passed"]:
         return f"refused ({len(facts['violations'])})"
-    dispatched = {f["file"] for f in facts["findings"] if f["level"] == "dispatched"}
-    return f"passed; dispatched: {', '.join(sorted(dispatched))}" if dispatched else "passed"
+    dispatched = sorted({library["file"] for library in facts["dispatched"]})
+    return f"passed; dispatched: {', '.join(dispatched)}" if dispatched else "passed"
 
 
 def _ran(way: Mapping[str, Any]) -> str:

@@ -284,8 +284,8 @@ def _cell(
 ) -> CellRecord:
     outcomes = [o for n in done.plan.nodes if cell in n.cells and (o := done.outcomes.get(n.id)) is not None]
     known = {outcome.node.stage: _facts(outcome) for outcome in outcomes}
-    own = {n.id for n in done.plan.nodes if n.stage == "smoke" and n.label == cell.group}
-    smoke = next((_facts(o) for o in outcomes if o.node.id in own), {})
+    # Not that of its twin, which the cell needs, too.
+    smoke = next((_facts(o) for o in outcomes if (o.node.stage, o.node.label) == ("smoke", cell.group)), {})
     tried = str(smoke.get("tried", ""))
     return CellRecord(
         id=cell.id,

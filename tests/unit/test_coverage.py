@@ -25,7 +25,7 @@ from pikaforge.verbs.sweep import _source, _status, representatives, sliced
 DAY = date(2026, 5, 4)
 SHIPPED = config.load(ROOT / "matrix.yaml")
 EVERYTHING = Selection(selectors=("all",), os="all", allocator="all")
-PASSED = {"passed": True, "violations": [], "findings": [{"level": "dispatched", "file": "lib/libz.so.1"}]}
+PASSED = {"passed": True, "violations": [], "dispatched": [{"file": "lib/libz.so.1"}]}
 SMOKED: dict[str, Any] = {
     "target": "sandybridge",
     "tried": "sandybridge",
