@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 NAME = "coverage"
 NOTHING = "-"
+STAND_IN = "standin"
+"""VARIANT_ID in the os-release of an image that only answers to the name of another distribution's."""
 
 State = Literal["built", "refused", "not tried"]
 
@@ -105,7 +107,7 @@ def _row(cell: Cell, alike: Sequence[Cell], done: Report, day: date) -> Row:
     state: State = "built" if failed is None else "not tried" if _unreachable(failed) else "refused"
     return Row(
         **found,
-        stand_in=bool(image.get("stand_in", False)),
+        stand_in=image.get("os", {}).get("variant") == STAND_IN,
         compiler=str(image.get("gcc", "")),
         state=state,
         audited=_audited(audit),

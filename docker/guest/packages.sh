@@ -2,7 +2,8 @@
 # Tell what an image holds: installed packages with versions, and its compiler.
 #
 # outputs  out/packages   NAME<TAB>VERSION lines, sorted
-#          out/facts      KEY<TAB>VALUE lines: gcc (major.minor.patch or what it says), os
+#          out/facts      KEY<TAB>VALUE lines: gcc (major.minor.patch or what it says),
+#                         os (ID, VERSION_ID and VARIANT_ID of os-release(5))
 set -eu
 LC_ALL=C
 export LC_ALL
@@ -28,5 +29,5 @@ fi
         printf 'gcc\t%s\n' "$(gcc -dumpfullversion 2>/dev/null || gcc -dumpversion)"
     fi
     # shellcheck source=/dev/null
-    ( . /etc/os-release && printf 'os\t%s %s\n' "$ID" "${VERSION_ID:-}" )
+    ( . /etc/os-release && printf 'os\t%s\t%s\t%s\n' "$ID" "${VERSION_ID:-}" "${VARIANT_ID:-}" )
 } >"$FORGE_ROOT/out/facts"

@@ -60,3 +60,11 @@ def test_the_compiler_is_asked_as_its_age_allows(tmp_path: Path) -> None:
     done = inventory(tmp_path, rpm=RPM, gcc=GCC_4)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "facts").read_text(encoding="utf-8").startswith("gcc\t4.8.5\n")
+
+
+def test_the_system_is_named_as_its_os_release_does(tmp_path: Path) -> None:
+    """Each in a field of its own, also where there is none."""
+    assert inventory(tmp_path, rpm=RPM).returncode == 0
+    script = '. /etc/os-release && printf "%s\\t%s\\t%s" "${ID:-}" "${VERSION_ID:-}" "${VARIANT_ID:-}"'
+    wanted = sh("sh", "-c", script, env=clean_env()).stdout
+    assert (tmp_path / "out" / "facts").read_text(encoding="utf-8") == f"os\t{wanted}\n"

@@ -22,6 +22,8 @@ from integration.rpm_host import TOP, Host
 from standins import make
 from standins.registry import Registry, serve
 
+from pikaforge import coverage
+
 if TYPE_CHECKING:
     from conftest import Done, Engine, Project
 
@@ -114,6 +116,7 @@ class Ways:
         assert not for_building & packages["runtime"].keys()
         assert for_running in packages["runtime"]
         assert built.image["gcc"].startswith(standin.gcc)
+        assert built.image["os"]["variant"] == coverage.STAND_IN
         return built
 
     @contextmanager

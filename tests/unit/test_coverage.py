@@ -165,7 +165,7 @@ def test_a_stage_that_says_no_refuses(stage: str) -> None:
 
 
 def test_a_stand_in_is_told() -> None:
-    rows = _rows(make_spec(), image={"gcc": "12.2.0", "stand_in": True})
+    rows = _rows(make_spec(), image={"gcc": "12.2.0", "os": {"variant": "standin"}})
     assert all(row.stand_in for row in rows.values() if row.state == "built")
 
 

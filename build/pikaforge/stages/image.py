@@ -166,8 +166,8 @@ def run(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> 
     """Build the images.
 
     The result has the record of the distribution's libraries, or the emulator; its facts name the images (`build`,
-    `runtime`), their ids, compiler, packages and symbol versions (`abi`). Its identity is that of the installed
-    packages and their libraries: the same packages elsewhere give the same results.
+    `runtime`), their ids, compiler, packages, symbol versions (`abi`) and the system (`os`). Its identity is that of
+    the installed packages and their libraries: the same packages elsewhere give the same results.
     """
     engine = workshop.engine
     assert isinstance(engine, DockerEngine)
@@ -182,13 +182,14 @@ def run(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> 
     for target in targets:
         tag = f"{REPOSITORY}/{label}-{target}:{key[:16]}"
         image = _build(workshop, engine, spec, base, label=label, target=target, tag=tag, log=log)
-        held, compiler = _inventory(workshop, tag, label, log)
+        found = _inventory(workshop, tag, label, log)
         facts[target] = tag
         facts["ids"][tag] = image.id
-        packages[target] = held
+        facts["os"] = found.os
+        packages[target] = found.packages
         if target == "build" and label not in OWN:
-            facts["gcc"] = compiler
-            _check_compiler(spec.images[label], label, compiler)
+            facts["gcc"] = found.compiler
+            _check_compiler(spec.images[label], label, found.compiler)
     facts["packages"] = packages
     if label not in OWN:
         facts["abi"] = abi.measure(workshop, str(facts["runtime"]), stage=STAGE, label=label, log=log)
@@ -288,8 +289,19 @@ def _declares(dockerfile: Path, name: str) -> bool:
     return any(line.strip() == f"ARG {name}" for line in dockerfile.read_text(encoding="utf-8").splitlines())
 
 
-def _inventory(workshop: Workshop, image: str, label: str, log: Path) -> tuple[list[list[str]], str]:
-    """The packages of an image, as [name, version], and its gcc's version ("" without one)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """What an image holds."""
+
+    packages: list[list[str]]
+    """As [name, version]."""
+    compiler: str
+    """Version of its gcc; "" without one."""
+    os: dict[str, str]
+    """`id`, `version` and `variant` of its os-release, each "" where that has none."""
+
+
+def _inventory(workshop: Workshop, image: str, label: str, log: Path) -> Inventory:
     with workshop.store.scratch() as scratch:
         job = Job(
             label=f"{STAGE}-{label}",
@@ -302,8 +314,13 @@ def _inventory(workshop: Workshop, image: str, label: str, log: Path) -> tuple[l
         )
         done = run_job(workshop, job, scratch, stage=STAGE, label=label, failed="the image's packages cannot be listed")
         lines = done.outputs["out/packages"].read_text(encoding="utf-8").splitlines()
-        gcc = read_facts(done.outputs["out/facts"]).get("gcc", [("",)])[0][0]
-        return [line.split("\t") for line in lines], gcc
+        facts = read_facts(done.outputs["out/facts"])
+        system = facts.get("os", [()])[0]
+        return Inventory(
+            packages=[line.split("\t") for line in lines],
+            compiler=facts.get("gcc", [("",)])[0][0],
+            os=dict(zip(("id", "version", "variant"), (*system, "", "", ""), strict=False)),
+        )
 
 
 def _check_compiler(entry: Image, label: str, found: str) -> None:
@@ -321,8 +338,8 @@ def _pin_packages(lock: Lock, base: Base, engine: DockerEngine, workshop: Worksh
 
     The distribution moves them with every security update, so another value is only refused under `--locked`.
     """
-    held, _ = _inventory(workshop, base.tag, base.image, log)
-    value = f"sha256:{keys.digest(repr(held))}"
+    held = _inventory(workshop, base.tag, base.image, log)
+    value = f"sha256:{keys.digest(repr(held.packages))}"
     old = lock.pins("images", base.image).get("packages")
     if old is not None and old != value and not lock.strict:
         lock.replace("images", base.image, "packages", value)
