@@ -20,7 +20,7 @@ chmod 1777 "$into/tmp"
 cp -a /usr /etc /var /root /opt /srv /home "$into/"
 for folder in bin sbin lib lib64; do
     # Debian 11 as mmdebstrap makes it has them apart.
-    [ -L "/$folder" ] || cp -a "/$folder/." "$into/usr/$folder/"
+    [ -L "/$folder" ] || cp -a --remove-destination "/$folder/." "$into/usr/$folder/" # over links to them
     ln -s "usr/$folder" "$into/$folder"
 done
 
