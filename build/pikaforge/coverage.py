@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from pikaforge import targets
 from pikaforge.emulation import Machine, lacking
-from pikaforge.errors import ConfigError, HostError
+from pikaforge.errors import ConfigError, UnreachableError
 from pikaforge.host.store import write_atomically
 from pikaforge.model import Strict
 
@@ -137,12 +137,12 @@ def _cause(done: Report, outcome: Outcome) -> Outcome | None:
 
 
 def _unreachable(outcome: Outcome) -> bool:
-    """Whether a failure is about this machine's surroundings and not about the cell: a base that cannot be had."""
-    return outcome.node.stage == "image" and isinstance(outcome.error, HostError)
+    """Whether a failure is about this machine's surroundings and not about the cell: a base, or a tarball."""
+    return isinstance(outcome.error, UnreachableError)
 
 
 def unreachable(done: Report) -> frozenset[str]:
-    """Return the ids of the nodes whose failure says only that an image cannot be had here."""
+    """Return the ids of the nodes whose failure says only that something cannot be had here."""
     return frozenset(node for node, outcome in done.outcomes.items() if outcome.error and _unreachable(outcome))
 
 

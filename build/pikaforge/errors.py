@@ -57,6 +57,10 @@ class HostError(ForgeError):
     exit_code = EXIT_HOST
 
 
+class UnreachableError(HostError):
+    """What is elsewhere cannot be had from here: a registry's image, a mirror's packages, a download, a repository."""
+
+
 class PublishError(ForgeError):
     """A repository could not be written, or not verified after writing."""
 

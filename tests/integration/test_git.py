@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pikaforge.errors import ConfigError, HostError
+from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git as forge_git
 
 Git = Callable[..., str]
@@ -235,15 +235,15 @@ def test_a_url_that_is_no_option(cache: forge_git.Cache) -> None:
 @pytest.mark.parametrize("scheme", ["http", "git"])
 def test_a_server_that_is_not_there_is_out_of_reach(scheme: str, closed_port: int, cache: forge_git.Cache) -> None:
     url = f"{scheme}://127.0.0.1:{closed_port}/x.git"
-    with pytest.raises(forge_git.Unreachable) as caught:
+    with pytest.raises(UnreachableError) as caught:
         forge_git.remote_ref(url, "main")
     assert caught.value.message.startswith(f"cannot reach {url}: fatal: ")
-    with pytest.raises(forge_git.Unreachable):
+    with pytest.raises(UnreachableError):
         cache.fetch(url, "1" * 40)
 
 
 def test_a_server_whose_name_is_not_known(cache: forge_git.Cache) -> None:
-    with pytest.raises(forge_git.Unreachable, match=r"^cannot reach http://nobody\.invalid/x\.git: fatal: "):
+    with pytest.raises(UnreachableError, match=r"^cannot reach http://nobody\.invalid/x\.git: fatal: "):
         forge_git.remote_ref("http://nobody.invalid/x.git", "main")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pikaforge.errors import EXIT_HOST, HostError
+from pikaforge.errors import EXIT_HOST, HostError, UnreachableError
 from pikaforge.host import net
 
 LIMIT = 2 << 20
@@ -119,7 +119,7 @@ def test_a_body_may_be_as_large_as_the_limit(url: str) -> None:
 def test_a_server_that_refuses(url: str, path: str, words: str) -> None:
     with pytest.raises(HostError) as caught:
         net.get(f"{url}/{path}", limit=LIMIT)
-    assert not isinstance(caught.value, net.Unreachable), "it did answer"
+    assert not isinstance(caught.value, UnreachableError), "it did answer"
     assert caught.value.message == f"{url}/{path} answers {words}"
     assert caught.value.hint == "open it in a browser: does it exist?"
     assert caught.value.exit_code == EXIT_HOST
@@ -129,7 +129,7 @@ def test_a_server_that_refuses(url: str, path: str, words: str) -> None:
 def test_a_body_beyond_the_limit(url: str, path: str) -> None:
     with pytest.raises(HostError) as caught:
         net.get(f"{url}/{path}", limit=LIMIT)
-    assert not isinstance(caught.value, net.Unreachable)
+    assert not isinstance(caught.value, UnreachableError)
     assert caught.value.message == f"{url}/{path} is larger than 2 MiB"
 
 
@@ -137,7 +137,7 @@ def test_a_body_beyond_the_limit(url: str, path: str) -> None:
 @pytest.mark.parametrize("path", ["silent", "stalled"])
 def test_a_server_that_stalls_is_given_up(url: str, path: str) -> None:
     start = time.monotonic()
-    with pytest.raises(net.Unreachable) as caught:
+    with pytest.raises(UnreachableError) as caught:
         net.get(f"{url}/{path}", limit=LIMIT)
     assert time.monotonic() - start < 10
     assert caught.value.message.startswith(f"cannot reach {url}: ")
@@ -145,12 +145,12 @@ def test_a_server_that_stalls_is_given_up(url: str, path: str) -> None:
 
 
 def test_half_a_body_is_no_body(url: str) -> None:
-    with pytest.raises(net.Unreachable, match=r"IncompleteRead|Connection broken"):
+    with pytest.raises(UnreachableError, match=r"IncompleteRead|Connection broken"):
         net.get(f"{url}/cut", limit=LIMIT)
 
 
 def test_a_circle_has_an_end(url: str) -> None:
-    with pytest.raises(net.Unreachable, match=r"Exceeded 30 redirects"):
+    with pytest.raises(UnreachableError, match=r"Exceeded 30 redirects"):
         net.get(f"{url}/circle", limit=LIMIT)
 
 
@@ -158,7 +158,7 @@ def test_nobody_listens() -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         where = f"http://127.0.0.1:{held.getsockname()[1]}"
-        with pytest.raises(net.Unreachable) as caught:
+        with pytest.raises(UnreachableError) as caught:
             net.get(f"{where}/x", limit=LIMIT)
     assert caught.value.message.startswith(f"cannot reach {where}: ")
     assert "Connection refused" in caught.value.message
@@ -166,12 +166,12 @@ def test_nobody_listens() -> None:
 
 
 def test_a_name_that_is_not_known() -> None:
-    with pytest.raises(net.Unreachable, match=r"^cannot reach http://nobody\.invalid: "):
+    with pytest.raises(UnreachableError, match=r"^cannot reach http://nobody\.invalid: "):
         net.get("http://nobody.invalid/x", limit=LIMIT)
 
 
 def test_a_url_that_is_none() -> None:
-    with pytest.raises(net.Unreachable, match=r"^cannot reach "):
+    with pytest.raises(UnreachableError, match=r"^cannot reach "):
         net.get("ftp://example.org/x", limit=LIMIT)
 
 

@@ -14,7 +14,7 @@ from unit.helpers import ROOT, make_spec, refusal
 from pikaforge import config, coverage, targets
 from pikaforge.coverage import Coverage, Row
 from pikaforge.emulation import Machine
-from pikaforge.errors import ConfigError, ForgeError, HostError, StageError, StageFailure
+from pikaforge.errors import ConfigError, ForgeError, HostError, StageError, StageFailure, UnreachableError
 from pikaforge.host.store import Result
 from pikaforge.model import Spec
 from pikaforge.pipeline import Outcome, Report
@@ -141,8 +141,8 @@ def test_a_target_that_the_compiler_does_not_know() -> None:
     assert refused.why.startswith("gcc 4.8.5 cannot produce code for skylake_avx512")
 
 
-def _unreached(image: str) -> HostError:
-    return HostError(f"the registry cannot be reached\nfor {image}", where=f"images.{image}")
+def _unreached(image: str) -> UnreachableError:
+    return UnreachableError(f"the registry cannot be reached\nfor {image}", where=f"images.{image}")
 
 
 def test_an_image_that_cannot_be_had_is_not_tried() -> None:
@@ -182,6 +182,8 @@ COMPILE = "compile:debian12-sandybridge-none"
         ({"image:el7": StageError("no build image", StageFailure(stage="image", label="el7"))}, 4),
         ({"image:el7": _unreached("el7"), COMPILE: StageError("x", StageFailure(stage="compile", label="x"))}, 4),
         ({COMPILE: HostError("the disk is full")}, 3),
+        ({COMPILE: UnreachableError("cannot download gperftools")}, 0),
+        ({"image:el7": HostError("the image el7 has gcc 4, but matrix.yaml says 5")}, 3),
     ],
 )  # fmt: skip
 def test_the_status(failed: Mapping[str, ForgeError], status: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from unit.helpers import make_spec, refusal
 
-from pikaforge.errors import ConfigError, HostError
+from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git, process
 from pikaforge.keys import digest
 from pikaforge.lockfile import Lock
@@ -360,7 +360,7 @@ def test_a_tag_that_is_like_no_other(tmp_path: Path, remote: Remote) -> None:
 
 def test_a_source_out_of_reach_is_told_with_the_ways_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(url: str, name: str) -> git.Ref:
-        raise git.Unreachable(f"cannot reach {url}: fatal: no")
+        raise UnreachableError(f"cannot reach {url}: fatal: no")
 
     monkeypatch.setattr(git, "remote_ref", unreachable)
     with pytest.raises(HostError) as caught:

@@ -9,7 +9,7 @@ import yaml
 from unit.helpers import refusal
 
 from pikaforge import config
-from pikaforge.errors import ConfigError, HostError
+from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git, net
 from pikaforge.keys import digest
 from pikaforge.lockfile import Lock
@@ -321,7 +321,7 @@ def test_a_proxys_page_is_no_patch(folder: Path, web: Web) -> None:
 
 def test_without_a_network_the_ways_round_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def get(url: str, *, limit: int) -> bytes:
-        raise net.Unreachable("cannot reach https://example.org: no route to host")
+        raise UnreachableError("cannot reach https://example.org: no route to host")
 
     monkeypatch.setattr(net, "get", get)
     with pytest.raises(HostError) as caught:

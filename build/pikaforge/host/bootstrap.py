@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pikaforge.errors import HostError
+from pikaforge.errors import UnreachableError
 from pikaforge.host import process
 
 TIMEOUT = 1800.0
@@ -30,7 +30,7 @@ def root_tar(suite: str, target: Path, *, mirror: str | None, log: Path) -> None
         stream.write(done.stdout + done.stderr)
     if done.status != 0:
         lines = [line for line in done.errors().splitlines() if line.startswith(("E:", "W:", "Err"))]
-        raise HostError(
+        raise UnreachableError(
             f"the base image could not be bootstrapped from {suite}: {lines[-1] if lines else 'no message'}",
             where=str(log),
             hint="is the distribution's package mirror reachable? `mirror` of the image entry names another",

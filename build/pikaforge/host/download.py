@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from pikaforge.errors import ConfigError, HostError
+from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host.net import brief, redacted
 from pikaforge.host.store import sha256, write_atomically
 from pikaforge.model import FILE_PATTERN
@@ -203,7 +203,7 @@ class Downloads:
                 return part.keep(path)
         # Raised out here, without a cause: the texts of what requests raised have whole URLs, and `--debug` shows them.
         apart = "\n    " if len(failures) > 1 else " "
-        raise HostError(
+        raise UnreachableError(
             apart.join([f"cannot download {wanted.name}:", *failures]),
             hint=f"without network: put a file with SHA-256 {wanted.sha256} at {path}{self._option}\n"
             f"or set a mirror that has {wanted.name}; a proxy is taken from the environment (https_proxy)",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pikaforge.errors import ConfigError, HostError
+from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import process
 from pikaforge.host.store import locked
 
@@ -28,10 +28,6 @@ _UNREACHABLE = re.compile(
     re.IGNORECASE,
 )
 COMMIT = re.compile(r"^[0-9a-f]{40}([0-9a-f]{24})?$")
-
-
-class Unreachable(HostError):
-    """A repository that did not answer."""
 
 
 def _environment() -> dict[str, str]:
@@ -62,7 +58,7 @@ def _failure(url: str, done: process.Completed) -> HostError:
             hint=f"git config --global --add safe.directory {urlsplit(url).path or url}",
         )
     if _UNREACHABLE.search(done.errors()):
-        return Unreachable(f"cannot reach {url}: {said}")
+        return UnreachableError(f"cannot reach {url}: {said}")
     return HostError(f"git cannot read {url}: {said}")
 
 
@@ -97,7 +93,7 @@ def remote_ref(url: str, name: str) -> Ref | None:
     """The commit of a tag, branch or pull request (`refs/pull/N/head`), or None if the repository has none.
 
     Raises:
-        Unreachable: the repository did not answer.
+        UnreachableError: the repository did not answer.
         HostError: it answered, but cannot be read.
     """
     if COMMIT.match(name):
@@ -160,7 +156,7 @@ class Cache:
         out only what a ref names.
 
         Raises:
-            Unreachable: the repository did not answer.
+            UnreachableError: the repository did not answer.
             ConfigError: it has no such commit.
         """
         path = self.path(url)
@@ -183,7 +179,7 @@ class Cache:
             if done.status == 0 and self._keep(path, commit, keep):
                 return path
             failure = _failure(url, done) if done.status else None
-            if isinstance(failure, Unreachable):
+            if isinstance(failure, UnreachableError):
                 raise failure
         if done is not None and done.status != 0:
             raise _failure(url, done)
@@ -200,7 +196,7 @@ class Cache:
         A repository that is shallow itself does not have all of them.
 
         Raises:
-            Unreachable: the repository did not answer.
+            UnreachableError: the repository did not answer.
             HostError: it answered, but does not give the commit.
             ConfigError: it has no such commit.
         """
@@ -213,7 +209,7 @@ class Cache:
                     return path, True
                 done = _git(*begin, "--", url, wanted)
                 failure = _failure(url, done) if done.status else None
-                if isinstance(failure, Unreachable):
+                if isinstance(failure, UnreachableError):
                     raise failure
             return path, self._is_whole(path, commit)
 

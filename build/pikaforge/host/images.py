@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pikaforge.errors import HostError
+from pikaforge.errors import HostError, UnreachableError
 from pikaforge.host import podman
 from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, load_sdk, timed_out
 
@@ -28,7 +28,7 @@ class ImageFacts:
     """`name@sha256:…` under which registries know it; that of all architectures comes first."""
 
 
-class RegistryError(HostError):
+class RegistryError(UnreachableError):
     """The registry could not be reached, or does not have the image."""
 
 

@@ -7,14 +7,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from pikaforge.errors import HostError
+from pikaforge.errors import HostError, UnreachableError
 
 TIMEOUT = (10.0, 60.0)
 """Seconds to connect, and between two reads."""
-
-
-class Unreachable(HostError):
-    """A server that did not answer, or whose name is not known."""
 
 
 def redacted(url: str) -> str:
@@ -44,7 +40,7 @@ def get(url: str, *, limit: int) -> bytes:
     """The body behind a URL (http, https or file).
 
     Raises:
-        Unreachable: there is no way to the server.
+        UnreachableError: there is no way to the server.
         HostError: the server refuses, or the body has more than `limit` bytes.
     """
     parts = urlsplit(url)
@@ -74,7 +70,7 @@ def get(url: str, *, limit: int) -> bytes:
             return bytes(body)
     except requests.exceptions.RequestException as error:
         server = redacted(f"{parts.scheme}://{parts.netloc}")
-        raise Unreachable(f"cannot reach {server}: {brief(error)}") from None  # its own text has the whole URL
+        raise UnreachableError(f"cannot reach {server}: {brief(error)}") from None  # its own text has the whole URL
 
 
 def _too_large(url: str, limit: int) -> HostError:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pikaforge import keys
-from pikaforge.errors import HostError, StageError
+from pikaforge.errors import HostError, StageError, UnreachableError
 from pikaforge.host import bootstrap, hostos
 from pikaforge.host.engine import DockerEngine
 from pikaforge.host.images import ImageFacts, RegistryError
@@ -64,7 +64,7 @@ def identify(name: str, entry: Image, *, workshop: Workshop, offline: bool) -> B
     """The pinned base of an image; without a pin, what a registry or the bootstrap can give. None if not known yet.
 
     Raises:
-        HostError: no registry is reachable and the entry allows no bootstrap.
+        UnreachableError: no registry is reachable and the entry allows no bootstrap.
     """
     lock = workshop.lock
     pins = lock.pins("images", name)
@@ -80,7 +80,7 @@ def identify(name: str, entry: Image, *, workshop: Workshop, offline: bool) -> B
         facts = engine.pull(entry.base)
     except RegistryError as error:
         if entry.bootstrap is None:
-            raise HostError(
+            raise UnreachableError(
                 error.message,
                 where=f"images.{name}",
                 hint="make a registry reachable (or a mirror: the engine's registry-mirrors setting)\n"
@@ -242,7 +242,7 @@ def _ensure_base(engine: DockerEngine, base: Base, workshop: Workshop, log: Path
         try:
             engine.pull(base.registry)
         except RegistryError as error:
-            raise HostError(
+            raise UnreachableError(
                 error.message,
                 where=f"sources.lock, images, {base.image}",
                 hint="the base is pinned to a registry's image; make the registry reachable, or let\n"

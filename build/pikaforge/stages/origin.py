@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pikaforge import keys
-from pikaforge.errors import ConfigError, HostError
+from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git, process
 from pikaforge.host.net import redacted
 from pikaforge.host.owner import Owner
@@ -231,7 +231,7 @@ def pin(origin: Origin, lock: Lock, *, offline: bool) -> str | None:
         return None
     try:
         ref = git.remote_ref(origin.url, origin.ref)
-    except git.Unreachable as error:
+    except UnreachableError as error:
         raise HostError(error.message, where=f"source {origin.spec}", hint=WAYS_ROUND) from error
     if ref is None:
         close = git.near_names(origin.url, origin.ref)
@@ -258,7 +258,7 @@ def tag_of(origin: Origin, lock: Lock) -> str:
     """Return the name of the tag that a pinned source is taken from, or "" for a branch, a commit or a tarball.
 
     Raises:
-        Unreachable: the repository did not answer.
+        UnreachableError: the repository did not answer.
     """
     if origin.kind != "git" or git.COMMIT.match(origin.ref):
         return ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pikaforge import keys
-from pikaforge.errors import ConfigError, HostError
+from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git, net
 from pikaforge.host.store import write_atomically
 from pikaforge.lockfile import Lock
@@ -190,7 +190,7 @@ def _fetch_pull(entry: PatchEntry, shelf: Shelf) -> bytes:
             return data
     try:
         return net.get(str(entry.url), limit=LIMIT)
-    except net.Unreachable as error:
+    except UnreachableError as error:
         raise HostError(
             error.message,
             where=f"pull request {entry.pull}",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pikaforge.errors import ConfigError, HostError, StageError
+from pikaforge.errors import ConfigError, HostError, StageError, UnreachableError
 from pikaforge.host import git
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
@@ -138,7 +138,7 @@ def run(
 def _tag(origin: Origin, workshop: Workshop) -> str:
     try:
         return origins.tag_of(origin, workshop.lock)
-    except git.Unreachable as error:
+    except UnreachableError as error:
         raise HostError(error.message, where=f"source {origin.spec}", hint=origins.WAYS_ROUND) from error
 
 

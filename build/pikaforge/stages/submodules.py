@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pikaforge.errors import ConfigError, HostError, StageError, StageFailure
+from pikaforge.errors import ConfigError, HostError, StageError, StageFailure, UnreachableError
 from pikaforge.host import git
 from pikaforge.host.job import Input, Job, files
 from pikaforge.stages.origin import WAYS_ROUND, Origin
@@ -54,7 +54,7 @@ def fetch(cache: git.Cache, url: str, commit: str, *, ref: str = "", where: str)
     """A bare repository with the commit; without a network the error names the ways round it."""
     try:
         return cache.fetch(url, commit, ref)
-    except git.Unreachable as error:
+    except UnreachableError as error:
         raise HostError(error.message, where=where, hint=WAYS_ROUND) from error
 
 

@@ -18,7 +18,7 @@ SLICE = re.compile(r"([0-9]{1,9})/([1-9][0-9]{0,3})")
 
 
 def sweep(setting: Setting) -> int:
-    """`sweep`: build what can be had, write the table; an image that cannot be had here is a row and no failure."""
+    """`sweep`: build what can be had, write the table; what cannot be had here is a row and no failure."""
     given = setting.arguments
     if not given.selectors:
         given.selectors = ["all"]
@@ -97,7 +97,7 @@ def tell(rows: Sequence[coverage.Row], done: Report) -> None:
 
 
 def _status(done: Report) -> int:
-    """As a build's, but for images that cannot be had."""
+    """As a build's, but for what cannot be had here."""
     left = coverage.unreachable(done)
     rest = Report(plan=done.plan, outcomes={name: o for name, o in done.outcomes.items() if name not in left})
     return status(rest) if rest.errors else EXIT_DONE

@@ -20,7 +20,7 @@ from pikaforge.describe.claims import Claims
 from pikaforge.describe.contents import Package
 from pikaforge.elf.inputs import Tree, open_package
 from pikaforge.elf.linkage import LinkageRules
-from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, HostError
+from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, HostError, UnreachableError
 from pikaforge.host import net
 from pikaforge.host.download import NAME, Downloads, Wanted
 from pikaforge.host.store import write_atomically
@@ -169,7 +169,7 @@ def _verify_url(url: str, means: Means, folder: Path) -> Outcome:
     folder.mkdir()
     try:
         text = net.get(at(SUMS), limit=SUMS_LIMIT)
-    except net.Unreachable:
+    except UnreachableError:
         raise
     except HostError as error:
         return Outcome(title=title, checks=(Check(file=SUMS, what="digests", verdict="no", why=error.message),))
@@ -212,11 +212,11 @@ def _signature(url: str, path: Path) -> None:
     """Fetch a signature if there is one.
 
     Raises:
-        Unreachable: the server does not answer any more.
+        UnreachableError: the server does not answer any more.
     """
     try:
         write_atomically(path, net.get(url, limit=SIGNATURE_LIMIT))
-    except net.Unreachable:
+    except UnreachableError:
         raise
     except HostError:
         return
