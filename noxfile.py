@@ -164,7 +164,7 @@ def lint(session: nox.Session) -> None:
     session.run(str(programs / "mypy"), "build/pikaforge", "tests", "bench", "noxfile.py", "tasks.py", external=True)
     scripts = sorted(
         str(path.relative_to(HERE))
-        for pattern in ("docker/guest/**/*", "build/pikaforge/payload/*.sh", "tests/**/*.sh", "setup.sh", ".ci/run")
+        for pattern in ("docker/guest/**/*", "build/pikaforge/**/*.sh", "tests/**/*.sh", "setup.sh", ".ci/run")
         for path in HERE.glob(pattern)
         if path.is_file()
     )

@@ -23,8 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "build"))
 
-from pikaforge.isa.allow import from_gcc
-from pikaforge.isa.decode import Source, code_regions, scan
+from pikaforge.audit.allowed_features import from_gcc
+from pikaforge.audit.isa.decode import Source, code_regions, scan
 
 CANDIDATES = (
     "/usr/lib/x86_64-linux-gnu/libLLVM*.so*",

@@ -29,9 +29,9 @@ sys.path[:0] = [str(HERE / "build"), str(HERE / "tests")]
 
 from publishing import Root, in_folder, spec  # noqa: E402
 
-from pikaforge import signing  # noqa: E402
-from pikaforge.publish import yum  # noqa: E402
-from pikaforge.publish.outline import Item  # noqa: E402
+from pikaforge.attest import signing  # noqa: E402
+from pikaforge.formats.rpm import yum  # noqa: E402
+from pikaforge.publish.diff import Item  # noqa: E402
 
 PAYLOAD = 100_000
 """Bytes of a package, beside its header."""

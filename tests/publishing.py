@@ -11,14 +11,14 @@ from pathlib import Path
 
 import small_packages
 
-from pikaforge import config
-from pikaforge.model import Format, Spec
-from pikaforge.publish.change import Site
-from pikaforge.publish.compose import Signing
-from pikaforge.publish.directory import Directory
-from pikaforge.publish.outline import Item
+from pikaforge.config import load
+from pikaforge.config.schema import Format, Spec
+from pikaforge.publish.diff import Item
+from pikaforge.publish.generation import Signing
 from pikaforge.publish.publisher import Done, Publisher, Wish, from_folder
-from pikaforge.publish.records import FOLDERS, STATE, Artifact, File, State, read_state
+from pikaforge.publish.sites.directory import Directory
+from pikaforge.publish.state import FOLDERS, STATE, Artifact, File, State, read_state
+from pikaforge.publish.transaction import Site
 
 SPEC = Path(__file__).resolve().parents[1] / "matrix.yaml"
 EPOCH = 1604318400
@@ -48,7 +48,7 @@ class FakeSigner:
 @cache
 def spec() -> Spec:
     """The checkout's own matrix."""
-    return config.load(SPEC)
+    return load.load(SPEC)
 
 
 @dataclass(slots=True)

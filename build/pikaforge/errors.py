@@ -61,6 +61,10 @@ class UnreachableError(HostError):
     """What is elsewhere cannot be had from here: a registry's image, a mirror's packages, a download, a repository."""
 
 
+class AuditError(ForgeError):
+    """A file or package cannot be read, so nothing can be said of it; never a verdict."""
+
+
 class PublishError(ForgeError):
     """A repository could not be written, or not verified after writing."""
 

@@ -16,9 +16,11 @@ from subprocess import CompletedProcess
 import pytest
 from guest.helpers import clean_env, need, sh
 
-from pikaforge import config, plan, targets
-from pikaforge.model import Spec
-from pikaforge.stages import payload
+from pikaforge.config import load
+from pikaforge.config.schema import Spec
+from pikaforge.cpu import microarch
+from pikaforge.formats import payload
+from pikaforge.plan import plan
 
 ROOT = Path(__file__).resolve().parents[2]
 CPUINFO = Path(__file__).parent / "cpuinfo"
@@ -115,7 +117,7 @@ ADVICE = {
 
 @pytest.fixture(scope="module")
 def spec() -> Spec:
-    return config.load(ROOT / "matrix.yaml")
+    return load.load(ROOT / "matrix.yaml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -555,7 +557,7 @@ class TestRendered:
             assert "pni" in flags.split()
             assert "sse3" not in flags.split()
             # Nothing that archspec promises is forgotten, but for the names.
-            assert targets.features(target) - {"sse3", "flush_l1d"} <= set(flags.split())
+            assert microarch.features(target) - {"sse3", "flush_l1d"} <= set(flags.split())
 
     def test_a_changed_feature_changes_one_file(self, spec: Spec) -> None:
         first, second = (payload.render(spec.product, features=f).contents for f in (("avx",), ("avx", "avx2")))

@@ -15,11 +15,12 @@ import pytest
 from guest.helpers import GUEST, clean_env, need, sh
 from unit.helpers import about, make_spec
 
-from pikaforge.packing import deb, debian, rpm
-from pikaforge.packing.deb import Script
-from pikaforge.packing.house import ProductRpm
-from pikaforge.packing.layout import Entry
-from pikaforge.stages import payload
+from pikaforge.formats import payload
+from pikaforge.formats.deb import control_files, product
+from pikaforge.formats.deb.control_files import Script
+from pikaforge.formats.layout import Entry
+from pikaforge.formats.rpm import spec_file
+from pikaforge.formats.rpm.product import ProductRpm
 
 SHELLS: Mapping[str, tuple[str, ...]] = {"dash": ("dash",), "bash": ("bash", "--posix")}
 TOOLS = ("cat", "mktemp", "rm", "rmdir", "sh")
@@ -89,7 +90,7 @@ def scripts(features: tuple[str, ...] = ("lm",)) -> Mapping[Script, str]:
         make_spec().product, model="R620", target="sandybridge", image="debian12", features=features
     )
     wanted = ProductRpm(
-        about=about(dist="debian12", profile=rpm.OLD, summary="Server"),
+        about=about(dist="debian12", profile=spec_file.OLD, summary="Server"),
         model="R620",
         target="sandybridge",
         tree=tuple(
@@ -100,7 +101,7 @@ def scripts(features: tuple[str, ...] = ("lm",)) -> Mapping[Script, str]:
         requires=(),
         changes=(),
     )
-    return debian.product(wanted, depends=()).deb.packages[0].scripts
+    return product.product(wanted, depends=()).deb.packages[0].scripts
 
 
 @pytest.fixture(params=SHELLS, ids=str)
@@ -237,7 +238,9 @@ ORDER = (
 def test_dpkg_orders_versions_as_people_do() -> None:
     need("dpkg")
     versions = [
-        deb.legal_version(rpm.legal_version(version), rpm.legal_release(release, "R620", "debian12"))
+        control_files.legal_version(
+            spec_file.legal_version(version), spec_file.legal_release(release, "R620", "debian12")
+        )
         for version, release in ORDER
     ]
     for one, other in pairwise(versions):
@@ -263,7 +266,7 @@ FUTURE = 4102444800
 
 def test_times_owners_and_modes_are_decided(tmp_path: Path) -> None:
     need("dpkg-deb")
-    package = deb.Package(
+    package = control_files.Package(
         name="demo",
         summary="Server",
         description="It serves.",
@@ -274,10 +277,13 @@ def test_times_owners_and_modes_are_decided(tmp_path: Path) -> None:
         ),
         scripts={"preinst": "#!/bin/sh\n"},
     )
-    change = rpm.Change(epoch=FUTURE, lines=("first",))
-    made = deb.Deb(source="demo", version="1.0-1", dist="debian12", packages=(package,), changes=(change,))
+    change = spec_file.Change(epoch=FUTURE, lines=("first",))
+    made = control_files.Deb(source="demo", version="1.0-1", dist="debian12", packages=(package,), changes=(change,))
     sources = {"tree/run": b"run", "tree/conf": b"conf"}
-    for name, data in {**sources, **{f"pack/{name}": data for name, data in deb.inputs(made).items()}}.items():
+    for name, data in {
+        **sources,
+        **{f"pack/{name}": data for name, data in control_files.inputs(made).items()},
+    }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
     (tmp_path / "guest").symlink_to(GUEST)

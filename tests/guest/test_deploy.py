@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pikaforge import config
-from pikaforge.model import Product
-from pikaforge.stages import payload
+from pikaforge.config import load
+from pikaforge.config.schema import Product
+from pikaforge.formats import payload
 
 if TYPE_CHECKING:
     from conftest import Engine
@@ -51,7 +51,7 @@ REFUSED = ("lm", "no_such_flag")
 
 @pytest.fixture(scope="module")
 def product() -> Product:
-    return config.load(ROOT / "matrix.yaml").product
+    return load.load(ROOT / "matrix.yaml").product
 
 
 def tree(product: Product, features: tuple[str, ...] | None) -> dict[str, tuple[bytes, int]]:

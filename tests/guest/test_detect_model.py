@@ -17,11 +17,12 @@ from subprocess import CompletedProcess
 import pytest
 from guest.helpers import SHELLS, clean_env, need, sh
 
-from pikaforge import config, plan
+from pikaforge.config import load
+from pikaforge.config.schema import Model, Spec
+from pikaforge.formats import payload
 from pikaforge.host import hostos
-from pikaforge.model import Model, Spec
-from pikaforge.publish import clients
-from pikaforge.stages import payload
+from pikaforge.plan import plan
+from pikaforge.publish import client_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CPUINFO = Path(__file__).parent / "cpuinfo"
@@ -45,7 +46,7 @@ ICELAKE, QEMU = "icelake-platinum-8358", "kvm-qemu64"
 @pytest.fixture(scope="module")
 def spec() -> Spec:
     """matrix.yaml, and a model whose machines call themselves otherwise."""
-    real = config.load(ROOT / "matrix.yaml")
+    real = load.load(ROOT / "matrix.yaml")
     other = Model(cpus=("haswell", "broadwell"), dmi=(DL380, "HP DL380g9 (test)"))
     return real.model_copy(update={"hardware": {**real.hardware, "DL380-Gen9": other}})
 
@@ -116,7 +117,7 @@ def script(spec: Spec, whole: Mapping[str, Sequence[str]]) -> Script:
     def script_for(published: Mapping[str, Sequence[str]] | None, key: str | None) -> bytes:
         name = repr((published, key))
         if name not in made:
-            made[name] = clients.detect_script(
+            made[name] = client_config.detect_script(
                 spec,
                 whole if published is None else published,
                 base_url=URL,
@@ -500,7 +501,7 @@ class TestYumVariable:
         ]
         assert machine.written() == {"etc/yum/vars/pikamodel"}
         assert machine.variable.read_bytes() == b"R620\n"
-        assert machine.variable.name == clients.yum_variable("pika")
+        assert machine.variable.name == client_config.yum_variable("pika")
 
     def test_by_the_cpus(self, make: Make, shell: str) -> None:
         done = make(None, IVY, "el9").ask(shell=shell)
@@ -634,8 +635,8 @@ class TestApt:
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.splitlines()[-1] == f"detect-model: wrote {machine.sources}"
         assert machine.written() == {"etc/apt/sources.list.d/pika.list", "etc/apt/keyrings/forge.asc"}
-        assert machine.sources.read_text() == clients.apt_list(
-            product="pika", image="ubuntu2204", model="R620", base_url=URL, keyring=clients.keyring("forge.asc")
+        assert machine.sources.read_text() == client_config.apt_list(
+            product="pika", image="ubuntu2204", model="R620", base_url=URL, keyring=client_config.keyring("forge.asc")
         )
         key = machine.root / "etc/apt/keyrings/forge.asc"
         assert key.read_text() == BARE
@@ -741,14 +742,14 @@ class TestText:
     def test_shellcheck_has_nothing_to_say(self, make: Make, key: str | None) -> None:
         need("shellcheck")
         script = make(key=key).script
-        done = sh("shellcheck", "-s", "sh", payload.FOLDER / clients.SCRIPT, script, env=clean_env())
+        done = sh("shellcheck", "-s", "sh", client_config.ASSETS / client_config.SCRIPT, script, env=clean_env())
         assert done.returncode == 0, done.stdout
 
     def test_no_word_is_left(self, make: Make) -> None:
-        assert clients.WORD.findall(make().script.read_text()) == []
+        assert client_config.WORD.findall(make().script.read_text()) == []
 
     def test_nothing_is_run_or_fetched(self) -> None:
-        lines = (payload.FOLDER / clients.SCRIPT).read_text().splitlines()
+        lines = (client_config.ASSETS / client_config.SCRIPT).read_text().splitlines()
         code = [line.strip() for line in lines if not line.lstrip().startswith("#")]
         for word in ("eval", "curl", "wget", "exec", ". "):
             assert not [line for line in code if line.startswith(word) or f"$({word}" in line], word

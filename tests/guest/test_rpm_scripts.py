@@ -13,10 +13,10 @@ import pytest
 from guest.helpers import GUEST, clean_env, need, sh
 from unit.helpers import about, make_spec
 
-from pikaforge.packing import house, rpm
-from pikaforge.packing.house import ProductRpm
-from pikaforge.packing.layout import Entry
-from pikaforge.stages import payload
+from pikaforge.formats import payload
+from pikaforge.formats.layout import Entry
+from pikaforge.formats.rpm import product, spec_file
+from pikaforge.formats.rpm.product import ProductRpm
 
 SHELLS: Mapping[str, tuple[str, ...]] = {"dash": ("dash",), "bash": ("bash", "--posix"), "busybox": ("busybox", "sh")}
 TOOLS = ("cat", "mktemp", "rm", "rmdir", "sh")
@@ -31,7 +31,7 @@ class Host:
     top: Path
     words: tuple[str, ...]
     """Of the shell."""
-    scripts: Mapping[rpm.Section, str]
+    scripts: Mapping[spec_file.Section, str]
 
     def stub(self, name: str, body: str = "exit 0") -> None:
         path = self.top / "bin" / name
@@ -44,7 +44,7 @@ class Host:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def run(self, section: rpm.Section, count: int, **env: str) -> CompletedProcess[str]:
+    def run(self, section: spec_file.Section, count: int, **env: str) -> CompletedProcess[str]:
         """Run a scriptlet with the folders of the system moved below this one's."""
         text = self.scripts[section]
         for place in ("/run/", "/usr/lib/", "/var/tmp/"):
@@ -60,7 +60,7 @@ class Host:
         return path.read_text().splitlines() if path.exists() else []
 
 
-def scripts(features: tuple[str, ...] = ("lm",)) -> Mapping[rpm.Section, str]:
+def scripts(features: tuple[str, ...] = ("lm",)) -> Mapping[spec_file.Section, str]:
     """The scriptlets of a package."""
     rendered = payload.render(
         make_spec().product,
@@ -81,7 +81,7 @@ def scripts(features: tuple[str, ...] = ("lm",)) -> Mapping[rpm.Section, str]:
         requires=(),
         changes=(),
     )
-    return house.product(wanted).rpm.packages[0].scripts
+    return product.product(wanted).rpm.packages[0].scripts
 
 
 @pytest.fixture(params=SHELLS, ids=str)
@@ -222,7 +222,7 @@ class TestRemoval:
         assert (host.top / "run/demo/9221.pid").exists()
 
     def test_without_systemd_there_is_nothing_to_do(self, host: Host) -> None:
-        sections: tuple[rpm.Section, ...] = ("preun", "postun")
+        sections: tuple[spec_file.Section, ...] = ("preun", "postun")
         for section in sections:
             done = host.run(section, 0)
             assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -236,7 +236,7 @@ def test_no_program_of_the_package_is_started() -> None:
 
 
 @pytest.mark.parametrize("section", ["pre", "post", "preun", "postun"])
-def test_shellcheck_has_nothing_to_say(section: rpm.Section, tmp_path: Path) -> None:
+def test_shellcheck_has_nothing_to_say(section: spec_file.Section, tmp_path: Path) -> None:
     need("shellcheck")
     script = tmp_path / section
     script.write_text(scripts()[section])

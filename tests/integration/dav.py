@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from integration.images import base_of, image_of
 
 from pikaforge.host.job import files
-from pikaforge.publish.credentials import Credentials
+from pikaforge.publish.sites.credentials import Credentials
 
 if TYPE_CHECKING:
     from conftest import Engine

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pikaforge.signing import KEY, PASSPHRASE, PUBLIC, Settings
+from pikaforge.attest.signing import KEY, PASSPHRASE, PUBLIC, Settings
 
 
 @dataclass(frozen=True)

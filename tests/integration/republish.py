@@ -20,9 +20,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 from publishing import FakeSigner, Root, Shelf, in_folder, spec  # noqa: E402
 
-from pikaforge.publish import apt, yum  # noqa: E402
-from pikaforge.publish.credentials import Credentials  # noqa: E402
-from pikaforge.publish.web import WebSite  # noqa: E402
+from pikaforge.formats.deb import apt  # noqa: E402
+from pikaforge.formats.rpm import yum  # noqa: E402
+from pikaforge.publish.sites.credentials import Credentials  # noqa: E402
+from pikaforge.publish.sites.web import WebSite  # noqa: E402
 
 HARMLESS = 3
 """One in so many is left alone."""

@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pikaforge import targets
-from pikaforge.audit import Rules, audit_paths
-from pikaforge.elf.facts import read_facts
-from pikaforge.emulation import lacking
-from pikaforge.host.engine import DockerEngine
+from pikaforge.audit.allowed_features import from_macros
+from pikaforge.audit.audit import Rules, audit_paths
+from pikaforge.audit.elf.facts import read_facts
+from pikaforge.cpu import microarch
+from pikaforge.cpu.emulation import lacking
+from pikaforge.host.docker import DockerEngine
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.sourcetar import without_top
-from pikaforge.isa.allow import from_macros
 
 if TYPE_CHECKING:
     from integration.conftest import Warm
@@ -94,7 +94,7 @@ class Builder:
         return done.outputs
 
     def flags(self, target: str) -> tuple[str, ...]:
-        resolution = targets.resolve(target, self._gcc)
+        resolution = microarch.resolve(target, self._gcc)
         assert resolution.possible, resolution.reason
         return resolution.flags
 

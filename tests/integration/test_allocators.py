@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pikaforge.elf.facts import read_facts
-from pikaforge.elf.packages import members
+from pikaforge.audit.elf.facts import read_facts
+from pikaforge.host.archives import members
 
 if TYPE_CHECKING:
     from conftest import Project, Shared

@@ -19,19 +19,19 @@ import pytest
 from elftools.dwarf.callframe import FDE
 from elftools.elf.elffile import ELFFile
 
-from pikaforge import targets
-from pikaforge.audit import AuditResult, Rules, audit_paths, audit_tree
-from pikaforge.elf.errors import AuditError
-from pikaforge.elf.facts import facts_of, read_facts
-from pikaforge.elf.frames import read_frames
-from pikaforge.elf.inputs import open_inputs
-from pikaforge.elf.layout import is_elf, read_layout
-from pikaforge.elf.linkage import LinkageRules
-from pikaforge.isa.allow import Allowed, free, from_gcc
-from pikaforge.isa.crew import CHUNK_BYTES
-from pikaforge.isa.decode import Source, code_regions, scan
-from pikaforge.isa.features import table
-from pikaforge.isa.waivers import Waiver
+from pikaforge.audit.allowed_features import Allowed, free, from_gcc
+from pikaforge.audit.audit import AuditResult, Rules, audit_paths, audit_tree
+from pikaforge.audit.elf.facts import facts_of, read_facts
+from pikaforge.audit.elf.frames import read_frames
+from pikaforge.audit.elf.layout import is_elf, read_layout
+from pikaforge.audit.inputs import open_inputs
+from pikaforge.audit.isa.decode import Source, code_regions, scan
+from pikaforge.audit.isa.worker_pool import CHUNK_BYTES
+from pikaforge.audit.judge_linkage import LinkageRules
+from pikaforge.audit.waivers import Waiver
+from pikaforge.cpu import microarch
+from pikaforge.cpu.features import table
+from pikaforge.errors import AuditError
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
@@ -439,7 +439,7 @@ def test_every_macro_of_the_table_is_the_compilers() -> None:
 @pytest.mark.parametrize("target", ["nehalem", "sandybridge", "haswell", "skylake_avx512", "zen2", "x86_64_v3"])
 def test_what_the_compiler_makes_for_a_target_is_allowed_for_it(target: str, tmp_path: Path) -> None:
     version = subprocess.run(["gcc", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
-    resolution = targets.resolve(target, version)
+    resolution = microarch.resolve(target, version)
     if not resolution.possible:
         pytest.skip(resolution.reason)
     path = gcc(tmp_path / "x", VECTOR, "-O3", "-ffast-math", march=resolution.flags)

@@ -21,11 +21,11 @@ from integration.bare import PATH, Machine, machine_of
 from integration.keys import Key, new_key
 from standins import make
 
-from pikaforge import config
+from pikaforge.attest.signing import KEY
+from pikaforge.config import load
 from pikaforge.errors import EXIT_HOST
-from pikaforge.lockfile import Lock
-from pikaforge.signing import KEY
-from pikaforge.stages import image as images
+from pikaforge.host.lockfile import Lock
+from pikaforge.pipeline.image import image as images
 
 if TYPE_CHECKING:
     from conftest import Engine, Project
@@ -46,7 +46,7 @@ def standin(_: Project, name: str) -> str:
 
 def minimal(project: Project, name: str) -> str:
     """What an image of the matrix starts from, which the finished build has pinned: its system and apt, no more."""
-    entry = config.load(project.matrix).images[name]
+    entry = load.load(project.matrix).images[name]
 
     class Pinned:
         lock = Lock(project.lock_path)

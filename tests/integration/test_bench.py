@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pikaforge import emulation
-from pikaforge.targets import resolve
+from pikaforge.cpu import emulation
+from pikaforge.cpu.microarch import resolve
 
 if TYPE_CHECKING:
     from conftest import Done, Project

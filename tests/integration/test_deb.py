@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from integration.images import image_of
 
-from pikaforge import config
-from pikaforge.elf.facts import read_facts
-from pikaforge.elf.inputs import open_package
-from pikaforge.elf.linkage import library_versions
-from pikaforge.host.engine import DockerEngine
+from pikaforge.audit.elf.facts import read_facts
+from pikaforge.audit.inputs import open_package
+from pikaforge.audit.judge_linkage import library_versions
+from pikaforge.config import load
+from pikaforge.config.schema import Spec
+from pikaforge.formats import debuginfo, payload
+from pikaforge.formats.deb import product as debian
+from pikaforge.formats.deb.control_files import Described
+from pikaforge.formats.layout import tree_entries
+from pikaforge.formats.rpm import product as house
+from pikaforge.formats.rpm import spec_file
+from pikaforge.formats.rpm.product import About, ProductRpm
+from pikaforge.host.docker import DockerEngine
 from pikaforge.host.job import Input, Job, files
-from pikaforge.model import Spec
-from pikaforge.packing import debian, debug, house, rpm
-from pikaforge.packing.deb import Described
-from pikaforge.packing.house import About, ProductRpm
-from pikaforge.packing.layout import tree_entries
-from pikaforge.stages import payload
 
 if TYPE_CHECKING:
     from conftest import Engine
@@ -99,8 +101,8 @@ class Kit:
             name="pika",
             version="v3.4.0",
             release=release,
-            dist=rpm.dist_tag(image.family, image.os),
-            profile=rpm.profile(image.family, image.os),
+            dist=spec_file.dist_tag(image.family, image.os),
+            profile=spec_file.profile(image.family, image.os),
             summary="Server with the protocol of Redis that keeps its data on disk",
             description="Pika speaks the protocol of Redis and keeps its data in RocksDB, so that it may be larger "
             "than the memory of the machine.",
@@ -120,7 +122,7 @@ class Kit:
             payload=rendered.contents,
             requires=(),
             changes=house.changes(patches, epoch=EPOCH, version="v3.4.0", ref="v3.4.0"),
-            debug=debug.debug_entries(self.debug, folder="debug", prefix=TOP, build_ids=self.build_ids)
+            debug=debuginfo.debug_entries(self.debug, folder="debug", prefix=TOP, build_ids=self.build_ids)
             if with_debug
             else (),
         )
@@ -166,7 +168,7 @@ def kit(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Kit:
     opened = open_package(entry / "tree.tar", folder / "elves")
     facts = [read_facts(path, name=name) for name, path in opened.elves.items()]
     system = {soname for fact in facts for soname in fact.needed} - {fact.soname for fact in facts}
-    spec = config.load(ROOT / "matrix.yaml")
+    spec = load.load(ROOT / "matrix.yaml")
     return Kit(
         spec=spec,
         tools=next(facts["build"] for facts in images if "/tools-" in facts.get("build", "")),

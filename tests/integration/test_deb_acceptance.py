@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pikaforge.describe.contents import read_package
+from pikaforge.attest.contents import read_package
 from pikaforge.host.job import files
 
 if TYPE_CHECKING:

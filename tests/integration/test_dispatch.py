@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from pikaforge.isa.allow import of_baseline
-from pikaforge.isa.decode import Hit, Source, scan
+from pikaforge.audit.allowed_features import of_baseline
+from pikaforge.audit.isa.decode import Hit, Source, scan
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc here")
 

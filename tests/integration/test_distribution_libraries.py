@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pikaforge.audit import AuditResult, Rules, audit_compiled
-from pikaforge.elf.code import code_digest
+from pikaforge.audit.audit import AuditResult, Rules, audit_compiled
+from pikaforge.audit.elf.code import code_digest
+from pikaforge.host.docker import DockerEngine
 from pikaforge.host.download import Downloads
-from pikaforge.host.engine import DockerEngine
+from pikaforge.host.lockfile import Lock
 from pikaforge.host.store import Result, Store
-from pikaforge.lockfile import Lock
-from pikaforge.stages import audit, libraries
-from pikaforge.stages.libraries import Libraries
-from pikaforge.workshop import Workshop
+from pikaforge.host.workspace import Workshop
+from pikaforge.pipeline import audit
+from pikaforge.pipeline.image import libraries
+from pikaforge.pipeline.image.libraries import Libraries
 
 if TYPE_CHECKING:
     from conftest import Engine

@@ -78,7 +78,7 @@ def test_the_wheel_has_exactly_the_package(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names == _files()
-    assert {"pikaforge/payload/deploy.sh", "pikaforge/cli.py", "pikaforge/host/job.py"} <= names
+    assert {"pikaforge/payload/deploy.sh", "pikaforge/cli/main.py", "pikaforge/host/job.py"} <= names
 
 
 def test_the_package_names_no_product() -> None:

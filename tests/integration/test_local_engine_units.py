@@ -17,7 +17,7 @@ import pytest
 from pikaforge.errors import HostError
 from pikaforge.host import process
 from pikaforge.host.job import Input, Job, ServerJob, files, folders
-from pikaforge.host.local import PASSED_ON, HostEngine, unpack
+from pikaforge.host.no_container import PASSED_ON, HostEngine, unpack
 from pikaforge.host.owner import Owner
 
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pikaforge import compilers, config
-from pikaforge.host.engine import DockerEngine
+from pikaforge.config import compilers, load
+from pikaforge.config.schema import Spec
+from pikaforge.host.docker import DockerEngine
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Store
-from pikaforge.model import Spec
 
 if TYPE_CHECKING:
     from conftest import Done, Project
@@ -170,7 +170,7 @@ def toolchain(
         name=name,
         gcc=IMAGES[name],
         image=str(record.facts["build"]),
-        spec=config.load(ROOT / "matrix.yaml"),
+        spec=load.load(ROOT / "matrix.yaml"),
         folder=folder,
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pikaforge.describe.contents import read_package
+from pikaforge.attest.contents import read_package
 
 if TYPE_CHECKING:
     from conftest import Done, Project, Shared, Tool

@@ -24,7 +24,7 @@ from integration.podman_service import NOFILE, Podman, Unusable, podman_as_root,
 from integration.registry_stub import put_list
 
 from pikaforge.errors import HostError
-from pikaforge.host.engine import DockerEngine
+from pikaforge.host.docker import DockerEngine
 from pikaforge.host.images import ImageFacts, RegistryError
 from pikaforge.host.job import CannotServe, Input, Job, RunningServer, ServerJob, files
 

@@ -31,9 +31,9 @@ from integration.images import base_of, image_of
 from integration.keys import Key, new_key
 from integration.rpm_host import HOST, STUB, TOP, full
 
+from pikaforge.config.schema import Format
 from pikaforge.host.job import files
-from pikaforge.model import Format
-from pikaforge.publish import clients
+from pikaforge.publish import client_config
 
 if TYPE_CHECKING:
     from conftest import Done, Engine, Project
@@ -127,7 +127,7 @@ class Site:
         """What is to be done on any machine of the fleet; the page says it of one kind of package."""
 
         def lines(kind: Format) -> str:
-            told = clients.install_lines(
+            told = client_config.install_lines(
                 kind,
                 product="pika",
                 image="debian12",
@@ -370,7 +370,7 @@ def test_releases_reach_machines_and_are_taken_back(
 ) -> None:
     # Both take the first release as the page says.
     lines = site.fleet_lines("rpm")
-    assert f"{site.url}/{clients.fleet_repo_path('pika', 'debian12')}" in lines
+    assert f"{site.url}/{client_config.fleet_repo_path('pika', 'debian12')}" in lines
     told = rpm_machine.obey(lines)
     assert f"this machine is R620 of debian12, by its DMI product name '{DMI}'" in told
     assert rpm_machine.installed() == full("1")
@@ -382,7 +382,7 @@ def test_releases_reach_machines_and_are_taken_back(
 
     lines = site.lines("deb")
     assert "trusted" not in lines
-    assert f"{site.url}/{clients.apt_list_path('pika', 'debian12', 'R620')}" in lines
+    assert f"{site.url}/{client_config.apt_list_path('pika', 'debian12', 'R620')}" in lines
     apt_machine.obey(lines)
     assert apt_machine.state() == f"install ok installed {DEB.format('1')}"
     source = apt_machine.ok("cat", "/etc/apt/sources.list.d/pika.list")
@@ -435,7 +435,7 @@ def test_dnf_fills_an_install_root(site: Site, rpm_machine: Host) -> None:
     )
     rpm_machine.sh(
         f"cd /srv && curl -fsS -o /clean/etc/yum.repos.d/pika.repo {site.url}/debian12/pika.repo"
-        f" && curl -fsSO {site.url}/{clients.SCRIPT_PATH} && sh detect-model.sh --root /clean"
+        f" && curl -fsSO {site.url}/{client_config.SCRIPT_PATH} && sh detect-model.sh --root /clean"
     )
     rpm_machine.dnf_ok("--installroot=/clean", "install", "pika")
     assert rpm_machine.run("rpm", "-q", "pika")[0] == 1, "not on this machine"

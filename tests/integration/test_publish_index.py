@@ -33,11 +33,11 @@ from integration.index_server import (
     wheel_of,
 )
 
-from pikaforge.describe.contents import read_package
+from pikaforge.attest.contents import read_package
 from pikaforge.errors import EXIT_PUBLISH, PublishError
 from pikaforge.host import process
-from pikaforge.publish.credentials import Credentials
-from pikaforge.publish.index import Outcome, publish_wheels
+from pikaforge.publish.sites.credentials import Credentials
+from pikaforge.publish.sites.pypi import Outcome, publish_wheels
 
 if TYPE_CHECKING:
     from .builds import SampleBuild

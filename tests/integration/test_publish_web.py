@@ -20,12 +20,12 @@ import pytest
 from integration.dav import PROXIES, WRITER, Dav, Fault, dav_of, fetched, nginx_image, serving, way_to
 
 from pikaforge.errors import EXIT_PUBLISH, ConfigError, PublishError
-from pikaforge.publish.change import Addition, Change, file_of
-from pikaforge.publish.credentials import Credentials
-from pikaforge.publish.records import STATE, File, Generation, State, read_state, text
-from pikaforge.publish.redo import PENDING, Redo
-from pikaforge.publish.web import WebSite
-from pikaforge.publish.weblock import LOCK
+from pikaforge.publish.sites.credentials import Credentials
+from pikaforge.publish.sites.journal import PENDING, Redo
+from pikaforge.publish.sites.web import WebSite
+from pikaforge.publish.sites.web_lock import LOCK
+from pikaforge.publish.state import STATE, File, Generation, State, read_state, text
+from pikaforge.publish.transaction import Addition, Change, file_of
 
 if TYPE_CHECKING:
     from conftest import Engine

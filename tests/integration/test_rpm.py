@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from integration.images import image_of
 
-from pikaforge import config, plan
-from pikaforge.elf import linkage
-from pikaforge.elf.facts import read_facts
-from pikaforge.elf.inputs import open_package
-from pikaforge.host.engine import DockerEngine
+from pikaforge.audit import judge_linkage
+from pikaforge.audit.elf.facts import read_facts
+from pikaforge.audit.inputs import open_package
+from pikaforge.config import load
+from pikaforge.config.schema import Image, Spec
+from pikaforge.formats import debuginfo, payload
+from pikaforge.formats.layout import Entry, tree_entries
+from pikaforge.formats.rpm import allocator, spec_file
+from pikaforge.formats.rpm import product as house
+from pikaforge.formats.rpm.product import About, Described, ProductRpm
+from pikaforge.host.docker import DockerEngine
 from pikaforge.host.job import Input, Job, files
-from pikaforge.model import Image, Spec
-from pikaforge.packing import allocator, debug, house, rpm
-from pikaforge.packing.house import About, Described, ProductRpm
-from pikaforge.packing.layout import Entry, tree_entries
-from pikaforge.stages import payload
+from pikaforge.plan import plan
 
 if TYPE_CHECKING:
     from conftest import Engine
@@ -104,8 +106,8 @@ class Kit:
             name="pika",
             version="v3.4.0",
             release=release,
-            dist=rpm.dist_tag(image.family, image.os),
-            profile=rpm.profile(image.family, image.os),
+            dist=spec_file.dist_tag(image.family, image.os),
+            profile=spec_file.profile(image.family, image.os),
             summary="Server with the protocol of Redis that keeps its data on disk",
             description="Pika speaks the protocol of Redis and keeps its data in RocksDB, so that it may be larger "
             "than the memory of the machine.",
@@ -147,7 +149,7 @@ class Kit:
         return described, archives
 
     def debug_entries(self) -> tuple[Entry, ...]:
-        return debug.debug_entries(self.debug, folder="debug", prefix=TOP, build_ids=self.build_ids)
+        return debuginfo.debug_entries(self.debug, folder="debug", prefix=TOP, build_ids=self.build_ids)
 
     def run(
         self,
@@ -204,12 +206,12 @@ def kit(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Kit:
     own = {fact.soname for fact in facts}
     system = {soname for fact in facts for soname in fact.needed} - own
     return Kit(
-        spec=config.load(ROOT / "matrix.yaml"),
+        spec=load.load(ROOT / "matrix.yaml"),
         tools=tools,
         runtime=runtime,
         tree=tree,
         debug=entry / "debug.tar",
-        needs=house.needs(linkage.library_versions(facts, sorted(system))),
+        needs=house.needs(judge_linkage.library_versions(facts, sorted(system))),
         build_ids={fact.name: fact.build_id for fact in facts},
         folder=folder,
     )
@@ -315,14 +317,16 @@ def base_package(kit: Kit, desk: Host) -> Path:
     programs["rsync"] = "/usr/bin/rsync"
     for path in programs.values():
         desk.ok("test", "-x", path)
-    package = rpm.Package(
+    package = spec_file.Package(
         name="base-system",
         summary="What Debian's own packages provide",
         description="For tests.",
         entries=(),
         provides=(*found, *programs),
     )
-    made = rpm.Rpm(version="1", release="1", licence="MIT", url="", packages=(package,), profile=rpm.OLD, changes=())
+    made = spec_file.Rpm(
+        version="1", release="1", licence="MIT", url="", packages=(package,), profile=spec_file.OLD, changes=()
+    )
     outputs = kit.pack("base", Described(rpm=made, extra={}), {})
     return next(iter(outputs.values()))
 
@@ -420,9 +424,9 @@ def test_each_system_reads_its_package(kit: Kit, desk: Host, image: str, compres
 
 def test_a_feature_that_the_system_lacks_is_refused(kit: Kit) -> None:
     described, archives = kit.product("el9", with_debug=False)
-    wrong = replace(described.rpm, profile=replace(rpm.ZSTD, features=rpm.OLD.features))
+    wrong = replace(described.rpm, profile=replace(spec_file.ZSTD, features=spec_file.OLD.features))
     made = {**archives, "made": files(described.extra)}
-    status, _, log = kit.run("lacks", "rpm", rpm.inputs(wrong), made, ())
+    status, _, log = kit.run("lacks", "rpm", spec_file.inputs(wrong), made, ())
     assert status == DAMAGED
     assert "needs rpmlib(PayloadIsZstd), which the rpm of its system does not have" in log
 
@@ -700,7 +704,7 @@ def test_rpmlint_says_nothing_new(desk: Host, built: Mapping[str, Path]) -> None
 
 
 def test_the_tarball_of_debug_information(kit: Kit, desk: Host, built: Mapping[str, Path]) -> None:
-    pack = debug.debug_tarball(kit.debug_entries())
+    pack = debuginfo.debug_tarball(kit.debug_entries())
     packed = []
     for name, archive in (("debug-one", kit.debug), ("debug-two", aged(kit.debug))):
         status, outputs, log = kit.run(name, "debuginfo", pack, {"debug": archive}, ["debuginfo.tar.gz"])
@@ -731,7 +735,7 @@ def test_the_allocators_packages(kit: Kit, desk: Host, host: Host) -> None:
         target="sandybridge",
         prefix=tree_entries(prefix, folder="prefix", prefix=top),
         requires=("libc.so.6(GLIBC_2.4)(64bit)",),
-        changes_=(rpm.Change(epoch=EPOCH, lines=("gperftools 2.7",)),),
+        changes_=(spec_file.Change(epoch=EPOCH, lines=("gperftools 2.7",)),),
     )
     libs, devel = kit.pack("gperftools", described, {"prefix": prefix}).values()
     assert [libs.name, devel.name] == [

@@ -22,7 +22,7 @@ from integration.rpm_host import TOP, Host
 from standins import make
 from standins.registry import Registry, serve
 
-from pikaforge import coverage
+from pikaforge.pipeline import coverage
 
 if TYPE_CHECKING:
     from conftest import Done, Engine, Project

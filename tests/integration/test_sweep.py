@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pikaforge import config, coverage
-from pikaforge.audit import today
-from pikaforge.selection import Selection, select
-from pikaforge.verbs.sweep import representatives
+from pikaforge.audit.audit import today
+from pikaforge.cli.commands.sweep import representatives
+from pikaforge.config import load
+from pikaforge.pipeline import coverage
+from pikaforge.plan.selection import Selection, select
 
 if TYPE_CHECKING:
     from integration.conftest import Shop
@@ -28,7 +29,7 @@ def test_a_slice_of_the_sweep(shop: Shop, tmp_path: Path) -> None:
     project = shop.ready(tmp_path)
     number = int(os.environ.get("PIKAFORGE_SLICE") or today().toordinal()) % SLICES
     selection = Selection(selectors=("*-debian*-none",))
-    spec = config.load(ROOT / "matrix.yaml")
+    spec = load.load(ROOT / "matrix.yaml")
     chosen = representatives(select(spec, selection))[number::SLICES]
     chosen.sort(key=lambda cell: list(spec.images).index(cell.image))
     arguments = project.arguments(

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pikaforge import cli, emulation, targets
+from pikaforge.cli import main
+from pikaforge.cpu import emulation, microarch
 from pikaforge.host import hostos
-from pikaforge.host.engine import DockerEngine
-from pikaforge.record import BuildReport, CellRecord
+from pikaforge.host.docker import DockerEngine
+from pikaforge.pipeline.report import BuildReport, CellRecord
 
 if TYPE_CHECKING:
     from conftest import Project
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("twins")]
 
-OLD = targets.kernel_flags("x86_64_v2")
+OLD = microarch.kernel_flags("x86_64_v2")
 R6 = (
     "R610", "R620", "R630", "R640", "R650", "R660", "R670", "R6415", "R6515", "R6525", "R6615", "R6625",
 )  # fmt: skip
@@ -42,7 +43,7 @@ def project(shop: Shop, shrink: Callable[..., None], tmp_path_factory: pytest.Te
 
 
 def _build(project: Project, *argv: str) -> int:
-    return cli.main(project.arguments("build", *argv, image=""))
+    return main.main(project.arguments("build", *argv, image=""))
 
 
 def _report(project: Project) -> dict[str, CellRecord]:

@@ -21,15 +21,16 @@ from unit import elf_files as ef
 from unit.artifacts import NAME, TREE, deliver, flip, make_rpm, write_sums
 from unit.helpers import BASE
 
-from pikaforge import rpmfile, signing
-from pikaforge.describe import describe
-from pikaforge.describe.provenance import Builder
+from pikaforge.attest import signing
+from pikaforge.attest.describe import describe
+from pikaforge.attest.provenance import Builder
+from pikaforge.attest.signatures import Verifier
+from pikaforge.attest.signing import Settings, open_signer
+from pikaforge.attest.verify import artifact_of
+from pikaforge.cli.commands import verify as verb
+from pikaforge.cli.context import Setting
 from pikaforge.errors import ConfigError, HostError
-from pikaforge.setting import Setting
-from pikaforge.signatures import Verifier
-from pikaforge.signing import Settings, open_signer
-from pikaforge.verbs import verify as verb
-from pikaforge.verify import artifact_of
+from pikaforge.formats.rpm import rpm_file
 
 ROOT = Path(__file__).resolve().parents[2]
 CANARY = "CANARY-4f1d-correct-horse"
@@ -471,11 +472,11 @@ class TestRpm:
         by_rpm = verifier.check_by_rpm(rpm)
         assert by_rpm is not None
         assert by_rpm.why == "rpm finds no signature in it"
-        insert = rpmfile.insert_here(ROOT / "docker/guest/rpmsign.sh", tmp_path)
+        insert = rpm_file.insert_here(ROOT / "docker/guest/rpmsign.sh", tmp_path)
         with open_signer(key.settings, tmp_path / "s") as signer:
             assert signer.sign_rpm(rpm, insert)
             assert not signer.sign_rpm(rpm, insert)
-        assert rpmfile.read_rpm(rpm).body == rpmfile.read_rpm(built).body
+        assert rpm_file.read_rpm(rpm).body == rpm_file.read_rpm(built).body
         by_rpm = verifier.check_by_rpm(rpm)
         assert by_rpm is not None
         assert by_rpm.good, by_rpm.why
@@ -494,8 +495,8 @@ def test_what_is_told_does_not_depend_on_the_run(tmp_path: Path) -> None:
     path = deliver(tmp_path / "d")
     texts = []
     code = (
-        "import sys; from pathlib import Path; from pikaforge.describe import describe; "
-        "from pikaforge.describe.provenance import Builder; describe(Path(sys.argv[1]), builder=Builder())"
+        "import sys; from pathlib import Path; from pikaforge.attest.describe import describe; "
+        "from pikaforge.attest.provenance import Builder; describe(Path(sys.argv[1]), builder=Builder())"
     )
     for seed in ("1", "2"):
         for companion in (f"{NAME}.sbom.json", f"{NAME}.intoto.json"):

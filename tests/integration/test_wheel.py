@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pikaforge import config
-from pikaforge.model import Product
-from pikaforge.packing import wheel
+from pikaforge.config import load
+from pikaforge.config.schema import Product
+from pikaforge.formats.wheel import wheel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,7 +103,7 @@ def state_of(folder: Path) -> dict[str, tuple[int, int, int]]:
 @pytest.fixture(scope="module")
 def host(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Host:
     """The wheel of the finished build, installed by pip from a folder."""
-    product = config.load(ROOT / "matrix.yaml").product
+    product = load.load(ROOT / "matrix.yaml").product
     folder = tmp_path_factory.mktemp("wheel")
     (packed,) = (warm.store / "package" / warm.keys["package"][0]).glob(f"{product.name}-*-R620.tar.gz")
     tarball = for_testing(packed, product, folder / "package.tar.gz")

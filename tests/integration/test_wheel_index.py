@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from integration.index_server import NAME, VERSION, Index, index_of, install, run, skip_unless_it_runs_here, wheel_of
 
-from pikaforge.describe.contents import packed_mode, read_package
+from pikaforge.attest.contents import packed_mode, read_package
 
 if TYPE_CHECKING:
     from .builds import SampleBuild

@@ -24,10 +24,10 @@ from typing import Any
 import yaml
 from standins.registry import Registry
 
-from pikaforge.host import bootstrap
-from pikaforge.host.engine import DockerEngine
+from pikaforge.host.docker import DockerEngine
 from pikaforge.host.job import files
-from pikaforge.stages.image import Base
+from pikaforge.pipeline.image import bootstrap
+from pikaforge.pipeline.image.image import Base
 
 HERE = Path(__file__).resolve().parent
 MATRIX = HERE.parents[1] / "matrix.yaml"

@@ -14,9 +14,9 @@ from typing import Any
 
 from unit import elf_files as ef
 
-from pikaforge.describe import SIGNATURE_SUFFIX, SUMS, describe
-from pikaforge.describe.contents import contents_of
-from pikaforge.describe.provenance import Builder
+from pikaforge.attest.contents import contents_of
+from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS, describe
+from pikaforge.attest.provenance import Builder
 
 MANIFEST: dict[str, Any] = {
     "format": 4,

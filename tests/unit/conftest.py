@@ -13,7 +13,7 @@ import pytest
 from unit.helpers import FakeEngine, Forbidden, make_workshop
 
 from pikaforge.host import process
-from pikaforge.workshop import Workshop
+from pikaforge.host.workspace import Workshop
 
 
 @pytest.fixture(autouse=True)

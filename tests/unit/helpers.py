@@ -14,18 +14,18 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from pikaforge import config
+from pikaforge.config import load
+from pikaforge.config.schema import Spec
+from pikaforge.cpu.microarch import features
 from pikaforge.errors import ForgeError
+from pikaforge.formats.rpm import spec_file
+from pikaforge.formats.rpm.product import About
 from pikaforge.host.download import Downloads
 from pikaforge.host.job import Input, Job, JobResult, RunningServer, ServerJob
+from pikaforge.host.lockfile import Lock
 from pikaforge.host.store import Store
-from pikaforge.lockfile import Lock
-from pikaforge.model import Spec
-from pikaforge.packing import rpm
-from pikaforge.packing.house import About
-from pikaforge.plan import Cell, all_cells
-from pikaforge.targets import features
-from pikaforge.workshop import GUEST, Workshop
+from pikaforge.host.workspace import GUEST, Workshop
+from pikaforge.plan.plan import Cell, all_cells
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,7 +88,7 @@ def make_spec(**changes: Any) -> Spec:
         for name in folders:
             part = part.setdefault(name, {})
         part[last] = value
-    return config.parse(yaml.safe_dump(data, sort_keys=False), file="matrix.yaml")
+    return load.parse(yaml.safe_dump(data, sort_keys=False), file="matrix.yaml")
 
 
 def the_cell(spec: Spec, cell_id: str) -> Cell:
@@ -247,7 +247,7 @@ def about(**changes: Any) -> About:
         version="v1.0",
         release="1",
         dist="el9",
-        profile=rpm.ZSTD,
+        profile=spec_file.ZSTD,
         summary="A server",
         description="It serves.",
         licence="MIT",

@@ -13,16 +13,16 @@ import pytest
 import yaml
 from unit.helpers import BASE, refusal, the_cell
 
-from pikaforge import actions
-from pikaforge.actions import OUTPUT, SUMMARY
-from pikaforge.delivery import Delivery
+from pikaforge.cli import github
+from pikaforge.cli.commands import build
+from pikaforge.cli.context import Setting
+from pikaforge.cli.github import OUTPUT, SUMMARY
 from pikaforge.errors import HostError
 from pikaforge.host.store import Store
-from pikaforge.pipeline import Report
-from pikaforge.plan import Cell, Plan, all_cells, expand
-from pikaforge.record import BuildReport, CellRecord, StageRecord
-from pikaforge.setting import Setting
-from pikaforge.verbs import build
+from pikaforge.pipeline.dist import Delivery
+from pikaforge.pipeline.pipeline import Report
+from pikaforge.pipeline.report import BuildReport, CellRecord, StageRecord
+from pikaforge.plan.plan import Cell, Plan, all_cells, expand
 
 EL7, DEBIAN12, SKYLAKE = "el7-sandybridge-none", "debian12-sandybridge-none", "debian12-skylake_avx512-none"
 
@@ -32,23 +32,23 @@ EL7, DEBIAN12, SKYLAKE = "el7-sandybridge-none", "debian12-sandybridge-none", "d
 
 def test_outputs_are_appended_a_line_each(tmp_path: Path) -> None:
     path = tmp_path / "output"
-    actions.output({OUTPUT: str(path)}, matrix='{"include": []}', jobs="0")
-    actions.output({OUTPUT: str(path)}, more="grüße")
+    github.output({OUTPUT: str(path)}, matrix='{"include": []}', jobs="0")
+    github.output({OUTPUT: str(path)}, more="grüße")
     assert path.read_text(encoding="utf-8") == 'matrix={"include": []}\njobs=0\nmore=grüße\n'
 
 
 def test_summaries_are_appended(tmp_path: Path) -> None:
     path = tmp_path / "summary"
     for text in ("### a\n\n| b |", "### c"):
-        actions.summarise({SUMMARY: str(path)}, text)
+        github.summarise({SUMMARY: str(path)}, text)
     assert path.read_text(encoding="utf-8") == "### a\n\n| b |\n### c\n"
 
 
 @pytest.mark.parametrize("environ", [{}, {OUTPUT: "", SUMMARY: ""}])
 def test_elsewhere_nothing_is_told(environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    actions.output(environ, a="b")
-    actions.summarise(environ, "text")
+    github.output(environ, a="b")
+    github.summarise(environ, "text")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -56,15 +56,15 @@ def test_elsewhere_nothing_is_told(environ: dict[str, str], tmp_path: Path, monk
 def test_an_output_cannot_bring_another_one(value: str, tmp_path: Path) -> None:
     path = tmp_path / "output"
     with pytest.raises(ValueError, match="one line"):
-        actions.output({OUTPUT: str(path)}, a=value)
+        github.output({OUTPUT: str(path)}, a=value)
     assert not path.exists()
 
 
 @pytest.mark.parametrize(
     ("variable", "tell"),
     [
-        (OUTPUT, lambda environ: actions.output(environ, a="b")),
-        (SUMMARY, lambda environ: actions.summarise(environ, "text")),
+        (OUTPUT, lambda environ: github.output(environ, a="b")),
+        (SUMMARY, lambda environ: github.summarise(environ, "text")),
     ],
 )
 def test_a_file_that_cannot_be_written(variable: str, tell: Callable[[dict[str, str]], None], tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def _pin(folder: Path, section: str, entry: str, **pins: str) -> None:
 
 
 def _keys(setting: Setting) -> dict[str, str]:
-    return actions.cache_keys(setting, all_cells(setting.spec))
+    return github.cache_keys(setting, all_cells(setting.spec))
 
 
 def _changed(folder: Path, edit: Edit, **arguments: Any) -> set[str]:
@@ -230,7 +230,7 @@ def test_stored_results_change_no_key(tmp_path: Path) -> None:
     """GitHub's plan job has none, and a key must be the same everywhere."""
     setting = _setting(tmp_path)
     before = _keys(setting)
-    asked = Setting(argparse.Namespace(**{**actions.ARGUMENTS, **vars(setting.arguments)}))
+    asked = Setting(argparse.Namespace(**{**github.ARGUMENTS, **vars(setting.arguments)}))
     pipeline = asked.pipeline(asked.workshop(asked.engine()))
     plan = expand(setting.spec, all_cells(setting.spec))
     views = pipeline.views(plan, engine_answers=lambda: False)

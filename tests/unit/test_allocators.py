@@ -9,10 +9,11 @@ import pytest
 import yaml
 from unit.helpers import make_spec, refusal, the_cell
 
-from pikaforge import allocators, report
+from pikaforge.cli import output
+from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError
-from pikaforge.model import Spec
-from pikaforge.plan import STAGES, Plan, all_cells, expand
+from pikaforge.plan import allocators
+from pikaforge.plan.plan import STAGES, Plan, all_cells, expand
 
 URL = "https://example.org/{}.tar.gz"
 WHY = 'rocksdb aborts with "Attempt to free invalid pointer"'
@@ -253,7 +254,7 @@ def test_a_bad_pair_is_a_problem_of_its_cells_alone() -> None:
     assert {cell.id for cell in plan.problems} == set(bad)
     assert not [node for node in plan.nodes if node.label == "el7-sandybridge-own"]
     assert "allocator:debian12-sandybridge-own" in needs(plan)
-    told = {cell["id"]: cell["problem"] for cell in json.loads(report.plan_json(plan, []))["cells"]}
+    told = {cell["id"]: cell["problem"] for cell in json.loads(output.plan_json(plan, []))["cells"]}
     assert {name: text for name, text in told.items() if text} == bad
 
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from unit import elf_files as ef
 
-from pikaforge.audit import AuditResult, Rules, audit_compiled, audit_paths, demangled, material
-from pikaforge.elf.errors import AuditError
-from pikaforge.elf.linkage import LinkageRules
+from pikaforge.audit.allowed_features import Allowed, from_macros
+from pikaforge.audit.audit import AuditResult, Rules, audit_compiled, audit_paths, demangled, material
+from pikaforge.audit.judge_linkage import LinkageRules
+from pikaforge.audit.waivers import Waiver
+from pikaforge.errors import AuditError
 from pikaforge.host import process
-from pikaforge.isa.allow import Allowed, from_macros
-from pikaforge.isa.waivers import Waiver
 
 TODAY = date(2026, 6, 15)
 LOADER = "/lib64/ld-linux-x86-64.so.2"

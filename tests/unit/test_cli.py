@@ -14,12 +14,14 @@ import pytest
 import yaml
 from unit.helpers import BASE
 
-from pikaforge import __version__, cli, targets
+from pikaforge import __version__
+from pikaforge.cli import main
+from pikaforge.cli.commands.build import OPTIONS, command_for
+from pikaforge.cli.context import Setting
+from pikaforge.cpu import microarch
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
 from pikaforge.host import hostos
-from pikaforge.host.engine import DockerEngine
-from pikaforge.setting import Setting
-from pikaforge.verbs.build import OPTIONS, command_for
+from pikaforge.host.docker import DockerEngine
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -27,7 +29,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine runs none of the images; its CPU is one of Ice Lake's time."""
-    monkeypatch.setattr(hostos, "cpu_flags", lambda: targets.kernel_flags("icelake"))
+    monkeypatch.setattr(hostos, "cpu_flags", lambda: microarch.kernel_flags("icelake"))
     monkeypatch.setattr(hostos, "OS_RELEASE", Path("/nonexistent"))
     monkeypatch.setattr(hostos, "os_release", lambda: ("", ""))
 
@@ -47,7 +49,7 @@ def run(project: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*argv: str) -> tuple[int, str, str]:
         places = ("--matrix", str(project / "matrix.yaml"), "--out", str(project / "out"), "--dist", str(project / "d"))
         try:
-            status = cli.main([*argv, *places])
+            status = main.main([*argv, *places])
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
         shown = capsys.readouterr()
@@ -58,7 +60,7 @@ def run(project: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 def _usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[Any, str, str]:
     with pytest.raises(SystemExit) as end:
-        cli.main(argv)
+        main.main(argv)
     shown = capsys.readouterr()
     return end.value.code, shown.out, shown.err
 
@@ -66,7 +68,7 @@ def _usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[Any, st
 # ---- grammar
 
 
-@pytest.mark.parametrize("verb", list(cli.VERBS))
+@pytest.mark.parametrize("verb", list(main.VERBS))
 def test_help_of_each_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = _usage([verb, "--help"], capsys)
     assert (code, err) == (0, "")
@@ -75,15 +77,15 @@ def test_help_of_each_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert "--debug" in out
 
 
-@pytest.mark.parametrize("verb", list(cli.VERBS))
+@pytest.mark.parametrize("verb", list(main.VERBS))
 def test_each_verb_is_there(verb: str) -> None:
-    assert callable(cli._verb(verb))
+    assert callable(main._verb(verb))
 
 
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = _usage(["--help"], capsys)
     assert code == 0
-    for verb in cli.VERBS:
+    for verb in main.VERBS:
         assert f"\n    {verb} " in out or f"\n    {verb}\n" in out
 
 
@@ -333,7 +335,7 @@ def test_the_nearest_target_is_taken_and_told_or_refused(run: Run, project: Path
 
 
 def test_the_plan_of_what_this_machine_cannot_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hostos, "cpu_flags", lambda: targets.kernel_flags("sandybridge"))
+    monkeypatch.setattr(hostos, "cpu_flags", lambda: microarch.kernel_flags("sandybridge"))
     status, out, err = run("plan", "R640", "R620")
     assert (status, err) == (0, "")
     assert "R640-debian12-none  skylake_avx512  sandybridge  -march=skylake-avx512" in out
@@ -376,12 +378,12 @@ def _no_engine(_: DockerEngine) -> None:
     ],
 )
 def test_the_command_that_builds_one_cell_of_a_run(argv: tuple[str, ...], words: str) -> None:
-    command = command_for(cli.parser().parse_args(["build", *argv]), "R620-debian12-none")
+    command = command_for(main.parser().parse_args(["build", *argv]), "R620-debian12-none")
     assert command == " ".join(filter(None, ("nox -s build -- R620-debian12-none", words)))
 
 
 def test_every_option_of_a_build_is_repeated_or_said_by_the_cell() -> None:
-    given = vars(cli.parser().parse_args(["build", "all"]))
+    given = vars(main.parser().parse_args(["build", "all"]))
     assert set(given) == {*OPTIONS, "verb", "selectors", "os", "allocator"}
 
 
@@ -399,7 +401,7 @@ def test_relative_paths_are_the_users(
     monkeypatch.setenv("PIKAFORGE_CWD", str(project))
     (project / "source.tar.gz").write_text("x")
     argv = ["plan", "R620", "--json", "--matrix", "matrix.yaml", "--out", "out", "--source", "source.tar.gz"]
-    assert cli.main(argv) == 0
+    assert main.main(argv) == 0
     source = next(n for n in json.loads(capsys.readouterr().out)["nodes"] if n["stage"] == "source")
     assert source["why"] == "needs image first"
 
@@ -411,7 +413,7 @@ def _verb_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> 
     def verb(setting: Setting) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "_verb", lambda name: verb)
+    monkeypatch.setattr(main, "_verb", lambda name: verb)
 
 
 @pytest.mark.parametrize(
@@ -462,7 +464,7 @@ def test_sigterm_is_an_interrupt_and_is_as_before_afterwards(run: Run, monkeypat
         signal.raise_signal(signal.SIGTERM)
         return 0
 
-    monkeypatch.setattr(cli, "_verb", lambda name: verb)
+    monkeypatch.setattr(main, "_verb", lambda name: verb)
     assert run("matrix")[0] == 130
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -470,7 +472,7 @@ def test_sigterm_is_an_interrupt_and_is_as_before_afterwards(run: Run, monkeypat
 def test_main_of_the_package_hands_on_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
     import runpy
 
-    monkeypatch.setattr(cli, "main", lambda argv=None: 3)
+    monkeypatch.setattr(main, "main", lambda argv=None: 3)
     monkeypatch.delitem(sys.modules, "pikaforge.__main__", raising=False)
     with pytest.raises(SystemExit) as end:
         runpy.run_module("pikaforge", run_name="__main__")
@@ -481,7 +483,7 @@ def test_an_output_without_arrows_is_no_error(monkeypatch: pytest.MonkeyPatch) -
     output = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
     with pytest.raises(SystemExit) as ended:
-        cli.main(["publish", "--help"])
+        main.main(["publish", "--help"])
     sys.stdout.flush()
     assert ended.value.code == 0
     assert b"--promote FROM?TO" in output.getvalue()

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from unit.helpers import make_spec, the_cell
 
+from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError
-from pikaforge.model import Spec
-from pikaforge.publish import clients
-from pikaforge.stages.payload import target_flags
+from pikaforge.formats.payload import target_flags
+from pikaforge.publish import client_config
 
 URL = "https://packages.example.org/forge"
 KEY_URL = f"{URL}/demo.asc"
@@ -33,7 +33,7 @@ def _section(text: str) -> tuple[str, Mapping[str, str]]:
 
 
 def _script(spec: Spec | None = None, published: Mapping[str, Sequence[str]] = PUBLISHED, **changes: Any) -> str:
-    return clients.detect_script(spec or make_spec(), published, **{"base_url": URL, **changes}).decode()
+    return client_config.detect_script(spec or make_spec(), published, **{"base_url": URL, **changes}).decode()
 
 
 def _table(script: str, name: str) -> list[list[str]]:
@@ -49,12 +49,12 @@ def _table(script: str, name: str) -> list[list[str]]:
     [("demo", "demomodel"), ("Demo-Server_2.0", "demoserver_20model"), ("7zip", "7zipmodel"), ("X", "xmodel")],
 )
 def test_a_variable_has_small_letters_digits_and_underscores(product: str, variable: str) -> None:
-    assert clients.yum_variable(product) == variable
+    assert client_config.yum_variable(product) == variable
 
 
 @pytest.mark.parametrize("base_url", [URL, f"{URL}/"])
 def test_the_fleet_has_one_file_for_all_models(base_url: str) -> None:
-    text = clients.fleet_repo_file(product="demo", image="el7", base_url=base_url, key_url=KEY_URL)
+    text = client_config.fleet_repo_file(product="demo", image="el7", base_url=base_url, key_url=KEY_URL)
     name, section = _section(text)
     assert name == "demo"
     # yum of EL7 does not know ${name}.
@@ -66,7 +66,7 @@ def test_the_fleet_has_one_file_for_all_models(base_url: str) -> None:
 
 
 def test_a_model_has_its_own_file() -> None:
-    text = clients.model_repo_file(product="demo", image="el7", model="R620", base_url=URL, key_url=KEY_URL)
+    text = client_config.model_repo_file(product="demo", image="el7", model="R620", base_url=URL, key_url=KEY_URL)
     name, section = _section(text)
     assert name == "demo-R620"
     assert section["baseurl"] == f"{URL}/el7/R620/x86_64/"
@@ -76,8 +76,8 @@ def test_a_model_has_its_own_file() -> None:
 
 def test_without_a_key_nothing_is_checked_and_that_is_said() -> None:
     for text in (
-        clients.fleet_repo_file(product="demo", image="el7", base_url=URL, key_url=None),
-        clients.model_repo_file(product="demo", image="el7", model="R620", base_url=URL, key_url=None),
+        client_config.fleet_repo_file(product="demo", image="el7", base_url=URL, key_url=None),
+        client_config.model_repo_file(product="demo", image="el7", model="R620", base_url=URL, key_url=None),
     ):
         _, section = _section(text)
         assert (section["gpgcheck"], section["repo_gpgcheck"]) == ("0", "0")
@@ -86,15 +86,15 @@ def test_without_a_key_nothing_is_checked_and_that_is_said() -> None:
 
 
 def test_the_list_of_apt() -> None:
-    ring = clients.keyring("demo.asc")
-    text = clients.apt_list(product="demo", image="debian12", model="R620", base_url=URL, keyring=ring)
+    ring = client_config.keyring("demo.asc")
+    text = client_config.apt_list(product="demo", image="debian12", model="R620", base_url=URL, keyring=ring)
     comment, line = text.splitlines()
     assert comment.startswith("# ")
     assert line == f"deb [arch=amd64 signed-by=/etc/apt/keyrings/demo.asc] {URL}/debian12/R620/debs ./"
 
 
 def test_the_list_of_apt_without_a_key_has_no_source() -> None:
-    text = clients.apt_list(product="demo", image="debian12", model="R620", base_url=URL, keyring=None)
+    text = client_config.apt_list(product="demo", image="debian12", model="R620", base_url=URL, keyring=None)
     assert all(line.startswith("# ") for line in text.splitlines())
     assert "trusted" not in text
     assert "apt-get install ./FILE.deb" in text
@@ -110,9 +110,9 @@ BAD_URLS = [
 @pytest.mark.parametrize("url", BAD_URLS)
 def test_urls_that_would_mean_something_else_are_refused(url: str) -> None:
     for make in (
-        lambda: clients.fleet_repo_file(product="demo", image="el7", base_url=url, key_url=None),
-        lambda: clients.model_repo_file(product="demo", image="el7", model="R620", base_url=URL, key_url=url),
-        lambda: clients.apt_list(product="demo", image="debian12", model="R620", base_url=url, keyring=None),
+        lambda: client_config.fleet_repo_file(product="demo", image="el7", base_url=url, key_url=None),
+        lambda: client_config.model_repo_file(product="demo", image="el7", model="R620", base_url=URL, key_url=url),
+        lambda: client_config.apt_list(product="demo", image="debian12", model="R620", base_url=url, keyring=None),
         lambda: _lines("rpm", base_url=url),
         lambda: _lines("deb", key_url=url),
         lambda: _script(base_url=url),
@@ -123,7 +123,7 @@ def test_urls_that_would_mean_something_else_are_refused(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["file:///srv/repo%20x", "http://[::1]:8080/forge", "https://a.example/b_c/~d/+1,2"])
 def test_other_urls_are_taken(url: str) -> None:
-    assert f" {url}/debian12/R620/debs ./" in clients.apt_list(
+    assert f" {url}/debian12/R620/debs ./" in client_config.apt_list(
         product="demo", image="debian12", model="R620", base_url=url, keyring="/k.asc"
     )
 
@@ -142,7 +142,7 @@ def _lines(artifact_format: Any, **changes: Any) -> tuple[str, ...]:
         "path": "debian12/R620/files/demo-v1.0-R620.tar.gz",
         "key_url": KEY_URL,
     }
-    return clients.install_lines(artifact_format, **{**given, **changes})
+    return client_config.install_lines(artifact_format, **{**given, **changes})
 
 
 def test_rpm_lines() -> None:
@@ -152,7 +152,7 @@ def test_rpm_lines() -> None:
         "dnf install demo",
     )
     assert _lines("rpm", image="el7", installer="yum")[-1] == "yum install demo"
-    assert repo.endswith(clients.model_repo_path("demo", "el9", "R620"))
+    assert repo.endswith(client_config.model_repo_path("demo", "el9", "R620"))
 
 
 def test_rpm_lines_for_a_fleet() -> None:
@@ -248,7 +248,7 @@ def test_odd_paths_are_refused(path: str) -> None:
     ],
 )
 def test_what_installs_rpms(os: Mapping[str, str], wanted: str) -> None:
-    assert clients.installer(make_spec(images__el7__os=os), "el7") == wanted
+    assert client_config.installer(make_spec(images__el7__os=os), "el7") == wanted
 
 
 # --- the script

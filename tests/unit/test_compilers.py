@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from unit.helpers import Ending, FakeEngine, make_spec, make_workshop, refusal, tar_of, the_cell
 
-from pikaforge import compilers, config, keys, report
+from pikaforge.cli import output
+from pikaforge.config import compilers, load
+from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError
+from pikaforge.host import hashing
 from pikaforge.host.store import Result
-from pikaforge.model import Spec
-from pikaforge.plan import expand
-from pikaforge.stages import compile as compile_stage
+from pikaforge.pipeline import compile as compile_stage
+from pikaforge.plan.plan import expand
 
 ROOT = Path(__file__).resolve().parents[2]
 CELL = "R620-debian12-none"
@@ -270,7 +272,7 @@ def test_only_what_is_for_a_compiler_is_part_of_its_key(tmp_path: Path) -> None:
     shop = make_workshop(tmp_path, FakeEngine())
 
     def key(spec: Spec, cell: str = CELL) -> str:
-        return keys.key(
+        return hashing.key(
             "compile", compile_stage.material(spec, the_cell(spec, cell), base=tmp_path, home=shop.home), {}
         )
 
@@ -289,7 +291,7 @@ def test_only_what_is_for_a_compiler_is_part_of_its_key(tmp_path: Path) -> None:
 def test_the_plan_tells_what_is_added_and_why() -> None:
     spec = spec_with(OLD, BETWEEN, FUTURE, product__keep_werror=True)
     plan = expand(spec, [the_cell(spec, name) for name in ("R620-el7-none", CELL, "R640-el7-none")])
-    assert report.plan_text(plan, [], spec).split("\n\n")[1:3] == [
+    assert output.plan_text(plan, [], spec).split("\n\n")[1:3] == [
         "\n".join(
             [
                 "IMAGE     GCC    WITH      LANGUAGE  ADDED                          WHY",
@@ -300,7 +302,7 @@ def test_the_plan_tells_what_is_added_and_why() -> None:
         ),
         "-Werror of the product's build files counts (product.keep_werror)",
     ]
-    assert json.loads(report.plan_json(plan, [], spec))["compilers"]["debian12"] == {
+    assert json.loads(output.plan_json(plan, [], spec))["compilers"]["debian12"] == {
         "gcc": "12.2",
         "cflags": ["-fcommon"],
         "cxxflags": ["-include", "cstdint", "-fpermissive"],
@@ -312,14 +314,14 @@ def test_the_plan_tells_what_is_added_and_why() -> None:
 def test_a_plan_without_any_says_nothing_of_it() -> None:
     spec = make_spec()
     plan = expand(spec, [the_cell(spec, CELL)])
-    assert report.plan_text(plan, [], spec) == report.plan_text(plan, [])
+    assert output.plan_text(plan, [], spec) == output.plan_text(plan, [])
 
 
 # ---- the project's own matrix
 
 
 def test_the_product_of_this_matrix_is_adapted_to_each_image() -> None:
-    spec = config.load(ROOT / "matrix.yaml")
+    spec = load.load(ROOT / "matrix.yaml")
     needs = {image: " ".join(compilers.cxxflags(spec, image)) for image in spec.images}
     limits, both = "-include limits", "-include limits -include cstdint"
     assert needs == {

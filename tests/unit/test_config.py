@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from pikaforge import config, model, problems, references, targets, yamltext
+from pikaforge.config import cross_references, diagnostics, load, yaml_text
+from pikaforge.config import schema as model
+from pikaforge.cpu import microarch
 from pikaforge.errors import EXIT_CONFIG, ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +92,7 @@ def _changed(text: str, *changes: tuple[str, str]) -> str:
 
 def _refusal(*changes: tuple[str, str], text: str = TEXT) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        config.parse(_changed(text, *changes), file="matrix.yaml")
+        load.parse(_changed(text, *changes), file="matrix.yaml")
     assert caught.value.exit_code == EXIT_CONFIG
     return caught.value
 
@@ -656,7 +658,7 @@ REFUSALS: dict[str, tuple[tuple[str, str], tuple[str, str, str]]] = {
 
 
 def test_the_text_itself_is_right() -> None:
-    spec = config.parse(TEXT, file="matrix.yaml")
+    spec = load.parse(TEXT, file="matrix.yaml")
     assert spec.hardware["R620"].cpus == ("sandybridge", "ivybridge")
     assert spec.product.smoke[1].steps[0].expect == ("a", ("b", 1))
 
@@ -703,7 +705,7 @@ def test_references_are_told_together_and_in_the_order_of_the_file() -> None:
 )
 def test_only_so_many_are_shown(change: tuple[str, str], last: str) -> None:
     error = _refusal(change)
-    assert len(error.also) == problems.SHOWN_PROBLEMS
+    assert len(error.also) == diagnostics.SHOWN_PROBLEMS
     assert error.also[-1].lines() == [
         f"error: {last}",
         "  where: matrix.yaml",
@@ -728,9 +730,9 @@ def test_cells_with_the_same_id() -> None:
 
 
 def test_too_many_cells() -> None:
-    models = "".join(f"  M{number}: {{cpus: [x86_64]}}\n" for number in range(references.CELL_LIMIT // 4))
+    models = "".join(f"  M{number}: {{cpus: [x86_64]}}\n" for number in range(cross_references.CELL_LIMIT // 4))
     error = _refusal(("  R640:", f"{models}  R640:"))
-    message = f"the matrix has {references.CELL_LIMIT + 8} cells, more than {references.CELL_LIMIT}"
+    message = f"the matrix has {cross_references.CELL_LIMIT + 8} cells, more than {cross_references.CELL_LIMIT}"
     assert _single(error) == (message, "25:1 hardware", "split it")
 
 
@@ -740,8 +742,8 @@ def test_a_regular_expression_too_deep_for_python() -> None:
 
 
 def test_known_microarchitectures() -> None:
-    assert references.known_microarchitectures() == targets.known()
-    assert {"sandybridge", "x86_64_v3"} <= references.known_microarchitectures()
+    assert cross_references.known_microarchitectures() == microarch.known()
+    assert {"sandybridge", "x86_64_v3"} <= cross_references.known_microarchitectures()
 
 
 # Series.
@@ -749,14 +751,14 @@ def test_known_microarchitectures() -> None:
 
 def _series_refusal(*changes: tuple[str, str]) -> tuple[str, str, str]:
     with pytest.raises(ConfigError) as caught:
-        config.parse_series(_changed(SERIES, *changes), file="matrix.yaml")
+        load.parse_series(_changed(SERIES, *changes), file="matrix.yaml")
     return _single(caught.value)
 
 
 def test_series(tmp_path: Path) -> None:
     path = tmp_path / "series.yaml"
     path.write_text(SERIES, encoding="utf-8")
-    series = config.load_series(path)
+    series = load.load_series(path)
     assert [(entry.pull, entry.file, entry.quilt, entry.enabled) for entry in series.patches] == [
         (988, None, None, True),
         (None, "local/a.patch", None, True),
@@ -814,14 +816,14 @@ def test_series_refusal(change: tuple[str, str], expected: tuple[str, str, str])
 
 def test_matrix_yaml() -> None:
     started = time.process_time()
-    spec = config.load(MATRIX)
+    spec = load.load(MATRIX)
     assert spec.hardware["R620"].cpus == ("sandybridge", "ivybridge")
     assert time.process_time() - started < 2
 
 
 def test_load_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        config.load(tmp_path / "matrix.yaml")
+        load.load(tmp_path / "matrix.yaml")
     assert caught.value.lines() == [
         "error: there is no such file",
         f"  where: {tmp_path / 'matrix.yaml'}",
@@ -902,7 +904,7 @@ def test_accidents_end_in_an_error_or_in_a_specification() -> None:
     for number, mutant in enumerate(_mutations(MATRIX.read_text(encoding="utf-8"), 300)):
         started = time.process_time()
         try:
-            config.parse(mutant, file="matrix.yaml")
+            load.parse(mutant, file="matrix.yaml")
         except ConfigError as error:
             refused += 1
             lines = error.lines()
@@ -916,17 +918,17 @@ def test_a_large_file_of_nonsense_is_refused_in_time() -> None:
     for text in ("".join(f"k{number}: 1\n" for number in range(90_000)), "hardware:\n" + "- 1\n" * 200_000):
         started = time.process_time()
         with pytest.raises(ConfigError):
-            config.parse(text, file="matrix.yaml")
+            load.parse(text, file="matrix.yaml")
         assert time.process_time() - started < 30
 
 
 # The schemas.
 
 
-@pytest.mark.parametrize("path", sorted(config.schema_texts()))
+@pytest.mark.parametrize("path", sorted(load.schema_texts()))
 def test_schemas_are_those_of_the_models(path: str) -> None:
     """After a change of the models: `invoke schema`."""
-    assert (ROOT / path).read_text(encoding="utf-8") == config.schema_texts()[path]
+    assert (ROOT / path).read_text(encoding="utf-8") == load.schema_texts()[path]
 
 
 def _objects(schema: Any) -> Iterator[dict[str, Any]]:
@@ -953,7 +955,7 @@ def test_every_pattern_has_words(schema: dict[str, Any]) -> None:
     patterns = {entry["pattern"] for entry in _objects(schema) if isinstance(entry.get("pattern"), str)}
     patterns |= {key for entry in _objects(schema) for key in entry.get("patternProperties", {})}
     assert patterns
-    assert patterns <= problems.PATTERN_WORDS.keys()
+    assert patterns <= diagnostics.PATTERN_WORDS.keys()
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -1008,7 +1010,7 @@ def _others(value: Any, schema: dict[str, Any]) -> list[str]:
 
 
 def _schema_says(text: str) -> bool:
-    data = json.loads(json.dumps(yamltext.parse(text, file="matrix.yaml").data))  # lists for tuples
+    data = json.loads(json.dumps(yaml_text.parse(text, file="matrix.yaml").data))  # lists for tuples
     schema = json.loads((ROOT / "matrix.schema.json").read_text(encoding="utf-8"))
     return _fits(data, schema, schema)
 
@@ -1042,7 +1044,7 @@ def test_the_schema_refuses_what_the_models_refuse(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ProLiant DL380 Gen9", "PowerEdge R740xd", "System x3650 M5: -[8871AC1]-", "X" * 128])
 def test_dmi_names_are_taken_as_they_are(name: str) -> None:
-    spec = config.parse(_changed(TEXT, ("  R640: {cpus", f'  R640: {{dmi: ["{name}"], cpus')), file="matrix.yaml")
+    spec = load.parse(_changed(TEXT, ("  R640: {cpus", f'  R640: {{dmi: ["{name}"], cpus')), file="matrix.yaml")
     assert (spec.hardware["R640"].dmi, spec.hardware["R620"].dmi) == ((name,), ())
 
 

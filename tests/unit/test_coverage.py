@@ -11,19 +11,21 @@ from typing import Any
 import pytest
 from unit.helpers import ROOT, make_spec, refusal
 
-from pikaforge import config, coverage, targets
-from pikaforge.coverage import Coverage, Row
-from pikaforge.emulation import Machine
+from pikaforge.cli.commands.sweep import _source, _status, representatives, sliced
+from pikaforge.config import load
+from pikaforge.config.schema import Spec
+from pikaforge.cpu import microarch
+from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import ConfigError, ForgeError, HostError, StageError, StageFailure, UnreachableError
 from pikaforge.host.store import Result
-from pikaforge.model import Spec
-from pikaforge.pipeline import Outcome, Report
-from pikaforge.plan import Plan, all_cells, expand
-from pikaforge.selection import Selection, select
-from pikaforge.verbs.sweep import _source, _status, representatives, sliced
+from pikaforge.pipeline import coverage
+from pikaforge.pipeline.coverage import Coverage, Row
+from pikaforge.pipeline.pipeline import Outcome, Report
+from pikaforge.plan.plan import Plan, all_cells, expand
+from pikaforge.plan.selection import Selection, select
 
 DAY = date(2026, 5, 4)
-SHIPPED = config.load(ROOT / "matrix.yaml")
+SHIPPED = load.load(ROOT / "matrix.yaml")
 EVERYTHING = Selection(selectors=("all",), os="all", allocator="all")
 PASSED = {"passed": True, "violations": [], "dispatched": [{"file": "lib/libz.so.1"}]}
 SMOKED: dict[str, Any] = {
@@ -50,7 +52,7 @@ FACTS: Mapping[str, Mapping[str, Any]] = {
 def test_every_model_is_in_the_plan_of_a_sweep() -> None:
     """By default, all images with their own allocators; a cell that is not built itself shares a compilation."""
     chosen = representatives(select(SHIPPED, Selection(selectors=("all",), os="all")))
-    plan = expand(SHIPPED, chosen, machine=Machine(flags=targets.kernel_flags("x86_64_v2")))
+    plan = expand(SHIPPED, chosen, machine=Machine(flags=microarch.kernel_flags("x86_64_v2")))
     assert plan.problems == ()
     packed = {node.cell.group for node in plan.nodes if node.stage == "package"}
     for cell in select(SHIPPED, Selection(selectors=("all",), os="all")):
@@ -280,7 +282,7 @@ def test_the_table() -> None:
 
 
 def test_the_best_that_a_machine_runs() -> None:
-    assert coverage.best_of(Machine(flags=targets.kernel_flags("icelake"))) == "icelake"
+    assert coverage.best_of(Machine(flags=microarch.kernel_flags("icelake"))) == "icelake"
     assert coverage.best_of(Machine(flags=frozenset())) == "x86_64"
 
 

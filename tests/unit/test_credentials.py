@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pikaforge.errors import EXIT_CONFIG, ConfigError
-from pikaforge.publish.credentials import Credentials, advice, credentials, prefix
+from pikaforge.publish.sites.credentials import Credentials, advice, credentials, prefix
 
 URL = "https://repo.example.org:8443/pub/"
 TOKEN = {"PIKAFORGE_MY_REPO_2_TOKEN": "t0ken-t0ken"}

@@ -10,11 +10,14 @@ from dataclasses import replace
 import pytest
 from unit.helpers import about, make_spec
 
-from pikaforge.packing import deb, debian, debug, house, rpm
-from pikaforge.packing.deb import Deb, Described, Package
-from pikaforge.packing.house import ProductRpm
-from pikaforge.packing.layout import Entry, PackingError, tree_entries
-from pikaforge.stages import payload
+from pikaforge.formats import debuginfo, payload
+from pikaforge.formats.deb import control_files
+from pikaforge.formats.deb import product as debian
+from pikaforge.formats.deb.control_files import Deb, Described, Package
+from pikaforge.formats.layout import Entry, PackingError, tree_entries
+from pikaforge.formats.rpm import product as house
+from pikaforge.formats.rpm import spec_file
+from pikaforge.formats.rpm.product import ProductRpm
 
 EPOCH = 1604318400
 BUILD_ID = "ab0123"
@@ -42,7 +45,7 @@ TREE = archive(
     ("./LICENSE", b"As you like.\n\n.hidden\n"),
     ("./bin/LICENSE", b"not at the top"),
 )
-DEBUG = debug.debug_entries(
+DEBUG = debuginfo.debug_entries(
     archive(("bin/demo.debug", b"x")), folder="debug", prefix="/opt/demo", build_ids={"bin/demo": BUILD_ID}
 )
 
@@ -52,7 +55,7 @@ def wanted(**changes: object) -> ProductRpm:
         make_spec().product, model="R620", target="sandybridge", image="debian12", features=["avx", "lm"]
     )
     beside = archive(*rendered.contents.items())
-    told = about(dist="debian12", profile=rpm.OLD, summary="Server")
+    told = about(dist="debian12", profile=spec_file.OLD, summary="Server")
     plain = ProductRpm(
         about=replace(told, **{k: v for k, v in changes.items() if hasattr(told, k)}),  # type: ignore[arg-type]
         model="R620",
@@ -85,7 +88,7 @@ def small(**changes: object) -> tuple[Deb, Package]:
     """A package of one file."""
     plain = Package(name="demo", summary="Server", description="It serves.", entries=(Entry(path="/a", source="a"),))
     package = replace(plain, **changes)  # type: ignore[arg-type]
-    change = rpm.Change(epoch=EPOCH, lines=("first",))
+    change = spec_file.Change(epoch=EPOCH, lines=("first",))
     return Deb(source="demo", version="1.0-1", dist="debian12", packages=(package,), changes=(change,)), package
 
 
@@ -102,13 +105,13 @@ def small(**changes: object) -> tuple[Deb, Package]:
     ],
 )
 def test_names_are_legal(parts: tuple[str, ...], name: str) -> None:
-    assert deb.legal_name(*parts) == name
+    assert control_files.legal_name(*parts) == name
 
 
 @pytest.mark.parametrize("name", ["", "a", ".demo", "demo server", "dämon", "demo\nDepends: x"])
 def test_names_that_cannot_be_made_legal(name: str) -> None:
     with pytest.raises(PackingError, match="is no name of a Debian package"):
-        deb.legal_name(name)
+        control_files.legal_name(name)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,10 @@ def test_names_that_cannot_be_made_legal(name: str) -> None:
     ],
 )
 def test_versions_are_legal(version: str, model: str, legal: str) -> None:
-    assert deb.legal_version(rpm.legal_version(version), rpm.legal_release("1", model, "debian12")) == legal
+    assert (
+        control_files.legal_version(spec_file.legal_version(version), spec_file.legal_release("1", model, "debian12"))
+        == legal
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,7 +136,7 @@ def test_versions_are_legal(version: str, model: str, legal: str) -> None:
 )
 def test_versions_that_cannot_be_made_legal(version: str, release: str) -> None:
     with pytest.raises(PackingError, match="is no version that dpkg takes"):
-        deb.legal_version(version, release)
+        control_files.legal_version(version, release)
 
 
 def test_file_names() -> None:
@@ -229,14 +235,14 @@ def test_an_empty_field_is_refused(summary: str) -> None:
 @pytest.mark.parametrize("text", ["a b", "libc6 (>= )", "libc6 (> 1)", "x, y", "x | y", "Upper", "libc6 (>= 2)\nX: y"])
 def test_relations_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(PackingError, match="is no relation"):
-        deb.control_text(*small(depends=(text,)))
+        control_files.control_text(*small(depends=(text,)))
 
 
 @pytest.mark.parametrize("person", ["me", "me <me>", "me <a@b>\nDepends: x", "a, b <a@b>", "<a@b>"])
 def test_maintainers_that_are_none_are_refused(person: str) -> None:
     made, package = small()
     with pytest.raises(PackingError, match="is no maintainer"):
-        deb.control_text(replace(made, maintainer=person), package)
+        control_files.control_text(replace(made, maintainer=person), package)
 
 
 def test_changelog() -> None:
@@ -254,7 +260,7 @@ def test_changelog() -> None:
 
 
 def test_changes_of_several_days_are_one_entry_with_the_newest_first() -> None:
-    changes = (rpm.Change(epoch=1, lines=("old",)), rpm.Change(epoch=EPOCH, lines=("new",)))
+    changes = (spec_file.Change(epoch=1, lines=("old",)), spec_file.Change(epoch=EPOCH, lines=("new",)))
     lines = packed(changes=changes)["demo/changelog"].splitlines()
     assert (lines[2:4], lines[-1][-31:]) == (["  * new", "  * old"], "Mon, 02 Nov 2020 12:00:00 +0000")
     with pytest.raises(PackingError, match="there is no change to tell"):
@@ -341,14 +347,14 @@ def test_variants_stand_for_the_plain_package_and_push_each_other_out() -> None:
 def test_what_is_not_roots_is_refused() -> None:
     made, _ = small(entries=(Entry(path="/a", source="a", owner="demo"),))
     with pytest.raises(PackingError, match="all of a DEB is root's"):
-        deb.inputs(made)
+        control_files.inputs(made)
 
 
 def test_two_packages_of_one_name_are_refused() -> None:
     made, package = small()
     with pytest.raises(PackingError, match="each with a name of its own"):
-        deb.inputs(replace(made, packages=(package, package)))
+        control_files.inputs(replace(made, packages=(package, package)))
     with pytest.raises(PackingError, match="is no version that dpkg takes"):
-        deb.inputs(replace(made, version="1.0"))
+        control_files.inputs(replace(made, version="1.0"))
     with pytest.raises(PackingError, match="is no name of a Debian package"):
-        deb.inputs(replace(made, packages=(replace(package, name="Demo"),)))
+        control_files.inputs(replace(made, packages=(replace(package, name="Demo"),)))

@@ -9,11 +9,11 @@ import pytest
 from unit import code as c
 from unit.code import Part
 
-from pikaforge.elf.layout import PT_DYNAMIC, read_layout
-from pikaforge.elf.pointers import DT_HASH
-from pikaforge.isa.allow import of_baseline
-from pikaforge.isa.decode import Hit, Source, scan
-from pikaforge.isa.dispatch.known import known
+from pikaforge.audit.allowed_features import of_baseline
+from pikaforge.audit.elf.layout import PT_DYNAMIC, read_layout
+from pikaforge.audit.elf.pointers import DT_HASH
+from pikaforge.audit.isa.decode import Hit, Source, scan
+from pikaforge.audit.isa.dispatch.known import known
 
 BASELINE = of_baseline("x86_64")
 FAST: Sequence[Part] = (c.AVX2, c.RET)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pikaforge.isa.dispatch import values as v
-from pikaforge.isa.dispatch.values import ALL, NO_ADDRESSES, Value
+from pikaforge.audit.isa.dispatch import values as v
+from pikaforge.audit.isa.dispatch.values import ALL, NO_ADDRESSES, Value
 
 RANDOM = random.Random(7)
 

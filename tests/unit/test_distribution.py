@@ -14,12 +14,12 @@ from unit import code as c
 from unit import elf_files as ef
 from unit.code import Part
 
-from pikaforge.audit import AuditResult, Rules, audit_compiled
-from pikaforge.distribution import Distribution, Packaged
-from pikaforge.elf.code import code_digest
-from pikaforge.elf.linkage import LinkageRules
-from pikaforge.isa.waivers import Waiver
-from pikaforge.record import AuditRecord
+from pikaforge.audit.audit import AuditResult, Rules, audit_compiled
+from pikaforge.audit.distribution import Distribution, Packaged
+from pikaforge.audit.elf.code import code_digest
+from pikaforge.audit.judge_linkage import LinkageRules
+from pikaforge.audit.waivers import Waiver
+from pikaforge.pipeline.report import AuditRecord
 
 BASE = LinkageRules(base_libraries=("libc.so.*", "ld-linux-x86-64.so.*"))
 MACROS = {

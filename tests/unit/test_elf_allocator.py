@@ -8,9 +8,9 @@ from typing import Any, Literal
 import pytest
 from unit import elf_files as ef
 
-from pikaforge.elf.allocator import UNUSED, AllocatorRules, AllocatorVerdict, is_allocator, is_whole, judge
-from pikaforge.elf.facts import ElfFacts, facts_of
-from pikaforge.elf.layout import EM_X86_64
+from pikaforge.audit.elf.facts import ElfFacts, facts_of
+from pikaforge.audit.elf.layout import EM_X86_64
+from pikaforge.audit.judge_allocator import UNUSED, AllocatorRules, AllocatorVerdict, is_allocator, is_whole, judge
 
 TCMALLOC = "libtcmalloc.so.4"
 OURS, OTHER = "a1" * 20, "b2" * 20

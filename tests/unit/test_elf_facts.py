@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 from unit import elf_files as ef
 
-from pikaforge.elf.dwarf import read_debug
-from pikaforge.elf.errors import AuditError
-from pikaforge.elf.facts import ElfFacts, facts_of, find_paths, read_facts
-from pikaforge.elf.frames import read_frames
-from pikaforge.elf.layout import read_layout
-from pikaforge.errors import EXIT_STAGE
-from pikaforge.isa.allow import free
-from pikaforge.isa.decode import Source, scan
-from pikaforge.isa.ranges import read_map
+from pikaforge.audit.allowed_features import free
+from pikaforge.audit.elf.dwarf import read_debug
+from pikaforge.audit.elf.facts import ElfFacts, facts_of, find_paths, read_facts
+from pikaforge.audit.elf.frames import read_frames
+from pikaforge.audit.elf.layout import read_layout
+from pikaforge.audit.isa.decode import Source, scan
+from pikaforge.audit.isa.ranges import read_map
+from pikaforge.errors import EXIT_STAGE, AuditError
 
 RICH = ef.Elf(
     text=ef.AVX2 + ef.RET + ef.NOP * 11 + ef.LZCNT + ef.RET,

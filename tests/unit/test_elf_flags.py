@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from unit import elf_files as ef
 
-from pikaforge.elf.facts import ElfFacts, facts_of
-from pikaforge.elf.flags import FlagVerdict, judge, march_of
+from pikaforge.audit.elf.facts import ElfFacts, facts_of
+from pikaforge.audit.judge_flags import FlagVerdict, judge, march_of
 
 GOOD = "GNU C++11 12.2.0 -msse4.2 -march=sandybridge -mtune=sandybridge -g -O2"
 # What gcc 12 and gcc 4.8 record of -march=native.

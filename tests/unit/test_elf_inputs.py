@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from unit import elf_files as ef
 
-from pikaforge.elf.errors import AuditError
-from pikaforge.elf.inputs import Tree, open_inputs
-from pikaforge.elf.packages import clean
+from pikaforge.audit.inputs import Tree, open_inputs
+from pikaforge.errors import AuditError
 from pikaforge.host import process
+from pikaforge.host.archives import clean
 
 PROGRAM = ef.make(ef.Elf(text=ef.AVX2 + ef.RET))
 LIBRARY = ef.make(ef.Elf(soname="libx.so.1"))
@@ -208,7 +208,7 @@ def test_zstd_without_anything_that_reads_it(tmp_path: Path, monkeypatch: pytest
     def absent(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr("pikaforge.elf.packages.importlib.import_module", absent)
+    monkeypatch.setattr("pikaforge.host.archives.importlib.import_module", absent)
     monkeypatch.setattr(process, "find", lambda _name: None)
     path = tmp_path / "x.tar.zst"
     path.write_bytes(b"\x28\xb5\x2f\xfd" + b"\0" * 20)
@@ -218,7 +218,7 @@ def test_zstd_without_anything_that_reads_it(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pikaforge.elf.inputs.TOTAL_LIMIT", 1 << 20)
+    monkeypatch.setattr("pikaforge.audit.inputs.TOTAL_LIMIT", 1 << 20)
     path = tmp_path / "x.tar.gz"
     path.write_bytes(gzip.compress(tar({"a": b"\x7fELF" + b"\0" * (3 << 20)}, {})))
     with pytest.raises(AuditError, match="unpacks to more than"):

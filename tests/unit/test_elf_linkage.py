@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pytest
 from unit import elf_files as ef
 
-from pikaforge.elf.facts import facts_of
-from pikaforge.elf.linkage import LinkageRules, LinkageVerdict, highest, judge
+from pikaforge.audit.elf.facts import facts_of
+from pikaforge.audit.judge_linkage import LinkageRules, LinkageVerdict, highest, judge
 
 RULES = LinkageRules(
     base_libraries=("ld-linux-x86-64.so.*", "libc.so.*", "libstdc++.so.*"),

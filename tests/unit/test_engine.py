@@ -22,7 +22,7 @@ from pikaforge.errors import HostError
 from pikaforge.host import connection, hostos, podman
 from pikaforge.host.connection import SOCKETS, brief, engine_errors, environment, timed_out
 from pikaforge.host.container import unpack
-from pikaforge.host.engine import DockerEngine
+from pikaforge.host.docker import DockerEngine
 from pikaforge.host.images import _imported, _pulled
 from pikaforge.host.job import files
 

@@ -6,8 +6,8 @@ import io
 from dataclasses import replace
 
 from pikaforge import errors
+from pikaforge.cli.output import show_error
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
-from pikaforge.report import show_error
 
 
 def test_lines_are_what_is_wrong_where_and_what_to_do() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pikaforge.host.resp import Closed, ErrorReply, Reply
-from pikaforge.model import Check, Step
-from pikaforge.stages import exchange
-from pikaforge.stages.exchange import run_check, run_step, show
+from pikaforge.config.schema import Check, Step
+from pikaforge.pipeline.smoke import expectations
+from pikaforge.pipeline.smoke.expectations import run_check, run_step, show
+from pikaforge.pipeline.smoke.resp import Closed, ErrorReply, Reply
 
 
 def _tupled(value: Any) -> Any:
@@ -133,7 +133,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         def sleep(seconds: float) -> None:
             now[0] += seconds
 
-    monkeypatch.setattr(exchange, "time", Time)
+    monkeypatch.setattr(expectations, "time", Time)
     return now
 
 
@@ -141,14 +141,14 @@ def test_a_step_with_within_is_asked_again(clock: list[float]) -> None:
     connection = FakeConnection(["Yes"], ["Yes"], ["No"])
     assert run_step(_step("{send: [INFO], expect: 'No', within: 10}"), connection) == ""  # type: ignore[arg-type]
     assert len(connection.sent) == 3
-    assert clock[0] == pytest.approx(100 + 2 * exchange.POLL)
+    assert clock[0] == pytest.approx(100 + 2 * expectations.POLL)
 
 
 def test_a_step_with_within_gives_up(clock: list[float]) -> None:
     assert _run("{send: [INFO], expect: 'No', within: 2.5}", ["Yes"]) == (
         "sent INFO; wanted 'No' within 2.5 s; got 'Yes'"
     )
-    assert clock[0] == pytest.approx(102.5, abs=2 * exchange.POLL)
+    assert clock[0] == pytest.approx(102.5, abs=2 * expectations.POLL)
 
 
 def test_a_step_without_within_is_asked_once(clock: list[float]) -> None:

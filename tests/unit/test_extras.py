@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pikaforge import extras
 from pikaforge.bench import figures
 from pikaforge.errors import HostError
-from pikaforge.publish import apt, index, yum
+from pikaforge.formats.deb import apt
+from pikaforge.formats.rpm import yum
+from pikaforge.host import extras
+from pikaforge.publish.sites import pypi
 
 GOBJECT = "libgobject-2.0.so.0: cannot open shared object file: No such file or directory"
 NEWER = "/lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by planted/_c.so)"
@@ -93,7 +95,7 @@ def test_each_user_of_an_extra_says_so(
 
 
 def test_an_index_wants_twine(monkeypatch: pytest.MonkeyPatch) -> None:
-    index.verify()
+    pypi.verify()
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(HostError, match="the Python package twine cannot be imported: No module named 'twine'"):
-        index.verify()
+        pypi.verify()

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from unit import elf_files as ef
 
-from pikaforge.elf.facts import regions
-from pikaforge.elf.layout import read_layout
-from pikaforge.isa.allow import from_macros
-from pikaforge.isa.decode import FileScan, Source, scan
-from pikaforge.isa.ranges import FRAME, FUNCTION, GAP, CodeMap, read_map
+from pikaforge.audit.allowed_features import from_macros
+from pikaforge.audit.elf.facts import regions
+from pikaforge.audit.elf.layout import read_layout
+from pikaforge.audit.isa.decode import FileScan, Source, scan
+from pikaforge.audit.isa.ranges import FRAME, FUNCTION, GAP, CodeMap, read_map
 
 ALLOWED = from_macros([f"#define {m} 1" for m in ("__AVX__", "__XSAVE__")], "sandybridge").sure
 

@@ -8,11 +8,11 @@ import pytest
 from iced_x86 import Code, CpuidFeature
 from unit import elf_files as ef
 
+from pikaforge.audit import allowed_features
+from pikaforge.audit.isa.opcodes import features_by_code, features_of_bytes
+from pikaforge.cpu.features import guarded, guards, kernel_flags, table
 from pikaforge.errors import HostError
 from pikaforge.host import process
-from pikaforge.isa import allow
-from pikaforge.isa.features import guarded, guards, kernel_flags, table
-from pikaforge.isa.opcodes import features_by_code, features_of_bytes
 
 SANDYBRIDGE = [f"#define {m} 1" for m in (
     "__AVX__", "__SSE3__", "__SSSE3__", "__SSE4_1__", "__SSE4_2__", "__POPCNT__", "__PCLMUL__", "__XSAVE__",
@@ -81,7 +81,7 @@ def test_instructions(code: bytes, ids: tuple[str, ...]) -> None:
 
 
 def test_the_allow_list_of_sandybridge() -> None:
-    found = allow.from_macros(SANDYBRIDGE, "sandybridge")
+    found = allowed_features.from_macros(SANDYBRIDGE, "sandybridge")
     assert {"avx", "sse4_2", "xsave", "xgetbv", "cmpxchg16b", "rdtscp"} <= found.sure
     assert {"cet_ibt", "rdssp", "multibytenop", "prefetchw", "cldemote", "sse2"} <= found.sure
     assert not found.sure & {"avx2", "lzcnt", "tzcnt", "fma", "bmi1", "bmi2", "movbe", "avx512f", "cet_ss", "rdrand"}
@@ -90,25 +90,25 @@ def test_the_allow_list_of_sandybridge() -> None:
 
 
 def test_what_runs_as_another_instruction_is_never_doubtful() -> None:
-    found = allow.from_macros(SANDYBRIDGE, "haswell")
+    found = allowed_features.from_macros(SANDYBRIDGE, "haswell")
     assert {"avx2", "movbe", "bmi1"} <= found.doubtful
     assert not found.doubtful & {"lzcnt", "tzcnt"}
 
 
 def test_the_lineage_counts_where_no_macro_tells() -> None:
-    assert "rdtscp" in allow.from_macros(SANDYBRIDGE, "nehalem").sure
-    assert "rdtscp" not in allow.from_macros(SANDYBRIDGE, "x86_64_v3").sure
+    assert "rdtscp" in allowed_features.from_macros(SANDYBRIDGE, "nehalem").sure
+    assert "rdtscp" not in allowed_features.from_macros(SANDYBRIDGE, "x86_64_v3").sure
 
 
 def test_no_macros_allow_only_what_is_free_and_warn() -> None:
-    found = allow.from_macros([], "x86_64")
-    assert found.sure == allow.free()
+    found = allowed_features.from_macros([], "x86_64")
+    assert found.sure == allowed_features.free()
     assert found.warning
 
 
 def test_without_gcc_archspec_answers_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "find", lambda _name: None)
-    found = allow.from_gcc("haswell")
+    found = allowed_features.from_gcc("haswell")
     assert {"avx2", "bmi2", "movbe", "lzcnt"} <= found.sure
     assert "no gcc" in found.warning
     assert "archspec" in found.source
@@ -120,7 +120,7 @@ def test_a_gcc_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(process, "find", lambda _name: "/usr/bin/gcc")
     monkeypatch.setattr(process, "run", broken)
-    assert "it hangs" in allow.from_gcc("haswell").warning
+    assert "it hangs" in allowed_features.from_gcc("haswell").warning
 
 
 def test_a_gcc_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_a_gcc_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(process, "find", lambda _name: "/usr/bin/gcc")
     monkeypatch.setattr(process, "run", run)
-    found = allow.from_gcc("sandybridge")
+    found = allowed_features.from_gcc("sandybridge")
     assert asked[1][:3] == ["gcc", "-march=sandybridge", "-mtune=sandybridge"]
     assert "avx" in found.sure
     assert found.source == "macros of gcc 12.2.0 -march=sandybridge -mtune=sandybridge"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pikaforge.isa.waivers import Ledger, Waiver
+from pikaforge.audit.waivers import Ledger, Waiver
 
 TODAY = date(2026, 6, 15)
 GOOD: dict[str, Any] = {

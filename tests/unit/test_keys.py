@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from pikaforge import keys
+from pikaforge.host import hashing
 
 MATERIAL: dict[str, Any] = {"flags": ["-march=x", "-mtune=x"], "recipe": "r", "nested": {"a": 1, "b": [2, 3]}}
 INPUTS = {"source:v1": "aaa", "image:el7": "bbb"}
 
 
 def test_a_key_is_32_hex_digits_and_always_the_same() -> None:
-    key = keys.key("compile", MATERIAL, INPUTS)
+    key = hashing.key("compile", MATERIAL, INPUTS)
     assert len(key) == 32
     assert set(key) <= set("0123456789abcdef")
     # Golden: another value here means that every stored result is worthless, so raise keys.FORMAT on purpose.
@@ -42,50 +42,50 @@ def test_a_key_is_32_hex_digits_and_always_the_same() -> None:
     ],
 )
 def test_each_ingredient_counts(stage: str, material: dict[str, Any], inputs: dict[str, str]) -> None:
-    assert keys.key(stage, material, inputs) != keys.key("compile", MATERIAL, INPUTS)
+    assert hashing.key(stage, material, inputs) != hashing.key("compile", MATERIAL, INPUTS)
 
 
 def test_the_order_of_a_mapping_does_not_count() -> None:
     turned = {name: MATERIAL[name] for name in reversed(MATERIAL)}
     turned["nested"] = {"b": [2, 3], "a": 1}
     inputs = {name: INPUTS[name] for name in reversed(INPUTS)}
-    assert keys.key("compile", turned, inputs) == keys.key("compile", MATERIAL, INPUTS)
+    assert hashing.key("compile", turned, inputs) == hashing.key("compile", MATERIAL, INPUTS)
 
 
 def test_the_format_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = keys.key("compile", MATERIAL, INPUTS)
-    monkeypatch.setattr(keys, "FORMAT", keys.FORMAT + 1)
-    assert keys.key("compile", MATERIAL, INPUTS) != before
+    before = hashing.key("compile", MATERIAL, INPUTS)
+    monkeypatch.setattr(hashing, "FORMAT", hashing.FORMAT + 1)
+    assert hashing.key("compile", MATERIAL, INPUTS) != before
 
 
 @pytest.mark.parametrize("value", [{1, 2}, Path("/x"), b"bytes", object()])
 def test_what_is_no_json_is_refused_rather_than_guessed(value: object) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
-        keys.key("compile", {"x": value}, {})
+        hashing.key("compile", {"x": value}, {})
 
 
 @pytest.mark.parametrize("data", ["grüße", "grüße".encode()])
 def test_digest(data: str | bytes) -> None:
-    assert keys.digest(data) == hashlib.sha256("grüße".encode()).hexdigest()
+    assert hashing.digest(data) == hashlib.sha256("grüße".encode()).hexdigest()
 
 
 def test_file_digest_follows_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("one")
-    assert keys.file_digest(path) == keys.digest("one")
+    assert hashing.file_digest(path) == hashing.digest("one")
     path.write_text("another")
-    assert keys.file_digest(path) == keys.digest("another")
+    assert hashing.file_digest(path) == hashing.digest("another")
     path.write_text("sixteen")  # as long as the one before
     os.utime(path, ns=(0, 12345))
-    assert keys.file_digest(path) == keys.digest("sixteen")
+    assert hashing.file_digest(path) == hashing.digest("sixteen")
 
 
 def test_files_digest_is_by_name(tmp_path: Path) -> None:
     for name in ("b", "a"):
         (tmp_path / name).write_text(name * 3)
-    assert keys.files_digest(tmp_path, ["b", "a"]) == {"a": keys.digest("aaa"), "b": keys.digest("bbb")}
+    assert hashing.files_digest(tmp_path, ["b", "a"]) == {"a": hashing.digest("aaa"), "b": hashing.digest("bbb")}
     with pytest.raises(FileNotFoundError):
-        keys.files_digest(tmp_path, ["c"])
+        hashing.files_digest(tmp_path, ["c"])
 
 
 def _tree(folder: Path) -> Path:
@@ -107,10 +107,10 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_tree_digest_sees(tmp_path: Path, change: str) -> None:
-    before = keys.tree_digest(_tree(tmp_path / "a"))
+    before = hashing.tree_digest(_tree(tmp_path / "a"))
     changed = _tree(tmp_path / "b")
     CHANGES[change](changed)
-    assert keys.tree_digest(changed) != before
+    assert hashing.tree_digest(changed) != before
 
 
 def test_tree_digest_does_not_see_time_place_and_other_modes(tmp_path: Path) -> None:
@@ -118,4 +118,4 @@ def test_tree_digest_does_not_see_time_place_and_other_modes(tmp_path: Path) -> 
     os.utime(second / "one", (1, 1))
     (second / "one").chmod(0o640)
     (second / "empty").mkdir()
-    assert keys.tree_digest(first) == keys.tree_digest(second)
+    assert hashing.tree_digest(first) == hashing.tree_digest(second)

@@ -13,12 +13,12 @@ import pytest
 from unit import elf_files as ef
 from unit.helpers import Ending, FakeEngine
 
-from pikaforge.elf.code import code_digest
+from pikaforge.audit.elf.code import code_digest
 from pikaforge.errors import StageError
 from pikaforge.host.store import Result
-from pikaforge.stages import libraries
-from pikaforge.stages.libraries import Libraries
-from pikaforge.workshop import Workshop
+from pikaforge.host.workspace import Workshop
+from pikaforge.pipeline.image import libraries
+from pikaforge.pipeline.image.libraries import Libraries
 
 LIBRARY = ef.Elf(text=ef.AVX + ef.RET, symbols=[("work", 0, 5, ef.FUNC)], soname="liba.so.1")
 GOOD = ef.make(LIBRARY)

@@ -11,7 +11,7 @@ import pytest
 from unit.helpers import refusal
 
 from pikaforge.errors import EXIT_CONFIG, ConfigError
-from pikaforge.lockfile import REFRESH, Lock
+from pikaforge.host.lockfile import REFRESH, Lock
 
 ENTRY = "https://example.org/demo.git#v1.0"
 RESTORE = "restore it from version control, or remove it to pin anew"

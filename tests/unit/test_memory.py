@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pikaforge.elf.allocator import UNUSED
+from pikaforge.audit.judge_allocator import UNUSED
 from pikaforge.host import process
-from pikaforge.stages.memory import STATISTICS, mapped_wrong, served, served_wrong
+from pikaforge.pipeline.smoke.allocator_in_use import STATISTICS, mapped_wrong, served, served_wrong
 
 TCMALLOC = "/forge/tree/lib/libtcmalloc.so.4.5.9"
 PLAIN = ("/forge/tree/bin/demo", "/usr/lib/x86_64-linux-gnu/libc.so.6", "/usr/lib/x86_64-linux-gnu/libm.so.6")

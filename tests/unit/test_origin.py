@@ -12,10 +12,10 @@ from unit.helpers import make_spec, refusal
 
 from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git, process
-from pikaforge.keys import digest
-from pikaforge.lockfile import Lock
-from pikaforge.stages import origin
-from pikaforge.stages.origin import WAYS_ROUND, Origin
+from pikaforge.host.hashing import digest
+from pikaforge.host.lockfile import Lock
+from pikaforge.pipeline.source import origin
+from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin
 
 COMMIT = "a" * 40
 OTHER = "b" * 40

@@ -14,13 +14,13 @@ import pytest
 from unit.helpers import Ending, FakeEngine, make_spec, members, refusal, the_cell
 
 from pikaforge.errors import HostError, StageError
+from pikaforge.formats.registry import tarball_name
+from pikaforge.host.hashing import digest
 from pikaforge.host.job import files
 from pikaforge.host.store import Result
-from pikaforge.keys import digest
-from pikaforge.stages import package
-from pikaforge.stages.formats import tarball_name
-from pikaforge.stages.package import Parts, deliver, manifest, material, write_sums
-from pikaforge.workshop import Workshop
+from pikaforge.host.workspace import Workshop
+from pikaforge.pipeline import package
+from pikaforge.pipeline.package import Parts, deliver, manifest, material, write_sums
 
 CELL = "R620-debian12-none"
 EPOCH = 1672531200

@@ -19,7 +19,7 @@ import pytest
 
 from pikaforge.publish import page as module
 from pikaforge.publish.page import ASSETS, page
-from pikaforge.publish.records import FOLDERS, Artifact, Catalogue, File, Key, Repository
+from pikaforge.publish.state import FOLDERS, Artifact, Catalogue, File, Key, Repository
 
 NASTY = "</script><img src=x onerror=alert(1)>\"'&amp;<!--\u2028"
 BESIDE = (".sbom.json", ".intoto.json", ".asc")

@@ -8,15 +8,15 @@ import pytest
 import yaml
 from unit.helpers import refusal
 
-from pikaforge import config
+from pikaforge.config import load
+from pikaforge.config.schema import Series
 from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git, net
-from pikaforge.keys import digest
-from pikaforge.lockfile import Lock
-from pikaforge.model import Series
-from pikaforge.stages import patches
-from pikaforge.stages.origin import WAYS_ROUND, Origin
-from pikaforge.stages.patches import Patch, Shelf, is_mailbox, pinned_digests, resolve
+from pikaforge.host.hashing import digest
+from pikaforge.host.lockfile import Lock
+from pikaforge.pipeline.source import patches
+from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin
+from pikaforge.pipeline.source.patches import Patch, Shelf, is_mailbox, pinned_digests, resolve
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 MAIL = f"""\
@@ -65,7 +65,7 @@ def test_is_mailbox(text: str, mailbox: bool) -> None:
 
 
 def _series(*entries: dict[str, object]) -> Series:
-    return config.parse_series(yaml.safe_dump({"patches": list(entries)}), file="series.yaml")
+    return load.parse_series(yaml.safe_dump({"patches": list(entries)}), file="series.yaml")
 
 
 def _pull(number: int, **more: object) -> dict[str, object]:

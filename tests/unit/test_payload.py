@@ -7,8 +7,8 @@ import re
 import pytest
 from unit.helpers import ROOT, make_spec
 
-from pikaforge import config
-from pikaforge.stages import payload
+from pikaforge.config import load
+from pikaforge.formats import payload
 
 WORD = re.compile(r"@[A-Z]+@")
 
@@ -26,7 +26,7 @@ def test_the_files_are_named_after_the_product() -> None:
 
 @pytest.mark.parametrize("real", [False, True])
 def test_no_word_is_left_but_the_one_that_deployment_fills_in(real: bool) -> None:
-    product = (config.load(ROOT / "matrix.yaml") if real else make_spec()).product
+    product = (load.load(ROOT / "matrix.yaml") if real else make_spec()).product
     left = {
         name: set(WORD.findall(data.decode()))
         for name, data in payload.render(product).contents.items()
@@ -37,7 +37,8 @@ def test_no_word_is_left_but_the_one_that_deployment_fills_in(real: bool) -> Non
 
 
 def test_the_templates_name_no_product() -> None:
-    for path in (path for path in payload.FOLDER.rglob("*") if path.is_file() and path.suffix != ".pyc"):
+    package = ROOT / "build" / "pikaforge"
+    for path in (path for path in package.rglob("*") if path.suffix in (".sh", ".service", ".target", ".conf", ".js")):
         assert "pika" not in path.read_text(encoding="utf-8").lower().replace("pikaforge", ""), path.name
 
 

@@ -13,20 +13,22 @@ from typing import Any
 import pytest
 from unit.helpers import FakeEngine, make_spec
 
-from pikaforge import targets
-from pikaforge.emulation import Machine
+from pikaforge.cli.commands.build import status
+from pikaforge.config.schema import Spec
+from pikaforge.cpu import microarch
+from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
 from pikaforge.host import process
+from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result
-from pikaforge.keys import digest
-from pikaforge.model import Spec
-from pikaforge.pipeline import WORKERS, Events, Outcome, Pipeline, Report, Request, View
-from pikaforge.plan import Node, Plan, expand
-from pikaforge.selection import Selection, select
-from pikaforge.stages import audit, image, package, smoke
-from pikaforge.stages.origin import Origin
-from pikaforge.verbs.build import status
-from pikaforge.workshop import Workshop
+from pikaforge.host.workspace import Workshop
+from pikaforge.pipeline import audit, package
+from pikaforge.pipeline.image import image
+from pikaforge.pipeline.pipeline import WORKERS, Events, Outcome, Pipeline, Report, Request, View
+from pikaforge.pipeline.smoke import smoke
+from pikaforge.pipeline.source.origin import Origin
+from pikaforge.plan.plan import Node, Plan, expand
+from pikaforge.plan.selection import Selection, select
 
 
 class Log(Events):
@@ -152,7 +154,7 @@ TRIED, NOT_RUN = "smoke:debian12-sandybridge-none", f"smoke:{SKY}"
 def twins() -> Plan:
     """One model whose target this machine cannot run."""
     spec = make_spec()
-    machine = Machine(flags=targets.kernel_flags("sandybridge"), emulates=False)
+    machine = Machine(flags=microarch.kernel_flags("sandybridge"), emulates=False)
     return expand(spec, select(spec, Selection(selectors=("R640-debian12-none",))), machine=machine)
 
 

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from unit.helpers import ROOT, make_spec, refusal, the_cell
 
-from pikaforge import config, report
+from pikaforge.cli import output
+from pikaforge.config import load
+from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError
-from pikaforge.model import Spec
-from pikaforge.pipeline import View
-from pikaforge.plan import GITHUB_JOB_LIMIT, STAGES, TOOLS_NODE, Cell, all_cells, expand, github_matrix
-from pikaforge.selection import Selection, select
+from pikaforge.pipeline.pipeline import View
+from pikaforge.plan.plan import GITHUB_JOB_LIMIT, STAGES, TOOLS_NODE, Cell, all_cells, expand, github_matrix
+from pikaforge.plan.selection import Selection, select
 
 GOLDEN = Path(__file__).with_name("golden") / "plan-R620-R720.json"
 SEE_TABLE = "see `nox -s matrix -- --format table`"
@@ -329,7 +330,7 @@ def test_two_models_with_one_target_share_every_node_but_package() -> None:
 
 @pytest.mark.parametrize("engine", ["docker", "host"])
 def test_nodes_are_unique_and_follow_what_they_need(engine: Any) -> None:
-    spec = config.load(ROOT / "matrix.yaml")
+    spec = load.load(ROOT / "matrix.yaml")
     plan = expand(spec, all_cells(spec), engine=engine)
     seen: set[str] = set()
     for node in plan.nodes:
@@ -359,11 +360,11 @@ def test_golden_plan() -> None:
 
     Where the change is wanted: PIKAFORGE_REWRITE_GOLDEN=1 pytest tests/unit/test_plan.py, then read the difference.
     """
-    spec = config.load(ROOT / "matrix.yaml")
+    spec = load.load(ROOT / "matrix.yaml")
     cells = select(spec, Selection(selectors=("R[67]20-el7-*", "R[67]20-debian12-*")))
     plan = expand(spec, cells)
     views = [View(node=node, key="(key)", cached=False, why="(why)") for node in plan.nodes]
-    made = report.plan_json(plan, views) + "\n"
+    made = output.plan_json(plan, views) + "\n"
     if os.environ.get("PIKAFORGE_REWRITE_GOLDEN") == "1":
         GOLDEN.write_text(made, encoding="utf-8")
         pytest.fail(f"{GOLDEN} is written anew")
@@ -466,7 +467,7 @@ def test_a_jobs_key_is_made_of_its_own_compilations_alone(limit: int) -> None:
 
 def _large() -> Spec:
     """10,000 cells: 250 models x 20 images x 2 allocators."""
-    spec = config.load(ROOT / "matrix.yaml")
+    spec = load.load(ROOT / "matrix.yaml")
     models, images = list(spec.hardware.values()), list(spec.images.values())
     return spec.model_copy(
         update={

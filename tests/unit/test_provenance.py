@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from unit.artifacts import NAME, TREE, deliver, listed, make_manifest, manifest_bytes, pack, tar_bytes
 
-from pikaforge.describe import describe, provenance
-from pikaforge.describe.provenance import Builder, builder_in, builder_of
-from pikaforge.elf.errors import AuditError
+from pikaforge.attest import provenance
+from pikaforge.attest.describe import describe
+from pikaforge.attest.provenance import Builder, builder_in, builder_of
+from pikaforge.errors import AuditError
 
 DIGEST = "a" * 64
 ACTIONS = {

@@ -19,16 +19,18 @@ import pytest
 import small_packages
 from publishing import EPOCH, FakeSigner, Root, Shelf, in_folder, spec
 
+from pikaforge.config.schema import Format
 from pikaforge.errors import EXIT_PUBLISH, ConfigError, HostError, PublishError
-from pikaforge.model import Format
-from pikaforge.publish import apt, directory, yum
-from pikaforge.publish.change import Change
-from pikaforge.publish.choice import Choice
-from pikaforge.publish.directory import Directory
-from pikaforge.publish.outline import Item, outline
-from pikaforge.publish.promotion import promotion
+from pikaforge.formats.deb import apt
+from pikaforge.formats.rpm import yum
+from pikaforge.plan.selectors import Choice
+from pikaforge.publish.diff import Item, outline
+from pikaforge.publish.promote import promotion
 from pikaforge.publish.publisher import Publisher, Wish
-from pikaforge.publish.records import CATALOGUE, Catalogue, read_catalogue, read_state, text
+from pikaforge.publish.sites import directory
+from pikaforge.publish.sites.directory import Directory
+from pikaforge.publish.state import CATALOGUE, Catalogue, read_catalogue, read_state, text
+from pikaforge.publish.transaction import Change
 
 PLACE = "debian12/R620"
 NAMESPACE = {"r": "http://linux.duke.edu/metadata/repo", "c": "http://linux.duke.edu/metadata/common"}
@@ -535,13 +537,13 @@ class TestDamaged:
 class TestMissing:
     """What makes metadata of a kind cannot be imported."""
 
-    @pytest.mark.parametrize(("made_by", "kind"), [("yum", "rpm"), ("apt", "deb")])
+    @pytest.mark.parametrize(("made_by", "kind"), [("rpm.yum", "rpm"), ("deb.apt", "deb")])
     def test_it_is_said_before_anything_is_written(
         self, root: Root, made_by: str, kind: Format, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         there = root.shelf.item("1.0", format=kind)
         root.publish(there)
-        monkeypatch.setattr(f"pikaforge.publish.{made_by}.library", missing)
+        monkeypatch.setattr(f"pikaforge.formats.{made_by}.library", missing)
         before = tree(served(root, ""))
         # The first place comes before the one with the package that needs it.
         new = (root.shelf.item("1.0", format="tar", image="debian11"), root.shelf.item("1.1", format=kind))
@@ -557,9 +559,9 @@ class TestMissing:
     def test_who_does_not_need_it_can_do_without(
         self, root: Root, kind: Format, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for made_by, of in (("yum", "rpm"), ("apt", "deb")):
+        for made_by, of in (("rpm.yum", "rpm"), ("deb.apt", "deb")):
             if of != kind:
-                monkeypatch.setattr(f"pikaforge.publish.{made_by}.library", missing)
+                monkeypatch.setattr(f"pikaforge.formats.{made_by}.library", missing)
         assert root.publish(root.shelf.item("1.0", format=kind)).transferred
 
 

@@ -9,11 +9,12 @@ import pytest
 import yaml
 from unit.helpers import BASE
 
-from pikaforge import cli, record
-from pikaforge.keys import digest
+from pikaforge.cli import main
+from pikaforge.host.hashing import digest
+from pikaforge.pipeline import report as record
+from pikaforge.pipeline.report import ArtifactRecord, BuildReport, CellRecord, StageRecord
 from pikaforge.publish import collect
 from pikaforge.publish.collect import Delivered
-from pikaforge.record import ArtifactRecord, BuildReport, CellRecord, StageRecord
 
 R620, R640 = "R620-debian12-none", "R640-debian12-none"
 COMPILED = StageRecord(stage="compile", label="debian12-t-none", key="of another source", status="done", seconds=1.0)
@@ -60,7 +61,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def _publish(project: Path, *words: str) -> int:
-    return cli.main(["publish", *words, "--matrix", str(project / "matrix.yaml"), "--dist", str(project / "dist")])
+    return main.main(["publish", *words, "--matrix", str(project / "matrix.yaml"), "--dist", str(project / "dist")])
 
 
 def test_a_destination_may_refuse_what_was_not_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,12 +13,12 @@ import requests
 
 from pikaforge.errors import ConfigError, PublishError
 from pikaforge.host.owner import Owner
-from pikaforge.publish import http, index, weblock
-from pikaforge.publish.credentials import Credentials
-from pikaforge.publish.dav import Dav, beside
-from pikaforge.publish.http import Client
-from pikaforge.publish.redo import Redo
-from pikaforge.publish.web import WebSite
+from pikaforge.publish.sites import http, pypi, web_lock
+from pikaforge.publish.sites.credentials import Credentials
+from pikaforge.publish.sites.http import Client
+from pikaforge.publish.sites.journal import Redo
+from pikaforge.publish.sites.web import WebSite
+from pikaforge.publish.sites.webdav import Dav, beside
 
 WRITER = Credentials(user="ann", password="p:ss wörd")
 URL = "https://repo.example.org/pub"
@@ -58,7 +58,7 @@ def test_a_log_that_is_damaged_anywhere_is_none() -> None:
 
 def resealed(content: dict[str, object]) -> bytes:
     """With the digest that belongs there."""
-    from pikaforge.publish.redo import _checksum
+    from pikaforge.publish.sites.journal import _checksum
 
     return json.dumps({**content, "sha256": _checksum(content)}).encode()
 
@@ -192,27 +192,27 @@ def dates(seconds: float) -> dict[str, str]:
 
 
 def test_a_lock_is_as_old_as_its_server_says() -> None:
-    held = weblock.parse(lock_text(), dates(90))
+    held = web_lock.parse(lock_text(), dates(90))
     assert (held.token, held.age, held.ttl) == ("t", 90.0, 60.0)
     assert held.name == "process 7 on 'h', since 's'"
-    assert weblock.parse(lock_text(), {}).age is None
-    assert weblock.parse(lock_text(), {**dates(9), "Date": "nonsense"}).age is None
-    assert weblock.parse(lock_text(ttl=1e9), {}).ttl == 600.0, "nobody has it for years"
+    assert web_lock.parse(lock_text(), {}).age is None
+    assert web_lock.parse(lock_text(), {**dates(9), "Date": "nonsense"}).age is None
+    assert web_lock.parse(lock_text(ttl=1e9), {}).ttl == 600.0, "nobody has it for years"
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"{", b"[]", b"\xff", b'{"token": "t"}', lock_text(pid="x"), lock_text(ttl=None)]
 )
 def test_a_lock_that_cannot_be_read_is_somebodys(data: bytes) -> None:
-    held = weblock.parse(data, dates(5))
+    held = web_lock.parse(data, dates(5))
     assert (held.token, held.name, held.age, held.gone()) == ("", "somebody", 5.0, False)
 
 
 def test_a_holder_of_this_machine_that_ended_is_known() -> None:
     alive = Owner.current()
-    assert not weblock.parse(lock_text(owner=alive.text), {}).gone()
-    assert weblock.parse(lock_text(owner=dataclasses.replace(alive, started="1").text), {}).gone()
-    assert not weblock.parse(lock_text(owner=dataclasses.replace(alive, machine="0", started="1").text), {}).gone()
+    assert not web_lock.parse(lock_text(owner=alive.text), {}).gone()
+    assert web_lock.parse(lock_text(owner=dataclasses.replace(alive, started="1").text), {}).gone()
+    assert not web_lock.parse(lock_text(owner=dataclasses.replace(alive, machine="0", started="1").text), {}).gone()
 
 
 def test_without_the_lock_nothing_is_written() -> None:
@@ -228,7 +228,7 @@ def test_without_the_lock_nothing_is_written() -> None:
     [("pika_server-3.4.0+r620-py3-none-any.whl", "pika-server"), ("A.b__C-1-py3-none-any.whl", "a-b-c")],
 )
 def test_the_project_of_a_wheel(name: str, project: str) -> None:
-    assert index.project_of(name) == project
+    assert pypi.project_of(name) == project
 
 
 def test_links_of_a_simple_page() -> None:
@@ -236,27 +236,27 @@ def test_links_of_a_simple_page() -> None:
         '<html><base href="x"><a href="../../f/a-1%2Blocal-x.whl#sha256=AB">other text</a>'
         '<a name="y">none</a><a href="a-1-x.whl?k=v&amp;x#md5=1">a-1-x.whl</a>'
     )
-    assert index.link_to("a-1+local-x.whl", page) == "../../f/a-1%2Blocal-x.whl#sha256=AB"
-    assert index.link_to("a-1-x.whl", page) == "a-1-x.whl?k=v&x#md5=1"
-    assert index.link_to("other text", page) is None
-    assert index.link_to("-1-x.whl", page) is None
+    assert pypi.link_to("a-1+local-x.whl", page) == "../../f/a-1%2Blocal-x.whl#sha256=AB"
+    assert pypi.link_to("a-1-x.whl", page) == "a-1-x.whl?k=v&x#md5=1"
+    assert pypi.link_to("other text", page) is None
+    assert pypi.link_to("-1-x.whl", page) is None
 
 
 def test_what_twine_says_is_shown_without_secrets() -> None:
     output = (
         f"{'x' * 5}\n" * 9 + "\nfailed for ann:p:ss wörd\nYW5uOnA6c3Mgd8O2cmQ=\nat https://u:pw@example.org/x?k=v now\n"
     )
-    lines = index._told(output, WRITER)
+    lines = pypi._told(output, WRITER)
     assert lines[-3:] == ["failed for ann:***", "***", "at https://***@example.org/x?*** now"]
-    assert len(lines) == index.LINES
+    assert len(lines) == pypi.LINES
 
 
 def test_twine_gets_who_uploads_and_none_of_the_users_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TWINE_REPOSITORY_URL", "https://example.org/")
     monkeypatch.setenv("TWINE_PASSWORD", "other")
-    env = index._environment(WRITER)
+    env = pypi._environment(WRITER)
     assert {name: value for name, value in env.items() if name.startswith("TWINE_")} == {
         "TWINE_USERNAME": WRITER.user,
         "TWINE_PASSWORD": WRITER.password,
     }
-    assert index._environment(None)["TWINE_PASSWORD"] == ""
+    assert pypi._environment(None)["TWINE_PASSWORD"] == ""

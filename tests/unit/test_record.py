@@ -13,21 +13,22 @@ import pytest
 from pydantic import ValidationError
 from unit.helpers import make_spec, the_cell
 
-from pikaforge import record, targets
-from pikaforge.audit import AuditResult
-from pikaforge.elf.facts import ElfFacts
-from pikaforge.elf.flags import FlagVerdict, Units
-from pikaforge.elf.linkage import Hardening, LinkageVerdict
-from pikaforge.elf.verdict import Line
-from pikaforge.emulation import Machine
+from pikaforge.audit.audit import AuditResult
+from pikaforge.audit.elf.facts import ElfFacts
+from pikaforge.audit.finding import Line
+from pikaforge.audit.judge_flags import FlagVerdict, Units
+from pikaforge.audit.judge_instructions import Finding, IsaVerdict
+from pikaforge.audit.judge_linkage import Hardening, LinkageVerdict
+from pikaforge.config.schema import Spec
+from pikaforge.cpu import microarch
+from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import ForgeError, HostError, StageError, StageFailure
 from pikaforge.host.store import Result
-from pikaforge.isa.verdict import Finding, IsaVerdict
-from pikaforge.model import Spec
-from pikaforge.pipeline import Outcome, Report
-from pikaforge.plan import Plan, expand
-from pikaforge.record import ArtifactRecord, BuildReport, CellRecord, StageRecord, WayRecord
-from pikaforge.stages.exchange import Outcome as Checked
+from pikaforge.pipeline import report as record
+from pikaforge.pipeline.pipeline import Outcome, Report
+from pikaforge.pipeline.report import ArtifactRecord, BuildReport, CellRecord, StageRecord, WayRecord
+from pikaforge.pipeline.smoke.expectations import Outcome as Checked
+from pikaforge.plan.plan import Plan, expand
 
 R620, R720, R640 = "R620-debian12-none", "R720-debian12-none", "R640-debian12-none"
 SANDY, SKY = "debian12-sandybridge-none", "debian12-skylake_avx512-none"
@@ -225,7 +226,7 @@ def test_a_cell_has_its_own_stages_in_the_order_of_the_plan(merged: Merge) -> No
 
 def test_a_twin_is_told_in_the_record_of_those_that_it_stands_for(merged: Merge) -> None:
     spec = make_spec()
-    machine = Machine(flags=targets.kernel_flags("sandybridge"), emulates=False)
+    machine = Machine(flags=microarch.kernel_flags("sandybridge"), emulates=False)
     plan = expand(spec, [the_cell(spec, R640), the_cell(spec, R620)], machine=machine)
     done = ended(plan)
     for node in ("sandybridge", "skylake_avx512"):

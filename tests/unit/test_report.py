@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 from unit.helpers import make_spec, the_cell
 
-from pikaforge import report
+from pikaforge.cli import output
 from pikaforge.errors import StageError, StageFailure
-from pikaforge.pipeline import Outcome, View
-from pikaforge.plan import Plan, all_cells, expand
-from pikaforge.record import (
+from pikaforge.pipeline.pipeline import Outcome, View
+from pikaforge.pipeline.report import (
     ArtifactRecord,
     AuditRecord,
     CellRecord,
@@ -26,6 +25,7 @@ from pikaforge.record import (
     StageRecord,
     WayRecord,
 )
+from pikaforge.plan.plan import Plan, all_cells, expand
 
 
 def _planned() -> tuple[Plan, list[View]]:
@@ -47,14 +47,14 @@ PROBLEM = (
 
 
 def test_a_table_has_columns_and_no_trailing_spaces() -> None:
-    text = report.table(("A", "LONG"), [("wide cell", ""), ("x", "y")])
+    text = output.table(("A", "LONG"), [("wide cell", ""), ("x", "y")])
     assert text == "A          LONG\nwide cell\nx          y"
-    assert report.table(("A", "B"), []) == "A  B"
+    assert output.table(("A", "B"), []) == "A  B"
 
 
 def test_the_plan_as_text() -> None:
     plan, views = _planned()
-    assert report.plan_text(plan, views) == "\n".join(
+    assert output.plan_text(plan, views) == "\n".join(
         [
             "CELL                TARGET       TRIED AS     FLAGS",
             "R620-debian12-none  sandybridge  sandybridge  -march=sandybridge -mtune=sandybridge",
@@ -80,7 +80,7 @@ def test_the_plan_as_text() -> None:
 def test_a_plan_of_nothing_possible() -> None:
     spec = make_spec()
     plan = expand(spec, [the_cell(spec, "R640-el7-none")])
-    assert report.plan_text(plan, []).splitlines()[-2:] == [
+    assert output.plan_text(plan, []).splitlines()[-2:] == [
         "1 cells, 0 nodes, 0 to do",
         f"error: R640-el7-none: {PROBLEM}",
     ]
@@ -88,7 +88,7 @@ def test_a_plan_of_nothing_possible() -> None:
 
 def test_the_plan_as_json() -> None:
     plan, views = _planned()
-    data = json.loads(report.plan_json(plan, views))
+    data = json.loads(output.plan_json(plan, views))
     assert list(data) == ["cells", "nodes", "warnings", "problems"]
     assert data["problems"] == {"R640-el7-none": PROBLEM}
     assert data["warnings"] == ["given up upstream"]
@@ -106,16 +106,16 @@ def test_the_plan_as_json() -> None:
 def test_the_matrix_as_table_and_json() -> None:
     spec = make_spec(matrix__axes={"allocator": ["none"]})
     cells = all_cells(spec)
-    assert report.matrix_text(cells, "table").splitlines()[:4] == [
+    assert output.matrix_text(cells, "table").splitlines()[:4] == [
         "CELL                MODEL  IMAGE     ALLOCATOR  TARGET          POSSIBLE",
         "R620-el7-none       R620   el7       none       sandybridge     yes",
         "R620-debian12-none  R620   debian12  none       sandybridge     yes",
         "R720-el7-none       R720   el7       none       sandybridge     yes",
     ]
-    assert f"R640-el7-none       R640   el7       none       skylake_avx512  no: {PROBLEM}" in report.matrix_text(
+    assert f"R640-el7-none       R640   el7       none       skylake_avx512  no: {PROBLEM}" in output.matrix_text(
         cells, "table"
     )
-    data = json.loads(report.matrix_text(cells, "json"))
+    data = json.loads(output.matrix_text(cells, "json"))
     assert [cell["id"] for cell in data["cells"]] == [cell.id for cell in cells]
 
 
@@ -168,7 +168,7 @@ def _cell(stages: dict[str, str] | None = None, **more: Any) -> CellRecord:
 
 def _row(cell: CellRecord) -> dict[str, str]:
     """The cell's line of the table, by the columns' names."""
-    header, line = report.verdicts([cell]).splitlines()
+    header, line = output.verdicts([cell]).splitlines()
     starts = [match.start() for match in re.finditer(r"\S+", header)]
     ends = [*starts[1:], None]
     return {header[a:b].strip(): line[a:b].strip() for a, b in zip(starts, ends, strict=True)}
@@ -182,7 +182,7 @@ def test_the_verdicts_of_a_build_are_a_table() -> None:
     emulated = WayRecord(ran=False, reason="no qemu")
     good = _cell(audit=_verdict(), native=RAN, emulated=emulated, artifacts=MADE)
     bad = _cell({"package": "blocked"}, id="R720-debian12-system", audit=_verdict(2), native=RAN, emulated=emulated)
-    assert report.verdicts([good, bad]).splitlines() == [
+    assert output.verdicts([good, bad]).splitlines() == [
         "CELL                  TARGET       AUDIT        NATIVE                         EMULATED          PACKAGE",
         "R620-el7-none         sandybridge  passed       2 of 2 checks passed in 1.8 s  not run: no qemu  yes",
         "R720-debian12-system  sandybridge  REFUSED (2)  2 of 2 checks passed in 1.8 s  not run: no qemu  -",
@@ -259,12 +259,12 @@ def test_what_left_nothing_to_tell_is_told_by_how_it_ended(
 
 def test_a_table_has_the_target_that_was_built_and_the_cells_in_the_order_given() -> None:
     cells = [_cell().model_copy(update={"id": name}) for name in ("b", "a", "c")]
-    lines = report.verdicts(cells).splitlines()
+    lines = output.verdicts(cells).splitlines()
     assert [line.split()[0] for line in lines] == ["CELL", "b", "a", "c"]
     assert _row(_cell(artifacts=MADE))["TARGET"] == "sandybridge"
     assert _row(_cell(artifacts=MADE, wanted="ivybridge"))["TARGET"] == "sandybridge (wanted ivybridge)"
     assert _row(_cell(artifacts=MADE))["PACKAGE"] == "yes"
-    assert report.verdicts([]) == "CELL  TARGET  AUDIT  NATIVE  EMULATED  PACKAGE"
+    assert output.verdicts([]) == "CELL  TARGET  AUDIT  NATIVE  EMULATED  PACKAGE"
 
 
 TWIN = "function tried as haswell; AVX-512 code audited, not run"
@@ -274,11 +274,11 @@ def test_a_twin_is_told_in_its_row_and_once_below() -> None:
     tried: dict[str, Any] = {"target": "skylake_avx512", "tried": "haswell", "not_run": TWIN}
     twin = {**tried, "native": RAN, "artifacts": MADE}
     cells = [_cell(**twin), _cell(artifacts=MADE, tried="sandybridge"), _cell(id="R740-el7-none", **twin)]
-    lines = report.verdicts(cells).splitlines()
+    lines = output.verdicts(cells).splitlines()
     assert "as haswell: 2 of 2 checks passed in 1.8 s" in lines[1]
     assert "as " not in lines[2]
     assert lines[4:] == [f"note: R620-el7-none, R740-el7-none: {TWIN}"]
-    assert report.verdicts_markdown("demo", cells).splitlines()[-2:] == ["", f"- {report.plain(lines[4][6:])}"]
+    assert output.verdicts_markdown("demo", cells).splitlines()[-2:] == ["", f"- {output.plain(lines[4][6:])}"]
 
 
 def test_a_run_with_refused_cells_begins_its_end_with_them() -> None:
@@ -289,7 +289,7 @@ def test_a_run_with_refused_cells_begins_its_end_with_them() -> None:
     failed = _cell({"audit": "failed"})
     refused = failed.model_copy(update={"id": "R6415-el7-none", "stages": (stage("source", "done"), audit)})
     shared = failed.model_copy(update={"id": "R710-el7-none", "stages": (stage("image", "failed"),)})
-    assert report.summary([_cell(), refused, shared], "build {} --x".format).splitlines() == [
+    assert output.summary([_cell(), refused, shared], "build {} --x".format).splitlines() == [
         "1 of 3 cells built, 2 refused",
         "  R6415-el7-none: audit of-audit: the audit refuses it for zen: 2 violations",
         "    to try it alone: build R6415-el7-none --x",
@@ -302,7 +302,7 @@ def test_the_verdicts_as_markdown() -> None:
     emulated = WayRecord(ran=False, reason="no qemu")
     good = _cell(audit=_verdict(), native=RAN, emulated=emulated, artifacts=MADE)
     bad = _cell({"package": "blocked"}, target="skylake_avx512", audit=_verdict(2), native=RAN, emulated=emulated)
-    assert report.verdicts_markdown("demo v1.0", [good, bad]).splitlines() == [
+    assert output.verdicts_markdown("demo v1.0", [good, bad]).splitlines() == [
         "### demo v1.0",
         "",
         "| CELL | TARGET | AUDIT | NATIVE | EMULATED | PACKAGE |",
@@ -323,18 +323,18 @@ def test_the_verdicts_as_markdown() -> None:
     ],
 )
 def test_markdown_shows_every_text_as_it_is(text: str, shown: str) -> None:
-    assert report.plain(text) == shown
+    assert output.plain(text) == shown
     way = WayRecord(ran=False, reason=text)
-    [row] = report.verdicts_markdown(text, [_cell(native=way)]).splitlines()[4:]
+    [row] = output.verdicts_markdown(text, [_cell(native=way)]).splitlines()[4:]
     assert row.split(" | ")[3] == f"not run: {shown}"
-    assert report.verdicts_markdown(text, []).splitlines()[0] == f"### {shown}"
+    assert output.verdicts_markdown(text, []).splitlines()[0] == f"### {shown}"
 
 
 def test_the_printer_tells_each_end() -> None:
     plan, _ = _planned()
     node = next(n for n in plan.nodes if n.stage == "compile")
     stream = io.StringIO()
-    printer = report.Printer(stream)
+    printer = output.Printer(stream)
     error = StageError("the build failed", StageFailure(stage="compile", label=node.label))
     printer.notice("something new")
     printer.started(node)
@@ -360,12 +360,12 @@ def test_the_printer_tells_each_end() -> None:
     [(0, "0.0 KiB"), (1536, "1.5 KiB"), ((1 << 20) - 1, "1024.0 KiB"), (1 << 20, "1.0 MiB"), (5 << 29, "2560.0 MiB")],
 )
 def test_sizes(count: int, text: str) -> None:
-    assert report.size(count) == text
+    assert output.size(count) == text
 
 
 def test_paths_are_relative_where_that_is_shorter() -> None:
-    assert report.readable(Path("/a/b/c"), Path("/a")) == "b/c"
-    assert report.readable(Path("/a/b/c"), Path("/x")) == "/a/b/c"
+    assert output.readable(Path("/a/b/c"), Path("/a")) == "b/c"
+    assert output.readable(Path("/a/b/c"), Path("/x")) == "/a/b/c"
 
 
 def test_a_reader_that_went_away_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -378,11 +378,11 @@ def test_a_reader_that_went_away_is_no_error(monkeypatch: pytest.MonkeyPatch, tm
 
     with (tmp_path / "stdout").open("w") as stand_in:
         monkeypatch.setattr(sys, "stdout", Closed())
-        report.show("text")
+        output.show("text")
 
 
 def test_show_prints_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    report.show("grüße")
+    output.show("grüße")
     shown: Any = capsys.readouterr()
     assert (shown.out, shown.err) == ("grüße\n", "")
 
@@ -409,14 +409,14 @@ def test_what_was_accepted_is_below_the_table_once_for_all_targets() -> None:
         _cell(audit=_accepting("pclmulqdq"), id="R670-el7-none", target="x86_64_v3"),
         _cell(audit=_accepting("pclmulqdq", version="5.4.1-2"), id="R620-el8-none", image="el8"),
     ]
-    lines = report.verdicts(cells).splitlines()
+    lines = output.verdicts(cells).splitlines()
     assert [re.split(r"  +", line)[2] for line in lines[1:4]] == ["passed, 1 library by dispatch"] * 3
     text = "has pclmulqdq in a, b, c and 2 more functions: only by init, which asks the CPU; known dispatcher"
     assert lines[4:] == [
         f"note: accepted on el7 for sandybridge, x86_64_v3: lib/liblzma.so.5 of liblzma5 5.4.1-1 {text}",
         f"note: accepted on el8 for sandybridge: lib/liblzma.so.5 of liblzma5 5.4.1-2 {text}",
     ]
-    markdown = report.verdicts_markdown("demo", cells).splitlines()
+    markdown = output.verdicts_markdown("demo", cells).splitlines()
     assert [line[:30] for line in markdown if line.startswith("- ")] == [
         "- accepted on el7 for sandybri",
         "- accepted on el8 for sandybri",
@@ -425,4 +425,4 @@ def test_what_was_accepted_is_below_the_table_once_for_all_targets() -> None:
 
 def test_a_refused_cell_shows_what_was_accepted_all_the_same() -> None:
     refused = _accepting("avx2").model_copy(update={"passed": False})
-    assert len(report.verdicts([_cell({"audit": "failed"}, audit=refused)]).splitlines()) == 3
+    assert len(output.verdicts([_cell({"audit": "failed"}, audit=refused)]).splitlines()) == 3

@@ -10,13 +10,14 @@ from dataclasses import replace
 import pytest
 from unit.helpers import about, make_spec
 
-from pikaforge.elf import linkage
-from pikaforge.elf.facts import ElfFacts
-from pikaforge.model import OsRelease
-from pikaforge.packing import allocator, debug, house, rpm
-from pikaforge.packing.house import Described, ProductRpm
-from pikaforge.packing.layout import Entry, PackingError, layout_text, tree_entries, with_folders
-from pikaforge.stages import payload
+from pikaforge.audit import judge_linkage
+from pikaforge.audit.elf.facts import ElfFacts
+from pikaforge.config.schema import OsRelease
+from pikaforge.formats import debuginfo, payload
+from pikaforge.formats.layout import Entry, PackingError, layout_text, tree_entries, with_folders
+from pikaforge.formats.rpm import allocator, spec_file
+from pikaforge.formats.rpm import product as house
+from pikaforge.formats.rpm.product import Described, ProductRpm
 
 EPOCH = 1604318400
 DEBIAN = OsRelease(id="debian", version="12")
@@ -74,7 +75,7 @@ def product(**changes: object) -> Described:
 
 
 def spec(**changes: object) -> str:
-    return rpm.spec_text(product(**changes).rpm)
+    return spec_file.spec_text(product(**changes).rpm)
 
 
 def section(text: str, head: str) -> list[str]:
@@ -106,20 +107,20 @@ def section(text: str, head: str) -> list[str]:
     ],
 )
 def test_versions_are_legal(version: str, legal: str) -> None:
-    assert rpm.legal_version(version) == legal
-    assert rpm.VERSION.fullmatch(legal)
+    assert spec_file.legal_version(version) == legal
+    assert spec_file.VERSION.fullmatch(legal)
 
 
 @pytest.mark.parametrize("version", ["", "1.0 2", "1.0^1", "%{x}", "-1", "1:2"])
 def test_versions_that_cannot_be_made_legal(version: str) -> None:
     with pytest.raises(PackingError, match="cannot be a part"):
-        rpm.legal_version(version)
+        spec_file.legal_version(version)
 
 
 def test_releases_of_different_models_differ() -> None:
-    assert rpm.legal_release("1", "R620", "el7") == "1.R620.el7"
-    assert rpm.legal_release("1", "a-b", "el7") != rpm.legal_release("1", "a_b", "el7")
-    assert rpm.legal_release("1", "", "el7") == "1.el7"
+    assert spec_file.legal_release("1", "R620", "el7") == "1.R620.el7"
+    assert spec_file.legal_release("1", "a-b", "el7") != spec_file.legal_release("1", "a_b", "el7")
+    assert spec_file.legal_release("1", "", "el7") == "1.el7"
 
 
 @pytest.mark.parametrize(
@@ -134,8 +135,8 @@ def test_releases_of_different_models_differ() -> None:
     ],
 )
 def test_each_system_gets_what_its_rpm_reads(family: str, os: OsRelease, tag: str, payload_: str, zstd: bool) -> None:
-    profile = rpm.profile(family, os)
-    assert rpm.dist_tag(family, os) == tag
+    profile = spec_file.profile(family, os)
+    assert spec_file.dist_tag(family, os) == tag
     assert profile.payload == payload_
     assert ("PayloadIsZstd" in profile.features) == zstd
     assert not {"CaretInVersions", "RichDependencies", "LargeFiles"} & set(profile.features)
@@ -144,7 +145,7 @@ def test_each_system_gets_what_its_rpm_reads(family: str, os: OsRelease, tag: st
 
 def test_file_names() -> None:
     made = product(
-        debug=debug.debug_entries(archive(("bin/demo.debug", b"x", 0o644)), folder="debug", prefix="/opt/demo")
+        debug=debuginfo.debug_entries(archive(("bin/demo.debug", b"x", 0o644)), folder="debug", prefix="/opt/demo")
     )
     assert made.names == ("demo-1.0-1.R620.el9.x86_64.rpm", "demo-debuginfo-1.0-1.R620.el9.x86_64.rpm")
     assert made.pack()["names"].decode().split() == list(made.names)
@@ -181,12 +182,12 @@ def test_descriptions_that_would_be_sections_are_refused(text: str) -> None:
 )
 def test_scriptlets_that_would_be_sections_are_refused(text: str, words: str) -> None:
     with pytest.raises(PackingError, match=words):
-        rpm.script(text)
+        spec_file.script(text)
 
 
 def test_scriptlets_come_out_as_they_went_in() -> None:
     text = 'x=${y%%.*}\n\tprintf "%s\\n" "$x"\n'
-    assert rpm.script(text).replace("%%", "%") == text.rstrip("\n")
+    assert spec_file.script(text).replace("%%", "%") == text.rstrip("\n")
 
 
 @pytest.mark.parametrize(
@@ -205,19 +206,19 @@ def test_scriptlets_come_out_as_they_went_in() -> None:
 def test_what_no_rpm_or_not_every_rpm_takes_is_refused(changes: dict[str, object]) -> None:
     made = product().rpm
     with pytest.raises(PackingError):
-        rpm.spec_text(replace(made, packages=(replace(made.packages[0], **changes),)))  # type: ignore[arg-type]
+        spec_file.spec_text(replace(made, packages=(replace(made.packages[0], **changes),)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("field", ["version", "release"])
 def test_versions_are_checked_once_more(field: str) -> None:
     with pytest.raises(PackingError, match=f"no {field} that rpm takes"):
-        rpm.spec_text(replace(product().rpm, **{field: "1-2"}))  # type: ignore[arg-type]
+        spec_file.spec_text(replace(product().rpm, **{field: "1-2"}))  # type: ignore[arg-type]
 
 
 def test_two_packages_of_one_name_are_refused() -> None:
     made = product().rpm
     with pytest.raises(PackingError, match="a name of its own"):
-        rpm.spec_text(replace(made, packages=(*made.packages, made.packages[0])))
+        spec_file.spec_text(replace(made, packages=(*made.packages, made.packages[0])))
 
 
 # --- entries
@@ -338,7 +339,7 @@ def test_the_header_tells_the_model_and_what_is_needed() -> None:
 def test_another_allocator_has_a_name_of_its_own() -> None:
     made = product(variant="libunwind")
     assert made.names == ("demo-libunwind-1.0-1.R620.el9.x86_64.rpm",)
-    text = rpm.spec_text(made.rpm)
+    text = spec_file.spec_text(made.rpm)
     assert "Conflicts: demo" in text.splitlines()
     assert '%attr(0755, root, root) "/opt/demo/bin/demo"' in section(text, "%files -n demo-libunwind")
 
@@ -419,7 +420,7 @@ def test_needs_are_the_highest_versions_of_each_library() -> None:
             version_needs=(("libstdc++.so.6", ("GLIBCXX_3.4.9", "GLIBCXX_3.4.30", "CXXABI_1.3")),),
         ),
     ]
-    versions = linkage.library_versions(facts, ["libc.so.6", "libm.so.6", "libstdc++.so.6", "librt.so.1"])
+    versions = judge_linkage.library_versions(facts, ["libc.so.6", "libm.so.6", "libstdc++.so.6", "librt.so.1"])
     assert "libx.so.1" not in versions
     assert house.needs(versions) == (
         "libc.so.6()(64bit)",
@@ -439,7 +440,7 @@ def test_needs_are_the_highest_versions_of_each_library() -> None:
 
 
 def test_debug_information_is_where_debuggers_look() -> None:
-    entries = debug.debug_entries(
+    entries = debuginfo.debug_entries(
         archive(("./", None, 0o755), ("./bin", None, 0o755), ("./bin/demo.debug", b"x", 0o755)),
         folder="debug",
         prefix="/opt/demo",
@@ -456,11 +457,11 @@ def test_debug_information_is_where_debuggers_look() -> None:
         "/usr/lib/debug/opt/demo",
         "/usr/lib/debug/opt/demo/bin",
     ]
-    assert debug.debug_tarball(entries)["layout.tsv"].decode() == layout_text(entries)
+    assert debuginfo.debug_tarball(entries)["layout.tsv"].decode() == layout_text(entries)
 
 
 def test_without_debug_information_there_is_no_package_of_it() -> None:
-    entries = debug.debug_entries(archive(("./", None, 0o755)), folder="debug", prefix="/opt/demo")
+    entries = debuginfo.debug_entries(archive(("./", None, 0o755)), folder="debug", prefix="/opt/demo")
     assert entries == ()
     assert len(product(debug=entries).names) == 1
 
@@ -489,10 +490,10 @@ def gperftools(**changes: object) -> Described:
         "target": "sandybridge",
         "prefix": prefix,
         "requires": ("libc.so.6(GLIBC_2.17)(64bit)",),
-        "changes_": (rpm.Change(epoch=EPOCH, lines=("2.7",)),),
+        "changes_": (spec_file.Change(epoch=EPOCH, lines=("2.7",)),),
         **changes,
     }
-    return allocator.gperftools(about(version="2.7", dist="el7", profile=rpm.OLD), **wanted)  # type: ignore[arg-type]
+    return allocator.gperftools(about(version="2.7", dist="el7", profile=spec_file.OLD), **wanted)  # type: ignore[arg-type]
 
 
 def test_the_allocator_cannot_be_taken_for_the_distributions() -> None:
@@ -501,7 +502,7 @@ def test_the_allocator_cannot_be_taken_for_the_distributions() -> None:
         "demo-gperftools-libs-2.7-1.frame+pointers.sandybridge.el7.x86_64.rpm",
         "demo-gperftools-devel-2.7-1.frame+pointers.sandybridge.el7.x86_64.rpm",
     )
-    text = rpm.spec_text(made.rpm)
+    text = spec_file.spec_text(made.rpm)
     assert [line for line in text.splitlines() if line.startswith("Provides")] == [
         "Provides: demo-gperftools(unwinder) = frame+pointers",
         "Provides: demo-gperftools(target) = sandybridge",
@@ -512,7 +513,7 @@ def test_the_allocator_cannot_be_taken_for_the_distributions() -> None:
 
 
 def test_libraries_and_what_builds_with_them_are_apart() -> None:
-    text = rpm.spec_text(gperftools().rpm)
+    text = spec_file.spec_text(gperftools().rpm)
     names = {
         part: [line.split('"')[1].removeprefix("/opt/demo-gperftools/") for line in section(text, f"%files -n {part}")]
         for part in ("demo-gperftools-libs", "demo-gperftools-devel")
@@ -541,5 +542,5 @@ def test_the_same_description_is_the_same_text() -> None:
     assert product().pack() == product().pack()
     entries = product().rpm.packages[0].entries
     turned = replace(product().rpm, packages=(replace(product().rpm.packages[0], entries=entries[::-1]),))
-    assert rpm.spec_text(turned) == rpm.spec_text(product().rpm)
-    assert rpm.inputs(turned) == product().pack()
+    assert spec_file.spec_text(turned) == spec_file.spec_text(product().rpm)
+    assert spec_file.inputs(turned) == product().pack()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from unit.artifacts import make_manifest
 
-from pikaforge.describe import sbom
+from pikaforge.attest import sbom
 
 DIGEST = "a" * 64
 TARBALLS = {

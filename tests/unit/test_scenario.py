@@ -15,17 +15,17 @@ import pytest
 import yaml
 from unit.helpers import Ending, FakeEngine, make_spec, members, refusal, tar_of, the_cell
 
-from pikaforge import emulation
+from pikaforge.config.schema import Check
+from pikaforge.cpu import emulation
+from pikaforge.cpu.microarch import features
 from pikaforge.errors import ConfigError, StageError
 from pikaforge.host.job import NOBODY, CannotServe, Input, RunningServer, ServerJob
-from pikaforge.host.resp import Closed, Connection, ErrorReply, Reply
 from pikaforge.host.store import Result
-from pikaforge.model import Check
-from pikaforge.stages import scenario, smoke
-from pikaforge.stages.scenario import Verdict, run_scenario
-from pikaforge.stages.serving import Place
-from pikaforge.targets import features
-from pikaforge.workshop import Workshop
+from pikaforge.host.workspace import Workshop
+from pikaforge.pipeline.smoke import multi_server, smoke
+from pikaforge.pipeline.smoke.multi_server import Verdict, run_scenario
+from pikaforge.pipeline.smoke.resp import Closed, Connection, ErrorReply, Reply
+from pikaforge.pipeline.smoke.server import Place
 
 
 def make_check(text: str) -> Check:
@@ -538,7 +538,7 @@ def test_servers_without_a_private_network_are_noted(place: Place, site: Site, m
 
     monkeypatch.setattr(site, "network", none)
     outcome = judge(place, "{instances: {main: {}, other: {}}, steps: [{start: main}]}").outcome
-    assert (outcome.passed, outcome.note) == (True, scenario.LOOPBACK)
+    assert (outcome.passed, outcome.note) == (True, multi_server.LOOPBACK)
 
 
 # ---- the language

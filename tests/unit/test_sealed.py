@@ -12,8 +12,8 @@ import pytest
 from unit.helpers import Forbidden
 
 from pikaforge.host import process
-from pikaforge.host.engine import DockerEngine
-from pikaforge.host.resp import Connection
+from pikaforge.host.docker import DockerEngine
+from pikaforge.pipeline.smoke.resp import Connection
 
 
 def _unix() -> None:

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
-from pikaforge import config
+from pikaforge.config import load
+from pikaforge.config.schema import Series
 from pikaforge.errors import HostError
 from pikaforge.host import git
-from pikaforge.model import Series
-from pikaforge.stages import pointers, series, source
-from pikaforge.stages.origin import Origin
-from pikaforge.stages.patches import Patch
-from pikaforge.stages.pointers import Move, moves
-from pikaforge.stages.series import Offset, Verdict
+from pikaforge.pipeline.source import pointers, series, source
+from pikaforge.pipeline.source.origin import Origin
+from pikaforge.pipeline.source.patches import Patch
+from pikaforge.pipeline.source.pointers import Move, moves
+from pikaforge.pipeline.source.series import Offset, Verdict
 
 SHA = {letter: letter * 40 for letter in "abcdef"}
 
@@ -85,7 +85,7 @@ def test_what_a_manifest_keeps() -> None:
 
 
 def parsed(*entries: dict[str, Any]) -> Series:
-    return config.parse_series(yaml.safe_dump({"patches": list(entries)}), file="series.yaml")
+    return load.parse_series(yaml.safe_dump({"patches": list(entries)}), file="series.yaml")
 
 
 def test_every_entry_has_a_row() -> None:

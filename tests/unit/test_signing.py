@@ -12,13 +12,14 @@ import pytest
 from unit.artifacts import make_rpm
 from unit.helpers import Ending, FakeEngine, members, refusal
 
-from pikaforge import rpmfile, signing
+from pikaforge.attest import signing
+from pikaforge.attest.signatures import Verifier, dearmored, judge_rpmkeys, judge_status
+from pikaforge.attest.signing import KEY, PASSPHRASE, PUBLIC, Settings, judge_keys, open_signer, settings
 from pikaforge.errors import ConfigError, ForgeError, HostError, StageError
+from pikaforge.formats.rpm import rpm_file
+from pikaforge.formats.rpm.rpm_file import RpmError, read_rpm
 from pikaforge.host import process
-from pikaforge.rpmfile import RpmError, read_rpm
-from pikaforge.signatures import Verifier, dearmored, judge_rpmkeys, judge_status
-from pikaforge.signing import KEY, PASSPHRASE, PUBLIC, Settings, judge_keys, open_signer, settings
-from pikaforge.workshop import GUEST, Workshop
+from pikaforge.host.workspace import GUEST, Workshop
 
 FINGERPRINT = "30C46C1959F0D5FDF2D6DA07F94B1ADF8C1E50E3"
 OTHER = "0123456789ABCDEF0123456789ABCDEF01234567"
@@ -193,7 +194,7 @@ class TestRpm:
     def test_no_rpmsign_here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(process, "find", lambda _: None)
         with pytest.raises(HostError) as caught:
-            rpmfile.insert_here(tmp_path / "rpmsign.sh", tmp_path)(tmp_path / "t.rpm", b"h", b"s", FINGERPRINT)
+            rpm_file.insert_here(tmp_path / "rpmsign.sh", tmp_path)(tmp_path / "t.rpm", b"h", b"s", FINGERPRINT)
         assert "rpm-sign" in caught.value.hint
 
 
@@ -429,7 +430,7 @@ class TestSignRpm:
         (workshop.home / GUEST / "rpmsign.sh").write_text("#\n")
         fake.endings["sign-R620"] = Ending(outputs={"out/package.rpm": make_rpm(signature=b"SIGNATURE")})
         (tmp_path / "into").mkdir()
-        insert = rpmfile.insert_in(workshop, tools="tools:1", label="R620-el9-none", folder=tmp_path / "into")
+        insert = rpm_file.insert_in(workshop, tools="tools:1", label="R620-el9-none", folder=tmp_path / "into")
         with open_signer(place, tmp_path / "s") as signer:
             assert signer.sign_rpm(rpm, insert)
         (job,) = fake.jobs
@@ -447,7 +448,7 @@ class TestSignRpm:
     ) -> None:
         (workshop.home / GUEST / "rpmsign.sh").write_text("#\n")
         fake.endings["sign-R620"] = Ending(status=66, log="rpmsign.sh: rpmsign is not installed: add the package\n")
-        insert = rpmfile.insert_in(workshop, tools="tools:1", label="R620-el9-none", folder=tmp_path)
+        insert = rpm_file.insert_in(workshop, tools="tools:1", label="R620-el9-none", folder=tmp_path)
         before = rpm.read_bytes()
         with open_signer(place, tmp_path / "s") as signer, pytest.raises(StageError) as caught:
             signer.sign_rpm(rpm, insert)
@@ -456,7 +457,7 @@ class TestSignRpm:
         assert rpm.read_bytes() == before
 
     def test_no_key_goes_where_rpm_runs(self, rpm: Path) -> None:
-        files = rpmfile.insert_files(rpm, b"header", b"signature", FINGERPRINT)
+        files = rpm_file.insert_files(rpm, b"header", b"signature", FINGERPRINT)
         assert files == {
             "package.rpm": rpm, "header": b"header", "signature": b"signature", "key": f"{FINGERPRINT}\n".encode(),
         }  # fmt: skip

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from unit.helpers import Ending, FakeEngine, make_spec, members, tar_of, the_cell
 
+from pikaforge.config.schema import Conf
 from pikaforge.errors import EXIT_STAGE, HostError, StageError
-from pikaforge.host.resp import Closed, ErrorReply, Reply
 from pikaforge.host.store import Result
-from pikaforge.model import Conf
-from pikaforge.record import WayRecord
-from pikaforge.stages import smoke
-from pikaforge.stages.smoke import describe_end, settle
-from pikaforge.workshop import Workshop
+from pikaforge.host.workspace import Workshop
+from pikaforge.pipeline.report import WayRecord
+from pikaforge.pipeline.smoke import smoke
+from pikaforge.pipeline.smoke.resp import Closed, ErrorReply, Reply
+from pikaforge.pipeline.smoke.smoke import describe_end, settle
 
 CELL = "R620-debian12-none"
 GROUP = "debian12-sandybridge-none"

@@ -17,17 +17,17 @@ import pytest
 from unit import elf_files as ef
 from unit.helpers import Ending, FakeEngine, make_spec, members, tar_of, the_cell
 
-from pikaforge import audit
-from pikaforge.audit import AuditResult, Rules
-from pikaforge.elf.allocator import AllocatorRules
-from pikaforge.elf.linkage import LinkageRules
+from pikaforge.audit import audit
+from pikaforge.audit.audit import AuditResult, Rules
+from pikaforge.audit.judge_allocator import AllocatorRules
+from pikaforge.audit.judge_linkage import LinkageRules
+from pikaforge.config.schema import Spec
 from pikaforge.errors import EXIT_HOST, EXIT_STAGE, ConfigError, HostError, StageError
 from pikaforge.host.job import Job
 from pikaforge.host.store import Result
-from pikaforge.model import Spec
-from pikaforge.stages import allocator
-from pikaforge.stages import compile as compile_stage
-from pikaforge.workshop import Workshop
+from pikaforge.host.workspace import Workshop
+from pikaforge.pipeline import allocator
+from pikaforge.pipeline import compile as compile_stage
 
 CELL, FRAMES = "R620-debian12-own", "R620-debian12-frames"
 GROUP = "debian12-sandybridge-own"

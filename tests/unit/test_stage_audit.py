@@ -17,17 +17,17 @@ from unit import code
 from unit import elf_files as ef
 from unit.helpers import Ending, FakeEngine, make_spec, make_workshop, members, the_cell
 
-from pikaforge import audit as library
-from pikaforge.elf.code import code_digest
-from pikaforge.elf.errors import AuditError
-from pikaforge.errors import EXIT_STAGE, StageError
+from pikaforge.audit import audit as library
+from pikaforge.audit.elf.code import code_digest
+from pikaforge.cpu import features
+from pikaforge.errors import EXIT_STAGE, AuditError, StageError
 from pikaforge.host import process
+from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result
-from pikaforge.isa import features
-from pikaforge.keys import digest
-from pikaforge.stages import abi, audit, libraries
-from pikaforge.stages.libraries import Libraries, Library
-from pikaforge.workshop import Workshop
+from pikaforge.host.workspace import Workshop
+from pikaforge.pipeline import audit
+from pikaforge.pipeline.image import abi, libraries
+from pikaforge.pipeline.image.libraries import Libraries, Library
 
 CELL = "R620-debian12-none"
 GROUP = "debian12-sandybridge-none"

@@ -13,9 +13,9 @@ import pytest
 
 from pikaforge.host import owner as owner_module
 from pikaforge.host import store as store_module
+from pikaforge.host.hashing import digest
 from pikaforge.host.owner import Owner
 from pikaforge.host.store import RECORD, Result, Store, sha256, write_atomically
-from pikaforge.keys import digest
 
 KEY = "0123456789abcdef0123456789abcdef"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from unit.helpers import ROOT
 
-from pikaforge import config, targets
-from pikaforge.targets import Resolution
+from pikaforge.config import load
+from pikaforge.cpu import microarch
+from pikaforge.cpu.microarch import Resolution
 
 GOLDEN = {
     "R610": "nehalem",
@@ -48,8 +49,8 @@ def _tuned(name: str) -> tuple[str, str]:
 
 
 def test_every_model_of_matrix_yaml_has_its_target() -> None:
-    spec = config.load(ROOT / "matrix.yaml")
-    assert {name: targets.common_target(model.cpus) for name, model in spec.hardware.items()} == GOLDEN
+    spec = load.load(ROOT / "matrix.yaml")
+    assert {name: microarch.common_target(model.cpus) for name, model in spec.hardware.items()} == GOLDEN
 
 
 @pytest.mark.parametrize(
@@ -67,8 +68,8 @@ def test_every_model_of_matrix_yaml_has_its_target() -> None:
     ],
 )
 def test_the_common_target_is_the_best_that_all_cpus_run(cpus: tuple[str, ...], target: str) -> None:
-    assert targets.common_target(cpus) == target
-    assert all(targets.features(target) <= targets.features(cpu) for cpu in cpus)
+    assert microarch.common_target(cpus) == target
+    assert all(microarch.features(target) <= microarch.features(cpu) for cpu in cpus)
 
 
 @pytest.mark.parametrize(
@@ -89,11 +90,11 @@ def test_the_common_target_is_the_best_that_all_cpus_run(cpus: tuple[str, ...], 
     ],
 )
 def test_flags(target: str, gcc: str, flags: tuple[str, ...]) -> None:
-    assert targets.resolve(target, gcc) == Resolution(target=target, flags=flags)
+    assert microarch.resolve(target, gcc) == Resolution(target=target, flags=flags)
 
 
 def test_a_level_that_gcc_does_not_name_is_spelt_out() -> None:
-    flags = targets.resolve("x86_64_v3", "8.5").flags
+    flags = microarch.resolve("x86_64_v3", "8.5").flags
     assert flags[:2] == ("-march=x86-64", "-mtune=generic")
     assert {"-mavx2", "-mbmi2", "-mfma", "-mlzcnt", "-mmovbe"} <= set(flags)
 
@@ -101,7 +102,7 @@ def test_a_level_that_gcc_does_not_name_is_spelt_out() -> None:
 @pytest.mark.parametrize("gcc", ["8.5.0", "11.5.0", "12.2.0", "14.2.0"])
 @pytest.mark.parametrize("target", sorted(set(GOLDEN.values())))
 def test_a_patch_level_changes_nothing(target: str, gcc: str) -> None:
-    full, short = targets.resolve(target, gcc), targets.resolve(target, gcc.rpartition(".")[0])
+    full, short = microarch.resolve(target, gcc), microarch.resolve(target, gcc.rpartition(".")[0])
     assert (full.flags, full.nearest) == (short.flags, short.nearest)
 
 
@@ -116,44 +117,44 @@ def test_a_patch_level_changes_nothing(target: str, gcc: str) -> None:
     ],
 )
 def test_where_the_compiler_is_too_old_the_nearest_is_named(target: str, gcc: str, nearest: str) -> None:
-    found = targets.resolve(target, gcc)
+    found = microarch.resolve(target, gcc)
     assert found == Resolution(target=target, nearest=nearest, reason=f"gcc {gcc} cannot produce code for {target}")
     assert not found.possible
-    assert targets.resolve(nearest, gcc).possible
-    assert targets.features(nearest) <= targets.features(target)
+    assert microarch.resolve(nearest, gcc).possible
+    assert microarch.features(nearest) <= microarch.features(target)
 
 
 def test_each_target_of_the_matrix_is_possible_or_has_a_nearest_on_each_image() -> None:
-    spec = config.load(ROOT / "matrix.yaml")
+    spec = load.load(ROOT / "matrix.yaml")
     for image in spec.images.values():
         for target in GOLDEN.values():
-            found = targets.resolve(target, image.gcc)
+            found = microarch.resolve(target, image.gcc)
             assert (bool(found.flags), bool(found.nearest)) in {(True, False), (False, True)}
             assert found.possible is bool(found.flags)
 
 
 def test_only_x86_64_is_known() -> None:
-    known = targets.known()
+    known = microarch.known()
     assert {"x86_64", "x86_64_v4", "zen5", "haswell"} <= known
     assert not known & {"i686", "aarch64", "power9le", "pentium4"}
 
 
 def test_features_are_spelled_as_the_kernel_does() -> None:
-    for target in targets.known():
-        flags = targets.kernel_flags(target)
+    for target in microarch.known():
+        flags = microarch.kernel_flags(target)
         assert "sse3" not in flags
         assert "flush_l1d" not in flags
-        assert ("pni" in flags) is ("sse3" in targets.features(target) or "pni" in targets.features(target))
-        assert flags - {"pni"} == targets.features(target) - {"sse3", "pni", "flush_l1d"}
+        assert ("pni" in flags) is ("sse3" in microarch.features(target) or "pni" in microarch.features(target))
+        assert flags - {"pni"} == microarch.features(target) - {"sse3", "pni", "flush_l1d"}
 
 
 def test_a_cpu_that_lost_a_feature_of_its_ancestor_gets_no_code_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = targets.features
+    real = microarch.features
 
     def without_f16c(name: str) -> frozenset[str]:
         return real(name) - {"f16c"} if name == "haswell" else real(name)
 
-    monkeypatch.setattr(targets, "features", without_f16c)
-    common_target = targets.common_target.__wrapped__
+    monkeypatch.setattr(microarch, "features", without_f16c)
+    common_target = microarch.common_target.__wrapped__
     assert common_target(("ivybridge", "skylake")) == "ivybridge"
     assert common_target(("ivybridge", "haswell")) == "sandybridge", "ivybridge has f16c, too"

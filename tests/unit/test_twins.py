@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 from unit.helpers import ROOT, make_spec
 
-from pikaforge import config, targets, twins
-from pikaforge.emulation import Machine
-from pikaforge.plan import Cell, Plan, all_cells, expand
-from pikaforge.selection import Selection, select
+from pikaforge.config import load
+from pikaforge.cpu import microarch
+from pikaforge.cpu.emulation import Machine
+from pikaforge.plan import twins
+from pikaforge.plan.plan import Cell, Plan, all_cells, expand
+from pikaforge.plan.selection import Selection, select
 
-V2 = Machine(flags=targets.kernel_flags("x86_64_v2"))
-HASWELL = Machine(flags=targets.kernel_flags("haswell"))
-SPEC = config.load(ROOT / "matrix.yaml")
+V2 = Machine(flags=microarch.kernel_flags("x86_64_v2"))
+HASWELL = Machine(flags=microarch.kernel_flags("haswell"))
+SPEC = load.load(ROOT / "matrix.yaml")
 USUAL = {cell.target for cell in all_cells(SPEC) if cell.image == "debian12"}
 
 
@@ -40,14 +42,14 @@ def test_what_no_machine_here_runs_has_a_twin(target: str, twin: str) -> None:
 
 
 def test_a_machine_that_runs_the_target_needs_no_twin() -> None:
-    wide = Machine(flags=targets.kernel_flags("icelake"), emulates=False)
+    wide = Machine(flags=microarch.kernel_flags("icelake"), emulates=False)
     assert _twin("icelake", wide) == ""
     assert _twin("skylake_avx512", wide) == ""
     assert _twin("sapphirerapids", wide) == "icelake"
 
 
 def test_a_feature_that_hypervisors_hide_is_not_missed() -> None:
-    assert _twin("icelake", Machine(flags=targets.kernel_flags("icelake") - {"pku"})) == ""
+    assert _twin("icelake", Machine(flags=microarch.kernel_flags("icelake") - {"pku"})) == ""
 
 
 def test_without_an_emulator_the_cpu_alone_decides() -> None:
@@ -70,7 +72,7 @@ def test_every_target_of_the_matrix_has_one_it_has_all_features_of() -> None:
             twin = _twin(cell.target, machine, SPEC.images[cell.image].gcc, usual)
             tried = twin or cell.target
             assert machine.runs(tried), cell.id
-            assert targets.features(tried) <= targets.features(cell.target), cell.id
+            assert microarch.features(tried) <= microarch.features(cell.target), cell.id
 
 
 def test_the_first_x86_64_runs_on_every_machine() -> None:

@@ -16,9 +16,10 @@ from unit import elf_files as ef
 from unit.code import Part
 from unit.helpers import BASE
 
-from pikaforge import audit as library
-from pikaforge import cli, targets
-from pikaforge.elf.code import code_digest
+from pikaforge.audit import audit as library
+from pikaforge.audit.elf.code import code_digest
+from pikaforge.cli import main
+from pikaforge.cpu import microarch
 from pikaforge.errors import HostError
 from pikaforge.host import process
 
@@ -89,7 +90,7 @@ def run(project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
 
     def run(*argv: str) -> tuple[int, str, str]:
         try:
-            status = cli.main(["audit", *argv, "--matrix", "matrix.yaml"])
+            status = main.main(["audit", *argv, "--matrix", "matrix.yaml"])
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
         shown = capsys.readouterr()
@@ -137,7 +138,7 @@ def test_a_target_that_is_not_known_at_all(run: Run, target: str) -> None:
 
 def test_where_nothing_is_close_all_targets_are_listed(run: Run) -> None:
     _, _, err = run("good", "--target", "Q")
-    assert err.splitlines()[-1] == f"  hint: known: {', '.join(sorted(targets.known()))}"
+    assert err.splitlines()[-1] == f"  hint: known: {', '.join(sorted(microarch.known()))}"
 
 
 @pytest.mark.parametrize(

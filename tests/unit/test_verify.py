@@ -27,15 +27,15 @@ from unit.artifacts import (
     write_sums,
 )
 
-from pikaforge.describe import describe
-from pikaforge.describe.claims import Claims, parse
-from pikaforge.describe.contents import Found, Package, contents_of, differences, read_package
-from pikaforge.describe.provenance import Builder
-from pikaforge.distribution import Packaged
-from pikaforge.elf.errors import AuditError
+from pikaforge.attest.claims import Claims, parse
+from pikaforge.attest.contents import Found, Package, contents_of, differences, read_package
+from pikaforge.attest.describe import describe
+from pikaforge.attest.provenance import Builder
+from pikaforge.attest.signatures import Verdict
+from pikaforge.attest.verify import Check, Means, Outcome, artifact_of, read_sums, verify_file, verify_folder
+from pikaforge.audit.distribution import Packaged
+from pikaforge.errors import AuditError
 from pikaforge.host.store import sha256
-from pikaforge.signatures import Verdict
-from pikaforge.verify import Check, Means, Outcome, artifact_of, read_sums, verify_file, verify_folder
 
 OTHER = "demo-v1.0-R720.tar.gz"
 

@@ -24,11 +24,11 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 from unit.helpers import make_spec, refusal
 
+from pikaforge.config.schema import Product
 from pikaforge.errors import ForgeError
-from pikaforge.model import Product
-from pikaforge.packing import wheel
-from pikaforge.packing.layout import PackingError
-from pikaforge.stages import payload
+from pikaforge.formats import payload
+from pikaforge.formats.layout import PackingError
+from pikaforge.formats.wheel import wheel
 
 EPOCH = 1604318400
 PRODUCT = make_spec(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pikaforge import yamltext
+from pikaforge.config import yaml_text
 from pikaforge.errors import EXIT_CONFIG, ConfigError
 
 TEXT = """\
@@ -36,13 +36,13 @@ def loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     kind: str = request.param
     if kind == "libyaml" and not yaml.__with_libyaml__:
         pytest.skip("this PyYAML is without libyaml")
-    monkeypatch.setattr(yamltext, "_LOADER", yaml.CSafeLoader if kind == "libyaml" else yaml.SafeLoader)
+    monkeypatch.setattr(yaml_text, "_LOADER", yaml.CSafeLoader if kind == "libyaml" else yaml.SafeLoader)
     yield kind
 
 
 def _refusal(text: str) -> tuple[str, str, str]:
     with pytest.raises(ConfigError) as caught:
-        yamltext.parse(text, file="m.yaml")
+        yaml_text.parse(text, file="m.yaml")
     error = caught.value
     assert error.exit_code == EXIT_CONFIG
     assert error.also == ()
@@ -50,7 +50,7 @@ def _refusal(text: str) -> tuple[str, str, str]:
 
 
 def test_data(loader: str) -> None:
-    assert yamltext.parse(TEXT, file="m.yaml").data == {
+    assert yaml_text.parse(TEXT, file="m.yaml").data == {
         "product": {
             "name": "pika",
             "os": {"id": "debian", "version": 22.1},
@@ -81,11 +81,11 @@ def test_data(loader: str) -> None:
     ],
 )
 def test_position(loader: str, path: tuple[str | int, ...], key: bool, position: tuple[int, int]) -> None:
-    assert yamltext.parse(TEXT, file="m.yaml").position(path, key=key) == position
+    assert yaml_text.parse(TEXT, file="m.yaml").position(path, key=key) == position
 
 
 def test_where_and_text(loader: str) -> None:
-    document = yamltext.parse(TEXT, file="m.yaml")
+    document = yaml_text.parse(TEXT, file="m.yaml")
     path = ("product", "os", "version")
     assert document.where(path) == "m.yaml:4:29, product.os.version"
     assert document.where(()) == "m.yaml:2:1"
@@ -108,7 +108,7 @@ def test_where_and_text(loader: str) -> None:
     ],
 )
 def test_show_path(path: tuple[str | int, ...], shown: str) -> None:
-    assert yamltext.show_path(path) == shown
+    assert yaml_text.show_path(path) == shown
 
 
 def _number(written: str) -> tuple[str, str]:
@@ -226,7 +226,7 @@ REFUSALS: dict[str, tuple[str, tuple[str, str, str]]] = {
         ),
     ),
     "size": (
-        "a" * (yamltext.SIZE_LIMIT + 1),
+        "a" * (yaml_text.SIZE_LIMIT + 1),
         ("the file is larger than 1 MiB", "m.yaml", "is this the file you meant?"),
     ),
     "unclosed quote": (
@@ -268,7 +268,7 @@ def test_refusal(loader: str, text: str, expected: tuple[str, str, str]) -> None
 def test_numbers_of_many_meanings_are_refused(loader: str, written: str) -> None:
     message, hint = _number(written)
     assert _refusal(f"a: {written}\n") == (message, "m.yaml:1:4, a", hint)
-    assert yamltext.parse(f"a: '{written}'\n", file="m.yaml").data == {"a": written}
+    assert yaml_text.parse(f"a: '{written}'\n", file="m.yaml").data == {"a": written}
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_numbers_of_many_meanings_are_refused(loader: str, written: str) -> None
     ],
 )
 def test_scalars(loader: str, written: str, value: object) -> None:
-    found = yamltext.parse(f"a: {written}\n", file="m.yaml").data["a"]
+    found = yaml_text.parse(f"a: {written}\n", file="m.yaml").data["a"]
     assert (found, type(found)) == (value, type(value))
 
 
@@ -338,26 +338,26 @@ def test_billion_laughs_are_refused_fast(loader: str) -> None:
 @pytest.mark.parametrize("text", ["[", "{", "- ", "? ", "{a: ", "'"])
 def test_megabytes_of_one_character_are_refused_fast(loader: str, text: str) -> None:
     started = time.process_time()
-    _refusal(text * (yamltext.SIZE_LIMIT // len(text) - 1))
+    _refusal(text * (yaml_text.SIZE_LIMIT // len(text) - 1))
     assert time.process_time() - started < 5
 
 
 def _unreadable(path: Path) -> tuple[str, str, str]:
     with pytest.raises(ConfigError) as caught:
-        yamltext.read(path)
+        yaml_text.read(path)
     return caught.value.message, caught.value.where, caught.value.hint
 
 
 def test_read(tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
     path.write_bytes("\ufeffa: ü\n".encode())
-    assert yamltext.read(path) == "a: ü\n"
+    assert yaml_text.read(path) == "a: ü\n"
 
 
 def test_read_refusals(tmp_path: Path) -> None:
     absent, latin, large = tmp_path / "absent", tmp_path / "latin", tmp_path / "large"
     latin.write_bytes("a: 1\nbü: \xfc\n".encode().replace(b"\xc3\xbc\n", b"\xfc\n"))
-    large.write_bytes(b"#" * (yamltext.SIZE_LIMIT + 1))
+    large.write_bytes(b"#" * (yaml_text.SIZE_LIMIT + 1))
     assert _unreadable(absent) == (
         "there is no such file",
         str(absent),
@@ -394,7 +394,7 @@ def test_read_stops_at_the_limit() -> None:
 
 def test_pydantic_is_not_imported() -> None:
     """It takes 0.2 s, and the lock is read with this module alone."""
-    tree = ast.parse(Path(yamltext.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(yaml_text.__file__).read_text(encoding="utf-8"))
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     assert imported - sys.stdlib_module_names - {"collections.abc"} == {"yaml", "pikaforge.errors"}

@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from pikaforge import extras
 from pikaforge.bench.load import Interval
 from pikaforge.bench.summary import NO_FIGURE, Comparison, Run, overlay
+from pikaforge.host import extras
 from pikaforge.host.store import write_atomically
 
 if TYPE_CHECKING:

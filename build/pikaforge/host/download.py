@@ -16,10 +16,10 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from pikaforge.config.schema import FILE_PATTERN
 from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host.net import brief, redacted
 from pikaforge.host.store import sha256, write_atomically
-from pikaforge.model import FILE_PATTERN
 
 if TYPE_CHECKING:
     from requests import Response

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from pikaforge import emulation
+from pikaforge.config.schema import Spec
+from pikaforge.cpu import emulation
 from pikaforge.errors import HostError
 from pikaforge.host import process
-from pikaforge.model import Spec
 
 OS_RELEASE = Path("/etc/os-release")
 CPUINFO = Path("/proc/cpuinfo")

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pikaforge import record
-from pikaforge.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
+from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
+from pikaforge.config.schema import Spec
+from pikaforge.formats.rpm.rpm_file import read_rpm
 from pikaforge.host.store import sha256
-from pikaforge.model import Spec
-from pikaforge.publish.outline import Item
-from pikaforge.publish.records import FOLDERS, Artifact, File
-from pikaforge.record import ArtifactRecord, BuildReport, CellRecord
-from pikaforge.rpmfile import read_rpm
+from pikaforge.pipeline import report as record
+from pikaforge.pipeline.report import ArtifactRecord, BuildReport, CellRecord
+from pikaforge.publish.diff import Item
+from pikaforge.publish.state import FOLDERS, Artifact, File
 
 BESIDE = (SBOM_SUFFIX, PROVENANCE_SUFFIX, SIGNATURE_SUFFIX)
 

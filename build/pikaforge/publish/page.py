@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pikaforge.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
-from pikaforge.publish.records import CATALOGUE, FOLDERS, Artifact, Catalogue, File, Repository
+from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
+from pikaforge.publish.state import CATALOGUE, FOLDERS, Artifact, Catalogue, File, Repository
 
-ASSETS = Path(__file__).resolve().parents[1] / "payload" / "page"
+ASSETS = Path(__file__).resolve().parent / "assets"
 UNRESERVED = "/!'()*~"
 """What JavaScript's encodeURIComponent leaves as it is, and the slash: both halves of the page write the same links."""
 LABELS: Mapping[str, str] = {SBOM_SUFFIX: "SBOM", PROVENANCE_SUFFIX: "provenance", SIGNATURE_SUFFIX: "signature"}

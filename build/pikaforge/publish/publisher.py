@@ -8,24 +8,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from pikaforge.config.schema import Spec
 from pikaforge.errors import PublishError
-from pikaforge.model import Spec
-from pikaforge.publish import compose, outline
-from pikaforge.publish.change import Site
-from pikaforge.publish.compose import Signing
-from pikaforge.publish.outline import Item, Outline
-from pikaforge.publish.pages import root_files
-from pikaforge.publish.records import (
-    CATALOGUE,
-    STATE,
-    Catalogue,
-    File,
-    Key,
-    State,
-    entry,
-    read_catalogue,
-    read_state,
-)
+from pikaforge.publish import diff, generation
+from pikaforge.publish.diff import Item, Outline
+from pikaforge.publish.generation import Signing
+from pikaforge.publish.root_files import root_files
+from pikaforge.publish.state import CATALOGUE, STATE, Catalogue, File, Key, State, entry, read_catalogue, read_state
+from pikaforge.publish.transaction import Site
 
 Source = Callable[[str, File], Path]
 """Where a file of an item is on this machine, by the item's place and the file as the item has it."""
@@ -79,7 +69,7 @@ class Publisher:
         """
         outlines = tuple(self._outlines(wish, self._catalogue()))
         refuse(outlines, self.site.where)
-        compose.verify(outlines)
+        generation.verify(outlines)
         return Done(outlines=outlines)
 
     def publish(self, wish: Wish, source: Source) -> Done:
@@ -93,12 +83,12 @@ class Publisher:
             catalogue = self._catalogue()
             outlines = tuple(self._outlines(wish, catalogue))
             refuse(outlines, self.site.where)
-            compose.verify(outlines)
+            generation.verify(outlines)
             done = Done(outlines=outlines)
             states = [each.before for each in outlines if each.nothing]
             for each in outlines:
                 if not each.nothing:
-                    change = compose.compose(each, self._means(each, source, Path(scratch)))
+                    change = generation.compose(each, self._means(each, source, Path(scratch)))
                     done.transferred += self.site.commit(change)
                     states.append(change.state)
             done.pages = list(self._pages(catalogue, [state for state in states if state is not None]))
@@ -123,7 +113,7 @@ class Publisher:
             groups.setdefault(item.place, []).append(item)
         key = self.signer.fingerprint if self.signer else ""
         for place, items in sorted(groups.items()):
-            yield outline.outline(items, self._state(place), key=key, keep=wish.keep, replace=wish.replace)
+            yield diff.outline(items, self._state(place), key=key, keep=wish.keep, replace=wish.replace)
         for place in wish.rollback:
             yield self._rollback(place, keep=wish.keep)
 
@@ -136,7 +126,7 @@ class Publisher:
                 where=f"{self.site.where}: {place}",
                 hint=f"kept is only {state.current.number}" if state else "publish to it first",
             )
-        return outline.rollback(state, before, keep=keep)
+        return diff.rollback(state, before, keep=keep)
 
     def _state(self, place: str) -> State | None:
         path = f"{place}/{STATE}"
@@ -145,14 +135,14 @@ class Publisher:
     def _catalogue(self) -> Catalogue | None:
         return read_catalogue(self.site.read(CATALOGUE), where=f"{self.site.where}: {CATALOGUE}")
 
-    def _means(self, of: Outline, source: Source, scratch: Path) -> compose.Means:
+    def _means(self, of: Outline, source: Source, scratch: Path) -> generation.Means:
         def fetch(file: File) -> Path:
             into = scratch / f"{file.sha256}-{file.path.rpartition('/')[2]}"
             if not into.exists():
                 self.site.fetch(file, of.place, into)
             return into
 
-        return compose.Means(
+        return generation.Means(
             read=self.site.read,
             fetch=fetch,
             obtain=lambda file: source(of.place, file),

@@ -1,0 +1,197 @@
+"""The files of an artifact: what its manifest lists before it is packed, and what is found in it afterwards.
+
+A listed file has `path` (relative to the manifest's folder), `mode` (octal, as packed: 0755 or 0644) and `sha256`; a
+symbolic link has `path` and `link`. The manifest itself is not among them, and folders are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import tarfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from pikaforge.audit.elf.layout import is_elf
+from pikaforge.audit.inputs import TOTAL_LIMIT
+from pikaforge.errors import AuditError
+from pikaforge.host.archives import members, told
+
+MANIFEST = "manifest.json"
+LINK_LIMIT = 40
+"""Symbolic links on one path, as in Linux (path_resolution(7))."""
+MANIFEST_LIMIT = 16 << 20
+"""Bytes; one that lists 50,000 files has half of that."""
+Listed = dict[str, str]
+"""A file or link as the manifest lists it."""
+
+
+def packed_mode(mode: int) -> str:
+    """A file's mode as packers write it: all of them keep the executable bit alone."""
+    return "0755" if mode & 0o111 else "0644"
+
+
+def contents_of(
+    tree: Path, extra: Mapping[str, bytes | Path] | None = None, *, executable: Collection[str] = ()
+) -> list[Listed]:
+    """What a manifest lists, sorted by path.
+
+    Args:
+        tree: tar archive of the compile stage's tree; names begin with `./`.
+        extra: what is put in beside it, by path; replaces what is there.
+        executable: those of `extra` that get mode 0755.
+
+    Raises:
+        AuditError: the archive cannot be read, or holds something that is neither file nor link.
+    """
+    found: dict[str, Listed] = {}
+    with told(str(tree)), tarfile.open(tree) as tar:
+        for info in tar:
+            name = posixpath.normpath(info.name)
+            if info.isdir():
+                continue
+            if info.issym():
+                found[name] = {"path": name, "link": info.linkname}
+                continue
+            content = tar.extractfile(info) if info.isfile() or info.islnk() else None
+            if content is None:
+                raise AuditError(f"{name} is neither file, folder nor link", where=str(tree))
+            found[name] = {"path": name, "mode": packed_mode(info.mode), "sha256": _hashed(content)[0]}
+    for name, data in (extra or {}).items():
+        digest = hashlib.sha256(data if isinstance(data, bytes) else data.read_bytes()).hexdigest()
+        found[name] = {"path": name, "mode": packed_mode(0o755 if name in executable else 0o644), "sha256": digest}
+    found.pop(MANIFEST, None)
+    return [found[name] for name in sorted(found)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A file or link of an artifact."""
+
+    sha256: str = ""
+    link: str = ""
+    """Of a symbolic link: where it leads."""
+    mode: int | None = None
+    """Permission bits; None where the package does not tell."""
+    elf: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """What an artifact holds."""
+
+    files: Mapping[str, Found] = field(default_factory=dict)
+    """By path in the package."""
+    manifest: bytes | None = None
+    """The manifest that is nearest to the top."""
+    top: str = ""
+    """The manifest's folder, `opt/server`; "" is the package's top."""
+    holds_links: bool = True
+    """Whether its kind can hold symbolic links: a wheel has a copy of what a link leads to."""
+
+    @property
+    def manifest_sha256(self) -> str:
+        """Its digest; "" without one."""
+        return "" if self.manifest is None else hashlib.sha256(self.manifest).hexdigest()
+
+    @property
+    def inside(self) -> dict[str, Found]:
+        """The files below the manifest's folder, by path relative to it; without the manifest."""
+        start = f"{self.top}/" if self.top else ""
+        inside = {name[len(start) :]: found for name, found in self.files.items() if name.startswith(start)}
+        inside.pop(MANIFEST, None)
+        return inside
+
+    @property
+    def programs(self) -> frozenset[tuple[str, str]]:
+        """Path and SHA-256 of the ELF files; below the manifest's folder the path is relative to that, so that the
+        packages of one tree in several formats have the same."""
+        start = f"{self.top}/" if self.top else ""
+        return frozenset((name.removeprefix(start), file.sha256) for name, file in self.files.items() if file.elf)
+
+
+def read_package(path: Path) -> Package:
+    """Read an artifact of any kind that `elf.packages` knows, once, without unpacking it.
+
+    Raises:
+        AuditError: it is truncated, corrupt, or larger than anything that is built here.
+    """
+    files: dict[str, Found] = {}
+    manifests: dict[str, bytes] = {}
+    same: list[tuple[str, str]] = []
+    total = 0
+    with told(str(path)):
+        for member in members(path):
+            if member.name in files:
+                raise AuditError(f"{member.name} is in the package twice", where=str(path))
+            if member.kind == "hardlink":
+                same.append((member.name, member.target))
+            elif member.content is None:
+                files[member.name] = Found(link=member.target)
+            else:
+                keep = MANIFEST_LIMIT if posixpath.basename(member.name) == MANIFEST else 4
+                digest, size, start = _hashed(member.content, keep)
+                total += size
+                if total > TOTAL_LIMIT:
+                    raise AuditError(f"the package unpacks to more than {TOTAL_LIMIT} bytes", where=str(path))
+                files[member.name] = Found(sha256=digest, mode=member.mode, elf=is_elf(start[:4]))
+                if keep > 4 and size <= keep:
+                    manifests[member.name] = start
+    for name, target in same:
+        if target not in files:
+            raise AuditError(f"{name} is a hard link to {target}, which is not there", where=str(path))
+        files[name] = files[target]
+    nearest = min(manifests, key=lambda name: (name.count("/"), name), default=None)
+    if nearest is None:
+        return Package(files=files)
+    return Package(
+        files=files,
+        manifest=manifests[nearest],
+        top=posixpath.dirname(nearest),
+        holds_links=path.suffix != ".whl",
+    )
+
+
+def _hashed(content: IO[bytes], keep: int = 0) -> tuple[str, int, bytes]:
+    """SHA-256 and size of a stream, and its first `keep` bytes."""
+    digest, size, start = hashlib.sha256(), 0, b""
+    while block := content.read(1 << 20):
+        digest.update(block)
+        start += block[: max(keep - size, 0)]
+        size += len(block)
+    return digest.hexdigest(), size, start
+
+
+def _copied(item: Mapping[str, Any], listed: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What a link leads to, through other links; the item itself where it leads to nothing that is listed."""
+    end = item
+    for _ in range(LINK_LIMIT):
+        if "link" not in end:
+            return end
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(str(end["path"])), str(end["link"])))
+        if target not in listed:
+            return item
+        end = listed[target]
+    return item
+
+
+def differences(listed: Collection[Mapping[str, Any]], package: Package) -> list[str]:
+    """Where an artifact and the list in its manifest disagree, one line each, at most one for a path."""
+    wanted = {str(item.get("path")): item for item in listed}
+    found = package.inside
+    if not package.holds_links:
+        wanted = {name: _copied(item, wanted) for name, item in wanted.items()}
+    out = [f"{name} is listed, and not there" for name in sorted(wanted.keys() - found.keys())]
+    out += [f"{name} is there, and not listed" for name in sorted(found.keys() - wanted.keys())]
+    for name in sorted(wanted.keys() & found.keys()):
+        item, file = wanted[name], found[name]
+        if "link" in item or file.link:
+            if item.get("link") != file.link:
+                out.append(f"{name} is a link to {file.link or 'nothing'}, not {item.get('link') or 'a file'}")
+        elif item.get("sha256") != file.sha256:
+            out.append(f"{name} has SHA-256 {file.sha256}, not {item.get('sha256')}")
+        elif file.mode is not None and item.get("mode") != f"{file.mode:04o}":
+            out.append(f"{name} has mode {file.mode:04o}, not {item.get('mode')}")
+    return out

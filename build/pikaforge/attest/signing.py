@@ -1,0 +1,363 @@
+"""Signatures: made with a key that stays on this machine, and judged by keys that the user names.
+
+The key is configured by its place: `PIKAFORGE_SIGNING_KEY` is the file with the secret key, or the fingerprint of a key
+that the user's own agent has; or, for CI systems that keep secrets in variables, the secret key itself in text form.
+`PIKAFORGE_SIGNING_PASSPHRASE` is a file with its passphrase, `PIKAFORGE_VERIFY_KEYS` files with public keys, separated
+by colons. A key that is not in the user's agent is imported into a keyring that is thrown away, with an agent of its
+own that is ended; the passphrase goes through a pipe. Neither is ever an argument, in the environment of another
+program, in a log, or in a container: of an RPM, the header is signed here, and rpm only puts the ready signature in
+(docker/guest/rpmsign.sh), wherever it runs.
+
+Signing needs GnuPG 2.1 or newer, verifying only its small `gpgv`. EL7's GnuPG 2.0 and rpm 4.11 verify RSA, but know no
+Ed25519 (GnuPG 2.1's NEWS): release keys should be RSA with 3072 or 4096 bits. Digests are SHA-256, because EL9 refuses
+SHA-1.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pikaforge.attest.describe import SIGNATURE_SUFFIX
+from pikaforge.attest.signatures import FINGERPRINT, GNUPG_HINT, Verifier
+from pikaforge.errors import ConfigError, ForgeError, HostError
+from pikaforge.formats.rpm.rpm_file import Insert, last_line, read_rpm
+from pikaforge.host import process
+from pikaforge.host.store import write_atomically
+
+KEY, PASSPHRASE, PUBLIC = "PIKAFORGE_SIGNING_KEY", "PIKAFORGE_SIGNING_PASSPHRASE", "PIKAFORGE_VERIFY_KEYS"
+PRIVATE = "-----BEGIN PGP PRIVATE KEY BLOCK-----"
+HOME_LENGTH = 80
+"""Bytes: the agent's sockets lie in the keyring's folder, and their paths may have 107 (unix(7))."""
+AGENT = ("disable-scdaemon", "no-allow-external-cache", "ignore-invalid-option s2k-count", "s2k-count 65536")
+"""Settings of our own agent. It keeps the key under the passphrase again, and turns that into a key for each signature;
+by default that takes 0.3 s each time, against somebody who has the keyring. Nobody gets this one. GnuPG 2.1 may not
+know the option."""
+TIMEOUT = 60.0
+RSA = "1"
+"""OpenPGP's number of the algorithm that EL7 knows (RFC 4880, section 9.1)."""
+
+
+class SigningError(ForgeError):
+    """A key cannot be used, or a file not be signed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where keys are."""
+
+    key: str = ""
+    """File with the secret key, or a fingerprint, or what to call `text`; empty: nothing is signed."""
+    text: bytes = field(default=b"", repr=False)
+    """The secret key itself, if the environment holds it."""
+    passphrase: Path | None = None
+    public: tuple[Path, ...] = ()
+    """Files with public keys, for verifying."""
+
+
+def settings(environ: Mapping[str, str], *, base: Path) -> Settings:
+    """What the environment says of keys; relative paths are relative to `base`."""
+    key = environ.get(KEY, "").strip()
+    inline = PRIVATE in key
+    plain = "" if inline else key.replace(" ", "").upper()
+    passphrase = environ.get(PASSPHRASE, "")
+    return Settings(
+        text=f"{key}\n".encode() if inline else b"",
+        key=f"(in {KEY})" if inline else plain if FINGERPRINT.fullmatch(plain) else str(base / key) if key else "",
+        passphrase=base / passphrase if passphrase else None,
+        public=tuple(base / path for path in environ.get(PUBLIC, "").split(":") if path),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Signer:
+    """A key that is ready to sign, as long as `open_signer`'s block lasts."""
+
+    fingerprint: str
+    """Of the primary key."""
+    public: str
+    """The public key in text form, to be given to those who verify."""
+    notices: tuple[str, ...] = ()
+    """What is to be known of the key."""
+    _gpg: Gpg
+    _verifier: Verifier
+    made: list[Path] = field(default_factory=list)
+    """Files that were signed, but for those that were before."""
+
+    def sign(self, path: Path) -> Path:
+        """Make `X.asc` beside X, unless there is one that is good: a second run changes nothing.
+
+        Raises:
+            SigningError: the key cannot sign.
+        """
+        beside = path.with_name(path.name + SIGNATURE_SUFFIX)
+        if beside.is_file() and self._verifier.check(path, beside).good:
+            return beside
+        write_atomically(beside, self._gpg.signature(path, self.fingerprint, armor=True))
+        self.made.append(path)
+        return beside
+
+    def sign_rpm(self, path: Path, insert: Insert) -> bool:
+        """Sign an RPM's header, unless it is by this key; whether the file was changed.
+
+        Raises:
+            SigningError: the key cannot sign, or rpm changed more than the signature.
+        """
+        parts = read_rpm(path)
+        if parts.signature and self._verifier.check_header(path).good:
+            return False
+        header = self._gpg.home / "header"
+        header.write_bytes(parts.header)
+        signature = self._gpg.signature(header, self.fingerprint, armor=False)
+        content = insert(path, parts.header, signature, self.fingerprint)
+        beside = self._gpg.home / "signed.rpm"
+        beside.write_bytes(content)
+        told = read_rpm(beside)
+        if told.body != parts.body or not self._verifier.check_header(beside).good:
+            raise SigningError(
+                "rpm did not leave the RPM as it was, with its header signed",
+                where=str(path),
+                hint="is it the tools image's rpm, or an old one? rpm 4.14 or newer is needed",
+            )
+        beside.unlink()
+        write_atomically(path, content)
+        self.made.append(path)
+        return True
+
+    def detached(self, data: bytes, *, armor: bool = True) -> bytes:
+        """A detached signature of some bytes, as text or binary.
+
+        Raises:
+            SigningError: the key cannot sign.
+        """
+        return self._gpg.signature(self._put(data), self.fingerprint, armor=armor)
+
+    def clearsigned(self, data: bytes) -> bytes:
+        """A text with its signature around it, as apt's InRelease is.
+
+        Raises:
+            SigningError: the key cannot sign.
+        """
+        return self._gpg.signature(self._put(data), self.fingerprint, armor=True, clear=True)
+
+    def _put(self, data: bytes) -> Path:
+        path = self._gpg.home / "data"
+        path.write_bytes(data)
+        return path
+
+
+@contextmanager
+def open_signer(where: Settings, scratch: Path) -> Iterator[Signer]:
+    """The configured key, ready to sign; nothing of it is left when the block is.
+
+    Args:
+        where: where the key is.
+        scratch: a folder; the keyring is made below it, or below the system's folder for temporary files if its path
+            is too long for an agent's sockets.
+
+    Raises:
+        ConfigError: no key is configured, or it cannot be read or used.
+        HostError: GnuPG is missing or too old.
+    """
+    if not where.key:
+        raise ConfigError(
+            "there is no key to sign with", where=KEY, hint=f"set {KEY} to a file with the secret key, or a fingerprint"
+        )
+    program = _gpg_program()
+    secret = _read(where.passphrase, PASSPHRASE).rstrip(b"\r\n") if where.passphrase else b""
+    with _home(scratch) as home:
+        gpg = Gpg(program=program, home=home, passphrase=secret, own_agent=not FINGERPRINT.fullmatch(where.key))
+        try:
+            if where.text:
+                gpg.take_text(where.text, where=KEY)
+            elif gpg.own_agent:
+                gpg.take_text(_read(Path(where.key), KEY), where=f"{KEY}: {where.key}")
+            else:
+                gpg.take_agent(where.key)
+            fingerprint, notices = gpg.key(where.key)
+            public = gpg.run("--armor", "--export", fingerprint).text()
+            folder = home / "verify"
+            folder.mkdir()
+            verifier = Verifier({"the signing key": public}, folder)
+            yield Signer(fingerprint=fingerprint, public=public, notices=notices, _gpg=gpg, _verifier=verifier)
+        finally:
+            gpg.end()
+
+
+def _read(path: Path, where: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", where=where, hint="name a file there") from error
+
+
+def _gpg_program() -> str:
+    """gpg, 2.1 at least: older ones ask for a passphrase in a window and keep secret keys elsewhere."""
+    program = process.find("gpg2") or process.require("gpg", hint=GNUPG_HINT)
+    found = re.search(r"(\d+)\.(\d+)", process.run([program, "--version"], timeout=TIMEOUT).text())
+    if found is None or (int(found[1]), int(found[2])) < (2, 1):
+        raise HostError(
+            f"{program} is GnuPG {found[0] if found else 'of an unknown version'}; signing needs 2.1 or newer",
+            hint="sign on another machine; what it signs with an RSA key is verified by old ones, too",
+        )
+    return program
+
+
+@contextmanager
+def _home(scratch: Path) -> Iterator[Path]:
+    """A folder for a keyring, 0700, removed when the block is left."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    home = Path(tempfile.mkdtemp(prefix="gnupg-", dir=scratch)).resolve()
+    if len(os.fsencode(home)) > HOME_LENGTH:
+        home.rmdir()
+        home = Path(tempfile.mkdtemp(prefix="pikaforge-gnupg-")).resolve()
+    try:
+        yield home
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@dataclass(slots=True, kw_only=True)
+class Gpg:
+    """gpg with a keyring of its own."""
+
+    program: str
+    home: Path
+    passphrase: bytes = field(repr=False)
+    own_agent: bool
+
+    def run(self, *arguments: str, stdin: bytes | None = None) -> process.Completed:
+        """Run gpg with the keyring.
+
+        Raises:
+            SigningError: it fails; the last line that it prints is told, which never has a secret.
+        """
+        done = self.try_(*arguments, stdin=stdin)
+        if done.status != 0:
+            raise SigningError(
+                f"gpg failed: {last_line(done.errors())}", where=KEY, hint="try the key by hand: gpg --sign"
+            )
+        return done
+
+    def try_(self, *arguments: str, stdin: bytes | None = None) -> process.Completed:
+        """As `run`, for when a failure has its own words."""
+        fixed = ("--homedir", str(self.home), "--batch", "--no-tty", "--no-auto-key-locate", "--disable-dirmngr")
+        return process.run([self.program, *fixed, *arguments], env=self._environment(), stdin=stdin, timeout=TIMEOUT)
+
+    def _environment(self) -> dict[str, str]:
+        return process.environment({"GNUPGHOME": str(self.home)})
+
+    def take_text(self, data: bytes, *, where: str) -> None:
+        """Import a secret key, without knowing its passphrase.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        (self.home / "gpg-agent.conf").write_text("".join(f"{line}\n" for line in AGENT), encoding="ascii")
+        done = self.try_("--import", stdin=data)
+        if done.status != 0:
+            raise ConfigError(
+                f"the key cannot be imported: {last_line(done.errors())}",
+                where=where,
+                hint="export it: gpg --armor --export-secret-keys FINGERPRINT",
+            )
+
+    def take_agent(self, fingerprint: str) -> None:
+        """Use a key of the user's own agent: its public half is imported, and the agent's socket redirected to.
+
+        Raises:
+            ConfigError: the user's keyring does not have it.
+        """
+        exported = process.run(
+            [self.program, "--batch", "--no-tty", "--armor", "--export", fingerprint], timeout=TIMEOUT
+        )
+        if not exported.stdout:
+            raise ConfigError(
+                f"your keyring has no key {fingerprint}", where=KEY, hint="import its public half: gpg --import FILE"
+            )
+        theirs = process.run(["gpgconf", "--list-dirs", "agent-socket"], timeout=TIMEOUT).text().strip()
+        # gpg starts the user's agent, if it does not run, when it is asked for a key of it.
+        process.run(["gpg-connect-agent", "/bye"], timeout=TIMEOUT)
+        # A file of this form in place of a socket leads to another one (libassuan's assuan_sock_set_sockaddr_un).
+        self._socket().write_text(f"%Assuan%\nsocket={theirs}\n", encoding="utf-8")
+        self.run("--import", stdin=exported.stdout)  # not before: gpg would start an agent for this keyring
+
+    def _socket(self) -> Path:
+        """Where gpg looks for this keyring's agent: in the keyring, or in a folder of the user's below /run."""
+        listed = process.run(["gpgconf", "--list-dirs", "agent-socket"], env=self._environment(), timeout=TIMEOUT)
+        path = Path(listed.text().strip())
+        if path.parent != self.home:
+            process.run(["gpgconf", "--create-socketdir"], env=self._environment(), timeout=TIMEOUT)
+        return path
+
+    def key(self, where: str) -> tuple[str, tuple[str, ...]]:
+        """Fingerprint of the one secret key, and what is to be known of it.
+
+        Raises:
+            ConfigError: there is none, or more than one.
+        """
+        listed = self.run("--with-colons", "--list-secret-keys").text()
+        return judge_keys(listed, where=where)
+
+    def signature(self, path: Path, fingerprint: str, *, armor: bool, clear: bool = False) -> bytes:
+        """A detached signature with SHA-256; or with `clear`, the text with its signature around it.
+
+        Raises:
+            ConfigError: the passphrase is wrong, or missing.
+            SigningError: the key cannot sign.
+        """
+        out = self.home / "signature"
+        out.unlink(missing_ok=True)
+        # Without a passphrase of ours, the user's agent may ask for it; an agent of our own has nobody to ask.
+        piped = self.own_agent or bool(self.passphrase)
+        done = self.try_(
+            *(("--pinentry-mode", "loopback", "--passphrase-fd", "0") if piped else ()),
+            *("--digest-algo", "SHA256", "--armor" if armor else "--no-armor"),
+            *("--local-user", fingerprint, "--output", str(out)),
+            *("--clear-sign" if clear else "--detach-sign", "--", str(path)),
+            stdin=self.passphrase if piped else None,
+        )
+        if done.status != 0 or not out.is_file():
+            reason = last_line(done.errors())
+            if "passphrase" in reason.lower():
+                raise ConfigError(
+                    f"the signing key cannot be used: {reason.rpartition(': ')[2]}",
+                    where=PASSPHRASE,
+                    hint="a file with the passphrase of the key, and nothing else",
+                )
+            raise SigningError(f"cannot sign {path.name}: {reason}", where=KEY, hint="has the key expired?")
+        return out.read_bytes()
+
+    def end(self) -> None:
+        """End the agent that gpg has started; the user's own is left alone."""
+        if self.own_agent:
+            process.run(["gpgconf", "--kill", "all"], env=self._environment(), timeout=TIMEOUT)
+        process.run(["gpgconf", "--remove-socketdir"], env=self._environment(), timeout=TIMEOUT)
+
+
+def judge_keys(colons: str, *, where: str) -> tuple[str, tuple[str, ...]]:
+    """The fingerprint in what `gpg --with-colons --list-secret-keys` prints (GnuPG's doc/DETAILS), and notices.
+
+    Raises:
+        ConfigError: there is not exactly one secret key.
+    """
+    rows = [line.split(":") for line in colons.splitlines()]
+    primary = [(number, row) for number, row in enumerate(rows) if row[0] == "sec"]
+    if len(primary) != 1:
+        found = f"{len(primary)} secret keys" if primary else "no secret key"
+        raise ConfigError(
+            f"there is {found} where one is wanted" if not primary else f"there are {found} where one is wanted",
+            where=f"{KEY}: {where}",
+            hint="export one alone: gpg --armor --export-secret-keys FINGERPRINT",
+        )
+    number, row = primary[0]
+    fingerprint = next((r[9] for r in rows[number + 1 :] if r[0] == "fpr" and len(r) > 9), "")
+    if row[3] == RSA:
+        return fingerprint, ()
+    return fingerprint, ("the signing key is not RSA: GnuPG 2.0 and rpm 4.11 of EL7 do not verify its signatures",)

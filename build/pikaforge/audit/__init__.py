@@ -1,0 +1,1 @@
+"""The audit: judge files by their code and linkage without running them."""

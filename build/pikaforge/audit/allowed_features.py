@@ -1,0 +1,119 @@
+"""Which features a target's code may use: what the compiler uses for it, by its own macros.
+
+archspec is the second witness only: it lacks what gcc enables (xsave on sandybridge) and lists what gcc leaves out
+(aes there, which some of these CPUs have switched off). A feature that only archspec knows is a warning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pikaforge.cpu.features import Feature, table
+from pikaforge.errors import HostError
+
+_DEFINE = re.compile(r"^#define (\w+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowed:
+    """What a target's code may use, by feature id."""
+
+    target: str
+    sure: frozenset[str]
+    """Free features, and those that the compiler uses for the target."""
+    doubtful: frozenset[str]
+    """Those that only archspec gives the target: not every CPU of the kind may have them."""
+    source: str
+    """Where the list comes from, for reports."""
+    warning: str = ""
+
+
+def free() -> frozenset[str]:
+    """Features that every x86-64 CPU has or takes for a no-op."""
+    return frozenset(f.id for f in table().values() if f.free)
+
+
+def of_baseline(name: str) -> frozenset[str]:
+    """Ids of the features that a distribution's code may use on any CPU, by the archspec name of its baseline."""
+    known = _archspec_features(name)
+    return free() | {f.id for f in table().values() if f.archspec and f.archspec in known}
+
+
+def from_macros(lines: Iterable[str], target: str, *, source: str = "compiler's macros") -> Allowed:
+    """The allow-list from the lines of `gcc FLAGS -dM -E`.
+
+    Args:
+        lines: `#define __AVX__ 1` and so on.
+        target: archspec name, for the doubtful features.
+        source: what to call it in reports.
+    """
+    macros = {m.group(1) for line in lines if (m := _DEFINE.match(line))}
+    sure = {f.id for f in table().values() if f.gcc in macros} if macros else set()
+    return _allowed(target, sure, source, "" if macros else "the list of the compiler's macros is empty")
+
+
+def from_archspec(target: str, *, warning: str) -> Allowed:
+    """The allow-list where no compiler can be asked: archspec's features count as sure then."""
+    known = _archspec_features(target)
+    sure = {f.id for f in table().values() if f.archspec and f.archspec in known}
+    return _allowed(target, sure, "archspec's feature table", warning)
+
+
+def from_gcc(target: str) -> Allowed:
+    """The allow-list for a target by asking this machine's gcc; without one that knows the target, archspec's."""
+    from pikaforge.cpu import microarch  # noqa: PLC0415
+    from pikaforge.host import process  # noqa: PLC0415
+
+    if process.find("gcc") is None:
+        return from_archspec(target, warning="there is no gcc here to ask for the features of the target")
+    try:
+        version = process.run(["gcc", "-dumpfullversion", "-dumpversion"]).text().strip()
+        resolution = microarch.resolve(target, version)
+        if not resolution.possible:
+            return from_archspec(target, warning=f"this machine's {resolution.reason}")
+        asked = process.run(["gcc", *resolution.flags, "-dM", "-E", "-x", "c", "/dev/null"])
+    except HostError as error:
+        return from_archspec(target, warning=f"gcc does not answer: {error.message}")
+    if asked.status != 0:
+        return from_archspec(target, warning=f"this machine's gcc {version} refuses {' '.join(resolution.flags)}")
+    return from_macros(
+        asked.text().splitlines(), target, source=f"macros of gcc {version} {' '.join(resolution.flags)}"
+    )
+
+
+def _allowed(target: str, sure: set[str], source: str, warning: str) -> Allowed:
+    lineage = _lineage(target)
+    sure |= {f.id for f in table().values() if lineage.intersection(f.lineages)}
+    known = _archspec_features(target)
+    doubtful = {f.id for f in table().values() if _in_archspec(f, known)} - sure
+    return Allowed(
+        target=target, sure=frozenset(sure | free()), doubtful=frozenset(doubtful), source=source, warning=warning
+    )
+
+
+def _in_archspec(feature: Feature, known: frozenset[str]) -> bool:
+    # What runs as another instruction is never let pass on a doubtful word.
+    return bool(feature.archspec) and feature.archspec in known and feature.policy != "dangerous"
+
+
+def _micro(target: str) -> Any:
+    from archspec.cpu import TARGETS  # noqa: PLC0415
+
+    return TARGETS[target]
+
+
+def _archspec_features(target: str) -> frozenset[str]:
+    return frozenset(_micro(target).features)
+
+
+def _lineage(target: str) -> frozenset[str]:
+    micro = _micro(target)
+    return frozenset({target, *(ancestor.name for ancestor in micro.ancestors)})
+
+
+def missing(required: Sequence[str], allowed: frozenset[str]) -> tuple[str, ...]:
+    """Those of an instruction's features that are not allowed: each of them is needed."""
+    return tuple(f for f in required if f not in allowed)

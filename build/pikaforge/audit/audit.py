@@ -1,0 +1,473 @@
+"""The audit: proof that a tree runs on every CPU of its target, or the list of what says no.
+
+Facts first (`elf.facts`, `isa.decode`), then judgement against data (`isa.verdict`, `elf.linkage`, `elf.flags`).
+`audit_compiled` judges what the compile stage left; `audit_paths` any file, folder or package. Neither prints, and a
+verdict is never an exception: only what cannot be read is.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date, datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pikaforge.audit import judge_flags, judge_linkage
+from pikaforge.audit import judge_instructions as isa_verdict
+from pikaforge.audit.allowed_features import Allowed, from_gcc, from_macros, of_baseline
+from pikaforge.audit.distribution import Distribution, Packaged
+from pikaforge.audit.elf.code import code_digest
+from pikaforge.audit.elf.facts import ElfFacts, read_build_id, read_facts
+from pikaforge.audit.elf.layout import EM_386, EM_X86_64, machine_name
+from pikaforge.audit.finding import Line
+from pikaforge.audit.inputs import Tree, open_inputs, open_package
+from pikaforge.audit.isa.decode import Source, scan
+from pikaforge.audit.isa.dispatch.known import known as known_dispatcher
+from pikaforge.audit.judge_allocator import AllocatorRules, AllocatorVerdict
+from pikaforge.audit.judge_allocator import judge as judge_allocator
+from pikaforge.audit.judge_instructions import IsaVerdict
+from pikaforge.audit.judge_linkage import LinkageRules, LinkageVerdict, library_versions
+from pikaforge.audit.waivers import Ledger, Waiver
+from pikaforge.cpu import features
+from pikaforge.errors import AuditError
+from pikaforge.host import hashing
+
+_MANGLED = re.compile(r"\b_Z\w+")
+REVISION = 3
+"""Part of the key of a kept verdict: raise it when the audit judges differently."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a tree is held to, beside the instructions of its target."""
+
+    linkage: LinkageRules = field(default_factory=lambda: LinkageRules(closed=False))
+    forbidden: tuple[str, ...] = ()
+    """Folders of the build, no path below which may be in a file."""
+    march: str = ""
+    """What own units must have been compiled for; empty: anything but native."""
+    waivers: tuple[Waiver, ...] = ()
+    demand_waivers: bool = False
+    """Whether an unused waiver is a violation."""
+    memory: AllocatorRules | None = None
+    """Which allocator the programs must use; None: whatever they like."""
+    distribution: Distribution | None = None
+    """What is known of the distribution's own libraries in the tree; None: nothing."""
+    image: str = ""
+    """Selects waivers, as the allocator does; empty: those for any."""
+    allocator: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditResult:
+    """The verdicts on one tree."""
+
+    title: str
+    """What was judged: a label or a path."""
+    target: str
+    files: tuple[ElfFacts, ...]
+    """The x86-64 programs and libraries that were judged."""
+    isa: IsaVerdict
+    linkage: LinkageVerdict
+    flags: judge_flags.FlagVerdict
+    memory: AllocatorVerdict = field(default_factory=AllocatorVerdict)
+    unreadable: tuple[Line, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What was not judged, and why."""
+    packaged: Mapping[str, Packaged] = field(default_factory=dict)
+    """The files that were found to be the distribution's own."""
+
+    @property
+    def violations(self) -> tuple[Line, ...]:
+        """Everything that says no."""
+        return (
+            *self.unreadable,
+            *self.memory.violations,
+            *self.isa.violations,
+            *self.linkage.violations,
+            *self.flags.violations,
+        )
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing says no."""
+        return not self.violations
+
+    @property
+    def kernel_flags(self) -> tuple[str, ...]:
+        """The flags that /proc/cpuinfo must show on a host: for the manifest and the CPU gate."""
+        return self.isa.kernel_flags
+
+    def lines(self, *, limit: int = 40) -> list[str]:
+        """The verdict for people; at most `limit` lines of each kind, the rest counted."""
+        mebibytes = self.isa.size / (1 << 20)
+        word = "passed" if self.passed else f"REFUSED, {_count(len(self.violations), 'violation')}"
+        judged = f"{_count(len(self.files), 'ELF file')}, {mebibytes:.1f} MiB of code; allow-list: {self.isa.source}"
+        out = [f"{self.title}: {word} for {self.target} ({judged})"]
+        out += _cut("violation", [f"{v.where}: {v.what}" for v in self.violations], limit)
+        out += [f"  to do: {text}" for text in dict.fromkeys(v.do for v in self.violations if v.do)]
+        out += _cut("warning", [str(w) for w in self.isa.warnings], limit)
+        out += _cut("dispatched", [d.line() for d in self.isa.dispatched], limit)
+        out += _cut("note", [*self.notes, *self.isa.notes, *self.linkage.notes, *self.flags.notes], limit)
+        out += _cut("hardening", [_hardening(h) for h in self.linkage.hardening], limit)
+        if self.memory.library:
+            out.append(f"  allocator: {self.memory.library}, unwinder by its needs: {self.memory.unwinder}")
+        out.append(f"  needs of the CPU: {' '.join(self.kernel_flags) or 'nothing beyond x86-64'}")
+        highest = " ".join(f"{n}_{v}" for n, v in self.linkage.highest.items())
+        if highest:
+            out.append(f"  needs of the system: {highest}; {' '.join(self.linkage.system)}")
+        return out
+
+    def facts(self) -> dict[str, Any]:
+        """The verdict as plain data, for the store and the report; without the facts of each file's regions."""
+        return {
+            "title": self.title,
+            "target": self.target,
+            "passed": self.passed,
+            "violations": [asdict(v) for v in self.violations],
+            "warnings": [asdict(w) for w in self.isa.warnings],
+            "notes": [*self.notes, *self.isa.notes, *self.linkage.notes, *self.flags.notes],
+            "allow_list": self.isa.source,
+            "code_bytes": self.isa.size,
+            "features_used": list(self.isa.used),
+            "kernel_flags": list(self.kernel_flags),
+            "dispatched": [asdict(d) for d in self.isa.dispatched],
+            "packaged": {name: asdict(library) for name, library in self.packaged.items()},
+            "findings": [{**asdict(f), "code": f.code.hex()} for f in self.isa.findings],
+            "symbol_versions": dict(self.linkage.highest),
+            "system_libraries": list(self.linkage.system),
+            "library_versions": {
+                soname: list(versions) for soname, versions in library_versions(self.files, self.linkage.system).items()
+            },
+            "allocator": {"library": self.memory.library, "unwinder": self.memory.unwinder},
+            "hardening": [asdict(h) for h in self.linkage.hardening],
+            "units": [asdict(u) for u in self.flags.units],
+            "dropped_flags": [list(d) for d in self.flags.dropped],
+            "files": [_file_facts(f) for f in self.files],
+        }
+
+
+def today() -> date:
+    """The day that decides which waivers hold; the same in every time zone."""
+    return datetime.now(timezone.utc).date()
+
+
+def demangled(lines: Sequence[str]) -> list[str]:
+    """The lines with C++ names as people write them, the symbol behind (waivers need that); as they are where this
+    machine has no c++filt (binutils)."""
+    from pikaforge.host import process  # noqa: PLC0415
+
+    names = sorted({name for line in lines for name in _MANGLED.findall(line)})
+    if not names or process.find("c++filt") is None:
+        return list(lines)
+    done = process.run(["c++filt"], stdin="\n".join(names).encode(), timeout=60)
+    plain = done.text().splitlines()
+    if done.status != 0 or len(plain) != len(names):
+        return list(lines)
+    table = {name: f"{text} [{name}]" if text != name else name for name, text in zip(names, plain, strict=True)}
+    return [_MANGLED.sub(lambda match: table[match.group()], line) for line in lines]
+
+
+def _hardening(found: judge_linkage.Hardening) -> str:
+    canary = "stack protector" if found.canary else "no stack protector"
+    return f"{found.file}: {found.pie}, RELRO {found.relro}, {canary}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _cut(kind: str, texts: Sequence[str], limit: int) -> list[str]:
+    out = [f"  {kind}: {text}" for text in texts[:limit]]
+    if len(texts) > limit:
+        out.append(f"  {kind}: … and {len(texts) - limit} more")
+    return out
+
+
+def _file_facts(fact: ElfFacts) -> dict[str, Any]:
+    return {
+        "name": fact.name,
+        "kind": fact.kind,
+        "pie": fact.pie,
+        "soname": fact.soname,
+        "needed": list(fact.needed),
+        "run_path": list(fact.run_path),
+        "build_id": fact.build_id,
+        "bytes": fact.size,
+        "symbols": fact.has_symbols,
+    }
+
+
+def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: date) -> dict[str, Any]:
+    """Key material beside the compile stage's result: the rules, the tables, the decoder, and which waivers have
+    expired. So a verdict that is kept becomes void on the day after a waiver's last one, and on no other day."""
+    plain = asdict(replace(rules, waivers=(), memory=None, distribution=None))
+    return {
+        "revision": REVISION,
+        "decoder": version("iced-x86"),
+        "tables": {name: hashing.file_digest(features.FOLDER / name) for name in features.TABLES},
+        "baseline": rules.distribution.baseline if rules.distribution is not None else "",
+        "target": target,
+        "flags": list(flags_used),
+        "memory": [rules.memory.kind, list(rules.memory.programs), rules.memory.unwinder] if rules.memory else [],
+        "rules": {**plain, "linkage": {**plain["linkage"], "maxima": dict(rules.linkage.maxima)}},
+        "waivers": [[w.model_dump(mode="json"), w.expired(today)] for w in rules.waivers],
+    }
+
+
+def _top(tree: Tree) -> str:
+    """The folder that all files of a tree are below."""
+    folders = [posixpath.dirname(name) for name in tree.elves]
+    return posixpath.commonpath(folders) if tree.whole and folders and all(folders) else ""
+
+
+@dataclass(slots=True)
+class _Read:
+    """The facts of a tree, and what was left out."""
+
+    judged: list[ElfFacts] = field(default_factory=list)
+    unreadable: list[Line] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def audit_tree(
+    tree: Tree,
+    allowed: Allowed,
+    rules: Rules,
+    *,
+    today: date,
+    own: frozenset[str] = frozenset(),
+    debug: Mapping[str, Path] | None = None,
+    dropped: Sequence[tuple[int, str]] = (),
+    workers: int | None = None,
+) -> AuditResult:
+    """Judge one tree.
+
+    Args:
+        tree: its ELF files on disk.
+        allowed: what the target's code may use.
+        rules: what it is held to beside that.
+        today: decides which waivers hold.
+        own: files that were compiled for the target, by path in the tree.
+        debug: separate debug information by path in the tree.
+        dropped: the compiler wrapper's count of dropped flags.
+        workers: processes; else as many as pay.
+
+    Raises:
+        AuditError: there is nothing to judge, or the one file that was named cannot be read.
+    """
+    debug = debug or {}
+    read = _read(tree, rules, debug)
+    if not read.judged and not read.unreadable:
+        raise AuditError(
+            "there is no x86-64 program or library to judge", where=tree.title, hint="\n".join(read.notes[:5])
+        )
+    packaged = _packaged(tree, read, allowed, rules.distribution)
+    sources = [_source(f, tree.elves[f.name], debug.get(f.name), packaged, rules) for f in read.judged]
+    ledger = Ledger(
+        rules.waivers,
+        today=today,
+        image=rules.image,
+        target=allowed.target,
+        allocator=rules.allocator,
+        has=allowed.sure,
+        # Waivers are written for our own trees; in a package those are below a folder or two.
+        below="" if rules.demand_waivers else _top(tree),
+    )
+    return AuditResult(
+        title=tree.title,
+        target=allowed.target,
+        files=tuple(read.judged),
+        isa=isa_verdict.judge(
+            scan(sources, allowed.sure, workers=workers),
+            allowed,
+            ledger,
+            own=own,
+            demand_waivers=rules.demand_waivers,
+            distribution=packaged,
+        ),
+        linkage=judge_linkage.judge(read.judged, tree.links, rules.linkage),
+        flags=judge_flags.judge(read.judged, own=own, march=rules.march, dropped=dropped),
+        memory=judge_allocator(read.judged, rules.memory) if rules.memory is not None else AllocatorVerdict(),
+        unreadable=tuple(read.unreadable),
+        notes=tuple(read.notes),
+        packaged=packaged,
+    )
+
+
+def _packaged(tree: Tree, read: _Read, allowed: Allowed, distribution: Distribution | None) -> dict[str, Packaged]:
+    """The files that are the distribution's own, if the target has what that promises; why not is noted."""
+    if distribution is None:
+        return {}
+    named = {fact.name for fact in read.judged}
+    doubts = {name: why for name, why in distribution.strangers.items() if name in named}
+    lacking = sorted(of_baseline(distribution.baseline) - allowed.sure)
+    found = {}
+    for name, library in distribution.libraries.items():
+        if name not in named:
+            continue
+        if lacking:
+            doubts[name] = f"its distribution is for {distribution.baseline}, and {allowed.target} lacks {lacking[0]}"
+        elif not library.code or code_digest(tree.elves[name]) != library.code:
+            doubts[name] = f"its code is not that of {library.package} {library.version}"
+        else:
+            found[name] = library
+    read.notes += [f"{name}: not taken for the distribution's own: {why}" for name, why in sorted(doubts.items())]
+    return found
+
+
+def _source(fact: ElfFacts, path: Path, debug: Path | None, packaged: Mapping[str, Packaged], rules: Rules) -> Source:
+    """A file to decode; of the distribution's, everything beyond its baseline is looked at."""
+    library = packaged.get(fact.name)
+    if library is None or rules.distribution is None:
+        return Source(file=fact.name, path=path, debug=debug)
+    return Source(
+        file=fact.name,
+        path=path,
+        debug=debug,
+        allowed=of_baseline(rules.distribution.baseline),
+        known=known_dispatcher(library.package, library.version, fact.soname),
+    )
+
+
+def _read(tree: Tree, rules: Rules, debug: Mapping[str, Path]) -> _Read:
+    out = _Read()
+    for name, path in tree.elves.items():
+        try:
+            fact = read_facts(path, name=name, debug=debug.get(name), forbidden=rules.forbidden)
+        except AuditError as error:
+            if not tree.whole:
+                raise
+            out.unreadable.append(Line(where=name, what=error.message, do=error.hint))
+            continue
+        if fact.machine == EM_X86_64 and fact.bits == 64 and fact.kind in ("exec", "dyn") and fact.regions:
+            out.judged.append(fact)
+        elif fact.machine in (EM_386, EM_X86_64) and fact.bits == 32 and fact.kind in ("exec", "dyn"):
+            what = f"is 32-bit code ({machine_name(fact.machine)}), which is not judged here"
+            out.unreadable.append(Line(where=name, what=what, do="leave it out: a 64-bit package does not need it"))
+        else:
+            out.notes.append(f"{name}: not judged: {_why_not(fact)}")
+    return out
+
+
+def _why_not(fact: ElfFacts) -> str:
+    if fact.machine != EM_X86_64:
+        return f"it is for {machine_name(fact.machine)}, so these CPUs never run it"
+    if fact.kind == "rel":
+        return "it is an object file; judge what it is linked into"
+    return "it has no code" if fact.kind in ("exec", "dyn") else "it is neither a program nor a library"
+
+
+def audit_compiled(
+    tree_tar: Path,
+    debug_tars: Sequence[Path],
+    scratch: Path,
+    *,
+    label: str,
+    target: str,
+    flags_used: Sequence[str],
+    macros: Sequence[str],
+    bundled: Sequence[str],
+    dropped: Sequence[tuple[int, str]],
+    rules: Rules,
+    today: date,
+    workers: int | None = None,
+) -> AuditResult:
+    """Judge what the compile stage left.
+
+    Args:
+        tree_tar: the product's tree.
+        debug_tars: debug information of its files: `PATH.debug` for PATH in the tree, or found by build id.
+        scratch: an empty folder for the ELF files of both; the caller removes it.
+        label: of the node, for reports.
+        target: archspec name of what was compiled for.
+        flags_used: the target's compiler flags (`Cell.flags`).
+        macros: the compiler's predefined macros with them (fact `macros`).
+        bundled: paths in the tree of libraries that were built elsewhere (fact `bundled`, `path`).
+        dropped: count and flag (fact `dropped`).
+        rules: what the caller decides; `march` and `demand_waivers` are set here.
+        today: decides which waivers hold.
+        workers: processes; else as many as pay.
+
+    Raises:
+        AuditError: an archive is bad, or the compiler's macros are missing.
+    """
+    if not macros:
+        raise AuditError(
+            "the compile stage left no compiler macros", where=label, hint="compile anew: facts/macros.txt is empty"
+        )
+    opened = open_package(tree_tar, scratch / "tree")
+    tree = Tree(title=label, whole=True, elves=opened.elves, links=opened.links, others=opened.others)
+    debug: dict[str, Path] = {}
+    for number, archive in enumerate(debug_tars):
+        debug |= _debug_of(tree, open_package(archive, scratch / f"debug{number}").elves)
+    full = replace(rules, march=rules.march or judge_flags.march_of(flags_used), demand_waivers=True)
+    return audit_tree(
+        tree,
+        from_macros(macros, target, source=f"the compiler's macros for {' '.join(flags_used)}"),
+        full,
+        today=today,
+        own=frozenset(tree.elves) - frozenset(bundled),
+        debug=debug,
+        dropped=dropped,
+        workers=workers,
+    )
+
+
+def _debug_of(tree: Tree, found: Mapping[str, Path]) -> dict[str, Path]:
+    """Debug files by the path in the tree of what they belong to; of a library that travels under another name, its
+    build id tells."""
+    named = {name.removesuffix(".debug"): path for name, path in found.items()}
+    debug = {name: path for name, path in named.items() if name in tree.elves}
+    others = {read_build_id(path): path for name, path in named.items() if name not in debug}
+    for name, path in tree.elves.items():
+        if name not in debug and others and (build_id := read_build_id(path)) in others and build_id:
+            debug[name] = others[build_id]
+    return debug
+
+
+def audit_paths(
+    paths: Sequence[Path],
+    scratch: Path,
+    *,
+    target: str,
+    rules: Rules | None = None,
+    today: date,
+    allowed: Allowed | None = None,
+    distributions: Mapping[str, Distribution] | None = None,
+    workers: int | None = None,
+) -> list[AuditResult]:
+    """Judge files, folders and packages that may come from anywhere, one result each.
+
+    Nothing is taken for our own build: TZCNT warns, flags are noted, libraries may come from the host, and waivers
+    need not be used.
+
+    Args:
+        paths: what to judge.
+        scratch: an empty folder for what packages hold; the caller removes it.
+        target: archspec name.
+        rules: waivers, forbidden folders; else none.
+        today: decides which waivers hold.
+        allowed: what the target's code may use; else this machine's gcc is asked, and archspec without one.
+        distributions: what is known of the distribution's own libraries, by path as in `paths`.
+        workers: processes; else as many as pay.
+
+    Raises:
+        AuditError: a path cannot be read, or there is nothing to judge in it.
+    """
+    allowed = allowed or from_gcc(target)
+    known = distributions or {}
+    return [
+        audit_tree(
+            tree,
+            allowed,
+            replace(rules or Rules(), distribution=known.get(tree.title)),
+            today=today,
+            workers=workers,
+        )
+        for tree in open_inputs(paths, scratch)
+    ]

@@ -1,0 +1,1 @@
+"""Facts of ELF files: headers, symbols, debug information, frames. No judgement."""

@@ -1,0 +1,241 @@
+"""The frame of an ELF file: header, sections, segments; every read is checked against the file's bounds.
+
+Written by hand on `struct`: pyelftools takes 14 s for 78,000 symbols where `iter_unpack` takes 0.1, and raises its
+parser's own errors for a truncated file. Field names and values: System V ABI, chapters 4 and 5.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pikaforge.errors import AuditError
+
+Buffer = bytes | mmap.mmap
+
+MAGIC = b"\x7fELF"
+EM_386 = 3
+EM_X86_64 = 62
+ET_REL, ET_EXEC, ET_DYN, ET_CORE = 1, 2, 3, 4
+PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE = 1, 2, 3, 4
+PT_GNU_EH_FRAME, PT_GNU_STACK, PT_GNU_RELRO = 0x6474E550, 0x6474E551, 0x6474E552
+PF_X, PF_W = 1, 2
+SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOTE, SHT_NOBITS, SHT_DYNSYM = 2, 3, 4, 7, 8, 11
+SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 1, 2, 4, 0x800
+PN_XNUM = 0xFFFF
+
+_HEADER = {64: struct.Struct("<HHIQQQIHHHHHH"), 32: struct.Struct("<HHIIIIIHHHHHH")}
+_SECTION = {64: struct.Struct("<IIQQQQIIQQ"), 32: struct.Struct("<IIIIIIIIII")}
+_SEGMENT = {64: struct.Struct("<IIQQQQQQ"), 32: struct.Struct("<IIIIIIII")}
+
+MACHINES = {EM_386: "i386", 8: "MIPS", 20: "PowerPC", 21: "PowerPC64", 22: "S/390", 40: "ARM", EM_X86_64: "x86-64",
+            183: "AArch64", 243: "RISC-V", 247: "BPF", 258: "LoongArch"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A section header, its name resolved. Offsets and sizes in bytes."""
+
+    name: str
+    type: int
+    flags: int
+    address: int
+    offset: int
+    size: int
+    link: int
+    entry_size: int
+
+    @property
+    def in_file(self) -> bool:
+        """Whether the section has bytes in the file."""
+        return self.type not in (0, SHT_NOBITS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A program header."""
+
+    type: int
+    flags: int
+    offset: int
+    address: int
+    file_size: int
+    memory_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Header, sections and segments of one file."""
+
+    bits: int
+    machine: int
+    type: int
+    entry: int
+    sections: tuple[Section, ...]
+    segments: tuple[Segment, ...]
+
+    def section(self, name: str) -> Section | None:
+        """The first section of that name."""
+        return next((s for s in self.sections if s.name == name), None)
+
+    def segment(self, kind: int) -> Segment | None:
+        """The first segment of that type."""
+        return next((s for s in self.segments if s.type == kind), None)
+
+    def offset_of(self, address: int) -> int | None:
+        """Where in the file the byte at a virtual address is."""
+        for part in self.segments:
+            if part.type == PT_LOAD and part.address <= address < part.address + part.file_size:
+                return address - part.address + part.offset
+        return None
+
+
+def machine_name(machine: int) -> str:
+    """The name of an `e_machine`, for messages."""
+    return MACHINES.get(machine, f"machine {machine}")
+
+
+def is_elf(start: bytes) -> bool:
+    """Whether a file that begins with `start` (4 bytes at least) says that it is an ELF file."""
+    return start[:4] == MAGIC
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[Buffer]:
+    """The bytes of a file, paged in by the kernel as they are read.
+
+    Raises:
+        AuditError: the file cannot be opened.
+    """
+    try:
+        with path.open("rb") as stream:
+            if path.stat().st_size == 0:
+                yield b""
+                return
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                yield data
+    except OSError as error:
+        raise AuditError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
+
+
+def piece(data: Buffer, offset: int, size: int, what: str, where: str) -> bytes:
+    """A copy of `size` bytes at `offset`.
+
+    Raises:
+        AuditError: the file ends before that.
+    """
+    if offset < 0 or size < 0 or offset + size > len(data):
+        raise AuditError(
+            f"the ELF file is truncated or corrupt: {what} lies at {offset:#x}+{size:#x}, the file ends at "
+            f"{len(data):#x}",
+            where=where,
+            hint="fetch or build the file anew",
+        )
+    return data[offset : offset + size]
+
+
+def text(table: bytes, offset: int) -> str:
+    """The string at `offset` of a string table; empty outside of it."""
+    if not 0 <= offset < len(table):
+        return ""
+    end = table.find(b"\0", offset)
+    return table[offset : end if end >= 0 else len(table)].decode("utf-8", "backslashreplace")
+
+
+def read_layout(data: Buffer, where: str, *, detached: bool = False) -> Layout:
+    """Header, sections and segments.
+
+    Args:
+        data: the whole file.
+        where: its name, for errors.
+        detached: a file of debug information, whose segments have no bytes in it.
+
+    Raises:
+        AuditError: no ELF file, of an unknown class or byte order, truncated, or corrupt.
+    """
+    ident = data[:16]
+    if not is_elf(ident):
+        raise AuditError("this is not an ELF file", where=where)
+    bits = {1: 32, 2: 64}.get(ident[4] if len(ident) > 4 else 0)
+    if len(ident) < 16 or bits is None:
+        raise AuditError("the ELF file is truncated or corrupt: no valid class", where=where)
+    if ident[5] == 2:  # big-endian: surely not for x86, so the machine is all that matters
+        machine = int.from_bytes(piece(data, 18, 2, "the header", where), "big")
+        return Layout(bits=bits, machine=machine, type=0, entry=0, sections=(), segments=())
+    if ident[5] != 1:
+        raise AuditError("the ELF file is truncated or corrupt: no valid byte order", where=where)
+    header = _HEADER[bits]
+    fields = header.unpack(piece(data, 16, header.size, "the header", where))
+    kind, machine, _, entry, segments_at, sections_at, _, _, segment_size, segments, section_size, sections, names = (
+        fields
+    )
+    table = _table(data, _SECTION[bits], (sections_at, section_size, sections), "the section table", where)
+    if sections_at and table and sections == 0:  # more than 65,279 sections: the count is in the first one
+        table = _table(data, _SECTION[bits], (sections_at, section_size, table[0][5]), "the section table", where)
+    if names == PN_XNUM and table:
+        names = table[0][6]
+    if segments == PN_XNUM and table:
+        segments = table[0][7]
+    found = _sections(data, table, names, where)
+    loads = _segments(data, bits, (segments_at, segment_size, segments), where, detached=detached)
+    return Layout(bits=bits, machine=machine, type=kind, entry=entry, sections=found, segments=loads)
+
+
+def _table(
+    data: Buffer, form: struct.Struct, place: tuple[int, int, int], what: str, where: str
+) -> list[tuple[int, ...]]:
+    at, size, count = place
+    if at == 0:
+        return []
+    count = max(count, 1)
+    if size < form.size:
+        raise AuditError(f"the ELF file is truncated or corrupt: {what} has entries of {size} bytes", where=where)
+    raw = piece(data, at, size * count, what, where)
+    return [form.unpack_from(raw, start) for start in range(0, len(raw), size)]
+
+
+def _sections(data: Buffer, table: list[tuple[int, ...]], names: int, where: str) -> tuple[Section, ...]:
+    strings = b""
+    if 0 < names < len(table) and table[names][1] == SHT_STRTAB:
+        strings = piece(data, table[names][4], table[names][5], "the table of section names", where)
+    found = []
+    for name, kind, flags, address, offset, size, link, _, _, entry_size in table:
+        section = Section(
+            name=text(strings, name),
+            type=kind,
+            flags=flags,
+            address=address,
+            offset=offset,
+            size=size,
+            link=link,
+            entry_size=entry_size,
+        )
+        if section.in_file and offset + size > len(data):
+            piece(data, offset, size, f"section {section.name or '?'}", where)  # raises
+        found.append(section)
+    return tuple(found)
+
+
+def _segments(
+    data: Buffer, bits: int, place: tuple[int, int, int], where: str, *, detached: bool
+) -> tuple[Segment, ...]:
+    if place[2] == 0:
+        return ()
+    found = []
+    for fields in _table(data, _SEGMENT[bits], place, "the program header table", where):
+        if bits == 64:
+            kind, flags, offset, address, _, file_size, memory_size, _ = fields
+        else:
+            kind, offset, address, _, file_size, memory_size, flags, _ = fields
+        if not detached and kind in (PT_LOAD, PT_DYNAMIC, PT_INTERP) and offset + file_size > len(data):
+            piece(data, offset, file_size, "a segment", where)  # raises
+        found.append(
+            Segment(
+                type=kind, flags=flags, offset=offset, address=address, file_size=file_size, memory_size=memory_size
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,172 @@
+"""Addresses of a library's own code and data that others get from it: what the loader calls, what it exports, and
+the pointers that the loader writes into its data.
+
+As the loader sees it, by the dynamic section; section headers are not asked. Format: System V gABI chapter 5, x86-64
+psABI 4.4; DT_RELR: the gABI's proposal of 2018 that binutils 2.38 and glibc 2.36 follow.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pikaforge.audit.elf.layout import PT_DYNAMIC, PT_INTERP, Buffer, Layout, piece
+from pikaforge.errors import AuditError
+
+DT_PLTRELSZ, DT_HASH, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_INIT, DT_FINI, DT_JMPREL = 2, 4, 6, 7, 8, 12, 13, 23
+DT_INIT_ARRAY, DT_FINI_ARRAY, DT_INIT_ARRAYSZ, DT_FINI_ARRAYSZ = 25, 26, 27, 28
+DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_RELRSZ, DT_RELR, DT_GNU_HASH = 32, 33, 35, 36, 0x6FFFFEF5
+R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT, R_X86_64_RELATIVE, R_X86_64_IRELATIVE = 1, 6, 7, 8, 37
+STT_TLS, STT_GNU_IFUNC = 6, 10
+SHN_UNDEF, SHN_ABS = 0, 0xFFF1
+SYMBOLS = 1 << 20
+"""More than any library exports."""
+_SYMBOL = struct.Struct("<IBBHQQ")
+_RELA = struct.Struct("<QQq")
+_ARRAYS = (
+    (DT_INIT_ARRAY, DT_INIT_ARRAYSZ),
+    (DT_FINI_ARRAY, DT_FINI_ARRAYSZ),
+    (DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointers:
+    """Addresses in a file that do not depend on its code."""
+
+    given: frozenset[int]
+    """Of code and data that others may use from the start: entry, exports, what the loader calls."""
+    resolvers: frozenset[int]
+    """Of functions that choose an implementation at start-up (ifunc); they are given, too."""
+    stored: tuple[tuple[int, int], ...]
+    """Place in the data, and the address that the loader writes there."""
+    places: frozenset[int]
+    """Where in the data the loader writes anything at all, addresses in other libraries included."""
+    arrays: tuple[tuple[int, int], ...]
+    """Ranges of data with functions that the loader calls."""
+
+
+def read_pointers(data: Buffer, layout: Layout, where: str) -> Pointers:
+    """Read a library's dynamic section.
+
+    Raises:
+        AuditError: it is truncated, or cannot be followed.
+    """
+    return _Reader(data, layout, where).read()
+
+
+class _Reader:
+    def __init__(self, data: Buffer, layout: Layout, where: str) -> None:
+        self._data, self._layout, self._where = data, layout, where
+        self._tags: dict[int, int] = {}
+        place = layout.segment(PT_DYNAMIC)
+        if place is not None:
+            raw = piece(data, place.offset, place.file_size, "the dynamic section", where)
+            for tag, value in struct.iter_unpack("<QQ", raw[: len(raw) // 16 * 16]):
+                if tag == 0:
+                    break
+                self._tags.setdefault(tag, value)
+
+    def read(self) -> Pointers:
+        # What no loader is named for is not started at its entry; older linkers name the begin of .text there.
+        started = self._layout.segment(PT_INTERP) is not None
+        given = {self._layout.entry} if started else set()
+        given |= {self._tags[tag] for tag in (DT_INIT, DT_FINI) if self._tags.get(tag)}
+        resolvers: set[int] = set()
+        for kind, section, value in self._symbols(self._exported()):
+            if section not in (SHN_UNDEF, SHN_ABS) and kind != STT_TLS:
+                given.add(value)
+                if kind == STT_GNU_IFUNC:
+                    resolvers.add(value)
+        stored: list[tuple[int, int]] = []
+        places = set(self._packed())
+        for place, kind, symbol, addend in self._relocations():
+            places.add(place)
+            if kind == R_X86_64_IRELATIVE:
+                resolvers.add(addend)
+                given.add(addend)
+            elif kind == R_X86_64_RELATIVE:
+                stored.append((place, addend))
+            elif kind in (R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT):
+                _, section, value = next(iter(self._symbols([symbol])))
+                if section not in (SHN_UNDEF, SHN_ABS):
+                    stored.append((place, value + (addend if kind == R_X86_64_64 else 0)))
+        stored += [(place, self._word(place)) for place in self._packed()]
+        arrays = tuple(
+            (self._tags[at], self._tags[at] + self._tags.get(size, 0)) for at, size in _ARRAYS if at in self._tags
+        )
+        return Pointers(
+            given=frozenset(given),
+            resolvers=frozenset(resolvers),
+            stored=tuple(stored),
+            places=frozenset(places),
+            arrays=arrays,
+        )
+
+    def _at(self, address: int, size: int, what: str) -> bytes:
+        offset = self._layout.offset_of(address)
+        if offset is None:
+            raise AuditError(f"the ELF file is corrupt: {what} lies outside of its segments", where=self._where)
+        return piece(self._data, offset, size, what, self._where)
+
+    def _word(self, address: int) -> int:
+        return int.from_bytes(self._at(address, 8, "a relocated word"), "little")
+
+    def _symbols(self, numbers: Iterator[int] | list[int]) -> Iterator[tuple[int, int, int]]:
+        """Type, section and value of symbols."""
+        table = self._tags.get(DT_SYMTAB)
+        for number in numbers:
+            if table is None or number >= SYMBOLS:
+                raise AuditError("the ELF file is corrupt: it has no such symbol", where=self._where)
+            raw = self._at(table + number * _SYMBOL.size, _SYMBOL.size, "the dynamic symbol table")
+            _, info, _, section, value, _ = _SYMBOL.unpack(raw)
+            yield info & 0xF, section, value
+
+    def _exported(self) -> Iterator[int]:
+        """Numbers of the symbols that others can look up: those in the hash table."""
+        if DT_GNU_HASH in self._tags:
+            yield from self._gnu_hash(self._tags[DT_GNU_HASH])
+        elif DT_HASH in self._tags:
+            _, count = struct.unpack("<II", self._at(self._tags[DT_HASH], 8, "the hash table"))
+            yield from range(1, min(count, SYMBOLS))
+
+    def _gnu_hash(self, table: int) -> Iterator[int]:
+        buckets, first, bloom, _ = struct.unpack("<IIII", self._at(table, 16, "the hash table"))
+        if buckets > SYMBOLS or bloom > SYMBOLS:
+            raise AuditError("the ELF file is corrupt: its hash table is too large", where=self._where)
+        start = table + 16 + 8 * bloom
+        heads = struct.unpack(f"<{buckets}I", self._at(start, 4 * buckets, "the hash table"))
+        last = max(heads, default=0)
+        if last < first:
+            return
+        # The chain of the last bucket ends the table.
+        while not int.from_bytes(self._at(start + 4 * (buckets + last - first), 4, "the hash table"), "little") & 1:
+            last += 1
+            if last >= SYMBOLS:
+                raise AuditError("the ELF file is corrupt: its hash table has no end", where=self._where)
+        yield from range(first, last + 1)
+
+    def _relocations(self) -> Iterator[tuple[int, int, int, int]]:
+        """Place, type, symbol and addend."""
+        for table, size in ((DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)):
+            if table in self._tags:
+                count = self._tags.get(size, 0) // _RELA.size
+                raw = self._at(self._tags[table], count * _RELA.size, "the relocations") if count else b""
+                for place, info, addend in _RELA.iter_unpack(raw):
+                    yield place, info & 0xFFFFFFFF, info >> 32, addend
+
+    def _packed(self) -> Iterator[int]:
+        """Places of the words that DT_RELR has the loader move: an even entry is one, an odd one is a bitmap of the
+        63 words behind the last."""
+        if DT_RELR not in self._tags:
+            return
+        raw = self._at(self._tags[DT_RELR], self._tags.get(DT_RELRSZ, 0) // 8 * 8, "the packed relocations")
+        at = 0
+        for (entry,) in struct.iter_unpack("<Q", raw):
+            if entry & 1:
+                yield from (at + 8 * bit for bit in range(63) if entry >> (bit + 1) & 1)
+                at += 63 * 8
+            else:
+                yield entry
+                at = entry + 8

@@ -1,0 +1,163 @@
+"""What may be audited: a file, a folder, a package. All come out as trees of ELF files on disk."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from pikaforge.audit.elf.layout import is_elf
+from pikaforge.errors import AuditError
+from pikaforge.host.archives import MEMBER_LIMIT, is_package, members, told
+
+TOTAL_LIMIT = 32 << 30
+"""Bytes unpacked from one package."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """The ELF files that belong together: those of one folder or package, or one file alone."""
+
+    title: str
+    """What was named: a path."""
+    whole: bool
+    """Whether it is a folder or package, so that its files may need one another."""
+    elves: dict[str, Path]
+    """Path in the tree (relative, `/`), and where the bytes are."""
+    links: dict[str, str] = field(default_factory=dict)
+    """Path in the tree of a link, and the path in the tree where it leads."""
+    others: int = 0
+    """Files that are no ELF."""
+
+
+def open_inputs(paths: Iterable[Path], scratch: Path) -> list[Tree]:
+    """The trees that are meant by some paths.
+
+    A symbolic link that is named is followed; one within a folder is not, so no file counts twice.
+
+    Args:
+        paths: files, folders, packages (`elf.packages.PACKAGE_SUFFIXES`).
+        scratch: an empty folder; the ELF files of packages are unpacked there, under numbers.
+
+    Raises:
+        AuditError: a path does not exist, is neither ELF nor package, or a package is bad.
+    """
+    trees = []
+    for number, path in enumerate(dict.fromkeys(paths)):
+        if path.is_dir():
+            trees.append(_folder(path))
+        elif is_package(path):
+            trees.append(open_package(path, scratch / str(number)))
+        else:
+            trees.append(_file(path))
+    return trees
+
+
+def _file(path: Path) -> Tree:
+    try:
+        real = path.resolve(strict=True)
+        with real.open("rb") as stream:
+            start = stream.read(4)
+    except OSError as error:
+        raise AuditError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
+    if not is_elf(start):
+        raise AuditError(
+            "this is neither an ELF file nor a package",
+            where=str(path),
+            hint="packages are known by their names: .tar.gz .tar.xz .zip .whl .deb .rpm",
+        )
+    return Tree(title=str(path), whole=False, elves={path.name: real})
+
+
+def _folder(path: Path) -> Tree:
+    elves: dict[str, Path] = {}
+    links: dict[str, str] = {}
+    seen: set[tuple[int, int]] = set()
+    others = 0
+    for folder, names, files in os.walk(path, onerror=_walk_failed):
+        names.sort()
+        for name in sorted([*names, *files]):
+            full = Path(folder) / name
+            inside = full.relative_to(path).as_posix()
+            if full.is_symlink():
+                _add_link(links, inside, str(full.readlink()))
+                continue
+            if not full.is_file():
+                continue
+            status = full.stat()
+            if not _starts_as_elf(full):
+                others += 1
+            elif status.st_nlink == 1 or (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                elves[inside] = full
+            else:  # a hard link: the same bytes under another name
+                first = next(n for n, p in elves.items() if p.samefile(full))
+                links[inside] = first
+    return Tree(title=str(path), whole=True, elves=elves, links=links, others=others)
+
+
+def _walk_failed(error: OSError) -> None:
+    raise AuditError(f"cannot read the folder: {error.strerror or error}", where=str(error.filename)) from error
+
+
+def _starts_as_elf(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return is_elf(stream.read(4))
+    except OSError as error:
+        raise AuditError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
+
+
+def _add_link(links: dict[str, str], name: str, target: str) -> None:
+    """Keep a link that stays within its tree; an absolute one is taken to be from the tree's top."""
+    joined = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+    joined = joined.lstrip("/")
+    if not joined.startswith("../") and joined not in ("..", ".", ""):
+        links[name] = joined
+
+
+def open_package(path: Path, into: Path) -> Tree:
+    """The tree in a package; its ELF files are written to `into` as `0`, `1`, …
+
+    Raises:
+        AuditError: of an unknown kind, truncated, corrupt, or larger than `TOTAL_LIMIT`.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    elves: dict[str, Path] = {}
+    links: dict[str, str] = {}
+    others = total = 0
+    with told(str(path)):
+        for member in members(path):
+            if member.kind == "symlink":
+                _add_link(links, member.name, member.target)
+            elif member.kind == "hardlink":
+                links[member.name] = member.target
+            elif member.content is not None:
+                start = member.content.read(4)
+                if not is_elf(start):
+                    others += 1
+                    continue
+                place = into / str(len(elves))
+                total += _copy(start, member.content, place, path, TOTAL_LIMIT - total)
+                elves[member.name] = place
+    return Tree(title=str(path), whole=True, elves=elves, links=links, others=others)
+
+
+def _copy(start: bytes, content: IO[bytes], place: Path, package: Path, limit: int) -> int:
+    limit = min(limit, MEMBER_LIMIT)
+    with place.open("wb") as out:
+        out.write(start)
+        while block := content.read(1 << 20):
+            out.write(block)
+            if out.tell() > limit:
+                raise AuditError(f"the package unpacks to more than {limit} bytes", where=str(package))
+        return out.tell()
+
+
+def discard(scratch: Path) -> None:
+    """Remove what `open_inputs` unpacked."""
+    shutil.rmtree(scratch, ignore_errors=True)

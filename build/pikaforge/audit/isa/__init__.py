@@ -1,0 +1,1 @@
+"""Decode machine code: which instructions a file holds, and where."""

@@ -1,0 +1,306 @@
+"""Decoding: which features the instructions of files need, and where.
+
+iced's features depend on the opcode alone, so a table indexed by opcode is made once, and a piece of code is first
+reduced to the set of its opcodes, in C (`set(map(attrgetter("code"), decoder))`, 6 M instructions/s against 3 M/s
+of a Python loop). Only a piece with an opcode that is not allowed is looked at instruction by instruction.
+
+Pieces go to worker processes in chunks; a worker maps the file, so memory is bounded by the size of a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from pikaforge.audit.elf.facts import Region, regions
+from pikaforge.audit.elf.layout import mapped, read_layout
+from pikaforge.audit.isa.dispatch.evidence import Evidence, find_evidence
+from pikaforge.audit.isa.dispatch.hints import find_hints
+from pikaforge.audit.isa.dispatch.known import Dispatcher
+from pikaforge.audit.isa.opcodes import Tables, features_by_code, tables
+from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap, read_map
+from pikaforge.audit.isa.worker_pool import Chunk, Team, chunks, cores
+from pikaforge.cpu.features import INVALID
+
+ALONE_BYTES = 4 << 20
+"""Code that one process decodes before two would have started (0.2 s for the start of Python and iced)."""
+LONGEST = 15
+"""Bytes of the longest x86 instruction (Intel SDM vol. 2A ch. 2.3.11)."""
+PADDING = b"\x00\x90\xcc"
+SHORT_GAP = 32
+UNDISPATCHED = frozenset({INVALID, "tzcnt"})
+"""Findings that nobody dispatches by CPU, so evidence for them would only cost time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A feature that is not allowed, in one piece of code."""
+
+    file: str
+    function: str
+    kind: int
+    """FUNCTION, FRAME or GAP (`isa.ranges`)."""
+    feature: str
+    count: int
+    """Instructions that need it."""
+    address: int
+    """Virtual address of the first one."""
+    code: bytes
+    text: str
+    """The first one in AT&T syntax, as objdump shows it."""
+    suspect: bool
+    """Behind the first undecodable byte of a gap: most likely data."""
+    hints: tuple[str, ...] = ()
+    """Signs that it runs only where the CPU can; never a proof."""
+    evidence: str = ""
+    """The proof that it does, in words (`isa.dispatch.evidence`); empty without one."""
+    doubt: str = ""
+    """Why there is none, where one was looked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileScan:
+    """What the code of one file needs."""
+
+    file: str
+    features: frozenset[str]
+    """Ids of all features outside of hits."""
+    hits: tuple[Hit, ...]
+    size: int
+    """Bytes decoded."""
+    pieces: int
+    named: int
+    """Pieces with a symbol's name."""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A file to decode."""
+
+    file: str
+    """Its name in findings."""
+    path: Path
+    debug: Path | None = None
+    """Its separate debug information, for the names of functions."""
+    allowed: frozenset[str] | None = None
+    """Features that are no finding in this one; else those of the scan."""
+    known: Dispatcher | None = None
+    """What is known of it as a library of a package."""
+
+
+# --- the work on one chunk --------------------------------------------------------------------------------------
+
+Found = tuple[str, int, int, bytes, str, bool]
+"""Feature, count, first address, bytes, text, suspect."""
+
+
+@dataclass(slots=True)
+class _Yield:
+    """What a chunk brought."""
+
+    codes: set[int] = field(default_factory=set)
+    found: list[tuple[int, tuple[Found, ...]]] = field(default_factory=list)
+    """By index of the piece."""
+    detecting: list[int] = field(default_factory=list)
+
+
+def _scan(chunk: Chunk, allowed: frozenset[str]) -> _Yield:
+    from iced_x86 import Decoder  # noqa: PLC0415
+
+    known = tables(allowed)
+    bad, detecting = known.bad, known.detecting
+    opcode = attrgetter("code")
+    out = _Yield()
+    every = out.codes
+    clean_gaps: set[bytes] = set()
+    with mapped(Path(chunk.path)) as data:
+        for index, (start, end, offset, kind) in enumerate(
+            zip(chunk.starts, chunk.ends, chunk.offsets, chunk.kinds, strict=True), chunk.first
+        ):
+            raw = data[offset : offset + end - start]
+            if kind == GAP and (raw in clean_gaps or not raw.strip(PADDING)):
+                continue
+            codes = set(map(opcode, Decoder(64, raw, ip=start)))
+            if not codes.isdisjoint(detecting):
+                out.detecting.append(index)
+            if codes.isdisjoint(bad):
+                every |= codes
+                if kind == GAP and len(raw) <= SHORT_GAP:
+                    clean_gaps.add(raw)
+                continue
+            slack = data[offset + len(raw) : offset + len(raw) + LONGEST]
+            found, good = _inspect(raw, slack, start, kind == GAP, known)
+            every |= good
+            if found:
+                out.found.append((index, found))
+    return out
+
+
+def _inspect(raw: bytes, slack: bytes, start: int, gap: bool, known: Tables) -> tuple[tuple[Found, ...], set[int]]:
+    """The findings of one piece, and its other opcodes.
+
+    Args:
+        raw: the bytes of the piece.
+        slack: what follows it, for an instruction that a wrong boundary cuts.
+        start: virtual address.
+        gap: whether the piece has no known start; undecodable bytes are then no finding.
+    """
+    from iced_x86 import Decoder, DecoderError, Formatter, FormatterSyntax, Instruction  # noqa: PLC0415
+
+    by_code, bad, allowed = features_by_code(), known.bad, known.allowed
+    formatter = Formatter(FormatterSyntax.GAS)
+    decoder = Decoder(64, raw, ip=start)
+    instruction = Instruction()
+    found: dict[tuple[str, bool], list[Any]] = {}
+    good: set[int] = set()
+    suspect = False
+    while decoder.can_decode:
+        decoder.decode_out(instruction)
+        code = instruction.code
+        if code not in bad:
+            if not suspect:
+                good.add(code)
+            continue
+        at = instruction.ip - start
+        size = instruction.len
+        if code == 0:
+            if decoder.last_error == DecoderError.NO_MORE_BYTES:
+                again = Decoder(64, raw[at:] + slack, ip=start + at).decode()
+                if again.code not in bad:
+                    good.add(again.code)
+                    continue
+                instruction, code, size = again, again.code, again.len
+            if code == 0:
+                # iced may have read on; the next instruction may begin at the next byte.
+                decoder.position, decoder.ip, size = at + 1, start + at + 1, 1
+            if code == 0 and gap:
+                suspect = True
+                continue
+        for feature in by_code[code]:
+            if feature in allowed:
+                continue
+            entry = found.get((feature, suspect))
+            if entry is None:
+                content = (raw + slack)[at : at + size]
+                shown = "(bad)" if code == 0 else formatter.format(instruction)
+                found[feature, suspect] = [1, instruction.ip, content, shown]
+            else:
+                entry[0] += 1
+    return tuple((f, n, at, c, t, s) for (f, s), (n, at, c, t) in found.items()), good
+
+
+# --- many files, several processes ------------------------------------------------------------------------------
+
+
+def scan(sources: Sequence[Source], allowed: frozenset[str], *, workers: int | None = None) -> list[FileScan]:
+    """Decode all code of some x86-64 files.
+
+    Args:
+        sources: the files.
+        allowed: ids of the features that are no finding (`isa.allow.Allowed.sure`), where a source does not say.
+        workers: processes; else one per CPU for much code, and none beside this one for little.
+
+    Raises:
+        AuditError: a file is no ELF file, truncated or corrupt, or cannot be read.
+    """
+    total = sum(r.size for s in sources for r in code_regions(s.path, s.file))
+    if workers is None:
+        workers = 1 if total < ALONE_BYTES else max(1, min(cores(), total // (ALONE_BYTES // 2)))
+    with Team(workers) as team:
+        return [_scan_file(s, allowed if s.allowed is None else s.allowed, team) for s in sources]
+
+
+def code_regions(path: Path, name: str) -> tuple[Region, ...]:
+    """The executable regions of a file."""
+    with mapped(path) as data:
+        return regions(data, read_layout(data, name), name)
+
+
+def _code_map(source: Source) -> CodeMap:
+    with mapped(source.path) as data:
+        layout = read_layout(data, source.file)
+        code = regions(data, layout, source.file)
+        if source.debug is None:
+            return read_map(data, layout, code, source.file)
+        with mapped(source.debug) as apart:
+            held = (apart, read_layout(apart, f"{source.file} ({source.debug.name})", detached=True))
+            return read_map(data, layout, code, source.file, debug=held)
+
+
+def _scan_file(source: Source, allowed: frozenset[str], team: Team) -> FileScan:
+    code = _code_map(source)
+    codes: set[int] = set()
+    found: list[tuple[int, tuple[Found, ...]]] = []
+    detecting: set[int] = set()
+    for part in team.each(_scan, ((chunk, allowed) for chunk in chunks(source.path, code))):
+        codes |= part.codes
+        found += part.found
+        detecting.update(part.detecting)
+    by_code = features_by_code()
+    hits = [
+        Hit(
+            file=source.file,
+            function=code.name(index),
+            kind=code.kinds[index],
+            feature=feature,
+            count=count,
+            address=address,
+            code=content,
+            text=shown,
+            suspect=suspect,
+        )
+        for index, entries in found
+        for feature, count, address, content, shown, suspect in entries
+    ]
+    wanted = {
+        index: names
+        for index, entries in found
+        if (names := frozenset(e[0] for e in entries if e[0] not in UNDISPATCHED and not e[5]))
+    }
+    proofs = find_evidence(source.path, code, wanted, detecting, team, known=source.known)
+    hits = [_with(hit, code, detecting, proofs) for hit in hits]
+    return FileScan(
+        file=source.file,
+        features=frozenset(chain.from_iterable(by_code[c] for c in codes)),
+        hits=tuple(_joined(hits)),
+        size=code.size,
+        pieces=len(code),
+        named=sum(1 for n in code.names if n != NOWHERE),
+        problem=code.problem,
+    )
+
+
+def _with(hit: Hit, code: CodeMap, asking: Set[int], proofs: Mapping[tuple[int, str], Evidence]) -> Hit:
+    """A hit with what speaks for it."""
+    piece = code.at(hit.address)
+    if hit.feature in UNDISPATCHED or hit.suspect:
+        return hit
+    found = proofs.get((piece, hit.feature))
+    return replace(
+        hit,
+        hints=find_hints(code, piece, asking),
+        evidence=found.text if found is not None and found.proven else "",
+        doubt=found.text if found is not None and not found.proven else "",
+    )
+
+
+def _joined(hits: Iterable[Hit]) -> list[Hit]:
+    """One hit per function, feature and suspicion: a function may have several pieces."""
+    found: dict[tuple[str, str, bool], Hit] = {}
+    for hit in hits:
+        key = (hit.function, hit.feature, hit.suspect)
+        old = found.get(key)
+        found[key] = hit if old is None else replace(
+            old,
+            count=old.count + hit.count,
+            hints=tuple(dict.fromkeys((*old.hints, *hit.hints))),
+            # One piece without a proof leaves the whole function without.
+            evidence=old.evidence and hit.evidence and "; ".join(dict.fromkeys((old.evidence, hit.evidence))),
+            doubt=old.doubt or hit.doubt,
+        )  # fmt: skip
+    return list(found.values())

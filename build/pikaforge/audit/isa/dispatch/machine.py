@@ -1,0 +1,115 @@
+"""Registers and memory of a function that is run: what operands read and write, and what leaves the function."""
+
+from __future__ import annotations
+
+from pikaforge.audit.isa.dispatch import values as v
+from pikaforge.audit.isa.dispatch.state import FILE, State, Surroundings, Trace, forget, held, keep
+from pikaforge.audit.isa.dispatch.steps import ARGUMENTS, NONE, RIP, RSP, Operand
+from pikaforge.audit.isa.dispatch.values import NO_ADDRESSES, UNKNOWN, Value
+
+WORD = 8
+OUTGOING = 128
+"""Bytes above the stack pointer in which arguments of a call may lie."""
+
+
+class Machine:
+    """What instructions work with."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self.around, self.trace = around, Trace()
+
+    def place(self, operand: Operand, state: State) -> Value:
+        """The address that a memory operand names."""
+        if operand.kind != "m" or operand.segment:
+            return UNKNOWN
+        if operand.register == RIP:
+            own = frozenset({operand.value}) if self.around.names(operand.value) else NO_ADDRESSES
+            place = v.number(operand.value, own)
+        else:
+            place = state.registers[operand.register] if operand.register != NONE else v.ZERO
+            if operand.value:
+                place = v.add(place, v.number(operand.value))
+        if operand.index_register != NONE:
+            index = state.registers[operand.index_register]
+            place = v.add(place, v.product(index, v.number(operand.scale)))
+        return place
+
+    def touch(self, place: Value, size: int = 0) -> int | None:
+        """Note which data is touched; the address in the file, if it is known."""
+        address = v.known_number(place)
+        if address is not None and self.around.names(address):
+            self.trace.references.update(range(address, address + max(size, 1), WORD))
+            return address
+        self.trace.references |= place[3]
+        return None
+
+    def load(self, place: Value, size: int, state: State) -> Value:
+        if place[0] is not None:
+            at = v.offset(place)
+            return UNKNOWN if at is None else held(state.frame, place[0], at, size)
+        address = self.touch(place, size)
+        if address is None:
+            return UNKNOWN
+        if any(
+            key[0] == FILE and key[1] < address + size and address < key[1] + s for key, (s, _) in state.frame.items()
+        ):
+            return held(state.frame, FILE, address, size)
+        return self.around.load(address, size, first=not state.called)
+
+    def store(self, place: Value, size: int, value: Value, state: State) -> None:
+        if place[0] is not None:
+            at = v.offset(place)
+            if at is not None and size:
+                keep(state.frame, place[0], at, size, value)
+                if place[0] != v.STACK:
+                    self.hand_on(value)
+                return
+        self.hand_on(value)
+        address = self.touch(place, size)
+        if address is not None and size:
+            self.trace.stores.append((address, size, value))
+            keep(state.frame, FILE, address, size, value)
+            return
+        self.trace.handed |= place[3]  # a store somewhere into what these are the begins of
+        if place[0] is not None:
+            forget(state.frame, place[0], None)
+        state.forget_escaped()
+
+    def hand_on(self, value: Value) -> None:
+        if value[3]:
+            self.trace.references |= value[3]
+            self.trace.handed |= value[3]
+
+    def read(self, operand: Operand, state: State) -> Value:
+        """What an operand reads."""
+        if operand.kind == "i":
+            return v.number(operand.value)
+        if operand.kind == "r":
+            whole = state.registers[operand.register]
+            return v.low(v.shifted_right(whole, 8, 8, sign=False) if operand.shift else whole, operand.size)
+        if operand.kind == "m":
+            return v.low(self.load(self.place(operand, state), operand.size, state), operand.size)
+        return UNKNOWN
+
+    def write(self, operand: Operand, value: Value, state: State) -> None:
+        if operand.kind == "r":
+            old = state.registers[operand.register]
+            size = operand.size
+            new = v.low(value, 4) if size == 4 else v.merged(old, v.low(value, size), size, operand.shift)
+            state.registers[operand.register] = new
+            state.spent &= ~(1 << operand.register)
+        elif operand.kind == "m":
+            self.store(self.place(operand, state), operand.size, value, state)
+        else:
+            self.hand_on(value)
+
+    def outgoing(self, state: State, *, known: bool = False) -> None:
+        """Everything that another function may get to see; if what it does is known, but for its arguments."""
+        for register in () if known else ARGUMENTS:
+            if not state.spent >> register & 1:
+                self.hand_on(state.registers[register])
+        top = v.offset(state.registers[RSP])
+        base = state.registers[RSP][0]
+        for (holder, place), (_, value) in state.frame.items():
+            if value[3] and (top is None or holder != base or top <= place < top + OUTGOING):
+                self.hand_on(value)

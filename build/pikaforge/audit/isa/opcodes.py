@@ -1,0 +1,68 @@
+"""iced's opcodes and the features they need, as tables that are made once per process."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from pikaforge.cpu.features import INVALID, table
+
+DETECTING = ("CPUID", "XGETBV")
+
+
+@lru_cache(maxsize=1)
+def features_by_code() -> tuple[tuple[str, ...], ...]:
+    """Feature ids needed by each opcode, indexed by iced's Code; all of them are needed at once."""
+    from iced_x86 import Code, CpuidFeature, Instruction  # noqa: PLC0415
+
+    names = _constants(Code)
+    labels = {number: name for name, number in _constants(CpuidFeature).items()}
+    special = [(f.iced, f.instruction, f.id) for f in table().values() if f.instruction]
+    found: list[tuple[str, ...]] = [()] * (max(names.values()) + 1)
+    instruction = Instruction()
+    for name, number in names.items():
+        instruction.code = number  # type: ignore[assignment]  # an IntEnum for mypy, an int at run time
+        ids = []
+        for feature in instruction.cpuid_features():
+            label = labels[feature]
+            own = [
+                i for iced, begin, i in special if iced == label and re.match(rf"{begin}([A-Z]?|_.*|[DQ]_.*)$", name)
+            ]
+            ids.append(own[0] if own else label.lower())
+        found[number] = (INVALID,) if name == "INVALID" else tuple(ids)
+    return tuple(found)
+
+
+def _constants(holder: object) -> dict[str, int]:
+    return {
+        name: value for name in dir(holder) if name[0].isupper() and isinstance(value := getattr(holder, name), int)
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What a scan asks of an opcode."""
+
+    allowed: frozenset[str]
+    bad: frozenset[int]
+    """Opcodes with a feature that is not allowed, and the invalid one."""
+    detecting: frozenset[int]
+
+
+@lru_cache(maxsize=4)
+def tables(allowed: frozenset[str]) -> Tables:
+    """The tables for a set of allowed features."""
+    from iced_x86 import Code  # noqa: PLC0415
+
+    by_code = features_by_code()
+    bad = frozenset(code for code, ids in enumerate(by_code) if not allowed.issuperset(ids))
+    return Tables(allowed, bad, frozenset(getattr(Code, name) for name in DETECTING))
+
+
+def features_of_bytes(raw: bytes) -> list[tuple[str, ...]]:
+    """Feature ids of each instruction of a byte string, for tests and explanations."""
+    from iced_x86 import Decoder  # noqa: PLC0415
+
+    by_code = features_by_code()
+    return [by_code[i.code] for i in Decoder(64, raw)]

@@ -1,0 +1,279 @@
+"""What to decode, in pieces: functions by symbols and `.eh_frame`, and the gaps between them.
+
+A linear sweep over a section is unsound: padding and data in it swallow the starts of functions. So every known
+start begins a piece of its own. Nothing executable is left out but what a symbol declares to be data.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from pikaforge.audit.elf.facts import Region
+from pikaforge.audit.elf.frames import Frames, read_frames
+from pikaforge.audit.elf.layout import SHT_DYNSYM, SHT_RELA, SHT_SYMTAB, Buffer, Layout, piece, text
+
+FUNCTION, FRAME, GAP = 0, 1, 2
+STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_GNU_IFUNC = 0, 1, 2, 10
+R_X86_64_IRELATIVE = 37
+SHN_UNDEF, SHN_LORESERVE = 0, 0xFF00
+NOWHERE = -1
+PIECE_LIMIT = 1 << 20
+"""Bytes. Gaps without any name are cut at this size, so that a file without symbols and frames is decoded in parts."""
+_SYMBOL = struct.Struct("<IBBHQQ")
+_RELA = struct.Struct("<QQq")
+
+
+class Symbol(NamedTuple):
+    """A defined symbol of an executable region."""
+
+    address: int
+    size: int
+    kind: int
+    weight: int
+    """Global before weak before local, for the name where several begin together."""
+    name: int
+    """Offset in the string table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeMap:
+    """The pieces of one file, in the order of addresses: parallel arrays, since there may be a million."""
+
+    starts: array[int]
+    ends: array[int]
+    offsets: array[int]
+    """Where in the file they start."""
+    kinds: bytearray
+    names: array[int]
+    """Offset of the name in `strings`, or -1."""
+    strings: bytes
+    resolvers: frozenset[int]
+    """Addresses of functions that choose an implementation at start-up (ifunc)."""
+    plain: frozenset[int] = frozenset()
+    """Addresses of functions that handle no exceptions."""
+    problem: str = ""
+    """Why frames are incomplete, for a note."""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def size(self) -> int:
+        """Bytes in all pieces."""
+        return sum(self.ends) - sum(self.starts)
+
+    def name(self, index: int) -> str:
+        """The name of a piece: its symbol, else `range@0x…` (a frame) or `gap@0x…`."""
+        if self.names[index] != NOWHERE:
+            return text(self.strings, self.names[index])
+        return f"{'gap' if self.kinds[index] == GAP else 'range'}@{self.starts[index]:#x}"
+
+    def at(self, address: int) -> int:
+        """The index of the piece that holds an address, -1 if none."""
+        index = bisect_right(self.starts, address) - 1
+        return index if index >= 0 and address < self.ends[index] else NOWHERE
+
+
+def read_map(
+    data: Buffer,
+    layout: Layout,
+    regions: Sequence[Region],
+    where: str,
+    *,
+    debug: tuple[Buffer, Layout] | None = None,
+) -> CodeMap:
+    """The pieces of a file.
+
+    Args:
+        data: the whole file.
+        layout: of it.
+        regions: what is executable in it.
+        where: its name, for errors.
+        debug: its separate debug information, for the symbols where the file itself was stripped of them.
+
+    Raises:
+        AuditError: its symbol table is truncated.
+    """
+    stripped = not any(s.type == SHT_SYMTAB and s.in_file for s in layout.sections)
+    held = debug if debug is not None and stripped else (data, layout)
+    symbols, strings = _symbols(*held, regions, where)
+    frames = read_frames(data, layout)
+    resolvers = {s.address for s in symbols if s.kind == STT_GNU_IFUNC} | set(_irelative(data, layout, where))
+    builder = _Builder(symbols, strings, frames.ranges)
+    for region in regions:
+        builder.add(region)
+    return builder.map(frozenset(resolvers), frames)
+
+
+def _symbols(data: Buffer, layout: Layout, regions: Sequence[Region], where: str) -> tuple[list[Symbol], bytes]:
+    sections = layout.sections
+    table = next((s for s in sections if s.type == SHT_SYMTAB and s.in_file), None)
+    table = table or next((s for s in sections if s.type == SHT_DYNSYM and s.in_file), None)
+    if table is None or table.link >= len(sections) or not sections[table.link].in_file:
+        return [], b""
+    raw = piece(data, table.offset, table.size // _SYMBOL.size * _SYMBOL.size, "the symbol table", where)
+    held = sections[table.link]
+    strings = piece(data, held.offset, held.size, "the string table", where)
+    starts = [r.address for r in regions]
+    ends = [r.address + r.size for r in regions]
+    found: list[Symbol] = []
+    for name, info, _, section, address, size in _SYMBOL.iter_unpack(raw):
+        kind = info & 0xF
+        if section == SHN_UNDEF or section >= SHN_LORESERVE or kind not in (
+            STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_GNU_IFUNC):  # fmt: skip
+            continue
+        index = bisect_right(starts, address) - 1
+        if index >= 0 and address < ends[index]:
+            binding = info >> 4
+            weight = (1, 3, 2)[binding] if binding < 3 else 0
+            found.append(Symbol(address, size, kind, weight, name))
+    return found, strings
+
+
+def _irelative(data: Buffer, layout: Layout, where: str) -> Iterator[int]:
+    """Addresses of resolvers from relocations: they are there in stripped files, too."""
+    for section in layout.sections:
+        if section.type == SHT_RELA and section.in_file and layout.bits == 64:
+            raw = piece(data, section.offset, section.size // _RELA.size * _RELA.size, "relocations", where)
+            for _, info, addend in _RELA.iter_unpack(raw):
+                if info & 0xFFFFFFFF == R_X86_64_IRELATIVE and addend >= 0:
+                    yield addend
+
+
+def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same addresses in ascending ranges that do not touch."""
+    out: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if out and start <= out[-1][1]:
+            out[-1] = (out[-1][0], max(end, out[-1][1]))
+        else:
+            out.append((start, end))
+    return out
+
+
+class _Builder:
+    """Cuts regions into pieces."""
+
+    def __init__(self, symbols: list[Symbol], strings: bytes, frames: Sequence[tuple[int, int]]) -> None:
+        self._strings = strings
+        functions: dict[int, Symbol] = {}
+        labels: dict[int, Symbol] = {}
+        objects: list[tuple[int, int]] = []
+        for symbol in symbols:
+            if symbol.kind == STT_OBJECT:
+                if symbol.size:
+                    objects.append((symbol.address, symbol.address + symbol.size))
+            elif symbol.size and symbol.kind != STT_NOTYPE:
+                # Names that begin together: the widest, then the most public one.
+                old = functions.get(symbol.address)
+                if old is None or (symbol.size, symbol.weight) > (old.size, old.weight):
+                    functions[symbol.address] = symbol
+            elif strings[symbol.name : symbol.name + 1] not in (b"", b"\0", b"."):  # .L and .annobin are no names
+                old = labels.get(symbol.address)
+                if old is None or symbol.weight > old.weight:
+                    labels[symbol.address] = symbol
+        self._labels = labels
+        self._label_starts = sorted(labels)
+        self._objects = _merged(objects)
+        self._known = sorted(self._merge(functions, frames))
+        self._known_starts = [k[0] for k in self._known]
+        self._out = (array("Q"), array("Q"), array("Q"), bytearray(), array("q"))
+
+    def _merge(
+        self, functions: dict[int, Symbol], frames: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[int, int, int, int]]:
+        """(start, end, kind, name) of symbols, and of frames where no symbol begins."""
+        for start, symbol in functions.items():
+            yield start, start + symbol.size, FUNCTION, symbol.name
+        for start, end in frames:
+            if start not in functions:
+                label = self._labels.get(start)
+                yield start, end, FRAME, label.name if label else NOWHERE
+
+    def add(self, region: Region) -> None:
+        """Cut one region. Every known start begins a piece, which ends at its own end or the next start."""
+        bounds = (region.address, region.address + region.size)
+        known = self._known[bisect_left(self._known_starts, bounds[0]) : bisect_left(self._known_starts, bounds[1])]
+        at = bounds[0]
+        open_: list[tuple[int, int, int]] = []  # functions around the current place: (end, kind, name)
+        for index, (start, end, kind, name) in enumerate(known):
+            at = self._until(region, open_, at, start)
+            if open_ and kind == FRAME and name == NOWHERE and open_[-1][0] >= end:
+                name = open_[-1][2]  # noqa: PLW2901  # a frame within a function belongs to it
+            following = known[index + 1][0] if index + 1 < len(known) else bounds[1]
+            stop = min(end, bounds[1])
+            self._code(region, at, min(stop, max(following, at)), kind, name)
+            at = max(at, min(stop, following))
+            if stop > following:
+                open_.append((stop, kind, name))
+        self._until(region, open_, at, bounds[1])
+
+    def _until(self, region: Region, around: list[tuple[int, int, int]], at: int, start: int) -> int:
+        """Cover [at, start): the rest of functions that go around what came before, then a gap."""
+        while around and at < start:
+            end, kind, name = around[-1]
+            if end <= at:
+                around.pop()
+                continue
+            stop = min(end, start)
+            self._code(region, at, stop, kind, name)
+            at = stop
+        if at < start:
+            self._gap(region, at, start)
+        return max(at, start)
+
+    def _gap(self, region: Region, start: int, end: int) -> None:
+        first = bisect_right(self._label_starts, start)
+        cuts = [start, *self._label_starts[first : bisect_left(self._label_starts, end)], end]
+        for low, high in pairwise(cuts):
+            label = self._labels.get(low)
+            name = label.name if label else NOWHERE
+            while high - low > PIECE_LIMIT:
+                self._code(region, low, low + PIECE_LIMIT, GAP, name)
+                low += PIECE_LIMIT  # noqa: PLW2901
+            self._code(region, low, high, GAP, name)
+
+    def _code(self, region: Region, start: int, end: int, kind: int, name: int) -> None:
+        """A piece, without the data that symbols declare in it."""
+        for low, high in self._without_objects(start, end):
+            starts, ends, offsets, kinds, names = self._out
+            starts.append(low)
+            ends.append(high)
+            offsets.append(low - region.address + region.offset)
+            kinds.append(kind)
+            names.append(name)
+
+    def _without_objects(self, start: int, end: int) -> Iterable[tuple[int, int]]:
+        at = start
+        if self._objects:
+            first = max(bisect_left(self._objects, (start, 0)) - 1, 0)
+            for low, high in self._objects[first:]:
+                if low >= end:
+                    break
+                if high > at:
+                    if low > at:
+                        yield at, low
+                    at = max(at, high)
+        if at < end:
+            yield at, end
+
+    def map(self, resolvers: frozenset[int], frames: Frames) -> CodeMap:
+        """What was cut so far."""
+        starts, ends, offsets, kinds, names = self._out
+        return CodeMap(
+            starts=starts,
+            ends=ends,
+            offsets=offsets,
+            kinds=kinds,
+            names=names,
+            strings=self._strings,
+            resolvers=resolvers,
+            plain=frames.plain,
+            problem=frames.problem,
+        )

@@ -1,0 +1,86 @@
+"""Work on a file's code in chunks, by several processes, with bounded memory."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from pikaforge.audit.isa.ranges import CodeMap
+from pikaforge.errors import AuditError
+
+CHUNK_BYTES = 1 << 20
+"""Code per task: 0.05 s of work, so that two processes end together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A run of pieces of one file."""
+
+    path: str
+    first: int
+    """Index of the first piece in the map."""
+    starts: array[int]
+    ends: array[int]
+    offsets: array[int]
+    kinds: bytes
+
+
+def chunks(path: Path, code: CodeMap) -> Iterator[Chunk]:
+    """The pieces of a file, as chunks of `CHUNK_BYTES` and a little more."""
+    first = size = 0
+    for index in range(len(code)):
+        size += code.ends[index] - code.starts[index]
+        if size >= CHUNK_BYTES or index + 1 == len(code):
+            part = slice(first, index + 1)
+            yield Chunk(
+                str(path), first, code.starts[part], code.ends[part], code.offsets[part], bytes(code.kinds[part])
+            )
+            first, size = index + 1, 0
+
+
+class Team:
+    """Runs tasks here or in worker processes; results come in the order of the tasks."""
+
+    def __init__(self, workers: int) -> None:
+        # spawn: the caller has threads (the pipeline's), which a forked child would find locked.
+        self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else None
+        self._window = workers * 3
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def each(self, work: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """`work(*task)` of each task; only a few are under way at once, so memory stays bounded."""
+        if self._pool is None:
+            for task in tasks:
+                yield work(*task)
+            return
+        running: deque[Future[Any]] = deque()
+        try:
+            for task in tasks:
+                running.append(self._pool.submit(work, *task))
+                if len(running) >= self._window:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        except BrokenProcessPool as error:
+            raise AuditError(
+                "a decoder process was killed", hint="is the memory full? run with fewer processes"
+            ) from error
+
+
+def cores() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,126 @@
+"""Judgement of the compiler flags that debug information records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pikaforge.audit.elf.facts import ElfFacts
+from pikaforge.audit.finding import Line
+
+_MARCH = re.compile(r"(?:^|\s)-march=(\S+)")
+_MTUNE = re.compile(r"(?:^|\s)-mtune=(\S+)")
+# The driver replaces `native` before the compiler sees it, and is the only one to add the sizes of the caches
+# (gcc/config/i386/driver-i386.cc).
+_NATIVE = re.compile(r"-m(?:arch|tune|cpu)=native\b|--param[= ]l[12]-cache-(?:size|line-size)=")
+DEFAULT_MARCH = "x86-64"
+"""What every gcc for x86-64 assumes unless told (gcc/config.gcc), and what the objects in libgcc are made with:
+Debian's crtfastmath.o brings such a unit into each program linked with -ffast-math. Any CPU runs it."""
+_ASSEMBLER = re.compile(r"^GNU AS\b")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Units:
+    """Compile units of one file that were made alike."""
+
+    file: str
+    own: bool
+    march: str
+    """Empty where the compiler recorded none."""
+    mtune: str
+    native: bool
+    count: int
+    example: str
+    """Source file of one of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlagVerdict:
+    """The flags of a tree, judged."""
+
+    units: tuple[Units, ...]
+    dropped: tuple[tuple[int, str], ...]
+    """How often the compiler wrapper dropped which flag."""
+    violations: tuple[Line, ...]
+    notes: tuple[str, ...]
+
+
+def march_of(flags: Sequence[str]) -> str:
+    """The last -march of some flags, which is the one that holds."""
+    return next((f.partition("=")[2] for f in reversed(flags) if f.startswith("-march=")), "")
+
+
+def judge(
+    facts: Sequence[ElfFacts],
+    *,
+    own: frozenset[str],
+    march: str = "",
+    dropped: Sequence[tuple[int, str]] = (),
+) -> FlagVerdict:
+    """Judge the flags of a tree's files.
+
+    Args:
+        facts: with the debug information of the files.
+        own: files that were compiled here; of others the flags are only noted.
+        march: what own units must have been compiled for; empty: anything but native.
+        dropped: the wrapper's count.
+    """
+    units: list[Units] = []
+    violations: list[Line] = []
+    notes: list[str] = []
+    for fact in facts:
+        mine = fact.name in own
+        if fact.debug.problem:
+            notes.append(f"{fact.name}: {fact.debug.problem}")
+        elif not fact.debug.present and mine:
+            notes.append(f"{fact.name}: no debug information, so its flags are not known")
+        for group in _units(fact, mine):
+            units.append(group)
+            what = _wrong(group, march)
+            if not what:
+                continue
+            told = f"{group.count} units, such as {group.example or '?'}, {what}"
+            if mine and (group.native or group.march != DEFAULT_MARCH):
+                violations.append(Line(where=fact.name, what=told, do=_remedy(group)))
+            else:
+                notes.append(
+                    f"{fact.name}: {told}; built elsewhere, as the compiler's own objects are, and judged by its code"
+                )
+    return FlagVerdict(units=tuple(units), dropped=tuple(dropped), violations=tuple(violations), notes=tuple(notes))
+
+
+def _units(fact: ElfFacts, own: bool) -> list[Units]:
+    """The units of one file by -march, -mtune and nativeness. Assembler units have no flags to judge."""
+    found: dict[tuple[str, str, bool], Units] = {}
+    for producer in fact.debug.producers:
+        if _ASSEMBLER.match(producer.text):
+            continue
+        march, mtune = _MARCH.findall(producer.text), _MTUNE.findall(producer.text)
+        key = (march[-1] if march else "", mtune[-1] if mtune else "", bool(_NATIVE.search(producer.text)))
+        old = found.get(key)
+        found[key] = Units(
+            file=fact.name,
+            own=own,
+            march=key[0],
+            mtune=key[1],
+            native=key[2],
+            count=producer.units + (old.count if old else 0),
+            example=old.example if old else producer.example,
+        )
+    return list(found.values())
+
+
+def _wrong(group: Units, march: str) -> str:
+    if group.native:
+        cpu = f": this build host is a {group.march}" if group.march not in ("", "native") else ""
+        return f"were compiled for the machine that built them (-march=native or -mtune=native{cpu})"
+    if march and group.march and group.march != march:
+        return f"were compiled with -march={group.march} instead of {march}"
+    return ""
+
+
+def _remedy(group: Units) -> str:
+    if group.native:
+        return "the compiler wrapper was bypassed: is a compiler called by its path? take -march=native out of the tree"
+    return "the compiler wrapper was bypassed, or the unit comes from a library that was linked in: build that one, too"

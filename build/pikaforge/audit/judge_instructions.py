@@ -1,0 +1,272 @@
+"""Judgement of what code needs against what a target has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pikaforge.audit.allowed_features import Allowed, free
+from pikaforge.audit.distribution import Packaged
+from pikaforge.audit.finding import Line
+from pikaforge.audit.isa.decode import FileScan, Hit
+from pikaforge.audit.waivers import Ledger
+from pikaforge.cpu import features
+from pikaforge.cpu.features import INVALID
+
+SHOWN = 3
+"""Functions that are named in a line."""
+WAIVERS = "waivers"
+"""Where violations are that are about waivers themselves."""
+Level = Literal["fail", "warn", "dispatched", "waived", "guarded", "suspect"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one function needs and the target lacks, with what came of it."""
+
+    level: Level
+    file: str
+    function: str
+    features: tuple[tuple[str, int], ...]
+    """Feature ids, and how many instructions need each."""
+    address: int
+    code: bytes
+    text: str
+    """The first instruction, in AT&T syntax."""
+    reason: str
+    hints: tuple[str, ...] = ()
+    doubt: str = ""
+    """Of the distribution's libraries: why nothing proves that it runs only where the CPU can."""
+
+    def line(self) -> str:
+        """The finding without its consequence."""
+        counts = ", ".join(f"{name} x{count}" for name, count in self.features)
+        signs = f" (hint, no proof: {'; '.join(self.hints)})" if self.hints and self.level == "fail" else ""
+        return f"{self.function}: {counts}; first at {self.address:#x}: {self.code.hex(' ')}  {self.text}{signs}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatched:
+    """A library of the distribution with code beyond the target, which runs only where the CPU can."""
+
+    file: str
+    package: str
+    version: str
+    sha256: str
+    """Of the file in the package."""
+    functions: tuple[str, ...]
+    features: tuple[str, ...]
+    evidence: tuple[str, ...]
+
+    def line(self) -> str:
+        """For people."""
+        some = ", ".join(self.functions[:SHOWN])
+        more = f" and {len(self.functions) - SHOWN} more" if len(self.functions) > SHOWN else ""
+        return (
+            f"{self.file}, {self.package} {self.version} as its distribution has it: {', '.join(self.features)} in "
+            f"{some}{more}; {'; '.join(self.evidence)}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsaVerdict:
+    """The instructions of a tree, judged."""
+
+    target: str
+    source: str
+    """Where the allow-list comes from."""
+    findings: tuple[Finding, ...]
+    used: tuple[str, ...]
+    """Ids of the features beyond the baseline that the code uses without asking the CPU first."""
+    violations: tuple[Line, ...]
+    warnings: tuple[Line, ...]
+    notes: tuple[str, ...]
+    size: int
+    """Bytes of code decoded."""
+    dispatched: tuple[Dispatched, ...] = ()
+
+    @property
+    def kernel_flags(self) -> tuple[str, ...]:
+        """What /proc/cpuinfo must show on a machine that runs this: for the CPU gate."""
+        return features.kernel_flags(self.used)
+
+
+@dataclass(slots=True)
+class _Group:
+    level: Level
+    reason: str
+    first: Hit
+    counts: dict[str, int] = field(default_factory=dict)
+    hints: dict[str, None] = field(default_factory=dict)
+    doubts: dict[str, None] = field(default_factory=dict)
+
+
+def judge(
+    scans: Sequence[FileScan],
+    allowed: Allowed,
+    ledger: Ledger,
+    *,
+    own: frozenset[str],
+    demand_waivers: bool = True,
+    distribution: Mapping[str, Packaged] | None = None,
+) -> IsaVerdict:
+    """Judge the code of a tree.
+
+    Args:
+        scans: made with `allowed.sure`, of the distribution's files with what its baseline allows.
+        allowed: for the target.
+        ledger: the waivers; used ones are noted in it.
+        own: files that were compiled for the target; elsewhere TZCNT is only a warning.
+        demand_waivers: whether an unused waiver is a violation.
+        distribution: the distribution's own files; with evidence they may need more than the target has.
+    """
+    packaged = distribution or {}
+    used = {f for scan in scans for f in scan.features} - free()
+    groups: dict[tuple[str, str, Level, str], _Group] = {}
+    for scan in scans:
+        for hit in scan.hits:
+            proven = bool(hit.evidence) and hit.file in packaged
+            if hit.feature in allowed.sure:
+                if not proven and not hit.suspect:
+                    used.add(hit.feature)
+                continue
+            accepted: tuple[Level, str] = ("dispatched", hit.evidence)
+            level, reason = accepted if proven else _level(hit, allowed, ledger, own)
+            if level == "warn" and hit.feature in allowed.doubtful:
+                used.add(hit.feature)
+            group = groups.setdefault((hit.file, hit.function, level, reason), _Group(level, reason, hit))
+            group.counts[hit.feature] = group.counts.get(hit.feature, 0) + hit.count
+            group.hints.update(dict.fromkeys((*hit.hints, *([hit.evidence] if hit.evidence else []))))
+            if hit.doubt and hit.file in packaged:
+                group.doubts[hit.doubt] = None
+            if hit.address < group.first.address:
+                group.first = hit
+    findings = tuple(_finding(group) for group in groups.values())
+    books = ledger.close(demand_use=demand_waivers)
+    violations = [_violation(f, allowed.target) for f in findings if f.level == "fail"]
+    violations += [Line(where=WAIVERS, what=text) for text in books.problems]
+    warnings = _warnings(findings)
+    if allowed.warning:
+        warnings.append(Line(where="audit", what=f"{allowed.warning}: judged by {allowed.source}"))
+    return IsaVerdict(
+        target=allowed.target,
+        source=allowed.source,
+        findings=findings,
+        used=tuple(sorted(used)),
+        violations=tuple(violations),
+        warnings=tuple(warnings),
+        notes=(*_notes(findings, scans), *books.notes),
+        size=sum(scan.size for scan in scans),
+        dispatched=_dispatched(findings, packaged),
+    )
+
+
+def _dispatched(findings: Iterable[Finding], packaged: Mapping[str, Packaged]) -> tuple[Dispatched, ...]:
+    """What was accepted of the distribution's files, file by file."""
+    files: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if finding.level == "dispatched":
+            files.setdefault(finding.file, []).append(finding)
+    return tuple(
+        Dispatched(
+            file=file,
+            package=packaged[file].package,
+            version=packaged[file].version,
+            sha256=packaged[file].sha256,
+            functions=tuple(dict.fromkeys(f.function for f in members)),
+            features=tuple(sorted({name for f in members for name, _ in f.features})),
+            evidence=tuple(dict.fromkeys(f.reason for f in members)),
+        )
+        for file, members in files.items()
+    )
+
+
+def _level(hit: Hit, allowed: Allowed, ledger: Ledger, own: frozenset[str]) -> tuple[Level, str]:
+    if hit.suspect:
+        return "suspect", "most likely data: it follows bytes that are no instruction, outside of any function"
+    feature = features.table().get(hit.feature)
+    if feature is not None and feature.policy == "guarded" and (why := features.guarded(hit.function, hit.feature)):
+        return "guarded", why
+    if hit.feature in allowed.doubtful:
+        return "warn", f"archspec gives it to {allowed.target}, the compiler does not: not all of these CPUs have it"
+    if hit.feature == "tzcnt" and hit.file not in own:
+        return "warn", "harmless as gcc makes it for any CPU (rep bsf, where 0 cannot occur); not proven here"
+    waiver = ledger.covering(hit.file, hit.function, hit.feature)
+    if waiver is not None:
+        return "waived", f"{waiver.reason} (until {waiver.expires})"
+    return "fail", ""
+
+
+def _finding(group: _Group) -> Finding:
+    return Finding(
+        level=group.level,
+        file=group.first.file,
+        function=group.first.function,
+        features=tuple(sorted(group.counts.items())),
+        address=group.first.address,
+        code=group.first.code,
+        text=group.first.text,
+        reason=group.reason,
+        hints=tuple(group.hints),
+        doubt="; ".join(group.doubts),
+    )
+
+
+def _violation(finding: Finding, target: str) -> Line:
+    names = [name for name, _ in finding.features]
+    if names == [INVALID]:
+        return Line(
+            where=finding.file,
+            what=f"{finding.line()}: bytes within a function that are no known instruction",
+            do="data without an object symbol, or newer than the decoder? once that is clear, waive `invalid` by name",
+        )
+    parts = []
+    for name in names:
+        entry = features.table().get(name)
+        if entry is not None and entry.policy == "dangerous":
+            parts.append(f"{target} runs {name} as {'bsr' if name == 'lzcnt' else 'bsf'}: no trap, a wrong result")
+        elif name == "xgetbv":
+            parts.append(f"{target} may lack it")
+    if finding.doubt:
+        parts.append(finding.doubt)
+    lacks = f"{target} lacks {', '.join(names)}"
+    return Line(
+        where=finding.file,
+        what=f"{finding.line()}: {'; '.join([lacks, *parts])}",
+        do="compile it for the target; if it runs only after a CPU check, waive it by file, function and feature",
+    )
+
+
+def _warnings(findings: Iterable[Finding]) -> list[Line]:
+    """One per file and reason: a prebuilt library may have hundreds of TZCNT."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        if finding.level == "warn":
+            groups.setdefault((finding.file, finding.reason), []).append(finding)
+    lines = []
+    for (file, reason), members in groups.items():
+        more = f"; {len(members) - 1} more functions" if len(members) > 1 else ""
+        lines.append(Line(where=file, what=f"{members[0].line()}{more}: {reason}"))
+    return lines
+
+
+def _notes(findings: Iterable[Finding], scans: Sequence[FileScan]) -> list[str]:
+    """One line per file for what needs no action, and for what limits the audit."""
+    notes = []
+    kinds: dict[tuple[str, Level], list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault((finding.file, finding.level), []).append(finding)
+    for (file, level), members in kinds.items():
+        names = ", ".join(sorted({name for f in members for name, _ in f.features}))
+        if level == "suspect":
+            notes.append(f"{file}: suspect data in {len(members)} gaps would be {names}; first: {members[0].line()}")
+        elif level in ("waived", "guarded"):
+            reasons = "; ".join(dict.fromkeys(f.reason for f in members))
+            notes.append(f"{file}: {len(members)} functions {level} ({names}): {reasons}")
+    for scan in scans:
+        if scan.problem:
+            notes.append(f"{scan.file}: {scan.problem}; code is decoded as gaps there")
+        if scan.pieces and not scan.named:
+            notes.append(f"{scan.file}: no symbols; functions are named by their addresses")
+    return notes

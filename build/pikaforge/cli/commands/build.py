@@ -1,0 +1,125 @@
+"""`build`: run the plan and put the packages under dist/."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from pikaforge.cli import github, output
+from pikaforge.cli.context import Setting, cwd
+from pikaforge.cpu.emulation import Machine
+from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
+from pikaforge.host.workspace import Workshop
+from pikaforge.pipeline import dist
+from pikaforge.pipeline.dist import Delivery
+from pikaforge.pipeline.pipeline import Pipeline, Report
+from pikaforge.plan.plan import Cell
+
+
+def build(setting: Setting) -> int:
+    """`build`: run the plan and put the packages under dist/."""
+    cells = setting.cells()
+    refuse_problems(cells)
+    run = started(setting)
+    plan = setting.plan(run.machine, cells)
+    refuse_problems(plan.cells)
+    for warning in plan.warnings:
+        output.show(f"warning: {warning}")
+    done = run.pipeline.execute(plan, run.printer)
+    tell(done, dist.deliver(run.workshop, setting.spec, done), partial(command_for, setting.arguments))
+    return status(done)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What a run needs, once the engine answers and the source is known."""
+
+    workshop: Workshop
+    pipeline: Pipeline
+    machine: Machine
+    printer: output.Printer
+
+
+def started(setting: Setting) -> Started:
+    """Look the engine, its CPU and the source up, and remove what killed runs have left.
+
+    Raises:
+        HostError: no engine answers, or the source is out of reach.
+        ConfigError: the source is not what a pin says.
+    """
+    engine = setting.engine()
+    engine.verify()
+    workshop = setting.workshop(engine)
+    workshop = replace(workshop, jobs=workshop.jobs or engine.cores())
+    left = engine.sweep() + workshop.store.sweep()
+    if left:
+        output.show(f"note: removed {left} leftovers of a run that was killed")
+    pipeline = setting.pipeline(workshop)
+    pipeline.identify_source()
+    printer = output.Printer()
+    flags = engine.known_cpu_flags()
+    if flags is None:  # only an image can tell
+        flags = engine.cpu_flags(pipeline.tools_image(printer))
+    return Started(workshop=workshop, pipeline=pipeline, machine=setting.machine(flags), printer=printer)
+
+
+OPTIONS = (
+    "matrix", "out", "dist", "source", "engine", "formats", "gperftools", "jobs", "locked", "no_compiler_cache",
+    "strict_targets", "require_run", "debug",
+)  # fmt: skip
+"""Arguments that a command for a part of the selection repeats; image and allocator are in a cell's id."""
+
+
+def command_for(arguments: argparse.Namespace, selector: str) -> str:
+    """The command line that builds `selector` with the options of this run, quoted for a shell."""
+    words = ["nox", "-s", "build", "--", selector]
+    for name in OPTIONS:
+        value, option = getattr(arguments, name, None), f"--{name.replace('_', '-')}"
+        if value in (None, "", False, ()) or (name, value) == ("engine", "docker"):
+            continue
+        words += [option] if value is True else [option, ",".join(value) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)
+
+
+def refuse_problems(cells: Sequence[Cell]) -> None:
+    """Raise a ConfigError with every cell that cannot be built."""
+    bad = [cell for cell in cells if cell.problem]
+    if bad:
+        raise ConfigError(
+            f"{len(bad)} of {len(cells)} cells cannot be built; nothing was started",
+            where="images",
+            hint="\n".join(f"{cell.id}: {cell.problem}" for cell in bad),
+        )
+
+
+def tell(done: Report, delivered: Delivery, command: Callable[[str], str]) -> None:
+    """What failed, the table, and the packages as `sha256sum --check` reads them; the table in a job's summary, too."""
+    for notice in delivered.notices:
+        output.show(f"note: {notice}")
+    ids = {cell.id for cell in done.plan.cells}
+    cells = [cell for cell in delivered.report.cells if cell.id in ids]
+    if any(cell.status == "failed" for cell in cells):
+        output.show(output.summary(cells, command))
+    output.show(output.verdicts(cells))
+    title = f"{delivered.report.product} {delivered.report.version}"
+    github.summarise(os.environ, output.verdicts_markdown(title, cells))
+    ran = any(outcome.status != "cached" for outcome in done.outcomes.values())
+    if delivered.artifacts and not ran and not delivered.written:
+        output.show("everything is up to date")
+    start = cwd()
+    for path, _ in delivered.artifacts:
+        output.show(f"{output.readable(path, start)} ({output.size(path.stat().st_size)})")
+    for path, digest in delivered.artifacts:
+        output.show(f"{digest}  {output.readable(path, start)}")
+
+
+def status(done: Report) -> int:
+    """The exit status of a run: the one kind of error that occurred, or 4 if there were several."""
+    codes = {error.exit_code for error in done.errors}
+    if not codes:
+        return EXIT_DONE
+    return codes.pop() if len(codes) == 1 else EXIT_STAGE

@@ -1,0 +1,315 @@
+"""`publish`: put what was built into repositories; go back, or on from one to another. It only shows, unless told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pikaforge.attest import signing
+from pikaforge.attest.signing import Signer
+from pikaforge.cli import output
+from pikaforge.cli.context import Setting
+from pikaforge.cli.publish_summary import Told, count
+from pikaforge.config.schema import Destination
+from pikaforge.errors import EXIT_DONE, ConfigError, PublishError
+from pikaforge.formats.rpm.rpm_file import INSERT_SCRIPT, Insert, insert_here, insert_in
+from pikaforge.host import process
+from pikaforge.host.workspace import GUEST
+from pikaforge.pipeline import dist
+from pikaforge.pipeline.report import CellRecord
+from pikaforge.plan.selection import closest
+from pikaforge.plan.selectors import Choice
+from pikaforge.publish import collect
+from pikaforge.publish.collect import Collected
+from pikaforge.publish.promote import promotion
+from pikaforge.publish.publisher import Publisher, Source, Wish, from_folder, moment
+from pikaforge.publish.sites.credentials import credentials
+from pikaforge.publish.sites.directory import Directory
+from pikaforge.publish.state import CATALOGUE, Artifact, read_catalogue
+from pikaforge.publish.transaction import Site
+
+ARROW = re.compile(r"→|->|:")
+INDEX = "index"
+Chosen = tuple[collect.Delivered, CellRecord]
+"""A cell, and the delivery that it was part of."""
+
+
+def publish(setting: Setting) -> int:
+    """`publish`: show what would change, or change it."""
+    given = setting.arguments
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pikaforge-sign-")))
+        signer = stack.enter_context(dist.configured_signer(scratch))
+        work = _Work(setting=setting, signer=signer, scratch=scratch, yes=_agreed(given))
+        if given.promote:
+            told = [work.promote(given.promote)]
+        elif given.rollback:
+            told = [work.rollback(name) for name in work.named()]
+        else:
+            told = list(work.publish(work.named()))
+        notices = signer.notices if signer is not None else ()
+    if given.json:
+        output.show(json.dumps([each.facts() for each in told], indent=2))
+        return EXIT_DONE
+    for notice in notices:
+        output.show(f"note: {notice}")
+    if signer is None:
+        output.show(f"note: nothing is signed: there is no key ({signing.KEY})")
+    for each in told:
+        output.show("\n".join(each.lines()))
+    if not work.yes and any(each.changes for each in told):
+        output.show("nothing was changed: this was a dry run; --yes does it")
+    return EXIT_DONE
+
+
+def _agreed(given: Any) -> bool:
+    """Whether it is to be done: somebody says so, or a CI system runs it and names the place."""
+    return bool(given.yes or (os.environ.get("CI") == "true" and (given.to or given.promote)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    setting: Setting
+    signer: Signer | None
+    scratch: Path
+    yes: bool
+
+    def named(self) -> list[str]:
+        """The destinations that were asked for."""
+        spec = self.setting.spec
+        names = list(dict.fromkeys(name for each in self.setting.arguments.to for name in each.split(",")))
+        if not names:
+            if spec.defaults.publish is None:
+                known = ", ".join(spec.publish) or "matrix.yaml has none under `publish`"
+                raise ConfigError("there is no destination", where="--to", hint=f"--to NAME; known: {known}")
+            names = [spec.defaults.publish]
+        for name in names:
+            self._destination(name)
+        return names
+
+    def _destination(self, name: str) -> Destination:
+        known = self.setting.spec.publish
+        if name not in known:
+            raise ConfigError(
+                f"there is no destination {name!r}",
+                where="--to",
+                hint=closest(name, known) or f"known: {', '.join(known) or 'none'}; see `publish` in matrix.yaml",
+            )
+        return known[name]
+
+    def _site(self, name: str) -> tuple[Site, str]:
+        """A destination as a site, and where clients find it."""
+        destination = self._destination(name)
+        if destination.kind == "directory":
+            root = (self.setting.base / destination.folder).resolve()
+            return Directory(root, notice=_note), (destination.clients or root.as_uri()).rstrip("/")
+        if destination.kind == INDEX:
+            raise ConfigError(
+                f"{name} is a Python index, which has no generations",
+                where="--to",
+                hint="--rollback and --promote need a directory or an HTTP server",
+            )
+        from pikaforge.publish.sites.web import WebSite  # noqa: PLC0415  # requests takes a tenth of a second
+
+        assert destination.url is not None  # the model refuses it
+        who = credentials(name, destination.url, os.environ)
+        site = WebSite(destination.url, who, target=name, notice=_note)
+        return site, (destination.clients or destination.url).rstrip("/")
+
+    def _publisher(self, site: Site, url: str, product: str) -> Publisher:
+        return Publisher(site=site, spec=self.setting.spec, url=url, signer=self.signer, product=product)
+
+    def _keep(self, name: str) -> int | None:
+        asked: int | None = self.setting.arguments.keep
+        return asked or self._destination(name).keep
+
+    def _choice(self) -> Choice:
+        given = self.setting.arguments
+        return Choice(selectors=given.selectors, os=given.os, allocator=given.allocator)
+
+    def publish(self, names: Collection[str]) -> Iterator[Told]:
+        """Publish what dist/ has of the selected cells."""
+        if not self.setting.arguments.selectors:
+            raise ConfigError(
+                "nothing is selected", hint="name a model, a cell id, a glob over ids or `all`: nox -s publish -- R620"
+            )
+        if any(self._destination(name).kind == INDEX for name in names):
+            from pikaforge.publish.sites import pypi  # noqa: PLC0415  # requests takes a tenth of a second
+
+            pypi.verify()  # before anything is put anywhere
+        found = self._collected()
+        for name in names:
+            self._refuse_not_run(name, found)
+        product = found.items[0].product
+        for name in names:
+            if self._destination(name).kind == INDEX:
+                yield self._index(name, found)
+                continue
+            publisher = self._publisher(*self._site(name), product)
+            yield self._made(name, publisher, Wish(items=found.items), from_folder(found.sources))
+
+    def _refuse_not_run(self, name: str, found: Collected) -> None:
+        """Raise PublishError where a destination requires what only a machine with the target's CPU can prove."""
+        if self._destination(name).requires != "run":
+            return
+        bad = {item.artifact.cell: item.artifact.not_run for item in found.items if item.artifact.not_run}
+        if bad:
+            raise PublishError(
+                f"{name} requires that every package was run: {len(bad)} "
+                f"{'cell was' if len(bad) == 1 else 'cells were'} not",
+                where=f"publish.{name}.requires",
+                hint="\n".join(
+                    [*(f"{cell}: {text}" for cell, text in bad.items()), "build them where their CPU is (DOCKER_HOST)"]
+                ),
+            )
+
+    def _collected(self) -> Collected:
+        delivered = collect.reports(self.setting.dist)
+        known = collect.cells(delivered)
+        built = {
+            id_: (cell.model, cell.image, cell.allocator) for id_, (_, cell) in known.items() if cell.status == "done"
+        }
+        failed = [id_ for id_ in known if id_ not in built]
+        hint = f"build it first: nox -s build -- {' '.join(self.setting.arguments.selectors)}"
+        if failed:
+            hint += f"\nof the last runs these failed: {', '.join(failed)}"
+        chosen = [known[id_] for id_ in self._choice().of(built, what=f"in {self.setting.dist}", hint=hint)]
+        products = {each.report.product for each, _ in chosen}
+        if len(products) > 1:
+            raise ConfigError(
+                f"there are packages of several products: {', '.join(sorted(products))}",
+                where=str(self.setting.dist),
+                hint="give each product a dist folder of its own (--dist)",
+            )
+        if self.yes and self.signer is not None:
+            chosen = self._signed(chosen, self.signer)
+        return collect.collect(chosen, self.setting.spec, now=moment())
+
+    def _signed(self, chosen: list[Chosen], signer: Signer) -> list[Chosen]:
+        """The chosen cells, with everything signed that a build without a key has left unsigned."""
+        by_folder: dict[Path, tuple[collect.Delivered, set[str]]] = {}
+        for each, cell in chosen:
+            by_folder.setdefault(each.folder, (each, set()))[1].add(cell.id)
+        signed: dict[Path, dict[str, Any]] = {}
+        inserters: list[Insert] = []
+
+        def insert(rpm: Path, header: bytes, signature: bytes, fingerprint: str) -> bytes:
+            if not inserters:  # not before there is an RPM to sign
+                inserters.append(self._inserter())
+            return inserters[0](rpm, header, signature, fingerprint)
+
+        for folder, (each, ids) in by_folder.items():
+            new = dist.sign(folder, each.report, ids, signer, insert)
+            signed[folder] = {cell.id: cell for cell in new.cells}
+        if signer.made:
+            output.show(f"signed {count(len(signer.made), 'file')} that the build has left unsigned")
+        return [(each, signed[each.folder][cell.id]) for each, cell in chosen]
+
+    def _inserter(self) -> Insert:
+        """Puts signatures into RPMs: by this machine's rpm if it has one, else by that of the tools image."""
+        folder = Path(tempfile.mkdtemp(dir=self.scratch))
+        if process.find("rpmsign") is not None:
+            return insert_here(self.setting.home / GUEST / INSERT_SCRIPT, folder)
+        engine = self.setting.engine()
+        engine.verify()
+        workshop = self.setting.workshop(engine)
+        tools = self.setting.pipeline(workshop).tools_image(output.Printer())
+        return insert_in(workshop, tools=tools, label="publish", folder=folder)
+
+    def _index(self, name: str, found: Collected) -> Told:
+        """Send wheels to a Python index."""
+        from pikaforge.publish.sites.pypi import publish_wheels  # noqa: PLC0415
+
+        destination = self._destination(name)
+        assert destination.url is not None  # the model refuses it
+        wheels = [
+            (found.sources[item.place, item.artifact.path], item.artifact.sha256)
+            for item in found.items
+            if item.artifact.format == "wheel"
+        ]
+        if not wheels:
+            raise ConfigError(
+                "none of the selected packages is a wheel, and an index takes nothing else",
+                where=f"--to {name}",
+                hint="build some: nox -s build -- SELECTOR --formats wheel",
+            )
+        outcomes = publish_wheels(
+            destination.url,
+            destination.simple,
+            wheels,
+            credentials(name, destination.url, os.environ),
+            target=name,
+            yes=self.yes,
+        )
+        told = tuple((outcome.name, outcome.done) for outcome in outcomes)
+        return Told(name=name, where=destination.url, done=self.yes, wheels=told)
+
+    def _offered(self, name: str) -> tuple[Publisher, dict[str, str]]:
+        """A destination that something was published to, and the places of the selected cells by their ids."""
+        site, url = self._site(name)
+        catalogue = read_catalogue(site.read(CATALOGUE), where=f"{site.where}: {CATALOGUE}")
+        known: dict[str, tuple[str, str, str]] = {}
+        places: dict[str, str] = {}
+        for repository in catalogue.repositories if catalogue else ():
+            for artifact in repository.artifacts:
+                known[artifact.cell] = (repository.model, repository.image, artifact.allocator)
+                places[artifact.cell] = repository.path
+        chosen = self._choice().of(known, what=f"published to {name}", hint="see its index page, or repo.json")
+        assert catalogue is not None  # nothing could be chosen
+        return self._publisher(site, url, catalogue.product), {id_: places[id_] for id_ in chosen}
+
+    def rollback(self, name: str) -> Told:
+        """Switch the selected repositories of a destination to the generation before."""
+        publisher, chosen = self._offered(name)
+        places = tuple(dict.fromkeys(chosen.values()))
+        return self._made(name, publisher, Wish(rollback=places), from_folder({}))
+
+    def promote(self, way: str) -> Told:
+        """Copy what one destination offers to another, as it is: nothing is built or packed anew."""
+        origin, _, name = (part.strip() for part in ARROW.sub("\n", way, count=1).partition("\n"))
+        if not origin or not name or self.setting.arguments.to:
+            raise ConfigError(
+                f"{way!r} does not say from where to where",
+                where="--promote",
+                hint="--promote staging→stable (or staging:stable), without --to",
+            )
+        offering, chosen = self._offered(origin)
+        found = promotion(offering.site, lambda artifact: artifact.cell in chosen)
+        self._refuse_unsigned([item.artifact for item in found.items], offering.site.where)
+        publisher = self._publisher(*self._site(name), offering.product)
+        with found.source() as source:
+            return self._made(name, publisher, Wish(items=found.items), source)
+
+    def _made(self, name: str, publisher: Publisher, wish: Wish, source: Source) -> Told:
+        """Make a wish come true at a destination, or look what it would take."""
+        wish = replace(wish, keep=self._keep(name), replace=self.setting.arguments.replace)
+        done = publisher.publish(wish, source) if self.yes else publisher.look(wish)
+        return Told(
+            name=name,
+            where=publisher.site.where,
+            done=self.yes,
+            outlines=done.outlines,
+            transferred=done.transferred,
+            pages=tuple(done.pages),
+        )
+
+    def _refuse_unsigned(self, artifacts: Collection[Artifact], where: str) -> None:
+        """Metadata that is signed by us would vouch for packages that nobody has signed."""
+        unsigned = [artifact.path for artifact in artifacts if not artifact.signed]
+        if self.signer is not None and unsigned:
+            raise ConfigError(
+                f"{count(len(unsigned), 'package')} there are not signed: {unsigned[0]}",
+                where=where,
+                hint=f"publish them there again with {signing.KEY} set and --replace, then promote",
+            )
+
+
+def _note(text: str) -> None:
+    output.show(f"note: {text}")

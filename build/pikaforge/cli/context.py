@@ -1,0 +1,150 @@
+"""What one call of the tool works on: arguments, files and folders, loaded piece by piece as they are needed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pikaforge.config.schema import Series, Spec
+    from pikaforge.cpu.emulation import Machine
+    from pikaforge.host.job import Engine
+    from pikaforge.host.workspace import Workshop
+    from pikaforge.pipeline.pipeline import Pipeline
+    from pikaforge.pipeline.source.origin import Origin
+    from pikaforge.plan.plan import Cell, Plan
+
+
+def cwd() -> Path:
+    """The folder that relative arguments mean: setup.sh and nox change it, and say where the user was."""
+    return Path(os.environ.get("PIKAFORGE_CWD") or Path.cwd())
+
+
+class Setting:
+    """What one call of the tool works on, loaded piece by piece as it is needed."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        from pikaforge.host.workspace import HOME  # noqa: PLC0415
+
+        self.arguments = arguments
+        self.home = HOME
+        self.matrix = cwd() / arguments.matrix if arguments.matrix else HOME / "matrix.yaml"
+        self.out = cwd() / arguments.out if arguments.out else HOME / "out"
+        self.dist = cwd() / arguments.dist if arguments.dist else HOME / "dist"
+        self._spec: Spec | None = None
+
+    @property
+    def base(self) -> Path:
+        """The folder of matrix.yaml, which paths in it are relative to."""
+        return self.matrix.parent
+
+    @property
+    def spec(self) -> Spec:
+        """matrix.yaml, with the formats and fallbacks that the command line asks for."""
+        if self._spec is None:
+            from pikaforge.config import load  # noqa: PLC0415
+
+            spec = load.load(self.matrix)
+            if getattr(self.arguments, "strict_targets", False):
+                images = {name: image.model_copy(update={"fallback": "refuse"}) for name, image in spec.images.items()}
+                spec = spec.model_copy(update={"images": images})
+            if formats := getattr(self.arguments, "formats", ()):
+                images = {name: image.model_copy(update={"formats": formats}) for name, image in spec.images.items()}
+                spec = spec.model_copy(update={"images": images})
+            self._spec = spec
+        return self._spec
+
+    def series(self) -> Series | None:
+        """The series file that the product names."""
+        from pikaforge.config import load  # noqa: PLC0415
+
+        path = self.spec.product.patches
+        return None if path is None else load.load_series(self.base / path)
+
+    def cells(self) -> tuple[Cell, ...]:
+        """The selected cells."""
+        from pikaforge.host import hostos  # noqa: PLC0415
+        from pikaforge.plan.plan import all_cells  # noqa: PLC0415
+        from pikaforge.plan.selection import Selection, select  # noqa: PLC0415
+
+        given = self.arguments
+        if given.verb == "matrix" and not (given.selectors or given.os or given.allocator):
+            return all_cells(self.spec)
+        selection = Selection(
+            selectors=tuple(given.selectors) or (("all",) if given.verb == "matrix" else ()),
+            os=given.os,
+            allocator=given.allocator,
+            host_image=hostos.matching_image(self.spec),
+            engine=getattr(given, "engine", "docker"),
+        )
+        return select(self.spec, selection)
+
+    def plan(self, machine: Machine | None, cells: Sequence[Cell]) -> Plan:
+        """The plan for some cells, for what `machine` can run; None if that is not known."""
+        from pikaforge.plan.plan import expand  # noqa: PLC0415
+
+        given = self.arguments
+        return expand(self.spec, cells, engine=given.engine, machine=machine, require_run=given.require_run)
+
+    def machine(self, flags: frozenset[str]) -> Machine:
+        """What can be run where the engine is, whose CPUs have `flags`."""
+        from pikaforge.cpu.emulation import Machine  # noqa: PLC0415
+        from pikaforge.pipeline.smoke.smoke import host_emulator  # noqa: PLC0415
+
+        if self.arguments.engine == "host":
+            return Machine(flags=flags, emulates=host_emulator() is not None)
+        return Machine(flags=flags, emulates=self.spec.defaults.emulator is not None)
+
+    def engine(self) -> Engine:
+        """The engine that was asked for; not yet verified."""
+        kind: Literal["docker", "host"] = self.arguments.engine
+        if kind == "host":
+            from pikaforge.host.no_container import HostEngine  # noqa: PLC0415
+
+            return HostEngine(self.out / "work")
+        from pikaforge.host.docker import DockerEngine  # noqa: PLC0415
+
+        return DockerEngine()
+
+    def workshop(self, engine: Engine, *, refresh: bool = False) -> Workshop:
+        """The surroundings of a run."""
+        from pikaforge.host.download import Downloads  # noqa: PLC0415
+        from pikaforge.host.lockfile import NAME, Lock  # noqa: PLC0415
+        from pikaforge.host.store import Store  # noqa: PLC0415
+        from pikaforge.host.workspace import Workshop  # noqa: PLC0415
+
+        given = self.arguments
+        lock = Lock(self.base / NAME, strict=given.locked, refresh=refresh)
+        local = getattr(given, "gperftools", "")
+        return Workshop(
+            base=self.base,
+            out=self.out,
+            dist=self.dist,
+            engine=engine,
+            store=Store(self.out / "store"),
+            lock=lock,
+            downloads=Downloads(
+                self.out / "downloads",
+                mirrors=self.spec.mirrors,
+                notice=lock.notices.append,
+                option="--gperftools FILE",
+            ),
+            gperftools=cwd() / local if local else None,
+            jobs=getattr(given, "jobs", None) or 0,
+            compiler_cache=not getattr(given, "no_compiler_cache", False),
+        )
+
+    def origin(self) -> Origin:
+        """The source that was asked for."""
+        from pikaforge.pipeline.source import origin  # noqa: PLC0415
+
+        return origin.parse(self.spec.product, self.arguments.source, base=self.base, cwd=cwd(), out=self.out)
+
+    def pipeline(self, workshop: Workshop) -> Pipeline:
+        """The pipeline for the product and the source that was asked for."""
+        from pikaforge.pipeline.pipeline import Pipeline, Request  # noqa: PLC0415
+
+        return Pipeline(workshop, Request(spec=self.spec, origin=self.origin(), series=self.series()))

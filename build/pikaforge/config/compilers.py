@@ -1,0 +1,118 @@
+"""What an image's compiler needs for the product beyond the target's flags, by its version: `product.compilers`. Pure.
+
+A source is older than the compilers that come after it. Their new warnings are no errors of the source's: the compiler
+wrapper sees to that. What else a generation of compilers needs is data, and kept to what cannot break a promise: no
+flag chooses the CPU, the folders, the linker or how the compiler optimises.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from pikaforge.config.schema import Adaptation, Spec
+from pikaforge.plan.allocators import number
+
+INCLUDE = "-include"
+HEADER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
+"""A header of the system's: below its folders of headers."""
+SWITCHES = frozenset(
+    {
+        "-fcommon",
+        "-fno-common",
+        "-fpermissive",
+        "-fgnu89-inline",
+        "-fno-strict-aliasing",
+        "-fno-lifetime-dse",
+        "-fno-delete-null-pointer-checks",
+        "-fwrapv",
+        "-fno-char8_t",
+        "-fno-aligned-new",
+        "-fno-new-ttp-matching",
+        "-fno-sized-deallocation",
+    }
+)
+"""What newer compilers took for granted, and what takes it back (gcc.gnu.org/gcc-N/porting_to.html)."""
+STANDARD = {False: re.compile(r"-std=(c|gnu)[0-9][0-9a-z]"), True: re.compile(r"-std=(c|gnu)\+\+[0-9][0-9a-z]")}
+"""Of C, and of C++."""
+PATTERNS = (
+    re.compile(r"-D[A-Za-z_][A-Za-z0-9_]*(=[A-Za-z0-9_.+-]*)?"),
+    re.compile(r"-W(?!error)[a-z][a-z0-9+-]*(=[a-z0-9+-]+)?"),
+)
+ALLOWED = f"allowed are {INCLUDE} HEADER, -std=…, -DNAME[=VALUE], -WNAME, -Wno-NAME, {', '.join(sorted(SWITCHES))}"
+
+
+def bounds(text: str) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """The least version of a range that is in it, and the first one above that is not; None: there is none."""
+    low: tuple[int, ...] = ()
+    high = None
+    for part in text.replace(" ", "").split(","):
+        if part.startswith(">="):
+            low = number(part[2:])
+        else:
+            high = number(part[1:])
+    return low, high
+
+
+def includes(text: str, gcc: str) -> bool:
+    """Whether a version of gcc is in a range such as `>=11,<13`."""
+    low, high = bounds(text)
+    version = number(gcc)
+    return low <= version and (high is None or version < high)
+
+
+def faults(words: Sequence[str], *, cxx: bool) -> Iterator[tuple[int, str, str]]:
+    """What is wrong with a list of flags for C++ (`cxx`) or for C: place in the list, message, hint."""
+    patterns = (STANDARD[cxx], *PATTERNS)
+    expected = False
+    for index, word in enumerate(words):
+        if expected:
+            expected = False
+            if not HEADER.fullmatch(word):
+                message = f"`{word}` is not the name of a header"
+                yield index, message, "one that the compiler finds by itself, such as cstdint or sys/types.h"
+        elif word == INCLUDE:
+            expected = True
+        elif word.startswith("-m"):
+            yield index, f"`{word}` is not for `compilers`: the target decides about the CPU", "see `hardware`"
+        elif word not in SWITCHES and not any(pattern.fullmatch(word) for pattern in patterns):
+            yield index, f"`{word}` is not a flag that may be given for a compiler's version", ALLOWED
+    if expected:
+        yield len(words) - 1, f"`{INCLUDE}` names no header", f"write two words: [{INCLUDE}, cstdint]"
+
+
+def adaptations(spec: Spec, image: str) -> tuple[Adaptation, ...]:
+    """The entries of `product.compilers` that are for an image's compiler."""
+    gcc = spec.images[image].gcc
+    return tuple(entry for entry in spec.product.compilers if includes(entry.gcc, gcc))
+
+
+def cflags(spec: Spec, image: str) -> tuple[str, ...]:
+    """What is added where C is compiled for an image."""
+    return _merged(entry.cflags for entry in adaptations(spec, image))
+
+
+def cxxflags(spec: Spec, image: str) -> tuple[str, ...]:
+    """What is added where C++ is compiled for an image."""
+    return _merged(entry.cxxflags for entry in adaptations(spec, image))
+
+
+def told(spec: Spec, image: str) -> dict[str, Any]:
+    """What manifest and report say: the `adaptations` to an image's compiler, and whether -Werror counts."""
+    return {
+        "adaptations": [entry.model_dump(mode="json") for entry in adaptations(spec, image)],
+        "keep_werror": spec.product.keep_werror,
+    }
+
+
+def _merged(lists: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """The options of several lists in order, each once; where two contradict each other, the later counts."""
+    options: dict[tuple[str, ...], None] = {}
+    for words in lists:
+        rest = iter(words)
+        for word in rest:
+            option = (word, next(rest)) if word == INCLUDE else (word,)
+            options.pop(option, None)
+            options[option] = None
+    return tuple(word for option in options for word in option)

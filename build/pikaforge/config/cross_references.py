@@ -1,0 +1,262 @@
+"""References between the parts of a specification: what they name must exist, and fit together."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from pikaforge.config import compilers, schema, yaml_text
+from pikaforge.config.diagnostics import PLACEHOLDER, Problems, closest_or_all
+from pikaforge.config.yaml_text import KeyPath
+
+CELL_LIMIT = 100_000
+"""Cells in a matrix: far above any fleet, far below what would keep a planner busy for minutes."""
+
+COMMANDPLACEHOLDERS = ("conf", "port", "data")
+SETTINGPLACEHOLDERS = ("port", "data")
+LINEPLACEHOLDERS = ("key", "value")
+
+
+def check(spec: schema.Spec, problems: Problems) -> None:
+    """Add to `problems` all that does not fit together."""
+    _check_names(spec, problems)
+    _check_images(spec, problems)
+    _check_cpus(spec, problems)
+    _check_packages(spec, problems)
+    _check_tarballs(spec, problems)
+    _check_compilers(spec.product, problems)
+    _check_matrix(spec.matrix, spec, problems)
+    _check_server(spec.product, problems)
+    _check_smoke(spec.product, problems)
+    _check_publish(spec, problems)
+
+
+def known_microarchitectures() -> frozenset[str]:
+    """The names that `cpus` may hold: archspec's of the x86-64 family."""
+    from pikaforge.cpu import microarch  # noqa: PLC0415  (archspec reads its tables on import)
+
+    return microarch.known()
+
+
+def _check_names(spec: schema.Spec, problems: Problems) -> None:
+    axes: tuple[tuple[str, Mapping[str, object]], ...] = (
+        ("hardware", spec.hardware),
+        ("images", spec.images),
+        ("allocators", spec.allocators),
+    )
+    for axis, names in axes:
+        seen: dict[str, str] = {}
+        for name in names:
+            first = seen.setdefault(name.lower(), name)
+            if name == schema.EVERYTHING:
+                problems.add((axis, name), "`all` selects everything and cannot be a name", "rename it", key=True)
+            elif first != name:
+                message = f"the names {first!r} and {name!r} differ only in capital letters"
+                problems.add((axis, name), message, "rename one: people and some file systems mix them up", key=True)
+    cells = len(spec.hardware) * len(spec.images) * len(spec.allocators)
+    if cells > CELL_LIMIT:
+        problems.add(("hardware",), f"the matrix has {cells} cells, more than {CELL_LIMIT}", "split it", key=True)
+    elif any("-" in name for _, names in axes for name in names):
+        _check_ids(spec, problems)
+
+
+def _check_ids(spec: schema.Spec, problems: Problems) -> None:
+    """Names may hold the dash that also joins them, so two cells could have the same id."""
+    seen: dict[str, tuple[str, str, str]] = {}
+    for hardware in spec.hardware:
+        for image in spec.images:
+            for allocator in spec.allocators:
+                cell = (hardware, image, allocator)
+                first = seen.setdefault("-".join(cell), cell)
+                if first != cell:
+                    same = f"{', '.join(first)} and {', '.join(cell)}"
+                    message = f"the cells {same} have the same id {'-'.join(cell)}"
+                    problems.add(("hardware", hardware), message, "use '_' in place of '-' in one name", key=True)
+
+
+def _check_images(spec: schema.Spec, problems: Problems) -> None:
+    releases: dict[tuple[str, str], str] = {}
+    for name, image in spec.images.items():
+        if image.allocator not in spec.allocators and "allocator" in image.model_fields_set:
+            problems.unknown(("images", name, "allocator"), "allocator", image.allocator, spec.allocators)
+        release = (image.os.id, image.os.version)
+        first = releases.setdefault(release, name)
+        if first != name:
+            message = f"the images {first!r} and {name!r} are both for {release[0]} {release[1]}"
+            problems.add(("images", name, "os"), message, "give each image an OS release of its own")
+    silent = [image for image in spec.images.values() if "allocator" not in image.model_fields_set]
+    if silent and silent[0].allocator not in spec.allocators:
+        message = f"there is no allocator {silent[0].allocator!r}, which images take that name none"
+        problems.add(("allocators",), message, "define it, or give every image its `allocator`", key=True)
+    for use in ("image", "tools", "emulator"):
+        named = getattr(spec.defaults, use)
+        if named is not None and named not in spec.images:
+            problems.unknown(("defaults", use), "image", named, spec.images)
+
+
+def _check_cpus(spec: schema.Spec, problems: Problems) -> None:
+    known = known_microarchitectures()
+    for name, hardware in spec.hardware.items():
+        for index, cpu in enumerate(hardware.cpus):
+            if cpu not in known:
+                problems.unknown(("hardware", name, "cpus", index), "x86-64 microarchitecture", cpu, known)
+    for name, image in spec.images.items():
+        if image.baseline not in known:
+            problems.unknown(("images", name, "baseline"), "x86-64 microarchitecture", image.baseline, known)
+
+
+def _check_packages(spec: schema.Spec, problems: Problems) -> None:
+    known = {*spec.images, *(image.family for image in spec.images.values())}
+    tables: list[tuple[tuple[str, ...], Mapping[str, object]]] = [(("product", "packages"), spec.product.packages)]
+    tables += [(("allocators", name, "packages"), each.packages) for name, each in spec.allocators.items()]
+    tables += [(("allocators", name, "tarballs"), each.tarballs) for name, each in spec.allocators.items()]
+    for path, table in tables:
+        for name in table:
+            if name not in known:
+                problems.unknown((*path, name), "image or family", name, known, key=True)
+
+
+def _check_tarballs(spec: schema.Spec, problems: Problems) -> None:
+    for name, allocator in spec.allocators.items():
+        named: dict[tuple[str, ...], str | None] = {
+            ("tarball",): allocator.tarball,
+            ("libunwind",): allocator.libunwind,
+            **{("tarballs", image): other for image, other in allocator.tarballs.items()},
+        }
+        for path, wanted in named.items():
+            if wanted is not None and wanted not in spec.tarballs:
+                problems.unknown(("allocators", name, *path), "tarball", wanted, spec.tarballs)
+    files: dict[str, str] = {}
+    for name, tarball in spec.tarballs.items():
+        if not re.fullmatch(schema.FILE_PATTERN, tarball.file):
+            message = f"the URL of {name} does not end with the name of a file"
+            problems.add(("tarballs", name, "url"), message, "give the tarball's own URL, such as …/name-1.0.tar.gz")
+        elif files.setdefault(tarball.file, name) != name:
+            message = f"{name} and {files[tarball.file]} have the same file name {tarball.file}"
+            problems.add(("tarballs", name, "url"), message, "both would be kept in one place: give another URL")
+
+
+def _check_compilers(product: schema.Product, problems: Problems) -> None:
+    for number, entry in enumerate(product.compilers):
+        path = ("product", "compilers", number)
+        low, high = compilers.bounds(entry.gcc)
+        if high is not None and high <= low:
+            problems.add((*path, "gcc"), f"no version is in the range {entry.gcc}", "put the lower one first")
+        for name, words in (("cflags", entry.cflags), ("cxxflags", entry.cxxflags)):
+            for index, message, hint in compilers.faults(words, cxx=name == "cxxflags"):
+                problems.add((*path, name, index), message, hint)
+
+
+def _check_publish(spec: schema.Spec, problems: Problems) -> None:
+    if spec.defaults.publish is not None and spec.defaults.publish not in spec.publish:
+        problems.unknown(("defaults", "publish"), "destination", spec.defaults.publish, spec.publish)
+    seen: dict[str, str] = {}
+    for name, destination in spec.publish.items():
+        place = destination.folder if destination.kind == "directory" else str(destination.url)
+        first = seen.setdefault(posixpath.normpath(place), name)
+        if first != name:
+            message = f"{name!r} is the same place as {first!r}: {yaml_text.shorten(place)}"
+            field = "path" if destination.path else "url" if destination.url else "kind"
+            problems.add(("publish", name, field), message, "give each destination a place of its own")
+
+
+def _check_matrix(matrix: schema.Matrix, spec: schema.Spec, problems: Problems) -> None:
+    axes: tuple[tuple[str, Mapping[str, object]], ...] = (
+        ("model", spec.hardware),
+        ("image", spec.images),
+        ("allocator", spec.allocators),
+    )
+    for axis, names in axes:
+        values: tuple[str, ...] = getattr(matrix.axes, axis)
+        for index, value in enumerate(values):
+            if value not in names and value != schema.EVERYTHING:
+                known = [schema.EVERYTHING, *names]
+                problems.unknown(("matrix", "axes", axis, index), axis, value, known)
+        selected = tuple(names) if schema.EVERYTHING in values else values
+        if not set(selected) <= names.keys():
+            selected = tuple(names)  # told above; what rules match is not to suffer from it
+        for kind, rules, scope in (
+            ("exclude", matrix.exclude, selected),
+            ("include", matrix.include, tuple(names)),
+        ):
+            for index, rule in enumerate(rules):
+                glob: str = getattr(rule, axis)
+                if not any(fnmatchcase(name, glob) for name in scope):
+                    place = "`matrix.axes`" if glob in names else "the matrix"
+                    shown = yaml_text.shorten(glob)
+                    message = f"the {kind} rule has no effect: no {axis} of {place} matches {shown}"
+                    problems.add(("matrix", kind, index, axis), message, _glob_hint(glob, scope))
+
+
+def _glob_hint(glob: str, scope: Sequence[str]) -> str:
+    if glob == schema.EVERYTHING:
+        return 'for all of them leave the key out, or write "*"'
+    return closest_or_all(glob, scope)
+
+
+def _check_server(product: schema.Product, problems: Problems) -> None:
+    server, top = product.server, ("product", "server")
+    for index, argument in enumerate(server.command):
+        _check_placeholders((*top, "command", index), argument, COMMANDPLACEHOLDERS, problems)
+    for key, value in server.conf.settings.items():
+        _check_placeholders((*top, "conf", "settings", key), value, SETTINGPLACEHOLDERS, problems)
+    _check_placeholders((*top, "conf", "line"), server.conf.line, LINEPLACEHOLDERS, problems)
+    if server.conf.path not in product.files:
+        message = f"{yaml_text.shorten(server.conf.path)} is not among `product.files`"
+        problems.add((*top, "conf", "path"), message, "add it there, so that the recipe must leave it")
+    for index, offset in enumerate(server.offsets):
+        if not 0 < server.port + offset < 65536:
+            message = f"the offset {offset} makes port {server.port} into {server.port + offset}"
+            problems.add((*top, "offsets", index), message, "ports are 1 to 65535")
+    _check_expression((*top, "version", "match"), server.version.match, problems)
+
+
+def _check_placeholders(path: KeyPath, text: str, known: Sequence[str], problems: Problems) -> None:
+    for name in PLACEHOLDER.findall(text):
+        if name not in known:
+            braced = [f"{{{each}}}" for each in known]
+            problems.unknown(path, "placeholder", f"{{{name}}}", braced)
+
+
+def _check_smoke(product: schema.Product, problems: Problems) -> None:
+    seen: dict[str, int] = {}
+    for number, check in enumerate(product.smoke):
+        path = ("product", "smoke", number)
+        first = seen.setdefault(check.check, number)
+        if first != number:
+            line = problems.document.position(("product", "smoke", first, "check"))[0]
+            message = f"the check {check.check!r} is here twice; first in line {line}"
+            problems.add((*path, "check"), message, "give each check a name of its own")
+        for index, step in enumerate(check.steps):
+            _check_expression((*path, "steps", index, "match"), step.match, problems)
+            _check_expression((*path, "steps", index, "error"), step.error, problems)
+            if step.refused is not None:
+                _check_expression((*path, "steps", index, "refused", "match"), step.refused.match, problems)
+        for name, instance in check.instances.items():
+            for key, value in instance.settings.items():
+                _check_placeholders((*path, "instances", name, "settings", key), value, SETTINGPLACEHOLDERS, problems)
+        _check_needs(check, path, product.smoke[:number], problems)
+
+
+def _check_needs(check: schema.Check, path: KeyPath, before: Sequence[schema.Check], problems: Problems) -> None:
+    earlier = {other.check: other for other in before}
+    for index, name in enumerate(check.needs):
+        if name not in earlier:
+            problems.unknown((*path, "needs", index), "check before this one", name, earlier)
+        elif check.shared and not earlier[name].shared:
+            message = f"the check {name!r} has instances of its own, and such checks are made last"
+            problems.add((*path, "needs", index), message, "leave it out")
+
+
+def _check_expression(path: KeyPath, expression: str | None, problems: Problems) -> None:
+    try:
+        with warnings.catch_warnings():
+            # What Python only warns of, such as a set within a set, will mean something else one day.
+            warnings.simplefilter("error")
+            re.compile(expression or "")
+    except (re.error, OverflowError, RecursionError, Warning) as error:
+        message = f"not a regular expression: {error}"
+        problems.add(path, message, "put a backslash before characters meant as themselves, such as . ( [ + ?")

@@ -1,0 +1,344 @@
+"""What is wrong with a configuration file, collected: all problems in the order of the file, in one error.
+
+Types are checked by the models; what pydantic says of them is put into plain words here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from pikaforge.audit import waivers
+from pikaforge.config import schema, yaml_text
+from pikaforge.config.yaml_text import Document, KeyPath
+from pikaforge.errors import ConfigError
+
+USER_PART = re.compile(r"://[^/\s]*@")
+SHOWN_PROBLEMS = 20
+"""One mistake can have a thousand consequences; more than this are counted and not shown."""
+
+_Strict = TypeVar("_Strict", bound=schema.Strict)
+
+PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_NAME_CHARACTERS = "letters, digits, '.', '_' and '-'"
+
+PATTERN_WORDS = {
+    schema.NAME_PATTERN: f"may hold only {_NAME_CHARACTERS}, and begins with a letter or digit",
+    schema.PACKAGE_PATTERN: "may hold only letters, digits and . + _ : ~ -, and begins with a letter or digit",
+    schema.PATH_PATTERN: "must be a path below its folder, of letters, digits and . _ @ / + -",
+    schema.COMPILER_PATTERN: "must be a version of two or three numbers, such as 12.2",
+    schema.RANGE_PATTERN: 'must be a range of versions, such as ">=11", "<13" or ">=11,<13"',
+    schema.WORD_PATTERN: "must be one word of letters, digits and _ = . / + -",
+    schema.RELEASE_PATTERN: "must be a version of digits and dots, such as 22.04",
+    schema.BASE_PATTERN: "must be a registry reference with its tag, such as debian:bookworm-slim",
+    schema.TAG_PATTERN: "must be the name of a tag, of letters, digits and . _ / + -",
+    schema.LINE_PATTERN: "must hold {key} and after it {value}",
+    waivers.DAY_PATTERN: "must be a day as YYYY-MM-DD, such as 2026-12-31",
+    schema.MAINTAINER_PATTERN: "must be NAME <ADDRESS>, such as Jo Doe <jo@example.org>",
+    schema.DIGEST_PATTERN: "must be a SHA-256: 64 digits and letters a to f, in lower case",
+    schema.SERVER_PATTERN: "must be a URL with https:// or http://, without user, password, query or spaces",
+    schema.CLIENTS_PATTERN: "must be a URL with https://, http:// or file://, without user, password, query or spaces",
+    schema.URL_PATTERN: "must be a URL with https://, http:// or file:// and no spaces or quotes",
+}
+"""What the models' regular expressions ask for, in words; a test sees to it that none is missing."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Problems:
+    """What is wrong with a document, gathered to be raised at once."""
+
+    document: Document
+    found: list[tuple[tuple[int, int], ConfigError]] = field(default_factory=list)
+    unshown: int = 0
+
+    def add(self, path: KeyPath, message: str, hint: str = "", *, key: bool = False) -> None:
+        """A problem at `path`; with `key`, it is the key that is wrong and not its value."""
+        if len(self.found) >= SHOWN_PROBLEMS:
+            self.unshown += 1
+            return
+        where = self.document.where(path, key=key)
+        self.found.append((self.document.position(path, key=key), ConfigError(message, where=where, hint=hint)))
+
+    def unknown(self, path: KeyPath, what: str, word: str, known: Iterable[str], *, key: bool = False) -> None:
+        """The value (or key) at `path` is `word`, and names nothing in `known`."""
+        full = len(self.found) >= SHOWN_PROBLEMS
+        # Where it is not shown nobody reads the hint, and the closest name costs time.
+        hint = "" if full else closest_or_all(word, known)
+        self.add(path, f"there is no {what} {yaml_text.shorten(word)}", hint, key=key)
+
+    def raise_any(self) -> None:
+        """Raise what was found, as one error; nothing if there is nothing."""
+        if self.found:
+            raise self.first()
+
+    def first(self) -> ConfigError:
+        """The problem that comes first in the file, with the others in its `also`."""
+        errors = [error for _, error in sorted(self.found, key=lambda each: each[0])]
+        if self.unshown:
+            more = f"{self.unshown} more problem{'s are' if self.unshown > 1 else ' is'} not shown"
+            errors.append(ConfigError(more, where=self.document.file, hint="put right the ones above first"))
+        errors[0].also = tuple(errors[1:])
+        return errors[0]
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant."""
+    by_lower = {name.lower(): name for name in known}
+    if len(word) > 64 or len(by_lower) > 1000:  # each comparison takes the product of the lengths
+        return None
+    matches = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return by_lower[matches[0]] if matches else None
+
+
+def closest_or_all(word: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    near = closest(word, names)
+    if near is not None:
+        return f"did you mean {near!r}?"
+    shown = ", ".join(names[:40])
+    return f"known are: {shown}" + (", …" if len(names) > 40 else "") if names else ""
+
+
+def validate(top: type[_Strict], document: Document) -> _Strict:
+    problems = Problems(document=document)
+    try:
+        return top.model_validate(document.data)
+    except ValidationError as error:
+        _translate(error, top, problems)
+        first = problems.first()
+    raise first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finding:
+    """One or, for a union, several of pydantic's errors about the same value."""
+
+    path: tuple[str | int, ...]
+    kinds: tuple[str, ...]
+    context: dict[str, Any]
+    text: str
+    key: bool = False
+
+    @property
+    def subject(self) -> str:
+        """The last key and the indexes after it: `steps[0]`."""
+        start = max((i for i, part in enumerate(self.path) if isinstance(part, str)), default=0)
+        return f"`{yaml_text.show_path(self.path[start:])}`" if self.path else "the file"
+
+
+def _translate(error: ValidationError, top: type[schema.Strict], problems: Problems) -> None:
+    document = problems.document
+    findings = _findings(error, document.data)
+    findings.sort(key=lambda finding: document.position(finding.path, key=finding.key))
+    # A misspelt key is also a missing one; the reader needs to be told once.
+    meant: set[tuple[str | int, ...]] = set()
+    unknown = [finding for finding in findings if finding.kinds == ("extra_forbidden",)]
+    for finding in unknown[:SHOWN_PROBLEMS]:
+        near = closest(str(finding.path[-1]), _keys(top, finding.path[:-1]))
+        if near is not None:
+            meant.add((*finding.path[:-1], near))
+    for finding in findings:
+        if finding.kinds == ("missing",) and finding.path in meant:
+            continue
+        shown = len(problems.found) < SHOWN_PROBLEMS
+        message, hint = _explain(finding, top, document) if shown else ("", "")
+        problems.add(finding.path, message, hint, key=finding.key)
+
+
+def _findings(error: ValidationError, data: Any) -> list[_Finding]:
+    """Pydantic's errors by place in the document: those of a union's members put together.
+
+    Pydantic reports a value that fits no member of a union once per member, the member's name in the path.
+    Where a member was a list, and something in it is wrong, only what is deepest is of interest.
+    """
+    groups: dict[tuple[str | int, ...], list[tuple[tuple[str | int, ...], Any]]] = {}
+    placed = [
+        (one, *_place(one["loc"], one["type"], data)) for one in error.errors(include_url=False, include_input=False)
+    ]
+    # Pydantic counts what is left after validation, and so calls a list too short whose items are wrong.
+    telling = [each for each in placed if each[0]["type"] != "too_short" or not _at(data, each[1])]
+    for one, path, root in telling or placed:
+        groups.setdefault((*root, "[key]") if one["loc"][-1:] == ("[key]",) else root, []).append((path, one))
+    findings = []
+    for members in groups.values():
+        deepest = max(len(path) for path, _ in members)
+        by_path: dict[tuple[str | int, ...], list[Any]] = {}
+        for path, one in members:
+            if len(path) == deepest:
+                by_path.setdefault(path, []).append(one)
+        for path, ones in by_path.items():
+            kinds = tuple(dict.fromkeys(one["type"] for one in ones))
+            key = kinds == ("extra_forbidden",) or ones[0]["loc"][-1:] == ("[key]",)
+            context = ones[0].get("ctx", {})
+            findings.append(_Finding(path=path, kinds=kinds, context=context, text=ones[0]["msg"], key=key))
+    return findings
+
+
+def _place(loc: tuple[str | int, ...], kind: str, data: Any) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
+    """The path of an error without the names of union members, and the path before the first of those."""
+    path: list[str | int] = []
+    root: tuple[str | int, ...] | None = None
+    for position, part in enumerate(loc):
+        inside = part in data if isinstance(data, dict) else isinstance(data, tuple) and isinstance(part, int)
+        if inside:
+            data = data[part]
+        elif not (kind == "missing" and position == len(loc) - 1):
+            root = tuple(path) if root is None and part != "[key]" else root
+            continue
+        path.append(part)
+    return tuple(path), tuple(path) if root is None else root
+
+
+_WANTED = {
+    "string_type": "a string",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "string_unicode": "a string of Unicode characters",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "greater than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def _explain(finding: _Finding, top: type[schema.Strict], document: Document) -> tuple[str, str]:
+    """Message and hint for a finding."""
+    kind, context = finding.kinds[0], finding.context
+    if kind == "extra_forbidden":
+        word = str(finding.path[-1])
+        return f"unknown key {yaml_text.shorten(word)}", closest_or_all(word, _keys(top, finding.path[:-1]))
+    if kind == "missing":
+        return f"the key {finding.subject} is missing", _description(top, finding.path)
+    if kind == "value_error":
+        return str(context["error"]), ""
+    if any(each in _WANTED for each in finding.kinds):
+        return _wrong_type(finding, top, document)
+    return _wrong_value(finding, top, document)
+
+
+def _wrong_value(finding: _Finding, top: type[schema.Strict], document: Document) -> tuple[str, str]:
+    kind, context = finding.kinds[0], finding.context
+    hint = _description(top, finding.path)
+    if kind == "string_pattern_mismatch":
+        words = PATTERN_WORDS.get(context["pattern"], "is not written as it must be")
+    elif kind in ("too_short", "string_too_short"):
+        words = "must not be empty"
+    elif kind == "string_too_long":
+        words = f"must not be longer than {context['max_length']} characters"
+    elif kind == "too_long":
+        words = f"must have at most {context['max_length']} entries" if context["max_length"] else "must be empty"
+    elif kind == "literal_error":
+        words, hint = f"must be {context['expected']}", _literal_hint(finding, document)
+    elif kind in _BOUNDS:
+        bound, comparison = _BOUNDS[kind]
+        words, hint = f"must be {comparison} {context[bound]:g}", ""
+    else:
+        words = f"is wrong: {finding.text[:1].lower()}{finding.text[1:]}"
+    if finding.key:
+        name = str(finding.path[-1])
+        fitting = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip("._-")[:64]
+        return f"the name {yaml_text.shorten(name)} {words}", f"for example: {fitting}" if fitting else ""
+    got = "" if kind.endswith(("too_short", "too_long")) else f", got {_got(document, finding.path)}"
+    return f"{finding.subject} {words}{got}", hint
+
+
+def _wrong_type(finding: _Finding, top: type[schema.Strict], document: Document) -> tuple[str, str]:
+    wanted = [_WANTED[kind] for kind in finding.kinds if kind in _WANTED]
+    words = " or ".join([", ".join(wanted[:-1]), wanted[-1]]) if len(wanted) > 1 else wanted[0]
+    message = f"{finding.subject} wants {words}, got {_got(document, finding.path)}"
+    value, written = _at(document.data, finding.path), document.text(finding.path)
+    hint = _description(top, finding.path)
+    if "a mapping" in wanted:
+        keys = _keys(top, finding.path)
+        hint = f"its keys are: {', '.join(sorted(keys))}" if keys else hint
+    elif "a string" in wanted and written and not isinstance(value, str):
+        hint = f'put it in quotes: "{written}"'
+    elif "a string" in wanted and isinstance(value, dict) and list(value.values()) == [None]:
+        text = f"{{{next(iter(value))}}}"
+        hint = f'braces make a mapping; put text in quotes: "{text}"' if PLACEHOLDER.fullmatch(text) else hint
+    elif wanted == ["a list"] and written and "\n" not in written:
+        hint = f"write a list: [{written[:60]}]"
+    elif isinstance(value, str) and {"a number", "a whole number"} & set(wanted) and value.isdecimal():
+        hint = f"write it without quotes: {value[:60]}"
+    return message, hint
+
+
+def _literal_hint(finding: _Finding, document: Document) -> str:
+    written = document.text(finding.path) or ""
+    options = re.findall(r"'([^']*)'", str(finding.context["expected"]))
+    if written in options:
+        return f'put it in quotes: "{written}"'
+    near = closest(written, options)
+    return f"did you mean {near!r}?" if near is not None else ""
+
+
+def _got(document: Document, path: KeyPath) -> str:
+    """What stands at `path`, and how it is written if that differs: `the number 22.1 (written 22.10)`."""
+    value, written = _at(document.data, path), document.text(path)
+    if isinstance(value, str) and "://" in value:
+        value = USER_PART.sub("://***@", value)  # a password in a URL is what some patterns refuse
+    described = yaml_text.describe(value)
+    if not written or isinstance(value, str) or described.endswith(f" {written}"):
+        return described
+    return f"{described} (written {written})"
+
+
+def _at(value: Any, path: KeyPath) -> Any:
+    for part in path:
+        value = value[part]
+    return value
+
+
+def _bare(annotation: Any) -> Any:
+    """An annotation without `Annotated` and without `| None`."""
+    while True:
+        origin, arguments = get_origin(annotation), get_args(annotation)
+        if origin is Annotated:
+            annotation = arguments[0]
+        elif origin in (Union, types.UnionType):
+            annotation = next((each for each in arguments if each is not type(None)), None)
+        else:
+            return annotation
+
+
+def _descend(annotation: Any, part: str | int) -> tuple[Any, FieldInfo | None]:
+    annotation = _bare(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, schema.Strict):
+        info = annotation.model_fields.get(str(part))
+        return (info.annotation, info) if info is not None else (None, None)
+    arguments = get_args(annotation)
+    return (arguments[1 if get_origin(annotation) is dict else 0], None) if arguments else (None, None)
+
+
+def _description(top: type[schema.Strict], path: KeyPath) -> str:
+    """The innermost field on `path` with its description, as a hint: `gcc: Version of the image's gcc, …`."""
+    annotation: Any = top
+    described = ""
+    for part in path:
+        annotation, info = _descend(annotation, part)
+        if info is not None:
+            described = f"{part}: {info.description}" if info.description else ""
+    return described
+
+
+def _keys(top: type[schema.Strict], path: KeyPath) -> tuple[str, ...]:
+    """The keys that the mapping at `path` may have; none if they are names of the user's."""
+    annotation: Any = top
+    for part in path:
+        annotation, _ = _descend(annotation, part)
+    annotation = _bare(annotation)
+    fixed = isinstance(annotation, type) and issubclass(annotation, schema.Strict)
+    return tuple(annotation.model_fields) if fixed else ()

@@ -1,0 +1,1 @@
+"""Facts about CPUs: microarchitectures, their features, and what can emulate them. Pure."""

@@ -1,0 +1,91 @@
+"""Which CPUs this machine can stand in for: by itself, or by emulation. Data with reasons; pure.
+
+What user-mode emulation proves, and what not (measured with qemu-user 10.0 of Debian 13; docs/ and the audit tell
+more): an instruction of a feature that the CPU model lacks ends the program with SIGILL, for AES, PCLMULQDQ, AVX,
+AVX2, FMA, F16C, BMI1, BMI2, MOVBE, ADX, RDRAND, FSGSBASE, XSAVE, SSSE3, SSE4 and POPCNT. **LZCNT and TZCNT are not
+trapped on older models**: they are executed as BSR and BSF, as on the hardware, with other results. The
+register-form vbroadcastss of AVX2 gets through on Sandy and Ivy Bridge. And no AVX-512 is emulated at all. So a
+program that runs here is a witness; the audit is the judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pikaforge.cpu import microarch
+
+CPUS: Mapping[str, str] = {
+    # The psABI levels, exactly: a named CPU has more than its level, which would let a wrong build pass.
+    "x86_64": "qemu64,-pni,-cx16,-lahf-lm",
+    "x86_64_v2": "Nehalem",  # SSE4.2 and POPCNT are its last features
+    "x86_64_v3": "Haswell-noTSX,-aes,-pclmulqdq,-rdrand,-fsgsbase",
+    "core2": "Conroe",  # archspec's core2 is Merom, before SSE4.1
+    "nehalem": "Nehalem",
+    "westmere": "Westmere",
+    "sandybridge": "SandyBridge",
+    "ivybridge": "IvyBridge",
+    # TSX was turned off by microcode on all of these; gcc's -march=haswell does not use it.
+    "haswell": "Haswell-noTSX",
+    "broadwell": "Broadwell-noTSX",
+    "skylake": "Skylake-Client-noTSX-IBRS",
+    "zen": "EPYC",
+    "zen2": "EPYC-Rome",
+    # Without VAES and VPCLMULQDQ, which the emulator lacks and compilers do not emit by themselves.
+    "zen3": "EPYC-Milan",
+}
+"""The emulator's CPU model (`-cpu`) by target. Names by qemu-x86_64 -cpu help."""
+
+NO_AVX512 = "it has AVX-512, which the emulator cannot execute"
+NO_MODEL = "no CPU model of the emulator is known for it"
+
+NOT_MISSED: Mapping[str, str] = {
+    "pku": "hypervisors hide it, and compilers emit it for explicit calls only",
+}
+"""Features of targets whose absence keeps no program from running."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stand:
+    """The emulated CPU that stands for a target, or why there is none."""
+
+    cpu: str = ""
+    reason: str = ""
+
+
+def stand_for(target: str) -> Stand:
+    """The CPU model that is emulated for `target`."""
+    if any(name.startswith("avx512") for name in microarch.features(target)):
+        return Stand(reason=f"{target}: {NO_AVX512}")
+    cpu = CPUS.get(target, "")
+    return Stand(cpu=cpu) if cpu else Stand(reason=f"{target}: {NO_MODEL}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The machine that runs the smoke tests, as far as it decides which targets can be run."""
+
+    flags: frozenset[str]
+    """What all its CPUs have, as /proc/cpuinfo spells it."""
+    emulates: bool = True
+    """Whether there is an emulator for it."""
+
+    def runs(self, target: str) -> bool:
+        """Whether code for `target` can be run on it, natively or emulated."""
+        return not lacking(target, self.flags) or (self.emulates and not stand_for(target).reason)
+
+
+def lacking(target: str, flags: frozenset[str]) -> tuple[str, ...]:
+    """What a machine with these /proc/cpuinfo flags lacks of `target`, as the kernel spells it; empty if it runs it."""
+    return tuple(sorted(microarch.kernel_flags(target) - flags - NOT_MISSED.keys()))
+
+
+def flags_of(cpuinfo: str) -> frozenset[str]:
+    """The flags that all CPUs of a machine have, from the text of its /proc/cpuinfo."""
+    found: frozenset[str] | None = None
+    for line in cpuinfo.splitlines():
+        name, colon, value = line.partition(":")
+        if colon and name.strip() == "flags":
+            flags = frozenset(value.split())
+            found = flags if found is None else found & flags
+    return found or frozenset()

@@ -1,0 +1,1 @@
+"""Debian packages: control files, contents, repository metadata."""

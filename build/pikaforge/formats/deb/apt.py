@@ -1,0 +1,107 @@
+"""Metadata of a flat apt repository: Packages by their digests, and a Release that names them.
+
+A flat repository (`deb URL ./`) has packages and metadata in one folder. Release says Acquire-By-Hash, so apt of Debian
+9 and newer asks for lists by their digests, and InRelease, which is signed in itself, is the only file that a reader
+must see at once (https://wiki.debian.org/DebianRepository/Format). Nothing depends on a clock: the same packages and
+date give the same bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pikaforge.errors import PublishError
+from pikaforge.formats.text import names
+from pikaforge.host import extras
+from pikaforge.host.store import sha256
+
+BY_HASH = "by-hash/SHA256"
+LIST = "Packages"
+RELEASE, RELEASE_SIGNED, RELEASE_SIGNATURE = "Release", "InRelease", "Release.gpg"
+ARCHITECTURE = "amd64"
+FIRST = ("Package", "Version", "Architecture")
+LAST = ("Filename", "Size", "SHA256", "Description")
+"""Fields that have a place; apt takes any order, people like this one."""
+
+
+def library() -> tuple[Any, Any]:
+    """Import python-debian: its modules deb822 and debfile.
+
+    Raises:
+        HostError: it is missing, or cannot be loaded.
+    """
+    deb822, debfile = (
+        extras.load(f"debian.{name}", package="python-debian", extra="publish") for name in ("deb822", "debfile")
+    )
+    return deb822, debfile
+
+
+def metadata(
+    packages: Mapping[str, Path | None], before: bytes, *, revision: int, origin: str, label: str
+) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The metadata of a repository.
+
+    Args:
+        packages: by path relative to its folder: the DEB, or None where the list before knows it.
+        before: the Packages before; empty if there is none.
+        revision: the date of Release in seconds since 1970.
+        origin: who publishes, for pinning.
+        label: what is published, for pinning.
+
+    Returns:
+        Lists by their paths below by-hash/, and the same by their names with Release, each relative to the folder.
+
+    Raises:
+        PublishError: a DEB cannot be read, or the list before does not know a package that it should.
+        HostError: see `library`.
+    """
+    deb822, debfile = library()
+    wanted = {name for name, path in packages.items() if path is None}
+    known = {str(p["Filename"]): str(p) for p in deb822.Packages.iter_paragraphs(before, use_apt_pkg=False)}
+    stanzas = {name: text for name, text in known.items() if name in wanted}
+    missing = sorted(wanted - set(stanzas))
+    if missing:
+        raise PublishError(f"the list does not know {missing[0]}, which it should name", where=LIST)
+    for name, path in packages.items():
+        if path is not None:
+            stanzas[name] = _stanza(debfile, name, path)
+    plain = "\n".join(stanzas[name] for name in sorted(stanzas)).encode()
+    lists = {LIST: plain, f"{LIST}.gz": gzip.compress(plain, mtime=0)}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in lists.items()}
+    release = _release(lists, digests, revision=revision, origin=origin, label=label)
+    return {f"{BY_HASH}/{digests[name]}": data for name, data in lists.items()}, {**lists, RELEASE: release}
+
+
+def _stanza(debfile: Any, name: str, path: Path) -> str:
+    """A package's control file with what is to be known of its file."""
+    try:
+        with debfile.DebFile(str(path)) as deb:
+            control = deb.debcontrol()
+    except (debfile.DebError, debfile.ArError, OSError, EOFError, ValueError) as error:
+        raise PublishError(f"the DEB cannot be read: {error}", where=str(path)) from error
+    fields = {str(key): str(control[key]) for key in control}
+    fields |= {"Filename": name, "Size": str(path.stat().st_size), "SHA256": sha256(path)}
+    order = [*FIRST, *(key for key in fields if key not in (*FIRST, *LAST)), *LAST]
+    return "".join(f"{key}: {fields[key]}\n" for key in order if key in fields)
+
+
+def _release(
+    lists: Mapping[str, bytes], digests: Mapping[str, str], *, revision: int, origin: str, label: str
+) -> bytes:
+    moment = datetime.fromtimestamp(revision, timezone.utc)
+    day, month = names(moment)
+    lines = [
+        f"Origin: {origin}",
+        f"Label: {label}",
+        f"Date: {day}, {moment.day:02d} {month} {moment:%Y %H:%M:%S} UTC",
+        f"Architectures: {ARCHITECTURE}",
+        "Acquire-By-Hash: yes",
+        "SHA256:",
+        *(f" {digests[name]} {len(lists[name])} {name}" for name in sorted(lists)),
+    ]
+    return ("\n".join(lines) + "\n").encode()

@@ -1,0 +1,47 @@
+"""Debug information apart from the product, where debuggers look for it."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pikaforge.formats.layout import Entry, layout_text, tree_entries, with_folders
+
+DEBUG = "/usr/lib/debug"
+BUILD_IDS = f"{DEBUG}/.build-id"
+
+
+def debug_entries(
+    archive: Path | bytes, *, folder: str, prefix: str, build_ids: Mapping[str, str] | None = None
+) -> tuple[Entry, ...]:
+    """Where debuggers look for a tree's debug information: by path (.gnu_debuglink) and by build-id.
+
+    Args:
+        archive: the compile stage's debug.tar, PATH.debug for PATH in the tree.
+        folder: the folder of the job into which it is unpacked.
+        prefix: where the tree is on the host, `/opt/NAME`.
+        build_ids: by path in the tree, as the audit's facts have them; files without one get no link.
+    """
+    top = f"{DEBUG}{prefix}"
+    entries = [
+        replace(entry, mode=0o644) for entry in tree_entries(archive, folder=folder, prefix=top) if entry.kind != "dir"
+    ]
+    if not entries:
+        return ()
+    files = {entry.path.removeprefix(f"{top}/").removesuffix(".debug"): entry.path for entry in entries}
+    links: dict[str, Entry] = {}
+    for name, build_id in sorted((build_ids or {}).items()):
+        if name in files and len(build_id) > 2:
+            link = f"{BUILD_IDS}/{build_id[:2]}/{build_id[2:]}.debug"
+            target = posixpath.relpath(files[name], posixpath.dirname(link))
+            links.setdefault(link, Entry(path=link, kind="link", target=target, mode=0o777))
+    below = with_folders([*entries, *links.values()], below=DEBUG)
+    # /usr/lib/debug itself is the system's.
+    return tuple(entry for entry in below if entry.path != DEBUG)
+
+
+def debug_tarball(entries: Sequence[Entry]) -> dict[str, bytes]:
+    """The input `pack` of docker/guest/debuginfo.sh, which makes the same files a tarball for `tar xf … -C /`."""
+    return {"layout.tsv": layout_text(entries).encode()}

@@ -1,0 +1,136 @@
+"""What goes into a package beside the tree: utils/ and systemd/, filled in from the product entry.
+
+The templates under payload/ name no product. They hold @WORDS@ for values that are names by the model's patterns, so
+nothing needs quoting; settings go to the deployment script as data, in a file of its own. So do the CPU features for
+the CPU gate: `utils/cpu-features` is a kernel flag a line, `utils/cpu-targets` a line of target, models and flags for
+each package that the gate may advise to take instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pikaforge.config.schema import Product, Spec
+from pikaforge.cpu import microarch
+from pikaforge.plan import plan
+
+FOLDER = Path(__file__).resolve().parent / "assets"
+HIGHEST_PORT = 65535
+LONG_MODE = "lm"
+"""The kernel's flag of a 64-bit processor: every program here needs it, so no list of features is empty."""
+KERNEL_FLAG = re.compile(r"[a-z0-9_]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """Files by their path below the top folder."""
+
+    contents: Mapping[str, bytes]
+    executable: tuple[str, ...]
+
+
+def all_offers(spec: Spec) -> dict[tuple[str, str], dict[str, tuple[str, ...]]]:
+    """The matrix's packages by image and allocator: models by the target that they are built for."""
+    found: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {}
+    for cell in plan.all_cells(spec):
+        if not cell.problem:
+            models = found.setdefault((cell.image, cell.allocator), {})
+            models[cell.target] = (*models.get(cell.target, ()), cell.model)
+    return found
+
+
+def offers(spec: Spec, cell: plan.Cell) -> dict[str, tuple[str, ...]]:
+    """The packages with the image and allocator of `cell`."""
+    return all_offers(spec).get((cell.image, cell.allocator), {})
+
+
+def target_flags(target: str) -> tuple[str, ...]:
+    """What a target's code may use, as /proc/cpuinfo names it, sorted; for advice, not for judging a program."""
+    return tuple(sorted({LONG_MODE, *microarch.kernel_flags(target)}))
+
+
+def feature_list(features: Sequence[str]) -> str:
+    """The text of utils/cpu-features.
+
+    Raises:
+        ValueError: a feature is not the name of a kernel flag.
+    """
+    wrong = [name for name in features if not KERNEL_FLAG.fullmatch(name) or name in microarch.KERNEL_NAMES]
+    if wrong:
+        raise ValueError(f"not names of /proc/cpuinfo: {', '.join(wrong)}")
+    lines = sorted({LONG_MODE, *features})
+    return "# CPU features in use, by the names of /proc/cpuinfo; read by cpu-gate.sh\n" + "".join(
+        f"{name}\n" for name in lines
+    )
+
+
+def target_list(others: Mapping[str, Sequence[str]]) -> str:
+    """The text of utils/cpu-targets: the most demanding target first."""
+    flags = {target: target_flags(target) for target in others}
+    order = sorted(others, key=lambda target: (-len(flags[target]), target))
+    return "# target, models, flags; the most demanding first; read by cpu-gate.sh\n" + "".join(
+        f"{target}\t{','.join(others[target])}\t{' '.join(flags[target])}\n" for target in order
+    )
+
+
+def render(
+    product: Product,
+    *,
+    model: str = "",
+    target: str = "",
+    image: str = "",
+    features: Sequence[str] | None = None,
+    others: Mapping[str, Sequence[str]] | None = None,
+) -> Rendered:
+    """The files for a product.
+
+    Args:
+        product: what is packed.
+        model: the hardware model that the package is named after.
+        target: the target that it was built for.
+        image: the image that it was built on.
+        features: what the audit found in use, by the kernel's names, in any order. Without it utils/cpu-features is
+            left out, and the CPU gate of the package refuses every machine: for a cache key that is wanted before
+            the audit has run, never for a package.
+        others: the packages that the gate may advise, as `offers` gives them.
+
+    Raises:
+        ValueError: a feature is not the name of a kernel flag.
+    """
+    server = product.server
+    separator = server.conf.line.replace("{key}", "").replace("{value}", "")
+    settings = "".join(f"{key}\t{value}\n" for key, value in server.conf.settings.items())
+    words = {
+        "PRODUCT": product.name,
+        "VERSION": product.version,
+        "PORT": str(server.port),
+        "CONF": server.conf.path,
+        "SEPARATOR": separator,
+        "COMMAND": " ".join(part.replace("{conf}", "${CONF}").replace("{port}", "%i") for part in server.command),
+        "SIGNAL": f"SIG{server.stop.signal}",
+        "SECONDS": f"{server.stop.within:g}",
+        "HIGHEST": str(HIGHEST_PORT - max((0, *server.offsets))),
+        "MODEL": model,
+        "TARGET": target,
+        "IMAGE": image,
+    }
+
+    def fill(name: str) -> bytes:
+        text = (FOLDER / name).read_text(encoding="utf-8")
+        for word, value in words.items():
+            text = text.replace(f"@{word}@", value)
+        return text.encode()
+
+    contents = {
+        "utils/cpu-gate.sh": fill("cpu-gate.sh"),
+        "utils/cpu-targets": target_list(others or {}).encode(),
+        "utils/deploy.sh": fill("deploy.sh"),
+        "utils/settings.tsv": settings.encode(),
+        f"systemd/{product.name}@.service": fill("instance.service"),
+    }
+    if features is not None:
+        contents["utils/cpu-features"] = feature_list(features).encode()
+    return Rendered(contents=contents, executable=("utils/cpu-gate.sh", "utils/deploy.sh"))

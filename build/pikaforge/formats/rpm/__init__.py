@@ -1,0 +1,1 @@
+"""RPM packages: spec file, contents, the file format, repository metadata."""

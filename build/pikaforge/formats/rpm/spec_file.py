@@ -1,0 +1,336 @@
+"""RPMs as data, and the spec text that rpmbuild reads. Pure: docker/guest/rpm.sh runs rpmbuild.
+
+Every target's RPMs are made by the one rpm (4.18) of the tools image. What differs between targets is a `Profile`: how
+the payload is compressed, and which rpmlib() features the target's rpm has; rpm.sh refuses a package that needs more.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Literal
+
+from pikaforge.config.schema import OsRelease
+from pikaforge.formats.layout import Entry, PackingError, layout_text
+from pikaforge.formats.text import clean, names
+
+ARCH = "x86_64"
+BUILD_HOST = "pikaforge"
+"""Stands in the header instead of the machine's name."""
+COLUMNS = 76
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~]*")
+"""As rpm takes it, but for `^`, which needs rpm 4.15."""
+DEPENDENCY = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9._+~:()/-]*( (<|<=|=|>=|>) ([0-9]+:)?[A-Za-z0-9._+~-]+)?")
+"""A capability or file, perhaps with a version. It cannot begin with `(`: rich dependencies need rpm 4.12."""
+PRERELEASE = re.compile(r"(?<=[0-9])[-._]?(alpha|beta|dev|pre|preview|rc)(?=[-._]?[0-9]|$)", re.IGNORECASE)
+EL_FAMILY = re.compile(r"el[0-9]*")
+Section = Literal["pre", "post", "preun", "postun"]
+SECTIONS: tuple[Section, ...] = ("pre", "post", "preun", "postun")
+
+COMMON_FEATURES = (
+    "CompressedFileNames", "FileCaps", "FileDigests", "PayloadFilesHavePrefix", "PayloadIsXz", "TildeInVersions",
+)  # fmt: skip
+"""Of rpmlib(), those that EL7's rpm 4.11 has, too (its lib/rpmds.c), as far as rpm 4.18 may write them here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What the rpm of a target's system reads."""
+
+    payload: str
+    """rpm's `_binary_payload`. Without a `T` flag one thread compresses: the count of threads shows in xz's bytes."""
+    features: tuple[str, ...]
+    """The rpmlib() features that it has."""
+
+
+OLD = Profile(payload="w6.gzdio", features=COMMON_FEATURES)
+"""Any rpm since 4.6. A 45 MB tree takes 3.8 s and becomes 15.1 MB; xz -2 takes 16 s for 12.4 MB."""
+ZSTD = Profile(payload="w9.zstdio", features=(*COMMON_FEATURES, "PayloadIsZstd"))
+"""rpm 4.14 and later if built with it. The same tree takes 2.1 s and becomes 13.8 MB; at level 19 it takes 34 s."""
+OLDEST_ZSTD = {"el": 9}
+"""First major release of a family whose rpm reads zstd in all of its minor releases. EL8's reads it since 8.2 only
+(rpm-4.14.2-26.el8, https://bugzilla.redhat.com/show_bug.cgi?id=1715799), and a host may be older; EL9 packs its own
+packages with it. Others get what every rpm reads: RPMs are for EL, elsewhere they are tools for tests and mirrors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One entry of the changelog."""
+
+    epoch: int
+    """Seconds; its day is told in UTC."""
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """One binary package of an RPM build."""
+
+    name: str
+    summary: str
+    description: str
+    entries: tuple[Entry, ...]
+    requires: tuple[str, ...] = ()
+    requires_pre: tuple[str, ...] = ()
+    """Needed by %pre."""
+    requires_post: tuple[str, ...] = ()
+    """Needed by %post."""
+    provides: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    scripts: Mapping[Section, str] = field(default_factory=dict)
+    auto_requires: bool = False
+    auto_provides: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rpm:
+    """One run of rpmbuild: packages with one version and release; the first one names the spec."""
+
+    version: str
+    release: str
+    licence: str
+    """An SPDX expression."""
+    url: str
+    packages: tuple[Package, ...]
+    profile: Profile
+    changes: tuple[Change, ...]
+    packager: str = "pikaforge"
+    build_host: str = BUILD_HOST
+
+
+def legal_version(version: str) -> str:
+    """A version as rpm takes it, in the order that people mean.
+
+    A leading `v` goes. What marks a pre-release gets a tilde, which sorts before the end (rpm >= 4.10): 1.0-rc1 is
+    1.0~rc1. Any other dash is a plus, a separator like the dot, and no version here has one of its own: 1.0-1 is
+    1.0+1, after 1.0 and before 1.1.
+    """
+    text = re.sub(r"^[vV](?=[0-9])", "", version)
+    return _part(PRERELEASE.sub(r"~\1", text))
+
+
+def legal_release(*parts: str) -> str:
+    """A release from the parts of it, by dots: 1.R620.el7. Dashes in a part become pluses, so that no two meet."""
+    return ".".join(_part(part) for part in parts if part)
+
+
+def _part(text: str) -> str:
+    legal = text.replace("-", "+")
+    if not VERSION.fullmatch(legal):
+        raise PackingError(f"{text!r} cannot be a part of a package's version", hint="letters, digits and . _ - + only")
+    return legal
+
+
+def dist_tag(family: str, os: OsRelease) -> str:
+    """The last part of a release: el7, el8, el9; debian12, ubuntu2204 elsewhere."""
+    if EL_FAMILY.fullmatch(family):
+        return f"el{os.version.partition('.')[0]}"
+    return f"{os.id}{os.version.replace('.', '')}"
+
+
+def profile(family: str, os: OsRelease) -> Profile:
+    """What the rpm of an image's system reads."""
+    if EL_FAMILY.fullmatch(family) and int(os.version.partition(".")[0]) >= OLDEST_ZSTD["el"]:
+        return ZSTD
+    return OLD
+
+
+def file_name(rpm: Rpm, package: Package) -> str:
+    """`NAME-VERSION-RELEASE.x86_64.rpm`."""
+    return f"{package.name}-{rpm.version}-{rpm.release}.{ARCH}.rpm"
+
+
+def inputs(rpm: Rpm) -> dict[str, bytes]:
+    """The files of the input `pack` of docker/guest/rpm.sh.
+
+    Raises:
+        PackingError: something in the description cannot be written into a package.
+    """
+    entries = [entry for package in rpm.packages for entry in package.entries]
+    texts = {
+        "package.spec": spec_text(rpm),
+        "layout.tsv": layout_text(entries),
+        "names": "".join(f"{file_name(rpm, package)}\n" for package in rpm.packages),
+        "features": "".join(f"{name}\n" for name in rpm.profile.features),
+    }
+    return {name: text.encode() for name, text in texts.items()}
+
+
+def spec_text(rpm: Rpm) -> str:
+    """The spec.
+
+    Raises:
+        PackingError: a name, version or dependency is none, or a text would be taken for spec syntax.
+    """
+    for what, text in (("version", rpm.version), ("release", rpm.release)):
+        if not VERSION.fullmatch(text):
+            raise PackingError(f"{text!r} is no {what} that rpm takes", hint="see legal_version and legal_release")
+    if not rpm.packages or len({p.name for p in rpm.packages}) != len(rpm.packages):
+        raise PackingError("a build has packages, each with a name of its own")
+    first, *others = rpm.packages
+    lines = [
+        *_settings(rpm),
+        "",
+        f"Name: {_name(first)}",
+        f"Version: {rpm.version}",
+        f"Release: {rpm.release}",
+        f"License: {one_line(rpm.licence)}",
+        f"Packager: {one_line(rpm.packager)}",
+        *([f"URL: {one_line(rpm.url)}"] if rpm.url else []),
+        *_preamble(first),
+    ]
+    for package in others:
+        lines += ["", f"%package -n {_name(package)}", *_preamble(package)]
+    lines += ["", "%install", 'sh "$FORGE_ROOT/guest/layout.sh" "$FORGE_ROOT/pack/layout.tsv" "$RPM_BUILD_ROOT"']
+    for package in rpm.packages:
+        lines += ["", f"%description -n {package.name}", paragraph(package.description)]
+        for section in SECTIONS:
+            if section in package.scripts:
+                lines += ["", f"%{section} -n {package.name}", script(package.scripts[section])]
+        lines += ["", f"%files -n {package.name}", *_files(package.entries)]
+    lines += ["", "%changelog"]
+    for change in sorted(rpm.changes, key=lambda change: -change.epoch):
+        lines.append(f"* {_day(change.epoch)} {one_line(rpm.packager)} - {rpm.version}-{rpm.release}")
+        lines += [f"- {one_line(line)}" for line in change.lines]
+        lines.append("")
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _settings(rpm: Rpm) -> list[str]:
+    """What the packing image's configuration would decide otherwise. In the spec, because rpmbuild reads its
+    configuration anew for `--target`, and then forgets what `--load` brought."""
+    settings = {
+        "_buildhost": rpm.build_host,
+        "use_source_date_epoch_as_buildtime": "1",
+        "clamp_mtime_to_source_date_epoch": "1",
+        "source_date_epoch_from_changelog": "0",
+        "_binary_payload": rpm.profile.payload,
+        "_binary_filedigest_algorithm": "8",  # SHA-256 (RFC 4880, 9.4)
+        "_smp_build_ncpus": "1",
+        "_smp_build_nthreads": "1",
+        # The files are those of the tarball, byte for byte: nothing strips, compresses or relinks them.
+        "__os_install_post": "%{nil}",
+        "__arch_install_post": "%{nil}",
+        "debug_package": "%{nil}",
+        "_build_id_links": "none",
+        "_missing_build_ids_terminate_build": "0",
+        "_unpackaged_files_terminate_build": "1",
+        "_invalid_encoding_terminates_build": "1",
+        "optflags": "%{nil}",
+        "_target_platform": f"{ARCH}-linux",
+    }
+    if not NAME.fullmatch(rpm.build_host):
+        raise PackingError(f"{rpm.build_host!r} is no name of a host")
+    unset = ("vendor", "packager", "distribution", "disttag", "disturl", "bugurl")
+    return [
+        *(f"%global {name} {value}" for name, value in settings.items()),
+        *(f"%undefine {name}" for name in unset),
+    ]
+
+
+def _name(package: Package) -> str:
+    if not NAME.fullmatch(package.name):
+        raise PackingError(f"{package.name!r} is no name of a package", hint="letters, digits and . _ + - only")
+    return package.name
+
+
+def _preamble(package: Package) -> list[str]:
+    tags: list[tuple[str, Iterable[str]]] = [
+        ("Requires", package.requires),
+        ("Requires(pre)", package.requires_pre),
+        ("Requires(post)", package.requires_post),
+        ("Provides", package.provides),
+        ("Conflicts", package.conflicts),
+    ]
+    lines = [f"Summary: {one_line(package.summary)}"]
+    lines += [f"{tag}: {_dependency(package, text)}" for tag, texts in tags for text in texts]
+    lines.append(f"AutoReq: {'yes' if package.auto_requires else 'no'}")
+    lines.append(f"AutoProv: {'yes' if package.auto_provides else 'no'}")
+    return lines
+
+
+def _dependency(package: Package, text: str) -> str:
+    if not DEPENDENCY.fullmatch(text):
+        raise PackingError(
+            f"{package.name}: {text!r} is no dependency that every rpm takes", hint="NAME or NAME OP EVR"
+        )
+    return text
+
+
+def _files(entries: Sequence[Entry]) -> list[str]:
+    lines = []
+    for entry in sorted(entries, key=lambda entry: entry.path):
+        # The mode of a link is the system's.
+        mode = "-" if entry.kind == "link" else f"{entry.mode:04o}"
+        marks = [
+            f"%attr({mode}, {entry.owner}, {entry.group})",
+            *(["%dir"] if entry.kind == "dir" else []),
+            *(["%config(noreplace)"] if entry.config else []),
+            *(["%license"] if entry.licence else []),
+            *(["%doc"] if entry.doc else []),
+        ]
+        lines.append(f'{" ".join(marks)} "{entry.path}"')
+    return lines
+
+
+def plain(text: str) -> str:
+    """The text without control characters but line ends, and with its percent signs doubled."""
+    return clean(text).replace("%", "%%")
+
+
+def one_line(text: str) -> str:
+    """A value of a tag.
+
+    Raises:
+        PackingError: there is nothing in it.
+    """
+    line = " ".join(plain(text).split())
+    if not line:
+        raise PackingError("a tag of the package is empty", hint="summary, licence and packager need a text")
+    return line
+
+
+def paragraph(text: str) -> str:
+    """A description, filled; empty lines part its paragraphs.
+
+    Raises:
+        PackingError: as `script`.
+    """
+    parts = (" ".join(part.split()) for part in re.split(r"\n\s*\n", plain(text).strip()))
+    return _no_sections(
+        "description", "\n\n".join(textwrap.fill(part, COLUMNS, break_long_words=False) for part in parts)
+    )
+
+
+def script(text: str) -> str:
+    """A scriptlet, which must come out of rpmbuild as it went in.
+
+    Raises:
+        PackingError: a line begins with a percent sign, as sections and conditions do, or holds control characters.
+    """
+    for number, line in enumerate(text.split("\n"), 1):
+        if plain(line.replace("\t", " ")) != line.replace("\t", " ").replace("%", "%%"):
+            raise PackingError(f"line {number} of a scriptlet holds control characters: {line!r}")
+    return _no_sections("scriptlet", text.rstrip("\n").replace("%", "%%"))
+
+
+def _no_sections(what: str, text: str) -> str:
+    """rpm looks for sections and conditions in the expanded text: a doubled percent sign hides nothing from it."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.lstrip().startswith("%"):
+            raise PackingError(
+                f"line {number} of a {what} would be read as spec syntax: {line!r}",
+                hint="no line may begin with a percent sign",
+            )
+    return text
+
+
+def _day(epoch: int) -> str:
+    """`Mon Nov 02 2020`, whatever the locale."""
+    day = datetime.fromtimestamp(epoch, timezone.utc)
+    weekday, month = names(day)
+    return f"{weekday} {month} {day.day:02d} {day.year}"

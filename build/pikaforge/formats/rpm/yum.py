@@ -1,0 +1,130 @@
+"""Metadata of a yum repository, made by createrepo_c's library.
+
+What is known of packages that are there already is taken from the metadata before, as `createrepo_c --update` does, but
+without their files: so a repository on a server is updated like one in a folder. Nothing in it depends on a clock or
+on who makes it: the same packages and revision give the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from pikaforge.errors import PublishError
+from pikaforge.host import extras
+
+FOLDER = "repodata"
+POINTER = f"{FOLDER}/repomd.xml"
+KINDS = ("primary", "filelists", "other")
+RPM_SETTINGS = Path("/usr/lib/rpm/rpmrc")
+
+
+def library() -> Any:
+    """Import createrepo_c; without rpm's settings on this machine it would complain, so it gets empty ones.
+
+    Raises:
+        HostError: it is missing, or cannot be loaded.
+    """
+    if not RPM_SETTINGS.exists() and "RPM_CONFIGDIR" not in os.environ:
+        with tempfile.TemporaryDirectory(prefix="pikaforge-rpm-") as folder:
+            for name in ("rpmrc", "macros"):
+                (Path(folder) / name).touch()
+            os.environ["RPM_CONFIGDIR"] = folder
+            try:
+                return _import()
+            finally:
+                del os.environ["RPM_CONFIGDIR"]
+    return _import()
+
+
+def _import() -> Any:
+    return extras.load("createrepo_c", package="createrepo_c", extra="publish")
+
+
+def metadata(
+    packages: Mapping[str, Path | None], before: Mapping[str, bytes], *, revision: int
+) -> tuple[dict[str, bytes], bytes]:
+    """The metadata of a repository.
+
+    Args:
+        packages: by location relative to the folder with repodata/: the RPM, or None where the metadata before knows
+            it.
+        before: metadata files before, by name as repomd.xml has them; empty if there are none.
+        revision: seconds since 1970 that all of it is dated.
+
+    Returns:
+        The files of repodata/ that are called after their digests, by name; and repomd.xml.
+
+    Raises:
+        PublishError: an RPM cannot be read, or the metadata before does not know a package that it should.
+        HostError: see `library`.
+    """
+    cr = library()
+    with tempfile.TemporaryDirectory(prefix="pikaforge-yum-") as folder:
+        known = _known(cr, before, Path(folder), {name for name, path in packages.items() if path is None})
+        for name, path in packages.items():
+            if path is not None:
+                known[name] = _read(cr, name, path)
+        return _write(cr, [known[name] for name in sorted(packages)], Path(folder), revision)
+
+
+def _known(cr: Any, before: Mapping[str, bytes], folder: Path, wanted: Collection[str]) -> dict[str, Any]:
+    """What the metadata before tells of packages."""
+    found: dict[str, Any] = {}
+    if wanted:
+        paths = {}
+        for kind in KINDS:
+            name = next((name for name in before if f"-{kind}.xml." in name), None)
+            if name is None:
+                raise PublishError(
+                    f"the metadata has no {kind}", where=FOLDER, hint="is the repository damaged? begin with a new root"
+                )
+            paths[kind] = folder / f"old-{name}"
+            paths[kind].write_bytes(before[name])
+        try:
+            for package in cr.PackageIterator(*(str(paths[kind]) for kind in KINDS)):
+                if package.location_href in wanted:
+                    found[package.location_href] = package
+        except (cr.CreaterepoCError, OSError) as error:
+            raise PublishError(f"the metadata cannot be read: {error}", where=FOLDER) from error
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        raise PublishError(f"the metadata does not know {missing[0]}, which it should name", where=FOLDER)
+    return found
+
+
+def _read(cr: Any, name: str, path: Path) -> Any:
+    try:
+        package = cr.package_from_rpm(str(path), location_href=name, changelog_limit=10)
+    except (cr.CreaterepoCError, OSError) as error:
+        raise PublishError(f"createrepo_c cannot read it: {error}", where=str(path)) from error
+    package.time_file = package.time_build  # when it was copied here is nobody's business, and differs
+    return package
+
+
+def _write(cr: Any, packages: list[Any], folder: Path, revision: int) -> tuple[dict[str, bytes], bytes]:
+    """gzip, because yum of EL7 reads nothing newer; no databases: yum makes its own, dnf wants none."""
+    makers = {"primary": cr.PrimaryXmlFile, "filelists": cr.FilelistsXmlFile, "other": cr.OtherXmlFile}
+    repomd = cr.Repomd()
+    repomd.set_revision(str(revision))
+    files: dict[str, bytes] = {}
+    for kind in KINDS:
+        path = folder / f"{kind}.xml.gz"
+        stat = cr.ContentStat(cr.SHA256)
+        xml = makers[kind](str(path), cr.GZ_COMPRESSION, stat)
+        xml.set_num_of_pkgs(len(packages))
+        for package in packages:
+            xml.add_pkg(package)
+        xml.close()
+        record = cr.RepomdRecord(kind, str(path))
+        record.load_contentstat(stat)
+        record.fill(cr.SHA256)
+        record.timestamp = revision
+        record.rename_file()
+        renamed = Path(record.location_real)
+        files[renamed.name] = renamed.read_bytes()
+        repomd.set_record(record)
+    return files, repomd.xml_dump().encode()

@@ -1,0 +1,460 @@
+"""The wheel of a package: its tree, and a command that runs it or puts it on a host (`payload/wheel/`).
+
+    MODULE/__init__.py __main__.py cli.py   the command, alike for every product
+    MODULE/about.json                       what the server is, for the command
+    MODULE/tree/                            the files of the tarball, byte for byte
+    NAME-VERSION.dist-info/                 METADATA WHEEL entry_points.txt RECORD
+
+Sources: the layout, WHEEL and RECORD are of the binary distribution format (PEP 427), the platform tag is of PEP 600,
+the version of PEP 440, METADATA of the core metadata specification 2.1, the console script of the entry points
+specification.
+
+A wheel has no links: pip writes a link's text into a plain file. So where the tarball has a symbolic link the wheel
+has the file that it leads to, a second time, and `about.json` says so; `deploy` makes the link again.
+
+The same tarball gives the same bytes under any clock, umask, time zone and user. Deflate is what Python's zlib makes of
+it: two hosts of which one has zlib-ng instead of zlib get different bytes with the same contents.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import posixpath
+import re
+import stat
+import tarfile
+import textwrap
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pikaforge.config.schema import Product
+from pikaforge.formats.layout import PATH, PackingError
+from pikaforge.formats.payload import HIGHEST_PORT
+from pikaforge.host import hashing
+from pikaforge.host.archives import told
+from pikaforge.host.store import write_atomically
+
+COMMAND = Path(__file__).resolve().parent / "runtime"
+SUFFIX = "server"
+"""NAME is PRODUCT-server: the product's own name belongs to its clients in every index."""
+ARCH = "x86_64"
+GENERATOR = "pikaforge"
+"""Constant: a version of the tool in it would make other bytes of the same package."""
+PYTHON_TAG = "py3-none"
+REQUIRES_PYTHON = ">=3.6"
+MANIFEST = "manifest.json"
+NEEDED = ("utils/cpu-gate.sh", "utils/cpu-features", "utils/deploy.sh", "utils/settings.tsv", MANIFEST)
+"""What the command is of no use without."""
+TOLD = (
+    "product", "version", "model", "target", "cpus", "image", "allocator", "audit", "source_date_epoch",
+)  # fmt: skip
+"""What is taken from the manifest."""
+LEAST_GLIBC = (2, 17)
+"""EL7's, the oldest that any image here has. A tag may ask for more than a program needs, never for less."""
+LEGACY_TAG = f"manylinux2014_{ARCH}"
+"""Alias of manylinux_2_17 (PEP 600): pip 19.3 knows this one, and the others since 20.3 only. Older ones (EL7 and EL8
+bring 9.0; 18.1 was tried) refuse both: `pip3 install 'pip<22'` first, which is the last one for Python 3.6."""
+NOT_BEFORE = int(datetime(1980, 1, 1, tzinfo=timezone.utc).timestamp())
+NOT_AFTER = int(datetime(2107, 12, 31, 23, 59, 58, tzinfo=timezone.utc).timestamp())
+"""The times that a zip archive can tell (APPNOTE.TXT 4.4.6)."""
+UNIX = 3
+LEVEL = 6
+"""Of the 6 MB sample tree level 9 makes 0.6 % less in twice the time."""
+FIRST_RELEASE = "1"
+"""The packager's count of a version's first build; later ones show in the wheel's version."""
+NO_LICENCE = "NOASSERTION"
+"""What SPDX has for a licence that nobody has told."""
+COLUMNS = 88
+LINKS_LIMIT = 40
+"""Links that lead to links; the kernel's own limit."""
+PRE = {"a": "a", "alpha": "a", "b": "b", "beta": "b", "c": "rc", "rc": "rc", "pre": "rc", "preview": "rc"}
+VERSION = re.compile(
+    r"""v?(?P<release>[0-9]+(?:\.[0-9]+)*)
+    (?:[-_.]?(?P<pre>alpha|a|beta|b|preview|pre|rc|c)[-_.]?(?P<pre_number>[0-9]*))?
+    (?:-(?P<implicit>[0-9]+)|[-_.]?(?P<post>post|rev|r)[-_.]?(?P<post_number>[0-9]*))?
+    (?:[-_.]?(?P<dev>dev)[-_.]?(?P<dev_number>[0-9]*))?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Public versions without an epoch (PEP 440, appendix B)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """A package's content, by path below its top folder."""
+
+    files: Mapping[str, bytes]
+    """By path; links among them, with the bytes of what they lead to."""
+    executable: frozenset[str]
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Where symbolic links lead, by path."""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The package's own account of itself.
+
+        Raises:
+            PackingError: it is no JSON object, or lacks what a wheel tells of it.
+        """
+        try:
+            manifest = json.loads(self.files[MANIFEST])
+        except ValueError as error:
+            raise PackingError(f"{MANIFEST} of the package is no JSON: {error}") from error
+        if not isinstance(manifest, dict):
+            raise PackingError(f"{MANIFEST} of the package is no object")
+        lacks = [key for key in TOLD if key not in manifest]
+        if lacks:
+            raise PackingError(f"{MANIFEST} of the package lacks {', '.join(lacks)}")
+        return manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wheel:
+    """A wheel that is not yet written."""
+
+    name: str
+    content: bytes
+
+
+def distribution(product: str) -> str:
+    """The project's name, as indexes normalise it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", f"{product}-{SUFFIX}").lower()
+
+
+def module(product: str) -> str:
+    """The import package: also the name in files' names, where a dash separates fields."""
+    name = distribution(product).replace("-", "_")
+    return name if name.isidentifier() else f"_{name}"
+
+
+def public_version(text: str) -> str:
+    """A product's version in PEP 440's normal form: `v3.4.0` is 3.4.0, `7.2-rc1` is 7.2rc1.
+
+    Raises:
+        PackingError: it is none that PEP 440 knows.
+    """
+    found = VERSION.fullmatch(text)
+    if found is None:
+        raise PackingError(
+            f"the version {text!r} cannot be a wheel's",
+            hint="numbers with dots, perhaps a1, b1, rc1, .post1 or .dev1 (PEP 440); leave the wheel out, or rename it",
+        )
+    version = ".".join(str(int(part)) for part in found["release"].split("."))
+    if found["pre"]:
+        version += f"{PRE[found['pre'].lower()]}{int(found['pre_number'] or 0)}"
+    if found["post"] or found["implicit"]:
+        version += f".post{int(found['post_number'] or found['implicit'] or 0)}"
+    if found["dev"]:
+        version += f".dev{int(found['dev_number'] or 0)}"
+    return version
+
+
+def local_version(*parts: str) -> str:
+    """Names as PEP 440 takes them behind the plus, in its normal form: R620, frame-pointers is r620.frame.pointers."""
+    words = [word for part in parts for word in re.split(r"[^a-z0-9]+", part.lower()) if word]
+    return ".".join(str(int(word)) if word.isdigit() else word for word in words)
+
+
+def version_of(manifest: Mapping[str, Any], variant: str = "", release: str = FIRST_RELEASE) -> str:
+    """`3.4.0+r620.debian12`; the local part keeps models, images and allocators apart in one index.
+
+    Args:
+        manifest: of the package.
+        variant: the allocator, if it is not the image's default.
+        release: the packager's count of builds of one version; a later one sorts after the first.
+
+    Raises:
+        PackingError: the product's version is none that PEP 440 knows.
+    """
+    count = "" if release == FIRST_RELEASE else release
+    local = local_version(manifest["model"], manifest["image"]["name"], variant, count)
+    return f"{public_version(manifest['version'])}+{local}"
+
+
+def platform_tags(versions: Mapping[str, str]) -> tuple[str, ...]:
+    """The platform tags for what the audit found: the glibc that a host must have, at least 2.17.
+
+    Args:
+        versions: the manifest's `audit.symbol_versions`: the highest of each namespace. One without GLIBC is of
+            programs that need no C library of the host.
+
+    Raises:
+        PackingError: the version of GLIBC is none.
+    """
+    text = versions.get("GLIBC", "2.0")
+    if not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)*", text):
+        raise PackingError(f"the audit tells of no version of glibc, but of {text!r}")
+    major, minor, *more = map(int, text.split("."))
+    needed = max((major, minor + (1 if any(more) else 0)), LEAST_GLIBC)
+    tag = f"manylinux_{needed[0]}_{needed[1]}_{ARCH}"
+    return (tag, LEGACY_TAG) if needed <= LEAST_GLIBC else (tag,)
+
+
+def file_name(manifest: Mapping[str, Any], product: Product, variant: str = "") -> str:
+    """`PRODUCT_server-3.4.0+r620.debian12-py3-none-manylinux_2_34_x86_64.whl`.
+
+    Raises:
+        PackingError: the version cannot be a wheel's, or there was no audit.
+    """
+    tags = ".".join(platform_tags(_audited(manifest)))
+    return f"{_file_stem(manifest, product, variant)}-{PYTHON_TAG}-{tags}.whl"
+
+
+def _file_stem(manifest: Mapping[str, Any], product: Product, variant: str) -> str:
+    name = distribution(product.name).replace("-", "_")
+    return f"{name}-{version_of(manifest, variant, product.release)}"
+
+
+def _audited(manifest: Mapping[str, Any]) -> Mapping[str, str]:
+    """The audit's symbol versions. Without an audit nothing is known of them, and no tag would be true."""
+    versions = manifest.get("audit", {}).get("symbol_versions")
+    if versions is None:
+        raise PackingError("the manifest has no audit, so there is no telling which hosts the wheel is for")
+    found: Mapping[str, str] = versions
+    return found
+
+
+def read_tree(*archives: Path | bytes, top: str = "") -> Tree:
+    """Read what is packed.
+
+    Args:
+        archives: tar archives, compressed or not; where two have a file, the later one's is taken. Either the inputs
+            of the tarball (the compile stage's tree, and what goes in beside it), or the tarball.
+        top: the folder of the archives that all members are below; "" where they are below none.
+
+    Raises:
+        AuditError: an archive cannot be read.
+        PackingError: it has what a wheel cannot have.
+    """
+    files: dict[str, bytes] = {}
+    executable: set[str] = set()
+    links: dict[str, str] = {}
+    for archive in archives:
+        where = str(archive) if isinstance(archive, Path) else "what goes in beside the tree"
+        source = io.BytesIO(archive) if isinstance(archive, bytes) else None
+        with told(where), tarfile.open(None if source else archive, fileobj=source) as tar:
+            for member in tar:
+                if (path := _path_of(member, top, where)) == "":
+                    continue
+                for known in (files, links):
+                    known.pop(path, None)
+                executable.discard(path)
+                if member.issym():
+                    links[path] = member.linkname
+                    continue
+                content = tar.extractfile(member) if member.isfile() or member.islnk() else None
+                if content is None:
+                    raise PackingError(f"{path} is neither file, folder nor link", where=where)
+                files[path] = content.read()
+                if member.mode & 0o111:
+                    executable.add(path)
+    for path, target in links.items():
+        real = _followed(path, links)
+        if real not in files:
+            hint = "a wheel has no links; the recipe must leave out those to folders and to nothing"
+            raise PackingError(f"the link {path} leads to {target}, which is no file of it", hint=hint)
+        files[path] = files[real]
+        if real in executable:
+            executable.add(path)
+    return Tree(files=files, executable=frozenset(executable), links=links)
+
+
+def _path_of(member: tarfile.TarInfo, top: str, where: str) -> str:
+    """A member's path below the top; "" for a folder."""
+    name = posixpath.normpath(member.name)
+    path = name
+    if top:
+        first, _, path = name.partition("/")
+        if first != top:
+            raise PackingError(f"{member.name!r} is not in the folder {top}/", where=where)
+    if member.isdir():
+        return ""
+    if not PATH.fullmatch(f"/{path}") or ".." in path.split("/"):
+        raise PackingError(f"the path {member.name!r} cannot be written into a wheel", where=where)
+    return path
+
+
+def _followed(path: str, links: Mapping[str, str]) -> str:
+    """Where a link ends; "" if that is not in the tree."""
+    for _ in range(LINKS_LIMIT):
+        if path not in links:
+            return path
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(path), links[path]))
+    return ""
+
+
+def _about_json(tree: Tree, product: Product, version: str) -> bytes:
+    """What the command has to know. `build` tells two builds of one version apart, by their files."""
+    server = product.server
+    files = {
+        path: ["0755" if path in tree.executable else "0644", hashlib.sha256(data).hexdigest()]
+        for path, data in tree.files.items()
+        if path not in tree.links
+    }
+    told_of = json.dumps([files, dict(tree.links)], sort_keys=True).encode()
+    content = {
+        "name": f"{product.name}-{SUFFIX}",
+        "product": product.name,
+        "version": version,
+        "build": hashlib.sha256(told_of).hexdigest()[:12],
+        "summary": _summary(tree.manifest),
+        "command": list(server.command),
+        "conf": server.conf.path,
+        "separator": server.conf.line.replace("{key}", "").replace("{value}", ""),
+        "port": server.port,
+        "highest": HIGHEST_PORT - max((0, *server.offsets)),
+        "files": files,
+        "links": dict(tree.links),
+    }
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _summary(manifest: Mapping[str, Any]) -> str:
+    told_of = f"{manifest['product']} {manifest['version']} for {manifest['model']}"
+    return f"{told_of} ({manifest['target']}, {manifest['image']['name']})"
+
+
+def metadata(manifest: Mapping[str, Any], product: Product, variant: str = "") -> str:
+    """The text of METADATA.
+
+    Raises:
+        PackingError: something does not fit into a line, or the version cannot be a wheel's.
+    """
+    fields = {
+        "Metadata-Version": "2.1",
+        "Name": distribution(product.name),
+        "Version": version_of(manifest, variant, product.release),
+        "Summary": _summary(manifest),
+        "Home-page": product.url,
+        "License": "" if product.licence == NO_LICENCE else product.licence,
+        "Platform": f"linux_{ARCH}",
+        "Requires-Python": REQUIRES_PYTHON,
+        "Description-Content-Type": "text/plain; charset=UTF-8",
+    }
+    for name, value in fields.items():
+        if not value.isprintable():
+            raise PackingError(f"{name} of a wheel is one line, not {value!r}")
+    head = "".join(f"{name}: {value}\n" for name, value in fields.items() if value)
+    return f"{head}\n{_description(manifest, product)}"
+
+
+def _description(manifest: Mapping[str, Any], product: Product) -> str:
+    command = f"{product.name}-{SUFFIX}"
+    versions = _audited(manifest)
+    system = manifest["image"]["os"]
+    rows = {
+        "hardware model": manifest["model"],
+        "its CPUs": ", ".join(manifest["cpus"]),
+        "compiled for": manifest["target"],
+        "made on": f"{manifest['image']['name']} ({system['id']} {system['version']})",
+        "allocator": manifest["allocator"]["name"],
+        "a host must have": ", ".join(f"{name} {versions[name]}" for name in sorted(versions)) or "nothing",
+    }
+    width = max(map(len, rows))
+    about = product.description or product.summary or f"The server {product.name}."
+    return (
+        f"{textwrap.fill(about, COLUMNS)}\n\n"
+        + "".join(f"    {name:<{width}}  {value}\n" for name, value in rows.items())
+        + f"\n    {command} run --port {product.server.port} --data DIR\n"
+        + f"    {command} deploy {product.server.port} BASE\n"
+        + f"    {command} check-cpu\n"
+        + f"\nIt refuses CPUs that lack what it uses. `{command} manifest` tells what it was built from.\n"
+    )
+
+
+def record(contents: Mapping[str, bytes], own: str) -> str:
+    """The text of RECORD: of each file the path, the SHA-256 in unpadded URL-safe base64, and the size.
+
+    Args:
+        contents: all files but RECORD, by path.
+        own: the path of RECORD, which is listed without digest and size.
+    """
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    for path in sorted(contents):
+        digest = base64.urlsafe_b64encode(hashlib.sha256(contents[path]).digest()).rstrip(b"=").decode()
+        rows.writerow((path, f"sha256={digest}", len(contents[path])))
+    rows.writerow((own, "", ""))
+    return text.getvalue()
+
+
+def build(tree: Tree, *, product: Product, variant: str = "") -> Wheel:
+    """Make the wheel of a package.
+
+    Args:
+        tree: what is packed; model, image, versions and time are those of its own manifest.
+        product: what it is.
+        variant: the allocator, if it is not the image's default.
+
+    Raises:
+        PackingError: the tree is not of this product, or lacks something, or its version cannot be a wheel's.
+    """
+    for path in (*product.binaries, product.server.conf.path, *NEEDED):
+        if path not in tree.files:
+            raise PackingError(f"the package has no {path}")
+    manifest = tree.manifest
+    if manifest["product"] != product.name:
+        raise PackingError(f"the package is of {manifest['product']}, not of {product.name}")
+    name = file_name(manifest, product, variant)
+    package = module(product.name)
+    info = f"{_file_stem(manifest, product, variant)}.dist-info"
+    contents = {f"{package}/{path.name}": path.read_bytes() for path in _command_files()}
+    contents[f"{package}/about.json"] = _about_json(tree, product, version_of(manifest, variant, product.release))
+    contents.update({f"{package}/tree/{path}": data for path, data in tree.files.items()})
+    tags = "".join(f"Tag: {PYTHON_TAG}-{tag}\n" for tag in platform_tags(_audited(manifest)))
+    described = {
+        f"{info}/METADATA": metadata(manifest, product, variant).encode(),
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: {GENERATOR}\nRoot-Is-Purelib: false\n{tags}".encode(),
+        f"{info}/entry_points.txt": f"[console_scripts]\n{product.name}-{SUFFIX} = {package}.cli:main\n".encode(),
+    }
+    # PEP 427 wants the dist-info at the end of the archive; RECORD comes last.
+    listed = record({**contents, **described}, f"{info}/RECORD")
+    ordered = [(path, part[path]) for part in (contents, described) for path in sorted(part)]
+    executable = {f"{package}/tree/{path}" for path in tree.executable}
+    members = [*ordered, (f"{info}/RECORD", listed.encode())]
+    return Wheel(name=name, content=_zipped(members, executable, epoch=manifest["source_date_epoch"]))
+
+
+def _command_files() -> list[Path]:
+    return sorted(COMMAND.glob("*.py"))
+
+
+def material() -> dict[str, str]:
+    """Key material: digests of the command's files, which are in no tarball."""
+    return {path.name: hashing.digest(path.read_bytes()) for path in _command_files()}
+
+
+def _zipped(members: list[tuple[str, bytes]], executable: set[str], *, epoch: int) -> bytes:
+    """A zip archive with the same bytes each time: order, times (UTC) and modes are the arguments'."""
+    when = datetime.fromtimestamp(min(max(epoch, NOT_BEFORE), NOT_AFTER), tz=timezone.utc).timetuple()
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for path, data in members:
+            info = zipfile.ZipInfo(path, date_time=when[:6])
+            info.create_system = UNIX
+            # pip makes executable what has any x here, and leaves other modes to the umask.
+            info.external_attr = (stat.S_IFREG | (0o755 if path in executable else 0o644)) << 16
+            archive.writestr(info, data, compress_type=zipfile.ZIP_DEFLATED, compresslevel=LEVEL)
+    return stream.getvalue()
+
+
+def pack(tarball: Path, *, product: Product, variant: str = "", into: Path) -> Path:
+    """Make the wheel of a tarball, whose top folder is PRODUCT/, and write it into a folder, whole or not at all.
+
+    Returns:
+        its path.
+
+    Raises:
+        AuditError, PackingError: as `read_tree` and `build`; nothing is written.
+    """
+    wheel = build(read_tree(tarball, top=product.name), product=product, variant=variant)
+    path = into / wheel.name
+    write_atomically(path, wheel.content)
+    return path

@@ -1,0 +1,304 @@
+"""Containers: where jobs and servers run; `images` has what they are made from.
+
+Nothing is mounted from this machine, so the engine may as well be a remote one (`DOCKER_HOST`). Everything made
+here carries labels; containers are removed when their block is left, and `sweep` removes what a killed run left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pikaforge.cpu import emulation
+from pikaforge.errors import HostError
+from pikaforge.host import hostos, podman
+from pikaforge.host.connection import LABEL, brief, engine_errors, load_sdk
+from pikaforge.host.container import ROOT, ContainerServer, fetch_file, unpack
+from pikaforge.host.images import EngineImages
+from pikaforge.host.job import (
+    NOBODY,
+    SIGNAL_BASE,
+    CannotServe,
+    Input,
+    Job,
+    JobResult,
+    RunningServer,
+    ServerJob,
+    folders,
+)
+from pikaforge.host.owner import Owner
+
+if TYPE_CHECKING:
+    from pikaforge.host.connection import Container
+
+CACHE = "/forge-cache"
+LOCAL = "unix://"
+"""How DOCKER_HOST names an engine on this machine."""
+
+
+class DockerEngine(EngineImages):
+    """The engine behind DOCKER_HOST, or the local one."""
+
+    kind: Literal["docker", "host"] = "docker"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._owner = Owner.current()
+        self._lock = threading.Lock()
+        self._running: dict[str, Container] = {}
+        self._aborted = False
+        self._flags: frozenset[str] | None = None
+        self._measuring = threading.Lock()
+        self._most: Mapping[str, int] | None = None
+
+    def root(self, label: str) -> str:
+        """Always `/forge`: one fixed path keeps builds reproducible."""
+        return ROOT
+
+    def cpu_flags(self, image: str) -> frozenset[str]:
+        """As `Engine.cpu_flags`; looked up once, from inside a container: the engine may be on another machine."""
+        if self._flags is None:
+            limits = self._limits(image)
+            self._flags = emulation.flags_of(self._shown("cpu", image, ("cat", "/proc/cpuinfo"), limits=limits))
+        return self._flags
+
+    def known_cpu_flags(self) -> frozenset[str] | None:
+        """As `Engine.known_cpu_flags`: a local engine's CPUs are this machine's, another one is asked by an image."""
+        if self._flags is None and os.environ.get("DOCKER_HOST", LOCAL).startswith(LOCAL):
+            return hostos.cpu_flags()
+        if self._flags is None:
+            held = next((image for image, _, _ in self.owned_images()), None)
+            return None if held is None else self.cpu_flags(held)
+        return self._flags
+
+    def _shown(self, label: str, image: str, argv: tuple[str, ...], **options: Any) -> str:
+        """What a command prints."""
+        with self._container(label, image, argv, network_mode="none", **options) as container:
+            container.start()
+            container.wait()
+            return bytes(container.logs()).decode("utf-8", "replace")
+
+    def _limits(self, image: str) -> Mapping[str, int]:
+        """The limits that every container gets: no core files, and with podman what its machine allows.
+
+        Podman as root otherwise wants more than a machine may allow, and then starts nothing. Looked up once.
+        """
+        if not self.facts().podman:
+            return {"core": 0}
+        with self._measuring:
+            if self._most is None:
+                self._most = {}
+                with contextlib.suppress(HostError):  # then its own have to do; what is wrong, the next container says
+                    shown = self._shown("limits", image, podman.SHOW_LIMITS, limits=podman.LEAST, **podman.SEE_ALL)
+                    self._most = podman.hard_limits(shown)
+        return {"core": 0, **self._most}
+
+    # ---- what a run must not leave behind
+
+    def _labels(self, kind: str) -> dict[str, str]:
+        return {f"{LABEL}.kind": kind, f"{LABEL}.owner": self._owner.text}
+
+    @engine_errors()
+    def sweep(self) -> int:
+        """Remove containers and networks whose run is over without having removed them; the count of them."""
+        sdk = load_sdk()
+        removed = 0
+        client = self._client()
+        for container in client.containers.list(all=True, filters={"label": f"{LABEL}.owner"}, ignore_removed=True):
+            owner = Owner.parse(container.labels.get(f"{LABEL}.owner", ""))
+            if owner is not None and owner.gone():
+                with contextlib.suppress(sdk.errors.APIError):
+                    container.remove(force=True, v=True)
+                    removed += 1
+        for network in client.networks.list(filters={"label": f"{LABEL}.owner"}):
+            owner = Owner.parse((network.attrs.get("Labels") or {}).get(f"{LABEL}.owner", ""))
+            if owner is not None and owner.gone():
+                with contextlib.suppress(sdk.errors.APIError):
+                    network.remove()
+                    removed += 1
+        return removed
+
+    def abort(self) -> None:
+        """Kill every container of this run; the threads that wait for them then come back."""
+        with self._lock:
+            self._aborted = True
+            containers = list(self._running.values())
+        for container in containers:
+            with contextlib.suppress(Exception):  # the engine may be gone, too
+                container.kill()
+
+    @contextmanager
+    def _container(
+        self,
+        label: str,
+        image: str,
+        argv: tuple[str, ...],
+        *,
+        limits: Mapping[str, int],
+        init: bool = True,
+        **options: Any,
+    ) -> Iterator[Container]:
+        """A container, not started yet; it is removed when the block is left.
+
+        Args:
+            limits: soft and hard ones by name.
+            init: whether an init reaps children and forwards signals; without it a stop takes 10 s.
+            options: of the SDK.
+        """
+        sdk = load_sdk()
+        name = f"pikaforge-{label}-{secrets.token_hex(4)}"
+        facts = self.facts()
+        if facts.podman:
+            options["log_config"] = sdk.types.LogConfig(type=podman.LOGS)
+        if facts.rootless:
+            argv = podman.limited(argv, limits)
+        with engine_errors("the engine could not create a container"):
+            try:
+                container = self._client().containers.create(
+                    image,
+                    list(argv),
+                    name=name,
+                    labels=self._labels("job"),
+                    init=init,
+                    working_dir=ROOT,
+                    ulimits=[sdk.types.Ulimit(name=n, soft=value, hard=value) for n, value in limits.items()],
+                    **options,
+                )
+            except sdk.errors.ImageNotFound as error:
+                raise HostError(
+                    f"the image {image} is no longer in the engine", hint="run again: it is made anew"
+                ) from error
+        with self._lock:
+            self._running[name] = container
+            aborted = self._aborted
+        try:
+            if aborted:
+                raise HostError("interrupted")
+            with engine_errors(where=f"container {name}"):
+                yield container
+        finally:
+            with self._lock:
+                del self._running[name]
+            with contextlib.suppress(Exception):  # where the engine is gone, the next run removes it
+                container.remove(force=True, v=True)
+
+    def _put(self, container: Container, inputs: tuple[Input, ...], owned: Mapping[str, int] | None = None) -> None:
+        wanted = [ROOT, f"{ROOT}/out", *(owned or ()), *(f"{ROOT}/{i.folder}" for i in inputs)]
+        made = Input(folder="", archive=folders(wanted, owned=owned))
+        for path, item in (("/", made), *((f"{ROOT}/{item.folder}", item) for item in inputs)):
+            unpack(container, path, item.archive, bare=self.facts().podman)
+
+    # ---- jobs and servers
+
+    def run(self, job: Job, into: Path) -> JobResult:
+        """As `Engine.run`: one container a job, gone afterwards."""
+        options: dict[str, Any] = {"network_mode": job.network, "environment": {**job.env, "FORGE_ROOT": ROOT}}
+        if job.cache:
+            volume = f"pikaforge-{job.cache}"
+            with engine_errors(f"the engine could not make the cache {job.cache}"):
+                self._client().volumes.create(volume, labels={f"{LABEL}.kind": "cache"})
+            options["volumes"] = {volume: {"bind": CACHE, "mode": "rw"}}
+            options["environment"]["CCACHE_DIR"] = CACHE
+        limits = self._limits(job.image)
+        with self._container(job.label, job.image, job.argv, limits=limits, **options) as container:
+            self._put(container, job.inputs)
+            timed_out = threading.Event()
+            container.start()
+
+            def expire() -> None:
+                timed_out.set()
+                with contextlib.suppress(Exception):  # it may have ended meanwhile
+                    container.kill()
+
+            timer = threading.Timer(job.timeout, expire)
+            timer.daemon = True
+            timer.start()
+            try:
+                with job.log.open("ab") as log:
+                    for chunk in container.logs(stream=True, follow=True):
+                        log.write(chunk)
+                        log.flush()
+                status = int(container.wait()["StatusCode"])
+            finally:
+                timer.cancel()
+            if status != 0 or timed_out.is_set():
+                return JobResult(status=status, timed_out=timed_out.is_set())
+            outputs = {}
+            for path in job.outputs:
+                target = into / Path(path).name
+                fetch_file(container, f"{ROOT}/{path}", target)
+                outputs[path] = target
+            return JobResult(status=0, outputs=outputs)
+
+    @contextmanager
+    def serve(self, job: ServerJob) -> Iterator[RunningServer]:
+        """As `Engine.serve`; the port is published on the loopback interface of the engine's machine.
+
+        A remote engine publishes on all its interfaces, because its loopback cannot be reached from here.
+        """
+        remote = self._remote_host()
+        options: dict[str, Any] = {
+            "ports": {f"{job.port}/tcp": None if remote else ("127.0.0.1", None)},
+            "network_mode": job.network or "bridge",
+        }
+        owner = 0
+        if job.env:
+            options["environment"] = dict(job.env)
+        if job.unprivileged:
+            owner = NOBODY
+            options["user"] = f"{NOBODY}:{NOBODY}"
+        argv = (f"{ROOT}/{job.argv[0]}", *job.argv[1:])
+        limits = dict(self._limits(job.image))
+        if job.open_files is not None:
+            if self.facts().rootless and job.open_files > limits.get("nofile", job.open_files):
+                raise CannotServe(
+                    f"the engine's limit of open files is {limits['nofile']}, {job.open_files} are wanted"
+                )
+            limits["nofile"] = job.open_files
+        with self._container(job.label, job.image, argv, limits=limits, **options) as container:
+            self._put(container, job.inputs, {f"{ROOT}/data": owner})
+            self._start(container, job)
+            server = ContainerServer(container, remote or "127.0.0.1", job.port)
+            try:
+                yield server
+            finally:
+                with contextlib.suppress(Exception):
+                    job.log.write_bytes(container.logs())
+
+    @staticmethod
+    def _start(container: Container, job: ServerJob) -> None:
+        sdk = load_sdk()
+        try:
+            container.start()
+        except sdk.errors.APIError as error:
+            if job.open_files is not None and "rlimit" in brief(error):
+                raise CannotServe(f"the engine may not give a container {job.open_files} open files") from error
+            raise
+
+    @contextmanager
+    def network(self, label: str) -> Iterator[str]:
+        """As `Engine.network`: a bridge of its own, on which nothing but these servers is."""
+        with self._lock:
+            if self._aborted:
+                raise HostError("interrupted")
+        name = f"pikaforge-{label}-{secrets.token_hex(4)}"
+        with engine_errors(
+            "the engine could not create a network", hint="`docker network prune` removes networks that nothing uses"
+        ):
+            made = self._client().networks.create(name, driver="bridge", labels=self._labels("network"))
+        try:
+            yield name
+        finally:
+            with contextlib.suppress(Exception):  # where the engine is gone, the next run removes it
+                made.remove()
+
+
+def signal_of(status: int) -> int:
+    """The signal behind an exit status of 128 + N, or 0."""
+    return status - SIGNAL_BASE if SIGNAL_BASE < status < SIGNAL_BASE + 65 else 0

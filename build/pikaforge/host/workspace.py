@@ -1,0 +1,123 @@
+"""Where stages run: folders, engine, store and lock. No decision of a stage hides in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pikaforge.errors import HostError, StageError, StageFailure
+from pikaforge.formats.text import clean
+from pikaforge.host.download import Downloads
+from pikaforge.host.hashing import files_digest
+from pikaforge.host.job import Engine, Input, Job, JobResult, files
+from pikaforge.host.lockfile import Lock
+from pikaforge.host.store import Store
+
+HOME = Path(__file__).resolve().parents[3]
+"""The checkout: this package is used from there, with docker/ beside it."""
+GUEST = "docker/guest"
+REASON = re.compile(r"^(?:forge: reason|[a-z]+\.sh): (.*)$")
+COMPILER_ERROR = re.compile(r"^\S.*?(:\d+)*: (fatal )?error: .*|^.*undefined reference to .*|^make.*: \*\*\* .*")
+TAIL_LINES = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """The surroundings of a run."""
+
+    base: Path
+    """The folder of matrix.yaml; paths in it are relative to this."""
+    out: Path
+    """Store, downloads, logs and work folders."""
+    dist: Path
+    engine: Engine
+    store: Store
+    lock: Lock
+    jobs: int
+    """Compiler processes at once."""
+    downloads: Downloads
+    compiler_cache: bool = True
+    gperftools: Path | None = None
+    """A local file that serves for the pinned tarball of gperftools."""
+    home: Path = field(default=HOME)
+
+    def guest(self, *names: str) -> Input:
+        """Guest scripts as an input; `run.sh` is always among them."""
+        wanted = {name: self.home / GUEST / name for name in {"run.sh", *names}}
+        return Input(folder="guest", archive=files(wanted, executable=wanted))
+
+    def log_path(self, label: str, stage: str) -> Path:
+        """`out/logs/<label>/<stage>.log`, emptied."""
+        path = self.out / "logs" / label / f"{stage}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+        return path
+
+
+def guest_digests(home: Path, names: Sequence[str]) -> dict[str, str]:
+    """Digests of guest scripts, as key material."""
+    folder = home / GUEST
+    if not folder.is_dir():
+        raise HostError(
+            f"{folder} is missing", hint="the tool works from its checkout: clone it and run `bash setup.sh` there"
+        )
+    return files_digest(folder, ["run.sh", *names])
+
+
+def read_facts(path: Path) -> dict[str, list[tuple[str, ...]]]:
+    """The KEY<TAB>VALUE… lines of a guest's facts, by key, in order."""
+    facts: dict[str, list[tuple[str, ...]]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        if not line:
+            continue
+        name, *values = line.split("\t")
+        facts.setdefault(name, []).append(tuple(values))
+    return facts
+
+
+def run_job(
+    workshop: Workshop, job: Job, into: Path, *, stage: str, label: str, failed: str, hint: str = ""
+) -> JobResult:
+    """Run a job; a bad end is a StageError with the reasons that the log tells.
+
+    Args:
+        stage: of the node.
+        label: of the node.
+        failed: the message, e.g. "the build failed".
+        hint: what to do, beside reading the log.
+    """
+    result = workshop.engine.run(job, into)
+    if result.status == 0 and not result.timed_out:
+        return result
+    message = f"{failed}: it ran longer than {job.timeout:.0f} s" if result.timed_out else failed
+    raise StageError(
+        message,
+        failure(stage=stage, label=label, log=job.log, command=" ".join(job.argv), status=result.status),
+        hint=hint,
+    )
+
+
+def explained(error: StageError, messages: Mapping[int, tuple[str, str]], **words: str) -> StageError:
+    """The error of a job with what its exit status means: message and hint, whose {words} are filled in."""
+    message, hint = messages.get(error.failure.status or 0, (error.message, ""))
+    return StageError(message, error.failure, hint=hint.format(**words))
+
+
+def failure(*, stage: str, label: str, log: Path, command: str = "", status: int | None = None) -> StageFailure:
+    """What a log says about a failure: the guest's own reasons, else the first compiler error; and the last lines."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    reasons = [m.group(1) for line in lines if (m := REASON.match(line))]
+    if not reasons:
+        first = next((line for line in lines if COMPILER_ERROR.match(line)), None)
+        reasons = [first] if first else []
+    return StageFailure(
+        stage=stage,
+        label=label,
+        command=command,
+        status=status,
+        log=str(log),
+        tail=tuple(clean(line[:300]) for line in lines[-TAIL_LINES:]),
+        findings=tuple(dict.fromkeys(map(clean, reasons))),
+    )

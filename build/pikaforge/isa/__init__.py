@@ -1,1 +1,0 @@
-"""Which instructions a file holds, and which of them a target may run."""

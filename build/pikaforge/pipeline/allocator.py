@@ -1,0 +1,141 @@
+"""The allocator stage: gperftools, built in the image for the target under the compiler wrapper."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pikaforge.audit.elf.facts import ElfFacts, read_facts
+from pikaforge.audit.judge_linkage import library_versions
+from pikaforge.config.schema import Spec, Tarball
+from pikaforge.errors import StageError
+from pikaforge.host.download import Wanted
+from pikaforge.host.job import Input, Job
+from pikaforge.host.net import redacted
+from pikaforge.host.sourcetar import without_top
+from pikaforge.host.store import Result, sha256
+from pikaforge.host.workspace import Workshop, explained, guest_digests, run_job
+from pikaforge.pipeline.compile import CACHE, guest_facts
+from pikaforge.plan import allocators
+from pikaforge.plan.plan import Cell
+
+STAGE = "allocator"
+NAME = "gperftools"
+SCRIPTS = ("allocator.sh", "toolchain.sh", "cc")
+PREFIX = "prefix.tar"
+DEBUG = "debug.tar"
+MESSAGES: Mapping[int, tuple[str, str]] = {
+    64: ("gperftools could not be built", "the log tells more; another version: allocators.{allocator}.tarballs"),
+    65: ("gperftools is not what was asked for", "allocators.{allocator} says what is asked for"),
+    66: ("the build image lacks something", "see docker/{family}/Dockerfile and allocators.{allocator}.packages"),
+}
+"""What the exit statuses of allocator.sh mean, and what to do."""
+
+
+def _tarballs(spec: Spec, cell: Cell) -> dict[str, Tarball]:
+    """What is unpacked, by the folder that it goes into."""
+    gperftools = allocators.tarball(spec, cell.image, cell.allocator)
+    assert gperftools is not None  # the plan has no such node for other allocators
+    libunwind = allocators.libunwind(spec, cell.image, cell.allocator)
+    return {"src": gperftools, **({"libunwind": libunwind} if libunwind else {})}
+
+
+def material(spec: Spec, cell: Cell, home: Path) -> dict[str, Any]:
+    """Key material: the sources' digests, scripts, flags and unwinder."""
+    return {
+        "tarballs": {folder: [t.version, t.sha256] for folder, t in _tarballs(spec, cell).items()},
+        "unwinder": spec.allocators[cell.allocator].unwinder,
+        "flags": list(cell.flags),
+        "scripts": guest_digests(home, SCRIPTS),
+    }
+
+
+def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) -> Result:
+    """Build the allocator.
+
+    The result has the files `prefix.tar` (lib/, include/, share/doc/) and `debug.tar` (`PATH.debug`). Its facts:
+    `version`; `tarballs` by folder with version, URL and digest; `unwinder` (what was asked for and what is compiled
+    in); `libraries`, the build id of each shared library by soname; `needs`, the symbol versions that they need of
+    others, by library; compiler, dropped flags.
+
+    Raises:
+        HostError: a tarball cannot be had, or has another digest.
+        StageError: the build failed, or has another unwinder than was asked for.
+    """
+    entry = spec.allocators[cell.allocator]
+    log = workshop.log_path(cell.group, STAGE)
+    tarballs = _tarballs(spec, cell)
+    with workshop.store.scratch() as scratch:
+        inputs, epoch = [], 0
+        for folder, tarball in tarballs.items():
+            given = workshop.gperftools if folder == "src" else None
+            wanted = Wanted(name=tarball.file, url=tarball.url, sha256=tarball.sha256)
+            source = without_top(workshop.downloads.get(wanted, given=given), scratch / f"{folder}.tar")
+            inputs.append(Input(folder=folder, archive=source.path))
+            epoch = epoch or source.epoch
+        job = Job(
+            label=f"{STAGE}-{cell.group}",
+            image=str(image.facts["build"]),
+            argv=("sh", "guest/run.sh", STAGE, "prefix", "debug", "facts"),
+            env={
+                "FORGE_PRODUCT": NAME,
+                "FORGE_VERSION": tarballs["src"].version,
+                "FORGE_UNWINDER": str(entry.unwinder),
+                "FORGE_JOBS": str(workshop.jobs),
+                "FORGE_TARGET_FLAGS": " ".join(cell.flags),
+                "FORGE_CCACHE": str(int(workshop.compiler_cache)),
+                "SOURCE_DATE_EPOCH": str(epoch),
+            },
+            inputs=(workshop.guest(*SCRIPTS), *inputs),
+            outputs=("out/prefix.tar", "out/debug.tar", "out/facts.tar"),
+            log=log,
+            cache=CACHE if workshop.compiler_cache else "",
+        )
+        try:
+            done = run_job(
+                workshop, job, scratch, stage=STAGE, label=cell.group, failed="gperftools could not be built"
+            )
+        except StageError as error:
+            raise explained(error, MESSAGES, allocator=cell.allocator, family=spec.images[cell.image].family) from None
+        told = guest_facts(done.outputs["out/facts.tar"])
+        prefix = done.outputs["out/prefix.tar"]
+        unwinder = {name: " ".join(values) for name, *values in told.rows("unwinder.tsv")}
+        libraries = _libraries(prefix, scratch)
+        own = {library.soname for library in libraries}
+        outside = {soname for library in libraries for soname in library.needed} - own
+        facts = {
+            "version": tarballs["src"].version,
+            "tarballs": {
+                folder: {"version": t.version, "url": redacted(t.url), "sha256": t.sha256}
+                for folder, t in tarballs.items()
+            },
+            "unwinder": unwinder,
+            "libraries": {library.soname: library.build_id for library in libraries},
+            "needs": library_versions(libraries, outside),
+            "compiler": told.lines("compiler.txt"),
+            "dropped": [[int(count), flag] for count, flag in told.rows("dropped.tsv")],
+            "epoch": epoch,
+        }
+        return workshop.store.put(
+            STAGE,
+            key,
+            identity=sha256(prefix),
+            facts=facts,
+            files={PREFIX: prefix, DEBUG: done.outputs["out/debug.tar"]},
+        )
+
+
+def _libraries(prefix: Path, scratch: Path) -> list[ElfFacts]:
+    """The facts of each shared library."""
+    found = []
+    with tarfile.open(prefix) as tar:
+        for member in tar:
+            if member.isfile() and ".so" in member.name:
+                content = tar.extractfile(member)
+                assert content is not None  # it is a file
+                path = scratch / "library"
+                path.write_bytes(content.read())
+                found.append(read_facts(path, name=member.name))
+    return sorted(found, key=lambda facts: facts.soname)

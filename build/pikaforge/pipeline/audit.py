@@ -1,0 +1,166 @@
+"""The audit stage: what was compiled may be packed only if it runs on every CPU and host that it is named after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+
+from pikaforge.audit import audit
+from pikaforge.audit.audit import AuditResult, Rules
+from pikaforge.audit.distribution import Distribution, Packaged
+from pikaforge.audit.finding import Line
+from pikaforge.audit.judge_allocator import AllocatorRules
+from pikaforge.audit.judge_instructions import WAIVERS
+from pikaforge.audit.judge_linkage import LinkageRules
+from pikaforge.config.schema import Spec
+from pikaforge.errors import StageError, StageFailure
+from pikaforge.host import hashing
+from pikaforge.host.store import Result
+from pikaforge.host.workspace import Workshop
+from pikaforge.pipeline import compile as compile_stage
+from pikaforge.pipeline.image import libraries
+from pikaforge.pipeline.image.libraries import Libraries
+from pikaforge.plan.plan import Cell
+
+STAGE = "audit"
+BUILD_FOLDER = "/forge"
+"""Where containers compile (`host.container`)."""
+OWN = "allocator"
+"""What bundle.sh calls the origin of a library that was built here, too."""
+SHOWN = 12
+"""Violations in an error; the log has all of them."""
+
+
+def _rules(
+    spec: Spec,
+    cell: Cell,
+    *,
+    maxima: dict[str, str],
+    forbidden: tuple[str, ...],
+    libraries: Mapping[str, str] | None = None,
+    distribution: Distribution | None = None,
+) -> Rules:
+    entry = spec.allocators[cell.allocator]
+    return Rules(
+        linkage=LinkageRules(base_libraries=spec.defaults.base_libraries, maxima=maxima),
+        forbidden=forbidden,
+        memory=AllocatorRules(
+            kind=entry.kind,
+            programs=spec.product.binaries,
+            unwinder=entry.unwinder or "",
+            ours=libraries or {},
+        ),
+        waivers=spec.waivers,
+        distribution=distribution or Distribution(baseline=spec.images[cell.image].baseline),
+        image=cell.image,
+        allocator=cell.allocator,
+    )
+
+
+def distribution(baseline: str, bundled: Sequence[Mapping[str, Any]], record: Libraries) -> Distribution:
+    """What the image's record says of the bundled libraries, by the digests that they had when they were bundled.
+
+    The digests are the word of a container in which a recipe has run as root. So the audit compares the code of the
+    files in the tree with the record, too.
+    """
+    known = record.by_digest()
+    found: dict[str, Packaged] = {}
+    strangers: dict[str, str] = {}
+    for library in bundled:
+        path, package = str(library["path"]), str(library["package"])
+        entry = known.get(str(library["sha256"]))
+        if package == OWN:
+            continue
+        if entry is not None:
+            found[path] = Packaged(package=entry.package, version=entry.version, sha256=entry.sha256, code=entry.code)
+        else:
+            altered = [name for name in record.altered if name.rpartition("/")[2].startswith(str(library["soname"]))]
+            strangers[path] = (
+                f"{altered[0]} in the image is not what its package has brought"
+                if altered
+                else f"no package of the image has brought this file (of {package})"
+            )
+    return Distribution(baseline=baseline, libraries=found, strangers=strangers)
+
+
+def material(spec: Spec, cell: Cell, *, today: date) -> dict[str, Any]:
+    """Key material: rules, tables, decoder, and which waivers have expired. What the image has, its node says."""
+    rules = _rules(spec, cell, maxima={}, forbidden=())
+    return audit.material(rules, target=cell.target, flags_used=cell.flags, today=today)
+
+
+def run(
+    workshop: Workshop,
+    spec: Spec,
+    cell: Cell,
+    compiled: Result,
+    image: Result,
+    *,
+    key: str,
+    today: date,
+    allocator: Result | None = None,
+) -> Result:
+    """Judge the tree of a target, and the allocator that was built for it.
+
+    The result has no files; its facts are the verdict's (`AuditResult.facts`).
+
+    Raises:
+        StageError: the tree is refused; every violation is in the log, the first ones in the error.
+        AuditError: it cannot be read.
+    """
+    label = cell.group
+    log = workshop.log_path(label, STAGE)
+    # Not the folder above: what is compiled against a library there has its path by right.
+    own_folder = workshop.engine.root(f"{compile_stage.STAGE}-{label}") if workshop.engine.kind == "host" else ""
+    with workshop.store.scratch() as scratch:
+        verdict = audit.audit_compiled(
+            compiled.files["tree.tar"],
+            [result.files["debug.tar"] for result in (compiled, allocator) if result is not None],
+            scratch,
+            label=label,
+            target=cell.target,
+            flags_used=cell.flags,
+            macros=compiled.facts["macros"],
+            bundled=[
+                str(library["path"])
+                for library in compiled.facts["bundled"]
+                if library["package"] != OWN  # that is our own code, too, and held to the same flags
+            ],
+            dropped=[(int(count), str(flag)) for count, flag in compiled.facts["dropped"]],
+            rules=_rules(
+                spec,
+                cell,
+                maxima=dict(image.facts["abi"]),
+                forbidden=(BUILD_FOLDER, own_folder) if own_folder else (BUILD_FOLDER,),
+                libraries=allocator.facts["libraries"] if allocator is not None else None,
+                distribution=distribution(
+                    spec.images[cell.image].baseline, compiled.facts["bundled"], libraries.read(image)
+                ),
+            ),
+            today=today,
+        )
+    lines = audit.demangled(verdict.lines(limit=1 << 20))
+    log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    facts = verdict.facts()
+    if verdict.violations:
+        count = len(verdict.violations)
+        shown = _some(verdict)
+        said = audit.demangled([f"{v.where}: {v.what}" for v in shown])
+        more = [f"{count - len(shown)} more, all in the log"] if count > len(shown) else []
+        raise StageError(
+            f"the audit refuses it for {cell.target}: {count} violation{'s' if count > 1 else ''}",
+            StageFailure(stage=STAGE, label=label, log=str(log), findings=(*said, *more), facts=facts),
+            hint="\n".join(dict.fromkeys(v.do for v in verdict.violations if v.do)),
+        )
+    identity = hashing.digest(json.dumps(facts, sort_keys=True))
+    return workshop.store.put(STAGE, key, identity=identity, facts=facts, files={})
+
+
+def _some(verdict: AuditResult) -> list[Line]:
+    """The violations for an error: functions, but never so many that there is no room for those of other kinds."""
+    functions = [violation for violation in verdict.isa.violations if violation.where != WAIVERS]
+    others = [violation for violation in verdict.violations if violation not in functions]
+    room = max(SHOWN - len(others), SHOWN // 2)
+    return [*functions[:room], *others[: SHOWN - min(len(functions), room)]]

@@ -1,0 +1,160 @@
+"""The compile stage: the product's recipe under the compiler wrapper, then the self-contained tree."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pikaforge.config import compilers
+from pikaforge.config.schema import Spec
+from pikaforge.errors import StageError
+from pikaforge.host import hashing
+from pikaforge.host.job import Input, Job, files
+from pikaforge.host.store import Result, sha256
+from pikaforge.host.workspace import Workshop, explained, guest_digests, run_job
+from pikaforge.plan.plan import Cell
+
+STAGE = "compile"
+SCRIPTS = ("compile.sh", "toolchain.sh", "bundle.sh", "cc")
+CACHE = "ccache"
+
+EXIT_RECIPE = 64
+EXIT_OUTPUT = 65
+EXIT_TOOLS = 66
+MESSAGES: Mapping[int, tuple[str, str]] = {
+    EXIT_RECIPE: ("the build failed", "the recipe {recipe} and the log tell more"),
+    EXIT_OUTPUT: ("the build left no usable result", "product.binaries and product.files name what it must leave"),
+    EXIT_TOOLS: ("the build image lacks something", "see docker/{family}/Dockerfile and product.packages"),
+}
+"""What the exit statuses of compile.sh mean, and what to do."""
+
+
+def material(spec: Spec, cell: Cell, *, base: Path, home: Path) -> dict[str, Any]:
+    """Key material: recipe, scripts, flags, what must be left; not the number of jobs, which decides nothing."""
+    product = spec.product
+    allocator = spec.allocators[cell.allocator]
+    return {
+        "product": [product.name, product.version],
+        "recipe": hashing.file_digest(base / product.recipe),
+        "scripts": guest_digests(home, SCRIPTS),
+        "flags": list(cell.flags),
+        "extra": [list(compilers.cflags(spec, cell.image)), list(compilers.cxxflags(spec, cell.image))],
+        "keep_werror": product.keep_werror,
+        "allocator": [allocator.kind, allocator.frame_pointers],
+        "binaries": list(product.binaries),
+        "files": list(product.files),
+        "base_libraries": list(spec.defaults.base_libraries),
+    }
+
+
+def run(
+    workshop: Workshop,
+    spec: Spec,
+    cell: Cell,
+    source: Result,
+    image: Result,
+    *,
+    key: str,
+    allocator: Result | None = None,
+) -> Result:
+    """Compile for a target, against the allocator that was built for it, if any.
+
+    The result has the files `tree.tar` (what the product is, without manifest) and `debug.tar`; its facts are the
+    flags that were dropped, the libraries that were bundled, the compiler, and its feature macros for the target.
+
+    Raises:
+        StageError: the build failed, or left no binary for this machine.
+    """
+    product = spec.product
+    log = workshop.log_path(cell.group, STAGE)
+    label = f"{STAGE}-{cell.group}"
+    with workshop.store.scratch() as scratch:
+        job = Job(
+            label=label,
+            image=str(image.facts["build"]),
+            argv=("sh", "guest/run.sh", "compile", "tree", "debug", "facts"),
+            env={
+                "FORGE_PRODUCT": product.name,
+                "FORGE_VERSION": product.version,
+                "FORGE_JOBS": str(workshop.jobs),
+                "FORGE_TARGET_FLAGS": " ".join(cell.flags),
+                # No word of these has a blank in it: the model refuses them.
+                "FORGE_EXTRA_CFLAGS": " ".join(compilers.cflags(spec, cell.image)),
+                "FORGE_EXTRA_CXXFLAGS": " ".join(compilers.cxxflags(spec, cell.image)),
+                "FORGE_KEEP_WERROR": str(int(product.keep_werror)),
+                "FORGE_FRAME_POINTERS": str(int(spec.allocators[cell.allocator].frame_pointers)),
+                "FORGE_ALLOCATOR": spec.allocators[cell.allocator].kind if allocator is None else "own",
+                **({} if allocator is None else {"FORGE_ALLOCATOR_DIR": f"{workshop.engine.root(label)}/allocator"}),
+                "FORGE_BINARIES": " ".join(product.binaries),
+                "FORGE_FILES": " ".join(product.files),
+                "FORGE_BASE_LIBS": " ".join(spec.defaults.base_libraries),
+                "FORGE_CCACHE": str(int(workshop.compiler_cache)),
+                "SOURCE_DATE_EPOCH": str(source.facts["epoch"]),
+            },
+            inputs=(
+                workshop.guest(*SCRIPTS),
+                Input(folder="src", archive=source.files["source.tar"]),
+                Input(folder="", archive=files({"recipe.sh": workshop.base / product.recipe})),
+                *(() if allocator is None else (Input(folder="allocator", archive=allocator.files["prefix.tar"]),)),
+            ),
+            outputs=("out/tree.tar", "out/debug.tar", "out/facts.tar"),
+            log=log,
+            cache=CACHE if workshop.compiler_cache else "",
+        )
+        try:
+            done = run_job(workshop, job, scratch, stage=STAGE, label=cell.group, failed="the build failed")
+        except StageError as error:
+            raise explained(error, MESSAGES, recipe=product.recipe, family=spec.images[cell.image].family) from None
+        facts = _facts(done.outputs["out/facts.tar"])
+        tree = done.outputs["out/tree.tar"]
+        return workshop.store.put(
+            STAGE,
+            key,
+            identity=sha256(tree),
+            facts=facts,
+            files={"tree.tar": tree, "debug.tar": done.outputs["out/debug.tar"]},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFacts:
+    """The text files that a guest script left in its folder of facts, by name."""
+
+    texts: Mapping[str, str]
+
+    def lines(self, name: str) -> list[str]:
+        """The lines of one; none if it is not there."""
+        return self.texts.get(name, "").splitlines()
+
+    def rows(self, name: str) -> list[list[str]]:
+        """The lines of one, split at tabs."""
+        return [line.split("\t") for line in self.lines(name)]
+
+
+def guest_facts(archive: Path) -> GuestFacts:
+    """Read the archive of a guest's facts."""
+    texts: dict[str, str] = {}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            if content is not None:
+                texts[Path(member.name).name] = io.TextIOWrapper(content, encoding="utf-8", errors="replace").read()
+    return GuestFacts(texts)
+
+
+def _facts(archive: Path) -> dict[str, Any]:
+    """The guest's facts as one mapping."""
+    told = guest_facts(archive)
+    return {
+        "compiler": told.lines("compiler.txt"),
+        "dropped": [[int(count), flag] for count, flag in told.rows("dropped.tsv")],
+        "bundled": [
+            {"soname": soname, "path": path, "package": package, "version": version, "sha256": digest}
+            for soname, path, package, version, digest in (r for r in told.rows("bundled.tsv") if len(r) == 5)
+        ],
+        "macros": told.lines("macros.txt"),
+    }

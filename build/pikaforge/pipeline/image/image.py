@@ -1,0 +1,392 @@
+"""The image stage: a build image and a clean runtime image per OS, the tools image, and the emulator.
+
+The base comes from a registry, pinned by digest, or is bootstrapped from the distribution's own packages. With the
+host engine there is nothing to build: this machine must be the right OS and have the packages.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pikaforge.config.schema import Image, Spec
+from pikaforge.errors import HostError, StageError, UnreachableError
+from pikaforge.host import hashing, hostos
+from pikaforge.host.docker import DockerEngine
+from pikaforge.host.images import ImageFacts, RegistryError
+from pikaforge.host.job import Job, files
+from pikaforge.host.lockfile import Lock
+from pikaforge.host.store import Result, sha256
+from pikaforge.host.workspace import GUEST, Workshop, failure, guest_digests, read_facts, run_job
+from pikaforge.pipeline.image import abi, bootstrap, libraries
+from pikaforge.plan.plan import EMULATOR, TOOLS
+
+STAGE = "image"
+SCRIPTS = ("packages.sh", abi.SCRIPT, libraries.SCRIPT)
+COPIED = ("specs.sh",)
+"""Guest scripts that the Dockerfiles copy."""
+REPOSITORY = "pikaforge"
+OWN = (TOOLS, EMULATOR)
+"""Images of the tool's own: not of the matrix, without its packages, and with one target."""
+EMULATOR_FOLDER = "emulator"
+EMULATOR_FILE = "qemu-x86_64"
+"""What the emulator's image is for; below its root, and in the result."""
+
+_making: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+"""One lock a base, because the tools image and an OS image may need the same one at the same time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """What an image starts from, as pinned."""
+
+    image: str
+    """Name of the image entry."""
+    registry: str = ""
+    """`name@sha256:…`, or empty if bootstrapped."""
+    suite: str = ""
+    mirror: str | None = None
+
+    @property
+    def tag(self) -> str:
+        """What the engine calls it."""
+        if self.registry:
+            return self.registry
+        return f"{REPOSITORY}/base:{self.image}-{hashing.digest(f'{self.suite} {self.mirror}')[:12]}"
+
+
+def identify(name: str, entry: Image, *, workshop: Workshop, offline: bool) -> Base | None:
+    """The pinned base of an image; without a pin, what a registry or the bootstrap can give. None if not known yet.
+
+    Raises:
+        UnreachableError: no registry is reachable and the entry allows no bootstrap.
+    """
+    lock = workshop.lock
+    pins = lock.pins("images", name)
+    if "digest" in pins and not lock.refresh:
+        return Base(image=name, registry=_by_digest(entry.base, pins["digest"]))
+    if "bootstrap" in pins and pins["bootstrap"] == entry.bootstrap and not lock.refresh:
+        return Base(image=name, suite=pins["bootstrap"], mirror=entry.mirror)
+    if offline:
+        return None
+    engine = workshop.engine
+    assert isinstance(engine, DockerEngine)
+    try:
+        facts = engine.pull(entry.base)
+    except RegistryError as error:
+        if entry.bootstrap is None:
+            raise UnreachableError(
+                error.message,
+                where=f"images.{name}",
+                hint="make a registry reachable (or a mirror: the engine's registry-mirrors setting)\n"
+                "or load the image into the engine from a file: docker load\n"
+                "images with `bootstrap` need no registry",
+            ) from error
+        if "digest" in pins:
+            lock.forget("images", name)
+        lock.check("images", name, "bootstrap", entry.bootstrap)
+        return Base(image=name, suite=entry.bootstrap, mirror=entry.mirror)
+    digest = _digest_of(facts, entry.base)
+    if "bootstrap" in pins:
+        lock.forget("images", name)
+    lock.check("images", name, "digest", digest)
+    return Base(image=name, registry=_by_digest(entry.base, digest))
+
+
+def _by_digest(reference: str, digest: str) -> str:
+    return f"{_untagged(reference)}@{digest}"
+
+
+def _untagged(reference: str) -> str:
+    head, _, last = reference.rpartition("/")
+    return f"{head}/{last.partition(':')[0]}" if head else last.partition(":")[0]
+
+
+def _digest_of(facts: ImageFacts, reference: str) -> str:
+    wanted = _untagged(reference).rpartition("/")[2]
+    for item in facts.digests:
+        name, _, digest = item.partition("@")
+        if name.rpartition("/")[2] == wanted:
+            return digest
+    raise HostError(
+        f"the engine holds {reference} without a registry digest",
+        hint="it was loaded or built by hand; push it to a registry, or use `bootstrap`",
+    )
+
+
+def entry_of(spec: Spec, label: str) -> str:
+    """The image entry on which an image is made."""
+    if label == EMULATOR:
+        assert spec.defaults.emulator is not None  # the plan has no such node then
+        return spec.defaults.emulator
+    return spec.defaults.tools if label == TOOLS else label
+
+
+def _family(spec: Spec, label: str) -> str:
+    return label if label in OWN else spec.images[label].family
+
+
+def material(spec: Spec, label: str, base: Base | None, home: Path) -> dict[str, Any]:
+    """Key material: base, Dockerfile, package lists, scripts."""
+    family = _family(spec, label)
+    packages = {} if label in OWN else _arguments(spec, label)
+    return {
+        "base": None if base is None else [base.registry, base.suite, base.mirror],
+        "dockerfile": hashing.files_digest(home / "docker" / family, ["Dockerfile"]),
+        "packages": packages,
+        # So that another version in matrix.yaml is compared with what the image has.
+        "gcc": "" if label in OWN else spec.images[label].gcc,
+        "scripts": guest_digests(home, [*SCRIPTS, *COPIED]),
+    }
+
+
+def _arguments(spec: Spec, label: str) -> dict[str, str]:
+    return {
+        "BUILD_PACKAGES": " ".join(spec.packages_for(label, purpose="build")),
+        "RUNTIME_PACKAGES": " ".join(spec.packages_for(label, purpose="runtime")),
+    }
+
+
+def usable(result: Result, workshop: Workshop) -> bool:
+    """Whether the engine still holds the images that a stored result names."""
+    engine = workshop.engine
+    if not isinstance(engine, DockerEngine):
+        return True
+    wanted = [result.facts[name] for name in ("build", "runtime") if result.facts.get(name)]
+    held = [engine.image(reference) for reference in wanted]
+    return all(facts is not None and facts.id == result.facts["ids"][w] for facts, w in zip(held, wanted, strict=True))
+
+
+def run(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> Result:
+    """Build the images.
+
+    The result has the record of the distribution's libraries, or the emulator; its facts name the images (`build`,
+    `runtime`), their ids, compiler, packages, symbol versions (`abi`) and the system (`os`). Its identity is that of
+    the installed packages and their libraries: the same packages elsewhere give the same results.
+    """
+    engine = workshop.engine
+    assert isinstance(engine, DockerEngine)
+    log = workshop.log_path(label, STAGE)
+    facts: dict[str, Any] = {"base": base.registry or f"bootstrap {base.suite}", "ids": {}}
+    with _making[base.tag]:
+        _ensure_base(engine, base, workshop, log)
+    if label == EMULATOR:
+        return _emulator(workshop, engine, spec, base, key=key, log=log)
+    targets = ("build",) if label == TOOLS else ("runtime", "build")
+    packages: dict[str, list[list[str]]] = {}
+    for target in targets:
+        tag = f"{REPOSITORY}/{label}-{target}:{key[:16]}"
+        image = _build(workshop, engine, spec, base, label=label, target=target, tag=tag, log=log)
+        found = _inventory(workshop, tag, label, log)
+        facts[target] = tag
+        facts["ids"][tag] = image.id
+        facts["os"] = found.os
+        packages[target] = found.packages
+        if target == "build" and label not in OWN:
+            facts["gcc"] = found.compiler
+            _check_compiler(spec.images[label], label, found.compiler)
+    facts["packages"] = packages
+    if label not in OWN:
+        facts["abi"] = abi.measure(workshop, str(facts["runtime"]), stage=STAGE, label=label, log=log)
+    if base.suite:
+        _pin_packages(workshop.lock, base, engine, workshop, log)
+    identity = repr(sorted((t, tuple(map(tuple, p))) for t, p in packages.items())) + key
+    return _keep(workshop, facts, identity, key=key, label=label, log=log)
+
+
+def _keep(workshop: Workshop, facts: dict[str, Any], identity: str, *, key: str, label: str, log: Path) -> Result:
+    """Store the result, with the record of the distribution's libraries unless the image is the tool's own."""
+    with workshop.store.scratch() as scratch:
+        files: dict[str, Path] = {}
+        if label not in OWN:
+            image = str(facts["build"])
+            path = libraries.measure(workshop, image, stage=STAGE, label=label, log=log, into=scratch)
+            files[libraries.FILE] = path
+            identity += sha256(path)
+        return workshop.store.put(STAGE, key, identity=hashing.digest(identity), facts=facts, files=files)
+
+
+def _emulator(workshop: Workshop, engine: DockerEngine, spec: Spec, base: Base, *, key: str, log: Path) -> Result:
+    """The emulator as a file of the result: once that is in the store, the image is not needed any more."""
+    tag = f"{REPOSITORY}/{EMULATOR}-build:{key[:16]}"
+    _build(workshop, engine, spec, base, label=EMULATOR, target="build", tag=tag, log=log)
+    if base.suite:
+        _pin_packages(workshop.lock, base, engine, workshop, log)
+    with workshop.store.scratch() as scratch:
+        wanted = (EMULATOR_FILE, "version")
+        job = Job(
+            label=f"{STAGE}-{EMULATOR}",
+            image=tag,
+            argv=("cp", *(f"/{EMULATOR_FOLDER}/{name}" for name in wanted), "out/"),
+            env={},
+            inputs=(),
+            outputs=tuple(f"out/{name}" for name in wanted),
+            log=log,
+        )
+        done = run_job(workshop, job, scratch, stage=STAGE, label=EMULATOR, failed="the emulator cannot be fetched")
+        program = done.outputs[f"out/{EMULATOR_FILE}"]
+        version = done.outputs["out/version"].read_text(encoding="utf-8").strip()
+        facts = {"base": base.registry or f"bootstrap {base.suite}", "ids": {}, "packages": {}, "version": version}
+        return workshop.store.put(STAGE, key, identity=sha256(program), facts=facts, files={EMULATOR_FILE: program})
+
+
+def _ensure_base(engine: DockerEngine, base: Base, workshop: Workshop, log: Path) -> None:
+    if engine.image(base.tag) is not None:
+        return
+    if base.registry:
+        try:
+            engine.pull(base.registry)
+        except RegistryError as error:
+            raise UnreachableError(
+                error.message,
+                where=f"sources.lock, images, {base.image}",
+                hint="the base is pinned to a registry's image; make the registry reachable, or let\n"
+                f"`invoke lock --image {base.image}` pin what can be had here",
+            ) from error
+        return
+    with workshop.store.scratch() as scratch:
+        archive = scratch / "base.tar"
+        bootstrap.root_tar(base.suite, archive, mirror=base.mirror, log=log)
+        engine.import_tar(archive, base.tag, {"org.pikaforge.base": base.suite})
+
+
+def _build(
+    workshop: Workshop,
+    engine: DockerEngine,
+    spec: Spec,
+    base: Base,
+    *,
+    label: str,
+    target: str,
+    tag: str,
+    log: Path,
+) -> ImageFacts:
+    family = _family(spec, label)
+    folder = workshop.home / "docker" / family
+    context: dict[str, bytes | Path] = {"Dockerfile": folder / "Dockerfile"}
+    context.update({f"guest/{name}": workshop.home / GUEST / name for name in COPIED})
+    arguments = {"BASE": base.tag, **({} if label in OWN else _arguments(spec, label))}
+    wanted = {name: value for name, value in arguments.items() if _declares(folder / "Dockerfile", name)}
+    # The tag holds the key: what another checkout has made under it is what would be made here.
+    image = engine.image(tag) or engine.build(
+        context=files(context), target=target, tag=tag, args=wanted, labels={"org.pikaforge.image": label}, log=log
+    )
+    if image is None:
+        raise StageError(
+            f"the {target} image of {label} could not be built",
+            failure(stage=STAGE, label=label, log=log),
+            hint=f"see docker/{family}/Dockerfile and the package lists of the product",
+        )
+    return image
+
+
+def _declares(dockerfile: Path, name: str) -> bool:
+    return any(line.strip() == f"ARG {name}" for line in dockerfile.read_text(encoding="utf-8").splitlines())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """What an image holds."""
+
+    packages: list[list[str]]
+    """As [name, version]."""
+    compiler: str
+    """Version of its gcc; "" without one."""
+    os: dict[str, str]
+    """`id`, `version` and `variant` of its os-release, each "" where that has none."""
+
+
+def _inventory(workshop: Workshop, image: str, label: str, log: Path) -> Inventory:
+    with workshop.store.scratch() as scratch:
+        job = Job(
+            label=f"{STAGE}-{label}",
+            image=image,
+            argv=("sh", "guest/packages.sh"),
+            env={},
+            inputs=(workshop.guest("packages.sh"),),
+            outputs=("out/packages", "out/facts"),
+            log=log,
+        )
+        done = run_job(workshop, job, scratch, stage=STAGE, label=label, failed="the image's packages cannot be listed")
+        lines = done.outputs["out/packages"].read_text(encoding="utf-8").splitlines()
+        facts = read_facts(done.outputs["out/facts"])
+        system = facts.get("os", [()])[0]
+        return Inventory(
+            packages=[line.split("\t") for line in lines],
+            compiler=facts.get("gcc", [("",)])[0][0],
+            os=dict(zip(("id", "version", "variant"), (*system, "", "", ""), strict=False)),
+        )
+
+
+def _check_compiler(entry: Image, label: str, found: str) -> None:
+    declared = entry.gcc.split(".")
+    if found.split(".")[: len(declared)] != declared and found.split(".")[:2] != declared[:2]:
+        raise HostError(
+            f"the image {label} has gcc {found or '(none)'}, but matrix.yaml says {entry.gcc}",
+            where=f"images.{label}.gcc",
+            hint=f'write gcc: "{".".join(found.split(".")[:2])}" there; targets and flags follow from it',
+        )
+
+
+def _pin_packages(lock: Lock, base: Base, engine: DockerEngine, workshop: Workshop, log: Path) -> None:
+    """Pin a bootstrapped base by its package versions.
+
+    The distribution moves them with every security update, so another value is only refused under `--locked`.
+    """
+    held = _inventory(workshop, base.tag, base.image, log)
+    value = f"sha256:{hashing.digest(repr(held.packages))}"
+    old = lock.pins("images", base.image).get("packages")
+    if old is not None and old != value and not lock.strict:
+        lock.replace("images", base.image, "packages", value)
+    else:
+        lock.check("images", base.image, "packages", value)
+
+
+# ---- the host engine
+
+
+def host_material(spec: Spec, label: str, home: Path) -> dict[str, Any]:
+    """Key material on the host engine: what is installed of what is needed."""
+    return {
+        "packages": hostos.installed(_host_wanted(spec, label)),
+        "compiler": hostos.compiler_version(),
+        "scripts": guest_digests(home, [abi.SCRIPT, libraries.SCRIPT]),
+    }
+
+
+def _host_wanted(spec: Spec, label: str) -> Sequence[str]:
+    return (*hostos.TOOLCHAIN[hostos.package_manager()], *spec.packages_for(label, purpose="build"))
+
+
+def run_host(workshop: Workshop, spec: Spec, *, key: str, label: str) -> Result:
+    """Check that this machine has what the image would have; nothing is installed.
+
+    Raises:
+        HostError: packages are missing; all of them are listed, with the command that installs them.
+    """
+    wanted = _host_wanted(spec, label)
+    versions: Mapping[str, str] = hostos.installed(wanted)
+    missing = [name for name in wanted if name not in versions]
+    if missing:
+        raise HostError(
+            f"packages are missing on this machine ({len(missing)}): {' '.join(missing)}",
+            where=f"--engine host, image {label}",
+            hint=f"{hostos.install_command()} {' '.join(missing)}",
+        )
+    compiler = hostos.compiler_version()
+    _check_compiler(spec.images[label], label, compiler)
+    log = workshop.log_path(label, STAGE)
+    facts: dict[str, Any] = {
+        "base": "this machine",
+        "build": "",
+        "runtime": "",
+        "ids": {},
+        "gcc": compiler,
+        "packages": {"build": sorted([n, v] for n, v in versions.items())},
+        "abi": abi.measure(workshop, "", stage=STAGE, label=label, log=log),
+    }
+    return _keep(workshop, facts, repr(facts["packages"]), key=key, label=label, log=log)

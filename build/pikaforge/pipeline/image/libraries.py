@@ -1,0 +1,201 @@
+"""The distribution's own libraries: what the loader finds in an image, known by package, version and digests.
+
+Recorded in the build image, before any recipe has run in it. A library that is not what its package has brought (the
+package database has the digests) is not recorded as the distribution's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pikaforge.audit.elf.code import code_digest
+from pikaforge.audit.elf.layout import is_elf
+from pikaforge.errors import AuditError, StageError
+from pikaforge.host.archives import members
+from pikaforge.host.job import Job
+from pikaforge.host.store import Result
+from pikaforge.host.workspace import Workshop, failure, run_job
+
+SCRIPT = "libraries.sh"
+FILE = "libraries.json"
+"""In the image stage's result."""
+LIMIT = 20_000
+"""Libraries, and as many bytes of a path or version as a line has: an image that has more is none of a distribution."""
+LINE_LIMIT = 4096
+SIZE_LIMIT = 512 << 20
+"""Bytes of one library."""
+TOTAL_LIMIT = 16 << 30
+DIGESTS: Mapping[int, str] = {32: "md5", 40: "sha1", 64: "sha256", 96: "sha384", 128: "sha512"}
+"""Kinds of digests in package databases, by their length in hex."""
+
+
+Owners = Mapping[str, Sequence[tuple[str, str, str]]]
+"""Package, version and digest by path."""
+
+
+class Library(BaseModel):
+    """One library of a package, as the package has brought it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    path: str = Field(description="In the image.")
+    package: str = Field(description="The package that has brought it.")
+    version: str = Field(description="The package's.")
+    sha256: str = Field(description="Of the file.")
+    code: str = Field(description="Of what is executable in it (`elf.code`); empty where that cannot be told.")
+
+
+class Libraries(BaseModel):
+    """What is recorded of an image."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    libraries: tuple[Library, ...] = Field(description="Sorted by path.")
+    altered: tuple[str, ...] = Field(description="Paths of libraries that are not what their packages have brought.")
+
+    def by_digest(self) -> dict[str, Library]:
+        """The libraries by their SHA-256; of several with one, the first by its path."""
+        found: dict[str, Library] = {}
+        for library in self.libraries:
+            found.setdefault(library.sha256, library)
+        return found
+
+
+def measure(workshop: Workshop, image: str, *, stage: str, label: str, log: Path, into: Path) -> Path:
+    """Record the libraries of an image; the file with the record.
+
+    Args:
+        workshop: where it is run.
+        image: the build image; nothing with the host engine.
+        stage: of the node, for errors.
+        label: of the node.
+        log: of the node.
+        into: a folder for the record.
+
+    Raises:
+        StageError: the libraries cannot be fetched, or are more than a distribution has.
+    """
+    with workshop.store.scratch() as scratch:
+        job = Job(
+            label=f"{stage}-{label}",
+            image=image,
+            argv=("sh", f"guest/{SCRIPT}"),
+            # Of this machine itself there may be a gigabyte, which need not be copied.
+            env={"FORGE_ARCHIVE": str(int(workshop.engine.kind != "host"))},
+            inputs=(workshop.guest(SCRIPT),),
+            outputs=("out/list", "out/libraries.tar", "out/owned"),
+            log=log,
+        )
+        done = run_job(workshop, job, scratch, stage=stage, label=label, failed="the image's libraries cannot be read")
+        host = workshop.engine.kind == "host"
+        files = _local(done.outputs["out/list"]) if host else _archived(done.outputs["out/libraries.tar"])
+        try:
+            record = _record(files, _owners(done.outputs["out/owned"]), scratch / "library")
+        except (AuditError, OSError, ValueError) as error:
+            text = error.message if isinstance(error, AuditError) else str(error)
+            raise StageError(
+                f"the image's libraries cannot be recorded: {text}", failure(stage=stage, label=label, log=log)
+            ) from error
+    path = into / FILE
+    path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def read(image: Result) -> Libraries:
+    """The record in an image stage's result; an empty one where there is none."""
+    try:
+        return Libraries.model_validate_json(image.files[FILE].read_bytes())
+    except (KeyError, OSError, ValidationError):
+        return Libraries(libraries=(), altered=())
+
+
+def _archived(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Path and content of each library in an archive."""
+    for member in members(path):
+        if member.content is not None:
+            yield f"/{member.name}", member.content
+
+
+def _local(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Path and content of each library on this machine that may be read."""
+    for name in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(OSError), Path(name).open("rb") as stream:
+            yield name, stream
+
+
+def _record(files: Iterable[tuple[str, IO[bytes]]], owners: Owners, place: Path) -> Libraries:
+    """The libraries, compared with the package database.
+
+    Raises:
+        AuditError: an archive of them is corrupt.
+        ValueError: there is too much of them.
+    """
+    found: dict[str, Library] = {}
+    altered: dict[str, None] = {}
+    total = 0
+    for path, content in files:
+        if len(path) > LINE_LIMIT or not path.isprintable():
+            continue
+        rows = [row for name in _names(path) for row in owners.get(name, ())]
+        kinds = {"sha256", *(DIGESTS[len(row[2])] for row in rows)}
+        hashes = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
+        size = 0
+        with place.open("wb") as out:
+            while block := content.read(1 << 20):
+                size += len(block)
+                if size > SIZE_LIMIT:
+                    raise ValueError(f"{path} has more than {SIZE_LIMIT >> 20} MiB")
+                out.write(block)
+                for digest in hashes.values():
+                    digest.update(block)
+        total += size
+        if len(found) + len(altered) >= LIMIT or total > TOTAL_LIMIT:
+            raise ValueError("there are more of them than a distribution has")
+        good = [row for row in rows if hashes[DIGESTS[len(row[2])]].hexdigest() == row[2]]
+        if good:
+            package, version, _ = good[0]
+            found[path] = Library(
+                path=path,
+                package=package,
+                version=version,
+                sha256=hashes["sha256"].hexdigest(),
+                code=_code(place),
+            )
+        elif rows:
+            altered[path] = None
+    return Libraries(libraries=tuple(found[path] for path in sorted(found)), altered=tuple(sorted(altered)))
+
+
+def _owners(path: Path) -> Owners:
+    """What the package database says, of the lines that can be used."""
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        for number, line in enumerate(stream):
+            if number >= LIMIT * 10:
+                raise ValueError("the package database names more libraries than a distribution has")
+            fields = line.rstrip("\n").split("\t")
+            good = len(fields) == 4 and len(line) <= LINE_LIMIT and all(field.isprintable() for field in fields)
+            if good and len(fields[2]) in DIGESTS:
+                found.setdefault(fields[3], []).append((fields[0], fields[1], fields[2]))
+    return found
+
+
+def _names(path: str) -> Iterable[str]:
+    """What a package may call a file: with merged /usr, /lib and /usr/lib are one folder."""
+    return (path, path.removeprefix("/usr") if path.startswith("/usr/") else f"/usr{path}")
+
+
+def _code(path: Path) -> str:
+    with path.open("rb") as stream:
+        if not is_elf(stream.read(4)):
+            return ""
+    try:
+        return code_digest(path)
+    except AuditError:
+        return ""

@@ -1,0 +1,453 @@
+"""From a plan to results: keys, what is cached, and the running of what is not, in parallel."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Literal
+
+from pikaforge.audit.audit import today
+from pikaforge.config.schema import Series, Spec
+from pikaforge.errors import ForgeError
+from pikaforge.formats import payload
+from pikaforge.host import hashing, process
+from pikaforge.host.store import Result
+from pikaforge.host.workspace import Workshop
+from pikaforge.pipeline import allocator, audit, package
+from pikaforge.pipeline import compile as compile_stage
+from pikaforge.pipeline.image import image
+from pikaforge.pipeline.smoke import smoke
+from pikaforge.pipeline.source import source
+from pikaforge.pipeline.source.origin import Origin
+from pikaforge.plan.plan import EMULATOR_NODE, TOOLS_NODE, Cell, Node, Plan, common_part
+
+WORKERS = 4
+"""Nodes at once; of those, one compilation, which has all jobs to itself."""
+
+COMPILING = ("allocator", "compile")
+"""Stages that have all jobs to themselves."""
+TOLD = {
+    ("package", "source"),
+    ("package", "allocator"),
+    ("package", "compile"),
+    ("audit", "allocator"),
+    ("audit", "compile"),
+}
+"""Stages, and those before them whose facts are part of what they make."""
+
+Status = Literal["cached", "done", "failed", "blocked"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is to be built from what; with a plan, all that a run needs to know."""
+
+    spec: Spec
+    origin: Origin
+    series: Series | None
+    today: date = field(default_factory=today)
+    """Decides which waivers hold; nothing else asks the clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A node as `plan` shows it."""
+
+    node: Node
+    key: str
+    cached: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a node ended."""
+
+    node: Node
+    status: Status
+    seconds: float = 0.0
+    key: str = ""
+    result: Result | None = None
+    error: ForgeError | None = None
+    blocked_by: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """All outcomes of a run, by node id."""
+
+    plan: Plan
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> list[ForgeError]:
+        """What went wrong, in the order in which it did."""
+        return [o.error for o in self.outcomes.values() if o.error is not None]
+
+    def of(self, stage: str) -> Iterable[Outcome]:
+        """The outcomes of one stage, in the plan's order."""
+        return (self.outcomes[n.id] for n in self.plan.nodes if n.stage == stage and n.id in self.outcomes)
+
+
+class Events:
+    """What a run tells while it goes on; `report` prints it. Calls come from several threads."""
+
+    def started(self, node: Node) -> None:
+        """A node's work has begun; not called for cached ones."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """A node is through."""
+
+    def notice(self, text: str) -> None:
+        """Something the user should read, such as a new pin."""
+
+
+class Pipeline:
+    """Runs plans in a workshop."""
+
+    def __init__(self, workshop: Workshop, request: Request) -> None:
+        self._workshop = workshop
+        self._request = request
+        self._series_folder = workshop.base
+        if request.spec.product.patches is not None:
+            self._series_folder = (workshop.base / request.spec.product.patches).parent
+        self._pins: dict[str, Any] = {}
+        self._offers = payload.all_offers(request.spec)
+
+    def _others(self, cell: Cell) -> package.Offers:
+        return self._offers.get((cell.image, cell.allocator), {})
+
+    def identify_source(self) -> None:
+        """Look the source and its patches up, as far as pins do not say what they are.
+
+        Before anything else starts, so that a source out of reach is told at once and not after the images are made.
+        """
+        origin, series = self._request.origin, self._request.series
+        source.identify(origin, series, workshop=self._workshop, folder=self._series_folder, offline=False)
+
+    def tools_image(self, events: Events) -> str:
+        """Make the tools image, unless it is there; return what the engine calls it.
+
+        Raises:
+            ForgeError: it cannot be made.
+        """
+        part = common_part(self._request.spec, lambda node: node.id == TOOLS_NODE, engine=self._workshop.engine.kind)
+        done = self.execute(part, events)
+        result = done.outcomes[TOOLS_NODE].result
+        if result is None:
+            raise done.errors[0]
+        return str(result.facts["build"])
+
+    # ---- keys
+
+    def _material(self, node: Node, *, offline: bool) -> tuple[dict[str, Any], bool]:
+        """A node's key material, and whether it is the real one (not a stand-in for what only the network knows)."""
+        workshop, spec = self._workshop, self._request.spec
+        home = workshop.home
+        if node.stage == "source":
+            pinned = source.identify(
+                self._request.origin,
+                self._request.series,
+                workshop=workshop,
+                folder=self._series_folder,
+                offline=offline,
+            )
+            if pinned is None:
+                return source.unresolved_material(self._request.origin, home), False
+            self._pins[node.id] = pinned
+            return source.material(pinned, home), True
+        if node.stage == "image":
+            if workshop.engine.kind == "host":
+                return image.host_material(spec, node.label, home), True
+            name = image.entry_of(spec, node.label)
+            base = image.identify(name, spec.images[name], workshop=workshop, offline=offline)
+            self._pins[node.id] = base
+            return image.material(spec, node.label, base, home), base is not None
+        cell = node.cell
+        materials: dict[str, Callable[[], dict[str, Any]]] = {
+            "compile": lambda: compile_stage.material(spec, cell, base=workshop.base, home=home),
+            "allocator": lambda: allocator.material(spec, cell, home),
+            "audit": lambda: audit.material(spec, cell, today=self._request.today),
+            "smoke": lambda: smoke.material(
+                spec,
+                cell.target,
+                allocator=spec.allocators[cell.allocator].kind,
+                emulator=self._host_emulator(),
+            ),
+            "package": lambda: package.material(spec, cell, home, others=self._others(cell)),
+        }
+        return materials[node.stage](), True
+
+    def _host_emulator(self) -> str:
+        """Digest of the emulator that the host engine uses; with containers it is a node's result."""
+        path = smoke.host_emulator() if self._workshop.engine.kind == "host" else None
+        return hashing.file_digest(path) if path is not None else ""
+
+    @staticmethod
+    def _stands_for(node: Node, result: Result) -> str:
+        """What a node builds on: files alone, or what is told of them, too.
+
+        A package tells where the source came from and how it was compiled; the audit judges by what the compiler said
+        of itself. All others see the files.
+        """
+        if (node.stage, result.stage) in TOLD:
+            return hashing.digest(json.dumps([result.identity, result.facts], sort_keys=True))
+        return result.identity
+
+    def _key(self, node: Node, known: Mapping[str, str], *, offline: bool) -> tuple[str, bool]:
+        """A node's key, and whether it is made of what the inputs really are.
+
+        Where the verdict of a twin counts, there may be a better one under the key that the node has without it:
+        from a machine that could run the target. That takes the twin's place.
+        """
+        material, real = self._material(node, offline=offline)
+        material["engine"] = self._workshop.engine.kind
+        needs = [need for need in node.needs if need != node.twin]
+        key = hashing.key(node.stage, material, {need: known[need] for need in needs})
+        if node.twin and self._workshop.store.get(node.stage, key)[0] is None:
+            key = hashing.key(node.stage, material, {need: known[need] for need in node.needs})
+        return key, real
+
+    def views(self, plan: Plan, *, engine_answers: Callable[[], bool]) -> list[View]:
+        """The plan's nodes with their keys and whether their results are there; looks only, needs no network.
+
+        Args:
+            plan: the plan.
+            engine_answers: asked once there is an image whose presence matters.
+        """
+        results: dict[str, Result] = {}
+        made: dict[str, str] = {}
+        missing: set[str] = set()
+        views = []
+        for node in plan.nodes:
+            known = {n: self._stands_for(node, results[n]) if n in results else made[n] for n in node.needs}
+            key, real = self._key(node, known, offline=True)
+            result = self._workshop.store.peek(node.stage, key)
+            absent = [need for need in node.needs if need in missing]
+            if result is not None and node.stage == "image":
+                if not engine_answers():
+                    result, why = None, "no engine answers that could hold it"
+                elif not image.usable(result, self._workshop):
+                    result, why = None, "the engine does not hold it any more"
+                else:
+                    why = "its result is stored"
+            elif result is not None:
+                why = "its result is stored"
+            elif not real:
+                why = "not pinned yet; the first build looks it up"
+            elif absent:
+                why = f"needs {', '.join(dict.fromkeys(need.partition(':')[0] for need in absent))} first"
+            else:
+                why = "no result is stored under this key"
+            made[node.id] = key
+            if result is None:
+                missing.add(node.id)
+            else:
+                results[node.id] = result
+            views.append(View(node=node, key=key, cached=result is not None, why=why))
+        return views
+
+    # ---- running
+
+    def execute(self, plan: Plan, events: Events) -> Report:
+        """Run every node whose result is not there; a failure stops only what depends on it.
+
+        Raises:
+            KeyboardInterrupt: after everything that ran was ended and removed.
+            ValueError: the plan is not closed: a node needs one that is not in it.
+        """
+        ids = {node.id for node in plan.nodes}
+        for node in plan.nodes:
+            if not ids.issuperset(node.needs):  # nothing would ever make it ready
+                raise ValueError(f"{node.id} needs what is not in the plan: {', '.join(node.needs)}")
+        report = Report(plan=plan)
+        pending = list(plan.nodes)
+        running: dict[Future[Outcome], Node] = {}
+        with ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="node") as pool:
+            try:
+                while pending or running:
+                    self._settle_blocked(pending, report, events)
+                    for node in self._ready(pending, running, report):
+                        pending.remove(node)
+                        running[pool.submit(self._run, node, report, events)] = node
+                    if not running:
+                        continue
+                    ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in ended:
+                        del running[future]
+                        outcome = future.result()
+                        report.outcomes[outcome.node.id] = outcome
+                        events.ended(outcome)
+            except BaseException:
+                # Nothing may outlive the run: the threads come back once their containers and programs are gone.
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._workshop.engine.abort()
+                self._workshop.downloads.abort()
+                process.end_all()
+                raise
+        return report
+
+    @staticmethod
+    def _settle_blocked(pending: list[Node], report: Report, events: Events) -> None:
+        for node in list(pending):
+            bad = next(
+                (need for need in node.needs if (o := report.outcomes.get(need)) is not None and o.result is None), None
+            )
+            if bad is not None:
+                pending.remove(node)
+                outcome = Outcome(node=node, status="blocked", blocked_by=bad)
+                report.outcomes[node.id] = outcome
+                events.ended(outcome)
+
+    @staticmethod
+    def _ready(pending: list[Node], running: Mapping[Future[Outcome], Node], report: Report) -> list[Node]:
+        compiling = any(node.stage in COMPILING for node in running.values())
+        chosen: list[Node] = []
+        for node in pending:
+            if len(running) + len(chosen) >= WORKERS:
+                break
+            if not all((o := report.outcomes.get(n)) is not None and o.result is not None for n in node.needs):
+                continue
+            if node.stage in COMPILING:
+                if compiling:
+                    continue
+                compiling = True
+            chosen.append(node)
+        return chosen
+
+    def _run(self, node: Node, report: Report, events: Events) -> Outcome:
+        start = time.monotonic()
+        key = ""
+        try:
+            results = {need: report.outcomes[need].result for need in node.needs}
+            inputs = {need: result for need, result in results.items() if result is not None}
+            key, _ = self._key(node, {need: self._stands_for(node, r) for need, r in inputs.items()}, offline=False)
+            result = self._stored(node, key, events)
+            if result is not None:
+                self._tell_source(node, result, events)
+                return Outcome(node=node, status="cached", key=key, result=result)
+            events.started(node)
+            result = self._make(node, key, inputs)
+            for remark in smoke.remarks(result.facts) if node.stage == "smoke" else ():
+                events.notice(f"{node.id}: {remark}")
+            self._tell_source(node, result, events)
+        except ForgeError as error:
+            return Outcome(node=node, status="failed", key=key, error=error, seconds=time.monotonic() - start)
+        finally:
+            self._tell_pins(events)
+        return Outcome(node=node, status="done", key=key, result=result, seconds=time.monotonic() - start)
+
+    def _tell_source(self, node: Node, result: Result, events: Events) -> None:
+        version = self._request.spec.product.version
+        for remark in source.remarks(result.facts, version=version) if node.stage == "source" else ():
+            events.notice(remark)
+
+    def _tell_pins(self, events: Events) -> None:
+        notices = self._workshop.lock.notices
+        while notices:
+            try:
+                events.notice(notices.pop(0))
+            except IndexError:  # another thread took the last one
+                return
+
+    def _stored(self, node: Node, key: str, events: Events) -> Result | None:
+        result, bad = self._workshop.store.get(node.stage, key)
+        if bad:
+            events.notice(f"the stored result of {node.id} is bad and is made anew: {bad}")
+        if result is not None and node.stage == "image" and not image.usable(result, self._workshop):
+            events.notice(f"the engine does not hold {node.id} any more: it is made anew")
+            self._workshop.store.drop(node.stage, key)
+            return None
+        return result
+
+    def _make(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
+        makers: dict[str, Callable[[Node, str, Mapping[str, Result]], Result]] = {
+            "source": self._make_source,
+            "image": self._make_image,
+            "allocator": self._make_allocator,
+            "compile": self._make_tree,
+            "audit": self._make_verdict,
+            "smoke": self._make_verdict,
+            "package": self._make_package,
+        }
+        return makers[node.stage](node, key, inputs)
+
+    def _make_source(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
+        return source.run(
+            self._workshop,
+            self._pins[node.id],
+            self._request.series,
+            key=key,
+            label=node.label,
+            folder=self._series_folder,
+            image=_tools(inputs),
+        )
+
+    def _make_image(self, node: Node, key: str, _inputs: Mapping[str, Result]) -> Result:
+        workshop, spec = self._workshop, self._request.spec
+        if workshop.engine.kind == "host":
+            return image.run_host(workshop, spec, key=key, label=node.label)
+        return image.run(workshop, spec, self._pins[node.id], key=key, label=node.label)
+
+    def _make_allocator(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
+        cell = node.cell
+        return allocator.run(self._workshop, self._request.spec, cell, inputs[f"image:{cell.image}"], key=key)
+
+    def _make_tree(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
+        cell = node.cell
+        return compile_stage.run(
+            self._workshop,
+            self._request.spec,
+            cell,
+            inputs[f"source:{self._request.spec.product.version}"],
+            inputs[f"image:{cell.image}"],
+            key=key,
+            allocator=inputs.get(f"allocator:{cell.group}"),
+        )
+
+    def _make_verdict(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
+        workshop, spec, cell = self._workshop, self._request.spec, node.cell
+        compiled, os_image = inputs[f"compile:{cell.group}"], inputs[f"image:{cell.image}"]
+        if node.stage == "audit":
+            return audit.run(
+                workshop,
+                spec,
+                cell,
+                compiled,
+                os_image,
+                key=key,
+                today=self._request.today,
+                allocator=inputs.get(f"allocator:{cell.group}"),
+            )
+        if node.twin:
+            return smoke.adopt(workshop, cell, inputs[node.twin], key=key)
+        emulator = inputs.get(EMULATOR_NODE)
+        return smoke.run(workshop, spec, cell, compiled, os_image, key=key, emulator=emulator)
+
+    def _make_package(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
+        spec, cell = self._request.spec, node.cell
+        return package.run(
+            self._workshop,
+            spec,
+            cell,
+            package.Parts(
+                source=inputs[f"source:{spec.product.version}"],
+                image=inputs[f"image:{cell.image}"],
+                allocator=inputs.get(f"allocator:{cell.group}"),
+                compiled=inputs[f"compile:{cell.group}"],
+                audited=inputs[f"audit:{cell.group}"],
+                smoked=inputs[f"smoke:{cell.group}"],
+            ),
+            key=key,
+            tools=_tools(inputs),
+            others=self._others(cell),
+        )
+
+
+def _tools(inputs: Mapping[str, Result]) -> str:
+    """The tools image; empty with the host engine, which has none."""
+    return str(inputs[TOOLS_NODE].facts["build"]) if TOOLS_NODE in inputs else ""

@@ -1,0 +1,140 @@
+"""Many writes over several connections, which of them were acknowledged, and reading those back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from pikaforge.config.schema import Load, Reading, Scalar
+from pikaforge.pipeline.smoke.expectations import show
+from pikaforge.pipeline.smoke.resp import Closed, Connection, Reply
+
+Connect = Callable[[], Connection]
+
+
+def numbered(words: Sequence[str | int], number: int) -> list[str | int]:
+    """A request with {n} filled in."""
+    return [_filled(word, number) for word in words]
+
+
+def _filled(word: str | int, number: int) -> str | int:
+    return word.replace("{n}", str(number)) if isinstance(word, str) else word
+
+
+def _wanted(expected: Scalar, number: int) -> Scalar:
+    return None if expected is None else _filled(expected, number)
+
+
+def _batches(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(numbers), size):
+        yield numbers[start : start + size]
+
+
+@dataclass(slots=True, kw_only=True)
+class Written:
+    """What a load came to."""
+
+    acknowledged: list[int] = field(default_factory=list)
+    """Numbers of the writes that the server has acknowledged."""
+    problem: str = ""
+    """The first exchange that was not as it should be."""
+
+
+class _Writer:
+    """A load in progress."""
+
+    def __init__(self, load: Load, connect: Connect) -> None:
+        self._load = load
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._left = _batches(range(1, load.count + 1), load.batch)
+        self._killed = False
+        self._working = load.connections
+        self.written = Written()
+        self.enough = threading.Event()
+        """Set when it is time to kill the server, or when nothing is left to wait for."""
+
+    def _next(self) -> Sequence[int] | None:
+        with self._lock:
+            return None if self.written.problem or self._killed else next(self._left, None)
+
+    def work(self) -> None:
+        """Write over one connection for as long as there is something to write."""
+        try:
+            with self._connect() as connection:
+                while (batch := self._next()) is not None:
+                    self._count(batch, connection.exchange([numbered(self._load.send, n) for n in batch]))
+        except Closed as error:
+            self._fail(f"{len(self.written.acknowledged)} writes were acknowledged, then: {error}")
+        finally:
+            with self._lock:
+                self._working -= 1
+                if not self._working:
+                    self.enough.set()
+
+    def _count(self, batch: Sequence[int], replies: Sequence[Reply]) -> None:
+        with self._lock:
+            for number, reply in zip(batch, replies, strict=True):
+                if reply == _wanted(self._load.expect, number):
+                    self.written.acknowledged.append(number)
+                elif not self.written.problem:
+                    sent = " ".join(str(word) for word in numbered(self._load.send, number))
+                    wanted = show(_wanted(self._load.expect, number))
+                    self.written.problem = f"sent {sent}; wanted {wanted}; got {show(reply)}"
+            if self.written.problem or len(self.written.acknowledged) >= (self._load.kill_at or self._load.count):
+                self.enough.set()
+
+    def _fail(self, problem: str) -> None:
+        with self._lock:
+            # Once the server was killed, connections are expected to break.
+            if not self._killed and not self.written.problem:
+                self.written.problem = problem
+                self.enough.set()
+
+    def kill(self, kill: Callable[[], None]) -> None:
+        """End the server while writes are on their way."""
+        with self._lock:
+            if self.written.problem:
+                return
+            self._killed = True
+        kill()
+
+
+def write(load: Load, connect: Connect, kill: Callable[[], None]) -> Written:
+    """Write; with `kill_at`, call `kill` once so many are acknowledged, while the others are still being sent.
+
+    Raises:
+        ForgeError: what `kill` raises.
+    """
+    writer = _Writer(load, connect)
+    with ThreadPoolExecutor(max_workers=load.connections, thread_name_prefix="write") as pool:
+        for _ in range(load.connections):
+            pool.submit(writer.work)
+        writer.enough.wait()
+        if load.kill_at is not None:
+            writer.kill(kill)
+    return writer.written
+
+
+def verify(reading: Reading, acknowledged: Sequence[int], connection: Connection) -> str:
+    """Read acknowledged writes back; "" if all are there, else how many are not and the first exchange.
+
+    Raises:
+        Closed: the server went away or did not answer.
+    """
+    lost, first = 0, ""
+    for batch in _batches(sorted(acknowledged), reading.batch):
+        replies = connection.exchange([numbered(reading.send, number) for number in batch])
+        for number, reply in zip(batch, replies, strict=True):
+            wanted = _wanted(reading.expect, number)
+            if reply == wanted:
+                continue
+            lost += 1
+            if not first:
+                sent = " ".join(str(word) for word in numbered(reading.send, number))
+                first = f"sent {sent}; wanted {show(wanted)}; got {show(reply)}"
+    if not lost:
+        return ""
+    return f"{lost} of {len(acknowledged)} acknowledged writes are not there; the first: {first}"

@@ -1,0 +1,204 @@
+"""Servers of a tree for smoke checks: how they are configured, started and waited for, natively or emulated."""
+
+from __future__ import annotations
+
+import re
+import signal
+import tarfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pikaforge.config.schema import Conf, Instance, Server
+from pikaforge.host.docker import signal_of
+from pikaforge.host.job import Engine, Input, RunningServer, ServerJob, files
+from pikaforge.host.no_container import HostEngine
+from pikaforge.pipeline.smoke.resp import Closed, Connection, ErrorReply
+
+CONF = "server.conf"
+PROBE = 0.1
+"""Seconds to wait for the server's end between two tries to reach it."""
+LOG_LINES = 15
+
+
+class Connect(Protocol):
+    """How connections are made; `Connection` itself, but in unit tests."""
+
+    def __call__(self, host: str, port: int, *, timeout: float = ...) -> Connection:
+        """As `Connection`."""
+
+
+def settle(conf: Conf, text: str, values: Mapping[str, str]) -> str:
+    """The configuration with the entry's settings in place of those of the same name; others are appended.
+
+    Args:
+        conf: syntax and settings.
+        text: the configuration that the tree brings.
+        values: what {port} and {data} stand for.
+    """
+    settings = {**conf.settings, **conf.testing}
+    pending = {key: _fill(value, values) for key, value in settings.items()}
+    lines = []
+    for line in text.splitlines():
+        word = re.split(r"[\s:=]", line.strip(), maxsplit=1)[0]
+        if word in settings:
+            if word in pending:
+                lines.append(_line(conf, word, pending.pop(word)))
+            continue
+        lines.append(line)
+    lines.extend(_line(conf, key, value) for key, value in pending.items())
+    return "\n".join(lines) + "\n"
+
+
+def read_conf(tree: Path, path: str) -> str:
+    """The configuration file that a tree brings."""
+    with tarfile.open(tree) as tar:
+        content = tar.extractfile(f"./{path}")
+        assert content is not None  # the compile stage made sure of product.files
+        return content.read().decode("utf-8", "replace")
+
+
+def _fill(text: str, values: Mapping[str, str]) -> str:
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
+
+
+def _line(conf: Conf, key: str, value: str) -> str:
+    return conf.line.replace("{key}", key).replace("{value}", value)
+
+
+def describe_end(status: int) -> str:
+    """An exit status in words; SIGILL with what it usually means."""
+    number = signal_of(status)
+    if not number:
+        return f"exit status {status}"
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    meaning = " (illegal instruction: built for a CPU that this one is not)" if number == signal.SIGILL else ""
+    return f"killed by {name}{meaning}"
+
+
+def log_tail(log: Path, lines: int = LOG_LINES) -> tuple[str, ...]:
+    """The last lines of a log, each cut to a width that a terminal can bear."""
+    if not log.is_file():
+        return ()
+    return tuple(line[:300] for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where servers of a tree run, and with what in front of them."""
+
+    engine: Engine
+    server: Server
+    image: str
+    stem: str
+    """Begins the labels of all that runs here, `smoke`."""
+    group: str
+    """Of the cells that share the tree."""
+    tree: Input
+    conf: str
+    """The configuration that the tree brings."""
+    log_path: Path
+    """The log of the server that checks share; others are beside it, their name in theirs."""
+    connect: Connect
+    emulator: tuple[str, ...] = ()
+    """Program and arguments that the server is run by; its path is relative to the root."""
+    inputs: tuple[Input, ...] = ()
+    """What the emulator needs."""
+    allocator: str = "none"
+    """Kind of the allocator that the tree was built with."""
+
+    @property
+    def label(self) -> str:
+        """`smoke-debian12-sandybridge-none`; every server's begins with it."""
+        return f"{self.stem}-{self.group}"
+
+    def log(self, name: str) -> Path:
+        """The log of another server than the shared one, or of a command."""
+        return self.log_path.with_name(f"{self.log_path.stem}-{name}{self.log_path.suffix}")
+
+    def serve(
+        self,
+        name: str = "",
+        *,
+        instance: Instance | None = None,
+        log: Path,
+        data: bytes | None = None,
+        network: str = "",
+        env: Mapping[str, str] | None = None,
+    ) -> AbstractContextManager[RunningServer]:
+        """Start a server.
+
+        Args:
+            name: tells it from others of the same run.
+            instance: what is special about it.
+            log: where its output goes.
+            data: what its data folder holds, as a tar archive.
+            network: the private network that it is on.
+            env: on top of its environment.
+
+        Raises:
+            CannotServe: the engine cannot give it what it asks for.
+        """
+        label = f"{self.label}-{name}" if name else self.label
+        settings = instance or Instance()
+        root = self.engine.root(label)
+        port = self.server.port
+        if isinstance(self.engine, HostEngine):
+            port = self.engine.free_port(self.server.offsets)
+        values = {"port": str(port), "data": f"{root}/data", "conf": f"{root}/{CONF}"}
+        entry = self.server.conf
+        entry = entry.model_copy(update={"testing": {**entry.testing, **settings.settings}})
+        conf = files({CONF: settle(entry, self.conf, values).encode()})
+        program, *arguments = self.server.command
+        held = (Input(folder="data", archive=data),) if data is not None else ()
+        return self.engine.serve(
+            ServerJob(
+                label=label,
+                image=self.image,
+                argv=(*self._program(program, root), *(_fill(part, values) for part in arguments)),
+                inputs=(self.tree, Input(folder="", archive=conf), *held, *self.inputs),
+                port=port,
+                log=log,
+                network=network,
+                unprivileged=settings.unprivileged,
+                open_files=settings.open_files,
+                env=env or {},
+            )
+        )
+
+    def _program(self, path: str, root: str) -> Sequence[str]:
+        # Emulated is the server itself: what a program under emulation executes escapes from it.
+        return (*self.emulator, f"{root}/tree/{path}") if self.emulator else (f"tree/{path}",)
+
+    def version_command(self) -> tuple[str, ...]:
+        """The command that shows the version, for a job."""
+        program, *arguments = self.server.version.command
+        return (*self.emulator, f"./tree/{program}", *arguments)
+
+    def ready(self, server: RunningServer) -> tuple[int | None, str]:
+        """Wait until a server answers: `(None, "")`; else its exit status if it ended, and what is wrong."""
+        deadline = time.monotonic() + self.server.within
+        last = "it was never reached"
+        while time.monotonic() < deadline:
+            status = server.wait(PROBE)
+            if status is not None:
+                return status, f"the server ended before it answered: {describe_end(status)}"
+            try:
+                with self.connect(*server.address(), timeout=5.0) as connection:
+                    reply = connection.exchange([["PING"]])[0]
+            except (Closed, OSError) as error:
+                last = str(error)
+                continue
+            if isinstance(reply, ErrorReply) and reply.text.startswith("LOADING"):
+                last = reply.text
+                continue
+            return None, ""
+        return None, f"the server did not answer within {self.server.within:g} s: {last}"

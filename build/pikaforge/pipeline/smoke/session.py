@@ -1,0 +1,154 @@
+"""All checks of one tree, run one way: the version command, one server that checks share, and those with their own."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from pikaforge.config.schema import Check
+from pikaforge.errors import HostError
+from pikaforge.host.job import Job, RunningServer
+from pikaforge.host.workspace import Workshop
+from pikaforge.pipeline.smoke import allocator_in_use
+from pikaforge.pipeline.smoke.expectations import Outcome, run_check
+from pikaforge.pipeline.smoke.multi_server import run_scenario
+from pikaforge.pipeline.smoke.server import Place, describe_end
+
+VERSION_TIMEOUT = 60.0
+"""Seconds for the version command."""
+DYING = 1.0
+"""Seconds that a server gets to end after a check that failed."""
+
+
+class Session:
+    """All checks of one tree in one way."""
+
+    def __init__(self, workshop: Workshop, place: Place, checks: Sequence[Check]) -> None:
+        self._workshop = workshop
+        self._checks = checks
+        self.place = place
+        self.outcomes: list[Outcome] = []
+        self.rest: dict[str, Any] = {}
+        self.tails: list[str] = []
+        """Last lines of the logs of servers that belong to checks that failed."""
+        self.own: set[str] = {check.check for check in checks if not check.shared}
+        """Checks with servers of their own."""
+
+    def run(self) -> tuple[str, int | None]:
+        """Fill `outcomes`; what kept the checks from being made, with the server's exit status, else ("", None)."""
+        self.outcomes.append(self._version())
+        problem, status = self._served()
+        if problem:
+            return problem, status
+        for check in self._checks:
+            if check.shared:
+                continue
+            missed = self._missed(check)
+            if missed is not None:
+                self.outcomes.append(missed)
+                continue
+            verdict = run_scenario(check, self.place)
+            self.outcomes.append(verdict.outcome)
+            self.tails += verdict.tail
+        return "", None
+
+    def _missed(self, check: Check) -> Outcome | None:
+        """The check as skipped, if one that it needs has not passed."""
+        bad = [outcome.name for outcome in self.outcomes if outcome.name in check.needs and not outcome.passed]
+        if not bad:
+            return None
+        reason = f"it needs {', '.join(bad)}, which has not passed"
+        return Outcome(name=check.check, passed=False, seconds=0.0, required=check.required, skipped=reason)
+
+    def _version(self) -> Outcome:
+        """The version command, in a container of its own."""
+        start = time.monotonic()
+        version = self.place.server.version
+        with self._workshop.store.scratch() as scratch:
+            # In a file of this run's own, because another run may write the log of the same name.
+            log = scratch / "version.log"
+            job = Job(
+                label=f"{self.place.stem}-version-{self.place.group}",
+                image=self.place.image,
+                argv=self.place.version_command(),
+                env={},
+                inputs=(self.place.tree, *self.place.inputs),
+                log=log,
+                timeout=VERSION_TIMEOUT,
+            )
+            status = self._workshop.engine.run(job, scratch).status
+            output = log.read_text(encoding="utf-8", errors="replace")
+        self.place.log("version").write_text(output, encoding="utf-8")
+        wanted = ""
+        if status != version.status:
+            wanted = f"wanted exit status {version.status}, got {describe_end(status)}"
+        elif version.match and not re.search(version.match, output):
+            wanted = f"wanted a match of {version.match!r}"
+        detail = f"{' '.join(version.command)}: {wanted}; it printed {output[-300:]!r}" if wanted else ""
+        return Outcome(name="version", passed=not detail, seconds=time.monotonic() - start, detail=detail)
+
+    def _served(self) -> tuple[str, int | None]:
+        """Start, the checks that share a server, and stop."""
+        start = time.monotonic()
+        ended: int | None = None
+        with self.place.serve(log=self.place.log_path) as server:
+            status, problem = self.place.ready(server)
+            if not problem:
+                self.outcomes.append(Outcome(name="start", passed=True, seconds=time.monotonic() - start))
+                self._ask(server)
+                # A server that failed a check may be dying: its end tells more than the check does.
+                ended = server.wait(DYING if any(o.failed for o in self.outcomes) else 0.01)
+                if ended is None:
+                    if not self.place.emulator:
+                        self.rest = _rest(server)
+                        self.outcomes.append(self._allocator(server))
+                    self.outcomes.append(self._stop(server))
+        if problem:
+            return problem, status
+        return (f"the server died during the checks: {describe_end(ended)}", ended) if ended is not None else ("", None)
+
+    def _ask(self, server: RunningServer) -> None:
+        for check in self._checks:
+            if not check.shared:
+                continue
+            missed = self._missed(check)
+            if missed is not None:
+                self.outcomes.append(missed)
+                continue
+            try:
+                address = server.address()
+            except OSError:  # its port is gone: it died during the check before
+                break
+            self.outcomes.append(run_check(check, lambda address=address: self.place.connect(*address)))  # type: ignore[misc]
+
+    def _allocator(self, server: RunningServer) -> Outcome:
+        """Which allocator the running process has mapped."""
+        start = time.monotonic()
+        try:
+            detail = allocator_in_use.mapped_wrong(server.mapped(), kind=self.place.allocator, root=server.root)
+        except (HostError, IndexError) as error:
+            detail = f"what the server has mapped cannot be read: {error}"
+        return Outcome(name="allocator", passed=not detail, seconds=time.monotonic() - start, detail=detail)
+
+    def _stop(self, server: RunningServer) -> Outcome:
+        stop = self.place.server.stop
+        start = time.monotonic()
+        server.signal(stop.signal)
+        status = server.wait(stop.within)
+        if status is None:
+            detail = f"sent SIG{stop.signal}; it still runs after {stop.within:g} s"
+        elif status != stop.status:
+            detail = f"sent SIG{stop.signal}; wanted exit status {stop.status}; {describe_end(status)}"
+        else:
+            detail = ""
+        return Outcome(name="stop", passed=not detail, seconds=time.monotonic() - start, detail=detail)
+
+
+def _rest(server: RunningServer) -> dict[str, Any]:
+    """What the server holds when nobody asks it anything."""
+    try:
+        return dict(server.rest())
+    except (HostError, IndexError, KeyError, ValueError) as error:  # a kernel without some file under /proc
+        return {"unknown": str(error)}

@@ -1,0 +1,1 @@
+"""The source stage: fetch, patch and normalise the source tree."""

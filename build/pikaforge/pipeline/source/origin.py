@@ -1,0 +1,290 @@
+"""Where the source comes from: what `--source` may say, and the pins that a network look-up adds to it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from pikaforge.config.schema import Product
+from pikaforge.errors import ConfigError, HostError, UnreachableError
+from pikaforge.host import git, hashing, process
+from pikaforge.host.lockfile import Lock
+from pikaforge.host.net import redacted
+from pikaforge.host.owner import Owner
+from pikaforge.host.store import sha256
+
+SAMPLE = "sample"
+FOREIGN = ("repository", "clone", "tarball")
+"""Kinds of sources that are not the product's own (`describe`): builds and changelogs name them."""
+URL = re.compile(r"^([a-z][a-z0-9+.-]*://|[\w.-]+@[\w.-]+:)")
+TARBALL = re.compile(r"\.(tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2|txz)$")
+
+WAYS_ROUND = (
+    "give a local clone (--source DIR), a source tarball (--source FILE) or a mirror (--source URL)\n"
+    "git's own insteadOf rules are honoured: git config --global url.MIRROR.insteadOf UPSTREAM\n"
+    "or try the pipeline without any network: --source sample"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """A source, before anything was fetched."""
+
+    kind: Literal["git", "tarball"]
+    spec: str
+    """As given, `sample`, or `default`: what it is called in the lock and in messages."""
+    url: str = ""
+    """git: the URL to fetch from."""
+    ref: str = ""
+    """git: the tag, branch or commit."""
+    tarball: Path | None = None
+    modules: Path | None = None
+    """The folder in which a local clone keeps the repositories of its submodules."""
+    relative_to: str = ""
+    """git: what relative submodule URLs are relative to."""
+    pulls: Path | None = None
+    """A folder with N.patch files that come before the series' URLs; the sample has one."""
+    local: bool = False
+    sample: bool = False
+    own: bool = field(default=False, compare=False)
+    """Whether it is `product.source` itself."""
+
+    @property
+    def entry(self) -> str:
+        """The name of its pins in sources.lock."""
+        if self.kind == "git":
+            return f"{self.spec}#{self.ref}" if self.spec != self.url else f"{self.url}#{self.ref}"
+        return self.spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned:
+    """A source whose identity is known, though it may not have been fetched yet."""
+
+    origin: Origin
+    identity: str
+    """The commit, or `sha256:…` of a tarball."""
+    patches: Mapping[str, str]
+    """SHA-256 of each enabled patch, by its name, in order."""
+    refused: tuple[str, ...] = ()
+    """Entries of the series that the source must not have already."""
+
+
+def parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> Origin:
+    """Turn `--source` (or its absence) into an Origin.
+
+    Args:
+        product: whose `source` is taken when `text` is empty.
+        text: the option: a git URL, a local clone or `sample`, each with `#REF` behind it if need be, or a tarball.
+        base: the folder of matrix.yaml.
+        cwd: what relative paths in `text` are relative to.
+        out: where the sample's repositories are made.
+
+    Raises:
+        ConfigError: `text` names nothing that exists.
+    """
+    found = _parse(product, text, base=base, cwd=cwd, out=out)
+    source = product.source
+    own = not text or (found.kind == "git" and (found.url, found.ref) == (source.git, source.tag))
+    return replace(found, own=own)
+
+
+def _parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> Origin:
+    source = product.source
+    if text.partition("#")[0] == SAMPLE:
+        return _sample(product, text.partition("#")[2], base=base, out=out)
+    if not text:
+        if source.tarball is not None:
+            return _tarball("default", base / source.tarball, "product.source.tarball")
+        assert source.git is not None and source.tag is not None  # the model sees to it
+        return _repository(source.git, source.git, source.tag, base)
+    where, _, ref = text.partition("#")
+    ref = ref or source.tag or "HEAD"
+    if URL.match(where) and not where.startswith("file://"):
+        return _repository(where, where, ref, cwd)
+    path = (cwd / where.removeprefix("file://")).resolve()
+    if path.is_file():
+        if text.partition("#")[2]:
+            raise ConfigError(
+                f"{where} is a file, in which there is no {text.partition('#')[2]!r} to choose",
+                where="--source",
+                hint="#REF belongs behind a repository; a tarball is one tree",
+            )
+        return _tarball(where, path, "--source")
+    if git.is_repository(path):
+        return _repository(where, str(path), ref, cwd)
+    if path.is_dir():
+        raise ConfigError(
+            f"{path} is neither a git repository nor a tarball",
+            where="--source",
+            hint="make a tarball of it (tar czf source.tar.gz DIR), or give its repository",
+        )
+    raise ConfigError(
+        f"there is no {where!r}",
+        where="--source",
+        hint="give a git URL, a local clone, a source tarball, or `sample`",
+    )
+
+
+def _repository(spec: str, where: str, ref: str, cwd: Path) -> Origin:
+    if URL.match(where):
+        return Origin(kind="git", spec=spec, url=where, ref=ref, relative_to=where)
+    path = (cwd / where).resolve()
+    if not git.is_repository(path):
+        raise ConfigError(f"{where} is not a git repository", where="product.source.git")
+    inner = path / ".git" if (path / ".git").is_dir() else path
+    return Origin(
+        kind="git",
+        spec=spec,
+        url=git.url_of(path),
+        ref=ref,
+        modules=inner / "modules",
+        relative_to=git.origin(path) or git.url_of(path),
+        local=True,
+    )
+
+
+def _tarball(spec: str, path: Path, given: str) -> Origin:
+    if not path.is_file():
+        raise ConfigError(f"the source tarball {path} does not exist", where=given)
+    if not TARBALL.search(path.name):
+        raise ConfigError(
+            f"{path.name} does not look like a source tarball",
+            where=given,
+            hint="it must end in .tar[.gz|.bz2|.xz|.zst]",
+        )
+    return Origin(kind="tarball", spec=spec, tarball=path, local=True)
+
+
+def make_sample(product: Product, *, base: Path, folder: Path) -> Path:
+    """Make the sample's git repositories in `folder`; the path of the product's own.
+
+    Raises:
+        ConfigError: the product has no sample.
+        HostError: its script failed.
+    """
+    if product.sample is None:
+        raise ConfigError(f"the product {product.name} has no sample", where="product.sample", hint="leave it out")
+    script = base / product.sample
+    if not script.is_file():
+        raise ConfigError(f"{script} does not exist", where="product.sample")
+    process.require("git", hint="install the package `git`, or run `bash setup.sh`")
+    done = process.run(["sh", str(script), str(folder)], timeout=300)
+    repository = folder / f"{product.name}.git"
+    if done.status != 0 or not repository.is_dir():
+        raise HostError(
+            f"the sample's repositories could not be made (exit status {done.status})",
+            where=str(script),
+            hint=done.errors().strip()[-500:],
+        )
+    return repository
+
+
+def _sample(product: Product, ref: str, *, base: Path, out: Path) -> Origin:
+    """The sample, made once for each state of its files."""
+    files = hashing.tree_digest((base / product.sample).parent) if product.sample else ""
+    folder = out / "sample" / files[:16]
+    complete = folder / "complete"
+    if not complete.exists():
+        beside = folder.with_name(f".{folder.name}-{Owner.current().text}")
+        shutil.rmtree(beside, ignore_errors=True)
+        make_sample(product, base=base, folder=beside)
+        (beside / complete.name).touch()
+        try:
+            beside.rename(folder)
+        except OSError:  # another run was first
+            shutil.rmtree(beside)
+    repository = folder / f"{product.name}.git"
+    url = git.url_of(repository)
+    return Origin(
+        kind="git",
+        spec=SAMPLE,
+        url=url,
+        ref=ref or product.source.tag or product.version,
+        relative_to=url,
+        pulls=folder / "pull",
+        local=True,
+        sample=True,
+    )
+
+
+def pin(origin: Origin, lock: Lock, *, offline: bool) -> str | None:
+    """The identity of a source: from its pin, else by looking; None if that needs the network and it may not be used.
+
+    The sample is part of this repository and needs no pin; a branch cannot have one, because it moves.
+    """
+    if origin.kind == "tarball":
+        assert origin.tarball is not None
+        identity = f"sha256:{sha256(origin.tarball)}"
+        if not offline:
+            lock.check("sources", origin.entry, "tarball", identity)
+        return identity
+    pinned = lock.pins("sources", origin.entry).get("commit")
+    if pinned is not None and not origin.local and not lock.refresh:
+        return pinned
+    if offline and not origin.local:
+        return None
+    try:
+        ref = git.remote_ref(origin.url, origin.ref)
+    except UnreachableError as error:
+        raise HostError(error.message, where=f"source {origin.spec}", hint=WAYS_ROUND) from error
+    if ref is None:
+        close = git.near_names(origin.url, origin.ref)
+        raise ConfigError(
+            f"{origin.spec} has no tag, branch or commit {origin.ref!r}",
+            where="--source" if origin.spec != origin.url else "product.source.tag",
+            hint=(f"did you mean {' or '.join(close)}? " if close else "") + "name another with --source SPEC#REF",
+        )
+    if offline or origin.sample:
+        return ref.commit
+    if ref.moving and not git.COMMIT.match(origin.ref):
+        if lock.strict:
+            raise ConfigError(
+                f"--locked: {origin.ref} of {origin.spec} is a branch, which cannot be pinned",
+                where="--source",
+                hint=f"name the commit: --source {origin.spec.partition('#')[0]}#{ref.commit}",
+            )
+        return ref.commit
+    lock.check("sources", origin.entry, "commit", ref.commit)
+    return ref.commit
+
+
+def tag_of(origin: Origin, lock: Lock) -> str:
+    """Return the name of the tag that a pinned source is taken from, or "" for a branch, a commit or a tarball.
+
+    Raises:
+        UnreachableError: the repository did not answer.
+    """
+    if origin.kind != "git" or git.COMMIT.match(origin.ref):
+        return ""
+    if "commit" in lock.pins("sources", origin.entry):  # branches have none
+        return origin.ref.removeprefix("refs/tags/")
+    ref = git.remote_ref(origin.url, origin.ref)
+    return ref.name.removeprefix("refs/tags/") if ref is not None and ref.name.startswith("refs/tags/") else ""
+
+
+def describe(origin: Origin, identity: str, tag: str) -> dict[str, str]:
+    """Describe in a package where its source came from, without any path of this machine.
+
+    Returns:
+        `kind`: `product` (product.source itself), `repository`, `clone`, `tarball` or `sample`; `url`; `ref` as it was
+        asked for; `tag`, if that is one; `version`: the tag, else the ref and the commit as git describe writes them,
+        for a tarball its name; `commit`, or the digest of a tarball.
+    """
+    kind = "sample" if origin.sample else "clone" if origin.local else "repository"
+    short = re.sub(r"^refs/(heads/|tags/)?", "", origin.ref)
+    version = tag or f"{'' if git.COMMIT.match(origin.ref) else f'{short}-'}g{identity[:12]}"
+    if origin.tarball is not None:
+        kind, version = "tarball", TARBALL.sub("", origin.tarball.name)
+    return {
+        "kind": "product" if origin.own else kind,
+        "url": "" if origin.local else redacted(origin.url),
+        "ref": origin.ref,
+        "tag": tag,
+        "version": version,
+        "commit": identity,
+    }

@@ -1,0 +1,229 @@
+"""The patch series: from its entries to patch files that the guest applies in order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pikaforge.config.schema import PatchEntry, Series
+from pikaforge.errors import ConfigError, HostError, UnreachableError
+from pikaforge.host import git, hashing, net
+from pikaforge.host.lockfile import Lock
+from pikaforge.host.store import write_atomically
+from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin
+
+MAIL_HEADERS = (b"From: ", b"Subject: ", b"Date: ")
+LIMIT = 64 << 20
+"""Bytes; a patch series beyond that is a mistake."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """One patch, as it will be applied."""
+
+    name: str
+    """`pull-988`, `file fix.patch` or `quilt FOLDER/0001-x.patch`."""
+    kind: Literal["am", "diff"]
+    strip: int
+    sha256: str
+    why: str = ""
+    url: str = ""
+    already: Literal["skip", "refuse"] = "skip"
+    """What to do where the source has it already."""
+
+
+def entry_name(entry: PatchEntry) -> str:
+    """Return the name of an entry: `pull-988`, `file fix.patch`, `quilt FOLDER`."""
+    if entry.pull is not None:
+        return f"pull-{entry.pull}"
+    return f"file {entry.file}" if entry.file is not None else f"quilt {entry.quilt}"
+
+
+def patch_start(entry: PatchEntry, series: Series) -> str:
+    """Return how the names of a quilt folder's patches begin.
+
+    It is the last part of its path, or the whole path where two folders of the series have the same last part.
+    """
+    own = str(entry.quilt)
+    last = own.rpartition("/")[2]
+    same = [other.quilt for other in series.patches if other.quilt and other.quilt.rpartition("/")[2] == last]
+    return f"quilt {last if len(same) == 1 else own}/"
+
+
+def is_mailbox(data: bytes) -> bool:
+    """Whether `git am` can take a patch: it begins as a mail, with an author and a subject."""
+    head = data[:8192]
+    if re.match(rb"\AFrom [0-9a-f]{40} ", head):
+        return True
+    block = head.split(b"\n\n", 1)[0].splitlines()
+    return all(any(line.startswith(h) for line in block) for h in MAIL_HEADERS)
+
+
+def _read(path: Path, where: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the patch {path}: {error.strerror}", where=where) from error
+    if len(data) > LIMIT:
+        raise ConfigError(f"the patch {path} is larger than {LIMIT >> 20} MiB", where=where)
+    return data
+
+
+def _quilt(entry: PatchEntry, entries: Series, base: Path, where: str) -> list[tuple[str, int, bytes]]:
+    """Name, strip level and content of each patch of a quilt series (quilt(1): `series` lists `NAME [-pN]`)."""
+    folder = base / str(entry.quilt)
+    series = _read(folder / "series", where).decode("utf-8", "replace")
+    found: dict[str, tuple[str, int, bytes]] = {}
+    for number, line in enumerate(series.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        strip = 1
+        for option in words[1:]:
+            level = re.fullmatch(r"-p([0-9])", option)
+            if level is None:
+                raise ConfigError(f"the quilt option {option!r} is unknown", where=f"{folder / 'series'}:{number}")
+            strip = int(level.group(1))
+        if ".." in Path(words[0]).parts or words[0].startswith("/"):
+            raise ConfigError(f"{words[0]} leaves the quilt folder", where=f"{folder / 'series'}:{number}")
+        name = f"{patch_start(entry, entries)}{words[0]}"
+        if name in found:
+            raise ConfigError(f"{words[0]} is here twice", where=f"{folder / 'series'}:{number}")
+        found[name] = (name, strip, _read(folder / words[0], f"{folder / 'series'}:{number}"))
+    return list(found.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    """Where patches come from, and where they are kept."""
+
+    origin: Origin
+    """The source; the sample brings its pull requests itself, a local clone may have them as refs."""
+    commit: str
+    """Of the source, for pull requests that are taken from refs."""
+    folder: Path
+    """Of the series file."""
+    lock: Lock
+    """Pins the digests of what is fetched."""
+    downloads: Path
+    """Content by SHA-256."""
+    cache: git.Cache
+
+
+def resolve(series: Series, shelf: Shelf) -> tuple[Patch, ...]:
+    """Fetch what is not there yet; every enabled patch is then in `shelf.downloads` under its SHA-256.
+
+    Raises:
+        HostError: a pull request cannot be fetched.
+        ConfigError: a local patch cannot be read, or a pin says otherwise.
+    """
+    patches: list[Patch] = []
+    for index, entry in enumerate(series.patches):
+        where = f"{shelf.folder / 'series.yaml'}, patches[{index}]"
+        if not entry.enabled:
+            continue
+        if entry.pull is not None:
+            patches.append(_pull(entry, shelf))
+        elif entry.file is not None:
+            data = _read(shelf.folder / entry.file, where)
+            kind: Literal["am", "diff"] = "am" if is_mailbox(data) else "diff"
+            patches.append(_keep(shelf, entry, data, name=entry_name(entry), kind=kind))
+        elif entry.quilt is not None:
+            patches.extend(
+                _keep(shelf, entry, data, name=name, kind="diff", strip=strip)
+                for name, strip, data in _quilt(entry, series, shelf.folder, where)
+            )
+    return tuple(patches)
+
+
+def _keep(
+    shelf: Shelf, entry: PatchEntry, data: bytes, *, name: str, kind: Literal["am", "diff"] = "am", strip: int = 1
+) -> Patch:
+    sha256 = hashing.digest(data)
+    path = shelf.downloads / sha256
+    if not path.is_file() or path.read_bytes() != data:
+        write_atomically(path, data)
+    return Patch(
+        name=name,
+        kind=kind,
+        strip=strip,
+        sha256=sha256,
+        why=entry.why,
+        url=entry.url or "",
+        already=entry.already,
+    )
+
+
+def _pull(entry: PatchEntry, shelf: Shelf) -> Patch:
+    name, url = entry_name(entry), str(entry.url)
+    origin, lock, downloads = shelf.origin, shelf.lock, shelf.downloads
+    pinned = lock.pins("sources", origin.entry).get(f"patch {name}")
+    if pinned is not None and not lock.refresh and (path := downloads / pinned).is_file():
+        data = path.read_bytes()
+        if hashing.digest(data) == pinned:
+            return _keep(shelf, entry, data, name=name)
+    data = _fetch_pull(entry, shelf)
+    if not is_mailbox(data):
+        raise HostError(
+            f"{url} is no mailbox patch; it begins {data[:60]!r}",
+            where=f"pull request {entry.pull}",
+            hint="a proxy's error page, perhaps? save the patch beside the series and name it with `file:`",
+        )
+    patch = _keep(shelf, entry, data, name=name)
+    if not origin.sample:
+        lock.check("sources", origin.entry, f"patch {name}", patch.sha256)
+    return patch
+
+
+def _fetch_pull(entry: PatchEntry, shelf: Shelf) -> bytes:
+    """The mailbox of a pull request: brought by the sample, a ref of a local clone, else its URL."""
+    origin = shelf.origin
+    if origin.pulls is not None:
+        return _read(origin.pulls / f"{entry.pull}.patch", f"pull request {entry.pull}")
+    if origin.kind == "git" and origin.local:
+        ref = git.remote_ref(origin.url, f"refs/pull/{entry.pull}/head")
+        if ref is not None and (data := shelf.cache.mailbox(origin.url, shelf.commit, ref.name)):
+            return data
+    try:
+        return net.get(str(entry.url), limit=LIMIT)
+    except UnreachableError as error:
+        raise HostError(
+            error.message,
+            where=f"pull request {entry.pull}",
+            hint=f"{WAYS_ROUND}\nor save it beside the series file and name it there with `file:`",
+        ) from error
+
+
+def pinned_digests(series: Series, origin: Origin, *, folder: Path, lock: Lock) -> dict[str, str] | None:
+    """Digests of all enabled patches without any network, or None if some are not known yet."""
+    pins = lock.pins("sources", origin.entry)
+    digests: dict[str, str] = {}
+    for entry in series.patches:
+        if not entry.enabled:
+            continue
+        if entry.pull is not None:
+            name = entry_name(entry)
+            if origin.pulls is not None:
+                digests[name] = hashing.digest(_read(origin.pulls / f"{entry.pull}.patch", name))
+            elif (pinned := pins.get(f"patch {name}")) is not None:
+                digests[name] = pinned
+            else:
+                return None
+        elif entry.file is not None:
+            digests[entry_name(entry)] = hashing.digest(_read(folder / entry.file, entry.file))
+        elif entry.quilt is not None:
+            for name, strip, data in _quilt(entry, series, folder, entry.quilt):
+                digests[name] = _material(strip, hashing.digest(data))
+    return digests
+
+
+def _material(strip: int, sha256: str) -> str:
+    return sha256 if strip == 1 else f"-p{strip} {sha256}"
+
+
+def digests_of(patches: Sequence[Patch]) -> dict[str, str]:
+    """The same mapping as `pinned_digests`, from patches that are there."""
+    return {patch.name: _material(patch.strip, patch.sha256) for patch in patches}

@@ -1,0 +1,304 @@
+"""The source stage: clone at a commit, apply the series, fill in the submodules, write one normalised tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pikaforge.config.schema import Series
+from pikaforge.errors import ConfigError, HostError, StageError, UnreachableError
+from pikaforge.host import git
+from pikaforge.host.job import Input, Job, files
+from pikaforge.host.store import Result, sha256
+from pikaforge.host.workspace import Workshop, failure, guest_digests, read_facts, run_job
+from pikaforge.pipeline.source import origin as origins
+from pikaforge.pipeline.source import patches, pointers, submodules
+from pikaforge.pipeline.source import series as series_stage
+from pikaforge.pipeline.source.origin import Origin, Pinned, pin
+
+STAGE = submodules.STAGE
+SCRIPTS = ("source.sh", "series.sh", "fit.sh", submodules.SCRIPT)
+FAILED = "the source tree could not be made"
+
+
+def identify(
+    origin: Origin, series: Series | None, *, workshop: Workshop, folder: Path, offline: bool
+) -> Pinned | None:
+    """What the source is, exactly; None if that is not known without the network and `offline` forbids it.
+
+    Args:
+        origin: the source.
+        series: the patches, or None.
+        workshop: whose lock pins both.
+        folder: of the series file.
+        offline: look only at what is here.
+
+    Raises:
+        HostError: the network is needed and out of reach.
+        ConfigError: a pin says otherwise, or the source has no such tag.
+    """
+    identity = pin(origin, workshop.lock, offline=offline)
+    if identity is None:
+        return None
+    if series is None:
+        return Pinned(origin=origin, identity=identity, patches={})
+    known = patches.pinned_digests(series, origin, folder=folder, lock=workshop.lock)
+    if known is None or workshop.lock.refresh:
+        if offline:
+            return None
+        shelf = _shelf(workshop, origin, identity, folder)
+        known = patches.digests_of(patches.resolve(series, shelf))
+    refused = tuple(patches.entry_name(e) for e in series.patches if e.enabled and e.already == "refuse")
+    return Pinned(origin=origin, identity=identity, patches=known, refused=refused)
+
+
+def _shelf(workshop: Workshop, origin: Origin, commit: str, folder: Path) -> patches.Shelf:
+    return patches.Shelf(
+        origin=origin,
+        commit=commit,
+        folder=folder,
+        lock=workshop.lock,
+        downloads=workshop.out / "downloads",
+        cache=git.Cache(workshop.out / "git"),
+    )
+
+
+def material(pinned: Pinned, home: Path) -> dict[str, Any]:
+    """Key material: the commit or digest, the patches in order, and the scripts."""
+    origin = pinned.origin
+    return {
+        "source": pinned.identity,
+        # Nothing of the tree, but the facts tell it, and packages their readers.
+        "told": [origin.spec, "" if origin.local else origin.url, origin.ref, origin.own],
+        "patches": list(pinned.patches.items()),
+        "refused": list(pinned.refused),
+        "scripts": guest_digests(home, SCRIPTS),
+    }
+
+
+def unresolved_material(origin: Origin, home: Path) -> dict[str, Any]:
+    """Stand-in key material for a plan made without the network: what was asked for, not what it is."""
+    return {"unresolved": origin.entry, "scripts": guest_digests(home, SCRIPTS)}
+
+
+def run(
+    workshop: Workshop, pinned: Pinned, series: Series | None, *, key: str, label: str, folder: Path, image: str
+) -> Result:
+    """Run the stage.
+
+    The result has the file `source.tar`. Its facts are where the source came from (`origin.describe`), the epoch
+    (seconds, time of the commit), the patched commit, the patches with their states, and the submodules.
+
+    Raises:
+        StageError: a patch neither applies nor is in the source, or is there and must not be; nothing is kept then.
+        HostError: a repository cannot be reached.
+    """
+    origin = pinned.origin
+    shelf = _shelf(workshop, origin, pinned.identity, folder)
+    wanted = patches.resolve(series, shelf) if series is not None else ()
+    log = workshop.log_path(label, STAGE)
+    with workshop.store.scratch() as scratch:
+        work = _Work(
+            workshop=workshop,
+            pinned=pinned,
+            shelf=shelf,
+            wanted=wanted,
+            label=label,
+            image=image,
+            log=log,
+            scratch=scratch,
+        )
+        made = work.patched()
+        filler = submodules.Filler(
+            workshop=workshop, origin=origin, image=image, label=label, log=log, epoch=made.epoch
+        )
+        links = submodules.links(made.facts, {}, origin.relative_to)
+        tree = filler.fill(made.tree, links, scratch)
+        if not origin.sample:
+            for path, commit in filler.commits.items():
+                workshop.lock.check("sources", origin.entry, f"submodule {path}", commit)
+        return workshop.store.put(
+            STAGE,
+            key,
+            identity=sha256(tree),
+            facts={
+                "origin": origin.spec,
+                **origins.describe(origin, pinned.identity, _tag(origin, workshop)),
+                "head": made.facts["head"][0][0] if origin.kind == "git" else "",
+                "epoch": made.epoch,
+                "patches": [verdict.facts() for verdict in made.verdicts],
+                "submodules": filler.commits,
+            },
+            files={"source.tar": tree},
+        )
+
+
+def _tag(origin: Origin, workshop: Workshop) -> str:
+    try:
+        return origins.tag_of(origin, workshop.lock)
+    except UnreachableError as error:
+        raise HostError(error.message, where=f"source {origin.spec}", hint=origins.WAYS_ROUND) from error
+
+
+def remarks(facts: Mapping[str, Any], *, version: str) -> tuple[str, ...]:
+    """Return what a user should know of a source, whether it was made now or before.
+
+    Args:
+        facts: of the stage's result.
+        version: of the product.
+    """
+    found = []
+    if facts.get("kind") in origins.FOREIGN:
+        of = f" of {facts['url']}" if facts["url"] else ""
+        found.append(
+            f"the source is {facts['version']}{of} ({facts['commit']}), not product.source; "
+            f"packages keep the version {version}"
+        )
+    if there := series_stage.remark(facts.get("patches", ())):
+        found.append(there)
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Patched:
+    """The tree after the series, without its submodules."""
+
+    tree: Path
+    epoch: int
+    facts: series_stage.Facts
+    verdicts: tuple[series_stage.Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """One run of the stage."""
+
+    workshop: Workshop
+    pinned: Pinned
+    shelf: patches.Shelf
+    wanted: tuple[patches.Patch, ...]
+    label: str
+    image: str
+    log: Path
+    scratch: Path
+
+    def patched(self) -> _Patched:
+        """Apply the series.
+
+        The history of the source is fetched only if a patch is in conflict with the tree, because it may be large.
+        """
+        moves = {patch: pointers.moves(self._content(patch), patch.strip) for patch in self.wanted}
+        repository = self._repository()
+        known = self._pointers(moves, repository)
+        made = self._look(repository, known)
+        more: list[str] = []
+        if repository is not None and any(verdict.state == "conflict" for verdict in made.verdicts):
+            deep, problem = self._history()
+            if deep is not None:
+                made = self._look(deep, known, history=True)
+            more += [problem] if problem else []
+        bad = [verdict for verdict in made.verdicts if verdict.findings]
+        for verdict in bad:
+            more += [known.unknown[m.path] for m in moves[verdict.patch] if m.path in known.unknown]
+        if bad:
+            raise self._error(made.verdicts, more)
+        return made
+
+    def _content(self, patch: patches.Patch) -> bytes:
+        return (self.shelf.downloads / patch.sha256).read_bytes()
+
+    def _repository(self) -> Path | None:
+        """Fetch the source's commit; return its repository, or None for a tarball."""
+        origin = self.pinned.origin
+        if origin.kind != "git":
+            return None
+        where = f"source {origin.spec}"
+        return submodules.fetch(self.shelf.cache, origin.url, self.pinned.identity, ref=origin.ref, where=where)
+
+    def _pointers(
+        self, moves: Mapping[patches.Patch, list[pointers.Move]], repository: Path | None
+    ) -> pointers.Pointers:
+        origin, cache = self.pinned.origin, self.shelf.cache
+        if repository is not None:
+            return pointers.look_up(moves, origin, repository=repository, commit=self.pinned.identity, cache=cache)
+        assert origin.tarball is not None  # what is no repository is one
+        return pointers.look_up_trees(moves, origin.tarball, cache=cache)
+
+    def _history(self) -> tuple[Path | None, str]:
+        """Fetch the history of the source's commit; return the repository, and what is wrong with it."""
+        origin = self.pinned.origin
+        try:
+            repository, whole = self.shelf.cache.history(origin.url, self.pinned.identity, origin.ref)
+        except (HostError, ConfigError) as error:
+            return None, f"the history of the source could not be looked at: {error.message}"
+        return repository, "" if whole else f"the history of the source ends early: {origin.spec} is a shallow clone"
+
+    def _look(self, repository: Path | None, known: pointers.Pointers, *, history: bool = False) -> _Patched:
+        folder = self.scratch / ("history" if history else "look")
+        folder.mkdir()
+        job = Job(
+            label=f"{STAGE}-{self.label}{'-history' if history else ''}",
+            image=self.image,
+            argv=("sh", "guest/run.sh", "source", "source"),
+            env={**_environment(self.pinned), **({"FORGE_HISTORY": "1"} if history else {})},
+            inputs=(
+                self.workshop.guest(*SCRIPTS),
+                _source_input(self.pinned, repository, folder),
+                _patch_input(self.shelf.downloads, self.wanted, known),
+            ),
+            outputs=("out/source.tar", "out/facts", "out/epoch"),
+            log=self.log,
+        )
+        done = run_job(self.workshop, job, folder, stage=STAGE, label=self.label, failed=FAILED)
+        facts = read_facts(done.outputs["out/facts"])
+        return _Patched(
+            tree=done.outputs["out/source.tar"],
+            epoch=int(done.outputs["out/epoch"].read_text(encoding="ascii")),
+            facts=facts,
+            verdicts=series_stage.read(facts, self.wanted),
+        )
+
+    def _error(self, verdicts: tuple[series_stage.Verdict, ...], more: list[str]) -> StageError:
+        findings = [finding for verdict in verdicts for finding in verdict.findings]
+        hints = []
+        if any(verdict.state == "conflict" for verdict in verdicts):
+            hints.append("disable the entry in the series (enabled: false), or replace it with a rebased patch (file:)")
+            if self.pinned.origin.kind == "tarball":
+                hints.append("a tarball cannot carry submodule pointer moves: take a clone for series that have one")
+        if any(verdict.refused for verdict in verdicts):
+            hints.append("if the source may have it, remove `already: refuse` from the entry, or disable it")
+        said = failure(stage=STAGE, label=self.label, log=self.log)
+        said = replace(
+            said,
+            findings=tuple(dict.fromkeys([*findings, *more])),
+            facts={"patches": [verdict.facts() for verdict in verdicts]},
+        )
+        return StageError(FAILED, said, hint="\n".join(hints))
+
+
+def _environment(pinned: Pinned) -> dict[str, str]:
+    if pinned.origin.tarball is not None:
+        return {"FORGE_TARBALL": pinned.origin.tarball.name}
+    return {"FORGE_COMMIT": pinned.identity}
+
+
+def _source_input(pinned: Pinned, repository: Path | None, scratch: Path) -> Input:
+    tarball = pinned.origin.tarball
+    if tarball is not None:
+        return Input(folder="tarball", archive=files({tarball.name: tarball}))
+    assert repository is not None  # what is no tarball is one
+    return Input(folder="git/0", archive=submodules.repository_tar(repository, scratch))
+
+
+def _patch_input(downloads: Path, wanted: tuple[patches.Patch, ...], known: pointers.Pointers) -> Input:
+    lines: list[str] = []
+    contents: dict[str, bytes | Path] = {}
+    for number, patch in enumerate(wanted):
+        name = f"{number:04}"
+        contents[name] = downloads / patch.sha256
+        lines.append(f"{patch.kind}\t{name}\t{patch.strip}\t{patch.name}\n")
+    contents["list"] = "".join(lines).encode()
+    contents.update(known.inputs())
+    return Input(folder="patches", archive=files(contents))

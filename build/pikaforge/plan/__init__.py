@@ -1,0 +1,1 @@
+"""From a specification and a selection to cells and the nodes of the plan. Pure."""

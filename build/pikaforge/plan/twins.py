@@ -1,0 +1,69 @@
+"""Twins: the target that is run in the place of one that no CPU here has and no emulator knows. Pure.
+
+The same source, recipe and allocator are compiled for the twin, and its smoke test counts for both: function is proven
+by the twin, instructions by the audit of the tree itself. The report, the manifest and the page say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pikaforge.cpu import microarch
+from pikaforge.cpu.emulation import Machine
+
+FAMILIES = (("avx512", "AVX-512"), ("amx", "AMX"))
+"""What people call groups of features, by the beginning of the features' names."""
+NAMED = 3
+"""Single features in a sentence, at most."""
+
+
+def twin_of(target: str, *, gcc: str, machine: Machine, usual: Collection[str]) -> str:
+    """Return the target that is run in the place of `target`; empty if `target` itself can be run, or nothing can.
+
+    It is an ancestor of `target` whose features `target` has all. One of `usual` is preferred, since its nodes serve
+    other cells, too; among those the one with the most features wins. So the twin of a target depends on the matrix,
+    and not on what else was selected.
+
+    Args:
+        target: archspec name.
+        gcc: version of the compiler; a target that it cannot produce is no twin.
+        machine: where the smoke tests run.
+        usual: the targets of the matrix on the same image.
+    """
+    if machine.runs(target):
+        return ""
+    possible = [
+        name
+        for name in microarch.ancestors(target)
+        if microarch.features(name) <= microarch.features(target)
+        and machine.runs(name)
+        and microarch.resolve(name, gcc).possible
+    ]
+    chosen = [name for name in possible if name in usual] or possible
+    return microarch.best(chosen) if chosen else ""
+
+
+def beyond(target: str, tried: str) -> str:
+    """Return what `target` has that `tried` has not, for people: `AVX-512, AMX`, or single features, or a count.
+
+    A family that `tried` has a part of is not named as a whole.
+    """
+    has = microarch.kernel_flags(tried)
+    rest = microarch.kernel_flags(target) - has
+    names: list[str] = []
+    for start, family in FAMILIES:
+        new = sorted(feature for feature in rest if feature.startswith(start))
+        if new:
+            names += new if any(feature.startswith(start) for feature in has) else [family]
+    names = names or sorted(rest)
+    return ", ".join(names) if len(names) <= NAMED else f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
+
+
+def sentence(target: str, tried: str) -> str:
+    """Return how a target was tried where its twin was run: `function tried as haswell; AVX-512 code audited, not run`.
+
+    Empty if the target itself was run, or nothing.
+    """
+    if tried in ("", target):
+        return ""
+    return f"function tried as {tried}; {beyond(target, tried)} code audited, not run"

@@ -1,0 +1,258 @@
+"""The next generation of a repository: its metadata, sums and signatures, made of an outline."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote
+
+from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS
+from pikaforge.errors import PublishError
+from pikaforge.formats.deb import apt
+from pikaforge.formats.rpm import yum
+from pikaforge.publish.diff import Outline
+from pikaforge.publish.state import FOLDERS, STATE, Artifact, File, Generation, State, text
+from pikaforge.publish.transaction import Addition, Change, file_of, sums_text
+
+RPMS, DEBS, WHEELS = FOLDERS["rpm"], FOLDERS["deb"], FOLDERS["wheel"]
+GZIP = b"\x1f\x8b"
+
+
+class Signing(Protocol):
+    """What signs metadata (`signing.Signer`)."""
+
+    fingerprint: str
+    public: str
+
+    def detached(self, data: bytes, *, armor: bool = True) -> bytes:
+        """A signature of some bytes."""
+
+    def clearsigned(self, data: bytes) -> bytes:
+        """A text with its signature in it."""
+
+
+Obtain = Callable[[File], Path]
+"""Where a file of an item is on this machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What is needed to make a generation."""
+
+    read: Callable[[str], bytes | None]
+    """A file of the site, by its path below the root."""
+    fetch: Callable[[File], Path]
+    """A file of the repository, copied to this machine."""
+    obtain: Obtain
+    signer: Signing | None
+    now: str
+    """ISO 8601 in UTC."""
+    stepwise: bool = False
+    """Whether readers may see new pointers before all of them are there."""
+
+
+def verify(outlines: Iterable[Outline]) -> None:
+    """Import what makes the metadata that outlines change, before anything is written.
+
+    Raises:
+        HostError: it is missing, or cannot be loaded.
+    """
+    changed = [each for each in outlines if not each.nothing]
+    formats = {artifact.format for each in changed for artifact in (*each.listed, *each.unlisted)}
+    if "rpm" in formats:
+        yum.library()
+    if "deb" in formats:
+        apt.library()
+
+
+def compose(outline: Outline, means: Means) -> Change:
+    """Make the change of an outline.
+
+    Raises:
+        PublishError: a package cannot be read, or what the site has is damaged.
+    """
+    return _Composer(outline, means).change()
+
+
+class _Composer:
+    def __init__(self, outline: Outline, means: Means) -> None:
+        self.outline = outline
+        self.means = means
+        self.before = outline.before
+        self.additions: list[Addition] = []
+        self.pointers: dict[str, bytes] = {}
+        self.transitional: dict[str, bytes] = {}
+        self.metadata: list[File] = []
+        current = self.before.current if self.before else None
+        newest = max((artifact.epoch for artifact in outline.listed), default=0)
+        self.revision = max(newest, current.revision + 1) if current else newest
+        self.known = {file.path: file for file in (self.before.files() if self.before else ())}
+        self.base = outline.restores or current
+        """The generation whose metadata is taken for what it knows."""
+
+    def change(self) -> Change:
+        self._add_files()
+        self._yum()
+        self._apt()
+        self._wheels()
+        self._sums()
+        state = self._state()
+        self.pointers[STATE] = text(state)
+        new = {addition.file.path for addition in self.additions}
+        named = {file.path for file in state.files()}
+        old = self.known.values()
+        return Change(
+            state=state,
+            kept=tuple(file for file in old if file.path in named and file.path not in new),
+            additions=tuple(self.additions),
+            pointers=self.pointers,
+            transitional=self.transitional,
+            removals=tuple(file for file in old if file.path not in named),
+        )
+
+    def _state(self) -> State:
+        outline = self.outline
+        generation = Generation(
+            number=outline.number,
+            revision=self.revision,
+            published=self.means.now,
+            restores=outline.restores.number if outline.restores else None,
+            key=self.means.signer.fingerprint if self.means.signer else "",
+            artifacts=tuple(artifact.path for artifact in outline.listed),
+            metadata=tuple(sorted(self.metadata, key=lambda file: file.path)),
+        )
+        older = self.before.generations[: outline.history - 1] if self.before else ()
+        known = {**(self.before.artifacts if self.before else {}), **{a.path: a for a in outline.listed}}
+        named = sorted({path for each in (generation, *older) for path in each.artifacts})
+        return State(
+            product=outline.product,
+            image=outline.image,
+            model=outline.model,
+            generations=(generation, *older),
+            artifacts={path: known[path] for path in named},
+        )
+
+    def _add_files(self) -> None:
+        for placed in self.outline.placed:
+            for source, file in placed.files:
+                self.additions.append(Addition(file=file, content=self.means.obtain(source)))
+
+    def _immutable(self, path: str, data: bytes) -> None:
+        """A metadata file that is called after its digest; it may be there from an earlier generation."""
+        file = file_of(path, data)
+        self.metadata.append(file)
+        if self.known.get(path) != file:
+            self.additions.append(Addition(file=file, content=data))
+
+    def _packages(self, folder: str, of: str) -> tuple[dict[str, Path | None], list[File]] | None:
+        """Packages of a kind by location: where they are to be read, or None where the base generation's metadata knows
+        them; and the files of that. None if there never was such a package."""
+        listed = [artifact for artifact in self.outline.listed if artifact.format == of]
+        old = [file for file in (self.base.metadata if self.base else ()) if file.path.startswith(f"{folder}/")]
+        if not listed and not old:
+            return None
+        known = set(self.base.artifacts) if self.base and old else set()
+        placed = {put.artifact.path: put for put in self.outline.placed}
+        found: dict[str, Path | None] = {}
+        for artifact in listed:
+            location = artifact.path.removeprefix(f"{folder}/")
+            if artifact.path in known:
+                found[location] = None
+            elif artifact.path in placed:
+                found[location] = self.means.obtain(placed[artifact.path].files[0][0])
+            else:
+                found[location] = self.means.fetch(artifact)
+        return found, old if any(path is None for path in found.values()) else []
+
+    def _read(self, file: File) -> bytes:
+        """A metadata file of the site."""
+        data = self.means.read(f"{self.outline.place}/{file.path}")
+        if data is None or file_of(file.path, data) != file:
+            raise PublishError(
+                "a metadata file is missing or altered",
+                where=f"{self.outline.place}/{file.path}",
+                hint="has somebody changed the repository by hand? put the file back, or begin with a new root",
+            )
+        return data
+
+    def _yum(self) -> None:
+        wanted = self._packages(RPMS, "rpm")
+        if wanted is None:
+            return
+        packages, old = wanted
+        before = {file.path.rpartition("/")[2]: self._read(file) for file in old}
+        files, repomd = yum.metadata(packages, before, revision=self.revision)
+        for name, data in files.items():
+            self._immutable(f"{RPMS}/{yum.FOLDER}/{name}", data)
+        pointer = f"{RPMS}/{yum.POINTER}"
+        if self.means.signer is not None:
+            self._signed(pointer, repomd, self.means.signer)
+        self.pointers[pointer] = repomd
+
+    def _signed(self, pointer: str, repomd: bytes, signer: Signing) -> None:
+        """The signature of repomd.xml, before it.
+
+        Where the two cannot be switched at once, there is a signature file for the old metadata and the new one
+        meanwhile, of which gpg takes the signature that fits; the new one's alone comes after the metadata.
+        """
+        signature = pointer + SIGNATURE_SUFFIX
+        before = self.means.read(f"{self.outline.place}/{pointer}") if self.means.stepwise else None
+        if before is not None:
+            both = [signer.detached(data, armor=False) for data in (repomd, before)]
+            self.transitional[signature] = b"".join(both)
+            self.pointers[pointer] = repomd
+        self.pointers[signature] = signer.detached(repomd)
+
+    def _apt(self) -> None:
+        wanted = self._packages(DEBS, "deb")
+        if wanted is None:
+            return
+        packages, old = wanted
+        lists = [data for data in map(self._read, old) if not data.startswith(GZIP)]
+        immutable, pointers = apt.metadata(
+            packages,
+            lists[0] if lists else b"",
+            revision=self.revision,
+            origin=self.outline.product,
+            label=f"{self.outline.product} for {self.outline.model}",
+        )
+        for name, data in immutable.items():
+            self._immutable(f"{DEBS}/{name}", data)
+        release = pointers[apt.RELEASE]
+        if self.means.signer is not None:
+            pointers[apt.RELEASE_SIGNATURE] = self.means.signer.detached(release)
+            pointers[apt.RELEASE_SIGNED] = self.means.signer.clearsigned(release)
+        self.pointers.update((f"{DEBS}/{name}", data) for name, data in pointers.items())
+
+    def _wheels(self) -> None:
+        """A page of links, which `pip install --find-links` reads."""
+        listed = [artifact for artifact in self.outline.listed if artifact.format == "wheel"]
+        if not listed:
+            return
+        links = "".join(
+            f'<a href="{quote(path)}#sha256={artifact.sha256}">{html.escape(artifact.name)}</a><br>\n'
+            for artifact in listed
+            for path in [artifact.path.removeprefix(f"{WHEELS}/")]
+        )
+        page = f"<!doctype html>\n<title>{html.escape(self.outline.place)}</title>\n{links}"
+        self.pointers[f"{WHEELS}/index.html"] = page.encode()
+
+    def _sums(self) -> None:
+        """SHA256SUMS of each folder with artifacts, for `verify` and `sha256sum --check`."""
+        folders: dict[str, list[File]] = {}
+        for file in _proved(self.outline.listed):
+            folders.setdefault(file.path.rpartition("/")[0], []).append(file)
+        for folder, files in sorted(folders.items()):
+            data = sums_text(files).encode()
+            if self.means.signer is not None:
+                self.pointers[f"{folder}/{SUMS}{SIGNATURE_SUFFIX}"] = self.means.signer.detached(data)
+            self.pointers[f"{folder}/{SUMS}"] = data
+
+
+def _proved(artifacts: Iterable[Artifact]) -> Iterable[File]:
+    """Artifacts with what lies beside them, but for signatures, which prove themselves."""
+    for artifact in artifacts:
+        yield from (file for file in artifact.files() if not file.path.endswith(SIGNATURE_SUFFIX))

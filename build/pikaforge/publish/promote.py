@@ -1,0 +1,68 @@
+"""Promotion: what one root offers, to be published in another as it is, without building or packing it anew."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pikaforge.errors import PublishError
+from pikaforge.publish.diff import Item
+from pikaforge.publish.publisher import Source, moment
+from pikaforge.publish.state import CATALOGUE, STATE, Artifact, File, read_catalogue, read_state
+from pikaforge.publish.transaction import Site
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promotion:
+    """What another site offers, to be published as it is."""
+
+    items: tuple[Item, ...]
+    origin: Site
+
+    @contextmanager
+    def source(self) -> Iterator[Source]:
+        """Fetches files from the other site as they are needed."""
+        with tempfile.TemporaryDirectory(prefix="pikaforge-promote-") as scratch:
+
+            def fetch(place: str, file: File) -> Path:
+                into = Path(scratch) / file.sha256
+                if not into.exists():
+                    self.origin.fetch(file, place, into)
+                return into
+
+            yield fetch
+
+
+def promotion(origin: Site, wanted: Callable[[Artifact], bool]) -> Promotion:
+    """The packages of another site's current generations that are wanted.
+
+    Raises:
+        PublishError: there is nothing.
+    """
+    catalogue = read_catalogue(origin.read(CATALOGUE), where=f"{origin.where}: {CATALOGUE}")
+    if catalogue is None:
+        raise PublishError("there is nothing to promote", where=origin.where, hint="publish to it first")
+    now = moment()
+    items = []
+    for repository in catalogue.repositories:
+        # The state decides: the catalogue may be behind, if a publisher was killed between the two.
+        path = f"{repository.path}/{STATE}"
+        state = read_state(origin.read(path), where=f"{origin.where}: {path}")
+        items += [
+            Item(
+                product=catalogue.product,
+                image=repository.image,
+                model=repository.model,
+                artifact=artifact.model_copy(update={"published": now}),
+            )
+            for artifact in (state.listed() if state else ())
+            if wanted(artifact)
+        ]
+    if not items:
+        raise PublishError(
+            "nothing that is published there is selected", where=origin.where, hint="see its index page, or repo.json"
+        )
+    return Promotion(items=tuple(items), origin=origin)

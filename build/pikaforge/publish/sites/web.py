@@ -1,0 +1,210 @@
+"""A root on a web server: one for WebDAV, or any that takes PUT, GET, HEAD and DELETE.
+
+Nothing is ever listed, locked by the server or sent in parts, because plain servers do none of it. Files that never
+change are sent first; then the switch is written down at the root as a whole, and made: a publisher that is killed in
+the midst of it is followed by one that makes it again, which changes nothing where it was made already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pikaforge.errors import PublishError
+from pikaforge.host.net import redacted
+from pikaforge.host.store import sha256
+from pikaforge.publish.sites.credentials import Credentials
+from pikaforge.publish.sites.http import PAUSE, TIMEOUT, TRIES, Client, quiet, warn_if_plain
+from pikaforge.publish.sites.journal import PENDING, Redo
+from pikaforge.publish.sites.web_lock import LOOK, TTL, Lock
+from pikaforge.publish.sites.webdav import Dav, beside, digest_of
+from pikaforge.publish.state import File
+from pikaforge.publish.transaction import Addition, Change
+
+
+class WebSite:
+    """A root behind a URL. See `change.Site`."""
+
+    stepwise = True
+
+    def __init__(
+        self,
+        url: str,
+        credentials: Credentials | None,
+        *,
+        target: str = "web",
+        notice: Callable[[str], None] = quiet,
+        timeout: tuple[float, float] = TIMEOUT,
+        pause: float = PAUSE,
+        ttl: float = TTL,
+        look: float = LOOK,
+    ) -> None:
+        """Make no request yet.
+
+        Args:
+            url: of the root; publishers write there.
+            credentials: theirs; None where the server lets everybody write.
+            target: the publish target's name, which the names of its variables are made of, for hints.
+            notice: told, in one line without secrets, what the user should know.
+            timeout: seconds to connect, and between two reads or writes.
+            pause: seconds before a failed request is made again; twice as many before each further time.
+            ttl: seconds after which others may take over the lock of a publisher that is gone.
+            look: seconds between two looks at somebody else's lock.
+
+        Raises:
+            ConfigError: the URL is not one of http or https, or has credentials in it.
+        """
+
+        def connect(timeout: tuple[float, float], tries: int) -> Dav:
+            client = Client(url, credentials, target=target, timeout=timeout, tries=tries, pause=pause)
+            return Dav(url, client, notice=notice)
+
+        self._dav = connect(timeout, TRIES)
+        beat = connect((min(timeout[0], ttl / 4), min(timeout[1], ttl / 4)), 2)
+        self.where = self._dav.where
+        self._lock = Lock(self._dav, beat, ttl=ttl, look=look, notice=notice)
+        self._notice = notice
+        self._unfinished = False
+        warn_if_plain(url, credentials, notice)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One publisher at a time. A switch that one who died has begun is finished first."""
+        with self._lock.held():
+            self._finish()
+            yield
+
+    def read(self, path: str, *, limit: int = 256 << 20) -> bytes | None:
+        """A file; None if there is none."""
+        return self._dav.get(path, limit=limit)
+
+    def fetch(self, file: File, place: str, into: Path) -> None:
+        """Copy a file of a repository and check its digest."""
+        path = f"{place}/{file.path}"
+        part = into.with_name(f".{into.name}.part")
+        try:
+            for _ in range(TRIES):
+                if not self._dav.download(path, part):
+                    raise PublishError(
+                        "the file is gone", where=redacted(self._dav.url(path)), hint="did somebody remove it by hand?"
+                    )
+                if sha256(part) == file.sha256:
+                    part.replace(into)
+                    return
+        except OSError as error:
+            raise PublishError(f"a file cannot be kept: {error.strerror or error}", where=str(into)) from error
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+        raise PublishError(
+            "the file does not have the digest that it was published with", where=redacted(self._dav.url(path))
+        )
+
+    def commit(self, change: Change) -> int:
+        """Send what is new, and switch to it. The number counts the additions that were sent."""
+        if self._unfinished:
+            self._finish()
+        kept = {file.path: file.sha256 for file in change.kept}
+        for addition in change.additions:
+            if kept.get(addition.file.path, addition.file.sha256) != addition.file.sha256:
+                raise PublishError(
+                    "another file of this name is published already",
+                    where=f"{self.where}/{change.place}/{addition.file.path}",
+                    hint="published files never change: give the new one another release",
+                )
+        sent = self._send(change)
+        self._lock.confirm()
+        redo = Redo.of(change)
+        self._dav.put_whole(PENDING, redo.text())
+        self._unfinished = True
+        self._make(redo)
+        return sent
+
+    def _send(self, change: Change) -> int:
+        """Send what is new; their temporary names are written down first, so that whoever comes next removes them."""
+        place = change.place
+        missing = [
+            addition
+            for addition in change.additions
+            if not self._dav.has(f"{place}/{addition.file.path}", addition.file.sha256, addition.file.bytes)
+        ]
+        if not missing:
+            return 0
+        self._lock.check()
+        temporary = (beside(f"{place}/{addition.file.path}") for addition in missing)
+        self._dav.put_whole(PENDING, Redo.of_uploads(place, temporary).text())
+        try:
+            sent = 0
+            for addition in missing:
+                self._lock.check()
+                sent += self._add(addition, place)
+        except PublishError:  # nothing is left to be removed, unless the server is gone
+            self._dav.clear(PENDING)
+            raise
+        return sent
+
+    def _add(self, addition: Addition, place: str) -> bool:
+        """Send a file that never changes, unless somebody else has put it there meanwhile; whether it was sent.
+
+        What has other bytes under its name is what somebody left who did not come to the switch, so it is replaced.
+        """
+        file = addition.file
+        path = f"{place}/{file.path}"
+        if digest_of(addition.content) != file.sha256:
+            raise PublishError(
+                "it was changed since it was looked at", where=str(addition.content), hint="publish again"
+            )
+        if self._dav.put_whole(path, addition.content, over=False):
+            return True
+        if self._dav.has(path, file.sha256, file.bytes):
+            return False
+        return self._dav.put_whole(path, addition.content)
+
+    def _finish(self) -> None:
+        """Make the switch that is written down, if there is one; what is damaged was never begun."""
+        text = self._dav.get(PENDING)
+        if text is not None:
+            redo = Redo.parse(text)
+            if redo is None:
+                self._dav.delete(PENDING)
+            else:
+                what = "finishes what" if redo.pointers else "tidies up where"
+                self._notice(f"{what} another publisher has begun: {self.where}/{redo.place}")
+                self._make(redo)
+        self._unfinished = False
+
+    def _make(self, redo: Redo) -> None:
+        """Make a switch, or make it again."""
+        try:
+            for path, data in redo.pointers:
+                self._lock.check()
+                self._put(path, data)
+            for path in redo.removals:
+                self._lock.check()
+                self._dav.delete(path)
+            self._dav.delete(PENDING)
+        except PublishError as error:
+            error.hint = "\n".join(filter(None, [error.hint, "the switch has begun: the next publisher finishes it"]))
+            raise
+        self._unfinished = False
+
+    def _put(self, path: str, data: bytes) -> None:
+        """Put a file that changes, and see that readers get it."""
+        for _ in range(TRIES):
+            self._dav.put_whole(path, data)
+            if self._dav.get(path) == data:
+                return
+        raise PublishError(
+            "readers do not get what was written",
+            where=redacted(self._dav.url(path)),
+            hint="does a cache stand before the server? It must ask for each of these files",
+        )
+
+    def write(self, path: str, data: bytes) -> bool:
+        """Put a file of the root, unless it is there like that."""
+        self._lock.check()
+        if self._dav.get(path) == data:
+            return False
+        self._put(path, data)
+        return True

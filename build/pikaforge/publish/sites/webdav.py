@@ -1,0 +1,211 @@
+"""Files on a server that takes PUT and DELETE, and MOVE if it is one for WebDAV: whole or not at all, and read back.
+
+Temporary files have names that depend on the file's alone: one publisher at a time writes, so whoever comes after one
+that was killed writes over what it left, without having to list anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from pikaforge.errors import PublishError
+from pikaforge.host.net import redacted
+from pikaforge.host.store import sha256
+from pikaforge.publish.sites.http import LIMIT, TRIES, Client, Content, RefusedError, blocks, quiet, read_body
+
+if TYPE_CHECKING:
+    from requests import Response
+
+DIGEST_HEADER = "X-Checksum-Sha256"
+"""In which repository managers tell what they have stored."""
+NO_MOVE = (400, 404, 405, 501)
+"""Answers of servers that do not know MOVE; 400 and 404 may mean something else, too."""
+NO_FOLDER = (409, 500)
+"""Answers to a PUT below a folder that is not there: the standard's, and that of nginx."""
+
+
+def digest_of(content: Content) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256(content)
+
+
+def beside(path: str) -> str:
+    """The temporary name of a file."""
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}.{name.lstrip('.')}.part"
+
+
+class Dav:
+    """The files below a URL; paths are relative to it. One thread at a time."""
+
+    def __init__(self, url: str, client: Client, *, notice: Callable[[str], None] = quiet) -> None:
+        self._top = url.rstrip("/")
+        self.where = redacted(self._top)
+        self._client = client
+        self._notice = notice
+        self._folders: set[str] = set()
+        self.moves = True
+        """Whether the server knows MOVE; so it is taken to, until it does not."""
+
+    def url(self, path: str) -> str:
+        """The URL of a file."""
+        if not all(part.strip(".") for part in path.split("/")):
+            raise PublishError(f"{path!r} leads elsewhere", where=self.where, hint="is the repository's state damaged?")
+        return f"{self._top}/{quote(path, safe='/~')}"
+
+    def get(self, path: str, *, limit: int = LIMIT) -> bytes | None:
+        """A file; None if there is none."""
+        return self._client.get(self.url(path), limit=limit)
+
+    def read(self, path: str, *, limit: int = LIMIT) -> tuple[bytes, Mapping[str, str]] | None:
+        """A file with what the server says of it; None if there is none."""
+
+        def both(answer: Response) -> tuple[bytes, Mapping[str, str]]:
+            return read_body(answer, limit), answer.headers
+
+        return self._client.ask("GET", self.url(path), both, also=(404,))
+
+    def headers(self, path: str) -> Mapping[str, str] | None:
+        """What the server says of a file; None if there is none."""
+        return self._client.look(self.url(path))
+
+    def download(self, path: str, into: Path) -> bool:
+        """Write a file to `into`; whether there is one."""
+
+        def write(answer: Response) -> bool:
+            with into.open("wb") as stream:
+                for block in blocks(answer):
+                    stream.write(block)
+            return True
+
+        return bool(self._client.ask("GET", self.url(path), write, also=(404,)))
+
+    def has(self, path: str, digest: str, size: int) -> bool:
+        """Whether a file is there with this SHA-256; read only if the server does not tell it otherwise."""
+        headers = self.headers(path)
+        if headers is None or headers.get("Content-Length", str(size)) != str(size):
+            return False
+        told = headers.get(DIGEST_HEADER, "").lower()
+        return (told or self._digest(path)) == digest
+
+    def _digest(self, path: str) -> str:
+        def read(answer: Response) -> str:
+            digest = hashlib.sha256()
+            for block in blocks(answer):
+                digest.update(block)
+            return digest.hexdigest()
+
+        return self._client.ask("GET", self.url(path), read, also=(404,)) or ""
+
+    def put(self, path: str, content: Content, *, headers: Mapping[str, str] | None = None) -> bool:
+        """Send a file to its name; False if a condition in the headers does not hold (412)."""
+
+        def sent(answer: Response) -> bool:
+            answer.content  # noqa: B018  # so that the connection can be used again
+            return True
+
+        url = self.url(path)
+        if headers:
+            return bool(self._client.ask("PUT", url, sent, body=content, headers=headers, also=(412,)))
+        if self._client.ask("PUT", url, sent, body=content, also=NO_FOLDER):
+            return True
+        self._make_folders(path)
+        return bool(self._client.ask("PUT", url, sent, body=content))
+
+    def _make_folders(self, path: str) -> None:
+        """Those above a file, from the root on; a server that says no to one that is there is not asked again."""
+        parts = path.split("/")[:-1]
+        for folder in ["", *("/".join(parts[: end + 1]) for end in range(len(parts)))]:
+            if folder not in self._folders:
+                url = f"{self.url(folder)}/" if folder else f"{self._top}/"
+                with suppress(RefusedError):  # what is wrong is told by the PUT that follows
+                    self._client.ask("MKCOL", url, lambda answer: answer.content, also=(405, 409))
+                self._folders.add(folder)
+
+    def put_whole(self, path: str, content: Content, *, over: bool = True) -> bool:
+        """Put a file at its name at once for readers, and not before the server has given back the same bytes.
+
+        Without MOVE it is sent to its name directly: such servers show an upload when it is complete.
+
+        Args:
+            path: its name.
+            content: what is in it.
+            over: whether it may replace another file.
+
+        Returns:
+            False if there is one already that it must not replace.
+
+        Raises:
+            PublishError: it is not there afterwards; what is there under a temporary name was removed.
+        """
+        digest = digest_of(content)
+        if self.moves:
+            part = beside(path)
+            try:
+                self._transfer(part, content, digest)
+                moved = self._settle(part, path, digest, over=over)
+            except BaseException:
+                self.clear(part)
+                raise
+            if not moved:
+                self.clear(part)
+            if moved is not None:
+                return moved
+        self._transfer(path, content, digest)
+        return True
+
+    def _settle(self, part: str, path: str, digest: str, *, over: bool) -> bool | None:
+        """Give a temporary file its name."""
+        try:
+            return self.move(part, path, over=over)
+        except RefusedError:
+            if self._digest(path) == digest:  # done the first time, and the answer to it was lost
+                return True
+            raise
+
+    def _transfer(self, path: str, content: Content, digest: str) -> None:
+        """Send a file until what comes back is the same."""
+        for _ in range(TRIES):
+            self.put(path, content)
+            if self._digest(path) == digest:
+                return
+        if digest_of(content) != digest:
+            raise PublishError("it was changed while it was published", where=str(content), hint="publish it again")
+        raise PublishError(
+            f"what was sent is not what comes back, {TRIES} times",
+            where=redacted(self.url(path)),
+            hint="does something on the way change it, or keep an older one? The server's log says what it took",
+        )
+
+    def move(self, source: str, target: str, *, over: bool) -> bool | None:
+        """Rename a file; False if there is one already that it must not replace, None if the server cannot.
+
+        Raises:
+            RefusedError: 404 where it is certain that the server can, so that `source` is what is missing.
+        """
+        url = self.url(source)
+        # A path is a Destination, too (RFC 4918, section 8.3), and stays right behind a proxy that changes the host.
+        headers = {"Destination": urlsplit(self.url(target)).path, "Overwrite": "T" if over else "F"}
+        try:
+            done = self._client.ask("MOVE", url, lambda answer: answer.content or b"", headers=headers, also=(412,))
+        except RefusedError as refused:
+            if refused.status not in NO_MOVE or (refused.status in (400, 404) and self.headers(source) is None):
+                raise
+            self.moves = False
+            self._notice(f"{self.where} does not know MOVE ({refused.status}): files are put at their names directly")
+            return None
+        return done is not None
+
+    def delete(self, path: str) -> None:
+        """Remove a file that is there, or is not."""
+        self._client.ask("DELETE", self.url(path), lambda answer: answer.content, also=(404, 410))
+
+    def clear(self, path: str) -> None:
+        """Remove a temporary file, if it can be; what went wrong is told by another error."""
+        with suppress(PublishError):
+            self.delete(path)

@@ -1,0 +1,228 @@
+"""What a published repository says of itself: `repository.json` in each, and `repo.json` for all of a root.
+
+A root holds one repository for each image and model, `<root>/<image>/<model>/`, whose state is a short history of
+generations. Every generation names its artifacts and the metadata files that are called after their digests; whatever
+a kept generation names stays where it is, so that a reader that is at an older one finds it still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from pikaforge.attest.describe import SIGNATURE_SUFFIX
+from pikaforge.config.schema import Format, Strict, schema_of
+from pikaforge.errors import PublishError
+
+STATE = "repository.json"
+CATALOGUE = "repo.json"
+FOLDERS: Mapping[str, str] = {"rpm": "x86_64", "deb": "debs", "tar": "tarballs", "wheel": "wheels"}
+"""Where artifacts lie below their repository, by format."""
+HISTORY = 5
+"""Generations that are kept where nobody says how many."""
+ROLLBACK = 2
+"""Generations that are always kept: the current one, and the one that it can be rolled back to."""
+
+
+class File(Strict):
+    """A file beside an artifact: its signature, bill of materials or provenance."""
+
+    path: str = Field(description="Below the repository's folder.")
+    sha256: str = Field(description="Digest of its bytes, in hex.")
+    bytes: int = Field(description="Size.")
+
+
+class Artifact(File):
+    """A package that was published."""
+
+    format: Format = Field(description="What kind of package it is.")
+    role: Literal["main", "debug", "allocator"] = Field(
+        description="The product, its debug information, or gperftools."
+    )
+    package: str = Field(description="The name by which it is installed.")
+    version: str = Field(description="Its version as its package manager writes it.")
+    product_version: str = Field(description="Version of the product.")
+    cell: str = Field(description="MODEL-IMAGE-ALLOCATOR.")
+    allocator: str = Field(description="Memory allocator.")
+    target: str = Field(description="Microarchitecture that it was built for.")
+    wanted: str = Field(default="", description="The best one that all CPUs of the model run, where that is another.")
+    not_run: str = Field(
+        default="", description="For people: what was tried in the place of `target`, where that was not run."
+    )
+    epoch: int = Field(description="Date of its source, in seconds since 1970: what its files are dated.")
+    built: str = Field(description="When its build ended, ISO 8601 in UTC.")
+    published: str = Field(description="When it was first put here, ISO 8601 in UTC.")
+    since: int = Field(description="Number of the generation that first had it.")
+    body: str = Field(default="", description="Of an RPM: SHA-256 without its signature.")
+    beside: tuple[File, ...] = Field(default=(), description="What lies beside it.")
+
+    @property
+    def name(self) -> str:
+        """Its file name."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def signed(self) -> bool:
+        """Whether a signature lies beside it."""
+        return any(file.path == f"{self.path}{SIGNATURE_SUFFIX}" for file in self.beside)
+
+    def files(self) -> tuple[File, ...]:
+        """It and what lies beside it."""
+        return (self, *self.beside)
+
+
+class Generation(Strict):
+    """One state of a repository that readers could see."""
+
+    number: int = Field(ge=1, description="Counts up; never used twice.")
+    revision: int = Field(
+        description="Date of the metadata in seconds since 1970: that of the newest source in it, or one more than the "
+        "generation before, so that it always grows."
+    )
+    published: str = Field(description="When it was switched to, ISO 8601 in UTC.")
+    restores: int | None = Field(default=None, description="The generation whose artifacts it has again.")
+    key: str = Field(default="", description="Fingerprint of the key that signed its metadata; empty: none did.")
+    artifacts: tuple[str, ...] = Field(description="Paths of what its metadata names, sorted.")
+    metadata: tuple[File, ...] = Field(default=(), description="Files of it that are called after their digests.")
+
+
+class State(Strict):
+    """`repository.json`: what is in one repository, and what was before."""
+
+    format: Literal[1] = Field(default=1, description="Version of this file's layout.")
+    product: str = Field(description="What is published.")
+    image: str = Field(description="OS image.")
+    model: str = Field(description="Hardware model.")
+    generations: tuple[Generation, ...] = Field(min_length=1, description="The kept ones, newest first.")
+    artifacts: dict[str, Artifact] = Field(description="By path: all that a kept generation names.")
+
+    @property
+    def place(self) -> str:
+        """Its folder below the root."""
+        return f"{self.image}/{self.model}"
+
+    @property
+    def current(self) -> Generation:
+        """What readers see."""
+        return self.generations[0]
+
+    def listed(self) -> tuple[Artifact, ...]:
+        """The artifacts that the current metadata names."""
+        return tuple(self.artifacts[path] for path in self.current.artifacts)
+
+    def files(self) -> Iterator[File]:
+        """Everything that a kept generation names, once each."""
+        seen: dict[str, File] = {}
+        for artifact in self.artifacts.values():
+            seen.update((file.path, file) for file in artifact.files())
+        for generation in self.generations:
+            seen.update((file.path, file) for file in generation.metadata)
+        yield from seen.values()
+
+    def before(self) -> Generation | None:
+        """The generation that a rollback restores; None if there is none that is kept.
+
+        After a rollback from 7 to what 6 was, one more goes to 5 and not back to 7.
+        """
+        by_number = {generation.number: generation for generation in self.generations}
+        at = self.current
+        while at.restores is not None and at.restores in by_number:
+            at = by_number[at.restores]
+        start = at.restores if at.restores is not None else at.number
+        older = [generation for generation in self.generations if generation.number < start]
+        return older[0] if older else None
+
+
+class Repository(Strict):
+    """One repository, as `repo.json` tells of it."""
+
+    path: str = Field(description="Its folder below the root: IMAGE/MODEL.")
+    image: str = Field(description="OS image.")
+    model: str = Field(description="Hardware model.")
+    generation: int = Field(description="Number of the current generation.")
+    published: str = Field(description="When it was switched to, ISO 8601 in UTC.")
+    artifacts: tuple[Artifact, ...] = Field(description="What its metadata names; paths are below its folder.")
+
+
+class Key(Strict):
+    """The key that metadata and packages are signed with."""
+
+    path: str = Field(description="The public key, below the root.")
+    fingerprint: str = Field(description="Of the primary key.")
+
+
+class Catalogue(Strict):
+    """`repo.json`: everything that a root offers."""
+
+    format: Literal[1] = Field(default=1, description="Version of this file's layout.")
+    product: str = Field(description="What is published.")
+    summary: str = Field(default="", description="What it is, in one line.")
+    url: str = Field(description="Where clients find the root.")
+    key: Key | None = Field(default=None, description="Null where nothing is signed.")
+    repositories: tuple[Repository, ...] = Field(default=(), description="Sorted by path.")
+
+    def of(self, place: str) -> Repository | None:
+        """The repository in a folder."""
+        return next((repository for repository in self.repositories if repository.path == place), None)
+
+
+def entry(state: State) -> Repository:
+    """A repository as the catalogue tells of it."""
+    return Repository(
+        path=state.place,
+        image=state.image,
+        model=state.model,
+        generation=state.current.number,
+        published=state.current.published,
+        artifacts=state.listed(),
+    )
+
+
+def read_state(data: bytes | None, *, where: str) -> State | None:
+    """A repository's state; None if there is none yet.
+
+    Raises:
+        PublishError: it cannot be read: publishing over it would lose its history.
+    """
+    if data is None:
+        return None
+    try:
+        return State.model_validate_json(data)
+    except ValidationError as error:
+        raise _damaged(error, where) from error
+
+
+def read_catalogue(data: bytes | None, *, where: str) -> Catalogue | None:
+    """The catalogue of a root; None if there is none yet.
+
+    Raises:
+        PublishError: it cannot be read.
+    """
+    if data is None:
+        return None
+    try:
+        return Catalogue.model_validate_json(data)
+    except ValidationError as error:
+        raise _damaged(error, where) from error
+
+
+def _damaged(error: ValidationError, where: str) -> PublishError:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return PublishError(
+        f"it cannot be read: {f'{place}: ' if place else ''}{first['msg']}",
+        where=where,
+        hint="was it made by another version, or edited? put the right file back, or begin with a new root",
+    )
+
+
+def text(record: Strict) -> bytes:
+    """A record as it is written to its file."""
+    return (record.model_dump_json(indent=1, exclude_none=True) + "\n").encode()
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of `repo.json`."""
+    return schema_of(Catalogue)
