@@ -162,6 +162,7 @@ def lint(session: nox.Session) -> None:
     session.run(str(programs / "ruff"), "check", *python, external=True)
     session.run(str(programs / "ruff"), "format", "--check", *python, external=True)
     session.run(str(programs / "mypy"), "build/pikaforge", "tests", "bench", "noxfile.py", "tasks.py", external=True)
+    session.run(str(programs / "lint-imports"), "--no-cache", external=True)
     scripts = sorted(
         str(path.relative_to(HERE))
         for pattern in ("docker/guest/**/*", "build/pikaforge/**/*.sh", "tests/**/*.sh", "setup.sh", ".ci/run")

@@ -388,7 +388,7 @@ class TestSystem:
         models = dict(zip(spec.images, spec.hardware, strict=False))
         machine = make(None, "zen4-epyc-9554", published={name: [model] for name, model in models.items()})
         path = machine.put("etc/os-release", text)
-        assert hostos.matching_image(spec, hostos.os_release(path)) == image
+        assert plan.matching_image(spec, hostos.os_release(path)) == image
         if image:
             done = machine.ask(shell=shell)
             assert f" is {models[image]} of {image}, " in done.stdout, done.stderr

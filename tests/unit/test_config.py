@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pikaforge.cli.commands import upkeep
 from pikaforge.config import cross_references, diagnostics, load, yaml_text
 from pikaforge.config import schema as model
 from pikaforge.cpu import microarch
@@ -925,10 +926,10 @@ def test_a_large_file_of_nonsense_is_refused_in_time() -> None:
 # The schemas.
 
 
-@pytest.mark.parametrize("path", sorted(load.schema_texts()))
+@pytest.mark.parametrize("path", sorted(upkeep.schema_texts()))
 def test_schemas_are_those_of_the_models(path: str) -> None:
     """After a change of the models: `invoke schema`."""
-    assert (ROOT / path).read_text(encoding="utf-8") == load.schema_texts()[path]
+    assert (ROOT / path).read_text(encoding="utf-8") == upkeep.schema_texts()[path]
 
 
 def _objects(schema: Any) -> Iterator[dict[str, Any]]:

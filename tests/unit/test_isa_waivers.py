@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pikaforge.audit.waivers import Ledger, Waiver
+from pikaforge.audit.waivers import Ledger
+from pikaforge.config.schema import Waiver
 
 TODAY = date(2026, 6, 15)
 GOOD: dict[str, Any] = {

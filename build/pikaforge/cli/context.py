@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from pikaforge.host.process import cwd
+from pikaforge.plan import plan
 
 if TYPE_CHECKING:
     from pikaforge.config.schema import Series, Spec
@@ -16,11 +18,6 @@ if TYPE_CHECKING:
     from pikaforge.pipeline.pipeline import Pipeline
     from pikaforge.pipeline.source.origin import Origin
     from pikaforge.plan.plan import Cell, Plan
-
-
-def cwd() -> Path:
-    """The folder that relative arguments mean: setup.sh and nox change it, and say where the user was."""
-    return Path(os.environ.get("PIKAFORGE_CWD") or Path.cwd())
 
 
 class Setting:
@@ -66,7 +63,6 @@ class Setting:
 
     def cells(self) -> tuple[Cell, ...]:
         """The selected cells."""
-        from pikaforge.host import hostos  # noqa: PLC0415
         from pikaforge.plan.plan import all_cells  # noqa: PLC0415
         from pikaforge.plan.selection import Selection, select  # noqa: PLC0415
 
@@ -77,7 +73,7 @@ class Setting:
             selectors=tuple(given.selectors) or (("all",) if given.verb == "matrix" else ()),
             os=given.os,
             allocator=given.allocator,
-            host_image=hostos.matching_image(self.spec),
+            host_image=plan.matching_image(self.spec),
             engine=getattr(given, "engine", "docker"),
         )
         return select(self.spec, selection)

@@ -12,7 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pikaforge.config.schema import Adaptation, Spec
-from pikaforge.plan.allocators import number
+
+
+def number(version: str) -> tuple[int, ...]:
+    """A version's numbers, to compare with: `2.6.2` is (2, 6, 2), and `2.7.0` (2, 7) like `2.7`."""
+    parts = [int(part) for part in version.split(".")]
+    while parts and not parts[-1]:
+        parts.pop()
+    return tuple(parts)
+
 
 INCLUDE = "-include"
 HEADER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")

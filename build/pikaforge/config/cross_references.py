@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pikaforge.config import compilers, schema, yaml_text
 from pikaforge.config.diagnostics import PLACEHOLDER, Problems, closest_or_all
 from pikaforge.config.yaml_text import KeyPath
+from pikaforge.host import download
 
 CELL_LIMIT = 100_000
 """Cells in a matrix: far above any fleet, far below what would keep a planner busy for minutes."""
@@ -131,7 +132,7 @@ def _check_tarballs(spec: schema.Spec, problems: Problems) -> None:
                 problems.unknown(("allocators", name, *path), "tarball", wanted, spec.tarballs)
     files: dict[str, str] = {}
     for name, tarball in spec.tarballs.items():
-        if not re.fullmatch(schema.FILE_PATTERN, tarball.file):
+        if not re.fullmatch(download.FILE_PATTERN, tarball.file):
             message = f"the URL of {name} does not end with the name of a file"
             problems.add(("tarballs", name, "url"), message, "give the tarball's own URL, such as …/name-1.0.tar.gz")
         elif files.setdefault(tarball.file, name) != name:

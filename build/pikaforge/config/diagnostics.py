@@ -15,7 +15,6 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from pikaforge.audit import waivers
 from pikaforge.config import schema, yaml_text
 from pikaforge.config.yaml_text import Document, KeyPath
 from pikaforge.errors import ConfigError
@@ -40,7 +39,7 @@ PATTERN_WORDS = {
     schema.BASE_PATTERN: "must be a registry reference with its tag, such as debian:bookworm-slim",
     schema.TAG_PATTERN: "must be the name of a tag, of letters, digits and . _ / + -",
     schema.LINE_PATTERN: "must hold {key} and after it {value}",
-    waivers.DAY_PATTERN: "must be a day as YYYY-MM-DD, such as 2026-12-31",
+    schema.DAY_PATTERN: "must be a day as YYYY-MM-DD, such as 2026-12-31",
     schema.MAINTAINER_PATTERN: "must be NAME <ADDRESS>, such as Jo Doe <jo@example.org>",
     schema.DIGEST_PATTERN: "must be a SHA-256: 64 digits and letters a to f, in lower case",
     schema.SERVER_PATTERN: "must be a URL with https:// or http://, without user, password, query or spaces",

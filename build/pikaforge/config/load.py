@@ -8,7 +8,6 @@ what to do.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pikaforge.config import cross_references, yaml_text
@@ -54,17 +53,3 @@ def parse_series(text: str, *, file: str) -> model.Series:
                 problems.add(path, message, "remove one of them")
     problems.raise_any()
     return series
-
-
-def schema_texts() -> dict[str, str]:
-    """The JSON schemas that editors and readers of the report use, by path from the repository root."""
-    from pikaforge.pipeline import report  # noqa: PLC0415
-    from pikaforge.publish import state  # noqa: PLC0415
-
-    schemas = {
-        "matrix.schema.json": model.matrix_schema(),
-        "patches/series.schema.json": model.series_schema(),
-        "report.schema.json": report.schema(),
-        "repo.schema.json": state.schema(),
-    }
-    return {path: json.dumps(schema, indent=2, sort_keys=True) + "\n" for path, schema in schemas.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pikaforge.config.schema import Format, Image, Spec
+from pikaforge.config.schema import FOREIGN, Format, Image, Spec
 from pikaforge.formats import debuginfo
 from pikaforge.formats.deb import product as debian
 from pikaforge.formats.deb.control_files import Described as DescribedDeb
@@ -19,7 +19,6 @@ from pikaforge.formats.rpm import product as house
 from pikaforge.formats.wheel import wheel
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.workspace import Workshop, run_job
-from pikaforge.pipeline.source.origin import FOREIGN
 from pikaforge.plan.plan import Cell
 
 STAGE = "package"

@@ -16,10 +16,12 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from pikaforge.config.schema import FILE_PATTERN
 from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host.net import brief, redacted
 from pikaforge.host.store import sha256, write_atomically
+
+FILE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,199}"
+"""Name of a downloaded file; 55 bytes are left for what is kept beside it."""
 
 if TYPE_CHECKING:
     from requests import Response

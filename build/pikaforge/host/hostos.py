@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from pikaforge.config.schema import Spec
 from pikaforge.cpu import emulation
 from pikaforge.errors import HostError
 from pikaforge.host import process
@@ -56,16 +55,6 @@ def os_release(path: Path = OS_RELEASE) -> tuple[str, str]:
 def cpu_flags() -> frozenset[str]:
     """The /proc/cpuinfo flags that all CPUs of this machine have."""
     return emulation.flags_of(CPUINFO.read_text(encoding="utf-8", errors="replace"))
-
-
-def matching_image(spec: Spec, identity: tuple[str, str] | None = None) -> str:
-    """The name of the image whose OS this machine runs, or ""."""
-    name, version = identity or os_release()
-    for image, entry in spec.images.items():
-        same = entry.os.id == name or {entry.os.id, name} <= EL_LIKE
-        if same and (version == entry.os.version or version.startswith(f"{entry.os.version}.")):
-            return image
-    return ""
 
 
 def package_manager(status: Path = DPKG_STATUS) -> Literal["dpkg", "rpm"]:

@@ -217,3 +217,8 @@ def start_time(pid: int) -> str | None:
     except OSError:
         return None
     return text.rpartition(")")[2].split()[19]
+
+
+def cwd() -> Path:
+    """The folder that relative arguments mean: setup.sh and nox change it, and say where the user was."""
+    return Path(os.environ.get("PIKAFORGE_CWD") or Path.cwd())

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pikaforge.errors import HostError, StageError, StageFailure
-from pikaforge.formats.text import clean
 from pikaforge.host.download import Downloads
 from pikaforge.host.hashing import files_digest
 from pikaforge.host.job import Engine, Input, Job, JobResult, files
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.store import Store
+from pikaforge.host.text import clean
 
 HOME = Path(__file__).resolve().parents[3]
 """The checkout: this package is used from there, with docker/ beside it."""

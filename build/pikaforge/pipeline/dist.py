@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pikaforge.attest import signing
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS
 from pikaforge.attest.provenance import Builder, builder_in, builder_of
-from pikaforge.cli.context import cwd
 from pikaforge.config.schema import Spec
 from pikaforge.formats.rpm.rpm_file import INSERT_SCRIPT, Insert, insert_here, insert_in
+from pikaforge.host.process import cwd
 from pikaforge.host.store import locked, sha256
 from pikaforge.host.workspace import GUEST, Workshop
 from pikaforge.pipeline import package

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pikaforge.config.compilers import number
 from pikaforge.config.schema import Allocator, Spec, Tarball
 
 STANDARDS: tuple[tuple[str, str, str], ...] = (("2.16", "7", "C++17"), ("2.8", "4.8.1", "C++11"))
@@ -10,14 +11,6 @@ and configure.ac (2.16); gcc.gnu.org/projects/cxx-status.html."""
 SAFE_FRAMES = "2.9"
 """First gperftools whose frame-pointer unwinder on x86-64 is the generic one (NEWS, 2.9rc); the one before can crash
 on a frame that has none (gperftools issue 1638)."""
-
-
-def number(version: str) -> tuple[int, ...]:
-    """A version's numbers, to compare with: `2.6.2` is (2, 6, 2), and `2.7.0` (2, 7) like `2.7`."""
-    parts = [int(part) for part in version.split(".")]
-    while parts and not parts[-1]:
-        parts.pop()
-    return tuple(parts)
 
 
 def tarball(spec: Spec, image: str, allocator: str) -> Tarball | None:

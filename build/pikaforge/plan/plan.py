@@ -15,6 +15,7 @@ from pikaforge.config.schema import EVERYTHING, Rule, Spec
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine, stand_for
 from pikaforge.host import hashing
+from pikaforge.host.hostos import EL_LIKE, os_release
 from pikaforge.plan import allocators, twins
 
 StageName = Literal["source", "image", "allocator", "compile", "audit", "smoke", "package"]
@@ -373,3 +374,13 @@ def github_matrix(
             }
         )
     return {"include": entries}
+
+
+def matching_image(spec: Spec, identity: tuple[str, str] | None = None) -> str:
+    """The name of the image whose OS this machine runs, or ""."""
+    name, version = identity or os_release()
+    for image, entry in spec.images.items():
+        same = entry.os.id == name or {entry.os.id, name} <= EL_LIKE
+        if same and (version == entry.os.version or version.startswith(f"{entry.os.version}.")):
+            return image
+    return ""

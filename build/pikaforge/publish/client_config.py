@@ -17,10 +17,11 @@ import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pikaforge.config.schema import DMI_NAME, FILE_PATTERN, NAME_PATTERN, Format, Spec
+from pikaforge.config.schema import DMI_NAME, NAME_PATTERN, Format, Spec
 from pikaforge.cpu import microarch
 from pikaforge.errors import ConfigError
 from pikaforge.formats.payload import target_flags
+from pikaforge.host.download import FILE_PATTERN
 from pikaforge.host.hostos import EL_LIKE
 from pikaforge.plan import plan
 

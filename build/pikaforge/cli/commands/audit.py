@@ -16,10 +16,11 @@ from pikaforge.audit import audit as library
 from pikaforge.audit.audit import Rules
 from pikaforge.audit.distribution import Distribution
 from pikaforge.cli import output
-from pikaforge.cli.context import Setting, cwd
+from pikaforge.cli.context import Setting
 from pikaforge.cpu import microarch
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, ForgeError
 from pikaforge.host.archives import is_package
+from pikaforge.host.process import cwd
 from pikaforge.plan.selection import closest
 
 SHOWN = 40

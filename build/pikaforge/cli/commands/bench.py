@@ -11,10 +11,11 @@ from pikaforge.bench import figures, load, summary
 from pikaforge.bench.workload import Workload
 from pikaforge.cli import output
 from pikaforge.cli.commands.build import refuse_problems, status
-from pikaforge.cli.context import Setting, cwd
+from pikaforge.cli.context import Setting
 from pikaforge.cpu import emulation
 from pikaforge.errors import EXIT_DONE, ConfigError, HostError, StageError, StageFailure
 from pikaforge.host.job import Input, RunningServer
+from pikaforge.host.process import cwd
 from pikaforge.host.store import Result, write_atomically
 from pikaforge.host.workspace import Workshop
 from pikaforge.pipeline.pipeline import Report

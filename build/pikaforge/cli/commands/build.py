@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pikaforge.cli import github, output
-from pikaforge.cli.context import Setting, cwd
+from pikaforge.cli.context import Setting
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
+from pikaforge.host.process import cwd
 from pikaforge.host.workspace import Workshop
 from pikaforge.pipeline import dist
 from pikaforge.pipeline.dist import Delivery

@@ -10,8 +10,9 @@ from pikaforge import __version__
 from pikaforge.audit.audit import today
 from pikaforge.cli import output
 from pikaforge.cli.commands.build import started, status
-from pikaforge.cli.context import Setting, cwd
+from pikaforge.cli.context import Setting
 from pikaforge.errors import EXIT_DONE, ConfigError
+from pikaforge.host.process import cwd
 from pikaforge.pipeline import coverage
 from pikaforge.pipeline.pipeline import Report
 from pikaforge.plan.plan import EMULATOR_NODE, Cell, all_cells

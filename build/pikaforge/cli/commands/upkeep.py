@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,17 +10,20 @@ from typing import Any
 
 from pikaforge.cli import output
 from pikaforge.cli.commands.build import status
-from pikaforge.cli.context import Setting, cwd
-from pikaforge.config.schema import Series
+from pikaforge.cli.context import Setting
+from pikaforge.config.schema import Series, matrix_schema, series_schema
 from pikaforge.errors import EXIT_DONE, ConfigError, StageError
 from pikaforge.host.docker import DockerEngine
+from pikaforge.host.process import cwd
 from pikaforge.host.store import write_atomically
 from pikaforge.host.workspace import Workshop
+from pikaforge.pipeline import report
 from pikaforge.pipeline.compile import CACHE
 from pikaforge.pipeline.source import origin
 from pikaforge.pipeline.source import series as stages_series
 from pikaforge.pipeline.source.patches import entry_name
 from pikaforge.plan.plan import TOOLS_NODE, common_part
+from pikaforge.publish import state
 
 MADE = ("out", "dist", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 """What `clean` removes of a checkout: an allow-list, because folders named build belong to the source here."""
@@ -134,9 +138,8 @@ def sample(setting: Setting) -> int:
 
 def schema(setting: Setting) -> int:
     """`schema`: write the JSON schemas that editors use."""
-    from pikaforge.config import load  # noqa: PLC0415
 
-    for name, text in load.schema_texts().items():
+    for name, text in schema_texts().items():
         path = setting.home / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_atomically(path, text)
@@ -154,3 +157,14 @@ def clean(setting: Setting) -> int:
     for path in (setting.home / "build" / "pikaforge").rglob("__pycache__"):
         shutil.rmtree(path, ignore_errors=True)
     return EXIT_DONE
+
+
+def schema_texts() -> dict[str, str]:
+    """The JSON schemas that editors and readers of the report use, by path from the repository root."""
+    schemas = {
+        "matrix.schema.json": matrix_schema(),
+        "patches/series.schema.json": series_schema(),
+        "report.schema.json": report.schema(),
+        "repo.schema.json": state.schema(),
+    }
+    return {path: json.dumps(schema, indent=2, sort_keys=True) + "\n" for path, schema in schemas.items()}

@@ -24,12 +24,13 @@ from pikaforge.audit.audit import Rules
 from pikaforge.audit.inputs import Tree, open_package
 from pikaforge.audit.judge_linkage import LinkageRules
 from pikaforge.cli import output
-from pikaforge.cli.context import Setting, cwd
+from pikaforge.cli.context import Setting
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, HostError, UnreachableError
 from pikaforge.host import net
 from pikaforge.host.download import NAME, Downloads, Wanted
+from pikaforge.host.process import cwd
 from pikaforge.host.store import write_atomically
 
 UNSIGNED = (

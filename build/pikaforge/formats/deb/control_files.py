@@ -15,7 +15,8 @@ from typing import Literal
 
 from pikaforge.formats.layout import Entry, PackingError, layout_text
 from pikaforge.formats.rpm.spec_file import Change
-from pikaforge.formats.text import clean, names
+from pikaforge.formats.text import names
+from pikaforge.host.text import clean
 
 ARCH = "amd64"
 COLUMNS = 76

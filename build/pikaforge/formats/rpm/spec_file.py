@@ -15,7 +15,8 @@ from typing import Literal
 
 from pikaforge.config.schema import OsRelease
 from pikaforge.formats.layout import Entry, PackingError, layout_text
-from pikaforge.formats.text import clean, names
+from pikaforge.formats.text import names
+from pikaforge.host.text import clean
 
 ARCH = "x86_64"
 BUILD_HOST = "pikaforge"

@@ -18,8 +18,6 @@ from pikaforge.host.owner import Owner
 from pikaforge.host.store import sha256
 
 SAMPLE = "sample"
-FOREIGN = ("repository", "clone", "tarball")
-"""Kinds of sources that are not the product's own (`describe`): builds and changelogs name them."""
 URL = re.compile(r"^([a-z][a-z0-9+.-]*://|[\w.-]+@[\w.-]+:)")
 TARBALL = re.compile(r"\.(tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2|txz)$")
 

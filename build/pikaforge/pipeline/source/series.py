@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pikaforge.config.schema import PatchEntry, Series
-from pikaforge.formats.text import clean
 from pikaforge.host.net import redacted
+from pikaforge.host.text import clean
 from pikaforge.pipeline.source.patches import Patch, entry_name, patch_start
 
 State = Literal["applied", "present", "conflict"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pikaforge.config import schema
 from pikaforge.config.schema import Series
 from pikaforge.errors import ConfigError, HostError, StageError, UnreachableError
 from pikaforge.host import git
@@ -150,7 +151,7 @@ def remarks(facts: Mapping[str, Any], *, version: str) -> tuple[str, ...]:
         version: of the product.
     """
     found = []
-    if facts.get("kind") in origins.FOREIGN:
+    if facts.get("kind") in schema.FOREIGN:
         of = f" of {facts['url']}" if facts["url"] else ""
         found.append(
             f"the source is {facts['version']}{of} ({facts['commit']}), not product.source; "

@@ -1,0 +1,13 @@
+"""Text from outside: nothing in it may control a terminal or end a line."""
+
+from __future__ import annotations
+
+import unicodedata
+
+CONTROLS = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's categories of characters that control, and of separators of lines."""
+
+
+def clean(text: str) -> str:
+    """The text without control characters but line ends."""
+    return "".join(" " if unicodedata.category(letter) in CONTROLS and letter != "\n" else letter for letter in text)
