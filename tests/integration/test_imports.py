@@ -15,9 +15,9 @@ HEAVY = ("docker", "requests", "redis", "iced_x86", "elftools", "urllib3")
 
 PROBE = """\
 import json, sys
-from pikaforge import cli
+from pikaforge.cli import main
 try:
-    status = cli.main(sys.argv[1:]) if len(sys.argv) > 1 else 0
+    status = main.main(sys.argv[1:]) if len(sys.argv) > 1 else 0
 except SystemExit as end:
     status = end.code
 print("\\n" + json.dumps([status, sorted(sys.modules)]))

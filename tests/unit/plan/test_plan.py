@@ -358,7 +358,7 @@ def test_nothing_to_build_needs_nothing() -> None:
 def test_golden_plan() -> None:
     """What `plan --json` prints for two models of matrix.yaml; the keys are masked, for they follow every script.
 
-    Where the change is wanted: PIKAFORGE_REWRITE_GOLDEN=1 pytest tests/unit/test_plan.py, then read the difference.
+    Where the change is wanted: PIKAFORGE_REWRITE_GOLDEN=1 pytest tests/unit/plan, then read the difference.
     """
     spec = load.load(ROOT / "matrix.yaml")
     cells = select(spec, Selection(selectors=("R[67]20-el7-*", "R[67]20-debian12-*")))

@@ -20,7 +20,7 @@ from pikaforge.host.store import Result
 from pikaforge.pipeline import compile as compile_stage
 from pikaforge.plan.plan import expand
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CELL = "R620-debian12-none"
 OLD = {"gcc": "<7", "cflags": ["-std=gnu99"], "why": "inline means another thing"}
 NEW = {"gcc": ">=11", "cxxflags": ["-include", "limits"], "why": "no <limits>"}

@@ -18,7 +18,7 @@ from pikaforge.config import schema as model
 from pikaforge.cpu import microarch
 from pikaforge.errors import EXIT_CONFIG, ConfigError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MATRIX = ROOT / "matrix.yaml"
 
 TEXT = """\
