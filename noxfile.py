@@ -158,10 +158,10 @@ def tests(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Check style, types, shell scripts, banned imports and GitHub's workflows."""
     programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish")
-    python = ["build/pikaforge", "tests", "bench", "noxfile.py", "tasks.py"]
+    python = ["build/pikaforge", "tests", "benchmarks", "noxfile.py", "tasks.py"]
     session.run(str(programs / "ruff"), "check", *python, external=True)
     session.run(str(programs / "ruff"), "format", "--check", *python, external=True)
-    session.run(str(programs / "mypy"), "build/pikaforge", "tests", "bench", "noxfile.py", "tasks.py", external=True)
+    session.run(str(programs / "mypy"), *python, external=True)
     session.run(str(programs / "lint-imports"), "--no-cache", external=True)
     scripts = sorted(
         str(path.relative_to(HERE))

@@ -1,6 +1,6 @@
 """How long an incremental publication takes, against bare `createrepo_c --update` on the same packages.
 
-    python bench/publish.py [--sizes 500,1000,2000] [--add 20] [--rounds 5]
+    python benchmarks/publish.py [--sizes 500,1000,2000] [--add 20] [--rounds 5]
 
 A repository of N packages gets some more. Bare createrepo_c makes new metadata of a folder; publishing copies the
 packages, makes metadata with createrepo_c's library, sums, a new generation with all files, the catalogue and the index

@@ -1,6 +1,6 @@
 """How fast the audit decodes, against `objdump -d FILE | awk`, in one run on the same cores.
 
-    python bench/audit.py [FILE] [--rounds N] [--cores N]
+    python benchmarks/audit.py [FILE] [--rounds N] [--cores N]
 
 Without FILE it takes the largest code it knows to look for (libLLVM, cc1plus, gdb). Both look at every executable
 section: awk counts lines with a ymm register, which is the least that a check by text has to do; the audit also names
