@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pikaforge.config import load
-from pikaforge.config.schema import Product
+from pikaforge.config.product import Product
 from pikaforge.formats import payload
 
 if TYPE_CHECKING:

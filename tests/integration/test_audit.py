@@ -28,7 +28,7 @@ from pikaforge.audit.inputs import open_inputs
 from pikaforge.audit.isa.decode import Source, code_regions, scan
 from pikaforge.audit.isa.worker_pool import CHUNK_BYTES
 from pikaforge.audit.judge_linkage import LinkageRules
-from pikaforge.config.schema import Waiver
+from pikaforge.config.waiver import Waiver
 from pikaforge.cpu import microarch
 from pikaforge.cpu.features import table
 from pikaforge.errors import AuditError

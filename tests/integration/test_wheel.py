@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pikaforge.config import load
-from pikaforge.config.schema import Product
+from pikaforge.config.product import Product
 from pikaforge.formats.wheel import wheel
 
 if TYPE_CHECKING:

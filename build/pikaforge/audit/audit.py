@@ -32,7 +32,7 @@ from pikaforge.audit.judge_allocator import judge as judge_allocator
 from pikaforge.audit.judge_instructions import IsaVerdict
 from pikaforge.audit.judge_linkage import LinkageRules, LinkageVerdict, library_versions
 from pikaforge.audit.waivers import Ledger
-from pikaforge.config.schema import Waiver
+from pikaforge.config.waiver import Waiver
 from pikaforge.cpu import features
 from pikaforge.errors import AuditError
 from pikaforge.host import hashing

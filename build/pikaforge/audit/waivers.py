@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from pikaforge.config.schema import Waiver
+from pikaforge.config.waiver import Waiver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

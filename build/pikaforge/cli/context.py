@@ -11,7 +11,8 @@ from pikaforge.host.process import cwd
 from pikaforge.plan import plan
 
 if TYPE_CHECKING:
-    from pikaforge.config.schema import Series, Spec
+    from pikaforge.config.patch_series import Series
+    from pikaforge.config.schema import Spec
     from pikaforge.cpu.emulation import Machine
     from pikaforge.host.job import Engine
     from pikaforge.host.workspace import Workshop

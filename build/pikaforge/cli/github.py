@@ -18,7 +18,7 @@ from pikaforge.errors import HostError
 from pikaforge.host import hashing
 
 if TYPE_CHECKING:
-    from pikaforge.config.schema import Series
+    from pikaforge.config.patch_series import Series
     from pikaforge.host.workspace import Workshop
     from pikaforge.plan.plan import Cell
 

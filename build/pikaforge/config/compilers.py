@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from pikaforge.config.schema import Adaptation, Spec
+from pikaforge.config.product import Adaptation
+from pikaforge.config.schema import Spec
 
 
 def number(version: str) -> tuple[int, ...]:

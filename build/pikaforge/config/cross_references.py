@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from pikaforge.config import compilers, schema, yaml_text
+from pikaforge.config import compilers, product, scalars, schema, smoke_checks, yaml_text
 from pikaforge.config.diagnostics import PLACEHOLDER, Problems, closest_or_all
 from pikaforge.config.yaml_text import KeyPath
 from pikaforge.host import download
@@ -52,7 +52,7 @@ def _check_names(spec: schema.Spec, problems: Problems) -> None:
         seen: dict[str, str] = {}
         for name in names:
             first = seen.setdefault(name.lower(), name)
-            if name == schema.EVERYTHING:
+            if name == scalars.EVERYTHING:
                 problems.add((axis, name), "`all` selects everything and cannot be a name", "rename it", key=True)
             elif first != name:
                 message = f"the names {first!r} and {name!r} differ only in capital letters"
@@ -140,7 +140,7 @@ def _check_tarballs(spec: schema.Spec, problems: Problems) -> None:
             problems.add(("tarballs", name, "url"), message, "both would be kept in one place: give another URL")
 
 
-def _check_compilers(product: schema.Product, problems: Problems) -> None:
+def _check_compilers(product: product.Product, problems: Problems) -> None:
     for number, entry in enumerate(product.compilers):
         path = ("product", "compilers", number)
         low, high = compilers.bounds(entry.gcc)
@@ -173,10 +173,10 @@ def _check_matrix(matrix: schema.Matrix, spec: schema.Spec, problems: Problems) 
     for axis, names in axes:
         values: tuple[str, ...] = getattr(matrix.axes, axis)
         for index, value in enumerate(values):
-            if value not in names and value != schema.EVERYTHING:
-                known = [schema.EVERYTHING, *names]
+            if value not in names and value != scalars.EVERYTHING:
+                known = [scalars.EVERYTHING, *names]
                 problems.unknown(("matrix", "axes", axis, index), axis, value, known)
-        selected = tuple(names) if schema.EVERYTHING in values else values
+        selected = tuple(names) if scalars.EVERYTHING in values else values
         if not set(selected) <= names.keys():
             selected = tuple(names)  # told above; what rules match is not to suffer from it
         for kind, rules, scope in (
@@ -193,12 +193,12 @@ def _check_matrix(matrix: schema.Matrix, spec: schema.Spec, problems: Problems) 
 
 
 def _glob_hint(glob: str, scope: Sequence[str]) -> str:
-    if glob == schema.EVERYTHING:
+    if glob == scalars.EVERYTHING:
         return 'for all of them leave the key out, or write "*"'
     return closest_or_all(glob, scope)
 
 
-def _check_server(product: schema.Product, problems: Problems) -> None:
+def _check_server(product: product.Product, problems: Problems) -> None:
     server, top = product.server, ("product", "server")
     for index, argument in enumerate(server.command):
         _check_placeholders((*top, "command", index), argument, COMMANDPLACEHOLDERS, problems)
@@ -222,7 +222,7 @@ def _check_placeholders(path: KeyPath, text: str, known: Sequence[str], problems
             problems.unknown(path, "placeholder", f"{{{name}}}", braced)
 
 
-def _check_smoke(product: schema.Product, problems: Problems) -> None:
+def _check_smoke(product: product.Product, problems: Problems) -> None:
     seen: dict[str, int] = {}
     for number, check in enumerate(product.smoke):
         path = ("product", "smoke", number)
@@ -242,7 +242,9 @@ def _check_smoke(product: schema.Product, problems: Problems) -> None:
         _check_needs(check, path, product.smoke[:number], problems)
 
 
-def _check_needs(check: schema.Check, path: KeyPath, before: Sequence[schema.Check], problems: Problems) -> None:
+def _check_needs(
+    check: smoke_checks.Check, path: KeyPath, before: Sequence[smoke_checks.Check], problems: Problems
+) -> None:
     earlier = {other.check: other for other in before}
     for index, name in enumerate(check.needs):
         if name not in earlier:

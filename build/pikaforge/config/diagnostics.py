@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from pikaforge.config import schema, yaml_text
+from pikaforge.config import scalars, waiver, yaml_text
 from pikaforge.config.yaml_text import Document, KeyPath
 from pikaforge.errors import ConfigError
 
@@ -23,28 +23,28 @@ USER_PART = re.compile(r"://[^/\s]*@")
 SHOWN_PROBLEMS = 20
 """One mistake can have a thousand consequences; more than this are counted and not shown."""
 
-_Strict = TypeVar("_Strict", bound=schema.Strict)
+_Strict = TypeVar("_Strict", bound=scalars.Strict)
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME_CHARACTERS = "letters, digits, '.', '_' and '-'"
 
 PATTERN_WORDS = {
-    schema.NAME_PATTERN: f"may hold only {_NAME_CHARACTERS}, and begins with a letter or digit",
-    schema.PACKAGE_PATTERN: "may hold only letters, digits and . + _ : ~ -, and begins with a letter or digit",
-    schema.PATH_PATTERN: "must be a path below its folder, of letters, digits and . _ @ / + -",
-    schema.COMPILER_PATTERN: "must be a version of two or three numbers, such as 12.2",
-    schema.RANGE_PATTERN: 'must be a range of versions, such as ">=11", "<13" or ">=11,<13"',
-    schema.WORD_PATTERN: "must be one word of letters, digits and _ = . / + -",
-    schema.RELEASE_PATTERN: "must be a version of digits and dots, such as 22.04",
-    schema.BASE_PATTERN: "must be a registry reference with its tag, such as debian:bookworm-slim",
-    schema.TAG_PATTERN: "must be the name of a tag, of letters, digits and . _ / + -",
-    schema.LINE_PATTERN: "must hold {key} and after it {value}",
-    schema.DAY_PATTERN: "must be a day as YYYY-MM-DD, such as 2026-12-31",
-    schema.MAINTAINER_PATTERN: "must be NAME <ADDRESS>, such as Jo Doe <jo@example.org>",
-    schema.DIGEST_PATTERN: "must be a SHA-256: 64 digits and letters a to f, in lower case",
-    schema.SERVER_PATTERN: "must be a URL with https:// or http://, without user, password, query or spaces",
-    schema.CLIENTS_PATTERN: "must be a URL with https://, http:// or file://, without user, password, query or spaces",
-    schema.URL_PATTERN: "must be a URL with https://, http:// or file:// and no spaces or quotes",
+    scalars.NAME_PATTERN: f"may hold only {_NAME_CHARACTERS}, and begins with a letter or digit",
+    scalars.PACKAGE_PATTERN: "may hold only letters, digits and . + _ : ~ -, and begins with a letter or digit",
+    scalars.PATH_PATTERN: "must be a path below its folder, of letters, digits and . _ @ / + -",
+    scalars.COMPILER_PATTERN: "must be a version of two or three numbers, such as 12.2",
+    scalars.RANGE_PATTERN: 'must be a range of versions, such as ">=11", "<13" or ">=11,<13"',
+    scalars.WORD_PATTERN: "must be one word of letters, digits and _ = . / + -",
+    scalars.RELEASE_PATTERN: "must be a version of digits and dots, such as 22.04",
+    scalars.BASE_PATTERN: "must be a registry reference with its tag, such as debian:bookworm-slim",
+    scalars.TAG_PATTERN: "must be the name of a tag, of letters, digits and . _ / + -",
+    scalars.LINE_PATTERN: "must hold {key} and after it {value}",
+    waiver.DAY_PATTERN: "must be a day as YYYY-MM-DD, such as 2026-12-31",
+    scalars.MAINTAINER_PATTERN: "must be NAME <ADDRESS>, such as Jo Doe <jo@example.org>",
+    scalars.DIGEST_PATTERN: "must be a SHA-256: 64 digits and letters a to f, in lower case",
+    scalars.SERVER_PATTERN: "must be a URL with https:// or http://, without user, password, query or spaces",
+    scalars.CLIENTS_PATTERN: "must be a URL with https://, http:// or file://, without user, password, query or spaces",
+    scalars.URL_PATTERN: "must be a URL with https://, http:// or file:// and no spaces or quotes",
 }
 """What the models' regular expressions ask for, in words; a test sees to it that none is missing."""
 
@@ -132,7 +132,7 @@ class _Finding:
         return f"`{yaml_text.show_path(self.path[start:])}`" if self.path else "the file"
 
 
-def _translate(error: ValidationError, top: type[schema.Strict], problems: Problems) -> None:
+def _translate(error: ValidationError, top: type[scalars.Strict], problems: Problems) -> None:
     document = problems.document
     findings = _findings(error, document.data)
     findings.sort(key=lambda finding: document.position(finding.path, key=finding.key))
@@ -213,7 +213,7 @@ _BOUNDS = {
 }
 
 
-def _explain(finding: _Finding, top: type[schema.Strict], document: Document) -> tuple[str, str]:
+def _explain(finding: _Finding, top: type[scalars.Strict], document: Document) -> tuple[str, str]:
     """Message and hint for a finding."""
     kind, context = finding.kinds[0], finding.context
     if kind == "extra_forbidden":
@@ -228,7 +228,7 @@ def _explain(finding: _Finding, top: type[schema.Strict], document: Document) ->
     return _wrong_value(finding, top, document)
 
 
-def _wrong_value(finding: _Finding, top: type[schema.Strict], document: Document) -> tuple[str, str]:
+def _wrong_value(finding: _Finding, top: type[scalars.Strict], document: Document) -> tuple[str, str]:
     kind, context = finding.kinds[0], finding.context
     hint = _description(top, finding.path)
     if kind == "string_pattern_mismatch":
@@ -254,7 +254,7 @@ def _wrong_value(finding: _Finding, top: type[schema.Strict], document: Document
     return f"{finding.subject} {words}{got}", hint
 
 
-def _wrong_type(finding: _Finding, top: type[schema.Strict], document: Document) -> tuple[str, str]:
+def _wrong_type(finding: _Finding, top: type[scalars.Strict], document: Document) -> tuple[str, str]:
     wanted = [_WANTED[kind] for kind in finding.kinds if kind in _WANTED]
     words = " or ".join([", ".join(wanted[:-1]), wanted[-1]]) if len(wanted) > 1 else wanted[0]
     message = f"{finding.subject} wants {words}, got {_got(document, finding.path)}"
@@ -315,14 +315,14 @@ def _bare(annotation: Any) -> Any:
 
 def _descend(annotation: Any, part: str | int) -> tuple[Any, FieldInfo | None]:
     annotation = _bare(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, schema.Strict):
+    if isinstance(annotation, type) and issubclass(annotation, scalars.Strict):
         info = annotation.model_fields.get(str(part))
         return (info.annotation, info) if info is not None else (None, None)
     arguments = get_args(annotation)
     return (arguments[1 if get_origin(annotation) is dict else 0], None) if arguments else (None, None)
 
 
-def _description(top: type[schema.Strict], path: KeyPath) -> str:
+def _description(top: type[scalars.Strict], path: KeyPath) -> str:
     """The innermost field on `path` with its description, as a hint: `gcc: Version of the image's gcc, …`."""
     annotation: Any = top
     described = ""
@@ -333,11 +333,11 @@ def _description(top: type[schema.Strict], path: KeyPath) -> str:
     return described
 
 
-def _keys(top: type[schema.Strict], path: KeyPath) -> tuple[str, ...]:
+def _keys(top: type[scalars.Strict], path: KeyPath) -> tuple[str, ...]:
     """The keys that the mapping at `path` may have; none if they are names of the user's."""
     annotation: Any = top
     for part in path:
         annotation, _ = _descend(annotation, part)
     annotation = _bare(annotation)
-    fixed = isinstance(annotation, type) and issubclass(annotation, schema.Strict)
+    fixed = isinstance(annotation, type) and issubclass(annotation, scalars.Strict)
     return tuple(annotation.model_fields) if fixed else ()

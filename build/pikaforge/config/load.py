@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pikaforge.config import cross_references, yaml_text
+from pikaforge.config import cross_references, patch_series, yaml_text
 from pikaforge.config import schema as model
 from pikaforge.config.diagnostics import Problems, validate
 
@@ -30,15 +30,15 @@ def parse(text: str, *, file: str) -> model.Spec:
     return spec
 
 
-def load_series(path: Path) -> model.Series:
+def load_series(path: Path) -> patch_series.Series:
     """The patches that the series file `path` lists; raises `ConfigError` with all that is wrong with it."""
     return parse_series(yaml_text.read(path), file=str(path))
 
 
-def parse_series(text: str, *, file: str) -> model.Series:
+def parse_series(text: str, *, file: str) -> patch_series.Series:
     """The series in `text`; `file` is its name in errors. Pure. Raises `ConfigError`."""
     document = yaml_text.parse(text, file=file)
-    series = validate(model.Series, document)
+    series = validate(patch_series.Series, document)
     problems = Problems(document=document)
     seen: dict[tuple[str, str | int], tuple[str | int, ...]] = {}
     for index, entry in enumerate(series.patches):

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pikaforge.config.schema import Product, Spec
+from pikaforge.config.product import Product
+from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.plan import plan
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from pikaforge.config.schema import Strict
+from pikaforge.config.scalars import Strict
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine, lacking
 from pikaforge.errors import ConfigError, UnreachableError

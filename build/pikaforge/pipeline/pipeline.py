@@ -11,7 +11,8 @@ from datetime import date
 from typing import Any, Literal
 
 from pikaforge.audit.audit import today
-from pikaforge.config.schema import Series, Spec
+from pikaforge.config.patch_series import Series
+from pikaforge.config.schema import Spec
 from pikaforge.errors import ForgeError
 from pikaforge.formats import payload
 from pikaforge.host import hashing, process

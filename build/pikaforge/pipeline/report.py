@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from pikaforge.config.compilers import adaptations
-from pikaforge.config.schema import Strict, schema_of
+from pikaforge.config.scalars import Strict
+from pikaforge.config.schema import schema_of
 from pikaforge.errors import PublishError, StageError
 from pikaforge.host.store import sha256, write_atomically
 from pikaforge.plan import twins

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from pikaforge.config.schema import EVERYTHING, Rule, Spec
+from pikaforge.config.scalars import EVERYTHING
+from pikaforge.config.schema import Rule, Spec
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine, stand_for
 from pikaforge.host import hashing

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pikaforge.config.schema import EVERYTHING, Spec
+from pikaforge.config.scalars import EVERYTHING
+from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError
 from pikaforge.plan.plan import Cell, Combinations, cell_of, combinations
 

@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from pikaforge.config.schema import EVERYTHING
+from pikaforge.config.scalars import EVERYTHING
 from pikaforge.errors import ConfigError
 from pikaforge.plan.selection import closest
 

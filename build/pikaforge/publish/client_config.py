@@ -17,7 +17,8 @@ import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pikaforge.config.schema import DMI_NAME, NAME_PATTERN, Format, Spec
+from pikaforge.config.scalars import NAME_PATTERN
+from pikaforge.config.schema import DMI_NAME, Format, Spec
 from pikaforge.cpu import microarch
 from pikaforge.errors import ConfigError
 from pikaforge.formats.payload import target_flags

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from pikaforge.attest.describe import SIGNATURE_SUFFIX
-from pikaforge.config.schema import Format, Strict, schema_of
+from pikaforge.config.scalars import Strict
+from pikaforge.config.schema import Format, schema_of
 from pikaforge.errors import PublishError
 
 STATE = "repository.json"

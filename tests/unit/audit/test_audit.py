@@ -18,7 +18,7 @@ from unit import elf_files as ef
 from pikaforge.audit.allowed_features import Allowed, from_macros
 from pikaforge.audit.audit import AuditResult, Rules, audit_compiled, audit_paths, demangled, material
 from pikaforge.audit.judge_linkage import LinkageRules
-from pikaforge.config.schema import Waiver
+from pikaforge.config.waiver import Waiver
 from pikaforge.errors import AuditError
 from pikaforge.host import process
 

@@ -18,7 +18,7 @@ from pikaforge.audit.audit import AuditResult, Rules, audit_compiled
 from pikaforge.audit.distribution import Distribution, Packaged
 from pikaforge.audit.elf.code import code_digest
 from pikaforge.audit.judge_linkage import LinkageRules
-from pikaforge.config.schema import Waiver
+from pikaforge.config.waiver import Waiver
 from pikaforge.pipeline.report import AuditRecord
 
 BASE = LinkageRules(base_libraries=("libc.so.*", "ld-linux-x86-64.so.*"))

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from pikaforge.audit.waivers import Ledger
-from pikaforge.config.schema import Waiver
+from pikaforge.config.waiver import Waiver
 
 TODAY = date(2026, 6, 15)
 GOOD: dict[str, Any] = {

@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 from unit.helpers import make_spec, refusal
 
-from pikaforge.config.schema import Product
+from pikaforge.config.product import Product
 from pikaforge.errors import ForgeError
 from pikaforge.formats import payload
 from pikaforge.formats.layout import PackingError

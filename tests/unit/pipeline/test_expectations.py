@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pikaforge.config.schema import Check, Step
+from pikaforge.config.smoke_checks import Check, Step
 from pikaforge.pipeline.smoke import expectations
 from pikaforge.pipeline.smoke.expectations import run_check, run_step, show
 from pikaforge.pipeline.smoke.resp import Closed, ErrorReply, Reply

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from unit.helpers import Ending, FakeEngine, make_spec, members, refusal, tar_of, the_cell
 
-from pikaforge.config.schema import Check
+from pikaforge.config.smoke_checks import Check
 from pikaforge.cpu import emulation
 from pikaforge.cpu.microarch import features
 from pikaforge.errors import ConfigError, StageError

@@ -9,7 +9,7 @@ import yaml
 from unit.helpers import refusal
 
 from pikaforge.config import load
-from pikaforge.config.schema import Series
+from pikaforge.config.patch_series import Series
 from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git, net
 from pikaforge.host.hashing import digest

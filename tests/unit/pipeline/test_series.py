@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pikaforge.config import load
-from pikaforge.config.schema import Series
+from pikaforge.config.patch_series import Series
 from pikaforge.errors import HostError
 from pikaforge.host import git
 from pikaforge.pipeline.source import pointers, series, source

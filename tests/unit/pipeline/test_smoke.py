@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from unit.helpers import Ending, FakeEngine, make_spec, members, tar_of, the_cell
 
-from pikaforge.config.schema import Conf
+from pikaforge.config.product import Conf
 from pikaforge.errors import EXIT_STAGE, HostError, StageError
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workshop

@@ -11,7 +11,8 @@ from typing import Any
 from pikaforge.cli import output
 from pikaforge.cli.commands.build import status
 from pikaforge.cli.context import Setting
-from pikaforge.config.schema import Series, matrix_schema, series_schema
+from pikaforge.config.patch_series import Series
+from pikaforge.config.schema import matrix_schema, series_schema
 from pikaforge.errors import EXIT_DONE, ConfigError, StageError
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.process import cwd

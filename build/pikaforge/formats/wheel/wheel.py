@@ -35,7 +35,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pikaforge.config.schema import Product
+from pikaforge.config.product import Product
 from pikaforge.formats.layout import PATH, PackingError
 from pikaforge.formats.payload import HIGHEST_PORT
 from pikaforge.host import hashing

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from pikaforge.config.schema import Load, Reading, Scalar
+from pikaforge.config.scalars import Scalar
+from pikaforge.config.smoke_checks import Load, Reading
 from pikaforge.pipeline.smoke.expectations import show
 from pikaforge.pipeline.smoke.resp import Closed, Connection, Reply
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pikaforge.config.schema import Check, Step
+from pikaforge.config.smoke_checks import Check, Step
 from pikaforge.pipeline.smoke.resp import Closed, Connection, ErrorReply, Reply
 
 POLL = 0.05

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pikaforge.config.schema import MAIN, PEER, Check, Data, Reading, Step
+from pikaforge.config.smoke_checks import MAIN, PEER, Check, Data, Reading, Step
 from pikaforge.host.docker import signal_of
 from pikaforge.host.job import NOBODY, CannotServe, RunningServer, files
 from pikaforge.pipeline.smoke import allocator_in_use, bulk_writes

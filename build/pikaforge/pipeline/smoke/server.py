@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pikaforge.config.schema import Conf, Instance, Server
+from pikaforge.config.product import Conf, Server
+from pikaforge.config.smoke_checks import Instance
 from pikaforge.host.docker import signal_of
 from pikaforge.host.job import Engine, Input, RunningServer, ServerJob, files
 from pikaforge.host.no_container import HostEngine

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pikaforge.config.schema import Check
+from pikaforge.config.smoke_checks import Check
 from pikaforge.errors import HostError
 from pikaforge.host.job import Job, RunningServer
 from pikaforge.host.workspace import Workshop

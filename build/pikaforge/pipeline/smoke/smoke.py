@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pikaforge.config.schema import Check, Spec
+from pikaforge.config.schema import Spec
+from pikaforge.config.smoke_checks import Check
 from pikaforge.cpu import emulation
 from pikaforge.cpu.emulation import Stand
 from pikaforge.errors import StageError, StageFailure

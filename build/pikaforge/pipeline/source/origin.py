@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from pikaforge.config.schema import Product
+from pikaforge.config.product import Product
 from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git, hashing, process
 from pikaforge.host.lockfile import Lock

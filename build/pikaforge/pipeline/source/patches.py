@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pikaforge.config.schema import PatchEntry, Series
+from pikaforge.config.patch_series import PatchEntry, Series
 from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git, hashing, net
 from pikaforge.host.lockfile import Lock

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pikaforge.config.schema import PatchEntry, Series
+from pikaforge.config.patch_series import PatchEntry, Series
 from pikaforge.host.net import redacted
 from pikaforge.host.text import clean
 from pikaforge.pipeline.source.patches import Patch, entry_name, patch_start

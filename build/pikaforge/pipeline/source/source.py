@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pikaforge.config import schema
-from pikaforge.config.schema import Series
+from pikaforge.config.patch_series import Series
 from pikaforge.errors import ConfigError, HostError, StageError, UnreachableError
 from pikaforge.host import git
 from pikaforge.host.job import Input, Job, files

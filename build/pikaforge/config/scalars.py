@@ -1,0 +1,102 @@
+"""Scalar types of configuration files, and the base of their models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+PACKAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9.+_:~-]*$"
+
+
+PATH_PATTERN = r"^[A-Za-z0-9._@][A-Za-z0-9._@/+-]*$"
+
+
+COMPILER_PATTERN = r"^[0-9]+\.[0-9]+(\.[0-9]+)?$"
+
+
+RANGE_PATTERN = r"^(>=[0-9]+(\.[0-9]+){0,2}(, ?<[0-9]+(\.[0-9]+){0,2})?|<[0-9]+(\.[0-9]+){0,2})$"
+
+
+WORD_PATTERN = r"^[A-Za-z0-9_=./+-]+$"
+
+
+RELEASE_PATTERN = r"^[0-9][0-9.]*$"
+
+
+BASE_PATTERN = r"^[a-z0-9][A-Za-z0-9._:/-]*$"
+
+
+TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/+-]*$"
+
+
+LINE_PATTERN = r"\{key\}.*\{value\}"
+
+
+DIGEST_PATTERN = r"^[0-9a-f]{64}$"
+
+
+MAINTAINER_PATTERN = r"^[^<>\x00-\x1f]+ <[^<>@\s]+@[^<>@\s]+>$"
+
+
+URL_PATTERN = r"^(https?|file)://[^\s'\"]+$"
+
+
+SERVER_PATTERN = r"^https?://[^\s'\"@?#<>&]+$"
+
+
+CLIENTS_PATTERN = r"^(https?|file)://[^\s'\"@?#<>&$]+$"
+"""Without user, password, query or fragment: these could be secrets."""
+
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
+"""A name that becomes part of ids, paths, container names and tags; so no separators, no leading dot or dash."""
+
+
+PackageName = Annotated[str, Field(pattern=PACKAGE_PATTERN, max_length=128)]
+
+
+def _inside(path: str) -> str:
+    if ".." in path.split("/"):
+        raise ValueError("a path may not leave its folder: no `..`")
+    return path
+
+
+RelativePath = Annotated[str, Field(pattern=PATH_PATTERN, max_length=255), AfterValidator(_inside)]
+"""A path below a folder the tool knows: never absolute, never with `..`."""
+
+
+def _below(path: str) -> str:
+    if path.startswith("/"):
+        raise ValueError("a path below a server's data does not begin with `/`")
+    return _inside(path)
+
+
+Below = Annotated[str, Field(max_length=255), AfterValidator(_below)]
+"""A path or glob below a server's data folder; may hold {today}."""
+
+
+Argument = Annotated[str, Field(max_length=65536)]
+
+
+CompilerVersion = Annotated[str, Field(pattern=COMPILER_PATTERN, max_length=32)]
+
+
+EVERYTHING = "all"
+"""The word that selects every value of an axis; refused as a name."""
+
+
+class Strict(BaseModel):
+    """Base of all parts of the specification."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+Scalar = str | int | None
+
+
+Flag = Annotated[str, Field(pattern=WORD_PATTERN, max_length=128)]
+"""One word for a compiler; `compilers` says which there may be."""
