@@ -17,8 +17,8 @@ from pikaforge.publish.diff import Item
 from pikaforge.publish.generation import Signing
 from pikaforge.publish.publisher import Done, Publisher, Wish, from_folder
 from pikaforge.publish.sites.directory import Directory
+from pikaforge.publish.sites.site import Site
 from pikaforge.publish.state import FOLDERS, STATE, Artifact, File, State, read_state
-from pikaforge.publish.transaction import Site
 
 SPEC = Path(__file__).resolve().parents[1] / "matrix.yaml"
 EPOCH = 1604318400

@@ -37,7 +37,8 @@ from pikaforge.attest.contents import read_package
 from pikaforge.errors import EXIT_PUBLISH, PublishError
 from pikaforge.host import process
 from pikaforge.publish.sites.credentials import Credentials
-from pikaforge.publish.sites.pypi import Outcome, publish_wheels
+from pikaforge.publish.sites.pypi import publish_wheels
+from pikaforge.publish.sites.site import Outcome
 
 if TYPE_CHECKING:
     from .builds import SampleBuild

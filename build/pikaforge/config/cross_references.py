@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 
 from pikaforge.config import compilers, product, scalars, schema, smoke_checks, yaml_text
 from pikaforge.config.diagnostics import PLACEHOLDER, Problems, closest_or_all
+from pikaforge.config.registry import SITES
 from pikaforge.config.yaml_text import KeyPath
 from pikaforge.host import download
 
@@ -156,7 +157,7 @@ def _check_publish(spec: schema.Spec, problems: Problems) -> None:
         problems.unknown(("defaults", "publish"), "destination", spec.defaults.publish, spec.publish)
     seen: dict[str, str] = {}
     for name, destination in spec.publish.items():
-        place = destination.folder if destination.kind == "directory" else str(destination.url)
+        place = SITES.get(destination.kind).place(destination)
         first = seen.setdefault(posixpath.normpath(place), name)
         if first != name:
             message = f"{name!r} is the same place as {first!r}: {yaml_text.shorten(place)}"

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pikaforge.config.patch_series import Series
 from pikaforge.config.product import Packages, Product
+from pikaforge.config.registry import SITES, OneOf
 from pikaforge.config.scalars import (
     BASE_PATTERN,
     CLIENTS_PATTERN,
@@ -31,9 +32,6 @@ from pikaforge.config.waiver import Waiver
 
 FOREIGN = ("repository", "clone", "tarball")
 """Kinds of sources that are not the product's own (`describe`): builds and changelogs name them."""
-
-DEFAULT_FOLDER = "repo"
-"""Where a directory is that names no path, beside matrix.yaml."""
 
 
 DMI_NAME = re.compile(r"[!#%&(-\[\]-_a-~]+( [!#%&(-\[\]-_a-~]+)*")
@@ -189,13 +187,16 @@ class Defaults(Strict):
     )
 
 
+SiteName = Annotated[str, OneOf(SITES)]
+
+
 class Destination(Strict):
     """Where packages are published: a folder, an HTTP server that takes PUT, or a Python index.
 
     Credentials are never part of it: they come from the environment, a file or a netrc.
     """
 
-    kind: Literal["directory", "http", "index"] = Field(description="What it is.")
+    kind: SiteName = Field(description="What it is.")
     path: str | None = Field(
         default=None, min_length=1, max_length=1024, description="Of a directory: relative to this file, or absolute."
     )
@@ -219,24 +220,15 @@ class Destination(Strict):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Destination:
-        if self.kind == "directory":
-            wrong = [name for name in ("url", "simple") if getattr(self, name)]
-        else:
-            wrong = [
-                name
-                for name in ("path", *(("clients", "keep") if self.kind == "index" else ("simple",)))
-                if getattr(self, name)
-            ]
-            if self.url is None:
-                raise ValueError(f"kind {self.kind} needs `url`")
-        if wrong:
-            raise ValueError(f"kind {self.kind} takes no `{wrong[0]}`")
+        kind = SITES.get(self.kind)
+        given = [name for name in type(self).model_fields if getattr(self, name) and name not in ("kind", "requires")]
+        for name in type(self).model_fields:
+            if name in kind.required and name not in given:
+                raise ValueError(f"kind {self.kind} needs `{name}`")
+        for name in given:
+            if name not in kind.required | kind.optional:
+                raise ValueError(f"kind {self.kind} takes no `{name}`")
         return self
-
-    @property
-    def folder(self) -> str:
-        """A directory's path."""
-        return self.path or DEFAULT_FOLDER
 
 
 class Spec(Strict):

@@ -11,8 +11,8 @@ from pathlib import Path
 from pikaforge.errors import PublishError
 from pikaforge.publish.diff import Item
 from pikaforge.publish.publisher import Source, moment
+from pikaforge.publish.sites.site import Site
 from pikaforge.publish.state import CATALOGUE, STATE, Artifact, File, read_catalogue, read_state
-from pikaforge.publish.transaction import Site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from pikaforge.publish import diff, generation
 from pikaforge.publish.diff import Item, Outline
 from pikaforge.publish.generation import Signing
 from pikaforge.publish.root_files import root_files
+from pikaforge.publish.sites.site import Site
 from pikaforge.publish.state import CATALOGUE, STATE, Catalogue, File, Key, State, entry, read_catalogue, read_state
-from pikaforge.publish.transaction import Site
 
 Source = Callable[[str, File], Path]
 """Where a file of an item is on this machine, by the item's place and the file as the item has it."""

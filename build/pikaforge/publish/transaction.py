@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from pikaforge.publish.state import File, State
 
@@ -47,36 +45,6 @@ class Change:
     def place(self) -> str:
         """The repository's folder below the root."""
         return self.state.place
-
-
-class Site(Protocol):
-    """Where a root is: a folder, or a server. Paths are relative to the root, with `/`.
-
-    All methods raise PublishError, with the place and what to do, when the site does not do what it is asked.
-    """
-
-    where: str
-    """For people and errors; without secrets."""
-    stepwise: bool
-    """Whether readers may see new pointers before all of them are there."""
-
-    def locked(self) -> AbstractContextManager[None]:
-        """One publisher at a time; waits for another one, and takes over from one that died.
-
-        What one that died has left half done is finished, or removed, before the block begins.
-        """
-
-    def read(self, path: str, *, limit: int = 256 << 20) -> bytes | None:
-        """A file; None if there is none."""
-
-    def fetch(self, file: File, place: str, into: Path) -> None:
-        """Copy a file of a repository to `into`, and check its digest."""
-
-    def commit(self, change: Change) -> int:
-        """Make a change; the number of files that were transferred. Additions that are there already are not."""
-
-    def write(self, path: str, data: bytes) -> bool:
-        """Put a file of the root, at once for readers, unless it is there like that; whether it was not."""
 
 
 def file_of(path: str, data: bytes) -> File:

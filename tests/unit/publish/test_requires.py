@@ -7,44 +7,17 @@ from typing import Any
 
 import pytest
 import yaml
+from unit.deliveries import cell, delivered
 from unit.helpers import BASE
 
 from pikaforge.cli import main
-from pikaforge.host.hashing import digest
-from pikaforge.pipeline import report as record
-from pikaforge.pipeline.report import ArtifactRecord, BuildReport, CellRecord, StageRecord
+from pikaforge.pipeline.report import BuildReport, StageRecord
 from pikaforge.publish import collect
 from pikaforge.publish.collect import Delivered
 
 R620, R640 = "R620-debian12-none", "R640-debian12-none"
 COMPILED = StageRecord(stage="compile", label="debian12-t-none", key="of another source", status="done", seconds=1.0)
 NOT_RUN = "function tried as haswell; AVX-512 code audited, not run"
-
-
-def _cell(id_: str, **changes: Any) -> CellRecord:
-    model, image, allocator = id_.split("-")
-    data: dict[str, Any] = {
-        "id": id_, "model": model, "image": image, "allocator": allocator, "target": "t", "wanted": "t", "flags": (),
-        "status": "done", "finished": "2026-01-01T00:00:00+00:00", "stages": (),
-        "manifest": {"source_date_epoch": 1600000000},
-    }  # fmt: skip
-    return CellRecord.model_validate({**data, **changes})
-
-
-def _delivered(folder: Path, *cells: CellRecord) -> Delivered:
-    """A dist folder with a tarball of each cell."""
-    told = []
-    for cell in cells:
-        path = folder / "debian12" / f"demo-v1.0-{cell.model}.tar.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(cell.id)
-        artifact = ArtifactRecord(
-            format="tar", role="main", path=f"debian12/{path.name}", sha256=digest(cell.id), bytes=len(cell.id)
-        )
-        told.append(cell.model_copy(update={"artifacts": (artifact,)}))
-    report = BuildReport(product="demo", version="v1.0", cells=tuple(told))
-    record.write(folder, report)
-    return Delivered(folder=folder, report=report)
 
 
 @pytest.fixture
@@ -56,7 +29,7 @@ def project(tmp_path: Path) -> Path:
     data = {**BASE, "publish": places}
     (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     (tmp_path / "recipe.sh").write_text("make\n")
-    _delivered(tmp_path / "dist", _cell(R620), _cell(R640, not_run=NOT_RUN, tried="haswell"))
+    delivered(tmp_path / "dist", cell(R620), cell(R640, not_run=NOT_RUN, tried="haswell"))
     return tmp_path
 
 
@@ -89,7 +62,7 @@ def test_without_the_requirement_the_page_tells_of_it(project: Path) -> None:
 
 
 def test_a_target_that_the_compiler_does_not_know_is_on_the_page(project: Path) -> None:
-    _delivered(project / "dist", _cell(R640, target="haswell", wanted="skylake_avx512"))
+    delivered(project / "dist", cell(R640, target="haswell", wanted="skylake_avx512"))
     assert _publish(project, "all", "--to", "any", "--yes") == 0
     page = (project / "any" / "index.html").read_text(encoding="utf-8")
     assert "built for haswell, as the compiler knows no skylake_avx512" in page
@@ -111,7 +84,7 @@ def test_of_two_reports_the_one_whose_target_was_run_counts(
     tmp_path: Path, first: dict[str, Any], second: dict[str, Any], counts: str
 ) -> None:
     delivered = [
-        Delivered(folder=tmp_path / name, report=BuildReport(product="d", version="v", cells=(_cell(R640, **changes),)))
+        Delivered(folder=tmp_path / name, report=BuildReport(product="d", version="v", cells=(cell(R640, **changes),)))
         for name, changes in (("first", first), ("second", second))
     ]
     assert collect.cells(delivered)[R640][0].folder.name == counts

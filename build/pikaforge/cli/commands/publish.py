@@ -30,13 +30,10 @@ from pikaforge.publish import collect
 from pikaforge.publish.collect import Collected
 from pikaforge.publish.promote import promotion
 from pikaforge.publish.publisher import Publisher, Source, Wish, from_folder, moment
-from pikaforge.publish.sites.credentials import credentials
-from pikaforge.publish.sites.directory import Directory
+from pikaforge.publish.sites.site import Index, Opening, Site, kind_of
 from pikaforge.publish.state import CATALOGUE, Artifact, read_catalogue
-from pikaforge.publish.transaction import Site
 
 ARROW = re.compile(r"→|->|:")
-INDEX = "index"
 Chosen = tuple[collect.Delivered, CellRecord]
 """A cell, and the delivery that it was part of."""
 
@@ -106,22 +103,19 @@ class _Work:
 
     def _site(self, name: str) -> tuple[Site, str]:
         """A destination as a site, and where clients find it."""
-        destination = self._destination(name)
-        if destination.kind == "directory":
-            root = (self.setting.base / destination.folder).resolve()
-            return Directory(root, notice=_note), (destination.clients or root.as_uri()).rstrip("/")
-        if destination.kind == INDEX:
+        opened, url = self._open(name)
+        if isinstance(opened, Index):
             raise ConfigError(
-                f"{name} is a Python index, which has no generations",
+                f"{name} is {kind_of(self._destination(name)).title}, which has no generations",
                 where="--to",
                 hint="--rollback and --promote need a directory or an HTTP server",
             )
-        from pikaforge.publish.sites.web import WebSite  # noqa: PLC0415  # requests takes a tenth of a second
+        return opened, url
 
-        assert destination.url is not None  # the model refuses it
-        who = credentials(name, destination.url, os.environ)
-        site = WebSite(destination.url, who, target=name, notice=_note)
-        return site, (destination.clients or destination.url).rstrip("/")
+    def _open(self, name: str) -> tuple[Site | Index, str]:
+        destination = self._destination(name)
+        opening = Opening(name=name, destination=destination, base=self.setting.base, environ=os.environ, notice=_note)
+        return kind_of(destination).open(opening)
 
     def _publisher(self, site: Site, url: str, product: str) -> Publisher:
         return Publisher(site=site, spec=self.setting.spec, url=url, signer=self.signer, product=product)
@@ -140,19 +134,20 @@ class _Work:
             raise ConfigError(
                 "nothing is selected", hint="name a model, a cell id, a glob over ids or `all`: nox -s publish -- R620"
             )
-        if any(self._destination(name).kind == INDEX for name in names):
-            from pikaforge.publish.sites import pypi  # noqa: PLC0415  # requests takes a tenth of a second
-
-            pypi.verify()  # before anything is put anywhere
+        opened = {name: self._open(name) for name in names}
+        for site, _ in opened.values():
+            if isinstance(site, Index):
+                site.verify()  # before anything is put anywhere
         found = self._collected()
         for name in names:
             self._refuse_not_run(name, found)
         product = found.items[0].product
         for name in names:
-            if self._destination(name).kind == INDEX:
-                yield self._index(name, found)
+            site, url = opened[name]
+            if isinstance(site, Index):
+                yield self._index(name, site, found)
                 continue
-            publisher = self._publisher(*self._site(name), product)
+            publisher = self._publisher(site, url, product)
             yield self._made(name, publisher, Wish(items=found.items), from_folder(found.sources))
 
     def _refuse_not_run(self, name: str, found: Collected) -> None:
@@ -223,33 +218,21 @@ class _Work:
         tools = self.setting.pipeline(workshop).tools_image(output.Printer())
         return insert_in(workshop, tools=tools, label="publish", folder=folder)
 
-    def _index(self, name: str, found: Collected) -> Told:
-        """Send wheels to a Python index."""
-        from pikaforge.publish.sites.pypi import publish_wheels  # noqa: PLC0415
-
-        destination = self._destination(name)
-        assert destination.url is not None  # the model refuses it
-        wheels = [
+    def _index(self, name: str, index: Index, found: Collected) -> Told:
+        """Upload the packages of the one format that an index takes."""
+        files = [
             (found.sources[item.place, item.artifact.path], item.artifact.sha256)
             for item in found.items
-            if item.artifact.format == "wheel"
+            if item.artifact.format == index.format
         ]
-        if not wheels:
+        if not files:
             raise ConfigError(
-                "none of the selected packages is a wheel, and an index takes nothing else",
+                f"none of the selected packages is a {index.format}, and an index takes nothing else",
                 where=f"--to {name}",
-                hint="build some: nox -s build -- SELECTOR --formats wheel",
+                hint=f"build some: nox -s build -- SELECTOR --formats {index.format}",
             )
-        outcomes = publish_wheels(
-            destination.url,
-            destination.simple,
-            wheels,
-            credentials(name, destination.url, os.environ),
-            target=name,
-            yes=self.yes,
-        )
-        told = tuple((outcome.name, outcome.done) for outcome in outcomes)
-        return Told(name=name, where=destination.url, done=self.yes, wheels=told)
+        told = tuple((outcome.name, outcome.done) for outcome in index.put(files, yes=self.yes))
+        return Told(name=name, where=index.where, done=self.yes, wheels=told)
 
     def _offered(self, name: str) -> tuple[Publisher, dict[str, str]]:
         """A destination that something was published to, and the places of the selected cells by their ids."""

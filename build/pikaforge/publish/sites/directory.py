@@ -15,12 +15,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pikaforge.config.schema import Destination
 from pikaforge.errors import PublishError
 from pikaforge.host.store import locked, sha256, write_atomically
 from pikaforge.publish.sites.http import quiet
+from pikaforge.publish.sites.site import Opening
 from pikaforge.publish.state import File
 from pikaforge.publish.transaction import Addition, Change
 
+DEFAULT_FOLDER = "repo"
+"""Where a directory is that names no path, beside matrix.yaml."""
 LOCK = ".lock"
 GENERATIONS = ".generations"
 NEW, SWITCH = ".new", ".switch"
@@ -30,7 +34,7 @@ KEPT_FOLDERS = 2
 
 
 class Directory:
-    """A root in a folder of this machine. See `change.Site`."""
+    """A root in a folder of this machine. See `site.Site`."""
 
     stepwise = False
 
@@ -209,3 +213,23 @@ def _synced(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class DirectoryKind:
+    """Destinations in a folder of this machine. See `site.SiteKind`."""
+
+    title = "a directory"
+    required: frozenset[str] = frozenset()
+    optional = frozenset({"path", "clients", "keep"})
+
+    def place(self, destination: Destination) -> str:
+        """Return its path, which may be relative to the configuration."""
+        return destination.path or DEFAULT_FOLDER
+
+    def open(self, opening: Opening) -> tuple[Directory, str]:
+        """Return the folder as a site."""
+        root = (opening.base / self.place(opening.destination)).resolve()
+        return Directory(root, notice=opening.notice), (opening.destination.clients or root.as_uri()).rstrip("/")
+
+
+KIND = DirectoryKind()

@@ -12,12 +12,11 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Literal
 from urllib.parse import unquote, urljoin, urlsplit
 
+from pikaforge.config.schema import Destination
 from pikaforge.errors import PublishError
 from pikaforge.host import extras, process
 from pikaforge.host.net import redacted
@@ -25,6 +24,7 @@ from pikaforge.host.store import sha256
 from pikaforge.publish.sites import credentials as who
 from pikaforge.publish.sites.credentials import Credentials
 from pikaforge.publish.sites.http import PAUSE, TIMEOUT, Client, quiet, warn_if_plain
+from pikaforge.publish.sites.site import Index, Opening, Outcome
 
 UPLOAD_TIMEOUT = 1800.0
 """Seconds for one upload."""
@@ -35,15 +35,6 @@ DIGEST = re.compile(r"sha256=([0-9a-fA-F]{64})")
 TOKEN_USER = "__token__"  # noqa: S105  # the user whose password is a token; indexes know no Bearer
 LINES = 6
 """Of what twine says, in an error."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What became of a wheel."""
-
-    name: str
-    sha256: str
-    done: Literal["uploaded", "same", "would upload"]
 
 
 class _Links(HTMLParser):
@@ -143,7 +134,7 @@ def publish_wheels(
         if not same and yes:
             _upload(path, digest, index, url=url, credentials=credentials, target=target)
             _confirm(index, path, digest, pause)
-        done: Literal["uploaded", "same", "would upload"] = "uploaded" if yes else "would upload"
+        done = "uploaded" if yes else "would upload"
         outcomes.append(Outcome(name=path.name, sha256=digest, done="same" if same else done))
     return outcomes
 
@@ -204,3 +195,43 @@ def _confirm(index: _Index, path: Path, digest: str, pause: float) -> None:
         where=redacted(index.page(path.name)),
         hint="is the target's `simple` right? It is the URL that pip is given",
     )
+
+
+class PythonIndex(Index):
+    """A Python index that wheels are uploaded to. See `site.Index`."""
+
+    format = "wheel"
+
+    def __init__(self, opening: Opening) -> None:
+        self.where = str(opening.destination.url)
+        self._simple = opening.destination.simple
+        self._target = opening.name
+        self._environ = opening.environ
+
+    def verify(self) -> None:
+        """Raise HostError unless twine is there."""
+        verify()
+
+    def put(self, files: Sequence[tuple[Path, str]], *, yes: bool) -> Sequence[Outcome]:
+        """Upload wheels, unless they are there."""
+        who_ = who.credentials(self._target, self.where, self._environ)
+        return publish_wheels(self.where, self._simple, files, who_, target=self._target, yes=yes)
+
+
+class IndexKind:
+    """Destinations that are a Python index. See `site.SiteKind`."""
+
+    title = "a Python index"
+    required = frozenset({"url"})
+    optional = frozenset({"simple"})
+
+    def place(self, destination: Destination) -> str:
+        """Return its URL."""
+        return str(destination.url)
+
+    def open(self, opening: Opening) -> tuple[PythonIndex, str]:
+        """Return the index; no request is made yet."""
+        return PythonIndex(opening), self.place(opening.destination).rstrip("/")
+
+
+KIND = IndexKind()

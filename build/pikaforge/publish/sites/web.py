@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pikaforge.config.schema import Destination
 from pikaforge.errors import PublishError
 from pikaforge.host.net import redacted
 from pikaforge.host.store import sha256
-from pikaforge.publish.sites.credentials import Credentials
+from pikaforge.publish.sites.credentials import Credentials, credentials
 from pikaforge.publish.sites.http import PAUSE, TIMEOUT, TRIES, Client, quiet, warn_if_plain
 from pikaforge.publish.sites.journal import PENDING, Redo
+from pikaforge.publish.sites.site import Opening
 from pikaforge.publish.sites.web_lock import LOOK, TTL, Lock
 from pikaforge.publish.sites.webdav import Dav, beside, digest_of
 from pikaforge.publish.state import File
@@ -24,7 +26,7 @@ from pikaforge.publish.transaction import Addition, Change
 
 
 class WebSite:
-    """A root behind a URL. See `change.Site`."""
+    """A root behind a URL. See `site.Site`."""
 
     stepwise = True
 
@@ -208,3 +210,25 @@ class WebSite:
             return False
         self._put(path, data)
         return True
+
+
+class WebKind:
+    """Destinations on a web server. See `site.SiteKind`."""
+
+    title = "a web server"
+    required = frozenset({"url"})
+    optional = frozenset({"clients", "keep"})
+
+    def place(self, destination: Destination) -> str:
+        """Return its URL."""
+        return str(destination.url)
+
+    def open(self, opening: Opening) -> tuple[WebSite, str]:
+        """Return the root behind the URL; no request is made yet."""
+        url = self.place(opening.destination)
+        who = credentials(opening.name, url, opening.environ)
+        site = WebSite(url, who, target=opening.name, notice=opening.notice)
+        return site, (opening.destination.clients or url).rstrip("/")
+
+
+KIND = WebKind()

@@ -1,0 +1,112 @@
+"""Registries: the members of each seam of this project, by the names that a configuration may use.
+
+A registry lists its members with the module of each, as entry points of Python packages do. A member's module is
+imported when the member is asked for, so that a name can be checked without what the member needs. This file is the
+only place that lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+
+from pydantic import GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+
+if TYPE_CHECKING:
+    from pikaforge.config.schema import Destination
+
+Member = TypeVar("Member")
+
+
+class Registry(Generic[Member]):
+    """The members of one seam, in the order in which people read them."""
+
+    def __init__(self, members: Mapping[str, str]) -> None:
+        """Import nothing yet.
+
+        Args:
+            members: `MODULE:ATTRIBUTE` of each member, by name.
+        """
+        self._places = dict(members)
+        self._loaded: dict[str, Member] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all members."""
+        return tuple(self._places)
+
+    def get(self, name: str) -> Member:
+        """Return a member; raise KeyError if there is none of that name."""
+        if name not in self._loaded:
+            module, _, attribute = self._places[name].partition(":")
+            self._loaded[name] = cast(Member, getattr(import_module(module), attribute))
+        return self._loaded[name]
+
+    def all(self) -> Iterator[Member]:
+        """Return all members, in order."""
+        return map(self.get, self.names)
+
+    @contextmanager
+    def registered(self, name: str, member: Member) -> Iterator[None]:
+        """Add a member for the time of a block.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if name in self._places:
+            raise ValueError(f"there is a member of the name {name!r} already")
+        self._places[name] = f"{type(member).__module__}:{type(member).__qualname__}"
+        self._loaded[name] = member
+        try:
+            yield
+        finally:
+            del self._places[name], self._loaded[name]
+
+
+class OneOf:
+    """A string that names a member of a registry, as pydantic checks it and as JSON schemas tell it."""
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        self._registry = registry
+
+    def __get_pydantic_core_schema__(self, *_: object) -> CoreSchema:
+        """Check as `Literal` does, but against the members that there are when a value is checked."""
+        return core_schema.no_info_after_validator_function(self._check, core_schema.str_schema(strict=True))
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
+        """List the members that there are now."""
+        return {"enum": list(self._registry.names), "type": "string"}
+
+    def _check(self, name: str) -> str:
+        names = self._registry.names
+        if name not in names:
+            quoted = [f"'{known}'" for known in names]
+            raise PydanticKnownError(
+                "literal_error", {"expected": " or ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))}
+            )
+        return name
+
+
+class DestinationKind(Protocol):
+    """What a configuration needs to know of a kind of destination; see `publish.sites.site.SiteKind`."""
+
+    required: frozenset[str]
+    """Fields of a destination without which there is none of this kind."""
+    optional: frozenset[str]
+    """Fields that it takes. `kind` and `requires` are every kind's."""
+
+    def place(self, destination: Destination) -> str:
+        """Return where it is: two destinations of one place would overwrite each other."""
+
+
+SITES: Registry[DestinationKind] = Registry(
+    {
+        "directory": "pikaforge.publish.sites.directory:KIND",
+        "http": "pikaforge.publish.sites.web:KIND",
+        "index": "pikaforge.publish.sites.pypi:KIND",
+    }
+)
+"""Where packages are published to."""

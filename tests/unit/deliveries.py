@@ -1,0 +1,38 @@
+"""Deliveries: dist folders with packages of small content and a report of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pikaforge.host.hashing import digest
+from pikaforge.pipeline import report as reports
+from pikaforge.pipeline.report import ArtifactRecord, BuildReport, CellRecord
+from pikaforge.publish.collect import Delivered
+
+
+def cell(id_: str, **changes: Any) -> CellRecord:
+    """A cell that was built, as a report tells it."""
+    model, image, allocator = id_.split("-")
+    data: dict[str, Any] = {
+        "id": id_, "model": model, "image": image, "allocator": allocator, "target": "t", "wanted": "t", "flags": (),
+        "status": "done", "finished": "2026-01-01T00:00:00+00:00", "stages": (),
+        "manifest": {"source_date_epoch": 1600000000},
+    }  # fmt: skip
+    return CellRecord.model_validate({**data, **changes})
+
+
+def delivered(folder: Path, *cells: CellRecord) -> Delivered:
+    """A dist folder with a tarball of each cell."""
+    told = []
+    for built in cells:
+        path = folder / "debian12" / f"demo-v1.0-{built.model}.tar.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(built.id)
+        artifact = ArtifactRecord(
+            format="tar", role="main", path=f"debian12/{path.name}", sha256=digest(built.id), bytes=len(built.id)
+        )
+        told.append(built.model_copy(update={"artifacts": (artifact,)}))
+    report = BuildReport(product="demo", version="v1.0", cells=tuple(told))
+    reports.write(folder, report)
+    return Delivered(folder=folder, report=report)
