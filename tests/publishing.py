@@ -12,13 +12,14 @@ from pathlib import Path
 import small_packages
 
 from pikaforge.config import load
-from pikaforge.config.schema import Format, Spec
+from pikaforge.config.schema import FormatName, Spec
+from pikaforge.formats import format as formats
 from pikaforge.publish.diff import Item
 from pikaforge.publish.generation import Signing
 from pikaforge.publish.publisher import Done, Publisher, Wish, from_folder
 from pikaforge.publish.sites.directory import Directory
 from pikaforge.publish.sites.site import Site
-from pikaforge.publish.state import FOLDERS, STATE, Artifact, File, State, read_state
+from pikaforge.publish.state import STATE, Artifact, File, State, read_state
 
 SPEC = Path(__file__).resolve().parents[1] / "matrix.yaml"
 EPOCH = 1604318400
@@ -63,7 +64,7 @@ class Shelf:
         version: str = "1.0",
         *,
         name: str = "demo",
-        format: Format = "rpm",
+        format: FormatName = "rpm",
         model: str = "R620",
         image: str = "debian12",
         content: bytes = b"",
@@ -86,7 +87,7 @@ class Shelf:
         told = []
         for each, content_ in files.items():
             (folder / each).write_bytes(content_)
-            path = f"{FOLDERS[format]}/{each}"
+            path = f"{formats.of(format).folder}/{each}"
             self.sources[f"{image}/{model}", path] = folder / each
             told.append(File(path=path, sha256=hashlib.sha256(content_).hexdigest(), bytes=len(content_)))
         main, *beside = told

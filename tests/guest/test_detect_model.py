@@ -19,7 +19,9 @@ from guest.helpers import SHELLS, clean_env, need, sh
 
 from pikaforge.config import load
 from pikaforge.config.schema import Model, Spec
-from pikaforge.formats import payload
+from pikaforge.formats import client_lines, payload
+from pikaforge.formats.deb import client as deb_client
+from pikaforge.formats.rpm import client as rpm_client
 from pikaforge.host import hostos
 from pikaforge.plan import plan
 from pikaforge.publish import client_config
@@ -501,7 +503,7 @@ class TestYumVariable:
         ]
         assert machine.written() == {"etc/yum/vars/pikamodel"}
         assert machine.variable.read_bytes() == b"R620\n"
-        assert machine.variable.name == client_config.yum_variable("pika")
+        assert machine.variable.name == rpm_client.yum_variable("pika")
 
     def test_by_the_cpus(self, make: Make, shell: str) -> None:
         done = make(None, IVY, "el9").ask(shell=shell)
@@ -635,8 +637,8 @@ class TestApt:
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.splitlines()[-1] == f"detect-model: wrote {machine.sources}"
         assert machine.written() == {"etc/apt/sources.list.d/pika.list", "etc/apt/keyrings/forge.asc"}
-        assert machine.sources.read_text() == client_config.apt_list(
-            product="pika", image="ubuntu2204", model="R620", base_url=URL, keyring=client_config.keyring("forge.asc")
+        assert machine.sources.read_text() == deb_client.apt_list(
+            product="pika", image="ubuntu2204", model="R620", base_url=URL, keyring=deb_client.keyring("forge.asc")
         )
         key = machine.root / "etc/apt/keyrings/forge.asc"
         assert key.read_text() == BARE
@@ -742,14 +744,14 @@ class TestText:
     def test_shellcheck_has_nothing_to_say(self, make: Make, key: str | None) -> None:
         need("shellcheck")
         script = make(key=key).script
-        done = sh("shellcheck", "-s", "sh", client_config.ASSETS / client_config.SCRIPT, script, env=clean_env())
+        done = sh("shellcheck", "-s", "sh", client_config.ASSETS / client_lines.SCRIPT, script, env=clean_env())
         assert done.returncode == 0, done.stdout
 
     def test_no_word_is_left(self, make: Make) -> None:
         assert client_config.WORD.findall(make().script.read_text()) == []
 
     def test_nothing_is_run_or_fetched(self) -> None:
-        lines = (client_config.ASSETS / client_config.SCRIPT).read_text().splitlines()
+        lines = (client_config.ASSETS / client_lines.SCRIPT).read_text().splitlines()
         code = [line.strip() for line in lines if not line.lstrip().startswith("#")]
         for word in ("eval", "curl", "wget", "exec", ". "):
             assert not [line for line in code if line.startswith(word) or f"$({word}" in line], word

@@ -31,9 +31,13 @@ from integration.images import base_of, image_of
 from integration.keys import Key, new_key
 from integration.rpm_host import HOST, STUB, TOP, full
 
-from pikaforge.config.schema import Format
+from pikaforge.config.schema import FormatName, OsRelease
+from pikaforge.formats import client_lines
+from pikaforge.formats import format as formats
+from pikaforge.formats.deb import client as deb_client
+from pikaforge.formats.format import Offer
+from pikaforge.formats.rpm import client as rpm_client
 from pikaforge.host.job import files
-from pikaforge.publish import client_config
 
 if TYPE_CHECKING:
     from conftest import Done, Engine, Project
@@ -123,28 +127,28 @@ class Site:
         assert isinstance(output, bytes)
         return output.decode().splitlines()
 
-    def fleet_lines(self, of: Format) -> str:
+    def fleet_lines(self, of: FormatName) -> str:
         """What is to be done on any machine of the fleet; the page says it of one kind of package."""
 
-        def lines(kind: Format) -> str:
-            told = client_config.install_lines(
-                kind,
+        def lines(kind: FormatName) -> str:
+            offer = Offer(
                 product="pika",
                 image="debian12",
+                os=OsRelease(id="debian", version="12"),
                 model=None,
-                package_name="pika",
+                package="pika",
                 version="",
                 base_url=self.url,
                 path="debian12",
                 key_url=f"{self.url}/pika.asc",
             )
-            return "\n".join(told)
+            return "\n".join(formats.of(kind).install_lines(offer))
 
         found = re.findall(r"<pre>(.*?)</pre>", self.read("index.html").decode(), re.DOTALL)
         assert [html.unescape(text) for text in found] in ([lines("rpm")], [lines("deb")])
         return lines(of)
 
-    def lines(self, of: Format) -> str:
+    def lines(self, of: FormatName) -> str:
         """What the index page's search says for the product in one format."""
         text = self.read("index.html").decode()
         (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
@@ -241,7 +245,7 @@ def site(
     project = shop.ready(top)
     shop.take(project, *ENDED, build=sample_build("R620", "--formats", ALL_FORMATS))
     root, url = folder / "site", f"{address}/site"
-    for release, formats in (("1", ALL_FORMATS), ("2", "rpm,deb")):
+    for release, packed in (("1", ALL_FORMATS), ("2", "rpm,deb")):
 
         def edit(matrix: dict[str, Any], release: str = release) -> None:
             matrix["product"]["release"] = release
@@ -249,7 +253,7 @@ def site(
 
         project.change(edit)
         project.dist = top / f"dist-{release}"
-        project.build("R620", "--formats", formats, check=0, env=key.environment)
+        project.build("R620", "--formats", packed, check=0, env=key.environment)
     made = Site(project=project, top=top, key=key, root=root, url=url, server=container)
     made.publish()
     return made
@@ -370,7 +374,7 @@ def test_releases_reach_machines_and_are_taken_back(
 ) -> None:
     # Both take the first release as the page says.
     lines = site.fleet_lines("rpm")
-    assert f"{site.url}/{client_config.fleet_repo_path('pika', 'debian12')}" in lines
+    assert f"{site.url}/{rpm_client.fleet_repo_path('pika', 'debian12')}" in lines
     told = rpm_machine.obey(lines)
     assert f"this machine is R620 of debian12, by its DMI product name '{DMI}'" in told
     assert rpm_machine.installed() == full("1")
@@ -382,7 +386,7 @@ def test_releases_reach_machines_and_are_taken_back(
 
     lines = site.lines("deb")
     assert "trusted" not in lines
-    assert f"{site.url}/{client_config.apt_list_path('pika', 'debian12', 'R620')}" in lines
+    assert f"{site.url}/{deb_client.apt_list_path('pika', 'debian12', 'R620')}" in lines
     apt_machine.obey(lines)
     assert apt_machine.state() == f"install ok installed {DEB.format('1')}"
     source = apt_machine.ok("cat", "/etc/apt/sources.list.d/pika.list")
@@ -435,7 +439,7 @@ def test_dnf_fills_an_install_root(site: Site, rpm_machine: Host) -> None:
     )
     rpm_machine.sh(
         f"cd /srv && curl -fsS -o /clean/etc/yum.repos.d/pika.repo {site.url}/debian12/pika.repo"
-        f" && curl -fsSO {site.url}/{client_config.SCRIPT_PATH} && sh detect-model.sh --root /clean"
+        f" && curl -fsSO {site.url}/{client_lines.SCRIPT_PATH} && sh detect-model.sh --root /clean"
     )
     rpm_machine.dnf_ok("--installroot=/clean", "install", "pika")
     assert rpm_machine.run("rpm", "-q", "pika")[0] == 1, "not on this machine"

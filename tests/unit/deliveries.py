@@ -22,17 +22,22 @@ def cell(id_: str, **changes: Any) -> CellRecord:
     return CellRecord.model_validate({**data, **changes})
 
 
-def delivered(folder: Path, *cells: CellRecord) -> Delivered:
-    """A dist folder with a tarball of each cell."""
+def delivered(folder: Path, *cells: CellRecord, format: str = "tar", version: str = "v1.0") -> Delivered:
+    """A dist folder with a package of each cell."""
+    suffix = {"tar": "tar.gz"}.get(format, format)
     told = []
     for built in cells:
-        path = folder / "debian12" / f"demo-v1.0-{built.model}.tar.gz"
+        path = folder / "debian12" / f"demo-{version}-{built.model}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(built.id)
+        path.write_text(f"{built.id} {version}")
         artifact = ArtifactRecord(
-            format="tar", role="main", path=f"debian12/{path.name}", sha256=digest(built.id), bytes=len(built.id)
+            format=format,
+            role="main",
+            path=f"debian12/{path.name}",
+            sha256=digest(path.read_bytes()),
+            bytes=path.stat().st_size,
         )
         told.append(built.model_copy(update={"artifacts": (artifact,)}))
-    report = BuildReport(product="demo", version="v1.0", cells=tuple(told))
+    report = BuildReport(product="demo", version=version, cells=tuple(told))
     reports.write(folder, report)
     return Delivered(folder=folder, report=report)

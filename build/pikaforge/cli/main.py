@@ -14,13 +14,10 @@ from types import FrameType
 
 from pikaforge import __version__
 from pikaforge.cli.context import Setting
+from pikaforge.config.registry import FORMATS
 from pikaforge.errors import EXIT_INTERRUPTED, ForgeError, HostError
 
 SELECTOR_HELP = "a model (R620), a cell id (R620-el7-none), a quoted glob over ids ('R6*-el7-*') or `all`"
-
-
-FORMATS = ("tar", "rpm", "deb", "wheel")
-"""As in `model.Format`, which costs an import of the models."""
 
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -52,8 +49,8 @@ def _count(text: str) -> int:
 
 def _formats(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(text.split(",")))
-    if not all(name in FORMATS for name in names):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of formats: {','.join(FORMATS)}")
+    if not all(name in FORMATS.names for name in names):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of formats: {','.join(FORMATS.names)}")
     return names
 
 
@@ -78,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "--engine", choices=("docker", "host"), default="docker", help="containers, or this machine itself"
     )
     work.add_argument(
-        "--formats", type=_formats, default=(), metavar="LIST", help=f"of {','.join(FORMATS)}; else the image's"
+        "--formats", type=_formats, default=(), metavar="LIST", help=f"of {','.join(FORMATS.names)}; else the image's"
     )
     targets = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     targets.add_argument(

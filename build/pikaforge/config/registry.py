@@ -10,10 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
-
-from pydantic import GetJsonSchemaHandler
-from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from pikaforge.config.schema import Destination
@@ -66,30 +63,6 @@ class Registry(Generic[Member]):
             del self._places[name], self._loaded[name]
 
 
-class OneOf:
-    """A string that names a member of a registry, as pydantic checks it and as JSON schemas tell it."""
-
-    def __init__(self, registry: Registry[Any]) -> None:
-        self._registry = registry
-
-    def __get_pydantic_core_schema__(self, *_: object) -> CoreSchema:
-        """Check as `Literal` does, but against the members that there are when a value is checked."""
-        return core_schema.no_info_after_validator_function(self._check, core_schema.str_schema(strict=True))
-
-    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
-        """List the members that there are now."""
-        return {"enum": list(self._registry.names), "type": "string"}
-
-    def _check(self, name: str) -> str:
-        names = self._registry.names
-        if name not in names:
-            quoted = [f"'{known}'" for known in names]
-            raise PydanticKnownError(
-                "literal_error", {"expected": " or ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))}
-            )
-        return name
-
-
 class DestinationKind(Protocol):
     """What a configuration needs to know of a kind of destination; see `publish.sites.site.SiteKind`."""
 
@@ -101,6 +74,16 @@ class DestinationKind(Protocol):
     def place(self, destination: Destination) -> str:
         """Return where it is: two destinations of one place would overwrite each other."""
 
+
+FORMATS: Registry[object] = Registry(
+    {
+        "tar": "pikaforge.formats.tar.package:FORMAT",
+        "rpm": "pikaforge.formats.rpm.package:FORMAT",
+        "deb": "pikaforge.formats.deb.package:FORMAT",
+        "wheel": "pikaforge.formats.wheel.package:FORMAT",
+    }
+)
+"""Package formats; see `formats.format.Format`."""
 
 SITES: Registry[DestinationKind] = Registry(
     {

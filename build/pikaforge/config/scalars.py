@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+
+from pikaforge.config.registry import Registry
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -100,3 +103,27 @@ Scalar = str | int | None
 
 Flag = Annotated[str, Field(pattern=WORD_PATTERN, max_length=128)]
 """One word for a compiler; `compilers` says which there may be."""
+
+
+class OneOf:
+    """A string that names a member of a registry, as pydantic checks it and as JSON schemas tell it."""
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        self._registry = registry
+
+    def __get_pydantic_core_schema__(self, *_: object) -> CoreSchema:
+        """Check as `Literal` does, but against the members that there are when a value is checked."""
+        return core_schema.no_info_after_validator_function(self._check, core_schema.str_schema(strict=True))
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
+        """List the members that there are now."""
+        return {"enum": list(self._registry.names), "type": "string"}
+
+    def _check(self, name: str) -> str:
+        names = self._registry.names
+        if name not in names:
+            quoted = [f"'{known}'" for known in names]
+            raise PydanticKnownError(
+                "literal_error", {"expected": " or ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))}
+            )
+        return name

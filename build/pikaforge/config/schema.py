@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pikaforge.config.patch_series import Series
 from pikaforge.config.product import Packages, Product
-from pikaforge.config.registry import SITES, OneOf
+from pikaforge.config.registry import FORMATS, SITES
 from pikaforge.config.scalars import (
     BASE_PATTERN,
     CLIENTS_PATTERN,
@@ -26,6 +26,7 @@ from pikaforge.config.scalars import (
     URL_PATTERN,
     CompilerVersion,
     Name,
+    OneOf,
     Strict,
 )
 from pikaforge.config.waiver import Waiver
@@ -68,7 +69,7 @@ class OsRelease(Strict):
     version: str = Field(pattern=RELEASE_PATTERN, description='VERSION_ID, such as "22.04", in quotes.')
 
 
-Format = Literal["tar", "rpm", "deb", "wheel"]
+FormatName = Annotated[str, OneOf(FORMATS)]
 
 
 class Image(Strict):
@@ -92,7 +93,7 @@ class Image(Strict):
     )
     gcc: CompilerVersion = Field(description="Version of the image's gcc, major.minor at least.")
     allocator: Name = Field(default="none", description="The allocator of a build that names none.")
-    formats: tuple[Format, ...] = Field(default=("tar",), description="Which packages a build makes for it.")
+    formats: tuple[FormatName, ...] = Field(default=("tar",), description="Which packages a build makes for it.")
     fallback: Literal["refuse", "nearest"] = Field(
         default="refuse",
         description="What to do for a target that the compiler cannot produce: refuse, or take the nearest.",

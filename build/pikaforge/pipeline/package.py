@@ -13,11 +13,10 @@ from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_
 from pikaforge.config import compilers
 from pikaforge.config.schema import Spec
 from pikaforge.errors import ForgeError, HostError, StageError, StageFailure
-from pikaforge.formats import payload, registry
+from pikaforge.formats import format as registry
+from pikaforge.formats import payload
+from pikaforge.formats.format import STAGE, Packing
 from pikaforge.formats.parts import Parts
-from pikaforge.formats.registry import STAGE, Packing
-from pikaforge.formats.rpm.rpm_file import read_rpm
-from pikaforge.formats.wheel import wheel
 from pikaforge.host import hashing
 from pikaforge.host.job import files
 from pikaforge.host.store import Result, sha256, write_atomically
@@ -56,8 +55,8 @@ def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str,
         "cpus": list(spec.hardware[cell.model].cpus),
         "payload": {name: hashing.digest(data) for name, data in _payload(spec, cell, others).contents.items()},
         "formats": list(wanted),
-        "scripts": guest_digests(home, sorted({script for name in wanted for script in registry.SCRIPTS[name]})),
-        "wheel": wheel.material() if "wheel" in wanted else {},
+        "scripts": guest_digests(home, sorted({script for name in wanted for script in registry.of(name).scripts})),
+        "makers": {name: dict(registry.of(name).material()) for name in wanted},
         "packers": hashing.files_digest(
             PACKERS, sorted(str(path.relative_to(PACKERS)) for path in PACKERS.rglob("*.py"))
         ),
@@ -214,11 +213,11 @@ def _plausible(spec: Spec, cell: Cell, parts: Parts, artifacts: Sequence[Mapping
 def deliver(result: Result, artifact: Mapping[str, Any], folder: Path) -> tuple[Path, bool]:
     """Put a package into a folder under dist/; its path, and whether it was written (not there already, alike).
 
-    An RPM that is there with a signature in its header is alike if all else is.
+    A package that is there with a signature in it is alike if all else is.
     """
     source = result.files[str(artifact["name"])]
     path = folder / source.name
-    if path.is_file() and (sha256(path) == artifact["sha256"] or _same_rpm(path, source)):
+    if path.is_file() and (sha256(path) == artifact["sha256"] or _signed_since(artifact, path, source)):
         return path, False
     for suffix in (SBOM_SUFFIX, PROVENANCE_SUFFIX, SIGNATURE_SUFFIX):
         path.with_name(path.name + suffix).unlink(missing_ok=True)  # they are about another file
@@ -226,11 +225,12 @@ def deliver(result: Result, artifact: Mapping[str, Any], folder: Path) -> tuple[
     return path, True
 
 
-def _same_rpm(path: Path, source: Path) -> bool:
-    if path.suffix != ".rpm":
-        return False
+def _signed_since(artifact: Mapping[str, Any], path: Path, source: Path) -> bool:
+    """Whether two packages differ in a signature within the file at most."""
+    kind = registry.of(str(artifact["format"]))
     try:
-        return read_rpm(path).body == read_rpm(source).body
+        body = kind.body(path)
+        return bool(body) and body == kind.body(source)
     except ForgeError:
         return False
 

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from pikaforge.config.compilers import adaptations
 from pikaforge.config.scalars import Strict
-from pikaforge.config.schema import schema_of
+from pikaforge.config.schema import FormatName, schema_of
 from pikaforge.errors import PublishError, StageError
 from pikaforge.host.store import sha256, write_atomically
 from pikaforge.plan import twins
@@ -145,7 +145,7 @@ class StageRecord(Strict):
 class ArtifactRecord(Strict):
     """A package under dist/; its bill of materials and provenance are beside it."""
 
-    format: Literal["tar", "rpm", "deb", "wheel"] = Field(description="What kind of package it is.")
+    format: FormatName = Field(description="What kind of package it is.")
     role: Literal["main", "debug", "allocator"] = Field(
         description="The product, its debug information, or gperftools."
     )

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
 from pikaforge.config.schema import Spec
-from pikaforge.formats.rpm.rpm_file import read_rpm
+from pikaforge.formats import format as formats
+from pikaforge.formats.format import Origin
 from pikaforge.host.store import sha256
 from pikaforge.pipeline import report as record
 from pikaforge.pipeline.report import ArtifactRecord, BuildReport, CellRecord
 from pikaforge.publish.diff import Item
-from pikaforge.publish.state import FOLDERS, Artifact, File
+from pikaforge.publish.state import Artifact, File
 
 BESIDE = (SBOM_SUFFIX, PROVENANCE_SUFFIX, SIGNATURE_SUFFIX)
 
@@ -96,9 +97,13 @@ def collect(chosen: Sequence[tuple[Delivered, CellRecord]], spec: Spec, *, now: 
 def _artifact(
     path: Path, artifact: ArtifactRecord, cell: CellRecord, report: BuildReport, *, usual: bool, now: str
 ) -> Artifact:
-    package, version = _name(path, artifact, cell, report, usual=usual)
+    kind = formats.of(artifact.format)
+    origin = Origin(
+        product=report.product, version=report.version, role=artifact.role, variant="" if usual else cell.allocator
+    )
+    package, version = kind.identity(path, origin)
     return Artifact(
-        path=f"{FOLDERS[artifact.format]}/{path.name}",
+        path=f"{kind.folder}/{path.name}",
         sha256=artifact.sha256,
         bytes=artifact.bytes,
         format=artifact.format,
@@ -115,8 +120,8 @@ def _artifact(
         built=cell.finished,
         published=now,
         since=1,
-        body=read_rpm(path).body if artifact.format == "rpm" else "",
-        beside=tuple(_beside(path, FOLDERS[artifact.format])),
+        body=kind.body(path),
+        beside=tuple(_beside(path, kind.folder)),
     )
 
 
@@ -125,21 +130,3 @@ def _beside(path: Path, folder: str) -> Iterator[File]:
         file = path.with_name(path.name + suffix)
         if file.is_file():
             yield File(path=f"{folder}/{file.name}", sha256=sha256(file), bytes=file.stat().st_size)
-
-
-def _name(
-    path: Path, artifact: ArtifactRecord, cell: CellRecord, report: BuildReport, *, usual: bool
-) -> tuple[str, str]:
-    """Name and version as the package manager knows them; of a tarball, as those of an RPM would be."""
-    stem = path.stem
-    if artifact.format == "rpm":
-        name, version, release = stem.rpartition(".")[0].rsplit("-", 2)
-        return name, f"{version}-{release}"
-    if artifact.format == "deb":
-        name, version, _ = stem.split("_", 2)
-        return name, version
-    if artifact.format == "wheel":
-        name, version, _ = stem.split("-", 2)
-        return name.replace("_", "-"), version
-    allocator = "" if usual else f"-{cell.allocator}"
-    return f"{report.product}{allocator}{'-debuginfo' if artifact.role == 'debug' else ''}", report.version

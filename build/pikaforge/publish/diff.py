@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pikaforge.publish.state import FOLDERS, HISTORY, ROLLBACK, Artifact, File, Generation, State
+from pikaforge.formats import format as formats
+from pikaforge.publish.state import HISTORY, ROLLBACK, Artifact, File, Generation, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +180,7 @@ def _alike(artifact: Artifact, there: Artifact) -> bool:
 
 
 def _placed(artifact: Artifact, number: int, *, aside: bool) -> Placed:
-    folder = FOLDERS[artifact.format]
+    folder = formats.of(artifact.format).folder
 
     def at(file: File) -> str:
         name = file.path.rpartition("/")[2]

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import quote
 
 from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS
 from pikaforge.errors import PublishError
-from pikaforge.formats.deb import apt
-from pikaforge.formats.rpm import yum
+from pikaforge.formats import format as formats
 from pikaforge.publish.diff import Outline
-from pikaforge.publish.state import FOLDERS, STATE, Artifact, File, Generation, State, text
+from pikaforge.publish.state import STATE, Artifact, File, Generation, State, text
 from pikaforge.publish.transaction import Addition, Change, file_of, sums_text
-
-RPMS, DEBS, WHEELS = FOLDERS["rpm"], FOLDERS["deb"], FOLDERS["wheel"]
-GZIP = b"\x1f\x8b"
 
 
 class Signing(Protocol):
@@ -61,11 +55,10 @@ def verify(outlines: Iterable[Outline]) -> None:
         HostError: it is missing, or cannot be loaded.
     """
     changed = [each for each in outlines if not each.nothing]
-    formats = {artifact.format for each in changed for artifact in (*each.listed, *each.unlisted)}
-    if "rpm" in formats:
-        yum.library()
-    if "deb" in formats:
-        apt.library()
+    names = {artifact.format for each in changed for artifact in (*each.listed, *each.unlisted)}
+    for kind in formats.every():
+        if kind.name in names and kind.index is not None:
+            kind.index.verify()
 
 
 def compose(outline: Outline, means: Means) -> Change:
@@ -95,9 +88,9 @@ class _Composer:
 
     def change(self) -> Change:
         self._add_files()
-        self._yum()
-        self._apt()
-        self._wheels()
+        for kind in formats.every():
+            if kind.index is not None:
+                self._index(kind, kind.index)
         self._sums()
         state = self._state()
         self.pointers[STATE] = text(state)
@@ -147,25 +140,52 @@ class _Composer:
         if self.known.get(path) != file:
             self.additions.append(Addition(file=file, content=data))
 
-    def _packages(self, folder: str, of: str) -> tuple[dict[str, Path | None], list[File]] | None:
-        """Packages of a kind by location: where they are to be read, or None where the base generation's metadata knows
-        them; and the files of that. None if there never was such a package."""
-        listed = [artifact for artifact in self.outline.listed if artifact.format == of]
-        old = [file for file in (self.base.metadata if self.base else ()) if file.path.startswith(f"{folder}/")]
+    def _index(self, kind: formats.Format, index: formats.Index) -> None:
+        """Index the packages of a format, unless there never was one."""
+        listed = [artifact for artifact in self.outline.listed if artifact.format == kind.name]
+        old = [file for file in (self.base.metadata if self.base else ()) if file.path.startswith(f"{kind.folder}/")]
         if not listed and not old:
-            return None
+            return
         known = set(self.base.artifacts) if self.base and old else set()
+        pool = formats.Pool(
+            product=self.outline.product,
+            model=self.outline.model,
+            place=self.outline.place,
+            revision=self.revision,
+            listed=[self._listed(artifact, kind.folder, known=artifact.path in known) for artifact in listed],
+            before=lambda: {file.path.removeprefix(f"{kind.folder}/"): self._read(file) for file in old},
+        )
+        made = index.update(pool)
+        for name, data in made.immutable.items():
+            self._immutable(f"{kind.folder}/{name}", data)
+        for name, data in made.pointers.items():
+            for signature in made.signatures:
+                if signature.of == name and signature.first and self.means.signer is not None:
+                    self._sign_first(
+                        f"{kind.folder}/{name}", f"{kind.folder}/{signature.path}", data, self.means.signer
+                    )
+            self.pointers[f"{kind.folder}/{name}"] = data
+        for signature in made.signatures:
+            if not signature.first and self.means.signer is not None:
+                data, signer = made.pointers[signature.of], self.means.signer
+                signed = signer.clearsigned(data) if signature.clear else signer.detached(data)
+                self.pointers[f"{kind.folder}/{signature.path}"] = signed
+
+    def _listed(self, artifact: Artifact, folder: str, *, known: bool) -> formats.Listed:
         placed = {put.artifact.path: put for put in self.outline.placed}
-        found: dict[str, Path | None] = {}
-        for artifact in listed:
-            location = artifact.path.removeprefix(f"{folder}/")
-            if artifact.path in known:
-                found[location] = None
-            elif artifact.path in placed:
-                found[location] = self.means.obtain(placed[artifact.path].files[0][0])
-            else:
-                found[location] = self.means.fetch(artifact)
-        return found, old if any(path is None for path in found.values()) else []
+
+        def file() -> Path:
+            if artifact.path in placed:
+                return self.means.obtain(placed[artifact.path].files[0][0])
+            return self.means.fetch(artifact)
+
+        return formats.Listed(
+            location=artifact.path.removeprefix(f"{folder}/"),
+            name=artifact.name,
+            sha256=artifact.sha256,
+            known=known,
+            file=file,
+        )
 
     def _read(self, file: File) -> bytes:
         """A metadata file of the site."""
@@ -178,67 +198,18 @@ class _Composer:
             )
         return data
 
-    def _yum(self) -> None:
-        wanted = self._packages(RPMS, "rpm")
-        if wanted is None:
-            return
-        packages, old = wanted
-        before = {file.path.rpartition("/")[2]: self._read(file) for file in old}
-        files, repomd = yum.metadata(packages, before, revision=self.revision)
-        for name, data in files.items():
-            self._immutable(f"{RPMS}/{yum.FOLDER}/{name}", data)
-        pointer = f"{RPMS}/{yum.POINTER}"
-        if self.means.signer is not None:
-            self._signed(pointer, repomd, self.means.signer)
-        self.pointers[pointer] = repomd
+    def _sign_first(self, pointer: str, signature: str, data: bytes, signer: Signing) -> None:
+        """Put the signature of a pointer before it.
 
-    def _signed(self, pointer: str, repomd: bytes, signer: Signing) -> None:
-        """The signature of repomd.xml, before it.
-
-        Where the two cannot be switched at once, there is a signature file for the old metadata and the new one
-        meanwhile, of which gpg takes the signature that fits; the new one's alone comes after the metadata.
+        Where the two cannot be switched at once, there is a signature file for the old pointer and the new one
+        meanwhile, of which gpg takes the signature that fits; the new one's alone comes after the pointer.
         """
-        signature = pointer + SIGNATURE_SUFFIX
         before = self.means.read(f"{self.outline.place}/{pointer}") if self.means.stepwise else None
         if before is not None:
-            both = [signer.detached(data, armor=False) for data in (repomd, before)]
+            both = [signer.detached(each, armor=False) for each in (data, before)]
             self.transitional[signature] = b"".join(both)
-            self.pointers[pointer] = repomd
-        self.pointers[signature] = signer.detached(repomd)
-
-    def _apt(self) -> None:
-        wanted = self._packages(DEBS, "deb")
-        if wanted is None:
-            return
-        packages, old = wanted
-        lists = [data for data in map(self._read, old) if not data.startswith(GZIP)]
-        immutable, pointers = apt.metadata(
-            packages,
-            lists[0] if lists else b"",
-            revision=self.revision,
-            origin=self.outline.product,
-            label=f"{self.outline.product} for {self.outline.model}",
-        )
-        for name, data in immutable.items():
-            self._immutable(f"{DEBS}/{name}", data)
-        release = pointers[apt.RELEASE]
-        if self.means.signer is not None:
-            pointers[apt.RELEASE_SIGNATURE] = self.means.signer.detached(release)
-            pointers[apt.RELEASE_SIGNED] = self.means.signer.clearsigned(release)
-        self.pointers.update((f"{DEBS}/{name}", data) for name, data in pointers.items())
-
-    def _wheels(self) -> None:
-        """A page of links, which `pip install --find-links` reads."""
-        listed = [artifact for artifact in self.outline.listed if artifact.format == "wheel"]
-        if not listed:
-            return
-        links = "".join(
-            f'<a href="{quote(path)}#sha256={artifact.sha256}">{html.escape(artifact.name)}</a><br>\n'
-            for artifact in listed
-            for path in [artifact.path.removeprefix(f"{WHEELS}/")]
-        )
-        page = f"<!doctype html>\n<title>{html.escape(self.outline.place)}</title>\n{links}"
-        self.pointers[f"{WHEELS}/index.html"] = page.encode()
+            self.pointers[pointer] = data
+        self.pointers[signature] = signer.detached(data)
 
     def _sums(self) -> None:
         """SHA256SUMS of each folder with artifacts, for `verify` and `sha256sum --check`."""

@@ -24,7 +24,8 @@ from typing import Any
 from urllib.parse import quote
 
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
-from pikaforge.publish.state import CATALOGUE, FOLDERS, Artifact, Catalogue, File, Repository
+from pikaforge.formats.format import Format, every
+from pikaforge.publish.state import CATALOGUE, Artifact, Catalogue, File, Repository
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 UNRESERVED = "/!'()*~"
@@ -143,7 +144,7 @@ def _controls(repositories: Sequence[Repository]) -> list[str]:
         "</div>",
         _select("model", "Model", "all models", sorted({r.model for r in repositories}, key=_natural)),
         _select("image", "Image", "all images", sorted({r.image for r in repositories}, key=_natural)),
-        _select("format", "Format", "all formats", [name for name in FOLDERS if name in present]),
+        _select("format", "Format", "all formats", [kind.name for kind in _formats() if kind.name in present]),
         '<label class="check"><input type="checkbox" id="debug"> debug packages</label>',
         '<button type="reset" id="clear" disabled>clear</button>',
         '<p id="hint">All words must match: model, image, version, file, package, target, allocator or date;',
@@ -300,7 +301,7 @@ def _newest_first(artifacts: Iterable[Artifact]) -> list[Artifact]:
 
     Of several allocators the default one is first: its files have no allocator in their names, so theirs are shorter.
     """
-    formats = list(FOLDERS)
+    formats = [kind.name for kind in _formats()]
     by_kind = sorted(
         artifacts, key=lambda a: (ROLES.index(a.role), formats.index(a.format), len(a.name), _natural(a.path))
     )
@@ -309,6 +310,11 @@ def _newest_first(artifacts: Iterable[Artifact]) -> list[Artifact]:
 
 
 @lru_cache(maxsize=4096)
+def _formats() -> list[Format]:
+    """All formats; those that system package managers install come first."""
+    return sorted(every(), key=lambda kind: not kind.families)
+
+
 def _natural(text: str) -> tuple[tuple[str, int], ...]:
     """A key that puts R620 before R6415."""
     return tuple((other, int(digits or 0)) for other, digits in re.findall(r"([^0-9]*)([0-9]*)", text))

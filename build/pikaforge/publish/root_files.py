@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pikaforge.config.schema import Format, Spec
+from pikaforge.config.schema import Spec
+from pikaforge.formats import client_lines
+from pikaforge.formats.format import Format, Offer, every, of
 from pikaforge.publish import client_config
 from pikaforge.publish.page import page
 from pikaforge.publish.state import CATALOGUE, Artifact, Catalogue, Repository, text
 
 INDEX = "index.html"
-DEBS = ("debian", "ubuntu")
-"""Systems (ID of /etc/os-release) whose own packages are DEBs."""
+APT = "debian"
+"""The OS family whose package manager is apt."""
 
 
 def root_files(catalogue: Catalogue, spec: Spec, *, key: str | None) -> dict[str, bytes]:
@@ -23,8 +25,8 @@ def root_files(catalogue: Catalogue, spec: Spec, *, key: str | None) -> dict[str
         key: the public key that signs, in text form; None where nothing is signed.
     """
     return {
-        **_configuration(catalogue),
-        client_config.SCRIPT_PATH: _script(catalogue, spec, key=key),
+        **_configuration(catalogue, spec),
+        client_lines.SCRIPT_PATH: _script(catalogue, spec, key=key),
         CATALOGUE: text(catalogue),
         INDEX: _index(catalogue, spec).encode(),
     }
@@ -34,52 +36,54 @@ def _key_url(catalogue: Catalogue) -> str | None:
     return f"{catalogue.url}/{catalogue.key.path}" if catalogue.key else None
 
 
-def _formats(repositories: Iterable[Repository]) -> set[Format]:
-    return {artifact.format for repository in repositories for artifact in repository.artifacts}
+def _formats(repositories: Iterable[Repository]) -> list[Format]:
+    """The formats of all packages, in the order in which people read them."""
+    names = {artifact.format for repository in repositories for artifact in repository.artifacts}
+    return [kind for kind in every() if kind.name in names]
 
 
-def _configuration(catalogue: Catalogue) -> dict[str, bytes]:
-    """Files for yum, dnf and apt."""
-    product, base, key_url = catalogue.product, catalogue.url, _key_url(catalogue)
+def _offer(catalogue: Catalogue, spec: Spec, image: str, *, model: str | None, **changes: str) -> Offer:
+    """What clients are offered; by default the product itself, for machines that find their model."""
+    given = {"package": catalogue.product, "version": "", "path": image, **changes}
+    return Offer(
+        product=catalogue.product,
+        image=image,
+        os=spec.images[image].os if image in spec.images else None,  # it may have been taken out of the matrix
+        model=model,
+        package=given["package"],
+        version=given["version"],
+        base_url=catalogue.url,
+        path=given["path"],
+        key_url=f"{catalogue.url}/{catalogue.key.path}" if catalogue.key else None,
+    )
+
+
+def _configuration(catalogue: Catalogue, spec: Spec) -> dict[str, bytes]:
+    """Files for package managers."""
     found: dict[str, str] = {}
     for repository in catalogue.repositories:
-        image, model = repository.image, repository.model
-        formats = _formats([repository])
-        if "rpm" in formats:
-            found[client_config.fleet_repo_path(product, image)] = client_config.fleet_repo_file(
-                product=product, image=image, base_url=base, key_url=key_url
-            )
-            found[client_config.model_repo_path(product, image, model)] = client_config.model_repo_file(
-                product=product, image=image, model=model, base_url=base, key_url=key_url
-            )
-        if "deb" in formats:
-            found[client_config.apt_list_path(product, image, model)] = client_config.apt_list(
-                product=product,
-                image=image,
-                model=model,
-                base_url=base,
-                keyring=client_config.keyring(catalogue.key.path) if catalogue.key else None,
-            )
+        offer = _offer(catalogue, spec, repository.image, model=repository.model)
+        for kind in _formats([repository]):
+            found.update(kind.client_files(offer))
     return {path: content.encode() for path, content in found.items()}
 
 
 def _script(catalogue: Catalogue, spec: Spec, *, key: str | None) -> bytes:
     """What finds a machine's model, among those that a package manager can install."""
     published: dict[str, list[str]] = {}
-    apt: set[str] = set()
+    families: dict[str, set[str]] = {}
     for repository in catalogue.repositories:
-        formats = _formats([repository])
-        if formats & {"rpm", "deb"}:
+        taken_by = {family for kind in _formats([repository]) for family in kind.families}
+        if taken_by:
             published.setdefault(repository.image, []).append(repository.model)
-        if "deb" in formats:
-            apt.add(repository.image)
+            families.setdefault(repository.image, set()).update(taken_by)
     return client_config.detect_script(
         spec,
         published,
         base_url=catalogue.url,
         key_name=catalogue.key.path if catalogue.key else "",
         key=key,
-        apt=apt,
+        apt={image for image, found in families.items() if APT in found},
     )
 
 
@@ -89,37 +93,22 @@ def _index(catalogue: Catalogue, spec: Spec) -> str:
     for repository in catalogue.repositories:
         of_image.setdefault(repository.image, []).append(repository)
 
-    def lines(kind: Format, image: str, *, model: str | None, package: str, version: str, path: str) -> tuple[str, ...]:
-        return client_config.install_lines(
-            kind,
-            product=catalogue.product,
-            image=image,
-            model=model,
-            package_name=package,
-            version=version,
-            base_url=catalogue.url,
-            path=path,
-            key_url=_key_url(catalogue),
-            installer=client_config.installer(spec, image),
-        )
-
     def install(repository: Repository, artifact: Artifact) -> tuple[str, ...]:
-        return lines(
-            artifact.format,
+        offer = _offer(
+            catalogue,
+            spec,
             repository.image,
             model=repository.model,
             package=artifact.package,
             version=artifact.version,
             path=f"{repository.path}/{artifact.path}",
         )
+        return of(artifact.format).install_lines(offer)
 
     def fleet(image: str) -> tuple[str, ...]:
-        formats = _formats(of_image[image])
-        own: Format = "deb" if image in spec.images and spec.images[image].os.id in DEBS else "rpm"
-        other: Format = "rpm" if own == "deb" else "deb"
-        kind = own if own in formats else other
-        if kind not in formats:
-            return ()
-        return lines(kind, image, model=None, package=catalogue.product, version="", path=image)
+        family = spec.images[image].family if image in spec.images else ""
+        own = [kind for kind in _formats(of_image[image]) if kind.families]
+        own.sort(key=lambda kind: family not in kind.families)
+        return own[0].install_lines(_offer(catalogue, spec, image, model=None)) if own else ()
 
     return page(catalogue, install, fleet)

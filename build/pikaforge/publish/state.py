@@ -7,20 +7,18 @@ a kept generation names stays where it is, so that a reader that is at an older 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from pikaforge.attest.describe import SIGNATURE_SUFFIX
 from pikaforge.config.scalars import Strict
-from pikaforge.config.schema import Format, schema_of
+from pikaforge.config.schema import FormatName, schema_of
 from pikaforge.errors import PublishError
 
 STATE = "repository.json"
 CATALOGUE = "repo.json"
-FOLDERS: Mapping[str, str] = {"rpm": "x86_64", "deb": "debs", "tar": "tarballs", "wheel": "wheels"}
-"""Where artifacts lie below their repository, by format."""
 HISTORY = 5
 """Generations that are kept where nobody says how many."""
 ROLLBACK = 2
@@ -38,7 +36,7 @@ class File(Strict):
 class Artifact(File):
     """A package that was published."""
 
-    format: Format = Field(description="What kind of package it is.")
+    format: FormatName = Field(description="What kind of package it is.")
     role: Literal["main", "debug", "allocator"] = Field(
         description="The product, its debug information, or gperftools."
     )

@@ -5,25 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from unit.cell_parts import CELL, DISPATCHED, EPOCH, TREE, pack, trees
+from unit.cell_parts import inputs as make_inputs
+from unit.cell_parts import result as make_result
 from unit.helpers import Ending, FakeEngine, make_spec, members, refusal, the_cell
 
 from pikaforge.errors import HostError, StageError
-from pikaforge.formats.registry import tarball_name
+from pikaforge.formats.tar.package import tarball_name
 from pikaforge.host.hashing import digest
-from pikaforge.host.job import files
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workshop
-from pikaforge.pipeline import package
 from pikaforge.pipeline.package import Parts, deliver, manifest, material, write_sums
-
-CELL = "R620-debian12-none"
-EPOCH = 1672531200
 
 
 @pytest.mark.parametrize(
@@ -42,95 +40,9 @@ def test_file_names(cell: str, changes: dict[str, Any], name: str) -> None:
     assert tarball_name(spec, the_cell(spec, cell)) == name
 
 
-def _result(stage: str, held: dict[str, Path] | None = None, **facts: Any) -> Result:
-    return Result(stage=stage, key="k", identity=f"{stage}-identity", facts=facts, files=held or {})
-
-
-DISPATCHED = [
-    {
-        "file": "lib/libz.so.1",
-        "package": "zlib1g",
-        "version": "1:1.2",
-        "sha256": "0" * 64,
-        "functions": ["crc"],
-        "features": ["pclmulqdq"],
-        "evidence": ["only by init, which asks the CPU"],
-    }
-]
-
-
-def _inputs(tree: Path | None = None) -> dict[str, Result]:
-    return {
-        "source": _result(
-            "source",
-            origin="/home/somebody/clone",
-            kind="product",
-            url="https://example.org/demo.git",
-            ref="v1.0",
-            tag="v1.0",
-            version="v1.0",
-            commit="c" * 40,
-            head="d" * 40,
-            epoch=EPOCH,
-            patches=[{"name": "pull-1", "sha256": "e" * 64, "url": "u", "why": "", "state": "present"}],
-            submodules={"third/x": "f" * 40},
-        ),
-        "image": _result(
-            "image",
-            base="bootstrap bookworm",
-            build="pikaforge/x:1",
-            ids={"pikaforge/x:1": "sha256:1"},
-            packages={"build": [["gcc", "12.2"]], "runtime": [["libc6", "2.36"]]},
-        ),
-        "compiled": _result(
-            "compile",
-            {"tree.tar": tree} if tree else None,
-            compiler=["gcc 12.2.0"],
-            dropped=[[3, "-march=native"]],
-            bundled=[
-                {
-                    "soname": "libz.so.1",
-                    "path": "lib/libz.so.1",
-                    "package": "zlib1g",
-                    "version": "1",
-                    "sha256": "0" * 64,
-                },
-                {
-                    "soname": "liby.so.1",
-                    "path": "lib/liby.so.1",
-                    "package": "unknown",
-                    "version": "-",
-                    "sha256": "1" * 64,
-                },
-            ],
-            macros=["__AVX__"],
-        ),
-        "audited": _result(
-            "audit",
-            allow_list="the compiler's macros",
-            features_used=["avx"],
-            kernel_flags=["avx"],
-            symbol_versions={"GLIBC": "2.34"},
-            system_libraries=["libc.so.6"],
-            violations=[],
-            library_versions={"libc.so.6": ["GLIBC_2.2.5", "GLIBC_2.34"]},
-            files=[{"name": "bin/demo", "bytes": 20, "build_id": "abcdef"}],
-            allocator={"library": "", "unwinder": ""},
-            dispatched=DISPATCHED,
-            packaged={"lib/libz.so.1": {"package": "zlib1g", "version": "1:1.2", "sha256": "0" * 64, "code": "c" * 64}},
-        ),
-        "smoked": _result(
-            "smoke",
-            checks=[{"name": "version", "passed": True, "seconds": 1.25}, {"name": "ping", "seconds": 0.5}],
-            target="sandybridge",
-            tried="sandybridge",
-        ),
-    }
-
-
 def test_the_manifest() -> None:
     spec = make_spec()
-    assert manifest(spec, the_cell(spec, CELL), Parts(**_inputs())) == {
+    assert manifest(spec, the_cell(spec, CELL), Parts(**make_inputs())) == {
         "format": 4,
         "product": "demo",
         "version": "v1.0",
@@ -193,13 +105,13 @@ def test_the_manifest_tells_what_the_compiler_needed() -> None:
     entry = {"gcc": ">=12,<13", "cflags": ["-fcommon"], "cxxflags": ["-include", "limits"], "why": "no <limits>"}
     later = {"gcc": ">=13", "cxxflags": ["-include", "cstdint"], "why": "no <cstdint>"}
     spec = make_spec(product__compilers=[entry, later], product__keep_werror=True)
-    told = json.loads(json.dumps(manifest(spec, the_cell(spec, CELL), Parts(**_inputs()))))
+    told = json.loads(json.dumps(manifest(spec, the_cell(spec, CELL), Parts(**make_inputs()))))
     assert (told["adaptations"], told["keep_werror"]) == ([entry], True)
 
 
 def test_the_manifest_has_no_clock_and_no_path_of_this_machine(tmp_path: Path) -> None:
     spec = make_spec()
-    inputs = _inputs(tmp_path / "tree.tar")
+    inputs = make_inputs(tmp_path / "tree.tar")
     text = json.dumps(manifest(spec, the_cell(spec, CELL), Parts(**inputs)))
     assert "/home/somebody" not in text
     assert str(tmp_path) not in text
@@ -209,14 +121,14 @@ def test_the_manifest_has_no_clock_and_no_path_of_this_machine(tmp_path: Path) -
 
 def test_a_fallback_is_told_in_the_manifest() -> None:
     spec = make_spec(images__el7__fallback="nearest")
-    found = manifest(spec, the_cell(spec, "R640-el7-none"), Parts(**_inputs()))
+    found = manifest(spec, the_cell(spec, "R640-el7-none"), Parts(**make_inputs()))
     assert (found["wanted_target"], found["target"]) == ("skylake_avx512", "haswell")
 
 
 def test_a_twin_is_told_in_the_manifest() -> None:
     spec = make_spec()
-    inputs = _inputs()
-    inputs["smoked"] = _result("smoke", checks=[{"name": "ping"}], target="skylake_avx512", tried="haswell")
+    inputs = make_inputs()
+    inputs["smoked"] = make_result("smoke", checks=[{"name": "ping"}], target="skylake_avx512", tried="haswell")
     found = manifest(spec, the_cell(spec, "R640-debian12-none"), Parts(**inputs))
     assert (found["target"], found["checks"]) == ("skylake_avx512", ["ping"])
     assert found["tried"] == {
@@ -227,33 +139,14 @@ def test_a_twin_is_told_in_the_manifest() -> None:
 
 def test_the_host_engine_has_no_runtime_packages() -> None:
     spec = make_spec()
-    inputs = _inputs()
-    inputs["image"] = _result("image", base="this machine", packages={"build": [["gcc", "12.2"]]})
+    inputs = make_inputs()
+    inputs["image"] = make_result("image", base="this machine", packages={"build": [["gcc", "12.2"]]})
     assert manifest(spec, the_cell(spec, CELL), Parts(**inputs))["image"]["runtime_packages"] == {}
-
-
-TREE = {"bin/demo": b"\x7fELF and more", "conf/demo.conf": b"port 1\n"}
-
-
-def _trees(tmp_path: Path, debug: Mapping[str, bytes] | None = None) -> dict[str, Result]:
-    """The inputs with a tree, and debug information for some of its files."""
-    tree, apart = tmp_path / "tree.tar", tmp_path / "debug.tar"
-    tree.write_bytes(files(TREE, executable=["bin/demo"]))
-    apart.write_bytes(files(debug or {}))
-    inputs = _inputs(tree)
-    inputs["compiled"] = replace(inputs["compiled"], files={"tree.tar": tree, "debug.tar": apart})
-    return inputs
-
-
-def _pack(workshop: Workshop, inputs: dict[str, Result], **changes: Any) -> Result:
-    spec = make_spec(**changes)
-    cell = the_cell(spec, CELL)
-    return package.run(workshop, spec, cell, Parts(**inputs), key="2" * 32, tools="tools:1", others={})
 
 
 def test_a_package_is_tree_and_extras(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["package"] = Ending(outputs={"out/package.tar.gz": b"packed"})
-    result = _pack(workshop, _trees(tmp_path))
+    result = pack(workshop, trees(tmp_path))
     [artifact] = result.facts["artifacts"]
     name = "demo-v1.0-R620.tar.gz"
     assert artifact == {"format": "tar", "role": "main", "name": name, "bytes": 6, "sha256": digest("packed")}
@@ -283,7 +176,7 @@ def test_a_package_is_tree_and_extras(workshop: Workshop, fake: FakeEngine, tmp_
 
 def test_debug_information_is_a_package_of_its_own(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["package"] = lambda job: Ending(outputs={path: path.encode() for path in job.outputs})
-    result = _pack(workshop, _trees(tmp_path, {"bin/demo.debug": b"names"}))
+    result = pack(workshop, trees(tmp_path, {"bin/demo.debug": b"names"}))
     told = [(a["role"], a["name"]) for a in result.facts["artifacts"]]
     assert told == [("main", "demo-v1.0-R620.tar.gz"), ("debug", "demo-v1.0-R620-debuginfo.tar.gz")]
     layout = members(fake.jobs[1].inputs[1])["pack/layout.tsv"][1].decode()
@@ -293,7 +186,7 @@ def test_debug_information_is_a_package_of_its_own(workshop: Workshop, fake: Fak
 
 def test_all_formats_are_made_of_the_same_files(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["package"] = lambda job: Ending(outputs={path: path.encode() for path in job.outputs})
-    result = _pack(workshop, _trees(tmp_path), images__debian12__formats=["tar", "rpm"])
+    result = pack(workshop, trees(tmp_path), images__debian12__formats=["tar", "rpm"])
     told = [(a["format"], a["role"], a["name"]) for a in result.facts["artifacts"]]
     assert told == [
         ("tar", "main", "demo-v1.0-R620.tar.gz"),
@@ -319,18 +212,18 @@ def test_what_cannot_be_a_package_is_not_made(
     workshop: Workshop, fake: FakeEngine, tmp_path: Path, changes: dict[str, Any], why: str
 ) -> None:
     fake.endings["package"] = Ending(outputs={"out/package.tar.gz": b"packed"})
-    inputs = _trees(tmp_path)
+    inputs = trees(tmp_path)
     part = "smoked" if "checks" in changes else "audited"
     inputs[part] = replace(inputs[part], facts={**inputs[part].facts, **changes})
     with pytest.raises(StageError, match=why):
-        _pack(workshop, inputs)
+        pack(workshop, inputs)
     assert workshop.store.get("package", "2" * 32) == (None, "")
 
 
 def test_a_package_that_could_not_be_made(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["package"] = Ending(status=1, log="tar: what\nforge: reason: no space\n")
     with pytest.raises(StageError) as caught:
-        _pack(workshop, _trees(tmp_path))
+        pack(workshop, trees(tmp_path))
     assert caught.value.lines() == [
         "error: the tarball could not be made",
         f"  where: stage package, {CELL}",
@@ -370,7 +263,7 @@ def test_the_key_follows_what_goes_in(workshop: Workshop) -> None:
 def _packed(tmp_path: Path, text: str, name: str = "demo-v1.0-R620.tar.gz") -> tuple[Result, dict[str, Any]]:
     path = tmp_path / name
     path.write_text(text)
-    artifact = {"name": name, "sha256": digest(text)}
+    artifact = {"format": "rpm" if name.endswith(".rpm") else "tar", "name": name, "sha256": digest(text)}
     return Result(stage="package", key="k", identity="x", facts={"artifacts": [artifact]}, files={name: path}), artifact
 
 

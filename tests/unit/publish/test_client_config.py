@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 from unit.helpers import make_spec, the_cell
 
-from pikaforge.config.schema import Spec
+from pikaforge.config.schema import OsRelease, Spec
 from pikaforge.errors import ConfigError
+from pikaforge.formats import format as formats
+from pikaforge.formats.deb import client as deb_client
+from pikaforge.formats.format import Offer
 from pikaforge.formats.payload import target_flags
+from pikaforge.formats.rpm import client as rpm_client
 from pikaforge.publish import client_config
 
 URL = "https://packages.example.org/forge"
@@ -49,12 +53,12 @@ def _table(script: str, name: str) -> list[list[str]]:
     [("demo", "demomodel"), ("Demo-Server_2.0", "demoserver_20model"), ("7zip", "7zipmodel"), ("X", "xmodel")],
 )
 def test_a_variable_has_small_letters_digits_and_underscores(product: str, variable: str) -> None:
-    assert client_config.yum_variable(product) == variable
+    assert rpm_client.yum_variable(product) == variable
 
 
 @pytest.mark.parametrize("base_url", [URL, f"{URL}/"])
 def test_the_fleet_has_one_file_for_all_models(base_url: str) -> None:
-    text = client_config.fleet_repo_file(product="demo", image="el7", base_url=base_url, key_url=KEY_URL)
+    text = rpm_client.fleet_repo_file(product="demo", image="el7", base_url=base_url, key_url=KEY_URL)
     name, section = _section(text)
     assert name == "demo"
     # yum of EL7 does not know ${name}.
@@ -66,7 +70,7 @@ def test_the_fleet_has_one_file_for_all_models(base_url: str) -> None:
 
 
 def test_a_model_has_its_own_file() -> None:
-    text = client_config.model_repo_file(product="demo", image="el7", model="R620", base_url=URL, key_url=KEY_URL)
+    text = rpm_client.model_repo_file(product="demo", image="el7", model="R620", base_url=URL, key_url=KEY_URL)
     name, section = _section(text)
     assert name == "demo-R620"
     assert section["baseurl"] == f"{URL}/el7/R620/x86_64/"
@@ -76,8 +80,8 @@ def test_a_model_has_its_own_file() -> None:
 
 def test_without_a_key_nothing_is_checked_and_that_is_said() -> None:
     for text in (
-        client_config.fleet_repo_file(product="demo", image="el7", base_url=URL, key_url=None),
-        client_config.model_repo_file(product="demo", image="el7", model="R620", base_url=URL, key_url=None),
+        rpm_client.fleet_repo_file(product="demo", image="el7", base_url=URL, key_url=None),
+        rpm_client.model_repo_file(product="demo", image="el7", model="R620", base_url=URL, key_url=None),
     ):
         _, section = _section(text)
         assert (section["gpgcheck"], section["repo_gpgcheck"]) == ("0", "0")
@@ -86,15 +90,15 @@ def test_without_a_key_nothing_is_checked_and_that_is_said() -> None:
 
 
 def test_the_list_of_apt() -> None:
-    ring = client_config.keyring("demo.asc")
-    text = client_config.apt_list(product="demo", image="debian12", model="R620", base_url=URL, keyring=ring)
+    ring = deb_client.keyring("demo.asc")
+    text = deb_client.apt_list(product="demo", image="debian12", model="R620", base_url=URL, keyring=ring)
     comment, line = text.splitlines()
     assert comment.startswith("# ")
     assert line == f"deb [arch=amd64 signed-by=/etc/apt/keyrings/demo.asc] {URL}/debian12/R620/debs ./"
 
 
 def test_the_list_of_apt_without_a_key_has_no_source() -> None:
-    text = client_config.apt_list(product="demo", image="debian12", model="R620", base_url=URL, keyring=None)
+    text = deb_client.apt_list(product="demo", image="debian12", model="R620", base_url=URL, keyring=None)
     assert all(line.startswith("# ") for line in text.splitlines())
     assert "trusted" not in text
     assert "apt-get install ./FILE.deb" in text
@@ -110,9 +114,9 @@ BAD_URLS = [
 @pytest.mark.parametrize("url", BAD_URLS)
 def test_urls_that_would_mean_something_else_are_refused(url: str) -> None:
     for make in (
-        lambda: client_config.fleet_repo_file(product="demo", image="el7", base_url=url, key_url=None),
-        lambda: client_config.model_repo_file(product="demo", image="el7", model="R620", base_url=URL, key_url=url),
-        lambda: client_config.apt_list(product="demo", image="debian12", model="R620", base_url=url, keyring=None),
+        lambda: rpm_client.fleet_repo_file(product="demo", image="el7", base_url=url, key_url=None),
+        lambda: rpm_client.model_repo_file(product="demo", image="el7", model="R620", base_url=URL, key_url=url),
+        lambda: deb_client.apt_list(product="demo", image="debian12", model="R620", base_url=url, keyring=None),
         lambda: _lines("rpm", base_url=url),
         lambda: _lines("deb", key_url=url),
         lambda: _script(base_url=url),
@@ -123,7 +127,7 @@ def test_urls_that_would_mean_something_else_are_refused(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["file:///srv/repo%20x", "http://[::1]:8080/forge", "https://a.example/b_c/~d/+1,2"])
 def test_other_urls_are_taken(url: str) -> None:
-    assert f" {url}/debian12/R620/debs ./" in client_config.apt_list(
+    assert f" {url}/debian12/R620/debs ./" in deb_client.apt_list(
         product="demo", image="debian12", model="R620", base_url=url, keyring="/k.asc"
     )
 
@@ -136,13 +140,14 @@ def _lines(artifact_format: Any, **changes: Any) -> tuple[str, ...]:
         "product": "demo",
         "image": "debian12",
         "model": "R620",
-        "package_name": "demo",
+        "package": "demo",
+        "os": None,
         "version": "1.0",
         "base_url": URL,
         "path": "debian12/R620/files/demo-v1.0-R620.tar.gz",
         "key_url": KEY_URL,
     }
-    return client_config.install_lines(artifact_format, **{**given, **changes})
+    return formats.of(artifact_format).install_lines(Offer(**{**given, **changes}))
 
 
 def test_rpm_lines() -> None:
@@ -151,8 +156,8 @@ def test_rpm_lines() -> None:
         f"curl -fsS -o /etc/yum.repos.d/demo-R620.repo {repo}",
         "dnf install demo",
     )
-    assert _lines("rpm", image="el7", installer="yum")[-1] == "yum install demo"
-    assert repo.endswith(client_config.model_repo_path("demo", "el9", "R620"))
+    assert _lines("rpm", image="el7", os=OsRelease(id="centos", version="7"))[-1] == "yum install demo"
+    assert repo.endswith(rpm_client.model_repo_path("demo", "el9", "R620"))
 
 
 def test_rpm_lines_for_a_fleet() -> None:
@@ -205,7 +210,7 @@ def test_tar_lines_unpack_only_what_was_checked() -> None:
 def test_wheel_lines_ask_no_index() -> None:
     path = "debian12/R620/wheels/demo_server-1.0+r620-py3-none-manylinux_2_34_x86_64.whl"
     for base in (URL, "file:///srv/repo"):
-        (line,) = _lines("wheel", base_url=base, path=path, package_name="demo-server", version="1.0+r620")
+        (line,) = _lines("wheel", base_url=base, path=path, package="demo-server", version="1.0+r620")
         assert line == (
             "python3 -m pip install --no-index "
             f"--find-links {base}/debian12/R620/wheels/ demo-server==1.0+r620"
@@ -223,7 +228,7 @@ def test_a_wheel_from_a_place_that_pip_does_not_take_for_safe() -> None:
 def test_values_stay_single_words(artifact_format: str) -> None:
     """A shell reads the same lines as without quotes, whatever is in the values that may be odd."""
     odd = "de mo;'x'$(y)"
-    lines = _lines(artifact_format, package_name=odd, version=odd, port=odd, base_url="https://example.org/(a)")
+    lines = _lines(artifact_format, package=odd, version=odd, port=odd, base_url="https://example.org/(a)")
     words = [word for line in lines for word in shlex.split(line)]
     wanted = {"rpm": odd, "deb": odd, "tar": odd, "wheel": f"{odd}=={odd}"}[artifact_format]
     assert wanted in words
@@ -248,7 +253,7 @@ def test_odd_paths_are_refused(path: str) -> None:
     ],
 )
 def test_what_installs_rpms(os: Mapping[str, str], wanted: str) -> None:
-    assert client_config.installer(make_spec(images__el7__os=os), "el7") == wanted
+    assert rpm_client.installer(OsRelease(**os)) == wanted
 
 
 # --- the script

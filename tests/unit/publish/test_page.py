@@ -19,7 +19,7 @@ import pytest
 
 from pikaforge.publish import page as module
 from pikaforge.publish.page import ASSETS, page
-from pikaforge.publish.state import FOLDERS, Artifact, Catalogue, File, Key, Repository
+from pikaforge.publish.state import Artifact, Catalogue, File, Key, Repository
 
 NASTY = "</script><img src=x onerror=alert(1)>\"'&amp;<!--\u2028"
 BESIDE = (".sbom.json", ".intoto.json", ".asc")
@@ -518,7 +518,7 @@ class TestControls:
         assert choices == {
             "model": ["", "R620", "R6415"],
             "image": ["", "debian12", "el7"],
-            "format": ["", *FOLDERS],
+            "format": ["", "rpm", "deb", "tar", "wheel"],
         }
 
     def test_the_script_finds_what_it_asks_for(self) -> None:

@@ -19,7 +19,7 @@ import pytest
 import small_packages
 from publishing import EPOCH, FakeSigner, Root, Shelf, in_folder, spec
 
-from pikaforge.config.schema import Format
+from pikaforge.config.schema import FormatName
 from pikaforge.errors import EXIT_PUBLISH, ConfigError, HostError, PublishError
 from pikaforge.formats.deb import apt
 from pikaforge.formats.rpm import yum
@@ -539,7 +539,7 @@ class TestMissing:
 
     @pytest.mark.parametrize(("made_by", "kind"), [("rpm.yum", "rpm"), ("deb.apt", "deb")])
     def test_it_is_said_before_anything_is_written(
-        self, root: Root, made_by: str, kind: Format, monkeypatch: pytest.MonkeyPatch
+        self, root: Root, made_by: str, kind: FormatName, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         there = root.shelf.item("1.0", format=kind)
         root.publish(there)
@@ -557,7 +557,7 @@ class TestMissing:
 
     @pytest.mark.parametrize("kind", ["rpm", "deb", "tar", "wheel"])
     def test_who_does_not_need_it_can_do_without(
-        self, root: Root, kind: Format, monkeypatch: pytest.MonkeyPatch
+        self, root: Root, kind: FormatName, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for made_by, of in (("rpm.yum", "rpm"), ("deb.apt", "deb")):
             if of != kind:

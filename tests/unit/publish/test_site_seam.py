@@ -99,7 +99,7 @@ def test_a_new_kind_is_published_to_and_rolled_back(kind: MemoryKind, tmp_path: 
     delivered(dist, cell("R620-debian12-none"))
     assert publish(matrix, "R620", "--to", "ram", "--yes") == 0
     files = kind.site.files
-    assert files["debian12/R620/tarballs/demo-v1.0-R620.tar.gz"] == b"R620-debian12-none"
+    assert files["debian12/R620/tarballs/demo-v1.0-R620.tar.gz"] == b"R620-debian12-none v1.0"
     catalogue = json.loads(files["repo.json"])
     assert [repository["path"] for repository in catalogue["repositories"]] == ["debian12/R620"]
     assert catalogue["url"] == "https://memory.example.org"

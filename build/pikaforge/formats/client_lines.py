@@ -1,0 +1,69 @@
+"""Shell lines that client machines of every format are told: what goes into them is checked."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import shlex
+from collections.abc import Iterator
+
+from pikaforge.errors import ConfigError
+from pikaforge.formats.format import Offer
+from pikaforge.host.download import FILE_PATTERN
+
+SCRIPT = "detect-model.sh"
+
+
+SCRIPT_PATH = f"utils/{SCRIPT}"
+
+
+BASE_URL = re.compile(r"(https?|file)://[A-Za-z0-9._~:/%@+,=!()\[\]-]+")
+"""What goes unquoted into a .repo file, where `$` begins a variable, and a sources.list, where blanks separate."""
+
+
+PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~/-]*")
+
+
+def script_lines(base: str, option: str = "") -> Iterator[str]:
+    # Into a file first: a shell would obey the half of a script of which the rest was lost on the way.
+    yield f"curl -fsSO {shlex.quote(f'{base}/{SCRIPT_PATH}')} && sh {SCRIPT}{option}"
+
+
+def fetch(base: str, path: str, into: str) -> str:
+    return f"curl -fsS -o {shlex.quote(into)} {shlex.quote(f'{base}/{path}')}"
+
+
+def file_name(path: str) -> str:
+    return shlex.quote(posixpath.basename(path))
+
+
+def checked(base: str, path: str, then: str) -> tuple[str, ...]:
+    """Download a file and what says its digest, compare, and only then go on."""
+    sums = shlex.quote(f"{base}/{posixpath.join(posixpath.dirname(path), 'SHA256SUMS')}")
+    # awk, because sha256sum of EL7 cannot leave out the files that are not here.
+    chosen = shlex.quote(f'$2 == "{posixpath.basename(path)}"')
+    return (
+        f"curl -fsSO {shlex.quote(f'{base}/{path}')}",
+        f"curl -fsS {sums} | awk {chosen} | sha256sum -c - && {then}",
+    )
+
+
+def base_of(offer: Offer) -> str:
+    """Return the URL that an offer's lines begin with, after a check of it and of the path.
+
+    Raises:
+        ConfigError: the URL or the path cannot be written into a line.
+    """
+    base, path = checked_url(offer.base_url), offer.path
+    if not PATH.fullmatch(path) or ".." in path.split("/") or not re.fullmatch(FILE_PATTERN, posixpath.basename(path)):
+        raise ConfigError(f"{path!r} is no path of a published file", hint="letters, digits and . _ + ~ - in its parts")
+    return base
+
+
+def checked_url(url: str) -> str:
+    """Return a URL without slashes at its end; raise ConfigError if it cannot be written into configuration files."""
+    url = url.rstrip("/")
+    if not BASE_URL.fullmatch(url):
+        hint = "https://, http:// or file:// with letters, digits and . _ ~ : / % @ + , = ! ( ) [ ] -; others as %XX"
+        raise ConfigError(f"{url!r} cannot be written into the files of package managers", hint=hint)
+    return url

@@ -1,0 +1,113 @@
+"""Debian packages: how they are made, indexed for apt, and installed. See `format.Format`."""
+
+from __future__ import annotations
+
+import posixpath
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pikaforge.formats import system_package
+from pikaforge.formats.client_lines import base_of, checked, checked_url, fetch, file_name, script_lines
+from pikaforge.formats.deb import apt, client
+from pikaforge.formats.deb import product as debian
+from pikaforge.formats.format import Index, IndexFiles, Offer, Origin, Packed, Packing, Pool, Signature
+
+GZIP = b"\x1f\x8b"
+
+
+class AptIndex:
+    """Metadata of a flat apt repository."""
+
+    def verify(self) -> None:
+        """Raise HostError unless python-debian can be loaded."""
+        apt.library()
+
+    def update(self, pool: Pool) -> IndexFiles:
+        """Return Packages and Release, signed in itself and beside."""
+        lists = [data for data in pool.known().values() if not data.startswith(GZIP)]
+        immutable, pointers = apt.metadata(
+            pool.packages(),
+            lists[0] if lists else b"",
+            revision=pool.revision,
+            origin=pool.product,
+            label=f"{pool.product} for {pool.model}",
+        )
+        return IndexFiles(
+            immutable=immutable,
+            pointers=pointers,
+            signatures=(
+                Signature(path=apt.RELEASE_SIGNATURE, of=apt.RELEASE),
+                Signature(path=apt.RELEASE_SIGNED, of=apt.RELEASE, clear=True),
+            ),
+        )
+
+
+class DebFormat:
+    """The product's DEB, and one of its debug information."""
+
+    name = "deb"
+    folder = "debs"
+    families = frozenset({"debian"})
+    scripts = ("deb.sh", "layout.sh")
+    index: Index | None = AptIndex()
+
+    def pack(self, work: Packing) -> list[Packed]:
+        """Make the DEBs in the tools image."""
+        described = debian.product(
+            system_package.product_package(work),
+            depends=debian.depends(work.parts.audited.facts["library_versions"], system_package.programs(work)),
+            licences=debian.licence_texts(work.parts.compiled.files["tree.tar"], prefix=work.top),
+            maintainer=work.spec.product.maintainer,
+        )
+        made = system_package.build(
+            work, self.name, "DEB", described, system_package.inputs(work), scripts=self.scripts
+        )
+        return system_package.by_role(self.name, made)
+
+    def material(self) -> Mapping[str, Any]:
+        """Return nothing: all is in the sources."""
+        return {}
+
+    def identity(self, path: Path, of: Origin) -> tuple[str, str]:
+        """Return name and version, as the file's name has them."""
+        name, version, _ = path.stem.split("_", 2)
+        return name, version
+
+    def body(self, path: Path) -> str:
+        """Return "": its signature is beside it."""
+        return ""
+
+    def client_files(self, offer: Offer) -> Mapping[str, str]:
+        """Return the .list file of one model."""
+        assert offer.model is not None
+        key = client.keyring(posixpath.basename(offer.key_url)) if offer.key_url else None
+        return {
+            client.apt_list_path(offer.product, offer.image, offer.model): client.apt_list(
+                product=offer.product, image=offer.image, model=offer.model, base_url=offer.base_url, keyring=key
+            )
+        }
+
+    def install_lines(self, offer: Offer) -> tuple[str, ...]:
+        """Return lines for apt; without a signature for the file alone, which no fleet can take."""
+        base, name = base_of(offer), shlex.quote(offer.package)
+        if offer.key_url is None:
+            if offer.model is None:
+                return ()
+            return checked(base, offer.path, f"apt-get install ./{file_name(offer.path)}")
+        if offer.model is None:
+            lines = tuple(script_lines(base, " --apt"))
+        else:
+            key_url = checked_url(offer.key_url)
+            path = client.keyring(posixpath.basename(key_url))
+            listed = client.apt_list_path(offer.product, offer.image, offer.model)
+            lines = (
+                f"mkdir -p {client.KEYRINGS}",
+                f"curl -fsS -o {shlex.quote(path)} {shlex.quote(key_url)}",
+                fetch(base, listed, f"/etc/apt/sources.list.d/{offer.product}.list"),
+            )
+        return (*lines, "apt-get update", f"apt-get install {name}")
+
+
+FORMAT = DebFormat()

@@ -1,0 +1,104 @@
+"""Configuration of yum and dnf on client machines. Pure: the same inputs, the same bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from pikaforge.config.schema import OsRelease
+from pikaforge.formats.client_lines import SCRIPT, checked_url
+from pikaforge.host.hostos import EL_LIKE
+
+METADATA_EXPIRE = 300
+"""Seconds for which yum and dnf do not ask again. Their own values are 6 and 48 hours: somebody who has published a
+package would not find it, and a repository that keeps a few versions would be asked for files that are gone. What is
+asked for is repomd.xml, a few kilobytes, and only while somebody works with packages."""
+
+
+FIRST_DNF = 8
+"""The first Enterprise Linux with dnf."""
+
+
+NO_VARIABLE = re.compile(r"[^a-z0-9_]")
+
+
+def fleet_repo_path(product: str, image: str) -> str:
+    """`el7/PRODUCT.repo`: where `fleet_repo_file` is published."""
+    return f"{image}/{product}.repo"
+
+
+def model_repo_path(product: str, image: str, model: str) -> str:
+    """`el7/PRODUCT-R620.repo`: where `model_repo_file` is published."""
+    return f"{image}/{product}-{model}.repo"
+
+
+def installer(os: OsRelease | None) -> str:
+    """Return what installs RPMs on a system: `yum` or `dnf`; None stands for one that is not known any more."""
+    if os is None:
+        return "dnf"
+    return "yum" if os.id in EL_LIKE and int(os.version.partition(".")[0]) < FIRST_DNF else "dnf"
+
+
+def yum_variable(product: str) -> str:
+    """The variable that holds a machine's model.
+
+    In small letters, without what a variable cannot have: yum looks for `$Name` under `name`, and takes names to be
+    letters, digits and underscores (yum.conf(5)).
+    """
+    return f"{NO_VARIABLE.sub('', product.lower())}model"
+
+
+def fleet_repo_file(*, product: str, image: str, base_url: str, key_url: str | None) -> str:
+    """The .repo file for all machines of an image.
+
+    Raises:
+        ConfigError: a URL cannot be written into it.
+    """
+    variable = yum_variable(product)
+    return _repo_file(
+        (
+            f"# {product} for {image}: each machine takes the packages of its hardware model, which {SCRIPT}",
+            f"# writes to /etc/yum/vars/{variable}. Without that file there is nothing at the address below.",
+        ),
+        name=product,
+        # Without braces: yum of EL7 knows `$name` alone.
+        title=f"{product} for {image}, ${variable}",
+        folder=f"{checked_url(base_url)}/{image}/${variable}",
+        key_url=key_url,
+    )
+
+
+def model_repo_file(*, product: str, image: str, model: str, base_url: str, key_url: str | None) -> str:
+    """The .repo file for machines of one model.
+
+    Raises:
+        ConfigError: a URL cannot be written into it.
+    """
+    return _repo_file(
+        (f"# {product} for {image} on {model}, whatever machine this is.",),
+        name=f"{product}-{model}",
+        title=f"{product} for {image}, {model}",
+        folder=f"{checked_url(base_url)}/{image}/{model}",
+        key_url=key_url,
+    )
+
+
+def _repo_file(comments: Iterable[str], *, name: str, title: str, folder: str, key_url: str | None) -> str:
+    if key_url is None:
+        checks: tuple[str, ...] = (
+            "# Nobody has signed the packages or this repository: there is no key to check them with.",
+            "gpgcheck=0",
+            "repo_gpgcheck=0",
+        )
+    else:
+        checks = ("gpgcheck=1", "repo_gpgcheck=1", f"gpgkey={checked_url(key_url)}")
+    lines = (
+        *comments,
+        f"[{name}]",
+        f"name={title}",
+        f"baseurl={folder}/x86_64/",
+        "enabled=1",
+        *checks,
+        f"metadata_expire={METADATA_EXPIRE}",
+    )
+    return "".join(f"{line}\n" for line in lines)

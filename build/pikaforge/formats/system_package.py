@@ -1,0 +1,107 @@
+"""What RPM and DEB have in common: the facts of a product's package, and the run of a packer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from pikaforge.config.schema import FOREIGN
+from pikaforge.formats.format import Packed, Packing, Role
+from pikaforge.formats.rpm import product as house
+from pikaforge.formats.rpm import spec_file
+from pikaforge.host.job import Input, files
+
+
+class Described(Protocol):
+    """A package as data, for a packer."""
+
+    @property
+    def extra(self) -> Mapping[str, bytes]:
+        """Files that the package has beside the tree's."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the packer makes."""
+
+    def pack(self) -> Mapping[str, bytes]:
+        """Return what the packer reads."""
+
+
+def about(work: Packing) -> house.About:
+    product = work.spec.product
+    return house.About(
+        name=product.name,
+        version=product.version,
+        release=product.release,
+        dist=spec_file.dist_tag(work.image.family, work.image.os),
+        profile=spec_file.profile(work.image.family, work.image.os),
+        summary=product.summary or product.name,
+        description=product.description or product.name,
+        licence=product.licence,
+        url=product.url,
+    )
+
+
+def changes(work: Packing) -> tuple[spec_file.Change, ...]:
+    source = work.manifest["source"]
+    ref = source["version"] or source["ref"] or source["commit"]
+    if source["kind"] in FOREIGN:
+        ref += f"{f' of {url}' if (url := source['url']) else ''} ({source['commit']})"
+    return house.changes(source["patches"], epoch=work.epoch, version=work.spec.product.version, ref=ref)
+
+
+def product_package(work: Packing) -> house.ProductRpm:
+    return house.ProductRpm(
+        about=about(work),
+        model=work.cell.model,
+        target=work.cell.target,
+        tree=work.entries(),
+        conf=(work.spec.product.server.conf.path,),
+        payload=work.rendered.contents,
+        requires=(*house.needs(work.parts.audited.facts["library_versions"]), *programs(work)),
+        changes=changes(work),
+        variant=work.variant,
+        debug=work.debug(),
+    )
+
+
+def programs(work: Packing) -> tuple[str, ...]:
+    """Packages with programs that the product runs."""
+    return work.spec.packages_for(work.cell.image, purpose="runtime")
+
+
+def inputs(work: Packing) -> dict[str, Path | bytes]:
+    """What the layouts of RPM and DEB take files from."""
+    files_ = work.parts.compiled.files
+    return {"tree": files_["tree.tar"], "debug": files_["debug.tar"], "extra": work.extra}
+
+
+def by_role(name: str, made: Sequence[tuple[str, Path]]) -> list[Packed]:
+    """The packages of a product: itself, and its debug information."""
+    roles: tuple[Role, ...] = ("main", "debug")
+    return [Packed(format=name, role=role, name=n, path=p) for role, (n, p) in zip(roles, made, strict=False)]
+
+
+def build(
+    work: Packing,
+    script: str,
+    what: str,
+    described: Described,
+    inputs: Mapping[str, Path | bytes],
+    *,
+    scripts: tuple[str, ...],
+) -> list[tuple[str, Path]]:
+    """Names and files of what a run of rpm.sh or deb.sh makes."""
+    paths = work.run(
+        script,
+        what,
+        guest=scripts,
+        inputs=(
+            Input(folder="pack", archive=files(described.pack())),
+            Input(folder="made", archive=files(described.extra)),
+            *(Input(folder=folder, archive=archive) for folder, archive in inputs.items()),
+        ),
+        outputs=described.names,
+    )
+    return list(zip(described.names, paths, strict=True))

@@ -1,0 +1,86 @@
+"""Tarballs: what they are made of and called. See `format.Format`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pikaforge.config.schema import Spec
+from pikaforge.formats import debuginfo
+from pikaforge.formats.client_lines import base_of, checked, file_name
+from pikaforge.formats.format import Index, Offer, Origin, Packed, Packing
+from pikaforge.host.job import Input, files
+from pikaforge.plan.plan import Cell
+
+
+def tarball_name(spec: Spec, cell: Cell, what: str = "") -> str:
+    """Return `PRODUCT-VERSION-MODEL.tar.gz`; an allocator that is not the image's default follows, then `what`."""
+    variant = "" if cell.allocator == spec.images[cell.image].allocator else cell.allocator
+    parts = (spec.product.name, spec.product.version, cell.model, variant, what)
+    return f"{'-'.join(filter(None, parts))}.tar.gz"
+
+
+class TarFormat:
+    """A gzipped tarball, and another one with debug information."""
+
+    name = "tar"
+    folder = "tarballs"
+    families: frozenset[str] = frozenset()
+    scripts = ("package.sh", "debuginfo.sh", "layout.sh")
+    index: Index | None = None
+
+    def pack(self, work: Packing) -> list[Packed]:
+        """Make the tarball, and one of the debug information if there is any."""
+        tree = Input(folder="tree", archive=work.parts.compiled.files["tree.tar"])
+        [path] = work.run(
+            "package",
+            "tarball",
+            guest=("package.sh",),
+            inputs=(tree, Input(folder="extra", archive=work.extra)),
+            outputs=("package.tar.gz",),
+        )
+        made = [Packed(format=self.name, role="main", name=tarball_name(work.spec, work.cell), path=path)]
+        entries = work.debug()
+        if entries:
+            [path] = work.run(
+                "debuginfo",
+                "debug information",
+                guest=("debuginfo.sh", "layout.sh"),
+                inputs=(
+                    Input(folder="pack", archive=files(debuginfo.debug_tarball(entries))),
+                    Input(folder="debug", archive=work.parts.compiled.files["debug.tar"]),
+                ),
+                outputs=("debuginfo.tar.gz",),
+            )
+            name = tarball_name(work.spec, work.cell, "debuginfo")
+            made.append(Packed(format=self.name, role="debug", name=name, path=path))
+        return made
+
+    def material(self) -> Mapping[str, Any]:
+        """Return nothing: all is in the sources."""
+        return {}
+
+    def identity(self, path: Path, of: Origin) -> tuple[str, str]:
+        """Return what an RPM of it would be called."""
+        variant = f"-{of.variant}" if of.variant else ""
+        return f"{of.product}{variant}{'-debuginfo' if of.role == 'debug' else ''}", of.version
+
+    def body(self, path: Path) -> str:
+        """Return "": its signature is beside it."""
+        return ""
+
+    def client_files(self, offer: Offer) -> Mapping[str, str]:
+        """Return nothing: no package manager reads tarballs."""
+        return {}
+
+    def install_lines(self, offer: Offer) -> tuple[str, ...]:
+        """Return lines that download, check, unpack and deploy it."""
+        base = base_of(offer)
+        deploy = shlex.quote(f"/opt/{offer.product}/utils/deploy.sh")
+        lines = checked(base, offer.path, f"tar xf {file_name(offer.path)} -C /opt/")
+        return (*lines, f"bash {deploy} {shlex.quote(offer.port)} /data")
+
+
+FORMAT = TarFormat()
