@@ -18,7 +18,7 @@ from integration.images import image_of
 from pikaforge.audit.elf.facts import read_facts
 from pikaforge.audit.inputs import open_package
 from pikaforge.audit.judge_linkage import library_versions
-from pikaforge.config import load
+from pikaforge.config import families, load
 from pikaforge.config.schema import Spec
 from pikaforge.formats import debuginfo, payload
 from pikaforge.formats.deb import product as debian
@@ -103,6 +103,7 @@ class Kit:
             release=release,
             dist=spec_file.dist_tag(image.family, image.os),
             profile=spec_file.profile(image.family, image.os),
+            services=families.of(image.family).services(image.os.version),
             summary="Server with the protocol of Redis that keeps its data on disk",
             description="Pika speaks the protocol of Redis and keeps its data in RocksDB, so that it may be larger "
             "than the memory of the machine.",

@@ -18,7 +18,7 @@ from integration.images import image_of
 from pikaforge.audit import judge_linkage
 from pikaforge.audit.elf.facts import read_facts
 from pikaforge.audit.inputs import open_package
-from pikaforge.config import load
+from pikaforge.config import families, load
 from pikaforge.config.schema import Image, Spec
 from pikaforge.formats import debuginfo, payload
 from pikaforge.formats.layout import Entry, tree_entries
@@ -108,6 +108,7 @@ class Kit:
             release=release,
             dist=spec_file.dist_tag(image.family, image.os),
             profile=spec_file.profile(image.family, image.os),
+            services=families.of(image.family).services(image.os.version),
             summary="Server with the protocol of Redis that keeps its data on disk",
             description="Pika speaks the protocol of Redis and keeps its data in RocksDB, so that it may be larger "
             "than the memory of the machine.",

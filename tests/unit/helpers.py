@@ -23,6 +23,7 @@ from pikaforge.formats.rpm.product import About
 from pikaforge.host.download import Downloads
 from pikaforge.host.job import Input, Job, JobResult, RunningServer, ServerJob
 from pikaforge.host.lockfile import Lock
+from pikaforge.host.os_families.enterprise_linux import EL
 from pikaforge.host.store import Store
 from pikaforge.host.workspace import GUEST, Workshop
 from pikaforge.plan.plan import Cell, all_cells
@@ -248,6 +249,7 @@ def about(**changes: Any) -> About:
         release="1",
         dist="el9",
         profile=spec_file.ZSTD,
+        services=EL.services("9"),
         summary="A server",
         description="It serves.",
         licence="MIT",

@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from pikaforge import __version__
+from pikaforge.config import families
 from pikaforge.host.net import redacted
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from packageurl import PackageURL
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://pikaforge.invalid/sbom")
-DEB_SYSTEMS = ("debian", "ubuntu")
-"""IDs of /etc/os-release of systems with dpkg; all others that are built for have rpm."""
 PREFIX = "pikaforge:"
 """Of our properties' names."""
 
@@ -239,25 +238,17 @@ def _dispatch(entry: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _package_url(manifest: Mapping[str, Any], package: str, version: str) -> PackageURL | None:
-    """The package that a library is from, after https://github.com/package-url/purl-spec (types deb and rpm)."""
+    """Return the package that a library is from; as an RPM where nothing is known of the system."""
     from packageurl import PackageURL  # noqa: PLC0415
 
     if not package or not version:
         return None
     system = manifest["image"]["os"]
-    qualifiers = {"distro": f"{system['id']}-{system['version']}"}
-    name, kind = package, "deb" if system["id"] in DEB_SYSTEMS else "rpm"
-    if kind == "deb":
-        name = package.partition(":")[0]
-        qualifiers["arch"] = "amd64"
-    else:  # an epoch has a place of its own there
-        qualifiers["arch"] = "x86_64"
-        epoch, colon, rest = version.partition(":")
-        if colon:
-            version = rest
-            if epoch not in ("", "0", "(none)"):
-                qualifiers["epoch"] = epoch
-    return PackageURL(type=kind, namespace=system["id"], name=name, version=version, qualifiers=qualifiers)
+    purl = families.of_system(str(system["id"])).packages.purl(package, version)
+    qualifiers = {"distro": f"{system['id']}-{system['version']}", **purl.qualifiers}
+    return PackageURL(
+        type=purl.type, namespace=system["id"], name=purl.name, version=purl.version, qualifiers=qualifiers
+    )
 
 
 def _added(manifest: Mapping[str, Any], name: str) -> list[str]:

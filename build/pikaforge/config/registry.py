@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from pikaforge.config.schema import Destination
+    from pikaforge.host.os_families.family import OsFamily
 
 Member = TypeVar("Member")
 
@@ -93,3 +94,12 @@ SITES: Registry[DestinationKind] = Registry(
     }
 )
 """Where packages are published to."""
+
+FAMILIES: Registry[OsFamily] = Registry(
+    {
+        "debian": "pikaforge.host.os_families.debian:DEBIAN",
+        "el": "pikaforge.host.os_families.enterprise_linux:EL",
+        "el7": "pikaforge.host.os_families.enterprise_linux:EL7",
+    }
+)
+"""OS families of images; `config.families` finds them."""

@@ -244,11 +244,13 @@ class Format(Protocol):
     """As configuration, reports and repositories have it."""
     folder: str
     """Where its packages are, below a repository."""
-    families: frozenset[str]
-    """OS families whose own package manager installs it; none where Python or tar does."""
     scripts: tuple[str, ...]
     """Guest scripts that make it."""
     index: Index | None
+
+    @property
+    def families(self) -> frozenset[str]:
+        """OS families whose own package manager installs it; none where Python or tar does."""
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the packages of a cell.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from pikaforge.config import families
 from pikaforge.config.schema import FOREIGN
 from pikaforge.formats.format import Packed, Packing, Role
 from pikaforge.formats.rpm import product as house
@@ -36,6 +37,7 @@ def about(work: Packing) -> house.About:
         release=product.release,
         dist=spec_file.dist_tag(work.image.family, work.image.os),
         profile=spec_file.profile(work.image.family, work.image.os),
+        services=families.of(work.image.family).services(work.image.os.version),
         summary=product.summary or product.name,
         description=product.description or product.name,
         licence=product.licence,

@@ -1,40 +1,23 @@
-"""This machine's own operating system: which image it matches, and what is installed on it."""
+"""This machine's own operating system: which image it matches."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from pikaforge.cpu import emulation
 from pikaforge.errors import HostError
 from pikaforge.host import process
+from pikaforge.host.os_families.debian import DEBIAN
+from pikaforge.host.os_families.enterprise_linux import EL
+from pikaforge.host.os_families.family import OsFamily
 
 OS_RELEASE = Path("/etc/os-release")
 CPUINFO = Path("/proc/cpuinfo")
 DPKG_STATUS = Path("/var/lib/dpkg/status")
-EL_LIKE = frozenset({"rhel", "centos", "rocky", "almalinux", "ol"})
+EL_LIKE = EL.ids
 """IDs that are binary-compatible builds of one distribution; a matching major version is enough."""
-
-TOOLCHAIN: Mapping[str, tuple[str, ...]] = {
-    "dpkg": ("gcc", "g++", "make", "binutils", "patchelf", "ccache", "git", "tar", "gzip", "xz-utils", "bzip2"),
-    "rpm": (
-        "gcc",
-        "gcc-c++",
-        "make",
-        "binutils",
-        "findutils",
-        "patchelf",
-        "ccache",
-        "git",
-        "tar",
-        "gzip",
-        "xz",
-        "bzip2",
-    ),
-}
-"""What the guest scripts need beside the product's own packages (see docker/*/Dockerfile)."""
 
 
 def os_release(path: Path = OS_RELEASE) -> tuple[str, str]:
@@ -70,37 +53,20 @@ def package_manager(status: Path = DPKG_STATUS) -> Literal["dpkg", "rpm"]:
     raise HostError("this machine has neither dpkg nor rpm", hint="use a container engine")
 
 
+def family() -> OsFamily:
+    """Return a family that has this machine's package database.
+
+    Raises:
+        HostError: it has none that is known.
+    """
+    return DEBIAN if package_manager() == "dpkg" else EL
+
+
 def _is_empty(path: Path) -> bool:
     try:
         return path.stat().st_size == 0
     except OSError:
         return True
-
-
-def installed(names: Iterable[str]) -> dict[str, str]:
-    """The versions of those of the named packages that are installed."""
-    wanted = list(names)
-    if not wanted:
-        return {}
-    if package_manager() == "dpkg":
-        form = "${binary:Package}\t${db:Status-Abbrev}\t${Version}\n"
-        done = process.run(["dpkg-query", "--show", f"--showformat={form}", *wanted])
-        found = {}
-        for line in done.text().splitlines():
-            name, status, version = line.split("\t")
-            if status[1:2] == "i":
-                found[name.partition(":")[0]] = version
-        return found
-    done = process.run(["rpm", "-q", "--queryformat", "%{NAME}\t%{VERSION}-%{RELEASE}\n", *wanted])
-    pairs = (line.split("\t") for line in done.text().splitlines() if "\t" in line)
-    return {line[0]: line[1] for line in pairs}
-
-
-def install_command() -> str:
-    """How an administrator installs packages here."""
-    if package_manager() == "dpkg":
-        return "apt-get install"
-    return "dnf install" if process.find("dnf") else "yum install"
 
 
 def compiler_version() -> str:

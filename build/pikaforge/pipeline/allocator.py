@@ -9,6 +9,7 @@ from typing import Any
 
 from pikaforge.audit.elf.facts import ElfFacts, read_facts
 from pikaforge.audit.judge_linkage import library_versions
+from pikaforge.config import families
 from pikaforge.config.schema import Spec, Tarball
 from pikaforge.errors import StageError
 from pikaforge.host.download import Wanted
@@ -98,7 +99,9 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
                 workshop, job, scratch, stage=STAGE, label=cell.group, failed="gperftools could not be built"
             )
         except StageError as error:
-            raise explained(error, MESSAGES, allocator=cell.allocator, family=spec.images[cell.image].family) from None
+            raise explained(
+                error, MESSAGES, allocator=cell.allocator, family=families.of(spec.images[cell.image].family).recipe
+            ) from None
         told = guest_facts(done.outputs["out/facts.tar"])
         prefix = done.outputs["out/prefix.tar"]
         unwinder = {name: " ".join(values) for name, *values in told.rows("unwinder.tsv")}

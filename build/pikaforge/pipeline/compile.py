@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pikaforge.config import compilers
+from pikaforge.config import compilers, families
 from pikaforge.config.schema import Spec
 from pikaforge.errors import StageError
 from pikaforge.host import hashing
@@ -108,7 +108,9 @@ def run(
         try:
             done = run_job(workshop, job, scratch, stage=STAGE, label=cell.group, failed="the build failed")
         except StageError as error:
-            raise explained(error, MESSAGES, recipe=product.recipe, family=spec.images[cell.image].family) from None
+            raise explained(
+                error, MESSAGES, recipe=product.recipe, family=families.of(spec.images[cell.image].family).recipe
+            ) from None
         facts = _facts(done.outputs["out/facts.tar"])
         tree = done.outputs["out/tree.tar"]
         return workshop.store.put(

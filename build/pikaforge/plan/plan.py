@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from pikaforge.config import families
 from pikaforge.config.scalars import EVERYTHING
 from pikaforge.config.schema import Rule, Spec
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine, stand_for
 from pikaforge.host import hashing
-from pikaforge.host.hostos import EL_LIKE, os_release
+from pikaforge.host.hostos import os_release
 from pikaforge.plan import allocators, twins
 
 StageName = Literal["source", "image", "allocator", "compile", "audit", "smoke", "package"]
@@ -381,7 +382,8 @@ def matching_image(spec: Spec, identity: tuple[str, str] | None = None) -> str:
     """The name of the image whose OS this machine runs, or ""."""
     name, version = identity or os_release()
     for image, entry in spec.images.items():
-        same = entry.os.id == name or {entry.os.id, name} <= EL_LIKE
-        if same and (version == entry.os.version or version.startswith(f"{entry.os.version}.")):
+        if name in families.alike(entry.os.id) and (
+            version == entry.os.version or version.startswith(f"{entry.os.version}.")
+        ):
             return image
     return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pikaforge.config.families import managed_by
 from pikaforge.config.schema import Spec
 from pikaforge.formats import client_lines
 from pikaforge.formats.format import Format, Offer, every, of
@@ -12,8 +13,8 @@ from pikaforge.publish.page import page
 from pikaforge.publish.state import CATALOGUE, Artifact, Catalogue, Repository, text
 
 INDEX = "index.html"
-APT = "debian"
-"""The OS family whose package manager is apt."""
+APT = "dpkg"
+"""The package manager of the OS families that use apt."""
 
 
 def root_files(catalogue: Catalogue, spec: Spec, *, key: str | None) -> dict[str, bytes]:
@@ -83,7 +84,7 @@ def _script(catalogue: Catalogue, spec: Spec, *, key: str | None) -> bytes:
         base_url=catalogue.url,
         key_name=catalogue.key.path if catalogue.key else "",
         key=key,
-        apt={image for image, found in families.items() if APT in found},
+        apt={image for image, found in families.items() if found & managed_by(APT)},
     )
 
 

@@ -12,6 +12,7 @@ from unit.helpers import about, make_spec
 
 from pikaforge.audit import judge_linkage
 from pikaforge.audit.elf.facts import ElfFacts
+from pikaforge.config import families
 from pikaforge.config.schema import OsRelease
 from pikaforge.formats import debuginfo, payload
 from pikaforge.formats.layout import Entry, PackingError, layout_text, tree_entries, with_folders
@@ -312,7 +313,7 @@ def test_files_of_the_product() -> None:
 
 
 def test_a_system_without_sysusers_gets_none() -> None:
-    files = section(spec(about=about(dist="el7")), "%files -n demo")
+    files = section(spec(about=about(dist="el7", services=families.of("el7").services("7"))), "%files -n demo")
     assert not any("sysusers" in line for line in files)
     assert any("tmpfiles.d" in line for line in files)
 

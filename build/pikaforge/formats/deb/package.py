@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pikaforge.config import families
 from pikaforge.formats import system_package
 from pikaforge.formats.client_lines import base_of, checked, checked_url, fetch, file_name, script_lines
 from pikaforge.formats.deb import apt, client
@@ -49,9 +50,13 @@ class DebFormat:
 
     name = "deb"
     folder = "debs"
-    families = frozenset({"debian"})
     scripts = ("deb.sh", "layout.sh")
     index: Index | None = AptIndex()
+
+    @property
+    def families(self) -> frozenset[str]:
+        """Return those that say so."""
+        return families.taking(self.name)
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the DEBs in the tools image."""

@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from pikaforge.config import families
 from pikaforge.config.schema import OsRelease
 from pikaforge.formats.client_lines import SCRIPT, checked_url
-from pikaforge.host.hostos import EL_LIKE
+from pikaforge.host.os_families.family import major
 
 METADATA_EXPIRE = 300
 """Seconds for which yum and dnf do not ask again. Their own values are 6 and 48 hours: somebody who has published a
 package would not find it, and a repository that keeps a few versions would be asked for files that are gone. What is
 asked for is repomd.xml, a few kilobytes, and only while somebody works with packages."""
-
-
-FIRST_DNF = 8
-"""The first Enterprise Linux with dnf."""
 
 
 NO_VARIABLE = re.compile(r"[^a-z0-9_]")
@@ -34,9 +31,10 @@ def model_repo_path(product: str, image: str, model: str) -> str:
 
 def installer(os: OsRelease | None) -> str:
     """Return what installs RPMs on a system: `yum` or `dnf`; None stands for one that is not known any more."""
-    if os is None:
+    family = families.of_system(os.id) if os is not None else None
+    if os is None or family is None or "rpm" not in family.formats:
         return "dnf"
-    return "yum" if os.id in EL_LIKE and int(os.version.partition(".")[0]) < FIRST_DNF else "dnf"
+    return family.packages.installer(major(os.version))
 
 
 def yum_variable(product: str) -> str:

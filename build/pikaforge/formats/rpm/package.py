@@ -5,9 +5,11 @@ from __future__ import annotations
 import posixpath
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pikaforge.config import families
 from pikaforge.formats import system_package
 from pikaforge.formats.client_lines import base_of, fetch, script_lines
 from pikaforge.formats.format import Index, IndexFiles, Offer, Origin, Packed, Packing, Pool, Signature
@@ -43,9 +45,13 @@ class RpmFormat:
 
     name = "rpm"
     folder = "x86_64"
-    families = frozenset({"el", "el7"})
     scripts = ("rpm.sh", "layout.sh")
     index: Index | None = YumIndex()
+
+    @property
+    def families(self) -> frozenset[str]:
+        """Return those that say so."""
+        return families.taking(self.name)
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the RPMs in the tools image."""
@@ -63,14 +69,9 @@ class RpmFormat:
         about = system_package.about(work)
         version = str(built.facts["version"])
         described = allocator.gperftools(
-            house.About(
-                name=about.name,
+            replace(
+                about,
                 version=version,
-                release=about.release,
-                dist=about.dist,
-                profile=about.profile,
-                summary=about.summary,
-                description=about.description,
                 licence=GPERFTOOLS_LICENCE,
                 url="https://github.com/gperftools/gperftools",
             ),

@@ -20,18 +20,14 @@ from pikaforge.audit.judge_linkage import highest
 from pikaforge.formats.layout import LICENCE, Entry, PackingError, with_folders
 from pikaforge.formats.rpm import spec_file
 from pikaforge.formats.rpm.spec_file import Change, Package, Profile, Rpm
+from pikaforge.host.os_families.family import Services
 
 SCRIPTLETS = Path(__file__).resolve().parent
 ASSETS = SCRIPTLETS.parent / "assets"
-UNITS = "/usr/lib/systemd/system"
-SYSUSERS = "/usr/lib/sysusers.d"
-TMPFILES = "/usr/lib/tmpfiles.d"
 BITS = "(64bit)"
 GATE = ("cpu-gate.sh", "cpu-features", "cpu-targets")
 """Files below utils/ that the CPU gate is made of."""
 HERE_END = "END-OF-FORGE-FILE"
-NO_SYSUSERS = ("el7",)
-"""Systems whose systemd was built without sysusers; they have tmpfiles (systemd 219)."""
 PRE_NEEDS = ("/bin/sh", "coreutils")
 POST_NEEDS = ("/bin/sh", "shadow-utils")
 
@@ -48,6 +44,8 @@ class About:
     dist: str
     """`rpm.dist_tag`."""
     profile: Profile
+    services: Services
+    """Of the system."""
     summary: str
     description: str
     licence: str
@@ -227,15 +225,15 @@ def _here_documents(payload: Mapping[str, bytes]) -> str:
 
 def _system_files(wanted: ProductRpm, words: Mapping[str, str]) -> tuple[dict[str, bytes], tuple[Entry, ...]]:
     """Units and users: the input `made`, and where its files go."""
-    base = wanted.about.name
+    base, services = wanted.about.name, wanted.about.services
     template = wanted.payload[f"systemd/{base}@.service"].decode()
     places = {
-        f"{base}@.service": (UNITS, _unit(template, base, words["TOP"])),
-        f"{base}.target": (UNITS, _filled(ASSETS / "instances.target", words)),
-        f"tmpfiles/{base}.conf": (TMPFILES, _filled(ASSETS / "tmpfiles.conf", words)),
+        f"{base}@.service": (services.units, _unit(template, base, words["TOP"])),
+        f"{base}.target": (services.units, _filled(ASSETS / "instances.target", words)),
+        f"tmpfiles/{base}.conf": (services.tmpfiles, _filled(ASSETS / "tmpfiles.conf", words)),
     }
-    if wanted.about.dist not in NO_SYSUSERS:
-        places[f"sysusers/{base}.conf"] = (SYSUSERS, _filled(ASSETS / "sysusers.conf", words))
+    if services.sysusers:
+        places[f"sysusers/{base}.conf"] = (services.sysusers, _filled(ASSETS / "sysusers.conf", words))
     entries = [
         Entry(path=f"{folder}/{posixpath.basename(name)}", source=f"made/{name}")
         for name, (folder, _) in places.items()

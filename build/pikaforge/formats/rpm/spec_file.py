@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Literal
 
+from pikaforge.config import families
 from pikaforge.config.schema import OsRelease
 from pikaforge.formats.layout import Entry, PackingError, layout_text
 from pikaforge.formats.text import names
@@ -28,7 +29,6 @@ VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~]*")
 DEPENDENCY = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9._+~:()/-]*( (<|<=|=|>=|>) ([0-9]+:)?[A-Za-z0-9._+~-]+)?")
 """A capability or file, perhaps with a version. It cannot begin with `(`: rich dependencies need rpm 4.12."""
 PRERELEASE = re.compile(r"(?<=[0-9])[-._]?(alpha|beta|dev|pre|preview|rc)(?=[-._]?[0-9]|$)", re.IGNORECASE)
-EL_FAMILY = re.compile(r"el[0-9]*")
 Section = Literal["pre", "post", "preun", "postun"]
 SECTIONS: tuple[Section, ...] = ("pre", "post", "preun", "postun")
 
@@ -52,10 +52,6 @@ OLD = Profile(payload="w6.gzdio", features=COMMON_FEATURES)
 """Any rpm since 4.6. A 45 MB tree takes 3.8 s and becomes 15.1 MB; xz -2 takes 16 s for 12.4 MB."""
 ZSTD = Profile(payload="w9.zstdio", features=(*COMMON_FEATURES, "PayloadIsZstd"))
 """rpm 4.14 and later if built with it. The same tree takes 2.1 s and becomes 13.8 MB; at level 19 it takes 34 s."""
-OLDEST_ZSTD = {"el": 9}
-"""First major release of a family whose rpm reads zstd in all of its minor releases. EL8's reads it since 8.2 only
-(rpm-4.14.2-26.el8, https://bugzilla.redhat.com/show_bug.cgi?id=1715799), and a host may be older; EL9 packs its own
-packages with it. Others get what every rpm reads: RPMs are for EL, elsewhere they are tools for tests and mirrors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,17 +123,16 @@ def _part(text: str) -> str:
 
 
 def dist_tag(family: str, os: OsRelease) -> str:
-    """The last part of a release: el7, el8, el9; debian12, ubuntu2204 elsewhere."""
-    if EL_FAMILY.fullmatch(family):
-        return f"el{os.version.partition('.')[0]}"
-    return f"{os.id}{os.version.replace('.', '')}"
+    """Return the last part of a release: el7, el8, el9; debian12, ubuntu2204 elsewhere."""
+    return families.of(family).dist_tag(os.id, os.version)
 
 
 def profile(family: str, os: OsRelease) -> Profile:
-    """What the rpm of an image's system reads."""
-    if EL_FAMILY.fullmatch(family) and int(os.version.partition(".")[0]) >= OLDEST_ZSTD["el"]:
-        return ZSTD
-    return OLD
+    """Return what the rpm of an image's system reads.
+
+    RPMs are for families that say so; elsewhere they are tools for tests and mirrors, and get what every rpm reads.
+    """
+    return ZSTD if families.of(family).reads_zstd(os.version) else OLD
 
 
 def file_name(rpm: Rpm, package: Package) -> str:

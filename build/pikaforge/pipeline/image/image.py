@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pikaforge.config import families
 from pikaforge.config.schema import Image, Spec
 from pikaforge.errors import HostError, StageError, UnreachableError
 from pikaforge.host import hashing, hostos
@@ -20,6 +21,7 @@ from pikaforge.host.docker import DockerEngine
 from pikaforge.host.images import ImageFacts, RegistryError
 from pikaforge.host.job import Job, files
 from pikaforge.host.lockfile import Lock
+from pikaforge.host.os_families.family import OsFamily
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import GUEST, Workshop, failure, guest_digests, read_facts, run_job
 from pikaforge.pipeline.image import abi, bootstrap, libraries
@@ -126,17 +128,18 @@ def entry_of(spec: Spec, label: str) -> str:
     return spec.defaults.tools if label == TOOLS else label
 
 
-def _family(spec: Spec, label: str) -> str:
-    return label if label in OWN else spec.images[label].family
+def _recipe(spec: Spec, label: str) -> str:
+    """Return the folder below docker/ with the Dockerfile of an image."""
+    return label if label in OWN else families.of(spec.images[label].family).recipe
 
 
 def material(spec: Spec, label: str, base: Base | None, home: Path) -> dict[str, Any]:
     """Key material: base, Dockerfile, package lists, scripts."""
-    family = _family(spec, label)
+    recipe = _recipe(spec, label)
     packages = {} if label in OWN else _arguments(spec, label)
     return {
         "base": None if base is None else [base.registry, base.suite, base.mirror],
-        "dockerfile": hashing.files_digest(home / "docker" / family, ["Dockerfile"]),
+        "dockerfile": hashing.files_digest(home / "docker" / recipe, ["Dockerfile"]),
         "packages": packages,
         # So that another version in matrix.yaml is compared with what the image has.
         "gcc": "" if label in OWN else spec.images[label].gcc,
@@ -265,8 +268,8 @@ def _build(
     tag: str,
     log: Path,
 ) -> ImageFacts:
-    family = _family(spec, label)
-    folder = workshop.home / "docker" / family
+    recipe = _recipe(spec, label)
+    folder = workshop.home / "docker" / recipe
     context: dict[str, bytes | Path] = {"Dockerfile": folder / "Dockerfile"}
     context.update({f"guest/{name}": workshop.home / GUEST / name for name in COPIED})
     arguments = {"BASE": base.tag, **({} if label in OWN else _arguments(spec, label))}
@@ -279,7 +282,7 @@ def _build(
         raise StageError(
             f"the {target} image of {label} could not be built",
             failure(stage=STAGE, label=label, log=log),
-            hint=f"see docker/{family}/Dockerfile and the package lists of the product",
+            hint=f"see docker/{recipe}/Dockerfile and the package lists of the product",
         )
     return image
 
@@ -350,16 +353,17 @@ def _pin_packages(lock: Lock, base: Base, engine: DockerEngine, workshop: Worksh
 
 
 def host_material(spec: Spec, label: str, home: Path) -> dict[str, Any]:
-    """Key material on the host engine: what is installed of what is needed."""
+    """Return key material on the host engine: what is installed of what is needed."""
+    family = families.here(spec.images[label].family)
     return {
-        "packages": hostos.installed(_host_wanted(spec, label)),
+        "packages": family.packages.installed(_host_wanted(spec, label, family)),
         "compiler": hostos.compiler_version(),
         "scripts": guest_digests(home, [abi.SCRIPT, libraries.SCRIPT]),
     }
 
 
-def _host_wanted(spec: Spec, label: str) -> Sequence[str]:
-    return (*hostos.TOOLCHAIN[hostos.package_manager()], *spec.packages_for(label, purpose="build"))
+def _host_wanted(spec: Spec, label: str, family: OsFamily) -> Sequence[str]:
+    return (*family.toolchain, *spec.packages_for(label, purpose="build"))
 
 
 def run_host(workshop: Workshop, spec: Spec, *, key: str, label: str) -> Result:
@@ -368,14 +372,15 @@ def run_host(workshop: Workshop, spec: Spec, *, key: str, label: str) -> Result:
     Raises:
         HostError: packages are missing; all of them are listed, with the command that installs them.
     """
-    wanted = _host_wanted(spec, label)
-    versions: Mapping[str, str] = hostos.installed(wanted)
+    family = families.here(spec.images[label].family)
+    wanted = _host_wanted(spec, label, family)
+    versions: Mapping[str, str] = family.packages.installed(wanted)
     missing = [name for name in wanted if name not in versions]
     if missing:
         raise HostError(
             f"packages are missing on this machine ({len(missing)}): {' '.join(missing)}",
             where=f"--engine host, image {label}",
-            hint=f"{hostos.install_command()} {' '.join(missing)}",
+            hint=f"{family.packages.install_command()} {' '.join(missing)}",
         )
     compiler = hostos.compiler_version()
     _check_compiler(spec.images[label], label, compiler)

@@ -1,0 +1,15 @@
+"""Debian and Ubuntu."""
+
+from __future__ import annotations
+
+from pikaforge.host.os_families.family import Family
+from pikaforge.host.os_families.package_managers import Dpkg
+
+DEBIAN = Family(
+    name="debian",
+    recipe="debian",
+    ids=frozenset({"debian", "ubuntu"}),
+    packages=Dpkg(),
+    formats=frozenset({"deb"}),
+    toolchain=("gcc", "g++", "make", "binutils", "patchelf", "ccache", "git", "tar", "gzip", "xz-utils", "bzip2"),
+)
