@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pikaforge import formats
 from pikaforge.attest.contents import MANIFEST, contents_of
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS
-from pikaforge.config import compilers
-from pikaforge.config.schema import Spec
+from pikaforge.config import compilers, families
+from pikaforge.config.schema import Image, Spec
 from pikaforge.errors import ForgeError, HostError, StageError, StageFailure
 from pikaforge.formats import format as registry
 from pikaforge.formats import payload
@@ -54,6 +55,7 @@ def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str,
         "wanted": cell.wanted,
         "cpus": list(spec.hardware[cell.model].cpus),
         "payload": {name: hashing.digest(data) for name, data in _payload(spec, cell, others).contents.items()},
+        "system": _system(spec.images[cell.image]),
         "formats": list(wanted),
         "scripts": guest_digests(home, sorted({script for name in wanted for script in registry.of(name).scripts})),
         "makers": {name: dict(registry.of(name).material()) for name in wanted},
@@ -67,6 +69,12 @@ def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str,
         "compilers": compilers.told(spec, cell.image),
         "manifest": MANIFEST_FORMAT,
     }
+
+
+def _system(image: Image) -> list[object]:
+    """Return what packages take from the OS family."""
+    family, os = families.of(image.family), image.os
+    return [family.dist_tag(os.id, os.version), family.reads_zstd(os.version), asdict(family.services(os.version))]
 
 
 def _memory(spec: Spec, cell: Cell, parts: Parts) -> dict[str, Any]:

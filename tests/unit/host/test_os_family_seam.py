@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from unit.cell_parts import trees
-from unit.helpers import Ending, FakeEngine, make_spec, members, refusal, the_cell
+from unit.helpers import ROOT, Ending, FakeEngine, make_spec, members, refusal, the_cell
 
 from pikaforge.attest import sbom
 from pikaforge.config import families
@@ -134,6 +134,16 @@ def test_packages_fit_its_systems(workshop: Workshop, fake: FakeEngine, tmp_path
     assert "zstdio" in text
     bill = sbom.text(sbom.document(result.facts["manifest"], artifact="a", sha256="0" * 64))
     assert "pkg:boat/crete/zlib1g@1:1.2?distro=crete-9" in bill
+
+
+def test_what_packages_take_from_it_is_part_of_their_key(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def key() -> object:
+        spec = spec_with()
+        return package.material(spec, the_cell(spec, CELL), ROOT, others={})
+
+    before = key()
+    monkeypatch.setattr(Islands, "reads_zstd", lambda self, version: False)
+    assert key() != before
 
 
 def test_clients_are_told_of_its_package_manager() -> None:
