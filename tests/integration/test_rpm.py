@@ -724,14 +724,15 @@ def test_the_tarball_of_debug_information(kit: Kit, desk: Host, built: Mapping[s
 
 
 def test_the_allocators_packages(kit: Kit, desk: Host, host: Host) -> None:
-    top = allocator.allocator_top("pika")
+    top = allocator.allocator_top("pika", "gperftools")
     prefix = files({
         "lib/libtcmalloc.so.4": b"library", "lib/libtcmalloc.so.4.5.9": b"library", "lib/libtcmalloc.a": b"archive",
         "include/gperftools/tcmalloc.h": b"header", "share/doc/gperftools/README": b"text",
     })  # fmt: skip
     image = kit.spec.images["el7"]
-    described = allocator.gperftools(
+    described = allocator.packages(
         kit.about(image, version="2.7", summary="Memory allocator"),
+        what="gperftools",
         unwinder="frame-pointers",
         target="sandybridge",
         prefix=tree_entries(prefix, folder="prefix", prefix=top),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 PAGE = 0x1000
 FUNC, OBJECT, NOTYPE, IFUNC = 2, 1, 0, 10
@@ -239,3 +241,28 @@ def dwarf(producers: list[tuple[str, str]], *, version: int = 5) -> dict[str, by
 
 def _uleb(value: int) -> list[int]:
     return [value] if value < 0x80 else [value & 0x7F | 0x80, value >> 7]
+
+
+def build_id(data: bytes, value: str) -> bytes:
+    """Make the section .build_id of a file, which is made of `note(value)`, one that holds notes."""
+    assert note(value) in data
+    start, count = struct.unpack_from("<Q", data, 40)[0], struct.unpack_from("<H", data, 60)[0]
+    out, changed = bytearray(data), 0
+    for row in range(start, start + 64 * count, 64):
+        offset, size = struct.unpack_from("<QQ", data, row + 24)
+        if data[offset : offset + size] == note(value):
+            struct.pack_into("<I", out, row + 4, 7)  # SHT_NOTE
+            changed += 1
+    assert changed == 1
+    return bytes(out)
+
+
+def note(value: str) -> bytes:
+    raw = bytes.fromhex(value)
+    return struct.pack("<III", 4, len(raw), 3) + b"GNU\0" + raw
+
+
+def library(value: str, *, debug: Mapping[str, bytes] | None = None, **more: Any) -> bytes:
+    """A library, or its debug information, with a build id."""
+    elf = Elf(text=AVX + RET, symbols=[("tc_malloc", 0, 5, FUNC)], debug={".build_id": note(value), **(debug or {})})
+    return build_id(make(replace(elf, **more)), value)

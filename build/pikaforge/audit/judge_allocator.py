@@ -6,18 +6,16 @@ Proof, not belief: a build may have compiled its parts for an allocator and stil
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from pikaforge.audit.elf.facts import ElfFacts
 from pikaforge.audit.finding import Line
+from pikaforge.plan import allocators
+from pikaforge.plan.allocators.kind import matches
 
-LIBRARIES = ("libtcmalloc*.so*", "libjemalloc*.so*", "libmimalloc*.so*", "libhoard*.so*", "libsnmalloc*.so*")
-"""Sonames of libraries that take malloc over."""
-WHOLE = ("libtcmalloc.so*", "libtcmalloc_and_profiler.so*")
-"""Those of gperftools with all of it: libtcmalloc_minimal has no MallocExtension statistics of the heap profiler."""
-UNUSED = "Compiled, but tcmalloc not used"
+FOREIGN = ("libjemalloc*.so*", "libmimalloc*.so*", "libhoard*.so*", "libsnmalloc*.so*")
+"""Sonames of libraries that take malloc over, beside those of the kinds of allocators."""
 UNWIND = "libunwind.so*"
 
 
@@ -25,13 +23,14 @@ UNWIND = "libunwind.so*"
 class AllocatorRules:
     """What was asked for."""
 
-    kind: Literal["none", "system", "gperftools"] = "none"
+    kind: str = "none"
+    """Of `config.registry.ALLOCATORS`."""
     programs: tuple[str, ...] = ()
     """Paths in the tree of the programs that must use it."""
     unwinder: str = ""
     """`libunwind` or `frame-pointers`: what the library must have; empty: whatever the image's has."""
     ours: Mapping[str, str] = field(default_factory=dict)
-    """Of the gperftools that was built for the target: build ids by soname."""
+    """Of the allocator that was built for the target: build ids by soname."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +46,9 @@ class AllocatorVerdict:
 
 def is_allocator(name: str) -> bool:
     """Whether a library, by its file name or soname, takes malloc over."""
-    return _matches(name.rpartition("/")[2], LIBRARIES)
-
-
-def is_whole(name: str) -> bool:
-    """Whether a library, by its file name or soname, is a gperftools with all of it."""
-    return _matches(name.rpartition("/")[2], WHOLE)
-
-
-def _matches(name: str, globs: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+    return matches(name, FOREIGN) or any(
+        matches(name, kind.presence.libraries) for kind in allocators.every() if kind.presence is not None
+    )
 
 
 def judge(facts: Sequence[ElfFacts], rules: AllocatorRules) -> AllocatorVerdict:
@@ -98,13 +90,15 @@ def _program(
     # A library that is an allocator has its functions by right; in any other they are hidden.
     holders = [program, *(by_name[name] for name in reached if name in by_name and name not in used)]
     hidden = [(holder, name) for holder in holders for name in holder.allocators]
-    if rules.kind == "none":
-        wrong = [_line(program, f"uses {name}, though the allocator is none", _NONE) for name in used]
-        return [
-            *wrong,
-            *(_line(holder, f"has {name} built in, though the allocator is none", _NONE) for holder, name in hidden),
-        ], None
-    whole = [name for name in used if is_whole(name)]
+    presence = allocators.of(rules.kind).presence
+    if presence is None:
+        asked = f"though the allocator is {rules.kind}"
+        wrong = [_line(program, f"uses {name}, {asked}", _NONE) for name in used]
+        return [*wrong, *(_line(holder, f"has {name} built in, {asked}", _NONE) for holder, name in hidden)], None
+    link = (
+        f"link the product with {presence.link} in the recipe (FORGE_ALLOCATOR), and keep the linker from dropping it"
+    )
+    whole = [name for name in used if presence.is_whole(name)]
     wrong = [
         _line(program, f"also uses {name}: two allocators in one process", _ONE)
         for name in used
@@ -113,19 +107,18 @@ def _program(
     wrong += [
         _line(holder, f"has {name} built in: two allocators in one process", _ONE)
         for holder, name in hidden
-        if whole or name != "tcmalloc"
+        if whole or name != presence.title
     ]
     if not whole:
-        return [*wrong, _line(program, f"{UNUSED}: it needs no {WHOLE[0].rstrip('*')}", _LINK)], None
+        return [*wrong, _line(program, f"{presence.unused}: it needs no {presence.library}", link)], None
     library = by_name.get(whole[0])
     if library is None:
-        wrong.append(_line(program, f"takes {whole[0]} from the host and not from the tree", _LINK))
+        wrong.append(_line(program, f"takes {whole[0]} from the host and not from the tree", link))
     return wrong, library
 
 
 _NONE = "leave the allocator out of the recipe's link, or choose another allocator for the cell"
 _ONE = "link one of them only"
-_LINK = "link the product with -ltcmalloc in the recipe (FORGE_ALLOCATOR), and keep the linker from dropping it"
 
 
 def _line(fact: ElfFacts, what: str, do: str) -> Line:
@@ -152,7 +145,7 @@ def _has_unwind(library: ElfFacts) -> bool:
 def _library(library: ElfFacts, rules: AllocatorRules) -> list[Line]:
     """Whether the library is the one that was built, with the unwinder that was asked for."""
     found = []
-    if rules.kind == "gperftools":
+    if allocators.of(rules.kind).own:
         wanted = rules.ours.get(library.soname, "")
         if not wanted or library.build_id != wanted:
             what = "is not the one that was built for the target: the recipe has linked the image's own"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pikaforge.host.process import cwd
-from pikaforge.plan import plan
+from pikaforge.plan import allocators, plan
 
 if TYPE_CHECKING:
     from pikaforge.config.patch_series import Series
@@ -115,7 +115,7 @@ class Setting:
 
         given = self.arguments
         lock = Lock(self.base / NAME, strict=given.locked, refresh=refresh)
-        local = getattr(given, "gperftools", "")
+        options = {name: getattr(given, name.replace("-", "_"), "") for name in allocators.built()}
         return Workshop(
             base=self.base,
             out=self.out,
@@ -127,9 +127,9 @@ class Setting:
                 self.out / "downloads",
                 mirrors=self.spec.mirrors,
                 notice=lock.notices.append,
-                option="--gperftools FILE",
+                option=" or ".join(f"--{name} FILE" for name in options),
             ),
-            gperftools=cwd() / local if local else None,
+            given={name: cwd() / file for name, file in options.items() if file},
             jobs=getattr(given, "jobs", None) or 0,
             compiler_cache=not getattr(given, "no_compiler_cache", False),
         )

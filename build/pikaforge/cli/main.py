@@ -16,6 +16,7 @@ from pikaforge import __version__
 from pikaforge.cli.context import Setting
 from pikaforge.config.registry import FORMATS
 from pikaforge.errors import EXIT_INTERRUPTED, ForgeError, HostError
+from pikaforge.plan import allocators
 
 SELECTOR_HELP = "a model (R620), a cell id (R620-el7-none), a quoted glob over ids ('R6*-el7-*') or `all`"
 
@@ -136,9 +137,9 @@ def parser() -> argparse.ArgumentParser:
 def _building(verb: argparse.ArgumentParser) -> None:
     """Options of verbs that compile."""
     verb.add_argument("--jobs", type=_count, metavar="N", help="compiler processes at once; else one per CPU")
-    verb.add_argument(
-        "--gperftools", default="", metavar="FILE", help="local file that serves for the pinned tarball of gperftools"
-    )
+    for name in allocators.built():
+        text = f"local file that serves for the pinned tarball of {name}"
+        verb.add_argument(f"--{name}", default="", metavar="FILE", help=text)
     verb.add_argument("--no-compiler-cache", action="store_true", help="compile everything anew (no ccache)")
 
 
@@ -164,7 +165,8 @@ def _bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser], *parents:
     """The load test."""
     bench = verbs.add_parser("bench", parents=parents, allow_abbrev=False, help="load test, with plots")
     bench.add_argument("--allocators", action="store_true", help="compare all allocators of the model and image")
-    bench.add_argument("--gperftools", default="", metavar="FILE", help="as for build")
+    for name in allocators.built():
+        bench.add_argument(f"--{name}", default="", metavar="FILE", help="as for build")
     bench.add_argument("--seconds", type=float, default=30.0, metavar="S", help="of each run (30)")
     bench.add_argument("--rounds", type=_count, default=3, metavar="N", help="in which the servers take turns (3)")
     bench.add_argument("--connections", type=_count, default=32, metavar="N", help="in all (32)")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
+from pikaforge.config.registry import ALLOCATORS
 from pikaforge.config.scalars import (
     LINE_PATTERN,
     MAINTAINER_PATTERN,
@@ -108,7 +109,24 @@ class Adaptation(Strict):
         return self
 
 
-class Product(Strict):
+if TYPE_CHECKING:
+    Minimums = Strict
+else:  # a field for each allocator that is built
+    Minimums = create_model(
+        "Minimums",
+        __base__=Strict,
+        **{
+            kind.name: (
+                Minimum | None,
+                Field(default=None, description=f"The least {kind.name} that it runs with, if any."),
+            )
+            for kind in ALLOCATORS.all()
+            if kind.own
+        },
+    )
+
+
+class Product(Minimums):
     """What is built. Nothing outside this entry and its recipe knows the product."""
 
     name: Name = Field(description="Begins the names of packages and files.")
@@ -133,7 +151,6 @@ class Product(Strict):
     binaries: tuple[RelativePath, ...] = Field(min_length=1, description="ELF files that the recipe must leave.")
     files: tuple[RelativePath, ...] = Field(default=(), description="Other files that it must leave.")
     packages: dict[Name, Packages] = Field(description="By image, else by family.")
-    gperftools: Minimum | None = Field(default=None, description="The least gperftools that it runs with, if any.")
     compilers: tuple[Adaptation, ...] = Field(
         default=(), description="What compilers newer or older than the source need, by version."
     )
@@ -143,3 +160,8 @@ class Product(Strict):
     )
     server: Server
     smoke: tuple[Check, ...] = Field(default=(), description="Checks against the running server.")
+
+    def least(self, allocator: str) -> Minimum | None:
+        """Return the least version that it runs with of a kind of allocator; None if any serves."""
+        found = getattr(self, allocator, None)
+        return found if isinstance(found, Minimum) else None

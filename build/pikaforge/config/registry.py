@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
-    from pikaforge.config.schema import Destination
+    from pikaforge.config.schema import Allocator, Destination
     from pikaforge.host.os_families.family import OsFamily
 
 Member = TypeVar("Member")
@@ -76,6 +76,37 @@ class DestinationKind(Protocol):
         """Return where it is: two destinations of one place would overwrite each other."""
 
 
+class AllocatorOption(Protocol):
+    """What a configuration needs to know of a kind of allocator; see `plan.allocators.kind.AllocatorKind`."""
+
+    @property
+    def name(self) -> str:
+        """As configuration has it, and the command line's option for a file that serves for its tarball."""
+
+    @property
+    def about(self) -> str:
+        """What it is, behind its name: for the schema."""
+
+    @property
+    def own(self) -> bool:
+        """Whether it is built for a target. A product may then say which version it needs, in a field of its name."""
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Fields of an entry without which there is none of this kind."""
+
+    @property
+    def optional(self) -> frozenset[str]:
+        """Fields that an entry may have. `kind` and `packages` are every kind's."""
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """What the fields mean that are its own, for the schema and for errors."""
+
+    def check(self, entry: Allocator) -> None:
+        """Raise ValueError if the fields of an entry contradict each other."""
+
+
 FORMATS: Registry[object] = Registry(
     {
         "tar": "pikaforge.formats.tar.package:FORMAT",
@@ -103,3 +134,12 @@ FAMILIES: Registry[OsFamily] = Registry(
     }
 )
 """OS families of images; `config.families` finds them."""
+
+ALLOCATORS: Registry[AllocatorOption] = Registry(
+    {
+        "none": "pikaforge.plan.allocators.kind:NONE",
+        "system": "pikaforge.plan.allocators.gperftools:SYSTEM",
+        "gperftools": "pikaforge.plan.allocators.gperftools:BUILT",
+    }
+)
+"""Kinds of memory allocators."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
-from pikaforge.config.registry import Registry
+from pikaforge.config.registry import ALLOCATORS, Registry
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -127,3 +127,6 @@ class OneOf:
                 "literal_error", {"expected": " or ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))}
             )
         return name
+
+
+AllocatorName = Annotated[str, OneOf(ALLOCATORS)]

@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from pikaforge.config.patch_series import Series
 from pikaforge.config.product import Packages, Product
-from pikaforge.config.registry import FORMATS, SITES
+from pikaforge.config.registry import ALLOCATORS, FORMATS, SITES
 from pikaforge.config.scalars import (
     BASE_PATTERN,
     CLIENTS_PATTERN,
@@ -24,6 +24,7 @@ from pikaforge.config.scalars import (
     RELEASE_PATTERN,
     SERVER_PATTERN,
     URL_PATTERN,
+    AllocatorName,
     CompilerVersion,
     Name,
     OneOf,
@@ -113,17 +114,25 @@ class Tarball(Strict):
         return self.url.partition("?")[0].rpartition("/")[2]
 
 
-class Allocator(Strict):
-    """A memory allocator choice. `none` is the C library's; `system` the image's own gperftools; `gperftools` is built
-    for the target from a pinned tarball."""
+def _meaning(field: str) -> str:
+    """Return what a field of an allocator means, by the kind whose own it is."""
+    return next(kind.fields[field] for kind in ALLOCATORS.all() if field in kind.fields)
 
-    kind: Literal["none", "system", "gperftools"] = Field(description="Where the allocator comes from.")
+
+def _tell_kinds(schema: dict[str, Any]) -> None:
+    kinds = "; ".join(f"`{kind.name}` {kind.about}" for kind in ALLOCATORS.all())
+    schema["description"] = f"A memory allocator choice. {kinds}."
+
+
+class Allocator(Strict):
+    """A memory allocator choice; what its fields mean, the kinds say."""
+
+    model_config = ConfigDict(json_schema_extra=_tell_kinds)
+
+    kind: AllocatorName = Field(description="Where the allocator comes from.")
     packages: dict[Name, Packages] = Field(default_factory=dict, description="By image, else by family.")
-    unwinder: Literal["libunwind", "frame-pointers"] | None = Field(
-        default=None,
-        description="How a gperftools that is built walks the stack; with frame-pointers the product has them, too.",
-    )
-    tarball: Name | None = Field(default=None, description="The gperftools that is built, by name in `tarballs`.")
+    unwinder: Literal["libunwind", "frame-pointers"] | None = Field(default=None, description=_meaning("unwinder"))
+    tarball: Name | None = Field(default=None, description=_meaning("tarball"))
     tarballs: dict[Name, Name] = Field(default_factory=dict, description="Others by image, else by family.")
     libunwind: Name | None = Field(
         default=None,
@@ -137,14 +146,14 @@ class Allocator(Strict):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Allocator:
-        if self.kind == "gperftools" and (self.unwinder is None or self.tarball is None):
-            raise ValueError("kind gperftools needs `unwinder` and `tarball`")
-        if self.kind != "gperftools":
-            for name in ("unwinder", "tarball", "tarballs", "libunwind"):
-                if getattr(self, name):
-                    raise ValueError(f"kind {self.kind} takes no `{name}`")
-        if self.unwinder == "frame-pointers" and self.libunwind:
-            raise ValueError("unwinder frame-pointers takes no `libunwind`")
+        kind = ALLOCATORS.get(self.kind)
+        given = [name for name in ("unwinder", "tarball", "tarballs", "libunwind") if getattr(self, name)]
+        if not set(kind.required) <= set(given):
+            raise ValueError(f"kind {self.kind} needs {' and '.join(f'`{name}`' for name in kind.required)}")
+        for name in given:
+            if name not in kind.required and name not in kind.optional:
+                raise ValueError(f"kind {self.kind} takes no `{name}`")
+        kind.check(self)
         return self
 
 

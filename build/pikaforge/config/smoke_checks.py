@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pikaforge.config.scalars import (
+    AllocatorName,
     Below,
     Name,
     Scalar,
@@ -194,7 +195,7 @@ class Check(Strict):
     needs: tuple[Name, ...] = Field(
         default=(), description="Earlier checks without which this one means nothing: if one fails, it is skipped."
     )
-    allocators: tuple[Literal["none", "system", "gperftools"], ...] = Field(
+    allocators: tuple[AllocatorName, ...] = Field(
         default=(), description="Kinds of allocators that it is for; empty: all."
     )
     emulated: bool | None = Field(

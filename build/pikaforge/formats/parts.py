@@ -17,4 +17,4 @@ class Parts:
     audited: Result
     smoked: Result
     allocator: Result | None = None
-    """Of the gperftools that was built, if any."""
+    """Of the allocator that was built, if any."""

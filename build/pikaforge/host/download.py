@@ -55,7 +55,7 @@ class Wanted:
     """
 
     name: str
-    """File name in the download folder, and at mirrors: gperftools-2.7.tar.gz."""
+    """File name in the download folder, and at mirrors: NAME-1.0.tar.gz."""
     url: str
     """http, https or file."""
     sha256: str

@@ -39,8 +39,8 @@ class Workshop:
     """Compiler processes at once."""
     downloads: Downloads
     compiler_cache: bool = True
-    gperftools: Path | None = None
-    """A local file that serves for the pinned tarball of gperftools."""
+    given: Mapping[str, Path] = field(default_factory=dict)
+    """Local files that serve for pinned tarballs, by the name of what is in them."""
     home: Path = field(default=HOME)
 
     def guest(self, *names: str) -> Input:

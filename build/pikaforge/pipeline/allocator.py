@@ -1,4 +1,4 @@
-"""The allocator stage: gperftools, built in the image for the target under the compiler wrapper."""
+"""The allocator stage: an allocator, built in the image for the target under the compiler wrapper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from pikaforge.audit.elf.facts import ElfFacts, read_facts
 from pikaforge.audit.judge_linkage import library_versions
 from pikaforge.config import families
-from pikaforge.config.schema import Spec, Tarball
+from pikaforge.config.schema import Spec
 from pikaforge.errors import StageError
 from pikaforge.host.download import Wanted
 from pikaforge.host.job import Input, Job
@@ -23,33 +23,28 @@ from pikaforge.plan import allocators
 from pikaforge.plan.plan import Cell
 
 STAGE = "allocator"
-NAME = "gperftools"
-SCRIPTS = ("allocator.sh", "toolchain.sh", "cc")
 PREFIX = "prefix.tar"
 DEBUG = "debug.tar"
-MESSAGES: Mapping[int, tuple[str, str]] = {
-    64: ("gperftools could not be built", "the log tells more; another version: allocators.{allocator}.tarballs"),
-    65: ("gperftools is not what was asked for", "allocators.{allocator} says what is asked for"),
-    66: ("the build image lacks something", "see docker/{family}/Dockerfile and allocators.{allocator}.packages"),
-}
-"""What the exit statuses of allocator.sh mean, and what to do."""
 
 
-def _tarballs(spec: Spec, cell: Cell) -> dict[str, Tarball]:
-    """What is unpacked, by the folder that it goes into."""
-    gperftools = allocators.tarball(spec, cell.image, cell.allocator)
-    assert gperftools is not None  # the plan has no such node for other allocators
-    libunwind = allocators.libunwind(spec, cell.image, cell.allocator)
-    return {"src": gperftools, **({"libunwind": libunwind} if libunwind else {})}
+def _messages(name: str) -> Mapping[int, tuple[str, str]]:
+    """Return what the exit statuses of an allocator's guest script mean, and what to do."""
+    return {
+        64: (f"{name} could not be built", "the log tells more; another version: allocators.{allocator}.tarballs"),
+        65: (f"{name} is not what was asked for", "allocators.{allocator} says what is asked for"),
+        66: ("the build image lacks something", "see docker/{family}/Dockerfile and allocators.{allocator}.packages"),
+    }
 
 
 def material(spec: Spec, cell: Cell, home: Path) -> dict[str, Any]:
-    """Key material: the sources' digests, scripts, flags and unwinder."""
+    """Return key material: the sources' digests, scripts, flags, and what the kind of allocator adds."""
+    kind = allocators.kind_of(spec, cell.allocator)
+    tarballs = allocators.sources(spec, cell.image, cell.allocator)
     return {
-        "tarballs": {folder: [t.version, t.sha256] for folder, t in _tarballs(spec, cell).items()},
-        "unwinder": spec.allocators[cell.allocator].unwinder,
+        "tarballs": {folder: [t.version, t.sha256] for folder, t in tarballs.items()},
+        **kind.material(spec.allocators[cell.allocator]),
         "flags": list(cell.flags),
-        "scripts": guest_digests(home, SCRIPTS),
+        "scripts": guest_digests(home, kind.scripts),
     }
 
 
@@ -65,13 +60,15 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
         HostError: a tarball cannot be had, or has another digest.
         StageError: the build failed, or has another unwinder than was asked for.
     """
-    entry = spec.allocators[cell.allocator]
+    kind = allocators.kind_of(spec, cell.allocator)
     log = workshop.log_path(cell.group, STAGE)
-    tarballs = _tarballs(spec, cell)
+    tarballs = allocators.sources(spec, cell.image, cell.allocator)
+    version = next(iter(tarballs.values())).version
     with workshop.store.scratch() as scratch:
-        inputs, epoch = [], 0
+        inputs: list[Input] = []
+        epoch = 0
         for folder, tarball in tarballs.items():
-            given = workshop.gperftools if folder == "src" else None
+            given = workshop.given.get(kind.name) if not inputs else None
             wanted = Wanted(name=tarball.file, url=tarball.url, sha256=tarball.sha256)
             source = without_top(workshop.downloads.get(wanted, given=given), scratch / f"{folder}.tar")
             inputs.append(Input(folder=folder, archive=source.path))
@@ -79,28 +76,31 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
         job = Job(
             label=f"{STAGE}-{cell.group}",
             image=str(image.facts["build"]),
-            argv=("sh", "guest/run.sh", STAGE, "prefix", "debug", "facts"),
+            argv=("sh", "guest/run.sh", kind.scripts[0].removesuffix(".sh"), "prefix", "debug", "facts"),
             env={
-                "FORGE_PRODUCT": NAME,
-                "FORGE_VERSION": tarballs["src"].version,
-                "FORGE_UNWINDER": str(entry.unwinder),
+                "FORGE_PRODUCT": kind.name,
+                "FORGE_VERSION": version,
+                **kind.environment(spec.allocators[cell.allocator]),
                 "FORGE_JOBS": str(workshop.jobs),
                 "FORGE_TARGET_FLAGS": " ".join(cell.flags),
                 "FORGE_CCACHE": str(int(workshop.compiler_cache)),
                 "SOURCE_DATE_EPOCH": str(epoch),
             },
-            inputs=(workshop.guest(*SCRIPTS), *inputs),
+            inputs=(workshop.guest(*kind.scripts), *inputs),
             outputs=("out/prefix.tar", "out/debug.tar", "out/facts.tar"),
             log=log,
             cache=CACHE if workshop.compiler_cache else "",
         )
         try:
             done = run_job(
-                workshop, job, scratch, stage=STAGE, label=cell.group, failed="gperftools could not be built"
+                workshop, job, scratch, stage=STAGE, label=cell.group, failed=f"{kind.name} could not be built"
             )
         except StageError as error:
             raise explained(
-                error, MESSAGES, allocator=cell.allocator, family=families.of(spec.images[cell.image].family).recipe
+                error,
+                _messages(kind.name),
+                allocator=cell.allocator,
+                family=families.of(spec.images[cell.image].family).recipe,
             ) from None
         told = guest_facts(done.outputs["out/facts.tar"])
         prefix = done.outputs["out/prefix.tar"]
@@ -109,7 +109,7 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
         own = {library.soname for library in libraries}
         outside = {soname for library in libraries for soname in library.needed} - own
         facts = {
-            "version": tarballs["src"].version,
+            "version": version,
             "tarballs": {
                 folder: {"version": t.version, "url": redacted(t.url), "sha256": t.sha256}
                 for folder, t in tarballs.items()

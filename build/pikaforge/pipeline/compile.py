@@ -16,6 +16,7 @@ from pikaforge.host import hashing
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workshop, explained, guest_digests, run_job
+from pikaforge.plan import allocators
 from pikaforge.plan.plan import Cell
 
 STAGE = "compile"
@@ -37,6 +38,7 @@ def material(spec: Spec, cell: Cell, *, base: Path, home: Path) -> dict[str, Any
     """Key material: recipe, scripts, flags, what must be left; not the number of jobs, which decides nothing."""
     product = spec.product
     allocator = spec.allocators[cell.allocator]
+    use = dict(allocators.of(allocator.kind).use(allocator))
     return {
         "product": [product.name, product.version],
         "recipe": hashing.file_digest(base / product.recipe),
@@ -44,7 +46,7 @@ def material(spec: Spec, cell: Cell, *, base: Path, home: Path) -> dict[str, Any
         "flags": list(cell.flags),
         "extra": [list(compilers.cflags(spec, cell.image)), list(compilers.cxxflags(spec, cell.image))],
         "keep_werror": product.keep_werror,
-        "allocator": [allocator.kind, allocator.frame_pointers],
+        "allocator": [allocator.kind, allocator.frame_pointers, *([use] if use else [])],
         "binaries": list(product.binaries),
         "files": list(product.files),
         "base_libraries": list(spec.defaults.base_libraries),
@@ -70,6 +72,7 @@ def run(
         StageError: the build failed, or left no binary for this machine.
     """
     product = spec.product
+    kind = allocators.kind_of(spec, cell.allocator)
     log = workshop.log_path(cell.group, STAGE)
     label = f"{STAGE}-{cell.group}"
     with workshop.store.scratch() as scratch:
@@ -87,7 +90,8 @@ def run(
                 "FORGE_EXTRA_CXXFLAGS": " ".join(compilers.cxxflags(spec, cell.image)),
                 "FORGE_KEEP_WERROR": str(int(product.keep_werror)),
                 "FORGE_FRAME_POINTERS": str(int(spec.allocators[cell.allocator].frame_pointers)),
-                "FORGE_ALLOCATOR": spec.allocators[cell.allocator].kind if allocator is None else "own",
+                "FORGE_ALLOCATOR": "own" if allocator is not None else "system" if kind.presence else "none",
+                **kind.use(spec.allocators[cell.allocator]),
                 **({} if allocator is None else {"FORGE_ALLOCATOR_DIR": f"{workshop.engine.root(label)}/allocator"}),
                 "FORGE_BINARIES": " ".join(product.binaries),
                 "FORGE_FILES": " ".join(product.files),

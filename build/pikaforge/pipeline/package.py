@@ -22,7 +22,7 @@ from pikaforge.host import hashing
 from pikaforge.host.job import files
 from pikaforge.host.store import Result, sha256, write_atomically
 from pikaforge.host.workspace import Workshop, guest_digests
-from pikaforge.plan import twins
+from pikaforge.plan import allocators, twins
 from pikaforge.plan.plan import Cell
 
 __all__ = ["STAGE", "Parts", "deliver", "manifest", "material", "run", "write_sums"]
@@ -50,11 +50,13 @@ def _payload(spec: Spec, cell: Cell, others: Offers, features: Sequence[str] | N
 def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str, Any]:
     """Key material: what goes into the package beside the tree, but for what the results tell that it is made of."""
     wanted = spec.images[cell.image].formats
+    kind = allocators.kind_of(spec, cell.allocator)
     return {
         "cell": cell.id,
         "wanted": cell.wanted,
         "cpus": list(spec.hardware[cell.model].cpus),
         "payload": {name: hashing.digest(data) for name, data in _payload(spec, cell, others).contents.items()},
+        "allocator": [kind.name, kind.licence, kind.url] if kind.own else [],
         "system": _system(spec.images[cell.image]),
         "formats": list(wanted),
         "scripts": guest_digests(home, sorted({script for name in wanted for script in registry.of(name).scripts})),

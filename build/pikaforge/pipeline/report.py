@@ -18,7 +18,7 @@ from pikaforge.config.scalars import Strict
 from pikaforge.config.schema import FormatName, schema_of
 from pikaforge.errors import PublishError, StageError
 from pikaforge.host.store import sha256, write_atomically
-from pikaforge.plan import twins
+from pikaforge.plan import allocators, twins
 
 if TYPE_CHECKING:
     from pikaforge.config.schema import Spec
@@ -147,7 +147,7 @@ class ArtifactRecord(Strict):
 
     format: FormatName = Field(description="What kind of package it is.")
     role: Literal["main", "debug", "allocator"] = Field(
-        description="The product, its debug information, or gperftools."
+        description=f"The product, its debug information, or {' or '.join(allocators.built())}."
     )
     path: str = Field(description="Relative to this report.")
     sha256: str = Field(description="Digest of its bytes, in hex.")

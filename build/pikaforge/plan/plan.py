@@ -328,7 +328,7 @@ def common_part(spec: Spec, wanted: Callable[[Node], bool], *, engine: Literal["
 
 def _own(spec: Spec, cell: Cell) -> tuple[str, ...]:
     """The node of the allocator that is built for a cell, if any."""
-    return (f"allocator:{cell.group}",) if spec.allocators[cell.allocator].kind == "gperftools" else ()
+    return (f"allocator:{cell.group}",) if allocators.kind_of(spec, cell.allocator).own else ()
 
 
 TOOLS = "tools"

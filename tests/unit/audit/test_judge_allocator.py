@@ -10,9 +10,11 @@ from unit import elf_files as ef
 
 from pikaforge.audit.elf.facts import ElfFacts, facts_of
 from pikaforge.audit.elf.layout import EM_X86_64
-from pikaforge.audit.judge_allocator import UNUSED, AllocatorRules, AllocatorVerdict, is_allocator, is_whole, judge
+from pikaforge.audit.judge_allocator import AllocatorRules, AllocatorVerdict, is_allocator, judge
+from pikaforge.plan.allocators.gperftools import TCMALLOC as PRESENCE
 
 TCMALLOC = "libtcmalloc.so.4"
+UNUSED = PRESENCE.unused
 OURS, OTHER = "a1" * 20, "b2" * 20
 Kind = Literal["none", "system", "gperftools"]
 BUILT: tuple[Kind, ...] = ("system", "gperftools")
@@ -65,7 +67,7 @@ def said(verdict: AllocatorVerdict) -> list[str]:
     ],
 )
 def test_names_of_allocators(name: str, takes_over: bool, whole: bool) -> None:
-    assert (is_allocator(name), is_whole(name)) == (takes_over, whole)
+    assert (is_allocator(name), PRESENCE.is_whole(name)) == (takes_over, whole)
 
 
 # ---- none

@@ -471,7 +471,7 @@ def test_without_debug_information_there_is_no_package_of_it() -> None:
 
 
 def gperftools(**changes: object) -> Described:
-    top = allocator.allocator_top("demo")
+    top = allocator.allocator_top("demo", "gperftools")
     prefix = tree_entries(
         archive(
             ("lib/libtcmalloc.so.4.5.9", b"x", 0o755),
@@ -487,6 +487,7 @@ def gperftools(**changes: object) -> Described:
         prefix=top,
     )
     wanted: dict[str, object] = {
+        "what": "gperftools",
         "unwinder": "frame-pointers",
         "target": "sandybridge",
         "prefix": prefix,
@@ -494,7 +495,7 @@ def gperftools(**changes: object) -> Described:
         "changes_": (spec_file.Change(epoch=EPOCH, lines=("2.7",)),),
         **changes,
     }
-    return allocator.gperftools(about(version="2.7", dist="el7", profile=spec_file.OLD), **wanted)  # type: ignore[arg-type]
+    return allocator.packages(about(version="2.7", dist="el7", profile=spec_file.OLD), **wanted)  # type: ignore[arg-type]
 
 
 def test_the_allocator_cannot_be_taken_for_the_distributions() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pikaforge.audit.judge_allocator import UNUSED
 from pikaforge.host import process
-from pikaforge.pipeline.smoke.allocator_in_use import STATISTICS, mapped_wrong, served, served_wrong
+from pikaforge.pipeline.smoke.allocator_in_use import environment, mapped_wrong, served, served_wrong
+from pikaforge.plan.allocators.gperftools import TCMALLOC as PRESENCE
 
 TCMALLOC = "/forge/tree/lib/libtcmalloc.so.4.5.9"
 PLAIN = ("/forge/tree/bin/demo", "/usr/lib/x86_64-linux-gnu/libc.so.6", "/usr/lib/x86_64-linux-gnu/libm.so.6")
@@ -98,7 +98,7 @@ NOT_MAPPED = "Compiled, but tcmalloc not used: /proc/PID/maps shows no libtcmall
 @pytest.mark.parametrize("kind", BUILT)
 @pytest.mark.parametrize("beside", [(), ("/usr/lib/libtcmalloc_minimal.so.4",), ("/usr/lib/libjemalloc.so.2",)])
 def test_one_is_wanted_and_none_is_mapped(kind: str, beside: tuple[str, ...]) -> None:
-    assert NOT_MAPPED.startswith(UNUSED)
+    assert NOT_MAPPED.startswith(PRESENCE.unused)
     assert mapped_wrong((*PLAIN, *beside), kind=kind, root="/forge") == NOT_MAPPED
     assert mapped_wrong(beside, kind=kind, root="/forge") == NOT_MAPPED
 
@@ -159,7 +159,7 @@ def at_end(count: int) -> str:
 
 
 def test_how_tcmalloc_is_asked() -> None:
-    assert STATISTICS == {"MALLOCSTATS": "1"}, "2 and more print classes of sizes, too"
+    assert environment() == {"MALLOCSTATS": "1"}, "2 and more print classes of sizes, too"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_how_tcmalloc_is_asked() -> None:
     ],
 )
 def test_bytes_that_were_got_from_the_system(log: str, count: int) -> None:
-    assert served(log) == count
+    assert served(log) == ("tcmalloc", count)
 
 
 @pytest.mark.parametrize(

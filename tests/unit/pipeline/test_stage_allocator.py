@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import struct
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 from unit import elf_files as ef
+from unit.elf_files import library
 from unit.helpers import Ending, FakeEngine, make_spec, members, tar_of, the_cell
 
 from pikaforge.audit import audit
@@ -28,7 +28,9 @@ from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workshop
 from pikaforge.pipeline import allocator
 from pikaforge.pipeline import compile as compile_stage
+from pikaforge.plan.allocators.gperftools import BUILT
 
+SCRIPTS = BUILT.scripts
 CELL, FRAMES = "R620-debian12-own", "R620-debian12-frames"
 GROUP = "debian12-sandybridge-own"
 KEY = "a" * 32
@@ -77,33 +79,6 @@ def spec_with(**changes: Any) -> Spec:
 
 
 # ---- libraries made by hand
-
-
-def build_id(data: bytes, value: str) -> bytes:
-    """Make the section .build_id of a file, which is made of `note(value)`, one that holds notes."""
-    assert note(value) in data
-    start, count = struct.unpack_from("<Q", data, 40)[0], struct.unpack_from("<H", data, 60)[0]
-    out, changed = bytearray(data), 0
-    for row in range(start, start + 64 * count, 64):
-        offset, size = struct.unpack_from("<QQ", data, row + 24)
-        if data[offset : offset + size] == note(value):
-            struct.pack_into("<I", out, row + 4, 7)  # SHT_NOTE
-            changed += 1
-    assert changed == 1
-    return bytes(out)
-
-
-def note(value: str) -> bytes:
-    raw = bytes.fromhex(value)
-    return struct.pack("<III", 4, len(raw), 3) + b"GNU\0" + raw
-
-
-def library(value: str, *, debug: Mapping[str, bytes] | None = None, **more: Any) -> bytes:
-    """A library, or its debug information, with a build id."""
-    elf = ef.Elf(
-        text=ef.AVX + ef.RET, symbols=[("tc_malloc", 0, 5, ef.FUNC)], debug={".build_id": note(value), **(debug or {})}
-    )
-    return build_id(ef.make(replace(elf, **more)), value)
 
 
 def archive(contents: Mapping[str, bytes | str]) -> bytes:
@@ -199,7 +174,7 @@ def test_the_job(run: Callable[..., Result], fake: FakeEngine, workshop: Worksho
     assert job.outputs == ("out/prefix.tar", "out/debug.tar", "out/facts.tar")
     assert job.log == workshop.out / "logs" / GROUP / "allocator.log"
     assert _seen(fake) == {
-        **{f"guest/{name}": f"# {name}\n".encode() for name in ("run.sh", *allocator.SCRIPTS)},
+        **{f"guest/{name}": f"# {name}\n".encode() for name in ("run.sh", *SCRIPTS)},
         "src/configure.ac": b"text",
         "libunwind/unwind.c": b"text",
     }
@@ -292,7 +267,7 @@ def test_a_file_that_was_given_serves_for_gperftools(
     given = tmp_path / "mine.tar"
     given.write_bytes(SOURCES["gperftools-2.7.tar"])
     fake.endings["allocator"] = _looking(fake)
-    run(shop=replace(workshop, gperftools=given))
+    run(shop=replace(workshop, given={"gperftools": given}))
     assert {"src/configure.ac", "libunwind/unwind.c"} <= set(_seen(fake)), "and for nothing else"
     assert given.is_file()
 
@@ -303,7 +278,7 @@ def test_a_file_that_was_given_and_is_another(
     given = tmp_path / "mine.tar"
     given.write_bytes(SOURCES["libunwind-1.3.1.tar"])
     with pytest.raises(ConfigError, match=r"mine\.tar is not the gperftools-2\.7\.tar that is pinned") as caught:
-        run(shop=replace(workshop, gperftools=given))
+        run(shop=replace(workshop, given={"gperftools": given}))
     found, wanted = (
         hashlib.sha256(SOURCES[name]).hexdigest() for name in ("libunwind-1.3.1.tar", "gperftools-2.7.tar")
     )

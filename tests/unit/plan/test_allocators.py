@@ -72,7 +72,7 @@ def test_other_allocators_are_not_built(name: str) -> None:
     spec = spec_with()
     for image in spec.images:
         assert allocators.tarball(spec, image, name) is None
-        assert allocators.libunwind(spec, image, name) is None
+        assert allocators.sources(spec, image, name) == {}
         assert (allocators.problem(spec, image, name), allocators.remark(spec, image, name)) == ("", "")
 
 
@@ -91,15 +91,15 @@ DEV = {"build": ["libunwind-dev"]}
 )
 def test_libunwind_is_built_where_the_image_brings_none(packages: dict[str, Any], built: list[str]) -> None:
     spec = spec_with(entry={"packages": packages})
-    found = {image: allocators.libunwind(spec, image, "own") for image in spec.images}
+    found = {image: allocators.sources(spec, image, "own").get("libunwind") for image in spec.images}
     assert [image for image, source in found.items() if source == spec.tarballs["unwind"]] == built
     assert all(source is None for image, source in found.items() if image not in built)
 
 
 def test_libunwind_is_not_built_where_none_is_named_or_needed() -> None:
     spec = spec_with(entry={"libunwind": None})
-    assert allocators.libunwind(spec, "debian12", "own") is None
-    assert allocators.libunwind(spec, "debian12", "frames") is None
+    assert list(allocators.sources(spec, "debian12", "own")) == ["src"]
+    assert list(allocators.sources(spec, "debian12", "frames")) == ["src"]
 
 
 # ---- known bad pairs

@@ -36,6 +36,7 @@ from pikaforge.audit.elf.layout import (
     read_layout,
     text,
 )
+from pikaforge.plan import allocators
 
 Kind = Literal["rel", "exec", "dyn", "core", "other"]
 KINDS: dict[int, Kind] = {ET_REL: "rel", ET_EXEC: "exec", ET_DYN: "dyn", ET_CORE: "core"}
@@ -48,8 +49,9 @@ DF_TEXTREL, DF_BIND_NOW = 4, 8
 DF_1_NOW, DF_1_PIE = 1, 0x08000000
 NT_GNU_BUILD_ID = 3
 CANARY = b"__stack_chk_fail"
-ALLOCATORS = {b"tc_malloc": "tcmalloc", b"mallocx": "jemalloc", b"je_malloc": "jemalloc", b"mi_malloc": "mimalloc"}
-"""Functions that only an allocator itself has, and which one: such a name in a program means that it is built in."""
+FOREIGN_ALLOCATORS = {b"mallocx": "jemalloc", b"je_malloc": "jemalloc", b"mi_malloc": "mimalloc"}
+"""Functions that only an allocator itself has, and which one: such a name in a program means that it is built in.
+Beside those of the kinds of allocators."""
 EXAMPLES = 5
 """Build paths that are kept as examples; the count covers all."""
 PATH_LENGTH = 160
@@ -204,9 +206,7 @@ def facts_of(data: Buffer, where: str, *, forbidden: Sequence[str] = ()) -> ElfF
         text_relocations=bool(flags & DF_TEXTREL or DT_TEXTREL in dynamic.entries),
         relro=relro,
         canary=_has_name(data, layout, CANARY),
-        allocators=tuple(
-            dict.fromkeys(tool for name, tool in ALLOCATORS.items() if _has_name(data, layout, b"\0" + name + b"\0"))
-        ),
+        allocators=_allocators(data, layout),
         size=len(data),
         has_symbols=any(s.type == SHT_SYMTAB for s in layout.sections),
         regions=regions(data, layout, where),
@@ -289,6 +289,13 @@ def _writable_code(layout: Layout) -> tuple[str, ...]:
         f"section {s.name}" for s in layout.sections if s.flags & SHF_EXECINSTR and s.flags & SHF_WRITE and s.size
     ]
     return tuple(found)
+
+
+def _allocators(data: Buffer, layout: Layout) -> tuple[str, ...]:
+    """Return the allocators whose functions are among the names of symbols."""
+    known = {symbol: p.title for kind in allocators.every() if (p := kind.presence) for symbol in p.symbols}
+    names = {**known, **FOREIGN_ALLOCATORS}
+    return tuple(dict.fromkeys(tool for name, tool in names.items() if _has_name(data, layout, b"\0" + name + b"\0")))
 
 
 def _has_name(data: Buffer, layout: Layout, name: bytes) -> bool:

@@ -18,6 +18,7 @@ from pikaforge.host.workspace import Workshop
 from pikaforge.pipeline import dist
 from pikaforge.pipeline.dist import Delivery
 from pikaforge.pipeline.pipeline import Pipeline, Report
+from pikaforge.plan import allocators
 from pikaforge.plan.plan import Cell
 
 
@@ -69,9 +70,10 @@ def started(setting: Setting) -> Started:
 
 
 OPTIONS = (
-    "matrix", "out", "dist", "source", "engine", "formats", "gperftools", "jobs", "locked", "no_compiler_cache",
-    "strict_targets", "require_run", "debug",
-)  # fmt: skip
+    *("matrix", "out", "dist", "source", "engine", "formats"),
+    *(name.replace("-", "_") for name in allocators.built()),
+    *("jobs", "locked", "no_compiler_cache", "strict_targets", "require_run", "debug"),
+)
 """Arguments that a command for a part of the selection repeats; image and allocator are in a cell's id."""
 
 

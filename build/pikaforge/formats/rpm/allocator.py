@@ -11,53 +11,58 @@ from pikaforge.formats.rpm.product import About, Described, others, tells
 from pikaforge.formats.rpm.spec_file import Change, Package, Rpm
 
 
-def gperftools(
+def packages(
     about: About,
     *,
+    what: str,
     unwinder: str,
     target: str,
     prefix: tuple[Entry, ...],
     requires: Sequence[str],
     changes_: Sequence[Change],
 ) -> Described:
-    """`NAME-gperftools-libs` and `-devel`, below /opt/NAME-gperftools: off the loader's path, so that nothing takes
-    them for the distribution's, and without the provides that would.
+    """Return `NAME-WHAT-libs` and `-devel`, below /opt/NAME-WHAT.
+
+    That is off the loader's path, so that nothing takes them for the distribution's; nor do they have its provides.
 
     Args:
-        about: its name is the product's, its version that of gperftools.
-        unwinder: `libunwind` or `frame-pointers`.
+        about: its name is the product's, its version that of the allocator.
+        what: the allocator's name.
+        unwinder: how it walks the stack, `libunwind` or `frame-pointers`; "" where that is no question.
         target: the CPU microarchitecture that it was built for.
-        prefix: `tree_entries` of the allocator's tree, below `allocator_top(about.name)`.
+        prefix: `tree_entries` of the allocator's tree, below `allocator_top(about.name, what)`.
         requires: `needs` of its libraries.
         changes_: the changelog.
 
     Raises:
         PackingError: there is no library in the tree.
     """
-    stem, top = f"{about.name}-gperftools", allocator_top(about.name)
+    stem, top = f"{about.name}-{what}", allocator_top(about.name, what)
+    facts = {**({"unwinder": unwinder} if unwinder else {}), "target": target}
     entries = with_folders(prefix, below=top)
     files = [entry for entry in entries if entry.kind != "dir"]
     runtime = [entry for entry in files if _is_runtime(entry.path.removeprefix(f"{top}/"))]
     if not any(entry.path.startswith(f"{top}/lib/") for entry in runtime):
         raise PackingError(f"{stem}: the tree has no library lib/*.so.N", hint="see the log of the allocator's build")
     devel = [entry for entry in files if entry not in runtime]
-    release = spec_file.legal_release(about.release, unwinder, target, about.dist)
+    release = spec_file.legal_release(about.release, *facts.values(), about.dist)
     version = spec_file.legal_version(about.version)
-    text = f"gperftools {about.version} with {unwinder} for {target}, as {about.name} is built with, below {top}."
-    packages = [
+    built = f"{what} {about.version} with {unwinder}" if unwinder else f"{what} {about.version}"
+    text = f"{built} for {target}, as {about.name} is built with, below {top}."
+    made = [
         Package(
             name=f"{stem}-libs",
             summary=f"Memory allocator of {about.name} as shared libraries",
             description=f"{text}\nTo use it: LD_PRELOAD, or -Wl,-rpath,{top}/lib.",
             entries=_documents(with_folders(runtime, below=top), top),
             requires=tuple(requires),
-            provides=tells(stem, unwinder=unwinder, target=target),
-            conflicts=(*others(stem, "unwinder", unwinder), *others(stem, "target", target)),
+            provides=tells(stem, **facts),
+            conflicts=tuple(line for key, value in facts.items() for line in others(stem, key, value)),
         )
     ]
     if devel:
-        parents = [entry for entry in with_folders(devel, below=top) if entry not in packages[0].entries]
-        packages.append(
+        parents = [entry for entry in with_folders(devel, below=top) if entry not in made[0].entries]
+        made.append(
             Package(
                 name=f"{stem}-devel",
                 summary=f"Headers and link libraries of {stem}-libs",
@@ -72,7 +77,7 @@ def gperftools(
             release=release,
             licence=about.licence,
             url=about.url,
-            packages=tuple(packages),
+            packages=tuple(made),
             profile=about.profile,
             changes=tuple(changes_),
         ),
@@ -80,9 +85,9 @@ def gperftools(
     )
 
 
-def allocator_top(name: str) -> str:
-    """The folder of the allocator's packages."""
-    return f"/opt/{name}-gperftools"
+def allocator_top(name: str, what: str) -> str:
+    """Return the folder of the packages of a product's allocator."""
+    return f"/opt/{name}-{what}"
 
 
 def _is_runtime(path: str) -> bool:

@@ -17,9 +17,7 @@ from pikaforge.formats.layout import tree_entries
 from pikaforge.formats.rpm import allocator, client, spec_file, yum
 from pikaforge.formats.rpm import product as house
 from pikaforge.formats.rpm.rpm_file import read_rpm
-
-GPERFTOOLS_LICENCE = "BSD-3-Clause"
-"""gperftools' COPYING."""
+from pikaforge.plan import allocators
 
 
 class YumIndex:
@@ -68,18 +66,15 @@ class RpmFormat:
         prefix = built.files["prefix.tar"]
         about = system_package.about(work)
         version = str(built.facts["version"])
-        described = allocator.gperftools(
-            replace(
-                about,
-                version=version,
-                licence=GPERFTOOLS_LICENCE,
-                url="https://github.com/gperftools/gperftools",
-            ),
-            unwinder=str(built.facts["unwinder"]["asked"]),
+        kind = allocators.kind_of(work.spec, work.cell.allocator)
+        described = allocator.packages(
+            replace(about, version=version, licence=kind.licence, url=kind.url),
+            what=kind.name,
+            unwinder=str(built.facts["unwinder"].get("asked", "")),
             target=work.cell.target,
-            prefix=tree_entries(prefix, folder="prefix", prefix=allocator.allocator_top(about.name)),
+            prefix=tree_entries(prefix, folder="prefix", prefix=allocator.allocator_top(about.name, kind.name)),
             requires=house.needs(built.facts["needs"]),
-            changes_=(spec_file.Change(epoch=int(built.facts["epoch"]), lines=(f"gperftools {version}",)),),
+            changes_=(spec_file.Change(epoch=int(built.facts["epoch"]), lines=(f"{kind.name} {version}",)),),
         )
         made = system_package.build(
             work, self.name, "allocator RPM", described, {"prefix": prefix}, scripts=self.scripts

@@ -1,15 +1,21 @@
-"""Which allocator serves a running server: what it has mapped, and what tcmalloc says at its end."""
+"""Which allocator serves a running server: what it has mapped, and what that says at its end."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from pikaforge.audit.judge_allocator import UNUSED, WHOLE, is_allocator, is_whole
+from pikaforge.audit.judge_allocator import is_allocator
+from pikaforge.plan import allocators
+from pikaforge.plan.allocators.kind import Presence
 
-STATISTICS = {"MALLOCSTATS": "1"}
-"""Makes tcmalloc print its statistics when the program ends (gperftools, src/tcmalloc.cc: ~TCMallocGuard)."""
-_TOTAL = re.compile(r"^MALLOC:\s*=\s*(\d+)\s*\(.*\)\s*Virtual address space used\s*$", re.MULTILINE)
+
+def environment() -> dict[str, str]:
+    """Return variables that make allocators of all kinds print statistics when a program ends."""
+    found: dict[str, str] = {}
+    for presence in _presences():
+        if presence.statistics is not None:
+            found.update(presence.statistics.environment)
+    return found
 
 
 def mapped_wrong(files: Sequence[str], *, kind: str, root: str) -> str:
@@ -21,38 +27,55 @@ def mapped_wrong(files: Sequence[str], *, kind: str, root: str) -> str:
         root: the folder below which the tree is, as the process sees it.
     """
     found = [path for path in files if is_allocator(path)]
-    if kind == "none":
-        return f"the allocator is none, but {', '.join(found)} is mapped" if found else ""
-    whole = [path for path in found if is_whole(path)]
+    presence = allocators.of(kind).presence
+    if presence is None:
+        return f"the allocator is {kind}, but {', '.join(found)} is mapped" if found else ""
+    whole = [path for path in found if presence.is_whole(path)]
     if not whole:
-        return f"{UNUSED}: /proc/PID/maps shows no {WHOLE[0].rstrip('*')}"
+        return f"{presence.unused}: /proc/PID/maps shows no {presence.library}"
     outside = [path for path in whole if not path.startswith(f"{root}/tree/")]
     if outside:
         return f"{outside[0]} is mapped, and not the one that travels in the tree"
     return f"there are {len(found)} allocators in one process: {', '.join(found)}" if len(found) > 1 else ""
 
 
-def served(log: str) -> int | None:
-    """Bytes that tcmalloc had got from the system by the statistics in a server's log; None if there are none."""
-    totals = _TOTAL.findall(log)
-    return int(totals[-1]) if totals else None
+def served(log: str) -> tuple[str, int] | None:
+    """Return the allocator whose statistics are in a server's log, and the bytes that it had got from the system.
+
+    None if there are no statistics.
+    """
+    for presence in _presences():
+        count = presence.statistics.served(log) if presence.statistics is not None else None
+        if count is not None:
+            return presence.title, count
+    return None
+
+
+def _presences() -> Iterator[Presence]:
+    return (kind.presence for kind in allocators.every() if kind.presence is not None)
 
 
 def served_wrong(log: str, *, kind: str, at_least: float) -> str:
-    """What is wrong with the statistics in a server's log; empty if nothing is.
+    """What is wrong with the statistics in a server's log; empty if nothing is, or if its allocator prints none.
 
     Args:
-        log: all that it printed, with `STATISTICS` in its environment.
+        log: all that it printed, with `environment()` in its environment.
         kind: of the allocator that was chosen.
         at_least: MiB.
     """
-    count = served(log)
-    if kind == "none":
-        return "the allocator is none, but tcmalloc has printed its statistics" if count is not None else ""
+    presence = allocators.of(kind).presence
+    if presence is None:
+        found = served(log)
+        return f"the allocator is {kind}, but {found[0]} has printed its statistics" if found is not None else ""
+    if presence.statistics is None:
+        return ""
+    count = presence.statistics.served(log)
     if count is None:
-        return f"{UNUSED}: at the server's end it has printed no statistics (MALLOCSTATS=1)"
+        asked = " ".join(f"{name}={value}" for name, value in presence.statistics.environment.items())
+        return f"{presence.unused}: at the server's end it has printed no statistics ({asked})"
     if count < at_least * (1 << 20):
+        mebibytes = count / (1 << 20)
         return (
-            f"tcmalloc has served {count / (1 << 20):.1f} MiB, less than {at_least:g}: something else serves the rest"
+            f"{presence.title} has served {mebibytes:.1f} MiB, less than {at_least:g}: something else serves the rest"
         )
     return ""

@@ -99,7 +99,7 @@ class _Scenario:
         self._network = ""
         self.notes: list[str] = []
         self._uses_dates = any("{today}" in (s.files or "") + (s.data.folder if s.data else "") for s in check.steps)
-        self._statistics = allocator_in_use.STATISTICS if any(s.kind == "served" for s in check.steps) else {}
+        self._statistics = allocator_in_use.environment() if any(s.kind == "served" for s in check.steps) else {}
         self._stack = contextlib.ExitStack()
 
     def carry_out(self, stack: contextlib.ExitStack) -> str:
@@ -302,9 +302,9 @@ class _Scenario:
         wrong = allocator_in_use.served_wrong(text, kind=self._place.allocator, at_least=step.served.at_least)
         if wrong:
             raise Failed(f"the memory of {step.at}: {wrong}")
-        count = allocator_in_use.served(text)
-        if count is not None:
-            self.notes.append(f"tcmalloc served {count / (1 << 20):.1f} MiB")
+        if (found := allocator_in_use.served(text)) is not None:
+            title, count = found
+            self.notes.append(f"{title} served {count / (1 << 20):.1f} MiB")
 
     # ---- files
 

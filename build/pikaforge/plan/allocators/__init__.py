@@ -1,0 +1,52 @@
+"""Kinds of memory allocators: what an entry of a kind means for an image. See `kind.AllocatorKind`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, cast
+
+from pikaforge.config.registry import ALLOCATORS
+
+if TYPE_CHECKING:  # the schema is made of what the kinds say
+    from pikaforge.config.schema import Spec, Tarball
+    from pikaforge.plan.allocators.kind import AllocatorKind
+
+
+def of(name: str) -> AllocatorKind:
+    """Return a kind by its name; raise KeyError if there is none."""
+    return cast("AllocatorKind", ALLOCATORS.get(name))
+
+
+def every() -> Iterator[AllocatorKind]:
+    """Return all kinds, in the order in which people read them."""
+    return map(of, ALLOCATORS.names)
+
+
+def built() -> tuple[str, ...]:
+    """Return the names of the kinds that are built for a target."""
+    return tuple(kind.name for kind in every() if kind.own)
+
+
+def kind_of(spec: Spec, allocator: str) -> AllocatorKind:
+    """Return the kind of an entry of `allocators`."""
+    return of(spec.allocators[allocator].kind)
+
+
+def sources(spec: Spec, image: str, allocator: str) -> Mapping[str, Tarball]:
+    """Return what is built for an image, by the folder that it is unpacked into; the allocator itself comes first."""
+    return kind_of(spec, allocator).sources(spec, image, allocator)
+
+
+def tarball(spec: Spec, image: str, allocator: str) -> Tarball | None:
+    """Return the allocator that is built for an image; None where none is."""
+    return next(iter(sources(spec, image, allocator).values()), None)
+
+
+def problem(spec: Spec, image: str, allocator: str) -> str:
+    """Return why an allocator cannot be built for an image, or the product not run with it; empty if it can."""
+    return kind_of(spec, allocator).problem(spec, image, allocator)
+
+
+def remark(spec: Spec, image: str, allocator: str) -> str:
+    """Return what the operator should know of a pair that works."""
+    return kind_of(spec, allocator).remark(spec, image, allocator)

@@ -1,0 +1,114 @@
+"""gperftools' tcmalloc: the image's own, or one that is built for the target. See `kind.AllocatorKind`. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pikaforge.plan.allocators.kind import NotBuilt, Presence, Statistics
+
+if TYPE_CHECKING:  # the schema is made of what is said here
+    from pikaforge.config.schema import Allocator, Spec, Tarball
+
+STANDARDS: tuple[tuple[str, str, str], ...] = (("2.16", "7", "C++17"), ("2.8", "4.8.1", "C++11"))
+"""First gperftools that needs a C++ standard, and the first gcc that has all of its language: gperftools' NEWS (2.8rc)
+and configure.ac (2.16); gcc.gnu.org/projects/cxx-status.html."""
+SAFE_FRAMES = "2.9"
+"""First gperftools whose frame-pointer unwinder on x86-64 is the generic one (NEWS, 2.9rc); the one before can crash
+on a frame that has none (gperftools issue 1638)."""
+STATISTICS = Statistics(
+    # Makes tcmalloc print them when the program ends (src/tcmalloc.cc: ~TCMallocGuard).
+    environment={"MALLOCSTATS": "1"},
+    total=re.compile(r"^MALLOC:\s*=\s*(\d+)\s*\(.*\)\s*Virtual address space used\s*$", re.MULTILINE),
+)
+TCMALLOC = Presence(
+    title="tcmalloc",
+    libraries=("libtcmalloc*.so*",),
+    # With all of it: libtcmalloc_minimal has no MallocExtension statistics of the heap profiler.
+    whole=("libtcmalloc.so*", "libtcmalloc_and_profiler.so*"),
+    symbols=(b"tc_malloc",),
+    link="-ltcmalloc",
+    statistics=STATISTICS,
+)
+SOURCE = "src"
+"""Where allocator.sh finds the source; that of libunwind is in a folder of its name."""
+
+
+class Gperftools:
+    """gperftools, built for the target from a pinned tarball, perhaps with a libunwind."""
+
+    name = "gperftools"
+    about = "is built\nfor the target from a pinned tarball"
+    own = True
+    required = ("unwinder", "tarball")
+    optional = frozenset({"tarballs", "libunwind"})
+    fields: Mapping[str, str] = {
+        "unwinder": "How a gperftools that is built walks the stack; with frame-pointers the product has them, too.",
+        "tarball": "The gperftools that is built, by name in `tarballs`.",
+    }
+    presence: Presence | None = TCMALLOC
+    scripts = ("allocator.sh", "toolchain.sh", "cc")
+    licence = "BSD-3-Clause"
+    """Its COPYING."""
+    url = "https://github.com/gperftools/gperftools"
+
+    def check(self, entry: Allocator) -> None:
+        """Raise ValueError if the unwinder is another than libunwind, and that is named nevertheless."""
+        if entry.frame_pointers and entry.libunwind:
+            raise ValueError(f"unwinder {entry.unwinder} takes no `libunwind`")
+
+    def sources(self, spec: Spec, image: str, allocator: str) -> Mapping[str, Tarball]:
+        """Return gperftools, and libunwind unless the image's own is taken or none is needed."""
+        entry, family = spec.allocators[allocator], spec.images[image].family
+        name = entry.tarballs.get(image) or entry.tarballs.get(family) or entry.tarball
+        assert name is not None  # the model sees to it
+        packages = entry.packages.get(image) or entry.packages.get(family)
+        if entry.libunwind is None or (packages is not None and packages.build):
+            return {SOURCE: spec.tarballs[name]}
+        return {SOURCE: spec.tarballs[name], "libunwind": spec.tarballs[entry.libunwind]}
+
+    def environment(self, entry: Allocator) -> Mapping[str, str]:
+        """Return how it walks the stack."""
+        return {"FORGE_UNWINDER": str(entry.unwinder)}
+
+    def material(self, entry: Allocator) -> Mapping[str, str | None]:
+        """Return how it walks the stack."""
+        return {"unwinder": entry.unwinder}
+
+    def use(self, entry: Allocator) -> Mapping[str, str]:
+        """Return nothing: recipes know it."""
+        return {}
+
+    def problem(self, spec: Spec, image: str, allocator: str) -> str:
+        """Return that the product needs a newer one, or the compiler an older one."""
+        from pikaforge.config.compilers import number  # noqa: PLC0415  # it needs the schema
+
+        version = self.sources(spec, image, allocator)[SOURCE].version
+        least = spec.product.least(self.name)
+        if least is not None and number(version) < number(least.version):
+            return f"gperftools {version} is older than {least.version}: {least.why}"
+        gcc = spec.images[image].gcc
+        for first, compiler, standard in STANDARDS:
+            if number(version) >= number(first) and number(gcc) < number(compiler):
+                return (
+                    f"gperftools {version} needs a compiler with {standard}, which gcc has since {compiler}; "
+                    f"{image} has gcc {gcc}: name an older one in allocators.{allocator}.tarballs"
+                )
+        return ""
+
+    def remark(self, spec: Spec, image: str, allocator: str) -> str:
+        """Return what is dangerous about frame pointers in old versions."""
+        from pikaforge.config.compilers import number  # noqa: PLC0415  # it needs the schema
+
+        version = self.sources(spec, image, allocator)[SOURCE].version
+        if not spec.allocators[allocator].frame_pointers or number(version) >= number(SAFE_FRAMES):
+            return ""
+        return (
+            f"the frame-pointer unwinder of gperftools {version} presumes frame pointers in every library, and can "
+            "crash where the heap is sampled and there is none (gperftools issue 1638)"
+        )
+
+
+SYSTEM = NotBuilt(name="system", about="the image's own gperftools", presence=TCMALLOC)
+BUILT = Gperftools()
