@@ -12,6 +12,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from pikaforge.config.patch_series import Series
 from pikaforge.config.product import Packages, Product
@@ -119,7 +120,7 @@ def _meaning(field: str) -> str:
     return next(kind.fields[field] for kind in ALLOCATORS.all() if field in kind.fields)
 
 
-def _tell_kinds(schema: dict[str, Any]) -> None:
+def _tell_kinds(schema: JsonDict) -> None:
     kinds = "; ".join(f"`{kind.name}` {kind.about}" for kind in ALLOCATORS.all())
     schema["description"] = f"A memory allocator choice. {kinds}."
 
