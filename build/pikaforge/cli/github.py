@@ -20,7 +20,7 @@ from pikaforge.host import hashing
 if TYPE_CHECKING:
     from pikaforge.config.patch_series import Series
     from pikaforge.host.workspace import Workshop
-    from pikaforge.plan.plan import Cell
+    from pikaforge.plan.cells import Cell
 
 OUTPUT, SUMMARY = "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"
 ARGUMENTS = {"source": "", "engine": "docker", "locked": False}

@@ -75,6 +75,19 @@ class DestinationKind(Protocol):
         """Return where it is: two destinations of one place would overwrite each other."""
 
 
+STAGES: Registry[object] = Registry(
+    {
+        "source": "pikaforge.pipeline.source.source:STAGE",
+        "image": "pikaforge.pipeline.image.image:STAGE",
+        "allocator": "pikaforge.pipeline.allocator:STAGE",
+        "compile": "pikaforge.pipeline.compile:STAGE",
+        "audit": "pikaforge.pipeline.audit:STAGE",
+        "smoke": "pikaforge.pipeline.smoke.smoke:STAGE",
+        "package": "pikaforge.pipeline.package:STAGE",
+    }
+)
+"""Stages, each behind those that it needs; see `pipeline.stage.Stage`."""
+
 FORMATS: Registry[object] = Registry(
     {
         "tar": "pikaforge.formats.tar.package:FORMAT",

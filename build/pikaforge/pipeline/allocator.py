@@ -18,10 +18,13 @@ from pikaforge.host.sourcetar import without_top
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workshop, explained, guest_digests, run_job
 from pikaforge.pipeline.compile import CACHE, guest_facts
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Run
 from pikaforge.plan import allocators
-from pikaforge.plan.plan import Cell
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import Node
+from pikaforge.plan.stages import Needs, Scope, Slot
 
-STAGE = "allocator"
+STAGE_NAME = "allocator"
 NAME = "gperftools"
 SCRIPTS = ("allocator.sh", "toolchain.sh", "cc")
 PREFIX = "prefix.tar"
@@ -52,7 +55,7 @@ def material(spec: Spec, cell: Cell, home: Path) -> dict[str, Any]:
     }
 
 
-def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) -> Result:
+def make(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) -> Result:
     """Build the allocator.
 
     The result has the files `prefix.tar` (lib/, include/, share/doc/) and `debug.tar` (`PATH.debug`). Its facts:
@@ -65,7 +68,7 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
         StageError: the build failed, or has another unwinder than was asked for.
     """
     entry = spec.allocators[cell.allocator]
-    log = workshop.log_path(cell.group, STAGE)
+    log = workshop.log_path(cell.group, STAGE_NAME)
     tarballs = _tarballs(spec, cell)
     with workshop.store.scratch() as scratch:
         inputs, epoch = [], 0
@@ -76,9 +79,9 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
             inputs.append(Input(folder=folder, archive=source.path))
             epoch = epoch or source.epoch
         job = Job(
-            label=f"{STAGE}-{cell.group}",
+            label=f"{STAGE_NAME}-{cell.group}",
             image=str(image.facts["build"]),
-            argv=("sh", "guest/run.sh", STAGE, "prefix", "debug", "facts"),
+            argv=("sh", "guest/run.sh", STAGE_NAME, "prefix", "debug", "facts"),
             env={
                 "FORGE_PRODUCT": NAME,
                 "FORGE_VERSION": tarballs["src"].version,
@@ -95,7 +98,7 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
         )
         try:
             done = run_job(
-                workshop, job, scratch, stage=STAGE, label=cell.group, failed="gperftools could not be built"
+                workshop, job, scratch, stage=STAGE_NAME, label=cell.group, failed="gperftools could not be built"
             )
         except StageError as error:
             raise explained(error, MESSAGES, allocator=cell.allocator, family=spec.images[cell.image].family) from None
@@ -119,7 +122,7 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
             "epoch": epoch,
         }
         return workshop.store.put(
-            STAGE,
+            STAGE_NAME,
             key,
             identity=sha256(prefix),
             facts=facts,
@@ -139,3 +142,26 @@ def _libraries(prefix: Path, scratch: Path) -> list[ElfFacts]:
                 path.write_bytes(content.read())
                 found.append(read_facts(path, name=member.name))
     return sorted(found, key=lambda facts: facts.soname)
+
+
+class AllocatorStage(BaseStage):
+    """An allocator that is built for a target."""
+
+    name = STAGE_NAME
+    scope: Scope = "group"
+    alone = True
+
+    def needs(self, slot: Slot) -> Needs | None:
+        """Return that it needs the image, if there is something to build."""
+        return Needs(ids=(slot.image,)) if slot.allocator else None
+
+    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+        """Return tarballs, options and flags."""
+        return Material(facts=material(run.spec, node.cell, run.home))
+
+    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+        """Compile it."""
+        return make(run.workshop, run.spec, inputs.node.cell, inputs.image, key=key)
+
+
+STAGE = AllocatorStage()

@@ -22,7 +22,7 @@ from pikaforge.host.store import write_atomically
 
 if TYPE_CHECKING:
     from pikaforge.pipeline.pipeline import Outcome, Report
-    from pikaforge.plan.plan import Cell
+    from pikaforge.plan.cells import Cell
 
 NAME = "coverage"
 NOTHING = "-"

@@ -166,7 +166,7 @@ def run(workshop: Workshop, fake: FakeEngine) -> Callable[..., Result]:
 
     def run(cell: str = CELL, *, shop: Workshop | None = None, key: str = KEY, **changes: Any) -> Result:
         spec = spec_with(**changes)
-        return allocator.run(shop or workshop, spec, the_cell(spec, cell), IMAGE, key=key)
+        return allocator.make(shop or workshop, spec, the_cell(spec, cell), IMAGE, key=key)
 
     return run
 
@@ -459,7 +459,7 @@ def compiled(workshop: Workshop, fake: FakeEngine) -> Callable[[str], Job]:
         spec = spec_with()
         cell = the_cell(spec, f"R620-debian12-{name}")
         given = built if spec.allocators[name].kind == "gperftools" else None
-        compile_stage.run(workshop, spec, cell, source, IMAGE, key=KEY, allocator=given)
+        compile_stage.make(workshop, spec, cell, source, IMAGE, key=KEY, allocator=given)
         return fake.jobs[-1]
 
     return compile_it

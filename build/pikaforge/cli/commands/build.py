@@ -18,7 +18,7 @@ from pikaforge.host.workspace import Workshop
 from pikaforge.pipeline import dist
 from pikaforge.pipeline.dist import Delivery
 from pikaforge.pipeline.pipeline import Pipeline, Report
-from pikaforge.plan.plan import Cell
+from pikaforge.plan.cells import Cell
 
 
 def build(setting: Setting) -> int:
