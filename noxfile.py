@@ -170,10 +170,7 @@ def lint(session: nox.Session) -> None:
     session.run(str(programs / "mypy"), *python, external=True)
     session.run(str(programs / "lint-imports"), "--no-cache", external=True)
     scripts = sorted(
-        str(path.relative_to(HERE))
-        for pattern in SCRIPTS
-        for path in HERE.glob(pattern)
-        if path.is_file()
+        str(path.relative_to(HERE)) for pattern in SCRIPTS for path in HERE.glob(pattern) if path.is_file()
     )
     session.run("shellcheck", *scripts, external=True)
     for schema, pattern in (("github-workflows", "workflows/*.yml"), ("dependabot", "dependabot.yml")):
