@@ -25,7 +25,7 @@ from pikaforge.attest.signing import KEY
 from pikaforge.config import load
 from pikaforge.errors import EXIT_HOST
 from pikaforge.host.lockfile import Lock
-from pikaforge.pipeline.image import image as images
+from pikaforge.pipeline.image import base_image
 
 if TYPE_CHECKING:
     from conftest import Engine, Project
@@ -51,7 +51,7 @@ def minimal(project: Project, name: str) -> str:
     class Pinned:
         lock = Lock(project.lock_path)
 
-    base = images.identify(name, entry, workshop=Pinned, offline=True)  # type: ignore[arg-type]
+    base = base_image.identify(name, entry, workshop=Pinned, offline=True)  # type: ignore[arg-type]
     assert base is not None, f"{name} is not pinned"
     return base.tag
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from pikaforge.audit import audit
-from pikaforge.audit.audit import AuditResult, Rules
+from pikaforge.audit import audit, audit_result
+from pikaforge.audit.audit_result import AuditResult, Rules
 from pikaforge.audit.distribution import Distribution, Packaged
 from pikaforge.audit.finding import Line
 from pikaforge.audit.judge_allocator import AllocatorRules
@@ -144,13 +144,13 @@ def make(
             ),
             today=today,
         )
-    lines = audit.demangled(verdict.lines(limit=1 << 20))
+    lines = audit_result.demangled(verdict.lines(limit=1 << 20))
     log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     facts = verdict.facts()
     if verdict.violations:
         count = len(verdict.violations)
         shown = _some(verdict)
-        said = audit.demangled([f"{v.where}: {v.what}" for v in shown])
+        said = audit_result.demangled([f"{v.where}: {v.what}" for v in shown])
         more = [f"{count - len(shown)} more, all in the log"] if count > len(shown) else []
         raise StageError(
             f"the audit refuses it for {cell.target}: {count} violation{'s' if count > 1 else ''}",

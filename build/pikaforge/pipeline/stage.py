@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from pikaforge.audit.audit import today
+from pikaforge.audit.audit_result import today
 from pikaforge.config.patch_series import Series
 from pikaforge.config.registry import STAGES
 from pikaforge.config.schema import Spec

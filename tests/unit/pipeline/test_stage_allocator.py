@@ -18,7 +18,7 @@ from unit import elf_files as ef
 from unit.helpers import Ending, FakeEngine, make_spec, members, tar_of, the_cell
 
 from pikaforge.audit import audit
-from pikaforge.audit.audit import AuditResult, Rules
+from pikaforge.audit.audit_result import AuditResult, Rules
 from pikaforge.audit.judge_allocator import AllocatorRules
 from pikaforge.audit.judge_linkage import LinkageRules
 from pikaforge.config.schema import Spec

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pikaforge import __version__
-from pikaforge.audit.audit import today
+from pikaforge.audit.audit_result import today
 from pikaforge.cli import output
 from pikaforge.cli.commands.build import started, status
 from pikaforge.cli.context import Setting
