@@ -1,7 +1,7 @@
 """README's commands and the tests on bare machines: what only a developer's machine has is missed here.
 
 MACHINES take turns, by commit: one gets README's commands, the next one the unit and guest tests, so that the two cost
-what one costs. PIKAFORGE_TEST_BARE=some lets them; PIKAFORGE_TEST_BARE=all gives each machine all of it.
+what one costs. PIKAFORGE_TEST_BARE=all gives each machine all of it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     from .conftest import Shop
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("PIKAFORGE_TEST_BARE"), reason="not part of each run yet: PIKAFORGE_TEST_BARE=some, or all"
-)
+pytestmark = pytest.mark.engine
 
 
 def standin(_: Project, name: str) -> str:
