@@ -1,6 +1,6 @@
 """The audit: proof that a tree runs on every CPU of its target, or the list of what says no.
 
-Facts first (`elf.facts`, `isa.decode`), then judgement against data (`judge_instructions`, `judge_linkage`, `judge_flags`).
+Facts first (`elf.facts`, `isa.decode`), then judgement against data (the modules `judge_…`).
 `audit_compiled` judges what the compile stage left; `audit_paths` any file, folder or package. Neither prints, and a
 verdict is never an exception: only what cannot be read is.
 """
