@@ -104,16 +104,7 @@ def audit_tree(
         )
     packaged = _packaged(tree, read, allowed, rules.distribution)
     sources = [_source(f, tree.elves[f.name], debug.get(f.name), packaged, rules) for f in read.judged]
-    ledger = Ledger(
-        rules.waivers,
-        today=today,
-        image=rules.image,
-        target=allowed.target,
-        allocator=rules.allocator,
-        has=allowed.sure,
-        # Waivers are written for our own trees; in a package those are below a folder or two.
-        below="" if rules.demand_waivers else _top(tree),
-    )
+    ledger = _ledger(tree, allowed, rules, today)
     return AuditResult(
         title=tree.title,
         target=allowed.target,
@@ -132,6 +123,19 @@ def audit_tree(
         unreadable=tuple(read.unreadable),
         notes=tuple(read.notes),
         packaged=packaged,
+    )
+
+
+def _ledger(tree: Tree, allowed: Allowed, rules: Rules, today: date) -> Ledger:
+    return Ledger(
+        rules.waivers,
+        today=today,
+        image=rules.image,
+        target=allowed.target,
+        allocator=rules.allocator,
+        has=allowed.sure,
+        # Waivers are written for our own trees; in a package those are below a folder or two.
+        below="" if rules.demand_waivers else _top(tree),
     )
 
 

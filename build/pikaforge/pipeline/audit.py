@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 from pikaforge.audit import audit, audit_result
@@ -148,17 +149,22 @@ def make(
     log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     facts = verdict.facts()
     if verdict.violations:
-        count = len(verdict.violations)
-        shown = _some(verdict)
-        said = audit_result.demangled([f"{v.where}: {v.what}" for v in shown])
-        more = [f"{count - len(shown)} more, all in the log"] if count > len(shown) else []
-        raise StageError(
-            f"the audit refuses it for {cell.target}: {count} violation{'s' if count > 1 else ''}",
-            StageFailure(stage=STAGE_NAME, label=label, log=str(log), findings=(*said, *more), facts=facts),
-            hint="\n".join(dict.fromkeys(v.do for v in verdict.violations if v.do)),
-        )
+        raise _refusal(verdict, cell, facts, log)
     identity = hashing.digest(json.dumps(facts, sort_keys=True))
     return workshop.store.put(STAGE_NAME, key, identity=identity, facts=facts, files={})
+
+
+def _refusal(verdict: AuditResult, cell: Cell, facts: Mapping[str, Any], log: Path) -> StageError:
+    """The error that tells the first violations of each file, and how many there are."""
+    count = len(verdict.violations)
+    shown = _some(verdict)
+    said = audit_result.demangled([f"{v.where}: {v.what}" for v in shown])
+    more = [f"{count - len(shown)} more, all in the log"] if count > len(shown) else []
+    return StageError(
+        f"the audit refuses it for {cell.target}: {count} violation{'s' if count > 1 else ''}",
+        StageFailure(stage=STAGE_NAME, label=cell.group, log=str(log), findings=(*said, *more), facts=facts),
+        hint="\n".join(dict.fromkeys(v.do for v in verdict.violations if v.do)),
+    )
 
 
 def _some(verdict: AuditResult) -> list[Line]:
