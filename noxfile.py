@@ -154,6 +154,12 @@ def tests(session: nox.Session) -> None:
         session.run(*pytest, "-n", "4", "--dist", "loadgroup", "--costs", "15", external=True)
 
 
+SCRIPTS = (
+    "docker/guest/**/*", "build/recipes/*.sh", "build/pikaforge/**/*.sh", "tests/**/*.sh", "setup.sh", ".ci/run",
+)  # fmt: skip
+"""Shell scripts, which shellcheck reads."""
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, types, shell scripts, banned imports and GitHub's workflows."""
@@ -164,10 +170,7 @@ def lint(session: nox.Session) -> None:
     session.run(str(programs / "mypy"), *python, external=True)
     session.run(str(programs / "lint-imports"), "--no-cache", external=True)
     scripts = sorted(
-        str(path.relative_to(HERE))
-        for pattern in ("docker/guest/**/*", "build/pikaforge/**/*.sh", "tests/**/*.sh", "setup.sh", ".ci/run")
-        for path in HERE.glob(pattern)
-        if path.is_file()
+        str(path.relative_to(HERE)) for pattern in SCRIPTS for path in HERE.glob(pattern) if path.is_file()
     )
     session.run("shellcheck", *scripts, external=True)
     for schema, pattern in (("github-workflows", "workflows/*.yml"), ("dependabot", "dependabot.yml")):

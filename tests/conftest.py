@@ -417,7 +417,7 @@ class Project:
         self.dist = top / "dist"
         self.tool = tool
         if not self.matrix.exists():  # else it is one that was made before
-            for name in ("patches", "docker/guest/recipes", "tests/sample"):
+            for name in ("patches", "build/recipes", "tests/sample"):
                 shutil.copytree(ROOT / name, self.folder / name)
             shutil.copy(ROOT / "matrix.yaml", self.matrix)
 
@@ -429,7 +429,7 @@ class Project:
     @property
     def recipe(self) -> Path:
         """The product's recipe."""
-        return self.folder / "docker/guest/recipes/pika.sh"
+        return self.folder / "build/recipes/pika.sh"
 
     def change(self, edit: Callable[[dict[str, Any]], object]) -> None:
         """Change matrix.yaml: `edit` gets its content."""

@@ -21,6 +21,7 @@ from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.formats import payload
 from pikaforge.plan import plan
+from pikaforge.plan.cells import Cell
 
 ROOT = Path(__file__).resolve().parents[2]
 CPUINFO = Path(__file__).parent / "cpuinfo"
@@ -143,7 +144,7 @@ Make = Callable[..., Gate]
 
 
 @pytest.fixture(scope="module")
-def cells(spec: Spec) -> dict[tuple[str, str], plan.Cell]:
+def cells(spec: Spec) -> dict[tuple[str, str], Cell]:
     """Those without an allocator, by model and image."""
     return {(cell.model, cell.image): cell for cell in plan.all_cells(spec) if cell.allocator == "none"}
 
@@ -157,7 +158,7 @@ def offers(spec: Spec) -> Mapping[tuple[str, str], Mapping[str, tuple[str, ...]]
 @pytest.fixture
 def make(
     spec: Spec,
-    cells: Mapping[tuple[str, str], plan.Cell],
+    cells: Mapping[tuple[str, str], Cell],
     offers: Mapping[tuple[str, str], Mapping[str, tuple[str, ...]]],
     tmp_path: Path,
 ) -> Make:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pikaforge.audit.allowed_features import from_macros
-from pikaforge.audit.audit import Rules, audit_paths
+from pikaforge.audit.audit import audit_paths
+from pikaforge.audit.audit_result import Rules
 from pikaforge.audit.elf.facts import read_facts
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import lacking

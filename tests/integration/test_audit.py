@@ -20,7 +20,8 @@ from elftools.dwarf.callframe import FDE
 from elftools.elf.elffile import ELFFile
 
 from pikaforge.audit.allowed_features import Allowed, free, from_gcc
-from pikaforge.audit.audit import AuditResult, Rules, audit_paths, audit_tree
+from pikaforge.audit.audit import audit_paths, audit_tree
+from pikaforge.audit.audit_result import AuditResult, Rules
 from pikaforge.audit.elf.facts import facts_of, read_facts
 from pikaforge.audit.elf.frames import read_frames
 from pikaforge.audit.elf.layout import is_elf, read_layout

@@ -1,7 +1,7 @@
 """README's commands and the tests on bare machines: what only a developer's machine has is missed here.
 
 MACHINES take turns, by commit: one gets README's commands, the next one the unit and guest tests, so that the two cost
-what one costs. PIKAFORGE_TEST_BARE=some lets them; PIKAFORGE_TEST_BARE=all gives each machine all of it.
+what one costs. PIKAFORGE_TEST_BARE=all gives each machine all of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pikaforge.attest.signing import KEY
 from pikaforge.config import load
 from pikaforge.errors import EXIT_HOST
 from pikaforge.host.lockfile import Lock
-from pikaforge.pipeline.image import image as images
+from pikaforge.pipeline.image import base_image
 
 if TYPE_CHECKING:
     from conftest import Engine, Project
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     from .conftest import Shop
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("PIKAFORGE_TEST_BARE"), reason="not part of each run yet: PIKAFORGE_TEST_BARE=some, or all"
-)
+pytestmark = pytest.mark.engine
 
 
 def standin(_: Project, name: str) -> str:
@@ -51,7 +49,7 @@ def minimal(project: Project, name: str) -> str:
     class Pinned:
         lock = Lock(project.lock_path)
 
-    base = images.identify(name, entry, workshop=Pinned, offline=True)  # type: ignore[arg-type]
+    base = base_image.identify(name, entry, workshop=Pinned, offline=True)  # type: ignore[arg-type]
     assert base is not None, f"{name} is not pinned"
     return base.tag
 

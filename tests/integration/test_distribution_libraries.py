@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pikaforge.audit.audit import AuditResult, Rules, audit_compiled
+from pikaforge.audit.audit import audit_compiled
+from pikaforge.audit.audit_result import AuditResult, Rules
 from pikaforge.audit.elf.code import code_digest
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.download import Downloads

@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 
 from pikaforge.errors import EXIT_CONFIG, EXIT_HOST, ConfigError, HostError
-from pikaforge.host import download, net
+from pikaforge.host import download, net, transfer
 from pikaforge.host.download import Downloads, Wanted
 
 NAME = "gperftools-2.7.tar.gz"
@@ -262,7 +262,7 @@ def test_mode_does_not_depend_on_the_umask(site: Site, desk: Desk) -> None:
 
 
 def test_an_empty_file_and_one_of_a_block(site: Site, desk: Desk) -> None:
-    for number, data in enumerate([b"", b"x" * download.BLOCK]):
+    for number, data in enumerate([b"", b"x" * transfer.BLOCK]):
         site.body = data
         assert holds(desk.downloads().get(wanted(site.url, data=data, name=f"a{number}")), data)
 
@@ -436,7 +436,7 @@ def test_a_cut_connection_is_gone_on_from(site: Site, desk: Desk) -> None:
     assert len(asked) == 3
     assert asked[0] is None
     starts = [int(text.removeprefix("bytes=").removesuffix("-")) for text in asked[1:] if text]
-    assert HALF - download.BLOCK < starts[0] <= HALF
+    assert HALF - transfer.BLOCK < starts[0] <= HALF
     assert starts[0] < starts[1] <= starts[0] + 30_000
     assert [request.get("If-Range") for request in site.seen] == [None, '"one"', '"one"']
     assert desk.kept == {NAME}
@@ -492,7 +492,7 @@ def test_a_part_of_an_earlier_call_is_gone_on_from(site: Site, desk: Desk) -> No
     desk.refused(wanted(site.url))
     assert site.ranges_asked[0] is None
     held = desk.part.stat().st_size
-    assert HALF - download.BLOCK < held <= HALF
+    assert HALF - transfer.BLOCK < held <= HALF
     assert holds(desk.part, BODY[:held])
     site.turns.clear()
     site.seen.clear()
@@ -872,7 +872,7 @@ def start_child(desk: Desk, want: Wanted) -> subprocess.Popen[str]:
 
 def test_a_killed_run_serves_the_next_one(site: Site, desk: Desk, until: Callable[..., None]) -> None:
     site.turns = [stall(HALF)]
-    least = HALF - download.BLOCK
+    least = HALF - transfer.BLOCK
     with start_child(desk, wanted(site.url)) as first:
         try:
             until(lambda: desk.part.exists() and desk.part.stat().st_size > least, "half of it came", 60)

@@ -163,7 +163,7 @@ def test_compiler_differs_from_the_matrix(ready: Project) -> None:
 @pytest.fixture
 def another(tiny: Callable[..., Project], warm: Any, engine: Engine) -> Iterator[Project]:
     """A tiny product for an image of this test's own, on debian12's base."""
-    from pikaforge.pipeline.image.image import Base
+    from pikaforge.pipeline.image.base_image import Base
 
     project = tiny()
 

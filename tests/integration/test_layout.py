@@ -50,7 +50,15 @@ def _git(*args: str) -> subprocess.CompletedProcess[str]:
 def test_the_source_root_is_not_ignored() -> None:
     """A build backend that follows .gitignore would ship an empty wheel without a word."""
     paths = sorted(f"build/{name}" for name in _files())
-    done = _git("check-ignore", "--no-index", "--", *paths, "build/pikaforge/new.py", "build/pikaforge/new/__init__.py")
+    done = _git(
+        "check-ignore",
+        "--no-index",
+        "--",
+        *paths,
+        "build/pikaforge/new.py",
+        "build/pikaforge/new/__init__.py",
+        "build/recipes/x.sh",
+    )
     assert (done.returncode, done.stdout) == (1, ""), f"ignored: {done.stdout}{done.stderr}"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pikaforge.audit.audit import today
+from pikaforge.audit.audit_result import today
 from pikaforge.cli.commands.sweep import representatives
 from pikaforge.config import load
 from pikaforge.pipeline import coverage

@@ -23,7 +23,7 @@ import pytest
 
 from pikaforge.config import load
 from pikaforge.config.product import Product
-from pikaforge.formats.wheel import wheel
+from pikaforge.formats.wheel import wheel, wheel_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ class Host:
 
     @property
     def package(self) -> Path:
-        (found,) = self.python.parents[1].glob(f"lib/python3*/site-packages/{wheel.module(self.product.name)}")
+        (found,) = self.python.parents[1].glob(f"lib/python3*/site-packages/{wheel_version.module(self.product.name)}")
         return found
 
     def run(self, *words: str | Path, argv: Sequence[str | Path] = (), **env: str) -> subprocess.CompletedProcess[str]:
@@ -115,7 +115,7 @@ def host(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Host:
     venv.create(folder / "env", with_pip=False, symlinks=True)
     host = Host(product=product, tarball=tarball, wheel=made, python=folder / "env" / "bin" / "python")
     pip = (sys.executable, "-m", "pip", "--python", host.python, "install", "--disable-pip-version-check")
-    wanted = f"{product.name}-server=={wheel.version_of(manifest, release=product.release)}"
+    wanted = f"{product.name}-server=={wheel_version.version_of(manifest, release=product.release)}"
     done = host.run("--no-index", "--no-cache-dir", "--find-links", made.parent, wanted, argv=pip)
     assert done.returncode == 0, done.stdout + done.stderr
     return host

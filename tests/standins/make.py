@@ -27,7 +27,7 @@ from standins.registry import Registry
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.job import files
 from pikaforge.pipeline.image import bootstrap
-from pikaforge.pipeline.image.image import Base
+from pikaforge.pipeline.image.base_image import Base
 
 HERE = Path(__file__).resolve().parent
 MATRIX = HERE.parents[1] / "matrix.yaml"

@@ -9,11 +9,11 @@ from typing import Any
 
 from unit.helpers import make_spec, the_cell
 
+from pikaforge.formats.parts import Parts
 from pikaforge.host.job import files
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workshop
 from pikaforge.pipeline import package
-from pikaforge.pipeline.package import Parts
 
 CELL = "R620-debian12-none"
 EPOCH = 1672531200
@@ -124,4 +124,4 @@ def pack(workshop: Workshop, parts: dict[str, Result], **changes: Any) -> Result
     """Run the package stage."""
     spec = make_spec(**changes)
     cell = the_cell(spec, CELL)
-    return package.run(workshop, spec, cell, Parts(**parts), key="2" * 32, tools="tools:1", others={})
+    return package.make(workshop, spec, cell, Parts(**parts), key="2" * 32, tools="tools:1", others={})

@@ -26,7 +26,8 @@ from pikaforge.host.lockfile import Lock
 from pikaforge.host.os_families.enterprise_linux import EL
 from pikaforge.host.store import Store
 from pikaforge.host.workspace import GUEST, Workshop
-from pikaforge.plan.plan import Cell, all_cells
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import all_cells
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -113,7 +113,7 @@ class Package:
 
 
 def read_package(path: Path) -> Package:
-    """Read an artifact of any kind that `elf.packages` knows, once, without unpacking it.
+    """Read an artifact of any kind that `host.archives` knows, once, without unpacking it.
 
     Raises:
         AuditError: it is truncated, corrupt, or larger than anything that is built here.

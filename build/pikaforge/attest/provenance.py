@@ -84,27 +84,8 @@ def statement(
         byproducts: SHA-256 by name of files that were made with it, such as the SBOM.
     """
     source = manifest["source"]
-    image = manifest["image"]
-    internal = {
-        "target": manifest["target"],
-        "wantedTarget": manifest["wanted_target"],
-        # Packages of before manifest format 4 were all run as what they are.
-        "triedTarget": manifest.get("tried", {}).get("target", manifest["target"]),
-        "flags": list(manifest["flags"]),
-        "image": image["name"],
-        "allocator": manifest["allocator"]["name"],
-        "sourceDateEpoch": manifest["source_date_epoch"],
-        **({"manifest": {"sha256": manifest_sha256}} if manifest_sha256 else {}),
-    }
-    metadata = {
-        name: value
-        for name, value in (
-            ("invocationId", builder.invocation),
-            ("startedOn", builder.started),
-            ("finishedOn", builder.finished),
-        )
-        if value
-    }
+    made_with = [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted((byproducts or {}).items())]
+    metadata = _metadata(builder)
     return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": artifact, "digest": {"sha256": sha256}}],
@@ -119,20 +100,39 @@ def statement(
                     "source": {"url": redacted(str(source["url"])), "ref": source["ref"]},
                     "contents": "product" if manifest_sha256 else "debug",
                 },
-                "internalParameters": internal,
+                "internalParameters": _internal(manifest, manifest_sha256),
                 "resolvedDependencies": dependencies(manifest),
             },
             "runDetails": {
                 "builder": {"id": builder.id, "version": {"pikaforge": __version__}},
                 **({"metadata": metadata} if metadata else {}),
-                **(
-                    {"byproducts": [{"name": n, "digest": {"sha256": d}} for n, d in sorted(byproducts.items())]}
-                    if byproducts
-                    else {}
-                ),
+                **({"byproducts": made_with} if made_with else {}),
             },
         },
     }
+
+
+def _internal(manifest: Mapping[str, Any], manifest_sha256: str) -> dict[str, Any]:
+    return {
+        "target": manifest["target"],
+        "wantedTarget": manifest["wanted_target"],
+        # Packages of before manifest format 4 were all run as what they are.
+        "triedTarget": manifest.get("tried", {}).get("target", manifest["target"]),
+        "flags": list(manifest["flags"]),
+        "image": manifest["image"]["name"],
+        "allocator": manifest["allocator"]["name"],
+        "sourceDateEpoch": manifest["source_date_epoch"],
+        **({"manifest": {"sha256": manifest_sha256}} if manifest_sha256 else {}),
+    }
+
+
+def _metadata(builder: Builder) -> dict[str, str]:
+    told = (
+        ("invocationId", builder.invocation),
+        ("startedOn", builder.started),
+        ("finishedOn", builder.finished),
+    )
+    return {name: value for name, value in told if value}
 
 
 def dependencies(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The audit: proof that a tree runs on every CPU of its target, or the list of what says no.
 
-Facts first (`elf.facts`, `isa.decode`), then judgement against data (`isa.verdict`, `elf.linkage`, `elf.flags`).
+Facts first (`elf.facts`, `isa.decode`), then judgement against data (the modules `judge_…`).
 `audit_compiled` judges what the compile stage left; `audit_paths` any file, folder or package. Neither prints, and a
 verdict is never an exception: only what cannot be read is.
 """
@@ -8,10 +8,9 @@ verdict is never an exception: only what cannot be read is.
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import date, datetime, timezone
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from pikaforge.audit import judge_flags, judge_linkage
 from pikaforge.audit import judge_instructions as isa_verdict
 from pikaforge.audit.allowed_features import Allowed, from_gcc, from_macros, of_baseline
+from pikaforge.audit.audit_result import AuditResult, Rules
 from pikaforge.audit.distribution import Distribution, Packaged
 from pikaforge.audit.elf.code import code_digest
 from pikaforge.audit.elf.facts import ElfFacts, read_build_id, read_facts
@@ -27,180 +27,15 @@ from pikaforge.audit.finding import Line
 from pikaforge.audit.inputs import Tree, open_inputs, open_package
 from pikaforge.audit.isa.decode import Source, scan
 from pikaforge.audit.isa.dispatch.known import known as known_dispatcher
-from pikaforge.audit.judge_allocator import AllocatorRules, AllocatorVerdict
+from pikaforge.audit.judge_allocator import AllocatorVerdict
 from pikaforge.audit.judge_allocator import judge as judge_allocator
-from pikaforge.audit.judge_instructions import IsaVerdict
-from pikaforge.audit.judge_linkage import LinkageRules, LinkageVerdict, library_versions
 from pikaforge.audit.waivers import Ledger
-from pikaforge.config.waiver import Waiver
 from pikaforge.cpu import features
 from pikaforge.errors import AuditError
 from pikaforge.host import hashing
 
-_MANGLED = re.compile(r"\b_Z\w+")
 REVISION = 3
 """Part of the key of a kept verdict: raise it when the audit judges differently."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What a tree is held to, beside the instructions of its target."""
-
-    linkage: LinkageRules = field(default_factory=lambda: LinkageRules(closed=False))
-    forbidden: tuple[str, ...] = ()
-    """Folders of the build, no path below which may be in a file."""
-    march: str = ""
-    """What own units must have been compiled for; empty: anything but native."""
-    waivers: tuple[Waiver, ...] = ()
-    demand_waivers: bool = False
-    """Whether an unused waiver is a violation."""
-    memory: AllocatorRules | None = None
-    """Which allocator the programs must use; None: whatever they like."""
-    distribution: Distribution | None = None
-    """What is known of the distribution's own libraries in the tree; None: nothing."""
-    image: str = ""
-    """Selects waivers, as the allocator does; empty: those for any."""
-    allocator: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditResult:
-    """The verdicts on one tree."""
-
-    title: str
-    """What was judged: a label or a path."""
-    target: str
-    files: tuple[ElfFacts, ...]
-    """The x86-64 programs and libraries that were judged."""
-    isa: IsaVerdict
-    linkage: LinkageVerdict
-    flags: judge_flags.FlagVerdict
-    memory: AllocatorVerdict = field(default_factory=AllocatorVerdict)
-    unreadable: tuple[Line, ...] = ()
-    notes: tuple[str, ...] = ()
-    """What was not judged, and why."""
-    packaged: Mapping[str, Packaged] = field(default_factory=dict)
-    """The files that were found to be the distribution's own."""
-
-    @property
-    def violations(self) -> tuple[Line, ...]:
-        """Everything that says no."""
-        return (
-            *self.unreadable,
-            *self.memory.violations,
-            *self.isa.violations,
-            *self.linkage.violations,
-            *self.flags.violations,
-        )
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing says no."""
-        return not self.violations
-
-    @property
-    def kernel_flags(self) -> tuple[str, ...]:
-        """The flags that /proc/cpuinfo must show on a host: for the manifest and the CPU gate."""
-        return self.isa.kernel_flags
-
-    def lines(self, *, limit: int = 40) -> list[str]:
-        """The verdict for people; at most `limit` lines of each kind, the rest counted."""
-        mebibytes = self.isa.size / (1 << 20)
-        word = "passed" if self.passed else f"REFUSED, {_count(len(self.violations), 'violation')}"
-        judged = f"{_count(len(self.files), 'ELF file')}, {mebibytes:.1f} MiB of code; allow-list: {self.isa.source}"
-        out = [f"{self.title}: {word} for {self.target} ({judged})"]
-        out += _cut("violation", [f"{v.where}: {v.what}" for v in self.violations], limit)
-        out += [f"  to do: {text}" for text in dict.fromkeys(v.do for v in self.violations if v.do)]
-        out += _cut("warning", [str(w) for w in self.isa.warnings], limit)
-        out += _cut("dispatched", [d.line() for d in self.isa.dispatched], limit)
-        out += _cut("note", [*self.notes, *self.isa.notes, *self.linkage.notes, *self.flags.notes], limit)
-        out += _cut("hardening", [_hardening(h) for h in self.linkage.hardening], limit)
-        if self.memory.library:
-            out.append(f"  allocator: {self.memory.library}, unwinder by its needs: {self.memory.unwinder}")
-        out.append(f"  needs of the CPU: {' '.join(self.kernel_flags) or 'nothing beyond x86-64'}")
-        highest = " ".join(f"{n}_{v}" for n, v in self.linkage.highest.items())
-        if highest:
-            out.append(f"  needs of the system: {highest}; {' '.join(self.linkage.system)}")
-        return out
-
-    def facts(self) -> dict[str, Any]:
-        """The verdict as plain data, for the store and the report; without the facts of each file's regions."""
-        return {
-            "title": self.title,
-            "target": self.target,
-            "passed": self.passed,
-            "violations": [asdict(v) for v in self.violations],
-            "warnings": [asdict(w) for w in self.isa.warnings],
-            "notes": [*self.notes, *self.isa.notes, *self.linkage.notes, *self.flags.notes],
-            "allow_list": self.isa.source,
-            "code_bytes": self.isa.size,
-            "features_used": list(self.isa.used),
-            "kernel_flags": list(self.kernel_flags),
-            "dispatched": [asdict(d) for d in self.isa.dispatched],
-            "packaged": {name: asdict(library) for name, library in self.packaged.items()},
-            "findings": [{**asdict(f), "code": f.code.hex()} for f in self.isa.findings],
-            "symbol_versions": dict(self.linkage.highest),
-            "system_libraries": list(self.linkage.system),
-            "library_versions": {
-                soname: list(versions) for soname, versions in library_versions(self.files, self.linkage.system).items()
-            },
-            "allocator": {"library": self.memory.library, "unwinder": self.memory.unwinder},
-            "hardening": [asdict(h) for h in self.linkage.hardening],
-            "units": [asdict(u) for u in self.flags.units],
-            "dropped_flags": [list(d) for d in self.flags.dropped],
-            "files": [_file_facts(f) for f in self.files],
-        }
-
-
-def today() -> date:
-    """The day that decides which waivers hold; the same in every time zone."""
-    return datetime.now(timezone.utc).date()
-
-
-def demangled(lines: Sequence[str]) -> list[str]:
-    """The lines with C++ names as people write them, the symbol behind (waivers need that); as they are where this
-    machine has no c++filt (binutils)."""
-    from pikaforge.host import process  # noqa: PLC0415
-
-    names = sorted({name for line in lines for name in _MANGLED.findall(line)})
-    if not names or process.find("c++filt") is None:
-        return list(lines)
-    done = process.run(["c++filt"], stdin="\n".join(names).encode(), timeout=60)
-    plain = done.text().splitlines()
-    if done.status != 0 or len(plain) != len(names):
-        return list(lines)
-    table = {name: f"{text} [{name}]" if text != name else name for name, text in zip(names, plain, strict=True)}
-    return [_MANGLED.sub(lambda match: table[match.group()], line) for line in lines]
-
-
-def _hardening(found: judge_linkage.Hardening) -> str:
-    canary = "stack protector" if found.canary else "no stack protector"
-    return f"{found.file}: {found.pie}, RELRO {found.relro}, {canary}"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def _cut(kind: str, texts: Sequence[str], limit: int) -> list[str]:
-    out = [f"  {kind}: {text}" for text in texts[:limit]]
-    if len(texts) > limit:
-        out.append(f"  {kind}: … and {len(texts) - limit} more")
-    return out
-
-
-def _file_facts(fact: ElfFacts) -> dict[str, Any]:
-    return {
-        "name": fact.name,
-        "kind": fact.kind,
-        "pie": fact.pie,
-        "soname": fact.soname,
-        "needed": list(fact.needed),
-        "run_path": list(fact.run_path),
-        "build_id": fact.build_id,
-        "bytes": fact.size,
-        "symbols": fact.has_symbols,
-    }
 
 
 def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: date) -> dict[str, Any]:
@@ -269,16 +104,7 @@ def audit_tree(
         )
     packaged = _packaged(tree, read, allowed, rules.distribution)
     sources = [_source(f, tree.elves[f.name], debug.get(f.name), packaged, rules) for f in read.judged]
-    ledger = Ledger(
-        rules.waivers,
-        today=today,
-        image=rules.image,
-        target=allowed.target,
-        allocator=rules.allocator,
-        has=allowed.sure,
-        # Waivers are written for our own trees; in a package those are below a folder or two.
-        below="" if rules.demand_waivers else _top(tree),
-    )
+    ledger = _ledger(tree, allowed, rules, today)
     return AuditResult(
         title=tree.title,
         target=allowed.target,
@@ -297,6 +123,19 @@ def audit_tree(
         unreadable=tuple(read.unreadable),
         notes=tuple(read.notes),
         packaged=packaged,
+    )
+
+
+def _ledger(tree: Tree, allowed: Allowed, rules: Rules, today: date) -> Ledger:
+    return Ledger(
+        rules.waivers,
+        today=today,
+        image=rules.image,
+        target=allowed.target,
+        allocator=rules.allocator,
+        has=allowed.sure,
+        # Waivers are written for our own trees; in a package those are below a folder or two.
+        below="" if rules.demand_waivers else _top(tree),
     )
 
 

@@ -40,7 +40,7 @@ def open_inputs(paths: Iterable[Path], scratch: Path) -> list[Tree]:
     A symbolic link that is named is followed; one within a folder is not, so no file counts twice.
 
     Args:
-        paths: files, folders, packages (`elf.packages.PACKAGE_SUFFIXES`).
+        paths: files, folders, packages (`host.archives.PACKAGE_SUFFIXES`).
         scratch: an empty folder; the ELF files of packages are unpacked there, under numbers.
 
     Raises:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pikaforge.host.workspace import Workshop
     from pikaforge.pipeline.pipeline import Pipeline
     from pikaforge.pipeline.source.origin import Origin
-    from pikaforge.plan.plan import Cell, Plan
+    from pikaforge.plan.cells import Cell
+    from pikaforge.plan.plan import Plan
 
 
 class Setting:
@@ -142,6 +143,7 @@ class Setting:
 
     def pipeline(self, workshop: Workshop) -> Pipeline:
         """The pipeline for the product and the source that was asked for."""
-        from pikaforge.pipeline.pipeline import Pipeline, Request  # noqa: PLC0415
+        from pikaforge.pipeline.pipeline import Pipeline  # noqa: PLC0415
+        from pikaforge.pipeline.stage import Request  # noqa: PLC0415
 
         return Pipeline(workshop, Request(spec=self.spec, origin=self.origin(), series=self.series()))

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from pikaforge.cli.context import Setting
 from pikaforge.errors import HostError
 from pikaforge.host import hashing
+from pikaforge.pipeline.image import base_image
 
 if TYPE_CHECKING:
     from pikaforge.config.patch_series import Series
     from pikaforge.host.workspace import Workshop
-    from pikaforge.plan.plan import Cell
+    from pikaforge.plan.cells import Cell
 
 OUTPUT, SUMMARY = "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"
 ARGUMENTS = {"source": "", "engine": "docker", "locked": False}
@@ -117,8 +118,7 @@ def _patches(series: Series, folder: Path) -> dict[str, Any]:
 
 def _unpinned_image(asked: Setting, workshop: Workshop, name: str) -> list[str | None] | None:
     """What an image is made from, as it is asked for; None if pins say exactly what it is."""
-    from pikaforge.pipeline.image import image  # noqa: PLC0415
 
     entry = asked.spec.images[name]
-    pinned = image.identify(name, entry, workshop=workshop, offline=True)
+    pinned = base_image.identify(name, entry, workshop=workshop, offline=True)
     return [entry.base, entry.bootstrap, entry.mirror] if pinned is None else None

@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import FrameType
 
 from pikaforge import __version__
@@ -55,10 +56,36 @@ def _formats(text: str) -> tuple[str, ...]:
     return names
 
 
+Subparsers = argparse._SubParsersAction  # argparse has no public name for it
+"""What verbs are added to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Groups:
+    """Options that several verbs have."""
+
+    common: argparse.ArgumentParser
+    chosen: argparse.ArgumentParser
+    work: argparse.ArgumentParser
+    targets: argparse.ArgumentParser
+    running: argparse.ArgumentParser
+
+
 def parser() -> argparse.ArgumentParser:
-    """The grammar of the command line."""
+    """Return the grammar of the command line."""
     top = argparse.ArgumentParser(prog="pikaforge", description=__doc__, allow_abbrev=False)
     top.add_argument("--version", action="version", version=__version__)
+    groups = _groups()
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _build(verbs, groups)
+    _judge(verbs, groups)
+    _publish(verbs, groups.common, groups.chosen)
+    _bench(verbs, groups.common, groups.chosen, groups.work)
+    _upkeep(verbs, groups.common, groups.work)
+    return top
+
+
+def _groups() -> _Groups:
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--matrix", metavar="FILE", help="another matrix.yaml; paths in it are relative to it")
     common.add_argument("--out", metavar="DIR", help="where results, downloads and logs are kept (out/)")
@@ -87,7 +114,13 @@ def parser() -> argparse.ArgumentParser:
         "--require-run", action="store_true", help="refuse what cannot be run here, natively or emulated"
     )
     work.add_argument("--locked", action="store_true", help="refuse any input that sources.lock does not pin")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    return _Groups(common=common, chosen=chosen, work=work, targets=targets, running=running)
+
+
+def _build(verbs: Subparsers[argparse.ArgumentParser], groups: _Groups) -> None:
+    """Building, and what shows a build before it is made."""
+    common, chosen, targets = groups.common, groups.chosen, groups.targets
+    work, running = groups.work, groups.running
     build = verbs.add_parser(
         "build", parents=[common, chosen, work, targets, running], allow_abbrev=False, help="build and test packages"
     )
@@ -109,6 +142,11 @@ def parser() -> argparse.ArgumentParser:
         "matrix", parents=[common, chosen, targets], allow_abbrev=False, help="the cells of the matrix"
     )
     matrix.add_argument("--format", choices=("table", "json", "github"), default="table")
+
+
+def _judge(verbs: Subparsers[argparse.ArgumentParser], groups: _Groups) -> None:
+    """Judging what is built."""
+    common = groups.common
     audit = verbs.add_parser(
         "audit", parents=[common], allow_abbrev=False, help="judge programs, libraries, folders and packages"
     )
@@ -128,10 +166,6 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--key", action="append", default=[], metavar="FILE", help="public key; may be repeated")
     verify.add_argument("--unsigned", action="store_true", help="accept what is not signed")
     verify.add_argument("--json", action="store_true", help="for scripts")
-    _publish(verbs, common, chosen)
-    _bench(verbs, common, chosen, work)
-    _upkeep(verbs, common, work)
-    return top
 
 
 def _building(verb: argparse.ArgumentParser) -> None:
@@ -143,7 +177,7 @@ def _building(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--no-compiler-cache", action="store_true", help="compile everything anew (no ccache)")
 
 
-def _publish(verbs: argparse._SubParsersAction[argparse.ArgumentParser], *parents: argparse.ArgumentParser) -> None:
+def _publish(verbs: Subparsers[argparse.ArgumentParser], *parents: argparse.ArgumentParser) -> None:
     """Publishing, and what is done with what was published."""
     publish = verbs.add_parser(
         "publish", parents=parents, allow_abbrev=False, help="put packages into repositories; shows what it would do"
@@ -161,7 +195,7 @@ def _publish(verbs: argparse._SubParsersAction[argparse.ArgumentParser], *parent
     publish.set_defaults(engine="docker", source="", locked=False)
 
 
-def _bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser], *parents: argparse.ArgumentParser) -> None:
+def _bench(verbs: Subparsers[argparse.ArgumentParser], *parents: argparse.ArgumentParser) -> None:
     """The load test."""
     bench = verbs.add_parser("bench", parents=parents, allow_abbrev=False, help="load test, with plots")
     bench.add_argument("--allocators", action="store_true", help="compare all allocators of the model and image")
@@ -176,7 +210,7 @@ def _bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser], *parents:
 
 
 def _upkeep(
-    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    verbs: Subparsers[argparse.ArgumentParser],
     common: argparse.ArgumentParser,
     work: argparse.ArgumentParser,
 ) -> None:

@@ -16,7 +16,8 @@ from pikaforge.config.schema import Spec
 from pikaforge.errors import ForgeError
 from pikaforge.pipeline.pipeline import Events, Outcome, View
 from pikaforge.pipeline.report import CellRecord, DispatchedRecord, WayRecord
-from pikaforge.plan.plan import Cell, Node, Plan
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import Node, Plan
 
 VERDICTS = ("CELL", "TARGET", "AUDIT", "NATIVE", "EMULATED", "PACKAGE")
 MARKUP = re.compile(r"[\\`*_~\[\]<>|&$#!]")

@@ -8,10 +8,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from pikaforge.config import compilers, product, scalars, schema, smoke_checks, yaml_text
+from pikaforge.config import compilers, product, scalars, schema, smoke_checks, yaml_words
 from pikaforge.config.diagnostics import PLACEHOLDER, Problems, closest_or_all
 from pikaforge.config.registry import SITES
-from pikaforge.config.yaml_text import KeyPath
+from pikaforge.config.yaml_words import KeyPath
 from pikaforge.host import download
 
 CELL_LIMIT = 100_000
@@ -160,7 +160,7 @@ def _check_publish(spec: schema.Spec, problems: Problems) -> None:
         place = SITES.get(destination.kind).place(destination)
         first = seen.setdefault(posixpath.normpath(place), name)
         if first != name:
-            message = f"{name!r} is the same place as {first!r}: {yaml_text.shorten(place)}"
+            message = f"{name!r} is the same place as {first!r}: {yaml_words.shorten(place)}"
             field = "path" if destination.path else "url" if destination.url else "kind"
             problems.add(("publish", name, field), message, "give each destination a place of its own")
 
@@ -188,7 +188,7 @@ def _check_matrix(matrix: schema.Matrix, spec: schema.Spec, problems: Problems) 
                 glob: str = getattr(rule, axis)
                 if not any(fnmatchcase(name, glob) for name in scope):
                     place = "`matrix.axes`" if glob in names else "the matrix"
-                    shown = yaml_text.shorten(glob)
+                    shown = yaml_words.shorten(glob)
                     message = f"the {kind} rule has no effect: no {axis} of {place} matches {shown}"
                     problems.add(("matrix", kind, index, axis), message, _glob_hint(glob, scope))
 
@@ -207,7 +207,7 @@ def _check_server(product: product.Product, problems: Problems) -> None:
         _check_placeholders((*top, "conf", "settings", key), value, SETTINGPLACEHOLDERS, problems)
     _check_placeholders((*top, "conf", "line"), server.conf.line, LINEPLACEHOLDERS, problems)
     if server.conf.path not in product.files:
-        message = f"{yaml_text.shorten(server.conf.path)} is not among `product.files`"
+        message = f"{yaml_words.shorten(server.conf.path)} is not among `product.files`"
         problems.add((*top, "conf", "path"), message, "add it there, so that the recipe must leave it")
     for index, offset in enumerate(server.offsets):
         if not 0 < server.port + offset < 65536:

@@ -15,8 +15,9 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from pikaforge.config import scalars, waiver, yaml_text
-from pikaforge.config.yaml_text import Document, KeyPath
+from pikaforge.config import scalars, waiver, yaml_words
+from pikaforge.config.yaml_text import Document
+from pikaforge.config.yaml_words import KeyPath
 from pikaforge.errors import ConfigError
 
 USER_PART = re.compile(r"://[^/\s]*@")
@@ -70,7 +71,7 @@ class Problems:
         full = len(self.found) >= SHOWN_PROBLEMS
         # Where it is not shown nobody reads the hint, and the closest name costs time.
         hint = "" if full else closest_or_all(word, known)
-        self.add(path, f"there is no {what} {yaml_text.shorten(word)}", hint, key=key)
+        self.add(path, f"there is no {what} {yaml_words.shorten(word)}", hint, key=key)
 
     def raise_any(self) -> None:
         """Raise what was found, as one error; nothing if there is nothing."""
@@ -129,7 +130,7 @@ class _Finding:
     def subject(self) -> str:
         """The last key and the indexes after it: `steps[0]`."""
         start = max((i for i, part in enumerate(self.path) if isinstance(part, str)), default=0)
-        return f"`{yaml_text.show_path(self.path[start:])}`" if self.path else "the file"
+        return f"`{yaml_words.show_path(self.path[start:])}`" if self.path else "the file"
 
 
 def _translate(error: ValidationError, top: type[scalars.Strict], problems: Problems) -> None:
@@ -218,7 +219,7 @@ def _explain(finding: _Finding, top: type[scalars.Strict], document: Document) -
     kind, context = finding.kinds[0], finding.context
     if kind == "extra_forbidden":
         word = str(finding.path[-1])
-        return f"unknown key {yaml_text.shorten(word)}", closest_or_all(word, _keys(top, finding.path[:-1]))
+        return f"unknown key {yaml_words.shorten(word)}", closest_or_all(word, _keys(top, finding.path[:-1]))
     if kind == "missing":
         return f"the key {finding.subject} is missing", _description(top, finding.path)
     if kind == "value_error":
@@ -249,7 +250,7 @@ def _wrong_value(finding: _Finding, top: type[scalars.Strict], document: Documen
     if finding.key:
         name = str(finding.path[-1])
         fitting = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip("._-")[:64]
-        return f"the name {yaml_text.shorten(name)} {words}", f"for example: {fitting}" if fitting else ""
+        return f"the name {yaml_words.shorten(name)} {words}", f"for example: {fitting}" if fitting else ""
     got = "" if kind.endswith(("too_short", "too_long")) else f", got {_got(document, finding.path)}"
     return f"{finding.subject} {words}{got}", hint
 
@@ -289,7 +290,7 @@ def _got(document: Document, path: KeyPath) -> str:
     value, written = _at(document.data, path), document.text(path)
     if isinstance(value, str) and "://" in value:
         value = USER_PART.sub("://***@", value)  # a password in a URL is what some patterns refuse
-    described = yaml_text.describe(value)
+    described = yaml_words.describe(value)
     if not written or isinstance(value, str) or described.endswith(f" {written}"):
         return described
     return f"{described} (written {written})"

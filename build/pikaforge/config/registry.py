@@ -107,6 +107,19 @@ class AllocatorOption(Protocol):
         """Raise ValueError if the fields of an entry contradict each other."""
 
 
+STAGES: Registry[object] = Registry(
+    {
+        "source": "pikaforge.pipeline.source.source:STAGE",
+        "image": "pikaforge.pipeline.image.image:STAGE",
+        "allocator": "pikaforge.pipeline.allocator:STAGE",
+        "compile": "pikaforge.pipeline.compile:STAGE",
+        "audit": "pikaforge.pipeline.audit:STAGE",
+        "smoke": "pikaforge.pipeline.smoke.smoke:STAGE",
+        "package": "pikaforge.pipeline.package:STAGE",
+    }
+)
+"""Stages, each behind those that it needs; see `pipeline.stage.Stage`."""
+
 FORMATS: Registry[object] = Registry(
     {
         "tar": "pikaforge.formats.tar.package:FORMAT",

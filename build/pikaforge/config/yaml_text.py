@@ -13,13 +13,14 @@ was written out, an alias would already be expanded, and deep nesting would alre
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pikaforge.config.yaml_words import KeyPath, describe, shorten, show_path
 from pikaforge.errors import ConfigError
 
 SIZE_LIMIT = 1 << 20
@@ -27,8 +28,6 @@ SIZE_LIMIT = 1 << 20
 DEPTH_LIMIT = 32
 """Levels of mappings and lists within one another; matrix.yaml has seven."""
 
-KeyPath = Sequence[str | int]
-"""Keys and indexes from the top of the document to a value."""
 
 _LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
 _RESOLVER: Any = yaml.resolver.Resolver()
@@ -40,7 +39,6 @@ _PLAIN_INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _PLAIN_FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]{1,3})?")
 # Text to YAML 1.1 and so to PyYAML, a number to YAML 1.2 and so to most editors: 08, 0o7, 1e3.
 _NUMBER_ELSEWHERE = re.compile(r"[-+]?(0[0-9]+|0o[0-7]+|[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+)")
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,23 +87,6 @@ class Document:
                 return place, depth
             place = child
         return place, len(path)
-
-
-def show_path(path: KeyPath) -> str:
-    """A path as people write it: `product.smoke[2].steps[0]`; keys that would mislead are quoted."""
-    shown = ""
-    for part in path:
-        if isinstance(part, int):
-            shown += f"[{part}]"
-            continue
-        plain = _PLAIN_KEY.fullmatch(part) is not None and len(part) <= 64
-        shown += ("." if shown else "") + (part if plain else shorten(part))
-    return shown
-
-
-def shorten(text: str, *, limit: int = 60) -> str:
-    """`text` in quotes, on one line and not longer than fits into a message."""
-    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
 def read(path: Path) -> str:
@@ -379,19 +360,6 @@ class _Builder:
         if key is not None:
             path.append(key)
         return ConfigError(message, where=_where(self.file, *_mark(event), path), hint=hint)
-
-
-def describe(value: object) -> str:
-    """What a value is, for `wants …, got …`."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return f"the boolean {'true' if value else 'false'}"
-    if isinstance(value, int | float):
-        return f"the number {value}"
-    if isinstance(value, str):
-        return f"the string {shorten(value)}"
-    return "a mapping" if isinstance(value, dict) else "a list"
 
 
 def _mark(event: Any) -> tuple[int, int]:

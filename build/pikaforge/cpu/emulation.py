@@ -1,7 +1,7 @@
 """Which CPUs this machine can stand in for: by itself, or by emulation. Data with reasons; pure.
 
-What user-mode emulation proves, and what not (measured with qemu-user 10.0 of Debian 13; docs/ and the audit tell
-more): an instruction of a feature that the CPU model lacks ends the program with SIGILL, for AES, PCLMULQDQ, AVX,
+What user-mode emulation proves, and what not (measured with qemu-user 10.0 of Debian 13):
+an instruction of a feature that the CPU model lacks ends the program with SIGILL, for AES, PCLMULQDQ, AVX,
 AVX2, FMA, F16C, BMI1, BMI2, MOVBE, ADX, RDRAND, FSGSBASE, XSAVE, SSSE3, SSE4 and POPCNT. **LZCNT and TZCNT are not
 trapped on older models**: they are executed as BSR and BSF, as on the hardware, with other results. The
 register-form vbroadcastss of AVX2 gets through on Sandy and Ivy Bridge. And no AVX-512 is emulated at all. So a

@@ -19,7 +19,7 @@ from pikaforge.formats.parts import Parts
 from pikaforge.formats.payload import Rendered
 from pikaforge.host.job import Input, Job
 from pikaforge.host.workspace import Workshop, run_job
-from pikaforge.plan.plan import Cell
+from pikaforge.plan.cells import Cell
 
 STAGE = "package"
 Role = Literal["main", "debug", "allocator"]

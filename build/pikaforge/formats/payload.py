@@ -17,6 +17,7 @@ from pikaforge.config.product import Product
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.plan import plan
+from pikaforge.plan.cells import Cell
 
 FOLDER = Path(__file__).resolve().parent / "assets"
 HIGHEST_PORT = 65535
@@ -43,7 +44,7 @@ def all_offers(spec: Spec) -> dict[tuple[str, str], dict[str, tuple[str, ...]]]:
     return found
 
 
-def offers(spec: Spec, cell: plan.Cell) -> dict[str, tuple[str, ...]]:
+def offers(spec: Spec, cell: Cell) -> dict[str, tuple[str, ...]]:
     """The packages with the image and allocator of `cell`."""
     return all_offers(spec).get((cell.image, cell.allocator), {})
 

@@ -16,8 +16,6 @@ from pikaforge.host.os_families.family import OsFamily
 OS_RELEASE = Path("/etc/os-release")
 CPUINFO = Path("/proc/cpuinfo")
 DPKG_STATUS = Path("/var/lib/dpkg/status")
-EL_LIKE = EL.ids
-"""IDs that are binary-compatible builds of one distribution; a matching major version is enough."""
 
 
 def os_release(path: Path = OS_RELEASE) -> tuple[str, str]:

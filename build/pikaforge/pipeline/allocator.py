@@ -19,10 +19,13 @@ from pikaforge.host.sourcetar import without_top
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workshop, explained, guest_digests, run_job
 from pikaforge.pipeline.compile import CACHE, guest_facts
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Run
 from pikaforge.plan import allocators
-from pikaforge.plan.plan import Cell
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import Node
+from pikaforge.plan.stages import Needs, Scope, Slot
 
-STAGE = "allocator"
+STAGE_NAME = "allocator"
 PREFIX = "prefix.tar"
 DEBUG = "debug.tar"
 
@@ -48,7 +51,7 @@ def material(spec: Spec, cell: Cell, home: Path) -> dict[str, Any]:
     }
 
 
-def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) -> Result:
+def make(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) -> Result:
     """Build the allocator.
 
     The result has the files `prefix.tar` (lib/, include/, share/doc/) and `debug.tar` (`PATH.debug`). Its facts:
@@ -61,7 +64,7 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
         StageError: the build failed, or has another unwinder than was asked for.
     """
     kind = allocators.kind_of(spec, cell.allocator)
-    log = workshop.log_path(cell.group, STAGE)
+    log = workshop.log_path(cell.group, STAGE_NAME)
     tarballs = allocators.sources(spec, cell.image, cell.allocator)
     version = next(iter(tarballs.values())).version
     with workshop.store.scratch() as scratch:
@@ -74,7 +77,7 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
             inputs.append(Input(folder=folder, archive=source.path))
             epoch = epoch or source.epoch
         job = Job(
-            label=f"{STAGE}-{cell.group}",
+            label=f"{STAGE_NAME}-{cell.group}",
             image=str(image.facts["build"]),
             argv=("sh", "guest/run.sh", kind.scripts[0].removesuffix(".sh"), "prefix", "debug", "facts"),
             env={
@@ -93,7 +96,7 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
         )
         try:
             done = run_job(
-                workshop, job, scratch, stage=STAGE, label=cell.group, failed=f"{kind.name} could not be built"
+                workshop, job, scratch, stage=STAGE_NAME, label=cell.group, failed=f"{kind.name} could not be built"
             )
         except StageError as error:
             raise explained(
@@ -122,7 +125,7 @@ def run(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) 
             "epoch": epoch,
         }
         return workshop.store.put(
-            STAGE,
+            STAGE_NAME,
             key,
             identity=sha256(prefix),
             facts=facts,
@@ -142,3 +145,26 @@ def _libraries(prefix: Path, scratch: Path) -> list[ElfFacts]:
                 path.write_bytes(content.read())
                 found.append(read_facts(path, name=member.name))
     return sorted(found, key=lambda facts: facts.soname)
+
+
+class AllocatorStage(BaseStage):
+    """An allocator that is built for a target."""
+
+    name = STAGE_NAME
+    scope: Scope = "group"
+    alone = True
+
+    def needs(self, slot: Slot) -> Needs | None:
+        """Return that it needs the image, if there is something to build."""
+        return Needs(ids=(slot.image,)) if slot.allocator else None
+
+    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+        """Return tarballs, options and flags."""
+        return Material(facts=material(run.spec, node.cell, run.home))
+
+    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+        """Compile it."""
+        return make(run.workshop, run.spec, inputs.node.cell, inputs.image, key=key)
+
+
+STAGE = AllocatorStage()

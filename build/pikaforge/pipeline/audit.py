@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
-from pikaforge.audit import audit
-from pikaforge.audit.audit import AuditResult, Rules
+from pikaforge.audit import audit, audit_result
+from pikaforge.audit.audit_result import AuditResult, Rules
 from pikaforge.audit.distribution import Distribution, Packaged
 from pikaforge.audit.finding import Line
 from pikaforge.audit.judge_allocator import AllocatorRules
@@ -22,9 +23,12 @@ from pikaforge.host.workspace import Workshop
 from pikaforge.pipeline import compile as compile_stage
 from pikaforge.pipeline.image import libraries
 from pikaforge.pipeline.image.libraries import Libraries
-from pikaforge.plan.plan import Cell
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Run
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import Node
+from pikaforge.plan.stages import Needs, Scope, Slot
 
-STAGE = "audit"
+STAGE_NAME = "audit"
 BUILD_FOLDER = "/forge"
 """Where containers compile (`host.container`)."""
 OWN = "allocator"
@@ -91,7 +95,7 @@ def material(spec: Spec, cell: Cell, *, today: date) -> dict[str, Any]:
     return audit.material(rules, target=cell.target, flags_used=cell.flags, today=today)
 
 
-def run(
+def make(
     workshop: Workshop,
     spec: Spec,
     cell: Cell,
@@ -111,9 +115,9 @@ def run(
         AuditError: it cannot be read.
     """
     label = cell.group
-    log = workshop.log_path(label, STAGE)
+    log = workshop.log_path(label, STAGE_NAME)
     # Not the folder above: what is compiled against a library there has its path by right.
-    own_folder = workshop.engine.root(f"{compile_stage.STAGE}-{label}") if workshop.engine.kind == "host" else ""
+    own_folder = workshop.engine.root(f"{compile_stage.STAGE_NAME}-{label}") if workshop.engine.kind == "host" else ""
     with workshop.store.scratch() as scratch:
         verdict = audit.audit_compiled(
             compiled.files["tree.tar"],
@@ -141,21 +145,26 @@ def run(
             ),
             today=today,
         )
-    lines = audit.demangled(verdict.lines(limit=1 << 20))
+    lines = audit_result.demangled(verdict.lines(limit=1 << 20))
     log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     facts = verdict.facts()
     if verdict.violations:
-        count = len(verdict.violations)
-        shown = _some(verdict)
-        said = audit.demangled([f"{v.where}: {v.what}" for v in shown])
-        more = [f"{count - len(shown)} more, all in the log"] if count > len(shown) else []
-        raise StageError(
-            f"the audit refuses it for {cell.target}: {count} violation{'s' if count > 1 else ''}",
-            StageFailure(stage=STAGE, label=label, log=str(log), findings=(*said, *more), facts=facts),
-            hint="\n".join(dict.fromkeys(v.do for v in verdict.violations if v.do)),
-        )
+        raise _refusal(verdict, cell, facts, log)
     identity = hashing.digest(json.dumps(facts, sort_keys=True))
-    return workshop.store.put(STAGE, key, identity=identity, facts=facts, files={})
+    return workshop.store.put(STAGE_NAME, key, identity=identity, facts=facts, files={})
+
+
+def _refusal(verdict: AuditResult, cell: Cell, facts: Mapping[str, Any], log: Path) -> StageError:
+    """The error that tells the first violations of each file, and how many there are."""
+    count = len(verdict.violations)
+    shown = _some(verdict)
+    said = audit_result.demangled([f"{v.where}: {v.what}" for v in shown])
+    more = [f"{count - len(shown)} more, all in the log"] if count > len(shown) else []
+    return StageError(
+        f"the audit refuses it for {cell.target}: {count} violation{'s' if count > 1 else ''}",
+        StageFailure(stage=STAGE_NAME, label=cell.group, log=str(log), findings=(*said, *more), facts=facts),
+        hint="\n".join(dict.fromkeys(v.do for v in verdict.violations if v.do)),
+    )
 
 
 def _some(verdict: AuditResult) -> list[Line]:
@@ -164,3 +173,37 @@ def _some(verdict: AuditResult) -> list[Line]:
     others = [violation for violation in verdict.violations if violation not in functions]
     room = max(SHOWN - len(others), SHOWN // 2)
     return [*functions[:room], *others[: SHOWN - min(len(functions), room)]]
+
+
+class AuditStage(BaseStage):
+    """The verdict on a tree; not for one that goes into no package."""
+
+    name = STAGE_NAME
+    scope: Scope = "group"
+    reads = frozenset({"allocator", "compile"})
+
+    def needs(self, slot: Slot) -> Needs | None:
+        """Return that it needs tree, image and allocator."""
+        if not slot.own:
+            return None
+        return Needs(ids=(f"compile:{slot.label}", slot.image, *slot.allocator), cells=slot.own)
+
+    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+        """Return rules, tables and waivers."""
+        return Material(facts=material(run.spec, node.cell, today=run.request.today))
+
+    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+        """Judge the tree."""
+        return make(
+            run.workshop,
+            run.spec,
+            inputs.node.cell,
+            inputs.of("compile"),
+            inputs.image,
+            key=key,
+            today=run.request.today,
+            allocator=inputs.allocator,
+        )
+
+
+STAGE = AuditStage()

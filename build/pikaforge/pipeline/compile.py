@@ -16,10 +16,13 @@ from pikaforge.host import hashing
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workshop, explained, guest_digests, run_job
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Run
 from pikaforge.plan import allocators
-from pikaforge.plan.plan import Cell
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import Node
+from pikaforge.plan.stages import Needs, Scope, Slot
 
-STAGE = "compile"
+STAGE_NAME = "compile"
 SCRIPTS = ("compile.sh", "toolchain.sh", "bundle.sh", "cc")
 CACHE = "ccache"
 
@@ -53,7 +56,7 @@ def material(spec: Spec, cell: Cell, *, base: Path, home: Path) -> dict[str, Any
     }
 
 
-def run(
+def make(
     workshop: Workshop,
     spec: Spec,
     cell: Cell,
@@ -73,8 +76,8 @@ def run(
     """
     product = spec.product
     kind = allocators.kind_of(spec, cell.allocator)
-    log = workshop.log_path(cell.group, STAGE)
-    label = f"{STAGE}-{cell.group}"
+    log = workshop.log_path(cell.group, STAGE_NAME)
+    label = f"{STAGE_NAME}-{cell.group}"
     with workshop.store.scratch() as scratch:
         job = Job(
             label=label,
@@ -110,7 +113,7 @@ def run(
             cache=CACHE if workshop.compiler_cache else "",
         )
         try:
-            done = run_job(workshop, job, scratch, stage=STAGE, label=cell.group, failed="the build failed")
+            done = run_job(workshop, job, scratch, stage=STAGE_NAME, label=cell.group, failed="the build failed")
         except StageError as error:
             raise explained(
                 error, MESSAGES, recipe=product.recipe, family=families.of(spec.images[cell.image].family).recipe
@@ -118,7 +121,7 @@ def run(
         facts = _facts(done.outputs["out/facts.tar"])
         tree = done.outputs["out/tree.tar"]
         return workshop.store.put(
-            STAGE,
+            STAGE_NAME,
             key,
             identity=sha256(tree),
             facts=facts,
@@ -164,3 +167,34 @@ def _facts(archive: Path) -> dict[str, Any]:
         ],
         "macros": told.lines("macros.txt"),
     }
+
+
+class CompileStage(BaseStage):
+    """The product's tree for a target."""
+
+    name = STAGE_NAME
+    scope: Scope = "group"
+    alone = True
+
+    def needs(self, slot: Slot) -> Needs:
+        """Return that it needs source, image and allocator."""
+        return Needs(ids=(slot.source, slot.image, *slot.allocator))
+
+    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+        """Return recipe, flags and guest scripts."""
+        return Material(facts=material(run.spec, node.cell, base=run.workshop.base, home=run.home))
+
+    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+        """Compile it."""
+        return make(
+            run.workshop,
+            run.spec,
+            inputs.node.cell,
+            inputs.source,
+            inputs.image,
+            key=key,
+            allocator=inputs.allocator,
+        )
+
+
+STAGE = CompileStage()

@@ -22,10 +22,11 @@ from pikaforge.host.store import write_atomically
 
 if TYPE_CHECKING:
     from pikaforge.pipeline.pipeline import Outcome, Report
-    from pikaforge.plan.plan import Cell
+    from pikaforge.plan.cells import Cell
 
 NAME = "coverage"
 NOTHING = "-"
+NOT_RUN = "not run: "
 STAND_IN = "standin"
 """VARIANT_ID in the os-release of an image that only answers to the name of another distribution's."""
 
@@ -43,8 +44,8 @@ class Row(Strict):
     stand_in: bool = Field(default=False, description="Whether the image only answers to the name of its base.")
     state: State = Field(description="How it ended.")
     audited: str = Field(default=NOTHING, description="The verdict of the audit.")
-    native: str = Field(default=NOTHING, description="Checks that passed on the CPU of the machine.")
-    emulated: str = Field(default=NOTHING, description="Checks that passed under emulation.")
+    native: str = Field(default=NOTHING, description="Checks that passed on the CPU of the machine, or why none ran.")
+    emulated: str = Field(default=NOTHING, description="Checks that passed under emulation, or why none ran.")
     tried: str = Field(default="", description="The target that was run; another than `target` for a twin.")
     packages: tuple[str, ...] = Field(default=(), description="Formats that were packed.")
     why: str = Field(default="", description="Why it is not built, or not tried.")
@@ -156,8 +157,10 @@ def _audited(facts: Mapping[str, Any]) -> str:
 
 
 def _ran(way: Mapping[str, Any]) -> str:
-    if not way or not way["ran"]:
+    if not way:
         return NOTHING
+    if not way["ran"]:
+        return f"{NOT_RUN}{why}" if (why := str(way.get("reason", "")).rpartition(": ")[2]) else NOTHING
     if way["problem"]:
         return "failed"
     count, cpu = sum(check["passed"] for check in way["checks"]), way.get("cpu", "")
@@ -248,7 +251,9 @@ def _columns(row: Row) -> list[str]:
     image = f"{row.image} (stand-in)" if row.stand_in else row.image
     target = f"{row.target} (for {', '.join(row.wanted)})" if row.wanted else row.target
     if row.state == "built":
-        ways = [f"{way}{twin}" if way != NOTHING else NOTHING for way in (row.native, row.emulated)]
+        ways = [
+            way if way == NOTHING or way.startswith(NOT_RUN) else f"{way}{twin}" for way in (row.native, row.emulated)
+        ]
         proof = [row.audited, *ways, ", ".join(row.packages)]
     else:
         proof = [row.audited, row.native, row.emulated, f"{row.state}: {row.why}".replace("|", "\\|")]

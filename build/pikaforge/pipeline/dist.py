@@ -20,7 +20,8 @@ from pikaforge.host.store import locked, sha256
 from pikaforge.host.workspace import GUEST, Workshop
 from pikaforge.pipeline import package
 from pikaforge.pipeline import report as record
-from pikaforge.plan.plan import TOOLS_NODE, Cell
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import TOOLS_NODE
 
 if TYPE_CHECKING:
     from pikaforge.attest.signing import Signer
@@ -83,7 +84,7 @@ class _Work:
         found: list[tuple[Path, str]] = []
         told: dict[str, tuple[record.ArtifactRecord, ...]] = {}
         folders: dict[Path, dict[str, str]] = {}
-        for outcome in self.done.of(package.STAGE):
+        for outcome in self.done.of(package.STAGE.name):
             if outcome.result is None:
                 continue
             cell = outcome.node.cells[0]

@@ -16,16 +16,18 @@ from pikaforge.config.schema import Image, Spec
 from pikaforge.errors import ForgeError, HostError, StageError, StageFailure
 from pikaforge.formats import format as registry
 from pikaforge.formats import payload
-from pikaforge.formats.format import STAGE, Packing
+from pikaforge.formats.format import STAGE as STAGE_NAME
+from pikaforge.formats.format import Packing
 from pikaforge.formats.parts import Parts
 from pikaforge.host import hashing
 from pikaforge.host.job import files
 from pikaforge.host.store import Result, sha256, write_atomically
 from pikaforge.host.workspace import Workshop, guest_digests
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Run
 from pikaforge.plan import allocators, twins
-from pikaforge.plan.plan import Cell
-
-__all__ = ["STAGE", "Parts", "deliver", "manifest", "material", "run", "write_sums"]
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import Node
+from pikaforge.plan.stages import Needs, Scope, Slot
 
 MANIFEST_FORMAT = 4
 SOURCE_FACTS = ("kind", "url", "ref", "tag", "version", "commit", "head", "patches", "submodules")
@@ -136,7 +138,7 @@ def _library(bundled: Mapping[str, Any], packaged: Mapping[str, Mapping[str, str
     return {**bundled, **packaged.get(str(bundled["path"]), {})}
 
 
-def run(
+def make(
     workshop: Workshop,
     spec: Spec,
     cell: Cell,
@@ -190,7 +192,7 @@ def run(
         ]
         _plausible(spec, cell, parts, artifacts)
         return workshop.store.put(
-            STAGE,
+            STAGE_NAME,
             key,
             identity=hashing.digest(json.dumps(artifacts, sort_keys=True)),
             facts={"artifacts": artifacts, "manifest": described},
@@ -217,7 +219,7 @@ def _plausible(spec: Spec, cell: Cell, parts: Parts, artifacts: Sequence[Mapping
     elif not parts.smoked.facts["checks"]:
         what = "no smoke check has passed"
     if what:
-        raise StageError(f"no package is made: {what}", StageFailure(stage=STAGE, label=cell.id))
+        raise StageError(f"no package is made: {what}", StageFailure(stage=STAGE_NAME, label=cell.id))
 
 
 def deliver(result: Result, artifact: Mapping[str, Any], folder: Path) -> tuple[Path, bool]:
@@ -262,3 +264,37 @@ def write_sums(folder: Path, delivered: Mapping[str, str]) -> None:
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
     if not path.is_file() or path.read_bytes() != text.encode():
         write_atomically(path, text)
+
+
+class PackageStage(BaseStage):
+    """A cell's packages."""
+
+    name = STAGE_NAME
+    scope: Scope = "cell"
+    reads = frozenset({"source", "allocator", "compile"})
+
+    def needs(self, slot: Slot) -> Needs:
+        """Return that it needs the results of all other stages."""
+        group = slot.cell.group
+        made = (slot.source, slot.image, f"compile:{group}", *slot.allocator)
+        return Needs(ids=(*made, f"audit:{group}", f"smoke:{group}", *slot.tools))
+
+    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+        """Return what goes in beside the results."""
+        return Material(facts=material(run.spec, node.cell, run.home, others=run.others(node.cell)))
+
+    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+        """Pack it in every format."""
+        parts = Parts(
+            source=inputs.source,
+            image=inputs.image,
+            allocator=inputs.allocator,
+            compiled=inputs.of("compile"),
+            audited=inputs.of("audit"),
+            smoked=inputs.of("smoke"),
+        )
+        cell = inputs.node.cell
+        return make(run.workshop, run.spec, cell, parts, key=key, tools=inputs.tools, others=run.others(cell))
+
+
+STAGE = PackageStage()

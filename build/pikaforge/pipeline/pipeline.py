@@ -7,51 +7,20 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from datetime import date
-from typing import Any, Literal
+from typing import Literal
 
-from pikaforge.audit.audit import today
-from pikaforge.config.patch_series import Series
-from pikaforge.config.schema import Spec
 from pikaforge.errors import ForgeError
-from pikaforge.formats import payload
 from pikaforge.host import hashing, process
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workshop
-from pikaforge.pipeline import allocator, audit, package
-from pikaforge.pipeline import compile as compile_stage
-from pikaforge.pipeline.image import image
-from pikaforge.pipeline.smoke import smoke
 from pikaforge.pipeline.source import source
-from pikaforge.pipeline.source.origin import Origin
-from pikaforge.plan.plan import EMULATOR_NODE, TOOLS_NODE, Cell, Node, Plan, common_part
+from pikaforge.pipeline.stage import Inputs, Material, Request, Run, stage_of
+from pikaforge.plan.plan import TOOLS_NODE, Node, Plan, common_part
 
 WORKERS = 4
 """Nodes at once; of those, one compilation, which has all jobs to itself."""
 
-COMPILING = ("allocator", "compile")
-"""Stages that have all jobs to themselves."""
-TOLD = {
-    ("package", "source"),
-    ("package", "allocator"),
-    ("package", "compile"),
-    ("audit", "allocator"),
-    ("audit", "compile"),
-}
-"""Stages, and those before them whose facts are part of what they make."""
-
 Status = Literal["cached", "done", "failed", "blocked"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What is to be built from what; with a plan, all that a run needs to know."""
-
-    spec: Spec
-    origin: Origin
-    series: Series | None
-    today: date = field(default_factory=today)
-    """Decides which waivers hold; nothing else asks the clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,14 +82,7 @@ class Pipeline:
     def __init__(self, workshop: Workshop, request: Request) -> None:
         self._workshop = workshop
         self._request = request
-        self._series_folder = workshop.base
-        if request.spec.product.patches is not None:
-            self._series_folder = (workshop.base / request.spec.product.patches).parent
-        self._pins: dict[str, Any] = {}
-        self._offers = payload.all_offers(request.spec)
-
-    def _others(self, cell: Cell) -> package.Offers:
-        return self._offers.get((cell.image, cell.allocator), {})
+        self._context = Run(workshop, request)
 
     def identify_source(self) -> None:
         """Look the source and its patches up, as far as pins do not say what they are.
@@ -128,7 +90,7 @@ class Pipeline:
         Before anything else starts, so that a source out of reach is told at once and not after the images are made.
         """
         origin, series = self._request.origin, self._request.series
-        source.identify(origin, series, workshop=self._workshop, folder=self._series_folder, offline=False)
+        source.identify(origin, series, workshop=self._workshop, folder=self._context.series_folder, offline=False)
 
     def tools_image(self, events: Events) -> str:
         """Make the tools image, unless it is there; return what the engine calls it.
@@ -145,57 +107,14 @@ class Pipeline:
 
     # ---- keys
 
-    def _material(self, node: Node, *, offline: bool) -> tuple[dict[str, Any], bool]:
-        """A node's key material, and whether it is the real one (not a stand-in for what only the network knows)."""
-        workshop, spec = self._workshop, self._request.spec
-        home = workshop.home
-        if node.stage == "source":
-            pinned = source.identify(
-                self._request.origin,
-                self._request.series,
-                workshop=workshop,
-                folder=self._series_folder,
-                offline=offline,
-            )
-            if pinned is None:
-                return source.unresolved_material(self._request.origin, home), False
-            self._pins[node.id] = pinned
-            return source.material(pinned, home), True
-        if node.stage == "image":
-            if workshop.engine.kind == "host":
-                return image.host_material(spec, node.label, home), True
-            name = image.entry_of(spec, node.label)
-            base = image.identify(name, spec.images[name], workshop=workshop, offline=offline)
-            self._pins[node.id] = base
-            return image.material(spec, node.label, base, home), base is not None
-        cell = node.cell
-        materials: dict[str, Callable[[], dict[str, Any]]] = {
-            "compile": lambda: compile_stage.material(spec, cell, base=workshop.base, home=home),
-            "allocator": lambda: allocator.material(spec, cell, home),
-            "audit": lambda: audit.material(spec, cell, today=self._request.today),
-            "smoke": lambda: smoke.material(
-                spec,
-                cell.target,
-                allocator=spec.allocators[cell.allocator].kind,
-                emulator=self._host_emulator(),
-            ),
-            "package": lambda: package.material(spec, cell, home, others=self._others(cell)),
-        }
-        return materials[node.stage](), True
-
-    def _host_emulator(self) -> str:
-        """Digest of the emulator that the host engine uses; with containers it is a node's result."""
-        path = smoke.host_emulator() if self._workshop.engine.kind == "host" else None
-        return hashing.file_digest(path) if path is not None else ""
+    def _material(self, node: Node, *, offline: bool) -> Material:
+        """A node's key material."""
+        return stage_of(node).material(node, self._context, offline=offline)
 
     @staticmethod
     def _stands_for(node: Node, result: Result) -> str:
-        """What a node builds on: files alone, or what is told of them, too.
-
-        A package tells where the source came from and how it was compiled; the audit judges by what the compiler said
-        of itself. All others see the files.
-        """
-        if (node.stage, result.stage) in TOLD:
+        """What a node builds on: files alone, or what is told of them, too."""
+        if result.stage in stage_of(node).reads:
             return hashing.digest(json.dumps([result.identity, result.facts], sort_keys=True))
         return result.identity
 
@@ -205,13 +124,13 @@ class Pipeline:
         Where the verdict of a twin counts, there may be a better one under the key that the node has without it:
         from a machine that could run the target. That takes the twin's place.
         """
-        material, real = self._material(node, offline=offline)
-        material["engine"] = self._workshop.engine.kind
+        found = self._material(node, offline=offline)
+        material = {**found.facts, "engine": self._workshop.engine.kind}
         needs = [need for need in node.needs if need != node.twin]
         key = hashing.key(node.stage, material, {need: known[need] for need in needs})
         if node.twin and self._workshop.store.get(node.stage, key)[0] is None:
             key = hashing.key(node.stage, material, {need: known[need] for need in node.needs})
-        return key, real
+        return key, found.pinned
 
     def views(self, plan: Plan, *, engine_answers: Callable[[], bool]) -> list[View]:
         """The plan's nodes with their keys and whether their results are there; looks only, needs no network.
@@ -229,15 +148,9 @@ class Pipeline:
             key, real = self._key(node, known, offline=True)
             result = self._workshop.store.peek(node.stage, key)
             absent = [need for need in node.needs if need in missing]
-            if result is not None and node.stage == "image":
-                if not engine_answers():
-                    result, why = None, "no engine answers that could hold it"
-                elif not image.usable(result, self._workshop):
-                    result, why = None, "the engine does not hold it any more"
-                else:
-                    why = "its result is stored"
-            elif result is not None:
-                why = "its result is stored"
+            if result is not None:
+                lost = stage_of(node).lost(result, self._context, engine_answers=engine_answers)
+                result, why = (None, lost) if lost else (result, "its result is stored")
             elif not real:
                 why = "not pinned yet; the first build looks it up"
             elif absent:
@@ -306,14 +219,14 @@ class Pipeline:
 
     @staticmethod
     def _ready(pending: list[Node], running: Mapping[Future[Outcome], Node], report: Report) -> list[Node]:
-        compiling = any(node.stage in COMPILING for node in running.values())
+        compiling = any(stage_of(node).alone for node in running.values())
         chosen: list[Node] = []
         for node in pending:
             if len(running) + len(chosen) >= WORKERS:
                 break
             if not all((o := report.outcomes.get(n)) is not None and o.result is not None for n in node.needs):
                 continue
-            if node.stage in COMPILING:
+            if stage_of(node).alone:
                 if compiling:
                     continue
                 compiling = True
@@ -329,23 +242,20 @@ class Pipeline:
             key, _ = self._key(node, {need: self._stands_for(node, r) for need, r in inputs.items()}, offline=False)
             result = self._stored(node, key, events)
             if result is not None:
-                self._tell_source(node, result, events)
+                self._tell_remarks(node, result, events, fresh=False)
                 return Outcome(node=node, status="cached", key=key, result=result)
             events.started(node)
             result = self._make(node, key, inputs)
-            for remark in smoke.remarks(result.facts) if node.stage == "smoke" else ():
-                events.notice(f"{node.id}: {remark}")
-            self._tell_source(node, result, events)
+            self._tell_remarks(node, result, events, fresh=True)
         except ForgeError as error:
             return Outcome(node=node, status="failed", key=key, error=error, seconds=time.monotonic() - start)
         finally:
             self._tell_pins(events)
         return Outcome(node=node, status="done", key=key, result=result, seconds=time.monotonic() - start)
 
-    def _tell_source(self, node: Node, result: Result, events: Events) -> None:
-        version = self._request.spec.product.version
-        for remark in source.remarks(result.facts, version=version) if node.stage == "source" else ():
-            events.notice(remark)
+    def _tell_remarks(self, node: Node, result: Result, events: Events, *, fresh: bool) -> None:
+        for remark in stage_of(node).remarks(result, self._context, fresh=fresh):
+            events.notice(remark if stage_of(node).scope == "run" else f"{node.id}: {remark}")
 
     def _tell_pins(self, events: Events) -> None:
         notices = self._workshop.lock.notices
@@ -359,96 +269,12 @@ class Pipeline:
         result, bad = self._workshop.store.get(node.stage, key)
         if bad:
             events.notice(f"the stored result of {node.id} is bad and is made anew: {bad}")
-        if result is not None and node.stage == "image" and not image.usable(result, self._workshop):
+        if result is not None and stage_of(node).lost(result, self._context, engine_answers=lambda: True):
             events.notice(f"the engine does not hold {node.id} any more: it is made anew")
             self._workshop.store.drop(node.stage, key)
             return None
         return result
 
     def _make(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
-        makers: dict[str, Callable[[Node, str, Mapping[str, Result]], Result]] = {
-            "source": self._make_source,
-            "image": self._make_image,
-            "allocator": self._make_allocator,
-            "compile": self._make_tree,
-            "audit": self._make_verdict,
-            "smoke": self._make_verdict,
-            "package": self._make_package,
-        }
-        return makers[node.stage](node, key, inputs)
-
-    def _make_source(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
-        return source.run(
-            self._workshop,
-            self._pins[node.id],
-            self._request.series,
-            key=key,
-            label=node.label,
-            folder=self._series_folder,
-            image=_tools(inputs),
-        )
-
-    def _make_image(self, node: Node, key: str, _inputs: Mapping[str, Result]) -> Result:
-        workshop, spec = self._workshop, self._request.spec
-        if workshop.engine.kind == "host":
-            return image.run_host(workshop, spec, key=key, label=node.label)
-        return image.run(workshop, spec, self._pins[node.id], key=key, label=node.label)
-
-    def _make_allocator(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
-        cell = node.cell
-        return allocator.run(self._workshop, self._request.spec, cell, inputs[f"image:{cell.image}"], key=key)
-
-    def _make_tree(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
-        cell = node.cell
-        return compile_stage.run(
-            self._workshop,
-            self._request.spec,
-            cell,
-            inputs[f"source:{self._request.spec.product.version}"],
-            inputs[f"image:{cell.image}"],
-            key=key,
-            allocator=inputs.get(f"allocator:{cell.group}"),
-        )
-
-    def _make_verdict(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
-        workshop, spec, cell = self._workshop, self._request.spec, node.cell
-        compiled, os_image = inputs[f"compile:{cell.group}"], inputs[f"image:{cell.image}"]
-        if node.stage == "audit":
-            return audit.run(
-                workshop,
-                spec,
-                cell,
-                compiled,
-                os_image,
-                key=key,
-                today=self._request.today,
-                allocator=inputs.get(f"allocator:{cell.group}"),
-            )
-        if node.twin:
-            return smoke.adopt(workshop, cell, inputs[node.twin], key=key)
-        emulator = inputs.get(EMULATOR_NODE)
-        return smoke.run(workshop, spec, cell, compiled, os_image, key=key, emulator=emulator)
-
-    def _make_package(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
-        spec, cell = self._request.spec, node.cell
-        return package.run(
-            self._workshop,
-            spec,
-            cell,
-            package.Parts(
-                source=inputs[f"source:{spec.product.version}"],
-                image=inputs[f"image:{cell.image}"],
-                allocator=inputs.get(f"allocator:{cell.group}"),
-                compiled=inputs[f"compile:{cell.group}"],
-                audited=inputs[f"audit:{cell.group}"],
-                smoked=inputs[f"smoke:{cell.group}"],
-            ),
-            key=key,
-            tools=_tools(inputs),
-            others=self._others(cell),
-        )
-
-
-def _tools(inputs: Mapping[str, Result]) -> str:
-    """The tools image; empty with the host engine, which has none."""
-    return str(inputs[TOOLS_NODE].facts["build"]) if TOOLS_NODE in inputs else ""
+        given = Inputs(node=node, results=inputs, version=self._request.spec.product.version)
+        return stage_of(node).make(given, self._context, key=key)

@@ -23,7 +23,7 @@ from pikaforge.plan import allocators, twins
 if TYPE_CHECKING:
     from pikaforge.config.schema import Spec
     from pikaforge.pipeline.pipeline import Outcome, Report
-    from pikaforge.plan.plan import Cell
+    from pikaforge.plan.cells import Cell
 
 NAME = "report.json"
 

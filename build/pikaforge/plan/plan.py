@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from pikaforge.config import families
 from pikaforge.config.scalars import EVERYTHING
@@ -19,54 +19,18 @@ from pikaforge.cpu.emulation import Machine, stand_for
 from pikaforge.host import hashing
 from pikaforge.host.hostos import os_release
 from pikaforge.plan import allocators, twins
-
-StageName = Literal["source", "image", "allocator", "compile", "audit", "smoke", "package"]
-STAGES: tuple[StageName, ...] = ("source", "image", "allocator", "compile", "audit", "smoke", "package")
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.stages import Scope, Slot, in_scope
 
 GITHUB_JOB_LIMIT = 256
 """Jobs of one matrix that GitHub Actions accepts (docs: Usage limits for workflows)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One package to be built."""
-
-    model: str
-    image: str
-    allocator: str
-    wanted: str
-    """The target that the model's CPUs allow."""
-    target: str
-    """The target that is built: `wanted`, or the nearest that the image's compiler can produce."""
-    flags: tuple[str, ...]
-    problem: str = ""
-    """Why the cell cannot be built as asked; empty if it can."""
-    remark: str = ""
-    """What the operator should know, e.g. that the target is a fallback."""
-    twin: str = ""
-    """The target whose smoke test counts for this one, because this one can be run neither natively nor emulated."""
-
-    @property
-    def tried(self) -> str:
-        """The target that the smoke test runs."""
-        return self.twin or self.target
-
-    @property
-    def id(self) -> str:
-        """`R620-el7-none`: used in paths, logs, container names and test ids."""
-        return f"{self.model}-{self.image}-{self.allocator}"
-
-    @property
-    def group(self) -> str:
-        """`el7-sandybridge-none`: what cells with one compilation share."""
-        return f"{self.image}-{self.target}-{self.allocator}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """One run of one stage, needed by one or more cells."""
 
-    stage: StageName
+    stage: str
     label: str
     """`debian12-sandybridge-none` for a compilation; unique within the stage."""
     needs: tuple[str, ...]
@@ -192,10 +156,6 @@ class _Group:
     twins: list[Cell] = field(default_factory=list)
     """Those whose own target cannot be run, so that this one is."""
 
-    @property
-    def all(self) -> list[Cell]:
-        return [*self.own, *self.twins]
-
 
 def expand(
     spec: Spec,
@@ -221,49 +181,73 @@ def expand(
     placed = tuple(_placed(spec, cells, machine, require_run=require_run))
     buildable = tuple(cell for cell in placed if not cell.problem)
     tools = (TOOLS_NODE,) if engine == "docker" else ()
-    nodes: list[Node] = []
     groups = _groups(spec, buildable)
     emulates = engine == "docker" and spec.defaults.emulator is not None
     emulated = {label for label, group in groups.items() if emulates and not stand_for(group.subject.target).reason}
-
-    def add(stage: StageName, label: str, needs: tuple[str, ...], of: Iterable[Cell], **more: Any) -> None:
-        nodes.append(Node(stage=stage, label=label, needs=needs, cells=tuple(of), **more))
-
+    planner = _Planner(spec=spec, tools=tools, emulated=frozenset(emulated))
     if buildable:
         if tools:
-            add("image", TOOLS, (), buildable)
-        add("source", spec.product.version, tools, buildable)
+            planner.nodes.append(Node(stage="image", label=TOOLS, needs=(), cells=buildable))
+        planner.fill("run", spec.product.version, buildable)
     for image in dict.fromkeys(cell.image for cell in buildable):
-        add("image", image, (), [cell for cell in buildable if cell.image == image])
+        planner.fill("image", image, tuple(cell for cell in buildable if cell.image == image))
     if emulated:
-        add("image", EMULATOR, (), [c for c in buildable if c.group in emulated or _twin_label(c) in emulated])
+        of = tuple(c for c in buildable if c.group in emulated or _twin_label(c) in emulated)
+        planner.nodes.append(Node(stage="image", label=EMULATOR, needs=(), cells=of))
     for label, group in groups.items():
-        _add_group(spec, label, group, add, emulator=(EMULATOR_NODE,) if label in emulated else ())
+        planner.fill("group", label, tuple(group.own), twins=tuple(group.twins), subject=group.subject)
     for label, group in groups.items():
         if group.own and (twin := _twin_label(group.subject)):  # behind all groups: its twin may be any of them
-            needs = (f"compile:{label}", f"image:{group.subject.image}", f"smoke:{twin}")
-            add("smoke", label, needs, group.own, subject=group.subject, twin=f"smoke:{twin}")
+            planner.adopt(label, tuple(group.own), group.subject, twin=twin)
     for cell in buildable:
-        own = _own(spec, cell)
-        made = (f"source:{spec.product.version}", f"image:{cell.image}", f"compile:{cell.group}", *own)
-        add("package", cell.id, (*made, f"audit:{cell.group}", f"smoke:{cell.group}", *tools), (cell,), subject=cell)
-    return Plan(cells=placed, nodes=tuple(nodes), warnings=tuple(_warnings(spec, placed)))
+        planner.fill("cell", cell.id, (cell,), subject=cell)
+    return Plan(cells=placed, nodes=tuple(planner.nodes), warnings=tuple(_warnings(spec, placed)))
 
 
-Add = Callable[..., None]
+@dataclass(slots=True, kw_only=True)
+class _Planner:
+    """Asks the stages of each scope for their nodes."""
 
+    spec: Spec
+    tools: tuple[str, ...]
+    emulated: frozenset[str]
+    nodes: list[Node] = field(default_factory=list)
 
-def _add_group(spec: Spec, label: str, group: _Group, add: Add, *, emulator: tuple[str, ...]) -> None:
-    """Add the nodes of one compilation; no audit where its tree goes into no package, no smoke where it has a twin."""
-    source, image = f"source:{spec.product.version}", f"image:{group.subject.image}"
-    own = _own(spec, group.subject)
-    if own:
-        add("allocator", label, (image,), group.all, subject=group.subject)
-    add("compile", label, (source, image, *own), group.all, subject=group.subject)
-    if group.own:
-        add("audit", label, (f"compile:{label}", image, *own), group.own, subject=group.subject)
-    if not group.own or not group.subject.twin:
-        add("smoke", label, (f"compile:{label}", image, *emulator), group.all, subject=group.subject)
+    def fill(
+        self,
+        scope: Scope,
+        label: str,
+        own: tuple[Cell, ...],
+        *,
+        twins: tuple[Cell, ...] = (),
+        subject: Cell | None = None,
+    ) -> None:
+        """Add the nodes of a slot; not of a stage for which the result for a twin counts there."""
+        slot = Slot(
+            spec=self.spec,
+            label=label,
+            own=own,
+            twins=twins,
+            tools=self.tools,
+            emulator=(EMULATOR_NODE,) if label in self.emulated else (),
+            subject=subject,
+        )
+        for stage in in_scope(scope):
+            if stage.adopts and own and subject is not None and subject.twin:
+                continue
+            if (found := stage.needs(slot)) is not None:
+                cells = found.cells or slot.cells
+                node = Node(stage=stage.name, label=label, needs=found.ids, cells=cells, subject=subject)
+                self.nodes.append(node)
+
+    def adopt(self, label: str, own: tuple[Cell, ...], subject: Cell, *, twin: str) -> None:
+        """Add the nodes for which the result for a twin counts."""
+        slot = Slot(spec=self.spec, label=label, own=own, tools=self.tools, subject=subject)
+        for stage in in_scope("group"):
+            if stage.adopts and (found := stage.needs(slot)) is not None:
+                of = f"{stage.name}:{twin}"
+                node = Node(stage=stage.name, label=label, needs=(*found.ids, of), cells=own, subject=subject, twin=of)
+                self.nodes.append(node)
 
 
 def _groups(spec: Spec, cells: Sequence[Cell]) -> dict[str, _Group]:
@@ -324,11 +308,6 @@ def common_part(spec: Spec, wanted: Callable[[Node], bool], *, engine: Literal["
     cells = [cell for cell in all_cells(spec) if not cell.problem][:1]
     whole = expand(spec, cells, engine=engine)
     return replace(whole, nodes=tuple(node for node in whole.nodes if wanted(node)))
-
-
-def _own(spec: Spec, cell: Cell) -> tuple[str, ...]:
-    """The node of the allocator that is built for a cell, if any."""
-    return (f"allocator:{cell.group}",) if allocators.kind_of(spec, cell.allocator).own else ()
 
 
 TOOLS = "tools"

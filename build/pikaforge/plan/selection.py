@@ -11,7 +11,8 @@ from typing import Literal
 from pikaforge.config.scalars import EVERYTHING
 from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError
-from pikaforge.plan.plan import Cell, Combinations, cell_of, combinations
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import Combinations, cell_of, combinations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from pikaforge.config import families
 from pikaforge.config.scalars import NAME_PATTERN
 from pikaforge.config.schema import DMI_NAME, Spec
 from pikaforge.cpu import microarch
@@ -23,7 +24,6 @@ from pikaforge.formats.client_lines import SCRIPT, checked_url
 from pikaforge.formats.payload import target_flags
 from pikaforge.formats.rpm.client import yum_variable
 from pikaforge.host.download import FILE_PATTERN
-from pikaforge.host.hostos import EL_LIKE
 from pikaforge.plan import plan
 
 ASSETS = Path(__file__).resolve().parent / "assets"
@@ -108,7 +108,7 @@ def _systems(spec: Spec, published: Mapping[str, Sequence[str]]) -> Iterator[str
     first = [image for image in _images(spec, published) if image in spec.images]
     for image in (*first, *(image for image in spec.images if image not in first)):
         os = spec.images[image].os
-        for name in sorted(EL_LIKE) if os.id in EL_LIKE else (os.id,):
+        for name in sorted(families.alike(os.id)):
             yield f"{image}\t{name}\t{os.version}"
 
 

@@ -91,37 +91,10 @@ def outline(
             as long as a kept generation names it, so the new one gets a folder of its own.
     """
     first = items[0]
-    number = before.current.number + 1 if before else 1
-    listed = {artifact.path: artifact for artifact in (before.listed() if before else ())}
-    placed: list[Placed] = []
-    same: list[Artifact] = []
-    relisted: list[Artifact] = []
-    conflicts: list[Conflict] = []
-    known = _by_name(before)
+    found = _Diff(before)
     for item in items:
-        namesakes = known.get((item.artifact.format, item.artifact.name), [])
-        twin = next((other for other in namesakes if _alike(item.artifact, other)), None)
-        if twin is None and namesakes and not replace:
-            conflicts.append(Conflict(item=item, there=namesakes[0]))
-            continue
-        for other in namesakes:
-            if twin is None or other.path != twin.path:
-                listed.pop(other.path, None)
-        if twin is None:
-            put = _placed(item.artifact, number, aside=bool(namesakes))
-            placed.append(put)
-            listed[put.artifact.path] = put.artifact
-            continue
-        completed = _completed(item.artifact, twin)
-        if completed is not None:
-            placed.append(completed)
-            twin = completed.artifact
-        if twin.path not in listed:
-            twin = twin.model_copy(update={"since": number})
-            relisted.append(twin)
-        elif completed is None:
-            same.append(twin)
-        listed[twin.path] = twin
+        found.add(item, replace=replace)
+    listed = found.listed
     if keep is not None:
         listed = {artifact.path: artifact for artifact in _newest(listed.values(), keep)}
     old = before.listed() if before else ()
@@ -130,16 +103,59 @@ def outline(
         image=first.image,
         model=first.model,
         before=before,
-        number=number,
-        placed=tuple(placed),
-        same=tuple(same),
-        relisted=tuple(relisted),
+        number=found.number,
+        placed=tuple(found.placed),
+        same=tuple(found.same),
+        relisted=tuple(found.relisted),
         unlisted=tuple(artifact for artifact in old if artifact.path not in listed),
-        conflicts=tuple(conflicts),
+        conflicts=tuple(found.conflicts),
         listed=tuple(listed[path] for path in sorted(listed)),
         resigned=before is not None and before.current.key != key,
         history=_history(keep),
     )
+
+
+class _Diff:
+    """What becomes of items, one after the other."""
+
+    def __init__(self, before: State | None) -> None:
+        self.number = before.current.number + 1 if before else 1
+        self.listed = {artifact.path: artifact for artifact in (before.listed() if before else ())}
+        self.placed: list[Placed] = []
+        self.same: list[Artifact] = []
+        self.relisted: list[Artifact] = []
+        self.conflicts: list[Conflict] = []
+        self._known = _by_name(before)
+
+    def add(self, item: Item, *, replace: bool) -> None:
+        """Decide what becomes of an item."""
+        namesakes = self._known.get((item.artifact.format, item.artifact.name), [])
+        alike = next((other for other in namesakes if _alike(item.artifact, other)), None)
+        if alike is None and namesakes and not replace:
+            self.conflicts.append(Conflict(item=item, there=namesakes[0]))
+            return
+        for other in namesakes:
+            if alike is None or other.path != alike.path:
+                self.listed.pop(other.path, None)
+        if alike is None:
+            put = _placed(item.artifact, self.number, aside=bool(namesakes))
+            self.placed.append(put)
+            self.listed[put.artifact.path] = put.artifact
+        else:
+            self._keep(item, alike)
+
+    def _keep(self, item: Item, there: Artifact) -> None:
+        """List what is there already, completed by what lies beside the item and not beside it."""
+        completed = _completed(item.artifact, there)
+        if completed is not None:
+            self.placed.append(completed)
+            there = completed.artifact
+        if there.path not in self.listed:
+            there = there.model_copy(update={"since": self.number})
+            self.relisted.append(there)
+        elif completed is None:
+            self.same.append(there)
+        self.listed[there.path] = there
 
 
 def rollback(before: State, to: Generation, *, keep: int | None = None) -> Outline:

@@ -16,6 +16,7 @@ from pikaforge.attest.describe import SIGNATURE_SUFFIX
 from pikaforge.config.scalars import Strict
 from pikaforge.config.schema import FormatName, schema_of
 from pikaforge.errors import PublishError
+from pikaforge.plan import allocators
 
 STATE = "repository.json"
 CATALOGUE = "repo.json"
@@ -38,7 +39,7 @@ class Artifact(File):
 
     format: FormatName = Field(description="What kind of package it is.")
     role: Literal["main", "debug", "allocator"] = Field(
-        description="The product, its debug information, or gperftools."
+        description=f"The product, its debug information, or {' or '.join(allocators.built())}."
     )
     package: str = Field(description="The name by which it is installed.")
     version: str = Field(description="Its version as its package manager writes it.")

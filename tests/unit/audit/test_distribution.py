@@ -14,7 +14,8 @@ from unit import code as c
 from unit import elf_files as ef
 from unit.code import Part
 
-from pikaforge.audit.audit import AuditResult, Rules, audit_compiled
+from pikaforge.audit.audit import audit_compiled
+from pikaforge.audit.audit_result import AuditResult, Rules
 from pikaforge.audit.distribution import Distribution, Packaged
 from pikaforge.audit.elf.code import code_digest
 from pikaforge.audit.judge_linkage import LinkageRules

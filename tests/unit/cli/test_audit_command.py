@@ -17,6 +17,7 @@ from unit.code import Part
 from unit.helpers import BASE
 
 from pikaforge.audit import audit as library
+from pikaforge.audit import audit_result
 from pikaforge.audit.elf.code import code_digest
 from pikaforge.cli import main
 from pikaforge.cpu import microarch
@@ -65,7 +66,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
     compiler = Compiler()
     monkeypatch.setattr(process, "find", compiler.find)
     monkeypatch.setattr(process, "run", compiler.run)
-    monkeypatch.setattr(library, "today", lambda: date(2026, 6, 15))
+    monkeypatch.setattr(audit_result, "today", lambda: date(2026, 6, 15))
     return compiler
 
 
@@ -344,7 +345,7 @@ def test_waivers_need_not_be_used(run: Run, project: Path) -> None:
 
 def test_an_expired_waiver_lets_nothing_pass(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix(project, waivers=[WAIVER])
-    monkeypatch.setattr(library, "today", lambda: date(2027, 1, 1))
+    monkeypatch.setattr(audit_result, "today", lambda: date(2027, 1, 1))
     status, out, _ = run("bad", "--model", "R620")
     assert status == 4
     assert "expired on 2026-12-31" in out

@@ -22,7 +22,8 @@ from pikaforge.host.store import Store
 from pikaforge.pipeline.dist import Delivery
 from pikaforge.pipeline.pipeline import Report
 from pikaforge.pipeline.report import BuildReport, CellRecord, StageRecord
-from pikaforge.plan.plan import Cell, Plan, all_cells, expand
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import Plan, all_cells, expand
 
 EL7, DEBIAN12, SKYLAKE = "el7-sandybridge-none", "debian12-sandybridge-none", "debian12-skylake_avx512-none"
 

@@ -253,7 +253,7 @@ def compiled(tmp_path: Path) -> Callable[[Spec, str], dict[str, str]]:
             stage="source", key="k", identity="i", facts={"epoch": 1}, files={"source.tar": tmp_path / "source.tar"}
         )
         image = Result(stage="image", key="k", identity="i", facts={"build": "image:build"}, files={})
-        result = compile_stage.run(shop, spec, the_cell(spec, cell), source, image, key="0" * 32)
+        result = compile_stage.make(shop, spec, the_cell(spec, cell), source, image, key="0" * 32)
         assert result.facts["dropped"] == [[12, "-Werror"]]
         return dict(fake.jobs[0].env)
 

@@ -28,7 +28,7 @@ from pikaforge.config.product import Product
 from pikaforge.errors import ForgeError
 from pikaforge.formats import payload
 from pikaforge.formats.layout import PackingError
-from pikaforge.formats.wheel import wheel
+from pikaforge.formats.wheel import wheel, wheel_version
 
 EPOCH = 1604318400
 PRODUCT = make_spec(
@@ -138,13 +138,13 @@ class TestNames:
         ],
     )  # fmt: skip
     def test_versions_are_in_normal_form(self, text: str, version: str) -> None:
-        assert wheel.public_version(text) == version
+        assert wheel_version.public_version(text) == version
         assert str(Version(text)) == version
 
     @pytest.mark.parametrize("text", ["unstable", "2023-01-02", "1.0-final", "1.0_x", "", "1..2"])
     def test_a_version_that_is_none(self, text: str) -> None:
         with pytest.raises(PackingError) as error:
-            wheel.public_version(text)
+            wheel_version.public_version(text)
         assert refusal(error)[0] == f"the version {text!r} cannot be a wheel's"
 
     @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ class TestNames:
     def test_model_image_and_allocator_are_the_local_version(
         self, manifest: dict[str, Any], variant: str, version: str
     ) -> None:
-        found = wheel.version_of(make_manifest(**manifest), variant)
+        found = wheel_version.version_of(make_manifest(**manifest), variant)
         assert found == version
         assert str(Version(found)) == version
 
@@ -171,8 +171,8 @@ class TestNames:
         ],
     )
     def test_the_project_and_its_package(self, product: str, project: str, package: str) -> None:
-        assert wheel.distribution(product) == project == canonicalize_name(project)
-        assert wheel.module(product) == package
+        assert wheel_version.distribution(product) == project == canonicalize_name(project)
+        assert wheel_version.module(product) == package
         assert package.isidentifier()
 
     @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ class TestNames:
     )
     def test_the_tag_asks_for_the_glibc_that_is_needed(self, glibc: str | None, tags: str) -> None:
         versions = {"GLIBCXX": "3.4.30", **({"GLIBC": glibc} if glibc else {})}
-        assert ".".join(wheel.platform_tags(versions)) == tags
+        assert ".".join(wheel_version.platform_tags(versions)) == tags
         name = wheel.file_name(make_manifest(audit={"symbol_versions": versions}), PRODUCT)
         assert name == f"demo_server-1.0+r620.debian12-py3-none-{tags}.whl"
         project, version, build, found = parse_wheel_filename(name)
@@ -202,7 +202,7 @@ class TestNames:
     @pytest.mark.parametrize("text", ["PRIVATE", "2", "2.x", ""])
     def test_a_glibc_that_is_no_version(self, text: str) -> None:
         with pytest.raises(PackingError, match="no version of glibc"):
-            wheel.platform_tags({"GLIBC": text})
+            wheel_version.platform_tags({"GLIBC": text})
 
 
 class TestContents:

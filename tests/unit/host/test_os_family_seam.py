@@ -15,12 +15,12 @@ from pikaforge.config.registry import FAMILIES
 from pikaforge.config.schema import OsRelease, Spec
 from pikaforge.errors import HostError
 from pikaforge.formats import format as formats
+from pikaforge.formats.parts import Parts
 from pikaforge.host.os_families.family import Services
 from pikaforge.host.os_families.package_managers import Purl
 from pikaforge.host.workspace import Workshop
 from pikaforge.pipeline import package
 from pikaforge.pipeline.image import image
-from pikaforge.pipeline.package import Parts
 from pikaforge.plan import plan
 
 CELL = "R620-island9-none"
@@ -121,7 +121,7 @@ def test_its_package_manager_is_asked_on_the_host_engine(workshop: Workshop) -> 
 def test_packages_fit_its_systems(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["package"] = lambda job: Ending(outputs={path: path.encode() for path in job.outputs})
     spec = spec_with()
-    result = package.run(
+    result = package.make(
         workshop, spec, the_cell(spec, CELL), Parts(**trees(tmp_path)), key="2" * 32, tools="tools:1", others={}
     )
     [artifact] = result.facts["artifacts"]

@@ -166,6 +166,23 @@ def test_a_stage_that_says_no_refuses(stage: str) -> None:
     assert row.native == {"compile": "-", "smoke": "failed"}.get(stage, "2 checks")
 
 
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("icelake: it has AVX-512", "not run: it has AVX-512"),
+        ("this machine lacks clzero, sse4a", "not run: this machine lacks clzero, sse4a"),
+        ("", "-"),
+    ],
+)  # fmt: skip
+def test_why_one_way_was_not_run(reason: str, told: str) -> None:
+    smoked = {**SMOKED, "emulated": {"ran": False, "problem": "", "reason": reason}, "tried": "haswell"}
+    row = _rows(make_spec(), smoke=smoked)["debian12-sandybridge"]
+    assert row.emulated == told
+    line = next(line for line in coverage.markdown(_coverage(row)).splitlines() if line.startswith("| debian12"))
+    assert f"| {told} |" in line
+    assert "as haswell" in line, "the other way was the twin's"
+
+
 def test_a_stand_in_is_told() -> None:
     rows = _rows(make_spec(), image={"gcc": "12.2.0", "os": {"variant": "standin"}})
     assert all(row.stand_in for row in rows.values() if row.state == "built")

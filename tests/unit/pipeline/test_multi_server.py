@@ -647,7 +647,7 @@ def stage(tmp_path: Path, workshop: Workshop, site: Site, monkeypatch: pytest.Mo
             )
         image = Result(stage="image", key="k", identity="i", facts={"runtime": "image:runtime"}, files={})
         held = streamed if emulator else None
-        return smoke.run(shop, spec, the_cell(spec, cell), compiled, image, key="1" * 32, emulator=held)
+        return smoke.make(shop, spec, the_cell(spec, cell), compiled, image, key="1" * 32, emulator=held)
 
     return run
 

@@ -17,11 +17,12 @@ from unit.cell_parts import result as make_result
 from unit.helpers import Ending, FakeEngine, make_spec, members, refusal, the_cell
 
 from pikaforge.errors import HostError, StageError
+from pikaforge.formats.parts import Parts
 from pikaforge.formats.tar.package import tarball_name
 from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workshop
-from pikaforge.pipeline.package import Parts, deliver, manifest, material, write_sums
+from pikaforge.pipeline.package import deliver, manifest, material, write_sums
 
 
 @pytest.mark.parametrize(

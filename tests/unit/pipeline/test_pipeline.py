@@ -18,15 +18,17 @@ from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
+from pikaforge.formats.parts import Parts
 from pikaforge.host import process
 from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workshop
 from pikaforge.pipeline import audit, package
 from pikaforge.pipeline.image import image
-from pikaforge.pipeline.pipeline import WORKERS, Events, Outcome, Pipeline, Report, Request, View
+from pikaforge.pipeline.pipeline import WORKERS, Events, Outcome, Pipeline, Report, View
 from pikaforge.pipeline.smoke import smoke
 from pikaforge.pipeline.source.origin import Origin
+from pikaforge.pipeline.stage import Material, Request
 from pikaforge.plan.plan import Node, Plan, expand
 from pikaforge.plan.selection import Selection, select
 
@@ -68,8 +70,9 @@ class Scripted(Pipeline):
         """Nodes whose material only the network knows."""
         self.made: list[str] = []
 
-    def _material(self, node: Node, *, offline: bool) -> tuple[dict[str, Any], bool]:
-        return {"id": node.id, "more": self.material.get(node.id)}, not (offline and node.id in self.unknown)
+    def _material(self, node: Node, *, offline: bool) -> Material:
+        facts = {"id": node.id, "more": self.material.get(node.id)}
+        return Material(facts=facts, pinned=not (offline and node.id in self.unknown))
 
     def _make(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
         assert set(inputs) == set(node.needs), "a node gets what it needs, and nothing else"
@@ -404,7 +407,7 @@ def test_the_audit_gets_tree_image_and_the_day_of_the_request(
     workshop: Workshop, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call, spec, node = Call(), make_spec(), _node(plan, f"audit:{SANDY}")
-    monkeypatch.setattr(audit, "run", call)
+    monkeypatch.setattr(audit, "make", call)
     inputs = _inputs(node)
     assert _real(workshop, spec)._make(node, "the key", inputs) is call.result
     assert call.given == (workshop, spec, node.cells[0], inputs[f"compile:{SANDY}"], inputs["image:debian12"])
@@ -417,7 +420,7 @@ def test_the_smoke_stage_gets_tree_image_and_the_emulator_if_there_is_one(
 ) -> None:
     call, spec = Call(), make_spec(defaults__emulator=emulator)
     node = _node(expand(spec, select(spec, Selection(selectors=("R620",)))), f"smoke:{SANDY}")
-    monkeypatch.setattr(smoke, "run", call)
+    monkeypatch.setattr(smoke, "make", call)
     inputs = _inputs(node)
     assert _real(workshop, spec)._make(node, "the key", inputs) is call.result
     assert call.given == (workshop, spec, node.cells[0], inputs[f"compile:{SANDY}"], inputs["image:debian12"])
@@ -429,10 +432,10 @@ def test_a_package_gets_every_result_in_its_place(
     workshop: Workshop, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call, spec, node = Call(), make_spec(), _node(plan, "package:R720-debian12-none")
-    monkeypatch.setattr(package, "run", call)
+    monkeypatch.setattr(package, "make", call)
     inputs = _inputs(node)
     assert _real(workshop, spec)._make(node, "the key", inputs) is call.result
-    parts = package.Parts(
+    parts = Parts(
         source=inputs["source:v1.0"],
         image=inputs["image:debian12"],
         compiled=inputs[f"compile:{SANDY}"],

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 from unit.helpers import make_spec, the_cell
 
-from pikaforge.audit.audit import AuditResult
+from pikaforge.audit.audit_result import AuditResult
 from pikaforge.audit.elf.facts import ElfFacts
 from pikaforge.audit.finding import Line
 from pikaforge.audit.judge_flags import FlagVerdict, Units

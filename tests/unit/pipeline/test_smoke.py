@@ -144,7 +144,7 @@ def run(workshop: Workshop, fake: FakeEngine, wire: Wire) -> Callable[..., Resul
         (workshop.base / "qemu").write_text("an emulator")
         qemu = {"qemu-x86_64": workshop.base / "qemu"}
         made_of = Result(stage="image", key="k", identity="e", facts={}, files=qemu) if emulator else None
-        return smoke.run(workshop, spec, the_cell(spec, CELL), compiled, image, key="1" * 32, emulator=made_of)
+        return smoke.make(workshop, spec, the_cell(spec, CELL), compiled, image, key="1" * 32, emulator=made_of)
 
     return run
 

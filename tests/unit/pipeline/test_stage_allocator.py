@@ -18,7 +18,7 @@ from unit.elf_files import library
 from unit.helpers import Ending, FakeEngine, make_spec, members, tar_of, the_cell
 
 from pikaforge.audit import audit
-from pikaforge.audit.audit import AuditResult, Rules
+from pikaforge.audit.audit_result import AuditResult, Rules
 from pikaforge.audit.judge_allocator import AllocatorRules
 from pikaforge.audit.judge_linkage import LinkageRules
 from pikaforge.config.schema import Spec
@@ -141,7 +141,7 @@ def run(workshop: Workshop, fake: FakeEngine) -> Callable[..., Result]:
 
     def run(cell: str = CELL, *, shop: Workshop | None = None, key: str = KEY, **changes: Any) -> Result:
         spec = spec_with(**changes)
-        return allocator.run(shop or workshop, spec, the_cell(spec, cell), IMAGE, key=key)
+        return allocator.make(shop or workshop, spec, the_cell(spec, cell), IMAGE, key=key)
 
     return run
 
@@ -434,7 +434,7 @@ def compiled(workshop: Workshop, fake: FakeEngine) -> Callable[[str], Job]:
         spec = spec_with()
         cell = the_cell(spec, f"R620-debian12-{name}")
         given = built if spec.allocators[name].kind == "gperftools" else None
-        compile_stage.run(workshop, spec, cell, source, IMAGE, key=KEY, allocator=given)
+        compile_stage.make(workshop, spec, cell, source, IMAGE, key=KEY, allocator=given)
         return fake.jobs[-1]
 
     return compile_it

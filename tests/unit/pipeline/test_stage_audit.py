@@ -120,7 +120,7 @@ class Stage:
             facts={"abi": ABI if abi is None else abi},
             files={} if record is None else {libraries.FILE: record},
         )
-        return audit.run(self.workshop, spec, the_cell(spec, cell), compiled, image, key=key or self.key, today=today)
+        return audit.make(self.workshop, spec, the_cell(spec, cell), compiled, image, key=key or self.key, today=today)
 
     def refusal(self, elf: ef.Elf | Mapping[str, ef.Elf | bytes], **more: Any) -> StageError:
         """Run it on what it must refuse."""

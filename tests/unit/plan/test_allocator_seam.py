@@ -22,12 +22,12 @@ from pikaforge.cli import main
 from pikaforge.config.registry import ALLOCATORS
 from pikaforge.config.schema import Allocator, Spec, matrix_schema
 from pikaforge.errors import ConfigError, StageError
+from pikaforge.formats.parts import Parts
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workshop
 from pikaforge.pipeline import allocator as stage
 from pikaforge.pipeline import compile as compile_stage
 from pikaforge.pipeline import package
-from pikaforge.pipeline.package import Parts
 from pikaforge.pipeline.smoke.allocator_in_use import environment, mapped_wrong, served, served_wrong
 from pikaforge.plan import plan
 from pikaforge.plan.allocators.kind import Presence, Statistics
@@ -137,7 +137,7 @@ def built(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> Result:
     )
     shop = replace(workshop, given={"bump-alloc": given})
     spec = spec_with()
-    return stage.run(shop, spec, the_cell(spec, CELL), IMAGE, key=KEY)
+    return stage.make(shop, spec, the_cell(spec, CELL), IMAGE, key=KEY)
 
 
 def test_configuration_takes_it() -> None:
@@ -196,7 +196,7 @@ def test_a_build_that_fails_is_called_by_its_name(fake: FakeEngine, workshop: Wo
     fake.endings["allocator"] = Ending(status=64)
     spec = spec_with()
     with pytest.raises(StageError, match=r"^bump-alloc could not be built$"):
-        stage.run(workshop, spec, the_cell(spec, CELL), IMAGE, key=KEY)
+        stage.make(workshop, spec, the_cell(spec, CELL), IMAGE, key=KEY)
 
 
 def test_the_product_is_compiled_with_it(built: Result, fake: FakeEngine, workshop: Workshop) -> None:
@@ -208,7 +208,7 @@ def test_the_product_is_compiled_with_it(built: Result, fake: FakeEngine, worksh
     path.write_bytes(tar_of({"a.c": "x"}))
     made = Result(stage="source", key="k", identity="i", facts={"epoch": 1}, files={"source.tar": path})
     spec = spec_with()
-    compile_stage.run(workshop, spec, the_cell(spec, CELL), made, IMAGE, key=KEY, allocator=built)
+    compile_stage.make(workshop, spec, the_cell(spec, CELL), made, IMAGE, key=KEY, allocator=built)
     env = fake.jobs[-1].env
     assert (env["FORGE_ALLOCATOR"], env["FORGE_ALLOCATOR_LINK"]) == ("own", "-lbump")
     assert env["FORGE_ALLOCATOR_DIR"] == "/forge/allocator"
@@ -253,7 +253,7 @@ def test_it_has_a_package_of_its_own(built: Result, fake: FakeEngine, workshop: 
     fake.endings["package"] = lambda job: Ending(outputs={path: path.encode() for path in job.outputs})
     spec = spec_with(images__debian12__formats=["rpm"])
     parts = Parts(**trees(tmp_path), allocator=built)
-    result = package.run(workshop, spec, the_cell(spec, CELL), parts, key="2" * 32, tools="tools:1", others={})
+    result = package.make(workshop, spec, the_cell(spec, CELL), parts, key="2" * 32, tools="tools:1", others={})
     told = [(artifact["role"], artifact["name"]) for artifact in result.facts["artifacts"]]
     assert told[1] == ("allocator", "demo-bump-alloc-libs-1.2-1.sandybridge.debian12.x86_64.rpm")
     text = members(fake.jobs[-1].inputs[1])["pack/package.spec"][1].decode()

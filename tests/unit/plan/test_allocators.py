@@ -10,10 +10,11 @@ import yaml
 from unit.helpers import make_spec, refusal, the_cell
 
 from pikaforge.cli import output
+from pikaforge.config.registry import STAGES
 from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError
 from pikaforge.plan import allocators
-from pikaforge.plan.plan import STAGES, Plan, all_cells, expand
+from pikaforge.plan.plan import Plan, all_cells, expand
 
 URL = "https://example.org/{}.tar.gz"
 WHY = 'rocksdb aborts with "Attempt to free invalid pointer"'
@@ -224,7 +225,7 @@ def test_an_allocator_that_is_built_is_a_node_of_its_own(engine: Literal["docker
     [node] = [node for node in plan.nodes if node.stage == "allocator"]
     assert [cell.id for cell in node.cells] == ["R620-debian12-own", "R720-debian12-own"]
     assert plan.warnings == ()
-    assert STAGES.index("image") < STAGES.index("allocator") < STAGES.index("compile")
+    assert STAGES.names.index("image") < STAGES.names.index("allocator") < STAGES.names.index("compile")
 
 
 def test_each_way_and_target_and_image_has_an_allocator_of_its_own() -> None:

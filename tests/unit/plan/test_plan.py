@@ -17,10 +17,12 @@ from unit.helpers import ROOT, make_spec, refusal, the_cell
 
 from pikaforge.cli import output
 from pikaforge.config import load
+from pikaforge.config.registry import STAGES
 from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError
 from pikaforge.pipeline.pipeline import View
-from pikaforge.plan.plan import GITHUB_JOB_LIMIT, STAGES, TOOLS_NODE, Cell, all_cells, expand, github_matrix
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import GITHUB_JOB_LIMIT, TOOLS_NODE, all_cells, expand, github_matrix
 from pikaforge.plan.selection import Selection, select
 
 GOLDEN = Path(__file__).with_name("golden") / "plan-R620-R720.json"
@@ -336,7 +338,7 @@ def test_nodes_are_unique_and_follow_what_they_need(engine: Any) -> None:
     for node in plan.nodes:
         assert node.id not in seen
         assert set(node.needs) <= seen
-        assert node.stage in STAGES
+        assert node.stage in STAGES.names
         seen.add(node.id)
     assert (TOOLS_NODE in seen) is (engine == "docker")
     buildable = [cell.id for cell in plan.cells if not cell.problem]

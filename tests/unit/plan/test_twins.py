@@ -9,7 +9,8 @@ from pikaforge.config import load
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine
 from pikaforge.plan import twins
-from pikaforge.plan.plan import Cell, Plan, all_cells, expand
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import Plan, all_cells, expand
 from pikaforge.plan.selection import Selection, select
 
 V2 = Machine(flags=microarch.kernel_flags("x86_64_v2"))

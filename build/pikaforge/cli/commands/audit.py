@@ -13,7 +13,8 @@ from pikaforge.attest.contents import read_package
 from pikaforge.attest.signatures import Verifier
 from pikaforge.attest.verify import Means
 from pikaforge.audit import audit as library
-from pikaforge.audit.audit import Rules
+from pikaforge.audit import audit_result
+from pikaforge.audit.audit_result import Rules
 from pikaforge.audit.distribution import Distribution
 from pikaforge.cli import output
 from pikaforge.cli.context import Setting
@@ -49,14 +50,14 @@ def audit(setting: Setting) -> int:
             scratch,
             target=target,
             rules=Rules(waivers=setting.spec.waivers),
-            today=library.today(),
+            today=audit_result.today(),
             distributions=known,
         )
     if given.json:
         output.show(json.dumps([result.facts() for result in found], indent=2))
     else:
         lines = [line for result in found for line in result.lines(limit=limit)]
-        output.show("\n".join(library.demangled(lines)))
+        output.show("\n".join(audit_result.demangled(lines)))
     return EXIT_DONE if all(result.passed for result in found) else EXIT_STAGE
 
 

@@ -21,7 +21,8 @@ from pikaforge.host.workspace import Workshop
 from pikaforge.pipeline.pipeline import Report
 from pikaforge.pipeline.smoke.resp import Connection
 from pikaforge.pipeline.smoke.server import Place, read_conf
-from pikaforge.plan.plan import Cell, Node, Plan, expand
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import Node, Plan, expand
 
 STAGE = "bench"
 WARM_UP = 0.1

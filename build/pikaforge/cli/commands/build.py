@@ -19,7 +19,7 @@ from pikaforge.pipeline import dist
 from pikaforge.pipeline.dist import Delivery
 from pikaforge.pipeline.pipeline import Pipeline, Report
 from pikaforge.plan import allocators
-from pikaforge.plan.plan import Cell
+from pikaforge.plan.cells import Cell
 
 
 def build(setting: Setting) -> int:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pikaforge.cli import github, output
 from pikaforge.cli.context import Setting
 from pikaforge.errors import EXIT_CONFIG, EXIT_DONE, HostError
-from pikaforge.plan.plan import Cell, github_matrix
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import github_matrix
 
 
 def matrix(setting: Setting) -> int:

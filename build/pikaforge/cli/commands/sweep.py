@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pikaforge import __version__
-from pikaforge.audit.audit import today
+from pikaforge.audit.audit_result import today
 from pikaforge.cli import output
 from pikaforge.cli.commands.build import started, status
 from pikaforge.cli.context import Setting
@@ -15,7 +15,8 @@ from pikaforge.errors import EXIT_DONE, ConfigError
 from pikaforge.host.process import cwd
 from pikaforge.pipeline import coverage
 from pikaforge.pipeline.pipeline import Report
-from pikaforge.plan.plan import EMULATOR_NODE, Cell, all_cells
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import EMULATOR_NODE, all_cells
 
 SLICE = re.compile(r"([0-9]{1,9})/([1-9][0-9]{0,3})")
 

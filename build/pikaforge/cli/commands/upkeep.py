@@ -20,6 +20,7 @@ from pikaforge.host.store import write_atomically
 from pikaforge.host.workspace import Workshop
 from pikaforge.pipeline import report
 from pikaforge.pipeline.compile import CACHE
+from pikaforge.pipeline.image import base_image
 from pikaforge.pipeline.source import origin
 from pikaforge.pipeline.source import series as stages_series
 from pikaforge.pipeline.source.patches import entry_name
@@ -32,7 +33,6 @@ MADE = ("out", "dist", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 
 def lock(setting: Setting) -> int:
     """`lock`: look all inputs up anew and show what changed in sources.lock."""
-    from pikaforge.pipeline.image import image  # noqa: PLC0415
 
     engine = setting.engine()
     workshop = setting.workshop(engine, refresh=True)
@@ -42,7 +42,7 @@ def lock(setting: Setting) -> int:
                 f"there is no image {name!r}", where="--image", hint=f"known: {', '.join(setting.spec.images)}"
             )
         engine.verify()
-        image.identify(name, setting.spec.images[name], workshop=workshop, offline=False)
+        base_image.identify(name, setting.spec.images[name], workshop=workshop, offline=False)
     setting.pipeline(workshop).identify_source()
     notices = workshop.lock.notices
     output.show("\n".join(notices) if notices else f"{workshop.lock.path.name}: nothing changed")

@@ -19,8 +19,9 @@ from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS
 from pikaforge.attest.signatures import Verifier
 from pikaforge.attest.verify import Check, Means, Outcome
 from pikaforge.audit import audit as auditing
+from pikaforge.audit import audit_result
 from pikaforge.audit.allowed_features import from_gcc
-from pikaforge.audit.audit import Rules
+from pikaforge.audit.audit_result import Rules
 from pikaforge.audit.inputs import Tree, open_package
 from pikaforge.audit.judge_linkage import LinkageRules
 from pikaforge.cli import output
@@ -117,9 +118,9 @@ def _auditor(spec: Spec, scratch: Path) -> library.Audit:
                     image=claims.image.name,
                     allocator=claims.allocator.name,
                 ),
-                today=auditing.today(),
+                today=audit_result.today(),
             )
-        return auditing.demangled([f"{v.where}: {v.what}" for v in result.violations])
+        return audit_result.demangled([f"{v.where}: {v.what}" for v in result.violations])
 
     return audit
 

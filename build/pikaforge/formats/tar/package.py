@@ -12,7 +12,7 @@ from pikaforge.formats import debuginfo
 from pikaforge.formats.client_lines import base_of, checked, file_name
 from pikaforge.formats.format import Index, Offer, Origin, Packed, Packing
 from pikaforge.host.job import Input, files
-from pikaforge.plan.plan import Cell
+from pikaforge.plan.cells import Cell
 
 
 def tarball_name(spec: Spec, cell: Cell, what: str = "") -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,15 @@ from pikaforge.host.os_families.family import OsFamily
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import GUEST, Workshop, failure, guest_digests, read_facts, run_job
 from pikaforge.pipeline.image import abi, bootstrap, libraries
-from pikaforge.plan.plan import EMULATOR, TOOLS
+from pikaforge.pipeline.image.base_image import REPOSITORY, Base, identify
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Run
+from pikaforge.plan.plan import EMULATOR, TOOLS, Node
+from pikaforge.plan.stages import Needs, Scope, Slot
 
-STAGE = "image"
+STAGE_NAME = "image"
 SCRIPTS = ("packages.sh", abi.SCRIPT, libraries.SCRIPT)
 COPIED = ("specs.sh",)
 """Guest scripts that the Dockerfiles copy."""
-REPOSITORY = "pikaforge"
 OWN = (TOOLS, EMULATOR)
 """Images of the tool's own: not of the matrix, without its packages, and with one target."""
 EMULATOR_FOLDER = "emulator"
@@ -40,84 +42,6 @@ EMULATOR_FILE = "qemu-x86_64"
 
 _making: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 """One lock a base, because the tools image and an OS image may need the same one at the same time."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Base:
-    """What an image starts from, as pinned."""
-
-    image: str
-    """Name of the image entry."""
-    registry: str = ""
-    """`name@sha256:…`, or empty if bootstrapped."""
-    suite: str = ""
-    mirror: str | None = None
-
-    @property
-    def tag(self) -> str:
-        """What the engine calls it."""
-        if self.registry:
-            return self.registry
-        return f"{REPOSITORY}/base:{self.image}-{hashing.digest(f'{self.suite} {self.mirror}')[:12]}"
-
-
-def identify(name: str, entry: Image, *, workshop: Workshop, offline: bool) -> Base | None:
-    """The pinned base of an image; without a pin, what a registry or the bootstrap can give. None if not known yet.
-
-    Raises:
-        UnreachableError: no registry is reachable and the entry allows no bootstrap.
-    """
-    lock = workshop.lock
-    pins = lock.pins("images", name)
-    if "digest" in pins and not lock.refresh:
-        return Base(image=name, registry=_by_digest(entry.base, pins["digest"]))
-    if "bootstrap" in pins and pins["bootstrap"] == entry.bootstrap and not lock.refresh:
-        return Base(image=name, suite=pins["bootstrap"], mirror=entry.mirror)
-    if offline:
-        return None
-    engine = workshop.engine
-    assert isinstance(engine, DockerEngine)
-    try:
-        facts = engine.pull(entry.base)
-    except RegistryError as error:
-        if entry.bootstrap is None:
-            raise UnreachableError(
-                error.message,
-                where=f"images.{name}",
-                hint="make a registry reachable (or a mirror: the engine's registry-mirrors setting)\n"
-                "or load the image into the engine from a file: docker load\n"
-                "images with `bootstrap` need no registry",
-            ) from error
-        if "digest" in pins:
-            lock.forget("images", name)
-        lock.check("images", name, "bootstrap", entry.bootstrap)
-        return Base(image=name, suite=entry.bootstrap, mirror=entry.mirror)
-    digest = _digest_of(facts, entry.base)
-    if "bootstrap" in pins:
-        lock.forget("images", name)
-    lock.check("images", name, "digest", digest)
-    return Base(image=name, registry=_by_digest(entry.base, digest))
-
-
-def _by_digest(reference: str, digest: str) -> str:
-    return f"{_untagged(reference)}@{digest}"
-
-
-def _untagged(reference: str) -> str:
-    head, _, last = reference.rpartition("/")
-    return f"{head}/{last.partition(':')[0]}" if head else last.partition(":")[0]
-
-
-def _digest_of(facts: ImageFacts, reference: str) -> str:
-    wanted = _untagged(reference).rpartition("/")[2]
-    for item in facts.digests:
-        name, _, digest = item.partition("@")
-        if name.rpartition("/")[2] == wanted:
-            return digest
-    raise HostError(
-        f"the engine holds {reference} without a registry digest",
-        hint="it was loaded or built by hand; push it to a registry, or use `bootstrap`",
-    )
 
 
 def entry_of(spec: Spec, label: str) -> str:
@@ -164,7 +88,7 @@ def usable(result: Result, workshop: Workshop) -> bool:
     return all(facts is not None and facts.id == result.facts["ids"][w] for facts, w in zip(held, wanted, strict=True))
 
 
-def run(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> Result:
+def make(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> Result:
     """Build the images.
 
     The result has the record of the distribution's libraries, or the emulator; its facts name the images (`build`,
@@ -173,7 +97,7 @@ def run(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> 
     """
     engine = workshop.engine
     assert isinstance(engine, DockerEngine)
-    log = workshop.log_path(label, STAGE)
+    log = workshop.log_path(label, STAGE_NAME)
     facts: dict[str, Any] = {"base": base.registry or f"bootstrap {base.suite}", "ids": {}}
     with _making[base.tag]:
         _ensure_base(engine, base, workshop, log)
@@ -194,7 +118,7 @@ def run(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> 
             _check_compiler(spec.images[label], label, found.compiler)
     facts["packages"] = packages
     if label not in OWN:
-        facts["abi"] = abi.measure(workshop, str(facts["runtime"]), stage=STAGE, label=label, log=log)
+        facts["abi"] = abi.measure(workshop, str(facts["runtime"]), stage=STAGE_NAME, label=label, log=log)
     if base.suite:
         _pin_packages(workshop.lock, base, engine, workshop, log)
     identity = repr(sorted((t, tuple(map(tuple, p))) for t, p in packages.items())) + key
@@ -207,10 +131,10 @@ def _keep(workshop: Workshop, facts: dict[str, Any], identity: str, *, key: str,
         files: dict[str, Path] = {}
         if label not in OWN:
             image = str(facts["build"])
-            path = libraries.measure(workshop, image, stage=STAGE, label=label, log=log, into=scratch)
+            path = libraries.measure(workshop, image, stage=STAGE_NAME, label=label, log=log, into=scratch)
             files[libraries.FILE] = path
             identity += sha256(path)
-        return workshop.store.put(STAGE, key, identity=hashing.digest(identity), facts=facts, files=files)
+        return workshop.store.put(STAGE_NAME, key, identity=hashing.digest(identity), facts=facts, files=files)
 
 
 def _emulator(workshop: Workshop, engine: DockerEngine, spec: Spec, base: Base, *, key: str, log: Path) -> Result:
@@ -222,7 +146,7 @@ def _emulator(workshop: Workshop, engine: DockerEngine, spec: Spec, base: Base, 
     with workshop.store.scratch() as scratch:
         wanted = (EMULATOR_FILE, "version")
         job = Job(
-            label=f"{STAGE}-{EMULATOR}",
+            label=f"{STAGE_NAME}-{EMULATOR}",
             image=tag,
             argv=("cp", *(f"/{EMULATOR_FOLDER}/{name}" for name in wanted), "out/"),
             env={},
@@ -230,11 +154,15 @@ def _emulator(workshop: Workshop, engine: DockerEngine, spec: Spec, base: Base, 
             outputs=tuple(f"out/{name}" for name in wanted),
             log=log,
         )
-        done = run_job(workshop, job, scratch, stage=STAGE, label=EMULATOR, failed="the emulator cannot be fetched")
+        done = run_job(
+            workshop, job, scratch, stage=STAGE_NAME, label=EMULATOR, failed="the emulator cannot be fetched"
+        )
         program = done.outputs[f"out/{EMULATOR_FILE}"]
         version = done.outputs["out/version"].read_text(encoding="utf-8").strip()
         facts = {"base": base.registry or f"bootstrap {base.suite}", "ids": {}, "packages": {}, "version": version}
-        return workshop.store.put(STAGE, key, identity=sha256(program), facts=facts, files={EMULATOR_FILE: program})
+        return workshop.store.put(
+            STAGE_NAME, key, identity=sha256(program), facts=facts, files={EMULATOR_FILE: program}
+        )
 
 
 def _ensure_base(engine: DockerEngine, base: Base, workshop: Workshop, log: Path) -> None:
@@ -281,7 +209,7 @@ def _build(
     if image is None:
         raise StageError(
             f"the {target} image of {label} could not be built",
-            failure(stage=STAGE, label=label, log=log),
+            failure(stage=STAGE_NAME, label=label, log=log),
             hint=f"see docker/{recipe}/Dockerfile and the package lists of the product",
         )
     return image
@@ -306,7 +234,7 @@ class Inventory:
 def _inventory(workshop: Workshop, image: str, label: str, log: Path) -> Inventory:
     with workshop.store.scratch() as scratch:
         job = Job(
-            label=f"{STAGE}-{label}",
+            label=f"{STAGE_NAME}-{label}",
             image=image,
             argv=("sh", "guest/packages.sh"),
             env={},
@@ -314,7 +242,9 @@ def _inventory(workshop: Workshop, image: str, label: str, log: Path) -> Invento
             outputs=("out/packages", "out/facts"),
             log=log,
         )
-        done = run_job(workshop, job, scratch, stage=STAGE, label=label, failed="the image's packages cannot be listed")
+        done = run_job(
+            workshop, job, scratch, stage=STAGE_NAME, label=label, failed="the image's packages cannot be listed"
+        )
         lines = done.outputs["out/packages"].read_text(encoding="utf-8").splitlines()
         facts = read_facts(done.outputs["out/facts"])
         system = facts.get("os", [()])[0]
@@ -384,7 +314,7 @@ def run_host(workshop: Workshop, spec: Spec, *, key: str, label: str) -> Result:
         )
     compiler = hostos.compiler_version()
     _check_compiler(spec.images[label], label, compiler)
-    log = workshop.log_path(label, STAGE)
+    log = workshop.log_path(label, STAGE_NAME)
     facts: dict[str, Any] = {
         "base": "this machine",
         "build": "",
@@ -392,6 +322,44 @@ def run_host(workshop: Workshop, spec: Spec, *, key: str, label: str) -> Result:
         "ids": {},
         "gcc": compiler,
         "packages": {"build": sorted([n, v] for n, v in versions.items())},
-        "abi": abi.measure(workshop, "", stage=STAGE, label=label, log=log),
+        "abi": abi.measure(workshop, "", stage=STAGE_NAME, label=label, log=log),
     }
     return _keep(workshop, facts, repr(facts["packages"]), key=key, label=label, log=log)
+
+
+class ImageStage(BaseStage):
+    """The images that the rest is built and tried on, and the tool's own two."""
+
+    name = STAGE_NAME
+    scope: Scope = "image"
+
+    def needs(self, slot: Slot) -> Needs:
+        """Return that it needs nothing."""
+        return Needs(ids=())
+
+    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+        """Return what the base is, looked up unless it is pinned, and what is put into it."""
+        if run.workshop.engine.kind == "host":
+            return Material(facts=host_material(run.spec, node.label, run.home))
+        name = entry_of(run.spec, node.label)
+        base = identify(name, run.spec.images[name], workshop=run.workshop, offline=offline)
+        run.pins[node.id] = base
+        return Material(facts=material(run.spec, node.label, base, run.home), pinned=base is not None)
+
+    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+        """Build the images, or look at this machine."""
+        label = inputs.node.label
+        if run.workshop.engine.kind == "host":
+            return run_host(run.workshop, run.spec, key=key, label=label)
+        base = run.pins[inputs.node.id]
+        assert isinstance(base, Base)
+        return make(run.workshop, run.spec, base, key=key, label=label)
+
+    def lost(self, result: Result, run: Run, *, engine_answers: Callable[[], bool]) -> str:
+        """Return why the engine does not have the images."""
+        if not engine_answers():
+            return "no engine answers that could hold it"
+        return "" if usable(result, run.workshop) else "the engine does not hold it any more"
+
+
+STAGE = ImageStage()

@@ -7,7 +7,7 @@ is adopted and says so; without one the stage fails, because a package that was 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,15 @@ from pikaforge.pipeline.smoke.expectations import Outcome
 from pikaforge.pipeline.smoke.resp import Connection
 from pikaforge.pipeline.smoke.server import Place, describe_end, log_tail, read_conf, settle
 from pikaforge.pipeline.smoke.session import Session
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Run
 from pikaforge.plan import twins
-from pikaforge.plan.plan import Cell
+from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import EMULATOR_NODE, Node
+from pikaforge.plan.stages import Needs, Scope, Slot
 
-__all__ = ["describe_end", "host_emulator", "material", "remarks", "run", "settle"]
+__all__ = ["describe_end", "host_emulator", "make", "material", "remarks", "settle"]
 
-STAGE = "smoke"
+STAGE_NAME = "smoke"
 EMULATOR = "qemu-x86_64"
 """The emulator's file, in the result of the emulator's image and beside the tree."""
 EMULATORS = ("qemu-x86_64-static", EMULATOR)
@@ -69,7 +72,7 @@ def host_emulator() -> Path | None:
     return Path(found) if found is not None else None
 
 
-def run(
+def make(
     workshop: Workshop,
     spec: Spec,
     cell: Cell,
@@ -97,7 +100,7 @@ def run(
     if native.reason and emulated.reason:
         raise StageError(
             f"{cell.target} cannot be tested here: not natively, {native.reason}; not emulated, {emulated.reason}",
-            StageFailure(stage=STAGE, label=cell.group),
+            StageFailure(stage=STAGE_NAME, label=cell.group),
             hint="build on a machine whose CPUs have all of it, or reach one with DOCKER_HOST",
         )
     try:
@@ -123,7 +126,7 @@ def adopt(workshop: Workshop, cell: Cell, twin: Result, *, key: str) -> Result:
 def _put(workshop: Workshop, key: str, facts: Mapping[str, Any]) -> Result:
     """Store a verdict. Its identity is what packages tell: the target that was tried, and the checks that it passed."""
     told = [facts["tried"], *(check["name"] for check in facts["checks"])]
-    return workshop.store.put(STAGE, key, identity=hashing.digest(" ".join(told)), facts=facts, files={})
+    return workshop.store.put(STAGE_NAME, key, identity=hashing.digest(" ".join(told)), facts=facts, files={})
 
 
 def _facts(native: _Way, emulated: _Way) -> dict[str, Any]:
@@ -214,7 +217,7 @@ class _Stage:
         self, way: _Way, checks: Sequence[Check], *, program: tuple[str, ...] = (), inputs: tuple[Input, ...] = ()
     ) -> None:
         """Make the checks; a failure that counts is raised."""
-        stem = f"{STAGE}-emulated" if way.cpu else STAGE
+        stem = f"{STAGE_NAME}-emulated" if way.cpu else STAGE_NAME
         place = Place(
             engine=self._workshop.engine,
             server=self._server,
@@ -253,7 +256,7 @@ class _Stage:
         return StageError(
             problem,
             StageFailure(
-                stage=STAGE,
+                stage=STAGE_NAME,
                 label=self._cell.group,
                 status=status,
                 log=str(session.place.log_path),
@@ -266,3 +269,37 @@ class _Stage:
 
 def _connect(host: str, port: int, *, timeout: float = 10.0) -> Connection:
     return Connection(host, port, timeout=timeout)
+
+
+class SmokeStage(BaseStage):
+    """The checks of a server that runs, on the target's CPU or on that of a twin."""
+
+    name = STAGE_NAME
+    scope: Scope = "group"
+    adopts = True
+
+    def needs(self, slot: Slot) -> Needs:
+        """Return that it needs tree, image and emulator."""
+        return Needs(ids=(f"compile:{slot.label}", slot.image, *slot.emulator))
+
+    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+        """Return checks, CPU and, with the host engine, the emulator, which is a node's result otherwise."""
+        path = host_emulator() if run.workshop.engine.kind == "host" else None
+        emulator = hashing.file_digest(path) if path is not None else ""
+        kind = run.spec.allocators[node.cell.allocator].kind
+        return Material(facts=material(run.spec, node.cell.target, allocator=kind, emulator=emulator))
+
+    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+        """Run the checks, or take the verdict on the twin."""
+        node = inputs.node
+        if node.twin:
+            return adopt(run.workshop, node.cell, inputs.results[node.twin], key=key)
+        emulator = inputs.results.get(EMULATOR_NODE)
+        return make(run.workshop, run.spec, node.cell, inputs.of("compile"), inputs.image, key=key, emulator=emulator)
+
+    def remarks(self, result: Result, run: Run, *, fresh: bool) -> Iterable[str]:
+        """Return what was not run; once, when it was tried."""
+        return remarks(result.facts) if fresh else ()
+
+
+STAGE = SmokeStage()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ from pikaforge.pipeline.source import origin as origins
 from pikaforge.pipeline.source import patches, pointers, submodules
 from pikaforge.pipeline.source import series as series_stage
 from pikaforge.pipeline.source.origin import Origin, Pinned, pin
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Run
+from pikaforge.plan.plan import Node
+from pikaforge.plan.stages import Needs, Scope, Slot
 
-STAGE = submodules.STAGE
+STAGE_NAME = submodules.STAGE
 SCRIPTS = ("source.sh", "series.sh", "fit.sh", submodules.SCRIPT)
 FAILED = "the source tree could not be made"
 
@@ -84,7 +87,7 @@ def unresolved_material(origin: Origin, home: Path) -> dict[str, Any]:
     return {"unresolved": origin.entry, "scripts": guest_digests(home, SCRIPTS)}
 
 
-def run(
+def make(
     workshop: Workshop, pinned: Pinned, series: Series | None, *, key: str, label: str, folder: Path, image: str
 ) -> Result:
     """Run the stage.
@@ -99,7 +102,7 @@ def run(
     origin = pinned.origin
     shelf = _shelf(workshop, origin, pinned.identity, folder)
     wanted = patches.resolve(series, shelf) if series is not None else ()
-    log = workshop.log_path(label, STAGE)
+    log = workshop.log_path(label, STAGE_NAME)
     with workshop.store.scratch() as scratch:
         work = _Work(
             workshop=workshop,
@@ -121,7 +124,7 @@ def run(
             for path, commit in filler.commits.items():
                 workshop.lock.check("sources", origin.entry, f"submodule {path}", commit)
         return workshop.store.put(
-            STAGE,
+            STAGE_NAME,
             key,
             identity=sha256(tree),
             facts={
@@ -240,7 +243,7 @@ class _Work:
         folder = self.scratch / ("history" if history else "look")
         folder.mkdir()
         job = Job(
-            label=f"{STAGE}-{self.label}{'-history' if history else ''}",
+            label=f"{STAGE_NAME}-{self.label}{'-history' if history else ''}",
             image=self.image,
             argv=("sh", "guest/run.sh", "source", "source"),
             env={**_environment(self.pinned), **({"FORGE_HISTORY": "1"} if history else {})},
@@ -252,7 +255,7 @@ class _Work:
             outputs=("out/source.tar", "out/facts", "out/epoch"),
             log=self.log,
         )
-        done = run_job(self.workshop, job, folder, stage=STAGE, label=self.label, failed=FAILED)
+        done = run_job(self.workshop, job, folder, stage=STAGE_NAME, label=self.label, failed=FAILED)
         facts = read_facts(done.outputs["out/facts"])
         return _Patched(
             tree=done.outputs["out/source.tar"],
@@ -270,7 +273,7 @@ class _Work:
                 hints.append("a tarball cannot carry submodule pointer moves: take a clone for series that have one")
         if any(verdict.refused for verdict in verdicts):
             hints.append("if the source may have it, remove `already: refuse` from the entry, or disable it")
-        said = failure(stage=STAGE, label=self.label, log=self.log)
+        said = failure(stage=STAGE_NAME, label=self.label, log=self.log)
         said = replace(
             said,
             findings=tuple(dict.fromkeys([*findings, *more])),
@@ -303,3 +306,46 @@ def _patch_input(downloads: Path, wanted: tuple[patches.Patch, ...], known: poin
     contents["list"] = "".join(lines).encode()
     contents.update(known.inputs())
     return Input(folder="patches", archive=files(contents))
+
+
+class SourceStage(BaseStage):
+    """The source tree, patched and normalised: once for a run."""
+
+    name = STAGE_NAME
+    scope: Scope = "run"
+
+    def needs(self, slot: Slot) -> Needs:
+        """Return that it needs the tools image."""
+        return Needs(ids=slot.tools)
+
+    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+        """Return what the pins say, looked up as far as they do not."""
+        request = run.request
+        pinned = identify(
+            request.origin, request.series, workshop=run.workshop, folder=run.series_folder, offline=offline
+        )
+        if pinned is None:
+            return Material(facts=unresolved_material(request.origin, run.home), pinned=False)
+        run.pins[node.id] = pinned
+        return Material(facts=material(pinned, run.home))
+
+    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+        """Fetch, patch and pack the tree."""
+        pinned = run.pins[inputs.node.id]
+        assert isinstance(pinned, Pinned)
+        return make(
+            run.workshop,
+            pinned,
+            run.request.series,
+            key=key,
+            label=inputs.node.label,
+            folder=run.series_folder,
+            image=inputs.tools,
+        )
+
+    def remarks(self, result: Result, run: Run, *, fresh: bool) -> Iterable[str]:
+        """Return what of the source is not as the matrix says."""
+        return remarks(result.facts, version=run.spec.product.version)
+
+
+STAGE = SourceStage()

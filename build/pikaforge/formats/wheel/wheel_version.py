@@ -1,0 +1,115 @@
+"""Names and versions of wheels, as PEP 440 and PEP 600 have them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pikaforge.formats.layout import PackingError
+
+SUFFIX = "server"
+"""NAME is PRODUCT-server: the product's own name belongs to its clients in every index."""
+
+
+ARCH = "x86_64"
+
+
+LEAST_GLIBC = (2, 17)
+"""EL7's, the oldest that any image here has. A tag may ask for more than a program needs, never for less."""
+
+
+LEGACY_TAG = f"manylinux2014_{ARCH}"
+"""Alias of manylinux_2_17 (PEP 600): pip 19.3 knows this one, and the others since 20.3 only. Older ones (EL7 and EL8
+bring 9.0; 18.1 was tried) refuse both: `pip3 install 'pip<22'` first, which is the last one for Python 3.6."""
+
+
+FIRST_RELEASE = "1"
+"""The packager's count of a version's first build; later ones show in the wheel's version."""
+
+
+PRE = {"a": "a", "alpha": "a", "b": "b", "beta": "b", "c": "rc", "rc": "rc", "pre": "rc", "preview": "rc"}
+
+
+VERSION = re.compile(
+    r"""v?(?P<release>[0-9]+(?:\.[0-9]+)*)
+    (?:[-_.]?(?P<pre>alpha|a|beta|b|preview|pre|rc|c)[-_.]?(?P<pre_number>[0-9]*))?
+    (?:-(?P<implicit>[0-9]+)|[-_.]?(?P<post>post|rev|r)[-_.]?(?P<post_number>[0-9]*))?
+    (?:[-_.]?(?P<dev>dev)[-_.]?(?P<dev_number>[0-9]*))?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Public versions without an epoch (PEP 440, appendix B)."""
+
+
+def distribution(product: str) -> str:
+    """The project's name, as indexes normalise it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", f"{product}-{SUFFIX}").lower()
+
+
+def module(product: str) -> str:
+    """The import package: also the name in files' names, where a dash separates fields."""
+    name = distribution(product).replace("-", "_")
+    return name if name.isidentifier() else f"_{name}"
+
+
+def public_version(text: str) -> str:
+    """A product's version in PEP 440's normal form: `v3.4.0` is 3.4.0, `7.2-rc1` is 7.2rc1.
+
+    Raises:
+        PackingError: it is none that PEP 440 knows.
+    """
+    found = VERSION.fullmatch(text)
+    if found is None:
+        raise PackingError(
+            f"the version {text!r} cannot be a wheel's",
+            hint="numbers with dots, perhaps a1, b1, rc1, .post1 or .dev1 (PEP 440); leave the wheel out, or rename it",
+        )
+    version = ".".join(str(int(part)) for part in found["release"].split("."))
+    if found["pre"]:
+        version += f"{PRE[found['pre'].lower()]}{int(found['pre_number'] or 0)}"
+    if found["post"] or found["implicit"]:
+        version += f".post{int(found['post_number'] or found['implicit'] or 0)}"
+    if found["dev"]:
+        version += f".dev{int(found['dev_number'] or 0)}"
+    return version
+
+
+def local_version(*parts: str) -> str:
+    """Names as PEP 440 takes them behind the plus, in its normal form: R620, frame-pointers is r620.frame.pointers."""
+    words = [word for part in parts for word in re.split(r"[^a-z0-9]+", part.lower()) if word]
+    return ".".join(str(int(word)) if word.isdigit() else word for word in words)
+
+
+def version_of(manifest: Mapping[str, Any], variant: str = "", release: str = FIRST_RELEASE) -> str:
+    """`3.4.0+r620.debian12`; the local part keeps models, images and allocators apart in one index.
+
+    Args:
+        manifest: of the package.
+        variant: the allocator, if it is not the image's default.
+        release: the packager's count of builds of one version; a later one sorts after the first.
+
+    Raises:
+        PackingError: the product's version is none that PEP 440 knows.
+    """
+    count = "" if release == FIRST_RELEASE else release
+    local = local_version(manifest["model"], manifest["image"]["name"], variant, count)
+    return f"{public_version(manifest['version'])}+{local}"
+
+
+def platform_tags(versions: Mapping[str, str]) -> tuple[str, ...]:
+    """The platform tags for what the audit found: the glibc that a host must have, at least 2.17.
+
+    Args:
+        versions: the manifest's `audit.symbol_versions`: the highest of each namespace. One without GLIBC is of
+            programs that need no C library of the host.
+
+    Raises:
+        PackingError: the version of GLIBC is none.
+    """
+    text = versions.get("GLIBC", "2.0")
+    if not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)*", text):
+        raise PackingError(f"the audit tells of no version of glibc, but of {text!r}")
+    major, minor, *more = map(int, text.split("."))
+    needed = max((major, minor + (1 if any(more) else 0)), LEAST_GLIBC)
+    tag = f"manylinux_{needed[0]}_{needed[1]}_{ARCH}"
+    return (tag, LEGACY_TAG) if needed <= LEAST_GLIBC else (tag,)

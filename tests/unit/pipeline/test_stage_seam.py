@@ -1,0 +1,135 @@
+"""The seam of stages: one that counts files, registered; planned, keyed, run and taken from the store as others."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from unit.helpers import make_spec
+
+from pikaforge.cli import main
+from pikaforge.config.registry import STAGES
+from pikaforge.host.hashing import digest
+from pikaforge.host.job import files
+from pikaforge.host.store import Result
+from pikaforge.host.workspace import Workshop
+from pikaforge.pipeline.pipeline import Events, Pipeline
+from pikaforge.pipeline.source.origin import Origin
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Request, Run
+from pikaforge.plan.plan import Node, Plan, expand
+from pikaforge.plan.selection import Selection, select
+from pikaforge.plan.stages import Needs, Scope, Slot
+
+COUNT = "count:debian12-sandybridge-none"
+COMPILED = "compile:debian12-sandybridge-none"
+
+
+class CountStage(BaseStage):
+    """How many files a tree has."""
+
+    name = "count"
+    scope: Scope = "group"
+    reads = frozenset({"compile"})
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    def needs(self, slot: Slot) -> Needs:
+        return Needs(ids=(f"compile:{slot.label}",), cells=slot.own)
+
+    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+        return Material(facts={"count": 1})
+
+    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+        self.made.append(inputs.node.id)
+        with tarfile.open(inputs.of("compile").files["tree.tar"]) as tree:
+            number = sum(member.isfile() for member in tree)
+        return run.workshop.store.put(self.name, key, identity=str(number), facts={"files": number}, files={})
+
+    def remarks(self, result: Result, run: Run, *, fresh: bool) -> Iterable[str]:
+        return [f"{result.facts['files']} files"] if fresh else []
+
+
+class Compiled(Pipeline):
+    """A pipeline that has a tree without a compiler; the stage under test is the real one."""
+
+    tree: Mapping[str, bytes] = {"bin/demo": b"x", "conf/demo.conf": b"y"}
+    note = "one"
+
+    def _material(self, node: Node, *, offline: bool) -> Material:
+        return super()._material(node, offline=offline) if node.stage == "count" else Material(facts={"id": node.id})
+
+    def _make(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
+        if node.stage == "count":
+            return super()._make(node, key, inputs)
+        with self._workshop.store.scratch() as scratch:
+            path = scratch / "tree.tar"
+            path.write_bytes(files(self.tree))
+            held = {"tree.tar": path}
+            return self._workshop.store.put(node.stage, key, identity=digest(key), facts={"n": self.note}, files=held)
+
+
+class Log(Events):
+    """What the user is told."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+
+@pytest.fixture(autouse=True)
+def stage() -> Iterator[CountStage]:
+    made = CountStage()
+    with STAGES.registered("count", made):
+        yield made
+
+
+def the_plan() -> Plan:
+    spec = make_spec()
+    return expand(spec, select(spec, Selection(selectors=("R620-debian12-none",))))
+
+
+def run(workshop: Workshop, log: Log) -> dict[str, str]:
+    """Run the plan; the status of each node."""
+    origin = Origin(kind="git", spec="x", url="https://example.org/x.git", ref="v1")
+    pipeline = Compiled(workshop, Request(spec=make_spec(), origin=origin, series=None))
+    return {name: outcome.status for name, outcome in pipeline.execute(the_plan(), log).outcomes.items()}
+
+
+def test_it_is_planned_behind_what_it_needs() -> None:
+    ids = [node.id for node in the_plan().nodes]
+    assert ids.index(COMPILED) < ids.index(COUNT) < ids.index("package:R620-debian12-none")
+    (node,) = (node for node in the_plan().nodes if node.id == COUNT)
+    assert node.needs == (COMPILED,)
+    assert [cell.id for cell in node.cells] == ["R620-debian12-none"]
+
+
+def test_it_is_run_once_and_tells(workshop: Workshop, stage: CountStage) -> None:
+    log = Log()
+    assert run(workshop, log)[COUNT] == "done"
+    assert log.notices == [f"{COUNT}: 2 files"]
+    again = Log()
+    assert run(workshop, again)[COUNT] == "cached"
+    assert (stage.made, again.notices) == ([COUNT], [])
+
+
+def test_the_facts_that_it_reads_are_part_of_its_key(
+    workshop: Workshop, stage: CountStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(workshop, Log())
+    for path in (workshop.out / "store" / "compile").iterdir():  # made anew, with the same files and other facts
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    monkeypatch.setattr(Compiled, "note", "two")
+    assert run(workshop, Log())[COUNT] == "done"
+    assert len(stage.made) == 2
+
+
+def test_the_command_line_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main.main(["plan", "R620", "--os", "debian12", "--out", str(tmp_path / "out")])
+    assert "count" in capsys.readouterr().out
