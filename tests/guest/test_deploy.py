@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from execs import run_in
 
 from pikaforge.config import load
 from pikaforge.config.product import Product
@@ -83,9 +84,7 @@ class Host:
 
     def run(self, *argv: str, user: str = "root", **env: str) -> tuple[int, str]:
         """Run a program; exit status and both outputs."""
-        status, output = self.container.exec_run(list(argv), user=user, environment=env)
-        assert status is not None
-        assert isinstance(output, bytes)
+        status, output = run_in(self.container, argv, user=user, env=env)
         return status, output.decode("utf-8", "replace")
 
     def ok(self, *argv: str) -> str:

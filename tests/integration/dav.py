@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from execs import run_in
 from integration.images import base_of, image_of
 
 from pikaforge.host.job import files
@@ -101,8 +102,7 @@ class Dav:
 
     def exec(self, *argv: str) -> str:
         """Run a program in the container; its output."""
-        status, output = self.container.exec_run(list(argv))
-        assert isinstance(output, bytes)
+        status, output = run_in(self.container, argv)
         assert status == 0, output.decode("utf-8", "replace")
         return output.decode("utf-8", "replace")
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from execs import run_in
+
 from pikaforge.host.job import files
 
 if TYPE_CHECKING:
@@ -89,9 +91,7 @@ class Host:
 
     def run(self, *argv: str) -> tuple[int, str]:
         """Run a program; exit status and both outputs, without what Debian's rpm says to newcomers."""
-        status, output = self.container.exec_run(list(argv), workdir="/", environment={"LC_ALL": "C.UTF-8"})
-        assert status is not None
-        assert isinstance(output, bytes)
+        status, output = run_in(self.container, argv, workdir="/", env={"LC_ALL": "C.UTF-8"})
         lines = output.decode("utf-8", "replace").splitlines(keepends=True)
         return status, "".join(line for line in lines if not line.startswith(("rpm: RPM should", "rpm: However")))
 

@@ -1,7 +1,7 @@
 """README's commands and the tests on bare machines: what only a developer's machine has is missed here.
 
-MACHINES take turns, by commit: one gets README's commands, the next one the unit and guest tests, so that the two cost
-what one costs. PIKAFORGE_TEST_BARE=all gives each machine all of it.
+Machines and the two parts take turns, by commit: one machine gets README's commands, or the unit and guest tests.
+PIKAFORGE_TEST_BARE=all gives each machine all of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import programs
 import pytest
@@ -70,16 +70,21 @@ SKIPPED = 10
 """Fewer tests than this may be skipped."""
 
 
+OTHERS = "others have their turn with this commit: PIKAFORGE_TEST_BARE=all"
+
+
 def turn() -> int:
     """A number that changes with the commit; 0 where there is none."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return int(done.stdout, 16) if done.returncode == 0 else 0
 
 
-def chosen(shift: int) -> list[str]:
-    """The machines whose turn it is."""
-    names = list(MACHINES)
-    return names if os.environ.get("PIKAFORGE_TEST_BARE") == "all" else [names[(turn() + shift) % len(names)]]
+def chosen(part: Literal["readme", "tests"]) -> list[str]:
+    """The machines whose turn it is for a part."""
+    turns = [(name, each) for each in ("readme", "tests") for name in MACHINES]
+    if os.environ.get("PIKAFORGE_TEST_BARE") != "all":
+        turns = [turns[turn() % len(turns)]]
+    return [name for name, each in turns if each == part]
 
 
 def start(engine: Engine, shop: Shop, folder: Path, name: str) -> Iterator[Machine]:
@@ -88,12 +93,13 @@ def start(engine: Engine, shop: Shop, folder: Path, name: str) -> Iterator[Machi
         yield machine
 
 
+@pytest.mark.skipif(not chosen("readme"), reason=OTHERS)
 @pytest.mark.xdist_group("bare-readme")
 @pytest.mark.long(120)
 class TestReadme:
     """The commands of README.md, in its order, by a user without locale, terminal or home."""
 
-    @pytest.fixture(scope="class", params=chosen(0))
+    @pytest.fixture(scope="class", params=chosen("readme") or ["nobody"])
     @staticmethod
     def machine(
         request: pytest.FixtureRequest, engine: Engine, shop: Shop, tmp_path_factory: pytest.TempPathFactory
@@ -174,12 +180,13 @@ def digests(report: dict[str, Any]) -> dict[str, str]:
     return {artifact["path"]: artifact["sha256"] for artifact in cell["artifacts"]}
 
 
+@pytest.mark.skipif(not chosen("tests"), reason=OTHERS)
 @pytest.mark.xdist_group("bare-tests")
 @pytest.mark.long(400)
 class TestTests:
     """`bash setup.sh tests` with the unit and guest tests."""
 
-    @pytest.fixture(scope="class", params=chosen(1))
+    @pytest.fixture(scope="class", params=chosen("tests") or ["nobody"])
     @staticmethod
     def machine(
         request: pytest.FixtureRequest, engine: Engine, shop: Shop, tmp_path_factory: pytest.TempPathFactory

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from execs import run_in
 from integration.images import image_of
 
 from pikaforge.audit.elf.facts import read_facts
@@ -210,9 +211,7 @@ class Host:
     def run(self, *argv: str, **env: str) -> tuple[int, str]:
         """Run a program; exit status and both outputs."""
         env = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C", **env}
-        status, output = self.container.exec_run(list(argv), environment=env, workdir="/")
-        assert status is not None
-        assert isinstance(output, bytes)
+        status, output = run_in(self.container, argv, env=env, workdir="/")
         return status, output.decode("utf-8", "replace").replace("\r\n", "\n")  # dpkg gives scripts a terminal
 
     def ok(self, *argv: str, **env: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from execs import run_in
 
 from pikaforge.attest.contents import read_package
 from pikaforge.host.job import files
@@ -116,9 +117,7 @@ class Host:
 
     def run(self, *argv: str) -> tuple[int, str]:
         """Run a program where the packages are; exit status and both outputs."""
-        status, output = self.container.exec_run(list(argv), environment={"LC_ALL": "C"}, workdir="/q")
-        assert isinstance(status, int)
-        assert isinstance(output, bytes)
+        status, output = run_in(self.container, argv, env={"LC_ALL": "C"}, workdir="/q")
         return status, output.decode("utf-8", "replace").replace("\r\n", "\n")  # dpkg gives scripts a terminal
 
     def ok(self, *argv: str) -> str:

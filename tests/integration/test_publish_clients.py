@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from execs import run_in
 from integration import dav, rpm_host
 from integration.builds import ALL_FORMATS, ENDED, SampleBuild
 from integration.images import base_of, image_of
@@ -122,9 +123,8 @@ class Site:
 
     def log(self) -> list[str]:
         """Status, method and path of each request."""
-        status, output = self.server.exec_run(["cat", "/var/log/nginx/clients.log"])
+        status, output = run_in(self.server, ["cat", "/var/log/nginx/clients.log"])
         assert status == 0
-        assert isinstance(output, bytes)
         return output.decode().splitlines()
 
     def fleet_lines(self, of: FormatName) -> str:

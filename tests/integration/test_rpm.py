@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from execs import run_in
 from integration.images import image_of
 
 from pikaforge.audit import judge_linkage
@@ -232,9 +233,7 @@ class Host:
 
     def run(self, *argv: str, **env: str) -> tuple[int, str]:
         """Run a program; exit status and both outputs, without what Debian's rpm says to newcomers."""
-        status, output = self.container.exec_run(list(argv), environment=env, workdir="/")
-        assert status is not None
-        assert isinstance(output, bytes)
+        status, output = run_in(self.container, argv, env=env, workdir="/")
         lines = output.decode("utf-8", "replace").splitlines(keepends=True)
         return status, "".join(line for line in lines if not line.startswith(("rpm: RPM should", "rpm: However")))
 
