@@ -280,7 +280,7 @@ def make_environments(checkout: Path) -> None:
                 getattr(noxfile, name)(session)
     for program in ("check-jsonschema", "zizmor"):
         (checkout / ".nox/check/bin" / program).symlink_to(Path(sys.executable).with_name(program))
-    for program in ("ruff", "mypy"):
+    for program in ("ruff", "mypy", "lint-imports"):
         give_program(checkout / ".nox/check/bin" / program, "true")
 
 
