@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -62,6 +63,19 @@ class Unusable(Exception):
     """Podman cannot run here; the message says why."""
 
 
+def port_rules() -> frozenset[str]:
+    """The rules that lead a port of this machine to a container of podman's.
+
+    One of a container that was killed stays, and takes the port from whoever gets it next: a connection to it is never
+    answered.
+    """
+    if shutil.which("iptables") is None or os.geteuid() != 0:
+        return frozenset()
+    argv = ["iptables", "--wait", "-t", "nat", "-S", "NETAVARK-HOSTPORT-DNAT"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return frozenset(line.removeprefix("-A ") for line in done.stdout.splitlines() if line.startswith("-A "))
+
+
 @dataclass(kw_only=True)
 class Podman:
     """A podman with storage of its own, as root."""
@@ -69,6 +83,8 @@ class Podman:
     folder: Path
     options: tuple[str, ...]
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    rules: frozenset[str] = field(default_factory=port_rules)
+    """Of other podmans, from before this one."""
 
     @property
     def address(self) -> str:
@@ -154,6 +170,8 @@ class Podman:
         with contextlib.suppress(Unusable):
             self.call("rm", "--all", "--force", "--time=0", "--volumes")
         _end_all(self.folder)
+        for rule in port_rules() - self.rules:
+            subprocess.run(["iptables", "--wait", "-t", "nat", "-D", *shlex.split(rule)], check=False)
         # Podman mounts the folder of its layers on itself, and keeps containers' memory in files below `run`.
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
         for mount in sorted((m for m in mounts if m.startswith(f"{self.folder}/")), reverse=True):
