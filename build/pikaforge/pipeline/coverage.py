@@ -116,7 +116,7 @@ def _row(cell: Cell, alike: Sequence[Cell], done: Report, day: date) -> Row:
         emulated=_ran(smoke.get("emulated", {})),
         tried=str(smoke.get("tried", "")),
         packages=tuple(dict.fromkeys(str(a["format"]) for a in artifacts if a["role"] == "main")),
-        why=" ".join(failed.error.message.split()) if failed is not None and failed.error is not None else "",
+        why=_why(failed),
     )
 
 
@@ -135,6 +135,14 @@ def _cause(done: Report, outcome: Outcome) -> Outcome | None:
     while outcome.status == "blocked":
         outcome = done.outcomes[outcome.blocked_by]
     return outcome if outcome.status == "failed" else None
+
+
+def _why(failed: Outcome | None) -> str:
+    """Why it is not built, in one line; of what cannot be had, not who said so: that differs from machine to machine."""
+    if failed is None or failed.error is None:
+        return ""
+    text = " ".join(failed.error.message.split())
+    return text.partition(": ")[0] if _unreachable(failed) else text
 
 
 def _unreachable(outcome: Outcome) -> bool:
