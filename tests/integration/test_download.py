@@ -186,7 +186,7 @@ def nobody() -> Iterator[str]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "TIMEOUT", (2.0, 0.3))
+    monkeypatch.setattr(transfer, "TIMEOUT", (2.0, 0.3))
 
 
 @dataclass
@@ -470,7 +470,7 @@ def test_what_has_come_is_in_the_part_at_once(
     site: Site, desk: Desk, until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not in a buffer, which a killed run takes with it."""
-    monkeypatch.setattr(download, "BLOCK", 1000)
+    monkeypatch.setattr(transfer, "BLOCK", 1000)
 
     def turn(handler: Handler) -> None:
         handler.serve(cut=HALF)

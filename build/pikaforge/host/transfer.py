@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from requests import Response
-
 from pikaforge.host.net import brief
+
+if TYPE_CHECKING:
+    from requests import Response
 
 TIMEOUT = (10.0, 30.0)
 """Seconds to connect, and between two reads: a stall costs little, because what has come is kept."""

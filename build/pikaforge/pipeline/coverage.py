@@ -138,7 +138,7 @@ def _cause(done: Report, outcome: Outcome) -> Outcome | None:
 
 
 def _why(failed: Outcome | None) -> str:
-    """Why it is not built, in one line; of what cannot be had, not who said so: that differs from machine to machine."""
+    """Why it is not built, in one line; of what cannot be had, not who said so, which differs between machines."""
     if failed is None or failed.error is None:
         return ""
     text = " ".join(failed.error.message.split())
