@@ -7,6 +7,8 @@ and gets it once that was read here.
 
 from __future__ import annotations
 
+import socket
+import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,8 @@ from docker.utils import socket as frames
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
+LIMIT = 300.0
+"""Seconds for one program."""
 WRAP = 'exec 2>&1; end=$1; shift; "$@" </dev/null; printf "%s %s\\n" "$end" "$?"; read -r _ || :'
 
 
@@ -40,6 +44,9 @@ def run_in(
         workdir=workdir,
     )
     stream = api.exec_start(made["Id"], socket=True)
+    raw = getattr(stream, "_sock", stream)
+    watchdog = threading.Timer(LIMIT, raw.shutdown, (socket.SHUT_RDWR,))
+    watchdog.start()
     said = bytearray()
     read: Any = frames.frames_iter
     try:
@@ -47,9 +54,9 @@ def run_in(
             said += block
             before, found, after = bytes(said).partition(end.encode())
             if found and after.endswith(b"\n"):
-                raw = getattr(stream, "_sock", stream)
                 raw.sendall(b"\n")
                 return int(after), before
     finally:
+        watchdog.cancel()
         stream.close()
     raise AssertionError(f"{argv} ended without a status, after: {bytes(said)[-1000:]!r}")

@@ -293,7 +293,10 @@ def booted(engine: Engine, product: Product) -> Iterator[Host]:
         host = Host(container=container, product=product)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            _, output = host.run("sh", "-c", "cat /proc/1/comm; systemctl is-system-running 2>/dev/null")
+            # Not by `run`: while systemd takes over, a stream may not end, and nothing be said.
+            _, raw = container.exec_run(["sh", "-c", "cat /proc/1/comm; systemctl is-system-running 2>/dev/null"])
+            assert isinstance(raw, bytes)
+            output = raw.decode("utf-8", "replace")
             first, _, rest = output.partition("\n")
             if first == "sleep":
                 pytest.skip(f"systemd cannot be installed: {host.run('tail', '-n3', '/root/apt.log')[1]}")
