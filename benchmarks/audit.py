@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "build"))
 
 from pikaforge.audit.allowed_features import from_gcc
-from pikaforge.audit.isa.decode import Source, code_regions, scan
+from pikaforge.audit.isa.decode import CodeSource, code_regions, scan
 
 CANDIDATES = (
     "/usr/lib/x86_64-linux-gnu/libLLVM*.so*",
@@ -67,7 +67,7 @@ def by_audit(path: Path) -> tuple[float, str]:
     """Seconds and result of the audit, processes and their start included."""
     allowed = from_gcc("sandybridge").sure
     start = time.perf_counter()
-    [found] = scan([Source(file=path.name, path=path)], allowed)
+    [found] = scan([CodeSource(file=path.name, path=path)], allowed)
     seconds = time.perf_counter() - start
     return seconds, f"{found.pieces} pieces, {len(found.hits)} findings"
 

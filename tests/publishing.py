@@ -16,7 +16,7 @@ from pikaforge.config.schema import FormatName, Spec
 from pikaforge.formats import format as formats
 from pikaforge.publish.diff import Item
 from pikaforge.publish.generation import Signing
-from pikaforge.publish.publisher import Done, Publisher, Wish, from_folder
+from pikaforge.publish.publisher import Publisher, PublishRequest, PublishResult, from_folder
 from pikaforge.publish.sites.directory import Directory
 from pikaforge.publish.sites.site import Site
 from pikaforge.publish.state import STATE, Artifact, File, State, read_state
@@ -123,14 +123,14 @@ class Root:
         """Publishes to it."""
         return Publisher(site=self.site, spec=spec(), url=self.url, signer=self.signer, product="demo")
 
-    def publish(self, *items: Item, keep: int | None = None, replace: bool = False) -> Done:
+    def publish(self, *items: Item, keep: int | None = None, replace: bool = False) -> PublishResult:
         """Publish items."""
-        wish = Wish(items=items, keep=keep, replace=replace)
+        wish = PublishRequest(items=items, keep=keep, replace=replace)
         return self.publisher().publish(wish, from_folder(dict(self.shelf.sources)))
 
-    def rollback(self, place: str = "debian12/R620") -> Done:
+    def rollback(self, place: str = "debian12/R620") -> PublishResult:
         """Go back to the generation before."""
-        return self.publisher().publish(Wish(rollback=(place,)), from_folder({}))
+        return self.publisher().publish(PublishRequest(rollback=(place,)), from_folder({}))
 
     def state(self, place: str = "debian12/R620") -> State:
         """What a repository says of itself."""

@@ -266,7 +266,7 @@ FUTURE = 4102444800
 
 def test_times_owners_and_modes_are_decided(tmp_path: Path) -> None:
     need("dpkg-deb")
-    package = control_files.Package(
+    package = control_files.BinaryPackage(
         name="demo",
         summary="Server",
         description="It serves.",
@@ -277,7 +277,7 @@ def test_times_owners_and_modes_are_decided(tmp_path: Path) -> None:
         ),
         scripts={"preinst": "#!/bin/sh\n"},
     )
-    change = spec_file.Change(epoch=FUTURE, lines=("first",))
+    change = spec_file.ChangelogEntry(epoch=FUTURE, lines=("first",))
     made = control_files.Deb(source="demo", version="1.0-1", dist="debian12", packages=(package,), changes=(change,))
     sources = {"tree/run": b"run", "tree/conf": b"conf"}
     for name, data in {

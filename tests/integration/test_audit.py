@@ -26,7 +26,7 @@ from pikaforge.audit.elf.facts import facts_of, read_facts
 from pikaforge.audit.elf.frames import read_frames
 from pikaforge.audit.elf.layout import is_elf, read_layout
 from pikaforge.audit.inputs import open_inputs
-from pikaforge.audit.isa.decode import Source, code_regions, scan
+from pikaforge.audit.isa.decode import CodeSource, code_regions, scan
 from pikaforge.audit.isa.worker_pool import CHUNK_BYTES
 from pikaforge.audit.judge_linkage import LinkageRules
 from pikaforge.config.waiver import Waiver
@@ -135,9 +135,9 @@ def test_a_stripped_file_takes_its_names_from_its_debug_information(tmp_path: Pa
     path = gcc(tmp_path / "x", planted("avx2") + MAIN)
     debug = tmp_path / "x.debug"
     subprocess.run(["objcopy", "--only-keep-debug", path, debug], check=True)
-    [before] = scan([Source(file="x", path=path)], allowed().sure)
+    [before] = scan([CodeSource(file="x", path=path)], allowed().sure)
     subprocess.run(["strip", path], check=True)
-    [after] = scan([Source(file="x", path=path, debug=debug)], allowed().sure)
+    [after] = scan([CodeSource(file="x", path=path, debug=debug)], allowed().sure)
     assert [h.function for h in after.hits] == ["planted"]
     assert after == before
 
@@ -388,7 +388,7 @@ def test_no_broken_file_ends_in_a_traceback(tmp_path: Path) -> None:
         broken.write_bytes(content)
         try:
             facts_of(content, "broken", forbidden=("/forge",))
-            scan([Source(file="broken", path=broken)], free(), workers=1)
+            scan([CodeSource(file="broken", path=broken)], free(), workers=1)
         except AuditError as error:
             assert error.message
 
@@ -455,7 +455,7 @@ def test_what_the_compiler_makes_for_a_target_is_allowed_for_it(target: str, tmp
 def test_system_programs_are_read_without_a_hitch(capsys: pytest.CaptureFixture[str]) -> None:
     paths = elves("/usr/bin", 100)
     start = time.monotonic()
-    found = scan([Source(file=str(p), path=p) for p in paths], allowed().sure)
+    found = scan([CodeSource(file=str(p), path=p) for p in paths], allowed().sure)
     seconds = time.monotonic() - start
     size = sum(f.size for f in found)
     with capsys.disabled():
@@ -470,7 +470,7 @@ def test_two_processes_find_what_one_finds() -> None:
     sizes = {path: sum(r.size for r in code_regions(path, path.name)) for path in elves("/usr/bin", 100)}
     enough = [path for path in sizes if sizes[path] >= 4 * CHUNK_BYTES]
     path = min(enough, key=sizes.__getitem__) if enough else max(sizes, key=sizes.__getitem__)
-    one, two = (scan([Source(file="x", path=path)], allowed().sure, workers=n) for n in (1, 2))
+    one, two = (scan([CodeSource(file="x", path=path)], allowed().sure, workers=n) for n in (1, 2))
     assert one == two
     assert one[0].size
 
@@ -484,7 +484,7 @@ def test_counts_are_those_of_objdump() -> None:
     for line in listing.splitlines():
         mnemonic = [*line.split("\t"), "", "", ""][2].split(" ")[0].rstrip("lq")
         seen[NAMED.get(mnemonic, "")] += 1
-    [found] = scan([Source(file="libc", path=path)], allowed().sure, workers=1)
+    [found] = scan([CodeSource(file="libc", path=path)], allowed().sure, workers=1)
     ours: Counter[str] = Counter()
     for hit in found.hits:
         ours[hit.feature] += hit.count

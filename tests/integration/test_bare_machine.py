@@ -49,7 +49,7 @@ def minimal(project: Project, name: str) -> str:
     class Pinned:
         lock = Lock(project.lock_path)
 
-    base = base_image.identify(name, entry, workshop=Pinned, offline=True)  # type: ignore[arg-type]
+    base = base_image.identify(name, entry, workspace=Pinned, offline=True)  # type: ignore[arg-type]
     assert base is not None, f"{name} is not pinned"
     return base.tag
 

@@ -18,7 +18,7 @@ from pikaforge.bench import load as load_module
 from pikaforge.bench.figures import draw
 from pikaforge.bench.histogram import Histogram, bucket
 from pikaforge.bench.load import Interval, Samples, run
-from pikaforge.bench.summary import Run, compare
+from pikaforge.bench.summary import LoadRun, compare
 from pikaforge.bench.workload import Workload
 from pikaforge.errors import ConfigError, ForgeError, HostError
 
@@ -378,17 +378,17 @@ def made(rates: list[int], latency: int, mib: int | None, number: int) -> Sample
     )
 
 
-def picture(folder: Path, runs: list[Run]) -> tuple[str, bytes]:
+def picture(folder: Path, runs: list[LoadRun]) -> tuple[str, bytes]:
     """The SVG's text and the PNG's bytes."""
     svg, png = draw(runs, compare(runs), title="Product 1.0", subtitle="the load", folder=folder, stem="bench")
     assert sorted(path.name for path in folder.iterdir()) == ["bench.png", "bench.svg"], "nothing half-made is left"
     return svg.read_text(encoding="utf-8"), png.read_bytes()
 
 
-def two(rounds: int = 3) -> list[Run]:
+def two(rounds: int = 3) -> list[LoadRun]:
     """Two servers over some rounds."""
     return [
-        Run(name=name, round=number, samples=made([rate + number, rate, rate + 9], latency, 40, number))
+        LoadRun(name=name, round=number, samples=made([rate + number, rate, rate + 9], latency, 40, number))
         for number in range(rounds)
         for name, rate, latency in (("none", 50_000, 4000), ("frame-pointers", 60_000, 3000))
     ]
@@ -411,18 +411,18 @@ def test_a_picture_is_drawn_and_the_same_twice(tmp_path: Path) -> None:
 
 def test_a_picture_without_figures_says_so(tmp_path: Path) -> None:
     runs = [
-        Run(name="none", round=0, samples=made([0, 0], 1, None, 0)),
-        Run(name="a", round=0, samples=made([0, 0], 1, None, 0)),
+        LoadRun(name="none", round=0, samples=made([0, 0], 1, None, 0)),
+        LoadRun(name="a", round=0, samples=made([0, 0], 1, None, 0)),
     ]
     svg, _ = picture(tmp_path, runs)
     assert svg.count("<!-- no figure -->") == 5, "three ratios, and no latency nor memory over time"
 
 
 def test_a_pause_does_not_flatten_the_rest(tmp_path: Path) -> None:
-    def latencies(last: int) -> list[Run]:
+    def latencies(last: int) -> list[LoadRun]:
         samples = made([10] * 9, 1000, 10, 0)
         paused = Interval(start=4.5, seconds=0.5, latency=Histogram.of({bucket(last): 10}), resident=None)
-        return [Run(name="none", round=0, samples=Samples(
+        return [LoadRun(name="none", round=0, samples=Samples(
             intervals=(*samples.intervals, paused), late=Histogram(), resident_before=None))]  # fmt: skip
 
     power = "$\\mathdefault{10^{"  # how labels of a logarithmic axis begin

@@ -130,9 +130,9 @@ def test_killed_run_is_cleared_by_the_next(
     brief: Project, engine: Engine, until: Callable[..., None], labelled: Callable[[str], Container]
 ) -> None:
     """After kill -9 its container compiles on; the next run removes it and says so, and touches nobody else's."""
-    from pikaforge.host.owner import Owner
+    from pikaforge.host.owner import RunId
 
-    mine = Owner.current()  # this test is a process that lives
+    mine = RunId.current()  # this test is a process that lives
     living = labelled(mine.text)
     elsewhere = labelled(f"{'0' * 16}-{mine.pid}-{mine.started}")
     with compiling(brief, engine, until) as running:

@@ -23,7 +23,7 @@ from pikaforge.config import families, load
 from pikaforge.config.schema import Spec
 from pikaforge.formats import debuginfo, payload
 from pikaforge.formats.deb import product as debian
-from pikaforge.formats.deb.control_files import Described
+from pikaforge.formats.deb.control_files import DebBuild
 from pikaforge.formats.layout import tree_entries
 from pikaforge.formats.rpm import product as house
 from pikaforge.formats.rpm import spec_file
@@ -91,7 +91,7 @@ class Kit:
 
     def product(
         self, *, release: str = "1", features: Sequence[str] = ("lm",), with_debug: bool = False, **changes: Any
-    ) -> tuple[Described, dict[str, bytes | Path]]:
+    ) -> tuple[DebBuild, dict[str, bytes | Path]]:
         """The product's description, and the inputs that it names."""
         rendered = payload.render(
             self.spec.product, model="R620", target="sandybridge", image="debian12", features=features
@@ -135,7 +135,7 @@ class Kit:
         )
         return described, {"tree": self.tree, "debug": self.debug, "extra": beside}
 
-    def pack(self, name: str, described: Described, archives: Mapping[str, bytes | Path]) -> dict[str, Path]:
+    def pack(self, name: str, described: DebBuild, archives: Mapping[str, bytes | Path]) -> dict[str, Path]:
         """Make DEBs as stages do; paths by file name."""
         folder = self.folder / name
         folder.mkdir()
@@ -195,7 +195,7 @@ def newer(kit: Kit) -> Path:
     described, archives = kit.product(release="2")
     main = described.deb.packages[0]
     entries = tuple(replace(e, source="made/pika.conf") if e.path == CONF else e for e in main.entries)
-    changed = Described(
+    changed = DebBuild(
         deb=replace(described.deb, packages=(replace(main, entries=entries),)),
         extra={**described.extra, "pika.conf": b"port : 9221\n# of release 2\n"},
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import pytest
 
 from pikaforge.audit.allowed_features import of_baseline
-from pikaforge.audit.isa.decode import Hit, Source, scan
+from pikaforge.audit.isa.decode import CodeSource, Hit, scan
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc here")
 
@@ -114,7 +114,7 @@ def hits(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Hit]:
     subprocess.run(["strip", "--strip-unneeded", "-o", stripped, built], check=True)
     found = {}
     for path in (built, stripped):
-        [seen] = scan([Source(file=path.name, path=path)], of_baseline("x86_64"), workers=1)
+        [seen] = scan([CodeSource(file=path.name, path=path)], of_baseline("x86_64"), workers=1)
         found[path] = {h.address: h for h in seen.hits if h.feature == "avx2"}
     by_name = {h.function.removeprefix("fast_"): h for h in found[built].values() if h.function.startswith("fast_")}
     assert sorted(by_name) == sorted(names)

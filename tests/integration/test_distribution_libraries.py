@@ -27,7 +27,7 @@ from pikaforge.host.docker import DockerEngine
 from pikaforge.host.download import Downloads
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.store import Result, Store
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import audit
 from pikaforge.pipeline.image import libraries
 from pikaforge.pipeline.image.libraries import Libraries
@@ -145,7 +145,7 @@ def made(warm: Warm, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -
     tag = f"pikaforge-test/distribution-libraries:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if not engine.client.images.list(tag):
         engine.client.images.build(fileobj=io.BytesIO(text.encode()), tag=tag, rm=True, forcerm=True)
-    workshop = Workshop(
+    workspace = Workspace(
         base=folder,
         out=folder / "out",
         dist=folder / "dist",
@@ -155,7 +155,7 @@ def made(warm: Warm, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -
         jobs=1,
         downloads=Downloads(folder / "out" / "downloads"),
     )
-    path = libraries.measure(workshop, tag, stage="image", label="test", log=folder / "log", into=folder)
+    path = libraries.measure(workspace, tag, stage="image", label="test", log=folder / "log", into=folder)
     image = Result(stage="image", key="k", identity="i", facts={}, files={libraries.FILE: path})
     container = engine.client.containers.create(tag, "true")
     try:

@@ -26,7 +26,7 @@ import pytest
 
 from pikaforge.errors import EXIT_CONFIG, EXIT_HOST, ConfigError, HostError
 from pikaforge.host import download, net, transfer
-from pikaforge.host.download import Downloads, Wanted
+from pikaforge.host.download import Downloads, PinnedFile
 
 NAME = "gperftools-2.7.tar.gz"
 BODY = random.Random(1).randbytes(200_001)  # not a secret, only unlike itself
@@ -199,7 +199,7 @@ class Desk:
     def downloads(self, *mirrors: str) -> Downloads:
         return Downloads(self.folder, mirrors=mirrors, notice=self.told.append, option="--local FILE")
 
-    def refused(self, wanted: Wanted, *mirrors: str) -> HostError:
+    def refused(self, wanted: PinnedFile, *mirrors: str) -> HostError:
         with pytest.raises(HostError) as caught:
             self.downloads(*mirrors).get(wanted)
         assert caught.value.exit_code == EXIT_HOST
@@ -220,8 +220,8 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path / "out" / "downloads")
 
 
-def wanted(url: str, *, data: bytes = BODY, name: str = NAME) -> Wanted:
-    return Wanted(name=name, url=url if url.startswith("file:") else f"{url}/{name}", sha256=digest(data))
+def wanted(url: str, *, data: bytes = BODY, name: str = NAME) -> PinnedFile:
+    return PinnedFile(name=name, url=url if url.startswith("file:") else f"{url}/{name}", sha256=digest(data))
 
 
 def holds(path: Path, data: bytes = BODY) -> bool:
@@ -336,13 +336,13 @@ def test_a_file_that_cannot_be_put_in_its_place(site: Site, desk: Desk) -> None:
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "a\nb", "x" * 201])
 def test_a_name_that_is_none(name: str) -> None:
     with pytest.raises(ConfigError, match="cannot be the name of a download"):
-        Wanted(name=name, url="https://sample.invalid/x", sha256=digest(b""))
+        PinnedFile(name=name, url="https://sample.invalid/x", sha256=digest(b""))
 
 
 @pytest.mark.parametrize("sha256", ["", "0" * 63, digest(b"").upper(), f"sha256:{digest(b'')}"])
 def test_a_digest_that_is_none(sha256: str) -> None:
     with pytest.raises(ConfigError, match=f"the SHA-256 of {NAME} is .* which is no SHA-256"):
-        Wanted(name=NAME, url="https://sample.invalid/x", sha256=sha256)
+        PinnedFile(name=NAME, url="https://sample.invalid/x", sha256=sha256)
 
 
 # ---- what is here already
@@ -740,7 +740,7 @@ def test_an_encoded_body_is_refused(site: Site, desk: Desk) -> None:
     "url", ["ftp://sample.invalid/x", "sample.invalid/x", "http:///x", "http://[x", "http://a:b/x", "file://etc/x", ""]
 )
 def test_a_url_that_is_none(desk: Desk, url: str) -> None:
-    want = Wanted(name=NAME, url=url, sha256=digest(BODY))
+    want = PinnedFile(name=NAME, url=url, sha256=digest(BODY))
     assert (
         desk.refused(want).message == f"cannot download {NAME}: {url} is not a URL with http://, https:// or file:///"
     )
@@ -859,7 +859,7 @@ def test_a_proxy_of_the_environment_is_used(site: Site, desk: Desk, monkeypatch:
 # ---- more than one
 
 
-def start_child(desk: Desk, want: Wanted) -> subprocess.Popen[str]:
+def start_child(desk: Desk, want: PinnedFile) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(desk.folder), want.name, want.url, want.sha256],
         env={**os.environ, "PYTHONPATH": str(SOURCES)},
@@ -1017,7 +1017,7 @@ def test_secrets_are_sent_and_not_shown(
     site.body, site.turns = OTHER, [cut()]
     wrong = [f"{start}s3cr3t:hunter2@{end}?key=t0ken" for start, end in (("", "host"), ("http://", "host:x"))]
     mirrors = [*wrong, *(with_secrets(url) for url in (nobody, "http://no.invalid", circle.url, ftp.url))]
-    want = Wanted(name=NAME, url=with_secrets(site.url), sha256=digest(BODY))
+    want = PinnedFile(name=NAME, url=with_secrets(site.url), sha256=digest(BODY))
     error = desk.refused(want, *mirrors)
     shown = "".join(traceback.format_exception(error))
     assert len(desk.told) == len(mirrors)
@@ -1029,7 +1029,7 @@ def test_secrets_are_sent_and_not_shown(
 
 def test_secrets_are_not_written(site: Site, desk: Desk) -> None:
     site.turns = [cut(), *[cut(0)] * download.TRIES]
-    desk.refused(Wanted(name=NAME, url=with_secrets(site.url), sha256=digest(BODY)))
+    desk.refused(PinnedFile(name=NAME, url=with_secrets(site.url), sha256=digest(BODY)))
     record = desk.part.with_name(f"{desk.part.name}.json").read_text(encoding="utf-8")
     assert json.loads(record)["validator"] == '"one"'
     assert no_secret(record)

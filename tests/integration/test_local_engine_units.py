@@ -18,7 +18,7 @@ from pikaforge.errors import HostError
 from pikaforge.host import process
 from pikaforge.host.job import Input, Job, ServerJob, files, folders
 from pikaforge.host.no_container import PASSED_ON, HostEngine, unpack
-from pikaforge.host.owner import Owner
+from pikaforge.host.owner import RunId
 
 
 @pytest.fixture(autouse=True)
@@ -153,9 +153,9 @@ def test_abort_ends_jobs_and_lets_none_start(tmp_path: Path, local: HostEngine, 
 
 
 def test_sweep_removes_only_what_dead_runs_left(tmp_path: Path, local: HostEngine) -> None:
-    me = Owner.current()
-    dead = Owner(machine=me.machine, pid=me.pid, started=str(int(me.started) - 1))
-    elsewhere = Owner(machine="f" * 16, pid=1, started="1")
+    me = RunId.current()
+    dead = RunId(machine=me.machine, pid=me.pid, started=str(int(me.started) - 1))
+    elsewhere = RunId(machine="f" * 16, pid=1, started="1")
     assert local.sweep() == 0
     kept = {
         f"compile-el7-x-none-{dead.text}": False,

@@ -12,7 +12,7 @@ import pytest
 
 from pikaforge.errors import HostError
 from pikaforge.host import process
-from pikaforge.host.owner import Owner
+from pikaforge.host.owner import RunId
 
 FAMILY = "sleep 600 & echo $! >child; sleep 600 & echo $! >>child; wait"
 """A program with two children, whose ids it writes down."""
@@ -203,10 +203,10 @@ def test_a_child_that_cannot_be_started(tmp_path: Path) -> None:
 
 
 def test_the_owner_of_a_process_that_ended_is_gone(tmp_path: Path) -> None:
-    me = Owner.current()
+    me = RunId.current()
     with (tmp_path / "log").open("wb") as output:
         with process.child(["sleep", "600"], cwd=tmp_path, env=dict(os.environ), output=output) as child:
-            other = Owner(machine=me.machine, pid=child.pid, started=process.start_time(child.pid) or "")
+            other = RunId(machine=me.machine, pid=child.pid, started=process.start_time(child.pid) or "")
             assert not other.gone()
         assert other.gone()
     assert process.start_time(other.pid) is None

@@ -36,7 +36,7 @@ from pikaforge.config.schema import FormatName, OsRelease
 from pikaforge.formats import client_lines
 from pikaforge.formats import format as formats
 from pikaforge.formats.deb import client as deb_client
-from pikaforge.formats.format import Offer
+from pikaforge.formats.format import InstallOffer
 from pikaforge.formats.rpm import client as rpm_client
 from pikaforge.host.job import files
 
@@ -131,7 +131,7 @@ class Site:
         """What is to be done on any machine of the fleet; the page says it of one kind of package."""
 
         def lines(kind: FormatName) -> str:
-            offer = Offer(
+            offer = InstallOffer(
                 product="pika",
                 image="debian12",
                 os=OsRelease(id="debian", version="12"),

@@ -38,7 +38,7 @@ from pikaforge.errors import EXIT_PUBLISH, PublishError
 from pikaforge.host import process
 from pikaforge.publish.sites.credentials import Credentials
 from pikaforge.publish.sites.pypi import publish_wheels
-from pikaforge.publish.sites.site import Outcome
+from pikaforge.publish.sites.site import UploadOutcome
 
 if TYPE_CHECKING:
     from .builds import SampleBuild
@@ -110,8 +110,8 @@ def files(*paths: Path) -> list[tuple[Path, str]]:
     return [(path, digest(path)) for path in paths]
 
 
-def outcome(path: Path, done: Any) -> Outcome:
-    return Outcome(name=path.name, sha256=digest(path), done=done)
+def outcome(path: Path, done: Any) -> UploadOutcome:
+    return UploadOutcome(name=path.name, sha256=digest(path), done=done)
 
 
 def small(folder: Path, version: str, content: str = "") -> Path:

@@ -21,11 +21,11 @@ from integration.dav import PROXIES, WRITER, Dav, Fault, dav_of, fetched, nginx_
 
 from pikaforge.errors import EXIT_PUBLISH, ConfigError, PublishError
 from pikaforge.publish.sites.credentials import Credentials
-from pikaforge.publish.sites.journal import PENDING, Redo
+from pikaforge.publish.sites.journal import PENDING, Journal
 from pikaforge.publish.sites.web import WebSite
 from pikaforge.publish.sites.web_lock import LOCK
 from pikaforge.publish.state import STATE, File, Generation, State, read_state, text
-from pikaforge.publish.transaction import Addition, Change, file_of
+from pikaforge.publish.transaction import Addition, Transaction, file_of
 
 if TYPE_CHECKING:
     from conftest import Engine
@@ -72,7 +72,7 @@ def payload(number: int, size: int = 20_000) -> bytes:
     return random.Random(number).randbytes(size)
 
 
-def change(before: State | None, *, size: int = 20_000, keep: int = 3, model: str = "R620") -> Change:
+def change(before: State | None, *, size: int = 20_000, keep: int = 3, model: str = "R620") -> Transaction:
     """The next generation: one package more, two pointers that must agree with the state, and what is too old goes."""
     number = before.current.number + 1 if before else 1
     data = payload(number, size)
@@ -84,7 +84,7 @@ def change(before: State | None, *, size: int = 20_000, keep: int = 3, model: st
     generations = (generation, *old)[:keep]
     state = State(product="server", image="debian12", model=model, generations=generations, artifacts={})
     named = {file.path for file in state.files()}
-    return Change(
+    return Transaction(
         state=state,
         kept=tuple(file for file in state.files() if file != package),
         additions=(Addition(file=package, content=data),),
@@ -161,7 +161,7 @@ def test_generations_come_one_after_the_other(server: Dav, root: str, tmp_path: 
     with site.locked():
         state = state_of(site)
         assert state is not None
-        again = Change(
+        again = Transaction(
             state=state,
             kept=(),
             additions=tuple(Addition(file=file_of(f.path, payload(5)), content=payload(5)) for f in change_files(5)),
@@ -201,7 +201,7 @@ def test_a_file_of_this_machine_is_sent_and_a_changed_one_is_not(server: Dav, ro
         (tmp_path / name).write_bytes(content)
         made = change(state_of(site))
         file = file_of(name, content)
-        made = Change(
+        made = Transaction(
             state=made.state, kept=(), additions=(Addition(file=file, content=tmp_path / name),), pointers=made.pointers
         )
         with site.locked():
@@ -211,7 +211,7 @@ def test_a_file_of_this_machine_is_sent_and_a_changed_one_is_not(server: Dav, ro
     (tmp_path / "large").write_bytes(b"changed")
     other = Addition(file=file_of("large2", b"before"), content=tmp_path / "large")
     with site.locked(), pytest.raises(PublishError, match="changed since"):
-        site.commit(Change(state=made.state, kept=(), additions=(other,), pointers=made.pointers))
+        site.commit(Transaction(state=made.state, kept=(), additions=(other,), pointers=made.pointers))
     assert f"{PLACE}/large2" not in server.listing(root)
     clean(server, root)
 
@@ -227,7 +227,7 @@ def test_left_overs_are_replaced_and_published_files_are_not(server: Dav, root: 
     consistent(server, root, 1)
     second = change(made.state)
     other = Addition(file=file_of(made.additions[0].file.path, b"other"), content=b"other")
-    bad = Change(state=second.state, kept=second.kept, additions=(other,), pointers=second.pointers)
+    bad = Transaction(state=second.state, kept=second.kept, additions=(other,), pointers=second.pointers)
     with site.locked(), pytest.raises(PublishError, match="published already"):
         site.commit(bad)
     consistent(server, root, 1)
@@ -345,7 +345,7 @@ def test_a_switch_that_failed_is_made_before_the_next_one_of_the_same_publisher(
 def test_a_damaged_log_is_of_a_switch_that_had_not_begun(server: Dav, root: str) -> None:
     site = WebSite(f"{server.url}/{root}", WRITER, **QUICK)
     state = publish(site)
-    whole = Redo.of(change(state)).text()
+    whole = Journal.of(change(state)).text()
     for damaged in (whole[:-20], b"", whole.replace(b'"debian12/R620"', b'"debian12/R720"')):
         with site.locked():
             site.write(PENDING, damaged)
@@ -717,9 +717,9 @@ def test_a_server_without_move(status: int, digests: bool, conditions: bool) -> 
         # What is there is not sent again; where the server tells digests, it is not even read.
         handler.log.clear()
         with site.locked():
-            site.commit(Change(state=state, kept=(), additions=change(None).additions[:0], pointers={}))
+            site.commit(Transaction(state=state, kept=(), additions=change(None).additions[:0], pointers={}))
             again = tuple(Addition(file=file_of(f.path, payload(5)), content=payload(5)) for f in change_files(5))
-            assert site.commit(Change(state=state, kept=(), additions=again, pointers={STATE: text(state)})) == 0
+            assert site.commit(Transaction(state=state, kept=(), additions=again, pointers={STATE: text(state)})) == 0
         used = [method for method, path in handler.log if "a%2Bb" in path]
         assert used == (["HEAD"] if digests else ["HEAD", "GET"])
 

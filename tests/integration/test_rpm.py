@@ -25,7 +25,7 @@ from pikaforge.formats import debuginfo, payload
 from pikaforge.formats.layout import Entry, tree_entries
 from pikaforge.formats.rpm import allocator, spec_file
 from pikaforge.formats.rpm import product as house
-from pikaforge.formats.rpm.product import About, Described, ProductRpm
+from pikaforge.formats.rpm.product import About, ProductRpm, RpmBuild
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.job import Input, Job, files
 from pikaforge.plan import plan
@@ -126,7 +126,7 @@ class Kit:
         features: Sequence[str] = ("lm",),
         model: str = "R620",
         with_debug: bool = True,
-    ) -> tuple[Described, dict[str, bytes | Path]]:
+    ) -> tuple[RpmBuild, dict[str, bytes | Path]]:
         """The product's description, and the inputs that it names."""
         rendered, extra = self.beside(features)
         entries = (
@@ -182,7 +182,7 @@ class Kit:
         log = job.log.read_text(encoding="utf-8", errors="replace")
         return done.status, {path.name: path for path in done.outputs.values()}, log
 
-    def pack(self, name: str, described: Described, archives: Mapping[str, bytes | Path]) -> dict[str, Path]:
+    def pack(self, name: str, described: RpmBuild, archives: Mapping[str, bytes | Path]) -> dict[str, Path]:
         """Make RPMs; paths by file name."""
         made = {**archives, "made": files(described.extra)}
         status, outputs, log = self.run(name, "rpm", described.pack(), made, described.names)
@@ -317,17 +317,17 @@ def base_package(kit: Kit, desk: Host) -> Path:
     programs["rsync"] = "/usr/bin/rsync"
     for path in programs.values():
         desk.ok("test", "-x", path)
-    package = spec_file.Package(
+    package = spec_file.SubPackage(
         name="base-system",
         summary="What Debian's own packages provide",
         description="For tests.",
         entries=(),
         provides=(*found, *programs),
     )
-    made = spec_file.Rpm(
+    made = spec_file.RpmSpec(
         version="1", release="1", licence="MIT", url="", packages=(package,), profile=spec_file.OLD, changes=()
     )
-    outputs = kit.pack("base", Described(rpm=made, extra={}), {})
+    outputs = kit.pack("base", RpmBuild(rpm=made, extra={}), {})
     return next(iter(outputs.values()))
 
 
@@ -347,7 +347,7 @@ def newer(kit: Kit) -> Path:
     main = described.rpm.packages[0]
     conf = f"{TOP}/conf/pika.conf"
     entries = tuple(replace(e, source="made/pika.conf") if e.path == conf else e for e in main.entries)
-    changed = Described(
+    changed = RpmBuild(
         rpm=replace(described.rpm, packages=(replace(main, entries=entries),)),
         extra={**described.extra, "pika.conf": b"port : 9221\n# of release 2\n"},
     )
@@ -736,7 +736,7 @@ def test_the_allocators_packages(kit: Kit, desk: Host, host: Host) -> None:
         target="sandybridge",
         prefix=tree_entries(prefix, folder="prefix", prefix=top),
         requires=("libc.so.6(GLIBC_2.4)(64bit)",),
-        changes_=(spec_file.Change(epoch=EPOCH, lines=("gperftools 2.7",)),),
+        changes_=(spec_file.ChangelogEntry(epoch=EPOCH, lines=("gperftools 2.7",)),),
     )
     libs, devel = kit.pack("gperftools", described, {"prefix": prefix}).values()
     assert [libs.name, devel.name] == [

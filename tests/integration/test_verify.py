@@ -28,7 +28,7 @@ from pikaforge.attest.signatures import Verifier
 from pikaforge.attest.signing import Settings, open_signer
 from pikaforge.attest.verify import artifact_of
 from pikaforge.cli.commands import verify as verb
-from pikaforge.cli.context import Setting
+from pikaforge.cli.context import Context
 from pikaforge.errors import ConfigError, HostError
 from pikaforge.formats.rpm import rpm_file
 
@@ -116,7 +116,7 @@ def verify(tmp_path: Path, key: Key, capsys: pytest.CaptureFixture[str], monkeyp
         given = {"unsigned": False, "json": False, **more, "key": [str(path) for path in key]}
         arguments = argparse.Namespace(matrix=str(matrix), out=None, dist=None, paths=[str(p) for p in paths], **given)
         capsys.readouterr()
-        status = verb.verify(Setting(arguments))
+        status = verb.verify(Context(arguments))
         return Said(status, capsys.readouterr().out)
 
     return run

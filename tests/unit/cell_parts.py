@@ -9,10 +9,10 @@ from typing import Any
 
 from unit.helpers import make_spec, the_cell
 
-from pikaforge.formats.parts import Parts
+from pikaforge.formats.parts import PackageInputs
 from pikaforge.host.job import files
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import package
 
 CELL = "R620-debian12-none"
@@ -120,8 +120,8 @@ def trees(tmp_path: Path, debug: Mapping[str, bytes] | None = None) -> dict[str,
     return found
 
 
-def pack(workshop: Workshop, parts: dict[str, Result], **changes: Any) -> Result:
+def pack(workspace: Workspace, parts: dict[str, Result], **changes: Any) -> Result:
     """Run the package stage."""
     spec = make_spec(**changes)
     cell = the_cell(spec, CELL)
-    return package.make(workshop, spec, cell, Parts(**parts), key="2" * 32, tools="tools:1", others={})
+    return package.make(workspace, spec, cell, PackageInputs(**parts), key="2" * 32, tools="tools:1", others={})

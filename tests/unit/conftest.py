@@ -13,7 +13,7 @@ import pytest
 from unit.helpers import FakeEngine, Forbidden, make_workshop
 
 from pikaforge.host import process
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +60,6 @@ def fake() -> FakeEngine:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, fake: FakeEngine) -> Workshop:
-    """A workshop below the test's folder, with guest scripts of its own."""
+def workspace(tmp_path: Path, fake: FakeEngine) -> Workspace:
+    """A workspace below the test's folder, with guest scripts of its own."""
     return make_workshop(tmp_path, fake)

@@ -8,7 +8,7 @@ from typing import Any
 from pikaforge.host.hashing import digest
 from pikaforge.pipeline import report as reports
 from pikaforge.pipeline.report import ArtifactRecord, BuildReport, CellRecord
-from pikaforge.publish.collect import Delivered
+from pikaforge.publish.collect import FoundReport
 
 
 def cell(id_: str, **changes: Any) -> CellRecord:
@@ -22,7 +22,7 @@ def cell(id_: str, **changes: Any) -> CellRecord:
     return CellRecord.model_validate({**data, **changes})
 
 
-def delivered(folder: Path, *cells: CellRecord, format: str = "tar", version: str = "v1.0") -> Delivered:
+def delivered(folder: Path, *cells: CellRecord, format: str = "tar", version: str = "v1.0") -> FoundReport:
     """A dist folder with a package of each cell."""
     suffix = {"tar": "tar.gz"}.get(format, format)
     told = []
@@ -40,4 +40,4 @@ def delivered(folder: Path, *cells: CellRecord, format: str = "tar", version: st
         told.append(built.model_copy(update={"artifacts": (artifact,)}))
     report = BuildReport(product="demo", version=version, cells=tuple(told))
     reports.write(folder, report)
-    return Delivered(folder=folder, report=report)
+    return FoundReport(folder=folder, report=report)

@@ -1,4 +1,4 @@
-"""What unit tests are made of: small specifications, an engine that only records, and a workshop around it."""
+"""What unit tests are made of: small specifications, an engine that only records, and a workspace around it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pikaforge.host.job import Input, Job, JobResult, RunningServer, ServerJob
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.os_families.enterprise_linux import EL
 from pikaforge.host.store import Store
-from pikaforge.host.workspace import GUEST, Workshop
+from pikaforge.host.workspace import GUEST, Workspace
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import all_cells
 
@@ -221,15 +221,15 @@ class FakeEngine:
         self.aborted += 1
 
 
-def make_workshop(folder: Path, engine: FakeEngine, *, strict: bool = False) -> Workshop:
-    """A workshop whose checkout, results and packages are all below `folder`."""
+def make_workshop(folder: Path, engine: FakeEngine, *, strict: bool = False) -> Workspace:
+    """A workspace whose checkout, results and packages are all below `folder`."""
     home = folder / "home"
     if not home.exists():
         (home / GUEST).mkdir(parents=True)
         for name in GUEST_SCRIPTS:
             (home / GUEST / name).write_text(f"# {name}\n")
         (folder / "recipe.sh").write_text("make\n")
-    return Workshop(
+    return Workspace(
         base=folder,
         out=folder / "out",
         dist=folder / "dist",

@@ -16,13 +16,13 @@ READ_LIMIT = 64 << 20
 """Bytes of a file that describes another one."""
 
 
-class _Read(BaseModel):
+class _ForeignModel(BaseModel):
     """Base of what is read of a file that anybody may have written; what a later version adds is let be."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
-class PatchClaim(_Read):
+class PatchClaim(_ForeignModel):
     """A patch."""
 
     name: str
@@ -31,14 +31,14 @@ class PatchClaim(_Read):
     """Packages that were built before this was told hold applied ones only."""
 
 
-class SourceClaim(_Read):
+class SourceClaim(_ForeignModel):
     """What was compiled."""
 
     commit: str
     patches: list[PatchClaim]
 
 
-class NameClaim(_Read):
+class NameClaim(_ForeignModel):
     """Something that is called by its name."""
 
     name: str
@@ -50,7 +50,7 @@ class ImageClaim(NameClaim):
     baseline: str = ""
 
 
-class LibraryClaim(_Read):
+class LibraryClaim(_ForeignModel):
     """A library that travels along."""
 
     path: str
@@ -61,7 +61,7 @@ class LibraryClaim(_Read):
     """Of the distribution's own ones only."""
 
 
-class Claims(_Read):
+class Claims(_ForeignModel):
     """What a manifest says, as far as it is checked."""
 
     cell: str
@@ -93,7 +93,7 @@ class Claims(_Read):
         )
 
 
-class DigestClaim(_Read):
+class DigestClaim(_ForeignModel):
     """A resource descriptor of in-toto."""
 
     name: str = ""
@@ -101,23 +101,23 @@ class DigestClaim(_Read):
     annotations: dict[str, Any] = Field(default_factory=dict)
 
 
-class _Definition(_Read):
+class _Definition(_ForeignModel):
     build_type: str = Field(alias="buildType")
     external: dict[str, Any] = Field(alias="externalParameters")
     internal: dict[str, Any] = Field(default_factory=dict, alias="internalParameters")
     dependencies: list[DigestClaim] = Field(default_factory=list, alias="resolvedDependencies")
 
 
-class _Details(_Read):
+class _Details(_ForeignModel):
     byproducts: list[DigestClaim] = Field(default_factory=list)
 
 
-class _Predicate(_Read):
+class _Predicate(_ForeignModel):
     definition: _Definition = Field(alias="buildDefinition")
     details: _Details = Field(alias="runDetails")
 
 
-class Statement(_Read):
+class Statement(_ForeignModel):
     """A provenance, as far as it is checked."""
 
     kind: str = Field(alias="_type")
@@ -136,21 +136,21 @@ class Statement(_Read):
         return self.definition.external.get("contents") == "debug"
 
 
-class _Hash(_Read):
+class _Hash(_ForeignModel):
     alg: str
     content: str
 
 
-class _Component(_Read):
+class _Component(_ForeignModel):
     name: str
     hashes: list[_Hash] = Field(default_factory=list)
 
 
-class _Metadata(_Read):
+class _Metadata(_ForeignModel):
     component: _Component
 
 
-class Bill(_Read):
+class Bill(_ForeignModel):
     """An SBOM, as far as it is checked."""
 
     form: Literal["CycloneDX"] = Field(alias="bomFormat")
@@ -159,7 +159,7 @@ class Bill(_Read):
     components: list[_Component] = Field(min_length=1)
 
 
-_T = TypeVar("_T", bound=_Read)
+_T = TypeVar("_T", bound=_ForeignModel)
 
 
 class ClaimError(Exception):

@@ -79,7 +79,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Package:
+class PackageContents:
     """What an artifact holds."""
 
     files: Mapping[str, Found] = field(default_factory=dict)
@@ -112,7 +112,7 @@ class Package:
         return frozenset((name.removeprefix(start), file.sha256) for name, file in self.files.items() if file.elf)
 
 
-def read_package(path: Path) -> Package:
+def read_package(path: Path) -> PackageContents:
     """Read an artifact of any kind that `host.archives` knows, once, without unpacking it.
 
     Raises:
@@ -145,8 +145,8 @@ def read_package(path: Path) -> Package:
         files[name] = files[target]
     nearest = min(manifests, key=lambda name: (name.count("/"), name), default=None)
     if nearest is None:
-        return Package(files=files)
-    return Package(
+        return PackageContents(files=files)
+    return PackageContents(
         files=files,
         manifest=manifests[nearest],
         top=posixpath.dirname(nearest),
@@ -177,7 +177,7 @@ def _copied(item: Mapping[str, Any], listed: Mapping[str, Mapping[str, Any]]) ->
     return item
 
 
-def differences(listed: Collection[Mapping[str, Any]], package: Package) -> list[str]:
+def differences(listed: Collection[Mapping[str, Any]], package: PackageContents) -> list[str]:
     """Where an artifact and the list in its manifest disagree, one line each, at most one for a path."""
     wanted = {str(item.get("path")): item for item in listed}
     found = package.inside

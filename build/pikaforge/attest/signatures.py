@@ -26,7 +26,7 @@ ARMOR = re.compile(r"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(.*?)-----END PGP 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class SignatureVerdict:
     """What is to be said of a signature."""
 
     good: bool
@@ -34,7 +34,7 @@ class Verdict:
     """By which key it is; or what is wrong, as the end of a sentence."""
 
 
-def judge_status(status: str, *, keys: str) -> Verdict:
+def judge_status(status: str, *, keys: str) -> SignatureVerdict:
     """The verdict by the lines that gpgv writes to its status file (GnuPG's doc/DETAILS).
 
     Args:
@@ -45,19 +45,21 @@ def judge_status(status: str, *, keys: str) -> Verdict:
     told = {words[0]: words[1:] for words in lines if words}
     valid = [words[1:] for words in lines if words and words[0] == "VALIDSIG"]
     if "BADSIG" in told:
-        return Verdict(good=False, why="the file is not what was signed: its bytes or the signature were altered")
+        return SignatureVerdict(
+            good=False, why="the file is not what was signed: its bytes or the signature were altered"
+        )
     if "NO_PUBKEY" in told or ("ERRSIG" in told and not valid):
-        return Verdict(good=False, why=f"it is by the key {_signer(told)}, which is not among {keys}")
+        return SignatureVerdict(good=False, why=f"it is by the key {_signer(told)}, which is not among {keys}")
     for word, what in (("REVKEYSIG", "was revoked"), ("EXPKEYSIG", "has expired"), ("EXPSIG", "has expired")):
         if word in told:
             thing = "the signature itself" if word == "EXPSIG" else f"the key {told[word][0]}"
-            return Verdict(good=False, why=f"{thing} {what}")
+            return SignatureVerdict(good=False, why=f"{thing} {what}")
     if "GOODSIG" not in told or len(valid) != 1 or len(valid[0]) < 8:
-        return Verdict(good=False, why="there is no OpenPGP signature in it that can be read")
+        return SignatureVerdict(good=False, why="there is no OpenPGP signature in it that can be read")
     digest = STRONG_DIGESTS.get(valid[0][7])
     if digest is None:
-        return Verdict(good=False, why="its digest is weaker than SHA-256")
-    return Verdict(good=True, why=f"{digest}, key {valid[0][-1]}")
+        return SignatureVerdict(good=False, why="its digest is weaker than SHA-256")
+    return SignatureVerdict(good=True, why=f"{digest}, key {valid[0][-1]}")
 
 
 def _signer(told: Mapping[str, Sequence[str]]) -> str:
@@ -130,7 +132,7 @@ class Verifier:
                 ) from error
         return cls(texts, folder)
 
-    def check(self, data: Path, signature: Path) -> Verdict:
+    def check(self, data: Path, signature: Path) -> SignatureVerdict:
         """Judge a detached signature."""
         done = process.run(
             [
@@ -141,10 +143,10 @@ class Verifier:
         )
         verdict = judge_status(done.text(), keys=self._called)
         if verdict.good and done.status != 0:
-            return Verdict(good=False, why=f"gpgv says no (exit status {done.status})")
+            return SignatureVerdict(good=False, why=f"gpgv says no (exit status {done.status})")
         return verdict
 
-    def check_header(self, rpm: Path) -> Verdict:
+    def check_header(self, rpm: Path) -> SignatureVerdict:
         """Judge the signature in an RPM's own header; rpm itself is not needed for that.
 
         Raises:
@@ -152,13 +154,13 @@ class Verifier:
         """
         parts = read_rpm(rpm)
         if not parts.signature:
-            return Verdict(good=False, why="the RPM's header is not signed")
+            return SignatureVerdict(good=False, why="the RPM's header is not signed")
         header, signature = self._folder / "header", self._folder / "header.sig"
         header.write_bytes(parts.header)
         signature.write_bytes(parts.signature)
         return self.check(header, signature)
 
-    def check_by_rpm(self, rpm: Path) -> Verdict | None:
+    def check_by_rpm(self, rpm: Path) -> SignatureVerdict | None:
         """What rpm itself says of an RPM, its digests among that; None where this machine has no rpmkeys."""
         rpmkeys = process.find("rpmkeys")
         if rpmkeys is None:
@@ -170,14 +172,14 @@ class Verifier:
                 [rpmkeys, "--dbpath", str(self._database), "--import", str(self._armored)], timeout=TIMEOUT
             )
             if done.status != 0:
-                return Verdict(good=False, why=f"rpm does not take the keys: {last_line(done.errors())}")
+                return SignatureVerdict(good=False, why=f"rpm does not take the keys: {last_line(done.errors())}")
         done = process.run(
             [rpmkeys, "--dbpath", str(self._database), "--checksig", "--verbose", str(rpm)], timeout=TIMEOUT
         )
         return judge_rpmkeys(done.text(), done.status)
 
 
-def judge_rpmkeys(text: str, status: int) -> Verdict:
+def judge_rpmkeys(text: str, status: int) -> SignatureVerdict:
     """The verdict by what `rpmkeys --checksig --verbose` prints: a line for each digest and signature.
 
     Its exit status alone says nothing: it is 0 for an RPM that nobody has signed.
@@ -186,10 +188,10 @@ def judge_rpmkeys(text: str, status: int) -> Verdict:
     bad = [line for line in lines if not line.endswith(": OK")]
     signatures = [line for line in lines if "signature" in line.lower()]
     if bad:
-        return Verdict(good=False, why=f"rpm says: {bad[0]}")
+        return SignatureVerdict(good=False, why=f"rpm says: {bad[0]}")
     if not signatures:
-        return Verdict(good=False, why="rpm finds no signature in it")
+        return SignatureVerdict(good=False, why="rpm finds no signature in it")
     if status != 0:
-        return Verdict(good=False, why=f"rpmkeys ends with exit status {status}")
+        return SignatureVerdict(good=False, why=f"rpmkeys ends with exit status {status}")
     weak = [line for line in signatures if "/SHA1" in line or "MD5" in line]
-    return Verdict(good=not weak, why=weak[0] if weak else f"{len(lines)} digests and signatures")
+    return SignatureVerdict(good=not weak, why=weak[0] if weak else f"{len(lines)} digests and signatures")

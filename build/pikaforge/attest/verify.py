@@ -23,9 +23,9 @@ from pikaforge.attest.claims import (
     parse,
     read_bytes,
 )
-from pikaforge.attest.contents import Package, differences, read_package
+from pikaforge.attest.contents import PackageContents, differences, read_package
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS
-from pikaforge.attest.signatures import Verdict
+from pikaforge.attest.signatures import SignatureVerdict
 from pikaforge.errors import ForgeError
 from pikaforge.formats.rpm.rpm_file import RpmError
 from pikaforge.host.store import sha256
@@ -43,7 +43,7 @@ def _plain(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class CheckResult:
     """One thing that was looked at."""
 
     file: str
@@ -57,14 +57,14 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class VerifyResult:
     """Everything that was looked at for one path or URL."""
 
     title: str
-    checks: tuple[Check, ...]
+    checks: tuple[CheckResult, ...]
 
     @property
-    def refusals(self) -> tuple[Check, ...]:
+    def refusals(self) -> tuple[CheckResult, ...]:
         """What says no."""
         return tuple(check for check in self.checks if check.verdict == "no")
 
@@ -118,17 +118,17 @@ def artifact_of(name: str) -> str:
 class Signatures(Protocol):
     """Judges signatures by the keys that are trusted (`signing.Verifier`)."""
 
-    def check(self, data: Path, signature: Path) -> Verdict:
+    def check(self, data: Path, signature: Path) -> SignatureVerdict:
         """A detached one."""
 
-    def check_header(self, rpm: Path) -> Verdict:
+    def check_header(self, rpm: Path) -> SignatureVerdict:
         """That in an RPM."""
 
-    def check_by_rpm(self, rpm: Path) -> Verdict | None:
+    def check_by_rpm(self, rpm: Path) -> SignatureVerdict | None:
         """What rpm says; None where there is none."""
 
 
-Audit = Callable[[Path, Claims, Package], Sequence[str]]
+Audit = Callable[[Path, Claims, PackageContents], Sequence[str]]
 """Audits an artifact for its manifest's target, below the manifest's folder as its top: what says no.
 
 Raises ForgeError where it cannot be read.
@@ -136,7 +136,7 @@ Raises ForgeError where it cannot be read.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
+class VerifyContext:
     """What is needed to verify."""
 
     audit: Audit
@@ -146,16 +146,16 @@ class Means:
     """Accept what is not signed; a signature that is there, and for which there is a key, must be good still."""
 
 
-def verify_folder(folder: Path, means: Means, *, title: str = "") -> Outcome:
+def verify_folder(folder: Path, means: VerifyContext, *, title: str = "") -> VerifyResult:
     """Verify everything in a folder; hidden files are not part of it."""
     examiner = _Examiner(folder, means)
-    return Outcome(title=title or str(folder), checks=tuple(examiner.whole()))
+    return VerifyResult(title=title or str(folder), checks=tuple(examiner.whole()))
 
 
-def verify_file(path: Path, means: Means, *, title: str = "") -> Outcome:
+def verify_file(path: Path, means: VerifyContext, *, title: str = "") -> VerifyResult:
     """Verify one artifact by what lies beside it; what describes or signs one stands for it."""
     examiner = _Examiner(path.parent, means)
-    return Outcome(title=title or str(path), checks=tuple(examiner.alone(artifact_of(path.name))))
+    return VerifyResult(title=title or str(path), checks=tuple(examiner.alone(artifact_of(path.name))))
 
 
 @dataclass(slots=True)
@@ -163,19 +163,19 @@ class _Examiner:
     """Looks at the files of one folder."""
 
     folder: Path
-    means: Means
+    means: VerifyContext
     _digests: dict[str, str] = field(default_factory=dict)
     _audited: dict[object, tuple[str, Sequence[str]]] = field(default_factory=dict)
     """What was audited: the first artifact with these programs, and what was said of them."""
 
-    def whole(self) -> Iterator[Check]:
+    def whole(self) -> Iterator[CheckResult]:
         paths = sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
         files = [path.name for path in paths if path.is_file() and not path.is_symlink()]
         sums = yield from self._sums()
         for path in paths:
             if path.name not in files:
                 kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "no file"
-                yield Check(
+                yield CheckResult(
                     file=path.name, what="belongs here", verdict="no", why=f"it is {kind}, which nothing proves"
                 )
         listed = [name for name in files if not name.endswith(SIGNATURE_SUFFIX) and name != SUMS]
@@ -185,77 +185,77 @@ class _Examiner:
         for name in files:
             about = artifact_of(name)
             if about not in (name, SUMS) and about not in files:
-                yield Check(file=name, what="belongs here", verdict="no", why=f"there is no {about}")
+                yield CheckResult(file=name, what="belongs here", verdict="no", why=f"there is no {about}")
         artifacts = [name for name in listed if artifact_of(name) == name]
         if not artifacts:
-            yield Check(file=str(self.folder.name), what="has an artifact", verdict="no", why="there is none")
+            yield CheckResult(file=str(self.folder.name), what="has an artifact", verdict="no", why="there is none")
         for name in artifacts:
             yield from self._artifact(name)
 
-    def alone(self, name: str) -> Iterator[Check]:
+    def alone(self, name: str) -> Iterator[CheckResult]:
         if (self.folder / SUMS).exists():
             sums = yield from self._sums()
             for part in (name, *(name + suffix for suffix in COMPANIONS)):
                 if sums is not None and (part in sums or (self.folder / part).exists()):
                     yield self._digest(part, sums)
         else:
-            yield Check(file=SUMS, what="digests", verdict="not checked", why="there is none beside the file")
+            yield CheckResult(file=SUMS, what="digests", verdict="not checked", why="there is none beside the file")
         yield from self._artifact(name)
 
-    def _sums(self) -> Generator[Check, None, dict[str, str] | None]:
+    def _sums(self) -> Generator[CheckResult, None, dict[str, str] | None]:
         """The folder's SHA256SUMS: the generator's value is the digests, or None."""
         try:
             sums, bad = read_sums(read_bytes(self.folder / SUMS).decode("utf-8", "replace"))
         except ClaimError as error:
-            yield Check(file=SUMS, what="digests", verdict="no", why=str(error))
+            yield CheckResult(file=SUMS, what="digests", verdict="no", why=str(error))
             return None
         if bad or not sums:
             yield self._said(SUMS, "digests", bad or ["it is empty"])
         yield self._signature(SUMS)
         return sums
 
-    def _digest(self, name: str, sums: Mapping[str, str]) -> Check:
+    def _digest(self, name: str, sums: Mapping[str, str]) -> CheckResult:
         what = f"digest in {SUMS}"
         if name not in sums:
-            return Check(file=name, what=what, verdict="no", why="it is not listed")
+            return CheckResult(file=name, what=what, verdict="no", why="it is not listed")
         try:
             found = self._sha256(name)
         except OSError as error:
-            return Check(file=name, what=what, verdict="no", why=f"the file cannot be read: {error.strerror}")
+            return CheckResult(file=name, what=what, verdict="no", why=f"the file cannot be read: {error.strerror}")
         if found != sums[name]:
-            return Check(file=name, what=what, verdict="no", why=f"it has SHA-256 {found}, not {sums[name]}")
-        return Check(file=name, what=what, verdict="yes")
+            return CheckResult(file=name, what=what, verdict="no", why=f"it has SHA-256 {found}, not {sums[name]}")
+        return CheckResult(file=name, what=what, verdict="yes")
 
     def _sha256(self, name: str) -> str:
         if name not in self._digests:
             self._digests[name] = sha256(self.folder / name)
         return self._digests[name]
 
-    def _signature(self, name: str) -> Check:
+    def _signature(self, name: str) -> CheckResult:
         what, beside = "signature", self.folder / f"{name}{SIGNATURE_SUFFIX}"
         if not beside.is_file():
             if self.means.unsigned:
                 why = "it is not signed, which --unsigned accepts"
-                return Check(file=name, what=what, verdict="not checked", why=why)
-            return Check(file=name, what=what, verdict="no", why=f"it is not signed: there is no {beside.name}")
+                return CheckResult(file=name, what=what, verdict="not checked", why=why)
+            return CheckResult(file=name, what=what, verdict="no", why=f"it is not signed: there is no {beside.name}")
         if self.means.signatures is None:
-            return Check(file=name, what=what, verdict="not checked", why="no key was given (--key FILE)")
+            return CheckResult(file=name, what=what, verdict="not checked", why="no key was given (--key FILE)")
         verdict = self.means.signatures.check(self.folder / name, beside)
-        return Check(file=name, what=what, verdict="yes" if verdict.good else "no", why=verdict.why)
+        return CheckResult(file=name, what=what, verdict="yes" if verdict.good else "no", why=verdict.why)
 
     @staticmethod
-    def _said(file: str, what: str, wrong: Sequence[str], *, why: str = "") -> Check:
+    def _said(file: str, what: str, wrong: Sequence[str], *, why: str = "") -> CheckResult:
         """Yes if nothing is wrong."""
         if not wrong:
-            return Check(file=file, what=what, verdict="yes", why=why)
+            return CheckResult(file=file, what=what, verdict="yes", why=why)
         more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
-        return Check(file=file, what=what, verdict="no", why="; ".join([*wrong[:SHOWN], *more]))
+        return CheckResult(file=file, what=what, verdict="no", why="; ".join([*wrong[:SHOWN], *more]))
 
-    def _artifact(self, name: str) -> Iterator[Check]:
+    def _artifact(self, name: str) -> Iterator[CheckResult]:
         try:
             digest = self._sha256(name)
         except OSError as error:
-            yield Check(file=name, what="file", verdict="no", why=f"it cannot be read: {error.strerror}")
+            yield CheckResult(file=name, what="file", verdict="no", why=f"it cannot be read: {error.strerror}")
             return
         yield self._signature(name)
         if name.endswith(".rpm"):
@@ -264,52 +264,52 @@ class _Examiner:
         yield self._bill(name, digest, statement)
         yield from self._inside(name, statement)
 
-    def _rpm(self, name: str) -> Iterator[Check]:
+    def _rpm(self, name: str) -> Iterator[CheckResult]:
         path, what = self.folder / name, "RPM header signature"
         if self.means.signatures is None:
-            yield Check(file=name, what=what, verdict="not checked", why="no key was given (--key FILE)")
+            yield CheckResult(file=name, what=what, verdict="not checked", why="no key was given (--key FILE)")
             return
         try:
             verdict = self.means.signatures.check_header(path)
         except RpmError as error:
-            yield Check(file=name, what=what, verdict="no", why=error.message)
+            yield CheckResult(file=name, what=what, verdict="no", why=error.message)
             return
         if not verdict.good and self.means.unsigned and "is not signed" in verdict.why:
             why = f"{verdict.why}, which --unsigned accepts"
-            yield Check(file=name, what=what, verdict="not checked", why=why)
+            yield CheckResult(file=name, what=what, verdict="not checked", why=why)
             return
-        yield Check(file=name, what=what, verdict="yes" if verdict.good else "no", why=verdict.why)
+        yield CheckResult(file=name, what=what, verdict="yes" if verdict.good else "no", why=verdict.why)
         by_rpm = self.means.signatures.check_by_rpm(path)
         what = "rpm's own check (rpmkeys)"
         if by_rpm is None:
-            yield Check(file=name, what=what, verdict="not checked", why="there is no rpm on this machine")
+            yield CheckResult(file=name, what=what, verdict="not checked", why="there is no rpm on this machine")
         else:
-            yield Check(file=name, what=what, verdict="yes" if by_rpm.good else "no", why=by_rpm.why)
+            yield CheckResult(file=name, what=what, verdict="yes" if by_rpm.good else "no", why=by_rpm.why)
 
-    def _provenance(self, name: str, digest: str) -> Generator[Check, None, Statement | None]:
+    def _provenance(self, name: str, digest: str) -> Generator[CheckResult, None, Statement | None]:
         """The generator's value is the statement if it is of this file."""
         file, what = f"{name}{PROVENANCE_SUFFIX}", "provenance is of the artifact"
         try:
             statement = parse(Statement, read_bytes(self.folder / file))
         except ClaimError as error:
-            yield Check(file=file, what=what, verdict="no", why=str(error))
+            yield CheckResult(file=file, what=what, verdict="no", why=str(error))
             return None
         wrong = judge_statement(statement, artifact=name, digest=digest)
         yield self._said(file, what, wrong)
         return None if wrong else statement
 
-    def _bill(self, name: str, digest: str, statement: Statement | None) -> Check:
+    def _bill(self, name: str, digest: str, statement: Statement | None) -> CheckResult:
         file, what = f"{name}{SBOM_SUFFIX}", "SBOM is of the artifact"
         try:
             wrong = judge_bill(parse(Bill, read_bytes(self.folder / file)), digest=digest)
         except ClaimError as error:
-            return Check(file=file, what=what, verdict="no", why=str(error))
+            return CheckResult(file=file, what=what, verdict="no", why=str(error))
         told = {item.name: item.digest for item in statement.predicate.details.byproducts} if statement else {}
         if not wrong and statement and told.get(file, {}).get("sha256") != self._sha256(file):
             wrong = ["it is not the one that the provenance names"]
         return self._said(file, what, wrong)
 
-    def _inside(self, name: str, statement: Statement | None) -> Iterator[Check]:
+    def _inside(self, name: str, statement: Statement | None) -> Iterator[CheckResult]:
         """Manifest, contents and audit."""
         what = "manifest.json"
         try:
@@ -317,36 +317,38 @@ class _Examiner:
             if package.manifest is None:
                 if statement is not None and statement.debug:
                     why = "there is none in debug information"
-                    yield Check(file=name, what=what, verdict="not checked", why=why)
+                    yield CheckResult(file=name, what=what, verdict="not checked", why=why)
                 else:
-                    yield Check(file=name, what=what, verdict="no", why="there is none in it")
+                    yield CheckResult(file=name, what=what, verdict="no", why="there is none in it")
                 return
             claims = parse(Claims, package.manifest)
         except ForgeError as error:
-            yield Check(file=name, what=what, verdict="no", why=error.message)
+            yield CheckResult(file=name, what=what, verdict="no", why=error.message)
             return
         except ClaimError as error:
-            yield Check(file=name, what=what, verdict="no", why=str(error))
+            yield CheckResult(file=name, what=what, verdict="no", why=str(error))
             return
         if statement is None:
-            yield Check(file=name, what="manifest.json agrees with provenance", verdict="no", why="there is none of it")
+            yield CheckResult(
+                file=name, what="manifest.json agrees with provenance", verdict="no", why="there is none of it"
+            )
         else:
             wrong = judge_claims(claims, statement, manifest_sha256=package.manifest_sha256)
             yield self._said(name, "manifest.json agrees with provenance", wrong, why=claims.cell)
         yield self._contents(name, claims, package)
         yield self._audit(name, claims, package)
 
-    def _contents(self, name: str, claims: Claims, package: Package) -> Check:
+    def _contents(self, name: str, claims: Claims, package: PackageContents) -> CheckResult:
         what = "contents agree with manifest.json"
         if claims.contents is None:
-            return Check(file=name, what=what, verdict="no", why="the manifest does not list them")
+            return CheckResult(file=name, what=what, verdict="no", why="the manifest does not list them")
         known = "" if all(f.link or f.mode is not None for f in package.inside.values()) else ", modes not compared"
         outside = len(package.files) - len(package.inside) - 1
         more = f", {outside} beside them by digest alone" if outside else ""
         why = f"{len(claims.contents)} files{known}{more}"
         return self._said(name, what, differences(claims.contents, package), why=why)
 
-    def _audit(self, name: str, claims: Claims, package: Package) -> Check:
+    def _audit(self, name: str, claims: Claims, package: PackageContents) -> CheckResult:
         what = f"audit for {claims.target}"
         libraries = tuple((library.path, library.version, library.code) for library in claims.bundled_libraries)
         key = (claims.target, claims.image, claims.allocator.name, libraries, package.programs)
@@ -356,6 +358,6 @@ class _Examiner:
         try:
             wrong = self.means.audit(self.folder / name, claims, package)
         except ForgeError as error:
-            return Check(file=name, what=what, verdict="no", why=error.message)
+            return CheckResult(file=name, what=what, verdict="no", why=error.message)
         self._audited[key] = (name, wrong)
         return self._said(name, what, wrong)

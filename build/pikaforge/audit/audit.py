@@ -24,8 +24,8 @@ from pikaforge.audit.elf.code import code_digest
 from pikaforge.audit.elf.facts import ElfFacts, read_build_id, read_facts
 from pikaforge.audit.elf.layout import EM_386, EM_X86_64, machine_name
 from pikaforge.audit.finding import Line
-from pikaforge.audit.inputs import Tree, open_inputs, open_package
-from pikaforge.audit.isa.decode import Source, scan
+from pikaforge.audit.inputs import ElfTree, open_inputs, open_package
+from pikaforge.audit.isa.decode import CodeSource, scan
 from pikaforge.audit.isa.dispatch.known import known as known_dispatcher
 from pikaforge.audit.judge_allocator import AllocatorVerdict
 from pikaforge.audit.judge_allocator import judge as judge_allocator
@@ -55,14 +55,14 @@ def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: dat
     }
 
 
-def _top(tree: Tree) -> str:
+def _top(tree: ElfTree) -> str:
     """The folder that all files of a tree are below."""
     folders = [posixpath.dirname(name) for name in tree.elves]
     return posixpath.commonpath(folders) if tree.whole and folders and all(folders) else ""
 
 
 @dataclass(slots=True)
-class _Read:
+class _TreeFacts:
     """The facts of a tree, and what was left out."""
 
     judged: list[ElfFacts] = field(default_factory=list)
@@ -71,7 +71,7 @@ class _Read:
 
 
 def audit_tree(
-    tree: Tree,
+    tree: ElfTree,
     allowed: Allowed,
     rules: Rules,
     *,
@@ -126,7 +126,7 @@ def audit_tree(
     )
 
 
-def _ledger(tree: Tree, allowed: Allowed, rules: Rules, today: date) -> Ledger:
+def _ledger(tree: ElfTree, allowed: Allowed, rules: Rules, today: date) -> Ledger:
     return Ledger(
         rules.waivers,
         today=today,
@@ -139,7 +139,9 @@ def _ledger(tree: Tree, allowed: Allowed, rules: Rules, today: date) -> Ledger:
     )
 
 
-def _packaged(tree: Tree, read: _Read, allowed: Allowed, distribution: Distribution | None) -> dict[str, Packaged]:
+def _packaged(
+    tree: ElfTree, read: _TreeFacts, allowed: Allowed, distribution: Distribution | None
+) -> dict[str, Packaged]:
     """The files that are the distribution's own, if the target has what that promises; why not is noted."""
     if distribution is None:
         return {}
@@ -160,12 +162,14 @@ def _packaged(tree: Tree, read: _Read, allowed: Allowed, distribution: Distribut
     return found
 
 
-def _source(fact: ElfFacts, path: Path, debug: Path | None, packaged: Mapping[str, Packaged], rules: Rules) -> Source:
+def _source(
+    fact: ElfFacts, path: Path, debug: Path | None, packaged: Mapping[str, Packaged], rules: Rules
+) -> CodeSource:
     """A file to decode; of the distribution's, everything beyond its baseline is looked at."""
     library = packaged.get(fact.name)
     if library is None or rules.distribution is None:
-        return Source(file=fact.name, path=path, debug=debug)
-    return Source(
+        return CodeSource(file=fact.name, path=path, debug=debug)
+    return CodeSource(
         file=fact.name,
         path=path,
         debug=debug,
@@ -174,8 +178,8 @@ def _source(fact: ElfFacts, path: Path, debug: Path | None, packaged: Mapping[st
     )
 
 
-def _read(tree: Tree, rules: Rules, debug: Mapping[str, Path]) -> _Read:
-    out = _Read()
+def _read(tree: ElfTree, rules: Rules, debug: Mapping[str, Path]) -> _TreeFacts:
+    out = _TreeFacts()
     for name, path in tree.elves.items():
         try:
             fact = read_facts(path, name=name, debug=debug.get(name), forbidden=rules.forbidden)
@@ -241,7 +245,7 @@ def audit_compiled(
             "the compile stage left no compiler macros", where=label, hint="compile anew: facts/macros.txt is empty"
         )
     opened = open_package(tree_tar, scratch / "tree")
-    tree = Tree(title=label, whole=True, elves=opened.elves, links=opened.links, others=opened.others)
+    tree = ElfTree(title=label, whole=True, elves=opened.elves, links=opened.links, others=opened.others)
     debug: dict[str, Path] = {}
     for number, archive in enumerate(debug_tars):
         debug |= _debug_of(tree, open_package(archive, scratch / f"debug{number}").elves)
@@ -258,7 +262,7 @@ def audit_compiled(
     )
 
 
-def _debug_of(tree: Tree, found: Mapping[str, Path]) -> dict[str, Path]:
+def _debug_of(tree: ElfTree, found: Mapping[str, Path]) -> dict[str, Path]:
     """Debug files by the path in the tree of what they belong to; of a library that travels under another name, its
     build id tells."""
     named = {name.removesuffix(".debug"): path for name, path in found.items()}

@@ -19,7 +19,7 @@ TOTAL_LIMIT = 32 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tree:
+class ElfTree:
     """The ELF files that belong together: those of one folder or package, or one file alone."""
 
     title: str
@@ -34,7 +34,7 @@ class Tree:
     """Files that are no ELF."""
 
 
-def open_inputs(paths: Iterable[Path], scratch: Path) -> list[Tree]:
+def open_inputs(paths: Iterable[Path], scratch: Path) -> list[ElfTree]:
     """The trees that are meant by some paths.
 
     A symbolic link that is named is followed; one within a folder is not, so no file counts twice.
@@ -57,7 +57,7 @@ def open_inputs(paths: Iterable[Path], scratch: Path) -> list[Tree]:
     return trees
 
 
-def _file(path: Path) -> Tree:
+def _file(path: Path) -> ElfTree:
     try:
         real = path.resolve(strict=True)
         with real.open("rb") as stream:
@@ -70,10 +70,10 @@ def _file(path: Path) -> Tree:
             where=str(path),
             hint="packages are known by their names: .tar.gz .tar.xz .zip .whl .deb .rpm",
         )
-    return Tree(title=str(path), whole=False, elves={path.name: real})
+    return ElfTree(title=str(path), whole=False, elves={path.name: real})
 
 
-def _folder(path: Path) -> Tree:
+def _folder(path: Path) -> ElfTree:
     elves: dict[str, Path] = {}
     links: dict[str, str] = {}
     seen: set[tuple[int, int]] = set()
@@ -97,7 +97,7 @@ def _folder(path: Path) -> Tree:
             else:  # a hard link: the same bytes under another name
                 first = next(n for n, p in elves.items() if p.samefile(full))
                 links[inside] = first
-    return Tree(title=str(path), whole=True, elves=elves, links=links, others=others)
+    return ElfTree(title=str(path), whole=True, elves=elves, links=links, others=others)
 
 
 def _walk_failed(error: OSError) -> None:
@@ -120,7 +120,7 @@ def _add_link(links: dict[str, str], name: str, target: str) -> None:
         links[name] = joined
 
 
-def open_package(path: Path, into: Path) -> Tree:
+def open_package(path: Path, into: Path) -> ElfTree:
     """The tree in a package; its ELF files are written to `into` as `0`, `1`, …
 
     Raises:
@@ -144,7 +144,7 @@ def open_package(path: Path, into: Path) -> Tree:
                 place = into / str(len(elves))
                 total += _copy(start, member.content, place, path, TOTAL_LIMIT - total)
                 elves[member.name] = place
-    return Tree(title=str(path), whole=True, elves=elves, links=links, others=others)
+    return ElfTree(title=str(path), whole=True, elves=elves, links=links, others=others)
 
 
 def _copy(start: bytes, content: IO[bytes], place: Path, package: Path, limit: int) -> int:

@@ -21,7 +21,7 @@ _ASSEMBLER = re.compile(r"^GNU AS\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Units:
+class UnitGroup:
     """Compile units of one file that were made alike."""
 
     file: str
@@ -39,7 +39,7 @@ class Units:
 class FlagVerdict:
     """The flags of a tree, judged."""
 
-    units: tuple[Units, ...]
+    units: tuple[UnitGroup, ...]
     dropped: tuple[tuple[int, str], ...]
     """How often the compiler wrapper dropped which flag."""
     violations: tuple[Line, ...]
@@ -66,7 +66,7 @@ def judge(
         march: what own units must have been compiled for; empty: anything but native.
         dropped: the wrapper's count.
     """
-    units: list[Units] = []
+    units: list[UnitGroup] = []
     violations: list[Line] = []
     notes: list[str] = []
     for fact in facts:
@@ -90,16 +90,16 @@ def judge(
     return FlagVerdict(units=tuple(units), dropped=tuple(dropped), violations=tuple(violations), notes=tuple(notes))
 
 
-def _units(fact: ElfFacts, own: bool) -> list[Units]:
+def _units(fact: ElfFacts, own: bool) -> list[UnitGroup]:
     """The units of one file by -march, -mtune and nativeness. Assembler units have no flags to judge."""
-    found: dict[tuple[str, str, bool], Units] = {}
+    found: dict[tuple[str, str, bool], UnitGroup] = {}
     for producer in fact.debug.producers:
         if _ASSEMBLER.match(producer.text):
             continue
         march, mtune = _MARCH.findall(producer.text), _MTUNE.findall(producer.text)
         key = (march[-1] if march else "", mtune[-1] if mtune else "", bool(_NATIVE.search(producer.text)))
         old = found.get(key)
-        found[key] = Units(
+        found[key] = UnitGroup(
             file=fact.name,
             own=own,
             march=key[0],
@@ -111,7 +111,7 @@ def _units(fact: ElfFacts, own: bool) -> list[Units]:
     return list(found.values())
 
 
-def _wrong(group: Units, march: str) -> str:
+def _wrong(group: UnitGroup, march: str) -> str:
     if group.native:
         cpu = f": this build host is a {group.march}" if group.march not in ("", "native") else ""
         return f"were compiled for the machine that built them (-march=native or -mtune=native{cpu})"
@@ -120,7 +120,7 @@ def _wrong(group: Units, march: str) -> str:
     return ""
 
 
-def _remedy(group: Units) -> str:
+def _remedy(group: UnitGroup) -> str:
     if group.native:
         return "the compiler wrapper was bypassed: is a compiler called by its path? take -march=native out of the tree"
     return "the compiler wrapper was bypassed, or the unit comes from a library that was linked in: build that one, too"

@@ -93,7 +93,7 @@ class IsaVerdict:
 
 
 @dataclass(slots=True)
-class _Group:
+class _FindingGroup:
     level: Level
     reason: str
     first: Hit
@@ -123,7 +123,7 @@ def judge(
     """
     packaged = distribution or {}
     used = {f for scan in scans for f in scan.features} - free()
-    groups: dict[tuple[str, str, Level, str], _Group] = {}
+    groups: dict[tuple[str, str, Level, str], _FindingGroup] = {}
     for scan in scans:
         for hit in scan.hits:
             proven = bool(hit.evidence) and hit.file in packaged
@@ -135,7 +135,7 @@ def judge(
             level, reason = accepted if proven else _level(hit, allowed, ledger, own)
             if level == "warn" and hit.feature in allowed.doubtful:
                 used.add(hit.feature)
-            group = groups.setdefault((hit.file, hit.function, level, reason), _Group(level, reason, hit))
+            group = groups.setdefault((hit.file, hit.function, level, reason), _FindingGroup(level, reason, hit))
             group.counts[hit.feature] = group.counts.get(hit.feature, 0) + hit.count
             group.hints.update(dict.fromkeys((*hit.hints, *([hit.evidence] if hit.evidence else []))))
             if hit.doubt and hit.file in packaged:
@@ -198,7 +198,7 @@ def _level(hit: Hit, allowed: Allowed, ledger: Ledger, own: frozenset[str]) -> t
     return "fail", ""
 
 
-def _finding(group: _Group) -> Finding:
+def _finding(group: _FindingGroup) -> Finding:
     return Finding(
         level=group.level,
         file=group.first.file,

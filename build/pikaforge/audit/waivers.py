@@ -11,7 +11,7 @@ from pikaforge.config.waiver import Waiver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Books:
+class WaiverUse:
     """What the waivers of a run came to."""
 
     used: tuple[Waiver, ...]
@@ -70,7 +70,7 @@ class Ledger:
                 return waiver
         return None
 
-    def close(self, *, demand_use: bool = True) -> Books:
+    def close(self, *, demand_use: bool = True) -> WaiverUse:
         """The problems with the waivers, once all findings were looked up.
 
         Args:
@@ -90,7 +90,7 @@ class Ledger:
             elif used and (idle := _idle(waiver.features, used)):
                 notes.append(f"{waiver.title()}: nothing needs {', '.join(idle)}")
         used_waivers = tuple(w for i, w in enumerate(self._all) if i in self._used)
-        return Books(used=used_waivers, problems=tuple(problems), notes=tuple(notes))
+        return WaiverUse(used=used_waivers, problems=tuple(problems), notes=tuple(notes))
 
 
 def _idle(features: Sequence[str], used: set[str]) -> list[str]:

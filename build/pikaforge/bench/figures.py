@@ -10,7 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pikaforge.bench.load import Interval
-from pikaforge.bench.summary import NO_FIGURE, Comparison, Run, overlay
+from pikaforge.bench.summary import NO_FIGURE, Comparison, LoadRun, overlay
 from pikaforge.host import extras
 from pikaforge.host.store import write_atomically
 
@@ -69,7 +69,7 @@ def library() -> Any:
 
 
 def draw(
-    runs: Sequence[Run], comparison: Comparison, *, title: str, subtitle: str, folder: Path, stem: str
+    runs: Sequence[LoadRun], comparison: Comparison, *, title: str, subtitle: str, folder: Path, stem: str
 ) -> tuple[Path, Path]:
     """Write the picture as SVG and as PNG, each whole or not at all; the same runs give the same SVG.
 
@@ -113,7 +113,7 @@ def _looks(comparison: Comparison) -> dict[str, tuple[str, Any]]:
     return {name: (COLOURS[n % len(COLOURS)], STYLES[n % len(STYLES)]) for n, name in enumerate(names)}
 
 
-def _compose(figure: Figure, runs: Sequence[Run], comparison: Comparison, title: str, subtitle: str) -> None:
+def _compose(figure: Figure, runs: Sequence[LoadRun], comparison: Comparison, title: str, subtitle: str) -> None:
     looks = _looks(comparison)
     grid = figure.add_gridspec(
         len(PANELS), 2, width_ratios=(3, 1.25), left=0.07, right=0.975, top=0.845, bottom=0.085, hspace=0.3, wspace=0.25
@@ -146,7 +146,7 @@ def _legend(comparison: Comparison) -> str:
 
 
 def _over_time(
-    axes: Axes, panel: _Panel, runs: Sequence[Run], comparison: Comparison, looks: Mapping[str, tuple[str, Any]]
+    axes: Axes, panel: _Panel, runs: Sequence[LoadRun], comparison: Comparison, looks: Mapping[str, tuple[str, Any]]
 ) -> None:
     """Lines of medians over rounds, bands from the least to the greatest."""
     lines = {name: _line(panel, overlay(runs, name)) for name in comparison.names}

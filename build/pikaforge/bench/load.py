@@ -27,7 +27,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from pikaforge.bench.histogram import Histogram
-from pikaforge.bench.worker import LATE, NANO, Done, Failed, Ready, Task, work
+from pikaforge.bench.worker import LATE, NANO, LoadDone, LoadFailed, LoadReady, Task, work
 from pikaforge.bench.workload import Workload
 from pikaforge.errors import ConfigError, ForgeError, HostError
 
@@ -158,7 +158,7 @@ def run(
         )
         for process in range(workload.processes)
     ]
-    with _Crew(tasks, name) as crew:
+    with _LoadProcesses(tasks, name) as crew:
         crew.ready(connect_timeout + BEGIN)
         before = resident()
         start = crew.start()
@@ -185,7 +185,9 @@ def _ends(interval: int, whole: int) -> list[int]:
     return [*range(interval, whole, interval), whole]
 
 
-def _watch(crew: _Crew, resident: Callable[[], int | None], start: int, ends: list[int]) -> dict[int, int | None]:
+def _watch(
+    crew: _LoadProcesses, resident: Callable[[], int | None], start: int, ends: list[int]
+) -> dict[int, int | None]:
     """The server's memory at the ends of intervals, by their index."""
     memory: dict[int, int | None] = {}
     index = 0
@@ -202,7 +204,7 @@ def _watch(crew: _Crew, resident: Callable[[], int | None], start: int, ends: li
     return memory
 
 
-def _samples(ends: list[int], done: list[Done], memory: dict[int, int | None], before: int | None) -> Samples:
+def _samples(ends: list[int], done: list[LoadDone], memory: dict[int, int | None], before: int | None) -> Samples:
     parts = [part.counts for part in done]
     starts = [0, *ends]
     return Samples(
@@ -221,7 +223,7 @@ def _samples(ends: list[int], done: list[Done], memory: dict[int, int | None], b
     )
 
 
-class _Crew:
+class _LoadProcesses:
     """The processes of a load; they are gone when the block is left."""
 
     def __init__(self, tasks: list[Task], name: str) -> None:
@@ -231,7 +233,7 @@ class _Crew:
         context = multiprocessing.get_context("spawn")
         self._processes: list[BaseProcess] = []
         self._pipes: list[Pipe] = []
-        self._done: list[Done] = []
+        self._done: list[LoadDone] = []
         self._count = 0
         try:
             for task in tasks:
@@ -245,7 +247,7 @@ class _Crew:
             self._leave()
             raise
 
-    def __enter__(self) -> _Crew:
+    def __enter__(self) -> _LoadProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -279,7 +281,7 @@ class _Crew:
         while time.monotonic_ns() < until:
             self._hear(until)
 
-    def results(self, until: int) -> list[Done]:
+    def results(self, until: int) -> list[LoadDone]:
         """What all processes have counted.
 
         Raises:
@@ -302,13 +304,13 @@ class _Crew:
                     f"a load process for {self._server} was killed",
                     hint="is the memory full? run with fewer processes or a smaller pipeline",
                 ) from error
-            if isinstance(message, Failed):
+            if isinstance(message, LoadFailed):
                 raise ForgeError(
                     f"{self._server} {message.problem}", hint="the server's own log tells more than its clients know"
                 )
-            if isinstance(message, Ready):
+            if isinstance(message, LoadReady):
                 self._count += 1
-            if isinstance(message, Done):
+            if isinstance(message, LoadDone):
                 self._done.append(message)
                 self._pipes.remove(pipe)
                 pipe.close()

@@ -24,7 +24,7 @@ BUSY = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class LoadRun:
     """One server under load once."""
 
     name: str
@@ -161,7 +161,7 @@ class Comparison:
         }
 
 
-def compare(runs: Sequence[Run], baseline: str = BASELINE, *, warm_up: float = 0.0) -> Comparison:
+def compare(runs: Sequence[LoadRun], baseline: str = BASELINE, *, warm_up: float = 0.0) -> Comparison:
     """Compare runs.
 
     Args:
@@ -247,7 +247,7 @@ def _resident_after(intervals: Sequence[Interval], work: int) -> float | None:
     return None
 
 
-def overlay(runs: Sequence[Run], name: str) -> list[tuple[Interval, ...]]:
+def overlay(runs: Sequence[LoadRun], name: str) -> list[tuple[Interval, ...]]:
     """The intervals of a name's runs, one tuple per point in time; as many as its shortest run has."""
     return list(zip(*(run.samples.intervals for run in runs if run.name == name), strict=False))
 

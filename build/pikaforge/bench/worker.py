@@ -38,12 +38,12 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class LoadReady:
     """All connections are made."""
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class LoadFailed:
     """The load cannot go on."""
 
     problem: str
@@ -51,7 +51,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class LoadDone:
     """The load has ended; requests per interval (or `LATE`) and bucket of their latency in microseconds."""
 
     counts: dict[int, dict[int, int]]
@@ -169,7 +169,7 @@ class Worker:
             self._clients.append(client)
             self._selector.register(wire, selectors.EVENT_READ, client)
 
-    def go(self, start: int) -> Done:
+    def go(self, start: int) -> LoadDone:
         """Make the load.
 
         Args:
@@ -200,7 +200,7 @@ class Worker:
                 if events & selectors.EVENT_READ:
                     self._receive(key.data)
         took = time.monotonic_ns() - start
-        return Done(self._counts, (time.process_time_ns() - used) / took)
+        return LoadDone(self._counts, (time.process_time_ns() - used) / took)
 
     def _send(self, client: _Client) -> None:
         data = client.requests.batch()
@@ -292,7 +292,7 @@ def work(task: Task, pipe: Pipe) -> None:
     with suppress(_Leave, EOFError, BrokenPipeError, ConnectionResetError), closing(worker):
         try:
             worker.connect()
-            pipe.send(Ready())
+            pipe.send(LoadReady())
             pipe.send(worker.go(pipe.recv()))
         except Failure as failure:
-            pipe.send(Failed(str(failure)))
+            pipe.send(LoadFailed(str(failure)))

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from pikaforge.config.schema import Spec
     from pikaforge.cpu.emulation import Machine
     from pikaforge.host.job import Engine
-    from pikaforge.host.workspace import Workshop
+    from pikaforge.host.workspace import Workspace
     from pikaforge.pipeline.pipeline import Pipeline
     from pikaforge.pipeline.source.origin import Origin
     from pikaforge.plan.cells import Cell
     from pikaforge.plan.plan import Plan
 
 
-class Setting:
+class Context:
     """What one call of the tool works on, loaded piece by piece as it is needed."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
@@ -107,17 +107,17 @@ class Setting:
 
         return DockerEngine()
 
-    def workshop(self, engine: Engine, *, refresh: bool = False) -> Workshop:
+    def workspace(self, engine: Engine, *, refresh: bool = False) -> Workspace:
         """The surroundings of a run."""
         from pikaforge.host.download import Downloads  # noqa: PLC0415
         from pikaforge.host.lockfile import NAME, Lock  # noqa: PLC0415
         from pikaforge.host.store import Store  # noqa: PLC0415
-        from pikaforge.host.workspace import Workshop  # noqa: PLC0415
+        from pikaforge.host.workspace import Workspace  # noqa: PLC0415
 
         given = self.arguments
         lock = Lock(self.base / NAME, strict=given.locked, refresh=refresh)
         options = {name: getattr(given, name.replace("-", "_"), "") for name in allocators.built()}
-        return Workshop(
+        return Workspace(
             base=self.base,
             out=self.out,
             dist=self.dist,
@@ -141,9 +141,9 @@ class Setting:
 
         return origin.parse(self.spec.product, self.arguments.source, base=self.base, cwd=cwd(), out=self.out)
 
-    def pipeline(self, workshop: Workshop) -> Pipeline:
+    def pipeline(self, workspace: Workspace) -> Pipeline:
         """The pipeline for the product and the source that was asked for."""
         from pikaforge.pipeline.pipeline import Pipeline  # noqa: PLC0415
         from pikaforge.pipeline.stage import Request  # noqa: PLC0415
 
-        return Pipeline(workshop, Request(spec=self.spec, origin=self.origin(), series=self.series()))
+        return Pipeline(workspace, Request(spec=self.spec, origin=self.origin(), series=self.series()))

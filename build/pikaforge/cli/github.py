@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pikaforge.cli.context import Setting
+from pikaforge.cli.context import Context
 from pikaforge.errors import HostError
 from pikaforge.host import hashing
 from pikaforge.pipeline.image import base_image
 
 if TYPE_CHECKING:
     from pikaforge.config.patch_series import Series
-    from pikaforge.host.workspace import Workshop
+    from pikaforge.host.workspace import Workspace
     from pikaforge.plan.cells import Cell
 
 OUTPUT, SUMMARY = "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"
@@ -64,7 +64,7 @@ def _append(environ: Mapping[str, str], variable: str, text: str) -> None:
         ) from error
 
 
-def cache_keys(setting: Setting, cells: Sequence[Cell]) -> dict[str, str]:
+def cache_keys(context: Context, cells: Sequence[Cell]) -> dict[str, str]:
     """By group of cells, a hash of all that decides their compilation; needs no engine, no network and no results.
 
     It is the key that `plan` shows on a machine where nothing has been built. What is not pinned yet, and thus has
@@ -79,12 +79,12 @@ def cache_keys(setting: Setting, cells: Sequence[Cell]) -> dict[str, str]:
         def peek(self, stage: str, key: str) -> Result | None:
             return None
 
-    asked = Setting(argparse.Namespace(**{**ARGUMENTS, **vars(setting.arguments)}))
-    workshop = replace(asked.workshop(asked.engine()), store=Empty(asked.out / "store"))
-    views = asked.pipeline(workshop).views(expand(asked.spec, cells), engine_answers=lambda: False)
-    source = _unpinned_source(asked, workshop)
+    asked = Context(argparse.Namespace(**{**ARGUMENTS, **vars(context.arguments)}))
+    workspace = replace(asked.workspace(asked.engine()), store=Empty(asked.out / "store"))
+    views = asked.pipeline(workspace).views(expand(asked.spec, cells), engine_answers=lambda: False)
+    source = _unpinned_source(asked, workspace)
     unpinned = {
-        name: {"source": source, "image": _unpinned_image(asked, workshop, name)}
+        name: {"source": source, "image": _unpinned_image(asked, workspace, name)}
         for name in dict.fromkeys(cell.image for cell in cells)
     }
     return {
@@ -94,7 +94,7 @@ def cache_keys(setting: Setting, cells: Sequence[Cell]) -> dict[str, str]:
     }
 
 
-def _unpinned_source(asked: Setting, workshop: Workshop) -> dict[str, Any] | None:
+def _unpinned_source(asked: Context, workspace: Workspace) -> dict[str, Any] | None:
     """The patches as they are asked for; None if pins say exactly what is built."""
     from pikaforge.pipeline.source import source  # noqa: PLC0415
 
@@ -102,7 +102,7 @@ def _unpinned_source(asked: Setting, workshop: Workshop) -> dict[str, Any] | Non
     if series is None or path is None:
         return None
     folder = (asked.base / path).parent
-    pinned = source.identify(asked.origin(), series, workshop=workshop, folder=folder, offline=True)
+    pinned = source.identify(asked.origin(), series, workspace=workspace, folder=folder, offline=True)
     return _patches(series, folder) if pinned is None else None
 
 
@@ -116,9 +116,9 @@ def _patches(series: Series, folder: Path) -> dict[str, Any]:
     }
 
 
-def _unpinned_image(asked: Setting, workshop: Workshop, name: str) -> list[str | None] | None:
+def _unpinned_image(asked: Context, workspace: Workspace, name: str) -> list[str | None] | None:
     """What an image is made from, as it is asked for; None if pins say exactly what it is."""
 
     entry = asked.spec.images[name]
-    pinned = base_image.identify(name, entry, workshop=workshop, offline=True)
+    pinned = base_image.identify(name, entry, workspace=workspace, offline=True)
     return [entry.base, entry.bootstrap, entry.mirror] if pinned is None else None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from pikaforge import __version__
-from pikaforge.cli.context import Setting
+from pikaforge.cli.context import Context
 from pikaforge.config.registry import FORMATS
 from pikaforge.errors import EXIT_INTERRUPTED, ForgeError, HostError
 from pikaforge.plan import allocators
@@ -233,10 +233,10 @@ def _upkeep(
     add("clean", "remove everything that the tool has made in the checkout")
 
 
-def _verb(name: str) -> Callable[[Setting], int]:
+def _verb(name: str) -> Callable[[Context], int]:
     """The function of a verb, with only the modules that it needs."""
     module, function = VERBS[name]
-    found: Callable[[Setting], int] = getattr(importlib.import_module(f"pikaforge.cli.commands.{module}"), function)
+    found: Callable[[Context], int] = getattr(importlib.import_module(f"pikaforge.cli.commands.{module}"), function)
     return found
 
 
@@ -263,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         with _termination():
-            return _verb(arguments.verb)(Setting(arguments))
+            return _verb(arguments.verb)(Context(arguments))
     except ForgeError as error:
         if arguments.debug:
             traceback.print_exc()

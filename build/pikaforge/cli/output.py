@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from pikaforge.config import compilers
 from pikaforge.config.schema import Spec
 from pikaforge.errors import ForgeError
-from pikaforge.pipeline.pipeline import Events, Outcome, View
+from pikaforge.pipeline.pipeline import Events, NodeOutcome, View
 from pikaforge.pipeline.report import CellRecord, DispatchedRecord, WayRecord
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Node, Plan
@@ -293,7 +293,7 @@ class Printer(Events):
         """As `Events.started`."""
         self._line(f"{self._name(node)} ...")
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: NodeOutcome) -> None:
         """As `Events.ended`; an error is printed at once, whole."""
         name = self._name(outcome.node)
         if outcome.status == "cached":

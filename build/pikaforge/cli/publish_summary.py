@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from pikaforge.cli import output
-from pikaforge.publish.diff import Outline
+from pikaforge.publish.diff import RepositoryDiff
 from pikaforge.publish.root_files import INDEX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class PublishSummary:
     """What is to be said of one destination."""
 
     name: str
     where: str
     done: bool
-    outlines: tuple[Outline, ...] = ()
+    outlines: tuple[RepositoryDiff, ...] = ()
     transferred: int = 0
     pages: tuple[str, ...] = ()
     wheels: tuple[tuple[str, str], ...] = ()
@@ -68,7 +68,7 @@ class Told:
         }
 
 
-def _outline_lines(of: Outline) -> list[str]:
+def _outline_lines(of: RepositoryDiff) -> list[str]:
     now = of.before.current.number if of.before else 0
     if of.nothing:
         return [f"{of.place}: generation {now}, {count(len(of.same), 'package')} there already"]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from pikaforge.config import compilers, product, scalars, schema, smoke_checks, yaml_words
-from pikaforge.config.diagnostics import PLACEHOLDER, Problems, closest_or_all
+from pikaforge.config.diagnostics import PLACEHOLDER, Diagnostics, closest_or_all
 from pikaforge.config.registry import SITES
 from pikaforge.config.yaml_words import KeyPath
 from pikaforge.host import download
@@ -22,7 +22,7 @@ SETTINGPLACEHOLDERS = ("port", "data")
 LINEPLACEHOLDERS = ("key", "value")
 
 
-def check(spec: schema.Spec, problems: Problems) -> None:
+def check(spec: schema.Spec, problems: Diagnostics) -> None:
     """Add to `problems` all that does not fit together."""
     _check_names(spec, problems)
     _check_images(spec, problems)
@@ -43,7 +43,7 @@ def known_microarchitectures() -> frozenset[str]:
     return microarch.known()
 
 
-def _check_names(spec: schema.Spec, problems: Problems) -> None:
+def _check_names(spec: schema.Spec, problems: Diagnostics) -> None:
     axes: tuple[tuple[str, Mapping[str, object]], ...] = (
         ("hardware", spec.hardware),
         ("images", spec.images),
@@ -65,7 +65,7 @@ def _check_names(spec: schema.Spec, problems: Problems) -> None:
         _check_ids(spec, problems)
 
 
-def _check_ids(spec: schema.Spec, problems: Problems) -> None:
+def _check_ids(spec: schema.Spec, problems: Diagnostics) -> None:
     """Names may hold the dash that also joins them, so two cells could have the same id."""
     seen: dict[str, tuple[str, str, str]] = {}
     for hardware in spec.hardware:
@@ -79,7 +79,7 @@ def _check_ids(spec: schema.Spec, problems: Problems) -> None:
                     problems.add(("hardware", hardware), message, "use '_' in place of '-' in one name", key=True)
 
 
-def _check_images(spec: schema.Spec, problems: Problems) -> None:
+def _check_images(spec: schema.Spec, problems: Diagnostics) -> None:
     releases: dict[tuple[str, str], str] = {}
     for name, image in spec.images.items():
         if image.allocator not in spec.allocators and "allocator" in image.model_fields_set:
@@ -99,7 +99,7 @@ def _check_images(spec: schema.Spec, problems: Problems) -> None:
             problems.unknown(("defaults", use), "image", named, spec.images)
 
 
-def _check_cpus(spec: schema.Spec, problems: Problems) -> None:
+def _check_cpus(spec: schema.Spec, problems: Diagnostics) -> None:
     known = known_microarchitectures()
     for name, hardware in spec.hardware.items():
         for index, cpu in enumerate(hardware.cpus):
@@ -110,7 +110,7 @@ def _check_cpus(spec: schema.Spec, problems: Problems) -> None:
             problems.unknown(("images", name, "baseline"), "x86-64 microarchitecture", image.baseline, known)
 
 
-def _check_packages(spec: schema.Spec, problems: Problems) -> None:
+def _check_packages(spec: schema.Spec, problems: Diagnostics) -> None:
     known = {*spec.images, *(image.family for image in spec.images.values())}
     tables: list[tuple[tuple[str, ...], Mapping[str, object]]] = [(("product", "packages"), spec.product.packages)]
     tables += [(("allocators", name, "packages"), each.packages) for name, each in spec.allocators.items()]
@@ -121,7 +121,7 @@ def _check_packages(spec: schema.Spec, problems: Problems) -> None:
                 problems.unknown((*path, name), "image or family", name, known, key=True)
 
 
-def _check_tarballs(spec: schema.Spec, problems: Problems) -> None:
+def _check_tarballs(spec: schema.Spec, problems: Diagnostics) -> None:
     for name, allocator in spec.allocators.items():
         named: dict[tuple[str, ...], str | None] = {
             ("tarball",): allocator.tarball,
@@ -141,7 +141,7 @@ def _check_tarballs(spec: schema.Spec, problems: Problems) -> None:
             problems.add(("tarballs", name, "url"), message, "both would be kept in one place: give another URL")
 
 
-def _check_compilers(product: product.Product, problems: Problems) -> None:
+def _check_compilers(product: product.Product, problems: Diagnostics) -> None:
     for number, entry in enumerate(product.compilers):
         path = ("product", "compilers", number)
         low, high = compilers.bounds(entry.gcc)
@@ -152,7 +152,7 @@ def _check_compilers(product: product.Product, problems: Problems) -> None:
                 problems.add((*path, name, index), message, hint)
 
 
-def _check_publish(spec: schema.Spec, problems: Problems) -> None:
+def _check_publish(spec: schema.Spec, problems: Diagnostics) -> None:
     if spec.defaults.publish is not None and spec.defaults.publish not in spec.publish:
         problems.unknown(("defaults", "publish"), "destination", spec.defaults.publish, spec.publish)
     seen: dict[str, str] = {}
@@ -165,7 +165,7 @@ def _check_publish(spec: schema.Spec, problems: Problems) -> None:
             problems.add(("publish", name, field), message, "give each destination a place of its own")
 
 
-def _check_matrix(matrix: schema.Matrix, spec: schema.Spec, problems: Problems) -> None:
+def _check_matrix(matrix: schema.Matrix, spec: schema.Spec, problems: Diagnostics) -> None:
     axes: tuple[tuple[str, Mapping[str, object]], ...] = (
         ("model", spec.hardware),
         ("image", spec.images),
@@ -199,7 +199,7 @@ def _glob_hint(glob: str, scope: Sequence[str]) -> str:
     return closest_or_all(glob, scope)
 
 
-def _check_server(product: product.Product, problems: Problems) -> None:
+def _check_server(product: product.Product, problems: Diagnostics) -> None:
     server, top = product.server, ("product", "server")
     for index, argument in enumerate(server.command):
         _check_placeholders((*top, "command", index), argument, COMMANDPLACEHOLDERS, problems)
@@ -216,14 +216,14 @@ def _check_server(product: product.Product, problems: Problems) -> None:
     _check_expression((*top, "version", "match"), server.version.match, problems)
 
 
-def _check_placeholders(path: KeyPath, text: str, known: Sequence[str], problems: Problems) -> None:
+def _check_placeholders(path: KeyPath, text: str, known: Sequence[str], problems: Diagnostics) -> None:
     for name in PLACEHOLDER.findall(text):
         if name not in known:
             braced = [f"{{{each}}}" for each in known]
             problems.unknown(path, "placeholder", f"{{{name}}}", braced)
 
 
-def _check_smoke(product: product.Product, problems: Problems) -> None:
+def _check_smoke(product: product.Product, problems: Diagnostics) -> None:
     seen: dict[str, int] = {}
     for number, check in enumerate(product.smoke):
         path = ("product", "smoke", number)
@@ -244,7 +244,7 @@ def _check_smoke(product: product.Product, problems: Problems) -> None:
 
 
 def _check_needs(
-    check: smoke_checks.Check, path: KeyPath, before: Sequence[smoke_checks.Check], problems: Problems
+    check: smoke_checks.Check, path: KeyPath, before: Sequence[smoke_checks.Check], problems: Diagnostics
 ) -> None:
     earlier = {other.check: other for other in before}
     for index, name in enumerate(check.needs):
@@ -255,7 +255,7 @@ def _check_needs(
             problems.add((*path, "needs", index), message, "leave it out")
 
 
-def _check_expression(path: KeyPath, expression: str | None, problems: Problems) -> None:
+def _check_expression(path: KeyPath, expression: str | None, problems: Diagnostics) -> None:
     try:
         with warnings.catch_warnings():
             # What Python only warns of, such as a set within a set, will mean something else one day.

@@ -51,7 +51,7 @@ PATTERN_WORDS = {
 
 
 @dataclass(slots=True, kw_only=True)
-class Problems:
+class Diagnostics:
     """What is wrong with a document, gathered to be raised at once."""
 
     document: Document
@@ -107,7 +107,7 @@ def closest_or_all(word: str, known: Iterable[str]) -> str:
 
 
 def validate(top: type[_Strict], document: Document) -> _Strict:
-    problems = Problems(document=document)
+    problems = Diagnostics(document=document)
     try:
         return top.model_validate(document.data)
     except ValidationError as error:
@@ -133,7 +133,7 @@ class _Finding:
         return f"`{yaml_words.show_path(self.path[start:])}`" if self.path else "the file"
 
 
-def _translate(error: ValidationError, top: type[scalars.Strict], problems: Problems) -> None:
+def _translate(error: ValidationError, top: type[scalars.Strict], problems: Diagnostics) -> None:
     document = problems.document
     findings = _findings(error, document.data)
     findings.sort(key=lambda finding: document.position(finding.path, key=finding.key))

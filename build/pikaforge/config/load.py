@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pikaforge.config import cross_references, patch_series, yaml_text
 from pikaforge.config import schema as model
-from pikaforge.config.diagnostics import Problems, validate
+from pikaforge.config.diagnostics import Diagnostics, validate
 
 
 def load(path: Path) -> model.Spec:
@@ -24,7 +24,7 @@ def parse(text: str, *, file: str) -> model.Spec:
     """The specification in `text`; `file` is its name in errors. Pure. Raises `ConfigError`."""
     document = yaml_text.parse(text, file=file)
     spec = validate(model.Spec, document)
-    problems = Problems(document=document)
+    problems = Diagnostics(document=document)
     cross_references.check(spec, problems)
     problems.raise_any()
     return spec
@@ -39,7 +39,7 @@ def parse_series(text: str, *, file: str) -> patch_series.Series:
     """The series in `text`; `file` is its name in errors. Pure. Raises `ConfigError`."""
     document = yaml_text.parse(text, file=file)
     series = validate(patch_series.Series, document)
-    problems = Problems(document=document)
+    problems = Diagnostics(document=document)
     seen: dict[tuple[str, str | int], tuple[str | int, ...]] = {}
     for index, entry in enumerate(series.patches):
         for kind in ("pull", "file", "quilt"):

@@ -138,7 +138,7 @@ def parse(text: str, *, file: str) -> Document:
             where=_where(file, before.count("\n") + 1, len(before) - before.rfind("\n")),
             hint='remove it, or write it in double quotes as an escape, such as "\\u0000"',
         )
-    builder = _Builder(file=file)
+    builder = _DocumentBuilder(file=file)
     try:
         for event in _events(text):
             builder.take(event)
@@ -213,7 +213,7 @@ class _Open:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Builder:
+class _DocumentBuilder:
     """Makes data and places from events, with a stack of its own."""
 
     file: str

@@ -46,19 +46,19 @@ NOT_MISSED: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stand:
+class EmulatedCpu:
     """The emulated CPU that stands for a target, or why there is none."""
 
     cpu: str = ""
     reason: str = ""
 
 
-def stand_for(target: str) -> Stand:
+def stand_for(target: str) -> EmulatedCpu:
     """The CPU model that is emulated for `target`."""
     if any(name.startswith("avx512") for name in microarch.features(target)):
-        return Stand(reason=f"{target}: {NO_AVX512}")
+        return EmulatedCpu(reason=f"{target}: {NO_AVX512}")
     cpu = CPUS.get(target, "")
-    return Stand(cpu=cpu) if cpu else Stand(reason=f"{target}: {NO_MODEL}")
+    return EmulatedCpu(cpu=cpu) if cpu else EmulatedCpu(reason=f"{target}: {NO_MODEL}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

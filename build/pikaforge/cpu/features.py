@@ -29,7 +29,7 @@ INVALID = "invalid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bit:
+class CpuidBit:
     """A bit of CPUID's answer."""
 
     leaf: int
@@ -57,7 +57,7 @@ class Feature:
     archspec: str
     lineages: tuple[str, ...]
     """Microarchitectures whose descendants, and they themselves, have it, where no macro tells."""
-    cpuid: tuple[Bit, ...]
+    cpuid: tuple[CpuidBit, ...]
     """The bits that are not set where it is missing (Intel SDM vol. 2A CPUID, AMD APM vol. 3 app. E); none where CPUID
     does not tell."""
     needs: tuple[str, ...]
@@ -108,11 +108,11 @@ def table() -> dict[str, Feature]:
     return found
 
 
-def _bit(text: str) -> Bit:
+def _bit(text: str) -> CpuidBit:
     """`7.0.ebx.5`; leaf and part in hex, the part left out where it is not looked at."""
     leaf, *part, register, number = text.split(".")
     assert register in ("eax", "ebx", "ecx", "edx"), text
-    return Bit(leaf=int(leaf, 16), part=int(part[0], 16) if part else None, register=register, number=int(number))
+    return CpuidBit(leaf=int(leaf, 16), part=int(part[0], 16) if part else None, register=register, number=int(number))
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 
 from pikaforge.errors import ConfigError
-from pikaforge.formats.format import Offer
+from pikaforge.formats.format import InstallOffer
 from pikaforge.host.download import FILE_PATTERN
 
 SCRIPT = "detect-model.sh"
@@ -48,7 +48,7 @@ def checked(base: str, path: str, then: str) -> tuple[str, ...]:
     )
 
 
-def base_of(offer: Offer) -> str:
+def base_of(offer: InstallOffer) -> str:
     """Return the URL that an offer's lines begin with, after a check of it and of the path.
 
     Raises:

@@ -15,10 +15,10 @@ from pikaforge.config.registry import FORMATS
 from pikaforge.config.schema import Image, OsRelease, Spec
 from pikaforge.formats import debuginfo
 from pikaforge.formats.layout import Entry, tree_entries
-from pikaforge.formats.parts import Parts
+from pikaforge.formats.parts import PackageInputs
 from pikaforge.formats.payload import Rendered
 from pikaforge.host.job import Input, Job
-from pikaforge.host.workspace import Workshop, run_job
+from pikaforge.host.workspace import Workspace, run_job
 from pikaforge.plan.cells import Cell
 
 STAGE = "package"
@@ -42,10 +42,10 @@ class Packed:
 class Packing:
     """What all formats of a cell's package are made from."""
 
-    workshop: Workshop
+    workspace: Workspace
     spec: Spec
     cell: Cell
-    parts: Parts
+    parts: PackageInputs
     manifest: Mapping[str, Any]
     rendered: Rendered
     extra: bytes
@@ -107,12 +107,12 @@ class Packing:
             image=self.tools,
             argv=("sh", "guest/run.sh", script),
             env={"FORGE_PRODUCT": self.spec.product.name, "SOURCE_DATE_EPOCH": str(self.epoch)},
-            inputs=(self.workshop.guest(*guest), *inputs),
+            inputs=(self.workspace.guest(*guest), *inputs),
             outputs=tuple(f"out/{name}" for name in outputs),
-            log=self.workshop.log_path(self.cell.id, f"{STAGE}-{what}"),
+            log=self.workspace.log_path(self.cell.id, f"{STAGE}-{what}"),
         )
         failed = f"the {what} could not be made"
-        done = run_job(self.workshop, job, self.scratch, stage=STAGE, label=self.cell.id, failed=failed)
+        done = run_job(self.workspace, job, self.scratch, stage=STAGE, label=self.cell.id, failed=failed)
         return [done.outputs[f"out/{name}"] for name in outputs]
 
 
@@ -120,7 +120,7 @@ class Packing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class BuildOrigin:
     """What a build report knows of a package file; for formats whose file names say less than package managers need."""
 
     product: str
@@ -135,7 +135,7 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class IndexedPackage:
     """A package that an index names."""
 
     location: str
@@ -158,7 +158,7 @@ class Pool:
     """The repository's folder below the root."""
     revision: int
     """Seconds since 1970 that the index is dated."""
-    listed: Sequence[Listed]
+    listed: Sequence[IndexedPackage]
     before: Callable[[], Mapping[str, bytes]]
     """Returns the files of the index before, by path below the format's folder."""
 
@@ -195,7 +195,7 @@ class IndexFiles:
     signatures: Sequence[Signature] = ()
 
 
-class Index(Protocol):
+class RepositoryIndex(Protocol):
     """Makes what package managers read of a repository."""
 
     def verify(self) -> None:
@@ -214,7 +214,7 @@ class Index(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class InstallOffer:
     """A published package, or a whole format of an image, to be installed by a client machine."""
 
     product: str
@@ -246,7 +246,7 @@ class Format(Protocol):
     """Where its packages are, below a repository."""
     scripts: tuple[str, ...]
     """Guest scripts that make it."""
-    index: Index | None
+    index: RepositoryIndex | None
 
     @property
     def families(self) -> frozenset[str]:
@@ -263,7 +263,7 @@ class Format(Protocol):
     def material(self) -> Mapping[str, Any]:
         """Return key material beyond the source of this package and the guest scripts."""
 
-    def identity(self, path: Path, of: Origin) -> tuple[str, str]:
+    def identity(self, path: Path, of: BuildOrigin) -> tuple[str, str]:
         """Return name and version of a package file, as package managers know them."""
 
     def body(self, path: Path) -> str:
@@ -273,14 +273,14 @@ class Format(Protocol):
             ForgeError: it is no such package.
         """
 
-    def client_files(self, offer: Offer) -> Mapping[str, str]:
+    def client_files(self, offer: InstallOffer) -> Mapping[str, str]:
         """Return configuration files for clients of a repository, by path below the root.
 
         Raises:
             ConfigError: a URL cannot be written into them.
         """
 
-    def install_lines(self, offer: Offer) -> tuple[str, ...]:
+    def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
         """Return shell lines that install a package as root, to be copied from a page; none where that cannot be.
 
         Raises:

@@ -8,7 +8,7 @@ from pikaforge.host.store import Result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class PackageInputs:
     """The results that a package is made of."""
 
     source: Result

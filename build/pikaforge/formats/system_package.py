@@ -14,7 +14,7 @@ from pikaforge.formats.rpm import spec_file
 from pikaforge.host.job import Input, files
 
 
-class Described(Protocol):
+class PackageBuild(Protocol):
     """A package as data, for a packer."""
 
     @property
@@ -45,7 +45,7 @@ def about(work: Packing) -> house.About:
     )
 
 
-def changes(work: Packing) -> tuple[spec_file.Change, ...]:
+def changes(work: Packing) -> tuple[spec_file.ChangelogEntry, ...]:
     source = work.manifest["source"]
     ref = source["version"] or source["ref"] or source["commit"]
     if source["kind"] in FOREIGN:
@@ -89,7 +89,7 @@ def build(
     work: Packing,
     script: str,
     what: str,
-    described: Described,
+    described: PackageBuild,
     inputs: Mapping[str, Path | bytes],
     *,
     scripts: tuple[str, ...],

@@ -32,7 +32,7 @@ from pikaforge.host.job import (
     ServerJob,
     folders,
 )
-from pikaforge.host.owner import Owner
+from pikaforge.host.owner import RunId
 
 if TYPE_CHECKING:
     from pikaforge.host.connection import Container
@@ -49,7 +49,7 @@ class DockerEngine(EngineImages):
 
     def __init__(self) -> None:
         super().__init__()
-        self._owner = Owner.current()
+        self._owner = RunId.current()
         self._lock = threading.Lock()
         self._running: dict[str, Container] = {}
         self._aborted = False
@@ -111,13 +111,13 @@ class DockerEngine(EngineImages):
         removed = 0
         client = self._client()
         for container in client.containers.list(all=True, filters={"label": f"{LABEL}.owner"}, ignore_removed=True):
-            owner = Owner.parse(container.labels.get(f"{LABEL}.owner", ""))
+            owner = RunId.parse(container.labels.get(f"{LABEL}.owner", ""))
             if owner is not None and owner.gone():
                 with contextlib.suppress(sdk.errors.APIError):
                     container.remove(force=True, v=True)
                     removed += 1
         for network in client.networks.list(filters={"label": f"{LABEL}.owner"}):
-            owner = Owner.parse((network.attrs.get("Labels") or {}).get(f"{LABEL}.owner", ""))
+            owner = RunId.parse((network.attrs.get("Labels") or {}).get(f"{LABEL}.owner", ""))
             if owner is not None and owner.gone():
                 with contextlib.suppress(sdk.errors.APIError):
                     network.remove()

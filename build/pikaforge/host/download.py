@@ -52,7 +52,7 @@ NAME = re.compile(FILE_PATTERN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class PinnedFile:
     """A file that is pinned.
 
     Raises:
@@ -113,11 +113,11 @@ class Downloads:
         self._option = f", or name it with {option}" if option else ""
         self._aborted = threading.Event()
 
-    def path(self, wanted: Wanted) -> Path:
+    def path(self, wanted: PinnedFile) -> Path:
         """Where a file is kept once it is here."""
         return self.folder / wanted.name
 
-    def get(self, wanted: Wanted, *, given: Path | None = None) -> Path:
+    def get(self, wanted: PinnedFile, *, given: Path | None = None) -> Path:
         """A local file with the wanted digest, which is verified at every call.
 
         Args:
@@ -155,7 +155,7 @@ class Downloads:
             raise HostError("interrupted")
 
     @contextmanager
-    def _alone(self, wanted: Wanted) -> Iterator[None]:
+    def _alone(self, wanted: PinnedFile) -> Iterator[None]:
         """One at a time for each name, over threads and processes; the kernel frees the lock of a killed one."""
         with (self.folder / f".{wanted.name}.lock").open("ab") as lock:
             told = False
@@ -171,7 +171,7 @@ class Downloads:
                     self._aborted.wait(LOOK)
             yield
 
-    def _fetch(self, wanted: Wanted) -> Path:
+    def _fetch(self, wanted: PinnedFile) -> Path:
         path = self.path(wanted)
         failures: list[str] = []
         if path.is_file():
@@ -203,7 +203,7 @@ class Downloads:
             f"or set a mirror that has {wanted.name}; a proxy is taken from the environment (https_proxy)",
         )
 
-    def _take(self, url: str, part: _Part, wanted: Wanted) -> None:
+    def _take(self, url: str, part: _Part, wanted: PinnedFile) -> None:
         """Bring the whole file from one source; it is in `part` then, and verified."""
         for left in reversed(range(TRIES)):
             try:
@@ -319,7 +319,7 @@ class _Part:
         return path
 
 
-def _verified(given: Path, wanted: Wanted) -> Path:
+def _verified(given: Path, wanted: PinnedFile) -> Path:
     hint = f"name another file, or none: {wanted.name} is downloaded then"
     if not given.is_file():
         what = "is not a file" if given.exists() else "does not exist"

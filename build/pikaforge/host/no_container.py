@@ -25,7 +25,7 @@ from typing import Literal
 from pikaforge.errors import HostError
 from pikaforge.host import hostos, process
 from pikaforge.host.job import NOBODY, SIGNAL_BASE, CannotServe, Input, Job, JobResult, RunningServer, ServerJob
-from pikaforge.host.owner import Owner
+from pikaforge.host.owner import RunId
 
 LIMITED = 'ulimit -n "$0" && exec "$@"'
 """Shell text that starts a program with a limit of open files; the program keeps the process id."""
@@ -61,7 +61,7 @@ class HostEngine:
 
     def __init__(self, work: Path) -> None:
         self._work = work
-        self._owner = Owner.current()
+        self._owner = RunId.current()
         self._lock = threading.Lock()
         self._children: set[process.Child] = set()
         self._aborted = False
@@ -84,7 +84,7 @@ class HostEngine:
         """Remove work folders of runs that are over; the count of them."""
         removed = 0
         for folder in self._work.iterdir() if self._work.is_dir() else ():
-            owner = Owner.parse("-".join(folder.name.rsplit("-", 3)[-3:]))
+            owner = RunId.parse("-".join(folder.name.rsplit("-", 3)[-3:]))
             if owner is not None and owner.gone():
                 shutil.rmtree(folder, ignore_errors=True)
                 removed += 1

@@ -22,7 +22,7 @@ def _machine() -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
+class RunId:
     """A process of this tool; `text` is its label on containers, networks and work folders."""
 
     machine: str
@@ -30,13 +30,13 @@ class Owner:
     started: str
 
     @classmethod
-    def current(cls) -> Owner:
+    def current(cls) -> RunId:
         """The owner that this process is."""
         pid = os.getpid()
         return cls(machine=_machine(), pid=pid, started=process.start_time(pid) or "")
 
     @classmethod
-    def parse(cls, text: str) -> Owner | None:
+    def parse(cls, text: str) -> RunId | None:
         """The inverse of `text`; None for anything else."""
         machine, _, rest = text.partition("-")
         pid, _, started = rest.partition("-")

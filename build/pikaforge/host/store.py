@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pikaforge.errors import HostError
-from pikaforge.host.owner import Owner
+from pikaforge.host.owner import RunId
 
 RECORD = "result.json"
 
@@ -90,7 +90,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._owner = Owner.current()
+        self._owner = RunId.current()
 
     def _folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key
@@ -180,7 +180,7 @@ class Store:
         """Remove half-made results of runs that are over; the count of them."""
         removed = 0
         for folder in self.root.glob(".new-*"):
-            owner = Owner.parse("-".join(folder.name.split("-")[1:4]))
+            owner = RunId.parse("-".join(folder.name.split("-")[1:4]))
             if owner is not None and owner.gone():
                 shutil.rmtree(folder, ignore_errors=True)
                 removed += 1

@@ -24,7 +24,7 @@ TAIL_LINES = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workshop:
+class Workspace:
     """The surroundings of a run."""
 
     base: Path
@@ -78,7 +78,7 @@ def read_facts(path: Path) -> dict[str, list[tuple[str, ...]]]:
 
 
 def run_job(
-    workshop: Workshop, job: Job, into: Path, *, stage: str, label: str, failed: str, hint: str = ""
+    workspace: Workspace, job: Job, into: Path, *, stage: str, label: str, failed: str, hint: str = ""
 ) -> JobResult:
     """Run a job; a bad end is a StageError with the reasons that the log tells.
 
@@ -88,7 +88,7 @@ def run_job(
         failed: the message, e.g. "the build failed".
         hint: what to do, beside reading the log.
     """
-    result = workshop.engine.run(job, into)
+    result = workspace.engine.run(job, into)
     if result.status == 0 and not result.timed_out:
         return result
     message = f"{failed}: it ran longer than {job.timeout:.0f} s" if result.timed_out else failed

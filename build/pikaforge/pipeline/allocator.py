@@ -12,14 +12,14 @@ from pikaforge.audit.judge_linkage import library_versions
 from pikaforge.config import families
 from pikaforge.config.schema import Spec
 from pikaforge.errors import StageError
-from pikaforge.host.download import Wanted
+from pikaforge.host.download import PinnedFile
 from pikaforge.host.job import Input, Job
 from pikaforge.host.net import redacted
 from pikaforge.host.sourcetar import without_top
 from pikaforge.host.store import Result, sha256
-from pikaforge.host.workspace import Workshop, explained, guest_digests, run_job
+from pikaforge.host.workspace import Workspace, explained, guest_digests, run_job
 from pikaforge.pipeline.compile import CACHE, guest_facts
-from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Run
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan import allocators
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Node
@@ -51,7 +51,7 @@ def material(spec: Spec, cell: Cell, home: Path) -> dict[str, Any]:
     }
 
 
-def make(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str) -> Result:
+def make(workspace: Workspace, spec: Spec, cell: Cell, image: Result, *, key: str) -> Result:
     """Build the allocator.
 
     The result has the files `prefix.tar` (lib/, include/, share/doc/) and `debug.tar` (`PATH.debug`). Its facts:
@@ -64,16 +64,16 @@ def make(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str)
         StageError: the build failed, or has another unwinder than was asked for.
     """
     kind = allocators.kind_of(spec, cell.allocator)
-    log = workshop.log_path(cell.group, STAGE_NAME)
+    log = workspace.log_path(cell.group, STAGE_NAME)
     tarballs = allocators.sources(spec, cell.image, cell.allocator)
     version = next(iter(tarballs.values())).version
-    with workshop.store.scratch() as scratch:
+    with workspace.store.scratch() as scratch:
         inputs: list[Input] = []
         epoch = 0
         for folder, tarball in tarballs.items():
-            given = workshop.given.get(kind.name) if not inputs else None
-            wanted = Wanted(name=tarball.file, url=tarball.url, sha256=tarball.sha256)
-            source = without_top(workshop.downloads.get(wanted, given=given), scratch / f"{folder}.tar")
+            given = workspace.given.get(kind.name) if not inputs else None
+            wanted = PinnedFile(name=tarball.file, url=tarball.url, sha256=tarball.sha256)
+            source = without_top(workspace.downloads.get(wanted, given=given), scratch / f"{folder}.tar")
             inputs.append(Input(folder=folder, archive=source.path))
             epoch = epoch or source.epoch
         job = Job(
@@ -84,19 +84,19 @@ def make(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str)
                 "FORGE_PRODUCT": kind.name,
                 "FORGE_VERSION": version,
                 **kind.environment(spec.allocators[cell.allocator]),
-                "FORGE_JOBS": str(workshop.jobs),
+                "FORGE_JOBS": str(workspace.jobs),
                 "FORGE_TARGET_FLAGS": " ".join(cell.flags),
-                "FORGE_CCACHE": str(int(workshop.compiler_cache)),
+                "FORGE_CCACHE": str(int(workspace.compiler_cache)),
                 "SOURCE_DATE_EPOCH": str(epoch),
             },
-            inputs=(workshop.guest(*kind.scripts), *inputs),
+            inputs=(workspace.guest(*kind.scripts), *inputs),
             outputs=("out/prefix.tar", "out/debug.tar", "out/facts.tar"),
             log=log,
-            cache=CACHE if workshop.compiler_cache else "",
+            cache=CACHE if workspace.compiler_cache else "",
         )
         try:
             done = run_job(
-                workshop, job, scratch, stage=STAGE_NAME, label=cell.group, failed=f"{kind.name} could not be built"
+                workspace, job, scratch, stage=STAGE_NAME, label=cell.group, failed=f"{kind.name} could not be built"
             )
         except StageError as error:
             raise explained(
@@ -124,7 +124,7 @@ def make(workshop: Workshop, spec: Spec, cell: Cell, image: Result, *, key: str)
             "dropped": [[int(count), flag] for count, flag in told.rows("dropped.tsv")],
             "epoch": epoch,
         }
-        return workshop.store.put(
+        return workspace.store.put(
             STAGE_NAME,
             key,
             identity=sha256(prefix),
@@ -158,13 +158,13 @@ class AllocatorStage(BaseStage):
         """Return that it needs the image, if there is something to build."""
         return Needs(ids=(slot.image,)) if slot.allocator else None
 
-    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+    def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         """Return tarballs, options and flags."""
         return Material(facts=material(run.spec, node.cell, run.home))
 
-    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+    def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Compile it."""
-        return make(run.workshop, run.spec, inputs.node.cell, inputs.image, key=key)
+        return make(run.workspace, run.spec, inputs.node.cell, inputs.image, key=key)
 
 
 STAGE = AllocatorStage()

@@ -19,11 +19,11 @@ from pikaforge.config.schema import Spec
 from pikaforge.errors import StageError, StageFailure
 from pikaforge.host import hashing
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import compile as compile_stage
 from pikaforge.pipeline.image import libraries
 from pikaforge.pipeline.image.libraries import Libraries
-from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Run
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Node
 from pikaforge.plan.stages import Needs, Scope, Slot
@@ -96,7 +96,7 @@ def material(spec: Spec, cell: Cell, *, today: date) -> dict[str, Any]:
 
 
 def make(
-    workshop: Workshop,
+    workspace: Workspace,
     spec: Spec,
     cell: Cell,
     compiled: Result,
@@ -115,10 +115,10 @@ def make(
         AuditError: it cannot be read.
     """
     label = cell.group
-    log = workshop.log_path(label, STAGE_NAME)
+    log = workspace.log_path(label, STAGE_NAME)
     # Not the folder above: what is compiled against a library there has its path by right.
-    own_folder = workshop.engine.root(f"{compile_stage.STAGE_NAME}-{label}") if workshop.engine.kind == "host" else ""
-    with workshop.store.scratch() as scratch:
+    own_folder = workspace.engine.root(f"{compile_stage.STAGE_NAME}-{label}") if workspace.engine.kind == "host" else ""
+    with workspace.store.scratch() as scratch:
         verdict = audit.audit_compiled(
             compiled.files["tree.tar"],
             [result.files["debug.tar"] for result in (compiled, allocator) if result is not None],
@@ -151,7 +151,7 @@ def make(
     if verdict.violations:
         raise _refusal(verdict, cell, facts, log)
     identity = hashing.digest(json.dumps(facts, sort_keys=True))
-    return workshop.store.put(STAGE_NAME, key, identity=identity, facts=facts, files={})
+    return workspace.store.put(STAGE_NAME, key, identity=identity, facts=facts, files={})
 
 
 def _refusal(verdict: AuditResult, cell: Cell, facts: Mapping[str, Any], log: Path) -> StageError:
@@ -188,14 +188,14 @@ class AuditStage(BaseStage):
             return None
         return Needs(ids=(f"compile:{slot.label}", slot.image, *slot.allocator), cells=slot.own)
 
-    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+    def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         """Return rules, tables and waivers."""
         return Material(facts=material(run.spec, node.cell, today=run.request.today))
 
-    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+    def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Judge the tree."""
         return make(
-            run.workshop,
+            run.workspace,
             run.spec,
             inputs.node.cell,
             inputs.of("compile"),

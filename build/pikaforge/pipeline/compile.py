@@ -15,8 +15,8 @@ from pikaforge.errors import StageError
 from pikaforge.host import hashing
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
-from pikaforge.host.workspace import Workshop, explained, guest_digests, run_job
-from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Run
+from pikaforge.host.workspace import Workspace, explained, guest_digests, run_job
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan import allocators
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Node
@@ -57,7 +57,7 @@ def material(spec: Spec, cell: Cell, *, base: Path, home: Path) -> dict[str, Any
 
 
 def make(
-    workshop: Workshop,
+    workspace: Workspace,
     spec: Spec,
     cell: Cell,
     source: Result,
@@ -76,9 +76,9 @@ def make(
     """
     product = spec.product
     kind = allocators.kind_of(spec, cell.allocator)
-    log = workshop.log_path(cell.group, STAGE_NAME)
+    log = workspace.log_path(cell.group, STAGE_NAME)
     label = f"{STAGE_NAME}-{cell.group}"
-    with workshop.store.scratch() as scratch:
+    with workspace.store.scratch() as scratch:
         job = Job(
             label=label,
             image=str(image.facts["build"]),
@@ -86,7 +86,7 @@ def make(
             env={
                 "FORGE_PRODUCT": product.name,
                 "FORGE_VERSION": product.version,
-                "FORGE_JOBS": str(workshop.jobs),
+                "FORGE_JOBS": str(workspace.jobs),
                 "FORGE_TARGET_FLAGS": " ".join(cell.flags),
                 # No word of these has a blank in it: the model refuses them.
                 "FORGE_EXTRA_CFLAGS": " ".join(compilers.cflags(spec, cell.image)),
@@ -95,32 +95,32 @@ def make(
                 "FORGE_FRAME_POINTERS": str(int(spec.allocators[cell.allocator].frame_pointers)),
                 "FORGE_ALLOCATOR": "own" if allocator is not None else "system" if kind.presence else "none",
                 **kind.use(spec.allocators[cell.allocator]),
-                **({} if allocator is None else {"FORGE_ALLOCATOR_DIR": f"{workshop.engine.root(label)}/allocator"}),
+                **({} if allocator is None else {"FORGE_ALLOCATOR_DIR": f"{workspace.engine.root(label)}/allocator"}),
                 "FORGE_BINARIES": " ".join(product.binaries),
                 "FORGE_FILES": " ".join(product.files),
                 "FORGE_BASE_LIBS": " ".join(spec.defaults.base_libraries),
-                "FORGE_CCACHE": str(int(workshop.compiler_cache)),
+                "FORGE_CCACHE": str(int(workspace.compiler_cache)),
                 "SOURCE_DATE_EPOCH": str(source.facts["epoch"]),
             },
             inputs=(
-                workshop.guest(*SCRIPTS),
+                workspace.guest(*SCRIPTS),
                 Input(folder="src", archive=source.files["source.tar"]),
-                Input(folder="", archive=files({"recipe.sh": workshop.base / product.recipe})),
+                Input(folder="", archive=files({"recipe.sh": workspace.base / product.recipe})),
                 *(() if allocator is None else (Input(folder="allocator", archive=allocator.files["prefix.tar"]),)),
             ),
             outputs=("out/tree.tar", "out/debug.tar", "out/facts.tar"),
             log=log,
-            cache=CACHE if workshop.compiler_cache else "",
+            cache=CACHE if workspace.compiler_cache else "",
         )
         try:
-            done = run_job(workshop, job, scratch, stage=STAGE_NAME, label=cell.group, failed="the build failed")
+            done = run_job(workspace, job, scratch, stage=STAGE_NAME, label=cell.group, failed="the build failed")
         except StageError as error:
             raise explained(
                 error, MESSAGES, recipe=product.recipe, family=families.of(spec.images[cell.image].family).recipe
             ) from None
         facts = _facts(done.outputs["out/facts.tar"])
         tree = done.outputs["out/tree.tar"]
-        return workshop.store.put(
+        return workspace.store.put(
             STAGE_NAME,
             key,
             identity=sha256(tree),
@@ -180,14 +180,14 @@ class CompileStage(BaseStage):
         """Return that it needs source, image and allocator."""
         return Needs(ids=(slot.source, slot.image, *slot.allocator))
 
-    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+    def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         """Return recipe, flags and guest scripts."""
-        return Material(facts=material(run.spec, node.cell, base=run.workshop.base, home=run.home))
+        return Material(facts=material(run.spec, node.cell, base=run.workspace.base, home=run.home))
 
-    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+    def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Compile it."""
         return make(
-            run.workshop,
+            run.workspace,
             run.spec,
             inputs.node.cell,
             inputs.source,

@@ -21,7 +21,7 @@ from pikaforge.errors import ConfigError, UnreachableError
 from pikaforge.host.store import write_atomically
 
 if TYPE_CHECKING:
-    from pikaforge.pipeline.pipeline import Outcome, Report
+    from pikaforge.pipeline.pipeline import NodeOutcome, Report
     from pikaforge.plan.cells import Cell
 
 NAME = "coverage"
@@ -130,14 +130,14 @@ def _facts(done: Report, node: str) -> Mapping[str, Any]:
     return failure.facts if failure is not None else {}
 
 
-def _cause(done: Report, outcome: Outcome) -> Outcome | None:
+def _cause(done: Report, outcome: NodeOutcome) -> NodeOutcome | None:
     """The outcome that kept a node from being made; None if it was made."""
     while outcome.status == "blocked":
         outcome = done.outcomes[outcome.blocked_by]
     return outcome if outcome.status == "failed" else None
 
 
-def _why(failed: Outcome | None) -> str:
+def _why(failed: NodeOutcome | None) -> str:
     """Why it is not built, in one line; of what cannot be had, not who said so, which differs between machines."""
     if failed is None or failed.error is None:
         return ""
@@ -145,7 +145,7 @@ def _why(failed: Outcome | None) -> str:
     return text.partition(": ")[0] if _unreachable(failed) else text
 
 
-def _unreachable(outcome: Outcome) -> bool:
+def _unreachable(outcome: NodeOutcome) -> bool:
     """Whether a failure is about this machine's surroundings and not about the cell: a base, or a tarball."""
     return isinstance(outcome.error, UnreachableError)
 

@@ -17,7 +17,7 @@ from pikaforge.config.schema import Spec
 from pikaforge.formats.rpm.rpm_file import INSERT_SCRIPT, Insert, insert_here, insert_in
 from pikaforge.host.process import cwd
 from pikaforge.host.store import locked, sha256
-from pikaforge.host.workspace import GUEST, Workshop
+from pikaforge.host.workspace import GUEST, Workspace
 from pikaforge.pipeline import package
 from pikaforge.pipeline import report as record
 from pikaforge.plan.cells import Cell
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Delivery:
+class DistFiles:
     """What a run has put under dist/."""
 
     report: record.BuildReport
@@ -40,7 +40,7 @@ class Delivery:
     notices: tuple[str, ...] = ()
 
 
-def deliver(workshop: Workshop, spec: Spec, done: Report) -> Delivery:
+def deliver(workspace: Workspace, spec: Spec, done: Report) -> DistFiles:
     """Put the packages of a run under dist/, describe and sign them, and write sums and report.
 
     Signed is what the environment names a key for (`signing`); without one, nothing is.
@@ -49,8 +49,8 @@ def deliver(workshop: Workshop, spec: Spec, done: Report) -> Delivery:
         SigningError: the key cannot sign.
         HostError: a file cannot be written, or GnuPG is missing.
     """
-    with locked(workshop.dist / ".lock"), workshop.store.scratch() as scratch, configured_signer(scratch) as signer:
-        work = _Work(workshop=workshop, spec=spec, done=done, scratch=scratch, signer=signer)
+    with locked(workspace.dist / ".lock"), workspace.store.scratch() as scratch, configured_signer(scratch) as signer:
+        work = _DistWriter(workspace=workspace, spec=spec, done=done, scratch=scratch, signer=signer)
         return work.deliver()
 
 
@@ -71,8 +71,8 @@ def configured_signer(scratch: Path) -> Iterator[Signer | None]:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Work:
-    workshop: Workshop
+class _DistWriter:
+    workspace: Workspace
     spec: Spec
     done: Report
     scratch: Path
@@ -80,7 +80,7 @@ class _Work:
     builder: Builder = field(default_factory=lambda: builder_of(os.environ))
     written: int = 0
 
-    def deliver(self) -> Delivery:
+    def deliver(self) -> DistFiles:
         found: list[tuple[Path, str]] = []
         told: dict[str, tuple[record.ArtifactRecord, ...]] = {}
         folders: dict[Path, dict[str, str]] = {}
@@ -88,7 +88,7 @@ class _Work:
             if outcome.result is None:
                 continue
             cell = outcome.node.cells[0]
-            folder = self.workshop.dist / cell.image
+            folder = self.workspace.dist / cell.image
             records = []
             for artifact in outcome.result.facts["artifacts"]:
                 path, written = package.deliver(outcome.result, artifact, folder)
@@ -103,7 +103,7 @@ class _Work:
                     record.ArtifactRecord(
                         format=artifact["format"],
                         role=artifact["role"],
-                        path=str(path.relative_to(self.workshop.dist)),
+                        path=str(path.relative_to(self.workspace.dist)),
                         sha256=digest,
                         bytes=path.stat().st_size,
                     )
@@ -115,24 +115,24 @@ class _Work:
             self.spec,
             self.done,
             told,
-            earlier=record.load(self.workshop.dist),
-            dist=self.workshop.dist,
+            earlier=record.load(self.workspace.dist),
+            dist=self.workspace.dist,
             now=datetime.now(timezone.utc),
         )
-        record.write(self.workshop.dist, report)
+        record.write(self.workspace.dist, report)
         notices = self.signer.notices if self.signer is not None else ()
-        return Delivery(report=report, artifacts=found, written=self.written, notices=notices)
+        return DistFiles(report=report, artifacts=found, written=self.written, notices=notices)
 
     def _sign_header(self, path: Path, cell: Cell) -> None:
         if self.signer is not None and path.suffix == ".rpm":
             self.written += self.signer.sign_rpm(path, self._insert(cell))
 
     def _insert(self, cell: Cell) -> Insert:
-        if self.workshop.engine.kind == "host":
-            return insert_here(self.workshop.home / GUEST / INSERT_SCRIPT, self.scratch)
+        if self.workspace.engine.kind == "host":
+            return insert_here(self.workspace.home / GUEST / INSERT_SCRIPT, self.scratch)
         tools = self.done.outcomes[TOOLS_NODE].result
         assert tools is not None  # the package was made with it
-        return insert_in(self.workshop, tools=str(tools.facts["build"]), label=cell.id, folder=self.scratch)
+        return insert_in(self.workspace, tools=str(tools.facts["build"]), label=cell.id, folder=self.scratch)
 
     def _describe(self, path: Path, artifact: Mapping[str, Any], manifest: Mapping[str, Any], *, written: bool) -> str:
         """Write what is told of an artifact, unless it is there; the artifact's digest."""

@@ -18,12 +18,12 @@ from pikaforge.formats import format as registry
 from pikaforge.formats import payload
 from pikaforge.formats.format import STAGE as STAGE_NAME
 from pikaforge.formats.format import Packing
-from pikaforge.formats.parts import Parts
+from pikaforge.formats.parts import PackageInputs
 from pikaforge.host import hashing
 from pikaforge.host.job import files
 from pikaforge.host.store import Result, sha256, write_atomically
-from pikaforge.host.workspace import Workshop, guest_digests
-from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Run
+from pikaforge.host.workspace import Workspace, guest_digests
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan import allocators, twins
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Node
@@ -81,7 +81,7 @@ def _system(image: Image) -> list[object]:
     return [family.dist_tag(os.id, os.version), family.reads_zstd(os.version), asdict(family.services(os.version))]
 
 
-def _memory(spec: Spec, cell: Cell, parts: Parts) -> dict[str, Any]:
+def _memory(spec: Spec, cell: Cell, parts: PackageInputs) -> dict[str, Any]:
     """The allocator as the manifest tells it: what was asked for, what was built, and what the audit found in use."""
     entry = spec.allocators[cell.allocator]
     told: dict[str, Any] = {"name": cell.allocator, "kind": entry.kind, **parts.audited.facts["allocator"]}
@@ -91,7 +91,7 @@ def _memory(spec: Spec, cell: Cell, parts: Parts) -> dict[str, Any]:
     return told
 
 
-def manifest(spec: Spec, cell: Cell, parts: Parts) -> dict[str, Any]:
+def manifest(spec: Spec, cell: Cell, parts: PackageInputs) -> dict[str, Any]:
     """What a package says of itself; every value is decided by the inputs, none by the moment of building."""
     source, image, compiled, audited = parts.source, parts.image, parts.compiled, parts.audited
     packages = image.facts["packages"]
@@ -139,10 +139,10 @@ def _library(bundled: Mapping[str, Any], packaged: Mapping[str, Mapping[str, str
 
 
 def make(
-    workshop: Workshop,
+    workspace: Workspace,
     spec: Spec,
     cell: Cell,
-    parts: Parts,
+    parts: PackageInputs,
     *,
     key: str,
     tools: str,
@@ -166,10 +166,10 @@ def make(
         **rendered.contents,
         MANIFEST: (json.dumps(described, indent=2, sort_keys=True) + "\n").encode(),
     }
-    with workshop.store.scratch() as scratch:
+    with workspace.store.scratch() as scratch:
         made = registry.pack(
             Packing(
-                workshop=workshop,
+                workspace=workspace,
                 spec=spec,
                 cell=cell,
                 parts=parts,
@@ -191,7 +191,7 @@ def make(
             for packed in made
         ]
         _plausible(spec, cell, parts, artifacts)
-        return workshop.store.put(
+        return workspace.store.put(
             STAGE_NAME,
             key,
             identity=hashing.digest(json.dumps(artifacts, sort_keys=True)),
@@ -205,7 +205,7 @@ SMALLEST = 0.05
 upstream once published a release of 11 kB that had no program in it (UPSTREAM's issue tracker)."""
 
 
-def _plausible(spec: Spec, cell: Cell, parts: Parts, artifacts: Sequence[Mapping[str, Any]]) -> None:
+def _plausible(spec: Spec, cell: Cell, parts: PackageInputs, artifacts: Sequence[Mapping[str, Any]]) -> None:
     """Refuse what cannot be a package of this tree: without its programs, too small, or never smoke-tested."""
     sizes = {str(f["name"]): int(f.get("bytes", 0)) for f in parts.audited.facts["files"]}
     missing = [name for name in spec.product.binaries if name not in sizes]
@@ -279,13 +279,13 @@ class PackageStage(BaseStage):
         made = (slot.source, slot.image, f"compile:{group}", *slot.allocator)
         return Needs(ids=(*made, f"audit:{group}", f"smoke:{group}", *slot.tools))
 
-    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+    def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         """Return what goes in beside the results."""
         return Material(facts=material(run.spec, node.cell, run.home, others=run.others(node.cell)))
 
-    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+    def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Pack it in every format."""
-        parts = Parts(
+        parts = PackageInputs(
             source=inputs.source,
             image=inputs.image,
             allocator=inputs.allocator,
@@ -294,7 +294,7 @@ class PackageStage(BaseStage):
             smoked=inputs.of("smoke"),
         )
         cell = inputs.node.cell
-        return make(run.workshop, run.spec, cell, parts, key=key, tools=inputs.tools, others=run.others(cell))
+        return make(run.workspace, run.spec, cell, parts, key=key, tools=inputs.tools, others=run.others(cell))
 
 
 STAGE = PackageStage()

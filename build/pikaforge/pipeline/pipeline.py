@@ -12,9 +12,9 @@ from typing import Literal
 from pikaforge.errors import ForgeError
 from pikaforge.host import hashing, process
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.source import source
-from pikaforge.pipeline.stage import Inputs, Material, Request, Run, stage_of
+from pikaforge.pipeline.stage import Inputs, Material, Request, RunContext, stage_of
 from pikaforge.plan.plan import TOOLS_NODE, Node, Plan, common_part
 
 WORKERS = 4
@@ -34,7 +34,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class NodeOutcome:
     """How a node ended."""
 
     node: Node
@@ -51,14 +51,14 @@ class Report:
     """All outcomes of a run, by node id."""
 
     plan: Plan
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    outcomes: dict[str, NodeOutcome] = field(default_factory=dict)
 
     @property
     def errors(self) -> list[ForgeError]:
         """What went wrong, in the order in which it did."""
         return [o.error for o in self.outcomes.values() if o.error is not None]
 
-    def of(self, stage: str) -> Iterable[Outcome]:
+    def of(self, stage: str) -> Iterable[NodeOutcome]:
         """The outcomes of one stage, in the plan's order."""
         return (self.outcomes[n.id] for n in self.plan.nodes if n.stage == stage and n.id in self.outcomes)
 
@@ -69,7 +69,7 @@ class Events:
     def started(self, node: Node) -> None:
         """A node's work has begun; not called for cached ones."""
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: NodeOutcome) -> None:
         """A node is through."""
 
     def notice(self, text: str) -> None:
@@ -77,12 +77,12 @@ class Events:
 
 
 class Pipeline:
-    """Runs plans in a workshop."""
+    """Runs plans in a workspace."""
 
-    def __init__(self, workshop: Workshop, request: Request) -> None:
-        self._workshop = workshop
+    def __init__(self, workspace: Workspace, request: Request) -> None:
+        self._workshop = workspace
         self._request = request
-        self._context = Run(workshop, request)
+        self._context = RunContext(workspace, request)
 
     def identify_source(self) -> None:
         """Look the source and its patches up, as far as pins do not say what they are.
@@ -90,7 +90,7 @@ class Pipeline:
         Before anything else starts, so that a source out of reach is told at once and not after the images are made.
         """
         origin, series = self._request.origin, self._request.series
-        source.identify(origin, series, workshop=self._workshop, folder=self._context.series_folder, offline=False)
+        source.identify(origin, series, workspace=self._workshop, folder=self._context.series_folder, offline=False)
 
     def tools_image(self, events: Events) -> str:
         """Make the tools image, unless it is there; return what the engine calls it.
@@ -180,7 +180,7 @@ class Pipeline:
                 raise ValueError(f"{node.id} needs what is not in the plan: {', '.join(node.needs)}")
         report = Report(plan=plan)
         pending = list(plan.nodes)
-        running: dict[Future[Outcome], Node] = {}
+        running: dict[Future[NodeOutcome], Node] = {}
         with ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="node") as pool:
             try:
                 while pending or running:
@@ -213,12 +213,12 @@ class Pipeline:
             )
             if bad is not None:
                 pending.remove(node)
-                outcome = Outcome(node=node, status="blocked", blocked_by=bad)
+                outcome = NodeOutcome(node=node, status="blocked", blocked_by=bad)
                 report.outcomes[node.id] = outcome
                 events.ended(outcome)
 
     @staticmethod
-    def _ready(pending: list[Node], running: Mapping[Future[Outcome], Node], report: Report) -> list[Node]:
+    def _ready(pending: list[Node], running: Mapping[Future[NodeOutcome], Node], report: Report) -> list[Node]:
         compiling = any(stage_of(node).alone for node in running.values())
         chosen: list[Node] = []
         for node in pending:
@@ -233,7 +233,7 @@ class Pipeline:
             chosen.append(node)
         return chosen
 
-    def _run(self, node: Node, report: Report, events: Events) -> Outcome:
+    def _run(self, node: Node, report: Report, events: Events) -> NodeOutcome:
         start = time.monotonic()
         key = ""
         try:
@@ -243,15 +243,15 @@ class Pipeline:
             result = self._stored(node, key, events)
             if result is not None:
                 self._tell_remarks(node, result, events, fresh=False)
-                return Outcome(node=node, status="cached", key=key, result=result)
+                return NodeOutcome(node=node, status="cached", key=key, result=result)
             events.started(node)
             result = self._make(node, key, inputs)
             self._tell_remarks(node, result, events, fresh=True)
         except ForgeError as error:
-            return Outcome(node=node, status="failed", key=key, error=error, seconds=time.monotonic() - start)
+            return NodeOutcome(node=node, status="failed", key=key, error=error, seconds=time.monotonic() - start)
         finally:
             self._tell_pins(events)
-        return Outcome(node=node, status="done", key=key, result=result, seconds=time.monotonic() - start)
+        return NodeOutcome(node=node, status="done", key=key, result=result, seconds=time.monotonic() - start)
 
     def _tell_remarks(self, node: Node, result: Result, events: Events, *, fresh: bool) -> None:
         for remark in stage_of(node).remarks(result, self._context, fresh=fresh):

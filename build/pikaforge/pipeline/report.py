@@ -22,7 +22,7 @@ from pikaforge.plan import allocators, twins
 
 if TYPE_CHECKING:
     from pikaforge.config.schema import Spec
-    from pikaforge.pipeline.pipeline import Outcome, Report
+    from pikaforge.pipeline.pipeline import NodeOutcome, Report
     from pikaforge.plan.cells import Cell
 
 NAME = "report.json"
@@ -327,13 +327,13 @@ def _read(kind: type[_T], facts: Mapping[str, Any]) -> _T | None:
     return kind.model_validate(dict(facts), strict=False) if facts else None
 
 
-def _facts(outcome: Outcome) -> Mapping[str, Any]:
+def _facts(outcome: NodeOutcome) -> Mapping[str, Any]:
     if outcome.result is not None:
         return outcome.result.facts
     return outcome.error.failure.facts if isinstance(outcome.error, StageError) else {}
 
 
-def _stage(outcome: Outcome, took: Mapping[tuple[str, str, str], float]) -> StageRecord:
+def _stage(outcome: NodeOutcome, took: Mapping[tuple[str, str, str], float]) -> StageRecord:
     node = outcome.node
     seconds = outcome.seconds
     if outcome.status == "cached":

@@ -17,7 +17,7 @@ from pikaforge.config.registry import STAGES
 from pikaforge.config.schema import Spec
 from pikaforge.formats import payload
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.source.origin import Origin
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import TOOLS_NODE, Node
@@ -35,24 +35,24 @@ class Request:
     """Decides which waivers hold; nothing else asks the clock."""
 
 
-class Run:
+class RunContext:
     """What the stages of a run have in common."""
 
-    def __init__(self, workshop: Workshop, request: Request) -> None:
-        self.workshop = workshop
+    def __init__(self, workspace: Workspace, request: Request) -> None:
+        self.workspace = workspace
         self.request = request
         self.spec = request.spec
         self.pins: dict[str, object] = {}
         """What a stage has looked up for its key and takes again to make the result, by node id."""
-        self.series_folder = workshop.base
+        self.series_folder = workspace.base
         if request.spec.product.patches is not None:
-            self.series_folder = (workshop.base / request.spec.product.patches).parent
+            self.series_folder = (workspace.base / request.spec.product.patches).parent
         self._offers = payload.all_offers(request.spec)
 
     @property
     def home(self) -> Path:
         """The checkout."""
-        return self.workshop.home
+        return self.workspace.home
 
     def others(self, cell: Cell) -> Mapping[str, tuple[str, ...]]:
         """Return models by target: what else there is for the image and allocator of a cell."""
@@ -112,24 +112,24 @@ class Stage(PlannedStage, Protocol):
     """Stages whose facts are part of what it makes. Of all others it takes the files alone, so that its key does not
     change where theirs is made anew with the same files."""
 
-    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+    def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         """Return a node's key material.
 
         Raises:
             HostError: it has to be looked up, and that cannot be done.
         """
 
-    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+    def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Make a node's result and store it.
 
         Raises:
             ForgeError: it cannot be made.
         """
 
-    def lost(self, result: Result, run: Run, *, engine_answers: Callable[[], bool]) -> str:
+    def lost(self, result: Result, run: RunContext, *, engine_answers: Callable[[], bool]) -> str:
         """Return why a stored result cannot be used, because what it names is not there any more; "" if it can."""
 
-    def remarks(self, result: Result, run: Run, *, fresh: bool) -> Iterable[str]:
+    def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
         """Return what the user should know of a result; `fresh` if this run has made it."""
 
 
@@ -140,11 +140,11 @@ class BaseStage:
     alone = False
     reads: frozenset[str] = frozenset()
 
-    def lost(self, result: Result, run: Run, *, engine_answers: Callable[[], bool]) -> str:
+    def lost(self, result: Result, run: RunContext, *, engine_answers: Callable[[], bool]) -> str:
         """Return "": files of the store are verified when they are read."""
         return ""
 
-    def remarks(self, result: Result, run: Run, *, fresh: bool) -> Iterable[str]:
+    def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
         """Return nothing."""
         return ()
 

@@ -147,7 +147,7 @@ def all_cells(spec: Spec) -> tuple[Cell, ...]:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Group:
+class _CompileGroup:
     """The cells of one compilation."""
 
     subject: Cell
@@ -250,16 +250,16 @@ class _Planner:
                 self.nodes.append(node)
 
 
-def _groups(spec: Spec, cells: Sequence[Cell]) -> dict[str, _Group]:
+def _groups(spec: Spec, cells: Sequence[Cell]) -> dict[str, _CompileGroup]:
     """The compilations that cells need, by label: their own, then those of twins that are nobody's own."""
-    groups: dict[str, _Group] = {}
+    groups: dict[str, _CompileGroup] = {}
     for cell in cells:
-        groups.setdefault(cell.group, _Group(subject=cell)).own.append(cell)
+        groups.setdefault(cell.group, _CompileGroup(subject=cell)).own.append(cell)
     for cell in cells:
         if label := _twin_label(cell):
             flags = microarch.resolve(cell.twin, spec.images[cell.image].gcc).flags
             subject = replace(cell, wanted=cell.twin, target=cell.twin, flags=flags, twin="", remark="")
-            groups.setdefault(label, _Group(subject=subject)).twins.append(cell)
+            groups.setdefault(label, _CompileGroup(subject=subject)).twins.append(cell)
     return groups
 
 

@@ -12,7 +12,7 @@ from pikaforge.plan.selection import closest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class CellSelectors:
     """Selectors as the command line has them; unlike those of a build they mean every image and allocator."""
 
     selectors: Sequence[str] = ()

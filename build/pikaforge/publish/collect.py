@@ -9,7 +9,7 @@ from pathlib import Path
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
 from pikaforge.config.schema import Spec
 from pikaforge.formats import format as formats
-from pikaforge.formats.format import Origin
+from pikaforge.formats.format import BuildOrigin
 from pikaforge.host.store import sha256
 from pikaforge.pipeline import report as record
 from pikaforge.pipeline.report import ArtifactRecord, BuildReport, CellRecord
@@ -20,7 +20,7 @@ BESIDE = (SBOM_SUFFIX, PROVENANCE_SUFFIX, SIGNATURE_SUFFIX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivered:
+class FoundReport:
     """A report, and the folder that it is about."""
 
     folder: Path
@@ -28,7 +28,7 @@ class Delivered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
+class CollectedPackages:
     """Packages with where they are on this machine."""
 
     items: tuple[Item, ...]
@@ -36,19 +36,19 @@ class Collected:
     """By place and path, of each artifact and what lies beside it."""
 
 
-def reports(dist: Path) -> list[Delivered]:
+def reports(dist: Path) -> list[FoundReport]:
     """The report in a folder, and those in its folders: what the jobs of a CI run have delivered, each in its own."""
     folders = [dist, *sorted(path for path in dist.glob("*/") if path.is_dir())]
     found = ((folder, record.load(folder)) for folder in folders)
-    return [Delivered(folder=folder, report=report) for folder, report in found if report is not None]
+    return [FoundReport(folder=folder, report=report) for folder, report in found if report is not None]
 
 
-def cells(delivered: Sequence[Delivered]) -> dict[str, tuple[Delivered, CellRecord]]:
+def cells(delivered: Sequence[FoundReport]) -> dict[str, tuple[FoundReport, CellRecord]]:
     """The cells that reports tell of, by id.
 
     Of two reports on one cell the later counts; but of two on the same compilation the one whose target was run.
     """
-    found: dict[str, tuple[Delivered, CellRecord]] = {}
+    found: dict[str, tuple[FoundReport, CellRecord]] = {}
     for each in delivered:
         for cell in each.report.cells:
             if cell.id not in found or _counts_more(cell, found[cell.id][1]):
@@ -69,7 +69,7 @@ def _compiled(cell: CellRecord) -> str:
     return next((stage.key for stage in cell.stages if (stage.stage, stage.label) == ("compile", label)), "")
 
 
-def collect(chosen: Sequence[tuple[Delivered, CellRecord]], spec: Spec, *, now: str) -> Collected:
+def collect(chosen: Sequence[tuple[FoundReport, CellRecord]], spec: Spec, *, now: str) -> CollectedPackages:
     """The packages of some cells, each compared with its report.
 
     Raises:
@@ -91,14 +91,14 @@ def collect(chosen: Sequence[tuple[Delivered, CellRecord]], spec: Spec, *, now: 
             items.append(item)
             for file in item.artifact.files():
                 sources[item.place, file.path] = path.with_name(file.path.rpartition("/")[2])
-    return Collected(items=tuple(items), sources=sources)
+    return CollectedPackages(items=tuple(items), sources=sources)
 
 
 def _artifact(
     path: Path, artifact: ArtifactRecord, cell: CellRecord, report: BuildReport, *, usual: bool, now: str
 ) -> Artifact:
     kind = formats.of(artifact.format)
-    origin = Origin(
+    origin = BuildOrigin(
         product=report.product, version=report.version, role=artifact.role, variant="" if usual else cell.allocator
     )
     package, version = kind.identity(path, origin)

@@ -25,7 +25,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
+class PlacedItem:
     """An item with the paths that it gets."""
 
     artifact: Artifact
@@ -42,7 +42,7 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outline:
+class RepositoryDiff:
     """What would change in one repository."""
 
     product: str
@@ -51,7 +51,7 @@ class Outline:
     before: State | None
     number: int
     """Of the generation that would be made."""
-    placed: tuple[Placed, ...] = ()
+    placed: tuple[PlacedItem, ...] = ()
     """What is new, or was there without some of what lies beside it."""
     same: tuple[Artifact, ...] = ()
     relisted: tuple[Artifact, ...] = ()
@@ -79,7 +79,7 @@ class Outline:
 
 def outline(
     items: Sequence[Item], before: State | None, *, key: str, keep: int | None = None, replace: bool = False
-) -> Outline:
+) -> RepositoryDiff:
     """What would change if some items were published.
 
     Args:
@@ -98,7 +98,7 @@ def outline(
     if keep is not None:
         listed = {artifact.path: artifact for artifact in _newest(listed.values(), keep)}
     old = before.listed() if before else ()
-    return Outline(
+    return RepositoryDiff(
         product=first.product,
         image=first.image,
         model=first.model,
@@ -121,7 +121,7 @@ class _Diff:
     def __init__(self, before: State | None) -> None:
         self.number = before.current.number + 1 if before else 1
         self.listed = {artifact.path: artifact for artifact in (before.listed() if before else ())}
-        self.placed: list[Placed] = []
+        self.placed: list[PlacedItem] = []
         self.same: list[Artifact] = []
         self.relisted: list[Artifact] = []
         self.conflicts: list[Conflict] = []
@@ -158,11 +158,11 @@ class _Diff:
         self.listed[there.path] = there
 
 
-def rollback(before: State, to: Generation, *, keep: int | None = None) -> Outline:
+def rollback(before: State, to: Generation, *, keep: int | None = None) -> RepositoryDiff:
     """What would change if a generation that is kept were published again."""
     listed = {path: before.artifacts[path] for path in to.artifacts}
     current = set(before.current.artifacts)
-    return Outline(
+    return RepositoryDiff(
         product=before.product,
         image=before.image,
         model=before.model,
@@ -195,7 +195,7 @@ def _alike(artifact: Artifact, there: Artifact) -> bool:
     return bool(artifact.body) and artifact.body == there.body and there.signed
 
 
-def _placed(artifact: Artifact, number: int, *, aside: bool) -> Placed:
+def _placed(artifact: Artifact, number: int, *, aside: bool) -> PlacedItem:
     folder = formats.of(artifact.format).folder
 
     def at(file: File) -> str:
@@ -204,10 +204,10 @@ def _placed(artifact: Artifact, number: int, *, aside: bool) -> Placed:
 
     beside = tuple(file.model_copy(update={"path": at(file)}) for file in artifact.beside)
     there = artifact.model_copy(update={"path": at(artifact), "since": number, "beside": beside})
-    return Placed(artifact=there, files=tuple(zip(artifact.files(), there.files(), strict=True)))
+    return PlacedItem(artifact=there, files=tuple(zip(artifact.files(), there.files(), strict=True)))
 
 
-def _completed(artifact: Artifact, there: Artifact) -> Placed | None:
+def _completed(artifact: Artifact, there: Artifact) -> PlacedItem | None:
     """What is there, with what lies beside the item and not beside it; None if that is nothing.
 
     What lies there is not changed: another build of the same bytes may tell another story of how it was made.
@@ -222,7 +222,7 @@ def _completed(artifact: Artifact, there: Artifact) -> Placed | None:
     if not files:
         return None
     beside = tuple(sorted((*there.beside, *(new for _, new in files)), key=lambda file: file.path))
-    return Placed(artifact=there.model_copy(update={"beside": beside}), files=tuple(files))
+    return PlacedItem(artifact=there.model_copy(update={"beside": beside}), files=tuple(files))
 
 
 def _newest(artifacts: Iterable[Artifact], keep: int) -> list[Artifact]:

@@ -10,9 +10,9 @@ from typing import Protocol
 from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS
 from pikaforge.errors import PublishError
 from pikaforge.formats import format as formats
-from pikaforge.publish.diff import Outline
+from pikaforge.publish.diff import RepositoryDiff
 from pikaforge.publish.state import STATE, Artifact, File, Generation, State, text
-from pikaforge.publish.transaction import Addition, Change, file_of, sums_text
+from pikaforge.publish.transaction import Addition, Transaction, file_of, sums_text
 
 
 class Signing(Protocol):
@@ -33,7 +33,7 @@ Obtain = Callable[[File], Path]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
+class GenerationInputs:
     """What is needed to make a generation."""
 
     read: Callable[[str], bytes | None]
@@ -48,7 +48,7 @@ class Means:
     """Whether readers may see new pointers before all of them are there."""
 
 
-def verify(outlines: Iterable[Outline]) -> None:
+def verify(outlines: Iterable[RepositoryDiff]) -> None:
     """Import what makes the metadata that outlines change, before anything is written.
 
     Raises:
@@ -61,7 +61,7 @@ def verify(outlines: Iterable[Outline]) -> None:
             kind.index.verify()
 
 
-def compose(outline: Outline, means: Means) -> Change:
+def compose(outline: RepositoryDiff, means: GenerationInputs) -> Transaction:
     """Make the change of an outline.
 
     Raises:
@@ -71,7 +71,7 @@ def compose(outline: Outline, means: Means) -> Change:
 
 
 class _Composer:
-    def __init__(self, outline: Outline, means: Means) -> None:
+    def __init__(self, outline: RepositoryDiff, means: GenerationInputs) -> None:
         self.outline = outline
         self.means = means
         self.before = outline.before
@@ -86,7 +86,7 @@ class _Composer:
         self.base = outline.restores or current
         """The generation whose metadata is taken for what it knows."""
 
-    def change(self) -> Change:
+    def change(self) -> Transaction:
         self._add_files()
         for kind in formats.every():
             if kind.index is not None:
@@ -97,7 +97,7 @@ class _Composer:
         new = {addition.file.path for addition in self.additions}
         named = {file.path for file in state.files()}
         old = self.known.values()
-        return Change(
+        return Transaction(
             state=state,
             kept=tuple(file for file in old if file.path in named and file.path not in new),
             additions=tuple(self.additions),
@@ -140,7 +140,7 @@ class _Composer:
         if self.known.get(path) != file:
             self.additions.append(Addition(file=file, content=data))
 
-    def _index(self, kind: formats.Format, index: formats.Index) -> None:
+    def _index(self, kind: formats.Format, index: formats.RepositoryIndex) -> None:
         """Index the packages of a format, unless there never was one."""
         listed = [artifact for artifact in self.outline.listed if artifact.format == kind.name]
         old = [file for file in (self.base.metadata if self.base else ()) if file.path.startswith(f"{kind.folder}/")]
@@ -171,7 +171,7 @@ class _Composer:
                 signed = signer.clearsigned(data) if signature.clear else signer.detached(data)
                 self.pointers[f"{kind.folder}/{signature.path}"] = signed
 
-    def _listed(self, artifact: Artifact, folder: str, *, known: bool) -> formats.Listed:
+    def _listed(self, artifact: Artifact, folder: str, *, known: bool) -> formats.IndexedPackage:
         placed = {put.artifact.path: put for put in self.outline.placed}
 
         def file() -> Path:
@@ -179,7 +179,7 @@ class _Composer:
                 return self.means.obtain(placed[artifact.path].files[0][0])
             return self.means.fetch(artifact)
 
-        return formats.Listed(
+        return formats.IndexedPackage(
             location=artifact.path.removeprefix(f"{folder}/"),
             name=artifact.name,
             sha256=artifact.sha256,

@@ -11,7 +11,7 @@ from pathlib import Path
 from pikaforge.config.schema import Spec
 from pikaforge.errors import PublishError
 from pikaforge.publish import diff, generation
-from pikaforge.publish.diff import Item, Outline
+from pikaforge.publish.diff import Item, RepositoryDiff
 from pikaforge.publish.generation import Signing
 from pikaforge.publish.root_files import root_files
 from pikaforge.publish.sites.site import Site
@@ -27,7 +27,7 @@ def moment() -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class PublishRequest:
     """What is to become of a root."""
 
     items: tuple[Item, ...] = ()
@@ -39,10 +39,10 @@ class Wish:
 
 
 @dataclass(slots=True, kw_only=True)
-class Done:
+class PublishResult:
     """What publishing to a site did, or would do."""
 
-    outlines: tuple[Outline, ...]
+    outlines: tuple[RepositoryDiff, ...]
     transferred: int = 0
     """Files."""
     pages: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Publisher:
     signer: Signing | None
     product: str
 
-    def look(self, wish: Wish) -> Done:
+    def look(self, wish: PublishRequest) -> PublishResult:
         """What would change; nothing is written, and no lock is taken.
 
         Raises:
@@ -70,9 +70,9 @@ class Publisher:
         outlines = tuple(self._outlines(wish, self._catalogue()))
         refuse(outlines, self.site.where)
         generation.verify(outlines)
-        return Done(outlines=outlines)
+        return PublishResult(outlines=outlines)
 
-    def publish(self, wish: Wish, source: Source) -> Done:
+    def publish(self, wish: PublishRequest, source: Source) -> PublishResult:
         """Make it so.
 
         Raises:
@@ -84,7 +84,7 @@ class Publisher:
             outlines = tuple(self._outlines(wish, catalogue))
             refuse(outlines, self.site.where)
             generation.verify(outlines)
-            done = Done(outlines=outlines)
+            done = PublishResult(outlines=outlines)
             states = [each.before for each in outlines if each.nothing]
             for each in outlines:
                 if not each.nothing:
@@ -94,7 +94,7 @@ class Publisher:
             done.pages = list(self._pages(catalogue, [state for state in states if state is not None]))
         return done
 
-    def _outlines(self, wish: Wish, catalogue: Catalogue | None) -> Iterator[Outline]:
+    def _outlines(self, wish: PublishRequest, catalogue: Catalogue | None) -> Iterator[RepositoryDiff]:
         if catalogue is not None and catalogue.key is not None and self.signer is None:
             raise PublishError(
                 "what is there is signed, and there is no key to sign with",
@@ -117,7 +117,7 @@ class Publisher:
         for place in wish.rollback:
             yield self._rollback(place, keep=wish.keep)
 
-    def _rollback(self, place: str, *, keep: int | None) -> Outline:
+    def _rollback(self, place: str, *, keep: int | None) -> RepositoryDiff:
         state = self._state(place)
         before = state.before() if state else None
         if state is None or before is None:
@@ -135,14 +135,14 @@ class Publisher:
     def _catalogue(self) -> Catalogue | None:
         return read_catalogue(self.site.read(CATALOGUE), where=f"{self.site.where}: {CATALOGUE}")
 
-    def _means(self, of: Outline, source: Source, scratch: Path) -> generation.Means:
+    def _means(self, of: RepositoryDiff, source: Source, scratch: Path) -> generation.GenerationInputs:
         def fetch(file: File) -> Path:
             into = scratch / f"{file.sha256}-{file.path.rpartition('/')[2]}"
             if not into.exists():
                 self.site.fetch(file, of.place, into)
             return into
 
-        return generation.Means(
+        return generation.GenerationInputs(
             read=self.site.read,
             fetch=fetch,
             obtain=lambda file: source(of.place, file),
@@ -183,7 +183,7 @@ class Publisher:
         return Key(path=path, fingerprint=self.signer.fingerprint), {path: whole.encode()}
 
 
-def refuse(outlines: Sequence[Outline], where: str) -> None:
+def refuse(outlines: Sequence[RepositoryDiff], where: str) -> None:
     """Raise a PublishError with every package that would get other bytes."""
     conflicts = [conflict for each in outlines for conflict in each.conflicts]
     if conflicts:

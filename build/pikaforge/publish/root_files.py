@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pikaforge.config.families import managed_by
 from pikaforge.config.schema import Spec
 from pikaforge.formats import client_lines
-from pikaforge.formats.format import Format, Offer, every, of
+from pikaforge.formats.format import Format, InstallOffer, every, of
 from pikaforge.publish import client_config
 from pikaforge.publish.page import page
 from pikaforge.publish.state import CATALOGUE, Artifact, Catalogue, Repository, text
@@ -43,10 +43,10 @@ def _formats(repositories: Iterable[Repository]) -> list[Format]:
     return [kind for kind in every() if kind.name in names]
 
 
-def _offer(catalogue: Catalogue, spec: Spec, image: str, *, model: str | None, **changes: str) -> Offer:
+def _offer(catalogue: Catalogue, spec: Spec, image: str, *, model: str | None, **changes: str) -> InstallOffer:
     """What clients are offered; by default the product itself, for machines that find their model."""
     given = {"package": catalogue.product, "version": "", "path": image, **changes}
-    return Offer(
+    return InstallOffer(
         product=catalogue.product,
         image=image,
         os=spec.images[image].os if image in spec.images else None,  # it may have been taken out of the matrix

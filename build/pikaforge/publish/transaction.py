@@ -21,7 +21,7 @@ class Addition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Transaction:
     """What makes one generation of a repository out of the one before.
 
     In this order: additions, then the switch to the pointers (all at once, or one after the other where a server can do

@@ -19,7 +19,7 @@ from pikaforge.errors import ConfigError, ForgeError, HostError, StageError
 from pikaforge.formats.rpm import rpm_file
 from pikaforge.formats.rpm.rpm_file import RpmError, read_rpm
 from pikaforge.host import process
-from pikaforge.host.workspace import GUEST, Workshop
+from pikaforge.host.workspace import GUEST, Workspace
 
 FINGERPRINT = "30C46C1959F0D5FDF2D6DA07F94B1ADF8C1E50E3"
 OTHER = "0123456789ABCDEF0123456789ABCDEF01234567"
@@ -425,12 +425,12 @@ class TestSignRpm:
 
     @pytest.mark.usefixtures("gnupg")
     def test_in_the_tools_image(
-        self, place: Settings, tmp_path: Path, rpm: Path, workshop: Workshop, fake: FakeEngine
+        self, place: Settings, tmp_path: Path, rpm: Path, workspace: Workspace, fake: FakeEngine
     ) -> None:
-        (workshop.home / GUEST / "rpmsign.sh").write_text("#\n")
+        (workspace.home / GUEST / "rpmsign.sh").write_text("#\n")
         fake.endings["sign-R620"] = Ending(outputs={"out/package.rpm": make_rpm(signature=b"SIGNATURE")})
         (tmp_path / "into").mkdir()
-        insert = rpm_file.insert_in(workshop, tools="tools:1", label="R620-el9-none", folder=tmp_path / "into")
+        insert = rpm_file.insert_in(workspace, tools="tools:1", label="R620-el9-none", folder=tmp_path / "into")
         with open_signer(place, tmp_path / "s") as signer:
             assert signer.sign_rpm(rpm, insert)
         (job,) = fake.jobs
@@ -444,11 +444,11 @@ class TestSignRpm:
 
     @pytest.mark.usefixtures("gnupg")
     def test_rpm_fails_in_the_tools_image(
-        self, place: Settings, tmp_path: Path, rpm: Path, workshop: Workshop, fake: FakeEngine
+        self, place: Settings, tmp_path: Path, rpm: Path, workspace: Workspace, fake: FakeEngine
     ) -> None:
-        (workshop.home / GUEST / "rpmsign.sh").write_text("#\n")
+        (workspace.home / GUEST / "rpmsign.sh").write_text("#\n")
         fake.endings["sign-R620"] = Ending(status=66, log="rpmsign.sh: rpmsign is not installed: add the package\n")
-        insert = rpm_file.insert_in(workshop, tools="tools:1", label="R620-el9-none", folder=tmp_path)
+        insert = rpm_file.insert_in(workspace, tools="tools:1", label="R620-el9-none", folder=tmp_path)
         before = rpm.read_bytes()
         with open_signer(place, tmp_path / "s") as signer, pytest.raises(StageError) as caught:
             signer.sign_rpm(rpm, insert)

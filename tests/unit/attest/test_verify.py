@@ -28,11 +28,19 @@ from unit.artifacts import (
 )
 
 from pikaforge.attest.claims import Claims, parse
-from pikaforge.attest.contents import Found, Package, contents_of, differences, read_package
+from pikaforge.attest.contents import Found, PackageContents, contents_of, differences, read_package
 from pikaforge.attest.describe import describe
 from pikaforge.attest.provenance import Builder
-from pikaforge.attest.signatures import Verdict
-from pikaforge.attest.verify import Check, Means, Outcome, artifact_of, read_sums, verify_file, verify_folder
+from pikaforge.attest.signatures import SignatureVerdict
+from pikaforge.attest.verify import (
+    CheckResult,
+    VerifyContext,
+    VerifyResult,
+    artifact_of,
+    read_sums,
+    verify_file,
+    verify_folder,
+)
 from pikaforge.audit.distribution import Packaged
 from pikaforge.errors import AuditError
 from pikaforge.host.store import sha256
@@ -44,17 +52,17 @@ class Signatures:
     """A signature is the file's digest; of an RPM, the word `good`."""
 
     def __init__(self) -> None:
-        self.by_rpm: Verdict | None = None
+        self.by_rpm: SignatureVerdict | None = None
 
-    def check(self, data: Path, signature: Path) -> Verdict:
+    def check(self, data: Path, signature: Path) -> SignatureVerdict:
         good = signature.read_text() == sha256(data)
-        return Verdict(good=good, why="key ABC" if good else "the file is not what was signed")
+        return SignatureVerdict(good=good, why="key ABC" if good else "the file is not what was signed")
 
-    def check_header(self, rpm: Path) -> Verdict:
+    def check_header(self, rpm: Path) -> SignatureVerdict:
         good = b"good" in rpm.read_bytes()
-        return Verdict(good=good, why="key ABC" if good else "the RPM's header is not signed")
+        return SignatureVerdict(good=good, why="key ABC" if good else "the RPM's header is not signed")
 
-    def check_by_rpm(self, rpm: Path) -> Verdict | None:
+    def check_by_rpm(self, rpm: Path) -> SignatureVerdict | None:
         return self.by_rpm
 
 
@@ -65,7 +73,7 @@ class Auditor:
         self.asked: list[tuple[str, str]] = []
         self.finds: list[str] = []
 
-    def __call__(self, path: Path, claims: Claims, package: Package) -> Sequence[str]:
+    def __call__(self, path: Path, claims: Claims, package: PackageContents) -> Sequence[str]:
         self.asked.append((path.name, claims.target))
         return self.finds
 
@@ -76,8 +84,8 @@ def auditor() -> Auditor:
 
 
 @pytest.fixture
-def means(auditor: Auditor) -> Means:
-    return Means(audit=auditor, signatures=Signatures())
+def means(auditor: Auditor) -> VerifyContext:
+    return VerifyContext(audit=auditor, signatures=Signatures())
 
 
 def sign(folder: Path) -> None:
@@ -96,7 +104,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def refusals(outcome: Outcome) -> list[tuple[str, str]]:
+def refusals(outcome: VerifyResult) -> list[tuple[str, str]]:
     assert not outcome.passed
     assert outcome.lines()[-1].startswith(f"{outcome.title}: REFUSED: ")
     return [(check.file, f"{check.what}: {check.why}") for check in outcome.refusals]
@@ -109,7 +117,7 @@ def rewrite(path: Path, edit: Callable[[Any], object]) -> None:
 
 
 class TestGood:
-    def test_a_folder(self, folder: Path, means: Means, auditor: Auditor) -> None:
+    def test_a_folder(self, folder: Path, means: VerifyContext, auditor: Auditor) -> None:
         outcome = verify_folder(folder, means, title="dist/debian12")
         assert outcome.passed
         said = [(check.file, check.what) for check in outcome.checks if check.verdict == "yes"]
@@ -126,18 +134,18 @@ class TestGood:
         assert ("SHA256SUMS", "signature") in said
         assert outcome.lines()[-1] == "dist/debian12: verified: all 19 checks say yes"
 
-    def test_the_same_programs_are_audited_once(self, folder: Path, means: Means, auditor: Auditor) -> None:
+    def test_the_same_programs_are_audited_once(self, folder: Path, means: VerifyContext, auditor: Auditor) -> None:
         outcome = verify_folder(folder, means)
         assert auditor.asked == [(NAME, "sandybridge")]
         assert any(check.why == f"the same programs as in {NAME}" for check in outcome.checks)
 
-    def test_other_programs_are_audited_too(self, tmp_path: Path, means: Means, auditor: Auditor) -> None:
+    def test_other_programs_are_audited_too(self, tmp_path: Path, means: VerifyContext, auditor: Auditor) -> None:
         deliver(tmp_path)
         deliver(tmp_path, OTHER, tree={"bin/demo": ef.make(ef.Elf(text=ef.NOP + ef.RET))})
         verify_folder(tmp_path, replace(means, unsigned=True))
         assert len(auditor.asked) == 2
 
-    def test_the_same_programs_with_other_claims_are_audited_too(self, tmp_path: Path, means: Means) -> None:
+    def test_the_same_programs_with_other_claims_are_audited_too(self, tmp_path: Path, means: VerifyContext) -> None:
         """What a manifest says of the distribution's libraries decides what the audit accepts."""
         auditor = means.audit
         assert isinstance(auditor, Auditor)
@@ -148,13 +156,13 @@ class TestGood:
         assert len(auditor.asked) == 2
 
     @pytest.mark.parametrize("name", ["demo.deb", "demo.whl", "demo.tar.gz"])
-    def test_every_format(self, tmp_path: Path, means: Means, name: str) -> None:
+    def test_every_format(self, tmp_path: Path, means: VerifyContext, name: str) -> None:
         deliver(tmp_path, name)
         sign(tmp_path)
         assert verify_folder(tmp_path, means).passed
 
     @pytest.mark.parametrize("given", [NAME, f"{NAME}.asc", f"{NAME}.sbom.json", f"{NAME}.intoto.json"])
-    def test_a_file_with_what_lies_beside_it(self, folder: Path, means: Means, given: str) -> None:
+    def test_a_file_with_what_lies_beside_it(self, folder: Path, means: VerifyContext, given: str) -> None:
         flip(folder / OTHER)
         outcome = verify_file(folder / given, means)
         assert outcome.passed, "another artifact is nothing to it"
@@ -162,28 +170,28 @@ class TestGood:
             NAME, "SHA256SUMS", f"{NAME}.sbom.json", f"{NAME}.intoto.json",
         }  # fmt: skip
 
-    def test_a_file_without_sums(self, folder: Path, means: Means) -> None:
+    def test_a_file_without_sums(self, folder: Path, means: VerifyContext) -> None:
         (folder / "SHA256SUMS").unlink()
         outcome = verify_file(folder / NAME, means)
         assert outcome.passed
         assert [check.file for check in outcome.checks if check.verdict == "not checked"] == ["SHA256SUMS"]
         assert outcome.lines()[-1].endswith("say yes, 1 not checked")
 
-    def test_hidden_files_are_no_part_of_it(self, folder: Path, means: Means) -> None:
+    def test_hidden_files_are_no_part_of_it(self, folder: Path, means: VerifyContext) -> None:
         (folder / ".lock").touch()
         assert verify_folder(folder, means).passed
 
 
 class TestAltered:
     @pytest.mark.parametrize("what", [NAME, f"{NAME}.sbom.json", f"{NAME}.intoto.json"])
-    def test_one_byte(self, folder: Path, means: Means, what: str) -> None:
+    def test_one_byte(self, folder: Path, means: VerifyContext, what: str) -> None:
         flip(folder / what)
         outcome = verify_folder(folder, means)
         assert {check.file for check in outcome.refusals} <= {NAME, f"{NAME}.sbom.json", f"{NAME}.intoto.json"}
         assert any(file == what and "it has SHA-256" in why for file, why in refusals(outcome))
         assert what in outcome.lines()[-1]
 
-    def test_one_byte_with_new_sums(self, folder: Path, means: Means) -> None:
+    def test_one_byte_with_new_sums(self, folder: Path, means: VerifyContext) -> None:
         flip(folder / NAME, -3)
         write_sums(folder)
         found = refusals(verify_folder(folder, means))
@@ -194,61 +202,61 @@ class TestAltered:
         )
         assert any(f == f"{NAME}.sbom.json" and "SBOM is of the artifact: it is of a file with" in w for f, w in found)
 
-    def test_the_sums_themselves(self, folder: Path, means: Means) -> None:
+    def test_the_sums_themselves(self, folder: Path, means: VerifyContext) -> None:
         flip(folder / "SHA256SUMS", 3)
         found = refusals(verify_folder(folder, means))
         assert ("SHA256SUMS", "signature: the file is not what was signed") in found
 
-    def test_a_signature(self, folder: Path, means: Means) -> None:
+    def test_a_signature(self, folder: Path, means: VerifyContext) -> None:
         flip(folder / f"{NAME}.asc")
         assert refusals(verify_folder(folder, means)) == [(NAME, "signature: the file is not what was signed")]
 
 
 class TestMissing:
-    def test_no_sums(self, folder: Path, means: Means) -> None:
+    def test_no_sums(self, folder: Path, means: VerifyContext) -> None:
         (folder / "SHA256SUMS").unlink()
         found = refusals(verify_folder(folder, means))
         assert ("SHA256SUMS", "digests: there is no SHA256SUMS") in found
 
     @pytest.mark.parametrize("name", [NAME, "SHA256SUMS"])
-    def test_no_signature(self, folder: Path, means: Means, name: str) -> None:
+    def test_no_signature(self, folder: Path, means: VerifyContext, name: str) -> None:
         (folder / f"{name}.asc").unlink()
         assert refusals(verify_folder(folder, means)) == [
             (name, f"signature: it is not signed: there is no {name}.asc")
         ]
 
-    def test_a_listed_file(self, folder: Path, means: Means) -> None:
+    def test_a_listed_file(self, folder: Path, means: VerifyContext) -> None:
         (folder / f"{NAME}.sbom.json").unlink()
         assert refusals(verify_folder(folder, means)) == [
             (f"{NAME}.sbom.json", "digest in SHA256SUMS: the file cannot be read: No such file or directory"),
             (f"{NAME}.sbom.json", f"SBOM is of the artifact: there is no {NAME}.sbom.json"),
         ]
 
-    def test_a_provenance(self, folder: Path, means: Means) -> None:
+    def test_a_provenance(self, folder: Path, means: VerifyContext) -> None:
         (folder / f"{NAME}.intoto.json").unlink()
         found = refusals(verify_folder(folder, means))
         assert (f"{NAME}.intoto.json", f"provenance is of the artifact: there is no {NAME}.intoto.json") in found
         assert (NAME, "manifest.json agrees with provenance: there is none of it") in found
 
-    def test_the_artifact(self, folder: Path, means: Means) -> None:
+    def test_the_artifact(self, folder: Path, means: VerifyContext) -> None:
         (folder / NAME).unlink()
         found = refusals(verify_folder(folder, means))
         assert (NAME, "digest in SHA256SUMS: the file cannot be read: No such file or directory") in found
         assert (f"{NAME}.sbom.json", f"belongs here: there is no {NAME}") in found
         assert (f"{NAME}.asc", f"belongs here: there is no {NAME}") in found
 
-    def test_everything(self, tmp_path: Path, means: Means) -> None:
+    def test_everything(self, tmp_path: Path, means: VerifyContext) -> None:
         assert ("SHA256SUMS", "digests: there is no SHA256SUMS") in refusals(verify_folder(tmp_path, means))
 
 
 class TestUnlisted:
-    def test_a_file(self, folder: Path, means: Means) -> None:
+    def test_a_file(self, folder: Path, means: VerifyContext) -> None:
         (folder / "extra.sh").write_text("#!/bin/sh\n")
         found = refusals(verify_folder(folder, means))
         assert ("extra.sh", "digest in SHA256SUMS: it is not listed") in found
 
     @pytest.mark.parametrize("kind", ["a folder", "a link"])
-    def test_what_is_no_file(self, folder: Path, means: Means, kind: str) -> None:
+    def test_what_is_no_file(self, folder: Path, means: VerifyContext, kind: str) -> None:
         if kind == "a folder":
             (folder / "extra").mkdir()
         else:
@@ -267,7 +275,7 @@ class TestUnlisted:
             ("", "it is empty"),
         ],
     )
-    def test_lines_that_list_nothing(self, folder: Path, means: Means, text: str, problem: str) -> None:
+    def test_lines_that_list_nothing(self, folder: Path, means: VerifyContext, text: str, problem: str) -> None:
         (folder / "SHA256SUMS").write_text(text)
         assert ("SHA256SUMS", f"digests: {problem}") in refusals(verify_folder(folder, means))
 
@@ -279,23 +287,23 @@ class TestUnsigned:
             path.unlink()
         return folder
 
-    def test_it_is_accepted_and_said(self, bare: Path, means: Means) -> None:
+    def test_it_is_accepted_and_said(self, bare: Path, means: VerifyContext) -> None:
         outcome = verify_folder(bare, replace(means, unsigned=True, signatures=None))
         assert outcome.passed
         left = [(c.file, c.why) for c in outcome.checks if c.verdict == "not checked"]
         assert left == [(n, "it is not signed, which --unsigned accepts") for n in ("SHA256SUMS", NAME, OTHER)]
 
-    def test_a_signature_that_is_there_must_be_good(self, folder: Path, means: Means) -> None:
+    def test_a_signature_that_is_there_must_be_good(self, folder: Path, means: VerifyContext) -> None:
         flip(folder / f"{NAME}.asc")
         outcome = verify_folder(folder, replace(means, unsigned=True))
         assert refusals(outcome) == [(NAME, "signature: the file is not what was signed")]
 
-    def test_without_a_key_signatures_are_not_checked(self, folder: Path, means: Means) -> None:
+    def test_without_a_key_signatures_are_not_checked(self, folder: Path, means: VerifyContext) -> None:
         outcome = verify_folder(folder, replace(means, unsigned=True, signatures=None))
         left = [c.why for c in outcome.checks if c.verdict == "not checked"]
         assert left == ["no key was given (--key FILE)"] * 3
 
-    def test_one_flipped_byte_is_refused_still(self, bare: Path, means: Means) -> None:
+    def test_one_flipped_byte_is_refused_still(self, bare: Path, means: VerifyContext) -> None:
         flip(bare / NAME)
         assert NAME in verify_folder(bare, replace(means, unsigned=True, signatures=None)).lines()[-1]
 
@@ -309,14 +317,14 @@ class TestSwapped:
         sign(folder)
 
     @pytest.mark.parametrize("suffix", [".sbom.json", ".intoto.json"])
-    def test_what_describes_another_artifact(self, folder: Path, means: Means, suffix: str) -> None:
+    def test_what_describes_another_artifact(self, folder: Path, means: VerifyContext, suffix: str) -> None:
         shutil.copy(folder / (OTHER + suffix), folder / (NAME + suffix))
         self.seal(folder)
         ((file, why), *_) = refusals(verify_folder(folder, means))
         assert file == NAME + suffix
         assert "it is of" in why
 
-    def test_an_sbom_that_the_provenance_does_not_name(self, folder: Path, means: Means) -> None:
+    def test_an_sbom_that_the_provenance_does_not_name(self, folder: Path, means: VerifyContext) -> None:
         rewrite(folder / f"{NAME}.sbom.json", lambda bill: bill["components"].pop())
         self.seal(folder)
         assert refusals(verify_folder(folder, means)) == [
@@ -349,7 +357,7 @@ class TestSwapped:
             ),
         ],
     )
-    def test_another_manifest(self, folder: Path, means: Means, changes: dict[str, Any], wrong: str) -> None:
+    def test_another_manifest(self, folder: Path, means: VerifyContext, changes: dict[str, Any], wrong: str) -> None:
         told = {**make_manifest(**changes), "contents": listed(folder, TREE)}
         pack(folder / NAME, TREE, manifest_bytes(told))
 
@@ -376,7 +384,9 @@ class TestSwapped:
             (lambda s: s.update(subject="all"), "it cannot be read: subject"),
         ],
     )
-    def test_another_statement(self, folder: Path, means: Means, edit: Callable[[Any], object], why: str) -> None:
+    def test_another_statement(
+        self, folder: Path, means: VerifyContext, edit: Callable[[Any], object], why: str
+    ) -> None:
         rewrite(folder / f"{NAME}.intoto.json", edit)
         self.seal(folder)
         found = refusals(verify_folder(folder, means))
@@ -385,7 +395,7 @@ class TestSwapped:
 
     @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '"x"', '{"bomFormat": "SPDX"}', "\xff"])
     @pytest.mark.parametrize("suffix", [".sbom.json", ".intoto.json"])
-    def test_what_is_none_at_all(self, folder: Path, means: Means, text: str, suffix: str) -> None:
+    def test_what_is_none_at_all(self, folder: Path, means: VerifyContext, text: str, suffix: str) -> None:
         (folder / (NAME + suffix)).write_text(text, encoding="latin-1")
         self.seal(folder)
         assert "it cannot be read" in dict(reversed(refusals(verify_folder(folder, means))))[NAME + suffix]
@@ -398,7 +408,7 @@ class TestSwapped:
             ({"bin/demo": TREE["bin/demo"]}, "conf/demo.conf is listed, and not there"),
         ],
     )
-    def test_other_contents(self, folder: Path, means: Means, tree: dict[str, bytes], wrong: str) -> None:
+    def test_other_contents(self, folder: Path, means: VerifyContext, tree: dict[str, bytes], wrong: str) -> None:
         told = {**make_manifest(), "contents": listed(folder, TREE)}
         describe(pack(folder / NAME, tree, manifest_bytes(told)), builder=Builder())
         self.seal(folder)
@@ -406,14 +416,14 @@ class TestSwapped:
         assert file == NAME
         assert wrong in why
 
-    def test_no_list_of_contents(self, folder: Path, means: Means) -> None:
+    def test_no_list_of_contents(self, folder: Path, means: VerifyContext) -> None:
         describe(pack(folder / NAME, TREE, manifest_bytes(make_manifest())), builder=Builder())
         self.seal(folder)
         assert refusals(verify_folder(folder, means)) == [
             (NAME, "contents agree with manifest.json: the manifest does not list them")
         ]
 
-    def test_no_manifest(self, folder: Path, means: Means) -> None:
+    def test_no_manifest(self, folder: Path, means: VerifyContext) -> None:
         (folder / NAME).write_bytes(tar_bytes({"demo/bin/demo": b"x"}, mode="w:gz"))
         self.seal(folder)
         assert (NAME, "manifest.json: there is none in it") in refusals(verify_folder(folder, means))
@@ -423,7 +433,7 @@ class TestSwapped:
         [b"", b"no package", b"\x1f\x8b broken", tar_bytes({"../up": b""}, mode="w:gz")],
         ids=["nothing", "text", "broken", "leaves"],
     )
-    def test_no_package(self, folder: Path, means: Means, content: bytes) -> None:
+    def test_no_package(self, folder: Path, means: VerifyContext, content: bytes) -> None:
         (folder / NAME).write_bytes(content)
         self.seal(folder)
         assert any(
@@ -432,7 +442,7 @@ class TestSwapped:
 
 
 class TestDebug:
-    def test_debug_information_has_no_manifest(self, folder: Path, means: Means, auditor: Auditor) -> None:
+    def test_debug_information_has_no_manifest(self, folder: Path, means: VerifyContext, auditor: Auditor) -> None:
         path = folder / "debug.tar.gz"
         path.write_bytes(tar_bytes({"demo/bin/demo.debug": b"d"}, mode="w:gz"))
         describe(path, builder=Builder(), manifest=make_manifest())
@@ -446,15 +456,15 @@ class TestDebug:
 
 
 class TestAudit:
-    def test_it_says_no(self, folder: Path, means: Means, auditor: Auditor) -> None:
+    def test_it_says_no(self, folder: Path, means: VerifyContext, auditor: Auditor) -> None:
         auditor.finds = [f"bin/demo: function f{n} uses avx2" for n in range(9)]
         found = refusals(verify_folder(folder, means))
         assert [file for file, _ in found] == [NAME, OTHER]
         assert found[0][1].startswith("audit for sandybridge: bin/demo: function f0 uses avx2; ")
         assert found[0][1].endswith("; and 4 more")
 
-    def test_it_cannot_be_made(self, folder: Path, means: Means) -> None:
-        def audit(path: Path, claims: Claims, package: Package) -> Sequence[str]:
+    def test_it_cannot_be_made(self, folder: Path, means: VerifyContext) -> None:
+        def audit(path: Path, claims: Claims, package: PackageContents) -> Sequence[str]:
             raise AuditError("there is nothing to judge")
 
         found = refusals(verify_folder(folder, replace(means, audit=audit)))
@@ -463,28 +473,28 @@ class TestAudit:
 
 class TestRpm:
     @pytest.fixture
-    def signatures(self, means: Means) -> Signatures:
+    def signatures(self, means: VerifyContext) -> Signatures:
         assert isinstance(means.signatures, Signatures)
         return means.signatures
 
-    def checks(self, folder: Path, means: Means, content: bytes) -> dict[str, tuple[str, str]]:
+    def checks(self, folder: Path, means: VerifyContext, content: bytes) -> dict[str, tuple[str, str]]:
         (folder / "demo.rpm").write_bytes(content)
         outcome = verify_folder(folder, means)
         return {c.what: (c.verdict, c.why) for c in outcome.checks if c.file == "demo.rpm" and "rpm" in c.what.lower()}
 
-    def test_without_rpm_it_is_said(self, tmp_path: Path, means: Means) -> None:
+    def test_without_rpm_it_is_said(self, tmp_path: Path, means: VerifyContext) -> None:
         assert self.checks(tmp_path, means, make_rpm(signature=b"good")) == {
             "RPM header signature": ("yes", "key ABC"),
             "rpm's own check (rpmkeys)": ("not checked", "there is no rpm on this machine"),
         }
 
     @pytest.mark.parametrize("good", [True, False])
-    def test_what_rpm_says(self, tmp_path: Path, means: Means, signatures: Signatures, good: bool) -> None:
-        signatures.by_rpm = Verdict(good=good, why="rpm says")
+    def test_what_rpm_says(self, tmp_path: Path, means: VerifyContext, signatures: Signatures, good: bool) -> None:
+        signatures.by_rpm = SignatureVerdict(good=good, why="rpm says")
         found = self.checks(tmp_path, means, make_rpm(signature=b"good"))
         assert found["rpm's own check (rpmkeys)"] == ("yes" if good else "no", "rpm says")
 
-    def test_not_signed(self, tmp_path: Path, means: Means) -> None:
+    def test_not_signed(self, tmp_path: Path, means: VerifyContext) -> None:
         assert self.checks(tmp_path, means, make_rpm())["RPM header signature"] == (
             "no", "the RPM's header is not signed",
         )  # fmt: skip
@@ -526,8 +536,8 @@ class TestContents:
     @pytest.mark.parametrize("mode", [0o4755, 0o777, 0o644])
     def test_a_mode(self, mode: int) -> None:
         listed = [{"path": "run", "mode": "0755", "sha256": "a" * 64}]
-        assert differences(listed, Package(files={"run": Found(sha256="a" * 64, mode=0o755)})) == []
-        other = Package(files={"run": Found(sha256="a" * 64, mode=mode)})
+        assert differences(listed, PackageContents(files={"run": Found(sha256="a" * 64, mode=0o755)})) == []
+        other = PackageContents(files={"run": Found(sha256="a" * 64, mode=mode)})
         assert differences(listed, other) == [f"run has mode {mode:04o}, not 0755"]
 
     def test_what_is_neither_file_nor_link(self, tmp_path: Path) -> None:
@@ -576,13 +586,13 @@ def test_sums_as_sha256sum_writes_them() -> None:
 
 
 def test_a_name_cannot_write_on_the_terminal() -> None:
-    check = Check(file="a\x1b[2J\n", what="w", verdict="no")
+    check = CheckResult(file="a\x1b[2J\n", what="w", verdict="no")
     assert str(check) == "no           a\\x1b[2J\\x0a: w"
-    outcome = Outcome(title="t", checks=(check,))
+    outcome = VerifyResult(title="t", checks=(check,))
     assert "\x1b" not in "".join(outcome.lines())
 
 
-def test_for_scripts(folder: Path, means: Means) -> None:
+def test_for_scripts(folder: Path, means: VerifyContext) -> None:
     facts = verify_folder(folder, means, title="t").facts()
     assert (facts["title"], facts["passed"]) == ("t", True)
     assert {check["verdict"] for check in facts["checks"]} == {"yes"}
@@ -590,7 +600,7 @@ def test_for_scripts(folder: Path, means: Means) -> None:
 
 
 def test_nothing_to_say_is_no_yes() -> None:
-    assert not Outcome(title="t", checks=()).passed
+    assert not VerifyResult(title="t", checks=()).passed
 
 
 def test_what_a_manifest_says_of_the_distributions_libraries(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from unit.code import Part
 from pikaforge.audit.allowed_features import of_baseline
 from pikaforge.audit.elf.layout import PT_DYNAMIC, read_layout
 from pikaforge.audit.elf.pointers import DT_HASH
-from pikaforge.audit.isa.decode import Hit, Source, scan
+from pikaforge.audit.isa.decode import CodeSource, Hit, scan
 from pikaforge.audit.isa.dispatch.known import known
 
 BASELINE = of_baseline("x86_64")
@@ -25,7 +25,7 @@ ASK_AVX2: Sequence[Part] = (c.SAVE_RBX, c.LEAF_7, c.CPUID, c.HAS_AVX2, c.RESTORE
 def look(data: bytes, tmp_path: Path, *, version: str = "") -> dict[tuple[str, str], Hit]:
     path = tmp_path / "library"
     path.write_bytes(data)
-    source = Source(file="lib/x.so.1", path=path, known=known("libzstd1", version, "libzstd.so.1"))
+    source = CodeSource(file="lib/x.so.1", path=path, known=known("libzstd1", version, "libzstd.so.1"))
     [found] = scan([source], BASELINE, workers=1)
     return {(h.function, h.feature): h for h in found.hits}
 

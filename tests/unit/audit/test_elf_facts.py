@@ -16,7 +16,7 @@ from pikaforge.audit.elf.dwarf import read_debug
 from pikaforge.audit.elf.facts import ElfFacts, facts_of, find_paths, read_facts
 from pikaforge.audit.elf.frames import read_frames
 from pikaforge.audit.elf.layout import read_layout
-from pikaforge.audit.isa.decode import Source, scan
+from pikaforge.audit.isa.decode import CodeSource, scan
 from pikaforge.audit.isa.ranges import read_map
 from pikaforge.errors import EXIT_STAGE, AuditError
 
@@ -182,7 +182,7 @@ def examine(data: bytes, path: Path) -> None:
         read_debug(data, layout)
         read_map(data, layout, found.regions, "x")
         path.write_bytes(data)
-        scan([Source(file="x", path=path)], free(), workers=1)
+        scan([CodeSource(file="x", path=path)], free(), workers=1)
     except AuditError as error:
         assert error.message
 

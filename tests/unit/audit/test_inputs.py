@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from unit import elf_files as ef
 
-from pikaforge.audit.inputs import Tree, open_inputs
+from pikaforge.audit.inputs import ElfTree, open_inputs
 from pikaforge.errors import AuditError
 from pikaforge.host import process
 from pikaforge.host.archives import clean
@@ -112,7 +112,7 @@ PACKAGES: dict[str, bytes] = {
 }
 
 
-def opened(path: Path) -> Tree:
+def opened(path: Path) -> ElfTree:
     [tree] = open_inputs([path], path.parent / "scratch")
     return tree
 

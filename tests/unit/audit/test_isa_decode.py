@@ -11,7 +11,7 @@ from unit import elf_files as ef
 from pikaforge.audit.allowed_features import from_macros
 from pikaforge.audit.elf.facts import regions
 from pikaforge.audit.elf.layout import read_layout
-from pikaforge.audit.isa.decode import FileScan, Source, scan
+from pikaforge.audit.isa.decode import CodeSource, FileScan, scan
 from pikaforge.audit.isa.ranges import FRAME, FUNCTION, GAP, CodeMap, read_map
 
 ALLOWED = from_macros([f"#define {m} 1" for m in ("__AVX__", "__XSAVE__")], "sandybridge").sure
@@ -32,7 +32,7 @@ def pieces(elf: ef.Elf) -> list[tuple[int, int, int, str]]:
 def run(elf: ef.Elf, tmp_path: Path) -> FileScan:
     path = tmp_path / "x"
     path.write_bytes(ef.make(elf))
-    [found] = scan([Source(file="x", path=path)], ALLOWED, workers=1)
+    [found] = scan([CodeSource(file="x", path=path)], ALLOWED, workers=1)
     return found
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pikaforge.bench.histogram import Histogram, bounds, bucket
 from pikaforge.bench.load import Interval, Samples
-from pikaforge.bench.summary import METRICS, NO_FIGURE, Comparison, Run, compare
+from pikaforge.bench.summary import METRICS, NO_FIGURE, Comparison, LoadRun, compare
 from pikaforge.bench.worker import Failure, replies
 from pikaforge.bench.workload import RECENT, Requests, Workload, key_table
 from pikaforge.errors import ConfigError
@@ -246,8 +246,8 @@ def samples(
     )
 
 
-def run_of(name: str, of: Samples, *, number: int = 0) -> Run:
-    return Run(name=name, round=number, samples=of)
+def run_of(name: str, of: Samples, *, number: int = 0) -> LoadRun:
+    return LoadRun(name=name, round=number, samples=of)
 
 
 def ratio(comparison: Comparison, name: str, metric: str) -> float | None:

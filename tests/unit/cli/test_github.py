@@ -15,11 +15,11 @@ from unit.helpers import BASE, refusal, the_cell
 
 from pikaforge.cli import github
 from pikaforge.cli.commands import build
-from pikaforge.cli.context import Setting
+from pikaforge.cli.context import Context
 from pikaforge.cli.github import OUTPUT, SUMMARY
 from pikaforge.errors import HostError
 from pikaforge.host.store import Store
-from pikaforge.pipeline.dist import Delivery
+from pikaforge.pipeline.dist import DistFiles
 from pikaforge.pipeline.pipeline import Report
 from pikaforge.pipeline.report import BuildReport, CellRecord, StageRecord
 from pikaforge.plan.cells import Cell
@@ -104,7 +104,7 @@ def test_the_end_of_a_build_is_in_the_summary(
     spec = _setting(tmp_path).spec
     records = BuildReport(product="demo", version="v1.0", cells=tuple(_record(cell) for cell in all_cells(spec)))
     mine = the_cell(spec, "R640-debian12-none")
-    build.tell(Report(plan=Plan(cells=(mine,), nodes=())), Delivery(report=records), "build {}".format)
+    build.tell(Report(plan=Plan(cells=(mine,), nodes=())), DistFiles(report=records), "build {}".format)
     assert summary.read_text(encoding="utf-8").splitlines() == [
         "### demo v1.0",
         "",
@@ -120,7 +120,7 @@ def test_the_end_of_a_build_is_in_the_summary(
 Edit = Callable[[dict[str, Any], Path], object]
 
 
-def _setting(folder: Path, edit: Edit = lambda _matrix, _folder: None, **arguments: Any) -> Setting:
+def _setting(folder: Path, edit: Edit = lambda _matrix, _folder: None, **arguments: Any) -> Context:
     """`matrix` in a project with a series of two patches, one of them a file."""
     matrix: dict[str, Any] = deepcopy(BASE)
     matrix["product"]["patches"] = "patches/series.yaml"
@@ -132,7 +132,7 @@ def _setting(folder: Path, edit: Edit = lambda _matrix, _folder: None, **argumen
     (folder / "matrix.yaml").write_text(yaml.safe_dump(matrix, sort_keys=False), encoding="utf-8")
     given = {"matrix": str(folder / "matrix.yaml"), "out": str(folder / "out"), "dist": "", "verb": "matrix"}
     nothing = {"selectors": [], "os": "", "allocator": ""}
-    return Setting(argparse.Namespace(**{**given, **nothing, **arguments}))
+    return Context(argparse.Namespace(**{**given, **nothing, **arguments}))
 
 
 def _series(folder: Path, *, url: str = "http://127.0.0.1:9/1.patch", **more: Any) -> None:
@@ -149,8 +149,8 @@ def _pin(folder: Path, section: str, entry: str, **pins: str) -> None:
     path.write_text(json.dumps(lock), encoding="utf-8")
 
 
-def _keys(setting: Setting) -> dict[str, str]:
-    return github.cache_keys(setting, all_cells(setting.spec))
+def _keys(context: Context) -> dict[str, str]:
+    return github.cache_keys(context, all_cells(context.spec))
 
 
 def _changed(folder: Path, edit: Edit, **arguments: Any) -> set[str]:
@@ -229,15 +229,15 @@ def test_another_source_makes_other_keys(tmp_path: Path) -> None:
 
 def test_stored_results_change_no_key(tmp_path: Path) -> None:
     """GitHub's plan job has none, and a key must be the same everywhere."""
-    setting = _setting(tmp_path)
-    before = _keys(setting)
-    asked = Setting(argparse.Namespace(**{**github.ARGUMENTS, **vars(setting.arguments)}))
-    pipeline = asked.pipeline(asked.workshop(asked.engine()))
-    plan = expand(setting.spec, all_cells(setting.spec))
+    context = _setting(tmp_path)
+    before = _keys(context)
+    asked = Context(argparse.Namespace(**{**github.ARGUMENTS, **vars(context.arguments)}))
+    pipeline = asked.pipeline(asked.workspace(asked.engine()))
+    plan = expand(context.spec, all_cells(context.spec))
     views = pipeline.views(plan, engine_answers=lambda: False)
     for view in views:
         if view.node.stage == "source":
             Store(tmp_path / "out/store").put("source", view.key, identity="made", facts={}, files={})
     again = pipeline.views(plan, engine_answers=lambda: False)
     assert [view.key for view in views] != [view.key for view in again], "or this shows nothing"
-    assert _keys(setting) == before
+    assert _keys(context) == before

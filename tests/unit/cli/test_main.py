@@ -17,7 +17,7 @@ from unit.helpers import BASE
 from pikaforge import __version__
 from pikaforge.cli import main
 from pikaforge.cli.commands.build import OPTIONS, command_for
-from pikaforge.cli.context import Setting
+from pikaforge.cli.context import Context
 from pikaforge.cpu import microarch
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
 from pikaforge.host import hostos
@@ -410,7 +410,7 @@ def test_relative_paths_are_the_users(
 
 
 def _verb_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def verb(setting: Setting) -> int:
+    def verb(context: Context) -> int:
         raise error
 
     monkeypatch.setattr(main, "_verb", lambda name: verb)
@@ -460,7 +460,7 @@ def test_a_mistake_in_the_tool_itself_is_not_dressed_up(run: Run, monkeypatch: p
 def test_sigterm_is_an_interrupt_and_is_as_before_afterwards(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
 
-    def verb(setting: Setting) -> int:
+    def verb(context: Context) -> int:
         signal.raise_signal(signal.SIGTERM)
         return 0
 

@@ -15,7 +15,7 @@ from unit.helpers import make_spec, the_cell
 
 from pikaforge.cli import output
 from pikaforge.errors import StageError, StageFailure
-from pikaforge.pipeline.pipeline import Outcome, View
+from pikaforge.pipeline.pipeline import NodeOutcome, View
 from pikaforge.pipeline.report import (
     ArtifactRecord,
     AuditRecord,
@@ -338,10 +338,10 @@ def test_the_printer_tells_each_end() -> None:
     error = StageError("the build failed", StageFailure(stage="compile", label=node.label))
     printer.notice("something new")
     printer.started(node)
-    printer.ended(Outcome(node=node, status="cached"))
-    printer.ended(Outcome(node=node, status="done", seconds=12.345))
-    printer.ended(Outcome(node=node, status="blocked", blocked_by="image:el7"))
-    printer.ended(Outcome(node=node, status="failed", seconds=1.0, error=error))
+    printer.ended(NodeOutcome(node=node, status="cached"))
+    printer.ended(NodeOutcome(node=node, status="done", seconds=12.345))
+    printer.ended(NodeOutcome(node=node, status="blocked", blocked_by="image:el7"))
+    printer.ended(NodeOutcome(node=node, status="failed", seconds=1.0, error=error))
     name = "compile  debian12-sandybridge-none"
     assert stream.getvalue().splitlines() == [
         "note: something new",

@@ -13,7 +13,7 @@ from unit.helpers import about, make_spec
 from pikaforge.formats import debuginfo, payload
 from pikaforge.formats.deb import control_files
 from pikaforge.formats.deb import product as debian
-from pikaforge.formats.deb.control_files import Deb, Described, Package
+from pikaforge.formats.deb.control_files import BinaryPackage, Deb, DebBuild
 from pikaforge.formats.layout import Entry, PackingError, tree_entries
 from pikaforge.formats.rpm import product as house
 from pikaforge.formats.rpm import spec_file
@@ -72,7 +72,7 @@ def wanted(**changes: object) -> ProductRpm:
     return replace(plain, **{k: v for k, v in changes.items() if not hasattr(told, k)})  # type: ignore[arg-type]
 
 
-def product(**changes: object) -> Described:
+def product(**changes: object) -> DebBuild:
     return debian.product(wanted(**changes), depends=("libc6 (>= 2.34)", "rsync"))
 
 
@@ -84,11 +84,13 @@ def fields(control: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in control.splitlines() if not line.startswith(" "))
 
 
-def small(**changes: object) -> tuple[Deb, Package]:
+def small(**changes: object) -> tuple[Deb, BinaryPackage]:
     """A package of one file."""
-    plain = Package(name="demo", summary="Server", description="It serves.", entries=(Entry(path="/a", source="a"),))
+    plain = BinaryPackage(
+        name="demo", summary="Server", description="It serves.", entries=(Entry(path="/a", source="a"),)
+    )
     package = replace(plain, **changes)  # type: ignore[arg-type]
-    change = spec_file.Change(epoch=EPOCH, lines=("first",))
+    change = spec_file.ChangelogEntry(epoch=EPOCH, lines=("first",))
     return Deb(source="demo", version="1.0-1", dist="debian12", packages=(package,), changes=(change,)), package
 
 
@@ -260,7 +262,7 @@ def test_changelog() -> None:
 
 
 def test_changes_of_several_days_are_one_entry_with_the_newest_first() -> None:
-    changes = (spec_file.Change(epoch=1, lines=("old",)), spec_file.Change(epoch=EPOCH, lines=("new",)))
+    changes = (spec_file.ChangelogEntry(epoch=1, lines=("old",)), spec_file.ChangelogEntry(epoch=EPOCH, lines=("new",)))
     lines = packed(changes=changes)["demo/changelog"].splitlines()
     assert (lines[2:4], lines[-1][-31:]) == (["  * new", "  * old"], "Mon, 02 Nov 2020 12:00:00 +0000")
     with pytest.raises(PackingError, match="there is no change to tell"):

@@ -20,9 +20,9 @@ from pikaforge.config.registry import FORMATS
 from pikaforge.config.schema import matrix_schema
 from pikaforge.errors import ConfigError
 from pikaforge.formats import format as formats
-from pikaforge.formats.format import IndexFiles, Offer, Origin, Packed, Packing, Pool
+from pikaforge.formats.format import BuildOrigin, IndexFiles, InstallOffer, Packed, Packing, Pool
 from pikaforge.host.archives import members
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import package
 from pikaforge.pipeline.package import deliver
 
@@ -45,7 +45,7 @@ class ZipFormat:
     folder = "zips"
     families: frozenset[str] = frozenset()
     scripts: tuple[str, ...] = ()
-    index: formats.Index | None = ZipIndex()
+    index: formats.RepositoryIndex | None = ZipIndex()
 
     def pack(self, work: Packing) -> list[Packed]:
         path = work.scratch / "package.zip"
@@ -59,16 +59,16 @@ class ZipFormat:
     def material(self) -> Mapping[str, Any]:
         return {"zip": 1}
 
-    def identity(self, path: Path, of: Origin) -> tuple[str, str]:
+    def identity(self, path: Path, of: BuildOrigin) -> tuple[str, str]:
         return f"zipped-{of.product}", of.version
 
     def body(self, path: Path) -> str:
         return ""
 
-    def client_files(self, offer: Offer) -> Mapping[str, str]:
+    def client_files(self, offer: InstallOffer) -> Mapping[str, str]:
         return {f"{offer.image}/{offer.product}-{offer.model}.zips": f"{offer.base_url}\n"}
 
-    def install_lines(self, offer: Offer) -> tuple[str, ...]:
+    def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
         return (f"unzip {offer.path}",)
 
 
@@ -79,8 +79,8 @@ def format_() -> Iterator[ZipFormat]:
         yield made
 
 
-def test_it_is_packed(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
-    result = pack(workshop, trees(tmp_path), images__debian12__formats=["zip"])
+def test_it_is_packed(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> None:
+    result = pack(workspace, trees(tmp_path), images__debian12__formats=["zip"])
     [artifact] = result.facts["artifacts"]
     assert (artifact["format"], artifact["name"]) == ("zip", "demo-R620.zip")
     with zipfile.ZipFile(io.BytesIO(result.files["demo-R620.zip"].read_bytes())) as archive:

@@ -18,7 +18,7 @@ from pikaforge.formats import debuginfo, payload
 from pikaforge.formats.layout import Entry, PackingError, layout_text, tree_entries, with_folders
 from pikaforge.formats.rpm import allocator, spec_file
 from pikaforge.formats.rpm import product as house
-from pikaforge.formats.rpm.product import Described, ProductRpm
+from pikaforge.formats.rpm.product import ProductRpm, RpmBuild
 
 EPOCH = 1604318400
 DEBIAN = OsRelease(id="debian", version="12")
@@ -53,7 +53,7 @@ TREE = archive(
 )
 
 
-def product(**changes: object) -> Described:
+def product(**changes: object) -> RpmBuild:
     rendered = payload.render(
         make_spec().product, model="R620", target="sandybridge", image="el9", features=["avx", "lm"]
     )
@@ -470,7 +470,7 @@ def test_without_debug_information_there_is_no_package_of_it() -> None:
 # --- the allocator
 
 
-def gperftools(**changes: object) -> Described:
+def gperftools(**changes: object) -> RpmBuild:
     top = allocator.allocator_top("demo", "gperftools")
     prefix = tree_entries(
         archive(
@@ -492,7 +492,7 @@ def gperftools(**changes: object) -> Described:
         "target": "sandybridge",
         "prefix": prefix,
         "requires": ("libc.so.6(GLIBC_2.17)(64bit)",),
-        "changes_": (spec_file.Change(epoch=EPOCH, lines=("2.7",)),),
+        "changes_": (spec_file.ChangelogEntry(epoch=EPOCH, lines=("2.7",)),),
         **changes,
     }
     return allocator.packages(about(version="2.7", dist="el7", profile=spec_file.OLD), **wanted)  # type: ignore[arg-type]

@@ -15,10 +15,10 @@ from pikaforge.config.registry import FAMILIES
 from pikaforge.config.schema import OsRelease, Spec
 from pikaforge.errors import HostError
 from pikaforge.formats import format as formats
-from pikaforge.formats.parts import Parts
+from pikaforge.formats.parts import PackageInputs
 from pikaforge.host.os_families.family import Services
 from pikaforge.host.os_families.package_managers import Purl
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import package
 from pikaforge.pipeline.image import image
 from pikaforge.plan import plan
@@ -98,31 +98,37 @@ def test_configuration_and_plan_take_it() -> None:
     assert "image:island9" in [node.id for node in nodes]
 
 
-def test_its_recipe_makes_the_image(workshop: Workshop) -> None:
-    folder = workshop.home / "docker" / "islands"
+def test_its_recipe_makes_the_image(workspace: Workspace) -> None:
+    folder = workspace.home / "docker" / "islands"
     folder.mkdir(parents=True)
     (folder / "Dockerfile").write_text("FROM x\nARG BUILD_PACKAGES\n")
     for script in (*image.SCRIPTS, *image.COPIED):
-        (workshop.home / "docker" / "guest" / script).write_text(f"# {script}\n")
-    material = image.material(spec_with(), "island9", None, workshop.home)
+        (workspace.home / "docker" / "guest" / script).write_text(f"# {script}\n")
+    material = image.material(spec_with(), "island9", None, workspace.home)
     (folder / "Dockerfile").write_text("FROM y\n")
-    assert image.material(spec_with(), "island9", None, workshop.home) != material
+    assert image.material(spec_with(), "island9", None, workspace.home) != material
     assert material["packages"] == {"BUILD_PACKAGES": "palm", "RUNTIME_PACKAGES": "rsync"}
 
 
-def test_its_package_manager_is_asked_on_the_host_engine(workshop: Workshop) -> None:
+def test_its_package_manager_is_asked_on_the_host_engine(workspace: Workspace) -> None:
     with pytest.raises(HostError) as error:
-        image.run_host(workshop, spec_with(), key="1" * 32, label="island9")
+        image.run_host(workspace, spec_with(), key="1" * 32, label="island9")
     message, _, hint = refusal(error)
     assert message == "packages are missing on this machine (1): tar"
     assert hint == "boat fetch tar"
 
 
-def test_packages_fit_its_systems(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
+def test_packages_fit_its_systems(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["package"] = lambda job: Ending(outputs={path: path.encode() for path in job.outputs})
     spec = spec_with()
     result = package.make(
-        workshop, spec, the_cell(spec, CELL), Parts(**trees(tmp_path)), key="2" * 32, tools="tools:1", others={}
+        workspace,
+        spec,
+        the_cell(spec, CELL),
+        PackageInputs(**trees(tmp_path)),
+        key="2" * 32,
+        tools="tools:1",
+        others={},
     )
     [artifact] = result.facts["artifacts"]
     assert artifact["name"] == "demo-1.0-1.R620.isle9.x86_64.rpm"
@@ -136,7 +142,7 @@ def test_packages_fit_its_systems(workshop: Workshop, fake: FakeEngine, tmp_path
     assert "pkg:boat/crete/zlib1g@1:1.2?distro=crete-9" in bill
 
 
-def test_what_packages_take_from_it_is_part_of_their_key(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_packages_take_from_it_is_part_of_their_key(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def key() -> object:
         spec = spec_with()
         return package.material(spec, the_cell(spec, CELL), ROOT, others={})
@@ -149,7 +155,7 @@ def test_what_packages_take_from_it_is_part_of_their_key(workshop: Workshop, mon
 def test_clients_are_told_of_its_package_manager() -> None:
     assert formats.of("rpm").families == {"el", "el7", "island"}
     assert formats.of("deb").families == {"debian"}
-    offer = formats.Offer(
+    offer = formats.InstallOffer(
         product="demo",
         image="island9",
         os=OsRelease(id="corfu", version="9"),

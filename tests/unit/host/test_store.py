@@ -14,7 +14,7 @@ import pytest
 from pikaforge.host import owner as owner_module
 from pikaforge.host import store as store_module
 from pikaforge.host.hashing import digest
-from pikaforge.host.owner import Owner
+from pikaforge.host.owner import RunId
 from pikaforge.host.store import RECORD, Result, Store, sha256, write_atomically
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -186,9 +186,9 @@ def test_a_put_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_sweep_removes_only_what_dead_owners_left(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     _put(store, tmp_path / "work")
-    me = Owner.current()
-    dead = Owner(machine=me.machine, pid=me.pid, started=str(int(me.started) - 1))
-    elsewhere = Owner(machine="f" * 16, pid=1, started="1")
+    me = RunId.current()
+    dead = RunId(machine=me.machine, pid=me.pid, started=str(int(me.started) - 1))
+    elsewhere = RunId(machine="f" * 16, pid=1, started="1")
     names = {
         f".new-{dead.text}-abc": False,
         f".new-{dead.text}-d_f": False,
@@ -209,19 +209,19 @@ def test_sweep_of_a_store_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_an_owner_is_gone_when_its_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    me = Owner.current()
-    assert Owner.parse(me.text) == me
+    me = RunId.current()
+    assert RunId.parse(me.text) == me
     assert not me.gone()
-    assert Owner(machine=me.machine, pid=me.pid, started="1").gone(), "the id was given out again"
-    assert Owner(machine=me.machine, pid=2**22 + 1, started="1").gone(), "no such process"
-    assert not Owner(machine="0" * 16, pid=2**22 + 1, started="1").gone(), "of other machines nothing is known"
+    assert RunId(machine=me.machine, pid=me.pid, started="1").gone(), "the id was given out again"
+    assert RunId(machine=me.machine, pid=2**22 + 1, started="1").gone(), "no such process"
+    assert not RunId(machine="0" * 16, pid=2**22 + 1, started="1").gone(), "of other machines nothing is known"
     monkeypatch.setattr(owner_module, "_machine", lambda: "0" * 16)
     assert not me.gone()
 
 
 @pytest.mark.parametrize("text", ["", "a", "a-b-c", "a-1", "-1-2", "a-1-", "a-1-x", "a-1-2-3"])
 def test_what_is_no_owner(text: str) -> None:
-    assert Owner.parse(text) is None
+    assert RunId.parse(text) is None
 
 
 # ---- files

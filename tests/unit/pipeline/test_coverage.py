@@ -20,7 +20,7 @@ from pikaforge.errors import ConfigError, ForgeError, HostError, StageError, Sta
 from pikaforge.host.store import Result
 from pikaforge.pipeline import coverage
 from pikaforge.pipeline.coverage import Coverage, Row
-from pikaforge.pipeline.pipeline import Outcome, Report
+from pikaforge.pipeline.pipeline import NodeOutcome, Report
 from pikaforge.plan.plan import Plan, all_cells, expand
 from pikaforge.plan.selection import Selection, select
 
@@ -101,13 +101,13 @@ def _ended(plan: Plan, failed: Mapping[str, ForgeError] | None = None, **facts: 
     for node in plan.nodes:
         bad = next((need for need in node.needs if report.outcomes[need].result is None), None)
         if node.id in (failed or {}):
-            outcome = Outcome(node=node, status="failed", error=(failed or {})[node.id])
+            outcome = NodeOutcome(node=node, status="failed", error=(failed or {})[node.id])
         elif bad is not None:
-            outcome = Outcome(node=node, status="blocked", blocked_by=bad)
+            outcome = NodeOutcome(node=node, status="blocked", blocked_by=bad)
         else:
             found = facts.get(node.stage, FACTS.get(node.stage, {}))
             result = Result(stage=node.stage, key="k", identity="i", facts=found, files={})
-            outcome = Outcome(node=node, status="done", result=result)
+            outcome = NodeOutcome(node=node, status="done", result=result)
         report.outcomes[node.id] = outcome
     return report
 

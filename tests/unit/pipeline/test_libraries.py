@@ -16,7 +16,7 @@ from unit.helpers import Ending, FakeEngine
 from pikaforge.audit.elf.code import code_digest
 from pikaforge.errors import StageError
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.image import libraries
 from pikaforge.pipeline.image.libraries import Libraries
 
@@ -44,19 +44,19 @@ def row(digest: str, path: str = PATH, package: str = "liba1", version: str = "1
 
 
 def record(
-    workshop: Workshop, fake: FakeEngine, tmp_path: Path, files: Mapping[str, bytes], owned: str | bytes
+    workspace: Workspace, fake: FakeEngine, tmp_path: Path, files: Mapping[str, bytes], owned: str | bytes
 ) -> Libraries:
     text = owned if isinstance(owned, bytes) else owned.encode()
     fake.endings["image-"] = Ending(outputs={"out/libraries.tar": packed(files), "out/owned": text, "out/list": b""})
     (tmp_path / "into").mkdir()
     path = libraries.measure(
-        workshop, "image:1", stage="image", label="debian12", log=tmp_path / "log", into=tmp_path / "into"
+        workspace, "image:1", stage="image", label="debian12", log=tmp_path / "log", into=tmp_path / "into"
     )
     return libraries.read(Result(stage="image", key="k", identity="i", facts={}, files={libraries.FILE: path}))
 
 
-def test_a_library_as_its_package_has_brought_it(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
-    found = record(workshop, fake, tmp_path, {PATH: GOOD}, row(md5(GOOD)))
+def test_a_library_as_its_package_has_brought_it(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> None:
+    found = record(workspace, fake, tmp_path, {PATH: GOOD}, row(md5(GOOD)))
     [library] = found.libraries
     place = tmp_path / "same"
     place.write_bytes(GOOD)
@@ -70,40 +70,40 @@ def test_a_library_as_its_package_has_brought_it(workshop: Workshop, fake: FakeE
 
 
 @pytest.mark.parametrize("kind", ["md5", "sha1", "sha256", "sha512"])
-def test_digests_of_every_package_database(kind: str, workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
+def test_digests_of_every_package_database(kind: str, workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> None:
     digest = hashlib.new(kind, GOOD, usedforsecurity=False).hexdigest()
-    assert len(record(workshop, fake, tmp_path, {PATH: GOOD}, row(digest)).libraries) == 1
+    assert len(record(workspace, fake, tmp_path, {PATH: GOOD}, row(digest)).libraries) == 1
 
 
 @pytest.mark.parametrize("named", [PATH, PATH.removeprefix("/usr")])
 def test_merged_usr_has_one_file_under_two_names(
-    named: str, workshop: Workshop, fake: FakeEngine, tmp_path: Path
+    named: str, workspace: Workspace, fake: FakeEngine, tmp_path: Path
 ) -> None:
-    assert record(workshop, fake, tmp_path, {PATH: GOOD}, row(md5(GOOD), named)).libraries[0].path == PATH
+    assert record(workspace, fake, tmp_path, {PATH: GOOD}, row(md5(GOOD), named)).libraries[0].path == PATH
 
 
 def test_a_library_that_was_altered_after_its_installation(
-    workshop: Workshop, fake: FakeEngine, tmp_path: Path
+    workspace: Workspace, fake: FakeEngine, tmp_path: Path
 ) -> None:
     other = PATH.replace("liba", "libb")
     files = {PATH: GOOD + b"\0", other: GOOD}
-    found = record(workshop, fake, tmp_path, files, row(md5(GOOD)) + row(md5(GOOD), other))
+    found = record(workspace, fake, tmp_path, files, row(md5(GOOD)) + row(md5(GOOD), other))
     assert [library.path for library in found.libraries] == [other]
     assert found.altered == (PATH,)
 
 
 def test_names_that_could_write_on_a_terminal_are_not_recorded(
-    workshop: Workshop, fake: FakeEngine, tmp_path: Path
+    workspace: Workspace, fake: FakeEngine, tmp_path: Path
 ) -> None:
     evil = "/usr/lib/\x1b[2J.so"
     files = {PATH: GOOD, evil: GOOD}
     owned = row(md5(GOOD), evil) + row(md5(GOOD), package="a\x1b[2J") + row(md5(GOOD), version="1\x07")
-    found = record(workshop, fake, tmp_path, files, owned)
+    found = record(workspace, fake, tmp_path, files, owned)
     assert (found.libraries, found.altered) == ((), ())
 
 
 def test_the_libraries_of_this_machine_are_read_where_they_are(
-    workshop: Workshop, fake: FakeEngine, tmp_path: Path
+    workspace: Workspace, fake: FakeEngine, tmp_path: Path
 ) -> None:
     place = tmp_path / "liba.so.1"
     place.write_bytes(GOOD)
@@ -114,17 +114,17 @@ def test_the_libraries_of_this_machine_are_read_where_they_are(
     }
     fake.kind = "host"
     fake.endings["image-"] = Ending(outputs=outputs)
-    path = libraries.measure(workshop, "", stage="image", label="x", log=tmp_path / "log", into=tmp_path)
+    path = libraries.measure(workspace, "", stage="image", label="x", log=tmp_path / "log", into=tmp_path)
     [library] = Libraries.model_validate_json(path.read_bytes()).libraries
     assert (library.path, library.package) == (str(place), "liba1")
     assert fake.jobs[0].env == {"FORGE_ARCHIVE": "0"}
     place.unlink()
-    path = libraries.measure(workshop, "", stage="image", label="x", log=tmp_path / "log", into=tmp_path)
+    path = libraries.measure(workspace, "", stage="image", label="x", log=tmp_path / "log", into=tmp_path)
     assert Libraries.model_validate_json(path.read_bytes()).libraries == (), "what cannot be read is not recorded"
 
 
-def test_what_no_package_has_brought_is_not_recorded(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
-    found = record(workshop, fake, tmp_path, {PATH: GOOD, "/opt/x/libx.so": GOOD}, row(md5(GOOD)))
+def test_what_no_package_has_brought_is_not_recorded(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> None:
+    found = record(workspace, fake, tmp_path, {PATH: GOOD, "/opt/x/libx.so": GOOD}, row(md5(GOOD)))
     assert [library.path for library in found.libraries] == [PATH]
     assert found.altered == ()
 
@@ -133,22 +133,24 @@ def test_what_no_package_has_brought_is_not_recorded(workshop: Workshop, fake: F
     "owned",
     [b"", b"\xff\xfe\t\t\t\n", row("0" * 31).encode(), row("").encode(), b"one\ttwo\n", b"a\t" * 9000 + b"\n"],
 )
-def test_lines_that_say_nothing_own_nothing(owned: bytes, workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
-    found = record(workshop, fake, tmp_path, {PATH: GOOD}, owned)
+def test_lines_that_say_nothing_own_nothing(
+    owned: bytes, workspace: Workspace, fake: FakeEngine, tmp_path: Path
+) -> None:
+    found = record(workspace, fake, tmp_path, {PATH: GOOD}, owned)
     assert (found.libraries, found.altered) == ((), ())
 
 
 @pytest.mark.parametrize("data", [b"", b"text", b"\x7fELF", GOOD[:100], ef.make(replace(LIBRARY, text_flags=7))])
 def test_what_has_no_code_that_can_be_told_has_no_digest_of_it(
-    data: bytes, workshop: Workshop, fake: FakeEngine, tmp_path: Path
+    data: bytes, workspace: Workspace, fake: FakeEngine, tmp_path: Path
 ) -> None:
-    [library] = record(workshop, fake, tmp_path, {PATH: data}, row(md5(data))).libraries
+    [library] = record(workspace, fake, tmp_path, {PATH: data}, row(md5(data))).libraries
     assert library.code == ""
 
 
 @pytest.mark.parametrize(("limit", "value"), [("LIMIT", 1), ("SIZE_LIMIT", 100), ("TOTAL_LIMIT", len(GOOD) + 1)])
 def test_more_than_a_distribution_has_is_refused(
-    limit: str, value: int, workshop: Workshop, fake: FakeEngine, tmp_path: Path
+    limit: str, value: int, workspace: Workspace, fake: FakeEngine, tmp_path: Path
 ) -> None:
     other = PATH.replace("liba", "libb")
     with (
@@ -156,13 +158,13 @@ def test_more_than_a_distribution_has_is_refused(
         pytest.raises(StageError, match="the image's libraries cannot be recorded"),
     ):
         patched.setattr(libraries, limit, value)
-        record(workshop, fake, tmp_path, {PATH: GOOD, other: GOOD}, row(md5(GOOD)) + row(md5(GOOD), other))
+        record(workspace, fake, tmp_path, {PATH: GOOD, other: GOOD}, row(md5(GOOD)) + row(md5(GOOD), other))
 
 
-def test_an_archive_that_is_none(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
+def test_an_archive_that_is_none(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["image-"] = Ending(outputs={"out/libraries.tar": b"x" * 1000, "out/owned": b"", "out/list": b""})
     with pytest.raises(StageError, match="the image's libraries cannot be recorded"):
-        libraries.measure(workshop, "", stage="image", label="x", log=tmp_path / "log", into=tmp_path)
+        libraries.measure(workspace, "", stage="image", label="x", log=tmp_path / "log", into=tmp_path)
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b'{"libraries": 1, "altered": []}', b"\xff"])

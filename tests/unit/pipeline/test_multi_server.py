@@ -21,11 +21,11 @@ from pikaforge.cpu.microarch import features
 from pikaforge.errors import ConfigError, StageError
 from pikaforge.host.job import NOBODY, CannotServe, Input, RunningServer, ServerJob
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.smoke import multi_server, smoke
-from pikaforge.pipeline.smoke.multi_server import Verdict, run_scenario
+from pikaforge.pipeline.smoke.multi_server import CheckVerdict, run_scenario
 from pikaforge.pipeline.smoke.resp import Closed, Connection, ErrorReply, Reply
-from pikaforge.pipeline.smoke.server import Place
+from pikaforge.pipeline.smoke.server import ServerPlace
 
 
 def make_check(text: str) -> Check:
@@ -173,11 +173,11 @@ def site() -> Site:
 
 
 @pytest.fixture
-def place(site: Site, tmp_path: Path) -> Place:
+def place(site: Site, tmp_path: Path) -> ServerPlace:
     def connect(host: str, port: int, *, timeout: float = 10.0) -> Connection:
         return Line(site.memories[host])  # type: ignore[return-value]
 
-    return Place(
+    return ServerPlace(
         engine=site,
         server=make_spec(product__server__within=0.05).product.server,
         image="image:runtime",
@@ -190,11 +190,11 @@ def place(site: Site, tmp_path: Path) -> Place:
     )
 
 
-def judge(place: Place, text: str) -> Verdict:
+def judge(place: ServerPlace, text: str) -> CheckVerdict:
     return run_scenario(make_check(text), place)
 
 
-def detail(place: Place, text: str) -> str:
+def detail(place: ServerPlace, text: str) -> str:
     verdict = judge(place, text)
     assert not verdict.outcome.passed
     assert verdict.outcome.failed
@@ -204,7 +204,7 @@ def detail(place: Place, text: str) -> str:
 # ---- steps that hold
 
 
-def test_a_restart_keeps_the_data(place: Place, site: Site) -> None:
+def test_a_restart_keeps_the_data(place: ServerPlace, site: Site) -> None:
     verdict = judge(
         place,
         """
@@ -227,7 +227,7 @@ def test_a_restart_keeps_the_data(place: Place, site: Site) -> None:
     assert "extra : /forge/data/x\n" in members(job.inputs[1])["server.conf"][1].decode()
 
 
-def test_instances_reach_each_other_over_a_network_of_their_own(place: Place, site: Site) -> None:
+def test_instances_reach_each_other_over_a_network_of_their_own(place: ServerPlace, site: Site) -> None:
     verdict = judge(
         place,
         """
@@ -262,7 +262,7 @@ def dump(day: str) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_copy_of_data_is_found_by_date(place: Place, site: Site) -> None:
+def test_a_copy_of_data_is_found_by_date(place: ServerPlace, site: Site) -> None:
     # It was made before midnight and is looked for afterwards.
     site.prepare["main"] = {"folders": {"data/dump/x20261122": dump("x20261122")}, "days": ["20261122", "20261123"]}
     verdict = judge(
@@ -287,7 +287,7 @@ def test_a_copy_of_data_is_found_by_date(place: Place, site: Site) -> None:
         assert {member.uid for member in tar} == {NOBODY}
 
 
-def test_all_of_the_data_can_be_copied(place: Place, site: Site) -> None:
+def test_all_of_the_data_can_be_copied(place: ServerPlace, site: Site) -> None:
     site.prepare["main"] = {"folders": {"data": dump("data")}}
     text = "{instances: {main: {}, other: {}}, steps: [{start: main}, {start: other, data: {of: main}}]}"
     assert judge(place, text).outcome.passed
@@ -304,14 +304,14 @@ steps:
 """
 
 
-def test_what_was_acknowledged_before_a_kill_is_there(place: Place, site: Site) -> None:
+def test_what_was_acknowledged_before_a_kill_is_there(place: ServerPlace, site: Site) -> None:
     verdict = judge(place, LOAD)
     assert verdict.outcome.passed, verdict
     assert site.memories["main"].starts == 2
     assert 300 <= len(site.memories["main"].data) <= 400
 
 
-def test_an_expected_refusal(place: Place, site: Site) -> None:
+def test_an_expected_refusal(place: ServerPlace, site: Site) -> None:
     site.prepare["low"] = {"ended": 1, "log": "E the limit of open files is 10\n"}
     text = "{instances: {low: {open_files: 10}}, steps: [{start: low, refused: {match: limit of open, status: 1}}]}"
     assert judge(place, text).outcome.passed
@@ -328,7 +328,7 @@ SERVED = (
 
 
 @pytest.mark.parametrize("kind", ["system", "gperftools"])
-def test_memory_that_tcmalloc_served(place: Place, site: Site, kind: str) -> None:
+def test_memory_that_tcmalloc_served(place: ServerPlace, site: Site, kind: str) -> None:
     site.prepare["other"] = {"log": total(4.26)}
     outcome = judge(replace(place, allocator=kind), SERVED).outcome
     assert (outcome.passed, outcome.note) == (True, "tcmalloc served 4.3 MiB")
@@ -337,18 +337,18 @@ def test_memory_that_tcmalloc_served(place: Place, site: Site, kind: str) -> Non
     assert ended == {"main": None, "other": 0}, "tcmalloc tells at the end of the one that is asked"
 
 
-def test_memory_that_another_allocator_served(place: Place, site: Site) -> None:
+def test_memory_that_another_allocator_served(place: ServerPlace, site: Site) -> None:
     outcome = judge(place, SERVED).outcome
     assert (outcome.passed, outcome.note) == (True, "")
     assert {job.env["MALLOCSTATS"] for job in site.served} == {"1"}, "it is asked here, too, and must say nothing"
 
 
-def test_other_checks_ask_for_no_statistics(place: Place, site: Site) -> None:
+def test_other_checks_ask_for_no_statistics(place: ServerPlace, site: Site) -> None:
     assert judge(place, "{instances: {main: {}}, steps: [{start: main}, {stop: main}]}").outcome.passed
     assert dict(site.served[0].env) == {}
 
 
-def test_a_server_can_be_started_again_after_that(place: Place, site: Site) -> None:
+def test_a_server_can_be_started_again_after_that(place: ServerPlace, site: Site) -> None:
     text = "{instances: {main: {}}, steps: [{start: main}, {served: {at_least: 1}}, {start: main}]}"
     assert judge(place, text).outcome.passed
     assert site.memories["main"].starts == 2
@@ -388,13 +388,13 @@ def test_a_server_can_be_started_again_after_that(place: Place, site: Site) -> N
     ],
 )
 def test_memory_that_was_served_by_the_wrong_one(
-    kind: str, prepared: dict[str, Any], said: str, place: Place, site: Site
+    kind: str, prepared: dict[str, Any], said: str, place: ServerPlace, site: Site
 ) -> None:
     site.prepare["other"] = prepared
     assert detail(replace(place, allocator=kind), SERVED) == said
 
 
-def test_the_memory_of_a_server_that_does_not_run(place: Place) -> None:
+def test_the_memory_of_a_server_that_does_not_run(place: ServerPlace) -> None:
     text = "{instances: {main: {}}, steps: [{start: main}, {stop: main}, {served: {at_least: 1}}]}"
     assert detail(place, text) == "step 3: the server main is not running: it takes a `start` step first"
 
@@ -482,19 +482,21 @@ ONE = "instances: {{main: {{}}}}\nsteps: [{}]"
         ),
     ],
 )
-def test_what_a_step_that_fails_says(steps: str, prepared: dict[str, Any], said: str, place: Place, site: Site) -> None:
+def test_what_a_step_that_fails_says(
+    steps: str, prepared: dict[str, Any], said: str, place: ServerPlace, site: Site
+) -> None:
     site.prepare["main"] = prepared
     assert said in detail(place, ONE.format(steps))
 
 
-def test_writes_that_are_lost_are_counted(place: Place, site: Site) -> None:
+def test_writes_that_are_lost_are_counted(place: ServerPlace, site: Site) -> None:
     site.prepare["main"] = {"forgets": 3}
     said = detail(place, LOAD)
     assert said.startswith("step 4: 3 of ")
     assert "acknowledged writes are not there; the first: sent GET w1; wanted 'v1'; got (nil)" in said
 
 
-def test_a_copy_of_what_is_not_there(place: Place) -> None:
+def test_a_copy_of_what_is_not_there(place: ServerPlace) -> None:
     said = detail(
         place,
         "{instances: {main: {}, other: {}}, steps: [{start: main}, "
@@ -503,7 +505,7 @@ def test_a_copy_of_what_is_not_there(place: Place) -> None:
     assert said == "step 2: there are no files in dump/x below the data of main"
 
 
-def test_a_server_that_ends_behind_the_back(place: Place, site: Site) -> None:
+def test_a_server_that_ends_behind_the_back(place: ServerPlace, site: Site) -> None:
     site.prepare["main"] = {}
     check = "{why: because, instances: {main: {}, other: {}}, steps: [{start: main}, {start: other}]}"
     ready = place.ready
@@ -514,24 +516,26 @@ def test_a_server_that_ends_behind_the_back(place: Place, site: Site) -> None:
         return ready(server)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Place, "ready", lambda self, server: end_main(server))
+        patch.setattr(ServerPlace, "ready", lambda self, server: end_main(server))
         said = detail(place, check)
     assert said == "after the last step: the server main has ended: killed by SIGABRT (because)"
 
 
-def test_logs_of_a_failure_are_told(place: Place) -> None:
+def test_logs_of_a_failure_are_told(place: ServerPlace) -> None:
     verdict = judge(place, ONE.format("{start: main}, {send: [GET, k], expect: v}"))
     assert [line.rpartition("/")[2] for line in verdict.tail] == ["smoke-it-main.log):", "main serves", "main ends"]
     assert verdict.tail[0].startswith("it, main (")
 
 
-def test_what_cannot_be_done_here_is_skipped_and_not_passed(place: Place, site: Site) -> None:
+def test_what_cannot_be_done_here_is_skipped_and_not_passed(place: ServerPlace, site: Site) -> None:
     site.refusal = "no other user here"
     outcome = judge(place, ONE.format("{start: main}")).outcome
     assert (outcome.passed, outcome.failed, outcome.skipped) == (False, False, "no other user here")
 
 
-def test_servers_without_a_private_network_are_noted(place: Place, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_without_a_private_network_are_noted(
+    place: ServerPlace, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @contextmanager
     def none(label: str) -> Iterator[str]:
         yield ""
@@ -624,14 +628,14 @@ GROUP = "debian12-sandybridge-none"
 
 
 @pytest.fixture
-def stage(tmp_path: Path, workshop: Workshop, site: Site, monkeypatch: pytest.MonkeyPatch) -> Any:
+def stage(tmp_path: Path, workspace: Workspace, site: Site, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run the stage on servers of memory."""
 
     def connect(host: str, port: int, *, timeout: float = 10.0) -> Line:
         return Line(site.memories[host])
 
     monkeypatch.setattr(smoke, "Connection", connect)
-    shop = replace(workshop, engine=site)
+    shop = replace(workspace, engine=site)
     site.endings = {"smoke-version": Ending(log="demo 1"), "smoke-emulated-version": Ending(log="demo 1")}
 
     def run(checks: list[dict[str, Any]], *, emulator: bool = True, cell: str = "R620-debian12-none") -> Result:

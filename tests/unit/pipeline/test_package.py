@@ -17,11 +17,11 @@ from unit.cell_parts import result as make_result
 from unit.helpers import Ending, FakeEngine, make_spec, members, refusal, the_cell
 
 from pikaforge.errors import HostError, StageError
-from pikaforge.formats.parts import Parts
+from pikaforge.formats.parts import PackageInputs
 from pikaforge.formats.tar.package import tarball_name
 from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.package import deliver, manifest, material, write_sums
 
 
@@ -43,7 +43,7 @@ def test_file_names(cell: str, changes: dict[str, Any], name: str) -> None:
 
 def test_the_manifest() -> None:
     spec = make_spec()
-    assert manifest(spec, the_cell(spec, CELL), Parts(**make_inputs())) == {
+    assert manifest(spec, the_cell(spec, CELL), PackageInputs(**make_inputs())) == {
         "format": 4,
         "product": "demo",
         "version": "v1.0",
@@ -106,23 +106,23 @@ def test_the_manifest_tells_what_the_compiler_needed() -> None:
     entry = {"gcc": ">=12,<13", "cflags": ["-fcommon"], "cxxflags": ["-include", "limits"], "why": "no <limits>"}
     later = {"gcc": ">=13", "cxxflags": ["-include", "cstdint"], "why": "no <cstdint>"}
     spec = make_spec(product__compilers=[entry, later], product__keep_werror=True)
-    told = json.loads(json.dumps(manifest(spec, the_cell(spec, CELL), Parts(**make_inputs()))))
+    told = json.loads(json.dumps(manifest(spec, the_cell(spec, CELL), PackageInputs(**make_inputs()))))
     assert (told["adaptations"], told["keep_werror"]) == ([entry], True)
 
 
 def test_the_manifest_has_no_clock_and_no_path_of_this_machine(tmp_path: Path) -> None:
     spec = make_spec()
     inputs = make_inputs(tmp_path / "tree.tar")
-    text = json.dumps(manifest(spec, the_cell(spec, CELL), Parts(**inputs)))
+    text = json.dumps(manifest(spec, the_cell(spec, CELL), PackageInputs(**inputs)))
     assert "/home/somebody" not in text
     assert str(tmp_path) not in text
     assert not re.search(r"seconds|1\.25|20\d\d-\d\d", text)
-    assert text == json.dumps(manifest(spec, the_cell(spec, CELL), Parts(**inputs)))
+    assert text == json.dumps(manifest(spec, the_cell(spec, CELL), PackageInputs(**inputs)))
 
 
 def test_a_fallback_is_told_in_the_manifest() -> None:
     spec = make_spec(images__el7__fallback="nearest")
-    found = manifest(spec, the_cell(spec, "R640-el7-none"), Parts(**make_inputs()))
+    found = manifest(spec, the_cell(spec, "R640-el7-none"), PackageInputs(**make_inputs()))
     assert (found["wanted_target"], found["target"]) == ("skylake_avx512", "haswell")
 
 
@@ -130,7 +130,7 @@ def test_a_twin_is_told_in_the_manifest() -> None:
     spec = make_spec()
     inputs = make_inputs()
     inputs["smoked"] = make_result("smoke", checks=[{"name": "ping"}], target="skylake_avx512", tried="haswell")
-    found = manifest(spec, the_cell(spec, "R640-debian12-none"), Parts(**inputs))
+    found = manifest(spec, the_cell(spec, "R640-debian12-none"), PackageInputs(**inputs))
     assert (found["target"], found["checks"]) == ("skylake_avx512", ["ping"])
     assert found["tried"] == {
         "target": "haswell",
@@ -142,17 +142,17 @@ def test_the_host_engine_has_no_runtime_packages() -> None:
     spec = make_spec()
     inputs = make_inputs()
     inputs["image"] = make_result("image", base="this machine", packages={"build": [["gcc", "12.2"]]})
-    assert manifest(spec, the_cell(spec, CELL), Parts(**inputs))["image"]["runtime_packages"] == {}
+    assert manifest(spec, the_cell(spec, CELL), PackageInputs(**inputs))["image"]["runtime_packages"] == {}
 
 
-def test_a_package_is_tree_and_extras(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
+def test_a_package_is_tree_and_extras(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["package"] = Ending(outputs={"out/package.tar.gz": b"packed"})
-    result = pack(workshop, trees(tmp_path))
+    result = pack(workspace, trees(tmp_path))
     [artifact] = result.facts["artifacts"]
     name = "demo-v1.0-R620.tar.gz"
     assert artifact == {"format": "tar", "role": "main", "name": name, "bytes": 6, "sha256": digest("packed")}
     assert result.files[name].read_bytes() == b"packed"
-    assert workshop.store.get("package", "2" * 32) == (result, "")
+    assert workspace.store.get("package", "2" * 32) == (result, "")
     [job] = fake.jobs
     assert (job.image, job.network, job.argv) == ("tools:1", "none", ("sh", "guest/run.sh", "package"))
     assert job.env == {"FORGE_PRODUCT": "demo", "SOURCE_DATE_EPOCH": str(EPOCH)}
@@ -175,9 +175,9 @@ def test_a_package_is_tree_and_extras(workshop: Workshop, fake: FakeEngine, tmp_
     assert listed == {**tree, **beside}
 
 
-def test_debug_information_is_a_package_of_its_own(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
+def test_debug_information_is_a_package_of_its_own(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["package"] = lambda job: Ending(outputs={path: path.encode() for path in job.outputs})
-    result = pack(workshop, trees(tmp_path, {"bin/demo.debug": b"names"}))
+    result = pack(workspace, trees(tmp_path, {"bin/demo.debug": b"names"}))
     told = [(a["role"], a["name"]) for a in result.facts["artifacts"]]
     assert told == [("main", "demo-v1.0-R620.tar.gz"), ("debug", "demo-v1.0-R620-debuginfo.tar.gz")]
     layout = members(fake.jobs[1].inputs[1])["pack/layout.tsv"][1].decode()
@@ -185,9 +185,9 @@ def test_debug_information_is_a_package_of_its_own(workshop: Workshop, fake: Fak
     assert "/usr/lib/debug/.build-id/ab/cdef.debug" in layout
 
 
-def test_all_formats_are_made_of_the_same_files(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
+def test_all_formats_are_made_of_the_same_files(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["package"] = lambda job: Ending(outputs={path: path.encode() for path in job.outputs})
-    result = pack(workshop, trees(tmp_path), images__debian12__formats=["tar", "rpm"])
+    result = pack(workspace, trees(tmp_path), images__debian12__formats=["tar", "rpm"])
     told = [(a["format"], a["role"], a["name"]) for a in result.facts["artifacts"]]
     assert told == [
         ("tar", "main", "demo-v1.0-R620.tar.gz"),
@@ -210,21 +210,21 @@ def test_all_formats_are_made_of_the_same_files(workshop: Workshop, fake: FakeEn
     ids=["no program", "too small", "not smoke-tested"],
 )
 def test_what_cannot_be_a_package_is_not_made(
-    workshop: Workshop, fake: FakeEngine, tmp_path: Path, changes: dict[str, Any], why: str
+    workspace: Workspace, fake: FakeEngine, tmp_path: Path, changes: dict[str, Any], why: str
 ) -> None:
     fake.endings["package"] = Ending(outputs={"out/package.tar.gz": b"packed"})
     inputs = trees(tmp_path)
     part = "smoked" if "checks" in changes else "audited"
     inputs[part] = replace(inputs[part], facts={**inputs[part].facts, **changes})
     with pytest.raises(StageError, match=why):
-        pack(workshop, inputs)
-    assert workshop.store.get("package", "2" * 32) == (None, "")
+        pack(workspace, inputs)
+    assert workspace.store.get("package", "2" * 32) == (None, "")
 
 
-def test_a_package_that_could_not_be_made(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> None:
+def test_a_package_that_could_not_be_made(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["package"] = Ending(status=1, log="tar: what\nforge: reason: no space\n")
     with pytest.raises(StageError) as caught:
-        pack(workshop, trees(tmp_path))
+        pack(workspace, trees(tmp_path))
     assert caught.value.lines() == [
         "error: the tarball could not be made",
         f"  where: stage package, {CELL}",
@@ -233,15 +233,15 @@ def test_a_package_that_could_not_be_made(workshop: Workshop, fake: FakeEngine, 
         "  last lines of the log:",
         "    | tar: what",
         "    | forge: reason: no space",
-        f"  log: {workshop.out}/logs/{CELL}/package-tarball.log",
+        f"  log: {workspace.out}/logs/{CELL}/package-tarball.log",
     ]
-    assert workshop.store.get("package", "2" * 32) == (None, "")
+    assert workspace.store.get("package", "2" * 32) == (None, "")
 
 
-def test_the_key_follows_what_goes_in(workshop: Workshop) -> None:
+def test_the_key_follows_what_goes_in(workspace: Workspace) -> None:
     def of(cell: str = CELL, **changes: Any) -> dict[str, Any]:
         spec = make_spec(**changes)
-        return material(spec, the_cell(spec, cell), workshop.home, others={})
+        return material(spec, the_cell(spec, cell), workspace.home, others={})
 
     base = of()
     assert of() == base
@@ -254,7 +254,7 @@ def test_the_key_follows_what_goes_in(workshop: Workshop) -> None:
     assert of(product__compilers=[{**entry, "why": "told better"}]) != adapted, "the manifest has the reason"
     assert of(product__compilers=[{**entry, "gcc": ">=13"}]) == base
     assert of(product__keep_werror=True) != base
-    (workshop.home / "docker/guest/package.sh").write_text("# another")
+    (workspace.home / "docker/guest/package.sh").write_text("# another")
     assert of() != base
 
 

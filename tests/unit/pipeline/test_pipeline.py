@@ -18,14 +18,14 @@ from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
-from pikaforge.formats.parts import Parts
+from pikaforge.formats.parts import PackageInputs
 from pikaforge.host import process
 from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import audit, package
 from pikaforge.pipeline.image import image
-from pikaforge.pipeline.pipeline import WORKERS, Events, Outcome, Pipeline, Report, View
+from pikaforge.pipeline.pipeline import WORKERS, Events, NodeOutcome, Pipeline, Report, View
 from pikaforge.pipeline.smoke import smoke
 from pikaforge.pipeline.source.origin import Origin
 from pikaforge.pipeline.stage import Material, Request
@@ -44,7 +44,7 @@ class Log(Events):
     def started(self, node: Node) -> None:
         self.begun.append(node.id)
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: NodeOutcome) -> None:
         self.ends.append(outcome.node.id)
 
     def notice(self, text: str) -> None:
@@ -54,10 +54,10 @@ class Log(Events):
 class Scripted(Pipeline):
     """A pipeline whose stages do as the test says: the keys, the order and the store are the real ones."""
 
-    def __init__(self, workshop: Workshop, spec: Spec) -> None:
+    def __init__(self, workspace: Workspace, spec: Spec) -> None:
         origin = Origin(kind="git", spec="x", url="https://example.org/x.git", ref="v1")
-        super().__init__(workshop, Request(spec=spec, origin=origin, series=None))
-        self.store = workshop.store
+        super().__init__(workspace, Request(spec=spec, origin=origin, series=None))
+        self.store = workspace.store
         self.material: dict[str, Any] = {}
         """What the key of a node has beside its id, by the node's id."""
         self.identity: dict[str, str] = {}
@@ -98,14 +98,14 @@ def plan() -> Plan:
 
 
 @pytest.fixture
-def pipe(workshop: Workshop) -> Scripted:
-    return Scripted(workshop, make_spec())
+def pipe(workspace: Workspace) -> Scripted:
+    return Scripted(workspace, make_spec())
 
 
 @pytest.fixture
-def again(workshop: Workshop) -> Callable[[], Scripted]:
+def again(workspace: Workspace) -> Callable[[], Scripted]:
     """A pipeline of the next run, with the same store."""
-    return lambda: Scripted(workshop, make_spec())
+    return lambda: Scripted(workspace, make_spec())
 
 
 def _statuses(report: Report) -> dict[str, str]:
@@ -217,7 +217,7 @@ def test_a_damaged_verdict_of_a_machine_that_can_run_it_is_no_verdict(
     assert (found.key, found.status) == (before.key, "cached")
 
 
-def test_adopting_tells_which_target_was_tried(workshop: Workshop, twins: Plan) -> None:
+def test_adopting_tells_which_target_was_tried(workspace: Workspace, twins: Plan) -> None:
     node = next(node for node in twins.nodes if node.id == NOT_RUN)
     ran = {"ran": True, "checks": [{"name": "ping", "passed": True, "skipped": "", "detail": ""}]}
     facts = {
@@ -228,10 +228,10 @@ def test_adopting_tells_which_target_was_tried(workshop: Workshop, twins: Plan) 
         "tried": "sandybridge",
     }
     given = replace(_inputs(node)[TRIED], facts=facts)
-    result = smoke.adopt(workshop, node.cell, given, key="5" * 32)
+    result = smoke.adopt(workspace, node.cell, given, key="5" * 32)
     assert result.facts == {**facts, "target": "skylake_avx512"}
     assert smoke.remarks(result.facts) == ["function tried as sandybridge; AVX-512 code audited, not run"]
-    own = smoke.adopt(workshop, node.cell, replace(given, facts={**facts, "tried": "skylake_avx512"}), key="6" * 32)
+    own = smoke.adopt(workspace, node.cell, replace(given, facts={**facts, "tried": "skylake_avx512"}), key="6" * 32)
     assert own.identity != result.identity, "the package tells of it"
 
 
@@ -387,9 +387,9 @@ class Call:
         return self.result
 
 
-def _real(workshop: Workshop, spec: Spec, day: date = TODAY) -> Pipeline:
+def _real(workspace: Workspace, spec: Spec, day: date = TODAY) -> Pipeline:
     origin = Origin(kind="git", spec="x", url="https://example.org/x.git", ref="v1")
-    return Pipeline(workshop, Request(spec=spec, origin=origin, series=None, today=day))
+    return Pipeline(workspace, Request(spec=spec, origin=origin, series=None, today=day))
 
 
 def _inputs(node: Node) -> dict[str, Result]:
@@ -404,45 +404,45 @@ def _node(plan: Plan, name: str) -> Node:
 
 
 def test_the_audit_gets_tree_image_and_the_day_of_the_request(
-    workshop: Workshop, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call, spec, node = Call(), make_spec(), _node(plan, f"audit:{SANDY}")
     monkeypatch.setattr(audit, "make", call)
     inputs = _inputs(node)
-    assert _real(workshop, spec)._make(node, "the key", inputs) is call.result
-    assert call.given == (workshop, spec, node.cells[0], inputs[f"compile:{SANDY}"], inputs["image:debian12"])
+    assert _real(workspace, spec)._make(node, "the key", inputs) is call.result
+    assert call.given == (workspace, spec, node.cells[0], inputs[f"compile:{SANDY}"], inputs["image:debian12"])
     assert call.named == {"key": "the key", "today": TODAY, "allocator": None}
 
 
 @pytest.mark.parametrize("emulator", [None, "debian12"])
 def test_the_smoke_stage_gets_tree_image_and_the_emulator_if_there_is_one(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, emulator: str | None
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, emulator: str | None
 ) -> None:
     call, spec = Call(), make_spec(defaults__emulator=emulator)
     node = _node(expand(spec, select(spec, Selection(selectors=("R620",)))), f"smoke:{SANDY}")
     monkeypatch.setattr(smoke, "make", call)
     inputs = _inputs(node)
-    assert _real(workshop, spec)._make(node, "the key", inputs) is call.result
-    assert call.given == (workshop, spec, node.cells[0], inputs[f"compile:{SANDY}"], inputs["image:debian12"])
+    assert _real(workspace, spec)._make(node, "the key", inputs) is call.result
+    assert call.given == (workspace, spec, node.cells[0], inputs[f"compile:{SANDY}"], inputs["image:debian12"])
     assert call.named == {"key": "the key", "emulator": inputs.get("image:emulator")}
     assert (call.named["emulator"] is None) is (emulator is None)
 
 
 def test_a_package_gets_every_result_in_its_place(
-    workshop: Workshop, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call, spec, node = Call(), make_spec(), _node(plan, "package:R720-debian12-none")
     monkeypatch.setattr(package, "make", call)
     inputs = _inputs(node)
-    assert _real(workshop, spec)._make(node, "the key", inputs) is call.result
-    parts = Parts(
+    assert _real(workspace, spec)._make(node, "the key", inputs) is call.result
+    parts = PackageInputs(
         source=inputs["source:v1.0"],
         image=inputs["image:debian12"],
         compiled=inputs[f"compile:{SANDY}"],
         audited=inputs[f"audit:{SANDY}"],
         smoked=inputs[f"smoke:{SANDY}"],
     )
-    assert call.given == (workshop, spec, node.cells[0], parts)
+    assert call.given == (workspace, spec, node.cells[0], parts)
     assert node.cells[0].id == "R720-debian12-none"
     assert call.named.pop("others")
     assert call.named == {
@@ -451,12 +451,12 @@ def test_a_package_gets_every_result_in_its_place(
     }
 
 
-def test_the_day_of_the_request_decides_the_key_of_the_audit_alone(workshop: Workshop, plan: Plan) -> None:
+def test_the_day_of_the_request_decides_the_key_of_the_audit_alone(workspace: Workspace, plan: Plan) -> None:
     waiver = {
         "file": "bin/x", "function": "f", "features": ["avx2"], "reason": "asks the CPU", "expires": "2026-06-15",
     }  # fmt: skip
     spec = make_spec(waivers=[waiver])
-    before, last, after = (_real(workshop, spec, date(2026, 6, day)) for day in (1, 15, 16))
+    before, last, after = (_real(workspace, spec, date(2026, 6, day)) for day in (1, 15, 16))
     for stage, follows in (("audit", True), ("smoke", False)):
         node = _node(plan, f"{stage}:{SANDY}")
         known = dict.fromkeys(node.needs, "identity")
@@ -532,8 +532,8 @@ def test_all_failures_of_a_run_are_told(pipe: Scripted, plan: Plan) -> None:
 def test_the_exit_status_of_a_run(plan: Plan, errors: list[ForgeError], code: int) -> None:
     report = Report(plan=plan)
     for node, error in zip(plan.nodes, errors, strict=False):
-        report.outcomes[node.id] = Outcome(node=node, status="failed", error=error)
-    report.outcomes["blocked"] = Outcome(node=plan.nodes[-1], status="blocked")
+        report.outcomes[node.id] = NodeOutcome(node=node, status="failed", error=error)
+    report.outcomes["blocked"] = NodeOutcome(node=plan.nodes[-1], status="blocked")
     assert status(report) == code
 
 
@@ -607,7 +607,7 @@ def test_an_image_that_the_engine_lost_is_made_anew(
     pipe: Scripted, plan: Plan, again: Callable[[], Scripted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe.execute(plan, Events())
-    monkeypatch.setattr(image, "usable", lambda result, workshop: False)
+    monkeypatch.setattr(image, "usable", lambda result, workspace: False)
     second, log = again(), Log()
     second.execute(plan, log)
     assert sorted(second.made) == ["image:debian12", "image:tools"]
@@ -617,8 +617,8 @@ def test_an_image_that_the_engine_lost_is_made_anew(
     ]
 
 
-def test_new_pins_are_told_once(pipe: Scripted, plan: Plan, workshop: Workshop) -> None:
-    pipe.acts["source:v1.0"] = lambda: workshop.lock.check("sources", "x", "commit", "abc")
+def test_new_pins_are_told_once(pipe: Scripted, plan: Plan, workspace: Workspace) -> None:
+    pipe.acts["source:v1.0"] = lambda: workspace.lock.check("sources", "x", "commit", "abc")
     log = Log()
     pipe.execute(plan, log)
     assert log.notices == ["sources.lock: x: commit pinned to abc"]
@@ -627,12 +627,12 @@ def test_new_pins_are_told_once(pipe: Scripted, plan: Plan, workshop: Workshop) 
 # ---- in parallel
 
 
-def test_one_compilation_at_a_time_and_a_limit_on_all(workshop: Workshop) -> None:
+def test_one_compilation_at_a_time_and_a_limit_on_all(workspace: Workspace) -> None:
     spec = make_spec(
         hardware={f"M{n}": {"cpus": [cpu]} for n, cpu in enumerate(("nehalem", "haswell", "zen2", "icelake", "zen3"))}
     )
     plan = expand(spec, select(spec, Selection(selectors=("all",))))
-    pipe = Scripted(workshop, spec)
+    pipe = Scripted(workspace, spec)
     lock = threading.Lock()
     now: Counter[str] = Counter()
     most: Counter[str] = Counter()
@@ -711,7 +711,7 @@ def test_images_are_there_only_if_the_engine_has_them(
     pipe.execute(plan, Events())
     silent = _views(again(), plan, answers=False)
     assert silent["image:debian12"] == (False, "no engine answers that could hold it")
-    monkeypatch.setattr(image, "usable", lambda result, workshop: False)
+    monkeypatch.setattr(image, "usable", lambda result, workspace: False)
     lost = _views(again(), plan)
     assert lost["image:debian12"] == (False, "the engine does not hold it any more")
 

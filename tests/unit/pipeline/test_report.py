@@ -16,7 +16,7 @@ from unit.helpers import make_spec, the_cell
 from pikaforge.audit.audit_result import AuditResult
 from pikaforge.audit.elf.facts import ElfFacts
 from pikaforge.audit.finding import Line
-from pikaforge.audit.judge_flags import FlagVerdict, Units
+from pikaforge.audit.judge_flags import FlagVerdict, UnitGroup
 from pikaforge.audit.judge_instructions import Finding, IsaVerdict
 from pikaforge.audit.judge_linkage import Hardening, LinkageVerdict
 from pikaforge.config.schema import Spec
@@ -25,9 +25,9 @@ from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import ForgeError, HostError, StageError, StageFailure
 from pikaforge.host.store import Result
 from pikaforge.pipeline import report as record
-from pikaforge.pipeline.pipeline import Outcome, Report
+from pikaforge.pipeline.pipeline import NodeOutcome, Report
 from pikaforge.pipeline.report import ArtifactRecord, BuildReport, CellRecord, StageRecord, WayRecord
-from pikaforge.pipeline.smoke.expectations import Outcome as Checked
+from pikaforge.pipeline.smoke.expectations import CheckOutcome as Checked
 from pikaforge.plan.plan import Plan, expand
 
 R620, R720, R640 = "R620-debian12-none", "R720-debian12-none", "R640-debian12-none"
@@ -76,7 +76,9 @@ def verdict(*violations: Line, warnings: Sequence[Line] = ()) -> dict[str, Any]:
         ),
         flags=FlagVerdict(
             units=(
-                Units(file="bin/demo", own=True, march="sandybridge", mtune="", native=False, count=2, example="a.c"),
+                UnitGroup(
+                    file="bin/demo", own=True, march="sandybridge", mtune="", native=False, count=2, example="a.c"
+                ),
             ),
             dropped=((7, "-march=native"),),
             violations=(),
@@ -125,15 +127,15 @@ def ended(
     for node in plan.nodes:
         key = (keys or {}).get(node.id, f"key of {node.id}")
         bad = next((need for need in node.needs if report.outcomes[need].result is None), None)
-        outcome = Outcome(node=node, status="blocked", blocked_by=bad or "")
+        outcome = NodeOutcome(node=node, status="blocked", blocked_by=bad or "")
         if node.id in (failed or {}):
-            outcome = Outcome(node=node, status="failed", key=key, error=(failed or {})[node.id], seconds=seconds)
+            outcome = NodeOutcome(node=node, status="failed", key=key, error=(failed or {})[node.id], seconds=seconds)
         elif bad is None:
             plain = json.loads(json.dumps(told.get(node.stage, {})))  # as the store gives them
             result = Result(stage=node.stage, key=key, identity="i", facts=plain, files={})
-            outcome = Outcome(node=node, status="done", key=key, result=result, seconds=seconds)
+            outcome = NodeOutcome(node=node, status="done", key=key, result=result, seconds=seconds)
             if node.id in cached:
-                outcome = Outcome(node=node, status="cached", key=key, result=result)
+                outcome = NodeOutcome(node=node, status="cached", key=key, result=result)
         report.outcomes[node.id] = outcome
     return report
 

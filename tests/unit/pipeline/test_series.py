@@ -19,7 +19,7 @@ from pikaforge.pipeline.source import pointers, series, source
 from pikaforge.pipeline.source.origin import Origin
 from pikaforge.pipeline.source.patches import Patch
 from pikaforge.pipeline.source.pointers import Move, moves
-from pikaforge.pipeline.source.series import Offset, Verdict
+from pikaforge.pipeline.source.series import Offset, PatchVerdict
 
 SHA = {letter: letter * 40 for letter in "abcdef"}
 
@@ -40,7 +40,7 @@ def test_the_facts_of_each_patch() -> None:
         "note": [("0002", "it came with abc")],
     }
     one, two, three = series.read(facts, wanted)
-    assert one == Verdict(
+    assert one == PatchVerdict(
         patch=wanted[0],
         state="applied",
         offsets=(Offset(path="a.c", hunk=2, lines=-3), Offset(path="a.c", hunk=1, lines=4)),
@@ -67,7 +67,7 @@ def fact(name: str, state: str, **more: Any) -> dict[str, Any]:
 
 
 def test_what_a_manifest_keeps() -> None:
-    told = Verdict(
+    told = PatchVerdict(
         patch=patch("pull-1", url="https://user:secret@example.org/1.patch", why="a bug"),
         state="present",
         offsets=(Offset(path="a.c", hunk=1, lines=2),),
@@ -213,7 +213,7 @@ ORIGIN = Origin(
 X = "https://example.org/u/x.git"
 
 
-def look_up(*series_: tuple[str, str], origin: Origin = ORIGIN) -> pointers.Pointers:
+def look_up(*series_: tuple[str, str], origin: Origin = ORIGIN) -> pointers.SubmodulePointers:
     by_patch = {
         patch(f"pull-{number}"): [Move(path="x", old=SHA.get(old, ""), new=SHA.get(new, ""))]
         for number, (old, new) in enumerate(series_)
@@ -345,4 +345,6 @@ def test_a_tarball_whose_submodule_cannot_be_had(tmp_path: Path, trees: list[tup
 @pytest.mark.parametrize("damage", [b"no archive", b""])
 def test_a_tarball_that_cannot_be_read_here(tmp_path: Path, trees: list[tuple[str, str]], damage: bytes) -> None:
     (tmp_path / "x.tar.zst").write_bytes(damage)
-    assert pointers.look_up_trees(MOVED, tmp_path / "x.tar.zst", cache=git.Cache(tmp_path)) == pointers.Pointers()
+    assert (
+        pointers.look_up_trees(MOVED, tmp_path / "x.tar.zst", cache=git.Cache(tmp_path)) == pointers.SubmodulePointers()
+    )

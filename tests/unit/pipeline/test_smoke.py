@@ -12,7 +12,7 @@ from unit.helpers import Ending, FakeEngine, make_spec, members, tar_of, the_cel
 from pikaforge.config.product import Conf
 from pikaforge.errors import EXIT_STAGE, HostError, StageError
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.report import WayRecord
 from pikaforge.pipeline.smoke import smoke
 from pikaforge.pipeline.smoke.resp import Closed, ErrorReply, Reply
@@ -128,7 +128,7 @@ CHECKS = [
 
 
 @pytest.fixture
-def run(workshop: Workshop, fake: FakeEngine, wire: Wire) -> Callable[..., Result]:
+def run(workspace: Workspace, fake: FakeEngine, wire: Wire) -> Callable[..., Result]:
     """Run the stage, with an emulator or without; other arguments change the specification."""
     fake.endings["smoke-version"] = fake.endings["smoke-emulated-version"] = Ending(log="demo 1.0\n")
     fake.server.statuses = [None, None, 0]  # while it starts, after the checks, after the signal
@@ -136,20 +136,20 @@ def run(workshop: Workshop, fake: FakeEngine, wire: Wire) -> Callable[..., Resul
 
     def run(*, emulator: bool = False, **changes: Any) -> Result:
         spec = make_spec(product__smoke=CHECKS, **changes)
-        with workshop.store.scratch() as scratch:
+        with workspace.store.scratch() as scratch:
             (scratch / "tree.tar").write_bytes(tar_of({"conf/demo.conf": "port : 1\nthreads : 4\n", "bin/demo": "x"}))
             made = {"tree.tar": scratch / "tree.tar"}
-            compiled = workshop.store.put("compile", "0" * 32, identity="i", facts={}, files=made)
+            compiled = workspace.store.put("compile", "0" * 32, identity="i", facts={}, files=made)
         image = Result(stage="image", key="k", identity="i", facts={"runtime": "image:runtime"}, files={})
-        (workshop.base / "qemu").write_text("an emulator")
-        qemu = {"qemu-x86_64": workshop.base / "qemu"}
+        (workspace.base / "qemu").write_text("an emulator")
+        qemu = {"qemu-x86_64": workspace.base / "qemu"}
         made_of = Result(stage="image", key="k", identity="e", facts={}, files=qemu) if emulator else None
-        return smoke.make(workshop, spec, the_cell(spec, CELL), compiled, image, key="1" * 32, emulator=made_of)
+        return smoke.make(workspace, spec, the_cell(spec, CELL), compiled, image, key="1" * 32, emulator=made_of)
 
     return run
 
 
-def test_a_server_that_does_all_it_should(run: Callable[..., Result], fake: FakeEngine, workshop: Workshop) -> None:
+def test_a_server_that_does_all_it_should(run: Callable[..., Result], fake: FakeEngine, workspace: Workspace) -> None:
     result = run()
     assert [check["name"] for check in result.facts["checks"]] == [
         "version",
@@ -161,7 +161,7 @@ def test_a_server_that_does_all_it_should(run: Callable[..., Result], fake: Fake
     ]
     assert all(check["passed"] for check in result.facts["checks"])
     assert result.files == {}
-    assert workshop.store.get("smoke", "1" * 32) == (result, "")
+    assert workspace.store.get("smoke", "1" * 32) == (result, "")
     assert fake.server.signals == ["TERM"]
     version, served = fake.jobs[0], fake.served[0]
     assert (version.argv, version.image, version.network) == (("./tree/bin/demo", "-v"), "image:runtime", "none")
@@ -316,11 +316,11 @@ def test_a_server_that_dies_leaves_the_checks_until_then(
     assert (native.rest, emulated.reason) == ({}, "the native run has failed")
 
 
-def test_a_failure_keeps_its_evidence(run: Callable[..., Result], fake: FakeEngine, workshop: Workshop) -> None:
+def test_a_failure_keeps_its_evidence(run: Callable[..., Result], fake: FakeEngine, workspace: Workspace) -> None:
     fake.server.statuses = [1]
     failure = _failure(run).failure
     assert (failure.stage, failure.label, failure.status) == ("smoke", GROUP, 1)
-    assert failure.log == str(workshop.out / "logs" / GROUP / "smoke.log")
+    assert failure.log == str(workspace.out / "logs" / GROUP / "smoke.log")
 
 
 def test_where_nothing_can_be_tried_nothing_is_found_out(run: Callable[..., Result], fake: FakeEngine) -> None:

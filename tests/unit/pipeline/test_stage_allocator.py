@@ -25,7 +25,7 @@ from pikaforge.config.schema import Spec
 from pikaforge.errors import EXIT_HOST, EXIT_STAGE, ConfigError, HostError, StageError
 from pikaforge.host.job import Job
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import allocator
 from pikaforge.pipeline import compile as compile_stage
 from pikaforge.plan.allocators.gperftools import BUILT
@@ -131,17 +131,17 @@ OUTPUTS = {"out/prefix.tar": PREFIX, "out/debug.tar": archive({}), "out/facts.ta
 
 
 @pytest.fixture
-def run(workshop: Workshop, fake: FakeEngine) -> Callable[..., Result]:
+def run(workspace: Workspace, fake: FakeEngine) -> Callable[..., Result]:
     """Run the stage with tarballs that are in the download folder already."""
     fake.endings["allocator"] = Ending(outputs=OUTPUTS)
-    folder = workshop.out / "downloads"
+    folder = workspace.out / "downloads"
     folder.mkdir(parents=True)
     for name, data in SOURCES.items():
         (folder / name).write_bytes(data)
 
-    def run(cell: str = CELL, *, shop: Workshop | None = None, key: str = KEY, **changes: Any) -> Result:
+    def run(cell: str = CELL, *, shop: Workspace | None = None, key: str = KEY, **changes: Any) -> Result:
         spec = spec_with(**changes)
-        return allocator.make(shop or workshop, spec, the_cell(spec, cell), IMAGE, key=key)
+        return allocator.make(shop or workspace, spec, the_cell(spec, cell), IMAGE, key=key)
 
     return run
 
@@ -154,7 +154,7 @@ def contents(job: Job) -> dict[str, bytes]:
 # ---- what is asked
 
 
-def test_the_job(run: Callable[..., Result], fake: FakeEngine, workshop: Workshop) -> None:
+def test_the_job(run: Callable[..., Result], fake: FakeEngine, workspace: Workspace) -> None:
     fake.endings["allocator"] = _looking(fake)
     run()
     [job] = fake.jobs
@@ -172,7 +172,7 @@ def test_the_job(run: Callable[..., Result], fake: FakeEngine, workshop: Worksho
     assert job.network == "none", "all that it needs it is given"
     assert job.cache == "ccache"
     assert job.outputs == ("out/prefix.tar", "out/debug.tar", "out/facts.tar")
-    assert job.log == workshop.out / "logs" / GROUP / "allocator.log"
+    assert job.log == workspace.out / "logs" / GROUP / "allocator.log"
     assert _seen(fake) == {
         **{f"guest/{name}": f"# {name}\n".encode() for name in ("run.sh", *SCRIPTS)},
         "src/configure.ac": b"text",
@@ -212,8 +212,8 @@ def test_the_image_s_own_libunwind_is_not_built_again(run: Callable[..., Result]
     assert list(result.facts["tarballs"]) == ["src"]
 
 
-def test_without_a_compiler_cache(run: Callable[..., Result], fake: FakeEngine, workshop: Workshop) -> None:
-    run(shop=replace(workshop, compiler_cache=False, jobs=7))
+def test_without_a_compiler_cache(run: Callable[..., Result], fake: FakeEngine, workspace: Workspace) -> None:
+    run(shop=replace(workspace, compiler_cache=False, jobs=7))
     [job] = fake.jobs
     assert (job.cache, job.env["FORGE_CCACHE"], job.env["FORGE_JOBS"]) == ("", "0", "7")
 
@@ -221,9 +221,9 @@ def test_without_a_compiler_cache(run: Callable[..., Result], fake: FakeEngine, 
 # ---- what is kept
 
 
-def test_the_result(run: Callable[..., Result], workshop: Workshop) -> None:
+def test_the_result(run: Callable[..., Result], workspace: Workspace) -> None:
     result = run()
-    assert workshop.store.get("allocator", KEY) == (result, "")
+    assert workspace.store.get("allocator", KEY) == (result, "")
     assert {name: path.read_bytes() for name, path in result.files.items()} == {
         "prefix.tar": PREFIX,
         "debug.tar": OUTPUTS["out/debug.tar"],
@@ -251,34 +251,34 @@ def test_the_result(run: Callable[..., Result], workshop: Workshop) -> None:
         "epoch": THEN,
     }
     assert {name: result.facts.get(name) for name in wanted} == wanted
-    record = (workshop.store.root / "allocator" / KEY / "result.json").read_text(encoding="utf-8")
+    record = (workspace.store.root / "allocator" / KEY / "result.json").read_text(encoding="utf-8")
     assert "password" not in record
     assert "secret" not in record
-    assert list(workshop.store.root.glob(".new-*")) == []
+    assert list(workspace.store.root.glob(".new-*")) == []
 
 
 # ---- whence the tarballs
 
 
 def test_a_file_that_was_given_serves_for_gperftools(
-    run: Callable[..., Result], fake: FakeEngine, workshop: Workshop, tmp_path: Path
+    run: Callable[..., Result], fake: FakeEngine, workspace: Workspace, tmp_path: Path
 ) -> None:
-    (workshop.out / "downloads/gperftools-2.7.tar").unlink()
+    (workspace.out / "downloads/gperftools-2.7.tar").unlink()
     given = tmp_path / "mine.tar"
     given.write_bytes(SOURCES["gperftools-2.7.tar"])
     fake.endings["allocator"] = _looking(fake)
-    run(shop=replace(workshop, given={"gperftools": given}))
+    run(shop=replace(workspace, given={"gperftools": given}))
     assert {"src/configure.ac", "libunwind/unwind.c"} <= set(_seen(fake)), "and for nothing else"
     assert given.is_file()
 
 
 def test_a_file_that_was_given_and_is_another(
-    run: Callable[..., Result], fake: FakeEngine, workshop: Workshop, tmp_path: Path
+    run: Callable[..., Result], fake: FakeEngine, workspace: Workspace, tmp_path: Path
 ) -> None:
     given = tmp_path / "mine.tar"
     given.write_bytes(SOURCES["libunwind-1.3.1.tar"])
     with pytest.raises(ConfigError, match=r"mine\.tar is not the gperftools-2\.7\.tar that is pinned") as caught:
-        run(shop=replace(workshop, given={"gperftools": given}))
+        run(shop=replace(workspace, given={"gperftools": given}))
     found, wanted = (
         hashlib.sha256(SOURCES[name]).hexdigest() for name in ("libunwind-1.3.1.tar", "gperftools-2.7.tar")
     )
@@ -289,19 +289,19 @@ def test_a_file_that_was_given_and_is_another(
 
 @pytest.mark.parametrize("name", ["gperftools", "unwind"])
 def test_a_tarball_that_cannot_be_had(
-    run: Callable[..., Result], fake: FakeEngine, workshop: Workshop, name: str
+    run: Callable[..., Result], fake: FakeEngine, workspace: Workspace, name: str
 ) -> None:
     sources = pinned()
-    sources[name]["url"] = f"file://{workshop.base}/absent.tar"
+    sources[name]["url"] = f"file://{workspace.base}/absent.tar"
     with pytest.raises(HostError, match=r"^cannot download absent\.tar: .* does not exist$") as caught:
         run(tarballs=sources)
     assert caught.value.exit_code == EXIT_HOST
     assert fake.jobs == []
-    assert workshop.store.get("allocator", KEY) == (None, "")
+    assert workspace.store.get("allocator", KEY) == (None, "")
 
 
-def test_a_tarball_that_is_none(run: Callable[..., Result], fake: FakeEngine, workshop: Workshop) -> None:
-    page = workshop.base / "page.tar"
+def test_a_tarball_that_is_none(run: Callable[..., Result], fake: FakeEngine, workspace: Workspace) -> None:
+    page = workspace.base / "page.tar"
     page.write_text("<html>404</html>")
     sources = pinned()
     sources["gperftools"] |= {"url": page.as_uri(), "sha256": hashlib.sha256(page.read_bytes()).hexdigest()}
@@ -330,7 +330,7 @@ LOG = (
     ],
 )
 def test_a_job_that_fails_is_explained(
-    run: Callable[..., Result], fake: FakeEngine, workshop: Workshop, status: int, said: tuple[str, str]
+    run: Callable[..., Result], fake: FakeEngine, workspace: Workspace, status: int, said: tuple[str, str]
 ) -> None:
     fake.endings["allocator"] = Ending(status=status, log=LOG)
     with pytest.raises(StageError) as caught:
@@ -342,10 +342,10 @@ def test_a_job_that_fails_is_explained(
     assert (failure.stage, failure.label, failure.status) == ("allocator", GROUP, status)
     assert failure.findings == ("the image has no libunwind.h: install libunwind-dev",)
     assert failure.tail[-1] == "src/a.cc:1:2: error: no"
-    assert failure.log == str(workshop.out / "logs" / GROUP / "allocator.log")
+    assert failure.log == str(workspace.out / "logs" / GROUP / "allocator.log")
     assert failure.command == "sh guest/run.sh allocator prefix debug facts"
-    assert workshop.store.get("allocator", KEY) == (None, "")
-    assert list(workshop.store.root.glob(".new-*")) == []
+    assert workspace.store.get("allocator", KEY) == (None, "")
+    assert list(workspace.store.root.glob(".new-*")) == []
 
 
 def test_a_job_that_takes_too_long(run: Callable[..., Result], fake: FakeEngine) -> None:
@@ -358,9 +358,9 @@ def test_a_job_that_takes_too_long(run: Callable[..., Result], fake: FakeEngine)
 # ---- the key
 
 
-def material(workshop: Workshop, cell: str = CELL, **changes: Any) -> dict[str, Any]:
+def material(workspace: Workspace, cell: str = CELL, **changes: Any) -> dict[str, Any]:
     spec = spec_with(**changes)
-    plain: dict[str, Any] = json.loads(json.dumps(allocator.material(spec, the_cell(spec, cell), workshop.home)))
+    plain: dict[str, Any] = json.loads(json.dumps(allocator.material(spec, the_cell(spec, cell), workspace.home)))
     return plain
 
 
@@ -384,28 +384,28 @@ def tarballs_with(name: str, **changes: str) -> dict[str, Any]:
     ],
     ids=["sha256", "version", "libunwind", "its version", "unwinder", "flags", "flags of an old gcc", "no libunwind"],
 )
-def test_the_key_follows_what_decides_the_library(workshop: Workshop, cell: str, changes: dict[str, Any]) -> None:
-    assert material(workshop, cell, **changes) != material(workshop)
+def test_the_key_follows_what_decides_the_library(workspace: Workspace, cell: str, changes: dict[str, Any]) -> None:
+    assert material(workspace, cell, **changes) != material(workspace)
 
 
-def test_the_key_follows_the_unwinder_alone(workshop: Workshop) -> None:
+def test_the_key_follows_the_unwinder_alone(workspace: Workspace) -> None:
     bare = {**ENTRIES, "own": {**ENTRIES["own"], "libunwind": None}}
-    libunwind, frames = material(workshop, CELL, allocators=bare), material(workshop, FRAMES)
+    libunwind, frames = material(workspace, CELL, allocators=bare), material(workspace, FRAMES)
     assert {**libunwind, "unwinder": "frame-pointers"} == frames != libunwind
 
 
 @pytest.mark.parametrize("script", ["allocator.sh", "toolchain.sh", "cc", "run.sh"])
-def test_the_key_follows_its_scripts(workshop: Workshop, script: str) -> None:
-    before = material(workshop)
-    (workshop.home / "docker/guest" / script).write_text("# changed\n")
-    assert material(workshop) != before
+def test_the_key_follows_its_scripts(workspace: Workspace, script: str) -> None:
+    before = material(workspace)
+    (workspace.home / "docker/guest" / script).write_text("# changed\n")
+    assert material(workspace) != before
 
 
-def test_the_key_does_not_follow_where_it_comes_from(workshop: Workshop) -> None:
-    before = material(workshop)
-    (workshop.home / "docker/guest/bundle.sh").write_text("# changed\n")
+def test_the_key_does_not_follow_where_it_comes_from(workspace: Workspace) -> None:
+    before = material(workspace)
+    (workspace.home / "docker/guest/bundle.sh").write_text("# changed\n")
     assert before == material(
-        workshop,
+        workspace,
         "R720-debian12-own",  # another model with the same target
         tarballs=tarballs_with("gperftools", url="https://mirror.example.org/gperftools-2.7.tar"),
         mirrors=["https://mirror.example.org/"],
@@ -418,13 +418,13 @@ def test_the_key_does_not_follow_where_it_comes_from(workshop: Workshop) -> None
 
 
 @pytest.fixture
-def compiled(workshop: Workshop, fake: FakeEngine) -> Callable[[str], Job]:
+def compiled(workspace: Workspace, fake: FakeEngine) -> Callable[[str], Job]:
     """The job that compiles a cell."""
     facts = tar_of({"facts/compiler.txt": "gcc\n", "facts/macros.txt": "#define __AVX__ 1\n"})
     fake.endings["compile"] = Ending(
         outputs={"out/tree.tar": tar_of({"bin/demo": "x"}), "out/debug.tar": tar_of({}), "out/facts.tar": facts}
     )
-    files = {name: workshop.base / name for name in ("source.tar", "prefix.tar")}
+    files = {name: workspace.base / name for name in ("source.tar", "prefix.tar")}
     for name, path in files.items():
         path.write_bytes(tar_of({f"lib/{name}": "x"}))
     source = Result(stage="source", key="k", identity="i", facts={"epoch": THEN}, files=files)
@@ -434,7 +434,7 @@ def compiled(workshop: Workshop, fake: FakeEngine) -> Callable[[str], Job]:
         spec = spec_with()
         cell = the_cell(spec, f"R620-debian12-{name}")
         given = built if spec.allocators[name].kind == "gperftools" else None
-        compile_stage.make(workshop, spec, cell, source, IMAGE, key=KEY, allocator=given)
+        compile_stage.make(workspace, spec, cell, source, IMAGE, key=KEY, allocator=given)
         return fake.jobs[-1]
 
     return compile_it
@@ -454,12 +454,12 @@ def test_the_recipe_is_told(compiled: Callable[[str], Job], name: str, said: str
     assert "src/./lib/source.tar" in held
 
 
-def test_the_key_of_the_product_follows_kind_and_frame_pointers(workshop: Workshop) -> None:
+def test_the_key_of_the_product_follows_kind_and_frame_pointers(workspace: Workspace) -> None:
     spec = spec_with()
     found = [
         json.dumps(
             compile_stage.material(
-                spec, the_cell(spec, f"R620-debian12-{name}"), base=workshop.base, home=workshop.home
+                spec, the_cell(spec, f"R620-debian12-{name}"), base=workspace.base, home=workspace.home
             )
         )
         for name in ENTRIES

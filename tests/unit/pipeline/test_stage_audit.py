@@ -24,7 +24,7 @@ from pikaforge.errors import EXIT_STAGE, AuditError, StageError
 from pikaforge.host import process
 from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import audit
 from pikaforge.pipeline.image import abi, libraries
 from pikaforge.pipeline.image.libraries import Libraries, Library
@@ -79,8 +79,8 @@ class Stage:
 
     key = "a" * 32
 
-    def __init__(self, workshop: Workshop) -> None:
-        self.workshop = workshop
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
 
     def run(
         self,
@@ -98,7 +98,7 @@ class Stage:
         """Run it; other arguments change the specification."""
         spec = make_spec(**{"defaults__base_libraries": BASE_LIBRARIES, **changes})
         tree = {"bin/demo": elf} if isinstance(elf, ef.Elf) else elf
-        folder = self.workshop.base
+        folder = self.workspace.base
         compiled = Result(
             stage="compile",
             key="k",
@@ -120,32 +120,32 @@ class Stage:
             facts={"abi": ABI if abi is None else abi},
             files={} if record is None else {libraries.FILE: record},
         )
-        return audit.make(self.workshop, spec, the_cell(spec, cell), compiled, image, key=key or self.key, today=today)
+        return audit.make(self.workspace, spec, the_cell(spec, cell), compiled, image, key=key or self.key, today=today)
 
     def refusal(self, elf: ef.Elf | Mapping[str, ef.Elf | bytes], **more: Any) -> StageError:
         """Run it on what it must refuse."""
         with pytest.raises(StageError) as caught:
             self.run(elf, **more)
         assert (caught.value.where, caught.value.exit_code) == (f"stage audit, {GROUP}", EXIT_STAGE)
-        assert self.workshop.store.get("audit", self.key) == (None, ""), "what was refused is not kept"
+        assert self.workspace.store.get("audit", self.key) == (None, ""), "what was refused is not kept"
         return caught.value
 
     def log(self, group: str = GROUP) -> list[str]:
-        path = self.workshop.out / "logs" / group / "audit.log"
+        path = self.workspace.out / "logs" / group / "audit.log"
         return path.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.fixture
-def stage(workshop: Workshop) -> Stage:
-    return Stage(workshop)
+def stage(workspace: Workspace) -> Stage:
+    return Stage(workspace)
 
 
 # ---- trees that pass
 
 
-def test_a_good_tree_gives_a_verdict_that_is_kept(stage: Stage, workshop: Workshop, fake: FakeEngine) -> None:
+def test_a_good_tree_gives_a_verdict_that_is_kept(stage: Stage, workspace: Workspace, fake: FakeEngine) -> None:
     result = stage.run(program(versions={"libc.so.6": ["GLIBC_2.34"]}), facts={"dropped": [[7, "-march=native"]]})
-    assert workshop.store.get("audit", stage.key) == (result, "")
+    assert workspace.store.get("audit", stage.key) == (result, "")
     assert result.files == {}
     told = {name: result.facts[name] for name in ("title", "target", "passed", "violations", "kernel_flags")}
     assert told == {
@@ -157,7 +157,7 @@ def test_a_good_tree_gives_a_verdict_that_is_kept(stage: Stage, workshop: Worksh
     assert [each["name"] for each in result.facts["files"]] == ["bin/demo"]
     assert stage.log()[0].startswith(f"{GROUP}: passed for sandybridge (1 ELF file, ")
     assert fake.jobs == [], "the audit needs no container"
-    assert sorted(path.name for path in workshop.store.root.iterdir()) == [".lock", "audit"], "and leaves nothing"
+    assert sorted(path.name for path in workspace.store.root.iterdir()) == [".lock", "audit"], "and leaves nothing"
 
 
 def test_what_stands_on_a_verdict_is_all_that_it_says(stage: Stage) -> None:
@@ -183,7 +183,7 @@ def test_libraries_that_were_built_elsewhere_are_known_to_be(stage: Stage) -> No
 
 def test_an_instruction_beyond_the_target_is_refused_with_all_that_is_known(stage: Stage) -> None:
     error = stage.refusal(program(ef.AVX2))
-    log = stage.workshop.out / "logs" / GROUP / "audit.log"
+    log = stage.workspace.out / "logs" / GROUP / "audit.log"
     assert error.message == "the audit refuses it for sandybridge: 1 violation"
     [finding] = error.failure.findings
     assert finding.startswith("bin/demo: work: avx2 x1; first at 0x401000: c5 fd fe c1  ")
@@ -268,7 +268,7 @@ def test_what_cannot_be_read_is_no_verdict(stage: Stage) -> None:
     with pytest.raises(AuditError, match="no compiler macros") as caught:
         stage.run(program(), facts={"macros": []})
     assert caught.value.where == GROUP
-    assert stage.workshop.store.get("audit", stage.key) == (None, "")
+    assert stage.workspace.store.get("audit", stage.key) == (None, "")
 
 
 def test_names_are_told_as_people_write_them_and_kept_as_they_are(
@@ -449,16 +449,16 @@ def test_the_key_does_not_follow_what_the_audit_does_not_see() -> None:
 
 
 @pytest.fixture
-def measure(workshop: Workshop, fake: FakeEngine) -> Callable[..., dict[str, str]]:
+def measure(workspace: Workspace, fake: FakeEngine) -> Callable[..., dict[str, str]]:
     """What is measured in an image with these libraries."""
-    (workshop.home / "docker/guest/abi.sh").write_text("# abi.sh\n")
+    (workspace.home / "docker/guest/abi.sh").write_text("# abi.sh\n")
 
     def measure(**libraries: bytes) -> dict[str, str]:
         names = {"libc": "libc.so.6", "libstdcxx": "libstdc++.so.6", "libgcc": "libgcc_s.so.1"}
         outputs = {f"out/{soname}": libraries.get(name, b"") for name, soname in names.items()}
         fake.endings["image-debian12"] = Ending(outputs=outputs)
-        log = workshop.log_path("debian12", "image")
-        return abi.measure(workshop, "image:runtime", stage="image", label="debian12", log=log)
+        log = workspace.log_path("debian12", "image")
+        return abi.measure(workspace, "image:runtime", stage="image", label="debian12", log=log)
 
     return measure
 
@@ -488,13 +488,13 @@ def test_a_library_that_the_image_has_not_promises_nothing(measure: Callable[...
 
 
 def test_libraries_that_cannot_be_fetched_are_told(
-    measure: Callable[..., dict[str, str]], workshop: Workshop, fake: FakeEngine
+    measure: Callable[..., dict[str, str]], workspace: Workspace, fake: FakeEngine
 ) -> None:
     measure()
     fake.endings["image-debian12"] = Ending(status=22, log="forge: reason: ldconfig does not list it\n")
-    log = workshop.log_path("debian12", "image")
+    log = workspace.log_path("debian12", "image")
     with pytest.raises(StageError, match="the base libraries cannot be read") as caught:
-        abi.measure(workshop, "image:runtime", stage="image", label="debian12", log=log)
+        abi.measure(workspace, "image:runtime", stage="image", label="debian12", log=log)
     assert caught.value.failure.findings == ("ldconfig does not list it",)
     assert caught.value.failure.status == 22
 
@@ -519,7 +519,7 @@ GUARDED = code.library(
 
 def image_with(stage: Stage, data: bytes = GUARDED, *, altered: tuple[str, ...] = (), known: bool = True) -> Path:
     """The record of an image that has a library."""
-    place = stage.workshop.base / "in-the-image"
+    place = stage.workspace.base / "in-the-image"
     place.write_bytes(data)
     entry = Library(
         path="/usr/lib/liba.so.1.2",
@@ -528,7 +528,7 @@ def image_with(stage: Stage, data: bytes = GUARDED, *, altered: tuple[str, ...] 
         sha256=hashlib.sha256(data).hexdigest(),
         code=code_digest(place),
     )
-    path = stage.workshop.base / libraries.FILE
+    path = stage.workspace.base / libraries.FILE
     path.write_text(Libraries(libraries=(entry,) if known else (), altered=altered).model_dump_json())
     return path
 

@@ -14,10 +14,10 @@ from pikaforge.config.registry import STAGES
 from pikaforge.host.hashing import digest
 from pikaforge.host.job import files
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.pipeline import Events, Pipeline
 from pikaforge.pipeline.source.origin import Origin
-from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Request, Run
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Request, RunContext
 from pikaforge.plan.plan import Node, Plan, expand
 from pikaforge.plan.selection import Selection, select
 from pikaforge.plan.stages import Needs, Scope, Slot
@@ -39,16 +39,16 @@ class CountStage(BaseStage):
     def needs(self, slot: Slot) -> Needs:
         return Needs(ids=(f"compile:{slot.label}",), cells=slot.own)
 
-    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+    def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         return Material(facts={"count": 1})
 
-    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+    def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         self.made.append(inputs.node.id)
         with tarfile.open(inputs.of("compile").files["tree.tar"]) as tree:
             number = sum(member.isfile() for member in tree)
-        return run.workshop.store.put(self.name, key, identity=str(number), facts={"files": number}, files={})
+        return run.workspace.store.put(self.name, key, identity=str(number), facts={"files": number}, files={})
 
-    def remarks(self, result: Result, run: Run, *, fresh: bool) -> Iterable[str]:
+    def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
         return [f"{result.facts['files']} files"] if fresh else []
 
 
@@ -93,10 +93,10 @@ def the_plan() -> Plan:
     return expand(spec, select(spec, Selection(selectors=("R620-debian12-none",))))
 
 
-def run(workshop: Workshop, log: Log) -> dict[str, str]:
+def run(workspace: Workspace, log: Log) -> dict[str, str]:
     """Run the plan; the status of each node."""
     origin = Origin(kind="git", spec="x", url="https://example.org/x.git", ref="v1")
-    pipeline = Compiled(workshop, Request(spec=make_spec(), origin=origin, series=None))
+    pipeline = Compiled(workspace, Request(spec=make_spec(), origin=origin, series=None))
     return {name: outcome.status for name, outcome in pipeline.execute(the_plan(), log).outcomes.items()}
 
 
@@ -108,25 +108,25 @@ def test_it_is_planned_behind_what_it_needs() -> None:
     assert [cell.id for cell in node.cells] == ["R620-debian12-none"]
 
 
-def test_it_is_run_once_and_tells(workshop: Workshop, stage: CountStage) -> None:
+def test_it_is_run_once_and_tells(workspace: Workspace, stage: CountStage) -> None:
     log = Log()
-    assert run(workshop, log)[COUNT] == "done"
+    assert run(workspace, log)[COUNT] == "done"
     assert log.notices == [f"{COUNT}: 2 files"]
     again = Log()
-    assert run(workshop, again)[COUNT] == "cached"
+    assert run(workspace, again)[COUNT] == "cached"
     assert (stage.made, again.notices) == ([COUNT], [])
 
 
 def test_the_facts_that_it_reads_are_part_of_its_key(
-    workshop: Workshop, stage: CountStage, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, stage: CountStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(workshop, Log())
-    for path in (workshop.out / "store" / "compile").iterdir():  # made anew, with the same files and other facts
+    run(workspace, Log())
+    for path in (workspace.out / "store" / "compile").iterdir():  # made anew, with the same files and other facts
         for file in path.iterdir():
             file.unlink()
         path.rmdir()
     monkeypatch.setattr(Compiled, "note", "two")
-    assert run(workshop, Log())[COUNT] == "done"
+    assert run(workspace, Log())[COUNT] == "done"
     assert len(stage.made) == 2
 
 

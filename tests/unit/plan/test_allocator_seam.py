@@ -22,9 +22,9 @@ from pikaforge.cli import main
 from pikaforge.config.registry import ALLOCATORS
 from pikaforge.config.schema import Allocator, Spec, matrix_schema
 from pikaforge.errors import ConfigError, StageError
-from pikaforge.formats.parts import Parts
+from pikaforge.formats.parts import PackageInputs
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import allocator as stage
 from pikaforge.pipeline import compile as compile_stage
 from pikaforge.pipeline import package
@@ -126,16 +126,16 @@ def prefix() -> bytes:
 
 
 @pytest.fixture
-def built(workshop: Workshop, fake: FakeEngine, tmp_path: Path) -> Result:
+def built(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> Result:
     """Its build, of a file that was given on the command line."""
-    (workshop.home / "docker/guest/bump.sh").write_text("cc\n")
+    (workspace.home / "docker/guest/bump.sh").write_text("cc\n")
     given = tmp_path / "mine.tar"
     given.write_bytes(source())
     facts = tar_of({"facts/compiler.txt": "gcc\n"})
     fake.endings["allocator"] = Ending(
         outputs={"out/prefix.tar": prefix(), "out/debug.tar": tar_of({}), "out/facts.tar": facts}
     )
-    shop = replace(workshop, given={"bump-alloc": given})
+    shop = replace(workspace, given={"bump-alloc": given})
     spec = spec_with()
     return stage.make(shop, spec, the_cell(spec, CELL), IMAGE, key=KEY)
 
@@ -176,7 +176,7 @@ def test_the_command_line_has_a_file_for_its_tarball(capsys: pytest.CaptureFixtu
     assert "--bump-alloc FILE" in capsys.readouterr().out
 
 
-def test_it_is_built(built: Result, fake: FakeEngine, workshop: Workshop) -> None:
+def test_it_is_built(built: Result, fake: FakeEngine, workspace: Workspace) -> None:
     [job] = fake.jobs
     assert job.argv[:3] == ("sh", "guest/run.sh", "bump")
     assert (job.env["FORGE_PRODUCT"], job.env["FORGE_VERSION"], job.env["FORGE_BUMP"]) == ("bump-alloc", "1.2", "16")
@@ -184,35 +184,35 @@ def test_it_is_built(built: Result, fake: FakeEngine, workshop: Workshop) -> Non
     assert [item.folder for item in job.inputs] == ["guest", "bump"]
     assert built.facts["libraries"] == {SONAME: BUILD_ID}
     spec = spec_with()
-    material = stage.material(spec, the_cell(spec, CELL), workshop.home)
+    material = stage.material(spec, the_cell(spec, CELL), workspace.home)
     assert material["bump"] == "16"
     assert set(material["scripts"]) == {"run.sh", *Bump.scripts}
 
 
-def test_a_build_that_fails_is_called_by_its_name(fake: FakeEngine, workshop: Workshop) -> None:
-    (workshop.home / "docker/guest/bump.sh").write_text("cc\n")
-    (workshop.out / "downloads").mkdir(parents=True)
-    (workshop.out / "downloads" / "bump-1.2.tar").write_bytes(source())
+def test_a_build_that_fails_is_called_by_its_name(fake: FakeEngine, workspace: Workspace) -> None:
+    (workspace.home / "docker/guest/bump.sh").write_text("cc\n")
+    (workspace.out / "downloads").mkdir(parents=True)
+    (workspace.out / "downloads" / "bump-1.2.tar").write_bytes(source())
     fake.endings["allocator"] = Ending(status=64)
     spec = spec_with()
     with pytest.raises(StageError, match=r"^bump-alloc could not be built$"):
-        stage.make(workshop, spec, the_cell(spec, CELL), IMAGE, key=KEY)
+        stage.make(workspace, spec, the_cell(spec, CELL), IMAGE, key=KEY)
 
 
-def test_the_product_is_compiled_with_it(built: Result, fake: FakeEngine, workshop: Workshop) -> None:
+def test_the_product_is_compiled_with_it(built: Result, fake: FakeEngine, workspace: Workspace) -> None:
     facts = tar_of({"facts/compiler.txt": "gcc\n"})
     fake.endings["compile"] = Ending(
         outputs={"out/tree.tar": tar_of({"bin/demo": "x"}), "out/debug.tar": tar_of({}), "out/facts.tar": facts}
     )
-    path = workshop.base / "source.tar"
+    path = workspace.base / "source.tar"
     path.write_bytes(tar_of({"a.c": "x"}))
     made = Result(stage="source", key="k", identity="i", facts={"epoch": 1}, files={"source.tar": path})
     spec = spec_with()
-    compile_stage.make(workshop, spec, the_cell(spec, CELL), made, IMAGE, key=KEY, allocator=built)
+    compile_stage.make(workspace, spec, the_cell(spec, CELL), made, IMAGE, key=KEY, allocator=built)
     env = fake.jobs[-1].env
     assert (env["FORGE_ALLOCATOR"], env["FORGE_ALLOCATOR_LINK"]) == ("own", "-lbump")
     assert env["FORGE_ALLOCATOR_DIR"] == "/forge/allocator"
-    material = compile_stage.material(spec, the_cell(spec, CELL), base=workshop.base, home=workshop.home)
+    material = compile_stage.material(spec, the_cell(spec, CELL), base=workspace.base, home=workspace.home)
     assert material["allocator"] == ["bump-alloc", False, {"FORGE_ALLOCATOR_LINK": "-lbump"}]
 
 
@@ -249,11 +249,11 @@ def test_a_running_server_shows_it() -> None:
     assert served_wrong(log, kind="none", at_least=4) == "the allocator is none, but bump has printed its statistics"
 
 
-def test_it_has_a_package_of_its_own(built: Result, fake: FakeEngine, workshop: Workshop, tmp_path: Path) -> None:
+def test_it_has_a_package_of_its_own(built: Result, fake: FakeEngine, workspace: Workspace, tmp_path: Path) -> None:
     fake.endings["package"] = lambda job: Ending(outputs={path: path.encode() for path in job.outputs})
     spec = spec_with(images__debian12__formats=["rpm"])
-    parts = Parts(**trees(tmp_path), allocator=built)
-    result = package.make(workshop, spec, the_cell(spec, CELL), parts, key="2" * 32, tools="tools:1", others={})
+    parts = PackageInputs(**trees(tmp_path), allocator=built)
+    result = package.make(workspace, spec, the_cell(spec, CELL), parts, key="2" * 32, tools="tools:1", others={})
     told = [(artifact["role"], artifact["name"]) for artifact in result.facts["artifacts"]]
     assert told[1] == ("allocator", "demo-bump-alloc-libs-1.2-1.sandybridge.debian12.x86_64.rpm")
     text = members(fake.jobs[-1].inputs[1])["pack/package.spec"][1].decode()

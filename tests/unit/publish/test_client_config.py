@@ -14,7 +14,7 @@ from pikaforge.config.schema import OsRelease, Spec
 from pikaforge.errors import ConfigError
 from pikaforge.formats import format as formats
 from pikaforge.formats.deb import client as deb_client
-from pikaforge.formats.format import Offer
+from pikaforge.formats.format import InstallOffer
 from pikaforge.formats.payload import target_flags
 from pikaforge.formats.rpm import client as rpm_client
 from pikaforge.publish import client_config
@@ -147,7 +147,7 @@ def _lines(artifact_format: Any, **changes: Any) -> tuple[str, ...]:
         "path": "debian12/R620/files/demo-v1.0-R620.tar.gz",
         "key_url": KEY_URL,
     }
-    return formats.of(artifact_format).install_lines(Offer(**{**given, **changes}))
+    return formats.of(artifact_format).install_lines(InstallOffer(**{**given, **changes}))
 
 
 def test_rpm_lines() -> None:

@@ -23,14 +23,14 @@ from pikaforge.config.schema import FormatName
 from pikaforge.errors import EXIT_PUBLISH, ConfigError, HostError, PublishError
 from pikaforge.formats.deb import apt
 from pikaforge.formats.rpm import yum
-from pikaforge.plan.selectors import Choice
+from pikaforge.plan.selectors import CellSelectors
 from pikaforge.publish.diff import Item, outline
 from pikaforge.publish.promote import promotion
-from pikaforge.publish.publisher import Publisher, Wish
+from pikaforge.publish.publisher import Publisher, PublishRequest
 from pikaforge.publish.sites import directory
 from pikaforge.publish.sites.directory import Directory
 from pikaforge.publish.state import CATALOGUE, Catalogue, read_catalogue, read_state, text
-from pikaforge.publish.transaction import Change
+from pikaforge.publish.transaction import Transaction
 
 PLACE = "debian12/R620"
 NAMESPACE = {"r": "http://linux.duke.edu/metadata/repo", "c": "http://linux.duke.edu/metadata/common"}
@@ -142,7 +142,7 @@ class TestGenerations:
         }
 
     def test_looking_writes_nothing(self, root: Root) -> None:
-        done = root.publisher().look(Wish(items=(root.shelf.item(),)))
+        done = root.publisher().look(PublishRequest(items=(root.shelf.item(),)))
         assert [put.artifact.path for put in done.outlines[0].placed] == ["x86_64/demo-1.0-1.x86_64.rpm"]
         assert not served(root).parent.parent.exists()
 
@@ -311,12 +311,12 @@ class TestHistory:
         found = promotion(root.site, lambda artifact: artifact.cell.startswith("R620"))
         publisher = Publisher(site=stable, spec=spec(), url="https://stable.example.org", signer=None, product="demo")
         with found.source() as source:
-            done = publisher.publish(Wish(items=found.items), source)
+            done = publisher.publish(PublishRequest(items=found.items), source)
         assert done.transferred == 2 * 3 + 3 + 2
         assert named_by_yum(stable.root / PLACE) == named_by_yum(served(root))
         assert not (stable.root / "debian12/R640").exists()
         with found.source() as source:
-            assert publisher.publish(Wish(items=found.items), source).transferred == 0
+            assert publisher.publish(PublishRequest(items=found.items), source).transferred == 0
 
     def test_what_was_altered_is_not_promoted(self, root: Root, tmp_path: Path) -> None:
         root.publish(root.shelf.item("1.0"))
@@ -327,7 +327,7 @@ class TestHistory:
             site=Directory(tmp_path / "stable"), spec=spec(), url="https://s.example.org", signer=None, product="demo"
         )
         with pytest.raises(PublishError, match="digest that it was published with"), found.source() as source:
-            publisher.publish(Wish(items=found.items), source)
+            publisher.publish(PublishRequest(items=found.items), source)
         assert not (tmp_path / "stable" / "debian12" / "R620").exists()
 
 
@@ -371,10 +371,10 @@ class TestSigned:
     ) -> None:
         root.signer = FakeSigner()
         root.publish(root.shelf.item("1.0"))
-        changes: list[Change] = []
+        changes: list[Transaction] = []
         real = Directory.commit
 
-        def commit(site: Directory, change: Change) -> int:
+        def commit(site: Directory, change: Transaction) -> int:
             changes.append(change)
             return real(site, change)
 
@@ -396,7 +396,7 @@ class TestSigned:
         root.signer = FakeSigner()
         seen: list[str] = []
 
-        def commit(_: Directory, change: Change) -> int:
+        def commit(_: Directory, change: Transaction) -> int:
             seen.extend(change.pointers)
             return 0
 
@@ -516,7 +516,7 @@ class TestDamaged:
         root.publish(root.shelf.item("1.0"))
         publisher = Publisher(site=root.site, spec=spec(), url="https://e.example.org", signer=None, product="else")
         with pytest.raises(PublishError, match="this is a repository of demo, not of else"):
-            publisher.look(Wish(items=(root.shelf.item("1.1"),)))
+            publisher.look(PublishRequest(items=(root.shelf.item("1.1"),)))
 
     def test_what_is_no_package_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "x.rpm").write_bytes(b"no package")
@@ -548,9 +548,9 @@ class TestMissing:
         # The first place comes before the one with the package that needs it.
         new = (root.shelf.item("1.0", format="tar", image="debian11"), root.shelf.item("1.1", format=kind))
         for do in (root.publisher().look, lambda wish: root.publish(*wish.items)):
-            do(Wish(items=(there,)))  # nothing is to be made
+            do(PublishRequest(items=(there,)))  # nothing is to be made
             with pytest.raises(HostError, match="it is missing"):
-                do(Wish(items=new))
+                do(PublishRequest(items=new))
             assert tree(served(root, "")) == before
         with pytest.raises(HostError, match="it is missing"):
             root.publish(root.shelf.item("2.0", format="tar"))  # beside it, in the same generation
@@ -598,22 +598,22 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("choice", "wanted"),
         [
-            (Choice(selectors=("R620",)), [0, 1, 2]),
-            (Choice(selectors=("all",)), [0, 1, 2, 3]),
-            (Choice(), [0, 1, 2, 3]),
-            (Choice(selectors=("R6*-debian12-none",)), [1, 3]),
-            (Choice(selectors=("R640", "R620-el7-none")), [0, 3]),
-            (Choice(selectors=("R620",), os="debian12"), [1, 2]),
-            (Choice(selectors=("all",), os="all", allocator="none"), [0, 1, 3]),
+            (CellSelectors(selectors=("R620",)), [0, 1, 2]),
+            (CellSelectors(selectors=("all",)), [0, 1, 2, 3]),
+            (CellSelectors(), [0, 1, 2, 3]),
+            (CellSelectors(selectors=("R6*-debian12-none",)), [1, 3]),
+            (CellSelectors(selectors=("R640", "R620-el7-none")), [0, 3]),
+            (CellSelectors(selectors=("R620",), os="debian12"), [1, 2]),
+            (CellSelectors(selectors=("all",), os="all", allocator="none"), [0, 1, 3]),
         ],
     )
-    def test_selectors(self, choice: Choice, wanted: list[int]) -> None:
+    def test_selectors(self, choice: CellSelectors, wanted: list[int]) -> None:
         ids = list(self.KNOWN)
         assert choice.of(self.KNOWN, what="built", hint="build it") == [ids[number] for number in wanted]
 
     def test_one_that_means_nothing(self) -> None:
         with pytest.raises(ConfigError) as caught:
-            Choice(selectors=("R620", "R642"), os="debian12").of(self.KNOWN, what="built", hint="build it")
+            CellSelectors(selectors=("R620", "R642"), os="debian12").of(self.KNOWN, what="built", hint="build it")
         assert caught.value.message == "nothing of R642 --os debian12 is built"
         assert caught.value.hint.splitlines()[0].startswith("did you mean R640")
         assert caught.value.hint.splitlines()[1] == "build it"

@@ -13,7 +13,7 @@ from unit.helpers import BASE
 from pikaforge.cli import main
 from pikaforge.pipeline.report import BuildReport, StageRecord
 from pikaforge.publish import collect
-from pikaforge.publish.collect import Delivered
+from pikaforge.publish.collect import FoundReport
 
 R620, R640 = "R620-debian12-none", "R640-debian12-none"
 COMPILED = StageRecord(stage="compile", label="debian12-t-none", key="of another source", status="done", seconds=1.0)
@@ -84,7 +84,9 @@ def test_of_two_reports_the_one_whose_target_was_run_counts(
     tmp_path: Path, first: dict[str, Any], second: dict[str, Any], counts: str
 ) -> None:
     delivered = [
-        Delivered(folder=tmp_path / name, report=BuildReport(product="d", version="v", cells=(cell(R640, **changes),)))
+        FoundReport(
+            folder=tmp_path / name, report=BuildReport(product="d", version="v", cells=(cell(R640, **changes),))
+        )
         for name, changes in (("first", first), ("second", second))
     ]
     assert collect.cells(delivered)[R640][0].folder.name == counts

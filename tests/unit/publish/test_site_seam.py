@@ -15,9 +15,9 @@ from unit.helpers import BASE
 from pikaforge.cli import main
 from pikaforge.config.registry import SITES
 from pikaforge.config.schema import Destination, matrix_schema
-from pikaforge.publish.sites.site import Opening
+from pikaforge.publish.sites.site import SiteOptions
 from pikaforge.publish.state import File
-from pikaforge.publish.transaction import Change
+from pikaforge.publish.transaction import Transaction
 
 
 class MemorySite:
@@ -41,7 +41,7 @@ class MemorySite:
     def fetch(self, file: File, place: str, into: Path) -> None:
         into.write_bytes(self.files[f"{place}/{file.path}"])
 
-    def commit(self, change: Change) -> int:
+    def commit(self, change: Transaction) -> int:
         for addition in change.additions:
             content = addition.content
             data = content if isinstance(content, bytes) else content.read_bytes()
@@ -64,12 +64,12 @@ class MemoryKind:
 
     def __init__(self) -> None:
         self.site = MemorySite()
-        self.opened: list[Opening] = []
+        self.opened: list[SiteOptions] = []
 
     def place(self, destination: Destination) -> str:
         return "memory"
 
-    def open(self, opening: Opening) -> tuple[MemorySite, str]:
+    def open(self, opening: SiteOptions) -> tuple[MemorySite, str]:
         self.opened.append(opening)
         return self.site, "https://memory.example.org"
 

@@ -12,17 +12,17 @@ import pytest
 import requests
 
 from pikaforge.errors import ConfigError, PublishError
-from pikaforge.host.owner import Owner
+from pikaforge.host.owner import RunId
 from pikaforge.publish.sites import http, pypi, web_lock
 from pikaforge.publish.sites.credentials import Credentials
 from pikaforge.publish.sites.http import Client
-from pikaforge.publish.sites.journal import Redo
+from pikaforge.publish.sites.journal import Journal
 from pikaforge.publish.sites.web import WebSite
 from pikaforge.publish.sites.webdav import Dav, beside
 
 WRITER = Credentials(user="ann", password="p:ss wörd")
 URL = "https://repo.example.org/pub"
-REDO = Redo(
+REDO = Journal(
     place="el7/R620",
     pointers=(("el7/R620/dists/InRelease", b"\x00\xff"), ("el7/R620/repository.json", b"{}")),
     removals=("el7/R620/x86_64/a+b.rpm",),
@@ -37,23 +37,23 @@ def client(url: str = URL, credentials: Credentials | None = WRITER) -> Client:
 
 
 def test_a_log_is_read_as_it_was_written() -> None:
-    assert Redo.parse(REDO.text()) == REDO
-    uploads = Redo.of_uploads("el7/R620", ["a", "b"])
-    assert Redo.parse(uploads.text()) == Redo(place="el7/R620", pointers=(), removals=("a", "b"))
+    assert Journal.parse(REDO.text()) == REDO
+    uploads = Journal.of_uploads("el7/R620", ["a", "b"])
+    assert Journal.parse(uploads.text()) == Journal(place="el7/R620", pointers=(), removals=("a", "b"))
 
 
 def test_a_log_that_is_damaged_anywhere_is_none() -> None:
     text = REDO.text()
-    assert all(Redo.parse(text[:end]) is None for end in range(len(text) - 2))
+    assert all(Journal.parse(text[:end]) is None for end in range(len(text) - 2))
     for at in range(len(text) - 2):
         changed = text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :]
-        assert Redo.parse(changed) in (None, REDO), changed
+        assert Journal.parse(changed) in (None, REDO), changed
     for other in (b"", b"[]", b"1", b"{}", b"\xff", b"null"):
-        assert Redo.parse(other) is None
+        assert Journal.parse(other) is None
     content = json.loads(text)
     content["pointers"][0]["base64"] = "AAAA"
     del content["sha256"]
-    assert Redo.parse(resealed(content)) is None, "its own digest fits, that of the pointer does not"
+    assert Journal.parse(resealed(content)) is None, "its own digest fits, that of the pointer does not"
 
 
 def resealed(content: dict[str, object]) -> bytes:
@@ -66,9 +66,9 @@ def resealed(content: dict[str, object]) -> bytes:
 def test_a_log_of_another_version_is_not_thrown_away() -> None:
     content = json.loads(REDO.text())
     del content["sha256"]
-    assert Redo.parse(resealed(content)) == REDO
+    assert Journal.parse(resealed(content)) == REDO
     with pytest.raises(PublishError, match="another version"):
-        Redo.parse(resealed({**content, "format": 2}))
+        Journal.parse(resealed({**content, "format": 2}))
 
 
 # --- names
@@ -209,7 +209,7 @@ def test_a_lock_that_cannot_be_read_is_somebodys(data: bytes) -> None:
 
 
 def test_a_holder_of_this_machine_that_ended_is_known() -> None:
-    alive = Owner.current()
+    alive = RunId.current()
     assert not web_lock.parse(lock_text(owner=alive.text), {}).gone()
     assert web_lock.parse(lock_text(owner=dataclasses.replace(alive, started="1").text), {}).gone()
     assert not web_lock.parse(lock_text(owner=dataclasses.replace(alive, machine="0", started="1").text), {}).gone()

@@ -20,7 +20,7 @@ _ADDRESS_MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frames:
+class UnwindRanges:
     """Ranges [start, end) of virtual addresses, in the order of the table."""
 
     ranges: tuple[tuple[int, int], ...] = ()
@@ -30,18 +30,18 @@ class Frames:
     """Why the table could not be read to its end; empty if it was."""
 
 
-def read_frames(data: Buffer, layout: Layout) -> Frames:
+def read_frames(data: Buffer, layout: Layout) -> UnwindRanges:
     """All FDE ranges of a file; none if it has no `.eh_frame`. A malformed table is a `problem`, never an error:
     code without a range is still decoded, as a gap."""
     place = _find(data, layout)
     if place is None:
-        return Frames()
+        return UnwindRanges()
     offset, address, size = place
     raw = data[offset : offset + size]
     try:
         return _walk(raw, address)
     except (struct.error, IndexError, ValueError, KeyError) as error:
-        return Frames(problem=f".eh_frame cannot be read: {error}")
+        return UnwindRanges(problem=f".eh_frame cannot be read: {error}")
 
 
 def _find(data: Buffer, layout: Layout) -> tuple[int, int, int] | None:
@@ -63,7 +63,7 @@ def _find(data: Buffer, layout: Layout) -> tuple[int, int, int] | None:
     return offset, address, end - offset
 
 
-def _walk(raw: bytes, address: int) -> Frames:
+def _walk(raw: bytes, address: int) -> UnwindRanges:
     encodings: dict[int, tuple[int, bool]] = {}  # by offset of the CIE
     found: list[tuple[int, int]] = []
     plain: list[int] = []
@@ -79,7 +79,7 @@ def _walk(raw: bytes, address: int) -> Frames:
             start += 8
         following = start + length
         if following > end:
-            return Frames(ranges=tuple(found), problem=f".eh_frame has an entry beyond its end at {at:#x}")
+            return UnwindRanges(ranges=tuple(found), problem=f".eh_frame has an entry beyond its end at {at:#x}")
         (back,) = _U32.unpack_from(raw, start)
         if back != 0:
             cie = start - back
@@ -97,7 +97,7 @@ def _walk(raw: bytes, address: int) -> Frames:
                 if not handles:
                     plain.append(begin)
         at = following
-    return Frames(ranges=tuple(found), plain=frozenset(plain))
+    return UnwindRanges(ranges=tuple(found), plain=frozenset(plain))
 
 
 def _pointer(raw: bytes, at: int, encoding: int, address: int) -> tuple[int, int]:

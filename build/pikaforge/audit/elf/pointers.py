@@ -32,7 +32,7 @@ _ARRAYS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pointers:
+class CodePointers:
     """Addresses in a file that do not depend on its code."""
 
     given: frozenset[int]
@@ -47,7 +47,7 @@ class Pointers:
     """Ranges of data with functions that the loader calls."""
 
 
-def read_pointers(data: Buffer, layout: Layout, where: str) -> Pointers:
+def read_pointers(data: Buffer, layout: Layout, where: str) -> CodePointers:
     """Read a library's dynamic section.
 
     Raises:
@@ -68,7 +68,7 @@ class _Reader:
                     break
                 self._tags.setdefault(tag, value)
 
-    def read(self) -> Pointers:
+    def read(self) -> CodePointers:
         # What no loader is named for is not started at its entry; older linkers name the begin of .text there.
         started = self._layout.segment(PT_INTERP) is not None
         given = {self._layout.entry} if started else set()
@@ -96,7 +96,7 @@ class _Reader:
         arrays = tuple(
             (self._tags[at], self._tags[at] + self._tags.get(size, 0)) for at, size in _ARRAYS if at in self._tags
         )
-        return Pointers(
+        return CodePointers(
             given=frozenset(given),
             resolvers=frozenset(resolvers),
             stored=tuple(stored),

@@ -23,7 +23,7 @@ from pikaforge.audit.isa.dispatch.hints import find_hints
 from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.opcodes import Tables, features_by_code, tables
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap, read_map
-from pikaforge.audit.isa.worker_pool import Chunk, Team, chunks, cores
+from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks, cores
 from pikaforge.cpu.features import INVALID
 
 ALONE_BYTES = 4 << 20
@@ -79,7 +79,7 @@ class FileScan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class CodeSource:
     """A file to decode."""
 
     file: str
@@ -197,7 +197,7 @@ def _inspect(raw: bytes, slack: bytes, start: int, gap: bool, known: Tables) -> 
 # --- many files, several processes ------------------------------------------------------------------------------
 
 
-def scan(sources: Sequence[Source], allowed: frozenset[str], *, workers: int | None = None) -> list[FileScan]:
+def scan(sources: Sequence[CodeSource], allowed: frozenset[str], *, workers: int | None = None) -> list[FileScan]:
     """Decode all code of some x86-64 files.
 
     Args:
@@ -211,7 +211,7 @@ def scan(sources: Sequence[Source], allowed: frozenset[str], *, workers: int | N
     total = sum(r.size for s in sources for r in code_regions(s.path, s.file))
     if workers is None:
         workers = 1 if total < ALONE_BYTES else max(1, min(cores(), total // (ALONE_BYTES // 2)))
-    with Team(workers) as team:
+    with WorkerPool(workers) as team:
         return [_scan_file(s, allowed if s.allowed is None else s.allowed, team) for s in sources]
 
 
@@ -221,7 +221,7 @@ def code_regions(path: Path, name: str) -> tuple[Region, ...]:
         return regions(data, read_layout(data, name), name)
 
 
-def _code_map(source: Source) -> CodeMap:
+def _code_map(source: CodeSource) -> CodeMap:
     with mapped(source.path) as data:
         layout = read_layout(data, source.file)
         code = regions(data, layout, source.file)
@@ -232,7 +232,7 @@ def _code_map(source: Source) -> CodeMap:
             return read_map(data, layout, code, source.file, debug=held)
 
 
-def _scan_file(source: Source, allowed: frozenset[str], team: Team) -> FileScan:
+def _scan_file(source: CodeSource, allowed: frozenset[str], team: WorkerPool) -> FileScan:
     code = _code_map(source)
     codes: set[int] = set()
     found: list[tuple[int, tuple[Found, ...]]] = []

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from pikaforge.audit.elf.facts import Region
-from pikaforge.audit.elf.frames import Frames, read_frames
+from pikaforge.audit.elf.frames import UnwindRanges, read_frames
 from pikaforge.audit.elf.layout import SHT_DYNSYM, SHT_RELA, SHT_SYMTAB, Buffer, Layout, piece, text
 
 FUNCTION, FRAME, GAP = 0, 1, 2
@@ -105,7 +105,7 @@ def read_map(
     symbols, strings = _symbols(*held, regions, where)
     frames = read_frames(data, layout)
     resolvers = {s.address for s in symbols if s.kind == STT_GNU_IFUNC} | set(_irelative(data, layout, where))
-    builder = _Builder(symbols, strings, frames.ranges)
+    builder = _RegionCutter(symbols, strings, frames.ranges)
     for region in regions:
         builder.add(region)
     return builder.map(frozenset(resolvers), frames)
@@ -157,7 +157,7 @@ def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return out
 
 
-class _Builder:
+class _RegionCutter:
     """Cuts regions into pieces."""
 
     def __init__(self, symbols: list[Symbol], strings: bytes, frames: Sequence[tuple[int, int]]) -> None:
@@ -263,7 +263,7 @@ class _Builder:
         if at < end:
             yield at, end
 
-    def map(self, resolvers: frozenset[int], frames: Frames) -> CodeMap:
+    def map(self, resolvers: frozenset[int], frames: UnwindRanges) -> CodeMap:
         """What was cut so far."""
         starts, ends, offsets, kinds, names = self._out
         return CodeMap(

@@ -46,7 +46,7 @@ def chunks(path: Path, code: CodeMap) -> Iterator[Chunk]:
             first, size = index + 1, 0
 
 
-class Team:
+class WorkerPool:
     """Runs tasks here or in worker processes; results come in the order of the tasks."""
 
     def __init__(self, workers: int) -> None:
@@ -54,7 +54,7 @@ class Team:
         self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else None
         self._window = workers * 3
 
-    def __enter__(self) -> Team:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,13 +11,13 @@ from pikaforge.attest import signing, verify
 from pikaforge.attest.claims import ClaimError, Claims, parse
 from pikaforge.attest.contents import read_package
 from pikaforge.attest.signatures import Verifier
-from pikaforge.attest.verify import Means
+from pikaforge.attest.verify import VerifyContext
 from pikaforge.audit import audit as library
 from pikaforge.audit import audit_result
 from pikaforge.audit.audit_result import Rules
 from pikaforge.audit.distribution import Distribution
 from pikaforge.cli import output
-from pikaforge.cli.context import Setting
+from pikaforge.cli.context import Context
 from pikaforge.cpu import microarch
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, ForgeError
 from pikaforge.host.archives import is_package
@@ -28,14 +28,14 @@ SHOWN = 40
 """Lines of each kind, unless all are asked for."""
 
 
-def audit(setting: Setting) -> int:
+def audit(context: Context) -> int:
     """`audit`: the verdict on each path; status 4 if one of them says no.
 
     The waivers of matrix.yaml hold here, too, but need not be used. A package that was built here, and is verified by
     what lies beside it, tells by its manifest which of its libraries are the distribution's.
     """
-    given = setting.arguments
-    target = _target(setting)
+    given = context.arguments
+    target = _target(context)
     limit = 1 << 20 if given.all else SHOWN
     paths = [cwd() / path for path in given.paths]
     with tempfile.TemporaryDirectory(prefix="pikaforge-audit-") as folder:
@@ -49,7 +49,7 @@ def audit(setting: Setting) -> int:
             paths,
             scratch,
             target=target,
-            rules=Rules(waivers=setting.spec.waivers),
+            rules=Rules(waivers=context.spec.waivers),
             today=audit_result.today(),
             distributions=known,
         )
@@ -80,7 +80,9 @@ def _distribution(path: Path, keys: Path) -> Distribution | None:
     files = signing.settings(os.environ, base=cwd()).public
     if files and not keys.is_dir():
         keys.mkdir(mode=0o700)
-    means = Means(audit=lambda *_: (), signatures=Verifier.of_files(files, keys) if files else None, unsigned=not files)
+    means = VerifyContext(
+        audit=lambda *_: (), signatures=Verifier.of_files(files, keys) if files else None, unsigned=not files
+    )
     refusals = verify.verify_file(path, means).refusals
     if not refusals:
         return claimed
@@ -88,15 +90,15 @@ def _distribution(path: Path, keys: Path) -> Distribution | None:
     return Distribution(baseline=claimed.baseline, strangers=dict.fromkeys(claimed.libraries, why))
 
 
-def _target(setting: Setting) -> str:
+def _target(context: Context) -> str:
     """The target that was asked for.
 
     Raises:
         ConfigError: no such model or microarchitecture is known.
     """
-    model, target = setting.arguments.model, setting.arguments.target
+    model, target = context.arguments.model, context.arguments.target
     if model:
-        hardware = setting.spec.hardware
+        hardware = context.spec.hardware
         if model not in hardware:
             raise ConfigError(
                 f"there is no hardware model {model!r}",

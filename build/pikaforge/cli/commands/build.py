@@ -10,63 +10,63 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pikaforge.cli import github, output
-from pikaforge.cli.context import Setting
+from pikaforge.cli.context import Context
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
 from pikaforge.host.process import cwd
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist
-from pikaforge.pipeline.dist import Delivery
+from pikaforge.pipeline.dist import DistFiles
 from pikaforge.pipeline.pipeline import Pipeline, Report
 from pikaforge.plan import allocators
 from pikaforge.plan.cells import Cell
 
 
-def build(setting: Setting) -> int:
+def build(context: Context) -> int:
     """`build`: run the plan and put the packages under dist/."""
-    cells = setting.cells()
+    cells = context.cells()
     refuse_problems(cells)
-    run = started(setting)
-    plan = setting.plan(run.machine, cells)
+    run = started(context)
+    plan = context.plan(run.machine, cells)
     refuse_problems(plan.cells)
     for warning in plan.warnings:
         output.show(f"warning: {warning}")
     done = run.pipeline.execute(plan, run.printer)
-    tell(done, dist.deliver(run.workshop, setting.spec, done), partial(command_for, setting.arguments))
+    tell(done, dist.deliver(run.workspace, context.spec, done), partial(command_for, context.arguments))
     return status(done)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class PreparedRun:
     """What a run needs, once the engine answers and the source is known."""
 
-    workshop: Workshop
+    workspace: Workspace
     pipeline: Pipeline
     machine: Machine
     printer: output.Printer
 
 
-def started(setting: Setting) -> Started:
+def started(context: Context) -> PreparedRun:
     """Look the engine, its CPU and the source up, and remove what killed runs have left.
 
     Raises:
         HostError: no engine answers, or the source is out of reach.
         ConfigError: the source is not what a pin says.
     """
-    engine = setting.engine()
+    engine = context.engine()
     engine.verify()
-    workshop = setting.workshop(engine)
-    workshop = replace(workshop, jobs=workshop.jobs or engine.cores())
-    left = engine.sweep() + workshop.store.sweep()
+    workspace = context.workspace(engine)
+    workspace = replace(workspace, jobs=workspace.jobs or engine.cores())
+    left = engine.sweep() + workspace.store.sweep()
     if left:
         output.show(f"note: removed {left} leftovers of a run that was killed")
-    pipeline = setting.pipeline(workshop)
+    pipeline = context.pipeline(workspace)
     pipeline.identify_source()
     printer = output.Printer()
     flags = engine.known_cpu_flags()
     if flags is None:  # only an image can tell
         flags = engine.cpu_flags(pipeline.tools_image(printer))
-    return Started(workshop=workshop, pipeline=pipeline, machine=setting.machine(flags), printer=printer)
+    return PreparedRun(workspace=workspace, pipeline=pipeline, machine=context.machine(flags), printer=printer)
 
 
 OPTIONS = (
@@ -99,7 +99,7 @@ def refuse_problems(cells: Sequence[Cell]) -> None:
         )
 
 
-def tell(done: Report, delivered: Delivery, command: Callable[[str], str]) -> None:
+def tell(done: Report, delivered: DistFiles, command: Callable[[str], str]) -> None:
     """What failed, the table, and the packages as `sha256sum --check` reads them; the table in a job's summary, too."""
     for notice in delivered.notices:
         output.show(f"note: {notice}")

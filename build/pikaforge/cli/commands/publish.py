@@ -15,8 +15,8 @@ from typing import Any
 from pikaforge.attest import signing
 from pikaforge.attest.signing import Signer
 from pikaforge.cli import output
-from pikaforge.cli.context import Setting
-from pikaforge.cli.publish_summary import Told, count
+from pikaforge.cli.context import Context
+from pikaforge.cli.publish_summary import PublishSummary, count
 from pikaforge.config.schema import Destination
 from pikaforge.errors import EXIT_DONE, ConfigError, PublishError
 from pikaforge.formats.rpm.rpm_file import INSERT_SCRIPT, Insert, insert_here, insert_in
@@ -25,26 +25,26 @@ from pikaforge.host.workspace import GUEST
 from pikaforge.pipeline import dist
 from pikaforge.pipeline.report import CellRecord
 from pikaforge.plan.selection import closest
-from pikaforge.plan.selectors import Choice
+from pikaforge.plan.selectors import CellSelectors
 from pikaforge.publish import collect
-from pikaforge.publish.collect import Collected
+from pikaforge.publish.collect import CollectedPackages
 from pikaforge.publish.promote import promotion
-from pikaforge.publish.publisher import Publisher, Source, Wish, from_folder, moment
-from pikaforge.publish.sites.site import Index, Opening, Site, kind_of
+from pikaforge.publish.publisher import Publisher, PublishRequest, Source, from_folder, moment
+from pikaforge.publish.sites.site import PackageIndex, Site, SiteOptions, kind_of
 from pikaforge.publish.state import CATALOGUE, Artifact, read_catalogue
 
 ARROW = re.compile(r"→|->|:")
-Chosen = tuple[collect.Delivered, CellRecord]
+Chosen = tuple[collect.FoundReport, CellRecord]
 """A cell, and the delivery that it was part of."""
 
 
-def publish(setting: Setting) -> int:
+def publish(context: Context) -> int:
     """`publish`: show what would change, or change it."""
-    given = setting.arguments
+    given = context.arguments
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pikaforge-sign-")))
         signer = stack.enter_context(dist.configured_signer(scratch))
-        work = _Work(setting=setting, signer=signer, scratch=scratch, yes=_agreed(given))
+        work = _PublishRun(context=context, signer=signer, scratch=scratch, yes=_agreed(given))
         if given.promote:
             told = [work.promote(given.promote)]
         elif given.rollback:
@@ -72,16 +72,16 @@ def _agreed(given: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
-    setting: Setting
+class _PublishRun:
+    context: Context
     signer: Signer | None
     scratch: Path
     yes: bool
 
     def named(self) -> list[str]:
         """The destinations that were asked for."""
-        spec = self.setting.spec
-        names = list(dict.fromkeys(name for each in self.setting.arguments.to for name in each.split(",")))
+        spec = self.context.spec
+        names = list(dict.fromkeys(name for each in self.context.arguments.to for name in each.split(",")))
         if not names:
             if spec.defaults.publish is None:
                 known = ", ".join(spec.publish) or "matrix.yaml has none under `publish`"
@@ -92,7 +92,7 @@ class _Work:
         return names
 
     def _destination(self, name: str) -> Destination:
-        known = self.setting.spec.publish
+        known = self.context.spec.publish
         if name not in known:
             raise ConfigError(
                 f"there is no destination {name!r}",
@@ -104,7 +104,7 @@ class _Work:
     def _site(self, name: str) -> tuple[Site, str]:
         """A destination as a site, and where clients find it."""
         opened, url = self._open(name)
-        if isinstance(opened, Index):
+        if isinstance(opened, PackageIndex):
             raise ConfigError(
                 f"{name} is {kind_of(self._destination(name)).title}, which has no generations",
                 where="--to",
@@ -112,31 +112,33 @@ class _Work:
             )
         return opened, url
 
-    def _open(self, name: str) -> tuple[Site | Index, str]:
+    def _open(self, name: str) -> tuple[Site | PackageIndex, str]:
         destination = self._destination(name)
-        opening = Opening(name=name, destination=destination, base=self.setting.base, environ=os.environ, notice=_note)
+        opening = SiteOptions(
+            name=name, destination=destination, base=self.context.base, environ=os.environ, notice=_note
+        )
         return kind_of(destination).open(opening)
 
     def _publisher(self, site: Site, url: str, product: str) -> Publisher:
-        return Publisher(site=site, spec=self.setting.spec, url=url, signer=self.signer, product=product)
+        return Publisher(site=site, spec=self.context.spec, url=url, signer=self.signer, product=product)
 
     def _keep(self, name: str) -> int | None:
-        asked: int | None = self.setting.arguments.keep
+        asked: int | None = self.context.arguments.keep
         return asked or self._destination(name).keep
 
-    def _choice(self) -> Choice:
-        given = self.setting.arguments
-        return Choice(selectors=given.selectors, os=given.os, allocator=given.allocator)
+    def _choice(self) -> CellSelectors:
+        given = self.context.arguments
+        return CellSelectors(selectors=given.selectors, os=given.os, allocator=given.allocator)
 
-    def publish(self, names: Collection[str]) -> Iterator[Told]:
+    def publish(self, names: Collection[str]) -> Iterator[PublishSummary]:
         """Publish what dist/ has of the selected cells."""
-        if not self.setting.arguments.selectors:
+        if not self.context.arguments.selectors:
             raise ConfigError(
                 "nothing is selected", hint="name a model, a cell id, a glob over ids or `all`: nox -s publish -- R620"
             )
         opened = {name: self._open(name) for name in names}
         for site, _ in opened.values():
-            if isinstance(site, Index):
+            if isinstance(site, PackageIndex):
                 site.verify()  # before anything is put anywhere
         found = self._collected()
         for name in names:
@@ -144,13 +146,13 @@ class _Work:
         product = found.items[0].product
         for name in names:
             site, url = opened[name]
-            if isinstance(site, Index):
+            if isinstance(site, PackageIndex):
                 yield self._index(name, site, found)
                 continue
             publisher = self._publisher(site, url, product)
-            yield self._made(name, publisher, Wish(items=found.items), from_folder(found.sources))
+            yield self._made(name, publisher, PublishRequest(items=found.items), from_folder(found.sources))
 
-    def _refuse_not_run(self, name: str, found: Collected) -> None:
+    def _refuse_not_run(self, name: str, found: CollectedPackages) -> None:
         """Raise PublishError where a destination requires what only a machine with the target's CPU can prove."""
         if self._destination(name).requires != "run":
             return
@@ -165,31 +167,31 @@ class _Work:
                 ),
             )
 
-    def _collected(self) -> Collected:
-        delivered = collect.reports(self.setting.dist)
+    def _collected(self) -> CollectedPackages:
+        delivered = collect.reports(self.context.dist)
         known = collect.cells(delivered)
         built = {
             id_: (cell.model, cell.image, cell.allocator) for id_, (_, cell) in known.items() if cell.status == "done"
         }
         failed = [id_ for id_ in known if id_ not in built]
-        hint = f"build it first: nox -s build -- {' '.join(self.setting.arguments.selectors)}"
+        hint = f"build it first: nox -s build -- {' '.join(self.context.arguments.selectors)}"
         if failed:
             hint += f"\nof the last runs these failed: {', '.join(failed)}"
-        chosen = [known[id_] for id_ in self._choice().of(built, what=f"in {self.setting.dist}", hint=hint)]
+        chosen = [known[id_] for id_ in self._choice().of(built, what=f"in {self.context.dist}", hint=hint)]
         products = {each.report.product for each, _ in chosen}
         if len(products) > 1:
             raise ConfigError(
                 f"there are packages of several products: {', '.join(sorted(products))}",
-                where=str(self.setting.dist),
+                where=str(self.context.dist),
                 hint="give each product a dist folder of its own (--dist)",
             )
         if self.yes and self.signer is not None:
             chosen = self._signed(chosen, self.signer)
-        return collect.collect(chosen, self.setting.spec, now=moment())
+        return collect.collect(chosen, self.context.spec, now=moment())
 
     def _signed(self, chosen: list[Chosen], signer: Signer) -> list[Chosen]:
         """The chosen cells, with everything signed that a build without a key has left unsigned."""
-        by_folder: dict[Path, tuple[collect.Delivered, set[str]]] = {}
+        by_folder: dict[Path, tuple[collect.FoundReport, set[str]]] = {}
         for each, cell in chosen:
             by_folder.setdefault(each.folder, (each, set()))[1].add(cell.id)
         signed: dict[Path, dict[str, Any]] = {}
@@ -211,14 +213,14 @@ class _Work:
         """Puts signatures into RPMs: by this machine's rpm if it has one, else by that of the tools image."""
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         if process.find("rpmsign") is not None:
-            return insert_here(self.setting.home / GUEST / INSERT_SCRIPT, folder)
-        engine = self.setting.engine()
+            return insert_here(self.context.home / GUEST / INSERT_SCRIPT, folder)
+        engine = self.context.engine()
         engine.verify()
-        workshop = self.setting.workshop(engine)
-        tools = self.setting.pipeline(workshop).tools_image(output.Printer())
-        return insert_in(workshop, tools=tools, label="publish", folder=folder)
+        workspace = self.context.workspace(engine)
+        tools = self.context.pipeline(workspace).tools_image(output.Printer())
+        return insert_in(workspace, tools=tools, label="publish", folder=folder)
 
-    def _index(self, name: str, index: Index, found: Collected) -> Told:
+    def _index(self, name: str, index: PackageIndex, found: CollectedPackages) -> PublishSummary:
         """Upload the packages of the one format that an index takes."""
         files = [
             (found.sources[item.place, item.artifact.path], item.artifact.sha256)
@@ -232,7 +234,7 @@ class _Work:
                 hint=f"build some: nox -s build -- SELECTOR --formats {index.format}",
             )
         told = tuple((outcome.name, outcome.done) for outcome in index.put(files, yes=self.yes))
-        return Told(name=name, where=index.where, done=self.yes, wheels=told)
+        return PublishSummary(name=name, where=index.where, done=self.yes, wheels=told)
 
     def _offered(self, name: str) -> tuple[Publisher, dict[str, str]]:
         """A destination that something was published to, and the places of the selected cells by their ids."""
@@ -248,16 +250,16 @@ class _Work:
         assert catalogue is not None  # nothing could be chosen
         return self._publisher(site, url, catalogue.product), {id_: places[id_] for id_ in chosen}
 
-    def rollback(self, name: str) -> Told:
+    def rollback(self, name: str) -> PublishSummary:
         """Switch the selected repositories of a destination to the generation before."""
         publisher, chosen = self._offered(name)
         places = tuple(dict.fromkeys(chosen.values()))
-        return self._made(name, publisher, Wish(rollback=places), from_folder({}))
+        return self._made(name, publisher, PublishRequest(rollback=places), from_folder({}))
 
-    def promote(self, way: str) -> Told:
+    def promote(self, way: str) -> PublishSummary:
         """Copy what one destination offers to another, as it is: nothing is built or packed anew."""
         origin, _, name = (part.strip() for part in ARROW.sub("\n", way, count=1).partition("\n"))
-        if not origin or not name or self.setting.arguments.to:
+        if not origin or not name or self.context.arguments.to:
             raise ConfigError(
                 f"{way!r} does not say from where to where",
                 where="--promote",
@@ -268,13 +270,13 @@ class _Work:
         self._refuse_unsigned([item.artifact for item in found.items], offering.site.where)
         publisher = self._publisher(*self._site(name), offering.product)
         with found.source() as source:
-            return self._made(name, publisher, Wish(items=found.items), source)
+            return self._made(name, publisher, PublishRequest(items=found.items), source)
 
-    def _made(self, name: str, publisher: Publisher, wish: Wish, source: Source) -> Told:
+    def _made(self, name: str, publisher: Publisher, wish: PublishRequest, source: Source) -> PublishSummary:
         """Make a wish come true at a destination, or look what it would take."""
-        wish = replace(wish, keep=self._keep(name), replace=self.setting.arguments.replace)
+        wish = replace(wish, keep=self._keep(name), replace=self.context.arguments.replace)
         done = publisher.publish(wish, source) if self.yes else publisher.look(wish)
-        return Told(
+        return PublishSummary(
             name=name,
             where=publisher.site.where,
             done=self.yes,

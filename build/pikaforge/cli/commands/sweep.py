@@ -10,7 +10,7 @@ from pikaforge import __version__
 from pikaforge.audit.audit_result import today
 from pikaforge.cli import output
 from pikaforge.cli.commands.build import started, status
-from pikaforge.cli.context import Setting
+from pikaforge.cli.context import Context
 from pikaforge.errors import EXIT_DONE, ConfigError
 from pikaforge.host.process import cwd
 from pikaforge.pipeline import coverage
@@ -21,19 +21,19 @@ from pikaforge.plan.plan import EMULATOR_NODE, all_cells
 SLICE = re.compile(r"([0-9]{1,9})/([1-9][0-9]{0,3})")
 
 
-def sweep(setting: Setting) -> int:
+def sweep(context: Context) -> int:
     """`sweep`: build what can be had, write the table; what cannot be had here is a row and no failure."""
-    given = setting.arguments
+    given = context.arguments
     if not given.selectors:
         given.selectors = ["all"]
         given.os = given.os or "all"
-    chosen = sliced(representatives(setting.cells()), given.slice)
-    run = started(setting)
-    plan = setting.plan(run.machine, chosen)
+    chosen = sliced(representatives(context.cells()), given.slice)
+    run = started(context)
+    plan = context.plan(run.machine, chosen)
     done = run.pipeline.execute(plan, run.printer)
-    folder = cwd() / given.to if given.to else setting.home / "docs"
-    whole = all_cells(setting.spec)
-    product = setting.spec.product
+    folder = cwd() / given.to if given.to else context.home / "docs"
+    whole = all_cells(context.spec)
+    product = context.spec.product
     emulator = done.outcomes.get(EMULATOR_NODE)
     fresh = coverage.Coverage(
         product=product.name,
@@ -44,7 +44,7 @@ def sweep(setting: Setting) -> int:
         emulator=str(emulator.result.facts["version"]) if emulator is not None and emulator.result is not None else "",
         rows=tuple(coverage.rows(whole, done, day=today())),
     )
-    order = list(dict.fromkeys((cell.image, cell.target, cell.allocator) for cell in _by_image(setting, whole)))
+    order = list(dict.fromkeys((cell.image, cell.target, cell.allocator) for cell in _by_image(context, whole)))
     written = coverage.write(folder, coverage.merge(fresh, coverage.load(folder), order))
     tell(fresh.rows, done)
     for path in written:
@@ -82,8 +82,8 @@ def sliced(cells: list[Cell], asked: str) -> list[Cell]:
     return cells[first::step]
 
 
-def _by_image(setting: Setting, cells: Sequence[Cell]) -> list[Cell]:
-    images = list(setting.spec.images)
+def _by_image(context: Context, cells: Sequence[Cell]) -> list[Cell]:
+    images = list(context.spec.images)
     return sorted(cells, key=lambda cell: images.index(cell.image))
 
 

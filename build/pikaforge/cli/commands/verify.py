@@ -14,23 +14,23 @@ from urllib.parse import quote, unquote, urlsplit
 from pikaforge.attest import signing
 from pikaforge.attest import verify as library
 from pikaforge.attest.claims import Claims
-from pikaforge.attest.contents import Package
+from pikaforge.attest.contents import PackageContents
 from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS
 from pikaforge.attest.signatures import Verifier
-from pikaforge.attest.verify import Check, Means, Outcome
+from pikaforge.attest.verify import CheckResult, VerifyContext, VerifyResult
 from pikaforge.audit import audit as auditing
 from pikaforge.audit import audit_result
 from pikaforge.audit.allowed_features import from_gcc
 from pikaforge.audit.audit_result import Rules
-from pikaforge.audit.inputs import Tree, open_package
+from pikaforge.audit.inputs import ElfTree, open_package
 from pikaforge.audit.judge_linkage import LinkageRules
 from pikaforge.cli import output
-from pikaforge.cli.context import Setting
+from pikaforge.cli.context import Context
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, HostError, UnreachableError
 from pikaforge.host import net
-from pikaforge.host.download import NAME, Downloads, Wanted
+from pikaforge.host.download import NAME, Downloads, PinnedFile
 from pikaforge.host.process import cwd
 from pikaforge.host.store import write_atomically
 
@@ -42,14 +42,14 @@ SUMS_LIMIT, SIGNATURE_LIMIT = 4 << 20, 1 << 20
 """Bytes of what is fetched without a digest."""
 
 
-def verify(setting: Setting) -> int:
+def verify(context: Context) -> int:
     """`verify`: the verdict on each path; status 4 if one of them says no."""
-    given = setting.arguments
+    given = context.arguments
     unsigned = given.unsigned or _nothing_signed(given.key, given.paths)
     with tempfile.TemporaryDirectory(prefix="pikaforge-verify-") as folder:
         scratch = Path(folder)
         with _signatures(given.key, scratch, unsigned=unsigned) as verifier:
-            means = Means(audit=_auditor(setting.spec, scratch), signatures=verifier, unsigned=unsigned)
+            means = VerifyContext(audit=_auditor(context.spec, scratch), signatures=verifier, unsigned=unsigned)
             found = [o for number, path in enumerate(given.paths) for o in _verify(path, means, scratch / str(number))]
     if given.json:
         output.show(json.dumps([outcome.facts() for outcome in found], indent=2))
@@ -104,7 +104,7 @@ def _auditor(spec: Spec, scratch: Path) -> library.Audit:
     which files are our own build.
     """
 
-    def audit(path: Path, claims: Claims, package: Package) -> list[str]:
+    def audit(path: Path, claims: Claims, package: PackageContents) -> list[str]:
         if claims.target not in microarch.known():
             return [f"{claims.target!r} is no microarchitecture that archspec knows"]
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -125,7 +125,7 @@ def _auditor(spec: Spec, scratch: Path) -> library.Audit:
     return audit
 
 
-def _below(tree: Tree, top: str) -> Tree:
+def _below(tree: ElfTree, top: str) -> ElfTree:
     """A package's tree with paths relative to a folder of it; those elsewhere stay as they are."""
     start = f"{top}/" if top else ""
     return replace(
@@ -135,7 +135,7 @@ def _below(tree: Tree, top: str) -> Tree:
     )
 
 
-def _verify(path: str, means: Means, scratch: Path) -> Iterable[Outcome]:
+def _verify(path: str, means: VerifyContext, scratch: Path) -> Iterable[VerifyResult]:
     """Verify a file, a folder, the folders of a folder, or what is behind a URL.
 
     Raises:
@@ -157,7 +157,7 @@ def _verify(path: str, means: Means, scratch: Path) -> Iterable[Outcome]:
     return [library.verify_file(local, means, title=path)]
 
 
-def _verify_url(url: str, means: Means, folder: Path) -> Outcome:
+def _verify_url(url: str, means: VerifyContext, folder: Path) -> VerifyResult:
     """Fetch an artifact with what lies beside it, or a folder by its SHA256SUMS, and verify that."""
     title = net.redacted(url)
     parts = urlsplit(url)
@@ -176,7 +176,9 @@ def _verify_url(url: str, means: Means, folder: Path) -> Outcome:
     except UnreachableError:
         raise
     except HostError as error:
-        return Outcome(title=title, checks=(Check(file=SUMS, what="digests", verdict="no", why=error.message),))
+        return VerifyResult(
+            title=title, checks=(CheckResult(file=SUMS, what="digests", verdict="no", why=error.message),)
+        )
     write_atomically(folder / SUMS, text)
     sums, _ = library.read_sums(text.decode("utf-8", "replace"))
     wanted = sorted(sums) if whole else [n for n in (name, *(name + s for s in library.COMPANIONS)) if n in sums]
@@ -185,12 +187,13 @@ def _verify_url(url: str, means: Means, folder: Path) -> Outcome:
     for file in wanted:
         problem = _download(downloads, file, at(file), sums[file])
         if problem:
-            checks.append(Check(file=file, what="download", verdict="no", why=problem))
+            checks.append(CheckResult(file=file, what="download", verdict="no", why=problem))
     for file in (SUMS, *(n for n in wanted if library.artifact_of(n) == n)):
         _signature(at(file + SIGNATURE_SUFFIX), folder / (file + SIGNATURE_SUFFIX))
     if not whole and name not in sums:
-        return Outcome(
-            title=title, checks=(Check(file=name, what=f"digest in {SUMS}", verdict="no", why="it is not listed"),)
+        return VerifyResult(
+            title=title,
+            checks=(CheckResult(file=name, what=f"digest in {SUMS}", verdict="no", why="it is not listed"),),
         )
     outcome = library.verify_folder(folder, means) if whole else library.verify_file(folder / name, means)
     missing = {check.file for check in checks}
@@ -206,7 +209,7 @@ def _download(downloads: Downloads, name: str, url: str, digest: str) -> str:
     if not NAME.fullmatch(name):
         return "its name cannot be that of a download"
     try:
-        downloads.get(Wanted(name=name, url=url, sha256=digest))
+        downloads.get(PinnedFile(name=name, url=url, sha256=digest))
     except HostError as error:
         return " ".join(error.message.split())
     return ""

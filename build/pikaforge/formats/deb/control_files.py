@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from typing import Literal
 
 from pikaforge.formats.layout import Entry, PackingError, layout_text
-from pikaforge.formats.rpm.spec_file import Change
+from pikaforge.formats.rpm.spec_file import ChangelogEntry
 from pikaforge.formats.text import names
 from pikaforge.host.text import clean
 
@@ -32,7 +32,7 @@ Script = Literal["preinst", "postinst", "prerm", "postrm"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Package:
+class BinaryPackage:
     """One binary package."""
 
     name: str
@@ -57,15 +57,15 @@ class Deb:
     """Name of the source in the changelog."""
     version: str
     dist: str
-    packages: tuple[Package, ...]
-    changes: tuple[Change, ...]
+    packages: tuple[BinaryPackage, ...]
+    changes: tuple[ChangelogEntry, ...]
     """One at least; dpkg's changelog has one entry for a version, so that they become one."""
     maintainer: str = MAINTAINER
     homepage: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Described:
+class DebBuild:
     """A run of deb.sh: what is packed, and the files that this adds to those of the inputs."""
 
     deb: Deb
@@ -112,7 +112,7 @@ def legal_version(version: str, release: str) -> str:
     return legal
 
 
-def file_name(deb: Deb, package: Package) -> str:
+def file_name(deb: Deb, package: BinaryPackage) -> str:
     """`NAME_VERSION_amd64.deb`."""
     return f"{package.name}_{deb.version}_{ARCH}.deb"
 
@@ -181,7 +181,7 @@ def inputs(deb: Deb) -> dict[str, bytes]:
     return {name: text.encode() for name, text in texts.items()}
 
 
-def control_text(deb: Deb, package: Package) -> str:
+def control_text(deb: Deb, package: BinaryPackage) -> str:
     """The control file; deb.sh fills in Installed-Size.
 
     Raises:
@@ -212,7 +212,7 @@ def control_text(deb: Deb, package: Package) -> str:
     return "\n".join([*lines, *indented(_filled(package.description))]) + "\n"
 
 
-def _relation(package: Package, texts: Iterable[str]) -> str:
+def _relation(package: BinaryPackage, texts: Iterable[str]) -> str:
     for text in texts:
         if not DEPENDENCY.fullmatch(text):
             raise PackingError(f"{package.name}: {text!r} is no relation", hint="NAME or NAME (OP VERSION)")

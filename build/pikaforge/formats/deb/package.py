@@ -13,7 +13,16 @@ from pikaforge.formats import system_package
 from pikaforge.formats.client_lines import base_of, checked, checked_url, fetch, file_name, script_lines
 from pikaforge.formats.deb import apt, client
 from pikaforge.formats.deb import product as debian
-from pikaforge.formats.format import Index, IndexFiles, Offer, Origin, Packed, Packing, Pool, Signature
+from pikaforge.formats.format import (
+    BuildOrigin,
+    IndexFiles,
+    InstallOffer,
+    Packed,
+    Packing,
+    Pool,
+    RepositoryIndex,
+    Signature,
+)
 
 GZIP = b"\x1f\x8b"
 
@@ -51,7 +60,7 @@ class DebFormat:
     name = "deb"
     folder = "debs"
     scripts = ("deb.sh", "layout.sh")
-    index: Index | None = AptIndex()
+    index: RepositoryIndex | None = AptIndex()
 
     @property
     def families(self) -> frozenset[str]:
@@ -75,7 +84,7 @@ class DebFormat:
         """Return nothing: all is in the sources."""
         return {}
 
-    def identity(self, path: Path, of: Origin) -> tuple[str, str]:
+    def identity(self, path: Path, of: BuildOrigin) -> tuple[str, str]:
         """Return name and version, as the file's name has them."""
         name, version, _ = path.stem.split("_", 2)
         return name, version
@@ -84,7 +93,7 @@ class DebFormat:
         """Return "": its signature is beside it."""
         return ""
 
-    def client_files(self, offer: Offer) -> Mapping[str, str]:
+    def client_files(self, offer: InstallOffer) -> Mapping[str, str]:
         """Return the .list file of one model."""
         assert offer.model is not None
         key = client.keyring(posixpath.basename(offer.key_url)) if offer.key_url else None
@@ -94,7 +103,7 @@ class DebFormat:
             )
         }
 
-    def install_lines(self, offer: Offer) -> tuple[str, ...]:
+    def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
         """Return lines for apt; without a signature for the file alone, which no fleet can take."""
         base, name = base_of(offer), shlex.quote(offer.package)
         if offer.key_url is None:

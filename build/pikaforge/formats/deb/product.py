@@ -22,9 +22,9 @@ from pikaforge.audit.judge_linkage import highest
 from pikaforge.formats.deb.control_files import (
     MAINTAINER,
     SECTION,
+    BinaryPackage,
     Deb,
-    Described,
-    Package,
+    DebBuild,
     Script,
     indented,
     legal_name,
@@ -164,7 +164,7 @@ def product(
     licences: Mapping[str, str] | None = None,
     maintainer: str = MAINTAINER,
     section: str = SECTION,
-) -> Described:
+) -> DebBuild:
     """The product's DEB and, if there is debug information, that one's.
 
     Args:
@@ -188,7 +188,7 @@ def product(
         Entry(path=f"{DOCS}/{name}/changelog.Debian.gz", source=f"zipped/{name}/changelog.gz", doc=True),
     )
     packages = [
-        Package(
+        BinaryPackage(
             name=name,
             summary=main.summary,
             description=main.description,
@@ -203,7 +203,7 @@ def product(
     if wanted.debug:
         packages.append(_debug_package(wanted, name, version))
     text = copyright_text(base, licence=wanted.about.licence, url=wanted.about.url, top=top, texts=licences or {})
-    return Described(
+    return DebBuild(
         deb=Deb(
             source=legal_name(base),
             version=version,
@@ -222,7 +222,7 @@ def _stands_for(wanted: ProductRpm, version: str, suffix: str = "") -> tuple[str
     return (f"{legal_name(wanted.about.name, suffix)} (= {version})",) if wanted.variant else ()
 
 
-def _debug_package(wanted: ProductRpm, name: str, version: str) -> Package:
+def _debug_package(wanted: ProductRpm, name: str, version: str) -> BinaryPackage:
     base = wanted.about.name
     build_ids = sorted(
         entry.path.removeprefix(f"{BUILD_IDS}/").removesuffix(".debug").replace("/", "")
@@ -230,7 +230,7 @@ def _debug_package(wanted: ProductRpm, name: str, version: str) -> Package:
         if entry.kind == "link" and entry.path.startswith(f"{BUILD_IDS}/")
     )
     own = legal_name(name, "dbgsym")
-    return Package(
+    return BinaryPackage(
         name=own,
         summary=f"Debug information for {name}",
         description=f"For debuggers and profilers; it fits {name} of the same version only.",

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from pikaforge.formats.layout import Entry, PackingError, with_folders
 from pikaforge.formats.rpm import spec_file
-from pikaforge.formats.rpm.product import About, Described, others, tells
-from pikaforge.formats.rpm.spec_file import Change, Package, Rpm
+from pikaforge.formats.rpm.product import About, RpmBuild, others, tells
+from pikaforge.formats.rpm.spec_file import ChangelogEntry, RpmSpec, SubPackage
 
 
 def packages(
@@ -19,8 +19,8 @@ def packages(
     target: str,
     prefix: tuple[Entry, ...],
     requires: Sequence[str],
-    changes_: Sequence[Change],
-) -> Described:
+    changes_: Sequence[ChangelogEntry],
+) -> RpmBuild:
     """Return `NAME-WHAT-libs` and `-devel`, below /opt/NAME-WHAT.
 
     That is off the loader's path, so that nothing takes them for the distribution's; nor do they have its provides.
@@ -50,7 +50,7 @@ def packages(
     built = f"{what} {about.version} with {unwinder}" if unwinder else f"{what} {about.version}"
     text = f"{built} for {target}, as {about.name} is built with, below {top}."
     made = [
-        Package(
+        SubPackage(
             name=f"{stem}-libs",
             summary=f"Memory allocator of {about.name} as shared libraries",
             description=f"{text}\nTo use it: LD_PRELOAD, or -Wl,-rpath,{top}/lib.",
@@ -63,7 +63,7 @@ def packages(
     if devel:
         parents = [entry for entry in with_folders(devel, below=top) if entry not in made[0].entries]
         made.append(
-            Package(
+            SubPackage(
                 name=f"{stem}-devel",
                 summary=f"Headers and link libraries of {stem}-libs",
                 description=f"{text}\nTo build with it: -I{top}/include -L{top}/lib.",
@@ -71,8 +71,8 @@ def packages(
                 requires=(f"{stem}-libs = {version}-{release}",),
             )
         )
-    return Described(
-        rpm=Rpm(
+    return RpmBuild(
+        rpm=RpmSpec(
             version=version,
             release=release,
             licence=about.licence,

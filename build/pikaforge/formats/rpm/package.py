@@ -12,7 +12,16 @@ from typing import Any
 from pikaforge.config import families
 from pikaforge.formats import system_package
 from pikaforge.formats.client_lines import base_of, fetch, script_lines
-from pikaforge.formats.format import Index, IndexFiles, Offer, Origin, Packed, Packing, Pool, Signature
+from pikaforge.formats.format import (
+    BuildOrigin,
+    IndexFiles,
+    InstallOffer,
+    Packed,
+    Packing,
+    Pool,
+    RepositoryIndex,
+    Signature,
+)
 from pikaforge.formats.layout import tree_entries
 from pikaforge.formats.rpm import allocator, client, spec_file, yum
 from pikaforge.formats.rpm import product as house
@@ -44,7 +53,7 @@ class RpmFormat:
     name = "rpm"
     folder = "x86_64"
     scripts = ("rpm.sh", "layout.sh")
-    index: Index | None = YumIndex()
+    index: RepositoryIndex | None = YumIndex()
 
     @property
     def families(self) -> frozenset[str]:
@@ -74,7 +83,7 @@ class RpmFormat:
             target=work.cell.target,
             prefix=tree_entries(prefix, folder="prefix", prefix=allocator.allocator_top(about.name, kind.name)),
             requires=house.needs(built.facts["needs"]),
-            changes_=(spec_file.Change(epoch=int(built.facts["epoch"]), lines=(f"{kind.name} {version}",)),),
+            changes_=(spec_file.ChangelogEntry(epoch=int(built.facts["epoch"]), lines=(f"{kind.name} {version}",)),),
         )
         made = system_package.build(
             work, self.name, "allocator RPM", described, {"prefix": prefix}, scripts=self.scripts
@@ -85,7 +94,7 @@ class RpmFormat:
         """Return nothing: all is in the sources."""
         return {}
 
-    def identity(self, path: Path, of: Origin) -> tuple[str, str]:
+    def identity(self, path: Path, of: BuildOrigin) -> tuple[str, str]:
         """Return name and VERSION-RELEASE, as the file's name has them."""
         name, version, release = path.stem.rpartition(".")[0].rsplit("-", 2)
         return name, f"{version}-{release}"
@@ -94,7 +103,7 @@ class RpmFormat:
         """Return the digest of everything but the signature header."""
         return read_rpm(path).body
 
-    def client_files(self, offer: Offer) -> Mapping[str, str]:
+    def client_files(self, offer: InstallOffer) -> Mapping[str, str]:
         """Return .repo files for a whole fleet and for one model."""
         product, image, model = offer.product, offer.image, offer.model
         assert model is not None
@@ -107,7 +116,7 @@ class RpmFormat:
             ),
         }
 
-    def install_lines(self, offer: Offer) -> tuple[str, ...]:
+    def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
         """Return lines for yum or dnf."""
         base = base_of(offer)
         if offer.model is None:

@@ -19,7 +19,7 @@ from typing import Any
 from pikaforge.audit.judge_linkage import highest
 from pikaforge.formats.layout import LICENCE, Entry, PackingError, with_folders
 from pikaforge.formats.rpm import spec_file
-from pikaforge.formats.rpm.spec_file import Change, Package, Profile, Rpm
+from pikaforge.formats.rpm.spec_file import ChangelogEntry, Profile, RpmSpec, SubPackage
 from pikaforge.host.os_families.family import Services
 
 SCRIPTLETS = Path(__file__).resolve().parent
@@ -67,7 +67,7 @@ class ProductRpm:
     """`Rendered.contents`: utils/cpu-gate.sh and its lists, and the unit."""
     requires: tuple[str, ...]
     """`needs` of the audit, and the programs that it runs."""
-    changes: tuple[Change, ...]
+    changes: tuple[ChangelogEntry, ...]
     variant: str = ""
     """The allocator, if it is not the image's default."""
     debug: tuple[Entry, ...] = ()
@@ -75,10 +75,10 @@ class ProductRpm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Described:
+class RpmBuild:
     """A run of rpm.sh: what is packed, and the files that this adds to those of the inputs."""
 
-    rpm: Rpm
+    rpm: RpmSpec
     extra: Mapping[str, bytes]
     """The input `made`."""
 
@@ -110,7 +110,7 @@ def needs(versions: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def changes(patches: Sequence[Mapping[str, Any]], *, epoch: int, version: str, ref: str) -> tuple[Change, ...]:
+def changes(patches: Sequence[Mapping[str, Any]], *, epoch: int, version: str, ref: str) -> tuple[ChangelogEntry, ...]:
     """The changelog of a build: the source, and each patch with what it is for.
 
     Args:
@@ -124,10 +124,10 @@ def changes(patches: Sequence[Mapping[str, Any]], *, epoch: int, version: str, r
         why = patch.get("why") or patch.get("url") or ""
         there = " (in the source already)" if patch.get("state") == "present" else ""
         lines.append((f"{patch['name']}: {why}" if why else patch["name"]) + there)
-    return (Change(epoch=epoch, lines=tuple(lines)),)
+    return (ChangelogEntry(epoch=epoch, lines=tuple(lines)),)
 
 
-def product(wanted: ProductRpm) -> Described:
+def product(wanted: ProductRpm) -> RpmBuild:
     """The product's RPM and, if there is debug information, that one's.
 
     Raises:
@@ -143,7 +143,7 @@ def product(wanted: ProductRpm) -> Described:
     for path in (*wanted.conf, *(f"utils/{part}" for part in GATE)):
         if f"{top}/{path}" not in paths:
             raise PackingError(f"{name}: the tree has no {path}", hint="the package would be of no use without it")
-    main = Package(
+    main = SubPackage(
         name=name,
         summary=about.summary,
         description=f"{about.description.strip()}\n\n{_made_for(wanted)}",
@@ -163,7 +163,7 @@ def product(wanted: ProductRpm) -> Described:
     packages = [main]
     if wanted.debug:
         packages.append(
-            Package(
+            SubPackage(
                 name=f"{name}-debuginfo",
                 summary=f"Debug information for {name}",
                 description=f"For debuggers and profilers; it fits {name} of the same version and release only.",
@@ -172,8 +172,8 @@ def product(wanted: ProductRpm) -> Described:
                 conflicts=(f"{base}-debuginfo",) if wanted.variant else (),
             )
         )
-    return Described(
-        rpm=Rpm(
+    return RpmBuild(
+        rpm=RpmSpec(
             version=spec_file.legal_version(about.version),
             release=_release(about, wanted),
             licence=about.licence,

@@ -17,7 +17,7 @@ from pikaforge.errors import ForgeError
 from pikaforge.host import process
 
 if TYPE_CHECKING:
-    from pikaforge.host.workspace import Workshop
+    from pikaforge.host.workspace import Workspace
 
 RPM_LEAD, RPM_LEAD_MAGIC, RPM_HEADER_MAGIC = 96, b"\xed\xab\xee\xdb", b"\x8e\xad\xe8\x01"
 RPM_INTRO, RPM_INDEX = 16, 16
@@ -33,7 +33,7 @@ class RpmError(ForgeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rpm:
+class RpmFile:
     """The parts of an RPM that signing is about."""
 
     header: bytes
@@ -44,7 +44,7 @@ class Rpm:
     """SHA-256 of header and payload: the same before and after signing, so it tells whether two RPMs are one."""
 
 
-def read_rpm(path: Path) -> Rpm:
+def read_rpm(path: Path) -> RpmFile:
     """Take an RPM apart.
 
     Raises:
@@ -60,7 +60,7 @@ def read_rpm(path: Path) -> Rpm:
         digest = sha256(header)
         while block := stream.read(1 << 20):
             digest.update(block)
-    return Rpm(header=header, signature=_rpm_signature(signatures), body=digest.hexdigest())
+    return RpmFile(header=header, signature=_rpm_signature(signatures), body=digest.hexdigest())
 
 
 def _rpm_header(read: Callable[[int], bytes], path: Path) -> bytes:
@@ -128,11 +128,11 @@ def insert_here(script: Path, folder: Path) -> Insert:
     return insert
 
 
-def insert_in(workshop: Workshop, *, tools: str, label: str, folder: Path) -> Insert:
+def insert_in(workspace: Workspace, *, tools: str, label: str, folder: Path) -> Insert:
     """Inserts with the rpm of the tools image.
 
     Args:
-        workshop: has the engine.
+        workspace: has the engine.
         tools: the image.
         label: of the cell, for names and the log.
         folder: where the job leaves the RPM; the caller removes it.
@@ -147,14 +147,14 @@ def insert_in(workshop: Workshop, *, tools: str, label: str, folder: Path) -> In
             argv=("sh", "guest/run.sh", INSERT_SCRIPT.removesuffix(".sh")),
             env={},
             inputs=(
-                workshop.guest(INSERT_SCRIPT),
+                workspace.guest(INSERT_SCRIPT),
                 Input(folder=INSERT_FOLDER, archive=files(insert_files(rpm, header, signature, fingerprint))),
             ),
             outputs=(INSERT_OUTPUT,),
-            log=workshop.log_path(label, STAGE),
+            log=workspace.log_path(label, STAGE),
             timeout=TIMEOUT,
         )
-        done = run_job(workshop, job, folder, stage=STAGE, label=label, failed=f"{rpm.name} could not be signed")
+        done = run_job(workspace, job, folder, stage=STAGE, label=label, failed=f"{rpm.name} could not be signed")
         return done.outputs[INSERT_OUTPUT].read_bytes()
 
     return insert

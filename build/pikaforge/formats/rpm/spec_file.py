@@ -55,7 +55,7 @@ ZSTD = Profile(payload="w9.zstdio", features=(*COMMON_FEATURES, "PayloadIsZstd")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class ChangelogEntry:
     """One entry of the changelog."""
 
     epoch: int
@@ -64,7 +64,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Package:
+class SubPackage:
     """One binary package of an RPM build."""
 
     name: str
@@ -84,7 +84,7 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rpm:
+class RpmSpec:
     """One run of rpmbuild: packages with one version and release; the first one names the spec."""
 
     version: str
@@ -92,9 +92,9 @@ class Rpm:
     licence: str
     """An SPDX expression."""
     url: str
-    packages: tuple[Package, ...]
+    packages: tuple[SubPackage, ...]
     profile: Profile
-    changes: tuple[Change, ...]
+    changes: tuple[ChangelogEntry, ...]
     packager: str = "pikaforge"
     build_host: str = BUILD_HOST
 
@@ -135,12 +135,12 @@ def profile(family: str, os: OsRelease) -> Profile:
     return ZSTD if families.of(family).reads_zstd(os.version) else OLD
 
 
-def file_name(rpm: Rpm, package: Package) -> str:
+def file_name(rpm: RpmSpec, package: SubPackage) -> str:
     """`NAME-VERSION-RELEASE.x86_64.rpm`."""
     return f"{package.name}-{rpm.version}-{rpm.release}.{ARCH}.rpm"
 
 
-def inputs(rpm: Rpm) -> dict[str, bytes]:
+def inputs(rpm: RpmSpec) -> dict[str, bytes]:
     """The files of the input `pack` of docker/guest/rpm.sh.
 
     Raises:
@@ -156,7 +156,7 @@ def inputs(rpm: Rpm) -> dict[str, bytes]:
     return {name: text.encode() for name, text in texts.items()}
 
 
-def spec_text(rpm: Rpm) -> str:
+def spec_text(rpm: RpmSpec) -> str:
     """The spec.
 
     Raises:
@@ -196,7 +196,7 @@ def spec_text(rpm: Rpm) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _settings(rpm: Rpm) -> list[str]:
+def _settings(rpm: RpmSpec) -> list[str]:
     """What the packing image's configuration would decide otherwise. In the spec, because rpmbuild reads its
     configuration anew for `--target`, and then forgets what `--load` brought."""
     settings = {
@@ -228,13 +228,13 @@ def _settings(rpm: Rpm) -> list[str]:
     ]
 
 
-def _name(package: Package) -> str:
+def _name(package: SubPackage) -> str:
     if not NAME.fullmatch(package.name):
         raise PackingError(f"{package.name!r} is no name of a package", hint="letters, digits and . _ + - only")
     return package.name
 
 
-def _preamble(package: Package) -> list[str]:
+def _preamble(package: SubPackage) -> list[str]:
     tags: list[tuple[str, Iterable[str]]] = [
         ("Requires", package.requires),
         ("Requires(pre)", package.requires_pre),
@@ -249,7 +249,7 @@ def _preamble(package: Package) -> list[str]:
     return lines
 
 
-def _dependency(package: Package, text: str) -> str:
+def _dependency(package: SubPackage, text: str) -> str:
     if not DEPENDENCY.fullmatch(text):
         raise PackingError(
             f"{package.name}: {text!r} is no dependency that every rpm takes", hint="NAME or NAME OP EVR"

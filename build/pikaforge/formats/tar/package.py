@@ -10,7 +10,7 @@ from typing import Any
 from pikaforge.config.schema import Spec
 from pikaforge.formats import debuginfo
 from pikaforge.formats.client_lines import base_of, checked, file_name
-from pikaforge.formats.format import Index, Offer, Origin, Packed, Packing
+from pikaforge.formats.format import BuildOrigin, InstallOffer, Packed, Packing, RepositoryIndex
 from pikaforge.host.job import Input, files
 from pikaforge.plan.cells import Cell
 
@@ -29,7 +29,7 @@ class TarFormat:
     folder = "tarballs"
     families: frozenset[str] = frozenset()
     scripts = ("package.sh", "debuginfo.sh", "layout.sh")
-    index: Index | None = None
+    index: RepositoryIndex | None = None
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the tarball, and one of the debug information if there is any."""
@@ -62,7 +62,7 @@ class TarFormat:
         """Return nothing: all is in the sources."""
         return {}
 
-    def identity(self, path: Path, of: Origin) -> tuple[str, str]:
+    def identity(self, path: Path, of: BuildOrigin) -> tuple[str, str]:
         """Return what an RPM of it would be called."""
         variant = f"-{of.variant}" if of.variant else ""
         return f"{of.product}{variant}{'-debuginfo' if of.role == 'debug' else ''}", of.version
@@ -71,11 +71,11 @@ class TarFormat:
         """Return "": its signature is beside it."""
         return ""
 
-    def client_files(self, offer: Offer) -> Mapping[str, str]:
+    def client_files(self, offer: InstallOffer) -> Mapping[str, str]:
         """Return nothing: no package manager reads tarballs."""
         return {}
 
-    def install_lines(self, offer: Offer) -> tuple[str, ...]:
+    def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
         """Return lines that download, check, unpack and deploy it."""
         base = base_of(offer)
         deploy = shlex.quote(f"/opt/{offer.product}/utils/deploy.sh")

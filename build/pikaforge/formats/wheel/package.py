@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pikaforge.formats.client_lines import base_of, checked, file_name
-from pikaforge.formats.format import Index, IndexFiles, Offer, Origin, Packed, Packing, Pool
+from pikaforge.formats.format import BuildOrigin, IndexFiles, InstallOffer, Packed, Packing, Pool, RepositoryIndex
 from pikaforge.formats.wheel import wheel
 
 
@@ -38,7 +38,7 @@ class WheelFormat:
     folder = "wheels"
     families: frozenset[str] = frozenset()
     scripts: tuple[str, ...] = ()
-    index: Index | None = Links()
+    index: RepositoryIndex | None = Links()
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the wheel, without a container."""
@@ -52,7 +52,7 @@ class WheelFormat:
         """Return what the command's sources and the versions of the makers are."""
         return wheel.material()
 
-    def identity(self, path: Path, of: Origin) -> tuple[str, str]:
+    def identity(self, path: Path, of: BuildOrigin) -> tuple[str, str]:
         """Return distribution and version, as the file's name has them."""
         name, version, _ = path.stem.split("-", 2)
         return name.replace("_", "-"), version
@@ -61,11 +61,11 @@ class WheelFormat:
         """Return "": its signature is beside it."""
         return ""
 
-    def client_files(self, offer: Offer) -> Mapping[str, str]:
+    def client_files(self, offer: InstallOffer) -> Mapping[str, str]:
         """Return nothing: pip is told on its command line."""
         return {}
 
-    def install_lines(self, offer: Offer) -> tuple[str, ...]:
+    def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
         """Return lines for pip."""
         base = base_of(offer)
         if base.startswith("http:"):

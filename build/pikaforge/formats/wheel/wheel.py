@@ -68,7 +68,7 @@ LINKS_LIMIT = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tree:
+class PackageTree:
     """A package's content, by path below its top folder."""
 
     files: Mapping[str, bytes]
@@ -128,7 +128,7 @@ def _audited(manifest: Mapping[str, Any]) -> Mapping[str, str]:
     return found
 
 
-def read_tree(*archives: Path | bytes, top: str = "") -> Tree:
+def read_tree(*archives: Path | bytes, top: str = "") -> PackageTree:
     """Read what is packed.
 
     Args:
@@ -170,7 +170,7 @@ def read_tree(*archives: Path | bytes, top: str = "") -> Tree:
         files[path] = files[real]
         if real in executable:
             executable.add(path)
-    return Tree(files=files, executable=frozenset(executable), links=links)
+    return PackageTree(files=files, executable=frozenset(executable), links=links)
 
 
 def _path_of(member: tarfile.TarInfo, top: str, where: str) -> str:
@@ -197,7 +197,7 @@ def _followed(path: str, links: Mapping[str, str]) -> str:
     return ""
 
 
-def _about_json(tree: Tree, product: Product, version: str) -> bytes:
+def _about_json(tree: PackageTree, product: Product, version: str) -> bytes:
     """What the command has to know. `build` tells two builds of one version apart, by their files."""
     server = product.server
     files = {
@@ -292,7 +292,7 @@ def record(contents: Mapping[str, bytes], own: str) -> str:
     return text.getvalue()
 
 
-def build(tree: Tree, *, product: Product, variant: str = "") -> Wheel:
+def build(tree: PackageTree, *, product: Product, variant: str = "") -> Wheel:
     """Make the wheel of a package.
 
     Args:

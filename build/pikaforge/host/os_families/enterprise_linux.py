@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pikaforge.host.os_families.family import Family
-from pikaforge.host.os_families.package_managers import Rpm
+from pikaforge.host.os_families.package_managers import RpmManager
 
 EL = Family(
     name="el",
     recipe="el",
     ids=frozenset({"rhel", "centos", "rocky", "almalinux", "ol"}),
     alike=True,
-    packages=Rpm(first_dnf=8),
+    packages=RpmManager(first_dnf=8),
     formats=frozenset({"rpm"}),
     toolchain=(
         *("gcc", "gcc-c++", "make", "binutils", "findutils"),

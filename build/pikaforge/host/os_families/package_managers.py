@@ -42,7 +42,7 @@ class PackageManager(Protocol):
         """Return a package, named as guest scripts list it, as SBOMs name it."""
 
 
-class Dpkg:
+class DpkgManager:
     """dpkg with apt."""
 
     name = "dpkg"
@@ -79,7 +79,7 @@ class Dpkg:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rpm:
+class RpmManager:
     """rpm with dnf, or with yum before there was dnf."""
 
     first_dnf: int = 0
@@ -122,5 +122,5 @@ class Rpm:
         return Purl(type="rpm", name=package, version=version, qualifiers=qualifiers)
 
 
-RPM = Rpm()
+RPM = RpmManager()
 """Of systems that have dnf in every release."""

@@ -10,20 +10,20 @@ from pathlib import Path
 from pikaforge.audit import judge_linkage
 from pikaforge.audit.elf.facts import read_facts
 from pikaforge.host.job import Job
-from pikaforge.host.workspace import Workshop, run_job
+from pikaforge.host.workspace import Workspace, run_job
 
 SCRIPT = "abi.sh"
 LIBRARIES = ("libc.so.6", "libstdc++.so.6", "libgcc_s.so.1")
 """What defines the namespaces GLIBC, GLIBCXX with CXXABI, and GCC."""
 
 
-def measure(workshop: Workshop, image: str, *, stage: str, label: str, log: Path) -> dict[str, str]:
+def measure(workspace: Workspace, image: str, *, stage: str, label: str, log: Path) -> dict[str, str]:
     """By namespace of symbol versions the highest that a system has: `{"GLIBC": "2.36", …}`.
 
     A library that is not there promises nothing; its namespaces are missing, and are not judged.
 
     Args:
-        workshop: where it is run.
+        workspace: where it is run.
         image: the runtime image; nothing with the host engine.
         stage: of the node, for errors.
         label: of the node.
@@ -33,17 +33,17 @@ def measure(workshop: Workshop, image: str, *, stage: str, label: str, log: Path
         StageError: the libraries cannot be fetched.
         AuditError: one of them is no ELF file.
     """
-    with workshop.store.scratch() as scratch:
+    with workspace.store.scratch() as scratch:
         job = Job(
             label=f"{stage}-{label}",
             image=image,
             argv=("sh", f"guest/{SCRIPT}", *LIBRARIES),
             env={},
-            inputs=(workshop.guest(SCRIPT),),
+            inputs=(workspace.guest(SCRIPT),),
             outputs=tuple(f"out/{name}" for name in LIBRARIES),
             log=log,
         )
-        done = run_job(workshop, job, scratch, stage=stage, label=label, failed="the base libraries cannot be read")
+        done = run_job(workspace, job, scratch, stage=stage, label=label, failed="the base libraries cannot be read")
         held = [path for path in done.outputs.values() if path.stat().st_size]
         names = [version for path in held for version in read_facts(path).version_definitions]
         return judge_linkage.highest(names)

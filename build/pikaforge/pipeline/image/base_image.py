@@ -9,7 +9,7 @@ from pikaforge.errors import HostError, UnreachableError
 from pikaforge.host import hashing
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.images import ImageFacts, RegistryError
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 
 REPOSITORY = "pikaforge"
 
@@ -33,13 +33,13 @@ class Base:
         return f"{REPOSITORY}/base:{self.image}-{hashing.digest(f'{self.suite} {self.mirror}')[:12]}"
 
 
-def identify(name: str, entry: Image, *, workshop: Workshop, offline: bool) -> Base | None:
+def identify(name: str, entry: Image, *, workspace: Workspace, offline: bool) -> Base | None:
     """The pinned base of an image; without a pin, what a registry or the bootstrap can give. None if not known yet.
 
     Raises:
         UnreachableError: no registry is reachable and the entry allows no bootstrap.
     """
-    lock = workshop.lock
+    lock = workspace.lock
     pins = lock.pins("images", name)
     if "digest" in pins and not lock.refresh:
         return Base(image=name, registry=_by_digest(entry.base, pins["digest"]))
@@ -47,7 +47,7 @@ def identify(name: str, entry: Image, *, workshop: Workshop, offline: bool) -> B
         return Base(image=name, suite=pins["bootstrap"], mirror=entry.mirror)
     if offline:
         return None
-    engine = workshop.engine
+    engine = workspace.engine
     assert isinstance(engine, DockerEngine)
     try:
         facts = engine.pull(entry.base)

@@ -23,10 +23,10 @@ from pikaforge.host.job import Job, files
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.os_families.family import OsFamily
 from pikaforge.host.store import Result, sha256
-from pikaforge.host.workspace import GUEST, Workshop, failure, guest_digests, read_facts, run_job
+from pikaforge.host.workspace import GUEST, Workspace, failure, guest_digests, read_facts, run_job
 from pikaforge.pipeline.image import abi, bootstrap, libraries
 from pikaforge.pipeline.image.base_image import REPOSITORY, Base, identify
-from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Run
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan.plan import EMULATOR, TOOLS, Node
 from pikaforge.plan.stages import Needs, Scope, Slot
 
@@ -78,9 +78,9 @@ def _arguments(spec: Spec, label: str) -> dict[str, str]:
     }
 
 
-def usable(result: Result, workshop: Workshop) -> bool:
+def usable(result: Result, workspace: Workspace) -> bool:
     """Whether the engine still holds the images that a stored result names."""
-    engine = workshop.engine
+    engine = workspace.engine
     if not isinstance(engine, DockerEngine):
         return True
     wanted = [result.facts[name] for name in ("build", "runtime") if result.facts.get(name)]
@@ -88,27 +88,27 @@ def usable(result: Result, workshop: Workshop) -> bool:
     return all(facts is not None and facts.id == result.facts["ids"][w] for facts, w in zip(held, wanted, strict=True))
 
 
-def make(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) -> Result:
+def make(workspace: Workspace, spec: Spec, base: Base, *, key: str, label: str) -> Result:
     """Build the images.
 
     The result has the record of the distribution's libraries, or the emulator; its facts name the images (`build`,
     `runtime`), their ids, compiler, packages, symbol versions (`abi`) and the system (`os`). Its identity is that of
     the installed packages and their libraries: the same packages elsewhere give the same results.
     """
-    engine = workshop.engine
+    engine = workspace.engine
     assert isinstance(engine, DockerEngine)
-    log = workshop.log_path(label, STAGE_NAME)
+    log = workspace.log_path(label, STAGE_NAME)
     facts: dict[str, Any] = {"base": base.registry or f"bootstrap {base.suite}", "ids": {}}
     with _making[base.tag]:
-        _ensure_base(engine, base, workshop, log)
+        _ensure_base(engine, base, workspace, log)
     if label == EMULATOR:
-        return _emulator(workshop, engine, spec, base, key=key, log=log)
+        return _emulator(workspace, engine, spec, base, key=key, log=log)
     targets = ("build",) if label == TOOLS else ("runtime", "build")
     packages: dict[str, list[list[str]]] = {}
     for target in targets:
         tag = f"{REPOSITORY}/{label}-{target}:{key[:16]}"
-        image = _build(workshop, engine, spec, base, label=label, target=target, tag=tag, log=log)
-        found = _inventory(workshop, tag, label, log)
+        image = _build(workspace, engine, spec, base, label=label, target=target, tag=tag, log=log)
+        found = _inventory(workspace, tag, label, log)
         facts[target] = tag
         facts["ids"][tag] = image.id
         facts["os"] = found.os
@@ -118,32 +118,32 @@ def make(workshop: Workshop, spec: Spec, base: Base, *, key: str, label: str) ->
             _check_compiler(spec.images[label], label, found.compiler)
     facts["packages"] = packages
     if label not in OWN:
-        facts["abi"] = abi.measure(workshop, str(facts["runtime"]), stage=STAGE_NAME, label=label, log=log)
+        facts["abi"] = abi.measure(workspace, str(facts["runtime"]), stage=STAGE_NAME, label=label, log=log)
     if base.suite:
-        _pin_packages(workshop.lock, base, engine, workshop, log)
+        _pin_packages(workspace.lock, base, engine, workspace, log)
     identity = repr(sorted((t, tuple(map(tuple, p))) for t, p in packages.items())) + key
-    return _keep(workshop, facts, identity, key=key, label=label, log=log)
+    return _keep(workspace, facts, identity, key=key, label=label, log=log)
 
 
-def _keep(workshop: Workshop, facts: dict[str, Any], identity: str, *, key: str, label: str, log: Path) -> Result:
+def _keep(workspace: Workspace, facts: dict[str, Any], identity: str, *, key: str, label: str, log: Path) -> Result:
     """Store the result, with the record of the distribution's libraries unless the image is the tool's own."""
-    with workshop.store.scratch() as scratch:
+    with workspace.store.scratch() as scratch:
         files: dict[str, Path] = {}
         if label not in OWN:
             image = str(facts["build"])
-            path = libraries.measure(workshop, image, stage=STAGE_NAME, label=label, log=log, into=scratch)
+            path = libraries.measure(workspace, image, stage=STAGE_NAME, label=label, log=log, into=scratch)
             files[libraries.FILE] = path
             identity += sha256(path)
-        return workshop.store.put(STAGE_NAME, key, identity=hashing.digest(identity), facts=facts, files=files)
+        return workspace.store.put(STAGE_NAME, key, identity=hashing.digest(identity), facts=facts, files=files)
 
 
-def _emulator(workshop: Workshop, engine: DockerEngine, spec: Spec, base: Base, *, key: str, log: Path) -> Result:
+def _emulator(workspace: Workspace, engine: DockerEngine, spec: Spec, base: Base, *, key: str, log: Path) -> Result:
     """The emulator as a file of the result: once that is in the store, the image is not needed any more."""
     tag = f"{REPOSITORY}/{EMULATOR}-build:{key[:16]}"
-    _build(workshop, engine, spec, base, label=EMULATOR, target="build", tag=tag, log=log)
+    _build(workspace, engine, spec, base, label=EMULATOR, target="build", tag=tag, log=log)
     if base.suite:
-        _pin_packages(workshop.lock, base, engine, workshop, log)
-    with workshop.store.scratch() as scratch:
+        _pin_packages(workspace.lock, base, engine, workspace, log)
+    with workspace.store.scratch() as scratch:
         wanted = (EMULATOR_FILE, "version")
         job = Job(
             label=f"{STAGE_NAME}-{EMULATOR}",
@@ -155,17 +155,17 @@ def _emulator(workshop: Workshop, engine: DockerEngine, spec: Spec, base: Base, 
             log=log,
         )
         done = run_job(
-            workshop, job, scratch, stage=STAGE_NAME, label=EMULATOR, failed="the emulator cannot be fetched"
+            workspace, job, scratch, stage=STAGE_NAME, label=EMULATOR, failed="the emulator cannot be fetched"
         )
         program = done.outputs[f"out/{EMULATOR_FILE}"]
         version = done.outputs["out/version"].read_text(encoding="utf-8").strip()
         facts = {"base": base.registry or f"bootstrap {base.suite}", "ids": {}, "packages": {}, "version": version}
-        return workshop.store.put(
+        return workspace.store.put(
             STAGE_NAME, key, identity=sha256(program), facts=facts, files={EMULATOR_FILE: program}
         )
 
 
-def _ensure_base(engine: DockerEngine, base: Base, workshop: Workshop, log: Path) -> None:
+def _ensure_base(engine: DockerEngine, base: Base, workspace: Workspace, log: Path) -> None:
     if engine.image(base.tag) is not None:
         return
     if base.registry:
@@ -179,14 +179,14 @@ def _ensure_base(engine: DockerEngine, base: Base, workshop: Workshop, log: Path
                 f"`invoke lock --image {base.image}` pin what can be had here",
             ) from error
         return
-    with workshop.store.scratch() as scratch:
+    with workspace.store.scratch() as scratch:
         archive = scratch / "base.tar"
         bootstrap.root_tar(base.suite, archive, mirror=base.mirror, log=log)
         engine.import_tar(archive, base.tag, {"org.pikaforge.base": base.suite})
 
 
 def _build(
-    workshop: Workshop,
+    workspace: Workspace,
     engine: DockerEngine,
     spec: Spec,
     base: Base,
@@ -197,9 +197,9 @@ def _build(
     log: Path,
 ) -> ImageFacts:
     recipe = _recipe(spec, label)
-    folder = workshop.home / "docker" / recipe
+    folder = workspace.home / "docker" / recipe
     context: dict[str, bytes | Path] = {"Dockerfile": folder / "Dockerfile"}
-    context.update({f"guest/{name}": workshop.home / GUEST / name for name in COPIED})
+    context.update({f"guest/{name}": workspace.home / GUEST / name for name in COPIED})
     arguments = {"BASE": base.tag, **({} if label in OWN else _arguments(spec, label))}
     wanted = {name: value for name, value in arguments.items() if _declares(folder / "Dockerfile", name)}
     # The tag holds the key: what another checkout has made under it is what would be made here.
@@ -231,19 +231,19 @@ class Inventory:
     """`id`, `version` and `variant` of its os-release, each "" where that has none."""
 
 
-def _inventory(workshop: Workshop, image: str, label: str, log: Path) -> Inventory:
-    with workshop.store.scratch() as scratch:
+def _inventory(workspace: Workspace, image: str, label: str, log: Path) -> Inventory:
+    with workspace.store.scratch() as scratch:
         job = Job(
             label=f"{STAGE_NAME}-{label}",
             image=image,
             argv=("sh", "guest/packages.sh"),
             env={},
-            inputs=(workshop.guest("packages.sh"),),
+            inputs=(workspace.guest("packages.sh"),),
             outputs=("out/packages", "out/facts"),
             log=log,
         )
         done = run_job(
-            workshop, job, scratch, stage=STAGE_NAME, label=label, failed="the image's packages cannot be listed"
+            workspace, job, scratch, stage=STAGE_NAME, label=label, failed="the image's packages cannot be listed"
         )
         lines = done.outputs["out/packages"].read_text(encoding="utf-8").splitlines()
         facts = read_facts(done.outputs["out/facts"])
@@ -265,12 +265,12 @@ def _check_compiler(entry: Image, label: str, found: str) -> None:
         )
 
 
-def _pin_packages(lock: Lock, base: Base, engine: DockerEngine, workshop: Workshop, log: Path) -> None:
+def _pin_packages(lock: Lock, base: Base, engine: DockerEngine, workspace: Workspace, log: Path) -> None:
     """Pin a bootstrapped base by its package versions.
 
     The distribution moves them with every security update, so another value is only refused under `--locked`.
     """
-    held = _inventory(workshop, base.tag, base.image, log)
+    held = _inventory(workspace, base.tag, base.image, log)
     value = f"sha256:{hashing.digest(repr(held.packages))}"
     old = lock.pins("images", base.image).get("packages")
     if old is not None and old != value and not lock.strict:
@@ -296,7 +296,7 @@ def _host_wanted(spec: Spec, label: str, family: OsFamily) -> Sequence[str]:
     return (*family.toolchain, *spec.packages_for(label, purpose="build"))
 
 
-def run_host(workshop: Workshop, spec: Spec, *, key: str, label: str) -> Result:
+def run_host(workspace: Workspace, spec: Spec, *, key: str, label: str) -> Result:
     """Check that this machine has what the image would have; nothing is installed.
 
     Raises:
@@ -314,7 +314,7 @@ def run_host(workshop: Workshop, spec: Spec, *, key: str, label: str) -> Result:
         )
     compiler = hostos.compiler_version()
     _check_compiler(spec.images[label], label, compiler)
-    log = workshop.log_path(label, STAGE_NAME)
+    log = workspace.log_path(label, STAGE_NAME)
     facts: dict[str, Any] = {
         "base": "this machine",
         "build": "",
@@ -322,9 +322,9 @@ def run_host(workshop: Workshop, spec: Spec, *, key: str, label: str) -> Result:
         "ids": {},
         "gcc": compiler,
         "packages": {"build": sorted([n, v] for n, v in versions.items())},
-        "abi": abi.measure(workshop, "", stage=STAGE_NAME, label=label, log=log),
+        "abi": abi.measure(workspace, "", stage=STAGE_NAME, label=label, log=log),
     }
-    return _keep(workshop, facts, repr(facts["packages"]), key=key, label=label, log=log)
+    return _keep(workspace, facts, repr(facts["packages"]), key=key, label=label, log=log)
 
 
 class ImageStage(BaseStage):
@@ -337,29 +337,29 @@ class ImageStage(BaseStage):
         """Return that it needs nothing."""
         return Needs(ids=())
 
-    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+    def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         """Return what the base is, looked up unless it is pinned, and what is put into it."""
-        if run.workshop.engine.kind == "host":
+        if run.workspace.engine.kind == "host":
             return Material(facts=host_material(run.spec, node.label, run.home))
         name = entry_of(run.spec, node.label)
-        base = identify(name, run.spec.images[name], workshop=run.workshop, offline=offline)
+        base = identify(name, run.spec.images[name], workspace=run.workspace, offline=offline)
         run.pins[node.id] = base
         return Material(facts=material(run.spec, node.label, base, run.home), pinned=base is not None)
 
-    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+    def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Build the images, or look at this machine."""
         label = inputs.node.label
-        if run.workshop.engine.kind == "host":
-            return run_host(run.workshop, run.spec, key=key, label=label)
+        if run.workspace.engine.kind == "host":
+            return run_host(run.workspace, run.spec, key=key, label=label)
         base = run.pins[inputs.node.id]
         assert isinstance(base, Base)
-        return make(run.workshop, run.spec, base, key=key, label=label)
+        return make(run.workspace, run.spec, base, key=key, label=label)
 
-    def lost(self, result: Result, run: Run, *, engine_answers: Callable[[], bool]) -> str:
+    def lost(self, result: Result, run: RunContext, *, engine_answers: Callable[[], bool]) -> str:
         """Return why the engine does not have the images."""
         if not engine_answers():
             return "no engine answers that could hold it"
-        return "" if usable(result, run.workshop) else "the engine does not hold it any more"
+        return "" if usable(result, run.workspace) else "the engine does not hold it any more"
 
 
 STAGE = ImageStage()

@@ -20,7 +20,7 @@ from pikaforge.errors import AuditError, StageError
 from pikaforge.host.archives import members
 from pikaforge.host.job import Job
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workshop, failure, run_job
+from pikaforge.host.workspace import Workspace, failure, run_job
 
 SCRIPT = "libraries.sh"
 FILE = "libraries.json"
@@ -67,11 +67,11 @@ class Libraries(BaseModel):
         return found
 
 
-def measure(workshop: Workshop, image: str, *, stage: str, label: str, log: Path, into: Path) -> Path:
+def measure(workspace: Workspace, image: str, *, stage: str, label: str, log: Path, into: Path) -> Path:
     """Record the libraries of an image; the file with the record.
 
     Args:
-        workshop: where it is run.
+        workspace: where it is run.
         image: the build image; nothing with the host engine.
         stage: of the node, for errors.
         label: of the node.
@@ -81,19 +81,19 @@ def measure(workshop: Workshop, image: str, *, stage: str, label: str, log: Path
     Raises:
         StageError: the libraries cannot be fetched, or are more than a distribution has.
     """
-    with workshop.store.scratch() as scratch:
+    with workspace.store.scratch() as scratch:
         job = Job(
             label=f"{stage}-{label}",
             image=image,
             argv=("sh", f"guest/{SCRIPT}"),
             # Of this machine itself there may be a gigabyte, which need not be copied.
-            env={"FORGE_ARCHIVE": str(int(workshop.engine.kind != "host"))},
-            inputs=(workshop.guest(SCRIPT),),
+            env={"FORGE_ARCHIVE": str(int(workspace.engine.kind != "host"))},
+            inputs=(workspace.guest(SCRIPT),),
             outputs=("out/list", "out/libraries.tar", "out/owned"),
             log=log,
         )
-        done = run_job(workshop, job, scratch, stage=stage, label=label, failed="the image's libraries cannot be read")
-        host = workshop.engine.kind == "host"
+        done = run_job(workspace, job, scratch, stage=stage, label=label, failed="the image's libraries cannot be read")
+        host = workspace.engine.kind == "host"
         files = _local(done.outputs["out/list"]) if host else _archived(done.outputs["out/libraries.tar"])
         try:
             record = _record(files, _owners(done.outputs["out/owned"]), scratch / "library")

@@ -34,7 +34,7 @@ def _batches(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 
 @dataclass(slots=True, kw_only=True)
-class Written:
+class WriteCounts:
     """What a load came to."""
 
     acknowledged: list[int] = field(default_factory=list)
@@ -53,7 +53,7 @@ class _Writer:
         self._left = _batches(range(1, load.count + 1), load.batch)
         self._killed = False
         self._working = load.connections
-        self.written = Written()
+        self.written = WriteCounts()
         self.enough = threading.Event()
         """Set when it is time to kill the server, or when nothing is left to wait for."""
 
@@ -103,7 +103,7 @@ class _Writer:
         kill()
 
 
-def write(load: Load, connect: Connect, kill: Callable[[], None]) -> Written:
+def write(load: Load, connect: Connect, kill: Callable[[], None]) -> WriteCounts:
     """Write; with `kill_at`, call `kill` once so many are acknowledged, while the others are still being sent.
 
     Raises:

@@ -16,7 +16,7 @@ POLL = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class CheckOutcome:
     """How one named check went."""
 
     name: str
@@ -110,7 +110,7 @@ def describe(step: Step) -> str:
     return f"sent {sent}; wanted {_wanted(step)}{waited}"
 
 
-def run_check(check: Check, connect: Callable[[], Connection]) -> Outcome:
+def run_check(check: Check, connect: Callable[[], Connection]) -> CheckOutcome:
     """Carry a check out on a connection of its own."""
     start = time.monotonic()
     detail = ""
@@ -129,6 +129,6 @@ def run_check(check: Check, connect: Callable[[], Connection]) -> Outcome:
         detail = f"no connection: {error}"
     if detail and check.why:
         detail = f"{detail} ({check.why})"
-    return Outcome(
+    return CheckOutcome(
         name=check.check, passed=not detail, seconds=time.monotonic() - start, detail=detail, required=check.required
     )

@@ -16,9 +16,9 @@ from pikaforge.config.smoke_checks import MAIN, PEER, Check, Data, Reading, Step
 from pikaforge.host.docker import signal_of
 from pikaforge.host.job import NOBODY, CannotServe, RunningServer, files
 from pikaforge.pipeline.smoke import allocator_in_use, bulk_writes
-from pikaforge.pipeline.smoke.expectations import POLL, Outcome, describe, run_step
+from pikaforge.pipeline.smoke.expectations import POLL, CheckOutcome, describe, run_step
 from pikaforge.pipeline.smoke.resp import Closed, Connection
-from pikaforge.pipeline.smoke.server import Place, describe_end, log_tail
+from pikaforge.pipeline.smoke.server import ServerPlace, describe_end, log_tail
 
 LOOPBACK = "over this machine's loopback interface, not a private network"
 WILD = re.compile(r"[*?\[]")
@@ -50,25 +50,25 @@ class _Running:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class CheckVerdict:
     """How a check with its own servers went, and the last lines of its servers' logs if it failed."""
 
-    outcome: Outcome
+    outcome: CheckOutcome
     tail: tuple[str, ...] = ()
 
 
-class Failed(Exception):
+class StepFailed(Exception):
     """A step did not hold; the text says what was wanted and what came."""
 
 
-def run_scenario(check: Check, place: Place) -> Verdict:
+def run_scenario(check: Check, place: ServerPlace) -> CheckVerdict:
     """Carry a check out on servers of its own; all of them are gone afterwards.
 
     Raises:
         HostError: the engine failed; the product is not to blame.
     """
     start = time.monotonic()
-    scenario = _Scenario(check, place)
+    scenario = _MultiServerRun(check, place)
     detail, skipped = "", ""
     try:
         with contextlib.ExitStack() as stack:
@@ -77,7 +77,7 @@ def run_scenario(check: Check, place: Place) -> Verdict:
         skipped = error.message
     if detail and check.why:
         detail = f"{detail} ({check.why})"
-    outcome = Outcome(
+    outcome = CheckOutcome(
         name=check.check,
         passed=not detail and not skipped,
         seconds=time.monotonic() - start,
@@ -86,13 +86,13 @@ def run_scenario(check: Check, place: Place) -> Verdict:
         skipped=skipped,
         note="; ".join(scenario.notes),
     )
-    return Verdict(outcome=outcome, tail=scenario.tails() if detail else ())
+    return CheckVerdict(outcome=outcome, tail=scenario.tails() if detail else ())
 
 
-class _Scenario:
+class _MultiServerRun:
     """One run of one check."""
 
-    def __init__(self, check: Check, place: Place) -> None:
+    def __init__(self, check: Check, place: ServerPlace) -> None:
         self._check = check
         self._place = place
         self._running: dict[str, _Running] = {}
@@ -112,7 +112,7 @@ class _Scenario:
         for number, step in enumerate(self._check.steps):
             try:
                 self._step(step)
-            except Failed as error:
+            except StepFailed as error:
                 return f"step {number + 1}: {error}{self._ended(END)}"
         ended = self._ended(LOOK).removeprefix("; ")
         return f"after the last step: {ended}" if ended else ""
@@ -137,7 +137,7 @@ class _Scenario:
     def _get(self, name: str) -> _Running:
         running = self._running.get(name)
         if running is None or not running.up:
-            raise Failed(f"the server {name} is not running: it takes a `start` step first")
+            raise StepFailed(f"the server {name} is not running: it takes a `start` step first")
         return running
 
     def _step(self, step: Step) -> None:
@@ -166,14 +166,14 @@ class _Scenario:
             try:
                 running.connection = self._place.connect(*self._address(name))
             except Closed as error:
-                raise Failed(f"no connection to the server {name}: {error}") from error
+                raise StepFailed(f"no connection to the server {name}: {error}") from error
         return running.connection
 
     def _address(self, name: str) -> tuple[str, int]:
         try:
             return self._get(name).server.address()
         except OSError as error:  # its port is gone
-            raise Failed(f"no connection to the server {name}: {error}") from error
+            raise StepFailed(f"no connection to the server {name}: {error}") from error
 
     def _filled(self, words: Sequence[str | int]) -> tuple[str | int, ...]:
         def reach(found: re.Match[str]) -> str:
@@ -193,7 +193,7 @@ class _Scenario:
         except Closed as error:
             wrong = f"{describe(step)}; got no reply: {error}"
         if wrong:
-            raise Failed(f"{asked}{wrong}")
+            raise StepFailed(f"{asked}{wrong}")
 
     def _write(self, step: Step) -> None:
         running = self._get(step.at)
@@ -208,12 +208,12 @@ class _Scenario:
         written = bulk_writes.write(step.write, lambda: self._place.connect(*address), kill)
         running.acknowledged = written.acknowledged
         if written.problem:
-            raise Failed(f"of {step.write.count} writes: {written.problem}")
+            raise StepFailed(f"of {step.write.count} writes: {written.problem}")
         killed = " when it was killed" if step.write.kill_at is not None else ""
         self.notes.append(f"{len(written.acknowledged)} of {step.write.count} writes were acknowledged{killed}")
         if step.write.kill_at is not None:
             if ended == [None]:
-                raise Failed(f"sent SIGKILL; it still runs after {self._place.server.stop.within:g} s")
+                raise StepFailed(f"sent SIGKILL; it still runs after {self._place.server.stop.within:g} s")
             running.down()
 
     def _verify(self, name: str, reading: Reading) -> None:
@@ -222,9 +222,9 @@ class _Scenario:
         try:
             lost = bulk_writes.verify(reading, written, connection)
         except Closed as error:
-            raise Failed(f"while {len(written)} acknowledged writes were read back: {error}") from error
+            raise StepFailed(f"while {len(written)} acknowledged writes were read back: {error}") from error
         if lost:
-            raise Failed(lost)
+            raise StepFailed(lost)
 
     # ---- servers
 
@@ -234,9 +234,9 @@ class _Scenario:
         if running is None:
             running = self._first(name, step.data)
         elif running.up:
-            raise Failed(f"the server {name} is already running")
+            raise StepFailed(f"the server {name} is already running")
         elif step.data is not None:
-            raise Failed(f"the server {name} has data already: only its first start takes `data`")
+            raise StepFailed(f"the server {name} has data already: only its first start takes `data`")
         else:
             running.server.again()
             running.up = True
@@ -244,7 +244,7 @@ class _Scenario:
         if step.refused is None:
             if wrong:
                 running.up = status is None
-                raise Failed(f"start {name}: {wrong}")
+                raise StepFailed(f"start {name}: {wrong}")
             return
         self._refused(step, running, status, wrong)
 
@@ -268,14 +268,14 @@ class _Scenario:
         assert refused is not None  # the caller has looked
         wanted = f"start {step.start}: wanted a refusal with a match of {refused.match!r}"
         if status is None:
-            raise Failed(f"{wanted}; {wrong or 'it runs, and answers'}")
+            raise StepFailed(f"{wanted}; {wrong or 'it runs, and answers'}")
         running.down()
         text = running.server.log_text()
         if status != refused.status if refused.status is not None else status == 0:
             kind = "another than 0" if refused.status is None else str(refused.status)
-            raise Failed(f"{wanted} and exit status {kind}; {describe_end(status)}")
+            raise StepFailed(f"{wanted} and exit status {kind}; {describe_end(status)}")
         if re.search(refused.match, text) is None:
-            raise Failed(f"{wanted}; it printed {text[-300:]!r} ({describe_end(status)})")
+            raise StepFailed(f"{wanted}; it printed {text[-300:]!r} ({describe_end(status)})")
 
     def _stop(self, step: Step) -> None:
         name = step.stop or ""
@@ -284,15 +284,15 @@ class _Scenario:
         sent = step.signal or stop.signal
         if (status := running.server.wait(LOOK)) is not None:
             running.down()
-            raise Failed(f"stop {name}: it had ended before: {describe_end(status)}")
+            raise StepFailed(f"stop {name}: it had ended before: {describe_end(status)}")
         running.server.signal(sent)
         status = running.server.wait(stop.within)
         if status is None:
-            raise Failed(f"stop {name}: sent SIG{sent}; it still runs after {stop.within:g} s")
+            raise StepFailed(f"stop {name}: sent SIG{sent}; it still runs after {stop.within:g} s")
         running.down()
         killed = describe_end(status) if signal_of(status) else ""
         if killed not in ("", f"killed by SIG{sent}"):
-            raise Failed(f"stop {name}: sent SIG{sent}; {killed}")
+            raise StepFailed(f"stop {name}: sent SIG{sent}; {killed}")
 
     def _served(self, step: Step) -> None:
         assert step.served is not None  # its kind
@@ -301,7 +301,7 @@ class _Scenario:
         text = server.log_text()
         wrong = allocator_in_use.served_wrong(text, kind=self._place.allocator, at_least=step.served.at_least)
         if wrong:
-            raise Failed(f"the memory of {step.at}: {wrong}")
+            raise StepFailed(f"the memory of {step.at}: {wrong}")
         if (found := allocator_in_use.served(text)) is not None:
             title, count = found
             self.notes.append(f"{title} served {count / (1 << 20):.1f} MiB")
@@ -330,7 +330,7 @@ class _Scenario:
                 if not wrong:
                     return
             if time.monotonic() >= deadline:
-                raise Failed(f"files of {step.at}: {wrong}")
+                raise StepFailed(f"files of {step.at}: {wrong}")
             time.sleep(POLL)
 
     def _copied(self, data: Data, *, owner: int) -> bytes:
@@ -343,7 +343,7 @@ class _Scenario:
                 moved = {path.lstrip("/"): content for path, content in moved.items()}
                 return files(moved, owner=owner)
         where = " or ".join(folders)
-        raise Failed(
+        raise StepFailed(
             f"there are no files in {where} below the data of {data.of}" if where else f"{data.of} has no data"
         )
 

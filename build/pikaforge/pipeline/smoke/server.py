@@ -93,7 +93,7 @@ def log_tail(log: Path, lines: int = LOG_LINES) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ServerPlace:
     """Where servers of a tree run, and with what in front of them."""
 
     engine: Engine

@@ -10,11 +10,11 @@ from typing import Any
 from pikaforge.config.smoke_checks import Check
 from pikaforge.errors import HostError
 from pikaforge.host.job import Job, RunningServer
-from pikaforge.host.workspace import Workshop
+from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.smoke import allocator_in_use
-from pikaforge.pipeline.smoke.expectations import Outcome, run_check
+from pikaforge.pipeline.smoke.expectations import CheckOutcome, run_check
 from pikaforge.pipeline.smoke.multi_server import run_scenario
-from pikaforge.pipeline.smoke.server import Place, describe_end
+from pikaforge.pipeline.smoke.server import ServerPlace, describe_end
 
 VERSION_TIMEOUT = 60.0
 """Seconds for the version command."""
@@ -25,11 +25,11 @@ DYING = 1.0
 class Session:
     """All checks of one tree in one way."""
 
-    def __init__(self, workshop: Workshop, place: Place, checks: Sequence[Check]) -> None:
-        self._workshop = workshop
+    def __init__(self, workspace: Workspace, place: ServerPlace, checks: Sequence[Check]) -> None:
+        self._workshop = workspace
         self._checks = checks
         self.place = place
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[CheckOutcome] = []
         self.rest: dict[str, Any] = {}
         self.tails: list[str] = []
         """Last lines of the logs of servers that belong to checks that failed."""
@@ -54,15 +54,15 @@ class Session:
             self.tails += verdict.tail
         return "", None
 
-    def _missed(self, check: Check) -> Outcome | None:
+    def _missed(self, check: Check) -> CheckOutcome | None:
         """The check as skipped, if one that it needs has not passed."""
         bad = [outcome.name for outcome in self.outcomes if outcome.name in check.needs and not outcome.passed]
         if not bad:
             return None
         reason = f"it needs {', '.join(bad)}, which has not passed"
-        return Outcome(name=check.check, passed=False, seconds=0.0, required=check.required, skipped=reason)
+        return CheckOutcome(name=check.check, passed=False, seconds=0.0, required=check.required, skipped=reason)
 
-    def _version(self) -> Outcome:
+    def _version(self) -> CheckOutcome:
         """The version command, in a container of its own."""
         start = time.monotonic()
         version = self.place.server.version
@@ -87,7 +87,7 @@ class Session:
         elif version.match and not re.search(version.match, output):
             wanted = f"wanted a match of {version.match!r}"
         detail = f"{' '.join(version.command)}: {wanted}; it printed {output[-300:]!r}" if wanted else ""
-        return Outcome(name="version", passed=not detail, seconds=time.monotonic() - start, detail=detail)
+        return CheckOutcome(name="version", passed=not detail, seconds=time.monotonic() - start, detail=detail)
 
     def _served(self) -> tuple[str, int | None]:
         """Start, the checks that share a server, and stop."""
@@ -96,7 +96,7 @@ class Session:
         with self.place.serve(log=self.place.log_path) as server:
             status, problem = self.place.ready(server)
             if not problem:
-                self.outcomes.append(Outcome(name="start", passed=True, seconds=time.monotonic() - start))
+                self.outcomes.append(CheckOutcome(name="start", passed=True, seconds=time.monotonic() - start))
                 self._ask(server)
                 # A server that failed a check may be dying: its end tells more than the check does.
                 ended = server.wait(DYING if any(o.failed for o in self.outcomes) else 0.01)
@@ -123,16 +123,16 @@ class Session:
                 break
             self.outcomes.append(run_check(check, lambda address=address: self.place.connect(*address)))  # type: ignore[misc]
 
-    def _allocator(self, server: RunningServer) -> Outcome:
+    def _allocator(self, server: RunningServer) -> CheckOutcome:
         """Which allocator the running process has mapped."""
         start = time.monotonic()
         try:
             detail = allocator_in_use.mapped_wrong(server.mapped(), kind=self.place.allocator, root=server.root)
         except (HostError, IndexError) as error:
             detail = f"what the server has mapped cannot be read: {error}"
-        return Outcome(name="allocator", passed=not detail, seconds=time.monotonic() - start, detail=detail)
+        return CheckOutcome(name="allocator", passed=not detail, seconds=time.monotonic() - start, detail=detail)
 
-    def _stop(self, server: RunningServer) -> Outcome:
+    def _stop(self, server: RunningServer) -> CheckOutcome:
         stop = self.place.server.stop
         start = time.monotonic()
         server.signal(stop.signal)
@@ -143,7 +143,7 @@ class Session:
             detail = f"sent SIG{stop.signal}; wanted exit status {stop.status}; {describe_end(status)}"
         else:
             detail = ""
-        return Outcome(name="stop", passed=not detail, seconds=time.monotonic() - start, detail=detail)
+        return CheckOutcome(name="stop", passed=not detail, seconds=time.monotonic() - start, detail=detail)
 
 
 def _rest(server: RunningServer) -> dict[str, Any]:

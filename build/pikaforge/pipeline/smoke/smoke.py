@@ -15,17 +15,17 @@ from typing import Any
 from pikaforge.config.schema import Spec
 from pikaforge.config.smoke_checks import Check
 from pikaforge.cpu import emulation
-from pikaforge.cpu.emulation import Stand
+from pikaforge.cpu.emulation import EmulatedCpu
 from pikaforge.errors import StageError, StageFailure
 from pikaforge.host import hashing, process
 from pikaforge.host.job import Input, files
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workshop
-from pikaforge.pipeline.smoke.expectations import Outcome
+from pikaforge.host.workspace import Workspace
+from pikaforge.pipeline.smoke.expectations import CheckOutcome
 from pikaforge.pipeline.smoke.resp import Connection
-from pikaforge.pipeline.smoke.server import Place, describe_end, log_tail, read_conf, settle
+from pikaforge.pipeline.smoke.server import ServerPlace, describe_end, log_tail, read_conf, settle
 from pikaforge.pipeline.smoke.session import Session
-from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Run
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan import twins
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import EMULATOR_NODE, Node
@@ -73,7 +73,7 @@ def host_emulator() -> Path | None:
 
 
 def make(
-    workshop: Workshop,
+    workspace: Workspace,
     spec: Spec,
     cell: Cell,
     compiled: Result,
@@ -93,7 +93,7 @@ def make(
         StageError: a required check failed, the server died, or nothing can be tried here. The exchange and the
             logs' last lines are in it.
     """
-    stage = _Stage(workshop, spec, cell, compiled, str(image.facts["runtime"]))
+    stage = _Stage(workspace, spec, cell, compiled, str(image.facts["runtime"]))
     checks = [check for check in spec.product.smoke if check.serves(stage.allocator)]
     native = _Way(reason=stage.missing())
     emulated, program, inputs = stage.emulated(emulator)
@@ -115,18 +115,18 @@ def make(
         raise error.with_facts(_facts(native, emulated)) from None
     counted = [o for o in (native if native.ran else emulated).outcomes if o.passed]
     facts = {"checks": [asdict(outcome) for outcome in counted], **_facts(native, emulated)}
-    return _put(workshop, key, {**facts, "target": cell.target, "tried": cell.target})
+    return _put(workspace, key, {**facts, "target": cell.target, "tried": cell.target})
 
 
-def adopt(workshop: Workshop, cell: Cell, twin: Result, *, key: str) -> Result:
+def adopt(workspace: Workspace, cell: Cell, twin: Result, *, key: str) -> Result:
     """Take the verdict on a twin's tree for a target that cannot be run; its facts say which target was tried."""
-    return _put(workshop, key, {**twin.facts, "target": cell.target, "tried": twin.facts["tried"]})
+    return _put(workspace, key, {**twin.facts, "target": cell.target, "tried": twin.facts["tried"]})
 
 
-def _put(workshop: Workshop, key: str, facts: Mapping[str, Any]) -> Result:
+def _put(workspace: Workspace, key: str, facts: Mapping[str, Any]) -> Result:
     """Store a verdict. Its identity is what packages tell: the target that was tried, and the checks that it passed."""
     told = [facts["tried"], *(check["name"] for check in facts["checks"])]
-    return workshop.store.put(STAGE_NAME, key, identity=hashing.digest(" ".join(told)), facts=facts, files={})
+    return workspace.store.put(STAGE_NAME, key, identity=hashing.digest(" ".join(told)), facts=facts, files={})
 
 
 def _facts(native: _Way, emulated: _Way) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class _Way:
     ran: bool = False
     problem: str = ""
     """Why it is refused; empty if it passed."""
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[CheckOutcome] = field(default_factory=list)
     rest: dict[str, Any] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
@@ -179,8 +179,8 @@ class _Way:
 class _Stage:
     """The inputs of the stage, and its errors."""
 
-    def __init__(self, workshop: Workshop, spec: Spec, cell: Cell, compiled: Result, image: str) -> None:
-        self._workshop = workshop
+    def __init__(self, workspace: Workspace, spec: Spec, cell: Cell, compiled: Result, image: str) -> None:
+        self._workshop = workspace
         self._server = spec.product.server
         self._cell = cell
         self.allocator = spec.allocators[cell.allocator].kind
@@ -195,7 +195,7 @@ class _Stage:
 
     def emulated(self, emulator: Result | None) -> tuple[_Way, tuple[str, ...], tuple[Input, ...]]:
         """The emulated way, the emulator's command, and what it needs beside the tree."""
-        stand: Stand = emulation.stand_for(self._cell.target)
+        stand: EmulatedCpu = emulation.stand_for(self._cell.target)
         if stand.reason:
             return _Way(reason=stand.reason), (), ()
         if self._workshop.engine.kind == "host":
@@ -218,7 +218,7 @@ class _Stage:
     ) -> None:
         """Make the checks; a failure that counts is raised."""
         stem = f"{STAGE_NAME}-emulated" if way.cpu else STAGE_NAME
-        place = Place(
+        place = ServerPlace(
             engine=self._workshop.engine,
             server=self._server,
             image=self._image,
@@ -244,7 +244,7 @@ class _Stage:
             raise self._error(way, problem, failed, status, session)
 
     def _error(
-        self, way: _Way, problem: str, failed: Sequence[Outcome], status: int | None, session: Session
+        self, way: _Way, problem: str, failed: Sequence[CheckOutcome], status: int | None, session: Session
     ) -> StageError:
         tail = [] if failed and {o.name for o in failed} <= session.own else list(log_tail(session.place.log_path))
         tail += session.tails
@@ -282,22 +282,22 @@ class SmokeStage(BaseStage):
         """Return that it needs tree, image and emulator."""
         return Needs(ids=(f"compile:{slot.label}", slot.image, *slot.emulator))
 
-    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+    def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         """Return checks, CPU and, with the host engine, the emulator, which is a node's result otherwise."""
-        path = host_emulator() if run.workshop.engine.kind == "host" else None
+        path = host_emulator() if run.workspace.engine.kind == "host" else None
         emulator = hashing.file_digest(path) if path is not None else ""
         kind = run.spec.allocators[node.cell.allocator].kind
         return Material(facts=material(run.spec, node.cell.target, allocator=kind, emulator=emulator))
 
-    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+    def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Run the checks, or take the verdict on the twin."""
         node = inputs.node
         if node.twin:
-            return adopt(run.workshop, node.cell, inputs.results[node.twin], key=key)
+            return adopt(run.workspace, node.cell, inputs.results[node.twin], key=key)
         emulator = inputs.results.get(EMULATOR_NODE)
-        return make(run.workshop, run.spec, node.cell, inputs.of("compile"), inputs.image, key=key, emulator=emulator)
+        return make(run.workspace, run.spec, node.cell, inputs.of("compile"), inputs.image, key=key, emulator=emulator)
 
-    def remarks(self, result: Result, run: Run, *, fresh: bool) -> Iterable[str]:
+    def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
         """Return what was not run; once, when it was tried."""
         return remarks(result.facts) if fresh else ()
 

@@ -14,7 +14,7 @@ from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git, hashing, process
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.net import redacted
-from pikaforge.host.owner import Owner
+from pikaforge.host.owner import RunId
 from pikaforge.host.store import sha256
 
 SAMPLE = "sample"
@@ -188,7 +188,7 @@ def _sample(product: Product, ref: str, *, base: Path, out: Path) -> Origin:
     folder = out / "sample" / files[:16]
     complete = folder / "complete"
     if not complete.exists():
-        beside = folder.with_name(f".{folder.name}-{Owner.current().text}")
+        beside = folder.with_name(f".{folder.name}-{RunId.current().text}")
         shutil.rmtree(beside, ignore_errors=True)
         make_sample(product, base=base, folder=beside)
         (beside / complete.name).touch()

@@ -56,7 +56,7 @@ def moves(data: bytes, strip: int = 1) -> list[Move]:
 
 
 @dataclass(slots=True, kw_only=True)
-class Pointers:
+class SubmodulePointers:
     """Facts about the submodules that a series moves."""
 
     holds: list[tuple[str, str, str]] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Pointers:
 
 def look_up(
     by_patch: Mapping[Patch, Sequence[Move]], origin: Origin, *, repository: Path, commit: str, cache: git.Cache
-) -> Pointers:
+) -> SubmodulePointers:
     """Find the commits that contain those to which the patches move submodules.
 
     Compared are the commit at which the source has the submodule, and those to which earlier patches move it. Where the
@@ -89,7 +89,7 @@ def look_up(
         commit: that commit.
         cache: for the repositories of submodules.
     """
-    found = Pointers()
+    found = SubmodulePointers()
     every = [move for moved in by_patch.values() for move in moved]
     if not every:
         return found
@@ -111,7 +111,13 @@ def look_up(
 
 
 def _ask(
-    path: str, asked: Sequence[tuple[Move, str]], found: Pointers, *, origin: Origin, url: str, cache: git.Cache
+    path: str,
+    asked: Sequence[tuple[Move, str]],
+    found: SubmodulePointers,
+    *,
+    origin: Origin,
+    url: str,
+    cache: git.Cache,
 ) -> None:
     for move, at in dict.fromkeys(asked):
         places = [submodules.kept(origin, path), git.join(origin.relative_to, url)]
@@ -135,7 +141,7 @@ GITMODULES_LIMIT = 1 << 20
 """Bytes."""
 
 
-def look_up_trees(by_patch: Mapping[Patch, Sequence[Move]], tarball: Path, *, cache: git.Cache) -> Pointers:
+def look_up_trees(by_patch: Mapping[Patch, Sequence[Move]], tarball: Path, *, cache: git.Cache) -> SubmodulePointers:
     """Find the trees of the commits to which the patches move submodules, to be compared with a tarball's folders.
 
     Args:
@@ -143,7 +149,7 @@ def look_up_trees(by_patch: Mapping[Patch, Sequence[Move]], tarball: Path, *, ca
         tarball: the source; relative URLs in it lead nowhere.
         cache: for the repositories of submodules.
     """
-    found = Pointers()
+    found = SubmodulePointers()
     wanted = [move for moved in by_patch.values() for move in moved if move.new]
     urls = git.submodule_urls(_gitmodules(tarball)) if wanted else {}
     for path, commit in dict.fromkeys((move.path, move.new) for move in wanted):

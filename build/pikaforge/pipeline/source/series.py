@@ -26,7 +26,7 @@ class Offset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class PatchVerdict:
     """What series.sh found out about a patch, and did with it."""
 
     patch: Patch
@@ -66,7 +66,7 @@ class Verdict:
         }
 
 
-def read(facts: Facts, patches: Sequence[Patch]) -> tuple[Verdict, ...]:
+def read(facts: Facts, patches: Sequence[Patch]) -> tuple[PatchVerdict, ...]:
     """Read the verdicts on patches, in order, from the facts of series.sh.
 
     Raises:
@@ -83,7 +83,7 @@ def read(facts: Facts, patches: Sequence[Patch]) -> tuple[Verdict, ...]:
         if len(said) != 1:
             raise ValueError(f"series.sh says of the patch {patch.name}: {said}")
         found.append(
-            Verdict(
+            PatchVerdict(
                 patch=patch,
                 state=states[said[0]],
                 offsets=tuple(Offset(path=p, hunk=int(h), lines=int(n)) for p, h, n in of("offset", number)),

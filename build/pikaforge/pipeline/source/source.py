@@ -13,12 +13,12 @@ from pikaforge.errors import ConfigError, HostError, StageError, UnreachableErro
 from pikaforge.host import git
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
-from pikaforge.host.workspace import Workshop, failure, guest_digests, read_facts, run_job
+from pikaforge.host.workspace import Workspace, failure, guest_digests, read_facts, run_job
 from pikaforge.pipeline.source import origin as origins
 from pikaforge.pipeline.source import patches, pointers, submodules
 from pikaforge.pipeline.source import series as series_stage
 from pikaforge.pipeline.source.origin import Origin, Pinned, pin
-from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Run
+from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan.plan import Node
 from pikaforge.plan.stages import Needs, Scope, Slot
 
@@ -28,14 +28,14 @@ FAILED = "the source tree could not be made"
 
 
 def identify(
-    origin: Origin, series: Series | None, *, workshop: Workshop, folder: Path, offline: bool
+    origin: Origin, series: Series | None, *, workspace: Workspace, folder: Path, offline: bool
 ) -> Pinned | None:
     """What the source is, exactly; None if that is not known without the network and `offline` forbids it.
 
     Args:
         origin: the source.
         series: the patches, or None.
-        workshop: whose lock pins both.
+        workspace: whose lock pins both.
         folder: of the series file.
         offline: look only at what is here.
 
@@ -43,29 +43,29 @@ def identify(
         HostError: the network is needed and out of reach.
         ConfigError: a pin says otherwise, or the source has no such tag.
     """
-    identity = pin(origin, workshop.lock, offline=offline)
+    identity = pin(origin, workspace.lock, offline=offline)
     if identity is None:
         return None
     if series is None:
         return Pinned(origin=origin, identity=identity, patches={})
-    known = patches.pinned_digests(series, origin, folder=folder, lock=workshop.lock)
-    if known is None or workshop.lock.refresh:
+    known = patches.pinned_digests(series, origin, folder=folder, lock=workspace.lock)
+    if known is None or workspace.lock.refresh:
         if offline:
             return None
-        shelf = _shelf(workshop, origin, identity, folder)
+        shelf = _shelf(workspace, origin, identity, folder)
         known = patches.digests_of(patches.resolve(series, shelf))
     refused = tuple(patches.entry_name(e) for e in series.patches if e.enabled and e.already == "refuse")
     return Pinned(origin=origin, identity=identity, patches=known, refused=refused)
 
 
-def _shelf(workshop: Workshop, origin: Origin, commit: str, folder: Path) -> patches.Shelf:
+def _shelf(workspace: Workspace, origin: Origin, commit: str, folder: Path) -> patches.Shelf:
     return patches.Shelf(
         origin=origin,
         commit=commit,
         folder=folder,
-        lock=workshop.lock,
-        downloads=workshop.out / "downloads",
-        cache=git.Cache(workshop.out / "git"),
+        lock=workspace.lock,
+        downloads=workspace.out / "downloads",
+        cache=git.Cache(workspace.out / "git"),
     )
 
 
@@ -88,7 +88,7 @@ def unresolved_material(origin: Origin, home: Path) -> dict[str, Any]:
 
 
 def make(
-    workshop: Workshop, pinned: Pinned, series: Series | None, *, key: str, label: str, folder: Path, image: str
+    workspace: Workspace, pinned: Pinned, series: Series | None, *, key: str, label: str, folder: Path, image: str
 ) -> Result:
     """Run the stage.
 
@@ -100,12 +100,12 @@ def make(
         HostError: a repository cannot be reached.
     """
     origin = pinned.origin
-    shelf = _shelf(workshop, origin, pinned.identity, folder)
+    shelf = _shelf(workspace, origin, pinned.identity, folder)
     wanted = patches.resolve(series, shelf) if series is not None else ()
-    log = workshop.log_path(label, STAGE_NAME)
-    with workshop.store.scratch() as scratch:
-        work = _Work(
-            workshop=workshop,
+    log = workspace.log_path(label, STAGE_NAME)
+    with workspace.store.scratch() as scratch:
+        work = _SourceRun(
+            workspace=workspace,
             pinned=pinned,
             shelf=shelf,
             wanted=wanted,
@@ -116,20 +116,20 @@ def make(
         )
         made = work.patched()
         filler = submodules.Filler(
-            workshop=workshop, origin=origin, image=image, label=label, log=log, epoch=made.epoch
+            workspace=workspace, origin=origin, image=image, label=label, log=log, epoch=made.epoch
         )
         links = submodules.links(made.facts, {}, origin.relative_to)
         tree = filler.fill(made.tree, links, scratch)
         if not origin.sample:
             for path, commit in filler.commits.items():
-                workshop.lock.check("sources", origin.entry, f"submodule {path}", commit)
-        return workshop.store.put(
+                workspace.lock.check("sources", origin.entry, f"submodule {path}", commit)
+        return workspace.store.put(
             STAGE_NAME,
             key,
             identity=sha256(tree),
             facts={
                 "origin": origin.spec,
-                **origins.describe(origin, pinned.identity, _tag(origin, workshop)),
+                **origins.describe(origin, pinned.identity, _tag(origin, workspace)),
                 "head": made.facts["head"][0][0] if origin.kind == "git" else "",
                 "epoch": made.epoch,
                 "patches": [verdict.facts() for verdict in made.verdicts],
@@ -139,9 +139,9 @@ def make(
         )
 
 
-def _tag(origin: Origin, workshop: Workshop) -> str:
+def _tag(origin: Origin, workspace: Workspace) -> str:
     try:
-        return origins.tag_of(origin, workshop.lock)
+        return origins.tag_of(origin, workspace.lock)
     except UnreachableError as error:
         raise HostError(error.message, where=f"source {origin.spec}", hint=origins.WAYS_ROUND) from error
 
@@ -172,14 +172,14 @@ class _Patched:
     tree: Path
     epoch: int
     facts: series_stage.Facts
-    verdicts: tuple[series_stage.Verdict, ...]
+    verdicts: tuple[series_stage.PatchVerdict, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
+class _SourceRun:
     """One run of the stage."""
 
-    workshop: Workshop
+    workspace: Workspace
     pinned: Pinned
     shelf: patches.Shelf
     wanted: tuple[patches.Patch, ...]
@@ -223,7 +223,7 @@ class _Work:
 
     def _pointers(
         self, moves: Mapping[patches.Patch, list[pointers.Move]], repository: Path | None
-    ) -> pointers.Pointers:
+    ) -> pointers.SubmodulePointers:
         origin, cache = self.pinned.origin, self.shelf.cache
         if repository is not None:
             return pointers.look_up(moves, origin, repository=repository, commit=self.pinned.identity, cache=cache)
@@ -239,7 +239,7 @@ class _Work:
             return None, f"the history of the source could not be looked at: {error.message}"
         return repository, "" if whole else f"the history of the source ends early: {origin.spec} is a shallow clone"
 
-    def _look(self, repository: Path | None, known: pointers.Pointers, *, history: bool = False) -> _Patched:
+    def _look(self, repository: Path | None, known: pointers.SubmodulePointers, *, history: bool = False) -> _Patched:
         folder = self.scratch / ("history" if history else "look")
         folder.mkdir()
         job = Job(
@@ -248,14 +248,14 @@ class _Work:
             argv=("sh", "guest/run.sh", "source", "source"),
             env={**_environment(self.pinned), **({"FORGE_HISTORY": "1"} if history else {})},
             inputs=(
-                self.workshop.guest(*SCRIPTS),
+                self.workspace.guest(*SCRIPTS),
                 _source_input(self.pinned, repository, folder),
                 _patch_input(self.shelf.downloads, self.wanted, known),
             ),
             outputs=("out/source.tar", "out/facts", "out/epoch"),
             log=self.log,
         )
-        done = run_job(self.workshop, job, folder, stage=STAGE_NAME, label=self.label, failed=FAILED)
+        done = run_job(self.workspace, job, folder, stage=STAGE_NAME, label=self.label, failed=FAILED)
         facts = read_facts(done.outputs["out/facts"])
         return _Patched(
             tree=done.outputs["out/source.tar"],
@@ -264,7 +264,7 @@ class _Work:
             verdicts=series_stage.read(facts, self.wanted),
         )
 
-    def _error(self, verdicts: tuple[series_stage.Verdict, ...], more: list[str]) -> StageError:
+    def _error(self, verdicts: tuple[series_stage.PatchVerdict, ...], more: list[str]) -> StageError:
         findings = [finding for verdict in verdicts for finding in verdict.findings]
         hints = []
         if any(verdict.state == "conflict" for verdict in verdicts):
@@ -296,7 +296,7 @@ def _source_input(pinned: Pinned, repository: Path | None, scratch: Path) -> Inp
     return Input(folder="git/0", archive=submodules.repository_tar(repository, scratch))
 
 
-def _patch_input(downloads: Path, wanted: tuple[patches.Patch, ...], known: pointers.Pointers) -> Input:
+def _patch_input(downloads: Path, wanted: tuple[patches.Patch, ...], known: pointers.SubmodulePointers) -> Input:
     lines: list[str] = []
     contents: dict[str, bytes | Path] = {}
     for number, patch in enumerate(wanted):
@@ -318,23 +318,23 @@ class SourceStage(BaseStage):
         """Return that it needs the tools image."""
         return Needs(ids=slot.tools)
 
-    def material(self, node: Node, run: Run, *, offline: bool) -> Material:
+    def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         """Return what the pins say, looked up as far as they do not."""
         request = run.request
         pinned = identify(
-            request.origin, request.series, workshop=run.workshop, folder=run.series_folder, offline=offline
+            request.origin, request.series, workspace=run.workspace, folder=run.series_folder, offline=offline
         )
         if pinned is None:
             return Material(facts=unresolved_material(request.origin, run.home), pinned=False)
         run.pins[node.id] = pinned
         return Material(facts=material(pinned, run.home))
 
-    def make(self, inputs: Inputs, run: Run, *, key: str) -> Result:
+    def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Fetch, patch and pack the tree."""
         pinned = run.pins[inputs.node.id]
         assert isinstance(pinned, Pinned)
         return make(
-            run.workshop,
+            run.workspace,
             pinned,
             run.request.series,
             key=key,
@@ -343,7 +343,7 @@ class SourceStage(BaseStage):
             image=inputs.tools,
         )
 
-    def remarks(self, result: Result, run: Run, *, fresh: bool) -> Iterable[str]:
+    def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
         """Return what of the source is not as the matrix says."""
         return remarks(result.facts, version=run.spec.product.version)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pikaforge.errors import ConfigError, HostError, StageError, StageFailure, UnreachableError
 from pikaforge.host import git
 from pikaforge.host.job import Input, Job, files
-from pikaforge.host.workspace import Workshop, read_facts, run_job
+from pikaforge.host.workspace import Workspace, read_facts, run_job
 from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin
 
 STAGE = "source"
@@ -81,7 +81,7 @@ def kept(origin: Origin, path: str) -> str:
 class Filler:
     """Fills the submodules of one tree in."""
 
-    workshop: Workshop
+    workspace: Workspace
     origin: Origin
     image: str
     label: str
@@ -115,7 +115,7 @@ class Filler:
         )
 
     def _level(self, tree: Path, wanted: list[Link], folder: Path) -> tuple[Path, list[Link]]:
-        inputs = [self.workshop.guest(SCRIPT), Input(folder="tree", archive=tree)]
+        inputs = [self.workspace.guest(SCRIPT), Input(folder="tree", archive=tree)]
         lines: list[str] = []
         bases: dict[str, str] = {}
         for number, link in enumerate(wanted):
@@ -137,12 +137,12 @@ class Filler:
             log=self.log,
         )
         failed = "the submodules could not be checked out"
-        done = run_job(self.workshop, job, folder, stage=STAGE, label=self.label, failed=failed)
+        done = run_job(self.workspace, job, folder, stage=STAGE, label=self.label, failed=failed)
         return done.outputs["out/source.tar"], links(read_facts(done.outputs["out/facts"]), bases)
 
     def _repository(self, link: Link, url: str) -> Path:
         """What a local clone already has of a submodule, else its URL."""
-        cache = git.Cache(self.workshop.out / "git")
+        cache = git.Cache(self.workspace.out / "git")
         if here := kept(self.origin, link.path):
             try:
                 return cache.fetch(here, link.commit)

@@ -19,9 +19,9 @@ from pikaforge.config.schema import Destination
 from pikaforge.errors import PublishError
 from pikaforge.host.store import locked, sha256, write_atomically
 from pikaforge.publish.sites.http import quiet
-from pikaforge.publish.sites.site import Opening
+from pikaforge.publish.sites.site import SiteOptions
 from pikaforge.publish.state import File
-from pikaforge.publish.transaction import Addition, Change
+from pikaforge.publish.transaction import Addition, Transaction
 
 DEFAULT_FOLDER = "repo"
 """Where a directory is that names no path, beside matrix.yaml."""
@@ -95,7 +95,7 @@ class Directory:
         if sha256(into) != file.sha256:
             raise PublishError("the file does not have the digest that it was published with", where=str(source))
 
-    def commit(self, change: Change) -> int:
+    def commit(self, change: Transaction) -> int:
         """Make the folder of a generation, and switch to it."""
         served = self.root / change.place
         generations = served.with_name(f".{served.name}{GENERATIONS}")
@@ -121,7 +121,7 @@ class Directory:
             self._tidy(generations, served)
         return len(change.additions)
 
-    def _fill(self, new: Path, served: Path, change: Change) -> None:
+    def _fill(self, new: Path, served: Path, change: Transaction) -> None:
         """Everything of the generation: what stays by hard links, additions as copies, whose digests are read back."""
         paths = [*(file.path for file in change.kept), *(a.file.path for a in change.additions), *change.pointers]
         folders = sorted({path.rpartition("/")[0] for path in paths})
@@ -226,7 +226,7 @@ class DirectoryKind:
         """Return its path, which may be relative to the configuration."""
         return destination.path or DEFAULT_FOLDER
 
-    def open(self, opening: Opening) -> tuple[Directory, str]:
+    def open(self, opening: SiteOptions) -> tuple[Directory, str]:
         """Return the folder as a site."""
         root = (opening.base / self.place(opening.destination)).resolve()
         return Directory(root, notice=opening.notice), (opening.destination.clients or root.as_uri()).rstrip("/")

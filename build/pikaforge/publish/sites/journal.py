@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pikaforge.errors import PublishError
-from pikaforge.publish.transaction import Change
+from pikaforge.publish.transaction import Transaction
 
 PENDING = ".pending.json"
 """At the root, because there is one publisher at a time, who makes one change after the other."""
@@ -18,7 +18,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Redo:
+class Journal:
     """Paths are relative to the root."""
 
     place: str
@@ -28,7 +28,7 @@ class Redo:
     removals: tuple[str, ...]
 
     @classmethod
-    def of(cls, change: Change) -> Redo:
+    def of(cls, change: Transaction) -> Journal:
         """The switch of a change."""
         return cls(
             place=change.place,
@@ -41,7 +41,7 @@ class Redo:
         )
 
     @classmethod
-    def of_uploads(cls, place: str, temporary: Iterable[str]) -> Redo:
+    def of_uploads(cls, place: str, temporary: Iterable[str]) -> Journal:
         """What is to be done if nobody comes to the switch: temporary files are removed."""
         return cls(place=place, pointers=(), removals=tuple(temporary))
 
@@ -63,7 +63,7 @@ class Redo:
         return (json.dumps({**content, "sha256": _checksum(content)}) + "\n").encode()
 
     @classmethod
-    def parse(cls, text: bytes) -> Redo | None:
+    def parse(cls, text: bytes) -> Journal | None:
         """The inverse of `text`; None for one that is damaged or incomplete: the switch had not begun then.
 
         Raises:

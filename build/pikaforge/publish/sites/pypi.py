@@ -24,7 +24,7 @@ from pikaforge.host.store import sha256
 from pikaforge.publish.sites import credentials as who
 from pikaforge.publish.sites.credentials import Credentials
 from pikaforge.publish.sites.http import PAUSE, TIMEOUT, Client, quiet, warn_if_plain
-from pikaforge.publish.sites.site import Index, Opening, Outcome
+from pikaforge.publish.sites.site import PackageIndex, SiteOptions, UploadOutcome
 
 UPLOAD_TIMEOUT = 1800.0
 """Seconds for one upload."""
@@ -104,7 +104,7 @@ def publish_wheels(
     notice: Callable[[str], None] = quiet,
     timeout: tuple[float, float] = TIMEOUT,
     pause: float = PAUSE,
-) -> list[Outcome]:
+) -> list[UploadOutcome]:
     """Put wheels on an index.
 
     Args:
@@ -135,7 +135,7 @@ def publish_wheels(
             _upload(path, digest, index, url=url, credentials=credentials, target=target)
             _confirm(index, path, digest, pause)
         done = "uploaded" if yes else "would upload"
-        outcomes.append(Outcome(name=path.name, sha256=digest, done="same" if same else done))
+        outcomes.append(UploadOutcome(name=path.name, sha256=digest, done="same" if same else done))
     return outcomes
 
 
@@ -197,12 +197,12 @@ def _confirm(index: _Index, path: Path, digest: str, pause: float) -> None:
     )
 
 
-class PythonIndex(Index):
+class PythonIndex(PackageIndex):
     """A Python index that wheels are uploaded to. See `site.Index`."""
 
     format = "wheel"
 
-    def __init__(self, opening: Opening) -> None:
+    def __init__(self, opening: SiteOptions) -> None:
         self.where = str(opening.destination.url)
         self._simple = opening.destination.simple
         self._target = opening.name
@@ -212,7 +212,7 @@ class PythonIndex(Index):
         """Raise HostError unless twine is there."""
         verify()
 
-    def put(self, files: Sequence[tuple[Path, str]], *, yes: bool) -> Sequence[Outcome]:
+    def put(self, files: Sequence[tuple[Path, str]], *, yes: bool) -> Sequence[UploadOutcome]:
         """Upload wheels, unless they are there."""
         who_ = who.credentials(self._target, self.where, self._environ)
         return publish_wheels(self.where, self._simple, files, who_, target=self._target, yes=yes)
@@ -229,7 +229,7 @@ class IndexKind:
         """Return its URL."""
         return str(destination.url)
 
-    def open(self, opening: Opening) -> tuple[PythonIndex, str]:
+    def open(self, opening: SiteOptions) -> tuple[PythonIndex, str]:
         """Return the index; no request is made yet."""
         return PythonIndex(opening), self.place(opening.destination).rstrip("/")
 

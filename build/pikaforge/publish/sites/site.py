@@ -16,7 +16,7 @@ from typing import Protocol, cast
 from pikaforge.config.registry import SITES, DestinationKind
 from pikaforge.config.schema import Destination
 from pikaforge.publish.state import File
-from pikaforge.publish.transaction import Change
+from pikaforge.publish.transaction import Transaction
 
 
 class Site(Protocol):
@@ -42,7 +42,7 @@ class Site(Protocol):
     def fetch(self, file: File, place: str, into: Path) -> None:
         """Copy a file of a repository to `into`, and check its digest."""
 
-    def commit(self, change: Change) -> int:
+    def commit(self, change: Transaction) -> int:
         """Make a change; the number of files that were transferred. Additions that are there already are not."""
 
     def write(self, path: str, data: bytes) -> bool:
@@ -50,7 +50,7 @@ class Site(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class UploadOutcome:
     """What became of a file that an index was given."""
 
     name: str
@@ -59,7 +59,7 @@ class Outcome:
     """`uploaded`, `same` or `would upload`."""
 
 
-class Index(ABC):
+class PackageIndex(ABC):
     """Takes single files and keeps them for ever, such as a Python index."""
 
     where: str
@@ -72,7 +72,7 @@ class Index(ABC):
         """Raise HostError if this machine lacks what an upload needs."""
 
     @abstractmethod
-    def put(self, files: Sequence[tuple[Path, str]], *, yes: bool) -> Sequence[Outcome]:
+    def put(self, files: Sequence[tuple[Path, str]], *, yes: bool) -> Sequence[UploadOutcome]:
         """Upload files, each given with its SHA-256, unless they are there.
 
         Args:
@@ -86,7 +86,7 @@ class Index(ABC):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opening:
+class SiteOptions:
     """What a destination is opened with."""
 
     name: str
@@ -106,7 +106,7 @@ class SiteKind(DestinationKind, Protocol):
     title: str
     """For people, with its article: `a directory`."""
 
-    def open(self, opening: Opening) -> tuple[Site | Index, str]:
+    def open(self, opening: SiteOptions) -> tuple[Site | PackageIndex, str]:
         """Return the site or the index, and the URL at which clients find it, without a slash at its end.
 
         Raises:

@@ -17,12 +17,12 @@ from pikaforge.host.net import redacted
 from pikaforge.host.store import sha256
 from pikaforge.publish.sites.credentials import Credentials, credentials
 from pikaforge.publish.sites.http import PAUSE, TIMEOUT, TRIES, Client, quiet, warn_if_plain
-from pikaforge.publish.sites.journal import PENDING, Redo
-from pikaforge.publish.sites.site import Opening
-from pikaforge.publish.sites.web_lock import LOOK, TTL, Lock
+from pikaforge.publish.sites.journal import PENDING, Journal
+from pikaforge.publish.sites.site import SiteOptions
+from pikaforge.publish.sites.web_lock import LOOK, TTL, WebLock
 from pikaforge.publish.sites.webdav import Dav, beside, digest_of
 from pikaforge.publish.state import File
-from pikaforge.publish.transaction import Addition, Change
+from pikaforge.publish.transaction import Addition, Transaction
 
 
 class WebSite:
@@ -65,7 +65,7 @@ class WebSite:
         self._dav = connect(timeout, TRIES)
         beat = connect((min(timeout[0], ttl / 4), min(timeout[1], ttl / 4)), 2)
         self.where = self._dav.where
-        self._lock = Lock(self._dav, beat, ttl=ttl, look=look, notice=notice)
+        self._lock = WebLock(self._dav, beat, ttl=ttl, look=look, notice=notice)
         self._notice = notice
         self._unfinished = False
         warn_if_plain(url, credentials, notice)
@@ -103,7 +103,7 @@ class WebSite:
             "the file does not have the digest that it was published with", where=redacted(self._dav.url(path))
         )
 
-    def commit(self, change: Change) -> int:
+    def commit(self, change: Transaction) -> int:
         """Send what is new, and switch to it. The number counts the additions that were sent."""
         if self._unfinished:
             self._finish()
@@ -117,13 +117,13 @@ class WebSite:
                 )
         sent = self._send(change)
         self._lock.confirm()
-        redo = Redo.of(change)
+        redo = Journal.of(change)
         self._dav.put_whole(PENDING, redo.text())
         self._unfinished = True
         self._make(redo)
         return sent
 
-    def _send(self, change: Change) -> int:
+    def _send(self, change: Transaction) -> int:
         """Send what is new; their temporary names are written down first, so that whoever comes next removes them."""
         place = change.place
         missing = [
@@ -135,7 +135,7 @@ class WebSite:
             return 0
         self._lock.check()
         temporary = (beside(f"{place}/{addition.file.path}") for addition in missing)
-        self._dav.put_whole(PENDING, Redo.of_uploads(place, temporary).text())
+        self._dav.put_whole(PENDING, Journal.of_uploads(place, temporary).text())
         try:
             sent = 0
             for addition in missing:
@@ -167,7 +167,7 @@ class WebSite:
         """Make the switch that is written down, if there is one; what is damaged was never begun."""
         text = self._dav.get(PENDING)
         if text is not None:
-            redo = Redo.parse(text)
+            redo = Journal.parse(text)
             if redo is None:
                 self._dav.delete(PENDING)
             else:
@@ -176,7 +176,7 @@ class WebSite:
                 self._make(redo)
         self._unfinished = False
 
-    def _make(self, redo: Redo) -> None:
+    def _make(self, redo: Journal) -> None:
         """Make a switch, or make it again."""
         try:
             for path, data in redo.pointers:
@@ -223,7 +223,7 @@ class WebKind:
         """Return its URL."""
         return str(destination.url)
 
-    def open(self, opening: Opening) -> tuple[WebSite, str]:
+    def open(self, opening: SiteOptions) -> tuple[WebSite, str]:
         """Return the root behind the URL; no request is made yet."""
         url = self.place(opening.destination)
         who = credentials(opening.name, url, opening.environ)

@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
 from pikaforge.errors import PublishError
-from pikaforge.host.owner import Owner
+from pikaforge.host.owner import RunId
 from pikaforge.publish.sites.http import RefusedError, quiet
 from pikaforge.publish.sites.webdav import Dav, beside
 
@@ -38,7 +38,7 @@ GRAIN = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class SeenLock:
     """A lock that was seen."""
 
     data: bytes
@@ -53,16 +53,16 @@ class Held:
 
     def gone(self) -> bool:
         """Whether its holder certainly ended, being of this machine."""
-        owner = Owner.parse(self.owner)
+        owner = RunId.parse(self.owner)
         return owner is not None and owner.gone()
 
 
-def parse(data: bytes, headers: Mapping[str, str]) -> Held:
+def parse(data: bytes, headers: Mapping[str, str]) -> SeenLock:
     """What is known of a lock. One that cannot be read is held by somebody nevertheless."""
     age = _age(headers)
     try:
         text = json.loads(data)
-        return Held(
+        return SeenLock(
             data=data,
             token=str(text["token"]),
             owner=str(text["owner"]),
@@ -71,7 +71,7 @@ def parse(data: bytes, headers: Mapping[str, str]) -> Held:
             age=age,
         )
     except (ValueError, KeyError, TypeError):
-        return Held(data=data, age=age)
+        return SeenLock(data=data, age=age)
 
 
 def _age(headers: Mapping[str, str]) -> float | None:
@@ -82,7 +82,7 @@ def _age(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-class Lock:
+class WebLock:
     """The lock of a root.
 
     Where the server has no MOVE it is weaker: PUT with `If-None-Match: *`, which not every server minds, and another
@@ -169,14 +169,14 @@ class Lock:
             "host": platform.node(),
             "pid": os.getpid(),
             "since": self._since,
-            "owner": Owner.current().text,
+            "owner": RunId.current().text,
             "ttl": self._ttl,
             "renewed": self._beats,
         }
         return (json.dumps(content) + "\n").encode()
 
     @staticmethod
-    def _read(dav: Dav) -> Held | None:
+    def _read(dav: Dav) -> SeenLock | None:
         found = dav.read(LOCK, limit=LIMIT)
         return None if found is None else parse(*found)
 
@@ -228,7 +228,7 @@ class Lock:
         self._renewed = begun
         return True
 
-    def _evict(self, stale: Held) -> None:
+    def _evict(self, stale: SeenLock) -> None:
         """Remove a lock that is nobody's, and no other one.
 
         It is moved to the temporary name and read there: what is not the stale one is put back.

@@ -20,7 +20,7 @@ from pikaforge.audit.isa.dispatch.library import Library
 from pikaforge.audit.isa.dispatch.world import WORK, World
 from pikaforge.audit.isa.opcodes import features_by_code
 from pikaforge.audit.isa.ranges import CodeMap
-from pikaforge.audit.isa.worker_pool import Team
+from pikaforge.audit.isa.worker_pool import WorkerPool
 from pikaforge.errors import AuditError
 
 LIMIT = 64 << 20
@@ -43,7 +43,7 @@ def find_evidence(
     code: CodeMap,
     wanted: Mapping[int, frozenset[str]],
     asking: Iterable[int],
-    team: Team,
+    team: WorkerPool,
     *,
     known: Dispatcher | None = None,
 ) -> dict[tuple[int, str], Evidence]:

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pikaforge.audit.isa.dispatch import values as v
 from pikaforge.audit.isa.dispatch.conditions import holds
 from pikaforge.audit.isa.dispatch.instructions import execute
-from pikaforge.audit.isa.dispatch.machine import Machine
-from pikaforge.audit.isa.dispatch.state import FILE, Frame, State, Summary, Surroundings, Trace, both, forget, keep
-from pikaforge.audit.isa.dispatch.steps import ARGUMENTS, RAX, RSP, VOLATILE, Body, Step
+from pikaforge.audit.isa.dispatch.machine import ExecutionState
+from pikaforge.audit.isa.dispatch.state import FILE, CpuState, Environment, Frame, Summary, Trace, both, forget, keep
+from pikaforge.audit.isa.dispatch.steps import ARGUMENTS, RAX, RSP, VOLATILE, Body, InstructionStep
 from pikaforge.audit.isa.dispatch.values import UNKNOWN, Value
 
 VISITS = 64
@@ -26,7 +26,7 @@ VISITS = 64
 
 
 def run(
-    code: Body, around: Surroundings, *, arguments: Sequence[Value] = (), entries: Sequence[int] = (), loose: bool
+    code: Body, around: Environment, *, arguments: Sequence[Value] = (), entries: Sequence[int] = (), loose: bool
 ) -> Trace:
     """Run a function as far as it may come.
 
@@ -41,20 +41,20 @@ def run(
     return _Run(code, around).run(arguments, entries, loose=loose)
 
 
-def _fresh(arguments: Sequence[Value]) -> State:
+def _fresh(arguments: Sequence[Value]) -> CpuState:
     registers = [v.pointer(("entry", register)) for register in range(16)]
     registers[RSP] = v.pointer(v.STACK)
     for number, register in enumerate(ARGUMENTS):
         given = arguments[number] if number < len(arguments) else UNKNOWN
         registers[register] = v.pointer(number) if given[0] is not None or not given[1] else given
-    return State(registers)
+    return CpuState(registers)
 
 
-class _Run(Machine):
-    def __init__(self, code: Body, around: Surroundings) -> None:
+class _Run(ExecutionState):
+    def __init__(self, code: Body, around: Environment) -> None:
         super().__init__(around)
         self.code = code
-        self.before: dict[int, State] = {}
+        self.before: dict[int, CpuState] = {}
         self.visits: dict[int, int] = {}
         self.waiting: set[int] = set()
         self.first: list[Value] = []
@@ -69,9 +69,9 @@ class _Run(Machine):
         for entry in entries:
             block = self.code.block_at(entry)
             if block > 0:
-                starts[block] = State([UNKNOWN] * 16)
+                starts[block] = CpuState([UNKNOWN] * 16)
         if loose or not self.jumps:
-            starts |= {block: State([UNKNOWN] * 16) for block in self.code.loose}
+            starts |= {block: CpuState([UNKNOWN] * 16) for block in self.code.loose}
         for block, state in starts.items():
             self._enter(block, state)
         while self.waiting:
@@ -81,7 +81,7 @@ class _Run(Machine):
             self._block(block)
         return self.trace
 
-    def _enter(self, block: int, state: State) -> None:
+    def _enter(self, block: int, state: CpuState) -> None:
         old = self.before.get(block)
         if old is None:
             self.before[block] = state.copy()
@@ -93,7 +93,7 @@ class _Run(Machine):
             self.before[block] = new
         self.waiting.add(block)
 
-    def _joined(self, old: State, new: State, *, tired: bool) -> State | None:
+    def _joined(self, old: CpuState, new: CpuState, *, tired: bool) -> CpuState | None:
         """Both states in one; None if that is the old one."""
         if old == new:
             return None
@@ -119,7 +119,7 @@ class _Run(Machine):
         escaped = dict(old.escaped)
         for base, low in new.escaped.items():
             escaped[base] = min(low, escaped.get(base, low))
-        joint = State(
+        joint = CpuState(
             registers, frame, flags, escaped, old.called or new.called or bool(written), old.spent & new.spent
         )
         return None if joint == old else joint
@@ -149,7 +149,7 @@ class _Run(Machine):
                 return
         self._go_on(index, steps[block.last - 1], state)
 
-    def _go_on(self, index: int, last: Step, state: State) -> None:
+    def _go_on(self, index: int, last: InstructionStep, state: CpuState) -> None:
         following = self.code.following[index]
         inside = self.code.start <= last.target < self.code.end
         taken: bool | None = True
@@ -172,7 +172,7 @@ class _Run(Machine):
             else:
                 self._tail(self.code.end, state)
 
-    def _leave(self, step: Step, state: State) -> None:
+    def _leave(self, step: InstructionStep, state: CpuState) -> None:
         """An indirect jump: to a case of a switch, or to another function."""
         self.read(step.operands[0], state)
         self.outgoing(state)
@@ -180,7 +180,7 @@ class _Run(Machine):
             self._enter(block, state)
         self._comes_back()
 
-    def _tail(self, target: int, state: State) -> None:
+    def _tail(self, target: int, state: CpuState) -> None:
         """Go on in another function, which returns for this one."""
         self.trace.references.add(target)
         given = [state.registers[r] for r in ARGUMENTS]
@@ -195,7 +195,7 @@ class _Run(Machine):
         """It returns, with nothing known."""
         self.trace.summary = Summary(returns=UNKNOWN, out={})
 
-    def _return(self, state: State) -> None:
+    def _return(self, state: CpuState) -> None:
         # Of a structure of two addresses (%rax and %rdx) the first one is enough: each function must be proven.
         self.hand_on(state.registers[RAX])
         summary = self.trace.summary
@@ -207,7 +207,7 @@ class _Run(Machine):
         out = {key: held for key, held in state.frame.items() if key[0] == FILE or isinstance(key[0], int)}
         summary.out = out if summary.out is None else both(summary.out, out)
 
-    def _call(self, step: Step, state: State) -> bool:
+    def _call(self, step: InstructionStep, state: CpuState) -> bool:
         """Whether the call comes back."""
         given = [state.registers[r] for r in ARGUMENTS]
         summary: Summary | None = None
@@ -218,7 +218,7 @@ class _Run(Machine):
             summary = self.around.call(step.target, given)
         return self._called(summary, given, state)
 
-    def _called(self, summary: Summary | None, given: Sequence[Value], state: State) -> bool:
+    def _called(self, summary: Summary | None, given: Sequence[Value], state: CpuState) -> bool:
         """The state after a call; whether it comes back."""
         registers = state.registers
         if summary is not None and summary.returns is None:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from pikaforge.audit.elf.facts import regions
 from pikaforge.audit.elf.layout import PF_W, PF_X, PT_LOAD, Buffer, Layout, mapped
-from pikaforge.audit.elf.pointers import Pointers
+from pikaforge.audit.elf.pointers import CodePointers
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
-from pikaforge.audit.isa.worker_pool import Chunk, Team, chunks
+from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
 
 PADDING = b"\x00\x90\xcc"
 WORD = 8
@@ -163,7 +163,9 @@ class Reach:
         return way[::-1]
 
 
-def read_graph(path: Path, data: Buffer, layout: Layout, code: CodeMap, given: Pointers, *, team: Team) -> Graph:
+def read_graph(
+    path: Path, data: Buffer, layout: Layout, code: CodeMap, given: CodePointers, *, team: WorkerPool
+) -> Graph:
     """Find the references of a library.
 
     Args:

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 
 from pikaforge.audit.isa.dispatch import values as v
 from pikaforge.audit.isa.dispatch.conditions import holds
-from pikaforge.audit.isa.dispatch.machine import Machine
-from pikaforge.audit.isa.dispatch.state import State, forget
-from pikaforge.audit.isa.dispatch.steps import RAX, RBP, RBX, RCX, RDX, RSP, Operand, Step
+from pikaforge.audit.isa.dispatch.machine import ExecutionState
+from pikaforge.audit.isa.dispatch.state import CpuState, forget
+from pikaforge.audit.isa.dispatch.steps import RAX, RBP, RBX, RCX, RDX, RSP, InstructionStep, Operand
 from pikaforge.audit.isa.dispatch.values import NO_ADDRESSES, UNKNOWN
 
 ANSWERS = (("eax", RAX), ("ebx", RBX), ("ecx", RCX), ("edx", RDX))
 
 
-def execute(machine: Machine, step: Step, state: State) -> None:
+def execute(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     """Do one instruction that is neither jump nor call."""
     handler = HANDLERS.get(step.name)
     if handler is None or any(o.kind not in ("r", "m", "i") for o in step.operands):
@@ -23,7 +23,7 @@ def execute(machine: Machine, step: Step, state: State) -> None:
         handler(machine, step, state)
 
 
-def _other(machine: Machine, step: Step, state: State) -> None:
+def _other(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     """An instruction that is not followed: what it reads is used, what it writes is unknown."""
     for register in step.reads:
         machine.hand_on(state.registers[register])
@@ -46,7 +46,7 @@ def _other(machine: Machine, step: Step, state: State) -> None:
         state.flags = None
 
 
-def _move(machine: Machine, step: Step, state: State) -> None:
+def _move(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     target, source = step.operands
     value = machine.read(source, state)
     if step.name in ("MOVSX", "MOVSXD"):
@@ -56,11 +56,11 @@ def _move(machine: Machine, step: Step, state: State) -> None:
     machine.write(target, value, state)
 
 
-def _lea(machine: Machine, step: Step, state: State) -> None:
+def _lea(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     machine.write(step.operands[0], machine.place(step.operands[1], state), state)
 
 
-def _logic(machine: Machine, step: Step, state: State) -> None:
+def _logic(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     target, source = step.operands
     size = target.size
     a = b = v.ZERO
@@ -82,19 +82,19 @@ def _logic(machine: Machine, step: Step, state: State) -> None:
         state.flags = ("sum" if step.name == "ADD" else "result", value, UNKNOWN, size)
 
 
-def _test(machine: Machine, step: Step, state: State) -> None:
+def _test(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     a, b = (machine.read(o, state) for o in step.operands)
     size = step.operands[0].size
     state.flags = ("result", v.and_(a, b) if step.operands[0] != step.operands[1] else a, UNKNOWN, size)
 
 
-def _compare(machine: Machine, step: Step, state: State) -> None:
+def _compare(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     a, b = (machine.read(o, state) for o in step.operands)
     size = step.operands[0].size
     state.flags = ("compare", a, v.low(b, size), size)
 
 
-def _unary(machine: Machine, step: Step, state: State) -> None:
+def _unary(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     [operand] = step.operands
     value = machine.read(operand, state)
     result = {
@@ -109,7 +109,7 @@ def _unary(machine: Machine, step: Step, state: State) -> None:
         state.flags = ("sum", result, UNKNOWN, operand.size)
 
 
-def _shift(machine: Machine, step: Step, state: State) -> None:
+def _shift(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     target = step.operands[0]
     value = machine.read(target, state)
     count = v.known_number(machine.read(step.operands[1], state), 1) if len(step.operands) > 1 else 1
@@ -128,7 +128,7 @@ def _shift(machine: Machine, step: Step, state: State) -> None:
         state.flags = ("sum", result, UNKNOWN, target.size)
 
 
-def _bit(machine: Machine, step: Step, state: State) -> None:
+def _bit(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     target, source = step.operands
     if target.kind == "m" and source.kind != "i":
         _other(machine, step, state)  # the bit may be in another word
@@ -141,13 +141,13 @@ def _bit(machine: Machine, step: Step, state: State) -> None:
     state.flags = ("bit", v.and_(one, v.number(1)), UNKNOWN, 1)
 
 
-def _set_if(machine: Machine, step: Step, state: State) -> None:
+def _set_if(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     found = holds(step.condition, state.flags)
     value = (None, v.ALL & ~1, 0, NO_ADDRESSES) if found is None else v.number(int(found))
     machine.write(step.operands[0], value, state)
 
 
-def _move_if(machine: Machine, step: Step, state: State) -> None:
+def _move_if(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     target, source = step.operands
     found = holds(step.condition, state.flags)
     old, new = machine.read(target, state), machine.read(source, state)
@@ -156,7 +156,7 @@ def _move_if(machine: Machine, step: Step, state: State) -> None:
         state.spent |= 1 << source.register
 
 
-def _borrow(machine: Machine, step: Step, state: State) -> None:
+def _borrow(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     target, source = step.operands
     carry = holds("b", state.flags)
     if target != source or target.kind != "r" or carry is None:
@@ -167,32 +167,32 @@ def _borrow(machine: Machine, step: Step, state: State) -> None:
     state.flags = ("compare", v.ZERO, v.number(int(carry)), target.size)
 
 
-def _push(machine: Machine, step: Step, state: State) -> None:
+def _push(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     value = machine.read(step.operands[0], state)
     state.registers[RSP] = v.add(state.registers[RSP], v.number(-8))
     machine.store(state.registers[RSP], 8, value, state)
 
 
-def _pop(machine: Machine, step: Step, state: State) -> None:
+def _pop(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     value = machine.load(state.registers[RSP], 8, state)
     state.registers[RSP] = v.add(state.registers[RSP], v.number(8))
     machine.write(step.operands[0], value, state)
 
 
-def _leave(machine: Machine, _step: Step, state: State) -> None:
+def _leave(machine: ExecutionState, _step: InstructionStep, state: CpuState) -> None:
     state.registers[RSP] = state.registers[RBP]
     state.registers[RBP] = machine.load(state.registers[RSP], 8, state)
     state.registers[RSP] = v.add(state.registers[RSP], v.number(8))
 
 
-def _exchange(machine: Machine, step: Step, state: State) -> None:
+def _exchange(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     a, b = step.operands
     first, second = machine.read(a, state), machine.read(b, state)
     machine.write(a, second, state)
     machine.write(b, first, state)
 
 
-def _widen(machine: Machine, step: Step, state: State) -> None:
+def _widen(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     value = state.registers[RAX]
     if step.name in ("CDQE", "CWDE"):
         size = 4 if step.name == "CDQE" else 2
@@ -204,7 +204,7 @@ def _widen(machine: Machine, step: Step, state: State) -> None:
     state.registers[RDX] = UNKNOWN if sign is None else v.low(v.number(-1 if sign else 0), size)
 
 
-def _multiply(machine: Machine, step: Step, state: State) -> None:
+def _multiply(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     if len(step.operands) < 2:
         _other(machine, step, state)
         return
@@ -214,7 +214,7 @@ def _multiply(machine: Machine, step: Step, state: State) -> None:
     state.flags = None
 
 
-def _cpuid(machine: Machine, _step: Step, state: State) -> None:
+def _cpuid(machine: ExecutionState, _step: InstructionStep, state: CpuState) -> None:
     registers = state.registers
     leaf, part = (v.known_number(registers[r], 4) for r in (RAX, RCX))
     absent = machine.around.answer(leaf, part)
@@ -223,12 +223,12 @@ def _cpuid(machine: Machine, _step: Step, state: State) -> None:
         registers[register] = (None, upper | absent.get(name, 0), 0, NO_ADDRESSES)
 
 
-def _nothing(machine: Machine, _step: Step, _state: State) -> None:
+def _nothing(machine: ExecutionState, _step: InstructionStep, _state: CpuState) -> None:
     return
 
 
 _OPERATIONS = {"AND": v.and_, "OR": v.or_, "XOR": v.xor, "ADD": v.add, "SUB": v.sub}
-HANDLERS: Mapping[str, Callable[[Machine, Step, State], None]] = {
+HANDLERS: Mapping[str, Callable[[ExecutionState, InstructionStep, CpuState], None]] = {
     **dict.fromkeys(("MOV", "MOVZX", "MOVSX", "MOVSXD"), _move),
     **dict.fromkeys(_OPERATIONS, _logic),
     **dict.fromkeys(("NOT", "NEG", "INC", "DEC"), _unary),

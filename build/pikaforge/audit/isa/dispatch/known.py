@@ -12,7 +12,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pikaforge.audit.isa.dispatch.steps import Body, Step
+from pikaforge.audit.isa.dispatch.steps import Body, InstructionStep
 from pikaforge.cpu import features
 
 TABLE = "dispatchers.csv"
@@ -116,7 +116,7 @@ def _jumps(code: Body) -> list[int]:
     return [i for i, b in enumerate(code.blocks) if code.steps[b.last - 1].flow == "jump?"]
 
 
-def _names(step: Step, address: int) -> bool:
+def _names(step: InstructionStep, address: int) -> bool:
     return step.target == address or any(o.kind == "m" and o.value == address for o in step.operands)
 
 
@@ -162,7 +162,7 @@ def _on_flag(code: Body, index: int) -> bool:
     return False
 
 
-def _tests_flag(step: Step) -> bool:
+def _tests_flag(step: InstructionStep) -> bool:
     if len(step.operands) != 2 or step.operands[0].size > FLAG_BYTES:
         return False
     first, second = step.operands

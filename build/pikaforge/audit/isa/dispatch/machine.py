@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pikaforge.audit.isa.dispatch import values as v
-from pikaforge.audit.isa.dispatch.state import FILE, State, Surroundings, Trace, forget, held, keep
+from pikaforge.audit.isa.dispatch.state import FILE, CpuState, Environment, Trace, forget, held, keep
 from pikaforge.audit.isa.dispatch.steps import ARGUMENTS, NONE, RIP, RSP, Operand
 from pikaforge.audit.isa.dispatch.values import NO_ADDRESSES, UNKNOWN, Value
 
@@ -12,13 +12,13 @@ OUTGOING = 128
 """Bytes above the stack pointer in which arguments of a call may lie."""
 
 
-class Machine:
+class ExecutionState:
     """What instructions work with."""
 
-    def __init__(self, around: Surroundings) -> None:
+    def __init__(self, around: Environment) -> None:
         self.around, self.trace = around, Trace()
 
-    def place(self, operand: Operand, state: State) -> Value:
+    def place(self, operand: Operand, state: CpuState) -> Value:
         """The address that a memory operand names."""
         if operand.kind != "m" or operand.segment:
             return UNKNOWN
@@ -43,7 +43,7 @@ class Machine:
         self.trace.references |= place[3]
         return None
 
-    def load(self, place: Value, size: int, state: State) -> Value:
+    def load(self, place: Value, size: int, state: CpuState) -> Value:
         if place[0] is not None:
             at = v.offset(place)
             return UNKNOWN if at is None else held(state.frame, place[0], at, size)
@@ -56,7 +56,7 @@ class Machine:
             return held(state.frame, FILE, address, size)
         return self.around.load(address, size, first=not state.called)
 
-    def store(self, place: Value, size: int, value: Value, state: State) -> None:
+    def store(self, place: Value, size: int, value: Value, state: CpuState) -> None:
         if place[0] is not None:
             at = v.offset(place)
             if at is not None and size:
@@ -80,7 +80,7 @@ class Machine:
             self.trace.references |= value[3]
             self.trace.handed |= value[3]
 
-    def read(self, operand: Operand, state: State) -> Value:
+    def read(self, operand: Operand, state: CpuState) -> Value:
         """What an operand reads."""
         if operand.kind == "i":
             return v.number(operand.value)
@@ -91,7 +91,7 @@ class Machine:
             return v.low(self.load(self.place(operand, state), operand.size, state), operand.size)
         return UNKNOWN
 
-    def write(self, operand: Operand, value: Value, state: State) -> None:
+    def write(self, operand: Operand, value: Value, state: CpuState) -> None:
         if operand.kind == "r":
             old = state.registers[operand.register]
             size = operand.size
@@ -103,7 +103,7 @@ class Machine:
         else:
             self.hand_on(value)
 
-    def outgoing(self, state: State, *, known: bool = False) -> None:
+    def outgoing(self, state: CpuState, *, known: bool = False) -> None:
         """Everything that another function may get to see; if what it does is known, but for its arguments."""
         for register in () if known else ARGUMENTS:
             if not state.spent >> register & 1:

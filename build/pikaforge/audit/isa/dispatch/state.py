@@ -34,7 +34,7 @@ class Exhausted(Exception):
     """More was run than is worth it."""
 
 
-class Surroundings(Protocol):
+class Environment(Protocol):
     """What a function sees of the rest of its file."""
 
     def spend(self, steps: int) -> None:
@@ -91,7 +91,7 @@ class Trace:
 
 
 @dataclass(slots=True)
-class State:
+class CpuState:
     registers: list[Value]
     frame: Frame = field(default_factory=dict)
     flags: Flags = None
@@ -102,8 +102,8 @@ class State:
     spent: int = 0
     """Registers, a bit each, whose value a conditional move has not taken: what remains there is no argument."""
 
-    def copy(self) -> State:
-        return State(list(self.registers), dict(self.frame), self.flags, dict(self.escaped), self.called, self.spent)
+    def copy(self) -> CpuState:
+        return CpuState(list(self.registers), dict(self.frame), self.flags, dict(self.escaped), self.called, self.spent)
 
     def escape(self, value: Value) -> None:
         """Another function gets a pointer."""

@@ -40,7 +40,7 @@ class Operand(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class InstructionStep:
     """One instruction."""
 
     address: int
@@ -81,7 +81,7 @@ class Body:
 
     start: int
     end: int
-    steps: tuple[Step, ...]
+    steps: tuple[InstructionStep, ...]
     blocks: tuple[Block, ...]
     following: tuple[tuple[int, ...], ...]
     """Blocks that may come next, by block: where a condition holds first, then where it does not."""
@@ -154,12 +154,12 @@ def _without_padding(code: Body, entered: set[int]) -> Body:
     )  # fmt: skip
 
 
-def _padding(steps: Sequence[Step]) -> bool:
+def _padding(steps: Sequence[InstructionStep]) -> bool:
     return all(step.name in PADDING for step in steps)
 
 
 def _next(
-    steps: tuple[Step, ...], blocks: tuple[Block, ...], block: Block, places: dict[int, int], cuts: list[int]
+    steps: tuple[InstructionStep, ...], blocks: tuple[Block, ...], block: Block, places: dict[int, int], cuts: list[int]
 ) -> tuple[int, ...]:
     last = steps[block.last - 1]
     through = bisect_right(cuts, block.last) - 1 if block.last < len(steps) else None
@@ -252,7 +252,7 @@ def _constants(holder: object) -> dict[str, int]:
     }
 
 
-def _decode(raw: bytes, start: int) -> Iterator[Step]:
+def _decode(raw: bytes, start: int) -> Iterator[InstructionStep]:
     from iced_x86 import Decoder, InstructionInfoFactory  # noqa: PLC0415
 
     factory = InstructionInfoFactory()
@@ -265,7 +265,7 @@ def _decode(raw: bytes, start: int) -> Iterator[Step]:
         if condition:
             name = next((kind for kind in ("SET", "CMOV") if name.startswith(kind)), name)
         flow = "stop" if name in STOP else words.flows[instruction.flow_control]
-        yield Step(
+        yield InstructionStep(
             address=instruction.ip,
             following=instruction.next_ip,
             code=instruction.code,
