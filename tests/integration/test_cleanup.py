@@ -130,7 +130,7 @@ def test_killed_run_is_cleared_by_the_next(
     brief: Project, engine: Engine, until: Callable[..., None], labelled: Callable[[str], Container]
 ) -> None:
     """After kill -9 its container compiles on; the next run removes it and says so, and touches nobody else's."""
-    from pikaforge.host.owner import RunId
+    from pikaforge.host.run_id import RunId
 
     mine = RunId.current()  # this test is a process that lives
     living = labelled(mine.text)

@@ -18,7 +18,7 @@ from pikaforge.errors import HostError
 from pikaforge.host import process
 from pikaforge.host.job import Input, Job, ServerJob, files, folders
 from pikaforge.host.no_container import PASSED_ON, HostEngine, unpack
-from pikaforge.host.owner import RunId
+from pikaforge.host.run_id import RunId
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 
 from pikaforge.errors import HostError
 from pikaforge.host import process
-from pikaforge.host.owner import RunId
+from pikaforge.host.run_id import RunId
 
 FAMILY = "sleep 600 & echo $! >child; sleep 600 & echo $! >>child; wait"
 """A program with two children, whose ids it writes down."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from unit.helpers import make_spec, the_cell
 
-from pikaforge.formats.parts import PackageInputs
+from pikaforge.formats.package_inputs import PackageInputs
 from pikaforge.host.job import files
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace

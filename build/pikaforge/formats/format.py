@@ -15,7 +15,7 @@ from pikaforge.config.registry import FORMATS
 from pikaforge.config.schema import Image, OsRelease, Spec
 from pikaforge.formats import debuginfo
 from pikaforge.formats.layout import Entry, tree_entries
-from pikaforge.formats.parts import PackageInputs
+from pikaforge.formats.package_inputs import PackageInputs
 from pikaforge.formats.payload import Rendered
 from pikaforge.host.job import Input, Job
 from pikaforge.host.workspace import Workspace, run_job

@@ -32,7 +32,7 @@ from pikaforge.host.job import (
     ServerJob,
     folders,
 )
-from pikaforge.host.owner import RunId
+from pikaforge.host.run_id import RunId
 
 if TYPE_CHECKING:
     from pikaforge.host.connection import Container

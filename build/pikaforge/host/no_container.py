@@ -25,7 +25,7 @@ from typing import Literal
 from pikaforge.errors import HostError
 from pikaforge.host import hostos, process
 from pikaforge.host.job import NOBODY, SIGNAL_BASE, CannotServe, Input, Job, JobResult, RunningServer, ServerJob
-from pikaforge.host.owner import RunId
+from pikaforge.host.run_id import RunId
 
 LIMITED = 'ulimit -n "$0" && exec "$@"'
 """Shell text that starts a program with a limit of open files; the program keeps the process id."""

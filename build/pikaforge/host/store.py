@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pikaforge.errors import HostError
-from pikaforge.host.owner import RunId
+from pikaforge.host.run_id import RunId
 
 RECORD = "result.json"
 

@@ -18,7 +18,7 @@ from pikaforge.formats import format as registry
 from pikaforge.formats import payload
 from pikaforge.formats.format import STAGE as STAGE_NAME
 from pikaforge.formats.format import Packing
-from pikaforge.formats.parts import PackageInputs
+from pikaforge.formats.package_inputs import PackageInputs
 from pikaforge.host import hashing
 from pikaforge.host.job import files
 from pikaforge.host.store import Result, sha256, write_atomically

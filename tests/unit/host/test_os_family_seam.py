@@ -15,7 +15,7 @@ from pikaforge.config.registry import FAMILIES
 from pikaforge.config.schema import OsRelease, Spec
 from pikaforge.errors import HostError
 from pikaforge.formats import format as formats
-from pikaforge.formats.parts import PackageInputs
+from pikaforge.formats.package_inputs import PackageInputs
 from pikaforge.host.os_families.family import Services
 from pikaforge.host.os_families.package_managers import Purl
 from pikaforge.host.workspace import Workspace

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pikaforge.host import owner as owner_module
+from pikaforge.host import run_id as owner_module
 from pikaforge.host import store as store_module
 from pikaforge.host.hashing import digest
-from pikaforge.host.owner import RunId
+from pikaforge.host.run_id import RunId
 from pikaforge.host.store import RECORD, Result, Store, sha256, write_atomically
 
 KEY = "0123456789abcdef0123456789abcdef"

@@ -17,7 +17,7 @@ from unit.cell_parts import result as make_result
 from unit.helpers import Ending, FakeEngine, make_spec, members, refusal, the_cell
 
 from pikaforge.errors import HostError, StageError
-from pikaforge.formats.parts import PackageInputs
+from pikaforge.formats.package_inputs import PackageInputs
 from pikaforge.formats.tar.package import tarball_name
 from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result

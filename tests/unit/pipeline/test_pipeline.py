@@ -18,7 +18,7 @@ from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
-from pikaforge.formats.parts import PackageInputs
+from pikaforge.formats.package_inputs import PackageInputs
 from pikaforge.host import process
 from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result

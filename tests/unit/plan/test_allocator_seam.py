@@ -22,7 +22,7 @@ from pikaforge.cli import main
 from pikaforge.config.registry import ALLOCATORS
 from pikaforge.config.schema import Allocator, Spec, matrix_schema
 from pikaforge.errors import ConfigError, StageError
-from pikaforge.formats.parts import PackageInputs
+from pikaforge.formats.package_inputs import PackageInputs
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import allocator as stage

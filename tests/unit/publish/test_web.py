@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from pikaforge.errors import ConfigError, PublishError
-from pikaforge.host.owner import RunId
+from pikaforge.host.run_id import RunId
 from pikaforge.publish.sites import http, pypi, web_lock
 from pikaforge.publish.sites.credentials import Credentials
 from pikaforge.publish.sites.http import Client

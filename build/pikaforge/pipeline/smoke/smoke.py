@@ -23,8 +23,8 @@ from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.smoke.expectations import CheckOutcome
 from pikaforge.pipeline.smoke.resp import Connection
+from pikaforge.pipeline.smoke.runner import Session
 from pikaforge.pipeline.smoke.server import ServerPlace, describe_end, log_tail, read_conf, settle
-from pikaforge.pipeline.smoke.session import Session
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan import twins
 from pikaforge.plan.cells import Cell

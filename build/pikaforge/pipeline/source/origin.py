@@ -14,7 +14,7 @@ from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git, hashing, process
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.net import redacted
-from pikaforge.host.owner import RunId
+from pikaforge.host.run_id import RunId
 from pikaforge.host.store import sha256
 
 SAMPLE = "sample"

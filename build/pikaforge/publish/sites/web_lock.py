@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
 from pikaforge.errors import PublishError
-from pikaforge.host.owner import RunId
+from pikaforge.host.run_id import RunId
 from pikaforge.publish.sites.http import RefusedError, quiet
 from pikaforge.publish.sites.webdav import Dav, beside
 
