@@ -12,7 +12,7 @@ from pikaforge.audit.audit_result import today
 from pikaforge.cli.commands.sweep import representatives
 from pikaforge.config import load
 from pikaforge.pipeline import coverage
-from pikaforge.plan.selection import Selection, select
+from pikaforge.plan.selectors import Selection, select
 
 if TYPE_CHECKING:
     from integration.conftest import Shop

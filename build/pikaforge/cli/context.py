@@ -66,7 +66,7 @@ class Context:
     def cells(self) -> tuple[Cell, ...]:
         """The selected cells."""
         from pikaforge.plan.plan import all_cells  # noqa: PLC0415
-        from pikaforge.plan.selection import Selection, select  # noqa: PLC0415
+        from pikaforge.plan.selectors import Selection, select  # noqa: PLC0415
 
         given = self.arguments
         if given.verb == "matrix" and not (given.selectors or given.os or given.allocator):
@@ -75,10 +75,9 @@ class Context:
             selectors=tuple(given.selectors) or (("all",) if given.verb == "matrix" else ()),
             os=given.os,
             allocator=given.allocator,
-            host_image=plan.matching_image(self.spec),
-            engine=getattr(given, "engine", "docker"),
         )
-        return select(self.spec, selection)
+        engine: Literal["docker", "host"] = getattr(given, "engine", "docker")
+        return select(self.spec, selection, host_image=plan.matching_image(self.spec), engine=engine)
 
     def plan(self, machine: Machine | None, cells: Sequence[Cell]) -> Plan:
         """The plan for some cells, for what `machine` can run; None if that is not known."""

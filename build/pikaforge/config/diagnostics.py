@@ -5,7 +5,6 @@ Types are checked by the models; what pydantic says of them is put into plain wo
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from pikaforge.config import scalars, waiver, yaml_words
+from pikaforge.config.nearest import nearest
 from pikaforge.config.yaml_text import Document
 from pikaforge.config.yaml_words import KeyPath
 from pikaforge.errors import ConfigError
@@ -88,20 +88,11 @@ class Diagnostics:
         return errors[0]
 
 
-def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant."""
-    by_lower = {name.lower(): name for name in known}
-    if len(word) > 64 or len(by_lower) > 1000:  # each comparison takes the product of the lengths
-        return None
-    matches = difflib.get_close_matches(word.lower(), by_lower, n=1)
-    return by_lower[matches[0]] if matches else None
-
-
 def closest_or_all(word: str, known: Iterable[str]) -> str:
+    """Return a hint with the known name that is most like a word, else with all of them."""
     names = sorted(known)
-    near = closest(word, names)
-    if near is not None:
-        return f"did you mean {near!r}?"
+    if near := nearest(word, names):
+        return f"did you mean {near[0]!r}?"
     shown = ", ".join(names[:40])
     return f"known are: {shown}" + (", …" if len(names) > 40 else "") if names else ""
 
@@ -141,9 +132,8 @@ def _translate(error: ValidationError, top: type[scalars.Strict], problems: Diag
     meant: set[tuple[str | int, ...]] = set()
     unknown = [finding for finding in findings if finding.kinds == ("extra_forbidden",)]
     for finding in unknown[:SHOWN_PROBLEMS]:
-        near = closest(str(finding.path[-1]), _keys(top, finding.path[:-1]))
-        if near is not None:
-            meant.add((*finding.path[:-1], near))
+        near = nearest(str(finding.path[-1]), _keys(top, finding.path[:-1]))
+        meant.update((*finding.path[:-1], name) for name in near)
     for finding in findings:
         if finding.kinds == ("missing",) and finding.path in meant:
             continue
@@ -281,8 +271,8 @@ def _literal_hint(finding: _Finding, document: Document) -> str:
     options = re.findall(r"'([^']*)'", str(finding.context["expected"]))
     if written in options:
         return f'put it in quotes: "{written}"'
-    near = closest(written, options)
-    return f"did you mean {near!r}?" if near is not None else ""
+    near = nearest(written, options)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def _got(document: Document, path: KeyPath) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from datetime import date
@@ -10,6 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from pikaforge.config.nearest import nearest
 from pikaforge.cpu.features import INVALID, table
 
 DAY_PATTERN = r"^\d{4}-\d{2}-\d{2}$"
@@ -20,7 +20,7 @@ ANYTHING = re.compile(r"[*?\[\]!-]*")
 
 def _feature(name: str) -> str:
     if name != INVALID and name not in table():
-        close = difflib.get_close_matches(name, table(), n=1)
+        close = nearest(name, table())
         raise ValueError(f"no feature is called {name!r}" + (f": did you mean {close[0]}?" if close else ""))
     return name
 

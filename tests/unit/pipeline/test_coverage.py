@@ -22,7 +22,7 @@ from pikaforge.pipeline import coverage
 from pikaforge.pipeline.coverage import Coverage, Row
 from pikaforge.pipeline.pipeline import NodeOutcome, Report
 from pikaforge.plan.plan import Plan, all_cells, expand
-from pikaforge.plan.selection import Selection, select
+from pikaforge.plan.selectors import Selection, select
 
 DAY = date(2026, 5, 4)
 SHIPPED = load.load(ROOT / "matrix.yaml")

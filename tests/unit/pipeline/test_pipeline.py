@@ -30,7 +30,7 @@ from pikaforge.pipeline.smoke import smoke
 from pikaforge.pipeline.source.origin import Origin
 from pikaforge.pipeline.stage import Material, Request
 from pikaforge.plan.plan import Node, Plan, expand
-from pikaforge.plan.selection import Selection, select
+from pikaforge.plan.selectors import Selection, select
 
 
 class Log(Events):

@@ -19,7 +19,7 @@ from pikaforge.pipeline.pipeline import Events, Pipeline
 from pikaforge.pipeline.source.origin import Origin
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Request, RunContext
 from pikaforge.plan.plan import Node, Plan, expand
-from pikaforge.plan.selection import Selection, select
+from pikaforge.plan.selectors import Selection, select
 from pikaforge.plan.stages import Needs, Scope, Slot
 
 COUNT = "count:debian12-sandybridge-none"

@@ -13,205 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.helpers import ROOT, make_spec, refusal, the_cell
+from unit.helpers import ROOT, make_spec, the_cell
 
 from pikaforge.cli import output
 from pikaforge.config import load
 from pikaforge.config.registry import STAGES
 from pikaforge.config.schema import Spec
-from pikaforge.errors import ConfigError
 from pikaforge.pipeline.pipeline import View
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import GITHUB_JOB_LIMIT, TOOLS_NODE, all_cells, expand, github_matrix
-from pikaforge.plan.selection import Selection, select
+from pikaforge.plan.selectors import Selection, select
 
 GOLDEN = Path(__file__).with_name("golden") / "plan-R620-R720.json"
 SEE_TABLE = "see `nox -s matrix -- --format table`"
 NEAREST = "gcc 4.8.5 cannot produce code for skylake_avx512"
 
 
-def _ids(spec: Spec, *selectors: str, **options: Any) -> list[str]:
-    return [cell.id for cell in select(spec, Selection(selectors=selectors, **options))]
-
-
-def _refused(spec: Spec, *selectors: str, **options: Any) -> tuple[str, str, str]:
-    with pytest.raises(ConfigError) as caught:
-        select(spec, Selection(selectors=selectors, **options))
-    return refusal(caught)
-
-
-# ---- selecting
-
-
-@pytest.mark.parametrize(
-    ("selectors", "options", "ids"),
-    [
-        # Without --os: the machine's image, else the default; without --allocator: the image's own default.
-        (["R620"], {}, ["R620-debian12-none"]),
-        (["R620"], {"host_image": "el7"}, ["R620-el7-none"]),
-        (["R620"], {"host_image": "el7", "os": "debian12"}, ["R620-debian12-none"]),
-        (["R620"], {"os": "all"}, ["R620-el7-none", "R620-debian12-none"]),
-        (["R620"], {"allocator": "system"}, ["R620-debian12-system"]),
-        (["R620"], {"allocator": "all"}, ["R620-debian12-none", "R620-debian12-system"]),
-        (
-            ["R620"],
-            {"os": "all", "allocator": "all"},
-            ["R620-el7-none", "R620-el7-system", "R620-debian12-none", "R620-debian12-system"],
-        ),
-        (["all"], {}, ["R620-debian12-none", "R720-debian12-none", "R640-debian12-none"]),
-        (["all"], {"os": "el7"}, ["R620-el7-none", "R720-el7-none", "R640-el7-none"]),
-        # An id says all; options may repeat it.
-        (["R620-el7-system"], {}, ["R620-el7-system"]),
-        (["R620-el7-system"], {"host_image": "debian12"}, ["R620-el7-system"]),
-        (["R620-el7-system"], {"os": "el7", "allocator": "system"}, ["R620-el7-system"]),
-        (["R620-el7-system"], {"os": "all", "allocator": "all"}, ["R620-el7-system"]),
-        # A glob is over ids; options narrow it.
-        (["R?20-el7-*"], {}, ["R620-el7-none", "R620-el7-system", "R720-el7-none", "R720-el7-system"]),
-        (["R620-*"], {"allocator": "none"}, ["R620-el7-none", "R620-debian12-none"]),
-        (["*-system"], {"os": "el7"}, ["R620-el7-system", "R720-el7-system", "R640-el7-system"]),
-        (["R[67]20-el7-none"], {}, ["R620-el7-none", "R720-el7-none"]),
-        # Several selectors: the matrix's order, once each.
-        (["R640", "R620"], {}, ["R620-debian12-none", "R640-debian12-none"]),
-        (
-            ["R620-debian12-none", "R6*-debian12-none", "R620", "all"],
-            {},
-            ["R620-debian12-none", "R720-debian12-none", "R640-debian12-none"],
-        ),
-    ],
-)
-def test_selection(selectors: list[str], options: dict[str, str], ids: list[str]) -> None:
-    assert _ids(make_spec(), *selectors, **options) == ids
-
-
-def test_an_image_may_have_an_allocator_of_its_own_as_default() -> None:
-    spec = make_spec(images__el7__allocator="system")
-    assert _ids(spec, "R620", os="all") == ["R620-el7-system", "R620-debian12-none"]
-
-
-@pytest.mark.parametrize(
-    ("selectors", "options", "error"),
-    [
-        (
-            [],
-            {},
-            (
-                "nothing is selected",
-                "",
-                "name a model, a cell id, a glob over ids or `all`: `nox -s build -- R620`",
-            ),
-        ),
-        (
-            ["R62O"],
-            {},
-            ("no model, cell id or glob matches 'R62O'", "SELECTOR", "did you mean R620 or R720 or R640?"),
-        ),
-        (
-            ["R620-debian11-none"],
-            {},
-            (
-                "no model, cell id or glob matches 'R620-debian11-none'",
-                "SELECTOR",
-                "did you mean R620-debian12-none or R720-debian12-none or R640-debian12-none?",
-            ),
-        ),
-        (["Z*"], {}, ("no model, cell id or glob matches 'Z*'", "SELECTOR", SEE_TABLE)),
-        (["r620"], {}, ("no model, cell id or glob matches 'r620'", "SELECTOR", "did you mean R620 or R720 or R640?")),
-        (["R620", ""], {}, ("no model, cell id or glob matches ''", "SELECTOR", SEE_TABLE)),
-        (["R620"], {"os": "debain12"}, ("there is no image 'debain12'", "--os", "did you mean debian12?")),
-        (["R620"], {"os": "beos"}, ("there is no image 'beos'", "--os", "known: el7, debian12")),
-        (
-            ["R620"],
-            {"allocator": "jemalloc"},
-            ("there is no allocator 'jemalloc'", "--allocator", "known: none, system"),
-        ),
-        (
-            ["R620-el7-none"],
-            {"os": "debian12"},
-            (
-                "R620-el7-none and --os debian12 exclude one another",
-                "SELECTOR",
-                "a cell id or glob names image and allocator itself: leave the option out",
-            ),
-        ),
-        (
-            ["R620-el7-none"],
-            {"os": "el7", "allocator": "system"},
-            (
-                "R620-el7-none and --os el7 and --allocator system exclude one another",
-                "SELECTOR",
-                "a cell id or glob names image and allocator itself: leave the option out",
-            ),
-        ),
-        (
-            ["R6*-el7-*"],
-            {"os": "debian12", "allocator": "all"},
-            (
-                "R6*-el7-* and --os debian12 exclude one another",
-                "SELECTOR",
-                "a cell id or glob names image and allocator itself: leave the option out",
-            ),
-        ),
-    ],
-)
-def test_a_selection_that_makes_no_sense(
-    selectors: list[str], options: dict[str, str], error: tuple[str, str, str]
-) -> None:
-    assert _refused(make_spec(), *selectors, **options) == error
-
-
-EXCLUDED = {
-    "matrix__exclude": [
-        {"image": "el7", "allocator": "system", "reason": "it aborts there"},
-        {"model": "R640", "image": "el7"},
-    ]
-}
-ADD_IT = "add it under matrix.include, or choose another cell"
-
-
-@pytest.mark.parametrize(
-    ("selector", "options", "error"),
-    [
-        ("R620-el7-system", {}, ("the matrix excludes R620-el7-system: it aborts there", "matrix.exclude", ADD_IT)),
-        ("R640-el7-none", {}, ("the matrix excludes R640-el7-none", "matrix.exclude", ADD_IT)),
-        ("R640-el7-none", {"os": "debian12"}, ("the matrix excludes R640-el7-none", "matrix.exclude", ADD_IT)),
-        ("*-el7-system", {}, ("the matrix excludes *-el7-system: it aborts there", "matrix.exclude", ADD_IT)),
-        ("*-system", {"os": "el7"}, ("the matrix excludes *-system: it aborts there", "matrix.exclude", ADD_IT)),
-        (
-            "R620",
-            {"os": "el7", "allocator": "system"},
-            (
-                "the matrix has no cell R620 with image el7 and allocator system",
-                "matrix",
-                f"it aborts there\n{SEE_TABLE}",
-            ),
-        ),
-        (
-            "all",
-            {"os": "el7", "allocator": "system"},
-            (
-                "the matrix has no cell all with image el7 and allocator system",
-                "matrix",
-                f"it aborts there\n{SEE_TABLE}",
-            ),
-        ),
-        # A reason that has nothing to do with what was asked for is not told.
-        (
-            "R640",
-            {"os": "el7"},
-            ("the matrix has no cell R640 with image el7 and allocator (the default)", "matrix", SEE_TABLE),
-        ),
-    ],
-)
-def test_what_the_matrix_excludes_is_refused_with_the_reason(
-    selector: str, options: dict[str, str], error: tuple[str, str, str]
-) -> None:
-    assert _refused(make_spec(**EXCLUDED), selector, **options) == error
-
-
-def test_an_exclusion_elsewhere_is_not_the_reason() -> None:
-    spec = make_spec(**EXCLUDED)
-    assert _refused(spec, "R640-el7-*", os="debian12")[0] == "the matrix excludes R640-el7-*: it aborts there"
-    assert _refused(spec, "R620-el7-*", os="debian12")[0] == "R620-el7-* and --os debian12 exclude one another"
+# ---- the matrix
 
 
 def test_exclude_rules_take_cells_away_and_include_rules_give_them_back() -> None:
@@ -226,57 +44,6 @@ def test_exclude_rules_take_cells_away_and_include_rules_give_them_back() -> Non
         "R620-debian12-none",
         "R640-el7-none",
     ]
-
-
-def test_include_wins_over_exclude() -> None:
-    spec = make_spec(
-        matrix__exclude=[{"image": "el7"}, {"allocator": "system"}],
-        matrix__include=[{"model": "R620", "image": "el7", "allocator": "system"}],
-    )
-    assert _ids(spec, "R620-el7-system") == ["R620-el7-system"]
-    assert all_cells(spec)[0].id == "R620-el7-system"
-
-
-def test_a_model_outside_the_axes_is_told_apart_from_one_that_does_not_exist() -> None:
-    spec = make_spec(matrix__axes={"model": ["R620"]})
-    assert _refused(spec, "R720")[0] == "the matrix has no cell R720 with image debian12 and allocator (the default)"
-    assert _refused(spec, "R999")[0] == "no model, cell id or glob matches 'R999'"
-
-
-def test_cells_come_in_one_order_and_once() -> None:
-    spec = make_spec()
-    ids = [cell.id for cell in all_cells(spec)]
-    assert ids == [f"{m}-{i}-{a}" for m in spec.hardware for i in spec.images for a in spec.allocators]
-    assert len(set(ids)) == 12
-    assert _ids(spec, "*") == ids
-    assert _ids(spec, *reversed(ids)) == ids
-
-
-# ---- the host engine
-
-
-def test_the_host_engine_builds_for_its_own_image() -> None:
-    assert _ids(make_spec(), "R620", engine="host", host_image="el7") == ["R620-el7-none"]
-
-
-HOST_HINT = "use a container engine for other images, or run on a machine with that OS"
-
-
-@pytest.mark.parametrize(
-    ("selectors", "options", "message"),
-    [
-        (["R620"], {"host_image": "el7", "os": "debian12"}, "this machine is el7, not debian12"),
-        (["R620"], {"host_image": "el7", "os": "all"}, "this machine is el7, not debian12"),
-        (["R620"], {}, "no image matches this machine, not debian12"),
-        (["*"], {}, "no image matches this machine, not debian12, el7"),
-    ],
-)
-def test_the_host_engine_refuses_foreign_images(selectors: list[str], options: dict[str, str], message: str) -> None:
-    assert _refused(make_spec(), *selectors, engine="host", **options) == (
-        f"the host engine builds only for the machine it runs on; {message}",
-        "--engine host",
-        HOST_HINT,
-    )
 
 
 # ---- targets that a compiler cannot produce

@@ -11,7 +11,7 @@ from pikaforge.cpu.emulation import Machine
 from pikaforge.plan import twins
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Plan, all_cells, expand
-from pikaforge.plan.selection import Selection, select
+from pikaforge.plan.selectors import Selection, select
 
 V2 = Machine(flags=microarch.kernel_flags("x86_64_v2"))
 HASWELL = Machine(flags=microarch.kernel_flags("haswell"))

@@ -20,10 +20,9 @@ import small_packages
 from publishing import EPOCH, FakeSigner, Root, Shelf, in_folder, spec
 
 from pikaforge.config.schema import FormatName
-from pikaforge.errors import EXIT_PUBLISH, ConfigError, HostError, PublishError
+from pikaforge.errors import EXIT_PUBLISH, HostError, PublishError
 from pikaforge.formats.deb import apt
 from pikaforge.formats.rpm import yum
-from pikaforge.plan.selectors import CellSelectors
 from pikaforge.publish.diff import Item, outline
 from pikaforge.publish.promote import promotion
 from pikaforge.publish.publisher import Publisher, PublishRequest
@@ -585,38 +584,6 @@ class TestRecords:
         (repository,) = catalogue(root).repositories
         assert [artifact.version for artifact in repository.artifacts] == ["1.1-1"]
         assert (repository.path, repository.generation) == (PLACE, 2)
-
-
-class TestChoice:
-    KNOWN = {
-        "R620-el7-none": ("R620", "el7", "none"),
-        "R620-debian12-none": ("R620", "debian12", "none"),
-        "R620-debian12-libunwind": ("R620", "debian12", "libunwind"),
-        "R640-debian12-none": ("R640", "debian12", "none"),
-    }
-
-    @pytest.mark.parametrize(
-        ("choice", "wanted"),
-        [
-            (CellSelectors(selectors=("R620",)), [0, 1, 2]),
-            (CellSelectors(selectors=("all",)), [0, 1, 2, 3]),
-            (CellSelectors(), [0, 1, 2, 3]),
-            (CellSelectors(selectors=("R6*-debian12-none",)), [1, 3]),
-            (CellSelectors(selectors=("R640", "R620-el7-none")), [0, 3]),
-            (CellSelectors(selectors=("R620",), os="debian12"), [1, 2]),
-            (CellSelectors(selectors=("all",), os="all", allocator="none"), [0, 1, 3]),
-        ],
-    )
-    def test_selectors(self, choice: CellSelectors, wanted: list[int]) -> None:
-        ids = list(self.KNOWN)
-        assert choice.of(self.KNOWN, what="built", hint="build it") == [ids[number] for number in wanted]
-
-    def test_one_that_means_nothing(self) -> None:
-        with pytest.raises(ConfigError) as caught:
-            CellSelectors(selectors=("R620", "R642"), os="debian12").of(self.KNOWN, what="built", hint="build it")
-        assert caught.value.message == "nothing of R642 --os debian12 is built"
-        assert caught.value.hint.splitlines()[0].startswith("did you mean R640")
-        assert caught.value.hint.splitlines()[1] == "build it"
 
 
 def catalogue(root: Root) -> Catalogue:

@@ -18,11 +18,11 @@ from pikaforge.audit.audit_result import Rules
 from pikaforge.audit.distribution import Distribution
 from pikaforge.cli import output
 from pikaforge.cli.context import Context
+from pikaforge.config.nearest import did_you_mean
 from pikaforge.cpu import microarch
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, ForgeError
 from pikaforge.host.archives import is_package
 from pikaforge.host.process import cwd
-from pikaforge.plan.selection import closest
 
 SHOWN = 40
 """Lines of each kind, unless all are asked for."""
@@ -103,7 +103,7 @@ def _target(context: Context) -> str:
             raise ConfigError(
                 f"there is no hardware model {model!r}",
                 where="--model",
-                hint=closest(model, hardware) or f"known: {', '.join(hardware)}",
+                hint=did_you_mean(model, hardware) or f"known: {', '.join(hardware)}",
             )
         return microarch.common_target(hardware[model].cpus)
     known = microarch.known()
@@ -111,6 +111,6 @@ def _target(context: Context) -> str:
         raise ConfigError(
             f"{target!r} is no x86-64 microarchitecture that archspec knows",
             where="--target",
-            hint=closest(target, known) or f"known: {', '.join(sorted(known))}",
+            hint=did_you_mean(target, known) or f"known: {', '.join(sorted(known))}",
         )
     return str(target)

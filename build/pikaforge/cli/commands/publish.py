@@ -17,6 +17,7 @@ from pikaforge.attest.signing import Signer
 from pikaforge.cli import output
 from pikaforge.cli.context import Context
 from pikaforge.cli.publish_summary import PublishSummary, count
+from pikaforge.config.nearest import did_you_mean
 from pikaforge.config.schema import Destination
 from pikaforge.errors import EXIT_DONE, ConfigError, PublishError
 from pikaforge.formats.rpm.rpm_file import INSERT_SCRIPT, Insert, insert_here, insert_in
@@ -24,8 +25,7 @@ from pikaforge.host import process
 from pikaforge.host.workspace import GUEST
 from pikaforge.pipeline import dist
 from pikaforge.pipeline.report import CellRecord
-from pikaforge.plan.selection import closest
-from pikaforge.plan.selectors import CellSelectors
+from pikaforge.plan.selectors import Selection, nothing_selected, select_existing
 from pikaforge.publish import collect
 from pikaforge.publish.collect import CollectedPackages
 from pikaforge.publish.promote import promotion
@@ -97,7 +97,7 @@ class _PublishRun:
             raise ConfigError(
                 f"there is no destination {name!r}",
                 where="--to",
-                hint=closest(name, known) or f"known: {', '.join(known) or 'none'}; see `publish` in matrix.yaml",
+                hint=did_you_mean(name, known) or f"known: {', '.join(known) or 'none'}; see `publish` in matrix.yaml",
             )
         return known[name]
 
@@ -126,16 +126,14 @@ class _PublishRun:
         asked: int | None = self.context.arguments.keep
         return asked or self._destination(name).keep
 
-    def _choice(self) -> CellSelectors:
+    def _selection(self) -> Selection:
         given = self.context.arguments
-        return CellSelectors(selectors=given.selectors, os=given.os, allocator=given.allocator)
+        return Selection(selectors=given.selectors, os=given.os, allocator=given.allocator)
 
     def publish(self, names: Collection[str]) -> Iterator[PublishSummary]:
         """Publish what dist/ has of the selected cells."""
         if not self.context.arguments.selectors:
-            raise ConfigError(
-                "nothing is selected", hint="name a model, a cell id, a glob over ids or `all`: nox -s publish -- R620"
-            )
+            raise nothing_selected("publish")
         opened = {name: self._open(name) for name in names}
         for site, _ in opened.values():
             if isinstance(site, PackageIndex):
@@ -177,7 +175,8 @@ class _PublishRun:
         hint = f"build it first: nox -s build -- {' '.join(self.context.arguments.selectors)}"
         if failed:
             hint += f"\nof the last runs these failed: {', '.join(failed)}"
-        chosen = [known[id_] for id_ in self._choice().of(built, what=f"in {self.context.dist}", hint=hint)]
+        selected = select_existing(self._selection(), built, what=f"in {self.context.dist}", hint=hint)
+        chosen = [known[id_] for id_ in selected]
         products = {each.report.product for each, _ in chosen}
         if len(products) > 1:
             raise ConfigError(
@@ -246,7 +245,8 @@ class _PublishRun:
             for artifact in repository.artifacts:
                 known[artifact.cell] = (repository.model, repository.image, artifact.allocator)
                 places[artifact.cell] = repository.path
-        chosen = self._choice().of(known, what=f"published to {name}", hint="see its index page, or repo.json")
+        hint = "see its index page, or repo.json"
+        chosen = select_existing(self._selection(), known, what=f"published to {name}", hint=hint)
         assert catalogue is not None  # nothing could be chosen
         return self._publisher(site, url, catalogue.product), {id_: places[id_] for id_ in chosen}
 
