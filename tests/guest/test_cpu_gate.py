@@ -20,7 +20,7 @@ from pikaforge.config import load
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.formats import payload
-from pikaforge.plan import plan
+from pikaforge.plan import matrix
 from pikaforge.plan.cells import Cell
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,7 +146,7 @@ Make = Callable[..., Gate]
 @pytest.fixture(scope="module")
 def cells(spec: Spec) -> dict[tuple[str, str], Cell]:
     """Those without an allocator, by model and image."""
-    return {(cell.model, cell.image): cell for cell in plan.all_cells(spec) if cell.allocator == "none"}
+    return {(cell.model, cell.image): cell for cell in matrix.all_cells(spec) if cell.allocator == "none"}
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +300,7 @@ def test_advises_only_what_the_image_has(make: Make, spec: Spec) -> None:
     """gcc 4.8.5 of el7 makes no packages for Skylake and later."""
     done = make("R630", ("amx_tile",), image="el7").about("zen4-epyc-9554")
     assert "(x86_64_v3, el7)" in done.stderr
-    cell = next(c for c in plan.all_cells(spec) if c.id == "R630-el7-none")
+    cell = next(c for c in matrix.all_cells(spec) if c.id == "R630-el7-none")
     assert not {"skylake_avx512", "zen4", "icelake"} & set(payload.offers(spec, cell))
 
 
@@ -545,7 +545,7 @@ class TestRendered:
         assert "utils/cpu-gate.sh" in contents
 
     def test_targets_are_those_of_the_matrix(self, spec: Spec) -> None:
-        cell = next(c for c in plan.all_cells(spec) if c.id == "R620-debian12-none")
+        cell = next(c for c in matrix.all_cells(spec) if c.id == "R620-debian12-none")
         others = payload.offers(spec, cell)
         assert others["sandybridge"] == ("R620", "R720")
         assert {m for models in others.values() for m in models} == set(spec.hardware)

@@ -23,7 +23,7 @@ from pikaforge.formats import client_lines, payload
 from pikaforge.formats.deb import client as deb_client
 from pikaforge.formats.rpm import client as rpm_client
 from pikaforge.host import hostos
-from pikaforge.plan import plan
+from pikaforge.plan import matrix
 from pikaforge.publish import client_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +57,7 @@ def spec() -> Spec:
 def whole(spec: Spec) -> Mapping[str, Sequence[str]]:
     """All models that can be built, by image."""
     found: dict[str, list[str]] = {}
-    for cell in plan.all_cells(spec):
+    for cell in matrix.all_cells(spec):
         if not cell.problem and cell.model not in found.setdefault(cell.image, []):
             found[cell.image].append(cell.model)
     return found
@@ -242,7 +242,7 @@ def test_of_models_with_one_target(make: Make, models: list[str], model: str) ->
 
 def test_agrees_with_set_arithmetic(make: Make, spec: Spec, whole: Mapping[str, Sequence[str]]) -> None:
     """Whichever models are published: every flag of the choice is there, and no more demanding one would do."""
-    target = {cell.model: cell.target for cell in plan.all_cells(spec) if cell.image == "debian12"}
+    target = {cell.model: cell.target for cell in matrix.all_cells(spec) if cell.image == "debian12"}
     for step in (1, 2, 3, 5):
         models = whole["debian12"][::step]
         machine = make(published={"debian12": models})
@@ -390,7 +390,7 @@ class TestSystem:
         models = dict(zip(spec.images, spec.hardware, strict=False))
         machine = make(None, "zen4-epyc-9554", published={name: [model] for name, model in models.items()})
         path = machine.put("etc/os-release", text)
-        assert plan.matching_image(spec, hostos.os_release(path)) == image
+        assert matrix.matching_image(spec, hostos.os_release(path)) == image
         if image:
             done = machine.ask(shell=shell)
             assert f" is {models[image]} of {image}, " in done.stdout, done.stderr

@@ -28,7 +28,7 @@ from pikaforge.formats.rpm import product as house
 from pikaforge.formats.rpm.product import About, ProductRpm, RpmBuild
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.job import Input, Job, files
-from pikaforge.plan import plan
+from pikaforge.plan import matrix
 
 if TYPE_CHECKING:
     from conftest import Engine
@@ -90,7 +90,7 @@ class Kit:
     folder: Path
 
     def beside(self, features: Sequence[str]) -> tuple[payload.Rendered, bytes]:
-        cell = next(cell for cell in plan.all_cells(self.spec) if cell.id == "R620-debian12-none")
+        cell = next(cell for cell in matrix.all_cells(self.spec) if cell.id == "R620-debian12-none")
         rendered = payload.render(
             self.spec.product,
             model="R620",

@@ -27,7 +27,7 @@ from pikaforge.host.os_families.enterprise_linux import EL
 from pikaforge.host.store import Store
 from pikaforge.host.workspace import GUEST, Workspace
 from pikaforge.plan.cells import Cell
-from pikaforge.plan.plan import all_cells
+from pikaforge.plan.matrix import all_cells
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from packaging.version import Version
+
 from pikaforge.attest.describe import SIGNATURE_SUFFIX
 from pikaforge.attest.signatures import FINGERPRINT, GNUPG_HINT, Verifier
 from pikaforge.errors import ConfigError, ForgeError, HostError
@@ -200,8 +202,8 @@ def _read(path: Path, where: str) -> bytes:
 def _gpg_program() -> str:
     """gpg, 2.1 at least: older ones ask for a passphrase in a window and keep secret keys elsewhere."""
     program = process.find("gpg2") or process.require("gpg", hint=GNUPG_HINT)
-    found = re.search(r"(\d+)\.(\d+)", process.run([program, "--version"], timeout=TIMEOUT).text())
-    if found is None or (int(found[1]), int(found[2])) < (2, 1):
+    found = re.search(r"\d+\.\d+", process.run([program, "--version"], timeout=TIMEOUT).text())
+    if found is None or Version(found[0]) < Version("2.1"):
         raise HostError(
             f"{program} is GnuPG {found[0] if found else 'of an unknown version'}; signing needs 2.1 or newer",
             hint="sign on another machine; what it signs with an RSA key is verified by old ones, too",

@@ -15,6 +15,7 @@ from pikaforge.cpu.features import Feature, table
 from pikaforge.errors import HostError
 
 _DEFINE = re.compile(r"^#define (\w+)")
+_GCC_VERSION = re.compile(r"\d{1,9}(\.\d{1,9})*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,8 @@ def from_gcc(target: str) -> Allowed:
         return from_archspec(target, warning="there is no gcc here to ask for the features of the target")
     try:
         version = process.run(["gcc", "-dumpfullversion", "-dumpversion"]).text().strip()
+        if not _GCC_VERSION.fullmatch(version):
+            return from_archspec(target, warning=f"this machine's gcc does not say which it is: {version[:40]!r}")
         resolution = microarch.resolve(target, version)
         if not resolution.possible:
             return from_archspec(target, warning=f"this machine's {resolution.reason}")

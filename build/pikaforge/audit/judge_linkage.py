@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pikaforge.audit.elf.facts import ElfFacts
 from pikaforge.audit.finding import Line
 
-_VERSION = re.compile(r"^([A-Z][A-Z0-9_]*?)_(\d+(?:\.\d+)*)$")
+_VERSION = re.compile(r"^([A-Z][A-Z0-9_]*?)_(\d{1,9}(?:\.\d{1,9})*)$")
+"""Namespace and number of a symbol version. It is no version of PEP 440: 3.4 and 3.4.0 differ."""
 _ORIGIN = re.compile(r"^(\$ORIGIN|\$\{ORIGIN\})(?=/|$)")
 ABI_TAGS = {"GLIBC_ABI_DT_RELR": ("GLIBC", "2.36")}
 """Version names that stand for a release (glibc NEWS 2.36: DT_RELR)."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pikaforge.host.process import cwd
-from pikaforge.plan import allocators, plan
+from pikaforge.plan import allocators, matrix
 
 if TYPE_CHECKING:
     from pikaforge.config.patch_series import Series
@@ -65,7 +65,7 @@ class Context:
 
     def cells(self) -> tuple[Cell, ...]:
         """The selected cells."""
-        from pikaforge.plan.plan import all_cells  # noqa: PLC0415
+        from pikaforge.plan.matrix import all_cells  # noqa: PLC0415
         from pikaforge.plan.selectors import Selection, select  # noqa: PLC0415
 
         given = self.arguments
@@ -77,7 +77,7 @@ class Context:
             allocator=given.allocator,
         )
         engine: Literal["docker", "host"] = getattr(given, "engine", "docker")
-        return select(self.spec, selection, host_image=plan.matching_image(self.spec), engine=engine)
+        return select(self.spec, selection, host_image=matrix.matching_image(self.spec), engine=engine)
 
     def plan(self, machine: Machine | None, cells: Sequence[Cell]) -> Plan:
         """The plan for some cells, for what `machine` can run; None if that is not known."""

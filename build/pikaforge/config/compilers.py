@@ -11,17 +11,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
 from pikaforge.config.product import Adaptation
 from pikaforge.config.schema import Spec
-
-
-def number(version: str) -> tuple[int, ...]:
-    """A version's numbers, to compare with: `2.6.2` is (2, 6, 2), and `2.7.0` (2, 7) like `2.7`."""
-    parts = [int(part) for part in version.split(".")]
-    while parts and not parts[-1]:
-        parts.pop()
-    return tuple(parts)
-
 
 INCLUDE = "-include"
 HEADER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
@@ -52,23 +46,23 @@ PATTERNS = (
 ALLOWED = f"allowed are {INCLUDE} HEADER, -std=…, -DNAME[=VALUE], -WNAME, -Wno-NAME, {', '.join(sorted(SWITCHES))}"
 
 
-def bounds(text: str) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """The least version of a range that is in it, and the first one above that is not; None: there is none."""
-    low: tuple[int, ...] = ()
-    high = None
-    for part in text.replace(" ", "").split(","):
-        if part.startswith(">="):
-            low = number(part[2:])
-        else:
-            high = number(part[1:])
-    return low, high
+def is_empty(versions: str) -> bool:
+    """Return whether no version is in a range, because it ends where it begins or before."""
+    ends = {part.operator: Version(part.version) for part in SpecifierSet(versions)}
+    return "<" in ends and ends["<"] <= ends.get(">=", Version("0"))
 
 
-def includes(text: str, gcc: str) -> bool:
-    """Whether a version of gcc is in a range such as `>=11,<13`."""
-    low, high = bounds(text)
-    version = number(gcc)
-    return low <= version and (high is None or version < high)
+def includes(versions: str, gcc: str) -> bool:
+    """Return whether a version of gcc is in a range such as `>=11,<13`."""
+    return SpecifierSet(versions).contains(gcc)
+
+
+def major_minor(version: str) -> str:
+    """Return what targets and flags follow from, `12.2` of `12.2.0`; empty if the text is no version."""
+    try:
+        return ".".join(map(str, Version(version).release[:2]))
+    except InvalidVersion:
+        return ""
 
 
 def faults(words: Sequence[str], *, cxx: bool) -> Iterator[tuple[int, str, str]]:

@@ -144,8 +144,7 @@ def _check_tarballs(spec: schema.Spec, problems: Diagnostics) -> None:
 def _check_compilers(product: product.Product, problems: Diagnostics) -> None:
     for number, entry in enumerate(product.compilers):
         path = ("product", "compilers", number)
-        low, high = compilers.bounds(entry.gcc)
-        if high is not None and high <= low:
+        if compilers.is_empty(entry.gcc):
             problems.add((*path, "gcc"), f"no version is in the range {entry.gcc}", "put the lower one first")
         for name, words in (("cflags", entry.cflags), ("cxxflags", entry.cxxflags)):
             for index, message, hint in compilers.faults(words, cxx=name == "cxxflags"):

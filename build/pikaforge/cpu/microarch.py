@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from packaging.version import Version
+
 ROOT = "x86_64"
 
 FLAG_OVERRIDES: dict[str, dict[str, str]] = {
@@ -102,8 +104,8 @@ def _flags(name: str, gcc: str) -> tuple[tuple[str, ...], str]:
     from archspec.cpu import UnsupportedMicroarchitecture  # noqa: PLC0415
 
     # archspec raises on a patch level for some ranges ("12.2.0"), and wants it for gcc 4 ("4.8.5").
-    parts = gcc.split(".")
-    version = gcc if parts[0] == "4" else ".".join(parts[:2])
+    release = Version(gcc).release
+    version = gcc if release[0] == 4 else ".".join(map(str, release[:2]))
     try:
         text = _x86()[name].optimization_flags("gcc", version)
     except UnsupportedMicroarchitecture:

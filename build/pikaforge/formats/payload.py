@@ -16,7 +16,7 @@ from pathlib import Path
 from pikaforge.config.product import Product
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
-from pikaforge.plan import plan
+from pikaforge.plan import matrix
 from pikaforge.plan.cells import Cell
 
 FOLDER = Path(__file__).resolve().parent / "assets"
@@ -37,7 +37,7 @@ class Rendered:
 def all_offers(spec: Spec) -> dict[tuple[str, str], dict[str, tuple[str, ...]]]:
     """The matrix's packages by image and allocator: models by the target that they are built for."""
     found: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {}
-    for cell in plan.all_cells(spec):
+    for cell in matrix.all_cells(spec):
         if not cell.problem:
             models = found.setdefault((cell.image, cell.allocator), {})
             models[cell.target] = (*models.get(cell.target, ()), cell.model)

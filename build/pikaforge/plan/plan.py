@@ -1,4 +1,4 @@
-"""From a specification and a selection to cells and the distinct stage nodes that they need. Pure.
+"""The plan: the distinct stage nodes that cells need, in an order in which they can run. Pure.
 
 A cell is model x image x allocator. Cells whose models have the same target share every node but packing: each node
 is listed once, with the cells that need it.
@@ -6,24 +6,26 @@ is listed once, with the cells that need it.
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import heapq
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from graphlib import TopologicalSorter
 from typing import Literal
 
-from pikaforge.config import families
-from pikaforge.config.scalars import EVERYTHING
-from pikaforge.config.schema import Rule, Spec
+from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine, stand_for
-from pikaforge.host import hashing
-from pikaforge.host.hostos import os_release
-from pikaforge.plan import allocators, twins
+from pikaforge.plan import twins
 from pikaforge.plan.cells import Cell
+from pikaforge.plan.matrix import all_cells
 from pikaforge.plan.stages import Scope, Slot, in_scope
 
-GITHUB_JOB_LIMIT = 256
-"""Jobs of one matrix that GitHub Actions accepts (docs: Usage limits for workflows)."""
+TOOLS = "tools"
+"""Label of the image with git, tar and the packers; not an image of the matrix."""
+TOOLS_NODE = f"image:{TOOLS}"
+EMULATOR = "emulator"
+"""Label of the image that the emulator is taken from; not an image of the matrix."""
+EMULATOR_NODE = f"image:{EMULATOR}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,15 +38,15 @@ class Node:
     needs: tuple[str, ...]
     """Ids of the nodes whose results it takes; they come earlier in the plan."""
     cells: tuple[Cell, ...]
-    """All that need it; those that it is a twin for come last."""
+    """The cells that need it; those that it is a twin for come last."""
     subject: Cell | None = None
-    """Of nodes behind source and image: the image, target, flags and allocator that it is about are this cell's."""
+    """The cell whose image, target, flags and allocator the node is for; None of the scopes `run` and `image`."""
     twin: str = ""
     """Of a smoke node whose target cannot be run: the node among `needs` whose verdict counts for it."""
 
     @property
     def cell(self) -> Cell:
-        """The cell whose image, target and allocator the node is about."""
+        """The cell whose image, target and allocator the node is for."""
         return self.subject or self.cells[0]
 
     @property
@@ -55,11 +57,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a selection comes to."""
+    """The cells to build and the nodes that make them."""
 
     cells: tuple[Cell, ...]
     nodes: tuple[Node, ...]
-    """In an order in which every node follows those it needs."""
+    """Every node follows those it needs."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -68,93 +70,15 @@ class Plan:
         return tuple(cell for cell in self.cells if cell.problem)
 
 
-@dataclass(slots=True)
-class Combinations:
-    """The matrix, expanded, in the order of the axes: model, image and allocator; and what its rules leave out."""
-
-    triples: dict[tuple[str, str, str], None] = field(default_factory=dict)
-    excluded: dict[tuple[str, str, str], Rule] = field(default_factory=dict)
-
-
-def _matches(rule: Rule, triple: tuple[str, str, str]) -> bool:
-    return all(
-        fnmatch.fnmatchcase(value, pattern)
-        for value, pattern in zip(triple, (rule.model, rule.image, rule.allocator), strict=True)
-    )
-
-
-def _axis(values: Sequence[str], everything: Iterable[str]) -> list[str]:
-    return list(everything) if EVERYTHING in values else list(values)
-
-
-def combinations(spec: Spec) -> Combinations:
-    """Expand the matrix."""
-    axes = spec.matrix.axes
-    found = Combinations()
-    everything = [(m, i, a) for m in spec.hardware for i in spec.images for a in spec.allocators]
-    models = set(_axis(axes.model, spec.hardware))
-    images = set(_axis(axes.image, spec.images))
-    allocators = set(_axis(axes.allocator, spec.allocators))
-    for triple in everything:
-        inside = triple[0] in models and triple[1] in images and triple[2] in allocators
-        if any(_matches(rule, triple) for rule in spec.matrix.include):
-            found.triples[triple] = None
-            continue
-        if not inside:
-            continue
-        rule = next((rule for rule in spec.matrix.exclude if _matches(rule, triple)), None)
-        if rule is None:
-            found.triples[triple] = None
-        else:
-            found.excluded[triple] = rule
-    return found
-
-
-def cell_of(spec: Spec, triple: tuple[str, str, str]) -> Cell:
-    """The cell of a model, an image and an allocator, with its target and flags."""
-    model, image, allocator = triple
-    wanted = microarch.common_target(spec.hardware[model].cpus)
-    entry = spec.images[image]
-    built = microarch.resolve(wanted, entry.gcc)
-    target, problem, remark = wanted, "", ""
-    if not built.possible and entry.fallback == "nearest":
-        remark = f"{built.reason}; built for the nearest, {built.nearest}"
-        target, built = built.nearest, microarch.resolve(built.nearest, entry.gcc)
-    elif not built.possible:
-        problem = (
-            f"{built.reason}; the nearest it can produce is {built.nearest} "
-            f"(`fallback: nearest` at images.{image} accepts it)"
-        )
-    return Cell(
-        model=model,
-        image=image,
-        allocator=allocator,
-        wanted=wanted,
-        target=target,
-        flags=built.flags,
-        problem=_joined(problem, allocators.problem(spec, image, allocator)),
-        remark=_joined(remark, allocators.remark(spec, image, allocator)),
-    )
-
-
-def _joined(*texts: str) -> str:
-    return "; ".join(text for text in texts if text)
-
-
-def all_cells(spec: Spec) -> tuple[Cell, ...]:
-    """Every cell of the matrix, in the order of the axes."""
-    return tuple(cell_of(spec, triple) for triple in combinations(spec).triples)
-
-
 @dataclass(slots=True, kw_only=True)
 class _CompileGroup:
     """The cells of one compilation."""
 
     subject: Cell
     own: list[Cell] = field(default_factory=list)
-    """Those whose packages hold it."""
+    """The cells whose packages hold it."""
     twins: list[Cell] = field(default_factory=list)
-    """Those whose own target cannot be run, so that this one is."""
+    """The cells whose own target cannot be run: this one is run in its place."""
 
 
 def expand(
@@ -165,7 +89,7 @@ def expand(
     machine: Machine | None = None,
     require_run: bool = False,
 ) -> Plan:
-    """The nodes for `cells`; cells with a problem get none.
+    """Return the plan for cells; those with a problem get no nodes.
 
     With a container engine the source and package stages run in the tools image, which is a node of its own, and the
     emulator for the smoke stage is fetched once for all targets that it can stand in for.
@@ -177,6 +101,9 @@ def expand(
         machine: what decides which targets can be run; those that cannot get a twin. None: all can, as far as the
             plan knows.
         require_run: whether a cell that would need a twin has a problem instead.
+
+    Raises:
+        graphlib.CycleError: stages need one another.
     """
     placed = tuple(_placed(spec, cells, machine, require_run=require_run))
     buildable = tuple(cell for cell in placed if not cell.problem)
@@ -196,12 +123,26 @@ def expand(
         planner.nodes.append(Node(stage="image", label=EMULATOR, needs=(), cells=of))
     for label, group in groups.items():
         planner.fill("group", label, tuple(group.own), twins=tuple(group.twins), subject=group.subject)
-    for label, group in groups.items():
-        if group.own and (twin := _twin_label(group.subject)):  # behind all groups: its twin may be any of them
-            planner.adopt(label, tuple(group.own), group.subject, twin=twin)
     for cell in buildable:
         planner.fill("cell", cell.id, (cell,), subject=cell)
-    return Plan(cells=placed, nodes=tuple(planner.nodes), warnings=tuple(_warnings(spec, placed)))
+    return Plan(cells=placed, nodes=tuple(_ordered(planner.nodes)), warnings=tuple(_warnings(spec, placed)))
+
+
+def _ordered(nodes: Sequence[Node]) -> Iterable[Node]:
+    """Yield each node behind those that it needs, and otherwise in the given order.
+
+    `TopologicalSorter.static_order` alone would begin all compilations before the first audit.
+    """
+    places = {node.id: place for place, node in enumerate(nodes)}
+    sorter = TopologicalSorter({node.id: [need for need in node.needs if need in places] for node in nodes})
+    sorter.prepare()
+    ready: list[int] = []
+    while sorter.is_active():
+        for id_ in sorter.get_ready():
+            heapq.heappush(ready, places[id_])
+        node = nodes[heapq.heappop(ready)]
+        yield node
+        sorter.done(node.id)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -211,6 +152,7 @@ class _Planner:
     spec: Spec
     tools: tuple[str, ...]
     emulated: frozenset[str]
+    """Labels of the groups whose target is also run under emulation."""
     nodes: list[Node] = field(default_factory=list)
 
     def fill(
@@ -222,7 +164,10 @@ class _Planner:
         twins: tuple[Cell, ...] = (),
         subject: Cell | None = None,
     ) -> None:
-        """Add the nodes of a slot; not of a stage for which the result for a twin counts there."""
+        """Add the nodes of a slot.
+
+        Where its cells have a twin, a stage for which the twin's result counts also needs the twin's node.
+        """
         slot = Slot(
             spec=self.spec,
             label=label,
@@ -232,26 +177,21 @@ class _Planner:
             emulator=(EMULATOR_NODE,) if label in self.emulated else (),
             subject=subject,
         )
+        twin = _twin_label(subject) if own and subject is not None else ""
         for stage in in_scope(scope):
-            if stage.adopts and own and subject is not None and subject.twin:
+            adopts = stage.adopts and bool(twin)
+            found = stage.needs(replace(slot, twins=(), emulator=()) if adopts else slot)
+            if found is None:
                 continue
-            if (found := stage.needs(slot)) is not None:
-                cells = found.cells or slot.cells
-                node = Node(stage=stage.name, label=label, needs=found.ids, cells=cells, subject=subject)
-                self.nodes.append(node)
-
-    def adopt(self, label: str, own: tuple[Cell, ...], subject: Cell, *, twin: str) -> None:
-        """Add the nodes for which the result for a twin counts."""
-        slot = Slot(spec=self.spec, label=label, own=own, tools=self.tools, subject=subject)
-        for stage in in_scope("group"):
-            if stage.adopts and (found := stage.needs(slot)) is not None:
-                of = f"{stage.name}:{twin}"
-                node = Node(stage=stage.name, label=label, needs=(*found.ids, of), cells=own, subject=subject, twin=of)
-                self.nodes.append(node)
+            adopted = f"{stage.name}:{twin}" if adopts else ""
+            needs = (*found.ids, adopted) if adopts else found.ids
+            cells = found.cells or slot.cells
+            node = Node(stage=stage.name, label=label, needs=needs, cells=cells, subject=subject, twin=adopted)
+            self.nodes.append(node)
 
 
 def _groups(spec: Spec, cells: Sequence[Cell]) -> dict[str, _CompileGroup]:
-    """The compilations that cells need, by label: their own, then those of twins that are nobody's own."""
+    """Return the compilations that cells need, by label: the cells' own, then further ones of their twins."""
     groups: dict[str, _CompileGroup] = {}
     for cell in cells:
         groups.setdefault(cell.group, _CompileGroup(subject=cell)).own.append(cell)
@@ -268,7 +208,7 @@ def _twin_label(cell: Cell) -> str:
 
 
 def _placed(spec: Spec, cells: Sequence[Cell], machine: Machine | None, *, require_run: bool) -> Iterable[Cell]:
-    """The cells with their twins, or with the problem that they would need one."""
+    """Yield the cells with their twins; with `require_run`, a cell that needs one gets a problem instead."""
     usual: dict[str, set[str]] = {}
     if machine is not None and any(not machine.runs(cell.target) for cell in cells):
         for cell in all_cells(spec):
@@ -291,7 +231,7 @@ def _placed(spec: Spec, cells: Sequence[Cell], machine: Machine | None, *, requi
 
 
 def _warnings(spec: Spec, cells: Sequence[Cell]) -> Iterable[str]:
-    """The product's own, and each remark once, with the cells that it is about."""
+    """Yield the product's warning, then each remark once, with the cells that it is for."""
     if spec.product.warning:
         yield spec.product.warning
     remarks: dict[str, list[str]] = {}
@@ -304,65 +244,10 @@ def _warnings(spec: Spec, cells: Sequence[Cell]) -> Iterable[str]:
 
 
 def common_part(spec: Spec, wanted: Callable[[Node], bool], *, engine: Literal["docker", "host"] = "docker") -> Plan:
-    """The wanted nodes, of those that are the same for all cells: the plan is for the first that can be built."""
+    """Return a plan of the wanted nodes, which must be such that all cells share them.
+
+    The nodes are those of the first cell that can be built.
+    """
     cells = [cell for cell in all_cells(spec) if not cell.problem][:1]
     whole = expand(spec, cells, engine=engine)
     return replace(whole, nodes=tuple(node for node in whole.nodes if wanted(node)))
-
-
-TOOLS = "tools"
-"""Label of the image with git, tar and the packers; not an image of the matrix."""
-TOOLS_NODE = f"image:{TOOLS}"
-EMULATOR = "emulator"
-"""Label of the image that the emulator is taken from; not an image of the matrix."""
-EMULATOR_NODE = f"image:{EMULATOR}"
-
-
-def github_matrix(
-    cells: Sequence[Cell], compilations: Mapping[str, str], *, limit: int = GITHUB_JOB_LIMIT
-) -> dict[str, list[dict[str, str]]]:
-    """The `matrix` of a GitHub Actions job: one entry per compilation, at most `limit` of them.
-
-    Above the limit, compilations share jobs: those of one image are neighbours, and no job has more than one
-    compilation more than another.
-
-    Args:
-        cells: what is to be built; those with a problem are left out.
-        compilations: by group, a hash of what decides its compilation; an entry's `key` is made of those of its groups.
-        limit: how many jobs there may be.
-    """
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        if not cell.problem:
-            groups.setdefault(cell.group, []).append(cell)
-    jobs = min(len(groups), limit)
-    entries: list[dict[str, str]] = []
-    members = list(groups.items())
-    if len(members) > limit:
-        order = {image: number for number, image in enumerate(dict.fromkeys(cell.image for cell in cells))}
-        members.sort(key=lambda member: order[member[1][0].image])
-    for number in range(jobs):
-        part = members[number * len(members) // jobs : (number + 1) * len(members) // jobs]
-        of = [cell for _, group in part for cell in group]
-        entries.append(
-            {
-                "name": part[0][0] if len(part) == 1 else f"{part[0][0]}+{len(part) - 1}",
-                "image": " ".join(dict.fromkeys(cell.image for cell in of)),
-                "target": " ".join(dict.fromkeys(cell.target for cell in of)),
-                "allocator": " ".join(dict.fromkeys(cell.allocator for cell in of)),
-                "cells": " ".join(cell.id for cell in of),
-                "key": hashing.digest("\n".join(compilations[label] for label, _ in part))[:16],
-            }
-        )
-    return {"include": entries}
-
-
-def matching_image(spec: Spec, identity: tuple[str, str] | None = None) -> str:
-    """The name of the image whose OS this machine runs, or ""."""
-    name, version = identity or os_release()
-    for image, entry in spec.images.items():
-        if name in families.alike(entry.os.id) and (
-            version == entry.os.version or version.startswith(f"{entry.os.version}.")
-        ):
-            return image
-    return ""

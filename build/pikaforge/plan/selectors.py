@@ -20,10 +20,8 @@ from pikaforge.config.scalars import EVERYTHING
 from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError
 from pikaforge.plan.cells import Cell
-from pikaforge.plan.plan import Combinations, cell_of, combinations
+from pikaforge.plan.matrix import Combinations, Triple, cell_of, combinations
 
-Triple = tuple[str, str, str]
-"""Model, image and allocator of a cell."""
 WHERE = "SELECTOR"
 """How errors call the arguments that selectors are given in."""
 SEE_MATRIX = "see `nox -s matrix -- --format table`"

@@ -24,7 +24,7 @@ from pikaforge.formats.client_lines import SCRIPT, checked_url
 from pikaforge.formats.payload import target_flags
 from pikaforge.formats.rpm.client import yum_variable
 from pikaforge.host.download import FILE_PATTERN
-from pikaforge.plan import plan
+from pikaforge.plan import matrix
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 UNKNOWN = "-"
@@ -114,7 +114,7 @@ def _systems(spec: Spec, published: Mapping[str, Sequence[str]]) -> Iterator[str
 
 def _built_for(spec: Spec) -> dict[tuple[str, str], str]:
     """Targets by image and model. Of cells that cannot be built, what the CPUs allow: that asks for no less."""
-    return {(cell.image, cell.model): cell.target for cell in plan.all_cells(spec)}
+    return {(cell.image, cell.model): cell.target for cell in matrix.all_cells(spec)}
 
 
 def _ranked(spec: Spec, published: Mapping[str, Sequence[str]]) -> dict[str, list[tuple[str, str]]]:

@@ -23,7 +23,8 @@ from pikaforge.pipeline.dist import DistFiles
 from pikaforge.pipeline.pipeline import Report
 from pikaforge.pipeline.report import BuildReport, CellRecord, StageRecord
 from pikaforge.plan.cells import Cell
-from pikaforge.plan.plan import Plan, all_cells, expand
+from pikaforge.plan.matrix import all_cells
+from pikaforge.plan.plan import Plan, expand
 
 EL7, DEBIAN12, SKYLAKE = "el7-sandybridge-none", "debian12-sandybridge-none", "debian12-skylake_avx512-none"
 

@@ -25,7 +25,8 @@ from pikaforge.pipeline.report import (
     StageRecord,
     WayRecord,
 )
-from pikaforge.plan.plan import Plan, all_cells, expand
+from pikaforge.plan.matrix import all_cells
+from pikaforge.plan.plan import Plan, expand
 
 
 def _planned() -> tuple[Plan, list[View]]:

@@ -52,6 +52,19 @@ def test_a_range_is_of_numbers(text: str, inside: tuple[str, ...], outside: tupl
     assert [version for version in outside if compilers.includes(text, version)] == []
 
 
+@pytest.mark.parametrize(
+    ("text", "empty"),
+    [(">=11", False), ("<7", False), (">=10,<13", False), (">=13,<10", True), (">=10,<10.0", True), ("<0.0", True)],
+)
+def test_a_range_without_versions(text: str, empty: bool) -> None:
+    assert compilers.is_empty(text) is empty
+
+
+@pytest.mark.parametrize(("version", "part"), [("12.2.0", "12.2"), ("4.8.5", "4.8"), ("14", "14"), ("", ""), ("?", "")])
+def test_major_and_minor(version: str, part: str) -> None:
+    assert compilers.major_minor(version) == part
+
+
 def test_entries_are_for_the_compiler_of_an_image() -> None:
     spec = spec_with(OLD, NEW, BETWEEN, FUTURE)
     assert [entry.why for entry in compilers.adaptations(spec, "debian12")] == ["no <limits>", "old"]

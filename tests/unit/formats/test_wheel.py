@@ -141,7 +141,7 @@ class TestNames:
         assert wheel_version.public_version(text) == version
         assert str(Version(text)) == version
 
-    @pytest.mark.parametrize("text", ["unstable", "2023-01-02", "1.0-final", "1.0_x", "", "1..2"])
+    @pytest.mark.parametrize("text", ["unstable", "2023-01-02", "1.0-final", "1.0_x", "", "1..2", "1!2.0", "1.0+x"])
     def test_a_version_that_is_none(self, text: str) -> None:
         with pytest.raises(PackingError) as error:
             wheel_version.public_version(text)

@@ -21,7 +21,7 @@ from pikaforge.host.os_families.package_managers import Purl
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import package
 from pikaforge.pipeline.image import image
-from pikaforge.plan import plan
+from pikaforge.plan import matrix, plan
 
 CELL = "R620-island9-none"
 
@@ -92,8 +92,8 @@ def spec_with() -> Spec:
 def test_configuration_and_plan_take_it() -> None:
     spec = spec_with()
     assert spec.packages_for("island9", purpose="build") == ("palm",)
-    assert plan.matching_image(spec, ("corfu", "9.2")) == "island9"
-    assert plan.matching_image(spec, ("corfu", "10")) == ""
+    assert matrix.matching_image(spec, ("corfu", "9.2")) == "island9"
+    assert matrix.matching_image(spec, ("corfu", "10")) == ""
     nodes = plan.expand(spec, [the_cell(spec, CELL)]).nodes
     assert "image:island9" in [node.id for node in nodes]
 

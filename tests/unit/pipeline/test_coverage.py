@@ -21,7 +21,8 @@ from pikaforge.host.store import Result
 from pikaforge.pipeline import coverage
 from pikaforge.pipeline.coverage import Coverage, Row
 from pikaforge.pipeline.pipeline import NodeOutcome, Report
-from pikaforge.plan.plan import Plan, all_cells, expand
+from pikaforge.plan.matrix import all_cells
+from pikaforge.plan.plan import Plan, expand
 from pikaforge.plan.selectors import Selection, select
 
 DAY = date(2026, 5, 4)

@@ -14,7 +14,8 @@ from pikaforge.config.registry import STAGES
 from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError
 from pikaforge.plan import allocators
-from pikaforge.plan.plan import Plan, all_cells, expand
+from pikaforge.plan.matrix import all_cells
+from pikaforge.plan.plan import Plan, expand
 
 URL = "https://example.org/{}.tar.gz"
 WHY = 'rocksdb aborts with "Attempt to free invalid pointer"'

@@ -6,9 +6,9 @@ import difflib
 import gc
 import json
 import os
-import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from graphlib import CycleError
 from pathlib import Path
 from typing import Any
 
@@ -20,65 +20,12 @@ from pikaforge.config import load
 from pikaforge.config.registry import STAGES
 from pikaforge.config.schema import Spec
 from pikaforge.pipeline.pipeline import View
-from pikaforge.plan.cells import Cell
-from pikaforge.plan.plan import GITHUB_JOB_LIMIT, TOOLS_NODE, all_cells, expand, github_matrix
+from pikaforge.plan.matrix import all_cells
+from pikaforge.plan.plan import TOOLS_NODE, expand
 from pikaforge.plan.selectors import Selection, select
+from pikaforge.plan.stages import Needs, Scope, Slot
 
 GOLDEN = Path(__file__).with_name("golden") / "plan-R620-R720.json"
-SEE_TABLE = "see `nox -s matrix -- --format table`"
-NEAREST = "gcc 4.8.5 cannot produce code for skylake_avx512"
-
-
-# ---- the matrix
-
-
-def test_exclude_rules_take_cells_away_and_include_rules_give_them_back() -> None:
-    spec = make_spec(
-        matrix__axes={"model": ["R620"], "image": ["debian12"]},
-        matrix__exclude=[{"allocator": "system"}],
-        matrix__include=[{"model": "R640", "image": "el?", "allocator": "none"}, {"model": "R620", "image": "el7"}],
-    )
-    assert [cell.id for cell in all_cells(spec)] == [
-        "R620-el7-none",
-        "R620-el7-system",
-        "R620-debian12-none",
-        "R640-el7-none",
-    ]
-
-
-# ---- targets that a compiler cannot produce
-
-
-def test_a_target_that_the_compiler_cannot_produce_is_a_problem_of_the_cell() -> None:
-    spec = make_spec()
-    cell = the_cell(spec, "R640-el7-none")
-    assert cell == Cell(
-        model="R640",
-        image="el7",
-        allocator="none",
-        wanted="skylake_avx512",
-        target="skylake_avx512",
-        flags=(),
-        problem=f"{NEAREST}; the nearest it can produce is haswell (`fallback: nearest` at images.el7 accepts it)",
-    )
-    plan = expand(spec, select(spec, Selection(selectors=("R640-el7-none", "R620-el7-none"))))
-    assert plan.problems == (cell,)
-    assert [c.id for c in plan.cells] == ["R620-el7-none", "R640-el7-none"]
-    assert all(c.id != cell.id for node in plan.nodes for c in node.cells)
-    assert expand(spec, [cell]).nodes == ()
-
-
-def test_the_nearest_target_is_taken_where_the_image_allows_it() -> None:
-    spec = make_spec(images__el7__fallback="nearest", hardware__R630={"cpus": ["haswell"]})
-    cell = the_cell(spec, "R640-el7-none")
-    assert (cell.wanted, cell.target, cell.problem) == ("skylake_avx512", "haswell", "")
-    assert cell.flags == ("-march=core-avx2", "-mtune=core-avx2")
-    assert cell.remark == f"{NEAREST}; built for the nearest, haswell"
-    plan = expand(spec, [cell, the_cell(spec, "R630-el7-none"), the_cell(spec, "R640-debian12-none")])
-    assert plan.warnings == (f"R640-el7-none: {cell.remark}",)
-    # A model with that very target shares the compilation.
-    shared = next(node for node in plan.nodes if node.id == "compile:el7-haswell-none")
-    assert [c.id for c in shared.cells] == ["R640-el7-none", "R630-el7-none"]
 
 
 # ---- nodes
@@ -111,6 +58,41 @@ def test_nodes_are_unique_and_follow_what_they_need(engine: Any) -> None:
     buildable = [cell.id for cell in plan.cells if not cell.problem]
     assert [node.label for node in plan.nodes if node.stage == "package"] == buildable
     assert set(plan.problems) | {c for n in plan.nodes for c in n.cells} == set(plan.cells)
+
+
+class Added:
+    """A stage of compilations that needs what it is told."""
+
+    scope: Scope = "group"
+    adopts = False
+
+    def __init__(self, name: str, stage: str) -> None:
+        self.name = name
+        self.stage = stage
+
+    def needs(self, slot: Slot) -> Needs:
+        return Needs(ids=(f"{self.stage}:{slot.label}",))
+
+
+def test_a_stage_may_need_one_that_is_listed_behind_it() -> None:
+    spec = make_spec()
+    with STAGES.registered("first", Added("first", "second")), STAGES.registered("second", Added("second", "smoke")):
+        plan = expand(spec, all_cells(spec))
+    seen: set[str] = set()
+    for node in plan.nodes:
+        assert set(node.needs) <= seen
+        seen.add(node.id)
+    assert "first:debian12-sandybridge-none" in seen
+
+
+def test_stages_that_need_one_another_are_no_plan() -> None:
+    spec = make_spec()
+    with (
+        STAGES.registered("first", Added("first", "second")),
+        STAGES.registered("second", Added("second", "first")),
+        pytest.raises(CycleError),
+    ):
+        expand(spec, all_cells(spec))
 
 
 def test_the_warning_of_the_product_comes_first() -> None:
@@ -153,82 +135,6 @@ def test_golden_plan() -> None:
             "debian12-frame-pointers",
         )
     ]
-
-
-# ---- GitHub's matrix
-
-
-def _cells(count: int, images: int = 1) -> list[Cell]:
-    return [
-        Cell(model=f"M{n}", image=f"i{n % images}", allocator="none", wanted=f"t{n}", target=f"t{n}", flags=())
-        for n in range(count)
-    ]
-
-
-def _compilations(cells: Iterable[Cell]) -> dict[str, str]:
-    """A hash by group; here it is the group itself."""
-    return {cell.group: cell.group for cell in cells}
-
-
-def _github(cells: list[Cell], limit: int = GITHUB_JOB_LIMIT) -> list[dict[str, str]]:
-    return github_matrix(cells, _compilations(cells), limit=limit)["include"]
-
-
-def test_github_gets_one_job_a_compilation() -> None:
-    spec = make_spec()
-    cells = all_cells(spec)
-    include = _github(list(cells))
-    assert {**include[0], "key": ""} == {
-        "name": "el7-sandybridge-none",
-        "image": "el7",
-        "target": "sandybridge",
-        "allocator": "none",
-        "cells": "R620-el7-none R720-el7-none",
-        "key": "",
-    }
-    assert len(include) == 6  # two of eight cannot be built
-    assert len({entry["name"] for entry in include}) == 6
-    listed = [cell for entry in include for cell in entry["cells"].split()]
-    assert sorted(listed) == sorted(cell.id for cell in cells if not cell.problem)
-
-
-def test_github_gets_an_empty_list_for_nothing() -> None:
-    spec = make_spec()
-    assert github_matrix([the_cell(spec, "R640-el7-none")], {}) == {"include": []}
-
-
-@pytest.mark.parametrize(("count", "jobs"), [(1, 1), (255, 255), (256, 256), (257, 256), (511, 256), (10_000, 256)])
-def test_github_accepts_256_jobs_and_they_are_even(count: int, jobs: int) -> None:
-    cells = _cells(count)
-    include = _github(cells)
-    assert len(include) == jobs <= GITHUB_JOB_LIMIT
-    listed = [cell for entry in include for cell in entry["cells"].split()]
-    assert listed == [cell.id for cell in cells]
-    sizes = {len(entry["cells"].split()) for entry in include}
-    assert max(sizes) - min(sizes) <= 1
-    assert len({entry["name"] for entry in include}) == jobs
-
-
-def test_jobs_that_share_do_so_within_an_image() -> None:
-    cells = _cells(1000, images=4)
-    include = _github(cells, limit=100)
-    assert len(include) == 100
-    assert all(len(entry["image"].split()) == 1 for entry in include)
-    assert include[0]["name"] == "i0-t0-none+9"
-    listed = [cell for entry in include for cell in entry["cells"].split()]
-    assert sorted(listed) == sorted(cell.id for cell in cells)
-
-
-@pytest.mark.parametrize("limit", [256, 3])
-def test_a_jobs_key_is_made_of_its_own_compilations_alone(limit: int) -> None:
-    cells = _cells(7)
-    before = {entry["name"]: entry["key"] for entry in _github(cells, limit)}
-    assert len(set(before.values())) == min(7, limit)
-    assert all(re.fullmatch("[0-9a-f]{16}", key) for key in before.values())
-    changed = {**_compilations(cells), "i0-t5-none": "another"}
-    after = {entry["name"]: entry["key"] for entry in github_matrix(cells, changed, limit=limit)["include"]}
-    [job] = [entry["name"] for entry in _github(cells, limit) if "M5-i0-none" in entry["cells"].split()]
-    assert {name for name in before if before[name] != after[name]} == {job}
 
 
 # ---- speed

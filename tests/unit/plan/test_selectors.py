@@ -9,7 +9,7 @@ from unit.helpers import make_spec, refusal
 
 from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError
-from pikaforge.plan.plan import all_cells
+from pikaforge.plan.matrix import all_cells
 from pikaforge.plan.selectors import Selection, nothing_selected, select, select_existing
 
 SEE_TABLE = "see `nox -s matrix -- --format table`"

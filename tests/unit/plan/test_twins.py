@@ -10,7 +10,8 @@ from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine
 from pikaforge.plan import twins
 from pikaforge.plan.cells import Cell
-from pikaforge.plan.plan import Plan, all_cells, expand
+from pikaforge.plan.matrix import all_cells
+from pikaforge.plan.plan import Plan, expand
 from pikaforge.plan.selectors import Selection, select
 
 V2 = Machine(flags=microarch.kernel_flags("x86_64_v2"))
@@ -175,6 +176,8 @@ def test_all_of_the_shipped_matrix_can_be_planned_on_any_machine() -> None:
         plan = expand(SPEC, all_cells(SPEC), machine=machine)
         assert plan.problems == ()
         assert {cell.model for cell in plan.cells} == set(SPEC.hardware)
+        places = {node.id: place for place, node in enumerate(plan.nodes)}
+        assert all(places[need] < places[node.id] for node in plan.nodes for need in node.needs)
 
 
 def test_a_fallback_and_a_twin_are_both_told() -> None:

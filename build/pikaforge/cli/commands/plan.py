@@ -11,7 +11,7 @@ from pikaforge.cli import github, output
 from pikaforge.cli.context import Context
 from pikaforge.errors import EXIT_CONFIG, EXIT_DONE, HostError
 from pikaforge.plan.cells import Cell
-from pikaforge.plan.plan import github_matrix
+from pikaforge.plan.jobs import github_matrix
 
 
 def matrix(context: Context) -> int:

@@ -16,7 +16,8 @@ from pikaforge.host.process import cwd
 from pikaforge.pipeline import coverage
 from pikaforge.pipeline.pipeline import Report
 from pikaforge.plan.cells import Cell
-from pikaforge.plan.plan import EMULATOR_NODE, all_cells
+from pikaforge.plan.matrix import all_cells
+from pikaforge.plan.plan import EMULATOR_NODE
 
 SLICE = re.compile(r"([0-9]{1,9})/([1-9][0-9]{0,3})")
 

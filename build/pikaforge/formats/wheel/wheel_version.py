@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from packaging.version import InvalidVersion, Version
+
 from pikaforge.formats.layout import PackingError
 
 SUFFIX = "server"
@@ -28,19 +30,6 @@ FIRST_RELEASE = "1"
 """The packager's count of a version's first build; later ones show in the wheel's version."""
 
 
-PRE = {"a": "a", "alpha": "a", "b": "b", "beta": "b", "c": "rc", "rc": "rc", "pre": "rc", "preview": "rc"}
-
-
-VERSION = re.compile(
-    r"""v?(?P<release>[0-9]+(?:\.[0-9]+)*)
-    (?:[-_.]?(?P<pre>alpha|a|beta|b|preview|pre|rc|c)[-_.]?(?P<pre_number>[0-9]*))?
-    (?:-(?P<implicit>[0-9]+)|[-_.]?(?P<post>post|rev|r)[-_.]?(?P<post_number>[0-9]*))?
-    (?:[-_.]?(?P<dev>dev)[-_.]?(?P<dev_number>[0-9]*))?""",
-    re.IGNORECASE | re.VERBOSE,
-)
-"""Public versions without an epoch (PEP 440, appendix B)."""
-
-
 def distribution(product: str) -> str:
     """The project's name, as indexes normalise it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", f"{product}-{SUFFIX}").lower()
@@ -56,22 +45,18 @@ def public_version(text: str) -> str:
     """A product's version in PEP 440's normal form: `v3.4.0` is 3.4.0, `7.2-rc1` is 7.2rc1.
 
     Raises:
-        PackingError: it is none that PEP 440 knows.
+        PackingError: it is none that PEP 440 knows, or has an epoch or a local part.
     """
-    found = VERSION.fullmatch(text)
-    if found is None:
+    try:
+        version = Version(text)
+    except InvalidVersion:
+        version = None
+    if version is None or version.epoch or version.local:
         raise PackingError(
             f"the version {text!r} cannot be a wheel's",
             hint="numbers with dots, perhaps a1, b1, rc1, .post1 or .dev1 (PEP 440); leave the wheel out, or rename it",
         )
-    version = ".".join(str(int(part)) for part in found["release"].split("."))
-    if found["pre"]:
-        version += f"{PRE[found['pre'].lower()]}{int(found['pre_number'] or 0)}"
-    if found["post"] or found["implicit"]:
-        version += f".post{int(found['post_number'] or found['implicit'] or 0)}"
-    if found["dev"]:
-        version += f".dev{int(found['dev_number'] or 0)}"
-    return version
+    return str(version)
 
 
 def local_version(*parts: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pikaforge.config import families
+from pikaforge.config import compilers, families
 from pikaforge.config.schema import Image, Spec
 from pikaforge.errors import HostError, StageError, UnreachableError
 from pikaforge.host import hashing, hostos
@@ -256,12 +256,11 @@ def _inventory(workspace: Workspace, image: str, label: str, log: Path) -> Inven
 
 
 def _check_compiler(entry: Image, label: str, found: str) -> None:
-    declared = entry.gcc.split(".")
-    if found.split(".")[: len(declared)] != declared and found.split(".")[:2] != declared[:2]:
+    if compilers.major_minor(found) != compilers.major_minor(entry.gcc):
         raise HostError(
             f"the image {label} has gcc {found or '(none)'}, but matrix.yaml says {entry.gcc}",
             where=f"images.{label}.gcc",
-            hint=f'write gcc: "{".".join(found.split(".")[:2])}" there; targets and flags follow from it',
+            hint=f'write gcc: "{compilers.major_minor(found)}" there; targets and flags follow from it',
         )
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from packaging.version import Version
+
 from pikaforge.plan.allocators.kind import NotBuilt, Presence, Statistics
 
 if TYPE_CHECKING:  # the schema is made of what is said here
@@ -82,15 +84,13 @@ class Gperftools:
 
     def problem(self, spec: Spec, image: str, allocator: str) -> str:
         """Return that the product needs a newer one, or the compiler an older one."""
-        from pikaforge.config.compilers import number  # noqa: PLC0415  # it needs the schema
-
-        version = self.sources(spec, image, allocator)[SOURCE].version
+        version = Version(self.sources(spec, image, allocator)[SOURCE].version)
         least = spec.product.least(self.name)
-        if least is not None and number(version) < number(least.version):
+        if least is not None and version < Version(least.version):
             return f"gperftools {version} is older than {least.version}: {least.why}"
         gcc = spec.images[image].gcc
         for first, compiler, standard in STANDARDS:
-            if number(version) >= number(first) and number(gcc) < number(compiler):
+            if version >= Version(first) and Version(gcc) < Version(compiler):
                 return (
                     f"gperftools {version} needs a compiler with {standard}, which gcc has since {compiler}; "
                     f"{image} has gcc {gcc}: name an older one in allocators.{allocator}.tarballs"
@@ -99,10 +99,8 @@ class Gperftools:
 
     def remark(self, spec: Spec, image: str, allocator: str) -> str:
         """Return what is dangerous about frame pointers in old versions."""
-        from pikaforge.config.compilers import number  # noqa: PLC0415  # it needs the schema
-
-        version = self.sources(spec, image, allocator)[SOURCE].version
-        if not spec.allocators[allocator].frame_pointers or number(version) >= number(SAFE_FRAMES):
+        version = Version(self.sources(spec, image, allocator)[SOURCE].version)
+        if not spec.allocators[allocator].frame_pointers or version >= Version(SAFE_FRAMES):
             return ""
         return (
             f"the frame-pointer unwinder of gperftools {version} presumes frame pointers in every library, and can "

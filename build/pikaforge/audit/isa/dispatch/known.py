@@ -12,11 +12,13 @@ from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache
 
+from packaging.version import Version
+
 from pikaforge.audit.isa.dispatch.steps import Body, InstructionStep
 from pikaforge.cpu import features
 
 TABLE = "dispatchers.csv"
-UPSTREAM = re.compile(r"(?:\d+:)?(\d+(?:\.\d+)*)(?:[-+].*)?")
+UPSTREAM = re.compile(r"(?:\d+:)?(\d{1,9}(?:\.\d{1,9})*)(?:[-+].*)?")
 """Of a package's version: epoch, what upstream calls it, and the distribution's revision (deb-version(7), rpm)."""
 FLAG_BYTES = 4
 """Of a flag at most: what has eight is a pointer or a size."""
@@ -28,8 +30,8 @@ class Dispatcher:
 
     packages: frozenset[str]
     """Names of the distributions' packages."""
-    since: tuple[int, ...]
-    until: tuple[int, ...]
+    since: Version
+    until: Version
     """The first and the last upstream version for which it was shown."""
     soname: str
     features: frozenset[str]
@@ -41,8 +43,7 @@ class Dispatcher:
     @property
     def text(self) -> str:
         """The evidence in words."""
-        first, last = (".".join(map(str, version)) for version in (self.since, self.until))
-        return f"known dispatcher ({self.soname} {first} to {last}): {self.shown}"
+        return f"known dispatcher ({self.soname} {self.since} to {self.until}): {self.shown}"
 
     def covers(self, package: str, version: str, soname: str) -> bool:
         """Whether a library is the one that is meant."""
@@ -52,12 +53,8 @@ class Dispatcher:
             found is not None
             and name in self.packages
             and soname == self.soname
-            and self.since <= _numbers(found[1]) <= self.until
+            and self.since <= Version(found[1]) <= self.until
         )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
 
 
 @lru_cache(maxsize=1)
@@ -66,8 +63,8 @@ def table() -> tuple[Dispatcher, ...]:
     return tuple(
         Dispatcher(
             packages=frozenset(row["packages"].split()),
-            since=_numbers(row["since"]),
-            until=_numbers(row["until"]),
+            since=Version(row["since"]),
+            until=Version(row["until"]),
             soname=row["soname"],
             features=frozenset(row["features"].split()),
             shown=row["shown"],
