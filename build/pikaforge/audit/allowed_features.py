@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from pikaforge.cpu import microarch
 from pikaforge.cpu.features import Feature, table
 from pikaforge.errors import HostError
 
@@ -39,7 +39,7 @@ def free() -> frozenset[str]:
 
 def of_baseline(name: str) -> frozenset[str]:
     """Ids of the features that a distribution's code may use on any CPU, by the archspec name of its baseline."""
-    known = _archspec_features(name)
+    known = microarch.features(name)
     return free() | {f.id for f in table().values() if f.archspec and f.archspec in known}
 
 
@@ -58,14 +58,13 @@ def from_macros(lines: Iterable[str], target: str, *, source: str = "compiler's 
 
 def from_archspec(target: str, *, warning: str) -> Allowed:
     """The allow-list where no compiler can be asked: archspec's features count as sure then."""
-    known = _archspec_features(target)
+    known = microarch.features(target)
     sure = {f.id for f in table().values() if f.archspec and f.archspec in known}
     return _allowed(target, sure, "archspec's feature table", warning)
 
 
 def from_gcc(target: str) -> Allowed:
     """The allow-list for a target by asking this machine's gcc; without one that knows the target, archspec's."""
-    from pikaforge.cpu import microarch  # noqa: PLC0415
     from pikaforge.host import process  # noqa: PLC0415
 
     if process.find("gcc") is None:
@@ -88,9 +87,9 @@ def from_gcc(target: str) -> Allowed:
 
 
 def _allowed(target: str, sure: set[str], source: str, warning: str) -> Allowed:
-    lineage = _lineage(target)
+    lineage = {target, *microarch.ancestors(target)}
     sure |= {f.id for f in table().values() if lineage.intersection(f.lineages)}
-    known = _archspec_features(target)
+    known = microarch.features(target)
     doubtful = {f.id for f in table().values() if _in_archspec(f, known)} - sure
     return Allowed(
         target=target, sure=frozenset(sure | free()), doubtful=frozenset(doubtful), source=source, warning=warning
@@ -100,21 +99,6 @@ def _allowed(target: str, sure: set[str], source: str, warning: str) -> Allowed:
 def _in_archspec(feature: Feature, known: frozenset[str]) -> bool:
     # What runs as another instruction is never let pass on a doubtful word.
     return bool(feature.archspec) and feature.archspec in known and feature.policy != "dangerous"
-
-
-def _micro(target: str) -> Any:
-    from archspec.cpu import TARGETS  # noqa: PLC0415
-
-    return TARGETS[target]
-
-
-def _archspec_features(target: str) -> frozenset[str]:
-    return frozenset(_micro(target).features)
-
-
-def _lineage(target: str) -> frozenset[str]:
-    micro = _micro(target)
-    return frozenset({target, *(ancestor.name for ancestor in micro.ancestors)})
 
 
 def missing(required: Sequence[str], allowed: frozenset[str]) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from pikaforge.audit import judge_flags, judge_linkage
 from pikaforge.audit import judge_instructions as isa_verdict
@@ -38,7 +37,7 @@ REVISION = 3
 """Part of the key of a kept verdict: raise it when the audit judges differently."""
 
 
-def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: date) -> dict[str, Any]:
+def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: date) -> dict[str, object]:
     """Key material beside the compile stage's result: the rules, the tables, the decoder, and which waivers have
     expired. So a verdict that is kept becomes void on the day after a waiver's last one, and on no other day."""
     plain = asdict(replace(rules, waivers=(), memory=None, distribution=None))

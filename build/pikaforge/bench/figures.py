@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from pikaforge.bench.load import Interval
 from pikaforge.bench.summary import NO_FIGURE, Comparison, LoadRun, overlay
@@ -17,13 +18,14 @@ from pikaforge.host.store import write_atomically
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.typing import LineStyleType
 
 SIZE = (12.0, 9.6)
 """Inches; 1200 pixels wide at 100 per inch."""
 DPI = 100
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's, which people with any kind of colour vision tell apart (jfly.uni-koeln.de/color)."""
-STYLES = ("solid", (0, (6, 2)), (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5)), (0, (9, 3)))
+STYLES: tuple[LineStyleType, ...] = ("solid", (0, (6, 2)), (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5)), (0, (9, 3)))
 """Of lines, so that they differ in black and white, too; the cycle's length differs from the colours'."""
 SPIKY = 30.0
 """From this ratio of the greatest to the median on, an axis is logarithmic: else one pause flattens all the rest."""
@@ -59,13 +61,14 @@ PANELS = (
 )
 
 
-def library() -> Any:
+def library() -> ModuleType:
     """Import matplotlib, which takes half a second.
 
     Raises:
         HostError: it is missing, or cannot be loaded.
     """
-    return extras.load("matplotlib", package="matplotlib", extra="bench")
+    module: ModuleType = extras.load("matplotlib", package="matplotlib", extra="bench")
+    return module
 
 
 def draw(
@@ -87,7 +90,8 @@ def draw(
     Raises:
         HostError: see `library`.
     """
-    matplotlib = library()
+    library()
+    import matplotlib  # noqa: PLC0415
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -107,7 +111,7 @@ def draw(
     return svg, png
 
 
-def _looks(comparison: Comparison) -> dict[str, tuple[str, Any]]:
+def _looks(comparison: Comparison) -> dict[str, tuple[str, LineStyleType]]:
     """Colour and line style by name; the baseline's are black and solid."""
     names = [comparison.baseline, *(name for name in comparison.names if name != comparison.baseline)]
     return {name: (COLOURS[n % len(COLOURS)], STYLES[n % len(STYLES)]) for n, name in enumerate(names)}
@@ -146,7 +150,11 @@ def _legend(comparison: Comparison) -> str:
 
 
 def _over_time(
-    axes: Axes, panel: _Panel, runs: Sequence[LoadRun], comparison: Comparison, looks: Mapping[str, tuple[str, Any]]
+    axes: Axes,
+    panel: _Panel,
+    runs: Sequence[LoadRun],
+    comparison: Comparison,
+    looks: Mapping[str, tuple[str, LineStyleType]],
 ) -> None:
     """Lines of medians over rounds, bands from the least to the greatest."""
     lines = {name: _line(panel, overlay(runs, name)) for name in comparison.names}
@@ -191,7 +199,7 @@ def _unit(panel: _Panel, values: Sequence[float]) -> tuple[float, str]:
     return next(((factor, unit) for factor, unit in reversed(panel.units) if top >= 4 * factor), panel.units[0])
 
 
-def _ratios(axes: Axes, panel: _Panel, comparison: Comparison, looks: Mapping[str, tuple[str, Any]]) -> None:
+def _ratios(axes: Axes, panel: _Panel, comparison: Comparison, looks: Mapping[str, tuple[str, LineStyleType]]) -> None:
     """Bars of the medians over rounds, whiskers from the least to the greatest; the baseline is a line at 1."""
     names = [name for name in comparison.names if name != comparison.baseline]
     tops = [1.0]

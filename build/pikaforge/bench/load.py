@@ -24,7 +24,6 @@ from functools import cached_property
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from pikaforge.bench.histogram import Histogram
 from pikaforge.bench.worker import LATE, NANO, LoadDone, LoadFailed, LoadReady, Task, work
@@ -89,7 +88,7 @@ class Samples:
         """All that were answered."""
         return self.latency.total
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> dict[str, object]:
         """Plain data: seconds, requests, microseconds, bytes; what is not known is null."""
         return {
             "requests": self.requests,

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from statistics import median
-from typing import Any
 
 from pikaforge.bench.histogram import Histogram
 from pikaforge.bench.load import QUANTILES, Interval, Samples
@@ -86,7 +85,7 @@ class Spread:
         """The greatest."""
         return max(self.known, default=None)
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> dict[str, object]:
         """Plain data."""
         return {"rounds": list(self.values), "median": self.median, "low": self.low, "high": self.high}
 
@@ -136,7 +135,7 @@ class Comparison:
         what = "these servers may be faster than shown, and their ratios further from 1"
         return [f"the load itself was at its limit ({who}): {what}; use more processes, and cores to spare"]
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> dict[str, object]:
         """Plain data: per name and metric the figures and ratios of all rounds; null where there is none."""
         return {
             "baseline": self.baseline,

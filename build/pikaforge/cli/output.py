@@ -60,7 +60,7 @@ def compilers_json(spec: Spec, plan: Plan) -> dict[str, Any]:
             "gcc": spec.images[image].gcc,
             "cflags": list(compilers.cflags(spec, image)),
             "cxxflags": list(compilers.cxxflags(spec, image)),
-            **compilers.told(spec, image),
+            **compilers.facts(spec, image),
         }
         for image in dict.fromkeys(cell.image for cell in plan.cells if not cell.problem)
     }

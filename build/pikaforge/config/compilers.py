@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -101,8 +100,8 @@ def cxxflags(spec: Spec, image: str) -> tuple[str, ...]:
     return _merged(entry.cxxflags for entry in adaptations(spec, image))
 
 
-def told(spec: Spec, image: str) -> dict[str, Any]:
-    """What manifest and report say: the `adaptations` to an image's compiler, and whether -Werror counts."""
+def facts(spec: Spec, image: str) -> dict[str, object]:
+    """Return what manifest and report hold: the `adaptations` to an image's compiler, and whether -Werror counts."""
     return {
         "adaptations": [entry.model_dump(mode="json") for entry in adaptations(spec, image)],
         "keep_werror": spec.product.keep_werror,

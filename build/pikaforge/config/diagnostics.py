@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, TypeVar, Union, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from pikaforge.config import scalars, waiver, yaml_words
 from pikaforge.config.nearest import nearest
-from pikaforge.config.yaml_text import Document
+from pikaforge.config.yaml_text import Document, YamlValue, has, within
 from pikaforge.config.yaml_words import KeyPath
 from pikaforge.errors import ConfigError
 
@@ -25,6 +26,8 @@ SHOWN_PROBLEMS = 20
 """One mistake can have a thousand consequences; more than this are counted and not shown."""
 
 _Strict = TypeVar("_Strict", bound=scalars.Strict)
+Location = tuple[str | int, ...]
+"""Keys and indexes from the top, as pydantic gives them."""
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME_CHARACTERS = "letters, digits, '.', '_' and '-'"
@@ -111,9 +114,9 @@ def validate(top: type[_Strict], document: Document) -> _Strict:
 class _Finding:
     """One or, for a union, several of pydantic's errors about the same value."""
 
-    path: tuple[str | int, ...]
+    path: Location
     kinds: tuple[str, ...]
-    context: dict[str, Any]
+    context: Mapping[str, object]
     text: str
     key: bool = False
 
@@ -126,10 +129,10 @@ class _Finding:
 
 def _translate(error: ValidationError, top: type[scalars.Strict], problems: Diagnostics) -> None:
     document = problems.document
-    findings = _findings(error, document.data)
+    findings = _findings(error, document)
     findings.sort(key=lambda finding: document.position(finding.path, key=finding.key))
     # A misspelt key is also a missing one; the reader needs to be told once.
-    meant: set[tuple[str | int, ...]] = set()
+    meant: set[Location] = set()
     unknown = [finding for finding in findings if finding.kinds == ("extra_forbidden",)]
     for finding in unknown[:SHOWN_PROBLEMS]:
         near = nearest(str(finding.path[-1]), _keys(top, finding.path[:-1]))
@@ -142,24 +145,25 @@ def _translate(error: ValidationError, top: type[scalars.Strict], problems: Diag
         problems.add(finding.path, message, hint, key=finding.key)
 
 
-def _findings(error: ValidationError, data: Any) -> list[_Finding]:
+def _findings(error: ValidationError, document: Document) -> list[_Finding]:
     """Pydantic's errors by place in the document: those of a union's members put together.
 
     Pydantic reports a value that fits no member of a union once per member, the member's name in the path.
     Where a member was a list, and something in it is wrong, only what is deepest is of interest.
     """
-    groups: dict[tuple[str | int, ...], list[tuple[tuple[str | int, ...], Any]]] = {}
+    groups: dict[Location, list[tuple[Location, ErrorDetails]]] = {}
     placed = [
-        (one, *_place(one["loc"], one["type"], data)) for one in error.errors(include_url=False, include_input=False)
+        (one, *_place(one["loc"], one["type"], document.data))
+        for one in error.errors(include_url=False, include_input=False)
     ]
     # Pydantic counts what is left after validation, and so calls a list too short whose items are wrong.
-    telling = [each for each in placed if each[0]["type"] != "too_short" or not _at(data, each[1])]
+    telling = [each for each in placed if each[0]["type"] != "too_short" or not document.value(each[1])]
     for one, path, root in telling or placed:
         groups.setdefault((*root, "[key]") if one["loc"][-1:] == ("[key]",) else root, []).append((path, one))
     findings = []
     for members in groups.values():
         deepest = max(len(path) for path, _ in members)
-        by_path: dict[tuple[str | int, ...], list[Any]] = {}
+        by_path: dict[Location, list[ErrorDetails]] = {}
         for path, one in members:
             if len(path) == deepest:
                 by_path.setdefault(path, []).append(one)
@@ -171,14 +175,13 @@ def _findings(error: ValidationError, data: Any) -> list[_Finding]:
     return findings
 
 
-def _place(loc: tuple[str | int, ...], kind: str, data: Any) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
+def _place(loc: Location, kind: str, data: YamlValue) -> tuple[Location, Location]:
     """The path of an error without the names of union members, and the path before the first of those."""
     path: list[str | int] = []
-    root: tuple[str | int, ...] | None = None
+    root: Location | None = None
     for position, part in enumerate(loc):
-        inside = part in data if isinstance(data, dict) else isinstance(data, tuple) and isinstance(part, int)
-        if inside:
-            data = data[part]
+        if has(data, part):
+            data = within(data, part)
         elif not (kind == "missing" and position == len(loc) - 1):
             root = tuple(path) if root is None and part != "[key]" else root
             continue
@@ -223,7 +226,7 @@ def _wrong_value(finding: _Finding, top: type[scalars.Strict], document: Documen
     kind, context = finding.kinds[0], finding.context
     hint = _description(top, finding.path)
     if kind == "string_pattern_mismatch":
-        words = PATTERN_WORDS.get(context["pattern"], "is not written as it must be")
+        words = PATTERN_WORDS.get(str(context["pattern"]), "is not written as it must be")
     elif kind in ("too_short", "string_too_short"):
         words = "must not be empty"
     elif kind == "string_too_long":
@@ -249,7 +252,7 @@ def _wrong_type(finding: _Finding, top: type[scalars.Strict], document: Document
     wanted = [_WANTED[kind] for kind in finding.kinds if kind in _WANTED]
     words = " or ".join([", ".join(wanted[:-1]), wanted[-1]]) if len(wanted) > 1 else wanted[0]
     message = f"{finding.subject} wants {words}, got {_got(document, finding.path)}"
-    value, written = _at(document.data, finding.path), document.text(finding.path)
+    value, written = document.value(finding.path), document.text(finding.path)
     hint = _description(top, finding.path)
     if "a mapping" in wanted:
         keys = _keys(top, finding.path)
@@ -277,7 +280,7 @@ def _literal_hint(finding: _Finding, document: Document) -> str:
 
 def _got(document: Document, path: KeyPath) -> str:
     """What stands at `path`, and how it is written if that differs: `the number 22.1 (written 22.10)`."""
-    value, written = _at(document.data, path), document.text(path)
+    value, written = document.value(path), document.text(path)
     if isinstance(value, str) and "://" in value:
         value = USER_PART.sub("://***@", value)  # a password in a URL is what some patterns refuse
     described = yaml_words.describe(value)
@@ -286,13 +289,7 @@ def _got(document: Document, path: KeyPath) -> str:
     return f"{described} (written {written})"
 
 
-def _at(value: Any, path: KeyPath) -> Any:
-    for part in path:
-        value = value[part]
-    return value
-
-
-def _bare(annotation: Any) -> Any:
+def _bare(annotation: object) -> object:
     """An annotation without `Annotated` and without `| None`."""
     while True:
         origin, arguments = get_origin(annotation), get_args(annotation)
@@ -304,7 +301,7 @@ def _bare(annotation: Any) -> Any:
             return annotation
 
 
-def _descend(annotation: Any, part: str | int) -> tuple[Any, FieldInfo | None]:
+def _descend(annotation: object, part: str | int) -> tuple[object, FieldInfo | None]:
     annotation = _bare(annotation)
     if isinstance(annotation, type) and issubclass(annotation, scalars.Strict):
         info = annotation.model_fields.get(str(part))
@@ -315,7 +312,7 @@ def _descend(annotation: Any, part: str | int) -> tuple[Any, FieldInfo | None]:
 
 def _description(top: type[scalars.Strict], path: KeyPath) -> str:
     """The innermost field on `path` with its description, as a hint: `gcc: Version of the image's gcc, …`."""
-    annotation: Any = top
+    annotation: object = top
     described = ""
     for part in path:
         annotation, info = _descend(annotation, part)
@@ -326,9 +323,10 @@ def _description(top: type[scalars.Strict], path: KeyPath) -> str:
 
 def _keys(top: type[scalars.Strict], path: KeyPath) -> tuple[str, ...]:
     """The keys that the mapping at `path` may have; none if they are names of the user's."""
-    annotation: Any = top
+    annotation: object = top
     for part in path:
         annotation, _ = _descend(annotation, part)
     annotation = _bare(annotation)
-    fixed = isinstance(annotation, type) and issubclass(annotation, scalars.Strict)
-    return tuple(annotation.model_fields) if fixed else ()
+    if isinstance(annotation, type) and issubclass(annotation, scalars.Strict):
+        return tuple(annotation.model_fields)
+    return ()

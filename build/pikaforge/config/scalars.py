@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from pikaforge.config.registry import ALLOCATORS, Registry
@@ -108,14 +109,14 @@ Flag = Annotated[str, Field(pattern=WORD_PATTERN, max_length=128)]
 class OneOf:
     """A string that names a member of a registry, as pydantic checks it and as JSON schemas tell it."""
 
-    def __init__(self, registry: Registry[Any]) -> None:
+    def __init__(self, registry: Registry[object]) -> None:
         self._registry = registry
 
     def __get_pydantic_core_schema__(self, *_: object) -> CoreSchema:
         """Check as `Literal` does, but against the members that there are when a value is checked."""
         return core_schema.no_info_after_validator_function(self._check, core_schema.str_schema(strict=True))
 
-    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> JsonSchemaValue:
         """List the members that there are now."""
         return {"enum": list(self._registry.names), "type": "string"}
 

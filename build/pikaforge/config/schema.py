@@ -9,10 +9,11 @@ these classes (`invoke schema`).
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
+from pydantic.json_schema import JsonSchemaValue
 
 from pikaforge.config.patch_series import Series
 from pikaforge.config.product import Packages, Product
@@ -272,17 +273,17 @@ class Spec(Strict):
         return tuple(found)
 
 
-def series_schema() -> dict[str, Any]:
+def series_schema() -> JsonSchemaValue:
     """JSON schema of a series file."""
     return schema_of(Series)
 
 
-def matrix_schema() -> dict[str, Any]:
+def matrix_schema() -> JsonSchemaValue:
     """JSON schema of matrix.yaml, as checked in beside it."""
     return schema_of(Spec)
 
 
-def schema_of(top: type[Strict]) -> dict[str, Any]:
+def schema_of(top: type[Strict]) -> JsonSchemaValue:
     """A model's JSON schema as pydantic makes it, with names refused that fit no pattern: it leaves those to us."""
     schema = top.model_json_schema()
     for part in [schema, *schema.get("$defs", {}).values()]:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeAlias
 
 import yaml
 
@@ -29,8 +29,32 @@ DEPTH_LIMIT = 32
 """Levels of mappings and lists within one another; matrix.yaml has seven."""
 
 
-_LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
-_RESOLVER: Any = yaml.resolver.Resolver()
+YamlValue: TypeAlias = str | int | float | tuple["YamlValue", ...] | dict[str, "YamlValue"] | None
+"""A value of a document: a scalar, a list (as a tuple) or a mapping."""
+
+
+class _Loader(Protocol):
+    """What is used of PyYAML's loaders."""
+
+    def check_event(self) -> bool:
+        """Return whether there is another event."""
+
+    def get_event(self) -> yaml.Event:
+        """Return the next event."""
+
+    def dispose(self) -> None:
+        """Release what the loader holds."""
+
+
+class _Resolver(Protocol):
+    """What is used of PyYAML's resolver."""
+
+    def resolve(self, kind: type[yaml.Node], value: str, implicit: tuple[bool, bool]) -> str:
+        """Return the tag of a plain scalar."""
+
+
+_LOADER: Callable[[str], _Loader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
+_RESOLVER: _Resolver = yaml.resolver.Resolver()
 _TAG = "tag:yaml.org,2002:"
 
 # What YAML 1.1 allows in a file (chapter 5.1), less U+FEFF: a byte order mark stands only at the very start.
@@ -57,8 +81,15 @@ class Document:
     """A document's data (mappings as dict, sequences as tuple), and where in its file each value is."""
 
     file: str
-    data: Any
+    data: YamlValue
     _top: _Place
+
+    def value(self, path: KeyPath) -> YamlValue:
+        """Return the value at `path`; raise KeyError if there is none."""
+        value = self.data
+        for part in path:
+            value = within(value, part)
+        return value
 
     def position(self, path: KeyPath, *, key: bool = False) -> tuple[int, int]:
         """Line and column, from 1, of the value at `path` (of its key if `key`), else of the nearest parent.
@@ -87,6 +118,20 @@ class Document:
                 return place, depth
             place = child
         return place, len(path)
+
+
+def has(value: YamlValue, part: str | int) -> bool:
+    """Return whether a mapping has a key, or a value is a list and may have an index."""
+    return part in value if isinstance(value, dict) else isinstance(value, tuple) and isinstance(part, int)
+
+
+def within(value: YamlValue, part: str | int) -> YamlValue:
+    """Return what a mapping has for a key, or a list for an index; raise KeyError for anything else."""
+    if isinstance(value, dict) and isinstance(part, str):
+        return value[part]
+    if isinstance(value, tuple) and isinstance(part, int):
+        return value[part]
+    raise KeyError(part)
 
 
 def read(path: Path) -> str:
@@ -149,7 +194,7 @@ def parse(text: str, *, file: str) -> Document:
     return Document(file=file, data=builder.data, _top=builder.top)
 
 
-def _events(text: str) -> Iterator[Any]:
+def _events(text: str) -> Iterator[yaml.Event]:
     loader = _LOADER(text)
     try:
         while loader.check_event():
@@ -206,7 +251,7 @@ def _syntax_error(error: yaml.YAMLError, text: str, *, file: str) -> ConfigError
 class _Open:
     """A mapping or sequence whose end has not come yet; a sequence becomes a tuple at its end."""
 
-    data: dict[str, Any] | list[Any]
+    data: dict[str, YamlValue] | list[YamlValue]
     place: _Place
     key: str | None = None
     key_position: tuple[int, int] = (1, 1)
@@ -217,12 +262,12 @@ class _DocumentBuilder:
     """Makes data and places from events, with a stack of its own."""
 
     file: str
-    data: Any = None
+    data: YamlValue = None
     top: _Place | None = None
     stack: list[_Open] = field(default_factory=list)
     documents: int = 0
 
-    def take(self, event: Any) -> None:
+    def take(self, event: yaml.Event) -> None:
         """The next event of the document."""
         if isinstance(event, yaml.DocumentStartEvent):
             self.documents += 1
@@ -230,7 +275,9 @@ class _DocumentBuilder:
                 raise self._refuse(
                     event, "the file holds more than one document", "remove the line `---` and what follows"
                 )
-        elif isinstance(event, yaml.NodeEvent):
+        elif isinstance(event, yaml.AliasEvent):
+            raise self._refuse(event, f"the alias *{event.anchor} is not supported", "write the value out")
+        elif isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             self._check_plainness(event)
             if isinstance(event, yaml.ScalarEvent):
                 self._scalar(event)
@@ -239,9 +286,7 @@ class _DocumentBuilder:
         elif isinstance(event, yaml.CollectionEndEvent):
             self._end()
 
-    def _check_plainness(self, event: Any) -> None:
-        if isinstance(event, yaml.AliasEvent):
-            raise self._refuse(event, f"the alias *{event.anchor} is not supported", "write the value out")
+    def _check_plainness(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
         if event.anchor is not None:
             raise self._refuse(
                 event, f"the anchor &{event.anchor} is not supported", "write values out where they are used"
@@ -254,8 +299,8 @@ class _DocumentBuilder:
                 "remove it; text that looks like a number goes in quotes",
             )
 
-    def _begin(self, event: Any) -> None:
-        data: dict[str, Any] | list[Any] = {} if isinstance(event, yaml.MappingStartEvent) else []
+    def _begin(self, event: yaml.CollectionStartEvent) -> None:
+        data: dict[str, YamlValue] | list[YamlValue] = {} if isinstance(event, yaml.MappingStartEvent) else []
         parent = self.stack[-1] if self.stack else None
         if parent is not None and isinstance(parent.data, dict) and parent.key is None:
             raise self._refuse(
@@ -276,7 +321,7 @@ class _DocumentBuilder:
         done = self.stack.pop()
         self._add(done.data if isinstance(done.data, dict) else tuple(done.data), done.place)
 
-    def _scalar(self, event: Any) -> None:
+    def _scalar(self, event: yaml.ScalarEvent) -> None:
         parent = self.stack[-1] if self.stack else None
         if parent is not None and isinstance(parent.data, dict) and parent.key is None:
             self._key(event, parent)
@@ -284,7 +329,7 @@ class _DocumentBuilder:
         line, column = _mark(event)
         self._add(self._value(event), _Place(line=line, column=column, text=event.value))
 
-    def _key(self, event: Any, parent: _Open) -> None:
+    def _key(self, event: yaml.ScalarEvent, parent: _Open) -> None:
         if event.implicit[0] and event.value == "<<":
             raise self._refuse(event, "the merge key << is not supported", "write the keys out")
         value = self._value(event)
@@ -306,7 +351,7 @@ class _DocumentBuilder:
             )
         parent.key, parent.key_position = value, _mark(event)
 
-    def _value(self, event: Any) -> Any:
+    def _value(self, event: yaml.ScalarEvent) -> YamlValue:
         """The value of a scalar: a quoted one is text, a plain one what YAML 1.1 says.
 
         Numbers that YAML 1.2 or a person would read differently are refused (octal, hexadecimal, sexagesimal,
@@ -322,7 +367,7 @@ class _DocumentBuilder:
             return _CONSTANTS[tag](written)
         return written  # text; dates, too, since nothing here counts days
 
-    def _number(self, event: Any, tag: str) -> int | float:
+    def _number(self, event: yaml.ScalarEvent, tag: str) -> int | float:
         written: str = event.value
         if tag == "int" and _PLAIN_INT.fullmatch(written):
             return int(written)
@@ -336,7 +381,7 @@ class _DocumentBuilder:
             f'put text in quotes: "{written[:60]}"; write a number in plain decimal digits',
         )
 
-    def _add(self, value: Any, place: _Place) -> None:
+    def _add(self, value: YamlValue, place: _Place) -> None:
         if not self.stack:
             self.data, self.top = value, place
             return
@@ -350,7 +395,7 @@ class _DocumentBuilder:
             parent.data[parent.key] = value
             parent.key = None
 
-    def _refuse(self, event: Any, message: str, hint: str, *, key: str | None = None) -> ConfigError:
+    def _refuse(self, event: yaml.Event, message: str, hint: str, *, key: str | None = None) -> ConfigError:
         path: list[str | int] = []
         for part in self.stack:
             if isinstance(part.data, list):
@@ -362,8 +407,11 @@ class _DocumentBuilder:
         return ConfigError(message, where=_where(self.file, *_mark(event), path), hint=hint)
 
 
-def _mark(event: Any) -> tuple[int, int]:
-    return event.start_mark.line + 1, event.start_mark.column + 1
+def _mark(event: yaml.Event) -> tuple[int, int]:
+    """Return line and column of an event, from 1."""
+    mark = event.start_mark
+    assert mark is not None  # events of a text have one
+    return mark.line + 1, mark.column + 1
 
 
 _CONSTANTS: dict[str, Callable[[str], bool | None]] = {

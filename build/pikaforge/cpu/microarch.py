@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from packaging.version import Version
+
+if TYPE_CHECKING:
+    from archspec.cpu import Microarchitecture
 
 ROOT = "x86_64"
 
@@ -48,7 +51,7 @@ class Resolution:
 
 
 @lru_cache(maxsize=1)
-def _x86() -> dict[str, Any]:
+def _x86() -> dict[str, Microarchitecture]:
     from archspec.cpu import TARGETS  # noqa: PLC0415  # 40 ms that `--help` must not cost
 
     return {name: t for name, t in TARGETS.items() if t.name == ROOT or any(a.name == ROOT for a in t.ancestors)}

@@ -70,7 +70,7 @@ def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str,
             mode="json",
             include={"name", "version", "release", "summary", "description", "licence", "url", "maintainer"},
         ),
-        "compilers": compilers.told(spec, cell.image),
+        "compilers": compilers.facts(spec, cell.image),
         "manifest": MANIFEST_FORMAT,
     }
 
@@ -117,7 +117,7 @@ def manifest(spec: Spec, cell: Cell, parts: PackageInputs) -> dict[str, Any]:
         "source": {name: source.facts[name] for name in SOURCE_FACTS},
         "source_date_epoch": source.facts["epoch"],
         "compiler": compiled.facts["compiler"],
-        **compilers.told(spec, cell.image),
+        **compilers.facts(spec, cell.image),
         "dropped_flags": compiled.facts["dropped"],
         "bundled_libraries": [_library(entry, audited.facts["packaged"]) for entry in compiled.facts["bundled"]],
         "audit": {name: audited.facts[name] for name in AUDITED},

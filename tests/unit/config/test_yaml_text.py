@@ -294,7 +294,7 @@ def test_numbers_of_many_meanings_are_refused(loader: str, written: str) -> None
     ],
 )
 def test_scalars(loader: str, written: str, value: object) -> None:
-    found = yaml_text.parse(f"a: {written}\n", file="m.yaml").data["a"]
+    found = yaml_text.parse(f"a: {written}\n", file="m.yaml").value(["a"])
     assert (found, type(found)) == (value, type(value))
 
 

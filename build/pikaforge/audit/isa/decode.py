@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from pikaforge.audit.elf.facts import Region, regions
 from pikaforge.audit.elf.layout import mapped, read_layout
@@ -95,8 +94,19 @@ class CodeSource:
 
 # --- the work on one chunk --------------------------------------------------------------------------------------
 
-Found = tuple[str, int, int, bytes, str, bool]
-"""Feature, count, first address, bytes, text, suspect."""
+
+@dataclass(slots=True)
+class Found:
+    """A feature that is not allowed, in one piece. Worker processes send it back."""
+
+    feature: str
+    count: int
+    """Instructions that need it."""
+    address: int
+    """Virtual address of the first one."""
+    code: bytes
+    text: str
+    suspect: bool
 
 
 @dataclass(slots=True)
@@ -156,7 +166,7 @@ def _inspect(raw: bytes, slack: bytes, start: int, gap: bool, known: Tables) -> 
     formatter = Formatter(FormatterSyntax.GAS)
     decoder = Decoder(64, raw, ip=start)
     instruction = Instruction()
-    found: dict[tuple[str, bool], list[Any]] = {}
+    found: dict[tuple[str, bool], Found] = {}
     good: set[int] = set()
     suspect = False
     while decoder.can_decode:
@@ -188,10 +198,10 @@ def _inspect(raw: bytes, slack: bytes, start: int, gap: bool, known: Tables) -> 
             if entry is None:
                 content = (raw + slack)[at : at + size]
                 shown = "(bad)" if code == 0 else formatter.format(instruction)
-                found[feature, suspect] = [1, instruction.ip, content, shown]
+                found[feature, suspect] = Found(feature, 1, instruction.ip, content, shown, suspect)
             else:
-                entry[0] += 1
-    return tuple((f, n, at, c, t, s) for (f, s), (n, at, c, t) in found.items()), good
+                entry.count += 1
+    return tuple(found.values()), good
 
 
 # --- many files, several processes ------------------------------------------------------------------------------
@@ -237,7 +247,7 @@ def _scan_file(source: CodeSource, allowed: frozenset[str], team: WorkerPool) ->
     codes: set[int] = set()
     found: list[tuple[int, tuple[Found, ...]]] = []
     detecting: set[int] = set()
-    for part in team.each(_scan, ((chunk, allowed) for chunk in chunks(source.path, code))):
+    for part in team.each(_scan, chunks(source.path, code), allowed):
         codes |= part.codes
         found += part.found
         detecting.update(part.detecting)
@@ -247,20 +257,20 @@ def _scan_file(source: CodeSource, allowed: frozenset[str], team: WorkerPool) ->
             file=source.file,
             function=code.name(index),
             kind=code.kinds[index],
-            feature=feature,
-            count=count,
-            address=address,
-            code=content,
-            text=shown,
-            suspect=suspect,
+            feature=entry.feature,
+            count=entry.count,
+            address=entry.address,
+            code=entry.code,
+            text=entry.text,
+            suspect=entry.suspect,
         )
         for index, entries in found
-        for feature, count, address, content, shown, suspect in entries
+        for entry in entries
     ]
     wanted = {
         index: names
         for index, entries in found
-        if (names := frozenset(e[0] for e in entries if e[0] not in UNDISPATCHED and not e[5]))
+        if (names := frozenset(e.feature for e in entries if e.feature not in UNDISPATCHED and not e.suspect))
     }
     proofs = find_evidence(source.path, code, wanted, detecting, team, known=source.known)
     hits = [_with(hit, code, detecting, proofs) for hit in hits]

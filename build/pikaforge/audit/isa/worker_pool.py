@@ -11,10 +11,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from pikaforge.audit.isa.ranges import CodeMap
 from pikaforge.errors import AuditError
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 CHUNK_BYTES = 1 << 20
 """Code per task: 0.05 s of work, so that two processes end together."""
@@ -47,7 +50,7 @@ def chunks(path: Path, code: CodeMap) -> Iterator[Chunk]:
 
 
 class WorkerPool:
-    """Runs tasks here or in worker processes; results come in the order of the tasks."""
+    """Worker processes for chunks of code; with one worker, this process. Results come in the order of the chunks."""
 
     def __init__(self, workers: int) -> None:
         # spawn: the caller has threads (the pipeline's), which a forked child would find locked.
@@ -61,16 +64,20 @@ class WorkerPool:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def each(self, work: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        """`work(*task)` of each task; only a few are under way at once, so memory stays bounded."""
+    def each(self, work: Callable[[Chunk, Given], Made], chunks: Iterable[Chunk], given: Given) -> Iterator[Made]:
+        """Yield `work(chunk, given)` of each chunk; few are under way at once, so that memory stays bounded.
+
+        Raises:
+            AuditError: a worker process was killed.
+        """
         if self._pool is None:
-            for task in tasks:
-                yield work(*task)
+            for chunk in chunks:
+                yield work(chunk, given)
             return
-        running: deque[Future[Any]] = deque()
+        running: deque[Future[Made]] = deque()
         try:
-            for task in tasks:
-                running.append(self._pool.submit(work, *task))
+            for chunk in chunks:
+                running.append(self._pool.submit(work, chunk, given))
                 if len(running) >= self._window:
                     yield running.popleft().result()
             while running:

@@ -180,7 +180,7 @@ def read_graph(
     bounds = tuple((s.address, s.address + s.memory_size) for s in loads)
     found: dict[int, array[int]] = {}
     through = set()
-    for part in team.each(references, ((chunk, bounds) for chunk in chunks(path, code))):
+    for part in team.each(references, chunks(path, code), bounds):
         for index, addresses, on in part:
             found[index] = addresses
             if on:

@@ -6,7 +6,10 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from iced_x86 import Instruction
 
 NONE = -1
 """No register."""
@@ -281,7 +284,7 @@ def _decode(raw: bytes, start: int) -> Iterator[InstructionStep]:
         )
 
 
-def _operand(instruction: Any, index: int, words: _Words) -> Operand:
+def _operand(instruction: Instruction, index: int, words: _Words) -> Operand:
     kind = instruction.op_kind(index)
     if kind == words.register:
         name, register, size, shift = words.registers[instruction.op_register(index)]
