@@ -7,7 +7,7 @@ archspec is the second witness only: it lacks what gcc enables (xsave on sandybr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pikaforge.cpu import microarch
@@ -99,8 +99,3 @@ def _allowed(target: str, sure: set[str], source: str, warning: str) -> Allowed:
 def _in_archspec(feature: Feature, known: frozenset[str]) -> bool:
     # What runs as another instruction is never let pass on a doubtful word.
     return bool(feature.archspec) and feature.archspec in known and feature.policy != "dangerous"
-
-
-def missing(required: Sequence[str], allowed: frozenset[str]) -> tuple[str, ...]:
-    """Those of an instruction's features that are not allowed: each of them is needed."""
-    return tuple(f for f in required if f not in allowed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,8 +155,3 @@ def _copy(start: bytes, content: IO[bytes], place: Path, package: Path, limit: i
             if out.tell() > limit:
                 raise AuditError(f"the package unpacks to more than {limit} bytes", where=str(package))
         return out.tell()
-
-
-def discard(scratch: Path) -> None:
-    """Remove what `open_inputs` unpacked."""
-    shutil.rmtree(scratch, ignore_errors=True)

@@ -65,7 +65,7 @@ def spec_with(*, entry: dict[str, Any] | None = None, tarballs: dict[str, Any] |
 )
 def test_the_gperftools_of_an_image(by_place: dict[str, str], el7: str, debian12: str) -> None:
     spec = spec_with(entry={"tarballs": by_place})
-    found = {image: allocators.tarball(spec, image, "own") for image in ("el7", "debian12")}
+    found = {image: allocators.sources(spec, image, "own")["src"] for image in ("el7", "debian12")}
     assert found == {"el7": spec.tarballs[el7], "debian12": spec.tarballs[debian12]}
 
 
@@ -73,7 +73,6 @@ def test_the_gperftools_of_an_image(by_place: dict[str, str], el7: str, debian12
 def test_other_allocators_are_not_built(name: str) -> None:
     spec = spec_with()
     for image in spec.images:
-        assert allocators.tarball(spec, image, name) is None
         assert allocators.sources(spec, image, name) == {}
         assert (allocators.problem(spec, image, name), allocators.remark(spec, image, name)) == ("", "")
 

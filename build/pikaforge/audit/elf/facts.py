@@ -43,8 +43,7 @@ KINDS: dict[int, Kind] = {ET_REL: "rel", ET_EXEC: "exec", ET_DYN: "dyn", ET_CORE
 
 DT_NEEDED, DT_STRTAB, DT_STRSZ, DT_SONAME, DT_RPATH, DT_TEXTREL, DT_BIND_NOW, DT_RUNPATH, DT_FLAGS = (
     1, 5, 10, 14, 15, 22, 24, 29, 30)  # fmt: skip
-DT_FLAGS_1, DT_VERDEF, DT_VERDEFNUM, DT_VERNEED, DT_VERNEEDNUM = (
-    0x6FFFFFFB, 0x6FFFFFFC, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF)  # fmt: skip
+DT_FLAGS_1, DT_VERDEF, DT_VERNEED = 0x6FFFFFFB, 0x6FFFFFFC, 0x6FFFFFFE
 DF_TEXTREL, DF_BIND_NOW = 4, 8
 DF_1_NOW, DF_1_PIE = 1, 0x08000000
 NT_GNU_BUILD_ID = 3
@@ -98,7 +97,6 @@ class ElfFacts:
     """Library, and the symbol versions needed from it."""
     version_definitions: tuple[str, ...] = ()
     build_id: str = ""
-    dynamic: bool = False
     stack_header: bool = False
     executable_stack: bool = False
     """PT_GNU_STACK asks for it, or is missing: glibc then grants it on x86-64."""
@@ -199,7 +197,6 @@ def facts_of(data: Buffer, where: str, *, forbidden: Sequence[str] = ()) -> ElfF
         version_needs=dynamic.version_needs(),
         version_definitions=dynamic.version_definitions(),
         build_id=_build_id(data, layout),
-        dynamic=bool(dynamic.entries),
         stack_header=stack is not None,
         executable_stack=stack is None or bool(stack.flags & PF_X),
         writable_code=_writable_code(layout),

@@ -25,7 +25,7 @@ PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE = 1, 2, 3, 4
 PT_GNU_EH_FRAME, PT_GNU_STACK, PT_GNU_RELRO = 0x6474E550, 0x6474E551, 0x6474E552
 PF_X, PF_W = 1, 2
 SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOTE, SHT_NOBITS, SHT_DYNSYM = 2, 3, 4, 7, 8, 11
-SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 1, 2, 4, 0x800
+SHF_WRITE, SHF_EXECINSTR, SHF_COMPRESSED = 1, 4, 0x800
 PN_XNUM = 0xFFFF
 
 _HEADER = {64: struct.Struct("<HHIQQQIHHHHHH"), 32: struct.Struct("<HHIIIIIHHHHHH")}
@@ -47,7 +47,6 @@ class Section:
     offset: int
     size: int
     link: int
-    entry_size: int
 
     @property
     def in_file(self) -> bool:
@@ -203,7 +202,7 @@ def _sections(data: Buffer, table: list[tuple[int, ...]], names: int, where: str
     if 0 < names < len(table) and table[names][1] == SHT_STRTAB:
         strings = piece(data, table[names][4], table[names][5], "the table of section names", where)
     found = []
-    for name, kind, flags, address, offset, size, link, _, _, entry_size in table:
+    for name, kind, flags, address, offset, size, link, _, _, _ in table:
         section = Section(
             name=text(strings, name),
             type=kind,
@@ -212,7 +211,6 @@ def _sections(data: Buffer, table: list[tuple[int, ...]], names: int, where: str
             offset=offset,
             size=size,
             link=link,
-            entry_size=entry_size,
         )
         if section.in_file and offset + size > len(data):
             piece(data, offset, size, f"section {section.name or '?'}", where)  # raises

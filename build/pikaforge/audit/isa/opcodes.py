@@ -58,11 +58,3 @@ def tables(allowed: frozenset[str]) -> Tables:
     by_code = features_by_code()
     bad = frozenset(code for code, ids in enumerate(by_code) if not allowed.issuperset(ids))
     return Tables(allowed, bad, frozenset(getattr(Code, name) for name in DETECTING))
-
-
-def features_of_bytes(raw: bytes) -> list[tuple[str, ...]]:
-    """Feature ids of each instruction of a byte string, for tests and explanations."""
-    from iced_x86 import Decoder  # noqa: PLC0415
-
-    by_code = features_by_code()
-    return [by_code[i.code] for i in Decoder(64, raw)]

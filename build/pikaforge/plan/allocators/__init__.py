@@ -37,11 +37,6 @@ def sources(spec: Spec, image: str, allocator: str) -> Mapping[str, Tarball]:
     return kind_of(spec, allocator).sources(spec, image, allocator)
 
 
-def tarball(spec: Spec, image: str, allocator: str) -> Tarball | None:
-    """Return the allocator that is built for an image; None where none is."""
-    return next(iter(sources(spec, image, allocator).values()), None)
-
-
 def problem(spec: Spec, image: str, allocator: str) -> str:
     """Return why an allocator cannot be built for an image, or the product not run with it; empty if it can."""
     return kind_of(spec, allocator).problem(spec, image, allocator)
