@@ -1,8 +1,8 @@
-"""What an image's compiler needs for the product beyond the target's flags, by its version: `product.compilers`. Pure.
+"""Flags that a product needs for some versions of the compiler: `product.compilers` of matrix.yaml. Pure.
 
-A source is older than the compilers that come after it. Their new warnings are no errors of the source's: the compiler
-wrapper sees to that. What else a generation of compilers needs is data, and kept to what cannot break a promise: no
-flag chooses the CPU, the folders, the linker or how the compiler optimises.
+A source is older than the compilers that come after it. Their new warnings must not fail its build: the compiler
+wrapper takes care of that. What else a generation of compilers needs is data. Only flags are allowed that cannot break
+a promise of a package: none that chooses the CPU, the folders, the linker or how the compiler optimises.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pikaforge.config.schema import Spec
 
 INCLUDE = "-include"
 HEADER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
-"""A header of the system's: below its folders of headers."""
+"""A header of the system, as a path below its folders of headers."""
 SWITCHES = frozenset(
     {
         "-fcommon",
@@ -35,9 +35,9 @@ SWITCHES = frozenset(
         "-fno-sized-deallocation",
     }
 )
-"""What newer compilers took for granted, and what takes it back (gcc.gnu.org/gcc-N/porting_to.html)."""
+"""Switches for what older compilers did by default, and newer ones do not (gcc.gnu.org/gcc-N/porting_to.html)."""
 STANDARD = {False: re.compile(r"-std=(c|gnu)[0-9][0-9a-z]"), True: re.compile(r"-std=(c|gnu)\+\+[0-9][0-9a-z]")}
-"""Of C, and of C++."""
+"""The language standard, by whether it is C++."""
 PATTERNS = (
     re.compile(r"-D[A-Za-z_][A-Za-z0-9_]*(=[A-Za-z0-9_.+-]*)?"),
     re.compile(r"-W(?!error)[a-z][a-z0-9+-]*(=[a-z0-9+-]+)?"),
@@ -65,7 +65,12 @@ def major_minor(version: str) -> str:
 
 
 def faults(words: Sequence[str], *, cxx: bool) -> Iterator[tuple[int, str, str]]:
-    """What is wrong with a list of flags for C++ (`cxx`) or for C: place in the list, message, hint."""
+    """Yield what is wrong with a list of flags: index in the list, message, hint.
+
+    Args:
+        words: the list.
+        cxx: whether it is for C++, else for C.
+    """
     patterns = (STANDARD[cxx], *PATTERNS)
     expected = False
     for index, word in enumerate(words):
@@ -85,18 +90,18 @@ def faults(words: Sequence[str], *, cxx: bool) -> Iterator[tuple[int, str, str]]
 
 
 def adaptations(spec: Spec, image: str) -> tuple[Adaptation, ...]:
-    """The entries of `product.compilers` that are for an image's compiler."""
+    """Return the entries of `product.compilers` that are for an image's compiler."""
     gcc = spec.images[image].gcc
     return tuple(entry for entry in spec.product.compilers if includes(entry.gcc, gcc))
 
 
 def cflags(spec: Spec, image: str) -> tuple[str, ...]:
-    """What is added where C is compiled for an image."""
+    """Return the flags that are added where C is compiled for an image."""
     return _merged(entry.cflags for entry in adaptations(spec, image))
 
 
 def cxxflags(spec: Spec, image: str) -> tuple[str, ...]:
-    """What is added where C++ is compiled for an image."""
+    """Return the flags that are added where C++ is compiled for an image."""
     return _merged(entry.cxxflags for entry in adaptations(spec, image))
 
 
@@ -109,7 +114,7 @@ def facts(spec: Spec, image: str) -> dict[str, object]:
 
 
 def _merged(lists: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    """The options of several lists in order, each once; where two contradict each other, the later counts."""
+    """Return the options of several lists in order, each once, at its last place: the compiler obeys the last one."""
     options: dict[tuple[str, ...], None] = {}
     for words in lists:
         rest = iter(words)

@@ -1,4 +1,4 @@
-"""References between the parts of a specification: what they name must exist, and fit together."""
+"""Check the references between the parts of a specification: what they name must exist and fit together."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from pikaforge.host import download
 CELL_LIMIT = 100_000
 """Cells in a matrix: far above any fleet, far below what would keep a planner busy for minutes."""
 
-COMMANDPLACEHOLDERS = ("conf", "port", "data")
-SETTINGPLACEHOLDERS = ("port", "data")
-LINEPLACEHOLDERS = ("key", "value")
+COMMAND_PLACEHOLDERS = ("conf", "port", "data")
+SETTING_PLACEHOLDERS = ("port", "data")
+LINE_PLACEHOLDERS = ("key", "value")
 
 
-def check(spec: schema.Spec, problems: Diagnostics) -> None:
-    """Add to `problems` all that does not fit together."""
-    _check_names(spec, problems)
-    _check_images(spec, problems)
-    _check_cpus(spec, problems)
-    _check_packages(spec, problems)
-    _check_tarballs(spec, problems)
-    _check_compilers(spec.product, problems)
-    _check_matrix(spec.matrix, spec, problems)
-    _check_server(spec.product, problems)
-    _check_smoke(spec.product, problems)
-    _check_publish(spec, problems)
+def check(spec: schema.Spec, diagnostics: Diagnostics) -> None:
+    """Add to `diagnostics` all that does not fit together."""
+    _check_names(spec, diagnostics)
+    _check_images(spec, diagnostics)
+    _check_cpus(spec, diagnostics)
+    _check_packages(spec, diagnostics)
+    _check_tarballs(spec, diagnostics)
+    _check_compilers(spec.product, diagnostics)
+    _check_matrix(spec.matrix, spec, diagnostics)
+    _check_server(spec.product, diagnostics)
+    _check_smoke(spec.product, diagnostics)
+    _check_publish(spec, diagnostics)
 
 
 def known_microarchitectures() -> frozenset[str]:
-    """The names that `cpus` may hold: archspec's of the x86-64 family."""
+    """Return the names that `cpus` may hold: those of the x86-64 family that archspec knows."""
     from pikaforge.cpu import microarch  # noqa: PLC0415  (archspec reads its tables on import)
 
     return microarch.known()
 
 
-def _check_names(spec: schema.Spec, problems: Diagnostics) -> None:
+def _check_names(spec: schema.Spec, diagnostics: Diagnostics) -> None:
     axes: tuple[tuple[str, Mapping[str, object]], ...] = (
         ("hardware", spec.hardware),
         ("images", spec.images),
@@ -54,19 +54,19 @@ def _check_names(spec: schema.Spec, problems: Diagnostics) -> None:
         for name in names:
             first = seen.setdefault(name.lower(), name)
             if name == scalars.EVERYTHING:
-                problems.add((axis, name), "`all` selects everything and cannot be a name", "rename it", key=True)
+                diagnostics.add((axis, name), "`all` selects everything and cannot be a name", "rename it", key=True)
             elif first != name:
                 message = f"the names {first!r} and {name!r} differ only in capital letters"
-                problems.add((axis, name), message, "rename one: people and some file systems mix them up", key=True)
+                diagnostics.add((axis, name), message, "rename one: people and some file systems mix them up", key=True)
     cells = len(spec.hardware) * len(spec.images) * len(spec.allocators)
     if cells > CELL_LIMIT:
-        problems.add(("hardware",), f"the matrix has {cells} cells, more than {CELL_LIMIT}", "split it", key=True)
+        diagnostics.add(("hardware",), f"the matrix has {cells} cells, more than {CELL_LIMIT}", "split it", key=True)
     elif any("-" in name for _, names in axes for name in names):
-        _check_ids(spec, problems)
+        _check_ids(spec, diagnostics)
 
 
-def _check_ids(spec: schema.Spec, problems: Diagnostics) -> None:
-    """Names may hold the dash that also joins them, so two cells could have the same id."""
+def _check_ids(spec: schema.Spec, diagnostics: Diagnostics) -> None:
+    """Report cells with the same id: names may hold the dash that also joins them."""
     seen: dict[str, tuple[str, str, str]] = {}
     for hardware in spec.hardware:
         for image in spec.images:
@@ -76,41 +76,41 @@ def _check_ids(spec: schema.Spec, problems: Diagnostics) -> None:
                 if first != cell:
                     same = f"{', '.join(first)} and {', '.join(cell)}"
                     message = f"the cells {same} have the same id {'-'.join(cell)}"
-                    problems.add(("hardware", hardware), message, "use '_' in place of '-' in one name", key=True)
+                    diagnostics.add(("hardware", hardware), message, "use '_' in place of '-' in one name", key=True)
 
 
-def _check_images(spec: schema.Spec, problems: Diagnostics) -> None:
+def _check_images(spec: schema.Spec, diagnostics: Diagnostics) -> None:
     releases: dict[tuple[str, str], str] = {}
     for name, image in spec.images.items():
         if image.allocator not in spec.allocators and "allocator" in image.model_fields_set:
-            problems.unknown(("images", name, "allocator"), "allocator", image.allocator, spec.allocators)
+            diagnostics.unknown(("images", name, "allocator"), "allocator", image.allocator, spec.allocators)
         release = (image.os.id, image.os.version)
         first = releases.setdefault(release, name)
         if first != name:
             message = f"the images {first!r} and {name!r} are both for {release[0]} {release[1]}"
-            problems.add(("images", name, "os"), message, "give each image an OS release of its own")
+            diagnostics.add(("images", name, "os"), message, "give each image an OS release of its own")
     silent = [image for image in spec.images.values() if "allocator" not in image.model_fields_set]
     if silent and silent[0].allocator not in spec.allocators:
         message = f"there is no allocator {silent[0].allocator!r}, which images take that name none"
-        problems.add(("allocators",), message, "define it, or give every image its `allocator`", key=True)
+        diagnostics.add(("allocators",), message, "define it, or give every image its `allocator`", key=True)
     for use in ("image", "tools", "emulator"):
         named = getattr(spec.defaults, use)
         if named is not None and named not in spec.images:
-            problems.unknown(("defaults", use), "image", named, spec.images)
+            diagnostics.unknown(("defaults", use), "image", named, spec.images)
 
 
-def _check_cpus(spec: schema.Spec, problems: Diagnostics) -> None:
+def _check_cpus(spec: schema.Spec, diagnostics: Diagnostics) -> None:
     known = known_microarchitectures()
     for name, hardware in spec.hardware.items():
         for index, cpu in enumerate(hardware.cpus):
             if cpu not in known:
-                problems.unknown(("hardware", name, "cpus", index), "x86-64 microarchitecture", cpu, known)
+                diagnostics.unknown(("hardware", name, "cpus", index), "x86-64 microarchitecture", cpu, known)
     for name, image in spec.images.items():
         if image.baseline not in known:
-            problems.unknown(("images", name, "baseline"), "x86-64 microarchitecture", image.baseline, known)
+            diagnostics.unknown(("images", name, "baseline"), "x86-64 microarchitecture", image.baseline, known)
 
 
-def _check_packages(spec: schema.Spec, problems: Diagnostics) -> None:
+def _check_packages(spec: schema.Spec, diagnostics: Diagnostics) -> None:
     known = {*spec.images, *(image.family for image in spec.images.values())}
     tables: list[tuple[tuple[str, ...], Mapping[str, object]]] = [(("product", "packages"), spec.product.packages)]
     tables += [(("allocators", name, "packages"), each.packages) for name, each in spec.allocators.items()]
@@ -118,10 +118,10 @@ def _check_packages(spec: schema.Spec, problems: Diagnostics) -> None:
     for path, table in tables:
         for name in table:
             if name not in known:
-                problems.unknown((*path, name), "image or family", name, known, key=True)
+                diagnostics.unknown((*path, name), "image or family", name, known, key=True)
 
 
-def _check_tarballs(spec: schema.Spec, problems: Diagnostics) -> None:
+def _check_tarballs(spec: schema.Spec, diagnostics: Diagnostics) -> None:
     for name, allocator in spec.allocators.items():
         named: dict[tuple[str, ...], str | None] = {
             ("tarball",): allocator.tarball,
@@ -130,30 +130,30 @@ def _check_tarballs(spec: schema.Spec, problems: Diagnostics) -> None:
         }
         for path, wanted in named.items():
             if wanted is not None and wanted not in spec.tarballs:
-                problems.unknown(("allocators", name, *path), "tarball", wanted, spec.tarballs)
+                diagnostics.unknown(("allocators", name, *path), "tarball", wanted, spec.tarballs)
     files: dict[str, str] = {}
     for name, tarball in spec.tarballs.items():
         if not re.fullmatch(download.FILE_PATTERN, tarball.file):
             message = f"the URL of {name} does not end with the name of a file"
-            problems.add(("tarballs", name, "url"), message, "give the tarball's own URL, such as …/name-1.0.tar.gz")
+            diagnostics.add(("tarballs", name, "url"), message, "give the tarball's own URL, such as …/name-1.0.tar.gz")
         elif files.setdefault(tarball.file, name) != name:
             message = f"{name} and {files[tarball.file]} have the same file name {tarball.file}"
-            problems.add(("tarballs", name, "url"), message, "both would be kept in one place: give another URL")
+            diagnostics.add(("tarballs", name, "url"), message, "both would be kept in one place: give another URL")
 
 
-def _check_compilers(product: product.Product, problems: Diagnostics) -> None:
+def _check_compilers(product: product.Product, diagnostics: Diagnostics) -> None:
     for number, entry in enumerate(product.compilers):
         path = ("product", "compilers", number)
         if compilers.is_empty(entry.gcc):
-            problems.add((*path, "gcc"), f"no version is in the range {entry.gcc}", "put the lower one first")
+            diagnostics.add((*path, "gcc"), f"no version is in the range {entry.gcc}", "put the lower one first")
         for name, words in (("cflags", entry.cflags), ("cxxflags", entry.cxxflags)):
             for index, message, hint in compilers.faults(words, cxx=name == "cxxflags"):
-                problems.add((*path, name, index), message, hint)
+                diagnostics.add((*path, name, index), message, hint)
 
 
-def _check_publish(spec: schema.Spec, problems: Diagnostics) -> None:
+def _check_publish(spec: schema.Spec, diagnostics: Diagnostics) -> None:
     if spec.defaults.publish is not None and spec.defaults.publish not in spec.publish:
-        problems.unknown(("defaults", "publish"), "destination", spec.defaults.publish, spec.publish)
+        diagnostics.unknown(("defaults", "publish"), "destination", spec.defaults.publish, spec.publish)
     seen: dict[str, str] = {}
     for name, destination in spec.publish.items():
         place = SITES.get(destination.kind).place(destination)
@@ -161,10 +161,10 @@ def _check_publish(spec: schema.Spec, problems: Diagnostics) -> None:
         if first != name:
             message = f"{name!r} is the same place as {first!r}: {yaml_words.shorten(place)}"
             field = "path" if destination.path else "url" if destination.url else "kind"
-            problems.add(("publish", name, field), message, "give each destination a place of its own")
+            diagnostics.add(("publish", name, field), message, "give each destination a place of its own")
 
 
-def _check_matrix(matrix: schema.Matrix, spec: schema.Spec, problems: Diagnostics) -> None:
+def _check_matrix(matrix: schema.Matrix, spec: schema.Spec, diagnostics: Diagnostics) -> None:
     axes: tuple[tuple[str, Mapping[str, object]], ...] = (
         ("model", spec.hardware),
         ("image", spec.images),
@@ -175,10 +175,10 @@ def _check_matrix(matrix: schema.Matrix, spec: schema.Spec, problems: Diagnostic
         for index, value in enumerate(values):
             if value not in names and value != scalars.EVERYTHING:
                 known = [scalars.EVERYTHING, *names]
-                problems.unknown(("matrix", "axes", axis, index), axis, value, known)
+                diagnostics.unknown(("matrix", "axes", axis, index), axis, value, known)
         selected = tuple(names) if scalars.EVERYTHING in values else values
         if not set(selected) <= names.keys():
-            selected = tuple(names)  # told above; what rules match is not to suffer from it
+            selected = tuple(names)  # reported above; no rule is reported because of it
         for kind, rules, scope in (
             ("exclude", matrix.exclude, selected),
             ("include", matrix.include, tuple(names)),
@@ -189,7 +189,7 @@ def _check_matrix(matrix: schema.Matrix, spec: schema.Spec, problems: Diagnostic
                     place = "`matrix.axes`" if glob in names else "the matrix"
                     shown = yaml_words.shorten(glob)
                     message = f"the {kind} rule has no effect: no {axis} of {place} matches {shown}"
-                    problems.add(("matrix", kind, index, axis), message, _glob_hint(glob, scope))
+                    diagnostics.add(("matrix", kind, index, axis), message, _glob_hint(glob, scope))
 
 
 def _glob_hint(glob: str, scope: Sequence[str]) -> str:
@@ -198,68 +198,70 @@ def _glob_hint(glob: str, scope: Sequence[str]) -> str:
     return closest_or_all(glob, scope)
 
 
-def _check_server(product: product.Product, problems: Diagnostics) -> None:
+def _check_server(product: product.Product, diagnostics: Diagnostics) -> None:
     server, top = product.server, ("product", "server")
     for index, argument in enumerate(server.command):
-        _check_placeholders((*top, "command", index), argument, COMMANDPLACEHOLDERS, problems)
+        _check_placeholders((*top, "command", index), argument, COMMAND_PLACEHOLDERS, diagnostics)
     for key, value in server.conf.settings.items():
-        _check_placeholders((*top, "conf", "settings", key), value, SETTINGPLACEHOLDERS, problems)
-    _check_placeholders((*top, "conf", "line"), server.conf.line, LINEPLACEHOLDERS, problems)
+        _check_placeholders((*top, "conf", "settings", key), value, SETTING_PLACEHOLDERS, diagnostics)
+    _check_placeholders((*top, "conf", "line"), server.conf.line, LINE_PLACEHOLDERS, diagnostics)
     if server.conf.path not in product.files:
         message = f"{yaml_words.shorten(server.conf.path)} is not among `product.files`"
-        problems.add((*top, "conf", "path"), message, "add it there, so that the recipe must leave it")
+        diagnostics.add((*top, "conf", "path"), message, "add it there, so that the recipe must leave it")
     for index, offset in enumerate(server.offsets):
         if not 0 < server.port + offset < 65536:
             message = f"the offset {offset} makes port {server.port} into {server.port + offset}"
-            problems.add((*top, "offsets", index), message, "ports are 1 to 65535")
-    _check_expression((*top, "version", "match"), server.version.match, problems)
+            diagnostics.add((*top, "offsets", index), message, "ports are 1 to 65535")
+    _check_expression((*top, "version", "match"), server.version.match, diagnostics)
 
 
-def _check_placeholders(path: KeyPath, text: str, known: Sequence[str], problems: Diagnostics) -> None:
+def _check_placeholders(path: KeyPath, text: str, known: Sequence[str], diagnostics: Diagnostics) -> None:
     for name in PLACEHOLDER.findall(text):
         if name not in known:
             braced = [f"{{{each}}}" for each in known]
-            problems.unknown(path, "placeholder", f"{{{name}}}", braced)
+            diagnostics.unknown(path, "placeholder", f"{{{name}}}", braced)
 
 
-def _check_smoke(product: product.Product, problems: Diagnostics) -> None:
+def _check_smoke(product: product.Product, diagnostics: Diagnostics) -> None:
     seen: dict[str, int] = {}
     for number, check in enumerate(product.smoke):
         path = ("product", "smoke", number)
         first = seen.setdefault(check.check, number)
         if first != number:
-            line = problems.document.position(("product", "smoke", first, "check"))[0]
+            line = diagnostics.document.position(("product", "smoke", first, "check"))[0]
             message = f"the check {check.check!r} is here twice; first in line {line}"
-            problems.add((*path, "check"), message, "give each check a name of its own")
+            diagnostics.add((*path, "check"), message, "give each check a name of its own")
         for index, step in enumerate(check.steps):
-            _check_expression((*path, "steps", index, "match"), step.match, problems)
-            _check_expression((*path, "steps", index, "error"), step.error, problems)
+            _check_expression((*path, "steps", index, "match"), step.match, diagnostics)
+            _check_expression((*path, "steps", index, "error"), step.error, diagnostics)
             if step.refused is not None:
-                _check_expression((*path, "steps", index, "refused", "match"), step.refused.match, problems)
+                _check_expression((*path, "steps", index, "refused", "match"), step.refused.match, diagnostics)
         for name, instance in check.instances.items():
             for key, value in instance.settings.items():
-                _check_placeholders((*path, "instances", name, "settings", key), value, SETTINGPLACEHOLDERS, problems)
-        _check_needs(check, path, product.smoke[:number], problems)
+                _check_placeholders(
+                    (*path, "instances", name, "settings", key), value, SETTING_PLACEHOLDERS, diagnostics
+                )
+        _check_needs(check, path, product.smoke[:number], diagnostics)
 
 
 def _check_needs(
-    check: smoke_checks.Check, path: KeyPath, before: Sequence[smoke_checks.Check], problems: Diagnostics
+    check: smoke_checks.Check, path: KeyPath, before: Sequence[smoke_checks.Check], diagnostics: Diagnostics
 ) -> None:
     earlier = {other.check: other for other in before}
     for index, name in enumerate(check.needs):
         if name not in earlier:
-            problems.unknown((*path, "needs", index), "check before this one", name, earlier)
+            diagnostics.unknown((*path, "needs", index), "check before this one", name, earlier)
         elif check.shared and not earlier[name].shared:
             message = f"the check {name!r} has instances of its own, and such checks are made last"
-            problems.add((*path, "needs", index), message, "leave it out")
+            diagnostics.add((*path, "needs", index), message, "leave it out")
 
 
-def _check_expression(path: KeyPath, expression: str | None, problems: Diagnostics) -> None:
+def _check_expression(path: KeyPath, expression: str | None, diagnostics: Diagnostics) -> None:
     try:
         with warnings.catch_warnings():
-            # What Python only warns of, such as a set within a set, will mean something else one day.
+            # Python warns of what a later version will read in another way, such as a set within a set.
             warnings.simplefilter("error")
             re.compile(expression or "")
     except (re.error, OverflowError, RecursionError, Warning) as error:
         message = f"not a regular expression: {error}"
-        problems.add(path, message, "put a backslash before characters meant as themselves, such as . ( [ + ?")
+        diagnostics.add(path, message, "put a backslash before characters meant as themselves, such as . ( [ + ?")

@@ -1,6 +1,6 @@
-"""What is wrong with a configuration file, collected: all problems in the order of the file, in one error.
+"""Diagnostics: all problems of a configuration file, in the order of the file, as one error.
 
-Types are checked by the models; what pydantic says of them is put into plain words here.
+The models check types. This module puts pydantic's errors into plain words.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from pikaforge.config import scalars, waiver, yaml_words
+from pikaforge.config.document import Document, YamlValue, has, within
 from pikaforge.config.nearest import nearest
-from pikaforge.config.yaml_text import Document, YamlValue, has, within
 from pikaforge.config.yaml_words import KeyPath
 from pikaforge.errors import ConfigError
 
 USER_PART = re.compile(r"://[^/\s]*@")
 SHOWN_PROBLEMS = 20
-"""One mistake can have a thousand consequences; more than this are counted and not shown."""
+"""Problems that are shown; more are only counted, because one mistake can cause a thousand."""
 
 _Strict = TypeVar("_Strict", bound=scalars.Strict)
 Location = tuple[str | int, ...]
@@ -50,19 +50,19 @@ PATTERN_WORDS = {
     scalars.CLIENTS_PATTERN: "must be a URL with https://, http:// or file://, without user, password, query or spaces",
     scalars.URL_PATTERN: "must be a URL with https://, http:// or file:// and no spaces or quotes",
 }
-"""What the models' regular expressions ask for, in words; a test sees to it that none is missing."""
+"""In words, what each regular expression of the models asks for. A test checks that none is missing."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Diagnostics:
-    """What is wrong with a document, gathered to be raised at once."""
+    """The problems of a document, collected to be raised as one error."""
 
     document: Document
     found: list[tuple[tuple[int, int], ConfigError]] = field(default_factory=list)
     unshown: int = 0
 
     def add(self, path: KeyPath, message: str, hint: str = "", *, key: bool = False) -> None:
-        """A problem at `path`; with `key`, it is the key that is wrong and not its value."""
+        """Add a problem at `path`; with `key`, the key is wrong and not its value."""
         if len(self.found) >= SHOWN_PROBLEMS:
             self.unshown += 1
             return
@@ -70,19 +70,19 @@ class Diagnostics:
         self.found.append((self.document.position(path, key=key), ConfigError(message, where=where, hint=hint)))
 
     def unknown(self, path: KeyPath, what: str, word: str, known: Iterable[str], *, key: bool = False) -> None:
-        """The value (or key) at `path` is `word`, and names nothing in `known`."""
+        """Add the problem that the value (or key) at `path` is `word`, which is none of the known names."""
         full = len(self.found) >= SHOWN_PROBLEMS
-        # Where it is not shown nobody reads the hint, and the closest name costs time.
+        # The nearest name costs time, and nobody reads the hint of a problem that is not shown.
         hint = "" if full else closest_or_all(word, known)
         self.add(path, f"there is no {what} {yaml_words.shorten(word)}", hint, key=key)
 
     def raise_any(self) -> None:
-        """Raise what was found, as one error; nothing if there is nothing."""
+        """Raise the problems as one error, if there are any."""
         if self.found:
             raise self.first()
 
     def first(self) -> ConfigError:
-        """The problem that comes first in the file, with the others in its `also`."""
+        """Return the problem that comes first in the file, with the others in its `also`."""
         errors = [error for _, error in sorted(self.found, key=lambda each: each[0])]
         if self.unshown:
             more = f"{self.unshown} more problem{'s are' if self.unshown > 1 else ' is'} not shown"
@@ -92,7 +92,7 @@ class Diagnostics:
 
 
 def closest_or_all(word: str, known: Iterable[str]) -> str:
-    """Return a hint with the known name that is most like a word, else with all of them."""
+    """Return a hint with the known name that is most like a word, else with the first 40 of them."""
     names = sorted(known)
     if near := nearest(word, names):
         return f"did you mean {near[0]!r}?"
@@ -101,18 +101,23 @@ def closest_or_all(word: str, known: Iterable[str]) -> str:
 
 
 def validate(top: type[_Strict], document: Document) -> _Strict:
-    problems = Diagnostics(document=document)
+    """Return a document as a model.
+
+    Raises:
+        ConfigError: with all that is wrong with it.
+    """
+    diagnostics = Diagnostics(document=document)
     try:
         return top.model_validate(document.data)
     except ValidationError as error:
-        _translate(error, top, problems)
-        first = problems.first()
+        _translate(error, top, diagnostics)
+        first = diagnostics.first()
     raise first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Finding:
-    """One or, for a union, several of pydantic's errors about the same value."""
+    """What pydantic says about one value: one error, or several if the value may be of several types."""
 
     path: Location
     kinds: tuple[str, ...]
@@ -122,16 +127,16 @@ class _Finding:
 
     @property
     def subject(self) -> str:
-        """The last key and the indexes after it: `steps[0]`."""
+        """The last key and the indexes after it, such as `steps[0]`."""
         start = max((i for i, part in enumerate(self.path) if isinstance(part, str)), default=0)
         return f"`{yaml_words.show_path(self.path[start:])}`" if self.path else "the file"
 
 
-def _translate(error: ValidationError, top: type[scalars.Strict], problems: Diagnostics) -> None:
-    document = problems.document
+def _translate(error: ValidationError, top: type[scalars.Strict], diagnostics: Diagnostics) -> None:
+    document = diagnostics.document
     findings = _findings(error, document)
     findings.sort(key=lambda finding: document.position(finding.path, key=finding.key))
-    # A misspelt key is also a missing one; the reader needs to be told once.
+    # A misspelt key is also a missing one; it is reported once.
     meant: set[Location] = set()
     unknown = [finding for finding in findings if finding.kinds == ("extra_forbidden",)]
     for finding in unknown[:SHOWN_PROBLEMS]:
@@ -140,23 +145,23 @@ def _translate(error: ValidationError, top: type[scalars.Strict], problems: Diag
     for finding in findings:
         if finding.kinds == ("missing",) and finding.path in meant:
             continue
-        shown = len(problems.found) < SHOWN_PROBLEMS
+        shown = len(diagnostics.found) < SHOWN_PROBLEMS
         message, hint = _explain(finding, top, document) if shown else ("", "")
-        problems.add(finding.path, message, hint, key=finding.key)
+        diagnostics.add(finding.path, message, hint, key=finding.key)
 
 
 def _findings(error: ValidationError, document: Document) -> list[_Finding]:
-    """Pydantic's errors by place in the document: those of a union's members put together.
+    """Return pydantic's errors by place in the document, with those of a union's members put together.
 
-    Pydantic reports a value that fits no member of a union once per member, the member's name in the path.
-    Where a member was a list, and something in it is wrong, only what is deepest is of interest.
+    Pydantic reports a value that fits no member of a union once for each member, with the member's name in the path.
+    If one member is a list, and something in the list is wrong, only the deepest errors are of interest.
     """
     groups: dict[Location, list[tuple[Location, ErrorDetails]]] = {}
     placed = [
         (one, *_place(one["loc"], one["type"], document.data))
         for one in error.errors(include_url=False, include_input=False)
     ]
-    # Pydantic counts what is left after validation, and so calls a list too short whose items are wrong.
+    # Pydantic counts the items that are left after validation, so it calls a list too short whose items are wrong.
     telling = [each for each in placed if each[0]["type"] != "too_short" or not document.value(each[1])]
     for one, path, root in telling or placed:
         groups.setdefault((*root, "[key]") if one["loc"][-1:] == ("[key]",) else root, []).append((path, one))
@@ -176,7 +181,7 @@ def _findings(error: ValidationError, document: Document) -> list[_Finding]:
 
 
 def _place(loc: Location, kind: str, data: YamlValue) -> tuple[Location, Location]:
-    """The path of an error without the names of union members, and the path before the first of those."""
+    """Return the path of an error without the names of union members, and the path before the first such name."""
     path: list[str | int] = []
     root: Location | None = None
     for position, part in enumerate(loc):
@@ -208,7 +213,7 @@ _BOUNDS = {
 
 
 def _explain(finding: _Finding, top: type[scalars.Strict], document: Document) -> tuple[str, str]:
-    """Message and hint for a finding."""
+    """Return message and hint for a finding."""
     kind, context = finding.kinds[0], finding.context
     if kind == "extra_forbidden":
         word = str(finding.path[-1])
@@ -279,10 +284,10 @@ def _literal_hint(finding: _Finding, document: Document) -> str:
 
 
 def _got(document: Document, path: KeyPath) -> str:
-    """What stands at `path`, and how it is written if that differs: `the number 22.1 (written 22.10)`."""
+    """Return what the value at `path` is, and how it is written if that differs: `the number 22.1 (written 22.10)`."""
     value, written = document.value(path), document.text(path)
     if isinstance(value, str) and "://" in value:
-        value = USER_PART.sub("://***@", value)  # a password in a URL is what some patterns refuse
+        value = USER_PART.sub("://***@", value)  # some patterns refuse a URL because it holds a password
     described = yaml_words.describe(value)
     if not written or isinstance(value, str) or described.endswith(f" {written}"):
         return described
@@ -290,7 +295,7 @@ def _got(document: Document, path: KeyPath) -> str:
 
 
 def _bare(annotation: object) -> object:
-    """An annotation without `Annotated` and without `| None`."""
+    """Return an annotation without `Annotated` and without `| None`."""
     while True:
         origin, arguments = get_origin(annotation), get_args(annotation)
         if origin is Annotated:
@@ -311,7 +316,7 @@ def _descend(annotation: object, part: str | int) -> tuple[object, FieldInfo | N
 
 
 def _description(top: type[scalars.Strict], path: KeyPath) -> str:
-    """The innermost field on `path` with its description, as a hint: `gcc: Version of the image's gcc, …`."""
+    """Return the innermost field on `path` with its description: `gcc: Version of the image's gcc, …`."""
     annotation: object = top
     described = ""
     for part in path:
@@ -322,7 +327,7 @@ def _description(top: type[scalars.Strict], path: KeyPath) -> str:
 
 
 def _keys(top: type[scalars.Strict], path: KeyPath) -> tuple[str, ...]:
-    """The keys that the mapping at `path` may have; none if they are names of the user's."""
+    """Return the keys that the mapping at `path` may have; none if the user chooses them."""
     annotation: object = top
     for part in path:
         annotation, _ = _descend(annotation, part)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def of(name: str) -> OsFamily:
     """Return the family of an image.
 
-    A name that is not listed is a folder below docker/ with a recipe. `el10` is then `el` in all but the recipe; of
-    others nothing is known, and they get what every system takes.
+    A name that is not listed is a folder below docker/ with a Dockerfile. `el10` is then as `el` but for its
+    Dockerfile. Of other names nothing is known: they get a family with what every system takes.
     """
     from pikaforge.host.os_families.family import Family  # noqa: PLC0415  # only where a family is asked for
 
@@ -30,7 +30,7 @@ def of(name: str) -> OsFamily:
 
 
 def of_system(id: str) -> OsFamily:
-    """Return the family that a system is of, by its ID; one of which nothing is known if none lists it."""
+    """Return the family that lists a system's ID; if none does, a family of which nothing is known."""
     return next((family for family in FAMILIES.all() if id in family.ids), of(""))
 
 
@@ -51,7 +51,7 @@ def managed_by(manager: str) -> frozenset[str]:
 
 
 def here(name: str) -> OsFamily:
-    """Return the family whose package manager serves on this machine, which runs an image of a family.
+    """Return the family whose package manager works on this machine, for an image of the named family.
 
     Raises:
         HostError: this machine has no package manager that is known.

@@ -111,7 +111,7 @@ class Adaptation(Strict):
 
 if TYPE_CHECKING:
     Minimums = Strict
-else:  # a field for each allocator that is built
+else:  # a field for each kind of allocator that is built for a target
     Minimums = create_model(
         "Minimums",
         __base__=Strict,
@@ -162,6 +162,6 @@ class Product(Minimums):
     smoke: tuple[Check, ...] = Field(default=(), description="Checks against the running server.")
 
     def least(self, allocator: str) -> Minimum | None:
-        """Return the least version that it runs with of a kind of allocator; None if any serves."""
+        """Return the least version of a kind of allocator that the product runs with; None if any version serves."""
         found = getattr(self, allocator, None)
         return found if isinstance(found, Minimum) else None

@@ -1,7 +1,7 @@
 """Registries: the members of each seam of this project, by the names that a configuration may use.
 
 A registry lists its members with the module of each, as entry points of Python packages do. A member's module is
-imported when the member is asked for, so that a name can be checked without what the member needs. This file is the
+imported when the member is asked for, so that checking a name does not need what the member needs. This file is the
 only place that lists them.
 """
 
@@ -68,12 +68,12 @@ class DestinationKind(Protocol):
     """What a configuration needs to know of a kind of destination; see `publish.sites.site.SiteKind`."""
 
     required: frozenset[str]
-    """Fields of a destination without which there is none of this kind."""
+    """Fields that a destination of this kind must have."""
     optional: frozenset[str]
-    """Fields that it takes. `kind` and `requires` are every kind's."""
+    """Further fields that it may have. Every kind takes `kind` and `requires`."""
 
     def place(self, destination: Destination) -> str:
-        """Return where it is: two destinations of one place would overwrite each other."""
+        """Return where it publishes to; two destinations with one place would overwrite each other."""
 
 
 class AllocatorOption(Protocol):
@@ -81,11 +81,11 @@ class AllocatorOption(Protocol):
 
     @property
     def name(self) -> str:
-        """As configuration has it, and the command line's option for a file that serves for its tarball."""
+        """Its name in configurations, and the command line's option that names a file to use as its tarball."""
 
     @property
     def about(self) -> str:
-        """What it is, behind its name: for the schema."""
+        """What it is: the text that follows its name in the schema."""
 
     @property
     def own(self) -> bool:
@@ -93,15 +93,15 @@ class AllocatorOption(Protocol):
 
     @property
     def required(self) -> tuple[str, ...]:
-        """Fields of an entry without which there is none of this kind."""
+        """Fields that an entry of this kind must have."""
 
     @property
     def optional(self) -> frozenset[str]:
-        """Fields that an entry may have. `kind` and `packages` are every kind's."""
+        """Further fields that an entry may have. Every kind takes `kind` and `packages`."""
 
     @property
     def fields(self) -> Mapping[str, str]:
-        """What the fields mean that are its own, for the schema and for errors."""
+        """The meaning of the fields that only this kind has, for the schema and for errors."""
 
     def check(self, entry: Allocator) -> None:
         """Raise ValueError if the fields of an entry contradict each other."""
@@ -118,7 +118,7 @@ STAGES: Registry[object] = Registry(
         "package": "pikaforge.pipeline.package:STAGE",
     }
 )
-"""Stages, each behind those that it needs; see `pipeline.stage.Stage`."""
+"""Stages, in the order in which people read them; see `pipeline.stage.Stage`."""
 
 FORMATS: Registry[object] = Registry(
     {
@@ -137,7 +137,7 @@ SITES: Registry[DestinationKind] = Registry(
         "index": "pikaforge.publish.sites.pypi:KIND",
     }
 )
-"""Where packages are published to."""
+"""Kinds of destinations; see `publish.sites.site.SiteKind`."""
 
 FAMILIES: Registry[OsFamily] = Registry(
     {
@@ -146,7 +146,7 @@ FAMILIES: Registry[OsFamily] = Registry(
         "el7": "pikaforge.host.os_families.enterprise_linux:EL7",
     }
 )
-"""OS families of images; `config.families` finds them."""
+"""OS families of images; see `host.os_families.family.OsFamily`. `config.families` finds them."""
 
 ALLOCATORS: Registry[AllocatorOption] = Registry(
     {
@@ -155,4 +155,4 @@ ALLOCATORS: Registry[AllocatorOption] = Registry(
         "gperftools": "pikaforge.plan.allocators.gperftools:BUILT",
     }
 )
-"""Kinds of memory allocators."""
+"""Kinds of memory allocators; see `plan.allocators.kind.AllocatorKind`."""

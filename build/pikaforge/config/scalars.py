@@ -1,4 +1,4 @@
-"""Scalar types of configuration files, and the base of their models."""
+"""Scalar types of configuration files, and the base class of their models."""
 
 from __future__ import annotations
 
@@ -107,17 +107,17 @@ Flag = Annotated[str, Field(pattern=WORD_PATTERN, max_length=128)]
 
 
 class OneOf:
-    """A string that names a member of a registry, as pydantic checks it and as JSON schemas tell it."""
+    """Annotation of a string that names a member of a registry, for pydantic's checks and for JSON schemas."""
 
     def __init__(self, registry: Registry[object]) -> None:
         self._registry = registry
 
     def __get_pydantic_core_schema__(self, *_: object) -> CoreSchema:
-        """Check as `Literal` does, but against the members that there are when a value is checked."""
+        """Check as `Literal` does, but against the members at the time of the check."""
         return core_schema.no_info_after_validator_function(self._check, core_schema.str_schema(strict=True))
 
     def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """List the members that there are now."""
+        """List the members at the time of the call."""
         return {"enum": list(self._registry.names), "type": "string"}
 
     def _check(self, name: str) -> str:

@@ -1,9 +1,9 @@
 """The specification: what matrix.yaml may say, as frozen types.
 
-The models refuse what they do not know (`extra="forbid"`) and never convert between types (`strict`), so that a
-version written without quotes is an error and not another version. `config` reads the text, reports errors by
-file, line and YAML path, and checks references between the parts. The JSON schema that editors use is made from
-these classes (`invoke schema`).
+The models refuse keys that they do not know (`extra="forbid"`) and never convert between types (`strict`), so that a
+version written without quotes is an error and not another version. `load` reads the text, reports errors by file, line
+and YAML path, and checks references between the parts. The JSON schema that editors use is made from these classes
+(`invoke schema`).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from pikaforge.config.scalars import (
 from pikaforge.config.waiver import Waiver
 
 FOREIGN = ("repository", "clone", "tarball")
-"""Kinds of sources that are not the product's own (`describe`): builds and changelogs name them."""
+"""Kinds of sources that replace the product's own (`Origin.kind`); builds and changelogs name them."""
 
 
 DMI_NAME = re.compile(r"[!#%&(-\[\]-_a-~]+( [!#%&(-\[\]-_a-~]+)*")
-"""Printable ASCII but for what shells take for more than itself within quotes; no blanks at the ends, none doubled."""
+"""Printable ASCII without quotes, backquote, backslash and dollar sign: shells read these within quotes, too."""
 
 
 def _dmi_name(name: str) -> str:
@@ -52,7 +52,7 @@ def _dmi_name(name: str) -> str:
 
 
 DmiName = Annotated[str, Field(max_length=128), AfterValidator(_dmi_name)]
-"""What a machine calls itself; becomes data of a shell script."""
+"""The name that a machine gives itself; it becomes data of a shell script."""
 
 
 class Model(Strict):
@@ -117,19 +117,20 @@ class Tarball(Strict):
 
 
 def _meaning(field: str) -> str:
-    """Return what a field of an allocator means, by the kind whose own it is."""
+    """Return what a field of an allocator means; the kind that has the field says it."""
     return next(kind.fields[field] for kind in ALLOCATORS.all() if field in kind.fields)
 
 
-def _tell_kinds(schema: JsonDict) -> None:
+def _describe_kinds(schema: JsonDict) -> None:
+    """Put the kinds into the description of `Allocator` in the JSON schema."""
     kinds = "; ".join(f"`{kind.name}` {kind.about}" for kind in ALLOCATORS.all())
     schema["description"] = f"A memory allocator choice. {kinds}."
 
 
 class Allocator(Strict):
-    """A memory allocator choice; what its fields mean, the kinds say."""
+    """A memory allocator choice. The kinds define what its fields mean."""
 
-    model_config = ConfigDict(json_schema_extra=_tell_kinds)
+    model_config = ConfigDict(json_schema_extra=_describe_kinds)
 
     kind: AllocatorName = Field(description="Where the allocator comes from.")
     packages: dict[Name, Packages] = Field(default_factory=dict, description="By image, else by family.")
@@ -262,7 +263,7 @@ class Spec(Strict):
     publish: dict[Name, Destination] = Field(default_factory=dict, description="Where packages are published, by name.")
 
     def packages_for(self, image: str, *, purpose: Literal["build", "runtime"]) -> tuple[str, ...]:
-        """Distribution packages that `image` needs for the product and its allocators, in order, once each."""
+        """Return the distribution packages that an image needs for the product and its allocators, once each."""
         family = self.images[image].family
         tables = [self.product.packages, *(a.packages for a in self.allocators.values())]
         found: dict[str, None] = {}
@@ -274,17 +275,20 @@ class Spec(Strict):
 
 
 def series_schema() -> JsonSchemaValue:
-    """JSON schema of a series file."""
+    """Return the JSON schema of a series file."""
     return schema_of(Series)
 
 
 def matrix_schema() -> JsonSchemaValue:
-    """JSON schema of matrix.yaml, as checked in beside it."""
+    """Return the JSON schema of matrix.yaml, which is checked in beside it."""
     return schema_of(Spec)
 
 
 def schema_of(top: type[Strict]) -> JsonSchemaValue:
-    """A model's JSON schema as pydantic makes it, with names refused that fit no pattern: it leaves those to us."""
+    """Return a model's JSON schema, as pydantic makes it, but closed for names that fit no pattern.
+
+    Pydantic puts the patterns of a mapping's keys into `patternProperties`, which refuses no other key by itself.
+    """
     schema = top.model_json_schema()
     for part in [schema, *schema.get("$defs", {}).values()]:
         for entry in part.get("properties", {}).values():

@@ -17,11 +17,11 @@ from pikaforge.config.scalars import (
 )
 
 MAIN = "main"
-"""The instance that steps ask which name none."""
+"""The instance that a step asks if it names none."""
 
 
 PEER = re.compile(r"\{(ip|port):([A-Za-z0-9][A-Za-z0-9._-]*)\}")
-"""{ip:NAME} and {port:NAME} in words that are sent."""
+"""Finds {ip:NAME} and {port:NAME} in words that are sent."""
 
 
 Reply = Scalar | tuple["Scalar | tuple[Scalar, ...]", ...]
@@ -91,7 +91,7 @@ STEP_OPTIONS: dict[str, frozenset[str]] = {
     "files": frozenset({"at", "within", "match", "at_least"}),
     "served": frozenset({"at"}),
 }
-"""The kinds of steps, and what else each of them may say."""
+"""The kinds of steps, with the further keys that each may have."""
 
 
 class Step(Strict):
@@ -143,7 +143,7 @@ class Step(Strict):
 
     @property
     def kind(self) -> str:
-        """Which of the kinds of steps this is."""
+        """The kind of the step, of `STEP_OPTIONS`."""
         return next(kind for kind in STEP_OPTIONS if getattr(self, kind) is not None)
 
     @model_validator(mode="after")
@@ -205,16 +205,16 @@ class Check(Strict):
 
     @property
     def shared(self) -> bool:
-        """Whether it asks the server that such checks share."""
+        """Whether it asks the server that all checks without instances of their own share."""
         return not self.instances
 
     def serves(self, kind: str) -> bool:
-        """Whether it is for cells with this kind of allocator."""
+        """Return whether it is for cells with a kind of allocator."""
         return not self.allocators or kind in self.allocators
 
     @property
     def runs_emulated(self) -> bool:
-        """Whether it is among the checks under emulation."""
+        """Whether it also runs under emulation."""
         return self.shared if self.emulated is None else self.emulated
 
     @model_validator(mode="after")
@@ -240,7 +240,7 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 def _named(step: Step) -> Iterator[str]:
-    """The instances that a step names."""
+    """Yield the instances that a step names."""
     if step.kind in ("start", "stop"):
         yield step.start or step.stop or ""
     else:

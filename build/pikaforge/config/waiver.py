@@ -1,4 +1,4 @@
-"""Waivers as matrix.yaml writes them: findings that somebody has looked at, by name, with a reason and an end."""
+"""Waivers, as matrix.yaml writes them: reviewed findings of the audit, by name, with a reason and a last day."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Waiver(BaseModel):
     allocator: str = Field(default="*", description="Glob over allocators that it is for.")
 
     def covers(self, file: str, function: str, feature: str) -> bool:
-        """Whether a finding is waived by this."""
+        """Return whether it waives a finding."""
         return (
             feature in self.features
             and fnmatch.fnmatchcase(file, self.file)
@@ -67,9 +67,9 @@ class Waiver(BaseModel):
         )
 
     def expired(self, today: date) -> bool:
-        """Whether its last day is over."""
+        """Return whether its last day is over."""
         return date.fromisoformat(self.expires) < today
 
     def title(self) -> str:
-        """What it is for, in one line."""
+        """Return what it is for, in one line."""
         return f"waiver for {', '.join(self.features)} in {self.function} of {self.file}"

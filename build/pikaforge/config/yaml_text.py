@@ -1,13 +1,12 @@
-"""YAML text as plain data with positions, read more strictly than YAML asks for.
+"""Read YAML text as plain data with positions, more strictly than YAML asks for.
 
-YAML lets one text mean different things to different readers (`010`, `1:30`, `1e3`), lets a later key
-silently replace an earlier one, and lets a few lines expand to gigabytes. A file that decides what is built
-must mean one thing, so all of that is refused here, each with its line and the way to write it. `22.10`
-without quotes is the number 22.1, as YAML says; `Document.text` keeps what was written, for the error of
-whoever wanted a string.
+YAML lets one text mean different things to different readers (`010`, `1:30`, `1e3`). It lets a later key silently
+replace an earlier one, and a few lines expand to gigabytes. A file that decides what is built must mean one thing, so
+all of that is refused here, with the line and the way to write it. `22.10` without quotes is the number 22.1, as YAML
+says. `Document.text` keeps what was written, for the error where a string was expected.
 
-The text is read event by event (`yaml.parse`) and not composed into nodes: nodes no longer tell whether a tag
-was written out, an alias would already be expanded, and deep nesting would already have exhausted the stack.
+The text is read event by event, as `yaml.parse` does, and not composed into nodes. Nodes do not show whether a tag was
+written out; aliases in them are already expanded, and deep nesting has already exhausted the stack.
 """
 
 from __future__ import annotations
@@ -16,21 +15,18 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import yaml
 
-from pikaforge.config.yaml_words import KeyPath, describe, shorten, show_path
+from pikaforge.config.document import Document, Place, YamlValue, show_place
+from pikaforge.config.yaml_words import describe, shorten
 from pikaforge.errors import ConfigError
 
 SIZE_LIMIT = 1 << 20
-"""Bytes. A matrix of a thousand models has about a tenth of this."""
+"""In bytes. A matrix of a thousand models has about a tenth of this."""
 DEPTH_LIMIT = 32
-"""Levels of mappings and lists within one another; matrix.yaml has seven."""
-
-
-YamlValue: TypeAlias = str | int | float | tuple["YamlValue", ...] | dict[str, "YamlValue"] | None
-"""A value of a document: a scalar, a list (as a tuple) or a mapping."""
+"""Levels of nested mappings and lists; matrix.yaml has seven."""
 
 
 class _Loader(Protocol):
@@ -57,87 +53,19 @@ _LOADER: Callable[[str], _Loader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader
 _RESOLVER: _Resolver = yaml.resolver.Resolver()
 _TAG = "tag:yaml.org,2002:"
 
-# What YAML 1.1 allows in a file (chapter 5.1), less U+FEFF: a byte order mark stands only at the very start.
+# All characters but those that YAML 1.1 allows in a file (chapter 5.1); and U+FEFF, which may only begin the file.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _PLAIN_INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _PLAIN_FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]{1,3})?")
-# Text to YAML 1.1 and so to PyYAML, a number to YAML 1.2 and so to most editors: 08, 0o7, 1e3.
+# For YAML 1.1, and so for PyYAML, this is text; for YAML 1.2, and so for most editors, a number: 08, 0o7, 1e3.
 _NUMBER_ELSEWHERE = re.compile(r"[-+]?(0[0-9]+|0o[0-7]+|[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+)")
 
 
-@dataclass(slots=True, kw_only=True)
-class _Place:
-    """Where a value and its key stand, and for a scalar how it is written."""
-
-    line: int
-    column: int
-    key: tuple[int, int] | None = None
-    text: str | None = None
-    children: dict[str | int, _Place] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """A document's data (mappings as dict, sequences as tuple), and where in its file each value is."""
-
-    file: str
-    data: YamlValue
-    _top: _Place
-
-    def value(self, path: KeyPath) -> YamlValue:
-        """Return the value at `path`; raise KeyError if there is none."""
-        value = self.data
-        for part in path:
-            value = within(value, part)
-        return value
-
-    def position(self, path: KeyPath, *, key: bool = False) -> tuple[int, int]:
-        """Line and column, from 1, of the value at `path` (of its key if `key`), else of the nearest parent.
-
-        A parent is shown by its key: the value of a block mapping begins only in the line after.
-        """
-        place, depth = self._find(path)
-        if place.key is not None and (key or depth < len(path) or place.children):
-            return place.key
-        return place.line, place.column
-
-    def text(self, path: KeyPath) -> str | None:
-        """The scalar at `path` as written in the file, without its quotes; None if there is none."""
-        place, depth = self._find(path)
-        return place.text if depth == len(path) else None
-
-    def where(self, path: KeyPath, *, key: bool = False) -> str:
-        """`matrix.yaml:12:5, images.debian12.gcc`, as errors show it."""
-        return _where(self.file, *self.position(path, key=key), path)
-
-    def _find(self, path: KeyPath) -> tuple[_Place, int]:
-        place = self._top
-        for depth, part in enumerate(path):
-            child = place.children.get(part)
-            if child is None:
-                return place, depth
-            place = child
-        return place, len(path)
-
-
-def has(value: YamlValue, part: str | int) -> bool:
-    """Return whether a mapping has a key, or a value is a list and may have an index."""
-    return part in value if isinstance(value, dict) else isinstance(value, tuple) and isinstance(part, int)
-
-
-def within(value: YamlValue, part: str | int) -> YamlValue:
-    """Return what a mapping has for a key, or a list for an index; raise KeyError for anything else."""
-    if isinstance(value, dict) and isinstance(part, str):
-        return value[part]
-    if isinstance(value, tuple) and isinstance(part, int):
-        return value[part]
-    raise KeyError(part)
-
-
 def read(path: Path) -> str:
-    """The text of a file, at most `SIZE_LIMIT` bytes of UTF-8.
+    """Return the text of a file, at most `SIZE_LIMIT` bytes of UTF-8.
 
-    Raises `ConfigError` if there is no such file, or it cannot be read, or is not text.
+    Raises:
+        ConfigError: there is no such file, or it cannot be read, or is not text.
     """
     try:
         with path.open("rb") as stream:
@@ -164,15 +92,20 @@ def read(path: Path) -> str:
         column = len(before[before.rfind(b"\n") + 1 :].decode()) + 1
         raise ConfigError(
             f"the file is not UTF-8: it holds the byte 0x{content[error.start]:02x}",
-            where=_where(str(path), line, column),
+            where=show_place(str(path), line, column),
             hint="save it as UTF-8",
         ) from None
 
 
 def parse(text: str, *, file: str) -> Document:
-    """Read one YAML document; `file` is its name in errors.
+    """Read one YAML document.
 
-    Raises `ConfigError` for anything that is not YAML, or that YAML readers understand in different ways.
+    Args:
+        text: the document.
+        file: its name in errors.
+
+    Raises:
+        ConfigError: it is not YAML, or YAML readers understand it in different ways.
     """
     _check_size(len(text), file=file)
     forbidden = _FORBIDDEN.search(text.removeprefix("\ufeff"))
@@ -180,7 +113,7 @@ def parse(text: str, *, file: str) -> Document:
         before = text.removeprefix("\ufeff")[: forbidden.start()]
         raise ConfigError(
             f"the control character U+{ord(forbidden.group()):04X} may not be in the file",
-            where=_where(file, before.count("\n") + 1, len(before) - before.rfind("\n")),
+            where=show_place(file, before.count("\n") + 1, len(before) - before.rfind("\n")),
             hint='remove it, or write it in double quotes as an escape, such as "\\u0000"',
         )
     builder = _DocumentBuilder(file=file)
@@ -191,7 +124,7 @@ def parse(text: str, *, file: str) -> Document:
         raise _syntax_error(error, text, file=file) from None
     if builder.top is None or builder.top.text == "":
         raise ConfigError("the file is empty", where=file, hint="restore it, e.g. with git checkout")
-    return Document(file=file, data=builder.data, _top=builder.top)
+    return Document(file=file, data=builder.data, top=builder.top)
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
@@ -215,13 +148,8 @@ def _check_size(size: int, *, file: str) -> None:
         )
 
 
-def _where(file: str, line: int, column: int, path: KeyPath = ()) -> str:
-    place = f"{file}:{line}:{column}"
-    return f"{place}, {show_path(path)}" if path else place
-
-
 def _syntax_error(error: yaml.YAMLError, text: str, *, file: str) -> ConfigError:
-    """The scanner's or parser's own words, and what most often is behind them."""
+    """Return the error of PyYAML's scanner or parser in its own words, with what most often causes it as a hint."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return ConfigError(
             f"this is not YAML: {error}", where=file, hint="look for a character that should not be there"
@@ -244,31 +172,31 @@ def _syntax_error(error: yaml.YAMLError, text: str, *, file: str) -> ConfigError
         hint = 'put text that begins with > or | in quotes, such as ">=11"'
     elif "mapping values are not allowed" in message:
         hint = "put text that holds a colon and a space in quotes, or check the indentation"
-    return ConfigError(message, where=_where(file, mark.line + 1, mark.column + 1), hint=hint)
+    return ConfigError(message, where=show_place(file, mark.line + 1, mark.column + 1), hint=hint)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Open:
-    """A mapping or sequence whose end has not come yet; a sequence becomes a tuple at its end."""
+    """A mapping or sequence that has not ended yet; a sequence becomes a tuple at its end."""
 
     data: dict[str, YamlValue] | list[YamlValue]
-    place: _Place
+    place: Place
     key: str | None = None
     key_position: tuple[int, int] = (1, 1)
 
 
 @dataclass(slots=True, kw_only=True)
 class _DocumentBuilder:
-    """Makes data and places from events, with a stack of its own."""
+    """Builds data and places from events, with a stack of its own."""
 
     file: str
     data: YamlValue = None
-    top: _Place | None = None
+    top: Place | None = None
     stack: list[_Open] = field(default_factory=list)
     documents: int = 0
 
     def take(self, event: yaml.Event) -> None:
-        """The next event of the document."""
+        """Process the next event of the document."""
         if isinstance(event, yaml.DocumentStartEvent):
             self.documents += 1
             if self.documents > 1:
@@ -315,7 +243,7 @@ class _DocumentBuilder:
                 "nothing here needs that: check the brackets",
             )
         line, column = _mark(event)
-        self.stack.append(_Open(data=data, place=_Place(line=line, column=column)))
+        self.stack.append(_Open(data=data, place=Place(line=line, column=column)))
 
     def _end(self) -> None:
         done = self.stack.pop()
@@ -327,7 +255,7 @@ class _DocumentBuilder:
             self._key(event, parent)
             return
         line, column = _mark(event)
-        self._add(self._value(event), _Place(line=line, column=column, text=event.value))
+        self._add(self._value(event), Place(line=line, column=column, text=event.value))
 
     def _key(self, event: yaml.ScalarEvent, parent: _Open) -> None:
         if event.implicit[0] and event.value == "<<":
@@ -352,10 +280,10 @@ class _DocumentBuilder:
         parent.key, parent.key_position = value, _mark(event)
 
     def _value(self, event: yaml.ScalarEvent) -> YamlValue:
-        """The value of a scalar: a quoted one is text, a plain one what YAML 1.1 says.
+        """Return the value of a scalar: a quoted one is text, a plain one is what YAML 1.1 says.
 
-        Numbers that YAML 1.2 or a person would read differently are refused (octal, hexadecimal, sexagesimal,
-        with underscores or exponents), since either choice would surprise somebody.
+        Numbers that YAML 1.2 or a person would read differently are refused (octal, hexadecimal, sexagesimal, with
+        underscores or exponents), because either choice would surprise somebody.
         """
         if not event.implicit[0]:
             return event.value
@@ -365,7 +293,7 @@ class _DocumentBuilder:
             return self._number(event, tag)
         if tag in ("bool", "null"):
             return _CONSTANTS[tag](written)
-        return written  # text; dates, too, since nothing here counts days
+        return written  # text; dates, too, because nothing here counts days
 
     def _number(self, event: yaml.ScalarEvent, tag: str) -> int | float:
         written: str = event.value
@@ -381,7 +309,7 @@ class _DocumentBuilder:
             f'put text in quotes: "{written[:60]}"; write a number in plain decimal digits',
         )
 
-    def _add(self, value: YamlValue, place: _Place) -> None:
+    def _add(self, value: YamlValue, place: Place) -> None:
         if not self.stack:
             self.data, self.top = value, place
             return
@@ -404,7 +332,7 @@ class _DocumentBuilder:
                 path.append(part.key)
         if key is not None:
             path.append(key)
-        return ConfigError(message, where=_where(self.file, *_mark(event), path), hint=hint)
+        return ConfigError(message, where=show_place(self.file, *_mark(event), path), hint=hint)
 
 
 def _mark(event: yaml.Event) -> tuple[int, int]:

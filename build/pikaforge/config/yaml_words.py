@@ -1,4 +1,4 @@
-"""Values and paths of YAML, as errors name them."""
+"""Words for values and paths of YAML in error messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def show_path(path: KeyPath) -> str:
-    """A path as people write it: `product.smoke[2].steps[0]`; keys that would mislead are quoted."""
+    """Return a path as people write it: `product.smoke[2].steps[0]`. Keys that are no plain words are quoted."""
     shown = ""
     for part in path:
         if isinstance(part, int):
@@ -25,12 +25,12 @@ def show_path(path: KeyPath) -> str:
 
 
 def shorten(text: str, *, limit: int = 60) -> str:
-    """`text` in quotes, on one line and not longer than fits into a message."""
+    """Return a text in quotes, on one line, and cut to what fits into a message."""
     return repr(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
 def describe(value: object) -> str:
-    """What a value is, for `wants …, got …`."""
+    """Return what a value is, for `wants …, got …`."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pikaforge.config import yaml_text, yaml_words
+from pikaforge.config import document, yaml_text, yaml_words
 from pikaforge.errors import EXIT_CONFIG, ConfigError
 
 TEXT = """\
@@ -394,9 +394,9 @@ def test_read_stops_at_the_limit() -> None:
 
 def test_pydantic_is_not_imported() -> None:
     """It takes 0.2 s, and the lock is read with this module alone."""
-    sources = (Path(str(module.__file__)).read_text(encoding="utf-8") for module in (yaml_text, yaml_words))
+    sources = (Path(str(module.__file__)).read_text(encoding="utf-8") for module in (yaml_text, document, yaml_words))
     tree = ast.parse("\n".join(sources).replace("from __future__ import annotations", ""))
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
-    ours = {"pikaforge.errors", "pikaforge.config.yaml_words"}
+    ours = {"pikaforge.errors", "pikaforge.config.document", "pikaforge.config.yaml_words"}
     assert imported - sys.stdlib_module_names - {"collections.abc"} == {"yaml", *ours}
