@@ -32,9 +32,8 @@
 # Exit status: 0 done; 2 the environment is wrong; 64 the build failed, its output
 # tells; 65 the result is not what was asked for; 66 the build image lacks something.
 set -eu
-umask 022
-# shellcheck source=/dev/null
-. "$(dirname "$0")/toolchain.sh"
+# shellcheck source=toolchain.sh
+. "${0%/*}/toolchain.sh"
 
 need_set FORGE_ROOT FORGE_UNWINDER FORGE_PRODUCT FORGE_VERSION FORGE_TARGET_FLAGS \
     FORGE_JOBS SOURCE_DATE_EPOCH

@@ -18,15 +18,12 @@
 # repacking. DT_RUNPATH serves only the file that carries it, so each library
 # that needs another one of ours gets its own ($ORIGIN).
 set -euf
-umask 022
-# shellcheck source=/dev/null
+# shellcheck source=toolchain.sh
 . "${0%/*}/toolchain.sh"
-LC_ALL=C
-export LC_ALL
 # What the caller's shell finds its libraries with is not what a user's host has.
 unset LD_LIBRARY_PATH LD_PRELOAD
 
-: "${FORGE_ROOT:?}" "${FORGE_BASE_LIBS:?}"
+need_set FORGE_ROOT FORGE_BASE_LIBS
 root=$(cd "$FORGE_ROOT" && pwd -P)
 tree=$root/out/tree
 facts=$root/out/facts
@@ -45,9 +42,6 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-newline='
-'
-tab='	'
 
 is_base() {
     case $1 in
@@ -77,7 +71,7 @@ resolve() {
         fail 65 "${1#"$tree/"}: ldd fails: $(cat "$scratch/ldd")"
     if grep 'not found' "$scratch/ldd" >"$scratch/missing"; then
         while IFS= read -r line; do
-            printf 'bundle.sh: %s needs %s\n' "${1#"$tree/"}" "${line#"$tab"}" >&2
+            reason "${1#"$tree/"} needs ${line#"$tab"}"
         done <"$scratch/missing"
         fail 65 'install the missing library in the build image, or add its folder to the recipe'
     fi

@@ -25,9 +25,8 @@
 # Exit status: 0 done; 2 the environment is wrong; 64 the recipe failed, its output
 # tells; 65 the tree lacks something; 66 the build image lacks something.
 set -eu
-umask 022
-# shellcheck source=/dev/null
-. "$(dirname "$0")/toolchain.sh"
+# shellcheck source=toolchain.sh
+. "${0%/*}/toolchain.sh"
 
 need_set FORGE_ROOT FORGE_PRODUCT FORGE_VERSION FORGE_TARGET_FLAGS FORGE_FRAME_POINTERS \
     FORGE_ALLOCATOR FORGE_JOBS FORGE_BINARIES FORGE_BASE_LIBS SOURCE_DATE_EPOCH

@@ -7,8 +7,9 @@
 # target; separated by tabs. SOURCE_DATE_EPOCH is every path's time: packers that clamp times only lower them, so where
 # the clock is behind, files would bring their own.
 set -euf
-umask 022
-tab=$(printf '\t')
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
+need_set FORGE_ROOT SOURCE_DATE_EPOCH
 
 list=$1
 into=$2
@@ -19,8 +20,7 @@ while IFS=$tab read -r kind mode path source; do
     dir) mkdir -p "$place" && chmod "$mode" "$place" ;;
     file)
         if [ ! -f "$FORGE_ROOT/$source" ] || [ -L "$FORGE_ROOT/$source" ]; then
-            printf 'layout.sh: %s should come from %s, which is no file\n' "$path" "$source" >&2
-            exit 65
+            fail 65 "$path should come from $source, which is no file"
         fi
         mkdir -p "${place%/*}"
         cp "$FORGE_ROOT/$source" "$place"
@@ -30,10 +30,7 @@ while IFS=$tab read -r kind mode path source; do
         mkdir -p "${place%/*}"
         ln -s "$source" "$place"
         ;;
-    *)
-        printf 'layout.sh: %s is no kind of entry\n' "$kind" >&2
-        exit 2
-        ;;
+    *) fail 2 "$kind is no kind of entry" ;;
     esac
 done <"$list"
 find "$into" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +

@@ -7,14 +7,9 @@
 #          out/owned          PACKAGE<TAB>VERSION<TAB>DIGEST<TAB>PATH of the files that packages have brought and that
 #                             are named like libraries; the digest as the database has it: MD5 or SHA-256, in hex
 set -eu
-LC_ALL=C
-export LC_ALL
-# sbin is not on the PATH of every user.
-PATH=$PATH:/usr/sbin:/sbin
-ldconfig -p >"$FORGE_ROOT/cache" || {
-    echo "forge: reason: ldconfig does not list the system's libraries"
-    exit 22
-}
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
+loader_list >"$FORGE_ROOT/cache"
 sed -n 's|^.*(libc6,x86-64.*) => \(/.*\)$|\1|p' "$FORGE_ROOT/cache" | while IFS= read -r path; do
     real=$(readlink -f "$path") && [ -f "$real" ] && printf '%s\n' "$real"
 done | sort -u >"$FORGE_ROOT/out/list"
@@ -29,7 +24,7 @@ if command -v dpkg-query >/dev/null 2>&1; then
     # A list of digests is named after its package, with the architecture where there may be several.
     find "$folder" -name '*.md5sums' | while IFS= read -r file; do
         name=${file##*/}
-        sed -n "s|^\\([0-9a-f]\\{32\\}\\)  \\(.*\\.so.*\\)\$|${name%.md5sums}	\\1	/\\2|p" "$file"
+        sed -n "s|^\\([0-9a-f]\\{32\\}\\)  \\(.*\\.so.*\\)\$|${name%.md5sums}$tab\\1$tab/\\2|p" "$file"
     done | awk -F '\t' '
         NR == FNR { version[$1] = $2; split($1, part, ":"); plain[part[1]] = $2; next }
         {
@@ -40,6 +35,5 @@ elif command -v rpm >/dev/null 2>&1; then
     rpm -qa --queryformat '[%{=NAME}\t%{=VERSION}-%{=RELEASE}\t%{FILEDIGESTS}\t%{FILENAMES}\n]' |
         awk -F '\t' '$4 ~ /\.so/ && $3 != ""' | sort >"$FORGE_ROOT/out/owned"
 else
-    echo "forge: reason: the image has neither dpkg nor rpm"
-    exit 22
+    fail 22 "the image has neither dpkg nor rpm"
 fi

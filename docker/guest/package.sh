@@ -5,10 +5,9 @@
 #          extra/    manifest.json, utils/, systemd/
 # outputs  out/package.tar.gz
 set -eu
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
 root=$FORGE_ROOT
-umask 022
-LC_ALL=C TZ=UTC
-export LC_ALL TZ
 
 top=$root/pack/$FORGE_PRODUCT
 mkdir -p "$root/pack"
@@ -17,7 +16,6 @@ cp -R "$root/extra/." "$top/"
 mkdir -p "$top/lib"
 # Sorted, one owner, one time, modes without the umask's part; gzip without name and time. Two steps, because the
 # status of a pipe is its last command's only.
-tar --create --file "$root/package.tar" --directory "$root/pack" \
-    --format=gnu --sort=name --owner=0 --group=0 --numeric-owner \
-    --mtime="@$SOURCE_DATE_EPOCH" --mode=u+rw,go-w,a+rX "$FORGE_PRODUCT"
+archive "$root/package.tar" "$SOURCE_DATE_EPOCH" --directory "$root/pack" \
+    --sort=name --mode=u+rw,go-w,a+rX "$FORGE_PRODUCT"
 gzip -n -9 <"$root/package.tar" >"$root/out/package.tar.gz"

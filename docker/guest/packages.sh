@@ -5,8 +5,8 @@
 #          out/facts      KEY<TAB>VALUE lines: gcc (major.minor.patch or what it says),
 #                         os (ID, VERSION_ID and VARIANT_ID of os-release(5))
 set -eu
-LC_ALL=C
-export LC_ALL
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
 packages=$FORGE_ROOT/out/packages
 : >"$packages"
 if command -v dpkg-query >/dev/null 2>&1; then
@@ -19,10 +19,7 @@ if ! [ -s "$packages" ] && command -v rpm >/dev/null 2>&1; then
     rpm -qa --queryformat '%{NAME}.%{ARCH}\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\n' |
         grep -v '^gpg-pubkey' | sort >"$packages"
 fi
-if ! [ -s "$packages" ]; then
-    echo "forge: reason: neither dpkg nor rpm knows a package of this image"
-    exit 22
-fi
+[ -s "$packages" ] || fail 22 "neither dpkg nor rpm knows a package of this image"
 {
     if command -v gcc >/dev/null 2>&1; then
         # Before gcc 7, -dumpfullversion is unknown and -dumpversion has all three numbers.

@@ -10,23 +10,18 @@
 #                        submodule
 # environment            FORGE_HISTORY=1: git/0/ has the history of the commit, which takes part
 #
-# No configuration, hook or credential of any machine takes part. Lines that begin with `forge: reason:` tell the
-# caller why a run failed.
+# No configuration, hook or credential of any machine takes part.
 set -eu
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
 root=$FORGE_ROOT
 work=$root/work
 
-GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null GIT_CONFIG_NOSYSTEM=1
-GIT_TERMINAL_PROMPT=0 GIT_CEILING_DIRECTORIES=$root
-HOME=$root XDG_CONFIG_HOME=$root/none
+seal_git /dev/null "$root"
+GIT_CEILING_DIRECTORIES=$root
 GIT_AUTHOR_NAME=pikaforge GIT_AUTHOR_EMAIL=pikaforge@localhost
 GIT_COMMITTER_NAME=pikaforge GIT_COMMITTER_EMAIL=pikaforge@localhost
-export GIT_CONFIG_GLOBAL GIT_CONFIG_SYSTEM GIT_CONFIG_NOSYSTEM GIT_TERMINAL_PROMPT GIT_CEILING_DIRECTORIES HOME
-export XDG_CONFIG_HOME GIT_AUTHOR_NAME GIT_AUTHOR_EMAIL GIT_COMMITTER_NAME GIT_COMMITTER_EMAIL
-
-reason() {
-    printf 'forge: reason: %s\n' "$*"
-}
+export GIT_CEILING_DIRECTORIES GIT_AUTHOR_NAME GIT_AUTHOR_EMAIL GIT_COMMITTER_NAME GIT_COMMITTER_EMAIL
 
 # ---- the tree
 
@@ -54,15 +49,14 @@ else
         find "$root/top" -mindepth 1 -maxdepth 1 ! -name .git -exec mv {} . \;
     fi
     epoch=$(find . -path ./.git -prune -o -type f -printf '%T@\n' | sort -n | tail -n 1 | cut -d. -f1)
-    [ -n "$epoch" ] || { reason "the tarball $FORGE_TARBALL holds no file"; exit 21; }
+    [ -n "$epoch" ] || fail 21 "the tarball $FORGE_TARBALL holds no file"
     if [ -f .gitmodules ]; then
         git config --file .gitmodules --get-regexp '\.path$' | while read -r _ path; do
             [ -n "$(ls -A "$path" 2>/dev/null)" ] || printf '%s\n' "$path"
         done >"$root/empty"
         if [ -s "$root/empty" ]; then
             reason "the tarball $FORGE_TARBALL lacks the submodules $(tr '\n' ' ' <"$root/empty")"
-            reason "take a clone, or a tarball made with submodules"
-            exit 21
+            fail 21 "take a clone, or a tarball made with submodules"
         fi
     fi
     # -f: a release may hold files that its own .gitignore names, and patches may change them.
@@ -84,13 +78,6 @@ sh "$root/guest/series.sh"
 {
     printf 'head\t%s\n' "$(git rev-parse HEAD)"
     printf 'git\t%s\n' "$(git --version)"
-    if [ -f .gitmodules ]; then
-        git config --file .gitmodules --get-regexp '\.path$' | while read -r key path; do
-            commit=$(git ls-files --stage -- "$path" | awk '$1 == "160000" { print $2 }')
-            section=${key%.path}
-            # A path that holds plain files is no submodule (any more), whatever .gitmodules says.
-            [ -z "$commit" ] || printf 'link\t%s\t%s\t%s\n' "$path" "$commit" "$(git config --file .gitmodules "$section.url")"
-        done
-    fi
+    submodule_links . ''
 } >>"$root/out/facts"
 git checkout-index --all --prefix="$root/out/source/"

@@ -3,22 +3,8 @@
 # only defines functions; they work on the caller's environment, which the caller
 # describes, and fail in its name.
 set -eu
-
-# fail STATUS MESSAGE
-fail() {
-    printf '%s: %s\n' "${0##*/}" "$2" >&2
-    exit "$1"
-}
-
-# Fails with 2 unless all of these are set and not empty: need_set NAME...
-need_set() {
-    missing=
-    for name; do
-        # The values came as environment; so no text of theirs is read as shell.
-        [ -n "$(printenv "$name" || :)" ] || missing="$missing $name"
-    done
-    [ -z "$missing" ] || fail 2 "not set:$missing"
-}
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
 
 need_numbers() {
     case $FORGE_JOBS$SOURCE_DATE_EPOCH in
@@ -29,7 +15,7 @@ need_numbers() {
 # need_tools NAME...
 need_tools() {
     for tool; do
-        command -v "$tool" >/dev/null 2>&1 || fail 66 "$tool is not installed: add it to the build image"
+        need_program "$tool" 'add it to the build image'
     done
 }
 
@@ -39,9 +25,7 @@ prepare_environment() {
     # The physical path, because compilers record that one and the prefix maps must fit.
     FORGE_ROOT=$(cd "$FORGE_ROOT" && pwd -P)
     FORGE_CCACHE=${FORGE_CCACHE-0}
-    LC_ALL=C
-    TZ=UTC
-    export FORGE_ROOT FORGE_CCACHE LC_ALL TZ SOURCE_DATE_EPOCH \
+    export FORGE_ROOT FORGE_CCACHE SOURCE_DATE_EPOCH \
         FORGE_PRODUCT FORGE_VERSION FORGE_TARGET_FLAGS FORGE_FRAME_POINTERS
     # What is built decides, not what happens to be set around it (host engine).
     unset LANGUAGE LANG MAKEFLAGS MFLAGS GNUMAKEFLAGS CFLAGS CXXFLAGS CPPFLAGS LDFLAGS LIBS \
@@ -65,8 +49,7 @@ prepare_environment() {
     export PATH
 
     need_tools gcc g++ make ld objcopy strip readelf patchelf ldd awk od mktemp find tar
-    [ "$FORGE_CCACHE" != 1 ] || command -v ccache >/dev/null 2>&1 ||
-        fail 66 'ccache is not installed: add it to the build image, or set FORGE_CCACHE=0'
+    [ "$FORGE_CCACHE" != 1 ] || need_program ccache 'add it to the build image, or set FORGE_CCACHE=0'
 }
 
 # Writes what the compiler is and can do to the folder $1 (compiler.txt, macros.txt),
@@ -129,7 +112,7 @@ make_wrapper() {
     done
     unset IFS
     # A tree may ask for cc where the image has gcc only.
-    [ -e "$wrap/cc" ] || printf '%s: note: this image has no cc\n' "${0##*/}" >&2
+    [ -e "$wrap/cc" ] || note 'this image has no cc'
     FORGE_DROPPED=$wrap/.dropped
     FORGE_ASKED=$wrap/.asked
     : >"$FORGE_DROPPED"
@@ -156,7 +139,7 @@ make_wrapper() {
 
 # Prints what the wrapper dropped: count, tab, flag.
 dropped_flags() {
-    sort "$FORGE_DROPPED" | uniq -c | sed 's/^ *\([0-9][0-9]*\) \(.*\)$/\1	\2/'
+    sort "$FORGE_DROPPED" | uniq -c | sed "s/^ *\\([0-9][0-9]*\\) \\(.*\\)\$/\\1$tab\\2/"
 }
 
 # Class, byte order, type and machine of an ELF file; nothing for other files.

@@ -139,7 +139,7 @@ def test_an_ldconfig_that_fails_is_told_with_a_status_of_its_own(machine: Machin
     machine.status = status
     done = machine.run("libc.so.6")
     assert done.returncode == 22
-    assert done.stdout == "forge: reason: ldconfig does not list the system's libraries\n"
+    assert done.stderr == "forge: reason: ldconfig does not list the system's libraries\n"
     assert machine.out() == {}
 
 

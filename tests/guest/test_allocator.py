@@ -478,7 +478,7 @@ def test_failed_build_is_64_and_named(tmp_path: Path, file: str, text: str, mess
     (root / file).write_text(text)
     done = run_allocator(root, "libunwind")
     assert done.returncode == 64
-    assert done.stderr.splitlines()[-1] == f"allocator.sh: {message}"
+    assert done.stderr.splitlines()[-1] == f"forge: reason: {message}"
 
 
 @pytest.mark.parametrize("status", [0, 1])

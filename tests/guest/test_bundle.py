@@ -200,7 +200,7 @@ def test_package_of_a_library_on_rpm_systems(made: Tree, tmp_path: Path) -> None
     tools = tmp_path / "tools"
     tools.mkdir()
     names = "bash sh od tr find sort mktemp rm mkdir sed grep readelf ldd readlink cp chmod cat patchelf sha256sum"
-    for name in names.split():
+    for name in (*names.split(), "printenv"):
         if found := shutil.which(name):
             (tools / name).symlink_to(found)
     # rpm complains on its output stream; the name is known by the real path only.
@@ -221,7 +221,7 @@ def test_package_of_a_library_on_rpm_systems(made: Tree, tmp_path: Path) -> None
 def test_no_patchelf_is_its_own_status(made: Tree, tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
-    for name in ("sh", "od", "tr", "find", "sort", "mktemp", "rm", "mkdir"):
+    for name in ("sh", "od", "tr", "find", "sort", "mktemp", "rm", "mkdir", "printenv"):
         found = shutil.which(name)
         assert found is not None
         (tools / name).symlink_to(found)

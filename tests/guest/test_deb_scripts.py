@@ -321,10 +321,10 @@ class TestTool:
 
     def test_without_dpkg_deb(self, tmp_path: Path) -> None:
         done = self.run(tmp_path)
-        told = "deb.sh: dpkg-deb is not here: take a tools image of the Debian family\n"
+        told = "forge: reason: dpkg-deb is not installed: take a tools image of the Debian family\n"
         assert (done.returncode, done.stderr) == (66, told)
 
     def test_with_an_old_one(self, tmp_path: Path) -> None:
         done = self.run(tmp_path, "echo '  --root-owner-group'")
-        told = "deb.sh: this dpkg-deb is too old: 1.21.9 (Debian 12) is needed\n"
+        told = "forge: reason: this dpkg-deb is too old: 1.21.9 (Debian 12) is needed\n"
         assert (done.returncode, done.stderr) == (66, told)

@@ -279,7 +279,7 @@ class TestLayout:
         (tmp_path / "tree/link").symlink_to("/etc/passwd")
         done = self.lay(tmp_path, lines)
         assert done.returncode == status
-        assert done.stderr.startswith("layout.sh: /a should come") or "no kind of entry" in done.stderr
+        assert done.stderr.startswith("forge: reason: /a should come") or "no kind of entry" in done.stderr
 
 
 def test_without_rpmbuild_it_says_what_to_install(tmp_path: Path) -> None:
@@ -289,5 +289,5 @@ def test_without_rpmbuild_it_says_what_to_install(tmp_path: Path) -> None:
     done = sh("sh", GUEST / "rpm.sh", env=env)
     assert (done.returncode, done.stderr) == (
         66,
-        "rpm.sh: rpmbuild is not here: it comes with the package rpm, as in docker/tools/Dockerfile\n",
+        "forge: reason: rpmbuild is not installed: it comes with the package rpm, as in docker/tools/Dockerfile\n",
     )

@@ -204,7 +204,10 @@ class Stage:
         states = facts.get("state", [])
         assert [int(number) for number, _ in states] == list(range(len(patches)))
         return Looked(
-            states=tuple(state for _, state in states), facts=facts, tree=root / "out/source", log=done.stdout
+            states=tuple(state for _, state in states),
+            facts=facts,
+            tree=root / "out/source",
+            log=done.stdout + done.stderr,
         )
 
 

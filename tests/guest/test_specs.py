@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 def run_specs(folder: Path, *compilers: str) -> str:
     done = sh("sh", GUEST / "specs.sh", *compilers, env=clean_env(FORGE_SPECS_FOLDER=str(folder)))
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stderr
 
 
 def test_native_means_the_default(gcc: str, folder: Path) -> None:

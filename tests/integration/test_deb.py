@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 GUEST = ROOT / "docker" / "guest"
-SCRIPTS = ("run.sh", "deb.sh", "layout.sh")
+SCRIPTS = ("lib.sh", "run.sh", "deb.sh", "layout.sh")
 CONTENTS = Path(__file__).with_name("deb-contents.txt")
 EPOCH = 1604318400
 TOP = "/opt/pika"

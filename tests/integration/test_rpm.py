@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 GUEST = ROOT / "docker" / "guest"
-SCRIPTS = ("run.sh", "rpm.sh", "layout.sh", "debuginfo.sh")
+SCRIPTS = ("lib.sh", "run.sh", "rpm.sh", "layout.sh", "debuginfo.sh")
 CONTENTS = Path(__file__).with_name("rpm-contents.txt")
 EPOCH = 1604318400
 TOP = "/opt/pika"

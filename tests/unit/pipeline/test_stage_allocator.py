@@ -174,7 +174,7 @@ def test_the_job(run: Callable[..., Result], fake: FakeEngine, workspace: Worksp
     assert job.outputs == ("out/prefix.tar", "out/debug.tar", "out/facts.tar")
     assert job.log == workspace.out / "logs" / GROUP / "allocator.log"
     assert _seen(fake) == {
-        **{f"guest/{name}": f"# {name}\n".encode() for name in ("run.sh", *SCRIPTS)},
+        **{f"guest/{name}": f"# {name}\n".encode() for name in ("lib.sh", "run.sh", *SCRIPTS)},
         "src/configure.ac": b"text",
         "libunwind/unwind.c": b"text",
     }
@@ -394,7 +394,7 @@ def test_the_key_follows_the_unwinder_alone(workspace: Workspace) -> None:
     assert {**libunwind, "unwinder": "frame-pointers"} == frames != libunwind
 
 
-@pytest.mark.parametrize("script", ["allocator.sh", "toolchain.sh", "cc", "run.sh"])
+@pytest.mark.parametrize("script", ["allocator.sh", "toolchain.sh", "cc", "lib.sh", "run.sh"])
 def test_the_key_follows_its_scripts(workspace: Workspace, script: str) -> None:
     before = material(workspace)
     (workspace.home / "docker/guest" / script).write_text("# changed\n")

@@ -186,7 +186,7 @@ def test_it_is_built(built: Result, fake: FakeEngine, workspace: Workspace) -> N
     spec = spec_with()
     material = stage.material(spec, the_cell(spec, CELL), workspace.home)
     assert material["bump"] == "16"
-    assert set(material["scripts"]) == {"run.sh", *Bump.scripts}
+    assert set(material["scripts"]) == {"lib.sh", "run.sh", *Bump.scripts}
 
 
 def test_a_build_that_fails_is_called_by_its_name(fake: FakeEngine, workspace: Workspace) -> None:
