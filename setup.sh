@@ -2,15 +2,15 @@
 # A fresh machine's one command; `bash setup.sh --help` says what it does.
 #
 # Variables read, all optional; the last two are there for the tests:
-#   PYTHON            the Python interpreter to use, where the system's own is too old
-#   PIKAFORGE_ENGINE  docker or podman: the only engine to look for, and to install
-#   SETUP_WAIT        seconds that a started engine gets until it answers (60)
-#   SETUP_ROOT        a folder that stands for / in every system path looked at below
+#   PYTHON                the Python interpreter to use, where the system's own is too old
+#   PIKAFORGE_ENGINE      docker or podman: the only engine to look for, and to install
+#   PIKAFORGE_SETUP_WAIT  seconds that a started engine gets until it answers (60)
+#   PIKAFORGE_SETUP_ROOT  a folder that stands for / in every system path looked at below
 set -euo pipefail
 
 repo=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=$repo/.venv
-root=${SETUP_ROOT:-}
+root=${PIKAFORGE_SETUP_ROOT:-}
 choice=${PIKAFORGE_ENGINE:-}
 nox='nox>=2024.10'
 invoke='invoke>=2.2'
@@ -388,7 +388,7 @@ clear_stale() { # pid file, command
 }
 
 wait_for() { # pid or nothing, socket, then how to run the ping
-    local pid=$1 path=$2 end=$((SECONDS + ${SETUP_WAIT:-60}))
+    local pid=$1 path=$2 end=$((SECONDS + ${PIKAFORGE_SETUP_WAIT:-60}))
     shift 2
     while ((SECONDS < end)); do
         "$@" "$venv/bin/python" -c "$ping" "$path" && return
@@ -427,7 +427,7 @@ start_docker() {
     fi
     wait_for "$pid" "$run/docker.sock" as_root && return
     [[ -z $pid ]] || alive "$pid" || fail_engine "$file" "dockerd died at its start (log: $file)"
-    fail_engine "$file" "dockerd does not answer at $run/docker.sock after ${SETUP_WAIT:-60} s"
+    fail_engine "$file" "dockerd does not answer at $run/docker.sock after ${PIKAFORGE_SETUP_WAIT:-60} s"
 }
 
 start_podman() { # root's own, or this user's without root: root's socket opens to root alone
@@ -450,7 +450,7 @@ start_podman() { # root's own, or this user's without root: root's socket opens 
     fi
     wait_for "$pid" "$path" env && return
     [[ -z $pid ]] || alive "$pid" || fail_engine "$file" "podman died at its start (log: $file)"
-    fail_engine "$file" "podman does not answer at $path after ${SETUP_WAIT:-60} s"
+    fail_engine "$file" "podman does not answer at $path after ${PIKAFORGE_SETUP_WAIT:-60} s"
 }
 
 has_engine() {

@@ -6,7 +6,7 @@
 set -eu
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
-loader_list >"$FORGE_ROOT/cache"
+loader_list >"$PIKAFORGE_ROOT/cache"
 for soname in "$@"; do
     # "	libc.so.6 (libc6,x86-64, OS ABI: Linux 3.2.0) => /lib/x86_64-linux-gnu/libc.so.6"; the first one wins, as for
     # the loader. awk and sed are not in every small image; the shell is.
@@ -18,10 +18,10 @@ for soname in "$@"; do
         esac
         found=${rest##*=> }
         break
-    done <"$FORGE_ROOT/cache"
+    done <"$PIKAFORGE_ROOT/cache"
     if [ -n "$found" ]; then
-        cat "$found" >"$FORGE_ROOT/out/$soname"
+        cat "$found" >"$PIKAFORGE_ROOT/out/$soname"
     else
-        : >"$FORGE_ROOT/out/$soname"
+        : >"$PIKAFORGE_ROOT/out/$soname"
     fi
 done

@@ -9,8 +9,8 @@
 # Two steps, because strip has to run between them: strip on a file that patchelf
 # has changed can destroy it (NixOS/patchelf#10, #371, pypa/auditwheel#716).
 #
-# environment: FORGE_ROOT, FORGE_BASE_LIBS (patterns of sonames, separated by
-# spaces), FORGE_ALLOCATOR_DIR (optional: prefix with our own allocator's lib/)
+# environment: PIKAFORGE_ROOT, PIKAFORGE_BASE_LIBS (patterns of sonames, separated by
+# spaces), PIKAFORGE_ALLOCATOR_DIR (optional: prefix with our own allocator's lib/)
 # Exit status: 0 done; 65 a library is missing or named by a path; 66 no patchelf.
 #
 # RUNPATH, not RPATH. RPATH would be inherited by the libraries, but it also wins
@@ -23,11 +23,11 @@ set -euf
 # What the caller's shell finds its libraries with is not what a user's host has.
 unset LD_LIBRARY_PATH LD_PRELOAD
 
-need_set FORGE_ROOT FORGE_BASE_LIBS
-root=$(cd "$FORGE_ROOT" && pwd -P)
+need_set PIKAFORGE_ROOT PIKAFORGE_BASE_LIBS
+root=$(cd "$PIKAFORGE_ROOT" && pwd -P)
 tree=$root/out/tree
 facts=$root/out/facts
-allocator=${FORGE_ALLOCATOR_DIR-}
+allocator=${PIKAFORGE_ALLOCATOR_DIR-}
 case ${1-all} in
     copy | link | all) verb=${1-all} ;;
     *)
@@ -48,7 +48,7 @@ is_base() {
         # The kernel's own page, not a file.
         linux-vdso.so.* | linux-gate.so.*) return 0 ;;
     esac
-    for pattern in $FORGE_BASE_LIBS; do
+    for pattern in $PIKAFORGE_BASE_LIBS; do
         # A pattern on purpose: "libc.so.*".
         # shellcheck disable=SC2254
         case $1 in

@@ -14,7 +14,7 @@
 set -eu
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
-root=$FORGE_ROOT
+root=$PIKAFORGE_ROOT
 
 need_program dpkg-deb 'take a tools image of the Debian family'
 # Since 1.21.9. Without it all cores compress, which other jobs want, too; whether their count shows in the bytes is the

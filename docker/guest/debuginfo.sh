@@ -7,7 +7,7 @@
 set -eu
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
-root=$FORGE_ROOT
+root=$PIKAFORGE_ROOT
 
 mkdir -p "$root/out"
 sh "$root/guest/layout.sh" "$root/pack/layout.tsv" "$root/pack/root"

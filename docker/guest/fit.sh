@@ -9,7 +9,7 @@
 set -eu
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
-root=$FORGE_ROOT
+root=$PIKAFORGE_ROOT
 look=$root/look
 
 index() { GIT_INDEX_FILE=$look/index git "$@"; }

@@ -3,13 +3,13 @@
 #
 #   layout.sh LIST INTO
 #
-# LIST has a line for each path: file, dir or link; mode; absolute path; source below $FORGE_ROOT, or the link's
+# LIST has a line for each path: file, dir or link; mode; absolute path; source below $PIKAFORGE_ROOT, or the link's
 # target; separated by tabs. SOURCE_DATE_EPOCH is every path's time: packers that clamp times only lower them, so where
 # the clock is behind, files would bring their own.
 set -euf
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
-need_set FORGE_ROOT SOURCE_DATE_EPOCH
+need_set PIKAFORGE_ROOT SOURCE_DATE_EPOCH
 
 list=$1
 into=$2
@@ -19,11 +19,11 @@ while IFS=$tab read -r kind mode path source; do
     case $kind in
     dir) mkdir -p "$place" && chmod "$mode" "$place" ;;
     file)
-        if [ ! -f "$FORGE_ROOT/$source" ] || [ -L "$FORGE_ROOT/$source" ]; then
+        if [ ! -f "$PIKAFORGE_ROOT/$source" ] || [ -L "$PIKAFORGE_ROOT/$source" ]; then
             fail 65 "$path should come from $source, which is no file"
         fi
         mkdir -p "${place%/*}"
-        cp "$FORGE_ROOT/$source" "$place"
+        cp "$PIKAFORGE_ROOT/$source" "$place"
         chmod "$mode" "$place"
         ;;
     link)

@@ -7,7 +7,7 @@
 set -eu
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
-packages=$FORGE_ROOT/out/packages
+packages=$PIKAFORGE_ROOT/out/packages
 : >"$packages"
 if command -v dpkg-query >/dev/null 2>&1; then
     # shellcheck disable=SC2016  # dpkg's own variables
@@ -27,4 +27,4 @@ fi
     fi
     # shellcheck source=/dev/null
     ( . /etc/os-release && printf 'os\t%s\t%s\t%s\n' "$ID" "${VERSION_ID:-}" "${VARIANT_ID:-}" )
-} >"$FORGE_ROOT/out/facts"
+} >"$PIKAFORGE_ROOT/out/facts"

@@ -12,7 +12,7 @@
 set -eu
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
-root=$FORGE_ROOT
+root=$PIKAFORGE_ROOT
 HOME=$root/pack/home
 export HOME
 

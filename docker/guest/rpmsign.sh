@@ -10,7 +10,7 @@
 set -eu
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
-root=$FORGE_ROOT
+root=$PIKAFORGE_ROOT
 
 if [ "${1-}" = give ]; then # rpm calls this as its gpg: give OUTPUT, what is to be signed from standard input or a file
     cat -- "${3:--}" >"$root/sign/wanted"

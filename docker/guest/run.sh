@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run the script of a stage, then write each named folder of $FORGE_ROOT/out as a tar archive beside it. The same files
+# Run the script of a stage, then write each named folder of $PIKAFORGE_ROOT/out as a tar archive beside it. The same files
 # give the same bytes, whatever the order of the folder, the owner, the umask or the clock.
 #
 #   run.sh STAGE [FOLDER...]
@@ -8,12 +8,12 @@
 set -eu
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
-out=$FORGE_ROOT/out
+out=$PIKAFORGE_ROOT/out
 
 stage=$1
 shift
 # One stream, so that the lines of the log are in order: engines read the two streams separately.
-sh "$FORGE_ROOT/guest/$stage.sh" 2>&1
+sh "$PIKAFORGE_ROOT/guest/$stage.sh" 2>&1
 
 for name; do
     mkdir -p "$out/$name"

@@ -12,7 +12,7 @@
 #                          offset   PATH<TAB>HUNK<TAB>LINES: a hunk that fits, but so many lines further down
 #                          note     how a patch comes to be there
 #                          reason   why one is in conflict
-# environment  FORGE_HISTORY=1: HEAD has its history, which is asked about what the tree does not tell.
+# environment  PIKAFORGE_HISTORY=1: HEAD has its history, which is asked about what the tree does not tell.
 #
 # A patch is present when its whole change can be taken back from the tree (see unwind in fit.sh), or when an ancestor
 # of HEAD had it whole, none between lacks it, and nothing of it could be applied now. It applies when all of it
@@ -98,7 +98,7 @@ apply() { # VARIANT LOG
         blame_lines <"$look/apply.log"
         return
     fi
-    [ "$kind" = am ] || GIT_AUTHOR_DATE="@$FORGE_EPOCH +0000" GIT_COMMITTER_DATE="@$FORGE_EPOCH +0000" \
+    [ "$kind" = am ] || GIT_AUTHOR_DATE="@$PIKAFORGE_EPOCH +0000" GIT_COMMITTER_DATE="@$PIKAFORGE_EPOCH +0000" \
         git commit --quiet --no-verify --allow-empty --message "$name"
     fact state applied
     offsets "$log" 1
@@ -173,7 +173,7 @@ made_by() (
 )
 
 in_history() {
-    [ -n "${FORGE_HISTORY:-}" ] || return 1
+    [ -n "${PIKAFORGE_HISTORY:-}" ] || return 1
     commit=$(came_with)
     [ -n "$commit" ] || [ "$1" != unclear ] || commit=$(made_by)
     if [ -z "$commit" ]; then

@@ -17,7 +17,7 @@
 # ccache, and compile.sh adds the specs file to what ccache hashes.
 #
 # Options: the compilers to treat, by path; without any, all that can be found.
-# FORGE_SPECS_FOLDER (tests): write there, as a folder for gcc -B, and leave the
+# PIKAFORGE_SPECS_FOLDER (tests): write there, as a folder for gcc -B, and leave the
 # compiler's own folder alone.
 # Exit status: 0 done; 1 the effect could not be shown; 66 no compiler found.
 set -eu
@@ -32,10 +32,10 @@ trap 'exit 143' TERM
 : >"$scratch/empty.c"
 : >"$scratch/empty.cc"
 
-# Calls the compiler under test; FORGE_SPECS_FOLDER stands in for its own folder.
+# Calls the compiler under test; PIKAFORGE_SPECS_FOLDER stands in for its own folder.
 call() {
-    if [ -n "${FORGE_SPECS_FOLDER-}" ]; then
-        "$compiler" -B "$FORGE_SPECS_FOLDER/" "$@"
+    if [ -n "${PIKAFORGE_SPECS_FOLDER-}" ]; then
+        "$compiler" -B "$PIKAFORGE_SPECS_FOLDER/" "$@"
     else
         "$compiler" "$@"
     fi
@@ -56,7 +56,7 @@ default_of() {
 }
 
 neutralise() {
-    folder=${FORGE_SPECS_FOLDER-}
+    folder=${PIKAFORGE_SPECS_FOLDER-}
     [ -n "$folder" ] || folder=$(dirname "$("$compiler" -print-libgcc-file-name)")
     [ -d "$folder" ] || fail 1 "$compiler: its library folder $folder does not exist"
     case " $done_folders " in

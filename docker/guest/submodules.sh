@@ -8,7 +8,7 @@
 set -eu
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
-root=$FORGE_ROOT
+root=$PIKAFORGE_ROOT
 seal_git "$root/safe" "$root"
 # The repositories were made by another user, on another machine.
 printf '[safe]\n\tdirectory = *\n' >"$root/safe"

@@ -48,7 +48,7 @@ class Tree:
         assert done.returncode == 0, done.stderr
 
     def bundle(self, *verbs: str, **env: str) -> CompletedProcess[str]:
-        values = {"FORGE_ROOT": str(self.root), "FORGE_BASE_LIBS": BASE_LIBS, **env}
+        values = {"PIKAFORGE_ROOT": str(self.root), "PIKAFORGE_BASE_LIBS": BASE_LIBS, **env}
         return sh("sh", GUEST / "bundle.sh", *verbs, env=clean_env(**values))
 
     def bundled(self) -> list[list[str]]:
@@ -89,7 +89,7 @@ def made(tmp_path: Path) -> Tree:
 
 
 def with_libs(tree: Tree) -> dict[str, str]:
-    return {"FORGE_ALLOCATOR_DIR": str(tree.libs.parent)}
+    return {"PIKAFORGE_ALLOCATOR_DIR": str(tree.libs.parent)}
 
 
 def test_program_runs_from_anywhere(made: Tree, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def inventory(folder: Path, **programs: str) -> CompletedProcess[str]:
         program.write_text(f"#!/bin/sh\n{commands}\n", encoding="utf-8")
         program.chmod(0o755)
     (folder / "out").mkdir()
-    return sh("sh", GUEST / "packages.sh", env=clean_env(PATH=str(path), FORGE_ROOT=str(folder)))
+    return sh("sh", GUEST / "packages.sh", env=clean_env(PATH=str(path), PIKAFORGE_ROOT=str(folder)))
 
 
 @pytest.mark.parametrize(

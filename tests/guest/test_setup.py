@@ -110,7 +110,7 @@ while True:
 """
 DOCKERD = """
 echo $$ >"$SANDBOX/dockerd.pid"
-exec {real} -I -S -c {serve} "$SETUP_ROOT/var/run/docker.sock"
+exec {real} -I -S -c {serve} "$PIKAFORGE_SETUP_ROOT/var/run/docker.sock"
 """
 SERVICE = """
 echo $$ >"$SANDBOX/podman.pid"
@@ -214,8 +214,8 @@ class Machine:
                 "PATH": str(self.path / "bin"),
                 "HOME": str(self.path),
                 "SANDBOX": str(self.path),
-                "SETUP_ROOT": str(self.root),
-                "SETUP_WAIT": "20",
+                "PIKAFORGE_SETUP_ROOT": str(self.root),
+                "PIKAFORGE_SETUP_WAIT": "20",
                 **(env or {}),
             },
             capture_output=True,
@@ -468,7 +468,7 @@ def test_dockerd_is_started_once_and_does_not_keep_the_lock(machine: Machine) ->
 def test_dockerd_that_dies_is_reported_at_once_with_its_log(machine: Machine, reaped: bool) -> None:
     """Also where process 1 is none that reaps orphans, as in a container without an init."""
     machine.stub("dockerd", DYING)
-    done = machine.run("R620", env={"SETUP_WAIT": "3600"}, reaped=reaped)
+    done = machine.run("R620", env={"PIKAFORGE_SETUP_WAIT": "3600"}, reaped=reaped)
     assert done.returncode == 3
     assert "    failed to start daemon: Devices cgroup isn't mounted\n" in done.stderr
     assert "error: dockerd died at its start" in done.stderr
@@ -478,7 +478,7 @@ def test_dockerd_that_dies_is_reported_at_once_with_its_log(machine: Machine, re
 
 def test_dockerd_that_never_answers_is_not_awaited_for_ever(machine: Machine) -> None:
     machine.stub("dockerd", 'echo $$ >"$SANDBOX/dockerd.pid"; exec sleep 50')
-    done = machine.run("R620", env={"SETUP_WAIT": "1"})
+    done = machine.run("R620", env={"PIKAFORGE_SETUP_WAIT": "1"})
     assert done.returncode == 3
     assert "does not answer at" in done.stderr
 
@@ -652,7 +652,7 @@ def test_podman_that_dies_is_reported_at_once_with_its_log(machine: Machine) -> 
 def test_el_takes_the_engine_that_is_asked_for(machine: Machine, engine: str, chosen: str) -> None:
     enterprise(machine, "rocky9", "dnf")
     (machine.path / "offered").write_text("podman docker-ce")
-    machine.run("R620", env={"PIKAFORGE_ENGINE": engine, "SETUP_WAIT": "1"})
+    machine.run("R620", env={"PIKAFORGE_ENGINE": engine, "PIKAFORGE_SETUP_WAIT": "1"})
     assert machine.installed() == [[chosen]]
 
 

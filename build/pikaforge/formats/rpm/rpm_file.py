@@ -121,7 +121,7 @@ def insert_here(script: Path, folder: Path) -> Insert:
         (root / INSERT_FOLDER).mkdir()
         for name, content in insert_files(rpm, header, signature, fingerprint).items():
             (root / INSERT_FOLDER / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-        done = process.run(["sh", str(script)], env=process.environment({"FORGE_ROOT": str(root)}), timeout=TIMEOUT)
+        done = process.run(["sh", str(script)], env=process.environment({"PIKAFORGE_ROOT": str(root)}), timeout=TIMEOUT)
         if done.status != 0:
             said = done.errors() + done.text()
             reasons = REASON.findall(said) or [last_line(said)]
