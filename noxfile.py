@@ -155,7 +155,8 @@ def tests(session: nox.Session) -> None:
 
 
 SCRIPTS = (
-    "docker/guest/**/*", "build/recipes/*.sh", "build/pikaforge/**/*.sh", "tests/**/*.sh", "setup.sh", ".ci/run",
+    "docker/guest/**/*", "build/recipes/*.sh", "build/pikaforge/**/*.sh", "tests/**/*.sh", "docker/*.sh", "setup.sh",
+    ".ci/run",
 )  # fmt: skip
 """Shell scripts, which shellcheck reads."""
 

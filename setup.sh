@@ -1,23 +1,17 @@
 #!/usr/bin/env bash
-# A fresh machine's one command; `bash setup.sh --help` says what it does.
+# Prepare a fresh machine, then build or test. `bash setup.sh --help` says what it installs.
 #
-# Variables read, all optional; the last two are there for the tests:
+# Variables read, all optional; docker/engine.sh and docker/machine.sh have further ones:
 #   PYTHON            the Python interpreter to use, where the system's own is too old
 #   PIKAFORGE_ENGINE  docker or podman: the only engine to look for, and to install
-#   SETUP_WAIT        seconds that a started engine gets until it answers (60)
-#   SETUP_ROOT        a folder that stands for / in every system path looked at below
 set -euo pipefail
 
-repo=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+# shellcheck source=docker/machine.sh
+. "$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)/docker/machine.sh"
 venv=$repo/.venv
-root=${SETUP_ROOT:-}
-choice=${PIKAFORGE_ENGINE:-}
 nox='nox>=2024.10'
 invoke='invoke>=2.2'
-# Debian leaves /usr/sbin, home of dockerd and iptables, out of a user's PATH.
-PATH=$PATH:$root/usr/sbin:$root/sbin
-manager='' python='' bare='' stamp='' log='' socket='' denied='' updated=''
-wanted=()
+python='' bare='' stamp=''
 
 usage() {
     cat <<'END'
@@ -41,122 +35,7 @@ Exit status: that of the build or the tests; 3 when this machine lacks something
 END
 }
 
-say() { printf 'setup: %s\n' "$*" >&2; }
-
-fail() { # what is wrong, then hints
-    say "error: $1"
-    shift
-    (($# == 0)) || printf '  hint: %s\n' "$@" >&2
-    exit 3
-}
-
-fail_with() { # log file, what is wrong, hints: the log's last lines come first, without passwords
-    tail -n 15 -- "$1" 2>/dev/null | sed 's#//[^/@ ]*@#//#g; s/^/    /' >&2 || true
-    shift
-    fail "$@"
-}
-
-is_root() { [[ $(id -u) == 0 ]]; }
-
-need_root() { # what for
-    is_root || command -v sudo >/dev/null || fail "root is needed to $1, and there is no sudo here" "run setup.sh as root once"
-}
-
-# Descriptor 9 holds the lock: a daemon that inherited it would hold it for ever.
-as_root() {
-    if is_root; then
-        "$@" 9>&-
-    else
-        sudo --preserve-env=LC_ALL,DEBIAN_FRONTEND,http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY "$@" 9>&-
-    fi
-}
-
-new_log() { log=${log:-$(mktemp)} && : >"$log"; }
-
-logged() { # run a command with its output in the log; messages in English, as they are searched
-    LC_ALL=C DEBIAN_FRONTEND=noninteractive "$@" >>"$log" 2>&1
-}
-
-take_lock() {
-    command -v flock >/dev/null || return 0
-    exec 9<"$repo/setup.sh"
-    flock -n 9 || { say "waits for another setup.sh"; flock 9; }
-}
-
 # ---- packages
-
-may_install() { [[ -n $manager ]] && { is_root || command -v sudo >/dev/null; }; }
-
-find_manager() {
-    local name
-    for name in apt-get dnf yum; do
-        if command -v "$name" >/dev/null; then
-            manager=${name%-get}
-            return
-        fi
-    done
-}
-
-want() { # package, what for
-    say "needs $1: it $2"
-    wanted+=("$1")
-}
-
-need() { # command or /file, apt's package, dnf's package (empty: not there), what for
-    local package=$1
-    if [[ $1 == /* ]]; then
-        [[ ! -e $root$1 ]] || return 0
-    elif command -v "$1" >/dev/null; then
-        return 0
-    fi
-    case $manager in
-        apt) package=$2 ;;
-        dnf | yum) package=$3 ;;
-        *) package=${3:+$1} ;;
-    esac
-    [[ -z $package ]] || want "$package" "$4"
-}
-
-unreachable() { # the servers that the log complains about, without user names and passwords
-    grep -E '^(Err|E|W):|[Ff]ailed|Could not|Cannot|Curl error' "$log" |
-        grep -oE 'https?://[^/ ]+' | sed 's#//.*@#//#' | sort -u | paste -sd ' ' - || true
-}
-
-read_lists() { # a source that fails need not matter: the installation decides
-    [[ -n $updated ]] || logged as_root apt-get -q update || true
-    updated=1
-}
-
-offers() { # is there a package of that name?
-    case $manager in
-        apt) apt-cache -q show "$1" ;;
-        *) "$manager" -q list "$1" ;;
-    esac >/dev/null 2>&1
-}
-
-install_wanted() {
-    local command where
-    ((${#wanted[@]})) || return 0
-    [[ -z $manager ]] || need_root "install ${wanted[*]}"
-    say "installs ${wanted[*]}"
-    new_log
-    case $manager in
-        apt)
-            read_lists
-            command=(apt-get -q -y -o DPkg::Lock::Timeout=300
-                --no-install-recommends --no-upgrade --no-remove install)
-            ;;
-        dnf | yum) command=("$manager" -y install) ;;
-        *) fail "missing, with no apt-get, dnf or yum to install it: ${wanted[*]}" "install it by hand and run this again" ;;
-    esac
-    if ! logged as_root "${command[@]}" "${wanted[@]}"; then
-        where=$(unreachable)
-        fail_with "$log" "could not install ${wanted[*]}${where:+; not reached: $where}" \
-            "no network: set http_proxy, or let $manager's sources name a mirror in reach" \
-            "or by hand, as root: $manager install ${wanted[*]}"
-    fi
-    wanted=()
-}
 
 epel() { # the package's name, if EPEL is enabled
     ! grep -qs '^enabled *= *1' "$root"/etc/yum.repos.d/epel*.repo || printf '%s' "$1"
@@ -200,29 +79,6 @@ need_tools() { # what is run, what is given
         need_rootless
     fi
 }
-
-# ---- podman's parts: apt leaves out what it only recommends, dnf brings all
-
-need_podman() {
-    need podman podman podman "runs containers, as docker does"
-    need catatonit catatonit '' "is the first process in podman's containers"
-    need iptables iptables '' "lets engines make networks"
-    ! hybrid || need runc runc runc "starts containers where both versions of control groups are in use, which crun refuses"
-    # Older releases have plugins (/usr/lib/cni) for what netavark does, and their podman depends on them.
-    if [[ $manager == apt && ! -e $root/usr/lib/podman/netavark && ! -e $root/usr/lib/cni/bridge ]]; then
-        new_log
-        read_lists
-        ! offers netavark || want netavark "makes podman's networks"
-        ! offers aardvark-dns || want aardvark-dns "answers for names in podman's networks"
-    fi
-}
-
-need_rootless() {
-    need newuidmap uidmap '' "maps users where podman runs without root"
-    need slirp4netns slirp4netns '' "makes networks where podman runs without root"
-}
-
-hybrid() { [[ -n $(cat "$root/sys/fs/cgroup/unified/cgroup.controllers" 2>/dev/null) ]]; }
 
 # ---- Python
 
@@ -320,178 +176,12 @@ make_venv() {
     printf '%s\n' "$repo $nox $invoke" >"$venv/.stamp"
 }
 
-# ---- the engine. A docker client on PATH proves nothing: only the socket counts.
+# ---- the engine
 
-ping='
-import socket, sys
-s = socket.socket(socket.AF_UNIX)
-s.settimeout(5)
-try:
-    s.connect(sys.argv[1])
-    s.sendall(b"GET /_ping HTTP/1.0\r\nHost: engine\r\n\r\n")
-    sys.exit(b" 200 " not in s.recv(64))
-except PermissionError:
-    sys.exit(2)
-except OSError:
-    sys.exit(1)
-'
-
-may_be() { [[ -z $choice || $choice == "$1" ]]; } # docker or podman
-
-find_engine() { # sets socket, or else denied: one that this user may not open
-    local path status user=${XDG_RUNTIME_DIR:-} paths=()
-    denied=''
-    ! may_be docker || paths+=("$root/var/run/docker.sock" ${user:+"$user/docker.sock"})
-    ! may_be podman || paths+=("$root/run/podman/podman.sock" ${user:+"$user/podman/podman.sock"})
-    for path in "${paths[@]}"; do
-        [[ -S $path ]] || continue
-        status=0
-        "$venv/bin/python" -c "$ping" "$path" || status=$?
-        case $status in
-            0) socket=$path && return ;;
-            2) denied=${denied:-$path} ;;
-        esac
-    done
-    return 1
-}
-
-fail_denied() {
-    local name
-    name=$(id -un)
-    fail "$name may not open the engine's socket $denied" \
-        "sudo usermod -aG docker $name, then log in again (members of group docker have root's power)"
-}
-
-fail_engine() { # log file or nothing, what is wrong
-    local hints=("point DOCKER_HOST at an engine elsewhere, or build without containers: --engine host"
-        "tests that need no engine: .venv/bin/nox -s tests")
-    if [[ -n $1 ]]; then fail_with "$1" "$2" "${hints[@]}"; else fail "$2" "${hints[@]}"; fi
-}
-
-systemd() { [[ -d $root/run/systemd/system ]]; }
-
-alive() { grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status"; }
-
-runs() { # pid file, command: is the process of that number still that command?
-    local pid
-    pid=$(as_root cat -- "$1" 2>/dev/null) || return 1
-    [[ -n $pid && $(cat "/proc/$pid/comm" 2>/dev/null) == "$2" ]]
-}
-
-# A killed dockerd leaves pid files. If their number is another process's now,
-# dockerd refuses to start, or waits for a containerd that is none.
-clear_stale() { # pid file, command
-    if as_root test -e "$1" && ! runs "$1" "$2"; then
-        say "removes $1, left by an engine that is gone"
-        as_root rm -f -- "$1"
-    fi
-}
-
-wait_for() { # pid or nothing, socket, then how to run the ping
-    local pid=$1 path=$2 end=$((SECONDS + ${SETUP_WAIT:-60}))
-    shift 2
-    while ((SECONDS < end)); do
-        "$@" "$venv/bin/python" -c "$ping" "$path" && return
-        [[ -z $pid ]] || alive "$pid" || return 1
-        sleep 0.2
-    done
-    return 1
-}
-
-start_daemon() { # how to run it, log file, command: prints the pid
-    local how=$1 file=$2
-    shift 2
-    # HUP is ignored before the fork: sudo's own terminal goes away with this shell.
-    # shellcheck disable=SC2016 # expanded by the inner shell, which root may run
-    "$how" sh -c 'trap "" HUP; log=$1; shift; setsid "$@" >"$log" 2>&1 </dev/null 9>&- & echo $!' sh "$file" "$@"
-}
-
-start_docker() {
-    local run=$root/var/run file=$root/var/log/pikaforge-dockerd.log pid=''
-    need_root "start docker"
-    if systemd; then
-        say "starts docker, now and at every boot"
-        logged as_root systemctl enable --now docker || {
-            logged as_root systemctl --no-pager --lines=15 status docker || true
-            fail_engine "$log" "docker did not start"
-        }
-        file=''
-    elif runs "$run/docker.pid" dockerd || runs "$run/docker-ssd.pid" dockerd; then
-        file='' # the package has started it: only wait
-    else
-        clear_stale "$run/docker.pid" dockerd
-        clear_stale "$run/docker/containerd/containerd.pid" containerd
-        as_root touch "$file" 2>/dev/null || { mkdir -p "$repo/out" && file=$repo/out/pikaforge-dockerd.log; }
-        say "starts dockerd; its log is $file"
-        pid=$(start_daemon as_root "$file" "$(command -v dockerd)")
-    fi
-    wait_for "$pid" "$run/docker.sock" as_root && return
-    [[ -z $pid ]] || alive "$pid" || fail_engine "$file" "dockerd died at its start (log: $file)"
-    fail_engine "$file" "dockerd does not answer at $run/docker.sock after ${SETUP_WAIT:-60} s"
-}
-
-start_podman() { # root's own, or this user's without root: root's socket opens to root alone
-    local base=$root/run name path pid='' file='' user=() runtime=()
-    is_root || { base=${XDG_RUNTIME_DIR:-} user=(--user); }
-    [[ -n $base ]] || fail_engine '' "podman needs a login session (XDG_RUNTIME_DIR is not set)"
-    name=$(id -un)
-    is_root || grep -qsE "^($name|$(id -u)):" "$root/etc/subuid" || grep -qs '^subid:' "$root/etc/nsswitch.conf" ||
-        fail "$name has no user ids in /etc/subuid to give to containers" \
-            "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $name"
-    path=$base/podman/podman.sock
-    say "starts podman's service, which speaks docker's protocol, at $path"
-    if systemd; then
-        logged systemctl ${user[@]+"${user[@]}"} enable --now podman.socket || fail_engine "$log" "podman.socket did not start"
-    else
-        ! hybrid || runtime=(--runtime runc)
-        mkdir -p "$base/podman" "$repo/out"
-        file=$repo/out/pikaforge-podman.log
-        pid=$(start_daemon env "$file" podman ${runtime[@]+"${runtime[@]}"} system service --time=0 "unix://$path")
-    fi
-    wait_for "$pid" "$path" env && return
-    [[ -z $pid ]] || alive "$pid" || fail_engine "$file" "podman died at its start (log: $file)"
-    fail_engine "$file" "podman does not answer at $path after ${SETUP_WAIT:-60} s"
-}
-
-has_engine() {
-    { may_be docker && command -v dockerd; } || { may_be podman && command -v podman; }
-} >/dev/null
-
-need_engine() { # installs one if there is none
-    local package
-    if [[ $manager == apt && $choice == podman ]]; then
-        need_podman
-        is_root || need_rootless
-    elif [[ $manager == apt ]]; then
-        need dockerd docker.io '' "runs the containers that builds happen in"
-        need iptables iptables '' "lets dockerd make networks"
-        # docker.io only recommends it, but no container starts where the kernel enforces it.
-        [[ $(cat "$root/sys/module/apparmor/parameters/enabled" 2>/dev/null) != Y ]] ||
-            need apparmor_parser apparmor '' "loads the profile that containers run under"
-    elif [[ $manager == [dy]* ]] && ! has_engine; then
-        for package in docker-ce moby-engine podman; do
-            if [[ $package == podman ]]; then may_be podman; else may_be docker; fi || continue
-            offers "$package" || continue
-            want "$package" "runs the containers that builds happen in"
-            break
-        done
-    fi
-    install_wanted
-    has_engine || fail_engine '' "there is no container engine${choice:+ $choice}, and no package of one in reach"
-}
-
-ensure_engine() {
-    [[ -z ${DOCKER_HOST:-} ]] || return 0
-    if ! find_engine; then
-        new_log
-        [[ -z $denied ]] || fail_denied
-        need_engine
-        if may_be docker && command -v dockerd >/dev/null; then start_docker; else start_podman; fi
-        find_engine || { [[ -n $denied ]] && fail_denied; } || fail_engine '' "the engine stopped again"
-    fi
-    [[ $socket == "$root/var/run/docker.sock" ]] && return
-    export DOCKER_HOST=unix://$socket
-    say "uses the engine at $DOCKER_HOST; to run nox yourself: export DOCKER_HOST=$DOCKER_HOST"
+ensure_engine() { # sets DOCKER_HOST, unless the engine is where docker's own clients look for it
+    local address
+    address=$(PIKAFORGE_SETUP_UPDATED=$updated bash "$repo/docker/engine.sh")
+    [[ $address == "unix://$root/var/run/docker.sock" ]] || export DOCKER_HOST=$address
 }
 
 # ---- all of it
@@ -507,11 +197,8 @@ main() {
         case "$previous $argument" in '--engine host' | *' --engine=host') engine=host ;; esac
         previous=$argument
     done
-    case $choice in
-        '' | docker | podman) ;;
-        *) fail "PIKAFORGE_ENGINE=$choice is no engine" "it may be docker or podman" ;;
-    esac
-    trap '[[ -z $log ]] || rm -f -- "$log"' EXIT
+    check_choice
+    trap remove_log EXIT
     take_lock
     find_manager
     need_tools "$session"
@@ -524,7 +211,7 @@ main() {
             "  bash setup.sh tests" "  $venv/bin/nox -s matrix -- --format table"
         return
     fi
-    [[ -z $log ]] || rm -f -- "$log" # exec runs no trap
+    remove_log # exec runs no trap
     exec 9<&-
     export PIKAFORGE_CWD=$PWD # what relative paths among the arguments mean
     cd "$repo"

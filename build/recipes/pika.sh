@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds pika v3.4.0 from a source tree without .git (and the sample server, which
 # is made to build in the same way). compile.sh calls it in the source folder with
-#   OUT JOBS FORGE_ALLOCATOR FORGE_ALLOCATOR_DIR
+#   OUT JOBS PIKAFORGE_ALLOCATOR PIKAFORGE_ALLOCATOR_DIR
 # and with the compiler wrapper first on PATH.
 set -eu
 
@@ -11,7 +11,7 @@ export PORTABLE=1
 
 # The Makefile takes tcmalloc when a test link finds it, and has no switch. Empty
 # values on the command line are the only way to say no.
-case $FORGE_ALLOCATOR in
+case $PIKAFORGE_ALLOCATOR in
     none)
         tcmalloc_link=
         tcmalloc_define=
@@ -22,11 +22,11 @@ case $FORGE_ALLOCATOR in
         ;;
     own)
         # -rpath-link: for libunwind, which libtcmalloc needs; -L does not serve that.
-        tcmalloc_link="-L$FORGE_ALLOCATOR_DIR/lib -Wl,-rpath-link,$FORGE_ALLOCATOR_DIR/lib -ltcmalloc"
-        tcmalloc_define="-DTCMALLOC_EXTENSION -I$FORGE_ALLOCATOR_DIR/include"
+        tcmalloc_link="-L$PIKAFORGE_ALLOCATOR_DIR/lib -Wl,-rpath-link,$PIKAFORGE_ALLOCATOR_DIR/lib -ltcmalloc"
+        tcmalloc_define="-DTCMALLOC_EXTENSION -I$PIKAFORGE_ALLOCATOR_DIR/include"
         ;;
     *)
-        printf 'recipe: FORGE_ALLOCATOR is %s, not none, system or own\n' "$FORGE_ALLOCATOR" >&2
+        printf 'recipe: PIKAFORGE_ALLOCATOR is %s, not none, system or own\n' "$PIKAFORGE_ALLOCATOR" >&2
         exit 1
         ;;
 esac

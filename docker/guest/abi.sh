@@ -4,14 +4,9 @@
 # usage: abi.sh SONAME...
 # outputs  out/SONAME   the library that the loader takes for it; empty if there is none
 set -eu
-LC_ALL=C
-export LC_ALL
-# sbin is not on the PATH of every user.
-PATH=$PATH:/usr/sbin:/sbin
-ldconfig -p >"$FORGE_ROOT/cache" || {
-    echo "forge: reason: ldconfig does not list the system's libraries"
-    exit 22
-}
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
+loader_list >"$PIKAFORGE_ROOT/cache"
 for soname in "$@"; do
     # "	libc.so.6 (libc6,x86-64, OS ABI: Linux 3.2.0) => /lib/x86_64-linux-gnu/libc.so.6"; the first one wins, as for
     # the loader. awk and sed are not in every small image; the shell is.
@@ -23,10 +18,10 @@ for soname in "$@"; do
         esac
         found=${rest##*=> }
         break
-    done <"$FORGE_ROOT/cache"
+    done <"$PIKAFORGE_ROOT/cache"
     if [ -n "$found" ]; then
-        cat "$found" >"$FORGE_ROOT/out/$soname"
+        cat "$found" >"$PIKAFORGE_ROOT/out/$soname"
     else
-        : >"$FORGE_ROOT/out/$soname"
+        : >"$PIKAFORGE_ROOT/out/$soname"
     fi
 done

@@ -2,18 +2,18 @@
 # Builds gperftools for a target in the build image, with one of the two ways in which
 # it can walk the stack, and proves which one it is. The caller decides by environment:
 #
-#   FORGE_ROOT          folder with guest/, src/ (gperftools) and perhaps libunwind/;
+#   PIKAFORGE_ROOT          folder with guest/, src/ (gperftools) and perhaps libunwind/;
 #                       gets out/, stage/ and wrap/
-#   FORGE_UNWINDER      libunwind or frame-pointers
-#   FORGE_PRODUCT FORGE_VERSION
+#   PIKAFORGE_UNWINDER      libunwind or frame-pointers
+#   PIKAFORGE_PRODUCT PIKAFORGE_VERSION
 #                       gperftools, and the version that src/ must turn out to be
-#   FORGE_TARGET_FLAGS  such as "-march=sandybridge -mtune=sandybridge"
-#   FORGE_JOBS          number of parallel jobs
-#   FORGE_CCACHE        0 or 1; CCACHE_DIR is then the caller's choice
+#   PIKAFORGE_TARGET_FLAGS  such as "-march=sandybridge -mtune=sandybridge"
+#   PIKAFORGE_JOBS          number of parallel jobs
+#   PIKAFORGE_CCACHE        0 or 1; CCACHE_DIR is then the caller's choice
 #   SOURCE_DATE_EPOCH   seconds
-# With FORGE_UNWINDER=libunwind the library is built from libunwind/ where that exists,
+# With PIKAFORGE_UNWINDER=libunwind the library is built from libunwind/ where that exists,
 # else the image's is taken.
-# Results in FORGE_ROOT/out:
+# Results in PIKAFORGE_ROOT/out:
 #   prefix/lib            shared libraries and archives of tcmalloc, the profiler, and
 #                         both; pkgconfig/; libunwind if it was built
 #   prefix/include        headers of gperftools
@@ -32,28 +32,27 @@
 # Exit status: 0 done; 2 the environment is wrong; 64 the build failed, its output
 # tells; 65 the result is not what was asked for; 66 the build image lacks something.
 set -eu
-umask 022
-# shellcheck source=/dev/null
-. "$(dirname "$0")/toolchain.sh"
+# shellcheck source=toolchain.sh
+. "${0%/*}/toolchain.sh"
 
-need_set FORGE_ROOT FORGE_UNWINDER FORGE_PRODUCT FORGE_VERSION FORGE_TARGET_FLAGS \
-    FORGE_JOBS SOURCE_DATE_EPOCH
+need_set PIKAFORGE_ROOT PIKAFORGE_UNWINDER PIKAFORGE_PRODUCT PIKAFORGE_VERSION PIKAFORGE_TARGET_FLAGS \
+    PIKAFORGE_JOBS SOURCE_DATE_EPOCH
 need_numbers
-case $FORGE_UNWINDER in
-    libunwind) export FORGE_FRAME_POINTERS=0 ;;
+case $PIKAFORGE_UNWINDER in
+    libunwind) export PIKAFORGE_FRAME_POINTERS=0 ;;
     # The walk begins in gperftools itself, so that must have them, too.
-    frame-pointers) export FORGE_FRAME_POINTERS=1 ;;
-    *) fail 2 "FORGE_UNWINDER is $FORGE_UNWINDER, not libunwind or frame-pointers" ;;
+    frame-pointers) export PIKAFORGE_FRAME_POINTERS=1 ;;
+    *) fail 2 "PIKAFORGE_UNWINDER is $PIKAFORGE_UNWINDER, not libunwind or frame-pointers" ;;
 esac
-[ -f "$FORGE_ROOT/src/configure" ] || [ -f "$FORGE_ROOT/src/configure.ac" ] ||
-    fail 2 "$FORGE_ROOT/src has neither configure nor configure.ac: is it the source of gperftools, without its top folder?"
+[ -f "$PIKAFORGE_ROOT/src/configure" ] || [ -f "$PIKAFORGE_ROOT/src/configure.ac" ] ||
+    fail 2 "$PIKAFORGE_ROOT/src has neither configure nor configure.ac: is it the source of gperftools, without its top folder?"
 
 prepare_environment
-out=$FORGE_ROOT/out
+out=$PIKAFORGE_ROOT/out
 prefix=$out/prefix
 facts=$out/facts
-stage=$FORGE_ROOT/stage
-unwind_source=$FORGE_ROOT/libunwind
+stage=$PIKAFORGE_ROOT/stage
+unwind_source=$PIKAFORGE_ROOT/libunwind
 rm -rf "$out" "$stage"
 mkdir -p "$prefix/lib" "$prefix/include" "$prefix/share/doc" "$out/debug" "$facts" "$stage"
 ask_compiler "$facts"
@@ -92,11 +91,11 @@ build_libunwind() {
         cd "$unwind_source"
         # gcc 10 made -fno-common the default, with which releases before 1.5 do not
         # link (libunwind#154, #166); older compilers and releases do not mind.
-        export FORGE_EXTRA_CFLAGS=-fcommon
+        export PIKAFORGE_EXTRA_CFLAGS=-fcommon
         ./configure --prefix=/usr --libdir=/usr/lib --disable-static --disable-dependency-tracking \
             --disable-documentation --disable-tests --disable-coredump --disable-ptrace \
             --disable-setjmp --disable-minidebuginfo --disable-zlibdebuginfo &&
-            make -j"$FORGE_JOBS" &&
+            make -j"$PIKAFORGE_JOBS" &&
             make install DESTDIR="$stage/unwind"
     ) || fail 64 'libunwind could not be built'
     # libtool would take the folder that a .la names for the one where the library is.
@@ -106,12 +105,12 @@ build_libunwind() {
 
 # Builds gperftools into stage/gperftools. With /usr as prefix libtool adds no run path.
 build_gperftools() {
-    make_configure "$FORGE_ROOT/src"
+    make_configure "$PIKAFORGE_ROOT/src"
     # Not --enable-minimal: it leaves out what the product looks for. Nor the debugging
     # allocators: nobody ships them.
     set -- --prefix=/usr --libdir=/usr/lib --enable-shared --enable-static \
         --disable-dependency-tracking --disable-debugalloc
-    case $FORGE_UNWINDER in
+    case $PIKAFORGE_UNWINDER in
         libunwind) set -- "$@" --enable-libunwind ;;
         # Both: where libunwind.h exists, gperftools 2.10 takes libunwind in spite of
         # --enable-frame-pointers (src/stacktrace.cc).
@@ -119,7 +118,7 @@ build_gperftools() {
     esac
     printf '%s\n' "$*" >"$stage/arguments"
     (
-        cd "$FORGE_ROOT/src"
+        cd "$PIKAFORGE_ROOT/src"
         if [ -d "$stage/unwind" ]; then
             export CPPFLAGS="-I$stage/unwind/usr/include" LDFLAGS="-L$stage/unwind/usr/lib"
         fi
@@ -128,10 +127,10 @@ build_gperftools() {
     check_configured
     libraries='libtcmalloc.la libprofiler.la libtcmalloc_and_profiler.la'
     (
-        cd "$FORGE_ROOT/src"
+        cd "$PIKAFORGE_ROOT/src"
         # Only what is delivered: "all" is ten times as much, mostly tests.
         # shellcheck disable=SC2086
-        make -j"$FORGE_JOBS" $libraries || exit 1
+        make -j"$PIKAFORGE_JOBS" $libraries || exit 1
         # In older releases (2.10 does, 2.16 does not) archives have malloc and so on made
         # weak, so that a program can bring its own.
         if grep -q '^LIBS_TO_WEAKEN *=' Makefile; then
@@ -151,7 +150,7 @@ config_value() {
 # Sets "configured" to the unwinder that config.h means, "version" to the source's, and
 # fails if they are not the ones that were asked for.
 check_configured() {
-    config=$FORGE_ROOT/src/src/config.h
+    config=$PIKAFORGE_ROOT/src/src/config.h
     [ -f "$config" ] || fail 65 'configure of gperftools made no src/config.h'
     # Newer releases say what they use; older ones use what they have found.
     if grep -q USE_LIBUNWIND "$config"; then
@@ -161,11 +160,11 @@ check_configured() {
     fi
     configured=frame-pointers
     [ -z "$(config_value "$macro" "$config")" ] || configured=libunwind
-    [ "$configured" = "$FORGE_UNWINDER" ] ||
-        fail 65 "asked for $FORGE_UNWINDER, but configure of gperftools chose $configured ($macro in src/config.h)"
+    [ "$configured" = "$PIKAFORGE_UNWINDER" ] ||
+        fail 65 "asked for $PIKAFORGE_UNWINDER, but configure of gperftools chose $configured ($macro in src/config.h)"
     version=$(config_value PACKAGE_VERSION "$config")
-    [ "$version" = "$FORGE_VERSION" ] ||
-        fail 65 "asked for gperftools $FORGE_VERSION, but the source is $version: correct the version or the tarball"
+    [ "$version" = "$PIKAFORGE_VERSION" ] ||
+        fail 65 "asked for gperftools $PIKAFORGE_VERSION, but the source is $version: correct the version or the tarball"
 }
 
 # Prints the file (no link) in the folder $1 whose name fits $2.
@@ -221,8 +220,8 @@ check_needed() {
     case $(needed_of "$1" | tr '\n' ' ') in
         libunwind* | *' libunwind'*) needs=libunwind ;;
     esac
-    [ "$needs" = "$FORGE_UNWINDER" ] ||
-        fail 65 "asked for $FORGE_UNWINDER, but ${1##*/} is linked for $needs: it needs $(needed_of "$1" | tr '\n' ' ')"
+    [ "$needs" = "$PIKAFORGE_UNWINDER" ] ||
+        fail 65 "asked for $PIKAFORGE_UNWINDER, but ${1##*/} is linked for $needs: it needs $(needed_of "$1" | tr '\n' ' ')"
 }
 
 # Sets "chosen", "method" and "compiled" to what the library $1 has, and fails if that
@@ -240,13 +239,13 @@ check_methods() {
         # x86 in 2.7, generic_fp in 2.10 and later.
         generic_fp,* | x86,*) chosen=frame-pointers ;;
     esac
-    [ "$chosen" = "$FORGE_UNWINDER" ] ||
-        fail 65 "asked for $FORGE_UNWINDER, but ${1##*/} uses ${method:-what cannot be told}; compiled in: ${compiled:-nothing that is known}"
+    [ "$chosen" = "$PIKAFORGE_UNWINDER" ] ||
+        fail 65 "asked for $PIKAFORGE_UNWINDER, but ${1##*/} uses ${method:-what cannot be told}; compiled in: ${compiled:-nothing that is known}"
 }
 
 # Prints where the libunwind of the library $1 comes from.
 origin_of_libunwind() {
-    if [ "$FORGE_UNWINDER" != libunwind ]; then
+    if [ "$PIKAFORGE_UNWINDER" != libunwind ]; then
         printf 'none\n'
     elif [ -d "$stage/unwind" ]; then
         printf 'built\t-\t%s\n' "$(config_value PACKAGE_VERSION "$unwind_source/include/config.h")"
@@ -275,7 +274,7 @@ deliver() {
             -e 's|^libdir=.*|libdir=${prefix}/lib|' -e 's|^includedir=.*|includedir=${prefix}/include|' \
             "$from/lib/pkgconfig/lib$name.pc" >"$prefix/lib/pkgconfig/lib$name.pc"
     done
-    deliver_licence "$FORGE_ROOT/src" gperftools
+    deliver_licence "$PIKAFORGE_ROOT/src" gperftools
     if [ -d "$stage/unwind" ]; then
         cp -P "$stage/unwind/usr/lib"/libunwind.so* "$prefix/lib/"
         deliver_licence "$unwind_source" libunwind
@@ -316,15 +315,15 @@ finish_libraries() {
 # Fails if a path of this build is in a delivered file. "/usr/src/forge/x", to which
 # the prefix maps turn "/forge/x", is none: what comes before must not be of a name.
 check_paths() {
-    pattern=$(printf '%s' "$FORGE_ROOT" | sed 's/[][\.*^$+?(){}|]/\\&/g')
+    pattern=$(printf '%s' "$PIKAFORGE_ROOT" | sed 's/[][\.*^$+?(){}|]/\\&/g')
     status=0
     grep -a -l -r -E "(^|[^[:alnum:]_.-])$pattern(/|[^[:alnum:]_.-]|\$)" "$prefix" >"$stage/leaks" || status=$?
-    [ "$status" -ne 0 ] || fail 65 "a path below $FORGE_ROOT is in: $(sed "s|^$prefix/||" "$stage/leaks" | tr '\n' ' ')"
+    [ "$status" -ne 0 ] || fail 65 "a path below $PIKAFORGE_ROOT is in: $(sed "s|^$prefix/||" "$stage/leaks" | tr '\n' ' ')"
     [ "$status" -eq 1 ] || fail 65 "$prefix cannot be searched for paths of this build"
 }
 
 # --- all of it -----------------------------------------------------------------------
-if [ "$FORGE_UNWINDER" = libunwind ]; then
+if [ "$PIKAFORGE_UNWINDER" = libunwind ]; then
     if [ -d "$unwind_source" ]; then
         build_libunwind
     else
@@ -342,7 +341,7 @@ for name in profiler tcmalloc_and_profiler tcmalloc; do
     [ "$name" = profiler ] || check_methods "$library"
 done
 {
-    printf 'asked\t%s\n' "$FORGE_UNWINDER"
+    printf 'asked\t%s\n' "$PIKAFORGE_UNWINDER"
     printf 'chosen\t%s\n' "$chosen"
     printf 'method\t%s\n' "$method"
     printf 'compiled\t%s\n' "$compiled"

@@ -9,8 +9,8 @@
 # Two steps, because strip has to run between them: strip on a file that patchelf
 # has changed can destroy it (NixOS/patchelf#10, #371, pypa/auditwheel#716).
 #
-# environment: FORGE_ROOT, FORGE_BASE_LIBS (patterns of sonames, separated by
-# spaces), FORGE_ALLOCATOR_DIR (optional: prefix with our own allocator's lib/)
+# environment: PIKAFORGE_ROOT, PIKAFORGE_BASE_LIBS (patterns of sonames, separated by
+# spaces), PIKAFORGE_ALLOCATOR_DIR (optional: prefix with our own allocator's lib/)
 # Exit status: 0 done; 65 a library is missing or named by a path; 66 no patchelf.
 #
 # RUNPATH, not RPATH. RPATH would be inherited by the libraries, but it also wins
@@ -18,19 +18,16 @@
 # repacking. DT_RUNPATH serves only the file that carries it, so each library
 # that needs another one of ours gets its own ($ORIGIN).
 set -euf
-umask 022
-# shellcheck source=/dev/null
+# shellcheck source=toolchain.sh
 . "${0%/*}/toolchain.sh"
-LC_ALL=C
-export LC_ALL
 # What the caller's shell finds its libraries with is not what a user's host has.
 unset LD_LIBRARY_PATH LD_PRELOAD
 
-: "${FORGE_ROOT:?}" "${FORGE_BASE_LIBS:?}"
-root=$(cd "$FORGE_ROOT" && pwd -P)
+need_set PIKAFORGE_ROOT PIKAFORGE_BASE_LIBS
+root=$(cd "$PIKAFORGE_ROOT" && pwd -P)
 tree=$root/out/tree
 facts=$root/out/facts
-allocator=${FORGE_ALLOCATOR_DIR-}
+allocator=${PIKAFORGE_ALLOCATOR_DIR-}
 case ${1-all} in
     copy | link | all) verb=${1-all} ;;
     *)
@@ -45,16 +42,13 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-newline='
-'
-tab='	'
 
 is_base() {
     case $1 in
         # The kernel's own page, not a file.
         linux-vdso.so.* | linux-gate.so.*) return 0 ;;
     esac
-    for pattern in $FORGE_BASE_LIBS; do
+    for pattern in $PIKAFORGE_BASE_LIBS; do
         # A pattern on purpose: "libc.so.*".
         # shellcheck disable=SC2254
         case $1 in
@@ -77,7 +71,7 @@ resolve() {
         fail 65 "${1#"$tree/"}: ldd fails: $(cat "$scratch/ldd")"
     if grep 'not found' "$scratch/ldd" >"$scratch/missing"; then
         while IFS= read -r line; do
-            printf 'bundle.sh: %s needs %s\n' "${1#"$tree/"}" "${line#"$tab"}" >&2
+            reason "${1#"$tree/"} needs ${line#"$tab"}"
         done <"$scratch/missing"
         fail 65 'install the missing library in the build image, or add its folder to the recipe'
     fi

@@ -2,20 +2,20 @@
 # Builds one product in the build image: compiler wrapper, recipe, libraries, debug
 # information, facts for the audit. The caller decides everything by environment:
 #
-#   FORGE_ROOT            folder with src/ guest/ recipe.sh; gets out/ and wrap/
-#   FORGE_PRODUCT FORGE_VERSION
-#   FORGE_TARGET_FLAGS    such as "-march=sandybridge -mtune=sandybridge"
-#   FORGE_FRAME_POINTERS  0 or 1
-#   FORGE_ALLOCATOR       none, system or own; FORGE_ALLOCATOR_DIR with own
-#   FORGE_JOBS            number of parallel jobs
-#   FORGE_BINARIES FORGE_FILES
+#   PIKAFORGE_ROOT            folder with src/ guest/ recipe.sh; gets out/ and wrap/
+#   PIKAFORGE_PRODUCT PIKAFORGE_VERSION
+#   PIKAFORGE_TARGET_FLAGS    such as "-march=sandybridge -mtune=sandybridge"
+#   PIKAFORGE_FRAME_POINTERS  0 or 1
+#   PIKAFORGE_ALLOCATOR       none, system or own; PIKAFORGE_ALLOCATOR_DIR with own
+#   PIKAFORGE_JOBS            number of parallel jobs
+#   PIKAFORGE_BINARIES PIKAFORGE_FILES
 #                         paths below the tree that must exist, separated by spaces
-#   FORGE_BASE_LIBS       see bundle.sh
-#   FORGE_CCACHE          0 or 1; CCACHE_DIR is then the caller's choice
-#   FORGE_EXTRA_CFLAGS FORGE_EXTRA_CXXFLAGS FORGE_KEEP_WERROR
+#   PIKAFORGE_BASE_LIBS       see bundle.sh
+#   PIKAFORGE_CCACHE          0 or 1; CCACHE_DIR is then the caller's choice
+#   PIKAFORGE_EXTRA_CFLAGS PIKAFORGE_EXTRA_CXXFLAGS PIKAFORGE_KEEP_WERROR
 #                         see cc; absent: none, none, 0
 #   SOURCE_DATE_EPOCH     seconds
-# Results in FORGE_ROOT/out:
+# Results in PIKAFORGE_ROOT/out:
 #   tree/                 what the product is
 #   debug/PATH.debug      debug information of tree/PATH
 #   facts/dropped.tsv     count, flag: what the tree asked for and did not get
@@ -25,25 +25,24 @@
 # Exit status: 0 done; 2 the environment is wrong; 64 the recipe failed, its output
 # tells; 65 the tree lacks something; 66 the build image lacks something.
 set -eu
-umask 022
-# shellcheck source=/dev/null
-. "$(dirname "$0")/toolchain.sh"
+# shellcheck source=toolchain.sh
+. "${0%/*}/toolchain.sh"
 
-need_set FORGE_ROOT FORGE_PRODUCT FORGE_VERSION FORGE_TARGET_FLAGS FORGE_FRAME_POINTERS \
-    FORGE_ALLOCATOR FORGE_JOBS FORGE_BINARIES FORGE_BASE_LIBS SOURCE_DATE_EPOCH
+need_set PIKAFORGE_ROOT PIKAFORGE_PRODUCT PIKAFORGE_VERSION PIKAFORGE_TARGET_FLAGS PIKAFORGE_FRAME_POINTERS \
+    PIKAFORGE_ALLOCATOR PIKAFORGE_JOBS PIKAFORGE_BINARIES PIKAFORGE_BASE_LIBS SOURCE_DATE_EPOCH
 need_numbers
-case $FORGE_ALLOCATOR in
+case $PIKAFORGE_ALLOCATOR in
     none | system) ;;
-    own) [ -d "${FORGE_ALLOCATOR_DIR:-/nowhere}/lib" ] || fail 2 "FORGE_ALLOCATOR_DIR (${FORGE_ALLOCATOR_DIR-}) has no lib/" ;;
-    *) fail 2 "FORGE_ALLOCATOR is $FORGE_ALLOCATOR, not none, system or own" ;;
+    own) [ -d "${PIKAFORGE_ALLOCATOR_DIR:-/nowhere}/lib" ] || fail 2 "PIKAFORGE_ALLOCATOR_DIR (${PIKAFORGE_ALLOCATOR_DIR-}) has no lib/" ;;
+    *) fail 2 "PIKAFORGE_ALLOCATOR is $PIKAFORGE_ALLOCATOR, not none, system or own" ;;
 esac
-[ -d "$FORGE_ROOT/src" ] || fail 2 "$FORGE_ROOT/src does not exist"
-[ -r "$FORGE_ROOT/recipe.sh" ] || fail 2 "$FORGE_ROOT/recipe.sh does not exist"
+[ -d "$PIKAFORGE_ROOT/src" ] || fail 2 "$PIKAFORGE_ROOT/src does not exist"
+[ -r "$PIKAFORGE_ROOT/recipe.sh" ] || fail 2 "$PIKAFORGE_ROOT/recipe.sh does not exist"
 
 prepare_environment
-export FORGE_ALLOCATOR FORGE_BASE_LIBS FORGE_ALLOCATOR_DIR="${FORGE_ALLOCATOR_DIR-}"
-guest=$FORGE_ROOT/guest
-out=$FORGE_ROOT/out
+export PIKAFORGE_ALLOCATOR PIKAFORGE_BASE_LIBS PIKAFORGE_ALLOCATOR_DIR="${PIKAFORGE_ALLOCATOR_DIR-}"
+guest=$PIKAFORGE_ROOT/guest
+out=$PIKAFORGE_ROOT/out
 tree=$out/tree
 facts=$out/facts
 rm -rf "$out"
@@ -52,13 +51,37 @@ ask_compiler "$facts"
 make_wrapper
 
 # --- the recipe --------------------------------------------------------------------
+# Set the names that these variables had before all names began with PIKAFORGE_, for recipes that read them. The tool
+# reports such recipes (pipeline/recipe.py).
+set_old_names() {
+    FORGE_ROOT=$PIKAFORGE_ROOT
+    FORGE_PRODUCT=$PIKAFORGE_PRODUCT
+    FORGE_VERSION=$PIKAFORGE_VERSION
+    FORGE_TARGET_FLAGS=$PIKAFORGE_TARGET_FLAGS
+    FORGE_FRAME_POINTERS=$PIKAFORGE_FRAME_POINTERS
+    FORGE_ALLOCATOR=$PIKAFORGE_ALLOCATOR
+    FORGE_ALLOCATOR_DIR=$PIKAFORGE_ALLOCATOR_DIR
+    FORGE_JOBS=$PIKAFORGE_JOBS
+    FORGE_BINARIES=$PIKAFORGE_BINARIES
+    FORGE_FILES=${PIKAFORGE_FILES-}
+    FORGE_BASE_LIBS=$PIKAFORGE_BASE_LIBS
+    FORGE_CCACHE=$PIKAFORGE_CCACHE
+    FORGE_EXTRA_CFLAGS=${PIKAFORGE_EXTRA_CFLAGS-}
+    FORGE_EXTRA_CXXFLAGS=${PIKAFORGE_EXTRA_CXXFLAGS-}
+    FORGE_KEEP_WERROR=${PIKAFORGE_KEEP_WERROR-0}
+    export FORGE_ROOT FORGE_PRODUCT FORGE_VERSION FORGE_TARGET_FLAGS FORGE_FRAME_POINTERS FORGE_ALLOCATOR \
+        FORGE_ALLOCATOR_DIR FORGE_JOBS FORGE_BINARIES FORGE_FILES FORGE_BASE_LIBS FORGE_CCACHE FORGE_EXTRA_CFLAGS \
+        FORGE_EXTRA_CXXFLAGS FORGE_KEEP_WERROR
+}
+
 status=0
 (
-    cd "$FORGE_ROOT/src"
+    cd "$PIKAFORGE_ROOT/src"
     OUT=$tree
-    JOBS=$FORGE_JOBS
+    JOBS=$PIKAFORGE_JOBS
     export OUT JOBS
-    exec sh "$FORGE_ROOT/recipe.sh"
+    set_old_names
+    exec sh "$PIKAFORGE_ROOT/recipe.sh"
 ) || status=$?
 [ "$status" -eq 0 ] || exit 64
 
@@ -67,7 +90,7 @@ dropped_flags >"$facts/dropped.tsv"
 # --- what the recipe owed us -------------------------------------------------------
 own_machine=$(machine_here)
 set -f
-for name in $FORGE_BINARIES; do
+for name in $PIKAFORGE_BINARIES; do
     file=$tree/$name
     [ -e "$file" ] || fail 65 "the recipe made no $name"
     [ -f "$file" ] || fail 65 "$name is not a regular file"
@@ -81,7 +104,7 @@ for name in $FORGE_BINARIES; do
         *) fail 65 "$name is an ELF file, but neither a program nor a shared object" ;;
     esac
 done
-for name in ${FORGE_FILES-}; do
+for name in ${PIKAFORGE_FILES-}; do
     [ -e "$tree/$name" ] || fail 65 "the recipe made no $name"
 done
 set +f

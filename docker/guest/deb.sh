@@ -12,22 +12,15 @@
 # outputs  out/FILE for each of the names
 # Exit status: 0 done; 65 an input is missing; 66 the machine lacks something; else dpkg-deb's.
 set -eu
-root=$FORGE_ROOT
-umask 022
-LC_ALL=C TZ=UTC
-export LC_ALL TZ
-tab=$(printf '\t')
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
+root=$PIKAFORGE_ROOT
 
-fail() { # STATUS WHY
-    printf 'deb.sh: %s\n' "$2" >&2
-    exit "$1"
-}
-
-command -v dpkg-deb >/dev/null 2>&1 || fail 66 'dpkg-deb is not here: take a tools image of the Debian family'
+need_program dpkg-deb 'take a tools image of the Debian family'
 # Since 1.21.9. Without it all cores compress, which other jobs want, too; whether their count shows in the bytes is the
 # compressor's affair (1.21.22 wrote the same with 1, 2 and 4).
 dpkg-deb --help | grep -q -e --threads-max || fail 66 'this dpkg-deb is too old: 1.21.9 (Debian 12) is needed'
-: "${SOURCE_DATE_EPOCH:?}"
+need_set SOURCE_DATE_EPOCH
 export SOURCE_DATE_EPOCH
 mkdir -p "$root/out"
 

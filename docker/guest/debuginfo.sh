@@ -5,15 +5,14 @@
 #          pack/layout.tsv          see layout.sh
 # outputs  out/debuginfo.tar.gz     the same bytes each time
 set -eu
-root=$FORGE_ROOT
-umask 022
-LC_ALL=C TZ=UTC
-export LC_ALL TZ
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
+root=$PIKAFORGE_ROOT
 
 mkdir -p "$root/out"
 sh "$root/guest/layout.sh" "$root/pack/layout.tsv" "$root/pack/root"
 # The members are the list's own, so that no folder of the system (usr, usr/lib) is among them.
-cut -f 3 "$root/pack/layout.tsv" | sed 's|^/||' | LC_ALL=C sort >"$root/pack/members"
-tar --create --file "$root/debuginfo.tar" --directory "$root/pack/root" --no-recursion --files-from "$root/pack/members" \
-    --format=gnu --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH"
+cut -f 3 "$root/pack/layout.tsv" | sed 's|^/||' | sort >"$root/pack/members"
+archive "$root/debuginfo.tar" "$SOURCE_DATE_EPOCH" --directory "$root/pack/root" \
+    --no-recursion --files-from "$root/pack/members"
 gzip -n -6 <"$root/debuginfo.tar" >"$root/out/debuginfo.tar.gz"

@@ -3,10 +3,14 @@
 # patch, `am` (mailbox) or `diff`, its file below patches/, and how deep its names are stripped.
 #
 # Everything is tried on an index of its own, $look/index; neither the work tree nor its index takes part.
+#
+# unwind is a subshell and has its own kind, file and strip, on purpose.
+# shellcheck disable=SC2031
 set -eu
-root=$FORGE_ROOT
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
+root=$PIKAFORGE_ROOT
 look=$root/look
-tab=$(printf '\t')
 
 index() { GIT_INDEX_FILE=$look/index git "$@"; }
 

@@ -1,45 +1,39 @@
 #!/bin/sh
 # Hand out the libraries that the loader finds in an image, and what the package database says of them.
 #
-# environment: FORGE_ARCHIVE (0: only the paths go out, because the caller can read the files itself)
+# environment: PIKAFORGE_ARCHIVE (0: only the paths go out, because the caller can read the files itself)
 # outputs  out/list           the libraries' real paths
-#          out/libraries.tar  the libraries by these; nothing in it with FORGE_ARCHIVE=0
+#          out/libraries.tar  the libraries by these; nothing in it with PIKAFORGE_ARCHIVE=0
 #          out/owned          PACKAGE<TAB>VERSION<TAB>DIGEST<TAB>PATH of the files that packages have brought and that
 #                             are named like libraries; the digest as the database has it: MD5 or SHA-256, in hex
 set -eu
-LC_ALL=C
-export LC_ALL
-# sbin is not on the PATH of every user.
-PATH=$PATH:/usr/sbin:/sbin
-ldconfig -p >"$FORGE_ROOT/cache" || {
-    echo "forge: reason: ldconfig does not list the system's libraries"
-    exit 22
-}
-sed -n 's|^.*(libc6,x86-64.*) => \(/.*\)$|\1|p' "$FORGE_ROOT/cache" | while IFS= read -r path; do
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
+loader_list >"$PIKAFORGE_ROOT/cache"
+sed -n 's|^.*(libc6,x86-64.*) => \(/.*\)$|\1|p' "$PIKAFORGE_ROOT/cache" | while IFS= read -r path; do
     real=$(readlink -f "$path") && [ -f "$real" ] && printf '%s\n' "$real"
-done | sort -u >"$FORGE_ROOT/out/list"
-list=$FORGE_ROOT/out/list
-[ "${FORGE_ARCHIVE-1}" != 0 ] || list=/dev/null
-tar --create --file "$FORGE_ROOT/out/libraries.tar" --format=gnu --absolute-names --no-recursion --files-from="$list"
+done | sort -u >"$PIKAFORGE_ROOT/out/list"
+list=$PIKAFORGE_ROOT/out/list
+[ "${PIKAFORGE_ARCHIVE-1}" != 0 ] || list=/dev/null
+tar --create --file "$PIKAFORGE_ROOT/out/libraries.tar" --format=gnu --absolute-names --no-recursion --files-from="$list"
 
 if command -v dpkg-query >/dev/null 2>&1; then
     # shellcheck disable=SC2016  # dpkg's own variables
-    dpkg-query --show --showformat='${binary:Package}\t${Version}\n' >"$FORGE_ROOT/versions"
+    dpkg-query --show --showformat='${binary:Package}\t${Version}\n' >"$PIKAFORGE_ROOT/versions"
     folder=$(dirname "$(dpkg-query --control-path dpkg md5sums)")
     # A list of digests is named after its package, with the architecture where there may be several.
     find "$folder" -name '*.md5sums' | while IFS= read -r file; do
         name=${file##*/}
-        sed -n "s|^\\([0-9a-f]\\{32\\}\\)  \\(.*\\.so.*\\)\$|${name%.md5sums}	\\1	/\\2|p" "$file"
+        sed -n "s|^\\([0-9a-f]\\{32\\}\\)  \\(.*\\.so.*\\)\$|${name%.md5sums}$tab\\1$tab/\\2|p" "$file"
     done | awk -F '\t' '
         NR == FNR { version[$1] = $2; split($1, part, ":"); plain[part[1]] = $2; next }
         {
             split($1, part, ":")
             print part[1] "\t" ($1 in version ? version[$1] : plain[part[1]]) "\t" $2 "\t" $3
-        }' "$FORGE_ROOT/versions" - | sort >"$FORGE_ROOT/out/owned"
+        }' "$PIKAFORGE_ROOT/versions" - | sort >"$PIKAFORGE_ROOT/out/owned"
 elif command -v rpm >/dev/null 2>&1; then
     rpm -qa --queryformat '[%{=NAME}\t%{=VERSION}-%{=RELEASE}\t%{FILEDIGESTS}\t%{FILENAMES}\n]' |
-        awk -F '\t' '$4 ~ /\.so/ && $3 != ""' | sort >"$FORGE_ROOT/out/owned"
+        awk -F '\t' '$4 ~ /\.so/ && $3 != ""' | sort >"$PIKAFORGE_ROOT/out/owned"
 else
-    echo "forge: reason: the image has neither dpkg nor rpm"
-    exit 22
+    fail 22 "the image has neither dpkg nor rpm"
 fi

@@ -5,19 +5,17 @@
 #          extra/    manifest.json, utils/, systemd/
 # outputs  out/package.tar.gz
 set -eu
-root=$FORGE_ROOT
-umask 022
-LC_ALL=C TZ=UTC
-export LC_ALL TZ
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
+root=$PIKAFORGE_ROOT
 
-top=$root/pack/$FORGE_PRODUCT
+top=$root/pack/$PIKAFORGE_PRODUCT
 mkdir -p "$root/pack"
 mv "$root/tree" "$top"
 cp -R "$root/extra/." "$top/"
 mkdir -p "$top/lib"
 # Sorted, one owner, one time, modes without the umask's part; gzip without name and time. Two steps, because the
 # status of a pipe is its last command's only.
-tar --create --file "$root/package.tar" --directory "$root/pack" \
-    --format=gnu --sort=name --owner=0 --group=0 --numeric-owner \
-    --mtime="@$SOURCE_DATE_EPOCH" --mode=u+rw,go-w,a+rX "$FORGE_PRODUCT"
+archive "$root/package.tar" "$SOURCE_DATE_EPOCH" --directory "$root/pack" \
+    --sort=name --mode=u+rw,go-w,a+rX "$PIKAFORGE_PRODUCT"
 gzip -n -9 <"$root/package.tar" >"$root/out/package.tar.gz"

@@ -5,9 +5,9 @@
 #          out/facts      KEY<TAB>VALUE lines: gcc (major.minor.patch or what it says),
 #                         os (ID, VERSION_ID and VARIANT_ID of os-release(5))
 set -eu
-LC_ALL=C
-export LC_ALL
-packages=$FORGE_ROOT/out/packages
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
+packages=$PIKAFORGE_ROOT/out/packages
 : >"$packages"
 if command -v dpkg-query >/dev/null 2>&1; then
     # shellcheck disable=SC2016  # dpkg's own variables
@@ -19,10 +19,7 @@ if ! [ -s "$packages" ] && command -v rpm >/dev/null 2>&1; then
     rpm -qa --queryformat '%{NAME}.%{ARCH}\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\n' |
         grep -v '^gpg-pubkey' | sort >"$packages"
 fi
-if ! [ -s "$packages" ]; then
-    echo "forge: reason: neither dpkg nor rpm knows a package of this image"
-    exit 22
-fi
+[ -s "$packages" ] || fail 22 "neither dpkg nor rpm knows a package of this image"
 {
     if command -v gcc >/dev/null 2>&1; then
         # Before gcc 7, -dumpfullversion is unknown and -dumpversion has all three numbers.
@@ -30,4 +27,4 @@ fi
     fi
     # shellcheck source=/dev/null
     ( . /etc/os-release && printf 'os\t%s\t%s\t%s\n' "$ID" "${VERSION_ID:-}" "${VARIANT_ID:-}" )
-} >"$FORGE_ROOT/out/facts"
+} >"$PIKAFORGE_ROOT/out/facts"

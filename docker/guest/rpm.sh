@@ -10,18 +10,14 @@
 # outputs  out/NAME for each of the names
 # Exit status: 0 done; 65 the packages are not what was asked for; 66 the image lacks something; else rpmbuild's.
 set -eu
-root=$FORGE_ROOT
-umask 022
-LC_ALL=C TZ=UTC HOME=$root/pack/home
-export LC_ALL TZ HOME
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
+root=$PIKAFORGE_ROOT
+HOME=$root/pack/home
+export HOME
 
-fail() { # STATUS WHY
-    printf 'rpm.sh: %s\n' "$2" >&2
-    exit "$1"
-}
-
-command -v rpmbuild >/dev/null 2>&1 || fail 66 'rpmbuild is not here: it comes with the package rpm, as in docker/tools/Dockerfile'
-: "${SOURCE_DATE_EPOCH:?}"
+need_program rpmbuild 'it comes with the package rpm, as in docker/tools/Dockerfile'
+need_set SOURCE_DATE_EPOCH
 mkdir -p "$HOME" "$root/out"
 rpmbuild -bb --quiet --target x86_64-linux --dbpath "$root/pack/db" \
     --define "_topdir $root/pack/top" --define "_tmppath $root/pack/tmp" "$root/pack/package.spec"

@@ -8,25 +8,19 @@
 # outputs  out/package.rpm
 # Exit status: 0 done; 65 rpm wants something else signed; 66 the image lacks rpmsign; else rpmsign's.
 set -eu
-root=$FORGE_ROOT
-umask 022
-LC_ALL=C
-export LC_ALL
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
+root=$PIKAFORGE_ROOT
 
 if [ "${1-}" = give ]; then # rpm calls this as its gpg: give OUTPUT, what is to be signed from standard input or a file
     cat -- "${3:--}" >"$root/sign/wanted"
-    cmp -s "$root/sign/wanted" "$root/sign/header" || {
-        echo 'rpmsign.sh: rpm wants something else signed than the header that was' >&2
-        exit 65
-    }
+    cmp -s "$root/sign/wanted" "$root/sign/header" ||
+        fail 65 'rpm wants something else signed than the header that was'
     cp "$root/sign/signature" "$2"
     exit 0
 fi
 
-command -v rpmsign >/dev/null 2>&1 || {
-    echo 'rpmsign.sh: rpmsign is not installed: add the package rpm to docker/tools/Dockerfile' >&2
-    exit 66
-}
+need_program rpmsign 'add the package rpm to docker/tools/Dockerfile'
 read -r key <"$root/sign/key"
 case $0 in
     /*) self=$0 ;;

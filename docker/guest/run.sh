@@ -1,31 +1,30 @@
 #!/bin/sh
-# Run one stage's script, then write each named folder of $FORGE_ROOT/out as a normalised tar archive beside it:
-# same files, same bytes, whatever the order of the folder, the owner, the umask or the clock.
+# Run the script of a stage, then write each named folder of $PIKAFORGE_ROOT/out as a tar archive beside it. The same files
+# give the same bytes, whatever the order of the folder, the owner, the umask or the clock.
 #
 #   run.sh STAGE [FOLDER...]
 #
-# SOURCE_DATE_EPOCH, when set, is every member's time. Members keep only their executable bit.
+# SOURCE_DATE_EPOCH, if set, is the time of every member. Of modes, members keep the executable bit only.
 set -eu
-umask 022
-LC_ALL=C
-TZ=UTC
-export LC_ALL TZ
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
+out=$PIKAFORGE_ROOT/out
 
 stage=$1
 shift
-sh "$FORGE_ROOT/guest/$stage.sh"
+# One stream, so that the lines of the log are in order: engines read the two streams separately.
+sh "$PIKAFORGE_ROOT/guest/$stage.sh" 2>&1
 
 for name; do
-    mkdir -p "$FORGE_ROOT/out/$name"
-    # A stage that finds its epoch out itself leaves it in out/epoch.
+    mkdir -p "$out/$name"
+    # A stage that finds the time itself leaves it in out/epoch.
     epoch=${SOURCE_DATE_EPOCH:-0}
-    if [ -f "$FORGE_ROOT/out/epoch" ]; then
-        read -r epoch <"$FORGE_ROOT/out/epoch"
+    if [ -f "$out/epoch" ]; then
+        read -r epoch <"$out/epoch"
     fi
-    # Not --sort=name: EL 7 has tar 1.26, which does not know it (1.28 does). Not as a pipe: that hides a find that fails.
-    (cd "$FORGE_ROOT/out/$name" && find . -print0) >"$FORGE_ROOT/out/$name.members"
-    sort -z -o "$FORGE_ROOT/out/$name.members" "$FORGE_ROOT/out/$name.members"
-    tar --create --file "$FORGE_ROOT/out/$name.tar" --directory "$FORGE_ROOT/out/$name" \
-        --format=gnu --owner=0 --group=0 --numeric-owner --mtime="@$epoch" --mode=u+rw,go-w,a+rX \
-        --no-recursion --null --files-from="$FORGE_ROOT/out/$name.members"
+    # Not --sort=name: EL 7 has tar 1.26, which does not know it (1.28 does). Not a pipe: a pipe hides a find that fails.
+    (cd "$out/$name" && find . -print0) >"$out/$name.members"
+    sort -z -o "$out/$name.members" "$out/$name.members"
+    archive "$out/$name.tar" "$epoch" --directory "$out/$name" --mode=u+rw,go-w,a+rX \
+        --no-recursion --null --files-from="$out/$name.members"
 done

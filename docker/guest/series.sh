@@ -12,18 +12,18 @@
 #                          offset   PATH<TAB>HUNK<TAB>LINES: a hunk that fits, but so many lines further down
 #                          note     how a patch comes to be there
 #                          reason   why one is in conflict
-# environment  FORGE_HISTORY=1: HEAD has its history, which is asked about what the tree does not tell.
+# environment  PIKAFORGE_HISTORY=1: HEAD has its history, which is asked about what the tree does not tell.
 #
 # A patch is present when its whole change can be taken back from the tree (see unwind in fit.sh), or when an ancestor
 # of HEAD had it whole, none between lacks it, and nothing of it could be applied now. It applies when all of it
 # can be applied, at other lines perhaps, but with all of its context. Else it is in conflict; the others are looked at
 # all the same.
+#
+# unwind in fit.sh is a subshell and has its own kind, file and strip, on purpose.
+# shellcheck disable=SC2031
 set -eu
-# shellcheck source=/dev/null
-. "$FORGE_ROOT/guest/fit.sh"
-root=$FORGE_ROOT
-look=$root/look
-tab=$(printf '\t')
+# shellcheck source=fit.sh
+. "${0%/*}/fit.sh"
 list=$root/patches/list
 facts=$root/out/facts
 LIMIT=500 # commits of the history that are looked at for one patch
@@ -41,14 +41,14 @@ fact() { # KEY VALUE…
     printf '%s\n' "$line" >>"$facts"
 }
 
-reason() {
-    printf 'forge: reason: %s\n' "$(plain "$*")"
-    fact reason "$*"
+blame() { # MESSAGE
+    reason "$(plain "$1")"
+    fact reason "$1"
 }
 
-reasons() { # from standard input
+blame_lines() { # from standard input
     sed -n "1,${SHOWN}p" >"$look/reasons"
-    while read -r text <&8; do reason "$text"; done 8<"$look/reasons"
+    while read -r text <&8; do blame "$text"; done 8<"$look/reasons"
 }
 
 offsets() { # LOG SIGN, which is -1 for what was taken back: git tells that the other way round
@@ -66,7 +66,7 @@ subject_of() { # DIFF
 # ---- what the tree says
 
 present() { # VARIANT LOG LATER
-    printf 'forge: %s is in the source already\n' "$name"
+    note "$name is in the source already"
     fact state present
     offsets "$2" -1
     while IFS=$tab read -r path now commit <&8; do
@@ -75,7 +75,7 @@ present() { # VARIANT LOG LATER
 }
 
 apply() { # VARIANT LOG
-    printf 'forge: applying %s\n' "$name"
+    note "applying $name"
     if [ "$kind" = am ]; then
         set -- "$1" "$2" --quiet --keep-non-patch --no-gpg-sign --committer-date-is-author-date
         if [ "$1" = kept ]; then set -- "$@" --keep-cr; fi
@@ -94,11 +94,11 @@ apply() { # VARIANT LOG
         cat "$look/apply.log"
         git am --abort 2>/dev/null || git reset --quiet --hard
         fact state conflict
-        reason "patch $name does not apply"
-        reasons <"$look/apply.log"
+        blame "patch $name does not apply"
+        blame_lines <"$look/apply.log"
         return
     fi
-    [ "$kind" = am ] || GIT_AUTHOR_DATE="@$FORGE_EPOCH +0000" GIT_COMMITTER_DATE="@$FORGE_EPOCH +0000" \
+    [ "$kind" = am ] || GIT_AUTHOR_DATE="@$PIKAFORGE_EPOCH +0000" GIT_COMMITTER_DATE="@$PIKAFORGE_EPOCH +0000" \
         git commit --quiet --no-verify --allow-empty --message "$name"
     fact state applied
     offsets "$log" 1
@@ -173,14 +173,14 @@ made_by() (
 )
 
 in_history() {
-    [ -n "${FORGE_HISTORY:-}" ] || return 1
+    [ -n "${PIKAFORGE_HISTORY:-}" ] || return 1
     commit=$(came_with)
     [ -n "$commit" ] || [ "$1" != unclear ] || commit=$(made_by)
     if [ -z "$commit" ]; then
         asked=$(wc -l <"$look/commits")
         return 1
     fi
-    printf 'forge: %s is in the source already\n' "$name"
+    note "$name is in the source already"
     fact state present
     since=', and its lines were changed since'
     [ "$1" != unclear ] || since=
@@ -239,23 +239,23 @@ explain() { # VARIANT VERDICT
     done 6<"$look/$file/$1.list"
     subject=$(subject_of "$diff")
     if [ "$2" = unclear ]; then
-        reason "patch $name${subject:+ ($subject)} fits the source both as if it were in it and as if it were not"
-        reason "with more lines of context (git format-patch -U10) it would fit in one way"
-        [ -z "$asked" ] || reason "none of the $((asked)) commits that changed its files tells more"
+        blame "patch $name${subject:+ ($subject)} fits the source both as if it were in it and as if it were not"
+        blame "with more lines of context (git format-patch -U10) it would fit in one way"
+        [ -z "$asked" ] || blame "none of the $((asked)) commits that changed its files tells more"
         return
     fi
-    reason "patch $name${subject:+ ($subject)} does not apply"
+    blame "patch $name${subject:+ ($subject)} does not apply"
     if [ -s "$look/there" ] && [ -s "$look/missing" ]; then
-        reason "a part of it is in the source already, and a part is not"
+        blame "a part of it is in the source already, and a part is not"
     fi
     index apply --cached --check --verbose "-p$strip" "$diff" 2>&1 |
-        sed -n -e '/^error: while searching for:/d' -e 's/^error: //p' | sort -u | reasons
+        sed -n -e '/^error: while searching for:/d' -e 's/^error: //p' | sort -u | blame_lines
     index apply --cached --reject --verbose "-p$strip" "$diff" >"$look/reject.log" 2>&1 || true
     sed -n -e 's/^Applying patch \(.*\) with [0-9]* rejects\{0,1\}\.\.\.$/\1/p' \
         -e 's/^Rejected hunk #\([0-9]*\)\.$/\t\1/p' "$look/reject.log" |
-        awk -F '\t' '$1 != "" { path = $0; next } { print "hunk #" $2 " is rejected in " path }' | reasons
+        awk -F '\t' '$1 != "" { path = $0; next } { print "hunk #" $2 " is rejected in " path }' | blame_lines
     git ls-files --others | grep '\.rej$' | while read -r rejected; do
-        printf 'forge: rejected part of %s:\n' "$rejected"
+        note "rejected part of $rejected:"
         sed 's/^/    /' "$rejected"
     done
     git clean -fdxq
@@ -264,14 +264,14 @@ explain() { # VARIANT VERDICT
         now=$(stands_at "$path")
         case $now in
         "$old" | "$new") ;;
-        *) reason "the patch moves the submodule $path from $old to $new; it stands at ${now:-no commit}" ;;
+        *) blame "the patch moves the submodule $path from $old to $new; it stands at ${now:-no commit}" ;;
         esac
     done 7<"$look/moves"
     mails=$(wc -l <"$look/$file/$1.list")
     list_parts "$look/there" 'is in the source already'
     if [ -s "$look/there" ]; then list_parts "$look/missing" 'is not'; fi
-    [ -z "$asked" ] || reason "none of the $((asked)) commits that changed its files has it whole"
-    reason "nothing was changed; the lines around the hunks are in the log"
+    [ -z "$asked" ] || blame "none of the $((asked)) commits that changed its files has it whole"
+    blame "nothing was changed; the lines around the hunks are in the log"
 }
 
 list_parts() { # FILE WHAT
@@ -281,7 +281,7 @@ list_parts() { # FILE WHAT
         subject=$(subject_of "$mail")
         [ "$mails" -lt 2 ] || part="$part (mail ${mail#"${mail%%[!0]*}"}${subject:+, $subject})"
         printf '%s %s\n' "$part" "$2"
-    done 7<"$1" | reasons
+    done 7<"$1" | blame_lines
 }
 
 conflict() { # VERDICT
@@ -289,7 +289,7 @@ conflict() { # VERDICT
     variant=$(variants | head -n 1)
     if [ -z "$variant" ]; then
         fact state conflict
-        reason "patch $name holds no change that git reads"
+        blame "patch $name holds no change that git reads"
         return
     fi
     sort_parts "$variant"

@@ -1,32 +1,27 @@
 #!/bin/sh
 # Make the source tree: check out a commit (or unpack a tarball), apply the patches in order.
 #
-# inputs   git/0/        a bare repository that has $FORGE_COMMIT, or
-#          tarball/      one archive, named by FORGE_TARBALL
+# inputs   git/0/        a bare repository that has $PIKAFORGE_COMMIT, or
+#          tarball/      one archive, named by PIKAFORGE_TARBALL
 #          patches/      what series.sh applies
 # outputs  out/source/   the tree without .git
 #          out/epoch     time of the commit, or of the tarball's newest file
 #          out/facts     KEY<TAB>VALUE lines: those of series.sh, head, and `link` with PATH<TAB>COMMIT<TAB>URL of each
 #                        submodule
-# environment            FORGE_HISTORY=1: git/0/ has the history of the commit, which takes part
+# environment            PIKAFORGE_HISTORY=1: git/0/ has the history of the commit, which takes part
 #
-# No configuration, hook or credential of any machine takes part. Lines that begin with `forge: reason:` tell the
-# caller why a run failed.
+# No configuration, hook or credential of any machine takes part.
 set -eu
-root=$FORGE_ROOT
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
+root=$PIKAFORGE_ROOT
 work=$root/work
 
-GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null GIT_CONFIG_NOSYSTEM=1
-GIT_TERMINAL_PROMPT=0 GIT_CEILING_DIRECTORIES=$root
-HOME=$root XDG_CONFIG_HOME=$root/none
+seal_git /dev/null "$root"
+GIT_CEILING_DIRECTORIES=$root
 GIT_AUTHOR_NAME=pikaforge GIT_AUTHOR_EMAIL=pikaforge@localhost
 GIT_COMMITTER_NAME=pikaforge GIT_COMMITTER_EMAIL=pikaforge@localhost
-export GIT_CONFIG_GLOBAL GIT_CONFIG_SYSTEM GIT_CONFIG_NOSYSTEM GIT_TERMINAL_PROMPT GIT_CEILING_DIRECTORIES HOME
-export XDG_CONFIG_HOME GIT_AUTHOR_NAME GIT_AUTHOR_EMAIL GIT_COMMITTER_NAME GIT_COMMITTER_EMAIL
-
-reason() {
-    printf 'forge: reason: %s\n' "$*"
-}
+export GIT_CEILING_DIRECTORIES GIT_AUTHOR_NAME GIT_AUTHOR_EMAIL GIT_COMMITTER_NAME GIT_COMMITTER_EMAIL
 
 # ---- the tree
 
@@ -37,16 +32,16 @@ git config core.autocrlf false
 git config core.fileMode true
 git config gc.auto 0
 
-if [ -n "${FORGE_COMMIT:-}" ]; then
+if [ -n "${PIKAFORGE_COMMIT:-}" ]; then
     # The repository was made by another user, on another machine.
     git config --file "$root/safe" safe.directory '*'
-    if [ -n "${FORGE_HISTORY:-}" ]; then deep=--update-shallow; else deep=--depth=1; fi
+    if [ -n "${PIKAFORGE_HISTORY:-}" ]; then deep=--update-shallow; else deep=--depth=1; fi
     GIT_CONFIG_GLOBAL=$root/safe git fetch --quiet "$deep" --no-tags \
-        --upload-pack='git -c uploadpack.allowAnySHA1InWant=true upload-pack' "file://$root/git/0" "$FORGE_COMMIT"
-    git checkout --quiet --detach "$FORGE_COMMIT"
+        --upload-pack='git -c uploadpack.allowAnySHA1InWant=true upload-pack' "file://$root/git/0" "$PIKAFORGE_COMMIT"
+    git checkout --quiet --detach "$PIKAFORGE_COMMIT"
     epoch=$(git log -1 --format=%ct HEAD)
 else
-    tar -xf "$root/tarball/$FORGE_TARBALL" --no-same-owner
+    tar -xf "$root/tarball/$PIKAFORGE_TARBALL" --no-same-owner
     # Release tarballs hold one folder; the tree is what is in it.
     set -- ./*
     if [ $# -eq 1 ] && [ -d "$1" ] && [ -z "$(find . -mindepth 1 -maxdepth 1 -name '.?*' ! -name .git)" ]; then
@@ -54,28 +49,27 @@ else
         find "$root/top" -mindepth 1 -maxdepth 1 ! -name .git -exec mv {} . \;
     fi
     epoch=$(find . -path ./.git -prune -o -type f -printf '%T@\n' | sort -n | tail -n 1 | cut -d. -f1)
-    [ -n "$epoch" ] || { reason "the tarball $FORGE_TARBALL holds no file"; exit 21; }
+    [ -n "$epoch" ] || fail 21 "the tarball $PIKAFORGE_TARBALL holds no file"
     if [ -f .gitmodules ]; then
         git config --file .gitmodules --get-regexp '\.path$' | while read -r _ path; do
             [ -n "$(ls -A "$path" 2>/dev/null)" ] || printf '%s\n' "$path"
         done >"$root/empty"
         if [ -s "$root/empty" ]; then
-            reason "the tarball $FORGE_TARBALL lacks the submodules $(tr '\n' ' ' <"$root/empty")"
-            reason "take a clone, or a tarball made with submodules"
-            exit 21
+            reason "the tarball $PIKAFORGE_TARBALL lacks the submodules $(tr '\n' ' ' <"$root/empty")"
+            fail 21 "take a clone, or a tarball made with submodules"
         fi
     fi
     # -f: a release may hold files that its own .gitignore names, and patches may change them.
     git add --force --all .
     GIT_AUTHOR_DATE="@$epoch +0000" GIT_COMMITTER_DATE="@$epoch +0000" \
-        git commit --quiet --no-verify --message "$FORGE_TARBALL"
+        git commit --quiet --no-verify --message "$PIKAFORGE_TARBALL"
 fi
 printf '%s\n' "$epoch" >"$root/out/epoch"
 
 # ---- the patches
 
-FORGE_EPOCH=$epoch
-export FORGE_EPOCH
+PIKAFORGE_EPOCH=$epoch
+export PIKAFORGE_EPOCH
 : >"$root/out/facts"
 sh "$root/guest/series.sh"
 
@@ -84,13 +78,6 @@ sh "$root/guest/series.sh"
 {
     printf 'head\t%s\n' "$(git rev-parse HEAD)"
     printf 'git\t%s\n' "$(git --version)"
-    if [ -f .gitmodules ]; then
-        git config --file .gitmodules --get-regexp '\.path$' | while read -r key path; do
-            commit=$(git ls-files --stage -- "$path" | awk '$1 == "160000" { print $2 }')
-            section=${key%.path}
-            # A path that holds plain files is no submodule (any more), whatever .gitmodules says.
-            [ -z "$commit" ] || printf 'link\t%s\t%s\t%s\n' "$path" "$commit" "$(git config --file .gitmodules "$section.url")"
-        done
-    fi
+    submodule_links . ''
 } >>"$root/out/facts"
 git checkout-index --all --prefix="$root/out/source/"

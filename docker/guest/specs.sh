@@ -17,13 +17,12 @@
 # ccache, and compile.sh adds the specs file to what ccache hashes.
 #
 # Options: the compilers to treat, by path; without any, all that can be found.
-# FORGE_SPECS_FOLDER (tests): write there, as a folder for gcc -B, and leave the
+# PIKAFORGE_SPECS_FOLDER (tests): write there, as a folder for gcc -B, and leave the
 # compiler's own folder alone.
 # Exit status: 0 done; 1 the effect could not be shown; 66 no compiler found.
 set -eu
-umask 022
-LC_ALL=C
-export LC_ALL
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
 unset GCC_EXEC_PREFIX COMPILER_PATH CPATH C_INCLUDE_PATH CPLUS_INCLUDE_PATH
 
 scratch=$(mktemp -d)
@@ -33,15 +32,10 @@ trap 'exit 143' TERM
 : >"$scratch/empty.c"
 : >"$scratch/empty.cc"
 
-fail() {
-    printf 'specs.sh: %s\n' "$1" >&2
-    exit 1
-}
-
-# Calls the compiler under test; FORGE_SPECS_FOLDER stands in for its own folder.
+# Calls the compiler under test; PIKAFORGE_SPECS_FOLDER stands in for its own folder.
 call() {
-    if [ -n "${FORGE_SPECS_FOLDER-}" ]; then
-        "$compiler" -B "$FORGE_SPECS_FOLDER/" "$@"
+    if [ -n "${PIKAFORGE_SPECS_FOLDER-}" ]; then
+        "$compiler" -B "$PIKAFORGE_SPECS_FOLDER/" "$@"
     else
         "$compiler" "$@"
     fi
@@ -62,9 +56,9 @@ default_of() {
 }
 
 neutralise() {
-    folder=${FORGE_SPECS_FOLDER-}
+    folder=${PIKAFORGE_SPECS_FOLDER-}
     [ -n "$folder" ] || folder=$(dirname "$("$compiler" -print-libgcc-file-name)")
-    [ -d "$folder" ] || fail "$compiler: its library folder $folder does not exist"
+    [ -d "$folder" ] || fail 1 "$compiler: its library folder $folder does not exist"
     case " $done_folders " in
         *" $folder "*) return 0 ;;
     esac
@@ -78,19 +72,19 @@ neutralise() {
         -e "s/%:local_cpu_detect(tune[^()]*)/$(default_of mtune)/g" \
         "$scratch/old" >"$scratch/new"
     if grep -q local_cpu_detect "$scratch/new"; then
-        fail "$compiler: its specs call local_cpu_detect in a form that is not known here"
+        fail 1 "$compiler: its specs call local_cpu_detect in a form that is not known here"
     fi
     cp "$scratch/new" "$folder/specs.new.$$"
     chmod 644 "$folder/specs.new.$$"
     mv -f "$folder/specs.new.$$" "$folder/specs"
     verify "$folder"
-    printf 'specs.sh: %s: -march=native is the default now (%s/specs)\n' "$compiler" "$folder"
+    note "$compiler: -march=native is the default now ($folder/specs)"
 }
 
 verify() {
     planned "$scratch/empty.c" >"$scratch/after"
     cmp -s "$scratch/before" "$scratch/after" ||
-        fail "$compiler: $1/specs also changes calls without native: $(diff "$scratch/before" "$scratch/after")"
+        fail 1 "$compiler: $1/specs also changes calls without native: $(diff "$scratch/before" "$scratch/after")"
 
     for source in empty.c empty.cc; do
         # A gcc without its C++ half has no cc1plus.
@@ -103,20 +97,20 @@ verify() {
             '-march=native -mtune=native'; do
             # shellcheck disable=SC2086
             call $native -dM -E "$scratch/$source" >"$scratch/native" 2>"$scratch/warning" ||
-                fail "$compiler: $native fails: $(cat "$scratch/warning")"
+                fail 1 "$compiler: $native fails: $(cat "$scratch/warning")"
             cmp -s "$scratch/default" "$scratch/native" ||
-                fail "$compiler: $native still changes the macros of $source: $(diff "$scratch/default" "$scratch/native")"
+                fail 1 "$compiler: $native still changes the macros of $source: $(diff "$scratch/default" "$scratch/native")"
             # shellcheck disable=SC2086
             call $native -Q --help=target "$scratch/$source" >"$scratch/native.options" 2>/dev/null || :
             cmp -s "$scratch/default.options" "$scratch/native.options" ||
-                fail "$compiler: $native still changes the options of $source: $(diff "$scratch/default.options" "$scratch/native.options")"
+                fail 1 "$compiler: $native still changes the options of $source: $(diff "$scratch/default.options" "$scratch/native.options")"
             # On a host whose CPU is the default, equal macros prove nothing: look
             # for the traces of detection in the command line of cc1 as well.
             # shellcheck disable=SC2086
             planned $native -c "$scratch/$source" | grep '/cc1\(plus\)\{0,1\}"\{0,1\} ' >"$scratch/cc1" ||
-                fail "$compiler: cannot find the call of cc1 for $source"
+                fail 1 "$compiler: cannot find the call of cc1 for $source"
             if grep -q -e 'l1-cache-size' -e '=native' -e ' "*-mno-' "$scratch/cc1"; then
-                fail "$compiler: $native still asks the host: $(cat "$scratch/cc1")"
+                fail 1 "$compiler: $native still asks the host: $(cat "$scratch/cc1")"
             fi
         done
     done
@@ -144,10 +138,7 @@ if [ $# -eq 0 ]; then
 else
     printf '%s\n' "$@" >"$scratch/compilers"
 fi
-if ! [ -s "$scratch/compilers" ]; then
-    printf 'specs.sh: no gcc found on PATH (%s) nor in /opt/rh: install it first\n' "$PATH" >&2
-    exit 66
-fi
+[ -s "$scratch/compilers" ] || fail 66 "no gcc found on PATH ($PATH) nor in /opt/rh: install it first"
 while IFS= read -r compiler; do
     neutralise
 done <"$scratch/compilers"

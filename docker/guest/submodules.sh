@@ -6,10 +6,10 @@
 #          modules/list     lines of N<TAB>PATH<TAB>COMMIT
 # outputs  out/source/, out/facts (`link` lines, as source.sh writes them), out/epoch
 set -eu
-root=$FORGE_ROOT
-tab=$(printf '\t')
-GIT_CONFIG_GLOBAL=$root/safe GIT_CONFIG_SYSTEM=/dev/null GIT_CONFIG_NOSYSTEM=1 HOME=$root
-export GIT_CONFIG_GLOBAL GIT_CONFIG_SYSTEM GIT_CONFIG_NOSYSTEM HOME
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
+root=$PIKAFORGE_ROOT
+seal_git "$root/safe" "$root"
 # The repositories were made by another user, on another machine.
 printf '[safe]\n\tdirectory = *\n' >"$root/safe"
 
@@ -28,12 +28,5 @@ while IFS=$tab read -r number path commit; do
         --upload-pack='git -c uploadpack.allowAnySHA1InWant=true upload-pack' "file://$root/git/$number" "$commit"
     git -C "$work" checkout --quiet --detach "$commit"
     git -C "$work" checkout-index --all --prefix="$root/out/source/$path/"
-    if [ -f "$work/.gitmodules" ]; then
-        git config --file "$work/.gitmodules" --get-regexp '\.path$' | while read -r key inner; do
-            pointer=$(git -C "$work" ls-files --stage -- "$inner" | awk '$1 == "160000" { print $2 }')
-            section=${key%.path}
-            [ -z "$pointer" ] || printf 'link\t%s\t%s\t%s\n' "$path/$inner" "$pointer" \
-                "$(git config --file "$work/.gitmodules" "$section.url")" >>"$root/out/facts"
-        done
-    fi
+    submodule_links "$work" "$path/" >>"$root/out/facts"
 done <"$root/modules/list"

@@ -3,46 +3,30 @@
 # only defines functions; they work on the caller's environment, which the caller
 # describes, and fail in its name.
 set -eu
-
-# fail STATUS MESSAGE
-fail() {
-    printf '%s: %s\n' "${0##*/}" "$2" >&2
-    exit "$1"
-}
-
-# Fails with 2 unless all of these are set and not empty: need_set NAME...
-need_set() {
-    missing=
-    for name; do
-        # The values came as environment; so no text of theirs is read as shell.
-        [ -n "$(printenv "$name" || :)" ] || missing="$missing $name"
-    done
-    [ -z "$missing" ] || fail 2 "not set:$missing"
-}
+# shellcheck source=lib.sh
+. "${0%/*}/lib.sh"
 
 need_numbers() {
-    case $FORGE_JOBS$SOURCE_DATE_EPOCH in
-        *[!0-9]*) fail 2 "FORGE_JOBS ($FORGE_JOBS) and SOURCE_DATE_EPOCH ($SOURCE_DATE_EPOCH) must be numbers" ;;
+    case $PIKAFORGE_JOBS$SOURCE_DATE_EPOCH in
+        *[!0-9]*) fail 2 "PIKAFORGE_JOBS ($PIKAFORGE_JOBS) and SOURCE_DATE_EPOCH ($SOURCE_DATE_EPOCH) must be numbers" ;;
     esac
 }
 
 # need_tools NAME...
 need_tools() {
     for tool; do
-        command -v "$tool" >/dev/null 2>&1 || fail 66 "$tool is not installed: add it to the build image"
+        need_program "$tool" 'add it to the build image'
     done
 }
 
-# Makes FORGE_ROOT physical and the environment that of a build. The folder
-# FORGE_ROOT/wrap is where make_wrapper will put the wrapper.
+# Makes PIKAFORGE_ROOT physical and the environment that of a build. The folder
+# PIKAFORGE_ROOT/wrap is where make_wrapper will put the wrapper.
 prepare_environment() {
     # The physical path, because compilers record that one and the prefix maps must fit.
-    FORGE_ROOT=$(cd "$FORGE_ROOT" && pwd -P)
-    FORGE_CCACHE=${FORGE_CCACHE-0}
-    LC_ALL=C
-    TZ=UTC
-    export FORGE_ROOT FORGE_CCACHE LC_ALL TZ SOURCE_DATE_EPOCH \
-        FORGE_PRODUCT FORGE_VERSION FORGE_TARGET_FLAGS FORGE_FRAME_POINTERS
+    PIKAFORGE_ROOT=$(cd "$PIKAFORGE_ROOT" && pwd -P)
+    PIKAFORGE_CCACHE=${PIKAFORGE_CCACHE-0}
+    export PIKAFORGE_ROOT PIKAFORGE_CCACHE SOURCE_DATE_EPOCH \
+        PIKAFORGE_PRODUCT PIKAFORGE_VERSION PIKAFORGE_TARGET_FLAGS PIKAFORGE_FRAME_POINTERS
     # What is built decides, not what happens to be set around it (host engine).
     unset LANGUAGE LANG MAKEFLAGS MFLAGS GNUMAKEFLAGS CFLAGS CXXFLAGS CPPFLAGS LDFLAGS LIBS \
         CPATH C_INCLUDE_PATH CPLUS_INCLUDE_PATH LIBRARY_PATH LD_LIBRARY_PATH LD_RUN_PATH \
@@ -55,7 +39,7 @@ prepare_environment() {
     set -f
     for folder in $PATH; do
         case $folder in
-            '' | */ccache | "$FORGE_ROOT/wrap") ;;
+            '' | */ccache | "$PIKAFORGE_ROOT/wrap") ;;
             *) path=$path${path:+:}$folder ;;
         esac
     done
@@ -65,8 +49,7 @@ prepare_environment() {
     export PATH
 
     need_tools gcc g++ make ld objcopy strip readelf patchelf ldd awk od mktemp find tar
-    [ "$FORGE_CCACHE" != 1 ] || command -v ccache >/dev/null 2>&1 ||
-        fail 66 'ccache is not installed: add it to the build image, or set FORGE_CCACHE=0'
+    [ "$PIKAFORGE_CCACHE" != 1 ] || need_program ccache 'add it to the build image, or set PIKAFORGE_CCACHE=0'
 }
 
 # Writes what the compiler is and can do to the folder $1 (compiler.txt, macros.txt),
@@ -74,8 +57,8 @@ prepare_environment() {
 ask_compiler() {
     # Target flags are a list on purpose, here and below.
     # shellcheck disable=SC2086
-    gcc $FORGE_TARGET_FLAGS -dM -E -x c /dev/null >"$1/macros.unsorted" ||
-        fail 66 "$(gcc --version | sed 1q) cannot make code for: $FORGE_TARGET_FLAGS"
+    gcc $PIKAFORGE_TARGET_FLAGS -dM -E -x c /dev/null >"$1/macros.unsorted" ||
+        fail 66 "$(gcc --version | sed 1q) cannot make code for: $PIKAFORGE_TARGET_FLAGS"
     sort "$1/macros.unsorted" >"$1/macros.txt"
     rm -f "$1/macros.unsorted"
     {
@@ -87,33 +70,33 @@ ask_compiler() {
     } >"$1/compiler.txt"
 
     if gcc -ffile-prefix-map=/a=/b -fsyntax-only -x c /dev/null 2>/dev/null; then
-        FORGE_MAP_FLAG=-ffile-prefix-map
+        PIKAFORGE_MAP_FLAG=-ffile-prefix-map
     else
         # gcc before 8. Known limits: __FILE__ is not mapped, and gcc 4.8 writes the
-        # map itself into DW_AT_producer. Neither matters while FORGE_ROOT is the same
+        # map itself into DW_AT_producer. Neither matters while PIKAFORGE_ROOT is the same
         # for every build, as it is in containers.
-        FORGE_MAP_FLAG=-fdebug-prefix-map
+        PIKAFORGE_MAP_FLAG=-fdebug-prefix-map
     fi
-    export FORGE_MAP_FLAG
+    export PIKAFORGE_MAP_FLAG
     # gcc before 7 writes the clock into __DATE__, whatever SOURCE_DATE_EPOCH says.
     case $(printf '__DATE__\n' | SOURCE_DATE_EPOCH=0 gcc -E -P -x c -) in
         *1970*) ;;
         *)
-            FORGE_DATE=$(date -u -d "@$SOURCE_DATE_EPOCH" '+%b %e %Y')
-            FORGE_TIME=$(date -u -d "@$SOURCE_DATE_EPOCH" '+%H:%M:%S')
-            export FORGE_DATE FORGE_TIME
+            PIKAFORGE_DATE=$(date -u -d "@$SOURCE_DATE_EPOCH" '+%b %e %Y')
+            PIKAFORGE_TIME=$(date -u -d "@$SOURCE_DATE_EPOCH" '+%H:%M:%S')
+            export PIKAFORGE_DATE PIKAFORGE_TIME
             ;;
     esac
 }
 
-# Puts the compiler wrapper into FORGE_ROOT/wrap, first on PATH.
+# Puts the compiler wrapper into PIKAFORGE_ROOT/wrap, first on PATH.
 make_wrapper() {
-    wrap=$FORGE_ROOT/wrap
+    wrap=$PIKAFORGE_ROOT/wrap
     rm -rf "$wrap"
     mkdir "$wrap"
     # A copy, which is also the marker by which the wrapper knows its own folder: the
     # scripts may have come here without their x bits.
-    cp "$FORGE_ROOT/guest/cc" "$wrap/.forge-wrapper"
+    cp "$PIKAFORGE_ROOT/guest/cc" "$wrap/.forge-wrapper"
     chmod 755 "$wrap/.forge-wrapper"
     triplet=$(gcc -dumpmachine)
     IFS=:
@@ -129,34 +112,34 @@ make_wrapper() {
     done
     unset IFS
     # A tree may ask for cc where the image has gcc only.
-    [ -e "$wrap/cc" ] || printf '%s: note: this image has no cc\n' "${0##*/}" >&2
-    FORGE_DROPPED=$wrap/.dropped
-    FORGE_ASKED=$wrap/.asked
-    : >"$FORGE_DROPPED"
-    mkdir "$FORGE_ASKED"
+    [ -e "$wrap/cc" ] || note 'this image has no cc'
+    PIKAFORGE_DROPPED=$wrap/.dropped
+    PIKAFORGE_ASKED=$wrap/.asked
+    : >"$PIKAFORGE_DROPPED"
+    mkdir "$PIKAFORGE_ASKED"
     PATH=$wrap:$PATH
     CC=gcc
     CXX=g++
-    export FORGE_DROPPED FORGE_ASKED PATH CC CXX
+    export PIKAFORGE_DROPPED PIKAFORGE_ASKED PATH CC CXX
 
-    if [ "$FORGE_CCACHE" = 1 ]; then
+    if [ "$PIKAFORGE_CCACHE" = 1 ]; then
         # The content of the driver names the compiler: image time stamps mean nothing.
         export CCACHE_COMPILERCHECK=content
         # Neither CCACHE_BASEDIR nor CCACHE_NOHASHDIR: the first makes names relative and
         # so gives __FILE__ other texts than a build without ccache (tried: other
         # bytes), the second returns objects with the folder of another unit in their
         # debug information (tried). ccache applies our prefix maps to the working
-        # folder by itself, so a tree that uses relative names hits from any FORGE_ROOT.
+        # folder by itself, so a tree that uses relative names hits from any PIKAFORGE_ROOT.
         unset CCACHE_BASEDIR CCACHE_NOHASHDIR CCACHE_PREFIX CCACHE_SLOPPINESS
         # The driver's content does not change with specs.sh, so the specs count too.
-        specs=$(dirname "$(FORGE_WRAPPER=off gcc -print-libgcc-file-name)")/specs
+        specs=$(dirname "$(PIKAFORGE_WRAPPER=off gcc -print-libgcc-file-name)")/specs
         [ ! -r "$specs" ] || export CCACHE_EXTRAFILES="$specs"
     fi
 }
 
 # Prints what the wrapper dropped: count, tab, flag.
 dropped_flags() {
-    sort "$FORGE_DROPPED" | uniq -c | sed 's/^ *\([0-9][0-9]*\) \(.*\)$/\1	\2/'
+    sort "$PIKAFORGE_DROPPED" | uniq -c | sed "s/^ *\\([0-9][0-9]*\\) \\(.*\\)\$/\\1$tab\\2/"
 }
 
 # Class, byte order, type and machine of an ELF file; nothing for other files.

@@ -42,5 +42,5 @@ def wrapped(tmp_path: Path) -> Wrapper:
     return Wrapper(
         root=tmp_path,
         path=f"{wrap}:{clean_env()['PATH']}",
-        extra={"FORGE_MAP_FLAG": "-ffile-prefix-map"},
+        extra={"PIKAFORGE_MAP_FLAG": "-ffile-prefix-map"},
     )

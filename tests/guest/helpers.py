@@ -86,11 +86,11 @@ class Wrapper:
             **{
                 "PATH": self.path,
                 "SPY": str(self.root / "spy"),
-                "FORGE_TARGET_FLAGS": " ".join(TARGET_FLAGS),
-                "FORGE_DROPPED": str(self.root / "dropped"),
-                "FORGE_ROOT": str(self.root),
-                "FORGE_PRODUCT": "sample",
-                "FORGE_VERSION": "1.0",
+                "PIKAFORGE_TARGET_FLAGS": " ".join(TARGET_FLAGS),
+                "PIKAFORGE_DROPPED": str(self.root / "dropped"),
+                "PIKAFORGE_ROOT": str(self.root),
+                "PIKAFORGE_PRODUCT": "sample",
+                "PIKAFORGE_VERSION": "1.0",
                 **self.extra,
                 **values,
             }

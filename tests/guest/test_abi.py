@@ -48,7 +48,7 @@ class Machine:
         program = self.tools / "ldconfig"
         program.write_text(f"#!/bin/sh\n[ \"$*\" = -p ] || exit 9\ncat '{self.folder / 'list'}'\nexit {self.status}\n")
         program.chmod(0o755)
-        env = {"PATH": path or str(self.tools), "FORGE_ROOT": str(self.root)}
+        env = {"PATH": path or str(self.tools), "PIKAFORGE_ROOT": str(self.root)}
         return sh(self.tools / "sh", GUEST / "abi.sh", *sonames, env=env)
 
     def out(self) -> dict[str, bytes]:
@@ -139,7 +139,7 @@ def test_an_ldconfig_that_fails_is_told_with_a_status_of_its_own(machine: Machin
     machine.status = status
     done = machine.run("libc.so.6")
     assert done.returncode == 22
-    assert done.stdout == "forge: reason: ldconfig does not list the system's libraries\n"
+    assert done.stderr == "forge: reason: ldconfig does not list the system's libraries\n"
     assert machine.out() == {}
 
 
@@ -160,6 +160,6 @@ def test_the_real_one_gives_what_this_process_has_loaded(machine: Machine) -> No
     loaded = re.search(r"^\S+ r-xp .* (/\S+/libc[.-]\S*)$", maps, re.MULTILINE)
     if loaded is None or not any(Path(folder, "ldconfig").exists() for folder in ("/sbin", "/usr/sbin")):
         pytest.skip("this machine has another C library, or no ldconfig")
-    done = sh("sh", GUEST / "abi.sh", "libc.so.6", env={"PATH": "/usr/bin:/bin", "FORGE_ROOT": str(machine.root)})
+    done = sh("sh", GUEST / "abi.sh", "libc.so.6", env={"PATH": "/usr/bin:/bin", "PIKAFORGE_ROOT": str(machine.root)})
     assert done.returncode == 0, done.stdout
     assert machine.out()["libc.so.6"] == Path(loaded.group(1)).read_bytes()

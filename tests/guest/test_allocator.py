@@ -138,7 +138,7 @@ def _needs_a_compiler() -> None:
 def make_root(
     root: Path, *, newer: bool = False, libunwind: bool = True, planted: str = "", source: str = STACKTRACE
 ) -> Path:
-    """A FORGE_ROOT as the caller lays it out.
+    """A PIKAFORGE_ROOT as the caller lays it out.
 
     Args:
         root: where.
@@ -167,13 +167,13 @@ def make_root(
 def run_allocator(root: Path, unwinder: str, **values: str) -> CompletedProcess[str]:
     env = clean_env(
         **{
-            "FORGE_ROOT": str(root),
-            "FORGE_UNWINDER": unwinder,
-            "FORGE_PRODUCT": "gperftools",
-            "FORGE_VERSION": "2.10",
-            "FORGE_TARGET_FLAGS": "-march=sandybridge -mtune=sandybridge",
-            "FORGE_JOBS": "2",
-            "FORGE_CCACHE": "0",
+            "PIKAFORGE_ROOT": str(root),
+            "PIKAFORGE_UNWINDER": unwinder,
+            "PIKAFORGE_PRODUCT": "gperftools",
+            "PIKAFORGE_VERSION": "2.10",
+            "PIKAFORGE_TARGET_FLAGS": "-march=sandybridge -mtune=sandybridge",
+            "PIKAFORGE_JOBS": "2",
+            "PIKAFORGE_CCACHE": "0",
             "SOURCE_DATE_EPOCH": str(EPOCH),
             **values,
         }
@@ -313,7 +313,7 @@ def test_same_bytes_from_another_folder_and_another_unpacking(tmp_path: Path, un
         # Some of them in the wrong order for make, and some in the future.
         os.utime(path, (EPOCH + number * 10**8, EPOCH + number * 10**8))
     for root, jobs in zip(roots, ("1", "3"), strict=True):
-        done = run_allocator(root, unwinder, FORGE_JOBS=jobs)
+        done = run_allocator(root, unwinder, PIKAFORGE_JOBS=jobs)
         assert done.returncode == 0, done.stdout + done.stderr
     first, second = (everything(root) for root in roots)
     assert first == second
@@ -342,15 +342,15 @@ def test_second_run_starts_clean(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"FORGE_UNWINDER": ""}, "not set: FORGE_UNWINDER"),
-        ({"FORGE_VERSION": "", "FORGE_JOBS": ""}, "not set: FORGE_VERSION FORGE_JOBS"),
-        ({"FORGE_UNWINDER": "libgcc"}, "FORGE_UNWINDER is libgcc, not libunwind or frame-pointers"),
-        ({"FORGE_JOBS": "two"}, "must be numbers"),
+        ({"PIKAFORGE_UNWINDER": ""}, "not set: PIKAFORGE_UNWINDER"),
+        ({"PIKAFORGE_VERSION": "", "PIKAFORGE_JOBS": ""}, "not set: PIKAFORGE_VERSION PIKAFORGE_JOBS"),
+        ({"PIKAFORGE_UNWINDER": "libgcc"}, "PIKAFORGE_UNWINDER is libgcc, not libunwind or frame-pointers"),
+        ({"PIKAFORGE_JOBS": "two"}, "must be numbers"),
     ],
 )
 def test_wrong_environment_is_2(tmp_path: Path, values: dict[str, str], message: str) -> None:
     root = make_root(tmp_path / "root")
-    done = run_allocator(root, values.pop("FORGE_UNWINDER", "libunwind"), **values)
+    done = run_allocator(root, values.pop("PIKAFORGE_UNWINDER", "libunwind"), **values)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -382,7 +382,7 @@ def test_image_without_libunwind_is_66_and_says_what_to_install(tmp_path: Path, 
 
 
 def test_target_that_the_compiler_does_not_know_is_66(tmp_path: Path) -> None:
-    done = run_allocator(make_root(tmp_path / "root"), "frame-pointers", FORGE_TARGET_FLAGS="-march=z80")
+    done = run_allocator(make_root(tmp_path / "root"), "frame-pointers", PIKAFORGE_TARGET_FLAGS="-march=z80")
     assert done.returncode == 66
     assert "cannot make code for: -march=z80" in done.stderr
 
@@ -434,7 +434,7 @@ def test_library_that_is_linked_with_libunwind_for_nothing_is_65(tmp_path: Path)
 
 
 def test_source_of_another_version_is_65(tmp_path: Path) -> None:
-    done = run_allocator(make_root(tmp_path / "root"), "frame-pointers", FORGE_VERSION="2.7")
+    done = run_allocator(make_root(tmp_path / "root"), "frame-pointers", PIKAFORGE_VERSION="2.7")
     assert done.returncode == 65
     assert "asked for gperftools 2.7, but the source is 2.10" in done.stderr
 
@@ -478,7 +478,7 @@ def test_failed_build_is_64_and_named(tmp_path: Path, file: str, text: str, mess
     (root / file).write_text(text)
     done = run_allocator(root, "libunwind")
     assert done.returncode == 64
-    assert done.stderr.splitlines()[-1] == f"allocator.sh: {message}"
+    assert done.stderr.splitlines()[-1] == f"forge: reason: {message}"
 
 
 @pytest.mark.parametrize("status", [0, 1])

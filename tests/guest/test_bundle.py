@@ -48,7 +48,7 @@ class Tree:
         assert done.returncode == 0, done.stderr
 
     def bundle(self, *verbs: str, **env: str) -> CompletedProcess[str]:
-        values = {"FORGE_ROOT": str(self.root), "FORGE_BASE_LIBS": BASE_LIBS, **env}
+        values = {"PIKAFORGE_ROOT": str(self.root), "PIKAFORGE_BASE_LIBS": BASE_LIBS, **env}
         return sh("sh", GUEST / "bundle.sh", *verbs, env=clean_env(**values))
 
     def bundled(self) -> list[list[str]]:
@@ -89,7 +89,7 @@ def made(tmp_path: Path) -> Tree:
 
 
 def with_libs(tree: Tree) -> dict[str, str]:
-    return {"FORGE_ALLOCATOR_DIR": str(tree.libs.parent)}
+    return {"PIKAFORGE_ALLOCATOR_DIR": str(tree.libs.parent)}
 
 
 def test_program_runs_from_anywhere(made: Tree, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_package_of_a_library_on_rpm_systems(made: Tree, tmp_path: Path) -> None
     tools = tmp_path / "tools"
     tools.mkdir()
     names = "bash sh od tr find sort mktemp rm mkdir sed grep readelf ldd readlink cp chmod cat patchelf sha256sum"
-    for name in names.split():
+    for name in (*names.split(), "printenv"):
         if found := shutil.which(name):
             (tools / name).symlink_to(found)
     # rpm complains on its output stream; the name is known by the real path only.
@@ -221,7 +221,7 @@ def test_package_of_a_library_on_rpm_systems(made: Tree, tmp_path: Path) -> None
 def test_no_patchelf_is_its_own_status(made: Tree, tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
-    for name in ("sh", "od", "tr", "find", "sort", "mktemp", "rm", "mkdir"):
+    for name in ("sh", "od", "tr", "find", "sort", "mktemp", "rm", "mkdir", "printenv"):
         found = shutil.which(name)
         assert found is not None
         (tools / name).symlink_to(found)

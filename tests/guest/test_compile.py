@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -35,7 +36,7 @@ def _needs_a_compiler() -> None:
 
 
 def make_root(root: Path, recipe: str = RECIPE) -> Path:
-    """A FORGE_ROOT as the caller lays it out."""
+    """A PIKAFORGE_ROOT as the caller lays it out."""
     source = root / "src"
     (source / "include").mkdir(parents=True)
     shutil.copytree(GUEST, root / "guest")
@@ -57,17 +58,17 @@ def make_root(root: Path, recipe: str = RECIPE) -> Path:
 def compile_env(root: Path, **values: str) -> dict[str, str]:
     return clean_env(
         **{
-            "FORGE_ROOT": str(root),
-            "FORGE_JOBS": "2",
-            "FORGE_TARGET_FLAGS": "-march=sandybridge -mtune=sandybridge",
-            "FORGE_FRAME_POINTERS": "0",
-            "FORGE_ALLOCATOR": "none",
-            "FORGE_PRODUCT": "app",
-            "FORGE_VERSION": "1.0",
-            "FORGE_BINARIES": "bin/app",
-            "FORGE_FILES": "conf/app.conf",
-            "FORGE_BASE_LIBS": BASE_LIBS,
-            "FORGE_CCACHE": "0",
+            "PIKAFORGE_ROOT": str(root),
+            "PIKAFORGE_JOBS": "2",
+            "PIKAFORGE_TARGET_FLAGS": "-march=sandybridge -mtune=sandybridge",
+            "PIKAFORGE_FRAME_POINTERS": "0",
+            "PIKAFORGE_ALLOCATOR": "none",
+            "PIKAFORGE_PRODUCT": "app",
+            "PIKAFORGE_VERSION": "1.0",
+            "PIKAFORGE_BINARIES": "bin/app",
+            "PIKAFORGE_FILES": "conf/app.conf",
+            "PIKAFORGE_BASE_LIBS": BASE_LIBS,
+            "PIKAFORGE_CCACHE": "0",
             "SOURCE_DATE_EPOCH": "1600000000",
             **values,
         }
@@ -137,7 +138,7 @@ def test_debug_information_stands_apart_and_symbols_stay(tmp_path: Path) -> None
 def test_same_bytes_from_another_folder_with_other_jobs(tmp_path: Path) -> None:
     roots = [make_root(tmp_path / "a"), make_root(tmp_path / "another-folder")]
     for root, jobs in zip(roots, ("1", "7"), strict=True):
-        done = run_compile(root, FORGE_JOBS=jobs)
+        done = run_compile(root, PIKAFORGE_JOBS=jobs)
         assert done.returncode == 0, done.stdout + done.stderr
     for part in ("tree", "debug", "facts"):
         first, second = (contents(root / "out" / part) for root in roots)
@@ -166,7 +167,7 @@ def test_ccache_changes_the_time_and_not_the_bytes(tmp_path: Path) -> None:
     need("ccache")
     plain = make_root(tmp_path / "plain")
     assert run_compile(plain).returncode == 0
-    cache = {"FORGE_CCACHE": "1", "CCACHE_DIR": str(tmp_path / "cache")}
+    cache = {"PIKAFORGE_CCACHE": "1", "CCACHE_DIR": str(tmp_path / "cache")}
     for name in ("cold", "warm"):
         root = make_root(tmp_path / name)
         done = run_compile(root, **cache)
@@ -228,7 +229,7 @@ def test_tree_without_what_is_owed_is_65(tmp_path: Path, recipe: str, message: s
 
 
 def test_target_that_the_compiler_does_not_know_is_66(tmp_path: Path) -> None:
-    done = run_compile(make_root(tmp_path / "root"), FORGE_TARGET_FLAGS="-march=z80")
+    done = run_compile(make_root(tmp_path / "root"), PIKAFORGE_TARGET_FLAGS="-march=z80")
     assert done.returncode == 66
     assert "cannot make code for: -march=z80" in done.stderr
 
@@ -236,10 +237,10 @@ def test_target_that_the_compiler_does_not_know_is_66(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"FORGE_PRODUCT": ""}, "not set: FORGE_PRODUCT"),
-        ({"FORGE_JOBS": "-1"}, "must be numbers"),
-        ({"FORGE_ALLOCATOR": "own"}, "FORGE_ALLOCATOR_DIR"),
-        ({"FORGE_ALLOCATOR": "jemalloc"}, "not none, system or own"),
+        ({"PIKAFORGE_PRODUCT": ""}, "not set: PIKAFORGE_PRODUCT"),
+        ({"PIKAFORGE_JOBS": "-1"}, "must be numbers"),
+        ({"PIKAFORGE_ALLOCATOR": "own"}, "PIKAFORGE_ALLOCATOR_DIR"),
+        ({"PIKAFORGE_ALLOCATOR": "jemalloc"}, "not none, system or own"),
     ],
 )
 def test_wrong_environment_is_2(tmp_path: Path, values: dict[str, str], message: str) -> None:
@@ -264,7 +265,7 @@ def test_compiler_of_2013_gets_what_it_knows(tmp_path: Path) -> None:
     apps = []
     for jobs in ("1", "2"):
         root = make_root(tmp_path / "forge")
-        done = run_compile(root, FORGE_JOBS=jobs, PATH=f"{tools}:{clean_env()['PATH']}")
+        done = run_compile(root, PIKAFORGE_JOBS=jobs, PATH=f"{tools}:{clean_env()['PATH']}")
         assert done.returncode == 0, done.stdout + done.stderr
         apps.append(contents(root / "out/tree"))
         shutil.rmtree(root)
@@ -272,9 +273,32 @@ def test_compiler_of_2013_gets_what_it_knows(tmp_path: Path) -> None:
     assert b"Sep 13 202012:26:40" in apps[0]["bin/app"][2]
 
 
+OLD_NAMES = r"""
+for name in PRODUCT VERSION TARGET_FLAGS FRAME_POINTERS ALLOCATOR ALLOCATOR_DIR JOBS BINARIES FILES BASE_LIBS CCACHE \
+    EXTRA_CFLAGS EXTRA_CXXFLAGS KEEP_WERROR ROOT; do
+    [ "$(printenv "FORGE_$name")" = "$(printenv "PIKAFORGE_$name")" ] || echo "$name differs" >&2
+    printenv "FORGE_$name" >/dev/null || echo "$name is not set" >&2
+done
+mkdir -p "$OUT/bin"
+printf 'int main(void) { return 0; }' | gcc -x c -o "$OUT/bin/app" -
+"""
+
+
+def test_a_recipe_gets_the_variables_under_their_old_names_too(tmp_path: Path) -> None:
+    """Those that the head of compile.sh lists. They began with FORGE_ before they began with PIKAFORGE_."""
+    root = make_root(tmp_path / "root", OLD_NAMES)
+    values = {"EXTRA_CFLAGS": "-DX=1", "EXTRA_CXXFLAGS": "-DY", "KEEP_WERROR": "1", "FILES": "bin/app"}
+    done = run_compile(root, **{f"PIKAFORGE_{name}": value for name, value in values.items()})
+    assert (done.returncode, done.stderr) == (0, "")
+    head = (GUEST / "compile.sh").read_text().partition("# Results in")[0]
+    listed = set(re.findall(r"PIKA(FORGE_[A-Z_]+)", head))
+    assert listed == set(re.findall(r"^    (FORGE_[A-Z_]+)=", (GUEST / "compile.sh").read_text(), re.MULTILINE))
+
+
 @pytest.mark.usefixtures("zlib")
-def test_wrapper_off_lets_native_through_and_counts_nothing(tmp_path: Path) -> None:
-    root = make_root(tmp_path / "root", "FORGE_WRAPPER=off\nexport FORGE_WRAPPER\n" + RECIPE)
+@pytest.mark.parametrize("name", ["PIKAFORGE_WRAPPER", "FORGE_WRAPPER"])
+def test_wrapper_off_lets_native_through_and_counts_nothing(tmp_path: Path, name: str) -> None:
+    root = make_root(tmp_path / "root", f"{name}=off\nexport {name}\n" + RECIPE)
     assert run_compile(root).returncode == 0
     assert (root / "out/facts/dropped.tsv").read_text() == ""
 
@@ -286,5 +310,5 @@ def test_compiler_behind_the_masquerade_of_ccache_is_found(tmp_path: Path) -> No
     (masquerade / "gcc").chmod(0o755)
     recipe = 'mkdir "$OUT/bin"; echo "int main(void){return 0;}" | gcc -x c -o "$OUT/bin/app" -'
     root = make_root(tmp_path / "root", recipe)
-    done = run_compile(root, PATH=f"{masquerade}:{clean_env()['PATH']}", FORGE_FILES="")
+    done = run_compile(root, PATH=f"{masquerade}:{clean_env()['PATH']}", PIKAFORGE_FILES="")
     assert done.returncode == 0, done.stderr

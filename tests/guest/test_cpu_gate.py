@@ -416,28 +416,43 @@ class TestCannotTell:
 @pytest.mark.parametrize("shell", SHELLS)
 class TestOverride:
     def test_goes_on_with_a_warning(self, gate: Gate, shell: str) -> None:
-        done = gate.about("nehalem-x5570", "--quiet", shell=shell, FORGE_SKIP_CPU_GATE="1")
+        done = gate.about("nehalem-x5570", "--quiet", shell=shell, PIKAFORGE_SKIP_CPU_GATE="1")
         assert (done.returncode, done.stdout) == (0, "")
-        assert "WARNING: going on all the same, because FORGE_SKIP_CPU_GATE=1" in done.stderr
+        assert "WARNING: going on all the same, because PIKAFORGE_SKIP_CPU_GATE=1" in done.stderr
         assert "lack:" in done.stderr, "what is missing is said nevertheless"
 
     def test_where_nothing_can_be_told(self, gate: Gate, shell: str) -> None:
-        done = gate.about("arm-neoverse-n1", shell=shell, FORGE_SKIP_CPU_GATE="1")
+        done = gate.about("arm-neoverse-n1", shell=shell, PIKAFORGE_SKIP_CPU_GATE="1")
         assert (done.returncode, "WARNING" in done.stderr) == (0, True)
 
+    def test_its_old_name_works_with_a_notice(self, gate: Gate, shell: str) -> None:
+        done = gate.about("nehalem-x5570", "--quiet", shell=shell, FORGE_SKIP_CPU_GATE="1")
+        assert (done.returncode, done.stdout) == (0, "")
+        assert done.stderr.count("FORGE_SKIP_CPU_GATE is now PIKAFORGE_SKIP_CPU_GATE; the old name still works.") == 1
+        assert "WARNING: going on all the same" in done.stderr
+
+    def test_no_notice_where_the_new_name_is_set(self, gate: Gate, shell: str) -> None:
+        both = {"FORGE_SKIP_CPU_GATE": "1", "PIKAFORGE_SKIP_CPU_GATE": "1"}
+        done = gate.about("nehalem-x5570", shell=shell, **both)
+        assert (done.returncode, "notice" in done.stderr) == (0, False)
+        assert gate.about("nehalem-x5570", shell=shell, **both | {"PIKAFORGE_SKIP_CPU_GATE": "0"}).returncode == 1
+        done = gate.about("haswell-e5-2670-v3", "--quiet", shell=shell, FORGE_SKIP_CPU_GATE="1")
+        assert (done.returncode, done.stderr) == (0, "")
+
+    @pytest.mark.parametrize("name", ["PIKAFORGE_SKIP_CPU_GATE", "FORGE_SKIP_CPU_GATE"])
     @pytest.mark.parametrize("value", ["", "0", "no", "10"])
-    def test_only_one_value_counts(self, gate: Gate, shell: str, value: str) -> None:
-        done = gate.about("nehalem-x5570", shell=shell, FORGE_SKIP_CPU_GATE=value)
-        assert done.returncode == 1
-        assert "FORGE_SKIP_CPU_GATE=1 in the environment" in done.stderr, "the way out is shown"
+    def test_only_one_value_counts(self, gate: Gate, shell: str, value: str, name: str) -> None:
+        done = gate.about("nehalem-x5570", shell=shell, **{name: value})
+        assert (done.returncode, "notice" in done.stderr) == (1, False)
+        assert "PIKAFORGE_SKIP_CPU_GATE=1 in the environment" in done.stderr, "the way out is shown"
 
     def test_does_not_hide_wrong_use(self, gate: Gate, shell: str) -> None:
-        assert gate.ask("--bogus", shell=shell, env={"FORGE_SKIP_CPU_GATE": "1"}).returncode == 2
+        assert gate.ask("--bogus", shell=shell, env={"PIKAFORGE_SKIP_CPU_GATE": "1"}).returncode == 2
         (gate.utils / "cpu-features").unlink()
-        assert gate.ask("--list", shell=shell, env={"FORGE_SKIP_CPU_GATE": "1"}).returncode == 2
+        assert gate.ask("--list", shell=shell, env={"PIKAFORGE_SKIP_CPU_GATE": "1"}).returncode == 2
 
     def test_is_silent_where_it_is_not_needed(self, gate: Gate, shell: str) -> None:
-        done = gate.about("haswell-e5-2670-v3", "--quiet", shell=shell, FORGE_SKIP_CPU_GATE="1")
+        done = gate.about("haswell-e5-2670-v3", "--quiet", shell=shell, PIKAFORGE_SKIP_CPU_GATE="1")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -453,7 +468,14 @@ class TestArguments:
     def test_help(self, gate: Gate, shell: str) -> None:
         done = gate.ask("--help", shell=shell)
         assert (done.returncode, done.stderr) == (0, "")
-        for word in ("--cpuinfo", "--features", "--quiet", "--list", "FORGE_SKIP_CPU_GATE", "R630 (haswell, debian12)"):
+        for word in (
+            "--cpuinfo",
+            "--features",
+            "--quiet",
+            "--list",
+            "PIKAFORGE_SKIP_CPU_GATE",
+            "R630 (haswell, debian12)",
+        ):
             assert word in done.stdout
 
     def test_list(self, gate: Gate, shell: str) -> None:

@@ -133,7 +133,7 @@ class TestPreinst:
         assert lines[0] == "cpu-gate: error: this machine cannot run demo v1.0 for R620 (sandybridge, debian12)"
         assert "no_such_flag" in lines[1]
         assert lines[-1] == "demo: error: this machine does not run this package (see above); nothing was changed"
-        done = host.run("preinst", *words, features=("lm", "no_such_flag"), FORGE_SKIP_CPU_GATE="1")
+        done = host.run("preinst", *words, features=("lm", "no_such_flag"), PIKAFORGE_SKIP_CPU_GATE="1")
         assert done.returncode == 0
         assert "WARNING: going on all the same" in done.stderr
         assert host.calls == []
@@ -287,8 +287,8 @@ def test_times_owners_and_modes_are_decided(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
     (tmp_path / "guest").symlink_to(GUEST)
-    env = clean_env(FORGE_ROOT=str(tmp_path), SOURCE_DATE_EPOCH=str(FUTURE))
-    done = sh("sh", "-c", 'umask 077; exec sh "$FORGE_ROOT/guest/deb.sh"', env=env)
+    env = clean_env(PIKAFORGE_ROOT=str(tmp_path), SOURCE_DATE_EPOCH=str(FUTURE))
+    done = sh("sh", "-c", 'umask 077; exec sh "$PIKAFORGE_ROOT/guest/deb.sh"', env=env)
     if "is too old" in done.stderr:
         pytest.skip(done.stderr)
     assert done.returncode == 0, done.stderr
@@ -316,15 +316,15 @@ class TestTool:
         if dpkg_deb:
             (folder / "dpkg-deb").write_text(f"#!/bin/sh\n{dpkg_deb}\n")
             (folder / "dpkg-deb").chmod(0o755)
-        env = {"PATH": str(folder), "FORGE_ROOT": str(tmp_path), "SOURCE_DATE_EPOCH": "1"}
+        env = {"PATH": str(folder), "PIKAFORGE_ROOT": str(tmp_path), "SOURCE_DATE_EPOCH": "1"}
         return sh("sh", GUEST / "deb.sh", env=env)
 
     def test_without_dpkg_deb(self, tmp_path: Path) -> None:
         done = self.run(tmp_path)
-        told = "deb.sh: dpkg-deb is not here: take a tools image of the Debian family\n"
+        told = "forge: reason: dpkg-deb is not installed: take a tools image of the Debian family\n"
         assert (done.returncode, done.stderr) == (66, told)
 
     def test_with_an_old_one(self, tmp_path: Path) -> None:
         done = self.run(tmp_path, "echo '  --root-owner-group'")
-        told = "deb.sh: this dpkg-deb is too old: 1.21.9 (Debian 12) is needed\n"
+        told = "forge: reason: this dpkg-deb is too old: 1.21.9 (Debian 12) is needed\n"
         assert (done.returncode, done.stderr) == (66, told)

@@ -271,7 +271,7 @@ class TestRefusals:
 
     def test_cpus_overridden(self, host: Host) -> None:
         host.unpack(REFUSED)
-        status, output = host.deploy("9221", "/data", FORGE_SKIP_CPU_GATE="1")
+        status, output = host.deploy("9221", "/data", PIKAFORGE_SKIP_CPU_GATE="1")
         assert status == 0, output
         assert "WARNING: going on all the same" in output
 
@@ -412,23 +412,29 @@ class TestWithSystemd:
         assert re.search(r"^ *CPU 0.*lacks?: no_such_flag$", journal, re.MULTILINE), journal
         assert "started as" not in journal
 
-    def test_override_in_the_environment_file(self, fresh: Host) -> None:
+    @pytest.mark.parametrize("name", ["PIKAFORGE_SKIP_CPU_GATE", "FORGE_SKIP_CPU_GATE"])
+    def test_override_in_the_environment_file(self, fresh: Host, name: str) -> None:
         assert fresh.deploy("9221", "/data")[0] == 0
         fresh.ok("systemctl", "stop", "pika@9221")
         fresh.unpack(REFUSED)
-        fresh.ok("sh", "-c", "echo FORGE_SKIP_CPU_GATE=1 >>/etc/pika/9221.env")
+        fresh.ok("sh", "-c", f"echo {name}=1 >>/etc/pika/9221.env")
         mark = self.mark(fresh)
         fresh.ok("systemctl", "start", "pika@9221")
         self.until(fresh, lambda state: state["SubState"] == "running")
         journal = self.journal(fresh, mark)
         assert "cpu-gate: WARNING: going on all the same" in journal
+        assert ("FORGE_SKIP_CPU_GATE is now PIKAFORGE_SKIP_CPU_GATE" in journal) is (name == "FORGE_SKIP_CPU_GATE")
         assert "started as pika" in journal
+        before = fresh.ok("cat", "/etc/pika/9221.env")
+        assert fresh.deploy("9221", "/data", PIKAFORGE_SKIP_CPU_GATE="1")[0] == 0
+        assert fresh.ok("cat", "/etc/pika/9221.env") == before
 
-    def test_override_of_deploy_holds_for_the_service(self, fresh: Host) -> None:
+    @pytest.mark.parametrize("name", ["PIKAFORGE_SKIP_CPU_GATE", "FORGE_SKIP_CPU_GATE"])
+    def test_override_of_deploy_holds_for_the_service(self, fresh: Host, name: str) -> None:
         fresh.unpack(REFUSED)
         for _ in range(2):
-            status, output = fresh.deploy("9221", "/data", FORGE_SKIP_CPU_GATE="1")
+            status, output = fresh.deploy("9221", "/data", **{name: "1"})
             assert status == 0, output
-        assert fresh.ok("cat", "/etc/pika/9221.env").splitlines()[1:] == ["FORGE_SKIP_CPU_GATE=1"]
+        assert fresh.ok("cat", "/etc/pika/9221.env").splitlines()[1:] == ["PIKAFORGE_SKIP_CPU_GATE=1"]
         self.until(fresh, lambda state: state["SubState"] == "running")
         assert fresh.deploy("9221", "/data")[0] == 1, "the next deployment judges again"

@@ -27,7 +27,7 @@ def inventory(folder: Path, **programs: str) -> CompletedProcess[str]:
         program.write_text(f"#!/bin/sh\n{commands}\n", encoding="utf-8")
         program.chmod(0o755)
     (folder / "out").mkdir()
-    return sh("sh", GUEST / "packages.sh", env=clean_env(PATH=str(path), FORGE_ROOT=str(folder)))
+    return sh("sh", GUEST / "packages.sh", env=clean_env(PATH=str(path), PIKAFORGE_ROOT=str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_packages_are_those_of_the_database_in_use(tmp_path: Path, programs: dic
 def test_an_image_whose_packages_nobody_knows_is_told(tmp_path: Path, programs: dict[str, str]) -> None:
     done = inventory(tmp_path, **programs)
     assert done.returncode == 22
-    assert done.stdout == "forge: reason: neither dpkg nor rpm knows a package of this image\n"
+    assert done.stderr == "forge: reason: neither dpkg nor rpm knows a package of this image\n"
 
 
 def test_the_compiler_is_asked_as_its_age_allows(tmp_path: Path) -> None:

@@ -119,9 +119,10 @@ class TestPre:
         assert host.calls == []
         assert not any((host.top / "var/tmp").iterdir())
 
-    def test_override(self, host: Host) -> None:
+    @pytest.mark.parametrize("name", ["PIKAFORGE_SKIP_CPU_GATE", "FORGE_SKIP_CPU_GATE"])
+    def test_override(self, host: Host, name: str) -> None:
         refusing = Host(top=host.top, words=host.words, scripts=scripts(("lm", "no_such_flag")))
-        done = refusing.run("pre", 1, FORGE_SKIP_CPU_GATE="1")
+        done = refusing.run("pre", 1, **{name: "1"})
         assert done.returncode == 0
         assert "WARNING: going on all the same" in done.stderr
 
@@ -253,7 +254,7 @@ class TestLayout:
         script = f'umask {umask:o}; exec sh "$0" "$1" "$2"'
         return sh(
             "sh", "-c", script, GUEST / "layout.sh", listing, tmp_path / "root",
-            env=clean_env(FORGE_ROOT=str(tmp_path), SOURCE_DATE_EPOCH="1000000000"),
+            env=clean_env(PIKAFORGE_ROOT=str(tmp_path), SOURCE_DATE_EPOCH="1000000000"),
         )  # fmt: skip
 
     def test_modes_times_and_links(self, tmp_path: Path) -> None:
@@ -279,15 +280,15 @@ class TestLayout:
         (tmp_path / "tree/link").symlink_to("/etc/passwd")
         done = self.lay(tmp_path, lines)
         assert done.returncode == status
-        assert done.stderr.startswith("layout.sh: /a should come") or "no kind of entry" in done.stderr
+        assert done.stderr.startswith("forge: reason: /a should come") or "no kind of entry" in done.stderr
 
 
 def test_without_rpmbuild_it_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/sh").symlink_to(str(shutil.which("sh")))
-    env = {"PATH": str(tmp_path / "bin"), "FORGE_ROOT": str(tmp_path), "SOURCE_DATE_EPOCH": "1"}
+    env = {"PATH": str(tmp_path / "bin"), "PIKAFORGE_ROOT": str(tmp_path), "SOURCE_DATE_EPOCH": "1"}
     done = sh("sh", GUEST / "rpm.sh", env=env)
     assert (done.returncode, done.stderr) == (
         66,
-        "rpm.sh: rpmbuild is not here: it comes with the package rpm, as in docker/tools/Dockerfile\n",
+        "forge: reason: rpmbuild is not installed: it comes with the package rpm, as in docker/tools/Dockerfile\n",
     )

@@ -171,20 +171,20 @@ class Stage:
         (root / "patches").mkdir(parents=True)
         (root / "out").mkdir()
         (root / "guest").symlink_to(GUEST)
-        env = {"FORGE_ROOT": str(root), "PATH": clean_env()["PATH"], "LC_ALL": "C"}
+        env = {"PIKAFORGE_ROOT": str(root), "PATH": clean_env()["PATH"], "LC_ALL": "C"}
         if isinstance(source, Repository):
             (root / "git").mkdir()
             depth = [] if history else ["--depth=1"]
             commit = source("rev-parse", ref)
             source("branch", "--force", "wanted", commit)
             source("clone", "--quiet", "--bare", *depth, "--branch", "wanted", source.folder.as_uri(), root / "git/0")
-            env["FORGE_COMMIT"] = commit
+            env["PIKAFORGE_COMMIT"] = commit
             if history:
-                env["FORGE_HISTORY"] = "1"
+                env["PIKAFORGE_HISTORY"] = "1"
         else:
             (root / "tarball").mkdir()
             (root / "tarball" / source.name).write_bytes(source.read_bytes())
-            env["FORGE_TARBALL"] = source.name
+            env["PIKAFORGE_TARBALL"] = source.name
         listed = ""
         for number, patch in enumerate(patches):
             data, strip = patch if isinstance(patch, tuple) else (patch, 1)
@@ -204,7 +204,10 @@ class Stage:
         states = facts.get("state", [])
         assert [int(number) for number, _ in states] == list(range(len(patches)))
         return Looked(
-            states=tuple(state for _, state in states), facts=facts, tree=root / "out/source", log=done.stdout
+            states=tuple(state for _, state in states),
+            facts=facts,
+            tree=root / "out/source",
+            log=done.stdout + done.stderr,
         )
 
 

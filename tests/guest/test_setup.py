@@ -1,4 +1,4 @@
-"""setup.sh on machines that exist only as stubs.
+"""setup.sh and docker/engine.sh on machines that exist only as stubs.
 
 A copy of the script runs with a PATH that holds nothing but plain tools and
 stubs. A stub records its arguments, then does what its body says; package
@@ -110,7 +110,7 @@ while True:
 """
 DOCKERD = """
 echo $$ >"$SANDBOX/dockerd.pid"
-exec {real} -I -S -c {serve} "$SETUP_ROOT/var/run/docker.sock"
+exec {real} -I -S -c {serve} "$PIKAFORGE_SETUP_ROOT/var/run/docker.sock"
 """
 SERVICE = """
 echo $$ >"$SANDBOX/podman.pid"
@@ -214,8 +214,8 @@ class Machine:
                 "PATH": str(self.path / "bin"),
                 "HOME": str(self.path),
                 "SANDBOX": str(self.path),
-                "SETUP_ROOT": str(self.root),
-                "SETUP_WAIT": "20",
+                "PIKAFORGE_SETUP_ROOT": str(self.root),
+                "PIKAFORGE_SETUP_WAIT": "20",
                 **(env or {}),
             },
             capture_output=True,
@@ -259,6 +259,9 @@ def machine() -> Iterator[Machine]:
         ):
             (made.path / folder).mkdir(parents=True, exist_ok=True)
         shutil.copy(REPO / "setup.sh", made.repo)
+        (made.repo / "docker").mkdir()
+        for script in (REPO / "docker").glob("*.sh"):
+            shutil.copy(script, made.repo / "docker")
         for plain in PLAIN:
             found = shutil.which(plain)
             assert found, plain
@@ -468,7 +471,7 @@ def test_dockerd_is_started_once_and_does_not_keep_the_lock(machine: Machine) ->
 def test_dockerd_that_dies_is_reported_at_once_with_its_log(machine: Machine, reaped: bool) -> None:
     """Also where process 1 is none that reaps orphans, as in a container without an init."""
     machine.stub("dockerd", DYING)
-    done = machine.run("R620", env={"SETUP_WAIT": "3600"}, reaped=reaped)
+    done = machine.run("R620", env={"PIKAFORGE_SETUP_WAIT": "3600"}, reaped=reaped)
     assert done.returncode == 3
     assert "    failed to start daemon: Devices cgroup isn't mounted\n" in done.stderr
     assert "error: dockerd died at its start" in done.stderr
@@ -478,7 +481,7 @@ def test_dockerd_that_dies_is_reported_at_once_with_its_log(machine: Machine, re
 
 def test_dockerd_that_never_answers_is_not_awaited_for_ever(machine: Machine) -> None:
     machine.stub("dockerd", 'echo $$ >"$SANDBOX/dockerd.pid"; exec sleep 50')
-    done = machine.run("R620", env={"SETUP_WAIT": "1"})
+    done = machine.run("R620", env={"PIKAFORGE_SETUP_WAIT": "1"})
     assert done.returncode == 3
     assert "does not answer at" in done.stderr
 
@@ -652,7 +655,7 @@ def test_podman_that_dies_is_reported_at_once_with_its_log(machine: Machine) -> 
 def test_el_takes_the_engine_that_is_asked_for(machine: Machine, engine: str, chosen: str) -> None:
     enterprise(machine, "rocky9", "dnf")
     (machine.path / "offered").write_text("podman docker-ce")
-    machine.run("R620", env={"PIKAFORGE_ENGINE": engine, "SETUP_WAIT": "1"})
+    machine.run("R620", env={"PIKAFORGE_ENGINE": engine, "PIKAFORGE_SETUP_WAIT": "1"})
     assert machine.installed() == [[chosen]]
 
 
@@ -863,7 +866,96 @@ def test_a_second_setup_waits_for_the_first(machine: Machine) -> None:
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
 def test_scripts_are_clean() -> None:
-    checked = subprocess.run(
-        ["shellcheck", "setup.sh", ".ci/run"], cwd=REPO, capture_output=True, text=True, check=False
-    )
+    scripts = ["setup.sh", "docker/engine.sh", "docker/machine.sh", ".ci/run"]
+    checked = subprocess.run(["shellcheck", *scripts], cwd=REPO, capture_output=True, text=True, check=False)
     assert checked.stdout == ""
+
+
+# ---- docker/engine.sh alone
+
+ENGINE = "docker/engine.sh"
+
+
+def test_the_engine_script_alone_finds_one_and_prints_its_address(machine: Machine) -> None:
+    machine.engine()
+    done = machine.run(script=ENGINE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"unix://{machine.root}/var/run/docker.sock\n"
+    assert machine.calls(*TOUCHES, "nox") == []
+    assert not machine.venv.exists(), "it asks with the machine's own Python"
+
+
+def test_the_engine_script_alone_asks_with_the_environments_python(machine: Machine) -> None:
+    machine.engine()
+    machine.run()
+    machine.remove("python3")
+    done = machine.run(script=ENGINE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [call[0] for call in machine.calls()] == ["python"]
+
+
+def test_the_engine_script_alone_installs_and_starts_one(machine: Machine) -> None:
+    done = machine.run(script=ENGINE)
+    assert done.returncode == 0, done.stderr
+    assert machine.installed() == [["docker.io"]]
+    assert [call[0] for call in machine.calls("apt-get", "dockerd")] == ["apt-get", "apt-get", "dockerd"]
+    assert f"setup: starts dockerd; its log is {machine.root}/var/log/pikaforge-dockerd.log" in done.stderr
+    assert done.stdout == f"unix://{machine.root}/var/run/docker.sock\n"
+    assert subprocess.run(["flock", "-n", str(machine.repo / "setup.sh"), "true"], check=False).returncode == 0
+
+
+def test_the_engine_script_alone_names_podmans_socket(machine: Machine) -> None:
+    machine.engine("run/podman/podman.sock")
+    done = machine.run(script=ENGINE)
+    address = f"unix://{machine.root}/run/podman/podman.sock"
+    assert (done.returncode, done.stdout) == (0, f"{address}\n")
+    assert f"to run nox yourself: export DOCKER_HOST={address}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("env", "stdout"),
+    [({"DOCKER_HOST": "tcp://builder:2376"}, "tcp://builder:2376\n"), ({"PIKAFORGE_ENGINE": "lxc"}, "")],
+)
+def test_the_engine_script_alone_reads_the_same_variables(machine: Machine, env: dict[str, str], stdout: str) -> None:
+    done = machine.run(script=ENGINE, env=env)
+    assert (done.returncode, done.stdout) == (0 if stdout else 3, stdout)
+    assert machine.calls() == []
+
+
+def test_the_engine_script_alone_fails_as_setup_does(machine: Machine) -> None:
+    machine.stub("dockerd", DYING)
+    scratch = machine.path / "scratch"
+    scratch.mkdir()
+    done = machine.run(script=ENGINE, env={"PIKAFORGE_SETUP_WAIT": "3600", "TMPDIR": str(scratch)})
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "    failed to start daemon: Devices cgroup isn't mounted\n" in done.stderr
+    assert "setup: error: dockerd died at its start" in done.stderr
+    assert list(scratch.iterdir()) == [], "the log is removed"
+
+
+def test_the_engine_script_alone_needs_a_python(machine: Machine) -> None:
+    machine.engine()
+    machine.remove("python3")
+    done = machine.run(script=ENGINE)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "setup: error: a Python is needed to ask the engine, and there is none\n" in done.stderr
+    assert "hint: bash setup.sh brings one" in done.stderr
+
+
+def test_the_engine_script_alone_waits_for_setup(machine: Machine) -> None:
+    machine.engine()
+    with subprocess.Popen(["flock", str(machine.repo / "setup.sh"), "sleep", "1"]) as first:
+        time.sleep(0.3)
+        done = machine.run(script=ENGINE)
+        first.wait()
+    assert done.returncode == 0, done.stderr
+    assert "setup: waits for another setup.sh" in done.stderr
+
+
+@pytest.mark.parametrize(("option", "status"), [("-h", 0), ("--help", 0), ("R620", 3)])
+def test_the_engine_script_takes_no_arguments(machine: Machine, option: str, status: int) -> None:
+    done = machine.run(option, script=ENGINE)
+    assert done.returncode == status
+    assert ("bash docker/engine.sh" in done.stdout) is (status == 0)
+    assert ("error: docker/engine.sh takes no arguments, and not R620" in done.stderr) is (status == 3)
+    assert machine.calls() == []

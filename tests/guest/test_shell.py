@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from guest.helpers import GUEST, clean_env, need, sh
 
 SCRIPTS = [GUEST / "cc", *sorted(GUEST.rglob("*.sh"))]
-OURS = {"cc", "specs.sh", "compile.sh", "bundle.sh", "pika.sh"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -34,5 +34,24 @@ def test_stops_at_the_first_error(script: Path) -> None:
 
 def test_only_the_recipe_names_a_product() -> None:
     for script in SCRIPTS:
-        if script.name in OURS - {"pika.sh"}:
-            assert "pika" not in script.read_text().lower(), script
+        assert not re.search("pika(?!forge)", script.read_text(), re.IGNORECASE), script
+
+
+LIBRARY = re.compile(r'^\. "\$\{0%/\*\}/([a-z]+\.sh)"$', re.MULTILINE)
+OF_ITS_OWN = {GUEST / "cc", GUEST / "lib.sh"}
+
+
+@pytest.mark.parametrize(
+    "script", [script for script in SCRIPTS if script not in OF_ITS_OWN], ids=lambda path: path.name
+)
+def test_what_scripts_share_comes_from_one_library(script: Path) -> None:
+    """Directly, or with another library of the same script."""
+    read = {script}
+    while read != (wider := read | {GUEST / name for path in read for name in LIBRARY.findall(path.read_text())}):
+        read = wider
+    assert GUEST / "lib.sh" in read
+    shared = re.findall(r"^(\w+)\(\) [{(]", (GUEST / "lib.sh").read_text(), re.MULTILINE)
+    assert "fail" in shared
+    text = script.read_text()
+    assert not [name for name in shared if re.search(rf"^{name}\(\)", text, re.MULTILINE)]
+    assert "forge: " not in text, "note, reason and fail write these lines"

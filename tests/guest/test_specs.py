@@ -32,9 +32,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run_specs(folder: Path, *compilers: str) -> str:
-    done = sh("sh", GUEST / "specs.sh", *compilers, env=clean_env(FORGE_SPECS_FOLDER=str(folder)))
+    done = sh("sh", GUEST / "specs.sh", *compilers, env=clean_env(PIKAFORGE_SPECS_FOLDER=str(folder)))
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stderr
 
 
 def test_native_means_the_default(gcc: str, folder: Path) -> None:
@@ -90,7 +90,7 @@ def test_unknown_form_of_the_specs_fails_loudly(gcc: str, folder: Path, tmp_path
         f'#!/bin/sh\n[ "$1" != -dumpspecs ] || {{ echo "%:local_cpu_detect(other)"; exit 0; }}\nexec {gcc} "$@"\n'
     )
     strange.chmod(0o755)
-    done = sh("sh", GUEST / "specs.sh", strange, env=clean_env(FORGE_SPECS_FOLDER=str(folder)))
+    done = sh("sh", GUEST / "specs.sh", strange, env=clean_env(PIKAFORGE_SPECS_FOLDER=str(folder)))
     assert done.returncode == 1
     assert "local_cpu_detect in a form" in done.stderr
 
@@ -101,7 +101,7 @@ def test_an_edit_without_effect_fails_loudly(gcc: str, folder: Path, tmp_path: P
         f'#!/bin/sh\ncase $1 in -B) shift 2 ;; esac\nexec {gcc} "$@"\n'  # ignores our folder
     )
     deaf.chmod(0o755)
-    done = sh("sh", GUEST / "specs.sh", deaf, env=clean_env(FORGE_SPECS_FOLDER=str(folder)))
+    done = sh("sh", GUEST / "specs.sh", deaf, env=clean_env(PIKAFORGE_SPECS_FOLDER=str(folder)))
     assert done.returncode == 1
     assert "native still" in done.stderr
 

@@ -64,10 +64,10 @@ def test_appends_maps_frame_pointers_and_extra_flags(spied: Wrapper) -> None:
     seen = spied.seen(
         "-c",
         "a.c",
-        FORGE_FRAME_POINTERS="1",
-        FORGE_MAP_FLAG="-ffile-prefix-map",
-        FORGE_EXTRA_CFLAGS="-DX -DGLOB=*",
-        FORGE_EXTRA_CXXFLAGS="-include cstdint",
+        PIKAFORGE_FRAME_POINTERS="1",
+        PIKAFORGE_MAP_FLAG="-ffile-prefix-map",
+        PIKAFORGE_EXTRA_CFLAGS="-DX -DGLOB=*",
+        PIKAFORGE_EXTRA_CXXFLAGS="-include cstdint",
         name="gcc",
     )
     assert seen == [
@@ -83,7 +83,7 @@ def test_appends_maps_frame_pointers_and_extra_flags(spied: Wrapper) -> None:
 
 
 def test_gives_an_old_compiler_its_date(spied: Wrapper) -> None:
-    seen = spied.seen("-c", "a.c", FORGE_DATE="Jan  1 1970", FORGE_TIME="00:00:00")
+    seen = spied.seen("-c", "a.c", PIKAFORGE_DATE="Jan  1 1970", PIKAFORGE_TIME="00:00:00")
     assert seen[-2:] == ['-D__DATE__="Jan  1 1970"', '-D__TIME__="00:00:00"']
 
 
@@ -126,7 +126,7 @@ LANGUAGES: list[tuple[str, tuple[str, ...], str]] = [
     ("g++", ("-print-file-name=a.cc",), ""),
 ]
 ADDED_FOR = {"c": ["-fcommon"], "c++": ["-include", "cstdint"], "": []}
-EXTRA = {"FORGE_EXTRA_CFLAGS": "-fcommon", "FORGE_EXTRA_CXXFLAGS": "-include cstdint"}
+EXTRA = {"PIKAFORGE_EXTRA_CFLAGS": "-fcommon", "PIKAFORGE_EXTRA_CXXFLAGS": "-include cstdint"}
 
 
 @pytest.mark.parametrize(("name", "words", "language"), LANGUAGES)
@@ -152,7 +152,7 @@ def test_response_file_and_command_line_are_one_list(spied: Wrapper) -> None:
 
 
 def test_flags_of_a_language_are_single_words(spied: Wrapper) -> None:
-    seen = spied.seen("-c", "a.c", FORGE_EXTRA_CFLAGS="-DX=* -DY=$HOME  -DZ=`id`")
+    seen = spied.seen("-c", "a.c", PIKAFORGE_EXTRA_CFLAGS="-DX=* -DY=$HOME  -DZ=`id`")
     assert seen == ["-c", "a.c", *ADDED, "-DX=*", "-DY=$HOME", "-DZ=`id`"]
 
 
@@ -222,7 +222,7 @@ def test_parallel_calls_lose_no_count(spied: Wrapper) -> None:
 
 
 def test_off_only_passes_the_call_on(spied: Wrapper) -> None:
-    assert spied.seen("-march=native", FORGE_WRAPPER="off") == ["-march=native"]
+    assert spied.seen("-march=native", PIKAFORGE_WRAPPER="off") == ["-march=native"]
 
 
 def test_refuses_an_emptied_environment(spied: Wrapper) -> None:
@@ -231,7 +231,7 @@ def test_refuses_an_emptied_environment(spied: Wrapper) -> None:
         [spied.root / "wrap" / "gcc", "-c", "a.c"], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode != 0
-    assert "FORGE_TARGET_FLAGS" in done.stderr
+    assert "PIKAFORGE_TARGET_FLAGS" in done.stderr
 
 
 def test_never_calls_itself_by_another_spelling(spied: Wrapper) -> None:
@@ -252,7 +252,7 @@ def test_ccache_stands_behind_the_wrapper(spied: Wrapper) -> None:
     ccache = spied.root / "behind" / "ccache"
     ccache.write_text('#!/bin/sh\nprintf "%s\\n" "$*" >"$SPY.ccache"\nexec "$@"\n')
     ccache.chmod(0o755)
-    assert spied.seen("-march=native", "-c", "a.c", FORGE_CCACHE="1") == ["-c", "a.c", *ADDED]
+    assert spied.seen("-march=native", "-c", "a.c", PIKAFORGE_CCACHE="1") == ["-c", "a.c", *ADDED]
     line = (spied.root / "spy.ccache").read_text()
     assert line == f"{spied.root}/behind/gcc -c a.c {' '.join(ADDED)}\n"
 
@@ -275,8 +275,8 @@ def test_ccache_stands_behind_the_wrapper(spied: Wrapper) -> None:
 )
 @pytest.mark.parametrize("name", ["gcc", "g++"])
 def test_questions_get_the_real_answer(wrapped: Wrapper, name: str, words: tuple[str, ...]) -> None:
-    ours = wrapped.call(*words, name=name, FORGE_EXTRA_CXXFLAGS="-include cstdint")
-    real = wrapped.call(*words, name=name, FORGE_WRAPPER="off")
+    ours = wrapped.call(*words, name=name, PIKAFORGE_EXTRA_CXXFLAGS="-include cstdint")
+    real = wrapped.call(*words, name=name, PIKAFORGE_WRAPPER="off")
     assert (ours.returncode, ours.stdout) == (real.returncode, real.stdout) == (0, real.stdout)
     # The answer to -v names the options of the call.
     assert [line for line in ours.stderr.splitlines() if "version" in line] == [
@@ -293,8 +293,8 @@ def test_standard_input_assembly_and_link_calls_work(wrapped: Wrapper) -> None:
     assert wrapped.call("-x", "c++", "-c", "-o", "in.o", "-", name="g++", text="class A;").returncode == 0
     (root / "a.S").write_text('#ifdef __AVX__\n.globl f\nf: ret\n#endif\n.section .note.GNU-stack,""\n')
     (root / "m.c").write_text("void f(void); int main(void) { f(); return 0; }\n")
-    assert wrapped.call("-c", "a.S", FORGE_FRAME_POINTERS="1").returncode == 0
-    assert wrapped.call("-Werror", "-Wall", "-Wextra", "-c", "m.c", FORGE_FRAME_POINTERS="1").returncode == 0
+    assert wrapped.call("-c", "a.S", PIKAFORGE_FRAME_POINTERS="1").returncode == 0
+    assert wrapped.call("-Werror", "-Wall", "-Wextra", "-c", "m.c", PIKAFORGE_FRAME_POINTERS="1").returncode == 0
     linked = wrapped.call("m.o", "a.o", "-o", "m")
     assert (linked.returncode, linked.stderr) == (0, "")
 
@@ -302,7 +302,7 @@ def test_standard_input_assembly_and_link_calls_work(wrapped: Wrapper) -> None:
 def test_old_compilers_date_replaces_the_macro_without_a_warning(wrapped: Wrapper) -> None:
     done = wrapped.call(
         "-Werror", "-Wall", "-E", "-P", "-",
-        text="__DATE__ __TIME__", FORGE_DATE="Jan  1 1970", FORGE_TIME="00:00:01",
+        text="__DATE__ __TIME__", PIKAFORGE_DATE="Jan  1 1970", PIKAFORGE_TIME="00:00:01",
     )  # fmt: skip
     assert (done.returncode, done.stdout.strip()) == (0, '"Jan  1 1970" "00:00:01"')
 
@@ -329,7 +329,7 @@ def test_real_ccache_hits_on_what_the_target_decides(wrapped: Wrapper) -> None:
     root = wrapped.root
     (root / "a.c").write_text("int a;\n")
     (root / "ccache").mkdir()
-    env = {"FORGE_CCACHE": "1", "CCACHE_DIR": str(root / "ccache"), "CCACHE_COMPILERCHECK": "content"}
+    env = {"PIKAFORGE_CCACHE": "1", "CCACHE_DIR": str(root / "ccache"), "CCACHE_COMPILERCHECK": "content"}
     for flag in ("-march=native", "-march=haswell"):
         assert wrapped.run([flag, "-c", "a.c", "-o", "a.o"], env).returncode == 0
     stats = subprocess.run(

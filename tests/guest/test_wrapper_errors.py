@@ -96,10 +96,10 @@ def test_operands_are_left_alone(spied: Wrapper, option: str) -> None:
 
 def test_a_product_may_keep_them(spied: Wrapper) -> None:
     words = ["-c", *DROPPED, *KEPT, "-Wl,--fatal-warnings", "a.c"]
-    assert spied.seen(*words, FORGE_KEEP_WERROR="1") == [*words, *ADDED]
+    assert spied.seen(*words, PIKAFORGE_KEEP_WERROR="1") == [*words, *ADDED]
     assert spied.dropped == []
     spied.root.joinpath("args").write_text("\n".join(words))
-    assert spied.seen("@args", FORGE_KEEP_WERROR="1") == ["@args", *ADDED]
+    assert spied.seen("@args", PIKAFORGE_KEEP_WERROR="1") == ["@args", *ADDED]
 
 
 def test_a_flag_is_one_line_of_the_count(spied: Wrapper) -> None:
@@ -129,7 +129,7 @@ def test_lists_for_other_programs_say_the_contrary(spied_in_each_shell: Wrapper,
     assert wrapper.seen("@args")[1:] == ADDED
     assert wrapper.response.splitlines() == ["-v", relaxed, "a.c", f'"{relaxed}"']
     assert wrapper.dropped == counted * 4
-    assert wrapper.seen(word, FORGE_KEEP_WERROR="1") == [word, *ADDED]
+    assert wrapper.seen(word, PIKAFORGE_KEEP_WERROR="1") == [word, *ADDED]
 
 
 def test_real_assembler_and_linker_go_on(wrapped: Wrapper) -> None:
@@ -143,7 +143,7 @@ def test_real_assembler_and_linker_go_on(wrapped: Wrapper) -> None:
     ):
         done = wrapped.call(*words)
         assert (done.returncode, "arning: " in done.stderr) == (0, True), done.stderr
-        assert wrapped.call(*words, FORGE_KEEP_WERROR="1").returncode == 1, words
+        assert wrapped.call(*words, PIKAFORGE_KEEP_WERROR="1").returncode == 1, words
 
 
 # --- -Wno-error=NAME -------------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_names_that_the_compiler_does_not_know_are_dropped(old: Wrapper) -> None
     assert old.seen(*words) == [*kept, *ADDED]
     assert old.dropped == ["-Wno-error=new-a", "--warn-no-error=new-b"]
     # Also where errors stay, and in a probe: an old compiler refuses the names anywhere.
-    assert old.seen(*words, FORGE_KEEP_WERROR="1") == [*kept, *ADDED]
+    assert old.seen(*words, PIKAFORGE_KEEP_WERROR="1") == [*kept, *ADDED]
     assert old.seen(*words, "conftest.c") == [*kept, "conftest.c", *ADDED]
     old.root.joinpath("args").write_text(" ".join(words))
     assert old.seen("@args")[1:] == ADDED
@@ -163,7 +163,7 @@ def test_names_that_the_compiler_does_not_know_are_dropped(old: Wrapper) -> None
 
 
 def test_the_compiler_is_asked_once_for_each_name(old: Wrapper) -> None:
-    values = {"FORGE_ASKED": str(old.root / "asked")}
+    values = {"PIKAFORGE_ASKED": str(old.root / "asked")}
     for _ in range(3):
         assert old.seen("-Wno-error=new-a", "-Wno-error=known", **values) == ["-Wno-error=known", *ADDED]
     assert asked(old) == 2
@@ -175,7 +175,7 @@ def test_the_compiler_is_asked_once_for_each_name(old: Wrapper) -> None:
 def test_an_answer_that_cannot_be_kept_is_asked_for_again(old: Wrapper) -> None:
     for name in ("new-" + "x" * 300, "../new-x", "", "new-\n"):
         for folder in (str(old.root / "asked"), "/nonexistent"):
-            assert old.seen(f"-Wno-error={name}", "-Wno-error=a/b", FORGE_ASKED=folder)[-3:] == [
+            assert old.seen(f"-Wno-error={name}", "-Wno-error=a/b", PIKAFORGE_ASKED=folder)[-3:] == [
                 "-Wno-error=a/b", *ADDED,
             ]  # fmt: skip
     assert sorted(path.name for path in (old.root / "asked").rglob("*")) in (
@@ -188,7 +188,7 @@ def test_parallel_calls_agree(old: Wrapper) -> None:
     running = [
         subprocess.Popen(
             [old.root / "wrap" / "gcc", "-Wno-error=new-a", "-Wno-error=known"],
-            env=old.env(FORGE_ASKED=str(old.root / "asked"), SPY=str(old.root / f"spy{number}")),
+            env=old.env(PIKAFORGE_ASKED=str(old.root / "asked"), SPY=str(old.root / f"spy{number}")),
         )
         for number in range(20)
     ]
@@ -212,7 +212,7 @@ def test_real_compiler_warns_and_goes_on(wrapped: Wrapper) -> None:
     for flag in DROPPED:
         done = wrapped.call("-Wall", flag, "-c", "w.c")
         assert (done.returncode, "[-Wunused-variable]" in done.stderr) == (0, True), (flag, done.stderr)
-    done = wrapped.call("-Wall", "-Werror", "-c", "w.c", FORGE_KEEP_WERROR="1")
+    done = wrapped.call("-Wall", "-Werror", "-c", "w.c", PIKAFORGE_KEEP_WERROR="1")
     assert (done.returncode, "[-Werror=unused-variable]" in done.stderr) == (1, True)
 
 
@@ -293,11 +293,11 @@ def test_nothing_is_forked_on_the_usual_way(tmp_path: Path, shell: str) -> None:
     (tmp_path / "asked").mkdir()
     wrapper = Wrapper(root=tmp_path, path=f"{wrap}:{behind}:/usr/bin:/bin")
     values = {
-        "FORGE_ASKED": str(tmp_path / "asked"),
-        "FORGE_EXTRA_CFLAGS": "-fcommon",
-        "FORGE_EXTRA_CXXFLAGS": "-include cstdint",
-        "FORGE_FRAME_POINTERS": "1",
-        "FORGE_MAP_FLAG": "-ffile-prefix-map",
+        "PIKAFORGE_ASKED": str(tmp_path / "asked"),
+        "PIKAFORGE_EXTRA_CFLAGS": "-fcommon",
+        "PIKAFORGE_EXTRA_CXXFLAGS": "-include cstdint",
+        "PIKAFORGE_FRAME_POINTERS": "1",
+        "PIKAFORGE_MAP_FLAG": "-ffile-prefix-map",
     }
     words = ["-Werror", "-march=native", "-Wno-error=one", "-Werror=two", "-O2", "-Wl,--fatal-warnings", "-c", "a.cc"]
     first = wrapper.run(words, values, name="g++")

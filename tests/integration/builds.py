@@ -40,7 +40,7 @@ class SampleBuild:
 RELEASE = "release.tar.gz"
 MAKE_RELEASE = """#!/bin/sh
 set -eu
-cd "$FORGE_ROOT/src"
+cd "$PIKAFORGE_ROOT/src"
 autoreconf --install
 rm -rf autom4te.cache
 cd ..

@@ -20,7 +20,7 @@ from integration.builds import ALL_FORMATS, SampleBuild
 
 NAME = "pika-server"
 VERSION = "3.4.0+r620.debian12"
-GONE = ("PYTHONPATH", "PYTHONHOME", "FORGE_SKIP_CPU_GATE", "LD_LIBRARY_PATH")
+GONE = ("PYTHONPATH", "PYTHONHOME", "PIKAFORGE_SKIP_CPU_GATE", "FORGE_SKIP_CPU_GATE", "LD_LIBRARY_PATH")
 OPEN = ("-a", ".", "-P", ".")
 """Options of an index that lets everybody do everything."""
 

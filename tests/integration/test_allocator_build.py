@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUEST = REPOSITORY / "docker" / "guest"
-SCRIPTS = ("run.sh", "allocator.sh", "toolchain.sh", "cc")
+SCRIPTS = ("lib.sh", "run.sh", "allocator.sh", "toolchain.sh", "cc")
 EPOCH = 1600000000
 WAYS = ("libunwind", "frame-pointers")
 METHODS = {"libunwind": "libunwind", "frame-pointers": "generic_fp"}
@@ -126,12 +126,12 @@ class Builder:
             image=self.image,
             argv=("sh", "guest/run.sh", "allocator", "prefix", "debug", "facts"),
             env={
-                "FORGE_UNWINDER": unwinder,
-                "FORGE_PRODUCT": "gperftools",
-                "FORGE_VERSION": version.rpartition("-")[0],
-                "FORGE_TARGET_FLAGS": " ".join(self.flags(target)),
-                "FORGE_JOBS": "2",
-                "FORGE_CCACHE": str(int(ccache)),
+                "PIKAFORGE_UNWINDER": unwinder,
+                "PIKAFORGE_PRODUCT": "gperftools",
+                "PIKAFORGE_VERSION": version.rpartition("-")[0],
+                "PIKAFORGE_TARGET_FLAGS": " ".join(self.flags(target)),
+                "PIKAFORGE_JOBS": "2",
+                "PIKAFORGE_CCACHE": str(int(ccache)),
                 "SOURCE_DATE_EPOCH": str(EPOCH),
             },
             inputs=(
@@ -308,9 +308,10 @@ int main() {
 # As a recipe would use it: by pkg-config, and with the folder on the run path.
 PROVE = """#!/bin/sh
 set -eu
-cd "$FORGE_ROOT"
-g++ -O1 $FORGE_FLAGS prove.cc -o prove $(PKG_CONFIG_PATH=$FORGE_ROOT/prefix/lib/pkgconfig pkg-config --cflags --libs \
-libtcmalloc) -Wl,-rpath,"$FORGE_ROOT/prefix/lib"
+cd "$PIKAFORGE_ROOT"
+g++ -O1 $PIKAFORGE_FLAGS prove.cc -o prove \
+$(PKG_CONFIG_PATH=$PIKAFORGE_ROOT/prefix/lib/pkgconfig pkg-config --cflags --libs libtcmalloc) \
+-Wl,-rpath,"$PIKAFORGE_ROOT/prefix/lib"
 ldd prove
 TCMALLOC_STACKTRACE_METHOD_VERBOSE=t ./prove
 """
@@ -326,7 +327,7 @@ def prove(build: Builder, built: Built, unwinder: str, target: str) -> str:
         label=f"test-allocator-prove-{built.folder.name}",
         image=build.image,
         argv=("sh", "prove.sh"),
-        env={"FORGE_FLAGS": "-fno-omit-frame-pointer" if unwinder == "frame-pointers" else ""},
+        env={"PIKAFORGE_FLAGS": "-fno-omit-frame-pointer" if unwinder == "frame-pointers" else ""},
         inputs=(
             Input(folder="", archive=files({"prove.sh": PROVE.encode(), "prove.cc": PROGRAM.encode()})),
             Input(folder="prefix", archive=built.folder / "prefix.tar"),

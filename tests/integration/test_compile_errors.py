@@ -172,7 +172,9 @@ def test_another_version_than_was_asked_for(tiny: Callable[..., Project]) -> Non
 
 def test_other_cells_go_on(tiny: Callable[..., Project]) -> None:
     """One of two allocators fails to build: the other's package is made, and the status is that of a failed stage."""
-    project = tiny(prologue='[ "$FORGE_ALLOCATOR" != system ] || { echo "tiny.c:1: error: not with system"; exit 1; }')
+    project = tiny(
+        prologue='[ "$PIKAFORGE_ALLOCATOR" != system ] || { echo "tiny.c:1: error: not with system"; exit 1; }'
+    )
     cells = ("R620-debian12-none", "R620-debian12-system")
     done = project.build(*cells)
     assert done.returncode == 4, done.text

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 GUEST = ROOT / "docker" / "guest"
-SCRIPTS = ("run.sh", "deb.sh", "layout.sh")
+SCRIPTS = ("lib.sh", "run.sh", "deb.sh", "layout.sh")
 CONTENTS = Path(__file__).with_name("deb-contents.txt")
 EPOCH = 1604318400
 TOP = "/opt/pika"
@@ -386,7 +386,7 @@ def aged(archive: bytes | Path) -> bytes:
 def test_unlike_conditions_give_the_same_bytes(engine: Engine, kit: Kit, built: Mapping[str, Path]) -> None:
     described, archives = kit.product(with_debug=True)
     env = {
-        "FORGE_ROOT": "/srv/some/other/place",
+        "PIKAFORGE_ROOT": "/srv/some/other/place",
         "SOURCE_DATE_EPOCH": str(EPOCH),
         "TZ": "Asia/Tokyo",
         "LANG": "C.UTF-8",
@@ -397,7 +397,7 @@ def test_unlike_conditions_give_the_same_bytes(engine: Engine, kit: Kit, built: 
         "GZIP": "--rsyncable",
         "XZ_OPT": "-0",
     }
-    root = env["FORGE_ROOT"].lstrip("/")
+    root = env["PIKAFORGE_ROOT"].lstrip("/")
     parts = {**archives, "made": files(described.extra), "pack": files(described.pack())}
     with host_of(engine, kit.tools, hostname="elsewhere") as other:
         other.put({f"{root}/guest/{name}": GUEST / name for name in SCRIPTS})
@@ -554,8 +554,8 @@ def test_a_machine_that_lacks_a_feature_is_refused(host: Host, kit: Kit, built: 
     assert version(host) == "install ok installed 3.4.0-1.R620.debian12"
     assert host.run("dpkg", "--verify", "pika") == (0, "")
 
-    told = host.ok(*APT, "/q/3.deb", FORGE_SKIP_CPU_GATE="1")
-    assert "cpu-gate: WARNING: going on all the same, because FORGE_SKIP_CPU_GATE=1." in told
+    told = host.ok(*APT, "/q/3.deb", PIKAFORGE_SKIP_CPU_GATE="1")
+    assert "cpu-gate: WARNING: going on all the same, because PIKAFORGE_SKIP_CPU_GATE=1." in told
     assert version(host) == "install ok installed 3.4.0-3.R620.debian12"
 
 

@@ -31,7 +31,7 @@ def quick_checks(matrix: dict[str, Any]) -> None:
 def own_flags(recipe: Path, flags: str) -> None:
     """Compile behind the wrapper's back, as the tree's own Makefile would."""
     text = recipe.read_text(encoding="utf-8")
-    text = text.replace("\nset -eu\n", "\nset -eu\nexport FORGE_WRAPPER=off\n", 1)
+    text = text.replace("\nset -eu\n", "\nset -eu\nexport PIKAFORGE_WRAPPER=off\n", 1)
     assert text.count('    make "$@" \\\n') == 1
     text = text.replace('    make "$@" \\\n', f"    make \"$@\" CXX='g++ {flags}' \\\n", 1)
     recipe.write_text(text, encoding="utf-8")

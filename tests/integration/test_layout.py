@@ -84,8 +84,10 @@ def test_the_wheel_has_exactly_the_package(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        everything = archive.namelist()
+    names = {name for name in everything if ".dist-info/" not in name}
     assert names == _files()
+    assert not [name for name in everything if name.endswith("entry_points.txt")], "it works from its checkout only"
     assert {"pikaforge/formats/assets/deploy.sh", "pikaforge/cli/main.py", "pikaforge/host/job.py"} <= names
 
 

@@ -61,7 +61,7 @@ def _work(tmp_path: Path) -> list[str]:
 
 
 def test_a_job_gets_its_inputs_and_leaves_its_outputs(tmp_path: Path, local: HostEngine, into: Path) -> None:
-    script = 'cat src/a >out/result; printf "%s" "$FORGE_ROOT" >out/root; pwd; ls -d out'
+    script = 'cat src/a >out/result; printf "%s" "$PIKAFORGE_ROOT" >out/root; pwd; ls -d out'
     (tmp_path / "a.tar").write_bytes(files({"a": b"content", "deep/er/b": b"x"}))
     job = _job(
         tmp_path,
@@ -84,11 +84,11 @@ def test_a_job_sees_little_of_this_process(
 ) -> None:
     for name in ("CFLAGS", "CC", "MAKEFLAGS", "http_proxy", "CCACHE_DIR"):
         monkeypatch.setenv(name, "mine")
-    local.run(_job(tmp_path, "env", env={"FORGE_X": "1", "FORGE_ROOT": "elsewhere"}), into)
+    local.run(_job(tmp_path, "env", env={"PIKAFORGE_X": "1", "PIKAFORGE_ROOT": "elsewhere"}), into)
     seen = dict(line.split("=", 1) for line in (tmp_path / "log").read_text().splitlines())
-    assert set(seen) - {"PWD", "OLDPWD", "SHLVL", "_"} <= {*PASSED_ON, "FORGE_ROOT", "FORGE_X"}
+    assert set(seen) - {"PWD", "OLDPWD", "SHLVL", "_"} <= {*PASSED_ON, "PIKAFORGE_ROOT", "PIKAFORGE_X"}
     assert PASSED_ON == ("PATH", "HOME", "USER", "TMPDIR", "LD_LIBRARY_PATH")
-    assert (seen["FORGE_X"], seen["FORGE_ROOT"]) == ("1", local.root("compile-x"))
+    assert (seen["PIKAFORGE_X"], seen["PIKAFORGE_ROOT"]) == ("1", local.root("compile-x"))
 
 
 def test_a_cache_survives_jobs(tmp_path: Path, local: HostEngine, into: Path) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 GUEST = ROOT / "docker" / "guest"
 SAMPLE = ROOT / "tests" / "sample"
-SCRIPTS = ("run.sh", "compile.sh", "toolchain.sh", "bundle.sh", "cc")
+SCRIPTS = ("lib.sh", "run.sh", "compile.sh", "toolchain.sh", "bundle.sh", "cc")
 LIBRARIES = ("pink", "rocksdb")
 IMAGES = {"debian11": 10, "debian12": 12, "debian13": 14}
 
@@ -64,11 +64,11 @@ echo "== others"
 OTHERS = """
 printf 'int f(void) { return g(1); }\\nint h(int *p) { int i = p; return i; }\\n' >old.c
 says() { if "$@" >said 2>&1; then echo yes; else echo no; fi; }
-echo "plain: $(FORGE_EXTRA_CFLAGS='' says gcc -c old.c)"
-echo "permissive: $(FORGE_EXTRA_CFLAGS=-fpermissive says gcc -c old.c)"
+echo "plain: $(PIKAFORGE_EXTRA_CFLAGS='' says gcc -c old.c)"
+echo "permissive: $(PIKAFORGE_EXTRA_CFLAGS=-fpermissive says gcc -c old.c)"
 named='-Wno-error=implicit-function-declaration -Wno-error=int-conversion'
-echo "named: $(FORGE_EXTRA_CFLAGS=$named says gcc -c old.c)"
-echo "asked for by the tree: $(FORGE_EXTRA_CFLAGS='' says gcc -Werror $named -c old.c)"
+echo "named: $(PIKAFORGE_EXTRA_CFLAGS=$named says gcc -c old.c)"
+echo "asked for by the tree: $(PIKAFORGE_EXTRA_CFLAGS='' says gcc -Werror $named -c old.c)"
 : >empty.c
 : >empty.cc
 for switch in $SWITCHES; do
@@ -113,17 +113,17 @@ class Toolchain:
             image=self.image,
             argv=("sh", "guest/run.sh", "compile", "tree", "facts"),
             env={
-                "FORGE_PRODUCT": "sample",
-                "FORGE_VERSION": "1.0",
-                "FORGE_JOBS": "2",
-                "FORGE_TARGET_FLAGS": "-march=sandybridge -mtune=sandybridge",
-                "FORGE_FRAME_POINTERS": "0",
-                "FORGE_ALLOCATOR": "none",
-                "FORGE_BINARIES": "bin/program",
-                "FORGE_BASE_LIBS": " ".join(self.spec.defaults.base_libraries),
-                "FORGE_CCACHE": "1",
-                "FORGE_KEEP_WERROR": str(int(keep)),
-                "FORGE_EXTRA_CXXFLAGS": " ".join(added),
+                "PIKAFORGE_PRODUCT": "sample",
+                "PIKAFORGE_VERSION": "1.0",
+                "PIKAFORGE_JOBS": "2",
+                "PIKAFORGE_TARGET_FLAGS": "-march=sandybridge -mtune=sandybridge",
+                "PIKAFORGE_FRAME_POINTERS": "0",
+                "PIKAFORGE_ALLOCATOR": "none",
+                "PIKAFORGE_BINARIES": "bin/program",
+                "PIKAFORGE_BASE_LIBS": " ".join(self.spec.defaults.base_libraries),
+                "PIKAFORGE_CCACHE": "1",
+                "PIKAFORGE_KEEP_WERROR": str(int(keep)),
+                "PIKAFORGE_EXTRA_CXXFLAGS": " ".join(added),
                 "SOURCE_DATE_EPOCH": "1600000000",
                 "SWITCHES": " ".join(sorted(compilers.SWITCHES)),
             },

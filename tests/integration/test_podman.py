@@ -373,7 +373,7 @@ def test_podman_without_root(
         job = Job(
             label="fails",
             image=SMALL,
-            argv=("sh", "-c", "echo $FORGE_ROOT; exit 7"),
+            argv=("sh", "-c", "echo $PIKAFORGE_ROOT; exit 7"),
             env={},
             inputs=(),
             log=tmp_path / "log",

@@ -538,7 +538,11 @@ def test_apt_refuses_what_is_not_the_publishers(site: Site, apt_machine: AptHost
 
 def own(argv: Sequence[str | Path], cwd: Path, *, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a program here without settings of the person who runs the tests, and without proxies."""
-    gone = ("PYTHONPATH", "PYTHONHOME", "FORGE_SKIP_CPU_GATE", "LD_LIBRARY_PATH", *dav.PROXIES)
+    gone = (
+        *("PYTHONPATH", "PYTHONHOME", "PIKAFORGE_SKIP_CPU_GATE", "FORGE_SKIP_CPU_GATE"),
+        "LD_LIBRARY_PATH",
+        *dav.PROXIES,
+    )
     env = {name: value for name, value in os.environ.items() if name not in gone and not name.startswith("PIP_")}
     env["PIP_CONFIG_FILE"] = os.devnull
     if path is not None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 GUEST = ROOT / "docker" / "guest"
-SCRIPTS = ("run.sh", "rpm.sh", "layout.sh", "debuginfo.sh")
+SCRIPTS = ("lib.sh", "run.sh", "rpm.sh", "layout.sh", "debuginfo.sh")
 CONTENTS = Path(__file__).with_name("rpm-contents.txt")
 EPOCH = 1604318400
 TOP = "/opt/pika"
@@ -468,7 +468,7 @@ def aged(archive: bytes | Path) -> bytes:
 def test_unlike_conditions_give_the_same_bytes(engine: Engine, kit: Kit, built: Mapping[str, Path], desk: Host) -> None:
     described, archives = kit.product()
     env = {
-        "FORGE_ROOT": "/srv/some/other/place",
+        "PIKAFORGE_ROOT": "/srv/some/other/place",
         "SOURCE_DATE_EPOCH": str(EPOCH),
         "TZ": "Asia/Tokyo",
         "LANG": "C.UTF-8",
@@ -476,7 +476,7 @@ def test_unlike_conditions_give_the_same_bytes(engine: Engine, kit: Kit, built: 
         "RPM_BUILD_NCPUS": "7",
         "RPM_PACKAGER": "somebody",
     }
-    root = env["FORGE_ROOT"].lstrip("/")
+    root = env["PIKAFORGE_ROOT"].lstrip("/")
     parts = {**archives, "made": files(described.extra), "pack": files(described.pack())}
     with host_of(engine, kit.tools, hostname="elsewhere", domainname="example.org") as other:
         other.put({f"{root}/guest/{name}": GUEST / name for name in SCRIPTS})
@@ -614,9 +614,9 @@ def test_a_machine_that_lacks_a_feature_is_refused(host: Host, refused: Path, bu
     assert host.lines(look) == before
     assert host.run("rpm", "-V", "pika") == (0, "")
 
-    status, output = host.run("rpm", "-U", "/q/3.rpm", FORGE_SKIP_CPU_GATE="1")
+    status, output = host.run("rpm", "-U", "/q/3.rpm", PIKAFORGE_SKIP_CPU_GATE="1")
     assert status == 0, output
-    assert "cpu-gate: WARNING: going on all the same, because FORGE_SKIP_CPU_GATE=1." in output
+    assert "cpu-gate: WARNING: going on all the same, because PIKAFORGE_SKIP_CPU_GATE=1." in output
     assert host.lines("rpm -q pika") == ["pika-3.4.0-3.R620.debian12.x86_64"]
 
 

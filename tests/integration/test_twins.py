@@ -129,7 +129,9 @@ def test_some_cells_that_fail_are_summed_up_first(
     shop: Shop, shrink: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project = shop.ready(tmp_path)
-    shrink(project, prologue='case $FORGE_TARGET_FLAGS in *haswell*) echo "forge: reason: no haswell"; exit 1 ;; esac')
+    shrink(
+        project, prologue='case $PIKAFORGE_TARGET_FLAGS in *haswell*) echo "forge: reason: no haswell"; exit 1 ;; esac'
+    )
     shop.take(project, "source")
     assert _build(project, "R6[23]0-debian12-none", "R730-debian12-none") == 4
     shown = capsys.readouterr().out.splitlines()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from integration.conftest import Warm
 
 ROOT = Path(__file__).resolve().parents[2]
-GONE = ("PYTHONPATH", "PYTHONHOME", "FORGE_SKIP_CPU_GATE", "LD_LIBRARY_PATH")
+GONE = ("PYTHONPATH", "PYTHONHOME", "PIKAFORGE_SKIP_CPU_GATE", "FORGE_SKIP_CPU_GATE", "LD_LIBRARY_PATH")
 STUBS = {
     "id": 'case "$*" in -u*) echo 0 ;; esac',
     "useradd": 'echo "useradd $*" >>"$SPY"',

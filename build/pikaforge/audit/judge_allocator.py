@@ -96,7 +96,8 @@ def _program(
         wrong = [_line(program, f"uses {name}, {asked}", _NONE) for name in used]
         return [*wrong, *(_line(holder, f"has {name} built in, {asked}", _NONE) for holder, name in hidden)], None
     link = (
-        f"link the product with {presence.link} in the recipe (FORGE_ALLOCATOR), and keep the linker from dropping it"
+        f"link the product with {presence.link} in the recipe (PIKAFORGE_ALLOCATOR), "
+        "and keep the linker from dropping it"
     )
     whole = [name for name in used if presence.is_whole(name)]
     wrong = [
@@ -150,7 +151,7 @@ def _library(library: ElfFacts, rules: AllocatorRules) -> list[Line]:
         if not wanted or library.build_id != wanted:
             what = "is not the one that was built for the target: the recipe has linked the image's own"
             found.append(
-                _line(library, what, "give the recipe's link $FORGE_ALLOCATOR_DIR/lib before all other folders")
+                _line(library, what, "give the recipe's link $PIKAFORGE_ALLOCATOR_DIR/lib before all other folders")
             )
     has = _has_unwind(library)
     if rules.unwinder and has != (rules.unwinder == "libunwind"):

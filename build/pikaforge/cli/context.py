@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -80,11 +81,20 @@ class Context:
         return select(self.spec, selection, host_image=matrix.matching_image(self.spec), engine=engine)
 
     def plan(self, machine: Machine | None, cells: Sequence[Cell]) -> Plan:
-        """The plan for some cells, for what `machine` can run; None if that is not known."""
+        """Return the plan for some cells, with warnings about the recipe.
+
+        Args:
+            machine: what can be run; None if that is not known.
+            cells: the cells.
+        """
+        from pikaforge.pipeline.recipe import old_names  # noqa: PLC0415
         from pikaforge.plan.plan import expand  # noqa: PLC0415
 
         given = self.arguments
-        return expand(self.spec, cells, engine=given.engine, machine=machine, require_run=given.require_run)
+        made = expand(self.spec, cells, engine=given.engine, machine=machine, require_run=given.require_run)
+        recipe = self.spec.product.recipe
+        notice = old_names(self.base / recipe, str(recipe))
+        return replace(made, warnings=(*made.warnings, notice)) if notice else made
 
     def machine(self, flags: frozenset[str]) -> Machine:
         """What can be run where the engine is, whose CPUs have `flags`."""

@@ -106,7 +106,7 @@ class Packing:
             label=f"{STAGE}-{self.cell.id}",
             image=self.tools,
             argv=("sh", "guest/run.sh", script),
-            env={"FORGE_PRODUCT": self.spec.product.name, "SOURCE_DATE_EPOCH": str(self.epoch)},
+            env={"PIKAFORGE_PRODUCT": self.spec.product.name, "SOURCE_DATE_EPOCH": str(self.epoch)},
             inputs=(self.workspace.guest(*guest), *inputs),
             outputs=tuple(f"out/{name}" for name in outputs),
             log=self.workspace.log_path(self.cell.id, f"{STAGE}-{what}"),

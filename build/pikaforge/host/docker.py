@@ -198,7 +198,7 @@ class DockerEngine(EngineImages):
 
     def run(self, job: Job, into: Path) -> JobResult:
         """As `Engine.run`: one container a job, gone afterwards."""
-        options: dict[str, Any] = {"network_mode": job.network, "environment": {**job.env, "FORGE_ROOT": ROOT}}
+        options: dict[str, Any] = {"network_mode": job.network, "environment": {**job.env, "PIKAFORGE_ROOT": ROOT}}
         if job.cache:
             volume = f"pikaforge-{job.cache}"
             with engine_errors(f"the engine could not make the cache {job.cache}"):

@@ -1,6 +1,6 @@
 """What is asked of an engine: jobs that run to their end, and servers that are talked to.
 
-Files travel as tar streams in both directions and land below one root folder, `FORGE_ROOT` in the environment of
+Files travel as tar streams in both directions and land below one root folder, `PIKAFORGE_ROOT` in the environment of
 what runs: `/forge` in a container, a temporary folder on the host engine. So one guest script serves both.
 """
 

@@ -114,7 +114,7 @@ class HostEngine:
 
     def _environment(self, root: Path) -> dict[str, str]:
         kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        return {**kept, "FORGE_ROOT": str(root)}
+        return {**kept, "PIKAFORGE_ROOT": str(root)}
 
     @contextmanager
     def _child(
@@ -135,7 +135,7 @@ class HostEngine:
     def run(self, job: Job, into: Path) -> JobResult:
         """As `Engine.run`, in a temporary folder."""
         with self._folder(job.label, job.inputs) as root:
-            env = {**self._environment(root), **job.env, "FORGE_ROOT": str(root)}
+            env = {**self._environment(root), **job.env, "PIKAFORGE_ROOT": str(root)}
             if job.cache:
                 cache = self._work.parent / job.cache
                 cache.mkdir(parents=True, exist_ok=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 CONTROLS = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode's categories of characters that control, and of separators of lines."""
+REASON = re.compile(r"^forge: reason: (.*)$", re.MULTILINE)
+"""A line in which a guest script says why it fails (`reason` in docker/guest/lib.sh)."""
 
 
 def clean(text: str) -> str:

@@ -13,12 +13,13 @@ from pikaforge.host.hashing import files_digest
 from pikaforge.host.job import Engine, Input, Job, JobResult, files
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.store import Store
-from pikaforge.host.text import clean
+from pikaforge.host.text import REASON, clean
 
 HOME = Path(__file__).resolve().parents[3]
 """The checkout: this package is used from there, with docker/ beside it."""
 GUEST = "docker/guest"
-REASON = re.compile(r"^(?:forge: reason|[a-z]+\.sh): (.*)$")
+COMMON = ("lib.sh", "run.sh")
+"""Guest scripts of every job: what the scripts share, and what runs them."""
 COMPILER_ERROR = re.compile(r"^\S.*?(:\d+)*: (fatal )?error: .*|^.*undefined reference to .*|^make.*: \*\*\* .*")
 TAIL_LINES = 15
 
@@ -44,8 +45,8 @@ class Workspace:
     home: Path = field(default=HOME)
 
     def guest(self, *names: str) -> Input:
-        """Guest scripts as an input; `run.sh` is always among them."""
-        wanted = {name: self.home / GUEST / name for name in {"run.sh", *names}}
+        """Return guest scripts as an input, with those of every job among them."""
+        wanted = {name: self.home / GUEST / name for name in {*COMMON, *names}}
         return Input(folder="guest", archive=files(wanted, executable=wanted))
 
     def log_path(self, label: str, stage: str) -> Path:
@@ -57,13 +58,13 @@ class Workspace:
 
 
 def guest_digests(home: Path, names: Sequence[str]) -> dict[str, str]:
-    """Digests of guest scripts, as key material."""
+    """Return digests of guest scripts as key material, with those of every job among them."""
     folder = home / GUEST
     if not folder.is_dir():
         raise HostError(
             f"{folder} is missing", hint="the tool works from its checkout: clone it and run `bash setup.sh` there"
         )
-    return files_digest(folder, ["run.sh", *names])
+    return files_digest(folder, [*COMMON, *names])
 
 
 def read_facts(path: Path) -> dict[str, list[tuple[str, ...]]]:
@@ -108,7 +109,7 @@ def explained(error: StageError, messages: Mapping[int, tuple[str, str]], **word
 def failure(*, stage: str, label: str, log: Path, command: str = "", status: int | None = None) -> StageFailure:
     """What a log says about a failure: the guest's own reasons, else the first compiler error; and the last lines."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    reasons = [m.group(1) for line in lines if (m := REASON.match(line))]
+    reasons = [match[1] for line in lines if (match := REASON.match(line))]
     if not reasons:
         first = next((line for line in lines if COMPILER_ERROR.match(line)), None)
         reasons = [first] if first else []

@@ -84,22 +84,26 @@ def make(
             image=str(image.facts["build"]),
             argv=("sh", "guest/run.sh", "compile", "tree", "debug", "facts"),
             env={
-                "FORGE_PRODUCT": product.name,
-                "FORGE_VERSION": product.version,
-                "FORGE_JOBS": str(workspace.jobs),
-                "FORGE_TARGET_FLAGS": " ".join(cell.flags),
+                "PIKAFORGE_PRODUCT": product.name,
+                "PIKAFORGE_VERSION": product.version,
+                "PIKAFORGE_JOBS": str(workspace.jobs),
+                "PIKAFORGE_TARGET_FLAGS": " ".join(cell.flags),
                 # No word of these has a blank in it: the model refuses them.
-                "FORGE_EXTRA_CFLAGS": " ".join(compilers.cflags(spec, cell.image)),
-                "FORGE_EXTRA_CXXFLAGS": " ".join(compilers.cxxflags(spec, cell.image)),
-                "FORGE_KEEP_WERROR": str(int(product.keep_werror)),
-                "FORGE_FRAME_POINTERS": str(int(spec.allocators[cell.allocator].frame_pointers)),
-                "FORGE_ALLOCATOR": "own" if allocator is not None else "system" if kind.presence else "none",
+                "PIKAFORGE_EXTRA_CFLAGS": " ".join(compilers.cflags(spec, cell.image)),
+                "PIKAFORGE_EXTRA_CXXFLAGS": " ".join(compilers.cxxflags(spec, cell.image)),
+                "PIKAFORGE_KEEP_WERROR": str(int(product.keep_werror)),
+                "PIKAFORGE_FRAME_POINTERS": str(int(spec.allocators[cell.allocator].frame_pointers)),
+                "PIKAFORGE_ALLOCATOR": "own" if allocator is not None else "system" if kind.presence else "none",
                 **kind.use(spec.allocators[cell.allocator]),
-                **({} if allocator is None else {"FORGE_ALLOCATOR_DIR": f"{workspace.engine.root(label)}/allocator"}),
-                "FORGE_BINARIES": " ".join(product.binaries),
-                "FORGE_FILES": " ".join(product.files),
-                "FORGE_BASE_LIBS": " ".join(spec.defaults.base_libraries),
-                "FORGE_CCACHE": str(int(workspace.compiler_cache)),
+                **(
+                    {}
+                    if allocator is None
+                    else {"PIKAFORGE_ALLOCATOR_DIR": f"{workspace.engine.root(label)}/allocator"}
+                ),
+                "PIKAFORGE_BINARIES": " ".join(product.binaries),
+                "PIKAFORGE_FILES": " ".join(product.files),
+                "PIKAFORGE_BASE_LIBS": " ".join(spec.defaults.base_libraries),
+                "PIKAFORGE_CCACHE": str(int(workspace.compiler_cache)),
                 "SOURCE_DATE_EPOCH": str(source.facts["epoch"]),
             },
             inputs=(

@@ -1,12 +1,12 @@
 #!/bin/sh
 # Builds redis 7.0 from its release tarball with Debian's patches. compile.sh calls it
 # in the source folder with
-#   OUT JOBS FORGE_ALLOCATOR SOURCE_DATE_EPOCH
+#   OUT JOBS PIKAFORGE_ALLOCATOR SOURCE_DATE_EPOCH
 # and with the compiler wrapper first on PATH, as CC.
 set -eu
 
-if [ "$FORGE_ALLOCATOR" != none ]; then
-    printf 'recipe: FORGE_ALLOCATOR is %s; only none is known here\n' "$FORGE_ALLOCATOR" >&2
+if [ "$PIKAFORGE_ALLOCATOR" != none ]; then
+    printf 'recipe: PIKAFORGE_ALLOCATOR is %s; only none is known here\n' "$PIKAFORGE_ALLOCATOR" >&2
     exit 1
 fi
 

@@ -197,6 +197,27 @@ class TestRpm:
             rpm_file.insert_here(tmp_path / "rpmsign.sh", tmp_path)(tmp_path / "t.rpm", b"h", b"s", FINGERPRINT)
         assert "rpm-sign" in caught.value.hint
 
+    @pytest.mark.parametrize(
+        ("stderr", "said"),
+        [
+            (
+                b"forge: reason: rpm wants something else signed\nerror: signing failed\n\n",
+                "rpm wants something else signed",
+            ),
+            (b"warning: x\nerror: signing failed\n\n", "error: signing failed"),
+            (b"", "it says nothing"),
+        ],
+    )
+    def test_why_rpmsign_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stderr: bytes, said: str) -> None:
+        def run(argv: process.Argv, **_: object) -> process.Completed:
+            return process.Completed(argv=tuple(argv), status=1, stdout=b"", stderr=stderr)
+
+        monkeypatch.setattr(process, "find", lambda name: f"/usr/bin/{name}")
+        monkeypatch.setattr(process, "run", run)
+        (tmp_path / "t.rpm").write_bytes(b"rpm")
+        with pytest.raises(RpmError, match=f"^rpm does not take the signature: {said}$"):
+            rpm_file.insert_here(tmp_path / "rpmsign.sh", tmp_path)(tmp_path / "t.rpm", b"h", b"s", FINGERPRINT)
+
 
 class Gnupg:
     """GnuPG as far as it is asked; takes down arguments, environments and what came through the pipe."""
@@ -437,7 +458,8 @@ class TestSignRpm:
         assert (job.image, job.argv, job.network) == ("tools:1", ("sh", "guest/run.sh", "rpmsign"), "none")
         given = {name: content for item in job.inputs for name, (_, content) in members(item).items()}
         assert set(given) == {
-            "guest/run.sh", "guest/rpmsign.sh", "sign/package.rpm", "sign/header", "sign/signature", "sign/key",
+            "guest/lib.sh", "guest/run.sh", "guest/rpmsign.sh",
+            "sign/package.rpm", "sign/header", "sign/signature", "sign/key",
         }  # fmt: skip
         assert given["sign/signature"] == b"SIGNATURE"
         assert not [name for name, content in given.items() if b"CANARY" in content], "no secret goes there"
@@ -447,7 +469,7 @@ class TestSignRpm:
         self, place: Settings, tmp_path: Path, rpm: Path, workspace: Workspace, fake: FakeEngine
     ) -> None:
         (workspace.home / GUEST / "rpmsign.sh").write_text("#\n")
-        fake.endings["sign-R620"] = Ending(status=66, log="rpmsign.sh: rpmsign is not installed: add the package\n")
+        fake.endings["sign-R620"] = Ending(status=66, log="forge: reason: rpmsign is not installed: add the package\n")
         insert = rpm_file.insert_in(workspace, tools="tools:1", label="R620-el9-none", folder=tmp_path)
         before = rpm.read_bytes()
         with open_signer(place, tmp_path / "s") as signer, pytest.raises(StageError) as caught:

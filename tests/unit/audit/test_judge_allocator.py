@@ -149,7 +149,7 @@ def test_it_may_be_used_by_way_of_a_library(kind: Kind) -> None:
     assert judge(tree, rules(kind)) == AllocatorVerdict(library=f"lib/{TCMALLOC}", unwinder="libunwind")
 
 
-LINK = "link the product with -ltcmalloc in the recipe (FORGE_ALLOCATOR), and keep the linker from dropping it"
+LINK = "link the product with -ltcmalloc in the recipe (PIKAFORGE_ALLOCATOR), and keep the linker from dropping it"
 
 
 @pytest.mark.parametrize("kind", BUILT)
@@ -211,7 +211,7 @@ def test_each_program_must_use_it(kind: Kind) -> None:
 
 FOREIGN = (
     f"lib/{TCMALLOC}: is not the one that was built for the target: the recipe has linked the image's own",
-    "give the recipe's link $FORGE_ALLOCATOR_DIR/lib before all other folders",
+    "give the recipe's link $PIKAFORGE_ALLOCATOR_DIR/lib before all other folders",
 )
 
 

@@ -308,6 +308,17 @@ def test_a_plan_as_text(run: Run) -> None:
     assert "R620-el7-none  sandybridge  sandybridge  -march=corei7-avx -mtune=corei7-avx" in out
 
 
+def test_a_recipe_that_reads_old_names_is_reported_once(run: Run, project: Path) -> None:
+    text = "#!/bin/sh\nmake -j$FORGE_JOBS\necho $FORGE_JOBS\n"
+    (project / "recipe.sh").write_text(text)
+    notice = "recipe.sh:2: FORGE_JOBS is now PIKAFORGE_JOBS; for now, jobs set the old names as well"
+    status, out, err = run("plan", "R620", "R720")
+    assert (status, err, out.count(f"warning: {notice}\n")) == (0, "", 1)
+    assert json.loads(run("plan", "R620", "--json")[1])["warnings"] == [notice]
+    (project / "recipe.sh").write_text(text.replace("FORGE_", "PIKAFORGE_"))
+    assert json.loads(run("plan", "R620", "--json")[1])["warnings"] == []
+
+
 def test_a_plan_that_a_build_would_refuse_ends_with_2_and_is_shown(run: Run) -> None:
     status, out, err = run("plan", "R640", "R620", "--os", "el7", "--json")
     assert (status, err) == (2, "")

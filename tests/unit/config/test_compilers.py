@@ -275,10 +275,10 @@ def compiled(tmp_path: Path) -> Callable[[Spec, str], dict[str, str]]:
 
 def test_the_job_gets_the_words_of_its_compiler(compiled: Callable[[Spec, str], dict[str, str]]) -> None:
     env = compiled(spec_with(OLD, NEW, BETWEEN), CELL)
-    assert env["FORGE_EXTRA_CFLAGS"] == "-fcommon"
-    assert env["FORGE_EXTRA_CXXFLAGS"] == "-include limits -include cstdint -fpermissive"
-    assert env["FORGE_KEEP_WERROR"] == "0"
-    assert compiled(spec_with(product__keep_werror=True), CELL)["FORGE_KEEP_WERROR"] == "1"
+    assert env["PIKAFORGE_EXTRA_CFLAGS"] == "-fcommon"
+    assert env["PIKAFORGE_EXTRA_CXXFLAGS"] == "-include limits -include cstdint -fpermissive"
+    assert env["PIKAFORGE_KEEP_WERROR"] == "0"
+    assert compiled(spec_with(product__keep_werror=True), CELL)["PIKAFORGE_KEEP_WERROR"] == "1"
 
 
 def test_only_what_is_for_a_compiler_is_part_of_its_key(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_the_libraries_of_this_machine_are_read_where_they_are(
     path = libraries.measure(workspace, "", stage="image", label="x", log=tmp_path / "log", into=tmp_path)
     [library] = Libraries.model_validate_json(path.read_bytes()).libraries
     assert (library.path, library.package) == (str(place), "liba1")
-    assert fake.jobs[0].env == {"FORGE_ARCHIVE": "0"}
+    assert fake.jobs[0].env == {"PIKAFORGE_ARCHIVE": "0"}
     place.unlink()
     path = libraries.measure(workspace, "", stage="image", label="x", log=tmp_path / "log", into=tmp_path)
     assert Libraries.model_validate_json(path.read_bytes()).libraries == (), "what cannot be read is not recorded"

@@ -155,7 +155,7 @@ def test_a_package_is_tree_and_extras(workspace: Workspace, fake: FakeEngine, tm
     assert workspace.store.get("package", "2" * 32) == (result, "")
     [job] = fake.jobs
     assert (job.image, job.network, job.argv) == ("tools:1", "none", ("sh", "guest/run.sh", "package"))
-    assert job.env == {"FORGE_PRODUCT": "demo", "SOURCE_DATE_EPOCH": str(EPOCH)}
+    assert job.env == {"PIKAFORGE_PRODUCT": "demo", "SOURCE_DATE_EPOCH": str(EPOCH)}
     extra = members(job.inputs[2])
     modes = {name: oct(mode) for name, (mode, _) in extra.items()}
     assert modes["extra/manifest.json"] == "0o644"

@@ -161,12 +161,12 @@ def test_the_job(run: Callable[..., Result], fake: FakeEngine, workspace: Worksp
     assert (job.label, job.image) == (f"allocator-{GROUP}", "image:build")
     assert job.argv == ("sh", "guest/run.sh", "allocator", "prefix", "debug", "facts")
     assert job.env == {
-        "FORGE_PRODUCT": "gperftools",
-        "FORGE_VERSION": "2.7",
-        "FORGE_UNWINDER": "libunwind",
-        "FORGE_JOBS": "2",
-        "FORGE_TARGET_FLAGS": "-march=sandybridge -mtune=sandybridge",
-        "FORGE_CCACHE": "1",
+        "PIKAFORGE_PRODUCT": "gperftools",
+        "PIKAFORGE_VERSION": "2.7",
+        "PIKAFORGE_UNWINDER": "libunwind",
+        "PIKAFORGE_JOBS": "2",
+        "PIKAFORGE_TARGET_FLAGS": "-march=sandybridge -mtune=sandybridge",
+        "PIKAFORGE_CCACHE": "1",
         "SOURCE_DATE_EPOCH": str(THEN),
     }
     assert job.network == "none", "all that it needs it is given"
@@ -174,7 +174,7 @@ def test_the_job(run: Callable[..., Result], fake: FakeEngine, workspace: Worksp
     assert job.outputs == ("out/prefix.tar", "out/debug.tar", "out/facts.tar")
     assert job.log == workspace.out / "logs" / GROUP / "allocator.log"
     assert _seen(fake) == {
-        **{f"guest/{name}": f"# {name}\n".encode() for name in ("run.sh", *SCRIPTS)},
+        **{f"guest/{name}": f"# {name}\n".encode() for name in ("lib.sh", "run.sh", *SCRIPTS)},
         "src/configure.ac": b"text",
         "libunwind/unwind.c": b"text",
     }
@@ -198,7 +198,7 @@ def _seen(fake: FakeEngine) -> dict[str, bytes]:
 def test_frame_pointers_need_no_libunwind(run: Callable[..., Result], fake: FakeEngine) -> None:
     fake.endings["allocator"] = _looking(fake)
     result = run(FRAMES)
-    assert fake.jobs[0].env["FORGE_UNWINDER"] == "frame-pointers"
+    assert fake.jobs[0].env["PIKAFORGE_UNWINDER"] == "frame-pointers"
     assert not [name for name in _seen(fake) if name.startswith("libunwind/")]
     assert list(result.facts["tarballs"]) == ["src"]
 
@@ -215,7 +215,7 @@ def test_the_image_s_own_libunwind_is_not_built_again(run: Callable[..., Result]
 def test_without_a_compiler_cache(run: Callable[..., Result], fake: FakeEngine, workspace: Workspace) -> None:
     run(shop=replace(workspace, compiler_cache=False, jobs=7))
     [job] = fake.jobs
-    assert (job.cache, job.env["FORGE_CCACHE"], job.env["FORGE_JOBS"]) == ("", "0", "7")
+    assert (job.cache, job.env["PIKAFORGE_CCACHE"], job.env["PIKAFORGE_JOBS"]) == ("", "0", "7")
 
 
 # ---- what is kept
@@ -394,7 +394,7 @@ def test_the_key_follows_the_unwinder_alone(workspace: Workspace) -> None:
     assert {**libunwind, "unwinder": "frame-pointers"} == frames != libunwind
 
 
-@pytest.mark.parametrize("script", ["allocator.sh", "toolchain.sh", "cc", "run.sh"])
+@pytest.mark.parametrize("script", ["allocator.sh", "toolchain.sh", "cc", "lib.sh", "run.sh"])
 def test_the_key_follows_its_scripts(workspace: Workspace, script: str) -> None:
     before = material(workspace)
     (workspace.home / "docker/guest" / script).write_text("# changed\n")
@@ -446,9 +446,9 @@ def compiled(workspace: Workspace, fake: FakeEngine) -> Callable[[str], Job]:
 )
 def test_the_recipe_is_told(compiled: Callable[[str], Job], name: str, said: str, frames: str) -> None:
     job = compiled(name)
-    assert (job.env["FORGE_ALLOCATOR"], job.env["FORGE_FRAME_POINTERS"]) == (said, frames)
+    assert (job.env["PIKAFORGE_ALLOCATOR"], job.env["PIKAFORGE_FRAME_POINTERS"]) == (said, frames)
     own = said == "own"
-    assert job.env.get("FORGE_ALLOCATOR_DIR") == ("/forge/allocator" if own else None)
+    assert job.env.get("PIKAFORGE_ALLOCATOR_DIR") == ("/forge/allocator" if own else None)
     held = contents(job)
     assert ("allocator/./lib/prefix.tar" in held) is own
     assert "src/./lib/source.tar" in held

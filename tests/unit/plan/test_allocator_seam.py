@@ -70,13 +70,13 @@ class Bump:
         return {"bump": spec.tarballs[str(spec.allocators[allocator].tarball)]}
 
     def environment(self, entry: Allocator) -> Mapping[str, str]:
-        return {"FORGE_BUMP": "16"}
+        return {"PIKAFORGE_BUMP": "16"}
 
     def material(self, entry: Allocator) -> Mapping[str, str | None]:
         return {"bump": "16"}
 
     def use(self, entry: Allocator) -> Mapping[str, str]:
-        return {"FORGE_ALLOCATOR_LINK": "-lbump"}
+        return {"PIKAFORGE_ALLOCATOR_LINK": "-lbump"}
 
     def problem(self, spec: Spec, image: str, allocator: str) -> str:
         return "el7 cannot bump" if image == "el7" else ""
@@ -179,14 +179,18 @@ def test_the_command_line_has_a_file_for_its_tarball(capsys: pytest.CaptureFixtu
 def test_it_is_built(built: Result, fake: FakeEngine, workspace: Workspace) -> None:
     [job] = fake.jobs
     assert job.argv[:3] == ("sh", "guest/run.sh", "bump")
-    assert (job.env["FORGE_PRODUCT"], job.env["FORGE_VERSION"], job.env["FORGE_BUMP"]) == ("bump-alloc", "1.2", "16")
-    assert "FORGE_UNWINDER" not in job.env
+    assert (job.env["PIKAFORGE_PRODUCT"], job.env["PIKAFORGE_VERSION"], job.env["PIKAFORGE_BUMP"]) == (
+        "bump-alloc",
+        "1.2",
+        "16",
+    )
+    assert "PIKAFORGE_UNWINDER" not in job.env
     assert [item.folder for item in job.inputs] == ["guest", "bump"]
     assert built.facts["libraries"] == {SONAME: BUILD_ID}
     spec = spec_with()
     material = stage.material(spec, the_cell(spec, CELL), workspace.home)
     assert material["bump"] == "16"
-    assert set(material["scripts"]) == {"run.sh", *Bump.scripts}
+    assert set(material["scripts"]) == {"lib.sh", "run.sh", *Bump.scripts}
 
 
 def test_a_build_that_fails_is_called_by_its_name(fake: FakeEngine, workspace: Workspace) -> None:
@@ -210,10 +214,10 @@ def test_the_product_is_compiled_with_it(built: Result, fake: FakeEngine, worksp
     spec = spec_with()
     compile_stage.make(workspace, spec, the_cell(spec, CELL), made, IMAGE, key=KEY, allocator=built)
     env = fake.jobs[-1].env
-    assert (env["FORGE_ALLOCATOR"], env["FORGE_ALLOCATOR_LINK"]) == ("own", "-lbump")
-    assert env["FORGE_ALLOCATOR_DIR"] == "/forge/allocator"
+    assert (env["PIKAFORGE_ALLOCATOR"], env["PIKAFORGE_ALLOCATOR_LINK"]) == ("own", "-lbump")
+    assert env["PIKAFORGE_ALLOCATOR_DIR"] == "/forge/allocator"
     material = compile_stage.material(spec, the_cell(spec, CELL), base=workspace.base, home=workspace.home)
-    assert material["allocator"] == ["bump-alloc", False, {"FORGE_ALLOCATOR_LINK": "-lbump"}]
+    assert material["allocator"] == ["bump-alloc", False, {"PIKAFORGE_ALLOCATOR_LINK": "-lbump"}]
 
 
 def test_the_audit_finds_it() -> None:

@@ -7,7 +7,8 @@
 #
 # Exit status: 0 the machine runs it; 1 it does not; 2 that cannot be told (no flags to read, a damaged list, wrong
 # arguments). Callers take every status but 0 as a refusal: a server that dies of SIGILL in the middle of its work is
-# worse than one that does not start. FORGE_SKIP_CPU_GATE=1 overrides a refusal, with a warning.
+# worse than one that does not start. PIKAFORGE_SKIP_CPU_GATE=1 overrides a refusal, with a warning. Its old name,
+# FORGE_SKIP_CPU_GATE, does the same, with a notice.
 #
 # Nothing but a shell and cat is needed, so that it runs also where the package's own programs cannot.
 set -euf
@@ -47,7 +48,7 @@ usage() {
         '  --help           print this' \
         '' \
         'Exit status: 0 it can; 1 it cannot; 2 that cannot be told.' \
-        'FORGE_SKIP_CPU_GATE=1 in the environment turns a refusal into a warning.'
+        'PIKAFORGE_SKIP_CPU_GATE=1 in the environment turns a refusal into a warning.'
 }
 
 say() { printf '%s\n' "$1" >&2; }
@@ -55,12 +56,17 @@ say() { printf '%s\n' "$1" >&2; }
 # A refusal, after its reasons were printed; the override makes it a warning.
 end() { # STATUS
     [ "$list" = no ] || exit "$1"
-    if [ "${FORGE_SKIP_CPU_GATE:-}" = 1 ]; then
-        say 'cpu-gate: WARNING: going on all the same, because FORGE_SKIP_CPU_GATE=1.'
+    skip=${PIKAFORGE_SKIP_CPU_GATE:-}
+    if [ -z "$skip" ] && [ "${FORGE_SKIP_CPU_GATE:-}" = 1 ]; then
+        skip=1
+        say 'cpu-gate: notice: FORGE_SKIP_CPU_GATE is now PIKAFORGE_SKIP_CPU_GATE; the old name still works.'
+    fi
+    if [ "$skip" = 1 ]; then
+        say 'cpu-gate: WARNING: going on all the same, because PIKAFORGE_SKIP_CPU_GATE=1.'
         say '  The program may die of "Illegal instruction" at any moment, or compute wrong results.'
         exit 0
     fi
-    say '  hint: FORGE_SKIP_CPU_GATE=1 in the environment overrides this, at your own risk (in a service: in its'
+    say '  hint: PIKAFORGE_SKIP_CPU_GATE=1 in the environment overrides this, at your own risk (in a service: in its'
     say '        environment file, /etc/@PRODUCT@/PORT.env)'
     exit "$1"
 }

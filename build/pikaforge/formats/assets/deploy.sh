@@ -102,9 +102,11 @@ if [ -d /run/systemd/system ]; then
         printf 'CONF=%s\n' "$conf"
         grep -v '^CONF=' "$env" || : # lines of the operator
     } >"$env.new"
-    if [ "${FORGE_SKIP_CPU_GATE:-}" = 1 ] && ! grep -qx 'FORGE_SKIP_CPU_GATE=1' "$env.new"; then
+    # The variable's old name works as well (cpu-gate.sh).
+    skip=${PIKAFORGE_SKIP_CPU_GATE:-${FORGE_SKIP_CPU_GATE:-}}
+    if [ "$skip" = 1 ] && ! grep -qx -e 'PIKAFORGE_SKIP_CPU_GATE=1' -e 'FORGE_SKIP_CPU_GATE=1' "$env.new"; then
         # Else the unit would refuse what was overridden here.
-        echo 'FORGE_SKIP_CPU_GATE=1' >>"$env.new"
+        echo 'PIKAFORGE_SKIP_CPU_GATE=1' >>"$env.new"
         printf 'deploy: warning: the service overrides the CPU gate too, by %s\n' "$env" >&2
     fi
     mv "$env.new" "$env"

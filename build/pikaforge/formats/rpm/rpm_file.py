@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pikaforge.errors import ForgeError
 from pikaforge.host import process
+from pikaforge.host.text import REASON
 
 if TYPE_CHECKING:
     from pikaforge.host.workspace import Workspace
@@ -120,9 +121,11 @@ def insert_here(script: Path, folder: Path) -> Insert:
         (root / INSERT_FOLDER).mkdir()
         for name, content in insert_files(rpm, header, signature, fingerprint).items():
             (root / INSERT_FOLDER / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-        done = process.run(["sh", str(script)], env=process.environment({"FORGE_ROOT": str(root)}), timeout=TIMEOUT)
+        done = process.run(["sh", str(script)], env=process.environment({"PIKAFORGE_ROOT": str(root)}), timeout=TIMEOUT)
         if done.status != 0:
-            raise RpmError(f"rpm does not take the signature: {last_line(done.errors() + done.text())}", where=str(rpm))
+            said = done.errors() + done.text()
+            reasons = REASON.findall(said) or [last_line(said)]
+            raise RpmError(f"rpm does not take the signature: {reasons[0]}", where=str(rpm))
         return (root / INSERT_OUTPUT).read_bytes()
 
     return insert

@@ -181,7 +181,11 @@ def spec_text(rpm: RpmSpec) -> str:
     ]
     for package in others:
         lines += ["", f"%package -n {_name(package)}", *_preamble(package)]
-    lines += ["", "%install", 'sh "$FORGE_ROOT/guest/layout.sh" "$FORGE_ROOT/pack/layout.tsv" "$RPM_BUILD_ROOT"']
+    lines += [
+        "",
+        "%install",
+        'sh "$PIKAFORGE_ROOT/guest/layout.sh" "$PIKAFORGE_ROOT/pack/layout.tsv" "$RPM_BUILD_ROOT"',
+    ]
     for package in rpm.packages:
         lines += ["", f"%description -n {package.name}", paragraph(package.description)]
         for section in SECTIONS:

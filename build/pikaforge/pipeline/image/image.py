@@ -32,7 +32,7 @@ from pikaforge.plan.stages import Needs, Scope, Slot
 
 STAGE_NAME = "image"
 SCRIPTS = ("packages.sh", abi.SCRIPT, libraries.SCRIPT)
-COPIED = ("specs.sh",)
+COPIED = ("lib.sh", "specs.sh")
 """Guest scripts that the Dockerfiles copy."""
 OWN = (TOOLS, EMULATOR)
 """Images of the tool's own: not of the matrix, without its packages, and with one target."""

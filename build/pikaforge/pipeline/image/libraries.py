@@ -87,7 +87,7 @@ def measure(workspace: Workspace, image: str, *, stage: str, label: str, log: Pa
             image=image,
             argv=("sh", f"guest/{SCRIPT}"),
             # Of this machine itself there may be a gigabyte, which need not be copied.
-            env={"FORGE_ARCHIVE": str(int(workspace.engine.kind != "host"))},
+            env={"PIKAFORGE_ARCHIVE": str(int(workspace.engine.kind != "host"))},
             inputs=(workspace.guest(SCRIPT),),
             outputs=("out/list", "out/libraries.tar", "out/owned"),
             log=log,

@@ -246,7 +246,7 @@ class _SourceRun:
             label=f"{STAGE_NAME}-{self.label}{'-history' if history else ''}",
             image=self.image,
             argv=("sh", "guest/run.sh", "source", "source"),
-            env={**_environment(self.pinned), **({"FORGE_HISTORY": "1"} if history else {})},
+            env={**_environment(self.pinned), **({"PIKAFORGE_HISTORY": "1"} if history else {})},
             inputs=(
                 self.workspace.guest(*SCRIPTS),
                 _source_input(self.pinned, repository, folder),
@@ -284,8 +284,8 @@ class _SourceRun:
 
 def _environment(pinned: Pinned) -> dict[str, str]:
     if pinned.origin.tarball is not None:
-        return {"FORGE_TARBALL": pinned.origin.tarball.name}
-    return {"FORGE_COMMIT": pinned.identity}
+        return {"PIKAFORGE_TARBALL": pinned.origin.tarball.name}
+    return {"PIKAFORGE_COMMIT": pinned.identity}
 
 
 def _source_input(pinned: Pinned, repository: Path | None, scratch: Path) -> Input:

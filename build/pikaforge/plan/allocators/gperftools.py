@@ -72,7 +72,7 @@ class Gperftools:
 
     def environment(self, entry: Allocator) -> Mapping[str, str]:
         """Return how it walks the stack."""
-        return {"FORGE_UNWINDER": str(entry.unwinder)}
+        return {"PIKAFORGE_UNWINDER": str(entry.unwinder)}
 
     def material(self, entry: Allocator) -> Mapping[str, str | None]:
         """Return how it walks the stack."""

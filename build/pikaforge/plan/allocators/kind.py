@@ -99,7 +99,7 @@ class AllocatorKind(AllocatorOption, Protocol):
         """Return key material of the build, beside tarballs, flags and scripts."""
 
     def use(self, entry: Allocator) -> Mapping[str, str]:
-        """Return variables for the product's recipe, beside FORGE_ALLOCATOR and FORGE_ALLOCATOR_DIR."""
+        """Return variables for the product's recipe, beside PIKAFORGE_ALLOCATOR and PIKAFORGE_ALLOCATOR_DIR."""
 
     def problem(self, spec: Spec, image: str, allocator: str) -> str:
         """Return why it cannot be built for an image, or the product not run with it; empty if it can."""

@@ -1,0 +1,89 @@
+"""docker/guest/lib.sh: what the guest scripts share, in every shell that an image may have."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from guest.helpers import GUEST, SHELLS, clean_env, need, sh
+
+from pikaforge.host.text import REASON
+
+Run = Callable[..., "CompletedProcess[str]"]
+
+
+@pytest.fixture(params=SHELLS)
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
+    """Run a script that reads lib.sh, in one of the shells."""
+    shell = SHELLS[request.param]
+    need(shell[0])
+    folder = tmp_path / "guest folder"
+    folder.mkdir()
+    shutil.copy(GUEST / "lib.sh", folder)
+
+    def call(text: str, **env: str) -> CompletedProcess[str]:
+        (folder / "job.sh").write_text(f'#!/bin/sh\nset -eu\n. "${{0%/*}}/lib.sh"\n{text}\n')
+        return sh(*shell, folder / "job.sh", env=clean_env(**env), cwd=tmp_path)
+
+    return call
+
+
+def test_fail_gives_the_reason_and_the_status(run: Run) -> None:
+    done = run("fail 65 'the recipe made no bin/x: 100% %s \\n'; echo not reached")
+    assert (done.returncode, done.stdout) == (65, "")
+    assert REASON.findall(done.stderr) == ["the recipe made no bin/x: 100% %s \\n"]
+
+
+def test_a_reason_is_seen_while_output_is_captured(run: Run) -> None:
+    done = run("found() { fail 66 'none'; }\nresult=$(found)\necho \"not reached: $result\"")
+    assert (done.returncode, done.stdout, done.stderr) == (66, "", "forge: reason: none\n")
+
+
+def test_a_note_is_no_reason(run: Run) -> None:
+    done = run("note 'this image has no cc'")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "forge: this image has no cc\n")
+    assert REASON.findall(done.stderr) == []
+
+
+def test_what_must_be_set(run: Run) -> None:
+    done = run("need_set ONE TWO THREE FOUR", ONE="$(touch x)", TWO="", FOUR="1")
+    assert (done.returncode, done.stderr) == (2, "forge: reason: not set: TWO THREE\n")
+    assert run("need_set ONE", ONE="two\nlines").returncode == 0
+
+
+def test_a_program_that_is_missing(run: Run) -> None:
+    done = run("need_program sh 'of no use'\nneed_program no-such-program 'install it'")
+    assert (done.returncode, done.stderr) == (66, "forge: reason: no-such-program is not installed: install it\n")
+
+
+def test_settings(run: Run) -> None:
+    done = run(
+        'umask; echo "$LC_ALL $TZ"; printf "%s|%s|" "$tab" "$newline"; sh -c "echo \\$LC_ALL \\$TZ"', TZ="Asia/Tokyo"
+    )
+    assert done.stdout == "0022\nC UTC\n\t|\n|C UTC\n"
+
+
+def test_an_ldconfig_that_fails(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "ldconfig").write_text("#!/bin/sh\necho half; exit 1\n")
+    (tmp_path / "ldconfig").chmod(0o755)
+    path = f"{tmp_path}:{clean_env()['PATH']}"
+    done = run("loader_list >list; echo not reached", PATH=path)
+    assert (done.returncode, done.stdout) == (22, "")
+    assert done.stderr == "forge: reason: ldconfig does not list the system's libraries\n"
+    (tmp_path / "ldconfig").write_text('#!/bin/sh\necho "$*"\n')
+    done = run('before=$PATH; loader_list; [ "$PATH" = "$before" ]', PATH=path)
+    assert (done.returncode, done.stdout) == (0, "-p\n")
+
+
+def test_an_archive_has_no_owners_and_clocks(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "some files").mkdir()
+    (tmp_path / "some files/x").write_text("x")
+    done = run('archive "made.tar" 12 --directory "some files" --mode=u+rw,go-w,a+rX --no-recursion x')
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / "made.tar") as tar:
+        (member,) = tar.getmembers()
+    assert (member.name, member.uid, member.gid, member.uname, member.mtime) == ("x", 0, 0, "", 12)
