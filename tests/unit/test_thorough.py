@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import thorough
 
@@ -12,7 +14,7 @@ import thorough
 )
 def test_the_variable_names_parts(monkeypatch: pytest.MonkeyPatch, value: str, parts: set[str]) -> None:
     monkeypatch.setenv(thorough.VARIABLE, value)
-    assert {part for part in thorough.get_args(thorough.Part) if thorough.whole(part)} == parts
+    assert {part for part in get_args(thorough.Part) if thorough.whole(part)} == parts
 
 
 def test_a_part_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
