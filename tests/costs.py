@@ -92,10 +92,15 @@ class Measuring:
 
 
 def control_group(pid: int) -> Path | None:
-    """The file that says how much CPU time a process's control group has used, of version 1 or 2."""
+    """The file that says how much CPU time a process's control group has used, of version 1 or 2.
+
+    None for the root group: the kernel names it for a process that has ended, and it counts the whole machine.
+    """
     found = None
     for line in Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii").splitlines():
         _, controllers, path = line.split(":", 2)
+        if path == "/":
+            continue
         if "cpuacct" in controllers.split(","):
             return Path("/sys/fs/cgroup/cpuacct", path.lstrip("/"), "cpuacct.usage")
         if not controllers:

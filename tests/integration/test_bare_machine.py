@@ -1,13 +1,12 @@
 """README's commands and the tests on bare machines: what only a developer's machine has is missed here.
 
 Machines and the two parts take turns, by commit: one machine gets README's commands, or the unit and guest tests.
-PIKAFORGE_TEST_BARE=all gives each machine all of it.
+PIKAFORGE_TEST_ALL=bare gives each machine all of it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import xml.etree.ElementTree as ET
@@ -20,6 +19,7 @@ import pytest
 from integration.bare import PATH, Machine, machine_of
 from integration.keys import Key, new_key
 from standins import make
+from thorough import whole
 
 from pikaforge.attest.signing import KEY
 from pikaforge.config import load
@@ -70,7 +70,7 @@ SKIPPED = 10
 """Fewer tests than this may be skipped."""
 
 
-OTHERS = "others have their turn with this commit: PIKAFORGE_TEST_BARE=all"
+OTHERS = "others have their turn with this commit: PIKAFORGE_TEST_ALL=bare"
 
 
 def turn() -> int:
@@ -82,7 +82,7 @@ def turn() -> int:
 def chosen(part: Literal["readme", "tests"]) -> list[str]:
     """The machines whose turn it is for a part."""
     turns = [(name, each) for each in ("readme", "tests") for name in MACHINES]
-    if os.environ.get("PIKAFORGE_TEST_BARE") != "all":
+    if not whole("bare"):
         turns = [turns[turn() % len(turns)]]
     return [name for name, each in turns if each == part]
 

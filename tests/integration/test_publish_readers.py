@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from integration.dav import WRITER, dav_of, nginx_image
 from integration.readers import reading
+from thorough import whole
 
 if TYPE_CHECKING:
     from conftest import Engine
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .conftest import Warm, Web
 
 HERE = Path(__file__).resolve().parent
-PUBLICATIONS, KEEP = 500, 12
+PUBLICATIONS, KEEP = 500 if whole("readers") else 120, 12
 BY_HTTP = 40
 """Publications to a server: each is dozens of requests."""
 

@@ -1,13 +1,12 @@
 """Images that cannot be pulled here: the ways of EL and Ubuntu, walked with stand-ins out of a registry.
 
 What that proves is in tests/standins/make.py. Each run of the tests builds the sample for EL 9, and for EL 7 a product
-of one file; PIKAFORGE_TEST_STANDINS=all builds the sample for all of them.
+of one file; PIKAFORGE_TEST_ALL=standins builds the sample for all of them.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import yaml
 from integration.rpm_host import TOP, Host
 from standins import make
 from standins.registry import Registry, serve
+from thorough import whole
 
 from pikaforge.pipeline import coverage
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("standins")]
 
-ALL = os.environ.get("PIKAFORGE_TEST_STANDINS") == "all"
 STANDINS = make.known()
 EL7, EL9 = STANDINS["centos:7"], STANDINS["rockylinux:9"]
 OTHERS = [standin for standin in STANDINS.values() if standin is not EL9]
@@ -205,7 +204,7 @@ def test_el7_with_a_product_of_one_file(ways: Ways, shrink: Callable[..., None],
         assert "No package no-such-package available." in host.ok("yum", "-y", "install", "xz", "no-such-package")
 
 
-@pytest.mark.skipif(not ALL, reason="takes minutes: PIKAFORGE_TEST_STANDINS=all")
+@pytest.mark.skipif(not whole("standins"), reason="takes minutes: PIKAFORGE_TEST_ALL=standins")
 @pytest.mark.parametrize("standin", OTHERS, ids=lambda standin: standin.name)
 def test_the_sample_on_every_stand_in(standin: make.StandIn, ways: Ways, tmp_path: Path) -> None:
     built = ways.build(standin, tmp_path)
