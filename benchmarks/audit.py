@@ -1,11 +1,11 @@
-"""How fast the audit decodes, against `objdump -d FILE | awk`, in one run on the same cores.
+"""Compare the speed of the audit's decoder with `objdump -d FILE | awk`, in one run on the same cores.
 
     python benchmarks/audit.py [FILE] [--rounds N] [--cores N]
 
-Without FILE it takes the largest code it knows to look for (libLLVM, cc1plus, gdb). Both look at every executable
-section: awk counts lines with a ymm register, which is the least that a check by text has to do; the audit also names
-functions and judges each feature. The two alternate, the best time of each counts. Exit status 1: the audit is not
-twice as fast, or the code is less than 25 MB (said aloud, no judgement then).
+Without FILE it takes the file with the most code of a few large ones (libLLVM, cc1plus, gdb). Both read every
+executable section. awk counts lines with a ymm register, which is the least that a check by text has to do; the audit
+also names functions and judges each feature. The two alternate, and the best time of each counts. The exit status is 1
+if the audit is not twice as fast. Less than 25 MB of code is not judged.
 """
 
 # ruff: noqa: PTH207  # a script: it prints, it runs objdump, and its patterns are absolute
@@ -35,11 +35,11 @@ CANDIDATES = (
 )
 GOAL = 2.0
 LARGE = 25_000_000
-"""Bytes of code from which the ratio is judged: below, starting processes weighs too much."""
+"""Bytes of code from which on the ratio is judged: with less, the start of processes takes too much of the time."""
 
 
 def largest() -> Path:
-    """The file with the most code among the candidates."""
+    """Return the file with the most code among the candidates."""
     paths = {Path(p).resolve() for pattern in CANDIDATES for p in glob.glob(pattern)}
     if not paths:
         sys.exit("no large program found: name one")
@@ -47,12 +47,12 @@ def largest() -> Path:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of executable code."""
+    """Return the bytes of executable code in a file."""
     return sum(region.size for region in code_regions(path, str(path)))
 
 
 def by_text(path: Path) -> tuple[float, int]:
-    """Seconds and lines of `objdump -d | awk`."""
+    """Run `objdump -d | awk`; return its seconds and the lines that it counted."""
     start = time.perf_counter()
     disassembly = subprocess.Popen(["objdump", "-d", str(path)], stdout=subprocess.PIPE)
     done = subprocess.run(
@@ -64,7 +64,7 @@ def by_text(path: Path) -> tuple[float, int]:
 
 
 def by_audit(path: Path) -> tuple[float, str]:
-    """Seconds and result of the audit, processes and their start included."""
+    """Run the audit's decoder; return its seconds, with the start of its processes, and its result."""
     allowed = from_gcc("sandybridge").sure
     start = time.perf_counter()
     [found] = scan([CodeSource(file=path.name, path=path)], allowed)

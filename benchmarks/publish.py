@@ -1,12 +1,12 @@
-"""How long an incremental publication takes, against bare `createrepo_c --update` on the same packages.
+"""Compare the time of an incremental publication with bare `createrepo_c --update` on the same packages.
 
     python benchmarks/publish.py [--sizes 500,1000,2000] [--add 20] [--rounds 5]
 
-A repository of N packages gets some more. Bare createrepo_c makes new metadata of a folder; publishing copies the
-packages, makes metadata with createrepo_c's library, sums, a new generation with all files, the catalogue and the index
-page, and reads back what it has written. Both are repeated on fresh copies, by turns; the medians are compared. Times
-are those of one machine at one moment; the ratios are the result. Without signatures: GnuPG takes the same time for any
-number of packages, which is shown by itself if a key is named by PIKAFORGE_SIGNING_KEY.
+Some packages are added to a repository of N packages. Bare createrepo_c makes new metadata of a folder. Publishing
+copies the packages, makes metadata with createrepo_c's library, checksums, a new generation with all files, the
+catalogue and the index page, and reads back what it has written. Both are repeated in turn on fresh copies, and the
+medians are compared. The ratios are the result: times depend on the machine. Nothing is signed, because GnuPG takes the
+same time for any number of packages; if PIKAFORGE_SIGNING_KEY names a key, that time is printed by itself.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from pikaforge.formats.rpm import yum  # noqa: E402
 from pikaforge.publish.diff import Item  # noqa: E402
 
 PAYLOAD = 100_000
-"""Bytes of a package, beside its header."""
+"""Bytes of a package without its header."""
 CREATEREPO = str(Path(sys.executable).with_name("createrepo_c"))
 OPTIONS = ("--update", "--no-database", "--general-compress-type", "gz", "--quiet")
 
 
 def items(root: Root, names: Sequence[int]) -> list[Item]:
-    """Packages of about the size of small servers' debug packages."""
+    """Return packages of about the size of a small server's debuginfo package."""
     chance = random.Random(1)  # noqa: S311
     return [root.shelf.item("1.0", name=f"demo{number}", content=chance.randbytes(PAYLOAD)) for number in names]
 
 
 def bare(folder: Path, new: Sequence[Path]) -> float:
-    """Seconds of createrepo_c for a folder with new packages."""
+    """Add packages to a folder; return the seconds of createrepo_c."""
     for path in new:
         shutil.copy2(path, folder)
     began = time.perf_counter()
@@ -55,7 +55,7 @@ def bare(folder: Path, new: Sequence[Path]) -> float:
 
 
 def measure(size: int, add: int, rounds: int, top: Path) -> tuple[float, float, float]:
-    """Medians in seconds: bare, published, published by a fresh process without its start."""
+    """Return medians in seconds: createrepo_c, publishing, and publishing one more package with a signature."""
     root = in_folder(top)
     old, new = items(root, range(size)), items(root, range(size, size + add))
     root.publish(*old)

@@ -1,1 +1,1 @@
-"""The audit: judge files by their code and linkage without running them."""
+"""The audit: judge programs and libraries by their code and linkage, without running them."""

@@ -1,7 +1,8 @@
-"""Which features a target's code may use: what the compiler uses for it, by its own macros.
+"""The features that a target's code may use: those that the compiler uses for it, by its own macros.
 
-archspec is the second witness only: it lacks what gcc enables (xsave on sandybridge) and lists what gcc leaves out
-(aes there, which some of these CPUs have switched off). A feature that only archspec knows is a warning.
+archspec is only the second source. It lacks features that gcc enables (xsave on sandybridge), and lists some that gcc
+leaves out (aes there, which is switched off in some of these CPUs). A feature that only archspec gives to the target is
+a warning.
 """
 
 from __future__ import annotations
@@ -20,36 +21,36 @@ _GCC_VERSION = re.compile(r"\d{1,9}(\.\d{1,9})*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowed:
-    """What a target's code may use, by feature id."""
+    """The features that a target's code may use, by id."""
 
     target: str
     sure: frozenset[str]
-    """Free features, and those that the compiler uses for the target."""
+    """Features that every x86-64 CPU can run, and those that the compiler uses for the target."""
     doubtful: frozenset[str]
-    """Those that only archspec gives the target: not every CPU of the kind may have them."""
+    """Features that only archspec gives to the target: some of its CPUs may lack them."""
     source: str
-    """Where the list comes from, for reports."""
+    """The origin of the list, for reports."""
     warning: str = ""
 
 
 def free() -> frozenset[str]:
-    """Features that every x86-64 CPU has or takes for a no-op."""
+    """Return the features that every x86-64 CPU has or treats as no-ops."""
     return frozenset(f.id for f in table().values() if f.free)
 
 
 def of_baseline(name: str) -> frozenset[str]:
-    """Ids of the features that a distribution's code may use on any CPU, by the archspec name of its baseline."""
+    """Return the features that a distribution's code may use on any CPU, by the archspec name of its baseline."""
     known = microarch.features(name)
     return free() | {f.id for f in table().values() if f.archspec and f.archspec in known}
 
 
 def from_macros(lines: Iterable[str], target: str, *, source: str = "compiler's macros") -> Allowed:
-    """The allow-list from the lines of `gcc FLAGS -dM -E`.
+    """Return the allow-list by the macros that a compiler predefines for the target.
 
     Args:
-        lines: `#define __AVX__ 1` and so on.
-        target: archspec name, for the doubtful features.
-        source: what to call it in reports.
+        lines: of `gcc FLAGS -dM -E`, such as `#define __AVX__ 1`.
+        target: archspec name of the target, for the doubtful features.
+        source: the origin of the lines, for reports.
     """
     macros = {m.group(1) for line in lines if (m := _DEFINE.match(line))}
     sure = {f.id for f in table().values() if f.gcc in macros} if macros else set()
@@ -57,14 +58,14 @@ def from_macros(lines: Iterable[str], target: str, *, source: str = "compiler's 
 
 
 def from_archspec(target: str, *, warning: str) -> Allowed:
-    """The allow-list where no compiler can be asked: archspec's features count as sure then."""
+    """Return the allow-list without a compiler: archspec's features count as sure."""
     known = microarch.features(target)
     sure = {f.id for f in table().values() if f.archspec and f.archspec in known}
     return _allowed(target, sure, "archspec's feature table", warning)
 
 
 def from_gcc(target: str) -> Allowed:
-    """The allow-list for a target by asking this machine's gcc; without one that knows the target, archspec's."""
+    """Return the allow-list by this machine's gcc; by archspec if there is no gcc that knows the target."""
     from pikaforge.host import process  # noqa: PLC0415
 
     if process.find("gcc") is None:
@@ -97,5 +98,5 @@ def _allowed(target: str, sure: set[str], source: str, warning: str) -> Allowed:
 
 
 def _in_archspec(feature: Feature, known: frozenset[str]) -> bool:
-    # What runs as another instruction is never let pass on a doubtful word.
+    # A feature whose instructions run as other ones on older CPUs needs a sure source.
     return bool(feature.archspec) and feature.archspec in known and feature.policy != "dangerous"

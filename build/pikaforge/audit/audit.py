@@ -1,8 +1,8 @@
-"""The audit: proof that a tree runs on every CPU of its target, or the list of what says no.
+"""The audit: prove that a tree runs on every CPU of its target, or list the violations.
 
-Facts first (`elf.facts`, `isa.decode`), then judgement against data (the modules `judge_…`).
-`audit_compiled` judges what the compile stage left; `audit_paths` any file, folder or package. Neither prints, and a
-verdict is never an exception: only what cannot be read is.
+First it reads facts (`elf.facts`, `isa.decode`), then it judges them against data (the modules `judge_…`).
+`audit_compiled` judges the result of the compile stage; `audit_paths` judges any file, folder or package. Neither
+prints. A verdict is never an exception; a file that cannot be read is one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from pikaforge.audit import judge_flags, judge_linkage
-from pikaforge.audit import judge_instructions as isa_verdict
+from pikaforge.audit import judge_flags, judge_instructions, judge_linkage
 from pikaforge.audit.allowed_features import Allowed, from_gcc, from_macros, of_baseline
 from pikaforge.audit.audit_result import AuditResult, Rules
 from pikaforge.audit.distribution import Distribution, Packaged
@@ -34,12 +33,15 @@ from pikaforge.errors import AuditError
 from pikaforge.host import hashing
 
 REVISION = 3
-"""Part of the key of a kept verdict: raise it when the audit judges differently."""
+"""Part of the key of a stored verdict: raise it when the audit judges differently."""
 
 
 def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: date) -> dict[str, object]:
-    """Key material beside the compile stage's result: the rules, the tables, the decoder, and which waivers have
-    expired. So a verdict that is kept becomes void on the day after a waiver's last one, and on no other day."""
+    """Return the key material beside the compile stage's result.
+
+    It is the rules, the tables, the decoder, and for each waiver whether it has expired. So a stored verdict becomes
+    invalid on the day after a waiver's last day, and on no other day.
+    """
     plain = asdict(replace(rules, waivers=(), memory=None, distribution=None))
     return {
         "revision": REVISION,
@@ -55,14 +57,14 @@ def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: dat
 
 
 def _top(tree: ElfTree) -> str:
-    """The folder that all files of a tree are below."""
+    """Return the innermost folder that holds all files of a tree; empty if it is the tree's top."""
     folders = [posixpath.dirname(name) for name in tree.elves]
     return posixpath.commonpath(folders) if tree.whole and folders and all(folders) else ""
 
 
 @dataclass(slots=True)
 class _TreeFacts:
-    """The facts of a tree, and what was left out."""
+    """The facts of a tree's files, and why other files are not judged."""
 
     judged: list[ElfFacts] = field(default_factory=list)
     unreadable: list[Line] = field(default_factory=list)
@@ -84,16 +86,16 @@ def audit_tree(
 
     Args:
         tree: its ELF files on disk.
-        allowed: what the target's code may use.
-        rules: what it is held to beside that.
-        today: decides which waivers hold.
+        allowed: the features that the target's code may use.
+        rules: the other rules.
+        today: decides which waivers are valid.
         own: files that were compiled for the target, by path in the tree.
         debug: separate debug information by path in the tree.
         dropped: the compiler wrapper's count of dropped flags.
-        workers: processes; else as many as pay.
+        workers: number of processes; else as the amount of code and the CPUs suggest.
 
     Raises:
-        AuditError: there is nothing to judge, or the one file that was named cannot be read.
+        AuditError: there is nothing to judge, or the file that was named cannot be read.
     """
     debug = debug or {}
     read = _read(tree, rules, debug)
@@ -108,7 +110,7 @@ def audit_tree(
         title=tree.title,
         target=allowed.target,
         files=tuple(read.judged),
-        isa=isa_verdict.judge(
+        isa=judge_instructions.judge(
             scan(sources, allowed.sure, workers=workers),
             allowed,
             ledger,
@@ -133,7 +135,7 @@ def _ledger(tree: ElfTree, allowed: Allowed, rules: Rules, today: date) -> Ledge
         target=allowed.target,
         allocator=rules.allocator,
         has=allowed.sure,
-        # Waivers are written for our own trees; in a package those are below a folder or two.
+        # The paths in waivers are those of a compiled tree; a package has that tree below one or two folders.
         below="" if rules.demand_waivers else _top(tree),
     )
 
@@ -141,7 +143,10 @@ def _ledger(tree: ElfTree, allowed: Allowed, rules: Rules, today: date) -> Ledge
 def _packaged(
     tree: ElfTree, read: _TreeFacts, allowed: Allowed, distribution: Distribution | None
 ) -> dict[str, Packaged]:
-    """The files that are the distribution's own, if the target has what that promises; why not is noted."""
+    """Return the files that are the distribution's own; add a note for each that is not accepted as such.
+
+    None is accepted if the target lacks a feature of the distribution's baseline.
+    """
     if distribution is None:
         return {}
     named = {fact.name for fact in read.judged}
@@ -164,7 +169,7 @@ def _packaged(
 def _source(
     fact: ElfFacts, path: Path, debug: Path | None, packaged: Mapping[str, Packaged], rules: Rules
 ) -> CodeSource:
-    """A file to decode; of the distribution's, everything beyond its baseline is looked at."""
+    """Return a file to decode; in a distribution's own library every feature beyond the baseline is a finding."""
     library = packaged.get(fact.name)
     if library is None or rules.distribution is None:
         return CodeSource(file=fact.name, path=path, debug=debug)
@@ -220,21 +225,21 @@ def audit_compiled(
     today: date,
     workers: int | None = None,
 ) -> AuditResult:
-    """Judge what the compile stage left.
+    """Judge the result of the compile stage.
 
     Args:
         tree_tar: the product's tree.
         debug_tars: debug information of its files: `PATH.debug` for PATH in the tree, or found by build id.
         scratch: an empty folder for the ELF files of both; the caller removes it.
         label: of the node, for reports.
-        target: archspec name of what was compiled for.
+        target: archspec name of the target.
         flags_used: the target's compiler flags (`Cell.flags`).
-        macros: the compiler's predefined macros with them (fact `macros`).
+        macros: the macros that the compiler predefines with these flags (fact `macros`).
         bundled: paths in the tree of libraries that were built elsewhere (fact `bundled`, `path`).
-        dropped: count and flag (fact `dropped`).
-        rules: what the caller decides; `march` and `demand_waivers` are set here.
-        today: decides which waivers hold.
-        workers: processes; else as many as pay.
+        dropped: how often the compiler wrapper dropped which flag (fact `dropped`).
+        rules: the rules; `march` and `demand_waivers` are set here.
+        today: decides which waivers are valid.
+        workers: number of processes; else as the amount of code and the CPUs suggest.
 
     Raises:
         AuditError: an archive is bad, or the compiler's macros are missing.
@@ -262,8 +267,10 @@ def audit_compiled(
 
 
 def _debug_of(tree: ElfTree, found: Mapping[str, Path]) -> dict[str, Path]:
-    """Debug files by the path in the tree of what they belong to; of a library that travels under another name, its
-    build id tells."""
+    """Return files of debug information by the path in the tree of the file that they belong to.
+
+    A library that is in the tree under another name is found by its build id.
+    """
     named = {name.removesuffix(".debug"): path for name, path in found.items()}
     debug = {name: path for name, path in named.items() if name in tree.elves}
     others = {read_build_id(path): path for name, path in named.items() if name not in debug}
@@ -284,20 +291,20 @@ def audit_paths(
     distributions: Mapping[str, Distribution] | None = None,
     workers: int | None = None,
 ) -> list[AuditResult]:
-    """Judge files, folders and packages that may come from anywhere, one result each.
+    """Judge files, folders and packages of any origin, with one result for each.
 
-    Nothing is taken for our own build: TZCNT warns, flags are noted, libraries may come from the host, and waivers
+    No file counts as compiled here: TZCNT is a warning, flags are noted, libraries may come from the host, and waivers
     need not be used.
 
     Args:
-        paths: what to judge.
-        scratch: an empty folder for what packages hold; the caller removes it.
-        target: archspec name.
-        rules: waivers, forbidden folders; else none.
-        today: decides which waivers hold.
-        allowed: what the target's code may use; else this machine's gcc is asked, and archspec without one.
+        paths: the files, folders and packages.
+        scratch: an empty folder for the content of packages; the caller removes it.
+        target: archspec name of the target.
+        rules: waivers and forbidden folders; else there are none.
+        today: decides which waivers are valid.
+        allowed: the features that the target's code may use; else this machine's gcc is asked, or archspec without it.
         distributions: what is known of the distribution's own libraries, by path as in `paths`.
-        workers: processes; else as many as pay.
+        workers: number of processes; else as the amount of code and the CPUs suggest.
 
     Raises:
         AuditError: a path cannot be read, or there is nothing to judge in it.

@@ -1,4 +1,4 @@
-"""The result of an audit: its rules, what it found, and the lines that tell it."""
+"""The rules of an audit, its result, and the result's lines for people."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ _MANGLED = re.compile(r"\b_Z\w+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What a tree is held to, beside the instructions of its target."""
+    """The rules for a tree, beside the features that its target has."""
 
     linkage: LinkageRules = field(default_factory=lambda: LinkageRules(closed=False))
     forbidden: tuple[str, ...] = ()
-    """Folders of the build, no path below which may be in a file."""
+    """Folders of the build: no file may hold a path below them."""
     march: str = ""
-    """What own units must have been compiled for; empty: anything but native."""
+    """The -march of units that were compiled here; empty: anything but native."""
     waivers: tuple[Waiver, ...] = ()
     demand_waivers: bool = False
     """Whether an unused waiver is a violation."""
     memory: AllocatorRules | None = None
-    """Which allocator the programs must use; None: whatever they like."""
+    """The allocator that the programs must use; None: any."""
     distribution: Distribution | None = None
     """What is known of the distribution's own libraries in the tree; None: nothing."""
     image: str = ""
-    """Selects waivers, as the allocator does; empty: those for any."""
+    """The image whose waivers apply; empty: those of any image."""
     allocator: str = ""
+    """The allocator whose waivers apply; empty: those of any allocator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class AuditResult:
     """The verdicts on one tree."""
 
     title: str
-    """What was judged: a label or a path."""
+    """The label or path of the tree."""
     target: str
     files: tuple[ElfFacts, ...]
     """The x86-64 programs and libraries that were judged."""
@@ -62,7 +63,7 @@ class AuditResult:
 
     @property
     def violations(self) -> tuple[Line, ...]:
-        """Everything that says no."""
+        """All violations of the tree."""
         return (
             *self.unreadable,
             *self.memory.violations,
@@ -73,7 +74,7 @@ class AuditResult:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing says no."""
+        """Whether there is no violation."""
         return not self.violations
 
     @property
@@ -82,7 +83,7 @@ class AuditResult:
         return self.isa.kernel_flags
 
     def lines(self, *, limit: int = 40) -> list[str]:
-        """The verdict for people; at most `limit` lines of each kind, the rest counted."""
+        """Return the verdict for people: at most `limit` lines of each kind, and the number of the others."""
         mebibytes = self.isa.size / (1 << 20)
         word = "passed" if self.passed else f"REFUSED, {_count(len(self.violations), 'violation')}"
         judged = f"{_count(len(self.files), 'ELF file')}, {mebibytes:.1f} MiB of code; allow-list: {self.isa.source}"
@@ -131,13 +132,15 @@ class AuditResult:
 
 
 def today() -> date:
-    """The day that decides which waivers hold; the same in every time zone."""
+    """Return the day that decides which waivers are valid: that of UTC, so that it is the same everywhere."""
     return datetime.now(timezone.utc).date()
 
 
 def demangled(lines: Sequence[str]) -> list[str]:
-    """The lines with C++ names as people write them, the symbol behind (waivers need that); as they are where this
-    machine has no c++filt (binutils)."""
+    """Return lines with demangled C++ names, each followed by its symbol, which waivers need.
+
+    Without c++filt (binutils) the lines stay as they are.
+    """
     from pikaforge.host import process  # noqa: PLC0415
 
     names = sorted({name for line in lines for name in _MANGLED.findall(line)})

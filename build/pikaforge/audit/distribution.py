@@ -1,7 +1,7 @@
-"""Libraries of the distribution in a tree: which they are, and what their distribution promises.
+"""The distribution's own libraries in a tree.
 
-Only such a library may have code beyond the target's features, where that is shown to run only on CPUs that have them.
-What is compiled here never may.
+Only these may hold code with features that the target lacks, if it is proven to run only on CPUs that have them. Files
+that were compiled here never may.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Packaged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distribution:
-    """What is known of a tree's libraries."""
+    """What is known of the libraries in a tree that come from its image."""
 
     baseline: str
     """The microarchitecture that the distribution compiles for, by archspec name."""
     libraries: Mapping[str, Packaged] = field(default_factory=dict)
-    """By path in the tree."""
+    """The distribution's own libraries, by path in the tree."""
     strangers: Mapping[str, str] = field(default_factory=dict)
-    """Libraries that came from the image and are not its distribution's, by path in the tree, and why not."""
+    """Other libraries that come from the image, by path in the tree, with the reason why they are not its own."""

@@ -1,4 +1,4 @@
-"""What may be audited: a file, a folder, a package. All come out as trees of ELF files on disk."""
+"""Open the inputs of an audit, which are files, folders and packages, as trees of ELF files on disk."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ TOTAL_LIMIT = 32 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ElfTree:
-    """The ELF files that belong together: those of one folder or package, or one file alone."""
+    """ELF files that belong together: those of one folder or package, or a single file."""
 
     title: str
-    """What was named: a path."""
+    """The path that was named."""
     whole: bool
     """Whether it is a folder or package, so that its files may need one another."""
     elves: dict[str, Path]
-    """Path in the tree (relative, `/`), and where the bytes are."""
+    """The file with the bytes, by path in the tree (relative, with `/`)."""
     links: dict[str, str] = field(default_factory=dict)
-    """Path in the tree of a link, and the path in the tree where it leads."""
+    """Links by path in the tree, with the path in the tree that each points to."""
     others: int = 0
-    """Files that are no ELF."""
+    """The number of files that are no ELF files."""
 
 
 def open_inputs(paths: Iterable[Path], scratch: Path) -> list[ElfTree]:
-    """The trees that are meant by some paths.
+    """Return one tree for each path.
 
-    A symbolic link that is named is followed; one within a folder is not, so no file counts twice.
+    A symbolic link that is named is followed; one within a folder is not, so that no file counts twice.
 
     Args:
         paths: files, folders, packages (`host.archives.PACKAGE_SUFFIXES`).
-        scratch: an empty folder; the ELF files of packages are unpacked there, under numbers.
+        scratch: an empty folder; the ELF files of packages are unpacked there, with numbers as names.
 
     Raises:
         AuditError: a path does not exist, is neither ELF nor package, or a package is bad.
@@ -93,7 +93,7 @@ def _folder(path: Path) -> ElfTree:
             elif status.st_nlink == 1 or (status.st_dev, status.st_ino) not in seen:
                 seen.add((status.st_dev, status.st_ino))
                 elves[inside] = full
-            else:  # a hard link: the same bytes under another name
+            else:  # a hard link to a file that is listed already
                 first = next(n for n, p in elves.items() if p.samefile(full))
                 links[inside] = first
     return ElfTree(title=str(path), whole=True, elves=elves, links=links, others=others)
@@ -112,7 +112,7 @@ def _starts_as_elf(path: Path) -> bool:
 
 
 def _add_link(links: dict[str, str], name: str, target: str) -> None:
-    """Keep a link that stays within its tree; an absolute one is taken to be from the tree's top."""
+    """Add a link that stays within its tree. An absolute target starts at the tree's top."""
     joined = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
     joined = joined.lstrip("/")
     if not joined.startswith("../") and joined not in ("..", ".", ""):
@@ -120,10 +120,10 @@ def _add_link(links: dict[str, str], name: str, target: str) -> None:
 
 
 def open_package(path: Path, into: Path) -> ElfTree:
-    """The tree in a package; its ELF files are written to `into` as `0`, `1`, …
+    """Return the tree in a package; its ELF files are written to `into` as `0`, `1`, …
 
     Raises:
-        AuditError: of an unknown kind, truncated, corrupt, or larger than `TOTAL_LIMIT`.
+        AuditError: the package is of an unknown kind, truncated, corrupt, or larger than `TOTAL_LIMIT`.
     """
     into.mkdir(parents=True, exist_ok=True)
     elves: dict[str, Path] = {}

@@ -1,6 +1,6 @@
-"""Judgement of which memory allocator the programs of a tree really use.
+"""Judge which memory allocator the programs of a tree really use.
 
-Proof, not belief: a build may have compiled its parts for an allocator and still not be linked with it.
+A build can compile its parts for an allocator, and then not link the program with it. So the files are the proof.
 """
 
 from __future__ import annotations
@@ -15,48 +15,48 @@ from pikaforge.plan import allocators
 from pikaforge.plan.allocators.kind import matches
 
 FOREIGN = ("libjemalloc*.so*", "libmimalloc*.so*", "libhoard*.so*", "libsnmalloc*.so*")
-"""Sonames of libraries that take malloc over, beside those of the kinds of allocators."""
+"""Globs of the sonames of further libraries that replace malloc, beside those of the kinds of allocators."""
 UNWIND = "libunwind.so*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocatorRules:
-    """What was asked for."""
+    """The allocator that the programs of a tree must use."""
 
     kind: str = "none"
-    """Of `config.registry.ALLOCATORS`."""
+    """One of `config.registry.ALLOCATORS`."""
     programs: tuple[str, ...] = ()
     """Paths in the tree of the programs that must use it."""
     unwinder: str = ""
-    """`libunwind` or `frame-pointers`: what the library must have; empty: whatever the image's has."""
+    """The unwinder that the library must have, `libunwind` or `frame-pointers`; empty: any."""
     ours: Mapping[str, str] = field(default_factory=dict)
-    """Of the allocator that was built for the target: build ids by soname."""
+    """If the allocator was built for the target: the build ids of its libraries, by soname."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocatorVerdict:
-    """What the programs use."""
+    """The allocator that the programs use, and what is wrong with that."""
 
     violations: tuple[Line, ...] = ()
     library: str = ""
-    """Path in the tree of the allocator's library; empty where there is none."""
+    """Path in the tree of the allocator's library; empty if there is none."""
     unwinder: str = ""
-    """`libunwind` if the library needs it, else `none`: which other way it goes, its NEEDED does not tell."""
+    """`libunwind` if the library needs it, else `none`: other unwinders do not show in DT_NEEDED."""
 
 
 def is_allocator(name: str) -> bool:
-    """Whether a library, by its file name or soname, takes malloc over."""
+    """Return whether a library replaces malloc, by its file name or soname."""
     return matches(name, FOREIGN) or any(
         matches(name, kind.presence.libraries) for kind in allocators.every() if kind.presence is not None
     )
 
 
 def judge(facts: Sequence[ElfFacts], rules: AllocatorRules) -> AllocatorVerdict:
-    """Judge a tree whose needs are solved (`elf.linkage` sees to that).
+    """Judge a tree in which the loader finds every library (`judge_linkage` judges that).
 
     Args:
-        facts: of all its programs and libraries.
-        rules: what was asked for.
+        facts: all its programs and libraries.
+        rules: the allocator that they must use.
     """
     by_name = {fact.name.rpartition("/")[2]: fact for fact in facts}
     by_name |= {fact.soname: fact for fact in facts if fact.soname}
@@ -84,10 +84,10 @@ def judge(facts: Sequence[ElfFacts], rules: AllocatorRules) -> AllocatorVerdict:
 def _program(
     program: ElfFacts, by_name: Mapping[str, ElfFacts], rules: AllocatorRules
 ) -> tuple[list[Line], ElfFacts | None]:
-    """What is wrong with the allocators of one program, and the library that it takes."""
+    """Return what is wrong with the allocators of one program, and the allocator's library that it uses."""
     reached = _reached(program, by_name)
     used = [name for name in reached if is_allocator(name)]
-    # A library that is an allocator has its functions by right; in any other they are hidden.
+    # Only an allocator's own library may have the allocator's functions; in any other file they hide an allocator.
     holders = [program, *(by_name[name] for name in reached if name in by_name and name not in used)]
     hidden = [(holder, name) for holder in holders for name in holder.allocators]
     presence = allocators.of(rules.kind).presence
@@ -127,7 +127,7 @@ def _line(fact: ElfFacts, what: str, do: str) -> Line:
 
 
 def _reached(program: ElfFacts, by_name: Mapping[str, ElfFacts]) -> list[str]:
-    """Sonames of everything that is loaded with a program, as far as the tree goes."""
+    """Return the sonames of all libraries that are loaded with a program, as far as the tree has them."""
     reached: dict[str, None] = dict.fromkeys(program.needed)
     queue = list(program.needed)
     for soname in queue:
@@ -144,7 +144,7 @@ def _has_unwind(library: ElfFacts) -> bool:
 
 
 def _library(library: ElfFacts, rules: AllocatorRules) -> list[Line]:
-    """Whether the library is the one that was built, with the unwinder that was asked for."""
+    """Return what is wrong with the library: it must be the one that was built, with the unwinder of the rules."""
     found = []
     if allocators.of(rules.kind).own:
         wanted = rules.ours.get(library.soname, "")

@@ -1,4 +1,4 @@
-"""Judgement of the compiler flags that debug information records."""
+"""Judge the compiler flags of a tree, as its debug information records them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pikaforge.audit.finding import Line
 
 _MARCH = re.compile(r"(?:^|\s)-march=(\S+)")
 _MTUNE = re.compile(r"(?:^|\s)-mtune=(\S+)")
-# The driver replaces `native` before the compiler sees it, and is the only one to add the sizes of the caches
+# gcc's driver replaces `native` before it runs the compiler, and adds the sizes of the caches, which nothing else does
 # (gcc/config/i386/driver-i386.cc).
 _NATIVE = re.compile(r"-m(?:arch|tune|cpu)=native\b|--param[= ]l[12]-cache-(?:size|line-size)=")
 DEFAULT_MARCH = "x86-64"
-"""What every gcc for x86-64 assumes unless told (gcc/config.gcc), and what the objects in libgcc are made with:
-Debian's crtfastmath.o brings such a unit into each program linked with -ffast-math. Any CPU runs it."""
+"""The default of every gcc for x86-64 (gcc/config.gcc), for which the objects in libgcc are compiled, too: a program
+that is linked with -ffast-math gets such a unit from Debian's crtfastmath.o. Every CPU can run it."""
 _ASSEMBLER = re.compile(r"^GNU AS\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitGroup:
-    """Compile units of one file that were made alike."""
+    """Compile units of one file with the same flags."""
 
     file: str
     own: bool
@@ -32,12 +32,12 @@ class UnitGroup:
     native: bool
     count: int
     example: str
-    """Source file of one of them."""
+    """The source file of one of the units."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlagVerdict:
-    """The flags of a tree, judged."""
+    """The verdict on the flags of a tree."""
 
     units: tuple[UnitGroup, ...]
     dropped: tuple[tuple[int, str], ...]
@@ -47,7 +47,7 @@ class FlagVerdict:
 
 
 def march_of(flags: Sequence[str]) -> str:
-    """The last -march of some flags, which is the one that holds."""
+    """Return the last -march of some flags, which is the one that the compiler obeys."""
     return next((f.partition("=")[2] for f in reversed(flags) if f.startswith("-march=")), "")
 
 
@@ -61,10 +61,10 @@ def judge(
     """Judge the flags of a tree's files.
 
     Args:
-        facts: with the debug information of the files.
-        own: files that were compiled here; of others the flags are only noted.
-        march: what own units must have been compiled for; empty: anything but native.
-        dropped: the wrapper's count.
+        facts: the files, with their debug information.
+        own: files that were compiled here; the flags of others are only noted.
+        march: the -march of units that were compiled here; empty: anything but native.
+        dropped: the compiler wrapper's count of dropped flags.
     """
     units: list[UnitGroup] = []
     violations: list[Line] = []
@@ -91,7 +91,10 @@ def judge(
 
 
 def _units(fact: ElfFacts, own: bool) -> list[UnitGroup]:
-    """The units of one file by -march, -mtune and nativeness. Assembler units have no flags to judge."""
+    """Return the units of one file, grouped by -march, -mtune and whether they are native.
+
+    Units of assembler files are left out: they have no such flags.
+    """
     found: dict[tuple[str, str, bool], UnitGroup] = {}
     for producer in fact.debug.producers:
         if _ASSEMBLER.match(producer.text):

@@ -1,4 +1,4 @@
-"""Judgement of what code needs against what a target has."""
+"""Judge the features that code needs against those that the target has."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pikaforge.cpu import features
 from pikaforge.cpu.features import INVALID
 
 SHOWN = 3
-"""Functions that are named in a line."""
+"""The most functions that a line names."""
 WAIVERS = "waivers"
-"""Where violations are that are about waivers themselves."""
+"""The place of violations that are about waivers themselves."""
 Level = Literal["fail", "warn", "dispatched", "waived", "guarded", "suspect"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What one function needs and the target lacks, with what came of it."""
+    """Features that one function needs and the target lacks, with the verdict."""
 
     level: Level
     file: str
     function: str
     features: tuple[tuple[str, int], ...]
-    """Feature ids, and how many instructions need each."""
+    """Ids of the features, each with the number of instructions that need it."""
     address: int
     code: bytes
     text: str
@@ -37,10 +37,10 @@ class Finding:
     reason: str
     hints: tuple[str, ...] = ()
     doubt: str = ""
-    """Of the distribution's libraries: why nothing proves that it runs only where the CPU can."""
+    """In a library of the distribution: why no proof was found that the code runs only on CPUs with the features."""
 
     def line(self) -> str:
-        """The finding without its consequence."""
+        """Return the finding without the verdict."""
         counts = ", ".join(f"{name} x{count}" for name, count in self.features)
         signs = f" (hint, no proof: {'; '.join(self.hints)})" if self.hints and self.level == "fail" else ""
         return f"{self.function}: {counts}; first at {self.address:#x}: {self.code.hex(' ')}  {self.text}{signs}"
@@ -48,7 +48,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatched:
-    """A library of the distribution with code beyond the target, which runs only where the CPU can."""
+    """A library of the distribution with code beyond the target that runs only on CPUs that have the features."""
 
     file: str
     package: str
@@ -60,7 +60,7 @@ class Dispatched:
     evidence: tuple[str, ...]
 
     def line(self) -> str:
-        """For people."""
+        """Return it in one line, for people."""
         some = ", ".join(self.functions[:SHOWN])
         more = f" and {len(self.functions) - SHOWN} more" if len(self.functions) > SHOWN else ""
         return (
@@ -71,11 +71,11 @@ class Dispatched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IsaVerdict:
-    """The instructions of a tree, judged."""
+    """The verdict on the instructions of a tree."""
 
     target: str
     source: str
-    """Where the allow-list comes from."""
+    """The origin of the allow-list."""
     findings: tuple[Finding, ...]
     used: tuple[str, ...]
     """Ids of the features beyond the baseline that the code uses without asking the CPU first."""
@@ -88,7 +88,7 @@ class IsaVerdict:
 
     @property
     def kernel_flags(self) -> tuple[str, ...]:
-        """What /proc/cpuinfo must show on a machine that runs this: for the CPU gate."""
+        """The flags that /proc/cpuinfo must show on a machine that runs the code; for the CPU gate."""
         return features.kernel_flags(self.used)
 
 
@@ -114,12 +114,12 @@ def judge(
     """Judge the code of a tree.
 
     Args:
-        scans: made with `allowed.sure`, of the distribution's files with what its baseline allows.
-        allowed: for the target.
-        ledger: the waivers; used ones are noted in it.
-        own: files that were compiled for the target; elsewhere TZCNT is only a warning.
+        scans: made with `allowed.sure`; those of the distribution's files with the features of its baseline.
+        allowed: the features that the target's code may use.
+        ledger: the waivers; it records which are used.
+        own: files that were compiled for the target; in others TZCNT is only a warning.
         demand_waivers: whether an unused waiver is a violation.
-        distribution: the distribution's own files; with evidence they may need more than the target has.
+        distribution: the distribution's own files: with evidence, they may need features that the target lacks.
     """
     packaged = distribution or {}
     used = {f for scan in scans for f in scan.features} - free()
@@ -163,7 +163,7 @@ def judge(
 
 
 def _dispatched(findings: Iterable[Finding], packaged: Mapping[str, Packaged]) -> tuple[Dispatched, ...]:
-    """What was accepted of the distribution's files, file by file."""
+    """Return the distribution's files whose code beyond the target was accepted."""
     files: dict[str, list[Finding]] = {}
     for finding in findings:
         if finding.level == "dispatched":
@@ -239,7 +239,7 @@ def _violation(finding: Finding, target: str) -> Line:
 
 
 def _warnings(findings: Iterable[Finding]) -> list[Line]:
-    """One per file and reason: a prebuilt library may have hundreds of TZCNT."""
+    """Return one warning for each file and reason: a prebuilt library may have hundreds of TZCNT."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         if finding.level == "warn":
@@ -252,7 +252,7 @@ def _warnings(findings: Iterable[Finding]) -> list[Line]:
 
 
 def _notes(findings: Iterable[Finding], scans: Sequence[FileScan]) -> list[str]:
-    """One line per file for what needs no action, and for what limits the audit."""
+    """Return one line for each file and matter that needs no action, or that limits the audit."""
     notes = []
     kinds: dict[tuple[str, Level], list[Finding]] = {}
     for finding in findings:

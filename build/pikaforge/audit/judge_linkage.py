@@ -1,4 +1,4 @@
-"""Judgement of how a tree's files are linked: what they need, where they look for it, and how they are hardened."""
+"""Judge how a tree's files are linked: what they need, where the loader looks for it, and how they are hardened."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ LINK_LIMIT = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkageRules:
-    """What a tree is held to."""
+    """The rules for the linkage of a tree."""
 
     base_libraries: tuple[str, ...] = ()
-    """Globs of sonames that every host of the image has."""
+    """Globs of the sonames that every host with the image's OS has."""
     maxima: Mapping[str, str] = field(default_factory=dict)
-    """By namespace of symbol versions (GLIBC, GLIBCXX, CXXABI, GCC) the highest that the image has."""
+    """The highest symbol version that the image has, by namespace (GLIBC, GLIBCXX, CXXABI, GCC)."""
     closed: bool = True
-    """Whether everything else must be in the tree; else what is missing is noted."""
+    """Whether all other libraries must be in the tree; else they may come from the host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardening:
-    """Protections of one file, reported and not judged."""
+    """Protections of one file; they are reported and not judged."""
 
     file: str
     pie: str
@@ -45,14 +45,14 @@ class Hardening:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkageVerdict:
-    """The linkage of a tree, judged."""
+    """The verdict on the linkage of a tree."""
 
     violations: tuple[Line, ...]
     notes: tuple[str, ...]
     highest: Mapping[str, str]
-    """By namespace the highest symbol version that the tree needs from outside of it."""
+    """The highest symbol version that the tree needs of the host's libraries, by namespace."""
     system: tuple[str, ...]
-    """Sonames that the tree takes from the host."""
+    """Sonames of the libraries that the tree takes from the host."""
     hardening: tuple[Hardening, ...]
 
 
@@ -64,10 +64,10 @@ class _Judge:
     violations: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     highest: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Namespace to version and the file that needs it."""
+    """The highest version and the file that needs it, by namespace."""
     system: dict[str, None] = field(default_factory=dict)
     found: dict[tuple[str, str], str | None] = field(default_factory=dict)
-    """(file, soname) to the tree's file that serves it, None where nothing does."""
+    """The tree's file that the loader finds, by file and soname that it needs; None if it finds none."""
 
     def fail(self, where: str, what: str, do: str) -> None:
         line = Line(where=where, what=what, do=do)
@@ -79,9 +79,9 @@ def judge(facts: Sequence[ElfFacts], links: Mapping[str, str], rules: LinkageRul
     """Judge the linkage of a tree.
 
     Args:
-        facts: of its x86-64 programs and libraries, named by their paths in the tree.
-        links: symbolic links of the tree: path in it, and path in it where they lead.
-        rules: what it is held to.
+        facts: its x86-64 programs and libraries, named by their paths in the tree.
+        links: symbolic links of the tree by path, with the path in the tree that each points to.
+        rules: the rules.
     """
     work = _Judge(files={f.name: f for f in facts}, links=links, rules=rules)
     for fact in facts:
@@ -109,7 +109,7 @@ def judge(facts: Sequence[ElfFacts], links: Mapping[str, str], rules: LinkageRul
 
 
 def highest(names: Iterable[str]) -> dict[str, str]:
-    """Of names of symbol versions, such as GLIBC_2.34, the highest of each namespace."""
+    """Return the highest of some symbol versions, such as GLIBC_2.34, by namespace."""
     found: dict[str, str] = {}
     for name in names:
         match = _VERSION.match(name)
@@ -120,11 +120,11 @@ def highest(names: Iterable[str]) -> dict[str, str]:
 
 
 def library_versions(files: Iterable[ElfFacts], system: Iterable[str]) -> dict[str, list[str]]:
-    """By library of the base system, the symbol versions that a tree needs of it, sorted.
+    """Return the symbol versions that a tree needs of each library of the base system, sorted.
 
     Args:
-        files: the audit's facts.
-        system: sonames that the base system serves (`LinkageVerdict.system`).
+        files: the tree's programs and libraries.
+        system: sonames of the libraries that the tree takes from the host (`LinkageVerdict.system`).
     """
     versions: dict[str, set[str]] = {soname: set() for soname in system}
     for fact in files:
@@ -157,7 +157,7 @@ def _run_paths(work: _Judge, fact: ElfFacts) -> None:
 
 
 def _beside(file: str, rest: str) -> str | None:
-    """The folder in the tree that `$ORIGIN` + `rest` means for `file`; None outside of the tree."""
+    """Return the folder in the tree that `$ORIGIN` + `rest` means for a file; None if it is outside of the tree."""
     folder = posixpath.normpath(posixpath.join(posixpath.dirname(file) or ".", rest.lstrip("/") or "."))
     return None if folder == ".." or folder.startswith("../") else folder
 
@@ -193,7 +193,7 @@ def _is_base(work: _Judge, soname: str) -> bool:
 
 
 def _real(work: _Judge, path: str) -> str | None:
-    """The ELF file of the tree that a path means, through links of files and folders."""
+    """Return the ELF file of the tree that a path leads to, through links of files and folders; None without one."""
     for _ in range(LINK_LIMIT):
         if path in work.files:
             return path
@@ -209,7 +209,7 @@ def _real(work: _Judge, path: str) -> str | None:
 
 
 def _closure(work: _Judge) -> None:
-    """Walk from each program, then from each library that no program reached: it may be opened at run time."""
+    """Load each program, then each library that no program loads: a program may open it at run time."""
     reached: set[str] = set()
     programs = [n for n, f in work.files.items() if f.program]
     for name in [*programs, *(n for n in work.files if n not in programs)]:
@@ -218,8 +218,8 @@ def _closure(work: _Judge) -> None:
 
 
 def _load(work: _Judge, root: str) -> set[str]:
-    """Load one file with all it needs, breadth first; what was loaded."""
-    loaded: dict[str, str] = {}  # by soname: what is loaded already serves every later need
+    """Load one file with all libraries that it needs, breadth first; return all loaded files."""
+    loaded: dict[str, str] = {}  # by soname: a library that is loaded serves every later need of it
     queue: list[tuple[str, tuple[str, ...]]] = [(root, ())]  # with the files that led to it
     seen = {root}
     for name, parents in queue:
@@ -246,7 +246,8 @@ def _load(work: _Judge, root: str) -> set[str]:
 
 def _search(work: _Judge, soname: str, name: str, parents: tuple[str, ...]) -> str | None:
     fact = work.files[name]
-    # DT_RUNPATH serves only its own file; DT_RPATH also what that loads, if it has no DT_RUNPATH itself.
+    # DT_RUNPATH is for the needs of its own file only. DT_RPATH is also for those of the libraries that the file loads,
+    # if they have no DT_RUNPATH themselves.
     holders = [name] if fact.runpath else [n for n in (name, *reversed(parents)) if not work.files[n].runpath]
     for holder in holders:
         for entry in work.files[holder].run_path:
@@ -260,7 +261,7 @@ def _search(work: _Judge, soname: str, name: str, parents: tuple[str, ...]) -> s
 
 
 def _outside(work: _Judge, name: str, soname: str) -> None:
-    """A need that nothing in the tree serves."""
+    """Judge a need for which the tree has no file."""
     work.found.setdefault((name, soname), None)
     if "/" in soname:
         work.fail(name, f"needs {soname} by its path", "link it with -l, or give the library a soname")

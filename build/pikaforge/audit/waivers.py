@@ -1,4 +1,4 @@
-"""Waivers: findings that somebody has looked at, by name, with a reason and an end."""
+"""Apply waivers to the findings of an audit, and report those that have expired or that nothing needs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pikaforge.config.waiver import Waiver
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaiverUse:
-    """What the waivers of a run came to."""
+    """How the waivers of an audit were used."""
 
     used: tuple[Waiver, ...]
     problems: tuple[str, ...]
-    """A line for each waiver that has expired, or that nothing needed."""
+    """A line for each waiver that has expired, or that was not needed."""
     notes: tuple[str, ...]
 
 
 class Ledger:
-    """The waivers that apply to one tree, and which of them were needed.
+    """The waivers that apply to one tree, and which of them were used.
 
-    An expired waiver covers nothing: its findings fail as if it were not there. One whose features the target has all
-    does not apply: one waiver serves every target that lacks some, and is not unused on those that do not.
+    An expired waiver covers nothing: its findings fail as if it did not exist. A waiver does not apply if the target
+    has all its features: so one waiver serves several targets, and does not count as unused on those that need none.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Ledger:
         has: frozenset[str] = frozenset(),
         below: str = "",
     ) -> None:
-        """Choose those that apply.
+        """Choose the waivers that apply.
 
         Args:
             waivers: of the specification.
-            today: after whose last day they are expired.
-            image: that the tree is for; empty: waivers for any.
-            target: that the tree is for.
-            allocator: that the tree is for; empty: waivers for any.
+            today: a waiver has expired if its last day is before this one.
+            image: the tree's image; empty: waivers of any image apply.
+            target: the tree's target.
+            allocator: the tree's allocator; empty: waivers of any allocator apply.
             has: ids of the features that the target has.
             below: the folder of the tree that waivers' paths are relative to.
         """
@@ -62,7 +62,7 @@ class Ledger:
         self._used: dict[int, set[str]] = {}
 
     def covering(self, file: str, function: str, feature: str) -> Waiver | None:
-        """The first waiver that covers a finding; it counts as used from then on."""
+        """Return the first waiver that covers a finding, and count it as used; None if there is none."""
         name = file.removeprefix(self._start)
         for index, waiver in enumerate(self._all):
             if not waiver.expired(self._today) and waiver.covers(name, function, feature):
@@ -71,11 +71,11 @@ class Ledger:
         return None
 
     def close(self, *, demand_use: bool = True) -> WaiverUse:
-        """The problems with the waivers, once all findings were looked up.
+        """Return how the waivers were used, after all findings were looked up.
 
         Args:
-            demand_use: whether an unused waiver is a problem, and an expired one; not so for files that are no whole
-                tree of ours, where it only covers nothing.
+            demand_use: whether an unused or expired waiver is a problem. It is none for files that are not a whole
+                compiled tree.
         """
         problems: list[str] = []
         notes: list[str] = []

@@ -1,1 +1,1 @@
-"""Load tests of a built server: the load, what it came to, the comparison of several servers, and the pictures."""
+"""Load tests of a built server: the load, its figures, the comparison of several servers, and the plots."""

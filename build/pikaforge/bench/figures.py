@@ -1,4 +1,4 @@
-"""The picture of a comparison: throughput, p99 latency and memory over time, and their ratios to the baseline."""
+"""Plot a comparison: throughput, p99 latency and memory over time, and their ratios to the baseline."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from matplotlib.typing import LineStyleType
 
 SIZE = (12.0, 9.6)
-"""Inches; 1200 pixels wide at 100 per inch."""
+"""In inches; 1200 pixels wide at 100 per inch."""
 DPI = 100
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's, which people with any kind of colour vision tell apart (jfly.uni-koeln.de/color)."""
+"""Okabe and Ito's colours, which people with any kind of colour vision can distinguish (jfly.uni-koeln.de/color)."""
 STYLES: tuple[LineStyleType, ...] = ("solid", (0, (6, 2)), (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5)), (0, (9, 3)))
-"""Of lines, so that they differ in black and white, too; the cycle's length differs from the colours'."""
+"""Styles of lines, which differ in black and white, too. Five styles and seven colours give 35 different lines."""
 SPIKY = 30.0
-"""From this ratio of the greatest to the median on, an axis is logarithmic: else one pause flattens all the rest."""
+"""Ratio of the greatest value to the median from which an axis is logarithmic: on a linear one, a single pause would
+flatten everything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class _Panel:
     ratio_title: str
     value: Callable[[Interval], float | None]
     units: tuple[tuple[float, str], ...]
-    """Factors and names, the smallest first."""
+    """Factor and name of each unit, the smallest unit first."""
     logarithmic: bool = False
 
 
@@ -62,7 +63,7 @@ PANELS = (
 
 
 def library() -> ModuleType:
-    """Import matplotlib, which takes half a second.
+    """Import and return matplotlib, which takes half a second.
 
     Raises:
         HostError: it is missing, or cannot be loaded.
@@ -74,15 +75,15 @@ def library() -> ModuleType:
 def draw(
     runs: Sequence[LoadRun], comparison: Comparison, *, title: str, subtitle: str, folder: Path, stem: str
 ) -> tuple[Path, Path]:
-    """Write the picture as SVG and as PNG, each whole or not at all; the same runs give the same SVG.
+    """Write the plot as SVG and as PNG, each atomically. The same runs give the same SVG.
 
     Args:
-        runs: what was compared.
-        comparison: what `compare` made of them.
+        runs: the runs.
+        comparison: the comparison of these runs.
         title: product, version, target and image.
-        subtitle: the load, as `Workload.describe` says it.
-        folder: where the files go; it is made.
-        stem: their name without suffix.
+        subtitle: the load, as `Workload.describe` returns it.
+        folder: for the files; it is made.
+        stem: the files' name without suffix.
 
     Returns:
         Paths of the SVG and the PNG.
@@ -112,7 +113,7 @@ def draw(
 
 
 def _looks(comparison: Comparison) -> dict[str, tuple[str, LineStyleType]]:
-    """Colour and line style by name; the baseline's are black and solid."""
+    """Return colour and line style by name; the baseline is black and solid."""
     names = [comparison.baseline, *(name for name in comparison.names if name != comparison.baseline)]
     return {name: (COLOURS[n % len(COLOURS)], STYLES[n % len(STYLES)]) for n, name in enumerate(names)}
 
@@ -142,7 +143,7 @@ def _compose(figure: Figure, runs: Sequence[LoadRun], comparison: Comparison, ti
 
 
 def _legend(comparison: Comparison) -> str:
-    """What lines, bands and whiskers are."""
+    """Return the line that explains lines, bands and whiskers."""
     count = len(comparison.rounds)
     what = "One round" if count == 1 else f"Lines and bars: medians of {count} rounds; bands and whiskers: all rounds"
     warm = f"; ratios without the first {comparison.warm_up:g} s" if comparison.warm_up else ""
@@ -156,7 +157,7 @@ def _over_time(
     comparison: Comparison,
     looks: Mapping[str, tuple[str, LineStyleType]],
 ) -> None:
-    """Lines of medians over rounds, bands from the least to the greatest."""
+    """Draw lines of the medians over rounds, and bands from the least to the greatest."""
     lines = {name: _line(panel, overlay(runs, name)) for name in comparison.names}
     values = [point for points in lines.values() for _, point, _, _ in points]
     factor, unit = _unit(panel, values)
@@ -184,7 +185,7 @@ def _over_time(
 
 
 def _line(panel: _Panel, points: Sequence[Sequence[Interval]]) -> list[tuple[float, float, float, float]]:
-    """Seconds at an interval's end, median, least and greatest over rounds; without the intervals without a figure."""
+    """Return, for each interval with a figure, the second of its end, and median, least and greatest over rounds."""
     line = []
     for intervals in points:
         values = [value for value in map(panel.value, intervals) if value is not None]
@@ -194,13 +195,13 @@ def _line(panel: _Panel, points: Sequence[Sequence[Interval]]) -> list[tuple[flo
 
 
 def _unit(panel: _Panel, values: Sequence[float]) -> tuple[float, str]:
-    """The largest unit in which the greatest value is still several."""
+    """Return the largest unit in which the greatest value is at least 4."""
     top = max(values, default=0.0)
     return next(((factor, unit) for factor, unit in reversed(panel.units) if top >= 4 * factor), panel.units[0])
 
 
 def _ratios(axes: Axes, panel: _Panel, comparison: Comparison, looks: Mapping[str, tuple[str, LineStyleType]]) -> None:
-    """Bars of the medians over rounds, whiskers from the least to the greatest; the baseline is a line at 1."""
+    """Draw bars of the medians over rounds, whiskers from the least to the greatest, and a line at 1: the baseline."""
     names = [name for name in comparison.names if name != comparison.baseline]
     tops = [1.0]
     for place, name in enumerate(names):
@@ -215,7 +216,7 @@ def _ratios(axes: Axes, panel: _Panel, comparison: Comparison, looks: Mapping[st
             axes.errorbar(
                 mid, place, xerr=[[mid - low], [high - mid]], fmt="none", ecolor="black", elinewidth=1.2, capsize=4
             )
-        # In a column at the right, where neither whiskers nor the line at 1 cross it.
+        # In a column at the right, so that neither whiskers nor the line at 1 cross it.
         axes.text(
             0.99, place, f"{mid:.2f}", transform=axes.get_yaxis_transform(), va="center", ha="right", fontweight="bold"
         )

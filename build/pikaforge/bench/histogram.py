@@ -1,4 +1,4 @@
-"""Counts of latencies in buckets whose bounds are the same everywhere, so that processes' counts add up exactly."""
+"""Histograms whose buckets have the same bounds in every process, so that their counts can be added exactly."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 MANTISSA_BITS = 7
-"""Values below 256 have a bucket each; above, a bucket is at most 1/128 (0.8 %) of its lowest value wide."""
+"""Each value below 256 has a bucket of its own. A bucket above is at most 1/128 (0.8 %) of its lowest value wide."""
 _STEPS = 1 << MANTISSA_BITS
 
 
 def bucket(value: int) -> int:
-    """The index of the bucket that holds a value, 0 or more; indices grow with values and leave none out."""
+    """Return the index of the bucket that holds a value, 0 or more; indices grow with values, without gaps."""
     shift = max(0, value.bit_length() - MANTISSA_BITS - 1)
     return shift * _STEPS + (value >> shift)
 
 
 def bounds(index: int) -> tuple[int, int]:
-    """The lowest and the highest value of a bucket, both included."""
+    """Return the lowest and the highest value of a bucket, both included."""
     shift = max(0, index // _STEPS - 1)
     low = (index - shift * _STEPS) << shift
     return low, low + (1 << shift) - 1
@@ -25,14 +25,14 @@ def bounds(index: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How many values fell into each bucket."""
+    """The number of values in each bucket."""
 
     counts: tuple[tuple[int, int], ...] = ()
-    """Pairs of a bucket's index and its count, by index; no count is 0."""
+    """Pairs of a bucket's index and its count, sorted by index; no count is 0."""
 
     @classmethod
     def of(cls, *parts: Mapping[int, int] | Histogram) -> Histogram:
-        """The sum of counts by bucket index, and of other histograms."""
+        """Return the sum of histograms, and of counts by bucket index."""
         total: dict[int, int] = {}
         for part in parts:
             pairs: Iterable[tuple[int, int]] = part.counts if isinstance(part, Histogram) else part.items()
@@ -42,14 +42,14 @@ class Histogram:
 
     @property
     def total(self) -> int:
-        """How many values there are."""
+        """The number of values."""
         return sum(count for _, count in self.counts)
 
     def quantile(self, per_thousand: int) -> int | None:
-        """The value that so many of a thousand do not exceed; None without values.
+        """Return a quantile: the value that `per_thousand` of 1000 values do not exceed; None without values.
 
-        It is the highest value of the bucket in which the exact quantile (nearest rank) lies: never less than that,
-        and at most 0.8 % more.
+        It is the highest value of the bucket that holds the exact quantile (nearest rank): never less than that, and at
+        most 0.8 % more.
         """
         rank = max(1, -(-self.total * per_thousand // 1000))
         seen = 0

@@ -1,15 +1,15 @@
-"""A load on a running server: throughput, latency and the server's memory over time.
+"""Put a load on a running server, and measure throughput, latency and the server's memory over time.
 
-It comes from several processes, because one Python process has one core. Each makes its share of the connections.
-A connection sends a batch of requests at once, waits for all of their replies, and sends the next (a closed loop).
+Several processes make the load, because one Python process uses one core. Each opens its share of the connections. A
+connection sends a batch of requests at once, waits for all of their replies, and sends the next batch (a closed loop).
 
-What is measured, as `latency`: for each request the time from handing the first byte of its *batch* to the socket
-until the bytes with *its* reply were read by the load process. So it holds the waiting behind the batch's other
-requests, in the server and on the wire, and the time that a reply lay in the socket while the load process was busy
-with another connection. As loops of this kind do, it understates what users would see of a pause: a server that stops
-for a second delays one batch per connection, not all the requests of that second. Pauses show in the throughput.
+`latency` is, for each request, the time from passing the first byte of its *batch* to the socket until the load process
+has read the bytes with *its* reply. So it includes the wait for the other requests of the batch, in the server and on
+the wire, and the time in which the reply lay in the socket while the load process served another connection. Like all
+closed loops it understates what users would notice of a pause: a server that stops for a second delays one batch per
+connection, and not all requests of that second. Pauses show in the throughput.
 
-A request counts in the interval in which its reply came. All time is of the monotonic clock.
+A request counts in the interval in which its reply arrived. All times are of the monotonic clock.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ from pikaforge.bench.workload import Workload
 from pikaforge.errors import ConfigError, ForgeError, HostError
 
 GRACE = 10.0
-"""Seconds after the load's end in which replies may still come."""
+"""Seconds after the load's end in which replies may still arrive."""
 BEGIN = 60.0
-"""Seconds, besides those for connecting, until all processes must be ready."""
+"""Seconds in which all processes must be ready, besides those for connecting."""
 LEAVING = 2.0
-"""Seconds for a process to end by itself."""
+"""Seconds in which a process must end by itself; then it is killed."""
 QUANTILES = {"p50": 500, "p99": 990, "p999": 999}
-"""Per thousand, by name."""
+"""Quantiles that are reported, in thousandths, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A stretch of the load."""
+    """A part of the load's time, with what was measured in it."""
 
     start: float
     """Seconds since the load's start."""
     seconds: float
-    """How long it is; the last may be shorter than the others."""
+    """Its length; the last one may be shorter than the others."""
     latency: Histogram
-    """Of the requests whose replies came in it, in microseconds."""
+    """Latencies of the requests whose replies arrived in it, in microseconds."""
     resident: int | None
-    """Bytes of memory that the server held at its end; None if that was not to be known."""
+    """Bytes of memory that the server held at its end; None if that was not measured."""
 
     @property
     def requests(self) -> int:
-        """Requests whose replies came in it."""
+        """The number of requests whose replies arrived in it."""
         return self.latency.total
 
     @property
@@ -64,32 +64,32 @@ class Interval:
         return self.requests / self.seconds
 
 
-@dataclass(frozen=True, kw_only=True)  # no slots: `latency` is kept
+@dataclass(frozen=True, kw_only=True)  # no slots: `latency` is cached
 class Samples:
-    """What a load came to."""
+    """The measurements of one load."""
 
     intervals: tuple[Interval, ...]
     late: Histogram
-    """Latencies of requests that were on their way at the load's end; they are in no interval."""
+    """Latencies of requests without a reply at the load's end; they are in no interval."""
     resident_before: int | None
     """Bytes of memory that the server held just before the load."""
     busy: float = 0.0
-    """The share of time in which the busiest process of the load had its CPU. Near 1, the load is what limits the
-    throughput, or at least shares the blame: the server could be faster than it looks. Where others want the CPU, too,
-    the load is slowed down without showing it here."""
+    """The share of time in which the busiest process of the load used its CPU. If it is near 1, the load itself limits
+    the throughput, at least in part: the server may be faster than measured. If other programs use the CPU, too, they
+    slow the load down, and this figure does not show it."""
 
     @cached_property
     def latency(self) -> Histogram:
-        """Of all requests, in microseconds."""
+        """Latencies of all requests, in microseconds."""
         return Histogram.of(self.late, *(interval.latency for interval in self.intervals))
 
     @property
     def requests(self) -> int:
-        """All that were answered."""
+        """The number of requests that were answered."""
         return self.latency.total
 
     def json(self) -> dict[str, object]:
-        """Plain data: seconds, requests, microseconds, bytes; what is not known is null."""
+        """Return the measurements as JSON data, in seconds, requests, microseconds and bytes; null for unknown ones."""
         return {
             "requests": self.requests,
             "busy": round(self.busy, 3),
@@ -109,7 +109,7 @@ class Samples:
 
 
 def quantiles(latency: Histogram) -> dict[str, int | None]:
-    """p50, p99 and p999, in microseconds."""
+    """Return p50, p99 and p999, in microseconds; None without any request."""
     return {name: latency.quantile(per_thousand) for name, per_thousand in QUANTILES.items()}
 
 
@@ -123,22 +123,22 @@ def run(
     connect_timeout: float = 10.0,
     name: str = "",
 ) -> Samples:
-    """Make a load and watch the server meanwhile. It ends `GRACE` seconds after the workload's time at the latest.
+    """Make a load and measure it. It ends `GRACE` seconds after the workload's time at the latest.
 
     Args:
         host: where the server is: this machine, or a private network.
         port: its TCP port.
-        workload: what is asked of it.
-        resident: the bytes of memory that it holds now; called before the load and at the end of each interval, in
-            this thread. An end that passes while it is at work goes without.
-        interval: seconds.
+        workload: the requests.
+        resident: returns the bytes of memory that the server holds; called before the load and at the end of each
+            interval, in this thread. An interval that ends while it runs has no figure.
+        interval: its length in seconds.
         connect_timeout: seconds for each connection.
         name: of the server, for errors.
 
     Raises:
         ConfigError: the host is on a public network, or the interval is not sensible.
-        ForgeError: the server refused or closed a connection, answered with an error, or did not answer; whatever
-            `resident` raises, if the server is not the reason.
+        ForgeError: the server refused or closed a connection, answered with an error, or did not answer; or
+            `resident` raised it, and the server is not the reason.
         HostError: a load process was killed.
     """
     if not 0.01 <= interval <= workload.seconds:
@@ -157,17 +157,17 @@ def run(
         )
         for process in range(workload.processes)
     ]
-    with _LoadProcesses(tasks, name) as crew:
-        crew.ready(connect_timeout + BEGIN)
+    with _LoadProcesses(tasks, name) as processes:
+        processes.ready(connect_timeout + BEGIN)
         before = resident()
-        start = crew.start()
-        memory = _watch(crew, resident, start, ends)
-        done = crew.results(start + ends[-1] + round((GRACE + LEAVING) * NANO))
+        start = processes.start()
+        memory = _watch(processes, resident, start, ends)
+        done = processes.results(start + ends[-1] + round((GRACE + LEAVING) * NANO))
     return _samples(ends, done, memory, before)
 
 
 def _check_private(host: str, port: int) -> None:
-    """Nothing that others use is put under load by a mistyped address."""
+    """Refuse a public address: a mistyped one would put a load on somebody else's server."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -180,23 +180,23 @@ def _check_private(host: str, port: int) -> None:
 
 
 def _ends(interval: int, whole: int) -> list[int]:
-    """Where intervals end, in nanoseconds since the start."""
+    """Return the ends of the intervals, in nanoseconds since the start."""
     return [*range(interval, whole, interval), whole]
 
 
 def _watch(
-    crew: _LoadProcesses, resident: Callable[[], int | None], start: int, ends: list[int]
+    processes: _LoadProcesses, resident: Callable[[], int | None], start: int, ends: list[int]
 ) -> dict[int, int | None]:
-    """The server's memory at the ends of intervals, by their index."""
+    """Return the server's memory at the ends of intervals, by the interval's index."""
     memory: dict[int, int | None] = {}
     index = 0
     while index < len(ends):
-        crew.wait_until(start + ends[index])
+        processes.wait_until(start + ends[index])
         try:
             memory[index] = resident()
         except ForgeError:
-            # Most likely the server is gone, and then the load's processes are about to tell how it went.
-            crew.wait_until(time.monotonic_ns() + NANO)
+            # Most likely the server has ended. The processes of the load notice it, too, and know why.
+            processes.wait_until(time.monotonic_ns() + NANO)
             raise
         passed = time.monotonic_ns() - start
         index = next((i for i in range(index + 1, len(ends) - 1) if ends[i] > passed), max(index + 1, len(ends) - 1))
@@ -223,12 +223,12 @@ def _samples(ends: list[int], done: list[LoadDone], memory: dict[int, int | None
 
 
 class _LoadProcesses:
-    """The processes of a load; they are gone when the block is left."""
+    """The processes of a load; they have ended when the `with` block is left."""
 
     def __init__(self, tasks: list[Task], name: str) -> None:
         server = f"the server `{name}`" if name else "the server"
         self._server = f"{server} at {tasks[0].host}:{tasks[0].port}"
-        # spawn: the caller may have threads, which a forked child would find locked.
+        # spawn: the caller may have threads, and a forked child would inherit the locks that they hold.
         context = multiprocessing.get_context("spawn")
         self._processes: list[BaseProcess] = []
         self._pipes: list[Pipe] = []
@@ -241,7 +241,7 @@ class _LoadProcesses:
                 self._pipes.append(ours)
                 process.start()
                 self._processes.append(process)
-                theirs.close()  # so that its end is seen here
+                theirs.close()  # else the end of the process would not close the pipe
         except BaseException:
             self._leave()
             raise
@@ -256,44 +256,44 @@ class _LoadProcesses:
         """Wait until all connections are made.
 
         Raises:
-            ForgeError: the server does not let them.
+            ForgeError: the server refuses one, or the processes are not ready in time.
         """
         until = time.monotonic_ns() + round(timeout * NANO)
         while self._count < len(self._processes):
             if time.monotonic_ns() >= until:
                 raise HostError(f"the load's processes were not ready within {timeout:g} s")
-            self._hear(until)
+            self._receive(until)
 
     def start(self) -> int:
-        """Begin; when that was, in nanoseconds of the monotonic clock."""
+        """Start the load; return its start, in nanoseconds of the monotonic clock."""
         start = time.monotonic_ns()
         for pipe in self._pipes:
             pipe.send(start)
         return start
 
     def wait_until(self, until: int) -> None:
-        """Wait until then, in nanoseconds of the monotonic clock.
+        """Wait until a time, in nanoseconds of the monotonic clock.
 
         Raises:
             ForgeError: the load ended before its time.
         """
         while time.monotonic_ns() < until:
-            self._hear(until)
+            self._receive(until)
 
     def results(self, until: int) -> list[LoadDone]:
-        """What all processes have counted.
+        """Return what all processes have counted.
 
         Raises:
             ForgeError: the load ended before its time, or does not end.
         """
         while len(self._done) < len(self._processes):
             if time.monotonic_ns() >= until:
-                raise HostError("the load's processes do not end", hint="is this machine out of memory or of time?")
-            self._hear(until)
+                raise HostError("the load's processes do not end", hint="is this machine out of memory or overloaded?")
+            self._receive(until)
         return self._done
 
-    def _hear(self, until: int) -> None:
-        """Take what processes say, or return at `until`."""
+    def _receive(self, until: int) -> None:
+        """Receive the next messages of the processes; return at `until` without any."""
         for pipe in wait(self._pipes, max(0.0, (until - time.monotonic_ns()) / NANO)):
             assert isinstance(pipe, Pipe)
             try:
@@ -305,7 +305,7 @@ class _LoadProcesses:
                 ) from error
             if isinstance(message, LoadFailed):
                 raise ForgeError(
-                    f"{self._server} {message.problem}", hint="the server's own log tells more than its clients know"
+                    f"{self._server} {message.problem}", hint="see the server's own log: its clients know no more"
                 )
             if isinstance(message, LoadReady):
                 self._count += 1
@@ -316,7 +316,7 @@ class _LoadProcesses:
 
     def _leave(self) -> None:
         for pipe in self._pipes:
-            pipe.close()  # which ends what still runs
+            pipe.close()  # the process at the other end notices, and ends
         for process in self._processes:
             process.join(LEAVING)
             if process.is_alive():

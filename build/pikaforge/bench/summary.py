@@ -1,7 +1,7 @@
-"""Several servers under one load, in several rounds: what each came to, and its ratio to the baseline.
+"""Compare several servers under one load, in several rounds: the figures of each, and their ratios to a baseline.
 
-Machines are noisy, and their noise has moods. So servers take turns (A B C, A B C, ...), a ratio is made within a
-round, where the mood was the same, and the median over the rounds is what is told, with the least and the greatest.
+The noise of a machine changes over time. So the servers take turns (A B C, A B C, ...), ratios are made within a round,
+where the noise is similar, and the median over the rounds is reported, with the least and the greatest value.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ BASELINE = "none"
 NO_FIGURE = "no figure"
 MIB = 1 << 20
 BUSY = 0.9
-"""Share of time from which a load process counts as having been at its limit."""
+"""From this share of time on, a load process counts as being at its limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRun:
-    """One server under load once."""
+    """One load on one server."""
 
     name: str
-    """Of the server: its allocator."""
+    """The server's name: its allocator."""
     round: int
     samples: Samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A figure that a run comes to."""
+    """A figure of a run."""
 
     name: str
     title: str
@@ -52,47 +52,47 @@ METRICS = (
     Metric(name="resident_end", title="memory at the end", unit="bytes", better="lower"),
     Metric(name="resident_equal", title="memory after equal work", unit="bytes", better="lower"),
 )
-"""`resident_equal` is the resident memory once a run has done as many requests as the slowest run of its round did in
-all. A faster server has stored more at the end, so only this one compares like with like."""
+"""`resident_equal` is the resident memory after as many requests as the slowest run of the round has made in all. A
+faster server has stored more at the end, so only this figure of memory compares equal work."""
 SHOWN = ("throughput", "p99", "resident_peak", "resident_equal")
-"""What the table shows."""
+"""The metrics in the table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """One figure per round."""
+    """One figure for each round."""
 
     values: tuple[float | None, ...]
     """By round; None where there is no figure."""
 
     @property
     def known(self) -> tuple[float, ...]:
-        """Those that there are."""
+        """The figures of the rounds that have one."""
         return tuple(value for value in self.values if value is not None)
 
     @property
     def median(self) -> float | None:
-        """Their median."""
+        """The median; None without any figure."""
         return median(self.known) if self.known else None
 
     @property
     def low(self) -> float | None:
-        """The least."""
+        """The least figure; None without any."""
         return min(self.known, default=None)
 
     @property
     def high(self) -> float | None:
-        """The greatest."""
+        """The greatest figure; None without any."""
         return max(self.known, default=None)
 
     def json(self) -> dict[str, object]:
-        """Plain data."""
+        """Return it as JSON data."""
         return {"rounds": list(self.values), "median": self.median, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What runs came to, and their ratios to the baseline."""
+    """The figures of runs, and their ratios to the baseline."""
 
     baseline: str
     warm_up: float
@@ -102,12 +102,12 @@ class Comparison:
     figures: Mapping[str, Mapping[str, Spread]]
     """By name and metric, in the metric's unit."""
     ratios: Mapping[str, Mapping[str, Spread]]
-    """By name and metric: times the baseline's figure of the same round."""
+    """By name and metric: the figure divided by the baseline's of the same round."""
     busy: Mapping[str, float]
-    """By name: the share of time in which the busiest load process had its CPU, the greatest of the rounds."""
+    """By name: the share of time in which the busiest load process used its CPU; the greatest of the rounds."""
 
     def header(self) -> tuple[str, ...]:
-        """The heads of the table's columns."""
+        """Return the heads of the table's columns."""
         heads = ["allocator"]
         for metric in METRICS:
             if metric.name in SHOWN:
@@ -115,7 +115,7 @@ class Comparison:
         return tuple(heads)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The table's rows, one per name: medians, and ratios as `median (least-greatest)`."""
+        """Return the table's rows, one for each name: medians, and ratios as `median (least-greatest)`."""
         rows = []
         for name in self.names:
             row = [name]
@@ -127,7 +127,7 @@ class Comparison:
         return rows
 
     def notes(self) -> list[str]:
-        """What a reader of the figures must know besides; may be empty."""
+        """Return what a reader of the figures must know; may be empty."""
         limited = [name for name in self.names if self.busy[name] >= BUSY]
         if not limited:
             return []
@@ -136,7 +136,7 @@ class Comparison:
         return [f"the load itself was at its limit ({who}): {what}; use more processes, and cores to spare"]
 
     def json(self) -> dict[str, object]:
-        """Plain data: per name and metric the figures and ratios of all rounds; null where there is none."""
+        """Return JSON data: by name and metric, the figures and ratios of all rounds; null where there is none."""
         return {
             "baseline": self.baseline,
             "warm_up": self.warm_up,
@@ -164,9 +164,9 @@ def compare(runs: Sequence[LoadRun], baseline: str = BASELINE, *, warm_up: float
     """Compare runs.
 
     Args:
-        runs: in the order in which they were made; a name at most once per round.
-        baseline: the name to which ratios are made.
-        warm_up: seconds from the start; intervals that begin before count for memory alone.
+        runs: in the order in which they were made; a name at most once in a round.
+        baseline: the name of the server that others are compared with.
+        warm_up: seconds from the start; intervals that begin earlier count for memory only.
 
     Raises:
         ConfigError: no run is of the baseline, or a name ran twice in a round.
@@ -214,8 +214,8 @@ def _counted(samples: Samples) -> int:
 
 
 def _measure(samples: Samples, warm_up: float, work: int) -> dict[str, float | None]:
-    """A run's figures by metric; None where there is none."""
-    # The clock's nanoseconds became floats.
+    """Return a run's figures by metric; None where there is none."""
+    # The tolerance is for the conversion of nanoseconds to floats.
     warm = [interval for interval in samples.intervals if interval.start >= warm_up - 1e-6]
     latency = Histogram.of(*(interval.latency for interval in warm), *([samples.late] if warm else []))
     memory = [interval.resident for interval in samples.intervals if interval.resident is not None]
@@ -229,7 +229,7 @@ def _measure(samples: Samples, warm_up: float, work: int) -> dict[str, float | N
 
 
 def _resident_after(intervals: Sequence[Interval], work: int) -> float | None:
-    """Memory when so many requests were answered, between the two samples around that moment."""
+    """Return the memory after a number of requests, interpolated between the samples before and after it."""
     points = [
         (done, interval.resident)
         for done, interval in zip(accumulate(interval.requests for interval in intervals), intervals, strict=True)
@@ -247,7 +247,7 @@ def _resident_after(intervals: Sequence[Interval], work: int) -> float | None:
 
 
 def overlay(runs: Sequence[LoadRun], name: str) -> list[tuple[Interval, ...]]:
-    """The intervals of a name's runs, one tuple per point in time; as many as its shortest run has."""
+    """Return the intervals of a name's runs, one tuple for each point in time; as many as the shortest run has."""
     return list(zip(*(run.samples.intervals for run in runs if run.name == name), strict=False))
 
 

@@ -1,4 +1,4 @@
-"""One process of a load: several connections, each with one batch of requests on its way."""
+"""One process of a load: several connections, each with one batch of requests under way."""
 
 from __future__ import annotations
 
@@ -16,69 +16,71 @@ from pikaforge.bench.workload import Requests, Workload, key_table
 
 NANO = 1_000_000_000
 RECEIVE = 1 << 18
-"""Bytes taken from a socket at a time."""
+"""Bytes that are read from a socket at a time."""
 LATE = -1
-"""Stands for the interval of replies that came after the load's end."""
+"""The interval's number for replies that arrive after the load's end."""
 _PLAIN = b"+OK\r\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a process is told before it connects."""
+    """What a process of the load needs to know before it connects."""
 
     host: str
     port: int
     workload: Workload
     process: int
     interval: int
-    """Nanoseconds."""
+    """In nanoseconds."""
     connect_timeout: float
+    """In seconds."""
     grace: float
-    """Seconds after the load's end in which replies may still come."""
+    """Seconds after the load's end in which replies may still arrive."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReady:
-    """All connections are made."""
+    """Message: all connections are made."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """The load cannot go on."""
+    """Message: the load cannot go on."""
 
     problem: str
-    """Continues a sentence that begins with the server's name."""
+    """The predicate of a sentence whose subject is the server."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadDone:
-    """The load has ended; requests per interval (or `LATE`) and bucket of their latency in microseconds."""
+    """Message: the load has ended."""
 
     counts: dict[int, dict[int, int]]
+    """Number of requests by interval (or `LATE`), and by bucket of their latency in microseconds."""
     busy: float
-    """The share of the load's time in which this process had the CPU."""
+    """The share of the load's time in which this process used the CPU."""
 
 
 class Failure(Exception):
-    """What ends a load; the text continues a sentence that begins with the server's name."""
+    """The reason why a load ends early: the predicate of a sentence whose subject is the server."""
 
 
 class _Leave(Exception):
-    """The parent is gone, or wants no more."""
+    """The parent has ended, or has stopped the load."""
 
 
 def replies(data: bytes, most: int) -> tuple[int, int, tuple[int, str] | None]:
-    """Count whole RESP2 replies at the beginning of some bytes.
+    """Count the whole RESP2 replies at the beginning of some bytes.
 
     Args:
-        data: what came.
-        most: where to stop counting.
+        data: the bytes.
+        most: the number at which counting stops.
 
     Returns:
-        How many there are, how many bytes they take, and the first error with how many replies came before it.
+        The number of replies, the number of their bytes, and the first error: how many replies precede it, its text.
 
     Raises:
-        Failure: that is not RESP.
+        Failure: the bytes are not RESP.
     """
     count = at = 0
     error = None
@@ -93,7 +95,7 @@ def replies(data: bytes, most: int) -> tuple[int, int, tuple[int, str] | None]:
 
 
 def _end(data: bytes, at: int) -> int | None:
-    """Where the reply that begins at `at` ends, or None if it is not whole."""
+    """Return the end of the reply that begins at `at`; None if the reply is not whole."""
     line = data.find(b"\r\n", at)
     kind = data[at : at + 1]
     if kind not in (b"+", b"-", b":", b"$", b"*"):
@@ -119,7 +121,7 @@ def _end(data: bytes, at: int) -> int | None:
 
 
 class _Client:
-    """A connection and what it waits for."""
+    """A connection, and the replies that it waits for."""
 
     __slots__ = ("left", "owed", "requests", "rest", "sent", "wire")
 
@@ -127,17 +129,17 @@ class _Client:
         self.wire = wire
         self.requests = requests
         self.sent = 0
-        """When the batch began to be sent, in nanoseconds of the monotonic clock."""
+        """The time at which sending the batch began, in nanoseconds of the monotonic clock."""
         self.owed = 0
-        """Replies that have not come."""
+        """The number of replies that have not arrived."""
         self.left = memoryview(b"")
-        """What the socket has not taken."""
+        """Bytes that the socket has not accepted yet."""
         self.rest = b""
-        """The beginning of a reply that is not whole."""
+        """The beginning of a reply that has not arrived as a whole."""
 
 
 class Worker:
-    """A load in progress."""
+    """The connections of one process, and what it has counted."""
 
     def __init__(self, task: Task, pipe: Pipe) -> None:
         self._task = task
@@ -173,7 +175,7 @@ class Worker:
         """Make the load.
 
         Args:
-            start: of the first interval, in nanoseconds of the monotonic clock, which processes share.
+            start: of the first interval, in nanoseconds of the monotonic clock, which is the same in all processes.
 
         Raises:
             Failure: the server closed a connection, answered with an error, or did not answer.
@@ -227,7 +229,7 @@ class Worker:
             self._selector.modify(client.wire, selectors.EVENT_READ, client)
 
     def _broken(self, client: _Client) -> NoReturn:
-        """Sending failed: read what the server said before it closed, which tells more."""
+        """Raise the reason why sending failed: the server's last replies, read here, may hold it."""
         while client.owed:
             self._receive(client, going=False)
         raise Failure("closed a connection")
@@ -244,7 +246,7 @@ class Worker:
         now = time.monotonic_ns()
         if not data:
             raise Failure("closed a connection")
-        # Nearly all replies to writes are this one, and then counting them is one comparison.
+        # Nearly all replies to writes are +OK: then one comparison counts them.
         if not client.rest and len(data) % len(_PLAIN) == 0 and data == self._plain[: len(data)]:
             count = len(data) // len(_PLAIN)
         else:
@@ -285,10 +287,10 @@ class Worker:
 
 
 def work(task: Task, pipe: Pipe) -> None:
-    """The life of a load process: connect, say so, wait for the start, make the load, tell what it came to."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, and that closes the pipe
+    """Run a process of the load: connect, report that, wait for the start, make the load, and report the counts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which then closes the pipe
     worker = Worker(task, pipe)
-    # The parent leaves as soon as one process fails, and hears no other then.
+    # The parent closes all pipes as soon as one process fails.
     with suppress(_Leave, EOFError, BrokenPipeError, ConnectionResetError), closing(worker):
         try:
             worker.connect()

@@ -1,4 +1,4 @@
-"""What is asked of a server under load, as data, and the bytes of it: the same for each server, by the seed."""
+"""Workloads: the requests to a server under load, as data and as bytes. The seed makes them equal for all servers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pikaforge.errors import ConfigError
 
 PLACEHOLDER = re.compile(r"\{(key|value)\}")
 RECENT = 10_000
-"""Among so many of its last keys at least a connection reads, where every key is new."""
+"""If every key is new, a connection reads keys that it has written lately: at least so many."""
 AHEAD = 1 << 14
-"""Random bytes made at a time: making 90 at a time would cost more than all the rest of a request."""
+"""Random bytes that are made at a time: making the 90 of one request would cost more than the rest of the request."""
 LIMITS = {
     "connections": (1, 4096),
     "processes": (1, 64),
@@ -28,25 +28,25 @@ LIMITS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """A load: many connections, each of which sends a batch of requests, waits for all replies, and goes on.
+    """A load: many connections, each of which sends a batch of requests, waits for all replies, and sends the next.
 
     Raises:
         ConfigError: a figure is out of its bounds, or figures contradict each other.
     """
 
     connections: int = 32
-    """In all; the processes share them evenly."""
+    """Of all processes, which share them evenly."""
     processes: int = 2
-    """That make the load. One needs all of a core for some 400,000 requests per second (pipeline 16)."""
+    """Processes that make the load. One uses a whole core for about 400,000 requests per second (pipeline 16)."""
     pipeline: int = 16
     """Requests in a batch; 1 is no pipelining."""
     key_bytes: int = 50
     value_bytes: int = 40
     keyspace: int | None = None
-    """How many different keys there are; None: every key that is written is a new one."""
+    """The number of different keys; None: every key that is written is new."""
     seconds: float = 30.0
     seed: int = 1
-    """Decides every key and value. A faster server gets further in the same sequence."""
+    """Determines all keys and values. A faster server gets further in the same sequence."""
     request: tuple[str, ...] = ("SET", "{key}", "{value}")
     """The words of a write."""
     read: tuple[str, ...] = ("GET", "{key}")
@@ -67,11 +67,11 @@ class Workload:
             raise ConfigError("the load reads only, but has no `keyspace` that tells what")
 
     def share(self, process: int) -> range:
-        """The numbers of the connections that a process makes."""
+        """Return the numbers of the connections that a process makes."""
         return range(process, self.connections, self.processes)
 
     def describe(self) -> str:
-        """One line for people."""
+        """Return the load in one line, for people."""
         asked = self.request[0]
         if self.read_share:
             asked = f"{1 - self.read_share:.0%} {asked}, {self.read_share:.0%} {self.read[0]}"
@@ -83,12 +83,12 @@ class Workload:
 
 
 def letters(source: random.Random, count: int) -> bytes:
-    """So many random characters of base64's alphabet: dense, and still readable in a log."""
+    """Return random characters of base64's alphabet: they compress badly, and are readable in a log."""
     return binascii.b2a_base64(source.randbytes(-(-count * 3 // 4)), newline=False)[:count]
 
 
 def key_table(workload: Workload) -> bytes | None:
-    """All keys of a bounded key space: key n is what begins at byte n. One byte of memory per key, not 50."""
+    """Return all keys of a bounded key space: key n begins at byte n, so a key costs one byte of memory and not 50."""
     if workload.keyspace is None:
         return None
     return letters(random.Random(f"{workload.seed}/keys"), workload.keyspace + workload.key_bytes)  # noqa: S311
@@ -101,7 +101,7 @@ class Requests:
         """Begin the sequence.
 
         Args:
-            workload: what is asked.
+            workload: the load.
             number: of the connection; each has a sequence of its own, so that their timing changes no key.
             table: `key_table(workload)`, which the connections of a process share.
         """
@@ -115,10 +115,10 @@ class Requests:
         self._write, self._slots = _template(workload.request, lengths)
         self._read, self._read_slots = _template(workload.read, lengths)
         self.writes = 0
-        """How many of the last batch's requests are writes; they come first."""
+        """The number of writes in the last batch; they come first."""
 
     def batch(self) -> bytes:
-        """The next `pipeline` requests: the writes, then the reads."""
+        """Return the next `pipeline` requests: the writes, then the reads."""
         load = self._load
         self._reads_due += load.read_share * load.pipeline
         reads = int(self._reads_due)
@@ -132,7 +132,7 @@ class Requests:
                 self._remember(keys)
         if reads:
             words += _fill(self._read_slots, self._known(reads), self._cut(reads, load.value_bytes))
-        # One formatting call for the whole batch: what costs time here is the number of Python steps.
+        # One formatting call makes the whole batch, because each Python step costs time.
         return (self._write * writes + self._read * reads) % tuple(words)
 
     def _cut(self, count: int, size: int) -> list[bytes]:
@@ -145,7 +145,7 @@ class Requests:
         return [text[start : start + size] for start in range(begin, end, size)] if size else [b""] * count
 
     def _known(self, count: int) -> list[bytes]:
-        """Keys that may be there already."""
+        """Return keys that may exist already."""
         draw = self._random.random
         if self._table is None:
             return [self._recent[int(draw() * len(self._recent))] for _ in range(count)]
@@ -161,12 +161,12 @@ class Requests:
 
 
 def _template(words: tuple[str, ...], lengths: dict[str, int]) -> tuple[bytes, tuple[str, ...]]:
-    """A request's bytes for `%`, and what fills its places."""
+    """Return a request's bytes as a format for `%`, and the names of the placeholders in it."""
     parts = [b"*%d\r\n" % len(words)]
     slots: list[str] = []
     for word in words:
         size, body = 0, b""
-        # Split at a group: literal text and names of placeholders take turns.
+        # re.split with a group returns literal text and names of placeholders in turn.
         for turn, piece in enumerate(PLACEHOLDER.split(word)):
             if turn % 2:
                 slots.append(piece)
@@ -178,7 +178,7 @@ def _template(words: tuple[str, ...], lengths: dict[str, int]) -> tuple[bytes, t
 
 
 def _fill(slots: tuple[str, ...], keys: list[bytes], values: list[bytes]) -> list[bytes]:
-    """The words for all places of a run of requests, in order."""
+    """Return the words for all placeholders of several requests, in order."""
     words = [b""] * (len(slots) * len(keys))
     for place, slot in enumerate(slots):
         words[place :: len(slots)] = keys if slot == "key" else values

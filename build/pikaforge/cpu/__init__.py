@@ -1,1 +1,1 @@
-"""Facts about CPUs: microarchitectures, their features, and what can emulate them. Pure."""
+"""Facts about CPUs: microarchitectures, their features, and the emulator's models of them. Pure."""

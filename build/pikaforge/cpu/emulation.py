@@ -1,11 +1,14 @@
-"""Which CPUs this machine can stand in for: by itself, or by emulation. Data with reasons; pure.
+"""Targets that a machine can run, natively or by emulation. Data with reasons; pure.
 
-What user-mode emulation proves, and what not (measured with qemu-user 10.0 of Debian 13):
-an instruction of a feature that the CPU model lacks ends the program with SIGILL, for AES, PCLMULQDQ, AVX,
-AVX2, FMA, F16C, BMI1, BMI2, MOVBE, ADX, RDRAND, FSGSBASE, XSAVE, SSSE3, SSE4 and POPCNT. **LZCNT and TZCNT are not
-trapped on older models**: they are executed as BSR and BSF, as on the hardware, with other results. The
-register-form vbroadcastss of AVX2 gets through on Sandy and Ivy Bridge. And no AVX-512 is emulated at all. So a
-program that runs here is a witness; the audit is the judge.
+What user-mode emulation proves, measured with qemu-user 10.0 of Debian 13:
+
+- An instruction of a feature that the CPU model lacks ends the program with SIGILL, for AES, PCLMULQDQ, AVX, AVX2, FMA,
+  F16C, BMI1, BMI2, MOVBE, ADX, RDRAND, FSGSBASE, XSAVE, SSSE3, SSE4 and POPCNT.
+- LZCNT and TZCNT do **not** trap on older models. They run as BSR and BSF, as on the hardware, with other results.
+- The register form of AVX2's vbroadcastss does not trap on Sandy and Ivy Bridge.
+- AVX-512 is not emulated at all.
+
+So a program that runs under emulation is a witness only. The audit is the judge.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from dataclasses import dataclass
 from pikaforge.cpu import microarch
 
 CPUS: Mapping[str, str] = {
-    # The psABI levels, exactly: a named CPU has more than its level, which would let a wrong build pass.
+    # Exactly the psABI levels: a named CPU has more than its level, so a wrong build would pass.
     "x86_64": "qemu64,-pni,-cx16,-lahf-lm",
     "x86_64_v2": "Nehalem",  # SSE4.2 and POPCNT are its last features
     "x86_64_v3": "Haswell-noTSX,-aes,-pclmulqdq,-rdrand,-fsgsbase",
@@ -34,7 +37,7 @@ CPUS: Mapping[str, str] = {
     # Without VAES and VPCLMULQDQ, which the emulator lacks and compilers do not emit by themselves.
     "zen3": "EPYC-Milan",
 }
-"""The emulator's CPU model (`-cpu`) by target. Names by qemu-x86_64 -cpu help."""
+"""The emulator's CPU model (`-cpu`) by target, with the names of `qemu-x86_64 -cpu help`."""
 
 NO_AVX512 = "it has AVX-512, which the emulator cannot execute"
 NO_MODEL = "no CPU model of the emulator is known for it"
@@ -42,19 +45,19 @@ NO_MODEL = "no CPU model of the emulator is known for it"
 NOT_MISSED: Mapping[str, str] = {
     "pku": "hypervisors hide it, and compilers emit it for explicit calls only",
 }
-"""Features of targets whose absence keeps no program from running."""
+"""Features that a program for the target runs without, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmulatedCpu:
-    """The emulated CPU that stands for a target, or why there is none."""
+    """The emulator's CPU model for a target, or why there is none."""
 
     cpu: str = ""
     reason: str = ""
 
 
 def stand_for(target: str) -> EmulatedCpu:
-    """The CPU model that is emulated for `target`."""
+    """Return the emulator's CPU model for `target`."""
     if any(name.startswith("avx512") for name in microarch.features(target)):
         return EmulatedCpu(reason=f"{target}: {NO_AVX512}")
     cpu = CPUS.get(target, "")
@@ -63,25 +66,25 @@ def stand_for(target: str) -> EmulatedCpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """The machine that runs the smoke tests, as far as it decides which targets can be run."""
+    """The machine that runs the smoke tests."""
 
     flags: frozenset[str]
-    """What all its CPUs have, as /proc/cpuinfo spells it."""
+    """Features of all its CPUs, as /proc/cpuinfo spells them."""
     emulates: bool = True
-    """Whether there is an emulator for it."""
+    """Whether it has the emulator."""
 
     def runs(self, target: str) -> bool:
-        """Whether code for `target` can be run on it, natively or emulated."""
+        """Return whether code for `target` can be run on it, natively or emulated."""
         return not lacking(target, self.flags) or (self.emulates and not stand_for(target).reason)
 
 
 def lacking(target: str, flags: frozenset[str]) -> tuple[str, ...]:
-    """What a machine with these /proc/cpuinfo flags lacks of `target`, as the kernel spells it; empty if it runs it."""
+    """Return the features of `target` that a machine with these /proc/cpuinfo flags lacks, as the kernel names them."""
     return tuple(sorted(microarch.kernel_flags(target) - flags - NOT_MISSED.keys()))
 
 
 def flags_of(cpuinfo: str) -> frozenset[str]:
-    """The flags that all CPUs of a machine have, from the text of its /proc/cpuinfo."""
+    """Return the flags that all CPUs of a machine have, from the text of its /proc/cpuinfo."""
     found: frozenset[str] | None = None
     for line in cpuinfo.splitlines():
         name, colon, value = line.partition(":")

@@ -1,14 +1,14 @@
-"""The mapping table of instruction features (`features.csv`), and the functions known to guard theirs (`guards.csv`).
+"""The table of instruction features (`features.csv`), and of functions that are known to check for them (`guards.csv`).
 
-A feature's id is its name in iced-x86 in lower case (`avx2`, `lzcnt`). iced knows features per opcode; where one
-instruction of a feature differs from the rest, the table has a line of its own, `FEATURE/INSTRUCTION`, whose id is
-the instruction's (`BMI1/TZCNT` is `tzcnt`). Policies:
+A feature's id is its name in iced-x86 in lower case (`avx2`, `lzcnt`). iced gives features by opcode. If an instruction
+of a feature differs from the others, the table has a line for it, `FEATURE/INSTRUCTION`, whose id is the instruction's
+name (`BMI1/TZCNT` is `tzcnt`). Policies:
 
 - `baseline`: every x86-64 CPU has it;
 - `ignored`: CPUs without it treat its instructions as no-ops;
 - `judged`: allowed where the target has it;
-- `guarded`: as judged, and allowed in the functions that `guards.csv` names, which ask the CPU first;
-- `dangerous`: CPUs without it run another instruction, without a trap and with another result.
+- `guarded`: as judged, and also allowed in the functions that `guards.csv` names, which ask the CPU first;
+- `dangerous`: CPUs without it run another instruction instead, without a trap and with another result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Policy = Literal["baseline", "ignored", "judged", "guarded", "dangerous"]
 FOLDER = Path(__file__).parent
 TABLES = ("features.csv", "guards.csv", "dispatchers.csv")
 INVALID = "invalid"
-"""The pseudo feature of bytes that are no instruction; always judged."""
+"""The id for bytes that are no instruction; always judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +33,9 @@ class CpuidBit:
     """A bit of CPUID's answer."""
 
     leaf: int
-    """What is asked for, in %eax."""
+    """The value of %eax in the question."""
     part: int | None
-    """In %ecx; None where that is not looked at."""
+    """The value of %ecx in the question; None where CPUID ignores it."""
     register: str
     """`eax`, `ebx`, `ecx` or `edx`."""
     number: int
@@ -49,33 +49,34 @@ class Feature:
     iced: str
     """Name in iced's CpuidFeature."""
     instruction: str
-    """Begin of the names in iced's Code that the line is for; empty for all that have no line of their own."""
+    """Beginning of the names in iced's Code that the line is for; empty for all that have no line of their own."""
     kernel: str
-    """As /proc/cpuinfo spells it; empty where the kernel does not show it."""
+    """Its name in /proc/cpuinfo; empty where the kernel does not show it."""
     gcc: str
-    """The predefined macro that tells that the compiler may use it; empty where there is none."""
+    """The macro that gcc predefines if it may use the feature; empty where there is none."""
     archspec: str
+    """Its name in archspec; empty where archspec has none."""
     lineages: tuple[str, ...]
-    """Microarchitectures whose descendants, and they themselves, have it, where no macro tells."""
+    """Where no macro shows it: microarchitectures that have it, as all their descendants do."""
     cpuid: tuple[CpuidBit, ...]
-    """The bits that are not set where it is missing (Intel SDM vol. 2A CPUID, AMD APM vol. 3 app. E); none where CPUID
-    does not tell."""
+    """Bits of CPUID that are clear on a CPU without it (Intel SDM vol. 2A CPUID, AMD APM vol. 3 app. E); empty where
+    CPUID does not show it."""
     needs: tuple[str, ...]
-    """Ids of those without which no CPU has it: who asks for it has asked for these, too (Intel SDM vol. 1 ch. 12 to
-    18; of LZCNT: every CPU with BMI2, from Haswell, Excavator and Zen on)."""
+    """Ids of features that every CPU with this one has: code that checks for this one need not check for these (Intel
+    SDM vol. 1 ch. 12 to 18; of LZCNT: every CPU with BMI2, from Haswell, Excavator and Zen on)."""
     policy: Policy
     reason: str
-    """Why, with a source."""
+    """The reason of the policy, with a source."""
 
     @property
     def free(self) -> bool:
-        """Whether any x86-64 CPU may meet it."""
+        """Whether every x86-64 CPU can run its instructions."""
         return self.policy in ("baseline", "ignored")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """A function that is known to ask the CPU before it uses a feature."""
+    """A function that is known to ask the CPU before it uses some features."""
 
     function: str
     """Glob over symbol names."""
@@ -85,7 +86,7 @@ class Guard:
 
 @lru_cache(maxsize=1)
 def table() -> dict[str, Feature]:
-    """All lines by id."""
+    """Return all features by id."""
     found: dict[str, Feature] = {}
     for row in rows("features.csv"):
         iced, _, instruction = row["iced"].partition("/")
@@ -109,7 +110,10 @@ def table() -> dict[str, Feature]:
 
 
 def _bit(text: str) -> CpuidBit:
-    """`7.0.ebx.5`; leaf and part in hex, the part left out where it is not looked at."""
+    """Return a bit from its text, `LEAF.PART.REGISTER.NUMBER`, such as `7.0.ebx.5`.
+
+    Leaf and part are hexadecimal; the part is left out where CPUID ignores it.
+    """
     leaf, *part, register, number = text.split(".")
     assert register in ("eax", "ebx", "ecx", "edx"), text
     return CpuidBit(leaf=int(leaf, 16), part=int(part[0], 16) if part else None, register=register, number=int(number))
@@ -117,7 +121,7 @@ def _bit(text: str) -> CpuidBit:
 
 @lru_cache(maxsize=256)
 def needing(feature: str) -> frozenset[str]:
-    """A feature, and those that no CPU has without it."""
+    """Return a feature and all features that need it, directly or not: a CPU without it has none of them."""
     found = {feature} & table().keys()
     while more := {f.id for f in table().values() if found.intersection(f.needs)} - found:
         found |= more
@@ -126,7 +130,7 @@ def needing(feature: str) -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def guards() -> tuple[Guard, ...]:
-    """All guards."""
+    """Return all guards."""
     return tuple(
         Guard(function=r["function"], features=frozenset(r["features"].split()), reason=r["reason"])
         for r in rows("guards.csv")
@@ -134,16 +138,16 @@ def guards() -> tuple[Guard, ...]:
 
 
 def guarded(function: str, feature: str) -> str:
-    """The reason why `function` may use `feature` on any CPU, empty if none is known."""
+    """Return the reason why `function` may use `feature` on any CPU; empty if none is known."""
     return next((g.reason for g in guards() if feature in g.features and fnmatch.fnmatchcase(function, g.function)), "")
 
 
 def kernel_flags(ids: Iterable[str]) -> tuple[str, ...]:
-    """The flags that /proc/cpuinfo must show for these features, sorted; those without a flag are left out."""
+    """Return the flags that /proc/cpuinfo shows for features, sorted; features without a flag are left out."""
     return tuple(sorted({table()[i].kernel for i in ids if i in table() and table()[i].kernel}))
 
 
 def rows(name: str) -> Iterator[dict[str, str]]:
-    """The lines of a table."""
+    """Yield the lines of a table."""
     with (FOLDER / name).open(encoding="utf-8", newline="") as stream:
         yield from csv.DictReader(stream)

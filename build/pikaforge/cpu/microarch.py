@@ -1,8 +1,8 @@
-"""CPU microarchitectures: which one a model's build may assume, and the compiler flags for it.
+"""CPU microarchitectures: the best one for a model, and the compiler's flags for it.
 
-Names, ancestry and flags are archspec's (https://archspec.readthedocs.io). Its feature sets are not complete
-(the audit takes the compiler's own macros instead), but they are right for comparing microarchitectures of one
-lineage, which is all that is done here.
+Names, ancestry and flags are archspec's (https://archspec.readthedocs.io). Its feature sets are not complete, so the
+audit takes the compiler's own macros instead. They are good enough to compare microarchitectures of one lineage, which
+is what this module does.
 """
 
 from __future__ import annotations
@@ -20,29 +20,28 @@ if TYPE_CHECKING:
 ROOT = "x86_64"
 
 FLAG_OVERRIDES: dict[str, dict[str, str]] = {
-    # archspec yields icelake-client; the models with this target are servers, and gcc has had icelake-server
-    # beside it since the same release (8.1, https://gcc.gnu.org/gcc-8/changes.html).
+    # archspec yields icelake-client. The models with this target are servers, and gcc has had icelake-server since
+    # the same release (8.1, https://gcc.gnu.org/gcc-8/changes.html).
     "icelake": {"icelake-client": "icelake-server"},
 }
-
-
 KERNEL_NAMES = {"sse3": "pni"}
-"""What archspec names otherwise than /proc/cpuinfo."""
+"""Names in /proc/cpuinfo, where archspec has other ones."""
 NO_INSTRUCTIONS = frozenset({"flush_l1d"})
-"""Features of archspec's that programs cannot use, and that virtual machines often hide."""
+"""Features that programs cannot use, and that virtual machines often hide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """The flags of a target for one compiler, or why there are none and what is nearest."""
+    """A compiler's flags for a target; or why it has none, and the nearest target for which it has."""
 
     target: str
     """The target that was asked for."""
     flags: tuple[str, ...] = ()
-    """`-march` and `-mtune`, then feature options, as the compiler takes them; empty if it cannot."""
+    """`-march` and `-mtune`, then options for single features; empty if the target is impossible."""
     nearest: str = ""
-    """The best ancestor that the compiler can produce; set only where the target itself is impossible."""
+    """If the target is impossible: its best ancestor for which the compiler can produce code."""
     reason: str = ""
+    """Why the target is impossible; empty if it is possible."""
 
     @property
     def possible(self) -> bool:
@@ -58,17 +57,17 @@ def _x86() -> dict[str, Microarchitecture]:
 
 
 def known() -> frozenset[str]:
-    """The names of all x86-64 microarchitectures that archspec knows."""
+    """Return the names of all x86-64 microarchitectures that archspec knows."""
     return frozenset(_x86())
 
 
 def features(name: str) -> frozenset[str]:
-    """The kernel's names of the features of a microarchitecture, ancestors' included."""
+    """Return the features of a microarchitecture and its ancestors, by archspec's names."""
     return frozenset(_x86()[name].features)
 
 
 def kernel_flags(name: str) -> frozenset[str]:
-    """What code for a microarchitecture may use, as /proc/cpuinfo spells it."""
+    """Return the features that code for a microarchitecture may use, as /proc/cpuinfo spells them."""
     return frozenset(KERNEL_NAMES.get(feature, feature) for feature in features(name) - NO_INSTRUCTIONS)
 
 
@@ -78,25 +77,25 @@ def _lineage(name: str) -> list[str]:
 
 
 def ancestors(name: str) -> tuple[str, ...]:
-    """The microarchitectures that one descends from, the nearest first; without itself."""
+    """Return the ancestors of a microarchitecture, the nearest first."""
     return tuple(_lineage(name)[1:])
 
 
 def best(names: Iterable[str]) -> str:
-    """The microarchitecture with the most features, of at least one."""
-    # The most features win; among equals the one with the longer lineage is the more specific.
+    """Return the microarchitecture with the most features; there must be at least one."""
+    # Of equals, the one with the longer lineage is more specific.
     return max(names, key=lambda n: (len(_x86()[n].features), len(_lineage(n)), n))
 
 
 @lru_cache(maxsize=1024)
 def common_target(cpus: Sequence[str]) -> str:
-    """The best microarchitecture whose code all of `cpus` can run.
+    """Return the best microarchitecture whose code all of `cpus` can run.
 
-    It is a common ancestor, and its features are a subset of each CPU's: archspec's ancestry alone would do, but a
-    CPU that lost a feature of its ancestor must not get code that uses it.
+    It is a common ancestor whose features are a subset of each CPU's. Ancestry alone is not enough: a CPU that lost a
+    feature of its ancestor must not get code that uses it.
 
     Args:
-        cpus: archspec names, at least one; a tuple, because results are kept.
+        cpus: archspec names, at least one; a tuple, because results are cached.
     """
     common = set(_lineage(cpus[0])).intersection(*(_lineage(c) for c in cpus[1:]))
     runnable = [n for n in common if all(features(n) <= features(c) for c in cpus)]
@@ -106,7 +105,7 @@ def common_target(cpus: Sequence[str]) -> str:
 def _flags(name: str, gcc: str) -> tuple[tuple[str, ...], str]:
     from archspec.cpu import UnsupportedMicroarchitecture  # noqa: PLC0415
 
-    # archspec raises on a patch level for some ranges ("12.2.0"), and wants it for gcc 4 ("4.8.5").
+    # archspec refuses a patch level for some ranges ("12.2.0"), and needs it for gcc 4 ("4.8.5").
     release = Version(gcc).release
     version = gcc if release[0] == 4 else ".".join(map(str, release[:2]))
     try:
@@ -123,7 +122,7 @@ def _flags(name: str, gcc: str) -> tuple[tuple[str, ...], str]:
 
 @lru_cache(maxsize=1024)
 def resolve(target: str, gcc: str) -> Resolution:
-    """The compiler flags for `target` with gcc version `gcc` ("4.8.5", "12.2")."""
+    """Return the flags for `target` of a gcc, by its version ("4.8.5", "12.2")."""
     flags, reason = _flags(target, gcc)
     if not reason:
         return Resolution(target=target, flags=flags)

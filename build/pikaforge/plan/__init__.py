@@ -1,1 +1,1 @@
-"""From a specification and a selection to cells and the nodes of the plan. Pure."""
+"""From a specification and selectors to cells, and to the nodes that make them. Pure."""

@@ -1,4 +1,4 @@
-"""Cells: what is to be built, as model, image and allocator. Pure."""
+"""Cells: a model, an image and an allocator, for which packages are built. Pure."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One package to be built."""
+    """A combination of model, image and allocator, with the target that is built for it."""
 
     model: str
     image: str
     allocator: str
     wanted: str
-    """The target that the model's CPUs allow."""
+    """The target that all the model's CPUs can run."""
     target: str
     """The target that is built: `wanted`, or the nearest that the image's compiler can produce."""
     flags: tuple[str, ...]
     problem: str = ""
-    """Why the cell cannot be built as asked; empty if it can."""
+    """Why the cell cannot be built; empty if it can."""
     remark: str = ""
-    """What the operator should know, e.g. that the target is a fallback."""
+    """What the operator should know, for example that the target is a fallback."""
     twin: str = ""
-    """The target whose smoke test counts for this one, because this one can be run neither natively nor emulated."""
+    """The target whose smoke test counts for this cell, if its own can be run neither natively nor emulated."""
 
     @property
     def tried(self) -> str:
@@ -31,10 +31,10 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """`R620-el7-none`: used in paths, logs, container names and test ids."""
+        """The cell's name in paths, logs, container names and test ids, such as `R620-el7-none`."""
         return f"{self.model}-{self.image}-{self.allocator}"
 
     @property
     def group(self) -> str:
-        """`el7-sandybridge-none`: what cells with one compilation share."""
+        """The name of its compilation, which cells with one image, target and allocator share."""
         return f"{self.image}-{self.target}-{self.allocator}"

@@ -1,9 +1,9 @@
-"""The part of a stage that a plan needs: where it has nodes, and what they need. See `pipeline.stage.Stage`. Pure."""
+"""The part of a stage that a plan uses: where it has nodes, and what they need. See `pipeline.stage.Stage`. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
 from pikaforge.config.registry import STAGES
@@ -12,36 +12,36 @@ from pikaforge.plan import allocators
 from pikaforge.plan.cells import Cell
 
 Scope = Literal["run", "image", "group", "cell"]
-"""What a stage has a node for: the whole run, each image, each compilation, or each cell."""
+"""A stage has one node for the whole run, or one for each image, each compilation (group) or each cell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """Where a stage may have a node."""
+    """A place where a stage may have a node: the run, an image, a group or a cell."""
 
     spec: Spec
     label: str
-    """Of the node: the product's version, an image, a compilation or a cell."""
+    """Of the node: the product's version, an image, a group or a cell."""
     own: tuple[Cell, ...]
     """Cells whose packages hold what the node makes."""
     twins: tuple[Cell, ...] = ()
-    """Cells whose own target cannot be run, so that this one is."""
+    """Cells whose own target cannot be run: this one is run in its place."""
     tools: tuple[str, ...] = ()
-    """Id of the tools image's node; nothing with the host engine."""
+    """Id of the tools image's node; empty with the host engine."""
     emulator: tuple[str, ...] = ()
-    """Id of the emulator's node; nothing where it cannot stand in for the target."""
+    """Id of the emulator's node; empty where the target is not emulated."""
     subject: Cell | None = None
-    """The cell whose image, target and allocator the node is about; None for the scopes `run` and `image`."""
+    """The cell whose image, target and allocator the node is for; None for the scopes `run` and `image`."""
 
     @property
     def cell(self) -> Cell:
-        """The subject of scopes that have one."""
+        """The subject, in scopes that have one."""
         assert self.subject is not None, self.label
         return self.subject
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """All cells that the slot is for."""
+        """All cells of the slot."""
         return (*self.own, *self.twins)
 
     @property
@@ -56,7 +56,7 @@ class Slot:
 
     @property
     def allocator(self) -> tuple[str, ...]:
-        """Id of the node of the allocator that is built for the cell, if any is."""
+        """Id of the node that builds the cell's allocator; empty if none is built."""
         built = allocators.kind_of(self.spec, self.cell.allocator).own
         return (f"allocator:{self.cell.group}",) if built else ()
 
@@ -66,25 +66,25 @@ class Needs:
     """What a stage needs in a slot."""
 
     ids: tuple[str, ...]
-    """The nodes whose results it takes."""
-    cells: tuple[Cell, ...] = field(default=())
-    """Those that need it; () means all of the slot."""
+    """Ids of the nodes whose results it takes."""
+    cells: tuple[Cell, ...] = ()
+    """Cells that need the node, if these are not all of the slot."""
 
 
 class PlannedStage(Protocol):
-    """A stage, as a plan sees it."""
+    """A stage, as far as a plan uses it."""
 
     name: str
     scope: Scope
     adopts: bool
-    """Whether the result for a twin counts where the target itself cannot be run."""
+    """Whether a twin's result counts where the target itself cannot be run."""
 
     def needs(self, slot: Slot) -> Needs | None:
         """Return what the stage needs in a slot of its scope; None if it has no node there."""
 
 
 def in_scope(scope: Scope) -> Iterator[PlannedStage]:
-    """Return the stages of a scope, in order."""
+    """Yield the stages of a scope, in order."""
     for name in STAGES.names:
         stage = cast(PlannedStage, STAGES.get(name))
         if stage.scope == scope:

@@ -1,7 +1,8 @@
-"""Twins: the target that is run in the place of one that no CPU here has and no emulator knows. Pure.
+"""Twins: a target that is run in place of one that this machine can run neither natively nor emulated. Pure.
 
-The same source, recipe and allocator are compiled for the twin, and its smoke test counts for both: function is proven
-by the twin, instructions by the audit of the tree itself. The report, the manifest and the page say so.
+The same source, recipe and allocator are compiled for the twin, and the twin's smoke test counts for both. So the twin
+proves that the product works, and the audit of the tree itself proves its instructions. The report, the manifest and
+the page say so.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine
 
 FAMILIES = (("avx512", "AVX-512"), ("amx", "AMX"))
-"""What people call groups of features, by the beginning of the features' names."""
+"""Beginning of the names of a group's features, and the name of the group."""
 NAMED = 3
-"""Single features in a sentence, at most."""
+"""The most features that a sentence names."""
 
 
 def twin_of(target: str, *, gcc: str, machine: Machine, usual: Collection[str]) -> str:
-    """Return the target that is run in the place of `target`; empty if `target` itself can be run, or nothing can.
+    """Return the target that is run in place of `target`; empty if `target` itself can be run, or nothing can.
 
-    It is an ancestor of `target` whose features `target` has all. One of `usual` is preferred, since its nodes serve
-    other cells, too; among those the one with the most features wins. So the twin of a target depends on the matrix,
-    and not on what else was selected.
+    It is an ancestor of `target` with no feature that `target` lacks. One of `usual` is preferred, because its nodes
+    serve other cells, too; among several the one with the most features wins. So the twin of a target depends on the
+    matrix, and not on what else is selected.
 
     Args:
         target: archspec name.
@@ -44,9 +45,9 @@ def twin_of(target: str, *, gcc: str, machine: Machine, usual: Collection[str]) 
 
 
 def beyond(target: str, tried: str) -> str:
-    """Return what `target` has that `tried` has not, for people: `AVX-512, AMX`, or single features, or a count.
+    """Return the features that `target` has and `tried` lacks, for people: `AVX-512, AMX`, or single features.
 
-    A family that `tried` has a part of is not named as a whole.
+    A group is named as a whole only if `tried` has no part of it.
     """
     has = microarch.kernel_flags(tried)
     rest = microarch.kernel_flags(target) - has
@@ -60,9 +61,9 @@ def beyond(target: str, tried: str) -> str:
 
 
 def sentence(target: str, tried: str) -> str:
-    """Return how a target was tried where its twin was run: `function tried as haswell; AVX-512 code audited, not run`.
+    """Return what was tried in place of a target: `function tried as haswell; AVX-512 code audited, not run`.
 
-    Empty if the target itself was run, or nothing.
+    It is empty if the target itself was run, or nothing.
     """
     if tried in ("", target):
         return ""

@@ -1,1 +1,1 @@
-"""Facts of ELF files: headers, symbols, debug information, frames. No judgement."""
+"""Facts of ELF files: headers, symbols, debug information, unwind tables. No judgement."""

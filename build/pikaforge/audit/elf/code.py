@@ -1,7 +1,7 @@
-"""The identity of a library's code: what the CPU may execute of it, whatever was changed around that.
+"""The identity of a library's code: a digest of what the CPU may execute in it.
 
-strip and patchelf leave it as it is (tried on the 409 libraries of Debian 11, 12 and 13's build images), so the file in
-a tree can be compared with that of the distribution's package.
+strip and patchelf do not change it (tried on the 409 libraries of the build images of Debian 11, 12 and 13). So a file
+in a tree can be compared with the file in the distribution's package.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pikaforge.audit.elf.layout import PF_W, PF_X, PT_LOAD, mapped, read_layout
 
 
 def code_digest(path: Path) -> str:
-    """SHA-256 over the executable segments' places, and address and bytes of everything executable in them.
+    """Return a SHA-256 over the places of executable segments, and over address and bytes of all code in them.
 
-    Empty where nothing can be said: no code, code that may be written to, or sections that are loaded from elsewhere
-    than they say.
+    It is empty if the code has no identity: there is none, it can be written to, or a section is not loaded from the
+    place in the file that its header gives.
 
     Raises:
-        AuditError: no ELF file, truncated, or corrupt.
+        AuditError: the file is no ELF file, truncated, or corrupt.
     """
     with mapped(path) as data:
         layout = read_layout(data, str(path))

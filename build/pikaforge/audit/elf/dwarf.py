@@ -1,6 +1,6 @@
 """How each compile unit was compiled: DW_AT_producer of its first entry, which holds gcc's command line.
 
-Only unit headers and first entries are read, so a file with 500 MB of debug information costs a walk over its unit
+Only headers and first entries of units are read, so that 500 MB of debug information cost no more than a walk over the
 headers. Format: DWARF 4 chapter 7, DWARF 5 chapter 7; GNU extensions: dwz(1).
 """
 
@@ -19,7 +19,7 @@ DW_AT_NAME, DW_AT_PRODUCER = 0x03, 0x25
 DW_UT_TYPE, DW_UT_SKELETON, DW_UT_SPLIT_COMPILE, DW_UT_SPLIT_TYPE = 2, 4, 5, 6
 ELFCOMPRESS_ZLIB = 1
 COMPRESSION_LIMIT = 1100
-"""Deflate cannot make more than 1,032 bytes of one (zlib's technical details); a larger claim is a corrupt header."""
+"""Deflate makes at most 1,032 bytes of one (zlib's technical details); a header that claims more is corrupt."""
 
 _STRING, _STRP, _LINE_STRP, _ALT = 0x08, 0x0E, 0x1F, 0x1F21
 _STRX = {0x1A: 0, 0x25: 1, 0x26: 2, 0x27: 3, 0x28: 4, 0x1F02: 0}
@@ -33,23 +33,24 @@ _ADDRESS, _INDIRECT, _IMPLICIT = 0x01, 0x16, 0x21
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Producer:
-    """One distinct producer text."""
+    """The text of DW_AT_producer of some compile units."""
 
     text: str
-    """Empty if the units do not say."""
+    """Empty for units without one."""
     units: int
+    """The number of units."""
     example: str
-    """Name of one of the units."""
+    """The name of one of the units."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DebugInfo:
-    """What the debug information of a file says of its making."""
+    """The compilers and flags that a file's debug information records."""
 
     present: bool = False
     producers: tuple[Producer, ...] = ()
     problem: str = ""
-    """Why it could not be read, or not to its end."""
+    """Why it could not be read to its end; empty if it was."""
 
 
 class _DwarfError(ValueError):
@@ -57,7 +58,10 @@ class _DwarfError(ValueError):
 
 
 def read_debug(data: Buffer, layout: Layout) -> DebugInfo:
-    """The producers of a file's compile units, most units first. What is malformed is a `problem`, never an error."""
+    """Return the producers of a file's compile units, those of most units first.
+
+    Malformed debug information is a `problem` of the result, and never an error.
+    """
     if layout.section(".debug_info") is None and layout.section(".zdebug_info") is None:
         return DebugInfo()
     units: Counter[str] = Counter()
@@ -74,7 +78,7 @@ def read_debug(data: Buffer, layout: Layout) -> DebugInfo:
 
 
 class _Sections:
-    """The debug sections that are needed, unpacked when asked for."""
+    """The debug sections of a file, decompressed when they are needed."""
 
     def __init__(self, data: Buffer, layout: Layout) -> None:
         self._data, self._layout = data, layout
@@ -120,11 +124,13 @@ def _unpacked(raw: bytes, size: int, name: str) -> bytes:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Unit:
     wide: int
-    """Width of offsets, 4 or 8."""
+    """Bytes of an offset, 4 or 8."""
     address: int
+    """Bytes of an address."""
     abbreviations: int
+    """Offset of its table of abbreviations."""
     first: int
-    """Offset of the first entry."""
+    """Offset of its first entry."""
 
 
 def _walk(sections: _Sections, units: Counter[str], examples: dict[str, str]) -> None:
@@ -143,14 +149,14 @@ def _walk(sections: _Sections, units: Counter[str], examples: dict[str, str]) ->
             tables[key] = _abbreviation(sections.get("debug_abbrev"), *key)
         tag, attributes = tables[key]
         if tag not in (DW_TAG_COMPILE_UNIT, DW_TAG_SKELETON_UNIT):
-            continue  # partial units (dwz) say nothing of a compiler
+            continue  # partial units (dwz) name no compiler
         producer, name = _texts(sections, unit, first, attributes)
         units[producer] += 1
         examples.setdefault(producer, name)
 
 
 def _unit(info: bytes, at: int) -> tuple[_Unit | None, int]:
-    """The header at `at`, None for a unit without code; and where the next one is."""
+    """Return the unit at `at`, or None for one without code, and the offset of the next unit."""
     (length,) = struct.unpack_from("<I", info, at)
     wide, start = 4, at + 4
     if length == 0xFFFFFFFF:
@@ -176,7 +182,7 @@ def _unit(info: bytes, at: int) -> tuple[_Unit | None, int]:
 
 
 def _abbreviation(raw: bytes, at: int, wanted: int) -> tuple[int, tuple[tuple[int, int], ...]]:
-    """Tag and (attribute, form) pairs of an abbreviation."""
+    """Return tag and (attribute, form) pairs of an abbreviation."""
     while True:
         code, at = uleb(raw, at)
         if code == 0:
@@ -197,7 +203,7 @@ def _abbreviation(raw: bytes, at: int, wanted: int) -> tuple[int, tuple[tuple[in
 
 
 def _texts(sections: _Sections, unit: _Unit, at: int, attributes: tuple[tuple[int, int], ...]) -> tuple[str, str]:
-    """Producer and name of the entry whose values begin at `at`."""
+    """Return producer and name of the entry whose values begin at `at`."""
     info = sections.get("debug_info")
     found: dict[int, str] = {}
     for attribute, given in attributes:
@@ -219,7 +225,7 @@ def _string(sections: _Sections, unit: _Unit, at: int, form: int) -> str:
     if form in (_STRP, _LINE_STRP):
         table = sections.get("debug_str" if form == _STRP else "debug_line_str")
         return text(table, int.from_bytes(info[at : at + unit.wide], "little"))
-    return ""  # strx needs the split file, strp_alt the file that dwz made: not here
+    return ""  # strx needs the split file, and strp_alt the file that dwz made; neither is at hand
 
 
 def _skip(info: bytes, unit: _Unit, at: int, form: int) -> int:  # noqa: PLR0911  # one return per family of forms

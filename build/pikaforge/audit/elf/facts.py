@@ -1,4 +1,4 @@
-"""What one ELF file is and needs, as frozen facts. Judgement is elsewhere (`pikaforge.audit.audit`)."""
+"""Read what one ELF file is and needs, as frozen facts. `pikaforge.audit.audit` judges them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from pathlib import Path
 from typing import Literal
 
 from pikaforge.audit.elf.dwarf import DebugInfo, read_debug
+from pikaforge.audit.elf.dynamic import (
+    DT_BIND_NOW,
+    DT_FLAGS,
+    DT_FLAGS_1,
+    DT_NEEDED,
+    DT_RPATH,
+    DT_RUNPATH,
+    DT_SONAME,
+    DT_TEXTREL,
+    DynamicSection,
+)
 from pikaforge.audit.elf.layout import (
     ET_CORE,
     ET_DYN,
@@ -17,7 +28,6 @@ from pikaforge.audit.elf.layout import (
     ET_REL,
     PF_W,
     PF_X,
-    PT_DYNAMIC,
     PT_GNU_RELRO,
     PT_GNU_STACK,
     PT_INTERP,
@@ -34,25 +44,21 @@ from pikaforge.audit.elf.layout import (
     mapped,
     piece,
     read_layout,
-    text,
 )
 from pikaforge.plan import allocators
 
 Kind = Literal["rel", "exec", "dyn", "core", "other"]
 KINDS: dict[int, Kind] = {ET_REL: "rel", ET_EXEC: "exec", ET_DYN: "dyn", ET_CORE: "core"}
 
-DT_NEEDED, DT_STRTAB, DT_STRSZ, DT_SONAME, DT_RPATH, DT_TEXTREL, DT_BIND_NOW, DT_RUNPATH, DT_FLAGS = (
-    1, 5, 10, 14, 15, 22, 24, 29, 30)  # fmt: skip
-DT_FLAGS_1, DT_VERDEF, DT_VERNEED = 0x6FFFFFFB, 0x6FFFFFFC, 0x6FFFFFFE
 DF_TEXTREL, DF_BIND_NOW = 4, 8
 DF_1_NOW, DF_1_PIE = 1, 0x08000000
 NT_GNU_BUILD_ID = 3
 CANARY = b"__stack_chk_fail"
 FOREIGN_ALLOCATORS = {b"mallocx": "jemalloc", b"je_malloc": "jemalloc", b"mi_malloc": "mimalloc"}
-"""Functions that only an allocator itself has, and which one: such a name in a program means that it is built in.
-Beside those of the kinds of allocators."""
+"""Functions that only an allocator has, and the allocator: a program with such a name has it built in. The kinds of
+allocators have further ones."""
 EXAMPLES = 5
-"""Build paths that are kept as examples; the count covers all."""
+"""Build paths that are kept as examples; all are counted."""
 PATH_LENGTH = 160
 _PATH_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-+/@%~=,:#")
 _WORD_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-+/~")
@@ -60,12 +66,15 @@ _WORD_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
-    """A stretch of the file that the CPU may execute. Bytes, file offset and virtual address."""
+    """A part of the file that the CPU may execute."""
 
     name: str
     address: int
+    """Its virtual address."""
     offset: int
+    """Its offset in the file."""
     size: int
+    """In bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +87,10 @@ class BuildPaths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ElfFacts:
-    """One ELF file."""
+    """The facts of one ELF file."""
 
     name: str
-    """In its tree or package, else its path."""
+    """Its path in its tree or package, else its path."""
     bits: int
     machine: int
     kind: Kind
@@ -92,52 +101,52 @@ class ElfFacts:
     needed: tuple[str, ...] = ()
     rpath: tuple[str, ...] = ()
     runpath: tuple[str, ...] = ()
-    """Entries of DT_RUNPATH; with one, the loader ignores DT_RPATH (ld.so(8))."""
+    """Entries of DT_RUNPATH; if there is one, the loader ignores DT_RPATH (ld.so(8))."""
     version_needs: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Library, and the symbol versions needed from it."""
+    """Libraries, each with the symbol versions that are needed of it."""
     version_definitions: tuple[str, ...] = ()
     build_id: str = ""
     stack_header: bool = False
     executable_stack: bool = False
-    """PT_GNU_STACK asks for it, or is missing: glibc then grants it on x86-64."""
+    """Whether PT_GNU_STACK asks for it, or is missing: then glibc makes it executable on x86-64."""
     writable_code: tuple[str, ...] = ()
     """Segments and sections that are writable and executable."""
     text_relocations: bool = False
     relro: Literal["none", "partial", "full"] = "none"
     canary: bool = False
-    """Whether the stack protector's function is called anywhere in the file."""
+    """Whether any code of the file uses the stack protector."""
     allocators: tuple[str, ...] = ()
-    """Allocators whose own functions the symbol tables name."""
+    """Allocators whose own functions are in the symbol tables."""
     size: int = 0
-    """Bytes."""
+    """In bytes."""
     has_symbols: bool = False
-    """Whether .symtab is there."""
+    """Whether it has a .symtab."""
     regions: tuple[Region, ...] = ()
     build_paths: BuildPaths = field(default_factory=BuildPaths)
     debug: DebugInfo = field(default_factory=DebugInfo)
 
     @property
     def program(self) -> bool:
-        """Whether it can be started, not only loaded."""
+        """Whether it is a program, which can be started."""
         return self.kind == "exec" or self.pie
 
     @property
     def run_path(self) -> tuple[str, ...]:
-        """The entries that the loader uses for this file."""
+        """The folders that the loader searches for the needs of this file."""
         return self.runpath or self.rpath
 
 
 def read_facts(path: Path, *, name: str = "", debug: Path | None = None, forbidden: Sequence[str] = ()) -> ElfFacts:
-    """Read one file.
+    """Return the facts of one file.
 
     Args:
         path: the file.
-        name: what it is called in facts and errors; else its path.
-        debug: its separate debug information, used where the file itself has none.
-        forbidden: folders, such as `/forge`, no path below which may be in the file.
+        name: its name in facts and errors; else its path.
+        debug: its separate debug information, which is read if the file itself has none.
+        forbidden: folders, such as `/forge`; the file may hold no path below them.
 
     Raises:
-        AuditError: not an ELF file, truncated, or corrupt.
+        AuditError: the file is no ELF file, truncated, or corrupt.
     """
     where = name or str(path)
     with mapped(path) as data:
@@ -151,20 +160,20 @@ def read_facts(path: Path, *, name: str = "", debug: Path | None = None, forbidd
 
 
 def read_build_id(path: Path) -> str:
-    """The build id of a file or of its separate debug information, in hex; empty if it has none.
+    """Return the build id of a file or of its separate debug information, in hex; empty if it has none.
 
     Raises:
-        AuditError: not an ELF file, truncated, or corrupt.
+        AuditError: the file is no ELF file, truncated, or corrupt.
     """
     with mapped(path) as data:
         return _build_id(data, read_layout(data, str(path), detached=True))
 
 
 def facts_of(data: Buffer, where: str, *, forbidden: Sequence[str] = ()) -> ElfFacts:
-    """As `read_facts`, for a file's bytes."""
+    """Return the facts of a file by its bytes; see `read_facts`."""
     layout = read_layout(data, where)
     kind = KINDS.get(layout.type, "other")
-    if layout.bits != 64 or not layout.segments:  # another machine, an object file: frame only
+    if layout.bits != 64 or not layout.segments:  # 32 bits, another machine, or an object file: only the layout is read
         return ElfFacts(
             name=where,
             bits=layout.bits,
@@ -173,7 +182,7 @@ def facts_of(data: Buffer, where: str, *, forbidden: Sequence[str] = ()) -> ElfF
             regions=regions(data, layout, where),
             debug=read_debug(data, layout),
         )
-    dynamic = _Dynamic(data, layout, where)
+    dynamic = DynamicSection(data, layout, where)
     flags = dynamic.number(DT_FLAGS)
     flags_1 = dynamic.number(DT_FLAGS_1)
     interpreter = layout.segment(PT_INTERP)
@@ -213,13 +222,13 @@ def facts_of(data: Buffer, where: str, *, forbidden: Sequence[str] = ()) -> ElfF
 
 
 def regions(data: Buffer, layout: Layout, where: str) -> tuple[Region, ...]:
-    """What the CPU may execute: executable sections, else (no section table) executable segments whole.
+    """Return the code of a file: its executable sections, or without a section table its executable segments.
 
-    Non-executable sections within an executable segment (ld without -z separate-code puts .rodata there) are left
-    out: they are data.
+    Sections in an executable segment that are not executable themselves are data, and left out: ld without
+    -z separate-code puts .rodata there.
 
     Raises:
-        AuditError: the sections overlap in the file, so its table cannot be true.
+        AuditError: sections overlap in the file, so the section table is wrong.
     """
     found = [
         Region(name=s.name, address=s.address, offset=s.offset, size=s.size)
@@ -242,9 +251,9 @@ def regions(data: Buffer, layout: Layout, where: str) -> tuple[Region, ...]:
 
 
 def find_paths(data: Buffer, folders: Sequence[str]) -> BuildPaths:
-    """Paths below `folders` in a file's bytes, where a path begins; debug information counts, too.
+    """Return the paths below `folders` in a file's bytes, in debug information, too.
 
-    `/forge` finds `/forge/src/x.c` and `/forge`, not `/opt/forge` nor `/forgery`.
+    `/forge` finds `/forge/src/x.c` and `/forge`, but neither `/opt/forge` nor `/forgery`.
     """
     count = 0
     examples: dict[str, None] = {}
@@ -289,14 +298,14 @@ def _writable_code(layout: Layout) -> tuple[str, ...]:
 
 
 def _allocators(data: Buffer, layout: Layout) -> tuple[str, ...]:
-    """Return the allocators whose functions are among the names of symbols."""
+    """Return the allocators whose own functions are in the symbol tables."""
     known = {symbol: p.title for kind in allocators.every() if (p := kind.presence) for symbol in p.symbols}
     names = {**known, **FOREIGN_ALLOCATORS}
     return tuple(dict.fromkeys(tool for name, tool in names.items() if _has_name(data, layout, b"\0" + name + b"\0")))
 
 
 def _has_name(data: Buffer, layout: Layout, name: bytes) -> bool:
-    """Whether the names of symbols hold some bytes."""
+    """Return whether the string tables of symbols hold some bytes."""
     for section in layout.sections:
         if section.type in (SHT_SYMTAB, SHT_DYNSYM) and section.link < len(layout.sections):
             strings = layout.sections[section.link]
@@ -320,65 +329,3 @@ def _build_id(data: Buffer, layout: Layout) -> str:
                     return raw[start : start + size_].hex()
                 at = start + (size_ + 3 & ~3)
     return ""
-
-
-class _Dynamic:
-    """The dynamic section, by tag."""
-
-    def __init__(self, data: Buffer, layout: Layout, where: str) -> None:
-        self._data, self._layout, self._where = data, layout, where
-        self.entries: dict[int, list[int]] = {}
-        self._strings = b""
-        place = layout.segment(PT_DYNAMIC)
-        if place is None:
-            return
-        raw = piece(data, place.offset, place.file_size, "the dynamic section", where)
-        for tag, value in struct.iter_unpack("<QQ", raw[: len(raw) // 16 * 16]):
-            if tag == 0:
-                break
-            self.entries.setdefault(tag, []).append(value)
-        table = layout.offset_of(self.number(DT_STRTAB))
-        if table is not None:
-            self._strings = piece(data, table, self.number(DT_STRSZ), "the dynamic string table", where)
-
-    def number(self, tag: int) -> int:
-        """The value of a tag, 0 if absent."""
-        return self.entries.get(tag, [0])[0]
-
-    def strings(self, tag: int) -> tuple[str, ...]:
-        """The strings of all entries of a tag."""
-        return tuple(text(self._strings, value) for value in self.entries.get(tag, ()))
-
-    def _chain(self, tag: int) -> int | None:
-        return self._layout.offset_of(self.number(tag)) if tag in self.entries else None
-
-    def _at(self, form: str, offset: int, what: str) -> tuple[int, ...]:
-        return struct.unpack(form, piece(self._data, offset, struct.calcsize(form), what, self._where))
-
-    def version_needs(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """Elf64_Verneed with its Elf64_Vernaux entries. Links only lead forward, so the walk ends."""
-        found: dict[str, dict[str, None]] = {}
-        at = self._chain(DT_VERNEED)
-        while at is not None:
-            _, count, library, first, following = self._at("<HHIII", at, "the version needs")
-            names = found.setdefault(text(self._strings, library), {})
-            entry = at + first
-            for _ in range(count):
-                _, _, _, name, onward = self._at("<IHHII", entry, "the version needs")
-                names[text(self._strings, name)] = None
-                if not onward:
-                    break
-                entry += onward
-            at = at + following if following else None
-        return tuple((library, tuple(names)) for library, names in found.items())
-
-    def version_definitions(self) -> tuple[str, ...]:
-        """Names of Elf64_Verdef; the first one is the file's own name."""
-        found: dict[str, None] = {}
-        at = self._chain(DT_VERDEF)
-        while at is not None:
-            _, _, _, _, _, first, following = self._at("<HHHHIII", at, "the version definitions")
-            name, _ = self._at("<II", at + first, "the version definitions")
-            found[text(self._strings, name)] = None
-            at = at + following if following else None
-        return tuple(found)

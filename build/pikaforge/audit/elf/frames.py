@@ -1,4 +1,4 @@
-"""Ranges of functions from `.eh_frame`: they survive strip, and show code that has no symbol.
+"""Ranges of functions by the unwind table `.eh_frame`, which strip keeps: so functions without a symbol are found, too.
 
 Format: LSB Core 5.0, chapter 10.6 (call frame information and pointer encodings).
 """
@@ -12,27 +12,30 @@ from pikaforge.audit.elf.layout import PT_GNU_EH_FRAME, Buffer, Layout
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
-# Formats of pointer encodings; the high nibble (relative to what) is handled apart.
+# Formats of pointer encodings, by the low nibble; the high nibble says what a pointer is relative to.
 _POINTER = {0x0: "<Q", 0x2: "<H", 0x3: "<I", 0x4: "<Q", 0x8: "<q", 0xA: "<h", 0xB: "<i", 0xC: "<q"}
-_USUAL = 0x1B  # pcrel | sdata4: what gcc and clang emit for x86-64
+_USUAL = 0x1B  # pcrel | sdata4, which gcc and clang use for x86-64
 _PCREL = 0x10
 _ADDRESS_MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnwindRanges:
-    """Ranges [start, end) of virtual addresses, in the order of the table."""
+    """The ranges of functions that an unwind table has."""
 
     ranges: tuple[tuple[int, int], ...] = ()
+    """Ranges [start, end) of virtual addresses, in the order of the table."""
     plain: frozenset[int] = frozenset()
-    """Starts of those that handle no exception: nothing is entered but at its start, or by its own jumps."""
+    """Starts of functions without exception handlers: other code enters such a function only at its start."""
     problem: str = ""
     """Why the table could not be read to its end; empty if it was."""
 
 
 def read_frames(data: Buffer, layout: Layout) -> UnwindRanges:
-    """All FDE ranges of a file; none if it has no `.eh_frame`. A malformed table is a `problem`, never an error:
-    code without a range is still decoded, as a gap."""
+    """Return the ranges of all FDEs of a file; none if it has no `.eh_frame`.
+
+    A malformed table is a `problem` of the result, and never an error: code without a range is decoded as a gap.
+    """
     place = _find(data, layout)
     if place is None:
         return UnwindRanges()
@@ -45,7 +48,7 @@ def read_frames(data: Buffer, layout: Layout) -> UnwindRanges:
 
 
 def _find(data: Buffer, layout: Layout) -> tuple[int, int, int] | None:
-    """File offset, address and size of `.eh_frame`."""
+    """Return file offset, address and size of `.eh_frame`; None if there is none."""
     section = layout.section(".eh_frame")
     if section is not None:
         return (section.offset, section.address, section.size) if section.in_file else None
@@ -73,7 +76,7 @@ def _walk(raw: bytes, address: int) -> UnwindRanges:
         (length,) = _U32.unpack_from(raw, at)
         start = at + 4
         if length == 0:
-            break  # the terminator; crtend.o supplies it
+            break  # the terminator, which comes from crtend.o
         if length == 0xFFFFFFFF:
             (length,) = _U64.unpack_from(raw, start)
             start += 8
@@ -103,7 +106,7 @@ def _walk(raw: bytes, address: int) -> UnwindRanges:
 def _pointer(raw: bytes, at: int, encoding: int, address: int) -> tuple[int, int]:
     form = struct.Struct(_POINTER[encoding & 0x0F])
     (begin,) = form.unpack_from(raw, at)
-    # The size has the same width and is never relative nor negative.
+    # The size has the same width, and is neither relative nor negative.
     (size,) = struct.Struct(_POINTER[encoding & 0x07]).unpack_from(raw, at + form.size)
     if encoding & 0x70 == _PCREL:
         begin += address + at
@@ -113,7 +116,7 @@ def _pointer(raw: bytes, at: int, encoding: int, address: int) -> tuple[int, int
 
 
 def _encoding(raw: bytes, at: int) -> tuple[int, bool]:
-    """The encoding of addresses in the FDEs of a CIE, and whether they name handlers of exceptions (an LSDA)."""
+    """Return the encoding of addresses in the FDEs of a CIE, and whether they name exception handlers (an LSDA)."""
     start = at + 4
     if _U32.unpack_from(raw, at)[0] == 0xFFFFFFFF:
         start += 8
@@ -145,7 +148,7 @@ def _encoding(raw: bytes, at: int) -> tuple[int, bool]:
 
 
 def uleb(raw: bytes, at: int) -> tuple[int, int]:
-    """An unsigned LEB128 number and the offset behind it.
+    """Return an unsigned LEB128 number, and the offset behind it.
 
     Raises:
         IndexError: the bytes end within it.

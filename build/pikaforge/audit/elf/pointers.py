@@ -1,8 +1,8 @@
-"""Addresses of a library's own code and data that others get from it: what the loader calls, what it exports, and
-the pointers that the loader writes into its data.
+"""Addresses of a library's own code and data that others can use.
 
-As the loader sees it, by the dynamic section; section headers are not asked. Format: System V gABI chapter 5, x86-64
-psABI 4.4; DT_RELR: the gABI's proposal of 2018 that binutils 2.38 and glibc 2.36 follow.
+They are what the loader calls, what the library exports, and the pointers that the loader writes into its data. The
+dynamic section tells them, as it tells them to the loader; section headers are not read. Format: System V gABI
+chapter 5, x86-64 psABI 4.4; DT_RELR: the gABI's proposal of 2018, which binutils 2.38 and glibc 2.36 follow.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pikaforge.audit.elf.layout import PT_DYNAMIC, PT_INTERP, Buffer, Layout, piece
+from pikaforge.audit.elf.dynamic import DynamicSection
+from pikaforge.audit.elf.layout import PT_INTERP, Buffer, Layout, piece
 from pikaforge.errors import AuditError
 
 DT_PLTRELSZ, DT_HASH, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_INIT, DT_FINI, DT_JMPREL = 2, 4, 6, 7, 8, 12, 13, 23
@@ -21,7 +22,7 @@ R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT, R_X86_64_RELATIVE, R_X86_64_
 STT_TLS, STT_GNU_IFUNC = 6, 10
 SHN_UNDEF, SHN_ABS = 0, 0xFFF1
 SYMBOLS = 1 << 20
-"""More than any library exports."""
+"""A limit that no library's number of symbols reaches."""
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELA = struct.Struct("<QQq")
 _ARRAYS = (
@@ -33,22 +34,22 @@ _ARRAYS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodePointers:
-    """Addresses in a file that do not depend on its code."""
+    """Addresses of a library's code and data that others can use without running its code first."""
 
     given: frozenset[int]
-    """Of code and data that others may use from the start: entry, exports, what the loader calls."""
+    """Code and data that others may use from the start: the entry, exports, and functions that the loader calls."""
     resolvers: frozenset[int]
-    """Of functions that choose an implementation at start-up (ifunc); they are given, too."""
+    """Functions that choose an implementation at start-up (ifunc). They are in `given`, too."""
     stored: tuple[tuple[int, int], ...]
-    """Place in the data, and the address that the loader writes there."""
+    """Pointers in the data: the place, and the address that the loader writes there."""
     places: frozenset[int]
-    """Where in the data the loader writes anything at all, addresses in other libraries included."""
+    """All places in the data that the loader writes to, also those of addresses in other libraries."""
     arrays: tuple[tuple[int, int], ...]
-    """Ranges of data with functions that the loader calls."""
+    """Ranges of data that hold functions which the loader calls."""
 
 
 def read_pointers(data: Buffer, layout: Layout, where: str) -> CodePointers:
-    """Read a library's dynamic section.
+    """Return the pointers of a library, by its dynamic section.
 
     Raises:
         AuditError: it is truncated, or cannot be followed.
@@ -59,17 +60,10 @@ def read_pointers(data: Buffer, layout: Layout, where: str) -> CodePointers:
 class _Reader:
     def __init__(self, data: Buffer, layout: Layout, where: str) -> None:
         self._data, self._layout, self._where = data, layout, where
-        self._tags: dict[int, int] = {}
-        place = layout.segment(PT_DYNAMIC)
-        if place is not None:
-            raw = piece(data, place.offset, place.file_size, "the dynamic section", where)
-            for tag, value in struct.iter_unpack("<QQ", raw[: len(raw) // 16 * 16]):
-                if tag == 0:
-                    break
-                self._tags.setdefault(tag, value)
+        self._tags = {tag: values[0] for tag, values in DynamicSection(data, layout, where).entries.items()}
 
     def read(self) -> CodePointers:
-        # What no loader is named for is not started at its entry; older linkers name the begin of .text there.
+        # A library without an interpreter is not started at its entry: older linkers put the start of .text there.
         started = self._layout.segment(PT_INTERP) is not None
         given = {self._layout.entry} if started else set()
         given |= {self._tags[tag] for tag in (DT_INIT, DT_FINI) if self._tags.get(tag)}
@@ -114,7 +108,7 @@ class _Reader:
         return int.from_bytes(self._at(address, 8, "a relocated word"), "little")
 
     def _symbols(self, numbers: Iterator[int] | list[int]) -> Iterator[tuple[int, int, int]]:
-        """Type, section and value of symbols."""
+        """Yield type, section and value of some symbols."""
         table = self._tags.get(DT_SYMTAB)
         for number in numbers:
             if table is None or number >= SYMBOLS:
@@ -124,7 +118,7 @@ class _Reader:
             yield info & 0xF, section, value
 
     def _exported(self) -> Iterator[int]:
-        """Numbers of the symbols that others can look up: those in the hash table."""
+        """Yield the numbers of the symbols that others can look up: those in the hash table."""
         if DT_GNU_HASH in self._tags:
             yield from self._gnu_hash(self._tags[DT_GNU_HASH])
         elif DT_HASH in self._tags:
@@ -148,7 +142,7 @@ class _Reader:
         yield from range(first, last + 1)
 
     def _relocations(self) -> Iterator[tuple[int, int, int, int]]:
-        """Place, type, symbol and addend."""
+        """Yield place, type, symbol and addend of all relocations."""
         for table, size in ((DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)):
             if table in self._tags:
                 count = self._tags.get(size, 0) // _RELA.size
@@ -157,8 +151,10 @@ class _Reader:
                     yield place, info & 0xFFFFFFFF, info >> 32, addend
 
     def _packed(self) -> Iterator[int]:
-        """Places of the words that DT_RELR has the loader move: an even entry is one, an odd one is a bitmap of the
-        63 words behind the last."""
+        """Yield the places of the words that DT_RELR relocates.
+
+        An even entry is a place; an odd one is a bitmap of the 63 words that follow the last place.
+        """
         if DT_RELR not in self._tags:
             return
         raw = self._at(self._tags[DT_RELR], self._tags.get(DT_RELRSZ, 0) // 8 * 8, "the packed relocations")

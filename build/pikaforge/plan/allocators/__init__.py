@@ -1,4 +1,4 @@
-"""Kinds of memory allocators: what an entry of a kind means for an image. See `kind.AllocatorKind`. Pure."""
+"""Kinds of memory allocators, and what an entry of a kind means for an image. See `kind.AllocatorKind`. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, cast
 
 from pikaforge.config.registry import ALLOCATORS
 
-if TYPE_CHECKING:  # the schema is made of what the kinds say
+if TYPE_CHECKING:  # the schema needs the kinds, so these cannot import it
     from pikaforge.config.schema import Spec, Tarball
     from pikaforge.plan.allocators.kind import AllocatorKind
 
 
 def of(name: str) -> AllocatorKind:
-    """Return a kind by its name; raise KeyError if there is none."""
+    """Return the kind of a name; raise KeyError if there is none."""
     return cast("AllocatorKind", ALLOCATORS.get(name))
 
 
@@ -33,15 +33,15 @@ def kind_of(spec: Spec, allocator: str) -> AllocatorKind:
 
 
 def sources(spec: Spec, image: str, allocator: str) -> Mapping[str, Tarball]:
-    """Return what is built for an image, by the folder that it is unpacked into; the allocator itself comes first."""
+    """Return the tarballs that are built for an image, by the folder of each in the job; the allocator comes first."""
     return kind_of(spec, allocator).sources(spec, image, allocator)
 
 
 def problem(spec: Spec, image: str, allocator: str) -> str:
-    """Return why an allocator cannot be built for an image, or the product not run with it; empty if it can."""
+    """Return why a cell with this image and allocator cannot be built, or would not run; empty if it can."""
     return kind_of(spec, allocator).problem(spec, image, allocator)
 
 
 def remark(spec: Spec, image: str, allocator: str) -> str:
-    """Return what the operator should know of a pair that works."""
+    """Return what the operator should know of an image and an allocator that work together; empty if nothing."""
     return kind_of(spec, allocator).remark(spec, image, allocator)

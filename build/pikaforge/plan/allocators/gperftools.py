@@ -10,31 +10,31 @@ from packaging.version import Version
 
 from pikaforge.plan.allocators.kind import NotBuilt, Presence, Statistics
 
-if TYPE_CHECKING:  # the schema is made of what is said here
+if TYPE_CHECKING:  # the schema needs the kinds, so these cannot import it
     from pikaforge.config.schema import Allocator, Spec, Tarball
 
 STANDARDS: tuple[tuple[str, str, str], ...] = (("2.16", "7", "C++17"), ("2.8", "4.8.1", "C++11"))
-"""First gperftools that needs a C++ standard, and the first gcc that has all of its language: gperftools' NEWS (2.8rc)
-and configure.ac (2.16); gcc.gnu.org/projects/cxx-status.html."""
+"""The first gperftools that needs a C++ standard, the first gcc that has all of its language, and the standard.
+Sources: gperftools' NEWS (2.8rc) and configure.ac (2.16); gcc.gnu.org/projects/cxx-status.html."""
 SAFE_FRAMES = "2.9"
-"""First gperftools whose frame-pointer unwinder on x86-64 is the generic one (NEWS, 2.9rc); the one before can crash
-on a frame that has none (gperftools issue 1638)."""
+"""The first gperftools whose frame-pointer unwinder on x86-64 is the generic one (NEWS, 2.9rc). The unwinder before it
+can crash on a frame without a frame pointer (gperftools issue 1638)."""
 STATISTICS = Statistics(
-    # Makes tcmalloc print them when the program ends (src/tcmalloc.cc: ~TCMallocGuard).
+    # tcmalloc prints its statistics when the program ends (src/tcmalloc.cc: ~TCMallocGuard).
     environment={"MALLOCSTATS": "1"},
     total=re.compile(r"^MALLOC:\s*=\s*(\d+)\s*\(.*\)\s*Virtual address space used\s*$", re.MULTILINE),
 )
 TCMALLOC = Presence(
     title="tcmalloc",
     libraries=("libtcmalloc*.so*",),
-    # With all of it: libtcmalloc_minimal has no MallocExtension statistics of the heap profiler.
+    # Not libtcmalloc_minimal: it lacks the heap profiler's statistics of MallocExtension.
     whole=("libtcmalloc.so*", "libtcmalloc_and_profiler.so*"),
     symbols=(b"tc_malloc",),
     link="-ltcmalloc",
     statistics=STATISTICS,
 )
 SOURCE = "src"
-"""Where allocator.sh finds the source; that of libunwind is in a folder of its name."""
+"""The folder in which allocator.sh finds gperftools' source; libunwind's is in a folder of its name."""
 
 
 class Gperftools:
@@ -52,38 +52,38 @@ class Gperftools:
     presence: Presence | None = TCMALLOC
     scripts = ("allocator.sh", "toolchain.sh", "cc")
     licence = "BSD-3-Clause"
-    """Its COPYING."""
+    """Source: its COPYING."""
     url = "https://github.com/gperftools/gperftools"
 
     def check(self, entry: Allocator) -> None:
-        """Raise ValueError if the unwinder is another than libunwind, and that is named nevertheless."""
+        """Raise ValueError if an entry names a libunwind that its unwinder does not use."""
         if entry.frame_pointers and entry.libunwind:
             raise ValueError(f"unwinder {entry.unwinder} takes no `libunwind`")
 
     def sources(self, spec: Spec, image: str, allocator: str) -> Mapping[str, Tarball]:
-        """Return gperftools, and libunwind unless the image's own is taken or none is needed."""
+        """Return gperftools, and libunwind if it is needed and the image's own is not taken."""
         entry, family = spec.allocators[allocator], spec.images[image].family
         name = entry.tarballs.get(image) or entry.tarballs.get(family) or entry.tarball
-        assert name is not None  # the model sees to it
+        assert name is not None  # the model requires it
         packages = entry.packages.get(image) or entry.packages.get(family)
         if entry.libunwind is None or (packages is not None and packages.build):
             return {SOURCE: spec.tarballs[name]}
         return {SOURCE: spec.tarballs[name], "libunwind": spec.tarballs[entry.libunwind]}
 
     def environment(self, entry: Allocator) -> Mapping[str, str]:
-        """Return how it walks the stack."""
+        """Return the unwinder."""
         return {"PIKAFORGE_UNWINDER": str(entry.unwinder)}
 
     def material(self, entry: Allocator) -> Mapping[str, str | None]:
-        """Return how it walks the stack."""
+        """Return the unwinder."""
         return {"unwinder": entry.unwinder}
 
     def use(self, entry: Allocator) -> Mapping[str, str]:
-        """Return nothing: recipes know it."""
+        """Return nothing: recipes need no more than the two variables that every allocator has."""
         return {}
 
     def problem(self, spec: Spec, image: str, allocator: str) -> str:
-        """Return that the product needs a newer one, or the compiler an older one."""
+        """Return that the product needs a newer version, or the compiler an older one; empty if neither."""
         version = Version(self.sources(spec, image, allocator)[SOURCE].version)
         least = spec.product.least(self.name)
         if least is not None and version < Version(least.version):
@@ -98,7 +98,7 @@ class Gperftools:
         return ""
 
     def remark(self, spec: Spec, image: str, allocator: str) -> str:
-        """Return what is dangerous about frame pointers in old versions."""
+        """Return why frame pointers are dangerous with an old version; empty if they are not."""
         version = Version(self.sources(spec, image, allocator)[SOURCE].version)
         if not spec.allocators[allocator].frame_pointers or version >= Version(SAFE_FRAMES):
             return ""

@@ -1,7 +1,7 @@
-"""The seam of allocators: all that the rest of the tool needs to know of a kind of them.
+"""The seam of allocators: what the rest of the tool needs to know of a kind of memory allocator.
 
-A member is listed in `config.registry.ALLOCATORS`. It says what an entry of `allocators` in matrix.yaml must hold, what
-is built for it, how the product's build uses it, and how its presence in files and processes is detected.
+Its members are listed in `config.registry.ALLOCATORS`. A member says what an entry of `allocators` in matrix.yaml must
+hold, what is built for it, how the product's build uses it, and how files and processes show that they use it.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """What an allocator prints of itself when a program ends."""
+    """How to make an allocator print its statistics when a program ends, and how to read them."""
 
     environment: Mapping[str, str]
-    """Variables that make it do so."""
+    """Variables that make it print."""
     total: re.Pattern[str]
-    """Finds, as its one group, how many bytes it has got from the system."""
+    """Finds, as its one group, how many bytes the allocator got from the system."""
 
     def served(self, log: str) -> int | None:
-        """Return the bytes that it has got from the system, by a program's log; None if it has printed nothing."""
+        """Return the bytes that an allocator got from the system, by the program's log; None if it printed nothing."""
         totals = self.total.findall(log)
         return int(totals[-1]) if totals else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
-    """How an allocator is seen in files and processes."""
+    """How files and processes show that they use an allocator."""
 
     title: str
-    """For people."""
+    """Its name, for people."""
     libraries: tuple[str, ...]
-    """Globs of the sonames of all of its libraries that take malloc over."""
+    """Globs of the sonames of all of its libraries that replace malloc."""
     whole: tuple[str, ...]
-    """Of those, the ones that a product may be linked with."""
+    """Globs of those among them that a product may be linked with."""
     symbols: tuple[bytes, ...] = ()
-    """Functions that only it has: such a name in a program means that it is built in."""
+    """Functions that only this allocator has: a program with such a name has it built in."""
     link: str
-    """What a recipe links with."""
+    """The linker option for recipes."""
     statistics: Statistics | None = None
 
     @property
     def unused(self) -> str:
-        """Return the sentence for a product that does not use it."""
+        """The error for a product that does not use it."""
         return f"Compiled, but {self.title} not used"
 
     @property
     def library(self) -> str:
-        """Return the name of the library that a product should need, for people."""
+        """The name of the library that a product should need, for people."""
         return self.whole[0].rstrip("*")
 
     def is_whole(self, name: str) -> bool:
@@ -71,26 +71,29 @@ def matches(name: str, globs: tuple[str, ...]) -> bool:
 
 
 class AllocatorKind(AllocatorOption, Protocol):
-    """A kind of allocators."""
+    """A kind of memory allocator."""
 
     @property
     def presence(self) -> Presence | None:
-        """How it is seen; None if no library may take malloc over."""
+        """How files and processes show that they use it; None if no library may replace malloc."""
 
     @property
     def scripts(self) -> tuple[str, ...]:
-        """Guest scripts that build it; the first one is run, and uses the others."""
+        """Guest scripts that build it: the one that runs, then those that it uses."""
 
     @property
     def licence(self) -> str:
-        """SPDX expression, for packages of what is built."""
+        """SPDX expression, for the allocator's own package."""
 
     @property
     def url(self) -> str:
-        """The project's page, for the same."""
+        """The project's page, for the allocator's own package."""
 
     def sources(self, spec: Spec, image: str, allocator: str) -> Mapping[str, Tarball]:
-        """Return what is built for an image, by the folder of the guest; itself comes first. Nothing if none is."""
+        """Return the tarballs to build for an image, by the folder of each in the job; empty if none is built.
+
+        The allocator itself comes first.
+        """
 
     def environment(self, entry: Allocator) -> Mapping[str, str]:
         """Return variables for the guest script, beside those that every build has."""
@@ -102,15 +105,15 @@ class AllocatorKind(AllocatorOption, Protocol):
         """Return variables for the product's recipe, beside PIKAFORGE_ALLOCATOR and PIKAFORGE_ALLOCATOR_DIR."""
 
     def problem(self, spec: Spec, image: str, allocator: str) -> str:
-        """Return why it cannot be built for an image, or the product not run with it; empty if it can."""
+        """Return why a cell with this image and allocator cannot be built, or would not run; empty if it can."""
 
     def remark(self, spec: Spec, image: str, allocator: str) -> str:
-        """Return what the operator should know of a pair that works; empty if nothing."""
+        """Return what the operator should know of an image and an allocator that work together; empty if nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotBuilt:
-    """A kind for which nothing is built: it is in the image, or nowhere."""
+    """A kind of allocator that is not built: the image has it, or there is none."""
 
     name: str
     about: str
