@@ -111,7 +111,15 @@ IMPORT = r"^\s*(import|from)\s+{}\b"
 
 @pytest.mark.parametrize(
     ("module", "allowed"),
-    [("subprocess", {"host/process.py"}), ("docker", {"host/connection.py"}), ("redis", {"pipeline/smoke/resp.py"})],
+    [
+        ("subprocess", {"host/process.py"}),
+        ("docker", {"host/connection.py"}),
+        ("requests", {"host/http_session.py"}),
+        ("urllib3", {"host/http_session.py"}),
+        (r"http\.client", {"host/http_session.py"}),
+        (r"urllib\.request", set()),
+        ("redis", {"pipeline/smoke/resp.py"}),
+    ],
 )
 def test_effects_have_one_door(module: str, allowed: set[str]) -> None:
     pattern = re.compile(IMPORT.format(module), re.MULTILINE)

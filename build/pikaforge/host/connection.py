@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import struct
@@ -87,15 +86,6 @@ def brief(error: BaseException) -> str:
     return " ".join(str(explanation or error).split())[:300]
 
 
-def timed_out(error: BaseException) -> bool:
-    """Whether the engine had nothing to say for as long as was waited; the SDK raises that as a lost connection."""
-    import requests  # noqa: PLC0415
-    import urllib3  # noqa: PLC0415
-
-    inner = error.args[0] if error.args else None
-    return isinstance(error, requests.exceptions.ReadTimeout) or isinstance(inner, urllib3.exceptions.ReadTimeoutError)
-
-
 @contextmanager
 def engine_errors(what: str = "the engine failed", *, where: str = "", hint: str = "") -> Iterator[None]:
     """Raise HostError, with the engine's own words, for whatever the SDK raises.
@@ -105,19 +95,17 @@ def engine_errors(what: str = "the engine failed", *, where: str = "", hint: str
         where: as in HostError.
         hint: as in HostError, where those words give no better one.
     """
-    import requests  # noqa: PLC0415
-    import urllib3  # noqa: PLC0415
+    from pikaforge.host.http_session import LOST  # noqa: PLC0415  # the SDK speaks HTTP by requests
 
     sdk = load_sdk()
-    # An engine that dies in the middle of a stream leaves half a frame of it.
-    lost = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, struct.error)
     try:
         yield
     except sdk.errors.APIError as error:
         said = brief(error)
         advice = next((advice for pattern, advice in HINTS.items() if re.search(pattern, said)), hint)
         raise HostError(f"{what}: {said}", where=where, hint=advice) from error
-    except (sdk.errors.DockerException, *lost) as error:
+    # struct.error: an engine that dies in the middle of a stream leaves half a frame of it.
+    except (sdk.errors.DockerException, struct.error, *LOST) as error:
         raise HostError(
             f"the container engine does not answer any more: {brief(error)}", where=where, hint=GO_ON
         ) from error
@@ -147,12 +135,12 @@ class EngineConnection:
 
     def verify(self) -> None:
         """Raise HostError unless an engine for Linux on x86-64 answers."""
-        import requests  # noqa: PLC0415
+        from pikaforge.host.http_session import LOST  # noqa: PLC0415
 
         sdk = load_sdk()
         try:
             info = self._client().info()
-        except (sdk.errors.DockerException, requests.exceptions.RequestException) as error:
+        except (sdk.errors.DockerException, *LOST) as error:
             raise HostError(f"no container engine answers: {brief(error)}", hint=GET_ONE) from error
         if info.get("OSType") != "linux" or info.get("Architecture") not in ("x86_64", "amd64"):
             raise HostError(

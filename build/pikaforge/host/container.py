@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pikaforge.errors import HostError
 from pikaforge.host import process
-from pikaforge.host.connection import engine_errors, load_sdk, timed_out
+from pikaforge.host.connection import engine_errors, load_sdk
 
 if TYPE_CHECKING:
     from pikaforge.host.connection import Container
@@ -43,11 +43,11 @@ class ContainerServer:
 
     @engine_errors()
     def wait(self, timeout: float) -> int | None:
-        import requests  # noqa: PLC0415
+        from pikaforge.host.http_session import LOST, timed_out  # noqa: PLC0415
 
         try:
             return int(self._container.wait(timeout=timeout)["StatusCode"])
-        except requests.exceptions.RequestException as error:
+        except LOST as error:
             if not timed_out(error):
                 raise
             return None  # the container runs on

@@ -12,7 +12,7 @@ from typing import Any
 
 from pikaforge.errors import HostError, UnreachableError
 from pikaforge.host import podman
-from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, load_sdk, timed_out
+from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, load_sdk
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """The classic builder paints what a step writes to its error output."""
@@ -65,7 +65,7 @@ class EngineImages(EngineConnection):
         Raises:
             RegistryError: the registry is out of reach, or has no such image.
         """
-        import requests  # noqa: PLC0415
+        from pikaforge.host.http_session import LOST, timed_out  # noqa: PLC0415
 
         sdk = load_sdk()
         repository, tag = sdk.utils.parse_repository_tag(reference)
@@ -76,7 +76,7 @@ class EngineImages(EngineConnection):
             _pulled(reference, events)
         except sdk.errors.APIError as error:
             raise RegistryError(f"cannot pull {reference}: {brief(error)}") from error
-        except requests.exceptions.RequestException as error:
+        except LOST as error:
             if not timed_out(error):
                 raise
             raise RegistryError(f"cannot pull {reference}: the registry is silent") from error

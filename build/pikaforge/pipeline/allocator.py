@@ -13,8 +13,8 @@ from pikaforge.config import families
 from pikaforge.config.schema import Spec
 from pikaforge.errors import StageError
 from pikaforge.host.download import PinnedFile
+from pikaforge.host.http import redacted
 from pikaforge.host.job import Input, Job
-from pikaforge.host.net import redacted
 from pikaforge.host.sourcetar import without_top
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workspace, explained, guest_digests, run_job

@@ -20,9 +20,10 @@ from docker.errors import APIError, DockerException
 
 from pikaforge.errors import HostError
 from pikaforge.host import connection, hostos, podman
-from pikaforge.host.connection import SOCKETS, brief, engine_errors, environment, timed_out
+from pikaforge.host.connection import SOCKETS, brief, engine_errors, environment
 from pikaforge.host.container import unpack
 from pikaforge.host.docker import DockerEngine
+from pikaforge.host.http_session import timed_out
 from pikaforge.host.images import _imported, _pulled
 from pikaforge.host.job import files
 
