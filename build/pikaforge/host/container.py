@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import shutil
-import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pikaforge.errors import HostError
 from pikaforge.host import process
+from pikaforge.host.archives import first_file, tar_size
 from pikaforge.host.connection import engine_errors, load_sdk
 
 if TYPE_CHECKING:
@@ -116,23 +116,6 @@ class ContainerServer:
         return output.decode("utf-8", "replace")
 
 
-class _Stream:
-    """A file of the chunks that the SDK yields, as much of one as tarfile's stream mode needs."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = b""
-
-    def read(self, size: int, /) -> bytes:
-        while len(self._rest) < size:
-            block = next(self._chunks, None)
-            if block is None:
-                break
-            self._rest += block
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return data
-
-
 def unpack(container: Container, folder: str, archive: Path | bytes, *, bare: bool) -> None:
     """Unpack a tar archive into a folder of the container.
 
@@ -144,20 +127,7 @@ def unpack(container: Container, folder: str, archive: Path | bytes, *, bare: bo
             is still on its way, that is an error of some requests and not of others (buildah issue 6573).
     """
     with archive.open("rb") if isinstance(archive, Path) else io.BytesIO(archive) as stream:
-        container.put_archive(folder, _until(stream, _end(stream)) if bare else stream)
-
-
-def _end(stream: BinaryIO) -> int:
-    """The size of a plain tar archive up to the two blocks of zeros that end it; of anything else, all of it."""
-    size = stream.seek(0, io.SEEK_END)
-    stream.seek(0)
-    try:
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
-            while tar.next() is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-            return min(size, tar.offset + 2 * tarfile.BLOCKSIZE)
-    except tarfile.TarError:
-        return size
+        container.put_archive(folder, _until(stream, tar_size(stream)) if bare else stream)
 
 
 def _until(stream: BinaryIO, end: int) -> Iterator[bytes]:
@@ -174,10 +144,7 @@ def fetch_file(container: Container, path: str, target: Path) -> None:
         stream, _ = container.get_archive(path, chunk_size=CHUNK)
     except sdk.errors.NotFound as error:
         raise HostError(f"the job left no {path}", where=f"container {container.name}") from error
-    reader: Any = _Stream(stream)  # tarfile asks a stream for nothing but read
-    with tarfile.open(fileobj=reader, mode="r|") as tar:
-        member = tar.next()
-        content = tar.extractfile(member) if member is not None else None
+    with first_file(stream) as content:
         if content is None:
             raise HostError(f"{path} is not a regular file", where=f"container {container.name}")
         with target.open("wb") as file:
