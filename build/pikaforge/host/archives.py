@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO, Literal, cast
+from typing import IO, BinaryIO, Literal, cast
 
 from pikaforge.errors import AuditError, HostError
 
@@ -259,7 +259,7 @@ def decompressed(stream: IO[bytes], where: str, *, method: str = "") -> Iterator
         buffered.detach()
 
 
-def _zstd(stream: io.BufferedReader[Any], where: str) -> IO[bytes]:
+def _zstd(stream: IO[bytes], where: str) -> IO[bytes]:
     """Unpacked by Python 3.14's own module, the module `zstandard`, or the program zstd, whichever is there."""
     try:
         return cast(IO[bytes], importlib.import_module("compression.zstd").ZstdFile(stream))

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pikaforge.errors import HostError
-from pikaforge.host import podman
+from pikaforge.host import podman, replies
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -49,8 +50,8 @@ class EngineFacts:
     rootless: bool
 
 
-def load_sdk() -> Any:
-    """The SDK's module.
+def load_sdk() -> ModuleType:
+    """Return the SDK's module.
 
     Raises:
         HostError: it is not installed.
@@ -139,18 +140,16 @@ class EngineConnection:
 
         sdk = load_sdk()
         try:
-            info = self._client().info()
+            answer = self._client().info()
         except (sdk.errors.DockerException, *LOST) as error:
             raise HostError(f"no container engine answers: {brief(error)}", hint=GET_ONE) from error
-        if info.get("OSType") != "linux" or info.get("Architecture") not in ("x86_64", "amd64"):
+        info = replies.parse(replies.EngineInfo, answer)
+        if info.system != "linux" or info.architecture not in ("x86_64", "amd64"):
             raise HostError(
-                f"the container engine is for {info.get('OSType')} on {info.get('Architecture')}; "
-                "x86-64 Linux is needed",
+                f"the container engine is for {info.system} on {info.architecture}; x86-64 Linux is needed",
                 hint="set DOCKER_HOST to an engine on an x86-64 machine",
             )
-        self._facts = EngineFacts(
-            cores=int(info.get("NCPU") or 1), podman=podman.is_podman(info), rootless=podman.is_rootless(info)
-        )
+        self._facts = EngineFacts(cores=info.cpus or 1, podman=info.podman, rootless=info.rootless)
 
     def facts(self) -> EngineFacts:
         """What the engine is; asked once."""

@@ -6,10 +6,10 @@ import io
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from pikaforge.errors import HostError
-from pikaforge.host import process
+from pikaforge.host import process, replies
 from pikaforge.host.archives import first_file, tar_size
 from pikaforge.host.connection import engine_errors, load_sdk
 
@@ -74,8 +74,7 @@ class ContainerServer:
     @engine_errors()
     def peer(self) -> str:
         self._container.reload()
-        networks: Mapping[str, Any] = self._container.attrs["NetworkSettings"]["Networks"]
-        return next((str(entry["IPAddress"]) for entry in networks.values() if entry["IPAddress"]), "")
+        return replies.parse(replies.ContainerReply, self._container.attrs).address
 
     def today(self) -> str:
         return self._execute("date", "+%Y%m%d").strip()
@@ -103,13 +102,10 @@ class ContainerServer:
         return f"/proc/{self._execute('cat', '/proc/1/task/1/children').split()[0]}"
 
     def _execute(self, *argv: str) -> str:
-        """What a program prints in the container; the SDK's own exec gives no exit status with a stream."""
-        api: Any = self._container.client
-        api = api.api
+        """Run a program in the container; return what it prints."""
         with engine_errors(f"`{' '.join(argv)}` cannot be run in the container"):  # the server may have ended
-            made = api.exec_create(self._container.id, list(argv))
-            output = bytes(api.exec_start(made["Id"]))
-            status = api.exec_inspect(made["Id"])["ExitCode"]
+            status, printed = self._container.exec_run(list(argv))
+        output = printed if isinstance(printed, bytes) else b"".join(printed)
         if status != 0:
             said = " ".join(output.decode("utf-8", "replace").split())[:200]
             raise HostError(f"`{' '.join(argv)}` in the container ended with {status}: {said}")

@@ -87,7 +87,7 @@ class Login:
     """Who makes the requests. It is sent to one server alone, also after redirects; ~/.netrc is not read then."""
 
     url: str
-    """Any of the server; scheme, host and port count."""
+    """A URL of the server; scheme, host and port count."""
     header: str = field(repr=False)
     """What `Authorization` is; "" for nobody."""
 
