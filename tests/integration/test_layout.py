@@ -106,7 +106,7 @@ def test_the_package_names_no_product() -> None:
     assert named == []
 
 
-TAR_WRITERS = {"host/job.py", "host/no_container.py", "host/sourcetar.py", "pipeline/source/submodules.py"}
+TAR_WRITERS = {"host/job.py", "host/no_container.py", "host/source_tarball.py", "pipeline/source/submodules.py"}
 IMPORT = r"^\s*(import|from)\s+{}\b"
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pikaforge.cpu import emulation
 from pikaforge.errors import HostError
-from pikaforge.host import hostos, podman
+from pikaforge.host import machine, podman
 from pikaforge.host.connection import LABEL, brief, engine_errors, load_sdk
 from pikaforge.host.container import ROOT, ContainerServer, fetch_file, unpack
 from pikaforge.host.images import EngineImages
@@ -75,7 +75,7 @@ class DockerEngine(EngineImages):
     def known_cpu_flags(self) -> frozenset[str] | None:
         """As `Engine.known_cpu_flags`: a local engine's CPUs are this machine's, another one is asked by an image."""
         if self._flags is None and os.environ.get("DOCKER_HOST", LOCAL).startswith(LOCAL):
-            return hostos.cpu_flags()
+            return machine.cpu_flags()
         if self._flags is None:
             held = next((image for image, _, _ in self.owned_images()), None)
             return None if held is None else self.cpu_flags(held)

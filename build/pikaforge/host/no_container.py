@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from pikaforge.errors import HostError
-from pikaforge.host import hostos, process
+from pikaforge.host import machine, process
 from pikaforge.host.archives import extract
 from pikaforge.host.job import NOBODY, SIGNAL_BASE, CannotServe, Input, Job, JobResult, RunningServer, ServerJob
 from pikaforge.host.run_id import RunId
@@ -167,11 +167,11 @@ class HostEngine:
 
     def cpu_flags(self, image: str) -> frozenset[str]:
         """As `Engine.cpu_flags`, of this machine."""
-        return hostos.cpu_flags()
+        return machine.cpu_flags()
 
     def known_cpu_flags(self) -> frozenset[str] | None:
         """As `Engine.known_cpu_flags`, of this machine."""
-        return hostos.cpu_flags()
+        return machine.cpu_flags()
 
     def free_port(self, offsets: tuple[int, ...]) -> int:
         """A port such that it and its offsets are free now on all interfaces."""

@@ -15,7 +15,7 @@ from pikaforge.host.archives import tar_entries
 from pikaforge.host.download import PinnedFile
 from pikaforge.host.http import redacted
 from pikaforge.host.job import Input, Job
-from pikaforge.host.sourcetar import without_top
+from pikaforge.host.source_tarball import without_top
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workspace, explained, guest_digests, run_job
 from pikaforge.pipeline.compile import CACHE, guest_facts

@@ -19,7 +19,7 @@ import urllib3
 from docker.errors import APIError, DockerException
 
 from pikaforge.errors import HostError
-from pikaforge.host import connection, hostos, podman, replies
+from pikaforge.host import connection, machine, podman, replies
 from pikaforge.host.connection import SOCKETS, brief, engine_errors, environment
 from pikaforge.host.container import unpack
 from pikaforge.host.docker import DockerEngine
@@ -330,7 +330,7 @@ def _asked(monkeypatch: pytest.MonkeyPatch, host: str, held: list[str]) -> tuple
         return frozenset({"there"})
 
     monkeypatch.setenv("DOCKER_HOST", host)
-    monkeypatch.setattr(hostos, "cpu_flags", lambda: frozenset({"here"}))
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset({"here"}))
     monkeypatch.setattr(DockerEngine, "cpu_flags", look)
     monkeypatch.setattr(DockerEngine, "owned_images", lambda _: [(image, (), 0) for image in held])
     return DockerEngine(), images

@@ -20,7 +20,7 @@ TYPES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceTar:
+class SourceTarball:
     """An uncompressed archive of a source tree without its top folder."""
 
     path: Path
@@ -28,7 +28,7 @@ class SourceTar:
     """Time of the newest file, in seconds: for SOURCE_DATE_EPOCH."""
 
 
-def without_top(tarball: Path, into: Path) -> SourceTar:
+def without_top(tarball: Path, into: Path) -> SourceTarball:
     """Write the members of a source tarball, without the one top folder that all are in, to the archive `into`.
 
     Owners, modes and times are made plain, so that the same sources give the same archive.
@@ -66,7 +66,7 @@ def without_top(tarball: Path, into: Path) -> SourceTar:
         raise _bad(tarball, f"it cannot be read as a tar archive: {error.__cause__ or error}") from error
     if not count:
         raise _bad(tarball, "there is no file in it")
-    return SourceTar(path=into, epoch=newest)
+    return SourceTarball(path=into, epoch=newest)
 
 
 def _plain(member: TarEntry, name: str) -> tarfile.TarInfo:
