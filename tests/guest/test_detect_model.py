@@ -22,7 +22,7 @@ from pikaforge.config.schema import Model, Spec
 from pikaforge.formats import client_lines, payload
 from pikaforge.formats.deb import client as deb_client
 from pikaforge.formats.rpm import client as rpm_client
-from pikaforge.host import hostos
+from pikaforge.host.machine import os_release
 from pikaforge.plan import matrix
 from pikaforge.publish import client_config
 
@@ -386,11 +386,11 @@ class TestSystem:
         ],
     )
     def test_by_id_and_version(self, make: Make, text: str, image: str, shell: str, spec: Spec) -> None:
-        """Each image has a model of its own here, which tells which was taken; hostos says the same."""
+        """Each image has a model of its own here, which tells which was taken; `os_release` says the same."""
         models = dict(zip(spec.images, spec.hardware, strict=False))
         machine = make(None, "zen4-epyc-9554", published={name: [model] for name, model in models.items()})
         path = machine.put("etc/os-release", text)
-        assert matrix.matching_image(spec, hostos.os_release(path)) == image
+        assert matrix.matching_image(spec, os_release(path)) == image
         if image:
             done = machine.ask(shell=shell)
             assert f" is {models[image]} of {image}, " in done.stdout, done.stderr

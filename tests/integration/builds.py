@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.job import Input, Job, files
-from pikaforge.host.sourcetar import without_top
+from pikaforge.host.source_tarball import without_top
 
 if TYPE_CHECKING:
     from conftest import Done, Project

@@ -31,7 +31,7 @@ from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import lacking
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.job import Input, Job, files
-from pikaforge.host.sourcetar import without_top
+from pikaforge.host.source_tarball import without_top
 
 if TYPE_CHECKING:
     from integration.conftest import Warm

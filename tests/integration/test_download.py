@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -25,7 +26,7 @@ from pathlib import Path
 import pytest
 
 from pikaforge.errors import EXIT_CONFIG, EXIT_HOST, ConfigError, HostError
-from pikaforge.host import download, net, transfer
+from pikaforge.host import download, http
 from pikaforge.host.download import Downloads, PinnedFile
 
 NAME = "gperftools-2.7.tar.gz"
@@ -39,11 +40,11 @@ SOURCES = Path(download.__file__).parents[2]
 CHILD = """
 import sys
 from pathlib import Path
-from pikaforge.host.download import Downloads, Wanted
+from pikaforge.host.download import Downloads, PinnedFile
 
 folder, name, url, sha256 = sys.argv[1:]
 downloads = Downloads(Path(folder), notice=lambda text: print(text, flush=True))
-print(downloads.get(Wanted(name=name, url=url, sha256=sha256)), flush=True)
+print(downloads.get(PinnedFile(name=name, url=url, sha256=sha256)), flush=True)
 """
 """Another run of the tool, as far as downloads go."""
 
@@ -133,6 +134,11 @@ def status(code: int) -> Turn:
     return lambda handler: handler.answer(code, b"no")
 
 
+def refusals(code: int) -> list[Turn]:
+    """As many as there are tries."""
+    return [status(code)] * download.RETRIES.tries
+
+
 def stall(after: int) -> Turn:
     def turn(handler: Handler) -> None:
         handler.serve(cut=after)
@@ -149,6 +155,11 @@ def silence(handler: Handler) -> None:
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def without_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "RETRIES", dataclasses.replace(download.RETRIES, pause=0.0))
 
 
 @pytest.fixture
@@ -186,7 +197,7 @@ def nobody() -> Iterator[str]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "TIMEOUT", (2.0, 0.3))
+    monkeypatch.setattr(http, "TIMEOUT", (2.0, 0.3))
 
 
 @dataclass
@@ -262,7 +273,7 @@ def test_mode_does_not_depend_on_the_umask(site: Site, desk: Desk) -> None:
 
 
 def test_an_empty_file_and_one_of_a_block(site: Site, desk: Desk) -> None:
-    for number, data in enumerate([b"", b"x" * transfer.BLOCK]):
+    for number, data in enumerate([b"", b"x" * download.BLOCK]):
         site.body = data
         assert holds(desk.downloads().get(wanted(site.url, data=data, name=f"a{number}")), data)
 
@@ -436,7 +447,7 @@ def test_a_cut_connection_is_gone_on_from(site: Site, desk: Desk) -> None:
     assert len(asked) == 3
     assert asked[0] is None
     starts = [int(text.removeprefix("bytes=").removesuffix("-")) for text in asked[1:] if text]
-    assert HALF - transfer.BLOCK < starts[0] <= HALF
+    assert HALF - download.BLOCK < starts[0] <= HALF
     assert starts[0] < starts[1] <= starts[0] + 30_000
     assert [request.get("If-Range") for request in site.seen] == [None, '"one"', '"one"']
     assert desk.kept == {NAME}
@@ -470,7 +481,7 @@ def test_what_has_come_is_in_the_part_at_once(
     site: Site, desk: Desk, until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not in a buffer, which a killed run takes with it."""
-    monkeypatch.setattr(transfer, "BLOCK", 1000)
+    monkeypatch.setattr(download, "BLOCK", 1000)
 
     def turn(handler: Handler) -> None:
         handler.serve(cut=HALF)
@@ -492,7 +503,7 @@ def test_a_part_of_an_earlier_call_is_gone_on_from(site: Site, desk: Desk) -> No
     desk.refused(wanted(site.url))
     assert site.ranges_asked[0] is None
     held = desk.part.stat().st_size
-    assert HALF - transfer.BLOCK < held <= HALF
+    assert HALF - download.BLOCK < held <= HALF
     assert holds(desk.part, BODY[:held])
     site.turns.clear()
     site.seen.clear()
@@ -563,16 +574,16 @@ def test_a_range_that_cannot_be_satisfied_begins_anew(site: Site, desk: Desk) ->
 
 
 def test_a_part_that_cannot_be_gone_on_from_does_not_stay(site: Site, desk: Desk) -> None:
-    site.turns = [cut(), status(416), status(500)]
+    site.turns = [cut(), status(416), *refusals(500)]
     assert "500 Internal Server Error" in desk.refused(wanted(site.url)).message
     assert desk.kept == set()
 
 
 def test_a_part_outlives_a_refusal(site: Site, desk: Desk) -> None:
-    site.turns = [cut(), status(500)]
+    site.turns = [cut(), *refusals(500)]
     desk.refused(wanted(site.url))
     assert holds(desk.downloads().get(wanted(site.url)))
-    assert [bool(asked) for asked in site.ranges_asked] == [False, True, True]
+    assert [bool(asked) for asked in site.ranges_asked] == [False, True, True, True, True]
 
 
 def test_a_spoilt_part_is_not_blamed_on_the_server(site: Site, desk: Desk) -> None:
@@ -605,9 +616,9 @@ def test_a_part_whose_record_is_bad_begins_anew(site: Site, desk: Desk, text: st
 
 def test_a_part_of_one_source_is_not_mixed_with_another(site: Site, new_site: Callable[[], Site], desk: Desk) -> None:
     other = new_site()
-    other.turns = [cut(), *[status(500)] * download.TRIES]
+    other.turns = [cut(), *refusals(500)]
     assert holds(desk.downloads(other.url).get(wanted(site.url)))
-    assert [bool(asked) for asked in other.ranges_asked] == [False, True]
+    assert [bool(asked) for asked in other.ranges_asked] == [False, True, True, True]
     assert site.ranges_asked == [None]
 
 
@@ -624,16 +635,16 @@ def test_a_cut_without_progress_is_not_tried_again(site: Site, desk: Desk) -> No
     assert len(site.seen) == 1
 
 
-def test_a_body_is_counted_whatever_requests_does(site: Site, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Older versions end a body quietly where the connection does."""
-    import requests
+def test_a_body_is_counted_whatever_urllib3_does(site: Site, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older versions of urllib3 end a body quietly where the connection does."""
+    import urllib3
 
-    def quiet(answer: requests.Response, size: int = 1, decode_unicode: bool = False) -> Iterator[bytes]:
-        answer.raw.enforce_content_length = False
-        while block := answer.raw.read(size):
+    def quiet(answer: urllib3.HTTPResponse, size: int, decode_content: bool) -> Iterator[bytes]:
+        answer.enforce_content_length = False
+        while block := answer.read(size, decode_content=decode_content):
             yield block
 
-    monkeypatch.setattr(requests.Response, "iter_content", quiet)
+    monkeypatch.setattr(urllib3.HTTPResponse, "stream", quiet)
     site.turns = [cut(0)]
     message = desk.refused(wanted(site.url)).message
     assert message == f"cannot download {NAME}: {site.url}/{NAME} was cut off: 0 of {len(BODY)} bytes came"
@@ -683,14 +694,51 @@ def test_a_wrong_digest_after_a_resumption_is_tried_whole_and_refused(site: Site
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
-    [(404, "404 Not Found"), (500, "500 Internal Server Error"), (206, "206 Partial Content"), (599, "599")],
+    ("code", "words", "tries"),
+    [
+        (404, "404 Not Found", 1),
+        (500, "500 Internal Server Error", 3),
+        (206, "206 Partial Content", 1),
+        (599, "599", 3),
+        (501, "501 Not Implemented", 1),
+    ],
 )
-def test_a_status_that_is_no_success(site: Site, desk: Desk, code: int, words: str) -> None:
-    site.turns = [status(code)]
+def test_a_status_that_is_no_success(site: Site, desk: Desk, code: int, words: str, tries: int) -> None:
+    site.turns = [status(code)] * 9
     error = desk.refused(wanted(site.url))
     assert error.message == f"cannot download {NAME}: {site.url}/{NAME} answers {words}"
     assert desk.kept == set()
+    assert len(site.seen) == tries
+
+
+def test_a_server_that_is_busy_for_a_moment_is_asked_again(site: Site, desk: Desk) -> None:
+    site.turns = [status(503), status(429)]
+    assert holds(desk.downloads().get(wanted(site.url)))
+    assert len(site.seen) == 3
+    assert desk.told == []
+
+
+def test_an_abort_ends_the_pause_that_a_server_asks_for(
+    site: Site, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "RETRIES", dataclasses.replace(download.RETRIES, longest=600.0))
+    downloads, outcomes = desk.downloads(), list[str]()
+
+    def turn(handler: Handler) -> None:
+        handler.answer(503, b"", {"Retry-After": "600"})
+        threading.Timer(0.2, downloads.abort).start()
+
+    def run() -> None:
+        try:
+            downloads.get(wanted(site.url))
+        except HostError as error:
+            outcomes.append(error.message)
+
+    site.turns = [turn]
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert outcomes == ["interrupted"]
     assert len(site.seen) == 1
 
 
@@ -779,7 +827,8 @@ def test_a_certificate_is_verified(desk: Desk, tmp_path: Path, monkeypatch: pyte
         want = wanted(f"https://127.0.0.1:{server.server_address[1]}")
         monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
         monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
-        assert "CERTIFICATE_VERIFY_FAILED" in desk.refused(want).message
+        message = desk.refused(want).message
+        assert "cannot be reached: its certificate is not accepted: self-signed certificate" in message
         assert site.seen == []
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
         assert holds(desk.downloads().get(want))
@@ -805,7 +854,7 @@ def test_every_bad_mirror_is_told_and_passed_over(
     site: Site, new_site: Callable[[], Site], desk: Desk, nobody: str, tmp_path: Path
 ) -> None:
     refusing, wrong = new_site(), new_site()
-    refusing.turns, wrong.body = [status(503)], OTHER
+    refusing.turns, wrong.body = refusals(503), OTHER
     folder = (tmp_path / "mirror").as_uri()
     assert holds(desk.downloads(nobody, refusing.url, "nonsense", folder, wrong.url).get(wanted(site.url)))
     reasons = [
@@ -829,7 +878,7 @@ def test_a_folder_as_mirror(desk: Desk, nobody: str, tmp_path: Path) -> None:
 
 def test_one_error_lists_every_source(new_site: Callable[[], Site], desk: Desk, nobody: str) -> None:
     refusing, wrong = new_site(), new_site()
-    refusing.turns, wrong.body = [status(503)], OTHER
+    refusing.turns, wrong.body = refusals(503), OTHER
     error = desk.refused(wanted(wrong.url), nobody, refusing.url)
     lines = error.message.splitlines()
     assert lines[0] == f"cannot download {NAME}:"
@@ -872,7 +921,7 @@ def start_child(desk: Desk, want: PinnedFile) -> subprocess.Popen[str]:
 
 def test_a_killed_run_serves_the_next_one(site: Site, desk: Desk, until: Callable[..., None]) -> None:
     site.turns = [stall(HALF)]
-    least = HALF - transfer.BLOCK
+    least = HALF - download.BLOCK
     with start_child(desk, wanted(site.url)) as first:
         try:
             until(lambda: desk.part.exists() and desk.part.stat().st_size > least, "half of it came", 60)
@@ -1039,7 +1088,7 @@ def test_small_downloads_do_not_show_secrets(site: Site, nobody: str) -> None:
     site.turns = [status(404)]
     for url in (with_secrets(site.url), with_secrets(nobody)):
         with pytest.raises(HostError) as caught:
-            net.get(url, limit=1)
+            http.get(url, limit=1)
         assert "***@127.0.0.1" in caught.value.message
         assert no_secret("".join(traceback.format_exception(caught.value)))
 
@@ -1059,4 +1108,4 @@ def test_small_downloads_do_not_show_secrets(site: Site, nobody: str) -> None:
     ],
 )
 def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
-    assert net.redacted(url) == shown
+    assert http.redacted(url) == shown

@@ -1,13 +1,11 @@
-"""The host engine by itself: jobs, servers, and archives that it does not trust."""
+"""The host engine by itself: jobs and servers."""
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import socket
 import sys
-import tarfile
 import threading
 import time
 from pathlib import Path
@@ -16,8 +14,8 @@ import pytest
 
 from pikaforge.errors import HostError
 from pikaforge.host import process
-from pikaforge.host.job import Input, Job, ServerJob, files, folders
-from pikaforge.host.no_container import PASSED_ON, HostEngine, unpack
+from pikaforge.host.job import Input, Job, ServerJob, files
+from pikaforge.host.no_container import PASSED_ON, HostEngine
 from pikaforge.host.run_id import RunId
 
 
@@ -239,78 +237,3 @@ def test_a_free_port_has_free_neighbours(local: HostEngine) -> None:
         for offset in (0, 1000, 2000):
             with socket.socket() as held:
                 held.bind(("", port + offset))
-
-
-# ---- archives
-
-
-def _tar(*members: tuple[str, bytes, str]) -> bytes:
-    """Name, type and link target of each member."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, kind, link in members:
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname, info.mode = kind, link, 0o755
-            tar.addfile(info)
-    return buffer.getvalue()
-
-
-FILE, SYM, HARD, DIR = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE
-
-
-@pytest.mark.parametrize(
-    ("members", "name"),
-    [
-        ([("../evil", FILE, "")], "../evil"),
-        ([("a/../../evil", FILE, "")], "a/../../evil"),
-        ([("/evil", FILE, "")], "/evil"),
-        ([("link", SYM, "/etc/passwd")], "/etc/passwd"),
-        ([("link", SYM, "../evil")], "../evil"),
-        ([("a/link", SYM, "../../evil")], "a/../../evil"),
-        ([("link", HARD, "../evil")], "../evil"),
-        ([("link", HARD, "/etc/passwd")], "/etc/passwd"),
-    ],
-)
-def test_archives_that_would_leave_their_folder(
-    tmp_path: Path, members: list[tuple[str, bytes, str]], name: str
-) -> None:
-    folder = tmp_path / "inner"
-    folder.mkdir()
-    with pytest.raises(HostError) as caught:
-        unpack(_tar(*members), folder)
-    assert caught.value.message == f"the archive has a member outside its folder: {name}"
-    assert [path.name for path in tmp_path.iterdir()] == ["inner"]
-    assert list(folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
-def test_archives_with_devices(tmp_path: Path, kind: bytes) -> None:
-    with pytest.raises(HostError) as caught:
-        unpack(_tar(("thing", kind, "")), tmp_path)
-    assert caught.value.message == "the archive has a member that is no file, folder or link: thing"
-
-
-def test_links_through_links_do_not_leave_the_folder(tmp_path: Path) -> None:
-    """`a -> .` and then `b -> a/..`: each is inside by its name, and the second is not."""
-    folder = tmp_path / "inner"
-    folder.mkdir()
-    archive = _tar(("a", SYM, "."), ("b", SYM, "a/.."), ("b/evil", FILE, ""))
-    with pytest.raises((HostError, tarfile.TarError)):
-        unpack(archive, folder)
-    assert not (tmp_path / "evil").exists()
-
-
-def test_links_inside_are_kept(tmp_path: Path) -> None:
-    unpack(_tar(("d", DIR, ""), ("d/file", FILE, ""), ("d/sym", SYM, "../d/file"), ("hard", HARD, "d/file")), tmp_path)
-    assert (tmp_path / "d" / "sym").readlink() == Path("../d/file")
-    assert (tmp_path / "hard").samefile(tmp_path / "d" / "file")
-    assert (tmp_path / "d" / "file").stat().st_mode & 0o777 == 0o755
-
-
-def test_archives_that_the_tool_makes() -> None:
-    with tarfile.open(fileobj=io.BytesIO(files({"b/c": b"x", "a": b"y"}, executable=["a"]))) as tar:
-        found = [(m.name, m.isdir(), oct(m.mode), m.mtime, m.uid) for m in tar]
-    assert found == [("a", False, "0o755", 0, 0), ("b", True, "0o755", 0, 0), ("b/c", False, "0o644", 0, 0)]
-    with tarfile.open(fileobj=io.BytesIO(folders(["/forge", "/forge/git/0"]))) as tar:
-        assert tar.getnames() == ["forge", "forge/git", "forge/git/0"]
-    assert files({"a": b"1", "b": b"2"}) == files({"b": b"2", "a": b"1"})

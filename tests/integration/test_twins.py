@@ -12,7 +12,7 @@ import pytest
 
 from pikaforge.cli import main
 from pikaforge.cpu import emulation, microarch
-from pikaforge.host import hostos
+from pikaforge.host import machine
 from pikaforge.host.docker import DockerEngine
 from pikaforge.pipeline.report import BuildReport, CellRecord
 
@@ -62,7 +62,7 @@ def _manifest(project: Project, model: str) -> dict[str, Any]:
 @pytest.fixture
 def old_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The builder shows no more than x86-64-v2: to the plan, and to the smoke stage."""
-    monkeypatch.setattr(hostos, "cpu_flags", lambda: OLD)
+    monkeypatch.setattr(machine, "cpu_flags", lambda: OLD)
     monkeypatch.setattr(DockerEngine, "cpu_flags", lambda self, image: OLD)
 
 
@@ -108,7 +108,7 @@ def test_a_machine_that_can_run_it_takes_the_twins_place(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The verdict of such a machine stays in the store, also for the old one."""
-    if lacking := emulation.lacking("skylake_avx512", hostos.cpu_flags()):
+    if lacking := emulation.lacking("skylake_avx512", machine.cpu_flags()):
         pytest.skip(f"this machine's CPU lacks {', '.join(lacking)}")
     assert _build(project, "R640-debian12-none") == 0
     cell = _report(project)["R640"]
@@ -117,7 +117,7 @@ def test_a_machine_that_can_run_it_takes_the_twins_place(
     assert cell.native.ran
     digest = cell.artifacts[0].sha256
     capsys.readouterr()
-    monkeypatch.setattr(hostos, "cpu_flags", lambda: OLD)
+    monkeypatch.setattr(machine, "cpu_flags", lambda: OLD)
     monkeypatch.setattr(DockerEngine, "cpu_flags", lambda self, image: OLD)
     assert _build(project, "R640-debian12-none") == 0
     again = _report(project)["R640"]

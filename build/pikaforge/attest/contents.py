@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-import tarfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import IO, Any
 from pikaforge.audit.elf.layout import is_elf
 from pikaforge.audit.inputs import TOTAL_LIMIT
 from pikaforge.errors import AuditError
-from pikaforge.host.archives import members, told
+from pikaforge.host.archives import members, tar_entries, told
 
 MANIFEST = "manifest.json"
 LINK_LIMIT = 40
@@ -47,18 +46,17 @@ def contents_of(
         AuditError: the archive cannot be read, or holds something that is neither file nor link.
     """
     found: dict[str, Listed] = {}
-    with told(str(tree)), tarfile.open(tree) as tar:
-        for info in tar:
-            name = posixpath.normpath(info.name)
-            if info.isdir():
+    with told(str(tree)):
+        for entry in tar_entries(tree):
+            name = posixpath.normpath(entry.name)
+            if entry.kind == "folder":
                 continue
-            if info.issym():
-                found[name] = {"path": name, "link": info.linkname}
+            if entry.kind == "symlink":
+                found[name] = {"path": name, "link": entry.target}
                 continue
-            content = tar.extractfile(info) if info.isfile() or info.islnk() else None
-            if content is None:
+            if entry.kind == "other":
                 raise AuditError(f"{name} is neither file, folder nor link", where=str(tree))
-            found[name] = {"path": name, "mode": packed_mode(info.mode), "sha256": _hashed(content)[0]}
+            found[name] = {"path": name, "mode": packed_mode(entry.mode), "sha256": _hashed(entry.open())[0]}
     for name, data in (extra or {}).items():
         digest = hashlib.sha256(data if isinstance(data, bytes) else data.read_bytes()).hexdigest()
         found[name] = {"path": name, "mode": packed_mode(0o755 if name in executable else 0o644), "sha256": digest}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pikaforge import __version__
-from pikaforge.host.net import redacted
+from pikaforge.host.http import redacted
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"

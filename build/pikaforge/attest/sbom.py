@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pikaforge import __version__
 from pikaforge.config import families
-from pikaforge.host.net import redacted
+from pikaforge.host.http import redacted
 
 if TYPE_CHECKING:
     from cyclonedx.model import HashType, Property

@@ -56,8 +56,8 @@ def here(name: str) -> OsFamily:
     Raises:
         HostError: this machine has no package manager that is known.
     """
-    from pikaforge.host import hostos  # noqa: PLC0415  # only on the host engine
+    from pikaforge.host import machine  # noqa: PLC0415  # only on the host engine
 
     if name in FAMILIES.names and FAMILIES.get(name).packages.is_here():
         return FAMILIES.get(name)
-    return hostos.family()
+    return machine.family()

@@ -6,16 +6,15 @@ a package's contents, modes and owners follow from its inputs alone, never from 
 
 from __future__ import annotations
 
-import io
 import posixpath
 import re
-import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pikaforge.errors import ForgeError
+from pikaforge.host.archives import tar_entries
 
 Kind = Literal["file", "dir", "link"]
 PATH = re.compile(r"(/[A-Za-z0-9._@+~=,:-]+)+")
@@ -83,28 +82,26 @@ def tree_entries(archive: Path | bytes, *, folder: str, prefix: str) -> tuple[En
         PackingError: a member is neither file, folder nor link within the tree, or has an odd name.
     """
     found: dict[str, Entry] = {}
-    source = io.BytesIO(archive) if isinstance(archive, bytes) else archive.open("rb")
-    with source, tarfile.open(fileobj=source, mode="r:") as tar:
-        for member in tar:
-            name = posixpath.normpath(member.name)
-            if name == ".":
-                continue
-            path = f"{prefix}/{name}"
-            if member.isdir():
-                found[path] = Entry(path=path, kind="dir", mode=0o755)
-            elif member.isfile() or member.islnk():  # a hard link is a file once it is unpacked
-                mode = 0o755 if member.mode & 0o111 else 0o644
-                found[path] = Entry(path=path, source=f"{folder}/{name}", mode=mode)
-            elif member.issym():
-                inside = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
-                if member.linkname.startswith("/") or inside.split("/")[0] == "..":
-                    raise PackingError(
-                        f"{folder}/{name} is a link to {member.linkname}, which leaves the tree",
-                        hint="make it relative, or leave it out in the recipe",
-                    )
-                found[path] = Entry(path=path, kind="link", target=member.linkname, mode=0o777)
-            else:
-                raise PackingError(f"{folder}/{name} is neither file, folder nor link", hint="leave it out")
+    for member in tar_entries(archive, where=folder):
+        name = posixpath.normpath(member.name)
+        if name == ".":
+            continue
+        path = f"{prefix}/{name}"
+        if member.kind == "folder":
+            found[path] = Entry(path=path, kind="dir", mode=0o755)
+        elif member.kind in ("file", "hardlink"):  # a hard link is a file once it is unpacked
+            mode = 0o755 if member.mode & 0o111 else 0o644
+            found[path] = Entry(path=path, source=f"{folder}/{name}", mode=mode)
+        elif member.kind == "symlink":
+            inside = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.target))
+            if member.target.startswith("/") or inside.split("/")[0] == "..":
+                raise PackingError(
+                    f"{folder}/{name} is a link to {member.target}, which leaves the tree",
+                    hint="make it relative, or leave it out in the recipe",
+                )
+            found[path] = Entry(path=path, kind="link", target=member.target, mode=0o777)
+        else:
+            raise PackingError(f"{folder}/{name} is neither file, folder nor link", hint="leave it out")
     return tuple(found[path] for path in sorted(found))
 
 

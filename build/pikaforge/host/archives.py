@@ -10,6 +10,7 @@ import gzip
 import importlib
 import io
 import lzma
+import posixpath
 import struct
 import tarfile
 import zipfile
@@ -17,10 +18,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, Literal, cast
+from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO, Literal, cast
 
-from pikaforge.errors import AuditError
+from pikaforge.errors import AuditError, HostError
 
 MEMBER_LIMIT = 4 << 30
 """Bytes of one member; more is a bomb, or nothing that can be mapped on a build host."""
@@ -258,7 +259,7 @@ def decompressed(stream: IO[bytes], where: str, *, method: str = "") -> Iterator
         buffered.detach()
 
 
-def _zstd(stream: io.BufferedReader[Any], where: str) -> IO[bytes]:
+def _zstd(stream: IO[bytes], where: str) -> IO[bytes]:
     """Unpacked by Python 3.14's own module, the module `zstandard`, or the program zstd, whichever is there."""
     try:
         return cast(IO[bytes], importlib.import_module("compression.zstd").ZstdFile(stream))
@@ -280,3 +281,154 @@ def _zstd(stream: io.BufferedReader[Any], where: str) -> IO[bytes]:
     if done.status != 0:
         raise AuditError(f"the package is truncated or corrupt: {done.errors().strip()}", where=where)
     return io.BytesIO(done.stdout)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TarEntry:
+    """A member of a tar archive, as the archive has it."""
+
+    name: str
+    """As it is stored: it may begin with `./`, and it may lead anywhere."""
+    kind: Literal["file", "folder", "symlink", "hardlink", "other"]
+    target: str
+    """Of a link: where it leads, as it is stored."""
+    mode: int
+    """Permission bits."""
+    size: int
+    """Bytes of a file."""
+    modified: int
+    """Seconds since 1970."""
+    where: str
+    """The archive, for errors."""
+    _tar: tarfile.TarFile
+    _info: tarfile.TarInfo
+
+    def open(self) -> IO[bytes]:
+        """Open the content of a file, or of the file that a link leads to.
+
+        Raises:
+            AuditError: there is none.
+        """
+        try:
+            content = self._tar.extractfile(self._info)
+        except KeyError:  # the link leads to nothing in the archive
+            content = None
+        if content is None:
+            raise AuditError(f"{self.name} is no file", where=self.where)
+        return content
+
+    def read(self, limit: int = MEMBER_LIMIT) -> bytes:
+        """Return the first `limit` bytes of the content; see `open`.
+
+        Raises:
+            AuditError: the archive is truncated or corrupt, or there is no content.
+        """
+        with told(self.where), self.open() as content:
+            return content.read(limit)
+
+
+def tar_entries(archive: Path | bytes, *, where: str = "") -> Iterator[TarEntry]:
+    """Return all members of a tar archive, of every kind, with the names that they have there.
+
+    For archives of this tool and source trees. `members` is for packages.
+
+    Args:
+        archive: plain, or compressed by gzip, bzip2 or xz.
+        where: what it is, for errors; its path if it has one.
+
+    Raises:
+        AuditError: it is truncated, corrupt or no tar archive.
+    """
+    where = where or (str(archive) if isinstance(archive, Path) else "an archive in memory")
+    with told(where), _opened(archive) as stream, tarfile.open(fileobj=stream) as tar:
+        for info in tar:
+            yield TarEntry(
+                name=info.name,
+                kind=_kind(info),
+                target=info.linkname,
+                mode=info.mode & 0o7777,
+                size=info.size,
+                modified=int(info.mtime),
+                where=where,
+                _tar=tar,
+                _info=info,
+            )
+
+
+def _opened(archive: Path | bytes) -> IO[bytes]:
+    return io.BytesIO(archive) if isinstance(archive, bytes) else archive.open("rb")
+
+
+def _kind(info: tarfile.TarInfo) -> Literal["file", "folder", "symlink", "hardlink", "other"]:
+    if info.isfile():
+        return "file"
+    if info.isdir():
+        return "folder"
+    if info.issym():
+        return "symlink"
+    return "hardlink" if info.islnk() else "other"
+
+
+def extract(archive: Path | bytes, folder: Path) -> None:
+    """Unpack a tar archive into a folder.
+
+    The library's filter is not trusted alone (it has been bypassed): names and targets of links are checked here, too.
+
+    Raises:
+        HostError: a member would be outside of the folder, or is no file, folder or link.
+    """
+    with _opened(archive) as stream, tarfile.open(fileobj=stream, mode="r:*") as tar:
+        for info in tar:
+            names = [info.name]
+            if info.issym():
+                names.append(str(PurePosixPath(info.name).parent / info.linkname))
+            elif info.islnk():
+                names.append(info.linkname)
+            for name in names:
+                if name.startswith("/") or PurePosixPath(posixpath.normpath(name)).parts[:1] == ("..",):
+                    raise HostError(f"the archive has a member outside its folder: {name}")
+            if _kind(info) == "other":
+                raise HostError(f"the archive has a member that is no file, folder or link: {info.name}")
+            tar.extract(info, folder, filter="tar") if hasattr(tarfile, "tar_filter") else tar.extract(info, folder)
+
+
+def tar_size(stream: BinaryIO) -> int:
+    """Return the size of a plain tar archive up to the two blocks of zeros that end it; of anything else, all of it."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    try:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
+            while tar.next() is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+            return min(size, tar.offset + 2 * tarfile.BLOCKSIZE)
+    except tarfile.TarError:
+        return size
+
+
+class _Chunks(io.RawIOBase):
+    """A stream of blocks that come one after the other."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        while size < 0 or len(self._rest) < size:
+            block = next(self._blocks, None)
+            if block is None:
+                size = len(self._rest)
+                break
+            self._rest += block
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+
+@contextmanager
+def first_file(blocks: Iterator[bytes]) -> Iterator[IO[bytes] | None]:
+    """Open the first member of a plain tar archive that comes in blocks; None if it is no file."""
+    with tarfile.open(fileobj=_Chunks(blocks), mode="r|") as tar:
+        info = tar.next()
+        yield tar.extractfile(info) if info is not None and info.isfile() else None

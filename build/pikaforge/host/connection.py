@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import struct
@@ -11,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pikaforge.errors import HostError
-from pikaforge.host import podman
+from pikaforge.host import podman, replies
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -50,8 +50,8 @@ class EngineFacts:
     rootless: bool
 
 
-def load_sdk() -> Any:
-    """The SDK's module.
+def load_sdk() -> ModuleType:
+    """Return the SDK's module.
 
     Raises:
         HostError: it is not installed.
@@ -87,15 +87,6 @@ def brief(error: BaseException) -> str:
     return " ".join(str(explanation or error).split())[:300]
 
 
-def timed_out(error: BaseException) -> bool:
-    """Whether the engine had nothing to say for as long as was waited; the SDK raises that as a lost connection."""
-    import requests  # noqa: PLC0415
-    import urllib3  # noqa: PLC0415
-
-    inner = error.args[0] if error.args else None
-    return isinstance(error, requests.exceptions.ReadTimeout) or isinstance(inner, urllib3.exceptions.ReadTimeoutError)
-
-
 @contextmanager
 def engine_errors(what: str = "the engine failed", *, where: str = "", hint: str = "") -> Iterator[None]:
     """Raise HostError, with the engine's own words, for whatever the SDK raises.
@@ -105,19 +96,17 @@ def engine_errors(what: str = "the engine failed", *, where: str = "", hint: str
         where: as in HostError.
         hint: as in HostError, where those words give no better one.
     """
-    import requests  # noqa: PLC0415
-    import urllib3  # noqa: PLC0415
+    from pikaforge.host.http_session import LOST  # noqa: PLC0415  # the SDK speaks HTTP by requests
 
     sdk = load_sdk()
-    # An engine that dies in the middle of a stream leaves half a frame of it.
-    lost = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, struct.error)
     try:
         yield
     except sdk.errors.APIError as error:
         said = brief(error)
         advice = next((advice for pattern, advice in HINTS.items() if re.search(pattern, said)), hint)
         raise HostError(f"{what}: {said}", where=where, hint=advice) from error
-    except (sdk.errors.DockerException, *lost) as error:
+    # struct.error: an engine that dies in the middle of a stream leaves half a frame of it.
+    except (sdk.errors.DockerException, struct.error, *LOST) as error:
         raise HostError(
             f"the container engine does not answer any more: {brief(error)}", where=where, hint=GO_ON
         ) from error
@@ -147,22 +136,20 @@ class EngineConnection:
 
     def verify(self) -> None:
         """Raise HostError unless an engine for Linux on x86-64 answers."""
-        import requests  # noqa: PLC0415
+        from pikaforge.host.http_session import LOST  # noqa: PLC0415
 
         sdk = load_sdk()
         try:
-            info = self._client().info()
-        except (sdk.errors.DockerException, requests.exceptions.RequestException) as error:
+            answer = self._client().info()
+        except (sdk.errors.DockerException, *LOST) as error:
             raise HostError(f"no container engine answers: {brief(error)}", hint=GET_ONE) from error
-        if info.get("OSType") != "linux" or info.get("Architecture") not in ("x86_64", "amd64"):
+        info = replies.parse(replies.EngineInfo, answer)
+        if info.system != "linux" or info.architecture not in ("x86_64", "amd64"):
             raise HostError(
-                f"the container engine is for {info.get('OSType')} on {info.get('Architecture')}; "
-                "x86-64 Linux is needed",
+                f"the container engine is for {info.system} on {info.architecture}; x86-64 Linux is needed",
                 hint="set DOCKER_HOST to an engine on an x86-64 machine",
             )
-        self._facts = EngineFacts(
-            cores=int(info.get("NCPU") or 1), podman=podman.is_podman(info), rootless=podman.is_rootless(info)
-        )
+        self._facts = EngineFacts(cores=info.cpus or 1, podman=info.podman, rootless=info.rootless)
 
     def facts(self) -> EngineFacts:
         """What the engine is; asked once."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import shutil
-import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from pikaforge.errors import HostError
-from pikaforge.host import process
-from pikaforge.host.connection import engine_errors, load_sdk, timed_out
+from pikaforge.host import process, replies
+from pikaforge.host.archives import first_file, tar_size
+from pikaforge.host.connection import engine_errors, load_sdk
 
 if TYPE_CHECKING:
     from pikaforge.host.connection import Container
@@ -43,11 +43,11 @@ class ContainerServer:
 
     @engine_errors()
     def wait(self, timeout: float) -> int | None:
-        import requests  # noqa: PLC0415
+        from pikaforge.host.http_session import LOST, timed_out  # noqa: PLC0415
 
         try:
             return int(self._container.wait(timeout=timeout)["StatusCode"])
-        except requests.exceptions.RequestException as error:
+        except LOST as error:
             if not timed_out(error):
                 raise
             return None  # the container runs on
@@ -74,8 +74,7 @@ class ContainerServer:
     @engine_errors()
     def peer(self) -> str:
         self._container.reload()
-        networks: Mapping[str, Any] = self._container.attrs["NetworkSettings"]["Networks"]
-        return next((str(entry["IPAddress"]) for entry in networks.values() if entry["IPAddress"]), "")
+        return replies.parse(replies.ContainerReply, self._container.attrs).address
 
     def today(self) -> str:
         return self._execute("date", "+%Y%m%d").strip()
@@ -103,34 +102,14 @@ class ContainerServer:
         return f"/proc/{self._execute('cat', '/proc/1/task/1/children').split()[0]}"
 
     def _execute(self, *argv: str) -> str:
-        """What a program prints in the container; the SDK's own exec gives no exit status with a stream."""
-        api: Any = self._container.client
-        api = api.api
+        """Run a program in the container; return what it prints."""
         with engine_errors(f"`{' '.join(argv)}` cannot be run in the container"):  # the server may have ended
-            made = api.exec_create(self._container.id, list(argv))
-            output = bytes(api.exec_start(made["Id"]))
-            status = api.exec_inspect(made["Id"])["ExitCode"]
+            status, printed = self._container.exec_run(list(argv))
+        output = printed if isinstance(printed, bytes) else b"".join(printed)
         if status != 0:
             said = " ".join(output.decode("utf-8", "replace").split())[:200]
             raise HostError(f"`{' '.join(argv)}` in the container ended with {status}: {said}")
         return output.decode("utf-8", "replace")
-
-
-class _Stream:
-    """A file of the chunks that the SDK yields, as much of one as tarfile's stream mode needs."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = b""
-
-    def read(self, size: int, /) -> bytes:
-        while len(self._rest) < size:
-            block = next(self._chunks, None)
-            if block is None:
-                break
-            self._rest += block
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return data
 
 
 def unpack(container: Container, folder: str, archive: Path | bytes, *, bare: bool) -> None:
@@ -144,20 +123,7 @@ def unpack(container: Container, folder: str, archive: Path | bytes, *, bare: bo
             is still on its way, that is an error of some requests and not of others (buildah issue 6573).
     """
     with archive.open("rb") if isinstance(archive, Path) else io.BytesIO(archive) as stream:
-        container.put_archive(folder, _until(stream, _end(stream)) if bare else stream)
-
-
-def _end(stream: BinaryIO) -> int:
-    """The size of a plain tar archive up to the two blocks of zeros that end it; of anything else, all of it."""
-    size = stream.seek(0, io.SEEK_END)
-    stream.seek(0)
-    try:
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
-            while tar.next() is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-            return min(size, tar.offset + 2 * tarfile.BLOCKSIZE)
-    except tarfile.TarError:
-        return size
+        container.put_archive(folder, _until(stream, tar_size(stream)) if bare else stream)
 
 
 def _until(stream: BinaryIO, end: int) -> Iterator[bytes]:
@@ -174,10 +140,7 @@ def fetch_file(container: Container, path: str, target: Path) -> None:
         stream, _ = container.get_archive(path, chunk_size=CHUNK)
     except sdk.errors.NotFound as error:
         raise HostError(f"the job left no {path}", where=f"container {container.name}") from error
-    reader: Any = _Stream(stream)  # tarfile asks a stream for nothing but read
-    with tarfile.open(fileobj=reader, mode="r|") as tar:
-        member = tar.next()
-        content = tar.extractfile(member) if member is not None else None
+    with first_file(stream) as content:
         if content is None:
             raise HostError(f"{path} is not a regular file", where=f"container {container.name}")
         with target.open("wb") as file:

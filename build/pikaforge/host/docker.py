@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pikaforge.cpu import emulation
 from pikaforge.errors import HostError
-from pikaforge.host import hostos, podman
+from pikaforge.host import machine, podman
 from pikaforge.host.connection import LABEL, brief, engine_errors, load_sdk
 from pikaforge.host.container import ROOT, ContainerServer, fetch_file, unpack
 from pikaforge.host.images import EngineImages
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 CACHE = "/forge-cache"
 LOCAL = "unix://"
 """How DOCKER_HOST names an engine on this machine."""
+
+
+ContainerOptions = Mapping[str, Any]
+"""Keyword arguments of the SDK's `containers.create`."""
 
 
 class DockerEngine(EngineImages):
@@ -71,15 +75,24 @@ class DockerEngine(EngineImages):
     def known_cpu_flags(self) -> frozenset[str] | None:
         """As `Engine.known_cpu_flags`: a local engine's CPUs are this machine's, another one is asked by an image."""
         if self._flags is None and os.environ.get("DOCKER_HOST", LOCAL).startswith(LOCAL):
-            return hostos.cpu_flags()
+            return machine.cpu_flags()
         if self._flags is None:
             held = next((image for image, _, _ in self.owned_images()), None)
             return None if held is None else self.cpu_flags(held)
         return self._flags
 
-    def _shown(self, label: str, image: str, argv: tuple[str, ...], **options: Any) -> str:
-        """What a command prints."""
-        with self._container(label, image, argv, network_mode="none", **options) as container:
+    def _shown(
+        self,
+        label: str,
+        image: str,
+        argv: tuple[str, ...],
+        *,
+        limits: Mapping[str, int],
+        options: ContainerOptions | None = None,
+    ) -> str:
+        """Return what a command prints."""
+        given = {"network_mode": "none", **(options or {})}
+        with self._container(label, image, argv, limits=limits, options=given) as container:
             container.start()
             container.wait()
             return bytes(container.logs()).decode("utf-8", "replace")
@@ -95,7 +108,9 @@ class DockerEngine(EngineImages):
             if self._most is None:
                 self._most = {}
                 with contextlib.suppress(HostError):  # then its own have to do; what is wrong, the next container says
-                    shown = self._shown("limits", image, podman.SHOW_LIMITS, limits=podman.LEAST, **podman.SEE_ALL)
+                    shown = self._shown(
+                        "limits", image, podman.SHOW_LIMITS, limits=podman.LEAST, options=podman.SEE_ALL
+                    )
                     self._most = podman.hard_limits(shown)
         return {"core": 0, **self._most}
 
@@ -141,21 +156,21 @@ class DockerEngine(EngineImages):
         argv: tuple[str, ...],
         *,
         limits: Mapping[str, int],
-        init: bool = True,
-        **options: Any,
+        options: ContainerOptions,
     ) -> Iterator[Container]:
         """A container, not started yet; it is removed when the block is left.
 
         Args:
             limits: soft and hard ones by name.
-            init: whether an init reaps children and forwards signals; without it a stop takes 10 s.
-            options: of the SDK.
+            options: what is not the same for every container.
         """
         sdk = load_sdk()
         name = f"pikaforge-{label}-{secrets.token_hex(4)}"
         facts = self.facts()
+        # An init reaps children and forwards signals; without it a stop takes 10 s.
+        given = {"init": True, **options}
         if facts.podman:
-            options["log_config"] = sdk.types.LogConfig(type=podman.LOGS)
+            given["log_config"] = sdk.types.LogConfig(type=podman.LOGS)
         if facts.rootless:
             argv = podman.limited(argv, limits)
         with engine_errors("the engine could not create a container"):
@@ -165,10 +180,9 @@ class DockerEngine(EngineImages):
                     list(argv),
                     name=name,
                     labels=self._labels("job"),
-                    init=init,
                     working_dir=ROOT,
                     ulimits=[sdk.types.Ulimit(name=n, soft=value, hard=value) for n, value in limits.items()],
-                    **options,
+                    **given,
                 )
             except sdk.errors.ImageNotFound as error:
                 raise HostError(
@@ -198,15 +212,16 @@ class DockerEngine(EngineImages):
 
     def run(self, job: Job, into: Path) -> JobResult:
         """As `Engine.run`: one container a job, gone afterwards."""
-        options: dict[str, Any] = {"network_mode": job.network, "environment": {**job.env, "PIKAFORGE_ROOT": ROOT}}
+        environment = {**job.env, "PIKAFORGE_ROOT": ROOT}
+        options: dict[str, object] = {"network_mode": job.network, "environment": environment}
         if job.cache:
             volume = f"pikaforge-{job.cache}"
             with engine_errors(f"the engine could not make the cache {job.cache}"):
                 self._client().volumes.create(volume, labels={f"{LABEL}.kind": "cache"})
             options["volumes"] = {volume: {"bind": CACHE, "mode": "rw"}}
-            options["environment"]["CCACHE_DIR"] = CACHE
+            environment["CCACHE_DIR"] = CACHE
         limits = self._limits(job.image)
-        with self._container(job.label, job.image, job.argv, limits=limits, **options) as container:
+        with self._container(job.label, job.image, job.argv, limits=limits, options=options) as container:
             self._put(container, job.inputs)
             timed_out = threading.Event()
             container.start()
@@ -243,7 +258,7 @@ class DockerEngine(EngineImages):
         A remote engine publishes on all its interfaces, because its loopback cannot be reached from here.
         """
         remote = self._remote_host()
-        options: dict[str, Any] = {
+        options: dict[str, object] = {
             "ports": {f"{job.port}/tcp": None if remote else ("127.0.0.1", None)},
             "network_mode": job.network or "bridge",
         }
@@ -261,7 +276,7 @@ class DockerEngine(EngineImages):
                     f"the engine's limit of open files is {limits['nofile']}, {job.open_files} are wanted"
                 )
             limits["nofile"] = job.open_files
-        with self._container(job.label, job.image, argv, limits=limits, **options) as container:
+        with self._container(job.label, job.image, argv, limits=limits, options=options) as container:
             self._put(container, job.inputs, {f"{ROOT}/data": owner})
             self._start(container, job)
             server = ContainerServer(container, remote or "127.0.0.1", job.port)

@@ -1,51 +1,39 @@
-"""Downloads of files whose SHA-256 is known: kept in a folder, resumed after a cut, and never trusted unread."""
+"""Downloads of files whose SHA-256 is known: kept in a folder, resumed after a cut, verified before they are used."""
 
 from __future__ import annotations
 
 import fcntl
-import http.client
-import json
-import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pikaforge.errors import ConfigError, HostError, UnreachableError
-from pikaforge.host.net import redacted
-from pikaforge.host.store import sha256, write_atomically
-from pikaforge.host.transfer import (
-    DATE,
-    LENGTH,
-    STRONG,
-    _asked,
-    _CutError,
-    _FailedError,
-    _local,
-    _of_body,
-    _of_file,
-    _rest,
-    _scheme,
-    _status,
-    _validator,
-)
+from pikaforge.host.http import CutError, HttpError, Retries, local_path, phrase, redacted
+from pikaforge.host.partial import PartialFile, range_of, remaining, validator_of
+from pikaforge.host.store import sha256
+from pikaforge.host.text import ignore
+
+if TYPE_CHECKING:
+    from pikaforge.host.http_session import Answer, Client
 
 FILE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,199}"
 """Name of a downloaded file; 55 bytes are left for what is kept beside it."""
-
-if TYPE_CHECKING:
-    from requests import Response
-
 LIMIT = 256 << 20
 """Bytes of one file; a source tarball has a hundredth of that."""
+BLOCK = 1 << 14
+"""Bytes that a cut connection may cost."""
+RETRIES = Retries(tries=3, connections=False, longest=10.0)
+"""Where nobody answers, the next source is tried at once."""
 TRIES = 5
-"""Requests to one source within one call, as long as each of them brings at least one byte."""
-LOOK = 0.2
-"""Seconds between two looks at a lock that another process holds, so that `abort` is heard meanwhile."""
+"""Bodies that one source sends within one call, as long as each of them brings at least one byte."""
+LOCK_INTERVAL = 0.2
+"""Seconds between two looks at a lock that another process holds, so that `abort` is noticed meanwhile."""
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 NAME = re.compile(FILE_PATTERN)
@@ -79,16 +67,15 @@ class PinnedFile:
             )
 
 
-def _unheard(_text: str) -> None:
-    """Where notices go if nobody listens."""
+class _SourceError(Exception):
+    """A source does not have the file; the text continues a sentence that begins with the source's URL."""
 
 
 class Downloads:
     """The download folder, and the ways to fill it.
 
     Threads and processes may share it: of those that want one file, one downloads and the others wait for it.
-    Beside a file NAME there may be `.NAME.part` with `.NAME.part.json` (a download that was cut, and what it can be
-    resumed by), and `.NAME.lock`. Proxies come from the environment, as for requests.
+    Beside a file NAME there may be `.NAME.part` with `.NAME.part.json` (see `partial`), and `.NAME.lock`.
     """
 
     def __init__(
@@ -96,15 +83,15 @@ class Downloads:
         folder: Path,
         *,
         mirrors: Sequence[str] = (),
-        notice: Callable[[str], None] = _unheard,
+        notice: Callable[[str], None] = ignore,
         option: str = "",
     ) -> None:
         """Touch nothing yet; the folder is made when it is needed.
 
         Args:
-            folder: where files are kept, each under its `Wanted.name`.
+            folder: where files are kept, each under its `PinnedFile.name`.
             mirrors: URLs (http, https or file) to which `/NAME` is added; asked in this order, before a file's own.
-            notice: told, in one line without secrets, what went wrong but does not end the download.
+            notice: gets, in one line without secrets, what went wrong but does not end the download.
             option: the command line's option that names a local file, for hints.
         """
         self.folder = folder
@@ -114,11 +101,11 @@ class Downloads:
         self._aborted = threading.Event()
 
     def path(self, wanted: PinnedFile) -> Path:
-        """Where a file is kept once it is here."""
+        """Return where a file is kept once it is here."""
         return self.folder / wanted.name
 
     def get(self, wanted: PinnedFile, *, given: Path | None = None) -> Path:
-        """A local file with the wanted digest, which is verified at every call.
+        """Return a local file with the wanted digest, which is verified at every call.
 
         Args:
             wanted: what to get.
@@ -137,7 +124,7 @@ class Downloads:
             if path.is_file() and sha256(path) == wanted.sha256:
                 return path
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._alone(wanted):
+            with self._locked(wanted):
                 return self._fetch(wanted)
         except OSError as error:
             raise HostError(
@@ -150,25 +137,29 @@ class Downloads:
         """End what other threads do here, at the next block or stall; nothing is begun afterwards."""
         self._aborted.set()
 
-    def _go_on(self) -> None:
+    def _check_aborted(self) -> None:
         if self._aborted.is_set():
             raise HostError("interrupted")
 
+    def _pause(self, seconds: float) -> None:
+        self._aborted.wait(seconds)
+        self._check_aborted()
+
     @contextmanager
-    def _alone(self, wanted: PinnedFile) -> Iterator[None]:
+    def _locked(self, wanted: PinnedFile) -> Iterator[None]:
         """One at a time for each name, over threads and processes; the kernel frees the lock of a killed one."""
         with (self.folder / f".{wanted.name}.lock").open("ab") as lock:
-            told = False
+            waits = False
             while True:
-                self._go_on()
+                self._check_aborted()
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if not told:
+                    if not waits:
                         self._notice(f"{wanted.name} is being downloaded by another run: waiting for it")
-                        told = True
-                    self._aborted.wait(LOOK)
+                        waits = True
+                    self._aborted.wait(LOCK_INTERVAL)
             yield
 
     def _fetch(self, wanted: PinnedFile) -> Path:
@@ -176,147 +167,145 @@ class Downloads:
         failures: list[str] = []
         if path.is_file():
             found = sha256(path)
-            if found == wanted.sha256:  # the one we waited for brought it
+            if found == wanted.sha256:  # who held the lock has brought it
                 return path
             self._notice(f"{path} has SHA-256 {found}, not {wanted.sha256}: it is removed and downloaded anew")
             path.unlink()
             failures.append(f"{path} had SHA-256 {found}, not {wanted.sha256}, and was removed")
-        part = _Part(path.with_name(f".{wanted.name}.part"))
+        part = PartialFile(path.with_name(f".{wanted.name}.part"))
         if part.path.is_file() and sha256(part.path) == wanted.sha256:  # killed just before the end
             return part.keep(path)
         sources = [*(_at(mirror, wanted.name) for mirror in self._mirrors), wanted.url]
         for index, url in enumerate(sources):
-            self._go_on()
+            self._check_aborted()
             try:
                 self._take(url, part, wanted)
-            except _FailedError as failed:
+            except _SourceError as failed:
                 failures.append(f"{redacted(url)} {failed}")
                 if index + 1 < len(sources):
                     self._notice(f"{failures[-1]}; {redacted(sources[index + 1])} is tried next")
             else:
                 return part.keep(path)
-        # Raised out here, without a cause: the texts of what requests raised have whole URLs, and `--debug` shows them.
-        apart = "\n    " if len(failures) > 1 else " "
+        separator = "\n    " if len(failures) > 1 else " "
         raise UnreachableError(
-            apart.join([f"cannot download {wanted.name}:", *failures]),
+            separator.join([f"cannot download {wanted.name}:", *failures]),
             hint=f"without network: put a file with SHA-256 {wanted.sha256} at {path}{self._option}\n"
             f"or set a mirror that has {wanted.name}; a proxy is taken from the environment (https_proxy)",
         )
 
-    def _take(self, url: str, part: _Part, wanted: PinnedFile) -> None:
-        """Bring the whole file from one source; it is in `part` then, and verified."""
+    def _take(self, url: str, part: PartialFile, wanted: PinnedFile) -> None:
+        """Bring the whole file from one source into `part`, and verify it."""
         for left in reversed(range(TRIES)):
             try:
-                resumed = self._receive(url, part)
-            except _CutError as cut:
+                resumed = self._copy(url, part) if _scheme(url) == "file" else self._download(url, part)
+            except CutError as cut:
                 if cut.received and left:
                     continue
-                raise _FailedError(str(cut)) from cut
+                raise _SourceError(f"was cut off: {cut}") from cut
             found = sha256(part.path)
             if found == wanted.sha256:
                 return
             part.drop()
             # After a resumption, the bytes of before may be to blame: a machine that lost power leaves zeros.
             if not (resumed and left):
-                raise _FailedError(f"has SHA-256 {found}, but {wanted.sha256} is expected")
+                raise _SourceError(f"has SHA-256 {found}, but {wanted.sha256} is expected")
 
-    def _receive(self, url: str, part: _Part) -> bool:
-        """Fill `part` with one body, or the rest of it; whether bytes of before were gone on from."""
-        if _scheme(url) == "file":
-            path = _local(url)
-            with part.begin(url, "") as stream:
-                self._write(_of_file(path), stream, part)
-            return False
-        offset, validator = part.held(url)
-        if offset:
-            with _asked(url, {"Range": f"bytes={offset}-", "If-Range": validator}) as answer:
-                if answer.status_code == http.client.OK:
-                    self._write_whole(answer, url, part)
-                    return False
-                rest = _rest(answer, offset, validator)
-                if rest is not None:
-                    self._check_size(offset + rest, part)
-                    with part.go_on() as stream:
-                        self._write(_of_body(answer, rest), stream, part)
-                    return True
-            part.drop()
-        with _asked(url, {}) as answer:
-            if answer.status_code != http.client.OK:
-                raise _FailedError(_status(answer))
-            self._write_whole(answer, url, part)
+    def _copy(self, url: str, part: PartialFile) -> bool:
+        path = _local(url)
+        with part.begin(url, "") as stream:
+            self._write(_blocks_of(path), stream, part)
         return False
 
-    def _write_whole(self, answer: Response, url: str, part: _Part) -> None:
-        length = answer.headers.get("Content-Length", "")
-        # With chunks the length is not the body's (RFC 9112, section 6.3).
-        known = LENGTH.fullmatch(length) and "Transfer-Encoding" not in answer.headers
-        expected = int(length) if known else None
-        self._check_size(expected or 0, part)
-        with part.begin(url, _validator(answer)) as stream:
-            self._write(_of_body(answer, expected), stream, part)
+    def _download(self, url: str, part: PartialFile) -> bool:
+        """Fill `part` with one body, or the rest of it; return whether bytes of before were kept."""
+        from pikaforge.host.http_session import Client  # noqa: PLC0415  # imports requests
 
-    def _write(self, blocks: Iterable[bytes], stream: IO[bytes], part: _Part) -> None:
+        # What comes is verified by its digest, so it need not be encrypted.
+        with Client(retries=replace(RETRIES, wait=self._pause), downgrade=True) as client:
+            offset, validator = part.held(url)
+            if offset:
+                with _answer(client, url, range_of(offset, validator)) as answer:
+                    if answer.status == HTTPStatus.OK:
+                        self._write_whole(answer, url, part)
+                        return False
+                    rest = remaining(answer, offset, validator)
+                    if rest is not None:
+                        self._check_size(offset + rest, part)
+                        with part.append() as stream:
+                            self._write(answer.blocks(BLOCK, expected=rest), stream, part)
+                        return True
+                part.drop()
+            with _answer(client, url, {}) as answer:
+                if answer.status != HTTPStatus.OK:
+                    raise _SourceError(f"answers {phrase(answer.status)}")
+                self._write_whole(answer, url, part)
+        return False
+
+    def _write_whole(self, answer: Answer, url: str, part: PartialFile) -> None:
+        self._check_size(answer.length or 0, part)
+        with part.begin(url, validator_of(answer.headers)) as stream:
+            self._write(answer.blocks(BLOCK), stream, part)
+
+    def _write(self, blocks: Iterable[bytes], stream: IO[bytes], part: PartialFile) -> None:
         for block in blocks:
-            self._go_on()
+            self._check_aborted()
             self._check_size(stream.tell() + len(block), part)
             stream.write(block)
             stream.flush()  # what a killed run has received is there for the next one
 
     @staticmethod
-    def _check_size(size: int, part: _Part) -> None:
+    def _check_size(size: int, part: PartialFile) -> None:
         if size > LIMIT:
             part.drop()
-            raise _FailedError(f"is larger than {LIMIT >> 20} MiB")
+            raise _SourceError(f"is larger than {LIMIT >> 20} MiB")
 
 
-class _Part:
-    """A file in the making, and what is known of where it came from."""
+def _scheme(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        good = bool(parts.hostname) if parts.scheme in {"http", "https"} else parts.netloc in {"", "localhost"}
+        _ = parts.port  # raises here if it is no number
+    except ValueError:
+        good = False
+    if not good or parts.scheme not in {"http", "https", "file"}:
+        raise _SourceError("is not a URL with http://, https:// or file:///")
+    return parts.scheme
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._record = path.with_name(f"{path.name}.json")
 
-    def held(self, url: str) -> tuple[int, str]:
-        """Bytes that came from this URL, and the validator they came with; (0, "") if there is no going on."""
-        try:
-            record = json.loads(self._record.read_text(encoding="utf-8"))
-            source, validator = record["url"], record["validator"]
-            size = self.path.stat().st_size
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0, ""
-        good = isinstance(validator, str) and (STRONG.fullmatch(validator) or DATE.fullmatch(validator))
-        return (size, validator) if good and source == redacted(url) else (0, "")
+@contextmanager
+def _answer(client: Client, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
+    """Get an answer of 200, 206 or 416 whose body has not been read."""
+    try:
+        opened = client.open("GET", url, headers=headers)
+    except HttpError as error:
+        raise _SourceError(f"cannot be reached: {error}") from error
+    with opened as answer:
+        if answer.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
+            raise _SourceError(f"answers {phrase(answer.status)}")
+        if answer.encoded:
+            raise _SourceError("comes with a Content-Encoding, though none was asked for")
+        yield answer
 
-    def begin(self, url: str, validator: str) -> IO[bytes]:
-        """Open it, empty. In this order, so that old bytes are never beside a new validator."""
-        stream = self.path.open("wb")
-        try:
-            if validator:
-                write_atomically(self._record, json.dumps({"url": redacted(url), "validator": validator}))
-            else:
-                self._record.unlink(missing_ok=True)
-        except BaseException:
-            stream.close()
-            raise
-        return stream
 
-    def go_on(self) -> IO[bytes]:
-        """Open it at its end."""
-        return self.path.open("ab")
+def _local(url: str) -> Path:
+    """Return the path of a file:// URL; it must be a file."""
+    path = local_path(url)
+    try:
+        if path.is_file():  # a pipe would never end
+            return path
+        raise _SourceError("is not a file" if path.exists() else "does not exist")
+    except (OSError, ValueError) as error:
+        raise _SourceError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
-    def drop(self) -> None:
-        """Remove it."""
-        self._record.unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
 
-    def keep(self, path: Path) -> Path:
-        """Make it the file that it was to become."""
-        with self.path.open("rb") as stream:
-            os.fsync(stream.fileno())
-        self.path.chmod(0o644)
-        self.path.replace(path)
-        self._record.unlink(missing_ok=True)
-        return path
+def _blocks_of(path: Path) -> Iterator[bytes]:
+    """Yield the blocks of a file that is a source."""
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(BLOCK):
+                yield block
+    except OSError as error:
+        raise _SourceError(f"cannot be read: {error.strerror}") from error
 
 
 def _verified(given: Path, wanted: PinnedFile) -> Path:

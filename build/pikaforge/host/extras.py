@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Mapping
-from typing import Any
+from types import ModuleType
 
 from pikaforge.errors import HostError
 
@@ -17,7 +17,7 @@ SYSTEM_PACKAGES: Mapping[str, str] = {"libgobject-2.0.so.0": GLIB, "libglib-2.0.
 """Who has the libraries that wheels may leave to the system (PEP 599); setup.sh installs these packages."""
 
 
-def load(module: str, *, package: str, extra: str) -> Any:
+def load(module: str, *, package: str, extra: str) -> ModuleType:
     """Import a module of a Python package that an extra of this project brings.
 
     Args:

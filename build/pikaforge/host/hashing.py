@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 FORMAT = 1
 """Raise it when the meaning of stored results changes: every key then changes too."""
@@ -18,7 +17,7 @@ def digest(data: bytes | str) -> str:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
 
 
-def key(stage: str, material: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+def key(stage: str, material: Mapping[str, object], inputs: Mapping[str, str]) -> str:
     """The key of a node: 32 hex digits.
 
     Args:

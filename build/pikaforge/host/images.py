@@ -8,11 +8,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pikaforge.errors import HostError, UnreachableError
-from pikaforge.host import podman
-from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, load_sdk, timed_out
+from pikaforge.host import podman, replies
+from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, load_sdk
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """The classic builder paints what a step writes to its error output."""
@@ -40,23 +39,22 @@ class EngineImages(EngineConnection):
         """The facts of an image that the engine holds, or None."""
         sdk = load_sdk()
         try:
-            attrs = self._client().images.get(reference).attrs
+            answer = self._client().images.get(reference).attrs
         except sdk.errors.NotFound:
             return None
-        return ImageFacts(
-            id=attrs["Id"], labels=attrs["Config"].get("Labels") or {}, digests=tuple(self._digests(attrs))
-        )
+        image = replies.parse(replies.ImageReply, answer)
+        return ImageFacts(id=image.id, labels=image.labels, digests=self._digests(image))
 
-    def _digests(self, attrs: Mapping[str, Any]) -> list[str]:
-        digests: list[str] = attrs.get("RepoDigests") or []
+    def _digests(self, image: replies.ImageReply) -> tuple[str, ...]:
+        digests = image.digests or ()
         if len(digests) < 2 or not self.facts().podman:
             return digests
         # Docker knows an image by the digest that its tag has in the registry. Podman names that of this
         # architecture's manifest, too, and in no order; a pin must not depend on which of them pulled.
         api = self._client().api
-        with api.get(f"{api.base_url}{podman.IMAGE.format(id=attrs['Id'])}", timeout=60) as answer:
-            tagged = str(answer.json().get("Digest")) if answer.ok else ""
-        return sorted(digests, key=lambda digest: not digest.endswith(f"@{tagged}"))
+        with api.get(f"{api.base_url}{podman.IMAGE.format(id=image.id)}", timeout=60) as answer:
+            tagged = replies.parse(replies.PodmanImage, answer.json()).digest if answer.ok else ""
+        return tuple(sorted(digests, key=lambda digest: not digest.endswith(f"@{tagged}")))
 
     @engine_errors()
     def pull(self, reference: str) -> ImageFacts:
@@ -65,7 +63,7 @@ class EngineImages(EngineConnection):
         Raises:
             RegistryError: the registry is out of reach, or has no such image.
         """
-        import requests  # noqa: PLC0415
+        from pikaforge.host.http_session import LOST, timed_out  # noqa: PLC0415
 
         sdk = load_sdk()
         repository, tag = sdk.utils.parse_repository_tag(reference)
@@ -73,10 +71,10 @@ class EngineImages(EngineConnection):
             events = self._client().api.pull(
                 repository, tag=tag or "latest", platform="linux/amd64", stream=True, decode=True
             )
-            _pulled(reference, events)
+            _follow(reference, events)
         except sdk.errors.APIError as error:
             raise RegistryError(f"cannot pull {reference}: {brief(error)}") from error
-        except requests.exceptions.RequestException as error:
+        except LOST as error:
             if not timed_out(error):
                 raise
             raise RegistryError(f"cannot pull {reference}: the registry is silent") from error
@@ -117,10 +115,10 @@ class EngineImages(EngineConnection):
         )
         failed = False
         with log.open("a", encoding="utf-8") as file:
-            for event in stream:
-                if "error" in event:
-                    failed = True
-                file.write(COLOUR.sub("", event.get("stream") or event.get("error") or ""))
+            for answer in stream:
+                event = replies.parse(replies.Event, answer)
+                failed = failed or event.error is not None
+                file.write(COLOUR.sub("", event.stream or event.error or ""))
                 file.flush()
         return None if failed else self.image(tag)
 
@@ -128,7 +126,7 @@ class EngineImages(EngineConnection):
     def owned_images(self) -> list[tuple[str, tuple[str, ...], int]]:
         """Images made by this tool: id, tags, size in bytes."""
         found = self._client().images.list(filters={"label": f"{LABEL}.kind=image"})
-        return [(str(i.id), tuple(i.tags), int(i.attrs.get("Size") or 0)) for i in found]
+        return [(str(i.id), tuple(i.tags), replies.parse(replies.ImageReply, i.attrs).size or 0) for i in found]
 
     def remove_image(self, reference: str) -> None:
         """Remove an image with its tags, unless a container uses it."""
@@ -150,17 +148,18 @@ class EngineImages(EngineConnection):
         return True
 
 
-def _pulled(reference: str, events: Iterator[Mapping[str, Any]]) -> None:
-    """Follow a pull to its end; what goes wrong once it has begun is told among its events."""
-    for event in events:
-        if "error" in event:
-            raise RegistryError(f"cannot pull {reference}: {' '.join(str(event['error']).split())[:300]}")
+def _follow(reference: str, answers: Iterator[object]) -> None:
+    """Read the events of a pull to their end; one of them has what goes wrong after the pull has begun."""
+    for answer in answers:
+        event = replies.parse(replies.Event, answer)
+        if event.error is not None:
+            raise RegistryError(f"cannot pull {reference}: {' '.join(event.error.split())[:300]}")
 
 
 def _imported(answer: str) -> str:
     """The id of an image in the events of its import, of which the last has it; "" if it is in none."""
     lines = [line for line in str(answer).splitlines() if line.strip()]
     try:
-        return str(json.loads(lines[-1]).get("status", "")) if lines else ""
-    except (ValueError, AttributeError):
+        return replies.Event.model_validate_json(lines[-1]).status or "" if lines else ""
+    except ValueError:
         return ""

@@ -10,7 +10,6 @@ import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pikaforge.errors import ConfigError
 from pikaforge.host.store import write_atomically
@@ -109,5 +108,5 @@ class Lock:
                 self._write()
 
     def _write(self) -> None:
-        body: dict[str, Any] = {"version": VERSION, **self._data}
+        body: dict[str, object] = {"version": VERSION, **self._data}
         write_atomically(self.path, json.dumps(body, indent=2, sort_keys=True) + "\n")

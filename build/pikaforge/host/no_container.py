@@ -19,11 +19,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from pikaforge.errors import HostError
-from pikaforge.host import hostos, process
+from pikaforge.host import machine, process
+from pikaforge.host.archives import extract
 from pikaforge.host.job import NOBODY, SIGNAL_BASE, CannotServe, Input, Job, JobResult, RunningServer, ServerJob
 from pikaforge.host.run_id import RunId
 
@@ -31,27 +32,6 @@ LIMITED = 'ulimit -n "$0" && exec "$@"'
 """Shell text that starts a program with a limit of open files; the program keeps the process id."""
 PASSED_ON = ("PATH", "HOME", "USER", "TMPDIR", "LD_LIBRARY_PATH")
 """Of this process's environment a job sees only these; containers see none of it."""
-
-
-def unpack(archive: Path | bytes, folder: Path) -> None:
-    """Unpack a tar archive into `folder`; members that would leave it are refused.
-
-    The library's filter is not trusted alone (it has been bypassed): names and link targets are checked here too.
-    """
-    stream = io.BytesIO(archive) if isinstance(archive, bytes) else archive.open("rb")
-    with stream, tarfile.open(fileobj=stream, mode="r:*") as tar:
-        for member in tar:
-            names = [member.name]
-            if member.issym():
-                names.append(str(PurePosixPath(member.name).parent / member.linkname))
-            elif member.islnk():
-                names.append(member.linkname)
-            for name in names:
-                if name.startswith("/") or Path(os.path.normpath(name)).parts[:1] == ("..",):
-                    raise HostError(f"the archive has a member outside its folder: {name}")
-            if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
-                raise HostError(f"the archive has a member that is no file, folder or link: {member.name}")
-            tar.extract(member, folder, filter="tar") if hasattr(tarfile, "tar_filter") else tar.extract(member, folder)
 
 
 class HostEngine:
@@ -107,7 +87,7 @@ class HostEngine:
             for item in inputs:
                 folder = root / item.folder
                 folder.mkdir(parents=True, exist_ok=True)
-                unpack(item.archive, folder)
+                extract(item.archive, folder)
             yield root
         finally:
             shutil.rmtree(root, ignore_errors=True)
@@ -187,11 +167,11 @@ class HostEngine:
 
     def cpu_flags(self, image: str) -> frozenset[str]:
         """As `Engine.cpu_flags`, of this machine."""
-        return hostos.cpu_flags()
+        return machine.cpu_flags()
 
     def known_cpu_flags(self) -> frozenset[str] | None:
         """As `Engine.known_cpu_flags`, of this machine."""
-        return hostos.cpu_flags()
+        return machine.cpu_flags()
 
     def free_port(self, offsets: tuple[int, ...]) -> int:
         """A port such that it and its offsets are free now on all interfaces."""

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
-MARK = "BuildahVersion"
-"""A field of `/info` that podman adds to docker's and that docker does not have."""
 MOST = 1 << 20
 """The limit that podman gives a container as root if it is asked for none, whatever the machine allows."""
 LIMITS = {"nofile": "Max open files", "nproc": "Max processes"}
 """Limits that podman sets if a container asks for none, and their names in /proc/PID/limits."""
 SHOW_LIMITS = ("sh", "-c", "cat /proc/$PPID/limits")
 """Shows the limits of who started the container, which may raise none of them."""
-SEE_ALL: Mapping[str, Any] = {"init": False, "pid_mode": "host"}
+SEE_ALL: Mapping[str, object] = {"init": False, "pid_mode": "host"}
 """Options with which it sees that process."""
 LEAST = {"core": 0, "nofile": 256, "nproc": 256}
 """Limits with which `SHOW_LIMITS` runs; no machine allows less. Root's processes are not counted."""
@@ -42,16 +39,6 @@ HINTS = {
     ),
 }
 """Patterns in what it says when it fails, and what to do."""
-
-
-def is_podman(info: Mapping[str, Any]) -> bool:
-    """Whether the engine with this `/info` is podman."""
-    return MARK in info
-
-
-def is_rootless(info: Mapping[str, Any]) -> bool:
-    """Whether it runs without root's rights; it then takes no notice of the limits that a container asks for."""
-    return bool(info.get("Rootless"))
 
 
 def hard_limits(text: str) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Text from outside: nothing in it may control a terminal or end a line."""
+"""Text for people: what comes from outside must not control a terminal."""
 
 from __future__ import annotations
 
@@ -14,3 +14,7 @@ REASON = re.compile(r"^forge: reason: (.*)$", re.MULTILINE)
 def clean(text: str) -> str:
     """The text without control characters but line ends."""
     return "".join(" " if unicodedata.category(letter) in CONTROLS and letter != "\n" else letter for letter in text)
+
+
+def ignore(_text: str) -> None:
+    """Ignore a notice; for callers who want none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from pikaforge.audit.judge_linkage import library_versions
 from pikaforge.config import families
 from pikaforge.config.schema import Spec
 from pikaforge.errors import StageError
+from pikaforge.host.archives import tar_entries
 from pikaforge.host.download import PinnedFile
+from pikaforge.host.http import redacted
 from pikaforge.host.job import Input, Job
-from pikaforge.host.net import redacted
-from pikaforge.host.sourcetar import without_top
+from pikaforge.host.source_tarball import without_top
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workspace, explained, guest_digests, run_job
 from pikaforge.pipeline.compile import CACHE, guest_facts
@@ -136,14 +136,11 @@ def make(workspace: Workspace, spec: Spec, cell: Cell, image: Result, *, key: st
 def _libraries(prefix: Path, scratch: Path) -> list[ElfFacts]:
     """The facts of each shared library."""
     found = []
-    with tarfile.open(prefix) as tar:
-        for member in tar:
-            if member.isfile() and ".so" in member.name:
-                content = tar.extractfile(member)
-                assert content is not None  # it is a file
-                path = scratch / "library"
-                path.write_bytes(content.read())
-                found.append(read_facts(path, name=member.name))
+    for member in tar_entries(prefix):
+        if member.kind == "file" and ".so" in member.name:
+            path = scratch / "library"
+            path.write_bytes(member.read())
+            found.append(read_facts(path, name=member.name))
     return sorted(found, key=lambda facts: facts.soname)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pikaforge.config import compilers, families
 from pikaforge.config.schema import Spec
 from pikaforge.errors import StageError
 from pikaforge.host import hashing
+from pikaforge.host.archives import tar_entries
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workspace, explained, guest_digests, run_job
@@ -151,11 +151,10 @@ class GuestFacts:
 def guest_facts(archive: Path) -> GuestFacts:
     """Read the archive of a guest's facts."""
     texts: dict[str, str] = {}
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            content = tar.extractfile(member)
-            if content is not None:
-                texts[Path(member.name).name] = io.TextIOWrapper(content, encoding="utf-8", errors="replace").read()
+    for member in tar_entries(archive):
+        if member.kind == "file":
+            with io.TextIOWrapper(member.open(), encoding="utf-8", errors="replace") as text:
+                texts[Path(member.name).name] = text.read()
     return GuestFacts(texts)
 
 

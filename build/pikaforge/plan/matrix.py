@@ -10,7 +10,7 @@ from pikaforge.config import families
 from pikaforge.config.scalars import EVERYTHING
 from pikaforge.config.schema import Rule, Spec
 from pikaforge.cpu import microarch
-from pikaforge.host.hostos import os_release
+from pikaforge.host.machine import os_release
 from pikaforge.plan import allocators
 from pikaforge.plan.cells import Cell
 

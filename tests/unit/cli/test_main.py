@@ -20,18 +20,18 @@ from pikaforge.cli.commands.build import OPTIONS, command_for
 from pikaforge.cli.context import Context
 from pikaforge.cpu import microarch
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
-from pikaforge.host import hostos
+from pikaforge.host import machine
 from pikaforge.host.docker import DockerEngine
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine runs none of the images; its CPU is one of Ice Lake's time."""
-    monkeypatch.setattr(hostos, "cpu_flags", lambda: microarch.kernel_flags("icelake"))
-    monkeypatch.setattr(hostos, "OS_RELEASE", Path("/nonexistent"))
-    monkeypatch.setattr(hostos, "os_release", lambda: ("", ""))
+    monkeypatch.setattr(machine, "cpu_flags", lambda: microarch.kernel_flags("icelake"))
+    monkeypatch.setattr(machine, "OS_RELEASE", Path("/nonexistent"))
+    monkeypatch.setattr(machine, "os_release", lambda: ("", ""))
 
 
 @pytest.fixture
@@ -346,7 +346,7 @@ def test_the_nearest_target_is_taken_and_told_or_refused(run: Run, project: Path
 
 
 def test_the_plan_of_what_this_machine_cannot_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hostos, "cpu_flags", lambda: microarch.kernel_flags("sandybridge"))
+    monkeypatch.setattr(machine, "cpu_flags", lambda: microarch.kernel_flags("sandybridge"))
     status, out, err = run("plan", "R640", "R620")
     assert (status, err) == (0, "")
     assert "R640-debian12-none  skylake_avx512  sandybridge  -march=skylake-avx512" in out
@@ -360,7 +360,7 @@ def test_the_plan_of_what_this_machine_cannot_run(run: Run, monkeypatch: pytest.
 
 def test_a_plan_for_an_engine_that_does_not_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """On another machine, whose CPU is not known: the plan has no twins, and is shown all the same."""
-    monkeypatch.setattr(hostos, "cpu_flags", frozenset)
+    monkeypatch.setattr(machine, "cpu_flags", frozenset)
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     monkeypatch.setattr(DockerEngine, "owned_images", _no_engine)
     status, out, _ = run("plan", "R640")

@@ -19,12 +19,14 @@ import urllib3
 from docker.errors import APIError, DockerException
 
 from pikaforge.errors import HostError
-from pikaforge.host import connection, hostos, podman
-from pikaforge.host.connection import SOCKETS, brief, engine_errors, environment, timed_out
+from pikaforge.host import connection, machine, podman, replies
+from pikaforge.host.connection import SOCKETS, brief, engine_errors, environment
 from pikaforge.host.container import unpack
 from pikaforge.host.docker import DockerEngine
-from pikaforge.host.images import _imported, _pulled
+from pikaforge.host.http_session import timed_out
+from pikaforge.host.images import _follow, _imported
 from pikaforge.host.job import files
+from pikaforge.host.replies import ContainerReply, EngineInfo, ImageReply
 
 LIMITS = """\
 Limit                     Soft Limit           Hard Limit           Units
@@ -54,11 +56,36 @@ def test_limits_that_cannot_be_seen(text: str) -> None:
 
 
 def test_which_engine_it_is() -> None:
-    docker = {"OSType": "linux", "ServerVersion": "20.10.24", "SecurityOptions": ["name=seccomp", "name=rootless"]}
-    assert not podman.is_podman(docker)
-    assert not podman.is_rootless(docker), "docker without root sets limits"
-    assert podman.is_podman({"BuildahVersion": "1.28.2", "Rootless": False})
-    assert podman.is_rootless({"BuildahVersion": "1.28.2", "Rootless": True})
+    options = {"OSType": "linux", "ServerVersion": "20.10.24", "SecurityOptions": ["name=seccomp", "name=rootless"]}
+    docker = replies.parse(EngineInfo, options)
+    assert not docker.podman
+    assert not docker.rootless, "docker without root sets limits"
+    rootful, rootless = (replies.parse(EngineInfo, {"BuildahVersion": "1.28.2", "Rootless": x}) for x in (False, True))
+    assert (rootful.podman, rootful.rootless) == (True, False)
+    assert (rootless.podman, rootless.rootless) == (True, True)
+
+
+def test_an_image_may_have_no_labels_and_no_digests() -> None:
+    bare = replies.parse(ImageReply, {"Id": "sha256:ab", "Config": {"Labels": None}, "RepoDigests": None, "More": [1]})
+    assert (bare.id, bare.labels, bare.digests, bare.size) == ("sha256:ab", {}, None, None)
+    full = replies.parse(ImageReply, {"Id": "i", "Config": {"Labels": {"a": "b"}}, "RepoDigests": ["n@d"], "Size": 7})
+    assert (full.labels, full.digests, full.size) == ({"a": "b"}, ("n@d",), 7)
+
+
+def test_the_address_of_a_container_is_in_one_of_its_networks() -> None:
+    def address(*addresses: str | None) -> str:
+        networks = {str(number): {"IPAddress": address} for number, address in enumerate(addresses)}
+        return replies.parse(ContainerReply, {"NetworkSettings": {"Networks": networks}}).address
+
+    assert address() == address("", None) == ""
+    assert address("", "10.0.0.2", "10.0.1.2") == "10.0.0.2"
+
+
+def test_an_answer_of_something_else_is_an_error() -> None:
+    for answer in ("<html>", {}, {"Id": 7}, None):
+        with pytest.raises(HostError, match=r"^the container engine's answer cannot be read: ") as caught:
+            replies.parse(ImageReply, answer)
+        assert "DOCKER_HOST" in caught.value.hint
 
 
 # ---- errors
@@ -236,9 +263,9 @@ def test_the_id_of_an_import(answer: str, found: str) -> None:
 
 def test_a_pull_that_fails_after_its_begin() -> None:
     """The status is 200 by then; what went wrong is among the events."""
-    _pulled("a:b", iter([{"status": "Pulling fs layer"}, {"status": "Download complete"}]))
+    _follow("a:b", iter([{"status": "Pulling fs layer"}, {"status": "Download complete"}]))
     with pytest.raises(HostError, match=r"^cannot pull a:b: reading manifest: manifest unknown$"):
-        _pulled("a:b", iter([{"status": "Pulling"}, {"error": "reading manifest:\n manifest unknown"}]))
+        _follow("a:b", iter([{"status": "Pulling"}, {"error": "reading manifest:\n manifest unknown"}]))
 
 
 # ---- archives
@@ -303,7 +330,7 @@ def _asked(monkeypatch: pytest.MonkeyPatch, host: str, held: list[str]) -> tuple
         return frozenset({"there"})
 
     monkeypatch.setenv("DOCKER_HOST", host)
-    monkeypatch.setattr(hostos, "cpu_flags", lambda: frozenset({"here"}))
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset({"here"}))
     monkeypatch.setattr(DockerEngine, "cpu_flags", look)
     monkeypatch.setattr(DockerEngine, "owned_images", lambda _: [(image, (), 0) for image in held])
     return DockerEngine(), images

@@ -11,7 +11,7 @@ from unit.helpers import refusal
 from pikaforge.config import load
 from pikaforge.config.patch_series import Series
 from pikaforge.errors import ConfigError, HostError, UnreachableError
-from pikaforge.host import git, net
+from pikaforge.host import git, http
 from pikaforge.host.hashing import digest
 from pikaforge.host.lockfile import Lock
 from pikaforge.pipeline.source import patches
@@ -115,7 +115,7 @@ class Web:
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Web:
     web = Web(n1=MAIL, n2=MAIL.replace("it", "another"))
-    monkeypatch.setattr(net, "get", web.get)
+    monkeypatch.setattr(http, "get", web.get)
     return web
 
 
@@ -323,7 +323,7 @@ def test_without_a_network_the_ways_round_are_named(folder: Path, monkeypatch: p
     def get(url: str, *, limit: int) -> bytes:
         raise UnreachableError("cannot reach https://example.org: no route to host")
 
-    monkeypatch.setattr(net, "get", get)
+    monkeypatch.setattr(http, "get", get)
     with pytest.raises(HostError) as caught:
         resolve(_series(_pull(1)), _shelf(folder))
     assert refusal(caught) == (

@@ -12,10 +12,13 @@ import pytest
 import requests
 
 from pikaforge.errors import ConfigError, PublishError
+from pikaforge.host import http
+from pikaforge.host.http import CutError, HttpError
+from pikaforge.host.http_session import LoginSession
 from pikaforge.host.run_id import RunId
-from pikaforge.publish.sites import http, pypi, web_lock
+from pikaforge.publish.sites import pypi, web_lock
+from pikaforge.publish.sites.client import SiteClient
 from pikaforge.publish.sites.credentials import Credentials
-from pikaforge.publish.sites.http import Client
 from pikaforge.publish.sites.journal import Journal
 from pikaforge.publish.sites.web import WebSite
 from pikaforge.publish.sites.webdav import Dav, beside
@@ -29,8 +32,8 @@ REDO = Journal(
 )
 
 
-def client(url: str = URL, credentials: Credentials | None = WRITER) -> Client:
-    return Client(url, credentials, target="web")
+def client(url: str = URL, credentials: Credentials | None = WRITER) -> SiteClient:
+    return SiteClient(url, credentials, target="web")
 
 
 # --- the log of a switch
@@ -88,29 +91,37 @@ def test_names_are_quoted_and_stay_below_the_root() -> None:
 # --- who is told what
 
 
-def test_credentials_go_to_their_server_alone() -> None:
-    def header(url: str, credentials: Credentials | None = WRITER) -> str | None:
-        request = requests.Request("GET", url)
-        return client(credentials=credentials)._session.prepare_request(request).headers.get("Authorization")
+@pytest.mark.parametrize(
+    ("credentials", "header"),
+    [
+        (WRITER, "Basic YW5uOnA6c3Mgd8O2cmQ="),
+        (Credentials(token="t0ken"), "Bearer t0ken"),
+        (None, None),
+    ],
+)
+def test_credentials_go_to_their_server_alone(credentials: Credentials | None, header: str | None) -> None:
+    session = client(credentials=credentials)._client.session
 
-    assert header(f"{URL}/x") == "Basic YW5uOnA6c3Mgd8O2cmQ="
-    assert header("https://repo.example.org:443/other") == "Basic YW5uOnA6c3Mgd8O2cmQ="
-    assert header(f"{URL}/x", Credentials(token="t0ken")) == "Bearer t0ken"
+    def sent(url: str) -> object:
+        return session.prepare_request(requests.Request("GET", url)).headers.get("Authorization")
+
+    assert sent(f"{URL}/x") == header
+    assert sent("https://repo.example.org:443/other") == header
     for other in ("http://repo.example.org/x", "https://repo.example.org:8443/x", "https://example.org/x"):
-        assert header(other) is None
-    assert header(f"{URL}/x", None) is None
+        assert sent(other) is None
 
 
-def test_a_netrc_is_none_of_requests_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_reads_no_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".netrc").write_text("machine repo.example.org login x password y\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
     bare = requests.Session().prepare_request(requests.Request("GET", URL))
     assert "Authorization" in bare.headers, "else this test shows nothing"
-    session = client(credentials=None)._session
+    session = client(credentials=None)._client.session
     request = session.prepare_request(requests.Request("GET", URL))
     assert "Authorization" not in request.headers
-    session.rebuild_auth(request, requests.Response())  # type: ignore[no-untyped-call]
+    assert isinstance(session, LoginSession)
+    session.rebuild_auth(request, requests.Response())
     assert "Authorization" not in request.headers
 
 
@@ -156,25 +167,29 @@ def test_urls_that_are_refused(url: str) -> None:
     ],
 )
 def test_a_status_has_a_hint(status: int, hint: str) -> None:
-    answer = requests.Response()
-    answer.status_code = status
-    with pytest.raises(http.RefusedError) as caught:
-        client()._judge(answer, "PUT", f"{URL}/x?key=secret", last=True)
-    assert hint in caught.value.hint
-    assert f"PUT was answered {status}" in caught.value.message
-    assert caught.value.where == f"{URL}/x?***"
+    error = client()._refusal(status, {}, "PUT", f"{URL}/x?key=secret")
+    assert hint in error.hint
+    assert f"PUT was answered {status}" in error.message
+    assert error.message.endswith(", 5 times") == (status in http.TRANSIENT)
+    assert error.where == f"{URL}/x?***"
 
 
 @pytest.mark.parametrize(
-    ("status", "again"),
-    [(500, True), (502, True), (503, True), (408, True), (409, True), (423, True), (429, True)]
-    + [(status, False) for status in (400, 401, 403, 404, 405, 412, 413, 501, 505, 507, 301)],
+    ("error", "message", "hint"),
+    [
+        (HttpError("refused", "connection"), "PUT failed, 5 times: refused", "down?"),
+        (CutError("half", received=1), "PUT failed, 5 times: the answer was cut off: half", "down?"),
+        (HttpError("expired", "tls"), "PUT cannot reach the server: expired", "certificate"),
+        (HttpError("unknown", "name"), "PUT cannot reach the server: unknown", "name right?"),
+        (HttpError("odd", "url"), "PUT cannot reach the server: odd", "URL right?"),
+        (HttpError("it redirects", "redirect"), "PUT cannot reach the server: it redirects", "URL right?"),
+    ],
 )
-def test_what_is_tried_again(status: int, again: bool) -> None:
-    answer = requests.Response()
-    answer.status_code = status
-    with pytest.raises(http._AgainError if again else http.RefusedError):
-        client()._judge(answer, "PUT", URL, last=False)
+def test_a_failure_has_a_hint(error: HttpError, message: str, hint: str) -> None:
+    failure = client()._failure(error, "PUT", f"{URL}/x?key=secret")
+    assert failure.message == message
+    assert hint in failure.hint
+    assert failure.where == f"{URL}/x?***"
 
 
 # --- the lock

@@ -29,7 +29,7 @@ from pikaforge.cli.context import Context
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, HostError, UnreachableError
-from pikaforge.host import net
+from pikaforge.host import http
 from pikaforge.host.download import NAME, Downloads, PinnedFile
 from pikaforge.host.process import cwd
 from pikaforge.host.store import write_atomically
@@ -159,7 +159,7 @@ def _verify(path: str, means: VerifyContext, scratch: Path) -> Iterable[VerifyRe
 
 def _verify_url(url: str, means: VerifyContext, folder: Path) -> VerifyResult:
     """Fetch an artifact with what lies beside it, or a folder by its SHA256SUMS, and verify that."""
-    title = net.redacted(url)
+    title = http.redacted(url)
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):
         raise ConfigError(f"{title} is no URL of http or https", where="verify", hint="name a local path without file:")
@@ -172,7 +172,7 @@ def _verify_url(url: str, means: VerifyContext, folder: Path) -> VerifyResult:
 
     folder.mkdir()
     try:
-        text = net.get(at(SUMS), limit=SUMS_LIMIT)
+        text = http.get(at(SUMS), limit=SUMS_LIMIT)
     except UnreachableError:
         raise
     except HostError as error:
@@ -222,7 +222,7 @@ def _signature(url: str, path: Path) -> None:
         UnreachableError: the server does not answer any more.
     """
     try:
-        write_atomically(path, net.get(url, limit=SIGNATURE_LIMIT))
+        write_atomically(path, http.get(url, limit=SIGNATURE_LIMIT))
     except UnreachableError:
         raise
     except HostError:

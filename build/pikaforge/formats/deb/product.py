@@ -11,9 +11,7 @@ An upgrade keeps an edited conf where nobody can be asked by `dpkg --force-confo
 
 from __future__ import annotations
 
-import io
 import re
-import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +34,7 @@ from pikaforge.formats.layout import LICENCE, Entry, PackingError
 from pikaforge.formats.rpm import product as house
 from pikaforge.formats.rpm import spec_file
 from pikaforge.formats.rpm.product import ProductRpm
+from pikaforge.host.archives import tar_entries
 
 MAINTAINER_SCRIPTS = Path(__file__).resolve().parent
 DOCS = "/usr/share/doc"
@@ -265,13 +264,10 @@ def licence_texts(archive: Path | bytes, *, prefix: str) -> dict[str, str]:
         prefix: the folder of the package that stands for its top.
     """
     found = {}
-    source = io.BytesIO(archive) if isinstance(archive, bytes) else archive.open("rb")
-    with source, tarfile.open(fileobj=source, mode="r:") as tar:
-        for member in tar:
-            name = member.name.removeprefix("./")
-            content = tar.extractfile(member) if member.isreg() and LICENCE.fullmatch(name) else None
-            if content is not None:
-                found[f"{prefix}/{name}"] = content.read().decode("utf-8", "replace")
+    for member in tar_entries(archive):
+        name = member.name.removeprefix("./")
+        if member.kind == "file" and LICENCE.fullmatch(name):
+            found[f"{prefix}/{name}"] = member.read().decode("utf-8", "replace")
     return dict(sorted(found.items()))
 
 

@@ -25,7 +25,6 @@ import io
 import json
 import posixpath
 import stat
-import tarfile
 import textwrap
 import zipfile
 from collections.abc import Mapping
@@ -39,7 +38,7 @@ from pikaforge.formats.layout import PATH, PackingError
 from pikaforge.formats.payload import HIGHEST_PORT
 from pikaforge.formats.wheel.wheel_version import ARCH, SUFFIX, distribution, module, platform_tags, version_of
 from pikaforge.host import hashing
-from pikaforge.host.archives import told
+from pikaforge.host.archives import TarEntry, tar_entries
 from pikaforge.host.store import write_atomically
 
 COMMAND = Path(__file__).resolve().parent / "runtime"
@@ -145,23 +144,20 @@ def read_tree(*archives: Path | bytes, top: str = "") -> PackageTree:
     links: dict[str, str] = {}
     for archive in archives:
         where = str(archive) if isinstance(archive, Path) else "what goes in beside the tree"
-        source = io.BytesIO(archive) if isinstance(archive, bytes) else None
-        with told(where), tarfile.open(None if source else archive, fileobj=source) as tar:
-            for member in tar:
-                if (path := _path_of(member, top, where)) == "":
-                    continue
-                for known in (files, links):
-                    known.pop(path, None)
-                executable.discard(path)
-                if member.issym():
-                    links[path] = member.linkname
-                    continue
-                content = tar.extractfile(member) if member.isfile() or member.islnk() else None
-                if content is None:
-                    raise PackingError(f"{path} is neither file, folder nor link", where=where)
-                files[path] = content.read()
-                if member.mode & 0o111:
-                    executable.add(path)
+        for member in tar_entries(archive, where=where):
+            if (path := _path_of(member, top, where)) == "":
+                continue
+            for known in (files, links):
+                known.pop(path, None)
+            executable.discard(path)
+            if member.kind == "symlink":
+                links[path] = member.target
+                continue
+            if member.kind == "other":
+                raise PackingError(f"{path} is neither file, folder nor link", where=where)
+            files[path] = member.read()
+            if member.mode & 0o111:
+                executable.add(path)
     for path, target in links.items():
         real = _followed(path, links)
         if real not in files:
@@ -173,7 +169,7 @@ def read_tree(*archives: Path | bytes, top: str = "") -> PackageTree:
     return PackageTree(files=files, executable=frozenset(executable), links=links)
 
 
-def _path_of(member: tarfile.TarInfo, top: str, where: str) -> str:
+def _path_of(member: TarEntry, top: str, where: str) -> str:
     """A member's path below the top; "" for a folder."""
     name = posixpath.normpath(member.name)
     path = name
@@ -181,7 +177,7 @@ def _path_of(member: tarfile.TarInfo, top: str, where: str) -> str:
         first, _, path = name.partition("/")
         if first != top:
             raise PackingError(f"{member.name!r} is not in the folder {top}/", where=where)
-    if member.isdir():
+    if member.kind == "folder":
         return ""
     if not PATH.fullmatch(f"/{path}") or ".." in path.split("/"):
         raise PackingError(f"the path {member.name!r} cannot be written into a wheel", where=where)
@@ -342,6 +338,7 @@ def _zipped(members: list[tuple[str, bytes]], executable: set[str], *, epoch: in
     """A zip archive with the same bytes each time: order, times (UTC) and modes are the arguments'."""
     when = datetime.fromtimestamp(min(max(epoch, NOT_BEFORE), NOT_AFTER), tz=timezone.utc).timetuple()
     stream = io.BytesIO()
+    # Written here and not in `host.archives`, which only reads: order, times and attributes are this format's.
     with zipfile.ZipFile(stream, "w") as archive:
         for path, data in members:
             info = zipfile.ZipInfo(path, date_time=when[:6])

@@ -16,7 +16,7 @@ from typing import Any
 from pikaforge.config import compilers, families
 from pikaforge.config.schema import Image, Spec
 from pikaforge.errors import HostError, StageError, UnreachableError
-from pikaforge.host import hashing, hostos
+from pikaforge.host import hashing, machine
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.images import ImageFacts, RegistryError
 from pikaforge.host.job import Job, files
@@ -286,7 +286,7 @@ def host_material(spec: Spec, label: str, home: Path) -> dict[str, Any]:
     family = families.here(spec.images[label].family)
     return {
         "packages": family.packages.installed(_host_wanted(spec, label, family)),
-        "compiler": hostos.compiler_version(),
+        "compiler": machine.compiler_version(),
         "scripts": guest_digests(home, [abi.SCRIPT, libraries.SCRIPT]),
     }
 
@@ -311,7 +311,7 @@ def run_host(workspace: Workspace, spec: Spec, *, key: str, label: str) -> Resul
             where=f"--engine host, image {label}",
             hint=f"{family.packages.install_command()} {' '.join(missing)}",
         )
-    compiler = hostos.compiler_version()
+    compiler = machine.compiler_version()
     _check_compiler(spec.images[label], label, compiler)
     log = workspace.log_path(label, STAGE_NAME)
     facts: dict[str, Any] = {

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import io
 import re
-import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pikaforge.config.smoke_checks import MAIN, PEER, Check, Data, Reading, Step
+from pikaforge.host.archives import tar_entries
 from pikaforge.host.docker import signal_of
 from pikaforge.host.job import NOBODY, CannotServe, RunningServer, files
 from pikaforge.pipeline.smoke import allocator_in_use, bulk_writes
@@ -350,14 +349,10 @@ class _MultiServerRun:
 
 def _contents(archive: bytes, fixed: str) -> Iterator[tuple[str, bytes]]:
     """Path below the data folder and content of regular files; hard links are files like any other."""
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        for member in tar:
-            if not (member.isfile() or member.islnk()):
-                continue
-            content = tar.extractfile(member)
+    for member in tar_entries(archive):
+        if member.kind in ("file", "hardlink"):
             below = member.name.partition("/")[2]
-            if content is not None:
-                yield f"{fixed}/{below}" if fixed else below, content.read()
+            yield f"{fixed}/{below}" if fixed else below, member.read()
 
 
 def _judge(step: Step, glob: str, held: dict[str, bytes]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ from typing import Protocol
 
 from pikaforge.config.product import Conf, Server
 from pikaforge.config.smoke_checks import Instance
+from pikaforge.host.archives import tar_entries
 from pikaforge.host.docker import signal_of
 from pikaforge.host.job import Engine, Input, RunningServer, ServerJob, files
 from pikaforge.host.no_container import HostEngine
@@ -56,10 +56,10 @@ def settle(conf: Conf, text: str, values: Mapping[str, str]) -> str:
 
 def read_conf(tree: Path, path: str) -> str:
     """The configuration file that a tree brings."""
-    with tarfile.open(tree) as tar:
-        content = tar.extractfile(f"./{path}")
-        assert content is not None  # the compile stage made sure of product.files
-        return content.read().decode("utf-8", "replace")
+    for member in tar_entries(tree):
+        if member.name == f"./{path}":
+            return member.read().decode("utf-8", "replace")
+    raise AssertionError(f"the tree has no {path}")  # the compile stage made sure of product.files
 
 
 def _fill(text: str, values: Mapping[str, str]) -> str:

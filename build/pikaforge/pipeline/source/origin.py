@@ -12,8 +12,8 @@ from typing import Literal
 from pikaforge.config.product import Product
 from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git, hashing, process
+from pikaforge.host.http import redacted
 from pikaforge.host.lockfile import Lock
-from pikaforge.host.net import redacted
 from pikaforge.host.run_id import RunId
 from pikaforge.host.store import sha256
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pikaforge.config.patch_series import PatchEntry, Series
 from pikaforge.errors import ConfigError, HostError, UnreachableError
-from pikaforge.host import git, hashing, net
+from pikaforge.host import git, hashing, http
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.store import write_atomically
 from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin
@@ -188,7 +188,7 @@ def _fetch_pull(entry: PatchEntry, shelf: Shelf) -> bytes:
         if ref is not None and (data := shelf.cache.mailbox(origin.url, shelf.commit, ref.name)):
             return data
     try:
-        return net.get(str(entry.url), limit=LIMIT)
+        return http.get(str(entry.url), limit=LIMIT)
     except UnreachableError as error:
         raise HostError(
             error.message,

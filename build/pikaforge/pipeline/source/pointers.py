@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import lzma
 import re
-import tarfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pikaforge.errors import ConfigError, HostError
+from pikaforge.errors import AuditError, ConfigError, HostError
 from pikaforge.host import git
+from pikaforge.host.archives import tar_entries
 from pikaforge.pipeline.source import submodules
 from pikaforge.pipeline.source.origin import URL, Origin
 from pikaforge.pipeline.source.patches import Patch
@@ -166,12 +164,10 @@ def look_up_trees(by_patch: Mapping[Patch, Sequence[Move]], tarball: Path, *, ca
 def _gitmodules(tarball: Path) -> bytes:
     """Read .gitmodules at the top of a tarball, or in its one top folder; return nothing if it cannot be read."""
     try:
-        with tarfile.open(tarball) as tar:
-            for member in tar:
-                parts = [part for part in member.name.split("/") if part not in ("", ".")]
-                if member.isfile() and parts[-1:] == [".gitmodules"] and len(parts) <= 2:
-                    content = tar.extractfile(member)
-                    return b"" if content is None else content.read(GITMODULES_LIMIT)
-    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError):
+        for member in tar_entries(tarball):
+            parts = [part for part in member.name.split("/") if part not in ("", ".")]
+            if member.kind == "file" and parts[-1:] == [".gitmodules"] and len(parts) <= 2:
+                return member.read(GITMODULES_LIMIT)
+    except AuditError:
         pass  # the guest has other programs, and says what is wrong with it
     return b""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pikaforge.config.patch_series import PatchEntry, Series
-from pikaforge.host.net import redacted
+from pikaforge.host.http import redacted
 from pikaforge.host.text import clean
 from pikaforge.pipeline.source.patches import Patch, entry_name, patch_start
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from pikaforge.config.schema import Destination
 from pikaforge.errors import PublishError
 from pikaforge.host.store import locked, sha256, write_atomically
-from pikaforge.publish.sites.http import quiet
+from pikaforge.host.text import ignore
 from pikaforge.publish.sites.site import SiteOptions
 from pikaforge.publish.state import File
 from pikaforge.publish.transaction import Addition, Transaction
@@ -38,7 +38,7 @@ class Directory:
 
     stepwise = False
 
-    def __init__(self, root: Path, *, notice: Callable[[str], None] = quiet) -> None:
+    def __init__(self, root: Path, *, notice: Callable[[str], None] = ignore) -> None:
         self.root = root
         self.where = str(root)
         self._notice = notice

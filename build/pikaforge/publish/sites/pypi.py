@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
@@ -19,11 +20,12 @@ from urllib.parse import unquote, urljoin, urlsplit
 from pikaforge.config.schema import Destination
 from pikaforge.errors import PublishError
 from pikaforge.host import extras, process
-from pikaforge.host.net import redacted
+from pikaforge.host.http import TIMEOUT, redacted
 from pikaforge.host.store import sha256
+from pikaforge.host.text import ignore
 from pikaforge.publish.sites import credentials as who
+from pikaforge.publish.sites.client import RETRIES, SiteClient, warn_if_plain
 from pikaforge.publish.sites.credentials import Credentials
-from pikaforge.publish.sites.http import PAUSE, TIMEOUT, Client, quiet, warn_if_plain
 from pikaforge.publish.sites.site import PackageIndex, SiteOptions, UploadOutcome
 
 UPLOAD_TIMEOUT = 1800.0
@@ -66,7 +68,7 @@ def link_to(name: str, page: str) -> str | None:
 class _Index:
     """An index that is read."""
 
-    def __init__(self, simple: str, client: Client) -> None:
+    def __init__(self, simple: str, client: SiteClient) -> None:
         self._simple = simple.rstrip("/")
         self._client = client
 
@@ -101,9 +103,9 @@ def publish_wheels(
     *,
     yes: bool,
     target: str = "index",
-    notice: Callable[[str], None] = quiet,
+    notice: Callable[[str], None] = ignore,
     timeout: tuple[float, float] = TIMEOUT,
-    pause: float = PAUSE,
+    pause: float = RETRIES.pause,
 ) -> list[UploadOutcome]:
     """Put wheels on an index.
 
@@ -126,7 +128,9 @@ def publish_wheels(
     if credentials is not None and credentials.token:
         credentials = Credentials(user=TOKEN_USER, password=credentials.token, source=credentials.source)
     simple = simple_url or f"{url.rstrip('/')}/simple/"
-    index = _Index(simple, Client(simple, credentials, target=target, timeout=timeout, pause=pause))
+    retries = replace(RETRIES, pause=pause)
+    client = SiteClient(simple, credentials, target=target, timeout=timeout, retries=retries)
+    index = _Index(simple, client)
     warn_if_plain(url, credentials, notice)
     there = [_there(index, path, digest) for path, digest in files]
     outcomes = []

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from pikaforge.config.schema import Destination
 from pikaforge.errors import PublishError
-from pikaforge.host.net import redacted
+from pikaforge.host.http import TIMEOUT, redacted
 from pikaforge.host.store import sha256
+from pikaforge.host.text import ignore
+from pikaforge.publish.sites.client import RETRIES, SiteClient, warn_if_plain
 from pikaforge.publish.sites.credentials import Credentials, credentials
-from pikaforge.publish.sites.http import PAUSE, TIMEOUT, TRIES, Client, quiet, warn_if_plain
 from pikaforge.publish.sites.journal import PENDING, Journal
 from pikaforge.publish.sites.site import SiteOptions
 from pikaforge.publish.sites.web_lock import LOOK, TTL, WebLock
-from pikaforge.publish.sites.webdav import Dav, beside, digest_of
+from pikaforge.publish.sites.webdav import TRIES, Dav, beside, digest_of
 from pikaforge.publish.state import File
 from pikaforge.publish.transaction import Addition, Transaction
 
@@ -36,9 +38,9 @@ class WebSite:
         credentials: Credentials | None,
         *,
         target: str = "web",
-        notice: Callable[[str], None] = quiet,
+        notice: Callable[[str], None] = ignore,
         timeout: tuple[float, float] = TIMEOUT,
-        pause: float = PAUSE,
+        pause: float = RETRIES.pause,
         ttl: float = TTL,
         look: float = LOOK,
     ) -> None:
@@ -50,7 +52,7 @@ class WebSite:
             target: the publish target's name, which the names of its variables are made of, for hints.
             notice: told, in one line without secrets, what the user should know.
             timeout: seconds to connect, and between two reads or writes.
-            pause: seconds before a failed request is made again; twice as many before each further time.
+            pause: of `http.Retries`.
             ttl: seconds after which others may take over the lock of a publisher that is gone.
             look: seconds between two looks at somebody else's lock.
 
@@ -59,10 +61,11 @@ class WebSite:
         """
 
         def connect(timeout: tuple[float, float], tries: int) -> Dav:
-            client = Client(url, credentials, target=target, timeout=timeout, tries=tries, pause=pause)
+            retries = replace(RETRIES, tries=tries, pause=pause)
+            client = SiteClient(url, credentials, target=target, timeout=timeout, retries=retries)
             return Dav(url, client, notice=notice)
 
-        self._dav = connect(timeout, TRIES)
+        self._dav = connect(timeout, RETRIES.tries)
         beat = connect((min(timeout[0], ttl / 4), min(timeout[1], ttl / 4)), 2)
         self.where = self._dav.where
         self._lock = WebLock(self._dav, beat, ttl=ttl, look=look, notice=notice)
@@ -87,7 +90,7 @@ class WebSite:
         part = into.with_name(f".{into.name}.part")
         try:
             for _ in range(TRIES):
-                if not self._dav.download(path, part):
+                if not self._dav.download(path, part, size=file.bytes):
                     raise PublishError(
                         "the file is gone", where=redacted(self._dav.url(path)), hint="did somebody remove it by hand?"
                     )

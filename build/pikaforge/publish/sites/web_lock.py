@@ -21,7 +21,8 @@ from email.utils import parsedate_to_datetime
 
 from pikaforge.errors import PublishError
 from pikaforge.host.run_id import RunId
-from pikaforge.publish.sites.http import RefusedError, quiet
+from pikaforge.host.text import ignore
+from pikaforge.publish.sites.client import RefusedError
 from pikaforge.publish.sites.webdav import Dav, beside
 
 LOCK = ".lock"
@@ -96,7 +97,7 @@ class WebLock:
         *,
         ttl: float = TTL,
         look: float = LOOK,
-        notice: Callable[[str], None] = quiet,
+        notice: Callable[[str], None] = ignore,
     ) -> None:
         """Touch nothing yet.
 

@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from pikaforge.errors import PublishError
-from pikaforge.host.net import redacted
+from pikaforge.host.http import Content, redacted
 from pikaforge.host.store import sha256
-from pikaforge.publish.sites.http import LIMIT, TRIES, Client, Content, RefusedError, blocks, quiet, read_body
+from pikaforge.host.text import ignore
+from pikaforge.publish.sites.client import LIMIT, RefusedError, SiteClient
 
 if TYPE_CHECKING:
-    from requests import Response
+    from pikaforge.host.http_session import Answer
 
 DIGEST_HEADER = "X-Checksum-Sha256"
 """In which repository managers tell what they have stored."""
 NO_MOVE = (400, 404, 405, 501)
 """Answers of servers that do not know MOVE; 400 and 404 may mean something else, too."""
+TRIES = 5
+"""How often a file is sent until what comes back is the same."""
 NO_FOLDER = (409, 500)
 """Answers to a PUT below a folder that is not there: the standard's, and that of nginx."""
 
@@ -32,6 +35,16 @@ NO_FOLDER = (409, 500)
 def digest_of(content: Content) -> str:
     """SHA-256 in hex."""
     return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256(content)
+
+
+def _size(content: Content) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def drained(answer: Answer) -> bool:
+    """Read what nobody wants, so that the connection can be used again; return True, for done."""
+    answer.drain()
+    return True
 
 
 def beside(path: str) -> str:
@@ -43,7 +56,7 @@ def beside(path: str) -> str:
 class Dav:
     """The files below a URL; paths are relative to it. One thread at a time."""
 
-    def __init__(self, url: str, client: Client, *, notice: Callable[[str], None] = quiet) -> None:
+    def __init__(self, url: str, client: SiteClient, *, notice: Callable[[str], None] = ignore) -> None:
         self._top = url.rstrip("/")
         self.where = redacted(self._top)
         self._client = client
@@ -65,8 +78,8 @@ class Dav:
     def read(self, path: str, *, limit: int = LIMIT) -> tuple[bytes, Mapping[str, str]] | None:
         """A file with what the server says of it; None if there is none."""
 
-        def both(answer: Response) -> tuple[bytes, Mapping[str, str]]:
-            return read_body(answer, limit), answer.headers
+        def both(answer: Answer) -> tuple[bytes, Mapping[str, str]]:
+            return answer.body(limit), answer.headers
 
         return self._client.ask("GET", self.url(path), both, also=(404,))
 
@@ -74,13 +87,15 @@ class Dav:
         """What the server says of a file; None if there is none."""
         return self._client.look(self.url(path))
 
-    def download(self, path: str, into: Path) -> bool:
-        """Write a file to `into`; whether there is one."""
+    def download(self, path: str, into: Path, *, size: int) -> bool:
+        """Write a file to `into`, which then has no more than a block more than `size` bytes; whether there is one."""
 
-        def write(answer: Response) -> bool:
+        def write(answer: Answer) -> bool:
             with into.open("wb") as stream:
-                for block in blocks(answer):
+                for block in answer.blocks():
                     stream.write(block)
+                    if stream.tell() > size:  # it is another file, and may have no end
+                        break
             return True
 
         return bool(self._client.ask("GET", self.url(path), write, also=(404,)))
@@ -91,31 +106,31 @@ class Dav:
         if headers is None or headers.get("Content-Length", str(size)) != str(size):
             return False
         told = headers.get(DIGEST_HEADER, "").lower()
-        return (told or self._digest(path)) == digest
+        return told == digest if told else self._holds(path, digest, size)
 
-    def _digest(self, path: str) -> str:
-        def read(answer: Response) -> str:
-            digest = hashlib.sha256()
-            for block in blocks(answer):
-                digest.update(block)
-            return digest.hexdigest()
+    def _holds(self, path: str, digest: str, size: int) -> bool:
+        """Read a file; return whether it is there with these bytes."""
 
-        return self._client.ask("GET", self.url(path), read, also=(404,)) or ""
+        def read(answer: Answer) -> bool:
+            found, received = hashlib.sha256(), 0
+            for block in answer.blocks():
+                found.update(block)
+                received += len(block)
+                if received > size:  # it is another file, and may have no end
+                    return False
+            return found.hexdigest() == digest
+
+        return bool(self._client.ask("GET", self.url(path), read, also=(404,)))
 
     def put(self, path: str, content: Content, *, headers: Mapping[str, str] | None = None) -> bool:
         """Send a file to its name; False if a condition in the headers does not hold (412)."""
-
-        def sent(answer: Response) -> bool:
-            answer.content  # noqa: B018  # so that the connection can be used again
-            return True
-
         url = self.url(path)
         if headers:
-            return bool(self._client.ask("PUT", url, sent, body=content, headers=headers, also=(412,)))
-        if self._client.ask("PUT", url, sent, body=content, also=NO_FOLDER):
+            return bool(self._client.ask("PUT", url, drained, body=content, headers=headers, also=(412,)))
+        if self._client.ask("PUT", url, drained, body=content, also=NO_FOLDER):
             return True
         self._make_folders(path)
-        return bool(self._client.ask("PUT", url, sent, body=content))
+        return bool(self._client.ask("PUT", url, drained, body=content))
 
     def _make_folders(self, path: str) -> None:
         """Those above a file, from the root on; a server that says no to one that is there is not asked again."""
@@ -124,7 +139,7 @@ class Dav:
             if folder not in self._folders:
                 url = f"{self.url(folder)}/" if folder else f"{self._top}/"
                 with suppress(RefusedError):  # what is wrong is told by the PUT that follows
-                    self._client.ask("MKCOL", url, lambda answer: answer.content, also=(405, 409))
+                    self._client.ask("MKCOL", url, drained, also=(405, 409))
                 self._folders.add(folder)
 
     def put_whole(self, path: str, content: Content, *, over: bool = True) -> bool:
@@ -143,12 +158,12 @@ class Dav:
         Raises:
             PublishError: it is not there afterwards; what is there under a temporary name was removed.
         """
-        digest = digest_of(content)
+        digest, size = digest_of(content), _size(content)
         if self.moves:
             part = beside(path)
             try:
-                self._transfer(part, content, digest)
-                moved = self._settle(part, path, digest, over=over)
+                self._transfer(part, content, digest, size)
+                moved = self._settle(part, path, digest, size, over=over)
             except BaseException:
                 self.clear(part)
                 raise
@@ -156,23 +171,23 @@ class Dav:
                 self.clear(part)
             if moved is not None:
                 return moved
-        self._transfer(path, content, digest)
+        self._transfer(path, content, digest, size)
         return True
 
-    def _settle(self, part: str, path: str, digest: str, *, over: bool) -> bool | None:
+    def _settle(self, part: str, path: str, digest: str, size: int, *, over: bool) -> bool | None:
         """Give a temporary file its name."""
         try:
             return self.move(part, path, over=over)
         except RefusedError:
-            if self._digest(path) == digest:  # done the first time, and the answer to it was lost
+            if self._holds(path, digest, size):  # done the first time, and the answer to it was lost
                 return True
             raise
 
-    def _transfer(self, path: str, content: Content, digest: str) -> None:
+    def _transfer(self, path: str, content: Content, digest: str, size: int) -> None:
         """Send a file until what comes back is the same."""
         for _ in range(TRIES):
             self.put(path, content)
-            if self._digest(path) == digest:
+            if self._holds(path, digest, size):
                 return
         if digest_of(content) != digest:
             raise PublishError("it was changed while it was published", where=str(content), hint="publish it again")
@@ -192,18 +207,18 @@ class Dav:
         # A path is a Destination, too (RFC 4918, section 8.3), and stays right behind a proxy that changes the host.
         headers = {"Destination": urlsplit(self.url(target)).path, "Overwrite": "T" if over else "F"}
         try:
-            done = self._client.ask("MOVE", url, lambda answer: answer.content or b"", headers=headers, also=(412,))
+            done = self._client.ask("MOVE", url, drained, headers=headers, also=(412,))
         except RefusedError as refused:
             if refused.status not in NO_MOVE or (refused.status in (400, 404) and self.headers(source) is None):
                 raise
             self.moves = False
             self._notice(f"{self.where} does not know MOVE ({refused.status}): files are put at their names directly")
             return None
-        return done is not None
+        return bool(done)
 
     def delete(self, path: str) -> None:
         """Remove a file that is there, or is not."""
-        self._client.ask("DELETE", self.url(path), lambda answer: answer.content, also=(404, 410))
+        self._client.ask("DELETE", self.url(path), drained, also=(404, 410))
 
     def clear(self, path: str) -> None:
         """Remove a temporary file, if it can be; what went wrong is told by another error."""

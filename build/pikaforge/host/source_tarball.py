@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import lzma
 import tarfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pikaforge.errors import HostError
+from pikaforge.errors import AuditError, HostError
+from pikaforge.host.archives import TarEntry, tar_entries, told
 
 LIMIT = 1 << 30
 """Bytes unpacked; what is built here has a hundredth of that."""
+TYPES = {
+    "file": tarfile.REGTYPE,
+    "folder": tarfile.DIRTYPE,
+    "symlink": tarfile.SYMTYPE,
+    "hardlink": tarfile.LNKTYPE,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceTar:
+class SourceTarball:
     """An uncompressed archive of a source tree without its top folder."""
 
     path: Path
@@ -23,7 +28,7 @@ class SourceTar:
     """Time of the newest file, in seconds: for SOURCE_DATE_EPOCH."""
 
 
-def without_top(tarball: Path, into: Path) -> SourceTar:
+def without_top(tarball: Path, into: Path) -> SourceTarball:
     """Write the members of a source tarball, without the one top folder that all are in, to the archive `into`.
 
     Owners, modes and times are made plain, so that the same sources give the same archive.
@@ -35,15 +40,15 @@ def without_top(tarball: Path, into: Path) -> SourceTar:
     top = ""
     links: set[PurePosixPath] = set()
     try:
-        with tarfile.open(tarball, "r:*") as source, tarfile.open(into, "w", format=tarfile.GNU_FORMAT) as out:
-            for member in source:
+        with told(str(tarball)), tarfile.open(into, "w", format=tarfile.GNU_FORMAT) as out:
+            for member in tar_entries(tarball):
                 path = PurePosixPath(member.name)
                 if path.is_absolute():
                     raise _bad(tarball, f"{member.name} is an absolute path")
                 if not path.parts:  # the folder that was packed, `.`
                     continue
                 head, name = path.parts[0], "/".join(path.parts[1:])
-                if not name and not member.isdir():
+                if not name and member.kind != "folder":
                     raise _bad(tarball, f"{member.name} is beside the top folder")
                 if top and head != top:
                     raise _bad(tarball, f"there are two top folders, {top} and {head}")
@@ -52,41 +57,41 @@ def without_top(tarball: Path, into: Path) -> SourceTar:
                 total += member.size
                 if total > LIMIT:
                     raise _bad(tarball, f"it unpacks to more than {LIMIT >> 20} MiB")
-                if member.isfile():
+                if member.kind == "file":
                     count += 1
-                    newest = max(newest, int(member.mtime))
+                    newest = max(newest, member.modified)
                 if name:
-                    out.addfile(_plain(member, name), source.extractfile(member) if member.isfile() else None)
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise _bad(tarball, f"it cannot be read as a tar archive: {error}") from error
+                    out.addfile(_plain(member, name), member.open() if member.kind == "file" else None)
+    except AuditError as error:
+        raise _bad(tarball, f"it cannot be read as a tar archive: {error.__cause__ or error}") from error
     if not count:
         raise _bad(tarball, "there is no file in it")
-    return SourceTar(path=into, epoch=newest)
+    return SourceTarball(path=into, epoch=newest)
 
 
-def _plain(member: tarfile.TarInfo, name: str) -> tarfile.TarInfo:
-    """The member under another name, with nothing but what a source tree needs."""
+def _plain(member: TarEntry, name: str) -> tarfile.TarInfo:
+    """Return the member under another name, with nothing but what a source tree needs."""
     plain = tarfile.TarInfo(name)
     # A sparse file is read whole, so it is an ordinary one here.
-    plain.type, plain.size = (tarfile.REGTYPE, member.size) if member.isfile() else (member.type, 0)
-    plain.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
-    plain.linkname = member.linkname
-    if member.islnk():
-        plain.linkname = "/".join(PurePosixPath(member.linkname).parts[1:])
+    plain.type, plain.size = TYPES[member.kind], member.size if member.kind == "file" else 0
+    plain.mode = 0o755 if member.kind == "folder" or member.mode & 0o100 else 0o644
+    plain.linkname = member.target
+    if member.kind == "hardlink":
+        plain.linkname = "/".join(PurePosixPath(member.target).parts[1:])
     return plain
 
 
-def _check(tarball: Path, member: tarfile.TarInfo, top: str, links: set[PurePosixPath]) -> None:
+def _check(tarball: Path, member: TarEntry, top: str, links: set[PurePosixPath]) -> None:
     """Refuse what leaves the top folder, or goes through a symbolic link (which would make the other checks void)."""
-    if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
+    if member.kind == "other":
         raise _bad(tarball, f"{member.name} is no file, folder or link")
     own = PurePosixPath(member.name)
     places = [own]
-    if member.issym():
-        places.append(own.parent / member.linkname)
+    if member.kind == "symlink":
+        places.append(own.parent / member.target)
         links.add(own)
-    if member.islnk():
-        places.append(PurePosixPath(member.linkname))
+    if member.kind == "hardlink":
+        places.append(PurePosixPath(member.target))
     for place in places:
         depth = 0
         for part in place.parts:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from pikaforge.errors import EXIT_HOST, HostError
-from pikaforge.host import sourcetar
-from pikaforge.host.sourcetar import SourceTar, without_top
+from pikaforge.host import source_tarball
+from pikaforge.host.source_tarball import SourceTarball, without_top
 
 HINT = "is it a release's own tarball?"
 THEN = 1_600_000_000
@@ -84,7 +84,7 @@ class Bench:
         self.path = folder / "demo-1.0.tar.gz"
         self.into = folder / "src.tar"
 
-    def make(self, data: bytes | Entries) -> SourceTar:
+    def make(self, data: bytes | Entries) -> SourceTarball:
         self.path.write_bytes(data if isinstance(data, bytes) else packed(data))
         return without_top(self.path, self.into)
 
@@ -346,7 +346,7 @@ def test_an_archive_that_is_damaged(bench: Bench, compress: Callable[[bytes], by
 
 @pytest.mark.parametrize(("limit", "good"), [(10 + 10, True), (10 + 10 - 1, False)])
 def test_an_archive_that_is_too_large(bench: Bench, monkeypatch: pytest.MonkeyPatch, limit: int, good: bool) -> None:
-    monkeypatch.setattr(sourcetar, "LIMIT", limit)
+    monkeypatch.setattr(source_tarball, "LIMIT", limit)
     if good:
         assert bench.plain(SOURCE) == PLAIN
     else:
@@ -354,7 +354,7 @@ def test_an_archive_that_is_too_large(bench: Bench, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_bomb_is_not_unpacked(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sourcetar, "LIMIT", 2 << 20)
+    monkeypatch.setattr(source_tarball, "LIMIT", 2 << 20)
     bomb = gzip.compress(packed([SOURCE[0], entry("demo-1.0/zeros", bytes(3 << 20))]))
     assert len(bomb) < 10_000
     assert bench.refusal(bomb) == "it unpacks to more than 2 MiB"

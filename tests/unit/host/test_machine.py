@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pikaforge.errors import HostError
-from pikaforge.host import hostos, process
+from pikaforge.host import machine, process
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,10 @@ def test_the_package_database_is_the_one_that_is_in_use(
     path = tmp_path / "status"
     if status is not None:
         path.write_text(status, encoding="utf-8")
-    assert hostos.package_manager(path) == wanted
+    assert machine.package_manager(path) == wanted
 
 
 def test_a_machine_without_a_package_database_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(process, "find", lambda name: None)
     with pytest.raises(HostError, match="neither dpkg nor rpm"):
-        hostos.package_manager(tmp_path / "status")
+        machine.package_manager(tmp_path / "status")

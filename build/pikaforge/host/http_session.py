@@ -1,0 +1,396 @@
+"""Requests that are made again where that may help: the one module that imports requests and urllib3.
+
+Bodies are streamed, and read no further than their reader wants. No exception that leaves this module has a URL, a
+header or an object of requests in it. Proxies and certificate authorities are taken from the environment, as requests
+does it (http_proxy, https_proxy, no_proxy, REQUESTS_CA_BUNDLE).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import ssl
+from collections.abc import Callable, Collection, Iterator, Mapping
+from http.client import HTTPException
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, TypeVar
+from urllib.parse import urljoin
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+from urllib3.exceptions import InvalidHeader, MaxRetryError, NameResolutionError, ProtocolError, SSLError
+
+from pikaforge.host import http
+from pikaforge.host.http import BLOCK, TRANSIENT, Content, CutError, HttpError, Login, Retries, TooLargeError
+
+if TYPE_CHECKING:
+    from urllib3.connectionpool import ConnectionPool
+    from urllib3.response import BaseHTTPResponse
+
+LOST = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, HTTPException)
+"""What these libraries raise. The docker SDK lets it through where an engine dies."""
+SHORT = 1 << 16
+"""Bytes of a body that are read although nobody wants them, so that the connection can be used again."""
+FOLLOWED = ("GET", "HEAD")
+"""Methods that follow redirects. Another one would be sent to where nobody wanted to write."""
+TLS_REASONS = {
+    "WRONG_VERSION_NUMBER": "it does not speak TLS at this port",
+    "RECORD_LAYER_FAILURE": "it does not speak TLS at this port",
+    "HTTP_REQUEST": "it does not speak TLS at this port",
+    "UNSUPPORTED_PROTOCOL": "it speaks only versions of TLS that are too old",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks no version of TLS that this machine speaks",
+}
+"""Reasons of OpenSSL in plain words."""
+
+T = TypeVar("T")
+
+# Its log lines have whole URLs in them, whose queries may be secrets.
+logging.getLogger("urllib3").propagate = False
+
+
+def timed_out(error: BaseException) -> bool:
+    """Return whether nothing came for as long as was waited. The docker SDK raises that as a lost connection."""
+    inner = error.args[0] if error.args else None
+    return isinstance(error, requests.exceptions.ReadTimeout) or isinstance(inner, urllib3.exceptions.ReadTimeoutError)
+
+
+class _Retry(Retry):
+    """urllib3's counting and backoff, with limits that a server cannot raise."""
+
+    policy = Retries()
+
+    def new(self, **changes: object) -> _Retry:
+        """Return it with other counts."""
+        made = super().new(**changes)
+        made.policy = self.policy
+        return made
+
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: BaseHTTPResponse | None = None,
+        error: Exception | None = None,
+        _pool: ConnectionPool | None = None,
+        _stacktrace: TracebackType | None = None,
+    ) -> _Retry:
+        """Count a try that failed.
+
+        Raises:
+            MaxRetryError: it was the last one, or another one cannot help.
+        """
+        hopeless = isinstance(error, SSLError | NameResolutionError)
+        before = self.new(total=0) if hopeless else self
+        after = super(_Retry, before).increment(method, url, response, error, _pool, _stacktrace)
+        if response is not None:
+            response.close()  # urllib3 would read the body of a refusal to its end, which may never come
+        return after
+
+    def sleep(self, response: BaseHTTPResponse | None = None) -> None:
+        """Wait before the next try, as long as the server asks for or the policy says."""
+        seconds = self.get_backoff_time()
+        if response is not None:
+            # What a server sends may be no time, or a number that cannot be one.
+            with contextlib.suppress(InvalidHeader, ValueError, OverflowError):
+                seconds = max(seconds, min(self.get_retry_after(response) or 0.0, self.policy.longest))
+        if seconds > 0:
+            self.policy.wait(seconds)
+
+
+def _retry(policy: Retries, final: Collection[int]) -> _Retry:
+    without_answer = None if policy.connections else 0
+    made = _Retry(
+        total=policy.tries - 1,
+        connect=without_answer,
+        read=without_answer,
+        other=without_answer,
+        allowed_methods=None,  # all of them: those that are used here change nothing when they are made twice
+        status_forcelist=TRANSIENT - frozenset(final),
+        backoff_factor=policy.pause,
+        raise_on_status=False,  # the last answer is judged by who asked
+    )
+    made.policy = policy
+    return made
+
+
+class _Authorization(requests.auth.AuthBase):
+    """Adds the header of a login to requests of its server."""
+
+    def __init__(self, login: Login) -> None:
+        self._login = login
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers.pop("Authorization", None)
+        if self._login.header and self._login.fits(request.url or ""):
+            request.headers["Authorization"] = self._login.header
+        return request
+
+
+class LoginSession(requests.Session):
+    """A session that sends a login to its server alone."""
+
+    def __init__(self, login: Login) -> None:
+        super().__init__()
+        self.auth = self._authorize = _Authorization(login)
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """Add the login after a redirect, or remove it; requests would look into ~/.netrc."""
+        self._authorize(prepared_request)
+
+
+class Answer:
+    """An answer whose body has not been read. It is a context manager, which ends the connection if need be."""
+
+    def __init__(self, response: requests.Response) -> None:
+        self._response = response
+        self.status: int = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._response.close()
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the body; None if the server does not say it (RFC 9112, section 6.3)."""
+        text = self.headers.get("Content-Length", "")
+        known = re.fullmatch(r"[0-9]{1,18}", text) and "Transfer-Encoding" not in self.headers
+        return int(text) if known else None
+
+    @property
+    def encoded(self) -> bool:
+        """Whether the server says that the body is compressed, which nobody asked for."""
+        return self.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity")
+
+    def blocks(self, size: int = BLOCK, *, expected: int | None = None) -> Iterator[bytes]:
+        """Yield the body as it is stored: a server that calls `.gz` an encoding must not have it undone.
+
+        Args:
+            size: bytes of a block.
+            expected: bytes of the body; what the server says if it is None.
+
+        Raises:
+            CutError: it ended early, or stalled.
+        """
+        expected, received = self.length if expected is None else expected, 0
+        try:
+            for block in self._response.raw.stream(size, decode_content=False):
+                received += len(block)
+                yield block
+        except LOST as error:
+            raise CutError(_brief(error), received=received) from None
+        if expected is not None and received < expected:  # not every version of urllib3 counts
+            raise CutError(f"{received} of {expected} bytes came", received=received)
+
+    def body(self, limit: int) -> bytes:
+        """Return the body.
+
+        Raises:
+            CutError: it ended early, or stalled.
+            TooLargeError: it has more than `limit` bytes.
+        """
+        body = bytearray()
+        for block in self.blocks():
+            body += block
+            if len(body) > limit:
+                raise TooLargeError(limit)
+        return bytes(body)
+
+    def tries_left(self, cut: CutError, method: str, url: str) -> _Retry:
+        """Return the tries that are left after this one; raise the error if there are none."""
+        spent = self._response.raw.retries
+        assert isinstance(spent, _Retry)  # `_send` has given it one
+        try:
+            return spent.increment(method, url, error=ProtocolError(str(cut)))
+        except MaxRetryError:
+            raise cut from None
+
+    def drain(self) -> None:
+        """Read a short body, so that the connection can be used again."""
+        with contextlib.suppress(TooLargeError):
+            self.body(SHORT)
+
+
+class Client:
+    """Makes requests over connections that are kept. One thread at a time."""
+
+    def __init__(
+        self,
+        *,
+        retries: Retries,
+        login: Login | None = None,
+        timeout: tuple[float, float] | None = None,
+        headers: Mapping[str, str] | None = None,
+        downgrade: bool = False,
+    ) -> None:
+        """Make no request yet.
+
+        Args:
+            retries: how often a request is made.
+            login: who makes them; without one, users in URLs and in ~/.netrc count.
+            timeout: seconds to connect, and between two reads or writes; `http.TIMEOUT` if it is None.
+            headers: of every request.
+            downgrade: whether a redirect may lead from https to http, because what comes is verified.
+        """
+        self._policy = retries
+        self._timeout = timeout or http.TIMEOUT
+        self._downgrade = downgrade
+        self._adapter = HTTPAdapter()
+        self.session = requests.Session() if login is None else LoginSession(login)
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, self._adapter)
+        # Files are wanted as they are stored, so no server or proxy may compress them on the way.
+        self.session.headers.update({"Accept-Encoding": "identity", "User-Agent": "pikaforge", **(headers or {})})
+        self.session.hooks["response"].append(self._check_redirect)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.session.close()
+
+    def _check_redirect(self, response: requests.Response, *_args: object, **_options: object) -> None:
+        if not response.is_redirect or response.request.method not in FOLLOWED:
+            return
+        response.raw.close()  # requests reads the body of a redirect to its end, which may never come
+        target = urljoin(response.url, response.headers["Location"])
+        if response.url.startswith("https:") and not target.startswith("https:") and not self._downgrade:
+            raise HttpError(f"it redirects to {http.redacted(target)}, which is not encrypted", "redirect")
+
+    def open(
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, final: Collection[int] = ()
+    ) -> Answer:
+        """Make a request, several times if it must be. Redirects are followed for GET and HEAD.
+
+        Args:
+            method: of HTTP.
+            url: http or https.
+            headers: further ones.
+            final: statuses of `TRANSIENT` that are an answer here.
+
+        Returns:
+            The answer, whatever its status; the caller leaves it by `with`.
+
+        Raises:
+            HttpError: there is no answer.
+        """
+        return self._send(method, url, None, headers, _retry(self._policy, final))
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        read: Callable[[Answer], T],
+        *,
+        body: Content | None = None,
+        headers: Mapping[str, str] | None = None,
+        final: Collection[int] = (),
+    ) -> T:
+        """As `open`, and read the answer; where its body is cut or stalls, the request is made again.
+
+        Args:
+            method: of HTTP.
+            url: http or https.
+            read: makes the result out of an answer.
+            body: what is sent.
+            headers: further ones.
+            final: statuses of `TRANSIENT` that are an answer here.
+
+        Raises:
+            HttpError: there is no answer, or not all of one, or the file that is the body cannot be opened.
+        """
+        retry = _retry(self._policy, final)
+        while True:
+            with self._send(method, url, body, headers, retry) as answer:
+                try:
+                    return read(answer)
+                except CutError as cut:
+                    retry = answer.tries_left(cut, method, url)
+            retry.sleep()
+
+    def _send(
+        self, method: str, url: str, body: Content | None, headers: Mapping[str, str] | None, retry: _Retry
+    ) -> Answer:
+        with _opened(body) as data:
+            self._adapter.max_retries = retry
+            try:
+                return Answer(
+                    self.session.request(
+                        method,
+                        url,
+                        data=data,
+                        headers=dict(headers or {}),
+                        timeout=self._timeout,
+                        stream=True,
+                        allow_redirects=method in FOLLOWED,
+                    )
+                )
+            # ValueError: urllib3's own of a URL. OSError: all of requests, and a bundle of authorities that is absent.
+            except (OSError, ValueError, *LOST) as error:
+                raise _explained(error) from None
+
+
+@contextlib.contextmanager
+def _opened(body: Content | None) -> Iterator[IO[bytes] | bytes | None]:
+    """Open what is sent; urllib3 rewinds a file before it sends it again."""
+    if not isinstance(body, Path):
+        yield body
+        return
+    try:
+        stream = body.open("rb")
+    except OSError as error:
+        raise HttpError(error.strerror or str(error), "file") from error
+    with stream:
+        # As a stream, an empty file would be sent in chunks, which not every server takes.
+        yield stream if os.fstat(stream.fileno()).st_size else b""
+
+
+def _explained(error: Exception) -> HttpError:
+    """Say what an exception of requests or urllib3 means."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return HttpError(_tls_reason(error), "tls")
+    if isinstance(error, requests.exceptions.ProxyError):
+        return HttpError(f"the proxy does not answer: {_brief(error)}", "connection")
+    if any(isinstance(inner, NameResolutionError) for inner in _chain(error)):
+        return HttpError(_brief(error), "name")
+    if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.Timeout):
+        return HttpError(_brief(error), "connection")
+    bundle = isinstance(error, OSError) and not isinstance(error, requests.exceptions.RequestException)
+    return HttpError(_brief(error), "tls" if bundle else "url")
+
+
+def _chain(error: object) -> Iterator[object]:
+    """Yield an exception and what it wraps, outermost first."""
+    for _ in range(10):
+        yield error
+        inner = getattr(error, "reason", None)
+        if not isinstance(inner, Exception):
+            inner = next(iter(getattr(error, "args", ())), None)
+        if not isinstance(inner, Exception):
+            return
+        error = inner
+
+
+def _tls_reason(error: Exception) -> str:
+    """Say why there is no encrypted connection."""
+    for inner in _chain(error):
+        if isinstance(inner, ssl.SSLCertVerificationError):
+            return f"its certificate is not accepted: {inner.verify_message}"
+        if isinstance(inner, ssl.SSLError) and inner.reason:
+            return TLS_REASONS.get(inner.reason, f"TLS fails: {inner.reason.lower().replace('_', ' ')}")
+    return f"TLS fails: {_brief(error)}"
+
+
+def _brief(error: Exception) -> str:
+    """Return the reason in an exception, in one line of at most 200 characters, without secrets."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    text = " ".join(str(reason or error).split())
+    text = re.sub(r"://[^\s/]*@", "://***@", text)
+    return re.sub(r"\?[^\s'\"<>)]+", "?***", text)[-200:]

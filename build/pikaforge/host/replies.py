@@ -1,0 +1,115 @@
+"""What a container engine answers, as far as this tool reads it: models of the JSON of its interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pikaforge.errors import HostError
+
+
+class Reply(BaseModel):
+    """An answer. It has many more fields, which differ from version to version."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+ReplyT = TypeVar("ReplyT", bound=Reply)
+
+
+class EngineInfo(Reply):
+    """`/info`."""
+
+    system: str | None = Field(default=None, alias="OSType")
+    architecture: str | None = Field(default=None, alias="Architecture")
+    cpus: int | None = Field(default=None, alias="NCPU")
+    buildah: str | None = Field(default=None, alias="BuildahVersion")
+    rootless_podman: bool | None = Field(default=None, alias="Rootless")
+
+    @property
+    def podman(self) -> bool:
+        """Whether the engine is podman, which adds this field to those of docker."""
+        return self.buildah is not None
+
+    @property
+    def rootless(self) -> bool:
+        """Whether it is podman without root's rights, which ignores the limits that a container asks for."""
+        return bool(self.rootless_podman)
+
+
+class ImageConfig(Reply):
+    """Part of `ImageReply`."""
+
+    labels: Mapping[str, str] | None = Field(default=None, alias="Labels")
+
+
+class ImageReply(Reply):
+    """`/images/NAME/json`."""
+
+    id: str = Field(alias="Id")
+    config: ImageConfig | None = Field(default=None, alias="Config")
+    digests: tuple[str, ...] | None = Field(default=None, alias="RepoDigests")
+    size: int | None = Field(default=None, alias="Size")
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Its labels."""
+        return (self.config and self.config.labels) or {}
+
+
+class PodmanImage(Reply):
+    """Podman's own `/libpod/images/NAME/json`."""
+
+    digest: str = Field(default="", alias="Digest")
+    """The one that the image's tag has in the registry."""
+
+
+class Network(Reply):
+    """Part of `ContainerReply`: a network that a container is in."""
+
+    address: str | None = Field(default=None, alias="IPAddress")
+
+
+class NetworkSettings(Reply):
+    """Part of `ContainerReply`."""
+
+    networks: Mapping[str, Network] = Field(alias="Networks")
+
+
+class ContainerReply(Reply):
+    """`/containers/NAME/json`."""
+
+    network: NetworkSettings = Field(alias="NetworkSettings")
+
+    @property
+    def address(self) -> str:
+        """Its address in the first network that gives it one; "" without one."""
+        return next((found.address for found in self.network.networks.values() if found.address), "")
+
+
+class Event(Reply):
+    """A line of what an engine says while it pulls, imports or builds."""
+
+    stream: str | None = None
+    """What a step of a build prints."""
+    status: str | None = None
+    error: str | None = None
+
+
+def parse(model: type[ReplyT], answer: object) -> ReplyT:
+    """Return an answer as a model.
+
+    Raises:
+        HostError: it is not of that kind.
+    """
+    try:
+        return model.model_validate(answer)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise HostError(
+            f"the container engine's answer cannot be read: {f'{place}: ' if place else ''}{first['msg']}",
+            hint="is DOCKER_HOST the address of a container engine?",
+        ) from error
