@@ -147,7 +147,7 @@ def test_where_nothing_is_close_all_targets_are_listed(run: Run) -> None:
     [
         (["good"], "one of the arguments --model --target is required"),
         (["good", "--model", "R620", "--target", "sandybridge"], "not allowed with argument"),
-        (["--model", "R620"], "the following arguments are required: FILE|DIR|PACKAGE"),
+        (["--model", "R620"], "the following arguments are required: PATH"),
         (["good", "--model"], "expected one argument"),
         (["good", "--model", "R620", "--os", "el7"], "unrecognized arguments: --os"),
     ],
