@@ -161,6 +161,14 @@ SCRIPTS = (
 """The shell scripts that shellcheck reads."""
 
 
+GITHUB = (
+    ("github-workflows", "workflows/*.yml"),
+    ("dependabot", "dependabot.yml"),
+    ("github-issue-forms", "ISSUE_TEMPLATE/*.yml"),
+)
+"""Schemas of the files below .github."""
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, types, imports, shell scripts, and GitHub's workflows and forms."""
@@ -174,9 +182,9 @@ def lint(session: nox.Session) -> None:
         str(path.relative_to(HERE)) for pattern in SCRIPTS for path in HERE.glob(pattern) if path.is_file()
     )
     session.run("shellcheck", *scripts, external=True)
-    for schema, pattern in (("github-workflows", "workflows/*.yml"), ("dependabot", "dependabot.yml")):
+    for schema, pattern in GITHUB:
         files = sorted(str(path.relative_to(HERE)) for path in HERE.glob(f".github/{pattern}"))
-        builtin = ("--builtin-schema", f"vendor.{schema}")  # those that it carries need no network
+        builtin = ("--builtin-schema", f"vendor.{schema}")  # check-jsonschema carries these: no network is needed
         session.run(str(programs / "check-jsonschema"), *builtin, *files, external=True)
     zizmor = ("--offline", "--quiet", "--no-progress", "--strict-collection", "--persona", "pedantic")
     session.run(str(programs / "zizmor"), *zizmor, ".github", external=True)

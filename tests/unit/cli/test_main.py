@@ -491,7 +491,7 @@ def _verb_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> 
         (
             KeyboardInterrupt(),
             130,
-            "error: interrupted; what was running is removed\n  hint: run it again: it goes on where it was\n",
+            "error: interrupted; what was running is removed\n  hint: run it again: it continues where it stopped\n",
         ),
         (
             OSError(28, "No space left on device", "/out/x"),
