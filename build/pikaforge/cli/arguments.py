@@ -12,6 +12,7 @@ from pikaforge.config.registry import FORMATS
 from pikaforge.plan import allocators
 
 PROGRAM = "pikaforge"
+HINT = "`nox -s tool -- VERB --help` shows the options of a verb, with examples."
 WIDTH = 100
 """Columns of a help page at most: longer lines are hard to read."""
 
@@ -294,7 +295,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog=PROGRAM,
         usage="%(prog)s [-h] [--version] VERB [options]",
-        description=f"{ABOUT}\n\n{listing()}\n\n`{PROGRAM} VERB --help` shows the options of a verb, with examples.",
+        description="\n\n".join((ABOUT, listing(), HINT)),
         epilog=statuses(),
         formatter_class=Help,
         allow_abbrev=False,

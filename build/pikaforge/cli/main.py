@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         show_error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        show_error(ForgeError("interrupted; what was running is removed", hint="run it again: it continues where it stopped"))
+        show_error(
+            ForgeError("interrupted; what was running is removed", hint="run it again: it continues where it stopped")
+        )
         return EXIT_INTERRUPTED
     except OSError as error:
         if arguments.debug:
