@@ -1,4 +1,4 @@
-"""One session per thing a user does; what it does is in build/pikaforge."""
+"""Build packages, check and publish them. `nox -s SESSION -- --help` shows the options of a session."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ EXIT_HOST = 3
 
 
 def prepare(session: nox.Session, name: str, *extras: str) -> Path:
-    """Make the environment `.nox/<name>` with this project in it, unless it is there as it should be; its bin folder.
+    """Make the environment `.nox/<name>` with this project in it, unless it is up to date; return its bin folder.
 
-    Sessions share environments, which nox's own cannot; and pip, which needs a second and the network even when there
-    is nothing to do, runs only when what the project needs has changed.
+    nox's own environments cannot be shared by sessions. pip needs a second and the network even when there is nothing
+    to do, so it runs only when the project's dependencies have changed.
     """
     environment = HERE / ".nox" / name
     stamp = environment / "complete"
@@ -54,12 +54,12 @@ def prepare(session: nox.Session, name: str, *extras: str) -> Path:
 
 
 def run_tool(session: nox.Session, *words: str, environment: str = "tool", extras: tuple[str, ...] = ()) -> None:
-    """Run the tool and end with its exit status, which nox would turn into 1."""
+    """Run the tool, and end with its exit status; nox itself would end with 1."""
     programs = prepare(session, environment, *extras)
     variables = {**os.environ, "PIKAFORGE_CWD": os.environ.get("PIKAFORGE_CWD", str(session.invoked_from))}
     argv = [str(programs / "python"), "-m", "pikaforge", *words, *session.posargs]
     with subprocess.Popen(argv, env=variables) as child:
-        signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # it cleans up, and its status is passed on
+        signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # the tool cleans up, and its status is passed on
         while True:
             try:
                 status = child.wait()
@@ -72,9 +72,9 @@ def run_tool(session: nox.Session, *words: str, environment: str = "tool", extra
 
 @contextmanager
 def beside(session: nox.Session, other: str) -> Iterator[None]:
-    """Run another session while the block runs; what it says comes afterwards, and its failure is this one's.
+    """Run another session while the block runs, and print its output afterwards. If it fails, this session fails.
 
-    Where tests wait for something, there is time for it.
+    It uses the time in which tests wait.
     """
     argv = [sys.executable, "-m", "nox", "--noxfile", str(HERE / "noxfile.py"), "--session", other]
     with tempfile.TemporaryFile() as said, subprocess.Popen(argv, stdout=said, stderr=said) as child:
@@ -90,61 +90,61 @@ def beside(session: nox.Session, other: str) -> Iterator[None]:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build and test packages: nox -s build -- R620 [--source sample]."""
+    """Build, test and pack the selected cells: nox -s build -- R620."""
     run_tool(session, "build")
 
 
 @nox.session
 def plan(session: nox.Session) -> None:
-    """Show what a build would do, what is cached, and why."""
+    """Show what a build would do, and why: nox -s plan -- R620."""
     run_tool(session, "plan")
 
 
 @nox.session
 def sweep(session: nox.Session) -> None:
-    """Build one cell of every compilation there is, and write docs/coverage.md."""
+    """Build one cell of each compilation, and write docs/coverage.md: nox -s sweep."""
     run_tool(session, "sweep")
 
 
 @nox.session
 def matrix(session: nox.Session) -> None:
-    """Show the cells of the matrix: --format table|json|github."""
+    """List the cells of matrix.yaml: nox -s matrix -- --format json."""
     run_tool(session, "matrix")
 
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """Judge any program, library, folder or package: nox -s audit -- FILE --model R620."""
+    """Check that programs and packages run on a model's CPUs: nox -s audit -- FILE --model R620."""
     run_tool(session, "audit")
 
 
 @nox.session
 def verify(session: nox.Session) -> None:
-    """Check packages, also of a URL: nox -s verify -- dist/debian12 --key FILE."""
+    """Check digests, signatures, provenance and contents: nox -s verify -- dist/debian12 --key FILE."""
     run_tool(session, "verify")
 
 
 @nox.session
 def publish(session: nox.Session) -> None:
-    """Put packages into repositories: nox -s publish -- R620 --to staging; --yes does it."""
+    """Put packages into repositories: nox -s publish -- R620 --to staging --yes."""
     run_tool(session, "publish", environment="publish", extras=("publish",))
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Load test, with plots: nox -s bench -- R620 --allocators."""
+    """Compare allocators under load, with a plot: nox -s bench -- R620 --allocators."""
     run_tool(session, "bench", environment="bench", extras=("bench",))
 
 
 @nox.session
 def tool(session: nox.Session) -> None:
-    """Run any verb of the tool: nox -s tool -- lock; `invoke --list` shows those for upkeep."""
+    """Run any verb of the tool: nox -s tool -- lock. `invoke --list` shows those for upkeep."""
     run_tool(session)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests: unit, guest scripts, and those with a real engine; without arguments, lint beside them."""
+    """Run all tests, and lint beside them; or some: nox -s tests -- tests/unit."""
     programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish")
     pytest = (str(programs / "python"), "-m", "pytest")
     if session.posargs:
@@ -158,12 +158,20 @@ SCRIPTS = (
     "docker/guest/**/*", "build/recipes/*.sh", "build/pikaforge/**/*.sh", "tests/**/*.sh", "docker/*.sh", "setup.sh",
     ".ci/run",
 )  # fmt: skip
-"""Shell scripts, which shellcheck reads."""
+"""The shell scripts that shellcheck reads."""
+
+
+GITHUB = (
+    ("github-workflows", "workflows/*.yml"),
+    ("dependabot", "dependabot.yml"),
+    ("github-issue-forms", "ISSUE_TEMPLATE/*.yml"),
+)
+"""Schemas of the files below .github."""
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, types, shell scripts, banned imports and GitHub's workflows."""
+    """Check style, types, imports, shell scripts, and GitHub's workflows and forms."""
     programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish")
     python = ["build/pikaforge", "tests", "benchmarks", "noxfile.py", "tasks.py"]
     session.run(str(programs / "ruff"), "check", *python, external=True)
@@ -174,9 +182,9 @@ def lint(session: nox.Session) -> None:
         str(path.relative_to(HERE)) for pattern in SCRIPTS for path in HERE.glob(pattern) if path.is_file()
     )
     session.run("shellcheck", *scripts, external=True)
-    for schema, pattern in (("github-workflows", "workflows/*.yml"), ("dependabot", "dependabot.yml")):
+    for schema, pattern in GITHUB:
         files = sorted(str(path.relative_to(HERE)) for path in HERE.glob(f".github/{pattern}"))
-        builtin = ("--builtin-schema", f"vendor.{schema}")  # those that it carries need no network
+        builtin = ("--builtin-schema", f"vendor.{schema}")  # check-jsonschema carries these: no network is needed
         session.run(str(programs / "check-jsonschema"), *builtin, *files, external=True)
     zizmor = ("--offline", "--quiet", "--no-progress", "--strict-collection", "--persona", "pedantic")
     session.run(str(programs / "zizmor"), *zizmor, ".github", external=True)

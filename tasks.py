@@ -1,4 +1,4 @@
-"""Upkeep, as invoke tasks: each is a verb of the tool, run in its own environment."""
+"""Tasks for upkeep. Each runs a verb of the tool in the environment that nox makes for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def forge(*words: str) -> None:
-    """Run a verb through nox, which keeps the tool's environment; end with its exit status."""
+    """Run a verb with nox, and end with its exit status."""
     environment = {**os.environ, "PIKAFORGE_CWD": os.environ.get("PIKAFORGE_CWD", str(Path.cwd()))}
     argv = [sys.executable, "-m", "nox", "--noxfile", str(HERE / "noxfile.py"), "--session", "tool", "--", *words]
     try:
@@ -28,43 +28,49 @@ def forge(*words: str) -> None:
 
 
 def given(**options: str) -> list[str]:
-    """The options that have a value, as words."""
+    """Return the options that have a value, as words of a command line."""
     return [word for name, value in options.items() if value for word in (f"--{name}", value)]
 
 
-@task(help={"source": "as for build", "image": "pin this image's base anew, too", "matrix": "another matrix.yaml"})
+@task(
+    help={
+        "source": "git URL, clone, tarball or `sample`",
+        "image": "also pin the base of this image",
+        "matrix": "another matrix.yaml",
+    }
+)
 def lock(_: Context, source: str = "", image: str = "", matrix: str = "") -> None:
-    """Refresh sources.lock and show the difference."""
+    """Renew the pins in sources.lock, and show what changed."""
     forge("lock", *given(source=source, image=image, matrix=matrix))
 
 
-@task(name="list", help={"source": "as for build", "matrix": "another matrix.yaml"})
+@task(name="list", help={"source": "git URL, clone, tarball or `sample`", "matrix": "another matrix.yaml"})
 def patches_list(_: Context, source: str = "", matrix: str = "") -> None:
-    """Show the patch series with its pins."""
+    """List the patch series with its pins."""
     forge("patches", "list", *given(source=source, matrix=matrix))
 
 
-@task(name="check", help={"source": "as for build", "matrix": "another matrix.yaml"})
+@task(name="check", help={"source": "git URL, clone, tarball or `sample`", "matrix": "another matrix.yaml"})
 def patches_check(_: Context, source: str = "", matrix: str = "") -> None:
-    """Tell of each entry of the series whether the source has it, it applies, or it conflicts."""
+    """Check which patches apply, are present, or conflict."""
     forge("patches", "check", *given(source=source, matrix=matrix))
 
 
 @task(name="list")
 def images_list(_: Context) -> None:
-    """Show the images that were made."""
+    """List the images that were made in the engine."""
     forge("images", "list")
 
 
 @task(name="remove")
 def images_remove(_: Context) -> None:
-    """Remove the images that were made."""
+    """Remove the images that were made in the engine."""
     forge("images", "remove")
 
 
 @task(name="list")
 def cache_list(_: Context) -> None:
-    """Show the size of stored results and downloads."""
+    """List the sizes of stored results and downloads."""
     forge("cache", "list")
 
 
@@ -74,15 +80,15 @@ def cache_clean(_: Context) -> None:
     forge("cache", "clean")
 
 
-@task(help={"folder": "where to"})
+@task(help={"folder": "the folder to write to"})
 def sample(_: Context, folder: str) -> None:
-    """Make the sample server's git repositories in a folder."""
+    """Write the git repositories of the sample server to a folder."""
     forge("sample", folder)
 
 
 @task
 def schema(_: Context) -> None:
-    """Write the JSON schemas of the configuration files anew."""
+    """Write the JSON schemas of the file formats."""
     forge("schema")
 
 

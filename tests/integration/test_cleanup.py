@@ -79,7 +79,7 @@ def test_interrupt_during_compilation(
         assert time.monotonic() - start < SOON
     assert done.returncode == 130, done.text
     assert "error: interrupted; what was running is removed" in done.stderr
-    assert "hint: run it again: it goes on where it was" in done.stderr
+    assert "hint: run it again: it continues where it stopped" in done.stderr
     assert "Traceback" not in done.text
     assert engine.containers(done.pid) == []
     assert processes(str(brief.folder)) == []

@@ -95,7 +95,7 @@ def test_the_package_names_no_product() -> None:
     """What is built is data: matrix.yaml and a recipe. The only one who may say redis is the client of its protocol."""
     named = []
     for path in sorted(PACKAGE.rglob("*")):
-        if path.suffix not in (".py", ".sh", ".service", ".csv"):
+        if path.suffix not in (".py", ".sh", ".service", ".csv", ".jinja"):
             continue
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             found = re.search(r"pika(?!forge)", line, re.IGNORECASE)

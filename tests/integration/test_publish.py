@@ -36,7 +36,7 @@ pytestmark = [
 ]
 
 PLACE = "debian12/R620"
-NOTHING = "nothing was changed: this was a dry run; --yes does it"
+NOTHING = "nothing was changed: this was a dry run; --yes makes the changes"
 THERE = "everything is there already: nothing was uploaded"
 
 
@@ -301,7 +301,7 @@ class TestHistory:
         house.publish("R720", "--to", "staging", "--yes", "--replace")
         sums = house.root("staging") / "debian12/R720/tarballs/SHA256SUMS"
         dry = house.publish("R720", "--rollback", "--to", "staging")
-        assert dry.lines(r"^  debian12/R720: generation 2 → 3 \(again what 1 was\)$")
+        assert dry.lines(r"^  debian12/R720: generation 2 → 3 \(the contents of 1 again\)$")
         assert NOTHING in dry.stdout
         assert "pika-v3.4.0-R720.tar.gz\n" not in sums.read_text()  # it is in r2
         house.publish("R720", "--rollback", "--to", "staging", "--yes")
@@ -332,7 +332,7 @@ class TestHistory:
         done = house.publish("--promote", "staging:stable", check=EXIT_CONFIG)
         assert "nothing of all is published to staging" in done.stderr
         done = house.publish("--promote", "staging", check=EXIT_CONFIG)
-        assert "does not say from where to where" in done.stderr
+        assert "does not name two destinations" in done.stderr
 
 
 @pytest.fixture(scope="module")

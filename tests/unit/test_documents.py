@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pikaforge.cli.arguments import parser
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (
     "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/glossary.md",
@@ -47,6 +49,9 @@ DEFINITION = re.compile(r"^ {0,3}\[[^\]]+\]:\s+(\S+)", re.MULTILINE)
 HEADING = re.compile(r"^#{1,6} +(.*?)\s*#*$", re.MULTILINE)
 ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 WORD = re.compile(r"[A-Za-z0-9_.*<>/-]+")
+SESSION = re.compile(r"\bnox -s ([a-z]+)([^`\n]*)")
+TASK = re.compile(r"\binvoke (?!--)([a-z.*]+)([^`\n]*)")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 TERM = re.compile(r"- \*\*(.+?)\*\*: \S.*")
 
 
@@ -175,6 +180,35 @@ def _link_fault(checkout: Checkout, document: str, here: str, link: str) -> str:
     return ""
 
 
+def options_of(verb: str) -> set[str]:
+    """Return the options of a verb of the tool; for `tool`, those of all verbs."""
+    (verbs,) = (action.choices for action in parser()._actions if isinstance(action.choices, dict))
+    chosen = verbs.values() if verb == "tool" else [verbs[verb]]
+    return {option for each in chosen for action in each._actions for option in action.option_strings}
+
+
+def command_faults(text: str) -> list[str]:
+    """Return which sessions of nox, tasks of invoke, and options of both a document names that do not exist."""
+    wrong = []
+    sessions = re.findall(r"^def ([a-z]+)\(session: nox\.Session\)", this_checkout().text("noxfile.py"), re.MULTILINE)
+    for name, rest in SESSION.findall(text):
+        if name not in sessions:
+            wrong.append(f"there is no session {name}")
+        elif name not in ("tests", "lint"):  # their arguments are those of other programs
+            unknown = set(OPTION.findall(rest.partition(" # ")[0])) - options_of(name)
+            wrong += [f"session {name} has no option {option}" for option in sorted(unknown)]
+    found = re.findall(r"^def (\w+)\(_:? ?", this_checkout().text("tasks.py"), re.MULTILINE)
+    tasks = [name.replace("_", ".", 1) for name in found]
+    for name, rest in TASK.findall(text):
+        known = [task for task in tasks if task == name or (name.endswith(".*") and task.startswith(name[:-1]))]
+        if not known:
+            wrong.append(f"there is no task {name}")
+        else:
+            unknown = set(OPTION.findall(rest)) - options_of(known[0].partition(".")[0])
+            wrong += [f"task {name} has no option {option}" for option in sorted(unknown)]
+    return wrong
+
+
 def terms(text: str) -> list[str]:
     """Return the words that a glossary explains, in its order."""
     return [found.group(1) for line in text.splitlines() if (found := TERM.fullmatch(line))]
@@ -203,6 +237,11 @@ def test_the_documents_are_found() -> None:
 @pytest.mark.parametrize("document", this_checkout().documents)
 def test_links_and_paths_are_right(document: str) -> None:
     assert faults(this_checkout(), document) == []
+
+
+@pytest.mark.parametrize("document", [name for name in this_checkout().documents if not name.startswith(SAMPLE)])
+def test_commands_exist(document: str) -> None:
+    assert command_faults(this_checkout().text(document)) == []
 
 
 GLOSSARY = (
@@ -322,6 +361,21 @@ def test_what_is_wrong_is_found(small: Checkout, text: str, fault: str) -> None:
 )
 def test_what_is_right_is_let_through(small: Checkout, text: str) -> None:
     assert said(small, text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("`nox -s build -- R620 --locked`, `nox -s tests -- -k x --any`, `nox -s VERB -- --help`", []),
+        ("`invoke lock --image debian12`, `invoke patches.*`, `invoke --list`, `nox -s tool -- lock --image el9`", []),
+        ("`nox -s biuld -- R620`", ["there is no session biuld"]),
+        ("```sh\n.venv/bin/nox -s plan -- R620 --jobs 3   # --nothing\n```", ["session plan has no option --jobs"]),
+        ("`invoke patches.apply`", ["there is no task patches.apply"]),
+        ("`invoke images.list --all`", ["task images.list has no option --all"]),
+    ],
+)
+def test_commands_that_do_not_exist_are_found(text: str, found: list[str]) -> None:
+    assert command_faults(text) == found
 
 
 def test_what_is_made_is_no_document(small: Checkout) -> None:

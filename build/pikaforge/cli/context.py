@@ -1,4 +1,4 @@
-"""What one call of the tool works on: arguments, files and folders, loaded piece by piece as they are needed."""
+"""The context of one call: its arguments, and what they name. Each part is loaded when it is first needed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 class Context:
-    """What one call of the tool works on, loaded piece by piece as it is needed."""
+    """The arguments of one call, and what they name: configuration, folders, cells, engine.
+
+    Modules are imported in the methods that need them, so that a verb does not wait for libraries that it never uses.
+    """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         from pikaforge.host.workspace import HOME  # noqa: PLC0415
@@ -38,12 +41,12 @@ class Context:
 
     @property
     def base(self) -> Path:
-        """The folder of matrix.yaml, which paths in it are relative to."""
+        """The folder of matrix.yaml. Paths in it are relative to this folder."""
         return self.matrix.parent
 
     @property
     def spec(self) -> Spec:
-        """matrix.yaml, with the formats and fallbacks that the command line asks for."""
+        """The configuration, with what --formats and --strict-targets change in it."""
         if self._spec is None:
             from pikaforge.config import load  # noqa: PLC0415
 
@@ -58,30 +61,30 @@ class Context:
         return self._spec
 
     def series(self) -> Series | None:
-        """The series file that the product names."""
+        """Return the patch series of the product; None if it has no patches."""
         from pikaforge.config import load  # noqa: PLC0415
 
         path = self.spec.product.patches
         return None if path is None else load.load_series(self.base / path)
 
     def cells(self) -> tuple[Cell, ...]:
-        """The selected cells."""
+        """Return the selected cells."""
         from pikaforge.plan.matrix import all_cells  # noqa: PLC0415
         from pikaforge.plan.selectors import Selection, select  # noqa: PLC0415
 
-        given = self.arguments
-        if given.verb == "matrix" and not (given.selectors or given.os or given.allocator):
+        arguments = self.arguments
+        if arguments.verb == "matrix" and not (arguments.selectors or arguments.os or arguments.allocator):
             return all_cells(self.spec)
         selection = Selection(
-            selectors=tuple(given.selectors) or (("all",) if given.verb == "matrix" else ()),
-            os=given.os,
-            allocator=given.allocator,
+            selectors=tuple(arguments.selectors) or (("all",) if arguments.verb == "matrix" else ()),
+            os=arguments.os,
+            allocator=arguments.allocator,
         )
-        engine: Literal["docker", "host"] = getattr(given, "engine", "docker")
+        engine: Literal["docker", "host"] = getattr(arguments, "engine", "docker")
         return select(self.spec, selection, host_image=matrix.matching_image(self.spec), engine=engine)
 
     def plan(self, machine: Machine | None, cells: Sequence[Cell]) -> Plan:
-        """Return the plan for some cells, with warnings about the recipe.
+        """Return the plan of some cells, with warnings about the recipe.
 
         Args:
             machine: what can be run; None if that is not known.
@@ -90,14 +93,14 @@ class Context:
         from pikaforge.pipeline.recipe import old_names  # noqa: PLC0415
         from pikaforge.plan.plan import expand  # noqa: PLC0415
 
-        given = self.arguments
-        made = expand(self.spec, cells, engine=given.engine, machine=machine, require_run=given.require_run)
+        arguments = self.arguments
+        made = expand(self.spec, cells, engine=arguments.engine, machine=machine, require_run=arguments.require_run)
         recipe = self.spec.product.recipe
         notice = old_names(self.base / recipe, str(recipe))
         return replace(made, warnings=(*made.warnings, notice)) if notice else made
 
     def machine(self, flags: frozenset[str]) -> Machine:
-        """What can be run where the engine is, whose CPUs have `flags`."""
+        """Return what can be run on the engine's machine, whose CPUs have `flags`."""
         from pikaforge.cpu.emulation import Machine  # noqa: PLC0415
         from pikaforge.pipeline.smoke.smoke import host_emulator  # noqa: PLC0415
 
@@ -106,7 +109,7 @@ class Context:
         return Machine(flags=flags, emulates=self.spec.defaults.emulator is not None)
 
     def engine(self) -> Engine:
-        """The engine that was asked for; not yet verified."""
+        """Return the engine of --engine; it is not verified yet."""
         kind: Literal["docker", "host"] = self.arguments.engine
         if kind == "host":
             from pikaforge.host.no_container import HostEngine  # noqa: PLC0415
@@ -117,15 +120,15 @@ class Context:
         return DockerEngine()
 
     def workspace(self, engine: Engine, *, refresh: bool = False) -> Workspace:
-        """The surroundings of a run."""
+        """Return the workspace of a run: folders, engine, store, lock and downloads."""
         from pikaforge.host.download import Downloads  # noqa: PLC0415
         from pikaforge.host.lockfile import NAME, Lock  # noqa: PLC0415
         from pikaforge.host.store import Store  # noqa: PLC0415
         from pikaforge.host.workspace import Workspace  # noqa: PLC0415
 
-        given = self.arguments
-        lock = Lock(self.base / NAME, strict=given.locked, refresh=refresh)
-        options = {name: getattr(given, name.replace("-", "_"), "") for name in allocators.built()}
+        arguments = self.arguments
+        lock = Lock(self.base / NAME, strict=arguments.locked, refresh=refresh)
+        options = {name: getattr(arguments, name.replace("-", "_"), "") for name in allocators.built()}
         return Workspace(
             base=self.base,
             out=self.out,
@@ -140,18 +143,18 @@ class Context:
                 option=" or ".join(f"--{name} FILE" for name in options),
             ),
             given={name: cwd() / file for name, file in options.items() if file},
-            jobs=getattr(given, "jobs", None) or 0,
-            compiler_cache=not getattr(given, "no_compiler_cache", False),
+            jobs=getattr(arguments, "jobs", None) or 0,
+            compiler_cache=not getattr(arguments, "no_compiler_cache", False),
         )
 
     def origin(self) -> Origin:
-        """The source that was asked for."""
+        """Return the source of --source, or the product's own."""
         from pikaforge.pipeline.source import origin  # noqa: PLC0415
 
         return origin.parse(self.spec.product, self.arguments.source, base=self.base, cwd=cwd(), out=self.out)
 
     def pipeline(self, workspace: Workspace) -> Pipeline:
-        """The pipeline for the product and the source that was asked for."""
+        """Return the pipeline for the product and its source."""
         from pikaforge.pipeline.pipeline import Pipeline  # noqa: PLC0415
         from pikaforge.pipeline.stage import Request  # noqa: PLC0415
 

@@ -1,17 +1,16 @@
-"""What the tool tells GitHub Actions: outputs of a step, a summary of a job, and keys for its caches.
+"""Outputs of a step of GitHub Actions, the summary of a job, and keys for its caches.
 
-Both are files that the runner names in the environment and reads when the step has ended; elsewhere there are none,
-and nothing is told. Facts: https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands.
+The runner names a file for outputs and one for the summary in the environment, and reads them when the step has ended.
+On other machines there are none, and nothing is written. Source: https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pikaforge.cli.context import Context
 from pikaforge.errors import HostError
@@ -25,11 +24,11 @@ if TYPE_CHECKING:
 
 OUTPUT, SUMMARY = "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"
 ARGUMENTS = {"source": "", "engine": "docker", "locked": False}
-"""What `matrix` is not asked and a build is, with the defaults of a build."""
+"""Options that `matrix` lacks and keys depend on, with the defaults of a build."""
 
 
 def output(environ: Mapping[str, str], **values: str) -> None:
-    """Append a step's outputs, one line each, to the file that the runner has named.
+    """Append outputs of a step, one line each, to the file that the runner names.
 
     Raises:
         ValueError: a value has more than one line; the runner would take the second for an output of its own.
@@ -40,7 +39,7 @@ def output(environ: Mapping[str, str], **values: str) -> None:
     _append(environ, OUTPUT, "".join(f"{name}={value}\n" for name, value in values.items()))
 
 
-def summarise(environ: Mapping[str, str], markdown: str) -> None:
+def add_summary(environ: Mapping[str, str], markdown: str) -> None:
     """Append Markdown to the summary of a job.
 
     Raises:
@@ -65,26 +64,26 @@ def _append(environ: Mapping[str, str], variable: str, text: str) -> None:
 
 
 def cache_keys(context: Context, cells: Sequence[Cell]) -> dict[str, str]:
-    """By group of cells, a hash of all that decides their compilation; needs no engine, no network and no results.
+    """Return for each group of cells a hash of all that decides its compilation.
 
-    It is the key that `plan` shows on a machine where nothing has been built. What is not pinned yet, and thus has
-    no part in that key, takes part as it is asked for.
+    It needs no engine, no network and no results. It is made of the key that `plan` shows on a machine where nothing
+    has been built. Inputs that are not pinned have no part in that key, so they are added as they are configured.
     """
-    from pikaforge.host.store import Result, Store  # noqa: PLC0415  # none of these for a table of cells
+    from pikaforge.host.store import Result, Store  # noqa: PLC0415  # a table of cells needs none of these
     from pikaforge.plan.plan import expand  # noqa: PLC0415
 
     class Empty(Store):
-        """A store as a fresh machine has it: a result's identity would take the place of its key."""
+        """A store without results: where there is one, its identity would take the place of its key."""
 
         def peek(self, stage: str, key: str) -> Result | None:
             return None
 
-    asked = Context(argparse.Namespace(**{**ARGUMENTS, **vars(context.arguments)}))
-    workspace = replace(asked.workspace(asked.engine()), store=Empty(asked.out / "store"))
-    views = asked.pipeline(workspace).views(expand(asked.spec, cells), engine_answers=lambda: False)
-    source = _unpinned_source(asked, workspace)
+    planned = Context(argparse.Namespace(**{**ARGUMENTS, **vars(context.arguments)}))
+    workspace = replace(planned.workspace(planned.engine()), store=Empty(planned.out / "store"))
+    views = planned.pipeline(workspace).views(expand(planned.spec, cells), engine_answers=lambda: False)
+    source = _unpinned_source(planned, workspace)
     unpinned = {
-        name: {"source": source, "image": _unpinned_image(asked, workspace, name)}
+        name: {"source": source, "image": _unpinned_image(planned, workspace, name)}
         for name in dict.fromkeys(cell.image for cell in cells)
     }
     return {
@@ -94,31 +93,32 @@ def cache_keys(context: Context, cells: Sequence[Cell]) -> dict[str, str]:
     }
 
 
-def _unpinned_source(asked: Context, workspace: Workspace) -> dict[str, Any] | None:
-    """The patches as they are asked for; None if pins say exactly what is built."""
+def _unpinned_source(context: Context, workspace: Workspace) -> Mapping[str, object] | None:
+    """Return the patches as they are configured; None if the source and all patches are pinned."""
     from pikaforge.pipeline.source import source  # noqa: PLC0415
 
-    series, path = asked.series(), asked.spec.product.patches
+    series, path = context.series(), context.spec.product.patches
     if series is None or path is None:
         return None
-    folder = (asked.base / path).parent
-    pinned = source.identify(asked.origin(), series, workspace=workspace, folder=folder, offline=True)
+    folder = (context.base / path).parent
+    pinned = source.identify(context.origin(), series, workspace=workspace, folder=folder, offline=True)
     return _patches(series, folder) if pinned is None else None
 
 
-def _patches(series: Series, folder: Path) -> dict[str, Any]:
+def _patches(series: Series, folder: Path) -> Mapping[str, object]:
     entries = [entry for entry in series.patches if entry.enabled]
     files = [folder / entry.file for entry in entries if entry.file]
     return {
-        "series": [json.loads(entry.model_dump_json(exclude={"why"})) for entry in entries],
-        "files": [hashing.file_digest(path) if path.is_file() else "" for path in files],  # the build refuses it
+        "series": [entry.model_dump(mode="json", exclude={"why"}) for entry in entries],
+        "files": [
+            hashing.file_digest(path) if path.is_file() else "" for path in files
+        ],  # a build refuses a missing one
         "quilts": [hashing.tree_digest(folder / entry.quilt) for entry in entries if entry.quilt],
     }
 
 
-def _unpinned_image(asked: Context, workspace: Workspace, name: str) -> list[str | None] | None:
-    """What an image is made from, as it is asked for; None if pins say exactly what it is."""
-
-    entry = asked.spec.images[name]
+def _unpinned_image(context: Context, workspace: Workspace, name: str) -> list[str | None] | None:
+    """Return what an image is made from, as it is configured; None if it is pinned."""
+    entry = context.spec.images[name]
     pinned = base_image.identify(name, entry, workspace=workspace, offline=True)
     return [entry.base, entry.bootstrap, entry.mirror] if pinned is None else None

@@ -1,12 +1,11 @@
-"""What client machines need to take packages from where they were published. Pure: the same inputs, the same bytes.
+"""`utils/detect-model.sh`: the script that chooses a machine's repository. Pure: the same inputs give the same bytes.
 
-    IMAGE/PRODUCT.repo                  a whole fleet's, for yum and dnf: each machine takes its own model's packages
-    IMAGE/PRODUCT-MODEL.repo            one model's
-    IMAGE/PRODUCT-MODEL.list            one model's, for apt
-    utils/detect-model.sh               finds a machine's model, for the fleet's file and for apt
+All repositories of a root have packages of the same names, built for different CPUs. So it matters which repository a
+machine uses. The script chooses as an operator would: by the hardware model, if the CPUs fit its packages. It writes
+the result for the fleet's .repo file (yum, dnf), or apt's source. The files of single formats are made by `formats`.
 
-Every machine has packages of one name to choose from, built for different CPUs; so which repository it uses is what
-matters, and the script chooses as an operator would: by the model, if the CPUs agree.
+The script is an asset in which words such as `@URL@` are replaced. It is no Jinja template: shellcheck reads the asset,
+and the shell's `${#variable}` would begin a comment of Jinja.
 """
 
 from __future__ import annotations
@@ -28,15 +27,12 @@ from pikaforge.plan import matrix
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 UNKNOWN = "-"
-"""A target of which the matrix says nothing any more."""
+"""Stands for the target of a model that is no longer in the matrix."""
 
 WORD = re.compile(r"@([A-Z]+)@")
 KEY_BEGIN, KEY_END = "-----BEGIN PGP PUBLIC KEY BLOCK-----", "-----END PGP PUBLIC KEY BLOCK-----"
 KEY_BLOCK = re.compile(rf"{KEY_BEGIN}\n(?:[^\n]+\n)*?\n((?:[A-Za-z0-9+/=]+\n)+){KEY_END}")
 """A public key in text form: headers (RFC 4880, 6.2), a blank line, base64 with a checksum."""
-
-
-# --- the script
 
 
 def detect_script(
@@ -48,15 +44,15 @@ def detect_script(
     key: str | None = None,
     apt: Collection[str] = (),
 ) -> bytes:
-    """The script that finds a machine's model, with what it has to know.
+    """Return the script that finds a machine's model, with the data that it needs.
 
     Args:
-        spec: the matrix. Models and images that it has no more are known by their names alone.
-        published: models by image, as they are published.
+        spec: the matrix. Of models and images that it no longer has, only the names are known.
+        published: the published models, by image.
         base_url: of everything that is published.
-        key_name: the file name of the key on clients, `NAME.asc`; empty: called after the product.
+        key_name: the file name of the key on clients, `NAME.asc`; empty: the product's name.
         key: the public key that signs the repositories, in text form, for `--apt`; None if they are not signed.
-        apt: images for which there are repositories for apt.
+        apt: the images that have repositories for apt.
 
     Raises:
         ConfigError: a name, the URL or the key cannot be written into a script, or two models share a DMI name.
@@ -82,12 +78,12 @@ def detect_script(
         "NAMES": "\n".join(_names(spec, published)),
     }
     text = (ASSETS / SCRIPT).read_text(encoding="utf-8")
-    # In one go: a word within a value stays as it is.
+    # All words at once: a value that holds such a word is not replaced again.
     return WORD.sub(lambda found: words[found.group(1)], text).encode()
 
 
 def _bare_key(key: str) -> str:
-    """The key without what stands before and after it, and without its headers, which may hold any text."""
+    """Return the key without the text around it, and without its headers, which may hold any text."""
     found = KEY_BLOCK.findall("\n".join(key.splitlines()))
     if len(found) != 1:
         raise ConfigError(
@@ -97,14 +93,15 @@ def _bare_key(key: str) -> str:
 
 
 def _images(spec: Spec, published: Mapping[str, Sequence[str]]) -> list[str]:
-    """Images that something is published for, in the matrix's order; those that it has no more come last."""
-    there = [image for image in published if published[image]]
+    """Return the images with packages in the order of the matrix; those that it no longer has come last."""
+    present = [image for image in published if published[image]]
     order = list(spec.images)
-    return sorted(there, key=lambda image: (order.index(image) if image in order else len(order), image))
+    return sorted(present, key=lambda image: (order.index(image) if image in order else len(order), image))
 
 
 def _systems(spec: Spec, published: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    # What is published comes first, because the first that matches is taken and several may be one system's.
+    # Lines `IMAGE, os-release ID, version`. The script takes the first match. Several images may be for one system, so
+    # those with packages come first.
     first = [image for image in _images(spec, published) if image in spec.images]
     for image in (*first, *(image for image in spec.images if image not in first)):
         os = spec.images[image].os
@@ -113,15 +110,15 @@ def _systems(spec: Spec, published: Mapping[str, Sequence[str]]) -> Iterator[str
 
 
 def _built_for(spec: Spec) -> dict[tuple[str, str], str]:
-    """Targets by image and model. Of cells that cannot be built, what the CPUs allow: that asks for no less."""
+    """Return targets by image and model. A cell that cannot be built has the target that its CPUs allow."""
     return {(cell.image, cell.model): cell.target for cell in matrix.all_cells(spec)}
 
 
 def _ranked(spec: Spec, published: Mapping[str, Sequence[str]]) -> dict[str, list[tuple[str, str]]]:
-    """Models with their targets by image, the most demanding first.
+    """Return models with their targets by image, the most demanding target first.
 
-    Of models that share a target, the one that is called like it comes first, because where CPUs decide the machine is
-    no other; then the matrix's order. Those without a target come last.
+    If models share a target, a model with the name of the target comes first: it is the right one for a machine that is
+    chosen by its CPUs. Then the order of the matrix counts. Models without a known target come last.
     """
     known = _built_for(spec)
     order = list(spec.hardware)
@@ -146,16 +143,16 @@ def _targets(ranked: Mapping[str, Sequence[tuple[str, str]]]) -> Iterator[str]:
 
 
 def _names(spec: Spec, published: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """What machines call themselves: whole names before words, which may be part of those of others."""
-    owner: dict[str, str] = {}
+    """Return lines with the DMI product names of models: whole names (`is`) before parts of names (`has`)."""
+    known: dict[str, str] = {}
     for model, hardware in spec.hardware.items():
         for name in hardware.dmi:
             if not DMI_NAME.fullmatch(name):
                 raise ConfigError(f"{name!r} is no DMI product name", where=f"hardware.{model}.dmi")
             small = name.lower()
-            if owner.setdefault(small, model) != model:
-                message = f"the DMI product name {name!r} is also that of {owner[small]}"
-                raise ConfigError(message, where=f"hardware.{model}.dmi", hint="a machine is of one model: remove one")
-    yield from (f"is\t{name}\t{model}" for name, model in owner.items())
+            if known.setdefault(small, model) != model:
+                message = f"the DMI product name {name!r} is also that of {known[small]}"
+                raise ConfigError(message, where=f"hardware.{model}.dmi", hint="remove it from one of the two models")
+    yield from (f"is\t{name}\t{model}" for name, model in known.items())
     gone = sorted({model for models in published.values() for model in models} - set(spec.hardware))
     yield from (f"has\t{model.lower()}\t{model}" for model in (*spec.hardware, *gone))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pikaforge.config.schema import Spec
 from pikaforge.errors import PublishError
-from pikaforge.publish import diff, generation
+from pikaforge.publish import diff, generation, page
 from pikaforge.publish.diff import Item, RepositoryDiff
 from pikaforge.publish.generation import Signing
 from pikaforge.publish.root_files import root_files
@@ -70,6 +70,7 @@ class Publisher:
         outlines = tuple(self._outlines(wish, self._catalogue()))
         refuse(outlines, self.site.where)
         generation.verify(outlines)
+        page.library()
         return PublishResult(outlines=outlines)
 
     def publish(self, wish: PublishRequest, source: Source) -> PublishResult:
@@ -84,6 +85,7 @@ class Publisher:
             outlines = tuple(self._outlines(wish, catalogue))
             refuse(outlines, self.site.where)
             generation.verify(outlines)
+            page.library()  # not after packages were written
             done = PublishResult(outlines=outlines)
             states = [each.before for each in outlines if each.nothing]
             for each in outlines:

@@ -16,10 +16,10 @@ from unit import elf_files as ef
 from unit.code import Part
 from unit.helpers import BASE
 
-from pikaforge.audit import audit as library
 from pikaforge.audit import audit_result
 from pikaforge.audit.elf.code import code_digest
 from pikaforge.cli import main
+from pikaforge.cli.commands import audit
 from pikaforge.cpu import microarch
 from pikaforge.errors import HostError
 from pikaforge.host import process
@@ -147,7 +147,7 @@ def test_where_nothing_is_close_all_targets_are_listed(run: Run) -> None:
     [
         (["good"], "one of the arguments --model --target is required"),
         (["good", "--model", "R620", "--target", "sandybridge"], "not allowed with argument"),
-        (["--model", "R620"], "the following arguments are required: FILE|DIR|PACKAGE"),
+        (["--model", "R620"], "the following arguments are required: PATH"),
         (["good", "--model"], "expected one argument"),
         (["good", "--model", "R620", "--os", "el7"], "unrecognized arguments: --os"),
     ],
@@ -301,7 +301,7 @@ def test_what_was_unpacked_is_removed(run: Run, project: Path, monkeypatch: pyte
         seen.append(scratch)
         raise HostError("the disk is full")
 
-    monkeypatch.setattr(library, "audit_paths", audit_paths)
+    monkeypatch.setattr(audit, "audit_paths", audit_paths)
     assert run("good", "--model", "R620") == (3, "", "error: the disk is full\n")
     assert not seen[0].exists()
 

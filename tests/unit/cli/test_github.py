@@ -1,4 +1,4 @@
-"""What the tool tells GitHub Actions."""
+"""Outputs, summaries and cache keys for GitHub Actions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_outputs_are_appended_a_line_each(tmp_path: Path) -> None:
 def test_summaries_are_appended(tmp_path: Path) -> None:
     path = tmp_path / "summary"
     for text in ("### a\n\n| b |", "### c"):
-        github.summarise({SUMMARY: str(path)}, text)
+        github.add_summary({SUMMARY: str(path)}, text)
     assert path.read_text(encoding="utf-8") == "### a\n\n| b |\n### c\n"
 
 
@@ -50,7 +50,7 @@ def test_summaries_are_appended(tmp_path: Path) -> None:
 def test_elsewhere_nothing_is_told(environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     github.output(environ, a="b")
-    github.summarise(environ, "text")
+    github.add_summary(environ, "text")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -66,7 +66,7 @@ def test_an_output_cannot_bring_another_one(value: str, tmp_path: Path) -> None:
     ("variable", "tell"),
     [
         (OUTPUT, lambda environ: github.output(environ, a="b")),
-        (SUMMARY, lambda environ: github.summarise(environ, "text")),
+        (SUMMARY, lambda environ: github.add_summary(environ, "text")),
     ],
 )
 def test_a_file_that_cannot_be_written(variable: str, tell: Callable[[dict[str, str]], None], tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_end_of_a_build_is_in_the_summary(
     spec = _setting(tmp_path).spec
     records = BuildReport(product="demo", version="v1.0", cells=tuple(_record(cell) for cell in all_cells(spec)))
     mine = the_cell(spec, "R640-debian12-none")
-    build.tell(Report(plan=Plan(cells=(mine,), nodes=())), DistFiles(report=records), "build {}".format)
+    build.print_summary(Report(plan=Plan(cells=(mine,), nodes=())), DistFiles(report=records), "build {}".format)
     assert summary.read_text(encoding="utf-8").splitlines() == [
         "### demo v1.0",
         "",

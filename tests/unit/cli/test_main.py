@@ -8,21 +8,19 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from unit.helpers import BASE
 
-from pikaforge import __version__
 from pikaforge.cli import main
-from pikaforge.cli.commands.build import OPTIONS, command_for
 from pikaforge.cli.context import Context
 from pikaforge.cpu import microarch
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
 from pikaforge.host import machine
 from pikaforge.host.docker import DockerEngine
 
+ROOT = Path(__file__).resolve().parents[3]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -56,65 +54,6 @@ def run(project: Path, capsys: pytest.CaptureFixture[str]) -> Run:
         return status, shown.out, shown.err
 
     return run
-
-
-def _usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[Any, str, str]:
-    with pytest.raises(SystemExit) as end:
-        main.main(argv)
-    shown = capsys.readouterr()
-    return end.value.code, shown.out, shown.err
-
-
-# ---- grammar
-
-
-@pytest.mark.parametrize("verb", list(main.VERBS))
-def test_help_of_each_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = _usage([verb, "--help"], capsys)
-    assert (code, err) == (0, "")
-    assert out.startswith(f"usage: pikaforge {verb} ")
-    assert "--matrix FILE" in out
-    assert "--debug" in out
-
-
-@pytest.mark.parametrize("verb", list(main.VERBS))
-def test_each_verb_is_there(verb: str) -> None:
-    assert callable(main._verb(verb))
-
-
-def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = _usage(["--help"], capsys)
-    assert code == 0
-    for verb in main.VERBS:
-        assert f"\n    {verb} " in out or f"\n    {verb}\n" in out
-
-
-def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _usage(["--version"], capsys) == (0, f"{__version__}\n", "")
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        ([], "the following arguments are required: VERB"),
-        (["bulid"], "argument VERB: invalid choice: 'bulid'"),
-        (["build", "--job", "3"], "unrecognized arguments: --job"),
-        (["build", "R620", "--jobs", "0"], "argument --jobs: '0' is no number from 1 to 1024"),
-        (["build", "R620", "--jobs", "-1"], "argument --jobs: '-1' is no number from 1 to 1024"),
-        (["build", "R620", "--jobs", "1025"], "argument --jobs: '1025' is no number from 1 to 1024"),
-        (["build", "R620", "--jobs", "many"], "argument --jobs: 'many' is no number from 1 to 1024"),
-        (["build", "R620", "--jobs", "²"], "argument --jobs: '²' is no number from 1 to 1024"),
-        (["build", "--engine", "podman"], "argument --engine: invalid choice: 'podman'"),
-        (["matrix", "--format", "xml"], "argument --format: invalid choice: 'xml'"),
-        (["matrix", "--source", "x"], "unrecognized arguments: --source"),
-        (["plan", "--os"], "argument --os: expected one argument"),
-    ],
-)
-def test_a_wrong_command_line_ends_with_2(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = _usage(argv, capsys)
-    assert (code, out) == (2, "")
-    assert message in err
-    assert "Traceback" not in err
 
 
 # ---- matrix
@@ -372,32 +311,6 @@ def _no_engine(_: DockerEngine) -> None:
     raise HostError("no container engine answers")
 
 
-@pytest.mark.parametrize(
-    ("argv", "words"),
-    [
-        (("R6*-debian12-none", "--os", "all"), ""),
-        (("all", "--source", "my fork#v1", "--jobs", "2"), "--source 'my fork#v1' --jobs 2"),
-        (
-            ("all", "--formats", "tar,deb", "--locked", "--no-compiler-cache"),
-            "--formats tar,deb --locked --no-compiler-cache",
-        ),
-        (
-            ("all", "--engine", "host", "--strict-targets", "--matrix", "a/m.yaml"),
-            "--matrix a/m.yaml --engine host --strict-targets",
-        ),
-        (("all", "--allocator", "all", "--gperftools", "g.tar", "--require-run"), "--gperftools g.tar --require-run"),
-    ],
-)
-def test_the_command_that_builds_one_cell_of_a_run(argv: tuple[str, ...], words: str) -> None:
-    command = command_for(main.parser().parse_args(["build", *argv]), "R620-debian12-none")
-    assert command == " ".join(filter(None, ("nox -s build -- R620-debian12-none", words)))
-
-
-def test_every_option_of_a_build_is_repeated_or_said_by_the_cell() -> None:
-    given = vars(main.parser().parse_args(["build", "all"]))
-    assert set(given) == {*OPTIONS, "verb", "selectors", "os", "allocator"}
-
-
 def test_a_plan_with_a_source_that_is_not_there(run: Run) -> None:
     status, out, err = run("plan", "R620", "--source", "nowhere")
     assert (status, out) == (2, "")
@@ -438,7 +351,7 @@ def _verb_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> 
         (
             KeyboardInterrupt(),
             130,
-            "error: interrupted; what was running is removed\n  hint: run it again: it goes on where it was\n",
+            "error: interrupted; what was running is removed\n  hint: run it again: it continues where it stopped\n",
         ),
         (
             OSError(28, "No space left on device", "/out/x"),

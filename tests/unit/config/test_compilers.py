@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from unit.helpers import Ending, FakeEngine, make_spec, make_workshop, refusal, tar_of, the_cell
 
-from pikaforge.cli import output
+from pikaforge.cli import plan_output
 from pikaforge.config import compilers, load
 from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError
@@ -304,7 +304,7 @@ def test_only_what_is_for_a_compiler_is_part_of_its_key(tmp_path: Path) -> None:
 def test_the_plan_tells_what_is_added_and_why() -> None:
     spec = spec_with(OLD, BETWEEN, FUTURE, product__keep_werror=True)
     plan = expand(spec, [the_cell(spec, name) for name in ("R620-el7-none", CELL, "R640-el7-none")])
-    assert output.plan_text(plan, [], spec).split("\n\n")[1:3] == [
+    assert plan_output.plan_text(plan, [], spec).split("\n\n")[1:3] == [
         "\n".join(
             [
                 "IMAGE     GCC    WITH      LANGUAGE  ADDED                          WHY",
@@ -315,7 +315,7 @@ def test_the_plan_tells_what_is_added_and_why() -> None:
         ),
         "-Werror of the product's build files counts (product.keep_werror)",
     ]
-    assert json.loads(output.plan_json(plan, [], spec))["compilers"]["debian12"] == {
+    assert json.loads(plan_output.plan_json(plan, [], spec))["compilers"]["debian12"] == {
         "gcc": "12.2",
         "cflags": ["-fcommon"],
         "cxxflags": ["-include", "cstdint", "-fpermissive"],
@@ -327,7 +327,7 @@ def test_the_plan_tells_what_is_added_and_why() -> None:
 def test_a_plan_without_any_says_nothing_of_it() -> None:
     spec = make_spec()
     plan = expand(spec, [the_cell(spec, CELL)])
-    assert output.plan_text(plan, [], spec) == output.plan_text(plan, [])
+    assert plan_output.plan_text(plan, [], spec) == plan_output.plan_text(plan, [])
 
 
 # ---- the project's own matrix

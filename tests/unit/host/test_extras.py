@@ -15,6 +15,7 @@ from pikaforge.errors import HostError
 from pikaforge.formats.deb import apt
 from pikaforge.formats.rpm import yum
 from pikaforge.host import extras
+from pikaforge.publish import page
 from pikaforge.publish.sites import pypi
 
 GOBJECT = "libgobject-2.0.so.0: cannot open shared object file: No such file or directory"
@@ -77,6 +78,7 @@ def test_a_package_that_is_missing() -> None:
         (yum.library, "createrepo_c", "createrepo_c"),
         (apt.library, "debian", "python-debian"),
         (figures.library, "matplotlib", "matplotlib"),
+        (page.library, "jinja2", "Jinja2"),
     ],
 )
 def test_each_user_of_an_extra_says_so(

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from unit.helpers import make_spec, refusal, the_cell
 
-from pikaforge.cli import output
+from pikaforge.cli import plan_output
 from pikaforge.config.registry import STAGES
 from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError
@@ -255,7 +255,7 @@ def test_a_bad_pair_is_a_problem_of_its_cells_alone() -> None:
     assert {cell.id for cell in plan.problems} == set(bad)
     assert not [node for node in plan.nodes if node.label == "el7-sandybridge-own"]
     assert "allocator:debian12-sandybridge-own" in needs(plan)
-    told = {cell["id"]: cell["problem"] for cell in json.loads(output.plan_json(plan, []))["cells"]}
+    told = {cell["id"]: cell["problem"] for cell in json.loads(plan_output.plan_json(plan, []))["cells"]}
     assert {name: text for name, text in told.items() if text} == bad
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from unit.helpers import ROOT, make_spec, the_cell
 
-from pikaforge.cli import output
+from pikaforge.cli import plan_output
 from pikaforge.config import load
 from pikaforge.config.registry import STAGES
 from pikaforge.config.schema import Spec
@@ -115,7 +115,7 @@ def test_golden_plan() -> None:
     cells = select(spec, Selection(selectors=("R[67]20-el7-*", "R[67]20-debian12-*")))
     plan = expand(spec, cells)
     views = [View(node=node, key="(key)", cached=False, why="(why)") for node in plan.nodes]
-    made = output.plan_json(plan, views) + "\n"
+    made = plan_output.plan_json(plan, views) + "\n"
     if os.environ.get("PIKAFORGE_REWRITE_GOLDEN") == "1":
         GOLDEN.write_text(made, encoding="utf-8")
         pytest.fail(f"{GOLDEN} is written anew")

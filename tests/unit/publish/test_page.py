@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from pikaforge.publish import page as module
+from pikaforge.publish import page_data
 from pikaforge.publish.page import ASSETS, page
 from pikaforge.publish.state import Artifact, Catalogue, File, Key, Repository
 
@@ -417,7 +417,7 @@ class TestTold:
         ],
     )
     def test_sizes(self, count: int, text: str) -> None:
-        assert module._size(count) == text
+        assert page_data.size(count) == text
 
     @pytest.mark.parametrize(
         ("text", "moment"),
@@ -432,7 +432,7 @@ class TestTold:
     )
     @pytest.mark.usefixtures("elsewhere")
     def test_moments_are_in_one_notation(self, text: str, moment: str) -> None:
-        assert module._moment(text) == moment
+        assert page_data.moment(text) == moment
 
 
 class TestOrder:

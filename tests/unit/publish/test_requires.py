@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def test_a_destination_may_refuse_what_was_not_run(project: Path, capsys: pytest
 def test_what_was_run_is_taken(project: Path) -> None:
     assert _publish(project, "R620", "--to", "strict", "--yes") == 0
     assert (project / "strict" / "debian12" / "R620").is_dir()
+
+
+@pytest.mark.parametrize("words", [(), ("--yes",)])
+def test_a_missing_library_of_the_page_is_found_before_anything_is_written(
+    project: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert _publish(project, "R620", "--to", "any", *words) == 3
+    assert capsys.readouterr().err.startswith("error: the Python package Jinja2 cannot be imported: ")
+    assert not [path for path in (project / "any").rglob("*") if path.name != ".lock"]
 
 
 def test_without_the_requirement_the_page_tells_of_it(project: Path) -> None:

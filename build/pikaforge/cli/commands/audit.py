@@ -1,4 +1,4 @@
-"""`audit`: judge programs, libraries, folders and packages, whoever has built them."""
+"""`audit`: check that programs, libraries, folders and packages run on the CPUs of a model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pikaforge.attest.claims import ClaimError, Claims, parse
 from pikaforge.attest.contents import read_package
 from pikaforge.attest.signatures import Verifier
 from pikaforge.attest.verify import VerifyContext
-from pikaforge.audit import audit as library
 from pikaforge.audit import audit_result
+from pikaforge.audit.audit import audit_paths
 from pikaforge.audit.audit_result import Rules
 from pikaforge.audit.distribution import Distribution
 from pikaforge.cli import output
@@ -25,47 +25,47 @@ from pikaforge.host.archives import is_package
 from pikaforge.host.process import cwd
 
 SHOWN = 40
-"""Lines of each kind, unless all are asked for."""
+"""Lines of each kind that are printed without --all."""
 
 
 def audit(context: Context) -> int:
-    """`audit`: the verdict on each path; status 4 if one of them says no.
+    """Run `audit`; return the exit status, which is 4 if a path is refused.
 
-    The waivers of matrix.yaml hold here, too, but need not be used. A package that was built here, and is verified by
-    what lies beside it, tells by its manifest which of its libraries are the distribution's.
+    The waivers of matrix.yaml apply, but need not be used. The manifest of a package says which of its libraries are
+    the distribution's. It is believed if the package verifies.
     """
-    given = context.arguments
+    arguments = context.arguments
     target = _target(context)
-    limit = 1 << 20 if given.all else SHOWN
-    paths = [cwd() / path for path in given.paths]
+    limit = 1 << 20 if arguments.all else SHOWN
+    paths = [cwd() / path for path in arguments.paths]
     with tempfile.TemporaryDirectory(prefix="pikaforge-audit-") as folder:
         scratch = Path(folder)
-        known = {
-            str(path): told
+        distributions = {
+            str(path): distribution
             for path in dict.fromkeys(paths)
-            if (told := _distribution(path, scratch / "keys")) is not None
+            if (distribution := _distribution(path, scratch / "keys")) is not None
         }
-        found = library.audit_paths(
+        results = audit_paths(
             paths,
             scratch,
             target=target,
             rules=Rules(waivers=context.spec.waivers),
             today=audit_result.today(),
-            distributions=known,
+            distributions=distributions,
         )
-    if given.json:
-        output.show(json.dumps([result.facts() for result in found], indent=2))
+    if arguments.json:
+        output.show(json.dumps([result.facts() for result in results], indent=2))
     else:
-        lines = [line for result in found for line in result.lines(limit=limit)]
+        lines = [line for result in results for line in result.lines(limit=limit)]
         output.show("\n".join(audit_result.demangled(lines)))
-    return EXIT_DONE if all(result.passed for result in found) else EXIT_STAGE
+    return EXIT_DONE if all(result.passed for result in results) else EXIT_STAGE
 
 
 def _distribution(path: Path, keys: Path) -> Distribution | None:
-    """What a package's manifest says of the distribution's libraries in it, and why that is not taken, if it is not.
+    """Return which libraries of a package are the distribution's by its manifest; None if it has no such manifest.
 
-    It is taken as `verify` takes it: digests, provenance and contents must agree, and the signature must be good where
-    a key is configured.
+    The manifest is believed if `verify` would accept the package: digests, provenance and contents agree, and the
+    signature is good if a key is configured. Otherwise the libraries are returned as strangers, with the reason.
     """
     if not is_package(path):
         return None
@@ -73,17 +73,17 @@ def _distribution(path: Path, keys: Path) -> Distribution | None:
         package = read_package(path)
         claims = parse(Claims, package.manifest or b"")
     except (ForgeError, ClaimError):
-        return None  # no package of ours; whether it can be read at all, the audit tells
+        return None  # not made by this tool; if it cannot be read at all, the audit says so
     claimed = claims.distribution(below=package.top)
     if claimed is None:
         return None
     files = signing.settings(os.environ, base=cwd()).public
     if files and not keys.is_dir():
         keys.mkdir(mode=0o700)
-    means = VerifyContext(
+    verification = VerifyContext(
         audit=lambda *_: (), signatures=Verifier.of_files(files, keys) if files else None, unsigned=not files
     )
-    refusals = verify.verify_file(path, means).refusals
+    refusals = verify.verify_file(path, verification).refusals
     if not refusals:
         return claimed
     why = f"the package is not verified: {refusals[0].what}: {refusals[0].why}"
@@ -91,7 +91,7 @@ def _distribution(path: Path, keys: Path) -> Distribution | None:
 
 
 def _target(context: Context) -> str:
-    """The target that was asked for.
+    """Return the target that the arguments name.
 
     Raises:
         ConfigError: no such model or microarchitecture is known.

@@ -1,4 +1,4 @@
-"""`bench`: the same load on servers with each allocator, in turns; a table, figures and a plot."""
+"""`bench`: put the same load on servers with each allocator, in turns; print a table, write figures and a plot."""
 
 from __future__ import annotations
 
@@ -26,42 +26,43 @@ from pikaforge.plan.plan import Node, Plan, expand
 
 STAGE = "bench"
 WARM_UP = 0.1
-"""Share of a run that does not count: caches fill and threads start."""
+"""Share of each run that is not measured: caches fill, and threads start."""
 INTERVAL = 0.5
-"""Seconds between two looks at the server's memory; each is a program that the engine starts beside it."""
+"""Seconds between two readings of the server's memory. For each, the engine starts a program in the container."""
 
 
 def bench(context: Context) -> int:
-    """`bench`: build what is needed, then let one server after the other serve the same load."""
-    given = context.arguments
-    if given.allocators:
-        given.allocator = "all"
+    """Run `bench`; return the exit status."""
+    arguments = context.arguments
+    if arguments.allocators:
+        arguments.allocator = "all"
     workload = Workload(
-        connections=given.connections,
-        processes=given.processes,
-        pipeline=given.pipeline,
-        keyspace=given.keyspace,
-        seconds=given.seconds,
+        connections=arguments.connections,
+        processes=arguments.processes,
+        pipeline=arguments.pipeline,
+        keyspace=arguments.keyspace,
+        seconds=arguments.seconds,
     )
-    if given.seconds < 2 * INTERVAL:
-        raise ConfigError(f"{given.seconds:g} s are too short to measure", where="--seconds", hint="30 tells something")
+    if arguments.seconds < 2 * INTERVAL:
+        message = f"{arguments.seconds:g} s are too short to measure"
+        raise ConfigError(message, where="--seconds", hint=f"at least {2 * INTERVAL:g}; 30 gives useful figures")
     cells = _cells(context)
-    figures.library()  # an hour of measuring must not end without its plot
+    figures.library()  # if it is missing, that is better known before an hour of measuring
     done, workspace = _built(context, cells)
     if status(done):
         return status(done)
     runs: list[summary.LoadRun] = []
-    for number in range(1, given.rounds + 1):
+    for number in range(1, arguments.rounds + 1):
         for cell in cells:
-            output.show(f"round {number} of {given.rounds}: {cell.id}, {workload.describe()}")
+            output.show(f"round {number} of {arguments.rounds}: {cell.id}, {workload.describe()}")
             samples = _run(context, workspace, cell, done, workload)
             runs.append(summary.LoadRun(name=cell.allocator, round=number, samples=samples))
-    _tell(context, cells[0], runs, workload)
+    _print_comparison(context, cells[0], runs, workload)
     return EXIT_DONE
 
 
 def _cells(context: Context) -> tuple[Cell, ...]:
-    """The selected cells: one model and image, with each allocator once."""
+    """Return the selected cells: one model and image, and each allocator once."""
     cells = context.cells()
     refuse_problems(cells)
     named = {(cell.model, cell.image) for cell in cells}
@@ -69,13 +70,13 @@ def _cells(context: Context) -> tuple[Cell, ...]:
         raise ConfigError(
             f"{len(named)} pairs of model and image are selected; a comparison has one",
             where="SELECTOR",
-            hint="name one model, and one image by --os: nox -s bench -- R620 --os debian12 --allocators",
+            hint="select one model and one image: nox -s bench -- R620 --os debian12 --allocators",
         )
     return cells
 
 
 def _built(context: Context, cells: tuple[Cell, ...]) -> tuple[Report, Workspace]:
-    """Compile what is missing; nothing is tested or packed."""
+    """Compile what is missing. Nothing is tested or packed."""
     engine = context.engine()
     engine.verify()
     workspace = context.workspace(engine)
@@ -92,7 +93,7 @@ def _built(context: Context, cells: tuple[Cell, ...]) -> tuple[Report, Workspace
 
 
 def _needed(plan: Plan, wanted: set[str]) -> tuple[Node, ...]:
-    """The nodes of a plan that some of its nodes need, themselves among them."""
+    """Return the wanted nodes of a plan and all nodes that they need."""
     for node in reversed(plan.nodes):
         if node.id in wanted:
             wanted.update(node.needs)
@@ -101,12 +102,12 @@ def _needed(plan: Plan, wanted: set[str]) -> tuple[Node, ...]:
 
 def _result(done: Report, node: str) -> Result:
     result = done.outcomes[node].result
-    assert result is not None  # the caller has looked at the report's status
+    assert result is not None  # bench() ends before this if a node failed
     return result
 
 
 def _run(context: Context, workspace: Workspace, cell: Cell, done: Report, workload: Workload) -> load.Samples:
-    """One server with empty data, one load."""
+    """Start a server with empty data, and put the load on it."""
     compiled, image = _result(done, f"compile:{cell.group}"), _result(done, f"image:{cell.image}")
     server, runtime = context.spec.product.server, str(image.facts["runtime"])
     lacking = emulation.lacking(cell.target, workspace.engine.cpu_flags(runtime))
@@ -135,25 +136,26 @@ def _run(context: Context, workspace: Workspace, cell: Cell, done: Report, workl
 
 
 def _resident(server: RunningServer) -> Callable[[], int | None]:
-    """A function that tells the server's resident memory in bytes; None where it cannot be read just now."""
+    """Return a function that returns the server's resident memory in bytes; None if it cannot be read."""
 
-    def look() -> int | None:
+    def resident() -> int | None:
         try:
             held: Mapping[str, int] = server.rest()
             return held["rss_kib"] << 10
         except (HostError, KeyError, IndexError, ValueError):
             return None
 
-    return look
+    return resident
 
 
-def _tell(context: Context, cell: Cell, runs: list[summary.LoadRun], workload: Workload) -> None:
+def _print_comparison(context: Context, cell: Cell, runs: list[summary.LoadRun], workload: Workload) -> None:
+    """Print the comparison as a table, and write its figures and plots to out/bench/."""
     names = {run.name for run in runs}
     baseline = summary.BASELINE if summary.BASELINE in names else runs[0].name
     compared = summary.compare(runs, baseline, warm_up=workload.seconds * WARM_UP)
     output.show(output.table(compared.header(), compared.rows()))
     for note in compared.notes():
-        output.show(f"note: {note}")
+        output.note(note)
     product = context.spec.product
     folder = context.out / STAGE
     folder.mkdir(parents=True, exist_ok=True)

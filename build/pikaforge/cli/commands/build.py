@@ -1,4 +1,4 @@
-"""`build`: run the plan and put the packages under dist/."""
+"""`build`: run the plan, and put the packages into dist/."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from pikaforge.cli import github, output
+from pikaforge.cli import build_output, github, output
 from pikaforge.cli.context import Context
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
@@ -23,22 +23,22 @@ from pikaforge.plan.cells import Cell
 
 
 def build(context: Context) -> int:
-    """`build`: run the plan and put the packages under dist/."""
+    """Run `build`; return the exit status."""
     cells = context.cells()
     refuse_problems(cells)
-    run = started(context)
+    run = prepare(context)
     plan = context.plan(run.machine, cells)
     refuse_problems(plan.cells)
     for warning in plan.warnings:
         output.show(f"warning: {warning}")
     done = run.pipeline.execute(plan, run.printer)
-    tell(done, dist.deliver(run.workspace, context.spec, done), partial(command_for, context.arguments))
+    print_summary(done, dist.deliver(run.workspace, context.spec, done), partial(command_for, context.arguments))
     return status(done)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRun:
-    """What a run needs, once the engine answers and the source is known."""
+    """What a run works with. The engine answers, and the source is known."""
 
     workspace: Workspace
     pipeline: Pipeline
@@ -46,12 +46,12 @@ class PreparedRun:
     printer: output.Printer
 
 
-def started(context: Context) -> PreparedRun:
-    """Look the engine, its CPU and the source up, and remove what killed runs have left.
+def prepare(context: Context) -> PreparedRun:
+    """Look up the engine, its CPU and the source, and remove what killed runs have left.
 
     Raises:
-        HostError: no engine answers, or the source is out of reach.
-        ConfigError: the source is not what a pin says.
+        HostError: no engine answers, or the source cannot be reached.
+        ConfigError: the source differs from its pin.
     """
     engine = context.engine()
     engine.verify()
@@ -59,12 +59,12 @@ def started(context: Context) -> PreparedRun:
     workspace = replace(workspace, jobs=workspace.jobs or engine.cores())
     left = engine.sweep() + workspace.store.sweep()
     if left:
-        output.show(f"note: removed {left} leftovers of a run that was killed")
+        output.note(f"removed {left} leftovers of a run that was killed")
     pipeline = context.pipeline(workspace)
     pipeline.identify_source()
     printer = output.Printer()
     flags = engine.known_cpu_flags()
-    if flags is None:  # only an image can tell
+    if flags is None:  # the engine is on another machine: a container has to look
         flags = engine.cpu_flags(pipeline.tools_image(printer))
     return PreparedRun(workspace=workspace, pipeline=pipeline, machine=context.machine(flags), printer=printer)
 
@@ -74,11 +74,11 @@ OPTIONS = (
     *(name.replace("-", "_") for name in allocators.built()),
     *("jobs", "locked", "no_compiler_cache", "strict_targets", "require_run", "debug"),
 )
-"""Arguments that a command for a part of the selection repeats; image and allocator are in a cell's id."""
+"""Arguments that the command for one cell repeats. Its image and allocator are in the cell's id."""
 
 
 def command_for(arguments: argparse.Namespace, selector: str) -> str:
-    """The command line that builds `selector` with the options of this run, quoted for a shell."""
+    """Return the command line that builds `selector` with the options of this run, quoted for a shell."""
     words = ["nox", "-s", "build", "--", selector]
     for name in OPTIONS:
         value, option = getattr(arguments, name, None), f"--{name.replace('_', '-')}"
@@ -89,7 +89,7 @@ def command_for(arguments: argparse.Namespace, selector: str) -> str:
 
 
 def refuse_problems(cells: Sequence[Cell]) -> None:
-    """Raise a ConfigError with every cell that cannot be built."""
+    """Raise ConfigError if cells cannot be built; it names all of them."""
     bad = [cell for cell in cells if cell.problem]
     if bad:
         raise ConfigError(
@@ -99,29 +99,35 @@ def refuse_problems(cells: Sequence[Cell]) -> None:
         )
 
 
-def tell(done: Report, delivered: DistFiles, command: Callable[[str], str]) -> None:
-    """What failed, the table, and the packages as `sha256sum --check` reads them; the table in a job's summary, too."""
+def print_summary(done: Report, delivered: DistFiles, command: Callable[[str], str]) -> None:
+    """Print the end of a build: refused cells, the table of verdicts, and the packages.
+
+    In a job of GitHub Actions, the table is added to the job's summary.
+
+    Args:
+        done: the run.
+        delivered: what it has put into dist/.
+        command: returns the command that builds the cell with an id.
+    """
     for notice in delivered.notices:
-        output.show(f"note: {notice}")
+        output.note(notice)
     ids = {cell.id for cell in done.plan.cells}
     cells = [cell for cell in delivered.report.cells if cell.id in ids]
     if any(cell.status == "failed" for cell in cells):
-        output.show(output.summary(cells, command))
-    output.show(output.verdicts(cells))
+        output.show(build_output.refusals(cells, command))
+    output.show(build_output.verdicts(cells))
     title = f"{delivered.report.product} {delivered.report.version}"
-    github.summarise(os.environ, output.verdicts_markdown(title, cells))
+    github.add_summary(os.environ, build_output.verdicts_markdown(title, cells))
     ran = any(outcome.status != "cached" for outcome in done.outcomes.values())
     if delivered.artifacts and not ran and not delivered.written:
         output.show("everything is up to date")
-    start = cwd()
-    for path, _ in delivered.artifacts:
-        output.show(f"{output.readable(path, start)} ({output.size(path.stat().st_size)})")
-    for path, digest in delivered.artifacts:
-        output.show(f"{digest}  {output.readable(path, start)}")
+    files = [(path, digest, path.stat().st_size) for path, digest in delivered.artifacts]
+    for line in build_output.packages(files, cwd()):
+        output.show(line)
 
 
 def status(done: Report) -> int:
-    """The exit status of a run: the one kind of error that occurred, or 4 if there were several."""
+    """Return the exit status of a run: that of the one kind of error that occurred, or 4 if there were several."""
     codes = {error.exit_code for error in done.errors}
     if not codes:
         return EXIT_DONE

@@ -1,4 +1,4 @@
-"""`plan` and `matrix`: they look and print, and change nothing."""
+"""`plan` and `matrix`: print what a build would do, and the cells. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pikaforge.cli import github, output
+from pikaforge.cli import github, output, plan_output
 from pikaforge.cli.context import Context
 from pikaforge.errors import EXIT_CONFIG, EXIT_DONE, HostError
 from pikaforge.plan.cells import Cell
@@ -15,18 +15,20 @@ from pikaforge.plan.jobs import github_matrix
 
 
 def matrix(context: Context) -> int:
-    """`matrix`: the cells, in a form for people, scripts or GitHub Actions."""
+    """Run `matrix`; return the exit status."""
     cells = context.cells()
-    form = context.arguments.format
-    if form == "github":
-        _github(context, cells)
-    else:
-        output.show(output.matrix_text(cells, form))
+    match context.arguments.format:
+        case "github":
+            _print_github(context, cells)
+        case "json":
+            output.show(plan_output.matrix_json(cells))
+        case _:
+            output.show(plan_output.matrix_text(cells))
     return EXIT_DONE
 
 
-def _github(context: Context, cells: Sequence[Cell]) -> None:
-    """The matrix of a job as one line of JSON; in a step of GitHub Actions also as its outputs `matrix` and `jobs`."""
+def _print_github(context: Context, cells: Sequence[Cell]) -> None:
+    """Print the matrix of a job as one line of JSON; in a step of GitHub Actions, set `matrix` and `jobs`, too."""
     matrix = github_matrix(cells, github.cache_keys(context, cells))
     text = json.dumps(matrix)
     output.show(text)
@@ -37,11 +39,11 @@ def _github(context: Context, cells: Sequence[Cell]) -> None:
 
 
 def plan(context: Context) -> int:
-    """`plan`: what a build would do and why; status 2 if the build would refuse the selection."""
+    """Run `plan`; return the exit status, which is 2 if a build would refuse the selection."""
     engine = context.engine()
     try:
         flags = engine.known_cpu_flags()
-    except HostError:  # no engine answers: planned as if it could run everything
+    except HostError:  # no engine answers: the plan assumes that it can run every target
         flags = None
     planned = context.plan(None if flags is None else context.machine(flags), context.cells())
 
@@ -54,7 +56,7 @@ def plan(context: Context) -> int:
 
     views = context.pipeline(context.workspace(engine)).views(planned, engine_answers=answers)
     if context.arguments.json:
-        output.show(output.plan_json(planned, views, context.spec))
+        output.show(plan_output.plan_json(planned, views, context.spec))
     else:
-        output.show(output.plan_text(planned, views, context.spec))
+        output.show(plan_output.plan_text(planned, views, context.spec))
     return EXIT_CONFIG if planned.problems else EXIT_DONE

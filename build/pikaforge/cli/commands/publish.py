@@ -1,7 +1,8 @@
-"""`publish`: put what was built into repositories; go back, or on from one to another. It only shows, unless told."""
+"""`publish`: put packages into repositories, roll back, or promote. Without --yes it only shows the changes."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -10,13 +11,13 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pikaforge.attest import signing
 from pikaforge.attest.signing import Signer
 from pikaforge.cli import output
 from pikaforge.cli.context import Context
-from pikaforge.cli.publish_summary import PublishSummary, count
+from pikaforge.cli.output import count
+from pikaforge.cli.publish_summary import PublishSummary
 from pikaforge.config.nearest import did_you_mean
 from pikaforge.config.schema import Destination
 from pikaforge.errors import EXIT_DONE, ConfigError, PublishError
@@ -35,40 +36,40 @@ from pikaforge.publish.state import CATALOGUE, Artifact, read_catalogue
 
 ARROW = re.compile(r"→|->|:")
 Chosen = tuple[collect.FoundReport, CellRecord]
-"""A cell, and the delivery that it was part of."""
+"""A cell, with the build report that has it."""
 
 
 def publish(context: Context) -> int:
-    """`publish`: show what would change, or change it."""
-    given = context.arguments
+    """Run `publish`: show what would change, or change it."""
+    arguments = context.arguments
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pikaforge-sign-")))
         signer = stack.enter_context(dist.configured_signer(scratch))
-        work = _PublishRun(context=context, signer=signer, scratch=scratch, yes=_agreed(given))
-        if given.promote:
-            told = [work.promote(given.promote)]
-        elif given.rollback:
-            told = [work.rollback(name) for name in work.named()]
+        run = _PublishRun(context=context, signer=signer, scratch=scratch, yes=_confirmed(arguments))
+        if arguments.promote:
+            summaries = [run.promote(arguments.promote)]
+        elif arguments.rollback:
+            summaries = [run.rollback(name) for name in run.destinations()]
         else:
-            told = list(work.publish(work.named()))
+            summaries = list(run.publish(run.destinations()))
         notices = signer.notices if signer is not None else ()
-    if given.json:
-        output.show(json.dumps([each.facts() for each in told], indent=2))
+    if arguments.json:
+        output.show(json.dumps([summary.document().model_dump(mode="json") for summary in summaries], indent=2))
         return EXIT_DONE
     for notice in notices:
-        output.show(f"note: {notice}")
+        output.note(notice)
     if signer is None:
-        output.show(f"note: nothing is signed: there is no key ({signing.KEY})")
-    for each in told:
-        output.show("\n".join(each.lines()))
-    if not work.yes and any(each.changes for each in told):
-        output.show("nothing was changed: this was a dry run; --yes does it")
+        output.note(f"nothing is signed: there is no key ({signing.KEY})")
+    for summary in summaries:
+        output.show("\n".join(summary.lines()))
+    if not run.yes and any(summary.changes for summary in summaries):
+        output.show("nothing was changed: this was a dry run; --yes makes the changes")
     return EXIT_DONE
 
 
-def _agreed(given: Any) -> bool:
-    """Whether it is to be done: somebody says so, or a CI system runs it and names the place."""
-    return bool(given.yes or (os.environ.get("CI") == "true" and (given.to or given.promote)))
+def _confirmed(arguments: argparse.Namespace) -> bool:
+    """Return whether to make the changes: with --yes, or if a CI system runs the tool and names the destination."""
+    return bool(arguments.yes or (os.environ.get("CI") == "true" and (arguments.to or arguments.promote)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +79,8 @@ class _PublishRun:
     scratch: Path
     yes: bool
 
-    def named(self) -> list[str]:
-        """The destinations that were asked for."""
+    def destinations(self) -> list[str]:
+        """Return the names of the destinations that were asked for, or of the default one."""
         spec = self.context.spec
         names = list(dict.fromkeys(name for each in self.context.arguments.to for name in each.split(",")))
         if not names:
@@ -102,7 +103,7 @@ class _PublishRun:
         return known[name]
 
     def _site(self, name: str) -> tuple[Site, str]:
-        """A destination as a site, and where clients find it."""
+        """Return a destination as a site, and the URL under which clients find it."""
         opened, url = self._open(name)
         if isinstance(opened, PackageIndex):
             raise ConfigError(
@@ -115,7 +116,7 @@ class _PublishRun:
     def _open(self, name: str) -> tuple[Site | PackageIndex, str]:
         destination = self._destination(name)
         opening = SiteOptions(
-            name=name, destination=destination, base=self.context.base, environ=os.environ, notice=_note
+            name=name, destination=destination, base=self.context.base, environ=os.environ, notice=output.note
         )
         return kind_of(destination).open(opening)
 
@@ -127,11 +128,11 @@ class _PublishRun:
         return asked or self._destination(name).keep
 
     def _selection(self) -> Selection:
-        given = self.context.arguments
-        return Selection(selectors=given.selectors, os=given.os, allocator=given.allocator)
+        arguments = self.context.arguments
+        return Selection(selectors=arguments.selectors, os=arguments.os, allocator=arguments.allocator)
 
     def publish(self, names: Collection[str]) -> Iterator[PublishSummary]:
-        """Publish what dist/ has of the selected cells."""
+        """Publish the packages that dist/ has of the selected cells."""
         if not self.context.arguments.selectors:
             raise nothing_selected("publish")
         opened = {name: self._open(name) for name in names}
@@ -148,17 +149,16 @@ class _PublishRun:
                 yield self._index(name, site, found)
                 continue
             publisher = self._publisher(site, url, product)
-            yield self._made(name, publisher, PublishRequest(items=found.items), from_folder(found.sources))
+            yield self._publish(name, publisher, PublishRequest(items=found.items), from_folder(found.sources))
 
     def _refuse_not_run(self, name: str, found: CollectedPackages) -> None:
-        """Raise PublishError where a destination requires what only a machine with the target's CPU can prove."""
+        """Raise PublishError if a destination takes only packages that were run, and some were not."""
         if self._destination(name).requires != "run":
             return
         bad = {item.artifact.cell: item.artifact.not_run for item in found.items if item.artifact.not_run}
         if bad:
             raise PublishError(
-                f"{name} requires that every package was run: {len(bad)} "
-                f"{'cell was' if len(bad) == 1 else 'cells were'} not",
+                f"{name} requires that every package was run: {count(len(bad), 'cell was', 'cells were')} not",
                 where=f"publish.{name}.requires",
                 hint="\n".join(
                     [*(f"{cell}: {text}" for cell, text in bad.items()), "build them where their CPU is (DOCKER_HOST)"]
@@ -166,8 +166,8 @@ class _PublishRun:
             )
 
     def _collected(self) -> CollectedPackages:
-        delivered = collect.reports(self.context.dist)
-        known = collect.cells(delivered)
+        """Collect the packages of the selected cells from dist/; they are signed first, if there is a key."""
+        known = collect.cells(collect.reports(self.context.dist))
         built = {
             id_: (cell.model, cell.image, cell.allocator) for id_, (_, cell) in known.items() if cell.status == "done"
         }
@@ -189,15 +189,15 @@ class _PublishRun:
         return collect.collect(chosen, self.context.spec, now=moment())
 
     def _signed(self, chosen: list[Chosen], signer: Signer) -> list[Chosen]:
-        """The chosen cells, with everything signed that a build without a key has left unsigned."""
+        """Sign what a build without a key has left unsigned; return the chosen cells with their new records."""
         by_folder: dict[Path, tuple[collect.FoundReport, set[str]]] = {}
         for each, cell in chosen:
             by_folder.setdefault(each.folder, (each, set()))[1].add(cell.id)
-        signed: dict[Path, dict[str, Any]] = {}
+        signed: dict[Path, dict[str, CellRecord]] = {}
         inserters: list[Insert] = []
 
         def insert(rpm: Path, header: bytes, signature: bytes, fingerprint: str) -> bytes:
-            if not inserters:  # not before there is an RPM to sign
+            if not inserters:  # made for the first RPM: it may need the engine
                 inserters.append(self._inserter())
             return inserters[0](rpm, header, signature, fingerprint)
 
@@ -209,7 +209,7 @@ class _PublishRun:
         return [(each, signed[each.folder][cell.id]) for each, cell in chosen]
 
     def _inserter(self) -> Insert:
-        """Puts signatures into RPMs: by this machine's rpm if it has one, else by that of the tools image."""
+        """Return what inserts signatures into RPMs: this machine's rpm if it has one, else that of the tools image."""
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         if process.find("rpmsign") is not None:
             return insert_here(self.context.home / GUEST / INSERT_SCRIPT, folder)
@@ -232,11 +232,11 @@ class _PublishRun:
                 where=f"--to {name}",
                 hint=f"build some: nox -s build -- SELECTOR --formats {index.format}",
             )
-        told = tuple((outcome.name, outcome.done) for outcome in index.put(files, yes=self.yes))
-        return PublishSummary(name=name, where=index.where, done=self.yes, wheels=told)
+        outcomes = tuple((outcome.name, outcome.done) for outcome in index.put(files, yes=self.yes))
+        return PublishSummary(name=name, where=index.where, done=self.yes, wheels=outcomes)
 
-    def _offered(self, name: str) -> tuple[Publisher, dict[str, str]]:
-        """A destination that something was published to, and the places of the selected cells by their ids."""
+    def _published(self, name: str) -> tuple[Publisher, dict[str, str]]:
+        """Return a destination, and by cell id the repositories that have packages of the selected cells."""
         site, url = self._site(name)
         catalogue = read_catalogue(site.read(CATALOGUE), where=f"{site.where}: {CATALOGUE}")
         known: dict[str, tuple[str, str, str]] = {}
@@ -251,42 +251,42 @@ class _PublishRun:
         return self._publisher(site, url, catalogue.product), {id_: places[id_] for id_ in chosen}
 
     def rollback(self, name: str) -> PublishSummary:
-        """Switch the selected repositories of a destination to the generation before."""
-        publisher, chosen = self._offered(name)
+        """Return the selected repositories of a destination to the generation before."""
+        publisher, chosen = self._published(name)
         places = tuple(dict.fromkeys(chosen.values()))
-        return self._made(name, publisher, PublishRequest(rollback=places), from_folder({}))
+        return self._publish(name, publisher, PublishRequest(rollback=places), from_folder({}))
 
-    def promote(self, way: str) -> PublishSummary:
-        """Copy what one destination offers to another, as it is: nothing is built or packed anew."""
-        origin, _, name = (part.strip() for part in ARROW.sub("\n", way, count=1).partition("\n"))
+    def promote(self, between: str) -> PublishSummary:
+        """Copy packages from one destination to another (`FROM→TO`). Nothing is built or packed again."""
+        origin, _, name = (part.strip() for part in ARROW.sub("\n", between, count=1).partition("\n"))
         if not origin or not name or self.context.arguments.to:
             raise ConfigError(
-                f"{way!r} does not say from where to where",
+                f"{between!r} does not name two destinations",
                 where="--promote",
                 hint="--promote staging→stable (or staging:stable), without --to",
             )
-        offering, chosen = self._offered(origin)
+        offering, chosen = self._published(origin)
         found = promotion(offering.site, lambda artifact: artifact.cell in chosen)
         self._refuse_unsigned([item.artifact for item in found.items], offering.site.where)
         publisher = self._publisher(*self._site(name), offering.product)
         with found.source() as source:
-            return self._made(name, publisher, PublishRequest(items=found.items), source)
+            return self._publish(name, publisher, PublishRequest(items=found.items), source)
 
-    def _made(self, name: str, publisher: Publisher, wish: PublishRequest, source: Source) -> PublishSummary:
-        """Make a wish come true at a destination, or look what it would take."""
-        wish = replace(wish, keep=self._keep(name), replace=self.context.arguments.replace)
-        done = publisher.publish(wish, source) if self.yes else publisher.look(wish)
+    def _publish(self, name: str, publisher: Publisher, request: PublishRequest, source: Source) -> PublishSummary:
+        """Carry out a request at a destination, or find out what it would change."""
+        request = replace(request, keep=self._keep(name), replace=self.context.arguments.replace)
+        done = publisher.publish(request, source) if self.yes else publisher.look(request)
         return PublishSummary(
             name=name,
             where=publisher.site.where,
             done=self.yes,
-            outlines=done.outlines,
+            diffs=done.outlines,
             transferred=done.transferred,
             pages=tuple(done.pages),
         )
 
     def _refuse_unsigned(self, artifacts: Collection[Artifact], where: str) -> None:
-        """Metadata that is signed by us would vouch for packages that nobody has signed."""
+        """Raise ConfigError if packages are not signed: metadata with our signature would vouch for them."""
         unsigned = [artifact.path for artifact in artifacts if not artifact.signed]
         if self.signer is not None and unsigned:
             raise ConfigError(
@@ -294,7 +294,3 @@ class _PublishRun:
                 where=where,
                 hint=f"publish them there again with {signing.KEY} set and --replace, then promote",
             )
-
-
-def _note(text: str) -> None:
-    output.show(f"note: {text}")

@@ -1,4 +1,4 @@
-"""`sweep`: build one cell of every distinct compilation, and write down what was tried."""
+"""`sweep`: build one cell of each compilation, and write what was built and tried to a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from pikaforge import __version__
 from pikaforge.audit.audit_result import today
 from pikaforge.cli import output
-from pikaforge.cli.commands.build import started, status
+from pikaforge.cli.commands.build import prepare, status
 from pikaforge.cli.context import Context
 from pikaforge.errors import EXIT_DONE, ConfigError
 from pikaforge.host.process import cwd
@@ -23,23 +23,23 @@ SLICE = re.compile(r"([0-9]{1,9})/([1-9][0-9]{0,3})")
 
 
 def sweep(context: Context) -> int:
-    """`sweep`: build what can be had, write the table; what cannot be had here is a row and no failure."""
-    given = context.arguments
-    if not given.selectors:
-        given.selectors = ["all"]
-        given.os = given.os or "all"
-    chosen = sliced(representatives(context.cells()), given.slice)
-    run = started(context)
+    """Run `sweep`; return the exit status. An input that cannot be reached from here makes a row, and is no failure."""
+    arguments = context.arguments
+    if not arguments.selectors:
+        arguments.selectors = ["all"]
+        arguments.os = arguments.os or "all"
+    chosen = sliced(representatives(context.cells()), arguments.slice)
+    run = prepare(context)
     plan = context.plan(run.machine, chosen)
     done = run.pipeline.execute(plan, run.printer)
-    folder = cwd() / given.to if given.to else context.home / "docs"
+    folder = cwd() / arguments.to if arguments.to else context.home / "docs"
     whole = all_cells(context.spec)
     product = context.spec.product
     emulator = done.outcomes.get(EMULATOR_NODE)
     fresh = coverage.Coverage(
         product=product.name,
         version=product.version,
-        source=_source(given.source),
+        source=_source(arguments.source),
         tool=__version__,
         machine=coverage.best_of(run.machine),
         emulator=str(emulator.result.facts["version"]) if emulator is not None and emulator.result is not None else "",
@@ -47,34 +47,34 @@ def sweep(context: Context) -> int:
     )
     order = list(dict.fromkeys((cell.image, cell.target, cell.allocator) for cell in _by_image(context, whole)))
     written = coverage.write(folder, coverage.merge(fresh, coverage.load(folder), order))
-    tell(fresh.rows, done)
+    print_rows(fresh.rows, done)
     for path in written:
         output.show(output.readable(path, cwd()))
     return _status(done)
 
 
 def representatives(cells: Sequence[Cell]) -> list[Cell]:
-    """One cell of each compilation, in the order of the matrix."""
+    """Return the first cell of each compilation, in the order of the matrix."""
     found: dict[str, Cell] = {}
     for cell in cells:
         found.setdefault(cell.group, cell)
     return list(found.values())
 
 
-def sliced(cells: list[Cell], asked: str) -> list[Cell]:
-    """Every N-th cell, beginning with the K-th modulo N, for `K/N`; all of them for an empty text.
+def sliced(cells: list[Cell], text: str) -> list[Cell]:
+    """Return every N-th cell, from the K-th (modulo N) on, for `K/N`; all cells for an empty text.
 
-    Neighbours in the matrix share a model or an image, so slices are unlike in that; K may be any number, such as that
-    of the day.
+    Neighbours in the matrix share a model or an image, so a slice has some of each. K may be any number, such as the
+    day's.
 
     Raises:
-        ConfigError: it is no slice, or there is nothing in it.
+        ConfigError: the text is no slice, or the slice is empty.
     """
-    if not asked:
+    if not text:
         return cells
-    match = SLICE.fullmatch(asked)
+    match = SLICE.fullmatch(text)
     if match is None:
-        raise ConfigError(f"{asked!r} is no slice", where="--slice", hint="K/N: every N-th, beginning with the K-th")
+        raise ConfigError(f"{text!r} is no slice", where="--slice", hint="K/N: every N-th, beginning with the K-th")
     first, step = int(match[1]) % int(match[2]), int(match[2])
     if not cells[first::step]:
         raise ConfigError(
@@ -88,13 +88,13 @@ def _by_image(context: Context, cells: Sequence[Cell]) -> list[Cell]:
     return sorted(cells, key=lambda cell: images.index(cell.image))
 
 
-def _source(asked: str) -> str:
-    """What people read: a path of this machine says nothing to them."""
-    return asked if asked == "sample" or not asked else Path(asked.partition("#")[0]).name
+def _source(source: str) -> str:
+    """Return how the table calls the source: a path of this machine means nothing to its readers."""
+    return source if source == "sample" or not source else Path(source.partition("#")[0]).name
 
 
-def tell(rows: Sequence[coverage.Row], done: Report) -> None:
-    """Say what a sweep came to, and what failed."""
+def print_rows(rows: Sequence[coverage.Row], done: Report) -> None:
+    """Print the rows of a sweep, and how many compilations were built."""
     table = [(row.image, row.target, row.allocator, row.state, row.tried or "-", row.why[:100]) for row in rows]
     output.show(output.table(("IMAGE", "TARGET", "ALLOCATOR", "STATE", "TRIED AS", "WHY"), table))
     count = sum(row.state == "built" for row in rows)
@@ -102,7 +102,7 @@ def tell(rows: Sequence[coverage.Row], done: Report) -> None:
 
 
 def _status(done: Report) -> int:
-    """As a build's, but for what cannot be had here."""
+    """Return the exit status of a build without the nodes that failed because an input cannot be reached."""
     left = coverage.unreachable(done)
     rest = Report(plan=done.plan, outcomes={name: o for name, o in done.outcomes.items() if name not in left})
     return status(rest) if rest.errors else EXIT_DONE

@@ -1,4 +1,4 @@
-"""Upkeep: pins, patches, images, caches, schemas, and cleaning up. `invoke --list` shows them."""
+"""Verbs for upkeep: pins, patches, images, caches, schemas, and cleaning up. `invoke --list` shows them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pikaforge.cli import output
 from pikaforge.cli.commands.build import status
@@ -22,18 +21,17 @@ from pikaforge.pipeline import report
 from pikaforge.pipeline.compile import CACHE
 from pikaforge.pipeline.image import base_image
 from pikaforge.pipeline.source import origin
-from pikaforge.pipeline.source import series as stages_series
 from pikaforge.pipeline.source.patches import entry_name
+from pikaforge.pipeline.source.series import HEADER, rows
 from pikaforge.plan.plan import TOOLS_NODE, common_part
 from pikaforge.publish import state
 
 MADE = ("out", "dist", ".pytest_cache", ".mypy_cache", ".ruff_cache")
-"""What `clean` removes of a checkout: an allow-list, because folders named build belong to the source here."""
+"""What `clean` removes from the checkout. It is a list because folders named build are part of the source here."""
 
 
 def lock(context: Context) -> int:
-    """`lock`: look all inputs up anew and show what changed in sources.lock."""
-
+    """Run `lock`: look up the inputs again, and print what changed in sources.lock."""
     engine = context.engine()
     workspace = context.workspace(engine, refresh=True)
     for name in context.arguments.image:
@@ -50,7 +48,7 @@ def lock(context: Context) -> int:
 
 
 def patches(context: Context) -> int:
-    """`patches`: list the series with its pins, or look at each entry on the source (the source stage alone)."""
+    """Run `patches`: print the series with its pins, or check each entry on the source (only the source stage runs)."""
     series = context.series()
     if series is None:
         output.show("the product has no patches")
@@ -59,12 +57,12 @@ def patches(context: Context) -> int:
     if context.arguments.action == "check":
         return _check_patches(context, workspace, series)
     pins = workspace.lock.pins("sources", context.origin().entry)
-    rows = []
+    entries = []
     for entry in series.patches:
         name = entry_name(entry)
         pin = pins.get(f"patch {name}", "")
-        rows.append((name, "yes" if entry.enabled else "no", pin[:12] or "-", entry.url or "-", entry.why))
-    output.show(output.table(("PATCH", "ENABLED", "PIN", "URL", "WHY"), rows))
+        entries.append((name, "yes" if entry.enabled else "no", pin[:12] or "-", entry.url or "-", entry.why))
+    output.show(output.table(("PATCH", "ENABLED", "PIN", "URL", "WHY"), entries))
     return EXIT_DONE
 
 
@@ -75,38 +73,38 @@ def _check_patches(context: Context, workspace: Workspace, series: Series) -> in
     part = common_part(context.spec, lambda node: node.stage == "source" or node.id == TOOLS_NODE, engine=engine.kind)
     done = context.pipeline(workspace).execute(part, output.Printer())
     for outcome in done.of("source"):
-        facts: Sequence[Mapping[str, Any]] | None = None
+        facts: Sequence[Mapping[str, object]] | None = None
         if outcome.result is not None:
             facts = outcome.result.facts["patches"]
         elif isinstance(outcome.error, StageError):
             facts = outcome.error.failure.facts.get("patches")
         if facts is not None:
-            output.show(output.table(stages_series.HEADER, stages_series.rows(series, facts)))
+            output.show(output.table(HEADER, rows(series, facts)))
     return status(done)
 
 
 def images(context: Context) -> int:
-    """`images`: list or remove the images that the tool has made."""
-    engine = _containers(context)
+    """Run `images`: list or remove the images that the tool has made."""
+    engine = _docker(context)
     engine.verify()
     found = engine.owned_images()
     if context.arguments.action == "list":
-        rows = [(", ".join(tags) or "(untagged)", output.size(size), id_[7:19]) for id_, tags, size in found]
-        output.show(output.table(("IMAGE", "SIZE", "ID"), rows))
+        lines = [(", ".join(tags) or "(untagged)", output.size(size), id_[7:19]) for id_, tags, size in found]
+        output.show(output.table(("IMAGE", "SIZE", "ID"), lines))
         return EXIT_DONE
     for id_, tags, _ in found:
         for reference in tags or (id_,):
             engine.remove_image(reference)
-    output.show(f"removed {len(found)} images; the next build makes what it needs anew")
+    output.show(f"removed {output.count(len(found), 'image')}; the next build makes again what it needs")
     return EXIT_DONE
 
 
 def cache(context: Context) -> int:
-    """`cache`: show or remove stored results, downloads, git repositories and the compiler cache."""
+    """Run `cache`: list or remove stored results, downloads and git repositories; `clean` also the compiler cache."""
     folders = [context.out / name for name in ("store", "downloads", "git", "sample", CACHE)]
     if context.arguments.action == "list":
-        rows = [(output.readable(f, context.home), output.size(_size(f))) for f in folders if f.is_dir()]
-        output.show(output.table(("FOLDER", "SIZE"), rows))
+        lines = [(output.readable(f, context.home), output.size(_size(f))) for f in folders if f.is_dir()]
+        output.show(output.table(("FOLDER", "SIZE"), lines))
         return EXIT_DONE
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
@@ -122,7 +120,7 @@ def _size(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _containers(context: Context) -> DockerEngine:
+def _docker(context: Context) -> DockerEngine:
     engine = context.engine()
     if not isinstance(engine, DockerEngine):
         raise ConfigError("the host engine has no images", where="--engine host")
@@ -130,16 +128,16 @@ def _containers(context: Context) -> DockerEngine:
 
 
 def sample(context: Context) -> int:
-    """`sample`: make the sample's git repositories in a folder, to look at or to clone from."""
+    """Run `sample`: write the git repositories of the sample server to a folder."""
     target = cwd() / context.arguments.folder
     origin.make_sample(context.spec.product, base=context.base, folder=target)
-    output.show(f"made {output.readable(target, cwd())}: clone {context.spec.product.name}.git there")
+    name = context.spec.product.name
+    output.show(f"made {output.readable(target, cwd())}: git clone {output.readable(target, cwd())}/{name}.git")
     return EXIT_DONE
 
 
 def schema(context: Context) -> int:
-    """`schema`: write the JSON schemas that editors use."""
-
+    """Run `schema`: write the JSON schemas that have changed."""
     for name, text in schema_texts().items():
         path = context.home / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
@@ -149,7 +147,7 @@ def schema(context: Context) -> int:
 
 
 def clean(context: Context) -> int:
-    """`clean`: remove everything that the tool has made in the checkout, and its containers that are left."""
+    """Run `clean`: remove everything that the tool has made in the checkout."""
     for name in MADE:
         path = context.home / name
         if path.exists():
@@ -161,7 +159,7 @@ def clean(context: Context) -> int:
 
 
 def schema_texts() -> dict[str, str]:
-    """The JSON schemas that editors and readers of the report use, by path from the repository root."""
+    """Return the JSON schemas of configuration, build report and repositories, by path below the checkout."""
     schemas = {
         "matrix.schema.json": matrix_schema(),
         "patches/series.schema.json": series_schema(),

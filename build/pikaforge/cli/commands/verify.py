@@ -1,4 +1,4 @@
-"""`verify`: whether artifacts are what was built: digests, signatures, provenance, contents, and the audit again."""
+"""`verify`: check digests, signatures, provenance and contents of packages, and audit their code again."""
 
 from __future__ import annotations
 
@@ -12,15 +12,24 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from pikaforge.attest import signing
-from pikaforge.attest import verify as library
 from pikaforge.attest.claims import Claims
 from pikaforge.attest.contents import PackageContents
 from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS
 from pikaforge.attest.signatures import Verifier
-from pikaforge.attest.verify import CheckResult, VerifyContext, VerifyResult
-from pikaforge.audit import audit as auditing
+from pikaforge.attest.verify import (
+    COMPANIONS,
+    Audit,
+    CheckResult,
+    VerifyContext,
+    VerifyResult,
+    artifact_of,
+    read_sums,
+    verify_file,
+    verify_folder,
+)
 from pikaforge.audit import audit_result
 from pikaforge.audit.allowed_features import from_gcc
+from pikaforge.audit.audit import audit_tree
 from pikaforge.audit.audit_result import Rules
 from pikaforge.audit.inputs import ElfTree, open_package
 from pikaforge.audit.judge_linkage import LinkageRules
@@ -35,35 +44,39 @@ from pikaforge.host.process import cwd
 from pikaforge.host.store import write_atomically
 
 UNSIGNED = (
-    "nothing here is signed and no key is configured, so who has made it is not checked; with --key FILE what is not "
+    "nothing here is signed and no key is configured, so it is not checked who made it; with --key FILE, what is not "
     "signed is refused"
 )
 SUMS_LIMIT, SIGNATURE_LIMIT = 4 << 20, 1 << 20
-"""Bytes of what is fetched without a digest."""
+"""Bytes at most of files that are fetched without a known digest."""
 
 
 def verify(context: Context) -> int:
-    """`verify`: the verdict on each path; status 4 if one of them says no."""
-    given = context.arguments
-    unsigned = given.unsigned or _nothing_signed(given.key, given.paths)
+    """Run `verify`; return the exit status, which is 4 if a path is refused."""
+    arguments = context.arguments
+    unsigned = arguments.unsigned or _nothing_signed(arguments.key, arguments.paths)
     with tempfile.TemporaryDirectory(prefix="pikaforge-verify-") as folder:
         scratch = Path(folder)
-        with _signatures(given.key, scratch, unsigned=unsigned) as verifier:
-            means = VerifyContext(audit=_auditor(context.spec, scratch), signatures=verifier, unsigned=unsigned)
-            found = [o for number, path in enumerate(given.paths) for o in _verify(path, means, scratch / str(number))]
-    if given.json:
-        output.show(json.dumps([outcome.facts() for outcome in found], indent=2))
+        with _signatures(arguments.key, scratch, unsigned=unsigned) as verifier:
+            verification = VerifyContext(audit=_auditor(context.spec, scratch), signatures=verifier, unsigned=unsigned)
+            results = [
+                result
+                for number, path in enumerate(arguments.paths)
+                for result in _verify(path, verification, scratch / str(number))
+            ]
+    if arguments.json:
+        output.show(json.dumps([result.facts() for result in results], indent=2))
     else:
-        if unsigned and not given.unsigned:
-            output.show(f"note: {UNSIGNED}")
-        output.show("\n".join(line for outcome in found for line in outcome.lines()))
-    return EXIT_DONE if all(outcome.passed for outcome in found) else EXIT_STAGE
+        if unsigned and not arguments.unsigned:
+            output.note(UNSIGNED)
+        output.show("\n".join(line for result in results for line in result.lines()))
+    return EXIT_DONE if all(result.passed for result in results) else EXIT_STAGE
 
 
 def _nothing_signed(keys: Sequence[str], paths: Sequence[str]) -> bool:
-    """Whether there is neither a key nor anything signed: as a build leaves it that was given no key.
+    """Return whether there is neither a key nor a signature, as after a build without a key.
 
-    Never so for a URL: what is fetched from elsewhere is signed, or was looked at and accepted.
+    It is false for a URL: what comes from another machine must be signed, or accepted with --unsigned.
     """
     if keys or signing.settings(os.environ, base=cwd()).public or any("://" in path for path in paths):
         return False
@@ -76,7 +89,7 @@ def _nothing_signed(keys: Sequence[str], paths: Sequence[str]) -> bool:
 
 @contextmanager
 def _signatures(files: Sequence[str], scratch: Path, *, unsigned: bool) -> Iterator[Verifier | None]:
-    """What judges signatures; None without a key.
+    """Return what checks signatures; None without a key.
 
     Raises:
         ConfigError: there is no key, and unsigned files are not accepted.
@@ -85,9 +98,9 @@ def _signatures(files: Sequence[str], scratch: Path, *, unsigned: bool) -> Itera
     if not paths:
         if not unsigned:
             raise ConfigError(
-                "there is no key to check signatures by",
+                "there is no key to check signatures with",
                 where="--key",
-                hint=f"--key FILE with the public key, or {signing.PUBLIC}=FILE; --unsigned verifies without",
+                hint=f"give the public key with --key FILE or {signing.PUBLIC}=FILE; --unsigned checks everything else",
             )
         yield None
         return
@@ -96,19 +109,19 @@ def _signatures(files: Sequence[str], scratch: Path, *, unsigned: bool) -> Itera
     yield Verifier.of_files(paths, folder)
 
 
-def _auditor(spec: Spec, scratch: Path) -> library.Audit:
-    """Audits what is in an artifact as the audit stage did with the tree, by today's waivers.
+def _auditor(spec: Spec, scratch: Path) -> Audit:
+    """Return a function that audits the files of a package as the audit stage did with the tree, by today's waivers.
 
-    Which libraries are the distribution's, the manifest says; what they do is found out anew. Paths are those below
-    the manifest's folder, as waivers name them. What only the stage knows is left out: the image's symbol versions, and
-    which files are our own build.
+    The manifest says which libraries are the distribution's; their code is judged again. Paths are relative to the
+    folder of the manifest, as in waivers. What only the stage knows is left out: the symbol versions of the image, and
+    which files were compiled here.
     """
 
     def audit(path: Path, claims: Claims, package: PackageContents) -> list[str]:
         if claims.target not in microarch.known():
             return [f"{claims.target!r} is no microarchitecture that archspec knows"]
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            result = auditing.audit_tree(
+            result = audit_tree(
                 _below(open_package(path, Path(folder)), package.top),
                 from_gcc(claims.target),
                 Rules(
@@ -126,7 +139,7 @@ def _auditor(spec: Spec, scratch: Path) -> library.Audit:
 
 
 def _below(tree: ElfTree, top: str) -> ElfTree:
-    """A package's tree with paths relative to a folder of it; those elsewhere stay as they are."""
+    """Return a package's tree with paths relative to one of its folders; other paths stay as they are."""
     start = f"{top}/" if top else ""
     return replace(
         tree,
@@ -135,36 +148,38 @@ def _below(tree: ElfTree, top: str) -> ElfTree:
     )
 
 
-def _verify(path: str, means: VerifyContext, scratch: Path) -> Iterable[VerifyResult]:
-    """Verify a file, a folder, the folders of a folder, or what is behind a URL.
+def _verify(path: str, verification: VerifyContext, scratch: Path) -> Iterable[VerifyResult]:
+    """Verify a file, a folder, the folders in a folder, or a URL.
 
     Raises:
         ConfigError: there is no such path.
-        HostError: a server is out of reach.
+        HostError: a server cannot be reached.
     """
     if "://" in path:
-        return [_verify_url(path, means, scratch)]
+        return [_verify_url(path, verification, scratch)]
     local = cwd() / path
     if local.name == SUMS:
         local = local.parent
     if local.is_dir():
         below = sorted(local.glob(f"*/{SUMS}"))
         if below and not (local / SUMS).exists():
-            return [library.verify_folder(file.parent, means) for file in below]
-        return [library.verify_folder(local, means, title=path)]
+            return [verify_folder(file.parent, verification) for file in below]
+        return [verify_folder(local, verification, title=path)]
     if not local.is_file():
-        raise ConfigError(f"{path} does not exist", where="verify", hint="name an artifact, its folder, or a URL")
-    return [library.verify_file(local, means, title=path)]
+        raise ConfigError(f"{path} does not exist", where="verify", hint="name a package, its folder, or a URL")
+    return [verify_file(local, verification, title=path)]
 
 
-def _verify_url(url: str, means: VerifyContext, folder: Path) -> VerifyResult:
-    """Fetch an artifact with what lies beside it, or a folder by its SHA256SUMS, and verify that."""
+def _verify_url(url: str, verification: VerifyContext, folder: Path) -> VerifyResult:
+    """Fetch a package with the files that describe it, or all files that SHA256SUMS lists, and verify them."""
     title = http.redacted(url)
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):
-        raise ConfigError(f"{title} is no URL of http or https", where="verify", hint="name a local path without file:")
+        raise ConfigError(
+            f"{title} is no URL of http or https", where="verify", hint="name local files by their path, without file:"
+        )
     top, _, last = parts.path.rpartition("/")
-    name = library.artifact_of(unquote(last))
+    name = artifact_of(unquote(last))
     whole = name in ("", SUMS)
 
     def at(file: str) -> str:
@@ -180,34 +195,34 @@ def _verify_url(url: str, means: VerifyContext, folder: Path) -> VerifyResult:
             title=title, checks=(CheckResult(file=SUMS, what="digests", verdict="no", why=error.message),)
         )
     write_atomically(folder / SUMS, text)
-    sums, _ = library.read_sums(text.decode("utf-8", "replace"))
-    wanted = sorted(sums) if whole else [n for n in (name, *(name + s for s in library.COMPANIONS)) if n in sums]
+    sums, _ = read_sums(text.decode("utf-8", "replace"))
+    wanted = sorted(sums) if whole else [n for n in (name, *(name + s for s in COMPANIONS)) if n in sums]
     checks = []
     downloads = Downloads(folder)
     for file in wanted:
         problem = _download(downloads, file, at(file), sums[file])
         if problem:
             checks.append(CheckResult(file=file, what="download", verdict="no", why=problem))
-    for file in (SUMS, *(n for n in wanted if library.artifact_of(n) == n)):
+    for file in (SUMS, *(n for n in wanted if artifact_of(n) == n)):
         _signature(at(file + SIGNATURE_SUFFIX), folder / (file + SIGNATURE_SUFFIX))
     if not whole and name not in sums:
         return VerifyResult(
             title=title,
             checks=(CheckResult(file=name, what=f"digest in {SUMS}", verdict="no", why="it is not listed"),),
         )
-    outcome = library.verify_folder(folder, means) if whole else library.verify_file(folder / name, means)
+    result = verify_folder(folder, verification) if whole else verify_file(folder / name, verification)
     missing = {check.file for check in checks}
     return replace(
-        outcome,
+        result,
         title=title,
-        checks=(*checks, *(c for c in outcome.checks if c.file not in missing or c.verdict != "no")),
+        checks=(*checks, *(c for c in result.checks if c.file not in missing or c.verdict != "no")),
     )
 
 
 def _download(downloads: Downloads, name: str, url: str, digest: str) -> str:
-    """Fetch a file of a known digest; why there is none, in one line."""
+    """Fetch a file with a known digest; return why that failed, in one line, or an empty text."""
     if not NAME.fullmatch(name):
-        return "its name cannot be that of a download"
+        return "its name is not allowed for a download"
     try:
         downloads.get(PinnedFile(name=name, url=url, sha256=digest))
     except HostError as error:
@@ -219,7 +234,7 @@ def _signature(url: str, path: Path) -> None:
     """Fetch a signature if there is one.
 
     Raises:
-        UnreachableError: the server does not answer any more.
+        UnreachableError: the server does not answer.
     """
     try:
         write_atomically(path, http.get(url, limit=SIGNATURE_LIMIT))

@@ -1,0 +1,318 @@
+"""The grammar of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable, Mapping
+
+from pikaforge import __version__
+from pikaforge.cli.verbs import ABOUT, VERBS, listing, statuses
+from pikaforge.config.registry import FORMATS
+from pikaforge.plan import allocators
+
+PROGRAM = "pikaforge"
+HINT = "`nox -s tool -- VERB --help` shows the options of a verb, with examples."
+WIDTH = 100
+"""Columns of a help page at most: longer lines are hard to read."""
+
+
+class Help(argparse.HelpFormatter):
+    """Fills the paragraphs of texts, and keeps the indented lines in them."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=min(shutil.get_terminal_size().columns, WIDTH) - 2)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(
+            paragraph if "\n " in paragraph else super(Help, self)._fill_text(paragraph, width, indent)
+            for paragraph in paragraphs
+        )
+
+
+def _count(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if not 1 <= value <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1024")
+    return value
+
+
+def _format_list(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.split(",")))
+    if not all(name in FORMATS.names for name in names):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of formats: {','.join(FORMATS.names)}")
+    return names
+
+
+# ---- options that several verbs have
+
+
+def _cells(
+    verb: argparse.ArgumentParser,
+    *,
+    os: str = "that of this machine, else defaults.image",
+    allocator: str = "the image's",
+) -> None:
+    """Add what selects cells; `os` and `allocator` say what is taken without these options."""
+    group = verb.add_argument_group("cells")
+    group.add_argument(
+        "selectors",
+        nargs="*",
+        metavar="SELECTOR",
+        help="a model (R620), a cell id (R620-el7-none), a glob over ids in quotes ('R6*-el7-*'), or `all`",
+    )
+    group.add_argument("--os", default="", metavar="IMAGE", help=f"an OS image, or `all`; default: {os}")
+    group.add_argument("--allocator", default="", metavar="NAME", help=f"an allocator, or `all`; default: {allocator}")
+
+
+def _inputs(verb: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add where the source comes from; return the group of such options."""
+    group = verb.add_argument_group("inputs")
+    group.add_argument(
+        "--source",
+        default="",
+        metavar="SPEC",
+        help="a git URL, a local clone or `sample`, each with #REF behind it if you like; or a source tarball; "
+        "default: product.source in matrix.yaml",
+    )
+    group.add_argument("--locked", action="store_true", help="refuse any input that sources.lock does not pin")
+    return group
+
+
+def _tarballs(group: argparse._ArgumentGroup) -> None:
+    for name in allocators.built():
+        text = f"a local file in place of the pinned tarball of {name}"
+        group.add_argument(f"--{name}", default="", metavar="FILE", help=text)
+
+
+def _formats(group: argparse._ArgumentGroup) -> None:
+    names = ",".join(FORMATS.names)
+    group.add_argument(
+        "--formats", type=_format_list, default=(), metavar="LIST", help=f"of {names}; default: the image's formats"
+    )
+
+
+def _targets(verb: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = verb.add_argument_group("targets")
+    group.add_argument(
+        "--strict-targets",
+        action="store_true",
+        help="refuse a target that the image's compiler does not know; without it, the nearest one may be built",
+    )
+    return group
+
+
+def _require_run(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--require-run",
+        action="store_true",
+        help="refuse a target that runs here neither natively nor emulated; without it, a lower one is tried instead",
+    )
+
+
+def _engine(verb: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = verb.add_argument_group("engine")
+    group.add_argument(
+        "--engine", choices=("docker", "host"), default="docker", help="containers, or this machine itself (host)"
+    )
+    return group
+
+
+def _json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+
+def _common(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group("files and errors")
+    group.add_argument("--matrix", metavar="FILE", help="another matrix.yaml; paths in it are relative to it")
+    group.add_argument("--out", metavar="DIR", help="folder of results, downloads and logs, instead of out/")
+    group.add_argument("--dist", metavar="DIR", help="folder of packages, instead of dist/")
+    group.add_argument("--debug", action="store_true", help="show a traceback with an error")
+
+
+# ---- verbs
+
+
+def _build(verb: argparse.ArgumentParser) -> None:
+    _cells(verb)
+    inputs = _inputs(verb)
+    _tarballs(inputs)
+    _require_run(_targets(verb))
+    engine = _engine(verb)
+    engine.add_argument(
+        "--jobs", type=_count, metavar="N", help="compiler processes at once; default: one for each CPU"
+    )
+    engine.add_argument("--no-compiler-cache", action="store_true", help="compile everything again, without ccache")
+    _formats(verb.add_argument_group("packages"))
+
+
+def _plan(verb: argparse.ArgumentParser) -> None:
+    _json(verb)
+    _cells(verb)
+    _inputs(verb)
+    _require_run(_targets(verb))
+    _engine(verb)
+    _formats(verb.add_argument_group("packages"))
+
+
+def _matrix(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--format", choices=("table", "json", "github"), default="table", help="for people (default), scripts or GitHub"
+    )
+    _cells(verb)
+    _targets(verb)
+
+
+def _sweep(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--slice", default="", metavar="K/N", help="only every N-th compilation, from the K-th on")
+    verb.add_argument("--to", default="", metavar="DIR", help="folder of the table, instead of docs/")
+    _build(verb)
+
+
+def _audit(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("paths", nargs="+", metavar="PATH", help="ELF file, folder or package")
+    target = verb.add_mutually_exclusive_group(required=True)
+    target.add_argument("--model", default="", metavar="MODEL", help="a hardware model: all of its CPUs must run it")
+    target.add_argument("--target", default="", metavar="TARGET", help="a microarchitecture, by archspec's name")
+    verb.add_argument("--all", action="store_true", help="print all lines, not the first 40 of each kind")
+    _json(verb)
+
+
+def _verify(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("paths", nargs="+", metavar="PATH", help="package, folder or URL")
+    verb.add_argument(
+        "--key", action="append", default=[], metavar="FILE", help="a file with public keys; may be repeated"
+    )
+    verb.add_argument("--unsigned", action="store_true", help="accept what is not signed")
+    _json(verb)
+
+
+def _bench(verb: argparse.ArgumentParser) -> None:
+    load = verb.add_argument_group("load")
+    load.add_argument("--seconds", type=float, default=30.0, metavar="S", help="length of each run (default: 30)")
+    load.add_argument(
+        "--rounds", type=_count, default=3, metavar="N", help="runs of each server, in turns (default: 3)"
+    )
+    load.add_argument(
+        "--connections", type=_count, default=32, metavar="N", help="connections of all processes (default: 32)"
+    )
+    load.add_argument(
+        "--processes", type=_count, default=1, metavar="N", help="processes that make the load (default: 1)"
+    )
+    load.add_argument("--pipeline", type=_count, default=16, metavar="N", help="requests in one packet (default: 16)")
+    load.add_argument("--keyspace", type=int, metavar="N", help="number of different keys; default: each key is new")
+    _cells(verb)
+    verb.add_argument("--allocators", action="store_true", help="compare all allocators of the model and image")
+    _tarballs(_inputs(verb))
+    _engine(verb)
+
+
+def _publish(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--to",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a destination of matrix.yaml; may be repeated; default: defaults.publish",
+    )
+    verb.add_argument("--yes", action="store_true", help="make the changes (so does CI=true together with --to)")
+    verb.add_argument(
+        "--replace", action="store_true", help="replace packages that have the same name and other contents"
+    )
+    verb.add_argument("--keep", type=_count, metavar="N", help="versions of each package, and generations, to keep")
+    way = verb.add_mutually_exclusive_group()
+    way.add_argument("--rollback", action="store_true", help="go back to the generation before")
+    way.add_argument(
+        "--promote", default="", metavar="FROM→TO", help="copy from one destination to another (also FROM:TO)"
+    )
+    _json(verb)
+    _cells(verb, os="all", allocator="all")
+    verb.set_defaults(engine="docker", source="", locked=False)
+
+
+def _lock(verb: argparse.ArgumentParser) -> None:
+    inputs = _inputs(verb)
+    inputs.add_argument(
+        "--image", action="append", default=[], metavar="IMAGE", help="also pin the base of this image; may be repeated"
+    )
+    _engine(verb)
+
+
+def _patches(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("action", choices=("list", "check"), help="list the entries, or check each one")
+    _inputs(verb)
+    _engine(verb)
+
+
+def _images(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("action", choices=("list", "remove"), help="list the images, or remove them")
+    _engine(verb)
+
+
+def _cache(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("action", choices=("list", "clean"), help="list the folders, or remove their contents")
+    _engine(verb)
+
+
+def _sample(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("folder", metavar="DIR", help="the folder to write to")
+
+
+OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
+    "build": _build,
+    "plan": _plan,
+    "matrix": _matrix,
+    "sweep": _sweep,
+    "audit": _audit,
+    "verify": _verify,
+    "bench": _bench,
+    "publish": _publish,
+    "lock": _lock,
+    "patches": _patches,
+    "images": _images,
+    "cache": _cache,
+    "sample": _sample,
+}
+"""What adds a verb's own options; other verbs have none."""
+
+USAGE: Mapping[str, str] = {
+    "audit": "(--model MODEL | --target TARGET) [options] PATH ...",
+    "verify": "[options] PATH ...",
+    "patches": "[options] {list,check}",
+    "images": "[options] {list,remove}",
+    "cache": "[options] {list,clean}",
+    "sample": "[options] DIR",
+    "lock": "[options]",
+    "schema": "[options]",
+    "clean": "[options]",
+}
+"""What stands behind the verb, where that is no SELECTOR."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the grammar of the command line."""
+    top = argparse.ArgumentParser(
+        prog=PROGRAM,
+        usage="%(prog)s [-h] [--version] VERB [options]",
+        description="\n\n".join((ABOUT, listing(), HINT)),
+        epilog=statuses(),
+        formatter_class=Help,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=__version__, help="print the version and exit")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", help=argparse.SUPPRESS)
+    for name, verb in VERBS.items():
+        page = verbs.add_parser(
+            name,
+            prog=f"{PROGRAM} {name}",
+            usage=f"%(prog)s {USAGE.get(name, '[options] [SELECTOR ...]')}",
+            description=verb.description(),
+            epilog=verb.epilog(),
+            formatter_class=Help,
+            allow_abbrev=False,
+        )
+        if name in OPTIONS:
+            OPTIONS[name](page)
+        _common(page)
+    return top

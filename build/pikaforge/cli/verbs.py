@@ -1,0 +1,275 @@
+"""The verbs of the command line: where each one is, and what its help page says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pikaforge import errors
+from pikaforge.config.registry import FORMATS, STAGES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """A verb of the command line.
+
+    In `about`, `{stages}` and `{formats}` stand for the registered names.
+    """
+
+    module: str
+    """Its module in `commands`, which has a function of the verb's name."""
+    summary: str
+    """One line for the list of verbs."""
+    about: str
+    needs: str
+    """What a machine must have for it."""
+    examples: tuple[tuple[str, str], ...]
+    """Commands, each behind a remark."""
+
+    def description(self) -> str:
+        """Return what stands before the options."""
+        return self.about.format(stages=", ".join(STAGES.names), formats=", ".join(FORMATS.names))
+
+    def epilog(self) -> str:
+        """Return what stands behind the options: needs and examples."""
+        lines = (line for remark, command in self.examples for line in (f"  # {remark}", f"  {command}"))
+        return f"Needs: {self.needs}\n\n" + "\n".join(["examples:", *lines])
+
+
+ENGINE = "a container engine (docker, or podman with its socket; DOCKER_HOST names one elsewhere)"
+
+BUILD: dict[str, Verb] = {
+    "build": Verb(
+        module="build",
+        summary="build, test and pack the selected cells",
+        about="""\
+Take the selected cells through the stages: {stages}.
+
+Results are kept in out/ under a hash of their inputs. So a second run does only what has changed, and a run that was \
+stopped continues where it was. Packages are written to dist/IMAGE/, with their digests in SHA256SUMS. \
+dist/report.json records what was built and what was checked. Logs are in out/logs/. One failed cell does not stop \
+the others.""",
+        needs=f"{ENGINE}, or --engine host; and the network, until the inputs are pinned and downloaded.",
+        examples=(
+            ("one model, for the OS of this machine", "nox -s build -- R620"),
+            ("all R6x0 models on EL 7, with all allocators", "nox -s build -- 'R6?0-el7-*'"),
+            ("try the pipeline with the sample server", "nox -s build -- R620 --os debian12 --source sample"),
+        ),
+    ),
+    "plan": Verb(
+        module="plan",
+        summary="show what a build would do, and why",
+        about="""\
+Show the cells and the nodes (runs of a stage) of a build: which results are stored already, and why others are not. \
+Nothing is started, and nothing is written. The exit status is 2 if a build would refuse the selection.""",
+        needs="neither an engine nor the network. If no engine answers, the plan assumes that each target can be run.",
+        examples=(
+            ("what one model needs on one OS", "nox -s plan -- R620 --os debian12"),
+            ("all cells, for a script", "nox -s plan -- all --os all --json"),
+        ),
+    ),
+    "matrix": Verb(
+        module="plan",
+        summary="list the cells of matrix.yaml",
+        about="""\
+List cells with their CPU target, and whether they can be built. Without SELECTOR and options, all cells are listed.
+
+--format github prints the matrix of a GitHub Actions workflow: one job for each compilation. In a step of a workflow \
+it also sets the outputs `matrix` and `jobs`.""",
+        needs="neither an engine nor the network.",
+        examples=(
+            ("all cells", "nox -s matrix"),
+            ("the cells of one model, for a script", "nox -s matrix -- 'R620-*' --format json"),
+        ),
+    ),
+    "sweep": Verb(
+        module="sweep",
+        summary="build one cell of each compilation, and write docs/coverage.md",
+        about="""\
+Build one cell for each compilation (image, CPU target, allocator), and write what was built and tried to \
+docs/coverage.md. Rows of earlier sweeps stay, unless this one replaces them. Without SELECTOR, all models and images \
+are taken.
+
+An input that cannot be reached from here (a registry, a mirror) makes a row `not tried`, and is no failure.""",
+        needs=f"{ENGINE}; and the network.",
+        examples=(
+            ("every compilation with the default allocators", "nox -s sweep -- --source sample"),
+            ("one of four slices of them", "nox -s sweep -- --source sample --slice 1/4"),
+        ),
+    ),
+}
+
+CHECK: dict[str, Verb] = {
+    "audit": Verb(
+        module="audit",
+        summary="check that programs and packages run on a model's CPUs",
+        about="""\
+Decode every instruction of ELF files, and compare the CPU features with those of a hardware model or a \
+microarchitecture. What is linked so that it would fail elsewhere is reported, too. Files may come from anywhere, and \
+none of them is run.
+
+Folders and packages ({formats}) are searched for ELF files. The waivers of matrix.yaml apply. The \
+exit status is 4 if a path is refused.""",
+        needs="neither an engine nor the network.",
+        examples=(
+            ("a program, for all CPUs of a model", "nox -s audit -- /usr/sbin/some-server --model R620"),
+            ("a package, for a microarchitecture", "nox -s audit -- some.rpm --target sandybridge"),
+        ),
+    ),
+    "verify": Verb(
+        module="verify",
+        summary="check digests, signatures, provenance and contents of packages",
+        about="""\
+Check packages against what was recorded when they were built: digests, signatures, provenance, and each file in \
+them. Then audit their code again. PATH is a package, a folder of packages, a folder of such folders, or the URL of a \
+package or folder (http, https).
+
+With a key, what is not signed by it is refused. Keys are given by --key or PIKAFORGE_VERIFY_KEYS. The exit status is \
+4 if a check says no.""",
+        needs="GnuPG, where there are signatures.",
+        examples=(
+            ("the packages of one image", "nox -s verify -- dist/debian12 --key public.asc"),
+            ("packages that nobody has signed", "nox -s verify -- dist/debian12 --unsigned"),
+        ),
+    ),
+    "bench": Verb(
+        module="bench",
+        summary="compare allocators under load, with a plot",
+        about="""\
+Build what is needed, then put the same load on a server with each selected allocator, in turns. The result is a \
+table, and the figures and a plot in out/bench/. One model and one image can be compared at a time.""",
+        needs=f"{ENGINE}, whose CPU can run the target; matplotlib, which the nox session installs.",
+        examples=(
+            ("all allocators", "nox -s bench -- R620 --os debian12 --allocators"),
+            ("a short look", "nox -s bench -- R620 --source sample --allocators --seconds 5 --rounds 1"),
+        ),
+    ),
+}
+
+PUBLISH: dict[str, Verb] = {
+    "publish": Verb(
+        module="publish",
+        summary="put packages into repositories; roll back; promote",
+        about="""\
+Put the packages in dist/ into the repositories of a destination. Destinations are under `publish` in matrix.yaml. \
+Without --yes the changes are shown, and nothing is changed. Readers see the old generation of a repository or the \
+new one, never a half-written one.
+
+SELECTOR names cells that were built (with --rollback and --promote: that were published), of every image and \
+allocator unless --os and --allocator say which. With PIKAFORGE_SIGNING_KEY, packages and metadata are signed. \
+PIKAFORGE_NAME_USER and PIKAFORGE_NAME_PASSWORD are the credentials of the destination NAME.""",
+        needs="the libraries that the nox session installs; for a server, the network and credentials.",
+        examples=(
+            ("show what would change", "nox -s publish -- R620 --to staging"),
+            ("do it", "nox -s publish -- R620 --to staging --yes"),
+            ("copy it from staging to stable", "nox -s publish -- R620 --promote staging:stable --yes"),
+            ("go back to the generation before", "nox -s publish -- R620 --rollback --to stable --yes"),
+        ),
+    ),
+}
+
+UPKEEP: dict[str, Verb] = {
+    "lock": Verb(
+        module="upkeep",
+        summary="renew the pins in sources.lock, and show what changed",
+        about="""\
+Look up the source and its patches again, write their pins to sources.lock, and show the difference. Base images keep \
+their pins, unless --image names them.""",
+        needs=f"the network; with --image also {ENGINE}.",
+        examples=(
+            ("the source and its patches", "invoke lock"),
+            ("also the base of an image", "invoke lock --image debian12"),
+        ),
+    ),
+    "patches": Verb(
+        module="upkeep",
+        summary="list the patch series, or check it against a source",
+        about="""\
+`list` shows the entries of the patch series with their pins. `check` prepares the source, and shows for each entry \
+whether it applies, is present already, or conflicts. The exit status is 4 if one conflicts.""",
+        needs=f"for `list` nothing; for `check` {ENGINE}.",
+        examples=(
+            ("the entries", "invoke patches.list"),
+            ("their state in a fork", "invoke patches.check --source https://example.org/fork.git#main"),
+        ),
+    ),
+    "images": Verb(
+        module="upkeep",
+        summary="list or remove the images that were made in the engine",
+        about="""\
+`list` shows the images that the tool has made in the container engine. `remove` removes them. The next build makes \
+again what it needs.""",
+        needs=f"{ENGINE}.",
+        examples=(("all images", "invoke images.list"), ("free their space", "invoke images.remove")),
+    ),
+    "cache": Verb(
+        module="upkeep",
+        summary="list or remove stored results, downloads and the compiler cache",
+        about="""\
+`list` shows the size of stored results, downloads and git repositories in out/. `clean` removes them, and the \
+compiler cache. The next build makes again what it needs.""",
+        needs=f"for `list` nothing; for `clean` {ENGINE}, or --engine host.",
+        examples=(("their size", "invoke cache.list"), ("remove them", "invoke cache.clean")),
+    ),
+    "sample": Verb(
+        module="upkeep",
+        summary="write the git repositories of the sample server to a folder",
+        about="""\
+Write the git repositories that `--source sample` builds to a folder, to look at them or to clone them.""",
+        needs="git.",
+        examples=(("into a new folder", "invoke sample /tmp/sample"),),
+    ),
+    "schema": Verb(
+        module="upkeep",
+        summary="write the JSON schemas of configuration, report and repositories",
+        about="""\
+Write the JSON schemas of matrix.yaml, of patch series, of dist/report.json and of repo.json into the checkout. Run \
+it after a change of their models.""",
+        needs="neither an engine nor the network.",
+        examples=(("all schemas", "invoke schema"),),
+    ),
+    "clean": Verb(
+        module="upkeep",
+        summary="remove out/, dist/ and tool caches from the checkout",
+        about="""\
+Remove out/, dist/ and the caches of tools from the checkout. Images and the compiler cache in the engine stay: see \
+`images` and `cache`.""",
+        needs="neither an engine nor the network.",
+        examples=(("the checkout", "invoke clean"),),
+    ),
+}
+
+HEADINGS = {"Build": BUILD, "Check": CHECK, "Publish": PUBLISH, "Upkeep (`invoke --list`)": UPKEEP}
+VERBS: dict[str, Verb] = {name: verb for verbs in HEADINGS.values() for name, verb in verbs.items()}
+
+ABOUT = """\
+Build one package for each hardware model and OS image, and check that it runs there. matrix.yaml says what to build.
+
+`nox -s VERB -- ARGUMENTS` runs a verb together with the libraries that it needs; `invoke` runs those for upkeep."""
+
+
+def listing(headings: Iterable[str] = tuple(HEADINGS)) -> str:
+    """Return the verbs with their summaries, under headings."""
+    width = max(map(len, VERBS))
+    blocks = [
+        "\n".join(
+            [f"{heading}:", *(f"    {name:<{width}}  {verb.summary}" for name, verb in HEADINGS[heading].items())]
+        )
+        for heading in headings
+    ]
+    return "\n\n".join(blocks)
+
+
+STATUSES: dict[int, str] = {
+    errors.EXIT_DONE: "done",
+    errors.EXIT_CONFIG: "the command line, a configuration file or the selection is wrong",
+    errors.EXIT_HOST: "this machine lacks something: an engine, a program, the network",
+    errors.EXIT_STAGE: "a stage failed; or audit, verify or patches check said no",
+    errors.EXIT_PUBLISH: "publishing failed",
+    errors.EXIT_INTERRUPTED: "interrupted by Ctrl-C or SIGTERM; containers are removed",
+}
+
+
+def statuses() -> str:
+    """Return the exit statuses with their meanings."""
+    return "\n".join(["exit status:", *(f"    {status:<5} {meaning}" for status, meaning in STATUSES.items())])

@@ -1,0 +1,208 @@
+"""What the index page shows: images, repositories and files, in the order of the page. Its script searches the same."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timezone
+from functools import lru_cache
+
+from pydantic import Field
+
+from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
+from pikaforge.config.scalars import Strict
+from pikaforge.formats.format import Format, every
+from pikaforge.publish.state import Artifact, Catalogue, File, Repository
+
+LABELS: Mapping[str, str] = {SBOM_SUFFIX: "SBOM", PROVENANCE_SUFFIX: "provenance", SIGNATURE_SUFFIX: "signature"}
+"""Labels of the files beside an artifact, by what their names have behind the artifact's name."""
+ROLES = ("main", "allocator", "debug")
+"""In the order of the page."""
+
+Install = Callable[[Repository, Artifact], tuple[str, ...]]
+"""Returns the shell lines that install an artifact; none if there is no such way."""
+Fleet = Callable[[str], tuple[str, ...]]
+"""Returns the shell lines that install on any machine of the fleet with an image; none if there is no such way."""
+
+
+class FileData(Strict):
+    """A package. Without `wanted` and `not_run`, it was built for what the model's CPUs can run, and was run."""
+
+    path: str
+    """Below the repository."""
+    format: str
+    role: str
+    package: str
+    version: str
+    product: str
+    """Version of the product."""
+    cell: str
+    target: str
+    wanted: str | None
+    not_run: str | None = Field(serialization_alias="notRun")
+    allocator: str
+    built: str
+    published: str
+    bytes: int
+    size: str
+    """The same for people."""
+    sha256: str
+    beside: tuple[tuple[str, str], ...]
+    """Label and path of each file that describes the package."""
+    install: tuple[int, ...]
+    """Numbers of lines."""
+
+
+class RepositoryData(Strict):
+    """The packages of a model for an image."""
+
+    path: str
+    model: str
+    published: str
+    files: tuple[FileData, ...]
+
+
+class ImageData(Strict):
+    """The repositories of an image."""
+
+    image: str
+    fleet: tuple[int, ...]
+    """Numbers of lines."""
+    repositories: tuple[RepositoryData, ...]
+
+
+class PageData(Strict):
+    """Everything that the page lists."""
+
+    images: tuple[ImageData, ...]
+    lines: tuple[str, ...]
+    """Lines to copy. Many packages have the same ones, so they are here once, and other places have their numbers."""
+
+
+def page_data(catalogue: Catalogue, install: Install, fleet: Fleet) -> PageData:
+    """Return the data of a catalogue's page. The order of the catalogue's repositories does not matter."""
+    lines: dict[str, int] = {}
+
+    def numbers(texts: Iterable[str]) -> tuple[int, ...]:
+        return tuple(lines.setdefault(text, len(lines)) for text in texts)
+
+    images = tuple(
+        ImageData(
+            image=image,
+            fleet=numbers(fleet(image)),
+            repositories=tuple(
+                RepositoryData(
+                    path=repository.path,
+                    model=repository.model,
+                    published=moment(repository.published),
+                    files=tuple(
+                        _file_data(artifact, numbers(install(repository, artifact)))
+                        for artifact in _newest_first(repository.artifacts)
+                    ),
+                )
+                for repository in repositories
+            ),
+        )
+        for image, repositories in _by_image(catalogue.repositories).items()
+    )
+    return PageData(images=images, lines=tuple(lines))
+
+
+def _file_data(artifact: Artifact, install: tuple[int, ...]) -> FileData:
+    return FileData(
+        path=artifact.path,
+        format=artifact.format,
+        role=artifact.role,
+        package=artifact.package,
+        version=artifact.version,
+        product=artifact.product_version,
+        cell=artifact.cell,
+        target=artifact.target,
+        wanted=artifact.wanted or None,
+        not_run=artifact.not_run or None,
+        allocator=artifact.allocator,
+        built=moment(artifact.built),
+        published=moment(artifact.published),
+        bytes=artifact.bytes,
+        size=size(artifact.bytes),
+        sha256=artifact.sha256,
+        beside=tuple((_label(artifact, file), file.path) for file in artifact.beside),
+        install=install,
+    )
+
+
+def _label(artifact: Artifact, file: File) -> str:
+    """Return what a file beside an artifact is; its name if that is not known."""
+    if file.path.startswith(artifact.path) and (label := LABELS.get(file.path[len(artifact.path) :])):
+        return label
+    return posixpath.basename(file.path)
+
+
+# ---- order
+
+
+def formats() -> list[Format]:
+    """Return all formats; those that system package managers install come first."""
+    return sorted(every(), key=lambda kind: not kind.families)
+
+
+def natural(text: str) -> tuple[tuple[str, int], ...]:
+    """Return a sort key that puts R620 before R6415."""
+    return tuple((other, int(digits or 0)) for other, digits in re.findall(r"([^0-9]*)([0-9]*)", text))
+
+
+def _by_image(repositories: Iterable[Repository]) -> dict[str, list[Repository]]:
+    """Return the repositories by image, both with the newest publication first.
+
+    Only the day counts, then the name. So models that were published in one run are in an order that people expect.
+    """
+
+    def day(repository: Repository) -> str:
+        return moment(repository.published)[:10]
+
+    by_name = sorted(repositories, key=lambda repository: (natural(repository.image), natural(repository.model)))
+    images: dict[str, list[Repository]] = {}
+    for repository in by_name:
+        images.setdefault(repository.image, []).append(repository)
+    for members in images.values():
+        members.sort(key=day, reverse=True)
+    return dict(sorted(images.items(), key=lambda item: day(item[1][0]), reverse=True))
+
+
+def _newest_first(artifacts: Iterable[Artifact]) -> list[Artifact]:
+    """Return artifacts by publication, the newest first; then newer versions first, and debug information last.
+
+    Of several allocators the default one is first: its files have no allocator in their names, so theirs are shorter.
+    """
+    order = [kind.name for kind in formats()]
+    by_kind = sorted(
+        artifacts, key=lambda a: (ROLES.index(a.role), order.index(a.format), len(a.name), natural(a.path))
+    )
+    by_version = sorted(by_kind, key=lambda artifact: natural(artifact.product_version), reverse=True)
+    return sorted(by_version, key=lambda artifact: moment(artifact.published), reverse=True)
+
+
+# ---- notation
+
+
+@lru_cache(maxsize=4096)
+def moment(text: str) -> str:
+    """Return a point in time in UTC, to the second, in one notation; a text that is none is returned unchanged."""
+    try:
+        found = datetime.fromisoformat(re.sub("Z$", "+00:00", text))  # Python 3.10 knows no Z
+    except ValueError:
+        return text
+    if found.tzinfo is None:
+        found = found.replace(tzinfo=timezone.utc)
+    return found.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def size(number: int) -> str:
+    """Return a number of bytes for people."""
+    amount = float(number)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{number} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
