@@ -73,9 +73,9 @@ def test_the_docker_folder_is_not_taken_for_the_sdk(tmp_path: Path) -> None:
     (tmp_path / "docker").mkdir()
     probe = (
         "import sys\n"
-        "sys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
         "from pikaforge.errors import HostError\n"
         "from pikaforge.host.connection import load_sdk\n"
+        "sys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
         "try:\n    load_sdk()\nexcept HostError as error:\n    print(error.lines())\n"
     )
     done = subprocess.run(
