@@ -64,7 +64,7 @@ class Workload:
         if not self.request or not self.read:
             raise ConfigError("the load has a request without words")
         if self.read_share == 1 and self.keyspace is None:
-            raise ConfigError("the load reads only, but has no `keyspace` that tells what")
+            raise ConfigError("the load reads only, but has no `keyspace` of keys to read")
 
     def share(self, process: int) -> range:
         """Return the numbers of the connections that a process makes."""

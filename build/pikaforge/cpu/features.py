@@ -128,6 +128,20 @@ def needing(feature: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def absent_bits(feature: str) -> dict[tuple[int, int | None], dict[str, int]]:
+    """Return the bits of CPUID's answers that are 0 on a CPU without a feature, by leaf, part and register.
+
+    They include the bits of all features that need this one: for AVX, also those of AVX2, because no CPU has AVX2
+    without AVX. So code that checks for AVX2 may use AVX.
+    """
+    found: dict[tuple[int, int | None], dict[str, int]] = {}
+    for name in needing(feature):
+        for bit in table()[name].cpuid:
+            register = found.setdefault((bit.leaf, bit.part), {})
+            register[bit.register] = register.get(bit.register, 0) | 1 << bit.number
+    return found
+
+
 @lru_cache(maxsize=1)
 def guards() -> tuple[Guard, ...]:
     """Return all guards."""

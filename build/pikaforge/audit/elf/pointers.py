@@ -1,8 +1,8 @@
 """Addresses of a library's own code and data that others can use.
 
 They are what the loader calls, what the library exports, and the pointers that the loader writes into its data. The
-dynamic section tells them, as it tells them to the loader; section headers are not read. Format: System V gABI
-chapter 5, x86-64 psABI 4.4; DT_RELR: the gABI's proposal of 2018, which binutils 2.38 and glibc 2.36 follow.
+dynamic section has them, as the loader needs them; section headers are not read. Format: System V gABI chapter 5,
+x86-64 psABI 4.4; DT_RELR: the gABI's proposal of 2018, which binutils 2.38 and glibc 2.36 follow.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Decode machine code: which instructions a file holds, and where."""
+"""Decode machine code: find the features that a file's instructions need, and the functions that hold them."""

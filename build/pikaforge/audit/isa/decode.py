@@ -1,10 +1,11 @@
-"""Decoding: which features the instructions of files need, and where.
+"""Decode the code of files: which features its instructions need, and in which functions.
 
-iced's features depend on the opcode alone, so a table indexed by opcode is made once, and a piece of code is first
-reduced to the set of its opcodes, in C (`set(map(attrgetter("code"), decoder))`, 6 M instructions/s against 3 M/s
-of a Python loop). Only a piece with an opcode that is not allowed is looked at instruction by instruction.
+`ranges` cuts a file's code into pieces: functions, and the gaps between them. Each piece is decoded from its start. In
+iced, the features of an instruction depend on its opcode only, so one table gives them by opcode (`opcodes`). First the
+set of a piece's opcodes is made, in C (`set(map(attrgetter("code"), decoder))`, which takes 6 M instructions/s; a
+Python loop takes 3 M/s). Only if one of them is not allowed, the piece is decoded again, instruction by instruction.
 
-Pieces go to worker processes in chunks; a worker maps the file, so memory is bounded by the size of a chunk.
+Worker processes decode the pieces in chunks. A worker maps the file, so the size of a chunk limits its memory.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks, cores
 from pikaforge.cpu.features import INVALID
 
 ALONE_BYTES = 4 << 20
-"""Code that one process decodes before two would have started (0.2 s for the start of Python and iced)."""
+"""Bytes of code that one process decodes while others would start (0.2 s for Python and iced)."""
 LONGEST = 15
 """Bytes of the longest x86 instruction (Intel SDM vol. 2A ch. 2.3.11)."""
 PADDING = b"\x00\x90\xcc"
+"""Bytes that fill gaps: zeros, NOP, INT3."""
 SHORT_GAP = 32
+"""Bytes of the longest gap whose content is remembered as clean: files have the same short gaps again and again."""
 UNDISPATCHED = frozenset({INVALID, "tzcnt"})
-"""Findings that nobody dispatches by CPU, so evidence for them would only cost time."""
+"""Findings for which no evidence is looked for, because no library dispatches them by CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,36 +48,39 @@ class Hit:
     """FUNCTION, FRAME or GAP (`isa.ranges`)."""
     feature: str
     count: int
-    """Instructions that need it."""
+    """The number of instructions that need it."""
     address: int
     """Virtual address of the first one."""
     code: bytes
+    """Bytes of the first one."""
     text: str
     """The first one in AT&T syntax, as objdump shows it."""
     suspect: bool
-    """Behind the first undecodable byte of a gap: most likely data."""
+    """Whether it follows a byte in a gap that cannot be decoded: then it is most likely data."""
     hints: tuple[str, ...] = ()
-    """Signs that it runs only where the CPU can; never a proof."""
+    """Signs that it runs only on CPUs that have the feature; never a proof."""
     evidence: str = ""
-    """The proof that it does, in words (`isa.dispatch.evidence`); empty without one."""
+    """The proof that it does (`isa.dispatch.evidence`), for people; empty without one."""
     doubt: str = ""
-    """Why there is none, where one was looked for."""
+    """Why no proof was found, if one was looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileScan:
-    """What the code of one file needs."""
+    """The features that the code of one file needs."""
 
     file: str
     features: frozenset[str]
-    """Ids of all features outside of hits."""
+    """Ids of the features of all instructions that are not in a hit."""
     hits: tuple[Hit, ...]
     size: int
-    """Bytes decoded."""
+    """The number of decoded bytes."""
     pieces: int
+    """The number of pieces."""
     named: int
-    """Pieces with a symbol's name."""
+    """The number of pieces with a symbol's name."""
     problem: str = ""
+    """Why its unwind table could not be read to its end; empty if it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +93,9 @@ class CodeSource:
     debug: Path | None = None
     """Its separate debug information, for the names of functions."""
     allowed: frozenset[str] | None = None
-    """Features that are no finding in this one; else those of the scan."""
+    """Features that are no finding in this file; None: those of the scan."""
     known: Dispatcher | None = None
-    """What is known of it as a library of a package."""
+    """The entry for it in the table of known dispatchers, if it is a distribution's library with an entry."""
 
 
 # --- the work on one chunk --------------------------------------------------------------------------------------
@@ -111,15 +117,18 @@ class Found:
 
 @dataclass(slots=True)
 class _Yield:
-    """What a chunk brought."""
+    """The result for one chunk."""
 
     codes: set[int] = field(default_factory=set)
+    """Opcodes that are allowed."""
     found: list[tuple[int, tuple[Found, ...]]] = field(default_factory=list)
-    """By index of the piece."""
+    """The findings in a piece, with the piece's index."""
     detecting: list[int] = field(default_factory=list)
+    """Indexes of the pieces that run cpuid or xgetbv."""
 
 
 def _scan(chunk: Chunk, allowed: frozenset[str]) -> _Yield:
+    """Decode a chunk; worker processes run this."""
     from iced_x86 import Decoder  # noqa: PLC0415
 
     known = tables(allowed)
@@ -152,13 +161,14 @@ def _scan(chunk: Chunk, allowed: frozenset[str]) -> _Yield:
 
 
 def _inspect(raw: bytes, slack: bytes, start: int, gap: bool, known: Tables) -> tuple[tuple[Found, ...], set[int]]:
-    """The findings of one piece, and its other opcodes.
+    """Return the findings of one piece, and its opcodes that are allowed.
 
     Args:
         raw: the bytes of the piece.
-        slack: what follows it, for an instruction that a wrong boundary cuts.
-        start: virtual address.
-        gap: whether the piece has no known start; undecodable bytes are then no finding.
+        slack: the bytes that follow it: a wrong end of the piece may cut an instruction.
+        start: its virtual address.
+        gap: whether the piece has no known start; then bytes that cannot be decoded are no finding.
+        known: tables for the allowed features.
     """
     from iced_x86 import Decoder, DecoderError, Formatter, FormatterSyntax, Instruction  # noqa: PLC0415
 
@@ -186,7 +196,7 @@ def _inspect(raw: bytes, slack: bytes, start: int, gap: bool, known: Tables) -> 
                     continue
                 instruction, code, size = again, again.code, again.len
             if code == 0:
-                # iced may have read on; the next instruction may begin at the next byte.
+                # iced may have read several bytes. The next instruction may begin at the next one.
                 decoder.position, decoder.ip, size = at + 1, start + at + 1, 1
             if code == 0 and gap:
                 suspect = True
@@ -212,8 +222,8 @@ def scan(sources: Sequence[CodeSource], allowed: frozenset[str], *, workers: int
 
     Args:
         sources: the files.
-        allowed: ids of the features that are no finding (`isa.allow.Allowed.sure`), where a source does not say.
-        workers: processes; else one per CPU for much code, and none beside this one for little.
+        allowed: ids of the features that are no finding (`Allowed.sure`), for sources that do not name their own.
+        workers: number of processes; else one for each CPU if there is much code, and only this one if there is little.
 
     Raises:
         AuditError: a file is no ELF file, truncated or corrupt, or cannot be read.
@@ -221,12 +231,12 @@ def scan(sources: Sequence[CodeSource], allowed: frozenset[str], *, workers: int
     total = sum(r.size for s in sources for r in code_regions(s.path, s.file))
     if workers is None:
         workers = 1 if total < ALONE_BYTES else max(1, min(cores(), total // (ALONE_BYTES // 2)))
-    with WorkerPool(workers) as team:
-        return [_scan_file(s, allowed if s.allowed is None else s.allowed, team) for s in sources]
+    with WorkerPool(workers) as pool:
+        return [_scan_file(s, allowed if s.allowed is None else s.allowed, pool) for s in sources]
 
 
 def code_regions(path: Path, name: str) -> tuple[Region, ...]:
-    """The executable regions of a file."""
+    """Return the executable regions of a file."""
     with mapped(path) as data:
         return regions(data, read_layout(data, name), name)
 
@@ -242,12 +252,12 @@ def _code_map(source: CodeSource) -> CodeMap:
             return read_map(data, layout, code, source.file, debug=held)
 
 
-def _scan_file(source: CodeSource, allowed: frozenset[str], team: WorkerPool) -> FileScan:
+def _scan_file(source: CodeSource, allowed: frozenset[str], pool: WorkerPool) -> FileScan:
     code = _code_map(source)
     codes: set[int] = set()
     found: list[tuple[int, tuple[Found, ...]]] = []
     detecting: set[int] = set()
-    for part in team.each(_scan, chunks(source.path, code), allowed):
+    for part in pool.each(_scan, chunks(source.path, code), allowed):
         codes |= part.codes
         found += part.found
         detecting.update(part.detecting)
@@ -272,7 +282,7 @@ def _scan_file(source: CodeSource, allowed: frozenset[str], team: WorkerPool) ->
         for index, entries in found
         if (names := frozenset(e.feature for e in entries if e.feature not in UNDISPATCHED and not e.suspect))
     }
-    proofs = find_evidence(source.path, code, wanted, detecting, team, known=source.known)
+    proofs = find_evidence(source.path, code, wanted, detecting, pool, known=source.known)
     hits = [_with(hit, code, detecting, proofs) for hit in hits]
     return FileScan(
         file=source.file,
@@ -286,7 +296,7 @@ def _scan_file(source: CodeSource, allowed: frozenset[str], team: WorkerPool) ->
 
 
 def _with(hit: Hit, code: CodeMap, asking: Set[int], proofs: Mapping[tuple[int, str], Evidence]) -> Hit:
-    """A hit with what speaks for it."""
+    """Return a hit with its hints, and with its evidence or the doubt."""
     piece = code.at(hit.address)
     if hit.feature in UNDISPATCHED or hit.suspect:
         return hit
@@ -300,7 +310,7 @@ def _with(hit: Hit, code: CodeMap, asking: Set[int], proofs: Mapping[tuple[int, 
 
 
 def _joined(hits: Iterable[Hit]) -> list[Hit]:
-    """One hit per function, feature and suspicion: a function may have several pieces."""
+    """Return one hit for each function and feature: a function may have several pieces. Suspect hits stay apart."""
     found: dict[tuple[str, str, bool], Hit] = {}
     for hit in hits:
         key = (hit.function, hit.feature, hit.suspect)
@@ -309,7 +319,7 @@ def _joined(hits: Iterable[Hit]) -> list[Hit]:
             old,
             count=old.count + hit.count,
             hints=tuple(dict.fromkeys((*old.hints, *hit.hints))),
-            # One piece without a proof leaves the whole function without.
+            # Without a proof for one of its pieces the function has none.
             evidence=old.evidence and hit.evidence and "; ".join(dict.fromkeys((old.evidence, hit.evidence))),
             doubt=old.doubt or hit.doubt,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""iced's opcodes and the features they need, as tables that are made once per process."""
+"""Tables of iced's opcodes and the features that they need, made once in each process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from functools import lru_cache
 from pikaforge.cpu.features import INVALID, table
 
 DETECTING = ("CPUID", "XGETBV")
+"""Instructions by which a program asks the CPU for its features."""
 
 
 @lru_cache(maxsize=1)
 def features_by_code() -> tuple[tuple[str, ...], ...]:
-    """Feature ids needed by each opcode, indexed by iced's Code; all of them are needed at once."""
+    """Return the ids of the features that each opcode needs, indexed by iced's Code; it needs all of them."""
     from iced_x86 import Code, CpuidFeature, Instruction  # noqa: PLC0415
 
     names = _constants(Code)
@@ -42,17 +43,19 @@ def _constants(holder: object) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """What a scan asks of an opcode."""
+    """Sets of opcodes for a scan."""
 
     allowed: frozenset[str]
+    """Ids of the allowed features."""
     bad: frozenset[int]
-    """Opcodes with a feature that is not allowed, and the invalid one."""
+    """Opcodes with a feature that is not allowed, and the invalid opcode."""
     detecting: frozenset[int]
+    """Opcodes of the instructions in `DETECTING`."""
 
 
 @lru_cache(maxsize=4)
 def tables(allowed: frozenset[str]) -> Tables:
-    """The tables for a set of allowed features."""
+    """Return the tables for a set of allowed features."""
     from iced_x86 import Code  # noqa: PLC0415
 
     by_code = features_by_code()

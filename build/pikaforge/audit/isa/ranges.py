@@ -1,7 +1,8 @@
-"""What to decode, in pieces: functions by symbols and `.eh_frame`, and the gaps between them.
+"""Cut the code of a file into pieces: functions by symbols and `.eh_frame`, and the gaps between them.
 
-A linear sweep over a section is unsound: padding and data in it swallow the starts of functions. So every known
-start begins a piece of its own. Nothing executable is left out but what a symbol declares to be data.
+Decoding a section from its start to its end is unsound: where padding or data precedes a function, an instruction that
+is decoded there can include the function's first bytes. So every known start of a function begins a piece of its own.
+All executable bytes are in a piece, but those that a symbol declares to be data.
 """
 
 from __future__ import annotations
@@ -19,63 +20,66 @@ from pikaforge.audit.elf.frames import UnwindRanges, read_frames
 from pikaforge.audit.elf.layout import SHT_DYNSYM, SHT_RELA, SHT_SYMTAB, Buffer, Layout, piece, text
 
 FUNCTION, FRAME, GAP = 0, 1, 2
+"""Kinds of pieces: by a symbol, by the unwind table only, and what is between them."""
 STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_GNU_IFUNC = 0, 1, 2, 10
 R_X86_64_IRELATIVE = 37
 SHN_UNDEF, SHN_LORESERVE = 0, 0xFF00
 NOWHERE = -1
 PIECE_LIMIT = 1 << 20
-"""Bytes. Gaps without any name are cut at this size, so that a file without symbols and frames is decoded in parts."""
+"""In bytes. Longer gaps are cut, so that a file without symbols and unwind table is decoded in parts."""
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELA = struct.Struct("<QQq")
 
 
 class Symbol(NamedTuple):
-    """A defined symbol of an executable region."""
+    """A symbol that is defined in an executable region."""
 
     address: int
     size: int
     kind: int
     weight: int
-    """Global before weak before local, for the name where several begin together."""
+    """Its precedence where several symbols begin at one address: global before weak before local."""
     name: int
-    """Offset in the string table."""
+    """Offset of its name in the string table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodeMap:
-    """The pieces of one file, in the order of addresses: parallel arrays, since there may be a million."""
+    """The pieces of one file, in the order of addresses, as parallel arrays: there may be a million."""
 
     starts: array[int]
+    """Virtual addresses."""
     ends: array[int]
     offsets: array[int]
-    """Where in the file they start."""
+    """Offsets of their starts in the file."""
     kinds: bytearray
+    """`FUNCTION`, `FRAME` or `GAP`."""
     names: array[int]
     """Offset of the name in `strings`, or -1."""
     strings: bytes
     resolvers: frozenset[int]
     """Addresses of functions that choose an implementation at start-up (ifunc)."""
     plain: frozenset[int] = frozenset()
-    """Addresses of functions that handle no exceptions."""
+    """Addresses of functions without exception handlers."""
     problem: str = ""
-    """Why frames are incomplete, for a note."""
+    """Why the unwind table could not be read to its end; empty if it was."""
 
     def __len__(self) -> int:
         return len(self.starts)
 
     @property
     def size(self) -> int:
-        """Bytes in all pieces."""
+        """The number of bytes in all pieces."""
         return sum(self.ends) - sum(self.starts)
 
     def name(self, index: int) -> str:
-        """The name of a piece: its symbol, else `range@0x…` (a frame) or `gap@0x…`."""
+        """Return the name of a piece: its symbol, else `range@0x…` (a frame) or `gap@0x…`."""
         if self.names[index] != NOWHERE:
             return text(self.strings, self.names[index])
         return f"{'gap' if self.kinds[index] == GAP else 'range'}@{self.starts[index]:#x}"
 
     def at(self, address: int) -> int:
-        """The index of the piece that holds an address, -1 if none."""
+        """Return the index of the piece that holds an address; -1 if none does."""
         index = bisect_right(self.starts, address) - 1
         return index if index >= 0 and address < self.ends[index] else NOWHERE
 
@@ -88,14 +92,14 @@ def read_map(
     *,
     debug: tuple[Buffer, Layout] | None = None,
 ) -> CodeMap:
-    """The pieces of a file.
+    """Return the pieces of a file.
 
     Args:
         data: the whole file.
-        layout: of it.
-        regions: what is executable in it.
+        layout: its layout.
+        regions: its executable regions.
         where: its name, for errors.
-        debug: its separate debug information, for the symbols where the file itself was stripped of them.
+        debug: its separate debug information, which has the symbols if the file itself was stripped.
 
     Raises:
         AuditError: its symbol table is truncated.
@@ -137,7 +141,7 @@ def _symbols(data: Buffer, layout: Layout, regions: Sequence[Region], where: str
 
 
 def _irelative(data: Buffer, layout: Layout, where: str) -> Iterator[int]:
-    """Addresses of resolvers from relocations: they are there in stripped files, too."""
+    """Yield the addresses of ifunc resolvers by relocations, which stripped files have, too."""
     for section in layout.sections:
         if section.type == SHT_RELA and section.in_file and layout.bits == 64:
             raw = piece(data, section.offset, section.size // _RELA.size * _RELA.size, "relocations", where)
@@ -147,7 +151,7 @@ def _irelative(data: Buffer, layout: Layout, where: str) -> Iterator[int]:
 
 
 def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same addresses in ascending ranges that do not touch."""
+    """Return ascending ranges with the same addresses that neither overlap nor touch."""
     out: list[tuple[int, int]] = []
     for start, end in sorted(ranges):
         if out and start <= out[-1][1]:
@@ -170,7 +174,7 @@ class _RegionCutter:
                 if symbol.size:
                     objects.append((symbol.address, symbol.address + symbol.size))
             elif symbol.size and symbol.kind != STT_NOTYPE:
-                # Names that begin together: the widest, then the most public one.
+                # Of symbols at one address the longest one gives the name; of equals the most public one.
                 old = functions.get(symbol.address)
                 if old is None or (symbol.size, symbol.weight) > (old.size, old.weight):
                     functions[symbol.address] = symbol
@@ -188,7 +192,7 @@ class _RegionCutter:
     def _merge(
         self, functions: dict[int, Symbol], frames: Sequence[tuple[int, int]]
     ) -> Iterator[tuple[int, int, int, int]]:
-        """(start, end, kind, name) of symbols, and of frames where no symbol begins."""
+        """Yield start, end, kind and name of functions by symbols, and of frames at which no symbol begins."""
         for start, symbol in functions.items():
             yield start, start + symbol.size, FUNCTION, symbol.name
         for start, end in frames:
@@ -197,11 +201,11 @@ class _RegionCutter:
                 yield start, end, FRAME, label.name if label else NOWHERE
 
     def add(self, region: Region) -> None:
-        """Cut one region. Every known start begins a piece, which ends at its own end or the next start."""
+        """Cut one region. Every known start begins a piece, which ends at its own end or at the next start."""
         bounds = (region.address, region.address + region.size)
         known = self._known[bisect_left(self._known_starts, bounds[0]) : bisect_left(self._known_starts, bounds[1])]
         at = bounds[0]
-        open_: list[tuple[int, int, int]] = []  # functions around the current place: (end, kind, name)
+        open_: list[tuple[int, int, int]] = []  # functions that enclose the current place: (end, kind, name)
         for index, (start, end, kind, name) in enumerate(known):
             at = self._until(region, open_, at, start)
             if open_ and kind == FRAME and name == NOWHERE and open_[-1][0] >= end:
@@ -215,7 +219,7 @@ class _RegionCutter:
         self._until(region, open_, at, bounds[1])
 
     def _until(self, region: Region, around: list[tuple[int, int, int]], at: int, start: int) -> int:
-        """Cover [at, start): the rest of functions that go around what came before, then a gap."""
+        """Add pieces for [at, start): the rest of the enclosing functions, then a gap."""
         while around and at < start:
             end, kind, name = around[-1]
             if end <= at:
@@ -240,7 +244,7 @@ class _RegionCutter:
             self._code(region, low, high, GAP, name)
 
     def _code(self, region: Region, start: int, end: int, kind: int, name: int) -> None:
-        """A piece, without the data that symbols declare in it."""
+        """Add a piece without the data that symbols declare in it."""
         for low, high in self._without_objects(start, end):
             starts, ends, offsets, kinds, names = self._out
             starts.append(low)
@@ -264,7 +268,7 @@ class _RegionCutter:
             yield at, end
 
     def map(self, resolvers: frozenset[int], frames: UnwindRanges) -> CodeMap:
-        """What was cut so far."""
+        """Return the pieces of all regions."""
         starts, ends, offsets, kinds, names = self._out
         return CodeMap(
             starts=starts,

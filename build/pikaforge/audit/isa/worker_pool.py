@@ -1,4 +1,4 @@
-"""Work on a file's code in chunks, by several processes, with bounded memory."""
+"""Process a file's code in chunks, in several processes, with bounded memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 CHUNK_BYTES = 1 << 20
-"""Code per task: 0.05 s of work, so that two processes end together."""
+"""Bytes of code in a chunk: 0.05 s of work, so that the processes end at about the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Chunk:
 
 
 def chunks(path: Path, code: CodeMap) -> Iterator[Chunk]:
-    """The pieces of a file, as chunks of `CHUNK_BYTES` and a little more."""
+    """Yield the pieces of a file in chunks of at least `CHUNK_BYTES`, but for the last one."""
     first = size = 0
     for index in range(len(code)):
         size += code.ends[index] - code.starts[index]
@@ -53,7 +53,7 @@ class WorkerPool:
     """Worker processes for chunks of code; with one worker, this process. Results come in the order of the chunks."""
 
     def __init__(self, workers: int) -> None:
-        # spawn: the caller has threads (the pipeline's), which a forked child would find locked.
+        # spawn: the pipeline has threads, and a forked child would inherit the locks that they hold.
         self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else None
         self._window = workers * 3
 
@@ -89,5 +89,5 @@ class WorkerPool:
 
 
 def cores() -> int:
-    """CPUs that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0))

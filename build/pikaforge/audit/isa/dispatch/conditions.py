@@ -1,4 +1,4 @@
-"""Conditions of branches, as far as what they compare is known."""
+"""Decide conditions of branches, as far as the operands of the instruction that set the flags are known."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from pikaforge.audit.isa.dispatch import values as v
 from pikaforge.audit.isa.dispatch.values import Value
 
 Flags = tuple[str, Value, Value, int] | None
-"""What conditions are about: `result` of a logical operation, `sum`, `compare` of two, `bit` (carry); and the size."""
+"""The last instruction that set the CPU's flags: its kind, one or two values, and their size in bytes; None if unknown.
+
+Kinds are `result` (of a logical operation), `sum`, `compare` (of two values), and `bit` (which is in the carry flag).
+"""
 
 
 def holds(condition: str, flags: Flags) -> bool | None:
-    """Whether a condition holds; None if that is not known."""
+    """Return whether a condition (`e`, `ne`, `b`, …) holds; None if that is not known."""
     if flags is None:
         return None
     found = _holds(POSITIVE.get(condition, condition), flags)
@@ -18,7 +21,7 @@ def holds(condition: str, flags: Flags) -> bool | None:
 
 
 POSITIVE = {"ne": "e", "ae": "b", "a": "be", "ns": "s", "ge": "l", "g": "le", "no": "o", "np": "p"}
-"""Conditions that are the opposite of another one."""
+"""Conditions by their opposites, which are those that `_holds` decides."""
 
 
 def _holds(condition: str, flags: tuple[str, Value, Value, int]) -> bool | None:
@@ -29,7 +32,7 @@ def _holds(condition: str, flags: tuple[str, Value, Value, int]) -> bool | None:
     if kind == "bit":
         return not zero if condition == "b" and zero is not None else None
     known = {"e": zero, "s": sign}
-    if kind == "result":  # a logical operation leaves neither carry nor overflow; those of a sum are not kept
+    if kind == "result":  # a logical operation clears carry and overflow; those of a sum are not tracked
         known |= {"b": False, "o": False, "be": zero, "l": sign, "le": _either(sign, zero)}
     return known.get(condition)
 

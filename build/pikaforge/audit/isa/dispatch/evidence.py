@@ -1,8 +1,7 @@
-"""The evidence that code which needs a feature runs only where the CPU has said that it has it.
+"""Look for evidence that code which needs a feature runs only on CPUs that have it.
 
-For each feature, the library is looked at as a CPU without it runs it: what asks the CPU is run by `flow`, with an
-answer in which the feature's bits are not set (nor those of features that no CPU has without it); everything else may
-do all that it refers to. What is not reached from outside then is dispatched.
+For each feature, `LibraryRun` finds what the functions that ask the CPU do on a CPU without the feature, and `Graph`
+computes what is then reached from outside of the library. Code that is not reached is dispatched.
 """
 
 from __future__ import annotations
@@ -17,25 +16,25 @@ from pikaforge.audit.isa.dispatch import known as known_table
 from pikaforge.audit.isa.dispatch.graph import Reach, read_graph
 from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.library import Library
-from pikaforge.audit.isa.dispatch.world import WORK, World
+from pikaforge.audit.isa.dispatch.library_run import WORK, LibraryRun
 from pikaforge.audit.isa.opcodes import features_by_code
 from pikaforge.audit.isa.ranges import CodeMap
 from pikaforge.audit.isa.worker_pool import WorkerPool
 from pikaforge.errors import AuditError
 
 LIMIT = 64 << 20
-"""Bytes of code above which no evidence is looked for: it costs another pass or two."""
+"""Bytes of code above which no evidence is looked for, because it takes one or two more passes over the code."""
 SHOWN = 3
-"""Functions that are named in a line."""
+"""The most functions that a text names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What was found for one piece of code and one feature."""
+    """The result for one piece of code and one feature."""
 
     proven: bool
     text: str
-    """How it is made sure; where it is not, by which way it is reached."""
+    """For people: how the dispatch works; if it is not proven, the reason, or the way by which the code is reached."""
 
 
 def find_evidence(
@@ -43,7 +42,7 @@ def find_evidence(
     code: CodeMap,
     wanted: Mapping[int, frozenset[str]],
     asking: Iterable[int],
-    team: WorkerPool,
+    pool: WorkerPool,
     *,
     known: Dispatcher | None = None,
 ) -> dict[tuple[int, str], Evidence]:
@@ -54,11 +53,11 @@ def find_evidence(
         code: its pieces.
         wanted: features by the index of the piece with code that needs them.
         asking: indexes of the pieces that run cpuid or xgetbv.
-        team: does the work.
-        known: what is known of the library, if it is that of a package.
+        pool: the worker processes.
+        known: the entry for the library in the table of known dispatchers, if there is one.
 
     Returns:
-        by piece and feature; empty where the file is no library, too large, or cannot be followed.
+        The evidence by piece and feature; empty if the file is no library, or is too large.
     """
     if not wanted or code.size > LIMIT:
         return {}
@@ -67,7 +66,7 @@ def find_evidence(
             layout = read_layout(data, str(path))
             if layout.type != ET_DYN:
                 return {}
-            graph = read_graph(path, data, layout, code, read_pointers(data, layout, str(path)), team=team)
+            graph = read_graph(path, data, layout, code, read_pointers(data, layout, str(path)), pool=pool)
             return _Search(Library(data, layout, graph, frozenset(asking))).look(wanted, known)
     except AuditError as error:
         return {
@@ -78,23 +77,23 @@ def find_evidence(
 
 
 class _Search:
-    """The evidence in one library."""
+    """The search for evidence in one library."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
 
     def look(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher | None) -> dict[tuple[int, str], Evidence]:
-        """The evidence by piece and feature."""
+        """Return the evidence by piece and feature."""
         found = {}
         work = WORK
         for feature in sorted({name for names in wanted.values() for name in names}):
             pieces = {piece for piece, names in wanted.items() if feature in names}
-            world = World(self._library, feature, pieces, work=work)
-            world.settle()
-            work = max(world.work, 0)
-            reach = self._library.graph.reach(world.open)
+            run = LibraryRun(self._library, feature, pieces, work=work)
+            run.settle()
+            work = max(run.work, 0)
+            reach = self._library.graph.reach(run.open)
             for piece in pieces:
-                found[piece, feature] = self._judged(piece, feature, world, reach)
+                found[piece, feature] = self._judged(piece, feature, run, reach)
         if known is not None and self._library.asking:
             self._vouched(wanted, known, found)
         return found
@@ -102,7 +101,7 @@ class _Search:
     def _vouched(
         self, wanted: Mapping[int, frozenset[str]], known: Dispatcher, found: dict[tuple[int, str], Evidence]
     ) -> None:
-        """Take the word of the table for what a flag keeps the library from."""
+        """Accept what the table vouches for: code that is reached only by functions which test a flag first."""
         pieces = {piece for piece, names in wanted.items() if names & known.features}
         doors = {source for piece in pieces for source, _ in self._library.graph.callers.get(piece, ())} - pieces
         kept = {door: self._kept_from(door, pieces) for door in doors}
@@ -114,31 +113,32 @@ class _Search:
                 found[piece, feature] = Evidence(proven=True, text=known.text)
 
     def _kept_from(self, door: int, pieces: Set[int]) -> set[int]:
-        """The addresses in some pieces that a flag keeps a function from."""
+        """Return the addresses in some pieces that a function uses only after a test of a flag."""
         named = {address for address in self._library.graph.targets(door) if self._library.code.at(address) in pieces}
         loose = self._library.code.starts[door] not in self._library.code.plain
         return known_table.decided(self._library.body(door), named, set(self._library.entries(door)), loose=loose)
 
-    def _judged(self, piece: int, feature: str, world: World, reach: Reach) -> Evidence:
-        if world.problem:
-            return Evidence(proven=False, text=world.problem)
+    def _judged(self, piece: int, feature: str, run: LibraryRun, reach: Reach) -> Evidence:
+        if run.problem:
+            return Evidence(proven=False, text=run.problem)
         if piece not in reach.pieces:
             doors = self._doors(piece, reach)
             if not doors:
                 return Evidence(proven=False, text="nothing in the file leads to it")
-            return Evidence(proven=True, text=self._told(doors))
-        done = world.done(piece)
+            return Evidence(proven=True, text=self._text(doors))
+        done = run.done(piece)
         if done is not None and not self._comes_to(piece, feature, done):
             return Evidence(proven=True, text="it asks the CPU before it comes there")
         way = " -> ".join(self._library.code.name(p) for p in reach.way(piece)) or "from outside"
         return Evidence(proven=False, text=f"reached without a question to the CPU: {way}")
 
     def _comes_to(self, piece: int, feature: str, done: Set[int]) -> bool:
+        """Return whether a piece runs an instruction that needs a feature; `done` has the instructions that it runs."""
         by_code = features_by_code()
         return any(step.address in done and feature in by_code[step.code] for step in self._library.body(piece).steps)
 
     def _doors(self, piece: int, reach: Reach) -> list[int]:
-        """The functions that are reached, and lead to a piece only with the CPU's yes."""
+        """Return the functions that are reached, and from which a piece is reached only on CPUs with the feature."""
         doors: dict[int, None] = {}
         seen, waiting = {piece}, [piece]
         while waiting:
@@ -154,8 +154,8 @@ class _Search:
                     waiting.append(source)
         return list(doors)
 
-    def _told(self, doors: Sequence[int]) -> str:
-        """Evidence in words."""
+    def _text(self, doors: Sequence[int]) -> str:
+        """Return the evidence as text for people."""
         kinds: dict[str, list[str]] = {}
         for door in doors:
             if self._library.code.starts[door] in self._library.graph.resolvers:

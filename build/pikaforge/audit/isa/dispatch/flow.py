@@ -1,12 +1,20 @@
-"""What a function does on a CPU that answers "no": conditional constant propagation over its blocks.
+"""Run a function in an abstract way: conditional constant propagation over its blocks.
 
-Registers and the function's own frame are followed bit by bit (`values`). A branch whose condition is known is taken
-one way only; what is never come to is not done. So a function that asks CPUID, and runs other code where a bit of
-the answer is set, is shown not to run it where that bit is not set: the right bit, in the right sense.
+Registers, the function's frame and data of the file hold abstract values (`values`). A block starts with a state that
+stands for all states in which its predecessors end; blocks are run until no state changes. A branch whose condition is
+known is taken one way only, and a block that is not reached does nothing. So for a function that runs CPUID, and runs
+other code if a bit of the answer is set, the result is that it does not run that code if the bit is 0: it is checked
+that it is the right bit, and in the right sense.
 
-What is assumed: code keeps to the calling convention, writes through pointers only to what they point to, and different
-arguments point to different things. What is not understood (vector registers, strings, unknown calls) leaves its
-results unknown, and addresses of functions that it may carry away count as used.
+What is assumed about compiled code:
+
+- it keeps to the calling convention of the System V ABI;
+- it writes through a pointer only to the thing that the pointer points to, and different arguments point to different
+  things;
+- it returns addresses in %rax. One that is returned in %rdx only is not seen: mostly, %rdx holds a leftover.
+
+What is not understood (vector registers, string instructions, unknown calls) leaves unknown results. Addresses of code
+and data that can get out of the function count as used.
 """
 
 from __future__ import annotations
@@ -22,26 +30,30 @@ from pikaforge.audit.isa.dispatch.steps import ARGUMENTS, RAX, RSP, VOLATILE, Bo
 from pikaforge.audit.isa.dispatch.values import UNKNOWN, Value
 
 VISITS = 64
-"""Of one block, after which nothing is kept of registers: a loop that counts would go on for long."""
+"""Visits of one block after which values that still change become unknown (widening): a counting loop takes long."""
 
 
 def run(
-    code: Body, around: Environment, *, arguments: Sequence[Value] = (), entries: Sequence[int] = (), loose: bool
+    code: Body, environment: Environment, *, arguments: Sequence[Value] = (), entries: Sequence[int] = (), loose: bool
 ) -> Trace:
-    """Run a function as far as it may come.
+    """Return what a function may do.
 
     Args:
         code: the function.
-        around: the file.
-        arguments: what it is called with; else nothing is known of them.
-        entries: addresses at which it is entered beside its start, with nothing known.
-        loose: whether blocks to which nothing leads are entered from outside (handlers of exceptions), too, and not
-            only by its own indirect jumps.
+        environment: the rest of its file.
+        arguments: the values that it is called with, in the order of `ARGUMENTS`; unknown ones may be left out.
+        entries: addresses, beside its start, at which it is entered; there all registers are unknown.
+        loose: whether blocks without a visible predecessor may be entered from outside (exception handlers), and not
+            only by the function's own indirect jumps.
     """
-    return _Run(code, around).run(arguments, entries, loose=loose)
+    return _Run(code, environment).run(arguments, entries, loose=loose)
 
 
 def _fresh(arguments: Sequence[Value]) -> CpuState:
+    """Return the state at the function's start.
+
+    Each register without a known number points to something of its own, so that it is seen whether it was changed.
+    """
     registers = [v.pointer(("entry", register)) for register in range(16)]
     registers[RSP] = v.pointer(v.STACK)
     for number, register in enumerate(ARGUMENTS):
@@ -51,14 +63,18 @@ def _fresh(arguments: Sequence[Value]) -> CpuState:
 
 
 class _Run(ExecutionState):
-    def __init__(self, code: Body, around: Environment) -> None:
-        super().__init__(around)
+    """The abstract run of one function."""
+
+    def __init__(self, code: Body, environment: Environment) -> None:
+        super().__init__(environment)
         self.code = code
         self.before: dict[int, CpuState] = {}
+        """The state at the start of each block that is reached."""
         self.visits: dict[int, int] = {}
         self.waiting: set[int] = set()
+        """Blocks whose state at the start has changed since they were run."""
         self.first: list[Value] = []
-        """The registers at the start."""
+        """The registers at the function's start."""
         self.jumps = tuple(
             i for i, b in enumerate(code.blocks) if code.steps[b.last - 1].flow == "jump?" and code.loose
         )
@@ -75,7 +91,7 @@ class _Run(ExecutionState):
         for block, state in starts.items():
             self._enter(block, state)
         while self.waiting:
-            # In the order of the code, which is mostly that of the flow: so few blocks are run again.
+            # The order of the code is mostly that of the control flow, so that few blocks are run twice.
             block = min(self.waiting)
             self.waiting.discard(block)
             self._block(block)
@@ -87,27 +103,31 @@ class _Run(ExecutionState):
             self.before[block] = state.copy()
         else:
             visits = self.visits[block] = self.visits.get(block, 0) + 1
-            new = self._joined(old, state, tired=visits > VISITS)
+            new = self._joined(old, state, widen=visits > VISITS)
             if new is None:
                 return
             self.before[block] = new
         self.waiting.add(block)
 
-    def _joined(self, old: CpuState, new: CpuState, *, tired: bool) -> CpuState | None:
-        """Both states in one; None if that is the old one."""
+    def _joined(self, old: CpuState, new: CpuState, *, widen: bool) -> CpuState | None:
+        """Return a state that stands for both states; None if that is the old one.
+
+        With `widen`, values that change become unknown.
+        """
         if old == new:
             return None
         registers = [a if a is b else v.join(a, b) for a, b in zip(old.registers, new.registers, strict=True)]
-        if tired:
+        if widen:
             registers = [a if a == b else v.unknown(b[3]) for a, b in zip(old.registers, registers, strict=True)]
         frame: Frame = {}
-        # What only one way has written to the file: whoever reads it then must not take what was there at the start.
+        # Only one of the states has written these data of the file. `called` keeps a later load from taking the content
+        # that was there at the start.
         written = {key for key in old.frame.keys() ^ new.frame.keys() if key[0] == FILE}
         for key, (size, value) in old.frame.items():
             other = new.frame.get(key)
             if other is not None and other[0] == size:
                 joined = v.join(value, other[1])
-                if tired and joined != value:
+                if widen and joined != value:
                     joined = v.unknown(joined[3])
                 frame[key] = (size, joined)
             else:
@@ -129,7 +149,7 @@ class _Run(ExecutionState):
     def _block(self, index: int) -> None:
         state = self.before[index].copy()
         block = self.code.blocks[index]
-        self.around.spend(block.last - block.first)
+        self.environment.spend(block.last - block.first)
         steps, trace = self.code.steps, self.trace
         for number in range(block.first, block.last):
             step = steps[number]
@@ -150,6 +170,7 @@ class _Run(ExecutionState):
         self._go_on(index, steps[block.last - 1], state)
 
     def _go_on(self, index: int, last: InstructionStep, state: CpuState) -> None:
+        """Enter the blocks or functions that may follow a block; `state` is the block's state at its end."""
         following = self.code.following[index]
         inside = self.code.start <= last.target < self.code.end
         taken: bool | None = True
@@ -173,7 +194,7 @@ class _Run(ExecutionState):
                 self._tail(self.code.end, state)
 
     def _leave(self, step: InstructionStep, state: CpuState) -> None:
-        """An indirect jump: to a case of a switch, or to another function."""
+        """Leave by an indirect jump, which is to a case of a switch, or to another function."""
         self.read(step.operands[0], state)
         self.outgoing(state)
         for block in self.code.loose if self.jumps else ():
@@ -181,10 +202,10 @@ class _Run(ExecutionState):
         self._comes_back()
 
     def _tail(self, target: int, state: CpuState) -> None:
-        """Go on in another function, which returns for this one."""
+        """Leave by a jump to another function, which returns in place of this one."""
         self.trace.references.add(target)
         given = [state.registers[r] for r in ARGUMENTS]
-        summary = self.around.call(target, given) if v.offset(state.registers[RSP]) == 0 else None
+        summary = self.environment.call(target, given) if v.offset(state.registers[RSP]) == 0 else None
         if summary is None:
             self.outgoing(state)
             self._comes_back()
@@ -192,11 +213,11 @@ class _Run(ExecutionState):
             self._return(state)
 
     def _comes_back(self) -> None:
-        """It returns, with nothing known."""
+        """Record that the function may return, with an unknown result."""
         self.trace.summary = Summary(returns=UNKNOWN, out={})
 
     def _return(self, state: CpuState) -> None:
-        # Of a structure of two addresses (%rax and %rdx) the first one is enough: each function must be proven.
+        # Only %rax is looked at. %rdx would hold the second word of a structure; mostly, it holds a leftover.
         self.hand_on(state.registers[RAX])
         summary = self.trace.summary
         value = state.registers[RAX]
@@ -208,18 +229,18 @@ class _Run(ExecutionState):
         summary.out = out if summary.out is None else both(summary.out, out)
 
     def _call(self, step: InstructionStep, state: CpuState) -> bool:
-        """Whether the call comes back."""
+        """Run a call; return whether it may return."""
         given = [state.registers[r] for r in ARGUMENTS]
         summary: Summary | None = None
         if step.flow == "call?":
             self.read(step.operands[0], state)
         elif step.target != step.following:
             self.trace.references.add(step.target)
-            summary = self.around.call(step.target, given)
+            summary = self.environment.call(step.target, given)
         return self._called(summary, given, state)
 
     def _called(self, summary: Summary | None, given: Sequence[Value], state: CpuState) -> bool:
-        """The state after a call; whether it comes back."""
+        """Change the state as a call does, which is unknown without a summary; return whether the call may return."""
         registers = state.registers
         if summary is not None and summary.returns is None:
             return False

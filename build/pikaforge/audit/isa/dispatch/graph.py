@@ -1,7 +1,8 @@
-"""Who refers to whom in a library: functions, and the data through which they are reached.
+"""The references in a library: from code to code and data, and from pointers in data to code and data.
 
-Nodes are pieces of code (by index in the map) and objects of data. An object begins at each address that code or a
-pointer names, and ends where the next one begins: so a pointer in data is reached by code that names its object.
+Nodes are pieces of code (by their index in the code map) and objects of data. The borders of objects are not known. So
+an object begins at each address that code or a pointer names, and ends where the next one begins: code that names an
+object can use all pointers in it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter
@@ -22,14 +23,24 @@ from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
 
 PADDING = b"\x00\x90\xcc"
+"""Bytes that fill gaps: zeros, NOP, INT3."""
 WORD = 8
+"""Bytes of a pointer."""
 ENDING = frozenset({"RETURN", "UNCONDITIONAL_BRANCH", "INDIRECT_BRANCH", "EXCEPTION"})
+"""Kinds of instructions, by iced, after which the next one does not run."""
 Found = list[tuple[int, "array[int]", bool]]
-"""Index of a piece, the addresses that it refers to, and whether it may run into the next piece."""
+"""Index of a piece, the addresses that it refers to, and whether it may run on into the next piece."""
 
 
 def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
-    """The addresses within `bounds` that pieces jump to, call, take or touch; nothing of what is only padding."""
+    """Return the addresses that each piece of a chunk jumps to, calls, takes or touches; worker processes run this.
+
+    Pieces that are only padding are left out.
+
+    Args:
+        chunk: the pieces.
+        bounds: ranges of the library's addresses; others are left out.
+    """
     from iced_x86 import Decoder, FlowControl, MemorySizeExt, Mnemonic, Register  # noqa: PLC0415
 
     branch = attrgetter("near_branch_target")
@@ -49,13 +60,13 @@ def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
             if not instructions:
                 continue
             touched = {(address, kind) for base, address, kind in map(memory, instructions) if base == rip}
-            # A wide one touches several words, each of which may be a pointer.
+            # A wide operand touches several words, and each may be a pointer.
             met = {at for start, kind in touched for at in range(start, start + max(MemorySizeExt.size(kind), 1), WORD)}
             met.update(map(branch, instructions))
-            met.discard(0)  # of what is no branch
+            met.discard(0)  # what iced gives for instructions that are no branches
             found = sorted(a for a in met if any(low <= a < high for low, high in bounds))
             flow = int(instructions[-1].flow_control)
-            # A call at the end of a function does not come back (abort); of code without a frame nothing is known.
+            # A call at the end of a function does not return (abort). A gap may end within a function.
             through = flow not in ends and (kind == GAP or flow not in (call, other))
             out.append((index, array("Q", found), through))
     return out
@@ -67,52 +78,57 @@ class Graph:
 
     code: CodeMap
     references: Mapping[int, array[int]]
-    """Addresses by the piece that refers to them."""
+    """The addresses that a piece refers to, by the piece."""
     through: frozenset[int]
-    """Pieces that may run into the next one."""
+    """Pieces that may run on into the next one."""
     given: frozenset[int]
+    """Addresses that others may use from the start; see `CodePointers`."""
     resolvers: frozenset[int]
+    """Addresses of ifunc resolvers."""
     objects: array[int]
     """Addresses at which objects of data begin, ascending."""
     pointers: Mapping[int, tuple[int, ...]]
-    """What the pointers in an object lead to, by the object's address."""
+    """The addresses that the pointers in an object point to, by the object's address."""
     users: Mapping[int, frozenset[int]]
-    """Pieces by the address of the object that they name."""
+    """The pieces that name an object, by the object's address."""
     callers: Mapping[int, frozenset[tuple[int, int]]]
-    """Piece and address: who refers to which address of a piece, by the piece."""
+    """The other pieces that refer to a piece, each with the address that it refers to, by the piece."""
     places: frozenset[int]
     """Addresses of the words that the loader writes."""
     writable: tuple[tuple[int, int], ...]
     """Ranges of data that the program may change."""
     pointed: frozenset[int]
-    """Objects that pointers in data lead to, or that others may use from the start."""
+    """Objects that pointers in data point to, or that others may use from the start."""
 
     def object_at(self, address: int) -> int | None:
-        """The address of the object that holds an address."""
+        """Return the address of the object that holds an address; None if it is before all objects."""
         index = bisect_right(self.objects, address) - 1
         return self.objects[index] if index >= 0 else None
 
     def object_end(self, start: int) -> int:
-        """Where the next object begins."""
+        """Return the address at which the next object begins."""
         index = bisect_right(self.objects, start)
         return self.objects[index] if index < len(self.objects) else start + 1
 
     def objects_between(self, low: int, high: int) -> Iterable[int]:
-        """The addresses at which objects begin, within a range."""
+        """Return the addresses in a range at which objects begin."""
         return self.objects[bisect_left(self.objects, low) : bisect_left(self.objects, high)]
 
     def is_writable(self, address: int) -> bool:
-        """Whether an address is of data that the program may change."""
+        """Return whether an address is in data that the program may change."""
         return any(low <= address < high for low, high in self.writable)
 
     def targets(self, piece: int) -> Iterable[int]:
-        """All addresses that a piece refers to, or may run into."""
+        """Yield all addresses that a piece refers to, or runs on into."""
         yield from self.references.get(piece, ())
-        if piece in self.through or piece not in self.references:  # what is only padding leads on
+        if piece in self.through or piece not in self.references:  # padding runs on
             yield self.code.ends[piece]
 
     def roots(self) -> set[int]:
-        """Addresses that others use from the start, and code to which nothing in the file refers."""
+        """Return the addresses that others may use from the start, and those to which nothing in the file refers.
+
+        Code without a visible reference may be used in a way that is not seen here, so it counts as used.
+        """
         unnamed = {
             self.code.starts[piece] for piece in self.references if piece not in self.callers
         }  # fmt: skip
@@ -120,10 +136,10 @@ class Graph:
         return set(self.given) | unnamed | lone
 
     def reach(self, open_: Callable[[int], Iterable[int] | None]) -> Reach:
-        """What is reached from outside.
+        """Return what is reached from outside of the library.
 
         Args:
-            open_: the addresses that a piece leads to, or None for all that it refers to.
+            open_: returns the addresses that a piece leads to; None means all that it refers to.
         """
         reach = Reach()
         waiting: deque[tuple[int, int]] = deque((address, NOWHERE) for address in sorted(self.roots()))
@@ -147,14 +163,15 @@ class Graph:
 
 @dataclass(slots=True)
 class Reach:
-    """What is reached, with the way to it."""
+    """The code and data that are reached from outside."""
 
     pieces: dict[int, int] = field(default_factory=dict)
-    """By piece the one from which it was first reached, or -1."""
+    """The pieces that are reached, each with the piece from which it was reached first, or -1."""
     objects: set[int] = field(default_factory=set)
+    """Addresses of the objects that are reached."""
 
     def way(self, piece: int, limit: int = 3) -> list[int]:
-        """The pieces that lead to one, that which is nearest to the outside first."""
+        """Return up to `limit` pieces by which a piece is reached, the outermost first."""
         way: list[int] = []
         at = self.pieces.get(piece, NOWHERE)
         while at != NOWHERE and len(way) < limit:
@@ -164,38 +181,29 @@ class Reach:
 
 
 def read_graph(
-    path: Path, data: Buffer, layout: Layout, code: CodeMap, given: CodePointers, *, team: WorkerPool
+    path: Path, data: Buffer, layout: Layout, code: CodeMap, given: CodePointers, *, pool: WorkerPool
 ) -> Graph:
-    """Find the references of a library.
+    """Return the references in a library.
 
     Args:
         path: the file.
         data: its bytes.
-        layout: of it.
+        layout: its layout.
         code: its pieces.
-        given: what the loader and others use of it.
-        team: does the work.
+        given: the addresses in it that the loader and other files use.
+        pool: the worker processes.
     """
     loads = [s for s in layout.segments if s.type == PT_LOAD]
     bounds = tuple((s.address, s.address + s.memory_size) for s in loads)
     found: dict[int, array[int]] = {}
     through = set()
-    for part in team.each(references, chunks(path, code), bounds):
+    for part in pool.each(references, chunks(path, code), bounds):
         for index, addresses, on in part:
             found[index] = addresses
             if on:
                 through.add(index)
     running = [(r.address, r.address + r.size) for r in regions(data, layout, str(path))]
-    callers: dict[int, set[tuple[int, int]]] = {}
-    users: dict[int, set[int]] = {}
-    for piece, addresses in found.items():
-        for address in [*addresses, *([_onward(code, found, piece)] if piece in through else [])]:
-            target = code.at(address)
-            if target == NOWHERE:
-                if not _inside(address, running):
-                    users.setdefault(address, set()).add(piece)
-            elif target != piece:
-                callers.setdefault(target, set()).add((piece, address))
+    callers, users = _uses(code, found, through, running)
     named = {value for _, value in given.stored} | given.given
     data_named = {a for a in named if code.at(a) == NOWHERE}
     sections = [s.address for s in layout.sections if s.address and s.size]
@@ -226,8 +234,25 @@ def read_graph(
     )
 
 
+def _uses(
+    code: CodeMap, found: Mapping[int, array[int]], through: Set[int], running: Iterable[tuple[int, int]]
+) -> tuple[dict[int, set[tuple[int, int]]], dict[int, set[int]]]:
+    """Return `Graph.callers` and `Graph.users`; `running` are the ranges of addresses that hold code."""
+    callers: dict[int, set[tuple[int, int]]] = {}
+    users: dict[int, set[int]] = {}
+    for piece, addresses in found.items():
+        for address in [*addresses, *([_onward(code, found, piece)] if piece in through else [])]:
+            target = code.at(address)
+            if target == NOWHERE:
+                if not _inside(address, running):
+                    users.setdefault(address, set()).add(piece)
+            elif target != piece:
+                callers.setdefault(target, set()).add((piece, address))
+    return callers, users
+
+
 def _onward(code: CodeMap, found: Mapping[int, array[int]], piece: int) -> int:
-    """The address that a piece runs into, behind padding."""
+    """Return the address that a piece runs on into, behind padding."""
     address = code.ends[piece]
     while (following := code.at(address)) != NOWHERE and following not in found:
         address = code.ends[following]
@@ -239,7 +264,7 @@ def _inside(address: int, ranges: Iterable[tuple[int, int]]) -> bool:
 
 
 def word(data: Buffer, layout: Layout, address: int, size: int) -> bytes | None:
-    """The bytes at an address of a file as it is loaded; None outside of it."""
+    """Return the bytes at an address of a loaded file, before relocation; None outside of its segments."""
     for part in layout.segments:
         if part.type == PT_LOAD and part.address <= address and address + size <= part.address + part.memory_size:
             at = address - part.address

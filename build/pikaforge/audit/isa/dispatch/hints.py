@@ -1,4 +1,4 @@
-"""Signs that a function is meant to run only where the CPU can: its name, and what it is. Hints, never proofs."""
+"""Hints that a function runs only on CPUs that have its features: its name, and what it is. They are no proofs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DISPATCH_NAME = re.compile(
 
 
 def find_hints(code: CodeMap, piece: int, asking: Set[int]) -> tuple[str, ...]:
-    """The signs of one piece of code.
+    """Return the hints for one piece of code.
 
     Args:
         code: the pieces of its file.

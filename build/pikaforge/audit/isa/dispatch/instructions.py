@@ -1,4 +1,4 @@
-"""What instructions do to what is known (Intel SDM vol. 2); what is not here leaves its results unknown."""
+"""Run single instructions on abstract values (Intel SDM vol. 2). Those that are not here leave unknown results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ANSWERS = (("eax", RAX), ("ebx", RBX), ("ecx", RCX), ("edx", RDX))
 
 
 def execute(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
-    """Do one instruction that is neither jump nor call."""
+    """Run one instruction that is neither a jump nor a call."""
     handler = HANDLERS.get(step.name)
     if handler is None or any(o.kind not in ("r", "m", "i") for o in step.operands):
         _other(machine, step, state)
@@ -24,7 +24,7 @@ def execute(machine: ExecutionState, step: InstructionStep, state: CpuState) -> 
 
 
 def _other(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
-    """An instruction that is not followed: what it reads is used, what it writes is unknown."""
+    """Run an instruction of any kind: what it reads gets out of the function, and what it writes is unknown."""
     for register in step.reads:
         machine.hand_on(state.registers[register])
     for operand in step.operands:
@@ -34,7 +34,7 @@ def _other(machine: ExecutionState, step: InstructionStep, state: CpuState) -> N
         written = next((o for o in step.operands if o.kind == "m"), None)
         if written is not None:
             machine.store(machine.place(written, state), written.size, UNKNOWN, state)
-        else:  # strings: from any of these addresses on
+        else:  # a string instruction, which writes from one of these addresses on
             for register in step.reads:
                 value = state.registers[register]
                 if value[0] is not None:
@@ -67,7 +67,7 @@ def _logic(machine: ExecutionState, step: InstructionStep, state: CpuState) -> N
     if target == source and target.kind == "r" and step.name in ("XOR", "SUB"):
         value = v.ZERO
     elif step.name == "AND" and target == Operand("r", 8, RSP) and source.kind == "i":
-        # The frame is aligned: what was below is not known from here, what will be is.
+        # The function aligns its frame: the distance to the old frame is not known, so the new one has its own base.
         state.registers[RSP] = v.pointer(("aligned", step.address))
         state.flags = None
         return
@@ -217,7 +217,7 @@ def _multiply(machine: ExecutionState, step: InstructionStep, state: CpuState) -
 def _cpuid(machine: ExecutionState, _step: InstructionStep, state: CpuState) -> None:
     registers = state.registers
     leaf, part = (v.known_number(registers[r], 4) for r in (RAX, RCX))
-    absent = machine.around.answer(leaf, part)
+    absent = machine.environment.answer(leaf, part)
     upper = v.ALL & ~v.mask(4)
     for name, register in ANSWERS:
         registers[register] = (None, upper | absent.get(name, 0), 0, NO_ADDRESSES)

@@ -1,8 +1,8 @@
-"""Known dispatchers: libraries that keep the CPU's answer where no reading of the file can follow it.
+"""Known dispatchers: libraries that keep the CPU's answer where the analysis cannot follow it.
 
-`dispatchers.csv` names them by package, range of upstream versions and soname, with the features, what makes sure that
-they ask the CPU, and the source of that. An entry vouches for what a flag means, not for every function: each way into
-code that needs the features must still be decided by a flag, one way or the other.
+`dispatchers.csv` lists them by package, range of upstream versions and soname, with the features, the way in which they
+ask the CPU, and the source of that. An entry vouches for the meaning of a flag, and not for every function. The
+analysis must still show that each way into code which needs the features depends on a test of a flag (`decided`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pikaforge.cpu import features
 
 TABLE = "dispatchers.csv"
 UPSTREAM = re.compile(r"(?:\d+:)?(\d{1,9}(?:\.\d{1,9})*)(?:[-+].*)?")
-"""Of a package's version: epoch, what upstream calls it, and the distribution's revision (deb-version(7), rpm)."""
+"""Finds upstream's version in a package's, between epoch and the distribution's revision (deb-version(7), rpm)."""
 FLAG_BYTES = 4
-"""Of a flag at most: what has eight is a pointer or a size."""
+"""Bytes of the largest flag: a value of eight bytes is a pointer or a size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,23 +32,23 @@ class Dispatcher:
     """Names of the distributions' packages."""
     since: Version
     until: Version
-    """The first and the last upstream version for which it was shown."""
+    """The first and the last upstream version that people have looked at."""
     soname: str
     features: frozenset[str]
     shown: str
-    """What makes sure that the CPU is asked first."""
+    """How it makes sure that the CPU is asked first."""
     source: str
-    """Where that is written, and how it was tried."""
+    """Where its source shows that, and how it was tried."""
 
     @property
     def text(self) -> str:
-        """The evidence in words."""
+        """The evidence, for people."""
         return f"known dispatcher ({self.soname} {self.since} to {self.until}): {self.shown}"
 
     def covers(self, package: str, version: str, soname: str) -> bool:
-        """Whether a library is the one that is meant."""
+        """Return whether the entry is for a library of a package."""
         found = UPSTREAM.fullmatch(version)
-        name = package.partition(":")[0]  # dpkg puts the architecture behind it
+        name = package.partition(":")[0]  # dpkg appends the architecture
         return (
             found is not None
             and name in self.packages
@@ -59,7 +59,7 @@ class Dispatcher:
 
 @lru_cache(maxsize=1)
 def table() -> tuple[Dispatcher, ...]:
-    """All known dispatchers."""
+    """Return all known dispatchers."""
     return tuple(
         Dispatcher(
             packages=frozenset(row["packages"].split()),
@@ -75,21 +75,22 @@ def table() -> tuple[Dispatcher, ...]:
 
 
 def known(package: str, version: str, soname: str) -> Dispatcher | None:
-    """The entry for a library of a package, if there is one."""
+    """Return the entry for a library of a package; None if there is none."""
     return next((entry for entry in table() if entry.covers(package, version, soname)), None)
 
 
 def decided(code: Body, targets: Set[int], entries: Set[int], *, loose: bool) -> set[int]:
-    """Those of the addresses that a function leads to which a flag keeps it from, one way or the other.
+    """Return those of some addresses that a function uses only after a test of a flag.
 
-    Two players: whoever sets the flags chooses how branches on them go, and somebody else how all others do. An
-    address is decided if the first one can keep the function from coming to any instruction that names it.
+    It is a game of two players: the first one chooses the way at each branch that tests a flag, the second one at all
+    other branches. An address is decided if the first player can keep the function from every instruction that names
+    the address: so the flags' values alone decide whether it is used.
 
     Args:
         code: the function.
-        targets: the addresses to look for.
-        entries: addresses in it at which it is entered, beside its start.
-        loose: whether blocks to which nothing leads are entered from outside.
+        targets: the addresses.
+        entries: addresses in the function, beside its start, at which other code enters it.
+        loose: whether other code may enter blocks without a visible predecessor (exception handlers).
     """
     if not code.sound:
         return set()
@@ -118,7 +119,7 @@ def _names(step: InstructionStep, address: int) -> bool:
 
 
 def _leaves_by_flag(code: Body, index: int, target: int) -> bool:
-    """Whether a block names an address only in a branch on a flag at its end."""
+    """Return whether a block names an address only as the target of a branch at its end that tests a flag."""
     block = code.blocks[index]
     steps = code.steps[block.first : block.last]
     return (
@@ -130,7 +131,7 @@ def _leaves_by_flag(code: Body, index: int, target: int) -> bool:
 
 
 def _forced(code: Body, wanted: Set[int]) -> set[int]:
-    """The blocks from which one of some blocks is come to, however the branches on flags go."""
+    """Return the blocks from which the second player can reach one of some blocks, whatever the first one chooses."""
     before: dict[int, set[int]] = {}
     following = {index: set(targets) for index, targets in enumerate(code.following)}
     for index in _jumps(code):
@@ -148,7 +149,7 @@ def _forced(code: Body, wanted: Set[int]) -> set[int]:
 
 
 def _on_flag(code: Body, index: int) -> bool:
-    """Whether a block ends with a branch on a flag: on whether a number of few bytes, or bits of it, are zero."""
+    """Return whether a block ends with a test of a flag: whether a number of few bytes, or a part of it, is zero."""
     block = code.blocks[index]
     last = code.steps[block.last - 1]
     if last.flow != "branch" or last.condition not in ("e", "ne"):

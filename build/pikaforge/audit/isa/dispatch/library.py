@@ -1,4 +1,4 @@
-"""One library while evidence is looked for: its bytes, references and instructions, each read once."""
+"""A library during the search for evidence: its bytes, references and instructions, each read once."""
 
 from __future__ import annotations
 
@@ -9,21 +9,29 @@ from pikaforge.audit.isa.dispatch.graph import Graph
 from pikaforge.audit.isa.dispatch.steps import Body, body
 
 BODY, BODIES = 256 << 10, 8 << 20
-"""Bytes of one function, and of all, whose instructions are kept: some 500 bytes of memory for each byte of code."""
+"""The most bytes of one function, and of all functions, that are decoded: a byte of code takes 500 bytes of memory."""
 
 
 class Library:
-    """A file, and what was read of it so far."""
+    """A library and what has been decoded of it."""
 
     def __init__(self, data: Buffer, layout: Layout, graph: Graph, asking: frozenset[int]) -> None:
+        """Decode nothing yet.
+
+        Args:
+            data: the file.
+            layout: its layout.
+            graph: its references.
+            asking: indexes of the pieces that run cpuid or xgetbv.
+        """
         self.data, self.layout, self.graph, self.code, self.asking = data, layout, graph, graph.code, asking
         self._bodies: dict[int, Body] = {}
         self._kept = 0
         self._arguments: dict[int, frozenset[int]] = {}
         self.pointed: dict[int, set[int]] = {}
-        """Addresses that pointers in data lead to, by piece."""
+        """Addresses in a piece that pointers in data point to, by piece."""
         self.holders: dict[int, set[int]] = {}
-        """Objects with pointers to a piece."""
+        """Objects of data that hold pointers to a piece, by piece."""
         for start, values in graph.pointers.items():
             for value in values:
                 self._lead(value)
@@ -35,25 +43,25 @@ class Library:
         self.pointed.setdefault(self.code.at(address), set()).add(address)
 
     def body(self, piece: int) -> Body:
-        """The instructions of a piece."""
+        """Return the instructions of a piece; for one that is too large a body without any, which is not sound."""
         if piece not in self._bodies:
             code = self.code
             start, end, offset = code.starts[piece], code.ends[piece], code.offsets[piece]
             self._kept += end - start
             if end - start > BODY or self._kept > BODIES:
-                self._bodies[piece] = body(b"", start)  # of which nothing is proven
+                self._bodies[piece] = body(b"", start)
             else:
                 raw = bytes(self.data[offset : offset + end - start])
                 self._bodies[piece] = body(raw, start, self.entries(piece))
         return self._bodies[piece]
 
     def arguments(self, piece: int) -> frozenset[int]:
-        """The registers that a piece reads, so that it is not run again for those that it does not."""
+        """Return the registers that a piece reads: other arguments make no difference to it."""
         if piece not in self._arguments:
             self._arguments[piece] = frozenset(chain.from_iterable(s.reads for s in self.body(piece).steps))
         return self._arguments[piece]
 
     def entries(self, piece: int) -> tuple[int, ...]:
-        """Addresses in a piece, beside its start, that are named elsewhere."""
+        """Return the addresses in a piece, beside its start, that other code or data refers to."""
         places = {address for _, address in self.graph.callers.get(piece, ())} | self.pointed.get(piece, set())
         return tuple(sorted(places - {self.code.starts[piece]}))

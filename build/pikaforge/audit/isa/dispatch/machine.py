@@ -1,4 +1,4 @@
-"""Registers and memory of a function that is run: what operands read and write, and what leaves the function."""
+"""What operands of instructions read and write during an abstract run, and which addresses get out of the function."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from pikaforge.audit.isa.dispatch.steps import ARGUMENTS, NONE, RIP, RSP, Operan
 from pikaforge.audit.isa.dispatch.values import NO_ADDRESSES, UNKNOWN, Value
 
 WORD = 8
+"""Bytes of a pointer."""
 OUTGOING = 128
-"""Bytes above the stack pointer in which arguments of a call may lie."""
+"""Bytes above the stack pointer that may hold arguments of a call."""
 
 
 class ExecutionState:
-    """What instructions work with."""
+    """The rest of the file, and the trace of what the function does: what instructions need beside the CPU's state."""
 
-    def __init__(self, around: Environment) -> None:
-        self.around, self.trace = around, Trace()
+    def __init__(self, environment: Environment) -> None:
+        self.environment, self.trace = environment, Trace()
 
     def place(self, operand: Operand, state: CpuState) -> Value:
-        """The address that a memory operand names."""
+        """Return the address of a memory operand."""
         if operand.kind != "m" or operand.segment:
             return UNKNOWN
         if operand.register == RIP:
-            own = frozenset({operand.value}) if self.around.names(operand.value) else NO_ADDRESSES
+            own = frozenset({operand.value}) if self.environment.names(operand.value) else NO_ADDRESSES
             place = v.number(operand.value, own)
         else:
             place = state.registers[operand.register] if operand.register != NONE else v.ZERO
@@ -35,15 +36,16 @@ class ExecutionState:
         return place
 
     def touch(self, place: Value, size: int = 0) -> int | None:
-        """Note which data is touched; the address in the file, if it is known."""
+        """Record that data is touched; return its address in the file, or None if that is not known."""
         address = v.known_number(place)
-        if address is not None and self.around.names(address):
+        if address is not None and self.environment.names(address):
             self.trace.references.update(range(address, address + max(size, 1), WORD))
             return address
         self.trace.references |= place[3]
         return None
 
     def load(self, place: Value, size: int, state: CpuState) -> Value:
+        """Return the value at an address."""
         if place[0] is not None:
             at = v.offset(place)
             return UNKNOWN if at is None else held(state.frame, place[0], at, size)
@@ -54,9 +56,10 @@ class ExecutionState:
             key[0] == FILE and key[1] < address + size and address < key[1] + s for key, (s, _) in state.frame.items()
         ):
             return held(state.frame, FILE, address, size)
-        return self.around.load(address, size, first=not state.called)
+        return self.environment.load(address, size, first=not state.called)
 
     def store(self, place: Value, size: int, value: Value, state: CpuState) -> None:
+        """Write a value to an address. If the address is not known, forget everything that it may be."""
         if place[0] is not None:
             at = v.offset(place)
             if at is not None and size:
@@ -70,18 +73,19 @@ class ExecutionState:
             self.trace.stores.append((address, size, value))
             keep(state.frame, FILE, address, size, value)
             return
-        self.trace.handed |= place[3]  # a store somewhere into what these are the begins of
+        self.trace.handed |= place[3]  # a store to an unknown offset from these addresses
         if place[0] is not None:
             forget(state.frame, place[0], None)
         state.forget_escaped()
 
     def hand_on(self, value: Value) -> None:
+        """Record that a value gets out of the function: the addresses that it may be count as used."""
         if value[3]:
             self.trace.references |= value[3]
             self.trace.handed |= value[3]
 
     def read(self, operand: Operand, state: CpuState) -> Value:
-        """What an operand reads."""
+        """Return the value that an operand reads."""
         if operand.kind == "i":
             return v.number(operand.value)
         if operand.kind == "r":
@@ -92,6 +96,7 @@ class ExecutionState:
         return UNKNOWN
 
     def write(self, operand: Operand, value: Value, state: CpuState) -> None:
+        """Write a value to an operand."""
         if operand.kind == "r":
             old = state.registers[operand.register]
             size = operand.size
@@ -104,7 +109,10 @@ class ExecutionState:
             self.hand_on(value)
 
     def outgoing(self, state: CpuState, *, known: bool = False) -> None:
-        """Everything that another function may get to see; if what it does is known, but for its arguments."""
+        """Record that another function gets control: it may use its arguments, and what memory holds.
+
+        If it is known what the function does, then it is also known what it does with arguments in registers.
+        """
         for register in () if known else ARGUMENTS:
             if not state.spent >> register & 1:
                 self.hand_on(state.registers[register])

@@ -1,4 +1,4 @@
-"""What is known of a function while it is run, and what is kept of it afterwards."""
+"""The state of a function during its abstract run, and the results of the run."""
 
 from __future__ import annotations
 
@@ -11,68 +11,68 @@ from pikaforge.audit.isa.dispatch.conditions import Flags
 from pikaforge.audit.isa.dispatch.values import UNKNOWN, Value
 
 LOWEST = -(1 << 62)
-"""Below every offset."""
+"""An offset below all others."""
 FILE = "file"
-"""Base of addresses in the file: what was written there, until another function may have written."""
+"""Base of addresses in the file. A `Frame` has what was written there since the last call of another function."""
 Frame = dict[tuple[Hashable, int], tuple[int, Value]]
-"""Memory by base and offset: bytes and value."""
+"""Memory: number of bytes and their value, by base and offset."""
 
 
 @dataclass(slots=True)
 class Summary:
-    """What a call of a function does, as far as a caller can tell."""
+    """What a call of a function does, for its callers."""
 
     returns: Value | None = None
-    """What is in %rax; None if it never comes back."""
+    """The value in %rax; None if the function never returns."""
     kept: frozenset[int] = frozenset()
-    """Registers that are afterwards as they were: gcc counts on it within a file (-fipa-ra)."""
+    """Registers that have the same value as before: gcc relies on that within a file (-fipa-ra)."""
     out: Frame | None = None
-    """What it leaves for certain in what its arguments point to, by number of the argument, and in the file."""
+    """What it has written for certain: to what its arguments point to (by number of the argument), and to the file."""
 
 
 class Exhausted(Exception):
-    """More was run than is worth it."""
+    """The run takes more instructions than its limit."""
 
 
 class Environment(Protocol):
-    """What a function sees of the rest of its file."""
+    """The rest of a function's file, during the function's run."""
 
     def spend(self, steps: int) -> None:
-        """Take down how much is run.
+        """Count instructions that are run.
 
         Raises:
-            Exhausted: it is too much.
+            Exhausted: they are more than the limit.
         """
 
     def answer(self, leaf: int | None, part: int | None) -> Mapping[str, int]:
-        """Bits by register that CPUID does not set in its answer to %eax and %ecx."""
+        """Return the bits, by register, that are 0 in CPUID's answer to %eax and %ecx."""
 
     def load(self, address: int, size: int, *, first: bool) -> Value:
-        """What is in memory at an address of the file; `first`: no other function was called yet."""
+        """Return the value at an address of the file; `first` says that no other function was called yet."""
 
     def call(self, target: int, arguments: Sequence[Value]) -> Summary | None:
-        """What a call does; None if that is not known."""
+        """Return what a call does; None if that is not known."""
 
     def names(self, address: int) -> bool:
-        """Whether an address is that of code or data of the file."""
+        """Return whether an address is one of code or data of the file."""
 
 
 @dataclass(slots=True)
 class Trace:
-    """What a function may do."""
+    """All that a function may do."""
 
     references: set[int] = field(default_factory=set)
-    """Addresses of code that it may go to or hand on, and of data that it may touch."""
+    """Addresses of code that it may run or pass on, and of data that it may touch."""
     handed: set[int] = field(default_factory=set)
-    """Of those, addresses of data that others may write to from then on."""
+    """The addresses among them that get out of the function, so that other code may write to data there."""
     steps: set[int] = field(default_factory=set)
     """Addresses of the instructions that it may run."""
     stores: list[tuple[int, int, Value]] = field(default_factory=list)
-    """Address in the file, bytes and value of what it may write."""
+    """What it may write to the file's data: address, number of bytes and value."""
     summary: Summary = field(default_factory=Summary)
 
     def add(self, other: Trace) -> None:
-        """Take in what it may do otherwise."""
+        """Add what the function may do in another run."""
         self.references |= other.references
         self.handed |= other.handed
         self.steps |= other.steps
@@ -92,38 +92,42 @@ class Trace:
 
 @dataclass(slots=True)
 class CpuState:
+    """Registers and memory at one point of a function."""
+
     registers: list[Value]
     frame: Frame = field(default_factory=dict)
     flags: Flags = None
     escaped: dict[Hashable, int] = field(default_factory=dict)
-    """The lowest offset by base that others hold a pointer to."""
+    """The lowest offset to which other code has a pointer, by base."""
     called: bool = False
-    """Whether another function has been called, which may have written to the file's data."""
+    """Whether another function was called, which may have written to the file's data."""
     spent: int = 0
-    """Registers, a bit each, whose value a conditional move has not taken: what remains there is no argument."""
+    """Registers, one bit each, whose value a conditional move has not taken: it is a leftover, and no argument."""
 
     def copy(self) -> CpuState:
+        """Return a copy."""
         return CpuState(list(self.registers), dict(self.frame), self.flags, dict(self.escaped), self.called, self.spent)
 
     def escape(self, value: Value) -> None:
-        """Another function gets a pointer."""
+        """Record that other code gets a value, which may be a pointer."""
         base, place = value[0], v.offset(value)
         if base is not None:
             low = LOWEST if place is None else place
             self.escaped[base] = min(low, self.escaped.get(base, low))
 
     def forget_escaped(self) -> None:
-        """Something was written to where others have pointers to."""
+        """Forget all memory to which other code has pointers, because it may have been written."""
         for base, low in self.escaped.items():
             forget(self.frame, base, low)
 
 
 def both(a: Frame, b: Frame) -> Frame:
-    """What holds in either."""
+    """Return the memory that is known in both, with values that stand for both."""
     return {key: (n, v.join(value, b[key][1])) for key, (n, value) in a.items() if key in b and b[key][0] == n}
 
 
 def held(frame: Frame, base: Hashable, at: int, size: int) -> Value:
+    """Return the value of `size` bytes of memory."""
     found = frame.get((base, at))
     if found is None or found[0] < size:
         return UNKNOWN
@@ -131,12 +135,13 @@ def held(frame: Frame, base: Hashable, at: int, size: int) -> Value:
 
 
 def keep(frame: Frame, base: Hashable, at: int, size: int, value: Value) -> None:
-    """Write to the frame; what overlaps is gone."""
+    """Write a value to memory, and forget all values that overlap it."""
     for key in [k for k, (s, _) in frame.items() if k[0] == base and k[1] < at + size and at < k[1] + s]:
         del frame[key]
     frame[base, at] = (size, value)
 
 
 def forget(frame: Frame, base: Hashable, lowest: int | None) -> None:
+    """Forget the memory of a base from an offset on; None: all of it."""
     for key in [k for k, (s, _) in frame.items() if k[0] == base and (lowest is None or k[1] + s > lowest)]:
         del frame[key]

@@ -1,4 +1,4 @@
-"""Instructions of a function as `flow` runs them, and the blocks that they make."""
+"""The instructions of a function, in the form in which `flow` runs them, cut into basic blocks."""
 
 from __future__ import annotations
 
@@ -12,34 +12,36 @@ if TYPE_CHECKING:
     from iced_x86 import Instruction
 
 NONE = -1
-"""No register."""
+"""The number that stands for no register."""
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9 = range(10)
 RIP = 16
 ARGUMENTS = (RDI, RSI, RDX, RCX, R8, R9)
-"""In this order (System V ABI for x86-64, 3.2.3)."""
+"""Registers of integer arguments, in their order (System V ABI for x86-64, 3.2.3)."""
 VOLATILE = (RAX, RCX, RDX, RSI, RDI, 8, 9, 10, 11)
 """Registers that a call may change."""
 STOP = frozenset({"UD0", "UD1", "UD2", "HLT", "INT3"})
+"""Instructions after which the program does not go on."""
 PADDING = frozenset({"NOP", "INT3", "FNOP"})
+"""Instructions that fill gaps between functions."""
 
 
 class Operand(NamedTuple):
-    """What an instruction reads or writes."""
+    """An operand of an instruction."""
 
     kind: str
-    """`r` register, `m` memory, `i` immediate; empty for all others (vector registers, segments)."""
+    """`r` register, `m` memory, `i` immediate; empty for others (vector registers, segments)."""
     size: int
-    """Bytes."""
+    """In bytes."""
     register: int = NONE
-    """Number of the whole register; of memory the base (`RIP`: `value` is the whole address)."""
+    """Number of the whole register; of memory its base register (`RIP`: `value` is the whole address)."""
     shift: int = 0
-    """8 for %ah and kin."""
+    """8 for %ah, %bh, %ch and %dh, else 0."""
     index_register: int = NONE
     scale: int = 1
     value: int = 0
-    """An immediate, or the displacement."""
+    """An immediate's value, or the displacement of memory."""
     segment: bool = False
-    """Whether a segment register moves it elsewhere (%fs)."""
+    """Whether the address is relative to a segment register (%fs, %gs)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,52 +51,52 @@ class InstructionStep:
     address: int
     following: int
     code: int
-    """iced's Code, which tells the features."""
+    """iced's Code, which determines the features."""
     name: str
-    """The mnemonic in capitals, without condition: SET and CMOV with theirs in `condition`."""
+    """The mnemonic in capitals; SET and CMOV have their condition in `condition`."""
     condition: str
     """`e`, `ne`, `b`, …; empty without one."""
     flow: str
     """`next`, `jump`, `branch`, `call`, `return`, `stop`, `jump?` and `call?` (indirect)."""
     target: int
-    """Of a direct jump or call."""
+    """The address that a direct jump or call leads to."""
     operands: tuple[Operand, ...]
     writes: tuple[int, ...]
     """Whole registers that are written."""
     reads: tuple[int, ...]
     stores: bool
-    """Whether it writes to memory, the stack included."""
+    """Whether it writes to memory, which includes the stack."""
     flags: bool
     """Whether it changes the flags that conditions read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Instructions that run one after another."""
+    """A basic block: instructions that run one after another."""
 
     first: int
-    """Index of the first step."""
+    """Index of the first instruction."""
     last: int
-    """Index behind the last one."""
+    """Index after the last instruction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """The code of one piece, as blocks."""
+    """The code of one piece, as basic blocks."""
 
     start: int
     end: int
     steps: tuple[InstructionStep, ...]
     blocks: tuple[Block, ...]
     following: tuple[tuple[int, ...], ...]
-    """Blocks that may come next, by block: where a condition holds first, then where it does not."""
+    """The blocks that may follow each block; after a branch first the one for a true condition."""
     sound: bool
-    """False if a jump leads into an instruction, or bytes are no instruction: then nothing is proven of it."""
+    """Whether it was decoded as a whole. If bytes are no instruction, or a jump leads into one, nothing is proven."""
     loose: tuple[int, ...]
-    """Blocks to which nothing leads that can be seen, and which are no padding: cases of a switch, handlers."""
+    """Blocks without a visible predecessor that are no padding: cases of a switch, exception handlers."""
 
     def block_at(self, address: int) -> int:
-        """The block that begins at an address, -1 if none does."""
+        """Return the index of the block that begins at an address; -1 if none does."""
         for index, block in enumerate(self.blocks):
             if self.steps[block.first].address == address:
                 return index
@@ -107,7 +109,7 @@ def body(raw: bytes, start: int, entries: Iterable[int] = ()) -> Body:
     Args:
         raw: its bytes.
         start: its address.
-        entries: addresses in it, beside the start, at which it is entered from elsewhere.
+        entries: addresses in it, beside the start, at which other code enters it.
     """
     steps = tuple(_decode(raw, start))
     end = start + len(raw)
@@ -134,7 +136,7 @@ def body(raw: bytes, start: int, entries: Iterable[int] = ()) -> Body:
         for index, block in enumerate(blocks)
         if index not in reached and index not in entered and not _padding(steps[block.first : block.last])
     )
-    # What only padding leads to is not reached by it: nothing runs into padding.
+    # A block that only padding leads to has no predecessor, because nothing runs into padding.
     return _without_padding(
         Body(start=start, end=end, steps=steps, blocks=blocks, following=following, sound=sound, loose=loose), entered
     )
@@ -175,15 +177,15 @@ def _next(
 
 
 class _Words(NamedTuple):
-    """iced's numbers as this module's words."""
+    """Tables from iced's numbers to the values that this module uses."""
 
     mnemonics: dict[int, str]
     conditions: dict[int, str]
     flows: dict[int, str]
     registers: dict[int, tuple[str, int, int, int]]
-    """Kind (`r`, `v`, "" for none), number of the whole register, bytes, shift."""
+    """Kind (`r`, `v` for vectors, empty for none), number of the whole register, bytes, shift."""
     sizes: dict[int, int]
-    """Bytes, by iced's MemorySize."""
+    """Number of bytes, by iced's MemorySize."""
     register: int
     memory: int
     immediates: frozenset[int]

@@ -1,8 +1,15 @@
-"""Values of registers as far as they are known: bit by bit, or as an offset to what a pointer points to.
+"""Abstract values of registers and memory: numbers that are known bit by bit, and pointers with an offset.
 
-A value is a tuple, because there are a million of them in a run: base, known bits, bits, addresses. With a base (the
-stack, an argument of the function) the bits are an offset to it. The addresses are those that code has taken with
-`lea` and that the value may still be; they stay with it until they are used, stored or overwritten.
+A value stands for all numbers that it may be. It is a tuple (base, known, bits, addresses), because a run makes a
+million of them:
+
+- Without a base (None) it is a number. A bit that is set in `known` has the value that it has in `bits`; the others may
+  be 0 or 1.
+- With a base it is a pointer: `bits` is its offset to the base, which is the stack or an argument of the function.
+- `addresses` are those of code and data that the function has taken with `lea`, and that the value may be. They are
+  reported as used when the value is used or stored, or can get out of the function.
+
+Each operation returns a value that stands for all results that are possible.
 """
 
 from __future__ import annotations
@@ -12,54 +19,54 @@ from collections.abc import Hashable
 ALL = (1 << 64) - 1
 NO_ADDRESSES: frozenset[int] = frozenset()
 Value = tuple[Hashable, int, int, frozenset[int]]
-"""Base (None for a number), mask of the bits that are known, those bits, addresses that it may be."""
+"""Base (None for a number), mask of the known bits, these bits, addresses that it may be."""
 UNKNOWN: Value = (None, 0, 0, NO_ADDRESSES)
 ZERO: Value = (None, ALL, 0, NO_ADDRESSES)
 STACK = "stack"
-"""Base of addresses in the function's own frame; offset 0 is where its return address is."""
+"""Base of addresses in the function's own frame; its return address is at offset 0."""
 
 
 def number(value: int, addresses: frozenset[int] = NO_ADDRESSES) -> Value:
-    """A number that is known."""
+    """Return a known number."""
     return (None, ALL, value & ALL, addresses)
 
 
 def pointer(base: Hashable, offset: int = 0) -> Value:
-    """An address relative to something."""
+    """Return a pointer to an offset from a base."""
     return (base, ALL, offset & ALL, NO_ADDRESSES)
 
 
 def unknown(addresses: frozenset[int]) -> Value:
-    """Anything, perhaps one of these addresses."""
+    """Return an unknown value that may be one of some addresses."""
     return (None, 0, 0, addresses) if addresses else UNKNOWN
 
 
 def mask(size: int) -> int:
-    """The bits of `size` bytes."""
+    """Return the mask of `size` bytes."""
     return ALL if size >= 8 else (1 << 8 * size) - 1
 
 
 def signed(value: int, size: int = 8) -> int:
-    """The number that the low `size` bytes are in two's complement."""
+    """Return the low `size` bytes of a number as a signed number (two's complement)."""
     value &= mask(size)
     return value - (1 << 8 * size) if value >> (8 * size - 1) else value
 
 
 def known_number(value: Value, size: int = 8) -> int | None:
-    """The low `size` bytes, if all of them are known."""
+    """Return the low `size` bytes of a value; None if not all bits of them are known."""
     base, known, bits, _ = value
     low = mask(size)
     return bits & low if base is None and known & low == low else None
 
 
 def offset(value: Value) -> int | None:
-    """The signed distance of a pointer to its base, if it has one and that is known."""
+    """Return the signed offset of a pointer to its base; None if the value is no pointer, or the offset not known."""
     base, known, bits, _ = value
     return signed(bits) if base is not None and known == ALL else None
 
 
 def join(a: Value, b: Value) -> Value:
-    """What is known of a value that may be either."""
+    """Return the value that stands for both values."""
     if a == b:
         return a
     addresses = a[3] | b[3] if a[3] != b[3] else a[3]
@@ -72,7 +79,7 @@ def join(a: Value, b: Value) -> Value:
 
 
 def low(value: Value, size: int) -> Value:
-    """The low `size` bytes, extended by zeros."""
+    """Return the low `size` bytes of a value, extended with zeros."""
     if size >= 8:
         return value
     base, known, bits, addresses = value
@@ -83,7 +90,7 @@ def low(value: Value, size: int) -> Value:
 
 
 def extended(value: Value, size: int) -> Value:
-    """The low `size` bytes, extended by their sign."""
+    """Return the low `size` bytes of a value, extended with their sign."""
     base, known, bits, addresses = value
     part, sign = mask(size), 1 << (8 * size - 1)
     if size >= 8:
@@ -95,7 +102,7 @@ def extended(value: Value, size: int) -> Value:
 
 
 def merged(old: Value, new: Value, size: int, shift: int = 0) -> Value:
-    """A register after `size` bytes of it, `shift` bits up, were replaced."""
+    """Return a register's value after the `size` bytes from bit `shift` on were replaced."""
     if size >= 8:
         return new
     part = mask(size) << shift
@@ -112,7 +119,7 @@ def _plain(a: Value, b: Value) -> bool:
 
 
 def and_(a: Value, b: Value) -> Value:
-    """a & b."""
+    """Return a & b."""
     if not _plain(a, b):
         return unknown(a[3] | b[3])
     ones = a[2] & b[2]
@@ -121,7 +128,7 @@ def and_(a: Value, b: Value) -> Value:
 
 
 def or_(a: Value, b: Value) -> Value:
-    """a | b."""
+    """Return a | b."""
     if not _plain(a, b):
         return unknown(a[3] | b[3])
     ones = a[2] | b[2]
@@ -130,7 +137,7 @@ def or_(a: Value, b: Value) -> Value:
 
 
 def xor(a: Value, b: Value) -> Value:
-    """a ^ b."""
+    """Return a ^ b."""
     if not _plain(a, b):
         return unknown(a[3] | b[3])
     known = a[1] & b[1]
@@ -138,31 +145,31 @@ def xor(a: Value, b: Value) -> Value:
 
 
 def not_(a: Value) -> Value:
-    """~a."""
+    """Return ~a."""
     return (None, a[1], ~a[2] & a[1], a[3]) if a[0] is None else unknown(a[3])
 
 
 def add(a: Value, b: Value) -> Value:
-    """a + b; with a pointer and a known number a pointer."""
+    """Return a + b; a pointer plus a known number is a pointer."""
     if a[0] is not None and b[0] is not None:
         return unknown(a[3] | b[3])
     if a[1] == ALL and b[1] == ALL:
         return (a[0] if a[0] is not None else b[0], ALL, (a[2] + b[2]) & ALL, a[3] | b[3])
     if a[0] is not None or b[0] is not None:
         return unknown(a[3] | b[3])
-    # A carry goes up only: below the lowest bit that is not known, all is.
+    # Carries only go up, so all bits of the sum below the lowest unknown bit are known.
     both = a[1] & b[1]
     run = (both ^ both + 1) >> 1
     return (None, run & ALL, (a[2] + b[2]) & run & ALL, a[3] | b[3])
 
 
 def negative(a: Value) -> Value:
-    """-a."""
+    """Return -a."""
     return add(not_(a), number(1)) if a[0] is None else unknown(a[3])
 
 
 def sub(a: Value, b: Value) -> Value:
-    """a - b; of two pointers into the same thing a number."""
+    """Return a - b; the difference of two pointers with one base is a number."""
     if a[0] is not None and a[0] == b[0] and a[1] == ALL and b[1] == ALL:
         return (None, ALL, (a[2] - b[2]) & ALL, a[3] | b[3])
     if b[0] is not None:
@@ -171,14 +178,14 @@ def sub(a: Value, b: Value) -> Value:
 
 
 def shifted_left(a: Value, count: int) -> Value:
-    """a << count, in 64 bits."""
+    """Return a << count, in 64 bits."""
     if a[0] is not None:
         return unknown(a[3])
     return (None, (a[1] << count | (1 << count) - 1) & ALL, a[2] << count & ALL, a[3])
 
 
 def shifted_right(a: Value, count: int, size: int, *, sign: bool) -> Value:
-    """The low `size` bytes >> count, zeros or copies of the sign coming in."""
+    """Return the low `size` bytes of a value >> count, filled with zeros, or with copies of the sign if `sign`."""
     part = extended(a, size) if sign else low(a, size)
     if part[0] is not None:
         return unknown(a[3])
@@ -191,7 +198,7 @@ def shifted_right(a: Value, count: int, size: int, *, sign: bool) -> Value:
 
 
 def product(a: Value, b: Value) -> Value:
-    """a * b, where both are known or one is zero."""
+    """Return a * b, which is known if both factors are, or if one of them is 0."""
     for one, other in ((a, b), (b, a)):
         if one[0] is None and one[1] == ALL and one[2] == 0:
             return (None, ALL, 0, a[3] | b[3])
@@ -203,18 +210,18 @@ def product(a: Value, b: Value) -> Value:
 
 
 def least(value: Value, size: int) -> int:
-    """The least number that the low `size` bytes may be, unsigned."""
+    """Return the least unsigned number that the low `size` bytes may be."""
     return value[2] & mask(size) if value[0] is None else 0
 
 
 def most(value: Value, size: int) -> int:
-    """The greatest one."""
+    """Return the greatest unsigned number that the low `size` bytes may be."""
     part = mask(size)
     return (value[2] | ~value[1]) & part if value[0] is None else part
 
 
 def is_zero(value: Value, size: int) -> bool | None:
-    """Whether the low `size` bytes are zero; None if that is not known."""
+    """Return whether the low `size` bytes are zero; None if that is not known."""
     if value[0] is not None:
         return None
     part = mask(size)
@@ -224,6 +231,6 @@ def is_zero(value: Value, size: int) -> bool | None:
 
 
 def sign_of(value: Value, size: int) -> bool | None:
-    """Whether the low `size` bytes are negative; None if that is not known."""
+    """Return whether the low `size` bytes are negative; None if that is not known."""
     bit = 1 << (8 * size - 1)
     return bool(value[2] & bit) if value[0] is None and value[1] & bit else None

@@ -1,4 +1,8 @@
-"""A library on a CPU without a feature: what asks the CPU is run, until what it leaves in memory does not change."""
+"""Run the functions of a library that ask the CPU, in an abstract way, on a CPU that lacks a feature.
+
+The functions that execute cpuid or xgetbv are run first, then those that use their results. What they write to the
+library's data is collected from all of them, byte by byte. The whole is repeated until nothing changes (a fixed point).
+"""
 
 from __future__ import annotations
 
@@ -16,82 +20,82 @@ from pikaforge.audit.isa.ranges import NOWHERE
 from pikaforge.cpu import features
 
 ASKING = 512
-"""Functions that are run, at most: more than that do not ask the CPU."""
+"""The most functions that are run: in no library do so many use the CPU's answers."""
 WORK = 2_000_000
-"""Instructions that are run for one library, again and again those that are come to in other states: 20 s or so."""
+"""The most instructions that are run for one library, in all states: about 20 s."""
 DEPTH = 4
-"""Calls within calls that are run with what they are called with."""
+"""The depth of nested calls up to which a function is run with the arguments of the call."""
 ROUNDS = 24
-"""After which what is in memory must not change any more."""
+"""The most rounds until the content of memory must not change any more."""
 CONTEXTS = 64
-"""Different arguments with which one function is run."""
+"""The most different arguments with which one function is run."""
 CASES = 8
-"""Ways in which memory may be found, that are looked at one by one."""
+"""The most different contents of memory with which one function is run."""
 CELL = 8
-"""Bytes of the widest register that is followed."""
+"""Bytes of the widest register whose value is tracked."""
 WIDEST = 64
-"""Bytes of the widest one there is."""
+"""Bytes of the widest register of any kind: a store may begin so far before an object."""
 SHARED = 64
-"""Functions that use one object, at most: more than that do not ask the CPU."""
-
-
-def absent(feature: str) -> dict[tuple[int, int | None], dict[str, int]]:
-    """The bits that CPUID does not set on a CPU without a feature, by leaf, part and register.
-
-    What no CPU has without the feature is not there, either: who asks for AVX2 may use AVX.
-    """
-    found: dict[tuple[int, int | None], dict[str, int]] = {}
-    for name in features.needing(feature):
-        for bit in features.table()[name].cpuid:
-            register = found.setdefault((bit.leaf, bit.part), {})
-            register[bit.register] = register.get(bit.register, 0) | 1 << bit.number
-    return found
+"""Functions that may use an object which keeps the CPU's answer; an object with more users keeps something else."""
 
 
 @dataclass(slots=True)
 class _Cell:
-    """A byte of data that the program may change: what is known of all that is written to it."""
+    """A byte of data that the program may change: the bits that all values have in common which it may hold."""
 
     known: int
     bits: int
 
 
-class World:
-    """A library on a CPU without a feature: what asks the CPU, and what it leaves in memory (`flow.Surroundings`)."""
+class LibraryRun:
+    """The abstract run of a library on a CPU that lacks a feature. It is the `Environment` of its functions."""
 
     def __init__(self, library: Library, feature: str, wanted: Set[int], *, work: int = WORK) -> None:
+        """Run nothing yet.
+
+        Args:
+            library: the library.
+            feature: id of the feature that the CPU lacks.
+            wanted: pieces with code that needs the feature.
+            work: how many instructions may be run.
+        """
         self.problem = ""
+        """Why the run has no result; empty if it has one."""
         self.work = work
-        """Instructions that may still be run."""
+        """The number of instructions that may still be run."""
         self._wanted = wanted
         self._library, self._graph, self._code = library, library.graph, library.code
-        self._absent = absent(feature)
+        self._absent = features.absent_bits(feature)
         self._asking: set[int] = set(library.asking)
         """Pieces that are run."""
         self._traces: dict[int, dict[tuple[Value, ...], Trace]] = {}
-        """What they did, by piece and arguments."""
+        """What they may do, by piece and arguments."""
         self._apart: set[int] = set()
-        """Those that are run by themselves, because calls of them were too deep."""
+        """Pieces that are also run without arguments, because calls of them were nested too deep."""
         self._active: set[tuple[int, tuple[Value, ...]]] = set()
+        """Pieces and arguments whose run is under way."""
         self._cells: dict[int, _Cell] = {}
+        """Bytes of data, by address."""
         self._lost: set[int] = set()
-        """Objects to which something writes that is not followed."""
+        """Objects whose content is unknown, because something may write to them that is not run."""
         self._read: set[int] = set()
+        """Objects that the pieces read."""
         self._stored: set[int] = set()
-        """Objects that what is run reads, and writes to."""
+        """Objects that the pieces write to."""
         self._written: dict[tuple[int, int], set[int | None]] = {}
-        """What is written by address and bytes; None for what is not known."""
+        """Numbers that are written, by address and number of bytes; None for an unknown one."""
         self._given: Mapping[tuple[int, int], int] = {}
+        """The assumed content of memory at the start of the function that is run; see `_guesses`."""
         self._loaded: set[tuple[int, int]] = set()
-        """What is taken to be in memory when the function that is run starts, and what it has read."""
+        """The memory that the function that is run has read."""
         self._others: set[int] = set()
-        """Objects whose other users were looked at."""
+        """Objects whose users that are not run were looked at."""
         self._held: dict[int, set[int]] = {}
-        """Bytes of which something is known, by object."""
+        """Addresses in `_cells`, by object."""
         self._changed = False
 
     def settle(self) -> None:
-        """Run what asks the CPU until nothing changes any more."""
+        """Run all functions that ask the CPU or use its answers, until nothing changes any more."""
         if not self._asking or not self._absent:
             return
         try:
@@ -110,25 +114,25 @@ class World:
         self.problem = "what it keeps of the CPU's answers does not settle"
 
     def spend(self, steps: int) -> None:
-        """As `Surroundings.spend`."""
+        """See `Environment.spend`."""
         self.work -= steps
         if self.work < 0:
             raise Exhausted
 
     def open(self, piece: int) -> set[int] | None:
-        """The addresses that a piece leads to; None if it was not run."""
+        """Return the addresses that a piece leads to; None if it was not run."""
         traces = self._traces.get(piece)
         return set().union(*(trace.references for trace in traces.values())) if traces else None
 
     def done(self, piece: int) -> set[int] | None:
-        """The instructions of a piece that are come to; None if it was not run."""
+        """Return the addresses of the instructions that a piece may run; None if it was not run."""
         traces = self._traces.get(piece)
         return set().union(*(trace.steps for trace in traces.values())) if traces else None
 
-    # ---- what is run
+    # ---- the functions that are run
 
     def _alone(self, piece: int) -> bool:
-        """Whether a function must be run with arguments that are not known: not all its callers are run."""
+        """Return whether a function must be run with unknown arguments, because not all its callers are run."""
         start = self._code.starts[piece]
         sources = self._graph.callers.get(piece, frozenset())
         return (
@@ -139,14 +143,14 @@ class World:
         )
 
     def _calls(self, source: int, start: int) -> bool:
-        """Whether all that one piece does with another is to call it, or to end with it."""
+        """Return whether a piece uses another one only by calls or jumps, and does not take its address."""
         code = self._library.body(source)
         return code.sound and not any(
             o.kind == "m" and o.register == RIP and o.value == start for step in code.steps for o in step.operands
         )
 
     def _grow(self) -> None:
-        """Take in who uses what the CPU has said: callers of what asks it, readers of what keeps the answer."""
+        """Add the functions that use the CPU's answers: callers of those that ask, users of data with answers."""
         more: set[int] = set()
         for piece in self._asking:
             traces = self._traces.get(piece, {}).values()
@@ -155,7 +159,7 @@ class World:
         for start in self._stored:
             if self._followed(start) and any(self._cells[a].known for a in self._held.get(start, ())):
                 more |= self._graph.users.get(start, frozenset())
-        for start in self._read & self._stored:  # others that know where the answer is kept
+        for start in self._read & self._stored:  # other functions that use an object with the answer
             users = {p for s in self._near(start) for p in self._graph.users.get(s, ())}
             if len(users) <= SHARED:
                 more |= users
@@ -167,7 +171,7 @@ class World:
             self.problem = "more of it asks the CPU than is followed here"
 
     def _between(self) -> set[int]:
-        """Functions that only what is run calls, and that lead to what is looked for: they may be given the answer."""
+        """Return functions between those that are run and the wanted pieces: they may get the answer as an argument."""
         found: set[int] = set()
         targets = set(self._wanted)
         for _ in range(DEPTH):
@@ -181,7 +185,7 @@ class World:
         return found
 
     def _run(self, piece: int, arguments: tuple[Value, ...]) -> Trace | None:
-        """What a piece does; None if it cannot be run."""
+        """Return what a piece may do with some arguments; None if it cannot be run."""
         if not self._library.body(piece).sound:
             return None
         contexts = self._traces.setdefault(piece, {})
@@ -189,7 +193,7 @@ class World:
             arguments = ()
         if arguments in contexts:
             return contexts[arguments]
-        if (piece, arguments) in self._active:  # what it does, the call that is under way does
+        if (piece, arguments) in self._active:  # recursion: the outer run collects what it does
             return None
         self._active.add((piece, arguments))
         trace, loaded = self._flow(piece, arguments, {})
@@ -206,7 +210,7 @@ class World:
     def _flow(
         self, piece: int, arguments: tuple[Value, ...], given: Mapping[tuple[int, int], int]
     ) -> tuple[Trace, set[tuple[int, int]]]:
-        """What a piece does, and what it reads in the file, given what is there when it starts."""
+        """Return what a piece may do, and the memory that it reads; `given` is the assumed content of memory."""
         before = self._given, self._loaded
         self._given, self._loaded = given, set()
         trace = flow.run(
@@ -221,7 +225,11 @@ class World:
         return trace, loaded
 
     def _guesses(self, loaded: set[tuple[int, int]]) -> list[dict[tuple[int, int], int]]:
-        """What may be in memory that a piece reads, case by case: -1 until the CPU was asked, then 0."""
+        """Return the contents that the memory which a piece reads may have, one case for each; empty if one is enough.
+
+        For example, a word is -1 until the CPU was asked, and 0 afterwards: a run for each case is more exact than one
+        for a word of unknown bits.
+        """
         cases: list[dict[tuple[int, int], int]] = [{}]
         for key in sorted(loaded):
             values = self._choices(*key)
@@ -231,7 +239,7 @@ class World:
                 return []
         return cases if len(cases) > 1 else []
 
-    # ---- what they leave in memory
+    # ---- what they write to the library's data
 
     def _write(self, trace: Trace) -> None:
         for address in trace.handed:
@@ -245,7 +253,7 @@ class World:
             self._put(address, size, value)
 
     def _put(self, address: int, size: int, value: Value) -> None:
-        """Take what is written to memory."""
+        """Record that a value may be written to an address."""
         for number in range(size):
             part = v.shifted_right(value, 8 * number, 8, sign=False) if number < CELL else UNKNOWN
             self._join(address + number, part)
@@ -255,7 +263,7 @@ class World:
             self._changed = True
 
     def _choices(self, address: int, size: int) -> set[int]:
-        """All numbers that may be at an address; none if that is not known."""
+        """Return all numbers that may be at an address; none if that is not known."""
         first = word(self._library.data, self._library.layout, address, size)
         if first is None or not self._graph.places.isdisjoint(range(address - 7, address + size)):
             return set()
@@ -279,7 +287,7 @@ class World:
             self._changed = True
 
     def _cell(self, address: int) -> _Cell:
-        """A byte; at first as the file has it."""
+        """Return a byte of memory; at first it has the file's content."""
         if address not in self._cells:
             raw = word(self._library.data, self._library.layout, address, 1)
             moved = not self._graph.places.isdisjoint(range(address - 7, address + 1))
@@ -288,7 +296,7 @@ class World:
         return self._cells[address]
 
     def _followed(self, start: int) -> bool:
-        """Whether all that is written to an object is known: nobody else has its address, or writes to it."""
+        """Return whether all writes to an object are known: no other code has its address, or they are looked at."""
         if start in self._lost or start in self._graph.pointed or start in self._graph.pointers:
             return False
         if start not in self._others:
@@ -300,11 +308,11 @@ class World:
         return start not in self._lost
 
     def _near(self, start: int) -> Iterable[int]:
-        """An object, and those before it from which it may be written to."""
+        """Return an object, and those before it at which a store into it may begin."""
         return self._graph.objects_between(max(start - WIDEST, 0), self._graph.object_end(start))
 
     def _stranger(self, piece: int, start: int, end: int) -> None:
-        """Take what a piece writes to an object that is not run itself."""
+        """Record what a piece that is not run itself may write to an object."""
         code = self._library.body(piece)
         if not code.sound:
             self._lose(start)
@@ -321,20 +329,20 @@ class World:
                     value = v.number(given.value) if step.name == "MOV" and given.kind == "i" else UNKNOWN
                     self._put(operand.value, operand.size, value)
 
-    # ---- what functions see (flow.Surroundings)
+    # ---- the environment of functions that are run
 
     def answer(self, leaf: int | None, part: int | None) -> Mapping[str, int]:
-        """As `Surroundings.answer`."""
+        """See `Environment.answer`."""
         if leaf is None:
             return {}
         return self._absent.get((leaf, None)) or self._absent.get((leaf, part)) or {}
 
     def names(self, address: int) -> bool:
-        """As `Surroundings.names`."""
+        """See `Environment.names`."""
         return self._code.at(address) != NOWHERE or self._graph.object_at(address) is not None
 
     def load(self, address: int, size: int, *, first: bool) -> Value:
-        """As `Surroundings.load`."""
+        """See `Environment.load`."""
         start = self._graph.object_at(address)
         if start is None or size > CELL or not self._graph.is_writable(address):
             return UNKNOWN
@@ -353,7 +361,7 @@ class World:
         return (None, known | v.ALL & ~v.mask(size), bits, v.NO_ADDRESSES)
 
     def call(self, target: int, arguments: Sequence[Value]) -> Summary | None:
-        """As `Surroundings.call`."""
+        """See `Environment.call`."""
         piece = self._code.at(target)
         if piece not in self._asking or self._code.starts[piece] != target:
             return None
@@ -372,6 +380,6 @@ class World:
 
 
 def _tells(summary: Summary) -> bool:
-    """Whether a call brings something that is known."""
+    """Return whether a call returns or writes something that is known."""
     values = [summary.returns, *(value for _, value in (summary.out or {}).values())]
     return any(value is not None and value[0] is None and value[1] for value in values)
