@@ -41,7 +41,7 @@ epel() { # the package's name, if EPEL is enabled
     ! grep -qs '^enabled *= *1' "$root"/etc/yum.repos.d/epel*.repo || printf '%s' "$1"
 }
 
-need_extras() { # what a build can do without, for the other verbs
+need_extras() { # for the other verbs: a build works without these
     local name
     for name in gpg gpgv gpg-agent; do
         need "$name" "$name" gnupg2 "signs packages and checks signatures"
@@ -55,7 +55,7 @@ need_extras() { # what a build can do without, for the other verbs
     fi
 }
 
-need_tools() { # what is run, what is given
+need_tools() { # session: build, tests, or empty
     need git git git "fetches sources and applies patches"
     need tar tar tar "packs trees and images"
     need gzip gzip gzip "packs artifacts"
@@ -82,7 +82,7 @@ need_tools() { # what is run, what is given
 
 # ---- Python
 
-# Debian has venv in python3 but its ensurepip apart: status 3 tells them apart.
+# Status 4: too old. Status 3: Debian's python3 without the package that has ensurepip.
 python_check='
 import sys
 if sys.version_info < (3, 10):
@@ -93,7 +93,7 @@ except ImportError:
     sys.exit(3)
 '
 
-find_python() { # sets python, or else bare: the name of one that lacks nothing but ensurepip
+find_python() { # sets python, or else bare: the name of one that lacks only ensurepip
     local candidate status minor names=(python3)
     for minor in 14 13 12 11 10; do names+=("python3.$minor"); done
     [[ -z ${PYTHON:-} ]] || names=("$PYTHON")
@@ -142,23 +142,25 @@ need_python() {
     esac
 }
 
-# The stamp is written last, so an interrupted setup leaves none; it holds the
-# folder, because the scripts in an environment that was moved start nothing.
-venv_ready() {
+# The stamp is written last, so that an interrupted setup leaves none. It holds the path of the checkout, because
+# scripts in an environment that was moved do not work.
+venv_ready() { # sets stamp
     { read -r stamp <"$venv/.stamp"; } 2>/dev/null || true
-    [[ $stamp == "$repo $nox $invoke" && -x $venv/bin/nox && -x $venv/bin/invoke ]] && "$venv/bin/python" -c '' 2>/dev/null
+    [[ $stamp == "$repo $nox $invoke" && -x $venv/bin/nox && -x $venv/bin/invoke ]] &&
+        "$venv/bin/python" -c '' 2>/dev/null
 }
 
-venv_usable() { # one of the user's own making, or a half-made one that can be completed
+venv_usable() { # can nox be added to it? true for one that the user made, or that is not complete
     [[ -z $stamp || $stamp == "$repo "* ]] || return 1
     local inside='import os, sys; sys.exit(sys.version_info < (3, 10) or not os.path.samefile(sys.prefix, sys.argv[1]))'
     "$venv/bin/python" -c "$inside" "$venv" 2>/dev/null || return 1
     logged "$venv/bin/python" -m pip --version || logged "$venv/bin/python" -m ensurepip
 }
 
-add_nox() { # settings that would install elsewhere do not apply inside an environment
+add_nox() { # without settings of pip that would install it elsewhere
     logged env -u PIP_TARGET -u PIP_PREFIX PIP_USER=0 \
-        "$venv/bin/python" -m pip install --disable-pip-version-check "$nox" "$invoke" && logged "$venv/bin/nox" --version
+        "$venv/bin/python" -m pip install --disable-pip-version-check "$nox" "$invoke" &&
+        logged "$venv/bin/nox" --version
 }
 
 make_venv() {

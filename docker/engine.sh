@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Make sure that a container engine answers: find one, else install one and start it. Prints its address, as DOCKER_HOST
-# takes it. setup.sh calls this; `bash docker/engine.sh --help` says more.
+# Make sure that a container engine answers: find one, else install one and start it. Print its address, in the form of
+# DOCKER_HOST. setup.sh calls this script; `bash docker/engine.sh --help` says more.
 #
 # Variables read, all optional; docker/machine.sh has further ones:
-#   DOCKER_HOST           an engine elsewhere, which is taken as it is
+#   DOCKER_HOST           the address of an engine, which is printed as it is
 #   PIKAFORGE_ENGINE      docker or podman: the only engine to look for, and to install
 #   PIKAFORGE_SETUP_WAIT  seconds that a started engine gets until it answers (60)
 set -euo pipefail
@@ -19,13 +19,13 @@ bash docker/engine.sh    make sure that a container engine answers, and print it
 
 Looks for docker and podman, of this machine and of this user. If none answers, installs one with apt-get, dnf or yum,
 as root or through sudo, and starts it. The engine is docker on Debian and Ubuntu; on Enterprise Linux docker where its
-packages are in reach, else podman. PIKAFORGE_ENGINE=podman (or docker) takes that one. DOCKER_HOST is taken as it is.
-It asks with the Python of .venv, or with python3 where setup.sh has not made that yet.
+packages are in reach, else podman. PIKAFORGE_ENGINE=podman (or docker) takes that one. If DOCKER_HOST is set, its value
+is printed, and nothing is done. The engine is asked with the Python of .venv, or else with python3.
 Exit status: 0 an engine answers; 3 this machine lacks something.
 END
 }
 
-# ---- finding one. A docker client on PATH proves nothing: only the socket counts.
+# ---- finding an engine. A docker client on PATH proves nothing: only an answer at a socket counts.
 
 ping='
 import socket, sys
@@ -43,7 +43,7 @@ except OSError:
 
 may_be() { [[ -z $choice || $choice == "$1" ]]; } # docker or podman
 
-find_engine() { # sets socket, or else denied: one that this user may not open
+find_engine() { # sets socket, or else denied: a socket that this user may not open
     local path status user=${XDG_RUNTIME_DIR:-} paths=()
     denied=''
     ! may_be docker || paths+=("$root/var/run/docker.sock" ${user:+"$user/docker.sock"})
@@ -77,14 +77,14 @@ systemd() { [[ -d $root/run/systemd/system ]]; }
 
 alive() { grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status"; }
 
-runs() { # pid file, command: is the process of that number still that command?
+runs() { # pid file, command: is the process with this number still that command?
     local pid
     pid=$(as_root cat -- "$1" 2>/dev/null) || return 1
     [[ -n $pid && $(cat "/proc/$pid/comm" 2>/dev/null) == "$2" ]]
 }
 
-# A killed dockerd leaves pid files. If their number is another process's now,
-# dockerd refuses to start, or waits for a containerd that is none.
+# A killed dockerd leaves pid files. If another process has their number now, dockerd refuses to start, or waits for a
+# containerd that does not exist.
 clear_stale() { # pid file, command
     if as_root test -e "$1" && ! runs "$1" "$2"; then
         say "removes $1, left by an engine that is gone"
@@ -106,8 +106,8 @@ wait_for() { # pid or nothing, socket, then how to run the ping
 start_daemon() { # how to run it, log file, command: prints the pid
     local how=$1 file=$2
     shift 2
-    # HUP is ignored before the fork: sudo's own terminal goes away with this shell.
-    # shellcheck disable=SC2016 # expanded by the inner shell, which root may run
+    # HUP is ignored before the fork, because the terminal of sudo goes away with this shell.
+    # shellcheck disable=SC2016 # the inner shell expands it, which root may run
     "$how" sh -c 'trap "" HUP; log=$1; shift; setsid "$@" >"$log" 2>&1 </dev/null 9>&- & echo $!' sh "$file" "$@"
 }
 
@@ -122,7 +122,7 @@ start_docker() {
         }
         file=''
     elif runs "$run/docker.pid" dockerd || runs "$run/docker-ssd.pid" dockerd; then
-        file='' # the package has started it: only wait
+        file='' # the package has started it
     else
         clear_stale "$run/docker.pid" dockerd
         clear_stale "$run/docker/containerd/containerd.pid" containerd
@@ -135,7 +135,7 @@ start_docker() {
     fail_engine "$file" "dockerd does not answer at $run/docker.sock after $patience s"
 }
 
-start_podman() { # root's own, or this user's without root: root's socket opens to root alone
+start_podman() { # for root that of root, for a user one without root's rights: only root may open root's socket
     local base=$root/run name path pid='' file='' user=() runtime=()
     is_root || { base=${XDG_RUNTIME_DIR:-} user=(--user); }
     [[ -n $base ]] || fail_engine '' "podman needs a login session (XDG_RUNTIME_DIR is not set)"
@@ -146,7 +146,8 @@ start_podman() { # root's own, or this user's without root: root's socket opens 
     path=$base/podman/podman.sock
     say "starts podman's service, which speaks docker's protocol, at $path"
     if systemd; then
-        logged systemctl ${user[@]+"${user[@]}"} enable --now podman.socket || fail_engine "$log" "podman.socket did not start"
+        logged systemctl ${user[@]+"${user[@]}"} enable --now podman.socket ||
+            fail_engine "$log" "podman.socket did not start"
     else
         ! hybrid || runtime=(--runtime runc)
         mkdir -p "$base/podman" "$repo/out"
@@ -170,7 +171,7 @@ need_engine() { # installs one if there is none
     elif [[ $manager == apt ]]; then
         need dockerd docker.io '' "runs the containers that builds happen in"
         need iptables iptables '' "lets dockerd make networks"
-        # docker.io only recommends it, but no container starts where the kernel enforces it.
+        # docker.io only recommends it, but where the kernel has AppArmor enabled no container starts without it.
         [[ $(cat "$root/sys/module/apparmor/parameters/enabled" 2>/dev/null) != Y ]] ||
             need apparmor_parser apparmor '' "loads the profile that containers run under"
     elif [[ $manager == [dy]* ]] && ! has_engine; then

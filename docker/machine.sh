@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Functions that setup.sh and docker/engine.sh share: messages, root's rights, the lock, and packages of this machine.
-# They read this file with `.`; it does nothing by itself.
+# These scripts read this file with `.`; it only defines functions and variables.
 #
 # Variables read, all optional:
 #   PIKAFORGE_ENGINE         docker or podman: the only engine to look for, and to install
@@ -8,16 +8,15 @@
 #   PIKAFORGE_SETUP_UPDATED  not empty: the lists of packages were read already (setup.sh sets it for docker/engine.sh)
 set -euo pipefail
 
-# Not every function uses each of them.
-# shellcheck disable=SC2034
+# shellcheck disable=SC2034 # the scripts use it
 repo=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 root=${PIKAFORGE_SETUP_ROOT:-}
-# shellcheck disable=SC2034
+# shellcheck disable=SC2034 # docker/engine.sh uses it, too
 choice=${PIKAFORGE_ENGINE:-}
 updated=${PIKAFORGE_SETUP_UPDATED:-}
 manager='' log=''
 wanted=()
-# Debian leaves /usr/sbin, home of dockerd and iptables, out of a user's PATH.
+# On Debian, the PATH of users has no /usr/sbin, where dockerd and iptables are.
 PATH=$PATH:$root/usr/sbin:$root/sbin
 
 # ---- messages
@@ -31,7 +30,7 @@ fail() { # what is wrong, then hints
     exit 3
 }
 
-fail_with() { # log file, what is wrong, hints: the log's last lines come first, without passwords
+fail_with() { # log file, what is wrong, hints: prints the last lines of the log first, without passwords
     tail -n 15 -- "$1" 2>/dev/null | sed 's#//[^/@ ]*@#//#g; s/^/    /' >&2 || true
     shift
     fail "$@"
@@ -43,7 +42,7 @@ new_log() { # start an empty log, which the caller removes at its end
 
 remove_log() { [[ -z $log ]] || rm -f -- "$log"; }
 
-logged() { # run a command with its output in the log; messages in English, as they are searched
+logged() { # run a command with its output in the log, and with messages in English, because they are searched
     LC_ALL=C DEBIAN_FRONTEND=noninteractive "$@" >>"$log" 2>&1
 }
 
@@ -59,19 +58,21 @@ check_choice() {
 is_root() { [[ $(id -u) == 0 ]]; }
 
 need_root() { # what for
-    is_root || command -v sudo >/dev/null || fail "root is needed to $1, and there is no sudo here" "run setup.sh as root once"
+    is_root || command -v sudo >/dev/null ||
+        fail "root is needed to $1, and there is no sudo here" "run setup.sh as root once"
 }
 
-# Descriptor 9 holds the lock: a daemon that inherited it would hold it for ever.
+# Descriptor 9 holds the lock. A daemon that inherited it would hold it as long as it runs.
 as_root() {
     if is_root; then
         "$@" 9>&-
     else
-        sudo --preserve-env=LC_ALL,DEBIAN_FRONTEND,http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY "$@" 9>&-
+        local kept=LC_ALL,DEBIAN_FRONTEND,http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY
+        sudo --preserve-env="$kept" "$@" 9>&-
     fi
 }
 
-take_lock() { # one run at a time; a script that setup.sh starts has its lock already
+take_lock() { # one run at a time; a script that setup.sh starts has inherited its lock
     command -v flock >/dev/null || return 0
     [[ ! /dev/fd/9 -ef $repo/setup.sh ]] || return 0
     exec 9<"$repo/setup.sh"
@@ -112,7 +113,7 @@ need() { # command or /file, apt's package, dnf's package (empty: not there), wh
     [[ -z $package ]] || want "$package" "$4"
 }
 
-read_lists() { # a source that fails need not matter: the installation decides
+read_lists() { # a source that fails may not matter: the installation shows it
     [[ -n $updated ]] || logged as_root apt-get -q update || true
     updated=1
 }
@@ -124,7 +125,7 @@ offers() { # is there a package of that name?
     esac >/dev/null 2>&1
 }
 
-unreachable() { # the servers that the log complains about, without user names and passwords
+unreachable() { # prints the servers that the log has errors about, without user names and passwords
     grep -E '^(Err|E|W):|[Ff]ailed|Could not|Cannot|Curl error' "$log" |
         grep -oE 'https?://[^/ ]+' | sed 's#//.*@#//#' | sort -u | paste -sd ' ' - || true
 }
@@ -142,7 +143,10 @@ install_wanted() {
                 --no-install-recommends --no-upgrade --no-remove install)
             ;;
         dnf | yum) command=("$manager" -y install) ;;
-        *) fail "missing, with no apt-get, dnf or yum to install it: ${wanted[*]}" "install it by hand and run this again" ;;
+        *)
+            fail "missing, with no apt-get, dnf or yum to install it: ${wanted[*]}" \
+                "install it by hand and run this again"
+            ;;
     esac
     if ! logged as_root "${command[@]}" "${wanted[@]}"; then
         where=$(unreachable)
@@ -153,14 +157,15 @@ install_wanted() {
     wanted=()
 }
 
-# ---- podman's parts: apt leaves out what podman only recommends, dnf brings all
+# ---- packages of podman: dnf installs all that it needs, apt leaves out what podman only recommends
 
 need_podman() {
     need podman podman podman "runs containers, as docker does"
     need catatonit catatonit '' "is the first process in podman's containers"
     need iptables iptables '' "lets engines make networks"
-    ! hybrid || need runc runc runc "starts containers where both versions of control groups are in use, which crun refuses"
-    # Older releases have plugins (/usr/lib/cni) for what netavark does, and their podman depends on them.
+    ! hybrid ||
+        need runc runc runc "starts containers where both versions of control groups are in use, which crun refuses"
+    # Older releases have plugins (/usr/lib/cni) in place of netavark, and their podman depends on them.
     if [[ $manager == apt && ! -e $root/usr/lib/podman/netavark && ! -e $root/usr/lib/cni/bridge ]]; then
         new_log
         read_lists

@@ -1,26 +1,27 @@
 #!/bin/sh
-# Makes the tree of a build self-contained: libraries that the base system does not
-# promise travel in lib/ below the tree, and every ELF file finds them by a run
-# path relative to itself.
+# Make the tree of a build self-contained: copy the libraries that the base system does not promise to lib/ below the
+# tree, and give every ELF file that needs them a run path relative to itself.
 #
-# usage: bundle.sh [copy|link]     without a verb: both
-#   copy  copies the libraries, writes out/facts/bundled.tsv
-#   link  sets the run paths, then proves that the tree is closed
-# Two steps, because strip has to run between them: strip on a file that patchelf
-# has changed can destroy it (NixOS/patchelf#10, #371, pypa/auditwheel#716).
+#   bundle.sh [copy|link]      without a verb: both
 #
-# environment: PIKAFORGE_ROOT, PIKAFORGE_BASE_LIBS (patterns of sonames, separated by
-# spaces), PIKAFORGE_ALLOCATOR_DIR (optional: prefix with our own allocator's lib/)
-# Exit status: 0 done; 65 a library is missing or named by a path; 66 no patchelf.
+#   copy  copies the libraries, and writes out/facts/bundled.tsv
+#   link  sets the run paths, then checks that every library is found in the tree or in the base system
+# These are two steps because strip has to run between them: strip can destroy a file that patchelf has changed
+# (NixOS/patchelf#10, #371, pypa/auditwheel#716).
 #
-# RUNPATH, not RPATH. RPATH would be inherited by the libraries, but it also wins
-# over LD_LIBRARY_PATH, and an operator must be able to try another library without
-# repacking. DT_RUNPATH serves only the file that carries it, so each library
-# that needs another one of ours gets its own ($ORIGIN).
+# environment  PIKAFORGE_ROOT
+#              PIKAFORGE_BASE_LIBS      patterns of the sonames that the base system promises, separated by spaces
+#              PIKAFORGE_ALLOCATOR_DIR  optional: the prefix of an allocator that was built, with lib/
+# Exit status: 0 done; 2 the environment is wrong; 65 a library is missing, or a file names one by its path; 66 no
+# patchelf.
+#
+# RUNPATH, not RPATH. The libraries would inherit an RPATH, but it also wins over LD_LIBRARY_PATH, and an operator must
+# be able to try another library without packing again. DT_RUNPATH serves only the file that has it, so each library
+# that needs another one in lib/ gets its own ($ORIGIN).
 set -euf
 # shellcheck source=toolchain.sh
 . "${0%/*}/toolchain.sh"
-# What the caller's shell finds its libraries with is not what a user's host has.
+# These may help the caller's shell to find libraries. The host of a user does not have them.
 unset LD_LIBRARY_PATH LD_PRELOAD
 
 need_set PIKAFORGE_ROOT PIKAFORGE_BASE_LIBS
@@ -43,13 +44,14 @@ trap 'rm -rf "$scratch"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+# Return whether the base system promises the library with the soname $1.
 is_base() {
     case $1 in
-        # The kernel's own page, not a file.
+        # A page of the kernel, not a file.
         linux-vdso.so.* | linux-gate.so.*) return 0 ;;
     esac
     for pattern in $PIKAFORGE_BASE_LIBS; do
-        # A pattern on purpose: "libc.so.*".
+        # It is a pattern on purpose: "libc.so.*".
         # shellcheck disable=SC2254
         case $1 in
             $pattern) return 0 ;;
@@ -58,15 +60,15 @@ is_base() {
     return 1
 }
 
-# Writes "soname<TAB>path" of everything that the loader would map for the ELF file
-# $1 to $2, with the search path $3. Fails on a library that is not there.
+# Write "soname<TAB>path" of everything that the loader would map for the ELF file $1 to the file $2, with the search
+# path $3. Fail if a library is missing.
 resolve() {
-    # A static program has nothing to resolve, and ldd exits 1 for it.
+    # A static program has nothing to resolve, and ldd ends with 1 for it.
     if [ -z "$(needed_of "$1")" ]; then
         : >"$2"
         return 0
     fi
-    # ldd also says "not found" of a symbol version, on the error stream.
+    # ldd also prints "not found" for a symbol version, to standard error.
     LD_LIBRARY_PATH=$3 ldd "$1" >"$scratch/ldd" 2>&1 ||
         fail 65 "${1#"$tree/"}: ldd fails: $(cat "$scratch/ldd")"
     if grep 'not found' "$scratch/ldd" >"$scratch/missing"; then
@@ -76,8 +78,8 @@ resolve() {
         fail 65 'install the missing library in the build image, or add its folder to the recipe'
     fi
     sed -n "s|^[[:space:]]*\\([^ ]*\\) => \\(/.*\\) (0x[0-9a-f]*)\$|\\1$tab\\2|p" "$scratch/ldd" >"$2"
-    # A library without a soname that was linked by its path is looked up by that
-    # path for ever. (The loader too is printed as a bare path.)
+    # If a library without a soname was linked by its path, the loader looks it up by that path on every host. (ldd
+    # prints the loader as a plain path, too.)
     sed -n 's|^[[:space:]]*\([^ ]*/[^ ]*\) .*(0x[0-9a-f]*)$|\1|p' "$scratch/ldd" >"$scratch/paths"
     while IFS= read -r path; do
         is_base "${path##*/}" ||
@@ -85,7 +87,7 @@ resolve() {
     done <"$scratch/paths"
 }
 
-# Prints "package<TAB>version" of the package that brought the file $1.
+# Print "package<TAB>version" of the package that brought the file $1.
 origin_of() {
     if [ -n "$allocator" ]; then
         case $1 in
@@ -98,12 +100,13 @@ origin_of() {
     package_of "$1"
 }
 
+# Copy the libraries that the base system does not promise to lib/, and list them in bundled.tsv.
 copy_libraries() {
     : >"$scratch/bundled"
     search=$tree/lib${allocator:+:$allocator/lib}
     list_elves "$tree" >"$scratch/elves"
     while IFS= read -r file; do
-        # ldd prints the whole closure, so what we add needs no further round.
+        # ldd prints all libraries that are needed, directly or not: what is copied here needs no further round.
         resolve "$file" "$scratch/closure" "$search"
         while IFS=$tab read -r soname path; do
             if is_base "$soname" || [ -e "$tree/lib/$soname" ]; then
@@ -112,7 +115,7 @@ copy_libraries() {
             mkdir -p "$tree/lib"
             cp "$(readlink -f "$path")" "$tree/lib/$soname"
             chmod 755 "$tree/lib/$soname"
-            # Now: strip and patchelf will change the file.
+            # Now, because strip and patchelf will change the file.
             digest=$(sha256sum <"$tree/lib/$soname")
             printf '%s\t%s\t%s\t%s\n' "$soname" "lib/$soname" "$(origin_of "$path")" "${digest%% *}" \
                 >>"$scratch/bundled"
@@ -121,7 +124,7 @@ copy_libraries() {
     sort "$scratch/bundled" >"$facts/bundled.tsv"
 }
 
-# Prints the run path that the file $1 (relative to the tree) needs to find lib/.
+# Print the run path with which the file $1 (relative to the tree) finds lib/.
 run_path_of() {
     folder=$1
     up=
@@ -136,10 +139,12 @@ run_path_of() {
     printf '%s\n' "\$ORIGIN$up${last:+/$last}"
 }
 
+# Print the kind and the value of the run path of the file $1; nothing if it has none.
 run_path_entry() {
     readelf -dW "$1" | sed -n 's/.*(\(R[UN]*PATH\)).*\[\(.*\)\]$/\1 \2/p'
 }
 
+# Give each file that needs a library in lib/ its run path, and take the run paths of all others away.
 set_run_paths() {
     list_elves "$tree" >"$scratch/elves"
     while IFS= read -r file; do
@@ -150,8 +155,8 @@ set_run_paths() {
         done <"$scratch/needed"
         wanted_entry=${wanted:+RUNPATH $wanted}
         [ "$(run_path_entry "$file")" != "$wanted_entry" ] || continue
-        # Also where none is wanted: setting wipes the old text, which may be a
-        # path of this build, and removing does not.
+        # Also where none is wanted: setting overwrites the old text, which may be a path of this build. Removing
+        # leaves it in the file.
         patchelf --set-rpath "$wanted" "$file"
         [ -n "$wanted" ] || patchelf --remove-rpath "$file"
         [ "$(run_path_entry "$file")" = "$wanted_entry" ] ||
@@ -159,6 +164,7 @@ set_run_paths() {
     done <"$scratch/elves"
 }
 
+# Fail if a file of the tree finds a library outside of the tree that the base system does not promise.
 check_closed() {
     list_elves "$tree" >"$scratch/elves"
     while IFS= read -r file; do

@@ -1,29 +1,35 @@
 #!/bin/sh
-# Builds one product in the build image: compiler wrapper, recipe, libraries, debug
-# information, facts for the audit. The caller decides everything by environment:
+# Build a product in the build image: run the recipe with the compiler wrapper, copy the libraries, separate the debug
+# information, write facts for the audit. Everything comes by environment variables:
 #
-#   PIKAFORGE_ROOT            folder with src/ guest/ recipe.sh; gets out/ and wrap/
-#   PIKAFORGE_PRODUCT PIKAFORGE_VERSION
+#   PIKAFORGE_ROOT            folder with src/, guest/ and recipe.sh; out/ and wrap/ are made in it
+#   PIKAFORGE_PRODUCT         name of the product
+#   PIKAFORGE_VERSION         its version
 #   PIKAFORGE_TARGET_FLAGS    such as "-march=sandybridge -mtune=sandybridge"
 #   PIKAFORGE_FRAME_POINTERS  0 or 1
-#   PIKAFORGE_ALLOCATOR       none, system or own; PIKAFORGE_ALLOCATOR_DIR with own
+#   PIKAFORGE_ALLOCATOR       none, system or own
+#   PIKAFORGE_ALLOCATOR_DIR   with own: the prefix of the allocator
 #   PIKAFORGE_JOBS            number of parallel jobs
-#   PIKAFORGE_BINARIES PIKAFORGE_FILES
-#                         paths below the tree that must exist, separated by spaces
+#   PIKAFORGE_BINARIES        paths below the tree that must be ELF files, separated by spaces
+#   PIKAFORGE_FILES           further paths below the tree that must exist
 #   PIKAFORGE_BASE_LIBS       see bundle.sh
-#   PIKAFORGE_CCACHE          0 or 1; CCACHE_DIR is then the caller's choice
-#   PIKAFORGE_EXTRA_CFLAGS PIKAFORGE_EXTRA_CXXFLAGS PIKAFORGE_KEEP_WERROR
-#                         see cc; absent: none, none, 0
-#   SOURCE_DATE_EPOCH     seconds
+#   PIKAFORGE_CCACHE          0 or 1; CCACHE_DIR is the caller's choice then
+#   PIKAFORGE_EXTRA_CFLAGS    see cc; may be absent, as the next two
+#   PIKAFORGE_EXTRA_CXXFLAGS
+#   PIKAFORGE_KEEP_WERROR
+#   SOURCE_DATE_EPOCH         seconds
+#
+# The recipe runs in src/ with the same variables, with OUT (the folder for the tree) and JOBS, and with the compiler
+# wrapper first on PATH.
 # Results in PIKAFORGE_ROOT/out:
-#   tree/                 what the product is
+#   tree/                 what the recipe left
 #   debug/PATH.debug      debug information of tree/PATH
 #   facts/dropped.tsv     count, flag: what the tree asked for and did not get
 #   facts/bundled.tsv     soname, path in the tree, package, version, SHA-256 of the file as the image has it
-#   facts/compiler.txt    version line, version number, linker's version line
+#   facts/compiler.txt    version line and version number of the compiler, version line of the linker
 #   facts/macros.txt      predefined macros with the target's flags, sorted
-# Exit status: 0 done; 2 the environment is wrong; 64 the recipe failed, its output
-# tells; 65 the tree lacks something; 66 the build image lacks something.
+# Exit status: 0 done; 2 the environment is wrong; 64 the recipe failed, and its output says why; 65 the tree lacks
+# something; 66 the build image lacks something.
 set -eu
 # shellcheck source=toolchain.sh
 . "${0%/*}/toolchain.sh"
@@ -33,7 +39,10 @@ need_set PIKAFORGE_ROOT PIKAFORGE_PRODUCT PIKAFORGE_VERSION PIKAFORGE_TARGET_FLA
 need_numbers
 case $PIKAFORGE_ALLOCATOR in
     none | system) ;;
-    own) [ -d "${PIKAFORGE_ALLOCATOR_DIR:-/nowhere}/lib" ] || fail 2 "PIKAFORGE_ALLOCATOR_DIR (${PIKAFORGE_ALLOCATOR_DIR-}) has no lib/" ;;
+    own)
+        [ -d "${PIKAFORGE_ALLOCATOR_DIR:-/nowhere}/lib" ] ||
+            fail 2 "PIKAFORGE_ALLOCATOR_DIR (${PIKAFORGE_ALLOCATOR_DIR-}) has no lib/"
+        ;;
     *) fail 2 "PIKAFORGE_ALLOCATOR is $PIKAFORGE_ALLOCATOR, not none, system or own" ;;
 esac
 [ -d "$PIKAFORGE_ROOT/src" ] || fail 2 "$PIKAFORGE_ROOT/src does not exist"
@@ -50,7 +59,8 @@ mkdir -p "$tree" "$out/debug" "$facts"
 ask_compiler "$facts"
 make_wrapper
 
-# --- the recipe --------------------------------------------------------------------
+# ---- the recipe
+
 # Set the names that these variables had before all names began with PIKAFORGE_, for recipes that read them. The tool
 # reports such recipes (pipeline/recipe.py).
 set_old_names() {
@@ -87,7 +97,8 @@ status=0
 
 dropped_flags >"$facts/dropped.tsv"
 
-# --- what the recipe owed us -------------------------------------------------------
+# ---- what the recipe has to leave
+
 own_machine=$(machine_here)
 set -f
 for name in $PIKAFORGE_BINARIES; do
@@ -109,7 +120,8 @@ for name in ${PIKAFORGE_FILES-}; do
 done
 set +f
 
-# --- libraries, debug information, run paths, in this order: see bundle.sh ---------
+# ---- libraries, debug information, run paths, in this order: see bundle.sh
+
 sh "$guest/bundle.sh" copy
 
 separate_debug "$tree" "$out/debug"

@@ -1,8 +1,12 @@
 #!/bin/sh
-# Whether a patch fits a tree, forwards or backwards: functions for series.sh, which sets kind, file and strip: of the
-# patch, `am` (mailbox) or `diff`, its file below patches/, and how deep its names are stripped.
+# Functions for series.sh that find out whether a patch fits a tree: whether it can be applied, or taken back. series.sh
+# sets these variables for the patch:
 #
-# Everything is tried on an index of its own, $look/index; neither the work tree nor its index takes part.
+#   kind   am (mailbox) or diff
+#   file   its file below patches/
+#   strip  how many folders are stripped from the names in it
+#
+# Everything is tried on an index of its own, $look/index. The work tree and its index are not touched.
 #
 # unwind is a subshell and has its own kind, file and strip, on purpose.
 # shellcheck disable=SC2031
@@ -12,12 +16,18 @@ set -eu
 root=$PIKAFORGE_ROOT
 look=$root/look
 
+# Run git with that index.
 index() { GIT_INDEX_FILE=$look/index git "$@"; }
 
-# Write the diffs of a patch, one of each mail, as $look/FILE/VARIANT/0001 and so on; beside them, VARIANT.list has their
-# paths in order, VARIANT-R.list in the other order, VARIANT.moves the submodules that they move, and FILE/paths the files
-# that they are about. VARIANT is `kept` with carriage returns as they are, or `stripped` without those at the ends of
-# lines. What holds no change (a cover letter, an empty commit) is left out.
+# Split a patch into diffs, one for each mail:
+#
+#   $look/FILE/VARIANT/0001…     the diffs; mails without a change (a cover letter, an empty commit) are left out
+#   $look/FILE/VARIANT.list      their paths in order
+#   $look/FILE/VARIANT-R.list    their paths in reverse order
+#   $look/FILE/VARIANT.moves     the submodules that they move
+#   $look/FILE/paths             the files that they change
+#
+# VARIANT is `kept`, with carriage returns as they are, or `stripped`, without those at the ends of lines.
 split() {
     for variant in stripped kept; do
         diffs=$look/$file/$variant
@@ -36,7 +46,7 @@ split() {
         sort -r "$diffs.list" >"$diffs-R.list"
         while read -r diff <&6; do moves "$diff"; done 6<"$diffs.list" >"$diffs.moves"
     done
-    # git am strips, so that comes first for mails, and the other one only where it makes a difference.
+    # git am strips carriage returns, so `stripped` is the first variant for mails. `kept` counts only if it differs.
     if [ "$kind" = am ] && git diff --no-index --quiet "$look/$file/stripped" "$look/$file/kept"; then
         : >"$look/$file/kept.list"
     fi
@@ -46,23 +56,26 @@ split() {
     done | tr '\0' '\n' | cut -f 3- | sort -u >"$look/$file/paths"
 }
 
+# Split a mailbox into the diffs of its mails.
 split_mails() {
     if [ "$variant" = kept ]; then set -- --keep-cr; else set --; fi
     git mailsplit -b -d4 "$@" "-o$look/$file/mails-$variant" "$root/patches/$file" >/dev/null || return 0
     for mail in "$look/$file/mails-$variant"/*; do
-        git mailinfo -k "$look/message" "$diffs/${mail##*/}" <"$mail" >"$look/$file/${mail##*/}.info" 2>"$look/mailinfo.log" || true
+        git mailinfo -k "$look/message" "$diffs/${mail##*/}" \
+            <"$mail" >"$look/$file/${mail##*/}.info" 2>"$look/mailinfo.log" || true
     done
 }
 
+# Return whether $diff holds a change.
 holds_a_change() {
     if git apply --numstat "-p$strip" "$diff" >"$look/numstat" 2>"$look/numstat.log"; then
         [ -s "$look/numstat" ]
     elif grep -qi 'no valid patches\|unrecognized input' "$look/numstat.log"; then
-        return 1 # no diff at all; a damaged one is kept, so that git's words on it are shown
+        return 1 # not a diff; a damaged diff is kept, so that git's message about it is shown
     fi
 }
 
-# The variants of a patch that differ, in the order in which they are tried.
+# Print the variants of a patch that differ, in the order in which they are tried.
 variants() {
     if [ "$kind" = am ]; then set -- stripped kept; else set -- kept stripped; fi
     for variant; do
@@ -70,9 +83,9 @@ variants() {
     done
 }
 
-# Apply a patch to the index, or with -R take it back from it, the last mail first. What git says is in $look/log.
-# Where a submodule stood at a later commit than the patch's, $look/later has its path, that commit and the patch's.
-# If the status is not 0 and $touched is not empty, the index is of no use any more.
+# Apply a patch to the index; with -R take it back, the last mail first. $look/log gets the messages of git. If a
+# submodule is at a later commit than the patch has, $look/later gets its path, that commit and the commit of the patch.
+# If the status is not 0 and $touched is not empty, the index cannot be used any more.
 fit() { # VARIANT [-R]
     variant=$1 way=${2-} touched=
     : >"$look/log"
@@ -90,7 +103,7 @@ fit() { # VARIANT [-R]
     done 6<"$look/$file/$variant$way.list"
 }
 
-# Whether a file that git has taken as it is (with a warning) has not the mode that the patch gives it.
+# Return whether git has accepted (with a warning) a file that does not have the mode that the patch gives it.
 wrong_mode() { # DIFF LOG
     grep -q '^warning: ' "$2" || return 1
     git apply --summary "-p$strip" "$1" |
@@ -98,31 +111,33 @@ wrong_mode() { # DIFF LOG
     sed -n 's/^warning: \(.*\) has type [0-7]*, expected [0-7]*$/\1/p' "$2" | grep -qxF -f "$look/modes"
 }
 
-# The submodules that a diff moves: lines of OLD<TAB>NEW<TAB>PATH; `-` where there is none.
-moves() {
+# Print the submodules that a diff moves: lines of OLD<TAB>NEW<TAB>PATH, with `-` where there is no commit.
+moves() { # DIFF
     awk -v strip="$strip" '
         function name(line) {
             line = substr(line, 5); sub(/[\t\r].*$/, "", line)
             for (i = 0; i < strip; i++) sub(/^[^\/]*\//, "", line)
             return line
         }
-        function tell() { if (old != new) print old "\t" new "\t" (to == "/dev/null" || to == "dev/null" ? from : to) }
+        function finish() {
+            if (old != new) print old "\t" new "\t" (to == "/dev/null" || to == "dev/null" ? from : to)
+        }
         BEGIN { old = new = "-" }
-        /^diff --git / { tell(); old = new = "-"; hunk = 0; next }
+        /^diff --git / { finish(); old = new = "-"; hunk = 0; next }
         !hunk && /^--- / { from = name($0) }
         !hunk && /^\+\+\+ / { to = ($2 == "/dev/null") ? "/dev/null" : name($0) }
         /^@@ / { hunk = 1 }
         hunk && /^-Subproject commit [0-9a-f]+\r?$/ { old = $3; sub(/\r$/, "", old) }
         hunk && /^\+Subproject commit [0-9a-f]+\r?$/ { new = $3; sub(/\r$/, "", new) }
-        END { tell() }' "$1"
+        END { finish() }' "$1"
 }
 
-# The commit at which the index has a submodule.
+# Print the commit that the index has for the submodule $1; nothing if it has none.
 stands_at() { index ls-files --stage -- "$1" | awk '$1 == "160000" { print $2 }'; }
 
-# Where a submodule stands at a commit that holds the patch's, let the index say the patch's; also where a source
-# without commits has the very files of that.
-stand_back() {
+# Set submodules in the index to the commits of the diff, where the commit that is there contains that commit (by
+# patches/holds), or where a source without commits has exactly the files of that commit (by patches/trees).
+stand_back() { # DIFF
     moves "$1" >"$look/moves"
     while IFS=$tab read -r _ new path <&7; do
         now=$(stands_at "$path")
@@ -138,37 +153,38 @@ stand_back() {
     done 7<"$look/moves"
 }
 
-# Whether a hunk was not at its line, or a file not of its mode.
+# Return whether git's messages in the file $1 say that a hunk was not at its line, or a file did not have its mode.
 displaced() { grep -q -e '^Hunk #[0-9]* succeeded at ' -e '^warning: .* has type ' "$1"; }
 
-# Whether a patch adds anything: lines that are only missing may be missing for any reason.
-adds() {
+# Return whether a patch adds lines. If it only removes some, these may be missing for any reason.
+adds() { # VARIANT
     while read -r diff <&6; do
         git apply --numstat "-p$strip" "$diff"
     done 6<"$look/$file/$1.list" | awk '$1 != "0" { found = 1 } END { exit !found }'
 }
 
-# What the names of blobs in a patch say of the index: `has` if all files are as after it, `lacks` if as before.
-blobs() {
+# Compare the index with the blobs that the patch names: print `has` if all files are as they are after the patch,
+# `lacks` if all are as before it, nothing if that cannot be said.
+blobs() { # VARIANT
     while read -r diff <&6; do
         cat "$diff"
     done 6<"$look/$file/$1.list" | awk -v strip="$strip" '
         function bare(path) { for (i = 0; i < strip; i++) sub(/^[^\/]*\//, "", path); return path }
-        function tell() {
+        function finish() {
             if (ids[1] != "" && path != "") {
                 if (!(path in before)) before[path] = ids[1]
                 after[path] = ids[2]
             } else if (seen) unknown = 1
         }
         /^diff --git / {
-            tell(); seen = 1; ids[1] = path = ""
+            finish(); seen = 1; ids[1] = path = ""
             both = substr($0, 12); half = (length(both) - 1) / 2
             if (half == int(half) && bare(substr(both, 1, half)) == bare(substr(both, half + 2)))
                 path = bare(substr(both, 1, half))
         }
         /^index [0-9a-f]+\.\.[0-9a-f]+/ && ids[1] == "" { split($2, ids, /\.\./) }
         END {
-            tell()
+            finish()
             if (unknown || !seen) exit
             for (path in before) print before[path] "\t" after[path] "\t" path
         }' >"$look/blobs"
@@ -188,10 +204,13 @@ blobs() {
     printf '%s\n' "$verdict"
 }
 
-# Whether a tree has the patches of LIST: write lines of FILE<TAB>VARIANT<TAB>VERDICT to DIR/verdicts, and what git said
-# to DIR/FILE.log and DIR/FILE.later. All are taken back one after the other; the last of the series is the first of
-# LIST, because it may have changed what an earlier one wrote. VERDICT is `has`, or `unclear` where the tree would be the
-# same to look at with the patch and without. What is not there is not listed.
+# Find the patches of LIST that a tree has: take them back one after the other. LIST begins with the last patch of the
+# series, because that may have changed what an earlier one wrote. Writes:
+#
+#   DIR/verdicts     lines of FILE<TAB>VARIANT<TAB>VERDICT: `has`, or `unclear` where the tree would look the same with
+#                    the patch and without; patches that the tree does not have are not listed
+#   DIR/FILE.log     messages of git
+#   DIR/FILE.later   as fit writes it
 unwind() ( # TREE LIST DIR
     list=$2 into=$3
     mkdir -p "$into"
@@ -217,8 +236,9 @@ unwind() ( # TREE LIST DIR
     done 4<"$list"
 )
 
-# What it means that a patch can be taken back from the index, which is $look/with, too, as LOG tells. If it could be applied, too, because lines
-# repeat, blobs are asked, and then which of the two fits at the very lines.
+# Print what it means that a patch could be taken back from the index (which $look/with has, too): `has`, `lacks` or
+# `unclear`. LOG has the messages of that. Where lines repeat, the patch may be applicable, too: then the blobs decide,
+# and if these do not, the way that fits at the exact lines.
 weigh() ( # VARIANT LOG
     if ! fit "$1"; then
         if displaced "$2" && ! adds "$1"; then echo unclear; else echo has; fi

@@ -1,11 +1,15 @@
 #!/bin/sh
-# Lay files of the inputs out as a package has them: the same paths, modes and times, whatever the inputs' are.
+# Copy files of the inputs to the paths that they have in a package, with the modes and times of the package.
 #
 #   layout.sh LIST INTO
 #
-# LIST has a line for each path: file, dir or link; mode; absolute path; source below $PIKAFORGE_ROOT, or the link's
-# target; separated by tabs. SOURCE_DATE_EPOCH is every path's time: packers that clamp times only lower them, so where
-# the clock is behind, files would bring their own.
+# LIST has a line for each path, with tabs between the fields: `file`, `dir` or `link`; mode; absolute path; source
+# below $PIKAFORGE_ROOT, or the target of the link. INTO is the folder that stands for /.
+#
+# environment  PIKAFORGE_ROOT
+#              SOURCE_DATE_EPOCH  time of every path. Packers that clamp times only lower them: where the clock of the
+#                                 machine is behind, files would keep their own times.
+# Exit status: 0 done; 2 the list or the environment is wrong; 65 a source is missing.
 set -euf
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"

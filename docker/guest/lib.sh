@@ -29,10 +29,13 @@ reason() { # MESSAGE
     note "reason: $1"
 }
 
-# Print why the job fails, and end it.
-fail() { # STATUS MESSAGE
-    reason "$2"
-    exit "$1"
+# Print why the job fails, and end it. Several parts of a message make one line.
+fail() { # STATUS MESSAGE...
+    status=$1
+    shift
+    IFS=' '
+    reason "$*"
+    exit "$status"
 }
 
 # ---- checks

@@ -1,14 +1,15 @@
 #!/bin/sh
-# Make RPMs from a spec and a layout, in the tools image, for any target.
+# Make RPMs from a spec file and a layout, in the tools image, for any target.
 #
 # inputs   what pack/layout.tsv names as sources
-#          pack/layout.tsv   see layout.sh; the spec runs it
+#          pack/layout.tsv   see layout.sh, which the spec file runs
 #          pack/package.spec
-#          pack/names        file names that must come out, one a line
-#          pack/features     rpmlib() features that the target's rpm has, one a line
+#          pack/names        names of the files that rpmbuild has to make, one a line
+#          pack/features     rpmlib() features that the rpm of the target has, one a line
 # environment  SOURCE_DATE_EPOCH
 # outputs  out/NAME for each of the names
-# Exit status: 0 done; 65 the packages are not what was asked for; 66 the image lacks something; else rpmbuild's.
+# Exit status: 0 done; 65 the packages are not those that were asked for; 66 the image lacks something; else that of
+# rpmbuild.
 set -eu
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
@@ -25,7 +26,7 @@ rpmbuild -bb --quiet --target x86_64-linux --dbpath "$root/pack/db" \
 while IFS= read -r name; do
     file=$root/pack/top/RPMS/x86_64/$name
     [ -f "$file" ] || fail 65 "rpmbuild made no $name"
-    # A feature that the target's rpm lacks makes the package impossible to install there.
+    # Where rpm lacks one of these features, the package cannot be installed.
     rpm --dbpath "$root/pack/db" -qp --requires "$file" >"$root/pack/requires"
     sed -n 's/^rpmlib(\([^)]*\)).*/\1/p' "$root/pack/requires" >"$root/pack/needed"
     while IFS= read -r feature; do

@@ -1,10 +1,13 @@
 #!/bin/sh
-# Run the script of a stage, then write each named folder of $PIKAFORGE_ROOT/out as a tar archive beside it. The same files
-# give the same bytes, whatever the order of the folder, the owner, the umask or the clock.
+# Run the script of a stage, then pack folders of its output as tar archives. The same files give the same bytes,
+# whatever the order of the folder, the owner, the umask or the clock.
 #
 #   run.sh STAGE [FOLDER...]
 #
-# SOURCE_DATE_EPOCH, if set, is the time of every member. Of modes, members keep the executable bit only.
+# inputs       guest/STAGE.sh
+# environment  PIKAFORGE_ROOT; SOURCE_DATE_EPOCH, the time of every member, if the stage does not leave it in out/epoch
+# outputs      out/FOLDER.tar for each folder; members keep only the executable bit of their modes
+# Exit status: 0 done; else that of the stage, or of tar.
 set -eu
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
@@ -22,7 +25,7 @@ for name; do
     if [ -f "$out/epoch" ]; then
         read -r epoch <"$out/epoch"
     fi
-    # Not --sort=name: EL 7 has tar 1.26, which does not know it (1.28 does). Not a pipe: a pipe hides a find that fails.
+    # Not --sort=name: EL 7 has tar 1.26, which does not know it (1.28 does). Not a pipe, which hides a find that fails.
     (cd "$out/$name" && find . -print0) >"$out/$name.members"
     sort -z -o "$out/$name.members" "$out/$name.members"
     archive "$out/$name.tar" "$epoch" --directory "$out/$name" --mode=u+rw,go-w,a+rX \

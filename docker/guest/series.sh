@@ -1,23 +1,24 @@
 #!/bin/sh
-# Look at each patch of the series on the tree as it is at its turn, and apply those that are not in it.
+# Apply the patches of the series that the source does not have already, one after the other.
 #
-# Runs in the work tree of a repository whose HEAD is the source; afterwards HEAD is the patched source.
+# Runs in the work tree of a repository whose HEAD is the source. Afterwards HEAD is the patched source.
 #
 # inputs   patches/list    lines of KIND<TAB>FILE<TAB>STRIP<TAB>NAME; KIND is `am` (mailbox) or `diff`; FILE is 0000,
 #                          0001 and so on
-#          patches/holds   lines of PATH<TAB>OLD<TAB>NEW: the commit NEW of the submodule at PATH holds its commit OLD
+#          patches/holds   lines of PATH<TAB>OLD<TAB>NEW: commit NEW of the submodule at PATH contains its commit OLD
 #          patches/trees   lines of PATH<TAB>COMMIT<TAB>TREE: that commit of the submodule at PATH has these files
+# environment  PIKAFORGE_HISTORY  1: HEAD has its history, which is searched where the tree does not decide
+#              PIKAFORGE_EPOCH    time of the commits that are made of diffs
 # outputs  out/facts       further lines of KEY<TAB>FILE<TAB>…
 #                          state    applied, present or conflict
 #                          offset   PATH<TAB>HUNK<TAB>LINES: a hunk that fits, but so many lines further down
-#                          note     how a patch comes to be there
-#                          reason   why one is in conflict
-# environment  PIKAFORGE_HISTORY=1: HEAD has its history, which is asked about what the tree does not tell.
+#                          note     where a patch that is present comes from
+#                          reason   why a patch is in conflict
 #
-# A patch is present when its whole change can be taken back from the tree (see unwind in fit.sh), or when an ancestor
-# of HEAD had it whole, none between lacks it, and nothing of it could be applied now. It applies when all of it
-# can be applied, at other lines perhaps, but with all of its context. Else it is in conflict; the others are looked at
-# all the same.
+# A patch is present if its whole change can be taken back from the tree (see unwind in fit.sh). It is also present if
+# an ancestor of HEAD had it whole, no commit after that lacks it, and nothing of it could be applied now. A patch is
+# applied if all of it can be applied, maybe at other lines, but with all of its context. Else it is in conflict; the
+# patches after it are looked at nevertheless.
 #
 # unwind in fit.sh is a subshell and has its own kind, file and strip, on purpose.
 # shellcheck disable=SC2031
@@ -31,9 +32,10 @@ SHOWN=40   # reasons of one kind
 GIT_LITERAL_PATHSPECS=1
 export GIT_LITERAL_PATHSPECS
 
-# One field of a line of facts: no tabs or line ends, and nothing that a terminal obeys.
+# Print a text as one field of a line of facts: without tabs, line ends and control characters.
 plain() { printf '%s' "$*" | tr '\t\n' '  ' | tr -d '\000-\037\177'; }
 
+# Write a fact about the patch.
 fact() { # KEY VALUE…
     line=$1$tab$file
     shift
@@ -41,17 +43,21 @@ fact() { # KEY VALUE…
     printf '%s\n' "$line" >>"$facts"
 }
 
+# Say why the patch is in conflict: to the log, and as a fact.
 blame() { # MESSAGE
     reason "$(plain "$1")"
     fact reason "$1"
 }
 
-blame_lines() { # from standard input
+# The same for each line of standard input.
+blame_lines() {
     sed -n "1,${SHOWN}p" >"$look/reasons"
     while read -r text <&8; do blame "$text"; done 8<"$look/reasons"
 }
 
-offsets() { # LOG SIGN, which is -1 for what was taken back: git tells that the other way round
+# Write the offsets that git's messages report. SIGN is -1 for a patch that was taken back: git reports these the other
+# way round.
+offsets() { # LOG SIGN
     sed -n -e 's/^Checking patch \(.*\)\.\.\.$/\1/p' \
         -e 's/^Hunk #\([0-9]*\) succeeded at [0-9]* (offset \(-\{0,1\}[0-9]*\) lines\{0,1\})\.$/\t\1\t\2/p' "$1" |
         awk -F '\t' -v OFS='\t' -v sign="$2" '$1 != "" { path = $0; next } { print path, $2, sign * $3 }' |
@@ -59,12 +65,14 @@ offsets() { # LOG SIGN, which is -1 for what was taken back: git tells that the 
     while IFS=$tab read -r path hunk lines <&8; do fact offset "$path" "$hunk" "$lines"; done 8<"$look/offsets"
 }
 
+# Print the subject of the mail of a diff.
 subject_of() { # DIFF
     sed -n 's/^Subject: //p' "$look/$file/${1##*/}.info" 2>/dev/null | head -n 1
 }
 
-# ---- what the tree says
+# ---- what the tree shows
 
+# Note that the source has the patch.
 present() { # VARIANT LOG LATER
     note "$name is in the source already"
     fact state present
@@ -74,6 +82,7 @@ present() { # VARIANT LOG LATER
     done 8<"$3"
 }
 
+# Apply the patch to the work tree, and commit it.
 apply() { # VARIANT LOG
     note "applying $name"
     if [ "$kind" = am ]; then
@@ -90,7 +99,7 @@ apply() { # VARIANT LOG
         log=$2
         set -- apply --index --whitespace=nowarn "-p$strip" "$look/$file/$1/0001"
     fi
-    if ! git "$@" >"$look/apply.log" 2>&1; then # it fits the tree, but git does not take its author, or its name
+    if ! git "$@" >"$look/apply.log" 2>&1; then # it fits the tree, but git does not accept its author, or its name
         cat "$look/apply.log"
         git am --abort 2>/dev/null || git reset --quiet --hard
         fact state conflict
@@ -104,10 +113,10 @@ apply() { # VARIANT LOG
     offsets "$log" 1
 }
 
-# ---- what the history says
+# ---- what the history shows
 
-# The patches of $look/backwards that may have changed lines of one, and it: what comes after it and shares a file with
-# it, or with another one that does.
+# Print the lines of $look/backwards of this patch, and of those that may have changed its lines: patches after it that
+# share a file with it, or with another such patch.
 related() {
     cp "$look/$file/paths" "$look/shared"
     printf '%s\n' "$file" >"$look/related"
@@ -120,8 +129,8 @@ related() {
     awk -F '\t' 'FNR == NR { wanted[$1]; next } $2 in wanted' "$look/related" "$look/backwards"
 }
 
-# The commit of the history in which a patch has come, if it is still there: the youngest that had it whole, unless
-# one after it lacks it.
+# Print the commit of the history with which the patch came: the youngest that had it whole. Nothing if a commit after
+# that lacks the patch.
 came_with() (
     { printf 'HEAD\n--\n' && cat "$look/$file/paths"; } |
         git rev-list --topo-order "--max-count=$LIMIT" --stdin >"$look/commits"
@@ -136,8 +145,8 @@ came_with() (
     done 9<"$look/commits"
 )
 
-# Whether a commit after this one lacks the patch.
-taken_out() {
+# Return whether a commit after this one lacks the patch.
+taken_out() { # COMMIT
     git rev-list --ancestry-path "$1..HEAD" >"$look/after"
     grep -xF -f "$look/after" "$look/younger" >"$look/between" || return 1
     while read -r later <&8; do
@@ -149,7 +158,8 @@ taken_out() {
     return 1
 }
 
-# The commit of the history that made the very change of a patch, found by its patch-id, and that none has undone.
+# Print the commit of the history that made exactly the change of the patch, by its patch-id; nothing if a later commit
+# has undone it.
 made_by() (
     for variant in $(variants); do
         : >"$look/wanted"
@@ -172,7 +182,8 @@ made_by() (
     done
 )
 
-in_history() {
+# Note that the source has the patch, if the history shows it; else return 1.
+in_history() { # VERDICT
     [ -n "${PIKAFORGE_HISTORY:-}" ] || return 1
     commit=$(came_with)
     [ -n "$commit" ] || [ "$1" != unclear ] || commit=$(made_by)
@@ -187,8 +198,8 @@ in_history() {
     fact note "it came with $(git log -1 --format='%h (%s)' "$commit")$since"
 }
 
-# Whether a submodule stands at a commit that is not known to hold the patch's; whatever the history says, what it had
-# is then not there.
+# Return whether a submodule is at a commit that is not known to contain the commit of the patch. Then the patch is not
+# there, whatever the history shows.
 astray() { # VARIANT
     index read-tree HEAD
     while IFS=$tab read -r _ new path <&7; do
@@ -198,11 +209,11 @@ astray() { # VARIANT
     return 1
 }
 
-# ---- why one does not apply
+# ---- why a patch does not apply
 
-# Which parts of a patch could be applied to HEAD (or with -R taken back), each for itself: MAIL<TAB>PATH<TAB>HUNK,
-# where HUNK is `all` for all of a file's.
-parts() {
+# Print the parts of a patch that could be applied to HEAD (with -R: taken back), each alone: lines of
+# MAIL<TAB>PATH<TAB>HUNK, where HUNK is `all` for all hunks of the file.
+parts() { # -R|'' VARIANT
     way=${1-}
     while read -r diff <&6; do
         index read-tree HEAD
@@ -221,20 +232,22 @@ parts() {
     git clean -fdxq # .rej files
 }
 
-# Sort a patch's parts into those that are $look/there and those that are $look/missing and could be applied.
-sort_parts() {
+# Write the parts of a patch that are in the source to $look/there, and those that are not and could be applied to
+# $look/missing.
+sort_parts() { # VARIANT
     parts -R "$1" | sort -u >"$look/there"
     parts '' "$1" | sort -u |
         awk -F '\t' 'first { there[$0]; if ($3 == "all") there[$1 FS $2]; next }
             !($0 in there) && !(($1 FS $2) in there)' first=1 "$look/there" first= - >"$look/missing"
 }
 
+# Say why the patch is in conflict.
 explain() { # VARIANT VERDICT
     fact state conflict
     index read-tree HEAD
     diff=
     while read -r next <&6; do
-        diff=$next # the first that does not fit after those before it
+        diff=$next # the first one that does not fit after those before it
         index apply --cached "-p$strip" --whitespace=nowarn "$diff" 2>/dev/null || break
     done 6<"$look/$file/$1.list"
     subject=$(subject_of "$diff")
@@ -274,6 +287,7 @@ explain() { # VARIANT VERDICT
     blame "nothing was changed; the lines around the hunks are in the log"
 }
 
+# Say something about each part in FILE.
 list_parts() { # FILE WHAT
     while IFS=$tab read -r mail path hunk <&7; do
         part="hunk #$hunk of $path"
@@ -284,6 +298,7 @@ list_parts() { # FILE WHAT
     done 7<"$1" | blame_lines
 }
 
+# Deal with a patch that the tree does not have for certain, and that does not apply.
 conflict() { # VERDICT
     asked=
     variant=$(variants | head -n 1)
@@ -327,7 +342,7 @@ while IFS=$tab read -r kind file strip name <&3; do
             continue 2
         fi
     done
-    # An entry before it may have brought it.
+    # A patch before it may have brought its change.
     for variant in $(variants); do
         index read-tree HEAD
         if fit "$variant" -R && { ! displaced "$look/log" || adds "$variant"; }; then

@@ -1,16 +1,19 @@
 #!/bin/sh
-# Make the source tree: check out a commit (or unpack a tarball), apply the patches in order.
+# Make the source tree: check out a commit or unpack a tarball, then apply the patches in order.
 #
-# inputs   git/0/        a bare repository that has $PIKAFORGE_COMMIT, or
-#          tarball/      one archive, named by PIKAFORGE_TARBALL
+# inputs   git/0/        a bare repository that has the commit, or
+#          tarball/      the tarball
 #          patches/      what series.sh applies
+# environment  PIKAFORGE_COMMIT   the commit, or
+#              PIKAFORGE_TARBALL  the file name of the tarball
+#              PIKAFORGE_HISTORY  1: git/0/ has the history of the commit, and series.sh looks at it
 # outputs  out/source/   the tree without .git
-#          out/epoch     time of the commit, or of the tarball's newest file
-#          out/facts     KEY<TAB>VALUE lines: those of series.sh, head, and `link` with PATH<TAB>COMMIT<TAB>URL of each
-#                        submodule
-# environment            PIKAFORGE_HISTORY=1: git/0/ has the history of the commit, which takes part
+#          out/epoch     time of the commit, or of the newest file of the tarball
+#          out/facts     lines of KEY<TAB>VALUE…: those of series.sh; `head`, the patched commit; `git`, its version;
+#                        `link` with path, commit and URL of each submodule
+# Exit status: 0 done; 21 the tarball cannot be used; else that of what failed.
 #
-# No configuration, hook or credential of any machine takes part.
+# git reads no configuration, hook or credential of the machine.
 set -eu
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
@@ -33,7 +36,7 @@ git config core.fileMode true
 git config gc.auto 0
 
 if [ -n "${PIKAFORGE_COMMIT:-}" ]; then
-    # The repository was made by another user, on another machine.
+    # The repository comes from another user and machine. git refuses those without this setting.
     git config --file "$root/safe" safe.directory '*'
     if [ -n "${PIKAFORGE_HISTORY:-}" ]; then deep=--update-shallow; else deep=--depth=1; fi
     GIT_CONFIG_GLOBAL=$root/safe git fetch --quiet "$deep" --no-tags \
@@ -42,7 +45,7 @@ if [ -n "${PIKAFORGE_COMMIT:-}" ]; then
     epoch=$(git log -1 --format=%ct HEAD)
 else
     tar -xf "$root/tarball/$PIKAFORGE_TARBALL" --no-same-owner
-    # Release tarballs hold one folder; the tree is what is in it.
+    # Release tarballs hold one folder. The tree is the content of that.
     set -- ./*
     if [ $# -eq 1 ] && [ -d "$1" ] && [ -z "$(find . -mindepth 1 -maxdepth 1 -name '.?*' ! -name .git)" ]; then
         mv "$1" "$root/top"
@@ -59,7 +62,7 @@ else
             fail 21 "take a clone, or a tarball made with submodules"
         fi
     fi
-    # -f: a release may hold files that its own .gitignore names, and patches may change them.
+    # --force: a release may hold files that its own .gitignore names, and patches may change them.
     git add --force --all .
     GIT_AUTHOR_DATE="@$epoch +0000" GIT_COMMITTER_DATE="@$epoch +0000" \
         git commit --quiet --no-verify --message "$PIKAFORGE_TARBALL"
@@ -73,7 +76,7 @@ export PIKAFORGE_EPOCH
 : >"$root/out/facts"
 sh "$root/guest/series.sh"
 
-# ---- what it came to
+# ---- the result
 
 {
     printf 'head\t%s\n' "$(git rev-parse HEAD)"

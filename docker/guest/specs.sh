@@ -1,25 +1,21 @@
 #!/bin/sh
-# Stops host detection in every gcc of a build image. Run once, as root, while the
-# image is made:  RUN sh specs.sh
+# Stop the detection of the host's CPU in every gcc of a build image. Runs once, as root, while the image is made.
 #
-# The wrapper (cc) drops -march=native, but a tree may call the compiler by its
-# absolute path. gcc reads a file "specs" in its own library folder, so there we
-# put its specs with the calls of local_cpu_detect taken out: -march=native,
-# -mtune=native and -mcpu=native then mean the compiler's default.
+#   specs.sh [COMPILER...]     paths of compilers; without any, all that can be found
 #
-# The file has to be the whole of -dumpspecs. With any specs file present the
-# driver skips the part of its start that completes the built-in specs (how libgcc
-# is linked, for one), so a file with the one changed section would also change
-# how programs are linked.
+# The wrapper (cc) drops -march=native, but a tree may call the compiler by its absolute path. gcc reads a file `specs`
+# in its own library folder. This script writes the specs of the compiler to it, without the calls of local_cpu_detect:
+# -march=native, -mtune=native and -mcpu=native then mean the default of the compiler.
 #
-# ccache is not misled although its compiler check sees the driver only: the
-# wrapper drops "native" before ccache, calls by absolute path do not go through
-# ccache, and compile.sh adds the specs file to what ccache hashes.
+# The file has to be the whole output of -dumpspecs. If there is any specs file, the driver skips the part of its start
+# that completes the built-in specs (for example how libgcc is linked). So a file with only the changed section would
+# also change how programs are linked.
 #
-# Options: the compilers to treat, by path; without any, all that can be found.
-# PIKAFORGE_SPECS_FOLDER (tests): write there, as a folder for gcc -B, and leave the
-# compiler's own folder alone.
-# Exit status: 0 done; 1 the effect could not be shown; 66 no compiler found.
+# ccache gives no wrong hits, although it compares only the driver: the wrapper drops `native` before it calls ccache,
+# calls by absolute path do not use ccache, and compile.sh adds the specs file to what ccache hashes.
+#
+# environment  PIKAFORGE_SPECS_FOLDER (tests): write there, as a folder for gcc -B, and not to the compiler's own folder
+# Exit status: 0 done; 1 a compiler still detects the host, or works otherwise than before; 66 no compiler found.
 set -eu
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
@@ -32,7 +28,7 @@ trap 'exit 143' TERM
 : >"$scratch/empty.c"
 : >"$scratch/empty.cc"
 
-# Calls the compiler under test; PIKAFORGE_SPECS_FOLDER stands in for its own folder.
+# Call the compiler; with PIKAFORGE_SPECS_FOLDER in place of its own folder, if that is set.
 call() {
     if [ -n "${PIKAFORGE_SPECS_FOLDER-}" ]; then
         "$compiler" -B "$PIKAFORGE_SPECS_FOLDER/" "$@"
@@ -41,20 +37,21 @@ call() {
     fi
 }
 
-# Prints the commands that the driver would run, without the names that vary.
+# Print the commands that the driver would run, without names of temporary files.
 planned() {
     call -### "$@" 2>&1 |
         sed -e '/^Reading specs from/d' -e '/^Using built-in specs/d' \
             -e 's|"*[^ "]*/cc[A-Za-z0-9]\{6\}[^ "]*|TEMPORARY|g'
 }
 
-# The value of -$1= that the driver itself hands to cc1, in the form -march=x86-64,
-# or nothing where the default is built into cc1.
+# Print the option -$1= that the driver itself passes to cc1, such as -march=x86-64; nothing where the default is built
+# into cc1.
 default_of() {
     planned -c "$scratch/empty.c" | tr ' ' '\n' | tr -d "\"'" |
         sed -n "s/^\\(-$1=[A-Za-z0-9_.-]*\\)\$/\\1/p" | sed 1q
 }
 
+# Write the specs file for a compiler, unless its folder has been dealt with.
 neutralise() {
     folder=${PIKAFORGE_SPECS_FOLDER-}
     [ -n "$folder" ] || folder=$(dirname "$("$compiler" -print-libgcc-file-name)")
@@ -66,8 +63,8 @@ neutralise() {
 
     planned "$scratch/empty.c" >"$scratch/before"
     "$compiler" -dumpspecs >"$scratch/old"
-    # Only a section that calls the detection is changed. Nested parentheses do not
-    # occur in its arguments (gcc 4.8: "arch"; since 10: "arch %{!m32:64;:32}").
+    # Only sections that call the detection are changed. Its arguments have no nested parentheses (gcc 4.8: "arch";
+    # since 10: "arch %{!m32:64;:32}").
     sed -e "s/%:local_cpu_detect(arch[^()]*)/$(default_of march)/g" \
         -e "s/%:local_cpu_detect(tune[^()]*)/$(default_of mtune)/g" \
         "$scratch/old" >"$scratch/new"
@@ -81,13 +78,18 @@ neutralise() {
     note "$compiler: -march=native is the default now ($folder/specs)"
 }
 
-verify() {
+# Return whether two files of the scratch folder are the same; set `difference` to how they differ.
+same() { # FILE FILE
+    difference=$(diff "$scratch/$1" "$scratch/$2")
+}
+
+# Fail unless `native` means the default, and calls without it are the same as before.
+verify() { # FOLDER
     planned "$scratch/empty.c" >"$scratch/after"
-    cmp -s "$scratch/before" "$scratch/after" ||
-        fail 1 "$compiler: $1/specs also changes calls without native: $(diff "$scratch/before" "$scratch/after")"
+    same before after || fail 1 "$compiler: $1/specs also changes calls without native: $difference"
 
     for source in empty.c empty.cc; do
-        # A gcc without its C++ half has no cc1plus.
+        # A gcc without the package for C++ has no cc1plus.
         case $source in
             *.cc) [ -x "$(call -print-prog-name=cc1plus)" ] || continue ;;
         esac
@@ -98,14 +100,13 @@ verify() {
             # shellcheck disable=SC2086
             call $native -dM -E "$scratch/$source" >"$scratch/native" 2>"$scratch/warning" ||
                 fail 1 "$compiler: $native fails: $(cat "$scratch/warning")"
-            cmp -s "$scratch/default" "$scratch/native" ||
-                fail 1 "$compiler: $native still changes the macros of $source: $(diff "$scratch/default" "$scratch/native")"
+            same default native || fail 1 "$compiler: $native still changes the macros of $source: $difference"
             # shellcheck disable=SC2086
             call $native -Q --help=target "$scratch/$source" >"$scratch/native.options" 2>/dev/null || :
-            cmp -s "$scratch/default.options" "$scratch/native.options" ||
-                fail 1 "$compiler: $native still changes the options of $source: $(diff "$scratch/default.options" "$scratch/native.options")"
-            # On a host whose CPU is the default, equal macros prove nothing: look
-            # for the traces of detection in the command line of cc1 as well.
+            same default.options native.options ||
+                fail 1 "$compiler: $native still changes the options of $source: $difference"
+            # On a host whose CPU is the default, equal macros prove nothing. So look for traces of the detection in the
+            # command line of cc1, too.
             # shellcheck disable=SC2086
             planned $native -c "$scratch/$source" | grep '/cc1\(plus\)\{0,1\}"\{0,1\} ' >"$scratch/cc1" ||
                 fail 1 "$compiler: cannot find the call of cc1 for $source"
@@ -116,7 +117,7 @@ verify() {
     done
 }
 
-# Prints the gcc drivers on PATH and in the folders of added tool sets.
+# Print the gcc drivers on PATH and in the folders of added tool sets.
 find_compilers() {
     {
         printf '%s\n' "$PATH" | tr ':' '\n'

@@ -1,16 +1,18 @@
 #!/bin/sh
-# Check submodules out into a source tree; called again for the submodules that they bring themselves.
+# Check submodules out into a source tree. The caller calls this again for the submodules of submodules.
 #
 # inputs   tree/            the source tree so far
 #          git/N/           bare repositories
 #          modules/list     lines of N<TAB>PATH<TAB>COMMIT
-# outputs  out/source/, out/facts (`link` lines, as source.sh writes them), out/epoch
+# environment  SOURCE_DATE_EPOCH, the time for out/epoch
+# outputs  out/source/, out/epoch
+#          out/facts        the `link` facts of these submodules, as source.sh writes them
 set -eu
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
 root=$PIKAFORGE_ROOT
 seal_git "$root/safe" "$root"
-# The repositories were made by another user, on another machine.
+# The repositories come from another user and machine. git refuses those without this setting.
 printf '[safe]\n\tdirectory = *\n' >"$root/safe"
 
 mkdir -p "$root/out"

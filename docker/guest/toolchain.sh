@@ -1,39 +1,41 @@
 #!/bin/sh
-# What compile.sh, bundle.sh and allocator.sh have in common: all read this file with ".". It
-# only defines functions; they work on the caller's environment, which the caller
-# describes, and fail in its name.
+# Functions that compile.sh, bundle.sh and allocator.sh share; they read this file with ".". The functions use the
+# variables that these scripts describe.
 set -eu
 # shellcheck source=lib.sh
 . "${0%/*}/lib.sh"
 
+# Fail with 2 unless the numbers of the environment are numbers.
 need_numbers() {
     case $PIKAFORGE_JOBS$SOURCE_DATE_EPOCH in
-        *[!0-9]*) fail 2 "PIKAFORGE_JOBS ($PIKAFORGE_JOBS) and SOURCE_DATE_EPOCH ($SOURCE_DATE_EPOCH) must be numbers" ;;
+        *[!0-9]*)
+            fail 2 "PIKAFORGE_JOBS ($PIKAFORGE_JOBS) and SOURCE_DATE_EPOCH ($SOURCE_DATE_EPOCH) must be numbers"
+            ;;
     esac
 }
 
-# need_tools NAME...
-need_tools() {
+# Fail with 66 unless these programs are installed.
+need_tools() { # NAME...
     for tool; do
         need_program "$tool" 'add it to the build image'
     done
 }
 
-# Makes PIKAFORGE_ROOT physical and the environment that of a build. The folder
-# PIKAFORGE_ROOT/wrap is where make_wrapper will put the wrapper.
+# Make the environment that of a build, and PIKAFORGE_ROOT a path without links. make_wrapper puts the wrapper into the
+# folder PIKAFORGE_ROOT/wrap later.
 prepare_environment() {
-    # The physical path, because compilers record that one and the prefix maps must fit.
+    # Compilers record paths without links, and the prefix maps must fit these.
     PIKAFORGE_ROOT=$(cd "$PIKAFORGE_ROOT" && pwd -P)
     PIKAFORGE_CCACHE=${PIKAFORGE_CCACHE-0}
     export PIKAFORGE_ROOT PIKAFORGE_CCACHE SOURCE_DATE_EPOCH \
         PIKAFORGE_PRODUCT PIKAFORGE_VERSION PIKAFORGE_TARGET_FLAGS PIKAFORGE_FRAME_POINTERS
-    # What is built decides, not what happens to be set around it (host engine).
+    # What is set on this machine must not change the build (host engine).
     unset LANGUAGE LANG MAKEFLAGS MFLAGS GNUMAKEFLAGS CFLAGS CXXFLAGS CPPFLAGS LDFLAGS LIBS \
         CPATH C_INCLUDE_PATH CPLUS_INCLUDE_PATH LIBRARY_PATH LD_LIBRARY_PATH LD_RUN_PATH \
         GCC_EXEC_PREFIX COMPILER_PATH DESTDIR CONFIG_SITE CONFIG_SHELL
 
-    # ccache is called by the wrapper, after the flags are in order; ccache in front of
-    # it (Debian's /usr/lib/ccache) would be keyed on what the tree asked for.
+    # The wrapper calls ccache with the flags that count. A ccache before the wrapper (Debian's /usr/lib/ccache) would
+    # use the flags of the tree for its keys.
     path=
     IFS=:
     set -f
@@ -52,10 +54,10 @@ prepare_environment() {
     [ "$PIKAFORGE_CCACHE" != 1 ] || need_program ccache 'add it to the build image, or set PIKAFORGE_CCACHE=0'
 }
 
-# Writes what the compiler is and can do to the folder $1 (compiler.txt, macros.txt),
-# and sets what the wrapper must know of it.
+# Write version and macros of the compiler to the folder $1 (compiler.txt, macros.txt), and set the variables that tell
+# the wrapper what it can do.
 ask_compiler() {
-    # Target flags are a list on purpose, here and below.
+    # The target flags are a list on purpose, here and below.
     # shellcheck disable=SC2086
     gcc $PIKAFORGE_TARGET_FLAGS -dM -E -x c /dev/null >"$1/macros.unsorted" ||
         fail 66 "$(gcc --version | sed 1q) cannot make code for: $PIKAFORGE_TARGET_FLAGS"
@@ -63,8 +65,7 @@ ask_compiler() {
     rm -f "$1/macros.unsorted"
     {
         gcc --version | sed 1q
-        # gcc before 7 does not know -dumpfullversion; since then -dumpversion may be
-        # cut down to the major number.
+        # gcc before 7 does not know -dumpfullversion; since then -dumpversion may print the major number only.
         gcc -dumpfullversion 2>/dev/null || gcc -dumpversion
         ld --version | sed 1q
     } >"$1/compiler.txt"
@@ -72,9 +73,8 @@ ask_compiler() {
     if gcc -ffile-prefix-map=/a=/b -fsyntax-only -x c /dev/null 2>/dev/null; then
         PIKAFORGE_MAP_FLAG=-ffile-prefix-map
     else
-        # gcc before 8. Known limits: __FILE__ is not mapped, and gcc 4.8 writes the
-        # map itself into DW_AT_producer. Neither matters while PIKAFORGE_ROOT is the same
-        # for every build, as it is in containers.
+        # gcc before 8. Known limits: __FILE__ is not mapped, and gcc 4.8 writes the map itself into DW_AT_producer.
+        # Neither matters while PIKAFORGE_ROOT is the same for every build, as it is in containers.
         PIKAFORGE_MAP_FLAG=-fdebug-prefix-map
     fi
     export PIKAFORGE_MAP_FLAG
@@ -89,13 +89,13 @@ ask_compiler() {
     esac
 }
 
-# Puts the compiler wrapper into PIKAFORGE_ROOT/wrap, first on PATH.
+# Put the compiler wrapper into PIKAFORGE_ROOT/wrap under the names of all compilers, and that folder first on PATH.
 make_wrapper() {
     wrap=$PIKAFORGE_ROOT/wrap
     rm -rf "$wrap"
     mkdir "$wrap"
-    # A copy, which is also the marker by which the wrapper knows its own folder: the
-    # scripts may have come here without their x bits.
+    # A copy, because the script may have come here without its x bits. By the name of the copy, the wrapper knows its
+    # own folder.
     cp "$PIKAFORGE_ROOT/guest/cc" "$wrap/.forge-wrapper"
     chmod 755 "$wrap/.forge-wrapper"
     triplet=$(gcc -dumpmachine)
@@ -121,28 +121,29 @@ make_wrapper() {
     CC=gcc
     CXX=g++
     export PIKAFORGE_DROPPED PIKAFORGE_ASKED PATH CC CXX
-
-    if [ "$PIKAFORGE_CCACHE" = 1 ]; then
-        # The content of the driver names the compiler: image time stamps mean nothing.
-        export CCACHE_COMPILERCHECK=content
-        # Neither CCACHE_BASEDIR nor CCACHE_NOHASHDIR: the first makes names relative and
-        # so gives __FILE__ other texts than a build without ccache (tried: other
-        # bytes), the second returns objects with the folder of another unit in their
-        # debug information (tried). ccache applies our prefix maps to the working
-        # folder by itself, so a tree that uses relative names hits from any PIKAFORGE_ROOT.
-        unset CCACHE_BASEDIR CCACHE_NOHASHDIR CCACHE_PREFIX CCACHE_SLOPPINESS
-        # The driver's content does not change with specs.sh, so the specs count too.
-        specs=$(dirname "$(PIKAFORGE_WRAPPER=off gcc -print-libgcc-file-name)")/specs
-        [ ! -r "$specs" ] || export CCACHE_EXTRAFILES="$specs"
-    fi
+    [ "$PIKAFORGE_CCACHE" != 1 ] || configure_ccache
 }
 
-# Prints what the wrapper dropped: count, tab, flag.
+# Set what decides about hits of ccache.
+configure_ccache() {
+    # The content of the driver identifies the compiler; its time in an image means nothing.
+    export CCACHE_COMPILERCHECK=content
+    # Neither CCACHE_BASEDIR nor CCACHE_NOHASHDIR. The first makes names relative, and so gives __FILE__ other texts
+    # than a build without ccache has (tried: other bytes). The second returns objects with the folder of another unit
+    # in their debug information (tried). ccache applies the prefix maps to the working folder itself, so that a tree
+    # with relative names hits from any PIKAFORGE_ROOT.
+    unset CCACHE_BASEDIR CCACHE_NOHASHDIR CCACHE_PREFIX CCACHE_SLOPPINESS
+    # specs.sh does not change the content of the driver, so the specs file has to count as well.
+    specs=$(dirname "$(PIKAFORGE_WRAPPER=off gcc -print-libgcc-file-name)")/specs
+    [ ! -r "$specs" ] || export CCACHE_EXTRAFILES="$specs"
+}
+
+# Print what the wrapper dropped: count, tab, flag.
 dropped_flags() {
     sort "$PIKAFORGE_DROPPED" | uniq -c | sed "s/^ *\\([0-9][0-9]*\\) \\(.*\\)\$/\\1$tab\\2/"
 }
 
-# Class, byte order, type and machine of an ELF file; nothing for other files.
+# Print class, byte order, type and machine of the ELF file $1; nothing for other files.
 elf_head() {
     # shellcheck disable=SC2046
     set -- $(od -An -v -tx1 -N20 "$1" | tr '\n' ' ')
@@ -151,16 +152,16 @@ elf_head() {
     fi
 }
 
-# Class, byte order and machine of this container's programs.
+# Print class, byte order and machine of the programs of this container.
 machine_here() {
-    # od reads its own program here.
+    # /proc/self/exe is the program od here.
     # shellcheck disable=SC2046
     set -- $(elf_head /proc/self/exe)
     printf '%s\n' "$1 $2 $4"
 }
 
-# Lists the programs and shared objects below the folder $1 that are for this machine,
-# one a line. Others are data to us (a boot loader, a test file).
+# List the programs and shared objects below the folder $1 that are for this machine, one a line. Others are data (a
+# boot loader, a test file).
 list_elves() {
     here=$(machine_here)
     find "$1" -type f | sort | while IFS= read -r file; do
@@ -174,15 +175,15 @@ list_elves() {
     done
 }
 
-# Prints the sonames that the file $1 needs, one a line.
+# Print the sonames that the file $1 needs, one a line.
 needed_of() {
     readelf -dW "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]$/\1/p'
 }
 
-# Prints "package<TAB>version" of the package that brought the file $1.
+# Print "package<TAB>version" of the package that brought the file $1; "unknown<TAB>-" if there is none.
 package_of() {
     real=$(readlink -f "$1")
-    # With merged /usr the loader and the package may name the same file differently.
+    # Where /bin, /lib and so on are links into /usr, the loader and the package may name one file differently.
     for path in "$real" "$1" "${real#/usr}" "/usr$real"; do
         if command -v dpkg-query >/dev/null 2>&1; then
             owner=$(dpkg-query -S "$path" 2>/dev/null | sed -n '/^diversion /d; s/[,:].*//p' | sed 1q)
@@ -192,7 +193,7 @@ package_of() {
             fi
         fi
         if command -v rpm >/dev/null 2>&1; then
-            # rpm prints its complaint on the output stream: only the status tells.
+            # rpm prints errors to standard output: only the status says whether it is one.
             if owner=$(rpm -qf --qf '%{NAME}\t%{VERSION}-%{RELEASE}\n' "$path" 2>/dev/null); then
                 printf '%s\n' "$owner" | sed 1q
                 return 0
@@ -202,11 +203,10 @@ package_of() {
     printf 'unknown\t-\n'
 }
 
-# Moves the debug information of everything below the folder $1 to the folder $2, as
-# PATH.debug. From here on the real tools run, and no compiler.
+# Move the debug information of every ELF file below the folder $1 to the folder $2, as PATH.debug.
 #
-# .symtab stays in the file: the audit needs the names and ranges of functions. What
-# has no debug information (libraries of the base system) is not touched.
+# .symtab stays in the file, because the audit needs the names and ranges of functions. Files without debug information
+# (libraries of the distribution) are not changed.
 separate_debug() {
     tree=$1
     apart=$2
@@ -220,7 +220,7 @@ separate_debug() {
         objcopy --only-keep-debug "$file" "$debug"
         chmod 644 "$debug"
         strip --strip-debug "$file"
-        # The link holds the name without its folder, and the checksum.
+        # The link holds the name without its folder, and a checksum.
         objcopy --add-gnu-debuglink="$debug" "$file"
     done
 }

@@ -408,7 +408,12 @@ def test_configure_that_chooses_otherwise_is_65(
         ("frame-pointers", "defined FRAMES_yes", "0", "uses libgcc; compiled in: generic_fp,libgcc"),
         # Linked, compiled in, but not taken: 2.7 does so with --enable-frame-pointers.
         ("libunwind", "CHOSEN impl__libunwind", "CHOSEN impl__generic_fp", "uses generic_fp"),
-        ("frame-pointers", "impl__", "walker_", "uses what cannot be told; compiled in: nothing that is known"),
+        (
+            "frame-pointers",
+            "impl__",
+            "walker_",
+            "uses a stack walker that is not known; compiled in: nothing that is known",
+        ),
     ],
 )
 def test_library_that_chose_otherwise_is_65(tmp_path: Path, unwinder: str, old: str, new: str, message: str) -> None:

@@ -87,3 +87,8 @@ def test_an_archive_has_no_owners_and_clocks(run: Run, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "made.tar") as tar:
         (member,) = tar.getmembers()
     assert (member.name, member.uid, member.gid, member.uname, member.mtime) == ("x", 0, 0, "", 12)
+
+
+def test_a_reason_in_several_parts_is_one_line(run: Run) -> None:
+    done = run("IFS=:; fail 2 'first:' \"$(printf 'the %s' second)\"")
+    assert (done.returncode, done.stderr) == (2, "forge: reason: first: the second\n")

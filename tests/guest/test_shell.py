@@ -55,3 +55,26 @@ def test_what_scripts_share_comes_from_one_library(script: Path) -> None:
     text = script.read_text()
     assert not [name for name in shared if re.search(rf"^{name}\(\)", text, re.MULTILINE)]
     assert "forge: " not in text, "note, reason and fail write these lines"
+
+
+REPOSITORY = GUEST.parents[1]
+LONG = {"detect-model.sh"}
+"""One file, because it is published as one, with tables in it."""
+
+
+def shell_scripts() -> list[Path]:
+    found = [path for folder in ("build", "docker", "tests") for path in (REPOSITORY / folder).rglob("*.sh")]
+    return sorted([*found, GUEST / "cc", REPOSITORY / "setup.sh"])
+
+
+@pytest.mark.parametrize("script", shell_scripts(), ids=lambda path: path.name)
+def test_scripts_and_functions_are_short(script: Path) -> None:
+    lines = script.read_text().splitlines()
+    assert len(lines) <= 400 or script.name in LONG
+    start = None
+    for number, line in enumerate(lines):
+        if re.match(r"\w+\(\) [{(]", line):
+            start = number
+        if start is not None and re.match(r"[})]", line):
+            assert number - start < 60, lines[start]
+            start = None

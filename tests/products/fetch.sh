@@ -1,23 +1,21 @@
 #!/bin/sh
-# Fetches a source package of Debian's with apt's source client.
+# Fetch a source package of Debian with apt.
 #
 #   fetch.sh PACKAGE DEST
 #
 # Results, which appear all at once:
 #   DEST/PACKAGE.orig.tar.gz the release as its authors made it
-#   DEST/patches/            the package's quilt series
-#   DEST/version             the package's version
+#   DEST/patches/            the quilt series of the package
+#   DEST/version             the version of the package
 #   DEST/SHA256SUMS          digests of all of these
-# With an intact DEST it does nothing. Digests are printed in any case.
+# If DEST is complete, nothing is done. The digests are always printed.
 #
-# No host is named here: the machine's own entries for Debian's archive are used, for
-# source packages and for the suite that matrix.yaml builds on, in a private apt
-# folder. Nothing of the machine is changed. apt verifies as ever: the archive's key
-# signs the index, the index holds the digests of the package's files.
+# No server is named here. The entries of this machine for Debian's archive are used in a private folder of apt, for
+# source packages and for the suite that matrix.yaml builds on. Nothing of the machine is changed. apt verifies as
+# always: the key of the archive signs the index, and the index holds the digests of the files.
 #
-# Exit status: 0 done; 1 what came is not what we know how to use, or DEST holds
-# other files; 2 wrong use; 3 this machine lacks a tool or entry, or apt could not
-# fetch, its output tells why.
+# Exit status: 0 done; 1 the package does not have the files that are expected, or DEST holds other files; 2 wrong use;
+# 3 this machine lacks a tool or an entry, or apt could not fetch, and its output says why.
 set -eu
 umask 022
 LC_ALL=C
@@ -35,7 +33,7 @@ if [ $# -ne 2 ] || [ -z "$1" ] || [ -z "$2" ]; then
     fail 2 'usage: fetch.sh PACKAGE DEST'
 fi
 case $1 in
-    *[!a-z0-9.+-]*) fail 2 "$1 is no name of a package" ;;
+    *[!a-z0-9.+-]*) fail 2 "$1 is not a name of a package" ;;
 esac
 package=$1
 shift
@@ -50,7 +48,7 @@ if intact; then
     exit 0
 fi
 
-# Only what this script made is ever replaced.
+# Only files that this script made are replaced.
 if [ -e "$dest" ] && ! grep -q "  $package\.orig\.tar\.gz\$" "$dest/SHA256SUMS" 2>/dev/null; then
     rmdir "$dest" 2>/dev/null || fail 1 "$dest holds other files: remove it, or name another folder"
 fi
@@ -59,7 +57,7 @@ for tool in apt-get awk sha256sum tar xz; do
     command -v "$tool" >/dev/null 2>&1 || fail 3 "$tool is not installed; this test needs a machine with apt"
 done
 
-# Beside DEST, so that the last step is one rename.
+# Beside DEST, so that the last step is a rename.
 work=$(mktemp -d "$dest.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 129' HUP
@@ -67,20 +65,21 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 mkdir -p "$work/sources" "$work/lists/partial" "$work/cache/archives/partial" "$work/package" "$work/new"
 chmod 755 "$work"
-# apt drops root's rights for what it downloads, if it can write there without them.
+# apt downloads without root's rights, if it can write to the folder without them.
 if [ "$(id -u)" -eq 0 ] && id _apt >/dev/null 2>&1; then
     chown _apt "$work/package"
 fi
 
-# --- the machine's entries for Debian's archive, as entries for source packages ------
-# Entries of others (they fail, or have packages of the same name) are known by their key; one
-# without a key is Debian's on a Debian machine, if it has its suites and `main`.
+# ---- the entries of this machine for Debian's archive, as entries for source packages
+
+# Entries for other archives (which fail, or have packages of the same name) are recognised by their key. On Debian, an
+# entry without a key is one for Debian's archive if it has its suites and `main`.
 id=$(sed -n 's/^ID=//p' /etc/os-release | tr -d '"')
 codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release | tr -d '"')
 list='' parts=''
 eval "$(apt-config shell list Dir::Etc::sourcelist/f parts Dir::Etc::sourceparts/d)"
 
-# Both forms of an entry: fields (sources.list(5), "deb822") and lines.
+# The two forms of an entry: fields (sources.list(5), "deb822") and lines.
 # shellcheck disable=SC2016
 common='
     function known(suites, components, signer,   i, n, word, base) {
@@ -92,7 +91,8 @@ common='
             base = word[i]
             sub(/-(updates|security)$/, "", base)
             if (base ~ /[^a-z]/) continue
-            if (signer == "" && (id != "debian" || base !~ "^(" codename "|stable|oldstable|testing|sid|unstable)$")) continue
+            if (signer == "" && (id != "debian" ||
+                base !~ "^(" codename "|stable|oldstable|testing|sid|unstable)$")) continue
             wanted = wanted (wanted == "" ? "" : " ") suite substr(word[i], length(base) + 1)
         }
         return wanted
@@ -151,9 +151,10 @@ done
 [ -n "$(ls "$work/sources")" ] ||
     fail 3 "apt on this machine has no entry for Debian's archive (looked in $list and $parts)"
 
-# --- apt ---------------------------------------------------------------------------------
-# Given with -c and so read last: it wins over the machine's settings, of which the
-# proxies and the trusted keys stay. The hooks that are cleared would act on the machine.
+# ---- apt
+
+# This file is given with -c, so apt reads it last, and it wins over the settings of the machine. Of those, the proxies
+# and the trusted keys stay. The hooks that are cleared would change the machine.
 cat >"$work/apt.conf" <<END
 Dir::Etc::sourcelist "/dev/null";
 Dir::Etc::sourceparts "$work/sources";
@@ -176,7 +177,8 @@ if ! apt-get -c "$work/apt.conf" --quiet source --download-only --only-source "$
     fail 3 "apt cannot fetch the source package $package"
 fi
 
-# --- what came ---------------------------------------------------------------------------
+# ---- the files
+
 set -- "$package"_*.dsc "$package"_*.orig.tar.gz "$package"_*.debian.tar.xz
 if [ $# -ne 3 ] || [ ! -f "$1" ] || [ ! -f "$2" ] || [ ! -f "$3" ]; then
     fail 1 "not the files that were expected: $(printf '%s ' *)" "is $package packed in another way now?"

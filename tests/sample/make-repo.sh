@@ -1,16 +1,14 @@
 #!/bin/sh
-# Makes the git repositories of the sample server under DEST:
+# Make the git repositories of the sample server below DEST, and print the commit of the tag.
 #
-#   pika.git pink.git rocksdb.git   bare, with history, tags, pull requests, and
-#                                   branches that have these in several ways
+#   make-repo.sh DEST
+#
+#   pika.git pink.git rocksdb.git   bare, with history, tags, pull requests, and branches that have the pull requests in
+#                                   several ways
 #   pull/N.patch                    each pull request as a mailbox
 #
-# usage: make-repo.sh DEST
-# Environment: SAMPLE_SUBMODULE_BASE, where the submodules' URLs point instead
-# of beside pika.git.
-#
-# The same files give the same commits on every machine. Prints the commit of
-# the tag.
+# environment  SAMPLE_SUBMODULE_BASE  where the URLs of the submodules point, instead of beside pika.git
+# The same files give the same commits on every machine.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
@@ -30,8 +28,8 @@ tmp=$(mktemp -d)
 trap 'rm -rf -- "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
 
-# Nothing of the machine's or the caller's git may leak into the result.
-# GIT_CONFIG_NOSYSTEM and HOME are for versions that know no GIT_CONFIG_GLOBAL.
+# Settings of git on this machine, or of the caller, must not change the result. GIT_CONFIG_NOSYSTEM and HOME are for
+# versions that do not know GIT_CONFIG_GLOBAL.
 for name in $(env | cut -d= -f1); do
     case $name in
         *[!A-Za-z0-9_]*) ;;
@@ -44,15 +42,14 @@ export LC_ALL=C TZ=UTC
 export GIT_AUTHOR_NAME='Sample Author' GIT_AUTHOR_EMAIL='author@sample.invalid'
 export GIT_COMMITTER_NAME='Sample Committer' GIT_COMMITTER_EMAIL='committer@sample.invalid'
 
-# All following commits and tags bear this date.
+# Set the date of all following commits and tags.
 at() {
     GIT_AUTHOR_DATE="$1T12:00:00+0000"
     GIT_COMMITTER_DATE=$GIT_AUTHOR_DATE
     export GIT_AUTHOR_DATE GIT_COMMITTER_DATE
 }
 
-# Further git commands work on DEST/$1.git, with a work tree of their own that
-# starts with the files of $here/$2.
+# Make DEST/$1.git, and let further git commands work on it, with a work tree that begins with the files of $here/$2.
 open_repo() {
     unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
     rm -rf -- "$dest/$1.git"
@@ -60,20 +57,21 @@ open_repo() {
     tree=$tmp/$1
     cp -R -- "$here/$2" "$tree"
     enter "$1"
-    # Modes differ between checkouts, archives and umasks; see add().
+    # Modes depend on checkout, archive and umask; add() sets them.
     git config core.fileMode false
     git symbolic-ref HEAD refs/heads/master
-    # A shallow fetch asks for a commit by its name.
+    # A shallow fetch asks for a commit by its hash.
     git config uploadpack.allowReachableSHA1InWant true
     git config uploadpack.allowAnySHA1InWant true
 }
 
+# Let further git commands work on DEST/$1.git.
 enter() {
     cd -- "$tmp/$1"
     export GIT_DIR="$dest/$1.git" GIT_WORK_TREE="$tmp/$1" GIT_INDEX_FILE="$tmp/$1.index"
 }
 
-# Stages files. What starts with #! is a program, and nothing else is.
+# Stage files. Those that begin with #! are executable, and no others.
 add() {
     git add -A -- "$@"
     git ls-files -- "$@" | while IFS= read -r file; do
@@ -84,14 +82,17 @@ add() {
     done
 }
 
+# Commit what is staged, with the message in the file $1.
 commit() {
     git commit --quiet --no-verify --cleanup=verbatim -F "$1"
 }
 
+# Write the message for the next commit.
 say() {
     printf '%s\n' "$@" >"$tmp/message"
 }
 
+# Make the repository of the library $1 with one commit of the date $2.
 library() {
     open_repo "$1" "$1"
     at "$2"
@@ -101,6 +102,7 @@ library() {
     git rev-parse HEAD >"$tmp/$1.commit"
 }
 
+# Stage the library $1 as a submodule.
 submodule() {
     git update-index --add --cacheinfo 160000 "$(cat "$tmp/$1.commit")" "third/$1"
 }
@@ -108,14 +110,14 @@ submodule() {
 library rocksdb 2020-09-01 'Add the storage library'
 library pink 2020-09-02 'Add the network library'
 
-# The second commit of pink is on master there, as a fix that was merged: a
-# pull request of the server then points to it.
+# The second commit of pink is on its master, as a fix that was merged. A pull request of the server moves the submodule
+# to it.
 at 2021-03-01
 git apply --index "$here/pulls/1017/pink.diff"
 commit "$here/pulls/1017/pink-message"
 pink_fixed=$(git rev-parse HEAD)
 
-# What comes after it is on a branch, which only the branch `later` asks for.
+# The commit after it is on another branch of pink. Only the branch `later` of the server needs it.
 at 2021-05-03
 git symbolic-ref HEAD refs/heads/next
 git update-ref refs/heads/next "$pink_fixed"
@@ -146,7 +148,7 @@ say 'Add the libraries and the interfaces'
 commit "$tmp/message"
 
 at 2020-11-02
-# Like a clone without its submodules: an absent folder would count as removed.
+# As in a clone without its submodules. Without these folders the submodules would count as removed.
 mkdir -p third/pink third/rocksdb
 add .
 say 'Release 3.4.0'
@@ -155,7 +157,7 @@ release=$(git rev-parse HEAD)
 git tag -a -m 'Release 3.4.0' "$tag" "$release"
 git tag v3.4.0-1 "$release"
 
-# The following commits are on the branch $1, which begins at $2.
+# Begin the branch $1 at the commit $2. Further commits are on it.
 branch() {
     git symbolic-ref HEAD "refs/heads/$1"
     git update-ref "refs/heads/$1" "$2"
@@ -166,7 +168,7 @@ point_pink_to() {
     git update-index --cacheinfo 160000 "$1" third/pink
 }
 
-# Stages what a pull request changes.
+# Stage what the pull request $1 changes.
 change() {
     if [ -f "$here/pulls/$1/change.diff" ]; then
         git apply --index "$here/pulls/$1/change.diff"
@@ -175,7 +177,7 @@ change() {
     fi
 }
 
-# Pull requests branch off the release, independently of each other.
+# Make the pull request $1 of the date $2. All pull requests begin at the release.
 pull() {
     branch "pull-$1" "$release"
     at "$2"
@@ -201,9 +203,9 @@ pull 1017 2021-03-02
 pull 1041 2021-04-12
 pull 1102 2021-04-20 # not in the series
 
-# ---- branches that have pull requests already, as forks and later masters do
+# ---- branches that have the pull requests already, as forks and later masters do
 
-# Replaces the lines of $1 that match $2 by $3, and stages it.
+# Replace the text that matches $2 in the file $1 by $3, and stage the file.
 edit() {
     sed "s/$2/$3/" "$1" >"$tmp/edited"
     ! cmp -s "$1" "$tmp/edited" || die "nothing in $1 matches $2"
@@ -211,7 +213,7 @@ edit() {
     git add -- "$1"
 }
 
-# A commit that moves what the pull requests change by two lines.
+# Commit a change that moves the lines of the pull requests by two lines.
 preface() {
     for file in src/pika.cc src/pika_coding.cc src/pika_keyspace.cc; do
         { printf '// This file is part of the server.\n\n' && cat "$file"; } >"$tmp/edited"
@@ -232,13 +234,13 @@ for number in 988 990 1017 1041; do
 done
 git tag -a -m 'The release and what was merged since' v3.4.0-2 merged
 
-# With the pointer of pink beyond where a pull request puts it.
+# pink is at a later commit than the pull request has.
 branch later merged
 point_pink_to "$pink_later"
 say 'Update pink'
 commit "$tmp/message"
 
-# One commit for each, at other lines.
+# One commit for each pull request, at other lines.
 branch squashed "$release"
 preface
 for number in 988 990 1017 1041; do
@@ -247,13 +249,13 @@ for number in 988 990 1017 1041; do
     commit "$tmp/message"
 done
 
-# The same lines were changed again; only the history still tells of 1041.
+# The same lines were changed again. Only the history still shows 1041.
 branch moved-on squashed
 edit src/pika.cc 'stop_signal = 0' 'stop_signal = -1'
 say 'Begin with a number that is no signal'
 commit "$tmp/message"
 
-# The same commits, with other names. Of 1102, the first one of two.
+# The same commits with other hashes. Of 1102, `half` has the first of two commits.
 branch picked "$release"
 preface
 for number in 988 990 1017 1041; do
@@ -264,7 +266,7 @@ branch half picked
 git apply --index "$here/pulls/1102/first.diff"
 commit "$here/pulls/1102/first-message"
 
-# What 990 mends is mended in another way.
+# This mends in another way what 990 mends.
 branch conflict "$release"
 edit src/pika_coding.cc 'return BigEndian(bits ^ kSignBit);' 'return BigEndian(score < 0 ? ~bits : bits ^ kSignBit);'
 say 'Order negative scores (#990)'
@@ -272,7 +274,7 @@ commit "$tmp/message"
 
 git symbolic-ref HEAD refs/heads/master
 
-# For servers of plain files, too.
+# So that a server of plain files can serve the repositories.
 for name in rocksdb pink pika; do
     enter "$name"
     git config core.fileMode true

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Lay this Debian root out as one of Enterprise Linux below a folder, which becomes the stand-in's image.
+# Copy this Debian root to a folder in the layout of Enterprise Linux. The folder becomes the image of a stand-in.
 #
 #   dress.sh RELEASE INTO      RELEASE: 7, 8 or 9
 #
@@ -12,19 +12,19 @@ inside=/usr/libexec/standin
 hidden=$into$inside
 libraries=x86_64-linux-gnu
 
-# Debian's glibc has this link beside the file that it leads to once both folders are one.
+# Once both folders are one, this link of Debian's glibc would have the same path as its target.
 dpkg-divert --local --no-rename --divert "/usr/lib/$libraries/.ld-linux.debian" --add /lib64/ld-linux-x86-64.so.2
 
 mkdir -p "$into/usr/lib64" "$into/proc" "$into/sys" "$into/dev" "$into/run" "$into/tmp"
 chmod 1777 "$into/tmp"
 cp -a /usr /etc /var /root /opt /srv /home "$into/"
 for folder in bin sbin lib lib64; do
-    # Debian 11 as mmdebstrap makes it has them apart.
+    # In Debian 11 as mmdebstrap makes it, these are folders of their own.
     [ -L "/$folder" ] || cp -a --remove-destination "/$folder/." "$into/usr/$folder/" # over links to them
     ln -s "usr/$folder" "$into/$folder"
 done
 
-# Libraries are in /usr/lib64; Debian's packages still find them in their own folder.
+# Libraries are in /usr/lib64. Packages of Debian still find them by a link.
 rm "$into/usr/lib64/ld-linux-x86-64.so.2"
 cp -a "$into/usr/lib/$libraries/." "$into/usr/lib64/"
 rm -r "$into/usr/lib/$libraries" "$into"/usr/share/info/* "$into"/usr/share/locale/* "$into"/usr/share/man/*
@@ -36,7 +36,7 @@ ln -sf bash "$into/usr/bin/sh"
 cp "$here/os-release" "$into/usr/lib/os-release"
 ln -sf ../usr/lib/os-release "$into/etc/os-release"
 
-# Debian's own tools and their database are out of the way: what looks for dpkg finds none.
+# Hide the tools of Debian and their database, so that nobody finds a dpkg.
 mkdir -p "$hidden/bin"
 mv "$into"/usr/bin/dpkg* "$into"/usr/bin/apt* "$hidden/bin/"
 mv "$into/var/lib/dpkg" "$hidden/dpkg"
@@ -53,7 +53,8 @@ DPkg::Path "$inside/bin:/usr/sbin:/usr/bin";
 DPkg::Options { "--force-unsafe-io"; "--force-confold"; }
 END
 
-hold() {
+# Hide the programs of a package that an image of EL may lack, until it is installed.
+hold() { # PACKAGE PROGRAMS
     mkdir -p "$hidden/held/$1"
     for program in $2; do
         mv "$into/usr/bin/$program" "$hidden/held/$1/$program"
@@ -74,7 +75,7 @@ fi
 mkdir -p "$into/etc/yum.repos.d" "$into/etc/pki/rpm-gpg" "$into/etc/rpm"
 case $release in
     7)
-        # As in centos:7: nobody answers at the mirror list any more.
+        # As in centos:7, whose mirror list does not exist any more.
         for name in base updates extras; do
             printf '[%s]\nmirrorlist=http://mirrorlist.invalid/?repo=%s\ngpgcheck=1\n\n' "$name" "$name"
         done >"$into/etc/yum.repos.d/CentOS-Base.repo"
@@ -90,7 +91,7 @@ fi
 : >"$into/etc/pki/rpm-gpg/RPM-GPG-KEY-CentOS-$release"
 printf '%%_dbpath /var/lib/rpm\n' >"$into/etc/rpm/macros"
 
-# What is there already, told to rpm. (dpkg's database is where Debian has it only while it is used.)
+# Add the installed packages to rpm's database. (The database of dpkg is in Debian's place only while it is used.)
 ln -s "$inside/dpkg" "$into/var/lib/dpkg"
 chroot "$into" env PATH="$inside/bin:$PATH" sh "$inside/rpmdb.sh"
 rm "$into/var/lib/dpkg"

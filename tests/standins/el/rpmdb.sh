@@ -1,18 +1,18 @@
 #!/bin/sh
-# Tell rpm of each package that dpkg has installed and rpm does not know: under EL's name, with the files that are there
-# at EL's paths and with their digests, and with what its libraries provide.
+# Add each package that dpkg has installed, and that rpm does not know, to the database of rpm: under its name in EL,
+# with its files at the paths of EL, their digests, and what its libraries provide.
 #
-# rpmbuild reads the files through links to the root's folders, which serve as its build root; of the packages that it
-# makes only the headers are taken.
+# rpmbuild reads the files through links to the folders of the root, which serve as its build root. Only the headers of
+# the packages that it makes are used.
 set -eu
 umask 022
 hidden=/usr/libexec/standin
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# "EL-NAME EPOCH VERSION RELEASE DEBIAN-NAME", sorted. rpm has no dashes in versions.
+# Print lines of "EL-NAME EPOCH VERSION RELEASE DEBIAN-NAME", sorted. Versions of rpm have no dashes.
 list_debian() {
-    # shellcheck disable=SC2016  # dpkg's own variables
+    # shellcheck disable=SC2016  # variables of dpkg-query
     dpkg-query --show --showformat='${db:Status-Abbrev}\t${binary:Package}\t${Package}\t${Version}\n' |
         awk -F '\t' -v OFS='\t' -v names="$hidden/packages.tsv" '
             BEGIN {
@@ -35,7 +35,7 @@ list_debian() {
             }' | sort
 }
 
-# What the package $1 has in this root, at EL's paths. Names that rpmbuild reads as patterns are left out.
+# Print the files of the package $1 at the paths of EL, without names that rpmbuild would read as patterns.
 list_files() {
     dpkg-query --listfiles "$1" |
         sed -E -e 's,^(/usr)?/lib/x86_64-linux-gnu/,\1/lib64/,' -e 's,^/s?bin/,/usr&,' -e 's,^/lib/,/usr&,' |
@@ -61,7 +61,7 @@ list_debian | awk -F '\t' -v known="$work/known" '
         printf 'Summary: Debian'\''s %s\nAutoReqProv: no\n' "$debian"
         grep -E '^(/usr)?/lib64/[^/]*[.]so[.]' "$work/$name.files" | /usr/lib/rpm/elfdeps --provides | sort -u |
             sed 's/^/Provides: /'
-        # What rpm does not find out in EL either, but the packages say.
+        # rpm does not find these in EL either: the packages of EL name them.
         case $name in
             bash) printf 'Provides: /bin/sh\n' ;;
             glibc) printf 'Provides: rtld(GNU_HASH)\n' ;;
@@ -69,11 +69,12 @@ list_debian | awk -F '\t' -v known="$work/known" '
         printf '%%description -n %s\nA stand-in.\n%%files -n %s -f %s\n' "$name" "$name" "$work/$name.files"
     done <"$work/wanted"
 } >"$work/standin.spec"
-# Nothing may touch the files or look for others: no compression of manual pages, no strip. What kind of file each is,
-# which nobody asks, would take four fifths of the time.
+# rpmbuild must not change the files or look for others: no compression of manual pages, no strip. To find the kind of
+# each file, which nobody needs, would take four fifths of the time.
 printf '0\tstring\t\\177ELF\tELF\n' >"$work/magic"
-MAGIC=$work/magic rpmbuild -bb --quiet --buildroot "$work/root" --define "_topdir $work" --define '__os_install_post %{nil}' \
-    --define '__check_files %{nil}' --define '_build_id_links none' --define '_binary_payload w0.ufdio' \
+MAGIC=$work/magic rpmbuild -bb --quiet --buildroot "$work/root" --define "_topdir $work" \
+    --define '__os_install_post %{nil}' --define '__check_files %{nil}' --define '_build_id_links none' \
+    --define '_binary_payload w0.ufdio' \
     --define 'debug_package %{nil}' "$work/standin.spec" >"$work/log" 2>&1 || {
     cat "$work/log" >&2
     exit 1
