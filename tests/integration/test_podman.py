@@ -329,15 +329,15 @@ def walk(here: DockerEngine, folder: Path, tree: bytes, until: Callable[..., Non
     with here.network("test") as network, served(here, folder, tree, network=network, open_files=300) as server:
         assert answer(server, until) == "+300 300 0"
         assert re.match(r"\d+\.\d+\.\d+\.\d+$", server.peer())
-        assert any(path.endswith("/tiny") for path in server.mapped())
-        assert server.rest()["threads"] == 1
+        assert any(path.endswith("/tiny") for path in server.mapped_files())
+        assert server.resources()["threads"] == 1
         assert server.wait(0.1) is None
         server.signal("TERM")
         assert server.wait(SOON) == 0
         server.signal("TERM")  # it has ended: no error
         with pytest.raises(ConnectionRefusedError):
             server.address()
-        server.again()
+        server.restart()
         assert answer(server, until) == "+300 300 0"
         assert server.fetch("tree") is not None
         assert server.fetch("nothing") is None

@@ -137,7 +137,7 @@ class FakeServer:
     def log_text(self) -> str:
         return ""
 
-    def again(self) -> None:
+    def restart(self) -> None:
         raise AssertionError("no test has said what happens then")
 
     def peer(self) -> str:
@@ -149,10 +149,10 @@ class FakeServer:
     def fetch(self, folder: str) -> bytes | None:
         return None
 
-    def mapped(self) -> tuple[str, ...]:
+    def mapped_files(self) -> tuple[str, ...]:
         return self.files
 
-    def rest(self) -> Mapping[str, int]:
+    def resources(self) -> Mapping[str, int]:
         return {"fds": 10, "threads": 2, "rss_kib": 1000}
 
 

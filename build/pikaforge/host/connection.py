@@ -24,26 +24,26 @@ if TYPE_CHECKING:
     Container = containers.Container
 
 LABEL = "org.pikaforge"
-"""Prefix of all labels: `.owner` on what must not outlive a run, `.kind` on everything."""
+"""Prefix of labels: `.owner` (a `RunId`) is on what must not outlive its run, `.kind` on everything."""
 
 SOCKETS = ("/var/run/docker.sock", "{user}/docker.sock", "/run/podman/podman.sock", "{user}/podman/podman.sock")
-"""Where engines of this machine listen, in the order of setup.sh; {user} is XDG_RUNTIME_DIR."""
-GET_ONE = (
+"""Sockets of engines on this machine, in the order of setup.sh; {user} is XDG_RUNTIME_DIR."""
+NO_ENGINE = (
     "start the engine (`systemctl start docker`, or podman.socket), or let `bash setup.sh` install and start one\n"
     "set DOCKER_HOST to reach an engine on another machine\n"
     "or build on this machine without containers: --engine host"
 )
-GO_ON = "was it stopped, or did it die? `bash setup.sh` starts it; run this again then: it goes on where it was"
+ENDED = "was it stopped, or did it die? `bash setup.sh` starts it; run this again then: it goes on where it was"
 HINTS = {
     r"no space left on device": "the disk of the engine's machine is full; `invoke images.remove` frees some of it",
     **podman.HINTS,
 }
-"""Patterns in what an engine says when it fails, and what to do."""
+"""What to do, by patterns in error messages of engines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFacts:
-    """What the tool has to know of an engine."""
+    """Facts about an engine."""
 
     cores: int
     podman: bool
@@ -68,7 +68,7 @@ def load_sdk() -> ModuleType:
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """The variables that lead to an engine: as given, else to the first socket that this user may open."""
+    """Return variables that lead to an engine: those that are given, or DOCKER_HOST for the first usable socket."""
     if given.get("DOCKER_HOST"):
         return dict(given)
     user = given.get("XDG_RUNTIME_DIR", "")
@@ -78,7 +78,7 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def brief(error: BaseException) -> str:
-    """The engine's own sentence out of an SDK exception, else the reason at the bottom of it, on one line."""
+    """Return the engine's own words in an exception of the SDK, or the innermost reason, on one line."""
     explanation = getattr(error, "explanation", None)
     while explanation is None and (deeper := error.__cause__ or error.__context__) is not None:
         error = deeper
@@ -89,12 +89,12 @@ def brief(error: BaseException) -> str:
 
 @contextmanager
 def engine_errors(what: str = "the engine failed", *, where: str = "", hint: str = "") -> Iterator[None]:
-    """Raise HostError, with the engine's own words, for whatever the SDK raises.
+    """Raise HostError with the engine's own words for all that the SDK raises.
 
     Args:
         what: the message, before those words.
         where: as in HostError.
-        hint: as in HostError, where those words give no better one.
+        hint: as in HostError, unless `HINTS` has a better one.
     """
     from pikaforge.host.http_session import LOST  # noqa: PLC0415  # the SDK speaks HTTP by requests
 
@@ -108,7 +108,7 @@ def engine_errors(what: str = "the engine failed", *, where: str = "", hint: str
     # struct.error: an engine that dies in the middle of a stream leaves half a frame of it.
     except (sdk.errors.DockerException, struct.error, *LOST) as error:
         raise HostError(
-            f"the container engine does not answer any more: {brief(error)}", where=where, hint=GO_ON
+            f"the container engine does not answer any more: {brief(error)}", where=where, hint=ENDED
         ) from error
 
 
@@ -121,15 +121,15 @@ class EngineConnection:
         self._facts: EngineFacts | None = None
 
     def _client(self) -> DockerClient:
-        """One client a thread: the SDK's sessions are not made to be shared."""
+        """Return this thread's client: the SDK's sessions must not be shared."""
         client: DockerClient | None = getattr(self._local, "client", None)
         if client is None:
             sdk = load_sdk()
             try:
-                # Podman takes half a second to say its version, so only the first one asks.
+                # Podman takes half a second to say its version, so only the first client asks.
                 client = sdk.from_env(timeout=600, version=self._version, environment=environment(os.environ))
             except sdk.errors.DockerException as error:
-                raise HostError(f"no container engine answers: {brief(error)}", hint=GET_ONE) from error
+                raise HostError(f"no container engine answers: {brief(error)}", hint=NO_ENGINE) from error
             self._version = client.api.api_version
             self._local.client = client
         return client
@@ -142,7 +142,7 @@ class EngineConnection:
         try:
             answer = self._client().info()
         except (sdk.errors.DockerException, *LOST) as error:
-            raise HostError(f"no container engine answers: {brief(error)}", hint=GET_ONE) from error
+            raise HostError(f"no container engine answers: {brief(error)}", hint=NO_ENGINE) from error
         info = replies.parse(replies.EngineInfo, answer)
         if info.system != "linux" or info.architecture not in ("x86_64", "amd64"):
             raise HostError(
@@ -152,19 +152,19 @@ class EngineConnection:
         self._facts = EngineFacts(cores=info.cpus or 1, podman=info.podman, rootless=info.rootless)
 
     def facts(self) -> EngineFacts:
-        """What the engine is; asked once."""
+        """Return the facts about the engine. It is asked once."""
         if self._facts is None:
             self.verify()
         assert self._facts is not None  # verify raises otherwise
         return self._facts
 
     def cores(self) -> int:
-        """CPUs of the engine's machine."""
+        """Return the number of CPUs of the engine's machine."""
         return self.facts().cores
 
     @staticmethod
     def _remote_host() -> str:
-        """The host of an engine on another machine (tcp://HOST:PORT, ssh://USER@HOST), "" for one on this machine."""
+        """Return the host of an engine on another machine (tcp://HOST:PORT, ssh://USER@HOST); "" for a local one."""
         url = urlsplit(os.environ.get("DOCKER_HOST", ""))
         local = url.scheme not in ("tcp", "ssh", "http", "https") or url.hostname in ("localhost", "127.0.0.1", "::1")
         return "" if local else str(url.hostname)

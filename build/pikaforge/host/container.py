@@ -1,4 +1,4 @@
-"""Containers that were made: the server in one, and files that come out of one."""
+"""Containers that exist: a server in a container, and files that are copied into or out of one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ContainerServer:
     def address(self) -> tuple[str, int]:
         self._container.reload()
         published = (self._container.ports or {}).get(f"{self.port}/tcp") or []
-        # Podman still names the port of one that has ended, which may be another's by now.
+        # Podman still names the port of a container that has ended. By now, another one may have it.
         if not published or self._container.status != RUNNING:
             raise ConnectionRefusedError("the container's port is not published: it has ended")
         return self._host, int(published[0]["HostPort"])
@@ -58,7 +58,7 @@ class ContainerServer:
         try:
             self._container.kill(signal=f"SIG{name}")
         except sdk.errors.APIError:
-            # As with processes: a signal for one that has ended is no error. The status tells engines apart, not this.
+            # As with processes, a signal for a container that has ended is no error. Engines report it differently.
             self._container.reload()
             if self._container.status == RUNNING:
                 raise
@@ -68,7 +68,7 @@ class ContainerServer:
         return bytes(self._container.logs()).decode("utf-8", "replace")
 
     @engine_errors()
-    def again(self) -> None:
+    def restart(self) -> None:
         self._container.start()
 
     @engine_errors()
@@ -88,17 +88,17 @@ class ContainerServer:
             return None
         return b"".join(stream)
 
-    def rest(self) -> Mapping[str, int]:
+    def resources(self) -> Mapping[str, int]:
         folder = self._process()
         status = self._execute("cat", f"{folder}/status")
-        return {"fds": len(self._execute("ls", f"{folder}/fd").split()), **process.held(status)}
+        return {"fds": len(self._execute("ls", f"{folder}/fd").split()), **process.resources(status)}
 
-    def mapped(self) -> tuple[str, ...]:
-        return process.mapped(self._execute("cat", f"{self._process()}/maps"))
+    def mapped_files(self) -> tuple[str, ...]:
+        return process.mapped_files(self._execute("cat", f"{self._process()}/maps"))
 
     def _process(self) -> str:
-        """The folder of the server's process under /proc."""
-        # The engine's init is process 1, and the server its only child; what is executed here is no child of init.
+        """Return the folder of the server's process below /proc."""
+        # The engine's init is process 1. The server is its only child: programs that are executed here are none.
         return f"/proc/{self._execute('cat', '/proc/1/task/1/children').split()[0]}"
 
     def _execute(self, *argv: str) -> str:
@@ -119,8 +119,8 @@ def unpack(container: Container, folder: str, archive: Path | bytes, *, bare: bo
         container: running or not.
         folder: is there.
         archive: plain or compressed.
-        bare: whether nothing may follow the archive's end. Podman's reader leaves there and then, and if the padding
-            is still on its way, that is an error of some requests and not of others (buildah issue 6573).
+        bare: whether to send nothing after the archive's end. Podman stops reading there. If padding is still on its
+            way then, some requests fail (buildah issue 6573).
     """
     with archive.open("rb") if isinstance(archive, Path) else io.BytesIO(archive) as stream:
         container.put_archive(folder, _until(stream, tar_size(stream)) if bare else stream)
@@ -134,7 +134,11 @@ def _until(stream: BinaryIO, end: int) -> Iterator[bytes]:
 
 
 def fetch_file(container: Container, path: str, target: Path) -> None:
-    """Write one regular file of the container to `target`."""
+    """Copy a regular file of a container to `target`.
+
+    Raises:
+        HostError: it is not there, or is no regular file.
+    """
     sdk = load_sdk()
     try:
         stream, _ = container.get_archive(path, chunk_size=CHUNK)

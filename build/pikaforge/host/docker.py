@@ -1,7 +1,7 @@
-"""Containers: where jobs and servers run; `images` has what they are made from.
+"""The container engine: it runs jobs and servers in containers. `images` has its images.
 
-Nothing is mounted from this machine, so the engine may as well be a remote one (`DOCKER_HOST`). Everything made
-here carries labels; containers are removed when their block is left, and `sweep` removes what a killed run left.
+No folder of this machine is mounted, so the engine may be a remote one (`DOCKER_HOST`). All that is made has labels.
+Containers are removed when their block is left. `sweep` removes what killed runs have left.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 CACHE = "/forge-cache"
 LOCAL = "unix://"
-"""How DOCKER_HOST names an engine on this machine."""
+"""Start of DOCKER_HOST for an engine on this machine."""
 
 
 ContainerOptions = Mapping[str, Any]
@@ -53,27 +53,27 @@ class DockerEngine(EngineImages):
 
     def __init__(self) -> None:
         super().__init__()
-        self._owner = RunId.current()
+        self._run_id = RunId.current()
         self._lock = threading.Lock()
         self._running: dict[str, Container] = {}
         self._aborted = False
         self._flags: frozenset[str] | None = None
-        self._measuring = threading.Lock()
-        self._most: Mapping[str, int] | None = None
+        self._reading_limits = threading.Lock()
+        self._allowed_limits: Mapping[str, int] | None = None
 
     def root(self, label: str) -> str:
-        """Always `/forge`: one fixed path keeps builds reproducible."""
+        """Return `/forge` always: one fixed path keeps builds reproducible."""
         return ROOT
 
     def cpu_flags(self, image: str) -> frozenset[str]:
-        """As `Engine.cpu_flags`; looked up once, from inside a container: the engine may be on another machine."""
+        """As `Engine.cpu_flags`; read once, in a container, because the engine may be on another machine."""
         if self._flags is None:
             limits = self._limits(image)
-            self._flags = emulation.flags_of(self._shown("cpu", image, ("cat", "/proc/cpuinfo"), limits=limits))
+            self._flags = emulation.flags_of(self._printed("cpu", image, ("cat", "/proc/cpuinfo"), limits=limits))
         return self._flags
 
     def known_cpu_flags(self) -> frozenset[str] | None:
-        """As `Engine.known_cpu_flags`: a local engine's CPUs are this machine's, another one is asked by an image."""
+        """As `Engine.known_cpu_flags`: those of this machine for a local engine; a remote one needs an image."""
         if self._flags is None and os.environ.get("DOCKER_HOST", LOCAL).startswith(LOCAL):
             return machine.cpu_flags()
         if self._flags is None:
@@ -81,7 +81,7 @@ class DockerEngine(EngineImages):
             return None if held is None else self.cpu_flags(held)
         return self._flags
 
-    def _shown(
+    def _printed(
         self,
         label: str,
         image: str,
@@ -98,49 +98,50 @@ class DockerEngine(EngineImages):
             return bytes(container.logs()).decode("utf-8", "replace")
 
     def _limits(self, image: str) -> Mapping[str, int]:
-        """The limits that every container gets: no core files, and with podman what its machine allows.
+        """Return the limits of every container: no core files, and with podman what its machine allows.
 
-        Podman as root otherwise wants more than a machine may allow, and then starts nothing. Looked up once.
+        Podman as root otherwise asks for more than a machine may allow, and then it starts nothing. They are read once.
         """
         if not self.facts().podman:
             return {"core": 0}
-        with self._measuring:
-            if self._most is None:
-                self._most = {}
-                with contextlib.suppress(HostError):  # then its own have to do; what is wrong, the next container says
-                    shown = self._shown(
+        with self._reading_limits:
+            if self._allowed_limits is None:
+                self._allowed_limits = {}
+                # Without them, podman's own limits are used. What is wrong is then an error of the next container.
+                with contextlib.suppress(HostError):
+                    shown = self._printed(
                         "limits", image, podman.SHOW_LIMITS, limits=podman.LEAST, options=podman.SEE_ALL
                     )
-                    self._most = podman.hard_limits(shown)
-        return {"core": 0, **self._most}
+                    self._allowed_limits = podman.hard_limits(shown)
+        return {"core": 0, **self._allowed_limits}
 
-    # ---- what a run must not leave behind
+    # ---- what must not outlive a run
 
     def _labels(self, kind: str) -> dict[str, str]:
-        return {f"{LABEL}.kind": kind, f"{LABEL}.owner": self._owner.text}
+        return {f"{LABEL}.kind": kind, f"{LABEL}.owner": self._run_id.text}
 
     @engine_errors()
     def sweep(self) -> int:
-        """Remove containers and networks whose run is over without having removed them; the count of them."""
+        """Remove containers and networks of runs that have ended; return how many those were."""
         sdk = load_sdk()
         removed = 0
         client = self._client()
         for container in client.containers.list(all=True, filters={"label": f"{LABEL}.owner"}, ignore_removed=True):
-            owner = RunId.parse(container.labels.get(f"{LABEL}.owner", ""))
-            if owner is not None and owner.gone():
+            made_by = RunId.parse(container.labels.get(f"{LABEL}.owner", ""))
+            if made_by is not None and made_by.gone():
                 with contextlib.suppress(sdk.errors.APIError):
                     container.remove(force=True, v=True)
                     removed += 1
         for network in client.networks.list(filters={"label": f"{LABEL}.owner"}):
-            owner = RunId.parse((network.attrs.get("Labels") or {}).get(f"{LABEL}.owner", ""))
-            if owner is not None and owner.gone():
+            made_by = RunId.parse((network.attrs.get("Labels") or {}).get(f"{LABEL}.owner", ""))
+            if made_by is not None and made_by.gone():
                 with contextlib.suppress(sdk.errors.APIError):
                     network.remove()
                     removed += 1
         return removed
 
     def abort(self) -> None:
-        """Kill every container of this run; the threads that wait for them then come back."""
+        """Kill every container of this run. The threads that wait for them then go on."""
         with self._lock:
             self._aborted = True
             containers = list(self._running.values())
@@ -158,11 +159,11 @@ class DockerEngine(EngineImages):
         limits: Mapping[str, int],
         options: ContainerOptions,
     ) -> Iterator[Container]:
-        """A container, not started yet; it is removed when the block is left.
+        """Make a container without starting it. It is removed when the block is left.
 
         Args:
             limits: soft and hard ones by name.
-            options: what is not the same for every container.
+            options: what differs from container to container.
         """
         sdk = load_sdk()
         name = f"pikaforge-{label}-{secrets.token_hex(4)}"
@@ -199,7 +200,7 @@ class DockerEngine(EngineImages):
         finally:
             with self._lock:
                 del self._running[name]
-            with contextlib.suppress(Exception):  # where the engine is gone, the next run removes it
+            with contextlib.suppress(Exception):  # if the engine is gone, the next run removes it
                 container.remove(force=True, v=True)
 
     def _put(self, container: Container, inputs: tuple[Input, ...], owned: Mapping[str, int] | None = None) -> None:
@@ -211,7 +212,7 @@ class DockerEngine(EngineImages):
     # ---- jobs and servers
 
     def run(self, job: Job, into: Path) -> JobResult:
-        """As `Engine.run`: one container a job, gone afterwards."""
+        """As `Engine.run`: each job has a container, which is removed afterwards."""
         environment = {**job.env, "PIKAFORGE_ROOT": ROOT}
         options: dict[str, object] = {"network_mode": job.network, "environment": environment}
         if job.cache:
@@ -255,18 +256,18 @@ class DockerEngine(EngineImages):
     def serve(self, job: ServerJob) -> Iterator[RunningServer]:
         """As `Engine.serve`; the port is published on the loopback interface of the engine's machine.
 
-        A remote engine publishes on all its interfaces, because its loopback cannot be reached from here.
+        A remote engine publishes it on all interfaces, because its loopback interface cannot be reached from here.
         """
         remote = self._remote_host()
         options: dict[str, object] = {
             "ports": {f"{job.port}/tcp": None if remote else ("127.0.0.1", None)},
             "network_mode": job.network or "bridge",
         }
-        owner = 0
+        user = 0
         if job.env:
             options["environment"] = dict(job.env)
         if job.unprivileged:
-            owner = NOBODY
+            user = NOBODY
             options["user"] = f"{NOBODY}:{NOBODY}"
         argv = (f"{ROOT}/{job.argv[0]}", *job.argv[1:])
         limits = dict(self._limits(job.image))
@@ -277,7 +278,7 @@ class DockerEngine(EngineImages):
                 )
             limits["nofile"] = job.open_files
         with self._container(job.label, job.image, argv, limits=limits, options=options) as container:
-            self._put(container, job.inputs, {f"{ROOT}/data": owner})
+            self._put(container, job.inputs, {f"{ROOT}/data": user})
             self._start(container, job)
             server = ContainerServer(container, remote or "127.0.0.1", job.port)
             try:
@@ -298,7 +299,7 @@ class DockerEngine(EngineImages):
 
     @contextmanager
     def network(self, label: str) -> Iterator[str]:
-        """As `Engine.network`: a bridge of its own, on which nothing but these servers is."""
+        """As `Engine.network`: a bridge that only these servers are connected to."""
         with self._lock:
             if self._aborted:
                 raise HostError("interrupted")
@@ -310,10 +311,10 @@ class DockerEngine(EngineImages):
         try:
             yield name
         finally:
-            with contextlib.suppress(Exception):  # where the engine is gone, the next run removes it
+            with contextlib.suppress(Exception):  # if the engine is gone, the next run removes it
                 made.remove()
 
 
 def signal_of(status: int) -> int:
-    """The signal behind an exit status of 128 + N, or 0."""
+    """Return the signal of an exit status of 128 + N; 0 for others."""
     return status - SIGNAL_BASE if SIGNAL_BASE < status < SIGNAL_BASE + 65 else 0

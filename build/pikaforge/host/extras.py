@@ -1,4 +1,5 @@
-"""Python packages that not every verb needs: imported when something needs them, with the way to get one that fails."""
+"""Python packages that not every verb needs. They are imported when they are needed, with an error that says how to get
+them."""
 
 from __future__ import annotations
 
@@ -11,22 +12,22 @@ from types import ModuleType
 from pikaforge.errors import HostError
 
 UNLOADABLE = re.compile(r"(?P<library>\S+\.so[.\d]*): cannot open shared object file")
-"""What the loader says (glibc, elf/dl-load.c) where a library of the system is missing."""
+"""What the loader says if a library of the system is missing (glibc, elf/dl-load.c)."""
 GLIB = "libglib2.0-0 (Debian, Ubuntu) or glib2 (EL)"
 SYSTEM_PACKAGES: Mapping[str, str] = {"libgobject-2.0.so.0": GLIB, "libglib-2.0.so.0": GLIB}
-"""Who has the libraries that wheels may leave to the system (PEP 599); setup.sh installs these packages."""
+"""System packages by the libraries that wheels may leave to the system (PEP 599). setup.sh installs them."""
 
 
 def load(module: str, *, package: str, extra: str) -> ModuleType:
-    """Import a module of a Python package that an extra of this project brings.
+    """Import a module of a Python package that is installed with an extra of this project.
 
     Args:
-        module: what is imported, with dots.
-        package: what pip calls the package that has it.
-        extra: the extra, which has the name of the nox session that installs it.
+        module: its name with dots.
+        package: the name of its package for pip.
+        extra: the extra; the nox session that installs it has the same name.
 
     Raises:
-        HostError: it cannot be imported, in Python's own words.
+        HostError: it cannot be imported. The message has Python's own words.
     """
     try:
         return importlib.import_module(module)
@@ -35,7 +36,7 @@ def load(module: str, *, package: str, extra: str) -> ModuleType:
 
 
 def require(module: str, *, package: str, extra: str) -> None:
-    """Raise HostError unless a module is there, for one that runs as a program of its own; see `load`."""
+    """Raise HostError unless a module is installed; for one that runs as a program. See `load`."""
     if importlib.util.find_spec(module) is None:
         error = ModuleNotFoundError(f"No module named {module!r}", name=module)
         raise _missing(error, module=module, package=package, extra=extra)

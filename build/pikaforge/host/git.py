@@ -1,7 +1,7 @@
-"""git on this machine: fetching only, because here are the user's credentials, proxies and insteadOf rules.
+"""git on this machine: it fetches commits into bare repositories, one for each URL, as shallow as the server allows.
 
-Commits are fetched, as shallow as the server allows, into one bare repository per URL; checking out and patching
-happen in the guest, with no configuration at all.
+Only fetching is done here, because it needs the user's credentials, proxies and insteadOf rules. Checking out and
+patching are done by guest scripts, without any configuration.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import process
+from pikaforge.host.http import redacted
 from pikaforge.host.store import locked
 
 TIMEOUT = 3600.0
@@ -31,13 +32,13 @@ COMMIT = re.compile(r"^[0-9a-f]{40}([0-9a-f]{24})?$")
 
 
 def _environment() -> dict[str, str]:
-    # Never wait for a password that nobody can type.
+    # git must not wait for a password, because nobody can type one.
     extra = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "/bin/false", "GIT_SSH_COMMAND": "ssh -o BatchMode=yes"}
     return process.environment(extra)
 
 
 def _pristine(home: Path) -> dict[str, str]:
-    """An environment in which no setting of the user or the machine counts: what is printed is to be pinned."""
+    """Return an environment without settings of the user and the machine: what git prints in it gets pinned."""
     kept = {name: value for name, value in _environment().items() if not name.startswith("GIT_CONFIG")}
     files = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
     folders = {"HOME": str(home), "XDG_CONFIG_HOME": str(home), "GIT_ATTR_NOSYSTEM": "1"}
@@ -52,45 +53,46 @@ def _git(*args: str, env: Mapping[str, str] | None = None, stdin: bytes | None =
 def _failure(url: str, done: process.Completed) -> HostError:
     lines = [line for line in done.errors().splitlines() if line.strip()]
     said = next((x for x in lines if x.startswith(("fatal:", "error:"))), lines[-1] if lines else "no message")
+    said = re.sub(r"://[^\s/@]*@", "://***@", said)
     if "dubious ownership" in done.errors():
         return HostError(
             f"git refuses {url}: it belongs to another user",
             hint=f"git config --global --add safe.directory {urlsplit(url).path or url}",
         )
     if _UNREACHABLE.search(done.errors()):
-        return UnreachableError(f"cannot reach {url}: {said}")
-    return HostError(f"git cannot read {url}: {said}")
+        return UnreachableError(f"cannot reach {redacted(url)}: {said}")
+    return HostError(f"git cannot read {redacted(url)}: {said}")
 
 
 def is_repository(path: Path) -> bool:
-    """Whether a folder is a git work tree or a bare repository."""
+    """Return whether a folder is a git work tree or a bare repository."""
     if not path.is_dir():
         return False
     return (path / ".git").exists() or ((path / "HEAD").is_file() and (path / "objects").is_dir())
 
 
 def url_of(path: Path) -> str:
-    """A local repository as a URL; only so does git fetch shallowly from it."""
+    """Return the URL of a local repository. git fetches shallowly from a URL only, not from a path."""
     return path.resolve().as_uri()
 
 
 def origin(path: Path) -> str:
-    """Where a local clone came from, or "" if nowhere."""
+    """Return the URL from which a local clone was made; "" if it has none."""
     return _git("-C", str(path), "config", "--get", "remote.origin.url").text().strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ref:
-    """What a name in a remote repository stands for."""
+    """A name in a remote repository, and the commit that it names."""
 
     name: str
     commit: str
     moving: bool
-    """Whether it is a branch, whose commit may be another one tomorrow."""
+    """Whether it is a branch, which may name another commit tomorrow."""
 
 
 def remote_ref(url: str, name: str) -> Ref | None:
-    """The commit of a tag, branch or pull request (`refs/pull/N/head`), or None if the repository has none.
+    """Return the commit of a tag, branch or pull request (`refs/pull/N/head`); None if the repository has no such name.
 
     Raises:
         UnreachableError: the repository did not answer.
@@ -106,14 +108,14 @@ def remote_ref(url: str, name: str) -> Ref | None:
     found = {ref: commit for commit, _, ref in (line.partition("\t") for line in done.text().splitlines())}
     for ref in ("HEAD", *full) if name == "HEAD" else full:
         if ref in found:
-            # An annotated tag is listed twice; the peeled line has its commit.
+            # An annotated tag is listed twice. The line with ^{} has its commit.
             commit = found.get(f"{ref}^{{}}", found[ref])
             return Ref(name=ref, commit=commit, moving=not ref.startswith("refs/tags/"))
     return None
 
 
 def near_names(url: str, name: str) -> list[str]:
-    """Tags and branches of a repository, for a hint."""
+    """Return tags and branches with similar names, for a hint."""
     import difflib  # noqa: PLC0415
 
     done = _git("ls-remote", "--tags", "--heads", "--", url)
@@ -128,32 +130,32 @@ class Cache:
         self._root = root
 
     def path(self, url: str) -> Path:
-        """The bare repository for `url`; made if need be."""
+        """Return the bare repository of a URL. It is made if it is missing."""
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", urlsplit(url).path).strip("-.")[-40:] or "repository"
         path = self._root / f"{slug}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.git"
         if not (path / "HEAD").is_file():
             path.mkdir(parents=True, exist_ok=True)
-            with self._alone(path):
+            with self._locked(path):
                 done = _git("init", "--bare", "--quiet", str(path))
             if done.status != 0:
                 raise HostError(f"cannot make {path}: {done.errors().strip()}")
         return path
 
     @staticmethod
-    def _alone(path: Path) -> AbstractContextManager[None]:
-        """Let no other run change the repository meanwhile: git does not wait for its lock files, it fails."""
+    def _locked(path: Path) -> AbstractContextManager[None]:
+        """Keep other runs from changing the repository: git fails at its lock files instead of waiting."""
         return locked(path.with_suffix(".lock"))
 
     def has(self, url: str, commit: str) -> bool:
-        """Whether the commit was fetched before, with all of its files."""
+        """Return whether a commit was fetched before, with all of its files."""
         done = _git("-C", str(self.path(url)), "rev-parse", "--verify", "--quiet", f"refs/forge/{commit}")
         return done.status == 0
 
     def fetch(self, url: str, commit: str, ref: str = "") -> Path:
-        """Fetch one commit; the path of the bare repository that then has it as `refs/forge/<commit>`.
+        """Fetch one commit; return the bare repository, which then has it as `refs/forge/<commit>`.
 
-        First as shallow as can be, by the commit itself; then by its ref; then everything, for servers that give
-        out only what a ref names.
+        It is asked for in three ways: by the commit alone, by its ref, and by fetching everything. Some servers give
+        only commits that a ref names.
 
         Raises:
             UnreachableError: the repository did not answer.
@@ -162,7 +164,7 @@ class Cache:
         path = self.path(url)
         if self.has(url, commit):
             return path
-        with self._alone(path):
+        with self._locked(path):
             return self._fetch(path, url, commit, ref)
 
     def _fetch(self, path: Path, url: str, commit: str, ref: str) -> Path:
@@ -174,7 +176,7 @@ class Cache:
         done: process.Completed | None = None
         for number, arguments in enumerate(attempts, 1):
             if number == len(attempts) and (path / "shallow").exists():
-                arguments.insert(0, "--unshallow")  # else what lies behind the end of what is here does not come
+                arguments.insert(0, "--unshallow")  # else ancestors of what is here already would not be fetched
             done = _git("-C", str(path), "fetch", "--quiet", "--force", "--no-write-fetch-head", *arguments)
             if done.status == 0 and self._keep(path, commit, keep):
                 return path
@@ -183,7 +185,7 @@ class Cache:
                 raise failure
         if done is not None and done.status != 0:
             raise _failure(url, done)
-        raise ConfigError(f"{url} has no commit {commit}", hint="was its history rewritten?")
+        raise ConfigError(f"{redacted(url)} has no commit {commit}", hint="was its history rewritten?")
 
     @staticmethod
     def _keep(path: Path, commit: str, keep: str) -> bool:
@@ -203,7 +205,7 @@ class Cache:
         path = self.fetch(url, commit, ref)
         begin = ("-C", str(path), "fetch", "--quiet", "--force", "--no-tags", "--no-write-fetch-head", "--unshallow")
         attempts = [f"+{commit}:refs/forge/{commit}", *([f"+{ref}:refs/forge/ref"] if ref else [])]
-        with self._alone(path):
+        with self._locked(path):
             for wanted in (*attempts, "+refs/*:refs/forge/all/*"):
                 if self._is_whole(path, commit):
                     return path, True
@@ -229,9 +231,9 @@ class Cache:
         They are those of `head` that `base` does not have, or where `base` has merged `head`, those that the merge
         brought. The result is empty if `base` has them all without such a merge: nothing says where they begin.
         """
-        path = self.fetch(url, base)  # which need not be an ancestor of `head`
+        path = self.fetch(url, base)  # `base` need not be an ancestor of `head`
         begin = ("-C", str(path), "fetch", "--quiet", "--force", "--no-tags")
-        with self._alone(path):
+        with self._locked(path):
             done = _git(*begin, "--", url, f"+{head}:refs/forge/head-{head}")
             if done.status != 0:
                 raise _failure(url, done)
@@ -246,7 +248,7 @@ class Cache:
             env=_pristine(path),
         )  # fmt: skip
         if patch.status != 0:
-            raise HostError(f"git cannot make a patch of {head} in {url}: {patch.errors().strip()[-300:]}")
+            raise HostError(f"git cannot make a patch of {head} in {redacted(url)}: {patch.errors().strip()[-300:]}")
         return patch.stdout
 
     @staticmethod
@@ -295,7 +297,12 @@ def holds(repository: Path, newer: str, older: str) -> bool:
 
 
 def join(base: str, url: str) -> str:
-    """A submodule's URL, which may be relative (`../x.git`) to its superproject's, as git resolves it."""
+    """Return the URL of a submodule. A relative one (`../x.git`) is resolved as git does it.
+
+    Args:
+        base: URL of the repository that has the submodule.
+        url: as .gitmodules has it.
+    """
     if not url.startswith(("./", "../")):
         return url
     base, separator = base.rstrip("/"), "/"
@@ -304,7 +311,7 @@ def join(base: str, url: str) -> str:
             url = url[3:]
             if "/" in base:
                 base = base.rpartition("/")[0]
-            elif ":" in base:  # user@host:folder, of which the host is left
+            elif ":" in base:  # user@host:folder; user@host is left
                 base, separator = base.rpartition(":")[0], ":"
             else:
                 base = "."

@@ -1,4 +1,4 @@
-"""Keys: the hash of everything that decides a result."""
+"""Cache keys: hashes of everything that decides a result."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ FORMAT = 1
 
 
 def digest(data: bytes | str) -> str:
-    """SHA-256 in hex."""
+    """Return the SHA-256 in hex."""
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
 
 
 def key(stage: str, material: Mapping[str, object], inputs: Mapping[str, str]) -> str:
-    """The key of a node: 32 hex digits.
+    """Return the key of a node: 32 hex digits.
 
     Args:
         stage: its stage.
-        material: everything of its own that decides the result; JSON values, never a clock or a path of this machine.
-        inputs: the node ids it needs, with the identity of each one's result (or its key, while there is no result).
+        material: all else that decides the result: JSON values, never a clock or a path of this machine.
+        inputs: the identity of the result of each needed node, by the node's id; its key while there is no result.
     """
     text = json.dumps(
         {"format": FORMAT, "stage": stage, "material": material, "inputs": inputs},
@@ -39,18 +39,18 @@ def _file_digest(path: Path, _changed: tuple[int, int]) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """The digest of a file's bytes; computed once while the file stays as it is."""
+    """Return the digest of a file's bytes. It is computed again only if the file's time or size has changed."""
     status = path.stat()
     return _file_digest(path, (status.st_mtime_ns, status.st_size))
 
 
 def files_digest(root: Path, names: Iterable[str]) -> dict[str, str]:
-    """Digest by name of files below `root`."""
+    """Return the digests of files below `root`, by name."""
     return {name: file_digest(root / name) for name in sorted(names)}
 
 
 def tree_digest(folder: Path) -> str:
-    """One digest of all regular files below a folder: names, contents and the executable bit."""
+    """Return one digest of all regular files below a folder: of names, contents and the executable bit."""
     lines = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         executable = bool(path.stat().st_mode & 0o100)

@@ -1,4 +1,4 @@
-"""Images: what the engine holds, pulling, importing, building and removing them."""
+"""Images of an engine: look them up, pull, import, build and remove them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pikaforge.host import podman, replies
 from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, load_sdk
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-"""The classic builder paints what a step writes to its error output."""
+"""The classic builder colours what a step writes to standard error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +28,15 @@ class ImageFacts:
 
 
 class RegistryError(UnreachableError):
-    """The registry could not be reached, or does not have the image."""
+    """The registry cannot be reached, or does not have the image."""
 
 
 class EngineImages(EngineConnection):
-    """An engine's images, and its caches, which are kept like them."""
+    """An engine's images and caches."""
 
     @engine_errors()
     def image(self, reference: str) -> ImageFacts | None:
-        """The facts of an image that the engine holds, or None."""
+        """Return the facts of an image; None if the engine does not have it."""
         sdk = load_sdk()
         try:
             answer = self._client().images.get(reference).attrs
@@ -49,8 +49,8 @@ class EngineImages(EngineConnection):
         digests = image.digests or ()
         if len(digests) < 2 or not self.facts().podman:
             return digests
-        # Docker knows an image by the digest that its tag has in the registry. Podman names that of this
-        # architecture's manifest, too, and in no order; a pin must not depend on which of them pulled.
+        # Docker gives the digest that the tag has in the registry. Podman also gives the digest of this architecture's
+        # manifest, in no order. A pin must not depend on which engine has pulled.
         api = self._client().api
         with api.get(f"{api.base_url}{podman.IMAGE.format(id=image.id)}", timeout=60) as answer:
             tagged = replies.parse(replies.PodmanImage, answer.json()).digest if answer.ok else ""
@@ -85,12 +85,12 @@ class EngineImages(EngineConnection):
 
     @engine_errors("the engine could not import an image")
     def import_tar(self, archive: Path, tag: str, labels: Mapping[str, str]) -> ImageFacts:
-        """Make a one-layer image of a root file system in a tar archive."""
+        """Make an image with one layer from a root file system in a tar archive."""
         api = self._client().api
         changes = [f"LABEL {json.dumps(k)}={json.dumps(v)}" for k, v in {**labels, f"{LABEL}.kind": "image"}.items()]
         with archive.open("rb") as stream:
             answer = api.import_image_from_data(stream, changes=changes)
-        # It gets its name afterwards, because podman takes no notice of one that is given with the import.
+        # The image gets its name afterwards, because podman ignores a name that is given with the import.
         id_ = _imported(answer)
         repository, _, version = tag.rpartition(":")
         if not id_ or not api.tag(id_, repository, version) or (facts := self.image(tag)) is None:
@@ -101,7 +101,7 @@ class EngineImages(EngineConnection):
     def build(
         self, *, context: bytes, target: str, tag: str, args: Mapping[str, str], labels: Mapping[str, str], log: Path
     ) -> ImageFacts | None:
-        """Build one stage of the Dockerfile in `context` (a tar archive); None if a step failed, see `log`."""
+        """Build one stage of the Dockerfile in `context` (a tar archive); return None if a step failed, see `log`."""
         stream = self._client().api.build(
             fileobj=io.BytesIO(context),
             custom_context=True,
@@ -124,12 +124,16 @@ class EngineImages(EngineConnection):
 
     @engine_errors()
     def owned_images(self) -> list[tuple[str, tuple[str, ...], int]]:
-        """Images made by this tool: id, tags, size in bytes."""
+        """Return the images that this tool has made: id, tags, size in bytes."""
         found = self._client().images.list(filters={"label": f"{LABEL}.kind=image"})
         return [(str(i.id), tuple(i.tags), replies.parse(replies.ImageReply, i.attrs).size or 0) for i in found]
 
     def remove_image(self, reference: str) -> None:
-        """Remove an image with its tags, unless a container uses it."""
+        """Remove an image with its tags. It may be gone already.
+
+        Raises:
+            HostError: a container uses it.
+        """
         sdk = load_sdk()
         with engine_errors(f"cannot remove {reference}"):
             try:
@@ -138,7 +142,7 @@ class EngineImages(EngineConnection):
                 return
 
     def remove_cache(self, name: str) -> bool:
-        """Remove a cache volume; whether there was one."""
+        """Remove a cache volume; return whether there was one."""
         sdk = load_sdk()
         with engine_errors(f"cannot remove the cache {name}"):
             try:
@@ -157,7 +161,7 @@ def _follow(reference: str, answers: Iterator[object]) -> None:
 
 
 def _imported(answer: str) -> str:
-    """The id of an image in the events of its import, of which the last has it; "" if it is in none."""
+    """Return the id of an image from the last event of its import; "" if it is not there."""
     lines = [line for line in str(answer).splitlines() if line.strip()]
     try:
         return replies.Event.model_validate_json(lines[-1]).status or "" if lines else ""

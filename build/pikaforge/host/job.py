@@ -1,7 +1,7 @@
-"""What is asked of an engine: jobs that run to their end, and servers that are talked to.
+"""Jobs and servers, and the protocol of the engines that run them.
 
-Files travel as tar streams in both directions and land below one root folder, `PIKAFORGE_ROOT` in the environment of
-what runs: `/forge` in a container, a temporary folder on the host engine. So one guest script serves both.
+Files are copied as tar streams in both directions. They are below one root folder, which programs find in the variable
+`PIKAFORGE_ROOT`: `/forge` in a container, a temporary folder on the host engine. So guest scripts run on both.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Literal, Protocol
 from pikaforge.errors import HostError
 
 SIGNAL_BASE = 128
-"""Shells and container engines report death by signal N as exit status 128 + N."""
+"""Shells and container engines report a death by signal N as exit status 128 + N."""
 NOBODY = 65534
-"""User and group of unprivileged servers: `nobody` by that number everywhere, and owner of nothing."""
+"""User and group of unprivileged servers. It is `nobody` on all systems, and owns no files."""
 
 
 class CannotServe(HostError):
-    """This engine cannot run a server as it is asked to; the message says why."""
+    """The engine cannot run a server with the wanted options; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """A tar archive and the folder below the root into which it is unpacked."""
+    """A tar archive, and the folder below the root into which it is unpacked."""
 
     folder: str
     archive: Path | bytes
@@ -42,14 +42,14 @@ class Job:
     """Stage and node, for names and logs: `compile-debian12-sandybridge-none`."""
     image: str
     argv: tuple[str, ...]
-    """Paths of guest scripts are relative to the root, which is the working folder."""
+    """Program and arguments. Paths of guest scripts are relative to the root, which is the working folder."""
     env: Mapping[str, str]
     inputs: tuple[Input, ...]
     outputs: tuple[str, ...] = ()
-    """Regular files below the root that are fetched after success."""
+    """Regular files below the root that are copied out after success."""
     log: Path
     cache: str = ""
-    """Name of a cache that survives jobs; its folder is given as `CCACHE_DIR`."""
+    """Name of a cache that outlives jobs; its folder is in `CCACHE_DIR`."""
     network: Literal["none", "bridge"] = "none"
     timeout: float = 4 * 3600
     """Seconds after which the job is killed."""
@@ -57,124 +57,128 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """How a job ended, and its output files in the folder that the caller gave."""
+    """How a job has ended, and its output files in the caller's folder."""
 
     status: int
-    """Exit status; 128 + N for death by signal N."""
+    """Exit status; 128 + N for a death by signal N."""
     timed_out: bool = False
     outputs: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerJob:
-    """A server that is started, talked to over TCP, and stopped."""
+    """A server that is started, used over TCP, and stopped."""
 
     label: str
     image: str
     argv: tuple[str, ...]
-    """The program's path is relative to the root; so are the paths that its configuration names."""
+    """Program and arguments. The program's path, and paths in its configuration, are relative to the root."""
     inputs: tuple[Input, ...]
     port: int
     log: Path
     network: str = ""
-    """The private network of `Engine.network` that it is on."""
+    """The private network of `Engine.network` that it is in; "" for none."""
     unprivileged: bool = False
-    """Whether it runs as a user who may write nothing but the folder `data` below the root."""
+    """Whether it runs as a user who can write to the folder `data` below the root only."""
     open_files: int | None = None
     """Its limit of open files, soft and hard."""
     env: Mapping[str, str] = field(default_factory=dict)
-    """On top of the environment that every server has."""
+    """Variables in addition to those that every server has."""
 
 
 class RunningServer(Protocol):
-    """A started server."""
+    """A server that was started."""
 
     root: str
-    """The root folder as the server sees it."""
+    """The root folder in the server's view."""
     port: int
     """The port on which it listens."""
 
     def address(self) -> tuple[str, int]:
-        """Host and port at which this process reaches the server's port."""
+        """Return host and port at which this process reaches the server.
+
+        Raises:
+            ConnectionRefusedError: the server has ended.
+        """
 
     def wait(self, timeout: float) -> int | None:
-        """The exit status (128 + N for signal N), or None if it still runs after `timeout` seconds."""
+        """Return the exit status (128 + N for signal N); None if it still runs after `timeout` seconds."""
 
     def signal(self, name: str) -> None:
         """Send a signal by its short name, `TERM`."""
 
     def log_text(self) -> str:
-        """All that it has printed so far."""
+        """Return all that it has printed so far."""
 
-    def again(self) -> None:
-        """Start it again after its end, with the files that it left."""
+    def restart(self) -> None:
+        """Start it again after its end, with the files that it has left."""
 
     def peer(self) -> str:
-        """The address at which other servers of its network reach it."""
+        """Return the address at which other servers of its network reach it."""
 
     def today(self) -> str:
-        """The date where it runs, YYYYMMDD."""
+        """Return the date in the server's view, YYYYMMDD."""
 
     def fetch(self, folder: str) -> bytes | None:
-        """A folder below the root as a tar archive whose members begin with its name; None if it is not there."""
+        """Return a folder below the root as a tar archive whose members begin with its name; None if it is missing."""
 
-    def rest(self) -> Mapping[str, int]:
-        """What its process holds now: `fds` and `threads`, and `rss_kib` of memory (VmRSS)."""
+    def resources(self) -> Mapping[str, int]:
+        """Return what its process uses now: `fds`, `threads`, and `rss_kib` of memory (VmRSS)."""
 
-    def mapped(self) -> tuple[str, ...]:
-        """Paths of the files that its process has mapped (/proc/PID/maps), as it sees them, once each."""
+    def mapped_files(self) -> tuple[str, ...]:
+        """Return the paths of the files that its process has mapped (/proc/PID/maps), in its view, once each."""
 
 
 class Engine(Protocol):
-    """Where jobs run: containers, or this machine itself."""
+    """What runs jobs: containers, or this machine."""
 
     kind: Literal["docker", "host"]
 
     def verify(self) -> None:
-        """Raise HostError, with the way to get one, if the engine cannot be used."""
+        """Raise HostError with a hint if the engine cannot be used."""
 
     def root(self, label: str) -> str:
-        """The root folder as a job or server of this label will see it."""
+        """Return the root folder in the view of a job or server with this label."""
 
     def cores(self) -> int:
-        """CPUs that jobs may use together."""
+        """Return how many CPUs jobs may use together."""
 
     def run(self, job: Job, into: Path) -> JobResult:
-        """Run a job to its end; on success its output files are written into the folder `into`."""
+        """Run a job to its end; after success, write its output files into the folder `into`."""
 
     def serve(self, job: ServerJob) -> AbstractContextManager[RunningServer]:
-        """Start a server; it is ended and removed when the block is left.
+        """Start a server. It is ended and removed when the block is left.
 
         Raises:
-            CannotServe: this engine cannot give it what it asks for.
+            CannotServe: the engine cannot run it with its options.
         """
 
     def network(self, label: str) -> AbstractContextManager[str]:
-        """Make a private network for servers; its name. Empty where servers share this machine's loopback instead."""
+        """Make a private network for servers; give its name. "" if servers use this machine's loopback interface."""
 
     def cpu_flags(self, image: str) -> frozenset[str]:
-        """The /proc/cpuinfo flags that all CPUs have where jobs run.
+        """Return the /proc/cpuinfo flags that all CPUs have where jobs run.
 
         Args:
-            image: any image of the engine, to look with.
+            image: any image of the engine; a container of it reads them.
         """
 
     def known_cpu_flags(self) -> frozenset[str] | None:
-        """As `cpu_flags`, as far as it can be told before any image is made; None if it cannot."""
+        """Return the flags as `cpu_flags` does; None if they cannot be known before an image is made."""
 
     def sweep(self) -> int:
-        """Remove what runs left that were killed; the count of it."""
+        """Remove what killed runs have left; return how many things that were."""
 
     def abort(self) -> None:
-        """End everything that this engine has running, from another thread."""
+        """End all that this engine runs; for other threads."""
 
 
 def folders(paths: Iterable[str], *, owned: Mapping[str, int] | None = None) -> bytes:
-    """A tar archive with just these folders and their parents, mode 755.
+    """Return a tar archive of folders and their parents, with mode 755.
 
     Args:
-        paths: absolute or not; a slash at the start counts for nothing.
-        owned: owner and group by path; root is that of all others.
+        paths: absolute or not; a slash at the start is ignored.
+        owned: owner and group by path; all others are root's.
     """
     owners = {path.strip("/"): owner for path, owner in (owned or {}).items()}
     wanted: dict[str, None] = {}
@@ -196,7 +200,13 @@ def folders(paths: Iterable[str], *, owned: Mapping[str, int] | None = None) -> 
 
 
 def files(contents: Mapping[str, bytes | Path], *, executable: Iterable[str] = (), owner: int = 0) -> bytes:
-    """A tar archive of files by their names, with their folders; owner root, mode 644 or 755, time 0."""
+    """Return a tar archive of files and their folders, with mode 644 or 755 and time 0.
+
+    Args:
+        contents: of the files, by name.
+        executable: names of files with mode 755.
+        owner: owner and group of all.
+    """
     modes = set(executable)
     buffer = io.BytesIO()
     made: set[str] = set()

@@ -1,6 +1,6 @@
-"""sources.lock: what the inputs were when they were first used, so that they stay the same.
+"""sources.lock: pins of the inputs, so that they stay what they were when they were first used.
 
-The file is JSON with sorted keys, made by the tool and committed by the user. A pin that is there is enforced; a
+The file is JSON with sorted keys. The tool writes it, and the user commits it. A pin that is there is enforced. A
 missing one is written on first use, with a notice, unless `--locked` forbids it.
 """
 
@@ -32,6 +32,9 @@ class Lock:
             path: of sources.lock; it need not exist.
             strict: refuse what is not pinned (`--locked`).
             refresh: replace pins that differ instead of refusing (`invoke lock`).
+
+        Raises:
+            ConfigError: the file cannot be read.
         """
         self.path = path
         self.strict = strict
@@ -62,14 +65,14 @@ class Lock:
             ) from error
 
     def pins(self, section: str, entry: str) -> Mapping[str, str]:
-        """The pins of an entry; empty if there are none."""
+        """Return the pins of an entry; empty if there are none."""
         return dict(self._data[section].get(entry, {}))
 
     def check(self, section: str, entry: str, pin: str, value: str) -> None:
-        """Compare `value` with the pin, or make the pin.
+        """Compare a value with its pin, or write the pin.
 
         Raises:
-            ConfigError: the pin says something else, or there is none and the lock is strict.
+            ConfigError: the pin has another value, or there is none and the lock is strict.
         """
         with self._mutex:
             old = self._data[section].get(entry, {}).get(pin)
@@ -94,7 +97,7 @@ class Lock:
             self._write()
 
     def replace(self, section: str, entry: str, pin: str, value: str) -> None:
-        """Set a pin that is known to move, with a notice."""
+        """Write a pin whose change is expected, with a notice."""
         with self._mutex:
             old = self._data[section].setdefault(entry, {}).get(pin)
             self._data[section][entry][pin] = value

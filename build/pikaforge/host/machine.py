@@ -1,4 +1,4 @@
-"""This machine's own operating system: which image it matches."""
+"""This machine: its operating system, CPU flags, package database and compiler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DPKG_STATUS = Path("/var/lib/dpkg/status")
 
 
 def os_release(path: Path = OS_RELEASE) -> tuple[str, str]:
-    """ID and VERSION_ID of this machine; empty strings where there are none (os-release(5))."""
+    """Return ID and VERSION_ID of this machine (os-release(5)); empty strings where there are none."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -34,14 +34,20 @@ def os_release(path: Path = OS_RELEASE) -> tuple[str, str]:
 
 
 def cpu_flags() -> frozenset[str]:
-    """The /proc/cpuinfo flags that all CPUs of this machine have."""
+    """Return the /proc/cpuinfo flags that all CPUs of this machine have."""
     return emulation.flags_of(CPUINFO.read_text(encoding="utf-8", errors="replace"))
 
 
 def package_manager(status: Path = DPKG_STATUS) -> Literal["dpkg", "rpm"]:
-    """Which package database this machine has.
+    """Return which package database this machine has.
 
-    A system of one kind may have the other's tools installed, too; an empty dpkg database then says it is rpm's.
+    An rpm system may have dpkg's tools, too. Its dpkg database is empty then.
+
+    Args:
+        status: dpkg's database.
+
+    Raises:
+        HostError: it has neither.
     """
     dpkg, rpm = process.find("dpkg-query") is not None, process.find("rpm") is not None
     if dpkg and not (rpm and _is_empty(status)):
@@ -68,7 +74,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def compiler_version() -> str:
-    """The version of gcc on this machine, "" without one."""
+    """Return the version of gcc on this machine; "" without one."""
     if process.find("gcc") is None:
         return ""
     done = process.run(["gcc", "-dumpfullversion"])

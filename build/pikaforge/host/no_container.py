@@ -1,7 +1,7 @@
-"""The host engine: the same guest scripts, on this machine itself, without containers.
+"""The host engine: it runs the same guest scripts on this machine, without containers.
 
-The way it was done by hand, for machines where no engine may run. It installs nothing and isolates little: what a
-job sees of the machine decides the result too, so the images' packages are checked by `stages.image`.
+It is for machines on which no container engine may run. It installs nothing and isolates little. The machine decides
+about results, too, so the image stage checks that the packages of the image are installed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from pikaforge.host.job import NOBODY, SIGNAL_BASE, CannotServe, Input, Job, Job
 from pikaforge.host.run_id import RunId
 
 LIMITED = 'ulimit -n "$0" && exec "$@"'
-"""Shell text that starts a program with a limit of open files; the program keeps the process id."""
+"""Shell text that starts a program with a limit of open files. The program has the process id of the shell."""
 PASSED_ON = ("PATH", "HOME", "USER", "TMPDIR", "LD_LIBRARY_PATH")
-"""Of this process's environment a job sees only these; containers see none of it."""
+"""Variables of this process that a job gets. Jobs in containers get none."""
 
 
 class HostEngine:
@@ -41,7 +41,7 @@ class HostEngine:
 
     def __init__(self, work: Path) -> None:
         self._work = work
-        self._owner = RunId.current()
+        self._run_id = RunId.current()
         self._lock = threading.Lock()
         self._children: set[process.Child] = set()
         self._aborted = False
@@ -53,19 +53,19 @@ class HostEngine:
             raise HostError(f"this machine is {name.sysname} on {name.machine}; x86-64 Linux is needed")
 
     def root(self, label: str) -> str:
-        """A folder that only this run uses; the same for every call with one label."""
-        return str(self._work / f"{label}-{self._owner.text}")
+        """Return a folder that only this run uses. It is the same at each call with a label."""
+        return str(self._work / f"{label}-{self._run_id.text}")
 
     def cores(self) -> int:
-        """CPUs that this process may run on (its affinity, as `nproc` counts)."""
+        """Return on how many CPUs this process may run (its affinity, as `nproc` counts)."""
         return len(os.sched_getaffinity(0))
 
     def sweep(self) -> int:
-        """Remove work folders of runs that are over; the count of them."""
+        """Remove work folders of runs that have ended; return how many those were."""
         removed = 0
         for folder in self._work.iterdir() if self._work.is_dir() else ():
-            owner = RunId.parse("-".join(folder.name.rsplit("-", 3)[-3:]))
-            if owner is not None and owner.gone():
+            made_by = RunId.parse("-".join(folder.name.rsplit("-", 3)[-3:]))
+            if made_by is not None and made_by.gone():
                 shutil.rmtree(folder, ignore_errors=True)
                 removed += 1
         return removed
@@ -139,7 +139,7 @@ class HostEngine:
 
     @contextmanager
     def serve(self, job: ServerJob) -> Iterator[RunningServer]:
-        """As `Engine.serve`; the server listens on this machine's `job.port` itself."""
+        """As `Engine.serve`; the server listens on `job.port` of this machine."""
         _check_limit(job.open_files)
         with self._folder(job.label, job.inputs) as root:
             data = root / "data"
@@ -155,26 +155,30 @@ class HostEngine:
                     lambda: self._child(argv, root, {**self._environment(root), **job.env}, job.log, user=user),
                 )
                 try:
-                    server.again()
+                    server.restart()
                     yield server
                 finally:
                     server.end()
 
     @contextmanager
     def network(self, label: str) -> Iterator[str]:
-        """As `Engine.network`: none; servers reach each other over the loopback interface, on ports of their own."""
+        """As `Engine.network`: "", because servers reach each other over the loopback interface, by their ports."""
         yield ""
 
     def cpu_flags(self, image: str) -> frozenset[str]:
-        """As `Engine.cpu_flags`, of this machine."""
+        """Return the CPU flags of this machine."""
         return machine.cpu_flags()
 
     def known_cpu_flags(self) -> frozenset[str] | None:
-        """As `Engine.known_cpu_flags`, of this machine."""
+        """Return the CPU flags of this machine."""
         return machine.cpu_flags()
 
     def free_port(self, offsets: tuple[int, ...]) -> int:
-        """A port such that it and its offsets are free now on all interfaces."""
+        """Return a port that is free on all interfaces, as are those at the offsets from it.
+
+        Raises:
+            HostError: none was found.
+        """
         for _ in range(200):
             with contextlib.ExitStack() as stack:
                 first = stack.enter_context(socket.socket())
@@ -199,9 +203,9 @@ def _check_limit(open_files: int | None) -> None:
 
 @contextmanager
 def _unprivileged(root: Path, data: Path) -> Iterator[int | None]:
-    """Let a server write nothing but `data`; the user that it has to be, None for this process's own.
+    """Let a server write to `data` only; give the user that it must run as, None for this process's user.
 
-    Without root, this process's user is unprivileged already, and only loses the right to write to `root`.
+    If this process does not run as root, its user only loses the right to write to `root`.
     """
     if os.geteuid() == 0:
         closed = [folder for folder in (root, *root.parents) if not folder.stat().st_mode & stat.S_IXOTH]
@@ -219,7 +223,7 @@ def _unprivileged(root: Path, data: Path) -> Iterator[int | None]:
 
 
 class _LocalServer:
-    """A server as a child process."""
+    """A server that is a child process."""
 
     def __init__(self, job: ServerJob, root: Path, start: Callable[[], AbstractContextManager[process.Child]]) -> None:
         self.root = str(root)
@@ -233,12 +237,12 @@ class _LocalServer:
         assert self._child is not None  # `serve` has started it
         return self._child
 
-    def again(self) -> None:
+    def restart(self) -> None:
         self.end()
         self._child = self._stack.enter_context(self._start())
 
     def end(self) -> None:
-        """End it, if it still runs."""
+        """End the server if it still runs."""
         self._stack.close()
 
     def address(self) -> tuple[str, int]:
@@ -269,18 +273,18 @@ class _LocalServer:
             tar.add(path, arcname=path.name)
         return buffer.getvalue()
 
-    def mapped(self) -> tuple[str, ...]:
+    def mapped_files(self) -> tuple[str, ...]:
         try:
-            return process.mapped(
+            return process.mapped_files(
                 Path(f"/proc/{self._running().pid}/maps").read_text(encoding="utf-8", errors="replace")
             )
         except OSError as error:
             raise HostError(f"cannot look at the server's process: {error.strerror}") from error
 
-    def rest(self) -> Mapping[str, int]:
+    def resources(self) -> Mapping[str, int]:
         folder = Path("/proc") / str(self._running().pid)
         try:
             status = (folder / "status").read_text(encoding="utf-8", errors="replace")
-            return {"fds": len(os.listdir(folder / "fd")), **process.held(status)}  # noqa: PTH208
+            return {"fds": len(os.listdir(folder / "fd")), **process.resources(status)}  # noqa: PTH208
         except OSError as error:
             raise HostError(f"cannot look at the server's process: {error.strerror}") from error

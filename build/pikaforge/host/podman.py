@@ -1,6 +1,6 @@
-"""What differs where podman answers in docker's protocol. Pure: texts and figures, no call to an engine.
+"""Differences of podman where it speaks docker's protocol: texts and figures, without a call to an engine.
 
-Looked at with podman 4.3 of Debian 12. Which engine it is decides nothing that a key or a package depends on.
+They were observed with podman 4.3 of Debian 12. No key and no package depends on which engine is used.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ import re
 from collections.abc import Mapping
 
 MOST = 1 << 20
-"""The limit that podman gives a container as root if it is asked for none, whatever the machine allows."""
+"""The limit that podman as root sets for a container if no limit is asked for. The machine may allow less."""
 LIMITS = {"nofile": "Max open files", "nproc": "Max processes"}
 """Limits that podman sets if a container asks for none, and their names in /proc/PID/limits."""
 SHOW_LIMITS = ("sh", "-c", "cat /proc/$PPID/limits")
-"""Shows the limits of who started the container, which may raise none of them."""
+"""Prints the limits of the process that has started the container. The container can have no higher ones."""
 SEE_ALL: Mapping[str, object] = {"init": False, "pid_mode": "host"}
-"""Options with which it sees that process."""
+"""Options of a container that can see that process."""
 LEAST = {"core": 0, "nofile": 256, "nproc": 256}
-"""Limits with which `SHOW_LIMITS` runs; no machine allows less. Root's processes are not counted."""
+"""Limits of the container that runs `SHOW_LIMITS`; every machine allows them. Processes of root are not counted."""
 LIMITED = 'ulimit -c 0 && { [ -z "$0" ] || ulimit -n "$0"; } && exec "$@"'
 """Shell text that starts a program with no core files and a limit of open files; it keeps the process id."""
 IMAGE = "/v4.0.0/libpod/images/{id}/json"
-"""What podman's own interface says of an image; among it `Digest`, which its tag has in the registry."""
+"""Path of an image in podman's own interface. See `replies.PodmanImage`."""
 LOGS = "json-file"
-"""Where logs are kept. What podman takes itself may be the journal, which drops lines that come too fast."""
+"""The log driver. Podman's default may be the journal, which drops lines that come too fast."""
 
 HINTS = {
     r"container-init|catatonit": (
@@ -38,11 +38,11 @@ HINTS = {
         "podman needs netavark, aardvark-dns and iptables for networks: install the packages where podman runs"
     ),
 }
-"""Patterns in what it says when it fails, and what to do."""
+"""What to do, by patterns in podman's error messages."""
 
 
 def hard_limits(text: str) -> dict[str, int]:
-    """What a container may have at most, of `LIMITS`, out of a /proc/PID/limits; nothing for what has no limit."""
+    """Return the hard limits in a text of /proc/PID/limits, by the names in `LIMITS`; none for what is unlimited."""
     limits = {}
     for name, title in LIMITS.items():
         found = re.search(rf"^{title} +\S+ +(\d+) ", text, re.MULTILINE)
@@ -52,5 +52,5 @@ def hard_limits(text: str) -> dict[str, int]:
 
 
 def limited(argv: tuple[str, ...], limits: Mapping[str, int]) -> tuple[str, ...]:
-    """The command that runs another with limits, for an engine that sets none; more than its user may, none can."""
+    """Return a command that runs another one with limits, for an engine that sets none."""
     return ("/bin/sh", "-c", LIMITED, str(limits.get("nofile", "")), *argv)

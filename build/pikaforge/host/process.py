@@ -1,4 +1,4 @@
-"""The one door to other programs: argument vectors in, output and status out, never shell text."""
+"""Other programs: the one module that starts them. Commands are argument vectors, never shell text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pikaforge.errors import HostError
 
 Argv = Sequence[str]
 SECRET = re.compile(r"PIKAFORGE_(SIGNING_KEY|.*_(PASSWORD|TOKEN))")
-"""Variables that no other program needs to see: those that may hold a secret itself, and not only its place."""
+"""Variables that other programs do not get: they may hold a secret itself, and not only its place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,22 +32,30 @@ class Completed:
     stderr: bytes
 
     def text(self) -> str:
-        """Standard output as text; bytes that are not UTF-8 are replaced."""
+        """Return standard output as text; bytes that are not UTF-8 are replaced."""
         return self.stdout.decode("utf-8", "replace")
 
     def errors(self) -> str:
-        """Standard error as text."""
+        """Return standard error as text; bytes that are not UTF-8 are replaced."""
         return self.stderr.decode("utf-8", "replace")
 
 
 def find(program: str) -> str | None:
-    """The path of `program`, also where sbin folders are not on an ordinary user's PATH."""
+    """Return the path of a program; None without one. The sbin folders count also if they are not on PATH."""
     path = os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin" + os.pathsep + "/sbin"
     return shutil.which(program, path=path)
 
 
 def require(program: str, *, hint: str) -> str:
-    """As `find`, but a missing program is a HostError that says how to get it."""
+    """Return the path of a program.
+
+    Args:
+        program: its name.
+        hint: how to get it.
+
+    Raises:
+        HostError: it is missing.
+    """
     path = find(program)
     if path is None:
         raise HostError(f"the program `{program}` is missing on this machine", hint=hint)
@@ -55,7 +63,7 @@ def require(program: str, *, hint: str) -> str:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment with a fixed locale and without this tool's secrets, and `extra`."""
+    """Return the environment of this process with a fixed locale, without this tool's secrets, and with `extra`."""
     kept = {name: value for name, value in os.environ.items() if not SECRET.fullmatch(name)}
     return {**kept, "LC_ALL": "C.UTF-8", "LANGUAGE": "C", **(extra or {})}
 
@@ -68,10 +76,10 @@ def run(
     stdin: bytes | None = None,
     timeout: float | None = None,
 ) -> Completed:
-    """Run a program to its end and keep what it prints.
+    """Run a program to its end, and return what it has printed.
 
     Raises:
-        HostError: the program cannot be started, or ran longer than `timeout` seconds (it is killed then).
+        HostError: it cannot be started, or ran longer than `timeout` seconds and was killed.
     """
     started = _start(argv, cwd=cwd, env=env, stdin=stdin)
     with _registered(started):
@@ -93,7 +101,7 @@ def _start(
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # so that end_all reaches what it started, too
+            start_new_session=True,  # so that `end_all` also ends the programs that it has started
         )
     except FileNotFoundError as error:
         raise HostError(f"cannot run `{argv[0]}`: {error.strerror}", hint="install it, then run again") from error
@@ -107,7 +115,7 @@ _ended = threading.Event()
 
 @contextmanager
 def _registered(started: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Keep the program where `end_all` finds it; end its group when the block is left early."""
+    """Let `end_all` find the program; end its process group if the block is left early."""
     _running.add(started.pid)
     try:
         if _ended.is_set():
@@ -126,14 +134,14 @@ def _kill_group(pid: int) -> None:
 
 
 def end_all() -> None:
-    """End every program that `run` has started, with its group, from another thread; none starts afterwards."""
+    """End every program that `run` has started, with its process group. No program starts afterwards."""
     _ended.set()
     for pid in list(_running):
         _kill_group(pid)
 
 
 class Child:
-    """A running program in a process group of its own, so that all of it can be ended."""
+    """A running program in a process group of its own, so that it can be ended with all that it has started."""
 
     def __init__(
         self, argv: Argv, *, cwd: Path, env: Mapping[str, str], output: IO[bytes], user: int | None = None
@@ -156,24 +164,24 @@ class Child:
         self.pid = self._popen.pid
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Exit status (negative N: killed by signal N), or None if it still runs after `timeout` seconds."""
+        """Return the exit status (negative N: killed by signal N); None if it still runs after `timeout` seconds."""
         try:
             return self._popen.wait(timeout)
         except subprocess.TimeoutExpired:
             return None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the program itself, if it still runs."""
+        """Send a signal to the program alone, if it still runs."""
         if self._popen.poll() is None:
             self._popen.send_signal(number)
 
     def kill_group(self) -> None:
-        """End the program and all that it started."""
+        """End the program and all that it has started."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        except PermissionError:  # a member changed its user; the leader at least is ours
+        except PermissionError:  # a program of the group has changed its user; the first one has not
             self._popen.kill()
         self._popen.wait()
 
@@ -182,12 +190,12 @@ class Child:
 def child(
     argv: Argv, *, cwd: Path, env: Mapping[str, str], output: IO[bytes], user: int | None = None
 ) -> Iterator[Child]:
-    """Start a program that is ended, with its group, when the block is left.
+    """Start a program. It is ended with its process group when the block is left.
 
     Args:
         argv: program and arguments.
         cwd: its working folder.
-        env: all of its environment.
+        env: its whole environment.
         output: where standard output and error go.
         user: user and group that it runs as; only root can change them.
     """
@@ -198,20 +206,20 @@ def child(
         started.kill_group()
 
 
-def held(status: str) -> dict[str, int]:
-    """`threads` and `rss_kib` out of the text of /proc/PID/status."""
+def resources(status: str) -> dict[str, int]:
+    """Return `threads` and `rss_kib` of a text of /proc/PID/status."""
     values = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     return {"threads": int(values["Threads"]), "rss_kib": int(values["VmRSS"].split()[0])}
 
 
-def mapped(maps: str) -> tuple[str, ...]:
-    """Paths of the files in the text of /proc/PID/maps, once each."""
+def mapped_files(maps: str) -> tuple[str, ...]:
+    """Return the paths of files in a text of /proc/PID/maps, once each."""
     fields = (line.split(maxsplit=5) for line in maps.split("\n"))
     return tuple(dict.fromkeys(row[5] for row in fields if len(row) > 5 and row[5].startswith("/")))
 
 
 def start_time(pid: int) -> str | None:
-    """When `pid` started (clock ticks since boot, /proc/PID/stat field 22), or None if it does not run."""
+    """Return when a process has started, in clock ticks since boot (/proc/PID/stat, field 22); None if it has ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -220,5 +228,5 @@ def start_time(pid: int) -> str | None:
 
 
 def cwd() -> Path:
-    """The folder that relative arguments mean: setup.sh and nox change it, and say where the user was."""
+    """Return the folder of relative arguments. setup.sh and nox change the folder, and say where the user was."""
     return Path(os.environ.get("PIKAFORGE_CWD") or Path.cwd())

@@ -1,4 +1,4 @@
-"""Who made a thing, so that the next run can tell what a killed run left behind."""
+"""The run that made a container, network or folder. By it, the next run finds what a killed run has left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pikaforge.host import process
 
 
 def _machine() -> str:
-    """This boot of this machine, as seen from this PID namespace.
+    """Return an id of this boot of this machine, as seen from this PID namespace.
 
     Process ids mean something only within one namespace, and several of them (two CI runners in containers) may
     share an engine.
@@ -23,21 +23,23 @@ def _machine() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunId:
-    """A process of this tool; `text` is its label on containers, networks and work folders."""
+    """A process of this tool. Containers and networks have its `text` as a label, folders have it in their names."""
 
     machine: str
+    """See `_machine`."""
     pid: int
     started: str
+    """See `process.start_time`."""
 
     @classmethod
     def current(cls) -> RunId:
-        """The owner that this process is."""
+        """Return the id of this process."""
         pid = os.getpid()
         return cls(machine=_machine(), pid=pid, started=process.start_time(pid) or "")
 
     @classmethod
     def parse(cls, text: str) -> RunId | None:
-        """The inverse of `text`; None for anything else."""
+        """Return the id that has this `text`; None for anything else."""
         machine, _, rest = text.partition("-")
         pid, _, started = rest.partition("-")
         if not (machine and pid.isdecimal() and started.isdecimal()):
@@ -50,9 +52,9 @@ class RunId:
         return f"{self.machine}-{self.pid}-{self.started}"
 
     def gone(self) -> bool:
-        """Whether the process certainly ended: it was one of this machine's, and runs no more.
+        """Return whether the process has certainly ended: it was one of this machine, and does not run any more.
 
-        A process id that was given out again is recognised by its other start time. Of other machines nothing
-        can be known, so their things are left alone.
+        A process id that was given out again has another start time. Nothing is known of processes of other machines,
+        so what they have made is left alone.
         """
         return self.machine == _machine() and process.start_time(self.pid) != self.started

@@ -1,4 +1,4 @@
-"""Source tarballs of others, made ready to be streamed into a job."""
+"""Source tarballs of releases, normalised for jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pikaforge.errors import AuditError, HostError
 from pikaforge.host.archives import TarEntry, tar_entries, told
 
 LIMIT = 1 << 30
-"""Bytes unpacked; what is built here has a hundredth of that."""
+"""Bytes unpacked. The tarballs that are built here have a hundredth of that."""
 TYPES = {
     "file": tarfile.REGTYPE,
     "folder": tarfile.DIRTYPE,
@@ -21,20 +21,20 @@ TYPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceTarball:
-    """An uncompressed archive of a source tree without its top folder."""
+    """A plain tar archive of a source tree without its top folder."""
 
     path: Path
     epoch: int
-    """Time of the newest file, in seconds: for SOURCE_DATE_EPOCH."""
+    """Time of the newest file in seconds, for SOURCE_DATE_EPOCH."""
 
 
 def without_top(tarball: Path, into: Path) -> SourceTarball:
-    """Write the members of a source tarball, without the one top folder that all are in, to the archive `into`.
+    """Write a source tarball to the archive `into`, without the one top folder that has all of its members.
 
-    Owners, modes and times are made plain, so that the same sources give the same archive.
+    Owners, modes and times are normalised, so that the same sources give the same archive.
 
     Raises:
-        HostError: it is no tar archive, has several top folders, or a member that does not belong into a source tree.
+        HostError: it is no tar archive, has several top folders, or has a member that no source tree has.
     """
     newest = total = count = 0
     top = ""
@@ -72,7 +72,7 @@ def without_top(tarball: Path, into: Path) -> SourceTarball:
 def _plain(member: TarEntry, name: str) -> tarfile.TarInfo:
     """Return the member under another name, with nothing but what a source tree needs."""
     plain = tarfile.TarInfo(name)
-    # A sparse file is read whole, so it is an ordinary one here.
+    # The content of a sparse file is read with its holes, so it becomes an ordinary file.
     plain.type, plain.size = TYPES[member.kind], member.size if member.kind == "file" else 0
     plain.mode = 0o755 if member.kind == "folder" or member.mode & 0o100 else 0o644
     plain.linkname = member.target
@@ -82,7 +82,10 @@ def _plain(member: TarEntry, name: str) -> tarfile.TarInfo:
 
 
 def _check(tarball: Path, member: TarEntry, top: str, links: set[PurePosixPath]) -> None:
-    """Refuse what leaves the top folder, or goes through a symbolic link (which would make the other checks void)."""
+    """Raise HostError for a member that leaves the top folder or goes through a symbolic link.
+
+    A path through a link may lead elsewhere than it says, so that the other checks would not hold.
+    """
     if member.kind == "other":
         raise _bad(tarball, f"{member.name} is no file, folder or link")
     own = PurePosixPath(member.name)

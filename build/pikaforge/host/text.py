@@ -12,7 +12,7 @@ REASON = re.compile(r"^forge: reason: (.*)$", re.MULTILINE)
 
 
 def clean(text: str) -> str:
-    """The text without control characters but line ends."""
+    """Return a text in which blanks replace control characters. Line ends stay."""
     return "".join(" " if unicodedata.category(letter) in CONTROLS and letter != "\n" else letter for letter in text)
 
 

@@ -1,4 +1,4 @@
-"""Where stages run: folders, engine, store and lock. No decision of a stage hides in it."""
+"""What all stages of a run share: folders, engine, store and lock; and how a job is run for a stage."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ TAIL_LINES = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
-    """The surroundings of a run."""
+    """Folders, engine, store and lock of a run."""
 
     base: Path
-    """The folder of matrix.yaml; paths in it are relative to this."""
+    """The folder of matrix.yaml. Paths in matrix.yaml are relative to it."""
     out: Path
-    """Store, downloads, logs and work folders."""
+    """Folder of store, downloads, logs and work folders."""
     dist: Path
     engine: Engine
     store: Store
     lock: Lock
     jobs: int
-    """Compiler processes at once."""
+    """Number of compiler processes at once."""
     downloads: Downloads
     compiler_cache: bool = True
     given: Mapping[str, Path] = field(default_factory=dict)
-    """Local files that serve for pinned tarballs, by the name of what is in them."""
+    """Local files that are used instead of pinned tarballs, by the name of the library in them."""
     home: Path = field(default=HOME)
 
     def guest(self, *names: str) -> Input:
@@ -50,7 +50,7 @@ class Workspace:
         return Input(folder="guest", archive=files(wanted, executable=wanted))
 
     def log_path(self, label: str, stage: str) -> Path:
-        """`out/logs/<label>/<stage>.log`, emptied."""
+        """Return the path `out/logs/<label>/<stage>.log`. The file is there, and empty."""
         path = self.out / "logs" / label / f"{stage}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
@@ -68,7 +68,7 @@ def guest_digests(home: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def read_facts(path: Path) -> dict[str, list[tuple[str, ...]]]:
-    """The KEY<TAB>VALUE… lines of a guest's facts, by key, in order."""
+    """Return the lines KEY<TAB>VALUE… of a guest script's facts: the values of each line by key, in order."""
     facts: dict[str, list[tuple[str, ...]]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         if not line:
@@ -81,13 +81,16 @@ def read_facts(path: Path) -> dict[str, list[tuple[str, ...]]]:
 def run_job(
     workspace: Workspace, job: Job, into: Path, *, stage: str, label: str, failed: str, hint: str = ""
 ) -> JobResult:
-    """Run a job; a bad end is a StageError with the reasons that the log tells.
+    """Run a job.
 
     Args:
         stage: of the node.
         label: of the node.
         failed: the message, e.g. "the build failed".
         hint: what to do, beside reading the log.
+
+    Raises:
+        StageError: the job failed, or took too long. It has the reasons and the end of the log.
     """
     result = workspace.engine.run(job, into)
     if result.status == 0 and not result.timed_out:
@@ -101,13 +104,19 @@ def run_job(
 
 
 def explained(error: StageError, messages: Mapping[int, tuple[str, str]], **words: str) -> StageError:
-    """The error of a job with what its exit status means: message and hint, whose {words} are filled in."""
+    """Return the error of a job with the message and hint of its exit status.
+
+    Args:
+        error: of the job.
+        messages: message and hint by exit status.
+        words: replace their names in braces in hints.
+    """
     message, hint = messages.get(error.failure.status or 0, (error.message, ""))
     return StageError(message, error.failure, hint=hint.format(**words))
 
 
 def failure(*, stage: str, label: str, log: Path, command: str = "", status: int | None = None) -> StageFailure:
-    """What a log says about a failure: the guest's own reasons, else the first compiler error; and the last lines."""
+    """Return what a log says about a failure: reasons of guest scripts or the first compiler error, and its end."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     reasons = [match[1] for line in lines if (match := REASON.match(line))]
     if not reasons:

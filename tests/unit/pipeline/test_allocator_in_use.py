@@ -38,14 +38,14 @@ def line(path: str) -> str:
 
 
 def test_files_of_a_process() -> None:
-    assert process.mapped(MAPS) == (
+    assert process.mapped_files(MAPS) == (
         "/forge/tree/bin/demo",
         TCMALLOC,
         "/usr/lib/x86_64-linux-gnu/libc.so.6",
         "/dev/zero (deleted)",
         "/memfd:ring (deleted)",
     )
-    assert process.mapped("") == ()
+    assert process.mapped_files("") == ()
 
 
 @pytest.mark.parametrize(
@@ -61,15 +61,15 @@ def test_files_of_a_process() -> None:
     ],
 )
 def test_paths_are_kept_as_they_are(path: str) -> None:
-    assert process.mapped(line(path)) == (path,)
+    assert process.mapped_files(line(path)) == (path,)
     wide = line(path).replace("r--p 00000000 fe:01 1835102", "r--p 123456789000 103:05 123456789012345678901")
-    assert process.mapped(wide) == (path,)
+    assert process.mapped_files(wide) == (path,)
 
 
 @pytest.mark.parametrize("kind", BUILT)
 def test_the_one_in_the_tree(kind: str) -> None:
     assert mapped_wrong((*PLAIN, TCMALLOC), kind=kind, root="/forge") == ""
-    assert mapped_wrong(process.mapped(MAPS), kind=kind, root="/forge") == ""
+    assert mapped_wrong(process.mapped_files(MAPS), kind=kind, root="/forge") == ""
     both = "/home/user/out/work/smoke x/tree/lib/libtcmalloc_and_profiler.so.4"
     assert mapped_wrong((*PLAIN, both), kind=kind, root="/home/user/out/work/smoke x") == ""
 

@@ -75,7 +75,7 @@ class Memory:
     def log_text(self) -> str:
         return self.log
 
-    def again(self) -> None:
+    def restart(self) -> None:
         self.starts += 1
         self.ended = None
 
@@ -88,10 +88,10 @@ class Memory:
     def fetch(self, folder: str) -> bytes | None:
         return self.folders.get(folder)
 
-    def mapped(self) -> tuple[str, ...]:
+    def mapped_files(self) -> tuple[str, ...]:
         return self.files
 
-    def rest(self) -> Mapping[str, int]:
+    def resources(self) -> Mapping[str, int]:
         return {}
 
     def answer(self, request: Sequence[str | int]) -> Reply:

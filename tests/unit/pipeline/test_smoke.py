@@ -431,7 +431,7 @@ def test_what_cannot_be_looked_at_does_not_pass(
     def refuse() -> tuple[str, ...]:
         raise error
 
-    monkeypatch.setattr(fake.server, "mapped", refuse)
+    monkeypatch.setattr(fake.server, "mapped_files", refuse)
     assert _failure(run).failure.findings == (f"check allocator: what the server has mapped cannot be read: {error}",)
 
 

@@ -140,7 +140,7 @@ def _resident(server: RunningServer) -> Callable[[], int | None]:
 
     def resident() -> int | None:
         try:
-            held: Mapping[str, int] = server.rest()
+            held: Mapping[str, int] = server.resources()
             return held["rss_kib"] << 10
         except (HostError, KeyError, IndexError, ValueError):
             return None

@@ -237,7 +237,7 @@ class _MultiServerRun:
         elif step.data is not None:
             raise StepFailed(f"the server {name} has data already: only its first start takes `data`")
         else:
-            running.server.again()
+            running.server.restart()
             running.up = True
         status, wrong = self._place.ready(running.server)
         if step.refused is None:

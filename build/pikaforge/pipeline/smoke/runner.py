@@ -127,7 +127,7 @@ class Session:
         """Which allocator the running process has mapped."""
         start = time.monotonic()
         try:
-            detail = allocator_in_use.mapped_wrong(server.mapped(), kind=self.place.allocator, root=server.root)
+            detail = allocator_in_use.mapped_wrong(server.mapped_files(), kind=self.place.allocator, root=server.root)
         except (HostError, IndexError) as error:
             detail = f"what the server has mapped cannot be read: {error}"
         return CheckOutcome(name="allocator", passed=not detail, seconds=time.monotonic() - start, detail=detail)
@@ -149,6 +149,6 @@ class Session:
 def _rest(server: RunningServer) -> dict[str, Any]:
     """What the server holds when nobody asks it anything."""
     try:
-        return dict(server.rest())
+        return dict(server.resources())
     except (HostError, IndexError, KeyError, ValueError) as error:  # a kernel without some file under /proc
         return {"unknown": str(error)}
