@@ -1,7 +1,7 @@
-"""Every way in which a run can end badly, with its exit status.
+"""Errors of this tool, and the exit status of each.
 
-One base class carries what is wrong (`message`), where (`where`: YAML path, stage, cell, log file) and what to
-do (`hint`). Errors are raised anywhere and caught once, in `cli`.
+The base class says what is wrong (`message`), where (`where`: YAML path, stage, cell, log file), and what to do
+(`hint`). Errors are raised anywhere, and caught in one place, in `cli`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ EXIT_INTERRUPTED = 130
 
 
 class ForgeError(Exception):
-    """Base of all expected failures; never shown as a traceback unless `--debug` is given."""
+    """Base of all expected errors. A traceback of one is shown with `--debug` only."""
 
     exit_code: ClassVar[int] = EXIT_STAGE
 
     also: tuple[ForgeError, ...] = ()
-    """Further problems found in the same go (all mistakes of a file at once), printed after this one."""
+    """Further errors that were found at the same time (all mistakes in a file), printed after this one."""
 
     def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class ForgeError(Exception):
         self.hint = hint
 
     def lines(self) -> list[str]:
-        """The error as printed: `error:` first, then where it is and what to do; then the same for `also`."""
+        """Return the error as it is printed: `error:`, `where:` and `hint:`, and then those of `also`."""
         lines = [f"error: {self.message}"]
         if self.where:
             lines.append(f"  where: {self.where}")
@@ -46,7 +46,7 @@ class ForgeError(Exception):
 
 
 class ConfigError(ForgeError):
-    """matrix.yaml, a series, the lock or the selection is wrong."""
+    """matrix.yaml, a series, sources.lock or the selection is wrong."""
 
     exit_code = EXIT_CONFIG
 
@@ -58,22 +58,22 @@ class HostError(ForgeError):
 
 
 class UnreachableError(HostError):
-    """What is elsewhere cannot be had from here: a registry's image, a mirror's packages, a download, a repository."""
+    """Something on another machine cannot be reached: a registry, a mirror, a download, a repository."""
 
 
 class AuditError(ForgeError):
-    """A file or package cannot be read, so nothing can be said of it; never a verdict."""
+    """A file or package cannot be read, so there is no verdict about it."""
 
 
 class PublishError(ForgeError):
-    """A repository could not be written, or not verified after writing."""
+    """A repository could not be written, or could not be verified after that."""
 
     exit_code = EXIT_PUBLISH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageFailure:
-    """Where a stage failed; every field is for the reader of the error, none for control flow."""
+    """Details of a failed stage. All fields are for readers; none decides what the tool does next."""
 
     stage: str
     label: str
@@ -86,7 +86,7 @@ class StageFailure:
     tail: tuple[str, ...] = ()
     """The last lines of the log."""
     findings: tuple[str, ...] = ()
-    """The lines that most likely tell the reason, e.g. the first compiler error."""
+    """The lines that most likely have the reason, such as the first compiler error."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the stage found out nevertheless, as its result would have it; for the report."""
 
@@ -105,7 +105,7 @@ class StageError(ForgeError):
         return StageError(self.message, replace(self.failure, facts=facts), hint=self.hint)
 
     def lines(self) -> list[str]:
-        """As the base class, with the findings, the log's tail and its path."""
+        """Return the error as it is printed, with the findings, the end of the log and its path."""
         failure = self.failure
         lines = [f"error: {self.message}", f"  where: {self.where}"]
         if failure.command:

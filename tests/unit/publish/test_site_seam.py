@@ -41,13 +41,13 @@ class MemorySite:
     def fetch(self, file: File, place: str, into: Path) -> None:
         into.write_bytes(self.files[f"{place}/{file.path}"])
 
-    def commit(self, change: Transaction) -> int:
-        for addition in change.additions:
+    def commit(self, transaction: Transaction) -> int:
+        for addition in transaction.additions:
             content = addition.content
             data = content if isinstance(content, bytes) else content.read_bytes()
-            self.files[f"{change.place}/{addition.file.path}"] = data
-        self.files.update({f"{change.place}/{path}": data for path, data in change.pointers.items()})
-        return len(change.additions)
+            self.files[f"{transaction.place}/{addition.file.path}"] = data
+        self.files.update({f"{transaction.place}/{path}": data for path, data in transaction.pointers.items()})
+        return len(transaction.additions)
 
     def write(self, path: str, data: bytes) -> bool:
         changed = self.files.get(path) != data
@@ -69,8 +69,8 @@ class MemoryKind:
     def place(self, destination: Destination) -> str:
         return "memory"
 
-    def open(self, opening: SiteOptions) -> tuple[MemorySite, str]:
-        self.opened.append(opening)
+    def open(self, options: SiteOptions) -> tuple[MemorySite, str]:
+        self.opened.append(options)
         return self.site, "https://memory.example.org"
 
 

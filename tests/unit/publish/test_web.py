@@ -21,11 +21,11 @@ from pikaforge.publish.sites.client import SiteClient
 from pikaforge.publish.sites.credentials import Credentials
 from pikaforge.publish.sites.journal import Journal
 from pikaforge.publish.sites.web import WebSite
-from pikaforge.publish.sites.webdav import Dav, beside
+from pikaforge.publish.sites.webdav import DavClient, beside
 
 WRITER = Credentials(user="ann", password="p:ss wörd")
 URL = "https://repo.example.org/pub"
-REDO = Journal(
+JOURNAL = Journal(
     place="el7/R620",
     pointers=(("el7/R620/dists/InRelease", b"\x00\xff"), ("el7/R620/repository.json", b"{}")),
     removals=("el7/R620/x86_64/a+b.rpm",),
@@ -40,17 +40,17 @@ def client(url: str = URL, credentials: Credentials | None = WRITER) -> SiteClie
 
 
 def test_a_log_is_read_as_it_was_written() -> None:
-    assert Journal.parse(REDO.text()) == REDO
+    assert Journal.parse(JOURNAL.text()) == JOURNAL
     uploads = Journal.of_uploads("el7/R620", ["a", "b"])
     assert Journal.parse(uploads.text()) == Journal(place="el7/R620", pointers=(), removals=("a", "b"))
 
 
 def test_a_log_that_is_damaged_anywhere_is_none() -> None:
-    text = REDO.text()
+    text = JOURNAL.text()
     assert all(Journal.parse(text[:end]) is None for end in range(len(text) - 2))
     for at in range(len(text) - 2):
         changed = text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :]
-        assert Journal.parse(changed) in (None, REDO), changed
+        assert Journal.parse(changed) in (None, JOURNAL), changed
     for other in (b"", b"[]", b"1", b"{}", b"\xff", b"null"):
         assert Journal.parse(other) is None
     content = json.loads(text)
@@ -67,9 +67,9 @@ def resealed(content: dict[str, object]) -> bytes:
 
 
 def test_a_log_of_another_version_is_not_thrown_away() -> None:
-    content = json.loads(REDO.text())
+    content = json.loads(JOURNAL.text())
     del content["sha256"]
-    assert Journal.parse(resealed(content)) == REDO
+    assert Journal.parse(resealed(content)) == JOURNAL
     with pytest.raises(PublishError, match="another version"):
         Journal.parse(resealed({**content, "format": 2}))
 
@@ -78,7 +78,7 @@ def test_a_log_of_another_version_is_not_thrown_away() -> None:
 
 
 def test_names_are_quoted_and_stay_below_the_root() -> None:
-    dav = Dav(f"{URL}/", client())
+    dav = DavClient(f"{URL}/", client())
     assert dav.where == URL
     assert dav.url("a+b/c d~é%.rpm") == f"{URL}/a%2Bb/c%20d~%C3%A9%25.rpm"
     for path in ("../x", "a/../x", "a//x", "/x", "a/./x", "a/", ""):
@@ -261,7 +261,7 @@ def test_what_twine_says_is_shown_without_secrets() -> None:
     output = (
         f"{'x' * 5}\n" * 9 + "\nfailed for ann:p:ss wörd\nYW5uOnA6c3Mgd8O2cmQ=\nat https://u:pw@example.org/x?k=v now\n"
     )
-    lines = pypi._told(output, WRITER)
+    lines = pypi._shown(output, WRITER)
     assert lines[-3:] == ["failed for ann:***", "***", "at https://***@example.org/x?*** now"]
     assert len(lines) == pypi.LINES
 

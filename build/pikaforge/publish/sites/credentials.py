@@ -1,4 +1,4 @@
-"""Who publishes, as the environment tells: never in matrix.yaml, on a command line, in a log or in an error."""
+"""Credentials of a publisher, from the environment. They are never in matrix.yaml, command lines, logs or errors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 from pikaforge.errors import ConfigError
 
 BEARER = "Bearer "
-"""What the line of a file begins with if a token follows, as in the header that it is for."""
+"""Start of the line in a credentials file that has a token, as in the HTTP header."""
 LIMIT = 1 << 16
-"""Bytes of a file with credentials; one line is enough."""
+"""Bytes of a credentials file; it has one line."""
 UNFIT = re.compile(r"[\x00-\x1f\x7f]")
-"""Control characters would end the header that they are sent in; requests shows such a header in its error."""
+"""Control characters would end the HTTP header. requests shows such a header in its error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,16 +28,16 @@ class Credentials:
     token: str = field(default="", repr=False)
     """Sent as `Authorization: Bearer`; an index takes it as the password of the user `__token__`."""
     source: str = ""
-    """Where they came from, for people."""
+    """The variable or file that they are from, for messages."""
 
 
 def prefix(target: str) -> str:
-    """What the variables of a publish target begin with: PIKAFORGE_MY_REPO of `my-repo`."""
+    """Return the start of the names of a destination's variables: PIKAFORGE_MY_REPO for `my-repo`."""
     return "PIKAFORGE_" + re.sub(r"[^A-Z0-9]", "_", target.upper())
 
 
 def advice(target: str, url: str) -> str:
-    """How credentials are given, for hints."""
+    """Return a hint that says how credentials are given."""
     name = prefix(target)
     return (
         f"set {name}_USER and {name}_PASSWORD, or {name}_TOKEN, or {name}_CREDENTIALS to a file with the line "
@@ -46,11 +46,11 @@ def advice(target: str, url: str) -> str:
 
 
 def credentials(target: str, url: str, environ: Mapping[str, str]) -> Credentials | None:
-    """The credentials for a publish target: the first that there are; None if there are none.
+    """Return the credentials for a destination; None if there are none.
 
-    In this order: a token; a user with a password; a file with one line, `user:password` or `Bearer TOKEN`; and the
-    entry of the URL's host in ~/.netrc, or in the file that NETRC names. An empty variable is one that is not set: CI
-    gives secrets that do not exist as such.
+    The first of these counts: a token; a user with a password; a file with one line, `user:password` or `Bearer TOKEN`;
+    the entry of the URL's host in ~/.netrc, or in the file that NETRC names. An empty variable counts as not set: CI
+    systems set empty variables for secrets that do not exist.
 
     Raises:
         ConfigError: a user without a password or the other way round, or a file that cannot be used.
@@ -72,7 +72,7 @@ def credentials(target: str, url: str, environ: Mapping[str, str]) -> Credential
 
 
 def _checked(found: Credentials) -> Credentials:
-    """Raises ConfigError where a header could not hold it; the text has no part of it."""
+    """Return credentials; raise ConfigError if an HTTP header cannot hold them. The message has no part of them."""
     wrong = ""
     if found.token and not re.fullmatch(r"[\x21-\x7e]+", found.token):
         wrong = "a token has no blanks, and ASCII characters only"
@@ -92,7 +92,7 @@ def _read(path: Path, source: str) -> str:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", where=source) from error
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8", where=source) from None  # its text shows bytes of the file
+        raise ConfigError(f"{path} is not UTF-8", where=source) from None  # the cause shows bytes of the file
 
 
 def _of_file(path: Path, source: str) -> Credentials:
@@ -116,7 +116,7 @@ def _of_file(path: Path, source: str) -> Credentials:
 
 
 def _of_netrc(url: str, environ: Mapping[str, str]) -> Credentials | None:
-    """The entry of the URL's host and no other: `default` is for guests."""
+    """Return the entry of the URL's host; the entry `default` is for guests and does not count."""
     home = environ.get("HOME", "")
     named = environ.get("NETRC", "") or (f"{home}/.netrc" if home else "")
     path = Path(named).expanduser()
@@ -124,7 +124,7 @@ def _of_netrc(url: str, environ: Mapping[str, str]) -> Credentials | None:
         return None
     try:
         entries = netrc.netrc(str(path)).hosts
-    except netrc.NetrcParseError as error:  # its text shows words of the file
+    except netrc.NetrcParseError as error:  # the cause shows words of the file
         raise ConfigError(f"{path} cannot be understood", where=f"line {error.lineno}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"

@@ -1,9 +1,9 @@
-"""A root in a folder, as a web server serves it.
+"""A root in a folder, for a web server to serve.
 
-`<root>/<image>/<model>` is a symlink to `.<model>.generations/<number>/` beside it, a whole folder for each generation
-that shares the files of the one before by hard links. A generation is made beside, renamed when it is complete, and the
-switch is the rename of the symlink: at no moment does a reader see a part of it, and a publisher that is killed leaves
-nothing that a reader sees.
+`<root>/<image>/<model>` is a symlink to `.<model>.generations/<number>/` beside it. Each generation has a whole folder,
+which shares the files of the previous one by hard links. A generation is made under a temporary name, and renamed when
+it is complete. The switch is the rename of the symlink. So readers never see a part of a generation, and nothing that a
+killed publisher has left.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from pikaforge.publish.state import File
 from pikaforge.publish.transaction import Addition, Transaction
 
 DEFAULT_FOLDER = "repo"
-"""Where a directory is that names no path, beside matrix.yaml."""
+"""The folder if no path is given; it is beside matrix.yaml."""
 LOCK = ".lock"
 GENERATIONS = ".generations"
 NEW, SWITCH = ".new", ".switch"
-"""A generation in the making, and the symlink to it before the switch."""
+"""Temporary names of a generation and of the symlink to it."""
 KEPT_FOLDERS = 2
-"""Folders of generations that stay: a reader's look at a path takes no longer than a publication."""
+"""Folders of generations that stay: a reader needs no longer to resolve a path than a publication takes."""
 
 
 class Directory:
@@ -45,8 +45,8 @@ class Directory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One publisher at a time. The system frees the lock of one that died, so it is never stale."""
-        with self._told("the lock cannot be taken", self.root / LOCK):
+        """Hold the lock of the root. The kernel releases the lock of a killed publisher, so it is never stale."""
+        with self._errors("the lock cannot be taken", self.root / LOCK):
             _make(self.root)
             lock = locked(self.root / LOCK, waits=lambda: self._notice(f"waits for another publisher of {self.root}"))
             lock.__enter__()
@@ -57,8 +57,8 @@ class Directory:
             lock.__exit__(None, None, None)
 
     def _heal(self) -> None:
-        """Remove what a publisher that died has left: half-made generations, and symlinks before their switch."""
-        with self._told("left-overs cannot be removed", self.root):
+        """Remove what a killed publisher has left: incomplete generations, and symlinks under temporary names."""
+        with self._errors("left-overs cannot be removed", self.root):
             for folder in self.root.glob(f"*/.*{GENERATIONS}/"):
                 served = folder.with_name(folder.name[1:].removesuffix(GENERATIONS))
                 if served.is_symlink() or not served.exists():
@@ -75,9 +75,9 @@ class Directory:
                     shutil.rmtree(path)
 
     def read(self, path: str, *, limit: int = 256 << 20) -> bytes | None:
-        """A file; None if there is none."""
+        """Return a file; None if there is none."""
         file = self.root / path
-        with self._told("a file cannot be read", file):
+        with self._errors("a file cannot be read", file):
             try:
                 with file.open("rb") as stream:
                     data = stream.read(limit + 1)
@@ -90,25 +90,25 @@ class Directory:
     def fetch(self, file: File, place: str, into: Path) -> None:
         """Copy a file of a repository and check its digest."""
         source = self.root / place / file.path
-        with self._told("a file cannot be copied", source):
+        with self._errors("a file cannot be copied", source):
             shutil.copyfile(source, into)
         if sha256(into) != file.sha256:
             raise PublishError("the file does not have the digest that it was published with", where=str(source))
 
-    def commit(self, change: Transaction) -> int:
+    def commit(self, transaction: Transaction) -> int:
         """Make the folder of a generation, and switch to it."""
-        served = self.root / change.place
+        served = self.root / transaction.place
         generations = served.with_name(f".{served.name}{GENERATIONS}")
-        number = change.state.current.number
+        number = transaction.state.current.number
         new, done = generations / NEW, generations / str(number)
-        with self._told("the repository cannot be written", served):
+        with self._errors("the repository cannot be written", served):
             if served.exists() and not served.is_symlink():
                 raise PublishError(
                     "there is something else where the repository should be", where=str(served), hint="move it away"
                 )
             try:
                 _make(new)
-                self._fill(new, served, change)
+                self._fill(new, served, transaction)
                 new.rename(done)
             except BaseException:
                 shutil.rmtree(new, ignore_errors=True)
@@ -117,29 +117,33 @@ class Directory:
             switch.symlink_to(Path(generations.name) / str(number))
             switch.rename(served)
             _synced(served.parent)
-        with contextlib.suppress(OSError):  # it is published; what is left, the next publisher removes
+        with contextlib.suppress(OSError):  # it is published; the next publisher removes old folders, too
             self._tidy(generations, served)
-        return len(change.additions)
+        return len(transaction.additions)
 
-    def _fill(self, new: Path, served: Path, change: Transaction) -> None:
-        """Everything of the generation: what stays by hard links, additions as copies, whose digests are read back."""
-        paths = [*(file.path for file in change.kept), *(a.file.path for a in change.additions), *change.pointers]
+    def _fill(self, new: Path, served: Path, transaction: Transaction) -> None:
+        """Fill the folder of a generation: hard links to what stays, and copies of additions, which are read back."""
+        paths = [
+            *(file.path for file in transaction.kept),
+            *(a.file.path for a in transaction.additions),
+            *transaction.pointers,
+        ]
         folders = sorted({path.rpartition("/")[0] for path in paths})
         for folder in folders:
             _make(new / folder)
-        for file in change.kept:  # thousands of them: without pathlib, which would take longer than the links
+        for file in transaction.kept:  # thousands of them: pathlib would take longer than the links
             _link(f"{served}/{file.path}", f"{new}/{file.path}")
-        for addition in change.additions:
+        for addition in transaction.additions:
             _copy(addition, new / addition.file.path)
-        for path, data in change.pointers.items():
+        for path, data in transaction.pointers.items():
             _put(data, new / path)
         for folder in folders:
             _synced(new / folder)
 
     def write(self, path: str, data: bytes) -> bool:
-        """Put a file of the root, unless it is there like that."""
+        """Write a file of the root; return False if it is there already."""
         file = self.root / path
-        with self._told("a file cannot be written", file):
+        with self._errors("a file cannot be written", file):
             if file.is_file() and file.read_bytes() == data:
                 return False
             _make(file.parent)
@@ -147,7 +151,7 @@ class Directory:
         return True
 
     @contextmanager
-    def _told(self, what: str, where: Path) -> Iterator[None]:
+    def _errors(self, what: str, where: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -159,7 +163,7 @@ class Directory:
 
 
 def _make(folder: Path) -> None:
-    """A folder with those above it, for a web server to read, whatever the umask; what is there stays as it is."""
+    """Make a folder, and those above it, readable for a web server whatever the umask is. Existing ones stay as is."""
     if not folder.is_dir():
         _make(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -172,7 +176,7 @@ def _number(name: str) -> int:
 
 
 def _link(source: str, target: str) -> None:
-    """A hard link; a copy where the file system has none."""
+    """Make a hard link; a copy if the file system has no hard links."""
     try:
         os.link(source, target)
     except FileNotFoundError:
@@ -182,7 +186,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _put(content: Path | bytes, target: Path) -> None:
-    """Write a file that is on the disk before readers are sent to it, also if the power fails."""
+    """Write a file to the disk, so that it is there after a power failure."""
     with target.open("wb") as stream:
         if isinstance(content, bytes):
             stream.write(content)
@@ -195,7 +199,7 @@ def _put(content: Path | bytes, target: Path) -> None:
 
 
 def _copy(addition: Addition, target: Path) -> None:
-    """Write a file, and read it back."""
+    """Write an addition, and read it back."""
     _put(addition.content, target)
     if sha256(target) != addition.file.sha256:
         raise PublishError(
@@ -206,8 +210,8 @@ def _copy(addition: Addition, target: Path) -> None:
 
 
 def _synced(folder: Path) -> None:
-    """Let a folder's names be on the disk before what comes next."""
-    with contextlib.suppress(OSError):  # not every file system can
+    """Write the names in a folder to the disk."""
+    with contextlib.suppress(OSError):  # some file systems cannot
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
@@ -226,10 +230,10 @@ class DirectoryKind:
         """Return its path, which may be relative to the configuration."""
         return destination.path or DEFAULT_FOLDER
 
-    def open(self, opening: SiteOptions) -> tuple[Directory, str]:
+    def open(self, options: SiteOptions) -> tuple[Directory, str]:
         """Return the folder as a site."""
-        root = (opening.base / self.place(opening.destination)).resolve()
-        return Directory(root, notice=opening.notice), (opening.destination.clients or root.as_uri()).rstrip("/")
+        root = (options.base / self.place(options.destination)).resolve()
+        return Directory(root, notice=options.notice), (options.destination.clients or root.as_uri()).rstrip("/")
 
 
 KIND = DirectoryKind()

@@ -1,4 +1,4 @@
-"""The log of a switch on a server, by which whoever comes after a killed publisher finishes what that one began."""
+"""The journal of a switch on a server. With it, the next publisher can finish what a killed one has begun."""
 
 from __future__ import annotations
 
@@ -13,40 +13,41 @@ from pikaforge.errors import PublishError
 from pikaforge.publish.transaction import Transaction
 
 PENDING = ".pending.json"
-"""At the root, because there is one publisher at a time, who makes one change after the other."""
+"""The journal's name. It is at the root, because only one publisher at a time makes one transaction at a time."""
 FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Journal:
-    """Paths are relative to the root."""
+    """What is left to be done for a switch. Paths are relative to the root."""
 
     place: str
     """The repository that is switched."""
     pointers: tuple[tuple[str, bytes], ...]
-    """What is written, one after the other: first those that are fit for the old ones and the new."""
+    """Path and content of the files that are written, in this order. Transitional ones, which fit to old and new ones,
+    come first."""
     removals: tuple[str, ...]
 
     @classmethod
-    def of(cls, change: Transaction) -> Journal:
-        """The switch of a change."""
+    def of(cls, transaction: Transaction) -> Journal:
+        """Return the journal of a transaction's switch."""
         return cls(
-            place=change.place,
+            place=transaction.place,
             pointers=tuple(
-                (f"{change.place}/{path}", data)
-                for pointers in (change.transitional, change.pointers)
+                (f"{transaction.place}/{path}", data)
+                for pointers in (transaction.transitional, transaction.pointers)
                 for path, data in pointers.items()
             ),
-            removals=tuple(f"{change.place}/{file.path}" for file in change.removals),
+            removals=tuple(f"{transaction.place}/{file.path}" for file in transaction.removals),
         )
 
     @classmethod
     def of_uploads(cls, place: str, temporary: Iterable[str]) -> Journal:
-        """What is to be done if nobody comes to the switch: temporary files are removed."""
+        """Return the journal of uploads: if the switch is never begun, temporary files are removed."""
         return cls(place=place, pointers=(), removals=tuple(temporary))
 
     def text(self) -> bytes:
-        """As it is written: JSON that holds the digest of itself."""
+        """Return the journal as it is written: JSON with a digest of the rest of it."""
         content = {
             "format": FORMAT,
             "place": self.place,
@@ -64,15 +65,15 @@ class Journal:
 
     @classmethod
     def parse(cls, text: bytes) -> Journal | None:
-        """The inverse of `text`; None for one that is damaged or incomplete: the switch had not begun then.
+        """Return the journal with this `text`; None if it is damaged or incomplete. The switch had not begun then.
 
         Raises:
-            PublishError: it is whole, but of another version.
+            PublishError: it is complete, but was written by another version of this tool.
         """
         try:
             content = json.loads(text)
-            told = content.pop("sha256")
-            if told != _checksum(content):
+            checksum = content.pop("sha256")
+            if checksum != _checksum(content):
                 return None
             if content["format"] != FORMAT:
                 raise PublishError(

@@ -1,7 +1,7 @@
-"""The seam of sites: where packages are published to.
+"""The seam of sites: places to which packages are published.
 
-A member is listed in `config.registry.SITES`. It is a kind of destination, and opens one of two things: a root for
-repositories with generations (`Site`), or an index that takes single files (`Index`).
+A member is a kind of destination, and is listed in `config.registry.SITES`. It opens one of two things: a root for
+repositories with generations (`Site`), or an index that takes single files (`PackageIndex`).
 """
 
 from __future__ import annotations
@@ -20,38 +20,49 @@ from pikaforge.publish.transaction import Transaction
 
 
 class Site(Protocol):
-    """Where a root is: a folder, or a server. Paths are relative to the root, with `/`.
+    """A root for repositories: a folder, or files on a server. Paths are relative to it, with `/`.
 
-    All methods raise PublishError, with the place and what to do, when the site does not do what it is asked.
+    All methods raise PublishError, with the place and a hint, if they fail.
     """
 
     where: str
-    """For people and errors; without secrets."""
+    """The root, as it is shown: without secrets."""
     stepwise: bool
-    """Whether readers may see new pointers before all of them are there."""
+    """Whether readers may see some new pointers while others are still the old ones."""
 
     def locked(self) -> AbstractContextManager[None]:
-        """One publisher at a time; waits for another one, and takes over from one that died.
+        """Hold the lock of the root: one publisher at a time.
 
-        What one that died has left half done is finished, or removed, before the block begins.
+        It waits for another publisher, and takes over the lock of one that died. What that one has left half done is
+        finished or removed before the block begins.
         """
 
     def read(self, path: str, *, limit: int = 256 << 20) -> bytes | None:
-        """A file; None if there is none."""
+        """Return a file; None if there is none. A file with more than `limit` bytes is an error."""
 
     def fetch(self, file: File, place: str, into: Path) -> None:
-        """Copy a file of a repository to `into`, and check its digest."""
+        """Copy a file of a repository to `into`, and check its digest.
 
-    def commit(self, change: Transaction) -> int:
-        """Make a change; the number of files that were transferred. Additions that are there already are not."""
+        Args:
+            file: which one.
+            place: of the repository, relative to the root.
+            into: the copy.
+        """
+
+    def commit(self, transaction: Transaction) -> int:
+        """Make the next generation of a repository, and switch to it.
+
+        Returns:
+            The number of files that were transferred. Additions that are there already are not.
+        """
 
     def write(self, path: str, data: bytes) -> bool:
-        """Put a file of the root, at once for readers, unless it is there like that; whether it was not."""
+        """Write a file of the root, which readers see whole or not at all; return False if it is there already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadOutcome:
-    """What became of a file that an index was given."""
+    """The outcome of the upload of one file."""
 
     name: str
     sha256: str
@@ -60,12 +71,12 @@ class UploadOutcome:
 
 
 class PackageIndex(ABC):
-    """Takes single files and keeps them for ever, such as a Python index."""
+    """An index that takes single files and never replaces one, such as a Python index."""
 
     where: str
-    """For people and errors; without secrets."""
+    """The index, as it is shown: without secrets."""
     format: str
-    """Name of the package format that it takes; it refuses all others."""
+    """Name of the only package format that it takes."""
 
     @abstractmethod
     def verify(self) -> None:
@@ -77,36 +88,36 @@ class PackageIndex(ABC):
 
         Args:
             files: packages of the index's format.
-            yes: upload; else only tell what would be.
+            yes: upload; else return what would be done.
 
         Raises:
-            PublishError: a name is taken by other bytes (nothing was uploaded then), or an upload failed.
+            PublishError: an index has another file of that name (nothing was uploaded then), or an upload failed.
             HostError: this machine lacks what an upload needs.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteOptions:
-    """What a destination is opened with."""
+    """Arguments with which a destination is opened."""
 
     name: str
-    """Of the destination; the names of its variables are made of it."""
+    """Of the destination. The variables with its credentials are named after it."""
     destination: Destination
     base: Path
-    """Folder of the configuration file, which paths are relative to."""
+    """Folder of the configuration file. Paths are relative to it."""
     environ: Mapping[str, str]
-    """Where credentials are."""
+    """Variables, among them those with credentials."""
     notice: Callable[[str], None]
-    """Gets, in one line without secrets, what the user should know."""
+    """Takes messages for the user: one line each, without secrets."""
 
 
 class SiteKind(DestinationKind, Protocol):
     """A kind of destination."""
 
     title: str
-    """For people, with its article: `a directory`."""
+    """Its name in texts, with the article: `a directory`."""
 
-    def open(self, opening: SiteOptions) -> tuple[Site | PackageIndex, str]:
+    def open(self, options: SiteOptions) -> tuple[Site | PackageIndex, str]:
         """Return the site or the index, and the URL at which clients find it, without a slash at its end.
 
         Raises:

@@ -1,8 +1,8 @@
-"""A root on a web server: one for WebDAV, or any that takes PUT, GET, HEAD and DELETE.
+"""A root on a web server: a WebDAV server, or any server that takes PUT, GET, HEAD and DELETE.
 
-Nothing is ever listed, locked by the server or sent in parts, because plain servers do none of it. Files that never
-change are sent first; then the switch is written down at the root as a whole, and made: a publisher that is killed in
-the midst of it is followed by one that makes it again, which changes nothing where it was made already.
+Plain servers cannot list files, lock them or take parts of them, so none of that is needed. Files that never change are
+sent first. Then the journal of the whole switch is written at the root, and the switch is made. If a publisher is
+killed in the middle of it, the next one makes the switch again. What was done already stays as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pikaforge.publish.sites.credentials import Credentials, credentials
 from pikaforge.publish.sites.journal import PENDING, Journal
 from pikaforge.publish.sites.site import SiteOptions
 from pikaforge.publish.sites.web_lock import LOOK, TTL, WebLock
-from pikaforge.publish.sites.webdav import TRIES, Dav, beside, digest_of
+from pikaforge.publish.sites.webdav import TRIES, DavClient, beside, digest_of
 from pikaforge.publish.state import File
 from pikaforge.publish.transaction import Addition, Transaction
 
@@ -48,40 +48,40 @@ class WebSite:
 
         Args:
             url: of the root; publishers write there.
-            credentials: theirs; None where the server lets everybody write.
-            target: the publish target's name, which the names of its variables are made of, for hints.
-            notice: told, in one line without secrets, what the user should know.
+            credentials: of the publisher; None if the server lets everybody write.
+            target: name of the destination, for hints: its variables are named after it.
+            notice: takes messages for the user: one line each, without secrets.
             timeout: seconds to connect, and between two reads or writes.
-            pause: of `http.Retries`.
-            ttl: seconds after which others may take over the lock of a publisher that is gone.
-            look: seconds between two looks at somebody else's lock.
+            pause: see `http.Retries`.
+            ttl: seconds after which others may take over the lock of a publisher that has ended.
+            look: seconds between two looks at the lock of another publisher.
 
         Raises:
-            ConfigError: the URL is not one of http or https, or has credentials in it.
+            ConfigError: the URL is neither http nor https, or has credentials in it.
         """
 
-        def connect(timeout: tuple[float, float], tries: int) -> Dav:
+        def connect(timeout: tuple[float, float], tries: int) -> DavClient:
             retries = replace(RETRIES, tries=tries, pause=pause)
             client = SiteClient(url, credentials, target=target, timeout=timeout, retries=retries)
-            return Dav(url, client, notice=notice)
+            return DavClient(url, client, notice=notice)
 
         self._dav = connect(timeout, RETRIES.tries)
-        beat = connect((min(timeout[0], ttl / 4), min(timeout[1], ttl / 4)), 2)
+        renewing = connect((min(timeout[0], ttl / 4), min(timeout[1], ttl / 4)), 2)
         self.where = self._dav.where
-        self._lock = WebLock(self._dav, beat, ttl=ttl, look=look, notice=notice)
+        self._lock = WebLock(self._dav, renewing, ttl=ttl, look=look, notice=notice)
         self._notice = notice
         self._unfinished = False
         warn_if_plain(url, credentials, notice)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One publisher at a time. A switch that one who died has begun is finished first."""
+        """Hold the lock of the root. A switch that a killed publisher has begun is finished first."""
         with self._lock.held():
             self._finish()
             yield
 
     def read(self, path: str, *, limit: int = 256 << 20) -> bytes | None:
-        """A file; None if there is none."""
+        """Return a file; None if there is none."""
         return self._dav.get(path, limit=limit)
 
     def fetch(self, file: File, place: str, into: Path) -> None:
@@ -106,32 +106,32 @@ class WebSite:
             "the file does not have the digest that it was published with", where=redacted(self._dav.url(path))
         )
 
-    def commit(self, change: Transaction) -> int:
-        """Send what is new, and switch to it. The number counts the additions that were sent."""
+    def commit(self, transaction: Transaction) -> int:
+        """Send what is new, and switch to it; return the number of additions that were sent."""
         if self._unfinished:
             self._finish()
-        kept = {file.path: file.sha256 for file in change.kept}
-        for addition in change.additions:
+        kept = {file.path: file.sha256 for file in transaction.kept}
+        for addition in transaction.additions:
             if kept.get(addition.file.path, addition.file.sha256) != addition.file.sha256:
                 raise PublishError(
                     "another file of this name is published already",
-                    where=f"{self.where}/{change.place}/{addition.file.path}",
+                    where=f"{self.where}/{transaction.place}/{addition.file.path}",
                     hint="published files never change: give the new one another release",
                 )
-        sent = self._send(change)
+        sent = self._send(transaction)
         self._lock.confirm()
-        redo = Journal.of(change)
-        self._dav.put_whole(PENDING, redo.text())
+        journal = Journal.of(transaction)
+        self._dav.put_whole(PENDING, journal.text())
         self._unfinished = True
-        self._make(redo)
+        self._switch(journal)
         return sent
 
-    def _send(self, change: Transaction) -> int:
-        """Send what is new; their temporary names are written down first, so that whoever comes next removes them."""
-        place = change.place
+    def _send(self, transaction: Transaction) -> int:
+        """Send what is new. First write a journal of the temporary names, so that the next publisher removes them."""
+        place = transaction.place
         missing = [
             addition
-            for addition in change.additions
+            for addition in transaction.additions
             if not self._dav.has(f"{place}/{addition.file.path}", addition.file.sha256, addition.file.bytes)
         ]
         if not missing:
@@ -144,15 +144,16 @@ class WebSite:
             for addition in missing:
                 self._lock.check()
                 sent += self._add(addition, place)
-        except PublishError:  # nothing is left to be removed, unless the server is gone
+        except PublishError:  # no temporary file is left, unless the server is out of reach
             self._dav.clear(PENDING)
             raise
         return sent
 
     def _add(self, addition: Addition, place: str) -> bool:
-        """Send a file that never changes, unless somebody else has put it there meanwhile; whether it was sent.
+        """Send a file that never changes, unless it is there by now; return whether it was sent.
 
-        What has other bytes under its name is what somebody left who did not come to the switch, so it is replaced.
+        A file of that name with other bytes is a left-over of a publisher that did not come to the switch. It is
+        replaced.
         """
         file = addition.file
         path = f"{place}/{file.path}"
@@ -167,25 +168,25 @@ class WebSite:
         return self._dav.put_whole(path, addition.content)
 
     def _finish(self) -> None:
-        """Make the switch that is written down, if there is one; what is damaged was never begun."""
+        """Make the switch of which there is a journal. Of a damaged journal, the switch was not begun."""
         text = self._dav.get(PENDING)
         if text is not None:
-            redo = Journal.parse(text)
-            if redo is None:
+            journal = Journal.parse(text)
+            if journal is None:
                 self._dav.delete(PENDING)
             else:
-                what = "finishes what" if redo.pointers else "tidies up where"
-                self._notice(f"{what} another publisher has begun: {self.where}/{redo.place}")
-                self._make(redo)
+                what = "finishes what" if journal.pointers else "tidies up where"
+                self._notice(f"{what} another publisher has begun: {self.where}/{journal.place}")
+                self._switch(journal)
         self._unfinished = False
 
-    def _make(self, redo: Journal) -> None:
+    def _switch(self, journal: Journal) -> None:
         """Make a switch, or make it again."""
         try:
-            for path, data in redo.pointers:
+            for path, data in journal.pointers:
                 self._lock.check()
                 self._put(path, data)
-            for path in redo.removals:
+            for path in journal.removals:
                 self._lock.check()
                 self._dav.delete(path)
             self._dav.delete(PENDING)
@@ -195,7 +196,7 @@ class WebSite:
         self._unfinished = False
 
     def _put(self, path: str, data: bytes) -> None:
-        """Put a file that changes, and see that readers get it."""
+        """Write a file that changes, and check that readers get it."""
         for _ in range(TRIES):
             self._dav.put_whole(path, data)
             if self._dav.get(path) == data:
@@ -207,7 +208,7 @@ class WebSite:
         )
 
     def write(self, path: str, data: bytes) -> bool:
-        """Put a file of the root, unless it is there like that."""
+        """Write a file of the root; return False if it is there already."""
         self._lock.check()
         if self._dav.get(path) == data:
             return False
@@ -226,12 +227,12 @@ class WebKind:
         """Return its URL."""
         return str(destination.url)
 
-    def open(self, opening: SiteOptions) -> tuple[WebSite, str]:
-        """Return the root behind the URL; no request is made yet."""
-        url = self.place(opening.destination)
-        who = credentials(opening.name, url, opening.environ)
-        site = WebSite(url, who, target=opening.name, notice=opening.notice)
-        return site, (opening.destination.clients or url).rstrip("/")
+    def open(self, options: SiteOptions) -> tuple[WebSite, str]:
+        """Return the root behind the URL. No request is made yet."""
+        url = self.place(options.destination)
+        publisher = credentials(options.name, url, options.environ)
+        site = WebSite(url, publisher, target=options.name, notice=options.notice)
+        return site, (options.destination.clients or url).rstrip("/")
 
 
 KIND = WebKind()

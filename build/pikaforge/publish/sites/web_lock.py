@@ -1,8 +1,9 @@
-"""One publisher at a time on a server: a file `.lock` that its holder renews, and that others take over when it is old.
+"""The lock of a root on a server: a file `.lock`, which its holder renews and others take over when it is old.
 
-Who has it is what is in it, and who puts it there is decided by one MOVE that must not replace another file. All make
-it under the same temporary name, so that of several that see no lock at once, one finds the temporary file to move and
-the others find none; each then reads whose token is in the lock.
+The holder is the publisher whose token is in the file. A publisher writes the file under a temporary name, and moves it
+to its own name by a MOVE that must not replace another file. The temporary name is the same for all: if several
+publishers see no lock at once, one MOVE finds the temporary file and the others find none. Then each publisher reads
+whose token is in the lock.
 """
 
 from __future__ import annotations
@@ -23,50 +24,50 @@ from pikaforge.errors import PublishError
 from pikaforge.host.run_id import RunId
 from pikaforge.host.text import ignore
 from pikaforge.publish.sites.client import RefusedError
-from pikaforge.publish.sites.webdav import Dav, beside
+from pikaforge.publish.sites.webdav import DavClient, beside
 
 LOCK = ".lock"
 PART = beside(LOCK)
 TTL = 60.0
-"""Seconds after which a lock that is not renewed is nobody's."""
+"""Seconds after which a lock that is not renewed may be taken over."""
 LOOK = 1.0
-"""Seconds between two looks at somebody else's lock."""
+"""Seconds between two looks at the lock of another publisher."""
 LIMIT = 1 << 16
 TAKES = 20
-"""How often the lock is put where there is none; each other publisher who is faster costs one."""
+"""Tries to write the lock where there is none. Each other publisher that is faster costs one."""
 GRAIN = 1.0
-"""Seconds that the two dates of an answer, in whole seconds, may be wrong by."""
+"""Seconds by which an age may be wrong: both dates of an answer are in whole seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenLock:
-    """A lock that was seen."""
+    """A lock that was read."""
 
     data: bytes
     token: str = ""
-    owner: str = ""
-    """The process, as `Owner` writes it."""
+    run_id: str = ""
+    """The holder, as `RunId` writes it."""
     name: str = "somebody"
-    """For people: process and machine."""
+    """The holder, for messages: process and machine."""
     ttl: float = TTL
     age: float | None = None
-    """Seconds since it was renewed, by the server's clock; None if the server does not tell."""
+    """Seconds since it was renewed, by the server's clock; None if the server sends no dates."""
 
     def gone(self) -> bool:
-        """Whether its holder certainly ended, being of this machine."""
-        owner = RunId.parse(self.owner)
-        return owner is not None and owner.gone()
+        """Return whether its holder was a process of this machine and has ended."""
+        holder = RunId.parse(self.run_id)
+        return holder is not None and holder.gone()
 
 
 def parse(data: bytes, headers: Mapping[str, str]) -> SeenLock:
-    """What is known of a lock. One that cannot be read is held by somebody nevertheless."""
+    """Return a lock. One that cannot be parsed counts as held."""
     age = _age(headers)
     try:
         text = json.loads(data)
         return SeenLock(
             data=data,
             token=str(text["token"]),
-            owner=str(text["owner"]),
+            run_id=str(text["owner"]),
             name=f"process {int(text['pid'])} on {str(text['host'])[:100]!r}, since {str(text['since'])[:40]!r}",
             ttl=min(float(text["ttl"]), 10 * TTL),
             age=age,
@@ -86,14 +87,14 @@ def _age(headers: Mapping[str, str]) -> float | None:
 class WebLock:
     """The lock of a root.
 
-    Where the server has no MOVE it is weaker: PUT with `If-None-Match: *`, which not every server minds, and another
-    look after a while. Two that begin within the same moment may both have it then, until one finds the other's token.
+    Without MOVE it is weaker: it is written by PUT with `If-None-Match: *`, which some servers ignore, and read again
+    after a while. Two publishers that begin at the same moment may both have it, until one finds the other's token.
     """
 
     def __init__(
         self,
-        dav: Dav,
-        beat: Dav,
+        dav: DavClient,
+        renewing: DavClient,
         *,
         ttl: float = TTL,
         look: float = LOOK,
@@ -103,13 +104,13 @@ class WebLock:
 
         Args:
             dav: the server.
-            beat: another connection to it, for the thread that renews; it gives up early, so that the next try comes.
+            renewing: another connection, for the thread that renews. It gives up early, so that it can try again.
             ttl: seconds after which others may take the lock over if it is not renewed.
-            look: seconds between two looks at somebody else's.
-            notice: told whom it waits for.
+            look: seconds between two looks at the lock of another publisher.
+            notice: takes messages for the user.
         """
         self._dav = dav
-        self._beat = beat
+        self._renewing = renewing
         self._ttl = ttl
         self._look = look
         self._notice = notice
@@ -121,7 +122,7 @@ class WebLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Wait until nobody has the lock, and have it."""
+        """Acquire the lock; wait until it is free."""
         self._token = secrets.token_hex(16)
         self._since = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._lost = False
@@ -133,15 +134,15 @@ class WebLock:
             yield
         finally:
             over.set()
-            renewer.join()  # a renewal that came after the end would be a lock that nobody has
+            renewer.join()  # a renewal after the release would leave a lock without a holder
             self._release()
             self._token = ""
 
     def check(self) -> None:
-        """Nothing if the lock is still ours, as far as is known without asking.
+        """Check, without a request, that the lock is still ours.
 
         Raises:
-            PublishError: it may be somebody else's.
+            PublishError: another publisher may have it.
         """
         if not self._token or self._lost or time.monotonic() - self._renewed > self._ttl:
             raise PublishError(
@@ -151,7 +152,7 @@ class WebLock:
             )
 
     def confirm(self) -> None:
-        """As `check`, and the server says so, too. Who took it away by mistake is given time to put it back."""
+        """Read the lock, and check that it is still ours. Who moved it away by mistake has time to put it back."""
         for left in (2, 1, 0):
             self.check()
             found = self._read(self._dav)
@@ -177,12 +178,12 @@ class WebLock:
         return (json.dumps(content) + "\n").encode()
 
     @staticmethod
-    def _read(dav: Dav) -> SeenLock | None:
+    def _read(dav: DavClient) -> SeenLock | None:
         found = dav.read(LOCK, limit=LIMIT)
         return None if found is None else parse(*found)
 
     def _acquire(self) -> None:
-        told, seen, since, failed = "", b"", time.monotonic(), 0
+        waits_for, seen, since, failed = "", b"", time.monotonic(), 0
         while True:
             found = self._read(self._dav)
             if found is None:
@@ -202,20 +203,20 @@ class WebLock:
                 if found.gone() or age > found.ttl + GRAIN:
                     self._evict(found)
                     continue
-                if found.token != told:
-                    told = found.token
+                if found.token != waits_for:
+                    waits_for = found.token
                     self._notice(f"waits for another publisher of {self._dav.where}: {found.name}")
             time.sleep(self._look)
 
     def _take(self) -> bool:
-        """Put our lock where there is none; whether it is ours then."""
+        """Write our lock where there is none; return whether it is ours then."""
         begun, text = time.monotonic(), self._text()
         if self._dav.moves:
             self._dav.put(PART, text)
             try:
                 if self._dav.move(PART, LOCK, over=False) is False:
                     self._dav.clear(PART)
-            except RefusedError as refused:  # 404: somebody else has moved it, theirs or ours
+            except RefusedError as refused:  # 404: another publisher has moved the temporary file
                 if refused.status not in (400, 404):
                     raise
         if not self._dav.moves:
@@ -230,9 +231,9 @@ class WebLock:
         return True
 
     def _evict(self, stale: SeenLock) -> None:
-        """Remove a lock that is nobody's, and no other one.
+        """Remove a stale lock, and no other one.
 
-        It is moved to the temporary name and read there: what is not the stale one is put back.
+        The lock is moved to the temporary name and read there. If it is not the stale one, it is moved back.
         """
         self._notice(f"takes over the lock of a publisher that ended: {stale.name}")
         if not self._dav.moves:
@@ -242,11 +243,11 @@ class WebLock:
             return
         try:
             if self._dav.move(LOCK, PART, over=True) is None:
-                return  # it cannot, as is known now; the next look does it the other way
+                return  # the server does not know MOVE; the next look removes the lock by DELETE
             if self._dav.get(PART, limit=LIMIT) not in (None, stale.data):
                 self._dav.move(PART, LOCK, over=False)
         except RefusedError as refused:
-            if refused.status not in (400, 404):  # somebody else was faster
+            if refused.status not in (400, 404):  # else another publisher was faster
                 raise
 
     def _renew(self, over: threading.Event) -> None:
@@ -255,21 +256,21 @@ class WebLock:
             begun = time.monotonic()
             pause = self._ttl / 12
             try:
-                found = self._read(self._beat)
+                found = self._read(self._renewing)
                 if found is not None and found.token != self._token:
                     self._lost = True
                     return
-                self._beat.put(LOCK, self._text())
-            except PublishError:  # the next time, perhaps; else it runs out
+                self._renewing.put(LOCK, self._text())
+            except PublishError:  # tried again; without success, the lock expires
                 continue
             self._renewed = begun
             pause = self._ttl / 3
 
     def _release(self) -> None:
-        """Remove the lock if it is still ours; what fails here does not undo what was published."""
+        """Remove the lock if it is still ours. A failure is only a notice: what was published stays."""
         try:
-            found = self._read(self._beat)
+            found = self._read(self._renewing)
             if found is not None and found.token == self._token:
-                self._beat.delete(LOCK)
+                self._renewing.delete(LOCK)
         except PublishError as error:
             self._notice(f"{error.where}: the lock could not be removed ({error.message}); it ends in {self._ttl:g} s")

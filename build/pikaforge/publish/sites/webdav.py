@@ -1,7 +1,7 @@
-"""Files on a server that takes PUT and DELETE, and MOVE if it is one for WebDAV: whole or not at all, and read back.
+"""Files on a server that takes PUT and DELETE, and MOVE if it is a WebDAV server.
 
-Temporary files have names that depend on the file's alone: one publisher at a time writes, so whoever comes after one
-that was killed writes over what it left, without having to list anything.
+Readers see a file whole or not at all, and what was written is read back. A temporary name depends on the file's name
+only. Because one publisher at a time writes, the next one overwrites what a killed one has left, without a list of it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from pikaforge.host.http_session import Answer
 
 DIGEST_HEADER = "X-Checksum-Sha256"
-"""In which repository managers tell what they have stored."""
+"""Header of repository managers with the digest of what they have stored."""
 NO_MOVE = (400, 404, 405, 501)
-"""Answers of servers that do not know MOVE; 400 and 404 may mean something else, too."""
+"""Answers of servers that do not know MOVE. 400 and 404 may have another reason."""
 TRIES = 5
 """How often a file is sent until what comes back is the same."""
 NO_FOLDER = (409, 500)
-"""Answers to a PUT below a folder that is not there: the standard's, and that of nginx."""
+"""Answers to a PUT below a missing folder: that of the standard, and that of nginx."""
 
 
 def digest_of(content: Content) -> str:
-    """SHA-256 in hex."""
+    """Return the SHA-256 in hex."""
     return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256(content)
 
 
@@ -42,19 +42,19 @@ def _size(content: Content) -> int:
 
 
 def drained(answer: Answer) -> bool:
-    """Read what nobody wants, so that the connection can be used again; return True, for done."""
+    """Read a body that is not needed, so that the connection can be used again; return True."""
     answer.drain()
     return True
 
 
 def beside(path: str) -> str:
-    """The temporary name of a file."""
+    """Return the temporary name of a file."""
     folder, slash, name = path.rpartition("/")
     return f"{folder}{slash}.{name.lstrip('.')}.part"
 
 
-class Dav:
-    """The files below a URL; paths are relative to it. One thread at a time."""
+class DavClient:
+    """Files below a URL. Paths are relative to it. One thread at a time."""
 
     def __init__(self, url: str, client: SiteClient, *, notice: Callable[[str], None] = ignore) -> None:
         self._top = url.rstrip("/")
@@ -63,20 +63,20 @@ class Dav:
         self._notice = notice
         self._folders: set[str] = set()
         self.moves = True
-        """Whether the server knows MOVE; so it is taken to, until it does not."""
+        """Whether the server knows MOVE. It is True until the server has refused one."""
 
     def url(self, path: str) -> str:
-        """The URL of a file."""
+        """Return the URL of a file; raise PublishError if the path leads elsewhere."""
         if not all(part.strip(".") for part in path.split("/")):
             raise PublishError(f"{path!r} leads elsewhere", where=self.where, hint="is the repository's state damaged?")
         return f"{self._top}/{quote(path, safe='/~')}"
 
     def get(self, path: str, *, limit: int = LIMIT) -> bytes | None:
-        """A file; None if there is none."""
+        """Return a file; None if there is none."""
         return self._client.get(self.url(path), limit=limit)
 
     def read(self, path: str, *, limit: int = LIMIT) -> tuple[bytes, Mapping[str, str]] | None:
-        """A file with what the server says of it; None if there is none."""
+        """Return a file and its headers; None if there is none."""
 
         def both(answer: Answer) -> tuple[bytes, Mapping[str, str]]:
             return answer.body(limit), answer.headers
@@ -84,11 +84,11 @@ class Dav:
         return self._client.ask("GET", self.url(path), both, also=(404,))
 
     def headers(self, path: str) -> Mapping[str, str] | None:
-        """What the server says of a file; None if there is none."""
+        """Return the headers of a file; None if there is none."""
         return self._client.look(self.url(path))
 
     def download(self, path: str, into: Path, *, size: int) -> bool:
-        """Write a file to `into`, which then has no more than a block more than `size` bytes; whether there is one."""
+        """Copy a file to `into`; return whether there is one. Of one with more than `size` bytes, a part is copied."""
 
         def write(answer: Answer) -> bool:
             with into.open("wb") as stream:
@@ -101,12 +101,12 @@ class Dav:
         return bool(self._client.ask("GET", self.url(path), write, also=(404,)))
 
     def has(self, path: str, digest: str, size: int) -> bool:
-        """Whether a file is there with this SHA-256; read only if the server does not tell it otherwise."""
+        """Return whether a file is there with this SHA-256. It is read only if the server sends no digest."""
         headers = self.headers(path)
         if headers is None or headers.get("Content-Length", str(size)) != str(size):
             return False
-        told = headers.get(DIGEST_HEADER, "").lower()
-        return told == digest if told else self._holds(path, digest, size)
+        stored = headers.get(DIGEST_HEADER, "").lower()
+        return stored == digest if stored else self._holds(path, digest, size)
 
     def _holds(self, path: str, digest: str, size: int) -> bool:
         """Read a file; return whether it is there with these bytes."""
@@ -123,7 +123,7 @@ class Dav:
         return bool(self._client.ask("GET", self.url(path), read, also=(404,)))
 
     def put(self, path: str, content: Content, *, headers: Mapping[str, str] | None = None) -> bool:
-        """Send a file to its name; False if a condition in the headers does not hold (412)."""
+        """Send a file to its name; return False if a condition in the headers is not met (412)."""
         url = self.url(path)
         if headers:
             return bool(self._client.ask("PUT", url, drained, body=content, headers=headers, also=(412,)))
@@ -133,30 +133,30 @@ class Dav:
         return bool(self._client.ask("PUT", url, drained, body=content))
 
     def _make_folders(self, path: str) -> None:
-        """Those above a file, from the root on; a server that says no to one that is there is not asked again."""
+        """Make the folders above a file, from the root on. Each folder is asked for once."""
         parts = path.split("/")[:-1]
         for folder in ["", *("/".join(parts[: end + 1]) for end in range(len(parts)))]:
             if folder not in self._folders:
                 url = f"{self.url(folder)}/" if folder else f"{self._top}/"
-                with suppress(RefusedError):  # what is wrong is told by the PUT that follows
+                with suppress(RefusedError):  # the PUT that follows has the error
                     self._client.ask("MKCOL", url, drained, also=(405, 409))
                 self._folders.add(folder)
 
     def put_whole(self, path: str, content: Content, *, over: bool = True) -> bool:
-        """Put a file at its name at once for readers, and not before the server has given back the same bytes.
+        """Write a file so that readers see it whole or not at all, after it was read back under a temporary name.
 
-        Without MOVE it is sent to its name directly: such servers show an upload when it is complete.
+        Without MOVE it is sent to its own name. Such servers show an upload when it is complete.
 
         Args:
             path: its name.
-            content: what is in it.
+            content: its content.
             over: whether it may replace another file.
 
         Returns:
-            False if there is one already that it must not replace.
+            False if there is a file that it must not replace.
 
         Raises:
-            PublishError: it is not there afterwards; what is there under a temporary name was removed.
+            PublishError: it could not be written. The temporary file was removed.
         """
         digest, size = digest_of(content), _size(content)
         if self.moves:
@@ -175,16 +175,16 @@ class Dav:
         return True
 
     def _settle(self, part: str, path: str, digest: str, size: int, *, over: bool) -> bool | None:
-        """Give a temporary file its name."""
+        """Rename a temporary file to its name; see `move`."""
         try:
             return self.move(part, path, over=over)
         except RefusedError:
-            if self._holds(path, digest, size):  # done the first time, and the answer to it was lost
+            if self._holds(path, digest, size):  # it was moved, and the answer was lost
                 return True
             raise
 
     def _transfer(self, path: str, content: Content, digest: str, size: int) -> None:
-        """Send a file until what comes back is the same."""
+        """Send a file, and read it back; do so again if it is not the same."""
         for _ in range(TRIES):
             self.put(path, content)
             if self._holds(path, digest, size):
@@ -198,13 +198,16 @@ class Dav:
         )
 
     def move(self, source: str, target: str, *, over: bool) -> bool | None:
-        """Rename a file; False if there is one already that it must not replace, None if the server cannot.
+        """Rename a file.
+
+        Returns:
+            False if there is a file that it must not replace; None if the server does not know MOVE.
 
         Raises:
-            RefusedError: 404 where it is certain that the server can, so that `source` is what is missing.
+            RefusedError: the server refuses; with status 404, `source` is missing.
         """
         url = self.url(source)
-        # A path is a Destination, too (RFC 4918, section 8.3), and stays right behind a proxy that changes the host.
+        # A Destination may be a path (RFC 4918, section 8.3). It is also right behind a proxy that changes the host.
         headers = {"Destination": urlsplit(self.url(target)).path, "Overwrite": "T" if over else "F"}
         try:
             done = self._client.ask("MOVE", url, drained, headers=headers, also=(412,))
@@ -217,10 +220,10 @@ class Dav:
         return bool(done)
 
     def delete(self, path: str) -> None:
-        """Remove a file that is there, or is not."""
+        """Remove a file, if it is there."""
         self._client.ask("DELETE", self.url(path), drained, also=(404, 410))
 
     def clear(self, path: str) -> None:
-        """Remove a temporary file, if it can be; what went wrong is told by another error."""
+        """Remove a temporary file, and ignore errors."""
         with suppress(PublishError):
             self.delete(path)
