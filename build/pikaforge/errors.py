@@ -86,7 +86,7 @@ class StageFailure:
     tail: tuple[str, ...] = ()
     """The last lines of the log."""
     findings: tuple[str, ...] = ()
-    """The lines that most likely have the reason, such as the first compiler error."""
+    """The lines that most likely tell the reason, e.g. the first compiler error."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the stage found out nevertheless, as its result would have it; for the report."""
 

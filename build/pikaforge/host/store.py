@@ -1,8 +1,8 @@
 """Results of stages, kept under their keys.
 
 An entry is a folder `<stage>/<key>/` with the result's files and `result.json`, which names each file's SHA-256.
-It is written beside and renamed, so it is there whole or not at all; what is read is verified by digest, and a bad
-entry counts as a miss that is said aloud.
+It is written beside and renamed, so it is there whole or not at all. Files are verified by digest when they are read. A
+bad entry is reported, and counts as missing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RECORD = "result.json"
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -35,7 +35,7 @@ def sha256(path: Path) -> str:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a file beside and rename it into place, so that no reader ever sees half of it."""
+    """Write a file under a temporary name and rename it, so that no reader ever sees a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = data.encode() if isinstance(data, str) else data
     descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -52,16 +52,18 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 
 def _silent() -> None:
-    """What is done while a lock is waited for, if nothing is said."""
+    """Say nothing before a wait."""
 
 
 @contextmanager
 def locked(path: Path, *, waits: Callable[[], None] = _silent) -> Iterator[None]:
-    """One at a time, over threads and processes; the file stays, because removing it would let two in.
+    """Hold a lock that excludes other threads and processes.
+
+    The file stays, because a removed file and a new one would be two locks.
 
     Args:
         path: the file.
-        waits: called once, before it waits for somebody else.
+        waits: called once if another one has the lock, before the wait for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as lock:
@@ -75,7 +77,7 @@ def locked(path: Path, *, waits: Callable[[], None] = _silent) -> Iterator[None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a stage left: facts about it, and files."""
+    """The result of a stage: facts and files."""
 
     stage: str
     key: str
@@ -90,18 +92,18 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._owner = RunId.current()
+        self._run_id = RunId.current()
 
     def _folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key
 
     def peek(self, stage: str, key: str) -> Result | None:
-        """The entry as recorded, its files' digests unchecked: for looking, not for building on."""
+        """Return an entry without verifying its files: for display, not to build on it."""
         read = self._read(stage, key)
         return None if read is None else read[0]
 
     def _read(self, stage: str, key: str) -> tuple[Result, dict[str, str]] | None:
-        """The entry as recorded, and the digests of its files by name."""
+        """Return an entry without verifying its files, and the digests of its files by name."""
         folder = self._folder(stage, key)
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -116,7 +118,7 @@ class Store:
         return result, digests
 
     def get(self, stage: str, key: str) -> tuple[Result | None, str]:
-        """The verified entry; without one, None and the reason if there is an entry that is bad ("" if none)."""
+        """Return the verified entry; without one, None and why the entry is bad ("" if there is none)."""
         folder = self._folder(stage, key)
         if not folder.is_dir():
             return None, ""
@@ -135,9 +137,9 @@ class Store:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder for a result in the making, on the store's file system; removed when the block is left."""
+        """Make a folder for a new result, on the store's file system. It is removed when the block is left."""
         self.root.mkdir(parents=True, exist_ok=True)
-        path = Path(tempfile.mkdtemp(prefix=f".new-{self._owner.text}-", dir=self.root))
+        path = Path(tempfile.mkdtemp(prefix=f".new-{self._run_id.text}-", dir=self.root))
         try:
             yield path
         finally:
@@ -160,9 +162,9 @@ class Store:
             }
             (beside / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             beside.chmod(0o755)
-            # Nobody removes what another one has just made good.
+            # Under the lock, so that nobody removes an entry that another run has just replaced.
             with locked(self.root / ".lock"):
-                # Where another run was first, with the same inputs, its result stays.
+                # If another run was first, with the same inputs, its result stays.
                 if folder.is_dir() and self.get(stage, key)[0] is None:
                     shutil.rmtree(folder)
                 if not folder.is_dir():
@@ -173,15 +175,15 @@ class Store:
         return result
 
     def drop(self, stage: str, key: str) -> None:
-        """Forget an entry."""
+        """Remove an entry."""
         shutil.rmtree(self._folder(stage, key), ignore_errors=True)
 
     def sweep(self) -> int:
-        """Remove half-made results of runs that are over; the count of them."""
+        """Remove incomplete results of runs that have ended; return how many those were."""
         removed = 0
         for folder in self.root.glob(".new-*"):
-            owner = RunId.parse("-".join(folder.name.split("-")[1:4]))
-            if owner is not None and owner.gone():
+            made_by = RunId.parse("-".join(folder.name.split("-")[1:4]))
+            if made_by is not None and made_by.gone():
                 shutil.rmtree(folder, ignore_errors=True)
                 removed += 1
         return removed
