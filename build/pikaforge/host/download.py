@@ -29,7 +29,7 @@ LIMIT = 256 << 20
 BLOCK = 1 << 14
 """Bytes that a cut connection may cost."""
 RETRIES = Retries(tries=3, connections=False, longest=10.0)
-"""Where nobody answers, the next source is tried at once."""
+"""If a source does not answer, the next one is tried at once."""
 TRIES = 5
 """Bodies that one source sends within one call, as long as each of them brings at least one byte."""
 LOCK_INTERVAL = 0.2
@@ -41,14 +41,14 @@ NAME = re.compile(FILE_PATTERN)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PinnedFile:
-    """A file that is pinned.
+    """A file with a known digest.
 
     Raises:
         ConfigError: the name is no plain file name, or the digest no SHA-256.
     """
 
     name: str
-    """File name in the download folder, and at mirrors: NAME-1.0.tar.gz."""
+    """Name in the download folder and at mirrors: NAME-1.0.tar.gz."""
     url: str
     """http, https or file."""
     sha256: str
@@ -109,8 +109,7 @@ class Downloads:
 
         Args:
             wanted: what to get.
-            given: a file that the user named; used in its place, never copied, changed or removed, and no other is
-                looked for.
+            given: a file of the user. It is used where it is, never copied, changed or removed, and no source is asked.
 
         Raises:
             ConfigError: `given` cannot be read, or has another digest.
@@ -120,7 +119,7 @@ class Downloads:
             return _verified(given, wanted)
         path = self.path(wanted)
         try:
-            # Without the lock, so that a folder which somebody else has filled may be read-only.
+            # Without the lock, because the folder may be a read-only one with all files in it.
             if path.is_file() and sha256(path) == wanted.sha256:
                 return path
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +133,7 @@ class Downloads:
             ) from error
 
     def abort(self) -> None:
-        """End what other threads do here, at the next block or stall; nothing is begun afterwards."""
+        """End downloads of other threads at their next block or stall. No download begins afterwards."""
         self._aborted.set()
 
     def _check_aborted(self) -> None:
@@ -147,7 +146,7 @@ class Downloads:
 
     @contextmanager
     def _locked(self, wanted: PinnedFile) -> Iterator[None]:
-        """One at a time for each name, over threads and processes; the kernel frees the lock of a killed one."""
+        """Hold the lock of a name against other threads and processes. The kernel releases that of a killed process."""
         with (self.folder / f".{wanted.name}.lock").open("ab") as lock:
             waits = False
             while True:
@@ -167,7 +166,7 @@ class Downloads:
         failures: list[str] = []
         if path.is_file():
             found = sha256(path)
-            if found == wanted.sha256:  # who held the lock has brought it
+            if found == wanted.sha256:  # the holder of the lock has downloaded it
                 return path
             self._notice(f"{path} has SHA-256 {found}, not {wanted.sha256}: it is removed and downloaded anew")
             path.unlink()
@@ -206,7 +205,7 @@ class Downloads:
             if found == wanted.sha256:
                 return
             part.drop()
-            # After a resumption, the bytes of before may be to blame: a machine that lost power leaves zeros.
+            # After a resumption, the kept bytes may be wrong: a machine that lost power leaves zeros in a file.
             if not (resumed and left):
                 raise _SourceError(f"has SHA-256 {found}, but {wanted.sha256} is expected")
 
@@ -326,9 +325,9 @@ def _verified(given: Path, wanted: PinnedFile) -> Path:
 
 
 def _at(mirror: str, name: str) -> str:
-    """The URL of a file at a mirror, whose own may have a query."""
+    """Return the URL of a file at a mirror. The mirror's URL may have a query."""
     try:
         parts = urlsplit(mirror)
     except ValueError:
-        return mirror  # `_scheme` says so when its turn has come
+        return mirror  # `_scheme` reports it
     return parts._replace(path=f"{parts.path.rstrip('/')}/{name}", fragment="").geturl()

@@ -23,7 +23,7 @@ TIMEOUT = (10.0, 30.0)
 BLOCK = 1 << 16
 """Bytes of a body that are read at once."""
 TRANSIENT = frozenset({408, 409, 423, 425, 429, *range(500, 600)}) - {501, 505, 507}
-"""Statuses that may be over soon. Of the server's failures, time does not heal 501, 505 and 507."""
+"""Statuses that may be other ones soon. A later try does not help against 501, 505 and 507."""
 PORTS = {"http": 80, "https": 443}
 
 Content = Path | bytes
@@ -33,7 +33,7 @@ ErrorKind = Literal["tls", "name", "url", "connection", "redirect", "file", "cut
 
 
 class HttpError(Exception):
-    """A request got no answer, or not the whole of one. The text has neither the URL nor a secret in it.
+    """A request got no answer, or a part of one only. The text has neither the URL nor a secret in it.
 
     Callers turn it into a ForgeError that says what was wanted.
     """
@@ -41,8 +41,8 @@ class HttpError(Exception):
     def __init__(self, reason: str, kind: ErrorKind) -> None:
         super().__init__(reason)
         self.kind = kind
-        """`tls`: no encrypted connection. `name`: the host is not known. `url`: no request can be made of it.
-        `connection`: nobody answers. `redirect`: it leads where it may not. `file`: what is to be sent cannot be read.
+        """`tls`: no encrypted connection. `name`: the host's name is unknown. `url`: the URL cannot be used.
+        `connection`: no answer. `redirect`: it leads to where it must not. `file`: the file to be sent cannot be read.
         `cut`: see `CutError`. `size`: see `TooLargeError`."""
 
 
@@ -69,7 +69,7 @@ class Retries:
     tries: int = 5
     """In all. A status of `TRANSIENT` leads to another try."""
     connections: bool = True
-    """Whether it is made again also where no answer came, or the body of an answer was cut."""
+    """Whether it is also made again if no answer came, or if the body of an answer was cut."""
     pause: float = 0.5
     """The second try is made at once; before the third, twice as many seconds are waited, then twice as long."""
     longest: float = 30.0
@@ -84,12 +84,12 @@ SMALL = Retries(tries=3)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """Who makes the requests. It is sent to one server alone, also after redirects; ~/.netrc is not read then."""
+    """Credentials for one server. They are sent to that server only, also after redirects. ~/.netrc is not read."""
 
     url: str
     """A URL of the server; scheme, host and port count."""
     header: str = field(repr=False)
-    """What `Authorization` is; "" for nobody."""
+    """Value of the header `Authorization`; "" without credentials."""
 
     def fits(self, url: str) -> bool:
         """Return whether a URL is of the server."""
@@ -114,9 +114,9 @@ def redacted(url: str) -> str:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError:  # nobody knows which part of it is the password, if there is any
+    except ValueError:  # it cannot be known which part of it is a password
         return f"{url.partition(':')[0]}:***" if {*"@?#"} & {*url} else url
-    if not parts.netloc and parts.scheme != "file" and "@" in url:  # user:password@host, the scheme forgotten
+    if not parts.netloc and parts.scheme != "file" and "@" in url:  # user:password@host without a scheme
         return f"***@{url.rpartition('@')[2].partition('?')[0]}"
     _, at, host = parts.netloc.rpartition("@")
     return parts._replace(

@@ -1,8 +1,8 @@
-"""Requests that are made again where that may help: the one module that imports requests and urllib3.
+"""HTTP requests with retries: the one module that imports requests and urllib3.
 
-Bodies are streamed, and read no further than their reader wants. No exception that leaves this module has a URL, a
-header or an object of requests in it. Proxies and certificate authorities are taken from the environment, as requests
-does it (http_proxy, https_proxy, no_proxy, REQUESTS_CA_BUNDLE).
+Bodies are streams, and are read only as far as the caller needs. No exception that leaves this module has a URL, a
+header or an object of requests in it. As in requests, proxies and certificate authorities are taken from the environment
+(http_proxy, https_proxy, no_proxy, REQUESTS_CA_BUNDLE).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse
 
 LOST = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, HTTPException)
-"""What these libraries raise. The docker SDK lets it through where an engine dies."""
+"""Exceptions of these libraries. The docker SDK lets them through when an engine dies."""
 SHORT = 1 << 16
-"""Bytes of a body that are read although nobody wants them, so that the connection can be used again."""
+"""Bytes of a body that is not needed but is read, so that the connection can be used again."""
 FOLLOWED = ("GET", "HEAD")
-"""Methods that follow redirects. Another one would be sent to where nobody wanted to write."""
+"""Methods whose redirects are followed. A redirected PUT would write to a place that the user has not named."""
 TLS_REASONS = {
     "WRONG_VERSION_NUMBER": "it does not speak TLS at this port",
     "RECORD_LAYER_FAILURE": "it does not speak TLS at this port",
@@ -45,27 +45,27 @@ TLS_REASONS = {
     "UNSUPPORTED_PROTOCOL": "it speaks only versions of TLS that are too old",
     "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks no version of TLS that this machine speaks",
 }
-"""Reasons of OpenSSL in plain words."""
+"""Plain words for reasons of OpenSSL."""
 
 T = TypeVar("T")
 
-# Its log lines have whole URLs in them, whose queries may be secrets.
+# Its log lines have whole URLs with queries, which may be secrets.
 logging.getLogger("urllib3").propagate = False
 
 
 def timed_out(error: BaseException) -> bool:
-    """Return whether nothing came for as long as was waited. The docker SDK raises that as a lost connection."""
+    """Return whether an error is a read timeout. The docker SDK raises one as a lost connection."""
     inner = error.args[0] if error.args else None
     return isinstance(error, requests.exceptions.ReadTimeout) or isinstance(inner, urllib3.exceptions.ReadTimeoutError)
 
 
 class _Retry(Retry):
-    """urllib3's counting and backoff, with limits that a server cannot raise."""
+    """urllib3's counts and backoff, with limits that a server cannot raise."""
 
     policy = Retries()
 
     def new(self, **changes: object) -> _Retry:
-        """Return it with other counts."""
+        """Return a copy with other counts."""
         made = super().new(**changes)
         made.policy = self.policy
         return made
@@ -95,7 +95,7 @@ class _Retry(Retry):
         """Wait before the next try, as long as the server asks for or the policy says."""
         seconds = self.get_backoff_time()
         if response is not None:
-            # What a server sends may be no time, or a number that cannot be one.
+            # The header may be no time, or a number that is too large for one.
             with contextlib.suppress(InvalidHeader, ValueError, OverflowError):
                 seconds = max(seconds, min(self.get_retry_after(response) or 0.0, self.policy.longest))
         if seconds > 0:
@@ -109,10 +109,10 @@ def _retry(policy: Retries, final: Collection[int]) -> _Retry:
         connect=without_answer,
         read=without_answer,
         other=without_answer,
-        allowed_methods=None,  # all of them: those that are used here change nothing when they are made twice
+        allowed_methods=None,  # all: a second PUT, DELETE, MKCOL or MOVE does no harm
         status_forcelist=TRANSIENT - frozenset(final),
         backoff_factor=policy.pause,
-        raise_on_status=False,  # the last answer is judged by who asked
+        raise_on_status=False,  # the caller judges the last answer
     )
     made.policy = policy
     return made
@@ -144,7 +144,7 @@ class LoginSession(requests.Session):
 
 
 class Answer:
-    """An answer whose body has not been read. It is a context manager, which ends the connection if need be."""
+    """An answer whose body has not been read. As a context manager it closes the connection if the body is not read."""
 
     def __init__(self, response: requests.Response) -> None:
         self._response = response
@@ -166,11 +166,11 @@ class Answer:
 
     @property
     def encoded(self) -> bool:
-        """Whether the server says that the body is compressed, which nobody asked for."""
+        """Whether the server says that the body is compressed, although it was asked not to."""
         return self.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity")
 
     def blocks(self, size: int = BLOCK, *, expected: int | None = None) -> Iterator[bytes]:
-        """Yield the body as it is stored: a server that calls `.gz` an encoding must not have it undone.
+        """Yield the body as it is stored. Some servers declare `.gz` as an encoding; it is not decoded.
 
         Args:
             size: bytes of a block.
@@ -234,10 +234,10 @@ class Client:
 
         Args:
             retries: how often a request is made.
-            login: who makes them; without one, users in URLs and in ~/.netrc count.
+            login: of the requests; without one, credentials in URLs and in ~/.netrc are used.
             timeout: seconds to connect, and between two reads or writes; `http.TIMEOUT` if it is None.
             headers: of every request.
-            downgrade: whether a redirect may lead from https to http, because what comes is verified.
+            downgrade: whether a redirect may lead from https to http. The caller then verifies what it gets.
         """
         self._policy = retries
         self._timeout = timeout or http.TIMEOUT
@@ -246,7 +246,7 @@ class Client:
         self.session = requests.Session() if login is None else LoginSession(login)
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, self._adapter)
-        # Files are wanted as they are stored, so no server or proxy may compress them on the way.
+        # Files are wanted as they are stored: no server and no proxy may compress them.
         self.session.headers.update({"Accept-Encoding": "identity", "User-Agent": "pikaforge", **(headers or {})})
         self.session.hooks["response"].append(self._check_redirect)
 
@@ -267,7 +267,7 @@ class Client:
     def open(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, final: Collection[int] = ()
     ) -> Answer:
-        """Make a request, several times if it must be. Redirects are followed for GET and HEAD.
+        """Make a request, with retries. Redirects are followed for GET and HEAD.
 
         Args:
             method: of HTTP.
@@ -276,7 +276,7 @@ class Client:
             final: statuses of `TRANSIENT` that are an answer here.
 
         Returns:
-            The answer, whatever its status; the caller leaves it by `with`.
+            The answer, whatever its status is. The caller uses it in a `with`.
 
         Raises:
             HttpError: there is no answer.
@@ -293,7 +293,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         final: Collection[int] = (),
     ) -> T:
-        """As `open`, and read the answer; where its body is cut or stalls, the request is made again.
+        """Make a request as `open` does, and read the answer. If its body is cut or stalls, make the request again.
 
         Args:
             method: of HTTP.
@@ -339,7 +339,7 @@ class Client:
 
 @contextlib.contextmanager
 def _opened(body: Content | None) -> Iterator[IO[bytes] | bytes | None]:
-    """Open what is sent; urllib3 rewinds a file before it sends it again."""
+    """Open the body of a request. urllib3 rewinds a file before it sends it again."""
     if not isinstance(body, Path):
         yield body
         return

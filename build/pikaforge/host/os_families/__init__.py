@@ -1,1 +1,1 @@
-"""OS families: what image recipes, package managers and service managers differ in. See `family.OsFamily`."""
+"""OS families: differences in image recipes, package managers and service managers. See `family.OsFamily`."""

@@ -26,4 +26,4 @@ EL = Family(
     first_zstd=9,
 )
 EL7 = replace(EL, name="el7", recipe="el7")
-"""Its mirrors are archives and its compiler has a recipe of its own; else what `EL` says of release 7."""
+"""Release 7 of `EL` with a recipe of its own: its mirrors are archives, and its compiler is another one."""

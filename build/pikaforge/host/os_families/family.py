@@ -1,7 +1,7 @@
-"""The seam of OS families: all that the rest of the tool needs to know of one.
+"""The seam of OS families: all that the rest of the tool needs to know about one.
 
-A member is listed in `config.registry.FAMILIES`; `config.families` finds it by its name or by a system's ID. Most
-members are a `Family`: data, and what follows from it.
+A member is listed in `config.registry.FAMILIES`. `config.families` finds it by its name or by the ID of a system. Most
+members are a `Family`, which is data.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from pikaforge.host.os_families.package_managers import RPM, PackageManager
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Folders from which a system's service manager takes what packages bring."""
+    """Folders in which packages put files for a system's service manager."""
 
     units: str
     """systemd.unit(5)."""
     tmpfiles: str
     """tmpfiles.d(5)."""
     sysusers: str
-    """sysusers.d(5); "" where it creates no users."""
+    """sysusers.d(5); "" if the system does not create users from it."""
 
 
 class OsFamily(Protocol):
-    """Systems that are built, packed for and administered in one way. Their releases may differ."""
+    """Systems with the same ways of building, packing and administration. Their releases may differ."""
 
     @property
     def name(self) -> str:
-        """As configuration has it, in images and for lists of packages."""
+        """Its name in configurations: of images, and of lists of packages."""
 
     @property
     def recipe(self) -> str:
-        """Folder below docker/ with the Dockerfile of its images."""
+        """The folder below docker/ with the Dockerfile of its images."""
 
     @property
     def ids(self) -> frozenset[str]:
-        """ID of os-release(5) of its systems."""
+        """The IDs of its systems in os-release(5)."""
 
     @property
     def alike(self) -> bool:
-        """Whether its systems are compatible builds of one distribution, so that the release alone matters."""
+        """Whether its systems are compatible builds of one distribution, so that only the release matters."""
 
     @property
     def packages(self) -> PackageManager:
@@ -53,7 +53,7 @@ class OsFamily(Protocol):
 
     @property
     def toolchain(self) -> tuple[str, ...]:
-        """Packages that the guest scripts need beside the product's own; its Dockerfile installs the same."""
+        """Packages that guest scripts need in addition to the product's. The Dockerfile installs the same ones."""
 
     def services(self, version: str) -> Services:
         """Return the service manager of a release."""
@@ -77,7 +77,7 @@ def major(version: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """A family as data. The defaults are what any system with systemd has."""
+    """A family as data. The defaults are those of any system with systemd."""
 
     name: str
     recipe: str
@@ -87,7 +87,7 @@ class Family:
     formats: frozenset[str] = frozenset()
     toolchain: tuple[str, ...] = ()
     tag: str = "{id}{release}"
-    """Of `{id}`, `{release}` (the version without dots) and `{major}`."""
+    """Last part of a package's release, from `{id}`, `{release}` (the version without dots) and `{major}`."""
     first_sysusers: int = 0
     """First major release whose systemd creates users."""
     first_zstd: int | None = None
@@ -99,7 +99,7 @@ class Family:
         return Services(units=UNITS, tmpfiles=TMPFILES, sysusers=SYSUSERS if created else "")
 
     def dist_tag(self, id: str, version: str) -> str:
-        """Return `tag`, filled in."""
+        """Return `tag` with its values."""
         return self.tag.format(id=id, release=version.replace(".", ""), major=major(version))
 
     def reads_zstd(self, version: str) -> bool:

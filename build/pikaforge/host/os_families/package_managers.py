@@ -1,4 +1,4 @@
-"""Package managers: how installed packages are listed, what installs others, and how SBOMs name them."""
+"""Package managers: which packages are installed, what installs others, and how SBOMs name them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pikaforge.host import process
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purl:
-    """A package as https://github.com/package-url/purl-spec writes it; the namespace is the system's ID."""
+    """A package URL (https://github.com/package-url/purl-spec) without its namespace, which is the system's ID."""
 
     type: str
     name: str
@@ -20,11 +20,11 @@ class Purl:
 
 
 class PackageManager(Protocol):
-    """A package manager, and the database of what is installed."""
+    """A package manager and its database of installed packages."""
 
     @property
     def name(self) -> str:
-        """Of the database's tool."""
+        """Name of the database's tool."""
 
     def is_here(self) -> bool:
         """Return whether this machine has the database's tool."""
@@ -33,13 +33,13 @@ class PackageManager(Protocol):
         """Return the versions of those of the named packages that are installed on this machine."""
 
     def installer(self, major: int) -> str:
-        """Return the command that installs packages on a major release of the system."""
+        """Return the program that installs packages on a major release of the system."""
 
     def install_command(self) -> str:
-        """Return how an administrator installs packages on this machine; names follow."""
+        """Return the command that installs packages on this machine, without their names."""
 
     def purl(self, package: str, version: str) -> Purl:
-        """Return a package, named as guest scripts list it, as SBOMs name it."""
+        """Return the package URL of a package as guest scripts list it."""
 
 
 class DpkgManager:
@@ -48,11 +48,11 @@ class DpkgManager:
     name = "dpkg"
 
     def is_here(self) -> bool:
-        """Return whether there is dpkg-query."""
+        """Return whether this machine has dpkg-query."""
         return process.find("dpkg-query") is not None
 
     def installed(self, names: Iterable[str]) -> dict[str, str]:
-        """Return what dpkg-query knows as installed."""
+        """Return the versions of packages that are installed for dpkg-query."""
         wanted = list(names)
         if not wanted:
             return {}
@@ -91,11 +91,11 @@ class RpmManager:
         return "rpm"
 
     def is_here(self) -> bool:
-        """Return whether there is rpm."""
+        """Return whether this machine has rpm."""
         return process.find("rpm") is not None
 
     def installed(self, names: Iterable[str]) -> dict[str, str]:
-        """Return what rpm knows as installed."""
+        """Return the versions of packages that are installed for rpm."""
         wanted = list(names)
         if not wanted:
             return {}
@@ -112,7 +112,7 @@ class RpmManager:
         return "dnf install" if process.find("dnf") else "yum install"
 
     def purl(self, package: str, version: str) -> Purl:
-        """Return a purl of type rpm; an epoch before the version has a place of its own there."""
+        """Return a purl of type rpm. Its epoch is a qualifier."""
         qualifiers = {"arch": "x86_64"}
         epoch, colon, rest = version.partition(":")
         if colon:
@@ -123,4 +123,4 @@ class RpmManager:
 
 
 RPM = RpmManager()
-"""Of systems that have dnf in every release."""
+"""The package manager of systems that have dnf in every release."""
