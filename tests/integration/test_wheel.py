@@ -206,6 +206,11 @@ def test_check_cpu_is_the_gate_of_the_package(host: Host, tmp_path: Path) -> Non
     assert (done.returncode, done.stdout) == (1, "")
     assert f"cpu-gate: error: the machine of {poor} cannot run " in done.stderr
     assert host.run("check-cpu", "--cpuinfo", tmp_path / "gone").returncode == 2
+    for name in ("PIKAFORGE_SKIP_CPU_GATE", "FORGE_SKIP_CPU_GATE"):
+        done = host.run("check-cpu", "--cpuinfo", poor, **{name: "1"})
+        assert (done.returncode, done.stdout) == (0, "")
+        assert "cpu-gate: WARNING: going on all the same" in done.stderr
+        assert done.stderr.count("cpu-gate: notice: ") == (name == "FORGE_SKIP_CPU_GATE")
 
 
 @pytest.fixture
