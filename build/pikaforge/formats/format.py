@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 from pikaforge.config.registry import FORMATS
 from pikaforge.config.schema import Image, OsRelease, Spec
 from pikaforge.formats import debuginfo
+from pikaforge.formats.artifact import Role
 from pikaforge.formats.layout import Entry, tree_entries
 from pikaforge.formats.package_inputs import PackageInputs
 from pikaforge.formats.payload import Rendered
@@ -22,7 +23,6 @@ from pikaforge.host.workspace import Workspace, run_job
 from pikaforge.plan.cells import Cell
 
 STAGE = "package"
-Role = Literal["main", "debug", "allocator"]
 
 
 # ---- making packages
@@ -62,7 +62,7 @@ class Packing:
     @property
     def epoch(self) -> int:
         """SOURCE_DATE_EPOCH."""
-        return int(self.parts.source.facts["epoch"])
+        return self.parts.epoch
 
     @property
     def variant(self) -> str:
@@ -77,15 +77,14 @@ class Packing:
     def entries(self) -> tuple[Entry, ...]:
         """Return the tree with what lies beside it, as packages install them."""
         return (
-            *tree_entries(self.parts.compiled.files["tree.tar"], folder="tree", prefix=self.top),
+            *tree_entries(self.parts.tree, folder="tree", prefix=self.top),
             *tree_entries(self.extra, folder="extra", prefix=self.top),
         )
 
     def debug(self) -> tuple[Entry, ...]:
         """Return debug information where debuggers look for it; nothing if the tree has none."""
-        ids = {str(f["name"]): str(f["build_id"]) for f in self.parts.audited.facts["files"]}
-        archive = self.parts.compiled.files["debug.tar"]
-        return debuginfo.debug_entries(archive, folder="debug", prefix=self.top, build_ids=ids)
+        ids = self.parts.build_ids
+        return debuginfo.debug_entries(self.parts.debug, folder="debug", prefix=self.top, build_ids=ids)
 
     def run(
         self, script: str, what: str, *, guest: Sequence[str], inputs: Sequence[Input], outputs: Sequence[str]

@@ -7,18 +7,22 @@ is about a part; the table is always written from all rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
+from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.config.scalars import Strict
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine, lacking
 from pikaforge.errors import ConfigError, UnreachableError
 from pikaforge.host.store import write_atomically
+from pikaforge.pipeline.image.facts import ImageStageFacts
+from pikaforge.pipeline.package import PackageFacts
+from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord
 
 if TYPE_CHECKING:
     from pikaforge.pipeline.pipeline import NodeOutcome, Report
@@ -90,44 +94,35 @@ def rows(cells: Sequence[Cell], done: Report, *, day: date) -> Iterable[Row]:
 
 
 def _row(cell: Cell, alike: Sequence[Cell], done: Report, day: date) -> Row:
-    found: dict[str, Any] = {
-        "image": cell.image,
-        "target": cell.target,
-        "allocator": cell.allocator,
-        "models": tuple(dict.fromkeys(other.model for other in alike)),
-        "wanted": tuple(dict.fromkeys(other.wanted for other in alike if other.wanted != cell.target)),
-        "day": day.isoformat(),
-    }
-    if cell.problem:
-        return Row(**found, state="refused", why=cell.problem)
-    image = _facts(done, f"image:{cell.image}")
-    audit, smoke = _facts(done, f"audit:{cell.group}"), _facts(done, f"smoke:{cell.group}")
-    package = done.outcomes[f"package:{cell.id}"]
-    artifacts = package.result.facts["artifacts"] if package.result is not None else ()
-    failed = _cause(done, package)
-    state: State = "built" if failed is None else "not tried" if _unreachable(failed) else "refused"
+    failed = None if cell.problem else _cause(done, done.outcomes[f"package:{cell.id}"])
+    image = done.facts(f"image:{cell.image}", ImageStageFacts) if not cell.problem else None
+    audit = done.facts(f"audit:{cell.group}", AuditRecord)
+    smoke = done.facts(f"smoke:{cell.group}", SmokeFacts)
+    packed = done.facts(f"package:{cell.id}", PackageFacts)
+    artifacts = packed.artifacts if packed is not None else ()
     return Row(
-        **found,
-        stand_in=image.get("os", {}).get("variant") == STAND_IN,
-        compiler=str(image.get("gcc", "")),
-        state=state,
+        image=cell.image,
+        target=cell.target,
+        allocator=cell.allocator,
+        models=tuple(dict.fromkeys(other.model for other in alike)),
+        wanted=tuple(dict.fromkeys(other.wanted for other in alike if other.wanted != cell.target)),
+        stand_in=image is not None and image.os.variant == STAND_IN,
+        state="refused" if cell.problem else _state(failed),
         audited=_audited(audit),
-        native=_ran(smoke.get("native", {})),
-        emulated=_ran(smoke.get("emulated", {})),
-        tried=str(smoke.get("tried", "")),
-        packages=tuple(dict.fromkeys(str(a["format"]) for a in artifacts if a["role"] == "main")),
-        why=_why(failed),
+        native=_ran(smoke.native) if smoke is not None else NOTHING,
+        emulated=_ran(smoke.emulated) if smoke is not None else NOTHING,
+        tried=smoke.tried if smoke is not None else "",
+        packages=tuple(dict.fromkeys(artifact.format for artifact in artifacts if artifact.role == "main")),
+        why=cell.problem or _why(failed),
+        compiler=image.gcc if image is not None else "",
+        day=day.isoformat(),
     )
 
 
-def _facts(done: Report, node: str) -> Mapping[str, Any]:
-    outcome = done.outcomes.get(node)
-    if outcome is None:
-        return {}
-    if outcome.result is not None:
-        return outcome.result.facts
-    failure = getattr(outcome.error, "failure", None)
-    return failure.facts if failure is not None else {}
+def _state(failed: NodeOutcome | None) -> State:
+    if failed is None:
+        return "built"
+    return "not tried" if _unreachable(failed) else "refused"
 
 
 def _cause(done: Report, outcome: NodeOutcome) -> NodeOutcome | None:
@@ -155,24 +150,22 @@ def unreachable(done: Report) -> frozenset[str]:
     return frozenset(node for node, outcome in done.outcomes.items() if outcome.error and _unreachable(outcome))
 
 
-def _audited(facts: Mapping[str, Any]) -> str:
-    if not facts:
+def _audited(record: AuditRecord | None) -> str:
+    if record is None:
         return NOTHING
-    if not facts["passed"]:
-        return f"refused ({len(facts['violations'])})"
-    dispatched = sorted({library["file"] for library in facts["dispatched"]})
+    if not record.passed:
+        return f"refused ({len(record.violations)})"
+    dispatched = sorted({library.file for library in record.dispatched})
     return f"passed; dispatched: {', '.join(dispatched)}" if dispatched else "passed"
 
 
-def _ran(way: Mapping[str, Any]) -> str:
-    if not way:
-        return NOTHING
-    if not way["ran"]:
-        return f"{NOT_RUN}{why}" if (why := str(way.get("reason", "")).rpartition(": ")[2]) else NOTHING
-    if way["problem"]:
+def _ran(way: WayRecord) -> str:
+    if not way.ran:
+        return f"{NOT_RUN}{why}" if (why := way.reason.rpartition(": ")[2]) else NOTHING
+    if way.problem:
         return "failed"
-    count, cpu = sum(check["passed"] for check in way["checks"]), way.get("cpu", "")
-    return f"{count} checks on {cpu}" if cpu else f"{count} checks"
+    count = sum(check.passed for check in way.checks)
+    return f"{count} checks on {way.cpu}" if way.cpu else f"{count} checks"
 
 
 # ---- the files

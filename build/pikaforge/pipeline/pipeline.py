@@ -9,10 +9,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pikaforge.errors import ForgeError
+from pikaforge.errors import ForgeError, HostError, StageError
 from pikaforge.host import hashing, process
-from pikaforge.host.store import Result
+from pikaforge.host.store import Model, Result
 from pikaforge.host.workspace import Workspace
+from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.source import source
 from pikaforge.pipeline.stage import Inputs, Material, Request, RunContext, stage_of
 from pikaforge.plan.plan import TOOLS_NODE, Node, Plan, common_part
@@ -45,6 +46,13 @@ class NodeOutcome:
     error: ForgeError | None = None
     blocked_by: str = ""
 
+    def facts(self, model: type[Model]) -> Model | None:
+        """Return the facts of the node, if it has any of a model: those of its result, else those of its failure."""
+        if self.result is not None:
+            return self.result.read(model)
+        found = self.error.failure.facts if isinstance(self.error, StageError) else None
+        return found if isinstance(found, model) else None
+
 
 @dataclass(slots=True)
 class Report:
@@ -59,8 +67,13 @@ class Report:
         return [o.error for o in self.outcomes.values() if o.error is not None]
 
     def of(self, stage: str) -> Iterable[NodeOutcome]:
-        """The outcomes of one stage, in the plan's order."""
+        """Return the outcomes of one stage, in the plan's order."""
         return (self.outcomes[n.id] for n in self.plan.nodes if n.stage == stage and n.id in self.outcomes)
+
+    def facts(self, node: str, model: type[Model]) -> Model | None:
+        """Return the facts of a node, if it has any of a model; see `NodeOutcome.facts`."""
+        outcome = self.outcomes.get(node)
+        return outcome.facts(model) if outcome is not None else None
 
 
 class Events:
@@ -80,9 +93,9 @@ class Pipeline:
     """Runs plans in a workspace."""
 
     def __init__(self, workspace: Workspace, request: Request) -> None:
-        self._workshop = workspace
+        self._workspace = workspace
         self._request = request
-        self._context = RunContext(workspace, request)
+        self._context = RunContext.of(workspace, request)
 
     def identify_source(self) -> None:
         """Look the source and its patches up, as far as pins do not say what they are.
@@ -90,7 +103,7 @@ class Pipeline:
         Before anything else starts, so that a source out of reach is told at once and not after the images are made.
         """
         origin, series = self._request.origin, self._request.series
-        source.identify(origin, series, workspace=self._workshop, folder=self._context.series_folder, offline=False)
+        source.identify(origin, series, workspace=self._workspace, folder=self._context.series_folder, offline=False)
 
     def tools_image(self, events: Events) -> str:
         """Make the tools image, unless it is there; return what the engine calls it.
@@ -98,12 +111,12 @@ class Pipeline:
         Raises:
             ForgeError: it cannot be made.
         """
-        part = common_part(self._request.spec, lambda node: node.id == TOOLS_NODE, engine=self._workshop.engine.kind)
+        part = common_part(self._request.spec, lambda node: node.id == TOOLS_NODE, engine=self._workspace.engine.kind)
         done = self.execute(part, events)
         result = done.outcomes[TOOLS_NODE].result
         if result is None:
             raise done.errors[0]
-        return str(result.facts["build"])
+        return result.read(ImageStageFacts).build
 
     # ---- keys
 
@@ -118,19 +131,19 @@ class Pipeline:
             return hashing.digest(json.dumps([result.identity, result.facts], sort_keys=True))
         return result.identity
 
-    def _key(self, node: Node, known: Mapping[str, str], *, offline: bool) -> tuple[str, bool]:
-        """A node's key, and whether it is made of what the inputs really are.
+    def _key(self, node: Node, known: Mapping[str, str], *, offline: bool) -> tuple[str, Material]:
+        """Return a node's key, and what it is made of.
 
         Where the verdict of a twin counts, there may be a better one under the key that the node has without it:
         from a machine that could run the target. That takes the twin's place.
         """
         found = self._material(node, offline=offline)
-        material = {**found.facts, "engine": self._workshop.engine.kind}
+        material = {**found.facts, "engine": self._workspace.engine.kind}
         needs = [need for need in node.needs if need != node.twin]
         key = hashing.key(node.stage, material, {need: known[need] for need in needs})
-        if node.twin and self._workshop.store.get(node.stage, key)[0] is None:
+        if node.twin and self._workspace.store.get(node.stage, key)[0] is None:
             key = hashing.key(node.stage, material, {need: known[need] for need in node.needs})
-        return key, found.pinned
+        return key, found
 
     def views(self, plan: Plan, *, engine_answers: Callable[[], bool]) -> list[View]:
         """The plan's nodes with their keys and whether their results are there; looks only, needs no network.
@@ -145,13 +158,13 @@ class Pipeline:
         views = []
         for node in plan.nodes:
             known = {n: self._stands_for(node, results[n]) if n in results else made[n] for n in node.needs}
-            key, real = self._key(node, known, offline=True)
-            result = self._workshop.store.peek(node.stage, key)
+            key, material = self._key(node, known, offline=True)
+            result = self._workspace.store.peek(node.stage, key)
             absent = [need for need in node.needs if need in missing]
             if result is not None:
-                lost = stage_of(node).lost(result, self._context, engine_answers=engine_answers)
+                lost = self._lost(node, result, engine_answers=engine_answers)
                 result, why = (None, lost) if lost else (result, "its result is stored")
-            elif not real:
+            elif not material.pinned:
                 why = "not pinned yet; the first build looks it up"
             elif absent:
                 why = f"needs {', '.join(dict.fromkeys(need.partition(':')[0] for need in absent))} first"
@@ -199,8 +212,8 @@ class Pipeline:
             except BaseException:
                 # Nothing may outlive the run: the threads come back once their containers and programs are gone.
                 pool.shutdown(wait=False, cancel_futures=True)
-                self._workshop.engine.abort()
-                self._workshop.downloads.abort()
+                self._workspace.engine.abort()
+                self._workspace.downloads.abort()
                 process.end_all()
                 raise
         return report
@@ -239,13 +252,14 @@ class Pipeline:
         try:
             results = {need: report.outcomes[need].result for need in node.needs}
             inputs = {need: result for need, result in results.items() if result is not None}
-            key, _ = self._key(node, {need: self._stands_for(node, r) for need, r in inputs.items()}, offline=False)
+            known = {need: self._stands_for(node, result) for need, result in inputs.items()}
+            key, material = self._key(node, known, offline=False)
             result = self._stored(node, key, events)
             if result is not None:
                 self._tell_remarks(node, result, events, fresh=False)
                 return NodeOutcome(node=node, status="cached", key=key, result=result)
             events.started(node)
-            result = self._make(node, key, inputs)
+            result = self._make(node, key, inputs, material)
             self._tell_remarks(node, result, events, fresh=True)
         except ForgeError as error:
             return NodeOutcome(node=node, status="failed", key=key, error=error, seconds=time.monotonic() - start)
@@ -258,7 +272,7 @@ class Pipeline:
             events.notice(remark if stage_of(node).scope == "run" else f"{node.id}: {remark}")
 
     def _tell_pins(self, events: Events) -> None:
-        notices = self._workshop.lock.notices
+        notices = self._workspace.lock.notices
         while notices:
             try:
                 events.notice(notices.pop(0))
@@ -266,15 +280,33 @@ class Pipeline:
                 return
 
     def _stored(self, node: Node, key: str, events: Events) -> Result | None:
-        result, bad = self._workshop.store.get(node.stage, key)
+        """Return the stored result of a node; None if there is none that can be used."""
+        result, bad = self._workspace.store.get(node.stage, key)
         if bad:
             events.notice(f"the stored result of {node.id} is bad and is made anew: {bad}")
-        if result is not None and stage_of(node).lost(result, self._context, engine_answers=lambda: True):
-            events.notice(f"the engine does not hold {node.id} any more: it is made anew")
-            self._workshop.store.drop(node.stage, key)
+        if result is None:
+            return None
+        if lost := self._lost(node, result, engine_answers=lambda: True):
+            events.notice(f"the stored result of {node.id} is made anew: {lost}")
+            self._workspace.store.drop(node.stage, key)
             return None
         return result
 
-    def _make(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
-        given = Inputs(node=node, results=inputs, version=self._request.spec.product.version)
-        return stage_of(node).make(given, self._context, key=key)
+    def _lost(self, node: Node, result: Result, *, engine_answers: Callable[[], bool]) -> str:
+        """Return why a stored result cannot be used; "" if it can."""
+        unread = self._unreadable(node, result)
+        return unread or stage_of(node).lost(result, self._context, engine_answers=engine_answers)
+
+    @staticmethod
+    def _unreadable(node: Node, result: Result) -> str:
+        """Return why the facts of a result are not those of its stage, as after a change of this program; else ""."""
+        try:
+            result.read(stage_of(node).facts)
+        except HostError as error:
+            return error.message
+        return ""
+
+    def _make(self, node: Node, key: str, results: Mapping[str, Result], material: Material) -> Result:
+        version = self._request.spec.product.version
+        inputs = Inputs(node=node, results=results, version=version, pin=material.pin)
+        return stage_of(node).make(inputs, self._context, key=key)

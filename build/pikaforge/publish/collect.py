@@ -9,10 +9,10 @@ from pathlib import Path
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
 from pikaforge.config.schema import Spec
 from pikaforge.formats import format as formats
+from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.formats.format import BuildOrigin
 from pikaforge.host.store import sha256
-from pikaforge.pipeline import report as record
-from pikaforge.pipeline.report import ArtifactRecord, BuildReport, CellRecord
+from pikaforge.pipeline.report import BuildReport, CellRecord, load, package_path
 from pikaforge.publish.diff import Item
 from pikaforge.publish.state import Artifact, File
 
@@ -39,7 +39,7 @@ class CollectedPackages:
 def reports(dist: Path) -> list[FoundReport]:
     """The report in a folder, and those in its folders: what the jobs of a CI run have delivered, each in its own."""
     folders = [dist, *sorted(path for path in dist.glob("*/") if path.is_dir())]
-    found = ((folder, record.load(folder)) for folder in folders)
+    found = ((folder, load(folder)) for folder in folders)
     return [FoundReport(folder=folder, report=report) for folder, report in found if report is not None]
 
 
@@ -81,7 +81,7 @@ def collect(chosen: Sequence[tuple[FoundReport, CellRecord]], spec: Spec, *, now
         image = spec.images.get(cell.image)
         usual = image is None or cell.allocator == image.allocator
         for artifact in cell.artifacts:
-            path = record.delivered(delivered.folder, artifact)
+            path = package_path(delivered.folder, artifact)
             item = Item(
                 product=delivered.report.product,
                 image=cell.image,
@@ -116,7 +116,7 @@ def _artifact(
         target=cell.target,
         wanted=cell.wanted if cell.wanted != cell.target else "",
         not_run=cell.not_run,
-        epoch=int(cell.manifest.get("source_date_epoch", 0)),
+        epoch=cell.epoch,
         built=cell.finished,
         published=now,
         since=1,

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from unit.cell_results import IMAGE
+from unit.cell_results import result as stage_result
 from unit.helpers import Ending, FakeEngine, make_spec, members, refusal, tar_of, the_cell
 
 from pikaforge.config.smoke_checks import Check
@@ -20,10 +22,10 @@ from pikaforge.cpu import emulation
 from pikaforge.cpu.microarch import features
 from pikaforge.errors import ConfigError, StageError
 from pikaforge.host.job import NOBODY, CannotServe, Input, RunningServer, ServerJob
-from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.smoke import multi_server, smoke
 from pikaforge.pipeline.smoke.multi_server import CheckVerdict, run_scenario
+from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord
 from pikaforge.pipeline.smoke.resp import Closed, Connection, ErrorReply, Reply
 from pikaforge.pipeline.smoke.server import ServerPlace
 
@@ -638,7 +640,7 @@ def stage(tmp_path: Path, workspace: Workspace, site: Site, monkeypatch: pytest.
     shop = replace(workspace, engine=site)
     site.endings = {"smoke-version": Ending(log="demo 1"), "smoke-emulated-version": Ending(log="demo 1")}
 
-    def run(checks: list[dict[str, Any]], *, emulator: bool = True, cell: str = "R620-debian12-none") -> Result:
+    def run(checks: list[dict[str, Any]], *, emulator: bool = True, cell: str = "R620-debian12-none") -> SmokeFacts:
         spec = make_spec(product__smoke=checks, product__server__within=0.05)
         with shop.store.scratch() as scratch:
             (scratch / "tree.tar").write_bytes(tar_of({"conf/demo.conf": "port : 1\n", "bin/demo": "x"}))
@@ -649,9 +651,9 @@ def stage(tmp_path: Path, workspace: Workspace, site: Site, monkeypatch: pytest.
             streamed = shop.store.put(
                 "image", "2" * 32, identity="i", facts={}, files={smoke.EMULATOR: scratch / "qemu"}
             )
-        image = Result(stage="image", key="k", identity="i", facts={"runtime": "image:runtime"}, files={})
-        held = streamed if emulator else None
-        return smoke.make(shop, spec, the_cell(spec, cell), compiled, image, key="1" * 32, emulator=held)
+        image, held = stage_result("image", IMAGE), streamed if emulator else None
+        made = smoke.make(shop, spec, the_cell(spec, cell), compiled, image, key="1" * 32, emulator=held)
+        return made.read(SmokeFacts)
 
     return run
 
@@ -664,16 +666,16 @@ def own(*more: dict[str, Any], name: str = "own", **options: Any) -> dict[str, A
     return {"check": name, "instances": {"main": {}}, "steps": [{"start": "main"}, *more], **options}
 
 
-def names(way: Mapping[str, Any]) -> list[str]:
-    return [check["name"] for check in way["checks"]]
+def names(way: WayRecord | SmokeFacts) -> list[str]:
+    return [check.name for check in way.checks]
 
 
 def test_both_ways(stage: Any, site: Site) -> None:
-    facts = stage([PING, own()]).facts
-    assert names(facts["native"]) == ["version", "start", "ping", "allocator", "stop", "own"]
-    assert names(facts["emulated"]) == ["version", "start", "ping", "stop"]
-    assert names(facts) == names(facts["native"])
-    assert (facts["emulated"]["ran"], facts["emulated"]["cpu"], facts["native"]["ran"]) == (True, "SandyBridge", True)
+    facts = stage([PING, own()])
+    assert names(facts.native) == ["version", "start", "ping", "allocator", "stop", "own"]
+    assert names(facts.emulated) == ["version", "start", "ping", "stop"]
+    assert names(facts) == names(facts.native)
+    assert (facts.emulated.ran, facts.emulated.cpu, facts.native.ran) == (True, "SandyBridge", True)
     emulated = site.served[-1]
     assert emulated.argv[:4] == ("emulator/qemu-x86_64", "-cpu", "SandyBridge", "/forge/tree/bin/demo")
     assert members(emulated.inputs[-1]) == {"emulator/qemu-x86_64": (0o755, b"emulator")}
@@ -683,10 +685,10 @@ def test_both_ways(stage: Any, site: Site) -> None:
 
 def test_a_machine_that_cannot_run_the_target_says_so(stage: Any, site: Site) -> None:
     site.flags -= {"avx"}
-    facts = stage([PING, own()]).facts
-    assert (facts["native"]["ran"], facts["native"]["reason"]) == (False, "this machine lacks avx")
-    assert names(facts["native"]) == []
-    assert names(facts) == names(facts["emulated"]) == ["version", "start", "ping", "stop"]
+    facts = stage([PING, own()])
+    assert (facts.native.ran, facts.native.reason) == (False, "this machine lacks avx")
+    assert names(facts.native) == []
+    assert names(facts) == names(facts.emulated) == ["version", "start", "ping", "stop"]
     assert smoke.remarks(facts) == ["not run natively: this machine lacks avx"]
 
 
@@ -701,20 +703,20 @@ def test_what_cannot_be_tried_at_all_fails(stage: Any, site: Site) -> None:
 
 
 def test_no_emulator_is_said(stage: Any) -> None:
-    facts = stage([PING], emulator=False).facts
-    assert not facts["emulated"]["ran"]
+    facts = stage([PING], emulator=False)
+    assert not facts.emulated.ran
     assert smoke.remarks(facts) == ["not emulated: defaults.emulator names no image to take one from"]
 
 
 def test_advice_and_what_needs_it(stage: Any) -> None:
     advice = own({"send": ["GET", "k"], "expect": "v"}, name="advice", required=False)
-    facts = stage([PING, advice, own(needs=["advice"])]).facts
+    facts = stage([PING, advice, own(needs=["advice"])])
     assert names(facts) == ["version", "start", "ping", "allocator", "stop"]
-    assert names(facts["native"]) == ["version", "start", "ping", "allocator", "stop", "advice", "own"]
-    failed, skipped = facts["native"]["checks"][-2:]
-    assert (failed["passed"], failed["required"]) == (False, False)
-    assert failed["detail"] == "step 2: sent GET k; wanted 'v'; got (nil)"
-    assert (skipped["passed"], skipped["skipped"]) == (False, "it needs advice, which has not passed")
+    assert names(facts.native) == ["version", "start", "ping", "allocator", "stop", "advice", "own"]
+    failed, skipped = facts.native.checks[-2:]
+    assert (failed.passed, failed.required) == (False, False)
+    assert failed.detail == "step 2: sent GET k; wanted 'v'; got (nil)"
+    assert (skipped.passed, skipped.skipped) == (False, "it needs advice, which has not passed")
     assert [remark.partition(":")[0] for remark in smoke.remarks(facts)] == [
         "check advice failed natively, which is only advice",
         "check own was skipped natively",
@@ -756,15 +758,15 @@ OURS = "/forge/tree/lib/libtcmalloc.so.4"
 @pytest.mark.parametrize(("allocator", "check"), [("none", "no-stats"), ("system", "stats")])
 def test_checks_for_other_allocators_are_not_made(stage: Any, site: Site, allocator: str, check: str) -> None:
     site.prepare["system"] = {"files": (OURS,)}
-    facts = stage(EXTENSION, cell=f"R620-debian12-{allocator}").facts
-    assert names(facts["native"]) == ["version", "start", "ping", check, "allocator", "stop", "any"]
-    assert names(facts["emulated"]) == ["version", "start", "ping", check, "stop"]
-    assert all(each["passed"] for each in facts["native"]["checks"])
+    facts = stage(EXTENSION, cell=f"R620-debian12-{allocator}")
+    assert names(facts.native) == ["version", "start", "ping", check, "allocator", "stop", "any"]
+    assert names(facts.emulated) == ["version", "start", "ping", check, "stop"]
+    assert all(each.passed for each in facts.native.checks)
 
 
 def test_a_check_that_fails_counts_only_where_it_is_for(stage: Any, site: Site) -> None:
     bad = {"check": "bad", "steps": [{"send": ["PING"], "expect": "no"}], "allocators": ["system"]}
-    assert "bad" not in names(stage([PING, bad]).facts)
+    assert "bad" not in names(stage([PING, bad]))
     site.prepare["system"] = {"files": (OURS,)}
     with pytest.raises(StageError, match="1 of 6 smoke checks failed: bad"):
         stage([PING, bad], cell="R620-debian12-system")

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pikaforge.config import compilers, families
 from pikaforge.config.schema import Image, Spec
@@ -26,6 +25,7 @@ from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import GUEST, Workspace, failure, guest_digests, read_facts, run_job
 from pikaforge.pipeline.image import abi, bootstrap, libraries
 from pikaforge.pipeline.image.base_image import REPOSITORY, Base, identify
+from pikaforge.pipeline.image.facts import ImageStageFacts, OsReleaseFacts
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan.plan import EMULATOR, TOOLS, Node
 from pikaforge.plan.stages import Needs, Scope, Slot
@@ -57,7 +57,7 @@ def _recipe(spec: Spec, label: str) -> str:
     return label if label in OWN else families.of(spec.images[label].family).recipe
 
 
-def material(spec: Spec, label: str, base: Base | None, home: Path) -> dict[str, Any]:
+def material(spec: Spec, label: str, base: Base | None, home: Path) -> dict[str, object]:
     """Key material: base, Dockerfile, package lists, scripts."""
     recipe = _recipe(spec, label)
     packages = {} if label in OWN else _arguments(spec, label)
@@ -79,70 +79,76 @@ def _arguments(spec: Spec, label: str) -> dict[str, str]:
 
 
 def usable(result: Result, workspace: Workspace) -> bool:
-    """Whether the engine still holds the images that a stored result names."""
+    """Return whether the engine still holds the images that a stored result names."""
     engine = workspace.engine
     if not isinstance(engine, DockerEngine):
         return True
-    wanted = [result.facts[name] for name in ("build", "runtime") if result.facts.get(name)]
-    held = [engine.image(reference) for reference in wanted]
-    return all(facts is not None and facts.id == result.facts["ids"][w] for facts, w in zip(held, wanted, strict=True))
+    facts = result.read(ImageStageFacts)
+    held = {reference: engine.image(reference) for reference in (facts.build, facts.runtime) if reference}
+    return all(image is not None and image.id == facts.ids.get(reference) for reference, image in held.items())
 
 
 def make(workspace: Workspace, spec: Spec, base: Base, *, key: str, label: str) -> Result:
-    """Build the images.
+    """Build the images; store `ImageStageFacts` with the record of the distribution's libraries, or with the emulator.
 
-    The result has the record of the distribution's libraries, or the emulator; its facts name the images (`build`,
-    `runtime`), their ids, compiler, packages, symbol versions (`abi`) and the system (`os`). Its identity is that of
-    the installed packages and their libraries: the same packages elsewhere give the same results.
+    The identity is that of the installed packages and their libraries: the same packages elsewhere give the same
+    results.
     """
     engine = workspace.engine
     assert isinstance(engine, DockerEngine)
     log = workspace.log_path(label, STAGE_NAME)
-    facts: dict[str, Any] = {"base": base.registry or f"bootstrap {base.suite}", "ids": {}}
     with _making[base.tag]:
         _ensure_base(engine, base, workspace, log)
     if label == EMULATOR:
         return _emulator(workspace, engine, spec, base, key=key, log=log)
-    targets = ("build",) if label == TOOLS else ("runtime", "build")
-    packages: dict[str, list[list[str]]] = {}
-    for target in targets:
-        tag = f"{REPOSITORY}/{label}-{target}:{key[:16]}"
-        image = _build(workspace, engine, spec, base, label=label, target=target, tag=tag, log=log)
-        found = _inventory(workspace, tag, label, log)
-        facts[target] = tag
-        facts["ids"][tag] = image.id
-        facts["os"] = found.os
-        packages[target] = found.packages
-        if target == "build" and label not in OWN:
-            facts["gcc"] = found.compiler
-            _check_compiler(spec.images[label], label, found.compiler)
-    facts["packages"] = packages
+    tags: dict[str, str] = {}
+    ids: dict[str, str] = {}
+    held: dict[str, Inventory] = {}
+    for target in ("build",) if label == TOOLS else ("runtime", "build"):
+        tag = tags[target] = f"{REPOSITORY}/{label}-{target}:{key[:16]}"
+        ids[tag] = _build(workspace, engine, spec, base, label=label, target=target, tag=tag, log=log).id
+        held[target] = _inventory(workspace, tag, label, log)
+    found = held["build"]
+    abi_versions: dict[str, str] = {}
     if label not in OWN:
-        facts["abi"] = abi.measure(workspace, str(facts["runtime"]), stage=STAGE_NAME, label=label, log=log)
+        _check_compiler(spec.images[label], label, found.compiler)
+        abi_versions = abi.measure(workspace, tags["runtime"], stage=STAGE_NAME, label=label, log=log)
     if base.suite:
-        _pin_packages(workspace.lock, base, engine, workspace, log)
-    identity = repr(sorted((t, tuple(map(tuple, p))) for t, p in packages.items())) + key
-    return _keep(workspace, facts, identity, key=key, label=label, log=log)
+        _pin_packages(workspace.lock, base, workspace, log)
+    facts = ImageStageFacts(
+        base=_name_of(base),
+        build=tags["build"],
+        runtime=tags.get("runtime", ""),
+        ids=ids,
+        os=found.os,
+        gcc="" if label in OWN else found.compiler,
+        packages={target: each.packages for target, each in held.items()},
+        abi=abi_versions,
+    )
+    return _keep(workspace, facts, repr(sorted(facts.packages.items())) + key, key=key, label=label, log=log)
 
 
-def _keep(workspace: Workspace, facts: dict[str, Any], identity: str, *, key: str, label: str, log: Path) -> Result:
+def _name_of(base: Base) -> str:
+    return base.registry or f"bootstrap {base.suite}"
+
+
+def _keep(workspace: Workspace, facts: ImageStageFacts, identity: str, *, key: str, label: str, log: Path) -> Result:
     """Store the result, with the record of the distribution's libraries unless the image is the tool's own."""
     with workspace.store.scratch() as scratch:
         files: dict[str, Path] = {}
         if label not in OWN:
-            image = str(facts["build"])
-            path = libraries.measure(workspace, image, stage=STAGE_NAME, label=label, log=log, into=scratch)
+            path = libraries.measure(workspace, facts.build, stage=STAGE_NAME, label=label, log=log, into=scratch)
             files[libraries.FILE] = path
             identity += sha256(path)
         return workspace.store.put(STAGE_NAME, key, identity=hashing.digest(identity), facts=facts, files=files)
 
 
 def _emulator(workspace: Workspace, engine: DockerEngine, spec: Spec, base: Base, *, key: str, log: Path) -> Result:
-    """The emulator as a file of the result: once that is in the store, the image is not needed any more."""
+    """Store the emulator as a file; once it is in the store, its image is not needed any more."""
     tag = f"{REPOSITORY}/{EMULATOR}-build:{key[:16]}"
     _build(workspace, engine, spec, base, label=EMULATOR, target="build", tag=tag, log=log)
     if base.suite:
-        _pin_packages(workspace.lock, base, engine, workspace, log)
+        _pin_packages(workspace.lock, base, workspace, log)
     with workspace.store.scratch() as scratch:
         wanted = (EMULATOR_FILE, "version")
         job = Job(
@@ -159,9 +165,12 @@ def _emulator(workspace: Workspace, engine: DockerEngine, spec: Spec, base: Base
         )
         program = done.outputs[f"out/{EMULATOR_FILE}"]
         version = done.outputs["out/version"].read_text(encoding="utf-8").strip()
-        facts = {"base": base.registry or f"bootstrap {base.suite}", "ids": {}, "packages": {}, "version": version}
         return workspace.store.put(
-            STAGE_NAME, key, identity=sha256(program), facts=facts, files={EMULATOR_FILE: program}
+            STAGE_NAME,
+            key,
+            identity=sha256(program),
+            facts=ImageStageFacts(base=_name_of(base), version=version),
+            files={EMULATOR_FILE: program},
         )
 
 
@@ -223,12 +232,11 @@ def _declares(dockerfile: Path, name: str) -> bool:
 class Inventory:
     """What an image holds."""
 
-    packages: list[list[str]]
-    """As [name, version]."""
+    packages: tuple[tuple[str, str], ...]
+    """As (name, version)."""
     compiler: str
     """Version of its gcc; "" without one."""
-    os: dict[str, str]
-    """`id`, `version` and `variant` of its os-release, each "" where that has none."""
+    os: OsReleaseFacts
 
 
 def _inventory(workspace: Workspace, image: str, label: str, log: Path) -> Inventory:
@@ -247,11 +255,11 @@ def _inventory(workspace: Workspace, image: str, label: str, log: Path) -> Inven
         )
         lines = done.outputs["out/packages"].read_text(encoding="utf-8").splitlines()
         facts = read_facts(done.outputs["out/facts"])
-        system = facts.get("os", [()])[0]
+        id_, version, variant, *_ = (*facts.get("os", [()])[0], "", "", "")
         return Inventory(
-            packages=[line.split("\t") for line in lines],
+            packages=tuple((name, found) for name, _, found in (line.partition("\t") for line in lines)),
             compiler=facts.get("gcc", [("",)])[0][0],
-            os=dict(zip(("id", "version", "variant"), (*system, "", "", ""), strict=False)),
+            os=OsReleaseFacts(id=id_, version=version, variant=variant),
         )
 
 
@@ -264,13 +272,14 @@ def _check_compiler(entry: Image, label: str, found: str) -> None:
         )
 
 
-def _pin_packages(lock: Lock, base: Base, engine: DockerEngine, workspace: Workspace, log: Path) -> None:
+def _pin_packages(lock: Lock, base: Base, workspace: Workspace, log: Path) -> None:
     """Pin a bootstrapped base by its package versions.
 
     The distribution moves them with every security update, so another value is only refused under `--locked`.
     """
     held = _inventory(workspace, base.tag, base.image, log)
-    value = f"sha256:{hashing.digest(repr(held.packages))}"
+    # As lists, because such pins are in sources.lock files that users have.
+    value = f"sha256:{hashing.digest(repr([list(package) for package in held.packages]))}"
     old = lock.pins("images", base.image).get("packages")
     if old is not None and old != value and not lock.strict:
         lock.replace("images", base.image, "packages", value)
@@ -281,7 +290,7 @@ def _pin_packages(lock: Lock, base: Base, engine: DockerEngine, workspace: Works
 # ---- the host engine
 
 
-def host_material(spec: Spec, label: str, home: Path) -> dict[str, Any]:
+def host_material(spec: Spec, label: str, home: Path) -> dict[str, object]:
     """Return key material on the host engine: what is installed of what is needed."""
     family = families.here(spec.images[label].family)
     return {
@@ -314,16 +323,13 @@ def run_host(workspace: Workspace, spec: Spec, *, key: str, label: str) -> Resul
     compiler = machine.compiler_version()
     _check_compiler(spec.images[label], label, compiler)
     log = workspace.log_path(label, STAGE_NAME)
-    facts: dict[str, Any] = {
-        "base": "this machine",
-        "build": "",
-        "runtime": "",
-        "ids": {},
-        "gcc": compiler,
-        "packages": {"build": sorted([n, v] for n, v in versions.items())},
-        "abi": abi.measure(workspace, "", stage=STAGE_NAME, label=label, log=log),
-    }
-    return _keep(workspace, facts, repr(facts["packages"]), key=key, label=label, log=log)
+    facts = ImageStageFacts(
+        base="this machine",
+        gcc=compiler,
+        packages={"build": tuple(sorted(versions.items()))},
+        abi=abi.measure(workspace, "", stage=STAGE_NAME, label=label, log=log),
+    )
+    return _keep(workspace, facts, repr(facts.packages), key=key, label=label, log=log)
 
 
 class ImageStage(BaseStage):
@@ -331,6 +337,7 @@ class ImageStage(BaseStage):
 
     name = STAGE_NAME
     scope: Scope = "image"
+    facts = ImageStageFacts
 
     def needs(self, slot: Slot) -> Needs:
         """Return that it needs nothing."""
@@ -342,20 +349,18 @@ class ImageStage(BaseStage):
             return Material(facts=host_material(run.spec, node.label, run.home))
         name = entry_of(run.spec, node.label)
         base = identify(name, run.spec.images[name], workspace=run.workspace, offline=offline)
-        run.pins[node.id] = base
-        return Material(facts=material(run.spec, node.label, base, run.home), pinned=base is not None)
+        return Material(facts=material(run.spec, node.label, base, run.home), pinned=base is not None, pin=base)
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Build the images, or look at this machine."""
         label = inputs.node.label
         if run.workspace.engine.kind == "host":
             return run_host(run.workspace, run.spec, key=key, label=label)
-        base = run.pins[inputs.node.id]
-        assert isinstance(base, Base)
-        return make(run.workspace, run.spec, base, key=key, label=label)
+        assert isinstance(inputs.pin, Base)  # see `material`
+        return make(run.workspace, run.spec, inputs.pin, key=key, label=label)
 
     def lost(self, result: Result, run: RunContext, *, engine_answers: Callable[[], bool]) -> str:
-        """Return why the engine does not have the images."""
+        """Return why the engine does not have its images."""
         if not engine_answers():
             return "no engine answers that could hold it"
         return "" if usable(result, run.workspace) else "the engine does not hold it any more"

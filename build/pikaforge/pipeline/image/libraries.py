@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from pikaforge.audit.distribution import PackagedRecord
 from pikaforge.audit.elf.code import code_digest
 from pikaforge.audit.elf.layout import is_elf
+from pikaforge.config.scalars import Strict
 from pikaforge.errors import AuditError, StageError
 from pikaforge.host.archives import members
 from pikaforge.host.job import Job
@@ -39,28 +41,23 @@ Owners = Mapping[str, Sequence[tuple[str, str, str]]]
 """Package, version and digest by path."""
 
 
-class Library(BaseModel):
-    """One library of a package, as the package has brought it."""
+class Library(PackagedRecord):
+    """One library of an image, as its package has brought it; `code` is empty where that cannot be told."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    path: str = Field(description="In the image.")
-    package: str = Field(description="The package that has brought it.")
-    version: str = Field(description="The package's.")
-    sha256: str = Field(description="Of the file.")
-    code: str = Field(description="Of what is executable in it (`elf.code`); empty where that cannot be told.")
+    path: str
+    """In the image."""
 
 
-class Libraries(BaseModel):
+class Libraries(Strict):
     """What is recorded of an image."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    libraries: tuple[Library, ...] = Field(description="Sorted by path.")
-    altered: tuple[str, ...] = Field(description="Paths of libraries that are not what their packages have brought.")
+    libraries: tuple[Library, ...]
+    """Sorted by path."""
+    altered: tuple[str, ...]
+    """Paths of libraries that are not what their packages have brought."""
 
     def by_digest(self) -> dict[str, Library]:
-        """The libraries by their SHA-256; of several with one, the first by its path."""
+        """Return the libraries by their SHA-256; of several with one, the first by its path."""
         found: dict[str, Library] = {}
         for library in self.libraries:
             found.setdefault(library.sha256, library)

@@ -15,7 +15,8 @@ from pikaforge.host.archives import tar_entries
 from pikaforge.host.docker import signal_of
 from pikaforge.host.job import NOBODY, CannotServe, RunningServer, files
 from pikaforge.pipeline.smoke import allocator_in_use, bulk_writes
-from pikaforge.pipeline.smoke.expectations import POLL, CheckOutcome, describe, run_step
+from pikaforge.pipeline.smoke.expectations import POLL, describe, run_step
+from pikaforge.pipeline.smoke.record import CheckRecord
 from pikaforge.pipeline.smoke.resp import Closed, Connection
 from pikaforge.pipeline.smoke.server import ServerPlace, describe_end, log_tail
 
@@ -52,7 +53,7 @@ class _Running:
 class CheckVerdict:
     """How a check with its own servers went, and the last lines of its servers' logs if it failed."""
 
-    outcome: CheckOutcome
+    outcome: CheckRecord
     tail: tuple[str, ...] = ()
 
 
@@ -76,7 +77,7 @@ def run_scenario(check: Check, place: ServerPlace) -> CheckVerdict:
         skipped = error.message
     if detail and check.why:
         detail = f"{detail} ({check.why})"
-    outcome = CheckOutcome(
+    outcome = CheckRecord(
         name=check.check,
         passed=not detail and not skipped,
         seconds=time.monotonic() - start,

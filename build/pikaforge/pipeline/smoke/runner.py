@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from pikaforge.config.smoke_checks import Check
 from pikaforge.errors import HostError
 from pikaforge.host.job import Job, RunningServer
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.smoke import allocator_in_use
-from pikaforge.pipeline.smoke.expectations import CheckOutcome, run_check
+from pikaforge.pipeline.smoke.expectations import run_check
 from pikaforge.pipeline.smoke.multi_server import run_scenario
+from pikaforge.pipeline.smoke.record import CheckRecord
 from pikaforge.pipeline.smoke.server import ServerPlace, describe_end
 
 VERSION_TIMEOUT = 60.0
@@ -22,15 +23,15 @@ DYING = 1.0
 """Seconds that a server gets to end after a check that failed."""
 
 
-class Session:
+class SmokeRunner:
     """All checks of one tree in one way."""
 
     def __init__(self, workspace: Workspace, place: ServerPlace, checks: Sequence[Check]) -> None:
-        self._workshop = workspace
+        self._workspace = workspace
         self._checks = checks
         self.place = place
-        self.outcomes: list[CheckOutcome] = []
-        self.rest: dict[str, Any] = {}
+        self.records: list[CheckRecord] = []
+        self.at_rest: Mapping[str, int | str] = {}
         self.tails: list[str] = []
         """Last lines of the logs of servers that belong to checks that failed."""
         self.own: set[str] = {check.check for check in checks if not check.shared}
@@ -38,7 +39,7 @@ class Session:
 
     def run(self) -> tuple[str, int | None]:
         """Fill `outcomes`; what kept the checks from being made, with the server's exit status, else ("", None)."""
-        self.outcomes.append(self._version())
+        self.records.append(self._version())
         problem, status = self._served()
         if problem:
             return problem, status
@@ -47,26 +48,26 @@ class Session:
                 continue
             missed = self._missed(check)
             if missed is not None:
-                self.outcomes.append(missed)
+                self.records.append(missed)
                 continue
             verdict = run_scenario(check, self.place)
-            self.outcomes.append(verdict.outcome)
+            self.records.append(verdict.outcome)
             self.tails += verdict.tail
         return "", None
 
-    def _missed(self, check: Check) -> CheckOutcome | None:
+    def _missed(self, check: Check) -> CheckRecord | None:
         """The check as skipped, if one that it needs has not passed."""
-        bad = [outcome.name for outcome in self.outcomes if outcome.name in check.needs and not outcome.passed]
+        bad = [outcome.name for outcome in self.records if outcome.name in check.needs and not outcome.passed]
         if not bad:
             return None
         reason = f"it needs {', '.join(bad)}, which has not passed"
-        return CheckOutcome(name=check.check, passed=False, seconds=0.0, required=check.required, skipped=reason)
+        return CheckRecord(name=check.check, passed=False, seconds=0.0, required=check.required, skipped=reason)
 
-    def _version(self) -> CheckOutcome:
+    def _version(self) -> CheckRecord:
         """The version command, in a container of its own."""
         start = time.monotonic()
         version = self.place.server.version
-        with self._workshop.store.scratch() as scratch:
+        with self._workspace.store.scratch() as scratch:
             # In a file of this run's own, because another run may write the log of the same name.
             log = scratch / "version.log"
             job = Job(
@@ -78,7 +79,7 @@ class Session:
                 log=log,
                 timeout=VERSION_TIMEOUT,
             )
-            status = self._workshop.engine.run(job, scratch).status
+            status = self._workspace.engine.run(job, scratch).status
             output = log.read_text(encoding="utf-8", errors="replace")
         self.place.log("version").write_text(output, encoding="utf-8")
         wanted = ""
@@ -87,7 +88,7 @@ class Session:
         elif version.match and not re.search(version.match, output):
             wanted = f"wanted a match of {version.match!r}"
         detail = f"{' '.join(version.command)}: {wanted}; it printed {output[-300:]!r}" if wanted else ""
-        return CheckOutcome(name="version", passed=not detail, seconds=time.monotonic() - start, detail=detail)
+        return CheckRecord(name="version", passed=not detail, seconds=time.monotonic() - start, detail=detail)
 
     def _served(self) -> tuple[str, int | None]:
         """Start, the checks that share a server, and stop."""
@@ -96,15 +97,15 @@ class Session:
         with self.place.serve(log=self.place.log_path) as server:
             status, problem = self.place.ready(server)
             if not problem:
-                self.outcomes.append(CheckOutcome(name="start", passed=True, seconds=time.monotonic() - start))
+                self.records.append(CheckRecord(name="start", passed=True, seconds=time.monotonic() - start))
                 self._ask(server)
                 # A server that failed a check may be dying: its end tells more than the check does.
-                ended = server.wait(DYING if any(o.failed for o in self.outcomes) else 0.01)
+                ended = server.wait(DYING if any(o.failed for o in self.records) else 0.01)
                 if ended is None:
                     if not self.place.emulator:
-                        self.rest = _rest(server)
-                        self.outcomes.append(self._allocator(server))
-                    self.outcomes.append(self._stop(server))
+                        self.at_rest = _at_rest(server)
+                        self.records.append(self._allocator(server))
+                    self.records.append(self._stop(server))
         if problem:
             return problem, status
         return (f"the server died during the checks: {describe_end(ended)}", ended) if ended is not None else ("", None)
@@ -115,24 +116,24 @@ class Session:
                 continue
             missed = self._missed(check)
             if missed is not None:
-                self.outcomes.append(missed)
+                self.records.append(missed)
                 continue
             try:
                 address = server.address()
             except OSError:  # its port is gone: it died during the check before
                 break
-            self.outcomes.append(run_check(check, lambda address=address: self.place.connect(*address)))  # type: ignore[misc]
+            self.records.append(run_check(check, partial(self.place.connect, *address)))
 
-    def _allocator(self, server: RunningServer) -> CheckOutcome:
+    def _allocator(self, server: RunningServer) -> CheckRecord:
         """Which allocator the running process has mapped."""
         start = time.monotonic()
         try:
             detail = allocator_in_use.mapped_wrong(server.mapped(), kind=self.place.allocator, root=server.root)
         except (HostError, IndexError) as error:
             detail = f"what the server has mapped cannot be read: {error}"
-        return CheckOutcome(name="allocator", passed=not detail, seconds=time.monotonic() - start, detail=detail)
+        return CheckRecord(name="allocator", passed=not detail, seconds=time.monotonic() - start, detail=detail)
 
-    def _stop(self, server: RunningServer) -> CheckOutcome:
+    def _stop(self, server: RunningServer) -> CheckRecord:
         stop = self.place.server.stop
         start = time.monotonic()
         server.signal(stop.signal)
@@ -143,12 +144,12 @@ class Session:
             detail = f"sent SIG{stop.signal}; wanted exit status {stop.status}; {describe_end(status)}"
         else:
             detail = ""
-        return CheckOutcome(name="stop", passed=not detail, seconds=time.monotonic() - start, detail=detail)
+        return CheckRecord(name="stop", passed=not detail, seconds=time.monotonic() - start, detail=detail)
 
 
-def _rest(server: RunningServer) -> dict[str, Any]:
+def _at_rest(server: RunningServer) -> Mapping[str, int | str]:
     """What the server holds when nobody asks it anything."""
     try:
-        return dict(server.rest())
+        return server.rest()
     except (HostError, IndexError, KeyError, ValueError) as error:  # a kernel without some file under /proc
         return {"unknown": str(error)}

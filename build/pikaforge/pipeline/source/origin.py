@@ -16,6 +16,7 @@ from pikaforge.host.http import redacted
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.run_id import RunId
 from pikaforge.host.store import sha256
+from pikaforge.pipeline.source.facts import OriginFacts
 
 SAMPLE = "sample"
 URL = re.compile(r"^([a-z][a-z0-9+.-]*://|[\w.-]+@[\w.-]+:)")
@@ -265,24 +266,24 @@ def tag_of(origin: Origin, lock: Lock) -> str:
     return ref.name.removeprefix("refs/tags/") if ref is not None and ref.name.startswith("refs/tags/") else ""
 
 
-def describe(origin: Origin, identity: str, tag: str) -> dict[str, str]:
-    """Describe in a package where its source came from, without any path of this machine.
+def describe(origin: Origin, identity: str, tag: str) -> OriginFacts:
+    """Return where a source came from.
 
-    Returns:
-        `kind`: `product` (product.source itself), `repository`, `clone`, `tarball` or `sample`; `url`; `ref` as it was
-        asked for; `tag`, if that is one; `version`: the tag, else the ref and the commit as git describe writes them,
-        for a tarball its name; `commit`, or the digest of a tarball.
+    Args:
+        origin: the source.
+        identity: its commit, or digest.
+        tag: the tag that it is taken from, or "".
     """
     kind = "sample" if origin.sample else "clone" if origin.local else "repository"
     short = re.sub(r"^refs/(heads/|tags/)?", "", origin.ref)
     version = tag or f"{'' if git.COMMIT.match(origin.ref) else f'{short}-'}g{identity[:12]}"
     if origin.tarball is not None:
         kind, version = "tarball", TARBALL.sub("", origin.tarball.name)
-    return {
-        "kind": "product" if origin.own else kind,
-        "url": "" if origin.local else redacted(origin.url),
-        "ref": origin.ref,
-        "tag": tag,
-        "version": version,
-        "commit": identity,
-    }
+    return OriginFacts(
+        kind="product" if origin.own else kind,
+        url="" if origin.local else redacted(origin.url),
+        ref=origin.ref,
+        tag=tag,
+        version=version,
+        commit=identity,
+    )

@@ -20,6 +20,10 @@ LIMIT = 64 << 20
 """Bytes; a patch series beyond that is a mistake."""
 
 
+Already = Literal["skip", "refuse"]
+"""What to do if the source has a patch already."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patch:
     """One patch, as it will be applied."""
@@ -31,8 +35,7 @@ class Patch:
     sha256: str
     why: str = ""
     url: str = ""
-    already: Literal["skip", "refuse"] = "skip"
-    """What to do where the source has it already."""
+    already: Already = "skip"
 
 
 def entry_name(entry: PatchEntry) -> str:

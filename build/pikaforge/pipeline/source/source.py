@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from pikaforge.config import schema
 from pikaforge.config.patch_series import Series
@@ -14,10 +14,9 @@ from pikaforge.host import git
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workspace, failure, guest_digests, read_facts, run_job
-from pikaforge.pipeline.source import origin as origins
-from pikaforge.pipeline.source import patches, pointers, submodules
-from pikaforge.pipeline.source import series as series_stage
-from pikaforge.pipeline.source.origin import Origin, Pinned, pin
+from pikaforge.pipeline.source import patch_state, patches, pointers, submodules
+from pikaforge.pipeline.source.facts import PatchFacts, SeriesFacts, SourceFacts
+from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin, Pinned, describe, pin, tag_of
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan.plan import Node
 from pikaforge.plan.stages import Needs, Scope, Slot
@@ -69,7 +68,7 @@ def _shelf(workspace: Workspace, origin: Origin, commit: str, folder: Path) -> p
     )
 
 
-def material(pinned: Pinned, home: Path) -> dict[str, Any]:
+def material(pinned: Pinned, home: Path) -> dict[str, object]:
     """Key material: the commit or digest, the patches in order, and the scripts."""
     origin = pinned.origin
     return {
@@ -82,7 +81,7 @@ def material(pinned: Pinned, home: Path) -> dict[str, Any]:
     }
 
 
-def unresolved_material(origin: Origin, home: Path) -> dict[str, Any]:
+def unresolved_material(origin: Origin, home: Path) -> dict[str, object]:
     """Stand-in key material for a plan made without the network: what was asked for, not what it is."""
     return {"unresolved": origin.entry, "scripts": guest_digests(home, SCRIPTS)}
 
@@ -118,7 +117,7 @@ def make(
         filler = submodules.Filler(
             workspace=workspace, origin=origin, image=image, label=label, log=log, epoch=made.epoch
         )
-        links = submodules.links(made.facts, {}, origin.relative_to)
+        links = submodules.links(made.lines, {}, origin.relative_to)
         tree = filler.fill(made.tree, links, scratch)
         if not origin.sample:
             for path, commit in filler.commits.items():
@@ -127,41 +126,41 @@ def make(
             STAGE_NAME,
             key,
             identity=sha256(tree),
-            facts={
-                "origin": origin.spec,
-                **origins.describe(origin, pinned.identity, _tag(origin, workspace)),
-                "head": made.facts["head"][0][0] if origin.kind == "git" else "",
-                "epoch": made.epoch,
-                "patches": [verdict.facts() for verdict in made.verdicts],
-                "submodules": filler.commits,
-            },
+            facts=SourceFacts(
+                **describe(origin, pinned.identity, _tag(origin, workspace)).model_dump(),
+                origin=origin.spec,
+                head=made.lines["head"][0][0] if origin.kind == "git" else "",
+                epoch=made.epoch,
+                patches=made.patches,
+                submodules=filler.commits,
+            ),
             files={"source.tar": tree},
         )
 
 
 def _tag(origin: Origin, workspace: Workspace) -> str:
     try:
-        return origins.tag_of(origin, workspace.lock)
+        return tag_of(origin, workspace.lock)
     except UnreachableError as error:
-        raise HostError(error.message, where=f"source {origin.spec}", hint=origins.WAYS_ROUND) from error
+        raise HostError(error.message, where=f"source {origin.spec}", hint=WAYS_ROUND) from error
 
 
-def remarks(facts: Mapping[str, Any], *, version: str) -> tuple[str, ...]:
+def remarks(facts: SourceFacts, *, version: str) -> tuple[str, ...]:
     """Return what a user should know of a source, whether it was made now or before.
 
     Args:
-        facts: of the stage's result.
+        facts: of the source.
         version: of the product.
     """
     found = []
-    if facts.get("kind") in schema.FOREIGN:
-        of = f" of {facts['url']}" if facts["url"] else ""
+    if facts.kind in schema.FOREIGN:
+        of = f" of {facts.url}" if facts.url else ""
         found.append(
-            f"the source is {facts['version']}{of} ({facts['commit']}), not product.source; "
+            f"the source is {facts.version}{of} ({facts.commit}), not product.source; "
             f"packages keep the version {version}"
         )
-    if there := series_stage.remark(facts.get("patches", ())):
-        found.append(there)
+    if present := patch_state.remark(facts.patches):
+        found.append(present)
     return tuple(found)
 
 
@@ -171,8 +170,8 @@ class _Patched:
 
     tree: Path
     epoch: int
-    facts: series_stage.Facts
-    verdicts: tuple[series_stage.PatchVerdict, ...]
+    lines: patch_state.GuestLines
+    patches: tuple[PatchFacts, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,17 +197,24 @@ class _SourceRun:
         known = self._pointers(moves, repository)
         made = self._look(repository, known)
         more: list[str] = []
-        if repository is not None and any(verdict.state == "conflict" for verdict in made.verdicts):
+        if repository is not None and any(patch.state == "conflict" for patch in made.patches):
             deep, problem = self._history()
             if deep is not None:
                 made = self._look(deep, known, history=True)
             more += [problem] if problem else []
-        bad = [verdict for verdict in made.verdicts if verdict.findings]
-        for verdict in bad:
-            more += [known.unknown[m.path] for m in moves[verdict.patch] if m.path in known.unknown]
-        if bad:
-            raise self._error(made.verdicts, more)
+        findings = self._findings(made.patches)
+        if findings:
+            for patch in findings:
+                more += [known.unknown[m.path] for m in moves[patch] if m.path in known.unknown]
+            raise self._error(made.patches, [*chain.from_iterable(findings.values()), *more])
         return made
+
+    def _findings(self, states: tuple[PatchFacts, ...]) -> dict[patches.Patch, tuple[str, ...]]:
+        """Return the reasons why the stage fails, by patch; nothing if it does not."""
+        found = {
+            patch: patch_state.findings(state, patch.already) for patch, state in zip(self.wanted, states, strict=True)
+        }
+        return {patch: reasons for patch, reasons in found.items() if reasons}
 
     def _content(self, patch: patches.Patch) -> bytes:
         return (self.shelf.downloads / patch.sha256).read_bytes()
@@ -256,30 +262,28 @@ class _SourceRun:
             log=self.log,
         )
         done = run_job(self.workspace, job, folder, stage=STAGE_NAME, label=self.label, failed=FAILED)
-        facts = read_facts(done.outputs["out/facts"])
+        lines = read_facts(done.outputs["out/facts"])
         return _Patched(
             tree=done.outputs["out/source.tar"],
             epoch=int(done.outputs["out/epoch"].read_text(encoding="ascii")),
-            facts=facts,
-            verdicts=series_stage.read(facts, self.wanted),
+            lines=lines,
+            patches=patch_state.read(lines, self.wanted),
         )
 
-    def _error(self, verdicts: tuple[series_stage.PatchVerdict, ...], more: list[str]) -> StageError:
-        findings = [finding for verdict in verdicts for finding in verdict.findings]
+    def _error(self, states: tuple[PatchFacts, ...], findings: list[str]) -> StageError:
         hints = []
-        if any(verdict.state == "conflict" for verdict in verdicts):
+        if any(state.state == "conflict" for state in states):
             hints.append("disable the entry in the series (enabled: false), or replace it with a rebased patch (file:)")
             if self.pinned.origin.kind == "tarball":
                 hints.append("a tarball cannot carry submodule pointer moves: take a clone for series that have one")
-        if any(verdict.refused for verdict in verdicts):
+        if any(patch_state.refused(state, patch.already) for patch, state in zip(self.wanted, states, strict=True)):
             hints.append("if the source may have it, remove `already: refuse` from the entry, or disable it")
-        said = failure(stage=STAGE_NAME, label=self.label, log=self.log)
-        said = replace(
-            said,
-            findings=tuple(dict.fromkeys([*findings, *more])),
-            facts={"patches": [verdict.facts() for verdict in verdicts]},
+        found = replace(
+            failure(stage=STAGE_NAME, label=self.label, log=self.log),
+            findings=tuple(dict.fromkeys(findings)),
+            facts=SeriesFacts(patches=states),
         )
-        return StageError(FAILED, said, hint="\n".join(hints))
+        return StageError(FAILED, found, hint="\n".join(hints))
 
 
 def _environment(pinned: Pinned) -> dict[str, str]:
@@ -313,6 +317,7 @@ class SourceStage(BaseStage):
 
     name = STAGE_NAME
     scope: Scope = "run"
+    facts = SourceFacts
 
     def needs(self, slot: Slot) -> Needs:
         """Return that it needs the tools image."""
@@ -326,13 +331,12 @@ class SourceStage(BaseStage):
         )
         if pinned is None:
             return Material(facts=unresolved_material(request.origin, run.home), pinned=False)
-        run.pins[node.id] = pinned
-        return Material(facts=material(pinned, run.home))
+        return Material(facts=material(pinned, run.home), pin=pinned)
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Fetch, patch and pack the tree."""
-        pinned = run.pins[inputs.node.id]
-        assert isinstance(pinned, Pinned)
+        pinned = inputs.pin
+        assert isinstance(pinned, Pinned)  # see `material`
         return make(
             run.workspace,
             pinned,
@@ -345,7 +349,7 @@ class SourceStage(BaseStage):
 
     def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
         """Return what of the source is not as the matrix says."""
-        return remarks(result.facts, version=run.spec.product.version)
+        return remarks(result.read(SourceFacts), version=run.spec.product.version)
 
 
 STAGE = SourceStage()
