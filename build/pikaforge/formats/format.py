@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 from pikaforge.config.registry import FORMATS
 from pikaforge.config.schema import Image, OsRelease, Spec
 from pikaforge.formats import debuginfo
-from pikaforge.formats.artifact import Role
+from pikaforge.formats.artifact import FileRecord, Role
 from pikaforge.formats.layout import Entry, tree_entries
 from pikaforge.formats.package_inputs import PackageInputs
 from pikaforge.formats.payload import Rendered
@@ -134,20 +134,6 @@ class BuildOrigin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IndexedPackage:
-    """A package that an index names."""
-
-    location: str
-    """Path below the format's folder."""
-    name: str
-    sha256: str
-    known: bool
-    """Whether the index before names it, too."""
-    file: Callable[[], Path]
-    """Returns where it is on this machine; it may be downloaded for that."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """All packages of one format in a repository."""
 
@@ -157,17 +143,22 @@ class Pool:
     """The repository's folder below the root."""
     revision: int
     """Seconds since 1970 that the index is dated."""
-    listed: Sequence[IndexedPackage]
+    listed: Mapping[str, FileRecord]
+    """By location: the path below the format's folder."""
+    kept: frozenset[str]
+    """Locations that the index before names, too."""
+    file: Callable[[str], Path]
+    """Returns the file at a location on this machine; it may be downloaded for that."""
     before: Callable[[], Mapping[str, bytes]]
     """Returns the files of the index before, by path below the format's folder."""
 
     def packages(self) -> dict[str, Path | None]:
         """Return files by location; None for what the index before knows."""
-        return {each.location: None if each.known else each.file() for each in self.listed}
+        return {location: None if location in self.kept else self.file(location) for location in self.listed}
 
     def known(self) -> Mapping[str, bytes]:
         """Return the index before, if it knows a package that is listed again; else nothing."""
-        return self.before() if any(each.known for each in self.listed) else {}
+        return self.before() if self.kept else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

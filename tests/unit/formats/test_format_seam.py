@@ -34,7 +34,10 @@ class ZipIndex:
         pass
 
     def update(self, pool: Pool) -> IndexFiles:
-        names = "".join(f"{each.name} {'known' if each.known else 'new'}\n" for each in pool.listed)
+        names = "".join(
+            f"{package.name} {'known' if location in pool.kept else 'new'}\n"
+            for location, package in pool.listed.items()
+        )
         return IndexFiles(immutable={f"list-{pool.revision}": names.encode()}, pointers={"LIST": names.encode()})
 
 

@@ -24,8 +24,8 @@ class Links:
     def update(self, pool: Pool) -> IndexFiles:
         """Return the page."""
         links = "".join(
-            f'<a href="{quote(each.location)}#sha256={each.sha256}">{html.escape(each.name)}</a><br>\n'
-            for each in pool.listed
+            f'<a href="{quote(location)}#sha256={package.sha256}">{html.escape(package.name)}</a><br>\n'
+            for location, package in pool.listed.items()
         )
         page = f"<!doctype html>\n<title>{html.escape(pool.place)}</title>\n{links}"
         return IndexFiles(pointers={"index.html": page.encode()})
