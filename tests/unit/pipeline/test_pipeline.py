@@ -218,6 +218,16 @@ def test_a_damaged_verdict_of_a_machine_that_can_run_it_is_no_verdict(
     assert (found.key, found.status) == (before.key, "cached")
 
 
+def test_a_verdict_of_another_version_of_this_program_is_no_verdict(
+    twins: Plan, pipe: Scripted, again: Callable[[], Scripted]
+) -> None:
+    before = pipe.execute(twins, Log()).outcomes[NOT_RUN]
+    own = _key_of_its_own(again(), twins)
+    pipe.store.put("smoke", own, identity="run", facts={"native": {"ran": True}}, files={})
+    found = again().execute(twins, Log()).outcomes[NOT_RUN]
+    assert (found.key, found.status) == (before.key, "cached")
+
+
 def test_adopting_tells_which_target_was_tried(workspace: Workspace, twins: Plan) -> None:
     node = next(node for node in twins.nodes if node.id == NOT_RUN)
     result = smoke.adopt(workspace, node.cell, stage_result("smoke", SMOKED), key="5" * 32)
