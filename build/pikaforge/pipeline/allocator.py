@@ -1,4 +1,4 @@
-"""The allocator stage: an allocator, built in the image for the target under the compiler wrapper."""
+"""The allocator stage: an allocator is built in the image for the target, under the compiler wrapper."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ DEBUG = "debug.tar"
 
 
 def _messages(name: str) -> Mapping[int, tuple[str, str]]:
-    """Return what the exit statuses of an allocator's guest script mean, and what to do."""
+    """Return message and hint for the exit statuses of an allocator's guest script."""
     return {
-        64: (f"{name} could not be built", "the log tells more; another version: allocators.{allocator}.tarballs"),
+        64: (f"{name} could not be built", "see the log; another version: allocators.{allocator}.tarballs"),
         65: (f"{name} is not what was asked for", "allocators.{allocator} says what is asked for"),
         66: ("the build image lacks something", "see docker/{family}/Dockerfile and allocators.{allocator}.packages"),
     }
 
 
 def material(spec: Spec, cell: Cell, home: Path) -> dict[str, object]:
-    """Return key material: the sources' digests, scripts, flags, and what the kind of allocator adds."""
+    """Return the key material: digests of the sources, scripts, flags, and what the kind of allocator adds."""
     kind = allocators.kind_of(spec, cell.allocator)
     tarballs = allocators.sources(spec, cell.image, cell.allocator)
     return {
@@ -195,7 +195,7 @@ def _libraries(prefix: Path, scratch: Path) -> list[ElfFacts]:
 
 
 class AllocatorStage(BaseStage):
-    """An allocator that is built for a target."""
+    """Builds an allocator for a target."""
 
     name = STAGE_NAME
     scope: Scope = "group"
@@ -207,11 +207,11 @@ class AllocatorStage(BaseStage):
         return Needs(ids=(slot.image,)) if slot.allocator else None
 
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
-        """Return tarballs, options and flags."""
+        """Return tarballs, options and flags as key material."""
         return Material(facts=material(run.spec, node.cell, run.home))
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
-        """Compile it."""
+        """Build the allocator."""
         return make(run.workspace, run.spec, inputs.node.cell, inputs.image, key=key)
 
 

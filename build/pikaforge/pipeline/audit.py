@@ -1,4 +1,4 @@
-"""The audit stage: what was compiled may be packed only if it runs on every CPU and host that it is named after."""
+"""The audit stage: a tree may be packed only if it runs on every CPU and host that its package is for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STAGE_NAME = "audit"
 BUILD_FOLDER = "/forge"
 """Where containers compile (`host.container`)."""
 OWN = "allocator"
-"""What bundle.sh calls the origin of a library that was built here, too."""
+"""The package that bundle.sh names for a library that was built here."""
 SHOWN = 12
 """Violations in an error; the log has all of them."""
 
@@ -90,7 +90,7 @@ def distribution(baseline: str, bundled: Sequence[BundledLibrary], record: Libra
 
 
 def material(spec: Spec, cell: Cell, *, today: date) -> dict[str, object]:
-    """Key material: rules, tables, decoder, and which waivers have expired. What the image has, its node says."""
+    """Return the key material: rules, tables, decoder, and which waivers have expired."""
     rules = _rules(spec, cell, maxima={}, forbidden=())
     return audit.material(rules, target=cell.target, flags_used=cell.flags, today=today)
 
@@ -164,7 +164,7 @@ def _refusal(verdict: AuditResult, cell: Cell, record: AuditRecord, log: Path) -
 
 
 def _some(verdict: AuditResult) -> list[LineRecord]:
-    """The violations for an error: functions, but never so many that there is no room for those of other kinds."""
+    """Return the violations for an error: functions, and at least half as many of other kinds, if there are any."""
     functions = [violation for violation in verdict.isa.violations if violation.where != WAIVERS]
     others = [violation for violation in verdict.violations if violation not in functions]
     room = max(SHOWN - len(others), SHOWN // 2)
@@ -172,7 +172,7 @@ def _some(verdict: AuditResult) -> list[LineRecord]:
 
 
 class AuditStage(BaseStage):
-    """The verdict on a tree; not for one that goes into no package."""
+    """Judges a tree that goes into packages; a twin's own tree does not."""
 
     name = STAGE_NAME
     scope: Scope = "group"
@@ -186,7 +186,7 @@ class AuditStage(BaseStage):
         return Needs(ids=(f"compile:{slot.label}", slot.image, *slot.allocator), cells=slot.own)
 
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
-        """Return rules, tables and waivers."""
+        """Return rules, tables and waivers as key material."""
         return Material(facts=material(run.spec, node.cell, today=run.request.today))
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:

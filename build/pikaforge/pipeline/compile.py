@@ -1,4 +1,4 @@
-"""The compile stage: the product's recipe under the compiler wrapper, then the self-contained tree."""
+"""The compile stage: the product's recipe runs under the compiler wrapper, and leaves a self-contained tree."""
 
 from __future__ import annotations
 
@@ -32,15 +32,18 @@ EXIT_RECIPE = 64
 EXIT_OUTPUT = 65
 EXIT_TOOLS = 66
 MESSAGES: Mapping[int, tuple[str, str]] = {
-    EXIT_RECIPE: ("the build failed", "the recipe {recipe} and the log tell more"),
+    EXIT_RECIPE: ("the build failed", "see the recipe {recipe} and the log"),
     EXIT_OUTPUT: ("the build left no usable result", "product.binaries and product.files name what it must leave"),
     EXIT_TOOLS: ("the build image lacks something", "see docker/{family}/Dockerfile and product.packages"),
 }
-"""What the exit statuses of compile.sh mean, and what to do."""
+"""Message and hint for the exit statuses of compile.sh."""
 
 
 def material(spec: Spec, cell: Cell, *, base: Path, home: Path) -> dict[str, object]:
-    """Key material: recipe, scripts, flags, what must be left; not the number of jobs, which decides nothing."""
+    """Return the key material: recipe, scripts, flags, and the files that must be left.
+
+    The number of jobs is not among it, because it changes no result.
+    """
     product = spec.product
     allocator = spec.allocators[cell.allocator]
     use = dict(allocators.of(allocator.kind).use(allocator))
@@ -205,7 +208,7 @@ def _facts(found: GuestFacts) -> CompileFacts:
 
 
 class CompileStage(BaseStage):
-    """The product's tree for a target."""
+    """Compiles the product for a target."""
 
     name = STAGE_NAME
     scope: Scope = "group"
@@ -217,11 +220,11 @@ class CompileStage(BaseStage):
         return Needs(ids=(slot.source, slot.image, *slot.allocator))
 
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
-        """Return recipe, flags and guest scripts."""
+        """Return recipe, flags and guest scripts as key material."""
         return Material(facts=material(run.spec, node.cell, base=run.workspace.base, home=run.home))
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
-        """Compile it."""
+        """Compile the product."""
         return make(
             run.workspace,
             run.spec,

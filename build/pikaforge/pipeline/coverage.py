@@ -1,7 +1,7 @@
-"""What of the matrix was built and tried, by image, target and allocator: docs/coverage.md, and the same as JSON.
+"""The coverage of the matrix: what was built and tried, by image, target and allocator; docs/coverage.md, and as JSON.
 
-A sweep makes a row for each distinct compilation out of how its nodes ended. Rows of earlier sweeps stay where a sweep
-is about a part; the table is always written from all rows.
+A sweep makes a row for each distinct compilation from the outcomes of its nodes. A sweep of a part keeps the rows of
+earlier ones. The table is always written from all rows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAME = "coverage"
 NOTHING = "-"
 NOT_RUN = "not run: "
 STAND_IN = "standin"
-"""VARIANT_ID in the os-release of an image that only answers to the name of another distribution's."""
+"""VARIANT_ID in the os-release of an image that stands in for another distribution's image."""
 
 State = Literal["built", "refused", "not tried"]
 
@@ -58,7 +58,7 @@ class Row(Strict):
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What the row is about."""
+        """Return the compilation of the row."""
         return self.image, self.target, self.allocator
 
 
@@ -126,14 +126,17 @@ def _state(failed: NodeOutcome | None) -> State:
 
 
 def _cause(done: Report, outcome: NodeOutcome) -> NodeOutcome | None:
-    """The outcome that kept a node from being made; None if it was made."""
+    """Return the failure that kept a node from being made; None if it was made."""
     while outcome.status == "blocked":
         outcome = done.outcomes[outcome.blocked_by]
     return outcome if outcome.status == "failed" else None
 
 
 def _why(failed: NodeOutcome | None) -> str:
-    """Why it is not built, in one line; of what cannot be had, not who said so, which differs between machines."""
+    """Return why it is not built, in one line.
+
+    The message on an unreachable place is cut: what follows the colon differs between machines.
+    """
     if failed is None or failed.error is None:
         return ""
     text = " ".join(failed.error.message.split())
@@ -141,12 +144,12 @@ def _why(failed: NodeOutcome | None) -> str:
 
 
 def _unreachable(outcome: NodeOutcome) -> bool:
-    """Whether a failure is about this machine's surroundings and not about the cell: a base, or a tarball."""
+    """Return whether a failure says only that something cannot be reached from here, such as a registry or a mirror."""
     return isinstance(outcome.error, UnreachableError)
 
 
 def unreachable(done: Report) -> frozenset[str]:
-    """Return the ids of the nodes whose failure says only that something cannot be had here."""
+    """Return the ids of the nodes whose failure says only that something cannot be reached from here."""
     return frozenset(node for node, outcome in done.outcomes.items() if outcome.error and _unreachable(outcome))
 
 
@@ -172,7 +175,7 @@ def _ran(way: WayRecord) -> str:
 
 
 def load(folder: Path) -> Coverage | None:
-    """Return what earlier sweeps have left; None if there is nothing.
+    """Read the rows of earlier sweeps; return None if there are none.
 
     Raises:
         ConfigError: it cannot be read: a sweep of a part would lose the rest.
@@ -189,11 +192,11 @@ def load(folder: Path) -> Coverage | None:
 
 
 def merge(fresh: Coverage, earlier: Coverage | None, order: Sequence[tuple[str, str, str]]) -> Coverage:
-    """Return the rows of a sweep with those that earlier ones have left.
+    """Return the rows of a sweep, with those of earlier ones.
 
     Args:
-        fresh: of this sweep.
-        earlier: of those before; of another product or version, nothing of it stays.
+        fresh: those of this sweep.
+        earlier: those of earlier ones; none of it is kept if the product or its version is another.
         order: the compilations of the matrix; rows of others are dropped.
     """
     found: dict[tuple[str, str, str], Row] = {}
@@ -207,7 +210,7 @@ def merge(fresh: Coverage, earlier: Coverage | None, order: Sequence[tuple[str, 
 
 
 def write(folder: Path, coverage: Coverage) -> tuple[Path, Path]:
-    """Write the table and its data; their paths."""
+    """Write the table and its data; return their paths."""
     text, data = folder / f"{NAME}.md", folder / f"{NAME}.json"
     write_atomically(data, json.dumps(coverage.model_dump(mode="json"), indent=1) + "\n")
     write_atomically(text, markdown(coverage))

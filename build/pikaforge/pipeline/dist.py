@@ -1,4 +1,4 @@
-"""dist/: packages with what is told of them, their sums and signatures, and the report."""
+"""dist/: packages with SBOM and provenance, sums, signatures, and the build report."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DistFiles:
     artifacts: list[tuple[Path, str]] = field(default_factory=list)
     """Path and SHA-256, in the plan's order."""
     written: int = 0
-    """Files that were not there yet."""
+    """Number of files that were not there yet."""
     notices: tuple[str, ...] = ()
 
 
@@ -160,12 +160,12 @@ def sign(folder: Path, done: BuildReport, cells: Collection[str], signer: Signer
     Args:
         folder: with the report.
         done: its report.
-        cells: ids of those that are to be signed; the others are left alone.
+        cells: ids of the cells to be signed; the others are left alone.
         signer: the key.
         insert: puts signatures into RPMs.
 
     Returns:
-        The report with the digests of the signed RPMs; it is written, too.
+        The report with the digests of the signed RPMs. It is written, too.
 
     Raises:
         PublishError: a package is not what the report says: nobody's key vouches for such a thing.

@@ -1,4 +1,4 @@
-"""The package stage: a cell's tree with manifest, tools and units, packed; and its place under dist/."""
+"""The package stage: a cell's tree is packed with manifest, tools and units, in each format of its image."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Offers = Mapping[str, Sequence[str]]
 
 
 def _payload(spec: Spec, cell: Cell, others: Offers, features: Sequence[str] | None = None) -> payload.Rendered:
-    """What goes in beside the tree; the CPU gate asks for `features`, what the audit found in use."""
+    """Return what goes in beside the tree; the CPU gate asks for `features`, which the audit found in use."""
     return payload.render(
         spec.product,
         model=cell.model,
@@ -55,7 +55,7 @@ def _payload(spec: Spec, cell: Cell, others: Offers, features: Sequence[str] | N
 
 
 def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str, object]:
-    """Key material: what goes into the package beside the tree, but for what the results tell that it is made of."""
+    """Return the key material: what goes into the package, and is not in the results that it is made from."""
     wanted = spec.images[cell.image].formats
     kind = allocators.kind_of(spec, cell.allocator)
     return {
@@ -110,7 +110,7 @@ class CellResults:
         )
 
     def inputs(self, facts: CellFacts) -> PackageInputs:
-        """Return what formats take."""
+        """Return what formats take of them."""
         built, allocator = facts.allocator, self.allocator
         return PackageInputs(
             epoch=facts.source.epoch,
@@ -136,7 +136,7 @@ class PackageFacts(Strict):
     artifacts: tuple[ArtifactRecord, ...]
     """The packages, the product's own first; paths are names of the result's files."""
     manifest: dict[str, object]
-    """As the packages have it (`pipeline.manifest`)."""
+    """The manifest as JSON (`pipeline.manifest`)."""
 
 
 def make(
@@ -222,7 +222,7 @@ def _check(spec: Spec, cell: Cell, facts: CellFacts, artifacts: Sequence[Artifac
 
 
 class PackageStage(BaseStage):
-    """A cell's packages."""
+    """Packs a cell."""
 
     name = STAGE_NAME
     scope: Scope = "cell"
@@ -236,7 +236,7 @@ class PackageStage(BaseStage):
         return Needs(ids=(*made, f"audit:{group}", f"smoke:{group}", *slot.tools))
 
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
-        """Return what goes in beside the results."""
+        """Return payload, formats and packers as key material."""
         return Material(facts=material(run.spec, node.cell, run.home, others=run.others(node.cell)))
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:

@@ -132,7 +132,7 @@ class Pipeline:
 
     @staticmethod
     def _stands_for(node: Node, result: Result) -> str:
-        """Return what of a result counts for a node's key: its identity, and its facts if the node's stage reads them."""
+        """Return what a result adds to a node's key: its identity; and its facts, if the node's stage reads them."""
         if result.stage in stage_of(node).reads:
             return hashing.digest(json.dumps([result.identity, result.facts], sort_keys=True))
         return result.identity

@@ -1,7 +1,7 @@
-"""dist/report.json: what was built, what proves it, and how long it took. For scripts; `report` prints for people.
+"""The build report, dist/report.json: what was built, what proves it, and how long it took. It is for scripts.
 
-The file holds the last word on each cell: a run replaces the cells that it was about, and keeps those whose packages
-are still there.
+It has the last state of each cell. A run replaces the cells that it was about. It keeps the others while their
+packages are there.
 """
 
 from __future__ import annotations

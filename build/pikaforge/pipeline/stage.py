@@ -1,6 +1,6 @@
-"""The seam of stages: what the pipeline needs to know of one.
+"""The seam of stages: the protocol that the pipeline uses.
 
-A member is listed in `config.registry.STAGES`, behind the stages whose results it takes.
+Members are listed in `config.registry.STAGES`. A stage comes behind those whose results it takes.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pikaforge.plan.stages import PlannedStage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is to be built from what; with a plan, all that a run needs to know."""
+    """What a run is about, beside its plan."""
 
     spec: Spec
     origin: Origin
     series: Series | None
     today: date = field(default_factory=today)
-    """Decides which waivers hold; nothing else asks the clock."""
+    """It decides which waivers hold. Nothing else depends on the clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,21 +69,21 @@ class RunContext:
         return base if series is None else (base / series).parent
 
     def others(self, cell: Cell) -> Mapping[str, tuple[str, ...]]:
-        """Return models by target: what else there is for the image and allocator of a cell."""
+        """Return models by target: the other packages that there are for the image and allocator of a cell."""
         return self.offers.get((cell.image, cell.allocator), {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What a node's result is made from: the results that it takes, and what its stage has looked up for its key."""
+    """What a node's result is made from."""
 
     node: Node
     results: Mapping[str, Result]
-    """By node id."""
+    """The results that it takes, by node id."""
     version: str
-    """Of the product: the label of the source's node."""
+    """The version of the product, which is the label of the source's node."""
     pin: object = None
-    """`Material.pin` of the node."""
+    """`Material.pin` of the node: what its stage has looked up."""
 
     @property
     def source(self) -> Result:
@@ -106,20 +106,20 @@ class Inputs:
 
     @property
     def tools(self) -> str:
-        """Return what the engine calls the tools image; "" with the host engine, which has none."""
+        """Return the engine's name of the tools image; "" with the host engine, which has none."""
         tools = self.results.get(TOOLS_NODE)
         return tools.read(ImageStageFacts).build if tools is not None else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """What a node's key is made of, beside the results that it takes."""
+    """The key material of a node, beside the results that it takes."""
 
     facts: Mapping[str, object]
     pinned: bool = True
-    """Whether it is what the result will be made of; else only the network can tell that."""
+    """Whether it says what the result will be made from. If not, that has to be looked up in the network."""
     pin: object = None
-    """What the stage has looked up for the key, if it takes that again to make the result."""
+    """What the stage has looked up for it, and needs again to make the result."""
 
 
 class Stage(PlannedStage, Protocol):
@@ -128,12 +128,12 @@ class Stage(PlannedStage, Protocol):
     alone: bool
     """Whether it takes all jobs of the machine: only one such node runs at a time."""
     reads: frozenset[str]
-    """Stages whose facts are part of what it makes. Of all others it takes the files alone, so that its key does not
-    change where theirs is made anew with the same files."""
+    """Stages whose facts are part of its result. Of the others it takes only the files: if those come out the same when
+    they are made anew, its key does not change."""
 
     @property
     def facts(self) -> type[BaseModel]:
-        """The model of its results' facts. A stored result whose facts are of another one is made anew."""
+        """Return the model of its facts. A stored result whose facts are not of it is made anew."""
 
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         """Return a node's key material.
@@ -150,14 +150,14 @@ class Stage(PlannedStage, Protocol):
         """
 
     def lost(self, result: Result, run: RunContext, *, engine_answers: Callable[[], bool]) -> str:
-        """Return why a stored result cannot be used, because what it names is not there any more; "" if it can."""
+        """Return why a stored result cannot be used any more, such as images that are gone; "" if it can."""
 
     def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
         """Return what the user should know of a result; `fresh` if this run has made it."""
 
 
 class BaseStage:
-    """What most stages answer."""
+    """The answers that most stages give."""
 
     adopts = False
     alone = False

@@ -1,4 +1,4 @@
-"""Publishing to one site: the diffs, the transactions, and the files of the root that tell of all repositories."""
+"""Publishing to one site: the diffs, the transactions, and the files of the root."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from pikaforge.errors import ConfigError, StageError
 from pikaforge.host.job import NOBODY, CannotServe, Input, RunningServer, ServerJob
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.smoke import multi_server, smoke
-from pikaforge.pipeline.smoke.multi_server import CheckVerdict, run_scenario
+from pikaforge.pipeline.smoke.multi_server import CheckVerdict, run_multi_server_check
 from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord
 from pikaforge.pipeline.smoke.resp import Closed, Connection, ErrorReply, Reply
 from pikaforge.pipeline.smoke.server import ServerPlace
@@ -193,14 +193,14 @@ def place(site: Site, tmp_path: Path) -> ServerPlace:
 
 
 def judge(place: ServerPlace, text: str) -> CheckVerdict:
-    return run_scenario(make_check(text), place)
+    return run_multi_server_check(make_check(text), place)
 
 
 def detail(place: ServerPlace, text: str) -> str:
     verdict = judge(place, text)
-    assert not verdict.outcome.passed
-    assert verdict.outcome.failed
-    return verdict.outcome.detail
+    assert not verdict.record.passed
+    assert verdict.record.failed
+    return verdict.record.detail
 
 
 # ---- steps that hold
@@ -219,7 +219,7 @@ def test_a_restart_keeps_the_data(place: ServerPlace, site: Site) -> None:
           - {send: [GET, k], expect: v}
         """,
     )
-    assert verdict.outcome.passed, verdict
+    assert verdict.record.passed, verdict
     assert verdict.tail == ()
     assert site.memories["main"].starts == 2
     assert site.networks == []
@@ -241,7 +241,7 @@ def test_instances_reach_each_other_over_a_network_of_their_own(place: ServerPla
           - {at: second, pipeline: [[PING], [GET, "{ip:second}"]], expect: [PONG, null]}
         """,
     )
-    assert verdict.outcome.passed, verdict
+    assert verdict.record.passed, verdict
     assert site.networks == ["smoke-debian12-sandybridge-none-it"]
     assert {job.network for job in site.served} == {"net-smoke-debian12-sandybridge-none-it"}
     assert (site.served[0].unprivileged, site.served[0].open_files) == (True, 99)
@@ -277,7 +277,7 @@ def test_a_copy_of_data_is_found_by_date(place: ServerPlace, site: Site) -> None
           - {start: other, data: {of: main, folder: "dump/x{today}", to: db}}
         """,
     )
-    assert verdict.outcome.passed, verdict
+    assert verdict.record.passed, verdict
     held = site.served[1].inputs[2]
     assert held.folder == "data"
     assert {name: data for name, (_, data) in members(held).items()} == {
@@ -292,7 +292,7 @@ def test_a_copy_of_data_is_found_by_date(place: ServerPlace, site: Site) -> None
 def test_all_of_the_data_can_be_copied(place: ServerPlace, site: Site) -> None:
     site.prepare["main"] = {"folders": {"data": dump("data")}}
     text = "{instances: {main: {}, other: {}}, steps: [{start: main}, {start: other, data: {of: main}}]}"
-    assert judge(place, text).outcome.passed
+    assert judge(place, text).record.passed
     assert set(members(site.served[1].inputs[2])) == {"data/db0/1.log", "data/db0/2.log"}
 
 
@@ -308,7 +308,7 @@ steps:
 
 def test_what_was_acknowledged_before_a_kill_is_there(place: ServerPlace, site: Site) -> None:
     verdict = judge(place, LOAD)
-    assert verdict.outcome.passed, verdict
+    assert verdict.record.passed, verdict
     assert site.memories["main"].starts == 2
     assert 300 <= len(site.memories["main"].data) <= 400
 
@@ -316,7 +316,7 @@ def test_what_was_acknowledged_before_a_kill_is_there(place: ServerPlace, site: 
 def test_an_expected_refusal(place: ServerPlace, site: Site) -> None:
     site.prepare["low"] = {"ended": 1, "log": "E the limit of open files is 10\n"}
     text = "{instances: {low: {open_files: 10}}, steps: [{start: low, refused: {match: limit of open, status: 1}}]}"
-    assert judge(place, text).outcome.passed
+    assert judge(place, text).record.passed
 
 
 def total(mebibytes: float) -> str:
@@ -332,7 +332,7 @@ SERVED = (
 @pytest.mark.parametrize("kind", ["system", "gperftools"])
 def test_memory_that_tcmalloc_served(place: ServerPlace, site: Site, kind: str) -> None:
     site.prepare["other"] = {"log": total(4.26)}
-    outcome = judge(replace(place, allocator=kind), SERVED).outcome
+    outcome = judge(replace(place, allocator=kind), SERVED).record
     assert (outcome.passed, outcome.note) == (True, "tcmalloc served 4.3 MiB")
     assert {job.env["MALLOCSTATS"] for job in site.served} == {"1"}
     ended = {name: memory.ended for name, memory in site.memories.items()}
@@ -340,19 +340,19 @@ def test_memory_that_tcmalloc_served(place: ServerPlace, site: Site, kind: str) 
 
 
 def test_memory_that_another_allocator_served(place: ServerPlace, site: Site) -> None:
-    outcome = judge(place, SERVED).outcome
+    outcome = judge(place, SERVED).record
     assert (outcome.passed, outcome.note) == (True, "")
     assert {job.env["MALLOCSTATS"] for job in site.served} == {"1"}, "it is asked here, too, and must say nothing"
 
 
 def test_other_checks_ask_for_no_statistics(place: ServerPlace, site: Site) -> None:
-    assert judge(place, "{instances: {main: {}}, steps: [{start: main}, {stop: main}]}").outcome.passed
+    assert judge(place, "{instances: {main: {}}, steps: [{start: main}, {stop: main}]}").record.passed
     assert dict(site.served[0].env) == {}
 
 
 def test_a_server_can_be_started_again_after_that(place: ServerPlace, site: Site) -> None:
     text = "{instances: {main: {}}, steps: [{start: main}, {served: {at_least: 1}}, {start: main}]}"
-    assert judge(place, text).outcome.passed
+    assert judge(place, text).record.passed
     assert site.memories["main"].starts == 2
 
 
@@ -531,7 +531,7 @@ def test_logs_of_a_failure_are_told(place: ServerPlace) -> None:
 
 def test_what_cannot_be_done_here_is_skipped_and_not_passed(place: ServerPlace, site: Site) -> None:
     site.refusal = "no other user here"
-    outcome = judge(place, ONE.format("{start: main}")).outcome
+    outcome = judge(place, ONE.format("{start: main}")).record
     assert (outcome.passed, outcome.failed, outcome.skipped) == (False, False, "no other user here")
 
 
@@ -543,7 +543,7 @@ def test_servers_without_a_private_network_are_noted(
         yield ""
 
     monkeypatch.setattr(site, "network", none)
-    outcome = judge(place, "{instances: {main: {}, other: {}}, steps: [{start: main}]}").outcome
+    outcome = judge(place, "{instances: {main: {}, other: {}}, steps: [{start: main}]}").record
     assert (outcome.passed, outcome.note) == (True, multi_server.LOOPBACK)
 
 

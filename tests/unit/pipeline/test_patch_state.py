@@ -265,7 +265,7 @@ def test_a_submodule_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_submodule_whose_history_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
     Repositories(monkeypatch, stands=SHA["f"], line="cdef", whole=False)
     found = look_up(("a", "b"))
-    assert found.unknown == {"x": f"whether {SHA['f']} holds {SHA['b']} cannot be told: {X} is a shallow clone"}
+    assert found.unknown == {"x": f"whether {SHA['f']} holds {SHA['b']} is not known: {X} is a shallow clone"}
 
 
 def test_what_a_clone_has_of_a_submodule_is_asked_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

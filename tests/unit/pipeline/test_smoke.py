@@ -18,7 +18,7 @@ from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.smoke import smoke
 from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord
 from pikaforge.pipeline.smoke.resp import Closed, ErrorReply, Reply
-from pikaforge.pipeline.smoke.smoke import describe_end, settle
+from pikaforge.pipeline.smoke.server import describe_end, settle
 
 CELL = "R620-debian12-none"
 GROUP = "debian12-sandybridge-none"

@@ -326,7 +326,7 @@ LOG = (
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (64, ("gperftools could not be built", "the log tells more; another version: allocators.own.tarballs")),
+        (64, ("gperftools could not be built", "see the log; another version: allocators.own.tarballs")),
         (65, ("gperftools is not what was asked for", "allocators.own says what is asked for")),
         (66, ("the build image lacks something", "see docker/debian/Dockerfile and allocators.own.packages")),
         (2, ("gperftools could not be built", "")),

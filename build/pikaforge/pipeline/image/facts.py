@@ -21,11 +21,11 @@ class ImageStageFacts(Strict):
     base: str
     """What it starts from: `name@sha256:…`, `bootstrap SUITE`, or `this machine`."""
     build: str = ""
-    """What the engine calls the build image; empty with the host engine, and for the emulator."""
+    """The engine's name of the build image; empty with the host engine, and for the emulator."""
     runtime: str = ""
-    """What the engine calls the clean runtime image."""
+    """The engine's name of the clean runtime image."""
     ids: Mapping[str, str] = {}
-    """The engine's id of each image, by what the engine calls it."""
+    """The engine's id of each image, by its name."""
     os: OsReleaseFacts = OsReleaseFacts()
     gcc: str = ""
     """Version of the compiler."""

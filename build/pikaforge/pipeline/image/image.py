@@ -1,7 +1,7 @@
 """The image stage: a build image and a clean runtime image per OS, the tools image, and the emulator.
 
 The base comes from a registry, pinned by digest, or is bootstrapped from the distribution's own packages. With the
-host engine there is nothing to build: this machine must be the right OS and have the packages.
+host engine nothing is built: this machine must have the right OS and the packages.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ SCRIPTS = ("packages.sh", abi.SCRIPT, libraries.SCRIPT)
 COPIED = ("lib.sh", "specs.sh")
 """Guest scripts that the Dockerfiles copy."""
 OWN = (TOOLS, EMULATOR)
-"""Images of the tool's own: not of the matrix, without its packages, and with one target."""
+"""Images of the tool itself. They are not in the matrix, do not have its packages, and have one target each."""
 EMULATOR_FOLDER = "emulator"
 EMULATOR_FILE = "qemu-x86_64"
-"""What the emulator's image is for; below its root, and in the result."""
+"""The file of the emulator, below the root of its image and in the result."""
 
 _making: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-"""One lock a base, because the tools image and an OS image may need the same one at the same time."""
+"""One lock for each base, because the tools image and an OS image may need the same one at the same time."""
 
 
 def entry_of(spec: Spec, label: str) -> str:
-    """The image entry on which an image is made."""
+    """Return the image entry on which an image is made."""
     if label == EMULATOR:
         assert spec.defaults.emulator is not None  # the plan has no such node then
         return spec.defaults.emulator
@@ -58,14 +58,14 @@ def _recipe(spec: Spec, label: str) -> str:
 
 
 def material(spec: Spec, label: str, base: Base | None, home: Path) -> dict[str, object]:
-    """Key material: base, Dockerfile, package lists, scripts."""
+    """Return the key material: base, Dockerfile, package lists, scripts."""
     recipe = _recipe(spec, label)
     packages = {} if label in OWN else _arguments(spec, label)
     return {
         "base": None if base is None else [base.registry, base.suite, base.mirror],
         "dockerfile": hashing.files_digest(home / "docker" / recipe, ["Dockerfile"]),
         "packages": packages,
-        # So that another version in matrix.yaml is compared with what the image has.
+        # A changed version in matrix.yaml has to be compared with that of the image.
         "gcc": "" if label in OWN else spec.images[label].gcc,
         "scripts": guest_digests(home, [*SCRIPTS, *COPIED]),
     }
@@ -133,7 +133,7 @@ def _name_of(base: Base) -> str:
 
 
 def _keep(workspace: Workspace, facts: ImageStageFacts, identity: str, *, key: str, label: str, log: Path) -> Result:
-    """Store the result, with the record of the distribution's libraries unless the image is the tool's own."""
+    """Store the result; if the image is not the tool's own, with the record of the distribution's libraries."""
     with workspace.store.scratch() as scratch:
         files: dict[str, Path] = {}
         if label not in OWN:
@@ -211,7 +211,7 @@ def _build(
     context.update({f"guest/{name}": workspace.home / GUEST / name for name in COPIED})
     arguments = {"BASE": base.tag, **({} if label in OWN else _arguments(spec, label))}
     wanted = {name: value for name, value in arguments.items() if _declares(folder / "Dockerfile", name)}
-    # The tag holds the key: what another checkout has made under it is what would be made here.
+    # The tag has the key in it, so an image that another checkout has made under it is the right one.
     image = engine.image(tag) or engine.build(
         context=files(context), target=target, tag=tag, args=wanted, labels={"org.pikaforge.image": label}, log=log
     )
@@ -230,12 +230,12 @@ def _declares(dockerfile: Path, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """What an image holds."""
+    """The contents of an image."""
 
     packages: tuple[tuple[str, str], ...]
     """As (name, version)."""
     compiler: str
-    """Version of its gcc; "" without one."""
+    """Version of its gcc; empty if it has none."""
     os: OsReleaseFacts
 
 
@@ -275,7 +275,7 @@ def _check_compiler(entry: Image, label: str, found: str) -> None:
 def _pin_packages(lock: Lock, base: Base, workspace: Workspace, log: Path) -> None:
     """Pin a bootstrapped base by its package versions.
 
-    The distribution moves them with every security update, so another value is only refused under `--locked`.
+    They change with every security update of the distribution, so another value is refused under `--locked` only.
     """
     held = _inventory(workspace, base.tag, base.image, log)
     # As lists, because such pins are in sources.lock files that users have.
@@ -291,7 +291,7 @@ def _pin_packages(lock: Lock, base: Base, workspace: Workspace, log: Path) -> No
 
 
 def host_material(spec: Spec, label: str, home: Path) -> dict[str, object]:
-    """Return key material on the host engine: what is installed of what is needed."""
+    """Return the key material with the host engine: versions of the needed packages, compiler, scripts."""
     family = families.here(spec.images[label].family)
     return {
         "packages": family.packages.installed(_host_wanted(spec, label, family)),
@@ -305,7 +305,7 @@ def _host_wanted(spec: Spec, label: str, family: OsFamily) -> Sequence[str]:
 
 
 def run_host(workspace: Workspace, spec: Spec, *, key: str, label: str) -> Result:
-    """Check that this machine has what the image would have; nothing is installed.
+    """Check that this machine has the packages that the image would have; install nothing.
 
     Raises:
         HostError: packages are missing; all of them are listed, with the command that installs them.
@@ -333,7 +333,7 @@ def run_host(workspace: Workspace, spec: Spec, *, key: str, label: str) -> Resul
 
 
 class ImageStage(BaseStage):
-    """The images that the rest is built and tried on, and the tool's own two."""
+    """Makes the images that cells are built and tried on, and the tool's own two."""
 
     name = STAGE_NAME
     scope: Scope = "image"
@@ -344,7 +344,7 @@ class ImageStage(BaseStage):
         return Needs(ids=())
 
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
-        """Return what the base is, looked up unless it is pinned, and what is put into it."""
+        """Return the pinned base and what is put into it; look the base up if it is not pinned, unless `offline`."""
         if run.workspace.engine.kind == "host":
             return Material(facts=host_material(run.spec, node.label, run.home))
         name = entry_of(run.spec, node.label)
@@ -352,7 +352,7 @@ class ImageStage(BaseStage):
         return Material(facts=material(run.spec, node.label, base, run.home), pinned=base is not None, pin=base)
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
-        """Build the images, or look at this machine."""
+        """Build the images; with the host engine, check this machine."""
         label = inputs.node.label
         if run.workspace.engine.kind == "host":
             return run_host(run.workspace, run.spec, key=key, label=label)

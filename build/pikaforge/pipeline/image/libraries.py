@@ -1,7 +1,7 @@
-"""The distribution's own libraries: what the loader finds in an image, known by package, version and digests.
+"""The distribution's own libraries in an image: package, version and digests of what its loader finds.
 
-Recorded in the build image, before any recipe has run in it. A library that is not what its package has brought (the
-package database has the digests) is not recorded as the distribution's.
+They are recorded in the build image, before any recipe has run in it. The package database has digests of the files
+that packages have brought. A library with another digest is not recorded as the distribution's.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ SCRIPT = "libraries.sh"
 FILE = "libraries.json"
 """In the image stage's result."""
 LIMIT = 20_000
-"""Libraries, and as many bytes of a path or version as a line has: an image that has more is none of a distribution."""
+"""Libraries; an image that has more is none of a distribution."""
 LINE_LIMIT = 4096
+"""Characters of a path, and of a line of the package database."""
 SIZE_LIMIT = 512 << 20
 """Bytes of one library."""
 TOTAL_LIMIT = 16 << 30
+"""Bytes of all libraries."""
 DIGESTS: Mapping[int, str] = {32: "md5", 40: "sha1", 64: "sha256", 96: "sha384", 128: "sha512"}
 """Kinds of digests in package databases, by their length in hex."""
 
@@ -42,14 +44,14 @@ Owners = Mapping[str, Sequence[tuple[str, str, str]]]
 
 
 class Library(PackagedRecord):
-    """One library of an image, as its package has brought it; `code` is empty where that cannot be told."""
+    """One library of an image, as its package has brought it. `code` is empty if it is no ELF file that can be read."""
 
     path: str
     """In the image."""
 
 
 class Libraries(Strict):
-    """What is recorded of an image."""
+    """The record of an image's libraries."""
 
     libraries: tuple[Library, ...]
     """Sorted by path."""
@@ -65,15 +67,15 @@ class Libraries(Strict):
 
 
 def measure(workspace: Workspace, image: str, *, stage: str, label: str, log: Path, into: Path) -> Path:
-    """Record the libraries of an image; the file with the record.
+    """Record the libraries of an image; return the path of the record.
 
     Args:
         workspace: where it is run.
-        image: the build image; nothing with the host engine.
-        stage: of the node, for errors.
-        label: of the node.
-        log: of the node.
-        into: a folder for the record.
+        image: the build image; "" with the host engine.
+        stage: the stage of the node, for errors.
+        label: the label of the node.
+        log: the log of the node.
+        into: the folder for the record.
 
     Raises:
         StageError: the libraries cannot be fetched, or are more than a distribution has.
@@ -83,7 +85,7 @@ def measure(workspace: Workspace, image: str, *, stage: str, label: str, log: Pa
             label=f"{stage}-{label}",
             image=image,
             argv=("sh", f"guest/{SCRIPT}"),
-            # Of this machine itself there may be a gigabyte, which need not be copied.
+            # This machine's own libraries may be a gigabyte. They are read where they are.
             env={"PIKAFORGE_ARCHIVE": str(int(workspace.engine.kind != "host"))},
             inputs=(workspace.guest(SCRIPT),),
             outputs=("out/list", "out/libraries.tar", "out/owned"),
@@ -105,7 +107,7 @@ def measure(workspace: Workspace, image: str, *, stage: str, label: str, log: Pa
 
 
 def read(image: Result) -> Libraries:
-    """The record in an image stage's result; an empty one where there is none."""
+    """Read the record of an image stage's result; return an empty one if there is none."""
     try:
         return Libraries.model_validate_json(image.files[FILE].read_bytes())
     except (KeyError, OSError, ValidationError):
@@ -113,25 +115,25 @@ def read(image: Result) -> Libraries:
 
 
 def _archived(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Path and content of each library in an archive."""
+    """Yield path and content of each library in an archive."""
     for member in members(path):
         if member.content is not None:
             yield f"/{member.name}", member.content
 
 
 def _local(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Path and content of each library on this machine that may be read."""
+    """Yield path and content of each library on this machine that may be read."""
     for name in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(OSError), Path(name).open("rb") as stream:
             yield name, stream
 
 
 def _record(files: Iterable[tuple[str, IO[bytes]]], owners: Owners, place: Path) -> Libraries:
-    """The libraries, compared with the package database.
+    """Compare libraries with the package database; return the record.
 
     Raises:
-        AuditError: an archive of them is corrupt.
-        ValueError: there is too much of them.
+        AuditError: the archive of the libraries is corrupt.
+        ValueError: they are more or larger than a distribution's.
     """
     found: dict[str, Library] = {}
     altered: dict[str, None] = {}
@@ -141,6 +143,7 @@ def _record(files: Iterable[tuple[str, IO[bytes]]], owners: Owners, place: Path)
             continue
         rows = [row for name in _names(path) for row in owners.get(name, ())]
         kinds = {"sha256", *(DIGESTS[len(row[2])] for row in rows)}
+        # Older package databases have MD5 or SHA-1, which are good enough to find accidental changes.
         hashes = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
         size = 0
         with place.open("wb") as out:
@@ -170,7 +173,7 @@ def _record(files: Iterable[tuple[str, IO[bytes]]], owners: Owners, place: Path)
 
 
 def _owners(path: Path) -> Owners:
-    """What the package database says, of the lines that can be used."""
+    """Read the lines of the package database that can be used."""
     found: dict[str, list[tuple[str, str, str]]] = {}
     with path.open(encoding="utf-8", errors="replace") as stream:
         for number, line in enumerate(stream):
@@ -184,7 +187,7 @@ def _owners(path: Path) -> Owners:
 
 
 def _names(path: str) -> Iterable[str]:
-    """What a package may call a file: with merged /usr, /lib and /usr/lib are one folder."""
+    """Return the names that a package may have for a file: with merged /usr, /lib and /usr/lib are one folder."""
     return (path, path.removeprefix("/usr") if path.startswith("/usr/") else f"/usr{path}")
 
 

@@ -1,4 +1,4 @@
-"""Judging the steps of a smoke check: what was sent, what was wanted, what came."""
+"""Expectations of smoke checks: whether the reply to a step is the one that it expects."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pikaforge.pipeline.smoke.record import CheckRecord
 from pikaforge.pipeline.smoke.resp import Closed, Connection, ErrorReply, Reply
 
 POLL = 0.05
-"""Seconds between two tries of a step with `within`; a server sends no event when a state is reached."""
+"""Seconds between two tries of a step with `within`. A server does not say when it has reached a state."""
 
 
 def show(value: object) -> str:
-    """A reply or request for people, cut to a line."""
+    """Return a reply or request for people, cut to one line."""
     if isinstance(value, str):
         text = repr(value)
     elif isinstance(value, list | tuple):
@@ -62,7 +62,7 @@ def _requests(step: Step) -> Sequence[Sequence[str | int]]:
 
 
 def run_step(step: Step, connection: Connection) -> str:
-    """Carry a step out; "" if it holds, else the exchange as text.
+    """Run a step; return "" if it holds, else the exchange as text.
 
     Raises:
         Closed: the server went away or did not answer.
@@ -81,14 +81,14 @@ def run_step(step: Step, connection: Connection) -> str:
 
 
 def describe(step: Step) -> str:
-    """A step with requests, in words: what is sent and what is wanted."""
+    """Return a step with requests in words: what is sent, and what is wanted."""
     sent = " | ".join(" ".join(str(word) for word in request) for request in _requests(step))
     waited = f" within {step.within:g} s" if step.within else ""
     return f"sent {sent}; wanted {_wanted(step)}{waited}"
 
 
 def run_check(check: Check, connect: Callable[[], Connection]) -> CheckRecord:
-    """Carry a check out on a connection of its own."""
+    """Run a check on a connection of its own."""
     start = time.monotonic()
     detail = ""
     try:

@@ -1,4 +1,4 @@
-"""All checks of one tree, run one way: the version command, one server that checks share, and those with their own."""
+"""The runner of smoke checks, natively or emulated: the version command, the shared server, multi-server checks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pikaforge.host.job import Job, RunningServer
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.smoke import allocator_in_use
 from pikaforge.pipeline.smoke.expectations import run_check
-from pikaforge.pipeline.smoke.multi_server import run_scenario
+from pikaforge.pipeline.smoke.multi_server import run_multi_server_check
 from pikaforge.pipeline.smoke.record import CheckRecord
 from pikaforge.pipeline.smoke.server import ServerPlace, describe_end
 
@@ -24,39 +24,44 @@ DYING = 1.0
 
 
 class SmokeRunner:
-    """All checks of one tree in one way."""
+    """Runs all checks of one tree, natively or emulated."""
 
     def __init__(self, workspace: Workspace, place: ServerPlace, checks: Sequence[Check]) -> None:
         self._workspace = workspace
         self._checks = checks
         self.place = place
         self.records: list[CheckRecord] = []
+        """The checks that were made or skipped, in order."""
         self.at_rest: Mapping[str, int | str] = {}
         self.tails: list[str] = []
-        """Last lines of the logs of servers that belong to checks that failed."""
+        """Last lines of the logs of servers whose multi-server check has failed."""
         self.own: set[str] = {check.check for check in checks if not check.shared}
-        """Checks with servers of their own."""
+        """Names of the multi-server checks."""
 
     def run(self) -> tuple[str, int | None]:
-        """Fill `outcomes`; what kept the checks from being made, with the server's exit status, else ("", None)."""
+        """Run the checks.
+
+        Returns:
+            Why they could not all be run, and the exit status of the shared server; ("", None) if all could.
+        """
         self.records.append(self._version())
-        problem, status = self._served()
+        problem, status = self._shared_server()
         if problem:
             return problem, status
         for check in self._checks:
             if check.shared:
                 continue
-            missed = self._missed(check)
-            if missed is not None:
-                self.records.append(missed)
+            skipped = self._skipped(check)
+            if skipped is not None:
+                self.records.append(skipped)
                 continue
-            verdict = run_scenario(check, self.place)
-            self.records.append(verdict.outcome)
+            verdict = run_multi_server_check(check, self.place)
+            self.records.append(verdict.record)
             self.tails += verdict.tail
         return "", None
 
-    def _missed(self, check: Check) -> CheckRecord | None:
-        """The check as skipped, if one that it needs has not passed."""
+    def _skipped(self, check: Check) -> CheckRecord | None:
+        """Return the record of a check that is skipped because one that it needs has not passed; else None."""
         bad = [outcome.name for outcome in self.records if outcome.name in check.needs and not outcome.passed]
         if not bad:
             return None
@@ -64,11 +69,11 @@ class SmokeRunner:
         return CheckRecord(name=check.check, passed=False, seconds=0.0, required=check.required, skipped=reason)
 
     def _version(self) -> CheckRecord:
-        """The version command, in a container of its own."""
+        """Run the version command in a container of its own."""
         start = time.monotonic()
         version = self.place.server.version
         with self._workspace.store.scratch() as scratch:
-            # In a file of this run's own, because another run may write the log of the same name.
+            # The log is written to a file of this run alone, because another run may write to the usual one.
             log = scratch / "version.log"
             job = Job(
                 label=f"{self.place.stem}-version-{self.place.group}",
@@ -90,16 +95,16 @@ class SmokeRunner:
         detail = f"{' '.join(version.command)}: {wanted}; it printed {output[-300:]!r}" if wanted else ""
         return CheckRecord(name="version", passed=not detail, seconds=time.monotonic() - start, detail=detail)
 
-    def _served(self) -> tuple[str, int | None]:
-        """Start, the checks that share a server, and stop."""
+    def _shared_server(self) -> tuple[str, int | None]:
+        """Start the shared server, run the checks that share it, and stop it."""
         start = time.monotonic()
         ended: int | None = None
         with self.place.serve(log=self.place.log_path) as server:
             status, problem = self.place.ready(server)
             if not problem:
                 self.records.append(CheckRecord(name="start", passed=True, seconds=time.monotonic() - start))
-                self._ask(server)
-                # A server that failed a check may be dying: its end tells more than the check does.
+                self._shared_checks(server)
+                # A server that failed a check may be about to end. Its exit status then says more than the check.
                 ended = server.wait(DYING if any(o.failed for o in self.records) else 0.01)
                 if ended is None:
                     if not self.place.emulator:
@@ -110,22 +115,22 @@ class SmokeRunner:
             return problem, status
         return (f"the server died during the checks: {describe_end(ended)}", ended) if ended is not None else ("", None)
 
-    def _ask(self, server: RunningServer) -> None:
+    def _shared_checks(self, server: RunningServer) -> None:
         for check in self._checks:
             if not check.shared:
                 continue
-            missed = self._missed(check)
-            if missed is not None:
-                self.records.append(missed)
+            skipped = self._skipped(check)
+            if skipped is not None:
+                self.records.append(skipped)
                 continue
             try:
                 address = server.address()
-            except OSError:  # its port is gone: it died during the check before
+            except OSError:  # its port is gone, so it died during the check before
                 break
             self.records.append(run_check(check, partial(self.place.connect, *address)))
 
     def _allocator(self, server: RunningServer) -> CheckRecord:
-        """Which allocator the running process has mapped."""
+        """Check which allocator the running server has mapped."""
         start = time.monotonic()
         try:
             detail = allocator_in_use.mapped_wrong(server.mapped(), kind=self.place.allocator, root=server.root)
@@ -148,7 +153,7 @@ class SmokeRunner:
 
 
 def _at_rest(server: RunningServer) -> Mapping[str, int | str]:
-    """What the server holds when nobody asks it anything."""
+    """Return what the server holds at rest: file descriptors, threads, memory."""
     try:
         return server.rest()
     except (HostError, IndexError, KeyError, ValueError) as error:  # a kernel without some file under /proc

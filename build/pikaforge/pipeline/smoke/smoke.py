@@ -1,8 +1,8 @@
-"""The smoke stage: the tree in the clean runtime image does what it should, asked over real connections from outside.
+"""The smoke stage: servers of the tree run in the clean runtime image, and are asked over real connections.
 
-Up to twice: on this machine's CPU, if that has all that the target has, and under emulation of the target. What was
-not made says why, and never counts as passed. Where neither is possible, the plan names a twin (`twins`), whose verdict
-is adopted and says so; without one the stage fails, because a package that was never started must not be published.
+They run natively, if this machine's CPU has all features of the target, and under emulation of the target. A check that
+was not made says why, and never counts as passed. If neither is possible, the plan names a twin (`plan.twins`), whose
+result is taken, and says so. Without a twin the stage fails, because a package that never ran must not be published.
 """
 
 from __future__ import annotations
@@ -23,36 +23,33 @@ from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.smoke.record import CheckRecord, SmokeFacts, WayRecord
 from pikaforge.pipeline.smoke.resp import Connection
 from pikaforge.pipeline.smoke.runner import SmokeRunner
-from pikaforge.pipeline.smoke.server import ServerPlace, describe_end, log_tail, read_conf, settle
+from pikaforge.pipeline.smoke.server import ServerPlace, log_tail, read_conf
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan import twins
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import EMULATOR_NODE, Node
 from pikaforge.plan.stages import Needs, Scope, Slot
 
-__all__ = ["describe_end", "host_emulator", "make", "material", "remarks", "settle"]
-
 STAGE_NAME = "smoke"
 EMULATOR = "qemu-x86_64"
-"""The emulator's file, in the result of the emulator's image and beside the tree."""
+"""The emulator's file in the result of its image, and beside the tree."""
 EMULATORS = ("qemu-x86_64-static", EMULATOR)
-"""What it is called on machines that have it, for the host engine."""
+"""Its names on machines that have it, for the host engine."""
 TAIL = 60
-"""Lines of logs in an error, those of a check's own servers included."""
+"""Lines of logs in an error, with those of multi-server checks."""
 FORMAT = 5
 
 
 def material(spec: Spec, target: str = "", *, allocator: str = "none", emulator: str = "") -> dict[str, object]:
-    """Key material: how the server is started, the checks, the emulated CPU, and this module's own version.
+    """Return the key material: how the server is started, the checks, the emulated CPU, and the version of this module.
 
-    The CPU of this machine is not among it: it decides how the tree is tested, which the facts tell, and not whether
-    the tree is good.
+    The CPU of this machine is not among it. It decides how the tree is tried, and not whether the tree is good.
 
     Args:
         spec: the specification.
-        target: of the tree.
-        allocator: kind of the tree's allocator.
-        emulator: digest of the emulator, where it is no result of another node.
+        target: the target of the tree.
+        allocator: the kind of the tree's allocator.
+        emulator: the digest of the emulator, if it is no result of another node.
     """
     return {
         "format": FORMAT,
@@ -66,7 +63,7 @@ def material(spec: Spec, target: str = "", *, allocator: str = "none", emulator:
 
 
 def host_emulator() -> Path | None:
-    """The emulator that this machine has, for the host engine."""
+    """Return the path of this machine's emulator, for the host engine; None if it has none."""
     found = next((path for name in EMULATORS if (path := process.find(name))), None)
     return Path(found) if found is not None else None
 
@@ -233,7 +230,7 @@ class _SmokeRun:
         self, way: WayRecord, failed: Sequence[CheckRecord], status: int | None, runner: SmokeRunner
     ) -> StageError:
         log = runner.place.log_path
-        # The log of the shared server tells nothing if only checks with servers of their own have failed.
+        # If only multi-server checks have failed, the log of the shared server does not help.
         tail = [] if failed and {check.name for check in failed} <= runner.own else list(log_tail(log))
         problem, hint = way.problem, ""
         if way.cpu:
@@ -259,7 +256,7 @@ def _connect(host: str, port: int, *, timeout: float = 10.0) -> Connection:
 
 
 class SmokeStage(BaseStage):
-    """The checks of a server that runs, on the target's CPU or on that of a twin."""
+    """Makes the checks of a tree, or takes the result of a twin."""
 
     name = STAGE_NAME
     scope: Scope = "group"
@@ -271,14 +268,14 @@ class SmokeStage(BaseStage):
         return Needs(ids=(f"compile:{slot.label}", slot.image, *slot.emulator))
 
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
-        """Return checks, CPU and, with the host engine, the emulator, which is a node's result otherwise."""
+        """Return checks and CPU as key material; with the host engine the emulator, too, which is a need otherwise."""
         path = host_emulator() if run.workspace.engine.kind == "host" else None
         emulator = hashing.file_digest(path) if path is not None else ""
         kind = run.spec.allocators[node.cell.allocator].kind
         return Material(facts=material(run.spec, node.cell.target, allocator=kind, emulator=emulator))
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
-        """Run the checks, or take the verdict on the twin."""
+        """Run the checks, or take the result of the twin."""
         node = inputs.node
         if node.twin:
             return adopt(run.workspace, node.cell, inputs.results[node.twin], key=key)
@@ -286,7 +283,7 @@ class SmokeStage(BaseStage):
         return make(run.workspace, run.spec, node.cell, inputs.of("compile"), inputs.image, key=key, emulator=emulator)
 
     def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
-        """Return what was not run; once, when it was tried."""
+        """Return what was not run, in the run that tried it."""
         return remarks(result.read(SmokeFacts)) if fresh else ()
 
 

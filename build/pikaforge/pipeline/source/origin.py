@@ -1,4 +1,4 @@
-"""Where the source comes from: what `--source` may say, and the pins that a network look-up adds to it."""
+"""The origin of a source: what `--source` may name, and the commit or digest that pins it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ WAYS_ROUND = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """A source, before anything was fetched."""
+    """A source of which nothing was fetched yet."""
 
     kind: Literal["git", "tarball"]
     spec: str
-    """As given, `sample`, or `default`: what it is called in the lock and in messages."""
+    """Its name in the lock and in messages: as the user gave it, `sample`, or `default`."""
     url: str = ""
     """git: the URL to fetch from."""
     ref: str = ""
@@ -54,7 +54,7 @@ class Origin:
 
     @property
     def entry(self) -> str:
-        """The name of its pins in sources.lock."""
+        """Return the name of its pins in sources.lock."""
         if self.kind == "git":
             return f"{self.spec}#{self.ref}" if self.spec != self.url else f"{self.url}#{self.ref}"
         return self.spec
@@ -74,7 +74,7 @@ class Pinned:
 
 
 def parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> Origin:
-    """Turn `--source` (or its absence) into an Origin.
+    """Parse `--source`.
 
     Args:
         product: whose `source` is taken when `text` is empty.
@@ -160,7 +160,7 @@ def _tarball(spec: str, path: Path, given: str) -> Origin:
 
 
 def make_sample(product: Product, *, base: Path, folder: Path) -> Path:
-    """Make the sample's git repositories in `folder`; the path of the product's own.
+    """Make the sample's git repositories in a folder; return the path of the product's own.
 
     Raises:
         ConfigError: the product has no sample.
@@ -184,7 +184,7 @@ def make_sample(product: Product, *, base: Path, folder: Path) -> Path:
 
 
 def _sample(product: Product, ref: str, *, base: Path, out: Path) -> Origin:
-    """The sample, made once for each state of its files."""
+    """Return the sample; make its repositories once for each state of its files."""
     files = hashing.tree_digest((base / product.sample).parent) if product.sample else ""
     folder = out / "sample" / files[:16]
     complete = folder / "complete"
@@ -212,9 +212,14 @@ def _sample(product: Product, ref: str, *, base: Path, out: Path) -> Origin:
 
 
 def pin(origin: Origin, lock: Lock, *, offline: bool) -> str | None:
-    """The identity of a source: from its pin, else by looking; None if that needs the network and it may not be used.
+    """Return the commit of a source, or the digest of a tarball; None if that needs the network and `offline` is set.
 
-    The sample is part of this repository and needs no pin; a branch cannot have one, because it moves.
+    A source that is pinned is not looked up. The sample is part of this repository and needs no pin; a branch cannot
+    have one, because it moves.
+
+    Raises:
+        HostError: the repository cannot be reached.
+        ConfigError: it has no such tag, branch or commit, or a pin says otherwise.
     """
     if origin.kind == "tarball":
         assert origin.tarball is not None

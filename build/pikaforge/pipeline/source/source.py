@@ -1,4 +1,4 @@
-"""The source stage: clone at a commit, apply the series, fill in the submodules, write one normalised tree."""
+"""The source stage: clone a commit, apply the series, add the submodules, and pack one normalised tree."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ FAILED = "the source tree could not be made"
 def identify(
     origin: Origin, series: Series | None, *, workspace: Workspace, folder: Path, offline: bool
 ) -> Pinned | None:
-    """What the source is, exactly; None if that is not known without the network and `offline` forbids it.
+    """Return the pinned source with its patches; None if that needs the network and `offline` is set.
 
     Args:
         origin: the source.
         series: the patches, or None.
-        workspace: whose lock pins both.
-        folder: of the series file.
-        offline: look only at what is here.
+        workspace: its lock has the pins of both.
+        folder: the folder of the series file.
+        offline: do not use the network.
 
     Raises:
         HostError: the network is needed and out of reach.
@@ -51,14 +51,14 @@ def identify(
     if known is None or workspace.lock.refresh:
         if offline:
             return None
-        shelf = _shelf(workspace, origin, identity, folder)
-        known = patches.digests_of(patches.resolve(series, shelf))
+        sources = _patch_sources(workspace, origin, identity, folder)
+        known = patches.digests_of(patches.resolve(series, sources))
     refused = tuple(patches.entry_name(e) for e in series.patches if e.enabled and e.already == "refuse")
     return Pinned(origin=origin, identity=identity, patches=known, refused=refused)
 
 
-def _shelf(workspace: Workspace, origin: Origin, commit: str, folder: Path) -> patches.Shelf:
-    return patches.Shelf(
+def _patch_sources(workspace: Workspace, origin: Origin, commit: str, folder: Path) -> patches.PatchSources:
+    return patches.PatchSources(
         origin=origin,
         commit=commit,
         folder=folder,
@@ -69,12 +69,12 @@ def _shelf(workspace: Workspace, origin: Origin, commit: str, folder: Path) -> p
 
 
 def material(pinned: Pinned, home: Path) -> dict[str, object]:
-    """Key material: the commit or digest, the patches in order, and the scripts."""
+    """Return the key material: the commit or digest, the patches in order, and the scripts."""
     origin = pinned.origin
     return {
         "source": pinned.identity,
-        # Nothing of the tree, but the facts tell it, and packages their readers.
-        "told": [origin.spec, "" if origin.local else origin.url, origin.ref, origin.own],
+        # These do not change the tree. But they are in the facts, and so in packages.
+        "origin": [origin.spec, "" if origin.local else origin.url, origin.ref, origin.own],
         "patches": list(pinned.patches.items()),
         "refused": list(pinned.refused),
         "scripts": guest_digests(home, SCRIPTS),
@@ -82,31 +82,28 @@ def material(pinned: Pinned, home: Path) -> dict[str, object]:
 
 
 def unresolved_material(origin: Origin, home: Path) -> dict[str, object]:
-    """Stand-in key material for a plan made without the network: what was asked for, not what it is."""
+    """Return key material for a plan that is made without network: what was asked for, not what it is."""
     return {"unresolved": origin.entry, "scripts": guest_digests(home, SCRIPTS)}
 
 
 def make(
     workspace: Workspace, pinned: Pinned, series: Series | None, *, key: str, label: str, folder: Path, image: str
 ) -> Result:
-    """Run the stage.
-
-    The result has the file `source.tar`. Its facts are where the source came from (`origin.describe`), the epoch
-    (seconds, time of the commit), the patched commit, the patches with their states, and the submodules.
+    """Make the source tree; store `SourceFacts` with the file `source.tar`.
 
     Raises:
         StageError: a patch neither applies nor is in the source, or is there and must not be; nothing is kept then.
         HostError: a repository cannot be reached.
     """
     origin = pinned.origin
-    shelf = _shelf(workspace, origin, pinned.identity, folder)
-    wanted = patches.resolve(series, shelf) if series is not None else ()
+    sources = _patch_sources(workspace, origin, pinned.identity, folder)
+    wanted = patches.resolve(series, sources) if series is not None else ()
     log = workspace.log_path(label, STAGE_NAME)
     with workspace.store.scratch() as scratch:
         work = _SourceRun(
             workspace=workspace,
             pinned=pinned,
-            shelf=shelf,
+            sources=sources,
             wanted=wanted,
             label=label,
             image=image,
@@ -114,7 +111,7 @@ def make(
             scratch=scratch,
         )
         made = work.patched()
-        filler = submodules.Filler(
+        filler = submodules.SubmoduleFiller(
             workspace=workspace, origin=origin, image=image, label=label, log=log, epoch=made.epoch
         )
         links = submodules.links(made.lines, {}, origin.relative_to)
@@ -180,7 +177,7 @@ class _SourceRun:
 
     workspace: Workspace
     pinned: Pinned
-    shelf: patches.Shelf
+    sources: patches.PatchSources
     wanted: tuple[patches.Patch, ...]
     label: str
     image: str
@@ -210,14 +207,14 @@ class _SourceRun:
         return made
 
     def _findings(self, states: tuple[PatchFacts, ...]) -> dict[patches.Patch, tuple[str, ...]]:
-        """Return the reasons why the stage fails, by patch; nothing if it does not."""
+        """Return the reasons why the stage fails, by patch; {} if it does not."""
         found = {
             patch: patch_state.findings(state, patch.already) for patch, state in zip(self.wanted, states, strict=True)
         }
         return {patch: reasons for patch, reasons in found.items() if reasons}
 
     def _content(self, patch: patches.Patch) -> bytes:
-        return (self.shelf.downloads / patch.sha256).read_bytes()
+        return (self.sources.downloads / patch.sha256).read_bytes()
 
     def _repository(self) -> Path | None:
         """Fetch the source's commit; return its repository, or None for a tarball."""
@@ -225,12 +222,12 @@ class _SourceRun:
         if origin.kind != "git":
             return None
         where = f"source {origin.spec}"
-        return submodules.fetch(self.shelf.cache, origin.url, self.pinned.identity, ref=origin.ref, where=where)
+        return submodules.fetch(self.sources.cache, origin.url, self.pinned.identity, ref=origin.ref, where=where)
 
     def _pointers(
         self, moves: Mapping[patches.Patch, list[pointers.Move]], repository: Path | None
     ) -> pointers.SubmodulePointers:
-        origin, cache = self.pinned.origin, self.shelf.cache
+        origin, cache = self.pinned.origin, self.sources.cache
         if repository is not None:
             return pointers.look_up(moves, origin, repository=repository, commit=self.pinned.identity, cache=cache)
         assert origin.tarball is not None  # what is no repository is one
@@ -240,7 +237,7 @@ class _SourceRun:
         """Fetch the history of the source's commit; return the repository, and what is wrong with it."""
         origin = self.pinned.origin
         try:
-            repository, whole = self.shelf.cache.history(origin.url, self.pinned.identity, origin.ref)
+            repository, whole = self.sources.cache.history(origin.url, self.pinned.identity, origin.ref)
         except (HostError, ConfigError) as error:
             return None, f"the history of the source could not be looked at: {error.message}"
         return repository, "" if whole else f"the history of the source ends early: {origin.spec} is a shallow clone"
@@ -256,7 +253,7 @@ class _SourceRun:
             inputs=(
                 self.workspace.guest(*SCRIPTS),
                 _source_input(self.pinned, repository, folder),
-                _patch_input(self.shelf.downloads, self.wanted, known),
+                _patch_input(self.sources.downloads, self.wanted, known),
             ),
             outputs=("out/source.tar", "out/facts", "out/epoch"),
             log=self.log,
@@ -313,7 +310,7 @@ def _patch_input(downloads: Path, wanted: tuple[patches.Patch, ...], known: poin
 
 
 class SourceStage(BaseStage):
-    """The source tree, patched and normalised: once for a run."""
+    """Makes the source tree of a run, patched and normalised."""
 
     name = STAGE_NAME
     scope: Scope = "run"
@@ -324,7 +321,7 @@ class SourceStage(BaseStage):
         return Needs(ids=slot.tools)
 
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
-        """Return what the pins say, looked up as far as they do not."""
+        """Return the pinned source as key material; look up what is not pinned, unless `offline`."""
         request = run.request
         pinned = identify(
             request.origin, request.series, workspace=run.workspace, folder=run.series_folder, offline=offline
@@ -348,7 +345,7 @@ class SourceStage(BaseStage):
         )
 
     def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
-        """Return what of the source is not as the matrix says."""
+        """Return how the source differs from product.source and its series."""
         return remarks(result.read(SourceFacts), version=run.spec.product.version)
 
 
