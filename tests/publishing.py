@@ -125,8 +125,8 @@ class Root:
 
     def publish(self, *items: Item, keep: int | None = None, replace: bool = False) -> PublishResult:
         """Publish items."""
-        wish = PublishRequest(items=items, keep=keep, replace=replace)
-        return self.publisher().publish(wish, from_folder(dict(self.shelf.sources)))
+        request = PublishRequest(items=items, keep=keep, replace=replace)
+        return self.publisher().publish(request, from_folder(dict(self.shelf.sources)))
 
     def rollback(self, place: str = "debian12/R620") -> PublishResult:
         """Go back to the generation before."""

@@ -6,9 +6,8 @@ The base class says what is wrong (`message`), where (`where`: YAML path, stage,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 EXIT_DONE = 0
 EXIT_CONFIG = 2
@@ -87,8 +86,8 @@ class StageFailure:
     """The last lines of the log."""
     findings: tuple[str, ...] = ()
     """The lines that most likely tell the reason, e.g. the first compiler error."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """What the stage found out nevertheless, as its result would have it; for the report."""
+    facts: object = None
+    """What the stage found out nevertheless: the model that its result would have; for the report."""
 
 
 class StageError(ForgeError):
@@ -100,7 +99,7 @@ class StageError(ForgeError):
         super().__init__(message, where=f"stage {failure.stage}, {failure.label}", hint=hint)
         self.failure = failure
 
-    def with_facts(self, facts: Mapping[str, Any]) -> StageError:
+    def with_facts(self, facts: object) -> StageError:
         """The same error, with what the stage found out."""
         return StageError(self.message, replace(self.failure, facts=facts), hint=self.hint)
 

@@ -58,7 +58,7 @@ def test_syntax_error(ready: Project, engine: Engine) -> None:
     log = (ready.out / "logs" / GROUP / "compile.log").read_text(encoding="utf-8")
     assert "make: *** " in log  # what else was being compiled may say more after that
     assert [line.removeprefix("    | ") for line in tail] == [line[:300] for line in log.splitlines()[-len(tail) :]]
-    assert "hint: the recipe build/recipes/pika.sh and the log tell more" in done.stdout
+    assert "hint: see the recipe build/recipes/pika.sh and the log" in done.stdout
     assert engine.containers(done.pid) == []
 
 

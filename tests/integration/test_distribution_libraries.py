@@ -29,6 +29,7 @@ from pikaforge.host.lockfile import Lock
 from pikaforge.host.store import Result, Store
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import audit
+from pikaforge.pipeline.compile import BundledLibrary
 from pikaforge.pipeline.image import libraries
 from pikaforge.pipeline.image.libraries import Libraries
 
@@ -85,7 +86,7 @@ class Distribution:
     def judge(self, *sonames: str, version: str = "") -> AuditResult:
         """The audit of a tree with these libraries, as the stage calls it."""
         bundled = [
-            {"soname": n, "path": f"lib/{n}", "package": "?", "version": "?", "sha256": _sha256(self.files[n])}
+            BundledLibrary(soname=n, path=f"lib/{n}", package="?", version="?", sha256=_sha256(self.files[n]))
             for n in sonames
         ]
         record = self.record

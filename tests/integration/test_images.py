@@ -202,7 +202,10 @@ def test_removed_image_is_made_anew(another: Project, engine: Engine) -> None:
     assert state["image:forge-test"]["why"] == "the engine does not hold it any more"
 
     done = another.build("R620", image="forge-test", check=0)
-    assert "note: the engine does not hold image:forge-test any more: it is made anew" in done.stdout.splitlines()
+    assert (
+        "note: the stored result of image:forge-test is made anew: the engine does not hold it any more"
+        in done.stdout.splitlines()
+    )
     assert done.lines("^image    forge-test done in ")
     # The same packages are the same image, so what was built on it stays.
     assert "compile  forge-test-sandybridge-none is up to date" in done.stdout

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import docker
 import pytest
-from unit.helpers import FakeEngine, Forbidden, make_workshop
+from unit.helpers import FakeEngine, Forbidden, make_workspace
 
 from pikaforge.host import process
 from pikaforge.host.workspace import Workspace
@@ -62,4 +62,4 @@ def fake() -> FakeEngine:
 @pytest.fixture
 def workspace(tmp_path: Path, fake: FakeEngine) -> Workspace:
     """A workspace below the test's folder, with guest scripts of its own."""
-    return make_workshop(tmp_path, fake)
+    return make_workspace(tmp_path, fake)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.host.hashing import digest
 from pikaforge.pipeline import report as reports
-from pikaforge.pipeline.report import ArtifactRecord, BuildReport, CellRecord
+from pikaforge.pipeline.report import BuildReport, CellRecord
 from pikaforge.publish.collect import FoundReport
 
 

@@ -222,7 +222,7 @@ class FakeEngine:
         self.aborted += 1
 
 
-def make_workshop(folder: Path, engine: FakeEngine, *, strict: bool = False) -> Workspace:
+def make_workspace(folder: Path, engine: FakeEngine, *, strict: bool = False) -> Workspace:
     """A workspace whose checkout, results and packages are all below `folder`."""
     home = folder / "home"
     if not home.exists():

@@ -75,7 +75,7 @@ def test_an_error_with_facts_is_the_same_error() -> None:
     assert (type(told), told.message, told.where, told.hint) == (StageError, error.message, error.where, error.hint)
     assert told.failure == replace(failure, facts={"native": {"ran": True}})
     assert told.failure.facts == {"native": {"ran": True}}
-    assert (error.failure, dict(error.failure.facts)) == (failure, {}), "the error that was raised is as it was"
+    assert (error.failure, error.failure.facts) == (failure, None), "the error that was raised is as it was"
 
 
 def test_facts_are_for_the_report_and_not_for_the_reader() -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pikaforge.attest import provenance
-from pikaforge.audit.distribution import Distribution, Packaged
+from pikaforge.audit.distribution import Distribution, PackagedRecord
 from pikaforge.cpu import microarch
 
 READ_LIMIT = 64 << 20
@@ -84,7 +84,7 @@ class Claims(_ForeignModel):
         return Distribution(
             baseline=self.image.baseline,
             libraries={
-                start + library.path: Packaged(
+                start + library.path: PackagedRecord(
                     package=library.package, version=library.version, sha256=library.sha256, code=library.code
                 )
                 for library in self.bundled_libraries

@@ -17,11 +17,11 @@ from pathlib import Path
 from pikaforge.audit import judge_flags, judge_instructions, judge_linkage
 from pikaforge.audit.allowed_features import Allowed, from_gcc, from_macros, of_baseline
 from pikaforge.audit.audit_result import AuditResult, Rules
-from pikaforge.audit.distribution import Distribution, Packaged
+from pikaforge.audit.distribution import Distribution, PackagedRecord
 from pikaforge.audit.elf.code import code_digest
 from pikaforge.audit.elf.facts import ElfFacts, read_build_id, read_facts
 from pikaforge.audit.elf.layout import EM_386, EM_X86_64, machine_name
-from pikaforge.audit.finding import Line
+from pikaforge.audit.finding import LineRecord
 from pikaforge.audit.inputs import ElfTree, open_inputs, open_package
 from pikaforge.audit.isa.decode import CodeSource, scan
 from pikaforge.audit.isa.dispatch.known import known as known_dispatcher
@@ -67,7 +67,7 @@ class _TreeFacts:
     """The facts of a tree's files, and why other files are not judged."""
 
     judged: list[ElfFacts] = field(default_factory=list)
-    unreadable: list[Line] = field(default_factory=list)
+    unreadable: list[LineRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -142,7 +142,7 @@ def _ledger(tree: ElfTree, allowed: Allowed, rules: Rules, today: date) -> Ledge
 
 def _packaged(
     tree: ElfTree, read: _TreeFacts, allowed: Allowed, distribution: Distribution | None
-) -> dict[str, Packaged]:
+) -> dict[str, PackagedRecord]:
     """Return the files that are the distribution's own; add a note for each that is not accepted as such.
 
     None is accepted if the target lacks a feature of the distribution's baseline.
@@ -167,7 +167,7 @@ def _packaged(
 
 
 def _source(
-    fact: ElfFacts, path: Path, debug: Path | None, packaged: Mapping[str, Packaged], rules: Rules
+    fact: ElfFacts, path: Path, debug: Path | None, packaged: Mapping[str, PackagedRecord], rules: Rules
 ) -> CodeSource:
     """Return a file to decode; in a distribution's own library every feature beyond the baseline is a finding."""
     library = packaged.get(fact.name)
@@ -190,13 +190,15 @@ def _read(tree: ElfTree, rules: Rules, debug: Mapping[str, Path]) -> _TreeFacts:
         except AuditError as error:
             if not tree.whole:
                 raise
-            out.unreadable.append(Line(where=name, what=error.message, do=error.hint))
+            out.unreadable.append(LineRecord(where=name, what=error.message, do=error.hint))
             continue
         if fact.machine == EM_X86_64 and fact.bits == 64 and fact.kind in ("exec", "dyn") and fact.regions:
             out.judged.append(fact)
         elif fact.machine in (EM_386, EM_X86_64) and fact.bits == 32 and fact.kind in ("exec", "dyn"):
             what = f"is 32-bit code ({machine_name(fact.machine)}), which is not judged here"
-            out.unreadable.append(Line(where=name, what=what, do="leave it out: a 64-bit package does not need it"))
+            out.unreadable.append(
+                LineRecord(where=name, what=what, do="leave it out: a 64-bit package does not need it")
+            )
         else:
             out.notes.append(f"{name}: not judged: {_why_not(fact)}")
     return out

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
-from typing import Any
 
 from pikaforge.audit import judge_flags, judge_linkage
-from pikaforge.audit.distribution import Distribution, Packaged
+from pikaforge.audit.audit_record import AuditRecord, ElfRecord
+from pikaforge.audit.distribution import Distribution, PackagedRecord
 from pikaforge.audit.elf.facts import ElfFacts
-from pikaforge.audit.finding import Line
+from pikaforge.audit.finding import LineRecord
 from pikaforge.audit.judge_allocator import AllocatorRules, AllocatorVerdict
 from pikaforge.audit.judge_instructions import IsaVerdict
 from pikaforge.audit.judge_linkage import LinkageRules, LinkageVerdict, library_versions
@@ -55,14 +55,14 @@ class AuditResult:
     linkage: LinkageVerdict
     flags: judge_flags.FlagVerdict
     memory: AllocatorVerdict = field(default_factory=AllocatorVerdict)
-    unreadable: tuple[Line, ...] = ()
+    unreadable: tuple[LineRecord, ...] = ()
     notes: tuple[str, ...] = ()
     """What was not judged, and why."""
-    packaged: Mapping[str, Packaged] = field(default_factory=dict)
+    packaged: Mapping[str, PackagedRecord] = field(default_factory=dict)
     """The files that were found to be the distribution's own."""
 
     @property
-    def violations(self) -> tuple[Line, ...]:
+    def violations(self) -> tuple[LineRecord, ...]:
         """All violations of the tree."""
         return (
             *self.unreadable,
@@ -102,33 +102,34 @@ class AuditResult:
             out.append(f"  needs of the system: {highest}; {' '.join(self.linkage.system)}")
         return out
 
-    def facts(self) -> dict[str, Any]:
-        """The verdict as plain data, for the store and the report; without the facts of each file's regions."""
-        return {
-            "title": self.title,
-            "target": self.target,
-            "passed": self.passed,
-            "violations": [asdict(v) for v in self.violations],
-            "warnings": [asdict(w) for w in self.isa.warnings],
-            "notes": [*self.notes, *self.isa.notes, *self.linkage.notes, *self.flags.notes],
-            "allow_list": self.isa.source,
-            "code_bytes": self.isa.size,
-            "features_used": list(self.isa.used),
-            "kernel_flags": list(self.kernel_flags),
-            "dispatched": [asdict(d) for d in self.isa.dispatched],
-            "packaged": {name: asdict(library) for name, library in self.packaged.items()},
-            "findings": [{**asdict(f), "code": f.code.hex()} for f in self.isa.findings],
-            "symbol_versions": dict(self.linkage.highest),
-            "system_libraries": list(self.linkage.system),
-            "library_versions": {
-                soname: list(versions) for soname, versions in library_versions(self.files, self.linkage.system).items()
+    def record(self) -> AuditRecord:
+        """Return the verdict as data; without the facts of each file's regions."""
+        return AuditRecord(
+            title=self.title,
+            target=self.target,
+            passed=self.passed,
+            violations=self.violations,
+            warnings=self.isa.warnings,
+            notes=(*self.notes, *self.isa.notes, *self.linkage.notes, *self.flags.notes),
+            allow_list=self.isa.source,
+            code_bytes=self.isa.size,
+            features_used=self.isa.used,
+            kernel_flags=self.kernel_flags,
+            dispatched=self.isa.dispatched,
+            packaged=dict(self.packaged),
+            findings=self.isa.findings,
+            symbol_versions=dict(self.linkage.highest),
+            system_libraries=self.linkage.system,
+            library_versions={
+                soname: tuple(versions)
+                for soname, versions in library_versions(self.files, self.linkage.system).items()
             },
-            "allocator": {"library": self.memory.library, "unwinder": self.memory.unwinder},
-            "hardening": [asdict(h) for h in self.linkage.hardening],
-            "units": [asdict(u) for u in self.flags.units],
-            "dropped_flags": [list(d) for d in self.flags.dropped],
-            "files": [_file_facts(f) for f in self.files],
-        }
+            allocator={"library": self.memory.library, "unwinder": self.memory.unwinder},
+            hardening=self.linkage.hardening,
+            units=self.flags.units,
+            dropped_flags=self.flags.dropped,
+            files=tuple(_elf_record(fact) for fact in self.files),
+        )
 
 
 def today() -> date:
@@ -170,15 +171,15 @@ def _cut(kind: str, texts: Sequence[str], limit: int) -> list[str]:
     return out
 
 
-def _file_facts(fact: ElfFacts) -> dict[str, Any]:
-    return {
-        "name": fact.name,
-        "kind": fact.kind,
-        "pie": fact.pie,
-        "soname": fact.soname,
-        "needed": list(fact.needed),
-        "run_path": list(fact.run_path),
-        "build_id": fact.build_id,
-        "bytes": fact.size,
-        "symbols": fact.has_symbols,
-    }
+def _elf_record(fact: ElfFacts) -> ElfRecord:
+    return ElfRecord(
+        name=fact.name,
+        kind=fact.kind,
+        pie=fact.pie,
+        soname=fact.soname,
+        needed=fact.needed,
+        run_path=fact.run_path,
+        build_id=fact.build_id,
+        bytes=fact.size,
+        symbols=fact.has_symbols,
+    )

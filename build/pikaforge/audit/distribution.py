@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pydantic import Field
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Packaged:
-    """A library as the distribution's package has it."""
+from pikaforge.config.scalars import Strict
 
-    package: str
-    version: str
-    sha256: str
-    """Of the file in the package, before strip and patchelf."""
-    code: str
-    """Of what is executable in it (`elf.code.code_digest`)."""
+
+class PackagedRecord(Strict):
+    """A library in the tree that is the distribution's own."""
+
+    package: str = Field(description="The package that it is from.")
+    version: str = Field(description="The package's.")
+    sha256: str = Field(description="Of the file in the package, before strip and patchelf.")
+    code: str = Field(description="SHA-256 of what is executable in it, which these leave as it is.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class Distribution:
 
     baseline: str
     """The microarchitecture that the distribution compiles for, by archspec name."""
-    libraries: Mapping[str, Packaged] = field(default_factory=dict)
+    libraries: Mapping[str, PackagedRecord] = field(default_factory=dict)
     """The distribution's own libraries, by path in the tree."""
     strangers: Mapping[str, str] = field(default_factory=dict)
     """Other libraries that come from the image, by path in the tree, with the reason why they are not its own."""

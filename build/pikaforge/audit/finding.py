@@ -1,18 +1,18 @@
-"""How a judgement is told."""
+"""A violation or warning of the audit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pydantic import Field
+
+from pikaforge.config.scalars import Strict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One violation or warning."""
+class LineRecord(Strict):
+    """A violation or warning of the audit."""
 
-    where: str
-    """A file of the tree, or the part of the configuration."""
-    what: str
-    do: str = ""
+    where: str = Field(description="File of the tree, or part of the configuration.")
+    what: str = Field(description="What is wrong.")
+    do: str = Field(default="", description="What to do.")
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f" -> {self.do}" if self.do else "")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pikaforge.audit.elf.facts import ElfFacts
-from pikaforge.audit.finding import Line
+from pikaforge.audit.finding import LineRecord
 from pikaforge.plan import allocators
 from pikaforge.plan.allocators.kind import matches
 
@@ -37,7 +37,7 @@ class AllocatorRules:
 class AllocatorVerdict:
     """The allocator that the programs use, and what is wrong with that."""
 
-    violations: tuple[Line, ...] = ()
+    violations: tuple[LineRecord, ...] = ()
     library: str = ""
     """Path in the tree of the allocator's library; empty if there is none."""
     unwinder: str = ""
@@ -62,7 +62,7 @@ def judge(facts: Sequence[ElfFacts], rules: AllocatorRules) -> AllocatorVerdict:
     by_name |= {fact.soname: fact for fact in facts if fact.soname}
     programs = {fact.name: fact for fact in facts if fact.name in rules.programs}
     violations = [
-        Line(where=name, what="is not among the programs that were judged", do="see product.binaries")
+        LineRecord(where=name, what="is not among the programs that were judged", do="see product.binaries")
         for name in rules.programs
         if name not in programs
     ]
@@ -83,7 +83,7 @@ def judge(facts: Sequence[ElfFacts], rules: AllocatorRules) -> AllocatorVerdict:
 
 def _program(
     program: ElfFacts, by_name: Mapping[str, ElfFacts], rules: AllocatorRules
-) -> tuple[list[Line], ElfFacts | None]:
+) -> tuple[list[LineRecord], ElfFacts | None]:
     """Return what is wrong with the allocators of one program, and the allocator's library that it uses."""
     reached = _reached(program, by_name)
     used = [name for name in reached if is_allocator(name)]
@@ -122,8 +122,8 @@ _NONE = "leave the allocator out of the recipe's link, or choose another allocat
 _ONE = "link one of them only"
 
 
-def _line(fact: ElfFacts, what: str, do: str) -> Line:
-    return Line(where=fact.name, what=what, do=do)
+def _line(fact: ElfFacts, what: str, do: str) -> LineRecord:
+    return LineRecord(where=fact.name, what=what, do=do)
 
 
 def _reached(program: ElfFacts, by_name: Mapping[str, ElfFacts]) -> list[str]:
@@ -143,7 +143,7 @@ def _has_unwind(library: ElfFacts) -> bool:
     return any(fnmatch.fnmatchcase(name, UNWIND) for name in library.needed)
 
 
-def _library(library: ElfFacts, rules: AllocatorRules) -> list[Line]:
+def _library(library: ElfFacts, rules: AllocatorRules) -> list[LineRecord]:
     """Return what is wrong with the library: it must be the one that was built, with the unwinder of the rules."""
     found = []
     if allocators.of(rules.kind).own:

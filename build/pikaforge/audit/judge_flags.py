@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pikaforge.audit.elf.facts import ElfFacts
-from pikaforge.audit.finding import Line
+from pikaforge.audit.finding import LineRecord
 
 _MARCH = re.compile(r"(?:^|\s)-march=(\S+)")
 _MTUNE = re.compile(r"(?:^|\s)-mtune=(\S+)")
@@ -42,7 +42,7 @@ class FlagVerdict:
     units: tuple[UnitGroup, ...]
     dropped: tuple[tuple[int, str], ...]
     """How often the compiler wrapper dropped which flag."""
-    violations: tuple[Line, ...]
+    violations: tuple[LineRecord, ...]
     notes: tuple[str, ...]
 
 
@@ -67,7 +67,7 @@ def judge(
         dropped: the compiler wrapper's count of dropped flags.
     """
     units: list[UnitGroup] = []
-    violations: list[Line] = []
+    violations: list[LineRecord] = []
     notes: list[str] = []
     for fact in facts:
         mine = fact.name in own
@@ -82,7 +82,7 @@ def judge(
                 continue
             told = f"{group.count} units, such as {group.example or '?'}, {what}"
             if mine and (group.native or group.march != DEFAULT_MARCH):
-                violations.append(Line(where=fact.name, what=told, do=_remedy(group)))
+                violations.append(LineRecord(where=fact.name, what=told, do=_remedy(group)))
             else:
                 notes.append(
                     f"{fact.name}: {told}; built elsewhere, as the compiler's own objects are, and judged by its code"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from pikaforge.audit.allowed_features import Allowed, free
-from pikaforge.audit.distribution import Packaged
-from pikaforge.audit.finding import Line
+from pikaforge.audit.distribution import PackagedRecord
+from pikaforge.audit.finding import LineRecord
 from pikaforge.audit.isa.decode import FileScan, Hit
 from pikaforge.audit.waivers import Ledger
+from pikaforge.config.scalars import Strict
 from pikaforge.cpu import features
 from pikaforge.cpu.features import INVALID
 
@@ -18,6 +21,12 @@ SHOWN = 3
 """The most functions that a line names."""
 WAIVERS = "waivers"
 """The place of violations that are about waivers themselves."""
+HexBytes = Annotated[
+    bytes,
+    PlainSerializer(bytes.hex),
+    BeforeValidator(lambda value: bytes.fromhex(value) if isinstance(value, str) else value),
+]
+"""Bytes that are hex digits in JSON."""
 Level = Literal["fail", "warn", "dispatched", "waived", "guarded", "suspect"]
 
 
@@ -31,7 +40,7 @@ class Finding:
     features: tuple[tuple[str, int], ...]
     """Ids of the features, each with the number of instructions that need it."""
     address: int
-    code: bytes
+    code: HexBytes
     text: str
     """The first instruction, in AT&T syntax."""
     reason: str
@@ -46,18 +55,16 @@ class Finding:
         return f"{self.function}: {counts}; first at {self.address:#x}: {self.code.hex(' ')}  {self.text}{signs}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dispatched:
-    """A library of the distribution with code beyond the target that runs only on CPUs that have the features."""
+class DispatchedRecord(Strict):
+    """A library of the distribution that was accepted with code beyond the target."""
 
-    file: str
-    package: str
-    version: str
-    sha256: str
-    """Of the file in the package."""
-    functions: tuple[str, ...]
-    features: tuple[str, ...]
-    evidence: tuple[str, ...]
+    file: str = Field(description="In the tree.")
+    package: str = Field(description="The package that it is from.")
+    version: str = Field(description="The package's.")
+    sha256: str = Field(description="Of the file in the package.")
+    functions: tuple[str, ...] = Field(description="The functions with such code.")
+    features: tuple[str, ...] = Field(description="The features beyond the target that they need.")
+    evidence: tuple[str, ...] = Field(description="What makes sure that they run only on CPUs that have them.")
 
     def line(self) -> str:
         """Return it in one line, for people."""
@@ -79,12 +86,12 @@ class IsaVerdict:
     findings: tuple[Finding, ...]
     used: tuple[str, ...]
     """Ids of the features beyond the baseline that the code uses without asking the CPU first."""
-    violations: tuple[Line, ...]
-    warnings: tuple[Line, ...]
+    violations: tuple[LineRecord, ...]
+    warnings: tuple[LineRecord, ...]
     notes: tuple[str, ...]
     size: int
     """Bytes of code decoded."""
-    dispatched: tuple[Dispatched, ...] = ()
+    dispatched: tuple[DispatchedRecord, ...] = ()
 
     @property
     def kernel_flags(self) -> tuple[str, ...]:
@@ -109,7 +116,7 @@ def judge(
     *,
     own: frozenset[str],
     demand_waivers: bool = True,
-    distribution: Mapping[str, Packaged] | None = None,
+    distribution: Mapping[str, PackagedRecord] | None = None,
 ) -> IsaVerdict:
     """Judge the code of a tree.
 
@@ -145,10 +152,10 @@ def judge(
     findings = tuple(_finding(group) for group in groups.values())
     books = ledger.close(demand_use=demand_waivers)
     violations = [_violation(f, allowed.target) for f in findings if f.level == "fail"]
-    violations += [Line(where=WAIVERS, what=text) for text in books.problems]
+    violations += [LineRecord(where=WAIVERS, what=text) for text in books.problems]
     warnings = _warnings(findings)
     if allowed.warning:
-        warnings.append(Line(where="audit", what=f"{allowed.warning}: judged by {allowed.source}"))
+        warnings.append(LineRecord(where="audit", what=f"{allowed.warning}: judged by {allowed.source}"))
     return IsaVerdict(
         target=allowed.target,
         source=allowed.source,
@@ -162,14 +169,14 @@ def judge(
     )
 
 
-def _dispatched(findings: Iterable[Finding], packaged: Mapping[str, Packaged]) -> tuple[Dispatched, ...]:
+def _dispatched(findings: Iterable[Finding], packaged: Mapping[str, PackagedRecord]) -> tuple[DispatchedRecord, ...]:
     """Return the distribution's files whose code beyond the target was accepted."""
     files: dict[str, list[Finding]] = {}
     for finding in findings:
         if finding.level == "dispatched":
             files.setdefault(finding.file, []).append(finding)
     return tuple(
-        Dispatched(
+        DispatchedRecord(
             file=file,
             package=packaged[file].package,
             version=packaged[file].version,
@@ -213,10 +220,10 @@ def _finding(group: _FindingGroup) -> Finding:
     )
 
 
-def _violation(finding: Finding, target: str) -> Line:
+def _violation(finding: Finding, target: str) -> LineRecord:
     names = [name for name, _ in finding.features]
     if names == [INVALID]:
-        return Line(
+        return LineRecord(
             where=finding.file,
             what=f"{finding.line()}: bytes within a function that are no known instruction",
             do="data without an object symbol, or newer than the decoder? once that is clear, waive `invalid` by name",
@@ -231,14 +238,14 @@ def _violation(finding: Finding, target: str) -> Line:
     if finding.doubt:
         parts.append(finding.doubt)
     lacks = f"{target} lacks {', '.join(names)}"
-    return Line(
+    return LineRecord(
         where=finding.file,
         what=f"{finding.line()}: {'; '.join([lacks, *parts])}",
         do="compile it for the target; if it runs only after a CPU check, waive it by file, function and feature",
     )
 
 
-def _warnings(findings: Iterable[Finding]) -> list[Line]:
+def _warnings(findings: Iterable[Finding]) -> list[LineRecord]:
     """Return one warning for each file and reason: a prebuilt library may have hundreds of TZCNT."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
@@ -247,7 +254,7 @@ def _warnings(findings: Iterable[Finding]) -> list[Line]:
     lines = []
     for (file, reason), members in groups.items():
         more = f"; {len(members) - 1} more functions" if len(members) > 1 else ""
-        lines.append(Line(where=file, what=f"{members[0].line()}{more}: {reason}"))
+        lines.append(LineRecord(where=file, what=f"{members[0].line()}{more}: {reason}"))
     return lines
 
 

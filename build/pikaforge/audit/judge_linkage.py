@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pikaforge.audit.elf.facts import ElfFacts
-from pikaforge.audit.finding import Line
+from pikaforge.audit.finding import LineRecord
 
 _VERSION = re.compile(r"^([A-Z][A-Z0-9_]*?)_(\d{1,9}(?:\.\d{1,9})*)$")
 """Namespace and number of a symbol version. It is no version of PEP 440: 3.4 and 3.4.0 differ."""
@@ -47,7 +47,7 @@ class Hardening:
 class LinkageVerdict:
     """The verdict on the linkage of a tree."""
 
-    violations: tuple[Line, ...]
+    violations: tuple[LineRecord, ...]
     notes: tuple[str, ...]
     highest: Mapping[str, str]
     """The highest symbol version that the tree needs of the host's libraries, by namespace."""
@@ -61,7 +61,7 @@ class _Judge:
     files: Mapping[str, ElfFacts]
     links: Mapping[str, str]
     rules: LinkageRules
-    violations: list[Line] = field(default_factory=list)
+    violations: list[LineRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     highest: dict[str, tuple[str, str]] = field(default_factory=dict)
     """The highest version and the file that needs it, by namespace."""
@@ -70,7 +70,7 @@ class _Judge:
     """The tree's file that the loader finds, by file and soname that it needs; None if it finds none."""
 
     def fail(self, where: str, what: str, do: str) -> None:
-        line = Line(where=where, what=what, do=do)
+        line = LineRecord(where=where, what=what, do=do)
         if line not in self.violations:
             self.violations.append(line)
 

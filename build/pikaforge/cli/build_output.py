@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pikaforge.attest.describe import SUMS
+from pikaforge.audit.judge_instructions import DispatchedRecord
 from pikaforge.cli.output import built_target, count, readable, size, table
-from pikaforge.pipeline.report import CellRecord, DispatchedRecord, WayRecord
+from pikaforge.pipeline.report import CellRecord
+from pikaforge.pipeline.smoke.record import WayRecord
 
 LISTED = 24
 """Files that are listed one by one at the end of a build; about three cells. A full matrix has hundreds."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 from pikaforge.config.registry import FORMATS
 from pikaforge.config.schema import Image, OsRelease, Spec
 from pikaforge.formats import debuginfo
+from pikaforge.formats.artifact import FileRecord, Role
 from pikaforge.formats.layout import Entry, tree_entries
 from pikaforge.formats.package_inputs import PackageInputs
 from pikaforge.formats.payload import Rendered
@@ -22,7 +23,6 @@ from pikaforge.host.workspace import Workspace, run_job
 from pikaforge.plan.cells import Cell
 
 STAGE = "package"
-Role = Literal["main", "debug", "allocator"]
 
 
 # ---- making packages
@@ -62,7 +62,7 @@ class Packing:
     @property
     def epoch(self) -> int:
         """SOURCE_DATE_EPOCH."""
-        return int(self.parts.source.facts["epoch"])
+        return self.parts.epoch
 
     @property
     def variant(self) -> str:
@@ -77,15 +77,14 @@ class Packing:
     def entries(self) -> tuple[Entry, ...]:
         """Return the tree with what lies beside it, as packages install them."""
         return (
-            *tree_entries(self.parts.compiled.files["tree.tar"], folder="tree", prefix=self.top),
+            *tree_entries(self.parts.tree, folder="tree", prefix=self.top),
             *tree_entries(self.extra, folder="extra", prefix=self.top),
         )
 
     def debug(self) -> tuple[Entry, ...]:
         """Return debug information where debuggers look for it; nothing if the tree has none."""
-        ids = {str(f["name"]): str(f["build_id"]) for f in self.parts.audited.facts["files"]}
-        archive = self.parts.compiled.files["debug.tar"]
-        return debuginfo.debug_entries(archive, folder="debug", prefix=self.top, build_ids=ids)
+        ids = self.parts.build_ids
+        return debuginfo.debug_entries(self.parts.debug, folder="debug", prefix=self.top, build_ids=ids)
 
     def run(
         self, script: str, what: str, *, guest: Sequence[str], inputs: Sequence[Input], outputs: Sequence[str]
@@ -135,20 +134,6 @@ class BuildOrigin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IndexedPackage:
-    """A package that an index names."""
-
-    location: str
-    """Path below the format's folder."""
-    name: str
-    sha256: str
-    known: bool
-    """Whether the index before names it, too."""
-    file: Callable[[], Path]
-    """Returns where it is on this machine; it may be downloaded for that."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """All packages of one format in a repository."""
 
@@ -158,17 +143,22 @@ class Pool:
     """The repository's folder below the root."""
     revision: int
     """Seconds since 1970 that the index is dated."""
-    listed: Sequence[IndexedPackage]
+    listed: Mapping[str, FileRecord]
+    """By location: the path below the format's folder."""
+    kept: frozenset[str]
+    """Locations that the index before names, too."""
+    file: Callable[[str], Path]
+    """Returns the file at a location on this machine; it may be downloaded for that."""
     before: Callable[[], Mapping[str, bytes]]
     """Returns the files of the index before, by path below the format's folder."""
 
     def packages(self) -> dict[str, Path | None]:
         """Return files by location; None for what the index before knows."""
-        return {each.location: None if each.known else each.file() for each in self.listed}
+        return {location: None if location in self.kept else self.file(location) for location in self.listed}
 
     def known(self) -> Mapping[str, bytes]:
         """Return the index before, if it knows a package that is listed again; else nothing."""
-        return self.before() if any(each.known for each in self.listed) else {}
+        return self.before() if self.kept else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

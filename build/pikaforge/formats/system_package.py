@@ -8,7 +8,8 @@ from typing import Protocol
 
 from pikaforge.config import families
 from pikaforge.config.schema import FOREIGN
-from pikaforge.formats.format import Packed, Packing, Role
+from pikaforge.formats.artifact import Role
+from pikaforge.formats.format import Packed, Packing
 from pikaforge.formats.rpm import product as house
 from pikaforge.formats.rpm import spec_file
 from pikaforge.host.job import Input, files
@@ -61,7 +62,7 @@ def product_package(work: Packing) -> house.ProductRpm:
         tree=work.entries(),
         conf=(work.spec.product.server.conf.path,),
         payload=work.rendered.contents,
-        requires=(*house.needs(work.parts.audited.facts["library_versions"]), *programs(work)),
+        requires=(*house.needs(work.parts.library_versions), *programs(work)),
         changes=changes(work),
         variant=work.variant,
         debug=work.debug(),
@@ -75,8 +76,7 @@ def programs(work: Packing) -> tuple[str, ...]:
 
 def inputs(work: Packing) -> dict[str, Path | bytes]:
     """What the layouts of RPM and DEB take files from."""
-    files_ = work.parts.compiled.files
-    return {"tree": files_["tree.tar"], "debug": files_["debug.tar"], "extra": work.extra}
+    return {"tree": work.parts.tree, "debug": work.parts.debug, "extra": work.extra}
 
 
 def by_role(name: str, made: Sequence[tuple[str, Path]]) -> list[Packed]:

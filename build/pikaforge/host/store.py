@@ -17,12 +17,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from pikaforge.errors import HostError
 from pikaforge.host.run_id import RunId
 
 RECORD = "result.json"
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def sha256(path: Path) -> str:
@@ -83,8 +87,26 @@ class Result:
     key: str
     identity: str
     """What later stages build on: two results with one identity are interchangeable."""
-    facts: Mapping[str, Any]
+    facts: Mapping[str, object]
+    """As they are stored; `read` returns the model of them."""
     files: Mapping[str, Path]
+
+    def read(self, model: type[Model]) -> Model:
+        """Return the facts as the model that wrote them.
+
+        Raises:
+            HostError: they are not of that model.
+        """
+        try:
+            # JSON has lists and no tuples.
+            return model.model_validate(self.facts, strict=False)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise HostError(
+                f"the facts of a stored result cannot be read: {f'{place}: ' if place else ''}{first['msg']}",
+                where=f"{self.stage}/{self.key}",
+            ) from error
 
 
 class Store:
@@ -146,7 +168,7 @@ class Store:
             shutil.rmtree(path, ignore_errors=True)
 
     def put(
-        self, stage: str, key: str, *, identity: str, facts: Mapping[str, Any], files: Mapping[str, Path]
+        self, stage: str, key: str, *, identity: str, facts: BaseModel | Mapping[str, object], files: Mapping[str, Path]
     ) -> Result:
         """Store a result; its files are moved. A bad entry under the same key is replaced."""
         folder = self._folder(stage, key)
@@ -157,7 +179,7 @@ class Store:
             record = {
                 "stage": stage,
                 "identity": identity,
-                "facts": facts,
+                "facts": facts.model_dump(mode="json") if isinstance(facts, BaseModel) else facts,
                 "files": {name: sha256(beside / name) for name in sorted(files)},
             }
             (beside / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,17 +1,16 @@
-"""The audit stage: what was compiled may be packed only if it runs on every CPU and host that it is named after."""
+"""The audit stage: a tree may be packed only if it runs on every CPU and host that its package is for."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from pikaforge.audit import audit, audit_result
+from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.audit.audit_result import AuditResult, Rules
-from pikaforge.audit.distribution import Distribution, Packaged
-from pikaforge.audit.finding import Line
+from pikaforge.audit.distribution import Distribution, PackagedRecord
+from pikaforge.audit.finding import LineRecord
 from pikaforge.audit.judge_allocator import AllocatorRules
 from pikaforge.audit.judge_instructions import WAIVERS
 from pikaforge.audit.judge_linkage import LinkageRules
@@ -21,7 +20,10 @@ from pikaforge.host import hashing
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import compile as compile_stage
+from pikaforge.pipeline.allocator import AllocatorFacts
+from pikaforge.pipeline.compile import BundledLibrary, CompileFacts
 from pikaforge.pipeline.image import libraries
+from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.image.libraries import Libraries
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan.cells import Cell
@@ -32,7 +34,7 @@ STAGE_NAME = "audit"
 BUILD_FOLDER = "/forge"
 """Where containers compile (`host.container`)."""
 OWN = "allocator"
-"""What bundle.sh calls the origin of a library that was built here, too."""
+"""The package that bundle.sh names for a library that was built here."""
 SHOWN = 12
 """Violations in an error; the log has all of them."""
 
@@ -41,7 +43,7 @@ def _rules(
     spec: Spec,
     cell: Cell,
     *,
-    maxima: dict[str, str],
+    maxima: Mapping[str, str],
     forbidden: tuple[str, ...],
     libraries: Mapping[str, str] | None = None,
     distribution: Distribution | None = None,
@@ -63,34 +65,32 @@ def _rules(
     )
 
 
-def distribution(baseline: str, bundled: Sequence[Mapping[str, Any]], record: Libraries) -> Distribution:
-    """What the image's record says of the bundled libraries, by the digests that they had when they were bundled.
+def distribution(baseline: str, bundled: Sequence[BundledLibrary], record: Libraries) -> Distribution:
+    """Return what the image's record says of the bundled libraries, by their digests before they were changed.
 
     The digests are the word of a container in which a recipe has run as root. So the audit compares the code of the
     files in the tree with the record, too.
     """
     known = record.by_digest()
-    found: dict[str, Packaged] = {}
+    found: dict[str, PackagedRecord] = {}
     strangers: dict[str, str] = {}
     for library in bundled:
-        path, package = str(library["path"]), str(library["package"])
-        entry = known.get(str(library["sha256"]))
-        if package == OWN:
+        if library.package == OWN:
             continue
-        if entry is not None:
-            found[path] = Packaged(package=entry.package, version=entry.version, sha256=entry.sha256, code=entry.code)
+        if (entry := known.get(library.sha256)) is not None:
+            found[library.path] = entry
         else:
-            altered = [name for name in record.altered if name.rpartition("/")[2].startswith(str(library["soname"]))]
-            strangers[path] = (
+            altered = [name for name in record.altered if name.rpartition("/")[2].startswith(library.soname)]
+            strangers[library.path] = (
                 f"{altered[0]} in the image is not what its package has brought"
                 if altered
-                else f"no package of the image has brought this file (of {package})"
+                else f"no package of the image has brought this file (of {library.package})"
             )
     return Distribution(baseline=baseline, libraries=found, strangers=strangers)
 
 
-def material(spec: Spec, cell: Cell, *, today: date) -> dict[str, Any]:
-    """Key material: rules, tables, decoder, and which waivers have expired. What the image has, its node says."""
+def material(spec: Spec, cell: Cell, *, today: date) -> dict[str, object]:
+    """Return the key material: rules, tables, decoder, and which waivers have expired."""
     rules = _rules(spec, cell, maxima={}, forbidden=())
     return audit.material(rules, target=cell.target, flags_used=cell.flags, today=today)
 
@@ -106,18 +106,26 @@ def make(
     today: date,
     allocator: Result | None = None,
 ) -> Result:
-    """Judge the tree of a target, and the allocator that was built for it.
-
-    The result has no files; its facts are the verdict's (`AuditResult.facts`).
+    """Judge the tree of a target, and the allocator that was built for it; store the `AuditRecord`.
 
     Raises:
-        StageError: the tree is refused; every violation is in the log, the first ones in the error.
+        StageError: the tree is refused. Every violation is in the log, the first ones in the error, and the record is
+            in it.
         AuditError: it cannot be read.
     """
     label = cell.group
     log = workspace.log_path(label, STAGE_NAME)
+    facts = compiled.read(CompileFacts)
     # Not the folder above: what is compiled against a library there has its path by right.
     own_folder = workspace.engine.root(f"{compile_stage.STAGE_NAME}-{label}") if workspace.engine.kind == "host" else ""
+    rules = _rules(
+        spec,
+        cell,
+        maxima=image.read(ImageStageFacts).abi,
+        forbidden=(BUILD_FOLDER, own_folder) if own_folder else (BUILD_FOLDER,),
+        libraries=allocator.read(AllocatorFacts).libraries if allocator is not None else None,
+        distribution=distribution(spec.images[cell.image].baseline, facts.bundled, libraries.read(image)),
+    )
     with workspace.store.scratch() as scratch:
         verdict = audit.audit_compiled(
             compiled.files["tree.tar"],
@@ -126,49 +134,37 @@ def make(
             label=label,
             target=cell.target,
             flags_used=cell.flags,
-            macros=compiled.facts["macros"],
-            bundled=[
-                str(library["path"])
-                for library in compiled.facts["bundled"]
-                if library["package"] != OWN  # that is our own code, too, and held to the same flags
-            ],
-            dropped=[(int(count), str(flag)) for count, flag in compiled.facts["dropped"]],
-            rules=_rules(
-                spec,
-                cell,
-                maxima=dict(image.facts["abi"]),
-                forbidden=(BUILD_FOLDER, own_folder) if own_folder else (BUILD_FOLDER,),
-                libraries=allocator.facts["libraries"] if allocator is not None else None,
-                distribution=distribution(
-                    spec.images[cell.image].baseline, compiled.facts["bundled"], libraries.read(image)
-                ),
-            ),
+            macros=facts.macros,
+            # What was built here is our own code, too, and held to the same flags.
+            bundled=[library.path for library in facts.bundled if library.package != OWN],
+            dropped=facts.dropped,
+            rules=rules,
             today=today,
         )
     lines = audit_result.demangled(verdict.lines(limit=1 << 20))
     log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    facts = verdict.facts()
+    record = verdict.record()
     if verdict.violations:
-        raise _refusal(verdict, cell, facts, log)
-    identity = hashing.digest(json.dumps(facts, sort_keys=True))
-    return workspace.store.put(STAGE_NAME, key, identity=identity, facts=facts, files={})
+        raise _refusal(verdict, cell, record, log)
+    identity = hashing.digest(record.model_dump_json())
+    return workspace.store.put(STAGE_NAME, key, identity=identity, facts=record, files={})
 
 
-def _refusal(verdict: AuditResult, cell: Cell, facts: Mapping[str, Any], log: Path) -> StageError:
-    """The error that tells the first violations of each file, and how many there are."""
+def _refusal(verdict: AuditResult, cell: Cell, record: AuditRecord, log: Path) -> StageError:
+    """Return the error with the first violations of each file, and the number of all."""
     count = len(verdict.violations)
     shown = _some(verdict)
-    said = audit_result.demangled([f"{v.where}: {v.what}" for v in shown])
+    lines = audit_result.demangled([f"{v.where}: {v.what}" for v in shown])
     more = [f"{count - len(shown)} more, all in the log"] if count > len(shown) else []
     return StageError(
         f"the audit refuses it for {cell.target}: {count} violation{'s' if count > 1 else ''}",
-        StageFailure(stage=STAGE_NAME, label=cell.group, log=str(log), findings=(*said, *more), facts=facts),
+        StageFailure(stage=STAGE_NAME, label=cell.group, log=str(log), findings=(*lines, *more), facts=record),
         hint="\n".join(dict.fromkeys(v.do for v in verdict.violations if v.do)),
     )
 
 
-def _some(verdict: AuditResult) -> list[Line]:
-    """The violations for an error: functions, but never so many that there is no room for those of other kinds."""
+def _some(verdict: AuditResult) -> list[LineRecord]:
+    """Return the violations for an error: functions, and at least half as many of other kinds, if there are any."""
     functions = [violation for violation in verdict.isa.violations if violation.where != WAIVERS]
     others = [violation for violation in verdict.violations if violation not in functions]
     room = max(SHOWN - len(others), SHOWN // 2)
@@ -176,10 +172,11 @@ def _some(verdict: AuditResult) -> list[Line]:
 
 
 class AuditStage(BaseStage):
-    """The verdict on a tree; not for one that goes into no package."""
+    """Judges a tree that goes into packages; a twin's own tree does not."""
 
     name = STAGE_NAME
     scope: Scope = "group"
+    facts = AuditRecord
     reads = frozenset({"allocator", "compile"})
 
     def needs(self, slot: Slot) -> Needs | None:
@@ -189,7 +186,7 @@ class AuditStage(BaseStage):
         return Needs(ids=(f"compile:{slot.label}", slot.image, *slot.allocator), cells=slot.own)
 
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
-        """Return rules, tables and waivers."""
+        """Return rules, tables and waivers as key material."""
         return Material(facts=material(run.spec, node.cell, today=run.request.today))
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:

@@ -1,4 +1,4 @@
-"""The compile stage: the product's recipe under the compiler wrapper, then the self-contained tree."""
+"""The compile stage: the product's recipe runs under the compiler wrapper, and leaves a self-contained tree."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pikaforge.config import compilers, families
+from pikaforge.config.scalars import Strict
 from pikaforge.config.schema import Spec
 from pikaforge.errors import StageError
 from pikaforge.host import hashing
@@ -16,6 +16,8 @@ from pikaforge.host.archives import tar_entries
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workspace, explained, guest_digests, run_job
+from pikaforge.pipeline.image.facts import ImageStageFacts
+from pikaforge.pipeline.source.facts import SourceFacts
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan import allocators
 from pikaforge.plan.cells import Cell
@@ -30,15 +32,18 @@ EXIT_RECIPE = 64
 EXIT_OUTPUT = 65
 EXIT_TOOLS = 66
 MESSAGES: Mapping[int, tuple[str, str]] = {
-    EXIT_RECIPE: ("the build failed", "the recipe {recipe} and the log tell more"),
+    EXIT_RECIPE: ("the build failed", "see the recipe {recipe} and the log"),
     EXIT_OUTPUT: ("the build left no usable result", "product.binaries and product.files name what it must leave"),
     EXIT_TOOLS: ("the build image lacks something", "see docker/{family}/Dockerfile and product.packages"),
 }
-"""What the exit statuses of compile.sh mean, and what to do."""
+"""Message and hint for the exit statuses of compile.sh."""
 
 
-def material(spec: Spec, cell: Cell, *, base: Path, home: Path) -> dict[str, Any]:
-    """Key material: recipe, scripts, flags, what must be left; not the number of jobs, which decides nothing."""
+def material(spec: Spec, cell: Cell, *, base: Path, home: Path) -> dict[str, object]:
+    """Return the key material: recipe, scripts, flags, and the files that must be left.
+
+    The number of jobs is not among it, because it changes no result.
+    """
     product = spec.product
     allocator = spec.allocators[cell.allocator]
     use = dict(allocators.of(allocator.kind).use(allocator))
@@ -56,6 +61,31 @@ def material(spec: Spec, cell: Cell, *, base: Path, home: Path) -> dict[str, Any
     }
 
 
+class BundledLibrary(Strict):
+    """A shared library that travels in the tree."""
+
+    soname: str
+    path: str
+    """In the tree."""
+    package: str
+    """The package that brought it into the image; `allocator` for one that was built here."""
+    version: str
+    sha256: str
+    """Of the file before strip and patchelf."""
+
+
+class CompileFacts(Strict):
+    """Facts of a compilation."""
+
+    compiler: tuple[str, ...]
+    """Lines that compiler and linker print of themselves."""
+    dropped: tuple[tuple[int, str], ...]
+    """How often the compiler wrapper dropped which flag."""
+    bundled: tuple[BundledLibrary, ...]
+    macros: tuple[str, ...]
+    """Feature macros of the compiler for the target."""
+
+
 def make(
     workspace: Workspace,
     spec: Spec,
@@ -66,50 +96,25 @@ def make(
     key: str,
     allocator: Result | None = None,
 ) -> Result:
-    """Compile for a target, against the allocator that was built for it, if any.
+    """Compile for a target, against the allocator that was built for it, if any; store `CompileFacts`.
 
-    The result has the files `tree.tar` (what the product is, without manifest) and `debug.tar`; its facts are the
-    flags that were dropped, the libraries that were bundled, the compiler, and its feature macros for the target.
+    The result has the files `tree.tar` (what the product is, without manifest) and `debug.tar`.
 
     Raises:
         StageError: the build failed, or left no binary for this machine.
     """
-    product = spec.product
-    kind = allocators.kind_of(spec, cell.allocator)
     log = workspace.log_path(cell.group, STAGE_NAME)
-    label = f"{STAGE_NAME}-{cell.group}"
+    epoch = source.read(SourceFacts).epoch
     with workspace.store.scratch() as scratch:
         job = Job(
-            label=label,
-            image=str(image.facts["build"]),
+            label=_label(cell),
+            image=image.read(ImageStageFacts).build,
             argv=("sh", "guest/run.sh", "compile", "tree", "debug", "facts"),
-            env={
-                "PIKAFORGE_PRODUCT": product.name,
-                "PIKAFORGE_VERSION": product.version,
-                "PIKAFORGE_JOBS": str(workspace.jobs),
-                "PIKAFORGE_TARGET_FLAGS": " ".join(cell.flags),
-                # No word of these has a blank in it: the model refuses them.
-                "PIKAFORGE_EXTRA_CFLAGS": " ".join(compilers.cflags(spec, cell.image)),
-                "PIKAFORGE_EXTRA_CXXFLAGS": " ".join(compilers.cxxflags(spec, cell.image)),
-                "PIKAFORGE_KEEP_WERROR": str(int(product.keep_werror)),
-                "PIKAFORGE_FRAME_POINTERS": str(int(spec.allocators[cell.allocator].frame_pointers)),
-                "PIKAFORGE_ALLOCATOR": "own" if allocator is not None else "system" if kind.presence else "none",
-                **kind.use(spec.allocators[cell.allocator]),
-                **(
-                    {}
-                    if allocator is None
-                    else {"PIKAFORGE_ALLOCATOR_DIR": f"{workspace.engine.root(label)}/allocator"}
-                ),
-                "PIKAFORGE_BINARIES": " ".join(product.binaries),
-                "PIKAFORGE_FILES": " ".join(product.files),
-                "PIKAFORGE_BASE_LIBS": " ".join(spec.defaults.base_libraries),
-                "PIKAFORGE_CCACHE": str(int(workspace.compiler_cache)),
-                "SOURCE_DATE_EPOCH": str(source.facts["epoch"]),
-            },
+            env=_environment(workspace, spec, cell, epoch=epoch, built=allocator is not None),
             inputs=(
                 workspace.guest(*SCRIPTS),
                 Input(folder="src", archive=source.files["source.tar"]),
-                Input(folder="", archive=files({"recipe.sh": workspace.base / product.recipe})),
+                Input(folder="", archive=files({"recipe.sh": workspace.base / spec.product.recipe})),
                 *(() if allocator is None else (Input(folder="allocator", archive=allocator.files["prefix.tar"]),)),
             ),
             outputs=("out/tree.tar", "out/debug.tar", "out/facts.tar"),
@@ -120,17 +125,45 @@ def make(
             done = run_job(workspace, job, scratch, stage=STAGE_NAME, label=cell.group, failed="the build failed")
         except StageError as error:
             raise explained(
-                error, MESSAGES, recipe=product.recipe, family=families.of(spec.images[cell.image].family).recipe
+                error, MESSAGES, recipe=spec.product.recipe, family=families.of(spec.images[cell.image].family).recipe
             ) from None
-        facts = _facts(done.outputs["out/facts.tar"])
         tree = done.outputs["out/tree.tar"]
         return workspace.store.put(
             STAGE_NAME,
             key,
             identity=sha256(tree),
-            facts=facts,
+            facts=_facts(guest_facts(done.outputs["out/facts.tar"])),
             files={"tree.tar": tree, "debug.tar": done.outputs["out/debug.tar"]},
         )
+
+
+def _label(cell: Cell) -> str:
+    return f"{STAGE_NAME}-{cell.group}"
+
+
+def _environment(workspace: Workspace, spec: Spec, cell: Cell, *, epoch: int, built: bool) -> dict[str, str]:
+    """Return the variables of compile.sh; `built` if the allocator was built for the target."""
+    product, entry = spec.product, spec.allocators[cell.allocator]
+    kind = allocators.kind_of(spec, cell.allocator)
+    return {
+        "PIKAFORGE_PRODUCT": product.name,
+        "PIKAFORGE_VERSION": product.version,
+        "PIKAFORGE_JOBS": str(workspace.jobs),
+        "PIKAFORGE_TARGET_FLAGS": " ".join(cell.flags),
+        # No word of these has a blank in it: the model refuses them.
+        "PIKAFORGE_EXTRA_CFLAGS": " ".join(compilers.cflags(spec, cell.image)),
+        "PIKAFORGE_EXTRA_CXXFLAGS": " ".join(compilers.cxxflags(spec, cell.image)),
+        "PIKAFORGE_KEEP_WERROR": str(int(product.keep_werror)),
+        "PIKAFORGE_FRAME_POINTERS": str(int(entry.frame_pointers)),
+        "PIKAFORGE_ALLOCATOR": "own" if built else "system" if kind.presence else "none",
+        **kind.use(entry),
+        **({"PIKAFORGE_ALLOCATOR_DIR": f"{workspace.engine.root(_label(cell))}/allocator"} if built else {}),
+        "PIKAFORGE_BINARIES": " ".join(product.binaries),
+        "PIKAFORGE_FILES": " ".join(product.files),
+        "PIKAFORGE_BASE_LIBS": " ".join(spec.defaults.base_libraries),
+        "PIKAFORGE_CCACHE": str(int(workspace.compiler_cache)),
+        "SOURCE_DATE_EPOCH": str(epoch),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +172,17 @@ class GuestFacts:
 
     texts: Mapping[str, str]
 
-    def lines(self, name: str) -> list[str]:
-        """The lines of one; none if it is not there."""
-        return self.texts.get(name, "").splitlines()
+    def lines(self, name: str) -> tuple[str, ...]:
+        """Return the lines of one; none if it is not there."""
+        return tuple(self.texts.get(name, "").splitlines())
 
     def rows(self, name: str) -> list[list[str]]:
-        """The lines of one, split at tabs."""
+        """Return the lines of one, split at tabs."""
         return [line.split("\t") for line in self.lines(name)]
+
+    def dropped(self) -> tuple[tuple[int, str], ...]:
+        """Return how often the compiler wrapper dropped which flag."""
+        return tuple((int(count), flag) for count, flag in self.rows("dropped.tsv"))
 
 
 def guest_facts(archive: Path) -> GuestFacts:
@@ -158,25 +195,24 @@ def guest_facts(archive: Path) -> GuestFacts:
     return GuestFacts(texts)
 
 
-def _facts(archive: Path) -> dict[str, Any]:
-    """The guest's facts as one mapping."""
-    told = guest_facts(archive)
-    return {
-        "compiler": told.lines("compiler.txt"),
-        "dropped": [[int(count), flag] for count, flag in told.rows("dropped.tsv")],
-        "bundled": [
-            {"soname": soname, "path": path, "package": package, "version": version, "sha256": digest}
-            for soname, path, package, version, digest in (r for r in told.rows("bundled.tsv") if len(r) == 5)
-        ],
-        "macros": told.lines("macros.txt"),
-    }
+def _facts(found: GuestFacts) -> CompileFacts:
+    return CompileFacts(
+        compiler=found.lines("compiler.txt"),
+        dropped=found.dropped(),
+        bundled=tuple(
+            BundledLibrary(soname=soname, path=path, package=package, version=version, sha256=digest)
+            for soname, path, package, version, digest in (r for r in found.rows("bundled.tsv") if len(r) == 5)
+        ),
+        macros=found.lines("macros.txt"),
+    )
 
 
 class CompileStage(BaseStage):
-    """The product's tree for a target."""
+    """Compiles the product for a target."""
 
     name = STAGE_NAME
     scope: Scope = "group"
+    facts = CompileFacts
     alone = True
 
     def needs(self, slot: Slot) -> Needs:
@@ -184,11 +220,11 @@ class CompileStage(BaseStage):
         return Needs(ids=(slot.source, slot.image, *slot.allocator))
 
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
-        """Return recipe, flags and guest scripts."""
+        """Return recipe, flags and guest scripts as key material."""
         return Material(facts=material(run.spec, node.cell, base=run.workspace.base, home=run.home))
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
-        """Compile it."""
+        """Compile the product."""
         return make(
             run.workspace,
             run.spec,

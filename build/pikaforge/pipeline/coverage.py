@@ -1,24 +1,28 @@
-"""What of the matrix was built and tried, by image, target and allocator: docs/coverage.md, and the same as JSON.
+"""The coverage of the matrix: what was built and tried, by image, target and allocator; docs/coverage.md, and as JSON.
 
-A sweep makes a row for each distinct compilation out of how its nodes ended. Rows of earlier sweeps stay where a sweep
-is about a part; the table is always written from all rows.
+A sweep makes a row for each distinct compilation from the outcomes of its nodes. A sweep of a part keeps the rows of
+earlier ones. The table is always written from all rows.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
+from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.config.scalars import Strict
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine, lacking
 from pikaforge.errors import ConfigError, UnreachableError
 from pikaforge.host.store import write_atomically
+from pikaforge.pipeline.image.facts import ImageStageFacts
+from pikaforge.pipeline.package import PackageFacts
+from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord
 
 if TYPE_CHECKING:
     from pikaforge.pipeline.pipeline import NodeOutcome, Report
@@ -28,7 +32,7 @@ NAME = "coverage"
 NOTHING = "-"
 NOT_RUN = "not run: "
 STAND_IN = "standin"
-"""VARIANT_ID in the os-release of an image that only answers to the name of another distribution's."""
+"""VARIANT_ID in the os-release of an image that stands in for another distribution's image."""
 
 State = Literal["built", "refused", "not tried"]
 
@@ -54,7 +58,7 @@ class Row(Strict):
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What the row is about."""
+        """Return the compilation of the row."""
         return self.image, self.target, self.allocator
 
 
@@ -90,55 +94,49 @@ def rows(cells: Sequence[Cell], done: Report, *, day: date) -> Iterable[Row]:
 
 
 def _row(cell: Cell, alike: Sequence[Cell], done: Report, day: date) -> Row:
-    found: dict[str, Any] = {
-        "image": cell.image,
-        "target": cell.target,
-        "allocator": cell.allocator,
-        "models": tuple(dict.fromkeys(other.model for other in alike)),
-        "wanted": tuple(dict.fromkeys(other.wanted for other in alike if other.wanted != cell.target)),
-        "day": day.isoformat(),
-    }
-    if cell.problem:
-        return Row(**found, state="refused", why=cell.problem)
-    image = _facts(done, f"image:{cell.image}")
-    audit, smoke = _facts(done, f"audit:{cell.group}"), _facts(done, f"smoke:{cell.group}")
-    package = done.outcomes[f"package:{cell.id}"]
-    artifacts = package.result.facts["artifacts"] if package.result is not None else ()
-    failed = _cause(done, package)
-    state: State = "built" if failed is None else "not tried" if _unreachable(failed) else "refused"
+    failed = None if cell.problem else _cause(done, done.outcomes[f"package:{cell.id}"])
+    image = done.facts(f"image:{cell.image}", ImageStageFacts) if not cell.problem else None
+    audit = done.facts(f"audit:{cell.group}", AuditRecord)
+    smoke = done.facts(f"smoke:{cell.group}", SmokeFacts)
+    packed = done.facts(f"package:{cell.id}", PackageFacts)
+    artifacts = packed.artifacts if packed is not None else ()
     return Row(
-        **found,
-        stand_in=image.get("os", {}).get("variant") == STAND_IN,
-        compiler=str(image.get("gcc", "")),
-        state=state,
+        image=cell.image,
+        target=cell.target,
+        allocator=cell.allocator,
+        models=tuple(dict.fromkeys(other.model for other in alike)),
+        wanted=tuple(dict.fromkeys(other.wanted for other in alike if other.wanted != cell.target)),
+        stand_in=image is not None and image.os.variant == STAND_IN,
+        state="refused" if cell.problem else _state(failed),
         audited=_audited(audit),
-        native=_ran(smoke.get("native", {})),
-        emulated=_ran(smoke.get("emulated", {})),
-        tried=str(smoke.get("tried", "")),
-        packages=tuple(dict.fromkeys(str(a["format"]) for a in artifacts if a["role"] == "main")),
-        why=_why(failed),
+        native=_ran(smoke.native) if smoke is not None else NOTHING,
+        emulated=_ran(smoke.emulated) if smoke is not None else NOTHING,
+        tried=smoke.tried if smoke is not None else "",
+        packages=tuple(dict.fromkeys(artifact.format for artifact in artifacts if artifact.role == "main")),
+        why=cell.problem or _why(failed),
+        compiler=image.gcc if image is not None else "",
+        day=day.isoformat(),
     )
 
 
-def _facts(done: Report, node: str) -> Mapping[str, Any]:
-    outcome = done.outcomes.get(node)
-    if outcome is None:
-        return {}
-    if outcome.result is not None:
-        return outcome.result.facts
-    failure = getattr(outcome.error, "failure", None)
-    return failure.facts if failure is not None else {}
+def _state(failed: NodeOutcome | None) -> State:
+    if failed is None:
+        return "built"
+    return "not tried" if _unreachable(failed) else "refused"
 
 
 def _cause(done: Report, outcome: NodeOutcome) -> NodeOutcome | None:
-    """The outcome that kept a node from being made; None if it was made."""
+    """Return the failure that kept a node from being made; None if it was made."""
     while outcome.status == "blocked":
         outcome = done.outcomes[outcome.blocked_by]
     return outcome if outcome.status == "failed" else None
 
 
 def _why(failed: NodeOutcome | None) -> str:
-    """Why it is not built, in one line; of what cannot be had, not who said so, which differs between machines."""
+    """Return why it is not built, in one line.
+
+    The message on an unreachable place is cut: what follows the colon differs between machines.
+    """
     if failed is None or failed.error is None:
         return ""
     text = " ".join(failed.error.message.split())
@@ -146,40 +144,38 @@ def _why(failed: NodeOutcome | None) -> str:
 
 
 def _unreachable(outcome: NodeOutcome) -> bool:
-    """Whether a failure is about this machine's surroundings and not about the cell: a base, or a tarball."""
+    """Return whether a failure says only that something cannot be reached from here, such as a registry or a mirror."""
     return isinstance(outcome.error, UnreachableError)
 
 
 def unreachable(done: Report) -> frozenset[str]:
-    """Return the ids of the nodes whose failure says only that something cannot be had here."""
+    """Return the ids of the nodes whose failure says only that something cannot be reached from here."""
     return frozenset(node for node, outcome in done.outcomes.items() if outcome.error and _unreachable(outcome))
 
 
-def _audited(facts: Mapping[str, Any]) -> str:
-    if not facts:
+def _audited(record: AuditRecord | None) -> str:
+    if record is None:
         return NOTHING
-    if not facts["passed"]:
-        return f"refused ({len(facts['violations'])})"
-    dispatched = sorted({library["file"] for library in facts["dispatched"]})
+    if not record.passed:
+        return f"refused ({len(record.violations)})"
+    dispatched = sorted({library.file for library in record.dispatched})
     return f"passed; dispatched: {', '.join(dispatched)}" if dispatched else "passed"
 
 
-def _ran(way: Mapping[str, Any]) -> str:
-    if not way:
-        return NOTHING
-    if not way["ran"]:
-        return f"{NOT_RUN}{why}" if (why := str(way.get("reason", "")).rpartition(": ")[2]) else NOTHING
-    if way["problem"]:
+def _ran(way: WayRecord) -> str:
+    if not way.ran:
+        return f"{NOT_RUN}{why}" if (why := way.reason.rpartition(": ")[2]) else NOTHING
+    if way.problem:
         return "failed"
-    count, cpu = sum(check["passed"] for check in way["checks"]), way.get("cpu", "")
-    return f"{count} checks on {cpu}" if cpu else f"{count} checks"
+    count = sum(check.passed for check in way.checks)
+    return f"{count} checks on {way.cpu}" if way.cpu else f"{count} checks"
 
 
 # ---- the files
 
 
 def load(folder: Path) -> Coverage | None:
-    """Return what earlier sweeps have left; None if there is nothing.
+    """Read the rows of earlier sweeps; return None if there are none.
 
     Raises:
         ConfigError: it cannot be read: a sweep of a part would lose the rest.
@@ -196,11 +192,11 @@ def load(folder: Path) -> Coverage | None:
 
 
 def merge(fresh: Coverage, earlier: Coverage | None, order: Sequence[tuple[str, str, str]]) -> Coverage:
-    """Return the rows of a sweep with those that earlier ones have left.
+    """Return the rows of a sweep, with those of earlier ones.
 
     Args:
-        fresh: of this sweep.
-        earlier: of those before; of another product or version, nothing of it stays.
+        fresh: those of this sweep.
+        earlier: those of earlier ones; none of it is kept if the product or its version is another.
         order: the compilations of the matrix; rows of others are dropped.
     """
     found: dict[tuple[str, str, str], Row] = {}
@@ -214,7 +210,7 @@ def merge(fresh: Coverage, earlier: Coverage | None, order: Sequence[tuple[str, 
 
 
 def write(folder: Path, coverage: Coverage) -> tuple[Path, Path]:
-    """Write the table and its data; their paths."""
+    """Write the table and its data; return their paths."""
     text, data = folder / f"{NAME}.md", folder / f"{NAME}.json"
     write_atomically(data, json.dumps(coverage.model_dump(mode="json"), indent=1) + "\n")
     write_atomically(text, markdown(coverage))

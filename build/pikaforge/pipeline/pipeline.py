@@ -1,4 +1,4 @@
-"""From a plan to results: keys, what is cached, and the running of what is not, in parallel."""
+"""Running of plans: keys of nodes, results that are stored, and nodes that are made, in parallel."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from typing import Literal
 
-from pikaforge.errors import ForgeError
+from pikaforge.errors import ForgeError, HostError, StageError
 from pikaforge.host import hashing, process
-from pikaforge.host.store import Result
+from pikaforge.host.store import Model, Result
 from pikaforge.host.workspace import Workspace
+from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.source import source
 from pikaforge.pipeline.stage import Inputs, Material, Request, RunContext, stage_of
 from pikaforge.plan.plan import TOOLS_NODE, Node, Plan, common_part
 
 WORKERS = 4
-"""Nodes at once; of those, one compilation, which has all jobs to itself."""
+"""Nodes at once. One of them at most compiles, because a compilation takes all jobs."""
 
 Status = Literal["cached", "done", "failed", "blocked"]
 
@@ -35,7 +37,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeOutcome:
-    """How a node ended."""
+    """The end of a node in a run."""
 
     node: Node
     status: Status
@@ -45,99 +47,120 @@ class NodeOutcome:
     error: ForgeError | None = None
     blocked_by: str = ""
 
+    def facts(self, model: type[Model]) -> Model | None:
+        """Return the facts of the node, if it has any of a model: those of its result, else those of its failure."""
+        if self.result is not None:
+            return self.result.read(model)
+        found = self.error.failure.facts if isinstance(self.error, StageError) else None
+        return found if isinstance(found, model) else None
+
 
 @dataclass(slots=True)
 class Report:
-    """All outcomes of a run, by node id."""
+    """The outcomes of a run."""
 
     plan: Plan
     outcomes: dict[str, NodeOutcome] = field(default_factory=dict)
+    """By node id."""
 
     @property
     def errors(self) -> list[ForgeError]:
-        """What went wrong, in the order in which it did."""
+        """Return all errors, in the order in which they came."""
         return [o.error for o in self.outcomes.values() if o.error is not None]
 
     def of(self, stage: str) -> Iterable[NodeOutcome]:
-        """The outcomes of one stage, in the plan's order."""
+        """Return the outcomes of one stage, in the plan's order."""
         return (self.outcomes[n.id] for n in self.plan.nodes if n.stage == stage and n.id in self.outcomes)
+
+    def facts(self, node: str, model: type[Model]) -> Model | None:
+        """Return the facts of a node, if it has any of a model; see `NodeOutcome.facts`."""
+        outcome = self.outcomes.get(node)
+        return outcome.facts(model) if outcome is not None else None
 
 
 class Events:
-    """What a run tells while it goes on; `report` prints it. Calls come from several threads."""
+    """Receives the events of a run; `cli.output.Printer` prints them. Calls come from several threads."""
 
     def started(self, node: Node) -> None:
-        """A node's work has begun; not called for cached ones."""
+        """Take note that a node is being made. It is not called for nodes whose result is stored."""
 
     def ended(self, outcome: NodeOutcome) -> None:
-        """A node is through."""
+        """Take note that a node has ended."""
 
     def notice(self, text: str) -> None:
-        """Something the user should read, such as a new pin."""
+        """Take a text that the user should read, such as a new pin."""
 
 
 class Pipeline:
-    """Runs plans in a workspace."""
+    """Runs the plans of a request in a workspace."""
 
     def __init__(self, workspace: Workspace, request: Request) -> None:
-        self._workshop = workspace
+        self._workspace = workspace
         self._request = request
-        self._context = RunContext(workspace, request)
+        self._context = RunContext.of(workspace, request)
 
     def identify_source(self) -> None:
-        """Look the source and its patches up, as far as pins do not say what they are.
+        """Look up the source and its patches, as far as they are not pinned.
 
-        Before anything else starts, so that a source out of reach is told at once and not after the images are made.
+        It is called before a run, so that an unreachable source is reported at once, and not after images are made.
+
+        Raises:
+            HostError: the source cannot be reached.
+            ConfigError: a pin says otherwise, or the source has no such tag.
         """
         origin, series = self._request.origin, self._request.series
-        source.identify(origin, series, workspace=self._workshop, folder=self._context.series_folder, offline=False)
+        source.identify(origin, series, workspace=self._workspace, folder=self._context.series_folder, offline=False)
 
     def tools_image(self, events: Events) -> str:
-        """Make the tools image, unless it is there; return what the engine calls it.
+        """Make the tools image, unless it is there; return the engine's name for it.
 
         Raises:
             ForgeError: it cannot be made.
         """
-        part = common_part(self._request.spec, lambda node: node.id == TOOLS_NODE, engine=self._workshop.engine.kind)
+        part = common_part(self._request.spec, lambda node: node.id == TOOLS_NODE, engine=self._workspace.engine.kind)
         done = self.execute(part, events)
         result = done.outcomes[TOOLS_NODE].result
         if result is None:
             raise done.errors[0]
-        return str(result.facts["build"])
+        return result.read(ImageStageFacts).build
 
     # ---- keys
 
     def _material(self, node: Node, *, offline: bool) -> Material:
-        """A node's key material."""
+        """Return a node's key material."""
         return stage_of(node).material(node, self._context, offline=offline)
 
     @staticmethod
     def _stands_for(node: Node, result: Result) -> str:
-        """What a node builds on: files alone, or what is told of them, too."""
+        """Return what a result adds to a node's key: its identity; and its facts, if the node's stage reads them."""
         if result.stage in stage_of(node).reads:
             return hashing.digest(json.dumps([result.identity, result.facts], sort_keys=True))
         return result.identity
 
-    def _key(self, node: Node, known: Mapping[str, str], *, offline: bool) -> tuple[str, bool]:
-        """A node's key, and whether it is made of what the inputs really are.
+    def _key(self, node: Node, known: Mapping[str, str], *, offline: bool) -> tuple[str, Material]:
+        """Return a node's key, and its key material.
 
-        Where the verdict of a twin counts, there may be a better one under the key that the node has without it:
-        from a machine that could run the target. That takes the twin's place.
+        A smoke node with a twin has two keys. A machine that can run the target may have stored a result under the key
+        without the twin. That result is better, so that key is taken if there is a result.
         """
         found = self._material(node, offline=offline)
-        material = {**found.facts, "engine": self._workshop.engine.kind}
+        material = {**found.facts, "engine": self._workspace.engine.kind}
         needs = [need for need in node.needs if need != node.twin]
         key = hashing.key(node.stage, material, {need: known[need] for need in needs})
-        if node.twin and self._workshop.store.get(node.stage, key)[0] is None:
-            key = hashing.key(node.stage, material, {need: known[need] for need in node.needs})
-        return key, found.pinned
+        if node.twin:
+            own, _ = self._workspace.store.get(node.stage, key)
+            if own is None or self._unreadable(node, own):
+                key = hashing.key(node.stage, material, {need: known[need] for need in node.needs})
+        return key, found
 
     def views(self, plan: Plan, *, engine_answers: Callable[[], bool]) -> list[View]:
-        """The plan's nodes with their keys and whether their results are there; looks only, needs no network.
+        """Return the nodes of a plan with their keys, and whether their results are stored.
+
+        Nothing is changed, and no network is needed.
 
         Args:
             plan: the plan.
-            engine_answers: asked once there is an image whose presence matters.
+            engine_answers: says whether the engine answers; it is called if the presence of an image matters.
         """
         results: dict[str, Result] = {}
         made: dict[str, str] = {}
@@ -145,13 +168,13 @@ class Pipeline:
         views = []
         for node in plan.nodes:
             known = {n: self._stands_for(node, results[n]) if n in results else made[n] for n in node.needs}
-            key, real = self._key(node, known, offline=True)
-            result = self._workshop.store.peek(node.stage, key)
+            key, material = self._key(node, known, offline=True)
+            result = self._workspace.store.peek(node.stage, key)
             absent = [need for need in node.needs if need in missing]
             if result is not None:
-                lost = stage_of(node).lost(result, self._context, engine_answers=engine_answers)
+                lost = self._lost(node, result, engine_answers=engine_answers)
                 result, why = (None, lost) if lost else (result, "its result is stored")
-            elif not real:
+            elif not material.pinned:
                 why = "not pinned yet; the first build looks it up"
             elif absent:
                 why = f"needs {', '.join(dict.fromkeys(need.partition(':')[0] for need in absent))} first"
@@ -172,66 +195,67 @@ class Pipeline:
 
         Raises:
             KeyboardInterrupt: after everything that ran was ended and removed.
-            ValueError: the plan is not closed: a node needs one that is not in it.
+            ValueError: a node needs one that is not in the plan, or itself.
         """
-        ids = {node.id for node in plan.nodes}
+        places = {node.id: place for place, node in enumerate(plan.nodes)}
         for node in plan.nodes:
-            if not ids.issuperset(node.needs):  # nothing would ever make it ready
+            if not places.keys() >= set(node.needs):  # nothing would ever make it ready
                 raise ValueError(f"{node.id} needs what is not in the plan: {', '.join(node.needs)}")
+        order = TopologicalSorter({node.id: node.needs for node in plan.nodes})
+        order.prepare()
         report = Report(plan=plan)
-        pending = list(plan.nodes)
+        ready: list[Node] = []
         running: dict[Future[NodeOutcome], Node] = {}
         with ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="node") as pool:
             try:
-                while pending or running:
-                    self._settle_blocked(pending, report, events)
-                    for node in self._ready(pending, running, report):
-                        pending.remove(node)
+                while True:
+                    ready += [plan.nodes[places[name]] for name in order.get_ready()]
+                    ready.sort(key=lambda node: places[node.id])
+                    for node in self._next(ready, running.values()):
+                        ready.remove(node)
                         running[pool.submit(self._run, node, report, events)] = node
                     if not running:
-                        continue
+                        return report
                     ended, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in ended:
-                        del running[future]
-                        outcome = future.result()
-                        report.outcomes[outcome.node.id] = outcome
+                        node, outcome = running.pop(future), future.result()
+                        report.outcomes[node.id] = outcome
                         events.ended(outcome)
+                        if outcome.result is not None:
+                            order.done(node.id)
+                    self._block(report, events)
             except BaseException:
                 # Nothing may outlive the run: the threads come back once their containers and programs are gone.
                 pool.shutdown(wait=False, cancel_futures=True)
-                self._workshop.engine.abort()
-                self._workshop.downloads.abort()
+                self._workspace.engine.abort()
+                self._workspace.downloads.abort()
                 process.end_all()
                 raise
-        return report
 
     @staticmethod
-    def _settle_blocked(pending: list[Node], report: Report, events: Events) -> None:
-        for node in list(pending):
-            bad = next(
-                (need for need in node.needs if (o := report.outcomes.get(need)) is not None and o.result is None), None
-            )
-            if bad is not None:
-                pending.remove(node)
-                outcome = NodeOutcome(node=node, status="blocked", blocked_by=bad)
-                report.outcomes[node.id] = outcome
-                events.ended(outcome)
-
-    @staticmethod
-    def _ready(pending: list[Node], running: Mapping[Future[NodeOutcome], Node], report: Report) -> list[Node]:
-        compiling = any(stage_of(node).alone for node in running.values())
+    def _next(ready: Iterable[Node], running: Iterable[Node]) -> list[Node]:
+        """Return the nodes to start: as many as there are workers, and one compilation at most."""
+        at_work = list(running)
         chosen: list[Node] = []
-        for node in pending:
-            if len(running) + len(chosen) >= WORKERS:
+        for node in ready:
+            if len(at_work) >= WORKERS:
                 break
-            if not all((o := report.outcomes.get(n)) is not None and o.result is not None for n in node.needs):
+            if stage_of(node).alone and any(stage_of(other).alone for other in at_work):
                 continue
-            if stage_of(node).alone:
-                if compiling:
-                    continue
-                compiling = True
+            at_work.append(node)
             chosen.append(node)
         return chosen
+
+    @staticmethod
+    def _block(report: Report, events: Events) -> None:
+        """End the nodes that need one without a result. They come behind it in the plan."""
+        for node in report.plan.nodes:
+            if node.id in report.outcomes:
+                continue
+            bad = next((n for n in node.needs if (o := report.outcomes.get(n)) is not None and o.result is None), None)
+            if bad is not None:
+                outcome = report.outcomes[node.id] = NodeOutcome(node=node, status="blocked", blocked_by=bad)
+                events.ended(outcome)
 
     def _run(self, node: Node, report: Report, events: Events) -> NodeOutcome:
         start = time.monotonic()
@@ -239,26 +263,27 @@ class Pipeline:
         try:
             results = {need: report.outcomes[need].result for need in node.needs}
             inputs = {need: result for need, result in results.items() if result is not None}
-            key, _ = self._key(node, {need: self._stands_for(node, r) for need, r in inputs.items()}, offline=False)
+            known = {need: self._stands_for(node, result) for need, result in inputs.items()}
+            key, material = self._key(node, known, offline=False)
             result = self._stored(node, key, events)
             if result is not None:
-                self._tell_remarks(node, result, events, fresh=False)
+                self._notice_remarks(node, result, events, fresh=False)
                 return NodeOutcome(node=node, status="cached", key=key, result=result)
             events.started(node)
-            result = self._make(node, key, inputs)
-            self._tell_remarks(node, result, events, fresh=True)
+            result = self._make(node, key, inputs, material)
+            self._notice_remarks(node, result, events, fresh=True)
         except ForgeError as error:
             return NodeOutcome(node=node, status="failed", key=key, error=error, seconds=time.monotonic() - start)
         finally:
-            self._tell_pins(events)
+            self._notice_pins(events)
         return NodeOutcome(node=node, status="done", key=key, result=result, seconds=time.monotonic() - start)
 
-    def _tell_remarks(self, node: Node, result: Result, events: Events, *, fresh: bool) -> None:
+    def _notice_remarks(self, node: Node, result: Result, events: Events, *, fresh: bool) -> None:
         for remark in stage_of(node).remarks(result, self._context, fresh=fresh):
             events.notice(remark if stage_of(node).scope == "run" else f"{node.id}: {remark}")
 
-    def _tell_pins(self, events: Events) -> None:
-        notices = self._workshop.lock.notices
+    def _notice_pins(self, events: Events) -> None:
+        notices = self._workspace.lock.notices
         while notices:
             try:
                 events.notice(notices.pop(0))
@@ -266,15 +291,33 @@ class Pipeline:
                 return
 
     def _stored(self, node: Node, key: str, events: Events) -> Result | None:
-        result, bad = self._workshop.store.get(node.stage, key)
+        """Return the stored result of a node; None if there is none that can be used."""
+        result, bad = self._workspace.store.get(node.stage, key)
         if bad:
             events.notice(f"the stored result of {node.id} is bad and is made anew: {bad}")
-        if result is not None and stage_of(node).lost(result, self._context, engine_answers=lambda: True):
-            events.notice(f"the engine does not hold {node.id} any more: it is made anew")
-            self._workshop.store.drop(node.stage, key)
+        if result is None:
+            return None
+        if lost := self._lost(node, result, engine_answers=lambda: True):
+            events.notice(f"the stored result of {node.id} is made anew: {lost}")
+            self._workspace.store.drop(node.stage, key)
             return None
         return result
 
-    def _make(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
-        given = Inputs(node=node, results=inputs, version=self._request.spec.product.version)
-        return stage_of(node).make(given, self._context, key=key)
+    def _lost(self, node: Node, result: Result, *, engine_answers: Callable[[], bool]) -> str:
+        """Return why a stored result cannot be used; "" if it can."""
+        unread = self._unreadable(node, result)
+        return unread or stage_of(node).lost(result, self._context, engine_answers=engine_answers)
+
+    @staticmethod
+    def _unreadable(node: Node, result: Result) -> str:
+        """Return why the facts of a result are not those of its stage, as after a change of this program; else ""."""
+        try:
+            result.read(stage_of(node).facts)
+        except HostError as error:
+            return error.message
+        return ""
+
+    def _make(self, node: Node, key: str, results: Mapping[str, Result], material: Material) -> Result:
+        version = self._request.spec.product.version
+        inputs = Inputs(node=node, results=results, version=version, pin=material.pin)
+        return stage_of(node).make(inputs, self._context, key=key)

@@ -1,7 +1,7 @@
-"""dist/report.json: what was built, what proves it, and how long it took. For scripts; `report` prints for people.
+"""The build report, dist/report.json: what was built, what proves it, and how long it took. It is for scripts.
 
-The file holds the last word on each cell: a run replaces the cells that it was about, and keeps those whose packages
-are still there.
+It has the last state of each cell. A run replaces the cells that it was about. It keeps the others while their
+packages are there.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
+from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.config.compilers import adaptations
 from pikaforge.config.scalars import Strict
-from pikaforge.config.schema import FormatName, schema_of
-from pikaforge.errors import PublishError, StageError
+from pikaforge.config.schema import schema_of
+from pikaforge.errors import PublishError
+from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.host.store import sha256, write_atomically
-from pikaforge.plan import allocators, twins
+from pikaforge.pipeline.package import PackageFacts
+from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord
+from pikaforge.plan import twins
 
 if TYPE_CHECKING:
     from pikaforge.config.schema import Spec
@@ -26,99 +30,6 @@ if TYPE_CHECKING:
     from pikaforge.plan.cells import Cell
 
 NAME = "report.json"
-
-
-class CheckRecord(Strict):
-    """One smoke check."""
-
-    name: str = Field(description="As in product.smoke; version, start and stop are always made.")
-    passed: bool = Field(description="Whether it was made and held.")
-    seconds: float = Field(description="How long it took.")
-    detail: str = Field(default="", description="The exact exchange that failed.")
-    required: bool = Field(default=True, description="Whether its failure fails the stage.")
-    skipped: str = Field(default="", description="Why it was not made; then it has not passed.")
-    note: str = Field(default="", description="What is to be known of it even if it passed.")
-
-
-class WayRecord(Strict):
-    """The smoke checks natively or under emulation."""
-
-    ran: bool = Field(description="Whether the server was started in this way at all.")
-    reason: str = Field(default="", description="Why not; such a way is never called passed.")
-    problem: str = Field(default="", description="Why it is refused; empty if it passed.")
-    cpu: str = Field(default="", description="The emulated CPU; empty natively.")
-    checks: tuple[CheckRecord, ...] = Field(default=(), description="In the order in which they were made.")
-    rest: dict[str, Any] = Field(
-        default_factory=dict, description="What the server held at rest: file descriptors, threads, bytes of memory."
-    )
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """Names of the required checks that did not hold."""
-        return tuple(c.name for c in self.checks if c.required and not c.passed and not c.skipped)
-
-
-class LineRecord(Strict):
-    """A violation or warning of the audit."""
-
-    where: str = Field(description="File of the tree, or part of the configuration.")
-    what: str = Field(description="What is wrong.")
-    do: str = Field(default="", description="What to do.")
-
-
-class PackagedRecord(Strict):
-    """A library in the tree that is the distribution's own."""
-
-    package: str = Field(description="The package that it is from.")
-    version: str = Field(description="The package's.")
-    sha256: str = Field(description="Of the file in the package, before strip and patchelf.")
-    code: str = Field(description="SHA-256 of what is executable in it, which these leave as it is.")
-
-
-class DispatchedRecord(Strict):
-    """A library of the distribution that was accepted with code beyond the target."""
-
-    file: str = Field(description="In the tree.")
-    package: str = Field(description="The package that it is from.")
-    version: str = Field(description="The package's.")
-    sha256: str = Field(description="Of the file in the package.")
-    functions: tuple[str, ...] = Field(description="The functions with such code.")
-    features: tuple[str, ...] = Field(description="The features beyond the target that they need.")
-    evidence: tuple[str, ...] = Field(description="What makes sure that they run only on CPUs that have them.")
-
-
-class AuditRecord(Strict):
-    """The audit's verdict on the tree that a cell's package holds."""
-
-    title: str = Field(description="What was judged.")
-    target: str = Field(description="The microarchitecture that it was judged for, by archspec name.")
-    passed: bool = Field(description="Whether there is no violation.")
-    violations: tuple[LineRecord, ...] = Field(description="What says no.")
-    warnings: tuple[LineRecord, ...] = Field(description="What a person should look at.")
-    notes: tuple[str, ...] = Field(description="What was not judged, or is allowed and why.")
-    allow_list: str = Field(description="Where the list of allowed instructions is from.")
-    code_bytes: int = Field(description="Bytes of code that were decoded.")
-    features_used: tuple[str, ...] = Field(description="CPU features in use beyond the baseline, by feature id.")
-    kernel_flags: tuple[str, ...] = Field(description="What /proc/cpuinfo of a host must show.")
-    dispatched: tuple[DispatchedRecord, ...] = Field(
-        default=(), description="Libraries of the distribution that run some code only on CPUs that have it."
-    )
-    packaged: dict[str, PackagedRecord] = Field(
-        default_factory=dict, description="The distribution's own libraries, by path in the tree."
-    )
-    findings: tuple[dict[str, Any], ...] = Field(description="Functions with instructions beyond the allow-list.")
-    symbol_versions: dict[str, str] = Field(description="By namespace the highest that a host must have.")
-    system_libraries: tuple[str, ...] = Field(description="Sonames that are taken from the host.")
-    library_versions: dict[str, tuple[str, ...]] = Field(
-        description="By library of the host, all symbol versions that it must have."
-    )
-    allocator: dict[str, str] = Field(
-        description="The allocator's library in the tree, and whether it needs libunwind."
-    )
-    hardening: tuple[dict[str, Any], ...] = Field(description="PIE, RELRO and stack protector of each file.")
-    units: tuple[dict[str, Any], ...] = Field(description="Compile units by file and the -march they were made with.")
-    dropped_flags: tuple[tuple[int, str], ...] = Field(description="How often the compiler wrapper dropped what.")
-    files: tuple[dict[str, Any], ...] = Field(description="The ELF files.")
 
 
 class AdaptationRecord(Strict):
@@ -140,18 +51,6 @@ class StageRecord(Strict):
     seconds: float = Field(description="How long it took when it was last run.")
     error: tuple[str, ...] = Field(default=(), description="What was said when it failed.")
     blocked_by: str = Field(default="", description="The stage without whose result it was not run.")
-
-
-class ArtifactRecord(Strict):
-    """A package under dist/; its bill of materials and provenance are beside it."""
-
-    format: FormatName = Field(description="What kind of package it is.")
-    role: Literal["main", "debug", "allocator"] = Field(
-        description=f"The product, its debug information, or {' or '.join(allocators.built())}."
-    )
-    path: str = Field(description="Relative to this report.")
-    sha256: str = Field(description="Digest of its bytes, in hex.")
-    bytes: int = Field(description="Size.")
 
 
 class CellRecord(Strict):
@@ -181,9 +80,15 @@ class CellRecord(Strict):
     native: WayRecord | None = Field(default=None, description="Null where it did not come so far.")
     emulated: WayRecord | None = Field(default=None, description="Null where it did not come so far.")
     artifacts: tuple[ArtifactRecord, ...] = Field(default=(), description="What was put under dist/.")
-    manifest: dict[str, Any] = Field(
+    manifest: dict[str, object] = Field(
         default_factory=dict, description="The package's manifest.json: source, patches, image, compiler."
     )
+
+    @property
+    def epoch(self) -> int:
+        """Return the date of the source in seconds since 1970; 0 if no package says it."""
+        date = self.manifest.get("source_date_epoch")
+        return date if isinstance(date, int) else 0
 
 
 class BuildReport(Strict):
@@ -195,21 +100,21 @@ class BuildReport(Strict):
     cells: tuple[CellRecord, ...] = Field(description="Sorted by id.")
 
 
-def schema() -> dict[str, Any]:
-    """JSON schema of dist/report.json."""
+def schema() -> dict[str, object]:
+    """Return the JSON schema of dist/report.json."""
     return schema_of(BuildReport)
 
 
 def load(dist: Path) -> BuildReport | None:
-    """The report that is there; None if there is none that this version reads."""
+    """Read the report of a folder; return None if there is none that this version reads."""
     try:
         return BuildReport.model_validate_json((dist / NAME).read_bytes())
     except (OSError, ValidationError):
         return None
 
 
-def delivered(dist: Path, artifact: ArtifactRecord) -> Path:
-    """A package as the report has it.
+def package_path(dist: Path, artifact: ArtifactRecord) -> Path:
+    """Return the path of a package after a comparison with its record.
 
     Raises:
         PublishError: it is missing, or is not what the report says.
@@ -224,7 +129,7 @@ def delivered(dist: Path, artifact: ArtifactRecord) -> Path:
 
 
 def write(dist: Path, report: BuildReport) -> Path:
-    """Write it beside and rename it into place, unless it is there already; its path."""
+    """Write a report into a folder, unless it is there already; return its path."""
     path = dist / NAME
     data = (report.model_dump_json(indent=2) + "\n").encode()
     if not path.is_file() or path.read_bytes() != data:
@@ -241,12 +146,12 @@ def merge(
     dist: Path,
     now: datetime,
 ) -> BuildReport:
-    """The report after a run.
+    """Return the report after a run.
 
     Args:
         spec: what was built.
-        done: how it went.
-        artifacts: by cell id.
+        done: the run.
+        artifacts: packages by cell id.
         earlier: the report before; its other cells are kept if their files are still below `dist`.
         dist: the folder of the report.
         now: when the run ended.
@@ -284,10 +189,10 @@ def _cell(
     spec: Spec,
 ) -> CellRecord:
     outcomes = [o for n in done.plan.nodes if cell in n.cells and (o := done.outcomes.get(n.id)) is not None]
-    known = {outcome.node.stage: _facts(outcome) for outcome in outcomes}
-    # Not that of its twin, which the cell needs, too.
-    smoke = next((_facts(o) for o in outcomes if (o.node.stage, o.node.label) == ("smoke", cell.group)), {})
-    tried = str(smoke.get("tried", ""))
+    audit = done.facts(f"audit:{cell.group}", AuditRecord)
+    smoke = done.facts(f"smoke:{cell.group}", SmokeFacts)
+    packed = done.facts(f"package:{cell.id}", PackageFacts)
+    tried = smoke.tried if smoke is not None else ""
     return CellRecord(
         id=cell.id,
         model=cell.model,
@@ -303,11 +208,11 @@ def _cell(
         status="done" if artifacts else "failed",
         finished=now.isoformat(timespec="seconds"),
         stages=tuple(_stage(outcome, took) for outcome in outcomes),
-        audit=_read(AuditRecord, known.get("audit", {})),
-        native=_read(WayRecord, smoke.get("native", {})),
-        emulated=_read(WayRecord, smoke.get("emulated", {})),
+        audit=audit,
+        native=smoke.native if smoke is not None else None,
+        emulated=smoke.emulated if smoke is not None else None,
         artifacts=artifacts,
-        manifest=dict(known.get("package", {}).get("manifest", {})),
+        manifest=packed.manifest if packed is not None else {},
     )
 
 
@@ -317,20 +222,6 @@ def _says_the_same(old: CellRecord, fresh: CellRecord) -> bool:
         and [(s.stage, s.label, s.key) for s in old.stages] == [(s.stage, s.label, s.key) for s in fresh.stages]
         and old.artifacts == fresh.artifacts
     )
-
-
-_T = TypeVar("_T", bound=Strict)
-
-
-def _read(kind: type[_T], facts: Mapping[str, Any]) -> _T | None:
-    """Facts as a record: they come from JSON, where there are lists and no tuples."""
-    return kind.model_validate(dict(facts), strict=False) if facts else None
-
-
-def _facts(outcome: NodeOutcome) -> Mapping[str, Any]:
-    if outcome.result is not None:
-        return outcome.result.facts
-    return outcome.error.failure.facts if isinstance(outcome.error, StageError) else {}
 
 
 def _stage(outcome: NodeOutcome, took: Mapping[tuple[str, str, str], float]) -> StageRecord:

@@ -1,6 +1,6 @@
-"""The seam of stages: what the pipeline needs to know of one.
+"""The seam of stages: the protocol that the pipeline uses.
 
-A member is listed in `config.registry.STAGES`, behind the stages whose results it takes.
+Members are listed in `config.registry.STAGES`. A stage comes behind those whose results it takes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
+
+from pydantic import BaseModel
 
 from pikaforge.audit.audit_result import today
 from pikaforge.config.patch_series import Series
@@ -18,6 +20,7 @@ from pikaforge.config.schema import Spec
 from pikaforge.formats import payload
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
+from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.source.origin import Origin
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import TOOLS_NODE, Node
@@ -26,62 +29,75 @@ from pikaforge.plan.stages import PlannedStage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is to be built from what; with a plan, all that a run needs to know."""
+    """What a run is about, beside its plan."""
 
     spec: Spec
     origin: Origin
     series: Series | None
     today: date = field(default_factory=today)
-    """Decides which waivers hold; nothing else asks the clock."""
+    """It decides which waivers hold. Nothing else depends on the clock."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
     """What the stages of a run have in common."""
 
-    def __init__(self, workspace: Workspace, request: Request) -> None:
-        self.workspace = workspace
-        self.request = request
-        self.spec = request.spec
-        self.pins: dict[str, object] = {}
-        """What a stage has looked up for its key and takes again to make the result, by node id."""
-        self.series_folder = workspace.base
-        if request.spec.product.patches is not None:
-            self.series_folder = (workspace.base / request.spec.product.patches).parent
-        self._offers = payload.all_offers(request.spec)
+    workspace: Workspace
+    request: Request
+    offers: Mapping[tuple[str, str], Mapping[str, tuple[str, ...]]]
+    """Models by target, for each image and allocator (`formats.payload.all_offers`)."""
+
+    @classmethod
+    def of(cls, workspace: Workspace, request: Request) -> RunContext:
+        """Return the context of a request's run."""
+        return cls(workspace=workspace, request=request, offers=payload.all_offers(request.spec))
+
+    @property
+    def spec(self) -> Spec:
+        """Return the specification."""
+        return self.request.spec
 
     @property
     def home(self) -> Path:
-        """The checkout."""
+        """Return the checkout."""
         return self.workspace.home
 
+    @property
+    def series_folder(self) -> Path:
+        """Return the folder of the series file; without one, that of matrix.yaml."""
+        base, series = self.workspace.base, self.spec.product.patches
+        return base if series is None else (base / series).parent
+
     def others(self, cell: Cell) -> Mapping[str, tuple[str, ...]]:
-        """Return models by target: what else there is for the image and allocator of a cell."""
-        return self._offers.get((cell.image, cell.allocator), {})
+        """Return models by target: the other packages that there are for the image and allocator of a cell."""
+        return self.offers.get((cell.image, cell.allocator), {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """The results that a node takes, found by what they are."""
+    """What a node's result is made from."""
 
     node: Node
     results: Mapping[str, Result]
-    """By node id."""
+    """The results that it takes, by node id."""
     version: str
-    """Of the product: the label of the source's node."""
+    """The version of the product, which is the label of the source's node."""
+    pin: object = None
+    """`Material.pin` of the node: what its stage has looked up."""
 
     @property
     def source(self) -> Result:
-        """The source tree."""
+        """Return the source tree."""
         return self.results[f"source:{self.version}"]
 
     @property
     def image(self) -> Result:
-        """The image that the node's subject is built on."""
+        """Return the image that the node's subject is built on."""
         return self.results[f"image:{self.node.cell.image}"]
 
     @property
     def allocator(self) -> Result | None:
-        """The allocator that was built for the subject, if any was."""
+        """Return the allocator that was built for the subject, if any was."""
         return self.results.get(f"allocator:{self.node.cell.group}")
 
     def of(self, stage: str) -> Result:
@@ -90,17 +106,20 @@ class Inputs:
 
     @property
     def tools(self) -> str:
-        """What the engine calls the tools image; empty with the host engine, which has none."""
-        return str(self.results[TOOLS_NODE].facts["build"]) if TOOLS_NODE in self.results else ""
+        """Return the engine's name of the tools image; "" with the host engine, which has none."""
+        tools = self.results.get(TOOLS_NODE)
+        return tools.read(ImageStageFacts).build if tools is not None else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """What a node's key is made of, beside the results that it takes."""
+    """The key material of a node, beside the results that it takes."""
 
-    facts: dict[str, Any]
+    facts: Mapping[str, object]
     pinned: bool = True
-    """Whether it is what the result will be made of; else only the network can tell that."""
+    """Whether it says what the result will be made from. If not, that has to be looked up in the network."""
+    pin: object = None
+    """What the stage has looked up for it, and needs again to make the result."""
 
 
 class Stage(PlannedStage, Protocol):
@@ -109,8 +128,12 @@ class Stage(PlannedStage, Protocol):
     alone: bool
     """Whether it takes all jobs of the machine: only one such node runs at a time."""
     reads: frozenset[str]
-    """Stages whose facts are part of what it makes. Of all others it takes the files alone, so that its key does not
-    change where theirs is made anew with the same files."""
+    """Stages whose facts are part of its result. Of the others it takes only the files: if those come out the same when
+    they are made anew, its key does not change."""
+
+    @property
+    def facts(self) -> type[BaseModel]:
+        """Return the model of its facts. A stored result whose facts are not of it is made anew."""
 
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         """Return a node's key material.
@@ -127,14 +150,14 @@ class Stage(PlannedStage, Protocol):
         """
 
     def lost(self, result: Result, run: RunContext, *, engine_answers: Callable[[], bool]) -> str:
-        """Return why a stored result cannot be used, because what it names is not there any more; "" if it can."""
+        """Return why a stored result cannot be used any more, such as images that are gone; "" if it can."""
 
     def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
         """Return what the user should know of a result; `fresh` if this run has made it."""
 
 
 class BaseStage:
-    """What most stages answer."""
+    """The answers that most stages give."""
 
     adopts = False
     alone = False

@@ -1,4 +1,4 @@
-"""What is to be published, out of dist/: packages that a report vouches for, as they were delivered."""
+"""Collection of packages under dist/ for publishing: those that a build report lists, compared with it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from pathlib import Path
 
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
 from pikaforge.config.schema import Spec
-from pikaforge.formats import format as formats
-from pikaforge.formats.format import BuildOrigin
+from pikaforge.formats.artifact import ArtifactRecord
+from pikaforge.formats.format import BuildOrigin, of
 from pikaforge.host.store import sha256
-from pikaforge.pipeline import report as record
-from pikaforge.pipeline.report import ArtifactRecord, BuildReport, CellRecord
+from pikaforge.pipeline.report import BuildReport, CellRecord, load, package_path
 from pikaforge.publish.diff import Item
 from pikaforge.publish.state import Artifact, File
 
@@ -29,31 +28,32 @@ class FoundReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectedPackages:
-    """Packages with where they are on this machine."""
+    """Packages, and their files on this machine."""
 
     items: tuple[Item, ...]
     sources: Mapping[tuple[str, str], Path]
-    """By place and path, of each artifact and what lies beside it."""
+    """By place and path: each artifact, and the files beside it."""
 
 
 def reports(dist: Path) -> list[FoundReport]:
-    """The report in a folder, and those in its folders: what the jobs of a CI run have delivered, each in its own."""
+    """Read the report of a folder and those of its folders, in which the jobs of a CI run leave theirs."""
     folders = [dist, *sorted(path for path in dist.glob("*/") if path.is_dir())]
-    found = ((folder, record.load(folder)) for folder in folders)
+    found = ((folder, load(folder)) for folder in folders)
     return [FoundReport(folder=folder, report=report) for folder, report in found if report is not None]
 
 
-def cells(delivered: Sequence[FoundReport]) -> dict[str, tuple[FoundReport, CellRecord]]:
-    """The cells that reports tell of, by id.
+def cells(found: Sequence[FoundReport]) -> dict[str, tuple[FoundReport, CellRecord]]:
+    """Return the cells of reports, by id.
 
-    Of two reports on one cell the later counts; but of two on the same compilation the one whose target was run.
+    If two reports have a cell, the later one counts. If both have built the same compilation, the one counts whose
+    target was run.
     """
-    found: dict[str, tuple[FoundReport, CellRecord]] = {}
-    for each in delivered:
+    chosen: dict[str, tuple[FoundReport, CellRecord]] = {}
+    for each in found:
         for cell in each.report.cells:
-            if cell.id not in found or _counts_more(cell, found[cell.id][1]):
-                found[cell.id] = (each, cell)
-    return found
+            if cell.id not in chosen or _counts_more(cell, chosen[cell.id][1]):
+                chosen[cell.id] = (each, cell)
+    return chosen
 
 
 def _counts_more(cell: CellRecord, other: CellRecord) -> bool:
@@ -64,50 +64,44 @@ def _counts_more(cell: CellRecord, other: CellRecord) -> bool:
 
 
 def _compiled(cell: CellRecord) -> str:
-    """The key of the compilation that the cell's packages hold."""
+    """Return the key of the compilation that the cell's packages hold."""
     label = f"{cell.image}-{cell.target}-{cell.allocator}"
     return next((stage.key for stage in cell.stages if (stage.stage, stage.label) == ("compile", label)), "")
 
 
 def collect(chosen: Sequence[tuple[FoundReport, CellRecord]], spec: Spec, *, now: str) -> CollectedPackages:
-    """The packages of some cells, each compared with its report.
+    """Return the packages of some cells, each compared with its report.
 
     Raises:
-        PublishError: a package is missing, or is not what was delivered.
+        PublishError: a package is missing, or is not what the report says.
     """
     items: list[Item] = []
     sources: dict[tuple[str, str], Path] = {}
-    for delivered, cell in chosen:
+    for found, cell in chosen:
         image = spec.images.get(cell.image)
-        usual = image is None or cell.allocator == image.allocator
-        for artifact in cell.artifacts:
-            path = record.delivered(delivered.folder, artifact)
+        variant = "" if image is None or cell.allocator == image.allocator else cell.allocator
+        for record in cell.artifacts:
+            path = package_path(found.folder, record)
             item = Item(
-                product=delivered.report.product,
+                product=found.report.product,
                 image=cell.image,
                 model=cell.model,
-                artifact=_artifact(path, artifact, cell, delivered.report, usual=usual, now=now),
+                artifact=_artifact(path, record, cell, found.report, variant=variant, now=now),
             )
             items.append(item)
             for file in item.artifact.files():
-                sources[item.place, file.path] = path.with_name(file.path.rpartition("/")[2])
+                sources[item.place, file.path] = path.with_name(file.name)
     return CollectedPackages(items=tuple(items), sources=sources)
 
 
 def _artifact(
-    path: Path, artifact: ArtifactRecord, cell: CellRecord, report: BuildReport, *, usual: bool, now: str
+    path: Path, record: ArtifactRecord, cell: CellRecord, report: BuildReport, *, variant: str, now: str
 ) -> Artifact:
-    kind = formats.of(artifact.format)
-    origin = BuildOrigin(
-        product=report.product, version=report.version, role=artifact.role, variant="" if usual else cell.allocator
-    )
+    kind = of(record.format)
+    origin = BuildOrigin(product=report.product, version=report.version, role=record.role, variant=variant)
     package, version = kind.identity(path, origin)
     return Artifact(
-        path=f"{kind.folder}/{path.name}",
-        sha256=artifact.sha256,
-        bytes=artifact.bytes,
-        format=artifact.format,
-        role=artifact.role,
+        **record.model_copy(update={"path": f"{kind.folder}/{path.name}"}).model_dump(),
         package=package,
         version=version,
         product_version=report.version,
@@ -116,7 +110,7 @@ def _artifact(
         target=cell.target,
         wanted=cell.wanted if cell.wanted != cell.target else "",
         not_run=cell.not_run,
-        epoch=int(cell.manifest.get("source_date_epoch", 0)),
+        epoch=cell.epoch,
         built=cell.finished,
         published=now,
         since=1,

@@ -1,41 +1,35 @@
-"""What publishing would change in a repository: decided from its state and what is to be put there."""
+"""The diff of a repository: what publishing would change, from its state and the packages that are to be published."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pikaforge.formats import format as formats
+from pikaforge.formats.format import of
 from pikaforge.publish.state import HISTORY, ROLLBACK, Artifact, File, Generation, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """A package that is to be published; its paths are those that it gets if nothing else is there."""
+    """A package on its way into a repository."""
 
     product: str
     image: str
     model: str
     artifact: Artifact
+    """Its paths are those that it gets if the repository is empty; in a diff, those that it gets."""
+    transfers: tuple[tuple[File, File], ...] = ()
+    """In a diff, the files to be transferred: with the path that the item has for it, and with the one that it gets."""
 
     @property
     def place(self) -> str:
-        """Its repository's folder below the root."""
+        """Return its repository's folder below the root."""
         return f"{self.image}/{self.model}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedItem:
-    """An item with the paths that it gets."""
-
-    artifact: Artifact
-    files: tuple[tuple[File, File], ...]
-    """What is to be transferred: as the item has it, and as it is placed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Conflict:
-    """The same name with other bytes."""
+    """An item that has the name of a published artifact, and other bytes."""
 
     item: Item
     there: Artifact
@@ -51,16 +45,17 @@ class RepositoryDiff:
     before: State | None
     number: int
     """Of the generation that would be made."""
-    placed: tuple[PlacedItem, ...] = ()
-    """What is new, or was there without some of what lies beside it."""
+    placed: tuple[Item, ...] = ()
+    """Items that are new, or that bring files which are not beside the published artifact yet."""
     same: tuple[Artifact, ...] = ()
+    """Artifacts that are listed, and stay as they are."""
     relisted: tuple[Artifact, ...] = ()
-    """What is there still, and is named again."""
+    """Artifacts whose files are kept, and which are listed again."""
     unlisted: tuple[Artifact, ...] = ()
-    """What the new metadata does not name any more."""
+    """Artifacts that the new metadata does not list any more."""
     conflicts: tuple[Conflict, ...] = ()
     listed: tuple[Artifact, ...] = ()
-    """What the new metadata names."""
+    """All artifacts that the new metadata lists."""
     restores: Generation | None = None
     resigned: bool = False
     """Whether the metadata is to be signed by another key than before."""
@@ -68,30 +63,30 @@ class RepositoryDiff:
 
     @property
     def place(self) -> str:
-        """The repository's folder below the root."""
+        """Return the repository's folder below the root."""
         return f"{self.image}/{self.model}"
 
     @property
     def nothing(self) -> bool:
-        """Whether all is there already."""
+        """Return whether nothing would change."""
         return not (self.placed or self.relisted or self.unlisted or self.restores or self.resigned)
 
 
-def outline(
+def compare(
     items: Sequence[Item], before: State | None, *, key: str, keep: int | None = None, replace: bool = False
 ) -> RepositoryDiff:
-    """What would change if some items were published.
+    """Return what would change if some items were published.
 
     Args:
         items: of one repository; at least one.
         before: its state.
         key: fingerprint of the key that signs; empty: nothing is signed.
-        keep: versions of each package that stay listed, and generations that stay; None: all, and some.
+        keep: versions of each package that stay listed, and generations that stay; None: all, and `HISTORY`.
         replace: let an item take the place of one with the same name and other bytes. The other one stays where it is
             as long as a kept generation names it, so the new one gets a folder of its own.
     """
     first = items[0]
-    found = _Diff(before)
+    found = _Comparison(before)
     for item in items:
         found.add(item, replace=replace)
     listed = found.listed
@@ -115,20 +110,20 @@ def outline(
     )
 
 
-class _Diff:
-    """What becomes of items, one after the other."""
+class _Comparison:
+    """Items compared with a state, one after the other."""
 
     def __init__(self, before: State | None) -> None:
         self.number = before.current.number + 1 if before else 1
         self.listed = {artifact.path: artifact for artifact in (before.listed() if before else ())}
-        self.placed: list[PlacedItem] = []
+        self.placed: list[Item] = []
         self.same: list[Artifact] = []
         self.relisted: list[Artifact] = []
         self.conflicts: list[Conflict] = []
         self._known = _by_name(before)
 
     def add(self, item: Item, *, replace: bool) -> None:
-        """Decide what becomes of an item."""
+        """Place an item, keep the artifact that it is, or note a conflict."""
         namesakes = self._known.get((item.artifact.format, item.artifact.name), [])
         alike = next((other for other in namesakes if _alike(item.artifact, other)), None)
         if alike is None and namesakes and not replace:
@@ -138,15 +133,15 @@ class _Diff:
             if alike is None or other.path != alike.path:
                 self.listed.pop(other.path, None)
         if alike is None:
-            put = _placed(item.artifact, self.number, aside=bool(namesakes))
-            self.placed.append(put)
-            self.listed[put.artifact.path] = put.artifact
+            placed = _placed(item, self.number, aside=bool(namesakes))
+            self.placed.append(placed)
+            self.listed[placed.artifact.path] = placed.artifact
         else:
             self._keep(item, alike)
 
     def _keep(self, item: Item, there: Artifact) -> None:
-        """List what is there already, completed by what lies beside the item and not beside it."""
-        completed = _completed(item.artifact, there)
+        """List an artifact that is there already, with the files that the item brings and that are not beside it."""
+        completed = _completed(item, there)
         if completed is not None:
             self.placed.append(completed)
             there = completed.artifact
@@ -159,7 +154,7 @@ class _Diff:
 
 
 def rollback(before: State, to: Generation, *, keep: int | None = None) -> RepositoryDiff:
-    """What would change if a generation that is kept were published again."""
+    """Return what would change if a kept generation were published again."""
     listed = {path: before.artifacts[path] for path in to.artifacts}
     current = set(before.current.artifacts)
     return RepositoryDiff(
@@ -181,7 +176,7 @@ def _history(keep: int | None) -> int:
 
 
 def _by_name(before: State | None) -> dict[tuple[str, str], list[Artifact]]:
-    """What is there by kind and file name, the newest first."""
+    """Return the artifacts by format and file name, the newest first."""
     found: dict[tuple[str, str], list[Artifact]] = {}
     for artifact in sorted(before.artifacts.values() if before else (), key=lambda artifact: -artifact.since):
         found.setdefault((artifact.format, artifact.name), []).append(artifact)
@@ -189,44 +184,48 @@ def _by_name(before: State | None) -> dict[tuple[str, str], list[Artifact]]:
 
 
 def _alike(artifact: Artifact, there: Artifact) -> bool:
-    """Whether they are one package: the same bytes, or an RPM that was signed once more (signatures tell the time)."""
+    """Return whether two are one package: the same bytes, or an RPM that was signed again.
+
+    A signature has the time in it, so the bytes of such an RPM differ.
+    """
     if artifact.sha256 == there.sha256:
         return True
     return bool(artifact.body) and artifact.body == there.body and there.signed
 
 
-def _placed(artifact: Artifact, number: int, *, aside: bool) -> PlacedItem:
-    folder = formats.of(artifact.format).folder
+def _placed(item: Item, number: int, *, aside: bool) -> Item:
+    """Return an item with the paths that it gets; `aside` if it gets a folder of its own generation."""
+    artifact, folder = item.artifact, of(item.artifact.format).folder
 
     def at(file: File) -> str:
-        name = file.path.rpartition("/")[2]
-        return f"{folder}/r{number}/{name}" if aside else f"{folder}/{name}"
+        return f"{folder}/r{number}/{file.name}" if aside else f"{folder}/{file.name}"
 
     beside = tuple(file.model_copy(update={"path": at(file)}) for file in artifact.beside)
     there = artifact.model_copy(update={"path": at(artifact), "since": number, "beside": beside})
-    return PlacedItem(artifact=there, files=tuple(zip(artifact.files(), there.files(), strict=True)))
+    return replace(item, artifact=there, transfers=tuple(zip(artifact.files(), there.files(), strict=True)))
 
 
-def _completed(artifact: Artifact, there: Artifact) -> PlacedItem | None:
-    """What is there, with what lies beside the item and not beside it; None if that is nothing.
+def _completed(item: Item, there: Artifact) -> Item | None:
+    """Return the published artifact with the files that an item brings in addition; None if there are none.
 
-    What lies there is not changed: another build of the same bytes may tell another story of how it was made.
+    Files that are beside the artifact already are not changed: another build of the same bytes may have another
+    provenance.
     """
     folder = there.path.rpartition("/")[0]
     known = {file.path for file in there.beside}
     files = [
         (file, file.model_copy(update={"path": path}))
-        for file in artifact.beside
-        if (path := f"{folder}/{file.path.rpartition('/')[2]}") not in known
+        for file in item.artifact.beside
+        if (path := f"{folder}/{file.name}") not in known
     ]
     if not files:
         return None
     beside = tuple(sorted((*there.beside, *(new for _, new in files)), key=lambda file: file.path))
-    return PlacedItem(artifact=there.model_copy(update={"beside": beside}), files=tuple(files))
+    return replace(item, artifact=there.model_copy(update={"beside": beside}), transfers=tuple(files))
 
 
 def _newest(artifacts: Iterable[Artifact], keep: int) -> list[Artifact]:
-    """Of each package the versions that were published last."""
+    """Return the artifacts of the `keep` versions of each package that were published last."""
     versions: dict[tuple[str, str], dict[str, int]] = {}
     chosen = list(artifacts)
     for artifact in chosen:

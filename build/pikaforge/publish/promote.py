@@ -1,4 +1,4 @@
-"""Promotion: what one root offers, to be published in another as it is, without building or packing it anew."""
+"""Promotion: packages of one root are published in another, without building or packing them again."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pikaforge.publish.state import CATALOGUE, STATE, Artifact, File, read_catal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promotion:
-    """What another site offers, to be published as it is."""
+    """Packages of another site, to be published as they are."""
 
     items: tuple[Item, ...]
     origin: Site
 
     @contextmanager
     def source(self) -> Iterator[Source]:
-        """Fetches files from the other site as they are needed."""
+        """Yield a source that fetches files from the other site when they are needed."""
         with tempfile.TemporaryDirectory(prefix="pikaforge-promote-") as scratch:
 
             def fetch(place: str, file: File) -> Path:
@@ -37,10 +37,10 @@ class Promotion:
 
 
 def promotion(origin: Site, wanted: Callable[[Artifact], bool]) -> Promotion:
-    """The packages of another site's current generations that are wanted.
+    """Return the wanted packages of another site's current generations.
 
     Raises:
-        PublishError: there is nothing.
+        PublishError: there are none.
     """
     catalogue = read_catalogue(origin.read(CATALOGUE), where=f"{origin.where}: {CATALOGUE}")
     if catalogue is None:

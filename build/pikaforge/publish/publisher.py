@@ -1,4 +1,4 @@
-"""Publishing to one site: what would change, the changes, and the pages of the root that tell of them."""
+"""Publishing to one site: the diffs, the transactions, and the files of the root."""
 
 from __future__ import annotations
 
@@ -12,37 +12,39 @@ from pikaforge.config.schema import Spec
 from pikaforge.errors import PublishError
 from pikaforge.publish import diff, generation, page
 from pikaforge.publish.diff import Item, RepositoryDiff
-from pikaforge.publish.generation import Signing
+from pikaforge.publish.generation import GenerationInputs, Signing
 from pikaforge.publish.root_files import root_files
 from pikaforge.publish.sites.site import Site
 from pikaforge.publish.state import CATALOGUE, STATE, Catalogue, File, Key, State, entry, read_catalogue, read_state
 
 Source = Callable[[str, File], Path]
-"""Where a file of an item is on this machine, by the item's place and the file as the item has it."""
+"""Returns the path of an item's file on this machine, by the item's place and the file as the item has it."""
 
 
 def moment() -> str:
-    """Now, as records have it."""
+    """Return the time now, as records have it."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishRequest:
-    """What is to become of a root."""
+    """What is to be done with a root."""
 
     items: tuple[Item, ...] = ()
     """To be published."""
     rollback: tuple[str, ...] = ()
     """Places of repositories that are to be switched to the generation before."""
     keep: int | None = None
+    """Versions of each package that stay listed, and generations that stay; None: all, and some."""
     replace: bool = False
+    """Whether an item may take the place of one with the same name and other bytes."""
 
 
 @dataclass(slots=True, kw_only=True)
 class PublishResult:
     """What publishing to a site did, or would do."""
 
-    outlines: tuple[RepositoryDiff, ...]
+    diffs: tuple[RepositoryDiff, ...]
     transferred: int = 0
     """Files."""
     pages: list[str] = field(default_factory=list)
@@ -60,21 +62,17 @@ class Publisher:
     signer: Signing | None
     product: str
 
-    def look(self, wish: PublishRequest) -> PublishResult:
-        """What would change; nothing is written, and no lock is taken.
+    def look(self, request: PublishRequest) -> PublishResult:
+        """Return what would change. Nothing is written, and no lock is taken.
 
         Raises:
             HostError: what makes metadata is missing here.
             PublishError: the site cannot be read, or publishing would be refused.
         """
-        outlines = tuple(self._outlines(wish, self._catalogue()))
-        refuse(outlines, self.site.where)
-        generation.verify(outlines)
-        page.library()
-        return PublishResult(outlines=outlines)
+        return PublishResult(diffs=self._checked(request, self._catalogue()))
 
-    def publish(self, wish: PublishRequest, source: Source) -> PublishResult:
-        """Make it so.
+    def publish(self, request: PublishRequest, source: Source) -> PublishResult:
+        """Publish.
 
         Raises:
             HostError: what makes metadata is missing here.
@@ -82,21 +80,26 @@ class Publisher:
         """
         with self.site.locked(), tempfile.TemporaryDirectory(prefix="pikaforge-publish-") as scratch:
             catalogue = self._catalogue()
-            outlines = tuple(self._outlines(wish, catalogue))
-            refuse(outlines, self.site.where)
-            generation.verify(outlines)
-            page.library()  # not after packages were written
-            done = PublishResult(outlines=outlines)
-            states = [each.before for each in outlines if each.nothing]
-            for each in outlines:
+            done = PublishResult(diffs=self._checked(request, catalogue))
+            states = [each.before for each in done.diffs if each.nothing]
+            for each in done.diffs:
                 if not each.nothing:
-                    change = generation.compose(each, self._means(each, source, Path(scratch)))
+                    change = generation.transaction(each, self._inputs(each, source, Path(scratch)))
                     done.transferred += self.site.commit(change)
                     states.append(change.state)
             done.pages = list(self._pages(catalogue, [state for state in states if state is not None]))
         return done
 
-    def _outlines(self, wish: PublishRequest, catalogue: Catalogue | None) -> Iterator[RepositoryDiff]:
+    def _checked(self, request: PublishRequest, catalogue: Catalogue | None) -> tuple[RepositoryDiff, ...]:
+        """Return the diffs of a request, if they can be made."""
+        diffs = tuple(self._diffs(request, catalogue))
+        refuse(diffs, self.site.where)
+        # The page's library is imported now, and not after packages were written.
+        page.library()
+        generation.verify(diffs)
+        return diffs
+
+    def _diffs(self, request: PublishRequest, catalogue: Catalogue | None) -> Iterator[RepositoryDiff]:
         if catalogue is not None and catalogue.key is not None and self.signer is None:
             raise PublishError(
                 "what is there is signed, and there is no key to sign with",
@@ -111,13 +114,13 @@ class Publisher:
                 hint="give each product a root of its own",
             )
         groups: dict[str, list[Item]] = {}
-        for item in wish.items:
+        for item in request.items:
             groups.setdefault(item.place, []).append(item)
         key = self.signer.fingerprint if self.signer else ""
         for place, items in sorted(groups.items()):
-            yield diff.outline(items, self._state(place), key=key, keep=wish.keep, replace=wish.replace)
-        for place in wish.rollback:
-            yield self._rollback(place, keep=wish.keep)
+            yield diff.compare(items, self._state(place), key=key, keep=request.keep, replace=request.replace)
+        for place in request.rollback:
+            yield self._rollback(place, keep=request.keep)
 
     def _rollback(self, place: str, *, keep: int | None) -> RepositoryDiff:
         state = self._state(place)
@@ -137,14 +140,14 @@ class Publisher:
     def _catalogue(self) -> Catalogue | None:
         return read_catalogue(self.site.read(CATALOGUE), where=f"{self.site.where}: {CATALOGUE}")
 
-    def _means(self, of: RepositoryDiff, source: Source, scratch: Path) -> generation.GenerationInputs:
+    def _inputs(self, of: RepositoryDiff, source: Source, scratch: Path) -> GenerationInputs:
         def fetch(file: File) -> Path:
-            into = scratch / f"{file.sha256}-{file.path.rpartition('/')[2]}"
+            into = scratch / f"{file.sha256}-{file.name}"
             if not into.exists():
                 self.site.fetch(file, of.place, into)
             return into
 
-        return generation.GenerationInputs(
+        return GenerationInputs(
             read=self.site.read,
             fetch=fetch,
             obtain=lambda file: source(of.place, file),
@@ -154,10 +157,9 @@ class Publisher:
         )
 
     def _pages(self, old: Catalogue | None, states: Sequence[State]) -> Iterator[str]:
-        """Write the files of the root, from the catalogue before and states as they are now; the names of those that
-        changed.
+        """Write the files of the root from the old catalogue and the new states; yield the names of changed ones.
 
-        They are written at every publication, so that one that was killed before them is made good by the next.
+        They are written at every publication, because an earlier one may have been killed before it wrote them.
         """
         known = {repository.path: repository for repository in (old.repositories if old else ())}
         known |= {state.place: entry(state) for state in states}
@@ -175,7 +177,7 @@ class Publisher:
                 yield path
 
     def _key(self) -> tuple[Key | None, dict[str, bytes]]:
-        """The public key that clients need, after those that earlier packages were signed with."""
+        """Return the key and its file. The file also has the keys that earlier packages were signed with."""
         if self.signer is None:
             return None, {}
         path = f"{self.product}.asc"
@@ -185,9 +187,9 @@ class Publisher:
         return Key(path=path, fingerprint=self.signer.fingerprint), {path: whole.encode()}
 
 
-def refuse(outlines: Sequence[RepositoryDiff], where: str) -> None:
+def refuse(diffs: Sequence[RepositoryDiff], where: str) -> None:
     """Raise a PublishError with every package that would get other bytes."""
-    conflicts = [conflict for each in outlines for conflict in each.conflicts]
+    conflicts = [conflict for each in diffs for conflict in each.conflicts]
     if conflicts:
         lines = [
             f"{c.item.place}/{c.there.path} is {c.there.sha256[:12]} there and {c.item.artifact.sha256[:12]} here"
@@ -204,7 +206,7 @@ def refuse(outlines: Sequence[RepositoryDiff], where: str) -> None:
 
 
 def from_folder(sources: Mapping[tuple[str, str], Path]) -> Source:
-    """Files as `collect` found them."""
+    """Return a source of the files that `collect` found."""
 
     def find(place: str, file: File) -> Path:
         return sources[place, file.path]

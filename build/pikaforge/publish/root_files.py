@@ -1,4 +1,4 @@
-"""The files of a root that tell of all its repositories: for clients, for programs, and for people."""
+"""The files of a root, about all its repositories: for clients, for programs, and for people."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ APT = "dpkg"
 
 
 def root_files(catalogue: Catalogue, spec: Spec, *, key: str | None) -> dict[str, bytes]:
-    """The files by path, in the order in which they are to be written.
+    """Return the files by path, in the order in which they are to be written.
 
     Args:
-        catalogue: what the root offers.
-        spec: the matrix, for what is to be known of models and images.
-        key: the public key that signs, in text form; None where nothing is signed.
+        catalogue: the repositories of the root.
+        spec: the matrix, for facts about models and images.
+        key: the public key that signs, in text form; None if nothing is signed.
     """
     return {
         **_configuration(catalogue, spec),
@@ -33,18 +33,14 @@ def root_files(catalogue: Catalogue, spec: Spec, *, key: str | None) -> dict[str
     }
 
 
-def _key_url(catalogue: Catalogue) -> str | None:
-    return f"{catalogue.url}/{catalogue.key.path}" if catalogue.key else None
-
-
 def _formats(repositories: Iterable[Repository]) -> list[Format]:
-    """The formats of all packages, in the order in which people read them."""
+    """Return the formats of all packages, in the order of the registry."""
     names = {artifact.format for repository in repositories for artifact in repository.artifacts}
     return [kind for kind in every() if kind.name in names]
 
 
 def _offer(catalogue: Catalogue, spec: Spec, image: str, *, model: str | None, **changes: str) -> InstallOffer:
-    """What clients are offered; by default the product itself, for machines that find their model."""
+    """Return the offer for client machines; by default the product itself, for machines that find their model."""
     given = {"package": catalogue.product, "version": "", "path": image, **changes}
     return InstallOffer(
         product=catalogue.product,
@@ -60,7 +56,7 @@ def _offer(catalogue: Catalogue, spec: Spec, image: str, *, model: str | None, *
 
 
 def _configuration(catalogue: Catalogue, spec: Spec) -> dict[str, bytes]:
-    """Files for package managers."""
+    """Return the files for package managers."""
     found: dict[str, str] = {}
     for repository in catalogue.repositories:
         offer = _offer(catalogue, spec, repository.image, model=repository.model)
@@ -70,7 +66,7 @@ def _configuration(catalogue: Catalogue, spec: Spec) -> dict[str, bytes]:
 
 
 def _script(catalogue: Catalogue, spec: Spec, *, key: str | None) -> bytes:
-    """What finds a machine's model, among those that a package manager can install."""
+    """Return the script that finds a machine's model, among those that its package manager can install."""
     published: dict[str, list[str]] = {}
     families: dict[str, set[str]] = {}
     for repository in catalogue.repositories:
@@ -89,7 +85,7 @@ def _script(catalogue: Catalogue, spec: Spec, *, key: str | None) -> bytes:
 
 
 def _index(catalogue: Catalogue, spec: Spec) -> str:
-    """The page, with the lines that install each package."""
+    """Return the index page, with the lines that install each package."""
     of_image: dict[str, list[Repository]] = {}
     for repository in catalogue.repositories:
         of_image.setdefault(repository.image, []).append(repository)

@@ -1,46 +1,40 @@
-"""What a published repository says of itself: `repository.json` in each, and `repo.json` for all of a root.
+"""The state of published repositories: `repository.json` in each, and `repo.json` for all of a root.
 
-A root holds one repository for each image and model, `<root>/<image>/<model>/`, whose state is a short history of
-generations. Every generation names its artifacts and the metadata files that are called after their digests; whatever
-a kept generation names stays where it is, so that a reader that is at an older one finds it still.
+A root has one repository for each image and model, `<root>/<image>/<model>/`. The state of a repository is a short
+history of generations. A generation names its artifacts, and the metadata files that are called after their digests.
+Files that a kept generation names stay where they are, so a reader that has older metadata still finds them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from pikaforge.attest.describe import SIGNATURE_SUFFIX
 from pikaforge.config.scalars import Strict
-from pikaforge.config.schema import FormatName, schema_of
+from pikaforge.config.schema import schema_of
 from pikaforge.errors import PublishError
-from pikaforge.plan import allocators
+from pikaforge.formats.artifact import FileRecord, PackageRecord
 
 STATE = "repository.json"
 CATALOGUE = "repo.json"
 HISTORY = 5
-"""Generations that are kept where nobody says how many."""
+"""Generations that are kept by default."""
 ROLLBACK = 2
 """Generations that are always kept: the current one, and the one that it can be rolled back to."""
 
 
-class File(Strict):
+class File(FileRecord):
     """A file beside an artifact: its signature, bill of materials or provenance."""
 
     path: str = Field(description="Below the repository's folder.")
-    sha256: str = Field(description="Digest of its bytes, in hex.")
-    bytes: int = Field(description="Size.")
 
 
-class Artifact(File):
+class Artifact(PackageRecord, File):
     """A package that was published."""
 
-    format: FormatName = Field(description="What kind of package it is.")
-    role: Literal["main", "debug", "allocator"] = Field(
-        description=f"The product, its debug information, or {' or '.join(allocators.built())}."
-    )
     package: str = Field(description="The name by which it is installed.")
     version: str = Field(description="Its version as its package manager writes it.")
     product_version: str = Field(description="Version of the product.")
@@ -59,17 +53,12 @@ class Artifact(File):
     beside: tuple[File, ...] = Field(default=(), description="What lies beside it.")
 
     @property
-    def name(self) -> str:
-        """Its file name."""
-        return self.path.rpartition("/")[2]
-
-    @property
     def signed(self) -> bool:
-        """Whether a signature lies beside it."""
+        """Return whether its signature is beside it."""
         return any(file.path == f"{self.path}{SIGNATURE_SUFFIX}" for file in self.beside)
 
     def files(self) -> tuple[File, ...]:
-        """It and what lies beside it."""
+        """Return it with the files beside it."""
         return (self, *self.beside)
 
 
@@ -100,20 +89,20 @@ class State(Strict):
 
     @property
     def place(self) -> str:
-        """Its folder below the root."""
+        """Return its folder below the root."""
         return f"{self.image}/{self.model}"
 
     @property
     def current(self) -> Generation:
-        """What readers see."""
+        """Return the generation that readers see."""
         return self.generations[0]
 
     def listed(self) -> tuple[Artifact, ...]:
-        """The artifacts that the current metadata names."""
+        """Return the artifacts that the current metadata names."""
         return tuple(self.artifacts[path] for path in self.current.artifacts)
 
     def files(self) -> Iterator[File]:
-        """Everything that a kept generation names, once each."""
+        """Yield all files that kept generations name, each once."""
         seen: dict[str, File] = {}
         for artifact in self.artifacts.values():
             seen.update((file.path, file) for file in artifact.files())
@@ -122,9 +111,9 @@ class State(Strict):
         yield from seen.values()
 
     def before(self) -> Generation | None:
-        """The generation that a rollback restores; None if there is none that is kept.
+        """Return the generation that a rollback restores; None if no such one is kept.
 
-        After a rollback from 7 to what 6 was, one more goes to 5 and not back to 7.
+        After a rollback from 7 to what 6 was, the next rollback restores 5, and not 7.
         """
         by_number = {generation.number: generation for generation in self.generations}
         at = self.current
@@ -164,12 +153,12 @@ class Catalogue(Strict):
     repositories: tuple[Repository, ...] = Field(default=(), description="Sorted by path.")
 
     def of(self, place: str) -> Repository | None:
-        """The repository in a folder."""
+        """Return the repository in a folder; None if there is none."""
         return next((repository for repository in self.repositories if repository.path == place), None)
 
 
 def entry(state: State) -> Repository:
-    """A repository as the catalogue tells of it."""
+    """Return the entry of a repository in the catalogue."""
     return Repository(
         path=state.place,
         image=state.image,
@@ -181,10 +170,10 @@ def entry(state: State) -> Repository:
 
 
 def read_state(data: bytes | None, *, where: str) -> State | None:
-    """A repository's state; None if there is none yet.
+    """Parse the state of a repository; return None if there is none yet.
 
     Raises:
-        PublishError: it cannot be read: publishing over it would lose its history.
+        PublishError: it cannot be parsed. To publish over it would lose its history.
     """
     if data is None:
         return None
@@ -195,10 +184,10 @@ def read_state(data: bytes | None, *, where: str) -> State | None:
 
 
 def read_catalogue(data: bytes | None, *, where: str) -> Catalogue | None:
-    """The catalogue of a root; None if there is none yet.
+    """Parse the catalogue of a root; return None if there is none yet.
 
     Raises:
-        PublishError: it cannot be read.
+        PublishError: it cannot be parsed.
     """
     if data is None:
         return None
@@ -219,10 +208,10 @@ def _damaged(error: ValidationError, where: str) -> PublishError:
 
 
 def text(record: Strict) -> bytes:
-    """A record as it is written to its file."""
+    """Return the text of a record's file."""
     return (record.model_dump_json(indent=1, exclude_none=True) + "\n").encode()
 
 
-def schema() -> dict[str, Any]:
-    """JSON schema of `repo.json`."""
+def schema() -> dict[str, object]:
+    """Return the JSON schema of `repo.json`."""
     return schema_of(Catalogue)

@@ -41,7 +41,7 @@ from pikaforge.attest.verify import (
     verify_file,
     verify_folder,
 )
-from pikaforge.audit.distribution import Packaged
+from pikaforge.audit.distribution import PackagedRecord
 from pikaforge.errors import AuditError
 from pikaforge.host.store import sha256
 
@@ -610,9 +610,9 @@ def test_what_a_manifest_says_of_the_distributions_libraries(tmp_path: Path) -> 
     found = parse(Claims, json.dumps(manifest).encode()).distribution(below="opt/demo")
     assert found is not None
     assert found.baseline == "x86_64_v2"
-    assert found.libraries == {"opt/demo/lib/a": Packaged(package="a", version="1", sha256="1" * 64, code="2" * 64)}, (
-        "a library without a digest of its code is nobody's"
-    )
+    assert found.libraries == {
+        "opt/demo/lib/a": PackagedRecord(package="a", version="1", sha256="1" * 64, code="2" * 64)
+    }, "a library without a digest of its code is nobody's"
     for baseline in ("", "pdp11"):
         claims = parse(Claims, json.dumps(make_manifest(image__baseline=baseline)).encode())
         assert claims.distribution() is None

@@ -157,7 +157,7 @@ def test_flags_come_from_the_separate_debug_information(tmp_path: Path) -> None:
     found = compiled(tmp_path, {"bin/x": good}, debug={"bin/x": debug}, dropped=[(7, "-march=native")])
     [line] = found.violations
     assert "1 units, such as a.c, were compiled for the machine that built them" in line.what
-    assert found.facts()["dropped_flags"] == [[7, "-march=native"]]
+    assert found.record().dropped_flags == ((7, "-march=native"),)
 
 
 def test_build_paths_and_missing_libraries_are_refused(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_broken_foreign_file_is_an_error(tmp_path: Path) -> None:
 
 def test_the_facts_are_plain_data(tmp_path: Path) -> None:
     found = compiled(tmp_path, {"bin/x": program(ef.AVX2 + ef.AVX)}, dropped=[(1, "-O9")])
-    plain = json.loads(json.dumps(found.facts()))
+    plain = found.record().model_dump(mode="json")
     assert (plain["passed"], plain["target"], plain["kernel_flags"]) == (False, "sandybridge", ["avx"])
     assert plain["findings"][0]["function"] == "work"
     assert plain["findings"][0]["code"] == ef.AVX2.hex()

@@ -16,11 +16,10 @@ from unit.code import Part
 
 from pikaforge.audit.audit import audit_compiled
 from pikaforge.audit.audit_result import AuditResult, Rules
-from pikaforge.audit.distribution import Distribution, Packaged
+from pikaforge.audit.distribution import Distribution, PackagedRecord
 from pikaforge.audit.elf.code import code_digest
 from pikaforge.audit.judge_linkage import LinkageRules
 from pikaforge.config.waiver import Waiver
-from pikaforge.pipeline.report import AuditRecord
 
 BASE = LinkageRules(base_libraries=("libc.so.*", "ld-linux-x86-64.so.*"))
 MACROS = {
@@ -57,10 +56,10 @@ def program(code: bytes = ef.RET) -> bytes:
     )
 
 
-def packaged(data: bytes, tmp_path: Path, *, package: str = "liba1", version: str = "1.2-3") -> Packaged:
+def packaged(data: bytes, tmp_path: Path, *, package: str = "liba1", version: str = "1.2-3") -> PackagedRecord:
     path = tmp_path / "in-the-package"
     path.write_bytes(data)
-    return Packaged(package=package, version=version, sha256="5" * 64, code=code_digest(path))
+    return PackagedRecord(package=package, version=version, sha256="5" * 64, code=code_digest(path))
 
 
 def judged(
@@ -112,7 +111,7 @@ def test_a_library_that_asks_the_cpu_is_accepted_and_named(tmp_path: Path) -> No
     line = f"  dispatched: {FILE}, liba1 1.2-3 as its distribution has it: avx2 in fast; {told.evidence[0]}"
     assert line in found.lines()
     assert found.kernel_flags == (), "the CPU gate does not ask for what is only used where it is there"
-    record = AuditRecord.model_validate(found.facts(), strict=False)
+    record = found.record()
     assert record.dispatched[0].evidence == told.evidence
     assert record.packaged[FILE].version == "1.2-3"
 

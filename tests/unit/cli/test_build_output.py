@@ -8,16 +8,12 @@ from typing import Any
 
 import pytest
 
+from pikaforge.audit.audit_record import AuditRecord
+from pikaforge.audit.judge_instructions import DispatchedRecord
 from pikaforge.cli import build_output
-from pikaforge.pipeline.report import (
-    ArtifactRecord,
-    AuditRecord,
-    CellRecord,
-    CheckRecord,
-    DispatchedRecord,
-    StageRecord,
-    WayRecord,
-)
+from pikaforge.formats.artifact import ArtifactRecord
+from pikaforge.pipeline.report import CellRecord, StageRecord
+from pikaforge.pipeline.smoke.record import CheckRecord, WayRecord
 
 SHOWN = ("image", "source", "compile", "smoke", "package")
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
+from unit.cell_results import SOURCE
 from unit.helpers import BASE, refusal, the_cell
 
 from pikaforge.cli import github
@@ -238,7 +239,7 @@ def test_stored_results_change_no_key(tmp_path: Path) -> None:
     views = pipeline.views(plan, engine_answers=lambda: False)
     for view in views:
         if view.node.stage == "source":
-            Store(tmp_path / "out/store").put("source", view.key, identity="made", facts={}, files={})
+            Store(tmp_path / "out/store").put("source", view.key, identity="made", facts=SOURCE, files={})
     again = pipeline.views(plan, engine_answers=lambda: False)
     assert [view.key for view in views] != [view.key for view in again], "or this shows nothing"
     assert _keys(context) == before

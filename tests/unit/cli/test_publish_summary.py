@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pikaforge.cli.publish_summary import PublishSummary
-from pikaforge.publish.diff import PlacedItem, RepositoryDiff
+from pikaforge.publish.diff import Item, RepositoryDiff
 from pikaforge.publish.state import Artifact
 
 WHERE = "/srv/repo"
@@ -38,7 +38,7 @@ FIRST = RepositoryDiff(
     model="R620",
     before=None,
     number=1,
-    placed=(PlacedItem(artifact=NEW, files=()),),
+    placed=(Item(product="demo", image="el9", model="R620", artifact=NEW),),
     same=(OLD,),
     relisted=(BACK,),
     unlisted=(GONE,),

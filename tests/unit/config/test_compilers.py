@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.helpers import Ending, FakeEngine, make_spec, make_workshop, refusal, tar_of, the_cell
+from unit.cell_results import IMAGE, SOURCE
+from unit.cell_results import result as stage_result
+from unit.helpers import Ending, FakeEngine, make_spec, make_workspace, refusal, tar_of, the_cell
 
 from pikaforge.cli import plan_output
 from pikaforge.config import compilers, load
 from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError
 from pikaforge.host import hashing
-from pikaforge.host.store import Result
 from pikaforge.pipeline import compile as compile_stage
 from pikaforge.plan.plan import expand
 
@@ -260,12 +261,10 @@ def compiled(tmp_path: Path) -> Callable[[Spec, str], dict[str, str]]:
     def run(spec: Spec, cell: str) -> dict[str, str]:
         fake = FakeEngine()
         fake.endings["compile"] = Ending(outputs={"out/tree.tar": b"t", "out/debug.tar": b"d", "out/facts.tar": FACTS})
-        shop = make_workshop(tmp_path, fake)
+        shop = make_workspace(tmp_path, fake)
         (tmp_path / "source.tar").write_bytes(b"")
-        source = Result(
-            stage="source", key="k", identity="i", facts={"epoch": 1}, files={"source.tar": tmp_path / "source.tar"}
-        )
-        image = Result(stage="image", key="k", identity="i", facts={"build": "image:build"}, files={})
+        source = stage_result("source", SOURCE, {"source.tar": tmp_path / "source.tar"})
+        image = stage_result("image", IMAGE)
         result = compile_stage.make(shop, spec, the_cell(spec, cell), source, image, key="0" * 32)
         assert result.facts["dropped"] == [[12, "-Werror"]]
         return dict(fake.jobs[0].env)
@@ -282,7 +281,7 @@ def test_the_job_gets_the_words_of_its_compiler(compiled: Callable[[Spec, str], 
 
 
 def test_only_what_is_for_a_compiler_is_part_of_its_key(tmp_path: Path) -> None:
-    shop = make_workshop(tmp_path, FakeEngine())
+    shop = make_workspace(tmp_path, FakeEngine())
 
     def key(spec: Spec, cell: str = CELL) -> str:
         return hashing.key(

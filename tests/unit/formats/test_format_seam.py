@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.cell_parts import CELL, TREE, pack, trees
+from unit.cell_results import CELL, TREE, pack, trees
 from unit.deliveries import cell, delivered
 from unit.helpers import BASE, ROOT, FakeEngine, make_spec, the_cell
 
@@ -24,7 +24,7 @@ from pikaforge.formats.format import BuildOrigin, IndexFiles, InstallOffer, Pack
 from pikaforge.host.archives import members
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import package
-from pikaforge.pipeline.package import deliver
+from pikaforge.pipeline.dist_folder import put_package
 
 
 class ZipIndex:
@@ -34,7 +34,10 @@ class ZipIndex:
         pass
 
     def update(self, pool: Pool) -> IndexFiles:
-        names = "".join(f"{each.name} {'known' if each.known else 'new'}\n" for each in pool.listed)
+        names = "".join(
+            f"{package.name} {'known' if location in pool.kept else 'new'}\n"
+            for location, package in pool.listed.items()
+        )
         return IndexFiles(immutable={f"list-{pool.revision}": names.encode()}, pointers={"LIST": names.encode()})
 
 
@@ -50,7 +53,7 @@ class ZipFormat:
     def pack(self, work: Packing) -> list[Packed]:
         path = work.scratch / "package.zip"
         with zipfile.ZipFile(path, "w") as archive:
-            for member in members(work.parts.compiled.files["tree.tar"]):
+            for member in members(work.parts.tree):
                 if member.content is not None:
                     archive.writestr(member.name, member.content.read())
         name = f"{work.spec.product.name}-{work.cell.model}.zip"
@@ -80,14 +83,14 @@ def format_() -> Iterator[ZipFormat]:
 
 
 def test_it_is_packed(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> None:
-    result = pack(workspace, trees(tmp_path), images__debian12__formats=["zip"])
-    [artifact] = result.facts["artifacts"]
-    assert (artifact["format"], artifact["name"]) == ("zip", "demo-R620.zip")
+    result, facts = pack(workspace, trees(tmp_path), images__debian12__formats=["zip"])
+    [artifact] = facts.artifacts
+    assert (artifact.format, artifact.name) == ("zip", "demo-R620.zip")
     with zipfile.ZipFile(io.BytesIO(result.files["demo-R620.zip"].read_bytes())) as archive:
         assert set(archive.namelist()) == set(TREE)
     assert fake.jobs == []
-    assert deliver(result, artifact, tmp_path / "dist")[1]
-    assert not deliver(result, artifact, tmp_path / "dist")[1]
+    assert put_package(result, artifact, tmp_path / "dist")[1]
+    assert not put_package(result, artifact, tmp_path / "dist")[1]
 
 
 def test_it_is_part_of_the_key() -> None:

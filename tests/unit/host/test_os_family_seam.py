@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from unit.cell_parts import trees
+from unit.cell_results import trees
 from unit.helpers import ROOT, Ending, FakeEngine, make_spec, members, refusal, the_cell
 
 from pikaforge.attest import sbom
@@ -15,7 +15,6 @@ from pikaforge.config.registry import FAMILIES
 from pikaforge.config.schema import OsRelease, Spec
 from pikaforge.errors import HostError
 from pikaforge.formats import format as formats
-from pikaforge.formats.package_inputs import PackageInputs
 from pikaforge.host.os_families.family import Services
 from pikaforge.host.os_families.package_managers import Purl
 from pikaforge.host.workspace import Workspace
@@ -125,20 +124,21 @@ def test_packages_fit_its_systems(workspace: Workspace, fake: FakeEngine, tmp_pa
         workspace,
         spec,
         the_cell(spec, CELL),
-        PackageInputs(**trees(tmp_path)),
+        trees(tmp_path),
         key="2" * 32,
         tools="tools:1",
         others={},
     )
-    [artifact] = result.facts["artifacts"]
-    assert artifact["name"] == "demo-1.0-1.R620.isle9.x86_64.rpm"
+    facts = result.read(package.PackageFacts)
+    [artifact] = facts.artifacts
+    assert artifact.name == "demo-1.0-1.R620.isle9.x86_64.rpm"
     [job] = fake.jobs
     text = next(members(item)["pack/package.spec"][1].decode() for item in job.inputs if item.folder == "pack")
     assert "/sea/units/demo@.service" in text
     assert "/sea/tmpfiles/demo.conf" in text
     assert '"/usr/lib/sysusers.d/demo.conf"' not in text
     assert "zstdio" in text
-    bill = sbom.text(sbom.document(result.facts["manifest"], artifact="a", sha256="0" * 64))
+    bill = sbom.text(sbom.document(facts.manifest, artifact="a", sha256="0" * 64))
     assert "pkg:boat/crete/zlib1g@1:1.2?distro=crete-9" in bill
 
 

@@ -7,14 +7,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from unit.helpers import FakeEngine, make_workshop
+from unit.helpers import FakeEngine, make_workspace
 
 from pikaforge.host.workspace import COMMON, GUEST, Workspace, failure, guest_digests
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return make_workshop(tmp_path, FakeEngine())
+    return make_workspace(tmp_path, FakeEngine())
 
 
 def test_every_job_has_the_common_scripts(workspace: Workspace) -> None:

@@ -9,18 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
+from unit.cell_results import AUDITED
 from unit.helpers import ROOT, make_spec, refusal
 
+from pikaforge.audit.finding import LineRecord
 from pikaforge.cli.commands.sweep import _source, _status, representatives, sliced
 from pikaforge.config import load
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import ConfigError, ForgeError, HostError, StageError, StageFailure, UnreachableError
+from pikaforge.formats.artifact import ArtifactRecord, Role
 from pikaforge.host.store import Result
 from pikaforge.pipeline import coverage
 from pikaforge.pipeline.coverage import Coverage, Row
+from pikaforge.pipeline.image.facts import ImageStageFacts, OsReleaseFacts
+from pikaforge.pipeline.package import PackageFacts
 from pikaforge.pipeline.pipeline import NodeOutcome, Report
+from pikaforge.pipeline.smoke.record import CheckRecord, SmokeFacts, WayRecord
 from pikaforge.plan.matrix import all_cells
 from pikaforge.plan.plan import Plan, expand
 from pikaforge.plan.selectors import Selection, select
@@ -28,23 +35,27 @@ from pikaforge.plan.selectors import Selection, select
 DAY = date(2026, 5, 4)
 SHIPPED = load.load(ROOT / "matrix.yaml")
 EVERYTHING = Selection(selectors=("all",), os="all", allocator="all")
-PASSED = {"passed": True, "violations": [], "dispatched": [{"file": "lib/libz.so.1"}]}
-SMOKED: dict[str, Any] = {
-    "target": "sandybridge",
-    "tried": "sandybridge",
-    "native": {"ran": True, "problem": "", "checks": [{"passed": True}, {"passed": True}, {"passed": False}]},
-    "emulated": {"ran": True, "problem": "", "cpu": "SandyBridge", "checks": [{"passed": True}]},
-}
-FACTS: Mapping[str, Mapping[str, Any]] = {
-    "image": {"gcc": "12.2.0"},
-    "audit": PASSED,
+PING = CheckRecord(name="ping", passed=True, seconds=0.5)
+ADVICE = CheckRecord(name="advice", passed=False, seconds=0.5, required=False)
+SMOKED = SmokeFacts(
+    target="sandybridge",
+    tried="sandybridge",
+    native=WayRecord(ran=True, checks=(PING, PING, ADVICE)),
+    emulated=WayRecord(ran=True, cpu="SandyBridge", checks=(PING,)),
+)
+IMAGE = ImageStageFacts(base="x", gcc="12.2.0")
+
+
+def _package(format_: str, role: Role = "main") -> ArtifactRecord:
+    return ArtifactRecord(format=format_, role=role, path="x", sha256="0", bytes=1)
+
+
+FACTS: Mapping[str, BaseModel] = {
+    "image": IMAGE,
+    "audit": AUDITED,
     "smoke": SMOKED,
-    "package": {
-        "artifacts": [
-            {"format": "tar", "role": "main"}, {"format": "rpm", "role": "main"}, {"format": "rpm", "role": "debug"},
-        ],
-    },
-}  # fmt: skip
+    "package": PackageFacts(artifacts=(_package("tar"), _package("rpm"), _package("rpm", "debug")), manifest={}),
+}
 
 
 # ---- what is built
@@ -96,7 +107,7 @@ def test_a_slice_of_nothing() -> None:
 # ---- rows
 
 
-def _ended(plan: Plan, failed: Mapping[str, ForgeError] | None = None, **facts: Mapping[str, Any]) -> Report:
+def _ended(plan: Plan, failed: Mapping[str, ForgeError] | None = None, **facts: BaseModel) -> Report:
     """A run: everything is made, but for what fails and what needs it."""
     report = Report(plan=plan)
     for node in plan.nodes:
@@ -106,14 +117,15 @@ def _ended(plan: Plan, failed: Mapping[str, ForgeError] | None = None, **facts: 
         elif bad is not None:
             outcome = NodeOutcome(node=node, status="blocked", blocked_by=bad)
         else:
-            found = facts.get(node.stage, FACTS.get(node.stage, {}))
-            result = Result(stage=node.stage, key="k", identity="i", facts=found, files={})
+            found = facts.get(node.stage, FACTS.get(node.stage))
+            plain = found.model_dump(mode="json") if found is not None else {}
+            result = Result(stage=node.stage, key="k", identity="i", facts=plain, files={})
             outcome = NodeOutcome(node=node, status="done", result=result)
         report.outcomes[node.id] = outcome
     return report
 
 
-def _rows(spec: Spec, failed: Mapping[str, ForgeError] | None = None, **facts: Mapping[str, Any]) -> dict[str, Row]:
+def _rows(spec: Spec, failed: Mapping[str, ForgeError] | None = None, **facts: BaseModel) -> dict[str, Row]:
     chosen = representatives(select(spec, Selection(selectors=("all",), os="all")))
     found = coverage.rows(all_cells(spec), _ended(expand(spec, chosen), failed, **facts), day=DAY)
     return {f"{row.image}-{row.target}": row for row in found}
@@ -156,11 +168,12 @@ def test_an_image_that_cannot_be_had_is_not_tried() -> None:
 
 @pytest.mark.parametrize("stage", ["compile", "audit", "smoke"])
 def test_a_stage_that_says_no_refuses(stage: str) -> None:
-    facts = {
-        "audit": {**PASSED, "passed": False, "violations": [1, 2]},
-        "smoke": {**SMOKED, "native": {**SMOKED["native"], "problem": "x"}},
+    line = LineRecord(where="bin/demo", what="avx2")
+    facts: Mapping[str, BaseModel] = {
+        "audit": AUDITED.model_copy(update={"passed": False, "violations": (line, line)}),
+        "smoke": SMOKED.model_copy(update={"native": WayRecord(ran=True, problem="x")}),
     }
-    error = StageError("it says no", StageFailure(stage=stage, label="x", facts=facts.get(stage, {})))
+    error = StageError("it says no", StageFailure(stage=stage, label="x", facts=facts.get(stage)))
     row = _rows(make_spec(), {f"{stage}:debian12-sandybridge-none": error})["debian12-sandybridge"]
     assert (row.state, row.why) == ("refused", "it says no")
     assert row.audited == {"compile": "-", "audit": "refused (2)"}.get(stage, "passed; dispatched: lib/libz.so.1")
@@ -176,7 +189,7 @@ def test_a_stage_that_says_no_refuses(stage: str) -> None:
     ],
 )  # fmt: skip
 def test_why_one_way_was_not_run(reason: str, told: str) -> None:
-    smoked = {**SMOKED, "emulated": {"ran": False, "problem": "", "reason": reason}, "tried": "haswell"}
+    smoked = SMOKED.model_copy(update={"emulated": WayRecord(ran=False, reason=reason), "tried": "haswell"})
     row = _rows(make_spec(), smoke=smoked)["debian12-sandybridge"]
     assert row.emulated == told
     line = next(line for line in coverage.markdown(_coverage(row)).splitlines() if line.startswith("| debian12"))
@@ -185,7 +198,7 @@ def test_why_one_way_was_not_run(reason: str, told: str) -> None:
 
 
 def test_a_stand_in_is_told() -> None:
-    rows = _rows(make_spec(), image={"gcc": "12.2.0", "os": {"variant": "standin"}})
+    rows = _rows(make_spec(), image=IMAGE.model_copy(update={"os": OsReleaseFacts(variant="standin")}))
     assert all(row.stand_in for row in rows.values() if row.state == "built")
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from unit.cell_results import IMAGE
+from unit.cell_results import result as stage_result
 from unit.helpers import Ending, FakeEngine, make_spec, members, refusal, tar_of, the_cell
 
 from pikaforge.config.smoke_checks import Check
@@ -20,10 +22,10 @@ from pikaforge.cpu import emulation
 from pikaforge.cpu.microarch import features
 from pikaforge.errors import ConfigError, StageError
 from pikaforge.host.job import NOBODY, CannotServe, Input, RunningServer, ServerJob
-from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.smoke import multi_server, smoke
-from pikaforge.pipeline.smoke.multi_server import CheckVerdict, run_scenario
+from pikaforge.pipeline.smoke.multi_server import CheckVerdict, run_multi_server_check
+from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord
 from pikaforge.pipeline.smoke.resp import Closed, Connection, ErrorReply, Reply
 from pikaforge.pipeline.smoke.server import ServerPlace
 
@@ -191,14 +193,14 @@ def place(site: Site, tmp_path: Path) -> ServerPlace:
 
 
 def judge(place: ServerPlace, text: str) -> CheckVerdict:
-    return run_scenario(make_check(text), place)
+    return run_multi_server_check(make_check(text), place)
 
 
 def detail(place: ServerPlace, text: str) -> str:
     verdict = judge(place, text)
-    assert not verdict.outcome.passed
-    assert verdict.outcome.failed
-    return verdict.outcome.detail
+    assert not verdict.record.passed
+    assert verdict.record.failed
+    return verdict.record.detail
 
 
 # ---- steps that hold
@@ -217,7 +219,7 @@ def test_a_restart_keeps_the_data(place: ServerPlace, site: Site) -> None:
           - {send: [GET, k], expect: v}
         """,
     )
-    assert verdict.outcome.passed, verdict
+    assert verdict.record.passed, verdict
     assert verdict.tail == ()
     assert site.memories["main"].starts == 2
     assert site.networks == []
@@ -239,7 +241,7 @@ def test_instances_reach_each_other_over_a_network_of_their_own(place: ServerPla
           - {at: second, pipeline: [[PING], [GET, "{ip:second}"]], expect: [PONG, null]}
         """,
     )
-    assert verdict.outcome.passed, verdict
+    assert verdict.record.passed, verdict
     assert site.networks == ["smoke-debian12-sandybridge-none-it"]
     assert {job.network for job in site.served} == {"net-smoke-debian12-sandybridge-none-it"}
     assert (site.served[0].unprivileged, site.served[0].open_files) == (True, 99)
@@ -275,7 +277,7 @@ def test_a_copy_of_data_is_found_by_date(place: ServerPlace, site: Site) -> None
           - {start: other, data: {of: main, folder: "dump/x{today}", to: db}}
         """,
     )
-    assert verdict.outcome.passed, verdict
+    assert verdict.record.passed, verdict
     held = site.served[1].inputs[2]
     assert held.folder == "data"
     assert {name: data for name, (_, data) in members(held).items()} == {
@@ -290,7 +292,7 @@ def test_a_copy_of_data_is_found_by_date(place: ServerPlace, site: Site) -> None
 def test_all_of_the_data_can_be_copied(place: ServerPlace, site: Site) -> None:
     site.prepare["main"] = {"folders": {"data": dump("data")}}
     text = "{instances: {main: {}, other: {}}, steps: [{start: main}, {start: other, data: {of: main}}]}"
-    assert judge(place, text).outcome.passed
+    assert judge(place, text).record.passed
     assert set(members(site.served[1].inputs[2])) == {"data/db0/1.log", "data/db0/2.log"}
 
 
@@ -306,7 +308,7 @@ steps:
 
 def test_what_was_acknowledged_before_a_kill_is_there(place: ServerPlace, site: Site) -> None:
     verdict = judge(place, LOAD)
-    assert verdict.outcome.passed, verdict
+    assert verdict.record.passed, verdict
     assert site.memories["main"].starts == 2
     assert 300 <= len(site.memories["main"].data) <= 400
 
@@ -314,7 +316,7 @@ def test_what_was_acknowledged_before_a_kill_is_there(place: ServerPlace, site: 
 def test_an_expected_refusal(place: ServerPlace, site: Site) -> None:
     site.prepare["low"] = {"ended": 1, "log": "E the limit of open files is 10\n"}
     text = "{instances: {low: {open_files: 10}}, steps: [{start: low, refused: {match: limit of open, status: 1}}]}"
-    assert judge(place, text).outcome.passed
+    assert judge(place, text).record.passed
 
 
 def total(mebibytes: float) -> str:
@@ -330,7 +332,7 @@ SERVED = (
 @pytest.mark.parametrize("kind", ["system", "gperftools"])
 def test_memory_that_tcmalloc_served(place: ServerPlace, site: Site, kind: str) -> None:
     site.prepare["other"] = {"log": total(4.26)}
-    outcome = judge(replace(place, allocator=kind), SERVED).outcome
+    outcome = judge(replace(place, allocator=kind), SERVED).record
     assert (outcome.passed, outcome.note) == (True, "tcmalloc served 4.3 MiB")
     assert {job.env["MALLOCSTATS"] for job in site.served} == {"1"}
     ended = {name: memory.ended for name, memory in site.memories.items()}
@@ -338,19 +340,19 @@ def test_memory_that_tcmalloc_served(place: ServerPlace, site: Site, kind: str) 
 
 
 def test_memory_that_another_allocator_served(place: ServerPlace, site: Site) -> None:
-    outcome = judge(place, SERVED).outcome
+    outcome = judge(place, SERVED).record
     assert (outcome.passed, outcome.note) == (True, "")
     assert {job.env["MALLOCSTATS"] for job in site.served} == {"1"}, "it is asked here, too, and must say nothing"
 
 
 def test_other_checks_ask_for_no_statistics(place: ServerPlace, site: Site) -> None:
-    assert judge(place, "{instances: {main: {}}, steps: [{start: main}, {stop: main}]}").outcome.passed
+    assert judge(place, "{instances: {main: {}}, steps: [{start: main}, {stop: main}]}").record.passed
     assert dict(site.served[0].env) == {}
 
 
 def test_a_server_can_be_started_again_after_that(place: ServerPlace, site: Site) -> None:
     text = "{instances: {main: {}}, steps: [{start: main}, {served: {at_least: 1}}, {start: main}]}"
-    assert judge(place, text).outcome.passed
+    assert judge(place, text).record.passed
     assert site.memories["main"].starts == 2
 
 
@@ -529,7 +531,7 @@ def test_logs_of_a_failure_are_told(place: ServerPlace) -> None:
 
 def test_what_cannot_be_done_here_is_skipped_and_not_passed(place: ServerPlace, site: Site) -> None:
     site.refusal = "no other user here"
-    outcome = judge(place, ONE.format("{start: main}")).outcome
+    outcome = judge(place, ONE.format("{start: main}")).record
     assert (outcome.passed, outcome.failed, outcome.skipped) == (False, False, "no other user here")
 
 
@@ -541,7 +543,7 @@ def test_servers_without_a_private_network_are_noted(
         yield ""
 
     monkeypatch.setattr(site, "network", none)
-    outcome = judge(place, "{instances: {main: {}, other: {}}, steps: [{start: main}]}").outcome
+    outcome = judge(place, "{instances: {main: {}, other: {}}, steps: [{start: main}]}").record
     assert (outcome.passed, outcome.note) == (True, multi_server.LOOPBACK)
 
 
@@ -638,7 +640,7 @@ def stage(tmp_path: Path, workspace: Workspace, site: Site, monkeypatch: pytest.
     shop = replace(workspace, engine=site)
     site.endings = {"smoke-version": Ending(log="demo 1"), "smoke-emulated-version": Ending(log="demo 1")}
 
-    def run(checks: list[dict[str, Any]], *, emulator: bool = True, cell: str = "R620-debian12-none") -> Result:
+    def run(checks: list[dict[str, Any]], *, emulator: bool = True, cell: str = "R620-debian12-none") -> SmokeFacts:
         spec = make_spec(product__smoke=checks, product__server__within=0.05)
         with shop.store.scratch() as scratch:
             (scratch / "tree.tar").write_bytes(tar_of({"conf/demo.conf": "port : 1\n", "bin/demo": "x"}))
@@ -649,9 +651,9 @@ def stage(tmp_path: Path, workspace: Workspace, site: Site, monkeypatch: pytest.
             streamed = shop.store.put(
                 "image", "2" * 32, identity="i", facts={}, files={smoke.EMULATOR: scratch / "qemu"}
             )
-        image = Result(stage="image", key="k", identity="i", facts={"runtime": "image:runtime"}, files={})
-        held = streamed if emulator else None
-        return smoke.make(shop, spec, the_cell(spec, cell), compiled, image, key="1" * 32, emulator=held)
+        image, held = stage_result("image", IMAGE), streamed if emulator else None
+        made = smoke.make(shop, spec, the_cell(spec, cell), compiled, image, key="1" * 32, emulator=held)
+        return made.read(SmokeFacts)
 
     return run
 
@@ -664,16 +666,16 @@ def own(*more: dict[str, Any], name: str = "own", **options: Any) -> dict[str, A
     return {"check": name, "instances": {"main": {}}, "steps": [{"start": "main"}, *more], **options}
 
 
-def names(way: Mapping[str, Any]) -> list[str]:
-    return [check["name"] for check in way["checks"]]
+def names(way: WayRecord | SmokeFacts) -> list[str]:
+    return [check.name for check in way.checks]
 
 
 def test_both_ways(stage: Any, site: Site) -> None:
-    facts = stage([PING, own()]).facts
-    assert names(facts["native"]) == ["version", "start", "ping", "allocator", "stop", "own"]
-    assert names(facts["emulated"]) == ["version", "start", "ping", "stop"]
-    assert names(facts) == names(facts["native"])
-    assert (facts["emulated"]["ran"], facts["emulated"]["cpu"], facts["native"]["ran"]) == (True, "SandyBridge", True)
+    facts = stage([PING, own()])
+    assert names(facts.native) == ["version", "start", "ping", "allocator", "stop", "own"]
+    assert names(facts.emulated) == ["version", "start", "ping", "stop"]
+    assert names(facts) == names(facts.native)
+    assert (facts.emulated.ran, facts.emulated.cpu, facts.native.ran) == (True, "SandyBridge", True)
     emulated = site.served[-1]
     assert emulated.argv[:4] == ("emulator/qemu-x86_64", "-cpu", "SandyBridge", "/forge/tree/bin/demo")
     assert members(emulated.inputs[-1]) == {"emulator/qemu-x86_64": (0o755, b"emulator")}
@@ -683,10 +685,10 @@ def test_both_ways(stage: Any, site: Site) -> None:
 
 def test_a_machine_that_cannot_run_the_target_says_so(stage: Any, site: Site) -> None:
     site.flags -= {"avx"}
-    facts = stage([PING, own()]).facts
-    assert (facts["native"]["ran"], facts["native"]["reason"]) == (False, "this machine lacks avx")
-    assert names(facts["native"]) == []
-    assert names(facts) == names(facts["emulated"]) == ["version", "start", "ping", "stop"]
+    facts = stage([PING, own()])
+    assert (facts.native.ran, facts.native.reason) == (False, "this machine lacks avx")
+    assert names(facts.native) == []
+    assert names(facts) == names(facts.emulated) == ["version", "start", "ping", "stop"]
     assert smoke.remarks(facts) == ["not run natively: this machine lacks avx"]
 
 
@@ -701,20 +703,20 @@ def test_what_cannot_be_tried_at_all_fails(stage: Any, site: Site) -> None:
 
 
 def test_no_emulator_is_said(stage: Any) -> None:
-    facts = stage([PING], emulator=False).facts
-    assert not facts["emulated"]["ran"]
+    facts = stage([PING], emulator=False)
+    assert not facts.emulated.ran
     assert smoke.remarks(facts) == ["not emulated: defaults.emulator names no image to take one from"]
 
 
 def test_advice_and_what_needs_it(stage: Any) -> None:
     advice = own({"send": ["GET", "k"], "expect": "v"}, name="advice", required=False)
-    facts = stage([PING, advice, own(needs=["advice"])]).facts
+    facts = stage([PING, advice, own(needs=["advice"])])
     assert names(facts) == ["version", "start", "ping", "allocator", "stop"]
-    assert names(facts["native"]) == ["version", "start", "ping", "allocator", "stop", "advice", "own"]
-    failed, skipped = facts["native"]["checks"][-2:]
-    assert (failed["passed"], failed["required"]) == (False, False)
-    assert failed["detail"] == "step 2: sent GET k; wanted 'v'; got (nil)"
-    assert (skipped["passed"], skipped["skipped"]) == (False, "it needs advice, which has not passed")
+    assert names(facts.native) == ["version", "start", "ping", "allocator", "stop", "advice", "own"]
+    failed, skipped = facts.native.checks[-2:]
+    assert (failed.passed, failed.required) == (False, False)
+    assert failed.detail == "step 2: sent GET k; wanted 'v'; got (nil)"
+    assert (skipped.passed, skipped.skipped) == (False, "it needs advice, which has not passed")
     assert [remark.partition(":")[0] for remark in smoke.remarks(facts)] == [
         "check advice failed natively, which is only advice",
         "check own was skipped natively",
@@ -756,15 +758,15 @@ OURS = "/forge/tree/lib/libtcmalloc.so.4"
 @pytest.mark.parametrize(("allocator", "check"), [("none", "no-stats"), ("system", "stats")])
 def test_checks_for_other_allocators_are_not_made(stage: Any, site: Site, allocator: str, check: str) -> None:
     site.prepare["system"] = {"files": (OURS,)}
-    facts = stage(EXTENSION, cell=f"R620-debian12-{allocator}").facts
-    assert names(facts["native"]) == ["version", "start", "ping", check, "allocator", "stop", "any"]
-    assert names(facts["emulated"]) == ["version", "start", "ping", check, "stop"]
-    assert all(each["passed"] for each in facts["native"]["checks"])
+    facts = stage(EXTENSION, cell=f"R620-debian12-{allocator}")
+    assert names(facts.native) == ["version", "start", "ping", check, "allocator", "stop", "any"]
+    assert names(facts.emulated) == ["version", "start", "ping", check, "stop"]
+    assert all(each.passed for each in facts.native.checks)
 
 
 def test_a_check_that_fails_counts_only_where_it_is_for(stage: Any, site: Site) -> None:
     bad = {"check": "bad", "steps": [{"send": ["PING"], "expect": "no"}], "allocators": ["system"]}
-    assert "bad" not in names(stage([PING, bad]).facts)
+    assert "bad" not in names(stage([PING, bad]))
     site.prepare["system"] = {"files": (OURS,)}
     with pytest.raises(StageError, match="1 of 6 smoke checks failed: bad"):
         stage([PING, bad], cell="R620-debian12-system")

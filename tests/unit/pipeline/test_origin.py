@@ -409,14 +409,14 @@ TREE = Origin(kind="tarball", spec="x/demo-1.0-2.tar.xz", tarball=Path("/x/demo-
 )
 def test_what_is_told_of_a_source(source: Origin, tag: str, kind: str, version: str) -> None:
     told = origin.describe(source, COMMIT, tag)
-    assert (told["kind"], told["tag"], told["version"]) == (kind, tag, version)
-    assert (told["ref"], told["commit"]) == (source.ref, COMMIT)
-    assert told["url"] == ("" if source.local else URL)
+    assert (told.kind, told.tag, told.version) == (kind, tag, version)
+    assert (told.ref, told.commit) == (source.ref, COMMIT)
+    assert told.url == ("" if source.local else URL)
 
 
 def test_no_password_reaches_a_package() -> None:
     told = origin.describe(replace(REMOTE, url="https://user:secret@example.org/demo.git"), COMMIT, "")
-    assert told["url"] == "https://***@example.org/demo.git"
+    assert told.url == "https://***@example.org/demo.git"
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.cell_parts import CELL, DISPATCHED, EPOCH, TREE, pack, trees
-from unit.cell_parts import inputs as make_inputs
-from unit.cell_parts import result as make_result
+from unit.cell_results import (
+    AUDITED,
+    CELL,
+    DISPATCHED,
+    EPOCH,
+    IMAGE,
+    SMOKED,
+    TREE,
+    pack,
+    result,
+    results,
+    trees,
+)  # fmt: skip
 from unit.helpers import Ending, FakeEngine, make_spec, members, refusal, the_cell
 
+from pikaforge.audit.audit_record import ElfRecord
 from pikaforge.errors import HostError, StageError
-from pikaforge.formats.package_inputs import PackageInputs
+from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.formats.tar.package import tarball_name
 from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
-from pikaforge.pipeline.package import deliver, manifest, material, write_sums
+from pikaforge.pipeline.dist_folder import put_package, write_sums
+from pikaforge.pipeline.manifest import manifest
+from pikaforge.pipeline.package import CellResults, material
 
 
 @pytest.mark.parametrize(
@@ -41,9 +54,14 @@ def test_file_names(cell: str, changes: dict[str, Any], name: str) -> None:
     assert tarball_name(spec, the_cell(spec, cell)) == name
 
 
+def described(given: CellResults | None = None, cell: str = CELL, **changes: Any) -> dict[str, Any]:
+    """The manifest of a package without contents."""
+    spec = make_spec(**changes)
+    return manifest(spec, the_cell(spec, cell), (given or results()).facts(), ()).as_json()
+
+
 def test_the_manifest() -> None:
-    spec = make_spec()
-    assert manifest(spec, the_cell(spec, CELL), PackageInputs(**make_inputs())) == {
+    assert described() == {
         "format": 4,
         "product": "demo",
         "version": "v1.0",
@@ -70,7 +88,17 @@ def test_the_manifest() -> None:
             "version": "v1.0",
             "commit": "c" * 40,
             "head": "d" * 40,
-            "patches": [{"name": "pull-1", "sha256": "e" * 64, "url": "u", "why": "", "state": "present"}],
+            "patches": [
+                {
+                    "name": "pull-1",
+                    "sha256": "e" * 64,
+                    "url": "u",
+                    "why": "",
+                    "state": "applied",
+                    "offsets": [],
+                    "notes": [],
+                }
+            ],
             "submodules": {"third/x": "f" * 40},
         },
         "source_date_epoch": EPOCH,
@@ -95,43 +123,39 @@ def test_the_manifest() -> None:
             "kernel_flags": ["avx"],
             "symbol_versions": {"GLIBC": "2.34"},
             "system_libraries": ["libc.so.6"],
-            "dispatched": DISPATCHED,
+            "dispatched": [DISPATCHED.model_dump(mode="json")],
         },
         "checks": ["version", "ping"],
         "tried": {"target": "sandybridge", "not_run": ""},
+        "contents": [],
     }
 
 
 def test_the_manifest_tells_what_the_compiler_needed() -> None:
     entry = {"gcc": ">=12,<13", "cflags": ["-fcommon"], "cxxflags": ["-include", "limits"], "why": "no <limits>"}
     later = {"gcc": ">=13", "cxxflags": ["-include", "cstdint"], "why": "no <cstdint>"}
-    spec = make_spec(product__compilers=[entry, later], product__keep_werror=True)
-    told = json.loads(json.dumps(manifest(spec, the_cell(spec, CELL), PackageInputs(**make_inputs()))))
-    assert (told["adaptations"], told["keep_werror"]) == ([entry], True)
+    found = described(product__compilers=[entry, later], product__keep_werror=True)
+    assert (found["adaptations"], found["keep_werror"]) == ([entry], True)
 
 
 def test_the_manifest_has_no_clock_and_no_path_of_this_machine(tmp_path: Path) -> None:
-    spec = make_spec()
-    inputs = make_inputs(tmp_path / "tree.tar")
-    text = json.dumps(manifest(spec, the_cell(spec, CELL), PackageInputs(**inputs)))
+    given = trees(tmp_path)
+    text = json.dumps(described(given))
     assert "/home/somebody" not in text
     assert str(tmp_path) not in text
     assert not re.search(r"seconds|1\.25|20\d\d-\d\d", text)
-    assert text == json.dumps(manifest(spec, the_cell(spec, CELL), PackageInputs(**inputs)))
+    assert text == json.dumps(described(given))
 
 
 def test_a_fallback_is_told_in_the_manifest() -> None:
-    spec = make_spec(images__el7__fallback="nearest")
-    found = manifest(spec, the_cell(spec, "R640-el7-none"), PackageInputs(**make_inputs()))
+    found = described(cell="R640-el7-none", images__el7__fallback="nearest")
     assert (found["wanted_target"], found["target"]) == ("skylake_avx512", "haswell")
 
 
 def test_a_twin_is_told_in_the_manifest() -> None:
-    spec = make_spec()
-    inputs = make_inputs()
-    inputs["smoked"] = make_result("smoke", checks=[{"name": "ping"}], target="skylake_avx512", tried="haswell")
-    found = manifest(spec, the_cell(spec, "R640-debian12-none"), PackageInputs(**inputs))
-    assert (found["target"], found["checks"]) == ("skylake_avx512", ["ping"])
+    smoked = SMOKED.model_copy(update={"target": "skylake_avx512", "tried": "haswell"})
+    found = described(replace(results(), smoked=result("smoke", smoked)), cell="R640-debian12-none")
+    assert (found["target"], found["checks"]) == ("skylake_avx512", ["version", "ping"])
     assert found["tried"] == {
         "target": "haswell",
         "not_run": "function tried as haswell; AVX-512 code audited, not run",
@@ -139,20 +163,17 @@ def test_a_twin_is_told_in_the_manifest() -> None:
 
 
 def test_the_host_engine_has_no_runtime_packages() -> None:
-    spec = make_spec()
-    inputs = make_inputs()
-    inputs["image"] = make_result("image", base="this machine", packages={"build": [["gcc", "12.2"]]})
-    assert manifest(spec, the_cell(spec, CELL), PackageInputs(**inputs))["image"]["runtime_packages"] == {}
+    image = IMAGE.model_copy(update={"base": "this machine", "packages": {"build": (("gcc", "12.2"),)}})
+    assert described(replace(results(), image=result("image", image)))["image"]["runtime_packages"] == {}
 
 
 def test_a_package_is_tree_and_extras(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["package"] = Ending(outputs={"out/package.tar.gz": b"packed"})
-    result = pack(workspace, trees(tmp_path))
-    [artifact] = result.facts["artifacts"]
+    made, facts = pack(workspace, trees(tmp_path))
     name = "demo-v1.0-R620.tar.gz"
-    assert artifact == {"format": "tar", "role": "main", "name": name, "bytes": 6, "sha256": digest("packed")}
-    assert result.files[name].read_bytes() == b"packed"
-    assert workspace.store.get("package", "2" * 32) == (result, "")
+    assert facts.artifacts == (ArtifactRecord(format="tar", role="main", path=name, bytes=6, sha256=digest("packed")),)
+    assert made.files[name].read_bytes() == b"packed"
+    assert workspace.store.get("package", "2" * 32) == (made, "")
     [job] = fake.jobs
     assert (job.image, job.network, job.argv) == ("tools:1", "none", ("sh", "guest/run.sh", "package"))
     assert job.env == {"PIKAFORGE_PRODUCT": "demo", "SOURCE_DATE_EPOCH": str(EPOCH)}
@@ -162,11 +183,11 @@ def test_a_package_is_tree_and_extras(workspace: Workspace, fake: FakeEngine, tm
     assert modes["extra/systemd/demo@.service"] == "0o644"
     assert modes["extra/utils/deploy.sh"] == "0o755"
     assert {mode for name, mode in modes.items() if not name.endswith(".sh")} == {"0o644"}
-    described = json.loads(extra["extra/manifest.json"][1])
-    assert described == result.facts["manifest"]
-    assert described["cell"] == CELL
+    written = json.loads(extra["extra/manifest.json"][1])
+    assert written == facts.manifest
+    assert written["cell"] == CELL
     # What it lists is what is packed: the tree's files and those beside it, but for itself.
-    listed = {entry["path"]: (entry["mode"], entry["sha256"]) for entry in described["contents"]}
+    listed = {entry["path"]: (entry["mode"], entry["sha256"]) for entry in written["contents"]}
     beside = {name.removeprefix("extra/"): ("0755" if mode & 0o111 else "0644", hashlib.sha256(data).hexdigest())
               for name, (mode, data) in extra.items()}  # fmt: skip
     del beside["manifest.json"]
@@ -177,9 +198,11 @@ def test_a_package_is_tree_and_extras(workspace: Workspace, fake: FakeEngine, tm
 
 def test_debug_information_is_a_package_of_its_own(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["package"] = lambda job: Ending(outputs={path: path.encode() for path in job.outputs})
-    result = pack(workspace, trees(tmp_path, {"bin/demo.debug": b"names"}))
-    told = [(a["role"], a["name"]) for a in result.facts["artifacts"]]
-    assert told == [("main", "demo-v1.0-R620.tar.gz"), ("debug", "demo-v1.0-R620-debuginfo.tar.gz")]
+    _, facts = pack(workspace, trees(tmp_path, {"bin/demo.debug": b"names"}))
+    assert [(a.role, a.name) for a in facts.artifacts] == [
+        ("main", "demo-v1.0-R620.tar.gz"),
+        ("debug", "demo-v1.0-R620-debuginfo.tar.gz"),
+    ]
     layout = members(fake.jobs[1].inputs[1])["pack/layout.tsv"][1].decode()
     assert "\t644\t/usr/lib/debug/opt/demo/bin/demo.debug\tdebug/bin/demo.debug\n" in layout
     assert "/usr/lib/debug/.build-id/ab/cdef.debug" in layout
@@ -187,9 +210,8 @@ def test_debug_information_is_a_package_of_its_own(workspace: Workspace, fake: F
 
 def test_all_formats_are_made_of_the_same_files(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> None:
     fake.endings["package"] = lambda job: Ending(outputs={path: path.encode() for path in job.outputs})
-    result = pack(workspace, trees(tmp_path), images__debian12__formats=["tar", "rpm"])
-    told = [(a["format"], a["role"], a["name"]) for a in result.facts["artifacts"]]
-    assert told == [
+    _, facts = pack(workspace, trees(tmp_path), images__debian12__formats=["tar", "rpm"])
+    assert [(a.format, a.role, a.name) for a in facts.artifacts] == [
         ("tar", "main", "demo-v1.0-R620.tar.gz"),
         ("rpm", "main", "demo-1.0-1.R620.debian12.x86_64.rpm"),
     ]
@@ -200,12 +222,15 @@ def test_all_formats_are_made_of_the_same_files(workspace: Workspace, fake: Fake
     assert "libc.so.6(GLIBC_2.34)(64bit)" in spec
 
 
+LARGE: ElfRecord = AUDITED.files[0].model_copy(update={"bytes": 1 << 20})
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"files": []}, "bin/demo is not among what was audited"),
-        ({"files": [{"name": "bin/demo", "bytes": 1 << 20, "build_id": ""}]}, "is smaller than its programs"),
-        ({"checks": []}, "no smoke check has passed"),
+        ({"files": ()}, "bin/demo is not among what was audited"),
+        ({"files": (LARGE,)}, "is smaller than its programs"),
+        ({"checks": ()}, "no smoke check has passed"),
     ],
     ids=["no program", "too small", "not smoke-tested"],
 )
@@ -213,11 +238,13 @@ def test_what_cannot_be_a_package_is_not_made(
     workspace: Workspace, fake: FakeEngine, tmp_path: Path, changes: dict[str, Any], why: str
 ) -> None:
     fake.endings["package"] = Ending(outputs={"out/package.tar.gz": b"packed"})
-    inputs = trees(tmp_path)
-    part = "smoked" if "checks" in changes else "audited"
-    inputs[part] = replace(inputs[part], facts={**inputs[part].facts, **changes})
+    given = trees(tmp_path)
+    if "checks" in changes:
+        given = replace(given, smoked=result("smoke", SMOKED.model_copy(update=changes)))
+    else:
+        given = replace(given, audited=result("audit", AUDITED.model_copy(update=changes)))
     with pytest.raises(StageError, match=why):
-        pack(workspace, inputs)
+        pack(workspace, given)
     assert workspace.store.get("package", "2" * 32) == (None, "")
 
 
@@ -261,21 +288,22 @@ def test_the_key_follows_what_goes_in(workspace: Workspace) -> None:
 # ---- dist/
 
 
-def _packed(tmp_path: Path, text: str, name: str = "demo-v1.0-R620.tar.gz") -> tuple[Result, dict[str, Any]]:
+def _packed(tmp_path: Path, text: str, name: str = "demo-v1.0-R620.tar.gz") -> tuple[Result, ArtifactRecord]:
     path = tmp_path / name
     path.write_text(text)
-    artifact = {"format": "rpm" if name.endswith(".rpm") else "tar", "name": name, "sha256": digest(text)}
-    return Result(stage="package", key="k", identity="x", facts={"artifacts": [artifact]}, files={name: path}), artifact
+    kind = "rpm" if name.endswith(".rpm") else "tar"
+    artifact = ArtifactRecord(format=kind, role="main", path=name, sha256=digest(text), bytes=len(text))
+    return Result(stage="package", key="k", identity="x", facts={}, files={name: path}), artifact
 
 
-def test_delivering_again_writes_nothing(tmp_path: Path) -> None:
+def test_a_package_that_is_there_is_not_written_again(tmp_path: Path) -> None:
     folder = tmp_path / "dist" / "debian12"
     path = folder / "demo-v1.0-R620.tar.gz"
-    assert deliver(*_packed(tmp_path, "one"), folder) == (path, True)
+    assert put_package(*_packed(tmp_path, "one"), folder) == (path, True)
     before = path.stat()
-    assert deliver(*_packed(tmp_path, "one"), folder) == (path, False)
+    assert put_package(*_packed(tmp_path, "one"), folder) == (path, False)
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
-    assert deliver(*_packed(tmp_path, "two"), folder) == (path, True)
+    assert put_package(*_packed(tmp_path, "two"), folder) == (path, True)
     assert path.read_text() == "two"
     assert [p.name for p in folder.iterdir()] == [path.name]
     assert path.stat().st_mode & 0o777 == 0o644
@@ -283,27 +311,27 @@ def test_delivering_again_writes_nothing(tmp_path: Path) -> None:
 
 def test_what_is_told_of_another_file_goes_with_it(tmp_path: Path) -> None:
     folder = tmp_path / "dist"
-    path, _ = deliver(*_packed(tmp_path, "one"), folder)
+    path, _ = put_package(*_packed(tmp_path, "one"), folder)
     beside = [path.with_name(path.name + suffix) for suffix in (".sbom.json", ".intoto.json", ".asc")]
     for companion in beside:
         companion.write_text("about one")
-    deliver(*_packed(tmp_path, "one"), folder)
+    put_package(*_packed(tmp_path, "one"), folder)
     assert all(companion.is_file() for companion in beside)
-    deliver(*_packed(tmp_path, "two"), folder)
+    put_package(*_packed(tmp_path, "two"), folder)
     assert not any(companion.exists() for companion in beside)
 
 
 def test_a_damaged_package_under_dist_is_put_right(tmp_path: Path) -> None:
-    path, _ = deliver(*_packed(tmp_path, "one"), tmp_path / "dist")
+    path, _ = put_package(*_packed(tmp_path, "one"), tmp_path / "dist")
     path.write_text("damaged")
-    assert deliver(*_packed(tmp_path, "one"), tmp_path / "dist") == (path, True)
+    assert put_package(*_packed(tmp_path, "one"), tmp_path / "dist") == (path, True)
     assert path.read_text() == "one"
 
 
 def test_something_else_under_the_name_of_an_rpm_is_put_right(tmp_path: Path) -> None:
-    path, _ = deliver(*_packed(tmp_path, "one", "x.rpm"), tmp_path / "dist")
+    path, _ = put_package(*_packed(tmp_path, "one", "x.rpm"), tmp_path / "dist")
     path.write_text("no RPM")
-    assert deliver(*_packed(tmp_path, "one", "x.rpm"), tmp_path / "dist") == (path, True)
+    assert put_package(*_packed(tmp_path, "one", "x.rpm"), tmp_path / "dist") == (path, True)
 
 
 def _sums(folder: Path) -> str:

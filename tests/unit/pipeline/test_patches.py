@@ -16,7 +16,7 @@ from pikaforge.host.hashing import digest
 from pikaforge.host.lockfile import Lock
 from pikaforge.pipeline.source import patches
 from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin
-from pikaforge.pipeline.source.patches import Patch, Shelf, is_mailbox, pinned_digests, resolve
+from pikaforge.pipeline.source.patches import Patch, PatchSources, is_mailbox, pinned_digests, resolve
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 MAIL = f"""\
@@ -87,9 +87,9 @@ def folder(tmp_path: Path) -> Path:
 REMOTE = Origin(kind="git", spec="https://example.org/demo.git", url="https://example.org/demo.git", ref="v1.0")
 
 
-def _shelf(folder: Path, origin: Origin = REMOTE, **lock: bool) -> Shelf:
+def _sources(folder: Path, origin: Origin = REMOTE, **lock: bool) -> PatchSources:
     out = folder.parent / "out"
-    return Shelf(
+    return PatchSources(
         origin=origin,
         commit=SHA,
         folder=folder,
@@ -137,7 +137,7 @@ def test_a_quilt_series(folder: Path, series: str, found: list[tuple[str, int]])
     (folder / "debian" / "sub").mkdir()
     (folder / "debian" / "sub" / "c.patch").write_text("c")
     (folder / "debian" / "series").write_text(series)
-    applied = resolve(_series({"quilt": "debian"}), _shelf(folder))
+    applied = resolve(_series({"quilt": "debian"}), _sources(folder))
     assert [(p.name, p.strip, p.kind) for p in applied] == [(f"quilt debian/{n}", s, "diff") for n, s in found]
 
 
@@ -163,7 +163,7 @@ def test_a_quilt_series_that_is_refused(folder: Path, series: str, message: str,
     entries = _series({"quilt": "debian"})
     expected = (message.format(folder=folder), f"{folder}/debian/series:{line}", "")
     with pytest.raises(ConfigError) as caught:
-        resolve(entries, _shelf(folder))
+        resolve(entries, _sources(folder))
     assert refusal(caught) == expected
     with pytest.raises(ConfigError) as caught:
         pinned_digests(entries, REMOTE, folder=folder, lock=Lock(folder / "none"))
@@ -173,7 +173,7 @@ def test_a_quilt_series_that_is_refused(folder: Path, series: str, message: str,
 def test_a_quilt_folder_without_series_is_refused(folder: Path) -> None:
     (folder / "debian" / "series").unlink()
     with pytest.raises(ConfigError) as caught:
-        resolve(_series({"quilt": "debian"}), _shelf(folder))
+        resolve(_series({"quilt": "debian"}), _sources(folder))
     assert refusal(caught) == (
         f"cannot read the patch {folder}/debian/series: No such file or directory",
         f"{folder}/series.yaml, patches[0]",
@@ -187,13 +187,13 @@ def test_two_quilt_folders_may_have_patches_of_one_name(folder: Path, other: str
     (folder / other).mkdir(parents=True)
     (folder / other / "series").write_text("a.patch\n")
     (folder / other / "a.patch").write_text("another a")
-    series, shelf = _series({"quilt": "debian"}, {"quilt": other}), _shelf(folder)
-    before = pinned_digests(series, REMOTE, folder=folder, lock=shelf.lock)
-    assert before == patches.digests_of(resolve(series, shelf))
+    series, sources = _series({"quilt": "debian"}, {"quilt": other}), _sources(folder)
+    before = pinned_digests(series, REMOTE, folder=folder, lock=sources.lock)
+    assert before == patches.digests_of(resolve(series, sources))
     assert before is not None
     assert list(before) == ["quilt debian/b.patch", "quilt debian/a.patch", f"quilt {name}/a.patch"]
     (folder / "debian" / "a.patch").write_text("changed")
-    assert pinned_digests(series, REMOTE, folder=folder, lock=shelf.lock) != before
+    assert pinned_digests(series, REMOTE, folder=folder, lock=sources.lock) != before
 
 
 # ---- the series
@@ -209,8 +209,8 @@ def test_order_is_kept_and_disabled_entries_are_skipped(folder: Path, web: Web) 
         _pull(1),
         {"file": "fix.patch"},
     )
-    shelf = _shelf(folder)
-    applied = resolve(series, shelf)
+    sources = _sources(folder)
+    applied = resolve(series, sources)
     other = MAIL.replace("it", "another")
     assert applied == (
         Patch(name="file mail.patch", kind="am", strip=1, sha256=digest(MAIL), why="a reason"),
@@ -221,7 +221,7 @@ def test_order_is_kept_and_disabled_entries_are_skipped(folder: Path, web: Web) 
         Patch(name="file fix.patch", kind="diff", strip=1, sha256=digest(DIFF)),
     )
     for patch in applied:
-        assert digest((shelf.downloads / patch.sha256).read_bytes()) == patch.sha256
+        assert digest((sources.downloads / patch.sha256).read_bytes()) == patch.sha256
     assert web.asked == [URL.format(2), URL.format(1)]
 
 
@@ -229,7 +229,7 @@ def test_what_is_to_be_done_where_it_is_there_already(folder: Path) -> None:
     series = _series(
         {"file": "fix.patch"}, {"file": "mail.patch", "already": "refuse"}, {"quilt": "debian", "already": "refuse"}
     )
-    assert [(p.name, p.already) for p in resolve(series, _shelf(folder))] == [
+    assert [(p.name, p.already) for p in resolve(series, _sources(folder))] == [
         ("file fix.patch", "skip"),
         ("file mail.patch", "refuse"),
         ("quilt debian/b.patch", "refuse"),
@@ -241,7 +241,7 @@ def test_pins_and_patches_agree(folder: Path, web: Web) -> None:
     series = _series(_pull(1), {"quilt": "debian"}, {"file": "fix.patch"}, _pull(2))
     lock = Lock(folder.parent / "sources.lock")
     assert pinned_digests(series, REMOTE, folder=folder, lock=lock) is None, "before the first look nothing is known"
-    digests = patches.digests_of(resolve(series, _shelf(folder)))
+    digests = patches.digests_of(resolve(series, _sources(folder)))
     pinned = pinned_digests(series, REMOTE, folder=folder, lock=Lock(folder.parent / "sources.lock"))
     assert pinned == digests
     assert list(digests) == list(pinned or ()) == [
@@ -253,53 +253,53 @@ def test_pins_and_patches_agree(folder: Path, web: Web) -> None:
 
 def test_a_pull_request_is_pinned_and_not_fetched_again(folder: Path, web: Web) -> None:
     series = _series(_pull(1))
-    shelf = _shelf(folder)
-    first = resolve(series, shelf)
-    assert shelf.lock.notices == [f"sources.lock: {REMOTE.entry}: patch pull-1 pinned to {digest(MAIL)}"]
-    assert resolve(series, _shelf(folder, strict=True)) == first
+    sources = _sources(folder)
+    first = resolve(series, sources)
+    assert sources.lock.notices == [f"sources.lock: {REMOTE.entry}: patch pull-1 pinned to {digest(MAIL)}"]
+    assert resolve(series, _sources(folder, strict=True)) == first
     assert len(web.asked) == 1
 
 
 def test_a_download_that_was_damaged_is_fetched_again(folder: Path, web: Web) -> None:
     series = _series(_pull(1))
-    first = resolve(series, _shelf(folder))
-    path = _shelf(folder).downloads / first[0].sha256
+    first = resolve(series, _sources(folder))
+    path = _sources(folder).downloads / first[0].sha256
     path.unlink()
-    assert resolve(series, _shelf(folder)) == first
+    assert resolve(series, _sources(folder)) == first
     path.write_text("damaged")
-    assert resolve(series, _shelf(folder)) == first
+    assert resolve(series, _sources(folder)) == first
     assert digest(path.read_bytes()) == first[0].sha256, "what is applied is what was pinned"
     assert len(web.asked) == 3
 
 
 def test_a_pull_request_that_changed_is_refused(folder: Path, web: Web) -> None:
     series = _series(_pull(1))
-    resolve(series, _shelf(folder))
+    resolve(series, _sources(folder))
     changed = MAIL.replace("+y", "+z")
     web.texts[URL.format(1)] = changed
     (folder.parent / "out" / "downloads" / digest(MAIL)).unlink()
     with pytest.raises(ConfigError) as caught:
-        resolve(series, _shelf(folder))
+        resolve(series, _sources(folder))
     assert refusal(caught) == (
         f"patch pull-1 of {REMOTE.entry} has changed: sources.lock says {digest(MAIL)}, it is {digest(changed)} now",
         str(folder.parent / "sources.lock"),
         "if the change is wanted: `invoke lock` refreshes the pins and shows the difference",
     )
-    shelf = _shelf(folder, refresh=True)
-    assert resolve(series, shelf)[0].sha256 == digest(changed)
-    assert shelf.lock.notices == [f"sources.lock: {REMOTE.entry}: patch pull-1 {digest(MAIL)} -> {digest(changed)}"]
+    sources = _sources(folder, refresh=True)
+    assert resolve(series, sources)[0].sha256 == digest(changed)
+    assert sources.lock.notices == [f"sources.lock: {REMOTE.entry}: patch pull-1 {digest(MAIL)} -> {digest(changed)}"]
 
 
 def test_a_refresh_looks_anew_though_the_download_is_there(folder: Path, web: Web) -> None:
     series = _series(_pull(1))
-    resolve(series, _shelf(folder))
-    resolve(series, _shelf(folder, refresh=True))
+    resolve(series, _sources(folder))
+    resolve(series, _sources(folder, refresh=True))
     assert len(web.asked) == 2
 
 
 def test_locked_refuses_a_pull_request_without_pin(folder: Path, web: Web) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve(_series(_pull(1)), _shelf(folder, strict=True))
+        resolve(_series(_pull(1)), _sources(folder, strict=True))
     assert caught.value.message == (
         f"--locked: patch pull-1 of {REMOTE.entry} is not pinned (it is {digest(MAIL)} now)"
     )
@@ -307,16 +307,16 @@ def test_locked_refuses_a_pull_request_without_pin(folder: Path, web: Web) -> No
 
 def test_a_proxys_page_is_no_patch(folder: Path, web: Web) -> None:
     web.texts[URL.format(1)] = "<html>please log in</html>"
-    shelf = _shelf(folder)
+    sources = _sources(folder)
     with pytest.raises(HostError) as caught:
-        resolve(_series(_pull(1)), shelf)
+        resolve(_series(_pull(1)), sources)
     assert refusal(caught) == (
         "https://example.org/pull/1.patch is no mailbox patch; it begins b'<html>please log in</html>'",
         "pull request 1",
         "a proxy's error page, perhaps? save the patch beside the series and name it with `file:`",
     )
-    assert shelf.lock.notices == []
-    assert not shelf.downloads.exists()
+    assert sources.lock.notices == []
+    assert not sources.downloads.exists()
 
 
 def test_without_a_network_the_ways_round_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +325,7 @@ def test_without_a_network_the_ways_round_are_named(folder: Path, monkeypatch: p
 
     monkeypatch.setattr(http, "get", get)
     with pytest.raises(HostError) as caught:
-        resolve(_series(_pull(1)), _shelf(folder))
+        resolve(_series(_pull(1)), _sources(folder))
     assert refusal(caught) == (
         "cannot reach https://example.org: no route to host",
         "pull request 1",
@@ -338,13 +338,13 @@ def test_the_sample_brings_its_pull_requests_and_needs_no_pins(folder: Path) -> 
     pulls.mkdir()
     (pulls / "1.patch").write_text(MAIL)
     sample = Origin(kind="git", spec="sample", url="file:///x", ref="v1", pulls=pulls, local=True, sample=True)
-    shelf = _shelf(folder, sample, strict=True)
-    digests = patches.digests_of(resolve(_series(_pull(1)), shelf))
+    sources = _sources(folder, sample, strict=True)
+    digests = patches.digests_of(resolve(_series(_pull(1)), sources))
     assert digests == {"pull-1": digest(MAIL)}
-    assert pinned_digests(_series(_pull(1)), sample, folder=folder, lock=shelf.lock) == digests
+    assert pinned_digests(_series(_pull(1)), sample, folder=folder, lock=sources.lock) == digests
     assert not (folder.parent / "sources.lock").exists()
     with pytest.raises(ConfigError) as caught:
-        resolve(_series(_pull(7)), shelf)
+        resolve(_series(_pull(7)), sources)
     assert refusal(caught) == (
         f"cannot read the patch {pulls}/7.patch: No such file or directory",
         "pull request 7",
@@ -357,7 +357,7 @@ def test_a_local_clone_gives_its_pull_requests(folder: Path, web: Web, monkeypat
     known = {"refs/pull/1/head": git.Ref(name="refs/pull/1/head", commit=SHA, moving=True)}
     monkeypatch.setattr(git, "remote_ref", lambda url, name: known.get(name))
     monkeypatch.setattr(git.Cache, "mailbox", lambda self, url, base, head: f"{MAIL}{url} {base} {head}".encode())
-    applied = resolve(_series(_pull(1), _pull(2)), _shelf(folder, clone))
+    applied = resolve(_series(_pull(1), _pull(2)), _sources(folder, clone))
     assert applied[0].sha256 == digest(f"{MAIL}file:///clone {SHA} refs/pull/1/head")
     assert web.asked == [URL.format(2)], "what the clone has not is fetched"
 
@@ -369,7 +369,7 @@ def test_a_local_clone_that_cannot_tell_which_commits_are_a_pull_request(
     clone = Origin(kind="git", spec="/clone", url="file:///clone", ref="v1", local=True)
     monkeypatch.setattr(git, "remote_ref", lambda url, name: git.Ref(name=name, commit=SHA, moving=True))
     monkeypatch.setattr(git.Cache, "mailbox", lambda self, url, base, head: b"")
-    assert resolve(_series(_pull(1)), _shelf(folder, clone))[0].sha256 == digest(MAIL)
+    assert resolve(_series(_pull(1)), _sources(folder, clone))[0].sha256 == digest(MAIL)
     assert web.asked == [URL.format(1)]
 
 
@@ -379,6 +379,6 @@ def test_a_patch_has_a_limit(folder: Path, monkeypatch: pytest.MonkeyPatch, name
     large = folder / ("fix.patch" if name == "file" else "debian/b.patch")
     large.write_bytes(b"x" * ((1 << 20) + 1))
     with pytest.raises(ConfigError) as caught:
-        resolve(_series({"file": "fix.patch"} if name == "file" else {"quilt": "debian"}), _shelf(folder))
+        resolve(_series({"file": "fix.patch"} if name == "file" else {"quilt": "debian"}), _sources(folder))
     where = f"{folder}/series.yaml, patches[0]" if name == "file" else f"{folder}/debian/series:1"
     assert refusal(caught) == (f"the patch {large} is larger than 1 MiB", where, "")

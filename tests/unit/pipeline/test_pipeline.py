@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from unit.cell_results import FACTS, SMOKED
+from unit.cell_results import result as stage_result
 from unit.helpers import FakeEngine, make_spec
 
 from pikaforge.cli.commands.build import status
@@ -18,15 +19,16 @@ from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
-from pikaforge.formats.package_inputs import PackageInputs
 from pikaforge.host import process
 from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import audit, package
 from pikaforge.pipeline.image import image
+from pikaforge.pipeline.package import CellResults
 from pikaforge.pipeline.pipeline import WORKERS, Events, NodeOutcome, Pipeline, Report, View
 from pikaforge.pipeline.smoke import smoke
+from pikaforge.pipeline.smoke.record import SmokeFacts
 from pikaforge.pipeline.source.origin import Origin
 from pikaforge.pipeline.stage import Material, Request
 from pikaforge.plan.plan import Node, Plan, expand
@@ -63,7 +65,7 @@ class Scripted(Pipeline):
         self.identity: dict[str, str] = {}
         """By node id; else it follows the node's key."""
         self.facts: dict[str, dict[str, Any]] = {}
-        """By node id; else there are none."""
+        """What of the facts of a node is another than in `FACTS`, by node id."""
         self.acts: dict[str, Callable[[], object]] = {}
         """Done while the node is made."""
         self.unknown: set[str] = set()
@@ -74,7 +76,7 @@ class Scripted(Pipeline):
         facts = {"id": node.id, "more": self.material.get(node.id)}
         return Material(facts=facts, pinned=not (offline and node.id in self.unknown))
 
-    def _make(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
+    def _make(self, node: Node, key: str, inputs: Mapping[str, Result], material: Material) -> Result:
         assert set(inputs) == set(node.needs), "a node gets what it needs, and nothing else"
         self.made.append(node.id)
         self.acts.get(node.id, lambda: None)()
@@ -82,9 +84,8 @@ class Scripted(Pipeline):
         with self.store.scratch() as scratch:
             path = scratch / "file"
             path.write_text(identity)
-            return self.store.put(
-                node.stage, key, identity=identity, facts=self.facts.get(node.id, {}), files={"file": path}
-            )
+            facts = FACTS[node.stage].model_dump(mode="json") | self.facts.get(node.id, {})
+            return self.store.put(node.stage, key, identity=identity, facts=facts, files={"file": path})
 
 
 SANDY, SKY = "debian12-sandybridge-none", "debian12-skylake_avx512-none"
@@ -195,7 +196,7 @@ def test_the_verdict_of_a_machine_that_can_run_it_takes_the_twins_place(
     before = pipe.execute(twins, Log())
     own = _key_of_its_own(again(), twins)
     assert own != before.outcomes[NOT_RUN].key
-    pipe.store.put("smoke", own, identity="run", facts={}, files={})
+    pipe.store.put("smoke", own, identity="run", facts=SMOKED, files={})
     after = again().execute(twins, Log())
     found = after.outcomes[NOT_RUN]
     assert (found.key, found.status) == (own, "cached")
@@ -211,27 +212,30 @@ def test_a_damaged_verdict_of_a_machine_that_can_run_it_is_no_verdict(
 ) -> None:
     before = pipe.execute(twins, Log()).outcomes[NOT_RUN]
     own = _key_of_its_own(again(), twins)
-    pipe.store.put("smoke", own, identity="run", facts={}, files={})
+    pipe.store.put("smoke", own, identity="run", facts=SMOKED, files={})
     (pipe.store.root / "smoke" / own / "result.json").write_text("{", encoding="utf-8")
+    found = again().execute(twins, Log()).outcomes[NOT_RUN]
+    assert (found.key, found.status) == (before.key, "cached")
+
+
+def test_a_verdict_of_another_version_of_this_program_is_no_verdict(
+    twins: Plan, pipe: Scripted, again: Callable[[], Scripted]
+) -> None:
+    before = pipe.execute(twins, Log()).outcomes[NOT_RUN]
+    own = _key_of_its_own(again(), twins)
+    pipe.store.put("smoke", own, identity="run", facts={"native": {"ran": True}}, files={})
     found = again().execute(twins, Log()).outcomes[NOT_RUN]
     assert (found.key, found.status) == (before.key, "cached")
 
 
 def test_adopting_tells_which_target_was_tried(workspace: Workspace, twins: Plan) -> None:
     node = next(node for node in twins.nodes if node.id == NOT_RUN)
-    ran = {"ran": True, "checks": [{"name": "ping", "passed": True, "skipped": "", "detail": ""}]}
-    facts = {
-        "checks": [{"name": "ping"}],
-        "native": ran,
-        "emulated": {},
-        "target": "sandybridge",
-        "tried": "sandybridge",
-    }
-    given = replace(_inputs(node)[TRIED], facts=facts)
-    result = smoke.adopt(workspace, node.cell, given, key="5" * 32)
-    assert result.facts == {**facts, "target": "skylake_avx512"}
-    assert smoke.remarks(result.facts) == ["function tried as sandybridge; AVX-512 code audited, not run"]
-    own = smoke.adopt(workspace, node.cell, replace(given, facts={**facts, "tried": "skylake_avx512"}), key="6" * 32)
+    result = smoke.adopt(workspace, node.cell, stage_result("smoke", SMOKED), key="5" * 32)
+    facts = result.read(SmokeFacts)
+    assert facts == SMOKED.model_copy(update={"target": "skylake_avx512"})
+    assert smoke.remarks(facts) == ["function tried as sandybridge; AVX-512 code audited, not run"]
+    other = stage_result("smoke", SMOKED.model_copy(update={"tried": "skylake_avx512"}))
+    own = smoke.adopt(workspace, node.cell, other, key="6" * 32)
     assert own.identity != result.identity, "the package tells of it"
 
 
@@ -312,12 +316,13 @@ def _told(
     """
     for node in (changed, *kept):
         pipe.identity[node] = f"the same {node}"
-    pipe.facts[changed] = {"compiler": "gcc 12.2"}
+    field = {"source": "origin", "image": "gcc", "audit": "title", "smoke": "target"}.get(changed.partition(":")[0])
+    pipe.facts[changed] = {field: "sandybridge"} if field else {"compiler": ["gcc 12.2"]}
     pipe.execute(plan, Events())
     second = again()
     second.identity = dict(pipe.identity)
     second.material[changed] = "made anew"
-    second.facts[changed] = {"compiler": "gcc 12.3"}
+    second.facts[changed] = {field: "haswell"} if field else {"compiler": ["gcc 12.3"]}
     report = second.execute(plan, Events())
     assert {node.id: view.key for node, view in zip(plan.nodes, _views_after(second, again(), plan), strict=True)} == {
         node: outcome.key for node, outcome in report.outcomes.items()
@@ -356,13 +361,13 @@ def test_what_is_told_of_other_results_counts_for_nothing(
 
 
 def test_facts_that_come_out_the_same_cut_off_early(pipe: Scripted, plan: Plan, again: Callable[[], Scripted]) -> None:
-    changed = f"compile:{SANDY}"
+    changed = "source:v1.0"
     pipe.identity[changed] = "the same tree"
-    pipe.facts[changed] = {"a": [1], "b": {"x": 1, "y": 2}}
+    pipe.facts[changed] = {"epoch": 1, "submodules": {"x": "1", "y": "2"}}
     pipe.execute(plan, Events())
     second = again()
     second.identity[changed] = "the same tree"
-    second.facts[changed] = {"b": {"y": 2, "x": 1}, "a": [1]}
+    second.facts[changed] = {"submodules": {"y": "2", "x": "1"}, "epoch": 1}
     second.material[changed] = "made anew"
     second.execute(plan, Events())
     assert second.made == [changed], "their order is no fact"
@@ -394,7 +399,9 @@ def _real(workspace: Workspace, spec: Spec, day: date = TODAY) -> Pipeline:
 
 def _inputs(node: Node) -> dict[str, Result]:
     return {
-        need: Result(stage=need.partition(":")[0], key="k", identity=need, facts={"build": f"{need}:tag"}, files={})
+        need: Result(
+            stage=need.partition(":")[0], key="k", identity=need, facts={"base": "x", "build": f"{need}:tag"}, files={}
+        )
         for need in node.needs
     }
 
@@ -409,7 +416,7 @@ def test_the_audit_gets_tree_image_and_the_day_of_the_request(
     call, spec, node = Call(), make_spec(), _node(plan, f"audit:{SANDY}")
     monkeypatch.setattr(audit, "make", call)
     inputs = _inputs(node)
-    assert _real(workspace, spec)._make(node, "the key", inputs) is call.result
+    assert _real(workspace, spec)._make(node, "the key", inputs, Material(facts={})) is call.result
     assert call.given == (workspace, spec, node.cells[0], inputs[f"compile:{SANDY}"], inputs["image:debian12"])
     assert call.named == {"key": "the key", "today": TODAY, "allocator": None}
 
@@ -422,7 +429,7 @@ def test_the_smoke_stage_gets_tree_image_and_the_emulator_if_there_is_one(
     node = _node(expand(spec, select(spec, Selection(selectors=("R620",)))), f"smoke:{SANDY}")
     monkeypatch.setattr(smoke, "make", call)
     inputs = _inputs(node)
-    assert _real(workspace, spec)._make(node, "the key", inputs) is call.result
+    assert _real(workspace, spec)._make(node, "the key", inputs, Material(facts={})) is call.result
     assert call.given == (workspace, spec, node.cells[0], inputs[f"compile:{SANDY}"], inputs["image:debian12"])
     assert call.named == {"key": "the key", "emulator": inputs.get("image:emulator")}
     assert (call.named["emulator"] is None) is (emulator is None)
@@ -434,8 +441,8 @@ def test_a_package_gets_every_result_in_its_place(
     call, spec, node = Call(), make_spec(), _node(plan, "package:R720-debian12-none")
     monkeypatch.setattr(package, "make", call)
     inputs = _inputs(node)
-    assert _real(workspace, spec)._make(node, "the key", inputs) is call.result
-    parts = PackageInputs(
+    assert _real(workspace, spec)._make(node, "the key", inputs, Material(facts={})) is call.result
+    parts = CellResults(
         source=inputs["source:v1.0"],
         image=inputs["image:debian12"],
         compiled=inputs[f"compile:{SANDY}"],
@@ -612,8 +619,8 @@ def test_an_image_that_the_engine_lost_is_made_anew(
     second.execute(plan, log)
     assert sorted(second.made) == ["image:debian12", "image:tools"]
     assert sorted(log.notices) == [
-        "the engine does not hold image:debian12 any more: it is made anew",
-        "the engine does not hold image:tools any more: it is made anew",
+        "the stored result of image:debian12 is made anew: the engine does not hold it any more",
+        "the stored result of image:tools is made anew: the engine does not hold it any more",
     ]
 
 

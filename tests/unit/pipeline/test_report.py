@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from unit.helpers import make_spec, the_cell
 
+from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.audit.audit_result import AuditResult
 from pikaforge.audit.elf.facts import ElfFacts
-from pikaforge.audit.finding import Line
+from pikaforge.audit.finding import LineRecord
 from pikaforge.audit.judge_flags import FlagVerdict, UnitGroup
 from pikaforge.audit.judge_instructions import Finding, IsaVerdict
 from pikaforge.audit.judge_linkage import Hardening, LinkageVerdict
@@ -23,11 +24,12 @@ from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import ForgeError, HostError, StageError, StageFailure
+from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.host.store import Result
-from pikaforge.pipeline import report as record
+from pikaforge.pipeline.package import PackageFacts
 from pikaforge.pipeline.pipeline import NodeOutcome, Report
-from pikaforge.pipeline.report import ArtifactRecord, BuildReport, CellRecord, StageRecord, WayRecord
-from pikaforge.pipeline.smoke.expectations import CheckOutcome as Checked
+from pikaforge.pipeline.report import BuildReport, CellRecord, StageRecord, load, merge, schema, write
+from pikaforge.pipeline.smoke.record import CheckRecord, SmokeFacts, WayRecord
 from pikaforge.plan.plan import Plan, expand
 
 R620, R720, R640 = "R620-debian12-none", "R720-debian12-none", "R640-debian12-none"
@@ -40,8 +42,8 @@ SHARED = ("image:tools", "source:v1.0", "image:debian12")
 # ---- runs by hand
 
 
-def verdict(*violations: Line, warnings: Sequence[Line] = ()) -> dict[str, Any]:
-    """The facts of a verdict that has something of everything."""
+def verdict(*violations: LineRecord, warnings: Sequence[LineRecord] = ()) -> AuditRecord:
+    """The record of a verdict that has something of everything."""
     finding = Finding(
         level="waived",
         file="bin/demo",
@@ -84,26 +86,24 @@ def verdict(*violations: Line, warnings: Sequence[Line] = ()) -> dict[str, Any]:
             violations=(),
             notes=(),
         ),
-    ).facts()
+    ).record()
 
 
-def way(*checks: Checked, **more: Any) -> dict[str, Any]:
-    return {"ran": True, "reason": "", "problem": "", "checks": [asdict(c) for c in checks], **more}
-
-
-PING = Checked(name="ping", passed=True, seconds=0.5)
-INFO = Checked(name="info", passed=False, seconds=0.25, detail="step 1: sent INFO")
-ADVICE = Checked(name="advice", passed=False, seconds=0.1, detail="it would be nicer", required=False)
-SKIPPED = Checked(name="later", passed=False, seconds=0.0, skipped="it needs info, which has not passed")
-SMOKED = {
-    "checks": [asdict(PING)],
-    "native": way(PING, rest={"fds": 10, "rss_kib": 1000}),
-    "emulated": way(ran=False, reason="no emulator", cpu=""),
-}
-FACTS: dict[str, dict[str, Any]] = {
-    "audit": verdict(warnings=[Line(where="bin/demo", what="aes", do="look")]),
+PING = CheckRecord(name="ping", passed=True, seconds=0.5)
+INFO = CheckRecord(name="info", passed=False, seconds=0.25, detail="step 1: sent INFO")
+ADVICE = CheckRecord(name="advice", passed=False, seconds=0.1, detail="it would be nicer", required=False)
+SKIPPED = CheckRecord(name="later", passed=False, seconds=0.0, skipped="it needs info, which has not passed")
+SMOKED = SmokeFacts(
+    target="sandybridge",
+    tried="sandybridge",
+    native=WayRecord(ran=True, checks=(PING,), rest={"fds": 10, "rss_kib": 1000}),
+    emulated=WayRecord(ran=False, reason="no emulator"),
+    checks=(PING,),
+)
+FACTS: Mapping[str, BaseModel] = {
+    "audit": verdict(warnings=[LineRecord(where="bin/demo", what="aes", do="look")]),
     "smoke": SMOKED,
-    "package": {"name": "x.tar.gz", "bytes": 7, "manifest": {"cell": "as packed", "format": 2}},
+    "package": PackageFacts(artifacts=(), manifest={"cell": "as packed", "format": 2}),
 }
 
 
@@ -119,11 +119,9 @@ def ended(
     cached: Collection[str] = (),
     seconds: float = 2.0,
     keys: Mapping[str, str] | None = None,
-    facts: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Report:
     """A run as the pipeline reports it: what depends on a failure is blocked."""
     report = Report(plan=plan)
-    told = {**FACTS, **(facts or {})}
     for node in plan.nodes:
         key = (keys or {}).get(node.id, f"key of {node.id}")
         bad = next((need for need in node.needs if report.outcomes[need].result is None), None)
@@ -131,7 +129,8 @@ def ended(
         if node.id in (failed or {}):
             outcome = NodeOutcome(node=node, status="failed", key=key, error=(failed or {})[node.id], seconds=seconds)
         elif bad is None:
-            plain = json.loads(json.dumps(told.get(node.stage, {})))  # as the store gives them
+            # As the store gives them.
+            plain = json.loads(FACTS[node.stage].model_dump_json()) if node.stage in FACTS else {}
             result = Result(stage=node.stage, key=key, identity="i", facts=plain, files={})
             outcome = NodeOutcome(node=node, status="done", key=key, result=result, seconds=seconds)
             if node.id in cached:
@@ -140,7 +139,7 @@ def ended(
     return report
 
 
-def stage_error(node: str, **facts: Any) -> StageError:
+def stage_error(node: str, facts: BaseModel | None = None) -> StageError:
     stage, _, label = node.partition(":")
     return StageError("it says no", StageFailure(stage=stage, label=label, findings=("because",), facts=facts))
 
@@ -169,7 +168,7 @@ def merged(dist: Path) -> Merge:
             artifacts[name] = (
                 ArtifactRecord(format="tar", role="main", path=f"debian12/{name}.tar.gz", sha256="ab", bytes=7),
             )
-        return record.merge(spec or make_spec(), done, artifacts, earlier=earlier, dist=dist, now=now)
+        return merge(spec or make_spec(), done, artifacts, earlier=earlier, dist=dist, now=now)
 
     return merged
 
@@ -234,7 +233,7 @@ def test_a_twin_is_told_in_the_record_of_those_that_it_stands_for(merged: Merge)
     for node in ("sandybridge", "skylake_avx512"):
         outcome = done.outcomes[f"smoke:debian12-{node}-none"]
         assert outcome.result is not None
-        facts = {**SMOKED, "target": node, "tried": "sandybridge"}
+        facts = SMOKED.model_copy(update={"target": node}).model_dump(mode="json")
         done.outcomes[outcome.node.id] = replace(outcome, result=replace(outcome.result, facts=facts))
     report = merged(done)
     twin, own = cell(report, R640), cell(report, R620)
@@ -252,7 +251,7 @@ def test_the_verdict_of_the_audit_is_in_the_record_whole(merged: Merge) -> None:
     assert found is not None
     assert found.passed
     assert [line.model_dump() for line in found.warnings] == [{"where": "bin/demo", "what": "aes", "do": "look"}]
-    assert json.loads(found.model_dump_json()) == json.loads(json.dumps(FACTS["audit"]))
+    assert found == FACTS["audit"]
 
 
 def test_both_ways_of_the_smoke_checks_are_in_the_record(merged: Merge) -> None:
@@ -264,7 +263,7 @@ def test_both_ways_of_the_smoke_checks_are_in_the_record(merged: Merge) -> None:
 
 
 def test_only_required_checks_that_were_made_have_failed() -> None:
-    found = WayRecord.model_validate(way(PING, INFO, ADVICE, SKIPPED), strict=False)
+    found = WayRecord(ran=True, checks=(PING, INFO, ADVICE, SKIPPED))
     assert found.failed == ("info",)
 
 
@@ -272,8 +271,8 @@ def test_only_required_checks_that_were_made_have_failed() -> None:
 
 
 def test_a_refused_audit_is_told_with_all_its_violations(merged: Merge) -> None:
-    lines = [Line(where=f"bin/{n}", what="avx2", do="compile it for the target") for n in range(20)]
-    error = stage_error(f"audit:{SANDY}", **verdict(*lines))
+    lines = [LineRecord(where=f"bin/{n}", what="avx2", do="compile it for the target") for n in range(20)]
+    error = stage_error(f"audit:{SANDY}", verdict(*lines))
     report = merged(ended(planned(R620, R720, R640), failed={f"audit:{SANDY}": error}))
     for name in (R620, R720):
         found = cell(report, name)
@@ -295,8 +294,11 @@ def test_failed_smoke_checks_are_told(merged: Merge) -> None:
     problem = "1 of 2 smoke checks failed: info"
     error = stage_error(
         f"smoke:{SANDY}",
-        native=way(PING, INFO, problem=problem, rest={}),
-        emulated=way(ran=False, reason="the native run has failed", cpu="SandyBridge"),
+        SmokeFacts(
+            target="sandybridge",
+            native=WayRecord(ran=True, checks=(PING, INFO), problem=problem),
+            emulated=WayRecord(ran=False, reason="the native run has failed", cpu="SandyBridge"),
+        ),
     )
     found = cell(merged(ended(planned(R620), failed={f"smoke:{SANDY}": error})), R620)
     assert found.status == "failed"
@@ -475,10 +477,10 @@ def test_another_product_or_version_starts_anew(merged: Merge, change: dict[str,
 
 
 def test_what_is_written_is_read_again(merged: Merge, dist: Path) -> None:
-    error = stage_error(f"audit:{SANDY}", **verdict(Line(where="bin/demo", what="grüße")))
+    error = stage_error(f"audit:{SANDY}", verdict(LineRecord(where="bin/demo", what="grüße")))
     report = merged(ended(planned(R620, R640), failed={f"audit:{SANDY}": error}))
-    assert record.write(dist, report) == dist / "report.json"
-    found = record.load(dist)
+    assert write(dist, report) == dist / "report.json"
+    found = load(dist)
     assert found is not None
     assert found.model_dump_json() == report.model_dump_json()
     assert cell(found, R640) == cell(report, R640)
@@ -488,12 +490,12 @@ def test_what_is_written_is_read_again(merged: Merge, dist: Path) -> None:
 
 
 def test_a_report_that_was_read_is_kept_byte_by_byte(merged: Merge, dist: Path) -> None:
-    record.write(dist, merged(ended(planned(R620))))
+    write(dist, merged(ended(planned(R620))))
     before = (dist / "report.json").read_bytes()
-    found = record.load(dist)
+    found = load(dist)
     assert found is not None
     number = (dist / "report.json").stat().st_ino
-    record.write(dist, record.merge(make_spec(), Report(plan=planned()), {}, earlier=found, dist=dist, now=LATER))
+    write(dist, merge(make_spec(), Report(plan=planned()), {}, earlier=found, dist=dist, now=LATER))
     assert (dist / "report.json").read_bytes() == before
     assert (dist / "report.json").stat().st_ino == number, "and not written again"
 
@@ -501,13 +503,13 @@ def test_a_report_that_was_read_is_kept_byte_by_byte(merged: Merge, dist: Path) 
 def test_nothing_is_left_beside_the_report(merged: Merge, dist: Path) -> None:
     report = merged(ended(planned(R620)))
     for _ in range(2):
-        record.write(dist, report)
+        write(dist, report)
         assert sorted(path.name for path in dist.iterdir()) == ["debian12", "report.json"]
     assert (dist / "report.json").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_report_is_replaced_whole_or_not_at_all(merged: Merge, dist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record.write(dist, merged(ended(planned(R620))))
+    write(dist, merged(ended(planned(R620))))
     before = (dist / "report.json").read_bytes()
     number = (dist / "report.json").stat().st_ino
 
@@ -519,10 +521,10 @@ def test_a_report_is_replaced_whole_or_not_at_all(merged: Merge, dist: Path, mon
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", replace)
         with pytest.raises(OSError, match="No space"):
-            record.write(dist, merged(ended(planned(R640))))
+            write(dist, merged(ended(planned(R640))))
     assert (dist / "report.json").read_bytes() == before
     assert sorted(path.name for path in dist.iterdir()) == ["debian12", "report.json"]
-    record.write(dist, merged(ended(planned(R640))))
+    write(dist, merged(ended(planned(R640))))
     assert (dist / "report.json").stat().st_ino != number, "a new file, so who reads the old one reads it to its end"
 
 
@@ -551,16 +553,16 @@ def _edited(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
     ],
 )
 def test_what_is_no_report_of_ours_is_none(merged: Merge, dist: Path, edit: Callable[[bytes], bytes]) -> None:
-    path = record.write(dist, merged(ended(planned(R620))))
-    assert record.load(dist) is not None
+    path = write(dist, merged(ended(planned(R620))))
+    assert load(dist) is not None
     path.write_bytes(edit(path.read_bytes()))
-    assert record.load(dist) is None
+    assert load(dist) is None
 
 
 def test_no_report_and_one_that_cannot_be_read_are_none(dist: Path) -> None:
-    assert record.load(dist) is None
+    assert load(dist) is None
     (dist / "report.json").mkdir(parents=True)
-    assert record.load(dist) is None
+    assert load(dist) is None
 
 
 @pytest.mark.parametrize(
@@ -574,8 +576,8 @@ def test_no_report_and_one_that_cannot_be_read_are_none(dist: Path) -> None:
 def test_after_an_unreadable_report_the_next_run_begins_anew(merged: Merge, dist: Path, content: bytes) -> None:
     dist.mkdir()
     (dist / "report.json").write_bytes(content)
-    record.write(dist, merged(ended(planned(R620)), earlier=record.load(dist)))
-    found = record.load(dist)
+    write(dist, merged(ended(planned(R620)), earlier=load(dist)))
+    found = load(dist)
     assert found is not None
     assert [each.id for each in found.cells] == [R620]
 
@@ -647,11 +649,11 @@ def _wrong(value: Any, schema: Any, top: dict[str, Any], where: str = "") -> lis
 def written(merged: Merge, dist: Path) -> dict[str, Any]:
     """A report with a cell that is done, one that was refused, and one that was not reached."""
     failed = {
-        f"audit:{SANDY}": stage_error(f"audit:{SANDY}", **verdict(Line(where="bin/demo", what="avx2"))),
+        f"audit:{SANDY}": stage_error(f"audit:{SANDY}", verdict(LineRecord(where="bin/demo", what="avx2"))),
         f"compile:{SKY}": stage_error(f"compile:{SKY}"),
     }
     first = merged(ended(planned("R620-el7-none")))
-    path = record.write(dist, merged(ended(planned(R620, R640), failed=failed), earlier=first))
+    path = write(dist, merged(ended(planned(R620, R640), failed=failed), earlier=first))
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     assert [(c["status"], c["audit"] is None) for c in found["cells"]] == [
         ("failed", False), ("done", False), ("failed", True)
@@ -660,8 +662,8 @@ def written(merged: Merge, dist: Path) -> dict[str, Any]:
 
 
 def test_a_report_is_as_its_schema_says(written: dict[str, Any]) -> None:
-    schema = record.schema()
-    assert _wrong(written, schema, schema) == []
+    expected: dict[str, Any] = schema()
+    assert _wrong(written, expected, expected) == []
 
 
 @pytest.mark.parametrize(
@@ -679,15 +681,15 @@ def test_a_report_is_as_its_schema_says(written: dict[str, Any]) -> None:
 def test_the_schema_refuses_what_the_tool_would_not_read(
     written: dict[str, Any], change: Callable[[dict[str, Any]], object], where: str
 ) -> None:
-    schema = record.schema()
+    expected: dict[str, Any] = schema()
     change(written)
-    assert _wrong(written, schema, schema) == [where]
+    assert _wrong(written, expected, expected) == [where]
     with pytest.raises(ValidationError):
         BuildReport.model_validate_json(json.dumps(written))
 
 
 def test_every_field_of_the_schema_is_described() -> None:
-    schema = record.schema()
-    for part in [schema, *schema["$defs"].values()]:
+    expected: dict[str, Any] = schema()
+    for part in [expected, *expected["$defs"].values()]:
         for name, entry in part["properties"].items():
             assert len(entry.get("description", "")) > 3, name

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from unit.cell_results import IMAGE
+from unit.cell_results import result as stage_result
 from unit.helpers import Ending, FakeEngine, make_spec, members, tar_of, the_cell
 
 from pikaforge.config.product import Conf
 from pikaforge.errors import EXIT_STAGE, HostError, StageError
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
-from pikaforge.pipeline.report import WayRecord
 from pikaforge.pipeline.smoke import smoke
+from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord
 from pikaforge.pipeline.smoke.resp import Closed, ErrorReply, Reply
-from pikaforge.pipeline.smoke.smoke import describe_end, settle
+from pikaforge.pipeline.smoke.server import describe_end, settle
 
 CELL = "R620-debian12-none"
 GROUP = "debian12-sandybridge-none"
@@ -140,7 +142,7 @@ def run(workspace: Workspace, fake: FakeEngine, wire: Wire) -> Callable[..., Res
             (scratch / "tree.tar").write_bytes(tar_of({"conf/demo.conf": "port : 1\nthreads : 4\n", "bin/demo": "x"}))
             made = {"tree.tar": scratch / "tree.tar"}
             compiled = workspace.store.put("compile", "0" * 32, identity="i", facts={}, files=made)
-        image = Result(stage="image", key="k", identity="i", facts={"runtime": "image:runtime"}, files={})
+        image = stage_result("image", IMAGE)
         (workspace.base / "qemu").write_text("an emulator")
         qemu = {"qemu-x86_64": workspace.base / "qemu"}
         made_of = Result(stage="image", key="k", identity="e", facts={}, files=qemu) if emulator else None
@@ -151,21 +153,15 @@ def run(workspace: Workspace, fake: FakeEngine, wire: Wire) -> Callable[..., Res
 
 def test_a_server_that_does_all_it_should(run: Callable[..., Result], fake: FakeEngine, workspace: Workspace) -> None:
     result = run()
-    assert [check["name"] for check in result.facts["checks"]] == [
-        "version",
-        "start",
-        "ping",
-        "info",
-        "allocator",
-        "stop",
-    ]
-    assert all(check["passed"] for check in result.facts["checks"])
+    facts = result.read(SmokeFacts)
+    assert [check.name for check in facts.checks] == ALL_SIX
+    assert all(check.passed for check in facts.checks)
     assert result.files == {}
     assert workspace.store.get("smoke", "1" * 32) == (result, "")
     assert fake.server.signals == ["TERM"]
     version, served = fake.jobs[0], fake.served[0]
-    assert (version.argv, version.image, version.network) == (("./tree/bin/demo", "-v"), "image:runtime", "none")
-    assert (served.argv, served.image) == (("tree/bin/demo", "-c", "/forge/server.conf"), "image:runtime")
+    assert (version.argv, version.image, version.network) == (("./tree/bin/demo", "-v"), IMAGE.runtime, "none")
+    assert (served.argv, served.image) == (("tree/bin/demo", "-c", "/forge/server.conf"), IMAGE.runtime)
     conf = members(served.inputs[1])["server.conf"][1].decode()
     assert conf == "port : 7000\nthreads : 4\ndir : /forge/data/db/\n"
 
@@ -252,7 +248,7 @@ def test_a_server_that_loads_first_is_waited_for(run: Callable[..., Result], fak
 
     wire.exchange = exchange  # type: ignore[method-assign]
     fake.server.statuses = [None, None, None, 0]
-    assert [check["name"] for check in run().facts["checks"]][1] == "start"
+    assert run().read(SmokeFacts).checks[1].name == "start"
 
 
 # ---- what a failure leaves for the report
@@ -262,17 +258,18 @@ ALL_SIX = ["version", "start", "ping", "info", "allocator", "stop"]
 TWICE: list[int | None] = [None, None, 0] * 2
 
 
-def _ways(facts: Mapping[str, Any]) -> tuple[WayRecord, WayRecord]:
-    """Both ways, as dist/report.json has them; and they are all that there is."""
-    assert set(facts) == {"native", "emulated"}
-    native, emulated = (WayRecord.model_validate(facts[name], strict=False) for name in ("native", "emulated"))
-    return native, emulated
+def _ways(error: StageError) -> tuple[WayRecord, WayRecord]:
+    """Both ways that a failure leaves; and they are all that there is."""
+    facts = error.failure.facts
+    assert isinstance(facts, SmokeFacts)
+    assert (facts.tried, facts.checks) == ("", ())
+    return facts.native, facts.emulated
 
 
 def test_a_failure_leaves_what_was_found_out(run: Callable[..., Result], wire: Wire) -> None:
     wire.replies["INFO"] = ErrorReply("LOADING")
     error = _failure(run)
-    native, emulated = _ways(error.failure.facts)
+    native, emulated = _ways(error)
     assert (native.ran, native.problem) == (True, "1 of 6 smoke checks failed: info") == (True, error.message)
     assert ([c.name for c in native.checks], native.failed) == (ALL_SIX, ("info",))
     assert native.checks[3].detail.startswith("step 1: sent INFO; ")
@@ -284,7 +281,7 @@ def test_after_a_native_failure_the_emulated_run_is_left_out_and_says_so(
     run: Callable[..., Result], wire: Wire, fake: FakeEngine
 ) -> None:
     wire.replies["INFO"] = ErrorReply("LOADING")
-    _, emulated = _ways(_failure(run, emulator=True).failure.facts)
+    _, emulated = _ways(_failure(run, emulator=True))
     assert (emulated.ran, emulated.reason, emulated.problem) == (False, "the native run has failed", "")
     assert (emulated.cpu, emulated.checks) == ("SandyBridge", ())
     assert [job.label for job in fake.jobs] == [f"smoke-version-{GROUP}"]
@@ -295,7 +292,7 @@ def test_a_failure_under_emulation_leaves_the_native_run_as_passed(
 ) -> None:
     fake.server.statuses = [None, None, 0, None, None, 139]
     error = _failure(run, emulator=True)
-    native, emulated = _ways(error.failure.facts)
+    native, emulated = _ways(error)
     assert (native.ran, native.reason, native.problem) == (True, "", "")
     assert [c.name for c in native.checks if c.passed] == ALL_SIX
     assert (emulated.ran, emulated.reason, emulated.cpu) == (True, "", "SandyBridge")
@@ -308,7 +305,7 @@ def test_a_server_that_dies_leaves_the_checks_until_then(
 ) -> None:
     wire.replies["INFO"] = Closed("Connection closed by server.")
     fake.server.statuses = [None, 139]
-    native, emulated = _ways(_failure(run, emulator=True).failure.facts)
+    native, emulated = _ways(_failure(run, emulator=True))
     assert native.problem == "the server died during the checks: killed by SIGSEGV"
     assert [(c.name, c.passed) for c in native.checks] == [
         ("version", True), ("start", True), ("ping", True), ("info", False),
@@ -328,18 +325,17 @@ def test_where_nothing_can_be_tried_nothing_is_found_out(run: Callable[..., Resu
     error = _failure(run)
     assert error.message.startswith("sandybridge cannot be tested here: not natively, this machine lacks ")
     assert error.message.endswith(f"not emulated, {NO_EMULATOR}")
-    assert (dict(error.failure.facts), fake.jobs) == ({}, [])
+    assert (error.failure.facts, fake.jobs) == (None, [])
 
 
 def test_two_runs_that_pass_are_both_told(run: Callable[..., Result], fake: FakeEngine) -> None:
     fake.server.statuses = list(TWICE)
-    facts = dict(run(emulator=True).facts)
-    assert [check["name"] for check in facts.pop("checks")] == ALL_SIX
-    assert (facts.pop("target"), facts.pop("tried")) == ("sandybridge", "sandybridge")
-    native, emulated = _ways(facts)
-    for way in (native, emulated):
+    facts = run(emulator=True).read(SmokeFacts)
+    assert [check.name for check in facts.checks] == ALL_SIX
+    assert (facts.target, facts.tried) == ("sandybridge", "sandybridge")
+    for way in (facts.native, facts.emulated):
         assert (way.ran, way.reason, way.problem, way.failed) == (True, "", "", ())
-    assert (native.cpu, emulated.cpu, emulated.rest) == ("", "SandyBridge", {})
+    assert (facts.native.cpu, facts.emulated.cpu, facts.emulated.rest) == ("", "SandyBridge", {})
 
 
 def test_where_this_cpu_is_older_the_failure_is_the_emulated_runs(
@@ -347,7 +343,7 @@ def test_where_this_cpu_is_older_the_failure_is_the_emulated_runs(
 ) -> None:
     fake.cpu_flags = lambda image: frozenset()  # type: ignore[method-assign]
     wire.replies["INFO"] = ErrorReply("LOADING")
-    native, emulated = _ways(_failure(run, emulator=True).failure.facts)
+    native, emulated = _ways(_failure(run, emulator=True))
     assert (native.ran, native.problem, native.checks) == (False, "", ())
     assert native.reason.startswith("this machine lacks ")
     assert (emulated.ran, emulated.reason, emulated.failed) == (True, "", ("info",))
@@ -408,8 +404,8 @@ def test_the_server_has_mapped_the_allocator_of_its_cell(
 ) -> None:
     fake.server.files = (*fake.server.files, *mapped)
     if not detail:
-        made = {check["name"]: check for check in run(**KINDS[kind]).facts["checks"]}
-        assert (made["allocator"]["passed"], made["allocator"]["required"]) == (True, True)
+        made = {check.name: check for check in run(**KINDS[kind]).read(SmokeFacts).checks}
+        assert (made["allocator"].passed, made["allocator"].required) == (True, True)
         return
     error = _failure(run, **KINDS[kind])
     assert error.message == "1 of 6 smoke checks failed: allocator"
@@ -438,6 +434,6 @@ def test_what_cannot_be_looked_at_does_not_pass(
 def test_under_emulation_the_emulator_is_what_runs(run: Callable[..., Result], fake: FakeEngine) -> None:
     fake.cpu_flags = lambda image: frozenset()  # type: ignore[method-assign]
     fake.server.files = ("/usr/lib/libtcmalloc.so.4",)
-    assert [check["name"] for check in run(emulator=True).facts["checks"]] == [
+    assert [check.name for check in run(emulator=True).read(SmokeFacts).checks] == [
         "version", "start", "ping", "info", "stop",
     ]  # fmt: skip

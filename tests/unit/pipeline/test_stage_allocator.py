@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 from unit import elf_files as ef
+from unit.cell_results import IMAGE as IMAGE_FACTS
+from unit.cell_results import SOURCE
+from unit.cell_results import result as stage_result
 from unit.elf_files import library
 from unit.helpers import Ending, FakeEngine, make_spec, members, tar_of, the_cell
 
@@ -28,6 +31,7 @@ from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import allocator
 from pikaforge.pipeline import compile as compile_stage
+from pikaforge.pipeline.allocator import AllocatorFacts
 from pikaforge.plan.allocators.gperftools import BUILT
 
 SCRIPTS = BUILT.scripts
@@ -36,7 +40,7 @@ GROUP = "debian12-sandybridge-own"
 KEY = "a" * 32
 THEN = 1_600_000_000
 SECRET = "https://user:password@example.org/get/{}?token=secret"
-IMAGE = Result(stage="image", key="k", identity="i", facts={"build": "image:build"}, files={})
+IMAGE = stage_result("image", IMAGE_FACTS)
 
 
 def tarball(name: str, file: str, mtime: int) -> bytes:
@@ -158,7 +162,7 @@ def test_the_job(run: Callable[..., Result], fake: FakeEngine, workspace: Worksp
     fake.endings["allocator"] = _looking(fake)
     run()
     [job] = fake.jobs
-    assert (job.label, job.image) == (f"allocator-{GROUP}", "image:build")
+    assert (job.label, job.image) == (f"allocator-{GROUP}", IMAGE_FACTS.build)
     assert job.argv == ("sh", "guest/run.sh", "allocator", "prefix", "debug", "facts")
     assert job.env == {
         "PIKAFORGE_PRODUCT": "gperftools",
@@ -200,7 +204,7 @@ def test_frame_pointers_need_no_libunwind(run: Callable[..., Result], fake: Fake
     result = run(FRAMES)
     assert fake.jobs[0].env["PIKAFORGE_UNWINDER"] == "frame-pointers"
     assert not [name for name in _seen(fake) if name.startswith("libunwind/")]
-    assert list(result.facts["tarballs"]) == ["src"]
+    assert list(result.read(AllocatorFacts).tarballs) == ["src"]
 
 
 @pytest.mark.parametrize("place", ["debian", "debian12"])
@@ -209,7 +213,7 @@ def test_the_image_s_own_libunwind_is_not_built_again(run: Callable[..., Result]
     fake.endings["allocator"] = _looking(fake)
     result = run(allocators={**ENTRIES, "own": {**ENTRIES["own"], "packages": packages}})
     assert not [name for name in _seen(fake) if name.startswith("libunwind/")]
-    assert list(result.facts["tarballs"]) == ["src"]
+    assert list(result.read(AllocatorFacts).tarballs) == ["src"]
 
 
 def test_without_a_compiler_cache(run: Callable[..., Result], fake: FakeEngine, workspace: Workspace) -> None:
@@ -322,7 +326,7 @@ LOG = (
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (64, ("gperftools could not be built", "the log tells more; another version: allocators.own.tarballs")),
+        (64, ("gperftools could not be built", "see the log; another version: allocators.own.tarballs")),
         (65, ("gperftools is not what was asked for", "allocators.own says what is asked for")),
         (66, ("the build image lacks something", "see docker/debian/Dockerfile and allocators.own.packages")),
         (2, ("gperftools could not be built", "")),
@@ -427,7 +431,7 @@ def compiled(workspace: Workspace, fake: FakeEngine) -> Callable[[str], Job]:
     files = {name: workspace.base / name for name in ("source.tar", "prefix.tar")}
     for name, path in files.items():
         path.write_bytes(tar_of({f"lib/{name}": "x"}))
-    source = Result(stage="source", key="k", identity="i", facts={"epoch": THEN}, files=files)
+    source = stage_result("source", SOURCE.model_copy(update={"epoch": THEN}), files)
     built = Result(stage="allocator", key="k", identity="i", facts={}, files=files)
 
     def compile_it(name: str) -> Job:

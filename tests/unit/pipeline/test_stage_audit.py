@@ -15,17 +15,20 @@ from typing import Any, Literal
 import pytest
 from unit import code
 from unit import elf_files as ef
-from unit.helpers import Ending, FakeEngine, make_spec, make_workshop, members, the_cell
+from unit.cell_results import IMAGE
+from unit.cell_results import result as stage_result
+from unit.helpers import Ending, FakeEngine, make_spec, make_workspace, members, the_cell
 
 from pikaforge.audit import audit as library
+from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.audit.elf.code import code_digest
 from pikaforge.cpu import features
 from pikaforge.errors import EXIT_STAGE, AuditError, StageError
 from pikaforge.host import process
-from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import audit
+from pikaforge.pipeline.compile import BundledLibrary, CompileFacts
 from pikaforge.pipeline.image import abi, libraries
 from pikaforge.pipeline.image.libraries import Libraries, Library
 
@@ -33,7 +36,7 @@ CELL = "R620-debian12-none"
 GROUP = "debian12-sandybridge-none"
 TODAY = date(2026, 6, 15)
 LOADER = "/lib64/ld-linux-x86-64.so.2"
-MACROS = [f"#define {name} 1" for name in ("__AVX__", "__XSAVE__", "__SSE4_2__")]
+MACROS = tuple(f"#define {name} 1" for name in ("__AVX__", "__XSAVE__", "__SSE4_2__"))
 BASE_LIBRARIES = ["libc.so.*", "ld-linux-x86-64.so.*"]
 ABI = {"GLIBC": "2.36", "GLIBCXX": "3.4.30"}
 WAIVER: dict[str, Any] = {
@@ -91,7 +94,7 @@ class Stage:
         debug: Mapping[str, ef.Elf] | None = None,
         abi: Mapping[str, str] | None = None,
         today: date = TODAY,
-        facts: Mapping[str, Any] | None = None,
+        facts: Mapping[str, object] | None = None,
         record: Path | None = None,
         **changes: Any,
     ) -> Result:
@@ -99,12 +102,10 @@ class Stage:
         spec = make_spec(**{"defaults__base_libraries": BASE_LIBRARIES, **changes})
         tree = {"bin/demo": elf} if isinstance(elf, ef.Elf) else elf
         folder = self.workspace.base
-        compiled = Result(
-            stage="compile",
-            key="k",
-            identity="i",
-            facts={"macros": MACROS, "bundled": [], "dropped": [], **(facts or {})},
-            files={
+        compiled = stage_result(
+            "compile",
+            CompileFacts(compiler=(), macros=MACROS, bundled=(), dropped=()).model_copy(update=facts),
+            {
                 "tree.tar": archive(
                     folder / "tree.tar", {n: e if isinstance(e, bytes) else ef.make(e) for n, e in tree.items()}
                 ),
@@ -113,14 +114,16 @@ class Stage:
                 ),
             },
         )
-        image = Result(
-            stage="image",
-            key="k",
-            identity="i",
-            facts={"abi": ABI if abi is None else abi},
-            files={} if record is None else {libraries.FILE: record},
+        image = stage_result(
+            "image",
+            IMAGE.model_copy(update={"abi": ABI if abi is None else abi}),
+            {} if record is None else {libraries.FILE: record},
         )
         return audit.make(self.workspace, spec, the_cell(spec, cell), compiled, image, key=key or self.key, today=today)
+
+    def judged(self, elf: ef.Elf | Mapping[str, ef.Elf | bytes], **more: Any) -> AuditRecord:
+        """Run it on what it must not refuse; the record."""
+        return self.run(elf, **more).read(AuditRecord)
 
     def refusal(self, elf: ef.Elf | Mapping[str, ef.Elf | bytes], **more: Any) -> StageError:
         """Run it on what it must refuse."""
@@ -135,6 +138,12 @@ class Stage:
         return path.read_text(encoding="utf-8").splitlines()
 
 
+def record_of(error: StageError) -> AuditRecord:
+    """The record of what was refused."""
+    assert isinstance(error.failure.facts, AuditRecord)
+    return error.failure.facts
+
+
 @pytest.fixture
 def stage(workspace: Workspace) -> Stage:
     return Stage(workspace)
@@ -144,17 +153,16 @@ def stage(workspace: Workspace) -> Stage:
 
 
 def test_a_good_tree_gives_a_verdict_that_is_kept(stage: Stage, workspace: Workspace, fake: FakeEngine) -> None:
-    result = stage.run(program(versions={"libc.so.6": ["GLIBC_2.34"]}), facts={"dropped": [[7, "-march=native"]]})
+    result = stage.run(program(versions={"libc.so.6": ["GLIBC_2.34"]}), facts={"dropped": ((7, "-march=native"),)})
     assert workspace.store.get("audit", stage.key) == (result, "")
     assert result.files == {}
-    told = {name: result.facts[name] for name in ("title", "target", "passed", "violations", "kernel_flags")}
-    assert told == {
-        "title": GROUP, "target": "sandybridge", "passed": True, "violations": [], "kernel_flags": ["avx"],
-    }  # fmt: skip
-    assert result.facts["allow_list"] == "the compiler's macros for -march=sandybridge -mtune=sandybridge"
-    assert result.facts["symbol_versions"] == {"GLIBC": "2.34"}
-    assert result.facts["dropped_flags"] == [[7, "-march=native"]]
-    assert [each["name"] for each in result.facts["files"]] == ["bin/demo"]
+    record = result.read(AuditRecord)
+    assert (record.title, record.target, record.passed) == (GROUP, "sandybridge", True)
+    assert (record.violations, record.kernel_flags) == ((), ("avx",))
+    assert record.allow_list == "the compiler's macros for -march=sandybridge -mtune=sandybridge"
+    assert record.symbol_versions == {"GLIBC": "2.34"}
+    assert record.dropped_flags == ((7, "-march=native"),)
+    assert [each.name for each in record.files] == ["bin/demo"]
     assert stage.log()[0].startswith(f"{GROUP}: passed for sandybridge (1 ELF file, ")
     assert fake.jobs == [], "the audit needs no container"
     assert sorted(path.name for path in workspace.store.root.iterdir()) == [".lock", "audit"], "and leaves nothing"
@@ -164,7 +172,7 @@ def test_what_stands_on_a_verdict_is_all_that_it_says(stage: Stage) -> None:
     first = stage.run(program(), key="1" * 32)
     again = stage.run(program(), key="2" * 32)
     other = stage.run(program(ef.AVX + ef.AVX), key="3" * 32)
-    assert first.identity == again.identity == digest(json.dumps(first.facts, sort_keys=True))
+    assert first.identity == again.identity
     assert other.identity != first.identity
 
 
@@ -172,8 +180,8 @@ def test_libraries_that_were_built_elsewhere_are_known_to_be(stage: Stage) -> No
     user = program(needed=["liba.so.1"], runpath="$ORIGIN/../lib")
     library_ = replace(program(ef.TZCNT), interpreter="", soname="liba.so.1")
     tree = {"bin/demo": user, "lib/liba.so.1": library_}
-    bundled = [{"soname": "liba.so.1", "path": "lib/liba.so.1", "package": "a", "version": "1", "sha256": "0" * 64}]
-    assert stage.run(tree, facts={"bundled": bundled}, key="b" * 32).facts["warnings"]
+    taken = BundledLibrary(soname="liba.so.1", path="lib/liba.so.1", package="a", version="1", sha256="0" * 64)
+    assert stage.judged(tree, facts={"bundled": (taken,)}, key="b" * 32).warnings
     error = stage.refusal(tree)
     assert error.failure.findings[0].startswith("lib/liba.so.1: work: tzcnt x1")
 
@@ -190,9 +198,10 @@ def test_an_instruction_beyond_the_target_is_refused_with_all_that_is_known(stag
     assert finding.endswith("sandybridge lacks avx2")
     assert "waive it by file, function and feature" in error.hint
     assert error.failure.log == str(log)
-    assert error.failure.facts["passed"] is False
-    assert [line["where"] for line in error.failure.facts["violations"]] == ["bin/demo"]
-    assert error.failure.facts["findings"][0]["function"] == "work"
+    record = record_of(error)
+    assert not record.passed
+    assert [line.where for line in record.violations] == ["bin/demo"]
+    assert record.findings[0].function == "work"
     assert stage.log()[0].startswith(f"{GROUP}: REFUSED, 1 violation for sandybridge")
     assert f"  violation: {finding}" in stage.log()
     assert f"  reason: {finding}" in error.lines()
@@ -207,7 +216,7 @@ def test_an_error_has_the_first_violations_and_the_log_has_all(stage: Stage, cou
     named = [line.split(":")[1].strip() for line in error.failure.findings[: audit.SHOWN]]
     assert named == [f"f{n:02}" for n in range(min(count, audit.SHOWN))]
     assert list(error.failure.findings[audit.SHOWN :]) == more
-    assert len(error.failure.facts["violations"]) == count
+    assert len(record_of(error).violations) == count
     assert sum(line.startswith("  violation: bin/demo: f") for line in stage.log()) == count
     assert not any("more" in line for line in stage.log())
     assert len(error.hint.splitlines()) == 1, "what to do is said once"
@@ -241,17 +250,17 @@ def test_a_symbol_version_that_the_image_lacks_is_refused_and_both_are_named(sta
     elf = program(versions={"libc.so.6": ["GLIBC_2.2.5", "GLIBC_2.34"]})
     error = stage.refusal(elf, abi={"GLIBC": "2.17"})
     assert error.failure.findings == ("bin/demo: needs GLIBC_2.34, the image has at most GLIBC_2.17",)
-    assert stage.run(elf, abi={"GLIBC": "2.34"}, key="b" * 32).facts["passed"]
-    assert stage.run(elf, abi={"GLIBC": "2.100"}, key="c" * 32).facts["passed"]
-    assert stage.run(elf, abi={"GLIBCXX": "3.4.19"}, key="d" * 32).facts["passed"], "what is not known is not judged"
+    assert stage.judged(elf, abi={"GLIBC": "2.34"}, key="b" * 32).passed
+    assert stage.judged(elf, abi={"GLIBC": "2.100"}, key="c" * 32).passed
+    assert stage.judged(elf, abi={"GLIBCXX": "3.4.19"}, key="d" * 32).passed, "what is not known is not judged"
 
 
 def test_what_the_base_system_does_not_promise_is_refused(stage: Stage) -> None:
     error = stage.refusal(program(needed=["libz.so.1"]))
     assert "needs libz.so.1, which is neither" in error.failure.findings[0]
-    assert stage.run(
+    assert stage.judged(
         program(needed=["libz.so.1"]), defaults__base_libraries=[*BASE_LIBRARIES, "libz.so.1"], key="b" * 32
-    ).facts["system_libraries"] == ["libz.so.1"]
+    ).system_libraries == ("libz.so.1",)
 
 
 def test_units_that_were_compiled_for_another_cpu_are_refused(stage: Stage) -> None:
@@ -261,12 +270,12 @@ def test_units_that_were_compiled_for_another_cpu_are_refused(stage: Stage) -> N
             [finding] = stage.refusal(program(), debug={"bin/demo": debug}).failure.findings
             assert "compiled with -march=haswell instead of sandybridge" in finding
         else:
-            assert stage.run(program(), debug={"bin/demo": debug}).facts["units"][0]["march"] == "sandybridge"
+            assert stage.judged(program(), debug={"bin/demo": debug}).units[0].march == "sandybridge"
 
 
 def test_what_cannot_be_read_is_no_verdict(stage: Stage) -> None:
     with pytest.raises(AuditError, match="no compiler macros") as caught:
-        stage.run(program(), facts={"macros": []})
+        stage.run(program(), facts={"macros": ()})
     assert caught.value.where == GROUP
     assert stage.workspace.store.get("audit", stage.key) == (None, "")
 
@@ -283,7 +292,7 @@ def test_names_are_told_as_people_write_them_and_kept_as_they_are(
     error = stage.refusal(program(ef.AVX2, name="_Z4workv"))
     assert error.failure.findings[0].startswith("bin/demo: work() [_Z4workv]: avx2 x1; ")
     assert any(line.startswith("  violation: bin/demo: work() [_Z4workv]: ") for line in stage.log())
-    assert error.failure.facts["findings"][0]["function"] == "_Z4workv", "a waiver needs it so"
+    assert record_of(error).findings[0].function == "_Z4workv", "a waiver needs it so"
 
 
 # ---- paths of the build
@@ -291,41 +300,41 @@ def test_names_are_told_as_people_write_them_and_kept_as_they_are(
 
 @pytest.mark.parametrize("engine", [FakeEngine, HostLike])
 def test_the_folder_of_containers_is_in_no_file(tmp_path: Path, engine: Callable[[], FakeEngine]) -> None:
-    stage = Stage(make_workshop(tmp_path, engine()))
+    stage = Stage(make_workspace(tmp_path, engine()))
     error = stage.refusal(program(extra=b"\0/forge/src/main.c\0"))
     assert error.failure.findings == ("bin/demo: holds paths of the build: /forge/src/main.c",)
-    assert stage.run(program(extra=b"\0/forgery/main.c\0")).facts["passed"]
+    assert stage.judged(program(extra=b"\0/forgery/main.c\0")).passed
 
 
 OWN = f"/home/user/out/work/compile-{GROUP}-owner/src/main.c"
 
 
 def test_the_host_engines_own_folder_is_in_no_file(tmp_path: Path) -> None:
-    stage = Stage(make_workshop(tmp_path, HostLike()))
+    stage = Stage(make_workspace(tmp_path, HostLike()))
     error = stage.refusal(program(extra=b"\0" + OWN.encode() + b"\0"))
     assert error.failure.findings == (f"bin/demo: holds paths of the build: {OWN}",)
     beside = b"\0/home/user/out/work/lib/liba.so\0/home/user/out/work/compile-other-owner/a.c\0"
-    assert stage.run(program(extra=beside)).facts["passed"], "a library of the user's may be there"
+    assert stage.judged(program(extra=beside)).passed, "a library of the user's may be there"
 
 
 def test_a_folder_of_the_host_is_no_matter_to_containers(stage: Stage) -> None:
-    assert stage.run(program(extra=b"\0" + OWN.encode() + b"\0")).facts["passed"]
+    assert stage.judged(program(extra=b"\0" + OWN.encode() + b"\0")).passed
 
 
 # ---- waivers
 
 
 def test_a_waiver_of_the_specification_holds(stage: Stage) -> None:
-    result = stage.run(program(ef.AVX2), waivers=[WAIVER])
-    assert result.facts["passed"]
-    assert any("waived (avx2): it asks the CPU first" in note for note in result.facts["notes"])
-    assert result.facts["kernel_flags"] == []
+    record = stage.judged(program(ef.AVX2), waivers=[WAIVER])
+    assert record.passed
+    assert any("waived (avx2): it asks the CPU first" in note for note in record.notes)
+    assert record.kernel_flags == ()
 
 
 @pytest.mark.parametrize(("day", "holds"), [(date(2026, 12, 31), True), (date(2027, 1, 1), False)])
 def test_a_waiver_holds_until_its_last_day(stage: Stage, day: date, holds: bool) -> None:
     if holds:
-        assert stage.run(program(ef.AVX2), waivers=[WAIVER], today=day).facts["passed"]
+        assert stage.judged(program(ef.AVX2), waivers=[WAIVER], today=day).passed
     else:
         findings = stage.refusal(program(ef.AVX2), waivers=[WAIVER], today=day).failure.findings
         assert [line.partition(":")[0] for line in findings] == ["bin/demo", "waivers"]
@@ -360,11 +369,10 @@ def test_a_waiver_is_for_some_images_allocators_and_targets(
     ):
         key = f"{number:032}"
         if cell in cells:
-            assert stage.run(program(ef.AVX2), waivers=[waiver], allocators=ALLOCATORS, cell=cell, key=key).facts[
-                "passed"
-            ], cell
+            more: dict[str, Any] = {"waivers": [waiver], "allocators": ALLOCATORS, "cell": cell, "key": key}
+            assert stage.judged(program(ef.AVX2), **more).passed, cell
             continue
-        assert stage.run(program(), waivers=[waiver], allocators=ALLOCATORS, cell=cell, key=key).facts["passed"], (
+        assert stage.judged(program(), waivers=[waiver], allocators=ALLOCATORS, cell=cell, key=key).passed, (
             "it is not unused there"
         )
         with pytest.raises(StageError, match=r": 1 violation$"):
@@ -372,7 +380,7 @@ def test_a_waiver_is_for_some_images_allocators_and_targets(
 
 
 def test_a_waiver_for_what_the_target_has_is_not_unused(stage: Stage) -> None:
-    assert stage.run(program(), waivers=[{**WAIVER, "features": ["avx"]}]).facts["passed"]
+    assert stage.judged(program(), waivers=[{**WAIVER, "features": ["avx"]}]).passed
 
 
 # ---- the key
@@ -533,9 +541,9 @@ def image_with(stage: Stage, data: bytes = GUARDED, *, altered: tuple[str, ...] 
     return path
 
 
-def bundled(path: str = "lib/liba.so.1", data: bytes = GUARDED, package: str = "liba1") -> dict[str, str]:
+def bundled(path: str = "lib/liba.so.1", data: bytes = GUARDED, package: str = "liba1") -> BundledLibrary:
     digest = hashlib.sha256(data).hexdigest()
-    return {"soname": "liba.so.1", "path": path, "package": package, "version": "9", "sha256": digest}
+    return BundledLibrary(soname="liba.so.1", path=path, package=package, version="9", sha256=digest)
 
 
 def user() -> bytes:
@@ -544,11 +552,11 @@ def user() -> bytes:
 
 def test_a_library_of_the_images_own_package_is_accepted(stage: Stage) -> None:
     tree = {"bin/demo": user(), "lib/liba.so.1": GUARDED}
-    result = stage.run(tree, facts={"bundled": [bundled()]}, record=image_with(stage))
-    [told] = result.facts["dispatched"]
-    assert (told["package"], told["version"], told["features"]) == ("liba1", "1.2-3", ["avx2"]), "the record's word"
-    assert list(result.facts["packaged"]) == ["lib/liba.so.1"]
-    assert result.facts["kernel_flags"] == ["avx"], "of the program, not of what the library has beyond that"
+    record = stage.judged(tree, facts={"bundled": (bundled(),)}, record=image_with(stage))
+    [found] = record.dispatched
+    assert (found.package, found.version, found.features) == ("liba1", "1.2-3", ("avx2",)), "the record's word"
+    assert list(record.packaged) == ["lib/liba.so.1"]
+    assert record.kernel_flags == ("avx",), "of the program, not of what the library has beyond that"
 
 
 @pytest.mark.parametrize(
@@ -567,31 +575,31 @@ def test_why_a_bundled_library_is_not_the_distributions(
     stage: Stage, claim: dict[str, Any], record: dict[str, Any], why: str
 ) -> None:
     tree = {"bin/demo": user(), "lib/liba.so.1": GUARDED}
-    error = stage.refusal(tree, facts={"bundled": [bundled(**claim)]}, record=image_with(stage, **record))
-    assert f"lib/liba.so.1: not taken for the distribution's own: {why}" in error.failure.facts["notes"]
+    error = stage.refusal(tree, facts={"bundled": (bundled(**claim),)}, record=image_with(stage, **record))
+    assert f"lib/liba.so.1: not taken for the distribution's own: {why}" in record_of(error).notes
 
 
 def test_a_recipe_that_lies_about_what_it_has_bundled(stage: Stage) -> None:
     """The digests are what a container says in which the recipe has been root: the code in the tree must fit, too."""
     evil = code.library({"sum": (code.AVX2, code.RET)}, exports=["sum"], soname="liba.so.1")
     tree = {"bin/demo": user(), "lib/liba.so.1": evil}
-    error = stage.refusal(tree, facts={"bundled": [bundled()]}, record=image_with(stage))
+    error = stage.refusal(tree, facts={"bundled": (bundled(),)}, record=image_with(stage))
     assert error.failure.findings[0].startswith("lib/liba.so.1: sum: avx2 x1; ")
     own = {"bin/demo": ef.make(program(ef.AVX2)), "lib/liba.so.1": GUARDED}
-    error = stage.refusal(own, facts={"bundled": [bundled(), bundled("bin/demo")]}, record=image_with(stage))
+    error = stage.refusal(own, facts={"bundled": (bundled(), bundled("bin/demo"))}, record=image_with(stage))
     assert [finding.split(":")[0] for finding in error.failure.findings] == ["bin/demo"]
 
 
 def test_a_library_that_was_built_here_is_not_the_distributions(stage: Stage) -> None:
     tree = {"bin/demo": user(), "lib/liba.so.1": GUARDED}
-    claim = [bundled(package=audit.OWN)]
+    claim = (bundled(package=audit.OWN),)
     error = stage.refusal(tree, facts={"bundled": claim}, record=image_with(stage))
-    assert error.failure.facts["packaged"] == {}
+    assert record_of(error).packaged == {}
 
 
 def test_an_image_without_a_record_has_no_libraries_of_its_own(stage: Stage) -> None:
     tree = {"bin/demo": user(), "lib/liba.so.1": GUARDED}
-    assert stage.refusal(tree, facts={"bundled": [bundled()]}).failure.facts["packaged"] == {}
+    assert record_of(stage.refusal(tree, facts={"bundled": (bundled(),)})).packaged == {}
 
 
 def test_the_key_follows_the_baseline() -> None:

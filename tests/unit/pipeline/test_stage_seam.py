@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from unit.cell_results import FACTS
 from unit.helpers import make_spec
 
 from pikaforge.cli import main
 from pikaforge.config.registry import STAGES
+from pikaforge.config.scalars import Strict
 from pikaforge.host.hashing import digest
 from pikaforge.host.job import files
 from pikaforge.host.store import Result
@@ -26,11 +28,18 @@ COUNT = "count:debian12-sandybridge-none"
 COMPILED = "compile:debian12-sandybridge-none"
 
 
+class Count(Strict):
+    """The facts of a count."""
+
+    files: int
+
+
 class CountStage(BaseStage):
     """How many files a tree has."""
 
     name = "count"
     scope: Scope = "group"
+    facts = Count
     reads = frozenset({"compile"})
 
     def __init__(self) -> None:
@@ -46,29 +55,32 @@ class CountStage(BaseStage):
         self.made.append(inputs.node.id)
         with tarfile.open(inputs.of("compile").files["tree.tar"]) as tree:
             number = sum(member.isfile() for member in tree)
-        return run.workspace.store.put(self.name, key, identity=str(number), facts={"files": number}, files={})
+        return run.workspace.store.put(self.name, key, identity=str(number), facts=Count(files=number), files={})
 
     def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
-        return [f"{result.facts['files']} files"] if fresh else []
+        return [f"{result.read(Count).files} files"] if fresh else []
 
 
 class Compiled(Pipeline):
     """A pipeline that has a tree without a compiler; the stage under test is the real one."""
 
     tree: Mapping[str, bytes] = {"bin/demo": b"x", "conf/demo.conf": b"y"}
-    note = "one"
+    note = "gcc 12.2"
 
     def _material(self, node: Node, *, offline: bool) -> Material:
         return super()._material(node, offline=offline) if node.stage == "count" else Material(facts={"id": node.id})
 
-    def _make(self, node: Node, key: str, inputs: Mapping[str, Result]) -> Result:
+    def _make(self, node: Node, key: str, inputs: Mapping[str, Result], material: Material) -> Result:
         if node.stage == "count":
-            return super()._make(node, key, inputs)
-        with self._workshop.store.scratch() as scratch:
+            return super()._make(node, key, inputs, material)
+        with self._workspace.store.scratch() as scratch:
             path = scratch / "tree.tar"
             path.write_bytes(files(self.tree))
             held = {"tree.tar": path}
-            return self._workshop.store.put(node.stage, key, identity=digest(key), facts={"n": self.note}, files=held)
+            facts = FACTS[node.stage].model_dump(mode="json")
+            if node.stage == "compile":
+                facts["compiler"] = [self.note]
+            return self._workspace.store.put(node.stage, key, identity=digest(key), facts=facts, files=held)
 
 
 class Log(Events):
@@ -125,9 +137,20 @@ def test_the_facts_that_it_reads_are_part_of_its_key(
         for file in path.iterdir():
             file.unlink()
         path.rmdir()
-    monkeypatch.setattr(Compiled, "note", "two")
+    monkeypatch.setattr(Compiled, "note", "gcc 12.3")
     assert run(workspace, Log())[COUNT] == "done"
     assert len(stage.made) == 2
+
+
+def test_facts_of_another_version_are_no_result(workspace: Workspace, stage: CountStage) -> None:
+    run(workspace, Log())
+    [path] = (workspace.out / "store" / "count").glob("*/result.json")
+    path.write_text(path.read_text().replace('"files": 2', '"number": 2'))
+    log = Log()
+    assert run(workspace, log)[COUNT] == "done"
+    reason = "the facts of a stored result cannot be read: files: Field required"
+    assert log.notices == [f"the stored result of {COUNT} is made anew: {reason}", f"{COUNT}: 2 files"]
+    assert run(workspace, Log())[COUNT] == "cached"
 
 
 def test_the_command_line_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

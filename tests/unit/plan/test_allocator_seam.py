@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from unit import elf_files as ef
-from unit.cell_parts import trees
+from unit.cell_results import IMAGE as IMAGE_FACTS
+from unit.cell_results import SOURCE, trees
+from unit.cell_results import result as stage_result
 from unit.helpers import Ending, FakeEngine, make_spec, members, tar_of, the_cell
 
 from pikaforge.audit.elf.facts import facts_of
@@ -22,9 +24,8 @@ from pikaforge.cli import main
 from pikaforge.config.registry import ALLOCATORS
 from pikaforge.config.schema import Allocator, Spec, matrix_schema
 from pikaforge.errors import ConfigError, StageError
-from pikaforge.formats.package_inputs import PackageInputs
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workspace
+from pikaforge.host.workspace import Workspace, guest_digests
 from pikaforge.pipeline import allocator as stage
 from pikaforge.pipeline import compile as compile_stage
 from pikaforge.pipeline import package
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 CELL, GROUP, KEY = "R620-debian12-bump", "debian12-sandybridge-bump", "a" * 32
 SONAME, BUILD_ID = "libbump.so.1", "33" * 20
 LIBRARY = ef.library(BUILD_ID, soname=SONAME, symbols=[("bump_alloc", 0, 5, ef.FUNC)])
-IMAGE = Result(stage="image", key="k", identity="i", facts={"build": "image:build"}, files={})
+IMAGE = stage_result("image", IMAGE_FACTS)
 
 
 class Bump:
@@ -186,11 +187,11 @@ def test_it_is_built(built: Result, fake: FakeEngine, workspace: Workspace) -> N
     )
     assert "PIKAFORGE_UNWINDER" not in job.env
     assert [item.folder for item in job.inputs] == ["guest", "bump"]
-    assert built.facts["libraries"] == {SONAME: BUILD_ID}
+    assert built.read(stage.AllocatorFacts).libraries == {SONAME: BUILD_ID}
     spec = spec_with()
     material = stage.material(spec, the_cell(spec, CELL), workspace.home)
     assert material["bump"] == "16"
-    assert set(material["scripts"]) == {"lib.sh", "run.sh", *Bump.scripts}
+    assert material["scripts"] == guest_digests(workspace.home, Bump.scripts)
 
 
 def test_a_build_that_fails_is_called_by_its_name(fake: FakeEngine, workspace: Workspace) -> None:
@@ -210,7 +211,7 @@ def test_the_product_is_compiled_with_it(built: Result, fake: FakeEngine, worksp
     )
     path = workspace.base / "source.tar"
     path.write_bytes(tar_of({"a.c": "x"}))
-    made = Result(stage="source", key="k", identity="i", facts={"epoch": 1}, files={"source.tar": path})
+    made = stage_result("source", SOURCE, {"source.tar": path})
     spec = spec_with()
     compile_stage.make(workspace, spec, the_cell(spec, CELL), made, IMAGE, key=KEY, allocator=built)
     env = fake.jobs[-1].env
@@ -256,11 +257,14 @@ def test_a_running_server_shows_it() -> None:
 def test_it_has_a_package_of_its_own(built: Result, fake: FakeEngine, workspace: Workspace, tmp_path: Path) -> None:
     fake.endings["package"] = lambda job: Ending(outputs={path: path.encode() for path in job.outputs})
     spec = spec_with(images__debian12__formats=["rpm"])
-    parts = PackageInputs(**trees(tmp_path), allocator=built)
-    result = package.make(workspace, spec, the_cell(spec, CELL), parts, key="2" * 32, tools="tools:1", others={})
-    told = [(artifact["role"], artifact["name"]) for artifact in result.facts["artifacts"]]
+    given = replace(trees(tmp_path), allocator=built)
+    result = package.make(workspace, spec, the_cell(spec, CELL), given, key="2" * 32, tools="tools:1", others={})
+    facts = result.read(package.PackageFacts)
+    told = [(artifact.role, artifact.name) for artifact in facts.artifacts]
     assert told[1] == ("allocator", "demo-bump-alloc-libs-1.2-1.sandybridge.debian12.x86_64.rpm")
     text = members(fake.jobs[-1].inputs[1])["pack/package.spec"][1].decode()
     assert "License: 0BSD" in text
     assert "unwinder" not in text
-    assert result.facts["manifest"]["allocator"]["kind"] == "bump-alloc"
+    allocator = facts.manifest["allocator"]
+    assert isinstance(allocator, dict)
+    assert allocator["kind"] == "bump-alloc"

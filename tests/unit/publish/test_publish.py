@@ -23,7 +23,7 @@ from pikaforge.config.schema import FormatName
 from pikaforge.errors import EXIT_PUBLISH, HostError, PublishError
 from pikaforge.formats.deb import apt
 from pikaforge.formats.rpm import yum
-from pikaforge.publish.diff import Item, outline
+from pikaforge.publish.diff import Item, compare
 from pikaforge.publish.promote import promotion
 from pikaforge.publish.publisher import Publisher, PublishRequest
 from pikaforge.publish.sites import directory
@@ -119,8 +119,8 @@ class TestGenerations:
         assert after == before
         assert done.transferred == 0
         assert done.pages == []
-        assert all(each.nothing for each in done.outlines)
-        assert [artifact.name for each in done.outlines for artifact in each.same] == [
+        assert all(each.nothing for each in done.diffs)
+        assert [artifact.name for each in done.diffs for artifact in each.same] == [
             "demo-1.0-1.x86_64.rpm",
             "demo_1.0-1_amd64.deb",
         ]
@@ -142,7 +142,7 @@ class TestGenerations:
 
     def test_looking_writes_nothing(self, root: Root) -> None:
         done = root.publisher().look(PublishRequest(items=(root.shelf.item(),)))
-        assert [put.artifact.path for put in done.outlines[0].placed] == ["x86_64/demo-1.0-1.x86_64.rpm"]
+        assert [put.artifact.path for put in done.diffs[0].placed] == ["x86_64/demo-1.0-1.x86_64.rpm"]
         assert not served(root).parent.parent.exists()
 
     def test_each_model_has_a_repository_of_its_own(self, root: Root) -> None:
@@ -229,6 +229,12 @@ class TestSameNames:
         assert set(named_by_yum(served(root))) == {"demo-1.1"}
         done = root.publish(root.shelf.item("1.0"))
         assert done.transferred == 3  # metadata alone
+        assert set(named_by_yum(served(root))) == {"demo-1.0", "demo-1.1"}
+
+    def test_a_package_that_is_listed_again_with_a_signature_is_indexed_from_its_own_file(self, root: Root) -> None:
+        root.publish(root.shelf.item("1.0"))
+        root.publish(root.shelf.item("1.1"), keep=1)
+        root.publish(root.shelf.item("1.0", signed=True))
         assert set(named_by_yum(served(root))) == {"demo-1.0", "demo-1.1"}
 
     def test_a_signature_that_comes_later_is_added(self, root: Root) -> None:
@@ -356,14 +362,14 @@ class TestSigned:
     def test_a_new_key_signs_the_metadata_anew_and_stands_beside_the_old_one(self, root: Root) -> None:
         root.publish(root.shelf.item())
         root.signer = FakeSigner()
-        assert root.publish(root.shelf.item()).outlines[0].resigned
+        assert root.publish(root.shelf.item()).diffs[0].resigned
         second = FakeSigner("B" * 40)
         second.public = FakeSigner.public.replace("AAAA", "BBBB")
         root.signer = second
         root.publish(root.shelf.item())
         assert (served(root) / "x86_64/repodata/repomd.xml.asc").read_text().startswith("B" * 40)
         assert (served(root).parent.parent / "demo.asc").read_text() == FakeSigner.public + second.public
-        assert root.publish(root.shelf.item()).outlines[0].nothing
+        assert root.publish(root.shelf.item()).diffs[0].nothing
 
     def test_where_signature_and_metadata_are_switched_one_after_the_other_both_fit_meanwhile(
         self, root: Root, monkeypatch: pytest.MonkeyPatch
@@ -546,7 +552,7 @@ class TestMissing:
         before = tree(served(root, ""))
         # The first place comes before the one with the package that needs it.
         new = (root.shelf.item("1.0", format="tar", image="debian11"), root.shelf.item("1.1", format=kind))
-        for do in (root.publisher().look, lambda wish: root.publish(*wish.items)):
+        for do in (root.publisher().look, lambda request: root.publish(*request.items)):
             do(PublishRequest(items=(there,)))  # nothing is to be made
             with pytest.raises(HostError, match="it is missing"):
                 do(PublishRequest(items=new))
@@ -595,6 +601,6 @@ def catalogue(root: Root) -> Catalogue:
 
 def test_nothing_is_to_do_for_what_is_there(tmp_path: Path) -> None:
     item = Shelf(tmp_path).item("1.0")
-    fresh = outline([item], None, key="")
+    fresh = compare([item], None, key="")
     assert not fresh.nothing
     assert fresh.number == 1

@@ -54,7 +54,7 @@ def audit(context: Context) -> int:
             distributions=distributions,
         )
     if arguments.json:
-        output.show(json.dumps([result.facts() for result in results], indent=2))
+        output.show(json.dumps([result.record().model_dump(mode="json") for result in results], indent=2))
     else:
         lines = [line for result in results for line in result.lines(limit=limit)]
         output.show("\n".join(audit_result.demangled(lines)))

@@ -18,6 +18,7 @@ from pikaforge.host.job import Input, RunningServer
 from pikaforge.host.process import cwd
 from pikaforge.host.store import Result, write_atomically
 from pikaforge.host.workspace import Workspace
+from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.pipeline import Report
 from pikaforge.pipeline.smoke.resp import Connection
 from pikaforge.pipeline.smoke.server import ServerPlace, read_conf
@@ -109,7 +110,7 @@ def _result(done: Report, node: str) -> Result:
 def _run(context: Context, workspace: Workspace, cell: Cell, done: Report, workload: Workload) -> load.Samples:
     """Start a server with empty data, and put the load on it."""
     compiled, image = _result(done, f"compile:{cell.group}"), _result(done, f"image:{cell.image}")
-    server, runtime = context.spec.product.server, str(image.facts["runtime"])
+    server, runtime = context.spec.product.server, image.read(ImageStageFacts).runtime
     lacking = emulation.lacking(cell.target, workspace.engine.cpu_flags(runtime))
     failure = StageFailure(stage=STAGE, label=cell.group)
     if lacking:

@@ -32,7 +32,7 @@ def build(context: Context) -> int:
     for warning in plan.warnings:
         output.show(f"warning: {warning}")
     done = run.pipeline.execute(plan, run.printer)
-    print_summary(done, dist.deliver(run.workspace, context.spec, done), partial(command_for, context.arguments))
+    print_summary(done, dist.write(run.workspace, context.spec, done), partial(command_for, context.arguments))
     return status(done)
 
 

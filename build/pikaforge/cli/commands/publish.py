@@ -280,7 +280,7 @@ class _PublishRun:
             name=name,
             where=publisher.site.where,
             done=self.yes,
-            diffs=done.outlines,
+            diffs=done.diffs,
             transferred=done.transferred,
             pages=tuple(done.pages),
         )

@@ -14,6 +14,7 @@ from pikaforge.cli.context import Context
 from pikaforge.errors import EXIT_DONE, ConfigError
 from pikaforge.host.process import cwd
 from pikaforge.pipeline import coverage
+from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.pipeline import Report
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.matrix import all_cells
@@ -35,14 +36,14 @@ def sweep(context: Context) -> int:
     folder = cwd() / arguments.to if arguments.to else context.home / "docs"
     whole = all_cells(context.spec)
     product = context.spec.product
-    emulator = done.outcomes.get(EMULATOR_NODE)
+    emulator = done.facts(EMULATOR_NODE, ImageStageFacts)
     fresh = coverage.Coverage(
         product=product.name,
         version=product.version,
         source=_source(arguments.source),
         tool=__version__,
         machine=coverage.best_of(run.machine),
-        emulator=str(emulator.result.facts["version"]) if emulator is not None and emulator.result is not None else "",
+        emulator=emulator.version if emulator is not None else "",
         rows=tuple(coverage.rows(whole, done, day=today())),
     )
     order = list(dict.fromkeys((cell.image, cell.target, cell.allocator) for cell in _by_image(context, whole)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pikaforge.cli import output
@@ -12,7 +11,7 @@ from pikaforge.cli.commands.build import status
 from pikaforge.cli.context import Context
 from pikaforge.config.patch_series import Series
 from pikaforge.config.schema import matrix_schema, series_schema
-from pikaforge.errors import EXIT_DONE, ConfigError, StageError
+from pikaforge.errors import EXIT_DONE, ConfigError
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.process import cwd
 from pikaforge.host.store import write_atomically
@@ -21,8 +20,9 @@ from pikaforge.pipeline import report
 from pikaforge.pipeline.compile import CACHE
 from pikaforge.pipeline.image import base_image
 from pikaforge.pipeline.source import origin
+from pikaforge.pipeline.source.facts import SeriesFacts, SourceFacts
+from pikaforge.pipeline.source.patch_state import HEADER, rows
 from pikaforge.pipeline.source.patches import entry_name
-from pikaforge.pipeline.source.series import HEADER, rows
 from pikaforge.plan.plan import TOOLS_NODE, common_part
 from pikaforge.publish import state
 
@@ -73,13 +73,9 @@ def _check_patches(context: Context, workspace: Workspace, series: Series) -> in
     part = common_part(context.spec, lambda node: node.stage == "source" or node.id == TOOLS_NODE, engine=engine.kind)
     done = context.pipeline(workspace).execute(part, output.Printer())
     for outcome in done.of("source"):
-        facts: Sequence[Mapping[str, object]] | None = None
-        if outcome.result is not None:
-            facts = outcome.result.facts["patches"]
-        elif isinstance(outcome.error, StageError):
-            facts = outcome.error.failure.facts.get("patches")
-        if facts is not None:
-            output.show(output.table(HEADER, rows(series, facts)))
+        found = outcome.facts(SourceFacts if outcome.result is not None else SeriesFacts)
+        if found is not None:
+            output.show(output.table(HEADER, rows(series, found.patches)))
     return status(done)
 
 

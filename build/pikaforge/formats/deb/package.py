@@ -71,8 +71,8 @@ class DebFormat:
         """Make the DEBs in the tools image."""
         described = debian.product(
             system_package.product_package(work),
-            depends=debian.depends(work.parts.audited.facts["library_versions"], system_package.programs(work)),
-            licences=debian.licence_texts(work.parts.compiled.files["tree.tar"], prefix=work.top),
+            depends=debian.depends(work.parts.library_versions, system_package.programs(work)),
+            licences=debian.licence_texts(work.parts.tree, prefix=work.top),
             maintainer=work.spec.product.maintainer,
         )
         made = system_package.build(

@@ -72,21 +72,20 @@ class RpmFormat:
         built = work.parts.allocator
         if built is None:
             return []
-        prefix = built.files["prefix.tar"]
         about = system_package.about(work)
-        version = str(built.facts["version"])
+        version = built.version
         kind = allocators.kind_of(work.spec, work.cell.allocator)
         described = allocator.packages(
             replace(about, version=version, licence=kind.licence, url=kind.url),
             what=kind.name,
-            unwinder=str(built.facts["unwinder"].get("asked", "")),
+            unwinder=built.unwinder,
             target=work.cell.target,
-            prefix=tree_entries(prefix, folder="prefix", prefix=allocator.allocator_top(about.name, kind.name)),
-            requires=house.needs(built.facts["needs"]),
-            changes_=(spec_file.ChangelogEntry(epoch=int(built.facts["epoch"]), lines=(f"{kind.name} {version}",)),),
+            prefix=tree_entries(built.prefix, folder="prefix", prefix=allocator.allocator_top(about.name, kind.name)),
+            requires=house.needs(built.needs),
+            changes_=(spec_file.ChangelogEntry(epoch=built.epoch, lines=(f"{kind.name} {version}",)),),
         )
         made = system_package.build(
-            work, self.name, "allocator RPM", described, {"prefix": prefix}, scripts=self.scripts
+            work, self.name, "allocator RPM", described, {"prefix": built.prefix}, scripts=self.scripts
         )
         return [Packed(format=self.name, role="allocator", name=name, path=path) for name, path in made]
 

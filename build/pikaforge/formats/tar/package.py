@@ -33,7 +33,7 @@ class TarFormat:
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the tarball, and one of the debug information if there is any."""
-        tree = Input(folder="tree", archive=work.parts.compiled.files["tree.tar"])
+        tree = Input(folder="tree", archive=work.parts.tree)
         [path] = work.run(
             "package",
             "tarball",
@@ -50,7 +50,7 @@ class TarFormat:
                 guest=("debuginfo.sh", "layout.sh"),
                 inputs=(
                     Input(folder="pack", archive=files(debuginfo.debug_tarball(entries))),
-                    Input(folder="debug", archive=work.parts.compiled.files["debug.tar"]),
+                    Input(folder="debug", archive=work.parts.debug),
                 ),
                 outputs=("debuginfo.tar.gz",),
             )

@@ -24,8 +24,8 @@ class Links:
     def update(self, pool: Pool) -> IndexFiles:
         """Return the page."""
         links = "".join(
-            f'<a href="{quote(each.location)}#sha256={each.sha256}">{html.escape(each.name)}</a><br>\n'
-            for each in pool.listed
+            f'<a href="{quote(location)}#sha256={package.sha256}">{html.escape(package.name)}</a><br>\n'
+            for location, package in pool.listed.items()
         )
         page = f"<!doctype html>\n<title>{html.escape(pool.place)}</title>\n{links}"
         return IndexFiles(pointers={"index.html": page.encode()})
@@ -42,7 +42,7 @@ class WheelFormat:
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the wheel, without a container."""
-        tree = wheel.read_tree(work.parts.compiled.files["tree.tar"], work.extra)
+        tree = wheel.read_tree(work.parts.tree, work.extra)
         made = wheel.build(tree, product=work.spec.product, variant=work.variant)
         path = work.scratch / made.name
         path.write_bytes(made.content)

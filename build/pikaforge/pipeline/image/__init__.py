@@ -1,1 +1,1 @@
-"""The image stage: base image, build image, runtime image, and the facts of them."""
+"""The image stage: base image, build image, runtime image, and their facts."""

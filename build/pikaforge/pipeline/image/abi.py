@@ -1,6 +1,6 @@
-"""What the base system of an image promises to programs: the symbol versions of its C and C++ libraries.
+"""The ABI of an image's base system: the symbol versions of its C and C++ libraries.
 
-Measured in the runtime image and not looked up in a table of distributions, so it holds for every image entry.
+It is measured in the runtime image, and not taken from a table of distributions. So it is right for every image entry.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from pikaforge.host.workspace import Workspace, run_job
 
 SCRIPT = "abi.sh"
 LIBRARIES = ("libc.so.6", "libstdc++.so.6", "libgcc_s.so.1")
-"""What defines the namespaces GLIBC, GLIBCXX with CXXABI, and GCC."""
+"""They define the namespaces GLIBC, GLIBCXX with CXXABI, and GCC."""
 
 
 def measure(workspace: Workspace, image: str, *, stage: str, label: str, log: Path) -> dict[str, str]:
-    """By namespace of symbol versions the highest that a system has: `{"GLIBC": "2.36", …}`.
+    """Return the highest symbol version of each namespace that a system has: `{"GLIBC": "2.36", …}`.
 
-    A library that is not there promises nothing; its namespaces are missing, and are not judged.
+    The namespaces of a library that is missing are not in it, and are not judged.
 
     Args:
         workspace: where it is run.
-        image: the runtime image; nothing with the host engine.
-        stage: of the node, for errors.
-        label: of the node.
-        log: of the node.
+        image: the runtime image; "" with the host engine.
+        stage: the stage of the node, for errors.
+        label: the label of the node.
+        log: the log of the node.
 
     Raises:
         StageError: the libraries cannot be fetched.

@@ -1,4 +1,4 @@
-"""What an image starts from: a registry's image by digest, or a bootstrapped root."""
+"""Base images: a registry's image by digest, or a root that is bootstrapped."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ REPOSITORY = "pikaforge"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """What an image starts from, as pinned."""
+    """A pinned base image."""
 
     image: str
-    """Name of the image entry."""
+    """The name of the image entry."""
     registry: str = ""
     """`name@sha256:…`, or empty if bootstrapped."""
     suite: str = ""
@@ -27,14 +27,16 @@ class Base:
 
     @property
     def tag(self) -> str:
-        """What the engine calls it."""
+        """Return the engine's name of it."""
         if self.registry:
             return self.registry
         return f"{REPOSITORY}/base:{self.image}-{hashing.digest(f'{self.suite} {self.mirror}')[:12]}"
 
 
 def identify(name: str, entry: Image, *, workspace: Workspace, offline: bool) -> Base | None:
-    """The pinned base of an image; without a pin, what a registry or the bootstrap can give. None if not known yet.
+    """Return the pinned base of an image; None if it is not pinned and `offline` is set.
+
+    Without a pin, the registry's image is taken and pinned, or a bootstrap if no registry is reachable.
 
     Raises:
         UnreachableError: no registry is reachable and the entry allows no bootstrap.

@@ -1,7 +1,7 @@
 """The image stage: a build image and a clean runtime image per OS, the tools image, and the emulator.
 
 The base comes from a registry, pinned by digest, or is bootstrapped from the distribution's own packages. With the
-host engine there is nothing to build: this machine must be the right OS and have the packages.
+host engine nothing is built: this machine must have the right OS and the packages.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pikaforge.config import compilers, families
 from pikaforge.config.schema import Image, Spec
@@ -26,6 +25,7 @@ from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import GUEST, Workspace, failure, guest_digests, read_facts, run_job
 from pikaforge.pipeline.image import abi, bootstrap, libraries
 from pikaforge.pipeline.image.base_image import REPOSITORY, Base, identify
+from pikaforge.pipeline.image.facts import ImageStageFacts, OsReleaseFacts
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan.plan import EMULATOR, TOOLS, Node
 from pikaforge.plan.stages import Needs, Scope, Slot
@@ -35,17 +35,17 @@ SCRIPTS = ("packages.sh", abi.SCRIPT, libraries.SCRIPT)
 COPIED = ("lib.sh", "specs.sh")
 """Guest scripts that the Dockerfiles copy."""
 OWN = (TOOLS, EMULATOR)
-"""Images of the tool's own: not of the matrix, without its packages, and with one target."""
+"""Images of the tool itself. They are not in the matrix, do not have its packages, and have one target each."""
 EMULATOR_FOLDER = "emulator"
 EMULATOR_FILE = "qemu-x86_64"
-"""What the emulator's image is for; below its root, and in the result."""
+"""The file of the emulator, below the root of its image and in the result."""
 
 _making: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-"""One lock a base, because the tools image and an OS image may need the same one at the same time."""
+"""One lock for each base, because the tools image and an OS image may need the same one at the same time."""
 
 
 def entry_of(spec: Spec, label: str) -> str:
-    """The image entry on which an image is made."""
+    """Return the image entry on which an image is made."""
     if label == EMULATOR:
         assert spec.defaults.emulator is not None  # the plan has no such node then
         return spec.defaults.emulator
@@ -57,15 +57,15 @@ def _recipe(spec: Spec, label: str) -> str:
     return label if label in OWN else families.of(spec.images[label].family).recipe
 
 
-def material(spec: Spec, label: str, base: Base | None, home: Path) -> dict[str, Any]:
-    """Key material: base, Dockerfile, package lists, scripts."""
+def material(spec: Spec, label: str, base: Base | None, home: Path) -> dict[str, object]:
+    """Return the key material: base, Dockerfile, package lists, scripts."""
     recipe = _recipe(spec, label)
     packages = {} if label in OWN else _arguments(spec, label)
     return {
         "base": None if base is None else [base.registry, base.suite, base.mirror],
         "dockerfile": hashing.files_digest(home / "docker" / recipe, ["Dockerfile"]),
         "packages": packages,
-        # So that another version in matrix.yaml is compared with what the image has.
+        # A changed version in matrix.yaml has to be compared with that of the image.
         "gcc": "" if label in OWN else spec.images[label].gcc,
         "scripts": guest_digests(home, [*SCRIPTS, *COPIED]),
     }
@@ -79,70 +79,76 @@ def _arguments(spec: Spec, label: str) -> dict[str, str]:
 
 
 def usable(result: Result, workspace: Workspace) -> bool:
-    """Whether the engine still holds the images that a stored result names."""
+    """Return whether the engine still holds the images that a stored result names."""
     engine = workspace.engine
     if not isinstance(engine, DockerEngine):
         return True
-    wanted = [result.facts[name] for name in ("build", "runtime") if result.facts.get(name)]
-    held = [engine.image(reference) for reference in wanted]
-    return all(facts is not None and facts.id == result.facts["ids"][w] for facts, w in zip(held, wanted, strict=True))
+    facts = result.read(ImageStageFacts)
+    held = {reference: engine.image(reference) for reference in (facts.build, facts.runtime) if reference}
+    return all(image is not None and image.id == facts.ids.get(reference) for reference, image in held.items())
 
 
 def make(workspace: Workspace, spec: Spec, base: Base, *, key: str, label: str) -> Result:
-    """Build the images.
+    """Build the images; store `ImageStageFacts` with the record of the distribution's libraries, or with the emulator.
 
-    The result has the record of the distribution's libraries, or the emulator; its facts name the images (`build`,
-    `runtime`), their ids, compiler, packages, symbol versions (`abi`) and the system (`os`). Its identity is that of
-    the installed packages and their libraries: the same packages elsewhere give the same results.
+    The identity is that of the installed packages and their libraries: the same packages elsewhere give the same
+    results.
     """
     engine = workspace.engine
     assert isinstance(engine, DockerEngine)
     log = workspace.log_path(label, STAGE_NAME)
-    facts: dict[str, Any] = {"base": base.registry or f"bootstrap {base.suite}", "ids": {}}
     with _making[base.tag]:
         _ensure_base(engine, base, workspace, log)
     if label == EMULATOR:
         return _emulator(workspace, engine, spec, base, key=key, log=log)
-    targets = ("build",) if label == TOOLS else ("runtime", "build")
-    packages: dict[str, list[list[str]]] = {}
-    for target in targets:
-        tag = f"{REPOSITORY}/{label}-{target}:{key[:16]}"
-        image = _build(workspace, engine, spec, base, label=label, target=target, tag=tag, log=log)
-        found = _inventory(workspace, tag, label, log)
-        facts[target] = tag
-        facts["ids"][tag] = image.id
-        facts["os"] = found.os
-        packages[target] = found.packages
-        if target == "build" and label not in OWN:
-            facts["gcc"] = found.compiler
-            _check_compiler(spec.images[label], label, found.compiler)
-    facts["packages"] = packages
+    tags: dict[str, str] = {}
+    ids: dict[str, str] = {}
+    held: dict[str, Inventory] = {}
+    for target in ("build",) if label == TOOLS else ("runtime", "build"):
+        tag = tags[target] = f"{REPOSITORY}/{label}-{target}:{key[:16]}"
+        ids[tag] = _build(workspace, engine, spec, base, label=label, target=target, tag=tag, log=log).id
+        held[target] = _inventory(workspace, tag, label, log)
+    found = held["build"]
+    abi_versions: dict[str, str] = {}
     if label not in OWN:
-        facts["abi"] = abi.measure(workspace, str(facts["runtime"]), stage=STAGE_NAME, label=label, log=log)
+        _check_compiler(spec.images[label], label, found.compiler)
+        abi_versions = abi.measure(workspace, tags["runtime"], stage=STAGE_NAME, label=label, log=log)
     if base.suite:
-        _pin_packages(workspace.lock, base, engine, workspace, log)
-    identity = repr(sorted((t, tuple(map(tuple, p))) for t, p in packages.items())) + key
-    return _keep(workspace, facts, identity, key=key, label=label, log=log)
+        _pin_packages(workspace.lock, base, workspace, log)
+    facts = ImageStageFacts(
+        base=_name_of(base),
+        build=tags["build"],
+        runtime=tags.get("runtime", ""),
+        ids=ids,
+        os=found.os,
+        gcc="" if label in OWN else found.compiler,
+        packages={target: each.packages for target, each in held.items()},
+        abi=abi_versions,
+    )
+    return _keep(workspace, facts, repr(sorted(facts.packages.items())) + key, key=key, label=label, log=log)
 
 
-def _keep(workspace: Workspace, facts: dict[str, Any], identity: str, *, key: str, label: str, log: Path) -> Result:
-    """Store the result, with the record of the distribution's libraries unless the image is the tool's own."""
+def _name_of(base: Base) -> str:
+    return base.registry or f"bootstrap {base.suite}"
+
+
+def _keep(workspace: Workspace, facts: ImageStageFacts, identity: str, *, key: str, label: str, log: Path) -> Result:
+    """Store the result; if the image is not the tool's own, with the record of the distribution's libraries."""
     with workspace.store.scratch() as scratch:
         files: dict[str, Path] = {}
         if label not in OWN:
-            image = str(facts["build"])
-            path = libraries.measure(workspace, image, stage=STAGE_NAME, label=label, log=log, into=scratch)
+            path = libraries.measure(workspace, facts.build, stage=STAGE_NAME, label=label, log=log, into=scratch)
             files[libraries.FILE] = path
             identity += sha256(path)
         return workspace.store.put(STAGE_NAME, key, identity=hashing.digest(identity), facts=facts, files=files)
 
 
 def _emulator(workspace: Workspace, engine: DockerEngine, spec: Spec, base: Base, *, key: str, log: Path) -> Result:
-    """The emulator as a file of the result: once that is in the store, the image is not needed any more."""
+    """Store the emulator as a file; once it is in the store, its image is not needed any more."""
     tag = f"{REPOSITORY}/{EMULATOR}-build:{key[:16]}"
     _build(workspace, engine, spec, base, label=EMULATOR, target="build", tag=tag, log=log)
     if base.suite:
-        _pin_packages(workspace.lock, base, engine, workspace, log)
+        _pin_packages(workspace.lock, base, workspace, log)
     with workspace.store.scratch() as scratch:
         wanted = (EMULATOR_FILE, "version")
         job = Job(
@@ -159,9 +165,12 @@ def _emulator(workspace: Workspace, engine: DockerEngine, spec: Spec, base: Base
         )
         program = done.outputs[f"out/{EMULATOR_FILE}"]
         version = done.outputs["out/version"].read_text(encoding="utf-8").strip()
-        facts = {"base": base.registry or f"bootstrap {base.suite}", "ids": {}, "packages": {}, "version": version}
         return workspace.store.put(
-            STAGE_NAME, key, identity=sha256(program), facts=facts, files={EMULATOR_FILE: program}
+            STAGE_NAME,
+            key,
+            identity=sha256(program),
+            facts=ImageStageFacts(base=_name_of(base), version=version),
+            files={EMULATOR_FILE: program},
         )
 
 
@@ -202,7 +211,7 @@ def _build(
     context.update({f"guest/{name}": workspace.home / GUEST / name for name in COPIED})
     arguments = {"BASE": base.tag, **({} if label in OWN else _arguments(spec, label))}
     wanted = {name: value for name, value in arguments.items() if _declares(folder / "Dockerfile", name)}
-    # The tag holds the key: what another checkout has made under it is what would be made here.
+    # The tag has the key in it, so an image that another checkout has made under it is the right one.
     image = engine.image(tag) or engine.build(
         context=files(context), target=target, tag=tag, args=wanted, labels={"org.pikaforge.image": label}, log=log
     )
@@ -221,14 +230,13 @@ def _declares(dockerfile: Path, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """What an image holds."""
+    """The contents of an image."""
 
-    packages: list[list[str]]
-    """As [name, version]."""
+    packages: tuple[tuple[str, str], ...]
+    """As (name, version)."""
     compiler: str
-    """Version of its gcc; "" without one."""
-    os: dict[str, str]
-    """`id`, `version` and `variant` of its os-release, each "" where that has none."""
+    """Version of its gcc; empty if it has none."""
+    os: OsReleaseFacts
 
 
 def _inventory(workspace: Workspace, image: str, label: str, log: Path) -> Inventory:
@@ -247,11 +255,11 @@ def _inventory(workspace: Workspace, image: str, label: str, log: Path) -> Inven
         )
         lines = done.outputs["out/packages"].read_text(encoding="utf-8").splitlines()
         facts = read_facts(done.outputs["out/facts"])
-        system = facts.get("os", [()])[0]
+        id_, version, variant, *_ = (*facts.get("os", [()])[0], "", "", "")
         return Inventory(
-            packages=[line.split("\t") for line in lines],
+            packages=tuple((name, found) for name, _, found in (line.partition("\t") for line in lines)),
             compiler=facts.get("gcc", [("",)])[0][0],
-            os=dict(zip(("id", "version", "variant"), (*system, "", "", ""), strict=False)),
+            os=OsReleaseFacts(id=id_, version=version, variant=variant),
         )
 
 
@@ -264,13 +272,14 @@ def _check_compiler(entry: Image, label: str, found: str) -> None:
         )
 
 
-def _pin_packages(lock: Lock, base: Base, engine: DockerEngine, workspace: Workspace, log: Path) -> None:
+def _pin_packages(lock: Lock, base: Base, workspace: Workspace, log: Path) -> None:
     """Pin a bootstrapped base by its package versions.
 
-    The distribution moves them with every security update, so another value is only refused under `--locked`.
+    They change with every security update of the distribution, so another value is refused under `--locked` only.
     """
     held = _inventory(workspace, base.tag, base.image, log)
-    value = f"sha256:{hashing.digest(repr(held.packages))}"
+    # As lists, because such pins are in sources.lock files that users have.
+    value = f"sha256:{hashing.digest(repr([list(package) for package in held.packages]))}"
     old = lock.pins("images", base.image).get("packages")
     if old is not None and old != value and not lock.strict:
         lock.replace("images", base.image, "packages", value)
@@ -281,8 +290,8 @@ def _pin_packages(lock: Lock, base: Base, engine: DockerEngine, workspace: Works
 # ---- the host engine
 
 
-def host_material(spec: Spec, label: str, home: Path) -> dict[str, Any]:
-    """Return key material on the host engine: what is installed of what is needed."""
+def host_material(spec: Spec, label: str, home: Path) -> dict[str, object]:
+    """Return the key material with the host engine: versions of the needed packages, compiler, scripts."""
     family = families.here(spec.images[label].family)
     return {
         "packages": family.packages.installed(_host_wanted(spec, label, family)),
@@ -296,7 +305,7 @@ def _host_wanted(spec: Spec, label: str, family: OsFamily) -> Sequence[str]:
 
 
 def run_host(workspace: Workspace, spec: Spec, *, key: str, label: str) -> Result:
-    """Check that this machine has what the image would have; nothing is installed.
+    """Check that this machine has the packages that the image would have; install nothing.
 
     Raises:
         HostError: packages are missing; all of them are listed, with the command that installs them.
@@ -314,48 +323,44 @@ def run_host(workspace: Workspace, spec: Spec, *, key: str, label: str) -> Resul
     compiler = machine.compiler_version()
     _check_compiler(spec.images[label], label, compiler)
     log = workspace.log_path(label, STAGE_NAME)
-    facts: dict[str, Any] = {
-        "base": "this machine",
-        "build": "",
-        "runtime": "",
-        "ids": {},
-        "gcc": compiler,
-        "packages": {"build": sorted([n, v] for n, v in versions.items())},
-        "abi": abi.measure(workspace, "", stage=STAGE_NAME, label=label, log=log),
-    }
-    return _keep(workspace, facts, repr(facts["packages"]), key=key, label=label, log=log)
+    facts = ImageStageFacts(
+        base="this machine",
+        gcc=compiler,
+        packages={"build": tuple(sorted(versions.items()))},
+        abi=abi.measure(workspace, "", stage=STAGE_NAME, label=label, log=log),
+    )
+    return _keep(workspace, facts, repr(facts.packages), key=key, label=label, log=log)
 
 
 class ImageStage(BaseStage):
-    """The images that the rest is built and tried on, and the tool's own two."""
+    """Makes the images that cells are built and tried on, and the tool's own two."""
 
     name = STAGE_NAME
     scope: Scope = "image"
+    facts = ImageStageFacts
 
     def needs(self, slot: Slot) -> Needs:
         """Return that it needs nothing."""
         return Needs(ids=())
 
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
-        """Return what the base is, looked up unless it is pinned, and what is put into it."""
+        """Return the pinned base and what is put into it; look the base up if it is not pinned, unless `offline`."""
         if run.workspace.engine.kind == "host":
             return Material(facts=host_material(run.spec, node.label, run.home))
         name = entry_of(run.spec, node.label)
         base = identify(name, run.spec.images[name], workspace=run.workspace, offline=offline)
-        run.pins[node.id] = base
-        return Material(facts=material(run.spec, node.label, base, run.home), pinned=base is not None)
+        return Material(facts=material(run.spec, node.label, base, run.home), pinned=base is not None, pin=base)
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
-        """Build the images, or look at this machine."""
+        """Build the images; with the host engine, check this machine."""
         label = inputs.node.label
         if run.workspace.engine.kind == "host":
             return run_host(run.workspace, run.spec, key=key, label=label)
-        base = run.pins[inputs.node.id]
-        assert isinstance(base, Base)
-        return make(run.workspace, run.spec, base, key=key, label=label)
+        assert isinstance(inputs.pin, Base)  # see `material`
+        return make(run.workspace, run.spec, inputs.pin, key=key, label=label)
 
     def lost(self, result: Result, run: RunContext, *, engine_answers: Callable[[], bool]) -> str:
-        """Return why the engine does not have the images."""
+        """Return why the engine does not have its images."""
         if not engine_answers():
             return "no engine answers that could hold it"
         return "" if usable(result, run.workspace) else "the engine does not hold it any more"

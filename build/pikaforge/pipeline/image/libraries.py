@@ -1,7 +1,7 @@
-"""The distribution's own libraries: what the loader finds in an image, known by package, version and digests.
+"""The distribution's own libraries in an image: package, version and digests of what its loader finds.
 
-Recorded in the build image, before any recipe has run in it. A library that is not what its package has brought (the
-package database has the digests) is not recorded as the distribution's.
+They are recorded in the build image, before any recipe has run in it. The package database has digests of the files
+that packages have brought. A library with another digest is not recorded as the distribution's.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from pikaforge.audit.distribution import PackagedRecord
 from pikaforge.audit.elf.code import code_digest
 from pikaforge.audit.elf.layout import is_elf
+from pikaforge.config.scalars import Strict
 from pikaforge.errors import AuditError, StageError
 from pikaforge.host.archives import members
 from pikaforge.host.job import Job
@@ -26,11 +28,13 @@ SCRIPT = "libraries.sh"
 FILE = "libraries.json"
 """In the image stage's result."""
 LIMIT = 20_000
-"""Libraries, and as many bytes of a path or version as a line has: an image that has more is none of a distribution."""
+"""Libraries; an image that has more is none of a distribution."""
 LINE_LIMIT = 4096
+"""Characters of a path, and of a line of the package database."""
 SIZE_LIMIT = 512 << 20
 """Bytes of one library."""
 TOTAL_LIMIT = 16 << 30
+"""Bytes of all libraries."""
 DIGESTS: Mapping[int, str] = {32: "md5", 40: "sha1", 64: "sha256", 96: "sha384", 128: "sha512"}
 """Kinds of digests in package databases, by their length in hex."""
 
@@ -39,28 +43,23 @@ Owners = Mapping[str, Sequence[tuple[str, str, str]]]
 """Package, version and digest by path."""
 
 
-class Library(BaseModel):
-    """One library of a package, as the package has brought it."""
+class Library(PackagedRecord):
+    """One library of an image, as its package has brought it. `code` is empty if it is no ELF file that can be read."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    path: str = Field(description="In the image.")
-    package: str = Field(description="The package that has brought it.")
-    version: str = Field(description="The package's.")
-    sha256: str = Field(description="Of the file.")
-    code: str = Field(description="Of what is executable in it (`elf.code`); empty where that cannot be told.")
+    path: str
+    """In the image."""
 
 
-class Libraries(BaseModel):
-    """What is recorded of an image."""
+class Libraries(Strict):
+    """The record of an image's libraries."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    libraries: tuple[Library, ...] = Field(description="Sorted by path.")
-    altered: tuple[str, ...] = Field(description="Paths of libraries that are not what their packages have brought.")
+    libraries: tuple[Library, ...]
+    """Sorted by path."""
+    altered: tuple[str, ...]
+    """Paths of libraries that are not what their packages have brought."""
 
     def by_digest(self) -> dict[str, Library]:
-        """The libraries by their SHA-256; of several with one, the first by its path."""
+        """Return the libraries by their SHA-256; of several with one, the first by its path."""
         found: dict[str, Library] = {}
         for library in self.libraries:
             found.setdefault(library.sha256, library)
@@ -68,15 +67,15 @@ class Libraries(BaseModel):
 
 
 def measure(workspace: Workspace, image: str, *, stage: str, label: str, log: Path, into: Path) -> Path:
-    """Record the libraries of an image; the file with the record.
+    """Record the libraries of an image; return the path of the record.
 
     Args:
         workspace: where it is run.
-        image: the build image; nothing with the host engine.
-        stage: of the node, for errors.
-        label: of the node.
-        log: of the node.
-        into: a folder for the record.
+        image: the build image; "" with the host engine.
+        stage: the stage of the node, for errors.
+        label: the label of the node.
+        log: the log of the node.
+        into: the folder for the record.
 
     Raises:
         StageError: the libraries cannot be fetched, or are more than a distribution has.
@@ -86,7 +85,7 @@ def measure(workspace: Workspace, image: str, *, stage: str, label: str, log: Pa
             label=f"{stage}-{label}",
             image=image,
             argv=("sh", f"guest/{SCRIPT}"),
-            # Of this machine itself there may be a gigabyte, which need not be copied.
+            # This machine's own libraries may be a gigabyte. They are read where they are.
             env={"PIKAFORGE_ARCHIVE": str(int(workspace.engine.kind != "host"))},
             inputs=(workspace.guest(SCRIPT),),
             outputs=("out/list", "out/libraries.tar", "out/owned"),
@@ -108,7 +107,7 @@ def measure(workspace: Workspace, image: str, *, stage: str, label: str, log: Pa
 
 
 def read(image: Result) -> Libraries:
-    """The record in an image stage's result; an empty one where there is none."""
+    """Read the record of an image stage's result; return an empty one if there is none."""
     try:
         return Libraries.model_validate_json(image.files[FILE].read_bytes())
     except (KeyError, OSError, ValidationError):
@@ -116,25 +115,25 @@ def read(image: Result) -> Libraries:
 
 
 def _archived(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Path and content of each library in an archive."""
+    """Yield path and content of each library in an archive."""
     for member in members(path):
         if member.content is not None:
             yield f"/{member.name}", member.content
 
 
 def _local(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Path and content of each library on this machine that may be read."""
+    """Yield path and content of each library on this machine that may be read."""
     for name in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(OSError), Path(name).open("rb") as stream:
             yield name, stream
 
 
 def _record(files: Iterable[tuple[str, IO[bytes]]], owners: Owners, place: Path) -> Libraries:
-    """The libraries, compared with the package database.
+    """Compare libraries with the package database; return the record.
 
     Raises:
-        AuditError: an archive of them is corrupt.
-        ValueError: there is too much of them.
+        AuditError: the archive of the libraries is corrupt.
+        ValueError: they are more or larger than a distribution's.
     """
     found: dict[str, Library] = {}
     altered: dict[str, None] = {}
@@ -144,6 +143,7 @@ def _record(files: Iterable[tuple[str, IO[bytes]]], owners: Owners, place: Path)
             continue
         rows = [row for name in _names(path) for row in owners.get(name, ())]
         kinds = {"sha256", *(DIGESTS[len(row[2])] for row in rows)}
+        # Older package databases have MD5 or SHA-1, which are good enough to find accidental changes.
         hashes = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
         size = 0
         with place.open("wb") as out:
@@ -173,7 +173,7 @@ def _record(files: Iterable[tuple[str, IO[bytes]]], owners: Owners, place: Path)
 
 
 def _owners(path: Path) -> Owners:
-    """What the package database says, of the lines that can be used."""
+    """Read the lines of the package database that can be used."""
     found: dict[str, list[tuple[str, str, str]]] = {}
     with path.open(encoding="utf-8", errors="replace") as stream:
         for number, line in enumerate(stream):
@@ -187,7 +187,7 @@ def _owners(path: Path) -> Owners:
 
 
 def _names(path: str) -> Iterable[str]:
-    """What a package may call a file: with merged /usr, /lib and /usr/lib are one folder."""
+    """Return the names that a package may have for a file: with merged /usr, /lib and /usr/lib are one folder."""
     return (path, path.removeprefix("/usr") if path.startswith("/usr/") else f"/usr{path}")
 
 

@@ -1,4 +1,4 @@
-"""Which allocator serves a running server: what it has mapped, and what that says at its end."""
+"""The allocator in use by a running server: the libraries that it has mapped, and their statistics at its end."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def environment() -> dict[str, str]:
 
 
 def mapped_wrong(files: Sequence[str], *, kind: str, root: str) -> str:
-    """What is wrong with the allocators that a process has mapped; empty if nothing is.
+    """Return what is wrong with the allocators that a process has mapped; "" if nothing is.
 
     Args:
         files: paths that it has mapped.
-        kind: of the allocator that was chosen.
-        root: the folder below which the tree is, as the process sees it.
+        kind: the kind of the chosen allocator.
+        root: the folder with the tree, as the process sees it.
     """
     found = [path for path in files if is_allocator(path)]
     presence = allocators.of(kind).presence
@@ -42,7 +42,8 @@ def mapped_wrong(files: Sequence[str], *, kind: str, root: str) -> str:
 def served(log: str) -> tuple[str, int] | None:
     """Return the allocator whose statistics are in a server's log, and the bytes that it had got from the system.
 
-    None if there are no statistics.
+    Returns:
+        None if the log has no statistics.
     """
     for presence in _presences():
         count = presence.statistics.served(log) if presence.statistics is not None else None
@@ -56,12 +57,12 @@ def _presences() -> Iterator[Presence]:
 
 
 def served_wrong(log: str, *, kind: str, at_least: float) -> str:
-    """What is wrong with the statistics in a server's log; empty if nothing is, or if its allocator prints none.
+    """Return what is wrong with the statistics in a server's log; "" if nothing is, or if the allocator prints none.
 
     Args:
-        log: all that it printed, with `environment()` in its environment.
-        kind: of the allocator that was chosen.
-        at_least: MiB.
+        log: all that the server printed, with `environment()` in its environment.
+        kind: the kind of the chosen allocator.
+        at_least: MiB that it must have got from the system.
     """
     presence = allocators.of(kind).presence
     if presence is None:

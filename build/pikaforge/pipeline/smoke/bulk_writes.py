@@ -1,4 +1,4 @@
-"""Many writes over several connections, which of them were acknowledged, and reading those back."""
+"""Bulk writes: many writes over several connections, and the reading back of those that were acknowledged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Connect = Callable[[], Connection]
 
 
 def numbered(words: Sequence[str | int], number: int) -> list[str | int]:
-    """A request with {n} filled in."""
+    """Return a request with {n} filled in."""
     return [_filled(word, number) for word in words]
 
 
@@ -35,16 +35,16 @@ def _batches(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 @dataclass(slots=True, kw_only=True)
 class WriteCounts:
-    """What a load came to."""
+    """The outcome of bulk writes."""
 
     acknowledged: list[int] = field(default_factory=list)
     """Numbers of the writes that the server has acknowledged."""
     problem: str = ""
-    """The first exchange that was not as it should be."""
+    """The first exchange that was wrong; empty if none was."""
 
 
 class _Writer:
-    """A load in progress."""
+    """Bulk writes in progress."""
 
     def __init__(self, load: Load, connect: Connect) -> None:
         self._load = load
@@ -55,14 +55,14 @@ class _Writer:
         self._working = load.connections
         self.written = WriteCounts()
         self.enough = threading.Event()
-        """Set when it is time to kill the server, or when nothing is left to wait for."""
+        """It is set when it is time to kill the server, or when nothing is left to wait for."""
 
     def _next(self) -> Sequence[int] | None:
         with self._lock:
             return None if self.written.problem or self._killed else next(self._left, None)
 
     def work(self) -> None:
-        """Write over one connection for as long as there is something to write."""
+        """Write over one connection, until there is nothing left to write."""
         try:
             with self._connect() as connection:
                 while (batch := self._next()) is not None:
@@ -89,13 +89,13 @@ class _Writer:
 
     def _fail(self, problem: str) -> None:
         with self._lock:
-            # Once the server was killed, connections are expected to break.
+            # After the server was killed, connections break.
             if not self._killed and not self.written.problem:
                 self.written.problem = problem
                 self.enough.set()
 
     def kill(self, kill: Callable[[], None]) -> None:
-        """End the server while writes are on their way."""
+        """Call `kill` while writes are being sent, unless one was wrong."""
         with self._lock:
             if self.written.problem:
                 return
@@ -104,10 +104,10 @@ class _Writer:
 
 
 def write(load: Load, connect: Connect, kill: Callable[[], None]) -> WriteCounts:
-    """Write; with `kill_at`, call `kill` once so many are acknowledged, while the others are still being sent.
+    """Write; with `kill_at`, call `kill` as soon as so many are acknowledged, while the others are being sent.
 
     Raises:
-        ForgeError: what `kill` raises.
+        ForgeError: whatever `kill` raises.
     """
     writer = _Writer(load, connect)
     with ThreadPoolExecutor(max_workers=load.connections, thread_name_prefix="write") as pool:
@@ -120,7 +120,7 @@ def write(load: Load, connect: Connect, kill: Callable[[], None]) -> WriteCounts
 
 
 def verify(reading: Reading, acknowledged: Sequence[int], connection: Connection) -> str:
-    """Read acknowledged writes back; "" if all are there, else how many are not and the first exchange.
+    """Read acknowledged writes back; return "" if all are there, else how many are not, and the first wrong exchange.
 
     Raises:
         Closed: the server went away or did not answer.

@@ -1,44 +1,21 @@
-"""Judging the steps of a smoke check: what was sent, what was wanted, what came."""
+"""Expectations of smoke checks: whether the reply to a step is the one that it expects."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from pikaforge.config.smoke_checks import Check, Step
+from pikaforge.pipeline.smoke.record import CheckRecord
 from pikaforge.pipeline.smoke.resp import Closed, Connection, ErrorReply, Reply
 
 POLL = 0.05
-"""Seconds between two tries of a step with `within`; a server sends no event when a state is reached."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckOutcome:
-    """How one named check went."""
-
-    name: str
-    passed: bool
-    seconds: float
-    detail: str = ""
-    """The exact exchange that failed."""
-    required: bool = True
-    """Whether its failure fails the stage; if not, it is advice."""
-    skipped: str = ""
-    """Why it was not made; such a check has not passed, and has not failed either."""
-    note: str = ""
-    """What is to be known of it even if it passed."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether it was made and did not pass."""
-        return not self.passed and not self.skipped
+"""Seconds between two tries of a step with `within`. A server does not say when it has reached a state."""
 
 
 def show(value: object) -> str:
-    """A reply or request for people, cut to a line."""
+    """Return a reply or request for people, cut to one line."""
     if isinstance(value, str):
         text = repr(value)
     elif isinstance(value, list | tuple):
@@ -50,7 +27,7 @@ def show(value: object) -> str:
     return text if len(text) <= 400 else f"{text[:400]}…"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
@@ -64,7 +41,7 @@ def _holds(step: Step, reply: Reply) -> bool:
     if "match" in step.model_fields_set:
         text = reply if isinstance(reply, str) else show(reply)
         return re.search(step.match or "", text) is not None
-    return bool(_plain(reply) == _plain(step.expect))
+    return _plain(reply) == _plain(step.expect)
 
 
 def _wanted(step: Step) -> str:
@@ -85,7 +62,7 @@ def _requests(step: Step) -> Sequence[Sequence[str | int]]:
 
 
 def run_step(step: Step, connection: Connection) -> str:
-    """Carry a step out; "" if it holds, else the exchange as text.
+    """Run a step; return "" if it holds, else the exchange as text.
 
     Raises:
         Closed: the server went away or did not answer.
@@ -104,14 +81,14 @@ def run_step(step: Step, connection: Connection) -> str:
 
 
 def describe(step: Step) -> str:
-    """A step with requests, in words: what is sent and what is wanted."""
+    """Return a step with requests in words: what is sent, and what is wanted."""
     sent = " | ".join(" ".join(str(word) for word in request) for request in _requests(step))
     waited = f" within {step.within:g} s" if step.within else ""
     return f"sent {sent}; wanted {_wanted(step)}{waited}"
 
 
-def run_check(check: Check, connect: Callable[[], Connection]) -> CheckOutcome:
-    """Carry a check out on a connection of its own."""
+def run_check(check: Check, connect: Callable[[], Connection]) -> CheckRecord:
+    """Run a check on a connection of its own."""
     start = time.monotonic()
     detail = ""
     try:
@@ -129,6 +106,6 @@ def run_check(check: Check, connect: Callable[[], Connection]) -> CheckOutcome:
         detail = f"no connection: {error}"
     if detail and check.why:
         detail = f"{detail} ({check.why})"
-    return CheckOutcome(
+    return CheckRecord(
         name=check.check, passed=not detail, seconds=time.monotonic() - start, detail=detail, required=check.required
     )

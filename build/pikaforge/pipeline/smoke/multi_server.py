@@ -1,4 +1,4 @@
-"""Checks with servers of their own: started, filled, killed, restarted, copied from, and made to follow another."""
+"""Multi-server checks: their own servers are started, filled, killed, restarted, copied, and follow each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pikaforge.host.archives import tar_entries
 from pikaforge.host.docker import signal_of
 from pikaforge.host.job import NOBODY, CannotServe, RunningServer, files
 from pikaforge.pipeline.smoke import allocator_in_use, bulk_writes
-from pikaforge.pipeline.smoke.expectations import POLL, CheckOutcome, describe, run_step
+from pikaforge.pipeline.smoke.expectations import POLL, describe, run_step
+from pikaforge.pipeline.smoke.record import CheckRecord
 from pikaforge.pipeline.smoke.resp import Closed, Connection
 from pikaforge.pipeline.smoke.server import ServerPlace, describe_end, log_tail
 
@@ -24,7 +25,7 @@ WILD = re.compile(r"[*?\[]")
 LOOK = 0.05
 """Seconds to look whether a server has ended."""
 END = 1.0
-"""The same after a step failed: an engine takes a moment to see that its container has ended."""
+"""Seconds to look after a step that failed. An engine takes a moment to see that a container has ended."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,14 +35,14 @@ class _Running:
     server: RunningServer
     log: Path
     day: str
-    """The date where it runs when it was started; empty if no step asks."""
+    """The server's date when it was started; empty if no step needs it."""
     up: bool = True
     """Whether it should be running."""
     connection: Connection | None = None
     acknowledged: list[int] = field(default_factory=list)
 
     def down(self) -> None:
-        """It has ended, or is about to."""
+        """Note that it has ended, or is about to; close the connection."""
         self.up = False
         if self.connection is not None:
             self.connection.close()
@@ -50,42 +51,43 @@ class _Running:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckVerdict:
-    """How a check with its own servers went, and the last lines of its servers' logs if it failed."""
+    """The record of a multi-server check."""
 
-    outcome: CheckOutcome
+    record: CheckRecord
     tail: tuple[str, ...] = ()
+    """If it failed, the last lines of its servers' logs."""
 
 
 class StepFailed(Exception):
     """A step did not hold; the text says what was wanted and what came."""
 
 
-def run_scenario(check: Check, place: ServerPlace) -> CheckVerdict:
-    """Carry a check out on servers of its own; all of them are gone afterwards.
+def run_multi_server_check(check: Check, place: ServerPlace) -> CheckVerdict:
+    """Run a check on servers of its own; all of them are gone afterwards.
 
     Raises:
-        HostError: the engine failed; the product is not to blame.
+        HostError: the engine failed, which is not the product's fault.
     """
     start = time.monotonic()
-    scenario = _MultiServerRun(check, place)
+    run = _MultiServerRun(check, place)
     detail, skipped = "", ""
     try:
         with contextlib.ExitStack() as stack:
-            detail = scenario.carry_out(stack)
+            detail = run.steps(stack)
     except CannotServe as error:
         skipped = error.message
     if detail and check.why:
         detail = f"{detail} ({check.why})"
-    outcome = CheckOutcome(
+    record = CheckRecord(
         name=check.check,
         passed=not detail and not skipped,
         seconds=time.monotonic() - start,
         detail=detail,
         required=check.required,
         skipped=skipped,
-        note="; ".join(scenario.notes),
+        note="; ".join(run.notes),
     )
-    return CheckVerdict(outcome=outcome, tail=scenario.tails() if detail else ())
+    return CheckVerdict(record=record, tail=run.tails() if detail else ())
 
 
 class _MultiServerRun:
@@ -101,8 +103,8 @@ class _MultiServerRun:
         self._statistics = allocator_in_use.environment() if any(s.kind == "served" for s in check.steps) else {}
         self._stack = contextlib.ExitStack()
 
-    def carry_out(self, stack: contextlib.ExitStack) -> str:
-        """All steps; "" if they hold, else the first that does not."""
+    def steps(self, stack: contextlib.ExitStack) -> str:
+        """Run all steps; return "" if they hold, else the first that does not."""
         self._stack = stack
         if len(self._check.instances) > 1:
             self._network = stack.enter_context(self._place.engine.network(f"{self._place.label}-{self._check.check}"))
@@ -117,21 +119,21 @@ class _MultiServerRun:
         return f"after the last step: {ended}" if ended else ""
 
     def tails(self) -> tuple[str, ...]:
-        """The last lines of each server's log, under its name; complete once the servers are gone."""
+        """Return the last lines of each server's log, under its name. They are complete when the servers are gone."""
         lines: list[str] = []
         for name, running in self._running.items():
             lines += [f"{self._check.check}, {name} ({running.log}):", *log_tail(running.log)]
         return tuple(lines)
 
     def _ended(self, within: float) -> str:
-        """Which servers have ended that should run."""
-        told = []
+        """Return which servers have ended that should run."""
+        ended = []
         for name, running in self._running.items():
             status = running.server.wait(within) if running.up else None
             if status is not None:
                 running.down()
-                told.append(f"; the server {name} has ended: {describe_end(status)}")
-        return "".join(told)
+                ended.append(f"; the server {name} has ended: {describe_end(status)}")
+        return "".join(ended)
 
     def _get(self, name: str) -> _Running:
         running = self._running.get(name)
@@ -308,16 +310,16 @@ class _MultiServerRun:
     # ---- files
 
     def _dated(self, running: _Running, text: str) -> list[str]:
-        """The text with {today} filled in; two texts if the day has changed since the server was started."""
+        """Return a text with {today} filled in; two texts if the date has changed since the server was started."""
         if "{today}" not in text:
             return [text]
         days = dict.fromkeys([running.server.today(), running.day])
         return [text.replace("{today}", day) for day in days]
 
-    def _held(self, running: _Running, folder: str) -> dict[str, bytes]:
-        """Regular files of a folder below a server's data, by path below the data."""
+    def _contents(self, running: _Running, folder: str) -> dict[str, bytes]:
+        """Return the regular files of a folder below a server's data, by path below the data."""
         archive = running.server.fetch(f"data/{folder}" if folder else "data")
-        return {} if archive is None else dict(_contents(archive, folder))
+        return {} if archive is None else dict(_regular_files(archive, folder))
 
     def _files(self, step: Step) -> None:
         running = self._get(step.at)
@@ -325,7 +327,7 @@ class _MultiServerRun:
         while True:
             wrong = ""
             for glob in self._dated(running, step.files or ""):
-                wrong = _judge(step, glob, self._held(running, WILD.split(glob, maxsplit=1)[0].rpartition("/")[0]))
+                wrong = _judge(step, glob, self._contents(running, WILD.split(glob, maxsplit=1)[0].rpartition("/")[0]))
                 if not wrong:
                     return
             if time.monotonic() >= deadline:
@@ -336,7 +338,7 @@ class _MultiServerRun:
         running = self._get(data.of)
         folders = self._dated(running, data.folder)
         for folder in folders:
-            held = self._held(running, folder)
+            held = self._contents(running, folder)
             if held:
                 moved = {f"{data.to}/{path.removeprefix(folder).lstrip('/')}": c for path, c in held.items()}
                 moved = {path.lstrip("/"): content for path, content in moved.items()}
@@ -347,8 +349,8 @@ class _MultiServerRun:
         )
 
 
-def _contents(archive: bytes, fixed: str) -> Iterator[tuple[str, bytes]]:
-    """Path below the data folder and content of regular files; hard links are files like any other."""
+def _regular_files(archive: bytes, fixed: str) -> Iterator[tuple[str, bytes]]:
+    """Yield path below the data folder and content of each regular file. Hard links count as files."""
     for member in tar_entries(archive):
         if member.kind in ("file", "hardlink"):
             below = member.name.partition("/")[2]

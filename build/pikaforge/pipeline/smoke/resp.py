@@ -1,10 +1,10 @@
-"""Talking RESP to a server under test: raw replies, as they came, through redis-py's connection and parser."""
+"""RESP connections to servers under test, by redis-py's connection and parser. Replies are returned as they came."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Any, Union
+from collections.abc import Callable, Sequence
+from typing import Protocol, Union
 
 Reply = Union[str, int, None, list["Reply"], "ErrorReply"]
 
@@ -23,8 +23,22 @@ class Closed(Exception):
     """The connection could not be made, was closed, or a reply did not come in time."""
 
 
+class _Wire(Protocol):
+    """What is used of redis-py's connection."""
+
+    def connect(self) -> None: ...
+
+    def disconnect(self) -> None: ...
+
+    def pack_commands(self, commands: Sequence[Sequence[str | int]]) -> list[bytes]: ...
+
+    def send_packed_command(self, command: list[bytes], *, check_health: bool) -> None: ...
+
+    def read_response(self) -> object: ...
+
+
 class Connection:
-    """One connection; it speaks RESP2, which every server of this kind knows, and sends nothing on its own."""
+    """A connection. It uses RESP2, which every server of this kind knows, and sends nothing by itself."""
 
     def __init__(self, host: str, port: int, *, timeout: float = 10.0) -> None:
         """Connect.
@@ -45,11 +59,11 @@ class Connection:
 
         self._errors = exceptions
         self._failures: tuple[type[Exception], ...] = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
-        wire: Any = Wire
+        make: Callable[..., _Wire] = Wire
         # Servers of this kind answer CLIENT SETINFO with an error. Since 7.2 the client's name is one argument.
         new = "driver_info" in inspect.signature(AbstractConnection.__init__).parameters
         quiet = {"driver_info": None} if new else {"lib_name": None, "lib_version": None}
-        self._wire = wire(
+        self._wire = make(
             host=host,
             port=port,
             protocol=2,
@@ -81,7 +95,7 @@ class Connection:
         except self._errors.ResponseError as error:
             return self._plain(error)
 
-    def _plain(self, value: Any) -> Reply:
+    def _plain(self, value: object) -> Reply:
         if isinstance(value, bytes):
             return value.decode("utf-8", "backslashreplace")
         if isinstance(value, list):

@@ -1,19 +1,20 @@
-"""All checks of one tree, run one way: the version command, one server that checks share, and those with their own."""
+"""The runner of smoke checks, natively or emulated: the version command, the shared server, multi-server checks."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from pikaforge.config.smoke_checks import Check
 from pikaforge.errors import HostError
 from pikaforge.host.job import Job, RunningServer
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.smoke import allocator_in_use
-from pikaforge.pipeline.smoke.expectations import CheckOutcome, run_check
-from pikaforge.pipeline.smoke.multi_server import run_scenario
+from pikaforge.pipeline.smoke.expectations import run_check
+from pikaforge.pipeline.smoke.multi_server import run_multi_server_check
+from pikaforge.pipeline.smoke.record import CheckRecord
 from pikaforge.pipeline.smoke.server import ServerPlace, describe_end
 
 VERSION_TIMEOUT = 60.0
@@ -22,52 +23,57 @@ DYING = 1.0
 """Seconds that a server gets to end after a check that failed."""
 
 
-class Session:
-    """All checks of one tree in one way."""
+class SmokeRunner:
+    """Runs all checks of one tree, natively or emulated."""
 
     def __init__(self, workspace: Workspace, place: ServerPlace, checks: Sequence[Check]) -> None:
-        self._workshop = workspace
+        self._workspace = workspace
         self._checks = checks
         self.place = place
-        self.outcomes: list[CheckOutcome] = []
-        self.rest: dict[str, Any] = {}
+        self.records: list[CheckRecord] = []
+        """The checks that were made or skipped, in order."""
+        self.at_rest: Mapping[str, int | str] = {}
         self.tails: list[str] = []
-        """Last lines of the logs of servers that belong to checks that failed."""
+        """Last lines of the logs of servers whose multi-server check has failed."""
         self.own: set[str] = {check.check for check in checks if not check.shared}
-        """Checks with servers of their own."""
+        """Names of the multi-server checks."""
 
     def run(self) -> tuple[str, int | None]:
-        """Fill `outcomes`; what kept the checks from being made, with the server's exit status, else ("", None)."""
-        self.outcomes.append(self._version())
-        problem, status = self._served()
+        """Run the checks.
+
+        Returns:
+            Why they could not all be run, and the exit status of the shared server; ("", None) if all could.
+        """
+        self.records.append(self._version())
+        problem, status = self._shared_server()
         if problem:
             return problem, status
         for check in self._checks:
             if check.shared:
                 continue
-            missed = self._missed(check)
-            if missed is not None:
-                self.outcomes.append(missed)
+            skipped = self._skipped(check)
+            if skipped is not None:
+                self.records.append(skipped)
                 continue
-            verdict = run_scenario(check, self.place)
-            self.outcomes.append(verdict.outcome)
+            verdict = run_multi_server_check(check, self.place)
+            self.records.append(verdict.record)
             self.tails += verdict.tail
         return "", None
 
-    def _missed(self, check: Check) -> CheckOutcome | None:
-        """The check as skipped, if one that it needs has not passed."""
-        bad = [outcome.name for outcome in self.outcomes if outcome.name in check.needs and not outcome.passed]
+    def _skipped(self, check: Check) -> CheckRecord | None:
+        """Return the record of a check that is skipped because one that it needs has not passed; else None."""
+        bad = [outcome.name for outcome in self.records if outcome.name in check.needs and not outcome.passed]
         if not bad:
             return None
         reason = f"it needs {', '.join(bad)}, which has not passed"
-        return CheckOutcome(name=check.check, passed=False, seconds=0.0, required=check.required, skipped=reason)
+        return CheckRecord(name=check.check, passed=False, seconds=0.0, required=check.required, skipped=reason)
 
-    def _version(self) -> CheckOutcome:
-        """The version command, in a container of its own."""
+    def _version(self) -> CheckRecord:
+        """Run the version command in a container of its own."""
         start = time.monotonic()
         version = self.place.server.version
-        with self._workshop.store.scratch() as scratch:
-            # In a file of this run's own, because another run may write the log of the same name.
+        with self._workspace.store.scratch() as scratch:
+            # The log is written to a file of this run alone, because another run may write to the usual one.
             log = scratch / "version.log"
             job = Job(
                 label=f"{self.place.stem}-version-{self.place.group}",
@@ -78,7 +84,7 @@ class Session:
                 log=log,
                 timeout=VERSION_TIMEOUT,
             )
-            status = self._workshop.engine.run(job, scratch).status
+            status = self._workspace.engine.run(job, scratch).status
             output = log.read_text(encoding="utf-8", errors="replace")
         self.place.log("version").write_text(output, encoding="utf-8")
         wanted = ""
@@ -87,52 +93,52 @@ class Session:
         elif version.match and not re.search(version.match, output):
             wanted = f"wanted a match of {version.match!r}"
         detail = f"{' '.join(version.command)}: {wanted}; it printed {output[-300:]!r}" if wanted else ""
-        return CheckOutcome(name="version", passed=not detail, seconds=time.monotonic() - start, detail=detail)
+        return CheckRecord(name="version", passed=not detail, seconds=time.monotonic() - start, detail=detail)
 
-    def _served(self) -> tuple[str, int | None]:
-        """Start, the checks that share a server, and stop."""
+    def _shared_server(self) -> tuple[str, int | None]:
+        """Start the shared server, run the checks that share it, and stop it."""
         start = time.monotonic()
         ended: int | None = None
         with self.place.serve(log=self.place.log_path) as server:
             status, problem = self.place.ready(server)
             if not problem:
-                self.outcomes.append(CheckOutcome(name="start", passed=True, seconds=time.monotonic() - start))
-                self._ask(server)
-                # A server that failed a check may be dying: its end tells more than the check does.
-                ended = server.wait(DYING if any(o.failed for o in self.outcomes) else 0.01)
+                self.records.append(CheckRecord(name="start", passed=True, seconds=time.monotonic() - start))
+                self._shared_checks(server)
+                # A server that failed a check may be about to end. Its exit status then says more than the check.
+                ended = server.wait(DYING if any(o.failed for o in self.records) else 0.01)
                 if ended is None:
                     if not self.place.emulator:
-                        self.rest = _rest(server)
-                        self.outcomes.append(self._allocator(server))
-                    self.outcomes.append(self._stop(server))
+                        self.at_rest = _at_rest(server)
+                        self.records.append(self._allocator(server))
+                    self.records.append(self._stop(server))
         if problem:
             return problem, status
         return (f"the server died during the checks: {describe_end(ended)}", ended) if ended is not None else ("", None)
 
-    def _ask(self, server: RunningServer) -> None:
+    def _shared_checks(self, server: RunningServer) -> None:
         for check in self._checks:
             if not check.shared:
                 continue
-            missed = self._missed(check)
-            if missed is not None:
-                self.outcomes.append(missed)
+            skipped = self._skipped(check)
+            if skipped is not None:
+                self.records.append(skipped)
                 continue
             try:
                 address = server.address()
-            except OSError:  # its port is gone: it died during the check before
+            except OSError:  # its port is gone, so it died during the check before
                 break
-            self.outcomes.append(run_check(check, lambda address=address: self.place.connect(*address)))  # type: ignore[misc]
+            self.records.append(run_check(check, partial(self.place.connect, *address)))
 
-    def _allocator(self, server: RunningServer) -> CheckOutcome:
-        """Which allocator the running process has mapped."""
+    def _allocator(self, server: RunningServer) -> CheckRecord:
+        """Check which allocator the running server has mapped."""
         start = time.monotonic()
         try:
             detail = allocator_in_use.mapped_wrong(server.mapped_files(), kind=self.place.allocator, root=server.root)
         except (HostError, IndexError) as error:
             detail = f"what the server has mapped cannot be read: {error}"
-        return CheckOutcome(name="allocator", passed=not detail, seconds=time.monotonic() - start, detail=detail)
+        return CheckRecord(name="allocator", passed=not detail, seconds=time.monotonic() - start, detail=detail)
 
-    def _stop(self, server: RunningServer) -> CheckOutcome:
+    def _stop(self, server: RunningServer) -> CheckRecord:
         stop = self.place.server.stop
         start = time.monotonic()
         server.signal(stop.signal)
@@ -143,12 +149,12 @@ class Session:
             detail = f"sent SIG{stop.signal}; wanted exit status {stop.status}; {describe_end(status)}"
         else:
             detail = ""
-        return CheckOutcome(name="stop", passed=not detail, seconds=time.monotonic() - start, detail=detail)
+        return CheckRecord(name="stop", passed=not detail, seconds=time.monotonic() - start, detail=detail)
 
 
-def _rest(server: RunningServer) -> dict[str, Any]:
-    """What the server holds when nobody asks it anything."""
+def _at_rest(server: RunningServer) -> Mapping[str, int | str]:
+    """Return what the server holds at rest: file descriptors, threads, memory."""
     try:
-        return dict(server.resources())
+        return server.resources()
     except (HostError, IndexError, KeyError, ValueError) as error:  # a kernel without some file under /proc
         return {"unknown": str(error)}

@@ -1,4 +1,4 @@
-"""Servers of a tree for smoke checks: how they are configured, started and waited for, natively or emulated."""
+"""Servers of a tree for smoke checks: how they are configured, started, and waited for, natively or emulated."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ LOG_LINES = 15
 
 
 class Connect(Protocol):
-    """How connections are made; `Connection` itself, but in unit tests."""
+    """Makes connections; `Connection` itself, except in unit tests."""
 
     def __call__(self, host: str, port: int, *, timeout: float = ...) -> Connection:
-        """As `Connection`."""
+        """Return a connection; see `Connection`."""
 
 
 def settle(conf: Conf, text: str, values: Mapping[str, str]) -> str:
-    """The configuration with the entry's settings in place of those of the same name; others are appended.
+    """Return a configuration whose settings are replaced by those of the entry; settings that it lacks are appended.
 
     Args:
         conf: syntax and settings.
         text: the configuration that the tree brings.
-        values: what {port} and {data} stand for.
+        values: the values of {port}, {data} and {conf}.
     """
     settings = {**conf.settings, **conf.testing}
     pending = {key: _fill(value, values) for key, value in settings.items()}
@@ -55,7 +55,7 @@ def settle(conf: Conf, text: str, values: Mapping[str, str]) -> str:
 
 
 def read_conf(tree: Path, path: str) -> str:
-    """The configuration file that a tree brings."""
+    """Read the configuration file that a tree brings."""
     for member in tar_entries(tree):
         if member.name == f"./{path}":
             return member.read().decode("utf-8", "replace")
@@ -73,7 +73,7 @@ def _line(conf: Conf, key: str, value: str) -> str:
 
 
 def describe_end(status: int) -> str:
-    """An exit status in words; SIGILL with what it usually means."""
+    """Return an exit status in words; SIGILL with its usual meaning."""
     number = signal_of(status)
     if not number:
         return f"exit status {status}"
@@ -86,7 +86,7 @@ def describe_end(status: int) -> str:
 
 
 def log_tail(log: Path, lines: int = LOG_LINES) -> tuple[str, ...]:
-    """The last lines of a log, each cut to a width that a terminal can bear."""
+    """Return the last lines of a log, each cut to 300 characters."""
     if not log.is_file():
         return ()
     return tuple(line[:300] for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
@@ -94,35 +94,35 @@ def log_tail(log: Path, lines: int = LOG_LINES) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerPlace:
-    """Where servers of a tree run, and with what in front of them."""
+    """Where and how servers of a tree run."""
 
     engine: Engine
     server: Server
     image: str
     stem: str
-    """Begins the labels of all that runs here, `smoke`."""
+    """The start of all labels, such as `smoke`."""
     group: str
-    """Of the cells that share the tree."""
+    """The group of cells that share the tree."""
     tree: Input
     conf: str
     """The configuration that the tree brings."""
     log_path: Path
-    """The log of the server that checks share; others are beside it, their name in theirs."""
+    """The log of the shared server. Others are beside it, with the name of the server in theirs."""
     connect: Connect
     emulator: tuple[str, ...] = ()
-    """Program and arguments that the server is run by; its path is relative to the root."""
+    """The emulator and its arguments; its path is relative to the root. Empty natively."""
     inputs: tuple[Input, ...] = ()
-    """What the emulator needs."""
+    """The files of the emulator."""
     allocator: str = "none"
-    """Kind of the allocator that the tree was built with."""
+    """The kind of the allocator that the tree was built with."""
 
     @property
     def label(self) -> str:
-        """`smoke-debian12-sandybridge-none`; every server's begins with it."""
+        """Return `smoke-debian12-sandybridge-none`, the start of every server's label."""
         return f"{self.stem}-{self.group}"
 
     def log(self, name: str) -> Path:
-        """The log of another server than the shared one, or of a command."""
+        """Return the log of a server that is not the shared one, or of a command."""
         return self.log_path.with_name(f"{self.log_path.stem}-{name}{self.log_path.suffix}")
 
     def serve(
@@ -138,15 +138,15 @@ class ServerPlace:
         """Start a server.
 
         Args:
-            name: tells it from others of the same run.
-            instance: what is special about it.
-            log: where its output goes.
-            data: what its data folder holds, as a tar archive.
-            network: the private network that it is on.
-            env: on top of its environment.
+            name: distinguishes it from other servers of the run.
+            instance: its own settings and limits.
+            log: the file for its output.
+            data: the content of its data folder, as a tar archive.
+            network: the private network that it joins.
+            env: additional variables.
 
         Raises:
-            CannotServe: the engine cannot give it what it asks for.
+            CannotServe: the engine cannot do what the instance asks for.
         """
         label = f"{self.label}-{name}" if name else self.label
         settings = instance or Instance()
@@ -176,16 +176,20 @@ class ServerPlace:
         )
 
     def _program(self, path: str, root: str) -> Sequence[str]:
-        # Emulated is the server itself: what a program under emulation executes escapes from it.
+        # The emulator runs the server itself, and no shell: a program that an emulated one executes is not emulated.
         return (*self.emulator, f"{root}/tree/{path}") if self.emulator else (f"tree/{path}",)
 
     def version_command(self) -> tuple[str, ...]:
-        """The command that shows the version, for a job."""
+        """Return the command that shows the version, for a job."""
         program, *arguments = self.server.version.command
         return (*self.emulator, f"./tree/{program}", *arguments)
 
     def ready(self, server: RunningServer) -> tuple[int | None, str]:
-        """Wait until a server answers: `(None, "")`; else its exit status if it ended, and what is wrong."""
+        """Wait until a server answers.
+
+        Returns:
+            `(None, "")` if it does; else its exit status if it has ended, and what is wrong.
+        """
         deadline = time.monotonic() + self.server.within
         last = "it was never reached"
         while time.monotonic() < deadline:

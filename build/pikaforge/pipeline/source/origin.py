@@ -1,4 +1,4 @@
-"""Where the source comes from: what `--source` may say, and the pins that a network look-up adds to it."""
+"""The origin of a source: what `--source` may name, and the commit or digest that pins it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pikaforge.host.http import redacted
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.run_id import RunId
 from pikaforge.host.store import sha256
+from pikaforge.pipeline.source.facts import OriginFacts
 
 SAMPLE = "sample"
 URL = re.compile(r"^([a-z][a-z0-9+.-]*://|[\w.-]+@[\w.-]+:)")
@@ -30,11 +31,11 @@ WAYS_ROUND = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """A source, before anything was fetched."""
+    """A source of which nothing was fetched yet."""
 
     kind: Literal["git", "tarball"]
     spec: str
-    """As given, `sample`, or `default`: what it is called in the lock and in messages."""
+    """Its name in the lock and in messages: as the user gave it, `sample`, or `default`."""
     url: str = ""
     """git: the URL to fetch from."""
     ref: str = ""
@@ -53,7 +54,7 @@ class Origin:
 
     @property
     def entry(self) -> str:
-        """The name of its pins in sources.lock."""
+        """Return the name of its pins in sources.lock."""
         if self.kind == "git":
             return f"{self.spec}#{self.ref}" if self.spec != self.url else f"{self.url}#{self.ref}"
         return self.spec
@@ -73,7 +74,7 @@ class Pinned:
 
 
 def parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> Origin:
-    """Turn `--source` (or its absence) into an Origin.
+    """Parse `--source`.
 
     Args:
         product: whose `source` is taken when `text` is empty.
@@ -159,7 +160,7 @@ def _tarball(spec: str, path: Path, given: str) -> Origin:
 
 
 def make_sample(product: Product, *, base: Path, folder: Path) -> Path:
-    """Make the sample's git repositories in `folder`; the path of the product's own.
+    """Make the sample's git repositories in a folder; return the path of the product's own.
 
     Raises:
         ConfigError: the product has no sample.
@@ -183,7 +184,7 @@ def make_sample(product: Product, *, base: Path, folder: Path) -> Path:
 
 
 def _sample(product: Product, ref: str, *, base: Path, out: Path) -> Origin:
-    """The sample, made once for each state of its files."""
+    """Return the sample; make its repositories once for each state of its files."""
     files = hashing.tree_digest((base / product.sample).parent) if product.sample else ""
     folder = out / "sample" / files[:16]
     complete = folder / "complete"
@@ -211,9 +212,14 @@ def _sample(product: Product, ref: str, *, base: Path, out: Path) -> Origin:
 
 
 def pin(origin: Origin, lock: Lock, *, offline: bool) -> str | None:
-    """The identity of a source: from its pin, else by looking; None if that needs the network and it may not be used.
+    """Return the commit of a source, or the digest of a tarball; None if that needs the network and `offline` is set.
 
-    The sample is part of this repository and needs no pin; a branch cannot have one, because it moves.
+    A source that is pinned is not looked up. The sample is part of this repository and needs no pin; a branch cannot
+    have one, because it moves.
+
+    Raises:
+        HostError: the repository cannot be reached.
+        ConfigError: it has no such tag, branch or commit, or a pin says otherwise.
     """
     if origin.kind == "tarball":
         assert origin.tarball is not None
@@ -265,24 +271,24 @@ def tag_of(origin: Origin, lock: Lock) -> str:
     return ref.name.removeprefix("refs/tags/") if ref is not None and ref.name.startswith("refs/tags/") else ""
 
 
-def describe(origin: Origin, identity: str, tag: str) -> dict[str, str]:
-    """Describe in a package where its source came from, without any path of this machine.
+def describe(origin: Origin, identity: str, tag: str) -> OriginFacts:
+    """Return where a source came from.
 
-    Returns:
-        `kind`: `product` (product.source itself), `repository`, `clone`, `tarball` or `sample`; `url`; `ref` as it was
-        asked for; `tag`, if that is one; `version`: the tag, else the ref and the commit as git describe writes them,
-        for a tarball its name; `commit`, or the digest of a tarball.
+    Args:
+        origin: the source.
+        identity: its commit, or digest.
+        tag: the tag that it is taken from, or "".
     """
     kind = "sample" if origin.sample else "clone" if origin.local else "repository"
     short = re.sub(r"^refs/(heads/|tags/)?", "", origin.ref)
     version = tag or f"{'' if git.COMMIT.match(origin.ref) else f'{short}-'}g{identity[:12]}"
     if origin.tarball is not None:
         kind, version = "tarball", TARBALL.sub("", origin.tarball.name)
-    return {
-        "kind": "product" if origin.own else kind,
-        "url": "" if origin.local else redacted(origin.url),
-        "ref": origin.ref,
-        "tag": tag,
-        "version": version,
-        "commit": identity,
-    }
+    return OriginFacts(
+        kind="product" if origin.own else kind,
+        url="" if origin.local else redacted(origin.url),
+        ref=origin.ref,
+        tag=tag,
+        version=version,
+        commit=identity,
+    )

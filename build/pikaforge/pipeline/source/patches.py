@@ -1,4 +1,4 @@
-"""The patch series: from its entries to patch files that the guest applies in order."""
+"""Patch series: the entries of a series become patch files, which the guest applies in order."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ LIMIT = 64 << 20
 """Bytes; a patch series beyond that is a mistake."""
 
 
+Already = Literal["skip", "refuse"]
+"""What to do if the source has a patch already."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patch:
-    """One patch, as it will be applied."""
+    """A patch that is to be applied."""
 
     name: str
     """`pull-988`, `file fix.patch` or `quilt FOLDER/0001-x.patch`."""
@@ -31,8 +35,7 @@ class Patch:
     sha256: str
     why: str = ""
     url: str = ""
-    already: Literal["skip", "refuse"] = "skip"
-    """What to do where the source has it already."""
+    already: Already = "skip"
 
 
 def entry_name(entry: PatchEntry) -> str:
@@ -54,7 +57,7 @@ def patch_start(entry: PatchEntry, series: Series) -> str:
 
 
 def is_mailbox(data: bytes) -> bool:
-    """Whether `git am` can take a patch: it begins as a mail, with an author and a subject."""
+    """Return whether `git am` can take a patch: it begins as a mail, with an author and a subject."""
     head = data[:8192]
     if re.match(rb"\AFrom [0-9a-f]{40} ", head):
         return True
@@ -73,7 +76,7 @@ def _read(path: Path, where: str) -> bytes:
 
 
 def _quilt(entry: PatchEntry, entries: Series, base: Path, where: str) -> list[tuple[str, int, bytes]]:
-    """Name, strip level and content of each patch of a quilt series (quilt(1): `series` lists `NAME [-pN]`)."""
+    """Return name, strip level and content of each patch of a quilt folder (quilt(1): `series` lists `NAME [-pN]`)."""
     folder = base / str(entry.quilt)
     series = _read(folder / "series", where).decode("utf-8", "replace")
     found: dict[str, tuple[str, int, bytes]] = {}
@@ -97,24 +100,24 @@ def _quilt(entry: PatchEntry, entries: Series, base: Path, where: str) -> list[t
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shelf:
+class PatchSources:
     """Where patches come from, and where they are kept."""
 
     origin: Origin
-    """The source; the sample brings its pull requests itself, a local clone may have them as refs."""
+    """The source. The sample brings its pull requests itself; a local clone may have them as refs."""
     commit: str
-    """Of the source, for pull requests that are taken from refs."""
+    """The source's, for pull requests that are taken from refs."""
     folder: Path
-    """Of the series file."""
+    """The folder of the series file."""
     lock: Lock
-    """Pins the digests of what is fetched."""
+    """It pins the digests of fetched patches."""
     downloads: Path
-    """Content by SHA-256."""
+    """A folder with the patches, named by their SHA-256."""
     cache: git.Cache
 
 
-def resolve(series: Series, shelf: Shelf) -> tuple[Patch, ...]:
-    """Fetch what is not there yet; every enabled patch is then in `shelf.downloads` under its SHA-256.
+def resolve(series: Series, sources: PatchSources) -> tuple[Patch, ...]:
+    """Return the enabled patches of a series; fetch those that are not in `sources.downloads` yet.
 
     Raises:
         HostError: a pull request cannot be fetched.
@@ -122,28 +125,34 @@ def resolve(series: Series, shelf: Shelf) -> tuple[Patch, ...]:
     """
     patches: list[Patch] = []
     for index, entry in enumerate(series.patches):
-        where = f"{shelf.folder / 'series.yaml'}, patches[{index}]"
+        where = f"{sources.folder / 'series.yaml'}, patches[{index}]"
         if not entry.enabled:
             continue
         if entry.pull is not None:
-            patches.append(_pull(entry, shelf))
+            patches.append(_pull(entry, sources))
         elif entry.file is not None:
-            data = _read(shelf.folder / entry.file, where)
+            data = _read(sources.folder / entry.file, where)
             kind: Literal["am", "diff"] = "am" if is_mailbox(data) else "diff"
-            patches.append(_keep(shelf, entry, data, name=entry_name(entry), kind=kind))
+            patches.append(_keep(sources, entry, data, name=entry_name(entry), kind=kind))
         elif entry.quilt is not None:
             patches.extend(
-                _keep(shelf, entry, data, name=name, kind="diff", strip=strip)
-                for name, strip, data in _quilt(entry, series, shelf.folder, where)
+                _keep(sources, entry, data, name=name, kind="diff", strip=strip)
+                for name, strip, data in _quilt(entry, series, sources.folder, where)
             )
     return tuple(patches)
 
 
 def _keep(
-    shelf: Shelf, entry: PatchEntry, data: bytes, *, name: str, kind: Literal["am", "diff"] = "am", strip: int = 1
+    sources: PatchSources,
+    entry: PatchEntry,
+    data: bytes,
+    *,
+    name: str,
+    kind: Literal["am", "diff"] = "am",
+    strip: int = 1,
 ) -> Patch:
     sha256 = hashing.digest(data)
-    path = shelf.downloads / sha256
+    path = sources.downloads / sha256
     if not path.is_file() or path.read_bytes() != data:
         write_atomically(path, data)
     return Patch(
@@ -157,35 +166,35 @@ def _keep(
     )
 
 
-def _pull(entry: PatchEntry, shelf: Shelf) -> Patch:
+def _pull(entry: PatchEntry, sources: PatchSources) -> Patch:
     name, url = entry_name(entry), str(entry.url)
-    origin, lock, downloads = shelf.origin, shelf.lock, shelf.downloads
+    origin, lock, downloads = sources.origin, sources.lock, sources.downloads
     pinned = lock.pins("sources", origin.entry).get(f"patch {name}")
     if pinned is not None and not lock.refresh and (path := downloads / pinned).is_file():
         data = path.read_bytes()
         if hashing.digest(data) == pinned:
-            return _keep(shelf, entry, data, name=name)
-    data = _fetch_pull(entry, shelf)
+            return _keep(sources, entry, data, name=name)
+    data = _fetch_pull(entry, sources)
     if not is_mailbox(data):
         raise HostError(
             f"{url} is no mailbox patch; it begins {data[:60]!r}",
             where=f"pull request {entry.pull}",
             hint="a proxy's error page, perhaps? save the patch beside the series and name it with `file:`",
         )
-    patch = _keep(shelf, entry, data, name=name)
+    patch = _keep(sources, entry, data, name=name)
     if not origin.sample:
         lock.check("sources", origin.entry, f"patch {name}", patch.sha256)
     return patch
 
 
-def _fetch_pull(entry: PatchEntry, shelf: Shelf) -> bytes:
-    """The mailbox of a pull request: brought by the sample, a ref of a local clone, else its URL."""
-    origin = shelf.origin
+def _fetch_pull(entry: PatchEntry, sources: PatchSources) -> bytes:
+    """Return the mailbox of a pull request: the sample's own, that of a ref in a local clone, or what its URL gives."""
+    origin = sources.origin
     if origin.pulls is not None:
         return _read(origin.pulls / f"{entry.pull}.patch", f"pull request {entry.pull}")
     if origin.kind == "git" and origin.local:
         ref = git.remote_ref(origin.url, f"refs/pull/{entry.pull}/head")
-        if ref is not None and (data := shelf.cache.mailbox(origin.url, shelf.commit, ref.name)):
+        if ref is not None and (data := sources.cache.mailbox(origin.url, sources.commit, ref.name)):
             return data
     try:
         return http.get(str(entry.url), limit=LIMIT)
@@ -198,7 +207,7 @@ def _fetch_pull(entry: PatchEntry, shelf: Shelf) -> bytes:
 
 
 def pinned_digests(series: Series, origin: Origin, *, folder: Path, lock: Lock) -> dict[str, str] | None:
-    """Digests of all enabled patches without any network, or None if some are not known yet."""
+    """Return the digests of all enabled patches, by name, without network; None if some are not known yet."""
     pins = lock.pins("sources", origin.entry)
     digests: dict[str, str] = {}
     for entry in series.patches:
@@ -225,5 +234,5 @@ def _material(strip: int, sha256: str) -> str:
 
 
 def digests_of(patches: Sequence[Patch]) -> dict[str, str]:
-    """The same mapping as `pinned_digests`, from patches that are there."""
+    """Return the same mapping as `pinned_digests`, from patches that are there."""
     return {patch.name: _material(patch.strip, patch.sha256) for patch in patches}

@@ -1,4 +1,4 @@
-"""Submodules that patches move: look up which commits of a submodule contain others, and which files they have."""
+"""Submodules that patches move: which commits of a submodule contain others, and which files they have."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class SubmodulePointers:
     """Facts about the submodules that a series moves."""
 
     holds: list[tuple[str, str, str]] = field(default_factory=list)
-    """Path of a submodule, and two of its commits: the second one holds the first."""
+    """Path of a submodule, and two of its commits: the second one contains the first."""
     trees: list[tuple[str, str, str]] = field(default_factory=list)
     """Path of a submodule, one of its commits, and the tree of that: for a source that has files and no commits."""
     unknown: dict[str, str] = field(default_factory=dict)
@@ -125,11 +125,11 @@ def _ask(
             except (HostError, ConfigError) as error:
                 found.unknown[path] = f"whether {at} holds {move.new} could not be looked up: {error.message}"
                 continue
-            # A move back leads to an ancestor, which every commit holds.
+            # A move back leads to an ancestor, which every commit contains.
             if git.holds(repository, at, move.new) and not (move.old and git.holds(repository, move.old, move.new)):
                 found.holds.append((path, move.new, at))
             elif not whole:
-                found.unknown[path] = f"whether {at} holds {move.new} cannot be told: {place} is a shallow clone"
+                found.unknown[path] = f"whether {at} holds {move.new} is not known: {place} is a shallow clone"
                 continue
             found.unknown.pop(path, None)
             break

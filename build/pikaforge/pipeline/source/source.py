@@ -1,11 +1,11 @@
-"""The source stage: clone at a commit, apply the series, fill in the submodules, write one normalised tree."""
+"""The source stage: clone a commit, apply the series, add the submodules, and pack one normalised tree."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from pikaforge.config import schema
 from pikaforge.config.patch_series import Series
@@ -14,10 +14,9 @@ from pikaforge.host import git
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workspace, failure, guest_digests, read_facts, run_job
-from pikaforge.pipeline.source import origin as origins
-from pikaforge.pipeline.source import patches, pointers, submodules
-from pikaforge.pipeline.source import series as series_stage
-from pikaforge.pipeline.source.origin import Origin, Pinned, pin
+from pikaforge.pipeline.source import patch_state, patches, pointers, submodules
+from pikaforge.pipeline.source.facts import PatchFacts, SeriesFacts, SourceFacts
+from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin, Pinned, describe, pin, tag_of
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan.plan import Node
 from pikaforge.plan.stages import Needs, Scope, Slot
@@ -30,14 +29,14 @@ FAILED = "the source tree could not be made"
 def identify(
     origin: Origin, series: Series | None, *, workspace: Workspace, folder: Path, offline: bool
 ) -> Pinned | None:
-    """What the source is, exactly; None if that is not known without the network and `offline` forbids it.
+    """Return the pinned source with its patches; None if that needs the network and `offline` is set.
 
     Args:
         origin: the source.
         series: the patches, or None.
-        workspace: whose lock pins both.
-        folder: of the series file.
-        offline: look only at what is here.
+        workspace: its lock has the pins of both.
+        folder: the folder of the series file.
+        offline: do not use the network.
 
     Raises:
         HostError: the network is needed and out of reach.
@@ -52,14 +51,14 @@ def identify(
     if known is None or workspace.lock.refresh:
         if offline:
             return None
-        shelf = _shelf(workspace, origin, identity, folder)
-        known = patches.digests_of(patches.resolve(series, shelf))
+        sources = _patch_sources(workspace, origin, identity, folder)
+        known = patches.digests_of(patches.resolve(series, sources))
     refused = tuple(patches.entry_name(e) for e in series.patches if e.enabled and e.already == "refuse")
     return Pinned(origin=origin, identity=identity, patches=known, refused=refused)
 
 
-def _shelf(workspace: Workspace, origin: Origin, commit: str, folder: Path) -> patches.Shelf:
-    return patches.Shelf(
+def _patch_sources(workspace: Workspace, origin: Origin, commit: str, folder: Path) -> patches.PatchSources:
+    return patches.PatchSources(
         origin=origin,
         commit=commit,
         folder=folder,
@@ -69,45 +68,42 @@ def _shelf(workspace: Workspace, origin: Origin, commit: str, folder: Path) -> p
     )
 
 
-def material(pinned: Pinned, home: Path) -> dict[str, Any]:
-    """Key material: the commit or digest, the patches in order, and the scripts."""
+def material(pinned: Pinned, home: Path) -> dict[str, object]:
+    """Return the key material: the commit or digest, the patches in order, and the scripts."""
     origin = pinned.origin
     return {
         "source": pinned.identity,
-        # Nothing of the tree, but the facts tell it, and packages their readers.
-        "told": [origin.spec, "" if origin.local else origin.url, origin.ref, origin.own],
+        # These do not change the tree. But they are in the facts, and so in packages.
+        "origin": [origin.spec, "" if origin.local else origin.url, origin.ref, origin.own],
         "patches": list(pinned.patches.items()),
         "refused": list(pinned.refused),
         "scripts": guest_digests(home, SCRIPTS),
     }
 
 
-def unresolved_material(origin: Origin, home: Path) -> dict[str, Any]:
-    """Stand-in key material for a plan made without the network: what was asked for, not what it is."""
+def unresolved_material(origin: Origin, home: Path) -> dict[str, object]:
+    """Return key material for a plan that is made without network: what was asked for, not what it is."""
     return {"unresolved": origin.entry, "scripts": guest_digests(home, SCRIPTS)}
 
 
 def make(
     workspace: Workspace, pinned: Pinned, series: Series | None, *, key: str, label: str, folder: Path, image: str
 ) -> Result:
-    """Run the stage.
-
-    The result has the file `source.tar`. Its facts are where the source came from (`origin.describe`), the epoch
-    (seconds, time of the commit), the patched commit, the patches with their states, and the submodules.
+    """Make the source tree; store `SourceFacts` with the file `source.tar`.
 
     Raises:
         StageError: a patch neither applies nor is in the source, or is there and must not be; nothing is kept then.
         HostError: a repository cannot be reached.
     """
     origin = pinned.origin
-    shelf = _shelf(workspace, origin, pinned.identity, folder)
-    wanted = patches.resolve(series, shelf) if series is not None else ()
+    sources = _patch_sources(workspace, origin, pinned.identity, folder)
+    wanted = patches.resolve(series, sources) if series is not None else ()
     log = workspace.log_path(label, STAGE_NAME)
     with workspace.store.scratch() as scratch:
         work = _SourceRun(
             workspace=workspace,
             pinned=pinned,
-            shelf=shelf,
+            sources=sources,
             wanted=wanted,
             label=label,
             image=image,
@@ -115,10 +111,10 @@ def make(
             scratch=scratch,
         )
         made = work.patched()
-        filler = submodules.Filler(
+        filler = submodules.SubmoduleFiller(
             workspace=workspace, origin=origin, image=image, label=label, log=log, epoch=made.epoch
         )
-        links = submodules.links(made.facts, {}, origin.relative_to)
+        links = submodules.links(made.lines, {}, origin.relative_to)
         tree = filler.fill(made.tree, links, scratch)
         if not origin.sample:
             for path, commit in filler.commits.items():
@@ -127,41 +123,41 @@ def make(
             STAGE_NAME,
             key,
             identity=sha256(tree),
-            facts={
-                "origin": origin.spec,
-                **origins.describe(origin, pinned.identity, _tag(origin, workspace)),
-                "head": made.facts["head"][0][0] if origin.kind == "git" else "",
-                "epoch": made.epoch,
-                "patches": [verdict.facts() for verdict in made.verdicts],
-                "submodules": filler.commits,
-            },
+            facts=SourceFacts(
+                **describe(origin, pinned.identity, _tag(origin, workspace)).model_dump(),
+                origin=origin.spec,
+                head=made.lines["head"][0][0] if origin.kind == "git" else "",
+                epoch=made.epoch,
+                patches=made.patches,
+                submodules=filler.commits,
+            ),
             files={"source.tar": tree},
         )
 
 
 def _tag(origin: Origin, workspace: Workspace) -> str:
     try:
-        return origins.tag_of(origin, workspace.lock)
+        return tag_of(origin, workspace.lock)
     except UnreachableError as error:
-        raise HostError(error.message, where=f"source {origin.spec}", hint=origins.WAYS_ROUND) from error
+        raise HostError(error.message, where=f"source {origin.spec}", hint=WAYS_ROUND) from error
 
 
-def remarks(facts: Mapping[str, Any], *, version: str) -> tuple[str, ...]:
+def remarks(facts: SourceFacts, *, version: str) -> tuple[str, ...]:
     """Return what a user should know of a source, whether it was made now or before.
 
     Args:
-        facts: of the stage's result.
+        facts: of the source.
         version: of the product.
     """
     found = []
-    if facts.get("kind") in schema.FOREIGN:
-        of = f" of {facts['url']}" if facts["url"] else ""
+    if facts.kind in schema.FOREIGN:
+        of = f" of {facts.url}" if facts.url else ""
         found.append(
-            f"the source is {facts['version']}{of} ({facts['commit']}), not product.source; "
+            f"the source is {facts.version}{of} ({facts.commit}), not product.source; "
             f"packages keep the version {version}"
         )
-    if there := series_stage.remark(facts.get("patches", ())):
-        found.append(there)
+    if present := patch_state.remark(facts.patches):
+        found.append(present)
     return tuple(found)
 
 
@@ -171,8 +167,8 @@ class _Patched:
 
     tree: Path
     epoch: int
-    facts: series_stage.Facts
-    verdicts: tuple[series_stage.PatchVerdict, ...]
+    lines: patch_state.GuestLines
+    patches: tuple[PatchFacts, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +177,7 @@ class _SourceRun:
 
     workspace: Workspace
     pinned: Pinned
-    shelf: patches.Shelf
+    sources: patches.PatchSources
     wanted: tuple[patches.Patch, ...]
     label: str
     image: str
@@ -198,20 +194,27 @@ class _SourceRun:
         known = self._pointers(moves, repository)
         made = self._look(repository, known)
         more: list[str] = []
-        if repository is not None and any(verdict.state == "conflict" for verdict in made.verdicts):
+        if repository is not None and any(patch.state == "conflict" for patch in made.patches):
             deep, problem = self._history()
             if deep is not None:
                 made = self._look(deep, known, history=True)
             more += [problem] if problem else []
-        bad = [verdict for verdict in made.verdicts if verdict.findings]
-        for verdict in bad:
-            more += [known.unknown[m.path] for m in moves[verdict.patch] if m.path in known.unknown]
-        if bad:
-            raise self._error(made.verdicts, more)
+        findings = self._findings(made.patches)
+        if findings:
+            for patch in findings:
+                more += [known.unknown[m.path] for m in moves[patch] if m.path in known.unknown]
+            raise self._error(made.patches, [*chain.from_iterable(findings.values()), *more])
         return made
 
+    def _findings(self, states: tuple[PatchFacts, ...]) -> dict[patches.Patch, tuple[str, ...]]:
+        """Return the reasons why the stage fails, by patch; {} if it does not."""
+        found = {
+            patch: patch_state.findings(state, patch.already) for patch, state in zip(self.wanted, states, strict=True)
+        }
+        return {patch: reasons for patch, reasons in found.items() if reasons}
+
     def _content(self, patch: patches.Patch) -> bytes:
-        return (self.shelf.downloads / patch.sha256).read_bytes()
+        return (self.sources.downloads / patch.sha256).read_bytes()
 
     def _repository(self) -> Path | None:
         """Fetch the source's commit; return its repository, or None for a tarball."""
@@ -219,12 +222,12 @@ class _SourceRun:
         if origin.kind != "git":
             return None
         where = f"source {origin.spec}"
-        return submodules.fetch(self.shelf.cache, origin.url, self.pinned.identity, ref=origin.ref, where=where)
+        return submodules.fetch(self.sources.cache, origin.url, self.pinned.identity, ref=origin.ref, where=where)
 
     def _pointers(
         self, moves: Mapping[patches.Patch, list[pointers.Move]], repository: Path | None
     ) -> pointers.SubmodulePointers:
-        origin, cache = self.pinned.origin, self.shelf.cache
+        origin, cache = self.pinned.origin, self.sources.cache
         if repository is not None:
             return pointers.look_up(moves, origin, repository=repository, commit=self.pinned.identity, cache=cache)
         assert origin.tarball is not None  # what is no repository is one
@@ -234,7 +237,7 @@ class _SourceRun:
         """Fetch the history of the source's commit; return the repository, and what is wrong with it."""
         origin = self.pinned.origin
         try:
-            repository, whole = self.shelf.cache.history(origin.url, self.pinned.identity, origin.ref)
+            repository, whole = self.sources.cache.history(origin.url, self.pinned.identity, origin.ref)
         except (HostError, ConfigError) as error:
             return None, f"the history of the source could not be looked at: {error.message}"
         return repository, "" if whole else f"the history of the source ends early: {origin.spec} is a shallow clone"
@@ -250,36 +253,34 @@ class _SourceRun:
             inputs=(
                 self.workspace.guest(*SCRIPTS),
                 _source_input(self.pinned, repository, folder),
-                _patch_input(self.shelf.downloads, self.wanted, known),
+                _patch_input(self.sources.downloads, self.wanted, known),
             ),
             outputs=("out/source.tar", "out/facts", "out/epoch"),
             log=self.log,
         )
         done = run_job(self.workspace, job, folder, stage=STAGE_NAME, label=self.label, failed=FAILED)
-        facts = read_facts(done.outputs["out/facts"])
+        lines = read_facts(done.outputs["out/facts"])
         return _Patched(
             tree=done.outputs["out/source.tar"],
             epoch=int(done.outputs["out/epoch"].read_text(encoding="ascii")),
-            facts=facts,
-            verdicts=series_stage.read(facts, self.wanted),
+            lines=lines,
+            patches=patch_state.read(lines, self.wanted),
         )
 
-    def _error(self, verdicts: tuple[series_stage.PatchVerdict, ...], more: list[str]) -> StageError:
-        findings = [finding for verdict in verdicts for finding in verdict.findings]
+    def _error(self, states: tuple[PatchFacts, ...], findings: list[str]) -> StageError:
         hints = []
-        if any(verdict.state == "conflict" for verdict in verdicts):
+        if any(state.state == "conflict" for state in states):
             hints.append("disable the entry in the series (enabled: false), or replace it with a rebased patch (file:)")
             if self.pinned.origin.kind == "tarball":
                 hints.append("a tarball cannot carry submodule pointer moves: take a clone for series that have one")
-        if any(verdict.refused for verdict in verdicts):
+        if any(patch_state.refused(state, patch.already) for patch, state in zip(self.wanted, states, strict=True)):
             hints.append("if the source may have it, remove `already: refuse` from the entry, or disable it")
-        said = failure(stage=STAGE_NAME, label=self.label, log=self.log)
-        said = replace(
-            said,
-            findings=tuple(dict.fromkeys([*findings, *more])),
-            facts={"patches": [verdict.facts() for verdict in verdicts]},
+        found = replace(
+            failure(stage=STAGE_NAME, label=self.label, log=self.log),
+            findings=tuple(dict.fromkeys(findings)),
+            facts=SeriesFacts(patches=states),
         )
-        return StageError(FAILED, said, hint="\n".join(hints))
+        return StageError(FAILED, found, hint="\n".join(hints))
 
 
 def _environment(pinned: Pinned) -> dict[str, str]:
@@ -309,30 +310,30 @@ def _patch_input(downloads: Path, wanted: tuple[patches.Patch, ...], known: poin
 
 
 class SourceStage(BaseStage):
-    """The source tree, patched and normalised: once for a run."""
+    """Makes the source tree of a run, patched and normalised."""
 
     name = STAGE_NAME
     scope: Scope = "run"
+    facts = SourceFacts
 
     def needs(self, slot: Slot) -> Needs:
         """Return that it needs the tools image."""
         return Needs(ids=slot.tools)
 
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
-        """Return what the pins say, looked up as far as they do not."""
+        """Return the pinned source as key material; look up what is not pinned, unless `offline`."""
         request = run.request
         pinned = identify(
             request.origin, request.series, workspace=run.workspace, folder=run.series_folder, offline=offline
         )
         if pinned is None:
             return Material(facts=unresolved_material(request.origin, run.home), pinned=False)
-        run.pins[node.id] = pinned
-        return Material(facts=material(pinned, run.home))
+        return Material(facts=material(pinned, run.home), pin=pinned)
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Fetch, patch and pack the tree."""
-        pinned = run.pins[inputs.node.id]
-        assert isinstance(pinned, Pinned)
+        pinned = inputs.pin
+        assert isinstance(pinned, Pinned)  # see `material`
         return make(
             run.workspace,
             pinned,
@@ -344,8 +345,8 @@ class SourceStage(BaseStage):
         )
 
     def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
-        """Return what of the source is not as the matrix says."""
-        return remarks(result.facts, version=run.spec.product.version)
+        """Return how the source differs from product.source and its series."""
+        return remarks(result.read(SourceFacts), version=run.spec.product.version)
 
 
 STAGE = SourceStage()

@@ -1,4 +1,4 @@
-"""Submodules: from the commits that a tree asks for to their files in it, level by level."""
+"""Submodules: their files are put into the tree that names them, level by level."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ DEPTH_LIMIT = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A submodule that a tree asks for."""
+    """A submodule that a tree names."""
 
     path: str
     commit: str
     url: str
-    """As .gitmodules says; it may be relative."""
+    """As .gitmodules has it; it may be relative."""
     relative_to: str
     """The URL of the repository whose .gitmodules it is."""
 
 
 def links(facts: Mapping[str, Sequence[tuple[str, ...]]], bases: Mapping[str, str], top: str = "") -> list[Link]:
-    """The `link` facts of a guest script.
+    """Return the submodules that a guest script has found.
 
     Args:
-        facts: of source.sh or submodules.sh.
-        bases: URL by path of the submodules in which the links lie.
+        facts: lines of source.sh or submodules.sh, by key.
+        bases: URLs of the submodules that the links are in, by path.
         top: the URL for links outside all of them.
     """
     return [
@@ -51,7 +51,11 @@ def links(facts: Mapping[str, Sequence[tuple[str, ...]]], bases: Mapping[str, st
 
 
 def fetch(cache: git.Cache, url: str, commit: str, *, ref: str = "", where: str) -> Path:
-    """A bare repository with the commit; without a network the error names the ways round it."""
+    """Return a bare repository with a commit; fetch it, if need be.
+
+    Raises:
+        HostError: the repository cannot be reached.
+    """
     try:
         return cache.fetch(url, commit, ref)
     except UnreachableError as error:
@@ -59,7 +63,7 @@ def fetch(cache: git.Cache, url: str, commit: str, *, ref: str = "", where: str)
 
 
 def repository_tar(repository: Path, scratch: Path) -> Path:
-    """A bare repository as a tar archive: what git needs to fetch from it, and no hook or setting of this machine."""
+    """Pack a bare repository: what git needs to fetch from it, without hooks and settings of this machine."""
     target = scratch / f"{repository.name}.tar"
     with tarfile.open(target, "w") as tar:
         for name in ("objects", "refs", "packed-refs", "shallow"):
@@ -78,8 +82,8 @@ def kept(origin: Origin, path: str) -> str:
 
 
 @dataclass(slots=True, kw_only=True)
-class Filler:
-    """Fills the submodules of one tree in."""
+class SubmoduleFiller:
+    """Puts the files of submodules into one tree."""
 
     workspace: Workspace
     origin: Origin
@@ -89,18 +93,19 @@ class Filler:
     epoch: int
     """Seconds; the time of every file in the tree."""
     commits: dict[str, str] = field(default_factory=dict)
-    """The commit of each submodule, by its path: filled in as they are."""
+    """The commit of each submodule that was put in, by its path."""
 
     def fill(self, tree: Path, wanted: list[Link], scratch: Path) -> Path:
-        """The tree with all submodules, theirs included.
+        """Return the tree with all submodules, and their submodules.
 
         Args:
             tree: tar archive of the tree so far.
             wanted: its submodules.
-            scratch: for files in between and the result.
+            scratch: a folder for intermediate files and the result.
 
         Raises:
             HostError: a repository cannot be reached.
+            StageError: they are nested too deep, or cannot be checked out.
         """
         for level in range(DEPTH_LIMIT):
             if not wanted:
@@ -141,7 +146,7 @@ class Filler:
         return done.outputs["out/source.tar"], links(read_facts(done.outputs["out/facts"]), bases)
 
     def _repository(self, link: Link, url: str) -> Path:
-        """What a local clone already has of a submodule, else its URL."""
+        """Return a repository with a submodule's commit: from the local clone, if that has it, else from its URL."""
         cache = git.Cache(self.workspace.out / "git")
         if here := kept(self.origin, link.path):
             try:

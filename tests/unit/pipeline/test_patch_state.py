@@ -15,11 +15,11 @@ from pikaforge.config import load
 from pikaforge.config.patch_series import Series
 from pikaforge.errors import HostError
 from pikaforge.host import git
-from pikaforge.pipeline.source import pointers, series, source
+from pikaforge.pipeline.source import patch_state, pointers, source
+from pikaforge.pipeline.source.facts import Offset, PatchFacts, SourceFacts, State
 from pikaforge.pipeline.source.origin import Origin
 from pikaforge.pipeline.source.patches import Patch
 from pikaforge.pipeline.source.pointers import Move, moves
-from pikaforge.pipeline.source.series import Offset, PatchVerdict
 
 SHA = {letter: letter * 40 for letter in "abcdef"}
 
@@ -33,25 +33,26 @@ def patch(name: str, **more: Any) -> Patch:
 
 def test_the_facts_of_each_patch() -> None:
     wanted = (patch("pull-1"), patch("file x.patch"), patch("quilt d/y.patch", already="refuse"))
-    facts: series.Facts = {
+    lines: patch_state.GuestLines = {
         "state": [("0000", "applied"), ("0001", "conflict"), ("0002", "present")],
         "offset": [("0000", "a.c", "2", "-3"), ("0000", "a.c", "1", "4")],
         "reason": [("0001", "it does not apply"), ("0001", "\x1b[31mhunk\u2028#1\x9b")],
         "note": [("0002", "it came with abc")],
     }
-    one, two, three = series.read(facts, wanted)
-    assert one == PatchVerdict(
-        patch=wanted[0],
+    one, two, three = patch_state.read(lines, wanted)
+    assert one == PatchFacts(
+        name="pull-1",
+        sha256="sha-pull-1",
         state="applied",
         offsets=(Offset(path="a.c", hunk=2, lines=-3), Offset(path="a.c", hunk=1, lines=4)),
     )
-    assert two.findings == ("it does not apply", " [31mhunk #1 "), "no patch speaks to a terminal"
-    assert three.refused
-    assert three.findings == (
+    assert patch_state.findings(two, "skip") == ("it does not apply", " [31mhunk #1 "), "no patch speaks to a terminal"
+    assert patch_state.refused(three, "refuse")
+    assert patch_state.findings(three, "refuse") == (
         "patch quilt d/y.patch is in the source already, and `already: refuse` forbids that",
         "it came with abc",
     )
-    assert one.findings == ()
+    assert patch_state.findings(one, "refuse") == ()
 
 
 @pytest.mark.parametrize(
@@ -59,29 +60,17 @@ def test_the_facts_of_each_patch() -> None:
 )
 def test_facts_that_do_not_fit(states: list[tuple[str, str]]) -> None:
     with pytest.raises(ValueError, match="pull-1"):
-        series.read({"state": states}, [patch("pull-1")])
+        patch_state.read({"state": states}, [patch("pull-1")])
 
 
-def fact(name: str, state: str, **more: Any) -> dict[str, Any]:
-    return {"name": name, "state": state, "offsets": [], "notes": [], **more}
+def fact(name: str, state: State, **more: Any) -> PatchFacts:
+    return PatchFacts(name=name, sha256="", state=state, **more)
 
 
-def test_what_a_manifest_keeps() -> None:
-    told = PatchVerdict(
-        patch=patch("pull-1", url="https://user:secret@example.org/1.patch", why="a bug"),
-        state="present",
-        offsets=(Offset(path="a.c", hunk=1, lines=2),),
-        notes=("x",),
-    ).facts()
-    assert told == {
-        "name": "pull-1",
-        "sha256": "sha-pull-1",
-        "url": "https://***@example.org/1.patch",
-        "why": "a bug",
-        "state": "present",
-        "offsets": [{"path": "a.c", "hunk": 1, "lines": 2}],
-        "notes": ["x"],
-    }
+def test_no_password_is_kept() -> None:
+    given = patch("pull-1", url="https://user:secret@example.org/1.patch", why="a bug")
+    [found] = patch_state.read({"state": [("0000", "present")]}, [given])
+    assert (found.url, found.why) == ("https://***@example.org/1.patch", "a bug")
 
 
 def parsed(*entries: dict[str, Any]) -> Series:
@@ -101,14 +90,14 @@ def test_every_entry_has_a_row() -> None:
         fact(
             "pull-1",
             "applied",
-            offsets=[{"path": "a.c", "hunk": 1, "lines": 3}, {"path": "a.c", "hunk": 2, "lines": -1}],
+            offsets=(Offset(path="a.c", hunk=1, lines=3), Offset(path="a.c", hunk=2, lines=-1)),
         ),
         fact("quilt debian/a.patch", "present"),
         fact("quilt debian/b.patch", "applied"),
-        fact("quilt debian-more/a.patch", "present", notes=["it came with abc"]),
-        fact("file x.patch", "conflict", reasons=["patch x does not apply", "hunk #1 is rejected in a.c"]),
+        fact("quilt debian-more/a.patch", "present", notes=("it came with abc",)),
+        fact("file x.patch", "conflict", reasons=("patch x does not apply", "hunk #1 is rejected in a.c")),
     ]
-    assert list(series.rows(wanted, facts)) == [
+    assert list(patch_state.rows(wanted, facts)) == [
         ("pull-1", "applies", "a.c: hunk #1 +3, #2 -1 lines"),
         ("quilt debian/a.patch", "refused", "-"),
         ("quilt debian/b.patch", "applies", "-"),
@@ -120,9 +109,9 @@ def test_every_entry_has_a_row() -> None:
 
 
 def test_what_a_source_has_already_is_said_in_a_line() -> None:
-    facts = [fact("pull-1", "present"), fact("pull-2", "applied"), fact("pull-3", "present", notes=["x", "y"])]
-    assert series.remark(facts) == "in the source already, so not applied: pull-1, pull-3 (x; y)"
-    assert series.remark(facts[1:2]) == ""
+    facts = [fact("pull-1", "present"), fact("pull-2", "applied"), fact("pull-3", "present", notes=("x", "y"))]
+    assert patch_state.remark(facts) == "in the source already, so not applied: pull-1, pull-3 (x; y)"
+    assert patch_state.remark(facts[1:2]) == ""
 
 
 @pytest.mark.parametrize(
@@ -133,14 +122,26 @@ def test_what_a_source_has_already_is_said_in_a_line() -> None:
         ({"kind": "product"}, []),
         ({"kind": "sample"}, []),
         (
-            {"kind": "product", "patches": [fact("pull-1", "present")]},
+            {"kind": "product", "patches": (fact("pull-1", "present"),)},
             ["in the source already, so not applied: pull-1"],
         ),
     ],
 )
 def test_remarks_on_a_source(changes: dict[str, Any], said: list[str]) -> None:
-    facts = {"kind": "repository", "url": "https://example.org/x.git", "version": "v2", "commit": "abc", "patches": []}
-    assert list(source.remarks({**facts, **changes}, version="v1")) == said
+    facts = SourceFacts(
+        kind="repository",
+        url="https://example.org/x.git",
+        ref="v2",
+        tag="v2",
+        version="v2",
+        commit="abc",
+        origin="x",
+        head="abc",
+        epoch=1,
+        patches=(),
+        submodules={},
+    )
+    assert list(source.remarks(facts.model_copy(update=changes), version="v1")) == said
 
 
 # ---- submodules
@@ -264,7 +265,7 @@ def test_a_submodule_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_submodule_whose_history_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
     Repositories(monkeypatch, stands=SHA["f"], line="cdef", whole=False)
     found = look_up(("a", "b"))
-    assert found.unknown == {"x": f"whether {SHA['f']} holds {SHA['b']} cannot be told: {X} is a shallow clone"}
+    assert found.unknown == {"x": f"whether {SHA['f']} holds {SHA['b']} is not known: {X} is a shallow clone"}
 
 
 def test_what_a_clone_has_of_a_submodule_is_asked_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
