@@ -1,8 +1,8 @@
 """HTTP requests with retries: the one module that imports requests and urllib3.
 
 Bodies are streams, and are read only as far as the caller needs. No exception that leaves this module has a URL, a
-header or an object of requests in it. As in requests, proxies and certificate authorities are taken from the environment
-(http_proxy, https_proxy, no_proxy, REQUESTS_CA_BUNDLE).
+header or an object of requests in it. As in requests, proxies and certificate authorities are taken from the
+environment (http_proxy, https_proxy, no_proxy, REQUESTS_CA_BUNDLE).
 """
 
 from __future__ import annotations

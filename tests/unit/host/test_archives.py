@@ -143,7 +143,9 @@ def test_what_has_no_content_says_so() -> None:
             assert entry.read(3) == b"con"
 
 
-@pytest.mark.parametrize("data", [b"", b"no archive at all" * 100, gzip.compress(mixed())[:100]])
+@pytest.mark.parametrize(
+    "data", [b"", b"no archive at all" * 100, gzip.compress(mixed())[:100]], ids=["empty", "text", "cut"]
+)
 def test_what_is_no_archive_is_an_error_of_ours(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a").write_bytes(data)
     with pytest.raises(AuditError) as caught:
