@@ -151,7 +151,7 @@ def tests(session: nox.Session) -> None:
         session.run(*pytest, *session.posargs, external=True)
         return
     with beside(session, "lint"):
-        session.run(*pytest, "-n", "6", "--dist", "loadgroup", "--costs", "70", external=True)
+        session.run(*pytest, "-n", "6", "--dist", "loadgroup", "--costs", "40", external=True)
 
 
 SCRIPTS = (
