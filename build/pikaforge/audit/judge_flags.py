@@ -80,12 +80,12 @@ def judge(
             what = _wrong(group, march)
             if not what:
                 continue
-            told = f"{group.count} units, such as {group.example or '?'}, {what}"
+            which = f"{group.count} units, such as {group.example or '?'}, {what}"
             if mine and (group.native or group.march != DEFAULT_MARCH):
-                violations.append(LineRecord(where=fact.name, what=told, do=_remedy(group)))
+                violations.append(LineRecord(where=fact.name, what=which, do=_remedy(group)))
             else:
                 notes.append(
-                    f"{fact.name}: {told}; built elsewhere, as the compiler's own objects are, and judged by its code"
+                    f"{fact.name}: {which}; built elsewhere, as the compiler's own objects are, and judged by its code"
                 )
     return FlagVerdict(units=tuple(units), dropped=tuple(dropped), violations=tuple(violations), notes=tuple(notes))
 
