@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from unit.cell_results import CELL, TREE, pack, trees
-from unit.deliveries import cell, delivered
+from unit.dist_folders import cell, write_dist
 from unit.helpers import BASE, ROOT, FakeEngine, make_spec, the_cell
 
 from pikaforge.cli import main
@@ -114,7 +114,7 @@ def test_configuration_and_command_line_take_it(tmp_path: Path, capsys: pytest.C
 def test_it_is_published_and_shown(tmp_path: Path) -> None:
     matrix = write_matrix(tmp_path)
     for number in (1, 2):
-        delivered(tmp_path / "dist", cell("R620-debian12-none"), format="zip", version=f"v{number}.0")
+        write_dist(tmp_path / "dist", cell("R620-debian12-none"), format="zip", version=f"v{number}.0")
         arguments = ["publish", "R620", "--to", "here", "--yes", "--matrix", str(matrix)]
         assert main.main([*arguments, "--dist", str(tmp_path / "dist")]) == 0
     root = tmp_path / "here"

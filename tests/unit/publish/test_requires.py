@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from unit.deliveries import cell, delivered
+from unit.dist_folders import cell, write_dist
 from unit.helpers import BASE
 
 from pikaforge.cli import main
@@ -30,7 +30,7 @@ def project(tmp_path: Path) -> Path:
     data = {**BASE, "publish": places}
     (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     (tmp_path / "recipe.sh").write_text("make\n")
-    delivered(tmp_path / "dist", cell(R620), cell(R640, not_run=NOT_RUN, tried="haswell"))
+    write_dist(tmp_path / "dist", cell(R620), cell(R640, not_run=NOT_RUN, tried="haswell"))
     return tmp_path
 
 
@@ -73,7 +73,7 @@ def test_without_the_requirement_the_page_tells_of_it(project: Path) -> None:
 
 
 def test_a_target_that_the_compiler_does_not_know_is_on_the_page(project: Path) -> None:
-    delivered(project / "dist", cell(R640, target="haswell", wanted="skylake_avx512"))
+    write_dist(project / "dist", cell(R640, target="haswell", wanted="skylake_avx512"))
     assert _publish(project, "all", "--to", "any", "--yes") == 0
     page = (project / "any" / "index.html").read_text(encoding="utf-8")
     assert "built for haswell, as the compiler knows no skylake_avx512" in page
@@ -94,10 +94,10 @@ def test_a_target_that_the_compiler_does_not_know_is_on_the_page(project: Path) 
 def test_of_two_reports_the_one_whose_target_was_run_counts(
     tmp_path: Path, first: dict[str, Any], second: dict[str, Any], counts: str
 ) -> None:
-    delivered = [
+    reports = [
         FoundReport(
             folder=tmp_path / name, report=BuildReport(product="d", version="v", cells=(cell(R640, **changes),))
         )
         for name, changes in (("first", first), ("second", second))
     ]
-    assert collect.cells(delivered)[R640][0].folder.name == counts
+    assert collect.cells(reports)[R640][0].folder.name == counts

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from unit.deliveries import cell, delivered
+from unit.dist_folders import cell, write_dist
 from unit.helpers import BASE
 
 from pikaforge.cli import main
@@ -96,7 +96,7 @@ def publish(matrix: Path, *words: str) -> int:
 def test_a_new_kind_is_published_to_and_rolled_back(kind: MemoryKind, tmp_path: Path) -> None:
     matrix = write_matrix(tmp_path, keep=2)
     dist = tmp_path / "dist"
-    delivered(dist, cell("R620-debian12-none"))
+    write_dist(dist, cell("R620-debian12-none"))
     assert publish(matrix, "R620", "--to", "ram", "--yes") == 0
     files = kind.site.files
     assert files["debian12/R620/tarballs/demo-v1.0-R620.tar.gz"] == b"R620-debian12-none v1.0"
@@ -105,7 +105,7 @@ def test_a_new_kind_is_published_to_and_rolled_back(kind: MemoryKind, tmp_path: 
     assert catalogue["url"] == "https://memory.example.org"
     assert kind.opened[0].name == "ram"
 
-    delivered(dist, cell("R720-debian12-none"))
+    write_dist(dist, cell("R720-debian12-none"))
     assert publish(matrix, "R720", "--to", "ram", "--yes") == 0
     assert "debian12/R720/tarballs/demo-v1.0-R720.tar.gz" in files
     assert kind.site.locks == 2

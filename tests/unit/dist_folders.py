@@ -1,4 +1,4 @@
-"""Deliveries: dist folders with packages of small content and a report of them."""
+"""Dist folders with packages of small content, and a report of them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Any
 
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.host.hashing import digest
-from pikaforge.pipeline import report as reports
-from pikaforge.pipeline.report import BuildReport, CellRecord
+from pikaforge.pipeline.report import BuildReport, CellRecord, write
 from pikaforge.publish.collect import FoundReport
 
 
 def cell(id_: str, **changes: Any) -> CellRecord:
-    """A cell that was built, as a report tells it."""
+    """The record of a cell that was built."""
     model, image, allocator = id_.split("-")
     data: dict[str, Any] = {
         "id": id_, "model": model, "image": image, "allocator": allocator, "target": "t", "wanted": "t", "flags": (),
@@ -23,10 +22,10 @@ def cell(id_: str, **changes: Any) -> CellRecord:
     return CellRecord.model_validate({**data, **changes})
 
 
-def delivered(folder: Path, *cells: CellRecord, format: str = "tar", version: str = "v1.0") -> FoundReport:
-    """A dist folder with a package of each cell."""
+def write_dist(folder: Path, *cells: CellRecord, format: str = "tar", version: str = "v1.0") -> FoundReport:
+    """Write a dist folder with a package of each cell; return its report."""
     suffix = {"tar": "tar.gz"}.get(format, format)
-    told = []
+    records = []
     for built in cells:
         path = folder / "debian12" / f"demo-{version}-{built.model}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +37,7 @@ def delivered(folder: Path, *cells: CellRecord, format: str = "tar", version: st
             sha256=digest(path.read_bytes()),
             bytes=path.stat().st_size,
         )
-        told.append(built.model_copy(update={"artifacts": (artifact,)}))
-    report = BuildReport(product="demo", version=version, cells=tuple(told))
-    reports.write(folder, report)
+        records.append(built.model_copy(update={"artifacts": (artifact,)}))
+    report = BuildReport(product="demo", version=version, cells=tuple(records))
+    write(folder, report)
     return FoundReport(folder=folder, report=report)
