@@ -154,19 +154,3 @@ def flip(path: Path, offset: int = -20) -> None:
     data = bytearray(path.read_bytes())
     data[offset] ^= 1
     path.write_bytes(data)
-
-
-def make_rpm(header: bytes = b"about the package", payload: bytes = b"payload", *, signature: bytes = b"") -> bytes:
-    """An RPM as far as signing looks at it: lead, signature header, main header, payload."""
-
-    def section(tags: Mapping[int, bytes]) -> bytes:
-        index, store = b"", b""
-        for tag, data in tags.items():
-            index += b"".join(n.to_bytes(4, "big") for n in (tag, 7, len(store), len(data)))
-            store += data
-        lengths = len(tags).to_bytes(4, "big") + len(store).to_bytes(4, "big")
-        return b"\x8e\xad\xe8\x01\0\0\0\0" + lengths + index + store
-
-    signatures = section({1000: b"size", **({268: signature} if signature else {})})
-    padding = b"\0" * (-len(signatures) % 8)
-    return b"\xed\xab\xee\xdb".ljust(96, b"\0") + signatures + padding + section({1000: header}) + payload

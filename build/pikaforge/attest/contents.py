@@ -15,8 +15,10 @@ from typing import IO, Any
 
 from pikaforge.audit.elf.layout import is_elf
 from pikaforge.audit.inputs import TOTAL_LIMIT
+from pikaforge.config import package_files
 from pikaforge.errors import AuditError
-from pikaforge.host.archives import members, tar_entries, told
+from pikaforge.formats import format as formats
+from pikaforge.host.archives import tar_entries, told
 
 MANIFEST = "manifest.json"
 LINK_LIMIT = 40
@@ -87,7 +89,7 @@ class PackageContents:
     top: str = ""
     """The manifest's folder, `opt/server`; "" is the package's top."""
     holds_links: bool = True
-    """Whether its kind can hold symbolic links: a wheel has a copy of what a link leads to."""
+    """Whether its format can hold symbolic links; else it has a copy of what a link leads to."""
 
     @property
     def manifest_sha256(self) -> str:
@@ -111,7 +113,7 @@ class PackageContents:
 
 
 def read_package(path: Path) -> PackageContents:
-    """Read an artifact of any kind that `host.archives` knows, once, without unpacking it.
+    """Read a package or archive of any kind, once, without unpacking it.
 
     Raises:
         AuditError: it is truncated, corrupt, or larger than anything that is built here.
@@ -121,7 +123,7 @@ def read_package(path: Path) -> PackageContents:
     same: list[tuple[str, str]] = []
     total = 0
     with told(str(path)):
-        for member in members(path):
+        for member in package_files.members(path):
             if member.name in files:
                 raise AuditError(f"{member.name} is in the package twice", where=str(path))
             if member.kind == "hardlink":
@@ -144,11 +146,12 @@ def read_package(path: Path) -> PackageContents:
     nearest = min(manifests, key=lambda name: (name.count("/"), name), default=None)
     if nearest is None:
         return PackageContents(files=files)
+    kind = formats.of_file(path)
     return PackageContents(
         files=files,
         manifest=manifests[nearest],
         top=posixpath.dirname(nearest),
-        holds_links=path.suffix != ".whl",
+        holds_links=kind is None or kind.holds_links,
     )
 
 

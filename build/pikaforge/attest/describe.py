@@ -28,7 +28,7 @@ def describe(artifact: Path, *, builder: Builder, manifest: Mapping[str, Any] | 
     """Write SBOM and provenance beside an artifact, unless they are there as they should be; their paths.
 
     Args:
-        artifact: an RPM with its header signature, if it gets one: that changes the file.
+        artifact: with the signature inside it, if it gets one: that changes the file.
         builder: who has built it.
         manifest: of an artifact that holds none, because it has debug information only; else its own is taken, so
             that nothing can be told of an artifact that it does not say itself.

@@ -10,11 +10,10 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pikaforge.errors import ConfigError
-from pikaforge.formats.rpm.rpm_file import last_line, read_rpm
+from pikaforge.formats.embedded_signature import EmbeddedSignature, SignatureVerdict
 from pikaforge.host import process
 
 FINGERPRINT = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
@@ -23,15 +22,6 @@ TIMEOUT = 600.0
 STRONG_DIGESTS = {"8": "SHA-256", "9": "SHA-384", "10": "SHA-512"}
 """OpenPGP's numbers (RFC 4880, section 9.4)."""
 ARMOR = re.compile(r"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(.*?)-----END PGP PUBLIC KEY BLOCK-----", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignatureVerdict:
-    """What is to be said of a signature."""
-
-    good: bool
-    why: str
-    """By which key it is; or what is wrong, as the end of a sentence."""
 
 
 def judge_status(status: str, *, keys: str) -> SignatureVerdict:
@@ -113,7 +103,6 @@ class Verifier:
         self._armored.write_text("".join(f"{text.rstrip()}\n" for text in texts.values()), encoding="utf-8")
         self._ring = folder / "keys.gpg"
         self._ring.write_bytes(b"".join(dearmored(text, where=where) for where, text in texts.items()))
-        self._database: Path | None = None
 
     @classmethod
     def of_files(cls, files: Sequence[Path], folder: Path) -> Verifier:
@@ -146,52 +135,20 @@ class Verifier:
             return SignatureVerdict(good=False, why=f"gpgv says no (exit status {done.status})")
         return verdict
 
-    def check_header(self, rpm: Path) -> SignatureVerdict:
-        """Judge the signature in an RPM's own header; rpm itself is not needed for that.
+    def check_embedded(self, path: Path, embedded: EmbeddedSignature) -> SignatureVerdict:
+        """Judge the signature inside a file. The format's own program is not needed for that.
 
         Raises:
-            RpmError: it is no RPM.
+            AuditError: the file is not of that format, or is damaged.
         """
-        parts = read_rpm(rpm)
-        if not parts.signature:
-            return SignatureVerdict(good=False, why="the RPM's header is not signed")
-        header, signature = self._folder / "header", self._folder / "header.sig"
-        header.write_bytes(parts.header)
-        signature.write_bytes(parts.signature)
-        return self.check(header, signature)
+        part = embedded.signed_part(path)
+        if not part.signature:
+            return SignatureVerdict(good=False, why=embedded.unsigned, missing=True)
+        data, signature = self._folder / "part", self._folder / "part.sig"
+        data.write_bytes(part.data)
+        signature.write_bytes(part.signature)
+        return self.check(data, signature)
 
-    def check_by_rpm(self, rpm: Path) -> SignatureVerdict | None:
-        """What rpm itself says of an RPM, its digests among that; None where this machine has no rpmkeys."""
-        rpmkeys = process.find("rpmkeys")
-        if rpmkeys is None:
-            return None
-        if self._database is None:
-            self._database = self._folder / "rpm"
-            self._database.mkdir()
-            done = process.run(
-                [rpmkeys, "--dbpath", str(self._database), "--import", str(self._armored)], timeout=TIMEOUT
-            )
-            if done.status != 0:
-                return SignatureVerdict(good=False, why=f"rpm does not take the keys: {last_line(done.errors())}")
-        done = process.run(
-            [rpmkeys, "--dbpath", str(self._database), "--checksig", "--verbose", str(rpm)], timeout=TIMEOUT
-        )
-        return judge_rpmkeys(done.text(), done.status)
-
-
-def judge_rpmkeys(text: str, status: int) -> SignatureVerdict:
-    """The verdict by what `rpmkeys --checksig --verbose` prints: a line for each digest and signature.
-
-    Its exit status alone says nothing: it is 0 for an RPM that nobody has signed.
-    """
-    lines = [line.strip() for line in text.splitlines()[1:] if ":" in line]
-    bad = [line for line in lines if not line.endswith(": OK")]
-    signatures = [line for line in lines if "signature" in line.lower()]
-    if bad:
-        return SignatureVerdict(good=False, why=f"rpm says: {bad[0]}")
-    if not signatures:
-        return SignatureVerdict(good=False, why="rpm finds no signature in it")
-    if status != 0:
-        return SignatureVerdict(good=False, why=f"rpmkeys ends with exit status {status}")
-    weak = [line for line in signatures if "/SHA1" in line or "MD5" in line]
-    return SignatureVerdict(good=not weak, why=weak[0] if weak else f"{len(lines)} digests and signatures")
+    def check_by_program(self, path: Path, embedded: EmbeddedSignature) -> SignatureVerdict | None:
+        """Return what the format's own program says of a file, its digests included; None where it is missing."""
+        return embedded.program_check(path, self._armored, self._folder)

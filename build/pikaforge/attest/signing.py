@@ -5,8 +5,8 @@ that the user's own agent has; or, for CI systems that keep secrets in variables
 `PIKAFORGE_SIGNING_PASSPHRASE` is a file with its passphrase, `PIKAFORGE_VERIFY_KEYS` files with public keys, separated
 by colons. A key that is not in the user's agent is imported into a keyring that is thrown away, with an agent of its
 own that is ended; the passphrase goes through a pipe. Neither is ever an argument, in the environment of another
-program, in a log, or in a container: of an RPM, the header is signed here, and rpm only puts the ready signature in
-(docker/guest/rpmsign.sh), wherever it runs.
+program, in a log, or in a container: a signature inside a file is made here, and a guest script only puts it in,
+wherever that runs (`formats.embedded_signature`).
 
 Signing needs GnuPG 2.1 or newer, verifying only its small `gpgv`. EL7's GnuPG 2.0 and rpm 4.11 verify RSA, but know no
 Ed25519 (GnuPG 2.1's NEWS): release keys should be RSA with 3072 or 4096 bits. Digests are SHA-256, because EL9 refuses
@@ -29,7 +29,9 @@ from packaging.version import Version
 from pikaforge.attest.describe import SIGNATURE_SUFFIX
 from pikaforge.attest.signatures import FINGERPRINT, GNUPG_HINT, Verifier
 from pikaforge.errors import ConfigError, ForgeError, HostError
-from pikaforge.formats.rpm.rpm_file import Insert, last_line, read_rpm
+from pikaforge.formats import format as formats
+from pikaforge.formats.embedded_signature import Insert
+from pikaforge.formats.text import last_line
 from pikaforge.host import process
 from pikaforge.host.store import write_atomically
 
@@ -105,27 +107,29 @@ class Signer:
         self.made.append(path)
         return beside
 
-    def sign_rpm(self, path: Path, insert: Insert) -> bool:
-        """Sign an RPM's header, unless it is by this key; whether the file was changed.
+    def sign_inside(self, path: Path, insert: Insert) -> bool:
+        """Sign a file inside, if its format holds signatures and it has none by this key; whether it was changed.
 
         Raises:
-            SigningError: the key cannot sign, or rpm changed more than the signature.
+            SigningError: the key cannot sign, or more than the signature was changed.
+            AuditError: the file is not of the format that its name says.
         """
-        parts = read_rpm(path)
-        if parts.signature and self._verifier.check_header(path).good:
+        kind = formats.of_file(path)
+        embedded = kind.embedded if kind is not None else None
+        if embedded is None:
             return False
-        header = self._gpg.home / "header"
-        header.write_bytes(parts.header)
-        signature = self._gpg.signature(header, self.fingerprint, armor=False)
-        content = insert(path, parts.header, signature, self.fingerprint)
-        beside = self._gpg.home / "signed.rpm"
+        part = embedded.signed_part(path)
+        if part.signature and self._verifier.check_embedded(path, embedded).good:
+            return False
+        job = embedded.insertion(path, part, self.detached(part.data, armor=False), self.fingerprint)
+        content = insert(job)
+        beside = self._gpg.home / f"signed-{path.name}"
         beside.write_bytes(content)
-        told = read_rpm(beside)
-        if told.body != parts.body or not self._verifier.check_header(beside).good:
+        if embedded.body(beside) != embedded.body(path) or not self._verifier.check_embedded(beside, embedded).good:
             raise SigningError(
-                "rpm did not leave the RPM as it was, with its header signed",
+                f"{job.program} has not put the signature into the file, or has changed more",
                 where=str(path),
-                hint="is it the tools image's rpm, or an old one? rpm 4.14 or newer is needed",
+                hint=job.advice,
             )
         beside.unlink()
         write_atomically(path, content)

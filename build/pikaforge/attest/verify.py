@@ -25,9 +25,9 @@ from pikaforge.attest.claims import (
 )
 from pikaforge.attest.contents import PackageContents, differences, read_package
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS
-from pikaforge.attest.signatures import SignatureVerdict
 from pikaforge.errors import ForgeError
-from pikaforge.formats.rpm.rpm_file import RpmError
+from pikaforge.formats import format as formats
+from pikaforge.formats.embedded_signature import EmbeddedSignature, SignatureVerdict
 from pikaforge.host.store import sha256
 
 COMPANIONS = (SBOM_SUFFIX, PROVENANCE_SUFFIX)
@@ -121,11 +121,11 @@ class Signatures(Protocol):
     def check(self, data: Path, signature: Path) -> SignatureVerdict:
         """A detached one."""
 
-    def check_header(self, rpm: Path) -> SignatureVerdict:
-        """That in an RPM."""
+    def check_embedded(self, path: Path, embedded: EmbeddedSignature) -> SignatureVerdict:
+        """Judge the signature inside a file; raise AuditError if the file is damaged."""
 
-    def check_by_rpm(self, rpm: Path) -> SignatureVerdict | None:
-        """What rpm says; None where there is none."""
+    def check_by_program(self, path: Path, embedded: EmbeddedSignature) -> SignatureVerdict | None:
+        """Return what the format's own program says; None where it is missing."""
 
 
 Audit = Callable[[Path, Claims, PackageContents], Sequence[str]]
@@ -258,33 +258,34 @@ class _Examiner:
             yield CheckResult(file=name, what="file", verdict="no", why=f"it cannot be read: {error.strerror}")
             return
         yield self._signature(name)
-        if name.endswith(".rpm"):
-            yield from self._rpm(name)
+        kind = formats.of_file(self.folder / name)
+        if kind is not None and kind.embedded is not None:
+            yield from self._embedded(name, kind.embedded)
         statement = yield from self._provenance(name, digest)
         yield self._bill(name, digest, statement)
         yield from self._inside(name, statement)
 
-    def _rpm(self, name: str) -> Iterator[CheckResult]:
-        path, what = self.folder / name, "RPM header signature"
+    def _embedded(self, name: str, embedded: EmbeddedSignature) -> Iterator[CheckResult]:
+        """The signature inside a file."""
+        path, what = self.folder / name, embedded.title
         if self.means.signatures is None:
             yield CheckResult(file=name, what=what, verdict="not checked", why="no key was given (--key FILE)")
             return
         try:
-            verdict = self.means.signatures.check_header(path)
-        except RpmError as error:
+            verdict = self.means.signatures.check_embedded(path, embedded)
+        except ForgeError as error:
             yield CheckResult(file=name, what=what, verdict="no", why=error.message)
             return
-        if not verdict.good and self.means.unsigned and "is not signed" in verdict.why:
+        if verdict.missing and self.means.unsigned:
             why = f"{verdict.why}, which --unsigned accepts"
             yield CheckResult(file=name, what=what, verdict="not checked", why=why)
             return
         yield CheckResult(file=name, what=what, verdict="yes" if verdict.good else "no", why=verdict.why)
-        by_rpm = self.means.signatures.check_by_rpm(path)
-        what = "rpm's own check (rpmkeys)"
-        if by_rpm is None:
-            yield CheckResult(file=name, what=what, verdict="not checked", why="there is no rpm on this machine")
+        what, own = embedded.program_title, self.means.signatures.check_by_program(path, embedded)
+        if own is None:
+            yield CheckResult(file=name, what=what, verdict="not checked", why=embedded.program_missing)
         else:
-            yield CheckResult(file=name, what=what, verdict="yes" if by_rpm.good else "no", why=by_rpm.why)
+            yield CheckResult(file=name, what=what, verdict="yes" if own.good else "no", why=own.why)
 
     def _provenance(self, name: str, digest: str) -> Generator[CheckResult, None, Statement | None]:
         """The generator's value is the statement if it is of this file."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from pikaforge.config import families
 from pikaforge.config.schema import FOREIGN
 from pikaforge.formats.artifact import Role
-from pikaforge.formats.format import Packed, Packing
+from pikaforge.formats.packing import Packed, Packing
 from pikaforge.formats.rpm import product as house
 from pikaforge.formats.rpm import spec_file
 from pikaforge.host.job import Input, files

@@ -16,9 +16,10 @@ from pikaforge.config.schema import Image, Spec
 from pikaforge.errors import StageError, StageFailure
 from pikaforge.formats import payload
 from pikaforge.formats.artifact import ArtifactRecord
-from pikaforge.formats.format import STAGE as STAGE_NAME
-from pikaforge.formats.format import Packed, Packing, of, pack
+from pikaforge.formats.format import of, pack
 from pikaforge.formats.package_inputs import AllocatorInputs, PackageInputs
+from pikaforge.formats.packing import STAGE as STAGE_NAME
+from pikaforge.formats.packing import Packed, Packing
 from pikaforge.host import hashing
 from pikaforge.host.job import files
 from pikaforge.host.store import Result, sha256

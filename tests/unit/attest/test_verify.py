@@ -20,18 +20,17 @@ from unit.artifacts import (
     flip,
     listed,
     make_manifest,
-    make_rpm,
     manifest_bytes,
     pack,
     tar_bytes,
     write_sums,
 )
+from unit.package_files import make_rpm
 
 from pikaforge.attest.claims import Claims, parse
 from pikaforge.attest.contents import Found, PackageContents, contents_of, differences, read_package
 from pikaforge.attest.describe import describe
 from pikaforge.attest.provenance import Builder
-from pikaforge.attest.signatures import SignatureVerdict
 from pikaforge.attest.verify import (
     CheckResult,
     VerifyContext,
@@ -43,6 +42,7 @@ from pikaforge.attest.verify import (
 )
 from pikaforge.audit.distribution import PackagedRecord
 from pikaforge.errors import AuditError
+from pikaforge.formats.embedded_signature import EmbeddedSignature, SignatureVerdict
 from pikaforge.host.store import sha256
 
 OTHER = "demo-v1.0-R720.tar.gz"
@@ -52,18 +52,19 @@ class Signatures:
     """A signature is the file's digest; of an RPM, the word `good`."""
 
     def __init__(self) -> None:
-        self.by_rpm: SignatureVerdict | None = None
+        self.by_program: SignatureVerdict | None = None
 
     def check(self, data: Path, signature: Path) -> SignatureVerdict:
         good = signature.read_text() == sha256(data)
         return SignatureVerdict(good=good, why="key ABC" if good else "the file is not what was signed")
 
-    def check_header(self, rpm: Path) -> SignatureVerdict:
-        good = b"good" in rpm.read_bytes()
-        return SignatureVerdict(good=good, why="key ABC" if good else "the RPM's header is not signed")
+    def check_embedded(self, path: Path, embedded: EmbeddedSignature) -> SignatureVerdict:
+        signature = embedded.signed_part(path).signature
+        good = signature == b"good"
+        return SignatureVerdict(good=good, why="key ABC" if good else embedded.unsigned, missing=not signature)
 
-    def check_by_rpm(self, rpm: Path) -> SignatureVerdict | None:
-        return self.by_rpm
+    def check_by_program(self, path: Path, embedded: EmbeddedSignature) -> SignatureVerdict | None:
+        return self.by_program
 
 
 class Auditor:
@@ -490,7 +491,7 @@ class TestRpm:
 
     @pytest.mark.parametrize("good", [True, False])
     def test_what_rpm_says(self, tmp_path: Path, means: VerifyContext, signatures: Signatures, good: bool) -> None:
-        signatures.by_rpm = SignatureVerdict(good=good, why="rpm says")
+        signatures.by_program = SignatureVerdict(good=good, why="rpm says")
         found = self.checks(tmp_path, means, make_rpm(signature=b"good"))
         assert found["rpm's own check (rpmkeys)"] == ("yes" if good else "no", "rpm says")
 
@@ -500,6 +501,15 @@ class TestRpm:
         )  # fmt: skip
         found = self.checks(tmp_path, replace(means, unsigned=True), make_rpm())
         assert found["RPM header signature"][0] == "not checked"
+
+    def test_a_bad_signature_is_refused_even_if_unsigned_files_are_accepted(
+        self, tmp_path: Path, means: VerifyContext
+    ) -> None:
+        found = self.checks(tmp_path, replace(means, unsigned=True), make_rpm(signature=b"bad"))
+        assert found["RPM header signature"][0] == "no"
+
+    def test_no_rpm_at_all(self, tmp_path: Path, means: VerifyContext) -> None:
+        assert self.checks(tmp_path, means, b"text")["RPM header signature"] == ("no", "this is no RPM")
 
 
 class TestContents:

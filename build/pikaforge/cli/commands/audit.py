@@ -19,9 +19,9 @@ from pikaforge.audit.distribution import Distribution
 from pikaforge.cli import output
 from pikaforge.cli.context import Context
 from pikaforge.config.nearest import did_you_mean
+from pikaforge.config.package_files import is_package
 from pikaforge.cpu import microarch
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, ForgeError
-from pikaforge.host.archives import is_package
 from pikaforge.host.process import cwd
 
 SHOWN = 40

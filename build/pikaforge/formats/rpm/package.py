@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from pikaforge.config import families
 from pikaforge.formats import system_package
 from pikaforge.formats.client_lines import base_of, fetch, script_lines
+from pikaforge.formats.embedded_signature import EmbeddedSignature
 from pikaforge.formats.format import (
+    BaseFormat,
     BuildOrigin,
+    Identity,
     IndexFiles,
     InstallOffer,
-    Packed,
-    Packing,
     Pool,
     RepositoryIndex,
     Signature,
 )
-from pikaforge.formats.layout import tree_entries
+from pikaforge.formats.layout import PackingError, tree_entries
+from pikaforge.formats.packing import Packed, Packing
 from pikaforge.formats.rpm import allocator, client, spec_file, yum
 from pikaforge.formats.rpm import product as house
 from pikaforge.formats.rpm.rpm_file import read_rpm
+from pikaforge.formats.rpm.signature import RpmSignature
+from pikaforge.host.archives import Member
 from pikaforge.plan import allocators
+
+FILE_NAME = re.compile(r"(?P<name>.+)-(?P<version>[^-]+)-(?P<release>[^-]+)\.(?P<architecture>[^.-]+)\.rpm")
 
 
 class YumIndex:
@@ -47,18 +52,15 @@ class YumIndex:
         )
 
 
-class RpmFormat:
+class RpmFormat(BaseFormat):
     """The product's RPM, one of its debug information, and one of an allocator that was built for it."""
 
     name = "rpm"
     folder = "x86_64"
+    suffixes = (".rpm",)
     scripts = ("rpm.sh", "layout.sh")
     index: RepositoryIndex | None = YumIndex()
-
-    @property
-    def families(self) -> frozenset[str]:
-        """Return those that say so."""
-        return families.taking(self.name)
+    embedded: EmbeddedSignature | None = RpmSignature()
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the RPMs in the tools image."""
@@ -89,18 +91,16 @@ class RpmFormat:
         )
         return [Packed(format=self.name, role="allocator", name=name, path=path) for name, path in made]
 
-    def material(self) -> Mapping[str, Any]:
-        """Return nothing: all is in the sources."""
-        return {}
+    def members(self, path: Path) -> Iterator[Member]:
+        """Return the members of the payload."""
+        return read_rpm(path).members()
 
-    def identity(self, path: Path, of: BuildOrigin) -> tuple[str, str]:
-        """Return name and VERSION-RELEASE, as the file's name has them."""
-        name, version, release = path.stem.rpartition(".")[0].rsplit("-", 2)
-        return name, f"{version}-{release}"
-
-    def body(self, path: Path) -> str:
-        """Return the digest of everything but the signature header."""
-        return read_rpm(path).body
+    def identity(self, path: Path, of: BuildOrigin) -> Identity:
+        """Return what the file's name says, NAME-VERSION-RELEASE.ARCHITECTURE.rpm."""
+        found = FILE_NAME.fullmatch(path.name)
+        if found is None:
+            raise PackingError(f"{path.name!r} is no name of an RPM", hint="NAME-VERSION-RELEASE.ARCHITECTURE.rpm")
+        return Identity(**found.groupdict())
 
     def client_files(self, offer: InstallOffer) -> Mapping[str, str]:
         """Return .repo files for a whole fleet and for one model."""
@@ -114,6 +114,10 @@ class RpmFormat:
                 product=product, image=image, model=model, base_url=offer.base_url, key_url=offer.key_url
             ),
         }
+
+    def script_words(self, product: str) -> Mapping[str, str]:
+        """Return the variable of yum that holds a machine's model."""
+        return {"VARIABLE": client.yum_variable(product)}
 
     def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
         """Return lines for yum or dnf."""

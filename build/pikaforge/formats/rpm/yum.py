@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pikaforge.errors import PublishError
+from pikaforge.formats.rpm.rpm_file import RpmError, read_rpm
 from pikaforge.host import extras
 
 FOLDER = "repodata"
@@ -98,7 +99,10 @@ def _known(cr: Any, before: Mapping[str, bytes], folder: Path, wanted: Collectio
 
 def _read(cr: Any, name: str, path: Path) -> Any:
     try:
+        read_rpm(path)  # a file that is none is not given to a library in C
         package = cr.package_from_rpm(str(path), location_href=name, changelog_limit=10)
+    except RpmError as error:
+        raise PublishError(error.message, where=str(path)) from error
     except (cr.CreaterepoCError, OSError) as error:
         raise PublishError(f"createrepo_c cannot read it: {error}", where=str(path)) from error
     package.time_file = package.time_build  # when it was copied here is nobody's business, and differs

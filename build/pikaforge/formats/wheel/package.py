@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import html
 import posixpath
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from pikaforge.formats.client_lines import base_of, checked, file_name
-from pikaforge.formats.format import BuildOrigin, IndexFiles, InstallOffer, Packed, Packing, Pool, RepositoryIndex
-from pikaforge.formats.wheel import wheel
+from pikaforge.formats.format import (
+    BaseFormat,
+    BuildOrigin,
+    Identity,
+    IndexFiles,
+    InstallOffer,
+    Pool,
+    RepositoryIndex,
+)
+from pikaforge.formats.layout import PackingError
+from pikaforge.formats.packing import Packed, Packing
+from pikaforge.formats.wheel import wheel, wheel_version
+from pikaforge.host.archives import Member, told, zip_members
+
+FILE_NAME = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)-[^-]+-[^-]+-(?P<platform>[^-]+)\.whl")
+"""Without a build tag (PEP 427)."""
 
 
 class Links:
@@ -31,14 +45,14 @@ class Links:
         return IndexFiles(pointers={"index.html": page.encode()})
 
 
-class WheelFormat:
+class WheelFormat(BaseFormat):
     """A wheel that holds the whole tree, and a command that runs it."""
 
     name = "wheel"
     folder = "wheels"
-    families: frozenset[str] = frozenset()
-    scripts: tuple[str, ...] = ()
+    suffixes = (".whl",)
     index: RepositoryIndex | None = Links()
+    holds_links = False
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the wheel, without a container."""
@@ -48,22 +62,21 @@ class WheelFormat:
         path.write_bytes(made.content)
         return [Packed(format=self.name, role="main", name=made.name, path=path)]
 
-    def material(self) -> Mapping[str, Any]:
-        """Return what the command's sources and the versions of the makers are."""
+    def material(self) -> Mapping[str, object]:
+        """Return digests of the command's sources."""
         return wheel.material()
 
-    def identity(self, path: Path, of: BuildOrigin) -> tuple[str, str]:
+    def members(self, path: Path) -> Iterator[Member]:
+        """Return the members of the zip archive that a wheel is."""
+        with told(str(path)), path.open("rb") as stream:
+            yield from zip_members(stream, str(path))
+
+    def identity(self, path: Path, of: BuildOrigin) -> Identity:
         """Return distribution and version, as the file's name has them."""
-        name, version, _ = path.stem.split("-", 2)
-        return name.replace("_", "-"), version
-
-    def body(self, path: Path) -> str:
-        """Return "": its signature is beside it."""
-        return ""
-
-    def client_files(self, offer: InstallOffer) -> Mapping[str, str]:
-        """Return nothing: pip is told on its command line."""
-        return {}
+        found = FILE_NAME.fullmatch(path.name)
+        if found is None:
+            raise PackingError(f"{path.name!r} is no name of a wheel", hint="NAME-VERSION-PYTHON-ABI-PLATFORM.whl")
+        return Identity(name=found["name"].replace("_", "-"), version=found["version"], architecture=wheel_version.ARCH)
 
     def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
         """Return lines for pip."""
