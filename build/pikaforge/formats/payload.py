@@ -16,6 +16,7 @@ from pathlib import Path
 from pikaforge.config.product import Product
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
+from pikaforge.formats.text import filled
 from pikaforge.plan import matrix
 from pikaforge.plan.cells import Cell
 
@@ -120,18 +121,12 @@ def render(
         "IMAGE": image,
     }
 
-    def fill(name: str) -> bytes:
-        text = (FOLDER / name).read_text(encoding="utf-8")
-        for word, value in words.items():
-            text = text.replace(f"@{word}@", value)
-        return text.encode()
-
     contents = {
-        "utils/cpu-gate.sh": fill("cpu-gate.sh"),
+        "utils/cpu-gate.sh": filled(FOLDER / "cpu-gate.sh", words).encode(),
         "utils/cpu-targets": target_list(others or {}).encode(),
-        "utils/deploy.sh": fill("deploy.sh"),
+        "utils/deploy.sh": filled(FOLDER / "deploy.sh", words).encode(),
         "utils/settings.tsv": settings.encode(),
-        f"systemd/{product.name}@.service": fill("instance.service"),
+        f"systemd/{product.name}@.service": filled(FOLDER / "instance.service", words).encode(),
     }
     if features is not None:
         contents["utils/cpu-features"] = feature_list(features).encode()

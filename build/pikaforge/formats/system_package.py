@@ -8,10 +8,10 @@ from typing import Protocol
 
 from pikaforge.config import families
 from pikaforge.config.schema import FOREIGN
+from pikaforge.formats import product_package
 from pikaforge.formats.artifact import Role
 from pikaforge.formats.packing import Packed, Packing
-from pikaforge.formats.rpm import product as house
-from pikaforge.formats.rpm import spec_file
+from pikaforge.formats.product_package import ChangelogEntry, PackageAbout, ProductPackage
 from pikaforge.host.job import Input, files
 
 
@@ -30,15 +30,15 @@ class PackageBuild(Protocol):
         """Return what the packer reads."""
 
 
-def about(work: Packing) -> house.About:
-    product = work.spec.product
-    return house.About(
+def about(work: Packing) -> PackageAbout:
+    """Return what a package's header says of the product."""
+    product, os, family = work.spec.product, work.image.os, families.of(work.image.family)
+    return PackageAbout(
         name=product.name,
         version=product.version,
         release=product.release,
-        dist=spec_file.dist_tag(work.image.family, work.image.os),
-        profile=spec_file.profile(work.image.family, work.image.os),
-        services=families.of(work.image.family).services(work.image.os.version),
+        dist=family.dist_tag(os.id, os.version),
+        services=family.services(os.version),
         summary=product.summary or product.name,
         description=product.description or product.name,
         licence=product.licence,
@@ -46,23 +46,24 @@ def about(work: Packing) -> house.About:
     )
 
 
-def changes(work: Packing) -> tuple[spec_file.ChangelogEntry, ...]:
+def changes(work: Packing) -> tuple[ChangelogEntry, ...]:
+    """Return the changelog of the product's package."""
     source = work.manifest["source"]
     ref = source["version"] or source["ref"] or source["commit"]
     if source["kind"] in FOREIGN:
         ref += f"{f' of {url}' if (url := source['url']) else ''} ({source['commit']})"
-    return house.changes(source["patches"], epoch=work.epoch, version=work.spec.product.version, ref=ref)
+    return product_package.changes(source["patches"], epoch=work.epoch, version=work.spec.product.version, ref=ref)
 
 
-def product_package(work: Packing) -> house.ProductRpm:
-    return house.ProductRpm(
+def describe(work: Packing) -> ProductPackage:
+    """Return the description of the product's package."""
+    return ProductPackage(
         about=about(work),
         model=work.cell.model,
         target=work.cell.target,
         tree=work.entries(),
         conf=(work.spec.product.server.conf.path,),
         payload=work.rendered.contents,
-        requires=(*house.needs(work.parts.library_versions), *programs(work)),
         changes=changes(work),
         variant=work.variant,
         debug=work.debug(),

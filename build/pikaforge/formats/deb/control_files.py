@@ -14,8 +14,8 @@ from datetime import datetime, timezone
 from typing import Literal
 
 from pikaforge.formats.layout import Entry, PackingError, layout_text
-from pikaforge.formats.rpm.spec_file import ChangelogEntry
-from pikaforge.formats.text import names
+from pikaforge.formats.product_package import ChangelogEntry
+from pikaforge.formats.text import names, one_line
 from pikaforge.host.text import clean
 
 ARCH = "amd64"
@@ -100,7 +100,7 @@ def legal_name(*parts: str) -> str:
 
 
 def legal_version(version: str, release: str) -> str:
-    """A version as dpkg takes it, from those of `rpm.legal_version` and `rpm.legal_release`: the order is the same.
+    """A version as dpkg takes it, from those of `versions.legal_version` and `legal_release`: the order is the same.
 
     Underscores, which dpkg does not know, become two pluses, so that no two models meet; a version that does not begin
     with a digit comes after `0+`, below all that do.
@@ -108,7 +108,7 @@ def legal_version(version: str, release: str) -> str:
     upstream = version if version[:1].isdigit() else f"0+{version}"
     legal = f"{upstream}-{release}".replace("_", "++")
     if not VERSION.fullmatch(legal):
-        raise PackingError(f"{legal!r} is no version that dpkg takes", hint="see rpm.legal_version and legal_release")
+        raise PackingError(f"{legal!r} is no version that dpkg takes", hint="see formats/versions.py")
     return legal
 
 
@@ -127,7 +127,7 @@ def changelog_text(deb: Deb) -> str:
         PackingError: there is no change, or the maintainer is none.
     """
     if not deb.changes:
-        raise PackingError(f"{deb.source}: there is no change to tell", hint="see house.changes")
+        raise PackingError(f"{deb.source}: there is no change to tell", hint="see product_package.changes")
     changes = sorted(deb.changes, key=lambda change: -change.epoch)
     lines = [f"{deb.source} ({deb.version}) {deb.dist}; urgency=medium", ""]
     for line in (line for change in changes for line in change.lines):
@@ -217,18 +217,6 @@ def _relation(package: BinaryPackage, texts: Iterable[str]) -> str:
         if not DEPENDENCY.fullmatch(text):
             raise PackingError(f"{package.name}: {text!r} is no relation", hint="NAME or NAME (OP VERSION)")
     return ", ".join(texts)
-
-
-def one_line(text: str) -> str:
-    """A value of a field.
-
-    Raises:
-        PackingError: there is nothing in it.
-    """
-    line = " ".join(clean(text).split())
-    if not line:
-        raise PackingError("a field of the package is empty", hint="summary, licence and section need a text")
-    return line
 
 
 def _filled(text: str) -> list[str]:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from pikaforge.formats import system_package
 from pikaforge.formats.client_lines import base_of, checked, checked_url, fetch, file_name, script_lines
-from pikaforge.formats.deb import apt, client
-from pikaforge.formats.deb import product as debian
+from pikaforge.formats.deb import apt, client, product
 from pikaforge.formats.deb.deb_file import deb_members
 from pikaforge.formats.format import (
     BaseFormat,
@@ -69,10 +68,10 @@ class DebFormat(BaseFormat):
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the DEBs in the tools image."""
-        described = debian.product(
-            system_package.product_package(work),
-            depends=debian.depends(work.parts.library_versions, system_package.programs(work)),
-            licences=debian.licence_texts(work.parts.tree, prefix=work.top),
+        described = product.product(
+            system_package.describe(work),
+            depends=product.depends(work.parts.library_versions, system_package.programs(work)),
+            licences=product.licence_texts(work.parts.tree, prefix=work.top),
             maintainer=work.spec.product.maintainer,
         )
         made = system_package.build(

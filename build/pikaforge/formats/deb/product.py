@@ -1,9 +1,9 @@
-"""What this house's DEBs are: the product's RPM told to dpkg, with its debug information's.
+"""The product's DEB, and the DEB of its debug information.
 
-`house.product` decides paths, modes, confs, units and what the scripts do; here it gets Debian's names, versions,
-dependencies, documents, and scripts that call the RPM's with the count of packages that rpm would give them. All
-models' packages have the same name as there: dpkg keeps one package of a name, so models need no conflicts; the
-version's revision and the provided names tell model and target.
+`product_package` decides paths, modes, configuration files, units and what the scripts do, for RPM and DEB alike. Here
+they get Debian's names, versions, dependencies and documents, and scripts that call the common ones with the count of
+packages that rpm would give them. dpkg keeps one package of a name, so models need no conflicts; the version's
+revision and the provided names say which model and target it is for.
 
 An upgrade keeps an edited conf where nobody can be asked by `dpkg --force-confold`, or by apt's
 `-o Dpkg::Options::=--force-confold`; the new one is then beside it as CONF.dpkg-dist. On a terminal dpkg asks.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from pikaforge.audit.judge_linkage import highest
@@ -27,26 +26,26 @@ from pikaforge.formats.deb.control_files import (
     indented,
     legal_name,
     legal_version,
-    one_line,
 )
 from pikaforge.formats.debuginfo import BUILD_IDS
 from pikaforge.formats.layout import LICENCE, Entry, PackingError
-from pikaforge.formats.rpm import product as house
-from pikaforge.formats.rpm import spec_file
-from pikaforge.formats.rpm.product import ProductRpm
+from pikaforge.formats.product_package import Moment, ProductPackage, assemble
+from pikaforge.formats.text import filled, one_line
+from pikaforge.formats.versions import legal_release
+from pikaforge.formats.versions import legal_version as rpm_version
 from pikaforge.host.archives import tar_entries
 
 MAINTAINER_SCRIPTS = Path(__file__).resolve().parent
 DOCS = "/usr/share/doc"
 NOTICE = re.compile(r"\W*(copyright|\(c\)|©).*[0-9]{4}", re.IGNORECASE)
 """A line of a licence that tells whose the work is."""
-SCRIPTS: Mapping[Script, spec_file.Section] = {
+SCRIPTS: Mapping[Script, Moment] = {
     "preinst": "pre",
     "postinst": "post",
     "prerm": "preun",
     "postrm": "postun",
 }
-"""Scripts of a DEB, and the scriptlet that does their work."""
+"""Scripts of a DEB, and the common script that does their work."""
 SHEBANG = "#!/bin/sh\n"
 COMMON = "#@COMMON@\n"
 
@@ -122,7 +121,7 @@ def depends(versions: Mapping[str, Sequence[str]], programs: Iterable[str] = ())
         if package is None:
             raise PackingError(
                 f"no Debian package is known that brings {soname}",
-                hint="bundle it, or add its package to LIBRARIES in packing/debian.py",
+                hint="bundle it, or add its package to LIBRARIES in formats/deb/product.py",
             )
         top = highest(names)
         found.setdefault(package, set()).update(since(soname, *item) for item in top.items())
@@ -144,7 +143,7 @@ def since(soname: str, namespace: str, number: str) -> str:
     if version is None:
         raise PackingError(
             f"{soname} must have {namespace}_{number}, and no version of its Debian package is known that has",
-            hint="add it to SINCE in packing/debian.py, from the symbols file of a system that has it",
+            hint="add it to SINCE in formats/deb/product.py, from the symbols file of a system that has it",
         )
     return version
 
@@ -157,75 +156,74 @@ def _number(version: str) -> tuple[int, ...]:
 
 
 def product(
-    wanted: ProductRpm,
+    package: ProductPackage,
     *,
     depends: Sequence[str],
     licences: Mapping[str, str] | None = None,
     maintainer: str = MAINTAINER,
     section: str = SECTION,
 ) -> DebBuild:
-    """The product's DEB and, if there is debug information, that one's.
+    """Return the product's DEB and, if there is debug information, that one's.
 
     Args:
-        wanted: as for the RPM; what it requires is not looked at.
+        package: what is packed.
         depends: as the function of that name gives it.
         licences: `licence_texts` of the tree.
         maintainer: `NAME <ADDRESS>`.
         section: where package managers list it.
 
     Raises:
-        PackingError: as `house.product`.
+        PackingError: something cannot be written into a package, or the tree lacks what the package must have.
     """
-    told = house.product(replace(wanted, requires=()))
-    base, top = wanted.about.name, f"/opt/{wanted.about.name}"
-    main = told.rpm.packages[0]
-    name = legal_name(base, wanted.variant)
-    version = legal_version(told.rpm.version, told.rpm.release)
-    built_for = (legal_name(base, "model", wanted.model), legal_name(base, "target", wanted.target))
+    about, base = package.about, package.about.name
+    name = legal_name(base, package.variant)
+    version = legal_version(rpm_version(about.version), legal_release(about.release, package.model, about.dist))
+    made = assemble(package, name)
     documents = (
         Entry(path=f"{DOCS}/{name}/copyright", source="made/doc/copyright", doc=True),
         Entry(path=f"{DOCS}/{name}/changelog.Debian.gz", source=f"zipped/{name}/changelog.gz", doc=True),
     )
+    built_for = (legal_name(base, "model", package.model), legal_name(base, "target", package.target))
     packages = [
         BinaryPackage(
             name=name,
-            summary=main.summary,
-            description=main.description,
-            entries=(*main.entries, *documents),
+            summary=about.summary,
+            description=package.description,
+            entries=(*made.entries, *documents),
             section=section,
             depends=(*depends, "passwd"),  # useradd, where systemd-sysusers is not
-            provides=(*built_for, *_stands_for(wanted, version)),
-            conflicts=(legal_name(base),) if wanted.variant else (),
-            scripts={script: _script(script, main.scripts[SCRIPTS[script]], base) for script in SCRIPTS},
+            provides=(*built_for, *_stands_for(package, version)),
+            conflicts=(legal_name(base),) if package.variant else (),
+            scripts={script: _script(script, made.scripts[moment], base) for script, moment in SCRIPTS.items()},
         )
     ]
-    if wanted.debug:
-        packages.append(_debug_package(wanted, name, version))
-    text = copyright_text(base, licence=wanted.about.licence, url=wanted.about.url, top=top, texts=licences or {})
+    if package.debug:
+        packages.append(_debug_package(package, name, version))
+    text = copyright_text(base, licence=about.licence, url=about.url, top=package.top, texts=licences or {})
     return DebBuild(
         deb=Deb(
             source=legal_name(base),
             version=version,
-            dist=wanted.about.dist,
+            dist=about.dist,
             packages=tuple(packages),
-            changes=wanted.changes,
+            changes=package.changes,
             maintainer=maintainer,
-            homepage=wanted.about.url,
+            homepage=about.url,
         ),
-        extra={**told.extra, "doc/copyright": text.encode()},
+        extra={**made.files, "doc/copyright": text.encode()},
     )
 
 
-def _stands_for(wanted: ProductRpm, version: str, suffix: str = "") -> tuple[str, ...]:
+def _stands_for(package: ProductPackage, version: str, suffix: str = "") -> tuple[str, ...]:
     """A variant provides the plain package, so that variants, too, conflict with each other."""
-    return (f"{legal_name(wanted.about.name, suffix)} (= {version})",) if wanted.variant else ()
+    return (f"{legal_name(package.about.name, suffix)} (= {version})",) if package.variant else ()
 
 
-def _debug_package(wanted: ProductRpm, name: str, version: str) -> BinaryPackage:
-    base = wanted.about.name
+def _debug_package(package: ProductPackage, name: str, version: str) -> BinaryPackage:
+    base = package.about.name
     build_ids = sorted(
         entry.path.removeprefix(f"{BUILD_IDS}/").removesuffix(".debug").replace("/", "")
-        for entry in wanted.debug
+        for entry in package.debug
         if entry.kind == "link" and entry.path.startswith(f"{BUILD_IDS}/")
     )
     own = legal_name(name, "dbgsym")
@@ -233,11 +231,11 @@ def _debug_package(wanted: ProductRpm, name: str, version: str) -> BinaryPackage
         name=own,
         summary=f"Debug information for {name}",
         description=f"For debuggers and profilers; it fits {name} of the same version only.",
-        entries=(*wanted.debug, Entry(path=f"{DOCS}/{own}", kind="link", target=name, mode=0o777)),
+        entries=(*package.debug, Entry(path=f"{DOCS}/{own}", kind="link", target=name, mode=0o777)),
         section="debug",
         depends=(f"{name} (= {version})",),
-        provides=_stands_for(wanted, version, "dbgsym"),
-        conflicts=(legal_name(base, "dbgsym"),) if wanted.variant else (),
+        provides=_stands_for(package, version, "dbgsym"),
+        conflicts=(legal_name(base, "dbgsym"),) if package.variant else (),
         fields={
             "Auto-Built-Package": "debug-symbols",
             **({"Build-Ids": " ".join(build_ids)} if build_ids else {}),
@@ -245,12 +243,12 @@ def _debug_package(wanted: ProductRpm, name: str, version: str) -> BinaryPackage
     )
 
 
-def _script(script: Script, scriptlet: str, base: str) -> str:
-    """A script of the DEB: dpkg's way of calling it, and then the RPM's scriptlet."""
-    text = (MAINTAINER_SCRIPTS / f"deb-{script}.sh").read_text(encoding="utf-8").replace("@PRODUCT@", base)
-    if not scriptlet.startswith(SHEBANG) or text.count(COMMON) != 1:
-        raise PackingError(f"the scriptlet for {script} is not as expected", hint=f"see payload/deb-{script}.sh")
-    return text.replace(COMMON, scriptlet.removeprefix(SHEBANG))
+def _script(script: Script, common: str, base: str) -> str:
+    """Return a script of the DEB: what dpkg's arguments mean, and then the common script."""
+    text = filled(MAINTAINER_SCRIPTS / f"deb-{script}.sh", {"PRODUCT": base})
+    if not common.startswith(SHEBANG) or text.count(COMMON) != 1:
+        raise PackingError(f"the script {script} is not as expected", hint=f"see formats/deb/deb-{script}.sh")
+    return text.replace(COMMON, common.removeprefix(SHEBANG))
 
 
 # --- documents

@@ -24,8 +24,9 @@ from pikaforge.formats.format import (
 )
 from pikaforge.formats.layout import PackingError, tree_entries
 from pikaforge.formats.packing import Packed, Packing
-from pikaforge.formats.rpm import allocator, client, spec_file, yum
-from pikaforge.formats.rpm import product as house
+from pikaforge.formats.product_package import ChangelogEntry
+from pikaforge.formats.rpm import allocator, client, product, spec_file, yum
+from pikaforge.formats.rpm.allocator import AllocatorPackage
 from pikaforge.formats.rpm.rpm_file import read_rpm
 from pikaforge.formats.rpm.signature import RpmSignature
 from pikaforge.host.archives import Member
@@ -64,13 +65,21 @@ class RpmFormat(BaseFormat):
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the RPMs in the tools image."""
-        described = house.product(system_package.product_package(work))
+        described = product.product(
+            system_package.describe(work),
+            requires=(
+                *product.needs(work.parts.library_versions),
+                *system_package.programs(work),
+            ),
+            profile=spec_file.profile(work.image.family, work.image.os),
+        )
         made = system_package.build(
             work, self.name, "RPM", described, system_package.inputs(work), scripts=self.scripts
         )
         return [*system_package.by_role(self.name, made), *self._allocator_rpms(work)]
 
     def _allocator_rpms(self, work: Packing) -> list[Packed]:
+        """Make the RPMs of the allocator, if it was built."""
         built = work.parts.allocator
         if built is None:
             return []
@@ -78,13 +87,18 @@ class RpmFormat(BaseFormat):
         version = built.version
         kind = allocators.kind_of(work.spec, work.cell.allocator)
         described = allocator.packages(
-            replace(about, version=version, licence=kind.licence, url=kind.url),
-            what=kind.name,
-            unwinder=built.unwinder,
-            target=work.cell.target,
-            prefix=tree_entries(built.prefix, folder="prefix", prefix=allocator.allocator_top(about.name, kind.name)),
-            requires=house.needs(built.needs),
-            changes_=(spec_file.ChangelogEntry(epoch=built.epoch, lines=(f"{kind.name} {version}",)),),
+            AllocatorPackage(
+                about=replace(about, version=version, licence=kind.licence, url=kind.url),
+                what=kind.name,
+                unwinder=built.unwinder,
+                target=work.cell.target,
+                prefix=tree_entries(
+                    built.prefix, folder="prefix", prefix=allocator.allocator_top(about.name, kind.name)
+                ),
+                requires=product.needs(built.needs),
+                changes=(ChangelogEntry(epoch=built.epoch, lines=(f"{kind.name} {version}",)),),
+            ),
+            profile=spec_file.profile(work.image.family, work.image.os),
         )
         made = system_package.build(
             work, self.name, "allocator RPM", described, {"prefix": built.prefix}, scripts=self.scripts

@@ -11,12 +11,13 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Literal
 
 from pikaforge.config import families
 from pikaforge.config.schema import OsRelease
 from pikaforge.formats.layout import Entry, PackingError, layout_text
-from pikaforge.formats.text import names
+from pikaforge.formats.product_package import MOMENTS, ChangelogEntry, Moment
+from pikaforge.formats.text import names, one_line
+from pikaforge.formats.versions import VERSION
 from pikaforge.host.text import clean
 
 ARCH = "x86_64"
@@ -24,13 +25,8 @@ BUILD_HOST = "pikaforge"
 """Stands in the header instead of the machine's name."""
 COLUMNS = 76
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~]*")
-"""As rpm takes it, but for `^`, which needs rpm 4.15."""
 DEPENDENCY = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9._+~:()/-]*( (<|<=|=|>=|>) ([0-9]+:)?[A-Za-z0-9._+~-]+)?")
 """A capability or file, perhaps with a version. It cannot begin with `(`: rich dependencies need rpm 4.12."""
-PRERELEASE = re.compile(r"(?<=[0-9])[-._]?(alpha|beta|dev|pre|preview|rc)(?=[-._]?[0-9]|$)", re.IGNORECASE)
-Section = Literal["pre", "post", "preun", "postun"]
-SECTIONS: tuple[Section, ...] = ("pre", "post", "preun", "postun")
 
 COMMON_FEATURES = (
     "CompressedFileNames", "FileCaps", "FileDigests", "PayloadFilesHavePrefix", "PayloadIsXz", "TildeInVersions",
@@ -55,15 +51,6 @@ ZSTD = Profile(payload="w9.zstdio", features=(*COMMON_FEATURES, "PayloadIsZstd")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChangelogEntry:
-    """One entry of the changelog."""
-
-    epoch: int
-    """Seconds; its day is told in UTC."""
-    lines: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SubPackage:
     """One binary package of an RPM build."""
 
@@ -78,7 +65,7 @@ class SubPackage:
     """Needed by %post."""
     provides: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
-    scripts: Mapping[Section, str] = field(default_factory=dict)
+    scripts: Mapping[Moment, str] = field(default_factory=dict)
     auto_requires: bool = False
     auto_provides: bool = False
 
@@ -99,40 +86,30 @@ class RpmSpec:
     build_host: str = BUILD_HOST
 
 
-def legal_version(version: str) -> str:
-    """A version as rpm takes it, in the order that people mean.
-
-    A leading `v` goes. What marks a pre-release gets a tilde, which sorts before the end (rpm >= 4.10): 1.0-rc1 is
-    1.0~rc1. Any other dash is a plus, a separator like the dot, and no version here has one of its own: 1.0-1 is
-    1.0+1, after 1.0 and before 1.1.
-    """
-    text = re.sub(r"^[vV](?=[0-9])", "", version)
-    return _part(PRERELEASE.sub(r"~\1", text))
-
-
-def legal_release(*parts: str) -> str:
-    """A release from the parts of it, by dots: 1.R620.el7. Dashes in a part become pluses, so that no two meet."""
-    return ".".join(_part(part) for part in parts if part)
-
-
-def _part(text: str) -> str:
-    legal = text.replace("-", "+")
-    if not VERSION.fullmatch(legal):
-        raise PackingError(f"{text!r} cannot be a part of a package's version", hint="letters, digits and . _ - + only")
-    return legal
-
-
-def dist_tag(family: str, os: OsRelease) -> str:
-    """Return the last part of a release: el7, el8, el9; debian12, ubuntu2204 elsewhere."""
-    return families.of(family).dist_tag(os.id, os.version)
-
-
 def profile(family: str, os: OsRelease) -> Profile:
     """Return what the rpm of an image's system reads.
 
     RPMs are for families that say so; elsewhere they are tools for tests and mirrors, and get what every rpm reads.
     """
     return ZSTD if families.of(family).reads_zstd(os.version) else OLD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpmBuild:
+    """A run of rpm.sh: what is packed, and the files that this adds to those of the inputs."""
+
+    rpm: RpmSpec
+    extra: Mapping[str, bytes]
+    """The input `made`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """File names of the packages, the main one first."""
+        return tuple(file_name(self.rpm, package) for package in self.rpm.packages)
+
+    def pack(self) -> dict[str, bytes]:
+        """The input `pack`."""
+        return inputs(self.rpm)
 
 
 def file_name(rpm: RpmSpec, package: SubPackage) -> str:
@@ -174,9 +151,9 @@ def spec_text(rpm: RpmSpec) -> str:
         f"Name: {_name(first)}",
         f"Version: {rpm.version}",
         f"Release: {rpm.release}",
-        f"License: {one_line(rpm.licence)}",
-        f"Packager: {one_line(rpm.packager)}",
-        *([f"URL: {one_line(rpm.url)}"] if rpm.url else []),
+        f"License: {tag(rpm.licence)}",
+        f"Packager: {tag(rpm.packager)}",
+        *([f"URL: {tag(rpm.url)}"] if rpm.url else []),
         *_preamble(first),
     ]
     for package in others:
@@ -188,14 +165,14 @@ def spec_text(rpm: RpmSpec) -> str:
     ]
     for package in rpm.packages:
         lines += ["", f"%description -n {package.name}", paragraph(package.description)]
-        for section in SECTIONS:
-            if section in package.scripts:
-                lines += ["", f"%{section} -n {package.name}", script(package.scripts[section])]
+        for moment in MOMENTS:
+            if moment in package.scripts:
+                lines += ["", f"%{moment} -n {package.name}", script(package.scripts[moment])]
         lines += ["", f"%files -n {package.name}", *_files(package.entries)]
     lines += ["", "%changelog"]
     for change in sorted(rpm.changes, key=lambda change: -change.epoch):
-        lines.append(f"* {_day(change.epoch)} {one_line(rpm.packager)} - {rpm.version}-{rpm.release}")
-        lines += [f"- {one_line(line)}" for line in change.lines]
+        lines.append(f"* {_day(change.epoch)} {tag(rpm.packager)} - {rpm.version}-{rpm.release}")
+        lines += [f"- {tag(line)}" for line in change.lines]
         lines.append("")
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -246,7 +223,7 @@ def _preamble(package: SubPackage) -> list[str]:
         ("Provides", package.provides),
         ("Conflicts", package.conflicts),
     ]
-    lines = [f"Summary: {one_line(package.summary)}"]
+    lines = [f"Summary: {tag(package.summary)}"]
     lines += [f"{tag}: {_dependency(package, text)}" for tag, texts in tags for text in texts]
     lines.append(f"AutoReq: {'yes' if package.auto_requires else 'no'}")
     lines.append(f"AutoProv: {'yes' if package.auto_provides else 'no'}")
@@ -282,16 +259,13 @@ def plain(text: str) -> str:
     return clean(text).replace("%", "%%")
 
 
-def one_line(text: str) -> str:
-    """A value of a tag.
+def tag(text: str) -> str:
+    """Return the value of a tag: one line, its percent signs doubled.
 
     Raises:
         PackingError: there is nothing in it.
     """
-    line = " ".join(plain(text).split())
-    if not line:
-        raise PackingError("a tag of the package is empty", hint="summary, licence and packager need a text")
-    return line
+    return one_line(text).replace("%", "%%")
 
 
 def paragraph(text: str) -> str:
