@@ -10,6 +10,8 @@ import importlib.util
 import io
 import json
 import os
+import resource
+import subprocess
 import sys
 import tarfile
 import time
@@ -40,6 +42,8 @@ PRODUCT = make_spec(
 ).product
 CONF = "# port : 1\nport : 7000\n  dir : ./db/\nthreads : 4\ndir : ./twice/\n"
 NAME = "demo_server-1.0+r620.debian12-py3-none-manylinux_2_34_x86_64.whl"
+COMMAND = ("__init__.py", "__main__.py", "base.py", "cli.py", "configuration.py", "deploy.py")
+"""Files of the command."""
 OLD_PYTHON = {
     "argparse", "collections", "hashlib", "json", "os", "pathlib", "re", "resource", "shutil", "signal", "subprocess",
     "sys", "tempfile", "typing",
@@ -215,7 +219,7 @@ class TestContents:
         assert executable == {"bin/demo", "bin/demo-check", "lib/libz.so.1", "utils/cpu-gate.sh", "utils/deploy.sh"}
         assert {mode for mode, _ in found.values()} == {0o100755, 0o100644}
         own = {name for name in found if not name.startswith((start, "demo_server-1.0+r620.debian12.dist-info/"))}
-        assert own == {f"demo_server/{name}" for name in ("__init__.py", "__main__.py", "cli.py", "about.json")}
+        assert own == {f"demo_server/{name}" for name in (*COMMAND, "about.json")}
 
     def test_the_inputs_of_the_tarball_do_as_well(self, tarball: Path, tmp_path: Path) -> None:
         files = make_files()
@@ -397,7 +401,7 @@ class TestRefusals:
 
 def test_old_pythons_can_read_the_command() -> None:
     files = sorted(wheel.COMMAND.glob("*.py"))
-    assert [path.name for path in files] == ["__init__.py", "__main__.py", "cli.py"]
+    assert [path.name for path in files] == list(COMMAND)
     for path in files:
         for node in ast.walk(ast.parse(path.read_text(), str(path), feature_version=(3, 6))):
             if isinstance(node, ast.Import):
@@ -419,7 +423,7 @@ def test_old_pythons_can_read_the_command() -> None:
 
 def test_key_material_is_the_commands_text() -> None:
     material = wheel.material()
-    assert set(material) == {"__init__.py", "__main__.py", "cli.py"}
+    assert set(material) == set(COMMAND)
     assert material["cli.py"] == hashlib.sha256((wheel.COMMAND / "cli.py").read_bytes()).hexdigest()
 
 
@@ -453,10 +457,10 @@ class Installed:
         def execv(_: str, argv: list[str]) -> NoReturn:
             raise Became(argv)
 
-        monkeypatch.setattr(cli.subprocess, "call", call)
-        monkeypatch.setattr(cli.os, "execv", execv)
-        monkeypatch.setattr(cli.os, "geteuid", lambda: 0)
-        monkeypatch.setattr(cli.resource, "setrlimit", lambda *_: None)
+        monkeypatch.setattr(subprocess, "call", call)
+        monkeypatch.setattr(os, "execv", execv)
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
         monkeypatch.setattr(sys, "argv", ["/usr/bin/demo-server"])
         monkeypatch.chdir(site.parent)
 
@@ -494,12 +498,15 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
             file.chmod(0o775 if mode & 0o111 else 0o664)
-        spec = importlib.util.spec_from_file_location(f"forge_{name}", site / "demo_server" / "cli.py")
+        folder, package = site / "demo_server", f"forge_{name}"
+        spec = importlib.util.spec_from_file_location(
+            package, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
         assert spec is not None
-        assert spec.loader is not None
-        cli = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(cli)
-        return Installed(site, cli, monkeypatch)
+        monkeypatch.setitem(sys.modules, package, importlib.util.module_from_spec(spec))
+        for module in ("base", "configuration", "deploy", "cli"):
+            monkeypatch.delitem(sys.modules, f"{package}.{module}", raising=False)
+        return Installed(site, importlib.import_module(f"{package}.cli"), monkeypatch)
 
     before = os.umask(0o022)
     yield unpack
@@ -626,7 +633,7 @@ class TestRun:
         def execv(*_: object) -> NoReturn:
             raise FileNotFoundError(2, "No such file or directory")
 
-        monkeypatch.setattr(installed.cli.os, "execv", execv)
+        monkeypatch.setattr(os, "execv", execv)
         assert installed("run", "--data", "d") == 1
 
 
@@ -707,7 +714,7 @@ class TestDeploy:
     def test_only_root(
         self, installed: Installed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(installed.cli.os, "geteuid", lambda: 1000)
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
         assert installed("deploy", "7000", "/data") == 1
         assert capsys.readouterr().err == (
             "demo-server: error: only root can put it on this host\n"

@@ -1,6 +1,6 @@
 """The wheel of a package: its tree, and a command that runs it or puts it on a host (`payload/wheel/`).
 
-    MODULE/__init__.py __main__.py cli.py   the command, alike for every product
+    MODULE/cli.py and other modules         the command, alike for every product
     MODULE/about.json                       what the server is, for the command
     MODULE/tree/                            the files of the tarball, byte for byte
     NAME-VERSION.dist-info/                 METADATA WHEEL entry_points.txt RECORD
