@@ -25,6 +25,7 @@ from pikaforge.formats import debuginfo, payload, product_package
 from pikaforge.formats.deb import product as deb_product
 from pikaforge.formats.deb.control_files import DebBuild
 from pikaforge.formats.layout import tree_entries
+from pikaforge.formats.manifest import ManifestPatch
 from pikaforge.formats.product_package import PackageAbout, ProductPackage
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.job import Input, Job, files
@@ -108,7 +109,7 @@ class Kit:
             licence="BSD-3-Clause",
             url="https://github.com/OpenAtomFoundation/pika",
         )
-        patches = [{"name": "pull-1017", "why": "thundering herd"}]
+        patches = [ManifestPatch(name="pull-1017", sha256="1" * 64, url="", why="thundering herd")]
         wanted = ProductPackage(
             about=about,
             model="R620",

@@ -23,6 +23,7 @@ from pikaforge.config import families, load
 from pikaforge.config.schema import Image, Spec
 from pikaforge.formats import debuginfo, payload
 from pikaforge.formats.layout import Entry, tree_entries
+from pikaforge.formats.manifest import ManifestPatch
 from pikaforge.formats.product_package import ChangelogEntry, PackageAbout, ProductPackage, changes
 from pikaforge.formats.rpm import allocator, product, spec_file
 from pikaforge.formats.rpm.allocator import AllocatorPackage
@@ -133,7 +134,7 @@ class Kit:
             *tree_entries(self.tree, folder="tree", prefix=TOP),
             *tree_entries(extra, folder="extra", prefix=TOP),
         )
-        patches = [{"name": "pull-1017", "why": "thundering herd: 100% of %{nothing}"}]
+        patches = [ManifestPatch(name="pull-1017", sha256="1" * 64, url="", why="thundering herd: 100% of %{nothing}")]
         system = self.spec.images[image]
         described = product.product(
             ProductPackage(

@@ -17,6 +17,7 @@ from unit import elf_files as ef
 from pikaforge.attest.contents import contents_of
 from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS, describe
 from pikaforge.attest.provenance import Builder
+from pikaforge.formats.manifest import Manifest, read_manifest
 
 MANIFEST: dict[str, Any] = {
     "format": 4,
@@ -97,6 +98,11 @@ def tar_bytes(contents: Mapping[str, bytes], *, executable: Collection[str] = ()
     return buffer.getvalue()
 
 
+def claimed(**changes: Any) -> Manifest:
+    """The same as a model."""
+    return read_manifest(make_manifest(**changes), where="test")
+
+
 def listed(folder: Path, tree: Mapping[str, bytes], executable: Collection[str] = PROGRAMS) -> list[dict[str, str]]:
     """What the manifest of a tree lists."""
     path = folder / ".tree.tar"
@@ -105,7 +111,7 @@ def listed(folder: Path, tree: Mapping[str, bytes], executable: Collection[str] 
     )
     found = contents_of(path)
     path.unlink()
-    return found
+    return [item.model_dump(mode="json", exclude_none=True) for item in found]
 
 
 def pack(path: Path, tree: Mapping[str, bytes], manifest: bytes, *, top: str = "demo") -> Path:

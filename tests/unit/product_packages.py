@@ -12,7 +12,8 @@ from unit.helpers import about, make_spec
 
 from pikaforge.formats import payload, product_package
 from pikaforge.formats.layout import Entry, tree_entries
-from pikaforge.formats.product_package import ProductPackage
+from pikaforge.formats.manifest import ManifestPatch
+from pikaforge.formats.product_package import ChangelogEntry, ProductPackage
 
 EPOCH = 1604318400
 TOP = "/opt/demo"
@@ -68,11 +69,19 @@ def package(image: str = "el9", features: Sequence[str] = ("avx", "lm"), **chang
         ),
         conf=("conf/demo.conf",),
         payload=beside,
-        changes=product_package.changes(
-            [{"name": "pull-1", "why": "it fails"}], epoch=EPOCH, version="v1.0", ref="v1.0"
-        ),
+        changes=changes_of(patch("pull-1", "it fails")),
     )
     return replace(plain, **{name: value for name, value in changes.items() if not hasattr(header, name)})
+
+
+def patch(name: str, why: str = "", url: str = "", state: str = "applied") -> ManifestPatch:
+    """A patch of the series."""
+    return ManifestPatch(name=name, sha256="1" * 64, url=url, why=why, state=state)
+
+
+def changes_of(*patches: ManifestPatch) -> tuple[ChangelogEntry, ...]:
+    """The changelog of a build with these patches."""
+    return product_package.changes(patches, epoch=EPOCH, version="v1.0", ref="v1.0")
 
 
 def without(package: ProductPackage, path: str) -> tuple[Entry, ...]:

@@ -1,32 +1,26 @@
-"""The files of an artifact: what its manifest lists before it is packed, and what is found in it afterwards.
-
-A listed file has `path` (relative to the manifest's folder), `mode` (octal, as packed: 0755 or 0644) and `sha256`; a
-symbolic link has `path` and `link`. The manifest itself is not among them, and folders are not.
-"""
+"""The files of an artifact: what its manifest lists before it is packed, and what is found in it afterwards."""
 
 from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from pikaforge.audit.elf.layout import is_elf
 from pikaforge.audit.inputs import TOTAL_LIMIT
 from pikaforge.config import package_files
 from pikaforge.errors import AuditError
 from pikaforge.formats import format as formats
+from pikaforge.formats.manifest import MANIFEST, ManifestFile
 from pikaforge.host.archives import tar_entries, told
 
-MANIFEST = "manifest.json"
 LINK_LIMIT = 40
 """Symbolic links on one path, as in Linux (path_resolution(7))."""
 MANIFEST_LIMIT = 16 << 20
 """Bytes; one that lists 50,000 files has half of that."""
-Listed = dict[str, str]
-"""A file or link as the manifest lists it."""
 
 
 def packed_mode(mode: int) -> str:
@@ -36,8 +30,8 @@ def packed_mode(mode: int) -> str:
 
 def contents_of(
     tree: Path, extra: Mapping[str, bytes | Path] | None = None, *, executable: Collection[str] = ()
-) -> list[Listed]:
-    """What a manifest lists, sorted by path.
+) -> tuple[ManifestFile, ...]:
+    """Return what a manifest lists, sorted by path.
 
     Args:
         tree: tar archive of the compile stage's tree; names begin with `./`.
@@ -47,23 +41,25 @@ def contents_of(
     Raises:
         AuditError: the archive cannot be read, or holds something that is neither file nor link.
     """
-    found: dict[str, Listed] = {}
+    found: dict[str, ManifestFile] = {}
     with told(str(tree)):
         for entry in tar_entries(tree):
             name = posixpath.normpath(entry.name)
             if entry.kind == "folder":
                 continue
             if entry.kind == "symlink":
-                found[name] = {"path": name, "link": entry.target}
+                found[name] = ManifestFile(path=name, link=entry.target)
                 continue
             if entry.kind == "other":
                 raise AuditError(f"{name} is neither file, folder nor link", where=str(tree))
-            found[name] = {"path": name, "mode": packed_mode(entry.mode), "sha256": _hashed(entry.open())[0]}
+            digest = _hashed(entry.open())[0]
+            found[name] = ManifestFile(path=name, mode=packed_mode(entry.mode), sha256=digest)
     for name, data in (extra or {}).items():
         digest = hashlib.sha256(data if isinstance(data, bytes) else data.read_bytes()).hexdigest()
-        found[name] = {"path": name, "mode": packed_mode(0o755 if name in executable else 0o644), "sha256": digest}
+        mode = packed_mode(0o755 if name in executable else 0o644)
+        found[name] = ManifestFile(path=name, mode=mode, sha256=digest)
     found.pop(MANIFEST, None)
-    return [found[name] for name in sorted(found)]
+    return tuple(found[name] for name in sorted(found))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,22 +161,22 @@ def _hashed(content: IO[bytes], keep: int = 0) -> tuple[str, int, bytes]:
     return digest.hexdigest(), size, start
 
 
-def _copied(item: Mapping[str, Any], listed: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """What a link leads to, through other links; the item itself where it leads to nothing that is listed."""
+def _copied(item: ManifestFile, listed: Mapping[str, ManifestFile]) -> ManifestFile:
+    """Return what a link leads to, through other links; the item itself if it leads to nothing that is listed."""
     end = item
     for _ in range(LINK_LIMIT):
-        if "link" not in end:
+        if end.link is None:
             return end
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(str(end["path"])), str(end["link"])))
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(end.path), end.link))
         if target not in listed:
             return item
         end = listed[target]
     return item
 
 
-def differences(listed: Collection[Mapping[str, Any]], package: PackageContents) -> list[str]:
-    """Where an artifact and the list in its manifest disagree, one line each, at most one for a path."""
-    wanted = {str(item.get("path")): item for item in listed}
+def differences(listed: Iterable[ManifestFile], package: PackageContents) -> list[str]:
+    """Return where an artifact and the list in its manifest disagree: one line each, at most one for a path."""
+    wanted = {item.path: item for item in listed}
     found = package.inside
     if not package.holds_links:
         wanted = {name: _copied(item, wanted) for name, item in wanted.items()}
@@ -188,11 +184,11 @@ def differences(listed: Collection[Mapping[str, Any]], package: PackageContents)
     out += [f"{name} is there, and not listed" for name in sorted(found.keys() - wanted.keys())]
     for name in sorted(wanted.keys() & found.keys()):
         item, file = wanted[name], found[name]
-        if "link" in item or file.link:
-            if item.get("link") != file.link:
-                out.append(f"{name} is a link to {file.link or 'nothing'}, not {item.get('link') or 'a file'}")
-        elif item.get("sha256") != file.sha256:
-            out.append(f"{name} has SHA-256 {file.sha256}, not {item.get('sha256')}")
-        elif file.mode is not None and item.get("mode") != f"{file.mode:04o}":
-            out.append(f"{name} has mode {file.mode:04o}, not {item.get('mode')}")
+        if item.link is not None or file.link:
+            if item.link != file.link:
+                out.append(f"{name} is a link to {file.link or 'nothing'}, not {item.link or 'a file'}")
+        elif item.sha256 != file.sha256:
+            out.append(f"{name} has SHA-256 {file.sha256}, not {item.sha256}")
+        elif file.mode is not None and item.mode != f"{file.mode:04o}":
+            out.append(f"{name} has mode {file.mode:04o}, not {item.mode}")
     return out

@@ -10,24 +10,25 @@ import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from pikaforge.attest.claims import (
     Bill,
     ClaimError,
-    Claims,
-    Statement,
     judge_bill,
     judge_claims,
     judge_statement,
     parse,
+    parse_statement,
     read_bytes,
 )
 from pikaforge.attest.contents import PackageContents, differences, read_package
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS
+from pikaforge.attest.provenance import Statement
 from pikaforge.errors import ForgeError
 from pikaforge.formats import format as formats
 from pikaforge.formats.embedded_signature import EmbeddedSignature, SignatureVerdict
+from pikaforge.formats.manifest import MANIFEST, Manifest
 from pikaforge.host.store import sha256
 
 COMPANIONS = (SBOM_SUFFIX, PROVENANCE_SUFFIX)
@@ -85,7 +86,7 @@ class VerifyResult:
             word = f"REFUSED: {len(said_no)} of {done} checks say no{more}: {files}"
         return [*(str(check) for check in self.checks), _plain(f"{self.title}: {word}")]
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """For scripts."""
         return {"title": self.title, "passed": self.passed, "checks": [asdict(check) for check in self.checks]}
 
@@ -128,7 +129,7 @@ class Signatures(Protocol):
         """Return what the format's own program says; None where it is missing."""
 
 
-Audit = Callable[[Path, Claims, PackageContents], Sequence[str]]
+Audit = Callable[[Path, Manifest, PackageContents], Sequence[str]]
 """Audits an artifact for its manifest's target, below the manifest's folder as its top: what says no.
 
 Raises ForgeError where it cannot be read.
@@ -291,7 +292,7 @@ class _Examiner:
         """The generator's value is the statement if it is of this file."""
         file, what = f"{name}{PROVENANCE_SUFFIX}", "provenance is of the artifact"
         try:
-            statement = parse(Statement, read_bytes(self.folder / file))
+            statement = parse_statement(read_bytes(self.folder / file))
         except ClaimError as error:
             yield CheckResult(file=file, what=what, verdict="no", why=str(error))
             return None
@@ -305,14 +306,15 @@ class _Examiner:
             wrong = judge_bill(parse(Bill, read_bytes(self.folder / file)), digest=digest)
         except ClaimError as error:
             return CheckResult(file=file, what=what, verdict="no", why=str(error))
-        told = {item.name: item.digest for item in statement.predicate.details.byproducts} if statement else {}
-        if not wrong and statement and told.get(file, {}).get("sha256") != self._sha256(file):
+        byproducts = statement.predicate.details.byproducts or () if statement else ()
+        digests = {item.name: item.sha256 for item in byproducts}
+        if not wrong and statement and digests.get(file) != self._sha256(file):
             wrong = ["it is not the one that the provenance names"]
         return self._said(file, what, wrong)
 
     def _inside(self, name: str, statement: Statement | None) -> Iterator[CheckResult]:
         """Manifest, contents and audit."""
-        what = "manifest.json"
+        what = MANIFEST
         try:
             package = read_package(self.folder / name)
             if package.manifest is None:
@@ -322,7 +324,7 @@ class _Examiner:
                 else:
                     yield CheckResult(file=name, what=what, verdict="no", why="there is none in it")
                 return
-            claims = parse(Claims, package.manifest)
+            manifest = parse(Manifest, package.manifest)
         except ForgeError as error:
             yield CheckResult(file=name, what=what, verdict="no", why=error.message)
             return
@@ -334,30 +336,31 @@ class _Examiner:
                 file=name, what="manifest.json agrees with provenance", verdict="no", why="there is none of it"
             )
         else:
-            wrong = judge_claims(claims, statement, manifest_sha256=package.manifest_sha256)
-            yield self._said(name, "manifest.json agrees with provenance", wrong, why=claims.cell)
-        yield self._contents(name, claims, package)
-        yield self._audit(name, claims, package)
+            wrong = judge_claims(manifest, statement, manifest_sha256=package.manifest_sha256)
+            yield self._said(name, "manifest.json agrees with provenance", wrong, why=manifest.cell)
+        yield self._contents(name, manifest, package)
+        yield self._audit(name, manifest, package)
 
-    def _contents(self, name: str, claims: Claims, package: PackageContents) -> CheckResult:
+    def _contents(self, name: str, manifest: Manifest, package: PackageContents) -> CheckResult:
         what = "contents agree with manifest.json"
-        if claims.contents is None:
+        if manifest.contents is None:
             return CheckResult(file=name, what=what, verdict="no", why="the manifest does not list them")
         known = "" if all(f.link or f.mode is not None for f in package.inside.values()) else ", modes not compared"
         outside = len(package.files) - len(package.inside) - 1
         more = f", {outside} beside them by digest alone" if outside else ""
-        why = f"{len(claims.contents)} files{known}{more}"
-        return self._said(name, what, differences(claims.contents, package), why=why)
+        why = f"{len(manifest.contents)} files{known}{more}"
+        return self._said(name, what, differences(manifest.contents, package), why=why)
 
-    def _audit(self, name: str, claims: Claims, package: PackageContents) -> CheckResult:
-        what = f"audit for {claims.target}"
-        libraries = tuple((library.path, library.version, library.code) for library in claims.bundled_libraries)
-        key = (claims.target, claims.image, claims.allocator.name, libraries, package.programs)
+    def _audit(self, name: str, manifest: Manifest, package: PackageContents) -> CheckResult:
+        what = f"audit for {manifest.target}"
+        libraries = tuple((library.path, library.version, library.code) for library in manifest.bundled_libraries)
+        image = (manifest.image.name, manifest.image.baseline)
+        key = (manifest.target, image, manifest.allocator.name, libraries, package.programs)
         if key in self._audited:
             first, wrong = self._audited[key]
             return self._said(name, what, wrong, why=f"the same programs as in {first}")
         try:
-            wrong = self.means.audit(self.folder / name, claims, package)
+            wrong = self.means.audit(self.folder / name, manifest, package)
         except ForgeError as error:
             return CheckResult(file=name, what=what, verdict="no", why=error.message)
         self._audited[key] = (name, wrong)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pikaforge.config.schema import Image, Spec
 from pikaforge.formats import debuginfo
 from pikaforge.formats.artifact import Role
 from pikaforge.formats.layout import Entry, tree_entries
+from pikaforge.formats.manifest import Manifest
 from pikaforge.formats.package_inputs import PackageInputs
 from pikaforge.formats.payload import Rendered
 from pikaforge.host.job import Input, Job
@@ -38,7 +38,7 @@ class Packing:
     spec: Spec
     cell: Cell
     parts: PackageInputs
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     rendered: Rendered
     extra: bytes
     """What goes in beside the tree, manifest included, as a tar archive."""

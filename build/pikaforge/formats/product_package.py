@@ -15,9 +15,10 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pikaforge.formats.layout import LICENCE, Entry, PackingError, with_folders
+from pikaforge.formats.manifest import ManifestPatch
 from pikaforge.formats.text import filled
 from pikaforge.host.os_families.family import Services
 
@@ -101,20 +102,20 @@ class Assembly:
     """Each is called with the count of packages of the name that are there afterwards, as rpm has it."""
 
 
-def changes(patches: Sequence[Mapping[str, Any]], *, epoch: int, version: str, ref: str) -> tuple[ChangelogEntry, ...]:
+def changes(patches: Sequence[ManifestPatch], *, epoch: int, version: str, ref: str) -> tuple[ChangelogEntry, ...]:
     """Return the changelog of a build: the source, and each patch with what it is for.
 
     Args:
-        patches: the manifest's `source.patches`: name, why, url, state.
+        patches: of the manifest's source.
         epoch: SOURCE_DATE_EPOCH.
         version: of the product.
         ref: what was built: a tag or commit, and of which repository.
     """
     lines = [f"{version} from {ref}"]
     for patch in patches:
-        why = patch.get("why") or patch.get("url") or ""
-        there = " (in the source already)" if patch.get("state") == "present" else ""
-        lines.append((f"{patch['name']}: {why}" if why else patch["name"]) + there)
+        why = patch.why or patch.url
+        there = "" if patch.applied else " (in the source already)"
+        lines.append((f"{patch.name}: {why}" if why else patch.name) + there)
     return (ChangelogEntry(epoch=epoch, lines=tuple(lines)),)
 
 

@@ -48,11 +48,11 @@ def about(work: Packing) -> PackageAbout:
 
 def changes(work: Packing) -> tuple[ChangelogEntry, ...]:
     """Return the changelog of the product's package."""
-    source = work.manifest["source"]
-    ref = source["version"] or source["ref"] or source["commit"]
-    if source["kind"] in FOREIGN:
-        ref += f"{f' of {url}' if (url := source['url']) else ''} ({source['commit']})"
-    return product_package.changes(source["patches"], epoch=work.epoch, version=work.spec.product.version, ref=ref)
+    source = work.manifest.source
+    ref = source.version or source.ref or source.commit
+    if source.kind in FOREIGN:
+        ref += f"{f' of {source.url}' if source.url else ''} ({source.commit})"
+    return product_package.changes(source.patches, epoch=work.epoch, version=work.spec.product.version, ref=ref)
 
 
 def describe(work: Packing) -> ProductPackage:

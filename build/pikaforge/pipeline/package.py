@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pikaforge import formats
-from pikaforge.attest.contents import MANIFEST, contents_of
+from pikaforge.attest.contents import contents_of
 from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.config import compilers, families
 from pikaforge.config.scalars import Strict
@@ -17,6 +16,8 @@ from pikaforge.errors import StageError, StageFailure
 from pikaforge.formats import payload
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.formats.format import of, pack
+from pikaforge.formats.manifest import FORMAT as MANIFEST_FORMAT
+from pikaforge.formats.manifest import MANIFEST
 from pikaforge.formats.package_inputs import AllocatorInputs, PackageInputs
 from pikaforge.formats.packing import STAGE as STAGE_NAME
 from pikaforge.formats.packing import Packed, Packing
@@ -27,7 +28,6 @@ from pikaforge.host.workspace import Workspace, guest_digests
 from pikaforge.pipeline.allocator import PREFIX, AllocatorFacts
 from pikaforge.pipeline.compile import CompileFacts
 from pikaforge.pipeline.image.facts import ImageStageFacts
-from pikaforge.pipeline.manifest import FORMAT as MANIFEST_FORMAT
 from pikaforge.pipeline.manifest import CellFacts, manifest
 from pikaforge.pipeline.smoke.record import SmokeFacts
 from pikaforge.pipeline.source.facts import SourceFacts
@@ -160,11 +160,8 @@ def make(
     inputs = results.inputs(facts)
     rendered = _payload(spec, cell, others, facts.audited.kernel_flags)
     contents = contents_of(inputs.tree, rendered.contents, executable=rendered.executable)
-    described = manifest(spec, cell, facts, contents).as_json()
-    extra: dict[str, bytes | Path] = {
-        **rendered.contents,
-        MANIFEST: (json.dumps(described, indent=2, sort_keys=True) + "\n").encode(),
-    }
+    described = manifest(spec, cell, facts, contents)
+    extra: dict[str, bytes | Path] = {**rendered.contents, MANIFEST: described.text().encode()}
     with workspace.store.scratch() as scratch:
         made = pack(
             Packing(
@@ -185,7 +182,7 @@ def make(
             STAGE_NAME,
             key,
             identity=hashing.digest("".join(artifact.model_dump_json() for artifact in artifacts)),
-            facts=PackageFacts(artifacts=artifacts, manifest=described),
+            facts=PackageFacts(artifacts=artifacts, manifest=described.as_json()),
             files={packed.name: packed.path for packed in made},
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from unit import product_packages
-from unit.product_packages import EPOCH, TREE, package
+from unit.product_packages import EPOCH, TREE, changes_of, package, patch
 
 from pikaforge.formats import debuginfo, product_package, versions
 from pikaforge.formats.deb import control_files
@@ -203,8 +203,8 @@ def test_maintainers_that_are_none_are_refused(person: str) -> None:
 
 
 def test_changelog() -> None:
-    patches = [{"name": "fix", "why": "\n -- me <a@b>  Mon, 01 Jan 2024 00:00:00 +0000\n\n" + "word " * 20}]
-    text = packed(changes=product_package.changes(patches, epoch=EPOCH, version="v1.0", ref="v1.0"))["demo/changelog"]
+    why = "\n -- me <a@b>  Mon, 01 Jan 2024 00:00:00 +0000\n\n" + "word " * 20
+    text = packed(changes=changes_of(patch("fix", why)))["demo/changelog"]
     lines = text.splitlines()
     assert lines[:4] == [
         "demo (1.0-1.R620.debian12) debian12; urgency=medium",

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from unit.helpers import about
-from unit.product_packages import DEBUG, EPOCH, TOP, TREE, archive, package, rendered, without
+from unit.product_packages import DEBUG, EPOCH, TOP, TREE, archive, changes_of, package, patch, rendered, without
 
 from pikaforge.audit import judge_linkage
 from pikaforge.audit.elf.facts import ElfFacts
 from pikaforge.config import families
 from pikaforge.config.schema import OsRelease
-from pikaforge.formats import debuginfo, product_package
+from pikaforge.formats import debuginfo
 from pikaforge.formats.layout import Entry, PackingError, layout_text, tree_entries, with_folders
 from pikaforge.formats.product_package import ChangelogEntry
 from pikaforge.formats.rpm import allocator, spec_file
@@ -84,10 +84,8 @@ def test_percent_signs_and_control_characters_are_text() -> None:
 
 
 def test_a_change_cannot_begin_an_entry_or_a_section() -> None:
-    patches = [{"name": "fix", "why": "\n* Mon Jan 01 2024 me\n%files\n/etc/shadow"}]
-    lines = section(
-        spec(changes=product_package.changes(patches, epoch=EPOCH, version="v1.0", ref="v1.0")), "%changelog"
-    )
+    changes = changes_of(patch("fix", "\n* Mon Jan 01 2024 me\n%files\n/etc/shadow"))
+    lines = section(spec(changes=changes), "%changelog")
     assert lines == [
         "* Mon Nov 02 2020 pikaforge - 1.0-1.R620.el9",
         "- v1.0 from v1.0",
@@ -309,14 +307,12 @@ def test_an_unknown_unit_is_refused() -> None:
 
 
 def test_the_changelog_is_the_series() -> None:
-    patches = [{"name": "pull-1", "why": "", "url": "https://x/1"}, {"name": "file a.patch", "why": ""}]
-    assert product_package.changes(patches, epoch=1, version="v1", ref="abc")[0].lines == (
-        "v1 from abc", "pull-1: https://x/1", "file a.patch",
-    )  # fmt: skip
-    there = [{**patch, "state": state} for patch, state in zip(patches, ("applied", "present"), strict=True)]
-    assert product_package.changes(there, epoch=1, version="v1", ref="abc")[0].lines[1:] == (
-        "pull-1: https://x/1", "file a.patch (in the source already)",
-    )  # fmt: skip
+    patches = (patch("pull-1", url="https://x/1"), patch("file a.patch"))
+    assert changes_of(*patches)[0].lines == ("v1.0 from v1.0", "pull-1: https://x/1", "file a.patch")
+    present = patch("file a.patch", state="present")
+    assert changes_of(present)[0].lines[1:] == ("file a.patch (in the source already)",)
+    before = present.model_copy(update={"state": None})
+    assert changes_of(before)[0].lines[1:] == ("file a.patch",), "as earlier versions wrote it"
 
 
 def test_needs_are_the_highest_versions_of_each_library() -> None:

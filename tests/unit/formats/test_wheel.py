@@ -24,6 +24,8 @@ from typing import Any, NoReturn
 import pytest
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
+from unit import artifacts
+from unit.artifacts import claimed
 from unit.helpers import make_spec, refusal
 
 from pikaforge.config.product import Product
@@ -52,19 +54,8 @@ OLD_PYTHON = {
 
 
 def make_manifest(**changes: Any) -> dict[str, Any]:
-    manifest: dict[str, Any] = {
-        "format": 2,
-        "product": "demo",
-        "version": "v1.0",
-        "model": "R620",
-        "target": "sandybridge",
-        "cpus": ["sandybridge", "ivybridge"],
-        "image": {"name": "debian12", "os": {"id": "debian", "version": "12"}},
-        "allocator": {"name": "none"},
-        "audit": {"symbol_versions": {"GLIBC": "2.34", "GLIBCXX": "3.4.30"}},
-        "source_date_epoch": EPOCH,
-    }
-    return {**manifest, **changes}
+    audit = {"symbol_versions": {"GLIBC": "2.34", "GLIBCXX": "3.4.30"}}
+    return artifacts.make_manifest(**{"audit": audit, "source_date_epoch": EPOCH, **changes})
 
 
 def make_files(**changes: Any) -> dict[str, bytes]:
@@ -156,13 +147,13 @@ class TestNames:
         [
             ({}, "", "1.0+r620.debian12"),
             ({}, "frame-pointers", "1.0+r620.debian12.frame.pointers"),
-            ({"model": "PowerEdge_R640.007", "image": {"name": "el7"}}, "system", "1.0+poweredge.r640.7.el7.system"),
+            ({"model": "PowerEdge_R640.007", "image__name": "el7"}, "system", "1.0+poweredge.r640.7.el7.system"),
         ],
     )
     def test_model_image_and_allocator_are_the_local_version(
         self, manifest: dict[str, Any], variant: str, version: str
     ) -> None:
-        found = wheel_version.version_of(make_manifest(**manifest), variant)
+        found = wheel_version.version_of(claimed(**manifest), variant)
         assert found == version
         assert str(Version(found)) == version
 
@@ -197,7 +188,7 @@ class TestNames:
     def test_the_tag_asks_for_the_glibc_that_is_needed(self, glibc: str | None, tags: str) -> None:
         versions = {"GLIBCXX": "3.4.30", **({"GLIBC": glibc} if glibc else {})}
         assert ".".join(wheel_version.platform_tags(versions)) == tags
-        name = wheel.file_name(make_manifest(audit={"symbol_versions": versions}), PRODUCT)
+        name = wheel.file_name(claimed(audit={"symbol_versions": versions}), PRODUCT)
         assert name == f"demo_server-1.0+r620.debian12-py3-none-{tags}.whl"
         project, version, build, found = parse_wheel_filename(name)
         assert (project, str(version), build) == ("demo-server", "1.0+r620.debian12", ())
@@ -376,9 +367,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("manifest", "words"),
         [
-            (b"[]", "is no object"),
-            (b"{", "is no JSON"),
-            (b"{}", "lacks product, version, model, target"),
+            (b"[]", "manifest.json cannot be read: Input should be an object"),
+            (b"{", "manifest.json cannot be read: Invalid JSON"),
+            (b"{}", "manifest.json cannot be read: product: Field required"),
             (json.dumps(make_manifest(audit={})).encode(), "has no audit"),
             (json.dumps(make_manifest(product="other")).encode(), "of other, not of demo"),
             (json.dumps(make_manifest(version="unstable")).encode(), "'unstable' cannot be a wheel's"),
@@ -386,7 +377,7 @@ class TestRefusals:
     )
     def test_manifests(self, tmp_path: Path, manifest: bytes, words: str) -> None:
         tarball = write_tarball(tmp_path / "x.tar.gz", {**make_files(), "manifest.json": manifest})
-        with pytest.raises(PackingError, match=words):
+        with pytest.raises(ForgeError, match=words):
             build(tarball)
 
     def test_a_truncated_tarball(self, tarball: Path) -> None:

@@ -31,10 +31,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from pikaforge.config.product import Product
 from pikaforge.formats.layout import PATH, PackingError
+from pikaforge.formats.manifest import MANIFEST, Manifest, read_manifest
 from pikaforge.formats.payload import HIGHEST_PORT
 from pikaforge.formats.wheel.wheel_version import ARCH, SUFFIX, distribution, module, platform_tags, version_of
 from pikaforge.host import hashing
@@ -46,13 +46,8 @@ GENERATOR = "pikaforge"
 """Constant: a version of the tool in it would make other bytes of the same package."""
 PYTHON_TAG = "py3-none"
 REQUIRES_PYTHON = ">=3.6"
-MANIFEST = "manifest.json"
 NEEDED = ("utils/cpu-gate.sh", "utils/cpu-features", "utils/deploy.sh", "utils/settings.tsv", MANIFEST)
 """What the command is of no use without."""
-TOLD = (
-    "product", "version", "model", "target", "cpus", "image", "allocator", "audit", "source_date_epoch",
-)  # fmt: skip
-"""What is taken from the manifest."""
 NOT_BEFORE = int(datetime(1980, 1, 1, tzinfo=timezone.utc).timestamp())
 NOT_AFTER = int(datetime(2107, 12, 31, 23, 59, 58, tzinfo=timezone.utc).timestamp())
 """The times that a zip archive can tell (APPNOTE.TXT 4.4.6)."""
@@ -77,22 +72,13 @@ class PackageTree:
     """Where symbolic links lead, by path."""
 
     @property
-    def manifest(self) -> dict[str, Any]:
-        """The package's own account of itself.
+    def manifest(self) -> Manifest:
+        """What the package says of itself.
 
         Raises:
-            PackingError: it is no JSON object, or lacks what a wheel tells of it.
+            AuditError: it is no manifest.
         """
-        try:
-            manifest = json.loads(self.files[MANIFEST])
-        except ValueError as error:
-            raise PackingError(f"{MANIFEST} of the package is no JSON: {error}") from error
-        if not isinstance(manifest, dict):
-            raise PackingError(f"{MANIFEST} of the package is no object")
-        lacks = [key for key in TOLD if key not in manifest]
-        if lacks:
-            raise PackingError(f"{MANIFEST} of the package lacks {', '.join(lacks)}")
-        return manifest
+        return read_manifest(self.files[MANIFEST], where="the package")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,28 +89,26 @@ class Wheel:
     content: bytes
 
 
-def file_name(manifest: Mapping[str, Any], product: Product, variant: str = "") -> str:
+def file_name(manifest: Manifest, product: Product, variant: str = "") -> str:
     """`PRODUCT_server-3.4.0+r620.debian12-py3-none-manylinux_2_34_x86_64.whl`.
 
     Raises:
         PackingError: the version cannot be a wheel's, or there was no audit.
     """
-    tags = ".".join(platform_tags(_audited(manifest)))
+    tags = ".".join(platform_tags(_symbol_versions(manifest)))
     return f"{_file_stem(manifest, product, variant)}-{PYTHON_TAG}-{tags}.whl"
 
 
-def _file_stem(manifest: Mapping[str, Any], product: Product, variant: str) -> str:
+def _file_stem(manifest: Manifest, product: Product, variant: str) -> str:
     name = distribution(product.name).replace("-", "_")
     return f"{name}-{version_of(manifest, variant, product.release)}"
 
 
-def _audited(manifest: Mapping[str, Any]) -> Mapping[str, str]:
-    """The audit's symbol versions. Without an audit nothing is known of them, and no tag would be true."""
-    versions = manifest.get("audit", {}).get("symbol_versions")
-    if versions is None:
-        raise PackingError("the manifest has no audit, so there is no telling which hosts the wheel is for")
-    found: Mapping[str, str] = versions
-    return found
+def _symbol_versions(manifest: Manifest) -> Mapping[str, str]:
+    """Return the audit's symbol versions. Without an audit nothing is known of them, and no tag would be true."""
+    if manifest.audit.symbol_versions is None:
+        raise PackingError("the manifest has no audit, so it is not known which hosts the wheel is for")
+    return manifest.audit.symbol_versions
 
 
 def read_tree(*archives: Path | bytes, top: str = "") -> PackageTree:
@@ -219,12 +203,11 @@ def _about_json(tree: PackageTree, product: Product, version: str) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _summary(manifest: Mapping[str, Any]) -> str:
-    told_of = f"{manifest['product']} {manifest['version']} for {manifest['model']}"
-    return f"{told_of} ({manifest['target']}, {manifest['image']['name']})"
+def _summary(manifest: Manifest) -> str:
+    return f"{manifest.product} {manifest.version} for {manifest.model} ({manifest.target}, {manifest.image.name})"
 
 
-def metadata(manifest: Mapping[str, Any], product: Product, variant: str = "") -> str:
+def metadata(manifest: Manifest, product: Product, variant: str = "") -> str:
     """The text of METADATA.
 
     Raises:
@@ -248,16 +231,16 @@ def metadata(manifest: Mapping[str, Any], product: Product, variant: str = "") -
     return f"{head}\n{_description(manifest, product)}"
 
 
-def _description(manifest: Mapping[str, Any], product: Product) -> str:
+def _description(manifest: Manifest, product: Product) -> str:
     command = f"{product.name}-{SUFFIX}"
-    versions = _audited(manifest)
-    system = manifest["image"]["os"]
+    versions = _symbol_versions(manifest)
+    system = manifest.image.os
     rows = {
-        "hardware model": manifest["model"],
-        "its CPUs": ", ".join(manifest["cpus"]),
-        "compiled for": manifest["target"],
-        "made on": f"{manifest['image']['name']} ({system['id']} {system['version']})",
-        "allocator": manifest["allocator"]["name"],
+        "hardware model": manifest.model,
+        "its CPUs": ", ".join(manifest.cpus),
+        "compiled for": manifest.target,
+        "made on": f"{manifest.image.name} ({system.id} {system.version})",
+        "allocator": manifest.allocator.name,
         "a host must have": ", ".join(f"{name} {versions[name]}" for name in sorted(versions)) or "nothing",
     }
     width = max(map(len, rows))
@@ -303,15 +286,15 @@ def build(tree: PackageTree, *, product: Product, variant: str = "") -> Wheel:
         if path not in tree.files:
             raise PackingError(f"the package has no {path}")
     manifest = tree.manifest
-    if manifest["product"] != product.name:
-        raise PackingError(f"the package is of {manifest['product']}, not of {product.name}")
+    if manifest.product != product.name:
+        raise PackingError(f"the package is of {manifest.product}, not of {product.name}")
     name = file_name(manifest, product, variant)
     package = module(product.name)
     info = f"{_file_stem(manifest, product, variant)}.dist-info"
     contents = {f"{package}/{path.name}": path.read_bytes() for path in _command_files()}
     contents[f"{package}/about.json"] = _about_json(tree, product, version_of(manifest, variant, product.release))
     contents.update({f"{package}/tree/{path}": data for path, data in tree.files.items()})
-    tags = "".join(f"Tag: {PYTHON_TAG}-{tag}\n" for tag in platform_tags(_audited(manifest)))
+    tags = "".join(f"Tag: {PYTHON_TAG}-{tag}\n" for tag in platform_tags(_symbol_versions(manifest)))
     described = {
         f"{info}/METADATA": metadata(manifest, product, variant).encode(),
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: {GENERATOR}\nRoot-Is-Purelib: false\n{tags}".encode(),
@@ -322,7 +305,7 @@ def build(tree: PackageTree, *, product: Product, variant: str = "") -> Wheel:
     ordered = [(path, part[path]) for part in (contents, described) for path in sorted(part)]
     executable = {f"{package}/tree/{path}" for path in tree.executable}
     members = [*ordered, (f"{info}/RECORD", listed.encode())]
-    return Wheel(name=name, content=_zipped(members, executable, epoch=manifest["source_date_epoch"]))
+    return Wheel(name=name, content=_zipped(members, executable, epoch=manifest.source_date_epoch))
 
 
 def _command_files() -> list[Path]:

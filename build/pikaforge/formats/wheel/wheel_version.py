@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
 from pikaforge.formats.layout import PackingError
+from pikaforge.formats.manifest import Manifest
 
 SUFFIX = "server"
 """NAME is PRODUCT-server: the product's own name belongs to its clients in every index."""
@@ -65,7 +65,7 @@ def local_version(*parts: str) -> str:
     return ".".join(str(int(word)) if word.isdigit() else word for word in words)
 
 
-def version_of(manifest: Mapping[str, Any], variant: str = "", release: str = FIRST_RELEASE) -> str:
+def version_of(manifest: Manifest, variant: str = "", release: str = FIRST_RELEASE) -> str:
     """`3.4.0+r620.debian12`; the local part keeps models, images and allocators apart in one index.
 
     Args:
@@ -77,8 +77,8 @@ def version_of(manifest: Mapping[str, Any], variant: str = "", release: str = FI
         PackingError: the product's version is none that PEP 440 knows.
     """
     count = "" if release == FIRST_RELEASE else release
-    local = local_version(manifest["model"], manifest["image"]["name"], variant, count)
-    return f"{public_version(manifest['version'])}+{local}"
+    local = local_version(manifest.model, manifest.image.name, variant, count)
+    return f"{public_version(manifest.version)}+{local}"
 
 
 def platform_tags(versions: Mapping[str, str]) -> tuple[str, ...]:
