@@ -13,11 +13,13 @@ from pikaforge.formats.layout import Entry, tree_entries
 from pikaforge.formats.manifest import Manifest
 from pikaforge.formats.package_inputs import PackageInputs
 from pikaforge.formats.payload import Rendered
+from pikaforge.host.hashing import files_digest
 from pikaforge.host.job import Input, Job
 from pikaforge.host.workspace import Workspace, run_job
 from pikaforge.plan.cells import Cell
 
 STAGE = "package"
+FOLDER = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,3 +107,12 @@ class Packing:
         failed = f"the {what} could not be made"
         done = run_job(self.workspace, job, self.scratch, stage=STAGE, label=self.cell.id, failed=failed)
         return [done.outputs[f"out/{name}"] for name in outputs]
+
+
+def sources() -> dict[str, str]:
+    """Return the digests of all files of `formats/` by path, as key material.
+
+    That is modules, templates, and the scripts and units that get into packages.
+    """
+    files = (path for path in FOLDER.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
+    return files_digest(FOLDER, sorted(path.relative_to(FOLDER).as_posix() for path in files))

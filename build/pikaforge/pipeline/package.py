@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pikaforge import formats
 from pikaforge.attest.contents import contents_of
 from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.config import compilers, families
@@ -20,7 +19,7 @@ from pikaforge.formats.manifest import FORMAT as MANIFEST_FORMAT
 from pikaforge.formats.manifest import MANIFEST
 from pikaforge.formats.package_inputs import AllocatorInputs, PackageInputs
 from pikaforge.formats.packing import STAGE as STAGE_NAME
-from pikaforge.formats.packing import Packed, Packing
+from pikaforge.formats.packing import Packed, Packing, sources
 from pikaforge.host import hashing
 from pikaforge.host.job import files
 from pikaforge.host.store import Result, sha256
@@ -36,8 +35,6 @@ from pikaforge.plan import allocators
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Node
 from pikaforge.plan.stages import Needs, Scope, Slot
-
-PACKERS = Path(formats.__file__).parent
 
 Offers = Mapping[str, Sequence[str]]
 """Models by target: the packages that the CPU gate may advise."""
@@ -69,9 +66,7 @@ def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str,
         "formats": list(wanted),
         "scripts": guest_digests(home, sorted({script for name in wanted for script in of(name).scripts})),
         "makers": {name: dict(of(name).material()) for name in wanted},
-        "packers": hashing.files_digest(
-            PACKERS, sorted(str(path.relative_to(PACKERS)) for path in PACKERS.rglob("*.py"))
-        ),
+        "packers": sources(),
         "product": spec.product.model_dump(
             mode="json",
             include={"name", "version", "release", "summary", "description", "licence", "url", "maintainer"},

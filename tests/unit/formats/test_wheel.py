@@ -412,12 +412,6 @@ def test_old_pythons_can_read_the_command() -> None:
             assert not [word for word in words if set(word) & set("[|")], path
 
 
-def test_key_material_is_the_commands_text() -> None:
-    material = wheel.material()
-    assert set(material) == set(COMMAND)
-    assert material["cli.py"] == hashlib.sha256((wheel.COMMAND / "cli.py").read_bytes()).hexdigest()
-
-
 class Became(Exception):
     """The command has become another program."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pikaforge.formats.client_lines import checked_url
+from pikaforge.formats.templates import render
 
 KEYRINGS = "/etc/apt/keyrings"
 """Where apt's documentation has administrators put keys (sources.list(5), Signed-By); older systems lack the folder."""
@@ -28,13 +29,4 @@ def apt_list(*, product: str, image: str, model: str, base_url: str, keyring: st
         ConfigError: the URL cannot be written into it.
     """
     folder = f"{checked_url(base_url)}/{image}/{model}/debs"
-    lines = [f"# {product} for {image}, {model}"]
-    if keyring is None:
-        lines += [
-            "# Nobody has signed this repository, and apt takes nothing from such. Publish it with a signing key, and",
-            "# take this file anew; until then download a package and install its file: apt-get install ./FILE.deb",
-            f"# deb [arch=amd64] {folder} ./",
-        ]
-    else:
-        lines.append(f"deb [arch=amd64 signed-by={keyring}] {folder} ./")
-    return "".join(f"{line}\n" for line in lines)
+    return render("deb/client.list.jinja", product=product, image=image, model=model, folder=folder, keyring=keyring)

@@ -30,6 +30,7 @@ from pikaforge.formats.deb.control_files import (
 from pikaforge.formats.debuginfo import BUILD_IDS
 from pikaforge.formats.layout import LICENCE, Entry, PackingError
 from pikaforge.formats.product_package import Moment, ProductPackage, assemble
+from pikaforge.formats.templates import render
 from pikaforge.formats.text import filled, one_line
 from pikaforge.formats.versions import legal_release
 from pikaforge.formats.versions import legal_version as rpm_version
@@ -270,22 +271,27 @@ def licence_texts(archive: Path | bytes, *, prefix: str) -> dict[str, str]:
 
 
 def copyright_text(name: str, *, licence: str, url: str, top: str, texts: Mapping[str, str]) -> str:
-    """The copyright file, in Debian's machine-readable format 1.0; without texts it says where they are."""
+    """Return the copyright file, in Debian's machine-readable format 1.0.
+
+    Args:
+        name: of the product.
+        licence: its SPDX expression.
+        url: its home page; empty if it has none.
+        top: the folder of its tree.
+        texts: `licence_texts` of the tree; without any the file says where they are.
+    """
     notices = [line.strip() for text in texts.values() for line in text.splitlines() if NOTICE.match(line)]
     body = [line for path, text in texts.items() for line in (f"{path}:", "", *text.strip().splitlines(), "")]
     if not body:
         body = [f"This package has no text of it: that is in the source, which {top}/manifest.json names."]
-    lines = [
-        "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/",
-        f"Upstream-Name: {one_line(name)}",
-        *([f"Source: {one_line(url)}"] if url else []),
-        f"Comment: Libraries in {top}/lib are those of the system on which this was built;",
-        f" {top}/manifest.json names their packages, which have licences of their own.",
-        "",
-        "Files: *",
-        f"Copyright: {one_line(notices[0]) if notices else f'the authors of {one_line(name)}'}",
-        *indented(dict.fromkeys(notices[1:])),
-        f"License: {one_line(licence)}",
-        *indented(body),
-    ]
-    return "\n".join(lines) + "\n"
+    return render(
+        "deb/copyright.jinja",
+        functions={"indented": indented},
+        name=one_line(name),
+        url=one_line(url) if url else "",
+        top=top,
+        holder=one_line(notices[0]) if notices else f"the authors of {one_line(name)}",
+        other_holders=list(dict.fromkeys(notices[1:])),
+        licence=one_line(licence),
+        body=body,
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from pikaforge.config import families
 from pikaforge.config.schema import OsRelease
 from pikaforge.formats.client_lines import SCRIPT, checked_url
+from pikaforge.formats.templates import render
 from pikaforge.host.os_families.family import major
 
 METADATA_EXPIRE = 300
@@ -55,8 +56,8 @@ def fleet_repo_file(*, product: str, image: str, base_url: str, key_url: str | N
     variable = yum_variable(product)
     return _repo_file(
         (
-            f"# {product} for {image}: each machine takes the packages of its hardware model, which {SCRIPT}",
-            f"# writes to /etc/yum/vars/{variable}. Without that file there is nothing at the address below.",
+            f"{product} for {image}: each machine takes the packages of its hardware model, which {SCRIPT}",
+            f"writes to /etc/yum/vars/{variable}. Without that file there is nothing at the address below.",
         ),
         name=product,
         # Without braces: yum of EL7 knows `$name` alone.
@@ -73,7 +74,7 @@ def model_repo_file(*, product: str, image: str, model: str, base_url: str, key_
         ConfigError: a URL cannot be written into it.
     """
     return _repo_file(
-        (f"# {product} for {image} on {model}, whatever machine this is.",),
+        (f"{product} for {image} on {model}, whatever machine this is.",),
         name=f"{product}-{model}",
         title=f"{product} for {image}, {model}",
         folder=f"{checked_url(base_url)}/{image}/{model}",
@@ -81,22 +82,13 @@ def model_repo_file(*, product: str, image: str, model: str, base_url: str, key_
     )
 
 
-def _repo_file(comments: Iterable[str], *, name: str, title: str, folder: str, key_url: str | None) -> str:
-    if key_url is None:
-        checks: tuple[str, ...] = (
-            "# Nobody has signed the packages or this repository: there is no key to check them with.",
-            "gpgcheck=0",
-            "repo_gpgcheck=0",
-        )
-    else:
-        checks = ("gpgcheck=1", "repo_gpgcheck=1", f"gpgkey={checked_url(key_url)}")
-    lines = (
-        *comments,
-        f"[{name}]",
-        f"name={title}",
-        f"baseurl={folder}/x86_64/",
-        "enabled=1",
-        *checks,
-        f"metadata_expire={METADATA_EXPIRE}",
+def _repo_file(comments: Sequence[str], *, name: str, title: str, folder: str, key_url: str | None) -> str:
+    return render(
+        "rpm/client.repo.jinja",
+        comments=comments,
+        name=name,
+        title=title,
+        folder=folder,
+        key_url=None if key_url is None else checked_url(key_url),
+        metadata_expire=METADATA_EXPIRE,
     )
-    return "".join(f"{line}\n" for line in lines)

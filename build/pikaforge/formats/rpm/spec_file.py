@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -16,6 +16,7 @@ from pikaforge.config import families
 from pikaforge.config.schema import OsRelease
 from pikaforge.formats.layout import Entry, PackingError, layout_text
 from pikaforge.formats.product_package import MOMENTS, ChangelogEntry, Moment
+from pikaforge.formats.templates import render
 from pikaforge.formats.text import names, one_line
 from pikaforge.formats.versions import VERSION
 from pikaforge.host.text import clean
@@ -134,100 +135,42 @@ def inputs(rpm: RpmSpec) -> dict[str, bytes]:
 
 
 def spec_text(rpm: RpmSpec) -> str:
-    """The spec.
+    """Return the text of a spec file.
 
     Raises:
         PackingError: a name, version or dependency is none, or a text would be taken for spec syntax.
     """
     for what, text in (("version", rpm.version), ("release", rpm.release)):
         if not VERSION.fullmatch(text):
-            raise PackingError(f"{text!r} is no {what} that rpm takes", hint="see legal_version and legal_release")
+            raise PackingError(f"{text!r} is no {what} that rpm takes", hint="see formats/versions.py")
     if not rpm.packages or len({p.name for p in rpm.packages}) != len(rpm.packages):
         raise PackingError("a build has packages, each with a name of its own")
-    first, *others = rpm.packages
-    lines = [
-        *_settings(rpm),
-        "",
-        f"Name: {_name(first)}",
-        f"Version: {rpm.version}",
-        f"Release: {rpm.release}",
-        f"License: {tag(rpm.licence)}",
-        f"Packager: {tag(rpm.packager)}",
-        *([f"URL: {tag(rpm.url)}"] if rpm.url else []),
-        *_preamble(first),
-    ]
-    for package in others:
-        lines += ["", f"%package -n {_name(package)}", *_preamble(package)]
-    lines += [
-        "",
-        "%install",
-        'sh "$PIKAFORGE_ROOT/guest/layout.sh" "$PIKAFORGE_ROOT/pack/layout.tsv" "$RPM_BUILD_ROOT"',
-    ]
-    for package in rpm.packages:
-        lines += ["", f"%description -n {package.name}", paragraph(package.description)]
-        for moment in MOMENTS:
-            if moment in package.scripts:
-                lines += ["", f"%{moment} -n {package.name}", script(package.scripts[moment])]
-        lines += ["", f"%files -n {package.name}", *_files(package.entries)]
-    lines += ["", "%changelog"]
-    for change in sorted(rpm.changes, key=lambda change: -change.epoch):
-        lines.append(f"* {_day(change.epoch)} {tag(rpm.packager)} - {rpm.version}-{rpm.release}")
-        lines += [f"- {tag(line)}" for line in change.lines]
-        lines.append("")
-    return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def _settings(rpm: RpmSpec) -> list[str]:
-    """What the packing image's configuration would decide otherwise. In the spec, because rpmbuild reads its
-    configuration anew for `--target`, and then forgets what `--load` brought."""
-    settings = {
-        "_buildhost": rpm.build_host,
-        "use_source_date_epoch_as_buildtime": "1",
-        "clamp_mtime_to_source_date_epoch": "1",
-        "source_date_epoch_from_changelog": "0",
-        "_binary_payload": rpm.profile.payload,
-        "_binary_filedigest_algorithm": "8",  # SHA-256 (RFC 4880, 9.4)
-        "_smp_build_ncpus": "1",
-        "_smp_build_nthreads": "1",
-        # The files are those of the tarball, byte for byte: nothing strips, compresses or relinks them.
-        "__os_install_post": "%{nil}",
-        "__arch_install_post": "%{nil}",
-        "debug_package": "%{nil}",
-        "_build_id_links": "none",
-        "_missing_build_ids_terminate_build": "0",
-        "_unpackaged_files_terminate_build": "1",
-        "_invalid_encoding_terminates_build": "1",
-        "optflags": "%{nil}",
-        "_target_platform": f"{ARCH}-linux",
-    }
     if not NAME.fullmatch(rpm.build_host):
         raise PackingError(f"{rpm.build_host!r} is no name of a host")
-    unset = ("vendor", "packager", "distribution", "disttag", "disturl", "bugurl")
-    return [
-        *(f"%global {name} {value}" for name, value in settings.items()),
-        *(f"%undefine {name}" for name in unset),
-    ]
+    return render(
+        "rpm/package.spec.jinja",
+        functions={
+            "name": _name,
+            "tag": tag,
+            "dependency": _dependency,
+            "paragraph": paragraph,
+            "script": script,
+            "entries": _entries,
+            "marks": _marks,
+            "day": _day,
+        },
+        rpm=rpm,
+        build_host=rpm.build_host,
+        arch=ARCH,
+        moments=MOMENTS,
+        changes=sorted(rpm.changes, key=lambda change: -change.epoch),
+    )
 
 
 def _name(package: SubPackage) -> str:
     if not NAME.fullmatch(package.name):
         raise PackingError(f"{package.name!r} is no name of a package", hint="letters, digits and . _ + - only")
     return package.name
-
-
-def _preamble(package: SubPackage) -> list[str]:
-    tags: list[tuple[str, Iterable[str]]] = [
-        ("Requires", package.requires),
-        ("Requires(pre)", package.requires_pre),
-        ("Requires(post)", package.requires_post),
-        ("Provides", package.provides),
-        ("Conflicts", package.conflicts),
-    ]
-    lines = [f"Summary: {tag(package.summary)}"]
-    lines += [f"{tag}: {_dependency(package, text)}" for tag, texts in tags for text in texts]
-    lines.append(f"AutoReq: {'yes' if package.auto_requires else 'no'}")
-    lines.append(f"AutoProv: {'yes' if package.auto_provides else 'no'}")
-    return lines
 
 
 def _dependency(package: SubPackage, text: str) -> str:
@@ -238,20 +181,22 @@ def _dependency(package: SubPackage, text: str) -> str:
     return text
 
 
-def _files(entries: Sequence[Entry]) -> list[str]:
-    lines = []
-    for entry in sorted(entries, key=lambda entry: entry.path):
-        # The mode of a link is the system's.
-        mode = "-" if entry.kind == "link" else f"{entry.mode:04o}"
-        marks = [
-            f"%attr({mode}, {entry.owner}, {entry.group})",
-            *(["%dir"] if entry.kind == "dir" else []),
-            *(["%config(noreplace)"] if entry.config else []),
-            *(["%license"] if entry.licence else []),
-            *(["%doc"] if entry.doc else []),
-        ]
-        lines.append(f'{" ".join(marks)} "{entry.path}"')
-    return lines
+def _entries(package: SubPackage) -> list[Entry]:
+    return sorted(package.entries, key=lambda entry: entry.path)
+
+
+def _marks(entry: Entry) -> str:
+    """Return what stands before a path in %files."""
+    # The mode of a link is the system's.
+    mode = "-" if entry.kind == "link" else f"{entry.mode:04o}"
+    marks = (
+        f"%attr({mode}, {entry.owner}, {entry.group})",
+        "%dir" if entry.kind == "dir" else "",
+        "%config(noreplace)" if entry.config else "",
+        "%license" if entry.licence else "",
+        "%doc" if entry.doc else "",
+    )
+    return " ".join(filter(None, marks))
 
 
 def plain(text: str) -> str:

@@ -6,7 +6,7 @@ import html
 import posixpath
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -61,10 +61,6 @@ class WheelFormat(BaseFormat):
         path = work.scratch / made.name
         path.write_bytes(made.content)
         return [Packed(format=self.name, role="main", name=made.name, path=path)]
-
-    def material(self) -> Mapping[str, object]:
-        """Return digests of the command's sources."""
-        return wheel.material()
 
     def members(self, path: Path) -> Iterator[Member]:
         """Return the members of the zip archive that a wheel is."""

@@ -36,8 +36,8 @@ from pikaforge.config.product import Product
 from pikaforge.formats.layout import PATH, PackingError
 from pikaforge.formats.manifest import MANIFEST, Manifest, read_manifest
 from pikaforge.formats.payload import HIGHEST_PORT
+from pikaforge.formats.templates import render
 from pikaforge.formats.wheel.wheel_version import ARCH, SUFFIX, distribution, module, platform_tags, version_of
-from pikaforge.host import hashing
 from pikaforge.host.archives import TarEntry, tar_entries
 from pikaforge.host.store import write_atomically
 
@@ -243,15 +243,14 @@ def _description(manifest: Manifest, product: Product) -> str:
         "allocator": manifest.allocator.name,
         "a host must have": ", ".join(f"{name} {versions[name]}" for name in sorted(versions)) or "nothing",
     }
-    width = max(map(len, rows))
     about = product.description or product.summary or f"The server {product.name}."
-    return (
-        f"{textwrap.fill(about, COLUMNS)}\n\n"
-        + "".join(f"    {name:<{width}}  {value}\n" for name, value in rows.items())
-        + f"\n    {command} run --port {product.server.port} --data DIR\n"
-        + f"    {command} deploy {product.server.port} BASE\n"
-        + f"    {command} check-cpu\n"
-        + f"\nIt refuses CPUs that lack what it uses. `{command} manifest` tells what it was built from.\n"
+    return render(
+        "wheel/description.txt.jinja",
+        about=textwrap.fill(about, COLUMNS),
+        rows=list(rows.items()),
+        width=max(map(len, rows)),
+        command=command,
+        port=product.server.port,
     )
 
 
@@ -310,11 +309,6 @@ def build(tree: PackageTree, *, product: Product, variant: str = "") -> Wheel:
 
 def _command_files() -> list[Path]:
     return sorted(COMMAND.glob("*.py"))
-
-
-def material() -> dict[str, str]:
-    """Key material: digests of the command's files, which are in no tarball."""
-    return {path.name: hashing.digest(path.read_bytes()) for path in _command_files()}
 
 
 def _zipped(members: list[tuple[str, bytes]], executable: set[str], *, epoch: int) -> bytes:
