@@ -1,5 +1,4 @@
-"""What an artifact, its provenance and its SBOM claim, read from files that anybody may have written; and whether the
-three agree."""
+"""The claims of an artifact, its provenance and its SBOM, and whether they agree. Anybody may have written them."""
 
 from __future__ import annotations
 
@@ -64,7 +63,7 @@ _T = TypeVar("_T", bound=BaseModel)
 
 
 class ClaimError(Exception):
-    """A file is not what it should be; the text goes on after its name."""
+    """A file is not what it should be. The text continues a sentence that begins with the file's name."""
 
 
 def parse(kind: type[_T], text: bytes) -> _T:

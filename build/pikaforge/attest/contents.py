@@ -1,4 +1,4 @@
-"""The files of an artifact: what its manifest lists before it is packed, and what is found in it afterwards."""
+"""The files of an artifact: those that its manifest lists before it is packed, and those that are in it afterwards."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pikaforge.config import package_files
 from pikaforge.errors import AuditError
 from pikaforge.formats import format as formats
 from pikaforge.formats.manifest import MANIFEST, ManifestFile
-from pikaforge.host.archives import tar_entries, told
+from pikaforge.host.archives import archive_errors, tar_entries
 
 LINK_LIMIT = 40
 """Symbolic links on one path, as in Linux (path_resolution(7))."""
 MANIFEST_LIMIT = 16 << 20
-"""Bytes; one that lists 50,000 files has half of that."""
+"""Bytes; a manifest that lists 50,000 files has half of that."""
 
 
 def packed_mode(mode: int) -> str:
-    """A file's mode as packers write it: all of them keep the executable bit alone."""
+    """Return a file's mode as it is packed: packers keep nothing but the executable bit."""
     return "0755" if mode & 0o111 else "0644"
 
 
@@ -35,14 +35,14 @@ def contents_of(
 
     Args:
         tree: tar archive of the compile stage's tree; names begin with `./`.
-        extra: what is put in beside it, by path; replaces what is there.
+        extra: files that are added to the tree, by path; they replace those of the tree.
         executable: those of `extra` that get mode 0755.
 
     Raises:
         AuditError: the archive cannot be read, or holds something that is neither file nor link.
     """
     found: dict[str, ManifestFile] = {}
-    with told(str(tree)):
+    with archive_errors(str(tree)):
         for entry in tar_entries(tree):
             name = posixpath.normpath(entry.name)
             if entry.kind == "folder":
@@ -70,31 +70,31 @@ class Found:
     link: str = ""
     """Of a symbolic link: where it leads."""
     mode: int | None = None
-    """Permission bits; None where the package does not tell."""
+    """Permission bits; None if the package does not have them."""
     elf: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageContents:
-    """What an artifact holds."""
+    """The files of an artifact."""
 
     files: Mapping[str, Found] = field(default_factory=dict)
     """By path in the package."""
     manifest: bytes | None = None
-    """The manifest that is nearest to the top."""
+    """The manifest that is nearest to the top of the package."""
     top: str = ""
-    """The manifest's folder, `opt/server`; "" is the package's top."""
+    """The manifest's folder, `opt/server`; empty if that is the top of the package."""
     holds_links: bool = True
     """Whether its format can hold symbolic links; else it has a copy of what a link leads to."""
 
     @property
     def manifest_sha256(self) -> str:
-        """Its digest; "" without one."""
+        """Digest of the manifest; empty without one."""
         return "" if self.manifest is None else hashlib.sha256(self.manifest).hexdigest()
 
     @property
     def inside(self) -> dict[str, Found]:
-        """The files below the manifest's folder, by path relative to it; without the manifest."""
+        """The files below the manifest's folder, by path relative to it, without the manifest."""
         start = f"{self.top}/" if self.top else ""
         inside = {name[len(start) :]: found for name, found in self.files.items() if name.startswith(start)}
         inside.pop(MANIFEST, None)
@@ -102,8 +102,11 @@ class PackageContents:
 
     @property
     def programs(self) -> frozenset[tuple[str, str]]:
-        """Path and SHA-256 of the ELF files; below the manifest's folder the path is relative to that, so that the
-        packages of one tree in several formats have the same."""
+        """Path and SHA-256 of the ELF files.
+
+        Below the manifest's folder the path is relative to that, so that the packages of one tree have the same
+        programs in all formats.
+        """
         start = f"{self.top}/" if self.top else ""
         return frozenset((name.removeprefix(start), file.sha256) for name, file in self.files.items() if file.elf)
 
@@ -118,7 +121,7 @@ def read_package(path: Path) -> PackageContents:
     manifests: dict[str, bytes] = {}
     same: list[tuple[str, str]] = []
     total = 0
-    with told(str(path)):
+    with archive_errors(str(path)):
         for member in package_files.members(path):
             if member.name in files:
                 raise AuditError(f"{member.name} is in the package twice", where=str(path))
@@ -152,7 +155,7 @@ def read_package(path: Path) -> PackageContents:
 
 
 def _hashed(content: IO[bytes], keep: int = 0) -> tuple[str, int, bytes]:
-    """SHA-256 and size of a stream, and its first `keep` bytes."""
+    """Return SHA-256 and size of a stream, and its first `keep` bytes."""
     digest, size, start = hashlib.sha256(), 0, b""
     while block := content.read(1 << 20):
         digest.update(block)

@@ -1,7 +1,7 @@
-"""What is told of an artifact beside it: its contents, a bill of materials, and where it comes from.
+"""Description of an artifact: bill of materials and provenance, in files beside it.
 
 Beside an artifact `X` there are `X.sbom.json` (CycloneDX), `X.intoto.json` (in-toto statement with SLSA provenance)
-and, once it is signed, `X.asc`. Everything here is decided by the artifact and its manifest: no clock, no host.
+and, once it is signed, `X.asc`. Artifact and manifest decide what is in the first two; no clock and no host does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SBOM_SUFFIX = ".sbom.json"
 PROVENANCE_SUFFIX = ".intoto.json"
 SIGNATURE_SUFFIX = ".asc"
 SUMS = "SHA256SUMS"
-"""Digests of all files of a folder but itself and the signatures, which prove themselves."""
+"""The file with the digests of all other files of a folder but the signatures, which need none."""
 
 
 def describe(artifact: Path, *, builder: Builder, manifest: Mapping[str, object] | None = None) -> tuple[Path, ...]:
@@ -30,7 +30,7 @@ def describe(artifact: Path, *, builder: Builder, manifest: Mapping[str, object]
         artifact: with the signature inside it, if it gets one: that changes the file.
         builder: who has built it.
         manifest: of an artifact that holds none, because it has debug information only, as JSON has it; else its own
-            is taken, so that nothing is said of an artifact that it does not say itself.
+            counts, so that the description never says what the artifact does not say itself.
 
     Raises:
         AuditError: the artifact cannot be read, or holds no manifest and none is given.

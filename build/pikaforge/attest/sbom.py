@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://pikaforge.invalid/sbom")
 PREFIX = "pikaforge:"
-"""Of our properties' names."""
+"""Of the names of properties that are not CycloneDX's."""
 
 
 def document(manifest: Manifest, *, artifact: str, sha256: str) -> Bom:
@@ -212,7 +212,7 @@ def _allocator(manifest: Manifest) -> Iterator[Component]:
 
 
 def _libraries(manifest: Manifest) -> Iterator[Component]:
-    """Return the libraries of the image's packages that travel along."""
+    """Return the libraries of the image's packages that are in the tree."""
     from cyclonedx.model.component import Component, ComponentType  # noqa: PLC0415
 
     used = manifest.allocator.library

@@ -1,7 +1,7 @@
-"""Signatures judged by the keys that the user names, and by nothing else: no keyring of the user's, no web of trust.
+"""Judgement of signatures by the keys that the user names. Neither the user's keyring nor the web of trust counts.
 
-It takes only `gpgv`, GnuPG's small verifier, which systems with signed packages have. The weakest digest that is
-accepted is SHA-256: EL9 refuses SHA-1.
+It needs only `gpgv`, GnuPG's small verifier, which systems with signed packages have. Digests weaker than SHA-256 are
+refused: EL9 refuses SHA-1.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ ARMOR = re.compile(r"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(.*?)-----END PGP 
 
 
 def judge_status(status: str, *, keys: str) -> SignatureVerdict:
-    """The verdict by the lines that gpgv writes to its status file (GnuPG's doc/DETAILS).
+    """Judge the lines that gpgv writes to its status file (GnuPG's doc/DETAILS).
 
     Args:
         status: those lines.
-        keys: how the keys that are trusted are called, for the reason.
+        keys: names of the trusted keys, for the reason.
     """
     lines = [line.split()[1:] for line in status.splitlines() if line.startswith("[GNUPG:] ")]
-    told = {words[0]: words[1:] for words in lines if words}
+    found = {words[0]: words[1:] for words in lines if words}
     valid = [words[1:] for words in lines if words and words[0] == "VALIDSIG"]
-    if "BADSIG" in told:
+    if "BADSIG" in found:
         return SignatureVerdict(
             good=False, why="the file is not what was signed: its bytes or the signature were altered"
         )
-    if "NO_PUBKEY" in told or ("ERRSIG" in told and not valid):
-        return SignatureVerdict(good=False, why=f"it is by the key {_signer(told)}, which is not among {keys}")
+    if "NO_PUBKEY" in found or ("ERRSIG" in found and not valid):
+        return SignatureVerdict(good=False, why=f"it is by the key {_signer(found)}, which is not among {keys}")
     for word, what in (("REVKEYSIG", "was revoked"), ("EXPKEYSIG", "has expired"), ("EXPSIG", "has expired")):
-        if word in told:
-            thing = "the signature itself" if word == "EXPSIG" else f"the key {told[word][0]}"
+        if word in found:
+            thing = "the signature itself" if word == "EXPSIG" else f"the key {found[word][0]}"
             return SignatureVerdict(good=False, why=f"{thing} {what}")
-    if "GOODSIG" not in told or len(valid) != 1 or len(valid[0]) < 8:
+    if "GOODSIG" not in found or len(valid) != 1 or len(valid[0]) < 8:
         return SignatureVerdict(good=False, why="there is no OpenPGP signature in it that can be read")
     digest = STRONG_DIGESTS.get(valid[0][7])
     if digest is None:
@@ -52,16 +52,16 @@ def judge_status(status: str, *, keys: str) -> SignatureVerdict:
     return SignatureVerdict(good=True, why=f"{digest}, key {valid[0][-1]}")
 
 
-def _signer(told: Mapping[str, Sequence[str]]) -> str:
-    """The fingerprint if the signature tells it, else the key id."""
-    words = told.get("ERRSIG", ())
+def _signer(found: Mapping[str, Sequence[str]]) -> str:
+    """Return the fingerprint if the signature has it, else the key id."""
+    words = found.get("ERRSIG", ())
     if len(words) > 6 and FINGERPRINT.fullmatch(words[6]):
         return words[6]
-    return (words or told.get("NO_PUBKEY") or ("?",))[0]
+    return (words or found.get("NO_PUBKEY") or ("?",))[0]
 
 
 def dearmored(text: str, *, where: str) -> bytes:
-    """The keys of a file as gpgv reads them.
+    """Return the keys of a text as gpgv reads them.
 
     Raises:
         ConfigError: there is no public key in it, or it is damaged.
@@ -83,14 +83,14 @@ def dearmored(text: str, *, where: str) -> bytes:
 
 
 class Verifier:
-    """Judges signatures by some public keys and no others: neither a keyring of the user's nor trust has a say."""
+    """Judges signatures by some public keys and no others."""
 
     def __init__(self, texts: Mapping[str, str], folder: Path) -> None:
-        """Take the keys.
+        """Read the keys, and write a keyring.
 
         Args:
-            texts: public keys in text form, by what to call them.
-            folder: an empty one, for the keyring; the caller removes it.
+            texts: public keys in text form, by their names for messages.
+            folder: an empty folder for the keyring; the caller removes it.
 
         Raises:
             ConfigError: a text has no public key.
@@ -106,7 +106,7 @@ class Verifier:
 
     @classmethod
     def of_files(cls, files: Sequence[Path], folder: Path) -> Verifier:
-        """With the keys of some files.
+        """Return a verifier with the keys of some files.
 
         Raises:
             ConfigError: one cannot be read.

@@ -1,7 +1,7 @@
-"""Verification: whether artifacts are what was built, by whom they say, and hold what they say.
+"""Verification of artifacts: digests, signatures, provenance, SBOM, manifest, contents and audit.
 
-A verdict is never an exception: whatever is wrong with an artifact or what lies beside it is a check that says no, so
-that all of it is told at once. What could not be checked is said, too, and never counts as a yes.
+A verdict is never an exception: whatever is wrong with an artifact or with a file beside it is a check that says no, so
+that the user sees all of it at once. What could not be checked is listed, too, and never counts as a yes.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from pikaforge.formats.manifest import MANIFEST, Manifest
 from pikaforge.host.store import sha256
 
 COMPANIONS = (SBOM_SUFFIX, PROVENANCE_SUFFIX)
-"""Files beside an artifact that SHA256SUMS lists; signatures prove themselves."""
+"""Ends of the names of files beside an artifact that SHA256SUMS lists. Signatures need no digest."""
 DIGEST = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 SHOWN = 5
-"""Reasons of one check that are told; the rest is counted."""
+"""Reasons of one check that are shown; the others are counted."""
 
 
 def _plain(text: str) -> str:
-    """Text for a terminal: names in an artifact that nobody has vouched for may hold anything."""
+    """Return a text for a terminal. A name in an artifact that is not verified may hold control characters."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     file: str
     what: str
     verdict: Literal["yes", "no", "not checked"]
     why: str = ""
-    """By what it holds, or what is wrong."""
+    """What it was checked by, or what is wrong."""
 
     def __str__(self) -> str:
         return _plain(f"{self.verdict:<11}  {self.file}: {self.what}{f': {self.why}' if self.why else ''}")
@@ -59,14 +59,14 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyResult:
-    """Everything that was looked at for one path or URL."""
+    """The checks of one path or URL."""
 
     title: str
     checks: tuple[CheckResult, ...]
 
     @property
     def refusals(self) -> tuple[CheckResult, ...]:
-        """What says no."""
+        """The checks that say no."""
         return tuple(check for check in self.checks if check.verdict == "no")
 
     @property
@@ -75,7 +75,7 @@ class VerifyResult:
         return not self.refusals and any(check.verdict == "yes" for check in self.checks)
 
     def lines(self) -> list[str]:
-        """For people: every check, then the word on all of them."""
+        """Return lines for people: every check, then the verdict."""
         said_no, left = self.refusals, sum(check.verdict == "not checked" for check in self.checks)
         done = len(self.checks) - left
         more = f", {left} not checked" if left else ""
@@ -87,12 +87,12 @@ class VerifyResult:
         return [*(str(check) for check in self.checks), _plain(f"{self.title}: {word}")]
 
     def facts(self) -> dict[str, object]:
-        """For scripts."""
+        """Return the result for scripts, as JSON values."""
         return {"title": self.title, "passed": self.passed, "checks": [asdict(check) for check in self.checks]}
 
 
 def read_sums(text: str) -> tuple[dict[str, str], list[str]]:
-    """Digests by name as sha256sum writes them, and what is wrong with the lines that are not like that."""
+    """Return digests by name from a text as sha256sum writes it, and what is wrong with other lines."""
     sums: dict[str, str] = {}
     bad: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -109,7 +109,7 @@ def read_sums(text: str) -> tuple[dict[str, str], list[str]]:
 
 
 def artifact_of(name: str) -> str:
-    """The artifact that a file describes or signs; the file itself if it is one."""
+    """Return the name of the artifact that a file describes or signs; the name itself if it is an artifact."""
     for suffix in (SIGNATURE_SUFFIX, *COMPANIONS):
         if name.endswith(suffix) and name != suffix:
             return artifact_of(name.removesuffix(suffix))
@@ -117,10 +117,10 @@ def artifact_of(name: str) -> str:
 
 
 class Signatures(Protocol):
-    """Judges signatures by the keys that are trusted (`signing.Verifier`)."""
+    """Judges signatures by trusted keys (`signatures.Verifier`)."""
 
     def check(self, data: Path, signature: Path) -> SignatureVerdict:
-        """A detached one."""
+        """Judge a detached signature."""
 
     def check_embedded(self, path: Path, embedded: EmbeddedSignature) -> SignatureVerdict:
         """Judge the signature inside a file; raise AuditError if the file is damaged."""
@@ -130,46 +130,47 @@ class Signatures(Protocol):
 
 
 Audit = Callable[[Path, Manifest, PackageContents], Sequence[str]]
-"""Audits an artifact for its manifest's target, below the manifest's folder as its top: what says no.
+"""Audits an artifact for the target of its manifest; returns what says no. Paths are relative to the manifest's folder.
 
-Raises ForgeError where it cannot be read.
+Raises ForgeError if the artifact cannot be read.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyContext:
-    """What is needed to verify."""
+    """What a verification needs."""
 
     audit: Audit
     signatures: Signatures | None
-    """None: there is no key, which only `unsigned` allows."""
+    """None if there is no key, which only `unsigned` allows."""
     unsigned: bool = False
-    """Accept what is not signed; a signature that is there, and for which there is a key, must be good still."""
+    """Accept what is not signed. A signature that is there must be good even then, if there is a key."""
 
 
-def verify_folder(folder: Path, means: VerifyContext, *, title: str = "") -> VerifyResult:
-    """Verify everything in a folder; hidden files are not part of it."""
-    examiner = _Examiner(folder, means)
+def verify_folder(folder: Path, context: VerifyContext, *, title: str = "") -> VerifyResult:
+    """Verify all files of a folder but hidden ones."""
+    examiner = _Examiner(folder, context)
     return VerifyResult(title=title or str(folder), checks=tuple(examiner.whole()))
 
 
-def verify_file(path: Path, means: VerifyContext, *, title: str = "") -> VerifyResult:
-    """Verify one artifact by what lies beside it; what describes or signs one stands for it."""
-    examiner = _Examiner(path.parent, means)
+def verify_file(path: Path, context: VerifyContext, *, title: str = "") -> VerifyResult:
+    """Verify one artifact by the files beside it. The name of such a file stands for the artifact."""
+    examiner = _Examiner(path.parent, context)
     return VerifyResult(title=title or str(path), checks=tuple(examiner.alone(artifact_of(path.name))))
 
 
 @dataclass(slots=True)
 class _Examiner:
-    """Looks at the files of one folder."""
+    """Checks the files of one folder."""
 
     folder: Path
-    means: VerifyContext
+    context: VerifyContext
     _digests: dict[str, str] = field(default_factory=dict)
     _audited: dict[object, tuple[str, Sequence[str]]] = field(default_factory=dict)
-    """What was audited: the first artifact with these programs, and what was said of them."""
+    """The first artifact that was audited with some programs and claims, and what says no of it."""
 
     def whole(self) -> Iterator[CheckResult]:
+        """Check all files of the folder."""
         paths = sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
         files = [path.name for path in paths if path.is_file() and not path.is_symlink()]
         sums = yield from self._sums()
@@ -194,6 +195,7 @@ class _Examiner:
             yield from self._artifact(name)
 
     def alone(self, name: str) -> Iterator[CheckResult]:
+        """Check one artifact and the files that describe it."""
         if (self.folder / SUMS).exists():
             sums = yield from self._sums()
             for part in (name, *(name + suffix for suffix in COMPANIONS)):
@@ -204,7 +206,7 @@ class _Examiner:
         yield from self._artifact(name)
 
     def _sums(self) -> Generator[CheckResult, None, dict[str, str] | None]:
-        """The folder's SHA256SUMS: the generator's value is the digests, or None."""
+        """Check the folder's SHA256SUMS. The generator's value is the digests by name, or None."""
         try:
             sums, bad = read_sums(read_bytes(self.folder / SUMS).decode("utf-8", "replace"))
         except ClaimError as error:
@@ -235,18 +237,18 @@ class _Examiner:
     def _signature(self, name: str) -> CheckResult:
         what, beside = "signature", self.folder / f"{name}{SIGNATURE_SUFFIX}"
         if not beside.is_file():
-            if self.means.unsigned:
+            if self.context.unsigned:
                 why = "it is not signed, which --unsigned accepts"
                 return CheckResult(file=name, what=what, verdict="not checked", why=why)
             return CheckResult(file=name, what=what, verdict="no", why=f"it is not signed: there is no {beside.name}")
-        if self.means.signatures is None:
+        if self.context.signatures is None:
             return CheckResult(file=name, what=what, verdict="not checked", why="no key was given (--key FILE)")
-        verdict = self.means.signatures.check(self.folder / name, beside)
+        verdict = self.context.signatures.check(self.folder / name, beside)
         return CheckResult(file=name, what=what, verdict="yes" if verdict.good else "no", why=verdict.why)
 
     @staticmethod
     def _said(file: str, what: str, wrong: Sequence[str], *, why: str = "") -> CheckResult:
-        """Yes if nothing is wrong."""
+        """Return a check that says yes if nothing is wrong."""
         if not wrong:
             return CheckResult(file=file, what=what, verdict="yes", why=why)
         more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
@@ -267,29 +269,29 @@ class _Examiner:
         yield from self._inside(name, statement)
 
     def _embedded(self, name: str, embedded: EmbeddedSignature) -> Iterator[CheckResult]:
-        """The signature inside a file."""
+        """Check the signature inside a file."""
         path, what = self.folder / name, embedded.title
-        if self.means.signatures is None:
+        if self.context.signatures is None:
             yield CheckResult(file=name, what=what, verdict="not checked", why="no key was given (--key FILE)")
             return
         try:
-            verdict = self.means.signatures.check_embedded(path, embedded)
+            verdict = self.context.signatures.check_embedded(path, embedded)
         except ForgeError as error:
             yield CheckResult(file=name, what=what, verdict="no", why=error.message)
             return
-        if verdict.missing and self.means.unsigned:
+        if verdict.missing and self.context.unsigned:
             why = f"{verdict.why}, which --unsigned accepts"
             yield CheckResult(file=name, what=what, verdict="not checked", why=why)
             return
         yield CheckResult(file=name, what=what, verdict="yes" if verdict.good else "no", why=verdict.why)
-        what, own = embedded.program_title, self.means.signatures.check_by_program(path, embedded)
+        what, own = embedded.program_title, self.context.signatures.check_by_program(path, embedded)
         if own is None:
             yield CheckResult(file=name, what=what, verdict="not checked", why=embedded.program_missing)
         else:
             yield CheckResult(file=name, what=what, verdict="yes" if own.good else "no", why=own.why)
 
     def _provenance(self, name: str, digest: str) -> Generator[CheckResult, None, Statement | None]:
-        """The generator's value is the statement if it is of this file."""
+        """Check the provenance. The generator's value is the statement if it is of this file, else None."""
         file, what = f"{name}{PROVENANCE_SUFFIX}", "provenance is of the artifact"
         try:
             statement = parse_statement(read_bytes(self.folder / file))
@@ -313,7 +315,7 @@ class _Examiner:
         return self._said(file, what, wrong)
 
     def _inside(self, name: str, statement: Statement | None) -> Iterator[CheckResult]:
-        """Manifest, contents and audit."""
+        """Check manifest, contents and audit."""
         what = MANIFEST
         try:
             package = read_package(self.folder / name)
@@ -360,7 +362,7 @@ class _Examiner:
             first, wrong = self._audited[key]
             return self._said(name, what, wrong, why=f"the same programs as in {first}")
         try:
-            wrong = self.means.audit(self.folder / name, manifest, package)
+            wrong = self.context.audit(self.folder / name, manifest, package)
         except ForgeError as error:
             return CheckResult(file=name, what=what, verdict="no", why=error.message)
         self._audited[key] = (name, wrong)

@@ -12,7 +12,7 @@ from typing import IO
 from pikaforge.audit.elf.layout import is_elf
 from pikaforge.config import package_files
 from pikaforge.errors import AuditError
-from pikaforge.host.archives import MEMBER_LIMIT, told
+from pikaforge.host.archives import MEMBER_LIMIT, archive_errors
 
 TOTAL_LIMIT = 32 << 30
 """Bytes unpacked from one package."""
@@ -130,7 +130,7 @@ def open_package(path: Path, into: Path) -> ElfTree:
     elves: dict[str, Path] = {}
     links: dict[str, str] = {}
     others = total = 0
-    with told(str(path)):
+    with archive_errors(str(path)):
         for member in package_files.members(path):
             if member.kind == "symlink":
                 _add_link(links, member.name, member.target)

@@ -1,4 +1,4 @@
-"""Make the packages of a cell: what every format gets, and what it returns."""
+"""Packing of a cell: what every format gets, and the package files that it returns."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ FOLDER = Path(__file__).resolve().parent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """One package file that was made."""
+    """A package file that was made."""
 
     format: str
     role: Role
     name: str
+    """The file name under dist/."""
     path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """What all formats of a cell's package are made from."""
+    """What the packages of a cell are made from, whatever the format."""
 
     workspace: Workspace
     spec: Spec
@@ -43,10 +44,11 @@ class Packing:
     manifest: Manifest
     rendered: Rendered
     extra: bytes
-    """What goes in beside the tree, manifest included, as a tar archive."""
+    """Files that are added to the tree, manifest included, as a tar archive."""
     tools: str
     """The tools image."""
     scratch: Path
+    """A folder for the packages; the caller removes it."""
 
     @property
     def image(self) -> Image:
@@ -65,18 +67,18 @@ class Packing:
 
     @property
     def top(self) -> str:
-        """Where the tree is on a host."""
+        """The folder of the tree on a host."""
         return f"/opt/{self.spec.product.name}"
 
     def entries(self) -> tuple[Entry, ...]:
-        """Return the tree with what lies beside it, as packages install them."""
+        """Return the tree and the added files, as packages install them."""
         return (
             *tree_entries(self.parts.tree, folder="tree", prefix=self.top),
             *tree_entries(self.extra, folder="extra", prefix=self.top),
         )
 
     def debug(self) -> tuple[Entry, ...]:
-        """Return debug information where debuggers look for it; nothing if the tree has none."""
+        """Return the debug information at the paths where debuggers look for it; nothing if the tree has none."""
         ids = self.parts.build_ids
         return debuginfo.debug_entries(self.parts.debug, folder="debug", prefix=self.top, build_ids=ids)
 
@@ -87,7 +89,7 @@ class Packing:
 
         Args:
             script: its name without `.sh`.
-            what: is made, for logs and errors.
+            what: name of the product of the script, for logs and errors.
             guest: all scripts that it needs.
             inputs: files that it reads.
             outputs: files that it writes, below out/.

@@ -68,7 +68,7 @@ class ProductPackage:
     model: str
     target: str
     tree: tuple[Entry, ...]
-    """`tree_entries` of the tree and of what goes in beside it; together, the tarball's contents."""
+    """`tree_entries` of the tree and of the added files; together, the tarball's contents."""
     conf: tuple[str, ...]
     """Paths in the tree of what operators may edit."""
     payload: Mapping[str, bytes]

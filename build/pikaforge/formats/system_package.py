@@ -1,4 +1,4 @@
-"""What RPM and DEB have in common: the facts of a product's package, and the run of a packer."""
+"""The common part of RPM and DEB: the description of the product's package, and the run of a packer."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pikaforge.host.job import Input, files
 
 
 class PackageBuild(Protocol):
-    """A package as data, for a packer."""
+    """The packages of one run of a packer, as data."""
 
     @property
     def extra(self) -> Mapping[str, bytes]:
-        """Files that the package has beside the tree's."""
+        """The input `made`: files that are neither in the tree nor added to it."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the packer makes."""
+        """File names of the packages."""
 
     def pack(self) -> Mapping[str, bytes]:
-        """Return what the packer reads."""
+        """Return the input `pack`: what the packer reads."""
 
 
 def about(work: Packing) -> PackageAbout:
@@ -71,17 +71,17 @@ def describe(work: Packing) -> ProductPackage:
 
 
 def programs(work: Packing) -> tuple[str, ...]:
-    """Packages with programs that the product runs."""
+    """Return the packages with programs that the product runs."""
     return work.spec.packages_for(work.cell.image, purpose="runtime")
 
 
 def inputs(work: Packing) -> dict[str, Path | bytes]:
-    """What the layouts of RPM and DEB take files from."""
+    """Return the inputs of the job whose files are packed."""
     return {"tree": work.parts.tree, "debug": work.parts.debug, "extra": work.extra}
 
 
 def by_role(name: str, made: Sequence[tuple[str, Path]]) -> list[Packed]:
-    """The packages of a product: itself, and its debug information."""
+    """Return the packages of the product and of its debug information."""
     roles: tuple[Role, ...] = ("main", "debug")
     return [Packed(format=name, role=role, name=n, path=p) for role, (n, p) in zip(roles, made, strict=False)]
 
@@ -95,7 +95,7 @@ def build(
     *,
     scripts: tuple[str, ...],
 ) -> list[tuple[str, Path]]:
-    """Names and files of what a run of rpm.sh or deb.sh makes."""
+    """Run rpm.sh or deb.sh; return names and paths of the packages."""
     paths = work.run(
         script,
         what,

@@ -1,4 +1,4 @@
-"""Texts of packages of every kind, and of the programs that make them."""
+"""Small functions for texts of packages, and for the output of programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REASON_LIMIT = 200
 
 
 def names(moment: datetime) -> tuple[str, str]:
-    """Return day of the week and month in English, whatever the locale."""
+    """Return the names of weekday and month in English. `strftime` would use the locale."""
     return WEEKDAYS[moment.weekday()], MONTHS[moment.month - 1]
 
 

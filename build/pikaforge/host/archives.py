@@ -69,12 +69,12 @@ def members(path: Path) -> Iterator[Member]:
     """
     where = str(path)
     read = zip_members if path.name.lower().endswith(ZIP_SUFFIXES) else tar_members
-    with told(where), path.open("rb") as stream:
+    with archive_errors(where), path.open("rb") as stream:
         yield from read(stream, where)
 
 
 @contextmanager
-def told(where: str) -> Iterator[None]:
+def archive_errors(where: str) -> Iterator[None]:
     """Make the libraries' own errors an AuditError: while members are asked for, and while they are read."""
     try:
         yield
@@ -85,7 +85,7 @@ def told(where: str) -> Iterator[None]:
 
 
 def tar_members(stream: IO[bytes] | Window, where: str) -> Iterator[Member]:
-    """Return the files and links of a tar archive, whatever it is compressed by; see `told` for errors."""
+    """Return the files and links of a tar archive, whatever it is compressed by; see `archive_errors` for errors."""
     with decompressed(stream, where) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
         for info in tar:
             name = clean(info.name, where)
@@ -98,7 +98,7 @@ def tar_members(stream: IO[bytes] | Window, where: str) -> Iterator[Member]:
 
 
 def zip_members(stream: IO[bytes], where: str) -> Iterator[Member]:
-    """Return the files and links of a zip archive; see `told` for errors."""
+    """Return the files and links of a zip archive; see `archive_errors` for errors."""
     with zipfile.ZipFile(stream) as archive:
         for info in archive.infolist():
             if info.is_dir():
@@ -230,7 +230,7 @@ class TarEntry:
         Raises:
             AuditError: the archive is truncated or corrupt, or there is no content.
         """
-        with told(self.where), self.open() as content:
+        with archive_errors(self.where), self.open() as content:
             return content.read(limit)
 
 
@@ -247,7 +247,7 @@ def tar_entries(archive: Path | bytes, *, where: str = "") -> Iterator[TarEntry]
         AuditError: it is truncated, corrupt or no tar archive.
     """
     where = where or (str(archive) if isinstance(archive, Path) else "an archive in memory")
-    with told(where), _opened(archive) as stream, tarfile.open(fileobj=stream) as tar:
+    with archive_errors(where), _opened(archive) as stream, tarfile.open(fileobj=stream) as tar:
         for info in tar:
             yield TarEntry(
                 name=info.name,

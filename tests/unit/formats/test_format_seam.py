@@ -28,7 +28,7 @@ from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.formats.embedded_signature import EmbeddedSignature, Insertion, SignatureVerdict, SignedPart
 from pikaforge.formats.format import BaseFormat, BuildOrigin, Identity, IndexFiles, InstallOffer, Pool
 from pikaforge.formats.packing import Packed, Packing
-from pikaforge.host.archives import Member, tar_members, told, zip_members
+from pikaforge.host.archives import Member, archive_errors, tar_members, zip_members
 from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
@@ -108,7 +108,7 @@ class ZipFormat(BaseFormat):
         return {"zip": 1}
 
     def members(self, path: Path) -> Iterator[Member]:
-        with told(str(path)), path.open("rb") as stream:
+        with archive_errors(str(path)), path.open("rb") as stream:
             yield from zip_members(stream, str(path))
 
     def identity(self, path: Path, of: BuildOrigin) -> Identity:

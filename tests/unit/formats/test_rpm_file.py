@@ -17,7 +17,7 @@ from pikaforge.errors import AuditError
 from pikaforge.formats.rpm.rpm_file import RpmError, read_rpm
 from pikaforge.formats.rpm.signature import RpmSignature, judge_rpmkeys
 from pikaforge.host import process
-from pikaforge.host.archives import told
+from pikaforge.host.archives import archive_errors
 
 FILES = {"opt/demo/bin/demo": b"program" * 1000, "opt/demo/conf": b"port 1\n"}
 HEADER = [(NAME, STRING, b"demo"), (PAYLOAD_COMPRESSOR, STRING, b"gzip")]
@@ -31,7 +31,7 @@ def written(folder: Path, content: bytes, name: str = "t.rpm") -> Path:
 
 def listed(path: Path) -> dict[str, tuple[str, bytes | str]]:
     """Kind, and content or target, of each member."""
-    with told(str(path)):
+    with archive_errors(str(path)):
         return {
             member.name: (member.kind, member.target if member.content is None else member.content.read())
             for member in read_rpm(path).members()

@@ -1,9 +1,9 @@
 """Metadata of a flat apt repository: Packages by their digests, and a Release that names them.
 
-A flat repository (`deb URL ./`) has packages and metadata in one folder. Release says Acquire-By-Hash, so apt of Debian
-9 and newer asks for lists by their digests, and InRelease, which is signed in itself, is the only file that a reader
-must see at once (https://wiki.debian.org/DebianRepository/Format). Nothing depends on a clock: the same packages and
-date give the same bytes.
+A flat repository (`deb URL ./`) has packages and metadata in one folder. Release says Acquire-By-Hash, so that apt of
+Debian 9 and later fetches lists by their digests. Then InRelease, which holds its signature, is the only file that must
+be switched at one moment (https://wiki.debian.org/DebianRepository/Format). Nothing depends on a clock: the same
+packages and date give the same bytes.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def metadata(
         packages: the DEB by its path relative to the repository; None where the list before has it.
         before: the list before, Packages; empty if there is none.
         revision: the date of Release in seconds since 1970.
-        origin: who publishes, for pinning.
-        label: what is published, for pinning.
+        origin: field of Release that clients can pin by (apt_preferences(5)).
+        label: the same.
 
     Returns:
         The lists by their paths below by-hash/; and the same by their names, with Release.

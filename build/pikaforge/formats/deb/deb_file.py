@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from pikaforge.errors import AuditError
-from pikaforge.host.archives import Member, Window, tar_members, told
+from pikaforge.host.archives import Member, Window, archive_errors, tar_members
 
 MAGIC = b"!<arch>\n"
 HEADER, HEADER_END = 60, b"`\n"
@@ -23,7 +23,7 @@ def deb_members(path: Path) -> Iterator[Member]:
         AuditError: it is no DEB, is compressed by a method that cannot be read here, is truncated or corrupt.
     """
     where = str(path)
-    with told(where), path.open("rb") as stream:
+    with archive_errors(where), path.open("rb") as stream:
         yield from tar_members(_data(stream, where), where)
 
 

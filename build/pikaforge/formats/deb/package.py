@@ -1,4 +1,4 @@
-"""Debian packages: how they are made, indexed for apt, and installed. See `format.Format`."""
+"""The format `deb`: packages for dpkg, repositories for apt. See `format.Format`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class AptIndex:
         apt.library()
 
     def update(self, pool: Pool) -> IndexFiles:
-        """Return Packages and Release, signed in itself and beside."""
+        """Return Packages and Release, with signatures in it and beside it."""
         lists = [data for data in pool.known().values() if not data.startswith(GZIP)]
         immutable, pointers = apt.metadata(
             pool.packages(),
@@ -58,7 +58,7 @@ class AptIndex:
 
 
 class DebFormat(BaseFormat):
-    """The product's DEB, and one of its debug information."""
+    """The product's DEB, and the DEB of its debug information."""
 
     name = "deb"
     folder = "debs"
@@ -84,7 +84,7 @@ class DebFormat(BaseFormat):
         return deb_members(path)
 
     def identity(self, path: Path, of: BuildOrigin) -> Identity:
-        """Return what the file's name says, NAME_VERSION-RELEASE_ARCHITECTURE.deb."""
+        """Return the fields of the file's name, NAME_VERSION-RELEASE_ARCHITECTURE.deb."""
         found = FILE_NAME.fullmatch(path.name)
         if found is None:
             raise PackingError(f"{path.name!r} is no name of a DEB", hint="NAME_VERSION-RELEASE_ARCHITECTURE.deb")
@@ -101,7 +101,7 @@ class DebFormat(BaseFormat):
         }
 
     def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
-        """Return lines for apt; without a signature for the file alone, which no fleet can take."""
+        """Return lines for apt. Without a key they install the file alone, and a fleet has no lines."""
         base, name = base_of(offer), shlex.quote(offer.package)
         if offer.key_url is None:
             if offer.model is None:

@@ -5,8 +5,9 @@ they get Debian's names, versions, dependencies and documents, and scripts that 
 packages that rpm would give them. dpkg keeps one package of a name, so models need no conflicts; the version's
 revision and the provided names say which model and target it is for.
 
-An upgrade keeps an edited conf where nobody can be asked by `dpkg --force-confold`, or by apt's
-`-o Dpkg::Options::=--force-confold`; the new one is then beside it as CONF.dpkg-dist. On a terminal dpkg asks.
+dpkg asks on a terminal whether an upgrade keeps an edited configuration file. Without a terminal, `dpkg
+--force-confold`, or apt's `-o Dpkg::Options::=--force-confold`, keeps it, and the new one is beside it as
+CONF.dpkg-dist.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from pikaforge.host.archives import tar_entries
 MAINTAINER_SCRIPTS = Path(__file__).resolve().parent
 DOCS = "/usr/share/doc"
 NOTICE = re.compile(r"\W*(copyright|\(c\)|©).*[0-9]{4}", re.IGNORECASE)
-"""A line of a licence that tells whose the work is."""
+"""A line of a licence that names the holder of the copyright."""
 SCRIPTS: Mapping[Script, Moment] = {
     "preinst": "pre",
     "postinst": "post",
@@ -55,8 +56,8 @@ LIBRARIES = {
     "libstdc++6": ("libstdc++",),
     "libgcc-s1": ("libgcc_s",),
 }
-"""Packages of the base system by the libraries that they bring, without `.so.N`; in Debian since 11, in Ubuntu since
-20.04 (libgcc_s.so.1 was in libgcc1 before)."""
+"""Packages of the base system, each with its libraries without `.so.N`: in Debian since 11, in Ubuntu since 20.04
+(libgcc_s.so.1 was in libgcc1 before)."""
 SONAMES = {stem: package for package, stems in LIBRARIES.items() for stem in stems}
 OLDEST = "4.1.1"
 SINCE: Mapping[str, Mapping[str, str]] = {
@@ -98,30 +99,30 @@ SINCE: Mapping[str, Mapping[str, str]] = {
     },
     "CXXABI_TM": {"1": "4.7"},
 }
-"""By version of libstdc++'s symbols the package version that has it: the symbols files that Debian 12 and 13 install
-with libstdc++6 (/var/lib/dpkg/info/libstdc++6:amd64.symbols), which dpkg-shlibdeps reads, too. Where they are higher
-than the compiler's history (3.4.23), Debian wants more of the symbols than their version says."""
+"""The first package version with each version of libstdc++'s symbols. Source: the symbols files that Debian 12 and 13
+install with libstdc++6 (/var/lib/dpkg/info/libstdc++6:amd64.symbols), which dpkg-shlibdeps reads, too. Where a version
+is higher than in the compiler's history (3.4.23), some symbol of that version came later."""
 
 
 # --- what it needs
 
 
 def depends(versions: Mapping[str, Sequence[str]], programs: Iterable[str] = ()) -> tuple[str, ...]:
-    """What programs and libraries need of the base system, as packages: `libc6 (>= 2.34)`.
+    """Return the packages of the base system that programs and libraries need: `libc6 (>= 2.34)`.
 
     Args:
-        versions: `linkage.library_versions`, of the audit's facts.
-        programs: more packages, those that the product asks for at run time.
+        versions: `library_versions` of the audit.
+        programs: other packages that the product needs at run time.
 
     Raises:
-        PackingError: a library, or a version of one, is in no package that is known here.
+        PackingError: no package is known for a library, or for a version of its symbols.
     """
     found: dict[str, set[str]] = {}
     for soname, names in versions.items():
         package = SONAMES.get(soname.partition(".so")[0])
         if package is None:
             raise PackingError(
-                f"no Debian package is known that brings {soname}",
+                f"no Debian package is known that has {soname}",
                 hint="bundle it, or add its package to LIBRARIES in formats/deb/product.py",
             )
         top = highest(names)
@@ -131,7 +132,7 @@ def depends(versions: Mapping[str, Sequence[str]], programs: Iterable[str] = ())
 
 
 def since(soname: str, namespace: str, number: str) -> str:
-    """The package version that brought a version of symbols.
+    """Return the first package version that has a version of a library's symbols.
 
     Raises:
         PackingError: none is known.
@@ -143,7 +144,7 @@ def since(soname: str, namespace: str, number: str) -> str:
     version = SINCE.get(namespace, {}).get(number)
     if version is None:
         raise PackingError(
-            f"{soname} must have {namespace}_{number}, and no version of its Debian package is known that has",
+            f"{soname} must have {namespace}_{number}, and no version of its Debian package is known to have that",
             hint="add it to SINCE in formats/deb/product.py, from the symbols file of a system that has it",
         )
     return version
@@ -168,10 +169,10 @@ def product(
 
     Args:
         package: what is packed.
-        depends: as the function of that name gives it.
+        depends: `depends` of the audit's facts.
         licences: `licence_texts` of the tree.
         maintainer: `NAME <ADDRESS>`.
-        section: where package managers list it.
+        section: of Debian's archive (Debian Policy 2.4).
 
     Raises:
         PackingError: something cannot be written into a package, or the tree lacks what the package must have.
@@ -216,7 +217,7 @@ def product(
 
 
 def _stands_for(package: ProductPackage, version: str, suffix: str = "") -> tuple[str, ...]:
-    """A variant provides the plain package, so that variants, too, conflict with each other."""
+    """Return the plain package for a variant to provide, so that variants also conflict with each other."""
     return (f"{legal_name(package.about.name, suffix)} (= {version})",) if package.variant else ()
 
 
@@ -256,11 +257,11 @@ def _script(script: Script, common: str, base: str) -> str:
 
 
 def licence_texts(archive: Path | bytes, *, prefix: str) -> dict[str, str]:
-    """The licences at the top of a tree, by their path in the package.
+    """Return the licences at the top of a tree, by their path in the package.
 
     Args:
-        archive: as for `tree_entries`.
-        prefix: the folder of the package that stands for its top.
+        archive: the tree, as for `tree_entries`.
+        prefix: the folder of the package that its top becomes.
     """
     found = {}
     for member in tar_entries(archive):

@@ -46,7 +46,7 @@ class AllocatorPackage:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What tells its packages apart."""
+        """The facts that its packages differ in."""
         return {**({"unwinder": self.unwinder} if self.unwinder else {}), "target": self.target}
 
     @property

@@ -1,4 +1,4 @@
-"""Configuration of yum and dnf on client machines. Pure: the same inputs, the same bytes."""
+"""Configuration of yum and dnf on client machines. The same inputs give the same bytes."""
 
 from __future__ import annotations
 
@@ -12,26 +12,24 @@ from pikaforge.formats.templates import render
 from pikaforge.host.os_families.family import major
 
 METADATA_EXPIRE = 300
-"""Seconds for which yum and dnf do not ask again. Their own values are 6 and 48 hours: somebody who has published a
-package would not find it, and a repository that keeps a few versions would be asked for files that are gone. What is
-asked for is repomd.xml, a few kilobytes, and only while somebody works with packages."""
-
-
+"""Seconds for which yum and dnf do not fetch metadata again. Their own values are 6 and 48 hours: a new package would
+not be found for that time, and clients would ask a repository that keeps few versions for files that are gone. What
+they fetch is repomd.xml, a few kilobytes, and only while somebody works with packages."""
 NO_VARIABLE = re.compile(r"[^a-z0-9_]")
 
 
 def fleet_repo_path(product: str, image: str) -> str:
-    """`el7/PRODUCT.repo`: where `fleet_repo_file` is published."""
+    """Return where `fleet_repo_file` is published: `el7/PRODUCT.repo`."""
     return f"{image}/{product}.repo"
 
 
 def model_repo_path(product: str, image: str, model: str) -> str:
-    """`el7/PRODUCT-R620.repo`: where `model_repo_file` is published."""
+    """Return where `model_repo_file` is published: `el7/PRODUCT-R620.repo`."""
     return f"{image}/{product}-{model}.repo"
 
 
 def installer(os: OsRelease | None) -> str:
-    """Return what installs RPMs on a system: `yum` or `dnf`; None stands for one that is not known any more."""
+    """Return the program that installs RPMs on a system, `yum` or `dnf`. None is an image that the matrix lost."""
     family = families.of_system(os.id) if os is not None else None
     if os is None or family is None or "rpm" not in family.formats:
         return "dnf"
@@ -39,16 +37,16 @@ def installer(os: OsRelease | None) -> str:
 
 
 def yum_variable(product: str) -> str:
-    """The variable that holds a machine's model.
+    """Return the name of the variable that holds a machine's model.
 
-    In small letters, without what a variable cannot have: yum looks for `$Name` under `name`, and takes names to be
-    letters, digits and underscores (yum.conf(5)).
+    It has small letters, digits and underscores only: yum looks `$Name` up as `name`, and ends a name at any other
+    character (yum.conf(5)).
     """
     return f"{NO_VARIABLE.sub('', product.lower())}model"
 
 
 def fleet_repo_file(*, product: str, image: str, base_url: str, key_url: str | None) -> str:
-    """The .repo file for all machines of an image.
+    """Return the .repo file for all machines of an image.
 
     Raises:
         ConfigError: a URL cannot be written into it.
@@ -68,7 +66,7 @@ def fleet_repo_file(*, product: str, image: str, base_url: str, key_url: str | N
 
 
 def model_repo_file(*, product: str, image: str, model: str, base_url: str, key_url: str | None) -> str:
-    """The .repo file for machines of one model.
+    """Return the .repo file for machines of one model.
 
     Raises:
         ConfigError: a URL cannot be written into it.

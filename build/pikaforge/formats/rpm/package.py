@@ -1,4 +1,4 @@
-"""RPMs: how they are made, indexed for yum and dnf, and installed. See `format.Format`."""
+"""The format `rpm`: packages for rpm, repositories for yum and dnf. See `format.Format`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class YumIndex:
         yum.library()
 
     def update(self, pool: Pool) -> IndexFiles:
-        """Return repodata/, signed through repomd.xml."""
+        """Return the files of repodata/. The signature of repomd.xml covers the others by their digests."""
         before = {path.rpartition("/")[2]: data for path, data in pool.known().items()}
         files, repomd = yum.metadata(pool.packages(), before, revision=pool.revision)
         return IndexFiles(
@@ -54,7 +54,7 @@ class YumIndex:
 
 
 class RpmFormat(BaseFormat):
-    """The product's RPM, one of its debug information, and one of an allocator that was built for it."""
+    """The RPMs of the product, of its debug information, and of an allocator that was built for it."""
 
     name = "rpm"
     folder = "x86_64"
@@ -110,14 +110,14 @@ class RpmFormat(BaseFormat):
         return read_rpm(path).members()
 
     def identity(self, path: Path, of: BuildOrigin) -> Identity:
-        """Return what the file's name says, NAME-VERSION-RELEASE.ARCHITECTURE.rpm."""
+        """Return the fields of the file's name, NAME-VERSION-RELEASE.ARCHITECTURE.rpm."""
         found = FILE_NAME.fullmatch(path.name)
         if found is None:
             raise PackingError(f"{path.name!r} is no name of an RPM", hint="NAME-VERSION-RELEASE.ARCHITECTURE.rpm")
         return Identity(**found.groupdict())
 
     def client_files(self, offer: InstallOffer) -> Mapping[str, str]:
-        """Return .repo files for a whole fleet and for one model."""
+        """Return the .repo files of all machines of an image, and of one model."""
         product, image, model = offer.product, offer.image, offer.model
         assert model is not None
         return {

@@ -15,7 +15,7 @@ from typing import IO
 
 from pikaforge.errors import AuditError
 from pikaforge.formats.rpm.cpio import cpio_members
-from pikaforge.host.archives import Member, decompressed, told
+from pikaforge.host.archives import Member, archive_errors, decompressed
 
 LEAD_SIZE, LEAD_MAGIC = 96, b"\xed\xab\xee\xdb"
 HEADER_MAGIC = b"\x8e\xad\xe8\x01"
@@ -76,7 +76,7 @@ class RpmFile:
         return next((data for tag in HEADER_SIGNATURES if (data := self.signatures.data(tag))), b"")
 
     def body(self) -> str:
-        """Return the SHA-256 of header and payload. Signing leaves them alone, so it tells whether two RPMs are one."""
+        """Return the SHA-256 of header and payload. Signing does not change it: RPMs with the same one are the same."""
         digest = sha256(self.header.raw)
         with self.path.open("rb") as stream:
             stream.seek(self.payload)
@@ -91,7 +91,7 @@ class RpmFile:
             AuditError: it is compressed by a method that cannot be read here, is truncated or corrupt.
         """
         where, method = str(self.path), self.header.text(PAYLOAD_COMPRESSOR, "gzip")
-        with told(where), self.path.open("rb") as stream:
+        with archive_errors(where), self.path.open("rb") as stream:
             stream.seek(self.payload)
             with decompressed(stream, where, method=method) as plain:
                 yield from cpio_members(plain, where)

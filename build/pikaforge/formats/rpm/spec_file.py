@@ -1,7 +1,7 @@
-"""RPMs as data, and the spec text that rpmbuild reads. Pure: docker/guest/rpm.sh runs rpmbuild.
+"""RPMs as data, and the spec file that rpmbuild reads. docker/guest/rpm.sh runs rpmbuild.
 
-Every target's RPMs are made by the one rpm (4.18) of the tools image. What differs between targets is a `Profile`: how
-the payload is compressed, and which rpmlib() features the target's rpm has; rpm.sh refuses a package that needs more.
+The one rpm (4.18) of the tools image makes the RPMs of all systems. Systems differ in their `Profile`: how the payload
+is compressed, and which rpmlib() features their rpm has. rpm.sh refuses a package that needs another feature.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from pikaforge.host.text import clean
 
 ARCH = "x86_64"
 BUILD_HOST = "pikaforge"
-"""Stands in the header instead of the machine's name."""
+"""In the header, instead of the machine's name."""
 COLUMNS = 76
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 DEPENDENCY = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9._+~:()/-]*( (<|<=|=|>=|>) ([0-9]+:)?[A-Za-z0-9._+~-]+)?")
-"""A capability or file, perhaps with a version. It cannot begin with `(`: rich dependencies need rpm 4.12."""
+"""A capability or file, with or without a version. It cannot begin with `(`: rich dependencies need rpm 4.12."""
 
 COMMON_FEATURES = (
     "CompressedFileNames", "FileCaps", "FileDigests", "PayloadFilesHavePrefix", "PayloadIsXz", "TildeInVersions",
 )  # fmt: skip
-"""Of rpmlib(), those that EL7's rpm 4.11 has, too (its lib/rpmds.c), as far as rpm 4.18 may write them here."""
+"""The rpmlib() features that EL7's rpm 4.11 has (its lib/rpmds.c) and that rpm 4.18 may use here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What the rpm of a target's system reads."""
+    """What a system's rpm can read."""
 
     payload: str
-    """rpm's `_binary_payload`. Without a `T` flag one thread compresses: the count of threads shows in xz's bytes."""
+    """rpm's `_binary_payload`. Without a `T` flag one thread compresses; the bytes of xz depend on their number."""
     features: tuple[str, ...]
-    """The rpmlib() features that it has."""
+    """Its rpmlib() features."""
 
 
 OLD = Profile(payload="w6.gzdio", features=COMMON_FEATURES)
-"""Any rpm since 4.6. A 45 MB tree takes 3.8 s and becomes 15.1 MB; xz -2 takes 16 s for 12.4 MB."""
+"""For any rpm since 4.6. A tree of 45 MB takes 3.8 s and becomes 15.1 MB; xz -2 takes 16 s for 12.4 MB."""
 ZSTD = Profile(payload="w9.zstdio", features=(*COMMON_FEATURES, "PayloadIsZstd"))
-"""rpm 4.14 and later if built with it. The same tree takes 2.1 s and becomes 13.8 MB; at level 19 it takes 34 s."""
+"""For rpm 4.14 and later, if built with zstd. The same tree takes 2.1 s and becomes 13.8 MB; level 19 takes 34 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubPackage:
-    """One binary package of an RPM build."""
+    """A binary package of an RPM build."""
 
     name: str
     summary: str
@@ -73,7 +73,7 @@ class SubPackage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpmSpec:
-    """One run of rpmbuild: packages with one version and release; the first one names the spec."""
+    """The packages of one run of rpmbuild, which have one version and release. The first one names the spec file."""
 
     version: str
     release: str
@@ -88,16 +88,16 @@ class RpmSpec:
 
 
 def profile(family: str, os: OsRelease) -> Profile:
-    """Return what the rpm of an image's system reads.
+    """Return the profile of an image's system.
 
-    RPMs are for families that say so; elsewhere they are tools for tests and mirrors, and get what every rpm reads.
+    Systems of other families do not install RPMs. RPMs for them are for tests and mirrors, and every rpm reads them.
     """
     return ZSTD if families.of(family).reads_zstd(os.version) else OLD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpmBuild:
-    """A run of rpm.sh: what is packed, and the files that this adds to those of the inputs."""
+    """A run of rpm.sh: the packages, and the files that they have beside those of the other inputs."""
 
     rpm: RpmSpec
     extra: Mapping[str, bytes]
@@ -109,17 +109,17 @@ class RpmBuild:
         return tuple(file_name(self.rpm, package) for package in self.rpm.packages)
 
     def pack(self) -> dict[str, bytes]:
-        """The input `pack`."""
+        """Return the input `pack`."""
         return inputs(self.rpm)
 
 
 def file_name(rpm: RpmSpec, package: SubPackage) -> str:
-    """`NAME-VERSION-RELEASE.x86_64.rpm`."""
+    """Return `NAME-VERSION-RELEASE.x86_64.rpm`."""
     return f"{package.name}-{rpm.version}-{rpm.release}.{ARCH}.rpm"
 
 
 def inputs(rpm: RpmSpec) -> dict[str, bytes]:
-    """The files of the input `pack` of docker/guest/rpm.sh.
+    """Return the files of the input `pack` of docker/guest/rpm.sh, by path.
 
     Raises:
         PackingError: something in the description cannot be written into a package.
@@ -138,7 +138,7 @@ def spec_text(rpm: RpmSpec) -> str:
     """Return the text of a spec file.
 
     Raises:
-        PackingError: a name, version or dependency is none, or a text would be taken for spec syntax.
+        PackingError: a name, version or dependency is not one that rpm takes, or rpm would read a text as syntax.
     """
     for what, text in (("version", rpm.version), ("release", rpm.release)):
         if not VERSION.fullmatch(text):
@@ -200,7 +200,7 @@ def _marks(entry: Entry) -> str:
 
 
 def plain(text: str) -> str:
-    """The text without control characters but line ends, and with its percent signs doubled."""
+    """Return a text without control characters other than line ends, its percent signs doubled."""
     return clean(text).replace("%", "%%")
 
 
@@ -214,10 +214,10 @@ def tag(text: str) -> str:
 
 
 def paragraph(text: str) -> str:
-    """A description, filled; empty lines part its paragraphs.
+    """Return a description, filled. Empty lines separate its paragraphs.
 
     Raises:
-        PackingError: as `script`.
+        PackingError: a line begins with a percent sign.
     """
     parts = (" ".join(part.split()) for part in re.split(r"\n\s*\n", plain(text).strip()))
     return _no_sections(
@@ -226,10 +226,10 @@ def paragraph(text: str) -> str:
 
 
 def script(text: str) -> str:
-    """A scriptlet, which must come out of rpmbuild as it went in.
+    """Return a scriptlet that rpmbuild puts into the package unchanged.
 
     Raises:
-        PackingError: a line begins with a percent sign, as sections and conditions do, or holds control characters.
+        PackingError: a line begins with a percent sign, as sections and conditions do, or has control characters.
     """
     for number, line in enumerate(text.split("\n"), 1):
         if plain(line.replace("\t", " ")) != line.replace("\t", " ").replace("%", "%%"):
@@ -238,7 +238,10 @@ def script(text: str) -> str:
 
 
 def _no_sections(what: str, text: str) -> str:
-    """rpm looks for sections and conditions in the expanded text: a doubled percent sign hides nothing from it."""
+    """Return a text; raise PackingError if a line begins with a percent sign.
+
+    rpm looks for sections and conditions after it has expanded macros, so doubling the sign does not help.
+    """
     for number, line in enumerate(text.split("\n"), 1):
         if line.lstrip().startswith("%"):
             raise PackingError(
@@ -249,7 +252,7 @@ def _no_sections(what: str, text: str) -> str:
 
 
 def _day(epoch: int) -> str:
-    """`Mon Nov 02 2020`, whatever the locale."""
+    """Return `Mon Nov 02 2020`; `strftime` would use the locale."""
     day = datetime.fromtimestamp(epoch, timezone.utc)
     weekday, month = names(day)
     return f"{weekday} {month} {day.day:02d} {day.year}"

@@ -1,4 +1,4 @@
-"""Tarballs: what they are made of and called. See `format.Format`."""
+"""The format `tar`: tarballs. See `format.Format`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pikaforge.plan.cells import Cell
 
 
 def tarball_name(spec: Spec, cell: Cell, what: str = "") -> str:
-    """Return `PRODUCT-VERSION-MODEL.tar.gz`; an allocator that is not the image's default follows, then `what`."""
+    """Return `PRODUCT-VERSION-MODEL.tar.gz`. After the model come an allocator that is not the default, and `what`."""
     variant = "" if cell.allocator == spec.images[cell.image].allocator else cell.allocator
     parts = (spec.product.name, spec.product.version, cell.model, variant, what)
     return f"{'-'.join(filter(None, parts))}.tar.gz"
 
 
 class TarFormat(BaseFormat):
-    """A gzipped tarball, and another one with debug information."""
+    """A gzipped tarball of the product, and one of its debug information."""
 
     name = "tar"
     folder = "tarballs"
@@ -30,7 +30,7 @@ class TarFormat(BaseFormat):
     scripts = ("package.sh", "debuginfo.sh", "layout.sh")
 
     def pack(self, work: Packing) -> list[Packed]:
-        """Make the tarball, and one of the debug information if there is any."""
+        """Make the tarballs in the tools image."""
         tree = Input(folder="tree", archive=work.parts.tree)
         [path] = work.run(
             "package",

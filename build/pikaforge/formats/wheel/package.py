@@ -1,4 +1,4 @@
-"""Wheels: how they are made, listed for pip, and installed. See `format.Format`."""
+"""The format `wheel`: packages for pip, with a page of links. See `format.Format`."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from pikaforge.formats.format import (
 from pikaforge.formats.layout import PackingError
 from pikaforge.formats.packing import Packed, Packing
 from pikaforge.formats.wheel import wheel, wheel_version
-from pikaforge.host.archives import Member, told, zip_members
+from pikaforge.host.archives import Member, archive_errors, zip_members
 
 FILE_NAME = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)-[^-]+-[^-]+-(?P<platform>[^-]+)\.whl")
-"""Without a build tag (PEP 427)."""
+"""Without a build tag."""
 
 
 class Links:
     """A page of links, which `pip install --find-links` reads."""
 
     def verify(self) -> None:
-        """Do nothing: the standard library makes it."""
+        """Do nothing: the standard library makes the page."""
 
     def update(self, pool: Pool) -> IndexFiles:
         """Return the page."""
@@ -64,11 +64,11 @@ class WheelFormat(BaseFormat):
 
     def members(self, path: Path) -> Iterator[Member]:
         """Return the members of the zip archive that a wheel is."""
-        with told(str(path)), path.open("rb") as stream:
+        with archive_errors(str(path)), path.open("rb") as stream:
             yield from zip_members(stream, str(path))
 
     def identity(self, path: Path, of: BuildOrigin) -> Identity:
-        """Return distribution and version, as the file's name has them."""
+        """Return the fields of the file's name, NAME-VERSION-PYTHON-ABI-PLATFORM.whl (PEP 427)."""
         found = FILE_NAME.fullmatch(path.name)
         if found is None:
             raise PackingError(f"{path.name!r} is no name of a wheel", hint="NAME-VERSION-PYTHON-ABI-PLATFORM.whl")
@@ -78,9 +78,9 @@ class WheelFormat(BaseFormat):
         """Return lines for pip."""
         base = base_of(offer)
         if base.startswith("http:"):
-            # pip looks for packages at none but safe places; a file it takes from anywhere.
+            # pip ignores a page of links that is no secure origin. A single file it takes from anywhere.
             return checked(base, offer.path, f"python3 -m pip install --no-index ./{file_name(offer.path)}")
-        # No index: another one may have something else of this name.
+        # No index: a public one may have another project of this name.
         folder = shlex.quote(f"{base}/{posixpath.dirname(offer.path)}/")
         wanted = shlex.quote(f"{offer.package}=={offer.version}")
         return (f"python3 -m pip install --no-index --find-links {folder} {wanted}",)

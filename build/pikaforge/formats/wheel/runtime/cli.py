@@ -41,7 +41,7 @@ usage: {name} run [--port N] [--data DIR] [--conf FILE] [-- ARGUMENT...]
 
 
 def main() -> int:
-    """The console script."""
+    """Run the command: the entry point of the console script."""
     # Python ignores it, and what it ignores a program that it becomes would ignore, too.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     return command(sys.argv[1:])
