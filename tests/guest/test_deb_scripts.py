@@ -19,8 +19,8 @@ from pikaforge.formats import payload
 from pikaforge.formats.deb import control_files, product
 from pikaforge.formats.deb.control_files import Script
 from pikaforge.formats.layout import Entry
-from pikaforge.formats.rpm import spec_file
-from pikaforge.formats.rpm.product import ProductRpm
+from pikaforge.formats.product_package import ChangelogEntry, ProductPackage
+from pikaforge.formats.versions import legal_release, legal_version
 
 SHELLS: Mapping[str, tuple[str, ...]] = {"dash": ("dash",), "bash": ("bash", "--posix")}
 TOOLS = ("cat", "mktemp", "rm", "rmdir", "sh")
@@ -89,8 +89,8 @@ def scripts(features: tuple[str, ...] = ("lm",)) -> Mapping[Script, str]:
     rendered = payload.render(
         make_spec().product, model="R620", target="sandybridge", image="debian12", features=features
     )
-    wanted = ProductRpm(
-        about=about(dist="debian12", profile=spec_file.OLD, summary="Server"),
+    wanted = ProductPackage(
+        about=about(dist="debian12", summary="Server"),
         model="R620",
         target="sandybridge",
         tree=tuple(
@@ -98,7 +98,6 @@ def scripts(features: tuple[str, ...] = ("lm",)) -> Mapping[Script, str]:
         ),
         conf=("conf/demo.conf",),
         payload=rendered.contents,
-        requires=(),
         changes=(),
     )
     return product.product(wanted, depends=()).deb.packages[0].scripts
@@ -238,9 +237,7 @@ ORDER = (
 def test_dpkg_orders_versions_as_people_do() -> None:
     need("dpkg")
     versions = [
-        control_files.legal_version(
-            spec_file.legal_version(version), spec_file.legal_release(release, "R620", "debian12")
-        )
+        control_files.legal_version(legal_version(version), legal_release(release, "R620", "debian12"))
         for version, release in ORDER
     ]
     for one, other in pairwise(versions):
@@ -277,7 +274,7 @@ def test_times_owners_and_modes_are_decided(tmp_path: Path) -> None:
         ),
         scripts={"preinst": "#!/bin/sh\n"},
     )
-    change = spec_file.ChangelogEntry(epoch=FUTURE, lines=("first",))
+    change = ChangelogEntry(epoch=FUTURE, lines=("first",))
     made = control_files.Deb(source="demo", version="1.0-1", dist="debian12", packages=(package,), changes=(change,))
     sources = {"tree/run": b"run", "tree/conf": b"conf"}
     for name, data in {

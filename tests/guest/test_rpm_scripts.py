@@ -15,8 +15,7 @@ from unit.helpers import about, make_spec
 
 from pikaforge.formats import payload
 from pikaforge.formats.layout import Entry
-from pikaforge.formats.rpm import product, spec_file
-from pikaforge.formats.rpm.product import ProductRpm
+from pikaforge.formats.product_package import Moment, ProductPackage, assemble
 
 SHELLS: Mapping[str, tuple[str, ...]] = {"dash": ("dash",), "bash": ("bash", "--posix"), "busybox": ("busybox", "sh")}
 TOOLS = ("cat", "mktemp", "rm", "rmdir", "sh")
@@ -31,7 +30,7 @@ class Host:
     top: Path
     words: tuple[str, ...]
     """Of the shell."""
-    scripts: Mapping[spec_file.Section, str]
+    scripts: Mapping[Moment, str]
 
     def stub(self, name: str, body: str = "exit 0") -> None:
         path = self.top / "bin" / name
@@ -44,7 +43,7 @@ class Host:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def run(self, section: spec_file.Section, count: int, **env: str) -> CompletedProcess[str]:
+    def run(self, section: Moment, count: int, **env: str) -> CompletedProcess[str]:
         """Run a scriptlet with the folders of the system moved below this one's."""
         text = self.scripts[section]
         for place in ("/run/", "/usr/lib/", "/var/tmp/"):
@@ -60,7 +59,7 @@ class Host:
         return path.read_text().splitlines() if path.exists() else []
 
 
-def scripts(features: tuple[str, ...] = ("lm",)) -> Mapping[spec_file.Section, str]:
+def scripts(features: tuple[str, ...] = ("lm",)) -> Mapping[Moment, str]:
     """The scriptlets of a package."""
     rendered = payload.render(
         make_spec().product,
@@ -71,17 +70,16 @@ def scripts(features: tuple[str, ...] = ("lm",)) -> Mapping[spec_file.Section, s
         others={"x86_64_v2": ("KVM",), "sandybridge": ("R620",)},
     )
     names = (*rendered.contents, "conf/demo.conf")
-    wanted = ProductRpm(
+    wanted = ProductPackage(
         about=about(),
         model="R620",
         target="sandybridge",
         tree=tuple(Entry(path=f"/opt/demo/{name}", source=f"tree/{name}") for name in names),
         conf=("conf/demo.conf",),
         payload=rendered.contents,
-        requires=(),
         changes=(),
     )
-    return product.product(wanted).rpm.packages[0].scripts
+    return assemble(wanted, "demo").scripts
 
 
 @pytest.fixture(params=SHELLS, ids=str)
@@ -223,7 +221,7 @@ class TestRemoval:
         assert (host.top / "run/demo/9221.pid").exists()
 
     def test_without_systemd_there_is_nothing_to_do(self, host: Host) -> None:
-        sections: tuple[spec_file.Section, ...] = ("preun", "postun")
+        sections: tuple[Moment, ...] = ("preun", "postun")
         for section in sections:
             done = host.run(section, 0)
             assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -237,7 +235,7 @@ def test_no_program_of_the_package_is_started() -> None:
 
 
 @pytest.mark.parametrize("section", ["pre", "post", "preun", "postun"])
-def test_shellcheck_has_nothing_to_say(section: spec_file.Section, tmp_path: Path) -> None:
+def test_shellcheck_has_nothing_to_say(section: Moment, tmp_path: Path) -> None:
     need("shellcheck")
     script = tmp_path / section
     script.write_text(scripts()[section])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pikaforge.audit.elf.facts import read_facts
-from pikaforge.host.archives import members
+from pikaforge.config.package_files import members
 
 if TYPE_CHECKING:
     from conftest import Project, Shared

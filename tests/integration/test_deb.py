@@ -21,13 +21,12 @@ from pikaforge.audit.inputs import open_package
 from pikaforge.audit.judge_linkage import library_versions
 from pikaforge.config import families, load
 from pikaforge.config.schema import Spec
-from pikaforge.formats import debuginfo, payload
-from pikaforge.formats.deb import product as debian
+from pikaforge.formats import debuginfo, payload, product_package
+from pikaforge.formats.deb import product as deb_product
 from pikaforge.formats.deb.control_files import DebBuild
 from pikaforge.formats.layout import tree_entries
-from pikaforge.formats.rpm import product as house
-from pikaforge.formats.rpm import spec_file
-from pikaforge.formats.rpm.product import About, ProductRpm
+from pikaforge.formats.manifest import ManifestPatch
+from pikaforge.formats.product_package import PackageAbout, ProductPackage
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.job import Input, Job, files
 
@@ -98,12 +97,11 @@ class Kit:
         )
         beside = files({**rendered.contents, "manifest.json": b'{"format": 2}\n'}, executable=rendered.executable)
         image = self.spec.images["debian12"]
-        about = About(
+        about = PackageAbout(
             name="pika",
             version="v3.4.0",
             release=release,
-            dist=spec_file.dist_tag(image.family, image.os),
-            profile=spec_file.profile(image.family, image.os),
+            dist=families.of(image.family).dist_tag(image.os.id, image.os.version),
             services=families.of(image.family).services(image.os.version),
             summary="Server with the protocol of Redis that keeps its data on disk",
             description="Pika speaks the protocol of Redis and keeps its data in RocksDB, so that it may be larger "
@@ -111,8 +109,8 @@ class Kit:
             licence="BSD-3-Clause",
             url="https://github.com/OpenAtomFoundation/pika",
         )
-        patches = [{"name": "pull-1017", "why": "thundering herd"}]
-        wanted = ProductRpm(
+        patches = [ManifestPatch(name="pull-1017", sha256="1" * 64, url="", why="thundering herd")]
+        wanted = ProductPackage(
             about=about,
             model="R620",
             target="sandybridge",
@@ -122,16 +120,15 @@ class Kit:
             ),
             conf=("conf/pika.conf",),
             payload=rendered.contents,
-            requires=(),
-            changes=house.changes(patches, epoch=EPOCH, version="v3.4.0", ref="v3.4.0"),
+            changes=product_package.changes(patches, epoch=EPOCH, version="v3.4.0", ref="v3.4.0"),
             debug=debuginfo.debug_entries(self.debug, folder="debug", prefix=TOP, build_ids=self.build_ids)
             if with_debug
             else (),
         )
-        described = debian.product(
+        described = deb_product.product(
             replace(wanted, **changes),
             depends=self.depends,
-            licences=debian.licence_texts(self.tree, prefix=TOP),
+            licences=deb_product.licence_texts(self.tree, prefix=TOP),
         )
         return described, {"tree": self.tree, "debug": self.debug, "extra": beside}
 
@@ -177,7 +174,7 @@ def kit(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Kit:
         runtime=next(facts["runtime"] for facts in images if facts.get("runtime")),
         tree=entry / "tree.tar",
         debug=entry / "debug.tar",
-        depends=debian.depends(library_versions(facts, sorted(system)), ["rsync"]),
+        depends=deb_product.depends(library_versions(facts, sorted(system)), ["rsync"]),
         build_ids={fact.name: fact.build_id for fact in facts},
         folder=folder,
     )
@@ -346,13 +343,13 @@ def test_the_table_of_versions_is_the_systems(desk: Host) -> None:
     # Packages of libgcc-s1 begin with 10: older versions of symbols are in each of them.
     gcc = {number: since for number, since in found.pop("GCC").items() if int(number.partition(".")[0]) >= 5}
     assert gcc
-    assert {number: debian.since("libgcc_s.so.1", "GCC", number) for number in gcc} == gcc
-    assert {namespace: set(numbers) - set(debian.SINCE[namespace]) for namespace, numbers in found.items()} == {
-        namespace: set() for namespace in debian.SINCE
+    assert {number: deb_product.since("libgcc_s.so.1", "GCC", number) for number in gcc} == gcc
+    assert {namespace: set(numbers) - set(deb_product.SINCE[namespace]) for namespace, numbers in found.items()} == {
+        namespace: set() for namespace in deb_product.SINCE
     }
     assert found == {
         namespace: {number: since for number, since in numbers.items() if number in found[namespace]}
-        for namespace, numbers in debian.SINCE.items()
+        for namespace, numbers in deb_product.SINCE.items()
     }
 
 

@@ -23,9 +23,11 @@ from pikaforge.config import families, load
 from pikaforge.config.schema import Image, Spec
 from pikaforge.formats import debuginfo, payload
 from pikaforge.formats.layout import Entry, tree_entries
-from pikaforge.formats.rpm import allocator, spec_file
-from pikaforge.formats.rpm import product as house
-from pikaforge.formats.rpm.product import About, ProductRpm, RpmBuild
+from pikaforge.formats.manifest import ManifestPatch
+from pikaforge.formats.product_package import ChangelogEntry, PackageAbout, ProductPackage, changes
+from pikaforge.formats.rpm import allocator, product, spec_file
+from pikaforge.formats.rpm.allocator import AllocatorPackage
+from pikaforge.formats.rpm.spec_file import RpmBuild
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.job import Input, Job, files
 from pikaforge.plan import matrix
@@ -102,13 +104,12 @@ class Kit:
         contents = {**rendered.contents, "manifest.json": MANIFEST}
         return rendered, files(contents, executable=rendered.executable)
 
-    def about(self, image: Image, release: str = "1", **changes: Any) -> About:
-        plain = About(
+    def about(self, image: Image, release: str = "1", **fields: Any) -> PackageAbout:
+        plain = PackageAbout(
             name="pika",
             version="v3.4.0",
             release=release,
-            dist=spec_file.dist_tag(image.family, image.os),
-            profile=spec_file.profile(image.family, image.os),
+            dist=families.of(image.family).dist_tag(image.os.id, image.os.version),
             services=families.of(image.family).services(image.os.version),
             summary="Server with the protocol of Redis that keeps its data on disk",
             description="Pika speaks the protocol of Redis and keeps its data in RocksDB, so that it may be larger "
@@ -116,7 +117,7 @@ class Kit:
             licence="BSD-3-Clause",
             url="https://github.com/OpenAtomFoundation/pika",
         )
-        return replace(plain, **changes)
+        return replace(plain, **fields)
 
     def product(
         self,
@@ -133,19 +134,21 @@ class Kit:
             *tree_entries(self.tree, folder="tree", prefix=TOP),
             *tree_entries(extra, folder="extra", prefix=TOP),
         )
-        patches = [{"name": "pull-1017", "why": "thundering herd: 100% of %{nothing}"}]
-        described = house.product(
-            ProductRpm(
-                about=self.about(self.spec.images[image], release),
+        patches = [ManifestPatch(name="pull-1017", sha256="1" * 64, url="", why="thundering herd: 100% of %{nothing}")]
+        system = self.spec.images[image]
+        described = product.product(
+            ProductPackage(
+                about=self.about(system, release),
                 model=model,
                 target="sandybridge",
                 tree=entries,
                 conf=("conf/pika.conf",),
                 payload=rendered.contents,
-                requires=(*self.needs, "rsync"),
-                changes=house.changes(patches, epoch=EPOCH, version="v3.4.0", ref="v3.4.0"),
+                changes=changes(patches, epoch=EPOCH, version="v3.4.0", ref="v3.4.0"),
                 debug=self.debug_entries() if with_debug else (),
-            )
+            ),
+            requires=(*self.needs, "rsync"),
+            profile=spec_file.profile(system.family, system.os),
         )
         archives: dict[str, bytes | Path] = {"tree": self.tree, "debug": self.debug, "extra": extra}
         return described, archives
@@ -213,7 +216,7 @@ def kit(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Kit:
         runtime=runtime,
         tree=tree,
         debug=entry / "debug.tar",
-        needs=house.needs(judge_linkage.library_versions(facts, sorted(system))),
+        needs=product.needs(judge_linkage.library_versions(facts, sorted(system))),
         build_ids={fact.name: fact.build_id for fact in facts},
         folder=folder,
     )
@@ -730,13 +733,16 @@ def test_the_allocators_packages(kit: Kit, desk: Host, host: Host) -> None:
     })  # fmt: skip
     image = kit.spec.images["el7"]
     described = allocator.packages(
-        kit.about(image, version="2.7", summary="Memory allocator"),
-        what="gperftools",
-        unwinder="frame-pointers",
-        target="sandybridge",
-        prefix=tree_entries(prefix, folder="prefix", prefix=top),
-        requires=("libc.so.6(GLIBC_2.4)(64bit)",),
-        changes_=(spec_file.ChangelogEntry(epoch=EPOCH, lines=("gperftools 2.7",)),),
+        AllocatorPackage(
+            about=kit.about(image, version="2.7", summary="Memory allocator"),
+            what="gperftools",
+            unwinder="frame-pointers",
+            target="sandybridge",
+            prefix=tree_entries(prefix, folder="prefix", prefix=top),
+            requires=("libc.so.6(GLIBC_2.4)(64bit)",),
+            changes=(ChangelogEntry(epoch=EPOCH, lines=("gperftools 2.7",)),),
+        ),
+        profile=spec_file.profile(image.family, image.os),
     )
     libs, devel = kit.pack("gperftools", described, {"prefix": prefix}).values()
     assert [libs.name, devel.name] == [

@@ -18,8 +18,9 @@ import pytest
 import yaml
 from integration.keys import Key, new_key
 from unit import elf_files as ef
-from unit.artifacts import NAME, TREE, deliver, flip, make_rpm, write_sums
+from unit.artifacts import NAME, TREE, deliver, flip, write_sums
 from unit.helpers import BASE
+from unit.package_files import make_rpm
 
 from pikaforge.attest import signing
 from pikaforge.attest.describe import describe
@@ -30,7 +31,9 @@ from pikaforge.attest.verify import artifact_of
 from pikaforge.cli.commands import verify as verb
 from pikaforge.cli.context import Context
 from pikaforge.errors import ConfigError, HostError
-from pikaforge.formats.rpm import rpm_file
+from pikaforge.formats.embedded_signature import Insertion, insert_here
+from pikaforge.formats.rpm.rpm_file import read_rpm
+from pikaforge.formats.rpm.signature import RpmSignature
 
 ROOT = Path(__file__).resolve().parents[2]
 CANARY = "CANARY-4f1d-correct-horse"
@@ -446,12 +449,19 @@ class TestRpm:
     def test_the_header_is_signed_and_judged(self, key: Key, stranger: Key, tmp_path: Path, folder: Path) -> None:
         rpm = tmp_path / "demo.rpm"
         rpm.write_bytes(make_rpm())
+
+        def insert(job: Insertion) -> bytes:
+            signature = job.inputs["signature"]
+            assert isinstance(signature, bytes)
+            return make_rpm(signature=signature)
+
         with open_signer(key.settings, tmp_path / "s") as signer:
-            assert signer.sign_rpm(rpm, lambda _rpm, _header, signature, _key: make_rpm(signature=signature))
-        assert Verifier.of_files([key.public], folder).check_header(rpm).good
-        assert "is not among" in Verifier.of_files([stranger.public], folder).check_header(rpm).why
+            assert signer.sign_inside(rpm, insert)
+        embedded = RpmSignature()
+        assert Verifier.of_files([key.public], folder).check_embedded(rpm, embedded).good
+        assert "is not among" in Verifier.of_files([stranger.public], folder).check_embedded(rpm, embedded).why
         flip(rpm, -len("payload") - 2)  # within the header
-        assert "is not what was signed" in Verifier.of_files([key.public], folder).check_header(rpm).why
+        assert "is not what was signed" in Verifier.of_files([key.public], folder).check_embedded(rpm, embedded).why
 
     @pytest.mark.skipif(
         any(shutil.which(name) is None for name in ("rpmbuild", "rpmsign", "rpmkeys")),
@@ -468,24 +478,24 @@ class TestRpm:
         subprocess.run(["rpmbuild", "-bb", *options, str(spec)], check=True, capture_output=True, timeout=120)
         (built,) = (tmp_path / "top").rglob("*.rpm")
         rpm = Path(shutil.copy(built, tmp_path / "demo.rpm"))
-        verifier = Verifier.of_files([key.public], folder)
-        by_rpm = verifier.check_by_rpm(rpm)
+        verifier, embedded = Verifier.of_files([key.public], folder), RpmSignature()
+        by_rpm = verifier.check_by_program(rpm, embedded)
         assert by_rpm is not None
         assert by_rpm.why == "rpm finds no signature in it"
-        insert = rpm_file.insert_here(ROOT / "docker/guest/rpmsign.sh", tmp_path)
+        insert = insert_here(ROOT / "docker/guest", tmp_path)
         with open_signer(key.settings, tmp_path / "s") as signer:
-            assert signer.sign_rpm(rpm, insert)
-            assert not signer.sign_rpm(rpm, insert)
-        assert rpm_file.read_rpm(rpm).body == rpm_file.read_rpm(built).body
-        by_rpm = verifier.check_by_rpm(rpm)
+            assert signer.sign_inside(rpm, insert)
+            assert not signer.sign_inside(rpm, insert)
+        assert read_rpm(rpm).body() == read_rpm(built).body()
+        by_rpm = verifier.check_by_program(rpm, embedded)
         assert by_rpm is not None
         assert by_rpm.good, by_rpm.why
         (other := tmp_path / "other").mkdir()
-        unknown = Verifier.of_files([stranger.public], other).check_by_rpm(rpm)
+        unknown = Verifier.of_files([stranger.public], other).check_by_program(rpm, embedded)
         assert unknown is not None
         assert not unknown.good
         flip(rpm, -3)
-        by_rpm = verifier.check_by_rpm(rpm)
+        by_rpm = verifier.check_by_program(rpm, embedded)
         assert by_rpm is not None
         assert "digest: BAD" in by_rpm.why
 

@@ -17,6 +17,7 @@ from unit import elf_files as ef
 from pikaforge.attest.contents import contents_of
 from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS, describe
 from pikaforge.attest.provenance import Builder
+from pikaforge.formats.manifest import Manifest, read_manifest
 
 MANIFEST: dict[str, Any] = {
     "format": 4,
@@ -97,6 +98,11 @@ def tar_bytes(contents: Mapping[str, bytes], *, executable: Collection[str] = ()
     return buffer.getvalue()
 
 
+def claimed(**changes: Any) -> Manifest:
+    """The same as a model."""
+    return read_manifest(make_manifest(**changes), where="test")
+
+
 def listed(folder: Path, tree: Mapping[str, bytes], executable: Collection[str] = PROGRAMS) -> list[dict[str, str]]:
     """What the manifest of a tree lists."""
     path = folder / ".tree.tar"
@@ -105,7 +111,7 @@ def listed(folder: Path, tree: Mapping[str, bytes], executable: Collection[str] 
     )
     found = contents_of(path)
     path.unlink()
-    return found
+    return [item.model_dump(mode="json", exclude_none=True) for item in found]
 
 
 def pack(path: Path, tree: Mapping[str, bytes], manifest: bytes, *, top: str = "demo") -> Path:
@@ -154,19 +160,3 @@ def flip(path: Path, offset: int = -20) -> None:
     data = bytearray(path.read_bytes())
     data[offset] ^= 1
     path.write_bytes(data)
-
-
-def make_rpm(header: bytes = b"about the package", payload: bytes = b"payload", *, signature: bytes = b"") -> bytes:
-    """An RPM as far as signing looks at it: lead, signature header, main header, payload."""
-
-    def section(tags: Mapping[int, bytes]) -> bytes:
-        index, store = b"", b""
-        for tag, data in tags.items():
-            index += b"".join(n.to_bytes(4, "big") for n in (tag, 7, len(store), len(data)))
-            store += data
-        lengths = len(tags).to_bytes(4, "big") + len(store).to_bytes(4, "big")
-        return b"\x8e\xad\xe8\x01\0\0\0\0" + lengths + index + store
-
-    signatures = section({1000: b"size", **({268: signature} if signature else {})})
-    padding = b"\0" * (-len(signatures) % 8)
-    return b"\xed\xab\xee\xdb".ljust(96, b"\0") + signatures + padding + section({1000: header}) + payload

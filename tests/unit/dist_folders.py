@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pikaforge.formats import format as formats
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.host.hashing import digest
 from pikaforge.pipeline.report import BuildReport, CellRecord, write
@@ -22,14 +24,20 @@ def cell(id_: str, **changes: Any) -> CellRecord:
     return CellRecord.model_validate({**data, **changes})
 
 
-def write_dist(folder: Path, *cells: CellRecord, format: str = "tar", version: str = "v1.0") -> FoundReport:
-    """Write a dist folder with a package of each cell; return its report."""
-    suffix = {"tar": "tar.gz"}.get(format, format)
+def write_dist(
+    folder: Path,
+    *cells: CellRecord,
+    format: str = "tar",
+    version: str = "v1.0",
+    content: Callable[[str], bytes] = str.encode,
+) -> FoundReport:
+    """Write a dist folder with a package of each cell, which `content` makes of a text; return its report."""
+    suffix = ".tar.gz" if format == "tar" else formats.of(format).suffixes[0]
     records = []
     for built in cells:
-        path = folder / "debian12" / f"demo-{version}-{built.model}.{suffix}"
+        path = folder / "debian12" / f"demo-{version}-{built.model}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{built.id} {version}")
+        path.write_bytes(content(f"{built.id} {version}"))
         artifact = ArtifactRecord(
             format=format,
             role="main",

@@ -18,8 +18,7 @@ from pikaforge.config import load
 from pikaforge.config.schema import Spec
 from pikaforge.cpu.microarch import features
 from pikaforge.errors import ForgeError
-from pikaforge.formats.rpm import spec_file
-from pikaforge.formats.rpm.product import About
+from pikaforge.formats.product_package import PackageAbout
 from pikaforge.host.download import Downloads
 from pikaforge.host.job import Input, Job, JobResult, RunningServer, ServerJob
 from pikaforge.host.lockfile import Lock
@@ -243,14 +242,13 @@ def make_workspace(folder: Path, engine: FakeEngine, *, strict: bool = False) ->
     )
 
 
-def about(**changes: Any) -> About:
+def about(**changes: Any) -> PackageAbout:
     """What the header of the demo's packages says."""
-    plain = About(
+    plain = PackageAbout(
         name="demo",
         version="v1.0",
         release="1",
         dist="el9",
-        profile=spec_file.ZSTD,
         services=EL.services("9"),
         summary="A server",
         description="It serves.",

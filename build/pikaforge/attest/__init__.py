@@ -1,1 +1,1 @@
-"""What is said of an artifact beside it, and the proof of who made it: contents, SBOM, provenance, signatures."""
+"""Descriptions of artifacts, and proof of who made them: contents, SBOM, provenance, signatures, verification."""

@@ -1,181 +1,104 @@
-"""What an artifact, its provenance and its SBOM claim, read from files that anybody may have written; and whether the
-three agree."""
+"""The claims of an artifact, its provenance and its SBOM, and whether they agree. Anybody may have written them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pikaforge.attest import provenance
+from pikaforge.attest.provenance import BUILD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE, Statement, StatementKind
 from pikaforge.audit.distribution import Distribution, PackagedRecord
 from pikaforge.cpu import microarch
+from pikaforge.formats.manifest import Manifest, first_error
 
 READ_LIMIT = 64 << 20
 """Bytes of a file that describes another one."""
+PATCH = "patch "
+"""What the name of a patch begins with in a provenance."""
 
 
-class _ForeignModel(BaseModel):
-    """Base of what is read of a file that anybody may have written; what a later version adds is let be."""
+class _Part(BaseModel):
+    """Base of what is read of an SBOM, which the CycloneDX library writes; the rest of it is ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
-class PatchClaim(_ForeignModel):
-    """A patch."""
-
-    name: str
-    sha256: str
-    state: str = "applied"
-    """Packages that were built before this was told hold applied ones only."""
-
-
-class SourceClaim(_ForeignModel):
-    """What was compiled."""
-
-    commit: str
-    patches: list[PatchClaim]
-
-
-class NameClaim(_ForeignModel):
-    """Something that is called by its name."""
-
-    name: str
-
-
-class ImageClaim(NameClaim):
-    """The image that it was compiled on."""
-
-    baseline: str = ""
-
-
-class LibraryClaim(_ForeignModel):
-    """A library that travels along."""
-
-    path: str
-    package: str
-    version: str
-    sha256: str = ""
-    code: str = ""
-    """Of the distribution's own ones only."""
-
-
-class Claims(_ForeignModel):
-    """What a manifest says, as far as it is checked."""
-
-    cell: str
-    target: str
-    source: SourceClaim
-    image: ImageClaim
-    allocator: NameClaim
-    contents: list[dict[str, str]] | None = None
-    bundled_libraries: list[LibraryClaim] = Field(default_factory=list)
-
-    def distribution(self, *, below: str = "") -> Distribution | None:
-        """What it says of the distribution's own libraries; None if it says nothing that can be judged.
-
-        Args:
-            below: the folder that paths shall begin with.
-        """
-        if self.image.baseline not in microarch.known():
-            return None
-        start = f"{below}/" if below else ""
-        return Distribution(
-            baseline=self.image.baseline,
-            libraries={
-                start + library.path: PackagedRecord(
-                    package=library.package, version=library.version, sha256=library.sha256, code=library.code
-                )
-                for library in self.bundled_libraries
-                if library.code and f"{library.path}{library.package}{library.version}".isprintable()
-            },
-        )
-
-
-class DigestClaim(_ForeignModel):
-    """A resource descriptor of in-toto."""
-
-    name: str = ""
-    digest: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, Any] = Field(default_factory=dict)
-
-
-class _Definition(_ForeignModel):
-    build_type: str = Field(alias="buildType")
-    external: dict[str, Any] = Field(alias="externalParameters")
-    internal: dict[str, Any] = Field(default_factory=dict, alias="internalParameters")
-    dependencies: list[DigestClaim] = Field(default_factory=list, alias="resolvedDependencies")
-
-
-class _Details(_ForeignModel):
-    byproducts: list[DigestClaim] = Field(default_factory=list)
-
-
-class _Predicate(_ForeignModel):
-    definition: _Definition = Field(alias="buildDefinition")
-    details: _Details = Field(alias="runDetails")
-
-
-class Statement(_ForeignModel):
-    """A provenance, as far as it is checked."""
-
-    kind: str = Field(alias="_type")
-    subject: list[DigestClaim]
-    predicate_type: str = Field(alias="predicateType")
-    predicate: _Predicate
-
-    @property
-    def definition(self) -> _Definition:
-        """What was built of what."""
-        return self.predicate.definition
-
-    @property
-    def debug(self) -> bool:
-        """Whether it is of debug information, which has no manifest in it."""
-        return self.definition.external.get("contents") == "debug"
-
-
-class _Hash(_ForeignModel):
+class _Hash(_Part):
     alg: str
     content: str
 
 
-class _Component(_ForeignModel):
+class _Component(_Part):
     name: str
-    hashes: list[_Hash] = Field(default_factory=list)
+    hashes: tuple[_Hash, ...] = ()
 
 
-class _Metadata(_ForeignModel):
+class _Metadata(_Part):
     component: _Component
 
 
-class Bill(_ForeignModel):
+class Bill(_Part):
     """An SBOM, as far as it is checked."""
 
     form: Literal["CycloneDX"] = Field(alias="bomFormat")
     version: str = Field(alias="specVersion")
     metadata: _Metadata
-    components: list[_Component] = Field(min_length=1)
+    components: tuple[_Component, ...] = Field(min_length=1)
 
 
-_T = TypeVar("_T", bound=_ForeignModel)
+class _BuildKind(_Part):
+    build_type: str = Field(alias="buildType")
+
+
+class _PredicateKind(_Part):
+    definition: _BuildKind = Field(alias="buildDefinition")
+
+
+class _ProvenanceKind(StatementKind):
+    predicate: _PredicateKind
+
+
+_T = TypeVar("_T", bound=BaseModel)
 
 
 class ClaimError(Exception):
-    """A file is not what it should be; the text goes on after its name."""
+    """A file is not what it should be. The text continues a sentence that begins with the file's name."""
 
 
 def parse(kind: type[_T], text: bytes) -> _T:
+    """Read a model of a JSON text.
+
+    Raises:
+        ClaimError: it is none.
+    """
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ClaimError(f"it cannot be read: {f'{place}: ' if place else ''}{first['msg']}") from error
+        raise ClaimError(f"it cannot be read: {first_error(error)}") from error
+
+
+def parse_statement(text: bytes) -> Statement:
+    """Read a provenance that this tool has written.
+
+    Raises:
+        ClaimError: it is none, or one of another build tool.
+    """
+    kind = parse(StatementKind, text)
+    if kind.kind != STATEMENT_TYPE or kind.predicate_type != PREDICATE_TYPE:
+        raise ClaimError(f"it is no SLSA provenance: {kind.kind}, {kind.predicate_type}")
+    build_type = parse(_ProvenanceKind, text).predicate.definition.build_type
+    if build_type != BUILD_TYPE:
+        raise ClaimError(f"it is of another kind of build: {build_type}")
+    return parse(Statement, text)
 
 
 def read_bytes(path: Path) -> bytes:
+    """Read a small file.
+
+    Raises:
+        ClaimError: it is missing, cannot be read, or is larger than `READ_LIMIT`.
+    """
     try:
         with path.open("rb") as stream:
             data = stream.read(READ_LIMIT + 1)
@@ -188,13 +111,31 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
+def distribution(manifest: Manifest, *, below: str = "") -> Distribution | None:
+    """Return what a manifest says of the distribution's own libraries; None if it says nothing that can be judged.
+
+    Args:
+        manifest: of a package.
+        below: the folder that paths shall begin with.
+    """
+    if manifest.image.baseline not in microarch.known():
+        return None
+    start = f"{below}/" if below else ""
+    return Distribution(
+        baseline=manifest.image.baseline,
+        libraries={
+            start + library.path: PackagedRecord(
+                package=library.package, version=library.version, sha256=library.sha256, code=library.code
+            )
+            for library in manifest.bundled_libraries
+            if library.code and f"{library.path}{library.package}{library.version}".isprintable()
+        },
+    )
+
+
 def judge_statement(statement: Statement, *, artifact: str, digest: str) -> list[str]:
-    """What is wrong with a provenance of this file; empty if nothing."""
-    if statement.kind != provenance.STATEMENT_TYPE or statement.predicate_type != provenance.PREDICATE_TYPE:
-        return [f"it is no SLSA provenance: {statement.kind}, {statement.predicate_type}"]
-    if statement.definition.build_type != provenance.BUILD_TYPE:
-        return [f"it is of another kind of build: {statement.definition.build_type}"]
-    subjects = {subject.name: subject.digest.get("sha256", "") for subject in statement.subject}
+    """Return what is wrong with a provenance of an artifact; nothing if it is of this file."""
+    subjects = {subject.name: subject.sha256 or "" for subject in statement.subject}
     if artifact not in subjects:
         return [f"it is of {', '.join(subjects) or 'nothing'}, not of this file"]
     if subjects[artifact] != digest:
@@ -203,41 +144,43 @@ def judge_statement(statement: Statement, *, artifact: str, digest: str) -> list
 
 
 def judge_bill(bill: Bill, *, digest: str) -> list[str]:
-    """What is wrong with an SBOM of this file."""
-    told = [item.content for item in bill.metadata.component.hashes if item.alg == "SHA-256"]
-    if told != [digest]:
-        return [f"it is of a file with SHA-256 {', '.join(told) or '(none)'}, but this one has {digest}"]
+    """Return what is wrong with an SBOM of a file with some SHA-256."""
+    found = [item.content for item in bill.metadata.component.hashes if item.alg == "SHA-256"]
+    if found != [digest]:
+        return [f"it is of a file with SHA-256 {', '.join(found) or '(none)'}, but this one has {digest}"]
     return []
 
 
-def judge_claims(claims: Claims, statement: Statement, *, manifest_sha256: str) -> list[str]:
-    """Where manifest and provenance disagree."""
+def judge_claims(manifest: Manifest, statement: Statement, *, manifest_sha256: str) -> list[str]:
+    """Return where a manifest and a provenance disagree."""
     wrong = []
 
     def compare(what: str, here: object, there: object) -> None:
         if here != there:
             wrong.append(f"{what} is {here} in the manifest, {there} in the provenance")
 
-    definition = statement.definition
-    digests = {item.name: item.digest for item in definition.dependencies}
-    told = definition.internal.get("manifest")
-    compare("its own SHA-256", manifest_sha256, told.get("sha256") if isinstance(told, dict) else None)
-    compare("the cell", claims.cell, definition.external.get("cell"))
-    compare("the target", claims.target, definition.internal.get("target"))
-    compare("the commit", claims.source.commit, next(iter(digests.get("source", {}).values()), None))
-    patches = [(p.name, p.sha256, p.state) for p in claims.source.patches]
-    start = "patch "
+    external, internal = statement.definition.external, statement.definition.internal
+    commits = {item.name: item.digest or {} for item in statement.definition.dependencies}.get("source", {})
+    compare("its own SHA-256", manifest_sha256, internal.manifest.sha256 if internal.manifest is not None else None)
+    compare("the cell", manifest.cell, external.cell)
+    compare("the target", manifest.target, internal.target)
+    compare("the commit", manifest.source.commit, next(iter(commits.values()), None))
+    return [*wrong, *_judge_patches(manifest, statement)]
+
+
+def _judge_patches(manifest: Manifest, statement: Statement) -> list[str]:
+    """Return where the patch series of a manifest and of a provenance differ: in names, digests or states."""
+    here = [(patch.name, patch.sha256, patch.state or "applied") for patch in manifest.source.patches]
     there = [
-        (d.name.removeprefix(start), d.digest.get("sha256"), d.annotations.get("state", "applied"))
-        for d in definition.dependencies
-        if d.name.startswith(start)
+        (item.name.removeprefix(PATCH), item.sha256, (item.annotations or {}).get("state", "applied"))
+        for item in statement.definition.dependencies
+        if item.name.startswith(PATCH)
     ]
-    if patches != there:
-        names = [[name for name, _, _ in listed] for listed in (patches, there)]
-        digests_ = [[digest for _, digest, _ in listed] for listed in (patches, there)]
-        if names[0] == names[1]:
-            what = "states" if digests_[0] == digests_[1] else "digests"
-            wrong.append(f"patches have other {what} in the manifest than in the provenance")
-        else:
-            compare("the patch series", ", ".join(names[0]) or "empty", ", ".join(names[1]) or "empty")
-    return wrong
+    if here == there:
+        return []
+    names, other_names = ([name for name, _, _ in patches] for patches in (here, there))
+    if names != other_names:
+        series, other = (", ".join(listed) or "empty" for listed in (names, other_names))
+        return [f"the patch series is {series} in the manifest, {other} in the provenance"]
+    same_digests = [digest for _, digest, _ in here] == [digest for _, digest, _ in there]
+    return [f"patches have other {'states' if same_digests else 'digests'} in the manifest than in the provenance"]

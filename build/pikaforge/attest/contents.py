@@ -1,67 +1,65 @@
-"""The files of an artifact: what its manifest lists before it is packed, and what is found in it afterwards.
-
-A listed file has `path` (relative to the manifest's folder), `mode` (octal, as packed: 0755 or 0644) and `sha256`; a
-symbolic link has `path` and `link`. The manifest itself is not among them, and folders are not.
-"""
+"""The files of an artifact: those that its manifest lists before it is packed, and those that are in it afterwards."""
 
 from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from pikaforge.audit.elf.layout import is_elf
 from pikaforge.audit.inputs import TOTAL_LIMIT
+from pikaforge.config import package_files
 from pikaforge.errors import AuditError
-from pikaforge.host.archives import members, tar_entries, told
+from pikaforge.formats import format as formats
+from pikaforge.formats.manifest import MANIFEST, ManifestFile
+from pikaforge.host.archives import archive_errors, tar_entries
 
-MANIFEST = "manifest.json"
 LINK_LIMIT = 40
 """Symbolic links on one path, as in Linux (path_resolution(7))."""
 MANIFEST_LIMIT = 16 << 20
-"""Bytes; one that lists 50,000 files has half of that."""
-Listed = dict[str, str]
-"""A file or link as the manifest lists it."""
+"""Bytes; a manifest that lists 50,000 files has half of that."""
 
 
 def packed_mode(mode: int) -> str:
-    """A file's mode as packers write it: all of them keep the executable bit alone."""
+    """Return a file's mode as it is packed: packers keep nothing but the executable bit."""
     return "0755" if mode & 0o111 else "0644"
 
 
 def contents_of(
     tree: Path, extra: Mapping[str, bytes | Path] | None = None, *, executable: Collection[str] = ()
-) -> list[Listed]:
-    """What a manifest lists, sorted by path.
+) -> tuple[ManifestFile, ...]:
+    """Return what a manifest lists, sorted by path.
 
     Args:
         tree: tar archive of the compile stage's tree; names begin with `./`.
-        extra: what is put in beside it, by path; replaces what is there.
+        extra: files that are added to the tree, by path; they replace those of the tree.
         executable: those of `extra` that get mode 0755.
 
     Raises:
         AuditError: the archive cannot be read, or holds something that is neither file nor link.
     """
-    found: dict[str, Listed] = {}
-    with told(str(tree)):
+    found: dict[str, ManifestFile] = {}
+    with archive_errors(str(tree)):
         for entry in tar_entries(tree):
             name = posixpath.normpath(entry.name)
             if entry.kind == "folder":
                 continue
             if entry.kind == "symlink":
-                found[name] = {"path": name, "link": entry.target}
+                found[name] = ManifestFile(path=name, link=entry.target)
                 continue
             if entry.kind == "other":
                 raise AuditError(f"{name} is neither file, folder nor link", where=str(tree))
-            found[name] = {"path": name, "mode": packed_mode(entry.mode), "sha256": _hashed(entry.open())[0]}
+            digest = _hashed(entry.open())[0]
+            found[name] = ManifestFile(path=name, mode=packed_mode(entry.mode), sha256=digest)
     for name, data in (extra or {}).items():
         digest = hashlib.sha256(data if isinstance(data, bytes) else data.read_bytes()).hexdigest()
-        found[name] = {"path": name, "mode": packed_mode(0o755 if name in executable else 0o644), "sha256": digest}
+        mode = packed_mode(0o755 if name in executable else 0o644)
+        found[name] = ManifestFile(path=name, mode=mode, sha256=digest)
     found.pop(MANIFEST, None)
-    return [found[name] for name in sorted(found)]
+    return tuple(found[name] for name in sorted(found))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,31 +70,31 @@ class Found:
     link: str = ""
     """Of a symbolic link: where it leads."""
     mode: int | None = None
-    """Permission bits; None where the package does not tell."""
+    """Permission bits; None if the package does not have them."""
     elf: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageContents:
-    """What an artifact holds."""
+    """The files of an artifact."""
 
     files: Mapping[str, Found] = field(default_factory=dict)
     """By path in the package."""
     manifest: bytes | None = None
-    """The manifest that is nearest to the top."""
+    """The manifest that is nearest to the top of the package."""
     top: str = ""
-    """The manifest's folder, `opt/server`; "" is the package's top."""
+    """The manifest's folder, `opt/server`; empty if that is the top of the package."""
     holds_links: bool = True
-    """Whether its kind can hold symbolic links: a wheel has a copy of what a link leads to."""
+    """Whether its format can hold symbolic links; else it has a copy of what a link leads to."""
 
     @property
     def manifest_sha256(self) -> str:
-        """Its digest; "" without one."""
+        """Digest of the manifest; empty without one."""
         return "" if self.manifest is None else hashlib.sha256(self.manifest).hexdigest()
 
     @property
     def inside(self) -> dict[str, Found]:
-        """The files below the manifest's folder, by path relative to it; without the manifest."""
+        """The files below the manifest's folder, by path relative to it, without the manifest."""
         start = f"{self.top}/" if self.top else ""
         inside = {name[len(start) :]: found for name, found in self.files.items() if name.startswith(start)}
         inside.pop(MANIFEST, None)
@@ -104,14 +102,17 @@ class PackageContents:
 
     @property
     def programs(self) -> frozenset[tuple[str, str]]:
-        """Path and SHA-256 of the ELF files; below the manifest's folder the path is relative to that, so that the
-        packages of one tree in several formats have the same."""
+        """Path and SHA-256 of the ELF files.
+
+        Below the manifest's folder the path is relative to that, so that the packages of one tree have the same
+        programs in all formats.
+        """
         start = f"{self.top}/" if self.top else ""
         return frozenset((name.removeprefix(start), file.sha256) for name, file in self.files.items() if file.elf)
 
 
 def read_package(path: Path) -> PackageContents:
-    """Read an artifact of any kind that `host.archives` knows, once, without unpacking it.
+    """Read a package or archive of any kind, once, without unpacking it.
 
     Raises:
         AuditError: it is truncated, corrupt, or larger than anything that is built here.
@@ -120,8 +121,8 @@ def read_package(path: Path) -> PackageContents:
     manifests: dict[str, bytes] = {}
     same: list[tuple[str, str]] = []
     total = 0
-    with told(str(path)):
-        for member in members(path):
+    with archive_errors(str(path)):
+        for member in package_files.members(path):
             if member.name in files:
                 raise AuditError(f"{member.name} is in the package twice", where=str(path))
             if member.kind == "hardlink":
@@ -144,16 +145,17 @@ def read_package(path: Path) -> PackageContents:
     nearest = min(manifests, key=lambda name: (name.count("/"), name), default=None)
     if nearest is None:
         return PackageContents(files=files)
+    kind = formats.of_file(path)
     return PackageContents(
         files=files,
         manifest=manifests[nearest],
         top=posixpath.dirname(nearest),
-        holds_links=path.suffix != ".whl",
+        holds_links=kind is None or kind.holds_links,
     )
 
 
 def _hashed(content: IO[bytes], keep: int = 0) -> tuple[str, int, bytes]:
-    """SHA-256 and size of a stream, and its first `keep` bytes."""
+    """Return SHA-256 and size of a stream, and its first `keep` bytes."""
     digest, size, start = hashlib.sha256(), 0, b""
     while block := content.read(1 << 20):
         digest.update(block)
@@ -162,22 +164,22 @@ def _hashed(content: IO[bytes], keep: int = 0) -> tuple[str, int, bytes]:
     return digest.hexdigest(), size, start
 
 
-def _copied(item: Mapping[str, Any], listed: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """What a link leads to, through other links; the item itself where it leads to nothing that is listed."""
+def _copied(item: ManifestFile, listed: Mapping[str, ManifestFile]) -> ManifestFile:
+    """Return what a link leads to, through other links; the item itself if it leads to nothing that is listed."""
     end = item
     for _ in range(LINK_LIMIT):
-        if "link" not in end:
+        if end.link is None:
             return end
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(str(end["path"])), str(end["link"])))
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(end.path), end.link))
         if target not in listed:
             return item
         end = listed[target]
     return item
 
 
-def differences(listed: Collection[Mapping[str, Any]], package: PackageContents) -> list[str]:
-    """Where an artifact and the list in its manifest disagree, one line each, at most one for a path."""
-    wanted = {str(item.get("path")): item for item in listed}
+def differences(listed: Iterable[ManifestFile], package: PackageContents) -> list[str]:
+    """Return where an artifact and the list in its manifest disagree: one line each, at most one for a path."""
+    wanted = {item.path: item for item in listed}
     found = package.inside
     if not package.holds_links:
         wanted = {name: _copied(item, wanted) for name, item in wanted.items()}
@@ -185,11 +187,11 @@ def differences(listed: Collection[Mapping[str, Any]], package: PackageContents)
     out += [f"{name} is there, and not listed" for name in sorted(found.keys() - wanted.keys())]
     for name in sorted(wanted.keys() & found.keys()):
         item, file = wanted[name], found[name]
-        if "link" in item or file.link:
-            if item.get("link") != file.link:
-                out.append(f"{name} is a link to {file.link or 'nothing'}, not {item.get('link') or 'a file'}")
-        elif item.get("sha256") != file.sha256:
-            out.append(f"{name} has SHA-256 {file.sha256}, not {item.get('sha256')}")
-        elif file.mode is not None and item.get("mode") != f"{file.mode:04o}":
-            out.append(f"{name} has mode {file.mode:04o}, not {item.get('mode')}")
+        if item.link is not None or file.link:
+            if item.link != file.link:
+                out.append(f"{name} is a link to {file.link or 'nothing'}, not {item.link or 'a file'}")
+        elif item.sha256 != file.sha256:
+            out.append(f"{name} has SHA-256 {file.sha256}, not {item.sha256}")
+        elif file.mode is not None and item.mode != f"{file.mode:04o}":
+            out.append(f"{name} has mode {file.mode:04o}, not {item.mode}")
     return out

@@ -3,20 +3,21 @@
 The same manifest and artifact give the same bytes: the serial number is derived from the content, and the timestamp is
 that of the source (SOURCE_DATE_EPOCH), as for everything else in the artifact.
 
-What a compiler is in this format: `metadata.tools` are those that made the bill, so the compiler is a component with
-scope `excluded`: it was used for the product, and is not in it.
+In this format `metadata.tools` are the tools that made the bill. So the compiler is a component with scope `excluded`:
+it was used for the product, and is not in it.
 """
 
 from __future__ import annotations
 
 import posixpath
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pikaforge import __version__
 from pikaforge.config import families
+from pikaforge.formats.manifest import Manifest, ManifestDispatched, ManifestPatch, ManifestSource
 from pikaforge.host.http import redacted
 
 if TYPE_CHECKING:
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://pikaforge.invalid/sbom")
 PREFIX = "pikaforge:"
-"""Of our properties' names."""
+"""Of the names of properties that are not CycloneDX's."""
 
 
-def document(manifest: Mapping[str, Any], *, artifact: str, sha256: str) -> Bom:
-    """The bill of one artifact.
+def document(manifest: Manifest, *, artifact: str, sha256: str) -> Bom:
+    """Return the bill of one artifact.
 
     Args:
         manifest: what the artifact says of itself.
@@ -45,20 +46,20 @@ def document(manifest: Mapping[str, Any], *, artifact: str, sha256: str) -> Bom:
     top = Component(
         type=ComponentType.APPLICATION,
         bom_ref="artifact",
-        name=manifest["product"],
-        version=manifest["version"],
+        name=manifest.product,
+        version=manifest.version,
         hashes=_hashes(sha256),
         properties=_properties(
             artifact=artifact,
-            cell=manifest["cell"],
-            model=manifest["model"],
-            target=manifest["target"],
-            image=manifest["image"]["name"],
-            allocator=manifest["allocator"]["name"],
+            cell=manifest.cell,
+            model=manifest.model,
+            target=manifest.target,
+            image=manifest.image.name,
+            allocator=manifest.allocator.name,
         ),
     )
     source = _source(manifest)
-    parts = [source, *_submodules(manifest), *_allocator(manifest), *_libraries(manifest)]
+    contained = [source, *_submodules(manifest), *_allocator(manifest), *_libraries(manifest)]
     tools = _compilers(manifest)
     maker = Component(type=ComponentType.APPLICATION, bom_ref="pikaforge", name="pikaforge", version=__version__)
     bom = Bom(
@@ -66,18 +67,18 @@ def document(manifest: Mapping[str, Any], *, artifact: str, sha256: str) -> Bom:
         serial_number=NAMESPACE,
         metadata=BomMetaData(
             component=top,
-            timestamp=datetime.fromtimestamp(int(manifest["source_date_epoch"]), timezone.utc),
+            timestamp=datetime.fromtimestamp(manifest.source_date_epoch, timezone.utc),
             tools=ToolRepository(components=[maker]),
         ),
-        components=[*parts, *tools],
+        components=[*contained, *tools],
     )
-    bom.register_dependency(top, parts)
+    bom.register_dependency(top, contained)
     bom.serial_number = uuid.uuid5(NAMESPACE, text(bom))
     return bom
 
 
 def text(bom: Bom) -> str:
-    """The bill as it is written to its file."""
+    """Return a bill as it is written to its file."""
     from cyclonedx.output.json import JsonV1Dot6  # noqa: PLC0415
 
     return JsonV1Dot6(bom).output_as_string(indent=2) + "\n"
@@ -95,70 +96,71 @@ def _properties(**values: object) -> list[Property]:
     return [Property(name=f"{PREFIX}{name}", value=str(value)) for name, value in values.items() if value]
 
 
-def _source(manifest: Mapping[str, Any]) -> Component:
-    """The product's own source as it was compiled; the pedigree tells what it was before the patches."""
-    from cyclonedx.model import ExternalReference, ExternalReferenceType, Property, XsUri  # noqa: PLC0415
+def _source(manifest: Manifest) -> Component:
+    """Return the product's source as it was compiled; its pedigree has what it was before the patches."""
+    from cyclonedx.model import ExternalReference, ExternalReferenceType, XsUri  # noqa: PLC0415
     from cyclonedx.model.component import Commit, Component, ComponentType, Pedigree  # noqa: PLC0415
 
-    source = manifest["source"]
-    url = redacted(str(source["url"]))
+    source, name = manifest.source, manifest.product
+    url = redacted(source.url)
     references = [ExternalReference(type=ExternalReferenceType.VCS, url=XsUri(url))] if url else []
-    commit, name = str(source["commit"]), str(manifest["product"])
-    is_git = bool(source["head"])
+    is_git = bool(source.head)
     upstream = Component(
         type=ComponentType.APPLICATION,
         bom_ref="upstream",
         name=name,
-        version=str(source.get("version") or manifest["version"]),
-        purl=_generic(name, commit, f"git+{url}@{commit}" if url and is_git else ""),
-        hashes=() if is_git else _hashes(commit),
+        version=source.version or manifest.version,
+        purl=_generic(name, source.commit, f"git+{url}@{source.commit}" if url and is_git else ""),
+        hashes=() if is_git else _hashes(source.commit),
         external_references=references,
         properties=_properties(
-            origin=source.get("kind"), ref=source["ref"], tag=source.get("tag"), commit=commit if is_git else ""
+            origin=source.kind, ref=source.ref, tag=source.tag, commit=source.commit if is_git else ""
         ),
     )
-    # A pedigree tells in what a component differs from its ancestor: what that has already is no patch there.
-    patches = [_patch(patch) for patch in source["patches"] if state_of(patch) == "applied"]
-    digests = []
-    for number, patch in enumerate(source["patches"], 1):
-        # The format has no place for a patch's digest; the number keeps their order, which the format does not.
-        title = f"{PREFIX}patch:{number}:{patch['name']}"
-        digests.append(Property(name=title, value=f"sha256:{patch['sha256']}"))
-        if state_of(patch) != "applied":
-            digests.append(Property(name=f"{title}:state", value=state_of(patch)))
     return Component(
         type=ComponentType.APPLICATION,
         bom_ref="source",
         name=f"{name}-source",
-        version=source["head"] or commit,
+        version=source.head or source.commit,
         external_references=references,
         pedigree=Pedigree(
-            ancestors=[upstream], commits=[Commit(uid=commit)] if is_git else [], patches=patches, notes=_notes(source)
+            ancestors=[upstream],
+            commits=[Commit(uid=source.commit)] if is_git else [],
+            # A pedigree says in what a component differs from its ancestor: what that has already is no patch there.
+            patches=[_patch(patch) for patch in source.patches if patch.applied],
+            notes=_notes(source),
         ),
-        properties=digests,
+        properties=list(_digests(source)),
     )
 
 
-def _patch(patch: Mapping[str, Any]) -> Patch:
+def _digests(source: ManifestSource) -> Iterator[Property]:
+    """Return digest and state of each patch. The format has no place for them, nor for the order of patches."""
+    from cyclonedx.model import Property  # noqa: PLC0415
+
+    for number, patch in enumerate(source.patches, 1):
+        title = f"{PREFIX}patch:{number}:{patch.name}"
+        yield Property(name=title, value=f"sha256:{patch.sha256}")
+        if not patch.applied:
+            yield Property(name=f"{title}:state", value=patch.state)
+
+
+def _patch(patch: ManifestPatch) -> Patch:
     from cyclonedx.model import XsUri  # noqa: PLC0415
     from cyclonedx.model.component import Diff, Patch, PatchClassification  # noqa: PLC0415
 
-    url = redacted(str(patch["url"]))
+    url = redacted(patch.url)
     kind = PatchClassification.CHERRY_PICK if url else PatchClassification.UNOFFICIAL
-    return Patch(type=kind, diff=Diff(url=XsUri(url or str(patch["name"]))))
+    return Patch(type=kind, diff=Diff(url=XsUri(url or patch.name)))
 
 
-def _notes(source: Mapping[str, Any]) -> str | None:
-    told = []
-    for state, words in (("applied", "applied in this order"), ("present", "in the ancestor already")):
-        names = [str(patch["name"]) for patch in source["patches"] if state_of(patch) == state]
-        told += [f"{words}: {', '.join(names)}"] if names else []
-    return "; ".join(told) or None
-
-
-def state_of(patch: Mapping[str, Any]) -> str:
-    """Return the state of a patch: `applied` or `present`. Manifests before format 4 list applied ones only."""
-    return str(patch.get("state", "applied"))
+def _notes(source: ManifestSource) -> str | None:
+    """Return the patches in their order for people; None if there are none."""
+    lists = (
+        ("applied in this order", [patch.name for patch in source.patches if patch.applied]),
+        ("in the ancestor already", [patch.name for patch in source.patches if patch.state == "present"]),
+    )
+    return "; ".join(f"{title}: {', '.join(names)}" for title, names in lists if names) or None
 
 
 def _generic(name: str, version: str, vcs_url: str = "") -> PackageURL:
@@ -167,10 +169,10 @@ def _generic(name: str, version: str, vcs_url: str = "") -> PackageURL:
     return PackageURL(type="generic", name=name, version=version, qualifiers={"vcs_url": vcs_url} if vcs_url else {})
 
 
-def _submodules(manifest: Mapping[str, Any]) -> Iterator[Component]:
+def _submodules(manifest: Manifest) -> Iterator[Component]:
     from cyclonedx.model.component import Component, ComponentType  # noqa: PLC0415
 
-    for path, commit in sorted(manifest["source"]["submodules"].items()):
+    for path, commit in sorted(manifest.source.submodules.items()):
         name = posixpath.basename(path)
         yield Component(
             type=ComponentType.LIBRARY,
@@ -182,99 +184,96 @@ def _submodules(manifest: Mapping[str, Any]) -> Iterator[Component]:
         )
 
 
-def _allocator(manifest: Mapping[str, Any]) -> Iterator[Component]:
-    """What was built from tarballs for it; the system's is among the bundled libraries, and the C library's outside."""
+def _allocator(manifest: Manifest) -> Iterator[Component]:
+    """Return what was built from tarballs for the allocator.
+
+    The system's allocator is among the bundled libraries, and the C library's is not in the artifact.
+    """
     from cyclonedx.model import ExternalReference, ExternalReferenceType, XsUri  # noqa: PLC0415
     from cyclonedx.model.component import Component, ComponentType  # noqa: PLC0415
 
-    allocator = manifest["allocator"]
-    for folder, tarball in sorted(allocator.get("tarballs", {}).items()):
-        url = redacted(str(tarball["url"]))
-        name = posixpath.basename(url).partition(f"-{tarball['version']}")[0] or str(folder)
+    allocator = manifest.allocator
+    for folder, tarball in sorted((allocator.tarballs or {}).items()):
+        url = redacted(tarball.url)
+        name = posixpath.basename(url).partition(f"-{tarball.version}")[0] or folder
         yield Component(
             type=ComponentType.LIBRARY,
             bom_ref=f"allocator:{folder}",
             name=name,
-            version=tarball["version"],
-            purl=_generic(name, str(tarball["version"])),
+            version=tarball.version,
+            purl=_generic(name, tarball.version),
             external_references=[
                 ExternalReference(
-                    type=ExternalReferenceType.SOURCE_DISTRIBUTION, url=XsUri(url), hashes=_hashes(tarball["sha256"])
+                    type=ExternalReferenceType.SOURCE_DISTRIBUTION, url=XsUri(url), hashes=_hashes(tarball.sha256)
                 )
             ],
-            properties=_properties(role="allocator", allocator=allocator["name"]),
+            properties=_properties(role="allocator", allocator=allocator.name),
         )
 
 
-def _libraries(manifest: Mapping[str, Any]) -> Iterator[Component]:
-    """Libraries of the image's packages that travel along."""
+def _libraries(manifest: Manifest) -> Iterator[Component]:
+    """Return the libraries of the image's packages that are in the tree."""
     from cyclonedx.model.component import Component, ComponentType  # noqa: PLC0415
 
-    used = str(manifest["allocator"].get("library") or "")
-    accepted = {entry["file"]: entry for entry in manifest["audit"].get("dispatched", ())}
-    for library in manifest["bundled_libraries"]:
-        is_allocator = used and used in (library["soname"], library["path"], posixpath.basename(library["path"]))
+    used = manifest.allocator.library
+    accepted = {entry.file: entry for entry in manifest.audit.dispatched}
+    for library in manifest.bundled_libraries:
+        is_allocator = used and used in (library.soname, library.path, posixpath.basename(library.path))
         yield Component(
             type=ComponentType.LIBRARY,
-            bom_ref=f"library:{library['path']}",
-            name=library["soname"],
-            version=library["version"] or None,
-            purl=_package_url(manifest, str(library["package"]), str(library["version"])),
+            bom_ref=f"library:{library.path}",
+            name=library.soname,
+            version=library.version or None,
+            purl=_package_url(manifest, library.package, library.version),
             properties=_properties(
-                path=library["path"],
-                package=library["package"],
+                path=library.path,
+                package=library.package,
                 role="allocator" if is_allocator else "bundled library",
-                **_dispatch(accepted.get(library["path"], {})),
+                **_dispatch(accepted.get(library.path)),
             ),
         )
 
 
-def _dispatch(entry: Mapping[str, Any]) -> dict[str, str]:
-    """What a library needs of the CPU only where that has it, and what makes sure of it."""
-    return {
-        "dispatched_features": " ".join(entry.get("features", ())),
-        "dispatch_evidence": "; ".join(entry.get("evidence", ())),
-    }
+def _dispatch(entry: ManifestDispatched | None) -> dict[str, str]:
+    """Return the features that a library uses only on CPUs that have them, and the evidence for that."""
+    if entry is None:
+        return {}
+    return {"dispatched_features": " ".join(entry.features), "dispatch_evidence": "; ".join(entry.evidence)}
 
 
-def _package_url(manifest: Mapping[str, Any], package: str, version: str) -> PackageURL | None:
-    """Return the package that a library is from; as an RPM where nothing is known of the system."""
+def _package_url(manifest: Manifest, package: str, version: str) -> PackageURL | None:
+    """Return the package that a library is from; None if it is from none."""
     from packageurl import PackageURL  # noqa: PLC0415
 
     if not package or not version:
         return None
-    system = manifest["image"]["os"]
-    purl = families.of_system(str(system["id"])).packages.purl(package, version)
-    qualifiers = {"distro": f"{system['id']}-{system['version']}", **purl.qualifiers}
-    return PackageURL(
-        type=purl.type, namespace=system["id"], name=purl.name, version=purl.version, qualifiers=qualifiers
-    )
+    system = manifest.image.os
+    purl = families.of_system(system.id).packages.purl(package, version)
+    qualifiers = {"distro": f"{system.id}-{system.version}", **purl.qualifiers}
+    return PackageURL(type=purl.type, namespace=system.id, name=purl.name, version=purl.version, qualifiers=qualifiers)
 
 
-def _added(manifest: Mapping[str, Any], name: str) -> list[str]:
-    """What the compiler's version added to the target's flags, for C or C++."""
-    return [str(word) for entry in manifest.get("adaptations", ()) for word in entry[name]]
-
-
-def _compilers(manifest: Mapping[str, Any]) -> Iterator[Component]:
-    """The lines that compiler and linker print of themselves: compiler, its version, linker."""
+def _compilers(manifest: Manifest) -> Iterator[Component]:
+    """Return compiler and linker, by the lines that they print of themselves: compiler, its version, linker."""
     from cyclonedx.model.component import Component, ComponentScope, ComponentType  # noqa: PLC0415
 
-    told = [str(line) for line in manifest["compiler"]]
-    if told:
+    lines, adaptations = manifest.compiler, manifest.adaptations
+    if lines:
         yield Component(
             type=ComponentType.APPLICATION,
             bom_ref="tool:compiler",
-            name=told[0],
-            version=told[1] if len(told) > 1 else None,
+            name=lines[0],
+            version=lines[1] if len(lines) > 1 else None,
             scope=ComponentScope.EXCLUDED,
             properties=_properties(
                 role="compiler",
-                flags=" ".join(manifest["flags"]),
-                **{name: " ".join(_added(manifest, name)) for name in ("cflags", "cxxflags")},
+                flags=" ".join(manifest.flags),
+                # What the compiler's version added to the target's flags.
+                cflags=" ".join(word for entry in adaptations for word in entry.cflags),
+                cxxflags=" ".join(word for entry in adaptations for word in entry.cxxflags),
             ),
         )
-    for number, line in enumerate(told[2:], 1):
+    for number, line in enumerate(lines[2:], 1):
         yield Component(
             type=ComponentType.APPLICATION,
             bom_ref=f"tool:{number}",

@@ -1,16 +1,18 @@
-"""Signatures: made with a key that stays on this machine, and judged by keys that the user names.
+"""Signatures with a key that stays on this machine.
 
-The key is configured by its place: `PIKAFORGE_SIGNING_KEY` is the file with the secret key, or the fingerprint of a key
-that the user's own agent has; or, for CI systems that keep secrets in variables, the secret key itself in text form.
-`PIKAFORGE_SIGNING_PASSPHRASE` is a file with its passphrase, `PIKAFORGE_VERIFY_KEYS` files with public keys, separated
-by colons. A key that is not in the user's agent is imported into a keyring that is thrown away, with an agent of its
-own that is ended; the passphrase goes through a pipe. Neither is ever an argument, in the environment of another
-program, in a log, or in a container: of an RPM, the header is signed here, and rpm only puts the ready signature in
-(docker/guest/rpmsign.sh), wherever it runs.
+Environment variables say where keys are. `PIKAFORGE_SIGNING_KEY` is the file with the secret key, or the fingerprint of
+a key that the user's agent has; or, for CI systems that keep secrets in variables, the secret key itself in text form.
+`PIKAFORGE_SIGNING_PASSPHRASE` is a file with its passphrase. `PIKAFORGE_VERIFY_KEYS` are files with public keys,
+separated by colons.
 
-Signing needs GnuPG 2.1 or newer, verifying only its small `gpgv`. EL7's GnuPG 2.0 and rpm 4.11 verify RSA, but know no
-Ed25519 (GnuPG 2.1's NEWS): release keys should be RSA with 3072 or 4096 bits. Digests are SHA-256, because EL9 refuses
-SHA-1.
+A key that is not in the user's agent is imported into a temporary keyring with an agent of its own; both are gone at
+the end. The passphrase goes through a pipe. Key and passphrase are never an argument, in the environment of another
+program, in a log, or in a container: a signature inside a file is made here, and a guest script only puts it in,
+wherever that runs (`formats.embedded_signature`).
+
+Signing needs GnuPG 2.1 or newer, and verifying only its small `gpgv`. EL7's GnuPG 2.0 and rpm 4.11 verify RSA, but know
+no Ed25519 (GnuPG 2.1's NEWS): release keys should be RSA with 3072 or 4096 bits. Digests are SHA-256, because EL9
+refuses SHA-1.
 """
 
 from __future__ import annotations
@@ -29,25 +31,27 @@ from packaging.version import Version
 from pikaforge.attest.describe import SIGNATURE_SUFFIX
 from pikaforge.attest.signatures import FINGERPRINT, GNUPG_HINT, Verifier
 from pikaforge.errors import ConfigError, ForgeError, HostError
-from pikaforge.formats.rpm.rpm_file import Insert, last_line, read_rpm
+from pikaforge.formats import format as formats
+from pikaforge.formats.embedded_signature import Insert
+from pikaforge.formats.text import last_line
 from pikaforge.host import process
 from pikaforge.host.store import write_atomically
 
 KEY, PASSPHRASE, PUBLIC = "PIKAFORGE_SIGNING_KEY", "PIKAFORGE_SIGNING_PASSPHRASE", "PIKAFORGE_VERIFY_KEYS"
 PRIVATE = "-----BEGIN PGP PRIVATE KEY BLOCK-----"
 HOME_LENGTH = 80
-"""Bytes: the agent's sockets lie in the keyring's folder, and their paths may have 107 (unix(7))."""
+"""Bytes of a keyring's path. The agent's sockets are in it, and their paths may have 107 bytes (unix(7))."""
 AGENT = ("disable-scdaemon", "no-allow-external-cache", "ignore-invalid-option s2k-count", "s2k-count 65536")
-"""Settings of our own agent. It keeps the key under the passphrase again, and turns that into a key for each signature;
-by default that takes 0.3 s each time, against somebody who has the keyring. Nobody gets this one. GnuPG 2.1 may not
-know the option."""
+"""Configuration of the temporary agent. An agent encrypts the key with the passphrase, and derives a key from that for
+each signature. By default that takes 0.3 s each time, to slow down somebody who has stolen the keyring. This keyring
+is temporary, so it may be quick. GnuPG 2.1 may not know the option."""
 TIMEOUT = 60.0
 RSA = "1"
 """OpenPGP's number of the algorithm that EL7 knows (RFC 4880, section 9.1)."""
 
 
 class SigningError(ForgeError):
-    """A key cannot be used, or a file not be signed."""
+    """A key cannot be used, or a file cannot be signed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +59,16 @@ class Settings:
     """Where keys are."""
 
     key: str = ""
-    """File with the secret key, or a fingerprint, or what to call `text`; empty: nothing is signed."""
+    """File with the secret key, a fingerprint, or the name of `text` for messages; empty if nothing is signed."""
     text: bytes = field(default=b"", repr=False)
-    """The secret key itself, if the environment holds it."""
+    """The secret key itself, if the environment has it."""
     passphrase: Path | None = None
     public: tuple[Path, ...] = ()
     """Files with public keys, for verifying."""
 
 
 def settings(environ: Mapping[str, str], *, base: Path) -> Settings:
-    """What the environment says of keys; relative paths are relative to `base`."""
+    """Return where the environment says that keys are. Relative paths are relative to `base`."""
     key = environ.get(KEY, "").strip()
     inline = PRIVATE in key
     plain = "" if inline else key.replace(" ", "").upper()
@@ -79,21 +83,21 @@ def settings(environ: Mapping[str, str], *, base: Path) -> Settings:
 
 @dataclass(slots=True, kw_only=True)
 class Signer:
-    """A key that is ready to sign, as long as `open_signer`'s block lasts."""
+    """A key that can sign until the block of `open_signer` ends."""
 
     fingerprint: str
     """Of the primary key."""
     public: str
-    """The public key in text form, to be given to those who verify."""
+    """The public key in text form, for those who verify."""
     notices: tuple[str, ...] = ()
-    """What is to be known of the key."""
+    """Remarks on the key for the user."""
     _gpg: Gpg
     _verifier: Verifier
     made: list[Path] = field(default_factory=list)
-    """Files that were signed, but for those that were before."""
+    """Files that were signed; not those that had a good signature already."""
 
     def sign(self, path: Path) -> Path:
-        """Make `X.asc` beside X, unless there is one that is good: a second run changes nothing.
+        """Make `X.asc` beside X, unless there is a good one, so that a second run changes nothing. Return its path.
 
         Raises:
             SigningError: the key cannot sign.
@@ -105,27 +109,31 @@ class Signer:
         self.made.append(path)
         return beside
 
-    def sign_rpm(self, path: Path, insert: Insert) -> bool:
-        """Sign an RPM's header, unless it is by this key; whether the file was changed.
+    def sign_inside(self, path: Path, insert: Insert) -> bool:
+        """Put a signature into a file, if its format has that. Return whether the file was changed.
+
+        A file that has a good signature by this key stays as it is.
 
         Raises:
-            SigningError: the key cannot sign, or rpm changed more than the signature.
+            SigningError: the key cannot sign, or more than the signature was changed.
+            AuditError: the file is not of the format that its name says.
         """
-        parts = read_rpm(path)
-        if parts.signature and self._verifier.check_header(path).good:
+        kind = formats.of_file(path)
+        embedded = kind.embedded if kind is not None else None
+        if embedded is None:
             return False
-        header = self._gpg.home / "header"
-        header.write_bytes(parts.header)
-        signature = self._gpg.signature(header, self.fingerprint, armor=False)
-        content = insert(path, parts.header, signature, self.fingerprint)
-        beside = self._gpg.home / "signed.rpm"
+        part = embedded.signed_part(path)
+        if part.signature and self._verifier.check_embedded(path, embedded).good:
+            return False
+        job = embedded.insertion(path, part, self.detached(part.data, armor=False), self.fingerprint)
+        content = insert(job)
+        beside = self._gpg.home / f"signed-{path.name}"
         beside.write_bytes(content)
-        told = read_rpm(beside)
-        if told.body != parts.body or not self._verifier.check_header(beside).good:
+        if embedded.body(beside) != embedded.body(path) or not self._verifier.check_embedded(beside, embedded).good:
             raise SigningError(
-                "rpm did not leave the RPM as it was, with its header signed",
+                f"{job.program} has not put the signature into the file, or has changed more",
                 where=str(path),
-                hint="is it the tools image's rpm, or an old one? rpm 4.14 or newer is needed",
+                hint=job.advice,
             )
         beside.unlink()
         write_atomically(path, content)
@@ -133,7 +141,7 @@ class Signer:
         return True
 
     def detached(self, data: bytes, *, armor: bool = True) -> bytes:
-        """A detached signature of some bytes, as text or binary.
+        """Return a detached signature of some bytes, as text or binary.
 
         Raises:
             SigningError: the key cannot sign.
@@ -141,7 +149,7 @@ class Signer:
         return self._gpg.signature(self._put(data), self.fingerprint, armor=armor)
 
     def clearsigned(self, data: bytes) -> bytes:
-        """A text with its signature around it, as apt's InRelease is.
+        """Return a text with its signature around it, as apt's InRelease is.
 
         Raises:
             SigningError: the key cannot sign.
@@ -156,11 +164,11 @@ class Signer:
 
 @contextmanager
 def open_signer(where: Settings, scratch: Path) -> Iterator[Signer]:
-    """The configured key, ready to sign; nothing of it is left when the block is.
+    """Yield the configured key, ready to sign. Nothing of it is left when the block ends.
 
     Args:
         where: where the key is.
-        scratch: a folder; the keyring is made below it, or below the system's folder for temporary files if its path
+        scratch: a folder. The keyring is made below it, or below the system's folder for temporary files if the path
             is too long for an agent's sockets.
 
     Raises:
@@ -200,20 +208,20 @@ def _read(path: Path, where: str) -> bytes:
 
 
 def _gpg_program() -> str:
-    """gpg, 2.1 at least: older ones ask for a passphrase in a window and keep secret keys elsewhere."""
+    """Return gpg, 2.1 or newer. Older versions ask for a passphrase in a window, and keep secret keys elsewhere."""
     program = process.find("gpg2") or process.require("gpg", hint=GNUPG_HINT)
     found = re.search(r"\d+\.\d+", process.run([program, "--version"], timeout=TIMEOUT).text())
     if found is None or Version(found[0]) < Version("2.1"):
         raise HostError(
             f"{program} is GnuPG {found[0] if found else 'of an unknown version'}; signing needs 2.1 or newer",
-            hint="sign on another machine; what it signs with an RSA key is verified by old ones, too",
+            hint="sign on another machine; old versions verify signatures by RSA keys",
         )
     return program
 
 
 @contextmanager
 def _home(scratch: Path) -> Iterator[Path]:
-    """A folder for a keyring, 0700, removed when the block is left."""
+    """Yield a folder for a keyring, mode 0700; it is removed when the block ends."""
     scratch.mkdir(parents=True, exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="gnupg-", dir=scratch)).resolve()
     if len(os.fsencode(home)) > HOME_LENGTH:
@@ -227,7 +235,7 @@ def _home(scratch: Path) -> Iterator[Path]:
 
 @dataclass(slots=True, kw_only=True)
 class Gpg:
-    """gpg with a keyring of its own."""
+    """gpg with a temporary keyring."""
 
     program: str
     home: Path
@@ -238,7 +246,7 @@ class Gpg:
         """Run gpg with the keyring.
 
         Raises:
-            SigningError: it fails; the last line that it prints is told, which never has a secret.
+            SigningError: it fails. The error has its last line, which never has a secret.
         """
         done = self.try_(*arguments, stdin=stdin)
         if done.status != 0:
@@ -248,7 +256,7 @@ class Gpg:
         return done
 
     def try_(self, *arguments: str, stdin: bytes | None = None) -> process.Completed:
-        """As `run`, for when a failure has its own words."""
+        """Run gpg with the keyring, whatever its exit status."""
         fixed = ("--homedir", str(self.home), "--batch", "--no-tty", "--no-auto-key-locate", "--disable-dirmngr")
         return process.run([self.program, *fixed, *arguments], env=self._environment(), stdin=stdin, timeout=TIMEOUT)
 
@@ -256,7 +264,7 @@ class Gpg:
         return process.environment({"GNUPGHOME": str(self.home)})
 
     def take_text(self, data: bytes, *, where: str) -> None:
-        """Import a secret key, without knowing its passphrase.
+        """Import a secret key. That needs no passphrase.
 
         Raises:
             ConfigError: there is none.
@@ -271,7 +279,7 @@ class Gpg:
             )
 
     def take_agent(self, fingerprint: str) -> None:
-        """Use a key of the user's own agent: its public half is imported, and the agent's socket redirected to.
+        """Use a key of the user's agent: import its public half, and redirect the agent's socket.
 
         Raises:
             ConfigError: the user's keyring does not have it.
@@ -284,14 +292,14 @@ class Gpg:
                 f"your keyring has no key {fingerprint}", where=KEY, hint="import its public half: gpg --import FILE"
             )
         theirs = process.run(["gpgconf", "--list-dirs", "agent-socket"], timeout=TIMEOUT).text().strip()
-        # gpg starts the user's agent, if it does not run, when it is asked for a key of it.
+        # This starts the user's agent if it does not run.
         process.run(["gpg-connect-agent", "/bye"], timeout=TIMEOUT)
         # A file of this form in place of a socket leads to another one (libassuan's assuan_sock_set_sockaddr_un).
         self._socket().write_text(f"%Assuan%\nsocket={theirs}\n", encoding="utf-8")
         self.run("--import", stdin=exported.stdout)  # not before: gpg would start an agent for this keyring
 
     def _socket(self) -> Path:
-        """Where gpg looks for this keyring's agent: in the keyring, or in a folder of the user's below /run."""
+        """Return the socket of this keyring's agent: in the keyring, or in a folder of the user below /run."""
         listed = process.run(["gpgconf", "--list-dirs", "agent-socket"], env=self._environment(), timeout=TIMEOUT)
         path = Path(listed.text().strip())
         if path.parent != self.home:
@@ -299,7 +307,7 @@ class Gpg:
         return path
 
     def key(self, where: str) -> tuple[str, tuple[str, ...]]:
-        """Fingerprint of the one secret key, and what is to be known of it.
+        """Return the fingerprint of the one secret key, and remarks on it.
 
         Raises:
             ConfigError: there is none, or more than one.
@@ -308,7 +316,7 @@ class Gpg:
         return judge_keys(listed, where=where)
 
     def signature(self, path: Path, fingerprint: str, *, armor: bool, clear: bool = False) -> bytes:
-        """A detached signature with SHA-256; or with `clear`, the text with its signature around it.
+        """Return a detached signature with SHA-256; with `clear`, the text with its signature around it.
 
         Raises:
             ConfigError: the passphrase is wrong, or missing.
@@ -316,7 +324,7 @@ class Gpg:
         """
         out = self.home / "signature"
         out.unlink(missing_ok=True)
-        # Without a passphrase of ours, the user's agent may ask for it; an agent of our own has nobody to ask.
+        # If no passphrase is configured, the user's agent may ask for it. The temporary agent has nobody to ask.
         piped = self.own_agent or bool(self.passphrase)
         done = self.try_(
             *(("--pinentry-mode", "loopback", "--passphrase-fd", "0") if piped else ()),
@@ -337,14 +345,14 @@ class Gpg:
         return out.read_bytes()
 
     def end(self) -> None:
-        """End the agent that gpg has started; the user's own is left alone."""
+        """End the temporary agent; the user's agent goes on."""
         if self.own_agent:
             process.run(["gpgconf", "--kill", "all"], env=self._environment(), timeout=TIMEOUT)
         process.run(["gpgconf", "--remove-socketdir"], env=self._environment(), timeout=TIMEOUT)
 
 
 def judge_keys(colons: str, *, where: str) -> tuple[str, tuple[str, ...]]:
-    """The fingerprint in what `gpg --with-colons --list-secret-keys` prints (GnuPG's doc/DETAILS), and notices.
+    """Return the fingerprint that `gpg --with-colons --list-secret-keys` prints (GnuPG's doc/DETAILS), and remarks.
 
     Raises:
         ConfigError: there is not exactly one secret key.

@@ -1,7 +1,7 @@
-"""Verification: whether artifacts are what was built, by whom they say, and hold what they say.
+"""Verification of artifacts: digests, signatures, provenance, SBOM, manifest, contents and audit.
 
-A verdict is never an exception: whatever is wrong with an artifact or what lies beside it is a check that says no, so
-that all of it is told at once. What could not be checked is said, too, and never counts as a yes.
+A verdict is never an exception: whatever is wrong with an artifact or with a file beside it is a check that says no, so
+that the user sees all of it at once. What could not be checked is listed, too, and never counts as a yes.
 """
 
 from __future__ import annotations
@@ -10,47 +10,48 @@ import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from pikaforge.attest.claims import (
     Bill,
     ClaimError,
-    Claims,
-    Statement,
     judge_bill,
     judge_claims,
     judge_statement,
     parse,
+    parse_statement,
     read_bytes,
 )
 from pikaforge.attest.contents import PackageContents, differences, read_package
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS
-from pikaforge.attest.signatures import SignatureVerdict
+from pikaforge.attest.provenance import Statement
 from pikaforge.errors import ForgeError
-from pikaforge.formats.rpm.rpm_file import RpmError
+from pikaforge.formats import format as formats
+from pikaforge.formats.embedded_signature import EmbeddedSignature, SignatureVerdict
+from pikaforge.formats.manifest import MANIFEST, Manifest
 from pikaforge.host.store import sha256
 
 COMPANIONS = (SBOM_SUFFIX, PROVENANCE_SUFFIX)
-"""Files beside an artifact that SHA256SUMS lists; signatures prove themselves."""
+"""Ends of the names of files beside an artifact that SHA256SUMS lists. Signatures need no digest."""
 DIGEST = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 SHOWN = 5
-"""Reasons of one check that are told; the rest is counted."""
+"""Reasons of one check that are shown; the others are counted."""
 
 
 def _plain(text: str) -> str:
-    """Text for a terminal: names in an artifact that nobody has vouched for may hold anything."""
+    """Return a text for a terminal. A name in an artifact that is not verified may hold control characters."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     file: str
     what: str
     verdict: Literal["yes", "no", "not checked"]
     why: str = ""
-    """By what it holds, or what is wrong."""
+    """What it was checked by, or what is wrong."""
 
     def __str__(self) -> str:
         return _plain(f"{self.verdict:<11}  {self.file}: {self.what}{f': {self.why}' if self.why else ''}")
@@ -58,14 +59,14 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyResult:
-    """Everything that was looked at for one path or URL."""
+    """The checks of one path or URL."""
 
     title: str
     checks: tuple[CheckResult, ...]
 
     @property
     def refusals(self) -> tuple[CheckResult, ...]:
-        """What says no."""
+        """The checks that say no."""
         return tuple(check for check in self.checks if check.verdict == "no")
 
     @property
@@ -74,7 +75,7 @@ class VerifyResult:
         return not self.refusals and any(check.verdict == "yes" for check in self.checks)
 
     def lines(self) -> list[str]:
-        """For people: every check, then the word on all of them."""
+        """Return lines for people: every check, then the verdict."""
         said_no, left = self.refusals, sum(check.verdict == "not checked" for check in self.checks)
         done = len(self.checks) - left
         more = f", {left} not checked" if left else ""
@@ -85,13 +86,13 @@ class VerifyResult:
             word = f"REFUSED: {len(said_no)} of {done} checks say no{more}: {files}"
         return [*(str(check) for check in self.checks), _plain(f"{self.title}: {word}")]
 
-    def facts(self) -> dict[str, Any]:
-        """For scripts."""
+    def facts(self) -> dict[str, object]:
+        """Return the result for scripts, as JSON values."""
         return {"title": self.title, "passed": self.passed, "checks": [asdict(check) for check in self.checks]}
 
 
 def read_sums(text: str) -> tuple[dict[str, str], list[str]]:
-    """Digests by name as sha256sum writes them, and what is wrong with the lines that are not like that."""
+    """Return digests by name from a text as sha256sum writes it, and what is wrong with other lines."""
     sums: dict[str, str] = {}
     bad: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -108,7 +109,7 @@ def read_sums(text: str) -> tuple[dict[str, str], list[str]]:
 
 
 def artifact_of(name: str) -> str:
-    """The artifact that a file describes or signs; the file itself if it is one."""
+    """Return the name of the artifact that a file describes or signs; the name itself if it is an artifact."""
     for suffix in (SIGNATURE_SUFFIX, *COMPANIONS):
         if name.endswith(suffix) and name != suffix:
             return artifact_of(name.removesuffix(suffix))
@@ -116,59 +117,60 @@ def artifact_of(name: str) -> str:
 
 
 class Signatures(Protocol):
-    """Judges signatures by the keys that are trusted (`signing.Verifier`)."""
+    """Judges signatures by trusted keys (`signatures.Verifier`)."""
 
     def check(self, data: Path, signature: Path) -> SignatureVerdict:
-        """A detached one."""
+        """Judge a detached signature."""
 
-    def check_header(self, rpm: Path) -> SignatureVerdict:
-        """That in an RPM."""
+    def check_embedded(self, path: Path, embedded: EmbeddedSignature) -> SignatureVerdict:
+        """Judge the signature inside a file; raise AuditError if the file is damaged."""
 
-    def check_by_rpm(self, rpm: Path) -> SignatureVerdict | None:
-        """What rpm says; None where there is none."""
+    def check_by_program(self, path: Path, embedded: EmbeddedSignature) -> SignatureVerdict | None:
+        """Return what the format's own program says; None where it is missing."""
 
 
-Audit = Callable[[Path, Claims, PackageContents], Sequence[str]]
-"""Audits an artifact for its manifest's target, below the manifest's folder as its top: what says no.
+Audit = Callable[[Path, Manifest, PackageContents], Sequence[str]]
+"""Audits an artifact for the target of its manifest; returns what says no. Paths are relative to the manifest's folder.
 
-Raises ForgeError where it cannot be read.
+Raises ForgeError if the artifact cannot be read.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyContext:
-    """What is needed to verify."""
+    """What a verification needs."""
 
     audit: Audit
     signatures: Signatures | None
-    """None: there is no key, which only `unsigned` allows."""
+    """None if there is no key, which only `unsigned` allows."""
     unsigned: bool = False
-    """Accept what is not signed; a signature that is there, and for which there is a key, must be good still."""
+    """Accept what is not signed. A signature that is there must be good even then, if there is a key."""
 
 
-def verify_folder(folder: Path, means: VerifyContext, *, title: str = "") -> VerifyResult:
-    """Verify everything in a folder; hidden files are not part of it."""
-    examiner = _Examiner(folder, means)
+def verify_folder(folder: Path, context: VerifyContext, *, title: str = "") -> VerifyResult:
+    """Verify all files of a folder but hidden ones."""
+    examiner = _Examiner(folder, context)
     return VerifyResult(title=title or str(folder), checks=tuple(examiner.whole()))
 
 
-def verify_file(path: Path, means: VerifyContext, *, title: str = "") -> VerifyResult:
-    """Verify one artifact by what lies beside it; what describes or signs one stands for it."""
-    examiner = _Examiner(path.parent, means)
+def verify_file(path: Path, context: VerifyContext, *, title: str = "") -> VerifyResult:
+    """Verify one artifact by the files beside it. The name of such a file stands for the artifact."""
+    examiner = _Examiner(path.parent, context)
     return VerifyResult(title=title or str(path), checks=tuple(examiner.alone(artifact_of(path.name))))
 
 
 @dataclass(slots=True)
 class _Examiner:
-    """Looks at the files of one folder."""
+    """Checks the files of one folder."""
 
     folder: Path
-    means: VerifyContext
+    context: VerifyContext
     _digests: dict[str, str] = field(default_factory=dict)
     _audited: dict[object, tuple[str, Sequence[str]]] = field(default_factory=dict)
-    """What was audited: the first artifact with these programs, and what was said of them."""
+    """The first artifact that was audited with some programs and claims, and what says no of it."""
 
     def whole(self) -> Iterator[CheckResult]:
+        """Check all files of the folder."""
         paths = sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
         files = [path.name for path in paths if path.is_file() and not path.is_symlink()]
         sums = yield from self._sums()
@@ -193,6 +195,7 @@ class _Examiner:
             yield from self._artifact(name)
 
     def alone(self, name: str) -> Iterator[CheckResult]:
+        """Check one artifact and the files that describe it."""
         if (self.folder / SUMS).exists():
             sums = yield from self._sums()
             for part in (name, *(name + suffix for suffix in COMPANIONS)):
@@ -203,7 +206,7 @@ class _Examiner:
         yield from self._artifact(name)
 
     def _sums(self) -> Generator[CheckResult, None, dict[str, str] | None]:
-        """The folder's SHA256SUMS: the generator's value is the digests, or None."""
+        """Check the folder's SHA256SUMS. The generator's value is the digests by name, or None."""
         try:
             sums, bad = read_sums(read_bytes(self.folder / SUMS).decode("utf-8", "replace"))
         except ClaimError as error:
@@ -234,18 +237,18 @@ class _Examiner:
     def _signature(self, name: str) -> CheckResult:
         what, beside = "signature", self.folder / f"{name}{SIGNATURE_SUFFIX}"
         if not beside.is_file():
-            if self.means.unsigned:
+            if self.context.unsigned:
                 why = "it is not signed, which --unsigned accepts"
                 return CheckResult(file=name, what=what, verdict="not checked", why=why)
             return CheckResult(file=name, what=what, verdict="no", why=f"it is not signed: there is no {beside.name}")
-        if self.means.signatures is None:
+        if self.context.signatures is None:
             return CheckResult(file=name, what=what, verdict="not checked", why="no key was given (--key FILE)")
-        verdict = self.means.signatures.check(self.folder / name, beside)
+        verdict = self.context.signatures.check(self.folder / name, beside)
         return CheckResult(file=name, what=what, verdict="yes" if verdict.good else "no", why=verdict.why)
 
     @staticmethod
     def _said(file: str, what: str, wrong: Sequence[str], *, why: str = "") -> CheckResult:
-        """Yes if nothing is wrong."""
+        """Return a check that says yes if nothing is wrong."""
         if not wrong:
             return CheckResult(file=file, what=what, verdict="yes", why=why)
         more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
@@ -258,39 +261,40 @@ class _Examiner:
             yield CheckResult(file=name, what="file", verdict="no", why=f"it cannot be read: {error.strerror}")
             return
         yield self._signature(name)
-        if name.endswith(".rpm"):
-            yield from self._rpm(name)
+        kind = formats.of_file(self.folder / name)
+        if kind is not None and kind.embedded is not None:
+            yield from self._embedded(name, kind.embedded)
         statement = yield from self._provenance(name, digest)
         yield self._bill(name, digest, statement)
         yield from self._inside(name, statement)
 
-    def _rpm(self, name: str) -> Iterator[CheckResult]:
-        path, what = self.folder / name, "RPM header signature"
-        if self.means.signatures is None:
+    def _embedded(self, name: str, embedded: EmbeddedSignature) -> Iterator[CheckResult]:
+        """Check the signature inside a file."""
+        path, what = self.folder / name, embedded.title
+        if self.context.signatures is None:
             yield CheckResult(file=name, what=what, verdict="not checked", why="no key was given (--key FILE)")
             return
         try:
-            verdict = self.means.signatures.check_header(path)
-        except RpmError as error:
+            verdict = self.context.signatures.check_embedded(path, embedded)
+        except ForgeError as error:
             yield CheckResult(file=name, what=what, verdict="no", why=error.message)
             return
-        if not verdict.good and self.means.unsigned and "is not signed" in verdict.why:
+        if verdict.missing and self.context.unsigned:
             why = f"{verdict.why}, which --unsigned accepts"
             yield CheckResult(file=name, what=what, verdict="not checked", why=why)
             return
         yield CheckResult(file=name, what=what, verdict="yes" if verdict.good else "no", why=verdict.why)
-        by_rpm = self.means.signatures.check_by_rpm(path)
-        what = "rpm's own check (rpmkeys)"
-        if by_rpm is None:
-            yield CheckResult(file=name, what=what, verdict="not checked", why="there is no rpm on this machine")
+        what, own = embedded.program_title, self.context.signatures.check_by_program(path, embedded)
+        if own is None:
+            yield CheckResult(file=name, what=what, verdict="not checked", why=embedded.program_missing)
         else:
-            yield CheckResult(file=name, what=what, verdict="yes" if by_rpm.good else "no", why=by_rpm.why)
+            yield CheckResult(file=name, what=what, verdict="yes" if own.good else "no", why=own.why)
 
     def _provenance(self, name: str, digest: str) -> Generator[CheckResult, None, Statement | None]:
-        """The generator's value is the statement if it is of this file."""
+        """Check the provenance. The generator's value is the statement if it is of this file, else None."""
         file, what = f"{name}{PROVENANCE_SUFFIX}", "provenance is of the artifact"
         try:
-            statement = parse(Statement, read_bytes(self.folder / file))
+            statement = parse_statement(read_bytes(self.folder / file))
         except ClaimError as error:
             yield CheckResult(file=file, what=what, verdict="no", why=str(error))
             return None
@@ -304,14 +308,15 @@ class _Examiner:
             wrong = judge_bill(parse(Bill, read_bytes(self.folder / file)), digest=digest)
         except ClaimError as error:
             return CheckResult(file=file, what=what, verdict="no", why=str(error))
-        told = {item.name: item.digest for item in statement.predicate.details.byproducts} if statement else {}
-        if not wrong and statement and told.get(file, {}).get("sha256") != self._sha256(file):
+        byproducts = statement.predicate.details.byproducts or () if statement else ()
+        digests = {item.name: item.sha256 for item in byproducts}
+        if not wrong and statement and digests.get(file) != self._sha256(file):
             wrong = ["it is not the one that the provenance names"]
         return self._said(file, what, wrong)
 
     def _inside(self, name: str, statement: Statement | None) -> Iterator[CheckResult]:
-        """Manifest, contents and audit."""
-        what = "manifest.json"
+        """Check manifest, contents and audit."""
+        what = MANIFEST
         try:
             package = read_package(self.folder / name)
             if package.manifest is None:
@@ -321,7 +326,7 @@ class _Examiner:
                 else:
                     yield CheckResult(file=name, what=what, verdict="no", why="there is none in it")
                 return
-            claims = parse(Claims, package.manifest)
+            manifest = parse(Manifest, package.manifest)
         except ForgeError as error:
             yield CheckResult(file=name, what=what, verdict="no", why=error.message)
             return
@@ -333,30 +338,31 @@ class _Examiner:
                 file=name, what="manifest.json agrees with provenance", verdict="no", why="there is none of it"
             )
         else:
-            wrong = judge_claims(claims, statement, manifest_sha256=package.manifest_sha256)
-            yield self._said(name, "manifest.json agrees with provenance", wrong, why=claims.cell)
-        yield self._contents(name, claims, package)
-        yield self._audit(name, claims, package)
+            wrong = judge_claims(manifest, statement, manifest_sha256=package.manifest_sha256)
+            yield self._said(name, "manifest.json agrees with provenance", wrong, why=manifest.cell)
+        yield self._contents(name, manifest, package)
+        yield self._audit(name, manifest, package)
 
-    def _contents(self, name: str, claims: Claims, package: PackageContents) -> CheckResult:
+    def _contents(self, name: str, manifest: Manifest, package: PackageContents) -> CheckResult:
         what = "contents agree with manifest.json"
-        if claims.contents is None:
+        if manifest.contents is None:
             return CheckResult(file=name, what=what, verdict="no", why="the manifest does not list them")
         known = "" if all(f.link or f.mode is not None for f in package.inside.values()) else ", modes not compared"
         outside = len(package.files) - len(package.inside) - 1
         more = f", {outside} beside them by digest alone" if outside else ""
-        why = f"{len(claims.contents)} files{known}{more}"
-        return self._said(name, what, differences(claims.contents, package), why=why)
+        why = f"{len(manifest.contents)} files{known}{more}"
+        return self._said(name, what, differences(manifest.contents, package), why=why)
 
-    def _audit(self, name: str, claims: Claims, package: PackageContents) -> CheckResult:
-        what = f"audit for {claims.target}"
-        libraries = tuple((library.path, library.version, library.code) for library in claims.bundled_libraries)
-        key = (claims.target, claims.image, claims.allocator.name, libraries, package.programs)
+    def _audit(self, name: str, manifest: Manifest, package: PackageContents) -> CheckResult:
+        what = f"audit for {manifest.target}"
+        libraries = tuple((library.path, library.version, library.code) for library in manifest.bundled_libraries)
+        image = (manifest.image.name, manifest.image.baseline)
+        key = (manifest.target, image, manifest.allocator.name, libraries, package.programs)
         if key in self._audited:
             first, wrong = self._audited[key]
             return self._said(name, what, wrong, why=f"the same programs as in {first}")
         try:
-            wrong = self.means.audit(self.folder / name, claims, package)
+            wrong = self.context.audit(self.folder / name, manifest, package)
         except ForgeError as error:
             return CheckResult(file=name, what=what, verdict="no", why=error.message)
         self._audited[key] = (name, wrong)

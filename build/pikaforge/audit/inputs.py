@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import IO
 
 from pikaforge.audit.elf.layout import is_elf
+from pikaforge.config import package_files
 from pikaforge.errors import AuditError
-from pikaforge.host.archives import MEMBER_LIMIT, is_package, members, told
+from pikaforge.host.archives import MEMBER_LIMIT, archive_errors
 
 TOTAL_LIMIT = 32 << 30
 """Bytes unpacked from one package."""
@@ -39,7 +40,7 @@ def open_inputs(paths: Iterable[Path], scratch: Path) -> list[ElfTree]:
     A symbolic link that is named is followed; one within a folder is not, so that no file counts twice.
 
     Args:
-        paths: files, folders, packages (`host.archives.PACKAGE_SUFFIXES`).
+        paths: files, folders, packages (`config.package_files.suffixes`).
         scratch: an empty folder; the ELF files of packages are unpacked there, with numbers as names.
 
     Raises:
@@ -49,7 +50,7 @@ def open_inputs(paths: Iterable[Path], scratch: Path) -> list[ElfTree]:
     for number, path in enumerate(dict.fromkeys(paths)):
         if path.is_dir():
             trees.append(_folder(path))
-        elif is_package(path):
+        elif package_files.is_package(path):
             trees.append(open_package(path, scratch / str(number)))
         else:
             trees.append(_file(path))
@@ -67,7 +68,7 @@ def _file(path: Path) -> ElfTree:
         raise AuditError(
             "this is neither an ELF file nor a package",
             where=str(path),
-            hint="packages are known by their names: .tar.gz .tar.xz .zip .whl .deb .rpm",
+            hint=f"packages are known by their names: {' '.join(package_files.suffixes())}",
         )
     return ElfTree(title=str(path), whole=False, elves={path.name: real})
 
@@ -129,8 +130,8 @@ def open_package(path: Path, into: Path) -> ElfTree:
     elves: dict[str, Path] = {}
     links: dict[str, str] = {}
     others = total = 0
-    with told(str(path)):
-        for member in members(path):
+    with archive_errors(str(path)):
+        for member in package_files.members(path):
             if member.kind == "symlink":
                 _add_link(links, member.name, member.target)
             elif member.kind == "hardlink":

@@ -13,7 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pikaforge.config.schema import Allocator, Destination
+    from pikaforge.host import archives
     from pikaforge.host.os_families.family import OsFamily
 
 Member = TypeVar("Member")
@@ -62,6 +65,21 @@ class Registry(Generic[Member]):
             yield
         finally:
             del self._places[name], self._loaded[name]
+
+
+class PackageReader(Protocol):
+    """What rooms below `formats` need to know of a package format; see `formats.format.Format`."""
+
+    @property
+    def name(self) -> str:
+        """As configuration has it."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Ends of the names of its files, in small letters."""
+
+    def members(self, path: Path) -> Iterator[archives.Member]:
+        """Return the files and links of a package file; raise AuditError if it cannot be read."""
 
 
 class DestinationKind(Protocol):
@@ -120,7 +138,7 @@ STAGES: Registry[object] = Registry(
 )
 """Stages, in the order in which people read them; see `pipeline.stage.Stage`."""
 
-FORMATS: Registry[object] = Registry(
+FORMATS: Registry[PackageReader] = Registry(
     {
         "tar": "pikaforge.formats.tar.package:FORMAT",
         "rpm": "pikaforge.formats.rpm.package:FORMAT",
@@ -128,7 +146,7 @@ FORMATS: Registry[object] = Registry(
         "wheel": "pikaforge.formats.wheel.package:FORMAT",
     }
 )
-"""Package formats; see `formats.format.Format`."""
+"""Package formats; see `formats.format.Format`. `config.package_files` finds that of a file."""
 
 SITES: Registry[DestinationKind] = Registry(
     {

@@ -1,4 +1,4 @@
-"""Shell lines that client machines of every format are told: what goes into them is checked."""
+"""Shell lines for client machines, which all formats have. What goes into a line is checked or quoted."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ from pikaforge.formats.format import InstallOffer
 from pikaforge.host.download import FILE_PATTERN
 
 SCRIPT = "detect-model.sh"
-
-
+"""Finds the model of a machine."""
 SCRIPT_PATH = f"utils/{SCRIPT}"
-
-
+"""Below the published root."""
 BASE_URL = re.compile(r"(https?|file)://[A-Za-z0-9._~:/%@+,=!()\[\]-]+")
-"""What goes unquoted into a .repo file, where `$` begins a variable, and a sources.list, where blanks separate."""
-
-
+"""Goes unquoted into a .repo file, where `$` begins a variable, and into a sources.list, where blanks separate."""
 PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~/-]*")
 
 
 def script_lines(base: str, option: str = "") -> Iterator[str]:
-    # Into a file first: a shell would obey the half of a script of which the rest was lost on the way.
+    """Return lines that fetch and run the script that finds a machine's model."""
+    # It is saved first: a shell that reads from a pipe runs the first half of a script even if the rest is lost.
     yield f"curl -fsSO {shlex.quote(f'{base}/{SCRIPT_PATH}')} && sh {SCRIPT}{option}"
 
 
 def fetch(base: str, path: str, into: str) -> str:
+    """Return a line that downloads a file."""
     return f"curl -fsS -o {shlex.quote(into)} {shlex.quote(f'{base}/{path}')}"
 
 
 def file_name(path: str) -> str:
+    """Return the name of a file, quoted."""
     return shlex.quote(posixpath.basename(path))
 
 
 def checked(base: str, path: str, then: str) -> tuple[str, ...]:
-    """Download a file and what says its digest, compare, and only then go on."""
+    """Return lines that download a file, compare it with SHA256SUMS, and run a command if it is right."""
     sums = shlex.quote(f"{base}/{posixpath.join(posixpath.dirname(path), 'SHA256SUMS')}")
     # awk, because sha256sum of EL7 cannot leave out the files that are not here.
     chosen = shlex.quote(f'$2 == "{posixpath.basename(path)}"')
@@ -49,7 +48,7 @@ def checked(base: str, path: str, then: str) -> tuple[str, ...]:
 
 
 def base_of(offer: InstallOffer) -> str:
-    """Return the URL that an offer's lines begin with, after a check of it and of the path.
+    """Return the URL of the root for an offer's lines, after checks of the URL and of the package's path.
 
     Raises:
         ConfigError: the URL or the path cannot be written into a line.
@@ -61,7 +60,7 @@ def base_of(offer: InstallOffer) -> str:
 
 
 def checked_url(url: str) -> str:
-    """Return a URL without slashes at its end; raise ConfigError if it cannot be written into configuration files."""
+    """Return a URL without slashes at its end; raise ConfigError if configuration files cannot hold it."""
     url = url.rstrip("/")
     if not BASE_URL.fullmatch(url):
         hint = "https://, http:// or file:// with letters, digits and . _ ~ : / % @ + , = ! ( ) [ ] -; others as %XX"

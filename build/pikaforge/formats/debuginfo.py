@@ -1,4 +1,4 @@
-"""Debug information apart from the product, where debuggers look for it."""
+"""Debug information in packages of its own, at the paths where debuggers look for it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ BUILD_IDS = f"{DEBUG}/.build-id"
 def debug_entries(
     archive: Path | bytes, *, folder: str, prefix: str, build_ids: Mapping[str, str] | None = None
 ) -> tuple[Entry, ...]:
-    """Where debuggers look for a tree's debug information: by path (.gnu_debuglink) and by build-id.
+    """Return entries for a tree's debug information: files by path (.gnu_debuglink), and links by build id.
 
     Args:
         archive: the compile stage's debug.tar, PATH.debug for PATH in the tree.
         folder: the folder of the job into which it is unpacked.
         prefix: where the tree is on the host, `/opt/NAME`.
-        build_ids: by path in the tree, as the audit's facts have them; files without one get no link.
+        build_ids: by path in the tree, from the audit's facts; files without a build id get no link.
     """
     top = f"{DEBUG}{prefix}"
     entries = [
@@ -43,5 +43,5 @@ def debug_entries(
 
 
 def debug_tarball(entries: Sequence[Entry]) -> dict[str, bytes]:
-    """The input `pack` of docker/guest/debuginfo.sh, which makes the same files a tarball for `tar xf … -C /`."""
+    """Return the input `pack` of docker/guest/debuginfo.sh, which makes a tarball of the files for `tar xf … -C /`."""
     return {"layout.tsv": layout_text(entries).encode()}

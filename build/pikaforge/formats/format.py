@@ -1,7 +1,8 @@
 """The seam of package formats: all that the rest of the tool needs to know of one.
 
-A member is listed in `config.registry.FORMATS`. It makes a cell's packages, names a package file as package managers
-do, indexes a repository, and tells client machines how to install from one.
+A member is listed in `config.registry.FORMATS`. It makes a cell's packages, reads them, knows the name and version of a
+package file, indexes a repository, and has the files and shell lines for client machines. Most members are a
+`BaseFormat`, which has the usual answers.
 """
 
 from __future__ import annotations
@@ -9,118 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
+from pikaforge.config import families, package_files
 from pikaforge.config.registry import FORMATS
-from pikaforge.config.schema import Image, OsRelease, Spec
-from pikaforge.formats import debuginfo
+from pikaforge.config.schema import OsRelease
 from pikaforge.formats.artifact import FileRecord, Role
-from pikaforge.formats.layout import Entry, tree_entries
-from pikaforge.formats.package_inputs import PackageInputs
-from pikaforge.formats.payload import Rendered
-from pikaforge.host.job import Input, Job
-from pikaforge.host.workspace import Workspace, run_job
-from pikaforge.plan.cells import Cell
-
-STAGE = "package"
-
-
-# ---- making packages
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Packed:
-    """One package file that was made."""
-
-    format: str
-    role: Role
-    name: str
-    path: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Packing:
-    """What all formats of a cell's package are made from."""
-
-    workspace: Workspace
-    spec: Spec
-    cell: Cell
-    parts: PackageInputs
-    manifest: Mapping[str, Any]
-    rendered: Rendered
-    extra: bytes
-    """What goes in beside the tree, manifest included, as a tar archive."""
-    tools: str
-    """The tools image."""
-    scratch: Path
-
-    @property
-    def image(self) -> Image:
-        """The cell's image."""
-        return self.spec.images[self.cell.image]
-
-    @property
-    def epoch(self) -> int:
-        """SOURCE_DATE_EPOCH."""
-        return self.parts.epoch
-
-    @property
-    def variant(self) -> str:
-        """The allocator, unless it is the image's default."""
-        return "" if self.cell.allocator == self.image.allocator else self.cell.allocator
-
-    @property
-    def top(self) -> str:
-        """Where the tree is on a host."""
-        return f"/opt/{self.spec.product.name}"
-
-    def entries(self) -> tuple[Entry, ...]:
-        """Return the tree with what lies beside it, as packages install them."""
-        return (
-            *tree_entries(self.parts.tree, folder="tree", prefix=self.top),
-            *tree_entries(self.extra, folder="extra", prefix=self.top),
-        )
-
-    def debug(self) -> tuple[Entry, ...]:
-        """Return debug information where debuggers look for it; nothing if the tree has none."""
-        ids = self.parts.build_ids
-        return debuginfo.debug_entries(self.parts.debug, folder="debug", prefix=self.top, build_ids=ids)
-
-    def run(
-        self, script: str, what: str, *, guest: Sequence[str], inputs: Sequence[Input], outputs: Sequence[str]
-    ) -> list[Path]:
-        """Run a guest script in the tools image.
-
-        Args:
-            script: its name without `.sh`.
-            what: is made, for logs and errors.
-            guest: all scripts that it needs.
-            inputs: files that it reads.
-            outputs: files that it writes, below out/.
-
-        Returns:
-            The files, in the order of `outputs`.
-        """
-        job = Job(
-            label=f"{STAGE}-{self.cell.id}",
-            image=self.tools,
-            argv=("sh", "guest/run.sh", script),
-            env={"PIKAFORGE_PRODUCT": self.spec.product.name, "SOURCE_DATE_EPOCH": str(self.epoch)},
-            inputs=(self.workspace.guest(*guest), *inputs),
-            outputs=tuple(f"out/{name}" for name in outputs),
-            log=self.workspace.log_path(self.cell.id, f"{STAGE}-{what}"),
-        )
-        failed = f"the {what} could not be made"
-        done = run_job(self.workspace, job, self.scratch, stage=STAGE, label=self.cell.id, failed=failed)
-        return [done.outputs[f"out/{name}"] for name in outputs]
-
+from pikaforge.formats.embedded_signature import EmbeddedSignature
+from pikaforge.formats.packing import Packed, Packing
+from pikaforge.host import archives
+from pikaforge.host.archives import Member
 
 # ---- naming packages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOrigin:
-    """What a build report knows of a package file; for formats whose file names say less than package managers need."""
+    """What a build report says of a package file, for formats whose file names lack a part of the identity."""
 
     product: str
     version: str
@@ -128,6 +34,23 @@ class BuildOrigin:
     role: Role
     variant: str
     """The allocator, unless it is the image's default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """The name and version of a package file, as package managers know them."""
+
+    name: str
+    version: str
+    release: str = ""
+    """The packager's part of the version; empty where the format has none."""
+    architecture: str = ""
+    """As the format writes it; empty where it has none."""
+
+    @property
+    def full_version(self) -> str:
+        """VERSION-RELEASE."""
+        return f"{self.version}-{self.release}" if self.release else self.version
 
 
 # ---- indexing repositories
@@ -142,22 +65,22 @@ class Pool:
     place: str
     """The repository's folder below the root."""
     revision: int
-    """Seconds since 1970 that the index is dated."""
+    """Date of the index in seconds since 1970."""
     listed: Mapping[str, FileRecord]
     """By location: the path below the format's folder."""
     kept: frozenset[str]
-    """Locations that the index before names, too."""
+    """Locations that the former index has, too."""
     file: Callable[[str], Path]
-    """Returns the file at a location on this machine; it may be downloaded for that."""
+    """Returns the path of a package on this machine, by its location; it may be downloaded for that."""
     before: Callable[[], Mapping[str, bytes]]
-    """Returns the files of the index before, by path below the format's folder."""
+    """Returns the files of the former index, by path below the format's folder."""
 
     def packages(self) -> dict[str, Path | None]:
-        """Return files by location; None for what the index before knows."""
+        """Return the file of each package by its location; None if the former index has the package."""
         return {location: None if location in self.kept else self.file(location) for location in self.listed}
 
     def known(self) -> Mapping[str, bytes]:
-        """Return the index before, if it knows a package that is listed again; else nothing."""
+        """Return the files of the former index if it has a package that is listed again, else nothing."""
         return self.before() if self.kept else {}
 
 
@@ -169,9 +92,9 @@ class Signature:
     of: str
     """The pointer's path."""
     clear: bool = False
-    """Whether the signature is in the text; else it is detached and armored."""
+    """Whether the file is the pointer's text with its signature; else the signature is detached and armored."""
     first: bool = False
-    """Whether readers look for it with the pointer at once, so that it must be there before it."""
+    """Whether it is written before the pointer, because readers fetch it right after the pointer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,24 +102,24 @@ class IndexFiles:
     """An index, with paths below the format's folder."""
 
     immutable: Mapping[str, bytes] = field(default_factory=dict)
-    """Files that are called after their digests."""
+    """Files whose names hold their digests."""
     pointers: Mapping[str, bytes] = field(default_factory=dict)
-    """Files that change from generation to generation, in the order in which they are to be written."""
+    """Files that change from generation to generation, in the order in which they are written."""
     signatures: Sequence[Signature] = ()
 
 
 class RepositoryIndex(Protocol):
-    """Makes what package managers read of a repository."""
+    """Makes the metadata of a repository that package managers read."""
 
     def verify(self) -> None:
-        """Raise HostError if this machine lacks what makes it."""
+        """Raise HostError if a library for it is missing on this machine."""
 
     def update(self, pool: Pool) -> IndexFiles:
         """Return the index of a pool; the same pool gives the same bytes.
 
         Raises:
-            PublishError: a package cannot be read, or the index before is damaged.
-            HostError: this machine lacks what makes it.
+            PublishError: a package cannot be read, or the former index is damaged.
+            HostError: a library for it is missing on this machine.
         """
 
 
@@ -205,42 +128,48 @@ class RepositoryIndex(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallOffer:
-    """A published package, or a whole format of an image, to be installed by a client machine."""
+    """A published package, or all packages of a format and image, for a client machine to install."""
 
     product: str
     image: str
     os: OsRelease | None
-    """Of the image; None if the matrix has it no more."""
+    """Of the image; None if the matrix does not have the image any more."""
     model: str | None
     """None for a machine that finds its model by itself."""
     package: str
-    """As the package manager has it."""
+    """Its name in the package manager."""
     version: str
-    """As the package manager has it."""
+    """Its version in the package manager."""
     base_url: str
-    """Of everything that is published; a folder's is file://…"""
+    """Of the published root; that of a folder is file://…"""
     path: str
     """Of the package, below `base_url`."""
     key_url: str | None
-    """Where the key is that signs, if any does."""
+    """Of the public key; None if nothing is signed."""
     port: str = "9221"
-    """For the first instance of a server that is not installed by a package manager."""
+    """Of the first instance, where no package manager installs the server."""
 
 
 class Format(Protocol):
     """A package format."""
 
     name: str
-    """As configuration, reports and repositories have it."""
+    """Its name in configurations, reports and repositories."""
     folder: str
-    """Where its packages are, below a repository."""
+    """The folder of its packages in a repository."""
+    suffixes: tuple[str, ...]
+    """Ends of the names of its files, in small letters. If two formats fit a name, the longer suffix decides."""
     scripts: tuple[str, ...]
     """Guest scripts that make it."""
     index: RepositoryIndex | None
+    embedded: EmbeddedSignature | None
+    """How a file holds a signature; None where signatures are beside files only."""
+    holds_links: bool
+    """Whether a file can hold symbolic links; else it has a copy of the file that a link leads to."""
 
     @property
     def families(self) -> frozenset[str]:
-        """OS families whose own package manager installs it; none where Python or tar does."""
+        """OS families whose package manager installs it; none if Python or tar does."""
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the packages of a cell.
@@ -250,17 +179,30 @@ class Format(Protocol):
             PackingError: the tree cannot be packed in this format.
         """
 
-    def material(self) -> Mapping[str, Any]:
-        """Return key material beyond the source of this package and the guest scripts."""
+    def material(self) -> Mapping[str, object]:
+        """Return key material in addition to the files of `formats/` and the guest scripts; JSON values."""
 
-    def identity(self, path: Path, of: BuildOrigin) -> tuple[str, str]:
-        """Return name and version of a package file, as package managers know them."""
-
-    def body(self, path: Path) -> str:
-        """Return the digest of what a signature within the file leaves alone; "" where signatures are beside files.
+    def members(self, path: Path) -> Iterator[Member]:
+        """Return the files and links of a package file, without unpacking it.
 
         Raises:
-            ForgeError: it is no such package.
+            AuditError: it is no such file, is compressed by a method that cannot be read here, is truncated or corrupt.
+        """
+
+    def identity(self, path: Path, of: BuildOrigin) -> Identity:
+        """Return name and version of a package file, as package managers have them.
+
+        Raises:
+            PackingError: its name is none of this format.
+        """
+
+    def body(self, path: Path) -> str:
+        """Return the digest of a file without the signature in it; empty if signatures are beside files only.
+
+        Two files with the same digest are the same package: signing one again changes only its signature.
+
+        Raises:
+            AuditError: it is no such package.
         """
 
     def client_files(self, offer: InstallOffer) -> Mapping[str, str]:
@@ -270,17 +212,75 @@ class Format(Protocol):
             ConfigError: a URL cannot be written into them.
         """
 
+    def script_words(self, product: str) -> Mapping[str, str]:
+        """Return values for words of the script that finds a machine's model (`detect-model.sh`)."""
+
     def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
-        """Return shell lines that install a package as root, to be copied from a page; none where that cannot be.
+        """Return shell lines that install a package as root, for people to copy; none if there is no way.
 
         Raises:
             ConfigError: a URL or a path cannot be written into a line.
         """
 
 
+class BaseFormat:
+    """The usual answers of a format.
+
+    A member adds `name`, `folder`, `suffixes` and `pack`, and replaces what is different for it.
+    """
+
+    name: str
+    folder: str
+    suffixes: tuple[str, ...]
+    scripts: tuple[str, ...] = ()
+    index: RepositoryIndex | None = None
+    embedded: EmbeddedSignature | None = None
+    holds_links: bool = True
+
+    @property
+    def families(self) -> frozenset[str]:
+        """Return the families that list the format."""
+        return families.taking(self.name)
+
+    def material(self) -> Mapping[str, object]:
+        """Return nothing: all is in the sources."""
+        return {}
+
+    def members(self, path: Path) -> Iterator[Member]:
+        """Return the members of an archive: a zip if its name says so, else tar."""
+        return archives.members(path)
+
+    def identity(self, path: Path, of: BuildOrigin) -> Identity:
+        """Return the identity that an RPM of the build would have, without a release."""
+        variant, debug = (f"-{of.variant}" if of.variant else ""), ("-debuginfo" if of.role == "debug" else "")
+        return Identity(name=f"{of.product}{variant}{debug}", version=of.version)
+
+    def body(self, path: Path) -> str:
+        """Return what the embedded signature says; empty without one."""
+        return self.embedded.body(path) if self.embedded is not None else ""
+
+    def client_files(self, offer: InstallOffer) -> Mapping[str, str]:
+        """Return nothing: no package manager reads repositories of it."""
+        return {}
+
+    def script_words(self, product: str) -> Mapping[str, str]:
+        """Return nothing."""
+        return {}
+
+    def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
+        """Return nothing."""
+        return ()
+
+
 def of(name: str) -> Format:
     """Return a format by its name; raise KeyError if there is none."""
     return cast(Format, FORMATS.get(name))
+
+
+def of_file(path: Path) -> Format | None:
+    """Return the format that a file's name belongs to; None if there is none."""
+    found = package_files.format_of(path)
+    return None if found is None else of(found.name)
 
 
 def every() -> Iterator[Format]:

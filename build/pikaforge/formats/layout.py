@@ -1,7 +1,7 @@
-"""Where files of the inputs go in a package: entries, and the list of them that docker/guest/layout.sh obeys.
+"""The layout of a package: its entries, and the list of them that docker/guest/layout.sh copies files by.
 
-The entries are decided here, from the members of the tar archives that a job gets as inputs; the guest only copies. So
-a package's contents, modes and owners follow from its inputs alone, never from a umask or from who unpacked them.
+The entries are made here from the members of the tar archives that a job gets as inputs; the guest script only copies.
+So contents, modes and owners follow from the inputs alone, and not from a umask or from the user that unpacks them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pikaforge.host.archives import tar_entries
 
 Kind = Literal["file", "dir", "link"]
 PATH = re.compile(r"(/[A-Za-z0-9._@+~=,:-]+)+")
-"""No blanks, quotes, globs or macros: packers' file lists disagree on how to write them, and programs have none."""
+"""Without blanks, quotes, globs and macros: the file lists of packers quote them in different ways."""
 USER = re.compile(r"[a-z_][a-z0-9_-]*")
 LICENCE = re.compile(r"(licen[cs]e|copying|copyright|notice|authors)([.-].*)?", re.IGNORECASE)
-"""Names of the files that tell the licence, at the top of a tree."""
+"""Names of files with the licence, at the top of a tree."""
 
 
 class PackingError(ForgeError):
@@ -30,19 +30,19 @@ class PackingError(ForgeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One path of a package."""
+    """A path of a package."""
 
     path: str
     kind: Kind = "file"
     source: str = ""
-    """Of a file: below the job's root, `tree/bin/server`."""
+    """Of a file: its path below the job's root, `tree/bin/server`."""
     target: str = ""
-    """Of a link."""
+    """Of a link: the path that it leads to."""
     mode: int = 0o644
     owner: str = "root"
     group: str = "root"
     config: bool = False
-    """Kept when the operator has changed it: the new one goes beside it."""
+    """Whether an upgrade keeps the file that an operator has changed, and puts the new one beside it."""
     doc: bool = False
     licence: bool = False
 
@@ -71,12 +71,12 @@ def _check_path(path: str) -> None:
 
 
 def tree_entries(archive: Path | bytes, *, folder: str, prefix: str) -> tuple[Entry, ...]:
-    """The members of a tar archive as entries, without its top; root owns them, modes are 755 and 644.
+    """Return the members of a tar archive as entries, without its top. Root owns them; modes are 755 and 644.
 
     Args:
         archive: an input of the job.
         folder: the folder below the job's root into which it is unpacked.
-        prefix: the folder of the package that stands for its top.
+        prefix: the folder of the package that its top becomes.
 
     Raises:
         PackingError: a member is neither file, folder nor link within the tree, or has an odd name.
@@ -106,7 +106,7 @@ def tree_entries(archive: Path | bytes, *, folder: str, prefix: str) -> tuple[En
 
 
 def with_folders(entries: Iterable[Entry], *, below: str) -> tuple[Entry, ...]:
-    """The entries with all folders between `below` (which is among them) and each of them, sorted, once each."""
+    """Return entries and all their folders from `below` on (which is among them), each once, sorted by path."""
     found = {entry.path: entry for entry in entries}
     for path in list(found):
         parent = posixpath.dirname(path)
@@ -117,10 +117,10 @@ def with_folders(entries: Iterable[Entry], *, below: str) -> tuple[Entry, ...]:
 
 
 def layout_text(entries: Sequence[Entry]) -> str:
-    """The list for layout.sh: kind, mode, path, and source or target, separated by tabs; folders first.
+    """Return the list for layout.sh: lines of kind, mode, path, and source or target, separated by tabs; folders first.
 
     Raises:
-        PackingError: two entries want the same path to be different things.
+        PackingError: two different entries have the same path.
     """
     seen: dict[str, tuple[str, str, int]] = {}
     for entry in entries:

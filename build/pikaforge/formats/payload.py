@@ -1,9 +1,9 @@
-"""What goes into a package beside the tree: utils/ and systemd/, filled in from the product entry.
+"""The payload: files that are added to the tree in every package, utils/ and systemd/, made from the product's entry.
 
-The templates under payload/ name no product. They hold @WORDS@ for values that are names by the model's patterns, so
-nothing needs quoting; settings go to the deployment script as data, in a file of its own. So do the CPU features for
-the CPU gate: `utils/cpu-features` is a kernel flag a line, `utils/cpu-targets` a line of target, models and flags for
-each package that the gate may advise to take instead.
+The templates in assets/ name no product. Their words (`@PRODUCT@`) stand for values that the model's patterns restrict
+to names, so that nothing is quoted. The deployment script reads its settings from a file of its own. The CPU gate reads
+two: `utils/cpu-features` has one kernel flag in each line, `utils/cpu-targets` has target, models and flags of each
+package that the gate may advise to take instead.
 """
 
 from __future__ import annotations
@@ -16,26 +16,29 @@ from pathlib import Path
 from pikaforge.config.product import Product
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
+from pikaforge.formats.text import filled
 from pikaforge.plan import matrix
 from pikaforge.plan.cells import Cell
 
 FOLDER = Path(__file__).resolve().parent / "assets"
 HIGHEST_PORT = 65535
 LONG_MODE = "lm"
-"""The kernel's flag of a 64-bit processor: every program here needs it, so no list of features is empty."""
+"""The kernel's flag of a 64-bit processor. Every program here needs it, so no list of features is empty."""
 KERNEL_FLAG = re.compile(r"[a-z0-9_]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """Files by their path below the top folder."""
+    """The payload of a package."""
 
     contents: Mapping[str, bytes]
+    """By path below the top folder."""
     executable: tuple[str, ...]
+    """Paths of what gets mode 0755."""
 
 
 def all_offers(spec: Spec) -> dict[tuple[str, str], dict[str, tuple[str, ...]]]:
-    """The matrix's packages by image and allocator: models by the target that they are built for."""
+    """Return all packages of the matrix: by image and allocator, the models by the target that they are built for."""
     found: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {}
     for cell in matrix.all_cells(spec):
         if not cell.problem:
@@ -45,17 +48,17 @@ def all_offers(spec: Spec) -> dict[tuple[str, str], dict[str, tuple[str, ...]]]:
 
 
 def offers(spec: Spec, cell: Cell) -> dict[str, tuple[str, ...]]:
-    """The packages with the image and allocator of `cell`."""
+    """Return the packages with the image and allocator of a cell: models by target."""
     return all_offers(spec).get((cell.image, cell.allocator), {})
 
 
 def target_flags(target: str) -> tuple[str, ...]:
-    """What a target's code may use, as /proc/cpuinfo names it, sorted; for advice, not for judging a program."""
+    """Return the kernel flags of a target, sorted. They are for advice, and do not judge a program."""
     return tuple(sorted({LONG_MODE, *microarch.kernel_flags(target)}))
 
 
 def feature_list(features: Sequence[str]) -> str:
-    """The text of utils/cpu-features.
+    """Return the text of utils/cpu-features.
 
     Raises:
         ValueError: a feature is not the name of a kernel flag.
@@ -70,7 +73,7 @@ def feature_list(features: Sequence[str]) -> str:
 
 
 def target_list(others: Mapping[str, Sequence[str]]) -> str:
-    """The text of utils/cpu-targets: the most demanding target first."""
+    """Return the text of utils/cpu-targets, the most demanding target first."""
     flags = {target: target_flags(target) for target in others}
     order = sorted(others, key=lambda target: (-len(flags[target]), target))
     return "# target, models, flags; the most demanding first; read by cpu-gate.sh\n" + "".join(
@@ -87,17 +90,17 @@ def render(
     features: Sequence[str] | None = None,
     others: Mapping[str, Sequence[str]] | None = None,
 ) -> Rendered:
-    """The files for a product.
+    """Return the payload of a product's package.
 
     Args:
         product: what is packed.
         model: the hardware model that the package is named after.
         target: the target that it was built for.
         image: the image that it was built on.
-        features: what the audit found in use, by the kernel's names, in any order. Without it utils/cpu-features is
-            left out, and the CPU gate of the package refuses every machine: for a cache key that is wanted before
-            the audit has run, never for a package.
-        others: the packages that the gate may advise, as `offers` gives them.
+        features: CPU features that the audit found in use, by the kernel's names, in any order. Without them
+            utils/cpu-features is left out, and the CPU gate refuses every machine: that is for a cache key before the
+            audit has run, and never for a package.
+        others: the packages that the gate may advise, `offers`.
 
     Raises:
         ValueError: a feature is not the name of a kernel flag.
@@ -120,18 +123,12 @@ def render(
         "IMAGE": image,
     }
 
-    def fill(name: str) -> bytes:
-        text = (FOLDER / name).read_text(encoding="utf-8")
-        for word, value in words.items():
-            text = text.replace(f"@{word}@", value)
-        return text.encode()
-
     contents = {
-        "utils/cpu-gate.sh": fill("cpu-gate.sh"),
+        "utils/cpu-gate.sh": filled(FOLDER / "cpu-gate.sh", words).encode(),
         "utils/cpu-targets": target_list(others or {}).encode(),
-        "utils/deploy.sh": fill("deploy.sh"),
+        "utils/deploy.sh": filled(FOLDER / "deploy.sh", words).encode(),
         "utils/settings.tsv": settings.encode(),
-        f"systemd/{product.name}@.service": fill("instance.service"),
+        f"systemd/{product.name}@.service": filled(FOLDER / "instance.service", words).encode(),
     }
     if features is not None:
         contents["utils/cpu-features"] = feature_list(features).encode()

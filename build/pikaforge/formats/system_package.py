@@ -1,4 +1,4 @@
-"""What RPM and DEB have in common: the facts of a product's package, and the run of a packer."""
+"""The common part of RPM and DEB: the description of the product's package, and the run of a packer."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from typing import Protocol
 
 from pikaforge.config import families
 from pikaforge.config.schema import FOREIGN
+from pikaforge.formats import product_package
 from pikaforge.formats.artifact import Role
-from pikaforge.formats.format import Packed, Packing
-from pikaforge.formats.rpm import product as house
-from pikaforge.formats.rpm import spec_file
+from pikaforge.formats.packing import Packed, Packing
+from pikaforge.formats.product_package import ChangelogEntry, PackageAbout, ProductPackage
 from pikaforge.host.job import Input, files
 
 
 class PackageBuild(Protocol):
-    """A package as data, for a packer."""
+    """The packages of one run of a packer, as data."""
 
     @property
     def extra(self) -> Mapping[str, bytes]:
-        """Files that the package has beside the tree's."""
+        """The input `made`: files that are neither in the tree nor added to it."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the packer makes."""
+        """File names of the packages."""
 
     def pack(self) -> Mapping[str, bytes]:
-        """Return what the packer reads."""
+        """Return the input `pack`: what the packer reads."""
 
 
-def about(work: Packing) -> house.About:
-    product = work.spec.product
-    return house.About(
+def about(work: Packing) -> PackageAbout:
+    """Return what a package's header says of the product."""
+    product, os, family = work.spec.product, work.image.os, families.of(work.image.family)
+    return PackageAbout(
         name=product.name,
         version=product.version,
         release=product.release,
-        dist=spec_file.dist_tag(work.image.family, work.image.os),
-        profile=spec_file.profile(work.image.family, work.image.os),
-        services=families.of(work.image.family).services(work.image.os.version),
+        dist=family.dist_tag(os.id, os.version),
+        services=family.services(os.version),
         summary=product.summary or product.name,
         description=product.description or product.name,
         licence=product.licence,
@@ -46,23 +46,24 @@ def about(work: Packing) -> house.About:
     )
 
 
-def changes(work: Packing) -> tuple[spec_file.ChangelogEntry, ...]:
-    source = work.manifest["source"]
-    ref = source["version"] or source["ref"] or source["commit"]
-    if source["kind"] in FOREIGN:
-        ref += f"{f' of {url}' if (url := source['url']) else ''} ({source['commit']})"
-    return house.changes(source["patches"], epoch=work.epoch, version=work.spec.product.version, ref=ref)
+def changes(work: Packing) -> tuple[ChangelogEntry, ...]:
+    """Return the changelog of the product's package."""
+    source = work.manifest.source
+    ref = source.version or source.ref or source.commit
+    if source.kind in FOREIGN:
+        ref += f"{f' of {source.url}' if source.url else ''} ({source.commit})"
+    return product_package.changes(source.patches, epoch=work.epoch, version=work.spec.product.version, ref=ref)
 
 
-def product_package(work: Packing) -> house.ProductRpm:
-    return house.ProductRpm(
+def describe(work: Packing) -> ProductPackage:
+    """Return the description of the product's package."""
+    return ProductPackage(
         about=about(work),
         model=work.cell.model,
         target=work.cell.target,
         tree=work.entries(),
         conf=(work.spec.product.server.conf.path,),
         payload=work.rendered.contents,
-        requires=(*house.needs(work.parts.library_versions), *programs(work)),
         changes=changes(work),
         variant=work.variant,
         debug=work.debug(),
@@ -70,17 +71,17 @@ def product_package(work: Packing) -> house.ProductRpm:
 
 
 def programs(work: Packing) -> tuple[str, ...]:
-    """Packages with programs that the product runs."""
+    """Return the packages with programs that the product runs."""
     return work.spec.packages_for(work.cell.image, purpose="runtime")
 
 
 def inputs(work: Packing) -> dict[str, Path | bytes]:
-    """What the layouts of RPM and DEB take files from."""
+    """Return the inputs of the job whose files are packed."""
     return {"tree": work.parts.tree, "debug": work.parts.debug, "extra": work.extra}
 
 
 def by_role(name: str, made: Sequence[tuple[str, Path]]) -> list[Packed]:
-    """The packages of a product: itself, and its debug information."""
+    """Return the packages of the product and of its debug information."""
     roles: tuple[Role, ...] = ("main", "debug")
     return [Packed(format=name, role=role, name=n, path=p) for role, (n, p) in zip(roles, made, strict=False)]
 
@@ -94,7 +95,7 @@ def build(
     *,
     scripts: tuple[str, ...],
 ) -> list[tuple[str, Path]]:
-    """Names and files of what a run of rpm.sh or deb.sh makes."""
+    """Run rpm.sh or deb.sh; return names and paths of the packages."""
     paths = work.run(
         script,
         what,

@@ -1,6 +1,7 @@
-"""Packages as streams of members: tar, zip and wheel, deb, rpm; read by the standard library.
+"""Archives as streams of members: tar and zip, read by the standard library.
 
-Nothing is written here, and no member's name is ever used as a path on disk.
+Package formats that are built on them (`formats/`) use the functions for streams. Nothing is written here, and no
+member's name is ever used as a path on disk.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 import io
 import lzma
 import posixpath
+import stat
 import struct
 import tarfile
 import zipfile
@@ -25,12 +27,11 @@ from pikaforge.errors import AuditError, HostError
 
 MEMBER_LIMIT = 4 << 30
 """Bytes of one member; more is a bomb, or nothing that can be mapped on a build host."""
+LINK_LIMIT = 1 << 16
+"""Bytes of a link's target, and of a name where a format has no smaller limit; Linux knows 4096 (PATH_MAX)."""
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst", ".tzst")
-PACKAGE_SUFFIXES = (*TAR_SUFFIXES, ".zip", ".whl", ".deb", ".rpm")
-RPM_LEAD, RPM_MAGIC, RPM_HEADER_MAGIC = 96, b"\xed\xab\xee\xdb", b"\x8e\xad\xe8\x01"
-RPMTAG_PAYLOADCOMPRESSOR = 1125
-CPIO_HEADER = 110
-S_IFMT, S_IFREG, S_IFLNK = 0o170000, 0o100000, 0o120000
+ZIP_SUFFIXES = (".zip",)
+ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, *ZIP_SUFFIXES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +49,6 @@ class Member:
     """Permission bits of a file; None where the package does not tell."""
 
 
-def is_package(path: Path) -> bool:
-    """Whether a file's name says that it is a package."""
-    return path.name.lower().endswith(PACKAGE_SUFFIXES)
-
-
 def clean(name: str, where: str) -> str:
     """A member's name, made relative.
 
@@ -66,26 +62,19 @@ def clean(name: str, where: str) -> str:
 
 
 def members(path: Path) -> Iterator[Member]:
-    """All files and links of a package.
+    """Return the files and links of an archive: of a zip if its name says so, else of a tar archive.
 
     Raises:
-        AuditError: of an unknown kind, compressed by a method that cannot be read here, truncated or corrupt.
+        AuditError: it is no archive, is compressed by a method that cannot be read here, is truncated or corrupt.
     """
-    name = path.name.lower()
     where = str(path)
-    with told(where), path.open("rb") as stream:
-        if name.endswith(".deb"):
-            yield from _deb(stream, where)
-        elif name.endswith(".rpm"):
-            yield from _rpm(stream, where)
-        elif name.endswith((".zip", ".whl")):
-            yield from _zip(stream, where)
-        else:
-            yield from _tar(stream, where)
+    read = zip_members if path.name.lower().endswith(ZIP_SUFFIXES) else tar_members
+    with archive_errors(where), path.open("rb") as stream:
+        yield from read(stream, where)
 
 
 @contextmanager
-def told(where: str) -> Iterator[None]:
+def archive_errors(where: str) -> Iterator[None]:
     """Make the libraries' own errors an AuditError: while members are asked for, and while they are read."""
     try:
         yield
@@ -95,7 +84,8 @@ def told(where: str) -> Iterator[None]:
         raise AuditError(f"the package cannot be read: {error}", where=where) from error
 
 
-def _tar(stream: IO[bytes], where: str) -> Iterator[Member]:
+def tar_members(stream: IO[bytes] | Window, where: str) -> Iterator[Member]:
+    """Return the files and links of a tar archive, whatever it is compressed by; see `archive_errors` for errors."""
     with decompressed(stream, where) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
         for info in tar:
             name = clean(info.name, where)
@@ -107,13 +97,16 @@ def _tar(stream: IO[bytes], where: str) -> Iterator[Member]:
                 yield Member(name=name, kind="file", content=tar.extractfile(info), mode=info.mode & 0o7777)
 
 
-def _zip(stream: IO[bytes], where: str) -> Iterator[Member]:
+def zip_members(stream: IO[bytes], where: str) -> Iterator[Member]:
+    """Return the files and links of a zip archive; see `archive_errors` for errors."""
     with zipfile.ZipFile(stream) as archive:
         for info in archive.infolist():
             if info.is_dir():
                 continue
             name = clean(info.filename, where)
-            if (info.external_attr >> 16) & S_IFMT == S_IFLNK:
+            if stat.S_ISLNK(info.external_attr >> 16):
+                if info.file_size > LINK_LIMIT:
+                    raise AuditError(f"the link {name} in the package is {info.file_size} bytes long", where=where)
                 yield Member(name=name, kind="symlink", target=archive.read(info).decode("utf-8", "replace"))
                 continue
             with archive.open(info) as content:
@@ -122,25 +115,8 @@ def _zip(stream: IO[bytes], where: str) -> Iterator[Member]:
                 yield Member(name=name, kind="file", content=content, mode=mode)
 
 
-def _deb(stream: IO[bytes], where: str) -> Iterator[Member]:
-    """The member data.tar.* of the ar archive (deb(5))."""
-    if stream.read(8) != b"!<arch>\n":
-        raise AuditError("this is not a Debian package", where=where)
-    while len(head := stream.read(60)) == 60:
-        name = head[:16].decode("ascii", "replace").rstrip(" /")
-        digits = head[48:58].strip()
-        if not digits.isdigit() or head[58:] != b"`\n":
-            break
-        size = int(digits)
-        if name.startswith("data.tar"):
-            yield from _tar(cast(IO[bytes], _Window(stream, size)), where)
-            return
-        stream.seek(size + size % 2, io.SEEK_CUR)
-    raise AuditError("the Debian package has no data.tar", where=where)
-
-
-class _Window(io.RawIOBase):
-    """The next `size` bytes of a stream, as a stream."""
+class Window(io.RawIOBase):
+    """The next `size` bytes of a stream, as a stream; it raises EOFError if the stream has fewer."""
 
     def __init__(self, stream: IO[bytes], size: int) -> None:
         self._stream, self._left = stream, size
@@ -151,84 +127,15 @@ class _Window(io.RawIOBase):
     def readinto(self, buffer: object) -> int:
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
         content = self._stream.read(min(len(view), self._left))
+        if not content and self._left and len(view):
+            raise EOFError(f"{self._left} bytes are missing at its end")
         view[: len(content)] = content
         self._left -= len(content)
         return len(content)
 
 
-def _rpm(stream: IO[bytes], where: str) -> Iterator[Member]:
-    """The cpio payload behind lead, signature and header (rpm's docs/manual/format.md)."""
-    if stream.read(4) != RPM_MAGIC:
-        raise AuditError("this is not an RPM package", where=where)
-    stream.seek(RPM_LEAD)
-    size = _rpm_header(stream, where)[1]
-    stream.seek(-size % 8, io.SEEK_CUR)
-    method, _ = _rpm_header(stream, where)
-    with decompressed(stream, where, method=method) as plain:
-        yield from _cpio(plain, where)
-
-
-def _rpm_header(stream: IO[bytes], where: str) -> tuple[str, int]:
-    """The payload's compressor as the header names it, and the length of its data."""
-    head = stream.read(16)
-    if head[:4] != RPM_HEADER_MAGIC:
-        raise AuditError("the RPM package is truncated or corrupt: no header", where=where)
-    count, size = struct.unpack(">II", head[8:])
-    index = stream.read(16 * count)
-    store = stream.read(size)
-    if len(index) != 16 * count or len(store) != size:
-        raise AuditError("the RPM package is truncated: its header is cut off", where=where)
-    method = "gzip"  # what a missing tag means
-    for tag, _, offset, _ in struct.iter_unpack(">IIII", index):
-        if tag == RPMTAG_PAYLOADCOMPRESSOR:
-            method = store[offset : store.find(b"\0", offset)].decode("ascii", "replace")
-    return method, size
-
-
-def _cpio(plain: IO[bytes], where: str) -> Iterator[Member]:
-    """Members of the "newc" format (cpio(5)). Of hard links only the last one has the content."""
-    pending: dict[int, list[str]] = {}
-    while True:
-        head = plain.read(CPIO_HEADER)
-        if head[:6] == b"07070X":
-            raise AuditError("the RPM package has files above 4 GiB, which is not supported", where=where)
-        if len(head) != CPIO_HEADER or head[:5] != b"07070":
-            raise AuditError("the RPM package is truncated or corrupt: its payload is no cpio archive", where=where)
-        try:
-            fields = [int(head[6 + 8 * i : 14 + 8 * i], 16) for i in range(13)]
-        except ValueError as error:
-            raise AuditError(f"the RPM package is corrupt: {error}", where=where) from error
-        inode, mode, links, size, name_size = fields[0], fields[1], fields[4], fields[6], fields[11]
-        raw = plain.read(name_size)
-        plain.read(-(CPIO_HEADER + name_size) % 4)
-        name = raw.rstrip(b"\0").decode("utf-8", "backslashreplace")
-        if name == "TRAILER!!!":
-            return
-        if size > MEMBER_LIMIT:
-            raise AuditError(f"the package's member {name} is too large: {size} bytes", where=where)
-        content = _exactly(plain, size, where)
-        plain.read(-size % 4)
-        name = clean(name, where)
-        if mode & S_IFMT == S_IFLNK:
-            yield Member(name=name, kind="symlink", target=content.decode("utf-8", "backslashreplace"))
-        elif mode & S_IFMT == S_IFREG:
-            if links > 1 and size == 0:
-                pending.setdefault(inode, []).append(name)
-                continue
-            yield Member(name=name, kind="file", content=io.BytesIO(content), mode=mode & 0o7777)
-            for other in pending.pop(inode, []):
-                yield Member(name=other, kind="hardlink", target=name)
-
-
-def _exactly(stream: IO[bytes], size: int, where: str) -> bytes:
-    content = stream.read(size)
-    if len(content) != size:
-        raise AuditError("the package is truncated", where=where)
-    return content
-
-
 @contextmanager
-def decompressed(stream: IO[bytes], where: str, *, method: str = "") -> Iterator[IO[bytes]]:
+def decompressed(stream: IO[bytes] | Window, where: str, *, method: str = "") -> Iterator[IO[bytes]]:
     """The rest of a stream, unpacked by the method that its first bytes tell.
 
     Args:
@@ -323,14 +230,14 @@ class TarEntry:
         Raises:
             AuditError: the archive is truncated or corrupt, or there is no content.
         """
-        with told(self.where), self.open() as content:
+        with archive_errors(self.where), self.open() as content:
             return content.read(limit)
 
 
 def tar_entries(archive: Path | bytes, *, where: str = "") -> Iterator[TarEntry]:
     """Return all members of a tar archive, of every kind, with the names that they have there.
 
-    For archives of this tool and source trees. `members` is for packages.
+    For archives of this tool and source trees. `members` is for archives that anybody may have written.
 
     Args:
         archive: plain, or compressed by gzip, bzip2 or xz.
@@ -340,7 +247,7 @@ def tar_entries(archive: Path | bytes, *, where: str = "") -> Iterator[TarEntry]
         AuditError: it is truncated, corrupt or no tar archive.
     """
     where = where or (str(archive) if isinstance(archive, Path) else "an archive in memory")
-    with told(where), _opened(archive) as stream, tarfile.open(fileobj=stream) as tar:
+    with archive_errors(where), _opened(archive) as stream, tarfile.open(fileobj=stream) as tar:
         for info in tar:
             yield TarEntry(
                 name=info.name,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pikaforge.errors import AuditError, HostError
-from pikaforge.host.archives import TarEntry, tar_entries, told
+from pikaforge.host.archives import TarEntry, archive_errors, tar_entries
 
 LIMIT = 1 << 30
 """Bytes unpacked. The tarballs that are built here have a hundredth of that."""
@@ -40,7 +40,7 @@ def without_top(tarball: Path, into: Path) -> SourceTarball:
     top = ""
     links: set[PurePosixPath] = set()
     try:
-        with told(str(tarball)), tarfile.open(into, "w", format=tarfile.GNU_FORMAT) as out:
+        with archive_errors(str(tarball)), tarfile.open(into, "w", format=tarfile.GNU_FORMAT) as out:
             for member in tar_entries(tarball):
                 path = PurePosixPath(member.name)
                 if path.is_absolute():

@@ -15,7 +15,7 @@ from pikaforge.attest.describe import SUMS
 from pikaforge.attest.provenance import Builder, builder_in, builder_of
 from pikaforge.config.schema import Spec
 from pikaforge.formats.artifact import ArtifactRecord
-from pikaforge.formats.rpm.rpm_file import INSERT_SCRIPT, Insert, insert_here, insert_in
+from pikaforge.formats.embedded_signature import Insert, insert_here, insert_in
 from pikaforge.host.process import cwd
 from pikaforge.host.store import locked, sha256
 from pikaforge.host.workspace import GUEST, Workspace
@@ -98,7 +98,8 @@ class _DistWriter:
             for artifact in facts.artifacts:
                 path, written = put_package(outcome.result, artifact, folder)
                 self.written += written
-                self._sign_header(path, cell)
+                if self.signer is not None:
+                    self.written += self.signer.sign_inside(path, self._insert(cell))
                 digest = self._describe(path, artifact, facts.manifest, written=written)
                 sums = folders.setdefault(folder, {})
                 for file in (path, *descriptions(path)):
@@ -125,13 +126,9 @@ class _DistWriter:
         notices = self.signer.notices if self.signer is not None else ()
         return DistFiles(report=made, artifacts=files, written=self.written, notices=notices)
 
-    def _sign_header(self, path: Path, cell: Cell) -> None:
-        if self.signer is not None and path.suffix == ".rpm":
-            self.written += self.signer.sign_rpm(path, self._insert(cell))
-
     def _insert(self, cell: Cell) -> Insert:
         if self.workspace.engine.kind == "host":
-            return insert_here(self.workspace.home / GUEST / INSERT_SCRIPT, self.scratch)
+            return insert_here(self.workspace.home / GUEST, self.scratch)
         tools = self.done.outcomes[TOOLS_NODE].result
         assert tools is not None  # the package was made with it
         return insert_in(self.workspace, tools=tools.read(ImageStageFacts).build, label=cell.id, folder=self.scratch)
@@ -155,17 +152,17 @@ class _DistWriter:
 
 
 def sign(folder: Path, done: BuildReport, cells: Collection[str], signer: Signer, insert: Insert) -> BuildReport:
-    """Sign what a build without a key has put under dist/: RPMs in their headers; sums and all other files beside them.
+    """Sign what a build without a key has put under dist/: files whose formats hold a signature; sums and all files.
 
     Args:
         folder: with the report.
         done: its report.
         cells: ids of the cells to be signed; the others are left alone.
         signer: the key.
-        insert: puts signatures into RPMs.
+        insert: puts signatures into files.
 
     Returns:
-        The report with the digests of the signed RPMs. It is written, too.
+        The report with the digests of the files that have a signature inside now. It is written, too.
 
     Raises:
         PublishError: a package is not what the report says: nobody's key vouches for such a thing.
@@ -179,7 +176,7 @@ def sign(folder: Path, done: BuildReport, cells: Collection[str], signer: Signer
             for artifact in cell.artifacts if cell.id in cells else ():
                 path = report.package_path(folder, artifact)
                 digest = artifact.sha256
-                if path.suffix == ".rpm" and signer.sign_rpm(path, insert):
+                if signer.sign_inside(path, insert):
                     _describe_again(path, cell, artifact)
                     digest = sha256(path)
                 files = sums.setdefault(path.parent, {})
@@ -197,7 +194,7 @@ def sign(folder: Path, done: BuildReport, cells: Collection[str], signer: Signer
 
 
 def _describe_again(path: Path, cell: CellRecord, artifact: ArtifactRecord) -> None:
-    """Write SBOM and provenance of an RPM that was signed anew. Its digest has changed, and its builder has not."""
+    """Write SBOM and provenance of a file that was signed inside. Its digest has changed, and its builder has not."""
     from pikaforge.attest.describe import describe  # noqa: PLC0415  # its library takes a third of a second
 
     _, statement = descriptions(path)

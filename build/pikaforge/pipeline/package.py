@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pikaforge import formats
-from pikaforge.attest.contents import MANIFEST, contents_of
+from pikaforge.attest.contents import contents_of
 from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.config import compilers, families
 from pikaforge.config.scalars import Strict
@@ -16,9 +14,12 @@ from pikaforge.config.schema import Image, Spec
 from pikaforge.errors import StageError, StageFailure
 from pikaforge.formats import payload
 from pikaforge.formats.artifact import ArtifactRecord
-from pikaforge.formats.format import STAGE as STAGE_NAME
-from pikaforge.formats.format import Packed, Packing, of, pack
+from pikaforge.formats.format import of, pack
+from pikaforge.formats.manifest import FORMAT as MANIFEST_FORMAT
+from pikaforge.formats.manifest import MANIFEST
 from pikaforge.formats.package_inputs import AllocatorInputs, PackageInputs
+from pikaforge.formats.packing import STAGE as STAGE_NAME
+from pikaforge.formats.packing import Packed, Packing, sources
 from pikaforge.host import hashing
 from pikaforge.host.job import files
 from pikaforge.host.store import Result, sha256
@@ -26,7 +27,6 @@ from pikaforge.host.workspace import Workspace, guest_digests
 from pikaforge.pipeline.allocator import PREFIX, AllocatorFacts
 from pikaforge.pipeline.compile import CompileFacts
 from pikaforge.pipeline.image.facts import ImageStageFacts
-from pikaforge.pipeline.manifest import FORMAT as MANIFEST_FORMAT
 from pikaforge.pipeline.manifest import CellFacts, manifest
 from pikaforge.pipeline.smoke.record import SmokeFacts
 from pikaforge.pipeline.source.facts import SourceFacts
@@ -35,8 +35,6 @@ from pikaforge.plan import allocators
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Node
 from pikaforge.plan.stages import Needs, Scope, Slot
-
-PACKERS = Path(formats.__file__).parent
 
 Offers = Mapping[str, Sequence[str]]
 """Models by target: the packages that the CPU gate may advise."""
@@ -68,9 +66,7 @@ def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str,
         "formats": list(wanted),
         "scripts": guest_digests(home, sorted({script for name in wanted for script in of(name).scripts})),
         "makers": {name: dict(of(name).material()) for name in wanted},
-        "packers": hashing.files_digest(
-            PACKERS, sorted(str(path.relative_to(PACKERS)) for path in PACKERS.rglob("*.py"))
-        ),
+        "packers": sources(),
         "product": spec.product.model_dump(
             mode="json",
             include={"name", "version", "release", "summary", "description", "licence", "url", "maintainer"},
@@ -159,11 +155,8 @@ def make(
     inputs = results.inputs(facts)
     rendered = _payload(spec, cell, others, facts.audited.kernel_flags)
     contents = contents_of(inputs.tree, rendered.contents, executable=rendered.executable)
-    described = manifest(spec, cell, facts, contents).as_json()
-    extra: dict[str, bytes | Path] = {
-        **rendered.contents,
-        MANIFEST: (json.dumps(described, indent=2, sort_keys=True) + "\n").encode(),
-    }
+    described = manifest(spec, cell, facts, contents)
+    extra: dict[str, bytes | Path] = {**rendered.contents, MANIFEST: described.text().encode()}
     with workspace.store.scratch() as scratch:
         made = pack(
             Packing(
@@ -184,7 +177,7 @@ def make(
             STAGE_NAME,
             key,
             identity=hashing.digest("".join(artifact.model_dump_json() for artifact in artifacts)),
-            facts=PackageFacts(artifacts=artifacts, manifest=described),
+            facts=PackageFacts(artifacts=artifacts, manifest=described.as_json()),
             files={packed.name: packed.path for packed in made},
         )
 

@@ -19,9 +19,9 @@ from pikaforge.config.scalars import NAME_PATTERN
 from pikaforge.config.schema import DMI_NAME, Spec
 from pikaforge.cpu import microarch
 from pikaforge.errors import ConfigError
+from pikaforge.formats import format as formats
 from pikaforge.formats.client_lines import SCRIPT, checked_url
 from pikaforge.formats.payload import target_flags
-from pikaforge.formats.rpm.client import yum_variable
 from pikaforge.host.download import FILE_PATTERN
 from pikaforge.plan import matrix
 
@@ -67,7 +67,7 @@ def detect_script(
     ranked = _ranked(spec, published)
     words = {
         "PRODUCT": product,
-        "VARIABLE": yum_variable(product),
+        **{word: value for kind in formats.every() for word, value in kind.script_words(product).items()},
         "URL": checked_url(base_url),
         "KEYNAME": key_name,
         "KEY": "" if key is None else _bare_key(key),

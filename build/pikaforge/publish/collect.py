@@ -99,11 +99,11 @@ def _artifact(
 ) -> Artifact:
     kind = of(record.format)
     origin = BuildOrigin(product=report.product, version=report.version, role=record.role, variant=variant)
-    package, version = kind.identity(path, origin)
+    identity = kind.identity(path, origin)
     return Artifact(
         **record.model_copy(update={"path": f"{kind.folder}/{path.name}"}).model_dump(),
-        package=package,
-        version=version,
+        package=identity.name,
+        version=identity.full_version,
         product_version=report.version,
         cell=cell.id,
         allocator=cell.allocator,

@@ -184,9 +184,9 @@ def _by_name(before: State | None) -> dict[tuple[str, str], list[Artifact]]:
 
 
 def _alike(artifact: Artifact, there: Artifact) -> bool:
-    """Return whether two are one package: the same bytes, or an RPM that was signed again.
+    """Return whether two are one package: the same bytes, or the same but for a signature inside the file.
 
-    A signature has the time in it, so the bytes of such an RPM differ.
+    A signature has the time in it, so the bytes differ when a package is signed again.
     """
     if artifact.sha256 == there.sha256:
         return True

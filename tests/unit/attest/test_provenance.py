@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.artifacts import NAME, TREE, deliver, listed, make_manifest, manifest_bytes, pack, tar_bytes
+from unit.artifacts import NAME, TREE, claimed, deliver, listed, make_manifest, manifest_bytes, pack, tar_bytes
 
 from pikaforge.attest import provenance
 from pikaforge.attest.describe import describe
-from pikaforge.attest.provenance import Builder, builder_in, builder_of
+from pikaforge.attest.provenance import Builder, Statement, builder_in, builder_of
 from pikaforge.errors import AuditError
 
 DIGEST = "a" * 64
@@ -28,14 +28,17 @@ ACTIONS = {
 
 
 def told(builder: Builder | None = None, manifest_sha256: str = "e" * 64, **changes: Any) -> dict[str, Any]:
-    return provenance.statement(
-        make_manifest(**changes),
+    """A statement, as it is written."""
+    statement = provenance.statement(
+        claimed(**changes),
         artifact=NAME,
         sha256=DIGEST,
         builder=builder or Builder(),
         manifest_sha256=manifest_sha256,
         byproducts={f"{NAME}.sbom.json": "5" * 64},
     )
+    found: dict[str, Any] = json.loads(statement.text())
+    return found
 
 
 def dependencies(**changes: Any) -> dict[str, dict[str, Any]]:
@@ -134,7 +137,7 @@ def test_the_builder_in_github_actions() -> None:
     assert builder.invocation == "https://forge.example/me/house/actions/runs/42/attempts/2"
     statement = told(builder)
     assert statement["predicate"]["runDetails"]["metadata"] == {"invocationId": builder.invocation}
-    assert "CANARY" not in provenance.text(statement)
+    assert "CANARY" not in json.dumps(statement)
 
 
 @pytest.mark.parametrize("without", ["GITHUB_ACTIONS", "GITHUB_WORKFLOW_REF", "GITHUB_RUN_ID"])
@@ -144,8 +147,9 @@ def test_any_other_builder_is_a_local_one(without: str) -> None:
 
 @pytest.mark.parametrize("builder", [Builder(), builder_of(ACTIONS), Builder(started="2026-01-01T00:00:00Z")])
 def test_the_builder_can_be_read_again(builder: Builder) -> None:
-    told = provenance.statement(make_manifest(), artifact="x", sha256="0" * 64, builder=builder)
-    assert builder_in(provenance.text(told)) == builder
+    statement = provenance.statement(claimed(), artifact="x", sha256="0" * 64, builder=builder)
+    assert builder_in(statement.text()) == builder
+    assert Statement.model_validate_json(statement.text()) == statement
 
 
 NO_STATEMENTS = {
@@ -172,7 +176,7 @@ def test_times_only_if_they_are_passed() -> None:
 def test_passwords_in_urls_stay_out() -> None:
     secret = "https://me:CANARY@example.org/demo.git"
     patch = {"name": "p", "sha256": "1" * 64, "url": f"{secret}?token=CANARY", "why": ""}
-    text = provenance.text(told(source__url=secret, source__patches=[patch]))
+    text = json.dumps(told(source__url=secret, source__patches=[patch]))
     assert "CANARY" not in text
     assert "***@example.org/demo.git" in text
 
@@ -197,10 +201,20 @@ class TestDescribe:
         statement = json.loads((tmp_path / f"{NAME}.intoto.json").read_text())
         assert statement["predicate"]["buildDefinition"]["externalParameters"]["cell"] == "R620-debian12-none"
 
-    def test_a_manifest_that_is_no_json_is_refused(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (b"[", "Invalid JSON"),
+            (b"[" * 100_000, "Invalid JSON"),
+            (b"[]", "Input should be an object"),
+            (b"{}", "product: Field required"),
+        ],
+        ids=["half", "too deep", "list", "empty"],
+    )
+    def test_what_is_no_manifest_is_refused(self, tmp_path: Path, text: bytes, message: str) -> None:
         with pytest.raises(AuditError) as caught:
-            describe(pack(tmp_path / NAME, TREE, b"["), builder=Builder())
-        assert "no JSON" in caught.value.message
+            describe(pack(tmp_path / NAME, TREE, text), builder=Builder())
+        assert caught.value.message.startswith(f"manifest.json cannot be read: {message}")
 
     def test_debug_information_is_described_by_a_manifest_that_is_given(self, tmp_path: Path) -> None:
         path = tmp_path / "debug.tar.gz"

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from unit.artifacts import make_manifest
+from unit.artifacts import claimed, make_manifest
 
 from pikaforge.attest import sbom
 
@@ -19,7 +19,7 @@ GPERFTOOLS = {"name": "libunwind", "kind": "gperftools", "library": "lib/libtcma
 
 
 def bill(artifact: str = "demo.tar.gz", sha256: str = DIGEST, **changes: Any) -> str:
-    return sbom.text(sbom.document(make_manifest(**changes), artifact=artifact, sha256=sha256))
+    return sbom.text(sbom.document(claimed(**changes), artifact=artifact, sha256=sha256))
 
 
 def components(text: str) -> dict[str, dict[str, Any]]:

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.artifacts import make_rpm
 from unit.helpers import Ending, FakeEngine, members, refusal
+from unit.package_files import make_rpm
 
 from pikaforge.attest import signing
-from pikaforge.attest.signatures import Verifier, dearmored, judge_rpmkeys, judge_status
+from pikaforge.attest.signatures import Verifier, dearmored, judge_status
 from pikaforge.attest.signing import KEY, PASSPHRASE, PUBLIC, Settings, judge_keys, open_signer, settings
 from pikaforge.errors import ConfigError, ForgeError, HostError, StageError
-from pikaforge.formats.rpm import rpm_file
-from pikaforge.formats.rpm.rpm_file import RpmError, read_rpm
+from pikaforge.formats.embedded_signature import Insertion, InsertionError, insert_here, insert_in
+from pikaforge.formats.rpm.rpm_file import read_rpm
+from pikaforge.formats.rpm.signature import RpmSignature
 from pikaforge.host import process
 from pikaforge.host.workspace import GUEST, Workspace
 
@@ -94,30 +95,6 @@ class TestStatus:
         assert not judge_status(f"GOODSIG X\nVALIDSIG {FINGERPRINT}\n", keys="k").good
 
 
-class TestRpmkeys:
-    HEAD = "t.rpm:\n"
-    GOOD = "    Header V4 RSA/SHA256 Signature, key ID 8c1e50e3: OK\n    Header SHA256 digest: OK\n    MD5 digest: OK\n"
-
-    def test_a_signed_package(self) -> None:
-        assert judge_rpmkeys(self.HEAD + self.GOOD, 0).good
-
-    @pytest.mark.parametrize(
-        ("text", "status", "why"),
-        [
-            (HEAD + "    Header SHA256 digest: OK\n", 0, "rpm finds no signature in it"),
-            (HEAD + GOOD.replace("8c1e50e3: OK", "8c1e50e3: NOKEY"), 1, "NOKEY"),
-            (HEAD + GOOD.replace("MD5 digest: OK", "MD5 digest: BAD (Expected a != b)"), 1, "MD5 digest: BAD"),
-            (HEAD + GOOD.replace("SHA256 Sig", "SHA1 Sig"), 0, "SHA1"),
-            (HEAD + GOOD, 1, "exit status 1"),
-            ("", 0, "no signature"),
-        ],
-    )
-    def test_any_other(self, text: str, status: int, why: str) -> None:
-        verdict = judge_rpmkeys(text, status)
-        assert not verdict.good
-        assert why in verdict.why
-
-
 class TestKeys:
     def test_the_text_form_is_read(self) -> None:
         assert dearmored(PUBLIC_KEY, where="k") == b"key"
@@ -154,69 +131,6 @@ class TestKeys:
             judge_keys(text, where="key.asc")
         assert message in caught.value.message
         assert "key.asc" in caught.value.where
-
-
-class TestRpm:
-    def test_its_parts(self, tmp_path: Path) -> None:
-        path = tmp_path / "t.rpm"
-        path.write_bytes(make_rpm(b"about"))
-        plain = read_rpm(path)
-        path.write_bytes(make_rpm(b"about", signature=b"S" * 100))
-        signed = read_rpm(path)
-        assert plain.signature == b""
-        assert signed.signature == b"S" * 100
-        assert plain.header == signed.header
-        assert plain.header.endswith(b"about")
-        assert plain.body == signed.body
-
-    @pytest.mark.parametrize("other", [make_rpm(b"About"), make_rpm(payload=b"Payload")])
-    def test_another_body_is_another_rpm(self, tmp_path: Path, other: bytes) -> None:
-        one, two = tmp_path / "1.rpm", tmp_path / "2.rpm"
-        one.write_bytes(make_rpm())
-        two.write_bytes(other)
-        assert read_rpm(one).body != read_rpm(two).body
-
-    @pytest.mark.parametrize("length", [0, 50, 100, 120, 160])
-    def test_what_is_cut_off_is_refused(self, tmp_path: Path, length: int) -> None:
-        path = tmp_path / "t.rpm"
-        path.write_bytes(make_rpm()[:length])
-        with pytest.raises(RpmError):
-            read_rpm(path)
-
-    def test_a_size_that_cannot_be_is_refused(self, tmp_path: Path) -> None:
-        data = bytearray(make_rpm())
-        data[104:112] = b"\xff" * 8
-        path = tmp_path / "t.rpm"
-        path.write_bytes(data)
-        with pytest.raises(RpmError):
-            read_rpm(path)
-
-    def test_no_rpmsign_here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(process, "find", lambda _: None)
-        with pytest.raises(HostError) as caught:
-            rpm_file.insert_here(tmp_path / "rpmsign.sh", tmp_path)(tmp_path / "t.rpm", b"h", b"s", FINGERPRINT)
-        assert "rpm-sign" in caught.value.hint
-
-    @pytest.mark.parametrize(
-        ("stderr", "said"),
-        [
-            (
-                b"forge: reason: rpm wants something else signed\nerror: signing failed\n\n",
-                "rpm wants something else signed",
-            ),
-            (b"warning: x\nerror: signing failed\n\n", "error: signing failed"),
-            (b"", "it says nothing"),
-        ],
-    )
-    def test_why_rpmsign_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stderr: bytes, said: str) -> None:
-        def run(argv: process.Argv, **_: object) -> process.Completed:
-            return process.Completed(argv=tuple(argv), status=1, stdout=b"", stderr=stderr)
-
-        monkeypatch.setattr(process, "find", lambda name: f"/usr/bin/{name}")
-        monkeypatch.setattr(process, "run", run)
-        (tmp_path / "t.rpm").write_bytes(b"rpm")
-        with pytest.raises(RpmError, match=f"^rpm does not take the signature: {said}$"):
-            rpm_file.insert_here(tmp_path / "rpmsign.sh", tmp_path)(tmp_path / "t.rpm", b"h", b"s", FINGERPRINT)
 
 
 class Gnupg:
@@ -410,7 +324,7 @@ class TestSigner:
         assert "gnupg2 (EL)" in caught.value.hint
 
 
-class TestSignRpm:
+class TestSignInside:
     @pytest.fixture
     def rpm(self, tmp_path: Path) -> Path:
         path = tmp_path / "t.rpm"
@@ -418,15 +332,17 @@ class TestSignRpm:
         return path
 
     @staticmethod
-    def insert(rpm: Path, header: bytes, signature: bytes, fingerprint: str) -> bytes:
-        assert header == read_rpm(rpm).header
-        assert fingerprint == FINGERPRINT
+    def insert(job: Insertion) -> bytes:
+        assert job.inputs["header"] == read_rpm(job.path).header.raw
+        assert job.inputs["key"] == f"{FINGERPRINT}\n".encode()
+        signature = job.inputs["signature"]
+        assert isinstance(signature, bytes)
         return make_rpm(signature=signature)
 
     def test_the_header_is_signed(self, gnupg: Gnupg, place: Settings, tmp_path: Path, rpm: Path) -> None:
         with open_signer(place, tmp_path / "s") as signer:
-            assert signer.sign_rpm(rpm, self.insert)
-            assert not signer.sign_rpm(rpm, self.insert), "it is signed already"
+            assert signer.sign_inside(rpm, self.insert)
+            assert not signer.sign_inside(rpm, self.insert), "it is signed already"
         assert read_rpm(rpm).signature == b"SIGNATURE"
         ((argv, _, stdin),) = gnupg.asked("--detach-sign")
         assert "--no-armor" in argv
@@ -440,8 +356,9 @@ class TestSignRpm:
     ) -> None:
         before = rpm.read_bytes()
         with open_signer(place, tmp_path / "s") as signer, pytest.raises(ForgeError) as caught:
-            signer.sign_rpm(rpm, lambda *_: content)
-        assert "rpm did not leave the RPM as it was" in caught.value.message
+            signer.sign_inside(rpm, lambda *_: content)
+        assert "rpmsign has not put the signature into the file" in caught.value.message
+        assert "rpm 4.14 or newer" in caught.value.hint
         assert rpm.read_bytes() == before
 
     @pytest.mark.usefixtures("gnupg")
@@ -451,9 +368,9 @@ class TestSignRpm:
         (workspace.home / GUEST / "rpmsign.sh").write_text("#\n")
         fake.endings["sign-R620"] = Ending(outputs={"out/package.rpm": make_rpm(signature=b"SIGNATURE")})
         (tmp_path / "into").mkdir()
-        insert = rpm_file.insert_in(workspace, tools="tools:1", label="R620-el9-none", folder=tmp_path / "into")
+        insert = insert_in(workspace, tools="tools:1", label="R620-el9-none", folder=tmp_path / "into")
         with open_signer(place, tmp_path / "s") as signer:
-            assert signer.sign_rpm(rpm, insert)
+            assert signer.sign_inside(rpm, insert)
         (job,) = fake.jobs
         assert (job.image, job.argv, job.network) == ("tools:1", ("sh", "guest/run.sh", "rpmsign"), "none")
         given = {name: content for item in job.inputs for name, (_, content) in members(item).items()}
@@ -470,19 +387,52 @@ class TestSignRpm:
     ) -> None:
         (workspace.home / GUEST / "rpmsign.sh").write_text("#\n")
         fake.endings["sign-R620"] = Ending(status=66, log="forge: reason: rpmsign is not installed: add the package\n")
-        insert = rpm_file.insert_in(workspace, tools="tools:1", label="R620-el9-none", folder=tmp_path)
+        insert = insert_in(workspace, tools="tools:1", label="R620-el9-none", folder=tmp_path)
         before = rpm.read_bytes()
         with open_signer(place, tmp_path / "s") as signer, pytest.raises(StageError) as caught:
-            signer.sign_rpm(rpm, insert)
+            signer.sign_inside(rpm, insert)
         assert caught.value.message == "t.rpm could not be signed"
         assert caught.value.failure.findings == ("rpmsign is not installed: add the package",)
         assert rpm.read_bytes() == before
 
-    def test_no_key_goes_where_rpm_runs(self, rpm: Path) -> None:
-        files = rpm_file.insert_files(rpm, b"header", b"signature", FINGERPRINT)
-        assert files == {
-            "package.rpm": rpm, "header": b"header", "signature": b"signature", "key": f"{FINGERPRINT}\n".encode(),
-        }  # fmt: skip
+    def test_a_format_without_signatures_inside(self, gnupg: Gnupg, place: Settings, tmp_path: Path) -> None:
+        (tmp_path / "t.tar.gz").write_text("packed")
+        with open_signer(place, tmp_path / "s") as signer:
+            assert not signer.sign_inside(tmp_path / "t.tar.gz", lambda _: b"")
+        assert not gnupg.asked("--detach-sign")
+
+    @pytest.mark.parametrize(
+        ("stderr", "said"),
+        [
+            (
+                b"forge: reason: rpm wants something else signed\nerror: signing failed\n\n",
+                "rpm wants something else signed",
+            ),
+            (b"warning: x\nerror: signing failed\n\n", "error: signing failed"),
+            (b"", "it says nothing"),
+        ],
+    )
+    def test_why_rpmsign_fails(
+        self, tmp_path: Path, rpm: Path, monkeypatch: pytest.MonkeyPatch, stderr: bytes, said: str
+    ) -> None:
+        def run(argv: process.Argv, **_: object) -> process.Completed:
+            return process.Completed(argv=tuple(argv), status=1, stdout=b"", stderr=stderr)
+
+        monkeypatch.setattr(process, "find", lambda name: f"/usr/bin/{name}")
+        monkeypatch.setattr(process, "run", run)
+        embedded = RpmSignature()
+        job = embedded.insertion(rpm, embedded.signed_part(rpm), b"signature", FINGERPRINT)
+        with pytest.raises(InsertionError, match=f"^rpm does not take the signature: {said}$"):
+            insert_here(tmp_path, tmp_path)(job)
+
+    def test_no_rpmsign_here(
+        self, gnupg: Gnupg, place: Settings, tmp_path: Path, rpm: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with open_signer(place, tmp_path / "s") as signer:
+            monkeypatch.setattr(process, "find", lambda _: None)
+            with pytest.raises(HostError) as caught:
+                signer.sign_inside(rpm, insert_here(tmp_path, tmp_path))
+        assert "rpm-sign" in caught.value.hint
 
 
 class TestVerifier:
@@ -504,12 +454,12 @@ class TestVerifier:
 
     def test_an_rpm_that_is_not_signed(self, gnupg: Gnupg, tmp_path: Path) -> None:
         (tmp_path / "t.rpm").write_bytes(make_rpm())
-        verdict = Verifier({"k": PUBLIC_KEY}, tmp_path).check_header(tmp_path / "t.rpm")
-        assert (verdict.good, verdict.why) == (False, "the RPM's header is not signed")
+        verdict = Verifier({"k": PUBLIC_KEY}, tmp_path).check_embedded(tmp_path / "t.rpm", RpmSignature())
+        assert (verdict.good, verdict.missing, verdict.why) == (False, True, "the RPM's header is not signed")
         assert not gnupg.calls
 
     def test_no_rpm_on_this_machine(self, gnupg: Gnupg, tmp_path: Path) -> None:
-        assert Verifier({"k": PUBLIC_KEY}, tmp_path).check_by_rpm(tmp_path / "t.rpm") is None
+        assert Verifier({"k": PUBLIC_KEY}, tmp_path).check_by_program(tmp_path / "t.rpm", RpmSignature()) is None
 
     def test_gpgv_fails_with_good_words(self, gnupg: Gnupg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def run(argv: Sequence[str], **_: Any) -> process.Completed:

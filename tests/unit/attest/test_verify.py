@@ -16,22 +16,22 @@ from unit.artifacts import (
     NAME,
     PROGRAMS,
     TREE,
+    claimed,
     deliver,
     flip,
     listed,
     make_manifest,
-    make_rpm,
     manifest_bytes,
     pack,
     tar_bytes,
     write_sums,
 )
+from unit.package_files import make_rpm
 
-from pikaforge.attest.claims import Claims, parse
+from pikaforge.attest.claims import distribution
 from pikaforge.attest.contents import Found, PackageContents, contents_of, differences, read_package
 from pikaforge.attest.describe import describe
 from pikaforge.attest.provenance import Builder
-from pikaforge.attest.signatures import SignatureVerdict
 from pikaforge.attest.verify import (
     CheckResult,
     VerifyContext,
@@ -43,6 +43,8 @@ from pikaforge.attest.verify import (
 )
 from pikaforge.audit.distribution import PackagedRecord
 from pikaforge.errors import AuditError
+from pikaforge.formats.embedded_signature import EmbeddedSignature, SignatureVerdict
+from pikaforge.formats.manifest import Manifest, ManifestFile
 from pikaforge.host.store import sha256
 
 OTHER = "demo-v1.0-R720.tar.gz"
@@ -52,18 +54,19 @@ class Signatures:
     """A signature is the file's digest; of an RPM, the word `good`."""
 
     def __init__(self) -> None:
-        self.by_rpm: SignatureVerdict | None = None
+        self.by_program: SignatureVerdict | None = None
 
     def check(self, data: Path, signature: Path) -> SignatureVerdict:
         good = signature.read_text() == sha256(data)
         return SignatureVerdict(good=good, why="key ABC" if good else "the file is not what was signed")
 
-    def check_header(self, rpm: Path) -> SignatureVerdict:
-        good = b"good" in rpm.read_bytes()
-        return SignatureVerdict(good=good, why="key ABC" if good else "the RPM's header is not signed")
+    def check_embedded(self, path: Path, embedded: EmbeddedSignature) -> SignatureVerdict:
+        signature = embedded.signed_part(path).signature
+        good = signature == b"good"
+        return SignatureVerdict(good=good, why="key ABC" if good else embedded.unsigned, missing=not signature)
 
-    def check_by_rpm(self, rpm: Path) -> SignatureVerdict | None:
-        return self.by_rpm
+    def check_by_program(self, path: Path, embedded: EmbeddedSignature) -> SignatureVerdict | None:
+        return self.by_program
 
 
 class Auditor:
@@ -73,8 +76,8 @@ class Auditor:
         self.asked: list[tuple[str, str]] = []
         self.finds: list[str] = []
 
-    def __call__(self, path: Path, claims: Claims, package: PackageContents) -> Sequence[str]:
-        self.asked.append((path.name, claims.target))
+    def __call__(self, path: Path, manifest: Manifest, package: PackageContents) -> Sequence[str]:
+        self.asked.append((path.name, manifest.target))
         return self.finds
 
 
@@ -464,7 +467,7 @@ class TestAudit:
         assert found[0][1].endswith("; and 4 more")
 
     def test_it_cannot_be_made(self, folder: Path, means: VerifyContext) -> None:
-        def audit(path: Path, claims: Claims, package: PackageContents) -> Sequence[str]:
+        def audit(path: Path, manifest: Manifest, package: PackageContents) -> Sequence[str]:
             raise AuditError("there is nothing to judge")
 
         found = refusals(verify_folder(folder, replace(means, audit=audit)))
@@ -490,7 +493,7 @@ class TestRpm:
 
     @pytest.mark.parametrize("good", [True, False])
     def test_what_rpm_says(self, tmp_path: Path, means: VerifyContext, signatures: Signatures, good: bool) -> None:
-        signatures.by_rpm = SignatureVerdict(good=good, why="rpm says")
+        signatures.by_program = SignatureVerdict(good=good, why="rpm says")
         found = self.checks(tmp_path, means, make_rpm(signature=b"good"))
         assert found["rpm's own check (rpmkeys)"] == ("yes" if good else "no", "rpm says")
 
@@ -501,6 +504,15 @@ class TestRpm:
         found = self.checks(tmp_path, replace(means, unsigned=True), make_rpm())
         assert found["RPM header signature"][0] == "not checked"
 
+    def test_a_bad_signature_is_refused_even_if_unsigned_files_are_accepted(
+        self, tmp_path: Path, means: VerifyContext
+    ) -> None:
+        found = self.checks(tmp_path, replace(means, unsigned=True), make_rpm(signature=b"bad"))
+        assert found["RPM header signature"][0] == "no"
+
+    def test_no_rpm_at_all(self, tmp_path: Path, means: VerifyContext) -> None:
+        assert self.checks(tmp_path, means, b"text")["RPM header signature"] == ("no", "this is no RPM")
+
 
 class TestContents:
     def test_what_a_manifest_lists(self, tmp_path: Path) -> None:
@@ -508,10 +520,10 @@ class TestContents:
         path.write_bytes(tar_bytes({"./bin/b": b"b", "./a": b"a", "./manifest.json": b"{}"}, executable={"./bin/b"}))
         (tmp_path / "gate.sh").write_bytes(b"gate")
         found = contents_of(path, {"utils/gate.sh": tmp_path / "gate.sh", "a": b"other"}, executable={"utils/gate.sh"})
-        assert [(item["path"], item["mode"]) for item in found] == [
+        assert [(item.path, item.mode) for item in found] == [
             ("a", "0644"), ("bin/b", "0755"), ("utils/gate.sh", "0755"),
         ]  # fmt: skip
-        assert found[0]["sha256"] == "d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa"
+        assert found[0].sha256 == "d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa"
 
     def test_links(self, tmp_path: Path) -> None:
         path = tmp_path / "tree.tar.gz"
@@ -527,15 +539,15 @@ class TestContents:
                 info.type, info.linkname = kind, target
                 tar.addfile(info)
         found = contents_of(path)
-        assert found[0] == {"path": "lib/a.so", "link": "a.so.1"}
-        assert found[1]["sha256"] == found[2]["sha256"]
+        assert found[0] == ManifestFile(path="lib/a.so", link="a.so.1")
+        assert found[1].sha256 == found[2].sha256
         assert not [line for line in differences(found, read_package(path)) if "mode" not in line]
-        moved = [{**found[0], "link": "elsewhere"}, *found[1:]]
+        moved = [found[0].model_copy(update={"link": "elsewhere"}), *found[1:]]
         assert "lib/a.so is a link to a.so.1, not elsewhere" in differences(moved, read_package(path))
 
     @pytest.mark.parametrize("mode", [0o4755, 0o777, 0o644])
     def test_a_mode(self, mode: int) -> None:
-        listed = [{"path": "run", "mode": "0755", "sha256": "a" * 64}]
+        listed = [ManifestFile(path="run", mode="0755", sha256="a" * 64)]
         assert differences(listed, PackageContents(files={"run": Found(sha256="a" * 64, mode=0o755)})) == []
         other = PackageContents(files={"run": Found(sha256="a" * 64, mode=mode)})
         assert differences(listed, other) == [f"run has mode {mode:04o}, not 0755"]
@@ -593,7 +605,7 @@ def test_a_name_cannot_write_on_the_terminal() -> None:
 
 
 def test_for_scripts(folder: Path, means: VerifyContext) -> None:
-    facts = verify_folder(folder, means, title="t").facts()
+    facts = json.loads(json.dumps(verify_folder(folder, means, title="t").facts()))
     assert (facts["title"], facts["passed"]) == ("t", True)
     assert {check["verdict"] for check in facts["checks"]} == {"yes"}
     assert set(facts["checks"][0]) == {"file", "what", "verdict", "why"}
@@ -603,17 +615,15 @@ def test_nothing_to_say_is_no_yes() -> None:
     assert not VerifyResult(title="t", checks=()).passed
 
 
-def test_what_a_manifest_says_of_the_distributions_libraries(tmp_path: Path) -> None:
+def test_what_a_manifest_says_of_the_distributions_libraries() -> None:
     own = {"soname": "a", "path": "lib/a", "package": "a", "version": "1", "sha256": "1" * 64, "code": "2" * 64}
     other = {"soname": "b", "path": "lib/b", "package": "unknown", "version": "-", "sha256": "3" * 64}
-    manifest = make_manifest(image__baseline="x86_64_v2", bundled_libraries=[own, other])
-    found = parse(Claims, json.dumps(manifest).encode()).distribution(below="opt/demo")
+    found = distribution(claimed(image__baseline="x86_64_v2", bundled_libraries=[own, other]), below="opt/demo")
     assert found is not None
     assert found.baseline == "x86_64_v2"
     assert found.libraries == {
         "opt/demo/lib/a": PackagedRecord(package="a", version="1", sha256="1" * 64, code="2" * 64)
     }, "a library without a digest of its code is nobody's"
     for baseline in ("", "pdp11"):
-        claims = parse(Claims, json.dumps(make_manifest(image__baseline=baseline)).encode())
-        assert claims.distribution() is None
-    assert parse(Claims, json.dumps(make_manifest()).encode()).distribution() is None, "as earlier versions wrote it"
+        assert distribution(claimed(image__baseline=baseline)) is None
+    assert distribution(claimed()) is None, "as earlier versions wrote it"

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import lzma
 import os
-import struct
-import tarfile
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from unit import elf_files as ef
+from unit.package_files import deb, rpm, tar, zipped
 
 from pikaforge.audit.inputs import ElfTree, open_inputs
 from pikaforge.errors import AuditError
@@ -25,76 +21,6 @@ PROGRAM = ef.make(ef.Elf(text=ef.AVX2 + ef.RET))
 LIBRARY = ef.make(ef.Elf(soname="libx.so.1"))
 FILES = {"bin/x": PROGRAM, "lib/libx.so.1.2": LIBRARY, "etc/x.conf": b"a = 1\n"}
 LINKS = {"lib/libx.so.1": "libx.so.1.2"}
-
-
-def tar(
-    files: dict[str, bytes], links: dict[str, str], *, prefix: str = "./", hard: dict[str, str] | None = None
-) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(prefix + name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-        for kind, entries in ((tarfile.SYMTYPE, links), (tarfile.LNKTYPE, hard or {})):
-            for name, target in entries.items():
-                info = tarfile.TarInfo(prefix + name)
-                info.type, info.linkname = kind, target
-                archive.addfile(info)
-    return buffer.getvalue()
-
-
-def zipped(files: dict[str, bytes], links: dict[str, str]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-        for name, target in links.items():
-            info = zipfile.ZipInfo(name)
-            info.external_attr = 0o120777 << 16
-            archive.writestr(info, target)
-    return buffer.getvalue()
-
-
-def deb(files: dict[str, bytes], links: dict[str, str]) -> bytes:
-    out = b"!<arch>\n"
-    data = lzma.compress(tar(files, links))
-    for name, content in (("debian-binary", b"2.0\n"), ("control.tar.xz", b"odd"), ("data.tar.xz", data)):
-        out += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content
-        out += b"\n" * (len(content) % 2)
-    return out
-
-
-def cpio(files: dict[str, bytes], links: dict[str, str]) -> bytes:
-    out = b""
-    entries = [(n, 0o100755, c, 1, i) for i, (n, c) in enumerate(files.items(), 1)]
-    entries += [(n, 0o120777, t.encode(), 1, 90 + i) for i, (n, t) in enumerate(links.items())]
-    for name, mode, content, links_, inode in [*entries, ("TRAILER!!!", 0, b"", 1, 0)]:
-        raw = f"./{name}".encode() if mode else name.encode()
-        fields = (inode, mode, 0, 0, links_, 0, len(content), 0, 0, 0, 0, len(raw) + 1, 0)
-        head = b"070701" + b"".join(b"%08x" % f for f in fields) + raw + b"\0"
-        out += head + b"\0" * (-len(head) % 4) + content + b"\0" * (-len(content) % 4)
-    return out
-
-
-def rpm(
-    files: dict[str, bytes],
-    links: dict[str, str],
-    *,
-    method: str = "xz",
-    pack: Callable[[bytes], bytes] = lzma.compress,
-) -> bytes:
-    def header(entries: list[tuple[int, bytes]]) -> bytes:
-        index, store = b"", b""
-        for tag, value in entries:
-            index += struct.pack(">IIII", tag, 6, len(store), 1)
-            store += value + b"\0"
-        return b"\x8e\xad\xe8\x01\0\0\0\0" + struct.pack(">II", len(entries), len(store)) + index + store
-
-    signature = header([(1000, b"abcde")])
-    lead = b"\xed\xab\xee\xdb" + b"\0" * 92
-    pad = b"\0" * (-len(signature) % 8)
-    return lead + signature + pad + header([(1000, b"x"), (1125, method.encode())]) + pack(cpio(files, links))
 
 
 PACKAGES: dict[str, bytes] = {

@@ -1,82 +1,37 @@
-"""DEBs: names, versions and dependencies as dpkg takes them; texts that stay in their field; the house's packages."""
+"""DEBs: names, versions and dependencies as dpkg takes them; texts that stay in their field; what is in them."""
 
 from __future__ import annotations
 
-import io
 import re
-import tarfile
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from unit.helpers import about, make_spec
+from unit import product_packages
+from unit.product_packages import EPOCH, TREE, changes_of, package, patch
 
-from pikaforge.formats import debuginfo, payload
+from pikaforge.formats import debuginfo, product_package, versions
 from pikaforge.formats.deb import control_files
-from pikaforge.formats.deb import product as debian
+from pikaforge.formats.deb import product as deb_product
 from pikaforge.formats.deb.control_files import BinaryPackage, Deb, DebBuild
-from pikaforge.formats.layout import Entry, PackingError, tree_entries
-from pikaforge.formats.rpm import product as house
-from pikaforge.formats.rpm import spec_file
-from pikaforge.formats.rpm.product import ProductRpm
+from pikaforge.formats.layout import Entry, PackingError
+from pikaforge.formats.product_package import ChangelogEntry
 
-EPOCH = 1604318400
 BUILD_ID = "ab0123"
-
-
-def archive(*members: tuple[str, bytes | None]) -> bytes:
-    """A tar archive; None is a folder."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.mode = 0o755
-            if content is None:
-                info.type = tarfile.DIRTYPE
-            info.size = len(content or b"")
-            tar.addfile(info, io.BytesIO(content or b""))
-    return buffer.getvalue()
-
-
-TREE = archive(
-    ("./", None),
-    ("./bin", None),
-    ("./bin/demo", b"program"),
-    ("./conf/demo.conf", b"port : 7000\n"),
-    ("./LICENSE", b"As you like.\n\n.hidden\n"),
-    ("./bin/LICENSE", b"not at the top"),
-)
 DEBUG = debuginfo.debug_entries(
-    archive(("bin/demo.debug", b"x")), folder="debug", prefix="/opt/demo", build_ids={"bin/demo": BUILD_ID}
+    product_packages.DEBUG, folder="debug", prefix="/opt/demo", build_ids={"bin/demo": BUILD_ID}
 )
 
 
-def wanted(**changes: object) -> ProductRpm:
-    rendered = payload.render(
-        make_spec().product, model="R620", target="sandybridge", image="debian12", features=["avx", "lm"]
-    )
-    beside = archive(*rendered.contents.items())
-    told = about(dist="debian12", profile=spec_file.OLD, summary="Server")
-    plain = ProductRpm(
-        about=replace(told, **{k: v for k, v in changes.items() if hasattr(told, k)}),  # type: ignore[arg-type]
-        model="R620",
-        target="sandybridge",
-        tree=(
-            *tree_entries(TREE, folder="tree", prefix="/opt/demo"),
-            *tree_entries(beside, folder="extra", prefix="/opt/demo"),
-        ),
-        conf=("conf/demo.conf",),
-        payload=rendered.contents,
-        requires=("libc.so.6(GLIBC_2.34)(64bit)",),
-        changes=house.changes([{"name": "pull-1", "why": "it fails"}], epoch=EPOCH, version="v1.0", ref="v1.0"),
-    )
-    return replace(plain, **{k: v for k, v in changes.items() if not hasattr(told, k)})  # type: ignore[arg-type]
+def wanted(**changes: Any) -> product_package.ProductPackage:
+    return package("debian12", **{"summary": "Server", **changes})
 
 
-def product(**changes: object) -> DebBuild:
-    return debian.product(wanted(**changes), depends=("libc6 (>= 2.34)", "rsync"))
+def product(**changes: Any) -> DebBuild:
+    return deb_product.product(wanted(**changes), depends=("libc6 (>= 2.34)", "rsync"))
 
 
-def packed(**changes: object) -> dict[str, str]:
+def packed(**changes: Any) -> dict[str, str]:
     return {name: data.decode() for name, data in product(**changes).pack().items()}
 
 
@@ -84,14 +39,14 @@ def fields(control: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in control.splitlines() if not line.startswith(" "))
 
 
-def small(**changes: object) -> tuple[Deb, BinaryPackage]:
+def small(**changes: Any) -> tuple[Deb, BinaryPackage]:
     """A package of one file."""
     plain = BinaryPackage(
         name="demo", summary="Server", description="It serves.", entries=(Entry(path="/a", source="a"),)
     )
-    package = replace(plain, **changes)  # type: ignore[arg-type]
-    change = spec_file.ChangelogEntry(epoch=EPOCH, lines=("first",))
-    return Deb(source="demo", version="1.0-1", dist="debian12", packages=(package,), changes=(change,)), package
+    binary = replace(plain, **changes)
+    change = ChangelogEntry(epoch=EPOCH, lines=("first",))
+    return Deb(source="demo", version="1.0-1", dist="debian12", packages=(binary,), changes=(change,)), binary
 
 
 # --- names and versions
@@ -128,7 +83,7 @@ def test_names_that_cannot_be_made_legal(name: str) -> None:
 )
 def test_versions_are_legal(version: str, model: str, legal: str) -> None:
     assert (
-        control_files.legal_version(spec_file.legal_version(version), spec_file.legal_release("1", model, "debian12"))
+        control_files.legal_version(versions.legal_version(version), versions.legal_release("1", model, "debian12"))
         == legal
     )
 
@@ -160,7 +115,7 @@ def test_depends_follow_the_symbols() -> None:
         "libgcc_s.so.1": ["GCC_3.0", "GCC_12.0.0"],
         "libdl.so.2": [],
     }
-    assert debian.depends(versions, ["rsync", "rsync"]) == (
+    assert deb_product.depends(versions, ["rsync", "rsync"]) == (
         "libc6 (>= 2.34)", "libgcc-s1 (>= 12)", "libstdc++6 (>= 11)", "rsync",
     )  # fmt: skip
 
@@ -176,18 +131,18 @@ def test_depends_follow_the_symbols() -> None:
     ],
 )
 def test_versions_of_the_cxx_library(names: list[str], needed: str) -> None:
-    assert debian.depends({"libstdc++.so.6": names}) == (needed,)
+    assert deb_product.depends({"libstdc++.so.6": names}) == (needed,)
 
 
 def test_the_abi_tag_of_a_release_counts() -> None:
-    assert debian.depends({"libc.so.6": ["GLIBC_2.34", "GLIBC_ABI_DT_RELR"]}) == ("libc6 (>= 2.36)",)
+    assert deb_product.depends({"libc.so.6": ["GLIBC_2.34", "GLIBC_ABI_DT_RELR"]}) == ("libc6 (>= 2.36)",)
 
 
 def test_unknown_libraries_and_versions_are_refused() -> None:
-    with pytest.raises(PackingError, match=r"no Debian package is known that brings libz\.so\.1"):
-        debian.depends({"libz.so.1": []})
+    with pytest.raises(PackingError, match=r"no Debian package is known that has libz\.so\.1"):
+        deb_product.depends({"libz.so.1": []})
     with pytest.raises(PackingError, match=r"libstdc\+\+\.so\.6 must have GLIBCXX_3\.4\.99"):
-        debian.depends({"libstdc++.so.6": ["GLIBCXX_3.4.99"]})
+        deb_product.depends({"libstdc++.so.6": ["GLIBCXX_3.4.99"]})
 
 
 # --- texts
@@ -242,14 +197,14 @@ def test_relations_that_are_none_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize("person", ["me", "me <me>", "me <a@b>\nDepends: x", "a, b <a@b>", "<a@b>"])
 def test_maintainers_that_are_none_are_refused(person: str) -> None:
-    made, package = small()
+    made, binary = small()
     with pytest.raises(PackingError, match="is no maintainer"):
-        control_files.control_text(replace(made, maintainer=person), package)
+        control_files.control_text(replace(made, maintainer=person), binary)
 
 
 def test_changelog() -> None:
-    patches = [{"name": "fix", "why": "\n -- me <a@b>  Mon, 01 Jan 2024 00:00:00 +0000\n\n" + "word " * 20}]
-    text = packed(changes=house.changes(patches, epoch=EPOCH, version="v1.0", ref="v1.0"))["demo/changelog"]
+    why = "\n -- me <a@b>  Mon, 01 Jan 2024 00:00:00 +0000\n\n" + "word " * 20
+    text = packed(changes=changes_of(patch("fix", why)))["demo/changelog"]
     lines = text.splitlines()
     assert lines[:4] == [
         "demo (1.0-1.R620.debian12) debian12; urgency=medium",
@@ -262,17 +217,17 @@ def test_changelog() -> None:
 
 
 def test_changes_of_several_days_are_one_entry_with_the_newest_first() -> None:
-    changes = (spec_file.ChangelogEntry(epoch=1, lines=("old",)), spec_file.ChangelogEntry(epoch=EPOCH, lines=("new",)))
+    changes = (ChangelogEntry(epoch=1, lines=("old",)), ChangelogEntry(epoch=EPOCH, lines=("new",)))
     lines = packed(changes=changes)["demo/changelog"].splitlines()
     assert (lines[2:4], lines[-1][-31:]) == (["  * new", "  * old"], "Mon, 02 Nov 2020 12:00:00 +0000")
-    with pytest.raises(PackingError, match="there is no change to tell"):
+    with pytest.raises(PackingError, match="the changelog is empty"):
         packed(changes=())
 
 
 def test_copyright_has_the_licence_or_says_where_it_is() -> None:
-    texts = debian.licence_texts(TREE, prefix="/opt/demo")
+    texts = deb_product.licence_texts(TREE, prefix="/opt/demo")
     assert texts == {"/opt/demo/LICENSE": "As you like.\n\n.hidden\n"}
-    made = debian.product(wanted(), depends=(), licences=texts).extra["doc/copyright"].decode()
+    made = deb_product.product(wanted(), depends=(), licences=texts).extra["doc/copyright"].decode()
     assert made.startswith("Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n")
     assert made.endswith("License: MIT\n /opt/demo/LICENSE:\n .\n As you like.\n .\n  .hidden\n")
     assert "\nCopyright: the authors of demo\n" in made
@@ -284,21 +239,23 @@ def test_copyright_has_the_licence_or_says_where_it_is() -> None:
 
 def test_copyright_tells_whose_it_is() -> None:
     text = "Copyright (c) 2015, One\n  (C) 2020 Other\nIf copyright works\n(c) the condition\n(C) 2020 Other\n"
-    made = debian.product(wanted(), depends=(), licences={"/opt/demo/LICENSE": text}).extra["doc/copyright"].decode()
+    made = (
+        deb_product.product(wanted(), depends=(), licences={"/opt/demo/LICENSE": text}).extra["doc/copyright"].decode()
+    )
     assert "\nCopyright: Copyright (c) 2015, One\n (C) 2020 Other\nLicense: MIT\n" in made
 
 
-# --- the house's packages
+# --- the product's packages
 
 
-def test_a_deb_has_the_files_of_the_rpm_and_documents() -> None:
-    told = house.product(wanted())
+def test_a_deb_has_the_files_of_every_package_and_documents() -> None:
+    common = product_package.assemble(wanted(), "demo")
     made = product()
     documents = {"/usr/share/doc/demo/copyright", "/usr/share/doc/demo/changelog.Debian.gz"}
     paths = {entry.path for entry in made.deb.packages[0].entries}
-    assert paths - documents == {entry.path for entry in told.rpm.packages[0].entries}
+    assert paths - documents == {entry.path for entry in common.entries}
     assert paths >= documents
-    assert {name: made.extra[name] for name in told.extra} == dict(told.extra)
+    assert {name: made.extra[name] for name in common.files} == dict(common.files)
 
 
 def test_confs_are_conffiles_and_have_no_sum() -> None:
@@ -330,7 +287,7 @@ def test_debug_information() -> None:
     assert (told["Auto-Built-Package"], told["Build-Ids"]) == ("debug-symbols", BUILD_ID)
     assert "Conflicts" not in told
     assert "link\t777\t/usr/share/doc/demo-dbgsym\tdemo\n" in files["demo-dbgsym/layout.tsv"]
-    assert not [name for name in files if name.startswith("demo-dbgsym/") and name.split("/")[1] in debian.SCRIPTS]
+    assert not [name for name in files if name.startswith("demo-dbgsym/") and name.split("/")[1] in deb_product.SCRIPTS]
     assert "demo-dbgsym/changelog" not in files
 
 
@@ -353,10 +310,10 @@ def test_what_is_not_roots_is_refused() -> None:
 
 
 def test_two_packages_of_one_name_are_refused() -> None:
-    made, package = small()
+    made, binary = small()
     with pytest.raises(PackingError, match="each with a name of its own"):
-        control_files.inputs(replace(made, packages=(package, package)))
+        control_files.inputs(replace(made, packages=(binary, binary)))
     with pytest.raises(PackingError, match="is no version that dpkg takes"):
         control_files.inputs(replace(made, version="1.0"))
     with pytest.raises(PackingError, match="is no name of a Debian package"):
-        control_files.inputs(replace(made, packages=(replace(package, name="Demo"),)))
+        control_files.inputs(replace(made, packages=(replace(binary, name="Demo"),)))

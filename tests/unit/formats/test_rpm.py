@@ -1,4 +1,4 @@
-"""Specs of RPMs: names, versions, and texts that are not taken for syntax; and what goes into the house's packages."""
+"""Specs of RPMs: texts that are not taken for syntax; and what is in the product's and the allocator's packages."""
 
 from __future__ import annotations
 
@@ -6,76 +6,34 @@ import io
 import re
 import tarfile
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from unit.helpers import about, make_spec
+from unit.helpers import about
+from unit.product_packages import DEBUG, EPOCH, TOP, TREE, archive, changes_of, package, patch, rendered, without
 
 from pikaforge.audit import judge_linkage
 from pikaforge.audit.elf.facts import ElfFacts
 from pikaforge.config import families
 from pikaforge.config.schema import OsRelease
-from pikaforge.formats import debuginfo, payload
+from pikaforge.formats import debuginfo
 from pikaforge.formats.layout import Entry, PackingError, layout_text, tree_entries, with_folders
+from pikaforge.formats.product_package import ChangelogEntry
 from pikaforge.formats.rpm import allocator, spec_file
-from pikaforge.formats.rpm import product as house
-from pikaforge.formats.rpm.product import ProductRpm, RpmBuild
+from pikaforge.formats.rpm import product as rpm_product
+from pikaforge.formats.rpm.allocator import AllocatorPackage
+from pikaforge.formats.rpm.spec_file import Profile, RpmBuild
 
-EPOCH = 1604318400
 DEBIAN = OsRelease(id="debian", version="12")
 EL7, EL8, EL9 = (OsRelease(id="rocky", version=number) for number in ("7.9", "8", "9"))
+NEEDS = ("libc.so.6(GLIBC_2.34)(64bit)", "rsync")
 
 
-def archive(*members: tuple[str, str | bytes | None, int]) -> bytes:
-    """A tar archive: a text is a link's target, None a folder."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, content, mode in members:
-            info = tarfile.TarInfo(name)
-            info.mode = mode
-            if content is None:
-                info.type = tarfile.DIRTYPE
-            elif isinstance(content, str):
-                info.type, info.linkname = tarfile.SYMTYPE, content
-            else:
-                info.size = len(content)
-            tar.addfile(info, io.BytesIO(content) if isinstance(content, bytes) else None)
-    return buffer.getvalue()
+def product(*, requires: tuple[str, ...] = NEEDS, profile: Profile = spec_file.ZSTD, **changes: Any) -> RpmBuild:
+    return rpm_product.product(package(**changes), requires=requires, profile=profile)
 
 
-TREE = archive(
-    ("./", None, 0o755),
-    ("./bin", None, 0o700),
-    ("./bin/demo", b"program", 0o775),
-    ("./conf/demo.conf", b"port : 7000\n", 0o600),
-    ("./lib/libx.so.1", b"library", 0o755),
-    ("./lib/libx.so", "libx.so.1", 0o777),
-    ("./LICENSE", b"as you like", 0o644),
-)
-
-
-def product(**changes: object) -> RpmBuild:
-    rendered = payload.render(
-        make_spec().product, model="R620", target="sandybridge", image="el9", features=["avx", "lm"]
-    )
-    beside = archive(*((name, data, 0o644) for name, data in rendered.contents.items()))
-    entries = (
-        *tree_entries(TREE, folder="tree", prefix="/opt/demo"),
-        *tree_entries(beside, folder="extra", prefix="/opt/demo"),
-    )
-    plain = ProductRpm(
-        about=about(),
-        model="R620",
-        target="sandybridge",
-        tree=entries,
-        conf=("conf/demo.conf",),
-        payload=rendered.contents,
-        requires=("libc.so.6(GLIBC_2.34)(64bit)", "rsync"),
-        changes=house.changes([{"name": "pull-1", "why": "it fails"}], epoch=EPOCH, version="v1.0", ref="v1.0"),
-    )
-    return house.product(replace(plain, **changes))  # type: ignore[arg-type]
-
-
-def spec(**changes: object) -> str:
+def spec(**changes: Any) -> str:
     return spec_file.spec_text(product(**changes).rpm)
 
 
@@ -87,41 +45,7 @@ def section(text: str, head: str) -> list[str]:
     return [line for line in lines[start : ends[0] if ends else None] if line]
 
 
-# --- versions and names
-
-
-@pytest.mark.parametrize(
-    ("version", "legal"),
-    [
-        ("v3.4.0", "3.4.0"),
-        ("3.4.0", "3.4.0"),
-        ("v3.4.0-1", "3.4.0+1"),
-        ("v3.4.0-rc1", "3.4.0~rc1"),
-        ("3.4.0rc1", "3.4.0~rc1"),
-        ("3.4.0_beta.2", "3.4.0~beta.2"),
-        ("3.4.0-alpha", "3.4.0~alpha"),
-        ("3.4.0-rc1-2", "3.4.0~rc1+2"),
-        ("3.4.0-release", "3.4.0+release"),
-        ("3.4.0-preview2", "3.4.0~preview2"),
-        ("version5", "version5"),
-        ("2023.05", "2023.05"),
-    ],
-)
-def test_versions_are_legal(version: str, legal: str) -> None:
-    assert spec_file.legal_version(version) == legal
-    assert spec_file.VERSION.fullmatch(legal)
-
-
-@pytest.mark.parametrize("version", ["", "1.0 2", "1.0^1", "%{x}", "-1", "1:2"])
-def test_versions_that_cannot_be_made_legal(version: str) -> None:
-    with pytest.raises(PackingError, match="cannot be a part"):
-        spec_file.legal_version(version)
-
-
-def test_releases_of_different_models_differ() -> None:
-    assert spec_file.legal_release("1", "R620", "el7") == "1.R620.el7"
-    assert spec_file.legal_release("1", "a-b", "el7") != spec_file.legal_release("1", "a_b", "el7")
-    assert spec_file.legal_release("1", "", "el7") == "1.el7"
+# --- systems and file names
 
 
 @pytest.mark.parametrize(
@@ -137,17 +61,15 @@ def test_releases_of_different_models_differ() -> None:
 )
 def test_each_system_gets_what_its_rpm_reads(family: str, os: OsRelease, tag: str, payload_: str, zstd: bool) -> None:
     profile = spec_file.profile(family, os)
-    assert spec_file.dist_tag(family, os) == tag
+    assert families.of(family).dist_tag(os.id, os.version) == tag
     assert profile.payload == payload_
     assert ("PayloadIsZstd" in profile.features) == zstd
     assert not {"CaretInVersions", "RichDependencies", "LargeFiles"} & set(profile.features)
-    assert f"%global _binary_payload {payload_}" in spec(about=about(profile=profile)).splitlines()
+    assert f"%global _binary_payload {payload_}" in spec(profile=profile).splitlines()
 
 
 def test_file_names() -> None:
-    made = product(
-        debug=debuginfo.debug_entries(archive(("bin/demo.debug", b"x", 0o644)), folder="debug", prefix="/opt/demo")
-    )
+    made = product(debug=debuginfo.debug_entries(DEBUG, folder="debug", prefix=TOP))
     assert made.names == ("demo-1.0-1.R620.el9.x86_64.rpm", "demo-debuginfo-1.0-1.R620.el9.x86_64.rpm")
     assert made.pack()["names"].decode().split() == list(made.names)
 
@@ -156,14 +78,14 @@ def test_file_names() -> None:
 
 
 def test_percent_signs_and_control_characters_are_text() -> None:
-    text = spec(about=about(summary="100% of\x1b[31m it\nall", description="One %{lua:os.exit()}\x00 two"))
+    text = spec(summary="100% of\x1b[31m it\nall", description="One %{lua:os.exit()}\x00 two")
     assert "Summary: 100%% of [31m it all" in text.splitlines()
     assert "One %%{lua:os.exit()} two" in text.splitlines()
 
 
 def test_a_change_cannot_begin_an_entry_or_a_section() -> None:
-    patches = [{"name": "fix", "why": "\n* Mon Jan 01 2024 me\n%files\n/etc/shadow"}]
-    lines = section(spec(changes=house.changes(patches, epoch=EPOCH, version="v1.0", ref="v1.0")), "%changelog")
+    changes = changes_of(patch("fix", "\n* Mon Jan 01 2024 me\n%files\n/etc/shadow"))
+    lines = section(spec(changes=changes), "%changelog")
     assert lines == [
         "* Mon Nov 02 2020 pikaforge - 1.0-1.R620.el9",
         "- v1.0 from v1.0",
@@ -174,7 +96,7 @@ def test_a_change_cannot_begin_an_entry_or_a_section() -> None:
 @pytest.mark.parametrize("text", ["first\n\n%files\n/etc/shadow", "first\n\n  %if 1", "%%prep"])
 def test_descriptions_that_would_be_sections_are_refused(text: str) -> None:
     with pytest.raises(PackingError, match="read as spec syntax"):
-        spec(about=about(description=text))
+        spec(description=text)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +152,7 @@ def test_entries_of_a_tree() -> None:
     assert [(e.kind, f"{e.mode:o}", e.path, e.source or e.target) for e in entries] == [
         ("file", "644", "/opt/demo/LICENSE", "tree/LICENSE"),
         ("dir", "755", "/opt/demo/bin", ""),
+        ("file", "644", "/opt/demo/bin/LICENSE", "tree/bin/LICENSE"),
         ("file", "755", "/opt/demo/bin/demo", "tree/bin/demo"),
         ("file", "644", "/opt/demo/conf/demo.conf", "tree/conf/demo.conf"),
         ("link", "777", "/opt/demo/lib/libx.so", "libx.so.1"),
@@ -313,7 +236,7 @@ def test_files_of_the_product() -> None:
 
 
 def test_a_system_without_sysusers_gets_none() -> None:
-    files = section(spec(about=about(dist="el7", services=families.of("el7").services("7"))), "%files -n demo")
+    files = section(spec(dist="el7", services=families.of("el7").services("7")), "%files -n demo")
     assert not any("sysusers" in line for line in files)
     assert any("tmpfiles.d" in line for line in files)
 
@@ -348,24 +271,19 @@ def test_another_allocator_has_a_name_of_its_own() -> None:
 def test_the_gate_travels_in_the_scriptlet() -> None:
     made = product()
     script = made.rpm.packages[0].scripts["pre"]
-    rendered = payload.render(
-        make_spec().product, model="R620", target="sandybridge", image="el9", features=["avx", "lm"]
-    )
     for name in ("cpu-gate.sh", "cpu-features", "cpu-targets"):
-        assert rendered.contents[f"utils/{name}"].decode() in script
+        assert rendered("el9").contents[f"utils/{name}"].decode() in script
     assert "#@FILES@" not in script
     assert not any(word in text for text in made.rpm.packages[0].scripts.values() for word in ("@PRODUCT@", "@TOP@"))
 
 
 @pytest.mark.parametrize("name", ["utils/cpu-features", "utils/cpu-gate.sh"])
 def test_no_package_without_the_gate(name: str) -> None:
-    whole = product()
-    entries = tuple(e for e in whole.rpm.packages[0].entries if e.path.startswith("/opt/demo"))
-    rendered = payload.render(make_spec().product, features=["lm"]).contents
     with pytest.raises(PackingError, match=f"the tree has no {name}"):
-        product(tree=tuple(e for e in entries if e.path != f"/opt/demo/{name}"))
+        product(tree=without(package(), name))
+    contents = rendered("el9").contents
     with pytest.raises(PackingError, match="cannot be embedded"):
-        product(payload={key: value for key, value in rendered.items() if key != name})
+        product(payload={key: value for key, value in contents.items() if key != name})
 
 
 def test_no_package_without_its_conf() -> None:
@@ -384,20 +302,17 @@ def test_the_unit_is_in_its_place_and_in_the_target() -> None:
 
 
 def test_an_unknown_unit_is_refused() -> None:
-    rendered = payload.render(make_spec().product, features=["lm"]).contents
     with pytest.raises(PackingError, match=r"demo@\.service is not as expected"):
-        product(payload={**rendered, "systemd/demo@.service": b"[Service]\n"})
+        product(payload={**rendered("el9").contents, "systemd/demo@.service": b"[Service]\n"})
 
 
 def test_the_changelog_is_the_series() -> None:
-    patches = [{"name": "pull-1", "why": "", "url": "https://x/1"}, {"name": "file a.patch", "why": ""}]
-    assert house.changes(patches, epoch=1, version="v1", ref="abc")[0].lines == (
-        "v1 from abc", "pull-1: https://x/1", "file a.patch",
-    )  # fmt: skip
-    there = [{**patch, "state": state} for patch, state in zip(patches, ("applied", "present"), strict=True)]
-    assert house.changes(there, epoch=1, version="v1", ref="abc")[0].lines[1:] == (
-        "pull-1: https://x/1", "file a.patch (in the source already)",
-    )  # fmt: skip
+    patches = (patch("pull-1", url="https://x/1"), patch("file a.patch"))
+    assert changes_of(*patches)[0].lines == ("v1.0 from v1.0", "pull-1: https://x/1", "file a.patch")
+    present = patch("file a.patch", state="present")
+    assert changes_of(present)[0].lines[1:] == ("file a.patch (in the source already)",)
+    before = present.model_copy(update={"state": None})
+    assert changes_of(before)[0].lines[1:] == ("file a.patch",), "as earlier versions wrote it"
 
 
 def test_needs_are_the_highest_versions_of_each_library() -> None:
@@ -423,7 +338,7 @@ def test_needs_are_the_highest_versions_of_each_library() -> None:
     ]
     versions = judge_linkage.library_versions(facts, ["libc.so.6", "libm.so.6", "libstdc++.so.6", "librt.so.1"])
     assert "libx.so.1" not in versions
-    assert house.needs(versions) == (
+    assert rpm_product.needs(versions) == (
         "libc.so.6()(64bit)",
         # It came with 2.36, so 2.34 follows from it.
         "libc.so.6(GLIBC_ABI_DT_RELR)(64bit)",
@@ -470,7 +385,7 @@ def test_without_debug_information_there_is_no_package_of_it() -> None:
 # --- the allocator
 
 
-def gperftools(**changes: object) -> RpmBuild:
+def gperftools(**changes: Any) -> RpmBuild:
     top = allocator.allocator_top("demo", "gperftools")
     prefix = tree_entries(
         archive(
@@ -486,16 +401,16 @@ def gperftools(**changes: object) -> RpmBuild:
         folder="prefix",
         prefix=top,
     )
-    wanted: dict[str, object] = {
-        "what": "gperftools",
-        "unwinder": "frame-pointers",
-        "target": "sandybridge",
-        "prefix": prefix,
-        "requires": ("libc.so.6(GLIBC_2.17)(64bit)",),
-        "changes_": (spec_file.ChangelogEntry(epoch=EPOCH, lines=("2.7",)),),
-        **changes,
-    }
-    return allocator.packages(about(version="2.7", dist="el7", profile=spec_file.OLD), **wanted)  # type: ignore[arg-type]
+    plain = AllocatorPackage(
+        about=about(version="2.7", dist="el7"),
+        what="gperftools",
+        unwinder="frame-pointers",
+        target="sandybridge",
+        prefix=prefix,
+        requires=("libc.so.6(GLIBC_2.17)(64bit)",),
+        changes=(ChangelogEntry(epoch=EPOCH, lines=("2.7",)),),
+    )
+    return allocator.packages(replace(plain, **changes), profile=spec_file.OLD)
 
 
 def test_the_allocator_cannot_be_taken_for_the_distributions() -> None:

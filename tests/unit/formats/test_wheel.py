@@ -10,6 +10,8 @@ import importlib.util
 import io
 import json
 import os
+import resource
+import subprocess
 import sys
 import tarfile
 import time
@@ -22,6 +24,8 @@ from typing import Any, NoReturn
 import pytest
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
+from unit import artifacts
+from unit.artifacts import claimed
 from unit.helpers import make_spec, refusal
 
 from pikaforge.config.product import Product
@@ -40,6 +44,8 @@ PRODUCT = make_spec(
 ).product
 CONF = "# port : 1\nport : 7000\n  dir : ./db/\nthreads : 4\ndir : ./twice/\n"
 NAME = "demo_server-1.0+r620.debian12-py3-none-manylinux_2_34_x86_64.whl"
+COMMAND = ("__init__.py", "__main__.py", "base.py", "cli.py", "configuration.py", "deploy.py")
+"""Files of the command."""
 OLD_PYTHON = {
     "argparse", "collections", "hashlib", "json", "os", "pathlib", "re", "resource", "shutil", "signal", "subprocess",
     "sys", "tempfile", "typing",
@@ -48,19 +54,8 @@ OLD_PYTHON = {
 
 
 def make_manifest(**changes: Any) -> dict[str, Any]:
-    manifest: dict[str, Any] = {
-        "format": 2,
-        "product": "demo",
-        "version": "v1.0",
-        "model": "R620",
-        "target": "sandybridge",
-        "cpus": ["sandybridge", "ivybridge"],
-        "image": {"name": "debian12", "os": {"id": "debian", "version": "12"}},
-        "allocator": {"name": "none"},
-        "audit": {"symbol_versions": {"GLIBC": "2.34", "GLIBCXX": "3.4.30"}},
-        "source_date_epoch": EPOCH,
-    }
-    return {**manifest, **changes}
+    audit = {"symbol_versions": {"GLIBC": "2.34", "GLIBCXX": "3.4.30"}}
+    return artifacts.make_manifest(**{"audit": audit, "source_date_epoch": EPOCH, **changes})
 
 
 def make_files(**changes: Any) -> dict[str, bytes]:
@@ -152,13 +147,13 @@ class TestNames:
         [
             ({}, "", "1.0+r620.debian12"),
             ({}, "frame-pointers", "1.0+r620.debian12.frame.pointers"),
-            ({"model": "PowerEdge_R640.007", "image": {"name": "el7"}}, "system", "1.0+poweredge.r640.7.el7.system"),
+            ({"model": "PowerEdge_R640.007", "image__name": "el7"}, "system", "1.0+poweredge.r640.7.el7.system"),
         ],
     )
     def test_model_image_and_allocator_are_the_local_version(
         self, manifest: dict[str, Any], variant: str, version: str
     ) -> None:
-        found = wheel_version.version_of(make_manifest(**manifest), variant)
+        found = wheel_version.version_of(claimed(**manifest), variant)
         assert found == version
         assert str(Version(found)) == version
 
@@ -193,7 +188,7 @@ class TestNames:
     def test_the_tag_asks_for_the_glibc_that_is_needed(self, glibc: str | None, tags: str) -> None:
         versions = {"GLIBCXX": "3.4.30", **({"GLIBC": glibc} if glibc else {})}
         assert ".".join(wheel_version.platform_tags(versions)) == tags
-        name = wheel.file_name(make_manifest(audit={"symbol_versions": versions}), PRODUCT)
+        name = wheel.file_name(claimed(audit={"symbol_versions": versions}), PRODUCT)
         assert name == f"demo_server-1.0+r620.debian12-py3-none-{tags}.whl"
         project, version, build, found = parse_wheel_filename(name)
         assert (project, str(version), build) == ("demo-server", "1.0+r620.debian12", ())
@@ -215,7 +210,7 @@ class TestContents:
         assert executable == {"bin/demo", "bin/demo-check", "lib/libz.so.1", "utils/cpu-gate.sh", "utils/deploy.sh"}
         assert {mode for mode, _ in found.values()} == {0o100755, 0o100644}
         own = {name for name in found if not name.startswith((start, "demo_server-1.0+r620.debian12.dist-info/"))}
-        assert own == {f"demo_server/{name}" for name in ("__init__.py", "__main__.py", "cli.py", "about.json")}
+        assert own == {f"demo_server/{name}" for name in (*COMMAND, "about.json")}
 
     def test_the_inputs_of_the_tarball_do_as_well(self, tarball: Path, tmp_path: Path) -> None:
         files = make_files()
@@ -372,9 +367,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("manifest", "words"),
         [
-            (b"[]", "is no object"),
-            (b"{", "is no JSON"),
-            (b"{}", "lacks product, version, model, target"),
+            (b"[]", "manifest.json cannot be read: Input should be an object"),
+            (b"{", "manifest.json cannot be read: Invalid JSON"),
+            (b"{}", "manifest.json cannot be read: product: Field required"),
             (json.dumps(make_manifest(audit={})).encode(), "has no audit"),
             (json.dumps(make_manifest(product="other")).encode(), "of other, not of demo"),
             (json.dumps(make_manifest(version="unstable")).encode(), "'unstable' cannot be a wheel's"),
@@ -382,7 +377,7 @@ class TestRefusals:
     )
     def test_manifests(self, tmp_path: Path, manifest: bytes, words: str) -> None:
         tarball = write_tarball(tmp_path / "x.tar.gz", {**make_files(), "manifest.json": manifest})
-        with pytest.raises(PackingError, match=words):
+        with pytest.raises(ForgeError, match=words):
             build(tarball)
 
     def test_a_truncated_tarball(self, tarball: Path) -> None:
@@ -397,7 +392,7 @@ class TestRefusals:
 
 def test_old_pythons_can_read_the_command() -> None:
     files = sorted(wheel.COMMAND.glob("*.py"))
-    assert [path.name for path in files] == ["__init__.py", "__main__.py", "cli.py"]
+    assert [path.name for path in files] == list(COMMAND)
     for path in files:
         for node in ast.walk(ast.parse(path.read_text(), str(path), feature_version=(3, 6))):
             if isinstance(node, ast.Import):
@@ -415,12 +410,6 @@ def test_old_pythons_can_read_the_command() -> None:
                 continue
             words = [ast.unparse(part) for part in told if part is not None and not isinstance(part, ast.Constant)]
             assert not [word for word in words if set(word) & set("[|")], path
-
-
-def test_key_material_is_the_commands_text() -> None:
-    material = wheel.material()
-    assert set(material) == {"__init__.py", "__main__.py", "cli.py"}
-    assert material["cli.py"] == hashlib.sha256((wheel.COMMAND / "cli.py").read_bytes()).hexdigest()
 
 
 class Became(Exception):
@@ -453,10 +442,10 @@ class Installed:
         def execv(_: str, argv: list[str]) -> NoReturn:
             raise Became(argv)
 
-        monkeypatch.setattr(cli.subprocess, "call", call)
-        monkeypatch.setattr(cli.os, "execv", execv)
-        monkeypatch.setattr(cli.os, "geteuid", lambda: 0)
-        monkeypatch.setattr(cli.resource, "setrlimit", lambda *_: None)
+        monkeypatch.setattr(subprocess, "call", call)
+        monkeypatch.setattr(os, "execv", execv)
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
         monkeypatch.setattr(sys, "argv", ["/usr/bin/demo-server"])
         monkeypatch.chdir(site.parent)
 
@@ -494,12 +483,15 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
             file.chmod(0o775 if mode & 0o111 else 0o664)
-        spec = importlib.util.spec_from_file_location(f"forge_{name}", site / "demo_server" / "cli.py")
+        folder, package = site / "demo_server", f"forge_{name}"
+        spec = importlib.util.spec_from_file_location(
+            package, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
         assert spec is not None
-        assert spec.loader is not None
-        cli = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(cli)
-        return Installed(site, cli, monkeypatch)
+        monkeypatch.setitem(sys.modules, package, importlib.util.module_from_spec(spec))
+        for module in ("base", "configuration", "deploy", "cli"):
+            monkeypatch.delitem(sys.modules, f"{package}.{module}", raising=False)
+        return Installed(site, importlib.import_module(f"{package}.cli"), monkeypatch)
 
     before = os.umask(0o022)
     yield unpack
@@ -626,7 +618,7 @@ class TestRun:
         def execv(*_: object) -> NoReturn:
             raise FileNotFoundError(2, "No such file or directory")
 
-        monkeypatch.setattr(installed.cli.os, "execv", execv)
+        monkeypatch.setattr(os, "execv", execv)
         assert installed("run", "--data", "d") == 1
 
 
@@ -707,7 +699,7 @@ class TestDeploy:
     def test_only_root(
         self, installed: Installed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(installed.cli.os, "geteuid", lambda: 1000)
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
         assert installed("deploy", "7000", "/data") == 1
         assert capsys.readouterr().err == (
             "demo-server: error: only root can put it on this host\n"

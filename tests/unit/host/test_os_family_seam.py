@@ -15,6 +15,7 @@ from pikaforge.config.registry import FAMILIES
 from pikaforge.config.schema import OsRelease, Spec
 from pikaforge.errors import HostError
 from pikaforge.formats import format as formats
+from pikaforge.formats.manifest import read_manifest
 from pikaforge.host.os_families.family import Services
 from pikaforge.host.os_families.package_managers import Purl
 from pikaforge.host.workspace import Workspace
@@ -138,7 +139,8 @@ def test_packages_fit_its_systems(workspace: Workspace, fake: FakeEngine, tmp_pa
     assert "/sea/tmpfiles/demo.conf" in text
     assert '"/usr/lib/sysusers.d/demo.conf"' not in text
     assert "zstdio" in text
-    bill = sbom.text(sbom.document(facts.manifest, artifact="a", sha256="0" * 64))
+    manifest = read_manifest(facts.manifest, where="test")
+    bill = sbom.text(sbom.document(manifest, artifact="a", sha256="0" * 64))
     assert "pkg:boat/crete/zlib1g@1:1.2?distro=crete-9" in bill
 
 

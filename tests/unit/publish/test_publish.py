@@ -525,7 +525,7 @@ class TestDamaged:
 
     def test_what_is_no_package_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "x.rpm").write_bytes(b"no package")
-        with pytest.raises(PublishError, match="createrepo_c cannot read it"):
+        with pytest.raises(PublishError, match="this is no RPM"):
             yum.metadata({"x.rpm": tmp_path / "x.rpm"}, {}, revision=1)
         with pytest.raises(PublishError, match="the DEB cannot be read"):
             apt.metadata({"x.deb": tmp_path / "x.rpm"}, b"", revision=1, origin="o", label="l")

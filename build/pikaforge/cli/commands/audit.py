@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from pikaforge.attest import signing, verify
-from pikaforge.attest.claims import ClaimError, Claims, parse
+from pikaforge.attest.claims import ClaimError, distribution, parse
 from pikaforge.attest.contents import read_package
 from pikaforge.attest.signatures import Verifier
 from pikaforge.attest.verify import VerifyContext
@@ -19,9 +19,10 @@ from pikaforge.audit.distribution import Distribution
 from pikaforge.cli import output
 from pikaforge.cli.context import Context
 from pikaforge.config.nearest import did_you_mean
+from pikaforge.config.package_files import is_package
 from pikaforge.cpu import microarch
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, ForgeError
-from pikaforge.host.archives import is_package
+from pikaforge.formats.manifest import Manifest
 from pikaforge.host.process import cwd
 
 SHOWN = 40
@@ -71,10 +72,10 @@ def _distribution(path: Path, keys: Path) -> Distribution | None:
         return None
     try:
         package = read_package(path)
-        claims = parse(Claims, package.manifest or b"")
+        manifest = parse(Manifest, package.manifest or b"")
     except (ForgeError, ClaimError):
         return None  # not made by this tool; if it cannot be read at all, the audit says so
-    claimed = claims.distribution(below=package.top)
+    claimed = distribution(manifest, below=package.top)
     if claimed is None:
         return None
     files = signing.settings(os.environ, base=cwd()).public

@@ -21,7 +21,7 @@ from pikaforge.cli.publish_summary import PublishSummary
 from pikaforge.config.nearest import did_you_mean
 from pikaforge.config.schema import Destination
 from pikaforge.errors import EXIT_DONE, ConfigError, PublishError
-from pikaforge.formats.rpm.rpm_file import INSERT_SCRIPT, Insert, insert_here, insert_in
+from pikaforge.formats.embedded_signature import Insert, Insertion, insert_here, insert_in
 from pikaforge.host import process
 from pikaforge.host.workspace import GUEST
 from pikaforge.pipeline import dist
@@ -194,12 +194,12 @@ class _PublishRun:
         for each, cell in chosen:
             by_folder.setdefault(each.folder, (each, set()))[1].add(cell.id)
         signed: dict[Path, dict[str, CellRecord]] = {}
-        inserters: list[Insert] = []
+        inserters: dict[str, Insert] = {}
 
-        def insert(rpm: Path, header: bytes, signature: bytes, fingerprint: str) -> bytes:
-            if not inserters:  # made for the first RPM: it may need the engine
-                inserters.append(self._inserter())
-            return inserters[0](rpm, header, signature, fingerprint)
+        def insert(job: Insertion) -> bytes:
+            if job.program not in inserters:  # not before there is a file that is signed inside
+                inserters[job.program] = self._inserter(job.program)
+            return inserters[job.program](job)
 
         for folder, (each, ids) in by_folder.items():
             new = dist.sign(folder, each.report, ids, signer, insert)
@@ -208,11 +208,11 @@ class _PublishRun:
             output.show(f"signed {count(len(signer.made), 'file')} that the build has left unsigned")
         return [(each, signed[each.folder][cell.id]) for each, cell in chosen]
 
-    def _inserter(self) -> Insert:
-        """Return what inserts signatures into RPMs: this machine's rpm if it has one, else that of the tools image."""
+    def _inserter(self, program: str) -> Insert:
+        """Return what puts signatures into files: by this machine's program if it has it, else by the tools image's."""
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
-        if process.find("rpmsign") is not None:
-            return insert_here(self.context.home / GUEST / INSERT_SCRIPT, folder)
+        if process.find(program) is not None:
+            return insert_here(self.context.home / GUEST, folder)
         engine = self.context.engine()
         engine.verify()
         workspace = self.context.workspace(engine)

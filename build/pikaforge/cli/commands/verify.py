@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from pikaforge.attest import signing
-from pikaforge.attest.claims import Claims
+from pikaforge.attest.claims import distribution
 from pikaforge.attest.contents import PackageContents
 from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS
 from pikaforge.attest.signatures import Verifier
@@ -38,6 +38,7 @@ from pikaforge.cli.context import Context
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, HostError, UnreachableError
+from pikaforge.formats.manifest import Manifest
 from pikaforge.host import http
 from pikaforge.host.download import NAME, Downloads, PinnedFile
 from pikaforge.host.process import cwd
@@ -117,19 +118,19 @@ def _auditor(spec: Spec, scratch: Path) -> Audit:
     which files were compiled here.
     """
 
-    def audit(path: Path, claims: Claims, package: PackageContents) -> list[str]:
-        if claims.target not in microarch.known():
-            return [f"{claims.target!r} is no microarchitecture that archspec knows"]
+    def audit(path: Path, manifest: Manifest, package: PackageContents) -> list[str]:
+        if manifest.target not in microarch.known():
+            return [f"{manifest.target!r} is no microarchitecture that archspec knows"]
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             result = audit_tree(
                 _below(open_package(path, Path(folder)), package.top),
-                from_gcc(claims.target),
+                from_gcc(manifest.target),
                 Rules(
                     linkage=LinkageRules(base_libraries=spec.defaults.base_libraries),
                     waivers=spec.waivers,
-                    distribution=claims.distribution(),
-                    image=claims.image.name,
-                    allocator=claims.allocator.name,
+                    distribution=distribution(manifest),
+                    image=manifest.image.name,
+                    allocator=manifest.allocator.name,
                 ),
                 today=audit_result.today(),
             )

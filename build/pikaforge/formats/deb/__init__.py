@@ -1,1 +1,1 @@
-"""Debian packages: control files, contents, repository metadata."""
+"""Debian packages: their files, control files and contents, and the metadata of apt repositories."""

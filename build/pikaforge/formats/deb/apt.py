@@ -1,9 +1,9 @@
 """Metadata of a flat apt repository: Packages by their digests, and a Release that names them.
 
-A flat repository (`deb URL ./`) has packages and metadata in one folder. Release says Acquire-By-Hash, so apt of Debian
-9 and newer asks for lists by their digests, and InRelease, which is signed in itself, is the only file that a reader
-must see at once (https://wiki.debian.org/DebianRepository/Format). Nothing depends on a clock: the same packages and
-date give the same bytes.
+A flat repository (`deb URL ./`) has packages and metadata in one folder. Release says Acquire-By-Hash, so that apt of
+Debian 9 and later fetches lists by their digests. Then InRelease, which holds its signature, is the only file that must
+be switched at one moment (https://wiki.debian.org/DebianRepository/Format). Nothing depends on a clock: the same
+packages and date give the same bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from pikaforge.errors import PublishError
 from pikaforge.formats.text import names
@@ -26,35 +26,34 @@ RELEASE, RELEASE_SIGNED, RELEASE_SIGNATURE = "Release", "InRelease", "Release.gp
 ARCHITECTURE = "amd64"
 FIRST = ("Package", "Version", "Architecture")
 LAST = ("Filename", "Size", "SHA256", "Description")
-"""Fields that have a place; apt takes any order, people like this one."""
+"""Fields with a fixed place. apt takes any order; this one is easy to read."""
 
 
-def library() -> tuple[Any, Any]:
+def library() -> tuple[ModuleType, ModuleType]:
     """Import python-debian: its modules deb822 and debfile.
 
     Raises:
         HostError: it is missing, or cannot be loaded.
     """
-    deb822, debfile = (
-        extras.load(f"debian.{name}", package="python-debian", extra="publish") for name in ("deb822", "debfile")
-    )
+    deb822: ModuleType = extras.load("debian.deb822", package="python-debian", extra="publish")
+    debfile: ModuleType = extras.load("debian.debfile", package="python-debian", extra="publish")
     return deb822, debfile
 
 
 def metadata(
     packages: Mapping[str, Path | None], before: bytes, *, revision: int, origin: str, label: str
 ) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """The metadata of a repository.
+    """Return the metadata of a repository.
 
     Args:
-        packages: by path relative to its folder: the DEB, or None where the list before knows it.
-        before: the Packages before; empty if there is none.
+        packages: the DEB by its path relative to the repository; None where the list before has it.
+        before: the list before, Packages; empty if there is none.
         revision: the date of Release in seconds since 1970.
-        origin: who publishes, for pinning.
-        label: what is published, for pinning.
+        origin: field of Release that clients can pin by (apt_preferences(5)).
+        label: the same.
 
     Returns:
-        Lists by their paths below by-hash/, and the same by their names with Release, each relative to the folder.
+        The lists by their paths below by-hash/; and the same by their names, with Release.
 
     Raises:
         PublishError: a DEB cannot be read, or the list before does not know a package that it should.
@@ -77,8 +76,8 @@ def metadata(
     return {f"{BY_HASH}/{digests[name]}": data for name, data in lists.items()}, {**lists, RELEASE: release}
 
 
-def _stanza(debfile: Any, name: str, path: Path) -> str:
-    """A package's control file with what is to be known of its file."""
+def _stanza(debfile: ModuleType, name: str, path: Path) -> str:
+    """Return a package's control file, with location, size and digest of the package."""
     try:
         with debfile.DebFile(str(path)) as deb:
             control = deb.debcontrol()

@@ -1,40 +1,32 @@
-"""Configuration of apt on client machines. Pure: the same inputs, the same bytes."""
+"""Configuration of apt on client machines. The same inputs give the same bytes."""
 
 from __future__ import annotations
 
 from pikaforge.formats.client_lines import checked_url
+from pikaforge.formats.templates import render
 
 KEYRINGS = "/etc/apt/keyrings"
-"""Where apt's documentation has administrators put keys (sources.list(5), Signed-By); older systems lack the folder."""
+"""The folder for keys of administrators (sources.list(5), Signed-By). Older systems lack it."""
 
 
 def apt_list_path(product: str, image: str, model: str) -> str:
-    """`debian12/PRODUCT-R620.list`: where `apt_list` is published."""
+    """Return where `apt_list` is published: `debian12/PRODUCT-R620.list`."""
     return f"{image}/{product}-{model}.list"
 
 
 def keyring(key_name: str) -> str:
-    """Where a client keeps the key. apt reads text form, since 1.4, by the name's ending `.asc`."""
+    """Return where a client keeps the key. Since 1.4, apt reads keys in text form if the name ends with `.asc`."""
     return f"{KEYRINGS}/{key_name}"
 
 
 def apt_list(*, product: str, image: str, model: str, base_url: str, keyring: str | None) -> str:
-    """The file for /etc/apt/sources.list.d.
+    """Return the file for /etc/apt/sources.list.d.
 
-    Without `keyring`, the key's path on the client, it has no source: apt refuses a repository that is not signed, and
-    then every `apt-get update` of the machine fails. It is never told to trust such a one.
+    `keyring` is the key's path on the client. Without it the file has no source: apt refuses a repository that is not
+    signed, and then every `apt-get update` of the machine fails. The file never makes apt trust such a repository.
 
     Raises:
         ConfigError: the URL cannot be written into it.
     """
     folder = f"{checked_url(base_url)}/{image}/{model}/debs"
-    lines = [f"# {product} for {image}, {model}"]
-    if keyring is None:
-        lines += [
-            "# Nobody has signed this repository, and apt takes nothing from such. Publish it with a signing key, and",
-            "# take this file anew; until then download a package and install its file: apt-get install ./FILE.deb",
-            f"# deb [arch=amd64] {folder} ./",
-        ]
-    else:
-        lines.append(f"deb [arch=amd64 signed-by={keyring}] {folder} ./")
-    return "".join(f"{line}\n" for line in lines)
+    return render("deb/client.list.jinja", product=product, image=image, model=model, folder=folder, keyring=keyring)

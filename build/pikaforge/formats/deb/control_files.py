@@ -1,7 +1,7 @@
-"""DEBs as data, and the control files that dpkg-deb reads. Pure: docker/guest/deb.sh runs dpkg-deb.
+"""DEBs as data, and the control files that dpkg-deb reads. docker/guest/deb.sh runs dpkg-deb.
 
-dpkg-deb packs in the tools image, and not Python here: its xz and gzip are pinned with the image, while the bytes that
-Python's would write change with the libraries of the machine on which the tool runs.
+dpkg-deb packs in the tools image, and Python does not pack here: xz and gzip of the image are pinned, while the bytes
+that Python writes depend on the libraries of the machine on which the tool runs.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from datetime import datetime, timezone
 from typing import Literal
 
 from pikaforge.formats.layout import Entry, PackingError, layout_text
-from pikaforge.formats.rpm.spec_file import ChangelogEntry
-from pikaforge.formats.text import names
+from pikaforge.formats.product_package import ChangelogEntry
+from pikaforge.formats.text import names, one_line
 from pikaforge.host.text import clean
 
 ARCH = "amd64"
@@ -33,7 +33,7 @@ Script = Literal["preinst", "postinst", "prerm", "postrm"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BinaryPackage:
-    """One binary package."""
+    """A binary package."""
 
     name: str
     summary: str
@@ -43,15 +43,15 @@ class BinaryPackage:
     depends: tuple[str, ...] = ()
     provides: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
-    """And replaced: apt then takes the other one away."""
+    """They are also replaced, so that apt removes them."""
     scripts: Mapping[Script, str] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
-    """More of the control file, by name."""
+    """Other fields of the control file, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deb:
-    """One run of deb.sh: packages with one version; the first one has the documents."""
+    """The packages of one run of deb.sh, which have one version. The first one has the documents."""
 
     source: str
     """Name of the source in the changelog."""
@@ -59,14 +59,14 @@ class Deb:
     dist: str
     packages: tuple[BinaryPackage, ...]
     changes: tuple[ChangelogEntry, ...]
-    """One at least; dpkg's changelog has one entry for a version, so that they become one."""
+    """At least one. They become one entry, because dpkg's changelog has one entry for each version."""
     maintainer: str = MAINTAINER
     homepage: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DebBuild:
-    """A run of deb.sh: what is packed, and the files that this adds to those of the inputs."""
+    """A run of deb.sh: the packages, and the files that they have beside those of the other inputs."""
 
     deb: Deb
     extra: Mapping[str, bytes]
@@ -78,7 +78,7 @@ class DebBuild:
         return tuple(file_name(self.deb, package) for package in self.deb.packages)
 
     def pack(self) -> dict[str, bytes]:
-        """The input `pack`."""
+        """Return the input `pack`."""
         return inputs(self.deb)
 
 
@@ -86,10 +86,10 @@ class DebBuild:
 
 
 def legal_name(*parts: str) -> str:
-    """A package's name from the parts of it, by dashes: lower case, dashes for underscores.
+    """Return a package's name: its parts in lower case, joined by dashes, with dashes for underscores.
 
     Raises:
-        PackingError: that is none.
+        PackingError: the result is no name of a Debian package.
     """
     name = "-".join(part.lower().replace("_", "-") for part in parts if part)
     if not NAME.fullmatch(name):
@@ -100,20 +100,23 @@ def legal_name(*parts: str) -> str:
 
 
 def legal_version(version: str, release: str) -> str:
-    """A version as dpkg takes it, from those of `rpm.legal_version` and `rpm.legal_release`: the order is the same.
+    """Return a version as dpkg takes it, made of `versions.legal_version` and `legal_release`. The order is the same.
 
-    Underscores, which dpkg does not know, become two pluses, so that no two models meet; a version that does not begin
-    with a digit comes after `0+`, below all that do.
+    dpkg knows no underscores: they become two pluses, so that no two models get the same version. A version that does
+    not begin with a digit gets `0+` before it, and sorts below all that do.
+
+    Raises:
+        PackingError: the result is no version.
     """
     upstream = version if version[:1].isdigit() else f"0+{version}"
     legal = f"{upstream}-{release}".replace("_", "++")
     if not VERSION.fullmatch(legal):
-        raise PackingError(f"{legal!r} is no version that dpkg takes", hint="see rpm.legal_version and legal_release")
+        raise PackingError(f"{legal!r} is no version that dpkg takes", hint="see formats/versions.py")
     return legal
 
 
 def file_name(deb: Deb, package: BinaryPackage) -> str:
-    """`NAME_VERSION_amd64.deb`."""
+    """Return `NAME_VERSION_amd64.deb`."""
     return f"{package.name}_{deb.version}_{ARCH}.deb"
 
 
@@ -121,13 +124,13 @@ def file_name(deb: Deb, package: BinaryPackage) -> str:
 
 
 def changelog_text(deb: Deb) -> str:
-    """The changelog: one entry, the newest change first, its day told in UTC.
+    """Return the changelog: one entry with the newest change first. Its date is in UTC.
 
     Raises:
-        PackingError: there is no change, or the maintainer is none.
+        PackingError: there is no change, or the maintainer is not `NAME <ADDRESS>`.
     """
     if not deb.changes:
-        raise PackingError(f"{deb.source}: there is no change to tell", hint="see house.changes")
+        raise PackingError(f"{deb.source}: the changelog is empty", hint="see product_package.changes")
     changes = sorted(deb.changes, key=lambda change: -change.epoch)
     lines = [f"{deb.source} ({deb.version}) {deb.dist}; urgency=medium", ""]
     for line in (line for change in changes for line in change.lines):
@@ -150,14 +153,14 @@ def _person(deb: Deb) -> str:
 
 
 def _moment(epoch: int) -> str:
-    """`Mon, 02 Nov 2020 12:00:00 +0000`, whatever the locale."""
+    """Return `Mon, 02 Nov 2020 12:00:00 +0000`; `strftime` would use the locale."""
     moment = datetime.fromtimestamp(epoch, timezone.utc)
     weekday, month = names(moment)
     return f"{weekday}, {moment.day:02d} {month} {moment.year} {moment:%H:%M:%S} +0000"
 
 
 def inputs(deb: Deb) -> dict[str, bytes]:
-    """The files of the input `pack` of docker/guest/deb.sh.
+    """Return the files of the input `pack` of docker/guest/deb.sh, by path.
 
     Raises:
         PackingError: something in the description cannot be written into a package.
@@ -172,7 +175,7 @@ def inputs(deb: Deb) -> dict[str, bytes]:
         files = sorted((entry for entry in package.entries if entry.kind == "file"), key=lambda entry: entry.path)
         texts[f"{package.name}/control"] = control_text(deb, package)
         texts[f"{package.name}/layout.tsv"] = layout_text(package.entries)
-        # As debhelper has it: what dpkg knows as a conf has its sum in dpkg's own list.
+        # As debhelper does it: dpkg itself keeps the sums of configuration files.
         texts[f"{package.name}/summed"] = "".join(f"{entry.path[1:]}\n" for entry in files if not entry.config)
         if any(entry.config for entry in files):
             texts[f"{package.name}/conffiles"] = "".join(f"{entry.path}\n" for entry in files if entry.config)
@@ -182,10 +185,10 @@ def inputs(deb: Deb) -> dict[str, bytes]:
 
 
 def control_text(deb: Deb, package: BinaryPackage) -> str:
-    """The control file; deb.sh fills in Installed-Size.
+    """Return the control file. deb.sh fills in Installed-Size.
 
     Raises:
-        PackingError: a name, version or dependency is none, or a value is empty.
+        PackingError: a name, version or relation is not one that dpkg takes, or a value is empty.
     """
     if legal_name(package.name) != package.name:
         raise PackingError(f"{package.name!r} is no name of a Debian package", hint="see legal_name")
@@ -219,20 +222,8 @@ def _relation(package: BinaryPackage, texts: Iterable[str]) -> str:
     return ", ".join(texts)
 
 
-def one_line(text: str) -> str:
-    """A value of a field.
-
-    Raises:
-        PackingError: there is nothing in it.
-    """
-    line = " ".join(clean(text).split())
-    if not line:
-        raise PackingError("a field of the package is empty", hint="summary, licence and section need a text")
-    return line
-
-
 def _filled(text: str) -> list[str]:
-    """A description's lines, filled; empty ones part its paragraphs."""
+    """Return the lines of a description, filled; empty lines separate its paragraphs."""
     lines: list[str] = []
     for part in re.split(r"\n\s*\n", clean(text).strip()):
         words = " ".join(part.split())
@@ -241,7 +232,10 @@ def _filled(text: str) -> list[str]:
 
 
 def indented(lines: Iterable[str]) -> list[str]:
-    """Lines of a field that goes on: a dot stands for an empty one, and a blank more keeps a dot from being read so."""
+    """Return the further lines of a field (Debian Policy 5.1, 5.6.13).
+
+    A dot stands for an empty line. A second blank before a line that begins with a dot keeps that from being read so.
+    """
     found = []
     for line in map(str.rstrip, map(clean, lines)):
         if not line:

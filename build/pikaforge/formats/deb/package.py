@@ -1,29 +1,32 @@
-"""Debian packages: how they are made, indexed for apt, and installed. See `format.Format`."""
+"""The format `deb`: packages for dpkg, repositories for apt. See `format.Format`."""
 
 from __future__ import annotations
 
 import posixpath
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from pikaforge.config import families
 from pikaforge.formats import system_package
 from pikaforge.formats.client_lines import base_of, checked, checked_url, fetch, file_name, script_lines
-from pikaforge.formats.deb import apt, client
-from pikaforge.formats.deb import product as debian
+from pikaforge.formats.deb import apt, client, product
+from pikaforge.formats.deb.deb_file import deb_members
 from pikaforge.formats.format import (
+    BaseFormat,
     BuildOrigin,
+    Identity,
     IndexFiles,
     InstallOffer,
-    Packed,
-    Packing,
     Pool,
     RepositoryIndex,
     Signature,
 )
+from pikaforge.formats.layout import PackingError
+from pikaforge.formats.packing import Packed, Packing
+from pikaforge.host.archives import Member
 
+FILE_NAME = re.compile(r"(?P<name>[^_]+)_(?P<version>[^_]+?)(-(?P<release>[^_-]+))?_(?P<architecture>[^_.]+)\.deb")
 GZIP = b"\x1f\x8b"
 
 
@@ -35,7 +38,7 @@ class AptIndex:
         apt.library()
 
     def update(self, pool: Pool) -> IndexFiles:
-        """Return Packages and Release, signed in itself and beside."""
+        """Return Packages and Release, with signatures in it and beside it."""
         lists = [data for data in pool.known().values() if not data.startswith(GZIP)]
         immutable, pointers = apt.metadata(
             pool.packages(),
@@ -54,25 +57,21 @@ class AptIndex:
         )
 
 
-class DebFormat:
-    """The product's DEB, and one of its debug information."""
+class DebFormat(BaseFormat):
+    """The product's DEB, and the DEB of its debug information."""
 
     name = "deb"
     folder = "debs"
+    suffixes = (".deb",)
     scripts = ("deb.sh", "layout.sh")
     index: RepositoryIndex | None = AptIndex()
 
-    @property
-    def families(self) -> frozenset[str]:
-        """Return those that say so."""
-        return families.taking(self.name)
-
     def pack(self, work: Packing) -> list[Packed]:
         """Make the DEBs in the tools image."""
-        described = debian.product(
-            system_package.product_package(work),
-            depends=debian.depends(work.parts.library_versions, system_package.programs(work)),
-            licences=debian.licence_texts(work.parts.tree, prefix=work.top),
+        described = product.product(
+            system_package.describe(work),
+            depends=product.depends(work.parts.library_versions, system_package.programs(work)),
+            licences=product.licence_texts(work.parts.tree, prefix=work.top),
             maintainer=work.spec.product.maintainer,
         )
         made = system_package.build(
@@ -80,18 +79,16 @@ class DebFormat:
         )
         return system_package.by_role(self.name, made)
 
-    def material(self) -> Mapping[str, Any]:
-        """Return nothing: all is in the sources."""
-        return {}
+    def members(self, path: Path) -> Iterator[Member]:
+        """Return the members of data.tar."""
+        return deb_members(path)
 
-    def identity(self, path: Path, of: BuildOrigin) -> tuple[str, str]:
-        """Return name and version, as the file's name has them."""
-        name, version, _ = path.stem.split("_", 2)
-        return name, version
-
-    def body(self, path: Path) -> str:
-        """Return "": its signature is beside it."""
-        return ""
+    def identity(self, path: Path, of: BuildOrigin) -> Identity:
+        """Return the fields of the file's name, NAME_VERSION-RELEASE_ARCHITECTURE.deb."""
+        found = FILE_NAME.fullmatch(path.name)
+        if found is None:
+            raise PackingError(f"{path.name!r} is no name of a DEB", hint="NAME_VERSION-RELEASE_ARCHITECTURE.deb")
+        return Identity(**found.groupdict(default=""))
 
     def client_files(self, offer: InstallOffer) -> Mapping[str, str]:
         """Return the .list file of one model."""
@@ -104,7 +101,7 @@ class DebFormat:
         }
 
     def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
-        """Return lines for apt; without a signature for the file alone, which no fleet can take."""
+        """Return lines for apt. Without a key they install the file alone, and a fleet has no lines."""
         base, name = base_of(offer), shlex.quote(offer.package)
         if offer.key_url is None:
             if offer.model is None:

@@ -1,19 +1,19 @@
-"""What this house's DEBs are: the product's RPM told to dpkg, with its debug information's.
+"""The product's DEB, and the DEB of its debug information.
 
-`house.product` decides paths, modes, confs, units and what the scripts do; here it gets Debian's names, versions,
-dependencies, documents, and scripts that call the RPM's with the count of packages that rpm would give them. All
-models' packages have the same name as there: dpkg keeps one package of a name, so models need no conflicts; the
-version's revision and the provided names tell model and target.
+`product_package` decides paths, modes, configuration files, units and what the scripts do, for RPM and DEB alike. Here
+they get Debian's names, versions, dependencies and documents, and scripts that call the common ones with the count of
+packages that rpm would give them. dpkg keeps one package of a name, so models need no conflicts; the version's
+revision and the provided names say which model and target it is for.
 
-An upgrade keeps an edited conf where nobody can be asked by `dpkg --force-confold`, or by apt's
-`-o Dpkg::Options::=--force-confold`; the new one is then beside it as CONF.dpkg-dist. On a terminal dpkg asks.
+dpkg asks on a terminal whether an upgrade keeps an edited configuration file. Without a terminal, `dpkg
+--force-confold`, or apt's `-o Dpkg::Options::=--force-confold`, keeps it, and the new one is beside it as
+CONF.dpkg-dist.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from pikaforge.audit.judge_linkage import highest
@@ -27,26 +27,27 @@ from pikaforge.formats.deb.control_files import (
     indented,
     legal_name,
     legal_version,
-    one_line,
 )
 from pikaforge.formats.debuginfo import BUILD_IDS
 from pikaforge.formats.layout import LICENCE, Entry, PackingError
-from pikaforge.formats.rpm import product as house
-from pikaforge.formats.rpm import spec_file
-from pikaforge.formats.rpm.product import ProductRpm
+from pikaforge.formats.product_package import Moment, ProductPackage, assemble
+from pikaforge.formats.templates import render
+from pikaforge.formats.text import filled, one_line
+from pikaforge.formats.versions import legal_release
+from pikaforge.formats.versions import legal_version as rpm_version
 from pikaforge.host.archives import tar_entries
 
 MAINTAINER_SCRIPTS = Path(__file__).resolve().parent
 DOCS = "/usr/share/doc"
 NOTICE = re.compile(r"\W*(copyright|\(c\)|©).*[0-9]{4}", re.IGNORECASE)
-"""A line of a licence that tells whose the work is."""
-SCRIPTS: Mapping[Script, spec_file.Section] = {
+"""A line of a licence that names the holder of the copyright."""
+SCRIPTS: Mapping[Script, Moment] = {
     "preinst": "pre",
     "postinst": "post",
     "prerm": "preun",
     "postrm": "postun",
 }
-"""Scripts of a DEB, and the scriptlet that does their work."""
+"""Scripts of a DEB, and the common script that does their work."""
 SHEBANG = "#!/bin/sh\n"
 COMMON = "#@COMMON@\n"
 
@@ -55,8 +56,8 @@ LIBRARIES = {
     "libstdc++6": ("libstdc++",),
     "libgcc-s1": ("libgcc_s",),
 }
-"""Packages of the base system by the libraries that they bring, without `.so.N`; in Debian since 11, in Ubuntu since
-20.04 (libgcc_s.so.1 was in libgcc1 before)."""
+"""Packages of the base system, each with its libraries without `.so.N`: in Debian since 11, in Ubuntu since 20.04
+(libgcc_s.so.1 was in libgcc1 before)."""
 SONAMES = {stem: package for package, stems in LIBRARIES.items() for stem in stems}
 OLDEST = "4.1.1"
 SINCE: Mapping[str, Mapping[str, str]] = {
@@ -98,31 +99,31 @@ SINCE: Mapping[str, Mapping[str, str]] = {
     },
     "CXXABI_TM": {"1": "4.7"},
 }
-"""By version of libstdc++'s symbols the package version that has it: the symbols files that Debian 12 and 13 install
-with libstdc++6 (/var/lib/dpkg/info/libstdc++6:amd64.symbols), which dpkg-shlibdeps reads, too. Where they are higher
-than the compiler's history (3.4.23), Debian wants more of the symbols than their version says."""
+"""The first package version with each version of libstdc++'s symbols. Source: the symbols files that Debian 12 and 13
+install with libstdc++6 (/var/lib/dpkg/info/libstdc++6:amd64.symbols), which dpkg-shlibdeps reads, too. Where a version
+is higher than in the compiler's history (3.4.23), some symbol of that version came later."""
 
 
 # --- what it needs
 
 
 def depends(versions: Mapping[str, Sequence[str]], programs: Iterable[str] = ()) -> tuple[str, ...]:
-    """What programs and libraries need of the base system, as packages: `libc6 (>= 2.34)`.
+    """Return the packages of the base system that programs and libraries need: `libc6 (>= 2.34)`.
 
     Args:
-        versions: `linkage.library_versions`, of the audit's facts.
-        programs: more packages, those that the product asks for at run time.
+        versions: `library_versions` of the audit.
+        programs: other packages that the product needs at run time.
 
     Raises:
-        PackingError: a library, or a version of one, is in no package that is known here.
+        PackingError: no package is known for a library, or for a version of its symbols.
     """
     found: dict[str, set[str]] = {}
     for soname, names in versions.items():
         package = SONAMES.get(soname.partition(".so")[0])
         if package is None:
             raise PackingError(
-                f"no Debian package is known that brings {soname}",
-                hint="bundle it, or add its package to LIBRARIES in packing/debian.py",
+                f"no Debian package is known that has {soname}",
+                hint="bundle it, or add its package to LIBRARIES in formats/deb/product.py",
             )
         top = highest(names)
         found.setdefault(package, set()).update(since(soname, *item) for item in top.items())
@@ -131,7 +132,7 @@ def depends(versions: Mapping[str, Sequence[str]], programs: Iterable[str] = ())
 
 
 def since(soname: str, namespace: str, number: str) -> str:
-    """The package version that brought a version of symbols.
+    """Return the first package version that has a version of a library's symbols.
 
     Raises:
         PackingError: none is known.
@@ -143,8 +144,8 @@ def since(soname: str, namespace: str, number: str) -> str:
     version = SINCE.get(namespace, {}).get(number)
     if version is None:
         raise PackingError(
-            f"{soname} must have {namespace}_{number}, and no version of its Debian package is known that has",
-            hint="add it to SINCE in packing/debian.py, from the symbols file of a system that has it",
+            f"{soname} must have {namespace}_{number}, and no version of its Debian package is known to have that",
+            hint="add it to SINCE in formats/deb/product.py, from the symbols file of a system that has it",
         )
     return version
 
@@ -157,75 +158,74 @@ def _number(version: str) -> tuple[int, ...]:
 
 
 def product(
-    wanted: ProductRpm,
+    package: ProductPackage,
     *,
     depends: Sequence[str],
     licences: Mapping[str, str] | None = None,
     maintainer: str = MAINTAINER,
     section: str = SECTION,
 ) -> DebBuild:
-    """The product's DEB and, if there is debug information, that one's.
+    """Return the product's DEB and, if there is debug information, that one's.
 
     Args:
-        wanted: as for the RPM; what it requires is not looked at.
-        depends: as the function of that name gives it.
+        package: what is packed.
+        depends: `depends` of the audit's facts.
         licences: `licence_texts` of the tree.
         maintainer: `NAME <ADDRESS>`.
-        section: where package managers list it.
+        section: of Debian's archive (Debian Policy 2.4).
 
     Raises:
-        PackingError: as `house.product`.
+        PackingError: something cannot be written into a package, or the tree lacks what the package must have.
     """
-    told = house.product(replace(wanted, requires=()))
-    base, top = wanted.about.name, f"/opt/{wanted.about.name}"
-    main = told.rpm.packages[0]
-    name = legal_name(base, wanted.variant)
-    version = legal_version(told.rpm.version, told.rpm.release)
-    built_for = (legal_name(base, "model", wanted.model), legal_name(base, "target", wanted.target))
+    about, base = package.about, package.about.name
+    name = legal_name(base, package.variant)
+    version = legal_version(rpm_version(about.version), legal_release(about.release, package.model, about.dist))
+    made = assemble(package, name)
     documents = (
         Entry(path=f"{DOCS}/{name}/copyright", source="made/doc/copyright", doc=True),
         Entry(path=f"{DOCS}/{name}/changelog.Debian.gz", source=f"zipped/{name}/changelog.gz", doc=True),
     )
+    built_for = (legal_name(base, "model", package.model), legal_name(base, "target", package.target))
     packages = [
         BinaryPackage(
             name=name,
-            summary=main.summary,
-            description=main.description,
-            entries=(*main.entries, *documents),
+            summary=about.summary,
+            description=package.description,
+            entries=(*made.entries, *documents),
             section=section,
             depends=(*depends, "passwd"),  # useradd, where systemd-sysusers is not
-            provides=(*built_for, *_stands_for(wanted, version)),
-            conflicts=(legal_name(base),) if wanted.variant else (),
-            scripts={script: _script(script, main.scripts[SCRIPTS[script]], base) for script in SCRIPTS},
+            provides=(*built_for, *_stands_for(package, version)),
+            conflicts=(legal_name(base),) if package.variant else (),
+            scripts={script: _script(script, made.scripts[moment], base) for script, moment in SCRIPTS.items()},
         )
     ]
-    if wanted.debug:
-        packages.append(_debug_package(wanted, name, version))
-    text = copyright_text(base, licence=wanted.about.licence, url=wanted.about.url, top=top, texts=licences or {})
+    if package.debug:
+        packages.append(_debug_package(package, name, version))
+    text = copyright_text(base, licence=about.licence, url=about.url, top=package.top, texts=licences or {})
     return DebBuild(
         deb=Deb(
             source=legal_name(base),
             version=version,
-            dist=wanted.about.dist,
+            dist=about.dist,
             packages=tuple(packages),
-            changes=wanted.changes,
+            changes=package.changes,
             maintainer=maintainer,
-            homepage=wanted.about.url,
+            homepage=about.url,
         ),
-        extra={**told.extra, "doc/copyright": text.encode()},
+        extra={**made.files, "doc/copyright": text.encode()},
     )
 
 
-def _stands_for(wanted: ProductRpm, version: str, suffix: str = "") -> tuple[str, ...]:
-    """A variant provides the plain package, so that variants, too, conflict with each other."""
-    return (f"{legal_name(wanted.about.name, suffix)} (= {version})",) if wanted.variant else ()
+def _stands_for(package: ProductPackage, version: str, suffix: str = "") -> tuple[str, ...]:
+    """Return the plain package for a variant to provide, so that variants also conflict with each other."""
+    return (f"{legal_name(package.about.name, suffix)} (= {version})",) if package.variant else ()
 
 
-def _debug_package(wanted: ProductRpm, name: str, version: str) -> BinaryPackage:
-    base = wanted.about.name
+def _debug_package(package: ProductPackage, name: str, version: str) -> BinaryPackage:
+    base = package.about.name
     build_ids = sorted(
         entry.path.removeprefix(f"{BUILD_IDS}/").removesuffix(".debug").replace("/", "")
-        for entry in wanted.debug
+        for entry in package.debug
         if entry.kind == "link" and entry.path.startswith(f"{BUILD_IDS}/")
     )
     own = legal_name(name, "dbgsym")
@@ -233,11 +233,11 @@ def _debug_package(wanted: ProductRpm, name: str, version: str) -> BinaryPackage
         name=own,
         summary=f"Debug information for {name}",
         description=f"For debuggers and profilers; it fits {name} of the same version only.",
-        entries=(*wanted.debug, Entry(path=f"{DOCS}/{own}", kind="link", target=name, mode=0o777)),
+        entries=(*package.debug, Entry(path=f"{DOCS}/{own}", kind="link", target=name, mode=0o777)),
         section="debug",
         depends=(f"{name} (= {version})",),
-        provides=_stands_for(wanted, version, "dbgsym"),
-        conflicts=(legal_name(base, "dbgsym"),) if wanted.variant else (),
+        provides=_stands_for(package, version, "dbgsym"),
+        conflicts=(legal_name(base, "dbgsym"),) if package.variant else (),
         fields={
             "Auto-Built-Package": "debug-symbols",
             **({"Build-Ids": " ".join(build_ids)} if build_ids else {}),
@@ -245,23 +245,23 @@ def _debug_package(wanted: ProductRpm, name: str, version: str) -> BinaryPackage
     )
 
 
-def _script(script: Script, scriptlet: str, base: str) -> str:
-    """A script of the DEB: dpkg's way of calling it, and then the RPM's scriptlet."""
-    text = (MAINTAINER_SCRIPTS / f"deb-{script}.sh").read_text(encoding="utf-8").replace("@PRODUCT@", base)
-    if not scriptlet.startswith(SHEBANG) or text.count(COMMON) != 1:
-        raise PackingError(f"the scriptlet for {script} is not as expected", hint=f"see payload/deb-{script}.sh")
-    return text.replace(COMMON, scriptlet.removeprefix(SHEBANG))
+def _script(script: Script, common: str, base: str) -> str:
+    """Return a script of the DEB: what dpkg's arguments mean, and then the common script."""
+    text = filled(MAINTAINER_SCRIPTS / f"deb-{script}.sh", {"PRODUCT": base})
+    if not common.startswith(SHEBANG) or text.count(COMMON) != 1:
+        raise PackingError(f"the script {script} is not as expected", hint=f"see formats/deb/deb-{script}.sh")
+    return text.replace(COMMON, common.removeprefix(SHEBANG))
 
 
 # --- documents
 
 
 def licence_texts(archive: Path | bytes, *, prefix: str) -> dict[str, str]:
-    """The licences at the top of a tree, by their path in the package.
+    """Return the licences at the top of a tree, by their path in the package.
 
     Args:
-        archive: as for `tree_entries`.
-        prefix: the folder of the package that stands for its top.
+        archive: the tree, as for `tree_entries`.
+        prefix: the folder of the package that its top becomes.
     """
     found = {}
     for member in tar_entries(archive):
@@ -272,22 +272,27 @@ def licence_texts(archive: Path | bytes, *, prefix: str) -> dict[str, str]:
 
 
 def copyright_text(name: str, *, licence: str, url: str, top: str, texts: Mapping[str, str]) -> str:
-    """The copyright file, in Debian's machine-readable format 1.0; without texts it says where they are."""
+    """Return the copyright file, in Debian's machine-readable format 1.0.
+
+    Args:
+        name: of the product.
+        licence: its SPDX expression.
+        url: its home page; empty if it has none.
+        top: the folder of its tree.
+        texts: `licence_texts` of the tree; without any the file says where they are.
+    """
     notices = [line.strip() for text in texts.values() for line in text.splitlines() if NOTICE.match(line)]
     body = [line for path, text in texts.items() for line in (f"{path}:", "", *text.strip().splitlines(), "")]
     if not body:
         body = [f"This package has no text of it: that is in the source, which {top}/manifest.json names."]
-    lines = [
-        "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/",
-        f"Upstream-Name: {one_line(name)}",
-        *([f"Source: {one_line(url)}"] if url else []),
-        f"Comment: Libraries in {top}/lib are those of the system on which this was built;",
-        f" {top}/manifest.json names their packages, which have licences of their own.",
-        "",
-        "Files: *",
-        f"Copyright: {one_line(notices[0]) if notices else f'the authors of {one_line(name)}'}",
-        *indented(dict.fromkeys(notices[1:])),
-        f"License: {one_line(licence)}",
-        *indented(body),
-    ]
-    return "\n".join(lines) + "\n"
+    return render(
+        "deb/copyright.jinja",
+        functions={"indented": indented},
+        name=one_line(name),
+        url=one_line(url) if url else "",
+        top=top,
+        holder=one_line(notices[0]) if notices else f"the authors of {one_line(name)}",
+        other_holders=list(dict.fromkeys(notices[1:])),
+        licence=one_line(licence),
+        body=body,
+    )

@@ -1,1 +1,1 @@
-"""RPM packages: spec file, contents, the file format, repository metadata."""
+"""RPM packages: their files, spec file and contents, and the metadata of yum repositories."""

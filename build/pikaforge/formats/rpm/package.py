@@ -1,32 +1,38 @@
-"""RPMs: how they are made, indexed for yum and dnf, and installed. See `format.Format`."""
+"""The format `rpm`: packages for rpm, repositories for yum and dnf. See `format.Format`."""
 
 from __future__ import annotations
 
 import posixpath
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from pikaforge.config import families
 from pikaforge.formats import system_package
 from pikaforge.formats.client_lines import base_of, fetch, script_lines
+from pikaforge.formats.embedded_signature import EmbeddedSignature
 from pikaforge.formats.format import (
+    BaseFormat,
     BuildOrigin,
+    Identity,
     IndexFiles,
     InstallOffer,
-    Packed,
-    Packing,
     Pool,
     RepositoryIndex,
     Signature,
 )
-from pikaforge.formats.layout import tree_entries
-from pikaforge.formats.rpm import allocator, client, spec_file, yum
-from pikaforge.formats.rpm import product as house
+from pikaforge.formats.layout import PackingError, tree_entries
+from pikaforge.formats.packing import Packed, Packing
+from pikaforge.formats.product_package import ChangelogEntry
+from pikaforge.formats.rpm import allocator, client, product, spec_file, yum
+from pikaforge.formats.rpm.allocator import AllocatorPackage
 from pikaforge.formats.rpm.rpm_file import read_rpm
+from pikaforge.formats.rpm.signature import RpmSignature
+from pikaforge.host.archives import Member
 from pikaforge.plan import allocators
+
+FILE_NAME = re.compile(r"(?P<name>.+)-(?P<version>[^-]+)-(?P<release>[^-]+)\.(?P<architecture>[^.-]+)\.rpm")
 
 
 class YumIndex:
@@ -37,7 +43,7 @@ class YumIndex:
         yum.library()
 
     def update(self, pool: Pool) -> IndexFiles:
-        """Return repodata/, signed through repomd.xml."""
+        """Return the files of repodata/. The signature of repomd.xml covers the others by their digests."""
         before = {path.rpartition("/")[2]: data for path, data in pool.known().items()}
         files, repomd = yum.metadata(pool.packages(), before, revision=pool.revision)
         return IndexFiles(
@@ -47,28 +53,33 @@ class YumIndex:
         )
 
 
-class RpmFormat:
-    """The product's RPM, one of its debug information, and one of an allocator that was built for it."""
+class RpmFormat(BaseFormat):
+    """The RPMs of the product, of its debug information, and of an allocator that was built for it."""
 
     name = "rpm"
     folder = "x86_64"
+    suffixes = (".rpm",)
     scripts = ("rpm.sh", "layout.sh")
     index: RepositoryIndex | None = YumIndex()
-
-    @property
-    def families(self) -> frozenset[str]:
-        """Return those that say so."""
-        return families.taking(self.name)
+    embedded: EmbeddedSignature | None = RpmSignature()
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the RPMs in the tools image."""
-        described = house.product(system_package.product_package(work))
+        described = product.product(
+            system_package.describe(work),
+            requires=(
+                *product.needs(work.parts.library_versions),
+                *system_package.programs(work),
+            ),
+            profile=spec_file.profile(work.image.family, work.image.os),
+        )
         made = system_package.build(
             work, self.name, "RPM", described, system_package.inputs(work), scripts=self.scripts
         )
         return [*system_package.by_role(self.name, made), *self._allocator_rpms(work)]
 
     def _allocator_rpms(self, work: Packing) -> list[Packed]:
+        """Make the RPMs of the allocator, if it was built."""
         built = work.parts.allocator
         if built is None:
             return []
@@ -76,34 +87,37 @@ class RpmFormat:
         version = built.version
         kind = allocators.kind_of(work.spec, work.cell.allocator)
         described = allocator.packages(
-            replace(about, version=version, licence=kind.licence, url=kind.url),
-            what=kind.name,
-            unwinder=built.unwinder,
-            target=work.cell.target,
-            prefix=tree_entries(built.prefix, folder="prefix", prefix=allocator.allocator_top(about.name, kind.name)),
-            requires=house.needs(built.needs),
-            changes_=(spec_file.ChangelogEntry(epoch=built.epoch, lines=(f"{kind.name} {version}",)),),
+            AllocatorPackage(
+                about=replace(about, version=version, licence=kind.licence, url=kind.url),
+                what=kind.name,
+                unwinder=built.unwinder,
+                target=work.cell.target,
+                prefix=tree_entries(
+                    built.prefix, folder="prefix", prefix=allocator.allocator_top(about.name, kind.name)
+                ),
+                requires=product.needs(built.needs),
+                changes=(ChangelogEntry(epoch=built.epoch, lines=(f"{kind.name} {version}",)),),
+            ),
+            profile=spec_file.profile(work.image.family, work.image.os),
         )
         made = system_package.build(
             work, self.name, "allocator RPM", described, {"prefix": built.prefix}, scripts=self.scripts
         )
         return [Packed(format=self.name, role="allocator", name=name, path=path) for name, path in made]
 
-    def material(self) -> Mapping[str, Any]:
-        """Return nothing: all is in the sources."""
-        return {}
+    def members(self, path: Path) -> Iterator[Member]:
+        """Return the members of the payload."""
+        return read_rpm(path).members()
 
-    def identity(self, path: Path, of: BuildOrigin) -> tuple[str, str]:
-        """Return name and VERSION-RELEASE, as the file's name has them."""
-        name, version, release = path.stem.rpartition(".")[0].rsplit("-", 2)
-        return name, f"{version}-{release}"
-
-    def body(self, path: Path) -> str:
-        """Return the digest of everything but the signature header."""
-        return read_rpm(path).body
+    def identity(self, path: Path, of: BuildOrigin) -> Identity:
+        """Return the fields of the file's name, NAME-VERSION-RELEASE.ARCHITECTURE.rpm."""
+        found = FILE_NAME.fullmatch(path.name)
+        if found is None:
+            raise PackingError(f"{path.name!r} is no name of an RPM", hint="NAME-VERSION-RELEASE.ARCHITECTURE.rpm")
+        return Identity(**found.groupdict())
 
     def client_files(self, offer: InstallOffer) -> Mapping[str, str]:
-        """Return .repo files for a whole fleet and for one model."""
+        """Return the .repo files of all machines of an image, and of one model."""
         product, image, model = offer.product, offer.image, offer.model
         assert model is not None
         return {
@@ -114,6 +128,10 @@ class RpmFormat:
                 product=product, image=image, model=model, base_url=offer.base_url, key_url=offer.key_url
             ),
         }
+
+    def script_words(self, product: str) -> Mapping[str, str]:
+        """Return the variable of yum that holds a machine's model."""
+        return {"VARIABLE": client.yum_variable(product)}
 
     def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
         """Return lines for yum or dnf."""

@@ -1,71 +1,59 @@
-"""RPMs as data, and the spec text that rpmbuild reads. Pure: docker/guest/rpm.sh runs rpmbuild.
+"""RPMs as data, and the spec file that rpmbuild reads. docker/guest/rpm.sh runs rpmbuild.
 
-Every target's RPMs are made by the one rpm (4.18) of the tools image. What differs between targets is a `Profile`: how
-the payload is compressed, and which rpmlib() features the target's rpm has; rpm.sh refuses a package that needs more.
+The one rpm (4.18) of the tools image makes the RPMs of all systems. Systems differ in their `Profile`: how the payload
+is compressed, and which rpmlib() features their rpm has. rpm.sh refuses a package that needs another feature.
 """
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Literal
 
 from pikaforge.config import families
 from pikaforge.config.schema import OsRelease
 from pikaforge.formats.layout import Entry, PackingError, layout_text
-from pikaforge.formats.text import names
+from pikaforge.formats.product_package import MOMENTS, ChangelogEntry, Moment
+from pikaforge.formats.templates import render
+from pikaforge.formats.text import names, one_line
+from pikaforge.formats.versions import VERSION
 from pikaforge.host.text import clean
 
 ARCH = "x86_64"
 BUILD_HOST = "pikaforge"
-"""Stands in the header instead of the machine's name."""
+"""In the header, instead of the machine's name."""
 COLUMNS = 76
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~]*")
-"""As rpm takes it, but for `^`, which needs rpm 4.15."""
 DEPENDENCY = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9._+~:()/-]*( (<|<=|=|>=|>) ([0-9]+:)?[A-Za-z0-9._+~-]+)?")
-"""A capability or file, perhaps with a version. It cannot begin with `(`: rich dependencies need rpm 4.12."""
-PRERELEASE = re.compile(r"(?<=[0-9])[-._]?(alpha|beta|dev|pre|preview|rc)(?=[-._]?[0-9]|$)", re.IGNORECASE)
-Section = Literal["pre", "post", "preun", "postun"]
-SECTIONS: tuple[Section, ...] = ("pre", "post", "preun", "postun")
+"""A capability or file, with or without a version. It cannot begin with `(`: rich dependencies need rpm 4.12."""
 
 COMMON_FEATURES = (
     "CompressedFileNames", "FileCaps", "FileDigests", "PayloadFilesHavePrefix", "PayloadIsXz", "TildeInVersions",
 )  # fmt: skip
-"""Of rpmlib(), those that EL7's rpm 4.11 has, too (its lib/rpmds.c), as far as rpm 4.18 may write them here."""
+"""The rpmlib() features that EL7's rpm 4.11 has (its lib/rpmds.c) and that rpm 4.18 may use here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What the rpm of a target's system reads."""
+    """What a system's rpm can read."""
 
     payload: str
-    """rpm's `_binary_payload`. Without a `T` flag one thread compresses: the count of threads shows in xz's bytes."""
+    """rpm's `_binary_payload`. Without a `T` flag one thread compresses; the bytes of xz depend on their number."""
     features: tuple[str, ...]
-    """The rpmlib() features that it has."""
+    """Its rpmlib() features."""
 
 
 OLD = Profile(payload="w6.gzdio", features=COMMON_FEATURES)
-"""Any rpm since 4.6. A 45 MB tree takes 3.8 s and becomes 15.1 MB; xz -2 takes 16 s for 12.4 MB."""
+"""For any rpm since 4.6. A tree of 45 MB takes 3.8 s and becomes 15.1 MB; xz -2 takes 16 s for 12.4 MB."""
 ZSTD = Profile(payload="w9.zstdio", features=(*COMMON_FEATURES, "PayloadIsZstd"))
-"""rpm 4.14 and later if built with it. The same tree takes 2.1 s and becomes 13.8 MB; at level 19 it takes 34 s."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangelogEntry:
-    """One entry of the changelog."""
-
-    epoch: int
-    """Seconds; its day is told in UTC."""
-    lines: tuple[str, ...]
+"""For rpm 4.14 and later, if built with zstd. The same tree takes 2.1 s and becomes 13.8 MB; level 19 takes 34 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubPackage:
-    """One binary package of an RPM build."""
+    """A binary package of an RPM build."""
 
     name: str
     summary: str
@@ -78,14 +66,14 @@ class SubPackage:
     """Needed by %post."""
     provides: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
-    scripts: Mapping[Section, str] = field(default_factory=dict)
+    scripts: Mapping[Moment, str] = field(default_factory=dict)
     auto_requires: bool = False
     auto_provides: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpmSpec:
-    """One run of rpmbuild: packages with one version and release; the first one names the spec."""
+    """The packages of one run of rpmbuild, which have one version and release. The first one names the spec file."""
 
     version: str
     release: str
@@ -99,49 +87,39 @@ class RpmSpec:
     build_host: str = BUILD_HOST
 
 
-def legal_version(version: str) -> str:
-    """A version as rpm takes it, in the order that people mean.
-
-    A leading `v` goes. What marks a pre-release gets a tilde, which sorts before the end (rpm >= 4.10): 1.0-rc1 is
-    1.0~rc1. Any other dash is a plus, a separator like the dot, and no version here has one of its own: 1.0-1 is
-    1.0+1, after 1.0 and before 1.1.
-    """
-    text = re.sub(r"^[vV](?=[0-9])", "", version)
-    return _part(PRERELEASE.sub(r"~\1", text))
-
-
-def legal_release(*parts: str) -> str:
-    """A release from the parts of it, by dots: 1.R620.el7. Dashes in a part become pluses, so that no two meet."""
-    return ".".join(_part(part) for part in parts if part)
-
-
-def _part(text: str) -> str:
-    legal = text.replace("-", "+")
-    if not VERSION.fullmatch(legal):
-        raise PackingError(f"{text!r} cannot be a part of a package's version", hint="letters, digits and . _ - + only")
-    return legal
-
-
-def dist_tag(family: str, os: OsRelease) -> str:
-    """Return the last part of a release: el7, el8, el9; debian12, ubuntu2204 elsewhere."""
-    return families.of(family).dist_tag(os.id, os.version)
-
-
 def profile(family: str, os: OsRelease) -> Profile:
-    """Return what the rpm of an image's system reads.
+    """Return the profile of an image's system.
 
-    RPMs are for families that say so; elsewhere they are tools for tests and mirrors, and get what every rpm reads.
+    Systems of other families do not install RPMs. RPMs for them are for tests and mirrors, and every rpm reads them.
     """
     return ZSTD if families.of(family).reads_zstd(os.version) else OLD
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpmBuild:
+    """A run of rpm.sh: the packages, and the files that they have beside those of the other inputs."""
+
+    rpm: RpmSpec
+    extra: Mapping[str, bytes]
+    """The input `made`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """File names of the packages, the main one first."""
+        return tuple(file_name(self.rpm, package) for package in self.rpm.packages)
+
+    def pack(self) -> dict[str, bytes]:
+        """Return the input `pack`."""
+        return inputs(self.rpm)
+
+
 def file_name(rpm: RpmSpec, package: SubPackage) -> str:
-    """`NAME-VERSION-RELEASE.x86_64.rpm`."""
+    """Return `NAME-VERSION-RELEASE.x86_64.rpm`."""
     return f"{package.name}-{rpm.version}-{rpm.release}.{ARCH}.rpm"
 
 
 def inputs(rpm: RpmSpec) -> dict[str, bytes]:
-    """The files of the input `pack` of docker/guest/rpm.sh.
+    """Return the files of the input `pack` of docker/guest/rpm.sh, by path.
 
     Raises:
         PackingError: something in the description cannot be written into a package.
@@ -157,100 +135,42 @@ def inputs(rpm: RpmSpec) -> dict[str, bytes]:
 
 
 def spec_text(rpm: RpmSpec) -> str:
-    """The spec.
+    """Return the text of a spec file.
 
     Raises:
-        PackingError: a name, version or dependency is none, or a text would be taken for spec syntax.
+        PackingError: a name, version or dependency is not one that rpm takes, or rpm would read a text as syntax.
     """
     for what, text in (("version", rpm.version), ("release", rpm.release)):
         if not VERSION.fullmatch(text):
-            raise PackingError(f"{text!r} is no {what} that rpm takes", hint="see legal_version and legal_release")
+            raise PackingError(f"{text!r} is no {what} that rpm takes", hint="see formats/versions.py")
     if not rpm.packages or len({p.name for p in rpm.packages}) != len(rpm.packages):
         raise PackingError("a build has packages, each with a name of its own")
-    first, *others = rpm.packages
-    lines = [
-        *_settings(rpm),
-        "",
-        f"Name: {_name(first)}",
-        f"Version: {rpm.version}",
-        f"Release: {rpm.release}",
-        f"License: {one_line(rpm.licence)}",
-        f"Packager: {one_line(rpm.packager)}",
-        *([f"URL: {one_line(rpm.url)}"] if rpm.url else []),
-        *_preamble(first),
-    ]
-    for package in others:
-        lines += ["", f"%package -n {_name(package)}", *_preamble(package)]
-    lines += [
-        "",
-        "%install",
-        'sh "$PIKAFORGE_ROOT/guest/layout.sh" "$PIKAFORGE_ROOT/pack/layout.tsv" "$RPM_BUILD_ROOT"',
-    ]
-    for package in rpm.packages:
-        lines += ["", f"%description -n {package.name}", paragraph(package.description)]
-        for section in SECTIONS:
-            if section in package.scripts:
-                lines += ["", f"%{section} -n {package.name}", script(package.scripts[section])]
-        lines += ["", f"%files -n {package.name}", *_files(package.entries)]
-    lines += ["", "%changelog"]
-    for change in sorted(rpm.changes, key=lambda change: -change.epoch):
-        lines.append(f"* {_day(change.epoch)} {one_line(rpm.packager)} - {rpm.version}-{rpm.release}")
-        lines += [f"- {one_line(line)}" for line in change.lines]
-        lines.append("")
-    return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def _settings(rpm: RpmSpec) -> list[str]:
-    """What the packing image's configuration would decide otherwise. In the spec, because rpmbuild reads its
-    configuration anew for `--target`, and then forgets what `--load` brought."""
-    settings = {
-        "_buildhost": rpm.build_host,
-        "use_source_date_epoch_as_buildtime": "1",
-        "clamp_mtime_to_source_date_epoch": "1",
-        "source_date_epoch_from_changelog": "0",
-        "_binary_payload": rpm.profile.payload,
-        "_binary_filedigest_algorithm": "8",  # SHA-256 (RFC 4880, 9.4)
-        "_smp_build_ncpus": "1",
-        "_smp_build_nthreads": "1",
-        # The files are those of the tarball, byte for byte: nothing strips, compresses or relinks them.
-        "__os_install_post": "%{nil}",
-        "__arch_install_post": "%{nil}",
-        "debug_package": "%{nil}",
-        "_build_id_links": "none",
-        "_missing_build_ids_terminate_build": "0",
-        "_unpackaged_files_terminate_build": "1",
-        "_invalid_encoding_terminates_build": "1",
-        "optflags": "%{nil}",
-        "_target_platform": f"{ARCH}-linux",
-    }
     if not NAME.fullmatch(rpm.build_host):
         raise PackingError(f"{rpm.build_host!r} is no name of a host")
-    unset = ("vendor", "packager", "distribution", "disttag", "disturl", "bugurl")
-    return [
-        *(f"%global {name} {value}" for name, value in settings.items()),
-        *(f"%undefine {name}" for name in unset),
-    ]
+    return render(
+        "rpm/package.spec.jinja",
+        functions={
+            "name": _name,
+            "tag": tag,
+            "dependency": _dependency,
+            "paragraph": paragraph,
+            "script": script,
+            "entries": _entries,
+            "marks": _marks,
+            "day": _day,
+        },
+        rpm=rpm,
+        build_host=rpm.build_host,
+        arch=ARCH,
+        moments=MOMENTS,
+        changes=sorted(rpm.changes, key=lambda change: -change.epoch),
+    )
 
 
 def _name(package: SubPackage) -> str:
     if not NAME.fullmatch(package.name):
         raise PackingError(f"{package.name!r} is no name of a package", hint="letters, digits and . _ + - only")
     return package.name
-
-
-def _preamble(package: SubPackage) -> list[str]:
-    tags: list[tuple[str, Iterable[str]]] = [
-        ("Requires", package.requires),
-        ("Requires(pre)", package.requires_pre),
-        ("Requires(post)", package.requires_post),
-        ("Provides", package.provides),
-        ("Conflicts", package.conflicts),
-    ]
-    lines = [f"Summary: {one_line(package.summary)}"]
-    lines += [f"{tag}: {_dependency(package, text)}" for tag, texts in tags for text in texts]
-    lines.append(f"AutoReq: {'yes' if package.auto_requires else 'no'}")
-    lines.append(f"AutoProv: {'yes' if package.auto_provides else 'no'}")
-    return lines
 
 
 def _dependency(package: SubPackage, text: str) -> str:
@@ -261,44 +181,43 @@ def _dependency(package: SubPackage, text: str) -> str:
     return text
 
 
-def _files(entries: Sequence[Entry]) -> list[str]:
-    lines = []
-    for entry in sorted(entries, key=lambda entry: entry.path):
-        # The mode of a link is the system's.
-        mode = "-" if entry.kind == "link" else f"{entry.mode:04o}"
-        marks = [
-            f"%attr({mode}, {entry.owner}, {entry.group})",
-            *(["%dir"] if entry.kind == "dir" else []),
-            *(["%config(noreplace)"] if entry.config else []),
-            *(["%license"] if entry.licence else []),
-            *(["%doc"] if entry.doc else []),
-        ]
-        lines.append(f'{" ".join(marks)} "{entry.path}"')
-    return lines
+def _entries(package: SubPackage) -> list[Entry]:
+    return sorted(package.entries, key=lambda entry: entry.path)
+
+
+def _marks(entry: Entry) -> str:
+    """Return what stands before a path in %files."""
+    # The mode of a link is the system's.
+    mode = "-" if entry.kind == "link" else f"{entry.mode:04o}"
+    marks = (
+        f"%attr({mode}, {entry.owner}, {entry.group})",
+        "%dir" if entry.kind == "dir" else "",
+        "%config(noreplace)" if entry.config else "",
+        "%license" if entry.licence else "",
+        "%doc" if entry.doc else "",
+    )
+    return " ".join(filter(None, marks))
 
 
 def plain(text: str) -> str:
-    """The text without control characters but line ends, and with its percent signs doubled."""
+    """Return a text without control characters other than line ends, its percent signs doubled."""
     return clean(text).replace("%", "%%")
 
 
-def one_line(text: str) -> str:
-    """A value of a tag.
+def tag(text: str) -> str:
+    """Return the value of a tag: one line, its percent signs doubled.
 
     Raises:
         PackingError: there is nothing in it.
     """
-    line = " ".join(plain(text).split())
-    if not line:
-        raise PackingError("a tag of the package is empty", hint="summary, licence and packager need a text")
-    return line
+    return one_line(text).replace("%", "%%")
 
 
 def paragraph(text: str) -> str:
-    """A description, filled; empty lines part its paragraphs.
+    """Return a description, filled. Empty lines separate its paragraphs.
 
     Raises:
-        PackingError: as `script`.
+        PackingError: a line begins with a percent sign.
     """
     parts = (" ".join(part.split()) for part in re.split(r"\n\s*\n", plain(text).strip()))
     return _no_sections(
@@ -307,10 +226,10 @@ def paragraph(text: str) -> str:
 
 
 def script(text: str) -> str:
-    """A scriptlet, which must come out of rpmbuild as it went in.
+    """Return a scriptlet that rpmbuild puts into the package unchanged.
 
     Raises:
-        PackingError: a line begins with a percent sign, as sections and conditions do, or holds control characters.
+        PackingError: a line begins with a percent sign, as sections and conditions do, or has control characters.
     """
     for number, line in enumerate(text.split("\n"), 1):
         if plain(line.replace("\t", " ")) != line.replace("\t", " ").replace("%", "%%"):
@@ -319,7 +238,10 @@ def script(text: str) -> str:
 
 
 def _no_sections(what: str, text: str) -> str:
-    """rpm looks for sections and conditions in the expanded text: a doubled percent sign hides nothing from it."""
+    """Return a text; raise PackingError if a line begins with a percent sign.
+
+    rpm looks for sections and conditions after it has expanded macros, so doubling the sign does not help.
+    """
     for number, line in enumerate(text.split("\n"), 1):
         if line.lstrip().startswith("%"):
             raise PackingError(
@@ -330,7 +252,7 @@ def _no_sections(what: str, text: str) -> str:
 
 
 def _day(epoch: int) -> str:
-    """`Mon Nov 02 2020`, whatever the locale."""
+    """Return `Mon Nov 02 2020`; `strftime` would use the locale."""
     day = datetime.fromtimestamp(epoch, timezone.utc)
     weekday, month = names(day)
     return f"{weekday} {month} {day.day:02d} {day.year}"

@@ -1,19 +1,21 @@
 """Metadata of a yum repository, made by createrepo_c's library.
 
-What is known of packages that are there already is taken from the metadata before, as `createrepo_c --update` does, but
-without their files: so a repository on a server is updated like one in a folder. Nothing in it depends on a clock or
-on who makes it: the same packages and revision give the same bytes.
+Packages that the metadata before lists are taken from there, as `createrepo_c --update` does, but without their files:
+so a repository on a server is updated like one in a folder. Nothing depends on a clock or on who makes it: the same
+packages and revision give the same bytes.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
 from pikaforge.errors import PublishError
+from pikaforge.formats.rpm.rpm_file import RpmError, read_rpm
 from pikaforge.host import extras
 
 FOLDER = "repodata"
@@ -22,8 +24,16 @@ KINDS = ("primary", "filelists", "other")
 RPM_SETTINGS = Path("/usr/lib/rpm/rpmrc")
 
 
-def library() -> Any:
-    """Import createrepo_c; without rpm's settings on this machine it would complain, so it gets empty ones.
+class IndexedRpm(Protocol):
+    """A package as createrepo_c has it."""
+
+    location_href: str
+    time_file: int
+    time_build: int
+
+
+def library() -> ModuleType:
+    """Import createrepo_c. It complains if rpm's settings are not on this machine, so it gets empty ones then.
 
     Raises:
         HostError: it is missing, or cannot be loaded.
@@ -40,14 +50,15 @@ def library() -> Any:
     return _import()
 
 
-def _import() -> Any:
-    return extras.load("createrepo_c", package="createrepo_c", extra="publish")
+def _import() -> ModuleType:
+    module: ModuleType = extras.load("createrepo_c", package="createrepo_c", extra="publish")
+    return module
 
 
 def metadata(
     packages: Mapping[str, Path | None], before: Mapping[str, bytes], *, revision: int
 ) -> tuple[dict[str, bytes], bytes]:
-    """The metadata of a repository.
+    """Return the metadata of a repository.
 
     Args:
         packages: by location relative to the folder with repodata/: the RPM, or None where the metadata before knows
@@ -71,9 +82,9 @@ def metadata(
         return _write(cr, [known[name] for name in sorted(packages)], Path(folder), revision)
 
 
-def _known(cr: Any, before: Mapping[str, bytes], folder: Path, wanted: Collection[str]) -> dict[str, Any]:
-    """What the metadata before tells of packages."""
-    found: dict[str, Any] = {}
+def _known(cr: ModuleType, before: Mapping[str, bytes], folder: Path, wanted: Collection[str]) -> dict[str, IndexedRpm]:
+    """Return what the metadata before says of packages, by location."""
+    found: dict[str, IndexedRpm] = {}
     if wanted:
         paths = {}
         for kind in KINDS:
@@ -96,17 +107,27 @@ def _known(cr: Any, before: Mapping[str, bytes], folder: Path, wanted: Collectio
     return found
 
 
-def _read(cr: Any, name: str, path: Path) -> Any:
+def _read(cr: ModuleType, name: str, path: Path) -> IndexedRpm:
+    """Return what an RPM's headers say."""
     try:
-        package = cr.package_from_rpm(str(path), location_href=name, changelog_limit=10)
+        read_rpm(path)  # a file that is none is not given to a library in C
+        package: IndexedRpm = cr.package_from_rpm(str(path), location_href=name, changelog_limit=10)
+    except RpmError as error:
+        raise PublishError(error.message, where=str(path)) from error
     except (cr.CreaterepoCError, OSError) as error:
         raise PublishError(f"createrepo_c cannot read it: {error}", where=str(path)) from error
-    package.time_file = package.time_build  # when it was copied here is nobody's business, and differs
+    package.time_file = package.time_build  # the file's own time differs from copy to copy
     return package
 
 
-def _write(cr: Any, packages: list[Any], folder: Path, revision: int) -> tuple[dict[str, bytes], bytes]:
-    """gzip, because yum of EL7 reads nothing newer; no databases: yum makes its own, dnf wants none."""
+def _write(
+    cr: ModuleType, packages: Sequence[IndexedRpm], folder: Path, revision: int
+) -> tuple[dict[str, bytes], bytes]:
+    """Return the metadata of packages: files by name, and repomd.xml.
+
+    They are compressed by gzip, because yum of EL7 reads nothing newer. There are no databases: yum makes its own, and
+    dnf wants none.
+    """
     makers = {"primary": cr.PrimaryXmlFile, "filelists": cr.FilelistsXmlFile, "other": cr.OtherXmlFile}
     repomd = cr.Repomd()
     repomd.set_revision(str(revision))

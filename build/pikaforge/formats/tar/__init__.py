@@ -1,1 +1,1 @@
-"""The tarball: the tree with what lies beside it, to be unpacked in /opt."""
+"""Tarballs: the tree and the added files, to be unpacked in /opt."""

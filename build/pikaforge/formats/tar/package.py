@@ -1,38 +1,36 @@
-"""Tarballs: what they are made of and called. See `format.Format`."""
+"""The format `tar`: tarballs. See `format.Format`."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from pikaforge.config.schema import Spec
 from pikaforge.formats import debuginfo
 from pikaforge.formats.client_lines import base_of, checked, file_name
-from pikaforge.formats.format import BuildOrigin, InstallOffer, Packed, Packing, RepositoryIndex
+from pikaforge.formats.format import BaseFormat, InstallOffer
+from pikaforge.formats.packing import Packed, Packing
+from pikaforge.host.archives import TAR_SUFFIXES
 from pikaforge.host.job import Input, files
 from pikaforge.plan.cells import Cell
 
 
 def tarball_name(spec: Spec, cell: Cell, what: str = "") -> str:
-    """Return `PRODUCT-VERSION-MODEL.tar.gz`; an allocator that is not the image's default follows, then `what`."""
+    """Return `PRODUCT-VERSION-MODEL.tar.gz`. After the model come an allocator that is not the default, and `what`."""
     variant = "" if cell.allocator == spec.images[cell.image].allocator else cell.allocator
     parts = (spec.product.name, spec.product.version, cell.model, variant, what)
     return f"{'-'.join(filter(None, parts))}.tar.gz"
 
 
-class TarFormat:
-    """A gzipped tarball, and another one with debug information."""
+class TarFormat(BaseFormat):
+    """A gzipped tarball of the product, and one of its debug information."""
 
     name = "tar"
     folder = "tarballs"
-    families: frozenset[str] = frozenset()
+    suffixes = TAR_SUFFIXES
     scripts = ("package.sh", "debuginfo.sh", "layout.sh")
-    index: RepositoryIndex | None = None
 
     def pack(self, work: Packing) -> list[Packed]:
-        """Make the tarball, and one of the debug information if there is any."""
+        """Make the tarballs in the tools image."""
         tree = Input(folder="tree", archive=work.parts.tree)
         [path] = work.run(
             "package",
@@ -57,23 +55,6 @@ class TarFormat:
             name = tarball_name(work.spec, work.cell, "debuginfo")
             made.append(Packed(format=self.name, role="debug", name=name, path=path))
         return made
-
-    def material(self) -> Mapping[str, Any]:
-        """Return nothing: all is in the sources."""
-        return {}
-
-    def identity(self, path: Path, of: BuildOrigin) -> tuple[str, str]:
-        """Return what an RPM of it would be called."""
-        variant = f"-{of.variant}" if of.variant else ""
-        return f"{of.product}{variant}{'-debuginfo' if of.role == 'debug' else ''}", of.version
-
-    def body(self, path: Path) -> str:
-        """Return "": its signature is beside it."""
-        return ""
-
-    def client_files(self, offer: InstallOffer) -> Mapping[str, str]:
-        """Return nothing: no package manager reads tarballs."""
-        return {}
 
     def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
         """Return lines that download, check, unpack and deploy it."""

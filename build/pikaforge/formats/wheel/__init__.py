@@ -1,1 +1,1 @@
-"""Python wheels that hold the server."""
+"""Python wheels that hold the server, and the command in them."""

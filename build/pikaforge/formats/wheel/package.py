@@ -1,25 +1,39 @@
-"""Wheels: how they are made, listed for pip, and installed. See `format.Format`."""
+"""The format `wheel`: packages for pip, with a page of links. See `format.Format`."""
 
 from __future__ import annotations
 
 import html
 import posixpath
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from pikaforge.formats.client_lines import base_of, checked, file_name
-from pikaforge.formats.format import BuildOrigin, IndexFiles, InstallOffer, Packed, Packing, Pool, RepositoryIndex
-from pikaforge.formats.wheel import wheel
+from pikaforge.formats.format import (
+    BaseFormat,
+    BuildOrigin,
+    Identity,
+    IndexFiles,
+    InstallOffer,
+    Pool,
+    RepositoryIndex,
+)
+from pikaforge.formats.layout import PackingError
+from pikaforge.formats.packing import Packed, Packing
+from pikaforge.formats.wheel import wheel, wheel_version
+from pikaforge.host.archives import Member, archive_errors, zip_members
+
+FILE_NAME = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)-[^-]+-[^-]+-(?P<platform>[^-]+)\.whl")
+"""Without a build tag."""
 
 
 class Links:
     """A page of links, which `pip install --find-links` reads."""
 
     def verify(self) -> None:
-        """Do nothing: the standard library makes it."""
+        """Do nothing: the standard library makes the page."""
 
     def update(self, pool: Pool) -> IndexFiles:
         """Return the page."""
@@ -31,14 +45,14 @@ class Links:
         return IndexFiles(pointers={"index.html": page.encode()})
 
 
-class WheelFormat:
+class WheelFormat(BaseFormat):
     """A wheel that holds the whole tree, and a command that runs it."""
 
     name = "wheel"
     folder = "wheels"
-    families: frozenset[str] = frozenset()
-    scripts: tuple[str, ...] = ()
+    suffixes = (".whl",)
     index: RepositoryIndex | None = Links()
+    holds_links = False
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the wheel, without a container."""
@@ -48,30 +62,25 @@ class WheelFormat:
         path.write_bytes(made.content)
         return [Packed(format=self.name, role="main", name=made.name, path=path)]
 
-    def material(self) -> Mapping[str, Any]:
-        """Return what the command's sources and the versions of the makers are."""
-        return wheel.material()
+    def members(self, path: Path) -> Iterator[Member]:
+        """Return the members of the zip archive that a wheel is."""
+        with archive_errors(str(path)), path.open("rb") as stream:
+            yield from zip_members(stream, str(path))
 
-    def identity(self, path: Path, of: BuildOrigin) -> tuple[str, str]:
-        """Return distribution and version, as the file's name has them."""
-        name, version, _ = path.stem.split("-", 2)
-        return name.replace("_", "-"), version
-
-    def body(self, path: Path) -> str:
-        """Return "": its signature is beside it."""
-        return ""
-
-    def client_files(self, offer: InstallOffer) -> Mapping[str, str]:
-        """Return nothing: pip is told on its command line."""
-        return {}
+    def identity(self, path: Path, of: BuildOrigin) -> Identity:
+        """Return the fields of the file's name, NAME-VERSION-PYTHON-ABI-PLATFORM.whl (PEP 427)."""
+        found = FILE_NAME.fullmatch(path.name)
+        if found is None:
+            raise PackingError(f"{path.name!r} is no name of a wheel", hint="NAME-VERSION-PYTHON-ABI-PLATFORM.whl")
+        return Identity(name=found["name"].replace("_", "-"), version=found["version"], architecture=wheel_version.ARCH)
 
     def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
         """Return lines for pip."""
         base = base_of(offer)
         if base.startswith("http:"):
-            # pip looks for packages at none but safe places; a file it takes from anywhere.
+            # pip ignores a page of links that is no secure origin. A single file it takes from anywhere.
             return checked(base, offer.path, f"python3 -m pip install --no-index ./{file_name(offer.path)}")
-        # No index: another one may have something else of this name.
+        # No index: a public one may have another project of this name.
         folder = shlex.quote(f"{base}/{posixpath.dirname(offer.path)}/")
         wanted = shlex.quote(f"{offer.package}=={offer.version}")
         return (f"python3 -m pip install --no-index --find-links {folder} {wanted}",)

@@ -1,19 +1,18 @@
-"""The wheel of a package: its tree, and a command that runs it or puts it on a host (`payload/wheel/`).
+"""The wheel of a package: its tree, and a command that runs it or puts it on a host (`runtime/`).
 
-    MODULE/__init__.py __main__.py cli.py   the command, alike for every product
-    MODULE/about.json                       what the server is, for the command
+    MODULE/cli.py and other modules         the command, the same for every product
+    MODULE/about.json                       facts about the server, for the command
     MODULE/tree/                            the files of the tarball, byte for byte
     NAME-VERSION.dist-info/                 METADATA WHEEL entry_points.txt RECORD
 
-Sources: the layout, WHEEL and RECORD are of the binary distribution format (PEP 427), the platform tag is of PEP 600,
-the version of PEP 440, METADATA of the core metadata specification 2.1, the console script of the entry points
-specification.
+Sources: layout, WHEEL and RECORD follow the binary distribution format (PEP 427), the platform tag PEP 600, the version
+PEP 440, METADATA the core metadata specification 2.1, and the console script the entry points specification.
 
-A wheel has no links: pip writes a link's text into a plain file. So where the tarball has a symbolic link the wheel
-has the file that it leads to, a second time, and `about.json` says so; `deploy` makes the link again.
+A wheel has no links: pip writes a link's text into a plain file. So the wheel has a copy of the file that a symbolic
+link leads to, and `about.json` lists the link; `deploy` makes it again.
 
-The same tarball gives the same bytes under any clock, umask, time zone and user. Deflate is what Python's zlib makes of
-it: two hosts of which one has zlib-ng instead of zlib get different bytes with the same contents.
+The same tarball gives the same bytes with any clock, umask, time zone and user. Python's zlib makes the compressed
+data: a host with zlib-ng instead of zlib gets other bytes with the same contents.
 """
 
 from __future__ import annotations
@@ -31,68 +30,54 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from pikaforge.config.product import Product
 from pikaforge.formats.layout import PATH, PackingError
+from pikaforge.formats.manifest import MANIFEST, Manifest, read_manifest
 from pikaforge.formats.payload import HIGHEST_PORT
+from pikaforge.formats.templates import render
 from pikaforge.formats.wheel.wheel_version import ARCH, SUFFIX, distribution, module, platform_tags, version_of
-from pikaforge.host import hashing
 from pikaforge.host.archives import TarEntry, tar_entries
 from pikaforge.host.store import write_atomically
 
 COMMAND = Path(__file__).resolve().parent / "runtime"
 GENERATOR = "pikaforge"
-"""Constant: a version of the tool in it would make other bytes of the same package."""
+"""Without the tool's version, so that another version makes the same bytes."""
 PYTHON_TAG = "py3-none"
 REQUIRES_PYTHON = ">=3.6"
-MANIFEST = "manifest.json"
 NEEDED = ("utils/cpu-gate.sh", "utils/cpu-features", "utils/deploy.sh", "utils/settings.tsv", MANIFEST)
-"""What the command is of no use without."""
-TOLD = (
-    "product", "version", "model", "target", "cpus", "image", "allocator", "audit", "source_date_epoch",
-)  # fmt: skip
-"""What is taken from the manifest."""
+"""Files that the command needs."""
 NOT_BEFORE = int(datetime(1980, 1, 1, tzinfo=timezone.utc).timestamp())
 NOT_AFTER = int(datetime(2107, 12, 31, 23, 59, 58, tzinfo=timezone.utc).timestamp())
-"""The times that a zip archive can tell (APPNOTE.TXT 4.4.6)."""
+"""The times that a zip archive can hold (APPNOTE.TXT 4.4.6)."""
 UNIX = 3
 LEVEL = 6
-"""Of the 6 MB sample tree level 9 makes 0.6 % less in twice the time."""
+"""Level 9 makes the sample tree of 6 MB smaller by 0.6 % in twice the time."""
 NO_LICENCE = "NOASSERTION"
-"""What SPDX has for a licence that nobody has told."""
+"""SPDX's word for a licence that is not stated."""
 COLUMNS = 88
 LINKS_LIMIT = 40
-"""Links that lead to links; the kernel's own limit."""
+"""Links that lead to links; the kernel's limit (path_resolution(7))."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageTree:
-    """A package's content, by path below its top folder."""
+    """The files of a package, by path below its top folder."""
 
     files: Mapping[str, bytes]
-    """By path; links among them, with the bytes of what they lead to."""
+    """A link has the bytes of the file that it leads to."""
     executable: frozenset[str]
     links: Mapping[str, str] = field(default_factory=dict)
-    """Where symbolic links lead, by path."""
+    """Targets of symbolic links, by path."""
 
     @property
-    def manifest(self) -> dict[str, Any]:
-        """The package's own account of itself.
+    def manifest(self) -> Manifest:
+        """The manifest of the package.
 
         Raises:
-            PackingError: it is no JSON object, or lacks what a wheel tells of it.
+            AuditError: it is no manifest.
         """
-        try:
-            manifest = json.loads(self.files[MANIFEST])
-        except ValueError as error:
-            raise PackingError(f"{MANIFEST} of the package is no JSON: {error}") from error
-        if not isinstance(manifest, dict):
-            raise PackingError(f"{MANIFEST} of the package is no object")
-        lacks = [key for key in TOLD if key not in manifest]
-        if lacks:
-            raise PackingError(f"{MANIFEST} of the package lacks {', '.join(lacks)}")
-        return manifest
+        return read_manifest(self.files[MANIFEST], where="the package")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,47 +88,45 @@ class Wheel:
     content: bytes
 
 
-def file_name(manifest: Mapping[str, Any], product: Product, variant: str = "") -> str:
-    """`PRODUCT_server-3.4.0+r620.debian12-py3-none-manylinux_2_34_x86_64.whl`.
+def file_name(manifest: Manifest, product: Product, variant: str = "") -> str:
+    """Return `PRODUCT_server-3.4.0+r620.debian12-py3-none-manylinux_2_34_x86_64.whl`.
 
     Raises:
         PackingError: the version cannot be a wheel's, or there was no audit.
     """
-    tags = ".".join(platform_tags(_audited(manifest)))
+    tags = ".".join(platform_tags(_symbol_versions(manifest)))
     return f"{_file_stem(manifest, product, variant)}-{PYTHON_TAG}-{tags}.whl"
 
 
-def _file_stem(manifest: Mapping[str, Any], product: Product, variant: str) -> str:
+def _file_stem(manifest: Manifest, product: Product, variant: str) -> str:
     name = distribution(product.name).replace("-", "_")
     return f"{name}-{version_of(manifest, variant, product.release)}"
 
 
-def _audited(manifest: Mapping[str, Any]) -> Mapping[str, str]:
-    """The audit's symbol versions. Without an audit nothing is known of them, and no tag would be true."""
-    versions = manifest.get("audit", {}).get("symbol_versions")
-    if versions is None:
-        raise PackingError("the manifest has no audit, so there is no telling which hosts the wheel is for")
-    found: Mapping[str, str] = versions
-    return found
+def _symbol_versions(manifest: Manifest) -> Mapping[str, str]:
+    """Return the audit's symbol versions; raise PackingError without an audit, because then no tag would be right."""
+    if manifest.audit.symbol_versions is None:
+        raise PackingError("the manifest has no audit, so it is not known which hosts the wheel is for")
+    return manifest.audit.symbol_versions
 
 
 def read_tree(*archives: Path | bytes, top: str = "") -> PackageTree:
-    """Read what is packed.
+    """Read the files that are packed.
 
     Args:
-        archives: tar archives, compressed or not; where two have a file, the later one's is taken. Either the inputs
-            of the tarball (the compile stage's tree, and what goes in beside it), or the tarball.
-        top: the folder of the archives that all members are below; "" where they are below none.
+        archives: tar archives, compressed or not; if two have a file, the later one counts. Either the inputs of the
+            tarball (the compile stage's tree, and the files that are added to it), or the tarball.
+        top: the folder of the archives that all members are below; empty if there is none.
 
     Raises:
         AuditError: an archive cannot be read.
-        PackingError: it has what a wheel cannot have.
+        PackingError: a member cannot be in a wheel.
     """
     files: dict[str, bytes] = {}
     executable: set[str] = set()
     links: dict[str, str] = {}
     for archive in archives:
-        where = str(archive) if isinstance(archive, Path) else "what goes in beside the tree"
+        where = str(archive) if isinstance(archive, Path) else "the files that are added to the tree"
         for member in tar_entries(archive, where=where):
             if (path := _path_of(member, top, where)) == "":
                 continue
@@ -170,7 +153,7 @@ def read_tree(*archives: Path | bytes, top: str = "") -> PackageTree:
 
 
 def _path_of(member: TarEntry, top: str, where: str) -> str:
-    """A member's path below the top; "" for a folder."""
+    """Return a member's path below the top; empty for a folder."""
     name = posixpath.normpath(member.name)
     path = name
     if top:
@@ -185,7 +168,7 @@ def _path_of(member: TarEntry, top: str, where: str) -> str:
 
 
 def _followed(path: str, links: Mapping[str, str]) -> str:
-    """Where a link ends; "" if that is not in the tree."""
+    """Return the path where a link ends, through other links; empty if they form a loop."""
     for _ in range(LINKS_LIMIT):
         if path not in links:
             return path
@@ -194,19 +177,19 @@ def _followed(path: str, links: Mapping[str, str]) -> str:
 
 
 def _about_json(tree: PackageTree, product: Product, version: str) -> bytes:
-    """What the command has to know. `build` tells two builds of one version apart, by their files."""
+    """Return about.json. Its `build` differs between two builds of one version, because it is made of their files."""
     server = product.server
     files = {
         path: ["0755" if path in tree.executable else "0644", hashlib.sha256(data).hexdigest()]
         for path, data in tree.files.items()
         if path not in tree.links
     }
-    told_of = json.dumps([files, dict(tree.links)], sort_keys=True).encode()
+    listed = json.dumps([files, dict(tree.links)], sort_keys=True).encode()
     content = {
         "name": f"{product.name}-{SUFFIX}",
         "product": product.name,
         "version": version,
-        "build": hashlib.sha256(told_of).hexdigest()[:12],
+        "build": hashlib.sha256(listed).hexdigest()[:12],
         "summary": _summary(tree.manifest),
         "command": list(server.command),
         "conf": server.conf.path,
@@ -219,16 +202,15 @@ def _about_json(tree: PackageTree, product: Product, version: str) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _summary(manifest: Mapping[str, Any]) -> str:
-    told_of = f"{manifest['product']} {manifest['version']} for {manifest['model']}"
-    return f"{told_of} ({manifest['target']}, {manifest['image']['name']})"
+def _summary(manifest: Manifest) -> str:
+    return f"{manifest.product} {manifest.version} for {manifest.model} ({manifest.target}, {manifest.image.name})"
 
 
-def metadata(manifest: Mapping[str, Any], product: Product, variant: str = "") -> str:
-    """The text of METADATA.
+def metadata(manifest: Manifest, product: Product, variant: str = "") -> str:
+    """Return the text of METADATA.
 
     Raises:
-        PackingError: something does not fit into a line, or the version cannot be a wheel's.
+        PackingError: a value has line ends or control characters, or the version cannot be a wheel's.
     """
     fields = {
         "Metadata-Version": "2.1",
@@ -248,32 +230,31 @@ def metadata(manifest: Mapping[str, Any], product: Product, variant: str = "") -
     return f"{head}\n{_description(manifest, product)}"
 
 
-def _description(manifest: Mapping[str, Any], product: Product) -> str:
+def _description(manifest: Manifest, product: Product) -> str:
     command = f"{product.name}-{SUFFIX}"
-    versions = _audited(manifest)
-    system = manifest["image"]["os"]
+    versions = _symbol_versions(manifest)
+    system = manifest.image.os
     rows = {
-        "hardware model": manifest["model"],
-        "its CPUs": ", ".join(manifest["cpus"]),
-        "compiled for": manifest["target"],
-        "made on": f"{manifest['image']['name']} ({system['id']} {system['version']})",
-        "allocator": manifest["allocator"]["name"],
+        "hardware model": manifest.model,
+        "its CPUs": ", ".join(manifest.cpus),
+        "compiled for": manifest.target,
+        "made on": f"{manifest.image.name} ({system.id} {system.version})",
+        "allocator": manifest.allocator.name,
         "a host must have": ", ".join(f"{name} {versions[name]}" for name in sorted(versions)) or "nothing",
     }
-    width = max(map(len, rows))
     about = product.description or product.summary or f"The server {product.name}."
-    return (
-        f"{textwrap.fill(about, COLUMNS)}\n\n"
-        + "".join(f"    {name:<{width}}  {value}\n" for name, value in rows.items())
-        + f"\n    {command} run --port {product.server.port} --data DIR\n"
-        + f"    {command} deploy {product.server.port} BASE\n"
-        + f"    {command} check-cpu\n"
-        + f"\nIt refuses CPUs that lack what it uses. `{command} manifest` tells what it was built from.\n"
+    return render(
+        "wheel/description.txt.jinja",
+        about=textwrap.fill(about, COLUMNS),
+        rows=list(rows.items()),
+        width=max(map(len, rows)),
+        command=command,
+        port=product.server.port,
     )
 
 
 def record(contents: Mapping[str, bytes], own: str) -> str:
-    """The text of RECORD: of each file the path, the SHA-256 in unpadded URL-safe base64, and the size.
+    """Return the text of RECORD: path, SHA-256 in unpadded URL-safe base64, and size of each file.
 
     Args:
         contents: all files but RECORD, by path.
@@ -292,26 +273,27 @@ def build(tree: PackageTree, *, product: Product, variant: str = "") -> Wheel:
     """Make the wheel of a package.
 
     Args:
-        tree: what is packed; model, image, versions and time are those of its own manifest.
-        product: what it is.
+        tree: the files; model, image, versions and time are those of their manifest.
+        product: the product.
         variant: the allocator, if it is not the image's default.
 
     Raises:
-        PackingError: the tree is not of this product, or lacks something, or its version cannot be a wheel's.
+        PackingError: the tree is of another product, a file is missing, or the version cannot be a wheel's.
+        AuditError: the manifest cannot be read.
     """
     for path in (*product.binaries, product.server.conf.path, *NEEDED):
         if path not in tree.files:
             raise PackingError(f"the package has no {path}")
     manifest = tree.manifest
-    if manifest["product"] != product.name:
-        raise PackingError(f"the package is of {manifest['product']}, not of {product.name}")
+    if manifest.product != product.name:
+        raise PackingError(f"the package is of {manifest.product}, not of {product.name}")
     name = file_name(manifest, product, variant)
     package = module(product.name)
     info = f"{_file_stem(manifest, product, variant)}.dist-info"
     contents = {f"{package}/{path.name}": path.read_bytes() for path in _command_files()}
     contents[f"{package}/about.json"] = _about_json(tree, product, version_of(manifest, variant, product.release))
     contents.update({f"{package}/tree/{path}": data for path, data in tree.files.items()})
-    tags = "".join(f"Tag: {PYTHON_TAG}-{tag}\n" for tag in platform_tags(_audited(manifest)))
+    tags = "".join(f"Tag: {PYTHON_TAG}-{tag}\n" for tag in platform_tags(_symbol_versions(manifest)))
     described = {
         f"{info}/METADATA": metadata(manifest, product, variant).encode(),
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: {GENERATOR}\nRoot-Is-Purelib: false\n{tags}".encode(),
@@ -322,20 +304,15 @@ def build(tree: PackageTree, *, product: Product, variant: str = "") -> Wheel:
     ordered = [(path, part[path]) for part in (contents, described) for path in sorted(part)]
     executable = {f"{package}/tree/{path}" for path in tree.executable}
     members = [*ordered, (f"{info}/RECORD", listed.encode())]
-    return Wheel(name=name, content=_zipped(members, executable, epoch=manifest["source_date_epoch"]))
+    return Wheel(name=name, content=_zipped(members, executable, epoch=manifest.source_date_epoch))
 
 
 def _command_files() -> list[Path]:
     return sorted(COMMAND.glob("*.py"))
 
 
-def material() -> dict[str, str]:
-    """Key material: digests of the command's files, which are in no tarball."""
-    return {path.name: hashing.digest(path.read_bytes()) for path in _command_files()}
-
-
 def _zipped(members: list[tuple[str, bytes]], executable: set[str], *, epoch: int) -> bytes:
-    """A zip archive with the same bytes each time: order, times (UTC) and modes are the arguments'."""
+    """Return a zip archive. Order, times (UTC) and modes follow from the arguments alone."""
     when = datetime.fromtimestamp(min(max(epoch, NOT_BEFORE), NOT_AFTER), tz=timezone.utc).timetuple()
     stream = io.BytesIO()
     # Written here and not in `host.archives`, which only reads: order, times and attributes are this format's.
@@ -350,10 +327,7 @@ def _zipped(members: list[tuple[str, bytes]], executable: set[str], *, epoch: in
 
 
 def pack(tarball: Path, *, product: Product, variant: str = "", into: Path) -> Path:
-    """Make the wheel of a tarball, whose top folder is PRODUCT/, and write it into a folder, whole or not at all.
-
-    Returns:
-        its path.
+    """Make the wheel of a tarball whose top folder is PRODUCT/, write it into a folder, and return its path.
 
     Raises:
         AuditError, PackingError: as `read_tree` and `build`; nothing is written.

@@ -1,0 +1,42 @@
+"""Find the format of a package file by its name, and read the members of packages and plain archives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pikaforge.config.registry import FORMATS
+from pikaforge.host import archives
+
+if TYPE_CHECKING:
+    from pikaforge.config.registry import PackageReader
+    from pikaforge.host.archives import Member
+
+
+def format_of(path: Path) -> PackageReader | None:
+    """Return the format that a file's name belongs to, by the longest suffix; None if there is none."""
+    name = path.name.lower()
+    fitting = {suffix: kind for kind in FORMATS.all() for suffix in kind.suffixes if name.endswith(suffix)}
+    return fitting[max(fitting, key=len)] if fitting else None
+
+
+def suffixes() -> tuple[str, ...]:
+    """Return the ends of the names of all packages and archives that can be read."""
+    return tuple(dict.fromkeys((*(s for kind in FORMATS.all() for s in kind.suffixes), *archives.ARCHIVE_SUFFIXES)))
+
+
+def is_package(path: Path) -> bool:
+    """Return whether a file's name says that it is a package or an archive."""
+    return path.name.lower().endswith(suffixes())
+
+
+def members(path: Path) -> Iterator[Member]:
+    """Return the files and links of a package or archive; what has no known name is read as a tar archive.
+
+    Raises:
+        AuditError: it is of another kind than its name says, is compressed by a method that cannot be read here, is
+            truncated or corrupt.
+    """
+    kind = format_of(path)
+    return archives.members(path) if kind is None else kind.members(path)
