@@ -18,27 +18,27 @@ PATCH = "patch "
 """What the name of a patch begins with in a provenance."""
 
 
-class _Part(BaseModel):
+class _SbomPart(BaseModel):
     """Base of what is read of an SBOM, which the CycloneDX library writes; the rest of it is ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
-class _Hash(_Part):
+class _Hash(_SbomPart):
     alg: str
     content: str
 
 
-class _Component(_Part):
+class _Component(_SbomPart):
     name: str
     hashes: tuple[_Hash, ...] = ()
 
 
-class _Metadata(_Part):
+class _Metadata(_SbomPart):
     component: _Component
 
 
-class Bill(_Part):
+class Bill(_SbomPart):
     """An SBOM, as far as it is checked."""
 
     form: Literal["CycloneDX"] = Field(alias="bomFormat")
@@ -47,11 +47,11 @@ class Bill(_Part):
     components: tuple[_Component, ...] = Field(min_length=1)
 
 
-class _BuildKind(_Part):
+class _BuildKind(_SbomPart):
     build_type: str = Field(alias="buildType")
 
 
-class _PredicateKind(_Part):
+class _PredicateKind(_SbomPart):
     definition: _BuildKind = Field(alias="buildDefinition")
 
 

@@ -63,7 +63,7 @@ def contents_of(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class ContentEntry:
     """A file or link of an artifact."""
 
     sha256: str = ""
@@ -78,7 +78,7 @@ class Found:
 class PackageContents:
     """The files of an artifact."""
 
-    files: Mapping[str, Found] = field(default_factory=dict)
+    files: Mapping[str, ContentEntry] = field(default_factory=dict)
     """By path in the package."""
     manifest: bytes | None = None
     """The manifest that is nearest to the top of the package."""
@@ -93,7 +93,7 @@ class PackageContents:
         return "" if self.manifest is None else hashlib.sha256(self.manifest).hexdigest()
 
     @property
-    def inside(self) -> dict[str, Found]:
+    def inside(self) -> dict[str, ContentEntry]:
         """The files below the manifest's folder, by path relative to it, without the manifest."""
         start = f"{self.top}/" if self.top else ""
         inside = {name[len(start) :]: found for name, found in self.files.items() if name.startswith(start)}
@@ -117,7 +117,7 @@ def read_package(path: Path) -> PackageContents:
     Raises:
         AuditError: it is truncated, corrupt, or larger than anything that is built here.
     """
-    files: dict[str, Found] = {}
+    files: dict[str, ContentEntry] = {}
     manifests: dict[str, bytes] = {}
     same: list[tuple[str, str]] = []
     total = 0
@@ -128,14 +128,14 @@ def read_package(path: Path) -> PackageContents:
             if member.kind == "hardlink":
                 same.append((member.name, member.target))
             elif member.content is None:
-                files[member.name] = Found(link=member.target)
+                files[member.name] = ContentEntry(link=member.target)
             else:
                 keep = MANIFEST_LIMIT if posixpath.basename(member.name) == MANIFEST else 4
                 digest, size, start = _hashed(member.content, keep)
                 total += size
                 if total > TOTAL_LIMIT:
                     raise AuditError(f"the package unpacks to more than {TOTAL_LIMIT} bytes", where=str(path))
-                files[member.name] = Found(sha256=digest, mode=member.mode, elf=is_elf(start[:4]))
+                files[member.name] = ContentEntry(sha256=digest, mode=member.mode, elf=is_elf(start[:4]))
                 if keep > 4 and size <= keep:
                     manifests[member.name] = start
     for name, target in same:

@@ -26,13 +26,13 @@ BUILD_TYPE = "https://pikaforge.invalid/build-types/cell/v1"
 LOCAL_BUILDER = "https://pikaforge.invalid/builders/local"
 
 
-class _Part(BaseModel):
+class _StatementPart(BaseModel):
     """Base of the statement and its parts. Anybody may have written a statement that is read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, populate_by_name=True)
 
 
-class Resource(_Part):
+class Resource(_StatementPart):
     """A resource descriptor: a file, a commit, an image."""
 
     name: str = ""
@@ -47,14 +47,14 @@ class Resource(_Part):
         return (self.digest or {}).get("sha256")
 
 
-class SourceParameters(_Part):
+class SourceParameters(_StatementPart):
     """The source that was asked for."""
 
     url: str
     ref: str
 
 
-class ExternalParameters(_Part):
+class ExternalParameters(_StatementPart):
     """What the caller of the build chooses."""
 
     product: str | None = None
@@ -65,13 +65,13 @@ class ExternalParameters(_Part):
     """`product`, or `debug` for debug information, which has no manifest in it."""
 
 
-class ManifestDigest(_Part):
+class ManifestDigest(_StatementPart):
     """The digest of the manifest in the artifact."""
 
     sha256: str
 
 
-class InternalParameters(_Part):
+class InternalParameters(_StatementPart):
     """What the matrix makes of it."""
 
     target: str | None = None
@@ -85,7 +85,7 @@ class InternalParameters(_Part):
     """None for debug information."""
 
 
-class BuildDefinition(_Part):
+class BuildDefinition(_StatementPart):
     """What was built, and from what."""
 
     build_type: str = Field(alias="buildType")
@@ -94,14 +94,14 @@ class BuildDefinition(_Part):
     dependencies: tuple[Resource, ...] = Field(default=(), alias="resolvedDependencies")
 
 
-class BuilderId(_Part):
+class BuilderId(_StatementPart):
     """The builder."""
 
     id: str
     version: dict[str, str] | None = None
 
 
-class BuildMetadata(_Part):
+class BuildMetadata(_StatementPart):
     """The run of the builder."""
 
     invocation: str | None = Field(default=None, alias="invocationId")
@@ -109,7 +109,7 @@ class BuildMetadata(_Part):
     finished: str | None = Field(default=None, alias="finishedOn")
 
 
-class RunDetails(_Part):
+class RunDetails(_StatementPart):
     """Who built it, and what came out beside it."""
 
     builder: BuilderId | None = None
@@ -117,14 +117,14 @@ class RunDetails(_Part):
     byproducts: tuple[Resource, ...] | None = None
 
 
-class Predicate(_Part):
+class Predicate(_StatementPart):
     """The provenance."""
 
     definition: BuildDefinition = Field(alias="buildDefinition")
     details: RunDetails = Field(alias="runDetails")
 
 
-class StatementKind(_Part):
+class StatementKind(_StatementPart):
     """The part of any statement that says what it is."""
 
     kind: str = Field(alias="_type")
@@ -154,7 +154,7 @@ class Statement(StatementKind):
         )
 
 
-class Builder(_Part):
+class Builder(_StatementPart):
     """Who ran the build."""
 
     id: str = LOCAL_BUILDER
@@ -179,11 +179,11 @@ def builder_of(environ: Mapping[str, str]) -> Builder:
     return Builder(id=f"{server}/{workflow}", invocation=f"{server}/{repository}/actions/runs/{run}/attempts/{attempt}")
 
 
-class _RunPredicate(_Part):
+class _RunPredicate(_StatementPart):
     details: RunDetails = Field(alias="runDetails")
 
 
-class _RunStatement(_Part):
+class _RunStatement(_StatementPart):
     predicate: _RunPredicate
 
 

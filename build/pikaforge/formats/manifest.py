@@ -17,13 +17,13 @@ MANIFEST = "manifest.json"
 FORMAT = 4
 
 
-class _Part(BaseModel):
+class _ManifestPart(BaseModel):
     """Base of the manifest and its parts. Anybody may have written a package that is read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
-class ManifestTarball(_Part):
+class ManifestTarball(_ManifestPart):
     """A pinned tarball that an allocator was built from."""
 
     version: str
@@ -32,7 +32,7 @@ class ManifestTarball(_Part):
     sha256: str
 
 
-class ManifestAllocator(_Part):
+class ManifestAllocator(_ManifestPart):
     """The allocator: what was asked for, what was built, and what the audit found in use."""
 
     name: str
@@ -48,14 +48,14 @@ class ManifestAllocator(_Part):
     """How it was asked to walk the stack, and how it does."""
 
 
-class ManifestOs(_Part):
+class ManifestOs(_ManifestPart):
     """The OS of an image, as os-release(5) has it."""
 
     id: str
     version: str
 
 
-class ManifestImage(_Part):
+class ManifestImage(_ManifestPart):
     """The OS image."""
 
     name: str
@@ -69,7 +69,7 @@ class ManifestImage(_Part):
     runtime_packages: Mapping[str, str]
 
 
-class ManifestOffset(_Part):
+class ManifestOffset(_ManifestPart):
     """A hunk of a patch that fits, but not at its very lines."""
 
     path: str
@@ -78,7 +78,7 @@ class ManifestOffset(_Part):
     """How much further down."""
 
 
-class ManifestPatch(_Part):
+class ManifestPatch(_ManifestPart):
     """A patch of the series."""
 
     name: str
@@ -98,7 +98,7 @@ class ManifestPatch(_Part):
         return self.state in (None, "applied")
 
 
-class ManifestSource(_Part):
+class ManifestSource(_ManifestPart):
     """The source."""
 
     kind: str = ""
@@ -117,7 +117,7 @@ class ManifestSource(_Part):
     """Commit by path."""
 
 
-class ManifestLibrary(_Part):
+class ManifestLibrary(_ManifestPart):
     """A library that travels along; of the distribution's own, version and digest are those of its package."""
 
     soname: str
@@ -129,7 +129,7 @@ class ManifestLibrary(_Part):
     """SHA-256 of the code of one of the distribution's own."""
 
 
-class ManifestDispatched(_Part):
+class ManifestDispatched(_ManifestPart):
     """A library of the distribution with code that runs only on CPUs that have it."""
 
     file: str
@@ -141,7 +141,7 @@ class ManifestDispatched(_Part):
     evidence: tuple[str, ...]
 
 
-class ManifestAudit(_Part):
+class ManifestAudit(_ManifestPart):
     """What the audit found."""
 
     allow_list: str = ""
@@ -153,7 +153,7 @@ class ManifestAudit(_Part):
     dispatched: tuple[ManifestDispatched, ...] = ()
 
 
-class ManifestAdaptation(_Part):
+class ManifestAdaptation(_ManifestPart):
     """What the product needs of some versions of the compiler."""
 
     gcc: str
@@ -162,7 +162,7 @@ class ManifestAdaptation(_Part):
     why: str
 
 
-class ManifestRun(_Part):
+class ManifestRun(_ManifestPart):
     """The target whose tree was run."""
 
     target: str
@@ -170,7 +170,7 @@ class ManifestRun(_Part):
     """For people: what was not run, if that is another target than the package's."""
 
 
-class ManifestFile(_Part):
+class ManifestFile(_ManifestPart):
     """A file or symbolic link of a package."""
 
     path: str
@@ -183,7 +183,7 @@ class ManifestFile(_Part):
     """Of a link: where it leads."""
 
 
-class Manifest(_Part):
+class Manifest(_ManifestPart):
     """What a package says of itself. Every value is decided by the inputs, none by the moment of building."""
 
     format: int = FORMAT

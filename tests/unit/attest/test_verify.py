@@ -29,7 +29,7 @@ from unit.artifacts import (
 from unit.package_files import make_rpm
 
 from pikaforge.attest.claims import distribution
-from pikaforge.attest.contents import Found, PackageContents, contents_of, differences, read_package
+from pikaforge.attest.contents import ContentEntry, PackageContents, contents_of, differences, read_package
 from pikaforge.attest.describe import describe
 from pikaforge.attest.provenance import Builder
 from pikaforge.attest.verify import (
@@ -548,8 +548,8 @@ class TestContents:
     @pytest.mark.parametrize("mode", [0o4755, 0o777, 0o644])
     def test_a_mode(self, mode: int) -> None:
         listed = [ManifestFile(path="run", mode="0755", sha256="a" * 64)]
-        assert differences(listed, PackageContents(files={"run": Found(sha256="a" * 64, mode=0o755)})) == []
-        other = PackageContents(files={"run": Found(sha256="a" * 64, mode=mode)})
+        assert differences(listed, PackageContents(files={"run": ContentEntry(sha256="a" * 64, mode=0o755)})) == []
+        other = PackageContents(files={"run": ContentEntry(sha256="a" * 64, mode=mode)})
         assert differences(listed, other) == [f"run has mode {mode:04o}, not 0755"]
 
     def test_what_is_neither_file_nor_link(self, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import audit
 from pikaforge.pipeline.compile import BundledLibrary, CompileFacts
 from pikaforge.pipeline.image import abi, libraries
-from pikaforge.pipeline.image.libraries import Libraries, Library
+from pikaforge.pipeline.image.libraries import ImageLibrary, Libraries
 
 CELL = "R620-debian12-none"
 GROUP = "debian12-sandybridge-none"
@@ -529,7 +529,7 @@ def image_with(stage: Stage, data: bytes = GUARDED, *, altered: tuple[str, ...] 
     """The record of an image that has a library."""
     place = stage.workspace.base / "in-the-image"
     place.write_bytes(data)
-    entry = Library(
+    entry = ImageLibrary(
         path="/usr/lib/liba.so.1.2",
         package="liba1",
         version="1.2-3",

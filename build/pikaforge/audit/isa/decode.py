@@ -102,7 +102,7 @@ class CodeSource:
 
 
 @dataclass(slots=True)
-class Found:
+class FeatureHit:
     """A feature that is not allowed, in one piece. Worker processes send it back."""
 
     feature: str
@@ -121,7 +121,7 @@ class _Yield:
 
     codes: set[int] = field(default_factory=set)
     """Opcodes that are allowed."""
-    found: list[tuple[int, tuple[Found, ...]]] = field(default_factory=list)
+    found: list[tuple[int, tuple[FeatureHit, ...]]] = field(default_factory=list)
     """The findings in a piece, with the piece's index."""
     detecting: list[int] = field(default_factory=list)
     """Indexes of the pieces that run cpuid or xgetbv."""
@@ -160,7 +160,7 @@ def _scan(chunk: Chunk, allowed: frozenset[str]) -> _Yield:
     return out
 
 
-def _inspect(raw: bytes, slack: bytes, start: int, gap: bool, known: Tables) -> tuple[tuple[Found, ...], set[int]]:
+def _inspect(raw: bytes, slack: bytes, start: int, gap: bool, known: Tables) -> tuple[tuple[FeatureHit, ...], set[int]]:
     """Return the findings of one piece, and its opcodes that are allowed.
 
     Args:
@@ -176,7 +176,7 @@ def _inspect(raw: bytes, slack: bytes, start: int, gap: bool, known: Tables) -> 
     formatter = Formatter(FormatterSyntax.GAS)
     decoder = Decoder(64, raw, ip=start)
     instruction = Instruction()
-    found: dict[tuple[str, bool], Found] = {}
+    found: dict[tuple[str, bool], FeatureHit] = {}
     good: set[int] = set()
     suspect = False
     while decoder.can_decode:
@@ -208,7 +208,7 @@ def _inspect(raw: bytes, slack: bytes, start: int, gap: bool, known: Tables) -> 
             if entry is None:
                 content = (raw + slack)[at : at + size]
                 shown = "(bad)" if code == 0 else formatter.format(instruction)
-                found[feature, suspect] = Found(feature, 1, instruction.ip, content, shown, suspect)
+                found[feature, suspect] = FeatureHit(feature, 1, instruction.ip, content, shown, suspect)
             else:
                 entry.count += 1
     return tuple(found.values()), good
@@ -255,7 +255,7 @@ def _code_map(source: CodeSource) -> CodeMap:
 def _scan_file(source: CodeSource, allowed: frozenset[str], pool: WorkerPool) -> FileScan:
     code = _code_map(source)
     codes: set[int] = set()
-    found: list[tuple[int, tuple[Found, ...]]] = []
+    found: list[tuple[int, tuple[FeatureHit, ...]]] = []
     detecting: set[int] = set()
     for part in pool.each(_scan, chunks(source.path, code), allowed):
         codes |= part.codes

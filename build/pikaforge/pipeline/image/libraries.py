@@ -43,7 +43,7 @@ Owners = Mapping[str, Sequence[tuple[str, str, str]]]
 """Package, version and digest by path."""
 
 
-class Library(PackagedRecord):
+class ImageLibrary(PackagedRecord):
     """One library of an image, as its package has brought it. `code` is empty if it is no ELF file that can be read."""
 
     path: str
@@ -53,14 +53,14 @@ class Library(PackagedRecord):
 class Libraries(Strict):
     """The record of an image's libraries."""
 
-    libraries: tuple[Library, ...]
+    libraries: tuple[ImageLibrary, ...]
     """Sorted by path."""
     altered: tuple[str, ...]
     """Paths of libraries that are not what their packages have brought."""
 
-    def by_digest(self) -> dict[str, Library]:
+    def by_digest(self) -> dict[str, ImageLibrary]:
         """Return the libraries by their SHA-256; of several with one, the first by its path."""
-        found: dict[str, Library] = {}
+        found: dict[str, ImageLibrary] = {}
         for library in self.libraries:
             found.setdefault(library.sha256, library)
         return found
@@ -135,7 +135,7 @@ def _record(files: Iterable[tuple[str, IO[bytes]]], owners: Owners, place: Path)
         AuditError: the archive of the libraries is corrupt.
         ValueError: they are more or larger than a distribution's.
     """
-    found: dict[str, Library] = {}
+    found: dict[str, ImageLibrary] = {}
     altered: dict[str, None] = {}
     total = 0
     for path, content in files:
@@ -160,7 +160,7 @@ def _record(files: Iterable[tuple[str, IO[bytes]]], owners: Owners, place: Path)
         good = [row for row in rows if hashes[DIGESTS[len(row[2])]].hexdigest() == row[2]]
         if good:
             package, version, _ = good[0]
-            found[path] = Library(
+            found[path] = ImageLibrary(
                 path=path,
                 package=package,
                 version=version,

@@ -39,7 +39,7 @@ class About(NamedTuple):
     """Where symbolic links lead, by path in the tree."""
 
 
-class Refusal(Exception):
+class CommandError(Exception):
     """Something cannot be done, and why; `hint` says what to do."""
 
     def __init__(self, message: str, hint: str = "", status: int = 1) -> None:
@@ -61,7 +61,7 @@ def become(argv: "list[str]") -> int:
     try:
         os.execv(argv[0], argv)  # noqa: S606  # no shell is wanted
     except OSError as error:
-        raise Refusal(f"{argv[0]} cannot be started: {error.strerror}", "install the wheel again") from error
+        raise CommandError(f"{argv[0]} cannot be started: {error.strerror}", "install the wheel again") from error
 
 
 def gate() -> int:

@@ -15,7 +15,7 @@ import signal
 import sys
 from pathlib import Path
 
-from .base import EXIT_USAGE, GATE, HERE, PLAIN, SHELL, TREE, About, Refusal, become, gate, say
+from .base import EXIT_USAGE, GATE, HERE, PLAIN, SHELL, TREE, About, CommandError, become, gate, say
 from .configuration import filled, read, settings, value_of, with_settings
 from .deploy import deploy
 
@@ -60,8 +60,8 @@ def command(words: "list[str]") -> int:
             return become([SHELL, str(GATE), *words[1:]])
         if len(words) > 1 or verb not in ("manifest", "path", "--version", "--help", "-h"):
             what = "unknown arguments: {}".format(" ".join(words)) if words else "say what to do"
-            raise Refusal(what, f"{about.name} --help", EXIT_USAGE)
-    except Refusal as refusal:
+            raise CommandError(what, f"{about.name} --help", EXIT_USAGE)
+    except CommandError as refusal:
         lines = [f"{about.name}: error: {refusal.message}"]
         lines += [f"  hint: {line}" for line in refusal.hint.splitlines()]
         say(*lines)
@@ -117,7 +117,7 @@ def _run_options(about: About, words: "list[str]") -> argparse.Namespace:
     parser.add_argument("--conf", metavar="FILE", help="a configuration of your own, which is taken as it is")
     options = parser.parse_args(words)
     if options.port is not None and not 0 < options.port <= about.highest:
-        raise Refusal(f"--port must be from 1 to {about.highest}, not {options.port}", "", EXIT_USAGE)
+        raise CommandError(f"--port must be from 1 to {about.highest}, not {options.port}", "", EXIT_USAGE)
     return options
 
 
@@ -126,10 +126,10 @@ def _own_conf(about: About, options: argparse.Namespace) -> "tuple[Path, Path, i
     said = {"port": options.port, "data": options.data}
     for name, value in said.items():
         if value is not None and not any("{" + name + "}" in word for word in about.command):
-            raise Refusal(f"--{name} has no effect with --conf", f"{options.conf} says it", EXIT_USAGE)
+            raise CommandError(f"--{name} has no effect with --conf", f"{options.conf} says it", EXIT_USAGE)
     conf = _absolute(options.conf)
     if not conf.is_file():
-        raise Refusal(f"there is no file {conf}")
+        raise CommandError(f"there is no file {conf}")
     return conf, _absolute(options.data or "."), options.port or about.port
 
 
@@ -138,9 +138,9 @@ def _instance(about: About, options: argparse.Namespace) -> "tuple[Path, Path, i
     port = options.port or about.port
     data = _absolute(options.data or f"{about.product}_{port}")
     if not PLAIN.fullmatch(str(data)):
-        raise Refusal(f"the data folder must be a plain path, not '{data}'", "letters, digits, / . _ @ + -")
+        raise CommandError(f"the data folder must be a plain path, not '{data}'", "letters, digits, / . _ @ + -")
     if HERE.parent == data or HERE.parent in data.parents:
-        raise Refusal(f"the data folder must be outside of {HERE.parent}", "--data DIR")
+        raise CommandError(f"the data folder must be outside of {HERE.parent}", "--data DIR")
     conf = data / "conf" / Path(about.conf).name
     if conf.is_file():
         text = read(conf)
@@ -148,7 +148,7 @@ def _instance(about: About, options: argparse.Namespace) -> "tuple[Path, Path, i
         there = next((int(value) for value in set_there if value.isdigit()), port)
         if options.port is not None and there != options.port:
             message = f"{conf} is of an instance with port {there}, not {options.port}"
-            raise Refusal(message, "another --data, or change it there")
+            raise CommandError(message, "another --data, or change it there")
         port = there
     return conf, data, port
 
@@ -176,7 +176,7 @@ def _make_instance(about: About, conf: Path, data: Path, port: int) -> None:
                 beside.unlink()
             raise
     except OSError as error:
-        raise Refusal(f"{error.filename} cannot be written: {error.strerror}", "--data DIR") from error
+        raise CommandError(f"{error.filename} cannot be written: {error.strerror}", "--data DIR") from error
 
 
 def _raise_open_files() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from .base import EXIT_USAGE, PLAIN, SHELL, TREE, About, Refusal, gate, say, shell_status
+from .base import EXIT_USAGE, PLAIN, SHELL, TREE, About, CommandError, gate, say, shell_status
 
 USAGE = """\
 usage: {name} deploy PORT BASE [--prefix DIR] [OPTION...]
@@ -33,24 +33,26 @@ def deploy(about: About, words: "list[str]") -> int:
         return 0
     prefix, rest = _prefix(about, words)
     if len(rest) < 2:
-        raise Refusal("deploy needs PORT and BASE", f"for example: deploy {about.port} /data", EXIT_USAGE)
+        raise CommandError("deploy needs PORT and BASE", f"for example: deploy {about.port} /data", EXIT_USAGE)
     if os.geteuid() != 0:
-        raise Refusal("only root can put it on this host", "sudo {} deploy {}".format(sys.argv[0], " ".join(words)))
+        raise CommandError(
+            "only root can put it on this host", "sudo {} deploy {}".format(sys.argv[0], " ".join(words))
+        )
     if prefix.exists() and not prefix.is_symlink():
         hint = "is it of a tarball or of a system package? move it away, or give another --prefix"
-        raise Refusal(f"{prefix} is there, and is no link that could be switched", hint)
+        raise CommandError(f"{prefix} is there, and is no link that could be switched", hint)
     if gate():
-        raise Refusal("this host's CPUs do not run the program (see above); nothing was changed")
+        raise CommandError("this host's CPUs do not run the program (see above); nothing was changed")
     os.umask(0o022)
     try:
         folder = _put(about, prefix)
         status = shell_status(subprocess.call([SHELL, str(folder / "utils" / "deploy.sh"), *rest]))
         if status:
             message = f"deploy.sh of {folder} failed; {prefix} is left as it was"
-            raise Refusal(message, "", status)
+            raise CommandError(message, "", status)
         _switch(about, prefix, folder)
     except OSError as error:
-        raise Refusal(f"{error.filename}: {error.strerror}") from error
+        raise CommandError(f"{error.filename}: {error.strerror}") from error
     return 0
 
 
@@ -70,7 +72,7 @@ def _prefix(about: About, words: "list[str]") -> "tuple[Path, list[str]]":
     path = Path(prefix)
     if not PLAIN.fullmatch(prefix) or not path.is_absolute() or path == Path("/") or ".." in path.parts:
         hint = "absolute; letters, digits, / . _ @ + -"
-        raise Refusal(f"--prefix must be a plain path, not '{prefix}'", hint, EXIT_USAGE)
+        raise CommandError(f"--prefix must be a plain path, not '{prefix}'", hint, EXIT_USAGE)
     # Without links in its parents: deploy.sh writes the real path into the unit.
     return path.parent.resolve() / path.name, rest
 
@@ -97,7 +99,7 @@ def _put(about: About, prefix: Path) -> Path:
         there = file.is_file() and not file.is_symlink()
         if not there or _sha256(file) != digest or file.stat().st_mode & 0o111 != int(mode, 8) & 0o111:
             hint = f"remove {folder}, unless an instance runs from it, and try again"
-            raise Refusal(f"{file} was altered", hint)
+            raise CommandError(f"{file} was altered", hint)
     return folder
 
 
@@ -117,7 +119,7 @@ def _copy(about: About, folder: Path) -> None:
             os.fsync(copy.fileno())  # a power failure must not leave a folder that looks whole
         (folder / path).chmod(int(mode, 8))
         if found.hexdigest() != digest:
-            raise Refusal(f"{TREE / path} was altered", "install the wheel again")
+            raise CommandError(f"{TREE / path} was altered", "install the wheel again")
     for path, target in about.links.items():
         (folder / path).symlink_to(target)
 
