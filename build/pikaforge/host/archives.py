@@ -1,7 +1,7 @@
-"""Archives as streams of members: tar and zip, read by the standard library.
+"""Read archives: tar and zip, by the standard library. Every reader of archives in this tool uses this module.
 
-Package formats that are built on them (`formats/`) use the functions for streams. Nothing is written here, and no
-member's name is ever used as a path on disk.
+`members` is for packages, `tar_entries` for archives of this tool and source trees. Package formats that are built on
+tar or zip (`formats/`) use the functions for streams. Only `extract` uses names of members as paths on disk.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from typing import IO, BinaryIO, Literal, cast
 from pikaforge.errors import AuditError, HostError
 
 MEMBER_LIMIT = 4 << 30
-"""Bytes of one member; more is a bomb, or nothing that can be mapped on a build host."""
+"""Bytes of one member. More is a bomb, or cannot be mapped on a build host."""
 LINK_LIMIT = 1 << 16
-"""Bytes of a link's target, and of a name where a format has no smaller limit; Linux knows 4096 (PATH_MAX)."""
+"""Bytes of a link's target, and of a name if a format has no smaller limit. Linux has 4096 (PATH_MAX)."""
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst", ".tzst")
 ZIP_SUFFIXES = (".zip",)
 ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, *ZIP_SUFFIXES)
@@ -42,18 +42,18 @@ class Member:
     """Relative, `/`-separated, without `.` and `..`."""
     kind: Literal["file", "symlink", "hardlink"]
     target: str = ""
-    """Where a link leads: a symlink's text, or the name of a hard link's file."""
+    """Of a symbolic link its text, of a hard link the name of its file."""
     content: IO[bytes] | None = None
-    """Readable until the next member is asked for."""
+    """Of a file. It can be read until the next member is asked for."""
     mode: int | None = None
-    """Permission bits of a file; None where the package does not tell."""
+    """Permission bits of a file; None if the package does not have them."""
 
 
 def clean(name: str, where: str) -> str:
-    """A member's name, made relative.
+    """Return a member's name as a relative one.
 
     Raises:
-        AuditError: it leaves its package.
+        AuditError: it leads out of its package.
     """
     parts = [p for p in name.replace("\0", "").split("/") if p not in ("", ".")]
     if ".." in parts:
@@ -75,7 +75,7 @@ def members(path: Path) -> Iterator[Member]:
 
 @contextmanager
 def archive_errors(where: str) -> Iterator[None]:
-    """Make the libraries' own errors an AuditError: while members are asked for, and while they are read."""
+    """Raise AuditError for errors of the libraries, which they raise while members are asked for or read."""
     try:
         yield
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, struct.error) as error:
@@ -110,13 +110,13 @@ def zip_members(stream: IO[bytes], where: str) -> Iterator[Member]:
                 yield Member(name=name, kind="symlink", target=archive.read(info).decode("utf-8", "replace"))
                 continue
             with archive.open(info) as content:
-                # Zero where it was packed on a system without modes.
+                # Zero if it was packed on a system without modes.
                 mode = (info.external_attr >> 16) & 0o7777 or None
                 yield Member(name=name, kind="file", content=content, mode=mode)
 
 
 class Window(io.RawIOBase):
-    """The next `size` bytes of a stream, as a stream; it raises EOFError if the stream has fewer."""
+    """The next `size` bytes of a stream, as a stream. It raises EOFError if the stream has fewer bytes."""
 
     def __init__(self, stream: IO[bytes], size: int) -> None:
         self._stream, self._left = stream, size
@@ -136,12 +136,15 @@ class Window(io.RawIOBase):
 
 @contextmanager
 def decompressed(stream: IO[bytes] | Window, where: str, *, method: str = "") -> Iterator[IO[bytes]]:
-    """The rest of a stream, unpacked by the method that its first bytes tell.
+    """Open the rest of a stream without its compression, which its first bytes tell.
 
     Args:
         stream: read from its current place.
         where: for errors.
-        method: what the package says, for the error if it cannot be read here.
+        method: of the compression, as the package names it; for the error if it is unknown here.
+
+    Raises:
+        AuditError: the method is unknown, or needs a program that this machine lacks.
     """
     buffered = io.BufferedReader(cast(io.RawIOBase, stream), 1 << 16)
     start = buffered.peek(6)[:6]
@@ -167,7 +170,7 @@ def decompressed(stream: IO[bytes] | Window, where: str, *, method: str = "") ->
 
 
 def _zstd(stream: IO[bytes], where: str) -> IO[bytes]:
-    """Unpacked by Python 3.14's own module, the module `zstandard`, or the program zstd, whichever is there."""
+    """Decompress by the module of Python 3.14, the module `zstandard`, or the program zstd, whichever is there."""
     try:
         return cast(IO[bytes], importlib.import_module("compression.zstd").ZstdFile(stream))
     except ImportError:
