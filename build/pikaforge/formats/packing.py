@@ -40,7 +40,7 @@ class Packing:
     workspace: Workspace
     spec: Spec
     cell: Cell
-    parts: PackageInputs
+    inputs: PackageInputs
     manifest: Manifest
     rendered: Rendered
     extra: bytes
@@ -58,7 +58,7 @@ class Packing:
     @property
     def epoch(self) -> int:
         """SOURCE_DATE_EPOCH."""
-        return self.parts.epoch
+        return self.inputs.epoch
 
     @property
     def variant(self) -> str:
@@ -73,14 +73,14 @@ class Packing:
     def entries(self) -> tuple[Entry, ...]:
         """Return the tree and the added files, as packages install them."""
         return (
-            *tree_entries(self.parts.tree, folder="tree", prefix=self.top),
+            *tree_entries(self.inputs.tree, folder="tree", prefix=self.top),
             *tree_entries(self.extra, folder="extra", prefix=self.top),
         )
 
     def debug(self) -> tuple[Entry, ...]:
         """Return the debug information at the paths where debuggers look for it; nothing if the tree has none."""
-        ids = self.parts.build_ids
-        return debuginfo.debug_entries(self.parts.debug, folder="debug", prefix=self.top, build_ids=ids)
+        ids = self.inputs.build_ids
+        return debuginfo.debug_entries(self.inputs.debug, folder="debug", prefix=self.top, build_ids=ids)
 
     def run(
         self, script: str, what: str, *, guest: Sequence[str], inputs: Sequence[Input], outputs: Sequence[str]

@@ -77,7 +77,7 @@ def programs(work: Packing) -> tuple[str, ...]:
 
 def inputs(work: Packing) -> dict[str, Path | bytes]:
     """Return the inputs of the job whose files are packed."""
-    return {"tree": work.parts.tree, "debug": work.parts.debug, "extra": work.extra}
+    return {"tree": work.inputs.tree, "debug": work.inputs.debug, "extra": work.extra}
 
 
 def by_role(name: str, made: Sequence[tuple[str, Path]]) -> list[Packed]:

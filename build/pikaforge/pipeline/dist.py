@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from pikaforge.attest.describe import SUMS
 from pikaforge.attest.provenance import Builder, builder_in, builder_of
 from pikaforge.config.schema import Spec
 from pikaforge.formats.artifact import ArtifactRecord
-from pikaforge.formats.embedded_signature import Insert, insert_here, insert_in
+from pikaforge.formats.embedded_signature import Insert, Insertion, insert_here, insert_in
 from pikaforge.host.process import cwd
 from pikaforge.host.store import locked, sha256
 from pikaforge.host.workspace import GUEST, Workspace
@@ -99,7 +100,7 @@ class _DistWriter:
                 path, written = put_package(outcome.result, artifact, folder)
                 self.written += written
                 if self.signer is not None:
-                    self.written += self.signer.sign_inside(path, self._insert(cell))
+                    self.written += self.signer.sign_inside(path, partial(self._insert, cell))
                 digest = self._describe(path, artifact, facts.manifest, written=written)
                 sums = folders.setdefault(folder, {})
                 for file in (path, *descriptions(path)):
@@ -126,12 +127,14 @@ class _DistWriter:
         notices = self.signer.notices if self.signer is not None else ()
         return DistFiles(report=made, artifacts=files, written=self.written, notices=notices)
 
-    def _insert(self, cell: Cell) -> Insert:
+    def _insert(self, cell: Cell, job: Insertion) -> bytes:
+        """Put a signature into a file, with this machine's programs or with those of the tools image."""
         if self.workspace.engine.kind == "host":
-            return insert_here(self.workspace.home / GUEST, self.scratch)
+            return insert_here(self.workspace.home / GUEST, self.scratch)(job)
         tools = self.done.outcomes[TOOLS_NODE].result
         assert tools is not None  # the package was made with it
-        return insert_in(self.workspace, tools=tools.read(ImageStageFacts).build, label=cell.id, folder=self.scratch)
+        build = tools.read(ImageStageFacts).build
+        return insert_in(self.workspace, tools=build, label=cell.id, folder=self.scratch)(job)
 
     def _describe(self, path: Path, artifact: ArtifactRecord, manifest: Mapping[str, object], *, written: bool) -> str:
         """Write SBOM and provenance of an artifact, unless they are there; return the artifact's digest."""

@@ -163,7 +163,7 @@ def make(
                 workspace=workspace,
                 spec=spec,
                 cell=cell,
-                parts=inputs,
+                inputs=inputs,
                 manifest=described,
                 rendered=rendered,
                 extra=files(extra, executable=rendered.executable),

@@ -382,6 +382,12 @@ class TestSwapped:
                 lambda s: s["predicate"]["buildDefinition"].update(buildType="x:y"),
                 "it is of another kind of build: x:y",
             ),
+            (
+                lambda s: s["predicate"]["buildDefinition"].update(
+                    buildType="x:y", externalParameters={"source": "git+x"}, internalParameters=[]
+                ),
+                "it is of another kind of build: x:y",
+            ),
             (lambda s: s.update(subject=[]), "it is of nothing, not of this file"),
             (lambda s: s.pop("predicate"), "it cannot be read: predicate: Field required"),
             (lambda s: s.update(subject="all"), "it cannot be read: subject"),

@@ -95,7 +95,7 @@ class ZipFormat(BaseFormat):
     def pack(self, work: Packing) -> list[Packed]:
         path = work.scratch / "package.zip"
         with zipfile.ZipFile(path, "w") as archive:
-            for tar in (work.parts.tree.read_bytes(), work.extra):
+            for tar in (work.inputs.tree.read_bytes(), work.extra):
                 for member in tar_members(io.BytesIO(tar), "tree"):
                     if member.content is not None:
                         info = zipfile.ZipInfo(f"demo/{member.name}")

@@ -70,8 +70,8 @@ class DebFormat(BaseFormat):
         """Make the DEBs in the tools image."""
         described = product.product(
             system_package.describe(work),
-            depends=product.depends(work.parts.library_versions, system_package.programs(work)),
-            licences=product.licence_texts(work.parts.tree, prefix=work.top),
+            depends=product.depends(work.inputs.library_versions, system_package.programs(work)),
+            licences=product.licence_texts(work.inputs.tree, prefix=work.top),
             maintainer=work.spec.product.maintainer,
         )
         made = system_package.build(

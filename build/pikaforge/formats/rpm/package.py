@@ -68,7 +68,7 @@ class RpmFormat(BaseFormat):
         described = product.product(
             system_package.describe(work),
             requires=(
-                *product.needs(work.parts.library_versions),
+                *product.needs(work.inputs.library_versions),
                 *system_package.programs(work),
             ),
             profile=spec_file.profile(work.image.family, work.image.os),
@@ -80,7 +80,7 @@ class RpmFormat(BaseFormat):
 
     def _allocator_rpms(self, work: Packing) -> list[Packed]:
         """Make the RPMs of the allocator, if it was built."""
-        built = work.parts.allocator
+        built = work.inputs.allocator
         if built is None:
             return []
         about = system_package.about(work)

@@ -31,7 +31,7 @@ class TarFormat(BaseFormat):
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the tarballs in the tools image."""
-        tree = Input(folder="tree", archive=work.parts.tree)
+        tree = Input(folder="tree", archive=work.inputs.tree)
         [path] = work.run(
             "package",
             "tarball",
@@ -48,7 +48,7 @@ class TarFormat(BaseFormat):
                 guest=("debuginfo.sh", "layout.sh"),
                 inputs=(
                     Input(folder="pack", archive=files(debuginfo.debug_tarball(entries))),
-                    Input(folder="debug", archive=work.parts.debug),
+                    Input(folder="debug", archive=work.inputs.debug),
                 ),
                 outputs=("debuginfo.tar.gz",),
             )

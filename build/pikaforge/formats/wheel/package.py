@@ -56,7 +56,7 @@ class WheelFormat(BaseFormat):
 
     def pack(self, work: Packing) -> list[Packed]:
         """Make the wheel, without a container."""
-        tree = wheel.read_tree(work.parts.tree, work.extra)
+        tree = wheel.read_tree(work.inputs.tree, work.extra)
         made = wheel.build(tree, product=work.spec.product, variant=work.variant)
         path = work.scratch / made.name
         path.write_bytes(made.content)
