@@ -104,7 +104,7 @@ def test_a_comparison_is_of_one_model_and_image(project: Project, selectors: tup
     done = bench(project, *selectors, *SMALL, check=2, image=image)
     assert re.search(
         r"error: (?!1 )\d+ pairs of model and image are selected; a comparison has one\n"
-        r"  where: SELECTOR\n  hint: name one model, and one image by --os",
+        r"  where: SELECTOR\n  hint: select one model and one image: nox -s bench -- R620 --os debian12",
         done.stderr,
     )
     assert not list(project.out.rglob("*.log")), "nothing was started"
