@@ -11,7 +11,7 @@ from pikaforge.cli.verbs import ABOUT, VERBS, listing, statuses
 from pikaforge.config.registry import FORMATS
 from pikaforge.plan import allocators
 
-PROGRAM = "pikaforge"
+PROGRAM = "python -m pikaforge"
 HINT = "`nox -s tool -- VERB --help` shows the options of a verb, with examples."
 WIDTH = 100
 """Columns of a help page at most: longer lines are hard to read."""
@@ -277,7 +277,7 @@ OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
 """What adds a verb's own options; other verbs have none."""
 
 USAGE: Mapping[str, str] = {
-    "audit": "(--model MODEL | --target TARGET) [options] PATH ...",
+    "audit": "(--model M | --target T) [options] PATH ...",
     "verify": "[options] PATH ...",
     "patches": "[options] {list,check}",
     "images": "[options] {list,remove}",

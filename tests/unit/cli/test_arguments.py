@@ -29,7 +29,7 @@ def _usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[Any, st
 def test_help_of_each_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = _usage([verb, "--help"], capsys)
     assert (code, err) == (0, "")
-    assert out.startswith(f"usage: pikaforge {verb} ")
+    assert out.startswith(f"usage: python -m pikaforge {verb} ")
     assert "--matrix FILE" in out
     assert "--debug" in out
     assert VERBS[verb].summary[0].islower()

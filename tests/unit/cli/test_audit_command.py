@@ -155,7 +155,7 @@ def test_where_nothing_is_close_all_targets_are_listed(run: Run) -> None:
 def test_a_wrong_command_line_ends_with_2(run: Run, argv: list[str], message: str) -> None:
     status, out, err = run(*argv)
     assert (status, out) == (2, "")
-    assert err.startswith("usage: pikaforge ")
+    assert err.startswith("usage: python -m pikaforge ")
     assert message in err
 
 
