@@ -72,7 +72,8 @@ def test_local_clone_and_what_it_was_built_from(
         assert content is not None
         described = json.loads(content.read())["source"]
     # The sample's package has the same tree in it, but its patches are other bytes (mailboxes, not refs).
-    assert described["patches"] == tree(ready)["facts"]["patches"]
+    kept = tree(ready)["facts"]["patches"]
+    assert described["patches"] == [{key: patch[key] for key in patch if key != "reasons"} for patch in kept]
     assert [patch["state"] for patch in described["patches"]] == ["applied"] * len(PULLS)
     assert (described["kind"], described["tag"], described["url"]) == ("clone", "v3.4.0", "")
 
