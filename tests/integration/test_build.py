@@ -263,7 +263,7 @@ def run_in(engine: Engine, image: str, argv: list[str], archive: bytes) -> tuple
 
 def image_of(project: Project, purpose: str) -> str:
     """The tag of debian12's build or runtime image."""
-    return next(str(r["facts"][purpose]) for r in project.stored("image").values() if "runtime" in r["facts"])
+    return next(str(r["facts"][purpose]) for r in project.stored("image").values() if r["facts"]["runtime"])
 
 
 def test_package_runs_on_a_clean_system(built: Built, engine: Engine) -> None:

@@ -110,7 +110,7 @@ def test_interrupt_while_a_server_keeps_git_waiting(ready: Project) -> None:
 @pytest.fixture
 def labelled(engine: Engine, ready: Project) -> Iterator[Callable[[str], Container]]:
     """Make a container that belongs to an owner; it is not started."""
-    image = next(r["facts"]["build"] for r in ready.stored("image").values() if "build" in r["facts"])
+    image = next(r["facts"]["build"] for r in ready.stored("image").values() if r["facts"]["build"])
     made: list[Container] = []
 
     def make(owner: str) -> Container:
