@@ -28,6 +28,7 @@ import costs
 import programs
 import pytest
 import schedule
+import thorough
 import yaml
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    thorough.leave_out(config, items)
     if hasattr(config, "workerinput"):
         schedule.arrange(items, _needs_engine)
 

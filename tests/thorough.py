@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from typing import Literal, get_args
 
+import pytest
+
 Part = Literal["bare", "standins", "readers"]
 VARIABLE = "PIKAFORGE_TEST_ALL"
 
@@ -26,3 +28,15 @@ def whole(part: Part) -> bool:
     if unknown := asked - {"all", *get_args(Part)}:
         raise ValueError(f"{VARIABLE}: there is no part {', '.join(sorted(unknown))}: {', '.join(get_args(Part))}, all")
     return bool(asked & {"all", part})
+
+
+def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests that are marked `thorough(asked)` where `asked` is false.
+
+    They are not skipped, because nothing is missing on this machine.
+    """
+    marks = {item: item.get_closest_marker("thorough") for item in items}
+    left_out = [item for item, mark in marks.items() if mark is not None and not mark.args[0]]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]

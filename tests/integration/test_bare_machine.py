@@ -70,9 +70,6 @@ SKIPPED = 10
 """Fewer tests than this may be skipped."""
 
 
-OTHERS = "others have their turn with this commit: PIKAFORGE_TEST_ALL=bare"
-
-
 def turn() -> int:
     """A number that changes with the commit; 0 where there is none."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -93,7 +90,7 @@ def start(engine: Engine, shop: Shop, folder: Path, name: str) -> Iterator[Machi
         yield machine
 
 
-@pytest.mark.skipif(not chosen("readme"), reason=OTHERS)
+@pytest.mark.thorough(bool(chosen("readme")))
 @pytest.mark.xdist_group("bare-readme")
 @pytest.mark.long(120)
 class TestReadme:
@@ -180,7 +177,7 @@ def digests(report: dict[str, Any]) -> dict[str, str]:
     return {artifact["path"]: artifact["sha256"] for artifact in cell["artifacts"]}
 
 
-@pytest.mark.skipif(not chosen("tests"), reason=OTHERS)
+@pytest.mark.thorough(bool(chosen("tests")))
 @pytest.mark.xdist_group("bare-tests")
 @pytest.mark.long(400)
 class TestTests:

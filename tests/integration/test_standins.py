@@ -204,7 +204,7 @@ def test_el7_with_a_product_of_one_file(ways: Ways, shrink: Callable[..., None],
         assert "No package no-such-package available." in host.ok("yum", "-y", "install", "xz", "no-such-package")
 
 
-@pytest.mark.skipif(not whole("standins"), reason="takes minutes: PIKAFORGE_TEST_ALL=standins")
+@pytest.mark.thorough(whole("standins"))
 @pytest.mark.parametrize("standin", OTHERS, ids=lambda standin: standin.name)
 def test_the_sample_on_every_stand_in(standin: make.StandIn, ways: Ways, tmp_path: Path) -> None:
     built = ways.build(standin, tmp_path)
