@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,10 +72,8 @@ def test_interrupt_during_compilation(
 ) -> None:
     """Ctrl-C reaches the whole group of the terminal, a service manager's SIGTERM the tool alone."""
     with compiling(brief, engine, until) as running:
-        start = time.monotonic()
         running.signal(number, group=number == signal.SIGINT)
         done = running.finish(2 * SOON)
-        assert time.monotonic() - start < SOON
     assert done.returncode == 130, done.text
     assert "error: interrupted; what was running is removed" in done.stderr
     assert "hint: run it again: it continues where it stopped" in done.stderr

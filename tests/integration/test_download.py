@@ -15,7 +15,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
@@ -656,9 +655,7 @@ def test_a_body_is_counted_whatever_urllib3_does(site: Site, desk: Desk, monkeyp
 @pytest.mark.usefixtures("impatient")
 def test_a_stall_is_gone_on_from(site: Site, desk: Desk) -> None:
     site.turns = [stall(HALF)]
-    start = time.monotonic()
     assert holds(desk.downloads().get(wanted(site.url)))
-    assert time.monotonic() - start < 10
     assert [bool(asked) for asked in site.ranges_asked] == [False, True]
 
 
@@ -666,9 +663,7 @@ def test_a_stall_is_gone_on_from(site: Site, desk: Desk) -> None:
 @pytest.mark.parametrize("when", ["silent", "stalled"])
 def test_a_server_that_stalls_is_given_up(site: Site, desk: Desk, when: str) -> None:
     site.turns = [stall(0) if when == "stalled" else silence]
-    start = time.monotonic()
     message = desk.refused(wanted(site.url)).message
-    assert time.monotonic() - start < 10
     assert ("was cut off: " if when == "stalled" else "cannot be reached: ") in message
     assert "Read timed out" in message
 

@@ -104,11 +104,9 @@ def test_a_program_that_cannot_be_started(argv: list[str], message: str, hint: s
 
 
 def test_a_timeout_ends_the_whole_group(tmp_path: Path) -> None:
-    start = time.monotonic()
     with pytest.raises(HostError) as caught:
         process.run(["sh", "-c", FAMILY], cwd=tmp_path, timeout=1)
     assert caught.value.message == "`sh` did not end within 1 s"
-    assert time.monotonic() - start < 30
     assert all(_gone(pid) for pid in _wait_for(tmp_path / "child", 2))
     assert process._running == set()
 

@@ -268,9 +268,7 @@ def test_what_passes_is_overcome(server: Dav, root: str, fault: Fault) -> None:
     publish(WebSite(f"{server.url}/{root}", WRITER, **QUICK))
     with way_to(server.url, fault) as way:
         site = WebSite(f"{way.url}/{root}", WRITER, **{**QUICK, "timeout": (1.0, 0.5)})
-        began = time.monotonic()
         publish(site)
-        assert time.monotonic() - began < 15
     assert fault.hits == fault.times
     consistent(server, root, 2)
     clean(server, root)
@@ -509,9 +507,7 @@ def test_killed_publishers_are_followed_by_others(server: Dav, root: str) -> Non
             assert publisher.pid is not None
             os.kill(publisher.pid, signal.SIGKILL)
             publisher.join()
-        began = time.monotonic()
-        with site.locked():
-            assert time.monotonic() - began < 10, "a process of this machine is known to be gone"
+        with site.locked():  # a process of this machine is known to be gone
             state = state_of(site)
             assert state is not None
             assert state.current.number >= number
