@@ -126,7 +126,7 @@ def container_of(engine: Engine, argv: list[str], **options: Any) -> Iterator[Co
 @pytest.fixture
 def host(engine: Engine, product: Product) -> Iterator[Host]:
     """A host without systemd, whose CPUs run the package."""
-    with container_of(engine, ["sleep", "600"], network_mode="none", init=True) as container:
+    with container_of(engine, ["sleep", "3600"], network_mode="none", init=True) as container:
         host = Host(container=container, product=product)
         host.unpack(("lm",))
         yield host

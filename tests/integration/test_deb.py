@@ -226,7 +226,7 @@ class Host:
 
 @contextmanager
 def host_of(engine: Engine, image: str, **options: Any) -> Iterator[Host]:
-    plain: dict[str, Any] = {"command": ["sleep", "600"], "init": "command" not in options, "network_mode": "none"}
+    plain: dict[str, Any] = {"command": ["sleep", "3600"], "init": "command" not in options, "network_mode": "none"}
     container = engine.client.containers.run(image, detach=True, **{**plain, **options})
     try:
         yield Host(container=container)

@@ -213,7 +213,7 @@ def host(engine: Engine, warm: Warm, packages: Mapping[str, Path], until: Callab
         for key in warm.keys["image"]
     ]
     image = next(fact["runtime"] for fact in facts if "/debian12-" in fact.get("runtime", ""))
-    container = engine.client.containers.run(image, ["sleep", "600"], detach=True, init=True)
+    container = engine.client.containers.run(image, ["sleep", "3600"], detach=True, init=True)
     try:
         container.put_archive("/", files({f"q/{path.name}": path for path in packages.values()}))
         host = Host(container=container, until=until)

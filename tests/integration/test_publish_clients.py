@@ -335,7 +335,7 @@ def start(
         image = image_of(engine, text.format(base=base), name)
         container = engine.client.containers.run(
             image,
-            ["sleep", "600"],
+            ["sleep", "3600"],
             detach=True,
             init=True,
             hostname="clean",

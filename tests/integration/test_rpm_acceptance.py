@@ -159,7 +159,7 @@ def image(engine: Engine, warm: Warm) -> str:
 def host(engine: Engine, image: str, releases: Releases, until: Callable[..., None]) -> Iterator[Host]:
     """A machine without the product, whose repository is still empty."""
     container = engine.client.containers.run(
-        image, ["sleep", "600"], detach=True, init=True, network_mode="none", hostname="clean"
+        image, ["sleep", "3600"], detach=True, init=True, network_mode="none", hostname="clean"
     )
     try:
         host = Host(container=container, until=until)

@@ -116,7 +116,7 @@ class Ways:
     def machine(self, built: Built, image: str = "runtime") -> Iterator[Host]:
         """A machine that has what the clean image has (or the one for building), without network."""
         container = self.engine.client.containers.run(
-            built.image[image], ["sleep", "600"], detach=True, init=True, network_mode="none", hostname="clean"
+            built.image[image], ["sleep", "3600"], detach=True, init=True, network_mode="none", hostname="clean"
         )
         try:
             yield Host(container=container, until=self.until)
