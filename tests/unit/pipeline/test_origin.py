@@ -90,7 +90,8 @@ def test_a_local_clone(here: Path, text: str, folder: str, modules: str, ref: st
         spec=text,
         url=url,
         ref=ref.removeprefix("#") or "v1.0",
-        modules=here / modules,
+        worktree=None if folder == "bare.git" else here / folder,
+        modules=(here / modules,),
         relative_to=url,
         local=True,
     )
@@ -450,3 +451,60 @@ def test_a_tag_is_known_as_such(tmp_path: Path, remote: Remote) -> None:
     assert origin.tag_of(replace(REMOTE, ref=COMMIT), lock) == ""
     assert origin.tag_of(TREE, lock) == ""
     assert remote.asked == asked + 1, "the pin's own look"
+
+
+# ---- what may be in a URL
+
+SECRETS = [
+    "https://user:CANARY@example.org/x.git",
+    "https://CANARY@example.org/x.git#main",
+    "https://user:CA#NARY@example.org/x.git",
+    "https://user:CA/NARY@example.org/x.git",
+    "ssh://user:CANARY@example.org/x.git",
+    "user:CANARY@example.org:x.git",
+    "https://example.org/x.git?private_token=CANARY",
+]
+
+
+@pytest.mark.parametrize("url", SECRETS)
+@pytest.mark.parametrize("own", [False, True])
+def test_a_secret_in_a_url_is_refused_and_not_shown(here: Path, url: str, own: bool) -> None:
+    changes = {"product__source": {"git": url, "tag": "v1.0"}} if own else {}
+    with pytest.raises(ConfigError) as caught:
+        _parse(here, "" if own else url, **changes)
+    text = "\n".join(caught.value.lines())
+    assert "NARY" not in text
+    assert ".netrc" in text
+
+
+@pytest.mark.parametrize("url", ["ssh://git@example.org/x.git", "git@example.org:x.git", "https://example.org/a@b.git"])
+def test_a_url_without_a_secret_is_taken(here: Path, url: str) -> None:
+    assert _parse(here, url).url == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ext::sh -c touch% x",
+        "--upload-pack=touch x;",
+        "ssh://-oProxyCommand=touch/x",
+        "-oProxyCommand=x@example.org:x",
+        "ftp://example.org/x.git",
+        "https://example.org/x.git#--upload-pack=x",
+        "https://example.org/x.git#a:refs/heads/b",
+    ],
+)
+def test_what_git_must_not_get_is_refused(here: Path, text: str) -> None:
+    with pytest.raises(ConfigError):
+        _parse(here, text)
+    assert _parse(here, "https://example.org/x.git#main").ref == "main"
+
+
+def test_a_pin_that_is_no_commit_is_refused(here: Path) -> None:
+    found = _parse(here, "https://example.org/x.git")
+    lock = Lock(here / "sources.lock")
+    lock.check("sources", found.entry, "commit", "--upload-pack=touch x")
+    with pytest.raises(ConfigError, match=r"^the pin of https://example.org/x.git is no commit"):
+        origin.pin(found, lock, offline=False)
+    lock.replace("sources", found.entry, "commit", COMMIT)
+    assert origin.pin(found, lock, offline=False) == COMMIT

@@ -11,7 +11,7 @@ from unit.helpers import refusal
 from pikaforge.config import load
 from pikaforge.config.patch_series import Series
 from pikaforge.errors import ConfigError, HostError, UnreachableError
-from pikaforge.host import git, http
+from pikaforge.host import git, git_cache, http
 from pikaforge.host.hashing import digest
 from pikaforge.host.lockfile import Lock
 from pikaforge.pipeline.source import patches
@@ -95,7 +95,7 @@ def _sources(folder: Path, origin: Origin = REMOTE, **lock: bool) -> PatchSource
         folder=folder,
         lock=Lock(folder.parent / "sources.lock", **lock),
         downloads=out / "downloads",
-        cache=git.Cache(out / "git"),
+        cache=git_cache.Cache(out / "git"),
     )
 
 
@@ -356,7 +356,7 @@ def test_a_local_clone_gives_its_pull_requests(folder: Path, web: Web, monkeypat
     clone = Origin(kind="git", spec="/clone", url="file:///clone", ref="v1", local=True)
     known = {"refs/pull/1/head": git.Ref(name="refs/pull/1/head", commit=SHA, moving=True)}
     monkeypatch.setattr(git, "remote_ref", lambda url, name: known.get(name))
-    monkeypatch.setattr(git.Cache, "mailbox", lambda self, url, base, head: f"{MAIL}{url} {base} {head}".encode())
+    monkeypatch.setattr(git_cache.Cache, "mailbox", lambda self, url, base, head: f"{MAIL}{url} {base} {head}".encode())
     applied = resolve(_series(_pull(1), _pull(2)), _sources(folder, clone))
     assert applied[0].sha256 == digest(f"{MAIL}file:///clone {SHA} refs/pull/1/head")
     assert web.asked == [URL.format(2)], "what the clone has not is fetched"
@@ -368,7 +368,7 @@ def test_a_local_clone_that_cannot_tell_which_commits_are_a_pull_request(
     """It has merged them by moving its branch on."""
     clone = Origin(kind="git", spec="/clone", url="file:///clone", ref="v1", local=True)
     monkeypatch.setattr(git, "remote_ref", lambda url, name: git.Ref(name=name, commit=SHA, moving=True))
-    monkeypatch.setattr(git.Cache, "mailbox", lambda self, url, base, head: b"")
+    monkeypatch.setattr(git_cache.Cache, "mailbox", lambda self, url, base, head: b"")
     assert resolve(_series(_pull(1)), _sources(folder, clone))[0].sha256 == digest(MAIL)
     assert web.asked == [URL.format(1)]
 

@@ -11,11 +11,12 @@ from typing import Literal
 
 from pikaforge.config.product import Product
 from pikaforge.errors import ConfigError, HostError, UnreachableError
-from pikaforge.host import git, hashing, process
+from pikaforge.host import git, git_urls, hashing, process
 from pikaforge.host.http import redacted
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.run_id import RunId
 from pikaforge.host.store import sha256
+from pikaforge.host.text import clean
 from pikaforge.pipeline.source.facts import OriginFacts
 
 SAMPLE = "sample"
@@ -41,8 +42,10 @@ class Origin:
     ref: str = ""
     """git: the tag, branch or commit."""
     tarball: Path | None = None
-    modules: Path | None = None
-    """The folder in which a local clone keeps the repositories of its submodules."""
+    worktree: Path | None = None
+    """Of a local clone, the folder with its files; there may be submodules in it."""
+    modules: tuple[Path, ...] = ()
+    """The folders in which a local clone keeps the repositories of its submodules."""
     relative_to: str = ""
     """git: what relative submodule URLs are relative to."""
     pulls: Path | None = None
@@ -100,9 +103,13 @@ def _parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> 
         if source.tarball is not None:
             return _tarball("default", base / source.tarball, "product.source.tarball")
         assert source.git is not None and source.tag is not None  # the model sees to it
+        if not (base / source.git).exists():
+            _check(source.git, source.git, source.tag, "product.source.git")
         return _repository(source.git, source.git, source.tag, base)
     where, _, ref = text.partition("#")
     ref = ref or source.tag or "HEAD"
+    if not (cwd / where).exists():
+        _check(text, where, ref, "--source")
     if URL.match(where) and not where.startswith("file://"):
         return _repository(where, where, ref, cwd)
     path = (cwd / where.removeprefix("file://")).resolve()
@@ -129,19 +136,41 @@ def _parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> 
     )
 
 
+def _check(text: str, url: str, ref: str, given: str) -> None:
+    """Check a source that is no path.
+
+    Args:
+        text: as it was given; a password may have a `#` in it.
+        url: the part of it that names a repository.
+        ref: the part of it that names a tag, branch or commit.
+        given: the option or key.
+
+    Raises:
+        ConfigError: there are credentials in it, or it is one that git must not get.
+    """
+    secret = git_urls.credentials(text) or ("a query, which may be an access token" if git_urls.query(url) else "")
+    if secret:
+        shown = clean(git_urls.masked(text))
+        raise ConfigError(f"there is {secret} in {shown}", where=given, hint=git_urls.CREDENTIALS_HINT)
+    if reason := git_urls.refusal(url, local=True):
+        raise ConfigError(f"{clean(git_urls.masked(url))!r} {reason}", where=given)
+    if not git_urls.COMMIT.fullmatch(ref) and (reason := git_urls.ref_refusal(ref)):
+        raise ConfigError(f"the ref {clean(ref)!r} {reason}", where=given)
+
+
 def _repository(spec: str, where: str, ref: str, cwd: Path) -> Origin:
     if URL.match(where):
         return Origin(kind="git", spec=spec, url=where, ref=ref, relative_to=where)
     path = (cwd / where).resolve()
     if not git.is_repository(path):
         raise ConfigError(f"{where} is not a git repository", where="product.source.git")
-    inner = path / ".git" if (path / ".git").is_dir() else path
     return Origin(
         kind="git",
         spec=spec,
         url=git.url_of(path),
         ref=ref,
-        modules=inner / "modules",
+        worktree=path if (path / ".git").exists() else None,
+        modules=git.module_folders(path),
         relative_to=git.origin(path) or git.url_of(path),
         local=True,
     )
@@ -228,6 +257,12 @@ def pin(origin: Origin, lock: Lock, *, offline: bool) -> str | None:
             lock.check("sources", origin.entry, "tarball", identity)
         return identity
     pinned = lock.pins("sources", origin.entry).get("commit")
+    if pinned is not None and not git_urls.COMMIT.fullmatch(pinned):
+        raise ConfigError(
+            f"the pin of {origin.spec} is no commit: {clean(pinned)!r}",
+            where=str(lock.path),
+            hint="restore the file from version control, or remove the entry to pin anew",
+        )
     if pinned is not None and not origin.local and not lock.refresh:
         return pinned
     if offline and not origin.local:
@@ -245,7 +280,7 @@ def pin(origin: Origin, lock: Lock, *, offline: bool) -> str | None:
         )
     if offline or origin.sample:
         return ref.commit
-    if ref.moving and not git.COMMIT.match(origin.ref):
+    if ref.moving and not git_urls.COMMIT.fullmatch(origin.ref):
         if lock.strict:
             raise ConfigError(
                 f"--locked: {origin.ref} of {origin.spec} is a branch, which cannot be pinned",
@@ -263,7 +298,7 @@ def tag_of(origin: Origin, lock: Lock) -> str:
     Raises:
         UnreachableError: the repository did not answer.
     """
-    if origin.kind != "git" or git.COMMIT.match(origin.ref):
+    if origin.kind != "git" or git_urls.COMMIT.fullmatch(origin.ref):
         return ""
     if "commit" in lock.pins("sources", origin.entry):  # branches have none
         return origin.ref.removeprefix("refs/tags/")
@@ -281,7 +316,7 @@ def describe(origin: Origin, identity: str, tag: str) -> OriginFacts:
     """
     kind = "sample" if origin.sample else "clone" if origin.local else "repository"
     short = re.sub(r"^refs/(heads/|tags/)?", "", origin.ref)
-    version = tag or f"{'' if git.COMMIT.match(origin.ref) else f'{short}-'}g{identity[:12]}"
+    version = tag or f"{'' if git_urls.COMMIT.fullmatch(origin.ref) else f'{short}-'}g{identity[:12]}"
     if origin.tarball is not None:
         kind, version = "tarball", TARBALL.sub("", origin.tarball.name)
     return OriginFacts(

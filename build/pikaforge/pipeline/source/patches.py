@@ -10,7 +10,7 @@ from typing import Literal
 
 from pikaforge.config.patch_series import PatchEntry, Series
 from pikaforge.errors import ConfigError, HostError, UnreachableError
-from pikaforge.host import git, hashing, http
+from pikaforge.host import git, git_cache, hashing, http
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.store import write_atomically
 from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin
@@ -113,7 +113,7 @@ class PatchSources:
     """It pins the digests of fetched patches."""
     downloads: Path
     """A folder with the patches, named by their SHA-256."""
-    cache: git.Cache
+    cache: git_cache.Cache
 
 
 def resolve(series: Series, sources: PatchSources) -> tuple[Patch, ...]:
