@@ -411,3 +411,25 @@ def test_an_output_without_arrows_is_no_error(monkeypatch: pytest.MonkeyPatch) -
     sys.stdout.flush()
     assert ended.value.code == 0
     assert b"--promote FROM?TO" in output.getvalue()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", "R620", "--source", "https://user:CANARY@example.org/x.git"),
+        ("plan", "R620", "--json", "--source", "https://CANARY@example.org/x.git#v1"),
+        ("plan", "R620", "--source", "https://user:CA#NARY@example.org/x.git"),
+        ("plan", "R620", "--source", "user:CANARY@example.org:x.git"),
+        ("plan", "R620", "--source", "https://example.org/x.git?token=CANARY"),
+        ("verify", "--unsigned", "https://user:CANARY@example.org/x.rpm"),
+        ("verify", "--unsigned", "https://CANARY@example.org/"),
+    ],
+)
+def test_a_secret_in_a_url_is_refused_before_anything_has_it(
+    run: Run, project: Path, arguments: tuple[str, ...]
+) -> None:
+    status, out, err = run(*arguments)
+    assert status == 2
+    assert "NARY" not in out + err
+    assert ".netrc" in err
+    assert not [path for path in project.rglob("*") if path.is_file() and b"NARY" in path.read_bytes()]

@@ -39,7 +39,7 @@ from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, HostError, UnreachableError
 from pikaforge.formats.manifest import Manifest
-from pikaforge.host import http
+from pikaforge.host import git_urls, http
 from pikaforge.host.download import NAME, Downloads, PinnedFile
 from pikaforge.host.process import cwd
 from pikaforge.host.store import write_atomically
@@ -174,6 +174,10 @@ def _verify(path: str, verification: VerifyContext, scratch: Path) -> Iterable[V
 def _verify_url(url: str, verification: VerifyContext, folder: Path) -> VerifyResult:
     """Fetch a package with the files that describe it, or all files that SHA256SUMS lists, and verify them."""
     title = http.redacted(url)
+    if secret := git_urls.credentials(url):
+        raise ConfigError(
+            f"there is {secret} in {git_urls.masked(url)}", where="verify", hint=git_urls.CREDENTIALS_HINT
+        )
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):
         raise ConfigError(
