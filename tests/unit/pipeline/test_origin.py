@@ -132,6 +132,20 @@ def test_a_tarball_has_no_refs(here: Path, text: str) -> None:
     assert _parse(here, "demo.tar.gz#").kind == "tarball"
 
 
+def test_a_path_may_have_a_hash_in_it(here: Path) -> None:
+    (here / "c#1.tar.gz").write_text("x")
+    (here / "c#2" / ".git").mkdir(parents=True)
+    assert _parse(here, "c#1.tar.gz").tarball == here / "c#1.tar.gz"
+    found = _parse(here, "c#2")
+    assert (found.spec, found.ref, found.url) == ("c#2", "v1.0", (here / "c#2").as_uri())
+    assert _parse(here, "clone#2").ref == "2"
+
+
+def test_a_name_that_is_too_long_is_refused(here: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: File name too long"):
+        _parse(here, "x" * 5000)
+
+
 @pytest.mark.parametrize(
     ("name", "good"),
     [
@@ -508,3 +522,8 @@ def test_a_pin_that_is_no_commit_is_refused(here: Path) -> None:
         origin.pin(found, lock, offline=False)
     lock.replace("sources", found.entry, "commit", COMMIT)
     assert origin.pin(found, lock, offline=False) == COMMIT
+
+
+def test_a_local_clone_is_built_at_no_option(here: Path) -> None:
+    with pytest.raises(ConfigError, match="begins with `-`"):
+        _parse(here, "clone#--upload-pack=x")

@@ -77,6 +77,16 @@ def parsed(*entries: dict[str, Any]) -> Series:
     return load.parse_series(yaml.safe_dump({"patches": list(entries)}), file="series.yaml")
 
 
+def test_rows_of_a_quilt_folder_within_another() -> None:
+    wanted = parsed({"quilt": "a"}, {"quilt": "a/x", "already": "refuse"}, {"quilt": "b/x"})
+    facts = [fact(f"quilt {name}/y", "present") for name in ("a", "a/x", "b/x")]
+    assert [(name, state) for name, state, _ in patch_state.rows(wanted, facts)] == [
+        ("quilt a/y", "present"),
+        ("quilt a/x/y", "refused"),
+        ("quilt b/x/y", "present"),
+    ]
+
+
 def test_every_entry_has_a_row() -> None:
     wanted = parsed(
         {"pull": 1, "url": "https://example.org/1"},

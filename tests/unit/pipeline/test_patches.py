@@ -181,7 +181,10 @@ def test_a_quilt_folder_without_series_is_refused(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("other", "name"), [("more", "more"), ("deep/more", "more"), ("more/debian", "more/debian")])
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [("more", "more"), ("deep/more", "deep/more"), ("more/debian", "more/debian"), ("./a//more", "a/more")],
+)
 def test_two_quilt_folders_may_have_patches_of_one_name(folder: Path, other: str, name: str) -> None:
     """Else a change of the first one would not change the key."""
     (folder / other).mkdir(parents=True)
@@ -194,6 +197,25 @@ def test_two_quilt_folders_may_have_patches_of_one_name(folder: Path, other: str
     assert list(before) == ["quilt debian/b.patch", "quilt debian/a.patch", f"quilt {name}/a.patch"]
     (folder / "debian" / "a.patch").write_text("changed")
     assert pinned_digests(series, REMOTE, folder=folder, lock=sources.lock) != before
+
+
+def test_a_quilt_folder_is_known_by_its_whole_path_whatever_else_is_in_the_series(folder: Path) -> None:
+    """Two folders, of which one is in the other, and a third with the same last part."""
+    for path in ("a", "a/x", "b/x"):
+        (folder / path).mkdir(parents=True)
+        (folder / path / "y").write_text(path)
+        (folder / path / "series").write_text("y\n")
+    alone = resolve(_series({"quilt": "b/x"}), _sources(folder))
+    every = resolve(_series({"quilt": "a"}, {"quilt": "a/x"}, {"quilt": "b/x"}), _sources(folder))
+    assert [patch.name for patch in every] == ["quilt a/y", "quilt a/x/y", "quilt b/x/y"]
+    assert alone[0] == every[2]
+
+
+@pytest.mark.parametrize("again", ["./debian", "debian/"])
+def test_a_quilt_folder_that_is_there_twice_is_refused(folder: Path, again: str) -> None:
+    series = _series({"quilt": "debian"}, {"quilt": again})
+    with pytest.raises(ConfigError, match=r"^the patch quilt debian/b\.patch is in the series twice$"):
+        pinned_digests(series, REMOTE, folder=folder, lock=_sources(folder).lock)
 
 
 # ---- the series

@@ -70,6 +70,7 @@ def _check_patches(context: Context, workspace: Workspace, series: Series) -> in
     engine = workspace.engine
     engine.verify()
     engine.sweep()
+    workspace.sweep()
     part = common_part(context.spec, lambda node: node.stage == "source" or node.id == TOOLS_NODE, engine=engine.kind)
     done = context.pipeline(workspace).execute(part, output.Printer())
     for outcome in done.of("source"):

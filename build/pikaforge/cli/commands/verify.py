@@ -41,6 +41,7 @@ from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, HostError, Unre
 from pikaforge.formats.manifest import Manifest
 from pikaforge.host import git_urls, http
 from pikaforge.host.download import NAME, Downloads, PinnedFile
+from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.process import cwd
 from pikaforge.host.store import write_atomically
 
@@ -56,7 +57,7 @@ def verify(context: Context) -> int:
     """Run `verify`; return the exit status, which is 4 if a path is refused."""
     arguments = context.arguments
     unsigned = arguments.unsigned or _nothing_signed(arguments.key, arguments.paths)
-    with tempfile.TemporaryDirectory(prefix="pikaforge-verify-") as folder:
+    with temporary_folder("verify") as folder:
         scratch = Path(folder)
         with _signatures(arguments.key, scratch, unsigned=unsigned) as verifier:
             verification = VerifyContext(audit=_auditor(context.spec, scratch), signatures=verifier, unsigned=unsigned)

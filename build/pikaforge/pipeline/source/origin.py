@@ -104,25 +104,34 @@ def _parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> 
             return _tarball("default", base / source.tarball, "product.source.tarball")
         assert source.git is not None and source.tag is not None  # the model sees to it
         if not (base / source.git).exists():
-            _check(source.git, source.git, source.tag, "product.source.git")
+            _check(source.git, source.git, "product.source.git")
         return _repository(source.git, source.git, source.tag, base)
-    where, _, ref = text.partition("#")
-    ref = ref or source.tag or "HEAD"
-    if not (cwd / where).exists():
-        _check(text, where, ref, "--source")
-    if URL.match(where) and not where.startswith("file://"):
-        return _repository(where, where, ref, cwd)
+    try:
+        return _named(text, source.tag or "HEAD", cwd)
+    except OSError as error:  # a name that is too long, or a folder that may not be read
+        raise ConfigError(f"{clean(text)[:200]!r} cannot be read: {error.strerror}", where="--source") from error
+
+
+def _named(text: str, ref: str, cwd: Path) -> Origin:
+    """Return the source that `--source` names; `ref` is what it is built at if it says nothing about that."""
+    where, _, given = text.partition("#")
+    if given and (cwd / text.removeprefix("file://")).exists():  # a path may have a `#` in it
+        where, given = text, ""
     path = (cwd / where.removeprefix("file://")).resolve()
+    if not path.exists():
+        _check(text, where, "--source")
+    if URL.match(where) and not where.startswith("file://"):
+        return _repository(where, where, given or ref, cwd)
     if path.is_file():
-        if text.partition("#")[2]:
+        if given:
             raise ConfigError(
-                f"{where} is a file, in which there is no {text.partition('#')[2]!r} to choose",
+                f"{where} is a file, in which there is no {given!r} to choose",
                 where="--source",
                 hint="#REF belongs behind a repository; a tarball is one tree",
             )
         return _tarball(where, path, "--source")
     if git.is_repository(path):
-        return _repository(where, str(path), ref, cwd)
+        return _repository(where, str(path), given or ref, cwd)
     if path.is_dir():
         raise ConfigError(
             f"{path} is neither a git repository nor a tarball",
@@ -136,13 +145,12 @@ def _parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> 
     )
 
 
-def _check(text: str, url: str, ref: str, given: str) -> None:
+def _check(text: str, url: str, given: str) -> None:
     """Check a source that is no path.
 
     Args:
         text: as it was given; a password may have a `#` in it.
         url: the part of it that names a repository.
-        ref: the part of it that names a tag, branch or commit.
         given: the option or key.
 
     Raises:
@@ -154,11 +162,11 @@ def _check(text: str, url: str, ref: str, given: str) -> None:
         raise ConfigError(f"there is {secret} in {shown}", where=given, hint=git_urls.CREDENTIALS_HINT)
     if reason := git_urls.refusal(url, local=True):
         raise ConfigError(f"{clean(git_urls.masked(url))!r} {reason}", where=given)
-    if not git_urls.COMMIT.fullmatch(ref) and (reason := git_urls.ref_refusal(ref)):
-        raise ConfigError(f"the ref {clean(ref)!r} {reason}", where=given)
 
 
 def _repository(spec: str, where: str, ref: str, cwd: Path) -> Origin:
+    if reason := git_urls.ref_refusal(ref):
+        raise ConfigError(f"the ref {clean(ref)!r} {reason}", where="--source")
     if URL.match(where):
         return Origin(kind="git", spec=spec, url=where, ref=ref, relative_to=where)
     path = (cwd / where).resolve()
