@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -239,7 +240,8 @@ def _fake_script(status: int, made: bool) -> Callable[..., process.Completed]:
     def run(argv: list[str], **_: object) -> process.Completed:
         calls.append(argv)
         if made:
-            (Path(argv[2]) / "demo.git").mkdir(parents=True)
+            (Path(argv[-1]) / "demo.git" / "objects").mkdir(parents=True)
+            (Path(argv[-1]) / "demo.git" / "HEAD").touch()
         return process.Completed(argv=tuple(argv), status=status, stdout=b"", stderr=b"it went wrong\n")
 
     calls: list[list[str]] = []
@@ -270,6 +272,37 @@ def test_the_sample_is_made_once_for_each_state_of_its_files(sampled: Path, monk
     (sampled / "sample" / "more").write_text("y")
     assert _parse(sampled, "sample", **changes).url != first.url
     assert len(run.calls) == 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["a file", "a dangling link", "no repository", "not complete", "empty"])
+def test_a_damaged_sample_is_made_anew(sampled: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    def run(argv: list[str], **_: object) -> process.Completed:
+        (Path(argv[-1]) / "demo.git" / "objects").mkdir(parents=True)
+        (Path(argv[-1]) / "demo.git" / "HEAD").write_text("ref: refs/heads/main\n")
+        made.append(argv[-1])
+        return process.Completed(argv=tuple(argv), status=0, stdout=b"", stderr=b"")
+
+    made: list[str] = []
+    monkeypatch.setattr(process, "run", run)
+    folder = Path(_parse(sampled, "sample", product__sample="sample/make.sh").url.removeprefix("file://")).parent
+    _parse(sampled, "sample", product__sample="sample/make.sh")
+    assert len(made) == 1
+    if kind == "not complete":
+        (folder / "complete").unlink()
+    elif kind == "no repository":
+        shutil.rmtree(folder / "demo.git")
+    else:
+        shutil.rmtree(folder)
+        if kind == "a file":
+            folder.touch()
+        elif kind == "empty":
+            folder.mkdir()
+        else:
+            folder.symlink_to("/nowhere")
+    _parse(sampled, "sample", product__sample="sample/make.sh")
+    assert len(made) == 2
+    assert (folder / "demo.git" / "HEAD").is_file()
+    assert sorted(path.name for path in folder.parent.iterdir()) == sorted([".lock", folder.name])
 
 
 @pytest.mark.parametrize(("status", "made"), [(1, True), (0, False)])
@@ -465,6 +498,25 @@ def test_a_tag_is_known_as_such(tmp_path: Path, remote: Remote) -> None:
     assert origin.tag_of(replace(REMOTE, ref=COMMIT), lock) == ""
     assert origin.tag_of(TREE, lock) == ""
     assert remote.asked == asked + 1, "the pin's own look"
+
+
+def test_the_script_of_a_sample_sees_no_place_of_the_callers_repository(
+    sampled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, str] = {}
+
+    def run(argv: list[str], *, env: dict[str, str], **_: object) -> process.Completed:
+        seen.update(env)
+        (Path(argv[-1]) / "demo.git").mkdir(parents=True)
+        return process.Completed(argv=tuple(argv), status=0, stdout=b"", stderr=b"")
+
+    monkeypatch.setattr(process, "run", run)
+    for name in ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE", "GIT_OBJECT_DIRECTORY", "GIT_CONFIG_PARAMETERS"):
+        monkeypatch.setenv(name, "/caller")
+    monkeypatch.setenv("OTHER", "kept")
+    _parse(sampled, "sample", product__sample="sample/make.sh")
+    assert "/caller" not in seen.values()
+    assert seen["OTHER"] == "kept"
 
 
 # ---- what may be in a URL

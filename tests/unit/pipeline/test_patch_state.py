@@ -280,6 +280,18 @@ def test_a_submodule_whose_history_ends_early(monkeypatch: pytest.MonkeyPatch) -
     assert found.unknown == {"x": f"whether {SHA['f']} holds {SHA['b']} is not known: {X} is a shallow clone"}
 
 
+def test_a_token_in_the_url_that_a_clone_came_from_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own clone may have one; it is used, and stays where it is."""
+    repositories = Repositories(monkeypatch, stands=SHA["f"], line="cdef", whole=False)
+    for secret in ("CANARY", "user:CANARY", "user:CA#NARY"):
+        base = f"https://{secret}@example.org/u/p.git"
+        origin = Origin(kind="git", spec="c", url="file:///c", relative_to=base, local=True)
+        found = look_up(("a", "b"), origin=origin)
+        assert repositories.asked[-1][0] == f"https://{secret}@example.org/u/x.git"
+        assert "NARY" not in str(found.unknown)
+        assert "https://***@example.org/u/x.git is a shallow clone" in found.unknown["x"]
+
+
 def test_what_a_clone_has_of_a_submodule_is_asked_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     repositories = Repositories(monkeypatch, stands=SHA["c"])
     kept = tmp_path / "modules" / "x"

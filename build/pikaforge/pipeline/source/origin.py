@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Literal
 
 from pikaforge.config.product import Product
 from pikaforge.errors import ConfigError, HostError, UnreachableError
-from pikaforge.host import git, git_urls, hashing, process
+from pikaforge.host import git, git_program, git_urls, hashing, process
 from pikaforge.host.http import redacted
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.run_id import RunId
-from pikaforge.host.store import sha256
+from pikaforge.host.store import locked, remove, sha256
 from pikaforge.host.text import clean
 from pikaforge.pipeline.source.facts import OriginFacts
 
@@ -209,7 +208,7 @@ def make_sample(product: Product, *, base: Path, folder: Path) -> Path:
     if not script.is_file():
         raise ConfigError(f"{script} does not exist", where="product.sample")
     process.require("git", hint="install the package `git`, or run `bash setup.sh`")
-    done = process.run(["sh", str(script), str(folder)], timeout=300)
+    done = process.run(["sh", "--", str(script), str(folder)], env=git_program.environment(), timeout=300)
     repository = folder / f"{product.name}.git"
     if done.status != 0 or not repository.is_dir():
         raise HostError(
@@ -224,17 +223,17 @@ def _sample(product: Product, ref: str, *, base: Path, out: Path) -> Origin:
     """Return the sample; make its repositories once for each state of its files."""
     files = hashing.tree_digest((base / product.sample).parent) if product.sample else ""
     folder = out / "sample" / files[:16]
-    complete = folder / "complete"
-    if not complete.exists():
-        beside = folder.with_name(f".{folder.name}-{RunId.current().text}")
-        shutil.rmtree(beside, ignore_errors=True)
-        make_sample(product, base=base, folder=beside)
-        (beside / complete.name).touch()
-        try:
-            beside.rename(folder)
-        except OSError:  # another run was first
-            shutil.rmtree(beside)
     repository = folder / f"{product.name}.git"
+    complete = folder / "complete"
+    if not (complete.is_file() and git.is_repository(repository)):
+        with locked(folder.parent / ".lock"):
+            if not (complete.is_file() and git.is_repository(repository)):  # another run may have been first
+                beside = folder.with_name(f".{folder.name}-{RunId.current().text}")
+                remove(beside)
+                make_sample(product, base=base, folder=beside)
+                (beside / complete.name).touch()
+                remove(folder)  # it is damaged: the result is there whole or not at all
+                beside.rename(folder)
     url = git.url_of(repository)
     return Origin(
         kind="git",

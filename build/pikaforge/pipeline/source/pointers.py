@@ -11,6 +11,7 @@ from pikaforge.errors import AuditError, ConfigError, HostError
 from pikaforge.host import git, git_cache
 from pikaforge.host.archives import tar_entries
 from pikaforge.host.git_urls import join
+from pikaforge.host.http import redacted
 from pikaforge.pipeline.source import submodules
 from pikaforge.pipeline.source.origin import URL, Origin
 from pikaforge.pipeline.source.patches import Patch
@@ -130,7 +131,9 @@ def _ask(
             if git.holds(repository, at, move.new) and not (move.old and git.holds(repository, move.old, move.new)):
                 found.holds.append((path, move.new, at))
             elif not whole:
-                found.unknown[path] = f"whether {at} holds {move.new} is not known: {place} is a shallow clone"
+                found.unknown[path] = (
+                    f"whether {at} holds {move.new} is not known: {redacted(place)} is a shallow clone"
+                )
                 continue
             found.unknown.pop(path, None)
             break
