@@ -103,7 +103,8 @@ class Cache:
         if reason:
             raise ConfigError(
                 f"the URL {clean(redacted(url))} {reason}",
-                hint=f"repositories are fetched by {', '.join(NETWORK)}; from this machine only if you name one there",
+                hint=f"a source may name others by {', '.join(NETWORK)}, and here only if you build a local clone\n"
+                "is it the source that you mean? a mirror can be named by git's insteadOf rules",
             )
         for name in filter(None, wanted):
             if not COMMIT.fullmatch(name) and (why := ref_refusal(name)):
