@@ -374,15 +374,16 @@ def test_a_fetch_that_has_outlived_its_run_is_ended(
 ) -> None:
     path = cache.path(upstream.as_uri())
     (path / "shallow.lock").write_text("")
-    argv = ["sh", "-c", "sleep 60; true", "sh", f"--git-dir={path}"]
-    left = subprocess.Popen(argv, start_new_session=True)
-    other = subprocess.Popen(["sh", "-c", "sleep 60; true", "sh", f"--git-dir={path}.other"], start_new_session=True)
+    begin = ("sh", "-c", "sleep 60; true", "sh")
+    left = subprocess.Popen([*begin, f"--git-dir={path}", "fetch"], start_new_session=True)
+    reader = subprocess.Popen([*begin, f"--git-dir={path}", "rev-parse"], start_new_session=True)
+    other = subprocess.Popen([*begin, f"--git-dir={path}.other", "fetch"], start_new_session=True)
     try:
         assert _whole(cache.fetch(upstream.as_uri(), commit), commit)
         assert left.wait(10) == -9
-        assert other.poll() is None
+        assert (other.poll(), reader.poll()) == (None, None)
     finally:
-        for each in (left, other):
+        for each in (left, other, reader):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(each.pid, signal.SIGKILL)
             each.wait()

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git as repositories
 from pikaforge.host import process
-from pikaforge.host.git_program import failure, git, pristine, process_with, resolved
+from pikaforge.host.git_program import failure, git, pristine, processes_with, resolved
 from pikaforge.host.git_urls import COMMIT, NETWORK, leaves, protocol, ref_refusal, refusal
 from pikaforge.host.http import local_path, redacted
 from pikaforge.host.store import locked, remove
@@ -86,7 +86,7 @@ class Cache:
         left += [found for pattern in ("*.lock", "tmp_*") for found in (path / "objects").rglob(pattern)]
         if not left:
             return
-        for pid in process_with(f"--git-dir={path}"):  # a fetch that has outlived its killed run
+        for pid in processes_with(f"--git-dir={path}", "fetch"):  # one that has outlived its killed run
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
         for lock in left:

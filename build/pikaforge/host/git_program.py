@@ -157,13 +157,13 @@ def failure(url: str, done: process.Completed, *, partial: bool = False) -> Host
     return HostError(f"git cannot read {redacted(url)}: {said}")
 
 
-def process_with(argument: str) -> list[int]:
-    """Return the processes of this user that were started with an argument."""
+def processes_with(*arguments: str) -> list[int]:
+    """Return the processes of this user that were started with all of these arguments."""
     found = []
-    wanted = os.fsencode(argument)
+    wanted = {os.fsencode(argument) for argument in arguments}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if folder.stat().st_uid == os.geteuid() and wanted in (folder / "cmdline").read_bytes().split(b"\0"):
+            if folder.stat().st_uid == os.geteuid() and wanted <= {*(folder / "cmdline").read_bytes().split(b"\0")}:
                 found.append(int(folder.name))
         except OSError:  # it has ended
             continue
