@@ -341,6 +341,15 @@ def test_a_proxys_page_is_no_patch(folder: Path, web: Web) -> None:
     assert not sources.downloads.exists()
 
 
+def test_a_token_in_the_query_of_a_patch_is_not_shown(folder: Path, web: Web) -> None:
+    url = f"{URL.format(1)}?token=CANARY"
+    web.texts[url] = "<html>"
+    with pytest.raises(HostError) as caught:
+        resolve(_series({"pull": 1, "url": url}), _sources(folder))
+    assert web.asked == [url]
+    assert "CANARY" not in "\n".join(caught.value.lines())
+
+
 def test_without_a_network_the_ways_round_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def get(url: str, *, limit: int) -> bytes:
         raise UnreachableError("cannot reach https://example.org: no route to host")

@@ -174,7 +174,7 @@ def _pull(entry: PatchEntry, sources: PatchSources) -> Patch:
     data = _fetch_pull(entry, sources)
     if not is_mailbox(data):
         raise HostError(
-            f"{url} is no mailbox patch; it begins {data[:60]!r}",
+            f"{http.redacted(url)} is no mailbox patch; it begins {data[:60]!r}",
             where=f"pull request {entry.pull}",
             hint="a proxy's error page, perhaps? save the patch beside the series and name it with `file:`",
         )
