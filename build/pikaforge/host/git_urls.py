@@ -7,7 +7,7 @@ URL that begins with `-` for an option, runs a program for `ext::PROGRAM`, and r
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from pikaforge.host.http import redacted
 
@@ -20,7 +20,7 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _HELPER = re.compile(r"[A-Za-z0-9+.-]+::")
 """What git-remote-NAME programs begin with (gitremote-helpers(7)): `ext::`, `fd::`."""
 _ALIASES = {"git+ssh": "ssh", "ssh+git": "ssh"}
-_PORT = re.compile(r"^[^:]*(:\d*)?$|^\[[0-9a-fA-F:.]+\](:\d*)?$")
+_PORT = re.compile(r"^[^:]*(:\d+)?$|^\[[0-9a-fA-F:.]+\](:\d+)?$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BAD_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^/|/$|\.lock$|\.$")
 """See git-check-ref-format(1)."""
@@ -47,18 +47,27 @@ def refusal(url: str, *, local: bool) -> str:
         url: as it was given.
         local: whether it may name a repository of this machine.
     """
-    if url.startswith("-"):
-        return "begins with `-`, as an option does"
-    if _CONTROL.search(url) or _CONTROL.search(unquote(url)):
-        return "holds a control character"
     how = protocol(url)
-    if not how:
-        return f"has a protocol other than {', '.join(NETWORK)}"
-    if how == "file":
-        return "" if local else "names a repository of this machine"
-    if any(part.startswith("-") for part in _host_parts(url)):
-        return "names a user or host that begins with `-`, as an option does"
-    return ""
+    options = how != "file" and any(part.startswith("-") for part in _host_parts(url))
+    reasons = {
+        "begins with `-`, as an option does": url.startswith("-"),
+        "holds a control character": bool(_CONTROL.search(url) or _CONTROL.search(unquote(url))),
+        "is not a URL": not _readable(url),
+        f"has a protocol other than {', '.join(NETWORK)}": not how,
+        "names a repository of this machine": how == "file" and not local,
+        "names a user or host that begins with `-`, as an option does": options,
+    }
+    return next((reason for reason, wrong in reasons.items() if wrong), "")
+
+
+def _readable(url: str) -> bool:
+    """Return whether a URL is text whose parts can be told: brackets fit, and no letter would become another one."""
+    try:
+        url.encode()
+        urlsplit(url)
+    except ValueError:
+        return False
+    return True
 
 
 def _host_parts(url: str) -> tuple[str, ...]:

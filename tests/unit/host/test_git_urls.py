@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from pikaforge.host import git_urls
@@ -48,6 +50,10 @@ def test_paths_only_where_the_user_has_named_one(url: str) -> None:
         ("ssh://%2doProxyCommand=touch/x", "names a user or host that begins with `-`, as an option does"),
         ("ssh://git@-oProxyCommand=touch/x", "names a user or host that begins with `-`, as an option does"),
         ("git@-oProxyCommand=touch:x", "names a user or host that begins with `-`, as an option does"),
+        ("https://[x/y", "is not a URL"),
+        ("https://x/\udcff", "is not a URL"),
+        ("ssh://git@[::1/y", "is not a URL"),
+        ("https://a\u2100b/y", "is not a URL"),
         ("https://example.org/x\nhost=other", "holds a control character"),
         ("https://example.org/x%0ahost=other", "holds a control character"),
         ("https://example.org/\x1b[31mx", "holds a control character"),
@@ -117,3 +123,21 @@ def test_a_message_of_git_is_shown_without_secrets(url: str) -> None:
     assert "NARY" not in shown
     assert shown.startswith("fatal: unable to access '")
     assert shown.endswith("': The requested URL returned error: 403")
+
+
+def test_no_text_is_too_strange() -> None:
+    """20,000 texts of the pieces of URLs: each is judged, and a secret in front of a host is never shown."""
+    chance = random.Random(13)
+    words = ("https", "ssh", "file", "ext", "host", "user", "22", "x.git", "..", "%2d", "%0a", "\u2100", "\ud800", "::")
+    pieces = [*words, "://", *":@/#?[]-*~\\' \x1b\né"]
+    for _ in range(20_000):
+        text = "".join(chance.choices(pieces, k=chance.randint(0, 9)))
+        for judge in (git_urls.protocol, git_urls.credentials, git_urls.masked, git_urls.ref_refusal, git_urls.leaves):
+            judge(text)
+        for local in (False, True):
+            git_urls.refusal(text, local=local)
+        git_urls.without_secrets(text)
+        middle = "".join(chance.choices([piece for piece in pieces if piece != "@"], k=chance.randint(0, 3)))
+        secret = f"https://user:p{middle}CANARY{middle}@host/x"
+        assert git_urls.credentials(secret) == "a password", secret
+        assert "CANARY" not in git_urls.masked(secret), secret

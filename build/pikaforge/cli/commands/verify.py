@@ -179,7 +179,10 @@ def _verify_url(url: str, verification: VerifyContext, folder: Path) -> VerifyRe
         raise ConfigError(
             f"there is {secret} in {git_urls.masked(url)}", where="verify", hint=git_urls.CREDENTIALS_HINT
         )
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"{title} is not a URL", where="verify", hint="such as https://HOST/PATH") from error
     if parts.scheme not in ("http", "https"):
         raise ConfigError(
             f"{title} is no URL of http or https", where="verify", hint="name local files by their path, without file:"
