@@ -85,10 +85,16 @@ seal_git() { # CONFIGURATION HOME
 # before each path.
 submodule_links() { # FOLDER START
     [ -f "$1/.gitmodules" ] || return 0
-    git config --file "$1/.gitmodules" --get-regexp '\.path$' | while read -r key path; do
-        commit=$(git -C "$1" ls-files --stage -- "$path" | awk '$1 == "160000" { print $2 }')
+    # Names only: a name may have blanks in it, and a value line ends. A key of `submodule` is never an option.
+    git config --file "$1/.gitmodules" --name-only --get-regexp '^submodule\..*\.path$' | while read -r key; do
+        path=$(git config --file "$1/.gitmodules" --get "$key")
+        commit=$(git --literal-pathspecs -C "$1" ls-files --stage -- "$path" | awk '$1 == "160000" { print $2 }')
         # A path that holds plain files is not a submodule (any more), whatever .gitmodules says.
-        [ -z "$commit" ] || printf 'link\t%s\t%s\t%s\n' "$2$path" "$commit" \
-            "$(git config --file "$1/.gitmodules" "${key%.path}.url")"
+        [ -n "$commit" ] || continue
+        url=$(git config --file "$1/.gitmodules" --get "${key%.path}.url") || url=
+        case $path$url$commit in
+        *[[:cntrl:]]* | *"$newline"*) fail 21 "the submodule $key has a control character in its path or URL" ;;
+        esac
+        printf 'link\t%s\t%s\t%s\n' "$2$path" "$commit" "$url"
     done
 }

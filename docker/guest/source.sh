@@ -30,6 +30,8 @@ export GIT_CEILING_DIRECTORIES GIT_AUTHOR_NAME GIT_AUTHOR_EMAIL GIT_COMMITTER_NA
 
 mkdir -p "$work" "$root/out/source"
 cd "$work"
+commit=${PIKAFORGE_COMMIT:-}
+[ "${#commit}" -ne 64 ] || export GIT_DEFAULT_HASH=sha256 # the length of such a commit
 git init --quiet .
 git config core.autocrlf false
 git config core.fileMode true
@@ -55,7 +57,7 @@ else
     [ -n "$epoch" ] || fail 21 "the tarball $PIKAFORGE_TARBALL holds no file"
     if [ -f .gitmodules ]; then
         git config --file .gitmodules --get-regexp '\.path$' | while read -r _ path; do
-            [ -n "$(ls -A "$path" 2>/dev/null)" ] || printf '%s\n' "$path"
+            [ -n "$(ls -A -- "$path" 2>/dev/null)" ] || printf '%s\n' "$path"
         done >"$root/empty"
         if [ -s "$root/empty" ]; then
             reason "the tarball $PIKAFORGE_TARBALL lacks the submodules $(tr '\n' ' ' <"$root/empty")"

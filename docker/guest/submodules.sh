@@ -24,7 +24,8 @@ while IFS=$tab read -r number path commit; do
     [ -n "$number" ] || continue
     work=$root/work/$number
     mkdir -p "$work" "$root/out/source/$path"
-    git init --quiet "$work"
+    if [ "${#commit}" -eq 64 ]; then format=sha256; else format=sha1; fi
+    GIT_DEFAULT_HASH=$format git init --quiet "$work"
     git -C "$work" config core.autocrlf false
     git -C "$work" fetch --quiet --depth=1 --no-tags \
         --upload-pack='git -c uploadpack.allowAnySHA1InWant=true upload-pack' "file://$root/git/$number" "$commit"

@@ -92,3 +92,51 @@ def test_an_archive_has_no_owners_and_clocks(run: Run, tmp_path: Path) -> None:
 def test_a_reason_in_several_parts_is_one_line(run: Run) -> None:
     done = run("IFS=:; fail 2 'first:' \"$(printf 'the %s' second)\"")
     assert (done.returncode, done.stderr) == (2, "forge: reason: first: the second\n")
+
+
+# ---- submodules
+
+LINKS = """
+export GIT_AUTHOR_NAME=x GIT_AUTHOR_EMAIL=x GIT_COMMITTER_NAME=x GIT_COMMITTER_EMAIL=x
+seal_git /dev/null "$PWD"
+git init --quiet tree
+git -C tree update-index --add --cacheinfo "160000,$COMMIT,third/x"
+git -C tree update-index --add --cacheinfo "160000,$COMMIT,a b"
+printf '%s' "$MODULES" >tree/.gitmodules
+submodule_links tree 'start/'
+"""
+COMMIT = "c" * 40
+GOOD = '[submodule "one"]\n\tpath = third/x\n\turl = ../x.git\n'
+LINE = f"link\tstart/third/x\t{COMMIT}\t../x.git\n"
+
+
+@pytest.mark.parametrize(
+    ("modules", "lines"),
+    [
+        (GOOD, LINE),
+        (GOOD + '[submodule "a name"]\n\tpath = a b\n\turl = https://example.org/y\n',
+         f"{LINE}link\tstart/a b\t{COMMIT}\thttps://example.org/y\n"),
+        (GOOD + '[submodule "gone"]\n\tpath = third/gone\n\turl = x\n', LINE),
+        (GOOD + '[submodule "glob"]\n\tpath = :(glob)**\n\turl = x\n', LINE),
+        (GOOD + '[submodule "star"]\n\tpath = *\n\turl = x\n', LINE),
+        (GOOD + '[submodule "up"]\n\tpath = ../../x\n\turl = x\n', LINE),
+        (GOOD + '[submodule "option"]\n\tpath = --others\n\turl = x\n', LINE),
+        ("[--global]\n\tpath = third/x\n\turl = x\n" + GOOD, LINE),
+        ("[other]\n\tpath = third/x\n\turl = x\n" + GOOD, LINE),
+    ],
+)  # fmt: skip
+def test_submodules_of_a_tree(run: Run, modules: str, lines: str) -> None:
+    """Whatever .gitmodules says: it names only what is one in the tree, in one line each."""
+    need("git")
+    done = run(LINKS, COMMIT=COMMIT, MODULES=modules)
+    assert (done.returncode, done.stdout) == (0, lines), done.stderr
+
+
+@pytest.mark.parametrize("url", ["x\\nlink\\tq\\tq\\tq", "x\\ty", "x\x1b[31my", "x\\by"])
+def test_a_url_with_a_control_character_ends_the_job(run: Run, url: str) -> None:
+    need("git")
+    modules = f'[submodule "one"]\n\tpath = third/x\n\turl = "{url}"\n'
+    done = run(f"{LINKS}\necho not reached", COMMIT=COMMIT, MODULES=modules)
+    assert (done.returncode, done.stdout) == (21, ""), done.stdout
+    reason = "the submodule submodule.one.path has a control character in its path or URL"
+    assert REASON.findall(done.stderr) == [reason]

@@ -129,7 +129,7 @@ def test_patches_of_the_package_are_applied_in_their_order(build: Build, package
     names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
     assert len(names) > 10
     applied = [(patch["name"], patch["sha256"]) for patch in manifest(build.package(model))["source"]["patches"]]
-    assert [name for name, _ in applied] == [f"quilt patches/{name}" for name in names]
+    assert [name for name, _ in applied] == [f"quilt download/patches/{name}" for name in names]
     assert [digest for _, digest in applied] == [
         sha256((package / "patches" / name).read_bytes()).hexdigest() for name in names
     ]

@@ -159,6 +159,40 @@ def test_smart_server(ready: Project, warm: Warm, git: Git, factory: Path, git_d
     assert tree(ready)["identity"] == warm.identities["source"]
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "--upload-pack=touch {mark};",
+        "ext::touch {mark}",
+        "ssh://-oProxyCommand=touch%20{mark}/x",
+        "file://{here}/pink.git",
+        "../pink.git",
+    ],
+)
+def test_a_submodule_url_runs_and_reads_nothing_of_this_machine(
+    ready: Project, git: Git, factory: Path, web: Callable[[Path], Web], url: str
+) -> None:
+    """The last one is the control: a submodule from the same server."""
+    tmp_path, status = factory.parent, 0 if url.startswith("..") else 2
+    mark, config = tmp_path / "mark", tmp_path / "gitconfig"
+    config.write_text('[safe]\n\tdirectory = *\n[protocol]\n\tallow = always\n[protocol "ext"]\n\tallow = always\n')
+    work = tmp_path / "work"
+    git("clone", "--branch", "v3.4.0", (factory / "pika.git").as_uri(), work)
+    text = (work / ".gitmodules").read_text(encoding="utf-8")
+    named = url.format(mark=mark, here=factory)
+    text = re.sub(r"url = .*pink\.git", lambda _: f'url = "{named}"', text)
+    assert named in text
+    (work / ".gitmodules").write_text(text, encoding="utf-8")
+    git("commit", "--quiet", "--all", "--message", "hostile", cwd=work)
+    git("push", "--quiet", "origin", "HEAD:refs/heads/hostile", cwd=work)
+    git("update-server-info", cwd=factory / "pika.git")
+    ready.series()
+    done = check(ready, f"{web(factory).url}/pika.git#hostile", env={"GIT_CONFIG_GLOBAL": str(config)})
+    assert done.returncode == status, done.text
+    assert not mark.exists()
+    assert bool(ready.stored("source")) == (status == 0)
+
+
 @pytest.fixture
 def tarball(factory: Path, git: Git, tmp_path: Path) -> Callable[..., Path]:
     """A release tarball of the sample: one top folder, no .git; `submodules` fills them in."""

@@ -293,10 +293,11 @@ class TestUrl:
         said = verify(f"{url}/other.rpm")
         assert (said.status, said.refused) == (4, ["other.rpm: digest in SHA256SUMS: it is not listed"])
 
-    def test_a_password_is_not_shown(self, url: str, verify: Verify) -> None:
-        said = verify(url.replace("http://", f"http://me:{CANARY}@") + f"/{NAME}")
-        assert said.status == 0
-        assert CANARY not in said.text
+    def test_a_password_is_refused_and_not_shown(self, url: str, verify: Verify) -> None:
+        with pytest.raises(ConfigError) as caught:
+            verify(url.replace("http://", f"http://me:{CANARY}@") + f"/{NAME}")
+        assert CANARY not in "\n".join(caught.value.lines())
+        assert ".netrc" in caught.value.hint
 
     def test_nobody_answers(self, verify: Verify) -> None:
         with pytest.raises(HostError):

@@ -20,8 +20,8 @@ from pikaforge.config.document import Document, YamlValue, has, within
 from pikaforge.config.nearest import nearest
 from pikaforge.config.yaml_words import KeyPath
 from pikaforge.errors import ConfigError
+from pikaforge.host.git_urls import credentials, masked
 
-USER_PART = re.compile(r"://[^/\s]*@")
 SHOWN_PROBLEMS = 20
 """Problems that are shown; more are only counted, because one mistake can cause a thousand."""
 
@@ -286,8 +286,8 @@ def _literal_hint(finding: _Finding, document: Document) -> str:
 def _got(document: Document, path: KeyPath) -> str:
     """Return what the value at `path` is, and how it is written if that differs: `the number 22.1 (written 22.10)`."""
     value, written = document.value(path), document.text(path)
-    if isinstance(value, str) and "://" in value:
-        value = USER_PART.sub("://***@", value)  # some patterns refuse a URL because it holds a password
+    if isinstance(value, str) and credentials(value):
+        value = masked(value)  # some patterns refuse a URL because it holds a password
     described = yaml_words.describe(value)
     if not written or isinstance(value, str) or described.endswith(f" {written}"):
         return described

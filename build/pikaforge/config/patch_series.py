@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pikaforge.config.scalars import (
     URL_PATTERN,
     RelativePath,
     Strict,
+    without_login,
 )
 
 
@@ -25,6 +26,8 @@ class PatchEntry(Strict):
     already: Literal["skip", "refuse"] = Field(
         default="skip", description="What to do where the source has it already: leave it out, or end with an error."
     )
+
+    _url_has_no_login = field_validator("url")(without_login)
 
     @model_validator(mode="after")
     def _one_kind(self) -> PatchEntry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from pikaforge.config.registry import ALLOCATORS
 from pikaforge.config.scalars import (
@@ -19,6 +19,7 @@ from pikaforge.config.scalars import (
     PackageName,
     RelativePath,
     Strict,
+    without_login,
 )
 from pikaforge.config.smoke_checks import Check
 
@@ -43,6 +44,8 @@ class Source(Strict):
     git: str | None = Field(default=None, min_length=1, description="URL or path of the repository.")
     tag: str | None = Field(default=None, pattern=TAG_PATTERN, description="The tag to build.")
     tarball: str | None = Field(default=None, min_length=1, description="Path, relative to this file.")
+
+    _git_has_no_login = field_validator("git")(without_login)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Source:
@@ -160,6 +163,8 @@ class Product(Minimums):
     )
     server: Server
     smoke: tuple[Check, ...] = Field(default=(), description="Checks against the running server.")
+
+    _url_has_no_login = field_validator("url")(without_login)
 
     def least(self, allocator: str) -> Minimum | None:
         """Return the least version of a kind of allocator that the product runs with; None if any version serves."""

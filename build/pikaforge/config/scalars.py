@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from pikaforge.config.registry import ALLOCATORS, Registry
+from pikaforge.host.git_urls import CREDENTIALS_HINT, credentials, masked
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -54,6 +55,21 @@ SERVER_PATTERN = r"^https?://[^\s'\"@?#<>&]+$"
 
 CLIENTS_PATTERN = r"^(https?|file)://[^\s'\"@?#<>&$]+$"
 """Without user, password, query or fragment: these could be secrets."""
+
+
+UrlText = TypeVar("UrlText", str, str | None)
+
+
+def without_login(url: UrlText) -> UrlText:
+    """Return a URL, or None; for validators of fields.
+
+    Raises:
+        ValueError: there is a user, a password or an access token in it. The message has none of it.
+    """
+    secret = credentials(url or "")
+    if secret:
+        raise ValueError(f"there is {secret} in {masked(url or '')}: {CREDENTIALS_HINT}")
+    return url
 
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]

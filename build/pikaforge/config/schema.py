@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 from pydantic.json_schema import JsonSchemaValue
 
@@ -31,6 +31,7 @@ from pikaforge.config.scalars import (
     Name,
     OneOf,
     Strict,
+    without_login,
 )
 from pikaforge.config.waiver import Waiver
 
@@ -102,6 +103,8 @@ class Image(Strict):
         description="What to do for a target that the compiler cannot produce: refuse, or take the nearest.",
     )
 
+    _mirror_has_no_login = field_validator("mirror")(without_login)
+
 
 class Tarball(Strict):
     """A source tarball that is downloaded, known by its digest."""
@@ -109,6 +112,8 @@ class Tarball(Strict):
     version: CompilerVersion = Field(description="Of what is in it, such as 2.7.")
     url: str = Field(pattern=URL_PATTERN, description="Where it is; its last part is the name of the file.")
     sha256: str = Field(pattern=DIGEST_PATTERN, description="As `sha256sum` prints it.")
+
+    _url_has_no_login = field_validator("url")(without_login)
 
     @property
     def file(self) -> str:
@@ -254,7 +259,7 @@ class Spec(Strict):
     matrix: Matrix = Field(default=Matrix(), description="Which combinations exist.")
     defaults: Defaults = Field(description="What is taken when the command line does not say.")
     tarballs: dict[Name, Tarball] = Field(default_factory=dict, description="Sources that are downloaded, by name.")
-    mirrors: tuple[Annotated[str, Field(pattern=URL_PATTERN)], ...] = Field(
+    mirrors: tuple[Annotated[str, Field(pattern=URL_PATTERN), AfterValidator(without_login)], ...] = Field(
         default=(), description="Folders that are asked for tarballs before their own URLs."
     )
     waivers: tuple[Waiver, ...] = Field(

@@ -111,6 +111,10 @@ def phrase(status: int) -> str:
 
 def redacted(url: str) -> str:
     """Return a URL as it may be shown: without its user, password, query values and fragment, which may be secrets."""
+    scheme, colon, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    if colon and "@" in authority:  # first, because a `#` or `?` in a password would end the authority
+        url = f"{scheme}{colon}***@{authority.rpartition('@')[2]}{slash}{path}"
     try:
         parts = urlsplit(url)
         _ = parts.port

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -53,6 +53,23 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     except BaseException:
         Path(beside).unlink(missing_ok=True)
         raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (not what it leads to) or a folder, if it is there.
+
+    Raises:
+        HostError: it cannot be removed.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise HostError(
+            f"cannot remove {path}: {error.strerror}", hint="it is in the way, and nothing else is lost: remove it"
+        ) from error
 
 
 def _silent() -> None:
@@ -135,13 +152,15 @@ class Store:
             if not all(path.is_file() for path in files.values()):
                 return None
             result = Result(stage=stage, key=key, identity=str(record["identity"]), facts=facts, files=files)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         return result, digests
 
     def get(self, stage: str, key: str) -> tuple[Result | None, str]:
         """Return the verified entry; without one, None and why the entry is bad ("" if there is none)."""
         folder = self._folder(stage, key)
+        if in_the_way := self._in_the_way(folder):
+            return None, f"{in_the_way} is not a folder"
         if not folder.is_dir():
             return None, ""
         read = self._read(stage, key)
@@ -156,6 +175,13 @@ class Store:
             if found != digests[name]:
                 return None, f"{path} does not have the digest it was stored with"
         return result, ""
+
+    def _in_the_way(self, folder: Path) -> Path | None:
+        """Return what is where an entry's folder, or that of its stage, would be: a file, or a link to nothing."""
+        for path in (folder.parent, folder):
+            if os.path.lexists(path) and not path.is_dir():
+                return path
+        return None
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -172,7 +198,6 @@ class Store:
     ) -> Result:
         """Store a result; its files are moved. A bad entry under the same key is replaced."""
         folder = self._folder(stage, key)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         with self.scratch() as beside:
             for name, path in files.items():
                 shutil.move(path, beside / name)
@@ -187,8 +212,11 @@ class Store:
             # Under the lock, so that nobody removes an entry that another run has just replaced.
             with locked(self.root / ".lock"):
                 # If another run was first, with the same inputs, its result stays.
+                while in_the_way := self._in_the_way(folder):
+                    remove(in_the_way)
+                folder.parent.mkdir(parents=True, exist_ok=True)
                 if folder.is_dir() and self.get(stage, key)[0] is None:
-                    shutil.rmtree(folder)
+                    remove(folder)
                 if not folder.is_dir():
                     beside.rename(folder)
             result = self.peek(stage, key)
@@ -198,7 +226,8 @@ class Store:
 
     def drop(self, stage: str, key: str) -> None:
         """Remove an entry."""
-        shutil.rmtree(self._folder(stage, key), ignore_errors=True)
+        with suppress(HostError):
+            remove(self._folder(stage, key))
 
     def sweep(self) -> int:
         """Remove incomplete results of runs that have ended; return how many those were."""

@@ -11,6 +11,7 @@ from pikaforge.errors import HostError, StageError, StageFailure
 from pikaforge.host.download import Downloads
 from pikaforge.host.hashing import files_digest
 from pikaforge.host.job import Engine, Input, Job, JobResult, files
+from pikaforge.host.leftovers import sweep, sweep_temporary
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.store import Store
 from pikaforge.host.text import REASON, clean
@@ -48,6 +49,10 @@ class Workspace:
         """Return guest scripts as an input, with those of every job among them."""
         wanted = {name: self.home / GUEST / name for name in {*COMMON, *names}}
         return Input(folder="guest", archive=files(wanted, executable=wanted))
+
+    def sweep(self) -> int:
+        """Remove what killed runs have left in the store, among the samples and for temporary files; count it."""
+        return self.store.sweep() + sweep(self.out / "sample") + sweep_temporary()
 
     def log_path(self, label: str, stage: str) -> Path:
         """Return the path `out/logs/<label>/<stage>.log`. The file is there, and empty."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pikaforge.errors import PublishError
+from pikaforge.host.leftovers import temporary_folder
 from pikaforge.publish.diff import Item
 from pikaforge.publish.publisher import Source, moment
 from pikaforge.publish.sites.site import Site
@@ -25,7 +25,7 @@ class Promotion:
     @contextmanager
     def source(self) -> Iterator[Source]:
         """Yield a source that fetches files from the other site when they are needed."""
-        with tempfile.TemporaryDirectory(prefix="pikaforge-promote-") as scratch:
+        with temporary_folder("promote") as scratch:
 
             def fetch(place: str, file: File) -> Path:
                 into = Path(scratch) / file.sha256

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from pikaforge.config.schema import Spec
 from pikaforge.errors import PublishError
+from pikaforge.host.leftovers import temporary_folder
 from pikaforge.publish import diff, generation, page
 from pikaforge.publish.diff import Item, RepositoryDiff
 from pikaforge.publish.generation import GenerationInputs, Signing
@@ -78,7 +78,7 @@ class Publisher:
             HostError: what makes metadata is missing here.
             PublishError: the site refuses, an item would change what is there, or the signing key is missing.
         """
-        with self.site.locked(), tempfile.TemporaryDirectory(prefix="pikaforge-publish-") as scratch:
+        with self.site.locked(), temporary_folder("publish") as scratch:
             catalogue = self._catalogue()
             done = PublishResult(diffs=self._checked(request, catalogue))
             states = [each.before for each in done.diffs if each.nothing]

@@ -411,3 +411,38 @@ def test_an_output_without_arrows_is_no_error(monkeypatch: pytest.MonkeyPatch) -
     sys.stdout.flush()
     assert ended.value.code == 0
     assert b"--promote FROM?TO" in output.getvalue()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", "R620", "--source", "https://user:CANARY@example.org/x.git"),
+        ("plan", "R620", "--json", "--source", "https://CANARY@example.org/x.git#v1"),
+        ("plan", "R620", "--source", "https://user:CA#NARY@example.org/x.git"),
+        ("plan", "R620", "--source", "user:CANARY@example.org:x.git"),
+        ("plan", "R620", "--source", "https://example.org/x.git?token=CANARY"),
+        ("verify", "--unsigned", "https://user:CANARY@example.org/x.rpm"),
+        ("verify", "--unsigned", "https://CANARY@example.org/"),
+    ],
+)
+def test_a_secret_in_a_url_is_refused_before_anything_has_it(
+    run: Run, project: Path, arguments: tuple[str, ...]
+) -> None:
+    status, out, err = run(*arguments)
+    assert status == 2
+    assert "NARY" not in out + err
+    assert ".netrc" in err
+    assert not [path for path in project.rglob("*") if path.is_file() and b"NARY" in path.read_bytes()]
+
+
+def test_a_token_in_the_query_of_a_patch_is_not_listed(run: Run, project: Path) -> None:
+    (project / "series.yaml").write_text(
+        "patches:\n  - {pull: 1, url: 'https://example.org/1.patch?token=CANARY'}\n", encoding="utf-8"
+    )
+    matrix = yaml.safe_load((project / "matrix.yaml").read_text(encoding="utf-8"))
+    matrix["product"]["patches"] = "series.yaml"
+    (project / "matrix.yaml").write_text(yaml.safe_dump(matrix, sort_keys=False), encoding="utf-8")
+    status, out, err = run("patches", "list")
+    assert (status, err) == (0, "")
+    assert "https://example.org/1.patch?***" in out
+    assert "CANARY" not in out

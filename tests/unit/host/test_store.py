@@ -261,3 +261,46 @@ def test_sha256_reads_the_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.write_bytes(b"x" * ((1 << 20) + 7))
     assert sha256(path) == digest(b"x" * ((1 << 20) + 7))
+
+
+IN_THE_WAY: dict[str, Callable[[Path], object]] = {
+    "a file": lambda path: path.write_text("x"),
+    "an empty file": lambda path: path.touch(),
+    "a link to nothing": lambda path: path.symlink_to("/nowhere/at/all"),
+    "a link to a file": lambda path: path.symlink_to("/etc/hostname"),
+    "a pipe": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("depth", ["entry", "stage"])
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_what_is_in_the_place_of_an_entry_is_said_and_replaced(tmp_path: Path, kind: str, depth: str) -> None:
+    store = Store(tmp_path / "store")
+    place = store.root / "compile" / KEY if depth == "entry" else store.root / "compile"
+    place.parent.mkdir(parents=True)
+    IN_THE_WAY[kind](place)
+    assert store.get("compile", KEY) == (None, f"{place} is not a folder")
+    assert store.peek("compile", KEY) is None
+    put = _put(store, tmp_path / "work")
+    assert store.get("compile", KEY) == (put, "")
+    assert _left(store) == []
+
+
+def test_an_entry_may_be_a_link_to_a_folder_and_only_the_link_is_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    put = _put(store, tmp_path / "work")
+    place = store.root / "compile" / KEY
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    assert store.get("compile", KEY) == (put, "")
+    store.drop("compile", KEY)
+    assert store.get("compile", KEY) == (None, "")
+    assert (tmp_path / "elsewhere" / RECORD).is_file()
+
+
+def test_a_record_nested_too_deep_is_a_miss(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    _put(store, tmp_path / "work")
+    folder = tmp_path / "store" / "compile" / KEY
+    (folder / RECORD).write_text("[" * 200_000)
+    assert store.get("compile", KEY) == (None, UNREADABLE.format(folder=folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +91,8 @@ def test_a_local_clone(here: Path, text: str, folder: str, modules: str, ref: st
         spec=text,
         url=url,
         ref=ref.removeprefix("#") or "v1.0",
-        modules=here / modules,
+        worktree=None if folder == "bare.git" else here / folder,
+        modules=(here / modules,),
         relative_to=url,
         local=True,
     )
@@ -129,6 +131,20 @@ def test_a_tarball_has_no_refs(here: Path, text: str) -> None:
         "#REF belongs behind a repository; a tarball is one tree",
     )
     assert _parse(here, "demo.tar.gz#").kind == "tarball"
+
+
+def test_a_path_may_have_a_hash_in_it(here: Path) -> None:
+    (here / "c#1.tar.gz").write_text("x")
+    (here / "c#2" / ".git").mkdir(parents=True)
+    assert _parse(here, "c#1.tar.gz").tarball == here / "c#1.tar.gz"
+    found = _parse(here, "c#2")
+    assert (found.spec, found.ref, found.url) == ("c#2", "v1.0", (here / "c#2").as_uri())
+    assert _parse(here, "clone#2").ref == "2"
+
+
+def test_a_name_that_is_too_long_is_refused(here: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: File name too long"):
+        _parse(here, "x" * 5000)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +240,8 @@ def _fake_script(status: int, made: bool) -> Callable[..., process.Completed]:
     def run(argv: list[str], **_: object) -> process.Completed:
         calls.append(argv)
         if made:
-            (Path(argv[2]) / "demo.git").mkdir(parents=True)
+            (Path(argv[-1]) / "demo.git" / "objects").mkdir(parents=True)
+            (Path(argv[-1]) / "demo.git" / "HEAD").touch()
         return process.Completed(argv=tuple(argv), status=status, stdout=b"", stderr=b"it went wrong\n")
 
     calls: list[list[str]] = []
@@ -255,6 +272,37 @@ def test_the_sample_is_made_once_for_each_state_of_its_files(sampled: Path, monk
     (sampled / "sample" / "more").write_text("y")
     assert _parse(sampled, "sample", **changes).url != first.url
     assert len(run.calls) == 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["a file", "a dangling link", "no repository", "not complete", "empty"])
+def test_a_damaged_sample_is_made_anew(sampled: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    def run(argv: list[str], **_: object) -> process.Completed:
+        (Path(argv[-1]) / "demo.git" / "objects").mkdir(parents=True)
+        (Path(argv[-1]) / "demo.git" / "HEAD").write_text("ref: refs/heads/main\n")
+        made.append(argv[-1])
+        return process.Completed(argv=tuple(argv), status=0, stdout=b"", stderr=b"")
+
+    made: list[str] = []
+    monkeypatch.setattr(process, "run", run)
+    folder = Path(_parse(sampled, "sample", product__sample="sample/make.sh").url.removeprefix("file://")).parent
+    _parse(sampled, "sample", product__sample="sample/make.sh")
+    assert len(made) == 1
+    if kind == "not complete":
+        (folder / "complete").unlink()
+    elif kind == "no repository":
+        shutil.rmtree(folder / "demo.git")
+    else:
+        shutil.rmtree(folder)
+        if kind == "a file":
+            folder.touch()
+        elif kind == "empty":
+            folder.mkdir()
+        else:
+            folder.symlink_to("/nowhere")
+    _parse(sampled, "sample", product__sample="sample/make.sh")
+    assert len(made) == 2
+    assert (folder / "demo.git" / "HEAD").is_file()
+    assert sorted(path.name for path in folder.parent.iterdir()) == sorted([".lock", folder.name])
 
 
 @pytest.mark.parametrize(("status", "made"), [(1, True), (0, False)])
@@ -450,3 +498,84 @@ def test_a_tag_is_known_as_such(tmp_path: Path, remote: Remote) -> None:
     assert origin.tag_of(replace(REMOTE, ref=COMMIT), lock) == ""
     assert origin.tag_of(TREE, lock) == ""
     assert remote.asked == asked + 1, "the pin's own look"
+
+
+def test_the_script_of_a_sample_sees_no_place_of_the_callers_repository(
+    sampled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, str] = {}
+
+    def run(argv: list[str], *, env: dict[str, str], **_: object) -> process.Completed:
+        seen.update(env)
+        (Path(argv[-1]) / "demo.git").mkdir(parents=True)
+        return process.Completed(argv=tuple(argv), status=0, stdout=b"", stderr=b"")
+
+    monkeypatch.setattr(process, "run", run)
+    for name in ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE", "GIT_OBJECT_DIRECTORY", "GIT_CONFIG_PARAMETERS"):
+        monkeypatch.setenv(name, "/caller")
+    monkeypatch.setenv("OTHER", "kept")
+    _parse(sampled, "sample", product__sample="sample/make.sh")
+    assert "/caller" not in seen.values()
+    assert seen["OTHER"] == "kept"
+
+
+# ---- what may be in a URL
+
+SECRETS = [
+    "https://user:CANARY@example.org/x.git",
+    "https://CANARY@example.org/x.git#main",
+    "https://user:CA#NARY@example.org/x.git",
+    "https://user:CA/NARY@example.org/x.git",
+    "ssh://user:CANARY@example.org/x.git",
+    "user:CANARY@example.org:x.git",
+    "https://example.org/x.git?private_token=CANARY",
+]
+
+
+@pytest.mark.parametrize("url", SECRETS)
+@pytest.mark.parametrize("own", [False, True])
+def test_a_secret_in_a_url_is_refused_and_not_shown(here: Path, url: str, own: bool) -> None:
+    changes = {"product__source": {"git": url, "tag": "v1.0"}} if own else {}
+    with pytest.raises(ConfigError) as caught:
+        _parse(here, "" if own else url, **changes)
+    text = "\n".join(caught.value.lines())
+    assert "NARY" not in text
+    assert ".netrc" in text
+
+
+@pytest.mark.parametrize("url", ["ssh://git@example.org/x.git", "git@example.org:x.git", "https://example.org/a@b.git"])
+def test_a_url_without_a_secret_is_taken(here: Path, url: str) -> None:
+    assert _parse(here, url).url == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ext::sh -c touch% x",
+        "--upload-pack=touch x;",
+        "ssh://-oProxyCommand=touch/x",
+        "-oProxyCommand=x@example.org:x",
+        "ftp://example.org/x.git",
+        "https://example.org/x.git#--upload-pack=x",
+        "https://example.org/x.git#a:refs/heads/b",
+    ],
+)
+def test_what_git_must_not_get_is_refused(here: Path, text: str) -> None:
+    with pytest.raises(ConfigError):
+        _parse(here, text)
+    assert _parse(here, "https://example.org/x.git#main").ref == "main"
+
+
+def test_a_pin_that_is_no_commit_is_refused(here: Path) -> None:
+    found = _parse(here, "https://example.org/x.git")
+    lock = Lock(here / "sources.lock")
+    lock.check("sources", found.entry, "commit", "--upload-pack=touch x")
+    with pytest.raises(ConfigError, match=r"^the pin of https://example.org/x.git is no commit"):
+        origin.pin(found, lock, offline=False)
+    lock.replace("sources", found.entry, "commit", COMMIT)
+    assert origin.pin(found, lock, offline=False) == COMMIT
+
+
+def test_a_local_clone_is_built_at_no_option(here: Path) -> None:
+    with pytest.raises(ConfigError, match="begins with `-`"):
+        _parse(here, "clone#--upload-pack=x")

@@ -14,7 +14,7 @@ import yaml
 from pikaforge.config import load
 from pikaforge.config.patch_series import Series
 from pikaforge.errors import HostError
-from pikaforge.host import git
+from pikaforge.host import git, git_cache
 from pikaforge.pipeline.source import patch_state, pointers, source
 from pikaforge.pipeline.source.facts import Offset, PatchFacts, SourceFacts, State
 from pikaforge.pipeline.source.origin import Origin
@@ -75,6 +75,16 @@ def test_no_password_is_kept() -> None:
 
 def parsed(*entries: dict[str, Any]) -> Series:
     return load.parse_series(yaml.safe_dump({"patches": list(entries)}), file="series.yaml")
+
+
+def test_rows_of_a_quilt_folder_within_another() -> None:
+    wanted = parsed({"quilt": "a"}, {"quilt": "a/x", "already": "refuse"}, {"quilt": "b/x"})
+    facts = [fact(f"quilt {name}/y", "present") for name in ("a", "a/x", "b/x")]
+    assert [(name, state) for name, state, _ in patch_state.rows(wanted, facts)] == [
+        ("quilt a/y", "present"),
+        ("quilt a/x/y", "refused"),
+        ("quilt b/x/y", "present"),
+    ]
 
 
 def test_every_entry_has_a_row() -> None:
@@ -195,7 +205,7 @@ class Repositories:
         self.fails: set[str] = set()
         monkeypatch.setattr(git, "submodules", lambda repository, commit: {"x": (stands, "../x.git")})
         monkeypatch.setattr(git, "holds", self.holds)
-        monkeypatch.setattr(git.Cache, "history", lambda cache, url, commit, ref="": self.history(url, commit))
+        monkeypatch.setattr(git_cache.Cache, "history", lambda cache, url, commit, ref="": self.history(url, commit))
 
     def history(self, url: str, commit: str) -> tuple[Path, bool]:
         self.asked.append((url, commit))
@@ -219,7 +229,9 @@ def look_up(*series_: tuple[str, str], origin: Origin = ORIGIN) -> pointers.Subm
         patch(f"pull-{number}"): [Move(path="x", old=SHA.get(old, ""), new=SHA.get(new, ""))]
         for number, (old, new) in enumerate(series_)
     }
-    return pointers.look_up(by_patch, origin, repository=Path("/r"), commit="c" * 40, cache=git.Cache(Path("/none")))
+    return pointers.look_up(
+        by_patch, origin, repository=Path("/r"), commit="c" * 40, cache=git_cache.Cache(Path("/none"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -268,13 +280,25 @@ def test_a_submodule_whose_history_ends_early(monkeypatch: pytest.MonkeyPatch) -
     assert found.unknown == {"x": f"whether {SHA['f']} holds {SHA['b']} is not known: {X} is a shallow clone"}
 
 
+def test_a_token_in_the_url_that_a_clone_came_from_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own clone may have one; it is used, and stays where it is."""
+    repositories = Repositories(monkeypatch, stands=SHA["f"], line="cdef", whole=False)
+    for secret in ("CANARY", "user:CANARY", "user:CA#NARY"):
+        base = f"https://{secret}@example.org/u/p.git"
+        origin = Origin(kind="git", spec="c", url="file:///c", relative_to=base, local=True)
+        found = look_up(("a", "b"), origin=origin)
+        assert repositories.asked[-1][0] == f"https://{secret}@example.org/u/x.git"
+        assert "NARY" not in str(found.unknown)
+        assert "https://***@example.org/u/x.git is a shallow clone" in found.unknown["x"]
+
+
 def test_what_a_clone_has_of_a_submodule_is_asked_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     repositories = Repositories(monkeypatch, stands=SHA["c"])
     kept = tmp_path / "modules" / "x"
     (kept / "objects").mkdir(parents=True)
     (kept / "HEAD").write_text("ref: refs/heads/main\n")
     origin = Origin(
-        kind="git", spec="c", url="file:///c", relative_to=ORIGIN.url, modules=tmp_path / "modules", local=True
+        kind="git", spec="c", url="file:///c", relative_to=ORIGIN.url, modules=(tmp_path / "modules",), local=True
     )
     assert look_up(("a", "b"), origin=origin).holds == [("x", SHA["b"], SHA["c"])]
     assert [url for url, _ in repositories.asked] == [kept.as_uri()]
@@ -301,7 +325,7 @@ def trees(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What was fetched; .gitmodules are lines of PATH=URL here, and the tree of a commit is its name backwards."""
     fetched: list[tuple[str, str]] = []
 
-    def fetch(cache: git.Cache, url: str, commit: str, ref: str = "") -> Path:
+    def fetch(cache: git_cache.Cache, url: str, commit: str, ref: str = "") -> Path:
         fetched.append((url, commit))
         if "nowhere" in url:
             raise HostError(f"cannot reach {url}")
@@ -311,7 +335,7 @@ def trees(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         return dict(line.split("=") for line in data.decode().splitlines())
 
     monkeypatch.setattr(git, "submodule_urls", urls)
-    monkeypatch.setattr(git.Cache, "fetch", fetch)
+    monkeypatch.setattr(git_cache.Cache, "fetch", fetch)
     monkeypatch.setattr(git, "tree_of", lambda repository, commit: f"tree-{commit}")
     return fetched
 
@@ -325,20 +349,20 @@ def test_a_tarballs_submodules_are_known_by_their_files(
     tmp_path: Path, trees: list[tuple[str, str]], name: str, suffix: str
 ) -> None:
     tarball = packed(tmp_path, {"demo-1/deep/.gitmodules": f"x={X}0", name: f"x={X}", "demo-1/a": ""}, suffix)
-    found = pointers.look_up_trees(MOVED, tarball, cache=git.Cache(tmp_path))
+    found = pointers.look_up_trees(MOVED, tarball, cache=git_cache.Cache(tmp_path))
     assert trees == [(X, SHA["b"])]
     assert found.inputs() == {"holds": b"", "trees": f"x\t{SHA['b']}\ttree-{SHA['b']}\n".encode()}
 
 
 @pytest.mark.parametrize("text", ["", "x=../x.git", "x=/x.git", "z=https://example.org/z.git"])
 def test_a_tarball_whose_submodules_have_no_url(tmp_path: Path, trees: list[tuple[str, str]], text: str) -> None:
-    found = pointers.look_up_trees(MOVED, packed(tmp_path, {".gitmodules": text}), cache=git.Cache(tmp_path))
+    found = pointers.look_up_trees(MOVED, packed(tmp_path, {".gitmodules": text}), cache=git_cache.Cache(tmp_path))
     assert (trees, found.trees, found.unknown) == ([], [], {})
 
 
 def test_a_tarball_whose_submodule_cannot_be_had(tmp_path: Path, trees: list[tuple[str, str]]) -> None:
     tarball = packed(tmp_path, {".gitmodules": "x=https://nowhere.invalid/x.git"})
-    found = pointers.look_up_trees(MOVED, tarball, cache=git.Cache(tmp_path))
+    found = pointers.look_up_trees(MOVED, tarball, cache=git_cache.Cache(tmp_path))
     said = f"whether x is as in {SHA['b']} could not be looked up: cannot reach https://nowhere.invalid/x.git"
     assert found.unknown == {"x": said}
 
@@ -347,5 +371,6 @@ def test_a_tarball_whose_submodule_cannot_be_had(tmp_path: Path, trees: list[tup
 def test_a_tarball_that_cannot_be_read_here(tmp_path: Path, trees: list[tuple[str, str]], damage: bytes) -> None:
     (tmp_path / "x.tar.zst").write_bytes(damage)
     assert (
-        pointers.look_up_trees(MOVED, tmp_path / "x.tar.zst", cache=git.Cache(tmp_path)) == pointers.SubmodulePointers()
+        pointers.look_up_trees(MOVED, tmp_path / "x.tar.zst", cache=git_cache.Cache(tmp_path))
+        == pointers.SubmodulePointers()
     )

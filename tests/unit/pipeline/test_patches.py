@@ -11,7 +11,7 @@ from unit.helpers import refusal
 from pikaforge.config import load
 from pikaforge.config.patch_series import Series
 from pikaforge.errors import ConfigError, HostError, UnreachableError
-from pikaforge.host import git, http
+from pikaforge.host import git, git_cache, http
 from pikaforge.host.hashing import digest
 from pikaforge.host.lockfile import Lock
 from pikaforge.pipeline.source import patches
@@ -95,7 +95,7 @@ def _sources(folder: Path, origin: Origin = REMOTE, **lock: bool) -> PatchSource
         folder=folder,
         lock=Lock(folder.parent / "sources.lock", **lock),
         downloads=out / "downloads",
-        cache=git.Cache(out / "git"),
+        cache=git_cache.Cache(out / "git"),
     )
 
 
@@ -181,7 +181,10 @@ def test_a_quilt_folder_without_series_is_refused(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("other", "name"), [("more", "more"), ("deep/more", "more"), ("more/debian", "more/debian")])
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [("more", "more"), ("deep/more", "deep/more"), ("more/debian", "more/debian"), ("./a//more", "a/more")],
+)
 def test_two_quilt_folders_may_have_patches_of_one_name(folder: Path, other: str, name: str) -> None:
     """Else a change of the first one would not change the key."""
     (folder / other).mkdir(parents=True)
@@ -194,6 +197,25 @@ def test_two_quilt_folders_may_have_patches_of_one_name(folder: Path, other: str
     assert list(before) == ["quilt debian/b.patch", "quilt debian/a.patch", f"quilt {name}/a.patch"]
     (folder / "debian" / "a.patch").write_text("changed")
     assert pinned_digests(series, REMOTE, folder=folder, lock=sources.lock) != before
+
+
+def test_a_quilt_folder_is_known_by_its_whole_path_whatever_else_is_in_the_series(folder: Path) -> None:
+    """Two folders, of which one is in the other, and a third with the same last part."""
+    for path in ("a", "a/x", "b/x"):
+        (folder / path).mkdir(parents=True)
+        (folder / path / "y").write_text(path)
+        (folder / path / "series").write_text("y\n")
+    alone = resolve(_series({"quilt": "b/x"}), _sources(folder))
+    every = resolve(_series({"quilt": "a"}, {"quilt": "a/x"}, {"quilt": "b/x"}), _sources(folder))
+    assert [patch.name for patch in every] == ["quilt a/y", "quilt a/x/y", "quilt b/x/y"]
+    assert alone[0] == every[2]
+
+
+@pytest.mark.parametrize("again", ["./debian", "debian/"])
+def test_a_quilt_folder_that_is_there_twice_is_refused(folder: Path, again: str) -> None:
+    series = _series({"quilt": "debian"}, {"quilt": again})
+    with pytest.raises(ConfigError, match=r"^the patch quilt debian/b\.patch is in the series twice$"):
+        pinned_digests(series, REMOTE, folder=folder, lock=_sources(folder).lock)
 
 
 # ---- the series
@@ -319,6 +341,15 @@ def test_a_proxys_page_is_no_patch(folder: Path, web: Web) -> None:
     assert not sources.downloads.exists()
 
 
+def test_a_token_in_the_query_of_a_patch_is_not_shown(folder: Path, web: Web) -> None:
+    url = f"{URL.format(1)}?token=CANARY"
+    web.texts[url] = "<html>"
+    with pytest.raises(HostError) as caught:
+        resolve(_series({"pull": 1, "url": url}), _sources(folder))
+    assert web.asked == [url]
+    assert "CANARY" not in "\n".join(caught.value.lines())
+
+
 def test_without_a_network_the_ways_round_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def get(url: str, *, limit: int) -> bytes:
         raise UnreachableError("cannot reach https://example.org: no route to host")
@@ -356,7 +387,7 @@ def test_a_local_clone_gives_its_pull_requests(folder: Path, web: Web, monkeypat
     clone = Origin(kind="git", spec="/clone", url="file:///clone", ref="v1", local=True)
     known = {"refs/pull/1/head": git.Ref(name="refs/pull/1/head", commit=SHA, moving=True)}
     monkeypatch.setattr(git, "remote_ref", lambda url, name: known.get(name))
-    monkeypatch.setattr(git.Cache, "mailbox", lambda self, url, base, head: f"{MAIL}{url} {base} {head}".encode())
+    monkeypatch.setattr(git_cache.Cache, "mailbox", lambda self, url, base, head: f"{MAIL}{url} {base} {head}".encode())
     applied = resolve(_series(_pull(1), _pull(2)), _sources(folder, clone))
     assert applied[0].sha256 == digest(f"{MAIL}file:///clone {SHA} refs/pull/1/head")
     assert web.asked == [URL.format(2)], "what the clone has not is fetched"
@@ -368,7 +399,7 @@ def test_a_local_clone_that_cannot_tell_which_commits_are_a_pull_request(
     """It has merged them by moving its branch on."""
     clone = Origin(kind="git", spec="/clone", url="file:///clone", ref="v1", local=True)
     monkeypatch.setattr(git, "remote_ref", lambda url, name: git.Ref(name=name, commit=SHA, moving=True))
-    monkeypatch.setattr(git.Cache, "mailbox", lambda self, url, base, head: b"")
+    monkeypatch.setattr(git_cache.Cache, "mailbox", lambda self, url, base, head: b"")
     assert resolve(_series(_pull(1)), _sources(folder, clone))[0].sha256 == digest(MAIL)
     assert web.asked == [URL.format(1)]
 

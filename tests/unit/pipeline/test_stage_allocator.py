@@ -39,7 +39,7 @@ CELL, FRAMES = "R620-debian12-own", "R620-debian12-frames"
 GROUP = "debian12-sandybridge-own"
 KEY = "a" * 32
 THEN = 1_600_000_000
-SECRET = "https://user:password@example.org/get/{}?token=secret"
+SECRET = "https://example.org/get/{}?token=secret"
 IMAGE = stage_result("image", IMAGE_FACTS)
 
 
@@ -239,12 +239,12 @@ def test_the_result(run: Callable[..., Result], workspace: Workspace) -> None:
         "tarballs": {
             "src": {
                 "version": "2.7",
-                "url": "https://***@example.org/get/gperftools-2.7.tar?***",
+                "url": "https://example.org/get/gperftools-2.7.tar?***",
                 "sha256": sources["gperftools"]["sha256"],
             },
             "libunwind": {
                 "version": "1.3.1",
-                "url": "https://***@example.org/get/libunwind-1.3.1.tar?***",
+                "url": "https://example.org/get/libunwind-1.3.1.tar?***",
                 "sha256": sources["unwind"]["sha256"],
             },
         },

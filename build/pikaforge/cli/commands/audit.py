@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 from pikaforge.attest import signing, verify
@@ -23,6 +22,7 @@ from pikaforge.config.package_files import is_package
 from pikaforge.cpu import microarch
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, ForgeError
 from pikaforge.formats.manifest import Manifest
+from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.process import cwd
 
 SHOWN = 40
@@ -39,7 +39,7 @@ def audit(context: Context) -> int:
     target = _target(context)
     limit = 1 << 20 if arguments.all else SHOWN
     paths = [cwd() / path for path in arguments.paths]
-    with tempfile.TemporaryDirectory(prefix="pikaforge-audit-") as folder:
+    with temporary_folder("audit") as folder:
         scratch = Path(folder)
         distributions = {
             str(path): distribution

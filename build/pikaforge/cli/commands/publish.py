@@ -23,6 +23,7 @@ from pikaforge.config.schema import Destination
 from pikaforge.errors import EXIT_DONE, ConfigError, PublishError
 from pikaforge.formats.embedded_signature import Insert, Insertion, insert_here, insert_in
 from pikaforge.host import process
+from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.workspace import GUEST
 from pikaforge.pipeline import dist
 from pikaforge.pipeline.report import CellRecord
@@ -43,7 +44,7 @@ def publish(context: Context) -> int:
     """Run `publish`: show what would change, or change it."""
     arguments = context.arguments
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pikaforge-sign-")))
+        scratch = stack.enter_context(temporary_folder("sign"))
         signer = stack.enter_context(dist.configured_signer(scratch))
         run = _PublishRun(context=context, signer=signer, scratch=scratch, yes=_confirmed(arguments))
         if arguments.promote:

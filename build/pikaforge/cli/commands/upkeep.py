@@ -13,6 +13,7 @@ from pikaforge.config.patch_series import Series
 from pikaforge.config.schema import matrix_schema, series_schema
 from pikaforge.errors import EXIT_DONE, ConfigError
 from pikaforge.host.docker import DockerEngine
+from pikaforge.host.http import redacted
 from pikaforge.host.process import cwd
 from pikaforge.host.store import write_atomically
 from pikaforge.host.workspace import Workspace
@@ -61,7 +62,7 @@ def patches(context: Context) -> int:
     for entry in series.patches:
         name = entry_name(entry)
         pin = pins.get(f"patch {name}", "")
-        entries.append((name, "yes" if entry.enabled else "no", pin[:12] or "-", entry.url or "-", entry.why))
+        entries.append((name, "yes" if entry.enabled else "no", pin[:12] or "-", redacted(entry.url or "-"), entry.why))
     output.show(output.table(("PATCH", "ENABLED", "PIN", "URL", "WHY"), entries))
     return EXIT_DONE
 
@@ -70,6 +71,7 @@ def _check_patches(context: Context, workspace: Workspace, series: Series) -> in
     engine = workspace.engine
     engine.verify()
     engine.sweep()
+    workspace.sweep()
     part = common_part(context.spec, lambda node: node.stage == "source" or node.id == TOOLS_NODE, engine=engine.kind)
     done = context.pipeline(workspace).execute(part, output.Printer())
     for outcome in done.of("source"):

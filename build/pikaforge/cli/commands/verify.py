@@ -39,8 +39,9 @@ from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, HostError, UnreachableError
 from pikaforge.formats.manifest import Manifest
-from pikaforge.host import http
+from pikaforge.host import git_urls, http
 from pikaforge.host.download import NAME, Downloads, PinnedFile
+from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.process import cwd
 from pikaforge.host.store import write_atomically
 
@@ -56,7 +57,7 @@ def verify(context: Context) -> int:
     """Run `verify`; return the exit status, which is 4 if a path is refused."""
     arguments = context.arguments
     unsigned = arguments.unsigned or _nothing_signed(arguments.key, arguments.paths)
-    with tempfile.TemporaryDirectory(prefix="pikaforge-verify-") as folder:
+    with temporary_folder("verify") as folder:
         scratch = Path(folder)
         with _signatures(arguments.key, scratch, unsigned=unsigned) as verifier:
             verification = VerifyContext(audit=_auditor(context.spec, scratch), signatures=verifier, unsigned=unsigned)
@@ -174,7 +175,14 @@ def _verify(path: str, verification: VerifyContext, scratch: Path) -> Iterable[V
 def _verify_url(url: str, verification: VerifyContext, folder: Path) -> VerifyResult:
     """Fetch a package with the files that describe it, or all files that SHA256SUMS lists, and verify them."""
     title = http.redacted(url)
-    parts = urlsplit(url)
+    if secret := git_urls.credentials(url):
+        raise ConfigError(
+            f"there is {secret} in {git_urls.masked(url)}", where="verify", hint=git_urls.CREDENTIALS_HINT
+        )
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"{title} is not a URL", where="verify", hint="such as https://HOST/PATH") from error
     if parts.scheme not in ("http", "https"):
         raise ConfigError(
             f"{title} is no URL of http or https", where="verify", hint="name local files by their path, without file:"

@@ -8,7 +8,6 @@ packages and revision give the same bytes.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +16,7 @@ from typing import Protocol
 from pikaforge.errors import PublishError
 from pikaforge.formats.rpm.rpm_file import RpmError, read_rpm
 from pikaforge.host import extras
+from pikaforge.host.leftovers import temporary_folder
 
 FOLDER = "repodata"
 POINTER = f"{FOLDER}/repomd.xml"
@@ -39,10 +39,10 @@ def library() -> ModuleType:
         HostError: it is missing, or cannot be loaded.
     """
     if not RPM_SETTINGS.exists() and "RPM_CONFIGDIR" not in os.environ:
-        with tempfile.TemporaryDirectory(prefix="pikaforge-rpm-") as folder:
+        with temporary_folder("rpm") as folder:
             for name in ("rpmrc", "macros"):
                 (Path(folder) / name).touch()
-            os.environ["RPM_CONFIGDIR"] = folder
+            os.environ["RPM_CONFIGDIR"] = str(folder)
             try:
                 return _import()
             finally:
@@ -74,7 +74,7 @@ def metadata(
         HostError: see `library`.
     """
     cr = library()
-    with tempfile.TemporaryDirectory(prefix="pikaforge-yum-") as folder:
+    with temporary_folder("yum") as folder:
         known = _known(cr, before, Path(folder), {name for name, path in packages.items() if path is None})
         for name, path in packages.items():
             if path is not None:

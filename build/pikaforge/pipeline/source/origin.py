@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Literal
 
 from pikaforge.config.product import Product
 from pikaforge.errors import ConfigError, HostError, UnreachableError
-from pikaforge.host import git, hashing, process
+from pikaforge.host import git, git_program, git_urls, hashing, process
 from pikaforge.host.http import redacted
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.run_id import RunId
-from pikaforge.host.store import sha256
+from pikaforge.host.store import locked, remove, sha256
+from pikaforge.host.text import clean
 from pikaforge.pipeline.source.facts import OriginFacts
 
 SAMPLE = "sample"
@@ -41,8 +41,10 @@ class Origin:
     ref: str = ""
     """git: the tag, branch or commit."""
     tarball: Path | None = None
-    modules: Path | None = None
-    """The folder in which a local clone keeps the repositories of its submodules."""
+    worktree: Path | None = None
+    """Of a local clone, the folder with its files; there may be submodules in it."""
+    modules: tuple[Path, ...] = ()
+    """The folders in which a local clone keeps the repositories of its submodules."""
     relative_to: str = ""
     """git: what relative submodule URLs are relative to."""
     pulls: Path | None = None
@@ -100,22 +102,35 @@ def _parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> 
         if source.tarball is not None:
             return _tarball("default", base / source.tarball, "product.source.tarball")
         assert source.git is not None and source.tag is not None  # the model sees to it
+        if not (base / source.git).exists():
+            _check(source.git, source.git, "product.source.git")
         return _repository(source.git, source.git, source.tag, base)
-    where, _, ref = text.partition("#")
-    ref = ref or source.tag or "HEAD"
-    if URL.match(where) and not where.startswith("file://"):
-        return _repository(where, where, ref, cwd)
+    try:
+        return _named(text, source.tag or "HEAD", cwd)
+    except OSError as error:  # a name that is too long, or a folder that may not be read
+        raise ConfigError(f"{clean(text)[:200]!r} cannot be read: {error.strerror}", where="--source") from error
+
+
+def _named(text: str, ref: str, cwd: Path) -> Origin:
+    """Return the source that `--source` names; `ref` is what it is built at if it says nothing about that."""
+    where, _, given = text.partition("#")
+    if given and (cwd / text.removeprefix("file://")).exists():  # a path may have a `#` in it
+        where, given = text, ""
     path = (cwd / where.removeprefix("file://")).resolve()
+    if not path.exists():
+        _check(text, where, "--source")
+    if URL.match(where) and not where.startswith("file://"):
+        return _repository(where, where, given or ref, cwd)
     if path.is_file():
-        if text.partition("#")[2]:
+        if given:
             raise ConfigError(
-                f"{where} is a file, in which there is no {text.partition('#')[2]!r} to choose",
+                f"{where} is a file, in which there is no {given!r} to choose",
                 where="--source",
                 hint="#REF belongs behind a repository; a tarball is one tree",
             )
         return _tarball(where, path, "--source")
     if git.is_repository(path):
-        return _repository(where, str(path), ref, cwd)
+        return _repository(where, str(path), given or ref, cwd)
     if path.is_dir():
         raise ConfigError(
             f"{path} is neither a git repository nor a tarball",
@@ -129,19 +144,40 @@ def _parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> 
     )
 
 
+def _check(text: str, url: str, given: str) -> None:
+    """Check a source that is no path.
+
+    Args:
+        text: as it was given; a password may have a `#` in it.
+        url: the part of it that names a repository.
+        given: the option or key.
+
+    Raises:
+        ConfigError: there are credentials in it, or it is one that git must not get.
+    """
+    secret = git_urls.credentials(text) or ("a query, which may be an access token" if git_urls.query(url) else "")
+    if secret:
+        shown = clean(git_urls.masked(text))
+        raise ConfigError(f"there is {secret} in {shown}", where=given, hint=git_urls.CREDENTIALS_HINT)
+    if reason := git_urls.refusal(url, local=True):
+        raise ConfigError(f"{clean(git_urls.masked(url))!r} {reason}", where=given)
+
+
 def _repository(spec: str, where: str, ref: str, cwd: Path) -> Origin:
+    if reason := git_urls.ref_refusal(ref):
+        raise ConfigError(f"the ref {clean(ref)!r} {reason}", where="--source")
     if URL.match(where):
         return Origin(kind="git", spec=spec, url=where, ref=ref, relative_to=where)
     path = (cwd / where).resolve()
     if not git.is_repository(path):
         raise ConfigError(f"{where} is not a git repository", where="product.source.git")
-    inner = path / ".git" if (path / ".git").is_dir() else path
     return Origin(
         kind="git",
         spec=spec,
         url=git.url_of(path),
         ref=ref,
-        modules=inner / "modules",
+        worktree=path if (path / ".git").exists() else None,
+        modules=git.module_folders(path),
         relative_to=git.origin(path) or git.url_of(path),
         local=True,
     )
@@ -172,7 +208,7 @@ def make_sample(product: Product, *, base: Path, folder: Path) -> Path:
     if not script.is_file():
         raise ConfigError(f"{script} does not exist", where="product.sample")
     process.require("git", hint="install the package `git`, or run `bash setup.sh`")
-    done = process.run(["sh", str(script), str(folder)], timeout=300)
+    done = process.run(["sh", "--", str(script), str(folder)], env=git_program.environment(), timeout=300)
     repository = folder / f"{product.name}.git"
     if done.status != 0 or not repository.is_dir():
         raise HostError(
@@ -187,17 +223,17 @@ def _sample(product: Product, ref: str, *, base: Path, out: Path) -> Origin:
     """Return the sample; make its repositories once for each state of its files."""
     files = hashing.tree_digest((base / product.sample).parent) if product.sample else ""
     folder = out / "sample" / files[:16]
-    complete = folder / "complete"
-    if not complete.exists():
-        beside = folder.with_name(f".{folder.name}-{RunId.current().text}")
-        shutil.rmtree(beside, ignore_errors=True)
-        make_sample(product, base=base, folder=beside)
-        (beside / complete.name).touch()
-        try:
-            beside.rename(folder)
-        except OSError:  # another run was first
-            shutil.rmtree(beside)
     repository = folder / f"{product.name}.git"
+    complete = folder / "complete"
+    if not (complete.is_file() and git.is_repository(repository)):
+        with locked(folder.parent / ".lock"):
+            if not (complete.is_file() and git.is_repository(repository)):  # another run may have been first
+                beside = folder.with_name(f".{folder.name}-{RunId.current().text}")
+                remove(beside)
+                make_sample(product, base=base, folder=beside)
+                (beside / complete.name).touch()
+                remove(folder)  # it is damaged: the result is there whole or not at all
+                beside.rename(folder)
     url = git.url_of(repository)
     return Origin(
         kind="git",
@@ -228,6 +264,12 @@ def pin(origin: Origin, lock: Lock, *, offline: bool) -> str | None:
             lock.check("sources", origin.entry, "tarball", identity)
         return identity
     pinned = lock.pins("sources", origin.entry).get("commit")
+    if pinned is not None and not git_urls.COMMIT.fullmatch(pinned):
+        raise ConfigError(
+            f"the pin of {origin.spec} is no commit: {clean(pinned)!r}",
+            where=str(lock.path),
+            hint="restore the file from version control, or remove the entry to pin anew",
+        )
     if pinned is not None and not origin.local and not lock.refresh:
         return pinned
     if offline and not origin.local:
@@ -245,7 +287,7 @@ def pin(origin: Origin, lock: Lock, *, offline: bool) -> str | None:
         )
     if offline or origin.sample:
         return ref.commit
-    if ref.moving and not git.COMMIT.match(origin.ref):
+    if ref.moving and not git_urls.COMMIT.fullmatch(origin.ref):
         if lock.strict:
             raise ConfigError(
                 f"--locked: {origin.ref} of {origin.spec} is a branch, which cannot be pinned",
@@ -263,7 +305,7 @@ def tag_of(origin: Origin, lock: Lock) -> str:
     Raises:
         UnreachableError: the repository did not answer.
     """
-    if origin.kind != "git" or git.COMMIT.match(origin.ref):
+    if origin.kind != "git" or git_urls.COMMIT.fullmatch(origin.ref):
         return ""
     if "commit" in lock.pins("sources", origin.entry):  # branches have none
         return origin.ref.removeprefix("refs/tags/")
@@ -281,7 +323,7 @@ def describe(origin: Origin, identity: str, tag: str) -> OriginFacts:
     """
     kind = "sample" if origin.sample else "clone" if origin.local else "repository"
     short = re.sub(r"^refs/(heads/|tags/)?", "", origin.ref)
-    version = tag or f"{'' if git.COMMIT.match(origin.ref) else f'{short}-'}g{identity[:12]}"
+    version = tag or f"{'' if git_urls.COMMIT.fullmatch(origin.ref) else f'{short}-'}g{identity[:12]}"
     if origin.tarball is not None:
         kind, version = "tarball", TARBALL.sub("", origin.tarball.name)
     return OriginFacts(

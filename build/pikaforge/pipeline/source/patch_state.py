@@ -80,23 +80,25 @@ def rows(series: Series, patches: Sequence[PatchFacts]) -> Iterator[tuple[str, s
         patches: its patches, in order.
     """
     left = list(patches)
+    starts = [patch_start(entry) for entry in series.patches if entry.quilt is not None]
     for entry in series.patches:
         if not entry.enabled:
             yield entry_name(entry), "disabled", entry.why or "-"
             continue
-        for patch in _of_entry(entry, series, left):
+        for patch in _of_entry(entry, starts, left):
             state = "refused" if refused(patch, entry.already) else _WORDS[patch.state]
             # The first reason is that it is in conflict.
             remarks = [*_offsets(patch.offsets), *patch.notes, *patch.reasons[1:2]]
             yield patch.name, state, "; ".join(remarks) or "-"
 
 
-def _of_entry(entry: PatchEntry, series: Series, left: list[PatchFacts]) -> Iterator[PatchFacts]:
-    """Take the patches of an entry from the front."""
+def _of_entry(entry: PatchEntry, starts: Sequence[str], left: list[PatchFacts]) -> Iterator[PatchFacts]:
+    """Take the patches of an entry from the front; those of a folder within its own are another entry's."""
     if entry.quilt is None:
         yield left.pop(0)
         return
-    while left and left[0].name.startswith(patch_start(entry, series)):
+    own = patch_start(entry)
+    while left and max((start for start in starts if left[0].name.startswith(start)), key=len, default="") == own:
         yield left.pop(0)
 
 

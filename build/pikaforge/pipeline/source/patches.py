@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pikaforge.config.patch_series import PatchEntry, Series
 from pikaforge.errors import ConfigError, HostError, UnreachableError
-from pikaforge.host import git, hashing, http
+from pikaforge.host import git, git_cache, hashing, http
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.store import write_atomically
 from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin
@@ -45,15 +45,12 @@ def entry_name(entry: PatchEntry) -> str:
     return f"file {entry.file}" if entry.file is not None else f"quilt {entry.quilt}"
 
 
-def patch_start(entry: PatchEntry, series: Series) -> str:
-    """Return how the names of a quilt folder's patches begin.
+def patch_start(entry: PatchEntry) -> str:
+    """Return how the names of a quilt folder's patches begin: with its path below the series' folder.
 
-    It is the last part of its path, or the whole path where two folders of the series have the same last part.
+    A part of the path could be that of another folder, and a name that other entries decide would change with them.
     """
-    own = str(entry.quilt)
-    last = own.rpartition("/")[2]
-    same = [other.quilt for other in series.patches if other.quilt and other.quilt.rpartition("/")[2] == last]
-    return f"quilt {last if len(same) == 1 else own}/"
+    return f"quilt {PurePosixPath(str(entry.quilt))}/"
 
 
 def is_mailbox(data: bytes) -> bool:
@@ -75,7 +72,7 @@ def _read(path: Path, where: str) -> bytes:
     return data
 
 
-def _quilt(entry: PatchEntry, entries: Series, base: Path, where: str) -> list[tuple[str, int, bytes]]:
+def _quilt(entry: PatchEntry, base: Path, where: str) -> list[tuple[str, int, bytes]]:
     """Return name, strip level and content of each patch of a quilt folder (quilt(1): `series` lists `NAME [-pN]`)."""
     folder = base / str(entry.quilt)
     series = _read(folder / "series", where).decode("utf-8", "replace")
@@ -92,7 +89,7 @@ def _quilt(entry: PatchEntry, entries: Series, base: Path, where: str) -> list[t
             strip = int(level.group(1))
         if ".." in Path(words[0]).parts or words[0].startswith("/"):
             raise ConfigError(f"{words[0]} leaves the quilt folder", where=f"{folder / 'series'}:{number}")
-        name = f"{patch_start(entry, entries)}{words[0]}"
+        name = f"{patch_start(entry)}{words[0]}"
         if name in found:
             raise ConfigError(f"{words[0]} is here twice", where=f"{folder / 'series'}:{number}")
         found[name] = (name, strip, _read(folder / words[0], f"{folder / 'series'}:{number}"))
@@ -113,7 +110,7 @@ class PatchSources:
     """It pins the digests of fetched patches."""
     downloads: Path
     """A folder with the patches, named by their SHA-256."""
-    cache: git.Cache
+    cache: git_cache.Cache
 
 
 def resolve(series: Series, sources: PatchSources) -> tuple[Patch, ...]:
@@ -137,7 +134,7 @@ def resolve(series: Series, sources: PatchSources) -> tuple[Patch, ...]:
         elif entry.quilt is not None:
             patches.extend(
                 _keep(sources, entry, data, name=name, kind="diff", strip=strip)
-                for name, strip, data in _quilt(entry, series, sources.folder, where)
+                for name, strip, data in _quilt(entry, sources.folder, where)
             )
     return tuple(patches)
 
@@ -177,7 +174,7 @@ def _pull(entry: PatchEntry, sources: PatchSources) -> Patch:
     data = _fetch_pull(entry, sources)
     if not is_mailbox(data):
         raise HostError(
-            f"{url} is no mailbox patch; it begins {data[:60]!r}",
+            f"{http.redacted(url)} is no mailbox patch; it begins {data[:60]!r}",
             where=f"pull request {entry.pull}",
             hint="a proxy's error page, perhaps? save the patch beside the series and name it with `file:`",
         )
@@ -224,7 +221,9 @@ def pinned_digests(series: Series, origin: Origin, *, folder: Path, lock: Lock) 
         elif entry.file is not None:
             digests[entry_name(entry)] = hashing.digest(_read(folder / entry.file, entry.file))
         elif entry.quilt is not None:
-            for name, strip, data in _quilt(entry, series, folder, entry.quilt):
+            for name, strip, data in _quilt(entry, folder, entry.quilt):
+                if name in digests:
+                    raise ConfigError(f"the patch {name} is in the series twice", where=f"quilt {entry.quilt}")
                 digests[name] = _material(strip, hashing.digest(data))
     return digests
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pikaforge.errors import AuditError, ConfigError, HostError
-from pikaforge.host import git
+from pikaforge.host import git, git_cache
 from pikaforge.host.archives import tar_entries
+from pikaforge.host.git_urls import join
+from pikaforge.host.http import redacted
 from pikaforge.pipeline.source import submodules
 from pikaforge.pipeline.source.origin import URL, Origin
 from pikaforge.pipeline.source.patches import Patch
@@ -73,7 +75,7 @@ class SubmodulePointers:
 
 
 def look_up(
-    by_patch: Mapping[Patch, Sequence[Move]], origin: Origin, *, repository: Path, commit: str, cache: git.Cache
+    by_patch: Mapping[Patch, Sequence[Move]], origin: Origin, *, repository: Path, commit: str, cache: git_cache.Cache
 ) -> SubmodulePointers:
     """Find the commits that contain those to which the patches move submodules.
 
@@ -115,10 +117,10 @@ def _ask(
     *,
     origin: Origin,
     url: str,
-    cache: git.Cache,
+    cache: git_cache.Cache,
 ) -> None:
     for move, at in dict.fromkeys(asked):
-        places = [submodules.kept(origin, path), git.join(origin.relative_to, url)]
+        places = [submodules.kept(origin, path), join(origin.relative_to, url)]
         for place in filter(None, places):
             try:
                 repository, whole = cache.history(place, at)
@@ -129,7 +131,9 @@ def _ask(
             if git.holds(repository, at, move.new) and not (move.old and git.holds(repository, move.old, move.new)):
                 found.holds.append((path, move.new, at))
             elif not whole:
-                found.unknown[path] = f"whether {at} holds {move.new} is not known: {place} is a shallow clone"
+                found.unknown[path] = (
+                    f"whether {at} holds {move.new} is not known: {redacted(place)} is a shallow clone"
+                )
                 continue
             found.unknown.pop(path, None)
             break
@@ -139,7 +143,9 @@ GITMODULES_LIMIT = 1 << 20
 """Bytes."""
 
 
-def look_up_trees(by_patch: Mapping[Patch, Sequence[Move]], tarball: Path, *, cache: git.Cache) -> SubmodulePointers:
+def look_up_trees(
+    by_patch: Mapping[Patch, Sequence[Move]], tarball: Path, *, cache: git_cache.Cache
+) -> SubmodulePointers:
     """Find the trees of the commits to which the patches move submodules, to be compared with a tarball's folders.
 
     Args:

@@ -10,7 +10,6 @@ from pathlib import Path
 from pikaforge.config import schema
 from pikaforge.config.patch_series import Series
 from pikaforge.errors import ConfigError, HostError, StageError, UnreachableError
-from pikaforge.host import git
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workspace, failure, guest_digests, read_facts, run_job
@@ -64,7 +63,7 @@ def _patch_sources(workspace: Workspace, origin: Origin, commit: str, folder: Pa
         folder=folder,
         lock=workspace.lock,
         downloads=workspace.out / "downloads",
-        cache=git.Cache(workspace.out / "git"),
+        cache=submodules.fetched(workspace, origin),
     )
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pikaforge.errors import ConfigError, HostError, StageError, StageFailure, UnreachableError
-from pikaforge.host import git
+from pikaforge.host import git, git_cache
+from pikaforge.host.git_urls import COMMIT, join
 from pikaforge.host.job import Input, Job, files
+from pikaforge.host.text import clean
 from pikaforge.host.workspace import Workspace, read_facts, run_job
 from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin
 
@@ -38,19 +40,28 @@ def links(facts: Mapping[str, Sequence[tuple[str, ...]]], bases: Mapping[str, st
         facts: lines of source.sh or submodules.sh, by key.
         bases: URLs of the submodules that the links are in, by path.
         top: the URL for links outside all of them.
+
+    Raises:
+        HostError: it has found something else.
     """
-    return [
-        Link(
-            path=path,
-            commit=commit,
-            url=url,
-            relative_to=next((base for inner, base in bases.items() if path.startswith(f"{inner}/")), top),
-        )
-        for path, commit, url in facts.get("link", [])
-    ]
+    found = []
+    for line in facts.get("link", []):
+        path, commit, url = line if len(line) == 3 else ("", "", "")
+        if not COMMIT.fullmatch(commit) or not path or not url:
+            raise HostError(f"a submodule cannot be understood: {clean(' '.join(line))!r}", where=".gitmodules")
+        base = next((base for inner, base in bases.items() if path.startswith(f"{inner}/")), top)
+        found.append(Link(path=path, commit=commit, url=url, relative_to=base))
+    return found
 
 
-def fetch(cache: git.Cache, url: str, commit: str, *, ref: str = "", where: str) -> Path:
+def fetched(workspace: Workspace, origin: Origin) -> git_cache.Cache:
+    """Return the fetched commits, for a source: only one that is a clone on this machine may name others there."""
+    return git_cache.Cache(
+        workspace.out / "git", local=origin.local and origin.kind == "git", notice=workspace.lock.notices.append
+    )
+
+
+def fetch(cache: git_cache.Cache, url: str, commit: str, *, ref: str = "", where: str) -> Path:
     """Return a bare repository with a commit; fetch it, if need be.
 
     Raises:
@@ -60,6 +71,8 @@ def fetch(cache: git.Cache, url: str, commit: str, *, ref: str = "", where: str)
         return cache.fetch(url, commit, ref)
     except UnreachableError as error:
         raise HostError(error.message, where=where, hint=WAYS_ROUND) from error
+    except ConfigError as error:
+        raise ConfigError(error.message, where=error.where or where, hint=error.hint) from error
 
 
 def repository_tar(repository: Path, scratch: Path) -> Path:
@@ -69,16 +82,29 @@ def repository_tar(repository: Path, scratch: Path) -> Path:
         for name in ("objects", "refs", "packed-refs", "shallow"):
             if (repository / name).exists():
                 tar.add(repository / name, arcname=name)
-        for name, text in (("HEAD", "ref: refs/heads/none\n"), ("config", "[core]\n\tbare = true\n")):
+        for name, text in (("HEAD", "ref: refs/heads/none\n"), ("config", _config(repository))):
             (scratch / name).write_text(text, encoding="ascii")
             tar.add(scratch / name, arcname=name)
     return target
 
 
+def _config(repository: Path) -> str:
+    """Return the settings of a repository that say how to read it."""
+    plain = "[core]\n\tbare = true\n"
+    if git.object_format(repository) == "sha1":
+        return plain
+    return f"{plain}\trepositoryFormatVersion = 1\n[extensions]\n\tobjectFormat = sha256\n"
+
+
 def kept(origin: Origin, path: str) -> str:
     """Return the URL of a local clone's own repository of a submodule; "" if it has none."""
-    folder = None if origin.modules is None else origin.modules / path
-    return git.url_of(folder) if folder is not None and git.is_repository(folder) else ""
+    if ".." in path.split("/") or path.startswith("/"):
+        return ""
+    places = [folder / path for folder in origin.modules]
+    if origin.worktree is not None and (origin.worktree / path).resolve().is_relative_to(origin.worktree.resolve()):
+        # The work tree knows it by its path. The folder of the repository has the submodule's name, which may differ.
+        places.insert(0, origin.worktree / path)
+    return next((git.url_of(place) for place in places if git.is_repository(place)), "")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,7 +150,7 @@ class SubmoduleFiller:
         lines: list[str] = []
         bases: dict[str, str] = {}
         for number, link in enumerate(wanted):
-            bases[link.path] = git.join(link.relative_to, link.url)
+            bases[link.path] = join(link.relative_to, link.url)
             self.commits[link.path] = link.commit
             numbered = folder / str(number)
             numbered.mkdir()
@@ -147,7 +173,7 @@ class SubmoduleFiller:
 
     def _repository(self, link: Link, url: str) -> Path:
         """Return a repository with a submodule's commit: from the local clone, if that has it, else from its URL."""
-        cache = git.Cache(self.workspace.out / "git")
+        cache = fetched(self.workspace, self.origin)
         if here := kept(self.origin, link.path):
             try:
                 return cache.fetch(here, link.commit)

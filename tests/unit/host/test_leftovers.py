@@ -1,0 +1,102 @@
+"""What killed runs leave is removed by the next one; what running ones have, and what is not ours, stays."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pikaforge.errors import HostError
+from pikaforge.host import leftovers
+from pikaforge.host.leftovers import sweep, sweep_temporary, temporary_folder
+from pikaforge.host.run_id import RunId
+
+
+@pytest.fixture(autouse=True)
+def tmpdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def dead() -> str:
+    """A run of this machine that has ended."""
+    return replace(RunId.current(), started="1").text
+
+
+def _left(tmpdir: Path, name: str, run: str) -> Path:
+    folder = tmpdir / f"pikaforge-{name}"
+    folder.mkdir()
+    (folder / "key").write_text("secret")
+    (tmpdir / f"pikaforge-{name}.run").write_text(run)
+    return folder
+
+
+def test_a_folder_is_private_and_removed_with_its_mark(tmpdir: Path) -> None:
+    with temporary_folder("verify") as folder:
+        assert folder.parent == tmpdir
+        assert folder.stat().st_mode & 0o777 == 0o700
+        (folder / "x").write_text("x")
+        assert sweep_temporary() == 0
+        assert folder.is_dir()
+    assert list(tmpdir.iterdir()) == []
+
+
+def test_the_next_run_removes_what_a_killed_one_has_left(tmpdir: Path, dead: str) -> None:
+    old = _left(tmpdir, "sign-a", dead)
+    running = _left(tmpdir, "sign-b", RunId.current().text)
+    elsewhere = _left(tmpdir, "sign-c", f"{'0' * 16}-1-1")
+    unknown = _left(tmpdir, "sign-d", "x")
+    with temporary_folder("verify"):
+        assert not old.exists()
+    assert not old.with_name(f"{old.name}.run").exists()
+    assert all(folder.is_dir() for folder in (running, elsewhere, unknown))
+
+
+def test_links_of_others_lead_nowhere(tmpdir: Path, tmp_path: Path, dead: str) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("x")
+    (tmpdir / "pikaforge-x").symlink_to(precious)
+    (tmpdir / "pikaforge-x.run").write_text(dead)
+    (tmp_path / "mark").write_text(dead)
+    (tmpdir / "pikaforge-y").mkdir()
+    (tmpdir / "pikaforge-y.run").symlink_to(tmp_path / "mark")
+    os.mkfifo(tmpdir / "pikaforge-z.run")
+    sweep_temporary()
+    assert (precious / "file").is_file()
+    assert (tmpdir / "pikaforge-y").is_dir()
+
+
+def test_another_users_are_left_alone(tmpdir: Path, dead: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _left(tmpdir, "x", dead)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert sweep_temporary() == 0
+    assert folder.is_dir()
+
+
+def test_no_place_for_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(HostError, match="cannot make a folder for temporary files in"), temporary_folder("x"):
+        pass
+
+
+def test_samples_in_the_making_are_swept(tmp_path: Path, dead: str) -> None:
+    folder = tmp_path / "sample"
+    digest = "0123456789abcdef"
+    names = {f".{digest}-{dead}", f".new-{dead}-abc_d3f"}
+    kept = {digest, f".{digest}-{RunId.current().text}", ".gitignore", f".{digest}-{'0' * 16}-1-1", f"{digest}-{dead}"}
+    for name in names | kept:
+        (folder / name).mkdir(parents=True)
+    assert sweep(folder) == len(names)
+    assert {path.name for path in folder.iterdir()} == kept
+    assert sweep(tmp_path / "absent") == 0
+
+
+def test_the_mark_has_room_for_a_run_id() -> None:
+    assert len(RunId.current().text) <= leftovers.LIMIT
