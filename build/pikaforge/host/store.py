@@ -70,7 +70,9 @@ def locked(path: Path, *, waits: Callable[[], None] = _silent) -> Iterator[None]
         waits: called once if another one has the lock, before the wait for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as lock:
+    # A symlink in its place would make a file elsewhere, or lock somebody else's.
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o666), "ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

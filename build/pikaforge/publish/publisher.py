@@ -135,7 +135,14 @@ class Publisher:
 
     def _state(self, place: str) -> State | None:
         path = f"{place}/{STATE}"
-        return read_state(self.site.read(path), where=f"{self.site.where}: {path}")
+        state = read_state(self.site.read(path), where=f"{self.site.where}: {path}")
+        if state is not None and state.place != place:
+            raise PublishError(
+                f"this is the state of {state.place}",
+                where=f"{self.site.where}: {path}",
+                hint="was a repository copied or moved? put the right file back, or begin with a new root",
+            )
+        return state
 
     def _catalogue(self) -> Catalogue | None:
         return read_catalogue(self.site.read(CATALOGUE), where=f"{self.site.where}: {CATALOGUE}")
