@@ -1,4 +1,4 @@
-"""A publisher touches nothing but what it has made: links in a root, paths in records, folders that look like its own."""
+"""A publisher touches nothing but what it has made: links in a root, paths in records, folders like its own."""
 
 from __future__ import annotations
 
