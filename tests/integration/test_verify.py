@@ -196,15 +196,20 @@ class TestFolder:
         assert verify(dist, key=[], unsigned=True).status == 0
 
     def test_without_a_key_and_without_any_signature(self, dist: Path, verify: Verify) -> None:
-        """As a build leaves it that was given no key: all else is verified, and that is said."""
+        """As a build leaves it that was given no key, or somebody who has taken the signatures away."""
         for path in dist.glob("*.asc"):
             path.unlink()
         said = verify(dist, key=[])
+        assert said.status == 4
+        assert said.text.startswith("note: nothing here is signed, so nobody vouches for it")
+        assert said.refused == [
+            f"{name}: signature: it is not signed: there is no {name}.asc" for name in ("SHA256SUMS", NAME, OTHER)
+        ]
+        said = verify(dist, key=[], unsigned=True)
         assert said.status == 0
-        assert said.text.startswith("note: nothing here is signed and no key is configured")
         assert f"not checked  {NAME}: signature: it is not signed" in said.text
         flip(dist / NAME)
-        said = verify(dist, key=[])
+        said = verify(dist, key=[], unsigned=True)
         assert said.status == 4
         assert said.refused[0].startswith(f"{NAME}: digest")
 

@@ -93,8 +93,8 @@ class _Generation:
         for kind in every():
             if kind.index is not None:
                 self._index(kind, kind.index)
-        self._sums()
         state = self._state()
+        self._sums(state.artifacts.values())
         self._pointers[STATE] = text(state)
         new = {addition.file.path for addition in self._additions}
         named = {file.path for file in state.files()}
@@ -216,10 +216,13 @@ class _Generation:
 
     # ---- sums
 
-    def _sums(self) -> None:
-        """Write SHA256SUMS of each folder with artifacts, for `verify` and `sha256sum --check`."""
+    def _sums(self, artifacts: Iterable[Artifact]) -> None:
+        """Write SHA256SUMS of each folder with artifacts, for `verify` and `sha256sum --check`.
+
+        Those of earlier generations that are still there are in it, so that a folder can be verified as it is.
+        """
         folders: dict[str, list[File]] = {}
-        for file in _summed(self._diff.listed):
+        for file in _summed(artifacts):
             folders.setdefault(file.path.rpartition("/")[0], []).append(file)
         for folder, files in sorted(folders.items()):
             data = sums_text(files).encode()

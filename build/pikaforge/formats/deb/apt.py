@@ -22,6 +22,7 @@ from pikaforge.host.store import sha256
 
 BY_HASH = "by-hash/SHA256"
 LIST = "Packages"
+LISTS = (LIST, f"{LIST}.gz")
 RELEASE, RELEASE_SIGNED, RELEASE_SIGNATURE = "Release", "InRelease", "Release.gpg"
 ARCHITECTURE = "amd64"
 FIRST = ("Package", "Version", "Architecture")
@@ -38,6 +39,20 @@ def library() -> tuple[ModuleType, ModuleType]:
     deb822: ModuleType = extras.load("debian.deb822", package="python-debian", extra="publish")
     debfile: ModuleType = extras.load("debian.debfile", package="python-debian", extra="publish")
     return deb822, debfile
+
+
+def digests(release: bytes) -> dict[str, str]:
+    """Return the digests that a Release names, by path."""
+    _, _, lines = release.decode("utf-8", "replace").partition("\nSHA256:\n")
+    found = {}
+    for line in lines.split("\n"):
+        words = line.split()
+        if not line.startswith(" ") or len(words) != 3:
+            break
+        found[words[2]] = words[0]
+    if not found:
+        raise ValueError("it names no digests")
+    return found
 
 
 def metadata(
