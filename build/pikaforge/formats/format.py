@@ -66,6 +66,8 @@ class Pool:
     """The repository's folder below the root."""
     revision: int
     """Date of the index in seconds since 1970."""
+    valid_until: int | None
+    """Seconds since 1970 after which clients refuse the index; None: never."""
     listed: Mapping[str, FileRecord]
     """By location: the path below the format's folder."""
     kept: frozenset[str]

@@ -85,9 +85,12 @@ class Generation(Strict):
     number: int = Field(ge=1, description="Counts up; never used twice.")
     revision: int = Field(
         description="Date of the metadata in seconds since 1970: that of the newest source in it, or one more than the "
-        "generation before, so that it always grows."
+        "generation before, so that it always grows; but never after the time of publishing."
     )
     published: str = Field(description="When it was switched to, ISO 8601 in UTC.")
+    valid_until: int | None = Field(
+        default=None, description="Seconds since 1970 after which apt refuses the metadata; null: never."
+    )
     restores: int | None = Field(default=None, description="The generation whose artifacts it has again.")
     key: str = Field(default="", description="Fingerprint of the key that signed its metadata; empty: none did.")
     artifacts: tuple[str, ...] = Field(description="Paths of what its metadata names, sorted.")

@@ -274,7 +274,12 @@ class _PublishRun:
 
     def _publish(self, name: str, publisher: Publisher, request: PublishRequest, source: Source) -> PublishSummary:
         """Carry out a request at a destination, or find out what it would change."""
-        request = replace(request, keep=self._keep(name), replace=self.context.arguments.replace)
+        request = replace(
+            request,
+            keep=self._keep(name),
+            valid_days=self._destination(name).valid_days,
+            replace=self.context.arguments.replace,
+        )
         done = publisher.publish(request, source) if self.yes else publisher.look(request)
         return PublishSummary(
             name=name,

@@ -53,6 +53,7 @@ class AptIndex:
             pool.packages(),
             lists[0] if lists else b"",
             revision=pool.revision,
+            valid_until=pool.valid_until,
             origin=pool.product,
             label=f"{pool.product} for {pool.model}",
         )

@@ -282,7 +282,7 @@ class DirectoryKind:
 
     title = "a directory"
     required: frozenset[str] = frozenset()
-    optional = frozenset({"path", "clients", "keep"})
+    optional = frozenset({"path", "clients", "keep", "valid_days"})
 
     def place(self, destination: Destination) -> str:
         """Return its path, which may be relative to the configuration."""
