@@ -25,7 +25,7 @@ EXIT_HOST = 3
 SIGNAL_BASE = 128
 """Shells report the end by signal N as exit status 128 + N."""
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
-"""Signals that reach nox alone. Ctrl-C reaches all programs of a terminal."""
+"""Signals that nox itself does not know."""
 PATIENCE = 10.0
 """Seconds that programs have to end after a signal, before they are killed."""
 
@@ -60,7 +60,8 @@ def ended(argv: list[str], *, env: dict[str, str] | None = None, group: bool = F
             elif child.poll() is None:
                 os.killpg(child.pid, signal.SIGTERM)
 
-    numbers = (*PASSED_ON, signal.SIGINT) if group else PASSED_ON
+    # Of Ctrl-C the tool gets two, from the terminal and from here; it takes one.
+    numbers = (*PASSED_ON, signal.SIGINT)
     old = {number: signal.signal(number, send) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     try:
         with subprocess.Popen(argv, env=env, start_new_session=group) as child:
@@ -81,8 +82,6 @@ def _status(child: subprocess.Popen[bytes], got: list[int], *, group: bool) -> i
     while True:
         try:
             return child.wait(PATIENCE if group else None)
-        except KeyboardInterrupt:
-            continue  # the tool got the signal, too, and is cleaning up
         except subprocess.TimeoutExpired:
             if got:
                 os.killpg(child.pid, signal.SIGKILL)

@@ -80,15 +80,19 @@ def left(mark: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("group", [False, True], ids=["alone", "group"])
 @pytest.mark.parametrize("who", ["tool", "nox", "maker"])
-def test_the_whole_tree_ends(argv: Callable[..., list[str]], tmp_path: Path, who: str, number: signal.Signals) -> None:
+def test_the_whole_tree_ends(
+    argv: Callable[..., list[str]], tmp_path: Path, who: str, group: bool, number: signal.Signals
+) -> None:
+    """A service manager's signal reaches the first program alone, one of the terminal all of its group."""
     with subprocess.Popen(
         argv(who), env=environment(tmp_path), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == b"begun\n"
         assert len(left(tmp_path)) >= 3, "a test that tells nothing"
-        if number == signal.SIGINT:
+        if group:
             os.killpg(running.pid, number)
         else:
             running.send_signal(number)
