@@ -22,6 +22,69 @@ nox.needs_version = ">=2024.10"
 
 PROJECT = HERE / "pyproject.toml"
 EXIT_HOST = 3
+SIGNAL_BASE = 128
+"""Shells report the end by signal N as exit status 128 + N."""
+PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that nox itself does not know."""
+PATIENCE = 10.0
+"""Seconds that programs have to end after a signal, before they are killed."""
+
+
+def interrupt(number: int, _frame: object) -> None:
+    """Treat a signal like Ctrl-C, at which nox ends the programs that it has started."""
+    signal.signal(number, signal.SIG_IGN)  # a second one must not disturb that
+    raise KeyboardInterrupt
+
+
+for each in PASSED_ON:
+    if signal.getsignal(each) != signal.SIG_IGN:  # nohup has asked for that
+        signal.signal(each, interrupt)
+
+
+def ended(argv: list[str], *, env: dict[str, str] | None = None, group: bool = False) -> int:
+    """Run a program to its end, and return its exit status: 128 + N if it or nox got signal N.
+
+    Args:
+        argv: program and arguments.
+        env: its environment.
+        group: end all that it has started, too. The tool takes care of that itself.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+    got: list[int] = []
+
+    def send(number: int, _frame: object = None) -> None:
+        got.append(number)
+        for child in children:
+            if not group:
+                child.send_signal(number)
+            elif child.poll() is None:
+                os.killpg(child.pid, signal.SIGTERM)
+
+    # Of Ctrl-C the tool gets two, from the terminal and from here; it takes one.
+    numbers = (*PASSED_ON, signal.SIGINT)
+    old = {number: signal.signal(number, send) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    try:
+        with subprocess.Popen(argv, env=env, start_new_session=group) as child:
+            children.append(child)
+            if got:  # it came before there was a child to get it
+                children[0].send_signal(got[0])
+            status = _status(child, got, group=group)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+    if got:
+        return SIGNAL_BASE + got[0]
+    return SIGNAL_BASE - status if status < 0 else status
+
+
+def _status(child: subprocess.Popen[bytes], got: list[int], *, group: bool) -> int:
+    """Wait for a program; kill its group if that does not end after a signal."""
+    while True:
+        try:
+            return child.wait(PATIENCE if group else None)
+        except subprocess.TimeoutExpired:
+            if got:
+                os.killpg(child.pid, signal.SIGKILL)
 
 
 def prepare(session: nox.Session, name: str, *extras: str) -> Path:
@@ -45,7 +108,10 @@ def prepare(session: nox.Session, name: str, *extras: str) -> Path:
                 [sys.executable, "-m", "venv", "--clear", str(environment)],
                 [python, "-m", "pip", "install", "--quiet", "--editable", project],
             ):
-                if subprocess.run(argv, check=False).returncode != 0:
+                status = ended(argv, group=True)
+                if status > SIGNAL_BASE:
+                    sys.exit(status)
+                if status != 0:
                     print(f"error: the Python environment .nox/{name} could not be made", file=sys.stderr)
                     print("  hint: is a package index reachable? pip's own settings apply (PIP_*)", file=sys.stderr)
                     sys.exit(EXIT_HOST)
@@ -58,14 +124,7 @@ def run_tool(session: nox.Session, *words: str, environment: str = "tool", extra
     programs = prepare(session, environment, *extras)
     variables = {**os.environ, "PIKAFORGE_CWD": os.environ.get("PIKAFORGE_CWD", str(session.invoked_from))}
     argv = [str(programs / "python"), "-m", "pikaforge", *words, *session.posargs]
-    with subprocess.Popen(argv, env=variables) as child:
-        signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # the tool cleans up, and its status is passed on
-        while True:
-            try:
-                status = child.wait()
-                break
-            except KeyboardInterrupt:
-                continue  # the tool got the signal, too, and is cleaning up
+    status = ended(argv, env=variables)
     if status:
         sys.exit(status)
 
@@ -80,6 +139,9 @@ def beside(session: nox.Session, other: str) -> Iterator[None]:
     with tempfile.TemporaryFile() as said, subprocess.Popen(argv, stdout=said, stderr=said) as child:
         try:
             yield
+        except BaseException:
+            child.terminate()
+            raise
         finally:
             status = child.wait()
             said.seek(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +20,18 @@ def forge(*words: str) -> None:
     """Run a verb with nox, and end with its exit status."""
     environment = {**os.environ, "PIKAFORGE_CWD": os.environ.get("PIKAFORGE_CWD", str(Path.cwd()))}
     argv = [sys.executable, "-m", "nox", "--noxfile", str(HERE / "noxfile.py"), "--session", "tool", "--", *words]
-    try:
-        status = subprocess.run(argv, env=environment, check=False).returncode
-    except KeyboardInterrupt:
-        status = 130
+    with subprocess.Popen(argv, env=environment) as child:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, lambda number, _frame: child.send_signal(number))
+        while True:
+            try:
+                status = child.wait()
+                break
+            except KeyboardInterrupt:
+                continue  # nox got the signal, too, and its status says so
     if status:
-        raise Exit(code=status)
+        raise Exit(code=128 - status if status < 0 else status)
 
 
 def given(**options: str) -> list[str]:

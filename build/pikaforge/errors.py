@@ -14,8 +14,10 @@ EXIT_CONFIG = 2
 EXIT_HOST = 3
 EXIT_STAGE = 4
 EXIT_PUBLISH = 5
-EXIT_INTERRUPTED = 130
-"""128 + SIGINT, what shells report for Ctrl-C."""
+SIGNAL_BASE = 128
+"""Shells report the end by signal N as exit status 128 + N, and so does the tool."""
+EXIT_INTERRUPTED = SIGNAL_BASE + 2
+"""After SIGINT (Ctrl-C)."""
 
 
 class ForgeError(Exception):

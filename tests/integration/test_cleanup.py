@@ -66,7 +66,7 @@ def goes_on(project: Project) -> None:
     assert project.package().is_file()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["ctrl-c", "sigterm", "sighup"])
 def test_interrupt_during_compilation(
     number: signal.Signals, brief: Project, engine: Engine, until: Callable[..., None]
 ) -> None:
@@ -74,7 +74,7 @@ def test_interrupt_during_compilation(
     with compiling(brief, engine, until) as running:
         running.signal(number, group=number == signal.SIGINT)
         done = running.finish(2 * SOON)
-    assert done.returncode == 130, done.text
+    assert done.returncode == 128 + number, done.text
     assert "error: interrupted; what was running is removed" in done.stderr
     assert "hint: run it again: it continues where it stopped" in done.stderr
     assert "Traceback" not in done.text
@@ -98,7 +98,7 @@ def test_interrupt_while_a_server_keeps_git_waiting(ready: Project) -> None:
                 assert any("ls-remote" in line for line in processes(str(ready.folder))), "a test that tells nothing"
                 running.signal(signal.SIGTERM)
                 done = running.finish(SOON)
-    assert done.returncode == 130, done.text
+    assert done.returncode == 128 + signal.SIGTERM, done.text
     assert "error: interrupted" in done.stderr
     assert processes(str(ready.folder)) == []
     assert ready.half_done() == []

@@ -418,7 +418,7 @@ def test_interrupt(small: Project, observer: Engine, until: Callable[..., None])
         assert len(observer.containers(running.pid)) == 1
         running.signal(signal.SIGTERM)
         done = running.finish(SOON)
-    assert done.returncode == 130, done.text
+    assert done.returncode == 128 + signal.SIGTERM, done.text
     assert "error: interrupted; what was running is removed" in done.stderr
     assert "Traceback" not in done.text
     assert observer.containers(done.pid) == []

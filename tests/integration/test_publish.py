@@ -174,6 +174,12 @@ class TestWhatIsPublished:
         done = tool("verify", *packages, "--key", house.key.public, check=EXIT_DONE)
         assert done.stdout.count(": verified: all ") == 7
 
+    def test_a_published_folder_is_verified_as_it_is(self, published: tuple[House, Done], tool: Tool) -> None:
+        house, _ = published
+        folders = [house.root("staging") / PLACE / name for name in ("x86_64", "debs", "tarballs", "wheels")]
+        done = tool("verify", *folders, "--key", house.key.public, check=EXIT_DONE)
+        assert done.stdout.count(": verified: all ") == 4
+
     def test_metadata_is_signed_by_the_key(self, published: tuple[House, Done]) -> None:
         house, _ = published
         place = house.root("staging") / PLACE

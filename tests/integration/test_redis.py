@@ -164,7 +164,7 @@ def test_every_format_is_made_and_verified(build: Build, tmp_path: Path) -> None
         "redis_7.0.15-1.R620.debian12_amd64.deb",
     } <= names
     assert any(re.fullmatch(r"redis_server-7[.]0[.]15[+]r620[.]debian12-py3-none-manylinux.*[.]whl", n) for n in names)
-    said = run_tool(build.matrix, build.out, tmp_path, str(tmp_path / "debian12"), verb="verify")
+    said = run_tool(build.matrix, build.out, tmp_path, str(tmp_path / "debian12"), "--unsigned", verb="verify")
     assert re.search(r": verified: all \d+ checks say yes", said), said
 
 

@@ -8,9 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -194,15 +196,20 @@ class TestFolder:
         assert verify(dist, key=[], unsigned=True).status == 0
 
     def test_without_a_key_and_without_any_signature(self, dist: Path, verify: Verify) -> None:
-        """As a build leaves it that was given no key: all else is verified, and that is said."""
+        """As a build leaves it that was given no key, or somebody who has taken the signatures away."""
         for path in dist.glob("*.asc"):
             path.unlink()
         said = verify(dist, key=[])
+        assert said.status == 4
+        assert said.text.startswith("note: nothing here is signed, so nobody vouches for it")
+        assert said.refused == [
+            f"{name}: signature: it is not signed: there is no {name}.asc" for name in ("SHA256SUMS", NAME, OTHER)
+        ]
+        said = verify(dist, key=[], unsigned=True)
         assert said.status == 0
-        assert said.text.startswith("note: nothing here is signed and no key is configured")
         assert f"not checked  {NAME}: signature: it is not signed" in said.text
         flip(dist / NAME)
-        said = verify(dist, key=[])
+        said = verify(dist, key=[], unsigned=True)
         assert said.status == 4
         assert said.refused[0].startswith(f"{NAME}: digest")
 
@@ -518,3 +525,38 @@ def test_what_is_told_does_not_depend_on_the_run(tmp_path: Path) -> None:
     assert texts[0] == texts[1]
     describe(path, builder=Builder())
     assert (path.parent / f"{NAME}.sbom.json").read_text() == texts[0][0]
+
+
+class TestKeysInTime:
+    """Real keys of GnuPG, on a day when they cannot sign, and in places where an agent has no room."""
+
+    @pytest.mark.parametrize(("days", "expires", "message"), [(30, "never", "future"), (-300, "10d", "has expired at")])
+    def test_the_reason_is_named(
+        self, make_key: Callable[..., Key], tmp_path: Path, days: int, expires: str, message: str
+    ) -> None:
+        when = datetime.now(timezone.utc) + timedelta(days=days)
+        other = make_key("ed25519", "", expires, ("--faked-system-time", f"{when:%Y%m%dT%H%M%S}"))
+        with pytest.raises(ConfigError, match=message) as caught, open_signer(other.settings, tmp_path / "s"):
+            pass
+        assert "clock" in caught.value.hint
+
+    def test_an_ed25519_subkey_signs_for_an_rsa_key(self, make_key: Callable[..., Key], tmp_path: Path) -> None:
+        key = make_key("rsa3072", "")
+        key.gpg("--quick-add-key", key.fingerprint, "ed25519", "sign", "never")
+        key.secret.write_bytes(key.gpg("--armor", "--export-secret-keys"))
+        (tmp_path / "X").write_text("x")
+        with open_signer(key.settings, tmp_path / "s") as signer:
+            assert signer.sign(tmp_path / "X").is_file()
+            assert "which signs, is not RSA" in signer.notices[0]
+
+    @pytest.mark.parametrize("length", [10, 61, 80, 150])
+    def test_the_folder_of_temporary_files_may_be_far_away(
+        self, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+    ) -> None:
+        far = Path(tempfile.mkdtemp(prefix="f", dir="/tmp")) / ("x" * length)
+        far.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(far))
+        (tmp_path / "X").write_text("x")
+        with open_signer(key.settings, far / "scratch") as signer:
+            assert signer.sign(tmp_path / "X").is_file()
+        shutil.rmtree(far.parent)

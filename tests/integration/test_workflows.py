@@ -251,11 +251,13 @@ def stop(*_: object, **__: object) -> None:
     raise Stopped
 
 
-def stand_in_for_pip(build: Path, argv: list[str], check: bool = False) -> SimpleNamespace:
-    """Stands for the programs that make a session's environment."""
+def stand_in_for_pip(build: Path, argv: list[str], **_: object) -> int:
+    """Stands for the programs that make a session's environment, and for what runs in it."""
+    if "pikaforge" in argv:
+        raise Stopped
     if "venv" in argv:
         borrow(Path(argv[-1]), build)
-    return SimpleNamespace(returncode=0)
+    return 0
 
 
 def make_environments(checkout: Path) -> None:
@@ -272,7 +274,8 @@ def make_environments(checkout: Path) -> None:
     assert spec.loader is not None
     noxfile: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(noxfile)
-    noxfile.subprocess = SimpleNamespace(run=partial(stand_in_for_pip, checkout / "build"), Popen=stop)
+    noxfile.subprocess = SimpleNamespace(Popen=stop)
+    noxfile.ended = partial(stand_in_for_pip, checkout / "build")
     for name in SESSIONS:
         if hasattr(noxfile, name):
             session = SimpleNamespace(log=str, notify=str, posargs=[], invoked_from=checkout, run=stop)

@@ -21,6 +21,11 @@ GNUPG_HINT = "install GnuPG: the packages gnupg and gpgv (Debian, Ubuntu) or gnu
 TIMEOUT = 600.0
 STRONG_DIGESTS = {"8": "SHA-256", "9": "SHA-384", "10": "SHA-512"}
 """OpenPGP's numbers (RFC 4880, section 9.4)."""
+UNUSABLE = {
+    "4": "is of an algorithm that gpgv of this machine does not know",
+    "6": "is from the future by the clock of this machine, or is damaged",
+}
+"""What GnuPG's errors in ERRSIG mean of a key: GPG_ERR_PUBKEY_ALGO and GPG_ERR_BAD_PUBKEY (libgpg-error)."""
 ARMOR = re.compile(r"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(.*?)-----END PGP PUBLIC KEY BLOCK-----", re.DOTALL)
 
 
@@ -39,7 +44,9 @@ def judge_status(status: str, *, keys: str) -> SignatureVerdict:
             good=False, why="the file is not what was signed: its bytes or the signature were altered"
         )
     if "NO_PUBKEY" in found or ("ERRSIG" in found and not valid):
-        return SignatureVerdict(good=False, why=f"it is by the key {_signer(found)}, which is not among {keys}")
+        why = "" if "NO_PUBKEY" in found else UNUSABLE.get(_error(found), "")
+        why = why or f"is not among {keys}"
+        return SignatureVerdict(good=False, why=f"it is by the key {_signer(found)}, which {why}")
     for word, what in (("REVKEYSIG", "was revoked"), ("EXPKEYSIG", "has expired"), ("EXPSIG", "has expired")):
         if word in found:
             thing = "the signature itself" if word == "EXPSIG" else f"the key {found[word][0]}"
@@ -50,6 +57,12 @@ def judge_status(status: str, *, keys: str) -> SignatureVerdict:
     if digest is None:
         return SignatureVerdict(good=False, why="its digest is weaker than SHA-256")
     return SignatureVerdict(good=True, why=f"{digest}, key {valid[0][-1]}")
+
+
+def _error(found: Mapping[str, Sequence[str]]) -> str:
+    """Return the number of gpgv's error; empty if it names none."""
+    words = found.get("ERRSIG", ())
+    return words[5] if len(words) > 5 else ""
 
 
 def _signer(found: Mapping[str, Sequence[str]]) -> str:

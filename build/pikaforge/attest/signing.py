@@ -29,6 +29,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from pikaforge.attest.describe import SIGNATURE_SUFFIX
+from pikaforge.attest.secret_keys import gpg_reason, hint_of, judge_keys
 from pikaforge.attest.signatures import FINGERPRINT, GNUPG_HINT, Verifier
 from pikaforge.errors import ConfigError, ForgeError, HostError
 from pikaforge.formats import format as formats
@@ -46,8 +47,9 @@ AGENT = ("disable-scdaemon", "no-allow-external-cache", "ignore-invalid-option s
 each signature. By default that takes 0.3 s each time, to slow down somebody who has stolen the keyring. This keyring
 is temporary, so it may be quick. GnuPG 2.1 may not know the option."""
 TIMEOUT = 60.0
-RSA = "1"
-"""OpenPGP's number of the algorithm that EL7 knows (RFC 4880, section 9.1)."""
+RUNTIME = "XDG_RUNTIME_DIR"
+SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
+"""Folders with short paths, for a keyring where that of temporary files (TMPDIR) is too long."""
 
 
 class SigningError(ForgeError):
@@ -223,14 +225,34 @@ def _gpg_program() -> str:
 def _home(scratch: Path) -> Iterator[Path]:
     """Yield a folder for a keyring, mode 0700; it is removed when the block ends."""
     scratch.mkdir(parents=True, exist_ok=True)
-    home = Path(tempfile.mkdtemp(prefix="gnupg-", dir=scratch)).resolve()
-    if len(os.fsencode(home)) > HOME_LENGTH:
-        home.rmdir()
-        home = Path(tempfile.mkdtemp(prefix="pikaforge-gnupg-")).resolve()
+    home = _new_home(scratch)
     try:
         yield home
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _new_home(scratch: Path) -> Path:
+    """Make a folder whose path leaves room for the names of sockets.
+
+    Raises:
+        HostError: there is no such place.
+    """
+    places = (str(scratch), tempfile.gettempdir(), os.environ.get(RUNTIME, ""), *SHORT)
+    for place in dict.fromkeys(filter(None, places)):
+        try:
+            prefix = "gnupg-" if place == str(scratch) else "pikaforge-gnupg-"
+            home = Path(tempfile.mkdtemp(prefix=prefix, dir=place)).resolve()
+        except OSError:
+            continue
+        if len(os.fsencode(home)) <= HOME_LENGTH:
+            return home
+        home.rmdir()
+    raise HostError(
+        f"there is no folder for a keyring: paths have more than {HOME_LENGTH} bytes, or cannot be written",
+        where=", ".join(dict.fromkeys(filter(None, places))),
+        hint="set TMPDIR to a folder with a short path: GnuPG's agent has its sockets there",
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -246,12 +268,12 @@ class Gpg:
         """Run gpg with the keyring.
 
         Raises:
-            SigningError: it fails. The error has its last line, which never has a secret.
+            SigningError: it fails. The error has gpg's reasons, which never have a secret.
         """
         done = self.try_(*arguments, stdin=stdin)
         if done.status != 0:
             raise SigningError(
-                f"gpg failed: {last_line(done.errors())}", where=KEY, hint="try the key by hand: gpg --sign"
+                f"gpg failed: {gpg_reason(done.errors())}", where=KEY, hint="try the key by hand: gpg --sign"
             )
         return done
 
@@ -272,10 +294,11 @@ class Gpg:
         (self.home / "gpg-agent.conf").write_text("".join(f"{line}\n" for line in AGENT), encoding="ascii")
         done = self.try_("--import", stdin=data)
         if done.status != 0:
+            reason = gpg_reason(done.errors())
             raise ConfigError(
-                f"the key cannot be imported: {last_line(done.errors())}",
+                f"the key cannot be imported: {reason}",
                 where=where,
-                hint="export it: gpg --armor --export-secret-keys FINGERPRINT",
+                hint=hint_of(reason, "export it: gpg --armor --export-secret-keys FINGERPRINT"),
             )
 
     def take_agent(self, fingerprint: str) -> None:
@@ -313,7 +336,7 @@ class Gpg:
             ConfigError: there is none, or more than one.
         """
         listed = self.run("--with-colons", "--list-secret-keys").text()
-        return judge_keys(listed, where=where)
+        return judge_keys(listed, where=f"{KEY}: {where}")
 
     def signature(self, path: Path, fingerprint: str, *, armor: bool, clear: bool = False) -> bytes:
         """Return a detached signature with SHA-256; with `clear`, the text with its signature around it.
@@ -341,7 +364,10 @@ class Gpg:
                     where=PASSPHRASE,
                     hint="a file with the passphrase of the key, and nothing else",
                 )
-            raise SigningError(f"cannot sign {path.name}: {reason}", where=KEY, hint="has the key expired?")
+            reason = gpg_reason(done.errors())
+            raise SigningError(
+                f"cannot sign {path.name}: {reason}", where=KEY, hint=hint_of(reason, "has the key expired?")
+            )
         return out.read_bytes()
 
     def end(self) -> None:
@@ -349,25 +375,3 @@ class Gpg:
         if self.own_agent:
             process.run(["gpgconf", "--kill", "all"], env=self._environment(), timeout=TIMEOUT)
         process.run(["gpgconf", "--remove-socketdir"], env=self._environment(), timeout=TIMEOUT)
-
-
-def judge_keys(colons: str, *, where: str) -> tuple[str, tuple[str, ...]]:
-    """Return the fingerprint that `gpg --with-colons --list-secret-keys` prints (GnuPG's doc/DETAILS), and remarks.
-
-    Raises:
-        ConfigError: there is not exactly one secret key.
-    """
-    rows = [line.split(":") for line in colons.splitlines()]
-    primary = [(number, row) for number, row in enumerate(rows) if row[0] == "sec"]
-    if len(primary) != 1:
-        found = f"{len(primary)} secret keys" if primary else "no secret key"
-        raise ConfigError(
-            f"there is {found} where one is wanted" if not primary else f"there are {found} where one is wanted",
-            where=f"{KEY}: {where}",
-            hint="export one alone: gpg --armor --export-secret-keys FINGERPRINT",
-        )
-    number, row = primary[0]
-    fingerprint = next((r[9] for r in rows[number + 1 :] if r[0] == "fpr" and len(r) > 9), "")
-    if row[3] == RSA:
-        return fingerprint, ()
-    return fingerprint, ("the signing key is not RSA: GnuPG 2.0 and rpm 4.11 of EL7 do not verify its signatures",)

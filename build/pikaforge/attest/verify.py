@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
+from pikaforge.attest.check_result import CheckResult, plain
 from pikaforge.attest.claims import (
     Bill,
     ClaimError,
@@ -25,6 +26,7 @@ from pikaforge.attest.claims import (
 from pikaforge.attest.contents import PackageContents, differences, read_package
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS
 from pikaforge.attest.provenance import Statement
+from pikaforge.attest.verify_index import examine, present
 from pikaforge.errors import ForgeError
 from pikaforge.formats import format as formats
 from pikaforge.formats.embedded_signature import EmbeddedSignature, SignatureVerdict
@@ -36,25 +38,6 @@ COMPANIONS = (SBOM_SUFFIX, PROVENANCE_SUFFIX)
 DIGEST = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 SHOWN = 5
 """Reasons of one check that are shown; the others are counted."""
-
-
-def _plain(text: str) -> str:
-    """Return a text for a terminal. A name in an artifact that is not verified may hold control characters."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckResult:
-    """The result of one check."""
-
-    file: str
-    what: str
-    verdict: Literal["yes", "no", "not checked"]
-    why: str = ""
-    """What it was checked by, or what is wrong."""
-
-    def __str__(self) -> str:
-        return _plain(f"{self.verdict:<11}  {self.file}: {self.what}{f': {self.why}' if self.why else ''}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +67,7 @@ class VerifyResult:
         else:
             files = ", ".join(dict.fromkeys(check.file for check in said_no)) or "nothing could be checked"
             word = f"REFUSED: {len(said_no)} of {done} checks say no{more}: {files}"
-        return [*(str(check) for check in self.checks), _plain(f"{self.title}: {word}")]
+        return [*(str(check) for check in self.checks), plain(f"{self.title}: {word}")]
 
     def facts(self) -> dict[str, object]:
         """Return the result for scripts, as JSON values."""
@@ -171,11 +154,19 @@ class _Examiner:
 
     def whole(self) -> Iterator[CheckResult]:
         """Check all files of the folder."""
-        paths = sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
+        indexes = present(self.folder, {kind.name: kind.index.layout for kind in formats.every() if kind.index})
+        of_indexes = {name for index in indexes for name in index.names}
+        paths = sorted(p for p in self.folder.iterdir() if not p.name.startswith(".") and p.name not in of_indexes)
         files = [path.name for path in paths if path.is_file() and not path.is_symlink()]
         sums = yield from self._sums()
+        for index in indexes:
+            yield from examine(self.folder, index, self._signature)
         for path in paths:
-            if path.name not in files:
+            if path.name not in files and not path.is_symlink() and (path / SUMS).is_file():
+                # Packages that have taken the place of others of the same name are in a folder of their own.
+                inner = _Examiner(path, self.context)
+                yield from (replace(check, file=f"{path.name}/{check.file}") for check in inner.whole())
+            elif path.name not in files:
                 kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "no file"
                 yield CheckResult(
                     file=path.name, what="belongs here", verdict="no", why=f"it is {kind}, which nothing proves"
@@ -234,8 +225,8 @@ class _Examiner:
             self._digests[name] = sha256(self.folder / name)
         return self._digests[name]
 
-    def _signature(self, name: str) -> CheckResult:
-        what, beside = "signature", self.folder / f"{name}{SIGNATURE_SUFFIX}"
+    def _signature(self, name: str, beside_name: str = "") -> CheckResult:
+        what, beside = "signature", self.folder / (beside_name or f"{name}{SIGNATURE_SUFFIX}")
         if not beside.is_file():
             if self.context.unsigned:
                 why = "it is not signed, which --unsigned accepts"

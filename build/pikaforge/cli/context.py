@@ -131,6 +131,7 @@ class Context:
         options = {name: getattr(arguments, name.replace("-", "_"), "") for name in allocators.built()}
         return Workspace(
             base=self.base,
+            matrix=self.matrix,
             out=self.out,
             dist=self.dist,
             engine=engine,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import io
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 
+from pikaforge.cli import signals
 from pikaforge.cli.arguments import parser
 from pikaforge.cli.context import Context
 from pikaforge.cli.verbs import VERBS
-from pikaforge.errors import EXIT_INTERRUPTED, ForgeError, HostError
+from pikaforge.errors import SIGNAL_BASE, ForgeError, HostError
 
 
 def _verb(name: str) -> Callable[[Context], int]:
@@ -24,41 +23,35 @@ def _verb(name: str) -> Callable[[Context], int]:
     return found
 
 
-@contextlib.contextmanager
-def _termination() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that a cancelled CI job leaves nothing running."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    old = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; the exit status is 0, 2, 3, 4 or 5 (see `errors`), or 130 after Ctrl-C."""
+    """Run the tool; the exit status is 0, 2, 3, 4 or 5 (see `errors`), or 128 + N after signal N."""
     from pikaforge.cli.output import show_error  # noqa: PLC0415
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that has no arrow gets a question mark, not a traceback
         sys.stdout.reconfigure(errors="replace")
     arguments = parser().parse_args(argv)
     try:
-        with _termination():
+        with signals.interrupting():
             return _verb(arguments.verb)(Context(arguments))
     except ForgeError as error:
         if arguments.debug:
             traceback.print_exc()
         show_error(error)
         return error.exit_code
-    except KeyboardInterrupt:
-        show_error(
-            ForgeError("interrupted; what was running is removed", hint="run it again: it continues where it stopped")
-        )
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        try:
+            show_error(
+                ForgeError(
+                    "interrupted; what was running is removed", hint="run it again: it continues where it stopped"
+                )
+            )
+        except OSError:  # the terminal is gone, too
+            signals.drop_streams()
+        return signals.status_of(interrupt)
     except OSError as error:
+        if signals.reader_is_gone(error):
+            signals.drop_streams()
+            return SIGNAL_BASE + signal.SIGHUP
         if arguments.debug:
             traceback.print_exc()
         show_error(

@@ -126,6 +126,8 @@ def _diff_lines(diff: RepositoryDiff) -> list[str]:
     lines += [f"  - {artifact.path}" for artifact in diff.unlisted]
     if diff.same:
         lines.append(f"  = {count(len(diff.same), 'package')} there already")
+    if diff.redated:
+        lines.append("  ~ the metadata gets new dates: clients refuse it, or would soon")
     if diff.resigned:
         lines.append("  ~ the metadata is signed by another key than before")
     return lines

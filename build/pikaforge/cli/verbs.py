@@ -266,7 +266,7 @@ STATUSES: dict[int, str] = {
     errors.EXIT_HOST: "this machine lacks something: an engine, a program, the network",
     errors.EXIT_STAGE: "a stage failed; or audit, verify or patches check said no",
     errors.EXIT_PUBLISH: "publishing failed",
-    errors.EXIT_INTERRUPTED: "interrupted by Ctrl-C or SIGTERM; containers are removed",
+    errors.EXIT_INTERRUPTED: "interrupted by Ctrl-C, or 128 + N by signal N; containers are removed",
 }
 
 

@@ -232,6 +232,12 @@ class Destination(Strict):
     keep: int | None = Field(
         default=None, ge=1, le=1000, description="Versions of each package, and generations, that stay; else all."
     )
+    valid_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=3650,
+        description="Days for which apt accepts metadata (Valid-Until); publish again before half of them are over.",
+    )
     requires: Literal["run"] | None = Field(
         default=None, description="run: refuse packages whose own target was never run, only a twin's."
     )

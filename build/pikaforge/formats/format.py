@@ -66,6 +66,8 @@ class Pool:
     """The repository's folder below the root."""
     revision: int
     """Date of the index in seconds since 1970."""
+    valid_until: int | None
+    """Seconds since 1970 after which clients refuse the index; None: never."""
     listed: Mapping[str, FileRecord]
     """By location: the path below the format's folder."""
     kept: frozenset[str]
@@ -108,8 +110,30 @@ class IndexFiles:
     signatures: Sequence[Signature] = ()
 
 
+def _names_none(_pointer: bytes) -> Mapping[str, str]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexLayout:
+    """Where the files of an index are, with paths below the format's folder."""
+
+    names: frozenset[str]
+    """Files and folders in the format's folder that are the index's alone."""
+    pointer: str
+    """The file that says what is in the index."""
+    signature: str = ""
+    """The pointer's detached signature; empty if it has none."""
+    unchecked: frozenset[str] = frozenset()
+    """Files that only package managers check."""
+    digests: Callable[[bytes], Mapping[str, str]] = _names_none
+    """Returns the SHA-256 that a pointer names, by path; raises ValueError if it cannot be read."""
+
+
 class RepositoryIndex(Protocol):
     """Makes the metadata of a repository that package managers read."""
+
+    layout: IndexLayout
 
     def verify(self) -> None:
         """Raise HostError if a library for it is missing on this machine."""

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pikaforge.cpu import emulation
-from pikaforge.errors import HostError
+from pikaforge.errors import SIGNAL_BASE, HostError
 from pikaforge.host import machine, podman
 from pikaforge.host.connection import LABEL, brief, engine_errors, load_sdk
 from pikaforge.host.container import ROOT, ContainerServer, fetch_file, unpack
 from pikaforge.host.images import EngineImages
 from pikaforge.host.job import (
     NOBODY,
-    SIGNAL_BASE,
     CannotServe,
     Input,
     Job,

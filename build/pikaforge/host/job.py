@@ -16,8 +16,6 @@ from typing import Literal, Protocol
 
 from pikaforge.errors import HostError
 
-SIGNAL_BASE = 128
-"""Shells and container engines report a death by signal N as exit status 128 + N."""
 NOBODY = 65534
 """User and group of unprivileged servers. It is `nobody` on all systems, and owns no files."""
 

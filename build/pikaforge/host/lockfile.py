@@ -2,13 +2,18 @@
 
 The file is JSON with sorted keys. The tool writes it, and the user commits it. A pin that is there is enforced. A
 missing one is written on first use, with a notice, unless `--locked` forbids it.
+
+Several runs may write pins at the same time. Each reads the file again before it changes it, under a lock.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pikaforge.errors import ConfigError
@@ -41,11 +46,29 @@ class Lock:
         self.refresh = refresh
         self.notices: list[str] = []
         self._mutex = threading.Lock()
-        self._data: dict[str, dict[str, dict[str, str]]] = {"sources": {}, "images": {}}
-        if path.exists():
-            self._read()
+        self._data = self._read()
 
-    def _read(self) -> None:
+    @contextmanager
+    def _latest(self) -> Iterator[None]:
+        """Keep others from writing while the block runs, and read what they have written.
+
+        The lock is that of the folder: a file beside sources.lock would be one more for the user to ignore.
+        """
+        with self._mutex:
+            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                with suppress(OSError):  # a network file system may not lock folders
+                    fcntl.flock(folder, fcntl.LOCK_EX)
+                self._data = self._read()
+                yield
+            finally:
+                os.close(folder)
+
+    def _read(self) -> dict[str, dict[str, dict[str, str]]]:
+        """Return the pins of the file; none if there is no file."""
+        found: dict[str, dict[str, dict[str, str]]] = {"sources": {}, "images": {}}
+        if not self.path.exists():
+            return found
         try:
             data = json.loads(self.path.read_text(encoding="utf-8"))
             if data["version"] != VERSION:
@@ -54,15 +77,16 @@ class Lock:
                     where=str(self.path),
                     hint="update the tool, or remove the file to pin anew",
                 )
-            for section in self._data:
+            for section, entries in found.items():
                 for name, pins in data.get(section, {}).items():
-                    self._data[section][name] = {str(k): str(v) for k, v in pins.items()}
+                    entries[name] = {str(k): str(v) for k, v in pins.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{NAME} cannot be read: {error}",
                 where=str(self.path),
                 hint="restore it from version control, or remove it to pin anew",
             ) from error
+        return found
 
     def pins(self, section: str, entry: str) -> Mapping[str, str]:
         """Return the pins of an entry; empty if there are none."""
@@ -74,9 +98,11 @@ class Lock:
         Raises:
             ConfigError: the pin has another value, or there is none and the lock is strict.
         """
-        with self._mutex:
+        if self._data[section].get(entry, {}).get(pin) == value:
+            return
+        with self._latest():
             old = self._data[section].get(entry, {}).get(pin)
-            if old == value:
+            if old == value:  # another run has written it
                 return
             if old is None and self.strict:
                 raise ConfigError(
@@ -98,7 +124,7 @@ class Lock:
 
     def replace(self, section: str, entry: str, pin: str, value: str) -> None:
         """Write a pin whose change is expected, with a notice."""
-        with self._mutex:
+        with self._latest():
             old = self._data[section].setdefault(entry, {}).get(pin)
             self._data[section][entry][pin] = value
             self.notices.append(f"{NAME}: {entry}: {pin} {old} -> {value}")
@@ -106,7 +132,7 @@ class Lock:
 
     def forget(self, section: str, entry: str) -> None:
         """Remove an entry's pins."""
-        with self._mutex:
+        with self._latest():
             if self._data[section].pop(entry, None) is not None:
                 self._write()
 

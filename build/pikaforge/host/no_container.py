@@ -22,10 +22,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from pikaforge.errors import HostError
+from pikaforge.errors import SIGNAL_BASE, HostError
 from pikaforge.host import machine, process
 from pikaforge.host.archives import extract
-from pikaforge.host.job import NOBODY, SIGNAL_BASE, CannotServe, Input, Job, JobResult, RunningServer, ServerJob
+from pikaforge.host.job import NOBODY, CannotServe, Input, Job, JobResult, RunningServer, ServerJob
 from pikaforge.host.run_id import RunId
 
 LIMITED = 'ulimit -n "$0" && exec "$@"'

@@ -140,6 +140,16 @@ def end_all() -> None:
         _kill_group(pid)
 
 
+def pause(seconds: float) -> None:
+    """Wait in a thread.
+
+    Raises:
+        HostError: `end_all` was called: the run is interrupted, and the thread has to end.
+    """
+    if _ended.wait(seconds):
+        raise HostError("interrupted")
+
+
 class Child:
     """A running program in a process group of its own, so that it can be ended with all that it has started."""
 

@@ -13,18 +13,26 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from pikaforge.errors import HostError
+from pikaforge.host import process
 from pikaforge.host.run_id import RunId
 
 RECORD = "result.json"
+MAKING = ".making-"
+"""Begin of the name of the lock of a result that is being made."""
+PATIENCE = 1.0
+"""Seconds of a wait for another run before it is said: whoever only looks at a result has its lock for less."""
+FIRST_LOOK, LAST_LOOK = 0.005, 0.5
+"""Seconds between two looks at a lock that another one has: at the start of the wait, and at most."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -77,23 +85,62 @@ def _silent() -> None:
 
 
 @contextmanager
-def locked(path: Path, *, waits: Callable[[], None] = _silent) -> Iterator[None]:
-    """Hold a lock that excludes other threads and processes.
-
-    The file stays, because a removed file and a new one would be two locks.
+def locked(
+    path: Path, *, waits: Callable[[], None] = _silent, patience: float = 0.0, remove: bool = False
+) -> Iterator[None]:
+    """Hold a lock that excludes other threads and processes. The kernel releases that of a killed process.
 
     Args:
         path: the file.
-        waits: called once if another one has the lock, before the wait for it.
+        waits: called once if another one has the lock.
+        patience: seconds of the wait before that.
+        remove: remove the file at the end. All who use it must do so.
+
+    Raises:
+        HostError: the run was interrupted during the wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as lock:
+    # A symlink in its place would make a file elsewhere, or lock somebody else's.
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        with os.fdopen(os.open(path, flags, 0o666), "ab") as lock:
+            waits = _take(lock, waits, patience)
+            if not _is_at(lock, path):
+                continue  # the one who had it has removed the file
+            try:
+                yield
+            finally:
+                if remove:
+                    path.unlink(missing_ok=True)
+            return
+
+
+def _take(lock: IO[bytes], waits: Callable[[], None], patience: float) -> Callable[[], None]:
+    """Take the lock of an open file; return what is to be called at another wait.
+
+    It looks again and again: nothing can interrupt a thread that waits in the kernel.
+    """
+    start, look = time.monotonic(), FIRST_LOOK
+    while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            waits()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+            if time.monotonic() - start >= patience:
+                waits()
+                waits = _silent
+            process.pause(look)
+            look = min(look * 1.5, LAST_LOOK)
+        else:
+            return waits
+
+
+def _is_at(lock: IO[bytes], path: Path) -> bool:
+    """Return whether an open file is still the one of this name."""
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(lock.fileno()), there)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +229,18 @@ class Store:
             if os.path.lexists(path) and not path.is_dir():
                 return path
         return None
+
+    @contextmanager
+    def making(self, stage: str, key: str, waits: Callable[[], None]) -> Iterator[None]:
+        """Hold the lock of a key, so that two runs that need one result do not make it twice.
+
+        Args:
+            stage: of the result.
+            key: of the result.
+            waits: called once if another run makes it.
+        """
+        with locked(self.root / f"{MAKING}{stage}-{key}", waits=waits, patience=PATIENCE, remove=True):
+            yield
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pikaforge.errors import HostError, StageError, StageFailure
+from pikaforge.host import logs
 from pikaforge.host.download import Downloads
 from pikaforge.host.hashing import files_digest
 from pikaforge.host.job import Engine, Input, Job, JobResult, files
@@ -44,6 +45,8 @@ class Workspace:
     given: Mapping[str, Path] = field(default_factory=dict)
     """Local files that are used instead of pinned tarballs, by the name of the library in them."""
     home: Path = field(default=HOME)
+    matrix: Path | None = None
+    """The configuration file. Logs of two of them are kept apart."""
 
     def guest(self, *names: str) -> Input:
         """Return guest scripts as an input, with those of every job among them."""
@@ -55,11 +58,11 @@ class Workspace:
         return self.store.sweep() + sweep(self.out / "sample") + sweep_temporary()
 
     def log_path(self, label: str, stage: str) -> Path:
-        """Return the path `out/logs/<label>/<stage>.log`. The file is there, and empty."""
-        path = self.out / "logs" / label / f"{stage}.log"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-        return path
+        """Return the path `out/logs/<label>/<stage>.log`, or one beside it. The file is there, and empty.
+
+        See `logs`.
+        """
+        return logs.claimed(self.out / "logs", label, stage, matrix=self.matrix or self.base)
 
 
 def guest_digests(home: Path, names: Sequence[str]) -> dict[str, str]:

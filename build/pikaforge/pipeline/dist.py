@@ -119,7 +119,7 @@ class _DistWriter:
             self.spec,
             self.done,
             artifacts,
-            earlier=report.load(self.workspace.dist),
+            earlier=report.load(self.workspace.dist, report.name_of(self.workspace.dist, self.spec.product.name)),
             dist=self.workspace.dist,
             now=datetime.now(timezone.utc),
         )

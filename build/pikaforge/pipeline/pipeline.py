@@ -22,6 +22,8 @@ from pikaforge.plan.plan import TOOLS_NODE, Node, Plan, common_part
 WORKERS = 4
 """Nodes at once. One of them at most compiles, because a compilation takes all jobs."""
 
+WAITS = "{} waits for another run, which makes the same"
+
 Status = Literal["cached", "done", "failed", "blocked"]
 
 
@@ -265,12 +267,14 @@ class Pipeline:
             inputs = {need: result for need, result in results.items() if result is not None}
             known = {need: self._stands_for(node, result) for need, result in inputs.items()}
             key, material = self._key(node, known, offline=False)
-            result = self._stored(node, key, events)
-            if result is not None:
-                self._notice_remarks(node, result, events, fresh=False)
-                return NodeOutcome(node=node, status="cached", key=key, result=result)
-            events.started(node)
-            result = self._make(node, key, inputs, material)
+            with self._workspace.store.making(node.stage, key, lambda: events.notice(WAITS.format(node.id))):
+                start = time.monotonic()
+                result = self._stored(node, key, events)
+                if result is not None:
+                    self._notice_remarks(node, result, events, fresh=False)
+                    return NodeOutcome(node=node, status="cached", key=key, result=result)
+                events.started(node)
+                result = self._make(node, key, inputs, material)
             self._notice_remarks(node, result, events, fresh=True)
         except ForgeError as error:
             return NodeOutcome(node=node, status="failed", key=key, error=error, seconds=time.monotonic() - start)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pikaforge.plan.cells import Cell
 
 NAME = "report.json"
+OTHERS = "report.{}.json"
 
 
 class AdaptationRecord(Strict):
@@ -105,12 +106,31 @@ def schema() -> dict[str, object]:
     return schema_of(BuildReport)
 
 
-def load(dist: Path) -> BuildReport | None:
-    """Read the report of a folder; return None if there is none that this version reads."""
+def load(dist: Path, name: str = NAME) -> BuildReport | None:
+    """Read a report of a folder; return None if there is none that this version reads."""
     try:
-        return BuildReport.model_validate_json((dist / NAME).read_bytes())
+        return BuildReport.model_validate_json((dist / name).read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def name_of(dist: Path, product: str) -> str:
+    """Return the file name of a product's report.
+
+    A folder may have packages of several products, and a report is about one. It is report.json, unless that is of
+    another product; report.PRODUCT.json then.
+    """
+    own = OTHERS.format(product)
+    there = load(dist)
+    if (dist / own).is_file() or (there is not None and there.product != product):
+        return own
+    return NAME
+
+
+def all_of(dist: Path) -> list[BuildReport]:
+    """Return the reports of a folder: one for each product."""
+    names = [NAME, *sorted(path.name for path in dist.glob(OTHERS.format("*")))]
+    return [found for name in names if (found := load(dist, name)) is not None]
 
 
 def package_path(dist: Path, artifact: ArtifactRecord) -> Path:
@@ -130,7 +150,7 @@ def package_path(dist: Path, artifact: ArtifactRecord) -> Path:
 
 def write(dist: Path, report: BuildReport) -> Path:
     """Write a report into a folder, unless it is there already; return its path."""
-    path = dist / NAME
+    path = dist / name_of(dist, report.product)
     data = (report.model_dump_json(indent=2) + "\n").encode()
     if not path.is_file() or path.read_bytes() != data:
         write_atomically(path, data)

@@ -11,7 +11,7 @@ from pikaforge.config.schema import Spec
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.formats.format import BuildOrigin, of
 from pikaforge.host.store import sha256
-from pikaforge.pipeline.report import BuildReport, CellRecord, load, package_path
+from pikaforge.pipeline.report import BuildReport, CellRecord, all_of, package_path
 from pikaforge.publish.diff import Item
 from pikaforge.publish.state import Artifact, File
 
@@ -36,10 +36,9 @@ class CollectedPackages:
 
 
 def reports(dist: Path) -> list[FoundReport]:
-    """Read the report of a folder and those of its folders, in which the jobs of a CI run leave theirs."""
+    """Read the reports of a folder and those of its folders, in which the jobs of a CI run leave theirs."""
     folders = [dist, *sorted(path for path in dist.glob("*/") if path.is_dir())]
-    found = ((folder, load(folder)) for folder in folders)
-    return [FoundReport(folder=folder, report=report) for folder, report in found if report is not None]
+    return [FoundReport(folder=folder, report=report) for folder in folders for report in all_of(folder)]
 
 
 def cells(found: Sequence[FoundReport]) -> dict[str, tuple[FoundReport, CellRecord]]:

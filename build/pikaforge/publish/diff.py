@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pikaforge.formats.format import of
 from pikaforge.publish.state import HISTORY, ROLLBACK, Artifact, File, Generation, State
 
+DAY = 24 * 3600
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
@@ -57,6 +59,8 @@ class RepositoryDiff:
     listed: tuple[Artifact, ...] = ()
     """All artifacts that the new metadata lists."""
     restores: Generation | None = None
+    redated: bool = False
+    """Whether the metadata is to be made again because of its dates: clients refuse it now, or would soon."""
     resigned: bool = False
     """Whether the metadata is to be signed by another key than before."""
     history: int = HISTORY
@@ -69,7 +73,7 @@ class RepositoryDiff:
     @property
     def nothing(self) -> bool:
         """Return whether nothing would change."""
-        return not (self.placed or self.relisted or self.unlisted or self.restores or self.resigned)
+        return not (self.placed or self.relisted or self.unlisted or self.restores or self.resigned or self.redated)
 
 
 def compare(
@@ -108,6 +112,24 @@ def compare(
         resigned=before is not None and before.current.key != key,
         history=_history(keep),
     )
+
+
+def redated(diff: RepositoryDiff, *, now: int, valid_days: int | None) -> RepositoryDiff:
+    """Return a diff that says whether its metadata needs other dates.
+
+    Args:
+        diff: of a repository.
+        now: seconds since 1970.
+        valid_days: days for which clients accept metadata; None: for ever.
+    """
+    current = diff.before.current if diff.before else None
+    if current is None:
+        return diff
+    until = current.valid_until
+    stale = (until is None) != (valid_days is None) or (
+        until is not None and valid_days is not None and until - now < valid_days * DAY // 2
+    )
+    return replace(diff, redated=current.revision > now or stale)
 
 
 class _Comparison:

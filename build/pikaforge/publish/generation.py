@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS
 from pikaforge.errors import PublishError
 from pikaforge.formats.format import Format, Pool, RepositoryIndex, every
-from pikaforge.publish.diff import RepositoryDiff
+from pikaforge.publish.diff import DAY, RepositoryDiff
 from pikaforge.publish.state import STATE, Artifact, File, Generation, State, text
 from pikaforge.publish.transaction import Addition, Transaction, file_of, sums_text
 
@@ -41,8 +42,15 @@ class GenerationInputs:
     signer: Signing | None
     now: str
     """ISO 8601 in UTC."""
+    valid_days: int | None = None
+    """Days for which clients accept the metadata; None: for ever."""
     stepwise: bool = False
     """Whether readers may see new pointers before all of them are there."""
+
+
+def seconds(moment: str) -> int:
+    """Return a moment in ISO 8601 as seconds since 1970."""
+    return int(datetime.fromisoformat(moment).timestamp())
 
 
 def verify(diffs: Iterable[RepositoryDiff]) -> None:
@@ -80,7 +88,10 @@ class _Generation:
         self._metadata: list[File] = []
         current = self._before.current if self._before else None
         newest = max((artifact.epoch for artifact in diff.listed), default=0)
-        self._revision = max(newest, current.revision + 1) if current else newest
+        now = seconds(inputs.now)
+        # A clock or a commit from the future must not date the metadata: apt refuses what is "not valid yet".
+        self._revision = min(now, max(newest, current.revision + 1) if current else newest)
+        self._valid_until = None if inputs.valid_days is None else now + inputs.valid_days * DAY
         self._known = {file.path: file for file in (self._before.files() if self._before else ())}
         self._base = diff.restores or current
         """The generation whose metadata has the entries of packages that are listed again."""
@@ -93,8 +104,8 @@ class _Generation:
         for kind in every():
             if kind.index is not None:
                 self._index(kind, kind.index)
-        self._sums()
         state = self._state()
+        self._sums(state.artifacts.values())
         self._pointers[STATE] = text(state)
         new = {addition.file.path for addition in self._additions}
         named = {file.path for file in state.files()}
@@ -113,6 +124,7 @@ class _Generation:
         generation = Generation(
             number=diff.number,
             revision=self._revision,
+            valid_until=self._valid_until,
             published=self._inputs.now,
             restores=diff.restores.number if diff.restores else None,
             key=signer.fingerprint if signer else "",
@@ -172,6 +184,7 @@ class _Generation:
             model=self._diff.model,
             place=self._diff.place,
             revision=self._revision,
+            valid_until=self._valid_until,
             listed=listed,
             kept=frozenset(location for location, artifact in listed.items() if artifact.path in indexed),
             file=file,
@@ -216,10 +229,13 @@ class _Generation:
 
     # ---- sums
 
-    def _sums(self) -> None:
-        """Write SHA256SUMS of each folder with artifacts, for `verify` and `sha256sum --check`."""
+    def _sums(self, artifacts: Iterable[Artifact]) -> None:
+        """Write SHA256SUMS of each folder with artifacts, for `verify` and `sha256sum --check`.
+
+        Those of earlier generations that are still there are in it, so that a folder can be verified as it is.
+        """
         folders: dict[str, list[File]] = {}
-        for file in _summed(self._diff.listed):
+        for file in _summed(artifacts):
             folders.setdefault(file.path.rpartition("/")[0], []).append(file)
         for folder, files in sorted(folders.items()):
             data = sums_text(files).encode()

@@ -36,6 +36,8 @@ class PublishRequest:
     """Places of repositories that are to be switched to the generation before."""
     keep: int | None = None
     """Versions of each package that stay listed, and generations that stay; None: all, and some."""
+    valid_days: int | None = None
+    """Days for which clients accept metadata; None: for ever."""
     replace: bool = False
     """Whether an item may take the place of one with the same name and other bytes."""
 
@@ -84,7 +86,7 @@ class Publisher:
             states = [each.before for each in done.diffs if each.nothing]
             for each in done.diffs:
                 if not each.nothing:
-                    change = generation.transaction(each, self._inputs(each, source, Path(scratch)))
+                    change = generation.transaction(each, self._inputs(each, source, Path(scratch), request.valid_days))
                     done.transferred += self.site.commit(change)
                     states.append(change.state)
             done.pages = list(self._pages(catalogue, [state for state in states if state is not None]))
@@ -118,7 +120,8 @@ class Publisher:
             groups.setdefault(item.place, []).append(item)
         key = self.signer.fingerprint if self.signer else ""
         for place, items in sorted(groups.items()):
-            yield diff.compare(items, self._state(place), key=key, keep=request.keep, replace=request.replace)
+            found = diff.compare(items, self._state(place), key=key, keep=request.keep, replace=request.replace)
+            yield diff.redated(found, now=generation.seconds(moment()), valid_days=request.valid_days)
         for place in request.rollback:
             yield self._rollback(place, keep=request.keep)
 
@@ -135,12 +138,19 @@ class Publisher:
 
     def _state(self, place: str) -> State | None:
         path = f"{place}/{STATE}"
-        return read_state(self.site.read(path), where=f"{self.site.where}: {path}")
+        state = read_state(self.site.read(path), where=f"{self.site.where}: {path}")
+        if state is not None and state.place != place:
+            raise PublishError(
+                f"this is the state of {state.place}",
+                where=f"{self.site.where}: {path}",
+                hint="was a repository copied or moved? put the right file back, or begin with a new root",
+            )
+        return state
 
     def _catalogue(self) -> Catalogue | None:
         return read_catalogue(self.site.read(CATALOGUE), where=f"{self.site.where}: {CATALOGUE}")
 
-    def _inputs(self, of: RepositoryDiff, source: Source, scratch: Path) -> GenerationInputs:
+    def _inputs(self, of: RepositoryDiff, source: Source, scratch: Path, valid_days: int | None) -> GenerationInputs:
         def fetch(file: File) -> Path:
             into = scratch / f"{file.sha256}-{file.name}"
             if not into.exists():
@@ -153,6 +163,7 @@ class Publisher:
             obtain=lambda file: source(of.place, file),
             signer=self.signer,
             now=moment(),
+            valid_days=valid_days,
             stepwise=self.site.stepwise,
         )
 

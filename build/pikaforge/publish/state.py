@@ -8,9 +8,9 @@ Files that a kept generation names stay where they are, so a reader that has old
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pikaforge.attest.describe import SIGNATURE_SUFFIX
 from pikaforge.config.scalars import Strict
@@ -26,10 +26,27 @@ ROLLBACK = 2
 """Generations that are always kept: the current one, and the one that it can be rolled back to."""
 
 
+def _stays_below(path: str) -> str:
+    if not all(part.strip(".") for part in path.split("/")) or "\0" in path:
+        raise ValueError(f"{path!r} leads elsewhere")
+    return path
+
+
+def _one_folder(name: str) -> str:
+    if "/" in name:
+        raise ValueError(f"{name!r} is no name of a folder")
+    return _stays_below(name)
+
+
+PathBelow = Annotated[str, AfterValidator(_stays_below)]
+"""A path that does not leave its folder. What a site has may have been changed by anybody who can write there."""
+FolderName = Annotated[str, AfterValidator(_one_folder)]
+
+
 class File(FileRecord):
     """A file beside an artifact: its signature, bill of materials or provenance."""
 
-    path: str = Field(description="Below the repository's folder.")
+    path: PathBelow = Field(description="Below the repository's folder.")
 
 
 class Artifact(PackageRecord, File):
@@ -68,9 +85,12 @@ class Generation(Strict):
     number: int = Field(ge=1, description="Counts up; never used twice.")
     revision: int = Field(
         description="Date of the metadata in seconds since 1970: that of the newest source in it, or one more than the "
-        "generation before, so that it always grows."
+        "generation before, so that it always grows; but never after the time of publishing."
     )
     published: str = Field(description="When it was switched to, ISO 8601 in UTC.")
+    valid_until: int | None = Field(
+        default=None, description="Seconds since 1970 after which apt refuses the metadata; null: never."
+    )
     restores: int | None = Field(default=None, description="The generation whose artifacts it has again.")
     key: str = Field(default="", description="Fingerprint of the key that signed its metadata; empty: none did.")
     artifacts: tuple[str, ...] = Field(description="Paths of what its metadata names, sorted.")
@@ -82,10 +102,17 @@ class State(Strict):
 
     format: Literal[1] = Field(default=1, description="Version of this file's layout.")
     product: str = Field(description="What is published.")
-    image: str = Field(description="OS image.")
-    model: str = Field(description="Hardware model.")
+    image: FolderName = Field(description="OS image.")
+    model: FolderName = Field(description="Hardware model.")
     generations: tuple[Generation, ...] = Field(min_length=1, description="The kept ones, newest first.")
     artifacts: dict[str, Artifact] = Field(description="By path: all that a kept generation names.")
+
+    @model_validator(mode="after")
+    def _knows_its_artifacts(self) -> State:
+        for path in (path for generation in self.generations for path in generation.artifacts):
+            if path not in self.artifacts or self.artifacts[path].path != path:
+                raise ValueError(f"a generation names {path!r}, of which there is no record")
+        return self
 
     @property
     def place(self) -> str:
@@ -127,9 +154,9 @@ class State(Strict):
 class Repository(Strict):
     """One repository, as `repo.json` tells of it."""
 
-    path: str = Field(description="Its folder below the root: IMAGE/MODEL.")
-    image: str = Field(description="OS image.")
-    model: str = Field(description="Hardware model.")
+    path: PathBelow = Field(description="Its folder below the root: IMAGE/MODEL.")
+    image: FolderName = Field(description="OS image.")
+    model: FolderName = Field(description="Hardware model.")
     generation: int = Field(description="Number of the current generation.")
     published: str = Field(description="When it was switched to, ISO 8601 in UTC.")
     artifacts: tuple[Artifact, ...] = Field(description="What its metadata names; paths are below its folder.")

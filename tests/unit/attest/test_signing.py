@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from unit.helpers import Ending, FakeEngine, members, refusal
 from unit.package_files import make_rpm
 
 from pikaforge.attest import signing
+from pikaforge.attest.secret_keys import gpg_reason, judge_keys
 from pikaforge.attest.signatures import Verifier, dearmored, judge_status
-from pikaforge.attest.signing import KEY, PASSPHRASE, PUBLIC, Settings, judge_keys, open_signer, settings
+from pikaforge.attest.signing import KEY, PASSPHRASE, PUBLIC, Settings, open_signer, settings
 from pikaforge.errors import ConfigError, ForgeError, HostError, StageError
 from pikaforge.formats.embedded_signature import Insertion, InsertionError, insert_here, insert_in
 from pikaforge.formats.rpm.rpm_file import read_rpm
@@ -73,7 +75,15 @@ class TestStatus:
                 f"[GNUPG:] ERRSIG {OTHER[-16:]} 1 8 00 1 9 {OTHER}\n[GNUPG:] NO_PUBKEY {OTHER[-16:]}\n",
                 f"it is by the key {OTHER}, which is not among release.asc",
             ),
-            (f"[GNUPG:] ERRSIG {OTHER[-16:]} 22 8 00 1 4\n", f"it is by the key {OTHER[-16:]}, which is not among"),
+            (
+                f"[GNUPG:] ERRSIG {OTHER[-16:]} 22 8 00 1 4\n",
+                f"it is by the key {OTHER[-16:]}, which is of an algorithm",
+            ),
+            (
+                f"[GNUPG:] ERRSIG {OTHER[-16:]} 22 8 00 1 6 {OTHER}\n",
+                f"it is by the key {OTHER}, which is from the future",
+            ),
+            (f"[GNUPG:] ERRSIG {OTHER[-16:]} 22 8 00 1 9\n", f"it is by the key {OTHER[-16:]}, which is not among"),
             (f"[GNUPG:] EXPKEYSIG F94B1ADF8C1E50E3 Me\n{VALID}", "the key F94B1ADF8C1E50E3 has expired"),
             (f"[GNUPG:] REVKEYSIG F94B1ADF8C1E50E3 Me\n{VALID}", "the key F94B1ADF8C1E50E3 was revoked"),
             (f"[GNUPG:] EXPSIG F94B1ADF8C1E50E3 Me\n{VALID}", "the signature itself has expired"),
@@ -475,3 +485,93 @@ def test_nothing_is_left_below_scratch(gnupg: Gnupg, place: Settings, tmp_path: 
         pass
     assert list(scratch.iterdir()) == []
     shutil.rmtree(scratch)
+
+
+NOW = 1_800_000_000.0
+PRIMARY = "sec:{validity}:3072:{algorithm}:F94B1ADF8C1E50E3:{created}:{expires}::u:::{capable}:::{here}:::23::0:\n"
+SUBKEY = "ssb:{validity}:255:{algorithm}:9ED56E0DCB056645:{created}:{expires}:::::{capable}:::{here}:::23:\n"
+
+
+def listed(row: str, **changes: object) -> str:
+    """A row of gpg's list of secret keys."""
+    plain = {"validity": "u", "algorithm": 1, "created": 1, "expires": "", "capable": "sc", "here": "+"}
+    return row.format(**(plain | changes))
+
+
+def keys_of(*rows: str) -> str:
+    first, *others = rows
+    return "".join([first, f"fpr:::::::::{FINGERPRINT}:\n", *others])
+
+
+class TestTheKeyThatSigns:
+    def test_control_an_rsa_key_with_an_encryption_subkey(self) -> None:
+        keys = keys_of(listed(PRIMARY), listed(SUBKEY, algorithm=18, capable="e"))
+        assert judge_keys(keys, where="k", now=NOW) == (FINGERPRINT, ())
+
+    def test_an_ed25519_subkey_of_an_rsa_key(self) -> None:
+        _, notices = judge_keys(keys_of(listed(PRIMARY), listed(SUBKEY, algorithm=22)), where="k", now=NOW)
+        assert "the subkey 9ED56E0DCB056645, which signs, is not RSA" in notices[0]
+        assert "EL7" in notices[0]
+
+    @pytest.mark.parametrize(
+        "other", [{"created": 1_900_000_000}, {"expires": 5, "validity": "e"}, {"validity": "r"}, {"here": "#"}]
+    )
+    def test_a_subkey_that_cannot_sign_is_not_it(self, other: dict[str, object]) -> None:
+        rows = keys_of(listed(PRIMARY), listed(SUBKEY, algorithm=22, **other))
+        assert judge_keys(rows, where="k", now=NOW) == (FINGERPRINT, ())
+
+    def test_the_newest_subkey_signs(self) -> None:
+        old, new = listed(SUBKEY, algorithm=22, created=1), listed(SUBKEY, algorithm=1, created=2)
+        assert judge_keys(keys_of(listed(PRIMARY), new, old), where="k", now=NOW)[1] == ()
+        assert judge_keys(keys_of(listed(PRIMARY), old, new.replace(":2:", ":0:")), where="k", now=NOW)[1]
+
+    @pytest.mark.parametrize(
+        ("rows", "message"),
+        [
+            ((listed(PRIMARY, validity="e", expires=1_700_000_000),), "the signing key has expired at 2023-11-14"),
+            ((listed(PRIMARY, expires=1_700_000_000),), "the signing key has expired"),
+            ((listed(PRIMARY, created=1_900_000_000),), "the signing key is from the future: it was made at 2030-"),
+            ((listed(PRIMARY, validity="r"),), "the signing key was revoked"),
+            ((listed(PRIMARY, capable="c"), listed(SUBKEY, expires=5)), "subkey 9ED56E0DCB056645 has expired"),
+            ((listed(PRIMARY, here="#"), listed(SUBKEY, created=1_900_000_000)), "subkey 9ED56E0DCB056645 is from"),
+            ((listed(PRIMARY, capable="c"), listed(SUBKEY, capable="e")), "the key cannot sign"),
+        ],
+    )  # fmt: skip
+    def test_a_key_that_cannot_sign_is_named_so(self, rows: tuple[str, ...], message: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            judge_keys(keys_of(*rows), where="key.asc", now=NOW)
+        assert message in caught.value.message
+        assert caught.value.where == "key.asc"
+
+
+class TestReasons:
+    def test_the_reason_is_said_and_not_the_step(self) -> None:
+        said = (
+            "gpg: keybox '/tmp/x/pubring.kbx' created\ngpg: can't connect to the agent: IPC connect call failed\n"
+            "gpg: key 175B6E00D59847E9: error sending to agent: No agent running\ngpg: Total number processed: 0\n"
+            "gpg:       secret keys read: 1\n"
+        )
+        assert gpg_reason(said) == (
+            "gpg: can't connect to the agent: IPC connect call failed; "
+            "gpg: key 175B6E00D59847E9: error sending to agent: No agent running"
+        )
+
+    def test_control_one_line(self) -> None:
+        assert gpg_reason("gpg: signing failed: No secret key\n") == "gpg: signing failed: No secret key"
+        assert gpg_reason("") == "it says nothing"
+
+    def test_a_keyring_needs_a_short_path(
+        self, gnupg: Gnupg, place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        long = tmp_path / ("long" * 20)
+        long.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(long))
+        monkeypatch.delenv(signing.RUNTIME, raising=False)
+        with open_signer(place, long):
+            (home,) = gnupg.homes
+            assert len(str(home)) <= signing.HOME_LENGTH
+        assert not home.exists()
+        monkeypatch.setattr(signing, "SHORT", ())
+        with pytest.raises(HostError) as caught, open_signer(place, long):
+            pass
+        assert "TMPDIR" in caught.value.hint

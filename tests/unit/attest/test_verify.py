@@ -28,12 +28,12 @@ from unit.artifacts import (
 )
 from unit.package_files import make_rpm
 
+from pikaforge.attest.check_result import CheckResult
 from pikaforge.attest.claims import distribution
 from pikaforge.attest.contents import ContentEntry, PackageContents, contents_of, differences, read_package
 from pikaforge.attest.describe import describe
 from pikaforge.attest.provenance import Builder
 from pikaforge.attest.verify import (
-    CheckResult,
     VerifyContext,
     VerifyResult,
     artifact_of,

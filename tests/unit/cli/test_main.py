@@ -13,7 +13,7 @@ import pytest
 import yaml
 from unit.helpers import BASE
 
-from pikaforge.cli import main
+from pikaforge.cli import main, signals
 from pikaforge.cli.context import Context
 from pikaforge.cpu import microarch
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
@@ -381,16 +381,49 @@ def test_a_mistake_in_the_tool_itself_is_not_dressed_up(run: Run, monkeypatch: p
         run("matrix")
 
 
-def test_sigterm_is_an_interrupt_and_is_as_before_afterwards(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", signals.ENDING)
+def test_a_signal_is_an_interrupt_and_is_as_before_afterwards(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    before = {each: signal.getsignal(each) for each in signals.ENDING}
+    cleaned: list[bool] = []
 
     def verb(context: Context) -> int:
-        signal.raise_signal(signal.SIGTERM)
+        try:
+            signal.raise_signal(number)
+        finally:
+            signal.raise_signal(number)  # as from a terminal and from nox: it does not disturb the removal
+            signal.raise_signal(signal.SIGTERM)
+            cleaned.append(True)
         return 0
 
     monkeypatch.setattr(main, "_verb", lambda name: verb)
-    assert run("matrix")[0] == 130
-    assert signal.getsignal(signal.SIGTERM) == before
+    status, _, err = run("matrix")
+    assert (status, cleaned) == (128 + number, [True])
+    assert err.startswith("error: interrupted; what was running is removed")
+    assert {each: signal.getsignal(each) for each in signals.ENDING} == before
+
+
+def test_control_a_signal_that_nohup_ignores_stays_ignored(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def verb(context: Context) -> int:
+        signal.raise_signal(signal.SIGHUP)
+        return 0
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(main, "_verb", lambda name: verb)
+        assert run("matrix")[0] == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(5, "Input/output error")])
+def test_a_terminal_that_goes_ends_the_run(run: Run, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    dropped: list[bool] = []
+    monkeypatch.setattr(signals, "drop_streams", lambda: dropped.append(True))
+    _verb_that_raises(monkeypatch, error)
+    assert run("matrix")[0] == 129
+    assert dropped == [True]
 
 
 def test_main_of_the_package_hands_on_the_status(monkeypatch: pytest.MonkeyPatch) -> None:

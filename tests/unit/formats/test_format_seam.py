@@ -39,6 +39,8 @@ from pikaforge.pipeline.dist_folder import put_package
 class ZipIndex:
     """A list of file names."""
 
+    layout = formats.IndexLayout(names=frozenset({"LIST"}), pointer="LIST")
+
     def verify(self) -> None:
         pass
 

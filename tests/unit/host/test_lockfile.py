@@ -198,3 +198,36 @@ def test_threads_lose_no_pin(path: Path) -> None:
     assert len(again.pins("sources", "shared")) == 12
     assert len(lock.notices) == 36, "what both threads pin is told once"
     assert [p.name for p in path.parent.iterdir()] == ["sources.lock"]
+
+
+def test_what_two_runs_write_is_merged(path: Path) -> None:
+    first, second = Lock(path), Lock(path)
+    first.check("sources", ENTRY, "commit", "aaa")
+    second.check("images", "el7", "digest", "sha256:ccc")
+    first.check("sources", ENTRY, "patch pull-1", "bbb")
+    second.forget("images", "el8")
+    assert json.loads(path.read_text())["sources"] == {ENTRY: {"commit": "aaa", "patch pull-1": "bbb"}}
+    assert json.loads(path.read_text())["images"] == {"el7": {"digest": "sha256:ccc"}}
+
+
+def test_what_another_run_has_pinned_is_enforced(path: Path) -> None:
+    first, second = Lock(path), Lock(path)
+    first.check("sources", ENTRY, "commit", "aaa")
+    second.check("sources", ENTRY, "commit", "aaa")
+    assert second.notices == []
+    with pytest.raises(ConfigError, match=r"has changed: sources\.lock says aaa, it is bbb now"):
+        Lock(path).check("sources", ENTRY, "commit", "bbb")
+
+
+def test_no_pin_is_lost_when_runs_write_at_the_same_time(path: Path) -> None:
+    locks = [Lock(path) for _ in range(8)]
+
+    def run(number: int) -> None:
+        for pin in range(20):
+            locks[number].check("sources", f"source {number}", f"pin {pin}", "x")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(run, range(8)))
+    kept = json.loads(path.read_text())["sources"]
+    assert sum(len(pins) for pins in kept.values()) == 160
+    assert sorted(name.name for name in path.parent.iterdir()) == ["sources.lock"]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pikaforge.errors import HostError
+from pikaforge.host import process
 from pikaforge.host import run_id as owner_module
 from pikaforge.host import store as store_module
 from pikaforge.host.hashing import digest
@@ -304,3 +306,56 @@ def test_a_record_nested_too_deep_is_a_miss(tmp_path: Path) -> None:
     folder = tmp_path / "store" / "compile" / KEY
     (folder / RECORD).write_text("[" * 200_000)
     assert store.get("compile", KEY) == (None, UNREADABLE.format(folder=folder))
+
+
+class TestMaking:
+    def test_two_do_not_make_one_key_at_the_same_time(self, tmp_path: Path) -> None:
+        first, second = Store(tmp_path / "store"), Store(tmp_path / "store")
+        said = threading.Event()
+        order: list[str] = []
+
+        def make() -> None:
+            with second.making("compile", KEY, said.set):
+                order.append("second")
+
+        with first.making("compile", KEY, lambda: None):
+            thread = threading.Thread(target=make)
+            thread.start()
+            assert said.wait(30), "the wait is said"
+            order.append("first")
+        thread.join(30)
+        assert order == ["first", "second"]
+        assert list((tmp_path / "store").iterdir()) == []
+
+    def test_control_different_keys_do_not_wait(self, tmp_path: Path) -> None:
+        store = Store(tmp_path / "store")
+        with store.making("compile", KEY, pytest.fail), store.making("smoke", KEY, pytest.fail):
+            pass
+
+    def test_many_take_turns(self, tmp_path: Path) -> None:
+        store, inside = Store(tmp_path / "store"), []
+        most: list[int] = []
+
+        def make(number: int) -> None:
+            with store.making("compile", KEY, lambda: None):
+                inside.append(number)
+                most.append(len(inside))
+                inside.remove(number)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(make, range(60)))
+        assert most == [1] * 60
+
+    def test_a_wait_ends_when_the_run_is_interrupted(self, tmp_path: Path) -> None:
+        store = Store(tmp_path / "store")
+
+        def wait() -> None:
+            with store.making("compile", KEY, process.end_all):
+                pytest.fail("it has the lock")
+
+        with (
+            store.making("compile", KEY, lambda: None),
+            ThreadPoolExecutor(1) as pool,
+            pytest.raises(HostError, match="interrupted"),
+        ):
+            pool.submit(wait).result(30)

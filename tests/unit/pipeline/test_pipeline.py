@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
-from pikaforge.host import process
+from pikaforge.host import process, store
 from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
@@ -727,3 +729,36 @@ def test_looking_changes_nothing(pipe: Scripted, plan: Plan, tmp_path: Path) -> 
     before = sorted(tmp_path.rglob("*"))
     _views(pipe, plan)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+# ---- two runs at the same time
+
+
+def test_two_runs_make_what_both_need_once(
+    plan: Plan, again: Callable[[], Scripted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "PATIENCE", 0.0)
+    first, second = again(), again()
+    node, begun, go_on = f"compile:{SANDY}", threading.Event(), threading.Event()
+    log = Log()
+
+    def act() -> None:
+        begun.set()
+        assert go_on.wait(30)
+
+    first.acts[node] = act
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(first.execute, plan, Log())
+        assert begun.wait(30)
+        two = pool.submit(second.execute, plan, log)
+        for _ in range(600):
+            if any(node in text for text in log.notices):
+                break
+            time.sleep(0.05)
+        go_on.set()
+        reports = [one.result(60), two.result(60)]
+    assert f"{node} waits for another run, which makes the same" in log.notices
+    assert not any(report.errors for report in reports)
+    made = Counter([*first.made, *second.made])
+    assert set(made.values()) == {1}
+    assert set(made) == {each.id for each in plan.nodes}

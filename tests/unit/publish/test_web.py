@@ -41,8 +41,10 @@ def client(url: str = URL, credentials: Credentials | None = WRITER) -> SiteClie
 
 def test_a_log_is_read_as_it_was_written() -> None:
     assert Journal.parse(JOURNAL.text()) == JOURNAL
-    uploads = Journal.of_uploads("el7/R620", ["a", "b"])
-    assert Journal.parse(uploads.text()) == Journal(place="el7/R620", pointers=(), removals=("a", "b"))
+    uploads = Journal.of_uploads("el7/R620", ["el7/R620/a", "el7/R620/b"])
+    assert Journal.parse(uploads.text()) == Journal(
+        place="el7/R620", pointers=(), removals=("el7/R620/a", "el7/R620/b")
+    )
 
 
 def test_a_log_that_is_damaged_anywhere_is_none() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ from typing import TypeVar
 
 from pikaforge.audit.isa.ranges import CodeMap
 from pikaforge.errors import AuditError
+from pikaforge.host import process
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -49,12 +51,19 @@ def chunks(path: Path, code: CodeMap) -> Iterator[Chunk]:
             first, size = index + 1, 0
 
 
+def _leave_signals() -> None:
+    """Leave signals of the terminal to the first process, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 class WorkerPool:
     """Worker processes for chunks of code; with one worker, this process. Results come in the order of the chunks."""
 
     def __init__(self, workers: int) -> None:
         # spawn: the pipeline has threads, and a forked child would inherit the locks that they hold.
-        self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else None
+        spawn = get_context("spawn")
+        self._pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_leave_signals) if workers > 1 else None
         self._window = workers * 3
 
     def __enter__(self) -> WorkerPool:
@@ -69,14 +78,17 @@ class WorkerPool:
 
         Raises:
             AuditError: a worker process was killed.
+            HostError: the run is interrupted.
         """
         if self._pool is None:
             for chunk in chunks:
+                process.pause(0)
                 yield work(chunk, given)
             return
         running: deque[Future[Made]] = deque()
         try:
             for chunk in chunks:
+                process.pause(0)
                 running.append(self._pool.submit(work, chunk, given))
                 if len(running) >= self._window:
                     yield running.popleft().result()

@@ -168,7 +168,7 @@ class _PublishRun:
 
     def _collected(self) -> CollectedPackages:
         """Collect the packages of the selected cells from dist/; they are signed first, if there is a key."""
-        known = collect.cells(collect.reports(self.context.dist))
+        known = collect.cells(self._own_reports())
         built = {
             id_: (cell.model, cell.image, cell.allocator) for id_, (_, cell) in known.items() if cell.status == "done"
         }
@@ -178,16 +178,36 @@ class _PublishRun:
             hint += f"\nof the last runs these failed: {', '.join(failed)}"
         selected = select_existing(self._selection(), built, what=f"in {self.context.dist}", hint=hint)
         chosen = [known[id_] for id_ in selected]
-        products = {each.report.product for each, _ in chosen}
-        if len(products) > 1:
-            raise ConfigError(
-                f"there are packages of several products: {', '.join(sorted(products))}",
-                where=str(self.context.dist),
-                hint="give each product a dist folder of its own (--dist)",
-            )
         if self.yes and self.signer is not None:
             chosen = self._signed(chosen, self.signer)
         return collect.collect(chosen, self.context.spec, now=moment())
+
+    def _own_reports(self) -> list[collect.FoundReport]:
+        """Return the reports about the matrix's product.
+
+        Raises:
+            ConfigError: there are only reports about others.
+        """
+        found, own = collect.reports(self.context.dist), self.context.spec.product.name
+        mine = [each for each in found if each.report.product == own]
+        if found and not mine:
+            others = ", ".join(sorted({each.report.product for each in found}))
+            raise ConfigError(
+                f"what was built there is {others}, and {self.context.matrix.name} is about {own}",
+                where=str(self.context.dist),
+                hint=f"name the configuration of {others} with --matrix, or build {own} first",
+            )
+        return mine
+
+    def _refuse_other(self, product: str, where: str) -> None:
+        """Raise ConfigError if a root is of another product than the matrix."""
+        own = self.context.spec.product.name
+        if product != own:
+            raise ConfigError(
+                f"this is a repository of {product}, and {self.context.matrix.name} is about {own}",
+                where=where,
+                hint=f"name the configuration of {product} with --matrix",
+            )
 
     def _signed(self, chosen: list[Chosen], signer: Signer) -> list[Chosen]:
         """Sign what a build without a key has left unsigned; return the chosen cells with their new records."""
@@ -240,6 +260,8 @@ class _PublishRun:
         """Return a destination, and by cell id the repositories that have packages of the selected cells."""
         site, url = self._site(name)
         catalogue = read_catalogue(site.read(CATALOGUE), where=f"{site.where}: {CATALOGUE}")
+        if catalogue is not None:
+            self._refuse_other(catalogue.product, site.where)
         known: dict[str, tuple[str, str, str]] = {}
         places: dict[str, str] = {}
         for repository in catalogue.repositories if catalogue else ():
@@ -275,7 +297,12 @@ class _PublishRun:
 
     def _publish(self, name: str, publisher: Publisher, request: PublishRequest, source: Source) -> PublishSummary:
         """Carry out a request at a destination, or find out what it would change."""
-        request = replace(request, keep=self._keep(name), replace=self.context.arguments.replace)
+        request = replace(
+            request,
+            keep=self._keep(name),
+            valid_days=self._destination(name).valid_days,
+            replace=self.context.arguments.replace,
+        )
         done = publisher.publish(request, source) if self.yes else publisher.look(request)
         return PublishSummary(
             name=name,

@@ -13,6 +13,7 @@ from pikaforge.cli.commands.build import prepare, status
 from pikaforge.cli.context import Context
 from pikaforge.errors import EXIT_DONE, ConfigError
 from pikaforge.host.process import cwd
+from pikaforge.host.store import locked
 from pikaforge.pipeline import coverage
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.pipeline import Report
@@ -47,7 +48,8 @@ def sweep(context: Context) -> int:
         rows=tuple(coverage.rows(whole, done, day=today())),
     )
     order = list(dict.fromkeys((cell.image, cell.target, cell.allocator) for cell in _by_image(context, whole)))
-    written = coverage.write(folder, coverage.merge(fresh, coverage.load(folder), order))
+    with locked(context.out / ".coverage.lock"):  # two sweeps must not lose each other's rows
+        written = coverage.write(folder, coverage.merge(fresh, coverage.load(folder), order))
     print_rows(fresh.rows, done)
     for path in written:
         output.show(output.readable(path, cwd()))

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from pikaforge.attest import signing
+from pikaforge.attest.check_result import CheckResult
 from pikaforge.attest.claims import distribution
 from pikaforge.attest.contents import PackageContents
 from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS
@@ -19,7 +20,6 @@ from pikaforge.attest.signatures import Verifier
 from pikaforge.attest.verify import (
     COMPANIONS,
     Audit,
-    CheckResult,
     VerifyContext,
     VerifyResult,
     artifact_of,
@@ -46,8 +46,8 @@ from pikaforge.host.process import cwd
 from pikaforge.host.store import write_atomically
 
 UNSIGNED = (
-    "nothing here is signed and no key is configured, so it is not checked who made it; with --key FILE, what is not "
-    "signed is refused"
+    "nothing here is signed, so nobody vouches for it: signatures may have been taken away; --unsigned accepts that, "
+    "and checks everything else"
 )
 SUMS_LIMIT, SIGNATURE_LIMIT = 4 << 20, 1 << 20
 """Bytes at most of files that are fetched without a known digest."""
@@ -56,10 +56,11 @@ SUMS_LIMIT, SIGNATURE_LIMIT = 4 << 20, 1 << 20
 def verify(context: Context) -> int:
     """Run `verify`; return the exit status, which is 4 if a path is refused."""
     arguments = context.arguments
-    unsigned = arguments.unsigned or _nothing_signed(arguments.key, arguments.paths)
+    unsigned = bool(arguments.unsigned)
+    bare = not unsigned and _nothing_signed(arguments.key, arguments.paths)
     with temporary_folder("verify") as folder:
         scratch = Path(folder)
-        with _signatures(arguments.key, scratch, unsigned=unsigned) as verifier:
+        with _signatures(arguments.key, scratch, needed=not (unsigned or bare)) as verifier:
             verification = VerifyContext(audit=_auditor(context.spec, scratch), signatures=verifier, unsigned=unsigned)
             results = [
                 result
@@ -69,14 +70,14 @@ def verify(context: Context) -> int:
     if arguments.json:
         output.show(json.dumps([result.facts() for result in results], indent=2))
     else:
-        if unsigned and not arguments.unsigned:
+        if bare:
             output.note(UNSIGNED)
         output.show("\n".join(line for result in results for line in result.lines()))
     return EXIT_DONE if all(result.passed for result in results) else EXIT_STAGE
 
 
 def _nothing_signed(keys: Sequence[str], paths: Sequence[str]) -> bool:
-    """Return whether there is neither a key nor a signature, as after a build without a key.
+    """Return whether there is neither a key nor a signature, as after a build without a key. No key is needed then.
 
     It is false for a URL: what comes from another machine must be signed, or accepted with --unsigned.
     """
@@ -90,15 +91,15 @@ def _nothing_signed(keys: Sequence[str], paths: Sequence[str]) -> bool:
 
 
 @contextmanager
-def _signatures(files: Sequence[str], scratch: Path, *, unsigned: bool) -> Iterator[Verifier | None]:
+def _signatures(files: Sequence[str], scratch: Path, *, needed: bool) -> Iterator[Verifier | None]:
     """Return what checks signatures; None without a key.
 
     Raises:
-        ConfigError: there is no key, and unsigned files are not accepted.
+        ConfigError: there is no key, and one is needed.
     """
     paths = [cwd() / path for path in files] or list(signing.settings(os.environ, base=cwd()).public)
     if not paths:
-        if not unsigned:
+        if needed:
             raise ConfigError(
                 "there is no key to check signatures with",
                 where="--key",

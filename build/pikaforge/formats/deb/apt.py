@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +22,7 @@ from pikaforge.host.store import sha256
 
 BY_HASH = "by-hash/SHA256"
 LIST = "Packages"
+LISTS = (LIST, f"{LIST}.gz")
 RELEASE, RELEASE_SIGNED, RELEASE_SIGNATURE = "Release", "InRelease", "Release.gpg"
 ARCHITECTURE = "amd64"
 FIRST = ("Package", "Version", "Architecture")
@@ -40,8 +41,28 @@ def library() -> tuple[ModuleType, ModuleType]:
     return deb822, debfile
 
 
+def digests(release: bytes) -> dict[str, str]:
+    """Return the digests that a Release names, by path."""
+    _, _, lines = release.decode("utf-8", "replace").partition("\nSHA256:\n")
+    found = {}
+    for line in lines.split("\n"):
+        words = line.split()
+        if not line.startswith(" ") or len(words) != 3:
+            break
+        found[words[2]] = words[0]
+    if not found:
+        raise ValueError("it names no digests")
+    return found
+
+
 def metadata(
-    packages: Mapping[str, Path | None], before: bytes, *, revision: int, origin: str, label: str
+    packages: Mapping[str, Path | None],
+    before: bytes,
+    *,
+    revision: int,
+    origin: str,
+    label: str,
+    valid_until: int | None = None,
 ) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Return the metadata of a repository.
 
@@ -51,6 +72,7 @@ def metadata(
         revision: the date of Release in seconds since 1970.
         origin: field of Release that clients can pin by (apt_preferences(5)).
         label: the same.
+        valid_until: seconds since 1970 after which clients refuse Release; None: never.
 
     Returns:
         The lists by their paths below by-hash/; and the same by their names, with Release.
@@ -72,7 +94,10 @@ def metadata(
     plain = "\n".join(stanzas[name] for name in sorted(stanzas)).encode()
     lists = {LIST: plain, f"{LIST}.gz": gzip.compress(plain, mtime=0)}
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in lists.items()}
-    release = _release(lists, digests, revision=revision, origin=origin, label=label)
+    dates = [f"Date: {_date(revision)}"]
+    if valid_until is not None:
+        dates.append(f"Valid-Until: {_date(valid_until)}")
+    release = _release(lists, digests, [f"Origin: {origin}", f"Label: {label}", *dates])
     return {f"{BY_HASH}/{digests[name]}": data for name, data in lists.items()}, {**lists, RELEASE: release}
 
 
@@ -89,15 +114,15 @@ def _stanza(debfile: ModuleType, name: str, path: Path) -> str:
     return "".join(f"{key}: {fields[key]}\n" for key in order if key in fields)
 
 
-def _release(
-    lists: Mapping[str, bytes], digests: Mapping[str, str], *, revision: int, origin: str, label: str
-) -> bytes:
-    moment = datetime.fromtimestamp(revision, timezone.utc)
+def _date(seconds: int) -> str:
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
     day, month = names(moment)
+    return f"{day}, {moment.day:02d} {month} {moment:%Y %H:%M:%S} UTC"
+
+
+def _release(lists: Mapping[str, bytes], digests: Mapping[str, str], head: Sequence[str]) -> bytes:
     lines = [
-        f"Origin: {origin}",
-        f"Label: {label}",
-        f"Date: {day}, {moment.day:02d} {month} {moment:%Y %H:%M:%S} UTC",
+        *head,
         f"Architectures: {ARCHITECTURE}",
         "Acquire-By-Hash: yes",
         "SHA256:",

@@ -17,6 +17,7 @@ from pikaforge.formats.format import (
     BuildOrigin,
     Identity,
     IndexFiles,
+    IndexLayout,
     InstallOffer,
     Pool,
     RepositoryIndex,
@@ -33,6 +34,14 @@ GZIP = b"\x1f\x8b"
 class AptIndex:
     """Metadata of a flat apt repository."""
 
+    layout = IndexLayout(
+        names=frozenset({*apt.LISTS, apt.RELEASE, apt.RELEASE_SIGNED, apt.RELEASE_SIGNATURE, "by-hash"}),
+        pointer=apt.RELEASE,
+        signature=apt.RELEASE_SIGNATURE,
+        unchecked=frozenset({apt.RELEASE_SIGNED}),
+        digests=apt.digests,
+    )
+
     def verify(self) -> None:
         """Raise HostError unless python-debian can be loaded."""
         apt.library()
@@ -44,6 +53,7 @@ class AptIndex:
             pool.packages(),
             lists[0] if lists else b"",
             revision=pool.revision,
+            valid_until=pool.valid_until,
             origin=pool.product,
             label=f"{pool.product} for {pool.model}",
         )

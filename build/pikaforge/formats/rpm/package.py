@@ -17,6 +17,7 @@ from pikaforge.formats.format import (
     BuildOrigin,
     Identity,
     IndexFiles,
+    IndexLayout,
     InstallOffer,
     Pool,
     RepositoryIndex,
@@ -37,6 +38,13 @@ FILE_NAME = re.compile(r"(?P<name>.+)-(?P<version>[^-]+)-(?P<release>[^-]+)\.(?P
 
 class YumIndex:
     """Metadata of a yum repository."""
+
+    layout = IndexLayout(
+        names=frozenset({yum.FOLDER}),
+        pointer=yum.POINTER,
+        signature=f"{yum.POINTER}.asc",
+        digests=yum.digests,
+    )
 
     def verify(self) -> None:
         """Raise HostError unless createrepo_c's library can be loaded."""

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
+from xml.etree import ElementTree
 
 from pikaforge.errors import PublishError
 from pikaforge.formats.rpm.rpm_file import RpmError, read_rpm
@@ -20,6 +21,7 @@ from pikaforge.host.leftovers import temporary_folder
 
 FOLDER = "repodata"
 POINTER = f"{FOLDER}/repomd.xml"
+NAMESPACE = "{http://linux.duke.edu/metadata/repo}"
 KINDS = ("primary", "filelists", "other")
 RPM_SETTINGS = Path("/usr/lib/rpm/rpmrc")
 
@@ -53,6 +55,28 @@ def library() -> ModuleType:
 def _import() -> ModuleType:
     module: ModuleType = extras.load("createrepo_c", package="createrepo_c", extra="publish")
     return module
+
+
+def digests(repomd: bytes) -> dict[str, str]:
+    """Return the digests that a repomd.xml names, by path.
+
+    Raises:
+        ValueError: it cannot be read, or names none.
+    """
+    if b"<!" in repomd:  # there is no need for entities, which can be bombs
+        raise ValueError("it has a document type or a comment")
+    try:
+        tree = ElementTree.fromstring(repomd)  # noqa: S314  # without entities
+    except ElementTree.ParseError as error:
+        raise ValueError(f"it is no XML: {error}") from error
+    found = {}
+    for data in tree.iterfind(f"{NAMESPACE}data"):
+        location, checksum = data.find(f"{NAMESPACE}location"), data.find(f"{NAMESPACE}checksum")
+        if location is not None and checksum is not None and checksum.get("type") == "sha256":
+            found[location.get("href", "")] = checksum.text or ""
+    if not found:
+        raise ValueError("it names no digests")
+    return found
 
 
 def metadata(

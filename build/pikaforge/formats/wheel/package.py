@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pikaforge.formats.client_lines import base_of, checked, file_name
 from pikaforge.formats.format import (
@@ -16,6 +16,7 @@ from pikaforge.formats.format import (
     BuildOrigin,
     Identity,
     IndexFiles,
+    IndexLayout,
     InstallOffer,
     Pool,
     RepositoryIndex,
@@ -29,8 +30,19 @@ FILE_NAME = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)-[^-]+-[^-]+-(?P<plat
 """Without a build tag."""
 
 
+PAGE = "index.html"
+LINK = re.compile(rb'<a href="([^"#]+)#sha256=([0-9a-f]{64})">')
+
+
+def linked(page: bytes) -> dict[str, str]:
+    """Return the digests that a page of links names, by path."""
+    return {unquote(path.decode("utf-8", "replace")): digest.decode() for path, digest in LINK.findall(page)}
+
+
 class Links:
     """A page of links, which `pip install --find-links` reads."""
+
+    layout = IndexLayout(names=frozenset({PAGE}), pointer=PAGE, digests=linked)
 
     def verify(self) -> None:
         """Do nothing: the standard library makes the page."""
@@ -42,7 +54,7 @@ class Links:
             for location, package in pool.listed.items()
         )
         page = f"<!doctype html>\n<title>{html.escape(pool.place)}</title>\n{links}"
-        return IndexFiles(pointers={"index.html": page.encode()})
+        return IndexFiles(pointers={PAGE: page.encode()})
 
 
 class WheelFormat(BaseFormat):

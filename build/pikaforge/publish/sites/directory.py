@@ -4,13 +4,18 @@
 which shares the files of the previous one by hard links. A generation is made under a temporary name, and renamed when
 it is complete. The switch is the rename of the symlink. So readers never see a part of a generation, and nothing that a
 killed publisher has left.
+
+Symlinks in the root are not followed, apart from those of this module: somebody else may have made them, and what they
+lead to is not the publisher's. What is removed has the name and the record of a generation.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +25,7 @@ from pikaforge.errors import PublishError
 from pikaforge.host.store import locked, sha256, write_atomically
 from pikaforge.host.text import ignore
 from pikaforge.publish.sites.site import SiteOptions
-from pikaforge.publish.state import File
+from pikaforge.publish.state import STATE, File, read_state
 from pikaforge.publish.transaction import Addition, Transaction
 
 DEFAULT_FOLDER = "repo"
@@ -29,6 +34,9 @@ LOCK = ".lock"
 GENERATIONS = ".generations"
 NEW, SWITCH = ".new", ".switch"
 """Temporary names of a generation and of the symlink to it."""
+NUMBER = re.compile("[1-9][0-9]{0,17}")
+PLACE_DEPTH = 1
+"""Depth of the symlink to a generation, counted from 0: IMAGE/MODEL."""
 KEPT_FOLDERS = 2
 """Folders of generations that stay: a reader needs no longer to resolve a path than a publication takes."""
 
@@ -56,27 +64,63 @@ class Directory:
         finally:
             lock.__exit__(None, None, None)
 
+    def _at(self, path: str) -> Path:
+        """Return a path below the root.
+
+        Raises:
+            PublishError: it leads out of the root, or over a symlink other than that of a repository to a generation.
+        """
+        at = self.root
+        for depth, part in enumerate(path.split("/")):
+            if not part.strip("."):
+                raise PublishError(f"{path!r} leads elsewhere", where=self.where, hint="is repository.json damaged?")
+            at /= part
+            if at.is_symlink() and not (depth == PLACE_DEPTH and _served_number(at)):
+                raise PublishError(
+                    "there is a symlink, which is not followed: what it leads to may be somebody else's",
+                    where=str(at),
+                    hint="put a folder in its place; another disk can be mounted there",
+                )
+        return at
+
     def _heal(self) -> None:
         """Remove what a killed publisher has left: incomplete generations, and symlinks under temporary names."""
         with self._errors("left-overs cannot be removed", self.root):
             for folder in self.root.glob(f"*/.*{GENERATIONS}/"):
-                served = folder.with_name(folder.name[1:].removesuffix(GENERATIONS))
-                if served.is_symlink() or not served.exists():
-                    self._tidy(folder, served)
+                if not folder.is_symlink() and not folder.parent.is_symlink():
+                    self._tidy(folder, folder.with_name(folder.name[1:].removesuffix(GENERATIONS)))
 
     def _tidy(self, folder: Path, served: Path) -> None:
-        current = _number(str(served.readlink())) if served.is_symlink() else 0
+        """Remove generations that are incomplete, not switched to, or old."""
+        current = _served_number(served)
+        if not current and os.path.lexists(served):
+            return  # it is not what this module makes
         for path in folder.iterdir():
             number = _number(path.name)
-            if path.name in (NEW, SWITCH) or number > current or 0 < number <= current - KEPT_FOLDERS:
-                if path.is_symlink():
-                    path.unlink()
-                else:
+            if path.name in (NEW, SWITCH) and path.is_symlink():
+                path.unlink()
+            elif path.name == NEW and path.is_dir():
+                shutil.rmtree(path)
+            elif number > current or 0 < number <= current - KEPT_FOLDERS:
+                if self._is_generation(path, number, f"{served.parent.name}/{served.name}"):
                     shutil.rmtree(path)
+                else:
+                    self._notice(f"{path} is no generation that was published here; it is left alone")
+
+    def _is_generation(self, path: Path, number: int, place: str) -> bool:
+        """Return whether this is the folder of a generation, by the record in it."""
+        record = path / STATE
+        if path.is_symlink() or not path.is_dir() or record.is_symlink() or not record.is_file():
+            return False
+        try:
+            state = read_state(record.read_bytes(), where=str(record))
+        except PublishError:
+            return False
+        return state is not None and (state.place, state.current.number) == (place, number)
 
     def read(self, path: str, *, limit: int = 256 << 20) -> bytes | None:
         """Return a file; None if there is none."""
-        file = self.root / path
+        file = self._at(path)
         with self._errors("a file cannot be read", file):
             try:
                 with file.open("rb") as stream:
@@ -89,7 +133,7 @@ class Directory:
 
     def fetch(self, file: File, place: str, into: Path) -> None:
         """Copy a file of a repository and check its digest."""
-        source = self.root / place / file.path
+        source = self._at(f"{place}/{file.path}")
         with self._errors("a file cannot be copied", source):
             shutil.copyfile(source, into)
         if sha256(into) != file.sha256:
@@ -97,8 +141,8 @@ class Directory:
 
     def commit(self, transaction: Transaction) -> int:
         """Make the folder of a generation, and switch to it."""
-        served = self.root / transaction.place
-        generations = served.with_name(f".{served.name}{GENERATIONS}")
+        served = self._at(transaction.place)
+        generations = self._at(f"{served.parent.name}/.{served.name}{GENERATIONS}")
         number = transaction.state.current.number
         new, done = generations / NEW, generations / str(number)
         with self._errors("the repository cannot be written", served):
@@ -106,8 +150,10 @@ class Directory:
                 raise PublishError(
                     "there is something else where the repository should be", where=str(served), hint="move it away"
                 )
+            _make(generations)
+            new.mkdir()  # it is new: whatever there was under this name is gone since `locked`
             try:
-                _make(new)
+                new.chmod(0o755)
                 self._fill(new, served, transaction)
                 new.rename(done)
             except BaseException:
@@ -131,6 +177,8 @@ class Directory:
         folders = sorted({path.rpartition("/")[0] for path in paths})
         for folder in folders:
             _make(new / folder)
+        for folder in {file.path.rpartition("/")[0] for file in transaction.kept}:
+            self._at(f"{transaction.place}/{folder}")
         for file in transaction.kept:  # thousands of them: pathlib would take longer than the links
             _link(f"{served}/{file.path}", f"{new}/{file.path}")
         for addition in transaction.additions:
@@ -142,9 +190,10 @@ class Directory:
 
     def write(self, path: str, data: bytes) -> bool:
         """Write a file of the root; return False if it is there already."""
-        file = self.root / path
+        folder, _, name = path.rpartition("/")
+        file = (self._at(folder) if folder else self.root) / name
         with self._errors("a file cannot be written", file):
-            if file.is_file() and file.read_bytes() == data:
+            if file.is_file() and not file.is_symlink() and file.read_bytes() == data:
                 return False
             _make(file.parent)
             write_atomically(file, data)
@@ -171,12 +220,21 @@ def _make(folder: Path) -> None:
 
 
 def _number(name: str) -> int:
-    last = name.rpartition("/")[2]
-    return int(last) if last.isdecimal() else 0
+    return int(name) if NUMBER.fullmatch(name) else 0
+
+
+def _served_number(served: Path) -> int:
+    """Return the number of the generation that a repository's symlink leads to; 0 if it is no such symlink."""
+    if not served.is_symlink():
+        return 0
+    folder, _, name = str(served.readlink()).partition("/")
+    return 0 if folder != f".{served.name}{GENERATIONS}" or (served.parent / folder).is_symlink() else _number(name)
 
 
 def _link(source: str, target: str) -> None:
     """Make a hard link; a copy if the file system has no hard links."""
+    if not stat.S_ISREG(os.lstat(source).st_mode):
+        raise PublishError("a published file is no regular file any more", where=source, hint="put the file back")
     try:
         os.link(source, target)
     except FileNotFoundError:
@@ -224,7 +282,7 @@ class DirectoryKind:
 
     title = "a directory"
     required: frozenset[str] = frozenset()
-    optional = frozenset({"path", "clients", "keep"})
+    optional = frozenset({"path", "clients", "keep", "valid_days"})
 
     def place(self, destination: Destination) -> str:
         """Return its path, which may be relative to the configuration."""

@@ -87,7 +87,11 @@ class Journal:
             for item, (_, data) in zip(content["pointers"], pointers, strict=True):
                 if hashlib.sha256(data).hexdigest() != item["sha256"]:
                     return None
-            return cls(place=str(content["place"]), pointers=pointers, removals=tuple(map(str, content["removals"])))
+            place, removals = str(content["place"]), tuple(map(str, content["removals"]))
+            # A journal of this tool is about one repository. Another one is not obeyed.
+            if not all(path.startswith(f"{place}/") for path in (*(path for path, _ in pointers), *removals)):
+                return None
+            return cls(place=place, pointers=pointers, removals=removals)
         except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
             return None
 

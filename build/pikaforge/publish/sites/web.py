@@ -221,7 +221,7 @@ class WebKind:
 
     title = "a web server"
     required = frozenset({"url"})
-    optional = frozenset({"clients", "keep"})
+    optional = frozenset({"clients", "keep", "valid_days"})
 
     def place(self, destination: Destination) -> str:
         """Return its URL."""

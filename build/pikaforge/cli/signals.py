@@ -1,0 +1,74 @@
+"""Signals that end a run: Ctrl-C, SIGTERM, and SIGHUP, which comes when a terminal or an ssh session goes.
+
+All are an interrupt: what runs is ended and removed, and the exit status is 128 + N.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from pikaforge.errors import SIGNAL_BASE
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE = 20.0
+"""Seconds after a signal in which others are ignored: what runs is being removed. One signal often comes twice, from
+the terminal and from the program that has started this one."""
+GONE = (errno.EPIPE, errno.EIO)
+"""Errors of writing to a reader or a terminal that is gone."""
+
+
+class SignalInterrupt(KeyboardInterrupt):
+    """A signal that ends the run."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def status_of(interrupt: KeyboardInterrupt) -> int:
+    """Return the exit status of an interrupted run."""
+    return SIGNAL_BASE + (interrupt.number if isinstance(interrupt, SignalInterrupt) else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def interrupting() -> Iterator[None]:
+    """Raise SignalInterrupt at a signal. A signal that is ignored stays so: nohup and shells have asked for that."""
+    first: list[float] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if first and now - first[0] < GRACE:
+            return
+        first[:] = [now]
+        raise SignalInterrupt(number)
+
+    old = {number: signal.getsignal(number) for number in ENDING}
+    taken = [number for number in ENDING if old[number] != signal.SIG_IGN]
+    for number in taken:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, old[number])
+
+
+def reader_is_gone(error: OSError) -> bool:
+    """Return whether an error is that of a standard stream whose terminal or reader is gone."""
+    return error.errno in GONE and error.filename is None
+
+
+def drop_streams() -> None:
+    """Lead the standard streams to nowhere, so that nothing fails any more because a reader is gone."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
