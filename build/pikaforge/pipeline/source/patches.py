@@ -13,6 +13,7 @@ from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git, hashing, http
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.store import write_atomically
+from pikaforge.host.text import size_text
 from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin
 
 MAIL_HEADERS = (b"From: ", b"Subject: ", b"Date: ")
@@ -71,7 +72,7 @@ def _read(path: Path, where: str) -> bytes:
     except OSError as error:
         raise ConfigError(f"cannot read the patch {path}: {error.strerror}", where=where) from error
     if len(data) > LIMIT:
-        raise ConfigError(f"the patch {path} is larger than {LIMIT >> 20} MiB", where=where)
+        raise ConfigError(f"the patch {path} is larger than {size_text(LIMIT)}", where=where)
     return data
 
 
