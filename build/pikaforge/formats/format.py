@@ -7,7 +7,7 @@ package file, indexes a repository, and has the files and shell lines for client
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
@@ -17,6 +17,7 @@ from pikaforge.config.registry import FORMATS
 from pikaforge.config.schema import OsRelease
 from pikaforge.formats.artifact import FileRecord, Role
 from pikaforge.formats.embedded_signature import EmbeddedSignature
+from pikaforge.formats.layout import PackingError
 from pikaforge.formats.packing import Packed, Packing
 from pikaforge.host import archives
 from pikaforge.host.archives import Member
@@ -171,6 +172,13 @@ class Format(Protocol):
     def families(self) -> frozenset[str]:
         """OS families whose package manager installs it; none if Python or tar does."""
 
+    def check_tree(self, tree: Path) -> None:
+        """Check a compiled tree (a tar archive) for what the format cannot hold, long before it is packed.
+
+        Raises:
+            PackingError: the name or the kind of a member cannot be written into a package.
+        """
+
     def pack(self, work: Packing) -> list[Packed]:
         """Make the packages of a cell.
 
@@ -242,6 +250,9 @@ class BaseFormat:
         """Return the families that list the format."""
         return families.taking(self.name)
 
+    def check_tree(self, tree: Path) -> None:
+        """Take any tree."""
+
     def material(self) -> Mapping[str, object]:
         """Return nothing: all is in the sources."""
         return {}
@@ -286,6 +297,19 @@ def of_file(path: Path) -> Format | None:
 def every() -> Iterator[Format]:
     """Return all formats, in the order in which people read them."""
     return map(of, FORMATS.names)
+
+
+def check_tree(names: Iterable[str], tree: Path) -> None:
+    """Check a compiled tree for what formats cannot hold.
+
+    Raises:
+        PackingError: as `Format.check_tree`; its `where` is the format.
+    """
+    for name in names:
+        try:
+            of(name).check_tree(tree)
+        except PackingError as error:
+            raise PackingError(error.message, where=f"format {name}", hint=error.hint) from error
 
 
 def pack(work: Packing) -> list[Packed]:

@@ -54,6 +54,10 @@ class WheelFormat(BaseFormat):
     index: RepositoryIndex | None = Links()
     holds_links = False
 
+    def check_tree(self, tree: Path) -> None:
+        """Check names, kinds and links of the members."""
+        wheel.check_tree(tree)
+
     def pack(self, work: Packing) -> list[Packed]:
         """Make the wheel, without a container."""
         tree = wheel.read_tree(work.inputs.tree, work.extra)
