@@ -197,6 +197,12 @@ class Format(Protocol):
             AuditError: it is no such file, is compressed by a method that cannot be read here, is truncated or corrupt.
         """
 
+    def copies(self, path: Path) -> Mapping[str, str]:
+        """Return members that stand for links: by name, the name of the file that each says it is a copy of.
+
+        A package is not to be believed: who uses this compares the two.
+        """
+
     def identity(self, path: Path, of: BuildOrigin) -> Identity:
         """Return name and version of a package file, as package managers have them.
 
@@ -260,6 +266,10 @@ class BaseFormat:
     def members(self, path: Path) -> Iterator[Member]:
         """Return the members of an archive: a zip if its name says so, else tar."""
         return archives.members(path)
+
+    def copies(self, path: Path) -> Mapping[str, str]:
+        """Return nothing: links are links."""
+        return {}
 
     def identity(self, path: Path, of: BuildOrigin) -> Identity:
         """Return the identity that an RPM of the build would have, without a release."""

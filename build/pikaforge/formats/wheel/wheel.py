@@ -172,7 +172,7 @@ def _other(path: str, where: str) -> PackingError:
 
 def _file_of(path: str, links: Mapping[str, str], files: Container[str]) -> str:
     """Return the file that a link leads to; raise PackingError if there is none."""
-    real = _followed(path, links)
+    real = followed(path, links)
     if real not in files:
         hint = "a wheel has no links; the recipe must leave out those to folders and to nothing"
         raise PackingError(f"the link {path} leads to {links[path]}, which is no file of it", hint=hint)
@@ -194,7 +194,7 @@ def _path_of(member: TarEntry, top: str, where: str) -> str:
     return path
 
 
-def _followed(path: str, links: Mapping[str, str]) -> str:
+def followed(path: str, links: Mapping[str, str]) -> str:
     """Return the path where a link ends, through other links; empty if they form a loop."""
     for _ in range(LINKS_LIMIT):
         if path not in links:
