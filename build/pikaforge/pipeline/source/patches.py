@@ -17,6 +17,8 @@ from pikaforge.host.text import size_text
 from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin
 
 MAIL_HEADERS = (b"From: ", b"Subject: ", b"Date: ")
+HEADER = re.compile(rb"^--- ([^\t\r\n]+).*\n\+\+\+ ([^\t\r\n]+)", re.MULTILINE)
+"""The two lines that name the files of a unified diff. A time may follow a tab (diffutils manual, Detailed Unified)."""
 LIMIT = 64 << 20
 """Bytes; a patch series beyond that is a mistake."""
 
@@ -64,6 +66,24 @@ def is_mailbox(data: bytes) -> bool:
         return True
     block = head.split(b"\n\n", 1)[0].splitlines()
     return all(any(line.startswith(h) for line in block) for h in MAIL_HEADERS)
+
+
+def oddities(patch: Patch, data: bytes) -> tuple[str, ...]:
+    """Return what is odd about a plain diff that does not apply, and may be the reason."""
+    if patch.kind != "diff":
+        return ()
+    found = []
+    if re.search(rb"^[-+ ].*\r$", data, re.MULTILINE):
+        found.append(
+            f"the lines of patch {patch.name} end with CR and LF: if the source's end with LF, convert it (dos2unix)"
+        )
+    pairs = [(old, new) for old, new in HEADER.findall(data) if b"/dev/null" not in (old, new)]
+    if patch.strip == 1 and pairs and all(old == new for old, new in pairs):
+        found.append(
+            f"the paths in patch {patch.name} have no a/ and b/ before them, so it is made for -p0: put it into a "
+            "quilt folder, whose file `series` has the line `NAME -p0`, and name that with `quilt:`"
+        )
+    return tuple(found)
 
 
 def _read(path: Path, where: str) -> bytes:
