@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
+import logging
 import os
 import signal
 import subprocess
@@ -16,9 +18,13 @@ from pathlib import Path
 import nox
 
 HERE = Path(__file__).resolve().parent
-nox.options.default_venv_backend = "none"  # see prepare
 nox.options.sessions = ["plan"]
 nox.needs_version = ">=2024.10"
+
+# An option of the file would yield to NOX_DEFAULT_VENV_BACKEND, NOXFORCEPYTHON and their kin; see prepare.
+nox_session = functools.partial(nox.session, python=False, venv_backend="none")
+# nox looks for uv even where no session has an environment of nox's.
+logging.getLogger("nox").addFilter(lambda record: record.getMessage() != "uv binary not found.")
 
 PROJECT = HERE / "pyproject.toml"
 EXIT_HOST = 3
@@ -150,61 +156,61 @@ def beside(session: nox.Session, other: str) -> Iterator[None]:
         session.error(f"{other} failed")
 
 
-@nox.session
+@nox_session()
 def build(session: nox.Session) -> None:
     """Build, test and pack the selected cells: nox -s build -- R620."""
     run_tool(session, "build")
 
 
-@nox.session
+@nox_session()
 def plan(session: nox.Session) -> None:
     """Show what a build would do, and why: nox -s plan -- R620."""
     run_tool(session, "plan")
 
 
-@nox.session
+@nox_session()
 def sweep(session: nox.Session) -> None:
     """Build one cell of each compilation, and write docs/coverage.md: nox -s sweep."""
     run_tool(session, "sweep")
 
 
-@nox.session
+@nox_session()
 def matrix(session: nox.Session) -> None:
     """List the cells of matrix.yaml: nox -s matrix -- --format json."""
     run_tool(session, "matrix")
 
 
-@nox.session
+@nox_session()
 def audit(session: nox.Session) -> None:
     """Check that programs and packages run on a model's CPUs: nox -s audit -- FILE --model R620."""
     run_tool(session, "audit")
 
 
-@nox.session
+@nox_session()
 def verify(session: nox.Session) -> None:
     """Check digests, signatures, provenance and contents: nox -s verify -- dist/debian12 --key FILE."""
     run_tool(session, "verify")
 
 
-@nox.session
+@nox_session()
 def publish(session: nox.Session) -> None:
     """Put packages into repositories: nox -s publish -- R620 --to staging --yes."""
     run_tool(session, "publish", environment="publish", extras=("publish",))
 
 
-@nox.session
+@nox_session()
 def bench(session: nox.Session) -> None:
     """Compare allocators under load, with a plot: nox -s bench -- R620 --allocators."""
     run_tool(session, "bench", environment="bench", extras=("bench",))
 
 
-@nox.session
+@nox_session()
 def tool(session: nox.Session) -> None:
     """Run any verb of the tool: nox -s tool -- lock. `invoke --list` shows those for upkeep."""
     run_tool(session)
 
 
-@nox.session
+@nox_session()
 def tests(session: nox.Session) -> None:
     """Run all tests, and lint beside them; or some: nox -s tests -- tests/unit."""
     programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish")
@@ -231,7 +237,7 @@ GITHUB = (
 """Schemas of the files below .github."""
 
 
-@nox.session
+@nox_session()
 def lint(session: nox.Session) -> None:
     """Check style, types, imports, shell scripts, and GitHub's workflows and forms."""
     programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish")

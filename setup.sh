@@ -21,7 +21,7 @@ bash setup.sh                        prepare this machine only
 
 Installs what is missing and nothing else, with apt-get, dnf or yum, as root or through sudo:
   git, tar, gzip, zstd, gpg, GLib; Python >= 3.10 with venv; nox and invoke, in .venv beside this script;
-  a container engine, unless DOCKER_HOST is set, one answers already, or `--engine host` is given;
+  a container engine, unless DOCKER_HOST or a docker context is set, one answers already, or `--engine host` is given;
   mmdebstrap on Debian and Ubuntu, which makes base images where no registry is in reach
   (Enterprise Linux has it in EPEL only, so there it is left to you);
   for tests: shellcheck, patchelf, ccache, gcc, g++, make, cmake, dpkg-dev, zlib's headers, busybox,
@@ -183,7 +183,7 @@ make_venv() {
 ensure_engine() { # sets DOCKER_HOST, unless the engine is where docker's own clients look for it
     local address
     address=$(PIKAFORGE_SETUP_UPDATED=$updated bash "$repo/docker/engine.sh")
-    [[ $address == "unix://$root/var/run/docker.sock" ]] || export DOCKER_HOST=$address
+    [[ $address == "unix://$root/var/run/docker.sock" && -z ${PIKAFORGE_ENGINE:-} ]] || export DOCKER_HOST=$address
 }
 
 # ---- all of it
@@ -215,6 +215,7 @@ main() {
     fi
     remove_log # exec runs no trap
     exec 9<&-
+    unset NOXPYTHON NOXFORCEPYTHON NOXEXTRAPYTHON # they are about other projects' sessions, and would select none here
     export PIKAFORGE_CWD=$PWD # what relative paths among the arguments mean
     cd "$repo"
     exec "$venv/bin/nox" -s "$session" -- "$@"

@@ -4,6 +4,8 @@
 #
 # Variables read, all optional; docker/machine.sh has further ones:
 #   DOCKER_HOST           the address of an engine, which is printed as it is
+#   DOCKER_CONTEXT        a context of docker's: nothing is printed, the tool finds its address. The same of a current
+#                         one in config.json
 #   PIKAFORGE_ENGINE      docker or podman: the only engine to look for, and to install
 #   PIKAFORGE_SETUP_WAIT  seconds that a started engine gets until it answers (60)
 set -euo pipefail
@@ -20,7 +22,7 @@ bash docker/engine.sh    make sure that a container engine answers, and print it
 Looks for docker and podman, of this machine and of this user. If none answers, installs one with apt-get, dnf or yum,
 as root or through sudo, and starts it. The engine is docker on Debian and Ubuntu; on Enterprise Linux docker where its
 packages are in reach, else podman. PIKAFORGE_ENGINE=podman (or docker) takes that one. If DOCKER_HOST is set, its value
-is printed, and nothing is done. The engine is asked with the Python of .venv, or else with python3.
+is printed, and nothing is done. If a docker context is in use, nothing is printed: the tool finds it. The engine is asked with the Python of .venv, or else with python3.
 Exit status: 0 an engine answers; 3 this machine lacks something.
 END
 }
@@ -197,7 +199,16 @@ ensure_engine() {
 
 # ---- all of it
 
+# A context of docker's command line that is in use, as build/pikaforge/host/docker_context.py finds it.
+current_context() {
+    local config=${DOCKER_CONFIG:-${HOME:-}/.docker}/config.json name=${DOCKER_CONTEXT:-}
+    local pattern='"currentContext"[[:space:]]*:[[:space:]]*"([^"]*)"'
+    if [[ -z $name && -r $config && $(<"$config") =~ $pattern ]]; then name=${BASH_REMATCH[1]}; fi
+    [[ $name == default ]] || printf '%s' "$name"
+}
+
 main() {
+    local context
     case ${1:-} in
         '') ;;
         -h | --help) usage && return ;;
@@ -206,6 +217,11 @@ main() {
     check_choice
     if [[ -n ${DOCKER_HOST:-} ]]; then
         printf '%s\n' "$DOCKER_HOST"
+        return
+    fi
+    context=$(current_context)
+    if [[ -n $context && -z ${PIKAFORGE_ENGINE:-} ]]; then
+        say "uses the engine of docker's context $context; DOCKER_CONTEXT=default uses one of this machine"
         return
     fi
     [[ -x $python ]] || python=$(command -v "${PYTHON:-python3}") ||

@@ -60,6 +60,16 @@ is_base() {
     return 1
 }
 
+# Return whether $1 is a part of glibc. All parts must be of one version, and of that of the loader, which is found by
+# its path on the host (ld.so(8)): none can travel.
+is_glibc() {
+    case $1 in
+        ld-linux*.so.* | libc.so.* | libm.so.* | libmvec.so.* | libpthread.so.* | libdl.so.* | librt.so.* | \
+            libresolv.so.* | libutil.so.* | libanl.so.*) return 0 ;;
+    esac
+    return 1
+}
+
 # Write "soname<TAB>path" of everything that the loader would map for the ELF file $1 to the file $2, with the search
 # path $3. Fail if a library is missing.
 resolve() {
@@ -112,6 +122,8 @@ copy_libraries() {
             if is_base "$soname" || [ -e "$tree/lib/$soname" ]; then
                 continue
             fi
+            ! is_glibc "$soname" || fail 65 "${file#"$tree/"} needs $soname, a part of glibc, which cannot travel:" \
+                "add '${soname%%.so*}.so.*' to defaults.base_libraries"
             mkdir -p "$tree/lib"
             cp "$(readlink -f "$path")" "$tree/lib/$soname"
             chmod 755 "$tree/lib/$soname"

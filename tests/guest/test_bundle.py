@@ -109,6 +109,19 @@ def test_program_runs_from_anywhere(made: Tree, tmp_path: Path) -> None:
     assert sh(Path(moved) / "bin/app", env={}).returncode == 42
 
 
+@pytest.mark.parametrize("lacking", ["libc", "libm"])
+def test_parts_of_glibc_that_base_libraries_lacks_are_named(made: Tree, lacking: str) -> None:
+    """They would travel, and not fit the host's loader."""
+    made.compile(str(made.app), "double cos(double); int main(int c, char **v) { return cos(c); }", "-lm")
+    base = " ".join(glob for glob in BASE_LIBS.split() if not glob.startswith(f"{lacking}.so"))
+    done = made.bundle(PIKAFORGE_BASE_LIBS=base)
+    assert done.returncode == 65
+    assert f"bin/app needs {lacking}.so.6, a part of glibc, which cannot travel: add '{lacking}.so.*' to" in done.stderr
+    assert "defaults.base_libraries" in done.stderr
+    assert not (made.tree / "lib").exists()
+    assert made.bundle().returncode == 0, "the control"
+
+
 def test_second_run_touches_nothing(made: Tree) -> None:
     made.bundle(**with_libs(made))
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in made.tree.rglob("*.*")}

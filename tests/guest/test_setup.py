@@ -438,6 +438,26 @@ def test_docker_host_is_trusted(machine: Machine) -> None:
     assert machine.saw()["docker"] == "tcp://builder:2376"
 
 
+@pytest.mark.parametrize("how", ["variable", "current", "default", "podman"])
+def test_a_docker_context_is_never_silently_another_engine(machine: Machine, how: str) -> None:
+    """Neither the engine that answers here is used, nor is one installed; the tool finds the context itself."""
+    machine.engine("run/podman/podman.sock")
+    config = machine.path / "home/.docker/config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text('{"auths": {}, "currentContext" : "%s"}' % ("default" if how == "default" else "far"))
+    env = {"HOME": str(config.parent.parent)}
+    if how == "variable":
+        env = {"DOCKER_CONTEXT": "far", "HOME": "/nonexistent"}
+    if how == "podman":
+        env["PIKAFORGE_ENGINE"] = "podman"
+    done = machine.run("R620", env=env)
+    assert done.returncode == 0, done.stderr
+    assert machine.calls(*TOUCHES) == []
+    context = how in ("variable", "current")
+    assert ("uses the engine of docker's context far" in done.stderr) is context
+    assert machine.saw()["docker"] == ("" if context else f"unix://{machine.root}/run/podman/podman.sock")
+
+
 def test_podman_socket_of_the_user_is_used(machine: Machine) -> None:
     machine.engine("run/user/7/podman/podman.sock")
     home = machine.root / "run/user/7"

@@ -38,7 +38,7 @@ esac
 package=$1
 shift
 mkdir -p "$(dirname "$1")"
-dest=$(cd "$(dirname "$1")" && pwd -P)/$(basename "$1")
+dest=$(CDPATH='' cd -- "$(dirname -- "$1")" && pwd -P)/$(basename "$1")
 
 intact() {
     [ -f "$dest/SHA256SUMS" ] && (cd "$dest" && sha256sum --check --status SHA256SUMS 2>/dev/null)

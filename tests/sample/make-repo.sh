@@ -19,7 +19,14 @@ die() {
     exit 1
 }
 
-[ -n "${1-}" ] || die "usage: make-repo.sh DEST"
+case ${1-} in
+    -h | --help)
+        sed -n '/^set -eu/q;1d;s/^# \{0,1\}//p' "$0"
+        exit
+        ;;
+    '' | -*) die "usage: make-repo.sh DEST" ;;
+esac
+[ $# -eq 1 ] || die "usage: make-repo.sh DEST"
 command -v git >/dev/null || die "git is needed"
 umask 022
 mkdir -p -- "$1"

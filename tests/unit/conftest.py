@@ -43,8 +43,9 @@ def sealed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def user(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the person who runs the tests decides them."""
-    for name in ("PIKAFORGE_CWD", "DOCKER_HOST"):
+    for name in ("PIKAFORGE_CWD", "DOCKER_HOST", "DOCKER_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", "/nonexistent")
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from pikaforge.attest.provenance import BUILD_TYPE, PREDICATE_TYPE, STATEMENT_TY
 from pikaforge.audit.distribution import Distribution, PackagedRecord
 from pikaforge.cpu import microarch
 from pikaforge.formats.manifest import Manifest, first_error
+from pikaforge.host.text import size_text
 
 READ_LIMIT = 64 << 20
 """Bytes of a file that describes another one."""
@@ -107,7 +108,7 @@ def read_bytes(path: Path) -> bytes:
     except OSError as error:
         raise ClaimError(f"it cannot be read: {error.strerror}") from error
     if len(data) > READ_LIMIT:
-        raise ClaimError(f"it is larger than {READ_LIMIT >> 20} MiB")
+        raise ClaimError(f"it is larger than {size_text(READ_LIMIT)}")
     return data
 
 

@@ -6,6 +6,7 @@ import os
 import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from filecmp import cmp
 from pathlib import Path
 from typing import IO
 
@@ -144,6 +145,16 @@ def open_package(path: Path, into: Path) -> ElfTree:
                 place = into / str(len(elves))
                 total += _copy(start, member.content, place, path, TOTAL_LIMIT - total)
                 elves[member.name] = place
+    for copy, original in package_files.copies(path).items():
+        # Else a file would be judged twice, and a waiver, which names it once, would not cover its copy.
+        if (
+            copy != original
+            and copy in elves
+            and original in elves
+            and cmp(elves[copy], elves[original], shallow=False)
+        ):
+            del elves[copy]
+            links[copy] = original
     return ElfTree(title=str(path), whole=True, elves=elves, links=links, others=others)
 
 

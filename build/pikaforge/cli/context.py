@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -67,6 +67,13 @@ class Context:
         path = self.spec.product.patches
         return None if path is None else load.load_series(self.base / path)
 
+    def check_patches(self) -> None:
+        """Raise ConfigError if a patch file of the product is missing."""
+        from pikaforge.config import load  # noqa: PLC0415
+
+        if self.spec.product.patches is not None:
+            load.check_series_files(self.base / self.spec.product.patches)
+
     def cells(self) -> tuple[Cell, ...]:
         """Return the selected cells."""
         from pikaforge.plan.matrix import all_cells  # noqa: PLC0415
@@ -128,7 +135,7 @@ class Context:
 
         arguments = self.arguments
         lock = Lock(self.base / NAME, strict=arguments.locked, refresh=refresh)
-        options = {name: getattr(arguments, name.replace("-", "_"), "") for name in allocators.built()}
+        options = self._given()
         return Workspace(
             base=self.base,
             matrix=self.matrix,
@@ -147,6 +154,27 @@ class Context:
             jobs=getattr(arguments, "jobs", None) or 0,
             compiler_cache=not getattr(arguments, "no_compiler_cache", False),
         )
+
+    def _given(self) -> dict[str, str]:
+        """Return the files that are given for the tarballs of allocators, by the name of the option."""
+        return {name: getattr(self.arguments, name.replace("-", "_"), "") for name in allocators.built()}
+
+    def check_given(self, cells: Iterable[Cell]) -> None:
+        """Raise ConfigError if a file that is given for an allocator of the cells is not the pinned one.
+
+        A build would look at it only when the images are made.
+        """
+        from pikaforge.host.download import PinnedFile, verified  # noqa: PLC0415
+
+        given = {name: cwd() / file for name, file in self._given().items() if file}
+        wanted = {
+            (kind.name, next(iter(sources.values())))
+            for cell in cells
+            if (kind := allocators.kind_of(self.spec, cell.allocator)).name in given
+            and (sources := allocators.sources(self.spec, cell.image, cell.allocator))
+        }
+        for name, tarball in wanted:
+            verified(given[name], PinnedFile(name=tarball.file, url=tarball.url, sha256=tarball.sha256))
 
     def origin(self) -> Origin:
         """Return the source of --source, or the product's own."""

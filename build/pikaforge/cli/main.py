@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import signal
@@ -21,6 +22,20 @@ def _verb(name: str) -> Callable[[Context], int]:
     module = importlib.import_module(f"pikaforge.cli.commands.{VERBS[name].module}")
     found: Callable[[Context], int] = getattr(module, name)
     return found
+
+
+def _advice(error: OSError) -> str:
+    """Return what to do about an error of the system that no part of the tool expects."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: `nox -s tool -- cache list` shows what can be removed, or --out names another folder"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "the folder is read-only, or somebody else's: --out and --dist name others"
+    if error.errno == errno.ENOENT:
+        return "is a file of this checkout missing? `git status` shows it"
+    if isinstance(error, ConnectionError) or (error.filename is None and error.strerror is None):
+        # The exceptions of HTTP libraries are OSErrors without a number.
+        return "does the engine, or the server, still answer? run this again then: it goes on where it was"
+    return "--debug shows where it happened"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,11 +69,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             return SIGNAL_BASE + signal.SIGHUP
         if arguments.debug:
             traceback.print_exc()
-        show_error(
-            HostError(
-                f"{error.strerror or error}",
-                where=str(error.filename or ""),
-                hint="is the disk full, or a folder read-only?",
-            )
-        )
+        show_error(HostError(f"{error.strerror or error}", where=str(error.filename or ""), hint=_advice(error)))
         return HostError.exit_code

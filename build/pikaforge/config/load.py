@@ -13,6 +13,7 @@ from pathlib import Path
 from pikaforge.config import cross_references, patch_series, yaml_text
 from pikaforge.config.diagnostics import Diagnostics, validate
 from pikaforge.config.schema import Spec
+from pikaforge.config.yaml_words import KeyPath
 
 
 def load(path: Path) -> Spec:
@@ -51,12 +52,18 @@ def load_series(path: Path) -> patch_series.Series:
     return parse_series(yaml_text.read(path), file=str(path))
 
 
-def parse_series(text: str, *, file: str) -> patch_series.Series:
-    """Return the series of patches in a text. Pure.
+def check_series_files(path: Path) -> None:
+    """Raise ConfigError if a patch file that an enabled entry of a series names is missing, with the line of each."""
+    parse_series(yaml_text.read(path), file=str(path), beside=path.parent)
+
+
+def parse_series(text: str, *, file: str, beside: Path | None = None) -> patch_series.Series:
+    """Return the series of patches in a text. Pure without `beside`.
 
     Args:
         text: the content of series.yaml.
         file: its name in errors.
+        beside: the folder in which the patches of enabled entries must be; None: they are not looked for.
 
     Raises:
         ConfigError: with all that is wrong with it.
@@ -75,5 +82,14 @@ def parse_series(text: str, *, file: str) -> patch_series.Series:
             if first != path:
                 message = f"`{kind}: {value}` is here twice; first in line {document.position(first)[0]}"
                 diagnostics.add(path, message, "remove one of them")
+            elif beside is not None and entry.enabled:
+                _check_there(beside, kind, str(value), path, diagnostics)
     diagnostics.raise_any()
     return series
+
+
+def _check_there(beside: Path, kind: str, name: str, path: KeyPath, diagnostics: Diagnostics) -> None:
+    """Report a patch file, or the `series` of a quilt folder, that is missing."""
+    wanted = {"file": name, "quilt": f"{name}/series"}.get(kind)
+    if wanted is not None and not (beside / wanted).is_file():
+        diagnostics.add(path, f"there is no file {beside / wanted}", "add it, or disable the entry (enabled: false)")

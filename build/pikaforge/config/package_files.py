@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,12 @@ def suffixes() -> tuple[str, ...]:
 def is_package(path: Path) -> bool:
     """Return whether a file's name says that it is a package or an archive."""
     return path.name.lower().endswith(suffixes())
+
+
+def copies(path: Path) -> Mapping[str, str]:
+    """Return the members of a package that stand for links, as `PackageReader.copies`."""
+    kind = format_of(path)
+    return {} if kind is None else kind.copies(path)
 
 
 def members(path: Path) -> Iterator[Member]:

@@ -81,6 +81,9 @@ class PackageReader(Protocol):
     def members(self, path: Path) -> Iterator[archives.Member]:
         """Return the files and links of a package file; raise AuditError if it cannot be read."""
 
+    def copies(self, path: Path) -> Mapping[str, str]:
+        """Return members that stand for links: by name, the name of the file that each says it is a copy of."""
+
 
 class DestinationKind(Protocol):
     """What a configuration needs to know of a kind of destination; see `publish.sites.site.SiteKind`."""

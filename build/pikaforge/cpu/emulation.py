@@ -13,6 +13,7 @@ So a program that runs under emulation is a witness only. The audit is the judge
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -39,6 +40,9 @@ CPUS: Mapping[str, str] = {
 }
 """The emulator's CPU model (`-cpu`) by target, with the names of `qemu-x86_64 -cpu help`."""
 
+SINCE: Mapping[str, str] = {"debian": "13", "ubuntu": "25.10"}
+"""The first release, by os-release's ID, whose qemu-user is one that was measured (10.0 or later)."""
+
 NO_AVX512 = "it has AVX-512, which the emulator cannot execute"
 NO_MODEL = "no CPU model of the emulator is known for it"
 
@@ -62,6 +66,13 @@ def stand_for(target: str) -> EmulatedCpu:
         return EmulatedCpu(reason=f"{target}: {NO_AVX512}")
     cpu = CPUS.get(target, "")
     return EmulatedCpu(cpu=cpu) if cpu else EmulatedCpu(reason=f"{target}: {NO_MODEL}")
+
+
+def too_old(id: str, version: str) -> str:
+    """Return the first release of a system whose emulator proves enough, if this one is older; "" if it is not."""
+    since = SINCE.get(id, "")
+    numbers = [tuple(int(part) for part in re.findall("[0-9]+", text)) for text in (version, since)]
+    return since if since and numbers[0] and numbers[0] < numbers[1] else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

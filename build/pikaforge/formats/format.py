@@ -7,7 +7,7 @@ package file, indexes a repository, and has the files and shell lines for client
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
@@ -17,6 +17,7 @@ from pikaforge.config.registry import FORMATS
 from pikaforge.config.schema import OsRelease
 from pikaforge.formats.artifact import FileRecord, Role
 from pikaforge.formats.embedded_signature import EmbeddedSignature
+from pikaforge.formats.layout import PackingError
 from pikaforge.formats.packing import Packed, Packing
 from pikaforge.host import archives
 from pikaforge.host.archives import Member
@@ -195,6 +196,13 @@ class Format(Protocol):
     def families(self) -> frozenset[str]:
         """OS families whose package manager installs it; none if Python or tar does."""
 
+    def check_tree(self, tree: Path) -> None:
+        """Check a compiled tree (a tar archive) for what the format cannot hold, long before it is packed.
+
+        Raises:
+            PackingError: the name or the kind of a member cannot be written into a package.
+        """
+
     def pack(self, work: Packing) -> list[Packed]:
         """Make the packages of a cell.
 
@@ -211,6 +219,12 @@ class Format(Protocol):
 
         Raises:
             AuditError: it is no such file, is compressed by a method that cannot be read here, is truncated or corrupt.
+        """
+
+    def copies(self, path: Path) -> Mapping[str, str]:
+        """Return members that stand for links: by name, the name of the file that each says it is a copy of.
+
+        A package is not to be believed: who uses this compares the two.
         """
 
     def identity(self, path: Path, of: BuildOrigin) -> Identity:
@@ -266,6 +280,9 @@ class BaseFormat:
         """Return the families that list the format."""
         return families.taking(self.name)
 
+    def check_tree(self, tree: Path) -> None:
+        """Take any tree."""
+
     def material(self) -> Mapping[str, object]:
         """Return nothing: all is in the sources."""
         return {}
@@ -273,6 +290,10 @@ class BaseFormat:
     def members(self, path: Path) -> Iterator[Member]:
         """Return the members of an archive: a zip if its name says so, else tar."""
         return archives.members(path)
+
+    def copies(self, path: Path) -> Mapping[str, str]:
+        """Return nothing: links are links."""
+        return {}
 
     def identity(self, path: Path, of: BuildOrigin) -> Identity:
         """Return the identity that an RPM of the build would have, without a release."""
@@ -310,6 +331,19 @@ def of_file(path: Path) -> Format | None:
 def every() -> Iterator[Format]:
     """Return all formats, in the order in which people read them."""
     return map(of, FORMATS.names)
+
+
+def check_tree(names: Iterable[str], tree: Path) -> None:
+    """Check a compiled tree for what formats cannot hold.
+
+    Raises:
+        PackingError: as `Format.check_tree`; its `where` is the format.
+    """
+    for name in names:
+        try:
+            of(name).check_tree(tree)
+        except PackingError as error:
+            raise PackingError(error.message, where=f"format {name}", hint=error.hint) from error
 
 
 def pack(work: Packing) -> list[Packed]:

@@ -117,6 +117,7 @@ def render(
         "COMMAND": " ".join(part.replace("{conf}", "${CONF}").replace("{port}", "%i") for part in server.command),
         "SIGNAL": f"SIG{server.stop.signal}",
         "SECONDS": f"{server.stop.within:g}",
+        "OFFSETS": " ".join(map(str, sorted({0, *server.offsets}))),
         "HIGHEST": str(HIGHEST_PORT - max((0, *server.offsets))),
         "MODEL": model,
         "TARGET": target,

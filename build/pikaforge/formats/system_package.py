@@ -10,6 +10,7 @@ from pikaforge.config import families
 from pikaforge.config.schema import FOREIGN
 from pikaforge.formats import product_package
 from pikaforge.formats.artifact import Role
+from pikaforge.formats.layout import tree_entries
 from pikaforge.formats.packing import Packed, Packing
 from pikaforge.formats.product_package import ChangelogEntry, PackageAbout, ProductPackage
 from pikaforge.host.job import Input, files
@@ -68,6 +69,11 @@ def describe(work: Packing) -> ProductPackage:
         variant=work.variant,
         debug=work.debug(),
     )
+
+
+def check_tree(tree: Path) -> None:
+    """Raise PackingError for a member of a compiled tree that cannot be an entry."""
+    tree_entries(tree, folder="tree", prefix="/opt/tree")
 
 
 def programs(work: Packing) -> tuple[str, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import struct
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pikaforge.errors import HostError
-from pikaforge.host import podman, replies
+from pikaforge.host import docker_context, podman, replies
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -68,13 +70,44 @@ def load_sdk() -> ModuleType:
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """Return variables that lead to an engine: those that are given, or DOCKER_HOST for the first usable socket."""
+    """Return variables that lead to an engine.
+
+    These are those that are given, or DOCKER_HOST of the docker context in use, or else for the first usable socket.
+
+    Raises:
+        HostError: the context cannot be read.
+    """
+    given = docker_context.with_context(given)
     if given.get("DOCKER_HOST"):
         return dict(given)
     user = given.get("XDG_RUNTIME_DIR", "")
     paths = [Path(place.format(user=user)) for place in SOCKETS if user or "{user}" not in place]
     found = next((path for path in paths if path.is_socket() and os.access(path, os.R_OK | os.W_OK)), None)
     return {**given, "DOCKER_HOST": f"unix://{found}" if found else ""}
+
+
+def address() -> str:
+    """Return where the engine is: the URL that this process uses; "" if there is none."""
+    return environment(os.environ)["DOCKER_HOST"]
+
+
+def _ssh_errors(url: str) -> tuple[type[Exception], ...]:
+    """Return what the SDK lets through when it cannot connect to an engine over ssh; nothing for other engines.
+
+    Raises:
+        HostError: what the SDK needs for ssh is not installed.
+    """
+    if not url.startswith("ssh://"):
+        return ()
+    try:
+        paramiko = importlib.import_module("paramiko")
+    except ImportError as error:
+        raise HostError(
+            "an engine over ssh needs the Python package paramiko, which is not installed",
+            hint=f"{sys.executable} -m pip install 'docker[ssh]'\n"
+            "or set DOCKER_HOST to an address of that engine that needs no ssh (tcp://HOST:PORT, with TLS)",
+        ) from error
+    return (paramiko.SSHException, OSError, EOFError)
 
 
 def brief(error: BaseException) -> str:
@@ -113,7 +146,7 @@ def engine_errors(what: str = "the engine failed", *, where: str = "", hint: str
 
 
 class EngineConnection:
-    """The engine behind DOCKER_HOST, or the local one."""
+    """The engine behind DOCKER_HOST, that of docker's context, or the local one."""
 
     def __init__(self) -> None:
         self._local = threading.local()
@@ -125,10 +158,12 @@ class EngineConnection:
         client: DockerClient | None = getattr(self._local, "client", None)
         if client is None:
             sdk = load_sdk()
+            variables = environment(os.environ)
+            over_ssh = _ssh_errors(variables["DOCKER_HOST"])
             try:
                 # Podman takes half a second to say its version, so only the first client asks.
-                client = sdk.from_env(timeout=600, version=self._version, environment=environment(os.environ))
-            except sdk.errors.DockerException as error:
+                client = sdk.from_env(timeout=600, version=self._version, environment=variables)
+            except (sdk.errors.DockerException, *over_ssh) as error:
                 raise HostError(f"no container engine answers: {brief(error)}", hint=NO_ENGINE) from error
             self._version = client.api.api_version
             self._local.client = client
@@ -165,6 +200,6 @@ class EngineConnection:
     @staticmethod
     def _remote_host() -> str:
         """Return the host of an engine on another machine (tcp://HOST:PORT, ssh://USER@HOST); "" for a local one."""
-        url = urlsplit(os.environ.get("DOCKER_HOST", ""))
+        url = urlsplit(address())
         local = url.scheme not in ("tcp", "ssh", "http", "https") or url.hostname in ("localhost", "127.0.0.1", "::1")
         return "" if local else str(url.hostname)

@@ -7,7 +7,6 @@ Containers are removed when their block is left. `sweep` removes what killed run
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import threading
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pikaforge.cpu import emulation
 from pikaforge.errors import SIGNAL_BASE, HostError
 from pikaforge.host import machine, podman
-from pikaforge.host.connection import LABEL, brief, engine_errors, load_sdk
+from pikaforge.host.connection import LABEL, address, brief, engine_errors, load_sdk
 from pikaforge.host.container import ROOT, ContainerServer, fetch_file, unpack
 from pikaforge.host.images import EngineImages
 from pikaforge.host.job import (
@@ -73,7 +72,7 @@ class DockerEngine(EngineImages):
 
     def known_cpu_flags(self) -> frozenset[str] | None:
         """As `Engine.known_cpu_flags`: those of this machine for a local engine; a remote one needs an image."""
-        if self._flags is None and os.environ.get("DOCKER_HOST", LOCAL).startswith(LOCAL):
+        if self._flags is None and (address() or LOCAL).startswith(LOCAL):
             return machine.cpu_flags()
         if self._flags is None:
             held = next((image for image, _, _ in self.owned_images()), None)

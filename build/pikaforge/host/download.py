@@ -17,7 +17,7 @@ from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host.http import CutError, HttpError, Retries, local_path, phrase, redacted
 from pikaforge.host.partial import PartialFile, range_of, remaining, validator_of
 from pikaforge.host.store import sha256
-from pikaforge.host.text import ignore
+from pikaforge.host.text import ignore, size_text
 
 if TYPE_CHECKING:
     from pikaforge.host.http_session import Answer, Client
@@ -116,7 +116,7 @@ class Downloads:
             HostError: no source has the file, the folder cannot be used, or `abort` was called.
         """
         if given is not None:
-            return _verified(given, wanted)
+            return verified(given, wanted)
         path = self.path(wanted)
         try:
             # Without the lock, because the folder may be a read-only one with all files in it.
@@ -256,7 +256,7 @@ class Downloads:
     def _check_size(size: int, part: PartialFile) -> None:
         if size > LIMIT:
             part.drop()
-            raise _SourceError(f"is larger than {LIMIT >> 20} MiB")
+            raise _SourceError(f"is larger than {size_text(LIMIT)}")
 
 
 def _scheme(url: str) -> str:
@@ -307,7 +307,12 @@ def _blocks_of(path: Path) -> Iterator[bytes]:
         raise _SourceError(f"cannot be read: {error.strerror}") from error
 
 
-def _verified(given: Path, wanted: PinnedFile) -> Path:
+def verified(given: Path, wanted: PinnedFile) -> Path:
+    """Return a file of the user that is taken for a pinned one.
+
+    Raises:
+        ConfigError: it cannot be read, or has another digest.
+    """
     hint = f"name another file, or none: {wanted.name} is downloaded then"
     if not given.is_file():
         what = "is not a file" if given.exists() else "does not exist"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
 from pikaforge.errors import HostError, UnreachableError
+from pikaforge.host.text import size_text
 
 if TYPE_CHECKING:
     from pikaforge.host.http_session import Answer
@@ -59,7 +60,7 @@ class TooLargeError(HttpError):
     """A body has more bytes than the caller takes."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"is larger than {limit >> 20} MiB", "size")
+        super().__init__(f"is larger than {size_text(limit)}", "size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from pikaforge.errors import AuditError, HostError
 from pikaforge.host.archives import TarEntry, archive_errors, tar_entries
+from pikaforge.host.text import size_text
 
 LIMIT = 1 << 30
 """Bytes unpacked. The tarballs that are built here have a hundredth of that."""
@@ -56,7 +57,7 @@ def without_top(tarball: Path, into: Path) -> SourceTarball:
                 _check(tarball, member, top, links)
                 total += member.size
                 if total > LIMIT:
-                    raise _bad(tarball, f"it unpacks to more than {LIMIT >> 20} MiB")
+                    raise _bad(tarball, f"it unpacks to more than {size_text(LIMIT)}")
                 if member.kind == "file":
                     count += 1
                     newest = max(newest, member.modified)

@@ -16,5 +16,13 @@ def clean(text: str) -> str:
     return "".join(" " if unicodedata.category(letter) in CONTROLS and letter != "\n" else letter for letter in text)
 
 
+def size_text(number: int) -> str:
+    """Return a number of bytes in the largest unit of which it has one, without a fraction."""
+    for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if number >= 1 << shift:
+            return f"{number >> shift} {unit}"
+    return f"{number} bytes"
+
+
 def ignore(_text: str) -> None:
     """Ignore a notice; for callers who want none."""

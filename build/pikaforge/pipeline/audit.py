@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from pikaforge.config.schema import Spec
 from pikaforge.errors import StageError, StageFailure
 from pikaforge.host import hashing
 from pikaforge.host.store import Result
+from pikaforge.host.text import clean
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import compile as compile_stage
 from pikaforge.pipeline.allocator import AllocatorFacts
@@ -145,13 +146,24 @@ def make(
     log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     record = verdict.record()
     if verdict.violations:
-        raise _refusal(verdict, cell, record, log)
+        raise _refusal(verdict, cell, record, log, facts.bundled)
     identity = hashing.digest(record.model_dump_json())
     return workspace.store.put(STAGE_NAME, key, identity=identity, facts=record, files={})
 
 
-def _refusal(verdict: AuditResult, cell: Cell, record: AuditRecord, log: Path) -> StageError:
+def _refusal(
+    verdict: AuditResult, cell: Cell, record: AuditRecord, log: Path, bundled: Iterable[BundledLibrary]
+) -> StageError:
     """Return the error with the first violations of each file, and the number of all."""
+    refused = {violation.where for violation in verdict.violations}
+    causes = [
+        clean(
+            f"{library.path} is of the image's package {library.package}; it travels in the tree because no glob of "
+            f"defaults.base_libraries fits {library.soname}"
+        )
+        for library in bundled
+        if library.path in refused and library.package != OWN
+    ]
     count = len(verdict.violations)
     shown = _some(verdict)
     lines = audit_result.demangled([f"{v.where}: {v.what}" for v in shown])
@@ -159,7 +171,7 @@ def _refusal(verdict: AuditResult, cell: Cell, record: AuditRecord, log: Path) -
     return StageError(
         f"the audit refuses it for {cell.target}: {count} violation{'s' if count > 1 else ''}",
         StageFailure(stage=STAGE_NAME, label=cell.group, log=str(log), findings=(*lines, *more), facts=record),
-        hint="\n".join(dict.fromkeys(v.do for v in verdict.violations if v.do)),
+        hint="\n".join(dict.fromkeys([*(v.do for v in verdict.violations if v.do), *causes])),
     )
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pikaforge.config import compilers, families
 from pikaforge.config.scalars import Strict
 from pikaforge.config.schema import Spec
 from pikaforge.errors import StageError
+from pikaforge.formats import format as formats
+from pikaforge.formats.layout import PackingError
 from pikaforge.host import hashing
 from pikaforge.host.archives import tar_entries
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
-from pikaforge.host.workspace import Workspace, explained, guest_digests, run_job
+from pikaforge.host.workspace import Workspace, explained, failure, guest_digests, run_job
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.source.facts import SourceFacts
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
@@ -128,6 +130,11 @@ def make(
                 error, MESSAGES, recipe=spec.product.recipe, family=families.of(spec.images[cell.image].family).recipe
             ) from None
         tree = done.outputs["out/tree.tar"]
+        try:
+            formats.check_tree(spec.images[cell.image].formats, tree)
+        except PackingError as error:
+            found = replace(failure(stage=STAGE_NAME, label=cell.group, log=log), findings=(error.message,))
+            raise StageError(f"the tree cannot be packed ({error.where})", found, hint=error.hint) from error
         return workspace.store.put(
             STAGE_NAME,
             key,

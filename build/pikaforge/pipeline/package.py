@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -231,6 +231,18 @@ class PackageStage(BaseStage):
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         """Return payload, formats and packers as key material."""
         return Material(facts=material(run.spec, node.cell, run.home, others=run.others(node.cell)))
+
+    def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
+        """Return how the model is written in the names of packages that cannot have its dash."""
+        found = result.read(PackageFacts)
+        model = found.manifest.get("model")
+        if not fresh or not isinstance(model, str) or "-" not in model:
+            return ()
+        written = model.replace("-", "+")
+        names = [artifact.name for artifact in found.artifacts if written in artifact.name]
+        if not names:
+            return ()
+        return (f"a release has no dash, so the model {model} is written {written} in {', '.join(names)}",)
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Pack it in every format."""

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
-from pikaforge.cpu.emulation import Machine, stand_for
+from pikaforge.cpu.emulation import Machine, stand_for, too_old
 from pikaforge.plan import twins
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.matrix import all_cells
@@ -125,7 +125,8 @@ def expand(
         planner.fill("group", label, tuple(group.own), twins=tuple(group.twins), subject=group.subject)
     for cell in buildable:
         planner.fill("cell", cell.id, (cell,), subject=cell)
-    return Plan(cells=placed, nodes=tuple(_ordered(planner.nodes)), warnings=tuple(_warnings(spec, placed)))
+    warnings = (*_warnings(spec, placed), *(_of_emulator(spec) if emulated else ()))
+    return Plan(cells=placed, nodes=tuple(_ordered(planner.nodes)), warnings=warnings)
 
 
 def _ordered(nodes: Sequence[Node]) -> Iterable[Node]:
@@ -241,6 +242,19 @@ def _warnings(spec: Spec, cells: Sequence[Cell]) -> Iterable[str]:
                 remarks.setdefault(text, []).append(cell.id)
     for text, ids in remarks.items():
         yield f"{', '.join(ids)}: {text}"
+
+
+def _of_emulator(spec: Spec) -> Iterable[str]:
+    """Yield a warning if the emulator is older than it may be."""
+    image = spec.images.get(spec.defaults.emulator or "")
+    if image is None:
+        return
+    os = image.os
+    if since := too_old(os.id, os.version):
+        yield (
+            f"defaults.emulator: the emulator of {os.id} {os.version} lets more instructions through that an emulated "
+            f"CPU does not have than that of {os.id} {since}: name an image of {os.id} {since} or later"
+        )
 
 
 def common_part(spec: Spec, wanted: Callable[[Node], bool], *, engine: Literal["docker", "host"] = "docker") -> Plan:

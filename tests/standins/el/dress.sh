@@ -7,7 +7,7 @@
 set -eu
 release=$1
 into=$2
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 inside=/usr/libexec/standin
 hidden=$into$inside
 libraries=x86_64-linux-gnu

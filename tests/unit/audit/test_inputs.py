@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,47 @@ def test_packages(name: str, tmp_path: Path) -> None:
     assert all(p.is_relative_to(tmp_path / "scratch") for p in tree.elves.values())
 
 
+def wheel(links: object, files: Mapping[str, bytes]) -> bytes:
+    """A wheel with an about.json."""
+    about = {"demo/about.json": json.dumps({"name": "demo", "links": links}).encode()}
+    return zipped({**about, **{f"demo/tree/{name}": data for name, data in files.items()}}, {})
+
+
+COPIES = {"lib/libx.so": LIBRARY, "lib/libx.so.1": LIBRARY, "lib/libx.so.1.2": LIBRARY, "bin/x": PROGRAM}
+
+
+def test_the_copies_of_a_wheel_are_links(tmp_path: Path) -> None:
+    """A wheel has none; a waiver for the file has to cover its copies, too."""
+    path = tmp_path / "x-1.0-py3-none-any.whl"
+    path.write_bytes(wheel({"lib/libx.so": "libx.so.1", "lib/libx.so.1": "libx.so.1.2"}, COPIES))
+    tree = opened(path)
+    assert set(tree.elves) == {"demo/tree/bin/x", "demo/tree/lib/libx.so.1.2"}
+    assert tree.links == dict.fromkeys(
+        ("demo/tree/lib/libx.so", "demo/tree/lib/libx.so.1"), "demo/tree/lib/libx.so.1.2"
+    )
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        {},
+        {"lib/libx.so": "../bin/x"},  # other bytes: it would hide a file
+        {"lib/libx.so": "libx.so"},
+        {"lib/libx.so": "gone"},
+        {"lib/libx.so": "../../../../lib/libx.so.1.2"},
+        {"lib/libx.so": 1},
+        [],
+        None,
+    ],
+)
+def test_what_only_says_that_it_is_a_copy_is_judged(tmp_path: Path, links: object) -> None:
+    path = tmp_path / "x-1.0-py3-none-any.whl"
+    path.write_bytes(wheel(links, COPIES))
+    tree = opened(path)
+    assert set(tree.elves) == {f"demo/tree/{name}" for name in COPIES}
+    assert tree.links == {}
+
+
 @pytest.mark.parametrize("name", PACKAGES)
 def test_truncated_packages_are_told_and_no_traceback(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
@@ -69,7 +112,7 @@ def test_truncated_packages_are_told_and_no_traceback(name: str, tmp_path: Path)
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/../evil"])
 def test_members_that_leave_their_package(name: str, tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
-    path.write_bytes(tar({name: PROGRAM}, {}, prefix=""))
+    path.write_bytes(tar({name: PROGRAM}, {}))
     with pytest.raises(AuditError, match="leaves it"):
         opened(path)
     assert not (tmp_path / "evil").exists()

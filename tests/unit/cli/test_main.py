@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import signal
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 from unit.helpers import BASE
 
@@ -353,11 +356,6 @@ def _verb_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> 
             130,
             "error: interrupted; what was running is removed\n  hint: run it again: it continues where it stopped\n",
         ),
-        (
-            OSError(28, "No space left on device", "/out/x"),
-            3,
-            "error: No space left on device\n  where: /out/x\n  hint: is the disk full, or a folder read-only?\n",
-        ),
     ],
 )
 def test_each_kind_of_error_has_its_status(
@@ -365,6 +363,96 @@ def test_each_kind_of_error_has_its_status(
 ) -> None:
     _verb_that_raises(monkeypatch, error)
     assert run("matrix") == (status, "", text)
+
+
+def _engine_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def verify(_: DockerEngine) -> None:
+        raise HostError("the engine was asked")
+
+    monkeypatch.setattr(DockerEngine, "verify", verify)
+
+
+@pytest.mark.parametrize("verb", ["plan", "build"])
+def test_a_family_without_a_dockerfile(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    _engine_asked(monkeypatch)
+    spec = deepcopy(BASE)
+    spec["images"]["debian12"]["family"] = "gentoo"
+    spec["product"]["packages"] = {"gentoo": {"build": [], "runtime": []}}
+    (project / "matrix.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    status, _, err = run(verb, "R620")
+    assert (status, err.splitlines()[:2]) == (
+        2,
+        [
+            "error: the family 'gentoo' is unknown: there is no docker/gentoo/Dockerfile",
+            "  where: images.debian12.family",
+        ],
+    )
+    assert "  hint: known: debian, el, el7" in err
+    status, _, err = run(verb, "R620", "--os", "el7")
+    assert (status, err) == ((0, "") if verb == "plan" else (3, "error: the engine was asked\n")), "the control"
+
+
+def test_a_patch_file_that_is_missing_stops_a_build_before_it_starts(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _engine_asked(monkeypatch)
+    spec = deepcopy(BASE)
+    spec["product"]["patches"] = "series.yaml"
+    (project / "matrix.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    (project / "series.yaml").write_text("patches:\n  - {file: gone.patch}\n")
+    status, _, err = run("build", "R620")
+    assert (status, f"error: there is no file {project}/gone.patch" in err) == (2, True)
+    assert f"where: {project}/series.yaml:2:12, patches[0].file" in err
+    (project / "gone.patch").touch()
+    assert run("build", "R620") == (3, "", "error: the engine was asked\n")
+
+
+def test_a_tarball_with_another_digest_stops_a_build_before_it_starts(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _engine_asked(monkeypatch)
+    good = project / "gperftools-2.10.tar.gz"
+    good.write_bytes(b"good")
+    spec = deepcopy(BASE)
+    url, sha256 = f"https://example.org/{good.name}", hashlib.sha256(b"good").hexdigest()
+    spec["tarballs"] = {"gp": {"version": "2.10", "url": url, "sha256": sha256}}
+    spec["allocators"]["own"] = {"kind": "gperftools", "unwinder": "frame-pointers", "tarball": "gp"}
+    (project / "matrix.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    (project / "bad.tar.gz").write_bytes(b"bad")
+    argv = ("build", "R620", "--allocator")
+    status, _, err = run(*argv, "own", "--gperftools", str(project / "bad.tar.gz"))
+    assert (status, f"{project}/bad.tar.gz is not the {good.name} that is pinned" in err) == (2, True)
+    asked = (3, "", "error: the engine was asked\n")
+    assert run(*argv, "own", "--gperftools", str(good)) == asked
+    assert run(*argv, "none", "--gperftools", str(project / "bad.tar.gz")) == asked, "nothing needs it"
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "hint"),
+    [
+        (
+            OSError(28, "No space left on device", "/out/x"),
+            "No space left on device\n  where: /out/x",
+            "the disk is full",
+        ),
+        (OSError(122, "Disk quota exceeded", "/out/x"), "Disk quota exceeded\n  where: /out/x", "the disk is full"),
+        (OSError(30, "Read-only file system", "/x"), "Read-only file system\n  where: /x", "the folder is read-only"),
+        (OSError(2, "No such file or directory", "/x"), "No such file", "is a file of this checkout missing?"),
+        # As an engine that died: the exceptions of HTTP libraries are OSErrors.
+        (requests.exceptions.ConnectionError("Connection aborted."), "Connection aborted.", "does the engine, or the"),
+        (BrokenPipeError(32, "Broken pipe"), "Broken pipe", "does the engine, or the server, still answer?"),
+        (OSError(24, "Too many open files"), "Too many open files", "--debug shows where it happened"),
+    ],
+)
+def test_errors_of_the_system_have_advice_that_fits(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: OSError, message: str, hint: str
+) -> None:
+    _verb_that_raises(monkeypatch, error)
+    status, out, text = run("matrix")
+    assert (status, out) == (3, "")
+    assert text.startswith(f"error: {message}")
+    assert f"\n  hint: {hint}" in text
+    assert ("disk" in text.partition("hint")[2]) is (error.errno in (28, 122))
 
 
 @pytest.mark.parametrize("error", [ConfigError("wrong"), OSError(28, "No space left on device")])

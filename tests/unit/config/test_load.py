@@ -767,6 +767,23 @@ def test_series(tmp_path: Path) -> None:
     ]
 
 
+def test_patch_files_that_are_missing_are_named_with_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "series.yaml"
+    path.write_text("patches:\n  - {file: a.patch}\n  - {file: b.patch, enabled: false}\n  - {quilt: debian}\n")
+    with pytest.raises(ConfigError) as caught:
+        load.check_series_files(path)
+    text = "\n".join(caught.value.lines())
+    assert f"there is no file {tmp_path}/a.patch" in text
+    assert f"there is no file {tmp_path}/debian/series" in text
+    assert "b.patch" not in text
+    assert f"{path}:2:12, patches[0].file" in text
+    assert f"{path}:4:13, patches[2].quilt" in text
+    for name in ("a.patch", "debian/series"):  # the control
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    load.check_series_files(path)
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import base64
 import csv
+import errno
 import hashlib
 import importlib.util
 import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -695,6 +697,35 @@ class TestDeploy:
         assert installed.deploy() == 1
         assert "bin/demo was altered\n  hint: install the wheel again" in capsys.readouterr().err
         assert list(installed.link.parent.iterdir()) == []
+
+    def test_a_full_disk_is_named_and_leaves_nothing(
+        self, installed: Installed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fsync(_: int) -> NoReturn:
+            raise OSError(errno.ENOSPC, "No space left on device")  # a write has no file's name
+
+        with monkeypatch.context() as full:
+            full.setattr(os, "fsync", fsync)
+            assert installed.deploy() == 1
+        folder = installed.link.parent
+        assert (
+            f"error: {folder}: No space left on device; {installed.link} is left as it was" in capsys.readouterr().err
+        )
+        assert list(folder.iterdir()) == []
+        assert installed.deploy() == 0
+
+    def test_a_disk_that_became_read_only(self, installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is there already is only read."""
+
+        def refuse(*_: object, **__: object) -> NoReturn:
+            raise OSError(errno.EROFS, "Read-only file system", str(installed.link.parent))
+
+        assert installed.deploy() == 0
+        for name in ("mkdir", "chmod", "symlink", "rename", "replace"):
+            monkeypatch.setattr(os, name, refuse)
+        assert installed.deploy() == 0
+        shutil.rmtree(installed.build)
+        assert installed.deploy() == 1, "the control: a copy has to be written"
 
     def test_only_root(
         self, installed: Installed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -35,7 +35,9 @@ from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.dist_folder import put_package, write_sums
 from pikaforge.pipeline.manifest import manifest
-from pikaforge.pipeline.package import CellResults, material
+from pikaforge.pipeline.package import STAGE, CellResults, PackageFacts, material
+from pikaforge.pipeline.source import origin
+from pikaforge.pipeline.stage import Request, RunContext
 
 
 @pytest.mark.parametrize(
@@ -283,6 +285,37 @@ def test_the_key_follows_what_goes_in(workspace: Workspace) -> None:
     assert of(product__keep_werror=True) != base
     (workspace.home / "docker/guest/package.sh").write_text("# another")
     assert of() != base
+
+
+# ---- what is told
+
+
+@pytest.mark.parametrize(
+    ("model", "names", "told"),
+    [
+        (
+            "HPE-DL380",
+            ("demo-HPE-DL380.tar.gz", "demo-1-1.HPE+DL380.rpm"),
+            "written HPE+DL380 in demo-1-1.HPE+DL380.rpm",
+        ),
+        ("HPE-DL380", ("demo-HPE-DL380.tar.gz",), ""),
+        ("R620", ("demo-1-1.R620.rpm",), ""),
+        ("R+6", ("demo-1-1.R+6.rpm",), ""),
+    ],
+)
+def test_a_model_that_is_written_otherwise_in_a_release_is_told_once(
+    workspace: Workspace, model: str, names: tuple[str, ...], told: str
+) -> None:
+    made = tuple(ArtifactRecord(format="rpm", role="main", path=name, sha256="0" * 64, bytes=1) for name in names)
+    facts = PackageFacts(artifacts=made, manifest={"model": model}).model_dump(mode="json")
+    result = Result(stage="package", key="k", identity="x", facts=facts, files={})
+    spec = make_spec()
+    source = origin.parse(spec.product, "", base=workspace.base, cwd=workspace.base, out=workspace.out)
+    run = RunContext.of(workspace, Request(spec=spec, origin=source, series=None))
+    found = list(STAGE.remarks(result, run, fresh=True))
+    assert len(found) == bool(told)
+    assert told in "".join(found)
+    assert list(STAGE.remarks(result, run, fresh=False)) == []
 
 
 # ---- dist/

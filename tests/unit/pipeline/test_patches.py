@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +18,7 @@ from pikaforge.host.hashing import digest
 from pikaforge.host.lockfile import Lock
 from pikaforge.pipeline.source import patches
 from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin
-from pikaforge.pipeline.source.patches import Patch, PatchSources, is_mailbox, pinned_digests, resolve
+from pikaforge.pipeline.source.patches import Patch, PatchSources, is_mailbox, oddities, pinned_digests, resolve
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 MAIL = f"""\
@@ -413,3 +415,31 @@ def test_a_patch_has_a_limit(folder: Path, monkeypatch: pytest.MonkeyPatch, name
         resolve(_series({"file": "fix.patch"} if name == "file" else {"quilt": "debian"}), _sources(folder))
     where = f"{folder}/series.yaml, patches[0]" if name == "file" else f"{folder}/debian/series:1"
     assert refusal(caught) == (f"the patch {large} is larger than 1 MiB", where, "")
+
+
+# ---- why one may not apply
+
+PLAIN = b"--- a/src/x.c\t2020-01-01\n+++ b/src/x.c\n@@ -1 +1 @@\n-old\n+new\n"
+BARE = b"Index: src/x.c\n--- src/x.c\t(revision 1)\n+++ src/x.c\t(working copy)\n@@ -1 +1 @@\n-old\n+new\n"
+ADDED = b"--- /dev/null\n+++ src/y.c\n@@ -0,0 +1 @@\n+new\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "words"),
+    [
+        (PLAIN, {}, []),
+        (PLAIN.replace(b"\n", b"\r\n"), {}, ["end with CR and LF"]),
+        (BARE, {}, ["made for -p0"]),
+        (BARE + ADDED, {}, ["made for -p0"]),
+        (BARE.replace(b"\n", b"\r\n"), {}, ["end with CR and LF", "made for -p0"]),
+        (BARE, {"strip": 0}, []),
+        (BARE + PLAIN, {}, []),
+        (ADDED, {}, []),
+        (BARE.replace(b"\n", b"\r\n"), {"kind": "am"}, []),
+    ],
+)
+def test_what_is_odd_about_a_diff(data: bytes, changes: dict[str, Any], words: list[str]) -> None:
+    patch = replace(Patch(name="file x.patch", kind="diff", strip=1, sha256="0" * 64), **changes)
+    found = oddities(patch, data)
+    assert len(found) == len(words)
+    assert all(word in text and "patch file x.patch" in text for word, text in zip(words, found, strict=True))

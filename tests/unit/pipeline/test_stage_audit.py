@@ -579,6 +579,19 @@ def test_why_a_bundled_library_is_not_the_distributions(
     assert f"lib/liba.so.1: not taken for the distribution's own: {why}" in record_of(error).notes
 
 
+def test_a_bundled_library_that_is_refused_is_traced_to_its_cause(stage: Stage) -> None:
+    """Such as libstdc++ where base_libraries does not have it."""
+    tree = {"bin/demo": user(), "lib/liba.so.1": GUARDED}
+    error = stage.refusal(
+        tree, facts={"bundled": (bundled(package="lib\x1ba1"),)}, record=image_with(stage, known=False)
+    )
+    cause = "it travels in the tree because no glob of defaults.base_libraries fits liba.so.1"
+    assert f"lib/liba.so.1 is of the image's package lib a1; {cause}" in error.hint.splitlines()
+    own = {"bin/demo": ef.make(program(ef.AVX2)), "lib/liba.so.1": ef.make(ef.Elf(soname="liba.so.1"))}
+    error = stage.refusal(own, facts={"bundled": (bundled(),)}, record=image_with(stage))
+    assert cause not in error.hint, "the control: the library is not what is refused"
+
+
 def test_a_recipe_that_lies_about_what_it_has_bundled(stage: Stage) -> None:
     """The digests are what a container says in which the recipe has been root: the code in the tree must fit, too."""
     evil = code.library({"sum": (code.AVX2, code.RET)}, exports=["sum"], soname="liba.so.1")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import pytest
-from unit.helpers import ROOT, make_spec
+from unit.helpers import ROOT, make_spec, the_cell
 
 from pikaforge.config import load
-from pikaforge.cpu import microarch
+from pikaforge.cpu import emulation, microarch
 from pikaforge.cpu.emulation import Machine
 from pikaforge.plan import twins
 from pikaforge.plan.cells import Cell
@@ -192,3 +193,29 @@ def test_a_fallback_and_a_twin_are_both_told() -> None:
     assert plan.cells[0].tried == "nehalem"
     assert any(text.startswith("R640-el7-none: gcc 4.8.5 cannot") for text in plan.warnings)
     assert any("function tried as" in text for text in plan.warnings)
+
+
+@pytest.mark.parametrize(("version", "since"), [("11", "13"), ("12", "13"), ("12.5", "13"), ("13", ""), ("14", "")])
+def test_an_emulator_that_is_older_than_it_may_be_is_told(version: str, since: str) -> None:
+    def plan(**more: Any) -> Plan:
+        spec = make_spec(images__debian12__os={"id": "debian", "version": version}, **more)
+        return expand(spec, [the_cell(spec, "R620-debian12-none")])
+
+    told = [text for text in plan(defaults__emulator="debian12").warnings if text.startswith("defaults.emulator: ")]
+    assert len(told) == bool(since)
+    assert all(text.endswith(f"name an image of debian {since} or later") for text in told)
+    assert plan().warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("id", "version", "since"),
+    [
+        ("ubuntu", "24.04", "25.10"),
+        ("ubuntu", "25.10", ""),
+        ("ubuntu", "26.04", ""),
+        ("rocky", "8", ""),
+        ("debian", "", ""),
+    ],
+)
+def test_releases_with_an_old_emulator(id: str, version: str, since: str) -> None:
+    assert emulation.too_old(id, version) == since

@@ -17,6 +17,7 @@ from pikaforge.host.process import cwd
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist
 from pikaforge.pipeline.dist import DistFiles
+from pikaforge.pipeline.image.image import check_family
 from pikaforge.pipeline.pipeline import Pipeline, Report
 from pikaforge.plan import allocators
 from pikaforge.plan.cells import Cell
@@ -26,6 +27,10 @@ def build(context: Context) -> int:
     """Run `build`; return the exit status."""
     cells = context.cells()
     refuse_problems(cells)
+    context.check_patches()
+    context.check_given(cells)
+    for image in dict.fromkeys(cell.image for cell in cells):
+        check_family(context.spec, image, context.home)
     run = prepare(context)
     plan = context.plan(run.machine, cells)
     refuse_problems(plan.cells)

@@ -31,6 +31,7 @@ def sweep(context: Context) -> int:
         arguments.selectors = ["all"]
         arguments.os = arguments.os or "all"
     chosen = sliced(representatives(context.cells()), arguments.slice)
+    context.check_patches()
     run = prepare(context)
     plan = context.plan(run.machine, chosen)
     done = run.pipeline.execute(plan, run.printer)

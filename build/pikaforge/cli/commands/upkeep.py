@@ -54,6 +54,7 @@ def patches(context: Context) -> int:
     if series is None:
         output.show("the product has no patches")
         return EXIT_DONE
+    context.check_patches()
     workspace = context.workspace(context.engine())
     if context.arguments.action == "check":
         return _check_patches(context, workspace, series)

@@ -8,11 +8,90 @@
 # A host whose CPUs cannot run the program is refused before anything is changed (utils/cpu-gate.sh).
 set -eu
 umask 022
+# The shell's ranges and what programs print must not depend on the caller, nor may `cd` look elsewhere (POSIX, cd).
+unset CDPATH
+LC_ALL=C
+export LC_ALL
 
 die() {
+    trap - EXIT
     printf 'deploy: error: %s\n' "$1" >&2
     [ $# -lt 2 ] || printf '  hint: %s\n' "$2" >&2
     exit 1
+}
+
+# Print a path without links; its last folders need not be there.
+real() {
+    at=$1
+    rest=
+    while [ ! -d "${at:-/}" ]; do
+        if [ -e "$at" ] || [ -L "$at" ]; then
+            return 1
+        fi
+        rest=/${at##*/}$rest
+        at=${at%/*}
+    done
+    at=$(cd "${at:-/}" && pwd -P)
+    printf '%s%s\n' "${at%/}" "$rest"
+}
+
+# Refuse a folder that the service user cannot pass, with those above it.
+reachable() {
+    at=$1
+    while :; do
+        at=${at:-/}
+        if [ -d "$at" ] && ! passable "$at"; then
+            die "the service user $user cannot pass $at (mode $(stat -c %a "$at"))" "chmod o+x $at"
+        fi
+        [ "$at" != / ] || break
+        at=${at%/*}
+    done
+}
+
+# Return whether the service user may pass a folder: by the bits for others, or by what the user is.
+passable() {
+    case $(stat -c %a "$1") in
+    *[1357]) return 0 ;;
+    esac
+    if ! id "$user" >/dev/null 2>&1 || ! command -v runuser >/dev/null 2>&1; then
+        return 1
+    fi
+    runuser -u "$user" -- test -x "$1" 2>/dev/null
+}
+
+# Refuse a port that another instance uses, too: each has further ones above its own.
+no_overlap() {
+    for place in /etc/@PRODUCT@/*.env "$base/@PRODUCT@_"*/conf; do
+        [ -e "$place" ] || continue
+        other=${place%.env}
+        other=${other%/conf}
+        other=${other##*[/_]}
+        case $other in
+        "$port" | '' | *[!0-9]* | 0* | ??????*) continue ;;
+        esac
+        for mine in $offsets; do
+            for its in $offsets; do
+                [ $((port + mine)) -eq $((other + its)) ] || continue
+                words="port $((port + mine)) of this instance is also one of instance $other ($place)"
+                # An instance that is there already stays as it is.
+                [ ! -f "$conf" ] || { printf 'deploy: warning: %s\n' "$words" >&2 && return; }
+                die "$words" "take another PORT; each instance uses PORT plus: $offsets"
+            done
+        done
+    done
+}
+
+# Return whether a package has brought the unit of this tree. Links in the unit's path are followed, as systemd does.
+packaged() {
+    for packed in "/usr/lib/systemd/system/@PRODUCT@@.service" "/lib/systemd/system/@PRODUCT@@.service"; do
+        [ -f "$packed" ] || continue
+        program=$(sed -n 's/^ExecStart=\(\/[^ ]*\).*/\1/p' "$packed")
+        program=$(real "${program%/*}") || continue
+        case $program/ in
+        "$top"/*) return 0 ;;
+        esac
+    done
+    return 1
 }
 
 [ $# -eq 2 ] || die "usage: deploy.sh PORT BASE" "for example: deploy.sh @PORT@ /data"
@@ -22,6 +101,7 @@ case $port in
 '' | *[!0-9]* | 0* | ??????*) die "PORT must be a number, not '$port'" ;;
 esac
 highest=@HIGHEST@ # each instance uses further ports above its own
+offsets="@OFFSETS@"
 [ "$port" -le "$highest" ] || die "PORT must be at most $highest, not $port"
 # The path goes into a unit, an environment file and the conf: what any of them takes for syntax is refused.
 case $base in
@@ -32,16 +112,24 @@ case $base/ in
 *[!A-Za-z0-9/._@+-]* | */./* | */../* | *//*) die "BASE must be a plain path, not '$2'" "letters, digits, / . _ @ + -" ;;
 esac
 
-utils=$(cd "$(dirname "$0")" && pwd -P)
+utils=$(cd -- "$(dirname -- "$0")" && pwd -P)
 top=$(dirname "$utils")
 case $top in
 *[!A-Za-z0-9/._@+-]*) die "the folder of the program must have a plain name, not '$top'" "letters, digits, / . _ @ + -" ;;
 esac
-case $base/ in
+where=$(real "$base") || die "BASE must be a folder: '$2' leads through something else"
+case $where/ in
 "$top"/*) die "BASE must be outside of the program's folder $top, not '$2'" ;;
+/usr/local/*) ;;
+/bin/* | /boot/* | /dev/* | /etc/* | /lib/* | /lib32/* | /lib64/* | /proc/* | /run/* | /sbin/* | /sys/* | /usr/* | /)
+    die "BASE must not be a folder of the system, as ${where:-/} is" "for example: deploy.sh $port /data"
+    ;;
 esac
 [ "$(id -u)" -eq 0 ] || die "only root can set an instance up" "sudo sh $0 $port $base"
 
+for name in "@CONF@" utils/settings.tsv "systemd/@PRODUCT@@.service"; do
+    [ -f "$top/$name" ] || die "$top/$name is missing" "unpack the package again"
+done
 sh "$utils/cpu-gate.sh" --quiet || die "this host's CPUs do not run the program (see above); nothing was changed"
 
 user=@PRODUCT@
@@ -54,13 +142,45 @@ for folder in "$data" "$data/conf" "$conf"; do
     [ ! -L "$folder" ] || die "$folder is a symbolic link" "move it away; the data folder itself must be here"
 done
 
+reachable "$where"
+reachable "${top%/*}"
+no_overlap
+env=/etc/@PRODUCT@/$port.env
+if [ -f "$env" ] && grep -q '^CONF=' "$env" && ! grep -Fqx "CONF=$conf" "$env"; then
+    die "instance $port is elsewhere: $(grep '^CONF=' "$env")" \
+        "take another PORT, or: systemctl disable --now @PRODUCT@@$port; rm $env"
+fi
+
+# What is written here is removed when this ends early. The rest stays: run again, this goes on with it.
+beside=$conf.new.$$
+unit=/etc/systemd/system/@PRODUCT@@.service
+ended() {
+    status=$?
+    rm -f "$beside" "$beside.next" "$env.new.$$" "$unit.new.$$"
+    [ "$status" -eq 0 ] ||
+        printf 'deploy: error: not finished (see above)\n  hint: mend that, and run it again as before\n' >&2
+}
+trap ended EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 if ! id "$user" >/dev/null 2>&1; then
     shell=/sbin/nologin
     [ -x "$shell" ] || shell=/usr/sbin/nologin
-    useradd --system --user-group --home-dir "$base" --no-create-home --shell "$shell" "$user"
+    # useradd refuses to make a group that is there.
+    group=--user-group
+    ! getent group "$user" >/dev/null 2>&1 || group=--gid=$user
+    useradd --system "$group" --home-dir "$base" --no-create-home --shell "$shell" "$user"
 fi
-chown -R 0:0 "$top"
-chmod -R go-w "$top"
+# The program is root's, and the user can read and run it whatever the umask was when it was unpacked. Nothing is done
+# where all is well: the folder may be read-only.
+wrong=$(find "$top" ! -type l '(' ! -uid 0 -o ! -gid 0 -o -perm -020 -o -perm -002 -o ! -perm -044 -o \
+    -perm -100 ! -perm -011 ')' -print 2>&1 | head -n 1)
+if [ -n "$wrong" ]; then
+    chown -R 0:0 "$top"
+    chmod -R go-w,go+rX "$top"
+fi
 
 mkdir -p "$data"
 [ "$(stat -c %u "$data")" -eq "$(id -u "$user")" ] && known=yes || known=no
@@ -68,8 +188,6 @@ mkdir -p "$data/conf" "$data/log" "$data/db" "$data/dump" "$data/dbsync"
 
 # The conf that is shipped, with this instance's settings in place of those of the same name.
 if [ ! -f "$conf" ]; then
-    beside=$conf.new.$$
-    trap 'rm -f "$beside" "$beside.next"' EXIT
     cp "$top/@CONF@" "$beside"
     while IFS=$tab read -r key value; do
         # By the environment, because awk takes backslashes in -v for escapes.
@@ -85,7 +203,6 @@ if [ ! -f "$conf" ]; then
         mv "$beside.next" "$beside"
     done <"$utils/settings.tsv"
     mv "$beside" "$conf"
-    trap - EXIT
 fi
 # All of it where the folder is new or came from elsewhere. Else only the folders: a running server removes files.
 if [ "$known" = no ]; then
@@ -95,27 +212,27 @@ else
 fi
 
 if [ -d /run/systemd/system ]; then
-    env=/etc/@PRODUCT@/$port.env
     mkdir -p "/etc/@PRODUCT@"
-    [ -f "$env" ] || : >"$env"
-    {
-        printf 'CONF=%s\n' "$conf"
-        grep -v '^CONF=' "$env" || : # lines of the operator
-    } >"$env.new"
+    printf 'CONF=%s\n' "$conf" >"$env.new.$$"
+    if [ -f "$env" ]; then
+        # Lines of the operator. Status 1 says that there are none; 2, that they cannot be read or written.
+        grep -v '^CONF=' "$env" >>"$env.new.$$" || [ $? -eq 1 ]
+    fi
     # The variable's old name works as well (cpu-gate.sh).
     skip=${PIKAFORGE_SKIP_CPU_GATE:-${FORGE_SKIP_CPU_GATE:-}}
-    if [ "$skip" = 1 ] && ! grep -qx -e 'PIKAFORGE_SKIP_CPU_GATE=1' -e 'FORGE_SKIP_CPU_GATE=1' "$env.new"; then
+    if [ "$skip" = 1 ] && ! grep -qx -e 'PIKAFORGE_SKIP_CPU_GATE=1' -e 'FORGE_SKIP_CPU_GATE=1' "$env.new.$$"; then
         # Else the unit would refuse what was overridden here.
-        echo 'PIKAFORGE_SKIP_CPU_GATE=1' >>"$env.new"
+        echo 'PIKAFORGE_SKIP_CPU_GATE=1' >>"$env.new.$$"
         printf 'deploy: warning: the service overrides the CPU gate too, by %s\n' "$env" >&2
     fi
-    mv "$env.new" "$env"
-    unit=/etc/systemd/system/@PRODUCT@@.service
+    mv "$env.new.$$" "$env"
     # Where a package has brought the unit of this tree, one in /etc would hide it, and its later versions, too.
-    if ! grep -Fqs "ExecStart=$top/" "/usr/lib/systemd/system/@PRODUCT@@.service" \
-        "/lib/systemd/system/@PRODUCT@@.service"; then
-        sed "s|@TOP@|$top|g" "$top/systemd/@PRODUCT@@.service" >"$unit.new"
-        mv "$unit.new" "$unit"
+    if ! packaged; then
+        sed "s|@TOP@|$top|g" "$top/systemd/@PRODUCT@@.service" >"$unit.new.$$"
+        mv "$unit.new.$$" "$unit"
+    elif [ -f "$unit" ]; then
+        printf 'deploy: warning: %s hides the unit of the package\n' "$unit" >&2
+        printf '  hint: rm %s, unless it is meant to\n' "$unit" >&2
     fi
     systemctl daemon-reload
     systemctl enable --now "@PRODUCT@@$port.service"

@@ -76,6 +76,10 @@ class DebFormat(BaseFormat):
     scripts = ("deb.sh", "layout.sh")
     index: RepositoryIndex | None = AptIndex()
 
+    def check_tree(self, tree: Path) -> None:
+        """Check names, kinds and links of the members."""
+        system_package.check_tree(tree)
+
     def pack(self, work: Packing) -> list[Packed]:
         """Make the DEBs in the tools image."""
         described = product.product(

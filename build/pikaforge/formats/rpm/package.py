@@ -71,6 +71,10 @@ class RpmFormat(BaseFormat):
     index: RepositoryIndex | None = YumIndex()
     embedded: EmbeddedSignature | None = RpmSignature()
 
+    def check_tree(self, tree: Path) -> None:
+        """Check names, kinds and links of the members."""
+        system_package.check_tree(tree)
+
     def pack(self, work: Packing) -> list[Packed]:
         """Make the RPMs in the tools image."""
         described = product.product(

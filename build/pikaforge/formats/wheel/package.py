@@ -6,7 +6,7 @@ import html
 import posixpath
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -23,7 +23,7 @@ from pikaforge.formats.format import (
 )
 from pikaforge.formats.layout import PackingError
 from pikaforge.formats.packing import Packed, Packing
-from pikaforge.formats.wheel import wheel, wheel_version
+from pikaforge.formats.wheel import copies, wheel, wheel_version
 from pikaforge.host.archives import Member, archive_errors, zip_members
 
 FILE_NAME = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)-[^-]+-[^-]+-(?P<platform>[^-]+)\.whl")
@@ -66,6 +66,10 @@ class WheelFormat(BaseFormat):
     index: RepositoryIndex | None = Links()
     holds_links = False
 
+    def check_tree(self, tree: Path) -> None:
+        """Check names, kinds and links of the members."""
+        wheel.check_tree(tree)
+
     def pack(self, work: Packing) -> list[Packed]:
         """Make the wheel, without a container."""
         tree = wheel.read_tree(work.inputs.tree, work.extra)
@@ -78,6 +82,10 @@ class WheelFormat(BaseFormat):
         """Return the members of the zip archive that a wheel is."""
         with archive_errors(str(path)), path.open("rb") as stream:
             yield from zip_members(stream, str(path))
+
+    def copies(self, path: Path) -> Mapping[str, str]:
+        """Return the copies that about.json calls links; nothing without a good one."""
+        return copies.copies(path)
 
     def identity(self, path: Path, of: BuildOrigin) -> Identity:
         """Return the fields of the file's name, NAME-VERSION-PYTHON-ABI-PLATFORM.whl (PEP 427)."""

@@ -26,7 +26,7 @@ import posixpath
 import stat
 import textwrap
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -137,19 +137,46 @@ def read_tree(*archives: Path | bytes, top: str = "") -> PackageTree:
                 links[path] = member.target
                 continue
             if member.kind == "other":
-                raise PackingError(f"{path} is neither file, folder nor link", where=where)
+                raise _other(path, where)
             files[path] = member.read()
             if member.mode & 0o111:
                 executable.add(path)
-    for path, target in links.items():
-        real = _followed(path, links)
-        if real not in files:
-            hint = "a wheel has no links; the recipe must leave out those to folders and to nothing"
-            raise PackingError(f"the link {path} leads to {target}, which is no file of it", hint=hint)
+    for path in links:
+        real = _file_of(path, links, files)
         files[path] = files[real]
         if real in executable:
             executable.add(path)
     return PackageTree(files=files, executable=frozenset(executable), links=links)
+
+
+def check_tree(archive: Path) -> None:
+    """Raise PackingError for a member of a compiled tree that cannot be in a wheel; contents are not read."""
+    files: set[str] = set()
+    links: dict[str, str] = {}
+    for member in tar_entries(archive, where="tree"):
+        if (path := _path_of(member, "", "tree")) == "":
+            continue
+        if member.kind == "other":
+            raise _other(path, "tree")
+        if member.kind == "symlink":
+            links[path] = member.target
+        else:
+            files.add(path)
+    for path in links:
+        _file_of(path, links, files)
+
+
+def _other(path: str, where: str) -> PackingError:
+    return PackingError(f"{path} is neither file, folder nor link", where=where)
+
+
+def _file_of(path: str, links: Mapping[str, str], files: Container[str]) -> str:
+    """Return the file that a link leads to; raise PackingError if there is none."""
+    real = followed(path, links)
+    if real not in files:
+        hint = "a wheel has no links; the recipe must leave out those to folders and to nothing"
+        raise PackingError(f"the link {path} leads to {links[path]}, which is no file of it", hint=hint)
+    return real
 
 
 def _path_of(member: TarEntry, top: str, where: str) -> str:
@@ -167,7 +194,7 @@ def _path_of(member: TarEntry, top: str, where: str) -> str:
     return path
 
 
-def _followed(path: str, links: Mapping[str, str]) -> str:
+def followed(path: str, links: Mapping[str, str]) -> str:
     """Return the path where a link ends, through other links; empty if they form a loop."""
     for _ in range(LINKS_LIMIT):
         if path not in links:

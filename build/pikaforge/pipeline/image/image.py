@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pikaforge.config import compilers, families
 from pikaforge.config.schema import Image, Spec
-from pikaforge.errors import HostError, StageError, UnreachableError
+from pikaforge.errors import ConfigError, HostError, StageError, UnreachableError
 from pikaforge.host import hashing, machine
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.images import ImageFacts, RegistryError
@@ -57,8 +57,23 @@ def _recipe(spec: Spec, label: str) -> str:
     return label if label in OWN else families.of(spec.images[label].family).recipe
 
 
+def check_family(spec: Spec, label: str, home: Path) -> None:
+    """Raise ConfigError if an image has a family that no Dockerfile is for."""
+    folder, recipe = home / "docker", _recipe(spec, label)
+    if (folder / recipe / "Dockerfile").is_file():
+        return
+    known = sorted({path.parent.name for path in folder.glob("*/Dockerfile")} - set(OWN))
+    family = spec.images[entry_of(spec, label)].family
+    raise ConfigError(
+        f"the family {family!r} is unknown: there is no docker/{recipe}/Dockerfile",
+        where=f"images.{entry_of(spec, label)}.family",
+        hint=f"known: {', '.join(known)}; or write that Dockerfile (docker/debian/Dockerfile is a model)",
+    )
+
+
 def material(spec: Spec, label: str, base: Base | None, home: Path) -> dict[str, object]:
     """Return the key material: base, Dockerfile, package lists, scripts."""
+    check_family(spec, label, home)
     recipe = _recipe(spec, label)
     packages = {} if label in OWN else _arguments(spec, label)
     return {

@@ -22,6 +22,7 @@ from pikaforge.errors import AuditError, StageError
 from pikaforge.host.archives import members
 from pikaforge.host.job import Job
 from pikaforge.host.store import Result
+from pikaforge.host.text import size_text
 from pikaforge.host.workspace import Workspace, failure, run_job
 
 SCRIPT = "libraries.sh"
@@ -150,7 +151,7 @@ def _record(files: Iterable[tuple[str, IO[bytes]]], owners: Owners, place: Path)
             while block := content.read(1 << 20):
                 size += len(block)
                 if size > SIZE_LIMIT:
-                    raise ValueError(f"{path} has more than {SIZE_LIMIT >> 20} MiB")
+                    raise ValueError(f"{path} has more than {size_text(SIZE_LIMIT)}")
                 out.write(block)
                 for digest in hashes.values():
                     digest.update(block)

@@ -13,9 +13,12 @@ from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git, git_cache, hashing, http
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.store import write_atomically
+from pikaforge.host.text import size_text
 from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin
 
 MAIL_HEADERS = (b"From: ", b"Subject: ", b"Date: ")
+HEADER = re.compile(rb"^--- ([^\t\r\n]+).*\n\+\+\+ ([^\t\r\n]+)", re.MULTILINE)
+"""The two lines that name the files of a unified diff. A time may follow a tab (diffutils manual, Detailed Unified)."""
 LIMIT = 64 << 20
 """Bytes; a patch series beyond that is a mistake."""
 
@@ -62,13 +65,31 @@ def is_mailbox(data: bytes) -> bool:
     return all(any(line.startswith(h) for line in block) for h in MAIL_HEADERS)
 
 
+def oddities(patch: Patch, data: bytes) -> tuple[str, ...]:
+    """Return what is odd about a plain diff that does not apply, and may be the reason."""
+    if patch.kind != "diff":
+        return ()
+    found = []
+    if re.search(rb"^[-+ ].*\r$", data, re.MULTILINE):
+        found.append(
+            f"the lines of patch {patch.name} end with CR and LF: if the source's end with LF, convert it (dos2unix)"
+        )
+    pairs = [(old, new) for old, new in HEADER.findall(data) if b"/dev/null" not in (old, new)]
+    if patch.strip == 1 and pairs and all(old == new for old, new in pairs):
+        found.append(
+            f"the paths in patch {patch.name} have no a/ and b/ before them, so it is made for -p0: put it into a "
+            "quilt folder, whose file `series` has the line `NAME -p0`, and name that with `quilt:`"
+        )
+    return tuple(found)
+
+
 def _read(path: Path, where: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read the patch {path}: {error.strerror}", where=where) from error
     if len(data) > LIMIT:
-        raise ConfigError(f"the patch {path} is larger than {LIMIT >> 20} MiB", where=where)
+        raise ConfigError(f"the patch {path} is larger than {size_text(LIMIT)}", where=where)
     return data
 
 

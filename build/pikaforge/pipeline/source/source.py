@@ -202,6 +202,7 @@ class _SourceRun:
         if findings:
             for patch in findings:
                 more += [known.unknown[m.path] for m in moves[patch] if m.path in known.unknown]
+                more += patches.oddities(patch, self._content(patch))
             raise self._error(made.patches, [*chain.from_iterable(findings.values()), *more])
         return made
 

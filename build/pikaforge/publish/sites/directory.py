@@ -23,7 +23,7 @@ from pathlib import Path
 from pikaforge.config.schema import Destination
 from pikaforge.errors import PublishError
 from pikaforge.host.store import locked, sha256, write_atomically
-from pikaforge.host.text import ignore
+from pikaforge.host.text import ignore, size_text
 from pikaforge.publish.sites.site import SiteOptions
 from pikaforge.publish.state import STATE, File, read_state
 from pikaforge.publish.transaction import Addition, Transaction
@@ -128,7 +128,7 @@ class Directory:
             except (FileNotFoundError, NotADirectoryError):
                 return None
         if len(data) > limit:
-            raise PublishError(f"the file is larger than {limit >> 20} MiB", where=str(file))
+            raise PublishError(f"the file is larger than {size_text(limit)}", where=str(file))
         return data
 
     def fetch(self, file: File, place: str, into: Path) -> None:

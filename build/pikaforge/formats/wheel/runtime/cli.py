@@ -176,7 +176,7 @@ def _make_instance(about: About, conf: Path, data: Path, port: int) -> None:
                 beside.unlink()
             raise
     except OSError as error:
-        raise CommandError(f"{error.filename} cannot be written: {error.strerror}", "--data DIR") from error
+        raise CommandError(f"{error.filename or data} cannot be written: {error.strerror}", "--data DIR") from error
 
 
 def _raise_open_files() -> None:

@@ -52,7 +52,10 @@ def deploy(about: About, words: "list[str]") -> int:
             raise CommandError(message, "", status)
         _switch(about, prefix, folder)
     except OSError as error:
-        raise CommandError(f"{error.filename}: {error.strerror}") from error
+        # A write has no name in its error: then it is the copy that does not fit.
+        raise CommandError(
+            f"{error.filename or prefix.parent}: {error.strerror}; {prefix} is left as it was"
+        ) from error
     return 0
 
 
