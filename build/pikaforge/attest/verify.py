@@ -34,6 +34,8 @@ from pikaforge.host.store import sha256
 COMPANIONS = (SBOM_SUFFIX, PROVENANCE_SUFFIX)
 """Ends of the names of files beside an artifact that SHA256SUMS lists. Signatures need no digest."""
 DIGEST = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+BAD_LINES = 100
+"""Wrong lines after which the rest of a SHA256SUMS is not read."""
 SHOWN = 5
 """Reasons of one check that are shown; the others are counted."""
 
@@ -96,6 +98,9 @@ def read_sums(text: str) -> tuple[dict[str, str], list[str]]:
     sums: dict[str, str] = {}
     bad: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
+        if len(bad) >= BAD_LINES:
+            bad.append("there is more that is no digest and name")
+            break
         found = DIGEST.fullmatch(line)
         if found is None:
             bad.append(f"line {number} is no digest and name")

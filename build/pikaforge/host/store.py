@@ -135,7 +135,7 @@ class Store:
             if not all(path.is_file() for path in files.values()):
                 return None
             result = Result(stage=stage, key=key, identity=str(record["identity"]), facts=facts, files=files)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         return result, digests
 

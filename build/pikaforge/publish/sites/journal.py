@@ -88,7 +88,7 @@ class Journal:
                 if hashlib.sha256(data).hexdigest() != item["sha256"]:
                     return None
             return cls(place=str(content["place"]), pointers=pointers, removals=tuple(map(str, content["removals"])))
-        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error):
             return None
 
 
