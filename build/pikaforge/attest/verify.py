@@ -30,6 +30,7 @@ from pikaforge.formats import format as formats
 from pikaforge.formats.embedded_signature import EmbeddedSignature, SignatureVerdict
 from pikaforge.formats.manifest import MANIFEST, Manifest
 from pikaforge.host.store import sha256
+from pikaforge.host.text import one_line
 
 COMPANIONS = (SBOM_SUFFIX, PROVENANCE_SUFFIX)
 """Ends of the names of files beside an artifact that SHA256SUMS lists. Signatures need no digest."""
@@ -38,11 +39,6 @@ BAD_LINES = 100
 """Wrong lines after which the rest of a SHA256SUMS is not read."""
 SHOWN = 5
 """Reasons of one check that are shown; the others are counted."""
-
-
-def _plain(text: str) -> str:
-    """Return a text for a terminal. A name in an artifact that is not verified may hold control characters."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +52,7 @@ class CheckResult:
     """What it was checked by, or what is wrong."""
 
     def __str__(self) -> str:
-        return _plain(f"{self.verdict:<11}  {self.file}: {self.what}{f': {self.why}' if self.why else ''}")
+        return one_line(f"{self.verdict:<11}  {self.file}: {self.what}{f': {self.why}' if self.why else ''}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +82,7 @@ class VerifyResult:
         else:
             files = ", ".join(dict.fromkeys(check.file for check in said_no)) or "nothing could be checked"
             word = f"REFUSED: {len(said_no)} of {done} checks say no{more}: {files}"
-        return [*(str(check) for check in self.checks), _plain(f"{self.title}: {word}")]
+        return [*(str(check) for check in self.checks), one_line(f"{self.title}: {word}")]
 
     def facts(self) -> dict[str, object]:
         """Return the result for scripts, as JSON values."""

@@ -24,7 +24,7 @@ def read(lines: GuestLines, patches: Sequence[Patch]) -> tuple[PatchFacts, ...]:
     """
 
     def of(key: str, number: int) -> list[tuple[str, ...]]:
-        return [tuple(map(clean, values[1:])) for values in lines.get(key, ()) if int(values[0]) == number]
+        return [tuple(map(clean, values[1:])) for values in lines.get(key, ()) if values[:1] == (str(number),)]
 
     found = []
     for number, patch in enumerate(patches):
