@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import os
 import shutil
 import struct
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from unit.package_files import cpio_member, make_rpm, rpm_of, tar
 
+import pikaforge
 from pikaforge.attest.contents import read_package
 from pikaforge.errors import AuditError
 
@@ -25,6 +27,7 @@ MEMORY = 256 << 10
 READ = """
 import sys
 from pathlib import Path
+import pikaforge
 from pikaforge.attest.contents import read_package
 from pikaforge.audit.inputs import open_inputs
 from pikaforge.errors import ForgeError
@@ -184,6 +187,7 @@ def run(path: Path) -> list[str]:
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(pikaforge.__file__).parents[1])},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -200,6 +204,18 @@ def test_names_that_are_refused(tmp_path: Path, name: str, message: str) -> None
     path = tmp_path / "x.tar"
     path.write_bytes(tar({name: b""}, {}))
     with pytest.raises(AuditError, match=message):
+        read_package(path)
+
+
+def test_a_member_without_a_name(tmp_path: Path) -> None:
+    """zipfile's `is_dir` raises IndexError for it."""
+    path = tmp_path / "x.zip"
+    data = bytearray(wheel(zipfile.ZIP_STORED))
+    at = data.rindex(b"PK\1\2")
+    data[at + 28 : at + 30] = bytes(2)
+    data[at + 30 : at + 32] = b"\1\0"  # the name's byte belongs to the extra field
+    path.write_bytes(bytes(data))
+    with pytest.raises(AuditError):
         read_package(path)
 
 

@@ -82,6 +82,8 @@ def bounded(members: Iterable[Member], where: str) -> Iterator[Member]:
     letters = 0
     for number, member in enumerate(members, 1):
         letters += len(member.name) + len(member.target)
+        if not member.name:
+            raise AuditError("the package has a member without a name", where=where)
         if len(member.target) > LINK_LIMIT:
             raise AuditError(f"the link {member.name} in the package is {len(member.target)} bytes long", where=where)
         if number > MEMBERS_LIMIT or letters > NAMES_LIMIT:
@@ -216,7 +218,7 @@ def zip_members(stream: IO[bytes], where: str) -> Iterator[Member]:
         if sum(info.file_size for info in infos) > limit:
             raise too_large(limit, where)
         for info in infos:
-            if info.is_dir():
+            if info.filename.endswith("/"):  # `is_dir` takes an empty name for an error of its own
                 continue
             name = clean(info.filename, where)
             if info.compress_type not in ZIP_METHODS:
