@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import pytest
 
-Part = Literal["bare", "standins", "readers"]
+Part = Literal["bare", "standins", "readers", "fuzz"]
 VARIABLE = "PIKAFORGE_TEST_ALL"
 
 
@@ -20,6 +20,7 @@ def whole(part: Part) -> bool:
     bare: README's commands and all tests on each bare machine, instead of one of the two on one machine.
     standins: the sample on each stand-in of an image, instead of on EL 9 alone.
     readers: 500 publications under readers, instead of 120.
+    fuzz: 8,000 mutated inputs for the readers of packages and documents, instead of 1,600.
 
     Raises:
         ValueError: the variable names a part that does not exist.

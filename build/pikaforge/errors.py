@@ -20,6 +20,11 @@ EXIT_INTERRUPTED = SIGNAL_BASE + 2
 """After SIGINT (Ctrl-C)."""
 
 
+def _indented(text: str) -> str:
+    """Return a text with its further lines indented: a name with a line end must not begin a line of its own."""
+    return text.replace("\n", "\n    ")
+
+
 class ForgeError(Exception):
     """Base of all expected errors. A traceback of one is shown with `--debug` only."""
 
@@ -36,9 +41,9 @@ class ForgeError(Exception):
 
     def lines(self) -> list[str]:
         """Return the error as it is printed: `error:`, `where:` and `hint:`, and then those of `also`."""
-        lines = [f"error: {self.message}"]
+        lines = [f"error: {_indented(self.message)}"]
         if self.where:
-            lines.append(f"  where: {self.where}")
+            lines.append(f"  where: {_indented(self.where)}")
         for part in self.hint.splitlines():
             lines.append(f"  hint: {part}")
         for other in self.also:
@@ -108,14 +113,14 @@ class StageError(ForgeError):
     def lines(self) -> list[str]:
         """Return the error as it is printed, with the findings, the end of the log and its path."""
         failure = self.failure
-        lines = [f"error: {self.message}", f"  where: {self.where}"]
+        lines = [f"error: {_indented(self.message)}", f"  where: {_indented(self.where)}"]
         if failure.command:
             status = "" if failure.status is None else f" (exit status {failure.status})"
-            lines.append(f"  command: {failure.command}{status}")
-        lines.extend(f"  reason: {line}" for line in failure.findings)
+            lines.append(f"  command: {_indented(failure.command)}{status}")
+        lines.extend(f"  reason: {_indented(line)}" for line in failure.findings)
         if failure.tail:
             lines.append("  last lines of the log:")
-            lines.extend(f"    | {line}" for line in failure.tail)
+            lines.extend(f"    | {_indented(line)}" for line in failure.tail)
         if failure.log:
             lines.append(f"  log: {failure.log}")
         lines.extend(f"  hint: {line}" for line in self.hint.splitlines())

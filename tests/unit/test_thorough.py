@@ -10,7 +10,12 @@ import thorough
 
 @pytest.mark.parametrize(
     ("value", "parts"),
-    [("", set()), ("bare", {"bare"}), ("bare, readers", {"bare", "readers"}), ("all", {"bare", "standins", "readers"})],
+    [
+        ("", set()),
+        ("bare", {"bare"}),
+        ("bare, readers", {"bare", "readers"}),
+        ("all", {"bare", "standins", "readers", "fuzz"}),
+    ],
 )
 def test_the_variable_names_parts(monkeypatch: pytest.MonkeyPatch, value: str, parts: set[str]) -> None:
     monkeypatch.setenv(thorough.VARIABLE, value)
@@ -19,5 +24,5 @@ def test_the_variable_names_parts(monkeypatch: pytest.MonkeyPatch, value: str, p
 
 def test_a_part_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(thorough.VARIABLE, "bare,reader")
-    with pytest.raises(ValueError, match="there is no part reader: bare, standins, readers, all"):
+    with pytest.raises(ValueError, match="there is no part reader: bare, standins, readers, fuzz, all"):
         thorough.whole("bare")

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-
-def plain(text: str) -> str:
-    """Return a text for a terminal. A name in an artifact that is not verified may hold control characters."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+from pikaforge.host.text import one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,4 +19,4 @@ class CheckResult:
     """What it was checked by, or what is wrong."""
 
     def __str__(self) -> str:
-        return plain(f"{self.verdict:<11}  {self.file}: {self.what}{f': {self.why}' if self.why else ''}")
+        return one_line(f"{self.verdict:<11}  {self.file}: {self.what}{f': {self.why}' if self.why else ''}")

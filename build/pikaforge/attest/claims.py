@@ -11,9 +11,10 @@ from pikaforge.attest.provenance import BUILD_TYPE, PREDICATE_TYPE, STATEMENT_TY
 from pikaforge.audit.distribution import Distribution, PackagedRecord
 from pikaforge.cpu import microarch
 from pikaforge.formats.manifest import Manifest, first_error
+from pikaforge.host import json_text
 from pikaforge.host.text import size_text
 
-READ_LIMIT = 64 << 20
+READ_LIMIT = 8 << 20
 """Bytes of a file that describes another one."""
 PATCH = "patch "
 """What the name of a patch begins with in a provenance."""
@@ -74,7 +75,10 @@ def parse(kind: type[_T], text: bytes) -> _T:
         ClaimError: it is none.
     """
     try:
+        json_text.verify_size(text)
         return kind.model_validate_json(text)
+    except json_text.JsonError as error:
+        raise ClaimError(f"it cannot be read: {error}") from error
     except ValidationError as error:
         raise ClaimError(f"it cannot be read: {first_error(error)}") from error
 

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import IO
 
 from pikaforge.audit.elf.layout import is_elf
-from pikaforge.audit.inputs import TOTAL_LIMIT
 from pikaforge.config import package_files
 from pikaforge.errors import AuditError
 from pikaforge.formats import format as formats
 from pikaforge.formats.manifest import MANIFEST, ManifestFile
 from pikaforge.host.archives import archive_errors, tar_entries
+from pikaforge.host.streams import TOTAL_LIMIT
 
 LINK_LIMIT = 40
 """Symbolic links on one path, as in Linux (path_resolution(7))."""
-MANIFEST_LIMIT = 16 << 20
-"""Bytes; a manifest that lists 50,000 files has half of that."""
+MANIFEST_LIMIT = 8 << 20
+"""Bytes; a manifest that lists 20,000 files has half of that."""
 
 
 def packed_mode(mode: int) -> str:
@@ -118,7 +118,7 @@ def read_package(path: Path) -> PackageContents:
         AuditError: it is truncated, corrupt, or larger than anything that is built here.
     """
     files: dict[str, ContentEntry] = {}
-    manifests: dict[str, bytes] = {}
+    nearest, manifest = "", None
     same: list[tuple[str, str]] = []
     total = 0
     with archive_errors(str(path)):
@@ -130,28 +130,35 @@ def read_package(path: Path) -> PackageContents:
             elif member.content is None:
                 files[member.name] = ContentEntry(link=member.target)
             else:
-                keep = MANIFEST_LIMIT if posixpath.basename(member.name) == MANIFEST else 4
+                wanted = posixpath.basename(member.name) == MANIFEST and (
+                    manifest is None or _nearness(member.name) < _nearness(nearest)
+                )
+                keep = MANIFEST_LIMIT if wanted else 4
                 digest, size, start = _hashed(member.content, keep)
                 total += size
                 if total > TOTAL_LIMIT:
                     raise AuditError(f"the package unpacks to more than {TOTAL_LIMIT} bytes", where=str(path))
                 files[member.name] = ContentEntry(sha256=digest, mode=member.mode, elf=is_elf(start[:4]))
-                if keep > 4 and size <= keep:
-                    manifests[member.name] = start
+                if wanted and size <= keep:
+                    nearest, manifest = member.name, start
     for name, target in same:
         if target not in files:
             raise AuditError(f"{name} is a hard link to {target}, which is not there", where=str(path))
         files[name] = files[target]
-    nearest = min(manifests, key=lambda name: (name.count("/"), name), default=None)
-    if nearest is None:
+    if manifest is None:
         return PackageContents(files=files)
     kind = formats.of_file(path)
     return PackageContents(
         files=files,
-        manifest=manifests[nearest],
+        manifest=manifest,
         top=posixpath.dirname(nearest),
         holds_links=kind is None or kind.holds_links,
     )
+
+
+def _nearness(name: str) -> tuple[int, str]:
+    """Return what is less for a manifest that is nearer to the top of its package."""
+    return name.count("/"), name
 
 
 def _hashed(content: IO[bytes], keep: int = 0) -> tuple[str, int, bytes]:

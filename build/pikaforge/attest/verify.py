@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from pikaforge.attest.check_result import CheckResult, plain
+from pikaforge.attest.check_result import CheckResult
 from pikaforge.attest.claims import (
     Bill,
     ClaimError,
@@ -32,10 +32,13 @@ from pikaforge.formats import format as formats
 from pikaforge.formats.embedded_signature import EmbeddedSignature, SignatureVerdict
 from pikaforge.formats.manifest import MANIFEST, Manifest
 from pikaforge.host.store import sha256
+from pikaforge.host.text import one_line
 
 COMPANIONS = (SBOM_SUFFIX, PROVENANCE_SUFFIX)
 """Ends of the names of files beside an artifact that SHA256SUMS lists. Signatures need no digest."""
 DIGEST = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+BAD_LINES = 100
+"""Wrong lines after which the rest of a SHA256SUMS is not read."""
 SHOWN = 5
 """Reasons of one check that are shown; the others are counted."""
 
@@ -67,7 +70,7 @@ class VerifyResult:
         else:
             files = ", ".join(dict.fromkeys(check.file for check in said_no)) or "nothing could be checked"
             word = f"REFUSED: {len(said_no)} of {done} checks say no{more}: {files}"
-        return [*(str(check) for check in self.checks), plain(f"{self.title}: {word}")]
+        return [*(str(check) for check in self.checks), one_line(f"{self.title}: {word}")]
 
     def facts(self) -> dict[str, object]:
         """Return the result for scripts, as JSON values."""
@@ -79,6 +82,9 @@ def read_sums(text: str) -> tuple[dict[str, str], list[str]]:
     sums: dict[str, str] = {}
     bad: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
+        if len(bad) >= BAD_LINES:
+            bad.append("there is more that is no digest and name")
+            break
         found = DIGEST.fullmatch(line)
         if found is None:
             bad.append(f"line {number} is no digest and name")

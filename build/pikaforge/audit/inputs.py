@@ -14,9 +14,7 @@ from pikaforge.audit.elf.layout import is_elf
 from pikaforge.config import package_files
 from pikaforge.errors import AuditError
 from pikaforge.host.archives import MEMBER_LIMIT, archive_errors
-
-TOTAL_LIMIT = 32 << 30
-"""Bytes unpacked from one package."""
+from pikaforge.host.streams import TOTAL_LIMIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

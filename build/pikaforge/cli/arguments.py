@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from pikaforge import __version__
 from pikaforge.cli.verbs import ABOUT, VERBS, listing, statuses
 from pikaforge.config.registry import FORMATS
+from pikaforge.host.text import printable
 from pikaforge.plan import allocators
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 PROGRAM = "python -m pikaforge"
 HINT = "`nox -s tool -- VERB --help` shows the options of a verb, with examples."
@@ -290,9 +295,16 @@ USAGE: Mapping[str, str] = {
 """What stands behind the verb, where that is no SELECTOR."""
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages are printable: they repeat the arguments."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        super()._print_message(printable(message), file)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the grammar of the command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog=PROGRAM,
         usage="%(prog)s [-h] [--version] VERB [options]",
         description="\n\n".join((ABOUT, listing(), HINT)),

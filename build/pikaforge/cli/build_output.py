@@ -9,6 +9,7 @@ from pathlib import Path
 from pikaforge.attest.describe import SUMS
 from pikaforge.audit.judge_instructions import DispatchedRecord
 from pikaforge.cli.output import built_target, count, readable, size, table
+from pikaforge.host.text import one_line
 from pikaforge.pipeline.report import CellRecord
 from pikaforge.pipeline.smoke.record import WayRecord
 
@@ -113,7 +114,7 @@ def plain(text: str) -> str:
 
     Reasons hold file names, replies of servers and messages of compilers.
     """
-    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+    return MARKUP.sub(r"\\\g<0>", one_line(" ".join(text.split())))
 
 
 def _verdict_rows(cells: Iterable[CellRecord]) -> list[tuple[str, ...]]:

@@ -40,7 +40,7 @@ def _advice(error: OSError) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; the exit status is 0, 2, 3, 4 or 5 (see `errors`), or 128 + N after signal N."""
-    from pikaforge.cli.output import show_error  # noqa: PLC0415
+    from pikaforge.cli import output  # noqa: PLC0415
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that has no arrow gets a question mark, not a traceback
         sys.stdout.reconfigure(errors="replace")
@@ -50,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _verb(arguments.verb)(Context(arguments))
     except ForgeError as error:
         if arguments.debug:
-            traceback.print_exc()
-        show_error(error)
+            output.warn(traceback.format_exc())
+        output.show_error(error)
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         try:
-            show_error(
+            output.show_error(
                 ForgeError(
                     "interrupted; what was running is removed", hint="run it again: it continues where it stopped"
                 )
@@ -68,6 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             signals.drop_streams()
             return SIGNAL_BASE + signal.SIGHUP
         if arguments.debug:
-            traceback.print_exc()
-        show_error(HostError(f"{error.strerror or error}", where=str(error.filename or ""), hint=_advice(error)))
+            output.warn(traceback.format_exc())
+        output.show_error(HostError(f"{error.strerror or error}", where=str(error.filename or ""), hint=_advice(error)))
         return HostError.exit_code

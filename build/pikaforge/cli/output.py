@@ -1,4 +1,8 @@
-"""What all verbs print with: tables, notes, errors, and the progress of a run."""
+"""What all verbs print with: tables, notes, errors, and the progress of a run.
+
+Nothing else prints. All of it is made printable here: names, messages and hints may come from a source, a package or a
+server.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,14 @@ from pathlib import Path
 from typing import TextIO
 
 from pikaforge.errors import ForgeError
+from pikaforge.host.text import one_line, printable, printable_json
 from pikaforge.pipeline.pipeline import Events, NodeOutcome
 from pikaforge.plan.plan import Node
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table with left-aligned columns, two spaces apart."""
-    lines = [list(header), *[list(row) for row in rows]]
+    lines = [list(map(one_line, line)) for line in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -46,10 +51,15 @@ def readable(path: Path, start: Path) -> str:
 def show(text: str) -> None:
     """Print a result on standard output. It is no error if the reader has ended (`| head`)."""
     try:
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{printable(text)}\n")
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def show_json(text: str) -> None:
+    """Print a JSON text as a result, on standard output."""
+    show(printable_json(text))
 
 
 def note(text: str) -> None:
@@ -57,9 +67,14 @@ def note(text: str) -> None:
     show(f"note: {text}")
 
 
+def warn(text: str, stream: TextIO | None = None) -> None:
+    """Print lines on standard error."""
+    (stream or sys.stderr).write(f"{printable(text)}\n")
+
+
 def show_error(error: ForgeError, stream: TextIO | None = None) -> None:
     """Print an error on standard error."""
-    print("\n".join(error.lines()), file=stream or sys.stderr)
+    warn("\n".join(error.lines()), stream)
 
 
 class Printer(Events):
@@ -71,7 +86,7 @@ class Printer(Events):
 
     def _line(self, text: str) -> None:
         with self._lock:
-            self._stream.write(f"{text}\n")
+            self._stream.write(f"{printable(text)}\n")
             self._stream.flush()
 
     @staticmethod

@@ -42,7 +42,7 @@ def members(path: Path) -> Iterator[Member]:
 
     Raises:
         AuditError: it is of another kind than its name says, is compressed by a method that cannot be read here, is
-            truncated or corrupt.
+            truncated or corrupt, or has more members than a package may have.
     """
     kind = format_of(path)
-    return archives.members(path) if kind is None else kind.members(path)
+    return archives.bounded(archives.members(path) if kind is None else kind.members(path), str(path))

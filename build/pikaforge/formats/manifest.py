@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pikaforge.errors import AuditError
+from pikaforge.host import json_text
 
 MANIFEST = "manifest.json"
 FORMAT = 4
@@ -235,9 +236,12 @@ def read_manifest(data: bytes | Mapping[str, object], *, where: str) -> Manifest
     """
     try:
         if isinstance(data, bytes):
+            json_text.verify_size(data)
             return Manifest.model_validate_json(data)
         # JSON that was read has lists and no tuples.
         return Manifest.model_validate(data, strict=False)
+    except json_text.JsonError as error:
+        raise AuditError(f"{MANIFEST} cannot be read: {error}", where=where) from error
     except ValidationError as error:
         raise AuditError(f"{MANIFEST} cannot be read: {first_error(error)}", where=where) from error
 

@@ -6,9 +6,6 @@ tar or zip (`formats/`) use the functions for streams. Only `extract` uses names
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import importlib
 import io
 import lzma
 import posixpath
@@ -17,18 +14,29 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, Literal, cast
+from typing import IO, BinaryIO, Literal
 
 from pikaforge.errors import AuditError, HostError
+from pikaforge.host.streams import ListBounded, Unpacked, Window, decompressed, too_large, unpacked_limit
 
 MEMBER_LIMIT = 4 << 30
 """Bytes of one member. More is a bomb, or cannot be mapped on a build host."""
-LINK_LIMIT = 1 << 16
-"""Bytes of a link's target, and of a name if a format has no smaller limit. Linux has 4096 (PATH_MAX)."""
+LINK_LIMIT = 4096
+"""Bytes of a link's target and of a name, as in Linux (PATH_MAX)."""
+DEPTH_LIMIT = 128
+"""Folders in each other."""
+MEMBERS_LIMIT, NAMES_LIMIT = 100_000, 16 << 20
+"""Members of a package, and bytes of all their names and targets. The tree of Linux has 90,000 files."""
+HEADER_LIMIT = 128 << 10
+"""Bytes that describe one member of a tar archive: extended headers, and blocks with long names."""
+GLOBAL_LIMIT = 64
+"""Settings that a tar archive may have for all its members (pax(1), typeflag g)."""
+ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Ways to compress members of a zip archive that can be read piece by piece. Wheels have no others."""
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst", ".tzst")
 ZIP_SUFFIXES = (".zip",)
 ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, *ZIP_SUFFIXES)
@@ -53,12 +61,37 @@ def clean(name: str, where: str) -> str:
     """Return a member's name as a relative one.
 
     Raises:
-        AuditError: it leads out of its package.
+        AuditError: it leads out of its package, or is too long or too deep.
     """
+    if len(name) > LINK_LIMIT:
+        raise AuditError(f"the package has a member with a name of {len(name)} letters: {name[:40]!r}…", where=where)
     parts = [p for p in name.replace("\0", "").split("/") if p not in ("", ".")]
     if ".." in parts:
         raise AuditError(f"the package has a member that leaves it: {name!r}", where=where)
-    return "/".join(parts)
+    if len(parts) > DEPTH_LIMIT:
+        raise AuditError(f"the package has a member in {len(parts) - 1} folders: {name[:40]!r}…", where=where)
+    return _text("/".join(parts))
+
+
+def bounded(members: Iterable[Member], where: str) -> Iterator[Member]:
+    """Return members as they are.
+
+    Raises:
+        AuditError: there are too many, their names are too long together, or a link's target is too long.
+    """
+    letters = 0
+    for number, member in enumerate(members, 1):
+        letters += len(member.name) + len(member.target)
+        if not member.name:
+            raise AuditError("the package has a member without a name", where=where)
+        if len(member.target) > LINK_LIMIT:
+            raise AuditError(f"the link {member.name} in the package is {len(member.target)} bytes long", where=where)
+        if number > MEMBERS_LIMIT or letters > NAMES_LIMIT:
+            raise AuditError(
+                f"the package has more than {MEMBERS_LIMIT} members, or names of more than {NAMES_LIMIT >> 20} MiB",
+                where=where,
+            )
+        yield member
 
 
 def members(path: Path) -> Iterator[Member]:
@@ -78,119 +111,133 @@ def archive_errors(where: str) -> Iterator[None]:
     """Raise AuditError for errors of the libraries, which they raise while members are asked for or read."""
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, struct.error) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        lzma.LZMAError,
+        zlib.error,
+        EOFError,
+        struct.error,
+        ValueError,
+    ) as error:
         raise AuditError(f"the package is truncated or corrupt: {error}", where=where) from error
     except (OSError, NotImplementedError, RuntimeError) as error:  # RuntimeError: zipfile, for encrypted members
         raise AuditError(f"the package cannot be read: {error}", where=where) from error
 
 
+class _Info(tarfile.TarInfo):
+    """A member of a tar archive. A damaged header is an error, where tarfile takes it for the archive's end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Info:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if type(error).__name__ != "InvalidHeaderError":
+                raise
+            raise tarfile.ReadError(f"a header is damaged: {error}") from error
+
+
+def _kept(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """Return the headers that an archive keeps. It adds each that it reads."""
+    kept: list[tarfile.TarInfo] = tar.members  # type: ignore[attr-defined]
+    return kept
+
+
+@contextmanager
+def _tar(stream: IO[bytes] | Window, where: str) -> Iterator[tuple[tarfile.TarFile, Unpacked]]:
+    """Open a tar archive, whatever it is compressed by, with a bound on what its headers may take."""
+    with decompressed(stream, where) as plain:
+        plain.allowance = HEADER_LIMIT  # the first header is read when the archive is opened
+        with tarfile.open(fileobj=plain, mode="r:", tarinfo=_Info) as tar:
+            yield tar, plain
+
+
+def _headers(tar: tarfile.TarFile, plain: Unpacked, where: str, *, keep: bool = False) -> Iterator[tarfile.TarInfo]:
+    """Return the headers of an archive.
+
+    Args:
+        tar: the archive.
+        plain: its stream.
+        where: for errors.
+        keep: whether the archive keeps them, to find what links lead to. It reads all of them when one is looked for.
+    """
+    at, number = -1, 0
+    while True:
+        if number and number < len(_kept(tar)):
+            yield _kept(tar)[number]
+            number += 1
+            continue
+        if at >= 0 and plain.tell() < tar.offset:
+            plain.seek(tar.offset - 1)  # skip the content, which the allowance is not for
+        plain.allowance = HEADER_LIMIT
+        info = tar.next()
+        plain.allowance = None
+        if info is None:
+            return
+        if info.size < 0 or tar.offset <= at:
+            raise AuditError("the package is corrupt: a member has a size that cannot be", where=where)
+        if len(tar.pax_headers) > GLOBAL_LIMIT:
+            raise AuditError("the package is corrupt: it has too many settings for all members", where=where)
+        at = tar.offset
+        if keep:
+            number += 1
+        else:
+            _kept(tar).clear()
+        yield info
+
+
 def tar_members(stream: IO[bytes] | Window, where: str) -> Iterator[Member]:
     """Return the files and links of a tar archive, whatever it is compressed by; see `archive_errors` for errors."""
-    with decompressed(stream, where) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
-        for info in tar:
+    with _tar(stream, where) as (tar, plain):
+        for info in _headers(tar, plain, where):
             name = clean(info.name, where)
+            if info.issparse():
+                raise AuditError(f"the package's member {name} is sparse, which is not supported", where=where)
             if info.issym():
-                yield Member(name=name, kind="symlink", target=info.linkname)
+                yield Member(name=name, kind="symlink", target=_text(info.linkname))
             elif info.islnk():
                 yield Member(name=name, kind="hardlink", target=clean(info.linkname, where))
             elif info.isfile():
+                if info.size > MEMBER_LIMIT:
+                    raise AuditError(f"the package's member {name} is too large: {info.size} bytes", where=where)
                 yield Member(name=name, kind="file", content=tar.extractfile(info), mode=info.mode & 0o7777)
+
+
+def _text(text: str) -> str:
+    """Return a name of tarfile, which has halves of surrogates for bytes that are not UTF-8: nothing can write them."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def zip_members(stream: IO[bytes], where: str) -> Iterator[Member]:
     """Return the files and links of a zip archive; see `archive_errors` for errors."""
-    with zipfile.ZipFile(stream) as archive:
-        for info in archive.infolist():
-            if info.is_dir():
+    packed = stream.seek(0, io.SEEK_END)
+    limit = unpacked_limit(packed)
+    with zipfile.ZipFile(ListBounded(stream, where)) as archive:
+        infos = archive.infolist()
+        if sum(info.file_size for info in infos) > limit:
+            raise too_large(limit, where)
+        for info in infos:
+            if info.filename.endswith("/"):  # `is_dir` takes an empty name for an error of its own
                 continue
             name = clean(info.filename, where)
-            if stat.S_ISLNK(info.external_attr >> 16):
-                if info.file_size > LINK_LIMIT:
-                    raise AuditError(f"the link {name} in the package is {info.file_size} bytes long", where=where)
-                yield Member(name=name, kind="symlink", target=archive.read(info).decode("utf-8", "replace"))
-                continue
+            if info.compress_type not in ZIP_METHODS:
+                raise AuditError(
+                    f"the package's member {name} is compressed by method {info.compress_type}, which cannot be read",
+                    where=where,
+                )
+            if info.file_size > (LINK_LIMIT if stat.S_ISLNK(info.external_attr >> 16) else MEMBER_LIMIT):
+                kind = "link" if stat.S_ISLNK(info.external_attr >> 16) else "member"
+                raise AuditError(f"the {kind} {name} in the package is {info.file_size} bytes long", where=where)
             with archive.open(info) as content:
+                if stat.S_ISLNK(info.external_attr >> 16):
+                    # By its size, and not to its end: then zipfile unpacks all that is compressed, whatever its size.
+                    target = content.read(LINK_LIMIT).decode("utf-8", "backslashreplace")
+                    yield Member(name=name, kind="symlink", target=target)
+                    continue
                 # Zero if it was packed on a system without modes.
                 mode = (info.external_attr >> 16) & 0o7777 or None
                 yield Member(name=name, kind="file", content=content, mode=mode)
-
-
-class Window(io.RawIOBase):
-    """The next `size` bytes of a stream, as a stream. It raises EOFError if the stream has fewer bytes."""
-
-    def __init__(self, stream: IO[bytes], size: int) -> None:
-        self._stream, self._left = stream, size
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        content = self._stream.read(min(len(view), self._left))
-        if not content and self._left and len(view):
-            raise EOFError(f"{self._left} bytes are missing at its end")
-        view[: len(content)] = content
-        self._left -= len(content)
-        return len(content)
-
-
-@contextmanager
-def decompressed(stream: IO[bytes] | Window, where: str, *, method: str = "") -> Iterator[IO[bytes]]:
-    """Open the rest of a stream without its compression, which its first bytes tell.
-
-    Args:
-        stream: read from its current place.
-        where: for errors.
-        method: of the compression, as the package names it; for the error if it is unknown here.
-
-    Raises:
-        AuditError: the method is unknown, or needs a program that this machine lacks.
-    """
-    buffered = io.BufferedReader(cast(io.RawIOBase, stream), 1 << 16)
-    start = buffered.peek(6)[:6]
-    plain: IO[bytes]
-    if start[:2] == b"\x1f\x8b":
-        plain = cast(IO[bytes], gzip.GzipFile(fileobj=buffered))
-    elif start == b"\xfd7zXZ\0" or start[:3] == b"\x5d\0\0":
-        plain = cast(IO[bytes], lzma.LZMAFile(buffered))  # noqa: SIM115  # closed below
-    elif start[:3] == b"BZh":
-        plain = cast(IO[bytes], bz2.BZ2File(buffered))
-    elif start[:4] == b"\x28\xb5\x2f\xfd":
-        plain = _zstd(buffered, where)
-    elif method in ("", "gzip", "identity") or method.startswith("un"):
-        plain = buffered
-    else:
-        raise AuditError(f"the package is compressed by {method}, which cannot be read", where=where)
-    try:
-        yield plain
-    finally:
-        if plain is not buffered:
-            plain.close()
-        buffered.detach()
-
-
-def _zstd(stream: IO[bytes], where: str) -> IO[bytes]:
-    """Decompress by the module of Python 3.14, the module `zstandard`, or the program zstd, whichever is there."""
-    try:
-        return cast(IO[bytes], importlib.import_module("compression.zstd").ZstdFile(stream))
-    except ImportError:
-        pass
-    try:
-        return cast(IO[bytes], importlib.import_module("zstandard").ZstdDecompressor().stream_reader(stream))
-    except ImportError:
-        pass
-    from pikaforge.host import process  # noqa: PLC0415
-
-    if process.find("zstd") is None:
-        raise AuditError(
-            "the package is compressed by zstd, which Python before 3.14 cannot read",
-            where=where,
-            hint="install the program zstd, or unpack it and name the folder",
-        )
-    done = process.run(["zstd", "-dc", "--long=31"], stdin=stream.read(), timeout=600)
-    if done.status != 0:
-        raise AuditError(f"the package is truncated or corrupt: {done.errors().strip()}", where=where)
-    return io.BytesIO(done.stdout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,15 +290,15 @@ def tar_entries(archive: Path | bytes, *, where: str = "") -> Iterator[TarEntry]
     For archives of this tool and source trees. `members` is for archives that anybody may have written.
 
     Args:
-        archive: plain, or compressed by gzip, bzip2 or xz.
+        archive: plain, or compressed by gzip, bzip2, xz or zstd.
         where: what it is, for errors; its path if it has one.
 
     Raises:
         AuditError: it is truncated, corrupt or no tar archive.
     """
     where = where or (str(archive) if isinstance(archive, Path) else "an archive in memory")
-    with archive_errors(where), _opened(archive) as stream, tarfile.open(fileobj=stream) as tar:
-        for info in tar:
+    with archive_errors(where), _opened(archive) as stream, _tar(stream, where) as (tar, plain):
+        for info in _headers(tar, plain, where, keep=True):
             yield TarEntry(
                 name=info.name,
                 kind=_kind(info),
@@ -309,7 +356,7 @@ def tar_size(stream: BinaryIO) -> int:
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
             while tar.next() is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                _kept(tar).clear()  # it would keep them all
             return min(size, tar.offset + 2 * tarfile.BLOCKSIZE)
     except tarfile.TarError:
         return size

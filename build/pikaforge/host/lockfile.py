@@ -80,7 +80,7 @@ class Lock:
             for section, entries in found.items():
                 for name, pins in data.get(section, {}).items():
                     entries[name] = {str(k): str(v) for k, v in pins.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(
                 f"{NAME} cannot be read: {error}",
                 where=str(self.path),

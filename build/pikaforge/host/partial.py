@@ -36,7 +36,7 @@ class PartialFile:
             record = json.loads(self._record.read_text(encoding="utf-8"))
             source, validator = record["url"], record["validator"]
             size = self.path.stat().st_size
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return 0, ""
         good = isinstance(validator, str) and (STRONG.fullmatch(validator) or DATE.fullmatch(validator))
         return (size, validator) if good and source == redacted(url) else (0, "")

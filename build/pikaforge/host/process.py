@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from pikaforge.errors import HostError
+from pikaforge.host.raw import RawStream
 
 Argv = Sequence[str]
 SECRET = re.compile(r"PIKAFORGE_(SIGNING_KEY|.*_(PASSWORD|TOKEN))")
@@ -226,6 +229,56 @@ def mapped_files(maps: str) -> tuple[str, ...]:
     """Return the paths of files in a text of /proc/PID/maps, once each."""
     fields = (line.split(maxsplit=5) for line in maps.split("\n"))
     return tuple(dict.fromkeys(row[5] for row in fields if len(row) > 5 and row[5].startswith("/")))
+
+
+class _Output(RawStream):
+    """Standard output of a running program. At its end it raises EOFError if the program has failed."""
+
+    def __init__(self, started: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+        self._started, self._errors = started, errors
+
+    def some(self, size: int) -> bytes:
+        assert self._started.stdout is not None
+        data = self._started.stdout.read(size)
+        if not data and self._started.wait() != 0:
+            self._errors.seek(0)
+            raise EOFError(self._errors.read(1000).decode("utf-8", "replace").strip() or "its program failed")
+        return data
+
+
+@contextmanager
+def output(argv: Argv, *, stdin: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Start a program, and give its output as it comes. It is ended when the block is left.
+
+    Args:
+        argv: program and arguments.
+        stdin: a file that it reads.
+
+    Raises:
+        HostError: it cannot be started.
+    """
+    with tempfile.TemporaryFile() as errors:
+        try:
+            started = subprocess.Popen(
+                list(argv),
+                env=environment(),
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise HostError(f"cannot run `{argv[0]}`: {error.strerror}") from error
+        try:
+            _running.add(started.pid)
+            yield io.BufferedReader(_Output(started, errors), 1 << 16)
+        finally:
+            _running.discard(started.pid)
+            if started.poll() is None:
+                _kill_group(started.pid)
+            started.wait()
+            if started.stdout is not None:
+                started.stdout.close()
 
 
 def start_time(pid: int) -> str | None:

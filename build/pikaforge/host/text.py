@@ -1,4 +1,4 @@
-"""Text for people: what comes from outside must not control a terminal."""
+"""Text for people: what comes from outside must not control a terminal, or GitHub's runner."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ CONTROLS = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode's categories of characters that control, and of separators of lines."""
 REASON = re.compile(r"^forge: reason: (.*)$", re.MULTILINE)
 """A line in which a guest script says why it fails (`reason` in docker/guest/lib.sh)."""
+COMMAND = re.compile(r"(?m)^(\s*):(?=:)|##(?=\[)")
+"""What GitHub's runner obeys: two colons at the start of a line, `##[` anywhere (actions/runner, ActionCommand.cs)."""
 
 
 def clean(text: str) -> str:
-    """Return a text in which blanks replace control characters. Line ends stay."""
+    """Return a text for packages, in which blanks replace control characters. Line ends stay."""
     return "".join(" " if unicodedata.category(letter) in CONTROLS and letter != "\n" else letter for letter in text)
 
 
@@ -22,6 +24,31 @@ def size_text(number: int) -> str:
         if number >= 1 << shift:
             return f"{number >> shift} {unit}"
     return f"{number} bytes"
+
+
+def printable(text: str) -> str:
+    """Return a text for terminals and logs: control characters as escapes, and nothing that GitHub's runner obeys.
+
+    Line ends stay. Everything that is printed goes through this function.
+    """
+    if not text.replace("\n", "").isprintable():
+        text = "".join(letter if letter == "\n" or letter.isprintable() else _escaped(letter) for letter in text)
+    return COMMAND.sub(lambda found: f"{found[1]}: " if found[1] is not None else "## ", text)
+
+
+def printable_json(text: str) -> str:
+    """Return a JSON text for terminals and logs. It says the same: only strings can hold what is escaped."""
+    return printable(text.replace("##[", "#\\u0023["))
+
+
+def one_line(text: str) -> str:
+    """Return a text for a place in a line: as `printable`, and line ends are escapes."""
+    return printable(text.replace("\n", "\\x0a"))
+
+
+def _escaped(letter: str) -> str:
+    number = ord(letter)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def ignore(_text: str) -> None:

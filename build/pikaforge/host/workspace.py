@@ -15,7 +15,7 @@ from pikaforge.host.job import Engine, Input, Job, JobResult, files
 from pikaforge.host.leftovers import sweep, sweep_temporary
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.store import Store
-from pikaforge.host.text import REASON, clean
+from pikaforge.host.text import REASON, one_line
 
 HOME = Path(__file__).resolve().parents[3]
 """The checkout: this package is used from there, with docker/ beside it."""
@@ -136,6 +136,6 @@ def failure(*, stage: str, label: str, log: Path, command: str = "", status: int
         command=command,
         status=status,
         log=str(log),
-        tail=tuple(clean(line[:300]) for line in lines[-TAIL_LINES:]),
-        findings=tuple(dict.fromkeys(map(clean, reasons))),
+        tail=tuple(one_line(line[:300]) for line in lines[-TAIL_LINES:]),
+        findings=tuple(dict.fromkeys(map(one_line, reasons))),
     )

@@ -205,11 +205,12 @@ class TestDescribe:
         ("text", "message"),
         [
             (b"[", "Invalid JSON"),
-            (b"[" * 100_000, "Invalid JSON"),
+            (b"[" * 50_000, "Invalid JSON"),
+            (b"[" * 100_000, "it has more than 80000 values"),
             (b"[]", "Input should be an object"),
             (b"{}", "product: Field required"),
         ],
-        ids=["half", "too deep", "list", "empty"],
+        ids=["half", "too deep", "too many", "list", "empty"],
     )
     def test_what_is_no_manifest_is_refused(self, tmp_path: Path, text: bytes, message: str) -> None:
         with pytest.raises(AuditError) as caught:

@@ -177,7 +177,7 @@ def test_zstd_without_anything_that_reads_it(tmp_path: Path, monkeypatch: pytest
     def absent(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr("pikaforge.host.archives.importlib.import_module", absent)
+    monkeypatch.setattr("pikaforge.host.streams.importlib.import_module", absent)
     monkeypatch.setattr(process, "find", lambda _name: None)
     path = tmp_path / "x.tar.zst"
     path.write_bytes(b"\x28\xb5\x2f\xfd" + b"\0" * 20)

@@ -440,7 +440,11 @@ def test_a_tarball_with_another_digest_stops_a_build_before_it_starts(
         (OSError(2, "No such file or directory", "/x"), "No such file", "is a file of this checkout missing?"),
         # As an engine that died: the exceptions of HTTP libraries are OSErrors.
         (requests.exceptions.ConnectionError("Connection aborted."), "Connection aborted.", "does the engine, or the"),
-        (BrokenPipeError(32, "Broken pipe"), "Broken pipe", "does the engine, or the server, still answer?"),
+        (
+            ConnectionResetError(104, "Connection reset by peer"),
+            "Connection reset",
+            "does the engine, or the server, still answer?",
+        ),
         (OSError(24, "Too many open files"), "Too many open files", "--debug shows where it happened"),
     ],
 )

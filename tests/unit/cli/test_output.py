@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from unit.helpers import make_spec, the_cell
 
 from pikaforge.cli import output
-from pikaforge.errors import StageError, StageFailure
+from pikaforge.errors import ForgeError, StageError, StageFailure
 from pikaforge.pipeline.pipeline import NodeOutcome
 from pikaforge.plan.plan import expand
 
@@ -92,3 +94,54 @@ def test_show_prints_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     output.show("grüße")
     shown: Any = capsys.readouterr()
     assert (shown.out, shown.err) == ("grüße\n", "")
+
+
+HOSTILE = "lib\x1b[2J\n::error::x\n##[group]\u202e"
+
+
+def _harmless(text: str) -> None:
+    assert not [letter for letter in text if letter != "\n" and not letter.isprintable()]
+    assert not [line for line in text.splitlines() if line.lstrip().startswith("::")]
+    assert "##[" not in text
+
+
+def test_nothing_from_outside_controls_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every way to print; an error of each kind, in all its fields."""
+    failure = StageFailure(
+        stage=HOSTILE, label=HOSTILE, command=HOSTILE, log=HOSTILE, tail=(HOSTILE,), findings=(HOSTILE,)
+    )
+    output.show(HOSTILE)
+    output.note(HOSTILE)
+    output.warn(HOSTILE)
+    output.show(output.table((HOSTILE,), [(HOSTILE,)]))
+    output.show_error(ForgeError(HOSTILE, where=HOSTILE, hint=HOSTILE))
+    output.show_error(StageError(HOSTILE, failure, hint=HOSTILE))
+    printer = output.Printer()
+    printer.notice(HOSTILE)
+    shown = capsys.readouterr()
+    assert "lib\\x1b[2J" in shown.out
+    _harmless(shown.out)
+    _harmless(shown.err)
+
+
+def test_a_name_does_not_begin_a_line_of_an_error() -> None:
+    lines = "\n".join(ForgeError("no file a\nerror: another", where="b\nhint: run this").lines()).split("\n")
+    assert lines == ["error: no file a", "    error: another", "  where: b", "    hint: run this"]
+
+
+def test_json_for_scripts_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    output.show_json(json.dumps([HOSTILE]))
+    shown = capsys.readouterr().out
+    _harmless(shown)
+    assert json.loads(shown) == [HOSTILE]
+
+
+def test_only_this_module_prints() -> None:
+    """Whatever writes to a terminal by itself passes by `printable`."""
+    root = Path(output.__file__).parents[1]
+    found = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if "runtime" not in path.parts and re.search(r"\bprint\(|print_exc|sys\.std(out|err)\.write", path.read_text())
+    }
+    assert found == {"cli/output.py"}

@@ -40,7 +40,7 @@ def test_every_key_follows_the_common_scripts(workspace: Workspace, name: str) -
         ("configure.sh: looking\nnote forge: reason: inside\na.c:1:2: error: first\na.c:2:2: error: second\n",
          ("a.c:1:2: error: first",)),
         ("compile.sh: line 3: no\nforge: this image has no cc\n", ()),
-        ("forge: reason: red \x1b[31m\n", ("red  [31m",)),
+        ("forge: reason: red \x1b[31m\n", ("red \\x1b[31m",)),
     ],
     ids=["reasons before errors", "each once", "lines of the tree are none", "notes are none", "no controls"],
 )  # fmt: skip

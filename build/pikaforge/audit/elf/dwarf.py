@@ -18,6 +18,10 @@ DW_TAG_COMPILE_UNIT, DW_TAG_SKELETON_UNIT = 0x11, 0x4A
 DW_AT_NAME, DW_AT_PRODUCER = 0x03, 0x25
 DW_UT_TYPE, DW_UT_SKELETON, DW_UT_SPLIT_COMPILE, DW_UT_SPLIT_TYPE = 2, 4, 5, 6
 ELFCOMPRESS_ZLIB = 1
+UNPACKED_LIMIT = 64 << 20
+"""Bytes of all compressed sections of a file, unpacked. The tool's own packages do not compress them."""
+PRODUCERS_LIMIT = 1000
+"""Compilers with their flags. A program has one for each language and library that is linked into it."""
 COMPRESSION_LIMIT = 1100
 """Deflate makes at most 1,032 bytes of one (zlib's technical details); a header that claims more is corrupt."""
 
@@ -83,6 +87,7 @@ class _Sections:
     def __init__(self, data: Buffer, layout: Layout) -> None:
         self._data, self._layout = data, layout
         self._loaded: dict[str, bytes] = {}
+        self._unpacked = 0
 
     def get(self, name: str) -> bytes:
         if name not in self._loaded:
@@ -102,7 +107,7 @@ class _Sections:
         raw = self._data[old.offset : old.offset + old.size]
         if raw[:4] != b"ZLIB":
             raise _DwarfError(f"section .z{name} is not compressed as its name says")
-        return _unpacked(raw[12:], int.from_bytes(raw[4:12], "big"), name)
+        return self._unpack(raw[12:], int.from_bytes(raw[4:12], "big"), name)
 
     def _inflate(self, section: Section, raw: bytes) -> bytes:
         head = struct.Struct("<IIQQ" if self._layout.bits == 64 else "<III")
@@ -112,13 +117,15 @@ class _Sections:
             raise _DwarfError(
                 f"section {section.name} is compressed by method {fields[0]}, only zlib (1) is known here"
             )
-        return _unpacked(raw[head.size :], size, section.name)
+        return self._unpack(raw[head.size :], size, section.name)
 
-
-def _unpacked(raw: bytes, size: int, name: str) -> bytes:
-    if size > COMPRESSION_LIMIT * (len(raw) + 1):
-        raise _DwarfError(f"section {name} claims {size} bytes from {len(raw)} compressed ones")
-    return zlib.decompressobj().decompress(raw, max(size, 1))
+    def _unpack(self, raw: bytes, size: int, name: str) -> bytes:
+        self._unpacked += size
+        if size > COMPRESSION_LIMIT * (len(raw) + 1):
+            raise _DwarfError(f"section {name} claims {size} bytes from {len(raw)} compressed ones")
+        if self._unpacked > UNPACKED_LIMIT:
+            raise _DwarfError(f"section {name} unpacks to {size} bytes, which is too much")
+        return zlib.decompressobj().decompress(raw, max(size, 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +159,8 @@ def _walk(sections: _Sections, units: Counter[str], examples: dict[str, str]) ->
             continue  # partial units (dwz) name no compiler
         producer, name = _texts(sections, unit, first, attributes)
         units[producer] += 1
+        if len(units) > PRODUCERS_LIMIT:
+            raise _DwarfError(f"it names more than {PRODUCERS_LIMIT} compilers and flags")
         examples.setdefault(producer, name)
 
 

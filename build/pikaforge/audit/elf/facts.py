@@ -57,6 +57,10 @@ CANARY = b"__stack_chk_fail"
 FOREIGN_ALLOCATORS = {b"mallocx": "jemalloc", b"je_malloc": "jemalloc", b"mi_malloc": "mimalloc"}
 """Functions that only an allocator has, and the allocator: a program with such a name has it built in. The kinds of
 allocators have further ones."""
+NOTES, NOTE_LIMIT = 64, 64 << 10
+"""Sections of notes in which the build id is looked for, and bytes of each."""
+SYMBOL_TABLES = 4
+"""Symbol tables whose names are looked through. A file has one of each kind (gABI, chapter 4)."""
 EXAMPLES = 5
 """Build paths that are kept as examples; all are counted."""
 PATH_LENGTH = 160
@@ -282,7 +286,7 @@ def _paths(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def _bytes_of(data: Buffer, part: Segment) -> bytes:
-    return data[part.offset : part.offset + part.file_size]
+    return data[part.offset : part.offset + min(part.file_size, 4096)]
 
 
 def _writable_code(layout: Layout) -> tuple[str, ...]:
@@ -306,8 +310,9 @@ def _allocators(data: Buffer, layout: Layout) -> tuple[str, ...]:
 
 def _has_name(data: Buffer, layout: Layout, name: bytes) -> bool:
     """Return whether the string tables of symbols hold some bytes."""
-    for section in layout.sections:
-        if section.type in (SHT_SYMTAB, SHT_DYNSYM) and section.link < len(layout.sections):
+    tables = [section for section in layout.sections if section.type in (SHT_SYMTAB, SHT_DYNSYM)]
+    for section in tables[:SYMBOL_TABLES]:
+        if section.link < len(layout.sections):
             strings = layout.sections[section.link]
             if strings.in_file and data.find(name, strings.offset, strings.offset + strings.size) >= 0:
                 return True
@@ -317,8 +322,8 @@ def _has_name(data: Buffer, layout: Layout, name: bytes) -> bool:
 def _build_id(data: Buffer, layout: Layout) -> str:
     places: list[tuple[int, int]] = [(s.offset, s.size) for s in layout.sections if s.type == SHT_NOTE]
     places = places or [(p.offset, p.file_size) for p in layout.segments if p.type == PT_NOTE]
-    for offset, size in places:
-        raw = data[offset : offset + size]
+    for offset, size in places[:NOTES]:
+        raw = data[offset : offset + min(size, NOTE_LIMIT)]
         at = 0
         with contextlib.suppress(struct.error):
             while at + 12 <= len(raw):

@@ -27,6 +27,12 @@ PF_X, PF_W = 1, 2
 SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOTE, SHT_NOBITS, SHT_DYNSYM = 2, 3, 4, 7, 8, 11
 SHF_WRITE, SHF_EXECINSTR, SHF_COMPRESSED = 1, 4, 0x800
 PN_XNUM = 0xFFFF
+ENTRIES_LIMIT = 1 << 16
+"""Sections or segments of a file. Object files may have more, but nothing that is linked."""
+TABLE_LIMIT = 256 << 20
+"""Bytes of a table that is copied, such as names of symbols."""
+NAME_LIMIT, TEXT_LIMIT = 1024, 64 << 10
+"""Bytes of a name in a table that may lead to itself many times, and of any other text, such as a command line."""
 
 _HEADER = {64: struct.Struct("<HHIQQQIHHHHHH"), 32: struct.Struct("<HHIIIIIHHHHHH")}
 _SECTION = {64: struct.Struct("<IIQQQQIIQQ"), 32: struct.Struct("<IIIIIIIIII")}
@@ -134,15 +140,17 @@ def piece(data: Buffer, offset: int, size: int, what: str, where: str) -> bytes:
             where=where,
             hint="fetch or build the file anew",
         )
+    if size > TABLE_LIMIT:
+        raise AuditError(f"the ELF file is corrupt: {what} has {size} bytes", where=where)
     return data[offset : offset + size]
 
 
-def text(table: bytes, offset: int) -> str:
-    """Return the string at `offset` of a string table; empty if the offset is outside of it."""
+def text(table: bytes, offset: int, limit: int = TEXT_LIMIT) -> str:
+    """Return the string at `offset` of a string table, of at most `limit` bytes; empty if the offset is outside."""
     if not 0 <= offset < len(table):
         return ""
-    end = table.find(b"\0", offset)
-    return table[offset : end if end >= 0 else len(table)].decode("utf-8", "backslashreplace")
+    end = table.find(b"\0", offset, offset + limit)
+    return table[offset : end if end >= 0 else offset + limit].decode("utf-8", "backslashreplace")
 
 
 def read_layout(data: Buffer, where: str, *, detached: bool = False) -> Layout:
@@ -191,6 +199,8 @@ def _table(
     if at == 0:
         return []
     count = max(count, 1)
+    if count > ENTRIES_LIMIT:
+        raise AuditError(f"the ELF file is corrupt: {what} has {count} entries", where=where)
     if size < form.size:
         raise AuditError(f"the ELF file is truncated or corrupt: {what} has entries of {size} bytes", where=where)
     raw = piece(data, at, size * count, what, where)
@@ -204,7 +214,7 @@ def _sections(data: Buffer, table: list[tuple[int, ...]], names: int, where: str
     found = []
     for name, kind, flags, address, offset, size, link, _, _, _ in table:
         section = Section(
-            name=text(strings, name),
+            name=text(strings, name, NAME_LIMIT),
             type=kind,
             flags=flags,
             address=address,

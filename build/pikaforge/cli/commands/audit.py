@@ -24,6 +24,7 @@ from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, ForgeError
 from pikaforge.formats.manifest import Manifest
 from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.process import cwd
+from pikaforge.host.text import one_line
 
 SHOWN = 40
 """Lines of each kind that are printed without --all."""
@@ -55,10 +56,10 @@ def audit(context: Context) -> int:
             distributions=distributions,
         )
     if arguments.json:
-        output.show(json.dumps([result.record().model_dump(mode="json") for result in results], indent=2))
+        output.show_json(json.dumps([result.record().model_dump(mode="json") for result in results], indent=2))
     else:
         lines = [line for result in results for line in result.lines(limit=limit)]
-        output.show("\n".join(audit_result.demangled(lines)))
+        output.show("\n".join(map(one_line, audit_result.demangled(lines))))
     return EXIT_DONE if all(result.passed for result in results) else EXIT_STAGE
 
 

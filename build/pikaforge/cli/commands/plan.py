@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 
 from pikaforge.cli import github, output, plan_output
@@ -21,7 +20,7 @@ def matrix(context: Context) -> int:
         case "github":
             _print_github(context, cells)
         case "json":
-            output.show(plan_output.matrix_json(cells))
+            output.show_json(plan_output.matrix_json(cells))
         case _:
             output.show(plan_output.matrix_text(cells))
     return EXIT_DONE
@@ -31,11 +30,11 @@ def _print_github(context: Context, cells: Sequence[Cell]) -> None:
     """Print the matrix of a job as one line of JSON; in a step of GitHub Actions, set `matrix` and `jobs`, too."""
     matrix = github_matrix(cells, github.cache_keys(context, cells))
     text = json.dumps(matrix)
-    output.show(text)
+    output.show_json(text)
     github.output(os.environ, matrix=text, jobs=str(len(matrix["include"])))
     for cell in cells:
         if cell.problem:
-            print(f"left out: {cell.id}: {cell.problem}", file=sys.stderr)  # noqa: T201
+            output.warn(f"left out: {cell.id}: {cell.problem}")
 
 
 def plan(context: Context) -> int:
@@ -56,7 +55,7 @@ def plan(context: Context) -> int:
 
     views = context.pipeline(context.workspace(engine)).views(planned, engine_answers=answers)
     if context.arguments.json:
-        output.show(plan_output.plan_json(planned, views, context.spec))
+        output.show_json(plan_output.plan_json(planned, views, context.spec))
     else:
         output.show(plan_output.plan_text(planned, views, context.spec))
     return EXIT_CONFIG if planned.problems else EXIT_DONE

@@ -55,7 +55,7 @@ def publish(context: Context) -> int:
             summaries = list(run.publish(run.destinations()))
         notices = signer.notices if signer is not None else ()
     if arguments.json:
-        output.show(json.dumps([summary.document().model_dump(mode="json") for summary in summaries], indent=2))
+        output.show_json(json.dumps([summary.document().model_dump(mode="json") for summary in summaries], indent=2))
         return EXIT_DONE
     for notice in notices:
         output.note(notice)

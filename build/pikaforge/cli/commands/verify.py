@@ -68,7 +68,7 @@ def verify(context: Context) -> int:
                 for result in _verify(path, verification, scratch / str(number))
             ]
     if arguments.json:
-        output.show(json.dumps([result.facts() for result in results], indent=2))
+        output.show_json(json.dumps([result.facts() for result in results], indent=2))
     else:
         if bare:
             output.note(UNSIGNED)

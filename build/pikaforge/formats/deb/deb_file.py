@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import IO
 
 from pikaforge.errors import AuditError
-from pikaforge.host.archives import Member, Window, archive_errors, tar_members
+from pikaforge.host.archives import Member, archive_errors, tar_members
+from pikaforge.host.streams import Window
 
 MAGIC = b"!<arch>\n"
 HEADER, HEADER_END = 60, b"`\n"

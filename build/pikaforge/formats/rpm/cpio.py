@@ -7,10 +7,12 @@ import stat
 import struct
 from binascii import Error, unhexlify
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import IO
 
 from pikaforge.errors import AuditError
-from pikaforge.host.archives import LINK_LIMIT, MEMBER_LIMIT, Member, Window, clean
+from pikaforge.host.archives import LINK_LIMIT, MEMBER_LIMIT, MEMBERS_LIMIT, Member, clean
+from pikaforge.host.streams import Unpacked, Window
 
 MAGICS = (b"070701", b"070702")
 """Without and with checksums. rpm writes the first one."""
@@ -23,7 +25,7 @@ TRAILER = "TRAILER!!!"
 BLOCK = 1 << 20
 
 
-def cpio_members(plain: IO[bytes], where: str) -> Iterator[Member]:
+def cpio_members(plain: IO[bytes] | Unpacked, where: str) -> Iterator[Member]:
     """Return the files and links of an archive, read one after the other.
 
     Of several hard links to one file only the last one has the content, so the others follow it; if the file is empty,
@@ -34,6 +36,7 @@ def cpio_members(plain: IO[bytes], where: str) -> Iterator[Member]:
         EOFError: the archive is truncated.
     """
     pending: dict[int, list[Member]] = {}
+    waiting = 0
     while True:
         inode, mode, links, size, name = _header(plain, where)
         if name == TRAILER:
@@ -46,7 +49,10 @@ def cpio_members(plain: IO[bytes], where: str) -> Iterator[Member]:
         if stat.S_ISLNK(mode):
             yield Member(name=name, kind="symlink", target=content.read().decode("utf-8", "backslashreplace"))
         elif stat.S_ISREG(mode) and links > 1 and size == 0:
-            pending.setdefault(inode, []).append(file)
+            waiting += 1
+            if waiting > MEMBERS_LIMIT:
+                raise AuditError(f"the package has more than {MEMBERS_LIMIT} members", where=where)
+            pending.setdefault(inode, []).append(replace(file, content=io.BytesIO()))
         elif stat.S_ISREG(mode):
             yield file
             for other in pending.pop(inode, []):
@@ -58,7 +64,7 @@ def cpio_members(plain: IO[bytes], where: str) -> Iterator[Member]:
         yield from files
 
 
-def _header(plain: IO[bytes], where: str) -> tuple[int, int, int, int, str]:
+def _header(plain: IO[bytes] | Unpacked, where: str) -> tuple[int, int, int, int, str]:
     """Return inode, mode, number of links, size and name of the next member."""
     head = plain.read(HEADER)
     if head.startswith(STRIPPED):

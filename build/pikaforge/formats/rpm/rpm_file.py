@@ -15,7 +15,8 @@ from typing import IO
 
 from pikaforge.errors import AuditError
 from pikaforge.formats.rpm.cpio import cpio_members
-from pikaforge.host.archives import Member, archive_errors, decompressed
+from pikaforge.host.archives import Member, archive_errors
+from pikaforge.host.streams import decompressed
 
 LEAD_SIZE, LEAD_MAGIC = 96, b"\xed\xab\xee\xdb"
 HEADER_MAGIC = b"\x8e\xad\xe8\x01"
@@ -23,8 +24,9 @@ INTRO = struct.Struct(">4s4xII")
 """Magic, reserved bytes, number of index entries, bytes of the store."""
 ENTRY = struct.Struct(">4I")
 """Tag, type, offset in the store, number of values."""
-TAGS_LIMIT, STORE_LIMIT = 0xFFFF, 0x0FFFFFFF
-"""rpm refuses headers with more (lib/header.c: HEADER_TAGS_MAX, HEADER_DATA_MAX)."""
+TAGS_LIMIT, STORE_LIMIT = 0xFFFF, 32 << 20
+"""rpm refuses headers with more tags (lib/header.c: HEADER_TAGS_MAX). It takes stores of 256 MiB, which no file of
+this tool is read into: the one of 50,000 files has 8 MiB."""
 BIN, ALIGNMENT = 7, 8
 """Type of a value of bytes; bytes to a multiple of which the signature header is padded."""
 HEADER_SIGNATURES = (268, 267)

@@ -24,7 +24,11 @@ def read(lines: GuestLines, patches: Sequence[Patch]) -> tuple[PatchFacts, ...]:
     """
 
     def of(key: str, number: int) -> list[tuple[str, ...]]:
-        return [tuple(map(clean, values[1:])) for values in lines.get(key, ()) if int(values[0]) == number]
+        return [
+            tuple(map(clean, values[1:]))
+            for values in lines.get(key, ())
+            if values and values[0].isdecimal() and int(values[0]) == number
+        ]
 
     found = []
     for number, patch in enumerate(patches):

@@ -260,12 +260,16 @@ class _SourceRun:
         )
         done = run_job(self.workspace, job, folder, stage=STAGE_NAME, label=self.label, failed=FAILED)
         lines = read_facts(done.outputs["out/facts"])
-        return _Patched(
-            tree=done.outputs["out/source.tar"],
-            epoch=int(done.outputs["out/epoch"].read_text(encoding="ascii")),
-            lines=lines,
-            patches=patch_state.read(lines, self.wanted),
-        )
+        try:
+            return _Patched(
+                tree=done.outputs["out/source.tar"],
+                epoch=int(done.outputs["out/epoch"].read_text(encoding="ascii")),
+                lines=lines,
+                patches=patch_state.read(lines, self.wanted),
+            )
+        except ValueError as error:  # names in a patch or a source are among the facts
+            found = replace(failure(stage=STAGE_NAME, label=self.label, log=self.log), findings=(str(error),))
+            raise StageError(f"{FAILED}: what it says of itself cannot be read", found) from error
 
     def _error(self, states: tuple[PatchFacts, ...], findings: list[str]) -> StageError:
         hints = []

@@ -92,7 +92,7 @@ class Journal:
             if not all(path.startswith(f"{place}/") for path in (*(path for path, _ in pointers), *removals)):
                 return None
             return cls(place=place, pointers=pointers, removals=removals)
-        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error):
             return None
 
 

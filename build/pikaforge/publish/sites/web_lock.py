@@ -72,7 +72,7 @@ def parse(data: bytes, headers: Mapping[str, str]) -> SeenLock:
             ttl=min(float(text["ttl"]), 10 * TTL),
             age=age,
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return SeenLock(data=data, age=age)
 
 
