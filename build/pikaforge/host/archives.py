@@ -22,6 +22,7 @@ from typing import IO, BinaryIO, Literal
 
 from pikaforge.errors import AuditError, HostError
 from pikaforge.host.streams import ListBounded, Unpacked, Window, decompressed, too_large, unpacked_limit
+from pikaforge.host.text import size_text
 
 MEMBER_LIMIT = 4 << 30
 """Bytes of one member. More is a bomb, or cannot be mapped on a build host."""
@@ -88,7 +89,7 @@ def bounded(members: Iterable[Member], where: str) -> Iterator[Member]:
             raise AuditError(f"the link {member.name} in the package is {len(member.target)} bytes long", where=where)
         if number > MEMBERS_LIMIT or letters > NAMES_LIMIT:
             raise AuditError(
-                f"the package has more than {MEMBERS_LIMIT} members, or names of more than {NAMES_LIMIT >> 20} MiB",
+                f"the package has more than {MEMBERS_LIMIT} members, or names of more than {size_text(NAMES_LIMIT)}",
                 where=where,
             )
         yield member

@@ -21,6 +21,7 @@ from typing import IO, cast
 from pikaforge.errors import AuditError
 from pikaforge.host import process
 from pikaforge.host.raw import RawStream
+from pikaforge.host.text import size_text
 
 BLOCK = 1 << 16
 """Bytes that are read at once."""
@@ -46,7 +47,7 @@ def too_large(limit: int, where: str) -> AuditError:
     return AuditError(
         f"the package unpacks to more than {limit} bytes",
         where=where,
-        hint=f"a package may unpack to {FREE >> 20} MiB, or to {RATIO} times its size, but to {TOTAL_LIMIT >> 30} GiB "
+        hint=f"a package may unpack to {size_text(FREE)}, or to {RATIO} times its size, but to {size_text(TOTAL_LIMIT)} "
         "at most",
     )
 
