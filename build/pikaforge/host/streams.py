@@ -47,8 +47,8 @@ def too_large(limit: int, where: str) -> AuditError:
     return AuditError(
         f"the package unpacks to more than {limit} bytes",
         where=where,
-        hint=f"a package may unpack to {size_text(FREE)}, or to {RATIO} times its size, but to {size_text(TOTAL_LIMIT)} "
-        "at most",
+        hint=f"a package may unpack to {size_text(FREE)}, or to {RATIO} times its size, but to "
+        f"{size_text(TOTAL_LIMIT)} at most",
     )
 
 
