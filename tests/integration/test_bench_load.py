@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from limits import within
 
 from pikaforge.bench import load as load_module
 from pikaforge.bench.figures import draw
@@ -141,7 +142,7 @@ def ok(_: Words) -> bytes:
 def test_all_requests_are_counted_and_memory_is_sampled() -> None:
     memory = iter(range(1000, 2000))
     with Server(ok) as server:
-        samples = put(server, resident=lambda: next(memory))
+        samples = within(60, lambda: put(server, resident=lambda: next(memory)))
     seen = [words for asked in server.connections for words in asked]
     assert len(server.connections) == SMALL.connections
     assert samples.requests == len(seen) > 0
@@ -233,9 +234,9 @@ def after(count: int, reply: bytes) -> Callable[[Words], bytes]:
 
 
 def failure(server: Server, workload: Workload = SMALL) -> ForgeError:
-    """How a load ended."""
+    """How a load of at most a minute ended."""
     with pytest.raises(ForgeError) as caught:
-        put(server, workload)
+        within(30, lambda: put(server, workload))
     assert caught.value.message.startswith(f"the server `mine` at 127.0.0.1:{server.port} ")
     return caught.value
 
@@ -312,7 +313,7 @@ def test_memory_that_cannot_be_read_ends_the_load(monkeypatch: pytest.MonkeyPatc
         raise HostError("the engine is gone")
 
     with Server(ok) as server, pytest.raises(HostError, match="the engine is gone"):
-        put(server, LONG, resident=broken)
+        within(30, lambda: put(server, LONG, resident=broken))
 
 
 def test_memory_that_takes_long_to_read_is_left_out_between() -> None:

@@ -73,7 +73,7 @@ def test_interrupt_during_compilation(
     """Ctrl-C reaches the whole group of the terminal, a service manager's SIGTERM the tool alone."""
     with compiling(brief, engine, until) as running:
         running.signal(number, group=number == signal.SIGINT)
-        done = running.finish(2 * SOON)
+        done = running.finish(SOON)
     assert done.returncode == 128 + number, done.text
     assert "error: interrupted; what was running is removed" in done.stderr
     assert "hint: run it again: it continues where it stopped" in done.stderr

@@ -11,13 +11,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration.dav import PROXIES, WRITER, Dav, Fault, dav_of, fetched, nginx_image, serving, way_to
+from limits import within
 
 from pikaforge.errors import EXIT_PUBLISH, ConfigError, PublishError
 from pikaforge.publish.sites.credentials import Credentials
@@ -268,7 +269,7 @@ def test_what_passes_is_overcome(server: Dav, root: str, fault: Fault) -> None:
     publish(WebSite(f"{server.url}/{root}", WRITER, **QUICK))
     with way_to(server.url, fault) as way:
         site = WebSite(f"{way.url}/{root}", WRITER, **{**QUICK, "timeout": (1.0, 0.5)})
-        publish(site)
+        within(15, lambda: publish(site))
     assert fault.hits == fault.times
     consistent(server, root, 2)
     clean(server, root)
@@ -507,7 +508,8 @@ def test_killed_publishers_are_followed_by_others(server: Dav, root: str) -> Non
             assert publisher.pid is not None
             os.kill(publisher.pid, signal.SIGKILL)
             publisher.join()
-        with site.locked():  # a process of this machine is known to be gone
+        with ExitStack() as held:
+            within(10, lambda: held.enter_context(site.locked()))  # a process of this machine is known to be gone
             state = state_of(site)
             assert state is not None
             assert state.current.number >= number
