@@ -25,11 +25,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import costs
+import forked
 import programs
 import pytest
 import schedule
 import thorough
 import yaml
+from thorough import whole
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -42,6 +44,7 @@ programs.watch()
 ROOT = Path(__file__).resolve().parents[1]
 # The tool is started hundreds of times; compiling its modules anew takes 0.4 s of CPU time, half of a short run's.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+FORKS = costs.FORKS
 TIMEOUT = 900.0
 """Seconds for one run of the tool; a bootstrap and an image build are among them on a machine without any image."""
 OWNER = "org.pikaforge.owner"
@@ -93,21 +96,10 @@ class Done:
 class Running:
     """A run of the tool that goes on, in a process group of its own."""
 
-    def __init__(self, argv: tuple[str, ...], env: Mapping[str, str], cwd: Path | None, umask: int) -> None:
+    def __init__(self, argv: tuple[str, ...], popen: subprocess.Popen[str] | forked.Run) -> None:
         self.argv = argv
         self._start = time.monotonic()
-        self._popen = subprocess.Popen(
-            [sys.executable, "-m", "pikaforge", *argv],
-            env=dict(env),
-            cwd=cwd,
-            umask=umask,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        self._popen = popen
         self.pid = self._popen.pid
         self._changed = threading.Condition()
         self._text = {"stdout": "", "stderr": ""}
@@ -150,7 +142,7 @@ class Running:
             late = ""
         except subprocess.TimeoutExpired:
             self.end()
-            status, late = self._popen.returncode, f", ended after {timeout:g} s"
+            status, late = self._popen.wait(), f", ended after {timeout:g} s"
         for reader in self._readers:
             reader.join(10)
         done = Done(
@@ -179,6 +171,15 @@ class Running:
                 self._popen.wait()
 
 
+@contextmanager
+def ended(running: Running) -> Iterator[Running]:
+    """End the tool when the block is left."""
+    try:
+        yield running
+    finally:
+        running.end()
+
+
 class Tool:
     """Runs `python -m pikaforge` from this checkout."""
 
@@ -202,11 +203,21 @@ class Tool:
         self, *args: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, umask: int = -1
     ) -> Iterator[Running]:
         """Start the tool; it is ended when the block is left."""
-        running = Running(tuple(map(str, args)), self.environment(env), cwd, umask)
-        try:
+        argv = tuple(map(str, args))
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "pikaforge", *argv],
+            env=self.environment(env),
+            cwd=cwd,
+            umask=umask,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        with ended(Running(argv, popen)) as running:
             yield running
-        finally:
-            running.end()
 
     def __call__(
         self,
@@ -217,7 +228,7 @@ class Tool:
         umask: int = -1,
         timeout: float = TIMEOUT,
     ) -> Done:
-        """Run the tool to its end.
+        """Run the tool to its end, in a process that is forked where that is the same (see `forked`).
 
         Args:
             args: of the tool.
@@ -227,8 +238,13 @@ class Tool:
             umask: with which it runs; -1 is this process's.
             timeout: seconds after which it is ended and the test fails.
         """
-        with self.start(*args, env=env, cwd=cwd, umask=umask) as running:
-            done = running.finish(timeout)
+        argv, environment = tuple(map(str, args)), self.environment(env)
+        if whole("starts") or not FORKS.same_start(environment):
+            with self.start(*args, env=env, cwd=cwd, umask=umask) as running:
+                done = running.finish(timeout)
+        else:
+            with ended(Running(argv, FORKS.start(argv, environment, cwd, umask))) as running:
+                done = running.finish(timeout)
         if check is not None and done.returncode != check:
             pytest.fail(f"exit status {done.returncode}, not {check}:\n$ pikaforge {' '.join(done.argv)}\n{done.text}")
         return done

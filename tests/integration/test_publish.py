@@ -301,17 +301,28 @@ class TestRefusals:
 
 
 class TestHistory:
+    @staticmethod
+    def offered(house: House) -> list[str]:
+        """The packages of R720's newest generation."""
+        state = json.loads((house.root("staging") / "debian12/R720/repository.json").read_text(encoding="utf-8"))
+        found: list[str] = max(state["generations"], key=lambda each: int(each["number"]))["artifacts"]
+        return found
+
     def test_back_and_on(self, house: House) -> None:
         house.publish("R720", "--to", "staging", "--yes")
         TestRefusals.other_bytes(house)
         house.publish("R720", "--to", "staging", "--yes", "--replace")
+        package = "tarballs/pika-v3.4.0-R720.tar.gz"
+        assert package not in self.offered(house)  # it is in r2
         sums = house.root("staging") / "debian12/R720/tarballs/SHA256SUMS"
+        assert "pika-v3.4.0-R720.tar.gz\n" in sums.read_text(), "it is still there, so its digest is"
+        before = house.tree("staging")
         dry = house.publish("R720", "--rollback", "--to", "staging")
         assert dry.lines(r"^  debian12/R720: generation 2 → 3 \(the contents of 1 again\)$")
         assert NOTHING in dry.stdout
-        assert "pika-v3.4.0-R720.tar.gz\n" not in sums.read_text()  # it is in r2
+        assert house.tree("staging") == before
         house.publish("R720", "--rollback", "--to", "staging", "--yes")
-        assert "pika-v3.4.0-R720.tar.gz\n" in sums.read_text()
+        assert package in self.offered(house)
         done = house.publish("R720", "--rollback", "--to", "staging", "--yes", check=EXIT_PUBLISH)
         assert "there is no generation before the current one" in done.stderr
 
