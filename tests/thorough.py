@@ -17,9 +17,9 @@ VARIABLE = "PIKAFORGE_TEST_ALL"
 def whole(part: Part) -> bool:
     """Whether a part is to be run in full.
 
-    bare: README's commands and all tests on each bare machine, instead of one of the two on one machine.
+    bare: README's commands and all tests on each bare machine, instead of a share of it on one machine.
     standins: the sample on each stand-in of an image, instead of on EL 9 alone.
-    readers: 500 publications under readers, instead of 120.
+    readers: 500 publications under readers, and 40 to a server, instead of 40 and 20.
     fuzz: 8,000 mutated inputs for the readers of packages and documents, instead of 1,600.
     starts: each run of the tool in a process that Python has started for it, instead of a forked one.
 

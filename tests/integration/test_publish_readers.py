@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from .conftest import Warm, Web
 
 HERE = Path(__file__).resolve().parent
-PUBLICATIONS, KEEP = 500 if whole("readers") else 120, 12
-BY_HTTP = 40
+PUBLICATIONS, KEEP = 500 if whole("readers") else 40, 12
+BY_HTTP = 40 if whole("readers") else 20
 """Publications to a server: each is dozens of requests."""
 
 
@@ -64,7 +64,7 @@ def watch(folder: Path, readers_url: str, count: int, url: str = "") -> dict[str
 
 
 @pytest.mark.xdist_group("publish-readers")
-@pytest.mark.long(100)
+@pytest.mark.long(40)
 def test_no_reader_of_a_folder_sees_anything_but_whole_states(web: Callable[[Path], Web], tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     watch(tmp_path, web(tmp_path / "root").url, PUBLICATIONS)
@@ -74,7 +74,7 @@ def test_no_reader_of_a_folder_sees_anything_but_whole_states(web: Callable[[Pat
 
 @pytest.mark.engine
 @pytest.mark.xdist_group("publish-web")
-@pytest.mark.long(60)
+@pytest.mark.long(30)
 def test_no_reader_of_a_server_sees_anything_but_whole_states(
     engine: Engine, warm: Warm, until: Callable[..., None], tmp_path: Path
 ) -> None:
