@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .conftest import Shop
 
 # One worker, so that each library is built once.
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("allocator")]
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("allocators"), pytest.mark.long(120)]
 
 UNUSED = "Compiled, but tcmalloc not used"
 NOWHERE = "http://127.0.0.1:9/gperftools-2.10.tar.gz"

@@ -24,5 +24,7 @@ def test_the_variable_names_parts(monkeypatch: pytest.MonkeyPatch, value: str, p
 
 def test_a_part_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(thorough.VARIABLE, "bare,reader")
-    with pytest.raises(ValueError, match="there is no part reader: bare, standins, readers, fuzz, starts, all"):
+    with pytest.raises(
+        ValueError, match="there is no part reader: bare, standins, readers, fuzz, starts, allocators, all"
+    ):
         thorough.whole("bare")
