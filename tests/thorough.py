@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import pytest
 
-Part = Literal["bare", "standins", "readers", "fuzz", "starts", "allocators"]
+Part = Literal["bare", "standins", "readers", "fuzz", "starts", "allocators", "audit"]
 VARIABLE = "PIKAFORGE_TEST_ALL"
 
 
@@ -22,6 +22,7 @@ def whole(part: Part) -> bool:
     readers: 500 publications under readers, and 40 to a server, instead of 40 and 20.
     fuzz: 8,000 mutated inputs for the readers of packages and documents, instead of 1,600.
     allocators: gperftools in both ways for two targets each, instead of one each.
+    audit: all of glibc with waivers, and the largest programs of this machine, too.
     starts: each run of the tool in a process that Python has started for it, instead of a forked one.
 
     Raises:

@@ -25,6 +25,6 @@ def test_the_variable_names_parts(monkeypatch: pytest.MonkeyPatch, value: str, p
 def test_a_part_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(thorough.VARIABLE, "bare,reader")
     with pytest.raises(
-        ValueError, match="there is no part reader: bare, standins, readers, fuzz, starts, allocators, all"
+        ValueError, match="there is no part reader: bare, standins, readers, fuzz, starts, allocators, audit, all"
     ):
         thorough.whole("bare")

@@ -62,6 +62,12 @@ def _fresh(arguments: Sequence[Value]) -> CpuState:
     return CpuState(registers)
 
 
+def _wider(old: Value, new: Value, *, widen: bool) -> Value:
+    """Return the value that stands for both; with `widen`, one that would change the old one is unknown."""
+    joined = v.join(old, new)
+    return v.unknown(joined[3]) if widen and joined != old else joined
+
+
 class _Run(ExecutionState):
     """The abstract run of one function."""
 
@@ -114,35 +120,38 @@ class _Run(ExecutionState):
 
         With `widen`, values that change become unknown.
         """
-        if old == new:
-            return None
-        registers = [a if a is b else v.join(a, b) for a, b in zip(old.registers, new.registers, strict=True)]
-        if widen:
-            registers = [a if a == b else v.unknown(b[3]) for a, b in zip(old.registers, registers, strict=True)]
-        frame: Frame = {}
+        registers = [
+            a if a is b else _wider(a, b, widen=widen) for a, b in zip(old.registers, new.registers, strict=True)
+        ]
         # Only one of the states has written these data of the file. `called` keeps a later load from taking the content
         # that was there at the start.
-        written = {key for key in old.frame.keys() ^ new.frame.keys() if key[0] == FILE}
-        for key, (size, value) in old.frame.items():
-            other = new.frame.get(key)
-            if other is not None and other[0] == size:
-                joined = v.join(value, other[1])
-                if widen and joined != value:
-                    joined = v.unknown(joined[3])
-                frame[key] = (size, joined)
+        written = any(key[0] == FILE for key in old.frame.keys() ^ new.frame.keys())
+        frame = old.frame if old.frame == new.frame else self._joined_frame(old.frame, new.frame, widen=widen)
+        escaped = old.escaped
+        if escaped != new.escaped:
+            escaped = dict(escaped)
+            for base, low in new.escaped.items():
+                escaped[base] = min(low, escaped.get(base, low))
+        flags = old.flags if old.flags == new.flags else None
+        joint = CpuState(registers, frame, flags, escaped, old.called or new.called or written, old.spent & new.spent)
+        return None if joint == old else joint
+
+    def _joined_frame(self, old: Frame, new: Frame, *, widen: bool) -> Frame:
+        """Return the memory that both states know; what only one of them knows may get out of the function."""
+        frame: Frame = {}
+        for key, held in old.items():
+            other = new.get(key)
+            if other is held:
+                frame[key] = held
+            elif other is not None and other[0] == held[0]:
+                joined = _wider(held[1], other[1], widen=widen)
+                frame[key] = held if joined is held[1] else (held[0], joined)
             else:
-                self.hand_on(value)
-        for key, (_, value) in new.frame.items():
+                self.hand_on(held[1])
+        for key, (_, value) in new.items():
             if key not in frame:
                 self.hand_on(value)
-        flags = old.flags if old.flags == new.flags else None
-        escaped = dict(old.escaped)
-        for base, low in new.escaped.items():
-            escaped[base] = min(low, escaped.get(base, low))
-        joint = CpuState(
-            registers, frame, flags, escaped, old.called or new.called or bool(written), old.spent & new.spent
-        )
-        return None if joint == old else joint
+        return frame
 
     # ---- one block
 
