@@ -218,6 +218,9 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run(*pytest, *session.posargs, external=True)
         return
+    # The kernel shares the processors between the containers as one, and each process outside of them. Without this,
+    # what is compiled in containers takes longer than all the rest, and one processor is idle at the end.
+    os.nice(10)
     with beside(session, "lint"):
         # Each worker would rewrite all modules for itself where none has yet done it.
         session.run(*pytest, "--collect-only", "-qq", "--disable-warnings", external=True, silent=True)
