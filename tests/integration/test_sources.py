@@ -195,9 +195,12 @@ def test_a_submodule_url_runs_and_reads_nothing_of_this_machine(
 
 @pytest.fixture
 def tarball(factory: Path, git: Git, tmp_path: Path) -> Callable[..., Path]:
-    """A release tarball of the sample: one top folder, no .git; `submodules` fills them in."""
+    """A release tarball of the sample: one top folder, no .git; `submodules` fills them in.
 
-    def make(*, submodules: bool, ref: str = "v3.4.0") -> Path:
+    `modules` is the URL of their folder, as projects have it whose submodules are not beside them.
+    """
+
+    def make(*, submodules: bool, ref: str = "v3.4.0", modules: str = "..") -> Path:
         top = tmp_path / "pika-3.4.0"
         top.mkdir()
         repositories = {".": ("pika", ref)}
@@ -210,9 +213,8 @@ def tarball(factory: Path, git: Git, tmp_path: Path) -> Callable[..., Path]:
             git("archive", "--output", archive, commit, cwd=factory / f"{name}.git")
             with tarfile.open(archive) as tar:
                 tar.extractall(top / where, filter="tar")
-        modules = top / ".gitmodules"
-        if ref != "v3.4.0":  # as projects have them whose submodules are not beside them
-            modules.write_text(modules.read_text().replace("url = ..", f"url = {factory.as_uri()}"))
+        gitmodules = top / ".gitmodules"
+        gitmodules.write_text(gitmodules.read_text().replace("url = ..", f"url = {modules}"))
         released = int(git("log", "-1", "--format=%ct", ref, cwd=factory / "pika.git"))
 
         def dated(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -251,15 +253,33 @@ def test_tarball_cannot_move_a_submodule(ready: Project, factory: Path, tarball:
     assert "a tarball cannot carry submodule pointer moves: take a clone for series that have one" in done.text
 
 
-def test_tarball_that_has_the_whole_series(ready: Project, factory: Path, tarball: Callable[..., Path]) -> None:
-    """Where a submodule stands in it, its files tell."""
+@pytest.fixture
+def merged(ready: Project, factory: Path) -> Project:
+    """A project whose patches are all in the sample's branch `merged`."""
     folder = ready.series(*({"file": f"{number}.patch"} for number in PULLS))
     for number in PULLS:
         shutil.copy(factory / "pull" / f"{number}.patch", folder)
-    check(ready, tarball(submodules=True, ref="merged"), check=0)
-    facts = tree(ready)["facts"]
+    return ready
+
+
+def test_tarball_that_has_the_whole_series(
+    merged: Project, factory: Path, tarball: Callable[..., Path], git_daemon: Callable[[Path], str]
+) -> None:
+    """Where a submodule stands in it, its files tell."""
+    check(merged, tarball(submodules=True, ref="merged", modules=git_daemon(factory)), check=0)
+    facts = tree(merged)["facts"]
     assert [patch["state"] for patch in facts["patches"]] == ["present"] * 4
     assert (facts["kind"], facts["version"]) == ("tarball", "pika-3.4.0")
+
+
+def test_a_tarball_names_no_repository_of_this_machine(
+    merged: Project, factory: Path, tarball: Callable[..., Path]
+) -> None:
+    """It may be a stranger's: only a clone on this machine may name other repositories there."""
+    done = check(merged, tarball(submodules=True, ref="merged", modules=factory.as_uri()), check=4)
+    assert "third/pink is as in" in done.text
+    assert "could not be looked up: the URL file:///" in done.text
+    assert "names a repository of this machine" in done.text
 
 
 def test_tarball_without_submodules(ready: Project, tarball: Callable[..., Path]) -> None:
