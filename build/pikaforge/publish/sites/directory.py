@@ -22,6 +22,7 @@ from pathlib import Path
 
 from pikaforge.config.schema import Destination
 from pikaforge.errors import PublishError
+from pikaforge.host.leftovers import sweep
 from pikaforge.host.store import locked, sha256, write_atomically
 from pikaforge.host.text import ignore, size_text
 from pikaforge.publish.sites.site import SiteOptions
@@ -84,8 +85,12 @@ class Directory:
         return at
 
     def _heal(self) -> None:
-        """Remove what a killed publisher has left: incomplete generations, and symlinks under temporary names."""
+        """Remove what a killed publisher has left: incomplete generations, and files and symlinks under temporary
+        names."""
         with self._errors("left-overs cannot be removed", self.root):
+            for place in (self.root, *self.root.glob("*/")):
+                if place == self.root or not place.is_symlink():
+                    sweep(place)
             for folder in self.root.glob(f"*/.*{GENERATIONS}/"):
                 if not folder.is_symlink() and not folder.parent.is_symlink():
                     self._tidy(folder, folder.with_name(folder.name[1:].removesuffix(GENERATIONS)))
