@@ -33,7 +33,7 @@ from pikaforge.publish.collect import CollectedPackages
 from pikaforge.publish.promote import promotion
 from pikaforge.publish.publisher import Publisher, PublishRequest, Source, from_folder, moment
 from pikaforge.publish.sites.site import PackageIndex, Site, SiteOptions, kind_of
-from pikaforge.publish.state import CATALOGUE, Artifact, read_catalogue
+from pikaforge.publish.state import CATALOGUE, STATE_LIMIT, Artifact, read_catalogue
 
 ARROW = re.compile(r"→|->|:")
 Chosen = tuple[collect.FoundReport, CellRecord]
@@ -259,7 +259,7 @@ class _PublishRun:
     def _published(self, name: str) -> tuple[Publisher, dict[str, str]]:
         """Return a destination, and by cell id the repositories that have packages of the selected cells."""
         site, url = self._site(name)
-        catalogue = read_catalogue(site.read(CATALOGUE), where=f"{site.where}: {CATALOGUE}")
+        catalogue = read_catalogue(site.read(CATALOGUE, limit=STATE_LIMIT), where=f"{site.where}: {CATALOGUE}")
         if catalogue is not None:
             self._refuse_other(catalogue.product, site.where)
         known: dict[str, tuple[str, str, str]] = {}

@@ -26,7 +26,7 @@ from pikaforge.host.leftovers import sweep
 from pikaforge.host.store import locked, sha256, write_atomically
 from pikaforge.host.text import ignore, size_text
 from pikaforge.publish.sites.site import SiteOptions
-from pikaforge.publish.state import STATE, File, read_state
+from pikaforge.publish.state import STATE, STATE_LIMIT, File, read_state
 from pikaforge.publish.transaction import Addition, Transaction
 
 DEFAULT_FOLDER = "repo"
@@ -118,14 +118,16 @@ class Directory:
         if path.is_symlink() or not path.is_dir() or record.is_symlink() or not record.is_file():
             return False
         try:
-            state = read_state(record.read_bytes(), where=str(record))
+            state = read_state(self._read(record, STATE_LIMIT), where=str(record))
         except PublishError:
             return False
         return state is not None and (state.place, state.current.number) == (place, number)
 
     def read(self, path: str, *, limit: int = 256 << 20) -> bytes | None:
         """Return a file; None if there is none."""
-        file = self._at(path)
+        return self._read(self._at(path), limit)
+
+    def _read(self, file: Path, limit: int) -> bytes | None:
         with self._errors("a file cannot be read", file):
             try:
                 with file.open("rb") as stream:
@@ -198,7 +200,8 @@ class Directory:
         folder, _, name = path.rpartition("/")
         file = (self._at(folder) if folder else self.root) / name
         with self._errors("a file cannot be written", file):
-            if file.is_file() and not file.is_symlink() and file.read_bytes() == data:
+            there = file.lstat() if os.path.lexists(file) else None
+            if there and stat.S_ISREG(there.st_mode) and there.st_size == len(data) and file.read_bytes() == data:
                 return False
             _make(file.parent)
             write_atomically(file, data)
