@@ -32,7 +32,7 @@ from pikaforge.publish import collect
 from pikaforge.publish.collect import CollectedPackages
 from pikaforge.publish.promote import promotion
 from pikaforge.publish.publisher import Publisher, PublishRequest, Source, from_folder, moment
-from pikaforge.publish.sites.site import PackageIndex, Site, SiteOptions, kind_of
+from pikaforge.publish.sites.site import PackageIndex, Site, SiteOptions, Upload, kind_of
 from pikaforge.publish.state import CATALOGUE, STATE_LIMIT, Artifact, read_catalogue
 
 ARROW = re.compile(r"→|->|:")
@@ -243,7 +243,13 @@ class _PublishRun:
     def _index(self, name: str, index: PackageIndex, found: CollectedPackages) -> PublishSummary:
         """Upload the packages of the one format that an index takes."""
         files = [
-            (found.sources[item.place, item.artifact.path], item.artifact.sha256)
+            Upload(
+                path=found.sources[item.place, item.artifact.path],
+                sha256=item.artifact.sha256,
+                model=item.model,
+                image=item.image,
+                allocator=item.artifact.allocator,
+            )
             for item in found.items
             if item.artifact.format == index.format
         ]
