@@ -26,7 +26,7 @@ from pikaforge.host import process
 from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.workspace import GUEST
 from pikaforge.pipeline import dist
-from pikaforge.pipeline.report import CellRecord
+from pikaforge.pipeline.report_record import CellRecord
 from pikaforge.plan.selectors import Selection, nothing_selected, select_existing
 from pikaforge.publish import collect
 from pikaforge.publish.collect import CollectedPackages
