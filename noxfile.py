@@ -18,6 +18,18 @@ from pathlib import Path
 import nox
 
 HERE = Path(__file__).resolve().parent
+FOREIGN = ("NOXPYTHON", "NOXFORCEPYTHON", "NOXEXTRAPYTHON", "NOX_PARALLEL")
+"""Settings of nox that are about sessions of other projects: NOXPYTHON selects none of these, which name no Python."""
+
+
+def start_anew() -> None:
+    """Start nox once more without settings for other projects: it has read them before this file."""
+    here = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    if "nox" in Path(sys.argv[0]).parts[-2:] and len(here) < len(os.environ):
+        os.execve(sys.executable, sys.orig_argv, here)  # noqa: S606  # the program that runs already
+
+
+start_anew()
 nox.options.sessions = ["plan"]
 nox.needs_version = ">=2024.10"
 

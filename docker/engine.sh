@@ -6,6 +6,8 @@
 #   DOCKER_HOST           the address of an engine, which is printed as it is
 #   DOCKER_CONTEXT        a context of docker's: nothing is printed, the tool finds its address. The same of a current
 #                         one in config.json
+#   CONTAINER_HOST        podman's name for the address of an engine; the tool says which forms it can use.
+#                         CONTAINER_CONNECTION likewise
 #   PIKAFORGE_ENGINE      docker or podman: the only engine to look for, and to install
 #   PIKAFORGE_SETUP_WAIT  seconds that a started engine gets until it answers (60)
 set -euo pipefail
@@ -222,6 +224,11 @@ main() {
     context=$(current_context)
     if [[ -n $context && -z ${PIKAFORGE_ENGINE:-} ]]; then
         say "uses the engine of docker's context $context; DOCKER_CONTEXT=default uses one of this machine"
+        return
+    fi
+    if [[ -n ${CONTAINER_HOST:-}${CONTAINER_CONNECTION:-} && ${PIKAFORGE_ENGINE:-podman} == podman ]]; then
+        say "uses the engine of podman's CONTAINER_HOST or CONTAINER_CONNECTION; unset them to use one of this machine"
+        case ${CONTAINER_HOST:-} in unix://* | tcp://*) printf '%s\n' "$CONTAINER_HOST" ;; esac
         return
     fi
     [[ -x $python ]] || python=$(command -v "${PYTHON:-python3}") ||

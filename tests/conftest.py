@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import costs
+import engine_images
 import forked
 import programs
 import pytest
@@ -57,6 +58,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     costs.watch(config)
+    if not hasattr(config, "workerinput"):
+        config.add_cleanup(engine_images.TestRun().end)
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False  # the largest groups first, which are not the longest; see schedule
 
@@ -329,6 +332,7 @@ def engine() -> Engine:
             pytest.fail(reason)
         pytest.skip(reason)
     costs.mark(client)
+    engine_images.note("an engine")
     return Engine(client)
 
 

@@ -458,6 +458,26 @@ def test_a_docker_context_is_never_silently_another_engine(machine: Machine, how
     assert machine.saw()["docker"] == ("" if context else f"unix://{machine.root}/run/podman/podman.sock")
 
 
+@pytest.mark.parametrize(
+    ("env", "saw"),
+    [
+        ({"CONTAINER_HOST": "tcp://far:8080"}, "tcp://far:8080"),
+        ({"CONTAINER_HOST": "ssh://far/run/podman/podman.sock"}, ""),
+        ({"CONTAINER_CONNECTION": "far"}, ""),
+        ({"CONTAINER_HOST": "tcp://far:8080", "PIKAFORGE_ENGINE": "docker"}, "unix://{root}/var/run/docker.sock"),
+    ],
+    ids=["tcp", "ssh", "connection", "docker wanted"],
+)
+def test_podmans_variables_are_never_silently_another_engine(machine: Machine, env: dict[str, str], saw: str) -> None:
+    """What the tool cannot use it refuses itself: nothing is handed on, and the variables stay."""
+    machine.engine("var/run/docker.sock")
+    done = machine.run("R620", env=env)
+    assert done.returncode == 0, done.stderr
+    assert machine.calls(*TOUCHES) == []
+    assert machine.saw()["docker"] == saw.format(root=machine.root)
+    assert ("uses the engine of podman's" in done.stderr) is ("PIKAFORGE_ENGINE" not in env)
+
+
 def test_podman_socket_of_the_user_is_used(machine: Machine) -> None:
     machine.engine("run/user/7/podman/podman.sock")
     home = machine.root / "run/user/7"

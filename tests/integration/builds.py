@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.source_tarball import without_top
+from pikaforge.pipeline.report import load
 
 if TYPE_CHECKING:
     from conftest import Done, Project
@@ -35,6 +36,14 @@ class SampleBuild:
     def dist(self) -> Path:
         """Packages with what lies beside them."""
         return self.project.dist / self.image
+
+
+def reported(dist: Path) -> list[dict[str, Any]]:
+    """The cells of a build report, as JSON with all facts in each."""
+    report = load(dist)
+    assert report is not None
+    cells: list[dict[str, Any]] = report.model_dump(mode="json")["cells"]
+    return cells
 
 
 RELEASE = "release.tar.gz"

@@ -1,4 +1,4 @@
-"""Images that tests make for themselves, kept in the engine for later test runs."""
+"""Images that tests make for themselves, kept in the engine for later test runs (engine_images.py)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from engine_images import OWN, note
 
 from pikaforge.host.store import locked
 
@@ -29,7 +30,7 @@ def image_of(engine: Engine, text: str, name: str) -> str:
     The lists of packages, which take longer than many a package, get a layer of their own, which images with one base
     share; by the day, because old lists name packages that are gone.
     """
-    tag = f"pikaforge-test/{name}:{sha256(text.encode()).hexdigest()[:16]}"
+    tag = note(f"{OWN}{name}:{sha256(text.encode()).hexdigest()[:16]}")
     text = text.replace(TOGETHER, f"RUN apt-get update # {date.today()}\nRUN ")
     with locked(ROOT / "out" / ".tests-images"):  # else two workers would make the same at the same time
         if not engine.client.images.list(tag):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from integration.builds import reported
 
 from pikaforge.audit.elf.facts import read_facts
 from pikaforge.config.package_files import members
@@ -59,8 +60,7 @@ def made(shop: Shop, shared: Shared, new_project: Callable[[Path], Project], tar
 
 def cells(project: Project) -> dict[str, dict[str, Any]]:
     """The report's cells by allocator."""
-    report = json.loads((project.dist / "report.json").read_text(encoding="utf-8"))
-    return {cell["allocator"]: cell for cell in report["cells"]}
+    return {cell["allocator"]: cell for cell in reported(project.dist)}
 
 
 @pytest.mark.parametrize(("way", "method"), [("libunwind", "libunwind"), ("frame-pointers", "generic_fp")])

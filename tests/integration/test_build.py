@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from integration.builds import reported
 
 if TYPE_CHECKING:
     from conftest import Done, Engine, Project, Shared, Tool
@@ -118,8 +119,7 @@ def test_models_that_share_a_target_compile_once(built: Built) -> None:
 
 
 def test_the_report_has_all_that_proves_the_packages(built: Built) -> None:
-    report = json.loads((built.project.dist / "report.json").read_text(encoding="utf-8"))
-    cells = {cell["id"]: cell for cell in report["cells"]}
+    cells = {cell["id"]: cell for cell in reported(built.project.dist)}
     assert list(cells) == [f"{model}-debian12-none" for model in ("R620", "R630", "R720")]
     for cell in cells.values():
         artifact, debug = cell["artifacts"]

@@ -227,8 +227,18 @@ def host(engine: Engine, warm: Warm, packages: Mapping[str, Path], until: Callab
 
 
 def test_install_upgrade_roll_back_refusal_removal_and_purge(host: Host, packages: Mapping[str, Path]) -> None:
-    # Install: what it needs comes from the mirror.
     assert "installed" not in host.state("rsync").split()
+
+    # A wheel's deployment has made the folder a link: its files would be overwritten, and later removed.
+    host.sh("mkdir -p /opt/pika-v3-01/bin; echo of the wheel >/opt/pika-v3-01/bin/pika; ln -s pika-v3-01 /opt/pika")
+    before = host.sh("find /opt -printf '%p %l\n' | sort")
+    status, output = host.run("dpkg", "--force-depends", "-i", f"./{name_of('1')}")
+    assert (status, "pika: error: /opt/pika is a link to /opt/pika-v3-01, which is not of this" in output) == (1, True)
+    assert host.sh("find /opt -printf '%p %l\n' | sort") == before
+    assert "not-installed" in host.state() or "no packages found" in host.state(), host.state()
+    host.sh("rm /opt/pika")
+
+    # Install: what it needs comes from the mirror.
     host.ok(*INSTALL, f"./{name_of('1')}")
     assert host.state() == version_of("1")
     assert host.state("rsync").startswith("install ok installed ")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from engine_images import OWN, note
 
 from pikaforge.audit.audit import audit_compiled
 from pikaforge.audit.audit_result import AuditResult, Rules
@@ -143,7 +144,7 @@ def made(warm: Warm, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -
     base = next(str(f["build"]) for f in facts if "/debian12-" in str(f.get("build", "")))
     script = base64.b64encode(MAKE.encode()).decode()
     text = f"FROM {base}\nRUN echo {script} | base64 -d >/tmp/make.sh && sh -eu /tmp/make.sh\n"
-    tag = f"pikaforge-test/distribution-libraries:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    tag = note(f"{OWN}distribution-libraries:{hashlib.sha256(text.encode()).hexdigest()[:16]}")
     if not engine.client.images.list(tag):
         engine.client.images.build(fileobj=io.BytesIO(text.encode()), tag=tag, rm=True, forcerm=True)
     workspace = Workspace(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from integration.builds import reported
 
 if TYPE_CHECKING:
     from conftest import Project
@@ -69,8 +69,7 @@ def test_a_build_for_a_newer_cpu_is_refused_and_dies_under_emulation(ready: Proj
         r"R620-debian12-none +sandybridge +REFUSED \(\d+\) +\d+ of \d+ checks passed in [0-9.]+ s +FAILED +-",
         row,
     ), row
-    report = json.loads((ready.dist / "report.json").read_text(encoding="utf-8"))
-    (cell,) = report["cells"]
+    (cell,) = reported(ready.dist)
     assert (cell["status"], cell["artifacts"], cell["native"]["problem"]) == ("failed", [], "")
     assert f": {len(cell['audit']['violations'])} violations" in refused
     assert not cell["audit"]["passed"]

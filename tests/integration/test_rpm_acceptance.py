@@ -53,6 +53,11 @@ END
 """
 """Makes /srv/house the machine's only repository."""
 
+WHEEL = (
+    "mkdir -p /opt/pika-v3.4.0-01/bin; echo of the wheel >/opt/pika-v3.4.0-01/bin/pika; ln -s pika-v3.4.0-01 /opt/pika"
+)
+"""What the command of a wheel leaves of its deployment."""
+
 WHOLE = f"find {TOP} {UNIT} /etc/pika /usr/lib/sysusers.d /data -printf '%p %U %m %l\\n' | sort; rpm -qa | sort"
 DIGESTS = f"find {TOP} {UNIT} /etc/pika -type f -exec sha256sum {{}} + | sort"
 
@@ -296,6 +301,16 @@ def test_plain_rpm(host: Host, releases: Releases) -> None:
     host.put({f"{release}.rpm": releases.main(release) for release in "134"})
     host.ok("rpm", "--import", "/srv/house.asc")
     assert re.fullmatch(r"/srv/1\.rpm: digests signatures OK\n", host.ok("rpm", "-K", "/srv/1.rpm"))
+    # A wheel's deployment has made the folder a link: its files would be overwritten, and later removed.
+    host.sh(WHEEL)
+    before = host.sh("find /opt -printf '%p %l\n' | sort; rpm -qa")
+    status, output = host.run("rpm", "-i", "/srv/1.rpm")
+    assert (status, "pika: error: /opt/pika is a link to /opt/pika-v3-01, which is not of this" in output) == (
+        1,
+        True,
+    )
+    assert host.sh("find /opt -printf '%p %l\n' | sort; rpm -qa") == before
+    host.sh("rm /opt/pika")
     assert host.run("rpm", "-i", "/srv/1.rpm") == (0, "")
     host.deploy()
     host.start()

@@ -14,7 +14,8 @@ from pikaforge.cli import main
 from pikaforge.cpu import emulation, microarch
 from pikaforge.host import machine
 from pikaforge.host.docker import DockerEngine
-from pikaforge.pipeline.report import BuildReport, CellRecord
+from pikaforge.pipeline.report import load
+from pikaforge.pipeline.report_record import CellRecord
 
 if TYPE_CHECKING:
     from conftest import Project
@@ -47,7 +48,8 @@ def _build(project: Project, *argv: str) -> int:
 
 
 def _report(project: Project) -> dict[str, CellRecord]:
-    report = BuildReport.model_validate_json((project.dist / "report.json").read_bytes())
+    report = load(project.dist)
+    assert report is not None
     return {cell.model: cell for cell in report.cells}
 
 

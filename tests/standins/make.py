@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from engine_images import OWN, STAND_IN, note
 from standins.registry import Registry
 
 from pikaforge.host.docker import DockerEngine
@@ -31,7 +32,7 @@ from pikaforge.pipeline.image.base_image import Base
 
 HERE = Path(__file__).resolve().parent
 MATRIX = HERE.parents[1] / "matrix.yaml"
-REPOSITORY = "pikaforge-test/standin"
+REPOSITORY = f"{OWN}standin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,7 @@ def build(name: str) -> str:
         root = engine.image(base)
         assert root is not None
         archive = files(context)
-        tag = f"{REPOSITORY}:{standin.entry}-{sha256(archive + root.id.encode()).hexdigest()[:16]}"
+        tag = note(f"{REPOSITORY}:{standin.entry}-{sha256(archive + root.id.encode()).hexdigest()[:16]}")
         if engine.image(tag) is None:
             log = Path(scratch) / "log"
             made = engine.build(
@@ -97,7 +98,7 @@ def build(name: str) -> str:
                 target="el" if standin.release else "ubuntu",
                 tag=tag,
                 args={"BASE": base, **({"RELEASE": standin.release} if standin.release else {})},
-                labels={"org.pikaforge.standin": name},
+                labels={STAND_IN: name},
                 log=log,
             )
             if made is None:

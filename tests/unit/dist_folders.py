@@ -9,7 +9,8 @@ from typing import Any
 from pikaforge.formats import format as formats
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.host.hashing import digest
-from pikaforge.pipeline.report import BuildReport, CellRecord, write
+from pikaforge.pipeline.report import write
+from pikaforge.pipeline.report_record import BuildReport, CellRecord
 from pikaforge.publish.collect import FoundReport
 
 

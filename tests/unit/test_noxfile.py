@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,13 @@ from nox._decorators import Func
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def _load() -> None:
+    spec = importlib.util.spec_from_file_location("noxfile_under_test", ROOT / "noxfile.py")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
 @pytest.fixture
 def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Func]]:
     """The sessions of the noxfile."""
@@ -22,10 +31,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Func]]:
     monkeypatch.setattr(nox.options, "sessions", nox.options.sessions)
     logger = logging.getLogger("nox")
     before = list(logger.filters)
-    spec = importlib.util.spec_from_file_location("noxfile_under_test", ROOT / "noxfile.py")
-    assert spec is not None
-    assert spec.loader is not None
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    _load()
     yield list(registry.get().values())
     logger.filters[:] = before
 
@@ -43,3 +49,41 @@ def test_nox_does_not_speak_of_uv(sessions: list[Func], caplog: pytest.LogCaptur
         logger.info("uv binary not found.")
         logger.info("Running session plan")
     assert caplog.messages == ["Running session plan"]
+
+
+class _Started(BaseException):
+    """Another program runs in the place of this one."""
+
+
+@pytest.mark.parametrize("program", ["/venv/bin/nox", "/lib/nox/__main__.py", "/venv/bin/pytest"])
+@pytest.mark.parametrize("name", ["NOXPYTHON", "NOXFORCEPYTHON", "NOX_PARALLEL", "NOXSESSION"])
+def test_settings_that_select_sessions_of_other_projects_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, program: str, name: str
+) -> None:
+    """NOXPYTHON selects no session here: `Python version selection caused no sessions to be selected`."""
+    started: list[tuple[list[str], str | None]] = []
+
+    def execve(path: str, argv: list[str], env: dict[str, str]) -> None:
+        assert path == sys.executable
+        started.append((argv, env.get("HOME")))
+        assert name not in env
+        raise _Started
+
+    for each in ("NOXPYTHON", "NOXFORCEPYTHON", "NOXEXTRAPYTHON", "NOX_PARALLEL"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, "3.9")
+    monkeypatch.setenv("HOME", "/home/user")
+    monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.setattr(sys, "argv", [program, "-s", "plan"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", program, "-s", "plan"])
+    monkeypatch.setattr(registry, "_REGISTRY", type(registry._REGISTRY)())
+    monkeypatch.setattr(nox.options, "sessions", nox.options.sessions)
+    logger = logging.getLogger("nox")
+    monkeypatch.setattr(logger, "filters", list(logger.filters))
+    if "pytest" in program or name == "NOXSESSION":
+        _load()
+        assert started == [], "the control"
+        return
+    with pytest.raises(_Started):
+        _load()
+    assert started == [(["python", program, "-s", "plan"], "/home/user")]

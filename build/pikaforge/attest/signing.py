@@ -36,10 +36,13 @@ from pikaforge.formats import format as formats
 from pikaforge.formats.embedded_signature import Insert
 from pikaforge.formats.text import last_line
 from pikaforge.host import process
+from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.store import write_atomically
 
 KEY, PASSPHRASE, PUBLIC = "PIKAFORGE_SIGNING_KEY", "PIKAFORGE_SIGNING_PASSPHRASE", "PIKAFORGE_VERIFY_KEYS"
 PRIVATE = "-----BEGIN PGP PRIVATE KEY BLOCK-----"
+HOME = "gnupg"
+"""Begin of the name of a keyring's folder."""
 HOME_LENGTH = 80
 """Bytes of a keyring's path. The agent's sockets are in it, and their paths may have 107 bytes (unix(7))."""
 AGENT = ("disable-scdaemon", "no-allow-external-cache", "ignore-invalid-option s2k-count", "s2k-count 65536")
@@ -47,9 +50,6 @@ AGENT = ("disable-scdaemon", "no-allow-external-cache", "ignore-invalid-option s
 each signature. By default that takes 0.3 s each time, to slow down somebody who has stolen the keyring. This keyring
 is temporary, so it may be quick. GnuPG 2.1 may not know the option."""
 TIMEOUT = 60.0
-RUNTIME = "XDG_RUNTIME_DIR"
-SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
-"""Folders with short paths, for a keyring where that of temporary files (TMPDIR) is too long."""
 
 
 class SigningError(ForgeError):
@@ -223,36 +223,33 @@ def _gpg_program() -> str:
 
 @contextmanager
 def _home(scratch: Path) -> Iterator[Path]:
-    """Yield a folder for a keyring, mode 0700; it is removed when the block ends."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    home = _new_home(scratch)
+    """Yield a folder for a keyring, mode 0700; it is removed when the block ends.
+
+    Raises:
+        HostError: there is no place where it can be.
+    """
+    home = _home_in(scratch)
+    if home is None:
+        with temporary_folder(HOME, longest=HOME_LENGTH) as home:
+            yield home
+        return
     try:
         yield home
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _new_home(scratch: Path) -> Path:
-    """Make a folder whose path leaves room for the names of sockets.
-
-    Raises:
-        HostError: there is no such place.
-    """
-    places = (str(scratch), tempfile.gettempdir(), os.environ.get(RUNTIME, ""), *SHORT)
-    for place in dict.fromkeys(filter(None, places)):
-        try:
-            prefix = "gnupg-" if place == str(scratch) else "pikaforge-gnupg-"
-            home = Path(tempfile.mkdtemp(prefix=prefix, dir=place)).resolve()
-        except OSError:
-            continue
-        if len(os.fsencode(home)) <= HOME_LENGTH:
-            return home
+def _home_in(scratch: Path) -> Path | None:
+    """Return a new folder in the caller's; None if its path leaves no room for the names of sockets."""
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        home = Path(tempfile.mkdtemp(prefix=f"{HOME}-", dir=scratch.resolve()))
+    except OSError:
+        return None
+    if len(os.fsencode(home)) > HOME_LENGTH:
         home.rmdir()
-    raise HostError(
-        f"there is no folder for a keyring: paths have more than {HOME_LENGTH} bytes, or cannot be written",
-        where=", ".join(dict.fromkeys(filter(None, places))),
-        hint="set TMPDIR to a folder with a short path: GnuPG's agent has its sockets there",
-    )
+        return None
+    return home
 
 
 @dataclass(slots=True, kw_only=True)

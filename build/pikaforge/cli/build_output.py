@@ -10,7 +10,7 @@ from pikaforge.attest.describe import SUMS
 from pikaforge.audit.judge_instructions import DispatchedRecord
 from pikaforge.cli.output import built_target, count, readable, size, table
 from pikaforge.host.text import one_line
-from pikaforge.pipeline.report import CellRecord
+from pikaforge.pipeline.report_record import CellRecord
 from pikaforge.pipeline.smoke.record import WayRecord
 
 LISTED = 24

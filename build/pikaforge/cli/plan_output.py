@@ -84,7 +84,7 @@ def _json(document: Strict) -> str:
 def plan_json(plan: Plan, views: Sequence[View], spec: Spec | None = None) -> str:
     """Return the document of `plan`; with `spec`, it has the flags that each image's compiler gets."""
     document = PlanDocument(
-        cells=tuple(map(_planned_cell, plan.cells)),
+        cells=tuple(PlannedCell.model_validate(cell, from_attributes=True) for cell in plan.cells),
         nodes=tuple(map(_planned_node, views)),
         compilers=None if spec is None else {image: _image_compiler(spec, image) for image in _images(plan)},
         warnings=plan.warnings,
@@ -95,25 +95,7 @@ def plan_json(plan: Plan, views: Sequence[View], spec: Spec | None = None) -> st
 
 def matrix_json(cells: Sequence[Cell]) -> str:
     """Return the document of `matrix`."""
-    return _json(MatrixDocument(cells=tuple(map(_matrix_cell, cells))))
-
-
-def _matrix_cell(cell: Cell) -> MatrixCell:
-    return MatrixCell(
-        id=cell.id,
-        model=cell.model,
-        image=cell.image,
-        allocator=cell.allocator,
-        target=cell.target,
-        wanted=cell.wanted,
-        flags=cell.flags,
-        problem=cell.problem,
-        remark=cell.remark,
-    )
-
-
-def _planned_cell(cell: Cell) -> PlannedCell:
-    return PlannedCell(**dict(_matrix_cell(cell)), tried=cell.tried)
+    return _json(MatrixDocument(cells=tuple(MatrixCell.model_validate(c, from_attributes=True) for c in cells)))
 
 
 def _planned_node(view: View) -> PlannedNode:

@@ -227,7 +227,14 @@ class Destination(Strict):
         description="Where clients find it, if not at `url`; a directory's is its path unless a server is named here.",
     )
     simple: str | None = Field(
-        default=None, pattern=SERVER_PATTERN, description="Of an index: its list of packages; else `url` + simple/."
+        default=None,
+        pattern=SERVER_PATTERN,
+        description="Of an index: its list of packages; else `url` + simple/. {model}, {image} and {allocator} in both "
+        "are replaced: there is an index for each then.",
+    )
+    pinned: bool = Field(
+        default=False,
+        description="Of an index: all clients name the version, so wheels of several models may be in it.",
     )
     keep: int | None = Field(
         default=None, ge=1, le=1000, description="Versions of each package, and generations, that stay; else all."

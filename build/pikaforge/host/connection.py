@@ -72,14 +72,17 @@ def load_sdk() -> ModuleType:
 def environment(given: Mapping[str, str]) -> dict[str, str]:
     """Return variables that lead to an engine.
 
-    These are those that are given, or DOCKER_HOST of the docker context in use, or else for the first usable socket.
+    These are those that are given, or DOCKER_HOST of the docker context in use or of podman's CONTAINER_HOST, or else
+    for the first usable socket.
 
     Raises:
-        HostError: the context cannot be read.
+        HostError: the context cannot be read, or podman's variables name an engine that cannot be used.
     """
     given = docker_context.with_context(given)
     if given.get("DOCKER_HOST"):
         return dict(given)
+    if address := podman.named(given):
+        return {**given, "DOCKER_HOST": address}
     user = given.get("XDG_RUNTIME_DIR", "")
     paths = [Path(place.format(user=user)) for place in SOCKETS if user or "{user}" not in place]
     found = next((path for path in paths if path.is_socket() and os.access(path, os.R_OK | os.W_OK)), None)

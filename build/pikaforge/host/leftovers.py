@@ -1,7 +1,8 @@
 """Temporary folders, and the ones that killed runs have left. The next run of any verb removes these.
 
 A folder outside of `out/` has a short name, because a socket's path may lie in it (at most 107 bytes, unix(7)). Beside
-it is a file of the same name with `.run` at its end, which says whose it is.
+it is a file of the same name with `.run` at its end, which says whose it is. What is made inside of a folder of ours
+has the run id in its name.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 from pikaforge.errors import HostError
@@ -22,34 +24,75 @@ from pikaforge.host.store import remove
 START, MARK = "pikaforge-", ".run"
 LIMIT = 100
 """Bytes of a mark; the text of a run id has 50 at most."""
+RUNTIME = "XDG_RUNTIME_DIR"
+SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
+"""Folders with short paths, where that of temporary files (TMPDIR) has one that is too long."""
 _RUN = re.compile(r"[.-]([0-9a-f]{16}-\d+-\d+)(?:-[^-]+)?$")
 """The run id at the end of a name; there may be random letters behind it."""
 
 
+def _places() -> tuple[str, ...]:
+    """Return the folders in which temporary folders may be, the first choice first."""
+    places = (tempfile.gettempdir(), os.environ.get(RUNTIME, ""), *SHORT)
+    return tuple(dict.fromkeys(place for place in places if place.startswith("/")))
+
+
 @contextmanager
-def temporary_folder(purpose: str) -> Iterator[Path]:
+def temporary_folder(purpose: str, *, longest: int | None = None) -> Iterator[Path]:
     """Make a folder for temporary files, mode 0700; it is removed when the block is left.
+
+    Args:
+        purpose: a word of its name.
+        longest: bytes that its path may have, without links. If that in TMPDIR has more, the folder is made elsewhere.
 
     Raises:
         HostError: it cannot be made.
     """
     sweep_temporary()
+    folder = _made(purpose) if longest is None else _made_short(purpose, longest)
     try:
-        descriptor, mark = tempfile.mkstemp(prefix=f"{START}{purpose}-", suffix=MARK)
+        yield folder
+    finally:
+        _drop(folder)
+
+
+def _made(purpose: str, place: str | None = None) -> Path:
+    """Make a folder with its mark, in TMPDIR or another place."""
+    try:
+        descriptor, mark = tempfile.mkstemp(prefix=f"{START}{purpose}-", suffix=MARK, dir=place)
         with os.fdopen(descriptor, "w", encoding="ascii") as stream:
             stream.write(RunId.current().text)
         folder = Path(mark.removesuffix(MARK))
         folder.mkdir(mode=0o700)
     except OSError as error:
         raise HostError(
-            f"cannot make a folder for temporary files in {tempfile.gettempdir()}: {error.strerror}",
+            f"cannot make a folder for temporary files in {place or tempfile.gettempdir()}: {error.strerror}",
             hint="free space there, or set TMPDIR to another folder",
         ) from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        Path(mark).unlink(missing_ok=True)
+    return folder
+
+
+def _made_short(purpose: str, longest: int) -> Path:
+    """Make a folder whose path has at most so many bytes, in the first place that allows it."""
+    for place in _places():
+        try:
+            folder = _made(purpose, str(Path(place).resolve()))
+        except HostError:
+            continue
+        if len(os.fsencode(folder)) <= longest:
+            return folder
+        _drop(folder)
+    raise HostError(
+        f"there is no folder for {purpose}: paths have more than {longest} bytes, or cannot be written",
+        where=", ".join(_places()),
+        hint="set TMPDIR to a folder with a short path",
+    )
+
+
+def _drop(folder: Path) -> None:
+    """Remove a folder with its mark."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.with_name(folder.name + MARK).unlink(missing_ok=True)
 
 
 def _own(path: Path, kind: int) -> bool:
@@ -64,7 +107,7 @@ def _own(path: Path, kind: int) -> bool:
 def sweep_temporary() -> int:
     """Remove temporary folders of runs that have ended; return how many those were."""
     removed = 0
-    for mark in Path(tempfile.gettempdir()).glob(f"{START}*{MARK}"):
+    for mark in chain.from_iterable(Path(place).glob(f"{START}*{MARK}") for place in _places()):
         if not _own(mark, stat.S_IFREG):
             continue
         with suppress(OSError, UnicodeDecodeError):

@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from pikaforge.errors import HostError
+from pikaforge.host.http import redacted
+
 MOST = 1 << 20
 """The limit that podman as root sets for a container if no limit is asked for. The machine may allow less."""
 LIMITS = {"nofile": "Max open files", "nproc": "Max processes"}
@@ -39,6 +42,31 @@ HINTS = {
     ),
 }
 """What to do, by patterns in podman's error messages."""
+
+
+SPOKEN = ("unix://", "tcp://")
+"""Begins of addresses at which podman speaks docker's protocol, too."""
+
+
+def named(given: Mapping[str, str]) -> str:
+    """Return the address of the engine that podman's own variables name; "" if they name none.
+
+    Podman reads CONTAINER_HOST and CONTAINER_CONNECTION (podman(1)). Another engine must not be used silently.
+
+    Raises:
+        HostError: the engine cannot be reached as they say.
+    """
+    host, connection = given.get("CONTAINER_HOST", ""), given.get("CONTAINER_CONNECTION", "")
+    if host.startswith(SPOKEN) or not (host or connection):
+        return host
+    variable = "CONTAINER_HOST" if host else "CONTAINER_CONNECTION"
+    raise HostError(
+        f"{variable} names an engine of podman's that only podman itself can reach",
+        where=f"{variable}={redacted(host or connection)}",
+        hint="set DOCKER_HOST to its address, unix://… or tcp://…; over ssh, bring its socket here first:\n"
+        "ssh -nNT -L /tmp/podman.sock:/run/podman/podman.sock USER@HOST, then DOCKER_HOST=unix:///tmp/podman.sock\n"
+        f"or unset {variable}: then an engine of this machine is used",
+    )
 
 
 def hard_limits(text: str) -> dict[str, int]:

@@ -27,6 +27,8 @@ from pikaforge.host import process
 from pikaforge.host.run_id import RunId
 
 RECORD = "result.json"
+BEGIN = 180
+"""Bytes of a file's name in the temporary name, which may have 255 (NAME_MAX) with run id and random letters."""
 MAKING = ".making-"
 """Begin of the name of the lock of a result that is being made."""
 PATIENCE = 1.0
@@ -50,7 +52,9 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a file under a temporary name and rename it, so that no reader ever sees a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = data.encode() if isinstance(data, str) else data
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # With the run id at its end, by which `leftovers.sweep` finds it if this process is killed.
+    begin = os.fsdecode(os.fsencode(path.name)[:BEGIN])
+    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{begin}.{RunId.current().text}-")
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)

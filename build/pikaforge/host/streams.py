@@ -16,7 +16,8 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import IO, cast
+from types import ModuleType
+from typing import IO, Protocol, cast
 
 from pikaforge.errors import AuditError
 from pikaforge.host import process
@@ -199,7 +200,8 @@ def _opener(head: bytes, where: str, method: str) -> _Opener:
     if head[:2] == b"\x1f\x8b":
         return lambda packed, stack: cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=packed)))
     if head == b"\xfd7zXZ\0" or head[:3] == b"\x5d\0\0":
-        return lambda packed, _: io.BufferedReader(_Xz(packed), BLOCK)
+        # There may be zeros between two streams (xz-file-format, 2.2).
+        return lambda packed, _: io.BufferedReader(_Bounded(packed, _xz, b"\0"), BLOCK)
     if head[:3] == b"BZh":
         return lambda packed, stack: cast(IO[bytes], stack.enter_context(bz2.BZ2File(packed)))
     if head[:4] == b"\x28\xb5\x2f\xfd":
@@ -209,27 +211,49 @@ def _opener(head: bytes, where: str, method: str) -> _Opener:
     raise AuditError(f"the package is compressed by {method}, which cannot be read", where=where)
 
 
-class _Xz(RawStream):
-    """Decompress xz and lzma within `DECODER_MEMORY`, which `lzma.LZMAFile` cannot be told."""
+class _Decoder(Protocol):
+    """What decompresses one stream, as the modules of the standard library have it."""
 
-    def __init__(self, packed: IO[bytes]) -> None:
-        self._packed = packed
-        self._decoder = self._new()
+    @property
+    def eof(self) -> bool:
+        """Whether the stream has ended."""
 
-    @staticmethod
-    def _new() -> lzma.LZMADecompressor:
-        return lzma.LZMADecompressor(memlimit=DECODER_MEMORY)
+    @property
+    def needs_input(self) -> bool:
+        """Whether it can return nothing without further bytes."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """Bytes behind the end of the stream."""
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        """Take further bytes, and return at most so many."""
+
+
+class _Bounded(RawStream):
+    """Decompress by a decoder whose memory is bounded, which the files of the standard library cannot be told."""
+
+    def __init__(self, packed: IO[bytes], new: Callable[[], _Decoder], padding: bytes = b"") -> None:
+        """Start reading.
+
+        Args:
+            packed: the compressed bytes.
+            new: makes the decoder of one stream. Another stream may follow.
+            padding: bytes that may be between two streams.
+        """
+        self._packed, self._new, self._padding = packed, new, padding
+        self._decoder = new()
 
     def some(self, size: int) -> bytes:
         while True:
             given = b""
-            if self._decoder.eof:  # another stream may follow, after zeros (xz-file-format, 2.2)
-                given = self._decoder.unused_data.lstrip(b"\0")
+            if self._decoder.eof:
+                given = self._decoder.unused_data.lstrip(self._padding)
                 while not given:
                     block = self._packed.read(BLOCK)
                     if not block:
                         return b""
-                    given = block.lstrip(b"\0")
+                    given = block.lstrip(self._padding)
                 self._decoder = self._new()
             elif self._decoder.needs_input:
                 given = self._packed.read(BLOCK)
@@ -240,18 +264,49 @@ class _Xz(RawStream):
                 return data
 
 
+def _xz() -> _Decoder:
+    return lzma.LZMADecompressor(memlimit=DECODER_MEMORY)
+
+
+class _ZstdDecoder:
+    """The decoder of Python 3.14, whose error is of no kind that readers of archives know."""
+
+    def __init__(self, module: ModuleType) -> None:
+        window = {module.DecompressionParameter.window_log_max: DECODER_MEMORY.bit_length() - 1}
+        self._error: type[Exception] = module.ZstdError
+        self._decoder: _Decoder = module.ZstdDecompressor(options=window)
+
+    @property
+    def eof(self) -> bool:
+        """Whether the stream has ended."""
+        return self._decoder.eof
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether it can return nothing without further bytes."""
+        return self._decoder.needs_input
+
+    @property
+    def unused_data(self) -> bytes:
+        """Bytes behind the end of the stream."""
+        return self._decoder.unused_data
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        """Take further bytes, and return at most so many."""
+        try:
+            return self._decoder.decompress(data, max_length)
+        except self._error as error:
+            raise ValueError(str(error)) from error
+
+
 def _zstd(packed: IO[bytes], where: str, stack: ExitStack) -> IO[bytes]:
-    """Decompress by the module of Python 3.14, the module `zstandard`, or the program zstd, whichever is there."""
+    """Decompress by the module of Python 3.14, or by the program zstd, whichever is there."""
     try:
-        opened = importlib.import_module("compression.zstd").ZstdFile(packed)
-        return cast(IO[bytes], stack.enter_context(opened))
+        module = importlib.import_module("compression.zstd")
     except ImportError:
         pass
-    try:
-        decoder = importlib.import_module("zstandard").ZstdDecompressor(max_window_size=DECODER_MEMORY)
-        return io.BufferedReader(decoder.stream_reader(packed, read_across_frames=True), BLOCK)
-    except ImportError:
-        pass
+    else:
+        return io.BufferedReader(_Bounded(packed, lambda: _ZstdDecoder(module)), BLOCK)
     if process.find("zstd") is None:
         raise AuditError(
             "the package is compressed by zstd, which Python before 3.14 cannot read",

@@ -54,8 +54,10 @@ class Workspace:
         return Input(folder="guest", archive=files(wanted, executable=wanted))
 
     def sweep(self) -> int:
-        """Remove what killed runs have left in the store, among the samples and for temporary files; count it."""
-        return self.store.sweep() + sweep(self.out / "sample") + sweep_temporary()
+        """Remove what killed runs have left in the folders that they write to, and for temporary files; count it."""
+        folders = (self.base, self.dist, *filter(Path.is_dir, self.dist.glob("*")), self.lock.path.parent)
+        folders += tuple(self.out / name for name in ("sample", "downloads", "bench"))
+        return self.store.sweep() + sum(map(sweep, dict.fromkeys(folders))) + sweep_temporary()
 
     def log_path(self, label: str, stage: str) -> Path:
         """Return the path `out/logs/<label>/<stage>.log`, or one beside it. The file is there, and empty.

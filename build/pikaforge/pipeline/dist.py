@@ -24,7 +24,7 @@ from pikaforge.pipeline import package, report
 from pikaforge.pipeline.dist_folder import descriptions, drop_stale_signature, put_package, write_sums
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.package import PackageFacts
-from pikaforge.pipeline.report import BuildReport, CellRecord
+from pikaforge.pipeline.report_record import BuildReport, CellRecord
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import TOOLS_NODE
 

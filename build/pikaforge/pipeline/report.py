@@ -6,22 +6,23 @@ packages are there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-from pydantic import Field, ValidationError
+from typing import TYPE_CHECKING
 
 from pikaforge.audit.audit_record import AuditRecord
+from pikaforge.audit.judge_instructions import Finding
 from pikaforge.config.compilers import adaptations
-from pikaforge.config.scalars import Strict
 from pikaforge.config.schema import schema_of
 from pikaforge.errors import PublishError
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.host.store import sha256, write_atomically
+from pikaforge.pipeline import report_file
 from pikaforge.pipeline.package import PackageFacts
-from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord
+from pikaforge.pipeline.report_record import AdaptationRecord, BuildReport, CellRecord, StageRecord
+from pikaforge.pipeline.smoke.record import SmokeFacts
 from pikaforge.plan import twins
 
 if TYPE_CHECKING:
@@ -31,87 +32,22 @@ if TYPE_CHECKING:
 
 NAME = "report.json"
 OTHERS = "report.{}.json"
-
-
-class AdaptationRecord(Strict):
-    """An entry of product.compilers that was for the cell's compiler."""
-
-    gcc: str = Field(description="Range of versions.")
-    cflags: tuple[str, ...] = Field(description="Added where C was compiled.")
-    cxxflags: tuple[str, ...] = Field(description="Added where C++ was compiled.")
-    why: str = Field(description="What does not compile without.")
-
-
-class StageRecord(Strict):
-    """One stage that a cell needed."""
-
-    stage: str = Field(description="Its name.")
-    label: str = Field(description="What it was run for: an image, a target of an image, a cell.")
-    key: str = Field(description="Hash of what decides its result; empty where it never came so far.")
-    status: Literal["cached", "done", "failed", "blocked"] = Field(description="How it ended in the last run.")
-    seconds: float = Field(description="How long it took when it was last run.")
-    error: tuple[str, ...] = Field(default=(), description="What was said when it failed.")
-    blocked_by: str = Field(default="", description="The stage without whose result it was not run.")
-
-
-class CellRecord(Strict):
-    """The last word on one cell."""
-
-    id: str = Field(description="MODEL-IMAGE-ALLOCATOR.")
-    model: str = Field(description="Hardware model.")
-    image: str = Field(description="OS image.")
-    allocator: str = Field(description="Memory allocator.")
-    target: str = Field(description="Microarchitecture that it was built for.")
-    wanted: str = Field(description="The best one that all CPUs of the model run.")
-    flags: tuple[str, ...] = Field(description="The compiler flags of the target.")
-    tried: str = Field(
-        default="",
-        description="The microarchitecture whose smoke test counts: `target`, or where that cannot be run its twin, "
-        "which was compiled from the same; empty where nothing was run.",
-    )
-    not_run: str = Field(default="", description="For people: what was tried in the place of `target`, and what not.")
-    adaptations: tuple[AdaptationRecord, ...] = Field(
-        default=(), description="What the compiler needed beyond these, by its version."
-    )
-    keep_werror: bool = Field(default=False, description="Whether -Werror of the product's build files counted.")
-    status: Literal["done", "failed"] = Field(description="Whether there is a package that everything says yes to.")
-    finished: str = Field(description="When this was written, ISO 8601 in UTC.")
-    stages: tuple[StageRecord, ...] = Field(description="In the order of the plan.")
-    audit: AuditRecord | None = Field(default=None, description="Null where it did not come so far.")
-    native: WayRecord | None = Field(default=None, description="Null where it did not come so far.")
-    emulated: WayRecord | None = Field(default=None, description="Null where it did not come so far.")
-    artifacts: tuple[ArtifactRecord, ...] = Field(default=(), description="What was put under dist/.")
-    manifest: dict[str, object] = Field(
-        default_factory=dict, description="The package's manifest.json: source, patches, image, compiler."
-    )
-
-    @property
-    def epoch(self) -> int:
-        """Return the date of the source in seconds since 1970; 0 if no package says it."""
-        date = self.manifest.get("source_date_epoch")
-        return date if isinstance(date, int) else 0
-
-
-class BuildReport(Strict):
-    """dist/report.json."""
-
-    format: Literal[1] = Field(default=1, description="Version of this file's layout.")
-    product: str = Field(description="What is built.")
-    version: str = Field(description="Its version.")
-    cells: tuple[CellRecord, ...] = Field(description="Sorted by id.")
+FINDINGS, ALL_FINDINGS = 5, 200
+"""Findings of the audit in a report: of one file, level and reason, and of a cell. The store has all."""
 
 
 def schema() -> dict[str, object]:
     """Return the JSON schema of dist/report.json."""
-    return schema_of(BuildReport)
+    return schema_of(report_file.ReportFile)
 
 
 def load(dist: Path, name: str = NAME) -> BuildReport | None:
     """Read a report of a folder; return None if there is none that this version reads."""
     try:
-        return BuildReport.model_validate_json((dist / name).read_bytes())
-    except (OSError, ValidationError):
+        data = (dist / name).read_bytes()
+    except OSError:
         return None
+    return report_file.parsed(data)
 
 
 def name_of(dist: Path, product: str) -> str:
@@ -151,7 +87,7 @@ def package_path(dist: Path, artifact: ArtifactRecord) -> Path:
 def write(dist: Path, report: BuildReport) -> Path:
     """Write a report into a folder, unless it is there already; return its path."""
     path = dist / name_of(dist, report.product)
-    data = (report.model_dump_json(indent=2) + "\n").encode()
+    data = report_file.text(report)
     if not path.is_file() or path.read_bytes() != data:
         write_atomically(path, data)
     return path
@@ -213,6 +149,7 @@ def _cell(
     smoke = done.facts(f"smoke:{cell.group}", SmokeFacts)
     packed = done.facts(f"package:{cell.id}", PackageFacts)
     tried = smoke.tried if smoke is not None else ""
+    shown = _some_findings(audit.findings) if audit is not None else ()
     return CellRecord(
         id=cell.id,
         model=cell.model,
@@ -228,12 +165,25 @@ def _cell(
         status="done" if artifacts else "failed",
         finished=now.isoformat(timespec="seconds"),
         stages=tuple(_stage(outcome, took) for outcome in outcomes),
-        audit=audit,
+        findings_left_out=len(audit.findings) - len(shown) if audit is not None else 0,
+        audit=audit.model_copy(update={"findings": shown}) if audit is not None else None,
         native=smoke.native if smoke is not None else None,
         emulated=smoke.emulated if smoke is not None else None,
         artifacts=artifacts,
         manifest=packed.manifest if packed is not None else {},
     )
+
+
+def _some_findings(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return the first findings of each file, level and reason: a library may have thousands of one kind."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    shown: list[Finding] = []
+    for finding in findings:
+        kind = finding.file, finding.level, finding.reason
+        counts[kind] += 1
+        if counts[kind] <= FINDINGS and len(shown) < ALL_FINDINGS:
+            shown.append(finding)
+    return tuple(shown)
 
 
 def _says_the_same(old: CellRecord, fresh: CellRecord) -> bool:

@@ -11,7 +11,8 @@ from pikaforge.config.schema import Spec
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.formats.format import BuildOrigin, of
 from pikaforge.host.store import sha256
-from pikaforge.pipeline.report import BuildReport, CellRecord, all_of, package_path
+from pikaforge.pipeline.report import all_of, package_path
+from pikaforge.pipeline.report_record import BuildReport, CellRecord
 from pikaforge.publish.diff import Item
 from pikaforge.publish.state import Artifact, File
 

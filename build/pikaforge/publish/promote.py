@@ -12,7 +12,7 @@ from pikaforge.host.leftovers import temporary_folder
 from pikaforge.publish.diff import Item
 from pikaforge.publish.publisher import Source, moment
 from pikaforge.publish.sites.site import Site
-from pikaforge.publish.state import CATALOGUE, STATE, Artifact, File, read_catalogue, read_state
+from pikaforge.publish.state import CATALOGUE, STATE, STATE_LIMIT, Artifact, File, read_catalogue, read_state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ def promotion(origin: Site, wanted: Callable[[Artifact], bool]) -> Promotion:
     Raises:
         PublishError: there are none.
     """
-    catalogue = read_catalogue(origin.read(CATALOGUE), where=f"{origin.where}: {CATALOGUE}")
+    catalogue = read_catalogue(origin.read(CATALOGUE, limit=STATE_LIMIT), where=f"{origin.where}: {CATALOGUE}")
     if catalogue is None:
         raise PublishError("there is nothing to promote", where=origin.where, hint="publish to it first")
     now = moment()
@@ -50,7 +50,7 @@ def promotion(origin: Site, wanted: Callable[[Artifact], bool]) -> Promotion:
     for repository in catalogue.repositories:
         # The state decides: the catalogue may be behind, if a publisher was killed between the two.
         path = f"{repository.path}/{STATE}"
-        state = read_state(origin.read(path), where=f"{origin.where}: {path}")
+        state = read_state(origin.read(path, limit=STATE_LIMIT), where=f"{origin.where}: {path}")
         items += [
             Item(
                 product=catalogue.product,

@@ -15,7 +15,21 @@ from pikaforge.publish.diff import Item, RepositoryDiff
 from pikaforge.publish.generation import GenerationInputs, Signing
 from pikaforge.publish.root_files import root_files
 from pikaforge.publish.sites.site import Site
-from pikaforge.publish.state import CATALOGUE, STATE, Catalogue, File, Key, State, entry, read_catalogue, read_state
+from pikaforge.publish.state import (
+    CATALOGUE,
+    STATE,
+    STATE_LIMIT,
+    Catalogue,
+    File,
+    Key,
+    State,
+    entry,
+    read_catalogue,
+    read_state,
+)
+
+KEYS_LIMIT = 4 << 20
+"""Bytes of the file with the public keys."""
 
 Source = Callable[[str, File], Path]
 """Returns the path of an item's file on this machine, by the item's place and the file as the item has it."""
@@ -138,7 +152,7 @@ class Publisher:
 
     def _state(self, place: str) -> State | None:
         path = f"{place}/{STATE}"
-        state = read_state(self.site.read(path), where=f"{self.site.where}: {path}")
+        state = read_state(self.site.read(path, limit=STATE_LIMIT), where=f"{self.site.where}: {path}")
         if state is not None and state.place != place:
             raise PublishError(
                 f"this is the state of {state.place}",
@@ -148,7 +162,7 @@ class Publisher:
         return state
 
     def _catalogue(self) -> Catalogue | None:
-        return read_catalogue(self.site.read(CATALOGUE), where=f"{self.site.where}: {CATALOGUE}")
+        return read_catalogue(self.site.read(CATALOGUE, limit=STATE_LIMIT), where=f"{self.site.where}: {CATALOGUE}")
 
     def _inputs(self, of: RepositoryDiff, source: Source, scratch: Path, valid_days: int | None) -> GenerationInputs:
         def fetch(file: File) -> Path:
@@ -192,7 +206,7 @@ class Publisher:
         if self.signer is None:
             return None, {}
         path = f"{self.product}.asc"
-        there = (self.site.read(path) or b"").decode("utf-8", "replace")
+        there = (self.site.read(path, limit=KEYS_LIMIT) or b"").decode("utf-8", "replace")
         public = self.signer.public.strip()
         whole = there if public in there else f"{there}{public}\n"
         return Key(path=path, fingerprint=self.signer.fingerprint), {path: whole.encode()}

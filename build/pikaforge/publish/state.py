@@ -22,6 +22,8 @@ STATE = "repository.json"
 CATALOGUE = "repo.json"
 HISTORY = 5
 """Generations that are kept by default."""
+STATE_LIMIT = 64 << 20
+"""Bytes of `repository.json` and of `repo.json`. A package takes some 2 kB of them."""
 ROLLBACK = 2
 """Generations that are always kept: the current one, and the one that it can be rolled back to."""
 

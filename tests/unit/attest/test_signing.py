@@ -21,7 +21,7 @@ from pikaforge.errors import ConfigError, ForgeError, HostError, StageError
 from pikaforge.formats.embedded_signature import Insertion, InsertionError, insert_here, insert_in
 from pikaforge.formats.rpm.rpm_file import read_rpm
 from pikaforge.formats.rpm.signature import RpmSignature
-from pikaforge.host import process
+from pikaforge.host import leftovers, process
 from pikaforge.host.workspace import GUEST, Workspace
 
 FINGERPRINT = "30C46C1959F0D5FDF2D6DA07F94B1ADF8C1E50E3"
@@ -566,12 +566,12 @@ class TestReasons:
         long = tmp_path / ("long" * 20)
         long.mkdir()
         monkeypatch.setattr(tempfile, "tempdir", str(long))
-        monkeypatch.delenv(signing.RUNTIME, raising=False)
+        monkeypatch.delenv(leftovers.RUNTIME, raising=False)
         with open_signer(place, long):
             (home,) = gnupg.homes
             assert len(str(home)) <= signing.HOME_LENGTH
         assert not home.exists()
-        monkeypatch.setattr(signing, "SHORT", ())
+        monkeypatch.setattr(leftovers, "SHORT", ())
         with pytest.raises(HostError) as caught, open_signer(place, long):
             pass
         assert "TMPDIR" in caught.value.hint

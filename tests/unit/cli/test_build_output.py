@@ -12,7 +12,7 @@ from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.audit.judge_instructions import DispatchedRecord
 from pikaforge.cli import build_output
 from pikaforge.formats.artifact import ArtifactRecord
-from pikaforge.pipeline.report import CellRecord, StageRecord
+from pikaforge.pipeline.report_record import CellRecord, StageRecord
 from pikaforge.pipeline.smoke.record import CheckRecord, WayRecord
 
 SHOWN = ("image", "source", "compile", "smoke", "package")

@@ -22,7 +22,7 @@ from pikaforge.errors import HostError
 from pikaforge.host.store import Store
 from pikaforge.pipeline.dist import DistFiles
 from pikaforge.pipeline.pipeline import Report
-from pikaforge.pipeline.report import BuildReport, CellRecord, StageRecord
+from pikaforge.pipeline.report_record import BuildReport, CellRecord, StageRecord
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.matrix import all_cells
 from pikaforge.plan.plan import Plan, expand

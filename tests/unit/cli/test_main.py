@@ -372,7 +372,11 @@ def _engine_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DockerEngine, "verify", verify)
 
 
-@pytest.mark.parametrize("verb", ["plan", "build"])
+BUILDING = ("build", "bench", "sweep")
+"""Verbs that compile."""
+
+
+@pytest.mark.parametrize("verb", ["plan", *BUILDING])
 def test_a_family_without_a_dockerfile(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     _engine_asked(monkeypatch)
     spec = deepcopy(BASE)
@@ -392,23 +396,25 @@ def test_a_family_without_a_dockerfile(run: Run, project: Path, monkeypatch: pyt
     assert (status, err) == ((0, "") if verb == "plan" else (3, "error: the engine was asked\n")), "the control"
 
 
+@pytest.mark.parametrize("verb", BUILDING)
 def test_a_patch_file_that_is_missing_stops_a_build_before_it_starts(
-    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     _engine_asked(monkeypatch)
     spec = deepcopy(BASE)
     spec["product"]["patches"] = "series.yaml"
     (project / "matrix.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
     (project / "series.yaml").write_text("patches:\n  - {file: gone.patch}\n")
-    status, _, err = run("build", "R620")
+    status, _, err = run(verb, "R620")
     assert (status, f"error: there is no file {project}/gone.patch" in err) == (2, True)
     assert f"where: {project}/series.yaml:2:12, patches[0].file" in err
     (project / "gone.patch").touch()
-    assert run("build", "R620") == (3, "", "error: the engine was asked\n")
+    assert run(verb, "R620") == (3, "", "error: the engine was asked\n")
 
 
+@pytest.mark.parametrize("verb", BUILDING)
 def test_a_tarball_with_another_digest_stops_a_build_before_it_starts(
-    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     _engine_asked(monkeypatch)
     good = project / "gperftools-2.10.tar.gz"
@@ -419,12 +425,31 @@ def test_a_tarball_with_another_digest_stops_a_build_before_it_starts(
     spec["allocators"]["own"] = {"kind": "gperftools", "unwinder": "frame-pointers", "tarball": "gp"}
     (project / "matrix.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
     (project / "bad.tar.gz").write_bytes(b"bad")
-    argv = ("build", "R620", "--allocator")
+    argv = (verb, "R620", "--allocator")
     status, _, err = run(*argv, "own", "--gperftools", str(project / "bad.tar.gz"))
     assert (status, f"{project}/bad.tar.gz is not the {good.name} that is pinned" in err) == (2, True)
     asked = (3, "", "error: the engine was asked\n")
     assert run(*argv, "own", "--gperftools", str(good)) == asked
     assert run(*argv, "none", "--gperftools", str(project / "bad.tar.gz")) == asked, "nothing needs it"
+
+
+@pytest.mark.parametrize("flags", [frozenset({"lm"}), None], ids=["known", "not known"])
+def test_what_this_machine_cannot_measure_is_refused_before_it_is_compiled(
+    run: Run, monkeypatch: pytest.MonkeyPatch, flags: frozenset[str] | None
+) -> None:
+    def asked(_: DockerEngine) -> int:
+        raise HostError("the engine was asked")
+
+    monkeypatch.setattr(DockerEngine, "verify", lambda _: None)
+    monkeypatch.setattr(DockerEngine, "known_cpu_flags", lambda _: flags)
+    monkeypatch.setattr(DockerEngine, "cores", asked)
+    status, _, err = run("bench", "R620")
+    if flags is None:
+        assert (status, err) == (3, "error: the engine was asked\n"), "an engine elsewhere is known by its images only"
+        return
+    assert (status, ", so sandybridge cannot be measured here\n" in err) == (4, True), err
+    assert err.startswith("error: this machine lacks ")
+    assert "where: stage bench, debian12-sandybridge-none" in err
 
 
 @pytest.mark.parametrize(

@@ -644,10 +644,10 @@ class TestDeploy:
         assert installed.deploy() == 0
         assert installed.seen == ["", ""]
         installed.link.unlink()
-        installed.link.symlink_to("elsewhere")
+        installed.link.symlink_to("demo-other")
         installed.statuses = [0, 3]
         assert installed.deploy() == 3
-        assert str(installed.link.readlink()) == "elsewhere"
+        assert str(installed.link.readlink()) == "demo-other"
 
     def test_again_changes_nothing(self, installed: Installed, capsys: pytest.CaptureFixture[str]) -> None:
         assert installed.deploy() == 0
@@ -759,6 +759,46 @@ class TestDeploy:
         assert installed.deploy() == 1
         assert f"{installed.link} is there, and is no link" in capsys.readouterr().err
         assert installed.calls == []
+
+    def test_a_link_that_it_has_not_made(self, installed: Installed, capsys: pytest.CaptureFixture[str]) -> None:
+        """Such as that to another disk, through which a system package has its files."""
+        installed.link.parent.mkdir()
+        for target in ("../srv/disk", str(installed.link.parent / "demo-1"), "other-1"):
+            installed.link.symlink_to(target)
+            assert installed.deploy() == 1
+            said = capsys.readouterr().err
+            assert f"{installed.link} is a link to {target}, which deploy has not made\n" in said
+            installed.link.unlink()
+        assert installed.calls == []
+        installed.link.symlink_to("demo-1.0-0123456789ab")
+        assert installed.deploy() == 0, "the control: a former build, which may be gone"
+
+    @pytest.mark.parametrize("there", ["folder", "link", "nothing"])
+    def test_a_prefix_of_a_system_package(
+        self, installed: Installed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, there: str
+    ) -> None:
+        """Package managers follow links: they would write into the wheel's folder, and remove its files."""
+        units = installed.site.parent / "units"
+        units.mkdir()
+        module = sys.modules[installed.cli.deploy.__module__]
+        monkeypatch.setattr(module, "UNITS", (str(units / "absent"), str(units)))
+        disk = installed.link.parent.with_name("disk")
+        disk.mkdir()
+        installed.link.parent.symlink_to(disk)
+        unit = units / "demo@.service"
+        text = "[Service]\nExecStartPre={0}/utils/cpu-gate.sh --quiet\nExecStart={0}/bin/demo $CONF\n"
+        unit.write_text(text.format(installed.link))
+        if there == "folder":
+            installed.link.mkdir()
+        elif there == "link":
+            installed.link.symlink_to("demo-1.0-0123456789ab")
+        assert installed.deploy() == 1
+        said = capsys.readouterr().err
+        assert f"{disk}/demo belongs to a system package, which has brought {unit}\n" in said
+        assert "remove the package first (dnf remove demo, or apt-get purge demo)" in said
+        assert installed.calls == []
+        unit.write_text(text.format("/opt/elsewhere"))
+        assert installed.deploy() == (1 if there == "folder" else 0), "the control: its files are elsewhere"
 
     def test_arguments_that_are_missing(self, installed: Installed) -> None:
         assert installed("deploy", "7000") == 2

@@ -59,6 +59,26 @@ def test_the_order_is_dockers(config: Path) -> None:
     assert "DOCKER_HOST" not in with_context({**given, "DOCKER_CONTEXT": "default"})
 
 
+def test_podmans_own_variables(config: Path) -> None:
+    """Another engine must not be used silently."""
+    here = "unix:///run/podman/podman.sock"
+    assert environment({"CONTAINER_HOST": here}) == {"CONTAINER_HOST": here, "DOCKER_HOST": here}
+    assert environment({"CONTAINER_HOST": here, "HOME": str(config.parent)})["DOCKER_HOST"] == ADDRESS, "the control"
+    assert environment({"CONTAINER_CONNECTION": "far", "DOCKER_HOST": "tcp://x:1"})["DOCKER_HOST"] == "tcp://x:1"
+    for given in (
+        {"CONTAINER_HOST": "ssh://user:secret@far.example.org/run/podman/podman.sock"},
+        {"CONTAINER_CONNECTION": "far"},
+    ):
+        with pytest.raises(HostError) as caught:
+            environment(given)
+        message, where, hint = refusal(caught)
+        (variable,) = given
+        assert message == f"{variable} names an engine of podman's that only podman itself can reach"
+        assert where.startswith(f"{variable}=")
+        assert "secret" not in where
+        assert f"unset {variable}" in hint
+
+
 @pytest.mark.parametrize("text", [None, "{}", '{"currentContext": ""}', '{"currentContext": "default"}'])
 def test_without_one(tmp_path: Path, text: str | None) -> None:
     """The control: what is given stays as it is."""

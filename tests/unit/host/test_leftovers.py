@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from unit.helpers import FakeEngine, make_workspace
 
 from pikaforge.errors import HostError
 from pikaforge.host import leftovers
 from pikaforge.host.leftovers import sweep, sweep_temporary, temporary_folder
 from pikaforge.host.run_id import RunId
+from pikaforge.host.store import write_atomically
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +22,8 @@ def tmpdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(leftovers, "SHORT", ())
+    monkeypatch.delenv(leftovers.RUNTIME, raising=False)
     return folder
 
 
@@ -56,6 +60,33 @@ def test_the_next_run_removes_what_a_killed_one_has_left(tmpdir: Path, dead: str
         assert not old.exists()
     assert not old.with_name(f"{old.name}.run").exists()
     assert all(folder.is_dir() for folder in (running, elsewhere, unknown))
+
+
+def test_a_folder_with_a_short_path_is_swept_too(
+    tmpdir: Path, tmp_path: Path, dead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = tmp_path / "s"
+    short.mkdir()
+    monkeypatch.setattr(leftovers, "SHORT", (str(short),))
+    old = _left(short, "gnupg-a", dead)
+    longest = len(str(short / "pikaforge-gnupg-12345678"))
+    with temporary_folder("gnupg", longest=longest) as folder:
+        assert folder.parent == short
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert not old.exists()
+        assert list(tmpdir.iterdir()) == []
+    assert list(short.iterdir()) == []
+    with (
+        pytest.raises(HostError, match="there is no folder for gnupg: paths have more than 10 bytes"),
+        temporary_folder("gnupg", longest=10),
+    ):
+        pass
+    assert [*tmpdir.iterdir(), *short.iterdir()] == []
+
+
+def test_control_a_path_that_is_short_enough_stays_in_tmpdir(tmpdir: Path) -> None:
+    with temporary_folder("gnupg", longest=4096) as folder:
+        assert folder.parent == tmpdir
 
 
 def test_links_of_others_lead_nowhere(tmpdir: Path, tmp_path: Path, dead: str) -> None:
@@ -96,6 +127,43 @@ def test_samples_in_the_making_are_swept(tmp_path: Path, dead: str) -> None:
     assert sweep(folder) == len(names)
     assert {path.name for path in folder.iterdir()} == kept
     assert sweep(tmp_path / "absent") == 0
+
+
+@pytest.mark.parametrize("name", ["report.json", "x" * 255, "ü" * 127], ids=["short", "long", "wide"])
+def test_a_file_in_the_making_is_swept_and_no_other(
+    tmp_path: Path, dead: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A process that is killed before the rename leaves the file under its temporary name."""
+
+    def killed_here(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "dist"
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "replace", killed_here)
+        killed.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            write_atomically(folder / name, "half")
+    (left,) = folder.iterdir()
+    assert sweep(folder) == 0, "this run goes on"
+    text = RunId.current().text
+    assert text in left.name
+    left.rename(folder / left.name.replace(text, dead))
+    (folder / f".{name[:80]}.abcdef12").touch()
+    write_atomically(folder / name, "whole")
+    assert sweep(folder) == 1
+    assert {path.name for path in folder.iterdir()} == {name, f".{name[:80]}.abcdef12"}
+
+
+def test_a_workspace_sweeps_where_it_writes(tmp_path: Path, dead: str) -> None:
+    workspace = make_workspace(tmp_path, FakeEngine())
+    places = (workspace.dist, workspace.dist / "el9", workspace.base, workspace.out / "downloads")
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f".report.json.{dead}-abcdefgh").touch()
+        (place / ".kept").touch()
+    assert workspace.sweep() == len(places)
+    assert all((place / ".kept").is_file() for place in places)
 
 
 def test_the_mark_has_room_for_a_run_id() -> None:

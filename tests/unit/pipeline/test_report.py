@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -28,7 +29,8 @@ from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.host.store import Result
 from pikaforge.pipeline.package import PackageFacts
 from pikaforge.pipeline.pipeline import NodeOutcome, Report
-from pikaforge.pipeline.report import BuildReport, CellRecord, StageRecord, load, merge, schema, write
+from pikaforge.pipeline.report import load, merge, schema, write
+from pikaforge.pipeline.report_record import BuildReport, CellRecord, StageRecord
 from pikaforge.pipeline.smoke.record import CheckRecord, SmokeFacts, WayRecord
 from pikaforge.plan.plan import Plan, expand
 
@@ -489,6 +491,69 @@ def test_what_is_written_is_read_again(merged: Merge, dist: Path) -> None:
     assert json.loads(text)["cells"][1]["id"] == R640
 
 
+def test_a_report_of_the_format_before_is_read(merged: Merge, dist: Path) -> None:
+    report = merged(ended(planned(R620, R640)))
+    (dist / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    assert load(dist) == report
+    write(dist, report)
+    assert json.loads((dist / "report.json").read_text(encoding="utf-8"))["format"] == 2
+    assert load(dist) == report
+
+
+def test_what_several_cells_have_is_written_once(merged: Merge, dist: Path) -> None:
+    """The kind: facts of a compilation, and of an image, in each of its cells (70 kB a cell)."""
+    image = {"name": "debian12", "build_packages": {f"package-{number}": "1.0" for number in range(500)}}
+
+    def with_image(*cells: str) -> BuildReport:
+        report = merged(ended(planned(*cells)))
+        more = {"image": image}
+        changed = [each.model_copy(update={"manifest": {**each.manifest, **more}}) for each in report.cells]
+        return report.model_copy(update={"cells": tuple(changed)})
+
+    one = write(dist, with_image(R620)).stat().st_size
+    both = with_image(R620, R720)
+    path = write(dist, both)
+    assert path.stat().st_size < one + 3000
+    file = json.loads(path.read_text(encoding="utf-8"))
+    assert (len(file["audits"]), len(file["ways"]), len(file["images"])) == (1, 2, 1)
+    first, second = file["cells"]
+    assert all(first[name] == second[name] for name in ("audit", "native", "emulated", "manifest_image"))
+    assert first["audit"] in file["audits"]
+    assert "image" not in first["manifest"]
+    assert load(dist) == both
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert sum(line.startswith("  ") for line in lines) == 1 + 2 + 1 + 2, "each fact and each cell is a line"
+
+
+def test_control_what_differs_stays_apart(merged: Merge, dist: Path) -> None:
+    report = merged(ended(planned(R620)))
+    other = verdict(LineRecord(where="bin/demo", what="avx2"))
+    changed = report.cells[0].model_copy(update={"id": "x", "audit": other})
+    path = write(dist, report.model_copy(update={"cells": (report.cells[0], changed)}))
+    assert len(json.loads(path.read_text(encoding="utf-8"))["audits"]) == 2
+
+
+def test_findings_of_one_kind_are_bounded(merged: Merge) -> None:
+    whole = verdict()
+    [first] = whole.findings
+    many = [replace(first, function=f"work{number}") for number in range(5000)]
+    some = [replace(first, reason="another"), *(replace(first, file=f"lib/{number}") for number in range(300))]
+    error = stage_error(f"audit:{SANDY}", whole.model_copy(update={"findings": (*many, *some)}))
+    found = cell(merged(ended(planned(R620), failed={f"audit:{SANDY}": error})), R620)
+    assert found.audit is not None
+    shown = found.audit.findings
+    assert [f.function for f in shown[:6]] == ["work0", "work1", "work2", "work3", "work4", "work"]
+    assert shown[5].reason == "another"
+    assert len(shown) == 200
+    assert found.findings_left_out == 5301 - 200
+
+
+def test_control_few_findings_are_all_there(merged: Merge) -> None:
+    found = cell(merged(ended(planned(R620))), R620)
+    assert found.audit == FACTS["audit"]
+    assert found.findings_left_out == 0
+
+
 def test_a_report_that_was_read_is_kept_byte_by_byte(merged: Merge, dist: Path) -> None:
     write(dist, merged(ended(planned(R620))))
     before = (dist / "report.json").read_bytes()
@@ -545,11 +610,13 @@ def _edited(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
         pytest.param(lambda content: b"\xff\xfe" + content, id="binary"),
         pytest.param(lambda content: b"[]", id="a list"),
         pytest.param(lambda content: b"null", id="null"),
-        pytest.param(_edited(lambda data: data.update(format=2)), id="a later format"),
+        pytest.param(_edited(lambda data: data.update(format=3)), id="a later format"),
         pytest.param(_edited(lambda data: data.update(extra=1)), id="more than is known"),
         pytest.param(_edited(lambda data: data["cells"][0].update(status="good")), id="another status"),
         pytest.param(_edited(lambda data: data["cells"][0].pop("id")), id="less than is needed"),
         pytest.param(_edited(lambda data: data.update(version=1)), id="another type"),
+        pytest.param(_edited(lambda data: data["audits"].clear()), id="a fact that is not there"),
+        pytest.param(_edited(lambda data: data["cells"][0].update(audit={})), id="a fact in place of its key"),
     ],
 )
 def test_what_is_no_report_of_ours_is_none(merged: Merge, dist: Path, edit: Callable[[bytes], bytes]) -> None:
@@ -670,11 +737,14 @@ def test_a_report_is_as_its_schema_says(written: dict[str, Any]) -> None:
     ("change", "where"),
     [
         (lambda data: data["cells"][1].update(status="good"), "/cells/1/status"),
-        (lambda data: data["cells"][1]["audit"].pop("violations"), "/cells/1/audit"),
-        (lambda data: data["cells"][1]["native"]["checks"][0].update(seconds="1"), "/cells/1/native"),
+        (lambda data: data["audits"][data["cells"][1]["audit"]].pop("violations"), "/audits/KEY/violations"),
+        (
+            lambda data: data["ways"][data["cells"][1]["native"]]["checks"][0].update(seconds="1"),
+            "/ways/KEY/checks/0/seconds",
+        ),
         (lambda data: data["cells"][1]["artifacts"][0].update(bytes=True), "/cells/1/artifacts/0/bytes"),
         (lambda data: data["cells"][1]["stages"][0].update(more=1), "/cells/1/stages/0/more"),
-        (lambda data: data.update(format=2), "/format"),
+        (lambda data: data.update(format=1), "/format"),
         (lambda data: data.pop("version"), "/version"),
     ],
 )
@@ -683,7 +753,7 @@ def test_the_schema_refuses_what_the_tool_would_not_read(
 ) -> None:
     expected: dict[str, Any] = schema()
     change(written)
-    assert _wrong(written, expected, expected) == [where]
+    assert [re.sub("[0-9a-f]{16}", "KEY", found) for found in _wrong(written, expected, expected)] == [where]
     with pytest.raises(ValidationError):
         BuildReport.model_validate_json(json.dumps(written))
 

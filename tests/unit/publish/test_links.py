@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from publishing import Root, in_folder
 
 from pikaforge.errors import PublishError
+from pikaforge.host.run_id import RunId
 from pikaforge.host.store import locked
 from pikaforge.publish.sites.directory import Directory
 from pikaforge.publish.sites.journal import Journal
-from pikaforge.publish.state import CATALOGUE, STATE, read_catalogue, read_state
+from pikaforge.publish.state import CATALOGUE, STATE, STATE_LIMIT, read_catalogue, read_state
 
 PLACE = "debian12/R620"
 GENERATIONS = "debian12/.R620.generations"
@@ -110,6 +112,28 @@ class TestOwn:
         again.publish(again.shelf.item("1.1"))
         assert (mine / "precious").read_text() == "precious"
         assert "2024" in " ".join(said)
+
+    def test_a_folder_whose_record_is_too_large_stays(self, root: Root, tmp_path: Path) -> None:
+        said: list[str] = []
+        again = in_folder(tmp_path, notice=said.append)
+        record = top(root) / GENERATIONS / "2024" / STATE
+        record.parent.mkdir()
+        with record.open("wb") as stream:
+            stream.truncate(STATE_LIMIT + 1)
+        again.publish(again.shelf.item("1.1"))
+        assert f"{record.parent} is no generation that was published here; it is left alone" in said
+        assert record.is_file()
+
+    def test_files_in_the_making_of_killed_publishers_are_removed(self, root: Root) -> None:
+        dead = replace(RunId.current(), started="1").text
+        names = [f".index.html.{dead}-abcdefgh", f"utils/.detect-model.sh.{dead}-abcdefgh"]
+        kept = [".htaccess", f".index.html.{RunId.current().text}-abcdefgh"]
+        (top(root) / "utils").mkdir(exist_ok=True)
+        for name in names + kept:
+            (top(root) / name).write_text("x")
+        root.publish(root.shelf.item("1.1"))
+        assert [name for name in names if (top(root) / name).exists()] == []
+        assert [name for name in kept if (top(root) / name).exists()] == kept
 
 
 class TestRecords:

@@ -11,7 +11,8 @@ from unit.dist_folders import cell, write_dist
 from unit.helpers import BASE
 
 from pikaforge.cli import main
-from pikaforge.pipeline.report import NAME, BuildReport, all_of, load, name_of, write
+from pikaforge.pipeline.report import NAME, all_of, load, name_of, write
+from pikaforge.pipeline.report_record import BuildReport
 
 CELL = "R620-debian12-none"
 

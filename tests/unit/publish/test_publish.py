@@ -28,7 +28,7 @@ from pikaforge.publish.promote import promotion
 from pikaforge.publish.publisher import Publisher, PublishRequest
 from pikaforge.publish.sites import directory
 from pikaforge.publish.sites.directory import Directory
-from pikaforge.publish.state import CATALOGUE, Catalogue, read_catalogue, read_state, text
+from pikaforge.publish.state import CATALOGUE, STATE, STATE_LIMIT, Catalogue, read_catalogue, read_state, text
 from pikaforge.publish.transaction import Transaction
 
 PLACE = "debian12/R620"
@@ -509,6 +509,16 @@ class TestDamaged:
             root.publish(root.shelf.item("1.1"))
         assert "repository.json" in caught.value.where
         assert (served(root) / "repository.json").read_text() == "{"
+
+    @pytest.mark.parametrize("name", [f"{PLACE}/{STATE}", CATALOGUE])
+    def test_a_state_that_is_too_large_is_not_read_whole(self, root: Root, name: str) -> None:
+        root.publish(root.shelf.item())
+        file = served(root, "") / name
+        with file.open("r+b") as stream:
+            stream.truncate(STATE_LIMIT + 1)
+        with pytest.raises(PublishError, match="the file is larger than 64 MiB") as caught:
+            root.publish(root.shelf.item("1.1"))
+        assert caught.value.where == str(file)
 
     def test_metadata_that_was_altered_is_not_built_on(self, root: Root) -> None:
         root.publish(root.shelf.item("1.0"))

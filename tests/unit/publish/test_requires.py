@@ -12,7 +12,7 @@ from unit.dist_folders import cell, write_dist
 from unit.helpers import BASE
 
 from pikaforge.cli import main
-from pikaforge.pipeline.report import BuildReport, StageRecord
+from pikaforge.pipeline.report_record import BuildReport, StageRecord
 from pikaforge.publish import collect
 from pikaforge.publish.collect import FoundReport
 

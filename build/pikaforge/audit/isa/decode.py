@@ -10,8 +10,9 @@ Worker processes decode the pieces in chunks. A worker maps the file, so the siz
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -39,13 +40,9 @@ UNDISPATCHED = frozenset({INVALID, "tzcnt"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hit:
-    """A feature that is not allowed, in one piece of code."""
+class FeatureHit:
+    """A feature that is not allowed, in one piece of code. Worker processes send it back."""
 
-    file: str
-    function: str
-    kind: int
-    """FUNCTION, FRAME or GAP (`isa.ranges`)."""
     feature: str
     count: int
     """The number of instructions that need it."""
@@ -57,6 +54,16 @@ class Hit:
     """The first one in AT&T syntax, as objdump shows it."""
     suspect: bool
     """Whether it follows a byte in a gap that cannot be decoded: then it is most likely data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit(FeatureHit):
+    """A feature that is not allowed, in one function of a file."""
+
+    file: str
+    function: str
+    kind: int
+    """FUNCTION, FRAME or GAP (`isa.ranges`)."""
     hints: tuple[str, ...] = ()
     """Signs that it runs only on CPUs that have the feature; never a proof."""
     evidence: str = ""
@@ -99,20 +106,6 @@ class CodeSource:
 
 
 # --- the work on one chunk --------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class FeatureHit:
-    """A feature that is not allowed, in one piece. Worker processes send it back."""
-
-    feature: str
-    count: int
-    """Instructions that need it."""
-    address: int
-    """Virtual address of the first one."""
-    code: bytes
-    text: str
-    suspect: bool
 
 
 @dataclass(slots=True)
@@ -177,6 +170,7 @@ def _inspect(raw: bytes, slack: bytes, start: int, gap: bool, known: Tables) -> 
     decoder = Decoder(64, raw, ip=start)
     instruction = Instruction()
     found: dict[tuple[str, bool], FeatureHit] = {}
+    counts: Counter[tuple[str, bool]] = Counter()
     good: set[int] = set()
     suspect = False
     while decoder.can_decode:
@@ -204,14 +198,17 @@ def _inspect(raw: bytes, slack: bytes, start: int, gap: bool, known: Tables) -> 
         for feature in by_code[code]:
             if feature in allowed:
                 continue
-            entry = found.get((feature, suspect))
-            if entry is None:
-                content = (raw + slack)[at : at + size]
-                shown = "(bad)" if code == 0 else formatter.format(instruction)
-                found[feature, suspect] = FeatureHit(feature, 1, instruction.ip, content, shown, suspect)
-            else:
-                entry.count += 1
-    return tuple(found.values()), good
+            counts[feature, suspect] += 1
+            if (feature, suspect) not in found:
+                found[feature, suspect] = FeatureHit(
+                    feature=feature,
+                    count=1,
+                    address=instruction.ip,
+                    code=(raw + slack)[at : at + size],
+                    text="(bad)" if code == 0 else formatter.format(instruction),
+                    suspect=suspect,
+                )
+    return tuple(replace(hit, count=counts[key]) for key, hit in found.items()), good
 
 
 # --- many files, several processes ------------------------------------------------------------------------------
@@ -263,17 +260,7 @@ def _scan_file(source: CodeSource, allowed: frozenset[str], pool: WorkerPool) ->
         detecting.update(part.detecting)
     by_code = features_by_code()
     hits = [
-        Hit(
-            file=source.file,
-            function=code.name(index),
-            kind=code.kinds[index],
-            feature=entry.feature,
-            count=entry.count,
-            address=entry.address,
-            code=entry.code,
-            text=entry.text,
-            suspect=entry.suspect,
-        )
+        Hit(**asdict(entry), file=source.file, function=code.name(index), kind=code.kinds[index])
         for index, entries in found
         for entry in entries
     ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from pikaforge.bench import figures, load, summary
 from pikaforge.bench.workload import Workload
 from pikaforge.cli import output
-from pikaforge.cli.commands.build import refuse_problems, status
+from pikaforge.cli.commands.build import refuse_early, refuse_problems, status
 from pikaforge.cli.context import Context
 from pikaforge.cpu import emulation
 from pikaforge.errors import EXIT_DONE, ConfigError, HostError, StageError, StageFailure
@@ -48,6 +48,8 @@ def bench(context: Context) -> int:
         message = f"{arguments.seconds:g} s are too short to measure"
         raise ConfigError(message, where="--seconds", hint=f"at least {2 * INTERVAL:g}; 30 gives useful figures")
     cells = _cells(context)
+    refuse_problems(cells)
+    refuse_early(context, cells)
     figures.library()  # if it is missing, that is better known before an hour of measuring
     done, workspace = _built(context, cells)
     if status(done):
@@ -65,7 +67,6 @@ def bench(context: Context) -> int:
 def _cells(context: Context) -> tuple[Cell, ...]:
     """Return the selected cells: one model and image, and each allocator once."""
     cells = context.cells()
-    refuse_problems(cells)
     named = {(cell.model, cell.image) for cell in cells}
     if len(named) != 1:
         raise ConfigError(
@@ -80,6 +81,7 @@ def _built(context: Context, cells: tuple[Cell, ...]) -> tuple[Report, Workspace
     """Compile what is missing. Nothing is tested or packed."""
     engine = context.engine()
     engine.verify()
+    _refuse_lacking(cells, engine.known_cpu_flags())  # before an hour of compiling
     workspace = context.workspace(engine)
     workspace = replace(workspace, jobs=workspace.jobs or engine.cores())
     engine.sweep()
@@ -91,6 +93,17 @@ def _built(context: Context, cells: tuple[Cell, ...]) -> tuple[Report, Workspace
     pipeline = context.pipeline(workspace)
     pipeline.identify_source()
     return pipeline.execute(plan, output.Printer()), workspace
+
+
+def _refuse_lacking(cells: Iterable[Cell], flags: frozenset[str] | None) -> None:
+    """Raise StageError if the engine's machine cannot run what is to be measured; `flags` is None if not known."""
+    for cell in cells if flags is not None else ():
+        lacking = emulation.lacking(cell.target, flags or frozenset())
+        if lacking:
+            raise StageError(
+                f"this machine lacks {', '.join(lacking)}, so {cell.target} cannot be measured here",
+                StageFailure(stage=STAGE, label=cell.group),
+            )
 
 
 def _needed(plan: Plan, wanted: set[str]) -> tuple[Node, ...]:
@@ -111,10 +124,7 @@ def _run(context: Context, workspace: Workspace, cell: Cell, done: Report, workl
     """Start a server with empty data, and put the load on it."""
     compiled, image = _result(done, f"compile:{cell.group}"), _result(done, f"image:{cell.image}")
     server, runtime = context.spec.product.server, image.read(ImageStageFacts).runtime
-    lacking = emulation.lacking(cell.target, workspace.engine.cpu_flags(runtime))
-    failure = StageFailure(stage=STAGE, label=cell.group)
-    if lacking:
-        raise StageError(f"this machine lacks {', '.join(lacking)}, so {cell.target} cannot be measured here", failure)
+    _refuse_lacking([cell], workspace.engine.cpu_flags(runtime))
     tree = compiled.files["tree.tar"]
     place = ServerPlace(
         engine=workspace.engine,
@@ -131,7 +141,7 @@ def _run(context: Context, workspace: Workspace, cell: Cell, done: Report, workl
     with place.serve(log=place.log_path) as running:
         _, problem = place.ready(running)
         if problem:
-            raise StageError(problem, replace(failure, log=str(place.log_path)))
+            raise StageError(problem, StageFailure(stage=STAGE, label=cell.group, log=str(place.log_path)))
         host, port = running.address()
         return load.run(host, port, workload, resident=_resident(running), interval=INTERVAL, name=cell.allocator)
 

@@ -27,10 +27,7 @@ def build(context: Context) -> int:
     """Run `build`; return the exit status."""
     cells = context.cells()
     refuse_problems(cells)
-    context.check_patches()
-    context.check_given(cells)
-    for image in dict.fromkeys(cell.image for cell in cells):
-        check_family(context.spec, image, context.home)
+    refuse_early(context, cells)
     run = prepare(context)
     plan = context.plan(run.machine, cells)
     refuse_problems(plan.cells)
@@ -91,6 +88,18 @@ def command_for(arguments: argparse.Namespace, selector: str) -> str:
             continue
         words += [option] if value is True else [option, ",".join(value) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)
+
+
+def refuse_early(context: Context, cells: Sequence[Cell]) -> None:
+    """Refuse what a run would find out only after it has begun.
+
+    Raises:
+        ConfigError: a patch file is missing, a given tarball is another one, or an image's family is unknown.
+    """
+    context.check_patches()
+    context.check_given(cells)
+    for image in dict.fromkeys(cell.image for cell in cells):
+        check_family(context.spec, image, context.home)
 
 
 def refuse_problems(cells: Sequence[Cell]) -> None:

@@ -26,14 +26,14 @@ from pikaforge.host import process
 from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.workspace import GUEST
 from pikaforge.pipeline import dist
-from pikaforge.pipeline.report import CellRecord
+from pikaforge.pipeline.report_record import CellRecord
 from pikaforge.plan.selectors import Selection, nothing_selected, select_existing
 from pikaforge.publish import collect
 from pikaforge.publish.collect import CollectedPackages
 from pikaforge.publish.promote import promotion
 from pikaforge.publish.publisher import Publisher, PublishRequest, Source, from_folder, moment
-from pikaforge.publish.sites.site import PackageIndex, Site, SiteOptions, kind_of
-from pikaforge.publish.state import CATALOGUE, Artifact, read_catalogue
+from pikaforge.publish.sites.site import PackageIndex, Site, SiteOptions, Upload, kind_of
+from pikaforge.publish.state import CATALOGUE, STATE_LIMIT, Artifact, read_catalogue
 
 ARROW = re.compile(r"→|->|:")
 Chosen = tuple[collect.FoundReport, CellRecord]
@@ -243,7 +243,13 @@ class _PublishRun:
     def _index(self, name: str, index: PackageIndex, found: CollectedPackages) -> PublishSummary:
         """Upload the packages of the one format that an index takes."""
         files = [
-            (found.sources[item.place, item.artifact.path], item.artifact.sha256)
+            Upload(
+                path=found.sources[item.place, item.artifact.path],
+                sha256=item.artifact.sha256,
+                model=item.model,
+                image=item.image,
+                allocator=item.artifact.allocator,
+            )
             for item in found.items
             if item.artifact.format == index.format
         ]
@@ -259,7 +265,7 @@ class _PublishRun:
     def _published(self, name: str) -> tuple[Publisher, dict[str, str]]:
         """Return a destination, and by cell id the repositories that have packages of the selected cells."""
         site, url = self._site(name)
-        catalogue = read_catalogue(site.read(CATALOGUE), where=f"{site.where}: {CATALOGUE}")
+        catalogue = read_catalogue(site.read(CATALOGUE, limit=STATE_LIMIT), where=f"{site.where}: {CATALOGUE}")
         if catalogue is not None:
             self._refuse_other(catalogue.product, site.where)
         known: dict[str, tuple[str, str, str]] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from pikaforge import __version__
 from pikaforge.audit.audit_result import today
 from pikaforge.cli import output
-from pikaforge.cli.commands.build import prepare, status
+from pikaforge.cli.commands.build import prepare, refuse_early, status
 from pikaforge.cli.context import Context
 from pikaforge.errors import EXIT_DONE, ConfigError
 from pikaforge.host.process import cwd
@@ -31,7 +31,7 @@ def sweep(context: Context) -> int:
         arguments.selectors = ["all"]
         arguments.os = arguments.os or "all"
     chosen = sliced(representatives(context.cells()), arguments.slice)
-    context.check_patches()
+    refuse_early(context, [cell for cell in chosen if not cell.problem])
     run = prepare(context)
     plan = context.plan(run.machine, chosen)
     done = run.pipeline.execute(plan, run.printer)

@@ -83,8 +83,10 @@ no_overlap() {
 
 # Return whether a package has brought the unit of this tree. Links in the unit's path are followed, as systemd does.
 packaged() {
+    theirs=
     for packed in "/usr/lib/systemd/system/@PRODUCT@@.service" "/lib/systemd/system/@PRODUCT@@.service"; do
         [ -f "$packed" ] || continue
+        theirs=$packed
         program=$(sed -n 's/^ExecStart=\(\/[^ ]*\).*/\1/p' "$packed")
         program=$(real "${program%/*}") || continue
         case $program/ in
@@ -230,6 +232,11 @@ if [ -d /run/systemd/system ]; then
     if ! packaged; then
         sed "s|@TOP@|$top|g" "$top/systemd/@PRODUCT@@.service" >"$unit.new.$$"
         mv "$unit.new.$$" "$unit"
+        if [ -n "$theirs" ]; then
+            printf 'deploy: warning: %s hides %s of a package: all instances run %s when they start again\n' \
+                "$unit" "$theirs" "$top" >&2
+            printf '  hint: rm %s to go back to the package; an instance of it is set up by its own deploy.sh\n' "$unit" >&2
+        fi
     elif [ -f "$unit" ]; then
         printf 'deploy: warning: %s hides the unit of the package\n' "$unit" >&2
         printf '  hint: rm %s, unless it is meant to\n' "$unit" >&2

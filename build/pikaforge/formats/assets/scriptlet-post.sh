@@ -20,6 +20,11 @@ fi
 id "$user" >/dev/null 2>&1 ||
     echo "@PRODUCT@: warning: the user $user could not be made; @TOP@/utils/deploy.sh will try again" >&2
 
+if [ -f "/etc/systemd/system/@PRODUCT@@.service" ]; then
+    echo "@PRODUCT@: warning: /etc/systemd/system/@PRODUCT@@.service, of a tarball or wheel, hides the unit of this package" >&2
+    echo "  hint: to move an instance here: rm that file; sh @TOP@/utils/deploy.sh PORT BASE; systemctl restart @PRODUCT@@PORT" >&2
+fi
+
 if command -v systemd-tmpfiles >/dev/null 2>&1; then
     systemd-tmpfiles --create /usr/lib/tmpfiles.d/@PRODUCT@.conf || :
 fi

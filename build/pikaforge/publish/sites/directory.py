@@ -22,10 +22,11 @@ from pathlib import Path
 
 from pikaforge.config.schema import Destination
 from pikaforge.errors import PublishError
+from pikaforge.host.leftovers import sweep
 from pikaforge.host.store import locked, sha256, write_atomically
 from pikaforge.host.text import ignore, size_text
 from pikaforge.publish.sites.site import SiteOptions
-from pikaforge.publish.state import STATE, File, read_state
+from pikaforge.publish.state import STATE, STATE_LIMIT, File, read_state
 from pikaforge.publish.transaction import Addition, Transaction
 
 DEFAULT_FOLDER = "repo"
@@ -84,8 +85,12 @@ class Directory:
         return at
 
     def _heal(self) -> None:
-        """Remove what a killed publisher has left: incomplete generations, and symlinks under temporary names."""
+        """Remove what a killed publisher has left: incomplete generations, and files and symlinks under temporary
+        names."""
         with self._errors("left-overs cannot be removed", self.root):
+            for place in (self.root, *self.root.glob("*/")):
+                if place == self.root or not place.is_symlink():
+                    sweep(place)
             for folder in self.root.glob(f"*/.*{GENERATIONS}/"):
                 if not folder.is_symlink() and not folder.parent.is_symlink():
                     self._tidy(folder, folder.with_name(folder.name[1:].removesuffix(GENERATIONS)))
@@ -113,14 +118,16 @@ class Directory:
         if path.is_symlink() or not path.is_dir() or record.is_symlink() or not record.is_file():
             return False
         try:
-            state = read_state(record.read_bytes(), where=str(record))
+            state = read_state(self._read(record, STATE_LIMIT), where=str(record))
         except PublishError:
             return False
         return state is not None and (state.place, state.current.number) == (place, number)
 
     def read(self, path: str, *, limit: int = 256 << 20) -> bytes | None:
         """Return a file; None if there is none."""
-        file = self._at(path)
+        return self._read(self._at(path), limit)
+
+    def _read(self, file: Path, limit: int) -> bytes | None:
         with self._errors("a file cannot be read", file):
             try:
                 with file.open("rb") as stream:
@@ -193,7 +200,8 @@ class Directory:
         folder, _, name = path.rpartition("/")
         file = (self._at(folder) if folder else self.root) / name
         with self._errors("a file cannot be written", file):
-            if file.is_file() and not file.is_symlink() and file.read_bytes() == data:
+            there = file.lstat() if os.path.lexists(file) else None
+            if there and stat.S_ISREG(there.st_mode) and there.st_size == len(data) and file.read_bytes() == data:
                 return False
             _make(file.parent)
             write_atomically(file, data)

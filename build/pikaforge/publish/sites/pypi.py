@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import chain
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -23,10 +24,11 @@ from pikaforge.host import extras, process
 from pikaforge.host.http import TIMEOUT, redacted
 from pikaforge.host.store import sha256
 from pikaforge.host.text import ignore
+from pikaforge.publish.sites import index_builds
 from pikaforge.publish.sites.client import RETRIES, SiteClient, warn_if_plain
 from pikaforge.publish.sites.credentials import Credentials, advice
 from pikaforge.publish.sites.credentials import credentials as credentials_of
-from pikaforge.publish.sites.site import PackageIndex, SiteOptions, UploadOutcome
+from pikaforge.publish.sites.site import PackageIndex, SiteOptions, Upload, UploadOutcome
 
 UPLOAD_TIMEOUT = 1800.0
 """Seconds for one upload."""
@@ -57,12 +59,17 @@ def project_of(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name.partition("-")[0]).lower()
 
 
-def link_to(name: str, page: str) -> str | None:
-    """Return the target of a simple page's link to a file, with its fragment; None if there is none."""
+def links_of(page: str) -> list[tuple[str, str]]:
+    """Return the names of a simple page's files, each with the target of its link, which may have a fragment."""
     links = _Links()
     links.feed(page)
     links.close()
-    return next((link for link in links.found if unquote(urlsplit(link).path).rpartition("/")[2] == name), None)
+    return [(unquote(urlsplit(link).path).rpartition("/")[2], link) for link in links.found]
+
+
+def link_to(name: str, page: str) -> str | None:
+    """Return the target of a simple page's link to a file, with its fragment; None if there is none."""
+    return next((link for found, link in links_of(page) if found == name), None)
 
 
 class _Index:
@@ -76,11 +83,18 @@ class _Index:
         """Return the URL of a file's simple page."""
         return f"{self._simple}/{project_of(name)}/"
 
+    def _text(self, url: str) -> str:
+        page = self._client.get(url, limit=PAGE_LIMIT)
+        return "" if page is None else page.decode("utf-8", "replace")
+
+    def names(self, name: str) -> list[str]:
+        """Return the names of all files of a file's project."""
+        return [found for found, _ in links_of(self._text(self.page(name)))]
+
     def digest(self, name: str) -> str | None:
         """Return the SHA-256 of a file; None if it is not there. It is downloaded if its link has no digest."""
         url = self.page(name)
-        page = self._client.get(url, limit=PAGE_LIMIT)
-        link = None if page is None else link_to(name, page.decode("utf-8", "replace"))
+        link = link_to(name, self._text(url))
         if link is None:
             return None
         stated = DIGEST.search(urlsplit(link).fragment)
@@ -125,12 +139,8 @@ def publish_wheels(
         HostError: twine is missing.
     """
     verify()
-    if credentials is not None and credentials.token:
-        credentials = Credentials(user=TOKEN_USER, password=credentials.token, source=credentials.source)
-    simple = simple_url or f"{url.rstrip('/')}/simple/"
-    retries = replace(RETRIES, pause=pause)
-    client = SiteClient(simple, credentials, target=target, timeout=timeout, retries=retries)
-    index = _Index(simple, client)
+    credentials = _basic(credentials)
+    index = _index(url, simple_url, credentials, target=target, timeout=timeout, pause=pause)
     warn_if_plain(url, credentials, notice)
     there = [_there(index, path, digest) for path, digest in files]
     outcomes = []
@@ -141,6 +151,28 @@ def publish_wheels(
         done = "uploaded" if yes else "would upload"
         outcomes.append(UploadOutcome(name=path.name, sha256=digest, done="same" if same else done))
     return outcomes
+
+
+def _basic(credentials: Credentials | None) -> Credentials | None:
+    """Return credentials as twine and indexes take them: a token as the password of a user of its own."""
+    if credentials is None or not credentials.token:
+        return credentials
+    return Credentials(user=TOKEN_USER, password=credentials.token, source=credentials.source)
+
+
+def _index(
+    url: str,
+    simple_url: str | None,
+    credentials: Credentials | None,
+    *,
+    target: str,
+    timeout: tuple[float, float] = TIMEOUT,
+    pause: float = RETRIES.pause,
+) -> _Index:
+    """Return the simple pages; for the arguments see `publish_wheels`."""
+    simple = simple_url or f"{url.rstrip('/')}/simple/"
+    retries = replace(RETRIES, pause=pause)
+    return _Index(simple, SiteClient(simple, credentials, target=target, timeout=timeout, retries=retries))
 
 
 def _there(index: _Index, path: Path, digest: str) -> bool:
@@ -209,6 +241,7 @@ class PythonIndex(PackageIndex):
     def __init__(self, options: SiteOptions) -> None:
         self.where = str(options.destination.url)
         self._simple = options.destination.simple
+        self._pinned = options.destination.pinned
         self._target = options.name
         self._environ = options.environ
 
@@ -216,10 +249,24 @@ class PythonIndex(PackageIndex):
         """Raise HostError unless twine is there."""
         verify()
 
-    def put(self, files: Sequence[tuple[Path, str]], *, yes: bool) -> Sequence[UploadOutcome]:
-        """Upload wheels, unless the index has them."""
+    def put(self, files: Sequence[Upload], *, yes: bool) -> Sequence[UploadOutcome]:
+        """Upload wheels, unless the index has them; each to the index of its model, if there is one for each."""
         publisher = credentials_of(self._target, self.where, self._environ)
-        return publish_wheels(self.where, self._simple, files, publisher, target=self._target, yes=yes)
+        places = index_builds.by_index(self.where, self._simple, files)
+        for (url, simple), uploads in places.items() if not self._pinned else ():
+            index = _index(url, simple, _basic(publisher), target=self._target)
+            names = dict.fromkeys(chain.from_iterable(index.names(u.path.name) for u in _one_of_each(uploads)))
+            index_builds.refuse_mixed(uploads, list(names), where=redacted(url), target=self._target)
+        outcomes: list[UploadOutcome] = []
+        for (url, simple), uploads in places.items():
+            wheels = [(upload.path, upload.sha256) for upload in uploads]
+            outcomes += publish_wheels(url, simple, wheels, publisher, target=self._target, yes=yes)
+        return outcomes
+
+
+def _one_of_each(uploads: Sequence[Upload]) -> list[Upload]:
+    """Return one upload of each project."""
+    return list({project_of(upload.path.name): upload for upload in uploads}.values())
 
 
 class IndexKind:
@@ -227,7 +274,7 @@ class IndexKind:
 
     title = "a Python index"
     required = frozenset({"url"})
-    optional = frozenset({"simple"})
+    optional = frozenset({"simple", "pinned"})
 
     def place(self, destination: Destination) -> str:
         """Return its URL."""
@@ -235,6 +282,8 @@ class IndexKind:
 
     def open(self, options: SiteOptions) -> tuple[PythonIndex, str]:
         """Return the index. No request is made yet."""
+        urls = filter(None, (options.destination.url, options.destination.simple))
+        index_builds.check_fields(urls, where=f"publish.{options.name}")
         return PythonIndex(options), self.place(options.destination).rstrip("/")
 
 

@@ -61,6 +61,17 @@ class Site(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A file for an index."""
+
+    path: Path
+    sha256: str
+    model: str
+    image: str
+    allocator: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UploadOutcome:
     """The outcome of the upload of one file."""
 
@@ -83,15 +94,16 @@ class PackageIndex(ABC):
         """Raise HostError if this machine lacks what an upload needs."""
 
     @abstractmethod
-    def put(self, files: Sequence[tuple[Path, str]], *, yes: bool) -> Sequence[UploadOutcome]:
-        """Upload files, each given with its SHA-256, unless they are there.
+    def put(self, files: Sequence[Upload], *, yes: bool) -> Sequence[UploadOutcome]:
+        """Upload files, unless they are there.
 
         Args:
             files: packages of the index's format.
             yes: upload; else return what would be done.
 
         Raises:
-            PublishError: an index has another file of that name (nothing was uploaded then), or an upload failed.
+            PublishError: an index has another file of that name, or would have builds among which its clients cannot
+                choose (nothing was uploaded then); or an upload failed.
             HostError: this machine lacks what an upload needs.
         """
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess  # noqa: TID251  # on a host there is nothing of ours but these files
 import sys
@@ -11,6 +12,10 @@ from pathlib import Path
 from typing import IO
 
 from .base import EXIT_USAGE, PLAIN, SHELL, TREE, About, CommandError, gate, say, shell_status
+from .configuration import read
+
+UNITS = ("/usr/lib/systemd/system", "/lib/systemd/system")
+"""Where packages have their units."""
 
 USAGE = """\
 usage: {name} deploy PORT BASE [--prefix DIR] [OPTION...]
@@ -38,9 +43,7 @@ def deploy(about: About, words: "list[str]") -> int:
         raise CommandError(
             "only root can put it on this host", "sudo {} deploy {}".format(sys.argv[0], " ".join(words))
         )
-    if prefix.exists() and not prefix.is_symlink():
-        hint = "is it of a tarball or of a system package? move it away, or give another --prefix"
-        raise CommandError(f"{prefix} is there, and is no link that could be switched", hint)
+    _check_prefix(about, prefix)
     if gate():
         raise CommandError("this host's CPUs do not run the program (see above); nothing was changed")
     os.umask(0o022)
@@ -78,6 +81,40 @@ def _prefix(about: About, words: "list[str]") -> "tuple[Path, list[str]]":
         raise CommandError(f"--prefix must be a plain path, not '{prefix}'", hint, EXIT_USAGE)
     # Without links in its parents: deploy.sh writes the real path into the unit.
     return path.parent.resolve() / path.name, rest
+
+
+def _check_prefix(about: About, prefix: Path) -> None:
+    """Refuse a prefix that is somebody else's, which a link in its place would hide."""
+    unit = _unit_of_package(about, prefix)
+    if unit is not None:
+        # Package managers follow the link: they would remove or overwrite files of the wheel's folder.
+        message = f"{prefix} belongs to a system package, which has brought {unit}"
+        names = f"dnf remove {about.product}, or apt-get purge {about.product}"
+        raise CommandError(message, f"remove the package first ({names}), or give another --prefix")
+    if prefix.is_symlink():
+        target = os.readlink(str(prefix))  # noqa: PTH115  # Python 3.9 brought Path.readlink
+        if "/" in target or not target.startswith(f"{prefix.name}-"):
+            message = f"{prefix} is a link to {target}, which deploy has not made"
+            raise CommandError(message, "move it away, or give another --prefix")
+    elif prefix.exists():
+        hint = "is it of a tarball, or left of a system package? move it away, or give another --prefix"
+        raise CommandError(f"{prefix} is there, and is no link that could be switched", hint)
+
+
+def _unit_of_package(about: About, prefix: Path) -> "Path | None":
+    """Return the unit of a system package that has its files at the prefix; None if there is none."""
+    for folder in UNITS:
+        unit = Path(folder) / f"{about.product}@.service"
+        try:
+            text = read(unit)
+        except OSError:
+            continue
+        for found in re.finditer(r"^ExecStart=(/\S+)", text, re.MULTILINE):
+            path = Path(found.group(1))
+            # Without links in its parents, as the prefix is.
+            if any(parent.parent.resolve() / parent.name == prefix for parent in path.parents if parent.name):
+                return unit
+    return None
 
 
 def _put(about: About, prefix: Path) -> Path:
