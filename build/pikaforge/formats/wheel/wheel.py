@@ -36,7 +36,8 @@ from pikaforge.formats.layout import PATH, PackingError
 from pikaforge.formats.manifest import MANIFEST, Manifest, read_manifest
 from pikaforge.formats.payload import HIGHEST_PORT
 from pikaforge.formats.templates import render
-from pikaforge.formats.wheel.wheel_version import ARCH, SUFFIX, distribution, module, platform_tags, version_of
+from pikaforge.formats.wheel.platform_tags import platform_tags
+from pikaforge.formats.wheel.wheel_version import ARCH, SUFFIX, distribution, module, version_of
 from pikaforge.host.archives import TarEntry, tar_entries
 from pikaforge.host.store import write_atomically
 
@@ -89,13 +90,12 @@ class Wheel:
 
 
 def file_name(manifest: Manifest, product: Product, variant: str = "") -> str:
-    """Return `PRODUCT_server-3.4.0+r620.debian12-py3-none-manylinux_2_34_x86_64.whl`.
+    """Return `PRODUCT_server-3.4.0+r620.debian12-py3-none-manylinux_2_35_x86_64.whl`.
 
     Raises:
         PackingError: the version cannot be a wheel's, or there was no audit.
     """
-    tags = ".".join(platform_tags(_symbol_versions(manifest)))
-    return f"{_file_stem(manifest, product, variant)}-{PYTHON_TAG}-{tags}.whl"
+    return f"{_file_stem(manifest, product, variant)}-{PYTHON_TAG}-{'.'.join(_tags(manifest))}.whl"
 
 
 def _file_stem(manifest: Manifest, product: Product, variant: str) -> str:
@@ -108,6 +108,10 @@ def _symbol_versions(manifest: Manifest) -> Mapping[str, str]:
     if manifest.audit.symbol_versions is None:
         raise PackingError("the manifest has no audit, so it is not known which hosts the wheel is for")
     return manifest.audit.symbol_versions
+
+
+def _tags(manifest: Manifest) -> tuple[str, ...]:
+    return platform_tags(_symbol_versions(manifest), manifest.audit.system_libraries)
 
 
 def read_tree(*archives: Path | bytes, top: str = "") -> PackageTree:
@@ -320,7 +324,7 @@ def build(tree: PackageTree, *, product: Product, variant: str = "") -> Wheel:
     contents = {f"{package}/{path.name}": path.read_bytes() for path in _command_files()}
     contents[f"{package}/about.json"] = _about_json(tree, product, version_of(manifest, variant, product.release))
     contents.update({f"{package}/tree/{path}": data for path, data in tree.files.items()})
-    tags = "".join(f"Tag: {PYTHON_TAG}-{tag}\n" for tag in platform_tags(_symbol_versions(manifest)))
+    tags = "".join(f"Tag: {PYTHON_TAG}-{tag}\n" for tag in _tags(manifest))
     described = {
         f"{info}/METADATA": metadata(manifest, product, variant).encode(),
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: {GENERATOR}\nRoot-Is-Purelib: false\n{tags}".encode(),
