@@ -126,5 +126,6 @@ sh "$guest/bundle.sh" copy
 
 separate_debug "$tree" "$out/debug"
 sh "$guest/bundle.sh" link
+plain_libraries "$tree"
 
 find "$tree" "$out/debug" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +

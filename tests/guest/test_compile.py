@@ -134,6 +134,30 @@ def test_debug_information_stands_apart_and_symbols_stay(tmp_path: Path) -> None
     assert [path.name for path in (root / "out/debug").rglob("*") if path.is_file()] == ["app.debug"]
 
 
+def test_shared_libraries_are_not_executable(tmp_path: Path) -> None:
+    """As linkers leave them, they are."""
+    need("gcc", "readelf")
+    runs = 'const char loader[] __attribute__((section(".interp"))) = "/lib64/ld-linux-x86-64.so.2";'
+    texts = {
+        "bin/app": ("int main(void) { return 0; }", ()),
+        "lib/libx.so.1.2": ("int x;", ("-shared", "-fPIC", "-nostdlib")),
+        "lib/plugin.so": ("int x;", ("-shared", "-fPIC", "-nostdlib")),
+        "lib/runs.so.1": (runs, ("-shared", "-fPIC", "-nostdlib")),
+        "bin/static.so": ("int main(void) { return 0; }", ("-nostdlib", "-no-pie", "-Wl,-e,main")),
+    }
+    for name, (text, flags) in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        words = ("gcc", "-x", "c", "-", "-o", tmp_path / name, *flags)
+        assert sh(*words, env=clean_env(), text=text).returncode == 0, name
+    (tmp_path / "lib/script.so").write_text("#!/bin/sh\n")
+    for path in tmp_path.rglob("*.*"):
+        path.chmod(0o755)
+    done = sh("sh", "-c", '. "${0%/*}/toolchain.sh"; plain_libraries "$1"', GUEST / "x", tmp_path, env=clean_env())
+    assert done.returncode == 0, done.stderr
+    plain = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.stat().st_mode & 0o777 == 0o644}
+    assert plain == {"lib/libx.so.1.2", "lib/plugin.so"}
+
+
 @pytest.mark.usefixtures("zlib")
 def test_same_bytes_from_another_folder_with_other_jobs(tmp_path: Path) -> None:
     roots = [make_root(tmp_path / "a"), make_root(tmp_path / "another-folder")]

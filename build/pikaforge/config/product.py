@@ -9,6 +9,7 @@ from pydantic import Field, create_model, field_validator, model_validator
 from pikaforge.config.registry import ALLOCATORS
 from pikaforge.config.scalars import (
     LINE_PATTERN,
+    MAINTAINER,
     MAINTAINER_PATTERN,
     RANGE_PATTERN,
     TAG_PATTERN,
@@ -140,7 +141,7 @@ class Product(Minimums):
     licence: str = Field(default="NOASSERTION", description="SPDX expression.")
     url: str = Field(default="", description="The project's page.")
     maintainer: str = Field(
-        default="pikaforge <pikaforge@localhost>",
+        default=MAINTAINER,
         pattern=MAINTAINER_PATTERN,
         description="Who answers for the packages: NAME <ADDRESS>.",
     )

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from pikaforge.config.scalars import MAINTAINER
 from pikaforge.formats.layout import LICENCE, Entry, PackingError, with_folders
 from pikaforge.formats.manifest import ManifestPatch
 from pikaforge.formats.text import filled
@@ -28,8 +29,9 @@ Moment = Literal["pre", "post", "preun", "postun"]
 MOMENTS: tuple[Moment, ...] = ("pre", "post", "preun", "postun")
 GATE = ("cpu-gate.sh", "cpu-features", "cpu-targets")
 """Files below utils/ that the first script needs before they are installed."""
-HERE_END = "END-OF-FORGE-FILE"
-EMBEDDED = "#@FILES@\n"
+EMBEDDED = "#@GATE@\n"
+LISTS = "given_features='' given_targets=''\n"
+"""The line of the CPU gate that gets the two lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,7 @@ class PackageAbout:
     description: str
     licence: str
     url: str = ""
+    maintainer: str = MAINTAINER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,19 +140,17 @@ def assemble(package: ProductPackage, name: str) -> Assembly:
         if f"{top}/{path}" not in paths:
             raise PackingError(f"{name}: the tree has no {path}", hint="the package would be of no use without it")
     scripts = {moment: filled(ASSETS / f"scriptlet-{moment}.sh", words) for moment in MOMENTS}
-    scripts["pre"] = scripts["pre"].replace(EMBEDDED, _here_documents(package.payload))
+    scripts["pre"] = scripts["pre"].replace(EMBEDDED, _embedded_gate(package.payload))
     return Assembly(entries=(*entries, *system_files), files=files, scripts=scripts)
 
 
-def _here_documents(payload: Mapping[str, bytes]) -> str:
-    """Return shell lines that write the CPU gate's files into the folder `$here`."""
-    texts = []
-    for name in GATE:
-        text = payload.get(f"utils/{name}", b"").decode()
-        if HERE_END in text or not text.endswith("\n"):
-            raise PackingError(f"utils/{name} cannot be embedded in a scriptlet", hint="it must be there, and whole")
-        texts.append(f"cat >\"$here/{name}\" <<'{HERE_END}'\n{text}{HERE_END}\n")
-    return "".join(texts)
+def _embedded_gate(payload: Mapping[str, bytes]) -> str:
+    """Return the text of the CPU gate with its two lists in it."""
+    gate, *lists = (payload.get(f"utils/{name}", b"").decode() for name in GATE)
+    if gate.count(LISTS) != 1 or not gate.endswith("\n") or not all(lists) or "'" in "".join(lists):
+        raise PackingError("utils/cpu-gate.sh cannot be embedded in a script", hint="it and its lists must be whole")
+    features, targets = (text.rstrip("\n") for text in lists)
+    return gate.replace(LISTS, f"given_features='{features}'\ngiven_targets='{targets}'\n")
 
 
 def _system_files(package: ProductPackage, words: Mapping[str, str]) -> tuple[dict[str, bytes], tuple[Entry, ...]]:

@@ -44,6 +44,7 @@ def about(work: Packing) -> PackageAbout:
         description=product.description or product.name,
         licence=product.licence,
         url=product.url,
+        maintainer=product.maintainer,
     )
 
 

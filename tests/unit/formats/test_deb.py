@@ -154,7 +154,7 @@ def test_control() -> None:
         "Package: demo\n"
         "Version: 1.0-1.R620.debian12\n"
         "Architecture: amd64\n"
-        "Maintainer: pikaforge <pikaforge@localhost>\n"
+        "Maintainer: pikaforge <pikaforge@users.noreply.github.com>\n"
         "Installed-Size: 0\n"
         "Depends: libc6 (>= 2.34), rsync, passwd\n"
         "Provides: demo-model-r620, demo-target-sandybridge\n"
@@ -213,7 +213,7 @@ def test_changelog() -> None:
         "  * fix: -- me <a@b> Mon, 01 Jan 2024 00:00:00 +0000 word word word word",
     ]
     assert all(line.startswith("    word") for line in lines[4:-2])
-    assert lines[-2:] == ["", " -- pikaforge <pikaforge@localhost>  Mon, 02 Nov 2020 12:00:00 +0000"]
+    assert lines[-2:] == ["", " -- pikaforge <pikaforge@users.noreply.github.com>  Mon, 02 Nov 2020 12:00:00 +0000"]
 
 
 def test_changes_of_several_days_are_one_entry_with_the_newest_first() -> None:

@@ -18,7 +18,7 @@ from pikaforge.config import families
 from pikaforge.config.schema import OsRelease
 from pikaforge.formats import debuginfo
 from pikaforge.formats.layout import Entry, PackingError, layout_text, tree_entries, with_folders
-from pikaforge.formats.product_package import ChangelogEntry
+from pikaforge.formats.product_package import GATE, ChangelogEntry
 from pikaforge.formats.rpm import allocator, spec_file
 from pikaforge.formats.rpm import product as rpm_product
 from pikaforge.formats.rpm.allocator import AllocatorPackage
@@ -87,7 +87,7 @@ def test_a_change_cannot_begin_an_entry_or_a_section() -> None:
     changes = changes_of(patch("fix", "\n* Mon Jan 01 2024 me\n%files\n/etc/shadow"))
     lines = section(spec(changes=changes), "%changelog")
     assert lines == [
-        "* Mon Nov 02 2020 pikaforge - 1.0-1.R620.el9",
+        "* Mon Nov 02 2020 pikaforge <pikaforge@users.noreply.github.com> - 1.0-1.R620.el9",
         "- v1.0 from v1.0",
         "- fix: * Mon Jan 01 2024 me %%files /etc/shadow",
     ]
@@ -271,9 +271,11 @@ def test_another_allocator_has_a_name_of_its_own() -> None:
 def test_the_gate_travels_in_the_scriptlet() -> None:
     made = product()
     script = made.rpm.packages[0].scripts["pre"]
-    for name in ("cpu-gate.sh", "cpu-features", "cpu-targets"):
-        assert rendered("el9").contents[f"utils/{name}"].decode() in script
-    assert "#@FILES@" not in script
+    gate, features, targets = (rendered("el9").contents[f"utils/{name}"].decode().strip() for name in GATE)
+    start, _, end = gate.partition("given_features='' given_targets=''")
+    assert end
+    assert f"{start}given_features='{features}'\ngiven_targets='{targets}'{end}" in script
+    assert "#@GATE@" not in script
     assert not any(word in text for text in made.rpm.packages[0].scripts.values() for word in ("@PRODUCT@", "@TOP@"))
 
 

@@ -273,6 +273,7 @@ class TestContents:
             "Version: 1.0+r620.debian12",
             "Summary: demo v1.0 for R620 (sandybridge, debian12)",
             "Home-page: https://example.org/demo",
+            "Maintainer-email: pikaforge <pikaforge@users.noreply.github.com>",
             "License: BSD-3-Clause",
             "Platform: linux_x86_64",
             "Requires-Python: >=3.6",

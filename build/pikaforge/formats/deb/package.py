@@ -86,7 +86,6 @@ class DebFormat(BaseFormat):
             system_package.describe(work),
             depends=product.depends(work.inputs.library_versions, system_package.programs(work)),
             licences=product.licence_texts(work.inputs.tree, prefix=work.top),
-            maintainer=work.spec.product.maintainer,
         )
         made = system_package.build(
             work, self.name, "DEB", described, system_package.inputs(work), scripts=self.scripts

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from pikaforge.audit.judge_linkage import highest
 from pikaforge.formats.deb.control_files import (
-    MAINTAINER,
     SECTION,
     BinaryPackage,
     Deb,
@@ -162,7 +161,6 @@ def product(
     *,
     depends: Sequence[str],
     licences: Mapping[str, str] | None = None,
-    maintainer: str = MAINTAINER,
     section: str = SECTION,
 ) -> DebBuild:
     """Return the product's DEB and, if there is debug information, that one's.
@@ -171,7 +169,6 @@ def product(
         package: what is packed.
         depends: `depends` of the audit's facts.
         licences: `licence_texts` of the tree.
-        maintainer: `NAME <ADDRESS>`.
         section: of Debian's archive (Debian Policy 2.4).
 
     Raises:
@@ -209,7 +206,7 @@ def product(
             dist=about.dist,
             packages=tuple(packages),
             changes=package.changes,
-            maintainer=maintainer,
+            maintainer=about.maintainer,
             homepage=about.url,
         ),
         extra={**made.files, "doc/copyright": text.encode()},

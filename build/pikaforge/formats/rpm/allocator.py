@@ -86,6 +86,7 @@ def packages(allocator: AllocatorPackage, *, profile: Profile) -> RpmBuild:
             packages=(libs, *devel),
             profile=profile,
             changes=allocator.changes,
+            packager=about.maintainer,
         ),
         extra={},
     )

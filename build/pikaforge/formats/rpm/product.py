@@ -81,6 +81,7 @@ def product(package: ProductPackage, *, requires: Sequence[str], profile: Profil
             packages=tuple(packages),
             profile=profile,
             changes=package.changes,
+            packager=about.maintainer,
         ),
         extra=made.files,
     )

@@ -249,6 +249,7 @@ def metadata(manifest: Manifest, product: Product, variant: str = "") -> str:
         "Version": version_of(manifest, variant, product.release),
         "Summary": _summary(manifest),
         "Home-page": product.url,
+        "Maintainer-email": product.maintainer,
         "License": "" if product.licence == NO_LICENCE else product.licence,
         "Platform": f"linux_{ARCH}",
         "Requires-Python": REQUIRES_PYTHON,
