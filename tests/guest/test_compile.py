@@ -103,7 +103,7 @@ def test_builds_a_tree_with_its_facts(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     out = root / "out"
     facts = {path.name: path.read_text() for path in (out / "facts").iterdir()}
-    assert sorted(facts) == ["bundled.tsv", "compiler.txt", "dropped.tsv", "macros.txt"]
+    assert sorted(facts) == ["bundled.tsv", "compiler.txt", "dropped.tsv", "licences.tsv", "macros.txt"]
     assert facts["dropped.tsv"] == "7\t-march=native\n"
     macros = facts["macros.txt"].splitlines()
     assert "#define __AVX__ 1" in macros
@@ -147,8 +147,8 @@ def test_shared_libraries_are_not_executable(tmp_path: Path) -> None:
     }
     for name, (text, flags) in texts.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        words = ("gcc", "-x", "c", "-", "-o", tmp_path / name, *flags)
-        assert sh(*words, env=clean_env(), text=text).returncode == 0, name
+        done = sh("gcc", "-x", "c", "-", "-o", tmp_path / name, *flags, env=clean_env(), text=text)
+        assert done.returncode == 0, name
     (tmp_path / "lib/script.so").write_text("#!/bin/sh\n")
     for path in tmp_path.rglob("*.*"):
         path.chmod(0o755)

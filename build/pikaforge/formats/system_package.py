@@ -68,6 +68,7 @@ def describe(work: Packing) -> ProductPackage:
         payload=work.rendered.contents,
         changes=changes(work),
         variant=work.variant,
+        port=work.spec.product.server.port,
         debug=work.debug(),
     )
 

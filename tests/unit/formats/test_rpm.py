@@ -260,6 +260,42 @@ def test_the_header_tells_the_model_and_what_is_needed() -> None:
     ]
 
 
+def test_licences_are_where_the_system_looks() -> None:
+    tree = archive(
+        ("./licenses/demo/COPYING", b"own", 0o644),
+        ("./licenses/demo/deps/x/NOTICE", b"own", 0o644),
+        ("./licenses/zlib/README", b"zlib", 0o644),
+    )
+    entries = (*package().tree, *tree_entries(tree, folder="tree", prefix=TOP))
+    debug = debuginfo.debug_entries(DEBUG, folder="debug", prefix=TOP)
+    text = spec(tree=entries, debug=debug)
+    files = section(text, "%files -n demo")
+    for name in ("demo/COPYING", "demo/deps/x/NOTICE", "zlib/README"):
+        assert f'%attr(0644, root, root) %license "/opt/demo/licenses/{name}"' in files
+    assert '%attr(-, root, root) "/usr/share/licenses/demo"' in files
+    assert '%attr(0644, root, root) %doc "/usr/share/doc/demo/README"' in files
+    [link] = [e for e in product(tree=entries).rpm.packages[0].entries if e.path == "/usr/share/licenses/demo"]
+    assert link.target == "../../../opt/demo/licenses"
+    of_debug = [line for line in section(text, "%files -n demo-debuginfo") if "licenses" in line]
+    assert of_debug == [
+        '%attr(0755, root, root) %dir "/usr/share/licenses/demo-debuginfo"',
+        '%attr(0644, root, root) %license "/usr/share/licenses/demo-debuginfo/COPYING"',
+        '%attr(0755, root, root) %dir "/usr/share/licenses/demo-debuginfo/deps"',
+        '%attr(0755, root, root) %dir "/usr/share/licenses/demo-debuginfo/deps/x"',
+        '%attr(0644, root, root) %license "/usr/share/licenses/demo-debuginfo/deps/x/NOTICE"',
+    ]
+    assert "/usr/share/licenses" not in spec(debug=debug)
+
+
+def test_the_readme_says_how_an_instance_is_made() -> None:
+    text = product(port=7000).extra["doc/README"].decode()
+    assert text.startswith("It serves.\n\nThis build is for R620 (sandybridge);")
+    assert "    bash /opt/demo/utils/deploy.sh 7000 /data\n" in text
+    assert "/opt/demo/licenses" not in text
+    tree = (*package().tree, *tree_entries(archive(("./licenses", None, 0o755)), folder="tree", prefix=TOP))
+    assert "/opt/demo/licenses has the licences" in product(tree=tree).extra["doc/README"].decode()
+
+
 def test_another_allocator_has_a_name_of_its_own() -> None:
     made = product(variant="libunwind")
     assert made.names == ("demo-libunwind-1.0-1.R620.el9.x86_64.rpm",)

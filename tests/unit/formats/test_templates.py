@@ -36,7 +36,7 @@ def test_an_error_of_a_function_passes_through() -> None:
         templates.render(
             "deb/copyright.jinja",
             functions={"indented": refuse},
-            name="x", url="", top="/x", holder="x", other_holders=[], licence="x", body=[],
+            name="x", url="", top="/x", holders=["x"], licence="x", body=[], others=[],
         )  # fmt: skip
 
 

@@ -268,13 +268,13 @@ class TestContents:
         assert found[f"{info}/entry_points.txt"][1] == b"[console_scripts]\ndemo-server = demo_server.cli:main\n"
         head, _, text = found[f"{info}/METADATA"][1].decode().partition("\n\n")
         assert head.splitlines() == [
-            "Metadata-Version: 2.1",
+            "Metadata-Version: 2.4",
             "Name: demo-server",
             "Version: 1.0+r620.debian12",
             "Summary: demo v1.0 for R620 (sandybridge, debian12)",
             "Home-page: https://example.org/demo",
             "Maintainer-email: pikaforge <pikaforge@users.noreply.github.com>",
-            "License: BSD-3-Clause",
+            "License-Expression: BSD-3-Clause",
             "Platform: linux_x86_64",
             "Requires-Python: >=3.6",
             "Description-Content-Type: text/plain; charset=UTF-8",
@@ -287,6 +287,21 @@ class TestContents:
             "demo-server run",
         ):
             assert words in text
+
+    def test_licences_are_where_installers_look(self, tmp_path: Path) -> None:
+        licences = {"demo/deps/x/COPYING": b"own", "zlib1g/copyright": b"zlib"}
+        files = {**make_files(), **{f"licenses/{name}": text for name, text in licences.items()}}
+        found = opened(build(write_tarball(tmp_path / "x.tar.gz", files)).content)
+        info = "demo_server-1.0+r620.debian12.dist-info"
+        there = {name: text for name, (_, text) in found.items() if name.startswith(f"{info}/licenses/")}
+        assert there == {f"{info}/licenses/{name}": text for name, text in licences.items()}
+        head = found[f"{info}/METADATA"][1].decode().partition("\n\n")[0].splitlines()
+        assert [line for line in head if line.startswith("License")] == [
+            "License-Expression: BSD-3-Clause",
+            "License-File: demo/deps/x/COPYING",
+            "License-File: zlib1g/copyright",
+        ]
+        assert found["demo_server/tree/licenses/zlib1g/copyright"][1] == b"zlib"
 
     def test_both_tags_of_an_old_glibc_are_listed(self, tmp_path: Path) -> None:
         files = make_files(audit={"symbol_versions": {"GLIBC": "2.14"}})
@@ -401,7 +416,7 @@ class TestRefusals:
             build(tarball)
 
     def test_a_licence_of_two_lines(self, tarball: Path) -> None:
-        with pytest.raises(PackingError, match="License of a wheel is one line"):
+        with pytest.raises(PackingError, match="License-Expression of a wheel is one line"):
             build(tarball, PRODUCT.model_copy(update={"licence": "MIT\nName: other"}))
 
 
