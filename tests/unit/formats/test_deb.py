@@ -288,7 +288,11 @@ def test_copyright_has_the_licences_of_the_libraries_that_travel_along() -> None
 def test_a_deb_has_the_files_of_every_package_and_documents() -> None:
     common = product_package.assemble(wanted(), "demo")
     made = product()
-    documents = {"/usr/share/doc/demo/copyright", "/usr/share/doc/demo/changelog.Debian.gz"}
+    documents = {
+        "/usr/share/doc/demo/copyright",
+        "/usr/share/doc/demo/changelog.Debian.gz",
+        "/usr/share/lintian/overrides/demo",
+    }
     assert "/usr/share/doc/demo/README" in {entry.path for entry in common.entries}
     paths = {entry.path for entry in made.deb.packages[0].entries}
     assert paths - documents == {entry.path for entry in common.entries}

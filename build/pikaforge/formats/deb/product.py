@@ -29,13 +29,14 @@ from pikaforge.formats.deb.control_files import (
 from pikaforge.formats.deb.copyright import NO_LICENCES, Licences, copyright_text
 from pikaforge.formats.debuginfo import BUILD_IDS
 from pikaforge.formats.layout import Entry, PackingError
-from pikaforge.formats.product_package import Moment, ProductPackage, assemble
+from pikaforge.formats.product_package import DOCS, Moment, ProductPackage, assemble
+from pikaforge.formats.templates import render
 from pikaforge.formats.text import filled
 from pikaforge.formats.versions import legal_release
 from pikaforge.formats.versions import legal_version as rpm_version
 
 MAINTAINER_SCRIPTS = Path(__file__).resolve().parent
-DOCS = "/usr/share/doc"
+OVERRIDES = "/usr/share/lintian/overrides"
 SCRIPTS: Mapping[Script, Moment] = {
     "preinst": "pre",
     "postinst": "post",
@@ -177,6 +178,7 @@ def product(
     documents = (
         Entry(path=f"{DOCS}/{name}/copyright", source="made/doc/copyright", doc=True),
         Entry(path=f"{DOCS}/{name}/changelog.Debian.gz", source=f"zipped/{name}/changelog.gz", doc=True),
+        Entry(path=f"{OVERRIDES}/{name}", source="made/lintian/overrides"),
     )
     built_for = (legal_name(base, "model", package.model), legal_name(base, "target", package.target))
     packages = [
@@ -205,7 +207,11 @@ def product(
             maintainer=about.maintainer,
             homepage=about.url,
         ),
-        extra={**made.files, "doc/copyright": text.encode()},
+        extra={
+            **made.files,
+            "doc/copyright": text.encode(),
+            "lintian/overrides": render("deb/lintian-overrides.jinja", name=name).encode(),
+        },
     )
 
 
