@@ -433,6 +433,7 @@ def gperftools(**changes: Any) -> RpmBuild:
             ("lib/libtcmalloc.a", b"x", 0o644),
             ("lib/pkgconfig/libtcmalloc.pc", b"x", 0o644),
             ("include/gperftools/tcmalloc.h", b"x", 0o644),
+            ("share/doc/gperftools/COPYING", b"x", 0o644),
             ("share/doc/gperftools/README", b"x", 0o644),
             ("bin/pprof", b"x", 0o755),
         ),
@@ -475,13 +476,14 @@ def test_libraries_and_what_builds_with_them_are_apart() -> None:
     }
     assert names["demo-gperftools-libs"] == [
         "/opt/demo-gperftools", "lib", "lib/libtcmalloc.so.4", "lib/libtcmalloc.so.4.5.9", "share", "share/doc",
-        "share/doc/gperftools", "share/doc/gperftools/README",
+        "share/doc/gperftools", "share/doc/gperftools/COPYING", "share/doc/gperftools/README",
     ]  # fmt: skip
     assert names["demo-gperftools-devel"] == [
         "bin", "bin/pprof", "include", "include/gperftools", "include/gperftools/tcmalloc.h", "lib/libtcmalloc.a",
         "lib/libtcmalloc.so", "lib/pkgconfig", "lib/pkgconfig/libtcmalloc.pc",
     ]  # fmt: skip
     assert '%attr(0644, root, root) %doc "/opt/demo-gperftools/share/doc/gperftools/README"' in text
+    assert '%attr(0644, root, root) %license "/opt/demo-gperftools/share/doc/gperftools/COPYING"' in text
     assert "Requires: demo-gperftools-libs = 2.7-1.frame+pointers.sandybridge.el7" in text.splitlines()
 
 
