@@ -21,8 +21,8 @@ PROGRAMS = frozenset({
     # of setup.sh
     "git", "gpg", "gpgconf", "gpg-connect-agent", "gpgv", "openssl", "python3", "zstd",
     # of setup.sh for tests
-    "busybox", "c++", "c++filt", "cc", "ccache", "cmake", "dpkg-source", "g++", "gcc", "make", "node", "objcopy",
-    "objdump", "patchelf", "podman", "readelf", "shellcheck", "strip", "xz",
+    "busybox", "c++", "c++filt", "cc", "ccache", "cmake", "dpkg-source", "g++", "gcc", "lintian", "make", "node",
+    "objcopy", "objdump", "patchelf", "podman", "readelf", "rpmlint", "shellcheck", "strip", "xz",
 })
 # fmt: on
 OPTIONAL = {
@@ -31,6 +31,7 @@ OPTIONAL = {
     "iptables": "tidies up after podman as root, which cannot make networks without it",
     "rpmbuild": "one test, where the system is RPM's; the tools image has it for the others",
     "rpmkeys": "one test, where the system is RPM's; the tools image has it for the others",
+    "systemd-analyze": "one test; a machine without systemd has no units either",
     "rpmsign": "one test, where the system is RPM's; the tools image has it for the others",
 }
 """What setup.sh does not bring, and why that hides nothing."""

@@ -285,7 +285,6 @@ fill_prefix() {
         copy_licence "$unwind_source" libunwind
     fi
     find "$prefix" -type f -exec chmod 644 {} +
-    find "$prefix/lib" -type f -name '*.so*' -exec chmod 755 {} +
 }
 
 # Copy the licence of the source $1 to share/doc/$2.

@@ -126,7 +126,7 @@ copy_libraries() {
                 "add '${soname%%.so*}.so.*' to defaults.base_libraries"
             mkdir -p "$tree/lib"
             cp "$(readlink -f "$path")" "$tree/lib/$soname"
-            chmod 755 "$tree/lib/$soname"
+            chmod 644 "$tree/lib/$soname"
             # Now, because strip and patchelf will change the file.
             digest=$(sha256sum <"$tree/lib/$soname")
             printf '%s\t%s\t%s\t%s\n' "$soname" "lib/$soname" "$(origin_of "$path")" "${digest%% *}" \

@@ -18,14 +18,16 @@
 #   PIKAFORGE_EXTRA_CXXFLAGS
 #   PIKAFORGE_KEEP_WERROR
 #   SOURCE_DATE_EPOCH         seconds
+# licences.sh reads one more.
 #
 # The recipe runs in src/ with the same variables, with OUT (the folder for the tree) and JOBS, and with the compiler
 # wrapper first on PATH.
 # Results in PIKAFORGE_ROOT/out:
-#   tree/                 what the recipe left
+#   tree/                 what the recipe left, lib/ and licenses/
 #   debug/PATH.debug      debug information of tree/PATH
 #   facts/dropped.tsv     count, flag: what the tree asked for and did not get
 #   facts/bundled.tsv     soname, path in the tree, package, version, SHA-256 of the file as the image has it
+#   facts/licences.tsv    see licences.sh
 #   facts/compiler.txt    version line and version number of the compiler, version line of the linker
 #   facts/macros.txt      predefined macros with the target's flags, sorted
 # Exit status: 0 done; 2 the environment is wrong; 64 the recipe failed, and its output says why; 65 the tree lacks
@@ -58,6 +60,7 @@ rm -rf "$out"
 mkdir -p "$tree" "$out/debug" "$facts"
 ask_compiler "$facts"
 make_wrapper
+sh "$guest/licences.sh" source
 
 # ---- the recipe
 
@@ -120,11 +123,12 @@ for name in ${PIKAFORGE_FILES-}; do
 done
 set +f
 
-# ---- libraries, debug information, run paths, in this order: see bundle.sh
+# ---- libraries, licences, debug information, run paths, in this order: see bundle.sh
 
 sh "$guest/bundle.sh" copy
-
+sh "$guest/licences.sh" packages
 separate_debug "$tree" "$out/debug"
 sh "$guest/bundle.sh" link
+plain_libraries "$tree"
 
 find "$tree" "$out/debug" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +

@@ -224,3 +224,19 @@ separate_debug() {
         objcopy --add-gnu-debuglink="$debug" "$file"
     done
 }
+
+# Take the executable bits, which linkers set, from the shared libraries below the folder $1: nobody calls them as
+# programs (Debian Policy 10.2). Those that name a loader can be called, as libc.so.6 can.
+plain_libraries() {
+    list_elves "$1" | while IFS= read -r file; do
+        case ${file##*/} in
+            *.so | *.so.*) ;;
+            *) continue ;;
+        esac
+        # A shared object without a loader. A static program is none.
+        case $(readelf -hlW "$file") in
+            *INTERP*) ;;
+            *' DYN '*) chmod 644 "$file" ;;
+        esac
+    done
+}

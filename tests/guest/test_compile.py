@@ -103,7 +103,7 @@ def test_builds_a_tree_with_its_facts(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     out = root / "out"
     facts = {path.name: path.read_text() for path in (out / "facts").iterdir()}
-    assert sorted(facts) == ["bundled.tsv", "compiler.txt", "dropped.tsv", "macros.txt"]
+    assert sorted(facts) == ["bundled.tsv", "compiler.txt", "dropped.tsv", "licences.tsv", "macros.txt"]
     assert facts["dropped.tsv"] == "7\t-march=native\n"
     macros = facts["macros.txt"].splitlines()
     assert "#define __AVX__ 1" in macros
@@ -132,6 +132,30 @@ def test_debug_information_stands_apart_and_symbols_stay(tmp_path: Path) -> None
     assert notes[0].split("Build ID")[1].split()[1] == notes[1].split("Build ID")[1].split()[1]
     # Libraries of the base system carry no debug information: not touched, none made.
     assert [path.name for path in (root / "out/debug").rglob("*") if path.is_file()] == ["app.debug"]
+
+
+def test_shared_libraries_are_not_executable(tmp_path: Path) -> None:
+    """As linkers leave them, they are."""
+    need("gcc", "readelf")
+    runs = 'const char loader[] __attribute__((section(".interp"))) = "/lib64/ld-linux-x86-64.so.2";'
+    texts = {
+        "bin/app": ("int main(void) { return 0; }", ()),
+        "lib/libx.so.1.2": ("int x;", ("-shared", "-fPIC", "-nostdlib")),
+        "lib/plugin.so": ("int x;", ("-shared", "-fPIC", "-nostdlib")),
+        "lib/runs.so.1": (runs, ("-shared", "-fPIC", "-nostdlib")),
+        "bin/static.so": ("int main(void) { return 0; }", ("-nostdlib", "-no-pie", "-Wl,-e,main")),
+    }
+    for name, (text, flags) in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        done = sh("gcc", "-x", "c", "-", "-o", tmp_path / name, *flags, env=clean_env(), text=text)
+        assert done.returncode == 0, name
+    (tmp_path / "lib/script.so").write_text("#!/bin/sh\n")
+    for path in tmp_path.rglob("*.*"):
+        path.chmod(0o755)
+    done = sh("sh", "-c", '. "${0%/*}/toolchain.sh"; plain_libraries "$1"', GUEST / "x", tmp_path, env=clean_env())
+    assert done.returncode == 0, done.stderr
+    plain = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.stat().st_mode & 0o777 == 0o644}
+    assert plain == {"lib/libx.so.1.2", "lib/plugin.so"}
 
 
 @pytest.mark.usefixtures("zlib")

@@ -130,7 +130,10 @@ sys.exit(subprocess.run(sys.argv[1:]).returncode)
 # Arguments end with a unit separator, calls with a record separator: both may hold lines.
 RECORD = r"""printf -v call '%s\037' "${0##*/}" "$@"; printf '%s\036' "$call" >>"$SANDBOX/calls" """
 PACKAGES = ["git", "tar", "gzip", "mmdebstrap", "gpg", "gpgv", "gpg-agent", "zstd", "iptables"]
-TEST_PACKAGES = ["shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-source", "busybox", "node"]
+JUDGES = ["lintian", "rpmlint", "rpm"]
+TEST_PACKAGES = [
+    "shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-source", "busybox", *JUDGES, "node",
+]  # fmt: skip
 GLIB = {"debian": "usr/lib/x86_64-linux-gnu/libgobject-2.0.so.0", "el": "usr/lib64/libgobject-2.0.so.0"}
 ZLIB = "usr/include/zlib.h"
 PODMAN = ["podman", "catatonit", "netavark", "aardvark-dns"]
@@ -848,7 +851,7 @@ def test_tests_get_their_tools(machine: Machine) -> None:
     done = machine.run("tests", "-k", "one or two")
     assert done.returncode == 0, done.stderr
     tools = ["shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-dev", "zlib1g-dev", "busybox"]
-    assert machine.installed() == [[*tools, "nodejs", *PODMAN, *ROOTLESS]]
+    assert machine.installed() == [[*tools, *JUDGES, "nodejs", *PODMAN, *ROOTLESS]]
     assert machine.calls("nox")[-1] == ["nox", "-s", "tests", "--", "-k", "one or two"]
 
 

@@ -50,27 +50,11 @@ APT = ("apt-get", "install", "-qq", "--yes", "--allow-downgrades", "-o", "Dpkg::
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("deb")]
 
-LINTIAN: Mapping[str, str] = {
-    "bogus-mail-host": "who builds names a maintainer; the default cannot know the address of a house",
-    "bogus-mail-host-in-debian-changelog": "as above",
-    "copyright-without-copyright-notice": "the sample's tree brings no licence text; with one its notices are told",
-    "dir-or-file-in-opt": "the product's place by promise, the same as the tarball's; Debian's own packages may not",
-    "embedded-library": "libraries travel inside, so that every host runs what was tested",
-    "maintainer-script-calls-systemctl": "Debian's helpers enable units, which here is the operator's decision",
-    "maintainer-script-ignores-errors": "a removal must not fail halfway; each command says for itself what may fail",
-    "non-etc-file-marked-as-conffile": "it is where the tarball has it; instances have copies in their data",
-    "possibly-insecure-handling-of-tmp-files-in-maintainer-script": "mktemp makes a folder for the CPU gate's files",
-    "shared-library-is-executable": "the modes of the tarball",
-    "systemd-service-file-refers-to-unusual-wantedby-target": "the product's own target, beside multi-user.target",
-    "unstripped-binary-or-object": "symbol names stay for perf and the audit; debug information is apart",
-}
-"""What lintian says of a good package, and why that is right."""
-
 DESK = """\
 FROM {base}
 ENV DEBIAN_FRONTEND=noninteractive
 RUN apt-get update \\
- && apt-get install -y --no-install-recommends lintian systemd-sysv dbus \\
+ && apt-get install -y --no-install-recommends systemd-sysv dbus \\
  && rm -rf /var/lib/apt/lists/*
 """
 
@@ -125,11 +109,7 @@ class Kit:
             if with_debug
             else (),
         )
-        described = deb_product.product(
-            replace(wanted, **changes),
-            depends=self.depends,
-            licences=deb_product.licence_texts(self.tree, prefix=TOP),
-        )
+        described = deb_product.product(replace(wanted, **changes), depends=self.depends)
         return described, {"tree": self.tree, "debug": self.debug, "extra": beside}
 
     def pack(self, name: str, described: DebBuild, archives: Mapping[str, bytes | Path]) -> dict[str, Path]:
@@ -243,7 +223,7 @@ def host(engine: Engine, kit: Kit) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def desk_image(engine: Engine, kit: Kit) -> str:
-    """The runtime image with lintian and systemd; kept for later test runs."""
+    """The runtime image with systemd; kept for later test runs."""
     return image_of(engine, DESK.format(base=kit.runtime), "deb")
 
 
@@ -351,16 +331,6 @@ def test_the_table_of_versions_is_the_systems(desk: Host) -> None:
         namespace: {number: since for number, since in numbers.items() if number in found[namespace]}
         for namespace, numbers in deb_product.SINCE.items()
     }
-
-
-def test_lintian_says_nothing_new(desk: Host, built: Mapping[str, Path]) -> None:
-    _, output = desk.run("lintian", "--allow-root", "--no-cfg", *(f"/q/{name}" for name in built))
-    said = [line.split() for line in output.splitlines() if line[:3] in ("E: ", "W: ", "I: ")]
-    assert said, output
-    unknown = {words[2]: " ".join(words) for words in said if words[2] not in LINTIAN}
-    assert not unknown, "\n".join(unknown.values())
-    # No waiver for what it does not say any more.
-    assert sorted({words[2] for words in said}) == sorted(LINTIAN)
 
 
 # --- the same bytes

@@ -32,7 +32,7 @@ MAIN = (
     "pika-v3.4.0-R620.tar.gz",
     "pika-3.4.0-1.R620.debian12.x86_64.rpm",
     "pika_3.4.0-1.R620.debian12_amd64.deb",
-    "pika_server-3.4.0+r620.debian12-py3-none-manylinux_2_34_x86_64.whl",
+    "pika_server-3.4.0+r620.debian12-py3-none-manylinux_2_35_x86_64.whl",
 )
 DEBUG = (
     "pika-v3.4.0-R620-debuginfo.tar.gz",

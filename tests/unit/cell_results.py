@@ -17,7 +17,7 @@ from pikaforge.host.job import files
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import package
-from pikaforge.pipeline.compile import BundledLibrary, CompileFacts
+from pikaforge.pipeline.compile import BundledLibrary, CompileFacts, LicenceRecord
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.package import CellResults, PackageFacts
 from pikaforge.pipeline.smoke.record import CheckRecord, SmokeFacts, WayRecord
@@ -54,6 +54,11 @@ COMPILED = CompileFacts(
     bundled=(
         BundledLibrary(soname="libz.so.1", path="lib/libz.so.1", package="zlib1g", version="1", sha256="0" * 64),
         BundledLibrary(soname="liby.so.1", path="lib/liby.so.1", package="unknown", version="-", sha256="1" * 64),
+    ),
+    licences=(
+        LicenceRecord(of="demo", files=("licenses/demo/LICENSE",)),
+        LicenceRecord(of="unknown", files=("licenses/unknown/COPYING",)),
+        LicenceRecord(of="zlib1g", names=("Zlib",), files=("licenses/zlib1g/copyright",)),
     ),
     macros=("__AVX__",),
 )

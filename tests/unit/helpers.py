@@ -31,9 +31,9 @@ from pikaforge.plan.matrix import all_cells
 ROOT = Path(__file__).resolve().parents[2]
 
 GUEST_SCRIPTS = (
-    "lib.sh", "run.sh", "source.sh", "submodules.sh", "compile.sh", "bundle.sh", "cc", "package.sh", "packages.sh",
-    "specs.sh", "abi.sh", "libraries.sh", "allocator.sh", "toolchain.sh", "layout.sh", "debuginfo.sh", "rpm.sh",
-    "rpmsign.sh",
+    "lib.sh", "run.sh", "source.sh", "submodules.sh", "compile.sh", "bundle.sh", "licences.sh", "cc", "package.sh",
+    "packages.sh", "specs.sh", "abi.sh", "libraries.sh", "allocator.sh", "toolchain.sh", "layout.sh", "debuginfo.sh",
+    "rpm.sh", "rpmsign.sh",
 )  # fmt: skip
 
 BASE: dict[str, Any] = {

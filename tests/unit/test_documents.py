@@ -30,7 +30,7 @@ PLACEHOLDER = re.compile(r"<[a-z ]+>|\b(?:NAME|FAMILY|IMAGE|MODEL|NNNN)(?=\b|_)|
 """What stands for a part of a path that the reader fills in."""
 MADE = ("out", "dist", "repo", ".venv", ".nox", "src", "tree")
 """Folders that are made at run time, on this machine or in a job."""
-PACKAGED = ("utils", "lib", "bin", "conf")
+PACKAGED = ("utils", "lib", "licenses", "bin", "conf")
 """Folders of a package."""
 MADE_FILES = (
     "sources.lock", "docs/coverage.md", "manifest.json", "report.json", "result.json", "repository.json", "repo.json",

@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING
 
 from pikaforge import __version__
 from pikaforge.config import families
-from pikaforge.formats.manifest import Manifest, ManifestDispatched, ManifestPatch, ManifestSource
+from pikaforge.config.licences import fault
+from pikaforge.formats.manifest import Manifest, ManifestDispatched, ManifestLicence, ManifestPatch, ManifestSource
 from pikaforge.host.http import redacted
 
 if TYPE_CHECKING:
     from cyclonedx.model import HashType, Property
     from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component, Patch
+    from cyclonedx.model.license import License
     from packageurl import PackageURL
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://pikaforge.invalid/sbom")
@@ -49,6 +51,7 @@ def document(manifest: Manifest, *, artifact: str, sha256: str) -> Bom:
         name=manifest.product,
         version=manifest.version,
         hashes=_hashes(sha256),
+        licenses=_licences(manifest.licence_of(manifest.product)),
         properties=_properties(
             artifact=artifact,
             cell=manifest.cell,
@@ -90,6 +93,22 @@ def _hashes(sha256: str) -> list[HashType]:
     return [HashType(alg=HashAlgorithm.SHA_256, content=sha256)]
 
 
+def _licences(licence: ManifestLicence) -> list[License]:
+    """Return licences as CycloneDX has them: one expression, or ids of SPDX and other names."""
+    from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression  # noqa: PLC0415
+    from cyclonedx.spdx import is_supported_id  # noqa: PLC0415
+
+    names = list(dict.fromkeys(name for name in licence.names if name))
+    if len(names) == 1 and not is_supported_id(names[0]) and not fault(names[0]):
+        return [LicenseExpression(names[0])]
+    return [DisjunctiveLicense(id=name) if is_supported_id(name) else DisjunctiveLicense(name=name) for name in names]
+
+
+def _files(licence: ManifestLicence) -> str:
+    """Return the paths of a licence's texts in the package, for a property."""
+    return " ".join(licence.files)
+
+
 def _properties(**values: object) -> list[Property]:
     from cyclonedx.model import Property  # noqa: PLC0415
 
@@ -122,6 +141,7 @@ def _source(manifest: Manifest) -> Component:
         bom_ref="source",
         name=f"{name}-source",
         version=source.head or source.commit,
+        licenses=_licences(manifest.licence_of(name)),
         external_references=references,
         pedigree=Pedigree(
             ancestors=[upstream],
@@ -130,7 +150,7 @@ def _source(manifest: Manifest) -> Component:
             patches=[_patch(patch) for patch in source.patches if patch.applied],
             notes=_notes(source),
         ),
-        properties=list(_digests(source)),
+        properties=[*_digests(source), *_properties(licence_files=_files(manifest.licence_of(name)))],
     )
 
 
@@ -196,18 +216,20 @@ def _allocator(manifest: Manifest) -> Iterator[Component]:
     for folder, tarball in sorted((allocator.tarballs or {}).items()):
         url = redacted(tarball.url)
         name = posixpath.basename(url).partition(f"-{tarball.version}")[0] or folder
+        licence = manifest.licence_of(name, folder)
         yield Component(
             type=ComponentType.LIBRARY,
             bom_ref=f"allocator:{folder}",
             name=name,
             version=tarball.version,
             purl=_generic(name, tarball.version),
+            licenses=_licences(licence),
             external_references=[
                 ExternalReference(
                     type=ExternalReferenceType.SOURCE_DISTRIBUTION, url=XsUri(url), hashes=_hashes(tarball.sha256)
                 )
             ],
-            properties=_properties(role="allocator", allocator=allocator.name),
+            properties=_properties(role="allocator", allocator=allocator.name, licence_files=_files(licence)),
         )
 
 
@@ -218,6 +240,7 @@ def _libraries(manifest: Manifest) -> Iterator[Component]:
     used = manifest.allocator.library
     accepted = {entry.file: entry for entry in manifest.audit.dispatched}
     for library in manifest.bundled_libraries:
+        licence = manifest.licence_of(library.package)
         is_allocator = used and used in (library.soname, library.path, posixpath.basename(library.path))
         yield Component(
             type=ComponentType.LIBRARY,
@@ -225,10 +248,12 @@ def _libraries(manifest: Manifest) -> Iterator[Component]:
             name=library.soname,
             version=library.version or None,
             purl=_package_url(manifest, library.package, library.version),
+            licenses=_licences(licence),
             properties=_properties(
                 path=library.path,
                 package=library.package,
                 role="allocator" if is_allocator else "bundled library",
+                licence_files=_files(licence),
                 **_dispatch(accepted.get(library.path)),
             ),
         )

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, create_model, field_validator, model_validator
 
+from pikaforge.config.licences import NOASSERTION, spdx_expression
 from pikaforge.config.registry import ALLOCATORS
 from pikaforge.config.scalars import (
     LINE_PATTERN,
+    MAINTAINER,
     MAINTAINER_PATTERN,
     RANGE_PATTERN,
     TAG_PATTERN,
@@ -137,10 +139,14 @@ class Product(Minimums):
     release: Name = Field(default="1", description="The packager's count of builds of one version.")
     summary: str = Field(default="", max_length=80, description="One line, for packages.")
     description: str = Field(default="", description="A paragraph, for packages.")
-    licence: str = Field(default="NOASSERTION", description="SPDX expression.")
+    licence: str = Field(default=NOASSERTION, description="SPDX expression.")
+    licence_files: tuple[RelativePath, ...] = Field(
+        default=(),
+        description="Files of the source with licences and copyright notices; else all that have such a name.",
+    )
     url: str = Field(default="", description="The project's page.")
     maintainer: str = Field(
-        default="pikaforge <pikaforge@localhost>",
+        default=MAINTAINER,
         pattern=MAINTAINER_PATTERN,
         description="Who answers for the packages: NAME <ADDRESS>.",
     )
@@ -165,6 +171,7 @@ class Product(Minimums):
     smoke: tuple[Check, ...] = Field(default=(), description="Checks against the running server.")
 
     _url_has_no_login = field_validator("url")(without_login)
+    _licence_is_of_spdx = field_validator("licence")(spdx_expression)
 
     def least(self, allocator: str) -> Minimum | None:
         """Return the least version of a kind of allocator that the product runs with; None if any version serves."""

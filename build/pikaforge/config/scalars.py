@@ -44,6 +44,8 @@ LINE_PATTERN = r"\{key\}.*\{value\}"
 DIGEST_PATTERN = r"^[0-9a-f]{64}$"
 
 
+MAINTAINER = "pikaforge <pikaforge@users.noreply.github.com>"
+"""Who answers for packages where nobody is named: an address that exists, and takes no mail."""
 MAINTAINER_PATTERN = r"^[^<>\x00-\x1f]+ <[^<>@\s]+@[^<>@\s]+>$"
 
 

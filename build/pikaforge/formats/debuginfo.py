@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pikaforge.formats.layout import Entry, layout_text, tree_entries, with_folders
+from pikaforge.formats.layout import LICENCES, Entry, layout_text, tree_entries, with_folders
 
 DEBUG = "/usr/lib/debug"
+LICENSES = "/usr/share/licenses"
+"""Folder of the licences of all packages."""
 BUILD_IDS = f"{DEBUG}/.build-id"
 
 
@@ -40,6 +42,23 @@ def debug_entries(
     below = with_folders([*entries, *links.values()], below=DEBUG)
     # /usr/lib/debug itself is the system's.
     return tuple(entry for entry in below if entry.path != DEBUG)
+
+
+def own_licences(tree: Iterable[Entry], *, top: str, name: str) -> tuple[Entry, ...]:
+    """Return the product's licences, and their folders, for a package of debug information.
+
+    Args:
+        tree: `tree_entries` of the product's tree.
+        top: where that is on the host.
+        name: of the product.
+    """
+    own, folder = f"{top}/{LICENCES}/{name}/", f"{LICENSES}/{name}-debuginfo"
+    found = [
+        replace(entry, path=f"{folder}/{entry.path.removeprefix(own)}", licence=True)
+        for entry in tree
+        if entry.kind == "file" and entry.path.startswith(own)
+    ]
+    return with_folders(found, below=folder)
 
 
 def debug_tarball(entries: Sequence[Entry]) -> dict[str, bytes]:

@@ -22,6 +22,8 @@ PATH = re.compile(r"(/[A-Za-z0-9._@+~=,:-]+)+")
 USER = re.compile(r"[a-z_][a-z0-9_-]*")
 LICENCE = re.compile(r"(licen[cs]e|copying|copyright|notice|authors)([.-].*)?", re.IGNORECASE)
 """Names of files with the licence, at the top of a tree."""
+LICENCES = "licenses"
+"""The folder of a tree with a folder for each that has licences, made by docker/guest/licences.sh."""
 
 
 class PackingError(ForgeError):

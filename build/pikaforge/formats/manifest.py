@@ -16,6 +16,8 @@ from pikaforge.host import json_text
 
 MANIFEST = "manifest.json"
 FORMAT = 4
+BUILT_HERE = "allocator"
+"""The package that docker/guest/bundle.sh names for a library that was built with the allocator."""
 
 
 class _ManifestPart(BaseModel):
@@ -130,6 +132,17 @@ class ManifestLibrary(_ManifestPart):
     """SHA-256 of the code of one of the distribution's own."""
 
 
+class ManifestLicence(_ManifestPart):
+    """The licences of the product, of a package whose library travels along, or of a part of the allocator."""
+
+    of: str
+    """Name of that."""
+    names: tuple[str, ...] = ()
+    """SPDX expressions; of a package its own words, which SPDX need not know."""
+    files: tuple[str, ...] = ()
+    """Their texts, relative to the manifest's folder."""
+
+
 class ManifestDispatched(_ManifestPart):
     """A library of the distribution with code that runs only on CPUs that have it."""
 
@@ -207,6 +220,8 @@ class Manifest(_ManifestPart):
     keep_werror: bool = False
     dropped_flags: tuple[tuple[int, str], ...]
     bundled_libraries: tuple[ManifestLibrary, ...]
+    licences: tuple[ManifestLicence, ...] = ()
+    """Empty in packages that were made before licences travelled."""
     audit: ManifestAudit = ManifestAudit()
     checks: tuple[str, ...]
     """Names of the smoke checks that have passed."""
@@ -214,6 +229,11 @@ class Manifest(_ManifestPart):
     """None before format 4: every package was run as what it is."""
     contents: tuple[ManifestFile, ...] | None = None
     """Files and links of the package, sorted by path; not the manifest itself, nor folders."""
+
+    def licence_of(self, *names: str) -> ManifestLicence:
+        """Return the licences of something by one of its names; empty where none are known."""
+        known = {licence.of: licence for licence in self.licences}
+        return next((known[name] for name in names if name in known), ManifestLicence(of=names[0]))
 
     def as_json(self) -> dict[str, object]:
         """Return it as JSON has it."""

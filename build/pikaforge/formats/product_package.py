@@ -12,13 +12,16 @@ whose paths it uses.
 from __future__ import annotations
 
 import posixpath
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pikaforge.formats.layout import LICENCE, Entry, PackingError, with_folders
+from pikaforge.config.scalars import MAINTAINER
+from pikaforge.formats.layout import LICENCE, LICENCES, Entry, PackingError, with_folders
 from pikaforge.formats.manifest import ManifestPatch
+from pikaforge.formats.templates import render
 from pikaforge.formats.text import filled
 from pikaforge.host.os_families.family import Services
 
@@ -28,8 +31,11 @@ Moment = Literal["pre", "post", "preun", "postun"]
 MOMENTS: tuple[Moment, ...] = ("pre", "post", "preun", "postun")
 GATE = ("cpu-gate.sh", "cpu-features", "cpu-targets")
 """Files below utils/ that the first script needs before they are installed."""
-HERE_END = "END-OF-FORGE-FILE"
-EMBEDDED = "#@FILES@\n"
+DOCS = "/usr/share/doc"
+COLUMNS = 88
+EMBEDDED = "#@GATE@\n"
+LISTS = "given_features='' given_targets=''\n"
+"""The line of the CPU gate that gets the two lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +55,7 @@ class PackageAbout:
     description: str
     licence: str
     url: str = ""
+    maintainer: str = MAINTAINER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +83,8 @@ class ProductPackage:
     changes: tuple[ChangelogEntry, ...]
     variant: str = ""
     """The allocator, if it is not the image's default."""
+    port: int = 0
+    """The usual one of an instance."""
     debug: tuple[Entry, ...] = ()
     """`debug_entries`; without any there is no package of debug information."""
 
@@ -136,20 +145,32 @@ def assemble(package: ProductPackage, name: str) -> Assembly:
     for path in (*package.conf, *(f"utils/{file}" for file in GATE)):
         if f"{top}/{path}" not in paths:
             raise PackingError(f"{name}: the tree has no {path}", hint="the package would be of no use without it")
+    files["doc/README"] = _readme(package, has_licences=f"{top}/{LICENCES}" in paths).encode()
+    document = Entry(path=f"{DOCS}/{name}/README", source="made/doc/README", doc=True)
     scripts = {moment: filled(ASSETS / f"scriptlet-{moment}.sh", words) for moment in MOMENTS}
-    scripts["pre"] = scripts["pre"].replace(EMBEDDED, _here_documents(package.payload))
-    return Assembly(entries=(*entries, *system_files), files=files, scripts=scripts)
+    scripts["pre"] = scripts["pre"].replace(EMBEDDED, _embedded_gate(package.payload))
+    return Assembly(entries=(*entries, *system_files, document), files=files, scripts=scripts)
 
 
-def _here_documents(payload: Mapping[str, bytes]) -> str:
-    """Return shell lines that write the CPU gate's files into the folder `$here`."""
-    texts = []
-    for name in GATE:
-        text = payload.get(f"utils/{name}", b"").decode()
-        if HERE_END in text or not text.endswith("\n"):
-            raise PackingError(f"utils/{name} cannot be embedded in a scriptlet", hint="it must be there, and whole")
-        texts.append(f"cat >\"$here/{name}\" <<'{HERE_END}'\n{text}{HERE_END}\n")
-    return "".join(texts)
+def _readme(package: ProductPackage, *, has_licences: bool) -> str:
+    return render(
+        "readme.txt.jinja",
+        about="\n\n".join(textwrap.fill(part, COLUMNS) for part in package.description.split("\n\n")),
+        product=package.about.name,
+        top=package.top,
+        port=package.port,
+        deploy="utils/deploy.sh" in package.payload,
+        licences=LICENCES if has_licences else "",
+    )
+
+
+def _embedded_gate(payload: Mapping[str, bytes]) -> str:
+    """Return the text of the CPU gate with its two lists in it."""
+    gate, *lists = (payload.get(f"utils/{name}", b"").decode() for name in GATE)
+    if gate.count(LISTS) != 1 or not gate.endswith("\n") or not all(lists) or "'" in "".join(lists):
+        raise PackingError("utils/cpu-gate.sh cannot be embedded in a script", hint="it and its lists must be whole")
+    features, targets = (text.rstrip("\n") for text in lists)
+    return gate.replace(LISTS, f"given_features='{features}'\ngiven_targets='{targets}'\n")
 
 
 def _system_files(package: ProductPackage, words: Mapping[str, str]) -> tuple[dict[str, bytes], tuple[Entry, ...]]:
@@ -187,6 +208,7 @@ def _marked(entries: Sequence[Entry], conf: set[str], top: str) -> tuple[Entry, 
     found = []
     for entry in entries:
         file = entry.kind == "file"
-        licence = file and posixpath.dirname(entry.path) == top and LICENCE.fullmatch(posixpath.basename(entry.path))
-        found.append(replace(entry, config=file and entry.path in conf, licence=bool(licence)))
+        at_top = posixpath.dirname(entry.path) == top and LICENCE.fullmatch(posixpath.basename(entry.path))
+        licence = file and (bool(at_top) or entry.path.startswith(f"{top}/{LICENCES}/"))
+        found.append(replace(entry, config=file and entry.path in conf, licence=licence))
     return tuple(found)

@@ -44,6 +44,7 @@ def about(work: Packing) -> PackageAbout:
         description=product.description or product.name,
         licence=product.licence,
         url=product.url,
+        maintainer=product.maintainer,
     )
 
 
@@ -67,6 +68,7 @@ def describe(work: Packing) -> ProductPackage:
         payload=work.rendered.contents,
         changes=changes(work),
         variant=work.variant,
+        port=work.spec.product.server.port,
         debug=work.debug(),
     )
 

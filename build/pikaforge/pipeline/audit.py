@@ -16,6 +16,7 @@ from pikaforge.audit.judge_instructions import WAIVERS
 from pikaforge.audit.judge_linkage import LinkageRules
 from pikaforge.config.schema import Spec
 from pikaforge.errors import StageError, StageFailure
+from pikaforge.formats.manifest import BUILT_HERE
 from pikaforge.host import hashing
 from pikaforge.host.store import Result
 from pikaforge.host.text import clean
@@ -34,8 +35,6 @@ from pikaforge.plan.stages import Needs, Scope, Slot
 STAGE_NAME = "audit"
 BUILD_FOLDER = "/forge"
 """Where containers compile (`host.container`)."""
-OWN = "allocator"
-"""The package that bundle.sh names for a library that was built here."""
 SHOWN = 12
 """Violations in an error; the log has all of them."""
 
@@ -76,7 +75,7 @@ def distribution(baseline: str, bundled: Sequence[BundledLibrary], record: Libra
     found: dict[str, PackagedRecord] = {}
     strangers: dict[str, str] = {}
     for library in bundled:
-        if library.package == OWN:
+        if library.package == BUILT_HERE:
             continue
         if (entry := known.get(library.sha256)) is not None:
             found[library.path] = entry
@@ -137,7 +136,7 @@ def make(
             flags_used=cell.flags,
             macros=facts.macros,
             # What was built here is our own code, too, and held to the same flags.
-            bundled=[library.path for library in facts.bundled if library.package != OWN],
+            bundled=[library.path for library in facts.bundled if library.package != BUILT_HERE],
             dropped=facts.dropped,
             rules=rules,
             today=today,
@@ -162,7 +161,7 @@ def _refusal(
             f"defaults.base_libraries fits {library.soname}"
         )
         for library in bundled
-        if library.path in refused and library.package != OWN
+        if library.path in refused and library.package != BUILT_HERE
     ]
     count = len(verdict.violations)
     shown = _some(verdict)

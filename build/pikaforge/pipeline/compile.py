@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from pikaforge.config.schema import Spec
 from pikaforge.errors import StageError
 from pikaforge.formats import format as formats
 from pikaforge.formats.layout import PackingError
+from pikaforge.formats.manifest import BUILT_HERE
 from pikaforge.host import hashing
 from pikaforge.host.archives import tar_entries
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
+from pikaforge.host.text import clean
 from pikaforge.host.workspace import Workspace, explained, failure, guest_digests, run_job
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.source.facts import SourceFacts
@@ -27,7 +29,7 @@ from pikaforge.plan.plan import Node
 from pikaforge.plan.stages import Needs, Scope, Slot
 
 STAGE_NAME = "compile"
-SCRIPTS = ("compile.sh", "toolchain.sh", "bundle.sh", "cc")
+SCRIPTS = ("compile.sh", "toolchain.sh", "bundle.sh", "licences.sh", "cc")
 CACHE = "ccache"
 
 EXIT_RECIPE = 64
@@ -59,6 +61,7 @@ def material(spec: Spec, cell: Cell, *, base: Path, home: Path) -> dict[str, obj
         "allocator": [allocator.kind, allocator.frame_pointers, *([use] if use else [])],
         "binaries": list(product.binaries),
         "files": list(product.files),
+        "licences": list(product.licence_files),
         "base_libraries": list(spec.defaults.base_libraries),
     }
 
@@ -76,6 +79,17 @@ class BundledLibrary(Strict):
     """Of the file before strip and patchelf."""
 
 
+class LicenceRecord(Strict):
+    """The licences of the product, of a package whose library travels in the tree, or of a part of the allocator."""
+
+    of: str
+    """Name of that."""
+    names: tuple[str, ...] = ()
+    """What a package calls its licences; its own words, which SPDX need not know."""
+    files: tuple[str, ...] = ()
+    """Their texts, by path in the tree."""
+
+
 class CompileFacts(Strict):
     """Facts of a compilation."""
 
@@ -84,6 +98,7 @@ class CompileFacts(Strict):
     dropped: tuple[tuple[int, str], ...]
     """How often the compiler wrapper dropped which flag."""
     bundled: tuple[BundledLibrary, ...]
+    licences: tuple[LicenceRecord, ...]
     macros: tuple[str, ...]
     """Feature macros of the compiler for the target."""
 
@@ -167,6 +182,7 @@ def _environment(workspace: Workspace, spec: Spec, cell: Cell, *, epoch: int, bu
         **({"PIKAFORGE_ALLOCATOR_DIR": f"{workspace.engine.root(_label(cell))}/allocator"} if built else {}),
         "PIKAFORGE_BINARIES": " ".join(product.binaries),
         "PIKAFORGE_FILES": " ".join(product.files),
+        "PIKAFORGE_LICENCES": " ".join(product.licence_files),
         "PIKAFORGE_BASE_LIBS": " ".join(spec.defaults.base_libraries),
         "PIKAFORGE_CCACHE": str(int(workspace.compiler_cache)),
         "SOURCE_DATE_EPOCH": str(epoch),
@@ -210,7 +226,19 @@ def _facts(found: GuestFacts) -> CompileFacts:
             BundledLibrary(soname=soname, path=path, package=package, version=version, sha256=digest)
             for soname, path, package, version, digest in (r for r in found.rows("bundled.tsv") if len(r) == 5)
         ),
+        licences=licence_records(found.rows("licences.tsv")),
         macros=found.lines("macros.txt"),
+    )
+
+
+def licence_records(rows: Iterable[Sequence[str]]) -> tuple[LicenceRecord, ...]:
+    """Return what the lines of licences.tsv say, by name in the order of the lines."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for kind, name, value in (row for row in rows if len(row) == 3):
+        if kind in ("name", "file") and value.strip():
+            found.setdefault(name, {"name": [], "file": []})[kind].append(clean(value).strip())
+    return tuple(
+        LicenceRecord(of=name, names=tuple(known["name"]), files=tuple(known["file"])) for name, known in found.items()
     )
 
 
@@ -229,6 +257,19 @@ class CompileStage(BaseStage):
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         """Return recipe, flags and guest scripts as key material."""
         return Material(facts=material(run.spec, node.cell, base=run.workspace.base, home=run.home))
+
+    def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
+        """Return what travels without its licence."""
+        found = result.read(CompileFacts)
+        known = {record.of for record in found.licences if record.files}
+        bare = sorted({library.package for library in found.bundled if library.package != BUILT_HERE} - known)
+        if fresh and bare:
+            yield (
+                f"the image has no licence of {', '.join(bare)}, so that packages have the libraries without it; does "
+                "the image leave documents out?"
+            )
+        if fresh and run.spec.product.name not in known:
+            yield "the source has no file with a licence; product.licence_files can name it"
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Compile the product."""

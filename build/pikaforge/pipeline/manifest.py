@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.audit.distribution import PackagedRecord
 from pikaforge.config.compilers import adaptations
+from pikaforge.config.licences import NOASSERTION
 from pikaforge.config.schema import Spec
 from pikaforge.formats.manifest import (
     Manifest,
@@ -17,17 +18,18 @@ from pikaforge.formats.manifest import (
     ManifestFile,
     ManifestImage,
     ManifestLibrary,
+    ManifestLicence,
     ManifestOs,
     ManifestRun,
     ManifestSource,
     ManifestTarball,
 )
 from pikaforge.pipeline.allocator import AllocatorFacts
-from pikaforge.pipeline.compile import BundledLibrary, CompileFacts
+from pikaforge.pipeline.compile import BundledLibrary, CompileFacts, LicenceRecord
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.smoke.record import SmokeFacts
 from pikaforge.pipeline.source.facts import SourceFacts
-from pikaforge.plan import twins
+from pikaforge.plan import allocators, twins
 from pikaforge.plan.cells import Cell
 
 
@@ -74,6 +76,7 @@ def manifest(spec: Spec, cell: Cell, facts: CellFacts, contents: Sequence[Manife
         keep_werror=spec.product.keep_werror,
         dropped_flags=compiled.dropped,
         bundled_libraries=tuple(_library(library, facts.audited.packaged) for library in compiled.bundled),
+        licences=tuple(_licences(spec, cell, facts)),
         audit=ManifestAudit.model_validate(facts.audited, from_attributes=True),
         checks=tuple(check.name for check in smoked.checks),
         tried=ManifestRun(target=smoked.tried, not_run=twins.sentence(cell.target, smoked.tried)),
@@ -96,6 +99,18 @@ def _allocator(spec: Spec, cell: Cell, facts: CellFacts) -> ManifestAllocator:
         else None,
         built=built.unwinder if built is not None else None,
     )
+
+
+def _licences(spec: Spec, cell: Cell, facts: CellFacts) -> Iterator[ManifestLicence]:
+    """Return the licences that travel along; matrix and allocator's kind have the names of what is built here."""
+    product, kind = spec.product, allocators.kind_of(spec, cell.allocator)
+    stated = {kind.name: kind.licence, **kind.other_licences} if facts.allocator is not None else {}
+    if product.licence != NOASSERTION:
+        stated[product.name] = product.licence
+    found = {record.of: record for record in facts.compiled.licences}
+    for name in dict.fromkeys((product.name, *found)):
+        record = found.get(name, LicenceRecord(of=name))
+        yield ManifestLicence(of=name, names=(stated[name],) if name in stated else record.names, files=record.files)
 
 
 def _library(library: BundledLibrary, packaged: Mapping[str, PackagedRecord]) -> ManifestLibrary:

@@ -38,8 +38,9 @@ def properties(component: dict[str, Any]) -> dict[str, str]:
         {"allocator": GPERFTOOLS},
         {"source__patches": [], "source__submodules": {}, "bundled_libraries": [], "compiler": []},
         {"source__url": "", "source__head": "", "source__commit": "5" * 64},
+        {"licences": [{"of": "demo", "names": ["MIT OR LicenseRef-x"]}, {"of": "zlib1g", "names": ["Zlib", "GPL-2+"]}]},
     ],
-    ids=["whole", "allocator", "bare", "tarball"],
+    ids=["whole", "allocator", "bare", "tarball", "licences"],
 )
 def test_the_formats_own_schema_takes_it(changes: dict[str, Any]) -> None:
     from cyclonedx.schema import SchemaVersion
@@ -128,6 +129,25 @@ def test_libraries_and_submodules() -> None:
     assert found["library:lib/libz.so.1"]["version"] == "1:1.2.13.dfsg-1"
     assert found["submodule:third/pink"]["purl"] == f"pkg:generic/pink@{'e' * 40}"
     assert found["submodule:third/pink"]["version"] == "e" * 40
+
+
+def test_components_name_their_licences() -> None:
+    licences = [
+        {"of": "demo", "names": ["MIT AND Zlib"], "files": ["licenses/demo/LICENSE"]},
+        {"of": "zlib1g", "names": ["Zlib", "GPL-2+"], "files": ["licenses/zlib1g/copyright"]},
+        {"of": "gperftools", "names": ["BSD-3-Clause"], "files": ["licenses/gperftools/COPYING"]},
+        {"of": "libunwind", "names": ["zlib and Boost"]},
+    ]
+    text = bill(licences=licences, allocator=GPERFTOOLS)
+    assert json.loads(text)["metadata"]["component"]["licenses"] == [{"expression": "MIT AND Zlib"}]
+    found = components(text)
+    assert found["source"]["licenses"] == [{"expression": "MIT AND Zlib"}]
+    assert properties(found["source"])["pikaforge:licence_files"] == "licenses/demo/LICENSE"
+    assert found["library:lib/libz.so.1"]["licenses"] == [{"license": {"id": "Zlib"}}, {"license": {"name": "GPL-2+"}}]
+    assert properties(found["library:lib/libz.so.1"])["pikaforge:licence_files"] == "licenses/zlib1g/copyright"
+    assert found["allocator:src"]["licenses"] == [{"license": {"id": "BSD-3-Clause"}}]
+    assert found["allocator:libunwind"]["licenses"] == [{"license": {"name": "zlib and Boost"}}]
+    assert not any("licenses" in component for component in components(bill()).values())
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from unit import product_packages
-from unit.product_packages import EPOCH, TREE, changes_of, package, patch
+from unit.artifacts import claimed
+from unit.product_packages import EPOCH, TREE, archive, changes_of, package, patch
 
 from pikaforge.formats import debuginfo, product_package, versions
-from pikaforge.formats.deb import control_files
+from pikaforge.formats.deb import control_files, copyright
 from pikaforge.formats.deb import product as deb_product
 from pikaforge.formats.deb.control_files import BinaryPackage, Deb, DebBuild
 from pikaforge.formats.layout import Entry, PackingError
@@ -154,7 +155,7 @@ def test_control() -> None:
         "Package: demo\n"
         "Version: 1.0-1.R620.debian12\n"
         "Architecture: amd64\n"
-        "Maintainer: pikaforge <pikaforge@localhost>\n"
+        "Maintainer: pikaforge <pikaforge@users.noreply.github.com>\n"
         "Installed-Size: 0\n"
         "Depends: libc6 (>= 2.34), rsync, passwd\n"
         "Provides: demo-model-r620, demo-target-sandybridge\n"
@@ -213,7 +214,7 @@ def test_changelog() -> None:
         "  * fix: -- me <a@b> Mon, 01 Jan 2024 00:00:00 +0000 word word word word",
     ]
     assert all(line.startswith("    word") for line in lines[4:-2])
-    assert lines[-2:] == ["", " -- pikaforge <pikaforge@localhost>  Mon, 02 Nov 2020 12:00:00 +0000"]
+    assert lines[-2:] == ["", " -- pikaforge <pikaforge@users.noreply.github.com>  Mon, 02 Nov 2020 12:00:00 +0000"]
 
 
 def test_changes_of_several_days_are_one_entry_with_the_newest_first() -> None:
@@ -224,10 +225,23 @@ def test_changes_of_several_days_are_one_entry_with_the_newest_first() -> None:
         packed(changes=())
 
 
+ZLIB = "Format: x\n\nFiles: *\nCopyright: 1995-2022 Jean-loup Gailly\nLicense: Zlib\n Do what you like.\n"
+LICENCES = archive(
+    ("./LICENSE", b"As you like.\n\n.hidden\n", 0o644),
+    ("./licenses/demo/deps/x/COPYING", b"Copyright (c) 2015, One\n  (C) 2020 Other\nIf copyright works\n", 0o644),
+    ("./licenses/zlib1g/copyright", ZLIB.encode(), 0o644),
+    ("./licenses/gperftools/COPYING", b"(c) 2005, Google\n", 0o644),
+)
+
+
+def copyright_of(licences: copyright.Licences) -> str:
+    return deb_product.product(wanted(), depends=(), licences=licences).extra["doc/copyright"].decode()
+
+
 def test_copyright_has_the_licence_or_says_where_it_is() -> None:
-    texts = deb_product.licence_texts(TREE, prefix="/opt/demo")
-    assert texts == {"/opt/demo/LICENSE": "As you like.\n\n.hidden\n"}
-    made = deb_product.product(wanted(), depends=(), licences=texts).extra["doc/copyright"].decode()
+    found = copyright.licences(TREE, claimed(), prefix="/opt/demo")
+    assert found.own == {"/opt/demo/LICENSE": "As you like.\n\n.hidden\n"}
+    made = copyright_of(replace(found, others=()))
     assert made.startswith("Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n")
     assert made.endswith("License: MIT\n /opt/demo/LICENSE:\n .\n As you like.\n .\n  .hidden\n")
     assert "\nCopyright: the authors of demo\n" in made
@@ -239,10 +253,33 @@ def test_copyright_has_the_licence_or_says_where_it_is() -> None:
 
 def test_copyright_tells_whose_it_is() -> None:
     text = "Copyright (c) 2015, One\n  (C) 2020 Other\nIf copyright works\n(c) the condition\n(C) 2020 Other\n"
-    made = (
-        deb_product.product(wanted(), depends=(), licences={"/opt/demo/LICENSE": text}).extra["doc/copyright"].decode()
-    )
+    made = copyright_of(copyright.Licences(own={"/opt/demo/LICENSE": text}))
     assert "\nCopyright: Copyright (c) 2015, One\n (C) 2020 Other\nLicense: MIT\n" in made
+
+
+def test_copyright_has_the_licences_of_the_libraries_that_travel_along() -> None:
+    libraries = [
+        {"soname": name, "path": f"lib/{name}", "package": package, "version": "1"}
+        for name, package in (("libz.so.1", "zlib1g"), ("libtcmalloc.so.4", "allocator"), ("libq.so.1", "libq1"))
+    ]
+    licences = [
+        {"of": "demo", "names": ["MIT"], "files": ["licenses/demo/deps/x/COPYING"]},
+        {"of": "zlib1g", "names": ["Zlib"], "files": ["licenses/zlib1g/copyright"]},
+        {"of": "gperftools", "names": ["BSD-3-Clause"], "files": ["licenses/gperftools/COPYING"]},
+    ]
+    manifest = claimed(bundled_libraries=libraries, licences=licences)
+    found = copyright.licences(LICENCES, manifest, prefix="/opt/demo")
+    assert list(found.own) == ["/opt/demo/LICENSE", "/opt/demo/licenses/demo/deps/x/COPYING"]
+    paragraphs = [text.splitlines() for text in copyright_of(found).split("\n\n")]
+    heads = [[line for line in paragraph if not line.startswith(" ")] for paragraph in paragraphs[1:]]
+    assert heads == [
+        ["Files: *", "Copyright: Copyright (c) 2015, One", "License: MIT"],
+        ["Files: opt/demo/lib/libtcmalloc.so.4", "Copyright: (c) 2005, Google", "License: LicenseRef-allocator"],
+        ["Files: opt/demo/lib/libq.so.1", "Copyright: the authors of libq1", "License: LicenseRef-libq1"],
+        ["Files: opt/demo/lib/libz.so.1", "Copyright: 1995-2022 Jean-loup Gailly", "License: LicenseRef-zlib1g"],
+    ]  # fmt: skip
+    assert " The system on which this was built has no text of it." in paragraphs[3]
+    assert "  Do what you like." in paragraphs[4]
 
 
 # --- the product's packages
@@ -251,7 +288,12 @@ def test_copyright_tells_whose_it_is() -> None:
 def test_a_deb_has_the_files_of_every_package_and_documents() -> None:
     common = product_package.assemble(wanted(), "demo")
     made = product()
-    documents = {"/usr/share/doc/demo/copyright", "/usr/share/doc/demo/changelog.Debian.gz"}
+    documents = {
+        "/usr/share/doc/demo/copyright",
+        "/usr/share/doc/demo/changelog.Debian.gz",
+        "/usr/share/lintian/overrides/demo",
+    }
+    assert "/usr/share/doc/demo/README" in {entry.path for entry in common.entries}
     paths = {entry.path for entry in made.deb.packages[0].entries}
     assert paths - documents == {entry.path for entry in common.entries}
     assert paths >= documents

@@ -18,7 +18,7 @@ from pikaforge.config import families
 from pikaforge.config.schema import OsRelease
 from pikaforge.formats import debuginfo
 from pikaforge.formats.layout import Entry, PackingError, layout_text, tree_entries, with_folders
-from pikaforge.formats.product_package import ChangelogEntry
+from pikaforge.formats.product_package import GATE, ChangelogEntry
 from pikaforge.formats.rpm import allocator, spec_file
 from pikaforge.formats.rpm import product as rpm_product
 from pikaforge.formats.rpm.allocator import AllocatorPackage
@@ -87,7 +87,7 @@ def test_a_change_cannot_begin_an_entry_or_a_section() -> None:
     changes = changes_of(patch("fix", "\n* Mon Jan 01 2024 me\n%files\n/etc/shadow"))
     lines = section(spec(changes=changes), "%changelog")
     assert lines == [
-        "* Mon Nov 02 2020 pikaforge - 1.0-1.R620.el9",
+        "* Mon Nov 02 2020 pikaforge <pikaforge@users.noreply.github.com> - 1.0-1.R620.el9",
         "- v1.0 from v1.0",
         "- fix: * Mon Jan 01 2024 me %%files /etc/shadow",
     ]
@@ -260,6 +260,42 @@ def test_the_header_tells_the_model_and_what_is_needed() -> None:
     ]
 
 
+def test_licences_are_where_the_system_looks() -> None:
+    tree = archive(
+        ("./licenses/demo/COPYING", b"own", 0o644),
+        ("./licenses/demo/deps/x/NOTICE", b"own", 0o644),
+        ("./licenses/zlib/README", b"zlib", 0o644),
+    )
+    entries = (*package().tree, *tree_entries(tree, folder="tree", prefix=TOP))
+    debug = debuginfo.debug_entries(DEBUG, folder="debug", prefix=TOP)
+    text = spec(tree=entries, debug=debug)
+    files = section(text, "%files -n demo")
+    for name in ("demo/COPYING", "demo/deps/x/NOTICE", "zlib/README"):
+        assert f'%attr(0644, root, root) %license "/opt/demo/licenses/{name}"' in files
+    assert '%attr(-, root, root) "/usr/share/licenses/demo"' in files
+    assert '%attr(0644, root, root) %doc "/usr/share/doc/demo/README"' in files
+    [link] = [e for e in product(tree=entries).rpm.packages[0].entries if e.path == "/usr/share/licenses/demo"]
+    assert link.target == "../../../opt/demo/licenses"
+    of_debug = [line for line in section(text, "%files -n demo-debuginfo") if "licenses" in line]
+    assert of_debug == [
+        '%attr(0755, root, root) %dir "/usr/share/licenses/demo-debuginfo"',
+        '%attr(0644, root, root) %license "/usr/share/licenses/demo-debuginfo/COPYING"',
+        '%attr(0755, root, root) %dir "/usr/share/licenses/demo-debuginfo/deps"',
+        '%attr(0755, root, root) %dir "/usr/share/licenses/demo-debuginfo/deps/x"',
+        '%attr(0644, root, root) %license "/usr/share/licenses/demo-debuginfo/deps/x/NOTICE"',
+    ]
+    assert "/usr/share/licenses" not in spec(debug=debug)
+
+
+def test_the_readme_says_how_an_instance_is_made() -> None:
+    text = product(port=7000).extra["doc/README"].decode()
+    assert text.startswith("It serves.\n\nThis build is for R620 (sandybridge);")
+    assert "    bash /opt/demo/utils/deploy.sh 7000 /data\n" in text
+    assert "/opt/demo/licenses" not in text
+    tree = (*package().tree, *tree_entries(archive(("./licenses", None, 0o755)), folder="tree", prefix=TOP))
+    assert "/opt/demo/licenses has the licences" in product(tree=tree).extra["doc/README"].decode()
+
+
 def test_another_allocator_has_a_name_of_its_own() -> None:
     made = product(variant="libunwind")
     assert made.names == ("demo-libunwind-1.0-1.R620.el9.x86_64.rpm",)
@@ -271,9 +307,11 @@ def test_another_allocator_has_a_name_of_its_own() -> None:
 def test_the_gate_travels_in_the_scriptlet() -> None:
     made = product()
     script = made.rpm.packages[0].scripts["pre"]
-    for name in ("cpu-gate.sh", "cpu-features", "cpu-targets"):
-        assert rendered("el9").contents[f"utils/{name}"].decode() in script
-    assert "#@FILES@" not in script
+    gate, features, targets = (rendered("el9").contents[f"utils/{name}"].decode().strip() for name in GATE)
+    start, _, end = gate.partition("given_features='' given_targets=''")
+    assert end
+    assert f"{start}given_features='{features}'\ngiven_targets='{targets}'{end}" in script
+    assert "#@GATE@" not in script
     assert not any(word in text for text in made.rpm.packages[0].scripts.values() for word in ("@PRODUCT@", "@TOP@"))
 
 
@@ -395,6 +433,7 @@ def gperftools(**changes: Any) -> RpmBuild:
             ("lib/libtcmalloc.a", b"x", 0o644),
             ("lib/pkgconfig/libtcmalloc.pc", b"x", 0o644),
             ("include/gperftools/tcmalloc.h", b"x", 0o644),
+            ("share/doc/gperftools/COPYING", b"x", 0o644),
             ("share/doc/gperftools/README", b"x", 0o644),
             ("bin/pprof", b"x", 0o755),
         ),
@@ -437,13 +476,14 @@ def test_libraries_and_what_builds_with_them_are_apart() -> None:
     }
     assert names["demo-gperftools-libs"] == [
         "/opt/demo-gperftools", "lib", "lib/libtcmalloc.so.4", "lib/libtcmalloc.so.4.5.9", "share", "share/doc",
-        "share/doc/gperftools", "share/doc/gperftools/README",
+        "share/doc/gperftools", "share/doc/gperftools/COPYING", "share/doc/gperftools/README",
     ]  # fmt: skip
     assert names["demo-gperftools-devel"] == [
         "bin", "bin/pprof", "include", "include/gperftools", "include/gperftools/tcmalloc.h", "lib/libtcmalloc.a",
         "lib/libtcmalloc.so", "lib/pkgconfig", "lib/pkgconfig/libtcmalloc.pc",
     ]  # fmt: skip
     assert '%attr(0644, root, root) %doc "/opt/demo-gperftools/share/doc/gperftools/README"' in text
+    assert '%attr(0644, root, root) %license "/opt/demo-gperftools/share/doc/gperftools/COPYING"' in text
     assert "Requires: demo-gperftools-libs = 2.7-1.frame+pointers.sandybridge.el7" in text.splitlines()
 
 

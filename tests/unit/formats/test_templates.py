@@ -36,7 +36,7 @@ def test_an_error_of_a_function_passes_through() -> None:
         templates.render(
             "deb/copyright.jinja",
             functions={"indented": refuse},
-            name="x", url="", top="/x", holder="x", other_holders=[], licence="x", body=[],
+            name="x", url="", top="/x", holders=["x"], licence="x", body=[], others=[],
         )  # fmt: skip
 
 
@@ -45,8 +45,8 @@ def test_entries_of_the_changelog_are_apart() -> None:
     made = product.product(package(changes=changes), requires=(), profile=spec_file.OLD)
     assert spec_file.spec_text(made.rpm).endswith(
         "\n%changelog\n"
-        "* Fri Jan 02 1970 pikaforge - 1.0-1.R620.el9\n- new\n- newer\n\n"
-        "* Thu Jan 01 1970 pikaforge - 1.0-1.R620.el9\n- old\n"
+        "* Fri Jan 02 1970 pikaforge <pikaforge@users.noreply.github.com> - 1.0-1.R620.el9\n- new\n- newer\n\n"
+        "* Thu Jan 01 1970 pikaforge <pikaforge@users.noreply.github.com> - 1.0-1.R620.el9\n- old\n"
     )
     none = product.product(package(changes=()), requires=(), profile=spec_file.OLD)
     assert spec_file.spec_text(none.rpm).endswith("\n\n%changelog\n")

@@ -35,6 +35,7 @@ from pikaforge.errors import ForgeError
 from pikaforge.formats import payload
 from pikaforge.formats.layout import PackingError
 from pikaforge.formats.wheel import wheel, wheel_version
+from pikaforge.formats.wheel.platform_tags import platform_tags
 
 EPOCH = 1604318400
 PRODUCT = make_spec(
@@ -45,7 +46,8 @@ PRODUCT = make_spec(
     product__url="https://example.org/demo",
 ).product
 CONF = "# port : 1\nport : 7000\n  dir : ./db/\nthreads : 4\ndir : ./twice/\n"
-NAME = "demo_server-1.0+r620.debian12-py3-none-manylinux_2_34_x86_64.whl"
+NAME = "demo_server-1.0+r620.debian12-py3-none-manylinux_2_35_x86_64.whl"
+OLDEST_TAGS = "manylinux_2_17_x86_64.manylinux2014_x86_64"
 COMMAND = ("__init__.py", "__main__.py", "base.py", "cli.py", "configuration.py", "deploy.py")
 """Files of the command."""
 OLD_PYTHON = {
@@ -173,33 +175,43 @@ class TestNames:
         assert package.isidentifier()
 
     @pytest.mark.parametrize(
-        ("glibc", "tags"),
+        ("versions", "tags"),
         [
-            ("2.2.5", "manylinux_2_17_x86_64.manylinux2014_x86_64"),
-            ("2.12", "manylinux_2_17_x86_64.manylinux2014_x86_64"),
-            ("2.17", "manylinux_2_17_x86_64.manylinux2014_x86_64"),
-            ("2.17.1", "manylinux_2_18_x86_64"),
-            ("2.18", "manylinux_2_18_x86_64"),
-            ("2.28", "manylinux_2_28_x86_64"),
-            ("2.34", "manylinux_2_34_x86_64"),
-            ("2.100", "manylinux_2_100_x86_64"),
-            ("3.0", "manylinux_3_0_x86_64"),
-            (None, "manylinux_2_17_x86_64.manylinux2014_x86_64"),
+            ({"GLIBC": "2.2.5"}, OLDEST_TAGS),
+            ({"GLIBC": "2.12"}, OLDEST_TAGS),
+            ({"GLIBC": "2.17", "GLIBCXX": "3.4.19", "CXXABI_TM": "1", "GCC": "3.0"}, OLDEST_TAGS),
+            ({}, OLDEST_TAGS),
+            ({"GLIBC": "2.18"}, "manylinux_2_24_x86_64"),
+            ({"GLIBC": "2.28", "GLIBCXX": "3.4.24"}, "manylinux_2_28_x86_64"),
+            ({"GLIBC": "2.34", "GLIBCXX": "3.4.29", "CXXABI": "1.3.13"}, "manylinux_2_34_x86_64"),
+            ({"GLIBC": "2.34", "GLIBCXX": "3.4.30"}, "manylinux_2_35_x86_64"),
+            ({"GLIBC": "2.17", "GLIBCXX": "3.4.30"}, "manylinux_2_35_x86_64"),
+            ({"GLIBC": "2.34", "CXXABI": "1.3.14"}, "manylinux_2_39_x86_64"),
+            ({"GLIBC": "2.34", "GCC": "14.0.0"}, "manylinux_2_39_x86_64"),
+            ({"GLIBC": "2.17", "ZLIB": "1.2.9"}, "manylinux_2_27_x86_64"),
+            ({"GLIBC": "2.36"}, "manylinux_2_36_x86_64"),
         ],
     )
-    def test_the_tag_asks_for_the_glibc_that_is_needed(self, glibc: str | None, tags: str) -> None:
-        versions = {"GLIBCXX": "3.4.30", **({"GLIBC": glibc} if glibc else {})}
-        assert ".".join(wheel_version.platform_tags(versions)) == tags
+    def test_the_tag_asks_for_all_libraries_that_are_needed(self, versions: dict[str, str], tags: str) -> None:
+        assert ".".join(platform_tags(versions)) == tags
         name = wheel.file_name(claimed(audit={"symbol_versions": versions}), PRODUCT)
         assert name == f"demo_server-1.0+r620.debian12-py3-none-{tags}.whl"
         project, version, build, found = parse_wheel_filename(name)
         assert (project, str(version), build) == ("demo-server", "1.0+r620.debian12", ())
         assert {tag.platform for tag in found} == set(tags.split("."))
 
-    @pytest.mark.parametrize("text", ["PRIVATE", "2", "2.x", ""])
-    def test_a_glibc_that_is_no_version(self, text: str) -> None:
-        with pytest.raises(PackingError, match="no version of glibc"):
-            wheel_version.platform_tags({"GLIBC": text})
+    @pytest.mark.parametrize("versions", [{"GLIBC": "2.999"}, {"GLIBC": "2.17", "GLIBCXX": "3.4.999"}, {"GLIBC": "x"}])
+    def test_versions_that_no_policy_has(self, versions: dict[str, str]) -> None:
+        """Such as those of an image that is newer than the policies. A tag that fits any host would be a lie."""
+        with pytest.raises(PackingError, match=r"no platform tag of a wheel promises hosts with .*GLIBC") as caught:
+            platform_tags(versions)
+        assert "`wheel` out of `formats`" in caught.value.hint
+
+    def test_libraries_that_no_policy_has(self) -> None:
+        usual = ("ld-linux-x86-64.so.2", "libc.so.6", "libgcc_s.so.1", "libstdc++.so.6", "libz.so.1")
+        assert platform_tags({"GLIBC": "2.34"}, usual) == ("manylinux_2_34_x86_64",)
+        with pytest.raises(PackingError, match=r"no platform tag of a wheel promises hosts with libssl\.so\.3"):
+            platform_tags({"GLIBC": "2.34"}, (*usual, "libssl.so.3"))
 
 
 class TestContents:
@@ -251,17 +263,18 @@ class TestContents:
         found = opened(build(tarball).content)
         info = "demo_server-1.0+r620.debian12.dist-info"
         assert found[f"{info}/WHEEL"][1].decode() == (
-            "Wheel-Version: 1.0\nGenerator: pikaforge\nRoot-Is-Purelib: false\nTag: py3-none-manylinux_2_34_x86_64\n"
+            "Wheel-Version: 1.0\nGenerator: pikaforge\nRoot-Is-Purelib: false\nTag: py3-none-manylinux_2_35_x86_64\n"
         )
         assert found[f"{info}/entry_points.txt"][1] == b"[console_scripts]\ndemo-server = demo_server.cli:main\n"
         head, _, text = found[f"{info}/METADATA"][1].decode().partition("\n\n")
         assert head.splitlines() == [
-            "Metadata-Version: 2.1",
+            "Metadata-Version: 2.4",
             "Name: demo-server",
             "Version: 1.0+r620.debian12",
             "Summary: demo v1.0 for R620 (sandybridge, debian12)",
             "Home-page: https://example.org/demo",
-            "License: BSD-3-Clause",
+            "Maintainer-email: pikaforge <pikaforge@users.noreply.github.com>",
+            "License-Expression: BSD-3-Clause",
             "Platform: linux_x86_64",
             "Requires-Python: >=3.6",
             "Description-Content-Type: text/plain; charset=UTF-8",
@@ -274,6 +287,21 @@ class TestContents:
             "demo-server run",
         ):
             assert words in text
+
+    def test_licences_are_where_installers_look(self, tmp_path: Path) -> None:
+        licences = {"demo/deps/x/COPYING": b"own", "zlib1g/copyright": b"zlib"}
+        files = {**make_files(), **{f"licenses/{name}": text for name, text in licences.items()}}
+        found = opened(build(write_tarball(tmp_path / "x.tar.gz", files)).content)
+        info = "demo_server-1.0+r620.debian12.dist-info"
+        there = {name: text for name, (_, text) in found.items() if name.startswith(f"{info}/licenses/")}
+        assert there == {f"{info}/licenses/{name}": text for name, text in licences.items()}
+        head = found[f"{info}/METADATA"][1].decode().partition("\n\n")[0].splitlines()
+        assert [line for line in head if line.startswith("License")] == [
+            "License-Expression: BSD-3-Clause",
+            "License-File: demo/deps/x/COPYING",
+            "License-File: zlib1g/copyright",
+        ]
+        assert found["demo_server/tree/licenses/zlib1g/copyright"][1] == b"zlib"
 
     def test_both_tags_of_an_old_glibc_are_listed(self, tmp_path: Path) -> None:
         files = make_files(audit={"symbol_versions": {"GLIBC": "2.14"}})
@@ -388,7 +416,7 @@ class TestRefusals:
             build(tarball)
 
     def test_a_licence_of_two_lines(self, tarball: Path) -> None:
-        with pytest.raises(PackingError, match="License of a wheel is one line"):
+        with pytest.raises(PackingError, match="License-Expression of a wheel is one line"):
             build(tarball, PRODUCT.model_copy(update={"licence": "MIT\nName: other"}))
 
 

@@ -14,6 +14,7 @@ import pytest
 from unit.cell_results import (
     AUDITED,
     CELL,
+    COMPILED,
     DISPATCHED,
     EPOCH,
     IMAGE,
@@ -119,6 +120,11 @@ def test_the_manifest() -> None:
             },
             {"soname": "liby.so.1", "path": "lib/liby.so.1", "package": "unknown", "version": "-", "sha256": "1" * 64},
         ],
+        "licences": [
+            {"of": "demo", "names": [], "files": ["licenses/demo/LICENSE"]},
+            {"of": "unknown", "names": [], "files": ["licenses/unknown/COPYING"]},
+            {"of": "zlib1g", "names": ["Zlib"], "files": ["licenses/zlib1g/copyright"]},
+        ],
         "audit": {
             "allow_list": "the compiler's macros",
             "features_used": ["avx"],
@@ -131,6 +137,13 @@ def test_the_manifest() -> None:
         "tried": {"target": "sandybridge", "not_run": ""},
         "contents": [],
     }
+
+
+def test_the_manifest_has_the_licence_that_the_matrix_states() -> None:
+    found = described(product__licence="MIT")["licences"]
+    assert found[0] == {"of": "demo", "names": ["MIT"], "files": ["licenses/demo/LICENSE"]}
+    bare = replace(results(), compiled=result("compile", COMPILED.model_copy(update={"licences": ()})))
+    assert described(bare, product__licence="MIT")["licences"] == [{"of": "demo", "names": ["MIT"], "files": []}]
 
 
 def test_the_manifest_tells_what_the_compiler_needed() -> None:

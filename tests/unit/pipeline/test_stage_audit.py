@@ -24,6 +24,7 @@ from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.audit.elf.code import code_digest
 from pikaforge.cpu import features
 from pikaforge.errors import EXIT_STAGE, AuditError, StageError
+from pikaforge.formats.manifest import BUILT_HERE
 from pikaforge.host import process
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
@@ -104,7 +105,7 @@ class Stage:
         folder = self.workspace.base
         compiled = stage_result(
             "compile",
-            CompileFacts(compiler=(), macros=MACROS, bundled=(), dropped=()).model_copy(update=facts),
+            CompileFacts(compiler=(), macros=MACROS, bundled=(), licences=(), dropped=()).model_copy(update=facts),
             {
                 "tree.tar": archive(
                     folder / "tree.tar", {n: e if isinstance(e, bytes) else ef.make(e) for n, e in tree.items()}
@@ -605,7 +606,7 @@ def test_a_recipe_that_lies_about_what_it_has_bundled(stage: Stage) -> None:
 
 def test_a_library_that_was_built_here_is_not_the_distributions(stage: Stage) -> None:
     tree = {"bin/demo": user(), "lib/liba.so.1": GUARDED}
-    claim = (bundled(package=audit.OWN),)
+    claim = (bundled(package=BUILT_HERE),)
     error = stage.refusal(tree, facts={"bundled": claim}, record=image_with(stage))
     assert record_of(error).packaged == {}
 

@@ -7,15 +7,19 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
-from unit.cell_results import results
+from unit.cell_results import COMPILED, result, results
 from unit.helpers import Ending, FakeEngine, make_spec, the_cell
 
 from pikaforge.errors import StageError
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import compile as compile_stage
+from pikaforge.pipeline.compile import LicenceRecord
+from pikaforge.pipeline.stage import RunContext
 
 KEY = "c" * 32
 Run = Callable[..., Result]
@@ -74,3 +78,38 @@ def test_links_that_a_package_cannot_hold(run: Run, format: str, target: str) ->
         run(archive("bin/demo", link=("lib/x", target)), format)
     assert "lib/x" in caught.value.failure.findings[0]
     run(archive("bin/demo", link=("bin/x", "demo")), format)
+
+
+def test_licences_are_kept_by_whose_they_are() -> None:
+    rows = [
+        ["file", "demo", "licenses/demo/LICENSE"],
+        ["file", "zlib1g", "licenses/zlib1g/copyright"],
+        ["name", "zlib1g", "Zlib"],
+        ["name", "zlib1g", " "],
+        ["name", "xz", "LGPLv2+\x1b[2J"],
+        ["other", "x", "y"],
+        ["file", "short"],
+    ]
+    assert compile_stage.licence_records(rows) == (
+        LicenceRecord(of="demo", files=("licenses/demo/LICENSE",)),
+        LicenceRecord(of="zlib1g", names=("Zlib",), files=("licenses/zlib1g/copyright",)),
+        LicenceRecord(of="xz", names=("LGPLv2+ [2J",)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("licences", "told"),
+    [
+        (COMPILED.licences, []),
+        (COMPILED.licences[:2], ["the image has no licence of zlib1g,"]),
+        (COMPILED.licences[1:], ["the source has no file with a licence;"]),
+        ((), ["the image has no licence of unknown, zlib1g,", "the source has no file with a licence;"]),
+    ],
+)
+def test_what_travels_without_a_licence_is_told_once(licences: tuple[LicenceRecord, ...], told: list[str]) -> None:
+    made = result("compile", COMPILED.model_copy(update={"licences": licences}))
+    run = SimpleNamespace(spec=make_spec())
+    remarks = compile_stage.STAGE.remarks
+    said = list(remarks(made, cast(RunContext, run), fresh=True))
+    assert [line.startswith(start) for line, start in zip(said, told, strict=True)] == [True] * len(told)
+    assert list(remarks(made, cast(RunContext, run), fresh=False)) == []

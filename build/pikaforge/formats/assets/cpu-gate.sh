@@ -29,6 +29,8 @@ case $0 in
 esac
 features=$here/cpu-features
 targets=$here/cpu-targets
+# The first script of a package holds this text with both lists here, because the files are not there yet.
+given_features='' given_targets=''
 cpuinfo=/proc/cpuinfo
 machine='this machine'
 quiet=no
@@ -85,18 +87,28 @@ wrong_use() { # WHY
 
 # The wanted flags, as words in $wanted.
 read_features() {
-    [ -r "$features" ] || cannot_tell "there is no list of features $features" 'unpack the package again'
+    text=$given_features
+    if [ -z "$text" ]; then
+        [ -r "$features" ] || cannot_tell "there is no list of features $features" 'unpack the package again'
+        text=$(cat -- "$features") || cannot_tell "$features cannot be read" 'unpack the package again'
+    fi
     wanted=
-    while read -r word rest || [ -n "$word" ]; do
-        case $word in
+    IFS=$nl
+    # shellcheck disable=SC2086  # split into lines on purpose
+    set -- $text
+    IFS=$blank
+    for line do
+        # shellcheck disable=SC2086  # split into words on purpose
+        set -- $line
+        case ${1-} in
         '' | '#'*) continue ;;
-        *[!a-z0-9_]*) cannot_tell "$features is damaged: '$word' is no flag" 'unpack the package again' ;;
+        *[!a-z0-9_]*) cannot_tell "$features is damaged: '$1' is no flag" 'unpack the package again' ;;
         esac
-        case $rest in
-        '' | '#'*) wanted="$wanted $word" ;;
-        *) cannot_tell "$features is damaged: more than one flag in the line of '$word'" 'one flag a line' ;;
+        case ${2-} in
+        '' | '#'*) wanted="$wanted $1" ;;
+        *) cannot_tell "$features is damaged: more than one flag in the line of '$1'" 'one flag a line' ;;
         esac
-    done <"$features"
+    done
     # Every 64-bit program needs one at least: an empty list is no list.
     [ -n "$wanted" ] || cannot_tell "$features lists no features" 'unpack the package again'
 }
@@ -232,13 +244,27 @@ print_runs() {
 
 # Name the package that makes the most of what all CPUs can do. Lines of the list: TARGET<tab>MODEL,…<tab>FLAG …
 advise() {
-    [ -r "$targets" ] || return 0
+    text=$given_targets
+    if [ -z "$text" ]; then
+        [ -r "$targets" ] || return 0
+        text=$(cat -- "$targets") || return 0
+    fi
     offered=no
-    while IFS=$tab read -r name models flags || [ -n "$name" ]; do
+    IFS=$nl
+    # shellcheck disable=SC2086  # split into lines on purpose
+    set -- $text
+    IFS=$blank
+    for line do
+        name=${line%%"$tab"*}
+        flags=${line#*"$tab"}
+        models=${flags%%"$tab"*}
         case $name in
         '' | '#'* | "$target") continue ;;
         esac
-        [ -n "$flags" ] || continue
+        case $flags in
+        "$line" | "$models" | *"$tab") continue ;;
+        esac
+        flags=${flags#*"$tab"}
         offered=yes
         fits=yes
         IFS=$nl
@@ -257,7 +283,7 @@ advise() {
         IFS=$blank
         say "  take instead: the package for $words ($name, @IMAGE@)"
         return 0
-    done <"$targets"
+    done
     [ "$offered" = no ] || say '  take instead: none; no package for @IMAGE@ runs on CPUs that have as little'
 }
 
@@ -275,7 +301,7 @@ while [ $# -gt 0 ]; do
             cpuinfo=$2 machine="the machine of $2"
             [ "$2" != - ] || machine='the machine on standard input'
         else
-            features=$2 package="what $2 is for" target=''
+            features=$2 given_features='' package="what $2 is for" target=''
         fi
         shift
         ;;

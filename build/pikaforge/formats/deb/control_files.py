@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Literal
 
+from pikaforge.config.scalars import MAINTAINER
 from pikaforge.formats.layout import Entry, PackingError, layout_text
 from pikaforge.formats.product_package import ChangelogEntry
 from pikaforge.formats.text import names, one_line
@@ -20,7 +21,6 @@ from pikaforge.host.text import clean
 
 ARCH = "amd64"
 COLUMNS = 76
-MAINTAINER = "pikaforge <pikaforge@localhost>"
 SECTION = "database"
 NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 """Debian Policy 5.6.1."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pikaforge.formats import system_package
 from pikaforge.formats.client_lines import base_of, checked, checked_url, fetch, file_name, script_lines
-from pikaforge.formats.deb import apt, client, product
+from pikaforge.formats.deb import apt, client, copyright, product
 from pikaforge.formats.deb.deb_file import deb_members
 from pikaforge.formats.format import (
     BaseFormat,
@@ -85,8 +85,7 @@ class DebFormat(BaseFormat):
         described = product.product(
             system_package.describe(work),
             depends=product.depends(work.inputs.library_versions, system_package.programs(work)),
-            licences=product.licence_texts(work.inputs.tree, prefix=work.top),
-            maintainer=work.spec.product.maintainer,
+            licences=copyright.licences(work.inputs.tree, work.manifest, prefix=work.top),
         )
         made = system_package.build(
             work, self.name, "DEB", described, system_package.inputs(work), scripts=self.scripts

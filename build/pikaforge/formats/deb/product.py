@@ -18,29 +18,25 @@ from pathlib import Path
 
 from pikaforge.audit.judge_linkage import highest
 from pikaforge.formats.deb.control_files import (
-    MAINTAINER,
     SECTION,
     BinaryPackage,
     Deb,
     DebBuild,
     Script,
-    indented,
     legal_name,
     legal_version,
 )
+from pikaforge.formats.deb.copyright import NO_LICENCES, Licences, copyright_text
 from pikaforge.formats.debuginfo import BUILD_IDS
-from pikaforge.formats.layout import LICENCE, Entry, PackingError
-from pikaforge.formats.product_package import Moment, ProductPackage, assemble
+from pikaforge.formats.layout import Entry, PackingError
+from pikaforge.formats.product_package import DOCS, Moment, ProductPackage, assemble
 from pikaforge.formats.templates import render
-from pikaforge.formats.text import filled, one_line
+from pikaforge.formats.text import filled
 from pikaforge.formats.versions import legal_release
 from pikaforge.formats.versions import legal_version as rpm_version
-from pikaforge.host.archives import tar_entries
 
 MAINTAINER_SCRIPTS = Path(__file__).resolve().parent
-DOCS = "/usr/share/doc"
-NOTICE = re.compile(r"\W*(copyright|\(c\)|©).*[0-9]{4}", re.IGNORECASE)
-"""A line of a licence that names the holder of the copyright."""
+OVERRIDES = "/usr/share/lintian/overrides"
 SCRIPTS: Mapping[Script, Moment] = {
     "preinst": "pre",
     "postinst": "post",
@@ -161,8 +157,7 @@ def product(
     package: ProductPackage,
     *,
     depends: Sequence[str],
-    licences: Mapping[str, str] | None = None,
-    maintainer: str = MAINTAINER,
+    licences: Licences = NO_LICENCES,
     section: str = SECTION,
 ) -> DebBuild:
     """Return the product's DEB and, if there is debug information, that one's.
@@ -170,8 +165,7 @@ def product(
     Args:
         package: what is packed.
         depends: `depends` of the audit's facts.
-        licences: `licence_texts` of the tree.
-        maintainer: `NAME <ADDRESS>`.
+        licences: `licences` of the tree.
         section: of Debian's archive (Debian Policy 2.4).
 
     Raises:
@@ -184,6 +178,7 @@ def product(
     documents = (
         Entry(path=f"{DOCS}/{name}/copyright", source="made/doc/copyright", doc=True),
         Entry(path=f"{DOCS}/{name}/changelog.Debian.gz", source=f"zipped/{name}/changelog.gz", doc=True),
+        Entry(path=f"{OVERRIDES}/{name}", source="made/lintian/overrides"),
     )
     built_for = (legal_name(base, "model", package.model), legal_name(base, "target", package.target))
     packages = [
@@ -201,7 +196,7 @@ def product(
     ]
     if package.debug:
         packages.append(_debug_package(package, name, version))
-    text = copyright_text(base, licence=about.licence, url=about.url, top=package.top, texts=licences or {})
+    text = copyright_text(base, licence=about.licence, url=about.url, top=package.top, licences=licences)
     return DebBuild(
         deb=Deb(
             source=legal_name(base),
@@ -209,10 +204,14 @@ def product(
             dist=about.dist,
             packages=tuple(packages),
             changes=package.changes,
-            maintainer=maintainer,
+            maintainer=about.maintainer,
             homepage=about.url,
         ),
-        extra={**made.files, "doc/copyright": text.encode()},
+        extra={
+            **made.files,
+            "doc/copyright": text.encode(),
+            "lintian/overrides": render("deb/lintian-overrides.jinja", name=name).encode(),
+        },
     )
 
 
@@ -251,48 +250,3 @@ def _script(script: Script, common: str, base: str) -> str:
     if not common.startswith(SHEBANG) or text.count(COMMON) != 1:
         raise PackingError(f"the script {script} is not as expected", hint=f"see formats/deb/deb-{script}.sh")
     return text.replace(COMMON, common.removeprefix(SHEBANG))
-
-
-# --- documents
-
-
-def licence_texts(archive: Path | bytes, *, prefix: str) -> dict[str, str]:
-    """Return the licences at the top of a tree, by their path in the package.
-
-    Args:
-        archive: the tree, as for `tree_entries`.
-        prefix: the folder of the package that its top becomes.
-    """
-    found = {}
-    for member in tar_entries(archive):
-        name = member.name.removeprefix("./")
-        if member.kind == "file" and LICENCE.fullmatch(name):
-            found[f"{prefix}/{name}"] = member.read().decode("utf-8", "replace")
-    return dict(sorted(found.items()))
-
-
-def copyright_text(name: str, *, licence: str, url: str, top: str, texts: Mapping[str, str]) -> str:
-    """Return the copyright file, in Debian's machine-readable format 1.0.
-
-    Args:
-        name: of the product.
-        licence: its SPDX expression.
-        url: its home page; empty if it has none.
-        top: the folder of its tree.
-        texts: `licence_texts` of the tree; without any the file says where they are.
-    """
-    notices = [line.strip() for text in texts.values() for line in text.splitlines() if NOTICE.match(line)]
-    body = [line for path, text in texts.items() for line in (f"{path}:", "", *text.strip().splitlines(), "")]
-    if not body:
-        body = [f"This package has no text of it: that is in the source, which {top}/manifest.json names."]
-    return render(
-        "deb/copyright.jinja",
-        functions={"indented": indented},
-        name=one_line(name),
-        url=one_line(url) if url else "",
-        top=top,
-        holder=one_line(notices[0]) if notices else f"the authors of {one_line(name)}",
-        other_holders=list(dict.fromkeys(notices[1:])),
-        licence=one_line(licence),
-        body=body,
-    )

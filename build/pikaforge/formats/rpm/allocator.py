@@ -6,10 +6,11 @@ takes them for the distribution's; nor do they have its provides.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pikaforge.formats.layout import Entry, PackingError, with_folders
+from pikaforge.formats.layout import LICENCE, Entry, PackingError, with_folders
 from pikaforge.formats.product_package import ChangelogEntry, PackageAbout
 from pikaforge.formats.rpm.product import conflicts_with_others, provided_facts
 from pikaforge.formats.rpm.spec_file import Profile, RpmBuild, RpmSpec, SubPackage
@@ -86,6 +87,7 @@ def packages(allocator: AllocatorPackage, *, profile: Profile) -> RpmBuild:
             packages=(libs, *devel),
             profile=profile,
             changes=allocator.changes,
+            packager=about.maintainer,
         ),
         extra={},
     )
@@ -138,9 +140,11 @@ def _is_runtime(path: str) -> bool:
 
 
 def _documents(entries: Iterable[Entry], top: str) -> tuple[Entry, ...]:
-    """Return the entries, with documentation marked."""
+    """Return the entries, with documentation and licences marked."""
     folders = (f"{top}/share/doc/", f"{top}/share/man/")
-    return tuple(
-        replace(entry, doc=True) if entry.kind == "file" and entry.path.startswith(folders) else entry
-        for entry in entries
-    )
+    found = []
+    for entry in entries:
+        document = entry.kind == "file" and entry.path.startswith(folders)
+        licence = document and LICENCE.fullmatch(posixpath.basename(entry.path)) is not None
+        found.append(replace(entry, doc=document and not licence, licence=licence))
+    return tuple(found)

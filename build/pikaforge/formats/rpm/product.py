@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 
 from pikaforge.audit.judge_linkage import highest
-from pikaforge.formats.product_package import ProductPackage, assemble
+from pikaforge.formats.debuginfo import LICENSES, own_licences
+from pikaforge.formats.layout import LICENCES, Entry
+from pikaforge.formats.product_package import DOCS, ProductPackage, assemble
 from pikaforge.formats.rpm.spec_file import Profile, RpmBuild, RpmSpec, SubPackage
 from pikaforge.formats.versions import legal_release, legal_version
 
@@ -52,7 +55,7 @@ def product(package: ProductPackage, *, requires: Sequence[str], profile: Profil
             name=name,
             summary=about.summary,
             description=package.description,
-            entries=made.entries,
+            entries=(*made.entries, *_own_folders(made.entries, name, package.top)),
             requires=(*requires, "/bin/sh"),
             requires_pre=PRE_NEEDS,
             requires_post=POST_NEEDS,
@@ -67,7 +70,7 @@ def product(package: ProductPackage, *, requires: Sequence[str], profile: Profil
                 name=f"{name}-debuginfo",
                 summary=f"Debug information for {name}",
                 description=f"For debuggers and profilers; it fits {name} of the same version and release only.",
-                entries=package.debug,
+                entries=(*package.debug, *own_licences(package.tree, top=package.top, name=base)),
                 provides=provided_facts(f"{base}-debuginfo", **facts),
                 conflicts=(f"{base}-debuginfo",) if package.variant else (),
             )
@@ -81,9 +84,19 @@ def product(package: ProductPackage, *, requires: Sequence[str], profile: Profil
             packages=tuple(packages),
             profile=profile,
             changes=package.changes,
+            packager=about.maintainer,
         ),
         extra=made.files,
     )
+
+
+def _own_folders(entries: Sequence[Entry], name: str, top: str) -> tuple[Entry, ...]:
+    """Return the folder of the documents, and the link where rpm's systems look for licences."""
+    documents = Entry(path=f"{DOCS}/{name}", kind="dir", mode=0o755)
+    licences = f"{top}/{LICENCES}"
+    if not any(entry.path == licences for entry in entries):
+        return (documents,)
+    return (documents, Entry(path=f"{LICENSES}/{name}", kind="link", target=posixpath.relpath(licences, LICENSES)))
 
 
 def provided_facts(base: str, **facts: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from pikaforge.config import families
+from pikaforge.config.scalars import MAINTAINER
 from pikaforge.config.schema import OsRelease
 from pikaforge.formats.layout import Entry, PackingError, layout_text
 from pikaforge.formats.product_package import MOMENTS, ChangelogEntry, Moment
@@ -83,7 +84,7 @@ class RpmSpec:
     packages: tuple[SubPackage, ...]
     profile: Profile
     changes: tuple[ChangelogEntry, ...]
-    packager: str = "pikaforge"
+    packager: str = MAINTAINER
     build_host: str = BUILD_HOST
 
 

@@ -42,6 +42,7 @@ class TarFormat(BaseFormat):
         made = [Packed(format=self.name, role="main", name=tarball_name(work.spec, work.cell), path=path)]
         entries = work.debug()
         if entries:
+            entries += debuginfo.own_licences(work.entries(), top=work.top, name=work.spec.product.name)
             [path] = work.run(
                 "debuginfo",
                 "debug information",
@@ -49,6 +50,7 @@ class TarFormat(BaseFormat):
                 inputs=(
                     Input(folder="pack", archive=files(debuginfo.debug_tarball(entries))),
                     Input(folder="debug", archive=work.inputs.debug),
+                    tree,
                 ),
                 outputs=("debuginfo.tar.gz",),
             )

@@ -7,6 +7,7 @@ import posixpath
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -65,6 +66,10 @@ class WheelFormat(BaseFormat):
     suffixes = (".whl",)
     index: RepositoryIndex | None = Links()
     holds_links = False
+
+    def material(self) -> Mapping[str, object]:
+        """Return the version of the policies that decide the platform tag."""
+        return {"auditwheel": version("auditwheel")}
 
     def check_tree(self, tree: Path) -> None:
         """Check names, kinds and links of the members."""

@@ -4,9 +4,11 @@
     MODULE/about.json                       facts about the server, for the command
     MODULE/tree/                            the files of the tarball, byte for byte
     NAME-VERSION.dist-info/                 METADATA WHEEL entry_points.txt RECORD
+    NAME-VERSION.dist-info/licenses/        copies of what the tree has in licenses/
 
 Sources: layout, WHEEL and RECORD follow the binary distribution format (PEP 427), the platform tag PEP 600, the version
-PEP 440, METADATA the core metadata specification 2.1, and the console script the entry points specification.
+PEP 440, METADATA the core metadata specification 2.4, licences PEP 639, and the console script the entry points
+specification.
 
 A wheel has no links: pip writes a link's text into a plain file. So the wheel has a copy of the file that a symbolic
 link leads to, and `about.json` lists the link; `deploy` makes it again.
@@ -26,17 +28,19 @@ import posixpath
 import stat
 import textwrap
 import zipfile
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from pikaforge.config.licences import NOASSERTION
 from pikaforge.config.product import Product
-from pikaforge.formats.layout import PATH, PackingError
+from pikaforge.formats.layout import LICENCES, PATH, PackingError
 from pikaforge.formats.manifest import MANIFEST, Manifest, read_manifest
 from pikaforge.formats.payload import HIGHEST_PORT
 from pikaforge.formats.templates import render
-from pikaforge.formats.wheel.wheel_version import ARCH, SUFFIX, distribution, module, platform_tags, version_of
+from pikaforge.formats.wheel.platform_tags import platform_tags
+from pikaforge.formats.wheel.wheel_version import ARCH, SUFFIX, distribution, module, version_of
 from pikaforge.host.archives import TarEntry, tar_entries
 from pikaforge.host.store import write_atomically
 
@@ -53,8 +57,6 @@ NOT_AFTER = int(datetime(2107, 12, 31, 23, 59, 58, tzinfo=timezone.utc).timestam
 UNIX = 3
 LEVEL = 6
 """Level 9 makes the sample tree of 6 MB smaller by 0.6 % in twice the time."""
-NO_LICENCE = "NOASSERTION"
-"""SPDX's word for a licence that is not stated."""
 COLUMNS = 88
 LINKS_LIMIT = 40
 """Links that lead to links; the kernel's limit (path_resolution(7))."""
@@ -89,13 +91,12 @@ class Wheel:
 
 
 def file_name(manifest: Manifest, product: Product, variant: str = "") -> str:
-    """Return `PRODUCT_server-3.4.0+r620.debian12-py3-none-manylinux_2_34_x86_64.whl`.
+    """Return `PRODUCT_server-3.4.0+r620.debian12-py3-none-manylinux_2_35_x86_64.whl`.
 
     Raises:
         PackingError: the version cannot be a wheel's, or there was no audit.
     """
-    tags = ".".join(platform_tags(_symbol_versions(manifest)))
-    return f"{_file_stem(manifest, product, variant)}-{PYTHON_TAG}-{tags}.whl"
+    return f"{_file_stem(manifest, product, variant)}-{PYTHON_TAG}-{'.'.join(_tags(manifest))}.whl"
 
 
 def _file_stem(manifest: Manifest, product: Product, variant: str) -> str:
@@ -108,6 +109,10 @@ def _symbol_versions(manifest: Manifest) -> Mapping[str, str]:
     if manifest.audit.symbol_versions is None:
         raise PackingError("the manifest has no audit, so it is not known which hosts the wheel is for")
     return manifest.audit.symbol_versions
+
+
+def _tags(manifest: Manifest) -> tuple[str, ...]:
+    return platform_tags(_symbol_versions(manifest), manifest.audit.system_libraries)
 
 
 def read_tree(*archives: Path | bytes, top: str = "") -> PackageTree:
@@ -233,19 +238,26 @@ def _summary(manifest: Manifest) -> str:
     return f"{manifest.product} {manifest.version} for {manifest.model} ({manifest.target}, {manifest.image.name})"
 
 
-def metadata(manifest: Manifest, product: Product, variant: str = "") -> str:
-    """Return the text of METADATA.
+def licence_files(tree: PackageTree) -> dict[str, bytes]:
+    """Return the licences in a tree, by path below `licenses` of the dist-info folder."""
+    start = f"{LICENCES}/"
+    return {path.removeprefix(start): data for path, data in sorted(tree.files.items()) if path.startswith(start)}
+
+
+def metadata(manifest: Manifest, product: Product, variant: str = "", *, licences: Iterable[str] = ()) -> str:
+    """Return the text of METADATA; `licences` are names of `licence_files`.
 
     Raises:
         PackingError: a value has line ends or control characters, or the version cannot be a wheel's.
     """
     fields = {
-        "Metadata-Version": "2.1",
+        "Metadata-Version": "2.4",
         "Name": distribution(product.name),
         "Version": version_of(manifest, variant, product.release),
         "Summary": _summary(manifest),
         "Home-page": product.url,
-        "License": "" if product.licence == NO_LICENCE else product.licence,
+        "Maintainer-email": product.maintainer,
+        "License-Expression": "" if product.licence == NOASSERTION else product.licence,
         "Platform": f"linux_{ARCH}",
         "Requires-Python": REQUIRES_PYTHON,
         "Description-Content-Type": "text/plain; charset=UTF-8",
@@ -254,6 +266,7 @@ def metadata(manifest: Manifest, product: Product, variant: str = "") -> str:
         if not value.isprintable():
             raise PackingError(f"{name} of a wheel is one line, not {value!r}")
     head = "".join(f"{name}: {value}\n" for name, value in fields.items() if value)
+    head += "".join(f"License-File: {name}\n" for name in licences)
     return f"{head}\n{_description(manifest, product)}"
 
 
@@ -320,9 +333,11 @@ def build(tree: PackageTree, *, product: Product, variant: str = "") -> Wheel:
     contents = {f"{package}/{path.name}": path.read_bytes() for path in _command_files()}
     contents[f"{package}/about.json"] = _about_json(tree, product, version_of(manifest, variant, product.release))
     contents.update({f"{package}/tree/{path}": data for path, data in tree.files.items()})
-    tags = "".join(f"Tag: {PYTHON_TAG}-{tag}\n" for tag in platform_tags(_symbol_versions(manifest)))
+    tags = "".join(f"Tag: {PYTHON_TAG}-{tag}\n" for tag in _tags(manifest))
+    licences = licence_files(tree)
     described = {
-        f"{info}/METADATA": metadata(manifest, product, variant).encode(),
+        **{f"{info}/licenses/{name}": data for name, data in licences.items()},
+        f"{info}/METADATA": metadata(manifest, product, variant, licences=licences).encode(),
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: {GENERATOR}\nRoot-Is-Purelib: false\n{tags}".encode(),
         f"{info}/entry_points.txt": f"[console_scripts]\n{product.name}-{SUFFIX} = {package}.cli:main\n".encode(),
     }

@@ -1,9 +1,8 @@
-"""Names and versions of wheels (PEP 440, PEP 503), and their platform tags (PEP 600)."""
+"""Names and versions of wheels (PEP 440, PEP 503)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from packaging.version import InvalidVersion, Version
 
@@ -13,11 +12,6 @@ from pikaforge.formats.manifest import Manifest
 SUFFIX = "server"
 """NAME is PRODUCT-server: in every index the product's own name is that of a client library."""
 ARCH = "x86_64"
-LEAST_GLIBC = (2, 17)
-"""EL7's, the oldest of all images. A tag may ask for more than a program needs, and never for less."""
-LEGACY_TAG = f"manylinux2014_{ARCH}"
-"""Alias of manylinux_2_17 (PEP 600). pip knows it since 19.3, and the other tags since 20.3. Older pips (EL7 and EL8
-have 9.0; 18.1 was tried) refuse both: `pip3 install 'pip<22'` first, the last one for Python 3.6."""
 FIRST_RELEASE = "1"
 """The packager's count of a version's first build. Later counts are part of the wheel's version."""
 
@@ -71,22 +65,3 @@ def version_of(manifest: Manifest, variant: str = "", release: str = FIRST_RELEA
     count = "" if release == FIRST_RELEASE else release
     local = local_version(manifest.model, manifest.image.name, variant, count)
     return f"{public_version(manifest.version)}+{local}"
-
-
-def platform_tags(versions: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the platform tags for the glibc that a host must have, at least 2.17.
-
-    Args:
-        versions: the manifest's `audit.symbol_versions`, the highest of each namespace. There is no GLIBC if the
-            programs need no C library of the host.
-
-    Raises:
-        PackingError: the version of GLIBC is not made of numbers.
-    """
-    text = versions.get("GLIBC", "2.0")
-    if not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)*", text):
-        raise PackingError(f"the audit names no version of glibc, but {text!r}")
-    major, minor, *more = map(int, text.split("."))
-    needed = max((major, minor + (1 if any(more) else 0)), LEAST_GLIBC)
-    tag = f"manylinux_{needed[0]}_{needed[1]}_{ARCH}"
-    return (tag, LEGACY_TAG) if needed <= LEAST_GLIBC else (tag,)

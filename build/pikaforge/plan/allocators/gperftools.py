@@ -53,6 +53,8 @@ class Gperftools:
     scripts = ("allocator.sh", "toolchain.sh", "cc")
     licence = "BSD-3-Clause"
     """Source: its COPYING."""
+    other_licences: Mapping[str, str] = {"libunwind": "MIT"}
+    """Source: its COPYING."""
     url = "https://github.com/gperftools/gperftools"
 
     def check(self, entry: Allocator) -> None:

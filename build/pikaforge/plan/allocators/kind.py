@@ -86,6 +86,10 @@ class AllocatorKind(AllocatorOption, Protocol):
         """SPDX expression, for the allocator's own package."""
 
     @property
+    def other_licences(self) -> Mapping[str, str]:
+        """SPDX expressions of other parts of its tree, by their folders in share/doc."""
+
+    @property
     def url(self) -> str:
         """The project's page, for the allocator's own package."""
 
@@ -124,6 +128,7 @@ class NotBuilt:
     own: bool = False
     scripts: tuple[str, ...] = ()
     licence: str = ""
+    other_licences: Mapping[str, str] = field(default_factory=dict)
     url: str = ""
 
     def check(self, entry: Allocator) -> None:
