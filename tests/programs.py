@@ -28,6 +28,7 @@ PROGRAMS = frozenset({
 OPTIONAL = {
     "diffoscope": "shows how packages differ where they must not",
     "docker-registry": "is downloaded where it is not installed",
+    "dockerd": "an engine of a test's own, which may get stuck; where only podman is, there is none",
     "iptables": "tidies up after podman as root, which cannot make networks without it",
     "rpmbuild": "one test, where the system is RPM's; the tools image has it for the others",
     "rpmkeys": "one test, where the system is RPM's; the tools image has it for the others",

@@ -63,6 +63,15 @@ class HostError(ForgeError):
     exit_code = EXIT_HOST
 
 
+class FullDiskError(ForgeError):
+    """There is no space left in a folder. It ends the run at once: all that goes on would fail, too.
+
+    It is no HostError, so that nobody who can do without something takes it for that.
+    """
+
+    exit_code = EXIT_HOST
+
+
 class UnreachableError(HostError):
     """Something on another machine cannot be reached: a registry, a mirror, a download, a repository."""
 

@@ -451,7 +451,7 @@ def test_a_service_that_dies(small: Project, podman: Podman, observer: Engine, u
     assert done.returncode == 3, done.text
     assert f"compile  {GROUP} FAILED" in done.stdout
     assert "error: the container engine does not answer any more: Connection " in done.stdout  # refused, or reset
-    assert "hint: was it stopped, or did it die? `bash setup.sh` starts it" in done.stdout
+    assert "hint: `bash setup.sh` starts it; run this again then: it goes on where it was" in done.stdout
     assert "Traceback" not in done.text
     (left,) = observer.containers(done.pid)
     assert left.status == "running"

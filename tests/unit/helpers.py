@@ -24,6 +24,7 @@ from pikaforge.host.job import Input, Job, JobResult, RunningServer, ServerJob
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.os_families.enterprise_linux import EL
 from pikaforge.host.store import Store
+from pikaforge.host.text import ignore
 from pikaforge.host.workspace import GUEST, Workspace
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.matrix import all_cells
@@ -214,7 +215,7 @@ class FakeEngine:
     def known_cpu_flags(self) -> frozenset[str] | None:
         return self.cpu_flags("")
 
-    def sweep(self) -> int:
+    def sweep(self, notice: Callable[[str], None] = ignore) -> int:
         return 0
 
     def abort(self) -> None:

@@ -8,7 +8,7 @@ import re
 import struct
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pikaforge.errors import HostError
+from pikaforge.errors import FullDiskError, HostError
 from pikaforge.host import docker_context, podman, replies
+from pikaforge.host.disk import SAID
 
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models import containers
+
+    from pikaforge.host.engine_calls import EngineCalls
 
     Container = containers.Container
 
@@ -35,12 +38,15 @@ NO_ENGINE = (
     "set DOCKER_HOST to reach an engine on another machine\n"
     "or build on this machine without containers: --engine host"
 )
-ENDED = "was it stopped, or did it die? `bash setup.sh` starts it; run this again then: it goes on where it was"
-HINTS = {
-    r"no space left on device": "the disk of the engine's machine is full; `invoke images.remove` frees some of it",
-    **podman.HINTS,
-}
-"""What to do, by patterns in error messages of engines."""
+AGAIN = "run this again: it goes on where it was"
+ENDED = (
+    "its own log says why (`journalctl -u docker`, or -u podman)\n"
+    "`bash setup.sh` starts it; run this again then: it goes on where it was"
+)
+SECONDS = re.compile(r"read timeout=([0-9.]+)")
+"""In urllib3's words for an answer that did not come."""
+PROBE = 5.0
+"""Seconds for an engine to say that it is there, after a call that it did not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +119,76 @@ def _ssh_errors(url: str) -> tuple[type[Exception], ...]:
     return (paramiko.SSHException, OSError, EOFError)
 
 
-def brief(error: BaseException) -> str:
-    """Return the engine's own words in an exception of the SDK, or the innermost reason, on one line."""
+def _probed(read: Callable[[DockerClient], str]) -> tuple[str, str]:
+    """Ask the engine now, by a connection of its own; return what was read, or else "" and why it does not answer."""
+    handled = sys.exc_info()[1]
+    try:
+        client = load_sdk().from_env(timeout=PROBE, environment=environment(os.environ))
+        try:
+            return read(client), ""
+        finally:
+            client.close()
+    except Exception as error:  # noqa: BLE001  # of HTTP, ssh or the SDK: it is asked because something is wrong
+        return "", brief(error, within=handled)
+
+
+def engine_full(said: str, *, where: str = "") -> FullDiskError:
+    """Return the error of an engine whose disk is full, with its own words."""
+    root, _ = _probed(lambda client: replies.parse(replies.EngineInfo, client.info()).root or "")
+    return FullDiskError(
+        f"no space left in {root or 'the folder'} of the container engine: {said}",
+        where=where,
+        hint="`invoke images.remove` removes this tool's images, `docker system df` shows what else takes space there",
+    )
+
+
+def _no_engine(error: Exception) -> HostError:
+    """Return the error of an engine that does not answer the first question."""
+    found = SECONDS.search(str(error))
+    if found:
+        return HostError(
+            f"the container engine at {address()} is silent: it gave no answer in {float(found[1]):g} s",
+            hint="the load of its machine and its own log may say why\n"
+            "or set DOCKER_HOST to another engine, or build on this machine without containers: --engine host",
+        )
+    return HostError(f"no container engine answers: {brief(error)}", hint=NO_ENGINE)
+
+
+def _lost(error: Exception, where: str) -> HostError:
+    """Return what has happened to an engine, in which a call has ended without an answer."""
+    from pikaforge.host.http_session import timed_out  # noqa: PLC0415
+
+    version, reason = _probed(lambda client: client.api.api_version)
+    if timed_out(error):
+        request, seconds = getattr(error, "request", None), SECONDS.search(str(error))
+        call = f"{request.method} {request.path_url.partition('?')[0]}" if request is not None else "a call"
+        limit = f"{float(seconds[1]):g} s" if seconds else "time"
+        return HostError(
+            f"the container engine is silent: {call} got no answer in {limit}; "
+            + ("it does answer other calls" if version else f"it does not answer others, either: {reason}"),
+            where=where,
+            hint=f"the load of its machine and its own log may say why; then {AGAIN}",
+        )
+    if version:
+        return HostError(
+            f"the connection to the container engine broke off: {brief(error)}; it answers again",
+            where=where,
+            hint=AGAIN,
+        )
+    now = "" if reason == brief(error) else f"; and now: {reason}"
+    return HostError(f"the container engine does not answer any more: {brief(error)}{now}", where=where, hint=ENDED)
+
+
+def brief(error: BaseException, *, within: BaseException | None = None) -> str:
+    """Return the engine's own words in an exception of the SDK, or the innermost reason, on one line.
+
+    Args:
+        error: the exception.
+        within: one that was being handled when it was raised, and is no reason for it.
+    """
     explanation = getattr(error, "explanation", None)
-    while explanation is None and (deeper := error.__cause__ or error.__context__) is not None:
+    while explanation is None and (deeper := error.__cause__ or error.__context__) not in (None, within):
+        assert deeper is not None  # see the line above
         error = deeper
     if isinstance(error, OSError) and error.strerror:
         explanation = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
@@ -130,7 +202,11 @@ def engine_errors(what: str = "the engine failed", *, where: str = "", hint: str
     Args:
         what: the message, before those words.
         where: as in HostError.
-        hint: as in HostError, unless `HINTS` has a better one.
+        hint: as in HostError, unless `podman.HINTS` has a better one.
+
+    Raises:
+        FullDiskError: the engine says that its disk is full.
+        HostError: all else.
     """
     from pikaforge.host.http_session import LOST  # noqa: PLC0415  # the SDK speaks HTTP by requests
 
@@ -139,13 +215,13 @@ def engine_errors(what: str = "the engine failed", *, where: str = "", hint: str
         yield
     except sdk.errors.APIError as error:
         said = brief(error)
-        advice = next((advice for pattern, advice in HINTS.items() if re.search(pattern, said)), hint)
+        if SAID.search(said):
+            raise engine_full(said, where=where) from error
+        advice = next((advice for pattern, advice in podman.HINTS.items() if re.search(pattern, said)), hint)
         raise HostError(f"{what}: {said}", where=where, hint=advice) from error
     # struct.error: an engine that dies in the middle of a stream leaves half a frame of it.
     except (sdk.errors.DockerException, struct.error, *LOST) as error:
-        raise HostError(
-            f"the container engine does not answer any more: {brief(error)}", where=where, hint=ENDED
-        ) from error
+        raise _lost(error, where) from error
 
 
 class EngineConnection:
@@ -160,17 +236,26 @@ class EngineConnection:
         """Return this thread's client: the SDK's sessions must not be shared."""
         client: DockerClient | None = getattr(self._local, "client", None)
         if client is None:
+            from pikaforge.host.engine_calls import QUESTION, EngineCalls  # noqa: PLC0415  # see `load_sdk`
+
             sdk = load_sdk()
             variables = environment(os.environ)
             over_ssh = _ssh_errors(variables["DOCKER_HOST"])
             try:
                 # Podman takes half a second to say its version, so only the first client asks.
-                client = sdk.from_env(timeout=600, version=self._version, environment=variables)
+                client = sdk.from_env(timeout=QUESTION, version=self._version, environment=variables)
             except (sdk.errors.DockerException, *over_ssh) as error:
-                raise HostError(f"no container engine answers: {brief(error)}", hint=NO_ENGINE) from error
+                raise _no_engine(error) from error
             self._version = client.api.api_version
+            self._local.calls = EngineCalls(client.api)
             self._local.client = client
         return client
+
+    def _calls(self) -> EngineCalls:
+        """Return the calls of this thread's client."""
+        self._client()
+        calls: EngineCalls = self._local.calls
+        return calls
 
     def verify(self) -> None:
         """Raise HostError unless an engine for Linux on x86-64 answers."""
@@ -180,7 +265,7 @@ class EngineConnection:
         try:
             answer = self._client().info()
         except (sdk.errors.DockerException, *LOST) as error:
-            raise HostError(f"no container engine answers: {brief(error)}", hint=NO_ENGINE) from error
+            raise _no_engine(error) from error
         info = replies.parse(replies.EngineInfo, answer)
         if info.system != "linux" or info.architecture not in ("x86_64", "amd64"):
             raise HostError(

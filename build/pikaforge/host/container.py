@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -12,9 +14,11 @@ from pikaforge.errors import HostError
 from pikaforge.host import process, replies
 from pikaforge.host.archives import first_file, tar_size
 from pikaforge.host.connection import engine_errors, load_sdk
+from pikaforge.host.disk import full_disk_errors
 
 if TYPE_CHECKING:
     from pikaforge.host.connection import Container
+    from pikaforge.host.engine_calls import EngineCalls
 
 ROOT = "/forge"
 CHUNK = 1 << 20
@@ -27,8 +31,9 @@ class ContainerServer:
 
     root = ROOT
 
-    def __init__(self, container: Container, host: str, port: int) -> None:
+    def __init__(self, container: Container, calls: EngineCalls, host: str, port: int) -> None:
         self._container = container
+        self._calls = calls
         self._host = host
         self.port = port
 
@@ -81,12 +86,8 @@ class ContainerServer:
 
     @engine_errors()
     def fetch(self, folder: str) -> bytes | None:
-        sdk = load_sdk()
-        try:
-            stream, _ = self._container.get_archive(f"{ROOT}/{folder}", chunk_size=CHUNK)
-        except sdk.errors.NotFound:
-            return None
-        return b"".join(stream)
+        with sent(self._container, f"{ROOT}/{folder}") as stream:
+            return None if stream is None else b"".join(stream)
 
     def resources(self) -> Mapping[str, int]:
         folder = self._process()
@@ -103,7 +104,11 @@ class ContainerServer:
 
     def _execute(self, *argv: str) -> str:
         """Run a program in the container; return what it prints."""
-        with engine_errors(f"`{' '.join(argv)}` cannot be run in the container"):  # the server may have ended
+        from pikaforge.host.engine_calls import QUESTION  # noqa: PLC0415
+
+        what = f"`{' '.join(argv)}` cannot be run in the container"
+        # The server may have ended. The SDK reads what the program prints without a limit.
+        with engine_errors(what), self._calls.closing(), self._calls.cut_after(QUESTION):
             status, printed = self._container.exec_run(list(argv))
         output = printed if isinstance(printed, bytes) else b"".join(printed)
         if status != 0:
@@ -139,13 +144,32 @@ def fetch_file(container: Container, path: str, target: Path) -> None:
     Raises:
         HostError: it is not there, or is no regular file.
     """
-    sdk = load_sdk()
-    try:
-        stream, _ = container.get_archive(path, chunk_size=CHUNK)
-    except sdk.errors.NotFound as error:
-        raise HostError(f"the job left no {path}", where=f"container {container.name}") from error
-    with first_file(stream) as content:
-        if content is None:
-            raise HostError(f"{path} is not a regular file", where=f"container {container.name}")
-        with target.open("wb") as file:
-            shutil.copyfileobj(content, file, CHUNK)
+    where = f"container {container.name}"
+    with sent(container, path) as stream:
+        if stream is None:
+            raise HostError(f"the job left no {path}", where=where)
+        with first_file(stream) as content:
+            if content is None:
+                raise HostError(f"{path} is not a regular file", where=where)
+            with full_disk_errors(target.parent), target.open("wb") as file:
+                shutil.copyfileobj(content, file, CHUNK)
+
+
+@contextmanager
+def sent(container: Container, path: str) -> Iterator[Iterator[bytes] | None]:
+    """Yield a file or folder of a container as a plain tar archive; None if it is not there.
+
+    The SDK's own function has no limit for the time between two pieces, and does not close its answer.
+    """
+    assert container.client is not None  # the SDK's containers have one
+    sdk, api = load_sdk(), container.client.api
+    url = f"{api.base_url}/v{api.api_version}/containers/{container.id}/archive"
+    with api.get(url, params={"path": path}, headers={"Accept-Encoding": "identity"}, stream=True) as answer:
+        if answer.status_code == HTTPStatus.NOT_FOUND:
+            yield None
+            return
+        try:
+            answer.raise_for_status()
+        except OSError as error:  # that of requests
+            sdk.errors.create_api_error_from_http_exception(error)
+        yield answer.iter_content(CHUNK)

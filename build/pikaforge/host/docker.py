@@ -9,16 +9,18 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pikaforge.cpu import emulation
 from pikaforge.errors import SIGNAL_BASE, HostError
-from pikaforge.host import machine, podman
-from pikaforge.host.connection import LABEL, address, brief, engine_errors, load_sdk
+from pikaforge.host import machine, podman, replies, sweeping
+from pikaforge.host.connection import LABEL, address, brief, engine_errors, engine_full, load_sdk
 from pikaforge.host.container import ROOT, ContainerServer, fetch_file, unpack
+from pikaforge.host.disk import LEAST, full_disk_errors, last_lines, said_in
 from pikaforge.host.images import EngineImages
 from pikaforge.host.job import (
     NOBODY,
@@ -28,14 +30,20 @@ from pikaforge.host.job import (
     JobResult,
     RunningServer,
     ServerJob,
+    files,
     folders,
 )
 from pikaforge.host.run_id import RunId
+from pikaforge.host.text import ignore
 
 if TYPE_CHECKING:
     from pikaforge.host.connection import Container
+    from pikaforge.host.engine_calls import EngineCalls
 
 CACHE = "/forge-cache"
+OWNER = f"{LABEL}.owner"
+ENDING = 60.0
+"""Seconds in which a container that was killed must have ended."""
 LOCAL = "unix://"
 """Start of DOCKER_HOST for an engine on this machine."""
 
@@ -53,7 +61,7 @@ class DockerEngine(EngineImages):
         super().__init__()
         self._run_id = RunId.current()
         self._lock = threading.Lock()
-        self._running: dict[str, Container] = {}
+        self._running: dict[str, tuple[Container, EngineCalls]] = {}
         self._aborted = False
         self._flags: frozenset[str] | None = None
         self._reading_limits = threading.Lock()
@@ -116,36 +124,36 @@ class DockerEngine(EngineImages):
     # ---- what must not outlive a run
 
     def _labels(self, kind: str) -> dict[str, str]:
-        return {f"{LABEL}.kind": kind, f"{LABEL}.owner": self._run_id.text}
+        return {f"{LABEL}.kind": kind, OWNER: self._run_id.text}
 
     @engine_errors()
-    def sweep(self) -> int:
-        """Remove containers and networks of runs that have ended; return how many those were."""
-        sdk = load_sdk()
-        removed = 0
-        client = self._client()
-        for container in client.containers.list(all=True, filters={"label": f"{LABEL}.owner"}, ignore_removed=True):
-            made_by = RunId.parse(container.labels.get(f"{LABEL}.owner", ""))
-            if made_by is not None and made_by.gone():
-                with contextlib.suppress(sdk.errors.APIError):
-                    container.remove(force=True, v=True)
-                    removed += 1
-        for network in client.networks.list(filters={"label": f"{LABEL}.owner"}):
-            made_by = RunId.parse((network.attrs.get("Labels") or {}).get(f"{LABEL}.owner", ""))
-            if made_by is not None and made_by.gone():
-                with contextlib.suppress(sdk.errors.APIError):
-                    network.remove()
-                    removed += 1
-        return removed
+    def sweep(self, notice: Callable[[str], None] = ignore) -> int:
+        """Remove containers and networks of runs that have ended; return how many those were.
+
+        The engine lists them without looking into one: a container whose lock is held would make it wait.
+        """
+        api, filters = self._client().api, {"label": OWNER}
+        containers = gone(api.containers(all=True, filters=filters))
+        networks = gone(api.networks(filters=filters))
+        removals = [
+            *((f"container {id_[:12]}", partial(api.remove_container, id_, v=True, force=True)) for id_ in containers),
+            *((f"network {id_[:12]}", partial(api.remove_network, id_)) for id_ in networks),
+        ]
+        return sweeping.remove(removals, self._calls(), notice)
 
     def abort(self) -> None:
-        """Kill every container of this run. The threads that wait for them then go on."""
+        """Kill every container of this run. The threads that wait for them then go on, even if the engine is stuck."""
         with self._lock:
             self._aborted = True
-            containers = list(self._running.values())
-        for container in containers:
-            with contextlib.suppress(Exception):  # the engine may be gone, too
-                container.kill()
+            running = list(self._running.values())
+        sweeping.all_at_once([partial(self._kill, container) for container, _ in running])
+        for _, calls in running:
+            calls.cut()
+
+    def _kill(self, container: Container) -> None:
+        """Kill a container, from any thread."""
+        with contextlib.suppress(Exception):  # it may have ended meanwhile, and the engine may be gone, too
+            self._client().api.kill(str(container.id))
 
     @contextmanager
     def _container(
@@ -187,13 +195,14 @@ class DockerEngine(EngineImages):
                 raise HostError(
                     f"the image {image} is no longer in the engine", hint="run again: it is made anew"
                 ) from error
+        calls = self._calls()
         with self._lock:
-            self._running[name] = container
+            self._running[name] = (container, calls)
             aborted = self._aborted
         try:
             if aborted:
                 raise HostError("interrupted")
-            with engine_errors(where=f"container {name}"):
+            with engine_errors(where=f"container {name}"), calls.closing():
                 yield container
         finally:
             with self._lock:
@@ -222,26 +231,16 @@ class DockerEngine(EngineImages):
         limits = self._limits(job.image)
         with self._container(job.label, job.image, job.argv, limits=limits, options=options) as container:
             self._put(container, job.inputs)
-            timed_out = threading.Event()
             container.start()
-
-            def expire() -> None:
-                timed_out.set()
-                with contextlib.suppress(Exception):  # it may have ended meanwhile
-                    container.kill()
-
-            timer = threading.Timer(job.timeout, expire)
-            timer.daemon = True
-            timer.start()
-            try:
-                with job.log.open("ab") as log:
+            with self._killed_after(container, job.timeout) as timed_out:
+                with full_disk_errors(job.log.parent), job.log.open("ab") as log:
                     for chunk in container.logs(stream=True, follow=True):
                         log.write(chunk)
                         log.flush()
-                status = int(container.wait()["StatusCode"])
-            finally:
-                timer.cancel()
+                status = int(container.wait(timeout=ENDING if timed_out.is_set() else None)["StatusCode"])
             if status != 0 or timed_out.is_set():
+                if not timed_out.is_set():
+                    self._refuse_full(container, job)
                 return JobResult(status=status, timed_out=timed_out.is_set())
             outputs = {}
             for path in job.outputs:
@@ -249,6 +248,43 @@ class DockerEngine(EngineImages):
                 fetch_file(container, f"{ROOT}/{path}", target)
                 outputs[path] = target
             return JobResult(status=0, outputs=outputs)
+
+    @contextmanager
+    def _killed_after(self, container: Container, seconds: float) -> Iterator[threading.Event]:
+        """Kill a container that still runs after so many seconds; the event says so.
+
+        If it does not end then, what is read from it ends.
+        """
+        calls, expired, ended = self._calls(), threading.Event(), threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            self._kill(container)
+            if not ended.wait(ENDING):
+                calls.cut()
+
+        timer = threading.Timer(seconds, expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield expired
+        finally:
+            ended.set()
+            timer.cancel()
+
+    def _refuse_full(self, container: Container, job: Job) -> None:
+        """Raise FullDiskError if a job failed because the engine's disk is full.
+
+        What it said about that may be lost: the engine keeps what a job prints on the same disk.
+        """
+        said = said_in(last_lines(job.log))
+        if not said:
+            try:
+                unpack(container, ROOT, files({".room": bytes(LEAST)}), bare=self.facts().podman)
+            except load_sdk().errors.APIError as error:  # it may also be one that takes no more files
+                said = said_in([brief(error)])
+        if said:
+            raise engine_full(said, where=str(job.log))
 
     @contextmanager
     def serve(self, job: ServerJob) -> Iterator[RunningServer]:
@@ -278,12 +314,15 @@ class DockerEngine(EngineImages):
         with self._container(job.label, job.image, argv, limits=limits, options=options) as container:
             self._put(container, job.inputs, {f"{ROOT}/data": user})
             self._start(container, job)
-            server = ContainerServer(container, remote or "127.0.0.1", job.port)
+            server = ContainerServer(container, self._calls(), remote or "127.0.0.1", job.port)
             try:
                 yield server
             finally:
+                log = b""
                 with contextlib.suppress(Exception):
-                    job.log.write_bytes(container.logs())
+                    log = container.logs()
+                with full_disk_errors(job.log.parent):
+                    job.log.write_bytes(log)
 
     @staticmethod
     def _start(container: Container, job: ServerJob) -> None:
@@ -311,6 +350,17 @@ class DockerEngine(EngineImages):
         finally:
             with contextlib.suppress(Exception):  # if the engine is gone, the next run removes it
                 made.remove()
+
+
+def gone(answer: Iterable[object]) -> list[str]:
+    """Return ids of what runs that have ended have left, from a list of containers or networks."""
+    found = []
+    for entry in answer:
+        listed = replies.parse(replies.Listed, entry)
+        made_by = RunId.parse((listed.labels or {}).get(OWNER, ""))
+        if made_by is not None and made_by.gone():
+            found.append(listed.id)
+    return found
 
 
 def signal_of(status: int) -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pikaforge.errors import HostError, UnreachableError
 from pikaforge.host import podman, replies
-from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, load_sdk
+from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, engine_full, load_sdk
+from pikaforge.host.disk import SAID, full_disk_errors, said_in
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """The classic builder colours what a step writes to standard error."""
@@ -68,11 +69,14 @@ class EngineImages(EngineConnection):
         sdk = load_sdk()
         repository, tag = sdk.utils.parse_repository_tag(reference)
         try:
-            events = self._client().api.pull(
-                repository, tag=tag or "latest", platform="linux/amd64", stream=True, decode=True
-            )
-            _follow(reference, events)
+            with self._calls().closing():
+                events = self._client().api.pull(
+                    repository, tag=tag or "latest", platform="linux/amd64", stream=True, decode=True
+                )
+                _follow(reference, events)
         except sdk.errors.APIError as error:
+            if SAID.search(brief(error)):
+                raise
             raise RegistryError(f"cannot pull {reference}: {brief(error)}") from error
         except LOST as error:
             if not timed_out(error):
@@ -102,24 +106,28 @@ class EngineImages(EngineConnection):
         self, *, context: bytes, target: str, tag: str, args: Mapping[str, str], labels: Mapping[str, str], log: Path
     ) -> ImageFacts | None:
         """Build one stage of the Dockerfile in `context` (a tar archive); return None if a step failed, see `log`."""
-        stream = self._client().api.build(
-            fileobj=io.BytesIO(context),
-            custom_context=True,
-            target=target,
-            tag=tag,
-            buildargs=dict(args),
-            labels={**labels, f"{LABEL}.kind": "image"},
-            rm=True,
-            forcerm=True,
-            decode=True,
-        )
-        failed = False
-        with log.open("a", encoding="utf-8") as file:
+        failed, full = False, ""
+        with self._calls().closing(), full_disk_errors(log.parent), log.open("a", encoding="utf-8") as file:
+            stream = self._client().api.build(
+                fileobj=io.BytesIO(context),
+                custom_context=True,
+                target=target,
+                tag=tag,
+                buildargs=dict(args),
+                labels={**labels, f"{LABEL}.kind": "image"},
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
             for answer in stream:
                 event = replies.parse(replies.Event, answer)
                 failed = failed or event.error is not None
-                file.write(COLOUR.sub("", event.stream or event.error or ""))
+                said = COLOUR.sub("", event.stream or event.error or "")
+                full = said_in(said.splitlines()) or full
+                file.write(said)
                 file.flush()
+        if failed and full:
+            raise engine_full(full, where=str(log))
         return None if failed else self.image(tag)
 
     @engine_errors()
@@ -157,6 +165,8 @@ def _follow(reference: str, answers: Iterator[object]) -> None:
     for answer in answers:
         event = replies.parse(replies.Event, answer)
         if event.error is not None:
+            if full := said_in(event.error.splitlines()):
+                raise engine_full(full)
             raise RegistryError(f"cannot pull {reference}: {' '.join(event.error.split())[:300]}")
 
 

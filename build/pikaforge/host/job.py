@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 from pikaforge.errors import HostError
+from pikaforge.host.text import ignore
 
 NOBODY = 65534
 """User and group of unprivileged servers. It is `nobody` on all systems, and owns no files."""
@@ -142,7 +143,11 @@ class Engine(Protocol):
         """Return how many CPUs jobs may use together."""
 
     def run(self, job: Job, into: Path) -> JobResult:
-        """Run a job to its end; after success, write its output files into the folder `into`."""
+        """Run a job to its end; after success, write its output files into the folder `into`.
+
+        Raises:
+            FullDiskError: the job failed because a disk is full, or its log or outputs cannot be written.
+        """
 
     def serve(self, job: ServerJob) -> AbstractContextManager[RunningServer]:
         """Start a server. It is ended and removed when the block is left.
@@ -164,8 +169,12 @@ class Engine(Protocol):
     def known_cpu_flags(self) -> frozenset[str] | None:
         """Return the flags as `cpu_flags` does; None if they cannot be known before an image is made."""
 
-    def sweep(self) -> int:
-        """Remove what killed runs have left; return how many things that were."""
+    def sweep(self, notice: Callable[[str], None] = ignore) -> int:
+        """Remove what killed runs have left; return how many things that were.
+
+        Args:
+            notice: is told what cannot be removed now.
+        """
 
     def abort(self) -> None:
         """End all that this engine runs; for other threads."""

@@ -22,11 +22,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from pikaforge.errors import SIGNAL_BASE, HostError
+from pikaforge.errors import SIGNAL_BASE, FullDiskError, HostError
 from pikaforge.host import machine, process
 from pikaforge.host.archives import extract
+from pikaforge.host.disk import HINT, full_disk_errors, last_lines, refuse_full, said_in
 from pikaforge.host.job import NOBODY, CannotServe, Input, Job, JobResult, RunningServer, ServerJob
 from pikaforge.host.run_id import RunId
+from pikaforge.host.text import ignore
 
 LIMITED = 'ulimit -n "$0" && exec "$@"'
 """Shell text that starts a program with a limit of open files. The program has the process id of the shell."""
@@ -60,7 +62,7 @@ class HostEngine:
         """Return on how many CPUs this process may run (its affinity, as `nproc` counts)."""
         return len(os.sched_getaffinity(0))
 
-    def sweep(self) -> int:
+    def sweep(self, notice: Callable[[str], None] = ignore) -> int:
         """Remove work folders of runs that have ended; return how many those were."""
         removed = 0
         for folder in self._work.iterdir() if self._work.is_dir() else ():
@@ -82,12 +84,13 @@ class HostEngine:
     def _folder(self, label: str, inputs: tuple[Input, ...]) -> Iterator[Path]:
         root = Path(self.root(label))
         shutil.rmtree(root, ignore_errors=True)
-        (root / "out").mkdir(parents=True)
         try:
-            for item in inputs:
-                folder = root / item.folder
-                folder.mkdir(parents=True, exist_ok=True)
-                extract(item.archive, folder)
+            with full_disk_errors(self._work):
+                (root / "out").mkdir(parents=True)
+                for item in inputs:
+                    folder = root / item.folder
+                    folder.mkdir(parents=True, exist_ok=True)
+                    extract(item.archive, folder)
             yield root
         finally:
             shutil.rmtree(root, ignore_errors=True)
@@ -127,13 +130,16 @@ class HostEngine:
                     child.kill_group()
                     status = -int(signal.SIGKILL)
             if status != 0:
+                if not timed_out:
+                    _refuse_full(root, job.log)
                 return JobResult(status=SIGNAL_BASE - status if status < 0 else status, timed_out=timed_out)
             outputs = {}
             for path in job.outputs:
                 target = into / Path(path).name
                 if not (root / path).is_file():
                     raise HostError(f"the job left no {path}", where=job.label)
-                shutil.move(root / path, target)
+                with full_disk_errors(into):
+                    shutil.move(root / path, target)
                 outputs[path] = target
             return JobResult(status=0, outputs=outputs)
 
@@ -193,6 +199,13 @@ class HostEngine:
                     continue
                 return port
         raise HostError(f"found no free port on this machine with {offsets} beside it free too")
+
+
+def _refuse_full(root: Path, log: Path) -> None:
+    """Raise FullDiskError if a job failed because a disk is full. If that of the log is, the log does not say so."""
+    refuse_full(root, log.parent)
+    if said := said_in(last_lines(log)):
+        raise FullDiskError(f"no space left for a job in {root}: {said}", where=str(log), hint=HINT)
 
 
 def _check_limit(open_files: int | None) -> None:

@@ -27,6 +27,8 @@ class EngineInfo(Reply):
     cpus: int | None = Field(default=None, alias="NCPU")
     buildah: str | None = Field(default=None, alias="BuildahVersion")
     rootless_podman: bool | None = Field(default=None, alias="Rootless")
+    root: str | None = Field(default=None, alias="DockerRootDir")
+    """Folder of its images and containers, on its machine."""
 
     @property
     def podman(self) -> bool:
@@ -57,6 +59,13 @@ class ImageReply(Reply):
     def labels(self) -> Mapping[str, str]:
         """Its labels."""
         return (self.config and self.config.labels) or {}
+
+
+class Listed(Reply):
+    """A container or network in a list of them."""
+
+    id: str = Field(alias="Id")
+    labels: Mapping[str, str] | None = Field(default=None, alias="Labels")
 
 
 class PodmanImage(Reply):

@@ -84,7 +84,7 @@ def _built(context: Context, cells: tuple[Cell, ...]) -> tuple[Report, Workspace
     _refuse_lacking(cells, engine.known_cpu_flags())  # before an hour of compiling
     workspace = context.workspace(engine)
     workspace = replace(workspace, jobs=workspace.jobs or engine.cores())
-    engine.sweep()
+    engine.sweep(output.note)
     whole = expand(context.spec, cells, engine=engine.kind)
     wanted = {f"compile:{cell.group}" for cell in cells} | {f"image:{cell.image}" for cell in cells}
     plan = Plan(cells=whole.cells, nodes=_needed(whole, wanted), warnings=whole.warnings)

@@ -59,7 +59,7 @@ def prepare(context: Context) -> PreparedRun:
     engine.verify()
     workspace = context.workspace(engine)
     workspace = replace(workspace, jobs=workspace.jobs or engine.cores())
-    left = engine.sweep() + workspace.sweep()
+    left = engine.sweep(output.note) + workspace.sweep()
     if left:
         output.note(f"removed {left} leftovers of a run that was killed")
     pipeline = context.pipeline(workspace)

@@ -71,7 +71,7 @@ def patches(context: Context) -> int:
 def _check_patches(context: Context, workspace: Workspace, series: Series) -> int:
     engine = workspace.engine
     engine.verify()
-    engine.sweep()
+    engine.sweep(output.note)
     workspace.sweep()
     part = common_part(context.spec, lambda node: node.stage == "source" or node.id == TOOLS_NODE, engine=engine.kind)
     done = context.pipeline(workspace).execute(part, output.Printer())
