@@ -36,6 +36,7 @@ from pikaforge.formats import format as formats
 from pikaforge.formats.embedded_signature import Insert
 from pikaforge.formats.text import last_line
 from pikaforge.host import process
+from pikaforge.host.disk import full_disk, is_full
 from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.store import write_atomically
 
@@ -240,11 +241,17 @@ def _home(scratch: Path) -> Iterator[Path]:
 
 
 def _home_in(scratch: Path) -> Path | None:
-    """Return a new folder in the caller's; None if its path leaves no room for the names of sockets."""
+    """Return a new folder in the caller's; None if its path leaves no room for the names of sockets.
+
+    Raises:
+        FullDiskError: its disk is full.
+    """
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         home = Path(tempfile.mkdtemp(prefix=f"{HOME}-", dir=scratch.resolve()))
-    except OSError:
+    except OSError as error:
+        if is_full(error):
+            raise full_disk(error) from error
         return None
     if len(os.fsencode(home)) > HOME_LENGTH:
         home.rmdir()

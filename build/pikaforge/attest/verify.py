@@ -27,7 +27,7 @@ from pikaforge.attest.contents import PackageContents, differences, read_package
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS
 from pikaforge.attest.provenance import Statement
 from pikaforge.attest.verify_index import examine, present
-from pikaforge.errors import ForgeError
+from pikaforge.errors import ForgeError, FullDiskError
 from pikaforge.formats import format as formats
 from pikaforge.formats.embedded_signature import EmbeddedSignature, SignatureVerdict
 from pikaforge.formats.manifest import MANIFEST, Manifest
@@ -273,6 +273,8 @@ class _Examiner:
             return
         try:
             verdict = self.context.signatures.check_embedded(path, embedded)
+        except FullDiskError:
+            raise
         except ForgeError as error:
             yield CheckResult(file=name, what=what, verdict="no", why=error.message)
             return
@@ -324,6 +326,8 @@ class _Examiner:
                     yield CheckResult(file=name, what=what, verdict="no", why="there is none in it")
                 return
             manifest = parse(Manifest, package.manifest)
+        except FullDiskError:
+            raise
         except ForgeError as error:
             yield CheckResult(file=name, what=what, verdict="no", why=error.message)
             return
@@ -360,6 +364,8 @@ class _Examiner:
             return self._said(name, what, wrong, why=f"the same programs as in {first}")
         try:
             wrong = self.context.audit(self.folder / name, manifest, package)
+        except FullDiskError:
+            raise
         except ForgeError as error:
             return CheckResult(file=name, what=what, verdict="no", why=error.message)
         self._audited[key] = (name, wrong)

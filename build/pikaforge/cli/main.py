@@ -15,6 +15,7 @@ from pikaforge.cli.arguments import parser
 from pikaforge.cli.context import Context
 from pikaforge.cli.verbs import VERBS
 from pikaforge.errors import SIGNAL_BASE, ForgeError, HostError
+from pikaforge.host.disk import full_disk, is_full
 
 
 def _verb(name: str) -> Callable[[Context], int]:
@@ -26,15 +27,13 @@ def _verb(name: str) -> Callable[[Context], int]:
 
 def _advice(error: OSError) -> str:
     """Return what to do about an error of the system that no part of the tool expects."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full: `nox -s tool -- cache list` shows what can be removed, or --out names another folder"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "the folder is read-only, or somebody else's: --out and --dist name others"
     if error.errno == errno.ENOENT:
         return "is a file of this checkout missing? `git status` shows it"
     if isinstance(error, ConnectionError) or (error.filename is None and error.strerror is None):
         # The exceptions of HTTP libraries are OSErrors without a number.
-        return "does the engine, or the server, still answer? run this again then: it goes on where it was"
+        return "a connection to the engine, or to a server, has ended: run this again, and it goes on where it was"
     return "--debug shows where it happened"
 
 
@@ -69,5 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return SIGNAL_BASE + signal.SIGHUP
         if arguments.debug:
             output.warn(traceback.format_exc())
-        output.show_error(HostError(f"{error.strerror or error}", where=str(error.filename or ""), hint=_advice(error)))
+        if is_full(error):
+            output.show_error(full_disk(error))
+        else:
+            where = str(error.filename or "")
+            output.show_error(HostError(f"{error.strerror or error}", where=where, hint=_advice(error)))
         return HostError.exit_code

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, Literal
 
 from pikaforge.errors import AuditError, HostError
+from pikaforge.host.disk import is_full
 from pikaforge.host.streams import ListBounded, Unpacked, Window, decompressed, too_large, unpacked_limit
 from pikaforge.host.text import size_text
 
@@ -123,6 +124,8 @@ def archive_errors(where: str) -> Iterator[None]:
     ) as error:
         raise AuditError(f"the package is truncated or corrupt: {error}", where=where) from error
     except (OSError, NotImplementedError, RuntimeError) as error:  # RuntimeError: zipfile, for encrypted members
+        if is_full(error):  # that of who writes what is read
+            raise
         raise AuditError(f"the package cannot be read: {error}", where=where) from error
 
 

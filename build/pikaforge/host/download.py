@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pikaforge.errors import ConfigError, HostError, UnreachableError
+from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.http import CutError, HttpError, Retries, local_path, phrase, redacted
 from pikaforge.host.partial import PartialFile, range_of, remaining, validator_of
 from pikaforge.host.store import sha256
@@ -122,14 +123,15 @@ class Downloads:
             # Without the lock, because the folder may be a read-only one with all files in it.
             if path.is_file() and sha256(path) == wanted.sha256:
                 return path
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with self._locked(wanted):
-                return self._fetch(wanted)
+            with full_disk_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with self._locked(wanted):
+                    return self._fetch(wanted)
         except OSError as error:
             raise HostError(
                 f"cannot keep {wanted.name}: {error.strerror or error}",
                 where=str(error.filename or path),
-                hint="is the disk full, or the folder somebody else's?",
+                hint="is the folder read-only, or somebody else's?",
             ) from error
 
     def abort(self) -> None:

@@ -17,11 +17,13 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
-from pikaforge.errors import HostError
+from pikaforge.errors import FullDiskError, HostError
+from pikaforge.host.disk import full_disk_errors, refuse_full
 from pikaforge.host.run_id import RunId
 from pikaforge.host.store import remove
 
 START, MARK = "pikaforge-", ".run"
+PLACES = ("/tmp", "/var/tmp")  # noqa: S108  # only looked at, where Python has found none
 LIMIT = 100
 """Bytes of a mark; the text of a run id has 50 at most."""
 RUNTIME = "XDG_RUNTIME_DIR"
@@ -33,7 +35,11 @@ _RUN = re.compile(r"[.-]([0-9a-f]{16}-\d+-\d+)(?:-[^-]+)?$")
 
 def _places() -> tuple[str, ...]:
     """Return the folders in which temporary folders may be, the first choice first."""
-    places = (tempfile.gettempdir(), os.environ.get(RUNTIME, ""), *SHORT)
+    try:
+        first = tempfile.gettempdir()
+    except FileNotFoundError:  # none can be written; who needs one says so
+        first = ""
+    places = (first, os.environ.get(RUNTIME, ""), *SHORT)
     return tuple(dict.fromkeys(place for place in places if place.startswith("/")))
 
 
@@ -51,37 +57,46 @@ def temporary_folder(purpose: str, *, longest: int | None = None) -> Iterator[Pa
     sweep_temporary()
     folder = _made(purpose) if longest is None else _made_short(purpose, longest)
     try:
-        yield folder
+        with full_disk_errors(folder.parent):
+            yield folder
     finally:
         _drop(folder)
 
 
 def _made(purpose: str, place: str | None = None) -> Path:
     """Make a folder with its mark, in TMPDIR or another place."""
+    where = Path(place) if place else _place()
     try:
-        descriptor, mark = tempfile.mkstemp(prefix=f"{START}{purpose}-", suffix=MARK, dir=place)
-        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-            stream.write(RunId.current().text)
-        folder = Path(mark.removesuffix(MARK))
-        folder.mkdir(mode=0o700)
+        with full_disk_errors(where):
+            descriptor, mark = tempfile.mkstemp(prefix=f"{START}{purpose}-", suffix=MARK, dir=place)
+            with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+                stream.write(RunId.current().text)
+            folder = Path(mark.removesuffix(MARK))
+            folder.mkdir(mode=0o700)
     except OSError as error:
         raise HostError(
-            f"cannot make a folder for temporary files in {place or tempfile.gettempdir()}: {error.strerror}",
-            hint="free space there, or set TMPDIR to another folder",
+            f"cannot make a folder for temporary files in {where}: {error.strerror}",
+            hint="set TMPDIR to another folder",
         ) from error
     return folder
 
 
 def _made_short(purpose: str, longest: int) -> Path:
     """Make a folder whose path has at most so many bytes, in the first place that allows it."""
+    full: FullDiskError | None = None
     for place in _places():
         try:
             folder = _made(purpose, str(Path(place).resolve()))
         except HostError:
             continue
+        except FullDiskError as error:
+            full = full or error
+            continue
         if len(os.fsencode(folder)) <= longest:
             return folder
         _drop(folder)
+    if full is not None:
+        raise full
     raise HostError(
         f"there is no folder for {purpose}: paths have more than {longest} bytes, or cannot be written",
         where=", ".join(_places()),
@@ -93,6 +108,25 @@ def _drop(folder: Path) -> None:
     """Remove a folder with its mark."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.with_name(folder.name + MARK).unlink(missing_ok=True)
+
+
+def _place() -> Path:
+    """Return the folder for temporary files. Python takes another one than TMPDIR, silently, if it cannot write there.
+
+    Raises:
+        FullDiskError: there is no room.
+        HostError: there is no such folder.
+    """
+    named = os.environ.get("TMPDIR", "")
+    refuse_full(*([Path(named)] if named else []))
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        refuse_full(*map(Path, PLACES))
+        raise HostError(
+            f"there is no folder for temporary files: neither TMPDIR nor {', '.join(PLACES)} can be written",
+            hint="set TMPDIR to a folder that can",
+        ) from error
 
 
 def _own(path: Path, kind: int) -> bool:

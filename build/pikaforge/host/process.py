@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from pikaforge.errors import HostError
+from pikaforge.errors import FullDiskError, HostError
+from pikaforge.host.disk import HINT, has_no_room, said_in
 from pikaforge.host.raw import RawStream
 
 Argv = Sequence[str]
@@ -83,6 +84,7 @@ def run(
 
     Raises:
         HostError: it cannot be started, or ran longer than `timeout` seconds and was killed.
+        FullDiskError: it failed and says that a disk is full.
     """
     started = _start(argv, cwd=cwd, env=env, stdin=stdin)
     with _registered(started):
@@ -90,7 +92,14 @@ def run(
             stdout, stderr = started.communicate(stdin, timeout)
         except subprocess.TimeoutExpired as error:
             raise HostError(f"`{argv[0]}` did not end within {timeout:g} s") from error
-    return Completed(argv=tuple(argv), status=started.returncode, stdout=stdout, stderr=stderr)
+    done = Completed(argv=tuple(argv), status=started.returncode, stdout=stdout, stderr=stderr)
+    if done.status != 0 and (said := said_in(done.errors().splitlines())):
+        named = (Path(word.rpartition("=")[2]) for word in argv if "/" in word)
+        folder = next(filter(has_no_room, [Path(tempfile.gettempdir()), cwd or Path.cwd(), *named]), None)
+        raise FullDiskError(
+            f"no space left{f' in {folder}' if folder else ''} for `{Path(argv[0]).name}`: {said}", hint=HINT
+        )
+    return done
 
 
 def _start(

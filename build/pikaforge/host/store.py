@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from pikaforge.errors import HostError
 from pikaforge.host import process
+from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.run_id import RunId
 
 RECORD = "result.json"
@@ -56,7 +57,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     begin = os.fsdecode(os.fsencode(path.name)[:BEGIN])
     descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{begin}.{RunId.current().text}-")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with full_disk_errors(path.parent), os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -252,7 +253,8 @@ class Store:
         self.root.mkdir(parents=True, exist_ok=True)
         path = Path(tempfile.mkdtemp(prefix=f".new-{self._run_id.text}-", dir=self.root))
         try:
-            yield path
+            with full_disk_errors(self.root):
+                yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
 

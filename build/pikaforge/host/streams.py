@@ -16,11 +16,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import IO, Protocol, cast
 
 from pikaforge.errors import AuditError
 from pikaforge.host import process
+from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.raw import RawStream
 from pikaforge.host.text import size_text
 
@@ -314,6 +316,7 @@ def _zstd(packed: IO[bytes], where: str, stack: ExitStack) -> IO[bytes]:
             hint="install the program zstd, or unpack it and name the folder",
         )
     copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # closed by the stack
-    shutil.copyfileobj(packed, copy, 1 << 20)
+    with full_disk_errors(Path(tempfile.gettempdir())):
+        shutil.copyfileobj(packed, copy, 1 << 20)
     copy.seek(0)
     return stack.enter_context(process.output(["zstd", "-dcq", f"-M{DECODER_MEMORY >> 20}MB"], stdin=copy))

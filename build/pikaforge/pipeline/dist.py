@@ -17,6 +17,7 @@ from pikaforge.attest.provenance import Builder, builder_in, builder_of
 from pikaforge.config.schema import Spec
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.formats.embedded_signature import Insert, Insertion, insert_here, insert_in
+from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.process import cwd
 from pikaforge.host.store import locked, sha256
 from pikaforge.host.workspace import GUEST, Workspace
@@ -56,7 +57,8 @@ def write(workspace: Workspace, spec: Spec, done: Report) -> DistFiles:
     """
     with locked(workspace.dist / ".lock"), workspace.store.scratch() as scratch, configured_signer(scratch) as signer:
         writer = _DistWriter(workspace=workspace, spec=spec, done=done, scratch=scratch, signer=signer)
-        return writer.write()
+        with full_disk_errors(workspace.dist, scratch):
+            return writer.write()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS
-from pikaforge.errors import ForgeError, HostError
+from pikaforge.errors import ForgeError, FullDiskError, HostError
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.formats.format import of
 from pikaforge.host.store import Result, sha256, write_atomically
@@ -33,6 +33,8 @@ def _signed_since(artifact: ArtifactRecord, path: Path, source: Path) -> bool:
     try:
         body = kind.body(path)
         return bool(body) and body == kind.body(source)
+    except FullDiskError:
+        raise
     except ForgeError:
         return False
 

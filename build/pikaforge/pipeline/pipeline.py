@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from graphlib import TopologicalSorter
 from typing import Literal
 
-from pikaforge.errors import ForgeError, HostError, StageError
+from pikaforge.errors import ForgeError, FullDiskError, HostError, StageError
 from pikaforge.host import hashing, process
+from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.store import Model, Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.image.facts import ImageStageFacts
@@ -197,6 +199,7 @@ class Pipeline:
 
         Raises:
             KeyboardInterrupt: after everything that ran was ended and removed.
+            FullDiskError: likewise.
             ValueError: a node needs one that is not in the plan, or itself.
         """
         places = {node.id: place for place, node in enumerate(plan.nodes)}
@@ -267,7 +270,8 @@ class Pipeline:
             inputs = {need: result for need, result in results.items() if result is not None}
             known = {need: self._stands_for(node, result) for need, result in inputs.items()}
             key, material = self._key(node, known, offline=False)
-            with self._workspace.store.making(node.stage, key, lambda: events.notice(WAITS.format(node.id))):
+            waits = partial(events.notice, WAITS.format(node.id))
+            with full_disk_errors(self._workspace.out), self._workspace.store.making(node.stage, key, waits):
                 start = time.monotonic()
                 result = self._stored(node, key, events)
                 if result is not None:
@@ -276,6 +280,9 @@ class Pipeline:
                 events.started(node)
                 result = self._make(node, key, inputs, material)
             self._notice_remarks(node, result, events, fresh=True)
+        except FullDiskError as error:
+            error.where = error.where or node.id
+            raise  # it ends the run: nothing else could be written either
         except ForgeError as error:
             return NodeOutcome(node=node, status="failed", key=key, error=error, seconds=time.monotonic() - start)
         finally:

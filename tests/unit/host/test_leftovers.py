@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from unit.helpers import FakeEngine, make_workspace
 
-from pikaforge.errors import HostError
-from pikaforge.host import leftovers
+from pikaforge.errors import FullDiskError, HostError
+from pikaforge.host import disk, leftovers
 from pikaforge.host.leftovers import sweep, sweep_temporary, temporary_folder
 from pikaforge.host.run_id import RunId
 from pikaforge.host.store import write_atomically
@@ -168,3 +168,30 @@ def test_a_workspace_sweeps_where_it_writes(tmp_path: Path, dead: str) -> None:
 
 def test_the_mark_has_room_for_a_run_id() -> None:
     assert len(RunId.current().text) <= leftovers.LIMIT
+
+
+def test_a_folder_for_temporary_files_that_is_full_is_not_left_for_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python looks for a folder that can be written, and takes /tmp without a word."""
+    full = tmp_path / "full"
+    monkeypatch.setenv("TMPDIR", str(full))
+    monkeypatch.setattr(disk, "has_no_room", lambda folder: folder == full)
+    with pytest.raises(FullDiskError) as caught, temporary_folder("verify"):
+        pass
+    assert caught.value.message == f"no space left in {full}"
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with temporary_folder("verify") as folder:
+        assert folder.is_dir()
+
+
+def test_without_any_folder_for_temporary_files_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    for full, message in (("/tmp", "no space left in /tmp"), ("", "there is no folder for temporary files: ")):
+        monkeypatch.setattr(disk, "has_no_room", lambda folder, full=full: str(folder) == full)
+        with pytest.raises((HostError, FullDiskError)) as caught, temporary_folder("verify"):
+            pass
+        assert caught.value.message.startswith(message)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pikaforge.errors import HostError
+from pikaforge.errors import FullDiskError, HostError
 from pikaforge.host import process
 from pikaforge.host import run_id as owner_module
 from pikaforge.host import store as store_module
@@ -253,7 +253,7 @@ def test_a_write_that_fails_keeps_the_old_content_and_leaves_nothing(
         monkeypatch.setattr(os, "fsync", fail)
     else:
         monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises((OSError, FullDiskError), match=r"(?i)no space left"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

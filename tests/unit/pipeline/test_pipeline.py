@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections import Counter
@@ -20,7 +22,7 @@ from pikaforge.cli.commands.build import status
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine
-from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
+from pikaforge.errors import ConfigError, ForgeError, FullDiskError, HostError, PublishError, StageError, StageFailure
 from pikaforge.host import process, store
 from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result
@@ -552,6 +554,22 @@ def test_a_mistake_in_the_tool_itself_ends_the_run_and_is_not_hidden(
     pipe.acts["source:v1.0"] = _raise(ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError, match="a bug"):
         pipe.execute(plan, Events())
+    assert fake.aborted == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FullDiskError("no space left in /out"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))],
+    ids=["said", "of the system"],
+)
+def test_a_full_disk_ends_the_run_at_once(error: Exception, pipe: Scripted, plan: Plan, fake: FakeEngine) -> None:
+    """Whatever else runs would meet it, too."""
+    pipe.acts["source:v1.0"] = _raise(error)
+    with pytest.raises(FullDiskError) as caught:
+        pipe.execute(plan, Events())
+    assert caught.value.message.startswith("no space left in ")
+    assert caught.value.where == "source:v1.0"
+    assert caught.value.exit_code == 3
     assert fake.aborted == 1
 
 

@@ -20,7 +20,7 @@ from pikaforge.cli.context import Context
 from pikaforge.config.nearest import did_you_mean
 from pikaforge.config.package_files import is_package
 from pikaforge.cpu import microarch
-from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, ForgeError
+from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, ForgeError, FullDiskError
 from pikaforge.formats.manifest import Manifest
 from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.process import cwd
@@ -74,6 +74,8 @@ def _distribution(path: Path, keys: Path) -> Distribution | None:
     try:
         package = read_package(path)
         manifest = parse(Manifest, package.manifest or b"")
+    except FullDiskError:
+        raise
     except (ForgeError, ClaimError):
         return None  # not made by this tool; if it cannot be read at all, the audit says so
     claimed = distribution(manifest, below=package.top)

@@ -8,7 +8,8 @@ packages and revision give the same bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -17,6 +18,7 @@ from xml.etree import ElementTree
 from pikaforge.errors import PublishError
 from pikaforge.formats.rpm.rpm_file import RpmError, read_rpm
 from pikaforge.host import extras
+from pikaforge.host.disk import refuse_full
 from pikaforge.host.leftovers import temporary_folder
 
 FOLDER = "repodata"
@@ -95,10 +97,11 @@ def metadata(
 
     Raises:
         PublishError: an RPM cannot be read, or the metadata before does not know a package that it should.
+        FullDiskError: there is no room for temporary files.
         HostError: see `library`.
     """
     cr = library()
-    with temporary_folder("yum") as folder:
+    with temporary_folder("yum") as folder, _write_errors(cr, folder):
         known = _known(cr, before, Path(folder), {name for name, path in packages.items() if path is None})
         for name, path in packages.items():
             if path is not None:
@@ -142,6 +145,16 @@ def _read(cr: ModuleType, name: str, path: Path) -> IndexedRpm:
         raise PublishError(f"createrepo_c cannot read it: {error}", where=str(path)) from error
     package.time_file = package.time_build  # the file's own time differs from copy to copy
     return package
+
+
+@contextmanager
+def _write_errors(cr: ModuleType, folder: Path) -> Iterator[None]:
+    """Raise this tool's errors for those of createrepo_c, which says of a full disk that an operation has failed."""
+    try:
+        yield
+    except cr.CreaterepoCError as error:
+        refuse_full(folder)
+        raise PublishError(f"createrepo_c cannot write the metadata: {error}", where=FOLDER) from error
 
 
 def _write(

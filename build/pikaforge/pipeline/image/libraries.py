@@ -20,6 +20,7 @@ from pikaforge.audit.elf.layout import is_elf
 from pikaforge.config.scalars import Strict
 from pikaforge.errors import AuditError, StageError
 from pikaforge.host.archives import members
+from pikaforge.host.disk import is_full
 from pikaforge.host.job import Job
 from pikaforge.host.store import Result
 from pikaforge.host.text import size_text
@@ -98,6 +99,8 @@ def measure(workspace: Workspace, image: str, *, stage: str, label: str, log: Pa
         try:
             record = _record(files, _owners(done.outputs["out/owned"]), scratch / "library")
         except (AuditError, OSError, ValueError) as error:
+            if is_full(error):
+                raise
             text = error.message if isinstance(error, AuditError) else str(error)
             raise StageError(
                 f"the image's libraries cannot be recorded: {text}", failure(stage=stage, label=label, log=log)

@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pikaforge.config.schema import Destination
-from pikaforge.errors import PublishError
+from pikaforge.errors import FullDiskError, PublishError
+from pikaforge.host.disk import is_full
 from pikaforge.host.leftovers import sweep
 from pikaforge.host.store import locked, sha256, write_atomically
 from pikaforge.host.text import ignore, size_text
@@ -212,10 +213,15 @@ class Directory:
         try:
             yield
         except OSError as error:
+            advice = "free space there" if is_full(error) else "is the folder read-only, or somebody else's?"
             raise PublishError(
                 f"{what}: {error.strerror or error}; nothing was changed",
                 where=str(error.filename or where),
-                hint="is the disk full, the folder read-only, or somebody else's?",
+                hint=advice,
+            ) from error
+        except FullDiskError as error:
+            raise PublishError(
+                f"{what}: {error.message}; nothing was changed", where=error.where or str(where), hint=error.hint
             ) from error
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pikaforge.config.schema import Destination
 from pikaforge.errors import PublishError
+from pikaforge.host.disk import is_full
 from pikaforge.host.http import TIMEOUT, redacted
 from pikaforge.host.store import sha256
 from pikaforge.host.text import ignore
@@ -98,6 +99,8 @@ class WebSite:
                     part.replace(into)
                     return
         except OSError as error:
+            if is_full(error):  # of this machine, not of the server
+                raise
             raise PublishError(f"a file cannot be kept: {error.strerror or error}", where=str(into)) from error
         finally:
             with suppress(OSError):
