@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from pikaforge.errors import FullDiskError, HostError
 from pikaforge.host import docker_context, podman, replies
+from pikaforge.host.confinement import Abilities
 from pikaforge.host.disk import SAID
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class EngineFacts:
     cores: int
     podman: bool
     rootless: bool
+    abilities: Abilities = field(default_factory=Abilities)
 
 
 def load_sdk() -> ModuleType:
@@ -132,11 +134,17 @@ def _probed(read: Callable[[DockerClient], str]) -> tuple[str, str]:
         return "", brief(error, within=handled)
 
 
-def engine_full(said: str, *, where: str = "") -> FullDiskError:
-    """Return the error of an engine whose disk is full, with its own words."""
+def engine_full(said: str, *, also: str = "", where: str = "") -> FullDiskError:
+    """Return the error of an engine whose disk is full.
+
+    Args:
+        said: by the engine or by a job.
+        also: where else there may be no space.
+        where: as in HostError.
+    """
     root, _ = _probed(lambda client: replies.parse(replies.EngineInfo, client.info()).root or "")
     return FullDiskError(
-        f"no space left in {root or 'the folder'} of the container engine: {said}",
+        f"no space left in {root or 'the folder'} of the container engine{also}: {said}",
         where=where,
         hint="`invoke images.remove` removes this tool's images, `docker system df` shows what else takes space there",
     )
@@ -272,7 +280,9 @@ class EngineConnection:
                 f"the container engine is for {info.system} on {info.architecture}; x86-64 Linux is needed",
                 hint="set DOCKER_HOST to an engine on an x86-64 machine",
             )
-        self._facts = EngineFacts(cores=info.cpus or 1, podman=info.podman, rootless=info.rootless)
+        self._facts = EngineFacts(
+            cores=info.cpus or 1, podman=info.podman, rootless=info.rootless, abilities=info.abilities
+        )
 
     def facts(self) -> EngineFacts:
         """Return the facts about the engine. It is asked once."""

@@ -23,8 +23,6 @@ SAID = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 """The system's words for these, as programs and engines print them."""
 ELSEWHERE = re.compile(r"\s*remote:")
 """Begin of a line in which git repeats what a server says: it is the server's disk."""
-TAIL = 1 << 16
-"""Bytes of a log in which a job says why it failed."""
 LEAST = 1 << 20
 """Bytes of room below which a file system is full. Who cannot write a file removes its beginning, and so makes room."""
 HINT = (
@@ -97,16 +95,6 @@ def said_in(lines: Iterable[str]) -> str:
     """Return the last line in which a program says that a disk is full; "" if there is none."""
     found = [line for line in lines if SAID.search(line) and not ELSEWHERE.match(line)]
     return one_line(found[-1].strip())[:300] if found else ""
-
-
-def last_lines(log: Path) -> list[str]:
-    """Return the last lines of a log; none if it cannot be read."""
-    try:
-        with log.open("rb") as stream:
-            stream.seek(max(0, log.stat().st_size - TAIL))
-            return stream.read(TAIL).decode("utf-8", "replace").splitlines()
-    except OSError:
-        return []
 
 
 def refuse_full(*folders: Path) -> None:

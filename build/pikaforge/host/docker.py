@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,23 +17,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pikaforge.cpu import emulation
 from pikaforge.errors import SIGNAL_BASE, HostError
-from pikaforge.host import machine, podman, replies, sweeping
+from pikaforge.host import confinement, machine, podman, replies, sweeping
+from pikaforge.host.confinement import FACTS_LIMIT, NOBODY, USUAL, Bounds
 from pikaforge.host.connection import LABEL, address, brief, engine_errors, engine_full, load_sdk
-from pikaforge.host.container import ROOT, ContainerServer, fetch_file, unpack
-from pikaforge.host.disk import LEAST, full_disk_errors, last_lines, said_in
+from pikaforge.host.container import ROOT, ContainerServer, fetch_file, printed, unpack
+from pikaforge.host.disk import LEAST, full_disk_errors, said_in
 from pikaforge.host.images import EngineImages
-from pikaforge.host.job import (
-    NOBODY,
-    CannotServe,
-    Input,
-    Job,
-    JobResult,
-    RunningServer,
-    ServerJob,
-    files,
-    folders,
-)
+from pikaforge.host.job import CannotServe, Input, Job, JobResult, RunningServer, ServerJob, files
+from pikaforge.host.logs import last_lines
 from pikaforge.host.run_id import RunId
+from pikaforge.host.sweeping import OWNER
 from pikaforge.host.text import ignore
 
 if TYPE_CHECKING:
@@ -41,9 +34,10 @@ if TYPE_CHECKING:
     from pikaforge.host.engine_calls import EngineCalls
 
 CACHE = "/forge-cache"
-OWNER = f"{LABEL}.owner"
 ENDING = 60.0
 """Seconds in which a container that was killed must have ended."""
+SMALL = 4 << 20
+"""Bytes of an input that is sent together with others."""
 LOCAL = "unix://"
 """Start of DOCKER_HOST for an engine on this machine."""
 
@@ -101,7 +95,7 @@ class DockerEngine(EngineImages):
         with self._container(label, image, argv, limits=limits, options=given) as container:
             container.start()
             container.wait()
-            return bytes(container.logs()).decode("utf-8", "replace")
+            return printed(container).decode("utf-8", "replace")
 
     def _limits(self, image: str) -> Mapping[str, int]:
         """Return the limits of every container: no core files, and with podman what its machine allows.
@@ -128,18 +122,8 @@ class DockerEngine(EngineImages):
 
     @engine_errors()
     def sweep(self, notice: Callable[[str], None] = ignore) -> int:
-        """Remove containers and networks of runs that have ended; return how many those were.
-
-        The engine lists them without looking into one: a container whose lock is held would make it wait.
-        """
-        api, filters = self._client().api, {"label": OWNER}
-        containers = gone(api.containers(all=True, filters=filters))
-        networks = gone(api.networks(filters=filters))
-        removals = [
-            *((f"container {id_[:12]}", partial(api.remove_container, id_, v=True, force=True)) for id_ in containers),
-            *((f"network {id_[:12]}", partial(api.remove_network, id_)) for id_ in networks),
-        ]
-        return sweeping.remove(removals, self._calls(), notice)
+        """Remove containers and networks of runs that have ended; return how many those were."""
+        return sweeping.sweep(self._client().api, self._calls(), notice)
 
     def abort(self) -> None:
         """Kill every container of this run. The threads that wait for them then go on, even if the engine is stuck."""
@@ -164,20 +148,26 @@ class DockerEngine(EngineImages):
         *,
         limits: Mapping[str, int],
         options: ContainerOptions,
+        bounds: Bounds | None = None,
     ) -> Iterator[Container]:
         """Make a container without starting it. It is removed when the block is left.
 
         Args:
             limits: soft and hard ones by name.
             options: what differs from container to container.
+            bounds: how much it may use; with them, its root folder is a volume.
         """
         sdk = load_sdk()
         name = f"pikaforge-{label}-{secrets.token_hex(4)}"
         facts = self.facts()
         # An init reaps children and forwards signals; without it a stop takes 10 s.
-        given = {"init": True, **options}
-        if facts.podman:
-            given["log_config"] = sdk.types.LogConfig(type=podman.LOGS)
+        given: dict[str, Any] = {"init": True, **confinement.options(bounds or USUAL, facts.abilities), **options}
+        given["log_config"] = sdk.types.LogConfig(
+            type=podman.LOGS, config=confinement.log_options(bounds or USUAL, podman=facts.podman)
+        )
+        if bounds is not None:
+            limits = {**limits, "fsize": bounds.file}
+            given["mounts"] = [self._volume(ROOT), *given.get("mounts", ())]
         if facts.rootless:
             argv = podman.limited(argv, limits)
         with engine_errors("the engine could not create a container"):
@@ -210,11 +200,36 @@ class DockerEngine(EngineImages):
             with contextlib.suppress(Exception):  # if the engine is gone, the next run removes it
                 container.remove(force=True, v=True)
 
-    def _put(self, container: Container, inputs: tuple[Input, ...], owned: Mapping[str, int] | None = None) -> None:
-        wanted = [ROOT, f"{ROOT}/out", *(owned or ()), *(f"{ROOT}/{i.folder}" for i in inputs)]
-        made = Input(folder="", archive=folders(wanted, owned=owned))
-        for path, item in (("/", made), *((f"{ROOT}/{item.folder}", item) for item in inputs)):
-            unpack(container, path, item.archive, bare=self.facts().podman)
+    @staticmethod
+    def _volume(target: str, name: str | None = None) -> object:
+        """Return the mount of a volume; without a name, it is removed with its container."""
+        return load_sdk().types.Mount(target=target, source=name, type="volume")
+
+    def _put(self, container: Container, inputs: tuple[Input, ...], *, writable: tuple[str, ...] | None = None) -> None:
+        """Fill the root folder of a container.
+
+        Args:
+            container: was not started yet.
+            inputs: unpacked there.
+            writable: folders to which the container's user can write; None: all but the inputs that are sealed.
+        """
+        bare = self.facts().podman
+        open_to = ("out", *(i.folder for i in inputs if not i.sealed)) if writable is None else writable
+        folders = {**{i.folder: 0 for i in inputs}, **dict.fromkeys(open_to, NOBODY)}
+        # As in /tmp, everybody can make files there, and nobody can remove those of root.
+        mode = 0o1777 if writable is None else 0o755
+        small: list[tuple[str, int, bytes]] = []
+        large: list[tuple[str, int, Path | bytes]] = []
+        for item in inputs:
+            owner = NOBODY if item.folder in open_to and not item.sealed else 0
+            if isinstance(item.archive, bytes) and len(item.archive) <= SMALL and confinement.is_plain(item.archive):
+                small.append((item.folder, owner, item.archive))
+            else:
+                large.append((item.folder, owner, item.archive))
+        first = confinement.volume_root(ROOT, podman=bare, mode=mode, folders=folders, contents=small)
+        unpack(container, ROOT, first, bare=bare)
+        for folder, owner, archive in large:
+            unpack(container, f"{ROOT}/{folder}", archive, bare=bare, owner=owner)
 
     # ---- jobs and servers
 
@@ -223,31 +238,54 @@ class DockerEngine(EngineImages):
         environment = {**job.env, "PIKAFORGE_ROOT": ROOT}
         options: dict[str, object] = {"network_mode": job.network, "environment": environment}
         if job.cache:
-            volume = f"pikaforge-{job.cache}"
-            with engine_errors(f"the engine could not make the cache {job.cache}"):
-                self._client().volumes.create(volume, labels={f"{LABEL}.kind": "cache"})
-            options["volumes"] = {volume: {"bind": CACHE, "mode": "rw"}}
+            options["mounts"] = [self._volume(CACHE, self.cache_volume(job.cache))]
             environment["CCACHE_DIR"] = CACHE
-        limits = self._limits(job.image)
-        with self._container(job.label, job.image, job.argv, limits=limits, options=options) as container:
+        limits, bounds = self._limits(job.image), job.bounds
+        with self._container(
+            job.label, job.image, job.argv, limits=limits, options=options, bounds=bounds
+        ) as container:
             self._put(container, job.inputs)
+            if job.cache:
+                bare = self.facts().podman
+                unpack(container, CACHE, confinement.volume_root(CACHE, podman=bare, owner=NOBODY), bare=bare)
+            exceeded = ""
             container.start()
             with self._killed_after(container, job.timeout) as timed_out:
                 with full_disk_errors(job.log.parent), job.log.open("ab") as log:
+                    left = bounds.log
                     for chunk in container.logs(stream=True, follow=True):
-                        log.write(chunk)
+                        log.write(chunk[:left])
                         log.flush()
+                        left -= len(chunk)
+                        if left < 0:
+                            exceeded = confinement.too_long_a_log(bounds)
+                            self._kill(container)
+                            break
                 status = int(container.wait(timeout=ENDING if timed_out.is_set() else None)["StatusCode"])
-            if status != 0 or timed_out.is_set():
-                if not timed_out.is_set():
+            if status != 0 or timed_out.is_set() or exceeded:
+                if not (timed_out.is_set() or exceeded):
                     self._refuse_full(container, job)
-                return JobResult(status=status, timed_out=timed_out.is_set())
+                exceeded = exceeded or self._exceeded(container, job, status)
+                return JobResult(status=status, timed_out=timed_out.is_set(), exceeded=exceeded)
             outputs = {}
-            for path in job.outputs:
+            for path in (*job.outputs, *job.facts):
                 target = into / Path(path).name
-                fetch_file(container, f"{ROOT}/{path}", target)
+                limit = FACTS_LIMIT if path in job.facts else bounds.file
+                fetch_file(container, f"{ROOT}/{path}", target, limit=limit)
                 outputs[path] = target
             return JobResult(status=0, outputs=outputs)
+
+    def _exceeded(self, container: Container, job: Job, status: int) -> str:
+        """Return which limit a job has met; "" if none."""
+        container.reload()
+        ended = replies.parse(replies.EndedReply, container.attrs)
+        return confinement.reason(
+            job.bounds,
+            self.facts().abilities,
+            status=status,
+            out_of_memory=bool(ended.state.out_of_memory),
+            tail=last_lines(job.log),
+        )
 
     @contextmanager
     def _killed_after(self, container: Container, seconds: float) -> Iterator[threading.Event]:
@@ -277,14 +315,13 @@ class DockerEngine(EngineImages):
 
         What it said about that may be lost: the engine keeps what a job prints on the same disk.
         """
-        said = said_in(last_lines(job.log))
-        if not said:
-            try:
-                unpack(container, ROOT, files({".room": bytes(LEAST)}), bare=self.facts().podman)
-            except load_sdk().errors.APIError as error:  # it may also be one that takes no more files
-                said = said_in([brief(error)])
-        if said:
-            raise engine_full(said, where=str(job.log))
+        try:
+            unpack(container, ROOT, files({".room": bytes(LEAST)}), bare=self.facts().podman)
+        except load_sdk().errors.APIError as error:  # it may also be one that takes no more files
+            if said := said_in([brief(error)]):
+                raise engine_full(said, where=str(job.log)) from error
+        if said := said_in(last_lines(job.log)):
+            raise engine_full(said, also=", or of the job's memory", where=str(job.log))
 
     @contextmanager
     def serve(self, job: ServerJob) -> Iterator[RunningServer]:
@@ -297,12 +334,8 @@ class DockerEngine(EngineImages):
             "ports": {f"{job.port}/tcp": None if remote else ("127.0.0.1", None)},
             "network_mode": job.network or "bridge",
         }
-        user = 0
         if job.env:
             options["environment"] = dict(job.env)
-        if job.unprivileged:
-            user = NOBODY
-            options["user"] = f"{NOBODY}:{NOBODY}"
         argv = (f"{ROOT}/{job.argv[0]}", *job.argv[1:])
         limits = dict(self._limits(job.image))
         if job.open_files is not None:
@@ -311,8 +344,10 @@ class DockerEngine(EngineImages):
                     f"the engine's limit of open files is {limits['nofile']}, {job.open_files} are wanted"
                 )
             limits["nofile"] = job.open_files
-        with self._container(job.label, job.image, argv, limits=limits, options=options) as container:
-            self._put(container, job.inputs, {f"{ROOT}/data": user})
+        with self._container(
+            job.label, job.image, argv, limits=limits, options=options, bounds=job.bounds
+        ) as container:
+            self._put(container, job.inputs, writable=("data",) if job.unprivileged else None)
             self._start(container, job)
             server = ContainerServer(container, self._calls(), remote or "127.0.0.1", job.port)
             try:
@@ -320,7 +355,7 @@ class DockerEngine(EngineImages):
             finally:
                 log = b""
                 with contextlib.suppress(Exception):
-                    log = container.logs()
+                    log = printed(container)
                 with full_disk_errors(job.log.parent):
                     job.log.write_bytes(log)
 
@@ -350,17 +385,6 @@ class DockerEngine(EngineImages):
         finally:
             with contextlib.suppress(Exception):  # if the engine is gone, the next run removes it
                 made.remove()
-
-
-def gone(answer: Iterable[object]) -> list[str]:
-    """Return ids of what runs that have ended have left, from a list of containers or networks."""
-    found = []
-    for entry in answer:
-        listed = replies.parse(replies.Listed, entry)
-        made_by = RunId.parse((listed.labels or {}).get(OWNER, ""))
-        if made_by is not None and made_by.gone():
-            found.append(listed.id)
-    return found
 
 
 def signal_of(status: int) -> int:

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from pikaforge.errors import HostError
+from pikaforge.host.confinement import USUAL, Bounds
 from pikaforge.host.text import ignore
-
-NOBODY = 65534
-"""User and group of unprivileged servers. It is `nobody` on all systems, and owns no files."""
 
 
 class CannotServe(HostError):
@@ -31,6 +29,8 @@ class Input:
 
     folder: str
     archive: Path | bytes
+    sealed: bool = False
+    """Whether a job in a container cannot change it: it belongs to root there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +46,12 @@ class Job:
     inputs: tuple[Input, ...]
     outputs: tuple[str, ...] = ()
     """Regular files below the root that are copied out after success."""
+    facts: tuple[str, ...] = ()
+    """Further ones, which are texts that are read into memory."""
     log: Path
     cache: str = ""
-    """Name of a cache that outlives jobs; its folder is in `CCACHE_DIR`."""
+    """Name of a compiler cache that outlives jobs (`compiler_cache`); its folder is in `CCACHE_DIR`."""
+    bounds: Bounds = USUAL
     network: Literal["none", "bridge"] = "none"
     timeout: float = 4 * 3600
     """Seconds after which the job is killed."""
@@ -56,11 +59,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """How a job has ended, and its output files in the caller's folder."""
+    """How a job has ended, and its output files in the caller's folder by their paths in the job."""
 
     status: int
     """Exit status; 128 + N for a death by signal N."""
     timed_out: bool = False
+    exceeded: str = ""
+    """Which of its limits it has most likely met, for people; "" if none."""
     outputs: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -78,11 +83,12 @@ class ServerJob:
     network: str = ""
     """The private network of `Engine.network` that it is in; "" for none."""
     unprivileged: bool = False
-    """Whether it runs as a user who can write to the folder `data` below the root only."""
+    """Whether it can write to the folder `data` below the root only."""
     open_files: int | None = None
     """Its limit of open files, soft and hard."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Variables in addition to those that every server has."""
+    bounds: Bounds = USUAL
 
 
 class RunningServer(Protocol):
@@ -147,6 +153,7 @@ class Engine(Protocol):
 
         Raises:
             FullDiskError: the job failed because a disk is full, or its log or outputs cannot be written.
+            OutputError: an output is missing, is no regular file, or is too large.
         """
 
     def serve(self, job: ServerJob) -> AbstractContextManager[RunningServer]:

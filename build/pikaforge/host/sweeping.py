@@ -5,18 +5,51 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pikaforge.host.connection import load_sdk
+from pikaforge.host import replies
+from pikaforge.host.connection import LABEL, load_sdk
+from pikaforge.host.run_id import RunId
 from pikaforge.host.text import one_line
 
 if TYPE_CHECKING:
+    from docker import APIClient  # noqa: TID251  # its type
+
     from pikaforge.host.engine_calls import EngineCalls
 
+OWNER = f"{LABEL}.owner"
+"""Label with the run id of what must not outlive its run."""
 ONE, ALL = 20.0, 60.0
 """Seconds for a removal, and for all of a sweep."""
 ABORT = 35.0
 """Seconds for all containers of a run to be killed."""
+
+
+def gone(answer: Iterable[object]) -> list[str]:
+    """Return ids of what runs that have ended have left, from a list of containers or networks."""
+    found = []
+    for entry in answer:
+        listed = replies.parse(replies.Listed, entry)
+        made_by = RunId.parse((listed.labels or {}).get(OWNER, ""))
+        if made_by is not None and made_by.gone():
+            found.append(listed.id)
+    return found
+
+
+def sweep(api: APIClient, calls: EngineCalls, notice: Callable[[str], None]) -> int:
+    """Remove containers and networks of runs that have ended; return how many those were.
+
+    The engine lists them without looking into one: a container whose lock is held would make it wait.
+    """
+    filters = {"label": OWNER}
+    containers = gone(api.containers(all=True, filters=filters))
+    networks = gone(api.networks(filters=filters))
+    removals = [
+        *((f"container {id_[:12]}", partial(api.remove_container, id_, v=True, force=True)) for id_ in containers),
+        *((f"network {id_[:12]}", partial(api.remove_network, id_)) for id_ in networks),
+    ]
+    return remove(removals, calls, notice)
 
 
 def remove(

@@ -15,7 +15,7 @@ import pytest
 from pikaforge.errors import AuditError, FullDiskError, HostError
 from pikaforge.host import disk, process
 from pikaforge.host.archives import archive_errors
-from pikaforge.host.disk import full_disk, full_disk_errors, has_no_room, last_lines, said_in
+from pikaforge.host.disk import full_disk, full_disk_errors, has_no_room, said_in
 from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.store import Store
 
@@ -138,14 +138,6 @@ def test_an_archive_that_cannot_be_unpacked_is_not_corrupt() -> None:
 )
 def test_words_of_programs(line: str, said: bool) -> None:
     assert said_in(["first", line, "last"]) == (line if said else "")
-
-
-def test_the_end_of_a_log_is_read(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_bytes(b"No space left on device\n" + b"x" * disk.TAIL + b"\nlast \xff\n")
-    assert last_lines(log)[-1] == "last \ufffd"
-    assert said_in(last_lines(log)) == ""
-    assert last_lines(tmp_path / "absent") == []
 
 
 def test_a_program_that_fails_on_a_full_disk(monkeypatch: pytest.MonkeyPatch, rooms: Callable[..., None]) -> None:

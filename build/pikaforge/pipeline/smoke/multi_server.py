@@ -12,8 +12,9 @@ from pathlib import Path
 
 from pikaforge.config.smoke_checks import MAIN, PEER, Check, Data, Reading, Step
 from pikaforge.host.archives import tar_entries
+from pikaforge.host.confinement import NOBODY
 from pikaforge.host.docker import signal_of
-from pikaforge.host.job import NOBODY, CannotServe, RunningServer, files
+from pikaforge.host.job import CannotServe, RunningServer, files
 from pikaforge.pipeline.smoke import allocator_in_use, bulk_writes
 from pikaforge.pipeline.smoke.expectations import POLL, describe, run_step
 from pikaforge.pipeline.smoke.record import CheckRecord

@@ -224,6 +224,7 @@ class _SmokeRun:
             emulator=way.program,
             inputs=way.inputs,
             allocator=self.allocator,
+            bounds=self._workspace.bounds,
         )
 
     def _error(
