@@ -6,6 +6,7 @@ import ast
 import base64
 import csv
 import errno
+import fcntl
 import hashlib
 import importlib.util
 import io
@@ -51,8 +52,8 @@ OLDEST_TAGS = "manylinux_2_17_x86_64.manylinux2014_x86_64"
 COMMAND = ("__init__.py", "__main__.py", "base.py", "cli.py", "configuration.py", "deploy.py")
 """Files of the command."""
 OLD_PYTHON = {
-    "argparse", "collections", "hashlib", "json", "os", "pathlib", "re", "resource", "shutil", "signal", "subprocess",
-    "sys", "tempfile", "typing",
+    "argparse", "collections", "contextlib", "fcntl", "hashlib", "json", "os", "pathlib", "re", "resource", "shutil",
+    "signal", "subprocess", "sys", "tempfile", "typing",
 }  # fmt: skip
 """What the command may import: in the standard library of 3.6."""
 
@@ -787,6 +788,36 @@ class TestDeploy:
         assert installed.deploy() == 1
         assert f"{installed.link} is there, and is no link" in capsys.readouterr().err
         assert installed.calls == []
+
+    def test_what_a_killed_deployment_has_left_is_removed(self, installed: Installed) -> None:
+        folder = installed.link.parent
+        folder.mkdir()
+        left = (".demo-0.9-0123456789ab.abcdef_1", f".{installed.build.name}.12345678")
+        kept = (".demo-1", ".demo-data.old", ".demo-backup.20261126", "demo-0.9-0123456789ab")
+        for name in (*left, *kept):
+            (folder / name / "bin").mkdir(parents=True)
+            (folder / name / "bin/demo").touch()
+        (folder / ".demo.4711").symlink_to("demo-0.9-0123456789ab")
+        (folder / ".demo.conf").touch()
+        assert installed.deploy() == 0
+        names = {path.name for path in folder.iterdir()}
+        assert names == {"demo", installed.build.name, ".demo.conf", *kept}
+
+    def test_two_deployments_wait_for_each_other(
+        self, installed: Installed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        installed.link.parent.mkdir()
+        real, other = fcntl.flock, os.open(installed.link.parent, os.O_RDONLY)
+        real(other, fcntl.LOCK_EX)
+
+        def flock(descriptor: int, kind: int) -> None:
+            if kind == fcntl.LOCK_EX:
+                os.close(other)  # the other one ends
+            real(descriptor, kind)
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+        assert installed.deploy() == 0
+        assert f"deploy: waits for another deployment in {installed.link.parent}\n" in capsys.readouterr().err
 
     def test_a_link_that_it_has_not_made(self, installed: Installed, capsys: pytest.CaptureFixture[str]) -> None:
         """Such as that to another disk, through which a system package has its files."""
