@@ -78,6 +78,8 @@ class ProductPackage:
     """The allocator, if it is not the image's default."""
     debug: tuple[Entry, ...] = ()
     """`debug_entries`; without any there is no package of debug information."""
+    server: bool = True
+    """Whether it is a server, which has units and a user."""
 
     @property
     def top(self) -> str:
@@ -130,13 +132,15 @@ def assemble(package: ProductPackage, name: str) -> Assembly:
         PackingError: something cannot be written into a package, or the tree lacks what the package must have.
     """
     top, words = package.top, {"PRODUCT": package.about.name, "TOP": package.top}
-    files, system_files = _system_files(package, words)
+    files, system_files = _system_files(package, words) if package.server else ({}, ())
     entries = _marked(with_folders(package.tree, below=top), {f"{top}/{path}" for path in package.conf}, top)
     paths = {entry.path for entry in entries}
     for path in (*package.conf, *(f"utils/{file}" for file in GATE)):
         if f"{top}/{path}" not in paths:
             raise PackingError(f"{name}: the tree has no {path}", hint="the package would be of no use without it")
-    scripts = {moment: filled(ASSETS / f"scriptlet-{moment}.sh", words) for moment in MOMENTS}
+    # The others are about units and the user.
+    moments = MOMENTS if package.server else ("pre",)
+    scripts: dict[Moment, str] = {m: filled(ASSETS / f"scriptlet-{m}.sh", words) for m in moments}
     scripts["pre"] = scripts["pre"].replace(EMBEDDED, _here_documents(package.payload))
     return Assembly(entries=(*entries, *system_files), files=files, scripts=scripts)
 

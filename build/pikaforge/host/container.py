@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import posixpath
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -12,6 +13,7 @@ from pikaforge.errors import HostError
 from pikaforge.host import process, replies
 from pikaforge.host.archives import first_file, tar_size
 from pikaforge.host.connection import engine_errors, load_sdk
+from pikaforge.host.job import OUTPUT_LIMIT, Executed
 
 if TYPE_CHECKING:
     from pikaforge.host.connection import Container
@@ -62,6 +64,21 @@ class ContainerServer:
             self._container.reload()
             if self._container.status == RUNNING:
                 raise
+
+    def execute(self, argv: Sequence[str], *, timeout: float) -> Executed:
+        program, *arguments = argv
+        # The engine's interface cannot end a command; the program of coreutils can.
+        bounded = ["timeout", "-k", "5", f"{timeout:g}", posixpath.join(ROOT, program), *arguments]
+        client = self._container.client
+        assert client is not None  # the engine has made it
+        api = client.api
+        output = bytearray()
+        with engine_errors(f"`{' '.join(argv)}` cannot be run in the container"):  # the server may have ended
+            started = api.exec_create(self._container.id, bounded, workdir=ROOT)["Id"]
+            for chunk in api.exec_start(started, stream=True):
+                output += chunk[: OUTPUT_LIMIT - len(output)]
+            status = int(api.exec_inspect(started)["ExitCode"])
+        return Executed(status=status, output=bytes(output))
 
     @engine_errors()
     def log_text(self) -> str:
