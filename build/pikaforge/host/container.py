@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ROOT = "/forge"
 CHUNK = 1 << 20
+TRIES, PAUSE = 50, 0.1
+"""How often, and after how many seconds, the engine is asked again how a command has ended."""
 RUNNING = "running"
 """The state of a container that runs."""
 
@@ -77,8 +79,13 @@ class ContainerServer:
             started = api.exec_create(self._container.id, bounded, workdir=ROOT)["Id"]
             for chunk in api.exec_start(started, stream=True):
                 output += chunk[: OUTPUT_LIMIT - len(output)]
-            status = int(api.exec_inspect(started)["ExitCode"])
-        return Executed(status=status, output=bytes(output))
+            for _ in range(TRIES):
+                # The engine may see the end of the output before that of the program.
+                status: int | None = api.exec_inspect(started)["ExitCode"]
+                if status is not None:
+                    return Executed(status=status, output=bytes(output))
+                process.pause(PAUSE)
+        raise HostError(f"the engine does not say how `{' '.join(argv)}` has ended")
 
     @engine_errors()
     def log_text(self) -> str:
