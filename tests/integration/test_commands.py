@@ -70,6 +70,8 @@ def check(server: RunningServer) -> None:
 def test_in_a_container(warm: Warm, tmp_path: Path) -> None:
     with held(DockerEngine(), warm.build_image, tmp_path) as server:
         check(server)
+        devices = server.execute(("/bin/cat", "/proc/net/dev"), timeout=LONG).output.decode().splitlines()[2:]
+        assert [line.split(":")[0].strip() for line in devices] == ["lo"]
         server.signal("KILL")
         assert server.wait(LONG) is not None
         with pytest.raises(HostError, match="cannot be run in the container"):
