@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import posixpath
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -12,12 +13,15 @@ from pikaforge.errors import HostError
 from pikaforge.host import process, replies
 from pikaforge.host.archives import first_file, tar_size
 from pikaforge.host.connection import engine_errors, load_sdk
+from pikaforge.host.job import OUTPUT_LIMIT, Executed
 
 if TYPE_CHECKING:
     from pikaforge.host.connection import Container
 
 ROOT = "/forge"
 CHUNK = 1 << 20
+TRIES, PAUSE = 50, 0.1
+"""How often, and after how many seconds, the engine is asked again how a command has ended."""
 RUNNING = "running"
 """The state of a container that runs."""
 
@@ -62,6 +66,26 @@ class ContainerServer:
             self._container.reload()
             if self._container.status == RUNNING:
                 raise
+
+    def execute(self, argv: Sequence[str], *, timeout: float) -> Executed:
+        program, *arguments = argv
+        # The engine's interface cannot end a command; the program of coreutils can.
+        bounded = ["timeout", "-k", "5", f"{timeout:g}", posixpath.join(ROOT, program), *arguments]
+        client = self._container.client
+        assert client is not None  # the engine has made it
+        api = client.api
+        output = bytearray()
+        with engine_errors(f"`{' '.join(argv)}` cannot be run in the container"):  # the server may have ended
+            started = api.exec_create(self._container.id, bounded, workdir=ROOT)["Id"]
+            for chunk in api.exec_start(started, stream=True):
+                output += chunk[: OUTPUT_LIMIT - len(output)]
+            for _ in range(TRIES):
+                # The engine may see the end of the output before that of the program.
+                status: int | None = api.exec_inspect(started)["ExitCode"]
+                if status is not None:
+                    return Executed(status=status, output=bytes(output))
+                process.pause(PAUSE)
+        raise HostError(f"the engine does not say how `{' '.join(argv)}` has ended")
 
     @engine_errors()
     def log_text(self) -> str:

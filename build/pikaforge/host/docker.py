@@ -7,6 +7,7 @@ Containers are removed when their block is left. `sweep` removes what killed run
 from __future__ import annotations
 
 import contextlib
+import posixpath
 import secrets
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pikaforge.cpu import emulation
-from pikaforge.errors import SIGNAL_BASE, HostError
+from pikaforge.errors import HostError
 from pikaforge.host import machine, podman
 from pikaforge.host.connection import LABEL, address, brief, engine_errors, load_sdk
 from pikaforge.host.container import ROOT, ContainerServer, fetch_file, unpack
@@ -258,8 +259,8 @@ class DockerEngine(EngineImages):
         """
         remote = self._remote_host()
         options: dict[str, object] = {
-            "ports": {f"{job.port}/tcp": None if remote else ("127.0.0.1", None)},
-            "network_mode": job.network or "bridge",
+            "ports": {f"{job.port}/tcp": None if remote else ("127.0.0.1", None)} if job.port else {},
+            "network_mode": job.network or ("bridge" if job.port else "none"),
         }
         user = 0
         if job.env:
@@ -267,7 +268,7 @@ class DockerEngine(EngineImages):
         if job.unprivileged:
             user = NOBODY
             options["user"] = f"{NOBODY}:{NOBODY}"
-        argv = (f"{ROOT}/{job.argv[0]}", *job.argv[1:])
+        argv = (posixpath.join(ROOT, job.argv[0]), *job.argv[1:])
         limits = dict(self._limits(job.image))
         if job.open_files is not None:
             if self.facts().rootless and job.open_files > limits.get("nofile", job.open_files):
@@ -311,8 +312,3 @@ class DockerEngine(EngineImages):
         finally:
             with contextlib.suppress(Exception):  # if the engine is gone, the next run removes it
                 made.remove()
-
-
-def signal_of(status: int) -> int:
-    """Return the signal of an exit status of 128 + N; 0 for others."""
-    return status - SIGNAL_BASE if SIGNAL_BASE < status < SIGNAL_BASE + 65 else 0

@@ -17,7 +17,7 @@ import stat
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,18 @@ from typing import Literal
 from pikaforge.errors import SIGNAL_BASE, HostError
 from pikaforge.host import machine, process
 from pikaforge.host.archives import extract
-from pikaforge.host.job import NOBODY, CannotServe, Input, Job, JobResult, RunningServer, ServerJob
+from pikaforge.host.job import (
+    NOBODY,
+    OUTPUT_LIMIT,
+    TIMED_OUT,
+    CannotServe,
+    Executed,
+    Input,
+    Job,
+    JobResult,
+    RunningServer,
+    ServerJob,
+)
 from pikaforge.host.run_id import RunId
 
 LIMITED = 'ulimit -n "$0" && exec "$@"'
@@ -149,11 +160,8 @@ class HostEngine:
                 argv = ("/bin/sh", "-c", LIMITED, str(job.open_files), *argv)
             job.log.write_bytes(b"")
             with _unprivileged(root, data) if job.unprivileged else contextlib.nullcontext() as user:
-                server = _LocalServer(
-                    job,
-                    root,
-                    lambda: self._child(argv, root, {**self._environment(root), **job.env}, job.log, user=user),
-                )
+                env = {**self._environment(root), **job.env}
+                server = _LocalServer(job, root, lambda: self._child(argv, root, env, job.log, user=user), env, user)
                 try:
                     server.restart()
                     yield server
@@ -225,8 +233,16 @@ def _unprivileged(root: Path, data: Path) -> Iterator[int | None]:
 class _LocalServer:
     """A server that is a child process."""
 
-    def __init__(self, job: ServerJob, root: Path, start: Callable[[], AbstractContextManager[process.Child]]) -> None:
+    def __init__(
+        self,
+        job: ServerJob,
+        root: Path,
+        start: Callable[[], AbstractContextManager[process.Child]],
+        env: Mapping[str, str],
+        user: int | None,
+    ) -> None:
         self.root = str(root)
+        self._env, self._user = env, user
         self.port = job.port
         self._job = job
         self._start = start
@@ -257,6 +273,16 @@ class _LocalServer:
 
     def signal(self, name: str) -> None:
         self._running().signal(signal.Signals[f"SIG{name}"])
+
+    def execute(self, argv: Sequence[str], *, timeout: float) -> Executed:
+        program, *arguments = argv
+        words = [str(Path(self.root) / program), *arguments]
+        status, output = process.bounded(
+            words, cwd=Path(self.root), env=self._env, user=self._user, timeout=timeout, limit=OUTPUT_LIMIT
+        )
+        if status is None:
+            return Executed(status=TIMED_OUT, output=output)
+        return Executed(status=SIGNAL_BASE - status if status < 0 else status, output=output)
 
     def log_text(self) -> str:
         return self._job.log.read_text(encoding="utf-8", errors="replace")
