@@ -83,7 +83,7 @@ def cache_list(_: Context) -> None:
 
 @task(name="clean")
 def cache_clean(_: Context) -> None:
-    """Remove stored results, downloads and the compiler cache."""
+    """Remove stored results, downloads and compiler caches."""
     forge("cache", "clean")
 
 

@@ -99,6 +99,7 @@ status=0
 [ "$status" -eq 0 ] || exit 64
 
 dropped_flags >"$facts/dropped.tsv"
+check_kinds "$tree"
 
 # ---- what the recipe has to leave
 

@@ -63,6 +63,24 @@ loader_list() {
     PATH=$PATH:/usr/sbin:/sbin ldconfig -p || fail 22 "ldconfig does not list the system's libraries"
 }
 
+# Run rpm for a question about the system's packages.
+#
+# sqlite opens a database in WAL mode only where it can make files beside it (sqlite.org/wal.html, "Read-Only
+# Databases"), and a job cannot. So it gets a copy.
+rpm_query() { # ARGUMENT...
+    for database in /var/lib/rpm /usr/lib/sysimage/rpm; do
+        if [ -f "$database/rpmdb.sqlite" ] && ! [ -w "$database" ]; then
+            if ! [ -d "$PIKAFORGE_ROOT/rpmdb" ]; then
+                mkdir "$PIKAFORGE_ROOT/rpmdb"
+                cp "$database"/rpmdb.sqlite* "$PIKAFORGE_ROOT/rpmdb/"
+            fi
+            set -- --dbpath "$PIKAFORGE_ROOT/rpmdb" "$@"
+            break
+        fi
+    done
+    rpm "$@"
+}
+
 # ---- archives
 
 # Create a tar archive whose bytes do not depend on owners and clocks.

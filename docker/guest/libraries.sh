@@ -34,7 +34,7 @@ if command -v dpkg-query >/dev/null 2>&1; then
             print part[1] "\t" ($1 in version ? version[$1] : plain[part[1]]) "\t" $2 "\t" $3
         }' "$PIKAFORGE_ROOT/versions" - | sort >"$PIKAFORGE_ROOT/out/owned"
 elif command -v rpm >/dev/null 2>&1; then
-    rpm -qa --queryformat '[%{=NAME}\t%{=VERSION}-%{=RELEASE}\t%{FILEDIGESTS}\t%{FILENAMES}\n]' |
+    rpm_query -qa --queryformat '[%{=NAME}\t%{=VERSION}-%{=RELEASE}\t%{FILEDIGESTS}\t%{FILENAMES}\n]' |
         awk -F '\t' '$4 ~ /\.so/ && $3 != ""' | sort >"$PIKAFORGE_ROOT/out/owned"
 else
     fail 22 "the image has neither dpkg nor rpm"

@@ -17,7 +17,7 @@ if command -v dpkg-query >/dev/null 2>&1; then
 fi
 # An image of EL may have the tools of dpkg (EPEL has them), with an empty database.
 if ! [ -s "$packages" ] && command -v rpm >/dev/null 2>&1; then
-    rpm -qa --queryformat '%{NAME}.%{ARCH}\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\n' |
+    rpm_query -qa --queryformat '%{NAME}.%{ARCH}\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\n' |
         grep -v '^gpg-pubkey' | sort >"$packages"
 fi
 [ -s "$packages" ] || fail 22 "neither dpkg nor rpm knows a package of this image"

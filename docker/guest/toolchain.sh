@@ -128,14 +128,32 @@ make_wrapper() {
 configure_ccache() {
     # The content of the driver identifies the compiler; its time in an image means nothing.
     export CCACHE_COMPILERCHECK=content
+    # Not the ccache.conf in the folder of the cache, in which an earlier build may have left one: it can name programs
+    # and other caches. The job cannot change this file.
+    CCACHE_CONFIGPATH=$PIKAFORGE_ROOT/guest/ccache.conf
+    [ -r "$CCACHE_CONFIGPATH" ] || fail 2 "$CCACHE_CONFIGPATH does not exist"
+    export CCACHE_CONFIGPATH
     # Neither CCACHE_BASEDIR nor CCACHE_NOHASHDIR. The first makes names relative, and so gives __FILE__ other texts
     # than a build without ccache has (tried: other bytes). The second returns objects with the folder of another unit
     # in their debug information (tried). ccache applies the prefix maps to the working folder itself, so that a tree
-    # with relative names hits from any PIKAFORGE_ROOT.
-    unset CCACHE_BASEDIR CCACHE_NOHASHDIR CCACHE_PREFIX CCACHE_SLOPPINESS
+    # with relative names hits from any PIKAFORGE_ROOT. All other variables of ccache are taken away, too.
+    for variable in $(env | sed -n 's/^\(CCACHE_[A-Z0-9_]*\)=.*/\1/p'); do
+        case $variable in
+            CCACHE_DIR | CCACHE_COMPILERCHECK | CCACHE_CONFIGPATH) ;;
+            *) unset "$variable" ;;
+        esac
+    done
     # specs.sh does not change the content of the driver, so the specs file has to count as well.
     specs=$(dirname "$(PIKAFORGE_WRAPPER=off gcc -print-libgcc-file-name)")/specs
     [ ! -r "$specs" ] || export CCACHE_EXTRAFILES="$specs"
+}
+
+# Fail if something below the folder $1 is no file, folder or link, or has a set-user-ID, set-group-ID or sticky bit.
+# Later steps would drop that in silence: tar has no sockets, and strip makes new files.
+check_kinds() {
+    odd=$(find "$1" \( ! -type f ! -type d ! -type l \) -printf '%M %P\n' -o ! -type l -perm /7000 -printf '%M %P\n')
+    [ -z "$odd" ] || fail 65 "only files, folders and links without special bits can be packed, but there is" \
+        "$(printf '%s\n' "$odd" | sed -n 1,10p | tr '\n\t' '; ')"
 }
 
 # Print what the wrapper dropped: count, tab, flag.
@@ -194,7 +212,7 @@ package_of() {
         fi
         if command -v rpm >/dev/null 2>&1; then
             # rpm prints errors to standard output: only the status says whether it is one.
-            if owner=$(rpm -qf --qf '%{NAME}\t%{VERSION}-%{RELEASE}\n' "$path" 2>/dev/null); then
+            if owner=$(rpm_query -qf --qf '%{NAME}\t%{VERSION}-%{RELEASE}\n' "$path" 2>/dev/null); then
                 printf '%s\n' "$owner" | sed 1q
                 return 0
             fi

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -198,6 +199,40 @@ def test_ccache_changes_the_time_and_not_the_bytes(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         for part in ("tree", "debug"):
             assert contents(root / "out" / part) == contents(plain / "out" / part), name
+
+
+@pytest.mark.usefixtures("zlib")
+def test_ccache_obeys_no_file_in_its_folder_and_no_variable(tmp_path: Path) -> None:
+    """An earlier build may have left the file there: it names a program that is run in the place of the compiler."""
+    need("ccache")
+    cache, evil = tmp_path / "cache", tmp_path / "evil"
+    cache.mkdir()
+    evil.write_text('#!/bin/sh\necho planted >>"${0%/*}/called"\nexec "$@"\n')
+    evil.chmod(0o755)
+    (cache / "ccache.conf").write_text(f"prefix_command = {evil}\nprefix_command_cpp = {evil}\n")
+    root = make_root(tmp_path / "root")
+    given = {"CCACHE_PREFIX": str(evil), "CCACHE_CONFIGPATH": str(cache / "ccache.conf"), "CCACHE_RECACHE": "1"}
+    done = run_compile(root, PIKAFORGE_CCACHE="1", CCACHE_DIR=str(cache), **given)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (tmp_path / "called").exists()
+    assert any(path.name != "ccache.conf" for path in cache.rglob("*") if path.is_file()), "it is used nevertheless"
+
+
+def test_what_cannot_travel_ends_it_with_its_name(tmp_path: Path) -> None:
+    """Before strip makes new files of those with special bits, and tar leaves sockets out."""
+    socket = "import socket; socket.socket(socket.AF_UNIX).bind('s')"
+    recipe = (
+        'mkdir -p "$OUT/bin" "$OUT/conf" "$OUT/var"\n: >"$OUT/conf/app.conf"\n'
+        ': >"$OUT/bin/su"\nchmod 4755 "$OUT/bin/su"\n'
+        f'chmod 1777 "$OUT/var"\nmkfifo "$OUT/pipe"\ncd "$OUT" && {sys.executable} -c "{socket}"\n'
+        'ln -s bin/su "$OUT/link"\n'
+    )
+    done = run_compile(make_root(tmp_path / "root", recipe))
+    assert done.returncode == 65, done.stderr
+    for line in ("-rwsr-xr-x bin/su", "drwxrwxrwt var", "prw-r--r-- pipe", "srwxr-xr-x s"):
+        assert line in done.stderr
+    assert "conf" not in done.stderr
+    assert "link" not in done.stderr.partition("there is ")[2]
 
 
 @pytest.mark.usefixtures("zlib")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -87,6 +89,33 @@ def test_an_archive_has_no_owners_and_clocks(run: Run, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "made.tar") as tar:
         (member,) = tar.getmembers()
     assert (member.name, member.uid, member.gid, member.uname, member.mtime) == ("x", 0, 0, "", 12)
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_rpm_reads_a_database_that_it_cannot_write_beside(writable: bool) -> None:
+    """Of a copy, which is made once: sqlite refuses a database in WAL mode where it can make no files."""
+    with tempfile.TemporaryDirectory() as name:  # that others may enter
+        top = Path(name)
+        top.chmod(0o755)
+        database, root = top / "database", top / "root"
+        for folder in (database, root, top / "bin"):
+            folder.mkdir()
+        (database / "rpmdb.sqlite").write_text("packages\n")
+        (database / ".rpm.lock").write_text("")
+        lib = (GUEST / "lib.sh").read_text().replace("/var/lib/rpm", str(database))
+        (top / "lib.sh").write_text(lib)
+        (top / "job.sh").write_text('. "${0%/*}/lib.sh"\nfirst=$(rpm_query -qf "a b")\necho "$first"\nrpm_query -qa\n')
+        (top / "bin/rpm").write_text('#!/bin/sh\necho "$#: $*"\n')
+        (top / "bin/rpm").chmod(0o755)
+        root.chmod(0o777)
+        database.chmod(0o777 if writable else 0o555)
+        other = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
+        env = clean_env(PIKAFORGE_ROOT=str(root), PATH=f"{top}/bin:{os.environ['PATH']}")
+        done = sh(*other, "sh", top / "job.sh", env=env, cwd=top)
+        copy = f"--dbpath {root}/rpmdb "
+        expected = "2: -qf a b\n1: -qa\n" if writable else f"4: {copy}-qf a b\n3: {copy}-qa\n"
+        assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
+        assert [path.name for path in root.rglob("*.sqlite")] == ([] if writable else ["rpmdb.sqlite"])
 
 
 def test_a_reason_in_several_parts_is_one_line(run: Run) -> None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUEST = REPOSITORY / "docker" / "guest"
-SCRIPTS = ("lib.sh", "run.sh", "allocator.sh", "toolchain.sh", "cc")
+SCRIPTS = ("lib.sh", "run.sh", "allocator.sh", "toolchain.sh", "cc", "ccache.conf")
 EPOCH = 1600000000
 METHODS = {"libunwind": "libunwind", "frame-pointers": "generic_fp"}
 """As gperftools 2.10 calls them."""

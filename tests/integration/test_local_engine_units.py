@@ -15,6 +15,7 @@ from limits import within
 
 from pikaforge.errors import HostError
 from pikaforge.host import process
+from pikaforge.host.confinement import Bounds, OutputError
 from pikaforge.host.job import Input, Job, ServerJob, files
 from pikaforge.host.no_container import PASSED_ON, HostEngine
 from pikaforge.host.run_id import RunId
@@ -94,7 +95,9 @@ def test_a_cache_survives_jobs(tmp_path: Path, local: HostEngine, into: Path) ->
     local.run(_job(tmp_path, "echo one >$CCACHE_DIR/file", cache="ccache"), into)
     done = local.run(_job(tmp_path, "cat $CCACHE_DIR/file >out/found", cache="ccache", outputs=("out/found",)), into)
     assert (done.outputs["out/found"]).read_text() == "one\n"
-    assert (tmp_path / "out" / "ccache" / "file").is_file()
+    assert (tmp_path / "out" / "ccache" / "ccache" / "file").is_file()
+    other = local.run(_job(tmp_path, "ls $CCACHE_DIR >out/found", cache="another", outputs=("out/found",)), into)
+    assert (other.outputs["out/found"]).read_text() == ""
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 3", 3), ("kill -SEGV $$", 128 + signal.SIGSEGV)])
@@ -111,12 +114,38 @@ def test_a_job_that_takes_too_long_is_ended(tmp_path: Path, local: HostEngine, i
     assert (tmp_path / "log").read_text() == "begun\n"
 
 
-@pytest.mark.parametrize("script", ["true", "mkdir out/result"])
-def test_an_output_that_is_missing(tmp_path: Path, local: HostEngine, into: Path, script: str) -> None:
-    with pytest.raises(HostError) as caught:
-        local.run(_job(tmp_path, script, outputs=("out/result",)), into)
-    assert (caught.value.message, caught.value.where) == ("the job left no out/result", "compile-x")
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("true", "the job left no out/result"),
+        ("mkdir out/result", "out/result is not a regular file"),
+        ("ln -s /etc/passwd out/result", "out/result is not a regular file"),
+        ("mkfifo out/result", "out/result is not a regular file"),
+        ("truncate -s 2500M out/result", "out/result is larger than 16 MiB"),
+    ],
+)
+def test_an_output_that_cannot_be_taken(
+    tmp_path: Path, local: HostEngine, into: Path, script: str, message: str
+) -> None:
+    with pytest.raises(OutputError) as caught:
+        local.run(_job(tmp_path, script, facts=("out/result",)), into)
+    assert (caught.value.message, caught.value.where) == (message, "compile-x")
     assert _work(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("head -c 20000000 /dev/zero >out/large", "a file became larger than 8 MiB (limits.file_mib)"),
+        ("yes $(printf '%09000d' 0) | head -c 6000000; sleep 60", "it printed more than 1 MiB (limits.log_mib)"),
+    ],
+)
+def test_what_ends_a_job(tmp_path: Path, local: HostEngine, into: Path, script: str, reason: str) -> None:
+    bounds = Bounds(file=8 << 20, log=1 << 20)
+    done = local.run(_job(tmp_path, script, bounds=bounds), into)
+    assert (done.exceeded, done.timed_out) == (reason, False)
+    assert done.status != 0
+    assert local.run(_job(tmp_path, "true", bounds=bounds), into).exceeded == ""
 
 
 def test_what_a_run_left_is_in_nobodys_way(tmp_path: Path, local: HostEngine, into: Path) -> None:

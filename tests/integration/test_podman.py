@@ -24,6 +24,7 @@ from integration.podman_service import NOFILE, Podman, Unusable, podman_as_root,
 from integration.registry_stub import put_list
 
 from pikaforge.errors import HostError
+from pikaforge.host.compiler_cache import volume_of
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.images import ImageFacts, RegistryError
 from pikaforge.host.job import CannotServe, Input, Job, RunningServer, ServerJob, files
@@ -381,7 +382,7 @@ def test_podman_without_root(
         )
         assert here.run(job, tmp_path).status == 7
         assert job.log.read_text() == "/forge\n"
-        here.remove_cache("test")
+        assert here.remove_cache(volume_of("test"))
 
 
 def test_what_podman_lacks_is_named(podman: Podman, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

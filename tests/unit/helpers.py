@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GUEST_SCRIPTS = (
     "lib.sh", "run.sh", "source.sh", "submodules.sh", "compile.sh", "bundle.sh", "licences.sh", "cc", "package.sh",
     "packages.sh", "specs.sh", "abi.sh", "libraries.sh", "allocator.sh", "toolchain.sh", "layout.sh", "debuginfo.sh",
-    "rpm.sh", "rpmsign.sh",
+    "rpm.sh", "rpmsign.sh", "ccache.conf",
 )  # fmt: skip
 
 BASE: dict[str, Any] = {
@@ -123,6 +123,7 @@ class Ending:
     outputs: Mapping[str, bytes] = field(default_factory=dict)
     log: str = ""
     timed_out: bool = False
+    exceeded: str = ""
 
 
 @dataclass
@@ -210,9 +211,9 @@ class FakeEngine:
         with job.log.open("a", encoding="utf-8") as log:
             log.write(ending.log)
         if ending.status or ending.timed_out:
-            return JobResult(status=ending.status, timed_out=ending.timed_out)
+            return JobResult(status=ending.status, timed_out=ending.timed_out, exceeded=ending.exceeded)
         outputs = {}
-        for path in job.outputs:
+        for path in (*job.outputs, *job.facts):
             target = into / Path(path).name
             target.write_bytes(ending.outputs[path])
             outputs[path] = target

@@ -81,6 +81,8 @@ class InternalParameters(_StatementPart):
     image: str | None = None
     allocator: str | None = None
     source_date_epoch: int | None = Field(default=None, alias="sourceDateEpoch")
+    compiler_caches: dict[str, str] | None = Field(default=None, alias="compilerCaches")
+    """The compiler cache of each compilation, by stage: `none`, or `sha256:…` of the sources that it belongs to."""
     manifest: ManifestDigest | None = None
     """None for debug information."""
 
@@ -164,6 +166,8 @@ class Builder(_StatementPart):
     started: str = ""
     """RFC 3339, only if the caller wants the statement to differ from run to run."""
     finished: str = ""
+    compiler_caches: dict[str, str] = Field(default_factory=dict)
+    """See `InternalParameters`; empty if it is not known."""
 
 
 def builder_of(environ: Mapping[str, str]) -> Builder:
@@ -179,7 +183,21 @@ def builder_of(environ: Mapping[str, str]) -> Builder:
     return Builder(id=f"{server}/{workflow}", invocation=f"{server}/{repository}/actions/runs/{run}/attempts/{attempt}")
 
 
+def builds_release(environ: Mapping[str, str]) -> bool:
+    """Return whether GitHub Actions' variables say that this is a run for a tag."""
+    return environ.get("GITHUB_ACTIONS") == "true" and environ.get("GITHUB_REF_TYPE") == "tag"
+
+
+class _Caches(_StatementPart):
+    compiler_caches: dict[str, str] | None = Field(default=None, alias="compilerCaches")
+
+
+class _RunDefinition(_StatementPart):
+    internal: _Caches = Field(default=_Caches(), alias="internalParameters")
+
+
 class _RunPredicate(_StatementPart):
+    definition: _RunDefinition = Field(default=_RunDefinition(), alias="buildDefinition")
     details: RunDetails = Field(alias="runDetails")
 
 
@@ -190,9 +208,10 @@ class _RunStatement(_StatementPart):
 def builder_in(text: str) -> Builder | None:
     """Return the builder that a statement names; None if the text is no statement, or names none."""
     try:
-        details = _RunStatement.model_validate_json(text).predicate.details
+        predicate = _RunStatement.model_validate_json(text).predicate
     except ValidationError:
         return None
+    details = predicate.details
     if details.builder is None:
         return None
     run = details.metadata or BuildMetadata()
@@ -201,6 +220,7 @@ def builder_in(text: str) -> Builder | None:
         invocation=run.invocation or "",
         started=run.started or "",
         finished=run.finished or "",
+        compiler_caches=predicate.definition.internal.compiler_caches or {},
     )
 
 
@@ -239,7 +259,7 @@ def statement(
                     source=SourceParameters(url=redacted(source.url), ref=source.ref),
                     contents="product" if manifest_sha256 else "debug",
                 ),
-                internal=_internal(manifest, manifest_sha256),
+                internal=_internal(manifest, manifest_sha256, builder),
                 dependencies=dependencies(manifest),
             ),
             details=RunDetails(
@@ -251,13 +271,14 @@ def statement(
     )
 
 
-def _internal(manifest: Manifest, manifest_sha256: str) -> InternalParameters:
+def _internal(manifest: Manifest, manifest_sha256: str, builder: Builder) -> InternalParameters:
     return InternalParameters(
         target=manifest.target,
         wanted_target=manifest.wanted_target,
         # Packages of before manifest format 4 were all run as what they are.
         tried_target=manifest.tried.target if manifest.tried is not None else manifest.target,
         flags=manifest.flags,
+        compiler_caches=builder.compiler_caches or None,
         image=manifest.image.name,
         allocator=manifest.allocator.name,
         source_date_epoch=manifest.source_date_epoch,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pikaforge.attest.provenance import builds_release
 from pikaforge.host.process import cwd
 from pikaforge.plan import allocators, matrix
 
@@ -152,7 +154,10 @@ class Context:
             ),
             given={name: cwd() / file for name, file in options.items() if file},
             jobs=getattr(arguments, "jobs", None) or 0,
-            compiler_cache=not getattr(arguments, "no_compiler_cache", False),
+            compiler_cache=not (
+                getattr(arguments, "no_compiler_cache", False) or arguments.locked or builds_release(os.environ)
+            ),
+            bounds=self.spec.limits.bounds(),
         )
 
     def _given(self) -> dict[str, str]:

@@ -204,11 +204,11 @@ again what it needs.""",
     ),
     "cache": Verb(
         module="upkeep",
-        summary="list or remove stored results, downloads and the compiler cache",
+        summary="list or remove stored results, downloads and compiler caches",
         about="""\
-`list` shows the size of stored results, downloads and git repositories in out/. `clean` removes them, and the \
-compiler cache. The next build makes again what it needs.""",
-        needs=f"for `list` nothing; for `clean` {ENGINE}, or --engine host.",
+`list` shows the size of stored results, downloads and git repositories in out/, and the compiler caches in the \
+engine. `clean` removes them. The next build makes again what it needs.""",
+        needs=f"for the compiler caches, and for `clean`, {ENGINE}, or --engine host.",
         examples=(("their size", "invoke cache.list"), ("remove them", "invoke cache.clean")),
     ),
     "sample": Verb(
@@ -232,7 +232,7 @@ it after a change of their models.""",
         module="upkeep",
         summary="remove out/, dist/ and tool caches from the checkout",
         about="""\
-Remove out/, dist/ and the caches of tools from the checkout. Images and the compiler cache in the engine stay: see \
+Remove out/, dist/ and the caches of tools from the checkout. Images and compiler caches in the engine stay: see \
 `images` and `cache`.""",
         needs="neither an engine nor the network.",
         examples=(("the checkout", "invoke clean"),),

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_v
 from pydantic.config import JsonDict
 from pydantic.json_schema import JsonSchemaValue
 
+from pikaforge.config.limits import Limits
 from pikaforge.config.patch_series import Series
 from pikaforge.config.product import Packages, Product
 from pikaforge.config.registry import ALLOCATORS, FORMATS, SITES
@@ -279,6 +280,7 @@ class Spec(Strict):
         default=(), description="Findings of the audit that somebody has looked at: by name, with a reason and an end."
     )
     publish: dict[Name, Destination] = Field(default_factory=dict, description="Where packages are published, by name.")
+    limits: Limits = Field(default=Limits(), description="How much memory, time and space a job may use.")
 
     def packages_for(self, image: str, *, purpose: Literal["build", "runtime"]) -> tuple[str, ...]:
         """Return the distribution packages that an image needs for the product and its allocators, once each."""

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, Literal
 
 from pikaforge.errors import AuditError, HostError
+from pikaforge.host.raw import Chunks
 from pikaforge.host.streams import ListBounded, Unpacked, Window, decompressed, too_large, unpacked_limit
 from pikaforge.host.text import size_text
 
@@ -333,10 +334,13 @@ def extract(archive: Path | bytes, folder: Path) -> None:
     The library's filter is not trusted alone (it has been bypassed): names and targets of links are checked here, too.
 
     Raises:
-        HostError: a member would be outside of the folder, or is no file, folder or link.
+        HostError: a member would be outside of the folder, goes through a link, or is no file, folder or link.
+        AuditError: the archive is corrupt.
     """
-    with _opened(archive) as stream, tarfile.open(fileobj=stream, mode="r:*") as tar:
-        for info in tar:
+    where = str(archive) if isinstance(archive, Path) else "an archive in memory"
+    links: set[PurePosixPath] = set()
+    with archive_errors(where), _opened(archive) as stream, _tar(stream, where) as (tar, plain):
+        for info in _headers(tar, plain, where, keep=True):
             names = [info.name]
             if info.issym():
                 names.append(str(PurePosixPath(info.name).parent / info.linkname))
@@ -347,6 +351,12 @@ def extract(archive: Path | bytes, folder: Path) -> None:
                     raise HostError(f"the archive has a member outside its folder: {name}")
             if _kind(info) == "other":
                 raise HostError(f"the archive has a member that is no file, folder or link: {info.name}")
+            # A path through a link may lead elsewhere than it says. No archive of this tool has one.
+            own = PurePosixPath(posixpath.normpath(info.name))
+            if own in links or links.intersection(own.parents):
+                raise HostError(f"the archive has a member that goes through a link: {info.name}")
+            if info.issym():
+                links.add(own)
             tar.extract(info, folder, filter="tar") if hasattr(tarfile, "tar_filter") else tar.extract(info, folder)
 
 
@@ -363,30 +373,9 @@ def tar_size(stream: BinaryIO) -> int:
         return size
 
 
-class _Chunks(io.RawIOBase):
-    """A stream of blocks that come one after the other."""
-
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        self._blocks = blocks
-        self._rest = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        while size < 0 or len(self._rest) < size:
-            block = next(self._blocks, None)
-            if block is None:
-                size = len(self._rest)
-                break
-            self._rest += block
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return data
-
-
 @contextmanager
 def first_file(blocks: Iterator[bytes]) -> Iterator[IO[bytes] | None]:
     """Open the first member of a plain tar archive that comes in blocks; None if it is no file."""
-    with tarfile.open(fileobj=_Chunks(blocks), mode="r|") as tar:
+    with tarfile.open(fileobj=Chunks(blocks), mode="r|") as tar:
         info = tar.next()
         yield tar.extractfile(info) if info is not None and info.isfile() else None

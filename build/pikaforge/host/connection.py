@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from pikaforge.errors import HostError
 from pikaforge.host import docker_context, podman, replies
+from pikaforge.host.confinement import Abilities
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -50,6 +51,7 @@ class EngineFacts:
     cores: int
     podman: bool
     rootless: bool
+    abilities: Abilities = field(default_factory=Abilities)
 
 
 def load_sdk() -> ModuleType:
@@ -187,7 +189,9 @@ class EngineConnection:
                 f"the container engine is for {info.system} on {info.architecture}; x86-64 Linux is needed",
                 hint="set DOCKER_HOST to an engine on an x86-64 machine",
             )
-        self._facts = EngineFacts(cores=info.cpus or 1, podman=info.podman, rootless=info.rootless)
+        self._facts = EngineFacts(
+            cores=info.cpus or 1, podman=info.podman, rootless=info.rootless, abilities=info.abilities
+        )
 
     def facts(self) -> EngineFacts:
         """Return the facts about the engine. It is asked once."""

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import io
 import posixpath
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from pikaforge.errors import HostError
 from pikaforge.host import process, replies
 from pikaforge.host.archives import first_file, tar_size
+from pikaforge.host.confinement import (
+    CHUNK,
+    FACTS_LIMIT,
+    FETCH_LIMIT,
+    SERVER_LOG_LIMIT,
+    OutputError,
+    copied,
+    owned_by,
+    start_of,
+    whole,
+)
 from pikaforge.host.connection import engine_errors, load_sdk
 from pikaforge.host.job import OUTPUT_LIMIT, Executed
 
@@ -19,7 +31,6 @@ if TYPE_CHECKING:
     from pikaforge.host.connection import Container
 
 ROOT = "/forge"
-CHUNK = 1 << 20
 TRIES, PAUSE = 50, 0.1
 """How often, and after how many seconds, the engine is asked again how a command has ended."""
 RUNNING = "running"
@@ -89,7 +100,7 @@ class ContainerServer:
 
     @engine_errors()
     def log_text(self) -> str:
-        return bytes(self._container.logs()).decode("utf-8", "replace")
+        return printed(self._container).decode("utf-8", "replace")
 
     @engine_errors()
     def restart(self) -> None:
@@ -105,12 +116,8 @@ class ContainerServer:
 
     @engine_errors()
     def fetch(self, folder: str) -> bytes | None:
-        sdk = load_sdk()
-        try:
-            stream, _ = self._container.get_archive(f"{ROOT}/{folder}", chunk_size=CHUNK)
-        except sdk.errors.NotFound:
-            return None
-        return b"".join(stream)
+        with sent(self._container, f"{ROOT}/{folder}") as stream:
+            return None if stream is None else whole(stream, FETCH_LIMIT, f"the server's folder {folder}")
 
     def resources(self) -> Mapping[str, int]:
         folder = self._process()
@@ -128,15 +135,24 @@ class ContainerServer:
     def _execute(self, *argv: str) -> str:
         """Run a program in the container; return what it prints."""
         with engine_errors(f"`{' '.join(argv)}` cannot be run in the container"):  # the server may have ended
-            status, printed = self._container.exec_run(list(argv))
-        output = printed if isinstance(printed, bytes) else b"".join(printed)
+            # With its id, because the SDK gives no exit status of what it streams.
+            client = self._container.client
+            assert client is not None  # it has made the container
+            api, id_ = client.api, client.api.exec_create(self._container.id, list(argv))["Id"]
+            output = whole(api.exec_start(id_, stream=True), FACTS_LIMIT, f"what `{' '.join(argv)}` prints")
+            status = api.exec_inspect(id_)["ExitCode"]
         if status != 0:
             said = " ".join(output.decode("utf-8", "replace").split())[:200]
             raise HostError(f"`{' '.join(argv)}` in the container ended with {status}: {said}")
         return output.decode("utf-8", "replace")
 
 
-def unpack(container: Container, folder: str, archive: Path | bytes, *, bare: bool) -> None:
+def printed(container: Container) -> bytes:
+    """Return what a container has printed so far, from its start, as far as that is read."""
+    return start_of(container.logs(stream=True, follow=False), SERVER_LOG_LIMIT)
+
+
+def unpack(container: Container, folder: str, archive: Path | bytes, *, bare: bool, owner: int | None = None) -> None:
     """Unpack a tar archive into a folder of the container.
 
     Args:
@@ -145,31 +161,45 @@ def unpack(container: Container, folder: str, archive: Path | bytes, *, bare: bo
         archive: plain or compressed.
         bare: whether to send nothing after the archive's end. Podman stops reading there. If padding is still on its
             way then, some requests fail (buildah issue 6573).
+        owner: user and group of all that is in it; None: those of the archive.
     """
     with archive.open("rb") if isinstance(archive, Path) else io.BytesIO(archive) as stream:
-        container.put_archive(folder, _until(stream, tar_size(stream)) if bare else stream)
+        end = tar_size(stream) if bare else None
+        stream.seek(0)
+        container.put_archive(folder, owned_by(owner, stream, end))
 
 
-def _until(stream: BinaryIO, end: int) -> Iterator[bytes]:
-    stream.seek(0)
-    while end > 0 and (block := stream.read(min(CHUNK, end))):
-        end -= len(block)
-        yield block
-
-
-def fetch_file(container: Container, path: str, target: Path) -> None:
+def fetch_file(container: Container, path: str, target: Path, *, limit: int) -> None:
     """Copy a regular file of a container to `target`.
 
     Raises:
-        HostError: it is not there, or is no regular file.
+        OutputError: it is not there, is no regular file, or has more bytes than the limit.
     """
-    sdk = load_sdk()
-    try:
-        stream, _ = container.get_archive(path, chunk_size=CHUNK)
-    except sdk.errors.NotFound as error:
-        raise HostError(f"the job left no {path}", where=f"container {container.name}") from error
-    with first_file(stream) as content:
-        if content is None:
-            raise HostError(f"{path} is not a regular file", where=f"container {container.name}")
-        with target.open("wb") as file:
-            shutil.copyfileobj(content, file, CHUNK)
+    where = f"container {container.name}"
+    with sent(container, path) as stream:
+        if stream is None:
+            raise OutputError(f"the job left no {path}", where=where)
+        with first_file(stream) as content:
+            if content is None:
+                raise OutputError(f"{path} is not a regular file", where=where)
+            copied(content, target, limit, path)
+
+
+@contextmanager
+def sent(container: Container, path: str) -> Iterator[Iterator[bytes] | None]:
+    """Yield a file or folder of a container as a plain tar archive; None if it is not there.
+
+    The SDK's own function does not close its answer. While that is open, the container cannot be removed.
+    """
+    assert container.client is not None  # the SDK's containers have one
+    sdk, api = load_sdk(), container.client.api
+    url = f"{api.base_url}/v{api.api_version}/containers/{container.id}/archive"
+    with api.get(url, params={"path": path}, headers={"Accept-Encoding": "identity"}, stream=True) as answer:
+        if answer.status_code == HTTPStatus.NOT_FOUND:
+            yield None
+            return
+        try:
+            answer.raise_for_status()
+        except OSError as error:  # that of requests
+            sdk.errors.create_api_error_from_http_exception(error)
+        yield answer.iter_content(CHUNK)

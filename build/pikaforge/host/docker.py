@@ -17,26 +17,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pikaforge.cpu import emulation
 from pikaforge.errors import HostError
-from pikaforge.host import machine, podman
+from pikaforge.host import confinement, machine, podman, replies
+from pikaforge.host.confinement import FACTS_LIMIT, NOBODY, USUAL, Bounds
 from pikaforge.host.connection import LABEL, address, brief, engine_errors, load_sdk
-from pikaforge.host.container import ROOT, ContainerServer, fetch_file, unpack
+from pikaforge.host.container import ROOT, ContainerServer, fetch_file, printed, unpack
 from pikaforge.host.images import EngineImages
-from pikaforge.host.job import (
-    NOBODY,
-    CannotServe,
-    Input,
-    Job,
-    JobResult,
-    RunningServer,
-    ServerJob,
-    folders,
-)
+from pikaforge.host.job import CannotServe, Input, Job, JobResult, RunningServer, ServerJob
+from pikaforge.host.logs import last_lines
 from pikaforge.host.run_id import RunId
 
 if TYPE_CHECKING:
     from pikaforge.host.connection import Container
 
 CACHE = "/forge-cache"
+SMALL = 4 << 20
+"""Bytes of an input that is sent together with others."""
 LOCAL = "unix://"
 """Start of DOCKER_HOST for an engine on this machine."""
 
@@ -94,7 +89,7 @@ class DockerEngine(EngineImages):
         with self._container(label, image, argv, limits=limits, options=given) as container:
             container.start()
             container.wait()
-            return bytes(container.logs()).decode("utf-8", "replace")
+            return printed(container).decode("utf-8", "replace")
 
     def _limits(self, image: str) -> Mapping[str, int]:
         """Return the limits of every container: no core files, and with podman what its machine allows.
@@ -157,20 +152,26 @@ class DockerEngine(EngineImages):
         *,
         limits: Mapping[str, int],
         options: ContainerOptions,
+        bounds: Bounds | None = None,
     ) -> Iterator[Container]:
         """Make a container without starting it. It is removed when the block is left.
 
         Args:
             limits: soft and hard ones by name.
             options: what differs from container to container.
+            bounds: how much it may use; with them, its root folder is a volume.
         """
         sdk = load_sdk()
         name = f"pikaforge-{label}-{secrets.token_hex(4)}"
         facts = self.facts()
         # An init reaps children and forwards signals; without it a stop takes 10 s.
-        given = {"init": True, **options}
-        if facts.podman:
-            given["log_config"] = sdk.types.LogConfig(type=podman.LOGS)
+        given: dict[str, Any] = {"init": True, **confinement.options(bounds or USUAL, facts.abilities), **options}
+        given["log_config"] = sdk.types.LogConfig(
+            type=podman.LOGS, config=confinement.log_options(bounds or USUAL, podman=facts.podman)
+        )
+        if bounds is not None:
+            limits = {**limits, "fsize": bounds.file}
+            given["mounts"] = [self._volume(ROOT), *given.get("mounts", ())]
         if facts.rootless:
             argv = podman.limited(argv, limits)
         with engine_errors("the engine could not create a container"):
@@ -202,11 +203,36 @@ class DockerEngine(EngineImages):
             with contextlib.suppress(Exception):  # if the engine is gone, the next run removes it
                 container.remove(force=True, v=True)
 
-    def _put(self, container: Container, inputs: tuple[Input, ...], owned: Mapping[str, int] | None = None) -> None:
-        wanted = [ROOT, f"{ROOT}/out", *(owned or ()), *(f"{ROOT}/{i.folder}" for i in inputs)]
-        made = Input(folder="", archive=folders(wanted, owned=owned))
-        for path, item in (("/", made), *((f"{ROOT}/{item.folder}", item) for item in inputs)):
-            unpack(container, path, item.archive, bare=self.facts().podman)
+    @staticmethod
+    def _volume(target: str, name: str | None = None) -> object:
+        """Return the mount of a volume; without a name, it is removed with its container."""
+        return load_sdk().types.Mount(target=target, source=name, type="volume")
+
+    def _put(self, container: Container, inputs: tuple[Input, ...], *, writable: tuple[str, ...] | None = None) -> None:
+        """Fill the root folder of a container.
+
+        Args:
+            container: was not started yet.
+            inputs: unpacked there.
+            writable: folders to which the container's user can write; None: all but the inputs that are sealed.
+        """
+        bare = self.facts().podman
+        open_to = ("out", *(i.folder for i in inputs if not i.sealed)) if writable is None else writable
+        folders = {**{i.folder: 0 for i in inputs}, **dict.fromkeys(open_to, NOBODY)}
+        # As in /tmp, everybody can make files there, and nobody can remove those of root.
+        mode = 0o1777 if writable is None else 0o755
+        small: list[tuple[str, int, bytes]] = []
+        large: list[tuple[str, int, Path | bytes]] = []
+        for item in inputs:
+            owner = NOBODY if item.folder in open_to and not item.sealed else 0
+            if isinstance(item.archive, bytes) and len(item.archive) <= SMALL and confinement.is_plain(item.archive):
+                small.append((item.folder, owner, item.archive))
+            else:
+                large.append((item.folder, owner, item.archive))
+        first = confinement.volume_root(ROOT, podman=bare, mode=mode, folders=folders, contents=small)
+        unpack(container, ROOT, first, bare=bare)
+        for folder, owner, archive in large:
+            unpack(container, f"{ROOT}/{folder}", archive, bare=bare, owner=owner)
 
     # ---- jobs and servers
 
@@ -215,15 +241,18 @@ class DockerEngine(EngineImages):
         environment = {**job.env, "PIKAFORGE_ROOT": ROOT}
         options: dict[str, object] = {"network_mode": job.network, "environment": environment}
         if job.cache:
-            volume = f"pikaforge-{job.cache}"
-            with engine_errors(f"the engine could not make the cache {job.cache}"):
-                self._client().volumes.create(volume, labels={f"{LABEL}.kind": "cache"})
-            options["volumes"] = {volume: {"bind": CACHE, "mode": "rw"}}
+            options["mounts"] = [self._volume(CACHE, self.cache_volume(job.cache))]
             environment["CCACHE_DIR"] = CACHE
-        limits = self._limits(job.image)
-        with self._container(job.label, job.image, job.argv, limits=limits, options=options) as container:
+        limits, bounds = self._limits(job.image), job.bounds
+        with self._container(
+            job.label, job.image, job.argv, limits=limits, options=options, bounds=bounds
+        ) as container:
             self._put(container, job.inputs)
+            if job.cache:
+                bare = self.facts().podman
+                unpack(container, CACHE, confinement.volume_root(CACHE, podman=bare, owner=NOBODY), bare=bare)
             timed_out = threading.Event()
+            exceeded = ""
             container.start()
 
             def expire() -> None:
@@ -236,20 +265,41 @@ class DockerEngine(EngineImages):
             timer.start()
             try:
                 with job.log.open("ab") as log:
+                    left = bounds.log
                     for chunk in container.logs(stream=True, follow=True):
-                        log.write(chunk)
+                        log.write(chunk[:left])
                         log.flush()
+                        left -= len(chunk)
+                        if left < 0:
+                            exceeded = confinement.too_long_a_log(bounds)
+                            with contextlib.suppress(Exception):  # it may have ended meanwhile
+                                container.kill()
+                            break
                 status = int(container.wait()["StatusCode"])
             finally:
                 timer.cancel()
-            if status != 0 or timed_out.is_set():
-                return JobResult(status=status, timed_out=timed_out.is_set())
+            if status != 0 or timed_out.is_set() or exceeded:
+                exceeded = exceeded or self._exceeded(container, job, status)
+                return JobResult(status=status, timed_out=timed_out.is_set(), exceeded=exceeded)
             outputs = {}
-            for path in job.outputs:
+            for path in (*job.outputs, *job.facts):
                 target = into / Path(path).name
-                fetch_file(container, f"{ROOT}/{path}", target)
+                limit = FACTS_LIMIT if path in job.facts else bounds.file
+                fetch_file(container, f"{ROOT}/{path}", target, limit=limit)
                 outputs[path] = target
             return JobResult(status=0, outputs=outputs)
+
+    def _exceeded(self, container: Container, job: Job, status: int) -> str:
+        """Return which limit a job has met; "" if none."""
+        container.reload()
+        ended = replies.parse(replies.EndedReply, container.attrs)
+        return confinement.reason(
+            job.bounds,
+            self.facts().abilities,
+            status=status,
+            out_of_memory=bool(ended.state.out_of_memory),
+            tail=last_lines(job.log),
+        )
 
     @contextmanager
     def serve(self, job: ServerJob) -> Iterator[RunningServer]:
@@ -262,12 +312,8 @@ class DockerEngine(EngineImages):
             "ports": {f"{job.port}/tcp": None if remote else ("127.0.0.1", None)} if job.port else {},
             "network_mode": job.network or ("bridge" if job.port else "none"),
         }
-        user = 0
         if job.env:
             options["environment"] = dict(job.env)
-        if job.unprivileged:
-            user = NOBODY
-            options["user"] = f"{NOBODY}:{NOBODY}"
         argv = (posixpath.join(ROOT, job.argv[0]), *job.argv[1:])
         limits = dict(self._limits(job.image))
         if job.open_files is not None:
@@ -276,15 +322,17 @@ class DockerEngine(EngineImages):
                     f"the engine's limit of open files is {limits['nofile']}, {job.open_files} are wanted"
                 )
             limits["nofile"] = job.open_files
-        with self._container(job.label, job.image, argv, limits=limits, options=options) as container:
-            self._put(container, job.inputs, {f"{ROOT}/data": user})
+        with self._container(
+            job.label, job.image, argv, limits=limits, options=options, bounds=job.bounds
+        ) as container:
+            self._put(container, job.inputs, writable=("data",) if job.unprivileged else None)
             self._start(container, job)
             server = ContainerServer(container, remote or "127.0.0.1", job.port)
             try:
                 yield server
             finally:
                 with contextlib.suppress(Exception):
-                    job.log.write_bytes(container.logs())
+                    job.log.write_bytes(printed(container))
 
     @staticmethod
     def _start(container: Container, job: ServerJob) -> None:

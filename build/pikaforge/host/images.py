@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pikaforge.errors import HostError, UnreachableError
-from pikaforge.host import podman, replies
+from pikaforge.host import compiler_cache, podman, replies
 from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, load_sdk
 
+CONFLICT = 409
+"""HTTP status of an engine that cannot remove what is in use."""
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """The classic builder colours what a step writes to standard error."""
 
@@ -141,13 +143,44 @@ class EngineImages(EngineConnection):
             except sdk.errors.NotFound:
                 return
 
-    def remove_cache(self, name: str) -> bool:
-        """Remove a cache volume; return whether there was one."""
+    def caches(self) -> list[tuple[str, str]]:
+        """Return the volumes of compiler caches: name, and when it was made."""
+        with engine_errors("the engine could not list its caches"):
+            # By name: where one vanishes before its container is made, the engine makes it again, without labels.
+            found = self._client().volumes.list(filters={"name": compiler_cache.START.rstrip("-")})
+            return sorted((str(volume.name), str(volume.attrs.get("CreatedAt"))) for volume in found)
+
+    def cache_volume(self, cache: str) -> str:
+        """Return the volume of a compiler cache; it is made, and old ones are removed.
+
+        Args:
+            cache: the digest that names it.
+        """
         sdk = load_sdk()
-        with engine_errors(f"cannot remove the cache {name}"):
+        name = compiler_cache.volume_of(cache)
+        with engine_errors("the engine could not make a compiler cache"):
+            volumes = self._client().volumes
             try:
-                self._client().volumes.get(f"pikaforge-{name}").remove()
+                volumes.get(name)
             except sdk.errors.NotFound:
+                volumes.create(name, labels={f"{LABEL}.kind": "cache", f"{LABEL}.cache": cache})
+            else:
+                return name
+        for other in compiler_cache.superfluous(self.caches()):
+            self.remove_cache(other)
+        return name
+
+    def remove_cache(self, volume: str) -> bool:
+        """Remove the volume of a cache; return whether it was there and no container uses it."""
+        sdk = load_sdk()
+        with engine_errors(f"cannot remove the cache {volume}"):
+            try:
+                self._client().volumes.get(volume).remove()
+            except sdk.errors.NotFound:
+                return False
+            except sdk.errors.APIError as error:
+                if error.status_code != CONFLICT:
+                    raise
                 return False
         return True
 

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from pikaforge.errors import HostError
-
-NOBODY = 65534
-"""User and group of unprivileged servers. It is `nobody` on all systems, and owns no files."""
+from pikaforge.host.confinement import USUAL, Bounds
 
 
 class CannotServe(HostError):
@@ -30,6 +28,8 @@ class Input:
 
     folder: str
     archive: Path | bytes
+    sealed: bool = False
+    """Whether a job in a container cannot change it: it belongs to root there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +45,12 @@ class Job:
     inputs: tuple[Input, ...]
     outputs: tuple[str, ...] = ()
     """Regular files below the root that are copied out after success."""
+    facts: tuple[str, ...] = ()
+    """Further ones, which are texts that are read into memory."""
     log: Path
     cache: str = ""
-    """Name of a cache that outlives jobs; its folder is in `CCACHE_DIR`."""
+    """Name of a compiler cache that outlives jobs (`compiler_cache`); its folder is in `CCACHE_DIR`."""
+    bounds: Bounds = USUAL
     network: Literal["none", "bridge"] = "none"
     timeout: float = 4 * 3600
     """Seconds after which the job is killed."""
@@ -55,11 +58,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """How a job has ended, and its output files in the caller's folder."""
+    """How a job has ended, and its output files in the caller's folder by their paths in the job."""
 
     status: int
     """Exit status; 128 + N for a death by signal N."""
     timed_out: bool = False
+    exceeded: str = ""
+    """Which of its limits it has most likely met, for people; "" if none."""
     outputs: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -94,11 +99,12 @@ class ServerJob:
     network: str = ""
     """The private network of `Engine.network` that it is in; "" for none."""
     unprivileged: bool = False
-    """Whether it runs as a user who can write to the folder `data` below the root only."""
+    """Whether it can write to the folder `data` below the root only."""
     open_files: int | None = None
     """Its limit of open files, soft and hard."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Variables in addition to those that every server has."""
+    bounds: Bounds = USUAL
 
 
 class RunningServer(Protocol):
@@ -170,7 +176,11 @@ class Engine(Protocol):
         """Return how many CPUs jobs may use together."""
 
     def run(self, job: Job, into: Path) -> JobResult:
-        """Run a job to its end; after success, write its output files into the folder `into`."""
+        """Run a job to its end; after success, write its output files into the folder `into`.
+
+        Raises:
+            OutputError: an output is missing, is no regular file, or is too large.
+        """
 
     def serve(self, job: ServerJob) -> AbstractContextManager[RunningServer]:
         """Start a server. It is ended and removed when the block is left.

@@ -8,6 +8,7 @@ process id.
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from pikaforge.host.run_id import RunId
@@ -43,6 +44,13 @@ def claimed(folder: Path, label: str, stage: str, *, matrix: Path) -> Path:
         path.unlink(missing_ok=True)  # whoever still has the old one open does not write into the new one
         path.write_bytes(b"")
     return path
+
+
+def last_lines(log: Path, size: int = 1 << 16) -> list[str]:
+    """Return the lines in the last bytes of a log."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - size))
+        return stream.read().decode("utf-8", "replace").splitlines()
 
 
 def _record(place: Path, name: str) -> tuple[str, str]:

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Literal
 
 from pikaforge.errors import SIGNAL_BASE, HostError
-from pikaforge.host import machine, process
+from pikaforge.host import compiler_cache, confinement, machine, process
 from pikaforge.host.archives import extract
+from pikaforge.host.confinement import FACTS_LIMIT, NOBODY, Abilities, OutputError
 from pikaforge.host.job import (
-    NOBODY,
     OUTPUT_LIMIT,
     TIMED_OUT,
     CannotServe,
@@ -37,8 +37,14 @@ from pikaforge.host.job import (
     RunningServer,
     ServerJob,
 )
+from pikaforge.host.logs import last_lines
 from pikaforge.host.run_id import RunId
 
+BOUNDED = 'ulimit -f "$0" && exec "$@"'
+"""Shell text that starts a program with a limit of the size of files, in blocks of `ULIMIT_BLOCK` bytes."""
+ULIMIT_BLOCK = 512
+LOOK = 1.0
+"""Seconds between two looks at how long the log of a job has become."""
 LIMITED = 'ulimit -n "$0" && exec "$@"'
 """Shell text that starts a program with a limit of open files. The program has the process id of the shell."""
 PASSED_ON = ("PATH", "HOME", "USER", "TMPDIR", "LD_LIBRARY_PATH")
@@ -94,6 +100,8 @@ class HostEngine:
         root = Path(self.root(label))
         shutil.rmtree(root, ignore_errors=True)
         (root / "out").mkdir(parents=True)
+        for made in (root, root / "out"):
+            made.chmod(0o755)  # without set-group-ID, which folders inherit
         try:
             for item in inputs:
                 folder = root / item.folder
@@ -128,24 +136,21 @@ class HostEngine:
         with self._folder(job.label, job.inputs) as root:
             env = {**self._environment(root), **job.env, "PIKAFORGE_ROOT": str(root)}
             if job.cache:
-                cache = self._work.parent / job.cache
-                cache.mkdir(parents=True, exist_ok=True)
-                env["CCACHE_DIR"] = str(cache)
-            with self._child(job.argv, root, env, job.log) as child:
-                status = child.wait(job.timeout)
-                timed_out = status is None
+                env["CCACHE_DIR"] = str(compiler_cache.local(self._work.parent / compiler_cache.FOLDER, job.cache))
+            argv = ("/bin/sh", "-c", BOUNDED, str(job.bounds.file // ULIMIT_BLOCK), *job.argv)
+            with self._child(argv, root, env, job.log) as child:
+                status, exceeded = _end_of(child, job)
+                timed_out = status is None and not exceeded
                 if status is None:
                     child.kill_group()
                     status = -int(signal.SIGKILL)
+            status = SIGNAL_BASE - status if status < 0 else status
             if status != 0:
-                return JobResult(status=SIGNAL_BASE - status if status < 0 else status, timed_out=timed_out)
-            outputs = {}
-            for path in job.outputs:
-                target = into / Path(path).name
-                if not (root / path).is_file():
-                    raise HostError(f"the job left no {path}", where=job.label)
-                shutil.move(root / path, target)
-                outputs[path] = target
+                exceeded = exceeded or confinement.reason(
+                    job.bounds, Abilities(), status=status, out_of_memory=False, tail=last_lines(job.log)
+                )
+                return JobResult(status=status, timed_out=timed_out, exceeded=exceeded)
+            outputs = {path: _taken(root / path, into, job, path) for path in (*job.outputs, *job.facts)}
             return JobResult(status=0, outputs=outputs)
 
     @contextmanager
@@ -201,6 +206,39 @@ class HostEngine:
                     continue
                 return port
         raise HostError(f"found no free port on this machine with {offsets} beside it free too")
+
+
+def _end_of(child: process.Child, job: Job) -> tuple[int | None, str]:
+    """Wait for a job; return its exit status, None if it has to be ended, and which limit it has met."""
+    end = time.monotonic() + job.timeout
+    begun = job.log.stat().st_size
+    while (left := end - time.monotonic()) > 0:
+        status = child.wait(min(LOOK, left))
+        if status is not None:
+            return status, ""
+        if job.log.stat().st_size - begun > job.bounds.log:
+            return None, confinement.too_long_a_log(job.bounds)
+    return None, ""
+
+
+def _taken(file: Path, into: Path, job: Job, path: str) -> Path:
+    """Move an output of a job into a folder; return its new path.
+
+    Raises:
+        OutputError: it is not there, is no regular file, or is too large.
+    """
+    limit = FACTS_LIMIT if path in job.facts else job.bounds.file
+    try:
+        found = file.lstat()
+    except OSError as error:
+        raise OutputError(f"the job left no {path}", where=job.label) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise OutputError(f"{path} is not a regular file", where=job.label)
+    if found.st_size > limit:
+        raise confinement.too_large(path, limit, where=job.label)
+    target = into / file.name
+    shutil.move(file, target)
+    return target
 
 
 def _check_limit(open_files: int | None) -> None:

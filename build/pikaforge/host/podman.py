@@ -21,8 +21,9 @@ SEE_ALL: Mapping[str, object] = {"init": False, "pid_mode": "host"}
 """Options of a container that can see that process."""
 LEAST = {"core": 0, "nofile": 256, "nproc": 256}
 """Limits of the container that runs `SHOW_LIMITS`; every machine allows them. Processes of root are not counted."""
-LIMITED = 'ulimit -c 0 && { [ -z "$0" ] || ulimit -n "$0"; } && exec "$@"'
-"""Shell text that starts a program with no core files and a limit of open files; it keeps the process id."""
+LIMITED = 'ulimit -c 0 && ulimit -f {blocks} && {{ [ -z "$0" ] || ulimit -n "$0"; }} && exec "$@"'
+"""Shell text that starts a program with no core files, and limits of open files and of the size of files (in blocks of
+512 bytes, or `unlimited`); it keeps the process id."""
 IMAGE = "/v4.0.0/libpod/images/{id}/json"
 """Path of an image in podman's own interface. See `replies.PodmanImage`."""
 LOGS = "json-file"
@@ -81,4 +82,5 @@ def hard_limits(text: str) -> dict[str, int]:
 
 def limited(argv: tuple[str, ...], limits: Mapping[str, int]) -> tuple[str, ...]:
     """Return a command that runs another one with limits, for an engine that sets none."""
-    return ("/bin/sh", "-c", LIMITED, str(limits.get("nofile", "")), *argv)
+    blocks = str(limits["fsize"] // 512) if "fsize" in limits else "unlimited"
+    return ("/bin/sh", "-c", LIMITED.format(blocks=blocks), str(limits.get("nofile", "")), *argv)

@@ -1,8 +1,9 @@
-"""The base of streams that are made of others."""
+"""Streams that are made of others: their base, and one of blocks."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 
 
 class RawStream(io.RawIOBase):
@@ -20,3 +21,29 @@ class RawStream(io.RawIOBase):
         data = self.some(len(view)) if len(view) else b""
         view[: len(data)] = data
         return len(data)
+
+
+class Chunks(io.RawIOBase):
+    """A stream of blocks that come one after the other."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        made: list[memoryview] = []
+        missing = size
+        while missing != 0:
+            if not self._rest:
+                block = next(self._blocks, None)
+                if block is None:
+                    break
+                self._rest = memoryview(block)
+            part = self._rest if missing < 0 else self._rest[:missing]
+            self._rest = self._rest[len(part) :]
+            made.append(part)
+            missing -= len(part) if missing > 0 else 0
+        return b"".join(made)

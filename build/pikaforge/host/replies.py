@@ -8,6 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pikaforge.errors import HostError
+from pikaforge.host.confinement import Abilities
 
 
 class Reply(BaseModel):
@@ -27,6 +28,9 @@ class EngineInfo(Reply):
     cpus: int | None = Field(default=None, alias="NCPU")
     buildah: str | None = Field(default=None, alias="BuildahVersion")
     rootless_podman: bool | None = Field(default=None, alias="Rootless")
+    memory: int | None = Field(default=None, alias="MemTotal")
+    limits_memory: bool | None = Field(default=None, alias="MemoryLimit")
+    limits_processes: bool | None = Field(default=None, alias="PidsLimit")
 
     @property
     def podman(self) -> bool:
@@ -37,6 +41,15 @@ class EngineInfo(Reply):
     def rootless(self) -> bool:
         """Whether it is podman without root's rights, which ignores the limits that a container asks for."""
         return bool(self.rootless_podman)
+
+    @property
+    def abilities(self) -> Abilities:
+        """What it can limit."""
+        return Abilities(
+            memory=self.memory or 0,
+            limits_memory=bool(self.limits_memory),
+            limits_processes=bool(self.limits_processes),
+        )
 
 
 class ImageConfig(Reply):
@@ -87,6 +100,18 @@ class ContainerReply(Reply):
     def address(self) -> str:
         """Its address in the first network that gives it one; "" without one."""
         return next((found.address for found in self.network.networks.values() if found.address), "")
+
+
+class ContainerState(Reply):
+    """Part of `EndedReply`."""
+
+    out_of_memory: bool | None = Field(default=None, alias="OOMKilled")
+
+
+class EndedReply(Reply):
+    """`/containers/NAME/json` of a container that has ended."""
+
+    state: ContainerState = Field(alias="State")
 
 
 class Event(Reply):

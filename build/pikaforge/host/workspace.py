@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pikaforge.errors import HostError, StageError, StageFailure
 from pikaforge.host import logs
+from pikaforge.host.confinement import FACTS_LINES, USUAL, Bounds, OutputError
 from pikaforge.host.download import Downloads
 from pikaforge.host.hashing import files_digest
 from pikaforge.host.job import Engine, Input, Job, JobResult, files
@@ -24,6 +27,10 @@ COMMON = ("lib.sh", "run.sh")
 """Guest scripts of every job: what the scripts share, and what runs them."""
 COMPILER_ERROR = re.compile(r"^\S.*?(:\d+)*: (fatal )?error: .*|^.*undefined reference to .*|^make.*: \*\*\* .*")
 TAIL_LINES = 15
+LINE = 4096
+"""Letters of a line of a log that are read as one."""
+REASONS = 1000
+"""Reasons in a log that count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +49,9 @@ class Workspace:
     """Number of compiler processes at once."""
     downloads: Downloads
     compiler_cache: bool = True
+    """Whether compilations use caches. Releases use none."""
+    bounds: Bounds = USUAL
+    """How much a job may use."""
     given: Mapping[str, Path] = field(default_factory=dict)
     """Local files that are used instead of pinned tarballs, by the name of the library in them."""
     home: Path = field(default=HOME)
@@ -51,7 +61,7 @@ class Workspace:
     def guest(self, *names: str) -> Input:
         """Return guest scripts as an input, with those of every job among them."""
         wanted = {name: self.home / GUEST / name for name in {*COMMON, *names}}
-        return Input(folder="guest", archive=files(wanted, executable=wanted))
+        return Input(folder="guest", archive=files(wanted, executable=wanted), sealed=True)
 
     def sweep(self) -> int:
         """Remove what killed runs have left in the folders that they write to, and for temporary files; count it."""
@@ -100,17 +110,30 @@ def run_job(
         hint: what to do, beside reading the log.
 
     Raises:
-        StageError: the job failed, or took too long. It has the reasons and the end of the log.
+        StageError: the job failed, took too long, or left what cannot be taken. It has the reasons and the end of the
+            log.
     """
-    result = workspace.engine.run(job, into)
-    if result.status == 0 and not result.timed_out:
-        return result
+    try:
+        result = workspace.engine.run(replace(job, bounds=workspace.bounds), into)
+        if result.status == 0 and not result.timed_out and not result.exceeded:
+            _check_lines(result.outputs[path] for path in job.facts)
+            return result
+    except OutputError as error:
+        found = failure(stage=stage, label=label, log=job.log, command=" ".join(job.argv))
+        raise StageError(f"{failed}: {error.message}", found, hint=hint) from error
     message = f"{failed}: it ran longer than {job.timeout:.0f} s" if result.timed_out else failed
-    raise StageError(
-        message,
-        failure(stage=stage, label=label, log=job.log, command=" ".join(job.argv), status=result.status),
-        hint=hint,
-    )
+    found = failure(stage=stage, label=label, log=job.log, command=" ".join(job.argv), status=result.status)
+    if result.exceeded:
+        found = replace(found, findings=(result.exceeded, *found.findings))
+    raise StageError(message, found, hint=hint)
+
+
+def _check_lines(paths: Iterable[Path]) -> None:
+    """Raise OutputError for a text with too many lines: each becomes an object."""
+    for path in paths:
+        with path.open("rb") as stream:
+            if sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b"")) > FACTS_LINES:
+                raise OutputError(f"{path.name} has more than {FACTS_LINES} lines")
 
 
 def explained(error: StageError, messages: Mapping[int, tuple[str, str]], **words: str) -> StageError:
@@ -127,17 +150,24 @@ def explained(error: StageError, messages: Mapping[int, tuple[str, str]], **word
 
 def failure(*, stage: str, label: str, log: Path, command: str = "", status: int | None = None) -> StageFailure:
     """Return what a log says about a failure: reasons of guest scripts or the first compiler error, and its end."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    reasons = [match[1] for line in lines if (match := REASON.match(line))]
-    if not reasons:
-        first = next((line for line in lines if COMPILER_ERROR.match(line)), None)
-        reasons = [first] if first else []
+    reasons: list[str] = []
+    errors: list[str] = []
+    lines: deque[str] = deque(maxlen=TAIL_LINES)
+    with log.open(encoding="utf-8", errors="replace") if log.is_file() else io.StringIO() as stream:
+        while line := stream.readline(LINE):
+            line = line.rstrip("\n")
+            lines.append(line)
+            if (match := REASON.match(line)) and len(reasons) < REASONS:
+                reasons.append(match[1])
+            elif not errors and COMPILER_ERROR.match(line):
+                errors.append(line)
+    reasons = reasons or errors
     return StageFailure(
         stage=stage,
         label=label,
         command=command,
         status=status,
         log=str(log),
-        tail=tuple(one_line(line[:300]) for line in lines[-TAIL_LINES:]),
+        tail=tuple(one_line(line[:300]) for line in lines),
         findings=tuple(dict.fromkeys(map(one_line, reasons))),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pikaforge.audit.elf.facts import ElfFacts, read_facts
@@ -10,15 +10,17 @@ from pikaforge.audit.judge_linkage import library_versions
 from pikaforge.config import families
 from pikaforge.config.scalars import Strict
 from pikaforge.config.schema import Spec, Tarball
-from pikaforge.errors import StageError
+from pikaforge.errors import AuditError, StageError
 from pikaforge.host.archives import tar_entries
+from pikaforge.host.confinement import OutputError
 from pikaforge.host.download import PinnedFile
 from pikaforge.host.http import redacted
 from pikaforge.host.job import Input, Job
 from pikaforge.host.source_tarball import SourceTarball, without_top
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workspace, explained, guest_digests, run_job
-from pikaforge.pipeline.compile import CACHE, GuestFacts, guest_facts
+from pikaforge.pipeline import compiler_cache, members
+from pikaforge.pipeline.guest_facts import GuestFacts, guest_facts, unreadable
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan import allocators
@@ -92,6 +94,7 @@ def make(workspace: Workspace, spec: Spec, cell: Cell, image: Result, *, key: st
     kind = allocators.kind_of(spec, cell.allocator)
     tarballs = allocators.sources(spec, cell.image, cell.allocator)
     log = workspace.log_path(cell.group, STAGE_NAME)
+    cache = compiler_cache.name_of(workspace, [f"{folder} {t.sha256}" for folder, t in sorted(tarballs.items())])
     with workspace.store.scratch() as scratch:
         sources = _sources(workspace, tarballs, kind.name, scratch)
         epoch = next((source.epoch for _, source in sources if source.epoch), 0)
@@ -104,9 +107,11 @@ def make(workspace: Workspace, spec: Spec, cell: Cell, image: Result, *, key: st
                 workspace.guest(*kind.scripts),
                 *(Input(folder=folder, archive=source.path) for folder, source in sources),
             ),
-            outputs=("out/prefix.tar", "out/debug.tar", "out/facts.tar"),
+            outputs=("out/prefix.tar", "out/debug.tar"),
+            facts=("out/facts.tar",),
             log=log,
-            cache=CACHE if workspace.compiler_cache else "",
+            cache=cache,
+            timeout=workspace.bounds.seconds,
         )
         try:
             done = run_job(
@@ -119,14 +124,19 @@ def make(workspace: Workspace, spec: Spec, cell: Cell, image: Result, *, key: st
                 allocator=cell.allocator,
                 family=families.of(spec.images[cell.image].family).recipe,
             ) from None
-        prefix = done.outputs["out/prefix.tar"]
-        found = guest_facts(done.outputs["out/facts.tar"])
+        prefix, debug = done.outputs["out/prefix.tar"], done.outputs["out/debug.tar"]
+        members.check(prefix, debug, stage=STAGE_NAME, label=cell.group, log=log)
+        try:
+            found = guest_facts(done.outputs["out/facts.tar"])
+            facts = _facts(tarballs, found, _libraries(prefix, scratch), epoch=epoch)
+        except (OutputError, AuditError) as error:
+            raise unreadable(error, stage=STAGE_NAME, label=cell.group, log=log) from error
         return workspace.store.put(
             STAGE_NAME,
             key,
             identity=sha256(prefix),
-            facts=_facts(tarballs, found, _libraries(prefix, scratch), epoch=epoch),
-            files={PREFIX: prefix, DEBUG: done.outputs["out/debug.tar"]},
+            facts=facts,
+            files={PREFIX: prefix, DEBUG: debug, compiler_cache.FILE: compiler_cache.record(cache, scratch)},
         )
 
 
@@ -209,6 +219,10 @@ class AllocatorStage(BaseStage):
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         """Return tarballs, options and flags as key material."""
         return Material(facts=material(run.spec, node.cell, run.home))
+
+    def lost(self, result: Result, run: RunContext, *, engine_answers: Callable[[], bool]) -> str:
+        """Return that a run without compiler caches takes nothing that was made with one."""
+        return compiler_cache.lost(result, run.workspace)
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Build the allocator."""

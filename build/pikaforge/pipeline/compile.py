@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pikaforge.config import compilers, families
 from pikaforge.config.scalars import Strict
 from pikaforge.config.schema import Spec
-from pikaforge.errors import StageError
+from pikaforge.errors import AuditError, StageError
 from pikaforge.formats import format as formats
 from pikaforge.formats.layout import PackingError
 from pikaforge.formats.manifest import BUILT_HERE
 from pikaforge.host import hashing
-from pikaforge.host.archives import tar_entries
+from pikaforge.host.confinement import OutputError
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.text import clean
 from pikaforge.host.workspace import Workspace, explained, failure, guest_digests, run_job
+from pikaforge.pipeline import compiler_cache, members
+from pikaforge.pipeline.guest_facts import GuestFacts, guest_facts, unreadable
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.source.facts import SourceFacts
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
@@ -29,8 +30,7 @@ from pikaforge.plan.plan import Node
 from pikaforge.plan.stages import Needs, Scope, Slot
 
 STAGE_NAME = "compile"
-SCRIPTS = ("compile.sh", "toolchain.sh", "bundle.sh", "licences.sh", "cc")
-CACHE = "ccache"
+SCRIPTS = ("compile.sh", "toolchain.sh", "bundle.sh", "licences.sh", "cc", compiler_cache.SCRIPT)
 
 EXIT_RECIPE = 64
 EXIT_OUTPUT = 65
@@ -118,8 +118,9 @@ def make(
     The result has the files `tree.tar` (what the product is, without manifest) and `debug.tar`.
 
     Raises:
-        StageError: the build failed, or left no binary for this machine.
+        StageError: the build failed, left no binary for this machine, or left what cannot be packed.
     """
+    cache = compiler_cache.name_of(workspace, [source.identity])
     log = workspace.log_path(cell.group, STAGE_NAME)
     epoch = source.read(SourceFacts).epoch
     with workspace.store.scratch() as scratch:
@@ -131,12 +132,14 @@ def make(
             inputs=(
                 workspace.guest(*SCRIPTS),
                 Input(folder="src", archive=source.files["source.tar"]),
-                Input(folder="", archive=files({"recipe.sh": workspace.base / spec.product.recipe})),
+                Input(folder="", archive=files({"recipe.sh": workspace.base / spec.product.recipe}), sealed=True),
                 *(() if allocator is None else (Input(folder="allocator", archive=allocator.files["prefix.tar"]),)),
             ),
-            outputs=("out/tree.tar", "out/debug.tar", "out/facts.tar"),
+            outputs=("out/tree.tar", "out/debug.tar"),
+            facts=("out/facts.tar",),
             log=log,
-            cache=CACHE if workspace.compiler_cache else "",
+            cache=cache,
+            timeout=workspace.bounds.seconds,
         )
         try:
             done = run_job(workspace, job, scratch, stage=STAGE_NAME, label=cell.group, failed="the build failed")
@@ -144,19 +147,24 @@ def make(
             raise explained(
                 error, MESSAGES, recipe=spec.product.recipe, family=families.of(spec.images[cell.image].family).recipe
             ) from None
-        tree = done.outputs["out/tree.tar"]
+        tree, debug = done.outputs["out/tree.tar"], done.outputs["out/debug.tar"]
+        members.check(tree, debug, stage=STAGE_NAME, label=cell.group, log=log)
+        _check_formats(spec, cell, tree, log)
         try:
-            formats.check_tree(spec.images[cell.image].formats, tree)
-        except PackingError as error:
-            found = replace(failure(stage=STAGE_NAME, label=cell.group, log=log), findings=(error.message,))
-            raise StageError(f"the tree cannot be packed ({error.where})", found, hint=error.hint) from error
-        return workspace.store.put(
-            STAGE_NAME,
-            key,
-            identity=sha256(tree),
-            facts=_facts(guest_facts(done.outputs["out/facts.tar"])),
-            files={"tree.tar": tree, "debug.tar": done.outputs["out/debug.tar"]},
-        )
+            facts = _facts(guest_facts(done.outputs["out/facts.tar"]))
+        except (OutputError, AuditError) as error:
+            raise unreadable(error, stage=STAGE_NAME, label=cell.group, log=log) from error
+        kept = {"tree.tar": tree, "debug.tar": debug, compiler_cache.FILE: compiler_cache.record(cache, scratch)}
+        return workspace.store.put(STAGE_NAME, key, identity=sha256(tree), facts=facts, files=kept)
+
+
+def _check_formats(spec: Spec, cell: Cell, tree: Path, log: Path) -> None:
+    """Raise StageError for what a format of the image cannot hold."""
+    try:
+        formats.check_tree(spec.images[cell.image].formats, tree)
+    except PackingError as error:
+        found = replace(failure(stage=STAGE_NAME, label=cell.group, log=log), findings=(error.message,))
+        raise StageError(f"the tree cannot be packed ({error.where})", found, hint=error.hint) from error
 
 
 def _label(cell: Cell) -> str:
@@ -187,35 +195,6 @@ def _environment(workspace: Workspace, spec: Spec, cell: Cell, *, epoch: int, bu
         "PIKAFORGE_CCACHE": str(int(workspace.compiler_cache)),
         "SOURCE_DATE_EPOCH": str(epoch),
     }
-
-
-@dataclass(frozen=True, slots=True)
-class GuestFacts:
-    """The text files that a guest script left in its folder of facts, by name."""
-
-    texts: Mapping[str, str]
-
-    def lines(self, name: str) -> tuple[str, ...]:
-        """Return the lines of one; none if it is not there."""
-        return tuple(self.texts.get(name, "").splitlines())
-
-    def rows(self, name: str) -> list[list[str]]:
-        """Return the lines of one, split at tabs."""
-        return [line.split("\t") for line in self.lines(name)]
-
-    def dropped(self) -> tuple[tuple[int, str], ...]:
-        """Return how often the compiler wrapper dropped which flag."""
-        return tuple((int(count), flag) for count, flag in self.rows("dropped.tsv"))
-
-
-def guest_facts(archive: Path) -> GuestFacts:
-    """Read the archive of a guest's facts."""
-    texts: dict[str, str] = {}
-    for member in tar_entries(archive):
-        if member.kind == "file":
-            with io.TextIOWrapper(member.open(), encoding="utf-8", errors="replace") as text:
-                texts[Path(member.name).name] = text.read()
-    return GuestFacts(texts)
 
 
 def _facts(found: GuestFacts) -> CompileFacts:
@@ -270,6 +249,10 @@ class CompileStage(BaseStage):
             )
         if fresh and run.spec.product.name not in known:
             yield "the source has no file with a licence; product.licence_files can name it"
+
+    def lost(self, result: Result, run: RunContext, *, engine_answers: Callable[[], bool]) -> str:
+        """Return that a run without compiler caches takes nothing that was made with one."""
+        return compiler_cache.lost(result, run.workspace)
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Compile the product."""

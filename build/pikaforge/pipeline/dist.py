@@ -101,7 +101,7 @@ class _DistWriter:
                 self.written += written
                 if self.signer is not None:
                     self.written += self.signer.sign_inside(path, partial(self._insert, cell))
-                digest = self._describe(path, artifact, facts.manifest, written=written)
+                digest = self._describe(path, artifact, facts.manifest, self._built(cell), written=written)
                 sums = folders.setdefault(folder, {})
                 for file in (path, *descriptions(path)):
                     sums[file.name] = digest if file == path else sha256(file)
@@ -136,12 +136,19 @@ class _DistWriter:
         build = tools.read(ImageStageFacts).build
         return insert_in(self.workspace, tools=build, label=cell.id, folder=self.scratch)(job)
 
-    def _describe(self, path: Path, artifact: ArtifactRecord, manifest: Mapping[str, object], *, written: bool) -> str:
+    def _built(self, cell: Cell) -> Builder:
+        """Return the builder of a cell, with the compiler caches that its compilations have used."""
+        caches = report.caches_of(cell, self.done)
+        return self.builder.model_copy(update={"compiler_caches": caches})
+
+    def _describe(
+        self, path: Path, artifact: ArtifactRecord, manifest: Mapping[str, object], builder: Builder, *, written: bool
+    ) -> str:
         """Write SBOM and provenance of an artifact, unless they are there; return the artifact's digest."""
-        if written or not all(file.is_file() for file in descriptions(path)):
+        if written or not _described(path, builder):
             from pikaforge.attest.describe import describe  # noqa: PLC0415  # its library takes a third of a second
 
-            describe(path, builder=self.builder, manifest=None if artifact.role == "main" else manifest)
+            describe(path, builder=builder, manifest=None if artifact.role == "main" else manifest)
         return sha256(path)
 
     def _seal(self, folder: Path, sums: dict[str, str]) -> None:
@@ -152,6 +159,15 @@ class _DistWriter:
                 self.signer.sign(folder / name)
         else:
             drop_stale_signature(folder)
+
+
+def _described(path: Path, builder: Builder) -> bool:
+    """Return whether SBOM and provenance of a package are there, and say which compiler caches were used."""
+    bill, statement = descriptions(path)
+    if not bill.is_file() or not statement.is_file():
+        return False
+    named = builder_in(statement.read_text(encoding="utf-8", errors="replace"))
+    return named is not None and named.compiler_caches == builder.compiler_caches
 
 
 def sign(folder: Path, done: BuildReport, cells: Collection[str], signer: Signer, insert: Insert) -> BuildReport:

@@ -19,7 +19,7 @@ from pikaforge.config.schema import schema_of
 from pikaforge.errors import PublishError
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.host.store import sha256, write_atomically
-from pikaforge.pipeline import report_file
+from pikaforge.pipeline import compiler_cache, report_file
 from pikaforge.pipeline.package import PackageFacts
 from pikaforge.pipeline.report_record import AdaptationRecord, BuildReport, CellRecord, StageRecord
 from pikaforge.pipeline.smoke.record import SmokeFacts
@@ -189,7 +189,8 @@ def _some_findings(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 def _says_the_same(old: CellRecord, fresh: CellRecord) -> bool:
     return (
         all(stage.status == "cached" for stage in fresh.stages)
-        and [(s.stage, s.label, s.key) for s in old.stages] == [(s.stage, s.label, s.key) for s in fresh.stages]
+        and [(s.stage, s.label, s.key, s.cache) for s in old.stages]
+        == [(s.stage, s.label, s.key, s.cache) for s in fresh.stages]
         and old.artifacts == fresh.artifacts
     )
 
@@ -207,4 +208,12 @@ def _stage(outcome: NodeOutcome, took: Mapping[tuple[str, str, str], float]) -> 
         seconds=round(seconds, 3),
         error=tuple(outcome.error.lines()) if outcome.error is not None else (),
         blocked_by=outcome.blocked_by,
+        cache=compiler_cache.used_by(outcome.result),
     )
+
+
+def caches_of(cell: Cell, done: Report) -> dict[str, str]:
+    """Return the compiler cache of each compilation of a cell, by stage; nothing for what does not say."""
+    outcomes = [o for n in done.plan.nodes if cell in n.cells and (o := done.outcomes.get(n.id)) is not None]
+    found = {outcome.node.stage: compiler_cache.used_by(outcome.result) for outcome in outcomes}
+    return {stage: cache for stage, cache in found.items() if cache}

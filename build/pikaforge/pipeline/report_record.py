@@ -31,6 +31,11 @@ class StageRecord(Strict):
     seconds: float = Field(description="How long it took when it was last run.")
     error: tuple[str, ...] = Field(default=(), description="What was said when it failed.")
     blocked_by: str = Field(default="", description="The stage without whose result it was not run.")
+    cache: str = Field(
+        default="",
+        description="Of a compilation: the compiler cache that it used, by the digest of the sources to which that "
+        "belongs, or `none`.",
+    )
 
 
 class CellState(Strict):

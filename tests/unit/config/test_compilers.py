@@ -260,7 +260,9 @@ def compiled(tmp_path: Path) -> Callable[[Spec, str], dict[str, str]]:
 
     def run(spec: Spec, cell: str) -> dict[str, str]:
         fake = FakeEngine()
-        fake.endings["compile"] = Ending(outputs={"out/tree.tar": b"t", "out/debug.tar": b"d", "out/facts.tar": FACTS})
+        fake.endings["compile"] = Ending(
+            outputs={"out/tree.tar": tar_of({}), "out/debug.tar": tar_of({}), "out/facts.tar": FACTS}
+        )
         shop = make_workspace(tmp_path, fake)
         (tmp_path / "source.tar").write_bytes(b"")
         source = stage_result("source", SOURCE, {"source.tar": tmp_path / "source.tar"})

@@ -207,8 +207,8 @@ REFUSALS: dict[str, tuple[tuple[str, str], tuple[str, str, str]]] = {
             "the file wants a mapping, got a list",
             "1:1",
             (
-                "its keys are: allocators, defaults, hardware, images, matrix, mirrors, product, publish, tarballs, "
-                "waivers"
+                "its keys are: allocators, defaults, hardware, images, limits, matrix, mirrors, product, publish, "
+                "tarballs, waivers"
             ),
         ),
     ),

@@ -22,7 +22,8 @@ from pikaforge.config.smoke_checks import Check
 from pikaforge.cpu import emulation
 from pikaforge.cpu.microarch import features
 from pikaforge.errors import ConfigError, HostError, StageError
-from pikaforge.host.job import NOBODY, CannotServe, Executed, Input, RunningServer, ServerJob
+from pikaforge.host.confinement import NOBODY
+from pikaforge.host.job import CannotServe, Executed, Input, RunningServer, ServerJob
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.smoke import multi_server, smoke
 from pikaforge.pipeline.smoke.multi_server import CheckVerdict, run_multi_server_check

@@ -152,6 +152,7 @@ def _run(context: Context, workspace: Workspace, cell: Cell, done: Report, workl
         log_path=workspace.log_path(cell.group, STAGE),
         connect=Connection,
         allocator=context.spec.allocators[cell.allocator].kind,
+        bounds=workspace.bounds,
     )
     with place.serve(log=place.log_path) as running:
         _, problem = place.ready(running)

@@ -11,14 +11,14 @@ from pikaforge.cli.commands.build import status
 from pikaforge.cli.context import Context
 from pikaforge.config.patch_series import Series
 from pikaforge.config.schema import matrix_schema, series_schema
-from pikaforge.errors import EXIT_DONE, ConfigError
+from pikaforge.errors import EXIT_DONE, ConfigError, HostError
+from pikaforge.host.compiler_cache import FOLDER
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.http import redacted
 from pikaforge.host.process import cwd
 from pikaforge.host.store import write_atomically
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import report
-from pikaforge.pipeline.compile import CACHE
 from pikaforge.pipeline.image import base_image
 from pikaforge.pipeline.source import origin
 from pikaforge.pipeline.source.facts import SeriesFacts, SourceFacts
@@ -99,20 +99,36 @@ def images(context: Context) -> int:
 
 
 def cache(context: Context) -> int:
-    """Run `cache`: list or remove stored results, downloads and git repositories; `clean` also the compiler cache."""
-    folders = [context.out / name for name in ("store", "downloads", "git", "sample", CACHE)]
+    """Run `cache`: list or remove stored results, downloads, git repositories and compiler caches."""
+    folders = [context.out / name for name in ("store", "downloads", "git", "sample", FOLDER)]
+    engine = context.engine()
     if context.arguments.action == "list":
         lines = [(output.readable(f, context.home), output.size(_size(f))) for f in folders if f.is_dir()]
         output.show(output.table(("FOLDER", "SIZE"), lines))
+        if isinstance(engine, DockerEngine):
+            _list_volumes(engine)
         return EXIT_DONE
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-    engine = context.engine()
     if isinstance(engine, DockerEngine):
         engine.verify()
-        engine.remove_cache(CACHE)
-    output.show("removed stored results, downloads and the compiler cache; images are kept (invoke images.remove)")
+        used = [name for name, _ in engine.caches() if not engine.remove_cache(name)]
+        if used:
+            output.show(f"in use, and kept: {', '.join(used)}")
+    output.show("removed stored results, downloads and compiler caches; images are kept (invoke images.remove)")
     return EXIT_DONE
+
+
+def _list_volumes(engine: DockerEngine) -> None:
+    """Print the volumes of compiler caches; without an engine, that there may be some."""
+    try:
+        engine.verify()
+        found = engine.caches()
+    except HostError as error:
+        output.show(f"compiler caches in the engine are not listed: {error.message}")
+        return
+    if found:
+        output.show(output.table(("VOLUME OF A COMPILER CACHE", "MADE"), found))
 
 
 def _size(folder: Path) -> int:

@@ -172,7 +172,8 @@ def _emulator(workspace: Workspace, engine: DockerEngine, spec: Spec, base: Base
             argv=("cp", *(f"/{EMULATOR_FOLDER}/{name}" for name in wanted), "out/"),
             env={},
             inputs=(),
-            outputs=tuple(f"out/{name}" for name in wanted),
+            outputs=(f"out/{EMULATOR_FILE}",),
+            facts=("out/version",),
             log=log,
         )
         done = run_job(
@@ -262,7 +263,7 @@ def _inventory(workspace: Workspace, image: str, label: str, log: Path) -> Inven
             argv=("sh", "guest/packages.sh"),
             env={},
             inputs=(workspace.guest("packages.sh"),),
-            outputs=("out/packages", "out/facts"),
+            facts=("out/packages", "out/facts"),
             log=log,
         )
         done = run_job(

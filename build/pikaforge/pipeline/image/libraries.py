@@ -89,7 +89,8 @@ def measure(workspace: Workspace, image: str, *, stage: str, label: str, log: Pa
             # This machine's own libraries may be a gigabyte. They are read where they are.
             env={"PIKAFORGE_ARCHIVE": str(int(workspace.engine.kind != "host"))},
             inputs=(workspace.guest(SCRIPT),),
-            outputs=("out/list", "out/libraries.tar", "out/owned"),
+            outputs=("out/libraries.tar",),
+            facts=("out/list", "out/owned"),
             log=log,
         )
         done = run_job(workspace, job, scratch, stage=stage, label=label, failed="the image's libraries cannot be read")

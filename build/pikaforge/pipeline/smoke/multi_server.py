@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pikaforge.config.smoke_checks import MAIN, PEER, Check, Data, Probe, Reading, Step
 from pikaforge.host.archives import tar_entries
-from pikaforge.host.job import NOBODY, CannotServe, RunningServer, files
+from pikaforge.host.confinement import NOBODY
+from pikaforge.host.job import CannotServe, RunningServer, files
 from pikaforge.pipeline.smoke import allocator_in_use, bulk_writes
 from pikaforge.pipeline.smoke.endings import describe_end, signal_of
 from pikaforge.pipeline.smoke.expectations import POLL, run_step

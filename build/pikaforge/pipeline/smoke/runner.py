@@ -97,6 +97,7 @@ class SmokeRunner:
                 inputs=(place.tree, *place.inputs),
                 log=log,
                 timeout=VERSION_TIMEOUT,
+                bounds=self._workspace.bounds,
             )
             status = self._workspace.engine.run(job, scratch).status
             output = log.read_text(encoding="utf-8", errors="replace")

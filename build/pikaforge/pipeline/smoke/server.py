@@ -15,7 +15,9 @@ from pikaforge.config.product import Conf, Server
 from pikaforge.config.smoke_checks import Instance
 from pikaforge.errors import HostError
 from pikaforge.host.archives import tar_entries
+from pikaforge.host.confinement import USUAL, Bounds
 from pikaforge.host.job import Engine, Executed, Input, RunningServer, ServerJob, files
+from pikaforge.host.logs import last_lines
 from pikaforge.host.no_container import HostEngine
 from pikaforge.pipeline.smoke.endings import describe_end
 from pikaforge.pipeline.smoke.probes import probe
@@ -91,7 +93,7 @@ def log_tail(log: Path, lines: int = LOG_LINES) -> tuple[str, ...]:
     """Return the last lines of a log, each cut to 300 characters."""
     if not log.is_file():
         return ()
-    return tuple(line[:300] for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+    return tuple(line[:300] for line in last_lines(log)[-lines:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,7 @@ class TreePlace:
     """The files of the emulator."""
     allocator: str = "none"
     """The kind of the allocator that the tree was built with."""
+    bounds: Bounds = USUAL
 
     @property
     def label(self) -> str:
@@ -265,6 +268,7 @@ class ServerPlace(TreePlace):
                 unprivileged=unprivileged,
                 open_files=settings.open_files,
                 env=env or {},
+                bounds=self.bounds,
             )
         )
 

@@ -221,6 +221,7 @@ class _SmokeRun:
             emulator=way.program,
             inputs=way.inputs,
             allocator=self.allocator,
+            bounds=self._workspace.bounds,
         )
         if self._server is None:
             return place

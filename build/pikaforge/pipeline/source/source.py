@@ -259,7 +259,8 @@ class _SourceRun:
                 _source_input(self.pinned, repository, folder),
                 _patch_input(self.sources.downloads, self.wanted, known),
             ),
-            outputs=("out/source.tar", "out/facts", "out/epoch"),
+            outputs=("out/source.tar",),
+            facts=("out/facts", "out/epoch"),
             log=self.log,
         )
         done = run_job(self.workspace, job, folder, stage=STAGE_NAME, label=self.label, failed=FAILED)

@@ -164,7 +164,8 @@ class SubmoduleFiller:
             argv=("sh", "guest/run.sh", "submodules", "source"),
             env={"SOURCE_DATE_EPOCH": str(self.epoch)},
             inputs=tuple(inputs),
-            outputs=("out/source.tar", "out/facts"),
+            outputs=("out/source.tar",),
+            facts=("out/facts",),
             log=self.log,
         )
         failed = "the submodules could not be checked out"

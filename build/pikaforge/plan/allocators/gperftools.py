@@ -50,7 +50,7 @@ class Gperftools:
         "tarball": "The gperftools that is built, by name in `tarballs`.",
     }
     presence: Presence | None = TCMALLOC
-    scripts = ("allocator.sh", "toolchain.sh", "cc")
+    scripts = ("allocator.sh", "toolchain.sh", "cc", "ccache.conf")
     licence = "BSD-3-Clause"
     """Source: its COPYING."""
     other_licences: Mapping[str, str] = {"libunwind": "MIT"}
