@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from pikaforge.bench.histogram import bucket
 from pikaforge.bench.workload import Requests, Workload, key_table
+from pikaforge.host.text import size_text
 
 NANO = 1_000_000_000
 RECEIVE = 1 << 18
@@ -94,7 +95,7 @@ def replies(data: bytes, most: int) -> tuple[int, int, tuple[int, str] | None]:
             error = count, data[at + 1 : end - 2].decode("utf-8", "backslashreplace")
         count, at = count + 1, end
     if len(data) - at > REPLY_LIMIT:
-        raise Failure(f"sent a reply that is longer than {REPLY_LIMIT >> 20} MiB")
+        raise Failure(f"sent a reply that is longer than {size_text(REPLY_LIMIT)}")
     return count, at, error
 
 

@@ -6,7 +6,7 @@ import re
 import socket
 import time
 
-from pikaforge.host.text import clean
+from pikaforge.host.text import clean, size_text
 
 LIMIT = 16 << 20
 """Bytes of one answer."""
@@ -168,7 +168,7 @@ class Wire:
         return data
 
     def _too_long(self) -> str:
-        return f"the answer is longer than {self._limit >> 20} MiB"
+        return f"the answer is longer than {size_text(self._limit)}"
 
     def close(self) -> None:
         """Close the connection."""
