@@ -15,11 +15,13 @@ import io
 import json
 import lzma
 import random
+import socket
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -36,10 +38,14 @@ from pikaforge.audit.elf.pointers import read_pointers
 from pikaforge.audit.inputs import open_inputs
 from pikaforge.cli import output
 from pikaforge.config import load
+from pikaforge.config.smoke_checks import Probe
 from pikaforge.errors import AuditError, ForgeError
 from pikaforge.formats.manifest import read_manifest
 from pikaforge.host import workspace
 from pikaforge.host.lockfile import Lock
+from pikaforge.pipeline.smoke import resp, wire
+from pikaforge.pipeline.smoke.probes import http_probe
+from pikaforge.pipeline.smoke.session import Session
 from pikaforge.pipeline.source import patch_state
 from pikaforge.pipeline.source.patches import Patch
 from pikaforge.publish.sites import journal, web_lock
@@ -131,6 +137,42 @@ def facts(path: Path) -> None:
         patch_state.read(workspace.read_facts(path), [Patch(name="p", kind="diff", strip=1, sha256="0" * 64)])
 
 
+@contextlib.contextmanager
+def _answering(path: Path) -> Iterator[None]:
+    """Let connections be to a server that answers with a file, and closes then."""
+    here, there = socket.socketpair()
+    with here, there, mock.patch.object(socket, "create_connection", return_value=here):
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        there.sendall(path.read_bytes())
+        there.shutdown(socket.SHUT_WR)
+        yield
+
+
+def replies(path: Path) -> None:
+    """Read a file as what a server answers in RESP."""
+    with _answering(path), resp.Connection("server", 1) as connection:
+        try:
+            connection.exchange([["PING"]] * 3)
+        except wire.Closed as error:
+            raise AuditError(str(error)) from error
+
+
+def page(path: Path) -> None:
+    """Read a file as what a server answers over HTTP."""
+    asked = Probe(kind="http", path="/", match="well")
+    with _answering(path):
+        try:
+            wrong = http_probe.KIND.ask(asked, Session(_none, lambda: wire.Wire("server", 1, limit=1 << 20)))
+        except wire.Closed as error:
+            raise AuditError(str(error)) from error
+    if wrong:
+        raise AuditError(wrong)
+
+
+def _none() -> resp.Connection:
+    raise AssertionError("it is asked over HTTP")
+
+
 def seeds() -> dict[str, tuple[Callable[[Path], object], list[tuple[str, bytes]]]]:
     """Return the readers, each with good inputs and the names of their files."""
     library = small_elf()
@@ -139,6 +181,8 @@ def seeds() -> dict[str, tuple[Callable[[Path], object], list[tuple[str, bytes]]
     manifest = b'{"product": "x", "contents": [{"path": "a", "mode": "0644", "sha256": "' + b"0" * 64 + b'"}]}'
     documented = [manifest, b'{"_type": "https://in-toto.io/Statement/v1", "predicate": {}}', b"0" * 64 + b"  a\n" * 3]
     matrix = (HOME / "matrix.yaml").read_bytes()
+    head = b"HTTP/1.1 200 OK\r\nServer: x\r\n"
+    chunks = b"Transfer-Encoding: chunked\r\n\r\n2\r\nwe\r\n2;x=y\r\nll\r\n0\r\nA: b\r\n\r\n"
     tars = [("x.tar", archive), ("x.tar.gz", gzip.compress(archive)), ("x.tar.bz2", bz2.compress(archive))]
     return {
         "rpm": (package, [("x.rpm", rpm(FILES, LINKS)), ("x.rpm", rpm_of(plain, cpio(FILES, LINKS)))]),
@@ -148,6 +192,11 @@ def seeds() -> dict[str, tuple[Callable[[Path], object], list[tuple[str, bytes]]
         "elf": (elf, [("x", library)]),
         "json": (documents, [("x.json", document) for document in documented]),
         "yaml": (load.load, [("matrix.yaml", matrix)]),
+        "resp": (replies, [("x", b"+OK\r\n*3\r\n:-1\r\n$4\r\na\r\nb\r\n*2\r\n$-1\r\n+x\r\n-ERR no\r\n")]),
+        "http": (
+            page,
+            [("x", head + b"Content-Length: 4\r\n\r\nwell"), ("x", head + chunks), ("x", head + b"\r\nwell")],
+        ),
         "patches": (facts, [("facts", b"state\t0\tapplied\noffset\t0\ta.c\t1\t-3\nnote\t0\tn\nreason\t0\tr\n" * 3)]),
     }
 

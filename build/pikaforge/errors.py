@@ -32,6 +32,8 @@ class ForgeError(Exception):
 
     also: tuple[ForgeError, ...] = ()
     """Further errors that were found at the same time (all mistakes in a file), printed after this one."""
+    facts: object = None
+    """What a stage had found out before, where its failure has no facts of its own."""
 
     def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
         super().__init__(message)

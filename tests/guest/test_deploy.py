@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from described import conf_of, server_of
 from execs import run_in
 
 from pikaforge.config import load
@@ -59,8 +60,8 @@ def tree(product: Product, features: tuple[str, ...] | None) -> dict[str, tuple[
     """An unpacked package: content and mode by path below its top folder."""
     rendered = payload.render(product, model="R620", target="sandybridge", image="debian12", features=features)
     files = {name: (data, 0o755 if name in rendered.executable else 0o644) for name, data in rendered.contents.items()}
-    files[product.server.conf.path] = (CONF.encode(), 0o644)
-    files[product.server.command[0]] = (SERVER.encode(), 0o755)
+    files[conf_of(product).path] = (CONF.encode(), 0o644)
+    files[server_of(product).command[0]] = (SERVER.encode(), 0o755)
     return files
 
 
@@ -202,6 +203,49 @@ class TestWithoutSystemd:
         status, output = host.deploy("9221", "/data")
         assert (status, "is a symbolic link" in output) == (1, True)
         assert host.state("/etc") == before
+
+
+@pytest.mark.engine
+class TestWithoutConf:
+    """A server without a configuration file: its data folder says where an instance is."""
+
+    @pytest.fixture
+    def bare(self, engine: Engine, product: Product) -> Iterator[Host]:
+        server = server_of(product)
+        command = (server.command[0], "-p", "{port}", "-d", "{data}")
+        changed = product.model_copy(
+            update={"server": server.model_copy(update={"conf": None, "command": command, "offsets": (0,)})}
+        )
+        rendered = payload.render(changed, model="R620", target="sandybridge", image="debian12", features=("lm",))
+        files = {name: (data, 0o755) for name, data in rendered.contents.items()}
+        files[command[0]] = (SERVER.encode(), 0o755)
+        with container_of(engine, ["sleep", "3600"], network_mode="none", init=True) as container:
+            container.put_archive("/opt", archive(files, "forge"))
+            yield Host(container=container, product=changed)
+
+    def test_sets_an_instance_up_and_does_it_once(self, bare: Host) -> None:
+        done = (0, "deploy: no systemd here; the instance is ready to be started with data /data/pika_9221\n")
+        assert bare.deploy("9221", "/data") == done
+        assert bare.ok("find", "/data/pika_9221", "-type", "f") == ""
+        assert bare.ok("stat", "-c", "%U", "/data/pika_9221").strip() == "pika"
+        before = bare.state("/data", "/opt", "/etc")
+        assert bare.deploy("9221", "/data") == done
+        assert bare.state("/data", "/opt", "/etc") == before
+
+    def test_its_environment_file_says_where_it_is(self, bare: Host) -> None:
+        """Without systemd's programs, a folder in their place lets the script write the files of an instance."""
+        fake = "mkdir -p /run/systemd/system; printf '#!/bin/sh\\n' >/bin/systemctl; chmod 755 /bin/systemctl"
+        bare.ok("sh", "-c", fake)
+        status, output = bare.deploy("9221", "/data")
+        assert status == 0, output
+        assert bare.ok("cat", "/etc/pika/9221.env") == "DATA=/data/pika_9221\n"
+        unit = bare.ok("cat", "/etc/systemd/system/pika@.service").splitlines()
+        assert f"ExecStart=/opt/forge/{server_of(bare.product).command[0]} -p %i -d ${{DATA}}" in unit
+        bare.ok("sh", "-c", "echo EXTRA=1 >>/etc/pika/9221.env")
+        assert bare.deploy("9221", "/data")[0] == 0
+        assert bare.ok("cat", "/etc/pika/9221.env") == "DATA=/data/pika_9221\nEXTRA=1\n"
+        status, output = bare.deploy("9221", "/srv")
+        assert (status, "instance 9221 is elsewhere: DATA=/data/pika_9221" in output) == (1, True)
 
 
 BAD_ARGUMENTS: dict[str, tuple[tuple[str, ...], str]] = {

@@ -68,7 +68,7 @@ REFUSED: Mapping[str, tuple[str, tuple[str, ...], str]] = {
     "wheel, on an upgrade": ("demo-v1-01", ("opt/demo-v1-01/bin/demo", UNIT), "{top}/opt/demo-v1-01"),
     "wheel that is gone": ("demo-v1-01", (), "nothing"),
     "tarball elsewhere": ("../srv/pika", ("srv/pika/bin/demo",), "{top}/srv/pika"),
-    "a hidden file elsewhere": ("../srv/pika", ("srv/pika/.x",), "{top}/srv/pika"),
+    "a package elsewhere": ("../srv/pika", ("srv/pika/manifest.json",), "{top}/srv/pika"),
 }
 """Where the link leads, the files that there are, and what is said."""
 
@@ -94,6 +94,7 @@ ALLOWED: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "a folder": ("", ("opt/demo/bin/demo",)),
     "nothing": ("", ()),
     "an empty folder on another disk": ("../srv/disk", ("srv/disk/../x",)),
+    "confs of a package that was removed": ("../srv/disk", ("srv/disk/conf/demo.conf", "srv/disk/conf/x.rpmsave")),
     "the package's own files on another disk": ("../srv/disk", ("srv/disk/bin/demo", UNIT)),
     "the same where /lib is no link": ("../srv/disk", ("srv/disk/bin/demo", "lib/systemd/system/demo@.service")),
 }

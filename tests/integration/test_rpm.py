@@ -563,8 +563,9 @@ def test_a_clean_removal_leaves_nothing(host: Host, built: Mapping[str, Path]) -
     assert host.run("rpm", "-i", "/q/1.rpm") == (0, "")
     assert host.run("rpm", "-e", "pika") == (0, "")
     after = set(host.lines(f"{look} | sort"))
-    # The backups of useradd; and a folder that belongs to systemd, which is not here.
-    assert {path for path in after - set(before) if not path.endswith("-")} <= {"/usr/lib/sysusers.d"}
+    # The backups of useradd; and folders that belong to systemd and to EL's package filesystem, which are not here.
+    folders = {"/usr/lib/sysusers.d", "/usr/share/licenses"}
+    assert {path for path in after - set(before) if not path.endswith("-")} <= folders
 
 
 def test_missing_needs_are_told(host: Host, built: Mapping[str, Path]) -> None:
@@ -677,10 +678,12 @@ def test_the_scriptlets_run_under_busybox(host: Host, built: Mapping[str, Path],
 
 
 def test_the_tarball_of_debug_information(kit: Kit, desk: Host, built: Mapping[str, Path]) -> None:
-    pack = debuginfo.debug_tarball(kit.debug_entries())
+    tree = tree_entries(kit.tree, folder="tree", prefix=TOP)
+    pack = debuginfo.debug_tarball((*kit.debug_entries(), *debuginfo.own_licences(tree, top=TOP, name="pika")))
     packed = []
     for name, archive in (("debug-one", kit.debug), ("debug-two", aged(kit.debug))):
-        status, outputs, log = kit.run(name, "debuginfo", pack, {"debug": archive}, ["debuginfo.tar.gz"])
+        inputs = {"debug": archive, "tree": kit.tree}
+        status, outputs, log = kit.run(name, "debuginfo", pack, inputs, ["debuginfo.tar.gz"])
         assert status == 0, log
         packed.append(outputs["debuginfo.tar.gz"].read_bytes())
     assert packed[0] == packed[1]

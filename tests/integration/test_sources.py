@@ -103,6 +103,7 @@ def test_submodules_through_insteadof(
     assert f"cannot reach {upstream}/pink.git" in refused.text
     assert "where: submodule third/pink" in refused.text
     assert "insteadOf" in refused.text
+    assert refused.lines(r"^pull-988 +applies "), "the series was applied before"
     assert ready.stored("source") == {}
     check(ready, source, env={"GIT_CONFIG_GLOBAL": str(config)}, check=0)
     facts = tree(ready)["facts"]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from described import conf_of, server_of
 
 from pikaforge.config import load
 from pikaforge.config.product import Product
@@ -58,7 +59,7 @@ class Host:
 
     @property
     def package(self) -> Path:
-        (found,) = self.python.parents[1].glob(f"lib/python3*/site-packages/{wheel_version.module(self.product.name)}")
+        (found,) = self.python.parents[1].glob(f"lib/python3*/site-packages/{wheel_version.module(self.product)}")
         return found
 
     def run(self, *words: str | Path, argv: Sequence[str | Path] = (), **env: str) -> subprocess.CompletedProcess[str]:
@@ -128,10 +129,10 @@ def for_testing(packed: Path, product: Product, path: Path) -> Path:
         for member in tar:
             file = tar.extractfile(member)
             content = file.read() if file is not None else b""
-            if member.name == f"{product.name}/{product.server.conf.path}":
+            if member.name == f"{product.name}/{conf_of(product).path}":
                 text = content.decode()
-                for key, value in product.server.conf.testing.items():
-                    line = product.server.conf.line.format(key=key, value=value)
+                for key, value in conf_of(product).testing.items():
+                    line = conf_of(product).line.format(key=key, value=value)
                     text, count = re.subn(rf"(?m)^{re.escape(key)}\b.*$", line, text)
                     assert count == 1, key
                 content = text.encode()
@@ -151,7 +152,7 @@ def port(host: Host) -> int:
         with ExitStack() as stack:
             first = 0
             try:
-                for offset in host.product.server.offsets:
+                for offset in server_of(host.product).offsets:
                     probe = stack.enter_context(closing(socket.socket()))
                     probe.bind(("127.0.0.1", first + offset))
                     first = first or int(probe.getsockname()[1])
@@ -253,14 +254,14 @@ class TestRun:
         assert running.poll() is None, log.read_text()
         # The command has become the server: whoever started it can signal it.
         exe = Path(f"/proc/{running.pid}/exe").readlink()
-        assert exe == host.package / "tree" / host.product.server.command[0]
+        assert exe == host.package / "tree" / server_of(host.product).command[0]
         status = Path(f"/proc/{running.pid}/status").read_text()
         ignored = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:")), 16)
         assert not ignored >> (signal.SIGTERM - 1) & 1
         running.send_signal(signal.SIGTERM)
-        assert running.wait(30) == host.product.server.stop.status, log.read_text()
+        assert running.wait(30) == server_of(host.product).stop.status, log.read_text()
         assert {path.name for path in data.iterdir()} >= {"conf", "log", "db", "dump", "dbsync"}
-        assert [path.name for path in (data / "conf").iterdir()] == [Path(host.product.server.conf.path).name]
+        assert [path.name for path in (data / "conf").iterdir()] == [Path(conf_of(host.product).path).name]
         assert any((data / "db").iterdir())
         assert {path.name for path in data.parent.iterdir()} == {"data", "log"}
         assert state_of(host.package) == before
@@ -273,13 +274,13 @@ class TestRun:
         assert done.returncode == 0, done.stderr
         name = host.product.name
         instance = tmp_path / "base" / f"{name}_9221"
-        conf = Path("conf") / Path(host.product.server.conf.path).name
+        conf = Path("conf") / Path(conf_of(host.product).path).name
         deployed = (instance / conf).read_bytes()
         shutil.rmtree(instance)
         # A program that only exits takes the server's place, in a copy of the installation.
         site = tmp_path / "site"
         shutil.copytree(host.package, site / host.package.name)
-        program = site / host.package.name / "tree" / host.product.server.command[0]
+        program = site / host.package.name / "tree" / server_of(host.product).command[0]
         program.write_text('#!/bin/sh\necho "$@"\n')
         done = host.run(
             *("run", "--port", "9221", "--data", str(instance)),

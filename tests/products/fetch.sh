@@ -4,7 +4,7 @@
 #   fetch.sh PACKAGE DEST
 #
 # Results, which appear all at once:
-#   DEST/PACKAGE.orig.tar.gz the release as its authors made it
+#   DEST/PACKAGE.orig.tar.gz the release as its authors made it, or as .tar.xz
 #   DEST/patches/            the quilt series of the package
 #   DEST/version             the version of the package
 #   DEST/SHA256SUMS          digests of all of these
@@ -49,7 +49,7 @@ if intact; then
 fi
 
 # Only files that this script made are replaced.
-if [ -e "$dest" ] && ! grep -q "  $package\.orig\.tar\.gz\$" "$dest/SHA256SUMS" 2>/dev/null; then
+if [ -e "$dest" ] && ! grep -q "  $package\.orig\.tar\.[gx]z\$" "$dest/SHA256SUMS" 2>/dev/null; then
     rmdir "$dest" 2>/dev/null || fail 1 "$dest holds other files: remove it, or name another folder"
 fi
 
@@ -179,13 +179,13 @@ fi
 
 # ---- the files
 
-set -- "$package"_*.dsc "$package"_*.orig.tar.gz "$package"_*.debian.tar.xz
+set -- "$package"_*.dsc "$package"_*.orig.tar.[gx]z "$package"_*.debian.tar.xz
 if [ $# -ne 3 ] || [ ! -f "$1" ] || [ ! -f "$2" ] || [ ! -f "$3" ]; then
     fail 1 "not the files that were expected: $(printf '%s ' *)" "is $package packed in another way now?"
 fi
 sha256sum "$@"
 sed -n 's/^Version: //p' "$1" | sed 1q >"$work/new/version"
-cp "$2" "$work/new/$package.orig.tar.gz"
+cp "$2" "$work/new/$package.orig.tar.${2##*.}"
 tar --extract --xz --file "$3" --directory "$work" --no-same-owner --no-same-permissions debian/patches
 [ -s "$work/debian/patches/series" ] || fail 1 "$3 has no patch series"
 mv "$work/debian/patches" "$work/new/patches"
@@ -195,7 +195,7 @@ mv "$work/sums" SHA256SUMS
 
 cd "$work"
 if [ -e "$dest" ]; then
-    rm -rf "$dest/patches" "$dest/$package.orig.tar.gz" "$dest/version" "$dest/SHA256SUMS"
+    rm -rf "$dest/patches" "$dest/$package".orig.tar.[gx]z "$dest/version" "$dest/SHA256SUMS"
     rmdir "$dest" 2>/dev/null || fail 1 "$dest holds other files: remove it, or name another folder"
 fi
 mv "$work/new" "$dest"

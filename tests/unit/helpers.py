@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from pikaforge.cpu.microarch import features
 from pikaforge.errors import ForgeError
 from pikaforge.formats.product_package import PackageAbout
 from pikaforge.host.download import Downloads
-from pikaforge.host.job import Input, Job, JobResult, RunningServer, ServerJob
+from pikaforge.host.job import Executed, Input, Job, JobResult, RunningServer, ServerJob
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.os_families.enterprise_linux import EL
 from pikaforge.host.store import Store
@@ -82,8 +82,15 @@ class Forbidden(AssertionError):
     """Something left the process that a unit test may not leave."""
 
 
-def make_spec(**changes: Any) -> Spec:
-    """A small specification; each argument replaces a value, `__` stepping into it: `images__el7__fallback=…`."""
+class _Plain(yaml.SafeDumper):
+    """Writes values out where they are used: matrix.yaml has no aliases."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def make_matrix(**changes: Any) -> str:
+    """The text of a small matrix.yaml; each argument replaces a value, `__` stepping into it: `images__el7__gcc=…`."""
     data = deepcopy(BASE)
     for path, value in changes.items():
         *folders, last = path.split("__")
@@ -91,7 +98,12 @@ def make_spec(**changes: Any) -> Spec:
         for name in folders:
             part = part.setdefault(name, {})
         part[last] = value
-    return load.parse(yaml.safe_dump(data, sort_keys=False), file="matrix.yaml")
+    return yaml.dump(data, Dumper=_Plain, sort_keys=False)
+
+
+def make_spec(**changes: Any) -> Spec:
+    """The specification of `make_matrix`."""
+    return load.parse(make_matrix(**changes), file="matrix.yaml")
 
 
 def the_cell(spec: Spec, cell_id: str) -> Cell:
@@ -125,6 +137,9 @@ class FakeServer:
     """What `wait` returns, one a call; then None for ever."""
     signals: list[str] = field(default_factory=list)
     files: tuple[str, ...] = ("/forge/tree/bin/demo", "/lib/libc.so.6")
+    commands: list[tuple[str, ...]] = field(default_factory=list)
+    executed: list[Executed] = field(default_factory=lambda: [Executed(status=0, output=b"demo 1.0\n")])
+    """How commands end, one after the other; the last one for ever."""
 
     def address(self) -> tuple[str, int]:
         return "server.invalid", 7000
@@ -134,6 +149,10 @@ class FakeServer:
 
     def signal(self, name: str) -> None:
         self.signals.append(name)
+
+    def execute(self, argv: Sequence[str], *, timeout: float) -> Executed:
+        self.commands.append(tuple(argv))
+        return self.executed.pop(0) if len(self.executed) > 1 else self.executed[0]
 
     def log_text(self) -> str:
         return ""
@@ -281,3 +300,13 @@ def tar_of(contents: Mapping[str, str]) -> bytes:
             info.size = len(text.encode())
             tar.addfile(info, io.BytesIO(text.encode()))
     return buffer.getvalue()
+
+
+WITHOUT_SERVER: dict[str, Any] = {
+    "product__server": None,
+    "product__files": [],
+    "product__smoke": [
+        {"check": "version", "steps": [{"probe": {"kind": "command", "argv": ["bin/demo", "-v"], "match": "demo 1"}}]}
+    ],
+}
+"""Changes of `make_spec` that make the demo a tool."""

@@ -17,7 +17,7 @@ from pikaforge.cli.arguments import parser
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (
     "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/glossary.md",
-    "docs/decisions/README.md",
+    "docs/recipes.md", "docs/decisions/README.md",
 )  # fmt: skip
 BASES = ("", "build/pikaforge", "tests", "docker")
 """Folders that a path in a document may be relative to, beside the document's own."""
@@ -30,7 +30,7 @@ PLACEHOLDER = re.compile(r"<[a-z ]+>|\b(?:NAME|FAMILY|IMAGE|MODEL|NNNN)(?=\b|_)|
 """What stands for a part of a path that the reader fills in."""
 MADE = ("out", "dist", "repo", ".venv", ".nox", "src", "tree")
 """Folders that are made at run time, on this machine or in a job."""
-PACKAGED = ("utils", "lib", "licenses", "bin", "conf")
+PACKAGED = ("utils", "lib", "licenses", "bin", "conf", "include")
 """Folders of a package."""
 MADE_FILES = (
     "sources.lock", "docs/coverage.md", "manifest.json", "report.json", "result.json", "repository.json", "repo.json",
@@ -246,7 +246,8 @@ def test_commands_exist(document: str) -> None:
 
 GLOSSARY = (
     "model", "target", "image", "allocator", "cell", "stage", "group", "node", "key", "generation", "waiver", "gate",
-    "site", "destination", "twin", "fallback", "stand-in", "sweep", "series", "offset", "sample", "product", "recipe",
+    "site", "destination", "twin", "fallback", "stand-in", "sweep", "series", "offset", "sample", "probe", "product",
+    "recipe",
     "runner", "multi-server check", "expectation", "bulk writes", "journal", "diff", "transaction", "workspace", "dist",
     "build report", "repository state", "selector", "lock (sources.lock)", "tools image", "emulator", "dispatch",
     "distribution library", "baseline",
@@ -276,7 +277,7 @@ def test_the_index_has_each_decision() -> None:
 
 RECIPES = (
     "hardware model", "OS image", "OS family", "package format", "stage", "kind of destination (site)", "allocator",
-    "smoke check", "command-line option", "product",
+    "smoke check", "kind of probe", "command-line option", "product",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from pikaforge.bench.histogram import bucket
 from pikaforge.bench.workload import Requests, Workload, key_table
+from pikaforge.host.text import size_text
 
 NANO = 1_000_000_000
 RECEIVE = 1 << 18
@@ -20,6 +21,8 @@ RECEIVE = 1 << 18
 LATE = -1
 """The interval's number for replies that arrive after the load's end."""
 _PLAIN = b"+OK\r\n"
+DEPTH, REPLY_LIMIT = 32, 16 << 20
+"""Lists within lists, and bytes, of a reply; a server that sends more is not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,7 @@ def replies(data: bytes, most: int) -> tuple[int, int, tuple[int, str] | None]:
         The number of replies, the number of their bytes, and the first error: how many replies precede it, its text.
 
     Raises:
-        Failure: the bytes are not RESP.
+        Failure: the bytes are not RESP, or a reply is too long.
     """
     count = at = 0
     error = None
@@ -91,10 +94,12 @@ def replies(data: bytes, most: int) -> tuple[int, int, tuple[int, str] | None]:
         if error is None and data[at] == 0x2D:
             error = count, data[at + 1 : end - 2].decode("utf-8", "backslashreplace")
         count, at = count + 1, end
+    if len(data) - at > REPLY_LIMIT:
+        raise Failure(f"sent a reply that is longer than {size_text(REPLY_LIMIT)}")
     return count, at, error
 
 
-def _end(data: bytes, at: int) -> int | None:
+def _end(data: bytes, at: int, depth: int = DEPTH) -> int | None:
     """Return the end of the reply that begins at `at`; None if the reply is not whole."""
     line = data.find(b"\r\n", at)
     kind = data[at : at + 1]
@@ -111,10 +116,12 @@ def _end(data: bytes, at: int) -> int | None:
     if kind == b"$":
         end = line + 2 if size < 0 else line + 4 + size
         return end if end <= len(data) else None
+    if not depth:
+        raise Failure(f"sent what is no reply of the protocol: more than {DEPTH} lists are within each other")
     place: int | None = line + 2
     for _ in range(size):
         assert place is not None
-        place = _end(data, place) if place < len(data) else None
+        place = _end(data, place, depth - 1) if place < len(data) else None
         if place is None:
             return None
     return place

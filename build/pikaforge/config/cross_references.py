@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 from pikaforge.config import compilers, product, scalars, schema, smoke_checks, yaml_words
 from pikaforge.config.diagnostics import PLACEHOLDER, Diagnostics, closest_or_all
-from pikaforge.config.registry import SITES
+from pikaforge.config.registry import PROBES, SITES
 from pikaforge.config.yaml_words import KeyPath
 from pikaforge.host import download
 
@@ -19,6 +19,7 @@ CELL_LIMIT = 100_000
 
 COMMAND_PLACEHOLDERS = ("conf", "port", "data")
 SETTING_PLACEHOLDERS = ("port", "data")
+PROBE_PLACEHOLDERS = ("tree", "data", "port")
 LINE_PLACEHOLDERS = ("key", "value")
 
 
@@ -200,19 +201,48 @@ def _glob_hint(glob: str, scope: Sequence[str]) -> str:
 
 def _check_server(product: product.Product, diagnostics: Diagnostics) -> None:
     server, top = product.server, ("product", "server")
+    if server is None:
+        if not any(check.required for check in product.smoke):
+            message = "a product without `server` has no smoke check that is required, so nothing shows that it runs"
+            hint = "give `smoke` a check with a step such as {probe: {kind: command, argv: [bin/tool, --version]}}"
+            diagnostics.add(("product",), message, hint, key=True)
+        return
+    known = [name for name in COMMAND_PLACEHOLDERS if name != "conf" or server.conf is not None]
     for index, argument in enumerate(server.command):
-        _check_placeholders((*top, "command", index), argument, COMMAND_PLACEHOLDERS, diagnostics)
-    for key, value in server.conf.settings.items():
-        _check_placeholders((*top, "conf", "settings", key), value, SETTING_PLACEHOLDERS, diagnostics)
-    _check_placeholders((*top, "conf", "line"), server.conf.line, LINE_PLACEHOLDERS, diagnostics)
-    if server.conf.path not in product.files:
-        message = f"{yaml_words.shorten(server.conf.path)} is not among `product.files`"
-        diagnostics.add((*top, "conf", "path"), message, "add it there, so that the recipe must leave it")
+        _check_placeholders((*top, "command", index), argument, known, diagnostics)
+    if server.conf is not None:
+        for key, value in server.conf.settings.items():
+            _check_placeholders((*top, "conf", "settings", key), value, SETTING_PLACEHOLDERS, diagnostics)
+        _check_placeholders((*top, "conf", "line"), server.conf.line, LINE_PLACEHOLDERS, diagnostics)
+        if server.conf.path not in product.files:
+            message = f"{yaml_words.shorten(server.conf.path)} is not among `product.files`"
+            diagnostics.add((*top, "conf", "path"), message, "add it there, so that the recipe must leave it")
+    _check_probe((*top, "ready"), server.ready, product, diagnostics)
     for index, offset in enumerate(server.offsets):
         if not 0 < server.port + offset < 65536:
             message = f"the offset {offset} makes port {server.port} into {server.port + offset}"
             diagnostics.add((*top, "offsets", index), message, "ports are 1 to 65535")
     _check_expression((*top, "version", "match"), server.version.match, diagnostics)
+
+
+def _check_probe(path: KeyPath, probe: smoke_checks.Probe, product: product.Product, diagnostics: Diagnostics) -> None:
+    if product.server is None and not PROBES.get(probe.kind).serverless:
+        message = f"a probe of the kind {probe.kind} asks a server, and the product has none"
+        diagnostics.add((*path, "kind"), message, "describe `product.server`, or run a command: kind command")
+    for index, word in enumerate(probe.argv or ()):
+        known = [name for name in PROBE_PLACEHOLDERS if name != "port" or product.server is not None]
+        _check_placeholders((*path, "argv", index), word, known, diagnostics)
+    _check_expression((*path, "match"), probe.match, diagnostics)
+
+
+def _check_kind(path: KeyPath, step: smoke_checks.Step, product: product.Product, diagnostics: Diagnostics) -> None:
+    """Report a step that the product's server, if it has one, cannot be asked."""
+    if step.probe is not None:
+        _check_probe((*path, "probe"), step.probe, product, diagnostics)
+    elif step.kind in smoke_checks.SPOKEN and not product.speaks_resp:
+        said = f"its `ready` is {product.server.ready.kind}" if product.server is not None else "there is none"
+        message = f"`{step.kind}` asks a server that speaks RESP: {said}"
+        diagnostics.add((*path, step.kind), message, "ask by a `probe`")
 
 
 def _check_placeholders(path: KeyPath, text: str, known: Sequence[str], diagnostics: Diagnostics) -> None:
@@ -236,12 +266,23 @@ def _check_smoke(product: product.Product, diagnostics: Diagnostics) -> None:
             _check_expression((*path, "steps", index, "error"), step.error, diagnostics)
             if step.refused is not None:
                 _check_expression((*path, "steps", index, "refused", "match"), step.refused.match, diagnostics)
-        for name, instance in check.instances.items():
-            for key, value in instance.settings.items():
-                _check_placeholders(
-                    (*path, "instances", name, "settings", key), value, SETTING_PLACEHOLDERS, diagnostics
-                )
+            _check_kind((*path, "steps", index), step, product, diagnostics)
+        _check_instances(check, path, product, diagnostics)
         _check_needs(check, path, product.smoke[:number], diagnostics)
+
+
+def _check_instances(
+    check: smoke_checks.Check, path: KeyPath, product: product.Product, diagnostics: Diagnostics
+) -> None:
+    if check.instances and product.server is None:
+        message = "`instances` are servers, and the product has none"
+        diagnostics.add((*path, "instances"), message, "describe `product.server`, or leave them out", key=True)
+    for name, instance in check.instances.items():
+        if instance.settings and product.server is not None and product.server.conf is None:
+            message = "`settings` change a configuration file, and the server has none"
+            diagnostics.add((*path, "instances", name, "settings"), message, "see `product.server.conf`", key=True)
+        for key, value in instance.settings.items():
+            _check_placeholders((*path, "instances", name, "settings", key), value, SETTING_PLACEHOLDERS, diagnostics)
 
 
 def _check_needs(

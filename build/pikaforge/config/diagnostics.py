@@ -48,6 +48,7 @@ PATTERN_WORDS = {
     scalars.DIGEST_PATTERN: "must be a SHA-256: 64 digits and letters a to f, in lower case",
     scalars.SERVER_PATTERN: "must be a URL with https:// or http://, without user, password, query or spaces",
     scalars.CLIENTS_PATTERN: "must be a URL with https://, http:// or file://, without user, password, query or spaces",
+    scalars.PAGE_PATTERN: "must be the path of a URL: / and then ASCII characters without spaces",
     scalars.URL_PATTERN: "must be a URL with https://, http:// or file:// and no spaces or quotes",
 }
 """In words, what each regular expression of the models asks for. A test checks that none is missing."""

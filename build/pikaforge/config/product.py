@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, create_model, field_validator, model_validator
+from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
 
 from pikaforge.config.licences import NOASSERTION, spdx_expression
-from pikaforge.config.registry import ALLOCATORS
+from pikaforge.config.registry import ALLOCATORS, PROBES
 from pikaforge.config.scalars import (
     LINE_PATTERN,
     MAINTAINER,
@@ -18,12 +18,13 @@ from pikaforge.config.scalars import (
     CompilerVersion,
     Flag,
     Name,
+    OneOf,
     PackageName,
     RelativePath,
     Strict,
     without_login,
 )
-from pikaforge.config.smoke_checks import Check
+from pikaforge.config.smoke_checks import Check, Probe
 
 
 class Packages(Strict):
@@ -85,14 +86,34 @@ class Stop(Strict):
     status: int = Field(default=0, description="The exit status that it must have.")
 
 
+RESP = "resp"
+"""The kind of probe of servers that speak RESP."""
+
+
+def _probe_of(ready: object) -> object:
+    """Return a kind's name as a probe."""
+    return {"kind": ready} if isinstance(ready, str) else ready
+
+
 class Server(Strict):
     """How the product is started, reached and stopped."""
 
     command: tuple[Argument, ...] = Field(min_length=1, description="May hold {conf}, {port} and {data}.")
-    conf: Conf
+    conf: Conf | None = Field(default=None, description="Its configuration file; null: it has none.")
+    ready: Annotated[
+        Probe, BeforeValidator(_probe_of, json_schema_input_type=Annotated[str, OneOf(PROBES)] | Probe)
+    ] = Field(
+        default_factory=lambda: Probe(kind=RESP),
+        description="How it is seen that it serves: a probe, or its kind alone; resp if it is not said.",
+    )
     port: int = Field(gt=0, lt=65536, description="Where clients connect.")
     offsets: tuple[int, ...] = Field(default=(0,), description="Further ports, relative to `port`.")
     within: float = Field(default=60.0, gt=0, le=600, description="Seconds until it must answer.")
+    unprivileged: bool = Field(
+        default=False,
+        description="Run it in tests as a user who may write its data folder alone, because it refuses to serve as "
+        "root, or gives root's rights up and then cannot be looked at. Its unit always has a user of its own.",
+    )
     version: Start = Field(description="The command that shows the version.")
     stop: Stop = Field(default=Stop(), description="How it is stopped.")
 
@@ -167,8 +188,13 @@ class Product(Minimums):
         default=False,
         description="Whether -Werror of its build files counts; else the warnings of a newer compiler are no errors.",
     )
-    server: Server
-    smoke: tuple[Check, ...] = Field(default=(), description="Checks against the running server.")
+    server: Server | None = Field(default=None, description="The server that it is; null: a library, or tools.")
+    smoke: tuple[Check, ...] = Field(default=(), description="Checks against the running server, or by commands.")
+
+    @property
+    def speaks_resp(self) -> bool:
+        """Whether its server speaks RESP."""
+        return self.server is not None and self.server.ready.kind == RESP
 
     _url_has_no_login = field_validator("url")(without_login)
     _licence_is_of_spdx = field_validator("licence")(spdx_expression)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pikaforge.config.schema import Allocator, Destination
+    from pikaforge.config.smoke_checks import Probe
     from pikaforge.host import archives
     from pikaforge.host.os_families.family import OsFamily
 
@@ -128,6 +129,29 @@ class AllocatorOption(Protocol):
         """Raise ValueError if the fields of an entry contradict each other."""
 
 
+class ProbeOption(Protocol):
+    """What a configuration needs to know of a kind of probe; see `pipeline.smoke.probes.probe.ProbeKind`."""
+
+    @property
+    def about(self) -> str:
+        """What it is: the text that follows its name in the schema."""
+
+    @property
+    def required(self) -> frozenset[str]:
+        """Fields that a probe of this kind must have."""
+
+    @property
+    def optional(self) -> frozenset[str]:
+        """Further fields that it may have. Every kind takes `kind`."""
+
+    @property
+    def serverless(self) -> bool:
+        """Whether it needs no server."""
+
+    def check(self, probe: Probe) -> None:
+        """Raise ValueError if the fields of a probe contradict each other."""
+
+
 STAGES: Registry[object] = Registry(
     {
         "source": "pikaforge.pipeline.source.source:STAGE",
@@ -177,3 +201,13 @@ ALLOCATORS: Registry[AllocatorOption] = Registry(
     }
 )
 """Kinds of memory allocators; see `plan.allocators.kind.AllocatorKind`."""
+
+PROBES: Registry[ProbeOption] = Registry(
+    {
+        "resp": "pikaforge.pipeline.smoke.probes.resp_probe:KIND",
+        "tcp": "pikaforge.pipeline.smoke.probes.tcp:KIND",
+        "http": "pikaforge.pipeline.smoke.probes.http_probe:KIND",
+        "command": "pikaforge.pipeline.smoke.probes.command:KIND",
+    }
+)
+"""Kinds of probes; see `pipeline.smoke.probes.probe.ProbeKind`."""

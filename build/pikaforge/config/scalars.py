@@ -55,6 +55,9 @@ URL_PATTERN = r"^(https?|file)://[^\s'\"]+$"
 SERVER_PATTERN = r"^https?://[^\s'\"@?#<>&]+$"
 
 
+PAGE_PATTERN = r"^/[!-~]*$"
+
+
 CLIENTS_PATTERN = r"^(https?|file)://[^\s'\"@?#<>&$]+$"
 """Without user, password, query or fragment: these could be secrets."""
 

@@ -1,20 +1,16 @@
-"""Smoke checks as matrix.yaml writes them: instances, steps, expectations."""
+"""Smoke checks as matrix.yaml writes them: instances, steps, expectations, probes."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
-from pikaforge.config.scalars import (
-    AllocatorName,
-    Below,
-    Name,
-    Scalar,
-    Strict,
-)
+from pikaforge.config.registry import PROBES
+from pikaforge.config.scalars import PAGE_PATTERN, AllocatorName, Argument, Below, Name, OneOf, Scalar, Strict
 
 MAIN = "main"
 """The instance that a step asks if it names none."""
@@ -40,6 +36,57 @@ class Data(Strict):
     of: Name = Field(description="The instance whose data it is; it may be running.")
     folder: Below = Field(default="", description="A folder below that one's data, may hold {today}; empty: all.")
     to: Below = Field(default="", description="Where its content goes, below the new one's data; empty: the top.")
+
+
+def _bytes_only(text: str | None) -> str | None:
+    wrong = next((character for character in text or "" if ord(character) > 0xFF), None)
+    if wrong is not None:
+        raise ValueError(f"each character stands for one byte, and {wrong!r} is none: write its bytes as \\xNN")
+    return text
+
+
+RawBytes = Annotated[str, Field(min_length=1, max_length=65536), AfterValidator(_bytes_only)]
+"""Bytes, each as the character of its number."""
+
+
+def _describe_probes(schema: JsonDict) -> None:
+    """Put the kinds into the description of `Probe` in the JSON schema."""
+    kinds = "; ".join(f"`{name}` {PROBES.get(name).about}" for name in PROBES.names)
+    schema["description"] = f"One question, and what must come. Its kinds: {kinds}."
+
+
+class Probe(Strict):
+    """One question, and what must come. The kinds define which fields they take."""
+
+    model_config = ConfigDict(json_schema_extra=_describe_probes)
+
+    kind: Annotated[str, OneOf(PROBES)] = Field(description="How it is asked.")
+    send: RawBytes | None = Field(default=None, description="Bytes to send; each character is one, \\xNN is any.")
+    expect: RawBytes | None = Field(default=None, description="The bytes that must come next.")
+    path: str | None = Field(default=None, pattern=PAGE_PATTERN, max_length=4096, description="Of an HTTP request.")
+    argv: tuple[Argument, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Program below the tree's top folder, and arguments, which may hold {tree}, {data} and {port}.",
+    )
+    status: int | None = Field(default=None, ge=0, le=999, description="The status that must come; null: 200, or 0.")
+    match: str | None = Field(
+        default=None,
+        description="Regular expression that what comes must contain; of bytes, end it where the answer ends.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Probe:
+        kind = PROBES.get(self.kind)
+        given = [name for name in type(self).model_fields if name != "kind" and getattr(self, name) is not None]
+        for name in sorted(kind.required):
+            if name not in given:
+                raise ValueError(f"kind {self.kind} needs `{name}`")
+        for name in given:
+            if name not in kind.required | kind.optional:
+                raise ValueError(f"kind {self.kind} takes no `{name}`")
+        kind.check(self)
+        return self
 
 
 class Load(Strict):
@@ -90,17 +137,23 @@ STEP_OPTIONS: dict[str, frozenset[str]] = {
     "verify": frozenset({"at"}),
     "files": frozenset({"at", "within", "match", "at_least"}),
     "served": frozenset({"at"}),
+    "probe": frozenset({"at", "within"}),
 }
 """The kinds of steps, with the further keys that each may have."""
+SPOKEN = frozenset({"send", "pipeline", "write", "verify"})
+"""The kinds that speak RESP."""
+EXCHANGES = frozenset({"send", "pipeline", "probe"})
+"""The kinds that the shared server can be asked."""
 
 
 class Step(Strict):
     """One step of a check: an exchange with a server, or something done to one.
 
-    Exactly one of `send`, `pipeline`, `start`, `stop`, `write`, `verify`, `files` and `served`. An exchange (`send`, or
-    `pipeline`: several requests in one packet, whose reply is the list of theirs) has exactly one expectation.
-    The other kinds are for checks with `instances` of their own. There, words that are sent may hold {ip:NAME} and
-    {port:NAME}, where the others reach an instance, and paths may hold {today}, the server's date as YYYYMMDD.
+    Exactly one of `send`, `pipeline`, `start`, `stop`, `write`, `verify`, `files`, `served` and `probe`. An exchange in
+    RESP (`send`, or `pipeline`: several requests in one packet, whose reply is the list of theirs) has exactly one
+    expectation; a `probe`, of another protocol or a command, has its own. The other kinds are for checks with
+    `instances` of their own. There, words that are sent may hold {ip:NAME} and {port:NAME}, where the others reach an
+    instance, and paths may hold {today}, the server's date as YYYYMMDD.
     """
 
     at: Name = Field(default=MAIN, description="The instance that is asked.")
@@ -139,6 +192,10 @@ class Step(Strict):
         default=None,
         description="End this instance as `stop` does, and see that its memory was served by tcmalloc; in a cell whose "
         "allocator is none, that it was not.",
+    )
+
+    probe: Probe | None = Field(
+        default=None, description="Ask by another protocol than RESP, or run a command of the tree."
     )
 
     @property
@@ -180,7 +237,8 @@ class Instance(Strict):
 class Check(Strict):
     """A named smoke check: steps in order, each exchange on one connection per server.
 
-    A check without `instances` is a list of exchanges with the one server that all such checks share.
+    A check without `instances` is a list of exchanges with the one server that all such checks share, or of commands
+    in one folder, if the product has no server.
     """
 
     check: Name = Field(description="Its name in logs and reports.")
@@ -222,7 +280,7 @@ class Check(Strict):
         for number, step in enumerate(self.steps):
             where = f"steps[{number}]"
             if self.shared:
-                if step.kind not in ("send", "pipeline"):
+                if step.kind not in EXCHANGES:
                     raise ValueError(f"{where}: `{step.kind}` needs `instances` of the check's own")
                 if "at" in step.model_fields_set:
                     raise ValueError(f"{where}: `at` needs `instances` of the check's own")
@@ -247,7 +305,8 @@ def _named(step: Step) -> Iterator[str]:
         yield step.at
     if step.data is not None:
         yield step.data.of
-    for request in step.pipeline or [step.send or ()]:
+    asked = [step.probe.send or "", step.probe.path or "", *(step.probe.argv or ())] if step.probe is not None else []
+    for request in [*(step.pipeline or [step.send or ()]), asked]:
         for word in request:
             if isinstance(word, str):
                 yield from (found.group(2) for found in PEER.finditer(word))

@@ -171,8 +171,8 @@ class InstallOffer:
     """Of the package, below `base_url`."""
     key_url: str | None
     """Of the public key; None if nothing is signed."""
-    port: str = "9221"
-    """Of the first instance, where no package manager installs the server."""
+    port: str = ""
+    """Of the first instance, where no package manager installs the server; empty if the product has none."""
 
 
 class Format(Protocol):

@@ -84,9 +84,11 @@ class ProductPackage:
     variant: str = ""
     """The allocator, if it is not the image's default."""
     port: int = 0
-    """The usual one of an instance."""
+    """The usual one of an instance; 0 without a server."""
     debug: tuple[Entry, ...] = ()
     """`debug_entries`; without any there is no package of debug information."""
+    server: bool = True
+    """Whether it is a server, which has units and a user."""
 
     @property
     def top(self) -> str:
@@ -139,7 +141,7 @@ def assemble(package: ProductPackage, name: str) -> Assembly:
         PackingError: something cannot be written into a package, or the tree lacks what the package must have.
     """
     top, words = package.top, {"PRODUCT": package.about.name, "TOP": package.top}
-    files, system_files = _system_files(package, words)
+    files, system_files = _system_files(package, words) if package.server else ({}, ())
     entries = _marked(with_folders(package.tree, below=top), {f"{top}/{path}" for path in package.conf}, top)
     paths = {entry.path for entry in entries}
     for path in (*package.conf, *(f"utils/{file}" for file in GATE)):
@@ -147,7 +149,9 @@ def assemble(package: ProductPackage, name: str) -> Assembly:
             raise PackingError(f"{name}: the tree has no {path}", hint="the package would be of no use without it")
     files["doc/README"] = _readme(package, has_licences=f"{top}/{LICENCES}" in paths).encode()
     document = Entry(path=f"{DOCS}/{name}/README", source="made/doc/README", doc=True)
-    scripts = {moment: filled(ASSETS / f"scriptlet-{moment}.sh", words) for moment in MOMENTS}
+    # The others are about units and the user.
+    moments = MOMENTS if package.server else ("pre",)
+    scripts: dict[Moment, str] = {m: filled(ASSETS / f"scriptlet-{m}.sh", words) for m in moments}
     scripts["pre"] = scripts["pre"].replace(EMBEDDED, _embedded_gate(package.payload))
     return Assembly(entries=(*entries, *system_files, document), files=files, scripts=scripts)
 

@@ -59,16 +59,18 @@ def changes(work: Packing) -> tuple[ChangelogEntry, ...]:
 
 def describe(work: Packing) -> ProductPackage:
     """Return the description of the product's package."""
+    server = work.spec.product.server
     return ProductPackage(
         about=about(work),
         model=work.cell.model,
         target=work.cell.target,
         tree=work.entries(),
-        conf=(work.spec.product.server.conf.path,),
+        conf=(server.conf.path,) if server is not None and server.conf is not None else (),
+        server=server is not None,
         payload=work.rendered.contents,
         changes=changes(work),
         variant=work.variant,
-        port=work.spec.product.server.port,
+        port=0 if server is None else server.port,
         debug=work.debug(),
     )
 

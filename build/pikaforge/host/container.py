@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -25,12 +26,15 @@ from pikaforge.host.confinement import (
 )
 from pikaforge.host.connection import engine_errors, load_sdk
 from pikaforge.host.disk import full_disk_errors
+from pikaforge.host.job import OUTPUT_LIMIT, Executed
 
 if TYPE_CHECKING:
     from pikaforge.host.connection import Container
     from pikaforge.host.engine_calls import EngineCalls
 
 ROOT = "/forge"
+TRIES, PAUSE = 50, 0.1
+"""How often, and after how many seconds, the engine is asked again how a command has ended."""
 RUNNING = "running"
 """The state of a container that runs."""
 
@@ -77,9 +81,29 @@ class ContainerServer:
             if self._container.status == RUNNING:
                 raise
 
+    def execute(self, argv: Sequence[str], *, timeout: float) -> Executed:
+        program, *arguments = argv
+        # The engine's interface cannot end a command; the program of coreutils can.
+        bounded = ["timeout", "-k", "5", f"{timeout:g}", posixpath.join(ROOT, program), *arguments]
+        client = self._container.client
+        assert client is not None  # the engine has made it
+        api = client.api
+        output = bytearray()
+        with self._executing(argv, timeout):
+            started = api.exec_create(self._container.id, bounded, workdir=ROOT)["Id"]
+            for chunk in api.exec_start(started, stream=True):
+                output += chunk[: OUTPUT_LIMIT - len(output)]
+            for _ in range(TRIES):
+                # The engine may see the end of the output before that of the program.
+                status: int | None = api.exec_inspect(started)["ExitCode"]
+                if status is not None:
+                    return Executed(status=status, output=bytes(output))
+                process.pause(PAUSE)
+        raise HostError(f"the engine does not say how `{' '.join(argv)}` has ended")
+
     @engine_errors()
     def log_text(self) -> str:
-        return printed(self._container).decode("utf-8", "replace")
+        return printed(self._container, self._calls).decode("utf-8", "replace")
 
     @engine_errors()
     def restart(self) -> None:
@@ -111,22 +135,23 @@ class ContainerServer:
         # The engine's init is process 1. The server is its only child: programs that are executed here are none.
         return f"/proc/{self._execute('cat', '/proc/1/task/1/children').split()[0]}"
 
-    def _execute(self, *argv: str) -> str:
-        """Run a program in the container; return what it prints."""
+    @contextmanager
+    def _executing(self, argv: Sequence[str], seconds: float = 0.0) -> Iterator[None]:
+        """Have a limit for what runs in the container: the SDK reads what it prints without one."""
         from pikaforge.host.engine_calls import QUESTION  # noqa: PLC0415
 
-        said = f"`{' '.join(argv)}`"
-        # The server may have ended. The SDK reads what the program prints without a limit.
-        with (
-            engine_errors(f"{said} cannot be run in the container"),
-            self._calls.closing(),
-            self._calls.cut_after(QUESTION),
-        ):
+        what = f"`{' '.join(argv)}` cannot be run in the container"  # the server may have ended
+        with engine_errors(what), self._calls.closing(), self._calls.cut_after(seconds + QUESTION):
+            yield
+
+    def _execute(self, *argv: str) -> str:
+        """Run a program in the container; return what it prints."""
+        with self._executing(argv):
             # With its id, because the SDK gives no exit status of what it streams.
             client = self._container.client
             assert client is not None  # it has made the container
             api, id_ = client.api, client.api.exec_create(self._container.id, list(argv))["Id"]
-            output = whole(api.exec_start(id_, stream=True), FACTS_LIMIT, f"what {said} prints")
+            output = whole(api.exec_start(id_, stream=True), FACTS_LIMIT, f"what `{' '.join(argv)}` prints")
             status = api.exec_inspect(id_)["ExitCode"]
         if status != 0:
             said = " ".join(output.decode("utf-8", "replace").split())[:200]
@@ -134,9 +159,12 @@ class ContainerServer:
         return output.decode("utf-8", "replace")
 
 
-def printed(container: Container) -> bytes:
+def printed(container: Container, calls: EngineCalls) -> bytes:
     """Return what a container has printed so far, from its start, as far as that is read."""
-    return start_of(container.logs(stream=True, follow=False), SERVER_LOG_LIMIT)
+    from pikaforge.host.engine_calls import WORK  # noqa: PLC0415
+
+    with calls.closing(), calls.cut_after(WORK):
+        return start_of(container.logs(stream=True, follow=False), SERVER_LOG_LIMIT)
 
 
 def unpack(container: Container, folder: str, archive: Path | bytes, *, bare: bool, owner: int | None = None) -> None:

@@ -7,6 +7,7 @@ Containers are removed when their block is left. `sweep` removes what killed run
 from __future__ import annotations
 
 import contextlib
+import posixpath
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pikaforge.cpu import emulation
-from pikaforge.errors import SIGNAL_BASE, HostError
+from pikaforge.errors import HostError
 from pikaforge.host import confinement, machine, podman, replies, sweeping
 from pikaforge.host.confinement import FACTS_LIMIT, NOBODY, USUAL, Bounds
 from pikaforge.host.connection import LABEL, address, brief, engine_errors, engine_full, load_sdk
@@ -95,7 +96,7 @@ class DockerEngine(EngineImages):
         with self._container(label, image, argv, limits=limits, options=given) as container:
             container.start()
             container.wait()
-            return printed(container).decode("utf-8", "replace")
+            return printed(container, self._calls()).decode("utf-8", "replace")
 
     def _limits(self, image: str) -> Mapping[str, int]:
         """Return the limits of every container: no core files, and with podman what its machine allows.
@@ -331,12 +332,12 @@ class DockerEngine(EngineImages):
         """
         remote = self._remote_host()
         options: dict[str, object] = {
-            "ports": {f"{job.port}/tcp": None if remote else ("127.0.0.1", None)},
-            "network_mode": job.network or "bridge",
+            "ports": {f"{job.port}/tcp": None if remote else ("127.0.0.1", None)} if job.port else {},
+            "network_mode": job.network or ("bridge" if job.port else "none"),
         }
         if job.env:
             options["environment"] = dict(job.env)
-        argv = (f"{ROOT}/{job.argv[0]}", *job.argv[1:])
+        argv = (posixpath.join(ROOT, job.argv[0]), *job.argv[1:])
         limits = dict(self._limits(job.image))
         if job.open_files is not None:
             if self.facts().rootless and job.open_files > limits.get("nofile", job.open_files):
@@ -355,7 +356,7 @@ class DockerEngine(EngineImages):
             finally:
                 log = b""
                 with contextlib.suppress(Exception):
-                    log = printed(container)
+                    log = printed(container, self._calls())
                 with full_disk_errors(job.log.parent):
                     job.log.write_bytes(log)
 
@@ -385,8 +386,3 @@ class DockerEngine(EngineImages):
         finally:
             with contextlib.suppress(Exception):  # if the engine is gone, the next run removes it
                 made.remove()
-
-
-def signal_of(status: int) -> int:
-    """Return the signal of an exit status of 128 + N; 0 for others."""
-    return status - SIGNAL_BASE if SIGNAL_BASE < status < SIGNAL_BASE + 65 else 0

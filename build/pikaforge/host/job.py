@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,15 +70,32 @@ class JobResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Executed:
+    """A command that was run beside a server, and has ended."""
+
+    status: int
+    """Exit status; 128 + N for a death by signal N, `TIMED_OUT` if it did not end in time."""
+    output: bytes
+    """What it printed on standard output and error, `OUTPUT_LIMIT` bytes at most."""
+
+
+TIMED_OUT = 124
+"""The exit status of timeout(1)."""
+OUTPUT_LIMIT = 4 << 20
+"""Bytes of a command's output that are kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerJob:
-    """A server that is started, used over TCP, and stopped."""
+    """A server that is started, used over TCP, and stopped; without a port, a place for commands."""
 
     label: str
     image: str
     argv: tuple[str, ...]
-    """Program and arguments. The program's path, and paths in its configuration, are relative to the root."""
+    """Program and arguments. The program's path is relative to the root, unless it begins with a slash."""
     inputs: tuple[Input, ...]
     port: int
+    """Where it listens; 0 if it does not."""
     log: Path
     network: str = ""
     """The private network of `Engine.network` that it is in; "" for none."""
@@ -111,6 +128,17 @@ class RunningServer(Protocol):
 
     def signal(self, name: str) -> None:
         """Send a signal by its short name, `TERM`."""
+
+    def execute(self, argv: Sequence[str], *, timeout: float) -> Executed:
+        """Run a command where the server runs, as its user, in its root folder, and wait for its end.
+
+        Args:
+            argv: program, whose path is relative to the root unless it begins with a slash, and arguments.
+            timeout: seconds after which it is killed.
+
+        Raises:
+            HostError: it cannot be run there; the server may have ended.
+        """
 
     def log_text(self) -> str:
         """Return all that it has printed so far."""

@@ -17,7 +17,7 @@ import stat
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,17 @@ from pikaforge.host import compiler_cache, confinement, machine, process
 from pikaforge.host.archives import extract
 from pikaforge.host.confinement import FACTS_LIMIT, NOBODY, Abilities, OutputError
 from pikaforge.host.disk import HINT, full_disk_errors, refuse_full, said_in
-from pikaforge.host.job import CannotServe, Input, Job, JobResult, RunningServer, ServerJob
+from pikaforge.host.job import (
+    OUTPUT_LIMIT,
+    TIMED_OUT,
+    CannotServe,
+    Executed,
+    Input,
+    Job,
+    JobResult,
+    RunningServer,
+    ServerJob,
+)
 from pikaforge.host.logs import last_lines
 from pikaforge.host.run_id import RunId
 from pikaforge.host.text import ignore
@@ -160,11 +170,8 @@ class HostEngine:
                 argv = ("/bin/sh", "-c", LIMITED, str(job.open_files), *argv)
             job.log.write_bytes(b"")
             with _unprivileged(root, data) if job.unprivileged else contextlib.nullcontext() as user:
-                server = _LocalServer(
-                    job,
-                    root,
-                    lambda: self._child(argv, root, {**self._environment(root), **job.env}, job.log, user=user),
-                )
+                env = {**self._environment(root), **job.env}
+                server = _LocalServer(job, root, lambda: self._child(argv, root, env, job.log, user=user), env, user)
                 try:
                     server.restart()
                     yield server
@@ -277,8 +284,16 @@ def _unprivileged(root: Path, data: Path) -> Iterator[int | None]:
 class _LocalServer:
     """A server that is a child process."""
 
-    def __init__(self, job: ServerJob, root: Path, start: Callable[[], AbstractContextManager[process.Child]]) -> None:
+    def __init__(
+        self,
+        job: ServerJob,
+        root: Path,
+        start: Callable[[], AbstractContextManager[process.Child]],
+        env: Mapping[str, str],
+        user: int | None,
+    ) -> None:
         self.root = str(root)
+        self._env, self._user = env, user
         self.port = job.port
         self._job = job
         self._start = start
@@ -309,6 +324,16 @@ class _LocalServer:
 
     def signal(self, name: str) -> None:
         self._running().signal(signal.Signals[f"SIG{name}"])
+
+    def execute(self, argv: Sequence[str], *, timeout: float) -> Executed:
+        program, *arguments = argv
+        words = [str(Path(self.root) / program), *arguments]
+        status, output = process.bounded(
+            words, cwd=Path(self.root), env=self._env, user=self._user, timeout=timeout, limit=OUTPUT_LIMIT
+        )
+        if status is None:
+            return Executed(status=TIMED_OUT, output=output)
+        return Executed(status=SIGNAL_BASE - status if status < 0 else status, output=output)
 
     def log_text(self) -> str:
         return self._job.log.read_text(encoding="utf-8", errors="replace")

@@ -228,6 +228,57 @@ def child(
         started.kill_group()
 
 
+LATE = 5.0
+"""Seconds for the rest of an output. A program that has left its group may keep it open for ever."""
+
+
+def bounded(
+    argv: Argv, *, cwd: Path, env: Mapping[str, str], user: int | None, timeout: float, limit: int
+) -> tuple[int | None, bytes]:
+    """Run a program to its end, with bounds for its time and for what is kept of its output.
+
+    Args:
+        argv: program and arguments.
+        cwd: its working folder.
+        env: its whole environment.
+        user: user and group that it runs as; only root can change them.
+        timeout: seconds after which it is killed, with all that it has started.
+        limit: bytes of standard output and error that are kept.
+
+    Returns:
+        Its exit status, negative N if signal N killed it, None if it was killed here; and what it has printed.
+
+    Raises:
+        HostError: it cannot be started.
+    """
+    reading, writing = os.pipe()
+    kept = bytearray()
+
+    def keep() -> None:
+        with os.fdopen(reading, "rb", buffering=0) as stream:
+            while block := stream.read(1 << 16):
+                kept.extend(block[: limit - len(kept)])
+
+    reader = threading.Thread(target=keep, daemon=True)
+    reader.start()
+    with os.fdopen(writing, "wb") as output, child(argv, cwd=cwd, env=env, output=output, user=user) as started:
+        output.close()  # else the end is never read
+        with _known(started.pid):
+            status = started.wait(timeout)
+    reader.join(LATE)
+    return status, bytes(kept)
+
+
+@contextmanager
+def _known(pid: int) -> Iterator[None]:
+    """Let `end_all` find a program."""
+    _running.add(pid)
+    try:
+        yield
+    finally:
+        _running.discard(pid)
+
+
 def resources(status: str) -> dict[str, int]:
     """Return `threads` and `rss_kib` of a text of /proc/PID/status."""
     values = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)

@@ -56,6 +56,8 @@ class NodeOutcome:
         if self.result is not None:
             return self.result.read(model)
         found = self.error.failure.facts if isinstance(self.error, StageError) else None
+        if found is None and self.error is not None:
+            found = self.error.facts
         return found if isinstance(found, model) else None
 
 

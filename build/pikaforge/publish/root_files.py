@@ -52,6 +52,7 @@ def _offer(catalogue: Catalogue, spec: Spec, image: str, *, model: str | None, *
         base_url=catalogue.url,
         path=given["path"],
         key_url=f"{catalogue.url}/{catalogue.key.path}" if catalogue.key else None,
+        port=str(spec.product.server.port) if spec.product.server is not None else "",
     )
 
 

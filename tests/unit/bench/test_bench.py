@@ -14,7 +14,7 @@ import pytest
 from pikaforge.bench.histogram import Histogram, bounds, bucket
 from pikaforge.bench.load import Interval, Samples
 from pikaforge.bench.summary import METRICS, NO_FIGURE, Comparison, LoadRun, compare
-from pikaforge.bench.worker import Failure, replies
+from pikaforge.bench.worker import REPLY_LIMIT, Failure, replies
 from pikaforge.bench.workload import RECENT, Requests, Workload, key_table
 from pikaforge.errors import ConfigError
 
@@ -216,10 +216,18 @@ def test_the_first_error_is_told_with_its_place() -> None:
     assert replies(b"-ERR n", 9) == (0, 0, None), "an error that is not whole is not one yet"
 
 
-@pytest.mark.parametrize("data", [b"HTTP/1.1 400 Bad Request\r\n", b"$x\r\n", b"+OK\r\n\r\n", b"*2\r\n:1\r\nx"])
+@pytest.mark.parametrize(
+    "data", [b"HTTP/1.1 400 Bad Request\r\n", b"$x\r\n", b"+OK\r\n\r\n", b"*2\r\n:1\r\nx", b"*1\r\n" * 9999]
+)
 def test_what_is_not_the_protocol_is_told(data: bytes) -> None:
     with pytest.raises(Failure, match="no reply of the protocol"):
         replies(data, 9)
+
+
+def test_a_reply_without_end_is_refused() -> None:
+    assert replies(b"$9000000000\r\n" + b"x" * 1000, 9) == (0, 0, None), "there may be more to come"
+    with pytest.raises(Failure, match="longer than 16 MiB"):
+        replies(b"$9000000000\r\n" + b"x" * REPLY_LIMIT, 9)
 
 
 # -- comparison --

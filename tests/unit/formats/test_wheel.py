@@ -6,6 +6,7 @@ import ast
 import base64
 import csv
 import errno
+import fcntl
 import hashlib
 import importlib.util
 import io
@@ -28,7 +29,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 from unit import artifacts
 from unit.artifacts import claimed
-from unit.helpers import make_spec, refusal
+from unit.helpers import WITHOUT_SERVER, make_spec, refusal
 
 from pikaforge.config.product import Product
 from pikaforge.errors import ForgeError
@@ -51,8 +52,8 @@ OLDEST_TAGS = "manylinux_2_17_x86_64.manylinux2014_x86_64"
 COMMAND = ("__init__.py", "__main__.py", "base.py", "cli.py", "configuration.py", "deploy.py")
 """Files of the command."""
 OLD_PYTHON = {
-    "argparse", "collections", "hashlib", "json", "os", "pathlib", "re", "resource", "shutil", "signal", "subprocess",
-    "sys", "tempfile", "typing",
+    "argparse", "collections", "contextlib", "fcntl", "hashlib", "json", "os", "pathlib", "re", "resource", "shutil",
+    "signal", "subprocess", "sys", "tempfile", "typing",
 }  # fmt: skip
 """What the command may import: in the standard library of 3.6."""
 
@@ -62,8 +63,8 @@ def make_manifest(**changes: Any) -> dict[str, Any]:
     return artifacts.make_manifest(**{"audit": audit, "source_date_epoch": EPOCH, **changes})
 
 
-def make_files(**changes: Any) -> dict[str, bytes]:
-    rendered = payload.render(PRODUCT, model="R620", target="sandybridge", image="debian12", features=("lm",))
+def make_files(product: Product = PRODUCT, **changes: Any) -> dict[str, bytes]:
+    rendered = payload.render(product, model="R620", target="sandybridge", image="debian12", features=("lm",))
     return {
         **rendered.contents,
         "bin/demo": b"\x7fELF program",
@@ -170,9 +171,14 @@ class TestNames:
         ],
     )
     def test_the_project_and_its_package(self, product: str, project: str, package: str) -> None:
-        assert wheel_version.distribution(product) == project == canonicalize_name(project)
-        assert wheel_version.module(product) == package
+        described = make_spec(product__name=product).product
+        assert wheel_version.distribution(described) == project == canonicalize_name(project)
+        assert wheel_version.module(described) == package
         assert package.isidentifier()
+
+    def test_what_is_no_server_is_not_called_one(self) -> None:
+        tools = make_spec(**WITHOUT_SERVER).product
+        assert (wheel_version.distribution(tools), wheel_version.module(tools)) == ("demo-tools", "demo_tools")
 
     @pytest.mark.parametrize(
         ("versions", "tags"),
@@ -455,7 +461,7 @@ class Installed:
 
     def __init__(self, site: Path, cli: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
         self.site = site
-        self.tree = site / "demo_server" / "tree"
+        self.tree = Path(str(cli.__file__)).parent / "tree"
         self.cli: Any = cli
         self.calls: list[list[str]] = []
         self.statuses: list[int] = []
@@ -499,21 +505,21 @@ class Installed:
         return self.link.parent / f"demo-1.0+r620.debian12-{about['build']}"
 
 
-Install = Callable[[Path, str], Installed]
+Install = Callable[..., Installed]
 
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Unpack a wheel as pip does: what is executable remains so, other modes are the umask's."""
 
-    def unpack(tarball: Path, name: str) -> Installed:
+    def unpack(tarball: Path, name: str, product: Product = PRODUCT) -> Installed:
         site = tmp_path / name
-        for path, (mode, content) in opened(build(tarball).content).items():
+        for path, (mode, content) in opened(build(tarball, product).content).items():
             file = site / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
             file.chmod(0o775 if mode & 0o111 else 0o664)
-        folder, package = site / "demo_server", f"forge_{name}"
+        folder, package = site / wheel_version.module(product), f"forge_{name}"
         spec = importlib.util.spec_from_file_location(
             package, folder / "__init__.py", submodule_search_locations=[str(folder)]
         )
@@ -566,6 +572,55 @@ class TestCommand:
     def test_check_cpu_is_the_gate(self, installed: Installed) -> None:
         argv = installed.become("check-cpu", "--cpuinfo", "-", "--help")
         assert argv == ["/bin/sh", str(installed.tree / "utils/cpu-gate.sh"), "--cpuinfo", "-", "--help"]
+
+
+class TestWithoutServer:
+    @pytest.fixture
+    def tools(self, install: Install, tmp_path: Path) -> Installed:
+        product = make_spec(**WITHOUT_SERVER).product
+        tarball = write_tarball(tmp_path / "tools.tar.gz", make_files(product))
+        assert build(tarball, product).name.startswith("demo_tools-1.0+")
+        return install(tarball, "tools", product)
+
+    def test_it_tells_where_its_files_are(self, tools: Installed, capsys: pytest.CaptureFixture[str]) -> None:
+        assert tools("path") == 0
+        assert capsys.readouterr().out == f"{tools.tree}\n"
+        assert tools("--help") == 0
+        said = capsys.readouterr().out
+        assert said.startswith("usage: demo-tools check-cpu")
+        assert "run" not in said.replace("can run", "")
+        assert "deploy" not in said
+
+    @pytest.mark.parametrize("words", [("run",), ("deploy", "7000", "/data")])
+    def test_there_is_nothing_to_run_or_to_deploy(
+        self, tools: Installed, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+    ) -> None:
+        assert tools(*words) == 2
+        assert "demo-tools: error: demo has no server\n" in capsys.readouterr().err
+
+    def test_its_description_has_no_commands_of_a_server(self) -> None:
+        said = wheel.metadata(claimed(audit__symbol_versions={"GLIBC": "2.34"}), make_spec(**WITHOUT_SERVER).product)
+        assert ("demo-tools path" in said, "deploy" in said) == (True, False)
+        said = wheel.metadata(claimed(audit__symbol_versions={"GLIBC": "2.34"}), PRODUCT)
+        assert ("demo-server path" in said, "demo-server deploy 7000 BASE" in said) == (False, True)
+
+
+class TestWithoutConf:
+    @pytest.fixture
+    def bare(self, install: Install, tmp_path: Path) -> Installed:
+        command = ["bin/demo", "-p", "{port}", "-d", "{data}"]
+        product = make_spec(product__server__conf=None, product__server__command=command).product
+        return install(write_tarball(tmp_path / "bare.tar.gz", make_files(product)), "bare", product)
+
+    def test_it_becomes_the_server(self, bare: Installed, tmp_path: Path) -> None:
+        argv = bare.become("run", "--port", "7100", "--data", "d", "--", "-v")
+        assert argv == [str(bare.tree / "bin/demo"), "-p", "7100", "-d", str(tmp_path / "d"), "-v"]
+        assert [path.name for path in (tmp_path / "d").rglob("*")] == ["conf"]
+        assert bare.become("run", "--port", "7200", "--data", "d")[2] == "7200", "nothing else says the port"
+
+    def test_it_takes_no_configuration(self, bare: Installed, capsys: pytest.CaptureFixture[str]) -> None:
+        assert bare("run", "--conf", "x.conf") == 2
+        assert "--conf has no effect: the server has no configuration file" in capsys.readouterr().err
 
 
 class TestRun:
@@ -787,6 +842,36 @@ class TestDeploy:
         assert installed.deploy() == 1
         assert f"{installed.link} is there, and is no link" in capsys.readouterr().err
         assert installed.calls == []
+
+    def test_what_a_killed_deployment_has_left_is_removed(self, installed: Installed) -> None:
+        folder = installed.link.parent
+        folder.mkdir()
+        left = (".demo-0.9-0123456789ab.abcdef_1", f".{installed.build.name}.12345678")
+        kept = (".demo-1", ".demo-data.old", ".demo-backup.20261126", "demo-0.9-0123456789ab")
+        for name in (*left, *kept):
+            (folder / name / "bin").mkdir(parents=True)
+            (folder / name / "bin/demo").touch()
+        (folder / ".demo.4711").symlink_to("demo-0.9-0123456789ab")
+        (folder / ".demo.conf").touch()
+        assert installed.deploy() == 0
+        names = {path.name for path in folder.iterdir()}
+        assert names == {"demo", installed.build.name, ".demo.conf", *kept}
+
+    def test_two_deployments_wait_for_each_other(
+        self, installed: Installed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        installed.link.parent.mkdir()
+        real, other = fcntl.flock, os.open(installed.link.parent, os.O_RDONLY)
+        real(other, fcntl.LOCK_EX)
+
+        def flock(descriptor: int, kind: int) -> None:
+            if kind == fcntl.LOCK_EX:
+                os.close(other)  # the other one ends
+            real(descriptor, kind)
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+        assert installed.deploy() == 0
+        assert f"deploy: waits for another deployment in {installed.link.parent}\n" in capsys.readouterr().err
 
     def test_a_link_that_it_has_not_made(self, installed: Installed, capsys: pytest.CaptureFixture[str]) -> None:
         """Such as that to another disk, through which a system package has its files."""

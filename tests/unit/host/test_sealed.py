@@ -39,7 +39,7 @@ def _inet() -> None:
         (_unix, "socket.connect"),
         (_inet, "socket.connect"),
         (lambda: socket.create_connection(("127.0.0.1", 1)), "socket.create_connection"),
-        (lambda: Connection("127.0.0.1", 1), "socket.getaddrinfo"),
+        (lambda: Connection("127.0.0.1", 1), "socket.create_connection"),
         (_engine, "docker.from_env"),
         (lambda: DockerEngine().verify(), "docker.from_env"),
     ],

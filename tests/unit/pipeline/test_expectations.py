@@ -12,7 +12,9 @@ import yaml
 from pikaforge.config.smoke_checks import Check, Step
 from pikaforge.pipeline.smoke import expectations
 from pikaforge.pipeline.smoke.expectations import run_check, run_step, show
-from pikaforge.pipeline.smoke.resp import Closed, ErrorReply, Reply
+from pikaforge.pipeline.smoke.resp import ErrorReply, Reply
+from pikaforge.pipeline.smoke.session import Session
+from pikaforge.pipeline.smoke.wire import Closed, NoConnection
 
 
 def _tupled(value: Any) -> Any:
@@ -39,15 +41,17 @@ class FakeConnection:
             raise packet
         return list(packet)
 
-    def __enter__(self) -> FakeConnection:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.closed += 1
+
+    @property
+    def session(self) -> Session:
+        """A session with this connection."""
+        return Session(lambda: self)  # type: ignore[arg-type,return-value]
 
 
 def _run(text: str, *packets: Sequence[Reply] | Exception) -> str:
-    return run_step(_step(text), FakeConnection(*packets))  # type: ignore[arg-type]
+    return run_step(_step(text), FakeConnection(*packets).session)
 
 
 HOLDS: list[tuple[str, Reply]] = [
@@ -112,7 +116,7 @@ def test_what_does_not_hold_is_told_as_it_was(text: str, reply: Reply, exchange_
 def test_a_pipeline_is_one_packet_and_its_replies_are_one_list() -> None:
     step = _step("{pipeline: [[SET, k, '1'], [GET, k], [PING]], expect: [OK, '1', PONG]}")
     connection = FakeConnection(["OK", "1", "PONG"])
-    assert run_step(step, connection) == ""  # type: ignore[arg-type]
+    assert run_step(step, connection.session) == ""
     assert connection.sent == [[["SET", "k", "1"], ["GET", "k"], ["PING"]]]
     assert _run("{pipeline: [[SET, k, 1], [PING]], expect: [OK, PONG]}", ["OK", ErrorReply("no")]) == (
         "sent SET k 1 | PING; wanted ['OK', 'PONG']; got ['OK', (error) no]"
@@ -139,7 +143,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_a_step_with_within_is_asked_again(clock: list[float]) -> None:
     connection = FakeConnection(["Yes"], ["Yes"], ["No"])
-    assert run_step(_step("{send: [INFO], expect: 'No', within: 10}"), connection) == ""  # type: ignore[arg-type]
+    assert run_step(_step("{send: [INFO], expect: 'No', within: 10}"), connection.session) == ""
     assert len(connection.sent) == 3
     assert clock[0] == pytest.approx(100 + 2 * expectations.POLL)
 
@@ -153,7 +157,7 @@ def test_a_step_with_within_gives_up(clock: list[float]) -> None:
 
 def test_a_step_without_within_is_asked_once(clock: list[float]) -> None:
     connection = FakeConnection(["x"], ["y"])
-    assert run_step(_step("{send: [A], expect: y}"), connection) != ""  # type: ignore[arg-type]
+    assert run_step(_step("{send: [A], expect: y}"), connection.session) != ""
     assert len(connection.sent) == 1
 
 
@@ -166,7 +170,7 @@ def _check(*steps: str, why: str = "") -> Check:
 
 def test_a_check_that_passes() -> None:
     connection = FakeConnection(["OK"], ["v"])
-    outcome = run_check(_check("{send: [SET, k, v], expect: OK}", "{send: [GET, k], expect: v}"), lambda: connection)  # type: ignore[arg-type,return-value]
+    outcome = run_check(_check("{send: [SET, k, v], expect: OK}", "{send: [GET, k], expect: v}"), connection.session)
     assert (outcome.name, outcome.passed, outcome.detail) == ("name", True, "")
     assert (len(connection.sent), connection.closed) == (2, 1)
 
@@ -174,7 +178,7 @@ def test_a_check_that_passes() -> None:
 def test_a_check_ends_at_its_first_failure() -> None:
     connection = FakeConnection(["OK"], ["w"], ["OK"])
     steps = ("{send: [SET, k, v], expect: OK}", "{send: [GET, k], expect: v}", "{send: [DEL, k], expect: OK}")
-    outcome = run_check(_check(*steps, why="#990"), lambda: connection)  # type: ignore[arg-type,return-value]
+    outcome = run_check(_check(*steps, why="#990"), connection.session)
     assert not outcome.passed
     assert outcome.detail == "step 2: sent GET k; wanted 'v'; got 'w' (#990)"
     assert (len(connection.sent), connection.closed) == (2, 1)
@@ -183,15 +187,17 @@ def test_a_check_ends_at_its_first_failure() -> None:
 def test_a_server_that_goes_away_is_told_with_what_was_sent() -> None:
     connection = FakeConnection(["OK"], Closed("Connection closed by server."))
     steps = ("{send: [A], expect: OK}", "{pipeline: [[B, 1], [C]], expect: [x, y], within: 5}")
-    outcome = run_check(_check(*steps), lambda: connection)  # type: ignore[arg-type,return-value]
-    assert outcome.detail == ("step 2: sent B 1 | C; wanted ['x', 'y']; got no reply: Connection closed by server.")
+    outcome = run_check(_check(*steps), connection.session)
+    assert outcome.detail == (
+        "step 2: sent B 1 | C; wanted ['x', 'y'] within 5 s; got no reply: Connection closed by server."
+    )
 
 
 def test_a_server_that_is_not_there() -> None:
     def refuse() -> Any:
-        raise Closed("Error 111 connecting to 127.0.0.1:7000")
+        raise NoConnection("Error 111 connecting to 127.0.0.1:7000")
 
-    outcome = run_check(_check("{send: [A], expect: OK}", why="#1"), refuse)
+    outcome = run_check(_check("{send: [A], expect: OK}", why="#1"), Session(refuse))
     assert (outcome.passed, outcome.detail) == (False, "no connection: Error 111 connecting to 127.0.0.1:7000 (#1)")
 
 

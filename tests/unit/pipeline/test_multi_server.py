@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from described import server_of
 from unit.cell_results import IMAGE
 from unit.cell_results import result as stage_result
 from unit.helpers import Ending, FakeEngine, make_spec, members, refusal, tar_of, the_cell
@@ -20,15 +21,16 @@ from unit.helpers import Ending, FakeEngine, make_spec, members, refusal, tar_of
 from pikaforge.config.smoke_checks import Check
 from pikaforge.cpu import emulation
 from pikaforge.cpu.microarch import features
-from pikaforge.errors import ConfigError, StageError
+from pikaforge.errors import ConfigError, HostError, StageError
 from pikaforge.host.confinement import NOBODY
-from pikaforge.host.job import CannotServe, Input, RunningServer, ServerJob
+from pikaforge.host.job import CannotServe, Executed, Input, RunningServer, ServerJob
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.smoke import multi_server, smoke
 from pikaforge.pipeline.smoke.multi_server import CheckVerdict, run_multi_server_check
 from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord
-from pikaforge.pipeline.smoke.resp import Closed, Connection, ErrorReply, Reply
+from pikaforge.pipeline.smoke.resp import Connection, ErrorReply, Reply
 from pikaforge.pipeline.smoke.server import ServerPlace
+from pikaforge.pipeline.smoke.wire import Closed
 
 
 def make_check(text: str) -> Check:
@@ -74,6 +76,11 @@ class Memory:
             self.ended = 128 + signal.SIGKILL if name == "KILL" else self.at_term
             for key in sorted(self.data)[: self.forgets]:
                 del self.data[key]
+
+    def execute(self, argv: Sequence[str], *, timeout: float) -> Executed:
+        if self.ended is not None:
+            raise HostError("it cannot be run in the container")
+        return Executed(status=0, output=f"{self.name} ran {' '.join(argv)}".encode())
 
     def log_text(self) -> str:
         return self.log
@@ -182,7 +189,7 @@ def place(site: Site, tmp_path: Path) -> ServerPlace:
 
     return ServerPlace(
         engine=site,
-        server=make_spec(product__server__within=0.05).product.server,
+        server=server_of(make_spec(product__server__within=0.05).product),
         image="image:runtime",
         stem="smoke",
         group="debian12-sandybridge-none",
@@ -793,3 +800,42 @@ def test_the_key_follows_the_checks_for_its_allocator_alone() -> None:
     assert smoke.material(with_all, allocator="gperftools") != smoke.material(without, allocator="gperftools")
     kinds = {str(smoke.material(make_spec(), allocator=kind)) for kind in ("none", "system", "gperftools")}
     assert len(kinds) == 3, "what the built-in check wants is another thing for each"
+
+
+# ---- probes
+
+
+def test_a_probe_asks_an_instance_and_may_name_another(place: ServerPlace) -> None:
+    text = """
+    instances: {main: {}, second: {}}
+    steps:
+    - {start: main}
+    - {start: second}
+    - at: second
+      probe: {kind: command, argv: [bin/demo, "{ip:main}:{port:main}", "{data}", "{port}"], match: "second ran"}
+    """
+    assert judge(place, text).record.passed
+    probe = "tree/bin/demo 10.0.0.4:7000 /forge/data 7000"
+    assert detail(place, text.replace("second ran", "nothing")).endswith(f"got the output 'second ran {probe}'")
+
+
+def test_a_probe_of_a_server_that_has_ended(place: ServerPlace, site: Site) -> None:
+    text = """
+    instances: {main: {}}
+    steps:
+    - {start: main}
+    - {send: [SET, poison, v], expect: OK}
+    """
+    assert "has ended: killed by SIGSEGV" in detail(place, text)
+    text = text.replace("{send: [SET, poison, v], expect: OK}", "{stop: main}\n    - {probe: {kind: tcp}}")
+    assert detail(place, text) == "step 3: the server main is not running: it takes a `start` step first"
+
+
+def test_a_server_without_a_configuration_file_has_none(place: ServerPlace, site: Site) -> None:
+    server = server_of(
+        make_spec(product__server__conf=None, product__server__command=["bin/demo", "-p", "{port}"]).product
+    )
+    bare = replace(place, server=server, conf="")
+    assert judge(bare, "{instances: {main: {}}, steps: [{start: main}]}").record.passed
+    assert [item.folder for item in site.served[0].inputs] == ["tree"]
+    assert site.served[0].argv == ("tree/bin/demo", "-p", "7000")

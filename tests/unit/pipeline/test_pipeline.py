@@ -33,6 +33,7 @@ from pikaforge.pipeline.package import CellResults
 from pikaforge.pipeline.pipeline import WORKERS, Events, NodeOutcome, Pipeline, Report, View
 from pikaforge.pipeline.smoke import smoke
 from pikaforge.pipeline.smoke.record import SmokeFacts
+from pikaforge.pipeline.source.facts import PatchFacts, SeriesFacts, SourceFacts
 from pikaforge.pipeline.source.origin import Origin
 from pikaforge.pipeline.stage import Material, Request
 from pikaforge.plan.plan import Node, Plan, expand
@@ -780,3 +781,18 @@ def test_two_runs_make_what_both_need_once(
     made = Counter([*first.made, *second.made])
     assert set(made.values()) == {1}
     assert set(made) == {each.id for each in plan.nodes}
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_facts_of_a_node_that_failed(plan: Plan, own: bool) -> None:
+    """A failure has facts of its own, or an error of any kind those that were found out before."""
+    first = SeriesFacts(patches=())
+    second = SeriesFacts(patches=(PatchFacts(name="x", sha256="0" * 64, state="applied"),))
+    error: ForgeError = HostError("out of reach")
+    if own:
+        error = StageError("it says no", StageFailure(stage="source", label="x", facts=first))
+    outcome = NodeOutcome(node=plan.nodes[0], status="failed", error=error)
+    assert outcome.facts(SeriesFacts) == (first if own else None)
+    error.facts = second
+    assert outcome.facts(SeriesFacts) == (first if own else second)
+    assert outcome.facts(SourceFacts) is None

@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 from unit.cell_results import IMAGE
 from unit.cell_results import result as stage_result
-from unit.helpers import Ending, FakeEngine, make_spec, members, tar_of, the_cell
+from unit.helpers import WITHOUT_SERVER, Ending, FakeEngine, make_spec, members, tar_of, the_cell
 
 from pikaforge.config.product import Conf
 from pikaforge.errors import EXIT_STAGE, HostError, StageError
+from pikaforge.host.job import Executed
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.smoke import smoke
+from pikaforge.pipeline.smoke.endings import describe_end
 from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord
-from pikaforge.pipeline.smoke.resp import Closed, ErrorReply, Reply
-from pikaforge.pipeline.smoke.server import describe_end, settle
+from pikaforge.pipeline.smoke.resp import ErrorReply, Reply
+from pikaforge.pipeline.smoke.server import settle
+from pikaforge.pipeline.smoke.wire import Closed, Garbled
 
 CELL = "R620-debian12-none"
 GROUP = "debian12-sandybridge-none"
@@ -109,10 +112,7 @@ class Wire:
             replies.append(reply)
         return replies
 
-    def __enter__(self) -> Wire:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         pass
 
 
@@ -437,3 +437,130 @@ def test_under_emulation_the_emulator_is_what_runs(run: Callable[..., Result], f
     assert [check.name for check in run(emulator=True).read(SmokeFacts).checks] == [
         "version", "start", "ping", "info", "stop",
     ]  # fmt: skip
+
+
+# ---- servers without a configuration file, and products without a server
+
+
+def test_a_server_without_a_configuration_file(run: Callable[..., Result], fake: FakeEngine) -> None:
+    run(product__server__conf=None, product__server__command=["bin/demo", "-p", "{port}", "-d", "{data}"])
+    [served] = fake.served
+    assert served.argv == ("tree/bin/demo", "-p", "7000", "-d", "/forge/data")
+    assert [item.folder for item in served.inputs] == ["tree"]
+
+
+def test_a_server_that_refuses_to_serve_as_root(run: Callable[..., Result], fake: FakeEngine) -> None:
+    run(product__server__unprivileged=True)
+    assert [job.unprivileged for job in fake.served] == [True]
+
+
+def test_a_server_that_speaks_something_else_is_not_waited_for(
+    run: Callable[..., Result], fake: FakeEngine, wire: Wire
+) -> None:
+    wire.replies["PING"] = Garbled("what came is no RESP: 'ERROR'")
+    fake.server.statuses = [None]
+    error = _failure(run)
+    assert error.message == ("the server does not speak what `server.ready` says (resp): what came is no RESP: 'ERROR'")
+
+
+def _tool(*argvs: list[str], **more: Any) -> dict[str, Any]:
+    """Changes that make the demo a tool with a check of commands."""
+    steps = [{"probe": {"kind": "command", "argv": argv, **more}} for argv in argvs]
+    return {**WITHOUT_SERVER, "product__smoke": [{"check": "tool", "steps": steps}]}
+
+
+@pytest.fixture
+def run_tool(workspace: Workspace, fake: FakeEngine) -> Callable[..., Result]:
+    """Run the stage for a product without a server."""
+
+    def run(*, emulator: bool = False, **changes: Any) -> Result:
+        spec = make_spec(**{**_tool(["bin/demo", "-v"]), **changes})
+        with workspace.store.scratch() as scratch:
+            (scratch / "tree.tar").write_bytes(tar_of({"bin/demo": "x"}))
+            made = {"tree.tar": scratch / "tree.tar"}
+            compiled = workspace.store.put("compile", "0" * 32, identity="i", facts={}, files=made)
+        (workspace.base / "qemu").write_text("an emulator")
+        qemu = {"qemu-x86_64": workspace.base / "qemu"}
+        made_of = Result(stage="image", key="k", identity="e", facts={}, files=qemu) if emulator else None
+        image = stage_result("image", IMAGE)
+        return smoke.make(workspace, spec, the_cell(spec, CELL), compiled, image, key="1" * 32, emulator=made_of)
+
+    return run
+
+
+def test_the_commands_of_a_product_without_a_server_share_a_place(
+    run_tool: Callable[..., Result], fake: FakeEngine
+) -> None:
+    facts = run_tool(**_tool(["bin/demo", "{data}/x"], ["bin/demo", "{tree}/bin/demo"], match="demo")).read(SmokeFacts)
+    assert ([check.name for check in facts.checks], facts.tried) == (["tool"], "sandybridge")
+    [held] = fake.served
+    assert (held.port, held.image, held.argv[0]) == (0, IMAGE.runtime, "/bin/sleep")
+    assert fake.jobs == []
+    assert fake.server.commands == [
+        ("tree/bin/demo", "/forge/data/x"),
+        ("tree/bin/demo", "/forge/tree/bin/demo"),
+    ]
+
+
+def test_commands_run_under_emulation_too(run_tool: Callable[..., Result], fake: FakeEngine) -> None:
+    facts = run_tool(emulator=True).read(SmokeFacts)
+    assert [[check.name for check in way.checks] for way in (facts.native, facts.emulated)] == [["tool"]] * 2
+    native, emulated = fake.server.commands
+    assert native == ("tree/bin/demo", "-v")
+    assert emulated == ("emulator/qemu-x86_64", "-cpu", "SandyBridge", "/forge/tree/bin/demo", "-v")
+
+
+@pytest.mark.parametrize(
+    ("done", "detail"),
+    [
+        (Executed(status=0, output=b"demo 2.0\n"), r"the output 'demo 2.0\n'"),
+        (Executed(status=1, output=b"no\n"), r"exit status 1; it printed 'no\n'"),
+        (Executed(status=124, output=b""), "exit status 124 (it did not end in time); it printed ''"),
+        (
+            Executed(status=128 + signal.SIGILL, output=b"\x80\x1b[2J"),
+            (
+                "killed by SIGILL (illegal instruction: built for a CPU that this one is not); "
+                r"it printed '\\x80\x1b[2J'"
+            ),
+        ),
+    ],
+)
+def test_a_command_that_goes_wrong(
+    run_tool: Callable[..., Result], fake: FakeEngine, done: Executed, detail: str
+) -> None:
+    fake.server.executed = [done]
+    error = _failure(run_tool, **_tool(["bin/demo", "-v"], match="demo 1"))
+    assert error.message == "1 of 1 smoke checks failed: tool"
+    assert error.failure.findings == (
+        f"check tool: step 1: ran bin/demo -v; wanted exit status 0 and a match of 'demo 1'; got {detail}",
+    )
+
+
+def test_a_command_that_must_fail(run_tool: Callable[..., Result], fake: FakeEngine) -> None:
+    fake.server.executed = [Executed(status=44, output=b"no such thing")]
+    assert run_tool(**_tool(["bin/demo", "x"], status=44, match="no such")).read(SmokeFacts).checks[0].passed
+
+
+@pytest.mark.parametrize(("ended", "kind"), [(137, StageError), (None, HostError)])
+def test_a_command_that_cannot_be_run(
+    run_tool: Callable[..., Result],
+    fake: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    ended: int | None,
+    kind: type[Exception],
+) -> None:
+    """If what it would run in is still there, the engine is at fault, and not the product."""
+
+    def refuse(argv: Sequence[str], *, timeout: float) -> Executed:
+        raise HostError("it cannot be run in the container")
+
+    monkeypatch.setattr(fake.server, "execute", refuse)
+    fake.server.statuses = [ended]
+    with pytest.raises(kind):
+        run_tool()
+
+
+def test_the_key_follows_the_kind_of_probe() -> None:
+    tools = [make_spec(**_tool(["bin/demo", word])) for word in ("-v", "-h")]
+    keys = [smoke.material(spec) for spec in (make_spec(), *tools)]
+    assert keys[0] != keys[1] != keys[2]

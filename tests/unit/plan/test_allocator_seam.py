@@ -61,6 +61,7 @@ class Bump:
     )
     scripts = ("bump.sh", "cc")
     licence = "0BSD"
+    other_licences: Mapping[str, str] = {}
     url = "https://example.org/bump"
 
     def check(self, entry: Allocator) -> None:

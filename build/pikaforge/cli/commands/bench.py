@@ -12,6 +12,7 @@ from pikaforge.bench.workload import Workload
 from pikaforge.cli import output
 from pikaforge.cli.commands.build import refuse_early, refuse_problems, status
 from pikaforge.cli.context import Context
+from pikaforge.config.product import Server
 from pikaforge.cpu import emulation
 from pikaforge.errors import EXIT_DONE, ConfigError, HostError, StageError, StageFailure
 from pikaforge.host.job import Input, RunningServer
@@ -47,6 +48,7 @@ def bench(context: Context) -> int:
     if arguments.seconds < 2 * INTERVAL:
         message = f"{arguments.seconds:g} s are too short to measure"
         raise ConfigError(message, where="--seconds", hint=f"at least {2 * INTERVAL:g}; 30 gives useful figures")
+    _server(context)
     cells = _cells(context)
     refuse_problems(cells)
     refuse_early(context, cells)
@@ -120,10 +122,23 @@ def _result(done: Report, node: str) -> Result:
     return result
 
 
+def _server(context: Context) -> Server:
+    """Return the product's server; raise ConfigError if it cannot be measured."""
+    product = context.spec.product
+    if product.server is None:
+        raise ConfigError(f"{product.name} has no server that could be measured", where="product")
+    if not product.speaks_resp:
+        raise ConfigError(
+            f"a load is requests in RESP, and {product.name} is asked by {product.server.ready.kind}",
+            where="product.server.ready",
+        )
+    return product.server
+
+
 def _run(context: Context, workspace: Workspace, cell: Cell, done: Report, workload: Workload) -> load.Samples:
     """Start a server with empty data, and put the load on it."""
     compiled, image = _result(done, f"compile:{cell.group}"), _result(done, f"image:{cell.image}")
-    server, runtime = context.spec.product.server, image.read(ImageStageFacts).runtime
+    server, runtime = _server(context), image.read(ImageStageFacts).runtime
     _refuse_lacking([cell], workspace.engine.cpu_flags(runtime))
     tree = compiled.files["tree.tar"]
     place = ServerPlace(
@@ -133,7 +148,7 @@ def _run(context: Context, workspace: Workspace, cell: Cell, done: Report, workl
         stem=STAGE,
         group=cell.group,
         tree=Input(folder="tree", archive=tree),
-        conf=read_conf(tree, server.conf.path),
+        conf=read_conf(tree, server.conf),
         log_path=workspace.log_path(cell.group, STAGE),
         connect=Connection,
         allocator=context.spec.allocators[cell.allocator].kind,

@@ -74,7 +74,7 @@ no_overlap() {
                 [ $((port + mine)) -eq $((other + its)) ] || continue
                 words="port $((port + mine)) of this instance is also one of instance $other ($place)"
                 # An instance that is there already stays as it is.
-                [ ! -f "$conf" ] || { printf 'deploy: warning: %s\n' "$words" >&2 && return; }
+                [ ! -e "${conf:-$data}" ] || { printf 'deploy: warning: %s\n' "$words" >&2 && return; }
                 die "$words" "take another PORT; each instance uses PORT plus: $offsets"
             done
         done
@@ -129,14 +129,15 @@ case $where/ in
 esac
 [ "$(id -u)" -eq 0 ] || die "only root can set an instance up" "sudo sh $0 $port $base"
 
-for name in "@CONF@" utils/settings.tsv "systemd/@PRODUCT@@.service"; do
+shipped="@CONF@" # empty if the server has no configuration file
+for name in "systemd/@PRODUCT@@.service" ${shipped:+"$shipped" utils/settings.tsv}; do
     [ -f "$top/$name" ] || die "$top/$name is missing" "unpack the package again"
 done
 sh "$utils/cpu-gate.sh" --quiet || die "this host's CPUs do not run the program (see above); nothing was changed"
 
 user=@PRODUCT@
 data=$base/@PRODUCT@_$port
-conf=$data/conf/$(basename "@CONF@")
+conf=${shipped:+$data/conf/${shipped##*/}}
 tab=$(printf '\t')
 
 # The service user owns these folders and could point them elsewhere.
@@ -148,13 +149,15 @@ reachable "$where"
 reachable "${top%/*}"
 no_overlap
 env=/etc/@PRODUCT@/$port.env
-if [ -f "$env" ] && grep -q '^CONF=' "$env" && ! grep -Fqx "CONF=$conf" "$env"; then
-    die "instance $port is elsewhere: $(grep '^CONF=' "$env")" \
+mark=${conf:+CONF=$conf}
+mark=${mark:-DATA=$data}
+if [ -f "$env" ] && grep -q "^${mark%%=*}=" "$env" && ! grep -Fqx "$mark" "$env"; then
+    die "instance $port is elsewhere: $(grep "^${mark%%=*}=" "$env")" \
         "take another PORT, or: systemctl disable --now @PRODUCT@@$port; rm $env"
 fi
 
 # What is written here is removed when this ends early. The rest stays: run again, this goes on with it.
-beside=$conf.new.$$
+beside=${conf:-$data/conf/}.new.$$
 unit=/etc/systemd/system/@PRODUCT@@.service
 ended() {
     status=$?
@@ -189,8 +192,8 @@ mkdir -p "$data"
 mkdir -p "$data/conf" "$data/log" "$data/db" "$data/dump" "$data/dbsync"
 
 # The conf that is shipped, with this instance's settings in place of those of the same name.
-if [ ! -f "$conf" ]; then
-    cp "$top/@CONF@" "$beside"
+if [ -n "$conf" ] && [ ! -f "$conf" ]; then
+    cp "$top/$shipped" "$beside"
     while IFS=$tab read -r key value; do
         # By the environment, because awk takes backslashes in -v for escapes.
         KEY=$key VALUE=$value PORT=$port DATA=$data awk -v separator="@SEPARATOR@" '
@@ -210,15 +213,15 @@ fi
 if [ "$known" = no ]; then
     chown -R "$user:" "$data"
 else
-    chown -h "$user:" "$data" "$data/conf" "$data/log" "$data/db" "$data/dump" "$data/dbsync" "$conf"
+    chown -h "$user:" "$data" "$data/conf" "$data/log" "$data/db" "$data/dump" "$data/dbsync" ${conf:+"$conf"}
 fi
 
 if [ -d /run/systemd/system ]; then
     mkdir -p "/etc/@PRODUCT@"
-    printf 'CONF=%s\n' "$conf" >"$env.new.$$"
+    @PRINT@ >"$env.new.$$"
     if [ -f "$env" ]; then
         # Lines of the operator. Status 1 says that there are none; 2, that they cannot be read or written.
-        grep -v '^CONF=' "$env" >>"$env.new.$$" || [ $? -eq 1 ]
+        grep -v @OURS@ "$env" >>"$env.new.$$" || [ $? -eq 1 ]
     fi
     # The variable's old name works as well (cpu-gate.sh).
     skip=${PIKAFORGE_SKIP_CPU_GATE:-${FORGE_SKIP_CPU_GATE:-}}
@@ -245,5 +248,7 @@ if [ -d /run/systemd/system ]; then
     systemctl enable --now "@PRODUCT@@$port.service"
     printf 'deploy: @PRODUCT@@%s.service is enabled and started\n' "$port"
 else
-    printf 'deploy: no systemd here; the instance is ready to be started with conf %s\n' "$conf"
+    what=${conf:+conf $conf}
+    what=${what:-data $data}
+    printf 'deploy: no systemd here; the instance is ready to be started with %s\n' "$what"
 fi

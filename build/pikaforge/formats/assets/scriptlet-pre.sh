@@ -29,7 +29,8 @@ if [ -L @TOP@ ]; then
     '' | "$beside/${top##*/}-"*) other=yes ;;
     *)
         if [ ! -e "/usr/lib/systemd/system/@PRODUCT@@.service" ] && [ ! -e "/lib/systemd/system/@PRODUCT@@.service" ]; then
-            for each in "$to"/* "$to"/.[!.]*; do [ ! -e "$each" ] || other=yes; done
+            # A build, and not the confs that a package has left when it was removed.
+            if [ -e "$to/bin" ] || [ -e "$to/manifest.json" ]; then other=yes; fi
         fi
         ;;
     esac

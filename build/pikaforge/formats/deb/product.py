@@ -35,6 +35,10 @@ from pikaforge.formats.text import filled
 from pikaforge.formats.versions import legal_release
 from pikaforge.formats.versions import legal_version as rpm_version
 
+USER_TOOLS = ("passwd",)
+"""useradd, where systemd-sysusers is not."""
+OTHER_SECTION = "misc"
+"""Of libraries and tools."""
 MAINTAINER_SCRIPTS = Path(__file__).resolve().parent
 OVERRIDES = "/usr/share/lintian/overrides"
 SCRIPTS: Mapping[Script, Moment] = {
@@ -187,11 +191,11 @@ def product(
             summary=about.summary,
             description=package.description,
             entries=(*made.entries, *documents),
-            section=section,
-            depends=(*depends, "passwd"),  # useradd, where systemd-sysusers is not
+            section=section if package.server else OTHER_SECTION,
+            depends=(*depends, *(USER_TOOLS if package.server else ())),
             provides=(*built_for, *_stands_for(package, version)),
             conflicts=(legal_name(base),) if package.variant else (),
-            scripts={script: _script(script, made.scripts[moment], base) for script, moment in SCRIPTS.items()},
+            scripts=_scripts(made.scripts, base),
         )
     ]
     if package.debug:
@@ -242,6 +246,11 @@ def _debug_package(package: ProductPackage, name: str, version: str) -> BinaryPa
             **({"Build-Ids": " ".join(build_ids)} if build_ids else {}),
         },
     )
+
+
+def _scripts(common: Mapping[Moment, str], base: str) -> dict[Script, str]:
+    """Return the scripts of the DEB that have a common one."""
+    return {script: _script(script, common[moment], base) for script, moment in SCRIPTS.items() if moment in common}
 
 
 def _script(script: Script, common: str, base: str) -> str:

@@ -58,7 +58,7 @@ def product(package: ProductPackage, *, requires: Sequence[str], profile: Profil
             entries=(*made.entries, *_own_folders(made.entries, name, package.top)),
             requires=(*requires, "/bin/sh"),
             requires_pre=PRE_NEEDS,
-            requires_post=POST_NEEDS,
+            requires_post=POST_NEEDS if package.server else (),
             provides=provided_facts(base, **facts),
             conflicts=(*([base] if package.variant else []), *conflicts_with_others(base, "model", package.model)),
             scripts=made.scripts,

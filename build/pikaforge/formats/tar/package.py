@@ -59,10 +59,12 @@ class TarFormat(BaseFormat):
         return made
 
     def install_lines(self, offer: InstallOffer) -> tuple[str, ...]:
-        """Return lines that download, check, unpack and deploy it."""
+        """Return lines that download, check and unpack it, and deploy a server."""
         base = base_of(offer)
         deploy = shlex.quote(f"/opt/{offer.product}/utils/deploy.sh")
         lines = checked(base, offer.path, f"tar xf {file_name(offer.path)} -C /opt/")
+        if not offer.port:
+            return lines
         return (*lines, f"bash {deploy} {shlex.quote(offer.port)} /data")
 
 

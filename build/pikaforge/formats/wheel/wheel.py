@@ -37,10 +37,10 @@ from pikaforge.config.licences import NOASSERTION
 from pikaforge.config.product import Product
 from pikaforge.formats.layout import LICENCES, PATH, PackingError
 from pikaforge.formats.manifest import MANIFEST, Manifest, read_manifest
-from pikaforge.formats.payload import HIGHEST_PORT
+from pikaforge.formats.payload import DEPLOY, GATE, HIGHEST_PORT, SETTINGS, separator
 from pikaforge.formats.templates import render
 from pikaforge.formats.wheel.platform_tags import platform_tags
-from pikaforge.formats.wheel.wheel_version import ARCH, SUFFIX, distribution, module, version_of
+from pikaforge.formats.wheel.wheel_version import ARCH, command_name, distribution, module, version_of
 from pikaforge.host.archives import TarEntry, tar_entries
 from pikaforge.host.store import write_atomically
 
@@ -49,8 +49,8 @@ GENERATOR = "pikaforge"
 """Without the tool's version, so that another version makes the same bytes."""
 PYTHON_TAG = "py3-none"
 REQUIRES_PYTHON = ">=3.6"
-NEEDED = ("utils/cpu-gate.sh", "utils/cpu-features", "utils/deploy.sh", "utils/settings.tsv", MANIFEST)
-"""Files that the command needs."""
+NEEDED = (GATE, "utils/cpu-features", MANIFEST)
+"""Files that every command needs."""
 NOT_BEFORE = int(datetime(1980, 1, 1, tzinfo=timezone.utc).timestamp())
 NOT_AFTER = int(datetime(2107, 12, 31, 23, 59, 58, tzinfo=timezone.utc).timestamp())
 """The times that a zip archive can hold (APPNOTE.TXT 4.4.6)."""
@@ -100,7 +100,7 @@ def file_name(manifest: Manifest, product: Product, variant: str = "") -> str:
 
 
 def _file_stem(manifest: Manifest, product: Product, variant: str) -> str:
-    name = distribution(product.name).replace("-", "_")
+    name = distribution(product).replace("-", "_")
     return f"{name}-{version_of(manifest, variant, product.release)}"
 
 
@@ -211,6 +211,7 @@ def followed(path: str, links: Mapping[str, str]) -> str:
 def _about_json(tree: PackageTree, product: Product, version: str) -> bytes:
     """Return about.json. Its `build` differs between two builds of one version, because it is made of their files."""
     server = product.server
+    conf = server.conf if server is not None else None
     files = {
         path: ["0755" if path in tree.executable else "0644", hashlib.sha256(data).hexdigest()]
         for path, data in tree.files.items()
@@ -218,16 +219,16 @@ def _about_json(tree: PackageTree, product: Product, version: str) -> bytes:
     }
     listed = json.dumps([files, dict(tree.links)], sort_keys=True).encode()
     content = {
-        "name": f"{product.name}-{SUFFIX}",
+        "name": command_name(product),
         "product": product.name,
         "version": version,
         "build": hashlib.sha256(listed).hexdigest()[:12],
         "summary": _summary(tree.manifest),
-        "command": list(server.command),
-        "conf": server.conf.path,
-        "separator": server.conf.line.replace("{key}", "").replace("{value}", ""),
-        "port": server.port,
-        "highest": HIGHEST_PORT - max((0, *server.offsets)),
+        "command": list(server.command) if server is not None else [],
+        "conf": conf.path if conf is not None else "",
+        "separator": separator(conf),
+        "port": server.port if server is not None else 0,
+        "highest": HIGHEST_PORT - max((0, *server.offsets)) if server is not None else 0,
         "files": files,
         "links": dict(tree.links),
     }
@@ -252,7 +253,7 @@ def metadata(manifest: Manifest, product: Product, variant: str = "", *, licence
     """
     fields = {
         "Metadata-Version": "2.4",
-        "Name": distribution(product.name),
+        "Name": distribution(product),
         "Version": version_of(manifest, variant, product.release),
         "Summary": _summary(manifest),
         "Home-page": product.url,
@@ -271,7 +272,6 @@ def metadata(manifest: Manifest, product: Product, variant: str = "", *, licence
 
 
 def _description(manifest: Manifest, product: Product) -> str:
-    command = f"{product.name}-{SUFFIX}"
     versions = _symbol_versions(manifest)
     system = manifest.image.os
     rows = {
@@ -282,14 +282,15 @@ def _description(manifest: Manifest, product: Product) -> str:
         "allocator": manifest.allocator.name,
         "a host must have": ", ".join(f"{name} {versions[name]}" for name in sorted(versions)) or "nothing",
     }
-    about = product.description or product.summary or f"The server {product.name}."
+    what = "tools of" if product.server is None else "server"
+    about = product.description or product.summary or f"The {what} {product.name}."
     return render(
         "wheel/description.txt.jinja",
         about=textwrap.fill(about, COLUMNS),
         rows=list(rows.items()),
         width=max(map(len, rows)),
-        command=command,
-        port=product.server.port,
+        command=command_name(product),
+        port=product.server.port if product.server is not None else 0,
     )
 
 
@@ -321,14 +322,14 @@ def build(tree: PackageTree, *, product: Product, variant: str = "") -> Wheel:
         PackingError: the tree is of another product, a file is missing, or the version cannot be a wheel's.
         AuditError: the manifest cannot be read.
     """
-    for path in (*product.binaries, product.server.conf.path, *NEEDED):
+    for path in (*product.binaries, *NEEDED, *_deployed(product)):
         if path not in tree.files:
             raise PackingError(f"the package has no {path}")
     manifest = tree.manifest
     if manifest.product != product.name:
         raise PackingError(f"the package is of {manifest.product}, not of {product.name}")
     name = file_name(manifest, product, variant)
-    package = module(product.name)
+    package = module(product)
     info = f"{_file_stem(manifest, product, variant)}.dist-info"
     contents = {f"{package}/{path.name}": path.read_bytes() for path in _command_files()}
     contents[f"{package}/about.json"] = _about_json(tree, product, version_of(manifest, variant, product.release))
@@ -339,7 +340,7 @@ def build(tree: PackageTree, *, product: Product, variant: str = "") -> Wheel:
         **{f"{info}/licenses/{name}": data for name, data in licences.items()},
         f"{info}/METADATA": metadata(manifest, product, variant, licences=licences).encode(),
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: {GENERATOR}\nRoot-Is-Purelib: false\n{tags}".encode(),
-        f"{info}/entry_points.txt": f"[console_scripts]\n{product.name}-{SUFFIX} = {package}.cli:main\n".encode(),
+        f"{info}/entry_points.txt": f"[console_scripts]\n{command_name(product)} = {package}.cli:main\n".encode(),
     }
     # PEP 427 wants the dist-info at the end of the archive; RECORD comes last.
     listed = record({**contents, **described}, f"{info}/RECORD")
@@ -347,6 +348,14 @@ def build(tree: PackageTree, *, product: Product, variant: str = "") -> Wheel:
     executable = {f"{package}/tree/{path}" for path in tree.executable}
     members = [*ordered, (f"{info}/RECORD", listed.encode())]
     return Wheel(name=name, content=_zipped(members, executable, epoch=manifest.source_date_epoch))
+
+
+def _deployed(product: Product) -> tuple[str, ...]:
+    """Return the files that the command needs to run a server, or to put it on a host."""
+    if product.server is None:
+        return ()
+    conf = product.server.conf
+    return (DEPLOY,) if conf is None else (DEPLOY, SETTINGS, conf.path)
 
 
 def _command_files() -> list[Path]:

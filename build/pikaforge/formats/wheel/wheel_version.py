@@ -6,22 +6,29 @@ import re
 
 from packaging.version import InvalidVersion, Version
 
+from pikaforge.config.product import Product
 from pikaforge.formats.layout import PackingError
 from pikaforge.formats.manifest import Manifest
 
-SUFFIX = "server"
-"""NAME is PRODUCT-server: in every index the product's own name is that of a client library."""
+SERVER, TOOLS = "server", "tools"
+"""NAME is PRODUCT-server, or PRODUCT-tools if it is none: in every index the product's own name is that of a library
+for Python."""
 ARCH = "x86_64"
 FIRST_RELEASE = "1"
 """The packager's count of a version's first build. Later counts are part of the wheel's version."""
 
 
-def distribution(product: str) -> str:
+def command_name(product: Product) -> str:
+    """Return the name of the command that a product's wheel installs."""
+    return f"{product.name}-{TOOLS if product.server is None else SERVER}"
+
+
+def distribution(product: Product) -> str:
     """Return the project's name, as indexes normalise it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", f"{product}-{SUFFIX}").lower()
+    return re.sub(r"[-_.]+", "-", command_name(product)).lower()
 
 
-def module(product: str) -> str:
+def module(product: Product) -> str:
     """Return the name of the import package."""
     name = distribution(product).replace("-", "_")
     return name if name.isidentifier() else f"_{name}"

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pikaforge.config.scalars import Scalar
 from pikaforge.config.smoke_checks import Load, Reading
 from pikaforge.pipeline.smoke.expectations import show
-from pikaforge.pipeline.smoke.resp import Closed, Connection, Reply
+from pikaforge.pipeline.smoke.resp import Connection, Reply
+from pikaforge.pipeline.smoke.wire import Closed
 
 Connect = Callable[[], Connection]
 
@@ -111,11 +112,12 @@ def write(load: Load, connect: Connect, kill: Callable[[], None]) -> WriteCounts
     """
     writer = _Writer(load, connect)
     with ThreadPoolExecutor(max_workers=load.connections, thread_name_prefix="write") as pool:
-        for _ in range(load.connections):
-            pool.submit(writer.work)
+        work = [pool.submit(writer.work) for _ in range(load.connections)]
         writer.enough.wait()
         if load.kill_at is not None:
             writer.kill(kill)
+    for each in work:
+        each.result()  # what a thread has raised would be lost
     return writer.written
 
 

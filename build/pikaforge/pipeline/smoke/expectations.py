@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from pikaforge.config.smoke_checks import Check, Step
+from pikaforge.config.smoke_checks import Check, Probe, Step
+from pikaforge.pipeline.smoke.probes import probe
 from pikaforge.pipeline.smoke.record import CheckRecord
-from pikaforge.pipeline.smoke.resp import Closed, Connection, ErrorReply, Reply
+from pikaforge.pipeline.smoke.resp import ErrorReply, Reply
+from pikaforge.pipeline.smoke.session import Session
+from pikaforge.pipeline.smoke.wire import Closed, NoConnection
 
 POLL = 0.05
 """Seconds between two tries of a step with `within`. A server does not say when it has reached a state."""
@@ -61,49 +64,73 @@ def _requests(step: Step) -> Sequence[Sequence[str | int]]:
     return [step.send]
 
 
-def run_step(step: Step, connection: Connection) -> str:
-    """Run a step; return "" if it holds, else the exchange as text.
+def run_step(step: Step, session: Session) -> str:
+    """Run a step that asks; return "" if it holds, else the exchange as text.
 
     Raises:
-        Closed: the server went away or did not answer.
+        NoConnection: there is no connection.
     """
-    requests = _requests(step)
     deadline = time.monotonic() + step.within
     while True:
-        replies = connection.exchange(requests)
-        reply: Reply = replies if step.pipeline is not None else replies[0]
-        if _holds(step, reply):
+        try:
+            got = _probed(step.probe, session) if step.probe is not None else _exchanged(step, session)
+        except NoConnection:
+            if step.probe is None or time.monotonic() >= deadline:
+                raise
+            got = "no connection"
+        except Closed as error:
+            got = f"no reply: {error}"
+            if step.probe is None:
+                break
+        if not got:
             return ""
         if time.monotonic() >= deadline:
             break
         time.sleep(POLL)
-    return f"{describe(step)}; got {show(reply)}"
+    return f"{describe(step)}; got {got}"
+
+
+def _exchanged(step: Step, session: Session) -> str:
+    """Exchange once; return "" if the reply is the one that is expected, else what it is."""
+    replies = session.connection().exchange(_requests(step))
+    reply: Reply = replies if step.pipeline is not None else replies[0]
+    return "" if _holds(step, reply) else show(reply)
+
+
+def _probed(asked: Probe, session: Session) -> str:
+    try:
+        wrong = probe.of(asked).ask(asked, session)
+    except Closed:
+        session.hang_up()
+        raise
+    if wrong:
+        session.hang_up()
+    return wrong
 
 
 def describe(step: Step) -> str:
-    """Return a step with requests in words: what is sent, and what is wanted."""
-    sent = " | ".join(" ".join(str(word) for word in request) for request in _requests(step))
+    """Return a step that asks in words: what is sent, and what is wanted."""
     waited = f" within {step.within:g} s" if step.within else ""
+    if step.probe is not None:
+        return f"{probe.of(step.probe).describe(step.probe)}{waited}"
+    sent = " | ".join(" ".join(str(word) for word in request) for request in _requests(step))
     return f"sent {sent}; wanted {_wanted(step)}{waited}"
 
 
-def run_check(check: Check, connect: Callable[[], Connection]) -> CheckRecord:
-    """Run a check on a connection of its own."""
+def run_check(check: Check, session: Session) -> CheckRecord:
+    """Run the steps of a check; the session is closed afterwards."""
     start = time.monotonic()
     detail = ""
-    try:
-        with connect() as connection:
-            for number, step in enumerate(check.steps):
-                try:
-                    detail = run_step(step, connection)
-                except Closed as error:
-                    sent = " | ".join(" ".join(str(word) for word in r) for r in _requests(step))
-                    detail = f"sent {sent}; wanted {_wanted(step)}; got no reply: {error}"
-                if detail:
-                    detail = f"step {number + 1}: {detail}"
-                    break
-    except Closed as error:
-        detail = f"no connection: {error}"
+    with session:
+        for number, step in enumerate(check.steps):
+            try:
+                detail = run_step(step, session)
+            except NoConnection as error:
+                detail = f"no connection: {error}"
+                break
+            if detail:
+                detail = f"step {number + 1}: {detail}"
+                break
     if detail and check.why:
         detail = f"{detail} ({check.why})"
     return CheckRecord(

@@ -10,16 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pikaforge.config.smoke_checks import MAIN, PEER, Check, Data, Reading, Step
+from pikaforge.config.smoke_checks import MAIN, PEER, Check, Data, Probe, Reading, Step
 from pikaforge.host.archives import tar_entries
 from pikaforge.host.confinement import NOBODY
-from pikaforge.host.docker import signal_of
 from pikaforge.host.job import CannotServe, RunningServer, files
 from pikaforge.pipeline.smoke import allocator_in_use, bulk_writes
-from pikaforge.pipeline.smoke.expectations import POLL, describe, run_step
+from pikaforge.pipeline.smoke.endings import describe_end, signal_of
+from pikaforge.pipeline.smoke.expectations import POLL, run_step
 from pikaforge.pipeline.smoke.record import CheckRecord
-from pikaforge.pipeline.smoke.resp import Closed, Connection
-from pikaforge.pipeline.smoke.server import ServerPlace, describe_end, log_tail
+from pikaforge.pipeline.smoke.server import ServerPlace, log_tail
+from pikaforge.pipeline.smoke.session import Session
+from pikaforge.pipeline.smoke.wire import Closed, NoConnection
 
 LOOPBACK = "over this machine's loopback interface, not a private network"
 WILD = re.compile(r"[*?\[]")
@@ -39,15 +40,15 @@ class _Running:
     """The server's date when it was started; empty if no step needs it."""
     up: bool = True
     """Whether it should be running."""
-    connection: Connection | None = None
+    session: Session | None = None
     acknowledged: list[int] = field(default_factory=list)
 
     def down(self) -> None:
-        """Note that it has ended, or is about to; close the connection."""
+        """Note that it has ended, or is about to; close the connections."""
         self.up = False
-        if self.connection is not None:
-            self.connection.close()
-        self.connection = None
+        if self.session is not None:
+            self.session.close()
+        self.session = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,14 +163,14 @@ class _MultiServerRun:
 
     # ---- exchanges
 
-    def _connection(self, name: str) -> Connection:
+    def _session(self, name: str) -> Session:
         running = self._get(name)
-        if running.connection is None:
+        if running.session is None:
             try:
-                running.connection = self._place.connect(*self._address(name))
-            except Closed as error:
+                running.session = self._place.session(running.server)
+            except OSError as error:  # its port is gone
                 raise StepFailed(f"no connection to the server {name}: {error}") from error
-        return running.connection
+        return running.session
 
     def _address(self, name: str) -> tuple[str, int]:
         try:
@@ -177,23 +178,35 @@ class _MultiServerRun:
         except OSError as error:  # its port is gone
             raise StepFailed(f"no connection to the server {name}: {error}") from error
 
-    def _filled(self, words: Sequence[str | int]) -> tuple[str | int, ...]:
-        def reach(found: re.Match[str]) -> str:
-            server = self._get(found.group(2)).server
-            return server.peer() if found.group(1) == "ip" else str(server.port)
+    def _reach(self, found: re.Match[str]) -> str:
+        server = self._get(found.group(2)).server
+        return server.peer() if found.group(1) == "ip" else str(server.port)
 
-        return tuple(PEER.sub(reach, word) if isinstance(word, str) else word for word in words)
+    def _filled(self, words: Sequence[str | int]) -> tuple[str | int, ...]:
+        return tuple(PEER.sub(self._reach, word) if isinstance(word, str) else word for word in words)
+
+    def _aimed(self, probe: Probe) -> Probe:
+        """Return a probe with the addresses of other instances filled in."""
+        filled: dict[str, object] = {}
+        for name in ("send", "path"):
+            if (text := getattr(probe, name)) is not None:
+                filled[name] = PEER.sub(self._reach, text)
+        if probe.argv is not None:
+            filled["argv"] = self._filled(probe.argv)
+        return probe.model_copy(update=filled)
 
     def _exchange(self, step: Step) -> None:
         if step.send is not None:
             step = step.model_copy(update={"send": self._filled(step.send)})
         if step.pipeline is not None:
             step = step.model_copy(update={"pipeline": tuple(self._filled(words) for words in step.pipeline)})
+        if step.probe is not None:
+            step = step.model_copy(update={"probe": self._aimed(step.probe)})
         asked = "" if step.at == MAIN else f"at {step.at}: "
         try:
-            wrong = run_step(step, self._connection(step.at))
-        except Closed as error:
-            wrong = f"{describe(step)}; got no reply: {error}"
+            wrong = run_step(step, self._session(step.at))
+        except NoConnection as error:
+            raise StepFailed(f"no connection to the server {step.at}: {error}") from error
         if wrong:
             raise StepFailed(f"{asked}{wrong}")
 
@@ -219,10 +232,12 @@ class _MultiServerRun:
             running.down()
 
     def _verify(self, name: str, reading: Reading) -> None:
-        connection = self._connection(name)
+        session = self._session(name)
         written = next((r.acknowledged for r in self._running.values() if r.acknowledged), [])
         try:
-            lost = bulk_writes.verify(reading, written, connection)
+            lost = bulk_writes.verify(reading, written, session.connection())
+        except NoConnection as error:
+            raise StepFailed(f"no connection to the server {name}: {error}") from error
         except Closed as error:
             raise StepFailed(f"while {len(written)} acknowledged writes were read back: {error}") from error
         if lost:
@@ -254,7 +269,7 @@ class _MultiServerRun:
         instance = self._check.instances[name]
         held = None
         if data is not None:
-            held = self._copied(data, owner=NOBODY if instance.unprivileged else 0)
+            held = self._copied(data, owner=NOBODY if instance.unprivileged or self._place.server.unprivileged else 0)
         label = f"{self._check.check}-{name}"
         log = self._place.log(label)
         log.write_bytes(b"")

@@ -10,7 +10,7 @@ from pikaforge.config.scalars import Strict
 class CheckRecord(Strict):
     """One smoke check."""
 
-    name: str = Field(description="As in product.smoke; version, start and stop are always made.")
+    name: str = Field(description="As in product.smoke; with a server also version, start, allocator and stop.")
     passed: bool = Field(description="Whether it was made and held.")
     seconds: float = Field(description="How long it took.")
     detail: str = Field(default="", description="The exact exchange that failed.")

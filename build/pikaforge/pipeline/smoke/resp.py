@@ -1,16 +1,30 @@
-"""RESP connections to servers under test, by redis-py's connection and parser. Replies are returned as they came."""
+"""RESP connections to servers under test. Replies are returned as they came.
+
+The protocol: https://redis.io/docs/latest/develop/reference/protocol-spec/. RESP2 is used, which every server of this
+kind knows; nothing is sent that a check does not ask for.
+"""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Protocol, Union
+import re
+from collections.abc import Sequence
+from typing import Union
+
+from pikaforge.pipeline.smoke.wire import Closed, Garbled, NoConnection, Wire
+
+__all__ = ["Closed", "Connection", "ErrorReply", "Garbled", "NoConnection", "Reply"]
 
 Reply = Union[str, int, None, list["Reply"], "ErrorReply"]
+DEPTH = 32
+"""Lists within lists."""
+ENTRIES = 1 << 20
+"""Members of one reply, with those of lists in it. As objects of Python they take more memory than on the wire."""
+KINDS = (b"+", b"-", b":", b"$", b"*")
+NUMBER = re.compile(rb"[+-]?[0-9]{1,20}")
 
 
 class ErrorReply:
-    """A reply that is an error; `text` is the server's line without the leading dash."""
+    """A reply that is an error; `text` is the server's line without the leading dash, and without the word ERR."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -19,26 +33,8 @@ class ErrorReply:
         return f"(error) {self.text}"
 
 
-class Closed(Exception):
-    """The connection could not be made, was closed, or a reply did not come in time."""
-
-
-class _Wire(Protocol):
-    """What is used of redis-py's connection."""
-
-    def connect(self) -> None: ...
-
-    def disconnect(self) -> None: ...
-
-    def pack_commands(self, commands: Sequence[Sequence[str | int]]) -> list[bytes]: ...
-
-    def send_packed_command(self, command: list[bytes], *, check_health: bool) -> None: ...
-
-    def read_response(self) -> object: ...
-
-
 class Connection:
-    """A connection. It uses RESP2, which every server of this kind knows, and sends nothing by itself."""
+    """A connection."""
 
     def __init__(self, host: str, port: int, *, timeout: float = 10.0) -> None:
         """Connect.
@@ -49,67 +45,56 @@ class Connection:
             timeout: seconds for connecting and for each reply.
 
         Raises:
-            Closed: nothing listens there.
+            NoConnection: nothing listens there.
         """
-        from redis import exceptions  # noqa: PLC0415  # 0.2 s that a plan must not cost
-        from redis.backoff import NoBackoff  # noqa: PLC0415
-        from redis.connection import AbstractConnection  # noqa: PLC0415
-        from redis.connection import Connection as Wire  # noqa: PLC0415
-        from redis.retry import Retry  # noqa: PLC0415
-
-        self._errors = exceptions
-        self._failures: tuple[type[Exception], ...] = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
-        make: Callable[..., _Wire] = Wire
-        # Servers of this kind answer CLIENT SETINFO with an error. Since 7.2 the client's name is one argument.
-        new = "driver_info" in inspect.signature(AbstractConnection.__init__).parameters
-        quiet = {"driver_info": None} if new else {"lib_name": None, "lib_version": None}
-        self._wire = make(
-            host=host,
-            port=port,
-            protocol=2,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),
-            **quiet,
-        )
-        try:
-            self._wire.connect()
-        except self._failures as error:
-            raise Closed(_brief(error)) from error
+        self._wire = Wire(host, port, timeout=timeout)
+        self._entries = 0
 
     def exchange(self, requests: Sequence[Sequence[str | int]]) -> list[Reply]:
         """Send requests in one packet and read their replies.
 
         Raises:
-            Closed: the server went away, or did not answer in time.
+            Closed: the server went away, did not answer in time, or sent what is no reply.
         """
-        try:
-            self._wire.send_packed_command(self._wire.pack_commands(requests), check_health=False)
-            return [self._read() for _ in requests]
-        except self._failures as error:
-            raise Closed(_brief(error)) from error
+        self._wire.send(b"".join(map(packed, requests)))
+        return [self._next() for _ in requests]
 
-    def _read(self) -> Reply:
-        try:
-            return self._plain(self._wire.read_response())
-        except self._errors.ResponseError as error:
-            return self._plain(error)
+    def _next(self) -> Reply:
+        self._wire.begin()
+        self._entries = 0
+        return self._read(DEPTH)
 
-    def _plain(self, value: object) -> Reply:
-        if isinstance(value, bytes):
-            return value.decode("utf-8", "backslashreplace")
-        if isinstance(value, list):
-            return [self._plain(item) for item in value]
-        if isinstance(value, Exception):
-            # redis-py cuts the code words that it knows (ERR) off; the rest is as sent.
-            return ErrorReply(str(value))
-        if value is None or isinstance(value, int):
-            return value
-        return str(value)
+    def _read(self, depth: int) -> Reply:
+        if self._wire.first() not in KINDS:
+            raise Garbled(f"what came is no RESP: {_shown(self._wire.held)}")
+        line = self._wire.line()
+        kind, rest = line[:1], line[1:]
+        self._entries += 1
+        if self._entries > ENTRIES:
+            raise Closed(f"the reply has more than {ENTRIES} members")
+        if kind == b"+":
+            return _text(rest)
+        if kind == b"-":
+            return ErrorReply(_text(rest).removeprefix("ERR "))
+        if not NUMBER.fullmatch(rest):
+            raise Garbled(f"what came is no RESP: {_shown(line)}")
+        number = int(rest)
+        if kind == b":":
+            return number
+        if number < 0:
+            return None
+        if kind == b"$":
+            data = self._wire.read(number + 2)
+            if not data.endswith(b"\r\n"):
+                raise Garbled(f"what came is no RESP: a string of {number} bytes does not end there")
+            return _text(data[:-2])
+        if not depth:
+            raise Garbled(f"what came is no RESP: more than {DEPTH} lists are within each other")
+        return [self._read(depth - 1) for _ in range(number)]
 
     def close(self) -> None:
         """Close the connection."""
-        self._wire.disconnect()
+        self._wire.close()
 
     def __enter__(self) -> Connection:
         return self
@@ -118,5 +103,15 @@ class Connection:
         self.close()
 
 
-def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+def packed(request: Sequence[str | int]) -> bytes:
+    """Return a request on the wire: a list of strings."""
+    words = [str(word).encode("utf-8", "surrogateescape") for word in request]
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+def _shown(line: bytes) -> str:
+    return repr(line[:60].decode("latin-1"))

@@ -1,4 +1,4 @@
-"""The smoke stage: servers of the tree run in the clean runtime image, and are asked over real connections.
+"""The smoke stage: servers or tools of the tree run in the clean runtime image; servers are asked over connections.
 
 They run natively, if this machine's CPU has all features of the target, and under emulation of the target. A check that
 was not made says why, and never counts as passed. If neither is possible, the plan names a twin (`plan.twins`), whose
@@ -23,7 +23,7 @@ from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.smoke.record import CheckRecord, SmokeFacts, WayRecord
 from pikaforge.pipeline.smoke.resp import Connection
 from pikaforge.pipeline.smoke.runner import SmokeRunner
-from pikaforge.pipeline.smoke.server import ServerPlace, log_tail, read_conf
+from pikaforge.pipeline.smoke.server import TreePlace, log_tail, read_conf
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan import twins
 from pikaforge.plan.cells import Cell
@@ -37,7 +37,7 @@ EMULATORS = ("qemu-x86_64-static", EMULATOR)
 """Its names on machines that have it, for the host engine."""
 TAIL = 60
 """Lines of logs in an error, with those of multi-server checks."""
-FORMAT = 5
+FORMAT = 6
 
 
 def material(spec: Spec, target: str = "", *, allocator: str = "none", emulator: str = "") -> dict[str, object]:
@@ -53,7 +53,7 @@ def material(spec: Spec, target: str = "", *, allocator: str = "none", emulator:
     """
     return {
         "format": FORMAT,
-        "server": spec.product.server.model_dump(mode="json"),
+        "server": spec.product.server.model_dump(mode="json") if spec.product.server is not None else None,
         "allocator": allocator,
         "checks": [
             check.model_dump(mode="json", exclude_unset=True) for check in spec.product.smoke if check.serves(allocator)
@@ -209,23 +209,23 @@ class _SmokeRun:
         )
         return record, self._error(record, failed, status, runner) if problem else None
 
-    def _place(self, way: _Way) -> ServerPlace:
+    def _place(self, way: _Way) -> TreePlace:
         stem = f"{STAGE_NAME}-emulated" if way.cpu else STAGE_NAME
-        return ServerPlace(
+        place = TreePlace(
             engine=self._workspace.engine,
-            server=self._server,
             image=self._image,
             stem=stem,
             group=self._cell.group,
             tree=Input(folder="tree", archive=self._tree),
-            conf=read_conf(self._tree, self._server.conf.path),
             log_path=self._workspace.log_path(self._cell.group, stem),
-            connect=_connect,
             emulator=way.program,
             inputs=way.inputs,
             allocator=self.allocator,
             bounds=self._workspace.bounds,
         )
+        if self._server is None:
+            return place
+        return place.of_server(self._server, read_conf(self._tree, self._server.conf), _connect)
 
     def _error(
         self, way: WayRecord, failed: Sequence[CheckRecord], status: int | None, runner: SmokeRunner

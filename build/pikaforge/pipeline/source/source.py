@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pikaforge.config import schema
 from pikaforge.config.patch_series import Series
-from pikaforge.errors import ConfigError, HostError, StageError, UnreachableError
+from pikaforge.errors import ConfigError, ForgeError, HostError, StageError, UnreachableError
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workspace, failure, guest_digests, read_facts, run_job
@@ -114,7 +114,11 @@ def make(
             workspace=workspace, origin=origin, image=image, label=label, log=log, epoch=made.epoch
         )
         links = submodules.links(made.lines, {}, origin.relative_to)
-        tree = filler.fill(made.tree, links, scratch)
+        try:
+            tree = filler.fill(made.tree, links, scratch)
+        except ForgeError as error:
+            error.facts = SeriesFacts(patches=made.patches)  # `patches check` shows them nevertheless
+            raise
         if not origin.sample:
             for path, commit in filler.commits.items():
                 workspace.lock.check("sources", origin.entry, f"submodule {path}", commit)

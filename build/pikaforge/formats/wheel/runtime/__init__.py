@@ -1,1 +1,1 @@
-"""A server, as a tree of files for one kind of machine, and the command that runs it or puts it on a host."""
+"""A product, as a tree of files for one kind of machine, and its command, which runs a server or puts it on a host."""

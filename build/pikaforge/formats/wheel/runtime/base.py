@@ -27,7 +27,9 @@ class About(NamedTuple):
     """Tells two builds of one version apart."""
     summary: str
     command: "list[str]"
+    """That starts the server; empty if there is none."""
     conf: str
+    """Path of the configuration in the tree; empty if there is none."""
     separator: str
     """Between a key and its value in the configuration."""
     port: int

@@ -39,6 +39,17 @@ usage: {name} run [--port N] [--data DIR] [--conf FILE] [-- ARGUMENT...]
 {name} run --help and {name} deploy --help tell more.
 """
 
+USAGE_WITHOUT_SERVER = """\
+usage: {name} check-cpu [OPTION...]
+       {name} manifest | path | --version | --help
+
+{summary}
+
+  check-cpu  say whether this machine's CPUs can run it; exit status 0 they can, 1 they cannot, 2 cannot be told
+  manifest   print what it was built from, and how (JSON)
+  path       print the folder of its files
+"""
+
 
 def main() -> int:
     """Run the command: the entry point of the console script."""
@@ -52,6 +63,8 @@ def command(words: "list[str]") -> int:
     about = About(**json.loads((HERE / "about.json").read_text(encoding="utf-8")))
     verb = words[0] if words else ""
     try:
+        if verb in ("run", "deploy") and not about.command:
+            raise CommandError(f"{about.product} has no server", f"its files: {about.name} path", EXIT_USAGE)
         if verb == "run":
             return _run(about, words[1:])
         if verb == "deploy":
@@ -78,7 +91,7 @@ def _shown(about: About, verb: str) -> str:
         return f"{TREE}\n"
     if verb == "--version":
         return "{name} {version}: {summary}\n".format(**about._asdict())
-    return USAGE.format(**about._asdict())
+    return (USAGE if about.command else USAGE_WITHOUT_SERVER).format(**about._asdict())
 
 
 def _run(about: About, words: "list[str]") -> int:
@@ -97,7 +110,7 @@ def _run(about: About, words: "list[str]") -> int:
     values = {"{conf}": str(conf), "{data}": str(data), "{port}": str(port)}
     argv = [filled(word, values) for word in about.command]
     _raise_open_files()
-    say(f"{about.name}: {about.summary} with {conf}")
+    say(f"{about.name}: {about.summary} with {conf}" if about.conf else f"{about.name}: {about.summary} in {data}")
     return become([str(TREE / argv[0]), *argv[1:], *words[end + 1 :]])
 
 
@@ -123,6 +136,8 @@ def _run_options(about: About, words: "list[str]") -> argparse.Namespace:
 
 def _own_conf(about: About, options: argparse.Namespace) -> "tuple[Path, Path, int]":
     """Return configuration, data folder and port where the operator's own configuration is taken."""
+    if not about.conf:
+        raise CommandError("--conf has no effect: the server has no configuration file", "", EXIT_USAGE)
     said = {"port": options.port, "data": options.data}
     for name, value in said.items():
         if value is not None and not any("{" + name + "}" in word for word in about.command):
@@ -141,8 +156,8 @@ def _instance(about: About, options: argparse.Namespace) -> "tuple[Path, Path, i
         raise CommandError(f"the data folder must be a plain path, not '{data}'", "letters, digits, / . _ @ + -")
     if HERE.parent == data or HERE.parent in data.parents:
         raise CommandError(f"the data folder must be outside of {HERE.parent}", "--data DIR")
-    conf = data / "conf" / Path(about.conf).name
-    if conf.is_file():
+    conf = data / "conf" / Path(about.conf or "none").name
+    if about.conf and conf.is_file():
         text = read(conf)
         set_there = [value_of(text, key) for key, value in settings() if value == "{port}"]
         there = next((int(value) for value in set_there if value.isdigit()), port)
@@ -158,6 +173,8 @@ def _make_instance(about: About, conf: Path, data: Path, port: int) -> None:
     values = {"{data}": str(data), "{port}": str(port)}
     try:
         conf.parent.mkdir(parents=True, exist_ok=True)
+        if not about.conf:
+            return
         for _, value in settings():
             if value.startswith("{data}/"):
                 path = filled(value, values)

@@ -1,5 +1,6 @@
 """`deploy`: put the program on this host, and set up an instance of it."""
 
+import fcntl
 import hashlib
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess  # noqa: TID251  # on a host there is nothing of ours but thes
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -48,12 +50,16 @@ def deploy(about: About, words: "list[str]") -> int:
         raise CommandError("this host's CPUs do not run the program (see above); nothing was changed")
     os.umask(0o022)
     try:
-        folder = _put(about, prefix)
-        status = shell_status(subprocess.call([SHELL, str(folder / "utils" / "deploy.sh"), *rest]))
-        if status:
-            message = f"deploy.sh of {folder} failed; {prefix} is left as it was"
-            raise CommandError(message, "", status)
-        _switch(about, prefix, folder)
+        if not prefix.parent.exists():
+            prefix.parent.mkdir(parents=True)
+        with _alone(prefix):
+            _remove_leftovers(prefix)
+            folder = _put(about, prefix)
+            status = shell_status(subprocess.call([SHELL, str(folder / "utils" / "deploy.sh"), *rest]))
+            if status:
+                message = f"deploy.sh of {folder} failed; {prefix} is left as it was"
+                raise CommandError(message, "", status)
+            _switch(about, prefix, folder)
     except OSError as error:
         # A write has no name in its error: then it is the copy that does not fit.
         raise CommandError(
@@ -117,12 +123,36 @@ def _unit_of_package(about: About, prefix: Path) -> "Path | None":
     return None
 
 
+@contextmanager
+def _alone(prefix: Path) -> "Iterator[None]":
+    """Wait until no other deployment writes beside the prefix, and keep others from it."""
+    descriptor = os.open(str(prefix.parent), os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"deploy: waits for another deployment in {prefix.parent}")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(prefix: Path) -> None:
+    """Remove what killed deployments have left: copies under temporary names, and links that were not yet switched."""
+    name = re.escape(prefix.name)
+    for path in prefix.parent.iterdir():
+        if path.is_symlink():
+            if re.fullmatch(rf"\.{name}\.[0-9]+", path.name):
+                path.unlink()
+        elif re.fullmatch(rf"\.{name}-.+-[0-9a-f]{{12}}\.[a-z0-9_]{{8}}", path.name) and path.is_dir():
+            shutil.rmtree(str(path))
+
+
 def _put(about: About, prefix: Path) -> Path:
     """Copy the tree beside the prefix, unless it is there. Return its folder, which is there whole or not at all."""
     folder = prefix.parent / f"{prefix.name}-{about.version}-{about.build}"
     if not folder.exists():
-        if not prefix.parent.exists():
-            prefix.parent.mkdir(parents=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=str(prefix.parent)))
         try:
             _copy(about, beside)
