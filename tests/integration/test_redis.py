@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
+from integration.judging import RPMLINT, WHEEL_CONTENTS, platform_tag, rpmlint, wheel_faults
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PRODUCT = REPOSITORY / "tests" / "products" / "redis"
@@ -153,19 +154,35 @@ def test_nothing_in_the_package_is_of_another_product(build: Build, model: str) 
         assert not re.search(rb"pika(?!forge)", name.encode() + b"\n" + data, re.IGNORECASE), name
 
 
-def test_every_format_is_made_and_verified(build: Build, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def every_format(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One model in every format."""
+    folder = tmp_path_factory.mktemp("formats")
+    run_tool(build.matrix, build.out, folder, MODELS[0], "--os", "debian12", "--formats", "tar,rpm,deb,wheel")
+    return folder / "debian12"
+
+
+def test_every_format_is_made_and_verified(build: Build, every_format: Path) -> None:
     """Its tree has symbolic links, of which a wheel holds copies."""
-    formats = ("--formats", "tar,rpm,deb,wheel")
-    run_tool(build.matrix, build.out, tmp_path, MODELS[0], "--os", "debian12", *formats)
-    names = {path.name for path in (tmp_path / "debian12").iterdir()}
+    names = {path.name for path in every_format.iterdir()}
     assert {
         "redis-7.0.15-R620.tar.gz",
         "redis-7.0.15-1.R620.debian12.x86_64.rpm",
         "redis_7.0.15-1.R620.debian12_amd64.deb",
     } <= names
     assert any(re.fullmatch(r"redis_server-7[.]0[.]15[+]r620[.]debian12-py3-none-manylinux.*[.]whl", n) for n in names)
-    said = run_tool(build.matrix, build.out, tmp_path, str(tmp_path / "debian12"), "--unsigned", verb="verify")
+    said = run_tool(build.matrix, build.out, every_format.parent, str(every_format), "--unsigned", verb="verify")
     assert re.search(r": verified: all \d+ checks say yes", said), said
+    licences = {"redis/licenses/redis/COPYING", "redis/licenses/redis/deps/lua/COPYRIGHT"}
+    assert licences <= contents(every_format / "redis-7.0.15-R620.tar.gz").keys()
+
+
+def test_the_judges_of_others_say_yes(every_format: Path, tmp_path: Path) -> None:
+    """lintian, which takes longest, judges the sample alone: see test_judges.py."""
+    [wheel] = every_format.glob("*.whl")
+    assert wheel_faults(wheel, "--config", WHEEL_CONTENTS) == []
+    assert wheel.name.endswith(f"-{platform_tag(wheel)}.whl")
+    assert rpmlint(every_format.glob("*.rpm"), tmp_path, settings=RPMLINT.read_text(encoding="utf-8")) == []
 
 
 def test_a_second_run_has_nothing_to_do(build: Build) -> None:
