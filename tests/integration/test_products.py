@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from pikaforge.config import load
+from pikaforge.pipeline import report
 
 if TYPE_CHECKING:
     from conftest import Done, Shared, Tool
@@ -99,17 +100,19 @@ def files(tarball: Path) -> dict[str, tarfile.TarInfo]:
 def test_every_check_was_made_in_both_ways(built: Callable[[str], Build], name: str) -> None:
     build = built(name)
     wanted = [entry["check"] for entry in yaml.safe_load(build.matrix.read_text(encoding="utf-8"))["product"]["smoke"]]
-    [cell] = json.loads((build.dist / "report.json").read_text(encoding="utf-8"))["cells"]
+    made_report = report.load(build.dist)
+    assert made_report is not None
+    [cell] = made_report.cells
     assert [made for made in build.manifest["checks"] if made in wanted] == wanted
     server = {"version", "start", "allocator", "stop"}
     assert server & set(build.manifest["checks"]) == (server if name == "memcached" else set())
-    for way in ("native", "emulated"):
-        found = cell[way]
-        if not found["ran"]:  # this machine has no such CPU
-            assert way == "native", found
+    for way in (cell.native, cell.emulated):
+        assert way is not None
+        if not way.ran:  # this machine has no such CPU
+            assert way is cell.native, way.reason
             continue
-        assert found["problem"] == ""
-        assert set(wanted) - {check["name"] for check in found["checks"] if check["passed"]} <= {"restart"}
+        assert way.problem == ""
+        assert set(wanted) - {check.name for check in way.checks if check.passed} <= {"restart"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -73,8 +73,10 @@ def _tool() -> ProductPackage:
 
 def test_a_system_package_without_a_server_has_no_unit_and_no_user() -> None:
     made = assemble(_tool(), "demo")
-    assert all(entry.path == "/opt/demo" or entry.path.startswith("/opt/demo/") for entry in made.entries)
-    assert made.files == {}
+    outside = {entry.path for entry in made.entries if not f"{entry.path}/".startswith("/opt/demo/")}
+    assert outside == {"/usr/share/doc/demo/README"}
+    assert list(made.files) == ["doc/README"]
+    assert b"deploy" not in made.files["doc/README"]
     assert list(made.scripts) == ["pre"], "the CPU gate"
     server = assemble(package(), "demo")
     assert {"/etc/demo", "/usr/lib/systemd/system/demo@.service"} <= {entry.path for entry in server.entries}
