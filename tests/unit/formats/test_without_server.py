@@ -73,8 +73,10 @@ def _tool() -> ProductPackage:
 
 def test_a_system_package_without_a_server_has_no_unit_and_no_user() -> None:
     made = assemble(_tool(), "demo")
-    assert all(entry.path == "/opt/demo" or entry.path.startswith("/opt/demo/") for entry in made.entries)
-    assert made.files == {}
+    outside = [e.path for e in made.entries if e.path != "/opt/demo" and not e.path.startswith("/opt/demo/")]
+    assert outside == ["/usr/share/doc/demo/README"]
+    assert list(made.files) == ["doc/README"]
+    assert "deploy.sh" not in made.files["doc/README"].decode()
     assert list(made.scripts) == ["pre"], "the CPU gate"
     server = assemble(package(), "demo")
     assert {"/etc/demo", "/usr/lib/systemd/system/demo@.service"} <= {entry.path for entry in server.entries}
@@ -92,6 +94,7 @@ def test_rpm_and_deb_need_nothing_for_a_user() -> None:
         build = deb.product(made, depends=("libc6",))
         [main_deb, *_] = build.deb.packages
         assert (main_deb.depends, main_deb.section, set(main_deb.scripts)) == (depends, section, scripts)
+        assert ("systemctl" in build.extra["lintian/overrides"].decode()) == ("postinst" in scripts)
         control = build.pack()["demo/control"].decode()
         assert f"\nSection: {section}\n" in control
 
