@@ -94,6 +94,7 @@ def test_rpm_and_deb_need_nothing_for_a_user() -> None:
         build = deb.product(made, depends=("libc6",))
         [main_deb, *_] = build.deb.packages
         assert (main_deb.depends, main_deb.section, set(main_deb.scripts)) == (depends, section, scripts)
+        assert ("systemctl" in build.extra["lintian/overrides"].decode()) == ("postinst" in scripts)
         control = build.pack()["demo/control"].decode()
         assert f"\nSection: {section}\n" in control
 

@@ -214,9 +214,14 @@ def product(
         extra={
             **made.files,
             "doc/copyright": text.encode(),
-            "lintian/overrides": render("deb/lintian-overrides.jinja", name=name).encode(),
+            "lintian/overrides": _overrides(package, name, units="post" in made.scripts).encode(),
         },
     )
+
+
+def _overrides(package: ProductPackage, name: str, *, units: bool) -> str:
+    """Return what lintian says of a good package, with the reasons."""
+    return render("deb/lintian-overrides.jinja", name=name, conf=bool(package.conf), units=units)
 
 
 def _stands_for(package: ProductPackage, version: str, suffix: str = "") -> tuple[str, ...]:
