@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from pikaforge.errors import AuditError
 from pikaforge.formats.wheel.wheel import followed
+from pikaforge.host.archives import archive_errors, zip_members
 
 ABOUT = re.compile(r"[^/]+/about\.json")
 LIMIT = 16 << 20
@@ -27,12 +27,14 @@ class ListedLinks(BaseModel):
 def copies(path: Path) -> dict[str, str]:
     """Return which members of a wheel are copies for links, by its about.json; nothing if it has none that is good."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            [name] = filter(ABOUT.fullmatch, archive.namelist())
-            with archive.open(name) as stream:
-                text = stream.read(LIMIT)
+        with archive_errors(str(path)), path.open("rb") as stream:
+            [(name, text)] = [
+                (member.name, member.content.read(LIMIT))
+                for member in zip_members(stream, str(path))
+                if member.content is not None and ABOUT.fullmatch(member.name)
+            ]
         links = ListedLinks.model_validate_json(text).links
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error):
+    except (OSError, ValueError, AuditError):
         return {}
     top = f"{name.partition('/')[0]}/tree"
     return {f"{top}/{link}": f"{top}/{followed(link, links)}" for link in links}
