@@ -15,7 +15,7 @@ import pytest
 from pikaforge.host.compiler_cache import volume_of
 from pikaforge.host.confinement import Bounds, OutputError
 from pikaforge.host.docker import DockerEngine
-from pikaforge.host.job import Input, Job, JobResult, files
+from pikaforge.host.job import Input, Job, JobResult, ServerJob, files
 
 if TYPE_CHECKING:
     from conftest import Project
@@ -190,6 +190,41 @@ def test_a_configuration_in_the_cache_is_not_obeyed(
     assert "honest" in lines
     assert any(line.endswith("prefix_command = ") for line in lines), lines
     assert any("max_size = 2.0" in line for line in lines), lines
+
+
+# ---- servers
+
+SERVER = rb"""#!/bin/sh
+for folder in data tree /usr /tmp .; do
+    if touch "$folder/file" 2>/dev/null; then echo "$folder: yes"; else echo "$folder: no"; fi
+done
+id -u
+"""
+
+
+@pytest.mark.parametrize(("unprivileged", "held"), [(False, False), (False, True), (True, False), (True, True)])
+def test_where_a_server_can_write(
+    warm: Warm, engine_here: DockerEngine, tmp_path: Path, unprivileged: bool, held: bool
+) -> None:
+    """It has a folder for its data, whether something is in it or not."""
+    data = (Input(folder="data", archive=files({"old": b""})),) if held else ()
+    job = ServerJob(
+        label="test-server",
+        image=warm.build_image,
+        argv=("tree/run",),
+        inputs=(Input(folder="tree", archive=files({"run": SERVER}, executable=["run"])), *data),
+        port=0,
+        log=tmp_path / "log",
+        unprivileged=unprivileged,
+    )
+    with engine_here.serve(job) as server:
+        assert server.wait(60) == 0
+        lines = server.log_text().splitlines()
+    assert lines.pop() == "65534"
+    said = dict(line.split(": ") for line in lines)
+    assert {folder for folder, answer in said.items() if answer == "yes"} == (
+        {"data", "/tmp"} if unprivileged else {"data", "tree", "/tmp", "."}
+    )
 
 
 # ---- whole builds

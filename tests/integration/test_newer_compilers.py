@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 GUEST = ROOT / "docker" / "guest"
 SAMPLE = ROOT / "tests" / "sample"
-SCRIPTS = ("lib.sh", "run.sh", "compile.sh", "toolchain.sh", "bundle.sh", "licences.sh", "cc")
+SCRIPTS = ("lib.sh", "run.sh", "compile.sh", "toolchain.sh", "bundle.sh", "licences.sh", "cc", "ccache.conf")
 LIBRARIES = ("pink", "rocksdb")
 IMAGES = {"debian11": 10, "debian12": 12, "debian13": 14}
 

@@ -206,19 +206,20 @@ class DockerEngine(EngineImages):
         """Return the mount of a volume; without a name, it is removed with its container."""
         return load_sdk().types.Mount(target=target, source=name, type="volume")
 
-    def _put(self, container: Container, inputs: tuple[Input, ...], *, writable: tuple[str, ...] | None = None) -> None:
+    def _put(self, container: Container, inputs: tuple[Input, ...], *, made: str = "out", only: bool = False) -> None:
         """Fill the root folder of a container.
 
         Args:
             container: was not started yet.
             inputs: unpacked there.
-            writable: folders to which the container's user can write; None: all but the inputs that are sealed.
+            made: a folder that is made, and to which the container's user can write.
+            only: whether the user can write to that folder only, and not to all but the inputs that are sealed.
         """
         bare = self.facts().podman
-        open_to = ("out", *(i.folder for i in inputs if not i.sealed)) if writable is None else writable
+        open_to = (made,) if only else (made, *(i.folder for i in inputs if not i.sealed))
         folders = {**{i.folder: 0 for i in inputs}, **dict.fromkeys(open_to, NOBODY)}
         # As in /tmp, everybody can make files there, and nobody can remove those of root.
-        mode = 0o1777 if writable is None else 0o755
+        mode = 0o755 if only else 0o1777
         small: list[tuple[str, int, bytes]] = []
         large: list[tuple[str, int, Path | bytes]] = []
         for item in inputs:
@@ -348,7 +349,7 @@ class DockerEngine(EngineImages):
         with self._container(
             job.label, job.image, argv, limits=limits, options=options, bounds=job.bounds
         ) as container:
-            self._put(container, job.inputs, writable=("data",) if job.unprivileged else None)
+            self._put(container, job.inputs, made="data", only=job.unprivileged)
             self._start(container, job)
             server = ContainerServer(container, self._calls(), remote or "127.0.0.1", job.port)
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +14,15 @@ from unit.helpers import WITHOUT_SERVER, Ending, FakeEngine, make_spec, members,
 
 from pikaforge.config.product import Conf
 from pikaforge.errors import EXIT_STAGE, HostError, StageError
-from pikaforge.host.job import Executed
+from pikaforge.host.confinement import Bounds
+from pikaforge.host.job import Executed, Input
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.smoke import smoke
 from pikaforge.pipeline.smoke.endings import describe_end
 from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord
 from pikaforge.pipeline.smoke.resp import ErrorReply, Reply
-from pikaforge.pipeline.smoke.server import settle
+from pikaforge.pipeline.smoke.server import TreePlace, settle
 from pikaforge.pipeline.smoke.wire import Closed, Garbled
 
 CELL = "R620-debian12-none"
@@ -164,6 +166,24 @@ def test_a_server_that_does_all_it_should(run: Callable[..., Result], fake: Fake
     assert (served.argv, served.image) == (("tree/bin/demo", "-c", "/forge/server.conf"), IMAGE.runtime)
     conf = members(served.inputs[1])["server.conf"][1].decode()
     assert conf == "port : 7000\nthreads : 4\ndir : /forge/data/db/\n"
+
+
+def test_servers_and_commands_have_the_limits_of_the_configuration(fake: FakeEngine, tmp_path: Path) -> None:
+    bounds = Bounds(processes=77)
+    place = TreePlace(
+        engine=fake,
+        image="x",
+        stem="smoke",
+        group="x",
+        tree=Input(folder="tree", archive=b""),
+        log_path=tmp_path / "log",
+        bounds=bounds,
+    )
+    server = make_spec().product.server
+    assert server is not None
+    with place.hold(), place.of_server(server, "port : 1\n", smoke._connect).serve(log=tmp_path / "log"):
+        pass
+    assert [job.bounds for job in fake.served] == [bounds, bounds]
 
 
 def _failure(run: Callable[..., Result], **changes: Any) -> StageError:

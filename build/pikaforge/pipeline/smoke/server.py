@@ -144,6 +144,7 @@ class TreePlace:
             emulator=self.emulator,
             inputs=self.inputs,
             allocator=self.allocator,
+            bounds=self.bounds,
             server=server,
             conf=conf,
             connect=connect,
@@ -160,6 +161,7 @@ class TreePlace:
                 port=0,
                 log=self.log_path,
                 unprivileged=True,
+                bounds=self.bounds,
             )
         )
 
