@@ -184,7 +184,7 @@ def test_layout_and_modes(built: Built) -> None:
     for name, member in found.items():
         assert (member.uid, member.gid, member.uname, member.gname) == (0, 0, "", ""), name
         assert member.mtime == epoch, name
-        program = member.isdir() or name.endswith(".sh") or name.startswith(("pika/bin/", "pika/lib/"))
+        program = member.isdir() or name.endswith(".sh") or name.startswith("pika/bin/")
         assert member.mode == (0o755 if program else 0o644), name
     head = package.read_bytes()[:10]
     assert head[3] == 0, "gzip's header names a file"

@@ -305,10 +305,8 @@ def test_plain_rpm(host: Host, releases: Releases) -> None:
     host.sh(WHEEL)
     before = host.sh("find /opt -printf '%p %l\n' | sort; rpm -qa")
     status, output = host.run("rpm", "-i", "/srv/1.rpm")
-    assert (status, "pika: error: /opt/pika is a link to /opt/pika-v3-01, which is not of this" in output) == (
-        1,
-        True,
-    )
+    assert status == 1
+    assert "pika: error: /opt/pika is a link to /opt/pika-v3.4.0-01, which is not of this" in output
     assert host.sh("find /opt -printf '%p %l\n' | sort; rpm -qa") == before
     host.sh("rm /opt/pika")
     assert host.run("rpm", "-i", "/srv/1.rpm") == (0, "")
