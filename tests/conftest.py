@@ -42,6 +42,10 @@ for _name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"):
     os.environ.pop(_name, None)  # what a test builds is not to be told in the summary of the job that runs it
 
 programs.watch()
+for _signal in (signal.SIGINT, signal.SIGHUP):
+    # A shell starts what it runs in the background with these ignored, and the tool would inherit that.
+    if signal.getsignal(_signal) == signal.SIG_IGN:
+        signal.signal(_signal, signal.default_int_handler if _signal == signal.SIGINT else signal.SIG_DFL)
 ROOT = Path(__file__).resolve().parents[1]
 # The tool is started hundreds of times; compiling its modules anew takes 0.4 s of CPU time, half of a short run's.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
