@@ -16,7 +16,7 @@ NONE = "none"
 FOLDER = "ccache"
 START = f"pikaforge-{FOLDER}-"
 """Start of the names of volumes."""
-KEPT = 24
+KEPT = 32
 """Caches that stay when a new one is made, with that one. The file ccache.conf limits the size of each."""
 LETTERS = 32
 """Of a digest in names."""
