@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 ROOT = "/forge"
 TRIES, PAUSE = 50, 0.1
 """How often, and after how many seconds, the engine is asked again how a command has ended."""
+READS = 5
+"""How often a program that only reads is run, until the engine has not lost the end of what it prints.
+
+docker 20.10 and podman may close the stream before they have read it, on a busy machine."""
+END = "end-of-output"
 RUNNING = "running"
 """The state of a container that runs."""
 
@@ -133,7 +138,10 @@ class ContainerServer:
     def _process(self) -> str:
         """Return the folder of the server's process below /proc."""
         # The engine's init is process 1. The server is its only child: programs that are executed here are none.
-        return f"/proc/{self._execute('cat', '/proc/1/task/1/children').split()[0]}"
+        children = self._execute("cat", "/proc/1/task/1/children").split()
+        if not children:
+            raise HostError("the server has ended")
+        return f"/proc/{children[0]}"
 
     @contextmanager
     def _executing(self, argv: Sequence[str], seconds: float = 0.0) -> Iterator[None]:
@@ -145,18 +153,24 @@ class ContainerServer:
             yield
 
     def _execute(self, *argv: str) -> str:
-        """Run a program in the container; return what it prints."""
-        with self._executing(argv):
-            # With its id, because the SDK gives no exit status of what it streams.
-            client = self._container.client
-            assert client is not None  # it has made the container
-            api, id_ = client.api, client.api.exec_create(self._container.id, list(argv))["Id"]
-            output = whole(api.exec_start(id_, stream=True), FACTS_LIMIT, f"what `{' '.join(argv)}` prints")
-            status = api.exec_inspect(id_)["ExitCode"]
-        if status != 0:
-            said = " ".join(output.decode("utf-8", "replace").split())[:200]
-            raise HostError(f"`{' '.join(argv)}` in the container ended with {status}: {said}")
-        return output.decode("utf-8", "replace")
+        """Run a program that only reads in the container; return what it prints."""
+        command = ["sh", "-c", f'"$@" && printf {END}', "sh", *argv]
+        for _ in range(READS):
+            with self._executing(argv):
+                # With its id, because the SDK gives no exit status of what it streams.
+                client = self._container.client
+                assert client is not None  # it has made the container
+                api, id_ = client.api, client.api.exec_create(self._container.id, command)["Id"]
+                printed = whole(api.exec_start(id_, stream=True), FACTS_LIMIT, f"what `{' '.join(argv)}` prints")
+                status = api.exec_inspect(id_)["ExitCode"]
+            output = printed.decode("utf-8", "replace")
+            if output.endswith(END):
+                return output.removesuffix(END)
+            if status:
+                said = " ".join(output.split())[:200]
+                raise HostError(f"`{' '.join(argv)}` in the container ended with {status}: {said}")
+            process.pause(PAUSE)
+        raise HostError(f"the engine has lost what `{' '.join(argv)}` printed in the container")
 
 
 def printed(container: Container, calls: EngineCalls) -> bytes:
