@@ -240,8 +240,8 @@ def tests(session: nox.Session) -> None:
 
 
 SCRIPTS = (
-    "docker/guest/**/*", "build/recipes/*.sh", "build/pikaforge/**/*.sh", "tests/**/*.sh", "docker/*.sh", "setup.sh",
-    ".ci/run",
+    "docker/guest/**/*.sh", "docker/guest/cc", "docker/*.sh", "build/recipes/*.sh", "build/pikaforge/**/*.sh",
+    "tests/**/*.sh", "setup.sh", ".ci/run",
 )  # fmt: skip
 """The shell scripts that shellcheck reads."""
 
