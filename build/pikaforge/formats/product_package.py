@@ -33,7 +33,7 @@ GATE = ("cpu-gate.sh", "cpu-features", "cpu-targets")
 """Files below utils/ that the first script needs before they are installed."""
 DOCS = "/usr/share/doc"
 COLUMNS = 88
-EMBEDDED = "#@GATE@\n"
+EMBEDDED = ": @GATE@\n"
 LISTS = "given_features='' given_targets=''\n"
 """The line of the CPU gate that gets the two lists."""
 

@@ -5,7 +5,7 @@
 set -eu
 
 gate() (
-#@GATE@
+: @GATE@
 )
 # Not in a condition, where the gate's own -e would not hold.
 set +e
