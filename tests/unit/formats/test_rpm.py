@@ -311,7 +311,7 @@ def test_the_gate_travels_in_the_scriptlet() -> None:
     start, _, end = gate.partition("given_features='' given_targets=''")
     assert end
     assert f"{start}given_features='{features}'\ngiven_targets='{targets}'{end}" in script
-    assert "#@GATE@" not in script
+    assert "@GATE@" not in script
     assert not any(word in text for text in made.rpm.packages[0].scripts.values() for word in ("@PRODUCT@", "@TOP@"))
 
 
