@@ -13,6 +13,7 @@ from subprocess import CompletedProcess
 
 import pytest
 from guest.helpers import GUEST, clean_env, need, sh
+from guest.stubbed_host import StubbedHost
 from unit.helpers import about, make_spec
 
 from pikaforge.formats import payload
@@ -24,7 +25,6 @@ from pikaforge.formats.versions import legal_release, legal_version
 
 SHELLS: Mapping[str, tuple[str, ...]] = {"dash": ("dash",), "bash": ("bash", "--posix")}
 TOOLS = ("cat", "rmdir")
-SPY = '#!/bin/sh\nprintf "%s" "${0##*/}" >>"$SPY"\nfor word; do printf " %s" "$word" >>"$SPY"; done\necho >>"$SPY"\n'
 OLD = "1.0-1.R620.debian12"
 BACK: Mapping[Script, tuple[tuple[str, ...], ...]] = {
     "preinst": (("abort-upgrade", OLD),),
@@ -49,23 +49,8 @@ BACK: Mapping[Script, tuple[tuple[str, ...], ...]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Host(StubbedHost):
     """A machine as a script sees it: a few tools, and stand-ins that tell how they were called."""
-
-    top: Path
-    words: tuple[str, ...]
-    """Of the shell."""
-
-    def stub(self, name: str, body: str = "exit 0") -> None:
-        path = self.top / "bin" / name
-        path.unlink(missing_ok=True)
-        path.write_text(f"{SPY}{body}\n")
-        path.chmod(0o755)
-
-    def folder(self, name: str) -> Path:
-        path = self.top / name
-        path.mkdir(parents=True, exist_ok=True)
-        return path
 
     def run(
         self, script: Script, *words: str, features: tuple[str, ...] = ("lm",), **env: str

@@ -11,6 +11,7 @@ from subprocess import CompletedProcess
 
 import pytest
 from guest.helpers import SHELLS, need, sh
+from guest.stubbed_host import StubbedHost
 from unit.helpers import make_spec
 
 from pikaforge.formats import payload
@@ -19,28 +20,12 @@ TOOLS = (
     *("awk", "basename", "cat", "chmod", "cp", "dirname", "find", "grep", "head", "mkdir", "mv", "rm", "sed", "sh"),
     *("sort", "tr"),
 )
-SPY = '#!/bin/sh\nprintf "%s" "${0##*/}" >>"$SPY"\nfor word; do printf " %s" "$word" >>"$SPY"; done\necho >>"$SPY"\n'
 CONF = "# a comment\nport : 1\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Host(StubbedHost):
     """A machine as deploy.sh sees it: its folders are moved below `top`."""
-
-    top: Path
-    words: tuple[str, ...]
-    """Of the shell."""
-
-    def stub(self, name: str, body: str = "exit 0") -> None:
-        path = self.top / "bin" / name
-        path.unlink(missing_ok=True)
-        path.write_text(f"{SPY}{body}\n")
-        path.chmod(0o755)
-
-    def folder(self, name: str) -> Path:
-        path = self.top / name
-        path.mkdir(parents=True, exist_ok=True)
-        return path
 
     def unpack(self, where: str = "opt/demo") -> Path:
         """Put a package on the machine, with the folders of the system moved. Return its top."""

@@ -12,6 +12,7 @@ from subprocess import CompletedProcess
 
 import pytest
 from guest.helpers import GUEST, clean_env, need, sh
+from guest.stubbed_host import StubbedHost
 from unit.helpers import about, make_spec
 
 from pikaforge.formats import payload
@@ -20,29 +21,14 @@ from pikaforge.formats.product_package import Moment, ProductPackage, assemble
 
 SHELLS: Mapping[str, tuple[str, ...]] = {"dash": ("dash",), "bash": ("bash", "--posix"), "busybox": ("busybox", "sh")}
 TOOLS = ("cat", "rmdir")
-SPY = '#!/bin/sh\nprintf "%s" "${0##*/}" >>"$SPY"\nfor word; do printf " %s" "$word" >>"$SPY"; done\necho >>"$SPY"\n'
 FORBIDDEN = ("/opt/demo/bin", "demo -", "./demo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Host(StubbedHost):
     """A machine as a scriptlet sees it: a few tools, and stand-ins that tell how they were called."""
 
-    top: Path
-    words: tuple[str, ...]
-    """Of the shell."""
     scripts: Mapping[Moment, str]
-
-    def stub(self, name: str, body: str = "exit 0") -> None:
-        path = self.top / "bin" / name
-        path.unlink(missing_ok=True)
-        path.write_text(f"{SPY}{body}\n")
-        path.chmod(0o755)
-
-    def folder(self, name: str) -> Path:
-        path = self.top / name
-        path.mkdir(parents=True, exist_ok=True)
-        return path
 
     def run(self, section: Moment, count: int, **env: str) -> CompletedProcess[str]:
         """Run a scriptlet with the folders of the system moved below this one's."""

@@ -6,9 +6,7 @@ import hashlib
 import json
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +17,7 @@ import yaml
 from integration.builds import ALL_FORMATS, ENDED, SampleBuild
 from integration.dav import WRITER, Dav, dav_of, fetched, nginx_image
 from integration.keys import Key, new_key
+from own_engine import small_disk
 
 from pikaforge.errors import EXIT_CONFIG, EXIT_DONE, EXIT_PUBLISH
 from pikaforge.host.store import locked
@@ -437,22 +436,6 @@ class TestServer:
         assert sums is not None
         package = (house.root("stable") / name).read_bytes()
         assert f"{hashlib.sha256(package).hexdigest()}  {Path(name).name}\n" in sums[1].decode()
-
-
-@contextmanager
-def small_disk(size: str) -> Iterator[Path]:
-    """A file system of some size, as a folder of this machine; skips where none can be mounted."""
-    folder = Path(subprocess.run(["mktemp", "-d"], check=True, capture_output=True, text=True).stdout.strip())
-    argv = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        folder.rmdir()
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-        folder.rmdir()
 
 
 class TestTrouble:
