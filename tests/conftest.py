@@ -279,6 +279,10 @@ class Engine:
         found = self.client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True)
         return [container for container in found if owned(container.labels, pid)]
 
+    def tags(self, name: str | None = None) -> list[str]:
+        """The tags of the engine's images. The SDK's own list asks for each image again, which may be gone by then."""
+        return [tag for image in self.client.api.images(name) for tag in image["RepoTags"] or ()]
+
     @contextmanager
     def watch(self) -> Iterator[Watch]:
         """Take down which containers are created while the block runs, told by the engine's own events.

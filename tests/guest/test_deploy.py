@@ -112,8 +112,7 @@ class Host:
 
 @contextmanager
 def container_of(engine: Engine, argv: list[str], **options: Any) -> Iterator[Container]:
-    tags = [tag for image in engine.client.images.list() for tag in image.tags]
-    image = next((tag for name in IMAGES for tag in sorted(tags) if tag.startswith(name)), None)
+    image = next((tag for name in IMAGES for tag in sorted(engine.tags()) if tag.startswith(name)), None)
     if image is None:
         pytest.skip(f"the engine has none of the images {', '.join(IMAGES)}: run a build first")
     container = engine.client.containers.create(image, argv, **options)

@@ -33,7 +33,7 @@ def image_of(engine: Engine, text: str, name: str) -> str:
     tag = note(f"{OWN}{name}:{sha256(text.encode()).hexdigest()[:16]}")
     text = text.replace(TOGETHER, f"RUN apt-get update # {date.today()}\nRUN ")
     with locked(ROOT / "out" / ".tests-images"):  # else two workers would make the same at the same time
-        if not engine.client.images.list(tag):
+        if not engine.tags(tag):
             from docker.errors import BuildError
 
             try:

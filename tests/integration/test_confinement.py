@@ -189,7 +189,7 @@ def test_a_configuration_in_the_cache_is_not_obeyed(
     ]
     assert "honest" in lines
     assert any(line.endswith("prefix_command = ") for line in lines), lines
-    assert any("max_size = 2.0" in line for line in lines), lines
+    assert any("max_size = 1.0" in line for line in lines), lines
 
 
 # ---- servers

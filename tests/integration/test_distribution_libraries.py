@@ -145,7 +145,7 @@ def made(warm: Warm, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -
     script = base64.b64encode(MAKE.encode()).decode()
     text = f"FROM {base}\nRUN echo {script} | base64 -d >/tmp/make.sh && sh -eu /tmp/make.sh\n"
     tag = note(f"{OWN}distribution-libraries:{hashlib.sha256(text.encode()).hexdigest()[:16]}")
-    if not engine.client.images.list(tag):
+    if not engine.tags(tag):
         engine.client.images.build(fileobj=io.BytesIO(text.encode()), tag=tag, rm=True, forcerm=True)
     workspace = Workspace(
         base=folder,

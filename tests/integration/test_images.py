@@ -181,10 +181,9 @@ def another(tiny: Callable[..., Project], warm: Any, engine: Engine) -> Iterator
     lock = {"version": 1, "sources": {}, "images": {**warm.pins, "forge-test": pins}}
     project.lock_path.write_text(json.dumps(lock), encoding="utf-8")
     yield project
-    for image in engine.client.images.list(name="pikaforge/*"):
-        for tag in image.tags:
-            if tag.startswith(("pikaforge/forge-test-", "pikaforge/base:forge-test-")):
-                engine.client.images.remove(tag, force=True)
+    for tag in engine.tags("pikaforge/*"):
+        if tag.startswith(("pikaforge/forge-test-", "pikaforge/base:forge-test-")):
+            engine.client.images.remove(tag, force=True)
 
 
 @pytest.mark.engine

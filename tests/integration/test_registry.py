@@ -36,7 +36,7 @@ def only_images(project: Project, base: str) -> None:
 
 def base_tag(engine: Engine) -> str:
     """The engine's name of the bootstrapped base of debian12."""
-    tags = [tag for image in engine.client.images.list("pikaforge/base") for tag in image.tags if ":debian12-" in tag]
+    tags = [tag for tag in engine.tags("pikaforge/base") if ":debian12-" in tag]
     assert tags, "no bootstrapped base: the fixture `warm` makes one"
     return tags[0]
 

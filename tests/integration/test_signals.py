@@ -29,6 +29,14 @@ def verb(context):
 main._verb = lambda name: verb
 sys.exit(main.main(["matrix"]))
 """
+AT_THE_START = """
+class Popen(process.subprocess.Popen):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        import os
+        os.kill(os.getpid(), signal.SIGTERM)  # before the caller knows the program
+process.subprocess.Popen = Popen
+"""
 NOX = """
 import importlib.util, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -114,6 +122,40 @@ def test_at_any_moment_of_the_start(
         running.communicate(timeout=SOON)
     # Before Python has read noxfile.py, the kernel ends it, which shells report as 128 + N; then nox ends it.
     assert running.returncode in (128 + number, -number, 1, 130)
+    assert left(tmp_path) == []
+
+
+def start_inside_of(call: str) -> str:
+    """The tool, with a signal to itself as soon as it has started a program in this way."""
+    text = TOOL.replace('process.run(["sh", "-c", "sleep 600 & sleep 600"])', call)
+    return text.replace("main._verb =", AT_THE_START + "main._verb =")
+
+
+CALLS = {
+    "run": 'process.run(["sh", "-c", "sleep 600 & sleep 600"])',
+    "child": """
+    import os, pathlib
+    with process.child(["sleep", "600"], cwd=pathlib.Path("/"), env=os.environ, output=sys.stderr.buffer) as child:
+        child.wait()
+""",
+    "output": """
+    with open("/dev/null", "rb") as nothing, process.output(["sleep", "600"], stdin=nothing) as said:
+        said.read()
+""",
+    "bounded": """
+    import os, pathlib
+    process.bounded(["sleep", "600"], cwd=pathlib.Path("/"), env=os.environ, user=None, timeout=600, limit=1)
+""",
+}
+
+
+@pytest.mark.parametrize("way", CALLS)
+def test_a_signal_while_a_program_starts(tmp_path: Path, way: str) -> None:
+    """It comes when there is a program, and before the tool has taken note of it."""
+    (tmp_path / "tool.py").write_text(start_inside_of(CALLS[way]))
+    argv = [sys.executable, str(tmp_path / "tool.py")]
+    done = subprocess.run(argv, env=environment(tmp_path), capture_output=True, timeout=SOON, check=False)
+    assert (done.returncode, b"Traceback" in done.stderr) == (128 + signal.SIGTERM, False), done.stderr
     assert left(tmp_path) == []
 
 

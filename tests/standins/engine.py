@@ -42,10 +42,14 @@ class StandInEngine:
         """Status and message by pattern of calls."""
         self.output = [b"begun\n"]
         """What the container prints."""
+        self.executed: list[tuple[int, bytes]] = []
+        """What a program in the container prints: the stream's number and the text."""
         self.events: list[dict[str, str]] = []
         """Of a build or a pull."""
         self.listed: list[dict[str, Any]] = []
         """Containers in the list of all."""
+        self.images: list[dict[str, Any]] = []
+        """Images in the list of all; by themselves they are not there."""
         self.status = 0
         self.lock = threading.Lock()
         """Of the container."""
@@ -122,6 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
             "GET /exec/e1/json": {"ExitCode": 0},
             "GET /containers/json": engine.listed,
             "GET /networks": [],
+            "GET /images/json": engine.images,
         }
         longer: dict[str, Callable[[], None]] = {
             "GET /containers/c1/logs": self._logs,
@@ -160,11 +165,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(None, 204)
 
     def _execute(self) -> None:
-        """Run a program that prints nothing."""
+        """Run a program. What it prints is sent with the headers, as of a short program on a busy machine."""
         self.close_connection = True
-        self.send_response(200)
-        self.send_header("Content-Type", "application/vnd.docker.raw-stream")
-        self.end_headers()
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n\r\n"
+        frames = (struct.pack(">BxxxL", number, len(text)) + text for number, text in self.engine.executed)
+        self.wfile.write(head + b"".join(frames))
         self.engine.ended.wait(60)
 
     def _events(self) -> None:

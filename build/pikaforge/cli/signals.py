@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from pikaforge.errors import SIGNAL_BASE
+from pikaforge.host import interrupts
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 20.0
@@ -39,7 +40,10 @@ def status_of(interrupt: KeyboardInterrupt) -> int:
 
 @contextlib.contextmanager
 def interrupting() -> Iterator[None]:
-    """Raise SignalInterrupt at a signal. A signal that is ignored stays so: nohup and shells have asked for that."""
+    """Raise SignalInterrupt at a signal, as soon as `host.interrupts` lets it.
+
+    A signal that is ignored stays so: nohup and shells have asked for that.
+    """
     first: list[float] = []
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
@@ -47,7 +51,7 @@ def interrupting() -> Iterator[None]:
         if first and now - first[0] < GRACE:
             return
         first[:] = [now]
-        raise SignalInterrupt(number)
+        interrupts.deliver(SignalInterrupt(number))
 
     old = {number: signal.getsignal(number) for number in ENDING}
     taken = [number for number in ENDING if old[number] != signal.SIG_IGN]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -29,17 +30,16 @@ from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.job import OUTPUT_LIMIT, Executed
 
 if TYPE_CHECKING:
+    from docker import APIClient  # noqa: TID251  # its type
+
     from pikaforge.host.connection import Container
     from pikaforge.host.engine_calls import EngineCalls
+
+    Said = Callable[[APIClient, str], Iterator[bytes]]
 
 ROOT = "/forge"
 TRIES, PAUSE = 50, 0.1
 """How often, and after how many seconds, the engine is asked again how a command has ended."""
-READS = 5
-"""How often a program that only reads is run, until the engine has not lost the end of what it prints.
-
-docker 20.10 and podman may close the stream before they have read it, on a busy machine."""
-END = "end-of-output"
 RUNNING = "running"
 """The state of a container that runs."""
 
@@ -94,17 +94,11 @@ class ContainerServer:
         assert client is not None  # the engine has made it
         api = client.api
         output = bytearray()
-        with self._executing(argv, timeout):
+        with self._executing(argv, timeout) as said_by:
             started = api.exec_create(self._container.id, bounded, workdir=ROOT)["Id"]
-            for chunk in api.exec_start(started, stream=True):
+            for chunk in said_by(api, started):
                 output += chunk[: OUTPUT_LIMIT - len(output)]
-            for _ in range(TRIES):
-                # The engine may see the end of the output before that of the program.
-                status: int | None = api.exec_inspect(started)["ExitCode"]
-                if status is not None:
-                    return Executed(status=status, output=bytes(output))
-                process.pause(PAUSE)
-        raise HostError(f"the engine does not say how `{' '.join(argv)}` has ended")
+            return Executed(status=self._status(api, started, argv), output=bytes(output))
 
     @engine_errors()
     def log_text(self) -> str:
@@ -144,33 +138,38 @@ class ContainerServer:
         return f"/proc/{children[0]}"
 
     @contextmanager
-    def _executing(self, argv: Sequence[str], seconds: float = 0.0) -> Iterator[None]:
-        """Have a limit for what runs in the container: the SDK reads what it prints without one."""
-        from pikaforge.host.engine_calls import QUESTION  # noqa: PLC0415
+    def _executing(self, argv: Sequence[str], seconds: float = 0.0) -> Iterator[Said]:
+        """Give what a program in the container prints, with a limit for both together."""
+        from pikaforge.host.engine_calls import QUESTION, executed  # noqa: PLC0415
 
         what = f"`{' '.join(argv)}` cannot be run in the container"  # the server may have ended
         with engine_errors(what), self._calls.closing(), self._calls.cut_after(seconds + QUESTION):
-            yield
+            yield functools.partial(executed, silence=seconds + QUESTION)
 
     def _execute(self, *argv: str) -> str:
         """Run a program that only reads in the container; return what it prints."""
-        command = ["sh", "-c", f'"$@" && printf {END}', "sh", *argv]
-        for _ in range(READS):
-            with self._executing(argv):
-                # With its id, because the SDK gives no exit status of what it streams.
-                client = self._container.client
-                assert client is not None  # it has made the container
-                api, id_ = client.api, client.api.exec_create(self._container.id, command)["Id"]
-                printed = whole(api.exec_start(id_, stream=True), FACTS_LIMIT, f"what `{' '.join(argv)}` prints")
-                status = api.exec_inspect(id_)["ExitCode"]
-            output = printed.decode("utf-8", "replace")
-            if output.endswith(END):
-                return output.removesuffix(END)
-            if status:
-                said = " ".join(output.split())[:200]
-                raise HostError(f"`{' '.join(argv)}` in the container ended with {status}: {said}")
+        with self._executing(argv) as said_by:
+            # With its id, because the SDK gives no exit status of what it streams.
+            client = self._container.client
+            assert client is not None  # it has made the container
+            api, id_ = client.api, client.api.exec_create(self._container.id, list(argv))["Id"]
+            printed = whole(said_by(api, id_), FACTS_LIMIT, f"what `{' '.join(argv)}` prints")
+            status = self._status(api, id_, argv)
+        output = printed.decode("utf-8", "replace")
+        if status != 0:
+            said = " ".join(output.split())[:200]
+            raise HostError(f"`{' '.join(argv)}` in the container ended with {status}: {said}")
+        return output
+
+    @staticmethod
+    def _status(api: APIClient, id_: str, argv: Sequence[str]) -> int:
+        for _ in range(TRIES):
+            # The engine may see the end of the output before that of the program.
+            status: int | None = api.exec_inspect(id_)["ExitCode"]
+            if status is not None:
+                return status
             process.pause(PAUSE)
-        raise HostError(f"the engine has lost what `{' '.join(argv)}` printed in the container")
+        raise HostError(f"the engine does not say how `{' '.join(argv)}` has ended")
 
 
 def printed(container: Container, calls: EngineCalls) -> bytes:

@@ -11,6 +11,7 @@ The SDK is a session of requests, and all its calls go through adapters. `Engine
 from __future__ import annotations
 
 import re
+import struct
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING
 
 import requests
 from requests.adapters import BaseAdapter
+
+from pikaforge.host.connection import load_sdk
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -40,6 +43,11 @@ LIMITS = (
     (re.compile(r"GET \S*"), QUESTION),
 )
 """Limits by method and path, of which the first that fits counts; `WORK` for all else."""
+
+FRAME = struct.Struct(">xxxxL")
+"""What is before each piece of what a program prints: the stream, which nobody asks for here, and the size in bytes."""
+PIECE = 1 << 16
+"""Bytes of a frame that are read at once: the engine is not trusted with this process's memory."""
 
 _Timeout = float | tuple[float, float] | tuple[float, None] | None
 _Text = str | bytes
@@ -170,3 +178,38 @@ class _Adapter(BaseAdapter):
 
     def close(self) -> None:
         self._inner.close()
+
+
+def executed(api: APIClient, id_: str, silence: float) -> Iterator[bytes]:
+    """Start a program that was made with `exec_create`, and yield what it prints, standard output and error.
+
+    The SDK's `exec_start` reads from the socket below a buffered file that has read the headers of the answer. It loses
+    what came together with these, as all of a short output does on a busy machine. So this reads the answer as HTTP.
+
+    Args:
+        api: the engine.
+        id_: of the program.
+        silence: seconds without a byte, after which it is an error.
+
+    Raises:
+        docker.errors.APIError: the engine refuses.
+    """
+    answer = api.post(
+        f"{api.base_url}/v{api.api_version}/exec/{id_}/start",
+        json={"Detach": False, "Tty": False},
+        stream=True,
+        timeout=silence,
+    )
+    try:
+        answer.raise_for_status()
+    except requests.HTTPError as error:
+        load_sdk().errors.create_api_error_from_http_exception(error)
+    while len(header := answer.raw.read(FRAME.size)) == FRAME.size:
+        yield from _pieces(answer, *FRAME.unpack(header))
+
+
+def _pieces(answer: requests.Response, size: int) -> Iterator[bytes]:
+    """Yield a frame in pieces."""
+    while size > 0 and (piece := answer.raw.read(min(size, PIECE))):
+        size -= len(piece)
+        yield piece

@@ -135,8 +135,10 @@ class EngineImages(EngineConnection):
     @engine_errors()
     def owned_images(self) -> list[tuple[str, tuple[str, ...], int]]:
         """Return the images that this tool has made: id, tags, size in bytes."""
-        found = self._client().images.list(filters={"label": f"{LABEL}.kind=image"})
-        return [(str(i.id), tuple(i.tags), replies.parse(replies.ImageReply, i.attrs).size or 0) for i in found]
+        # Not by the SDK's collection: that asks for each image again, and one may be gone by then.
+        found = self._client().api.images(filters={"label": f"{LABEL}.kind=image"})
+        listed = (replies.parse(replies.ListedImage, image) for image in found)
+        return [(image.id, image.named, image.size) for image in listed]
 
     def remove_image(self, reference: str) -> None:
         """Remove an image with its tags. It may be gone already.

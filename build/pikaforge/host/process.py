@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pikaforge.errors import FullDiskError, HostError
+from pikaforge.host import interrupts
 from pikaforge.host.disk import HINT, has_no_room, said_in
 from pikaforge.host.raw import RawStream
 
@@ -86,8 +87,14 @@ def run(
         HostError: it cannot be started, or ran longer than `timeout` seconds and was killed.
         FullDiskError: it failed and says that a disk is full.
     """
-    started = _start(argv, cwd=cwd, env=env, stdin=stdin)
-    with _registered(started):
+    options = {
+        "cwd": cwd,
+        "env": environment() if env is None else dict(env),
+        "stdin": subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    }
+    with _started(argv, options) as started:
         try:
             stdout, stderr = started.communicate(stdin, timeout)
         except subprocess.TimeoutExpired as error:
@@ -102,42 +109,43 @@ def run(
     return done
 
 
-def _start(
-    argv: Argv, *, cwd: Path | None, env: Mapping[str, str] | None, stdin: bytes | None
-) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            list(argv),
-            cwd=cwd,
-            env=dict(env) if env is not None else environment(),
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # so that `end_all` also ends the programs that it has started
-        )
-    except FileNotFoundError as error:
-        raise HostError(f"cannot run `{argv[0]}`: {error.strerror}", hint="install it, then run again") from error
-    except OSError as error:
-        raise HostError(f"cannot run `{argv[0]}`: {error.strerror}") from error
-
-
 _running: set[int] = set()
 _ended = threading.Event()
 
 
 @contextmanager
-def _registered(started: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Let `end_all` find the program; end its process group if the block is left early."""
+def _started(argv: Argv, options: Mapping[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a program in a session of its own. If it still runs when the block is left, it is ended with its group.
+
+    Raises:
+        HostError: it cannot be started, or `end_all` was called.
+    """
+    if _ended.is_set():
+        raise HostError("interrupted")
+    interrupts.hold()
+    try:
+        started: subprocess.Popen[bytes] = subprocess.Popen(list(argv), start_new_session=True, **options)
+    except BaseException as error:
+        interrupts.release()
+        if not isinstance(error, OSError):
+            raise
+        hint = "install it, then run again" if isinstance(error, FileNotFoundError) else ""
+        raise HostError(f"cannot run `{argv[0]}`: {error.strerror}", hint=hint) from error
     _running.add(started.pid)
     try:
-        if _ended.is_set():
+        interrupts.release()
+        if _ended.is_set():  # another thread has ended what it knew of
             raise HostError("interrupted")
-        yield
+        yield started
     finally:
         _running.discard(started.pid)
         if started.poll() is None:
             _kill_group(started.pid)
-            started.communicate()
+        for stream in (started.stdin, started.stdout, started.stderr):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+        started.wait()
 
 
 def _kill_group(pid: int) -> None:
@@ -146,7 +154,7 @@ def _kill_group(pid: int) -> None:
 
 
 def end_all() -> None:
-    """End every program that `run` has started, with its process group. No program starts afterwards."""
+    """End every program that was started here, with its process group. No program starts afterwards."""
     _ended.set()
     for pid in list(_running):
         _kill_group(pid)
@@ -165,24 +173,8 @@ def pause(seconds: float) -> None:
 class Child:
     """A running program in a process group of its own, so that it can be ended with all that it has started."""
 
-    def __init__(
-        self, argv: Argv, *, cwd: Path, env: Mapping[str, str], output: IO[bytes], user: int | None = None
-    ) -> None:
-        try:
-            self._popen = subprocess.Popen(
-                list(argv),
-                cwd=cwd,
-                env=dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                user=user,
-                group=user,
-                extra_groups=None if user is None else [],
-            )
-        except OSError as error:
-            raise HostError(f"cannot run `{argv[0]}`: {error.strerror}") from error
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
         self.pid = self._popen.pid
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -221,11 +213,22 @@ def child(
         output: where standard output and error go.
         user: user and group that it runs as; only root can change them.
     """
-    started = Child(argv, cwd=cwd, env=env, output=output, user=user)
-    try:
-        yield started
-    finally:
-        started.kill_group()
+    options = {
+        "cwd": cwd,
+        "env": dict(env),
+        "stdin": subprocess.DEVNULL,
+        "stdout": output,
+        "stderr": subprocess.STDOUT,
+        "user": user,
+        "group": user,
+        "extra_groups": None if user is None else [],
+    }
+    with _started(argv, options) as popen:
+        started = Child(popen)
+        try:
+            yield started
+        finally:
+            started.kill_group()
 
 
 LATE = 5.0
@@ -263,20 +266,9 @@ def bounded(
     reader.start()
     with os.fdopen(writing, "wb") as output, child(argv, cwd=cwd, env=env, output=output, user=user) as started:
         output.close()  # else the end is never read
-        with _known(started.pid):
-            status = started.wait(timeout)
+        status = started.wait(timeout)
     reader.join(LATE)
     return status, bytes(kept)
-
-
-@contextmanager
-def _known(pid: int) -> Iterator[None]:
-    """Let `end_all` find a program."""
-    _running.add(pid)
-    try:
-        yield
-    finally:
-        _running.discard(pid)
 
 
 def resources(status: str) -> dict[str, int]:
@@ -318,27 +310,9 @@ def output(argv: Argv, *, stdin: IO[bytes]) -> Iterator[IO[bytes]]:
         HostError: it cannot be started.
     """
     with tempfile.TemporaryFile() as errors:
-        try:
-            started = subprocess.Popen(
-                list(argv),
-                env=environment(),
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise HostError(f"cannot run `{argv[0]}`: {error.strerror}") from error
-        try:
-            _running.add(started.pid)
+        options = {"env": environment(), "stdin": stdin, "stdout": subprocess.PIPE, "stderr": errors}
+        with _started(argv, options) as started:
             yield io.BufferedReader(_Output(started, errors), 1 << 16)
-        finally:
-            _running.discard(started.pid)
-            if started.poll() is None:
-                _kill_group(started.pid)
-            started.wait()
-            if started.stdout is not None:
-                started.stdout.close()
 
 
 def start_time(pid: int) -> str | None:

@@ -81,6 +81,19 @@ class Listed(Reply):
     labels: Mapping[str, str] | None = Field(default=None, alias="Labels")
 
 
+class ListedImage(Reply):
+    """An image in the list of them."""
+
+    id: str = Field(alias="Id")
+    tags: tuple[str, ...] | None = Field(default=None, alias="RepoTags")
+    size: int = Field(default=0, alias="Size")
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Its tags. Engines before API 1.43 have one of `<none>` in place of no tag."""
+        return tuple(tag for tag in self.tags or () if tag != "<none>:<none>")
+
+
 class PodmanImage(Reply):
     """Podman's own `/libpod/images/NAME/json`."""
 

@@ -7,6 +7,7 @@ import os
 import tarfile
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 
@@ -142,17 +143,14 @@ def test_words_of_programs(line: str, said: bool) -> None:
 
 def test_a_program_that_fails_on_a_full_disk(monkeypatch: pytest.MonkeyPatch, rooms: Callable[..., None]) -> None:
     class Started:
-        pid, returncode = 0, 128
+        returncode = 128
 
         def communicate(self, *_: object) -> tuple[bytes, bytes]:
             return b"", self.errors.encode()
 
-        def poll(self) -> int:
-            return self.returncode
-
         errors = "fatal: write error: No space left on device\n"
 
-    monkeypatch.setattr(process, "_start", lambda *_, **__: Started())
+    monkeypatch.setattr(process, "_started", lambda *_: nullcontext(Started()))
     monkeypatch.setattr(process, "has_no_room", lambda folder: folder == Path("/o/git"))
     with pytest.raises(FullDiskError) as caught:
         process.run(["/usr/bin/git", "--git-dir=/o/git", "fetch"])
