@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pikaforge.attest.provenance import BUILD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE, Statement, StatementKind
 from pikaforge.audit.distribution import Distribution, PackagedRecord
+from pikaforge.audit.identities import NamedCode
 from pikaforge.cpu import microarch
 from pikaforge.formats.manifest import Manifest, first_error
 from pikaforge.host import json_text
@@ -135,6 +136,21 @@ def distribution(manifest: Manifest, *, below: str = "") -> Distribution | None:
             for library in manifest.bundled_libraries
             if library.code and f"{library.path}{library.package}{library.version}".isprintable()
         },
+    )
+
+
+def named_code(manifest: Manifest, *, below: str = "") -> tuple[NamedCode, ...]:
+    """Return the functions that waivers covered when the package was built; it has no symbols itself.
+
+    Args:
+        manifest: of a package.
+        below: the folder that paths shall begin with.
+    """
+    start = f"{below}/" if below else ""
+    return tuple(
+        NamedCode(file=start + entry.file, build_id=entry.build_id, function=entry.function, code=entry.code)
+        for entry in manifest.audit.waived or ()
+        if entry.function.isprintable()
     )
 
 

@@ -7,32 +7,34 @@ prints. A verdict is never an exception; a file that cannot be read is one.
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
 from pikaforge.audit import judge_flags, judge_instructions, judge_linkage
 from pikaforge.audit.allowed_features import Allowed, from_gcc, from_macros, of_baseline
-from pikaforge.audit.audit_result import AuditResult, Rules
+from pikaforge.audit.audit_result import AuditResult, Rules, TreeOrigin
 from pikaforge.audit.distribution import Distribution, PackagedRecord
 from pikaforge.audit.elf.code import code_digest
-from pikaforge.audit.elf.facts import ElfFacts, read_build_id, read_facts
-from pikaforge.audit.elf.layout import EM_386, EM_X86_64, machine_name
+from pikaforge.audit.elf.facts import ElfFacts, read_build_id
 from pikaforge.audit.finding import LineRecord
+from pikaforge.audit.identities import identities, symbol_files
 from pikaforge.audit.inputs import ElfTree, open_inputs, open_package
-from pikaforge.audit.isa.decode import CodeSource, scan
+from pikaforge.audit.isa import tzcnt
+from pikaforge.audit.isa.decode import CodeSource, FileScan, scan
 from pikaforge.audit.isa.dispatch.known import known as known_dispatcher
+from pikaforge.audit.isa.tzcnt import TzcntUse
 from pikaforge.audit.judge_allocator import AllocatorVerdict
 from pikaforge.audit.judge_allocator import judge as judge_allocator
+from pikaforge.audit.tree_facts import TreeFacts, read_tree
 from pikaforge.audit.waivers import Ledger
 from pikaforge.cpu import features
 from pikaforge.errors import AuditError
 from pikaforge.host import hashing
 
-REVISION = 3
+REVISION = 4
 """Part of the key of a stored verdict: raise it when the audit judges differently."""
 
 
@@ -54,21 +56,6 @@ def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: dat
         "rules": {**plain, "linkage": {**plain["linkage"], "maxima": dict(rules.linkage.maxima)}},
         "waivers": [[w.model_dump(mode="json"), w.expired(today)] for w in rules.waivers],
     }
-
-
-def _top(tree: ElfTree) -> str:
-    """Return the innermost folder that holds all files of a tree; empty if it is the tree's top."""
-    folders = [posixpath.dirname(name) for name in tree.elves]
-    return posixpath.commonpath(folders) if tree.whole and folders and all(folders) else ""
-
-
-@dataclass(slots=True)
-class _TreeFacts:
-    """The facts of a tree's files, and why other files are not judged."""
-
-    judged: list[ElfFacts] = field(default_factory=list)
-    unreadable: list[LineRecord] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def audit_tree(
@@ -98,25 +85,27 @@ def audit_tree(
         AuditError: there is nothing to judge, or the file that was named cannot be read.
     """
     debug = debug or {}
-    read = _read(tree, rules, debug)
+    read = read_tree(tree, rules.forbidden, debug)
+    read.not_judged += [LineRecord(where=item.where, what=item.why) for item in tree.not_judged]
     if not read.judged and not read.unreadable:
-        raise AuditError(
-            "there is no x86-64 program or library to judge", where=tree.title, hint="\n".join(read.notes[:5])
-        )
+        why = [f"{line.where}: not judged: {line.what}" for line in read.not_judged[:5]]
+        raise AuditError("there is no x86-64 program or library to judge", where=tree.title, hint="\n".join(why))
     packaged = _packaged(tree, read, allowed, rules.distribution)
     sources = [_source(f, tree.elves[f.name], debug.get(f.name), packaged, rules) for f in read.judged]
-    ledger = _ledger(tree, allowed, rules, today)
+    ledger = _ledger(tree, read, allowed, rules, today)
+    scans = scan(sources, allowed.sure, workers=workers)
     return AuditResult(
         title=tree.title,
         target=allowed.target,
         files=tuple(read.judged),
         isa=judge_instructions.judge(
-            scan(sources, allowed.sure, workers=workers),
+            scans,
             allowed,
             ledger,
             own=own,
             demand_waivers=rules.demand_waivers,
             distribution=packaged,
+            uses=_tzcnt_uses(tree, scans, own),
         ),
         linkage=judge_linkage.judge(read.judged, tree.links, rules.linkage),
         flags=judge_flags.judge(read.judged, own=own, march=rules.march, dropped=dropped),
@@ -124,10 +113,25 @@ def audit_tree(
         unreadable=tuple(read.unreadable),
         notes=tuple(read.notes),
         packaged=packaged,
+        scans=tuple(scans),
+        not_judged=tuple(read.not_judged),
+        strict=rules.strict,
+        places=tree.elves,
     )
 
 
-def _ledger(tree: ElfTree, allowed: Allowed, rules: Rules, today: date) -> Ledger:
+def _tzcnt_uses(tree: ElfTree, scans: Iterable[FileScan], own: frozenset[str]) -> dict[tuple[str, str], TzcntUse]:
+    """Return what functions use TZCNT for, in files that were not compiled for the target."""
+    uses: dict[tuple[str, str], TzcntUse] = {}
+    for file in scans:
+        hits = [hit for hit in file.hits if hit.feature == judge_instructions.TZCNT and not hit.suspect]
+        if hits and file.file not in own:
+            found = tzcnt.look(tree.elves[file.file], file.file, [piece for hit in hits for piece in hit.pieces])
+            uses |= {(hit.file, hit.function): tzcnt.worst(found[piece] for piece in hit.pieces) for hit in hits}
+    return uses
+
+
+def _ledger(tree: ElfTree, read: TreeFacts, allowed: Allowed, rules: Rules, today: date) -> Ledger:
     return Ledger(
         rules.waivers,
         today=today,
@@ -136,12 +140,12 @@ def _ledger(tree: ElfTree, allowed: Allowed, rules: Rules, today: date) -> Ledge
         allocator=rules.allocator,
         has=allowed.sure,
         # The paths in waivers are those of a compiled tree; a package has that tree below one or two folders.
-        below="" if rules.demand_waivers else _top(tree),
+        files=identities(tree, read.judged, "" if rules.demand_waivers else rules.top),
     )
 
 
 def _packaged(
-    tree: ElfTree, read: _TreeFacts, allowed: Allowed, distribution: Distribution | None
+    tree: ElfTree, read: TreeFacts, allowed: Allowed, distribution: Distribution | None
 ) -> dict[str, PackagedRecord]:
     """Return the files that are the distribution's own; add a note for each that is not accepted as such.
 
@@ -180,36 +184,6 @@ def _source(
         allowed=of_baseline(rules.distribution.baseline),
         known=known_dispatcher(library.package, library.version, fact.soname),
     )
-
-
-def _read(tree: ElfTree, rules: Rules, debug: Mapping[str, Path]) -> _TreeFacts:
-    out = _TreeFacts()
-    for name, path in tree.elves.items():
-        try:
-            fact = read_facts(path, name=name, debug=debug.get(name), forbidden=rules.forbidden)
-        except AuditError as error:
-            if not tree.whole:
-                raise
-            out.unreadable.append(LineRecord(where=name, what=error.message, do=error.hint))
-            continue
-        if fact.machine == EM_X86_64 and fact.bits == 64 and fact.kind in ("exec", "dyn") and fact.regions:
-            out.judged.append(fact)
-        elif fact.machine in (EM_386, EM_X86_64) and fact.bits == 32 and fact.kind in ("exec", "dyn"):
-            what = f"is 32-bit code ({machine_name(fact.machine)}), which is not judged here"
-            out.unreadable.append(
-                LineRecord(where=name, what=what, do="leave it out: a 64-bit package does not need it")
-            )
-        else:
-            out.notes.append(f"{name}: not judged: {_why_not(fact)}")
-    return out
-
-
-def _why_not(fact: ElfFacts) -> str:
-    if fact.machine != EM_X86_64:
-        return f"it is for {machine_name(fact.machine)}, so these CPUs never run it"
-    if fact.kind == "rel":
-        return "it is an object file; judge what it is linked into"
-    return "it has no code" if fact.kind in ("exec", "dyn") else "it is neither a program nor a library"
 
 
 def audit_compiled(
@@ -290,13 +264,13 @@ def audit_paths(
     rules: Rules | None = None,
     today: date,
     allowed: Allowed | None = None,
-    distributions: Mapping[str, Distribution] | None = None,
+    origins: Mapping[str, TreeOrigin] | None = None,
     workers: int | None = None,
 ) -> list[AuditResult]:
     """Judge files, folders and packages of any origin, with one result for each.
 
-    No file counts as compiled here: TZCNT is a warning, flags are noted, libraries may come from the host, and waivers
-    need not be used.
+    No file counts as compiled here: TZCNT may stand for BSF, flags and linkage are noted, libraries may come from the
+    host, and waivers need not be used.
 
     Args:
         paths: the files, folders and packages.
@@ -305,21 +279,73 @@ def audit_paths(
         rules: waivers and forbidden folders; else there are none.
         today: decides which waivers are valid.
         allowed: the features that the target's code may use; else this machine's gcc is asked, or archspec without it.
-        distributions: what is known of the distribution's own libraries, by path as in `paths`.
+        origins: what is known of where trees come from, by path as in `paths`.
         workers: number of processes; else as the amount of code and the CPUs suggest.
 
     Raises:
         AuditError: a path cannot be read, or there is nothing to judge in it.
     """
     allowed = allowed or from_gcc(target)
-    known = distributions or {}
+    rules = rules or Rules()
     return [
-        audit_tree(
+        audit_foreign(
             tree,
             allowed,
-            replace(rules or Rules(), distribution=known.get(tree.title)),
+            replace(rules, linkage=replace(rules.linkage, ours=False)),
+            (origins or {}).get(tree.title, TreeOrigin()),
+            scratch / f"symbols{number}",
             today=today,
             workers=workers,
         )
-        for tree in open_inputs(paths, scratch)
+        for number, tree in enumerate(open_inputs(paths, scratch))
     ]
+
+
+def audit_foreign(
+    tree: ElfTree,
+    allowed: Allowed,
+    rules: Rules,
+    origin: TreeOrigin,
+    scratch: Path,
+    *,
+    today: date,
+    workers: int | None = None,
+) -> AuditResult:
+    """Judge a tree by what is known of where it comes from.
+
+    Args:
+        tree: its ELF files on disk.
+        allowed: the features that the target's code may use.
+        rules: the other rules; what the origin says is set here.
+        origin: image, allocator, and names of what was stripped.
+        scratch: a folder for files of symbols, which is made if there are any.
+        today: decides which waivers are valid.
+        workers: number of processes; else as the amount of code and the CPUs suggest.
+
+    Raises:
+        AuditError: there is nothing to judge, or the file that was named cannot be read.
+    """
+    named = {entry.file for entry in origin.named} & tree.elves.keys()
+    build_ids = {name: _build_id(tree.elves[name]) for name in named}
+    return audit_tree(
+        tree,
+        allowed,
+        replace(
+            rules,
+            distribution=origin.distribution,
+            image=origin.image or rules.image,
+            allocator=origin.allocator or rules.allocator,
+            top=origin.top,
+        ),
+        today=today,
+        debug=symbol_files(tree, origin.named, build_ids, scratch),
+        workers=workers,
+    )
+
+
+def _build_id(path: Path) -> str:
+    """Return the build id of a file; empty if it has none, or cannot be read, which the audit says of it later."""
+    try:
+        return read_build_id(path)
+    except AuditError:
+        return ""

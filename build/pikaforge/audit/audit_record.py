@@ -7,7 +7,9 @@ from typing import Annotated
 from pydantic import Field, WithJsonSchema
 
 from pikaforge.audit.distribution import PackagedRecord
+from pikaforge.audit.file_summary import FileSummary
 from pikaforge.audit.finding import LineRecord
+from pikaforge.audit.identities import WaivedRecord
 from pikaforge.audit.judge_flags import UnitGroup
 from pikaforge.audit.judge_instructions import DispatchedRecord, Finding
 from pikaforge.audit.judge_linkage import Hardening
@@ -71,3 +73,13 @@ class AuditRecord(Strict):
     )
     dropped_flags: tuple[tuple[int, str], ...] = Field(description="How often the compiler wrapper dropped what.")
     files: tuple[Annotated[ElfRecord, OPEN], ...] = Field(description="The ELF files.")
+    summaries: tuple[Annotated[FileSummary, OPEN], ...] = Field(
+        default=(), description="The verdict on each file, in a few numbers."
+    )
+    unproven: tuple[LineRecord, ...] = Field(
+        default=(), description="What is accepted, though it is not shown that every CPU of the target runs it."
+    )
+    not_judged: tuple[LineRecord, ...] = Field(default=(), description="What was not judged, and why.")
+    waived: tuple[Annotated[WaivedRecord, OPEN], ...] | None = Field(
+        default=None, description="The functions that waivers cover, by their symbols."
+    )

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
+from pathlib import Path
 
 from pikaforge.audit import judge_flags, judge_linkage
 from pikaforge.audit.audit_record import AuditRecord, ElfRecord
 from pikaforge.audit.distribution import Distribution, PackagedRecord
 from pikaforge.audit.elf.facts import ElfFacts
+from pikaforge.audit.file_summary import FileSummary, summaries
 from pikaforge.audit.finding import LineRecord
+from pikaforge.audit.identities import NamedCode, WaivedRecord
+from pikaforge.audit.isa.decode import FileScan
 from pikaforge.audit.judge_allocator import AllocatorRules, AllocatorVerdict
-from pikaforge.audit.judge_instructions import IsaVerdict
+from pikaforge.audit.judge_instructions import WAIVERS, IsaVerdict
 from pikaforge.audit.judge_linkage import LinkageRules, LinkageVerdict, library_versions
-from pikaforge.config.waiver import Waiver
+from pikaforge.config.waiver import NAMELESS, Waiver
 
+_STRICT = "look at it; without --strict it is accepted, and what is not proven may be waived"
 _MANGLED = re.compile(r"\b_Z\w+")
 
 
@@ -37,9 +42,26 @@ class Rules:
     distribution: Distribution | None = None
     """What is known of the distribution's own libraries in the tree; None: nothing."""
     image: str = ""
-    """The image whose waivers apply; empty: those of any image."""
+    """The image that the tree is of, whose waivers apply; empty if it is not known."""
     allocator: str = ""
-    """The allocator whose waivers apply; empty: those of any allocator."""
+    """The allocator that the tree is of, whose waivers apply; empty if it is not known."""
+    top: str | None = None
+    """The folder in the tree that paths in waivers are relative to; None if it is not known."""
+    strict: bool = False
+    """Whether what is not proven is a violation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeOrigin:
+    """What is known of where a tree comes from."""
+
+    image: str = ""
+    allocator: str = ""
+    top: str | None = None
+    """As in `Rules`. The next two have paths below it."""
+    distribution: Distribution | None = None
+    named: tuple[NamedCode, ...] = ()
+    """Functions whose symbols were stripped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +79,27 @@ class AuditResult:
     memory: AllocatorVerdict = field(default_factory=AllocatorVerdict)
     unreadable: tuple[LineRecord, ...] = ()
     notes: tuple[str, ...] = ()
-    """What was not judged, and why."""
+    """What limits the audit."""
     packaged: Mapping[str, PackagedRecord] = field(default_factory=dict)
     """The files that were found to be the distribution's own."""
+    scans: tuple[FileScan, ...] = ()
+    """What was read of each file's code."""
+    not_judged: tuple[LineRecord, ...] = ()
+    """What was not judged, and why."""
+    strict: bool = False
+    """Whether what is not proven or not judged is a violation."""
+    places: Mapping[str, Path] = field(default_factory=dict)
+    """The files on disk; those of packages are gone when the audit's scratch folder is."""
+
+    @property
+    def unproven(self) -> tuple[LineRecord, ...]:
+        """What is accepted, though it could not be shown that every CPU of the target runs it."""
+        return (*self.isa.unproven, *_unclear(self.scans, self.files, self.linkage), *_drafts(self.isa))
+
+    @property
+    def summaries(self) -> tuple[FileSummary, ...]:
+        """The verdict on each file, in a few numbers."""
+        return summaries(self.files, self.scans, self.isa.findings, self.violations, self.unproven)
 
     @property
     def violations(self) -> tuple[LineRecord, ...]:
@@ -70,7 +110,14 @@ class AuditResult:
             *self.isa.violations,
             *self.linkage.violations,
             *self.flags.violations,
+            *(self._doubts() if self.strict else ()),
         )
+
+    def _doubts(self) -> Iterator[LineRecord]:
+        for line in self.unproven:
+            yield LineRecord(where=line.where, what=f"not proven: {line.what}", do=_STRICT)
+        for line in self.not_judged:
+            yield LineRecord(where=line.where, what=f"not judged: {line.what}", do=_STRICT)
 
     @property
     def passed(self) -> bool:
@@ -100,7 +147,9 @@ class AuditResult:
         highest = " ".join(f"{n}_{v}" for n, v in self.linkage.highest.items())
         if highest:
             out.append(f"  needs of the system: {highest}; {' '.join(self.linkage.system)}")
-        return out
+        out += [f"  file: {line.where}: refused; not judged: {line.what}" for line in self.unreadable]
+        out += [f"  file: {line.where}: not judged: {line.what}" for line in self.not_judged]
+        return [*out, *(f"  file: {summary.line()}" for summary in self.summaries)]
 
     def record(self) -> AuditRecord:
         """Return the verdict as data; without the facts of each file's regions."""
@@ -129,7 +178,42 @@ class AuditResult:
             units=self.flags.units,
             dropped_flags=self.flags.dropped,
             files=tuple(_elf_record(fact) for fact in self.files),
+            summaries=self.summaries,
+            unproven=self.unproven,
+            not_judged=self.not_judged,
+            waived=self._waived() or None,
         )
+
+    def _waived(self) -> tuple[WaivedRecord, ...]:
+        build_ids = {fact.name: fact.build_id for fact in self.files}
+        return tuple(
+            WaivedRecord(
+                file=finding.file,
+                build_id=build_ids.get(finding.file, ""),
+                function=finding.function,
+                features=tuple(name for name, _ in finding.features),
+                code=finding.pieces,
+            )
+            for finding in self.isa.findings
+            if finding.level == "waived" and not NAMELESS.fullmatch(finding.function)
+        )
+
+
+def _unclear(scans: Iterable[FileScan], files: Iterable[ElfFacts], linkage: LinkageVerdict) -> Iterator[LineRecord]:
+    """Yield what could not be read as code or data, and code that is not fixed."""
+    for scan in scans:
+        if scan.unclassified:
+            yield LineRecord(where=scan.file, what=f"{scan.unclassified} executable bytes are neither code nor data")
+    refused = {violation.where for violation in linkage.violations}
+    for fact in files:
+        if fact.writable_code and fact.name not in refused:
+            what = f"{', '.join(fact.writable_code)} is writable and executable: other code may run than the file has"
+            yield LineRecord(where=fact.name, what=what)
+
+
+def _drafts(verdict: IsaVerdict) -> Iterator[LineRecord]:
+    for title in verdict.drafts:
+        yield LineRecord(where=WAIVERS, what=f"the {title} is a draft that nobody has examined")
 
 
 def today() -> date:

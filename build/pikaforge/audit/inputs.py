@@ -18,6 +18,14 @@ from pikaforge.host.streams import TOTAL_LIMIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotJudged:
+    """Something in a tree that may hold code and was not opened."""
+
+    where: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ElfTree:
     """ELF files that belong together: those of one folder or package, or a single file."""
 
@@ -31,6 +39,8 @@ class ElfTree:
     """Links by path in the tree, with the path in the tree that each points to."""
     others: int = 0
     """The number of files that are no ELF files."""
+    not_judged: tuple[NotJudged, ...] = ()
+    """What may hold code and could not be opened, and why."""
 
 
 def open_inputs(paths: Iterable[Path], scratch: Path) -> list[ElfTree]:

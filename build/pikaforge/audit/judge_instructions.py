@@ -11,7 +11,9 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from pikaforge.audit.allowed_features import Allowed, free
 from pikaforge.audit.distribution import PackagedRecord
 from pikaforge.audit.finding import LineRecord
+from pikaforge.audit.isa import tzcnt
 from pikaforge.audit.isa.decode import FileScan, Hit
+from pikaforge.audit.isa.tzcnt import TzcntUse
 from pikaforge.audit.waivers import Ledger
 from pikaforge.config.scalars import Strict
 from pikaforge.cpu import features
@@ -27,7 +29,10 @@ HexBytes = Annotated[
     BeforeValidator(lambda value: bytes.fromhex(value) if isinstance(value, str) else value),
 ]
 """Bytes that are hex digits in JSON."""
-Level = Literal["fail", "warn", "dispatched", "waived", "guarded", "suspect"]
+Level = Literal["fail", "warn", "dispatched", "waived", "guarded", "suspect", "harmless", "unproven"]
+TZCNT = "tzcnt"
+WITH_TZCNT = frozenset({"bmi1", "bmi2"})
+"""Features that come with TZCNT: code that runs only on CPUs with one of them may use it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +51,10 @@ class Finding:
     reason: str
     hints: tuple[str, ...] = ()
     doubt: str = ""
-    """In a library of the distribution: why no proof was found that the code runs only on CPUs with the features."""
+    """Why it was not accepted: there is no proof that the code runs only on CPUs with the features, a waiver that names
+    it does not cover it, or what its TZCNT are used for."""
+    pieces: tuple[tuple[int, int], ...] = ()
+    """The code of the function that has such instructions: addresses of the first byte and of the one behind it."""
 
     def line(self) -> str:
         """Return the finding without the verdict."""
@@ -92,6 +100,11 @@ class IsaVerdict:
     size: int
     """Bytes of code decoded."""
     dispatched: tuple[DispatchedRecord, ...] = ()
+    unproven: tuple[LineRecord, ...] = ()
+    """What is accepted, though it could not be shown that every CPU of the target runs it; a strict audit refuses
+    it."""
+    drafts: tuple[str, ...] = ()
+    """The waivers that were used, and that nobody has examined."""
 
     @property
     def kernel_flags(self) -> tuple[str, ...]:
@@ -107,6 +120,20 @@ class _FindingGroup:
     counts: dict[str, int] = field(default_factory=dict)
     hints: dict[str, None] = field(default_factory=dict)
     doubts: dict[str, None] = field(default_factory=dict)
+    pieces: dict[tuple[int, int], None] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Rulebook:
+    """What the verdict on a finding depends on."""
+
+    allowed: Allowed
+    ledger: Ledger
+    own: frozenset[str]
+    packaged: Mapping[str, PackagedRecord]
+    uses: Mapping[tuple[str, str], TzcntUse]
+    proofs: dict[tuple[str, str], str]
+    """The evidence for functions that run only on CPUs with a feature of `WITH_TZCNT`, by file and function."""
 
 
 def judge(
@@ -117,6 +144,7 @@ def judge(
     own: frozenset[str],
     demand_waivers: bool = True,
     distribution: Mapping[str, PackagedRecord] | None = None,
+    uses: Mapping[tuple[str, str], TzcntUse] | None = None,
 ) -> IsaVerdict:
     """Judge the code of a tree.
 
@@ -124,31 +152,25 @@ def judge(
         scans: made with `allowed.sure`; those of the distribution's files with the features of its baseline.
         allowed: the features that the target's code may use.
         ledger: the waivers; it records which are used.
-        own: files that were compiled for the target; in others TZCNT is only a warning.
+        own: files that were compiled for the target; in others TZCNT may stand for BSF.
         demand_waivers: whether an unused waiver is a violation.
         distribution: the distribution's own files: with evidence, they may need features that the target lacks.
+        uses: what functions use TZCNT for, by file and function; of others that is open.
     """
-    packaged = distribution or {}
+    work = _Rulebook(allowed, ledger, own, distribution or {}, uses or {}, _proofs(scans, distribution or {}))
     used = {f for scan in scans for f in scan.features} - free()
     groups: dict[tuple[str, str, Level, str], _FindingGroup] = {}
     for scan in scans:
         for hit in scan.hits:
-            proven = bool(hit.evidence) and hit.file in packaged
             if hit.feature in allowed.sure:
-                if not proven and not hit.suspect:
+                if not _accepted(hit, work.packaged) and not hit.suspect:
                     used.add(hit.feature)
                 continue
-            accepted: tuple[Level, str] = ("dispatched", hit.evidence)
-            level, reason = accepted if proven else _level(hit, allowed, ledger, own)
+            level, reason, doubt = _level(hit, work)
             if level == "warn" and hit.feature in allowed.doubtful:
                 used.add(hit.feature)
             group = groups.setdefault((hit.file, hit.function, level, reason), _FindingGroup(level, reason, hit))
-            group.counts[hit.feature] = group.counts.get(hit.feature, 0) + hit.count
-            group.hints.update(dict.fromkeys((*hit.hints, *([hit.evidence] if hit.evidence else []))))
-            if hit.doubt and hit.file in packaged:
-                group.doubts[hit.doubt] = None
-            if hit.address < group.first.address:
-                group.first = hit
+            _add(group, hit, doubt)
     findings = tuple(_finding(group) for group in groups.values())
     books = ledger.close(demand_use=demand_waivers)
     violations = [_violation(f, allowed.target) for f in findings if f.level == "fail"]
@@ -165,8 +187,33 @@ def judge(
         warnings=tuple(warnings),
         notes=(*_notes(findings, scans), *books.notes),
         size=sum(scan.size for scan in scans),
-        dispatched=_dispatched(findings, packaged),
+        dispatched=_dispatched(findings, work.packaged),
+        unproven=(*warnings, *_suspects(findings)),
+        drafts=tuple(w.title() for w in books.used if w.draft),
     )
+
+
+def _accepted(hit: Hit, packaged: Mapping[str, PackagedRecord]) -> bool:
+    """Return whether there is evidence for code of the distribution."""
+    return bool(hit.evidence) and hit.file in packaged
+
+
+def _proofs(scans: Iterable[FileScan], packaged: Mapping[str, PackagedRecord]) -> dict[tuple[str, str], str]:
+    return {
+        (hit.file, hit.function): hit.evidence
+        for scan in scans
+        for hit in scan.hits
+        if hit.feature in WITH_TZCNT and _accepted(hit, packaged)
+    }
+
+
+def _add(group: _FindingGroup, hit: Hit, doubt: str) -> None:
+    group.counts[hit.feature] = group.counts.get(hit.feature, 0) + hit.count
+    group.hints.update(dict.fromkeys((*hit.hints, *([hit.evidence] if hit.evidence else []))))
+    group.doubts.update(dict.fromkeys([doubt] if doubt else []))
+    group.pieces.update(dict.fromkeys(hit.pieces))
+    if hit.address < group.first.address:
+        group.first = hit
 
 
 def _dispatched(findings: Iterable[Finding], packaged: Mapping[str, PackagedRecord]) -> tuple[DispatchedRecord, ...]:
@@ -189,20 +236,41 @@ def _dispatched(findings: Iterable[Finding], packaged: Mapping[str, PackagedReco
     )
 
 
-def _level(hit: Hit, allowed: Allowed, ledger: Ledger, own: frozenset[str]) -> tuple[Level, str]:
+def _level(hit: Hit, work: _Rulebook) -> tuple[Level, str, str]:
+    """Return the level of a finding, the reason, and the doubt if it is not accepted."""
+    if (known := _known(hit, work)) is not None:
+        return (*known, "")
+    use = None
+    if hit.feature == TZCNT and hit.file not in work.own:
+        use = work.uses.get((hit.file, hit.function), tzcnt.OPEN)
+        if use.answer == "harmless":
+            return "harmless", use.why, ""
+    waiver = work.ledger.covering(hit.file, hit.function, hit.feature)
+    if waiver is not None:
+        return "waived", f"{waiver.reason} (until {waiver.expires})", ""
+    objection = work.ledger.objection(hit.file, hit.function, hit.feature)
+    # For TZCNT no evidence of a dispatch is looked for. A distribution's own library may dispatch what calls it.
+    if use is not None and (use.answer == "open" or hit.file in work.packaged):
+        return "unproven", use.why, objection
+    doubts = [use.why if use is not None else "", hit.doubt if hit.file in work.packaged else "", objection]
+    return "fail", "", "; ".join(filter(None, doubts))
+
+
+def _known(hit: Hit, work: _Rulebook) -> tuple[Level, str] | None:
+    """Return level and reason of a finding that no waiver is needed for; None if it is no such finding."""
+    if _accepted(hit, work.packaged):
+        return "dispatched", hit.evidence
+    if hit.feature == TZCNT and (proof := work.proofs.get((hit.file, hit.function))):
+        return "dispatched", proof
     if hit.suspect:
         return "suspect", "most likely data: it follows bytes that are no instruction, outside of any function"
     feature = features.table().get(hit.feature)
     if feature is not None and feature.policy == "guarded" and (why := features.guarded(hit.function, hit.feature)):
         return "guarded", why
-    if hit.feature in allowed.doubtful:
-        return "warn", f"archspec gives it to {allowed.target}, the compiler does not: not all of these CPUs have it"
-    if hit.feature == "tzcnt" and hit.file not in own:
-        return "warn", "harmless as gcc makes it for any CPU (rep bsf, where 0 cannot occur); not proven here"
-    waiver = ledger.covering(hit.file, hit.function, hit.feature)
-    if waiver is not None:
-        return "waived", f"{waiver.reason} (until {waiver.expires})"
-    return "fail", ""
+    if hit.feature in work.allowed.doubtful:
+        target = work.allowed.target
+        return "warn", f"archspec gives it to {target}, the compiler does not: not all of these CPUs have it"
+    return None
 
 
 def _finding(group: _FindingGroup) -> Finding:
@@ -217,6 +285,7 @@ def _finding(group: _FindingGroup) -> Finding:
         reason=group.reason,
         hints=tuple(group.hints),
         doubt="; ".join(group.doubts),
+        pieces=tuple(group.pieces),
     )
 
 
@@ -249,13 +318,25 @@ def _warnings(findings: Iterable[Finding]) -> list[LineRecord]:
     """Return one warning for each file and reason: a prebuilt library may have hundreds of TZCNT."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
-        if finding.level == "warn":
+        if finding.level in ("warn", "unproven"):
             groups.setdefault((finding.file, finding.reason), []).append(finding)
     lines = []
     for (file, reason), members in groups.items():
         more = f"; {len(members) - 1} more functions" if len(members) > 1 else ""
         lines.append(LineRecord(where=file, what=f"{members[0].line()}{more}: {reason}"))
     return lines
+
+
+def _suspects(findings: Iterable[Finding]) -> list[LineRecord]:
+    """Return a line for each file with suspect data."""
+    files: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if finding.level == "suspect":
+            files.setdefault(finding.file, []).append(finding)
+    return [
+        LineRecord(where=file, what=f"{members[0].line()}; {len(members) - 1} more places: {members[0].reason}")
+        for file, members in files.items()
+    ]
 
 
 def _notes(findings: Iterable[Finding], scans: Sequence[FileScan]) -> list[str]:
@@ -268,7 +349,7 @@ def _notes(findings: Iterable[Finding], scans: Sequence[FileScan]) -> list[str]:
         names = ", ".join(sorted({name for f in members for name, _ in f.features}))
         if level == "suspect":
             notes.append(f"{file}: suspect data in {len(members)} gaps would be {names}; first: {members[0].line()}")
-        elif level in ("waived", "guarded"):
+        elif level in ("waived", "guarded", "harmless"):
             reasons = "; ".join(dict.fromkeys(f.reason for f in members))
             notes.append(f"{file}: {len(members)} functions {level} ({names}): {reasons}")
     for scan in scans:

@@ -30,6 +30,8 @@ class LinkageRules:
     """The highest symbol version that the image has, by namespace (GLIBC, GLIBCXX, CXXABI, GCC)."""
     closed: bool = True
     """Whether all other libraries must be in the tree; else they may come from the host."""
+    ours: bool = True
+    """Whether the tree was built here; else there are only notes, because none of it matters to the CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,10 @@ class _Judge:
     found: dict[tuple[str, str], str | None] = field(default_factory=dict)
     """The tree's file that the loader finds, by file and soname that it needs; None if it finds none."""
 
-    def fail(self, where: str, what: str, do: str) -> None:
+    def fail(self, where: str, what: str, do: str, *, always: bool = False) -> None:
+        if not (self.rules.ours or always):
+            self.notes += [note] if (note := f"{where}: {what}") not in self.notes else []
+            return
         line = LineRecord(where=where, what=what, do=do)
         if line not in self.violations:
             self.violations.append(line)
@@ -182,6 +187,7 @@ def _paths(work: _Judge, fact: ElfFacts) -> None:
             fact.name,
             f"holds paths of the build: {', '.join(paths.examples)}{more}",
             "map them (-ffile-prefix-map), or do not compile them in",
+            always=True,  # nobody looks for such paths but those who forbid them
         )
 
 

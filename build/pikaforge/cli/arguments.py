@@ -181,6 +181,13 @@ def _audit(verb: argparse.ArgumentParser) -> None:
     target.add_argument("--model", default="", metavar="MODEL", help="a hardware model: all of its CPUs must run it")
     target.add_argument("--target", default="", metavar="TARGET", help="a microarchitecture, by archspec's name")
     verb.add_argument("--all", action="store_true", help="print all lines, not the first 40 of each kind")
+    verb.add_argument("--strict", action="store_true", help="refuse what is not proven or not judged, too")
+    verb.add_argument(
+        "--waivers", action="append", default=[], metavar="FILE", help="a file with further waivers; may be repeated"
+    )
+    verb.add_argument("--os", default="", metavar="IMAGE", help="the image that files are of, for waivers of images")
+    verb.add_argument("--allocator", default="", metavar="NAME", help="the allocator that files are of, likewise")
+    verb.add_argument("--draft-waivers", action="store_true", help="print waivers for what is refused, to be examined")
     _json(verb)
 
 

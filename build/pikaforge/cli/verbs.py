@@ -108,12 +108,13 @@ Decode every instruction of ELF files, and compare the CPU features with those o
 microarchitecture. What is linked so that it would fail elsewhere is reported, too. Files may come from anywhere, and \
 none of them is run.
 
-Folders and packages ({formats}) are searched for ELF files. The waivers of matrix.yaml apply. The \
-exit status is 4 if a path is refused.""",
+Folders and packages ({formats}) are searched for ELF files. The waivers of matrix.yaml and of --waivers apply. The \
+last lines have the verdict on each file. The exit status is 4 if a path is refused.""",
         needs="neither an engine nor the network.",
         examples=(
             ("a program, for all CPUs of a model", "nox -s audit -- /usr/sbin/some-server --model R620"),
             ("a package, for a microarchitecture", "nox -s audit -- some.rpm --target sandybridge"),
+            ("waivers for what is refused, to be examined", "nox -s audit -- some.rpm --model R620 --draft-waivers"),
         ),
     ),
     "verify": Verb(

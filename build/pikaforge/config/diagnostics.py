@@ -44,6 +44,7 @@ PATTERN_WORDS = {
     scalars.TAG_PATTERN: "must be the name of a tag, of letters, digits and . _ / + -",
     scalars.LINE_PATTERN: "must hold {key} and after it {value}",
     waiver.DAY_PATTERN: "must be a day as YYYY-MM-DD, such as 2026-12-31",
+    waiver.BUILD_ID_PATTERN: "must be a build id as `file FILE` prints it: pairs of digits and letters a to f",
     scalars.MAINTAINER_PATTERN: "must be NAME <ADDRESS>, such as Jo Doe <jo@example.org>",
     scalars.DIGEST_PATTERN: "must be a SHA-256: 64 digits and letters a to f, in lower case",
     scalars.SERVER_PATTERN: "must be a URL with https:// or http://, without user, password, query or spaces",

@@ -13,6 +13,7 @@ from pathlib import Path
 from pikaforge.config import cross_references, patch_series, yaml_text
 from pikaforge.config.diagnostics import Diagnostics, validate
 from pikaforge.config.schema import Spec
+from pikaforge.config.waiver import Waiver, WaiverFile
 from pikaforge.config.yaml_words import KeyPath
 
 
@@ -50,6 +51,15 @@ def load_series(path: Path) -> patch_series.Series:
         ConfigError: with all that is wrong with it.
     """
     return parse_series(yaml_text.read(path), file=str(path))
+
+
+def load_waivers(path: Path) -> tuple[Waiver, ...]:
+    """Return the waivers in a file of its own.
+
+    Raises:
+        ConfigError: with all that is wrong with it.
+    """
+    return validate(WaiverFile, yaml_text.parse(yaml_text.read(path), file=str(path))).waivers
 
 
 def check_series_files(path: Path) -> None:

@@ -14,7 +14,7 @@ name (`BMI1/TZCNT` is `tzcnt`). Policies:
 from __future__ import annotations
 
 import csv
-import fnmatch
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +24,14 @@ from typing import Literal, cast, get_args
 Policy = Literal["baseline", "ignored", "judged", "guarded", "dangerous"]
 FOLDER = Path(__file__).parent
 TABLES = ("features.csv", "guards.csv", "dispatchers.csv")
+STEM = re.compile(
+    r"(.+?)(?:\.(?:cold|part|isra|constprop|lto_priv|localalias)(?:\.\d+)*)*(?:@{1,2}[A-Za-z][A-Za-z0-9_.]*)?",
+    re.DOTALL,
+)
+"""Finds the name of a function in that of its symbol: gcc appends names to parts and copies of functions
+(clone_function_name in gcc/cgraphclones.cc), and ld the version of a symbol."""
+NAME_LIMIT = 256
+"""Letters of a function's name, of which the table has none that is as long."""
 INVALID = "invalid"
 """The id for bytes that are no instruction; always judged."""
 
@@ -79,7 +87,7 @@ class Guard:
     """A function that is known to ask the CPU before it uses some features."""
 
     function: str
-    """Glob over symbol names."""
+    """Name of its symbol, without what a compiler or linker appends to it (`STEM`)."""
     features: frozenset[str]
     reason: str
 
@@ -153,7 +161,9 @@ def guards() -> tuple[Guard, ...]:
 
 def guarded(function: str, feature: str) -> str:
     """Return the reason why `function` may use `feature` on any CPU; empty if none is known."""
-    return next((g.reason for g in guards() if feature in g.features and fnmatch.fnmatchcase(function, g.function)), "")
+    found = STEM.fullmatch(function) if len(function) < NAME_LIMIT else None
+    stem = found[1] if found is not None else function
+    return next((g.reason for g in guards() if feature in g.features and g.function == stem), "")
 
 
 def kernel_flags(ids: Iterable[str]) -> tuple[str, ...]:

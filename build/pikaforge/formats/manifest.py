@@ -155,6 +155,17 @@ class ManifestDispatched(_ManifestPart):
     evidence: tuple[str, ...]
 
 
+class ManifestWaived(_ManifestPart):
+    """A function that a waiver covers, and where it is: packages have no symbols."""
+
+    file: str
+    build_id: str
+    function: str
+    features: tuple[str, ...]
+    code: tuple[tuple[int, int], ...]
+    """Addresses of the first byte of its code and of the one behind it."""
+
+
 class ManifestAudit(_ManifestPart):
     """What the audit found."""
 
@@ -165,6 +176,8 @@ class ManifestAudit(_ManifestPart):
     """The highest of each namespace that a host must have; None where there was no audit."""
     system_libraries: tuple[str, ...] = ()
     dispatched: tuple[ManifestDispatched, ...] = ()
+    waived: tuple[ManifestWaived, ...] | None = None
+    """None where no waiver was used."""
 
 
 class ManifestAdaptation(_ManifestPart):

@@ -104,7 +104,8 @@ def test_waivers_of_other_images_and_targets_do_not_count() -> None:
         ("n*", "system", False),
         ("sys*", "system", True),
         ("System", "system", False),
-        ("none", "", True),
+        ("*", "", True),
+        ("none", "", False),
     ],
 )
 def test_waivers_of_other_allocators_do_not_count(glob: str, allocator: str, applies: bool) -> None:

@@ -149,7 +149,7 @@ def test_where_nothing_is_close_all_targets_are_listed(run: Run) -> None:
         (["good", "--model", "R620", "--target", "sandybridge"], "not allowed with argument"),
         (["--model", "R620"], "the following arguments are required: PATH"),
         (["good", "--model"], "expected one argument"),
-        (["good", "--model", "R620", "--os", "el7"], "unrecognized arguments: --os"),
+        (["good", "--model", "R620", "--formats", "rpm"], "unrecognized arguments: --formats"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(run: Run, argv: list[str], message: str) -> None:
@@ -330,9 +330,13 @@ def test_the_waivers_of_the_matrix_hold(run: Run, project: Path) -> None:
     assert "waived (avx2): it asks the CPU first (until 2026-12-31)" in out
 
 
-def test_waivers_of_any_image_and_allocator_hold_and_of_other_targets_do_not(run: Run, project: Path) -> None:
+def test_waivers_of_an_image_or_allocator_hold_for_files_of_that(run: Run, project: Path) -> None:
     matrix(project, waivers=[{**WAIVER, "image": "el7", "allocator": "system"}])
-    assert run("bad", "--model", "R620")[0] == 0
+    status, out, _ = run("bad", "--model", "R620")
+    assert status == 4
+    assert "is for other files, unless this one is of --os el7 and --allocator system: if so, say that" in out
+    assert run("bad", "--model", "R620", "--os", "el7", "--allocator", "system")[0] == 0
+    assert run("bad", "--model", "R620", "--os", "el8", "--allocator", "system")[0] == 4
     matrix(project, waivers=[{**WAIVER, "target": "nehalem"}])
     assert run("bad", "--model", "R620")[0] == 4
 
@@ -341,6 +345,161 @@ def test_waivers_need_not_be_used(run: Run, project: Path) -> None:
     matrix(project, waivers=[{**WAIVER, "file": "other"}])
     assert run("good", "--model", "R620")[0] == 0
     assert run("bad", "--model", "R620")[0] == 4
+
+
+def test_waivers_come_from_files_too(run: Run, project: Path) -> None:
+    (project / "more.yaml").write_text(yaml.safe_dump({"waivers": [WAIVER]}), encoding="utf-8")
+    assert run("bad", "--model", "R620")[0] == 4
+    assert run("bad", "--model", "R620", "--waivers", "more.yaml")[0] == 0
+    for text, words in (
+        ("waivers: [{}]\n", "is missing"),
+        ("- 1\n", "wants a mapping"),
+        ("hardware: {}\n", "unknown key"),
+    ):
+        (project / "more.yaml").write_text(text, encoding="utf-8")
+        status, out, err = run("bad", "--model", "R620", "--waivers", "more.yaml")
+        assert (status, out) == (2, "")
+        assert words in err
+    assert run("bad", "--model", "R620", "--waivers", "nowhere.yaml")[0] == 2
+
+
+def test_old_waivers_by_address_say_what_to_write_instead(run: Run, project: Path) -> None:
+    matrix(project, waivers=[{**WAIVER, "function": "range@0x401000"}])
+    status, out, err = run("bad", "--model", "R620")
+    assert (status, out) == (2, "")
+    assert "add the file's build_id or sha256, as `nox -s audit -- FILE --draft-waivers` prints it" in err
+
+
+# ---- drafts
+
+
+HOSTILE = [
+    "work\n- file: '*'",
+    'a"b\\c',
+    "\x1b[31mred",
+    "x\u2028y",
+    "##[error]",
+    "go[shape]*?",
+    "\U0001f4a3",
+    "ä" * 600,
+]
+
+
+def test_drafts_can_be_fed_back(run: Run, project: Path) -> None:
+    folder = project / "tree/bin"
+    folder.mkdir(parents=True)
+    note = {".build_id": ef.note("5" * 40)}
+    symbol = ef.make(ef.Elf(text=ef.AVX2 + ef.RET, symbols=[("work", 0, 5, ef.FUNC)], debug=note))
+    (folder / "pinned").write_bytes(ef.build_id(symbol, "5" * 40))
+    (folder / "stripped").write_bytes(ef.make(ef.Elf(text=ef.FMA + ef.RET)))
+    (folder / "silent").write_bytes(program(ef.TZCNT + ef.BAD))
+    status, draft, err = run("tree", "good", "--model", "R620", "--draft-waivers")
+    assert (status, err) == (4, "")
+    made = yaml.safe_load(draft)["waivers"]
+    assert [(w["file"], w["function"], w["features"]) for w in made] == [
+        ("bin/pinned", "work", ["avx2"]),
+        ("bin/silent", "work", ["invalid"]),
+        ("bin/stripped", "gap@0x401000", ["fma"]),
+    ]
+    assert (made[0]["build_id"], len(made[2]["sha256"])) == ("5" * 40, 64)
+    (project / "draft.yaml").write_text(draft, encoding="utf-8")
+    status, out, _ = run("tree", "--model", "R620", "--waivers", "draft.yaml")
+    assert status == 0
+    assert out.count("draft: not examined") == 3
+    status, out, _ = run("tree", "--model", "R620", "--waivers", "draft.yaml", "--strict")
+    assert (status, out.count("is a draft that nobody has examined")) == (4, 3)
+    (folder / "stripped").write_bytes(ef.make(ef.Elf(text=ef.FMA * 2 + ef.RET)))
+    assert run("tree", "--model", "R620", "--waivers", "draft.yaml")[0] == 4, "another file at the same place"
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_names_stay_names_in_drafts(name: str, run: Run, project: Path) -> None:
+    (project / "bad").write_bytes(program(ef.AVX2, name=name))
+    status, draft, _ = run("bad", "--model", "R620", "--draft-waivers")
+    assert status == 4
+    [entry] = yaml.safe_load(draft)["waivers"]
+    assert entry["file"] == "bad"
+    (project / "draft.yaml").write_text(draft, encoding="utf-8")
+    status, out, _ = run("bad", "--model", "R620", "--waivers", "draft.yaml")
+    assert status == (4 if "##[" in name else 0), out
+
+
+def test_a_draft_of_nothing_is_empty(run: Run, project: Path) -> None:
+    status, draft, _ = run("good", "--model", "R620", "--draft-waivers")
+    assert (status, yaml.safe_load(draft)) == (0, {"waivers": []})
+
+
+# ---- the last lines
+
+
+def test_the_last_line_of_each_file_has_its_verdict(run: Run, project: Path) -> None:
+    (project / "doubtful").write_bytes(program(ef.TZCNT))
+    status, out, _ = run("good", "bad", "doubtful", "--model", "R620")
+    assert status == 4
+    lines = [line for line in out.splitlines() if line.startswith("  file: ")]
+    numbers = "5 bytes decoded, 0 functions dispatched, 0 waived, 0 unproven; 0 bytes not judged"
+    assert lines == [
+        f"  file: good: passed; {numbers}",
+        f"  file: bad: refused; {numbers}",
+        f"  file: doubtful: not proven; {numbers.replace('0 unproven', '1 unproven')}",
+    ]
+    assert out.splitlines()[-1] == lines[-1]
+    found = json.loads(run("doubtful", "--model", "R620", "--json")[1])[0]
+    assert found["summaries"][0]["verdict"] == "not proven"
+    assert (found["passed"], len(found["unproven"]), found["not_judged"]) == (True, 1, [])
+
+
+def test_strict_refuses_what_is_not_proven(run: Run, project: Path) -> None:
+    (project / "doubtful").write_bytes(program(ef.TZCNT))
+    assert run("doubtful", "--model", "R620")[0] == 0
+    assert run("good", "--model", "R620", "--strict")[0] == 0
+    status, out, _ = run("doubtful", "--model", "R620", "--strict")
+    assert status == 4
+    assert "violation: doubtful: not proven: work: tzcnt x1" in out
+    (project / "w.yaml").write_text(
+        yaml.safe_dump({"waivers": [{**WAIVER, "file": "doubtful", "features": ["tzcnt"]}]})
+    )
+    assert run("doubtful", "--model", "R620", "--strict", "--waivers", "w.yaml")[0] == 0
+
+
+def test_strict_refuses_what_is_not_judged(run: Run, project: Path) -> None:
+    folder = project / "tree"
+    folder.mkdir()
+    (project / "good").rename(folder / "good")
+    (folder / "arm").write_bytes(ef.make(ef.Elf(machine=183)))
+    status, out, _ = run("tree", "--model", "R620")
+    assert status == 0
+    assert "  file: arm: not judged: it is for AArch64, so these CPUs never run it" in out.splitlines()
+    status, out, _ = run("tree", "--model", "R620", "--strict")
+    assert status == 4
+    assert "violation: arm: not judged: it is for AArch64" in out
+
+
+# ---- files that others built
+
+
+@pytest.mark.parametrize(
+    ("elf", "words"),
+    [
+        (ef.Elf(runpath="/usr/lib/private"), "its RUNPATH has /usr/lib/private"),
+        (ef.Elf(rpath="relative"), "its RPATH has relative"),
+        (ef.Elf(stack=None), "has no PT_GNU_STACK"),
+        (ef.Elf(stack=7), "asks for an executable stack"),
+        (ef.Elf(needed=["/opt/liba.so"]), "by its path"),
+    ],
+)
+def test_linkage_of_files_of_others_is_noted(elf: ef.Elf, words: str, run: Run, project: Path) -> None:
+    (project / "theirs").write_bytes(ef.make(elf))
+    status, out, _ = run("theirs", "--model", "R620", "--strict")
+    assert status == 0
+    assert any(line.startswith("  note: theirs: ") and words in line for line in out.splitlines())
+
+
+def test_code_that_can_be_written_to_is_not_proven(run: Run, project: Path) -> None:
+    (project / "theirs").write_bytes(ef.make(ef.Elf(text_flags=7)))
+    status, out, _ = run("theirs", "--model", "R620")
+    assert (status, "theirs: not proven" in out) == (0, True)
+    assert run("theirs", "--model", "R620", "--strict")[0] == 4
 
 
 def test_an_expired_waiver_lets_nothing_pass(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

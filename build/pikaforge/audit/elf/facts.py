@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +41,7 @@ from pikaforge.audit.elf.layout import (
     SHT_SYMTAB,
     Buffer,
     Layout,
+    Section,
     Segment,
     mapped,
     piece,
@@ -55,12 +57,16 @@ DF_1_NOW, DF_1_PIE = 1, 0x08000000
 NT_GNU_BUILD_ID = 3
 CANARY = b"__stack_chk_fail"
 FOREIGN_ALLOCATORS = {b"mallocx": "jemalloc", b"je_malloc": "jemalloc", b"mi_malloc": "mimalloc"}
-"""Functions that only an allocator has, and the allocator: a program with such a name has it built in. The kinds of
+"""Functions that only an allocator has, and the allocator: a program that defines one has it built in. The kinds of
 allocators have further ones."""
 NOTES, NOTE_LIMIT = 64, 64 << 10
 """Sections of notes in which the build id is looked for, and bytes of each."""
 SYMBOL_TABLES = 4
 """Symbol tables whose names are looked through. A file has one of each kind (gABI, chapter 4)."""
+PLACES = 4096
+"""Places of one name in a table of strings that are looked at. Linkers store a name once."""
+SHN_UNDEF = 0
+_SYMBOL = struct.Struct("<IBBHQQ")
 EXAMPLES = 5
 """Build paths that are kept as examples; all are counted."""
 PATH_LENGTH = 160
@@ -120,7 +126,7 @@ class ElfFacts:
     canary: bool = False
     """Whether any code of the file uses the stack protector."""
     allocators: tuple[str, ...] = ()
-    """Allocators whose own functions are in the symbol tables."""
+    """Allocators whose own functions are defined in it, by its symbol tables."""
     size: int = 0
     """In bytes."""
     has_symbols: bool = False
@@ -302,10 +308,42 @@ def _writable_code(layout: Layout) -> tuple[str, ...]:
 
 
 def _allocators(data: Buffer, layout: Layout) -> tuple[str, ...]:
-    """Return the allocators whose own functions are in the symbol tables."""
+    """Return the allocators whose own functions are defined in the file: a program that calls one has it elsewhere."""
     known = {symbol: p.title for kind in allocators.every() if (p := kind.presence) for symbol in p.symbols}
     names = {**known, **FOREIGN_ALLOCATORS}
-    return tuple(dict.fromkeys(tool for name, tool in names.items() if _has_name(data, layout, b"\0" + name + b"\0")))
+    defined = _defined(data, layout, frozenset(names))
+    return tuple(dict.fromkeys(tool for name, tool in names.items() if name in defined))
+
+
+def _defined(data: Buffer, layout: Layout, names: frozenset[bytes]) -> frozenset[bytes]:
+    """Return which symbols are defined in a file.
+
+    First the names are looked for, which few files have. A name may be the end of a longer one, as linkers store both
+    at one place.
+    """
+    found = set()
+    for table in [s for s in layout.sections if s.type in (SHT_SYMTAB, SHT_DYNSYM) and s.in_file][:SYMBOL_TABLES]:
+        strings = layout.sections[table.link] if table.link < len(layout.sections) else None
+        if strings is None or not strings.in_file:
+            continue
+        places = {
+            at - strings.offset: name for name in names for at in islice(_places(data, strings, name + b"\0"), PLACES)
+        }
+        if places:
+            size = table.size // _SYMBOL.size * _SYMBOL.size
+            for name, _, _, section, _, _ in _SYMBOL.iter_unpack(data[table.offset : table.offset + size]):
+                if name in places and section != SHN_UNDEF:
+                    found.add(places[name])
+    return frozenset(found)
+
+
+def _places(data: Buffer, section: Section, text: bytes) -> Iterator[int]:
+    """Yield the offsets in the file at which a section has some bytes."""
+    end = section.offset + section.size
+    at = data.find(text, section.offset, end)
+    while at >= 0:
+        yield at
+        at = data.find(text, at + 1, end)
 
 
 def _has_name(data: Buffer, layout: Layout, name: bytes) -> bool:

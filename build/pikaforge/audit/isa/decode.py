@@ -70,6 +70,8 @@ class Hit(FeatureHit):
     """The proof that it does (`isa.dispatch.evidence`), for people; empty without one."""
     doubt: str = ""
     """Why no proof was found, if one was looked for."""
+    pieces: tuple[tuple[int, int], ...] = ()
+    """The pieces of code with such instructions: addresses of their first byte and of the one behind them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,12 @@ class FileScan:
     """The number of pieces with a symbol's name."""
     problem: str = ""
     """Why its unwind table could not be read to its end; empty if it was."""
+    decoded: int = 0
+    """Executable bytes that were decoded."""
+    data: int = 0
+    """Executable bytes that are data, with evidence."""
+    unclassified: int = 0
+    """Executable bytes of which it is not known what they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +268,13 @@ def _scan_file(source: CodeSource, allowed: frozenset[str], pool: WorkerPool) ->
         detecting.update(part.detecting)
     by_code = features_by_code()
     hits = [
-        Hit(**asdict(entry), file=source.file, function=code.name(index), kind=code.kinds[index])
+        Hit(
+            **asdict(entry),
+            file=source.file,
+            function=code.name(index),
+            kind=code.kinds[index],
+            pieces=((code.starts[index], code.ends[index]),),
+        )
         for index, entries in found
         for entry in entries
     ]
@@ -279,6 +293,7 @@ def _scan_file(source: CodeSource, allowed: frozenset[str], pool: WorkerPool) ->
         pieces=len(code),
         named=sum(1 for n in code.names if n != NOWHERE),
         problem=code.problem,
+        decoded=code.size,
     )
 
 
@@ -309,5 +324,6 @@ def _joined(hits: Iterable[Hit]) -> list[Hit]:
             # Without a proof for one of its pieces the function has none.
             evidence=old.evidence and hit.evidence and "; ".join(dict.fromkeys((old.evidence, hit.evidence))),
             doubt=old.doubt or hit.doubt,
+            pieces=(*old.pieces, *hit.pieces),
         )  # fmt: skip
     return list(found.values())

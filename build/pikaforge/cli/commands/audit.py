@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pikaforge.attest import signing, verify
-from pikaforge.attest.claims import ClaimError, distribution, parse
+from pikaforge.attest.claims import ClaimError, distribution, named_code, parse
 from pikaforge.attest.contents import read_package
 from pikaforge.attest.signatures import Verifier
 from pikaforge.attest.verify import VerifyContext
-from pikaforge.audit import audit_result
+from pikaforge.audit import audit_result, drafts
 from pikaforge.audit.audit import audit_paths
-from pikaforge.audit.audit_result import Rules
+from pikaforge.audit.audit_result import AuditResult, Rules, TreeOrigin
 from pikaforge.audit.distribution import Distribution
 from pikaforge.cli import output
 from pikaforge.cli.context import Context
+from pikaforge.config import load
 from pikaforge.config.nearest import did_you_mean
 from pikaforge.config.package_files import is_package
 from pikaforge.cpu import microarch
@@ -33,41 +35,51 @@ SHOWN = 40
 def audit(context: Context) -> int:
     """Run `audit`; return the exit status, which is 4 if a path is refused.
 
-    The waivers of matrix.yaml apply, but need not be used. The manifest of a package says which of its libraries are
-    the distribution's. It is believed if the package verifies.
+    The waivers of matrix.yaml and of --waivers apply, but need not be used. The manifest of a package says which of its
+    libraries are the distribution's, and where functions are that waivers name. It is believed if the package verifies.
     """
     arguments = context.arguments
     target = _target(context)
-    limit = 1 << 20 if arguments.all else SHOWN
+    waivers = [*context.spec.waivers, *(w for file in arguments.waivers for w in load.load_waivers(cwd() / file))]
     paths = [cwd() / path for path in arguments.paths]
     with temporary_folder("audit") as folder:
         scratch = Path(folder)
-        distributions = {
-            str(path): distribution
+        origins = {
+            str(path): origin
             for path in dict.fromkeys(paths)
-            if (distribution := _distribution(path, scratch / "keys")) is not None
+            if (origin := _origin(path, scratch / "keys")) is not None
         }
         results = audit_paths(
             paths,
             scratch,
             target=target,
-            rules=Rules(waivers=context.spec.waivers),
+            rules=Rules(
+                waivers=tuple(waivers), image=arguments.os, allocator=arguments.allocator, strict=arguments.strict
+            ),
             today=audit_result.today(),
-            distributions=distributions,
+            origins=origins,
         )
-    if arguments.json:
+        if arguments.draft_waivers:
+            output.show(drafts.draft(results, today=audit_result.today()).rstrip("\n"))
+        else:
+            _show(results, limit=1 << 20 if arguments.all else SHOWN, plain=arguments.json)
+    return EXIT_DONE if all(result.passed for result in results) else EXIT_STAGE
+
+
+def _show(results: Sequence[AuditResult], *, limit: int, plain: bool) -> None:
+    if plain:
         output.show_json(json.dumps([result.record().model_dump(mode="json") for result in results], indent=2))
     else:
         lines = [line for result in results for line in result.lines(limit=limit)]
         output.show("\n".join(map(one_line, audit_result.demangled(lines))))
-    return EXIT_DONE if all(result.passed for result in results) else EXIT_STAGE
 
 
-def _distribution(path: Path, keys: Path) -> Distribution | None:
-    """Return which libraries of a package are the distribution's by its manifest; None if it has no such manifest.
+def _origin(path: Path, keys: Path) -> TreeOrigin | None:
+    """Return what a package's manifest says of where it comes from; None if it has no such manifest.
 
     The manifest is believed if `verify` would accept the package: digests, provenance and contents agree, and the
-    signature is good if a key is configured. Otherwise the libraries are returned as strangers, with the reason.
+    signature is good if a key is configured. Otherwise the libraries that it calls the distribution's are returned as
+    strangers, with the reason.
     """
     if not is_package(path):
         return None
@@ -78,9 +90,6 @@ def _distribution(path: Path, keys: Path) -> Distribution | None:
         raise
     except (ForgeError, ClaimError):
         return None  # not made by this tool; if it cannot be read at all, the audit says so
-    claimed = distribution(manifest, below=package.top)
-    if claimed is None:
-        return None
     files = signing.settings(os.environ, base=cwd()).public
     if files and not keys.is_dir():
         keys.mkdir(mode=0o700)
@@ -88,10 +97,20 @@ def _distribution(path: Path, keys: Path) -> Distribution | None:
         audit=lambda *_: (), signatures=Verifier.of_files(files, keys) if files else None, unsigned=not files
     )
     refusals = verify.verify_file(path, verification).refusals
+    claimed = distribution(manifest, below=package.top)
     if not refusals:
-        return claimed
+        return TreeOrigin(
+            image=manifest.image.name,
+            allocator=manifest.allocator.name,
+            top=package.top,
+            distribution=claimed,
+            named=named_code(manifest, below=package.top),
+        )
+    if claimed is None:
+        return None
     why = f"the package is not verified: {refusals[0].what}: {refusals[0].why}"
-    return Distribution(baseline=claimed.baseline, strangers=dict.fromkeys(claimed.libraries, why))
+    strangers = Distribution(baseline=claimed.baseline, strangers=dict.fromkeys(claimed.libraries, why))
+    return TreeOrigin(distribution=strangers)
 
 
 def _target(context: Context) -> str:

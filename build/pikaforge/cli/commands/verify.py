@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from pikaforge.attest import signing
 from pikaforge.attest.check_result import CheckResult
-from pikaforge.attest.claims import distribution
+from pikaforge.attest.claims import distribution, named_code
 from pikaforge.attest.contents import PackageContents
 from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS
 from pikaforge.attest.signatures import Verifier
@@ -29,8 +29,8 @@ from pikaforge.attest.verify import (
 )
 from pikaforge.audit import audit_result
 from pikaforge.audit.allowed_features import from_gcc
-from pikaforge.audit.audit import audit_tree
-from pikaforge.audit.audit_result import Rules
+from pikaforge.audit.audit import audit_foreign
+from pikaforge.audit.audit_result import Rules, TreeOrigin
 from pikaforge.audit.inputs import ElfTree, open_package
 from pikaforge.audit.judge_linkage import LinkageRules
 from pikaforge.cli import output
@@ -124,16 +124,18 @@ def _auditor(spec: Spec, scratch: Path) -> Audit:
         if manifest.target not in microarch.known():
             return [f"{manifest.target!r} is no microarchitecture that archspec knows"]
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            result = audit_tree(
+            result = audit_foreign(
                 _below(open_package(path, Path(folder)), package.top),
                 from_gcc(manifest.target),
-                Rules(
-                    linkage=LinkageRules(base_libraries=spec.defaults.base_libraries),
-                    waivers=spec.waivers,
-                    distribution=distribution(manifest),
+                Rules(linkage=LinkageRules(base_libraries=spec.defaults.base_libraries), waivers=spec.waivers),
+                TreeOrigin(
                     image=manifest.image.name,
                     allocator=manifest.allocator.name,
+                    top="",
+                    distribution=distribution(manifest),
+                    named=named_code(manifest),
                 ),
+                Path(folder) / "symbols",
                 today=audit_result.today(),
             )
         return audit_result.demangled([f"{v.where}: {v.what}" for v in result.violations])

@@ -1,0 +1,263 @@
+"""Tell a TZCNT that stands for BSF from one that needs BMI1, by a look at its function.
+
+TZCNT is encoded as `rep bsf`, and CPUs without BMI1 run it as BSF. Both give the same result for a value that is not
+zero; for zero TZCNT gives the number of bits, and BSF leaves its target as it is. Their flags differ (Intel SDM vol. 2,
+BSF and TZCNT). gcc writes `rep bsf` for any CPU, where the language does not define the result for zero, because it is
+faster on CPUs of AMD (gcc/config/i386/i386.md, ctz<mode>2). So there are three answers:
+
+- harmless: no flags of it are used, and the value is surely not zero (`nonzero`), or nothing uses the result where the
+  value is zero.
+- needs: what follows uses its flags, or compares the result with the number of bits.
+- open: neither can be seen. `__builtin_ctz(x)` and `_tzcnt_u32(x)` may be the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pikaforge.audit.elf.facts import regions
+from pikaforge.audit.elf.layout import mapped, read_layout
+from pikaforge.audit.isa.dispatch.steps import InstructionStep
+from pikaforge.audit.isa.nonzero import (
+    NEGATIONS,
+    SHIFTS,
+    Code,
+    FunctionGraph,
+    Knowledge,
+    following,
+    read_graph,
+    states,
+    value_of,
+)
+
+WORK = 300_000
+"""Instructions that are read in one file. Behind that, all is open."""
+WAYS = 3000
+"""Steps of a search."""
+NAME = "TZCNT"
+COUNTED = SHIFTS | {"SHLD", "SHRD"}
+"""Instructions that leave the flags alone only where they shift by nothing; for gcc they always change them."""
+Answer = Literal["harmless", "open", "needs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TzcntUse:
+    """What a function uses TZCNT for."""
+
+    answer: Answer
+    why: str
+    """For people."""
+
+
+HARMLESS = TzcntUse(
+    answer="harmless", why="each TZCNT stands for BSF: its value is not zero, or its result is not used for zero"
+)
+OPEN = TzcntUse(answer="open", why="not proven that its value is never zero, for which an older CPU gives no result")
+FLAGS = TzcntUse(answer="needs", why="the flags of TZCNT are used, and BSF sets others")
+BITS = TzcntUse(answer="needs", why="the result of TZCNT is compared with the number of bits, which BSF never gives")
+_WORST: Mapping[Answer, int] = {"harmless": 0, "open": 1, "needs": 2}
+Piece = tuple[int, int]
+"""Addresses of the first byte of a piece of code and of the first byte behind it."""
+
+
+def worst(uses: Iterable[TzcntUse]) -> TzcntUse:
+    """Return the use that asks most of the CPU."""
+    return max(uses, key=lambda use: _WORST[use.answer], default=OPEN)
+
+
+def look(path: Path, where: str, pieces: Iterable[Piece]) -> dict[Piece, TzcntUse]:
+    """Return what pieces of a file's code use TZCNT for.
+
+    Raises:
+        AuditError: the file is no ELF file, truncated, or corrupt.
+    """
+    found: dict[Piece, TzcntUse] = {}
+    work = 0
+    with mapped(path) as data:
+        layout = read_layout(data, where)
+        code = Code(data, layout, regions(data, layout, where))
+        for start, end in dict.fromkeys(pieces):
+            if work > WORK:
+                found[start, end] = OPEN
+                continue
+            graph = read_graph(code, start, end)
+            work += len(graph.steps)
+            found[start, end] = _judged(graph, start, end)
+    return found
+
+
+def _judged(graph: FunctionGraph, start: int, end: int) -> TzcntUse:
+    held = states(graph)
+    uses = [
+        _use(graph, step, held.get(step.address))
+        for step in graph.steps.values()
+        if step.name == NAME and start <= step.address < end
+    ]
+    return worst(uses)
+
+
+def _use(graph: FunctionGraph, step: InstructionStep, state: Knowledge | None) -> TzcntUse:
+    if _flags_read(graph, step):
+        return FLAGS
+    if state is None:
+        return OPEN
+    target, source = step.operands
+    value = value_of(source, state)
+    bits = 8 * target.size
+    if value is None:
+        return _search(graph, step, {}, bits)
+    if state.sure(value, bits):
+        return HARMLESS
+    known = min(bits, value.bits)
+    zero = {
+        number: 64 if held.bits <= known else known
+        for number, held in enumerate(state.registers)
+        if held.name == value.name and number != target.register
+    }
+    return _search(graph, step, zero, bits)
+
+
+# --- its flags --------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4096)
+def _carry_and_zero(code: int) -> tuple[bool, bool]:
+    """Return whether an opcode reads the carry or zero flag, and whether it decides both."""
+    from iced_x86 import Instruction, RflagsBits  # noqa: PLC0415
+
+    instruction = Instruction()
+    instruction.code = code  # type: ignore[assignment]  # an IntEnum for mypy, an int at run time
+    both = int(RflagsBits.CF | RflagsBits.ZF)
+    return bool(instruction.rflags_read & both), instruction.rflags_modified & both == both
+
+
+def _flags_read(graph: FunctionGraph, step: InstructionStep) -> bool:
+    """Return whether something may use the flags of an instruction."""
+    seen: set[int] = set()
+    waiting = [step.following]
+    while waiting:
+        address = waiting.pop()
+        at = graph.steps.get(address)
+        if address in seen or at is None:
+            continue
+        seen.add(address)
+        reads, decides = _carry_and_zero(at.code)
+        if reads:
+            return True
+        if not decides and at.name not in COUNTED and at.flow not in ("call", "call?"):
+            waiting += following(at)
+    return False
+
+
+# --- what happens if its value is zero ----------------------------------------------------------------------------
+
+
+class _ZeroWay(NamedTuple):
+    """A place that is reached if the value is zero."""
+
+    address: int
+    spoilt: frozenset[int]
+    """Registers that hold the result, which is wrong then."""
+    zero: frozenset[tuple[int, int]]
+    """Registers that hold the value, with the number of low bits that are zero."""
+    tested: bool
+    """Whether the flags are those of a test of the value."""
+
+
+def _search(graph: FunctionGraph, step: InstructionStep, zero: Mapping[int, int], bits: int) -> TzcntUse:
+    """Follow the ways that are taken if the value is zero, until nothing holds the result any more."""
+    if not graph.known:
+        return OPEN
+    first = _ZeroWay(step.following, frozenset({step.operands[0].register}), frozenset(zero.items()), tested=False)
+    seen, waiting = {first}, [first]
+    answer = HARMLESS
+    while waiting:
+        way = waiting.pop()
+        at = graph.steps.get(way.address)
+        if at is None or len(seen) > WAYS or at.flow in ("call", "call?", "return", "jump?"):
+            answer = worst((answer, OPEN))  # the result may be handed on
+            continue
+        if _compares(at, way, bits):
+            return BITS
+        after = _passed(at, way)
+        if after is None:
+            answer = worst((answer, OPEN))
+            continue
+        for following_ in after if after and after[0].spoilt else ():
+            if following_ not in seen:
+                seen.add(following_)
+                waiting.append(following_)
+    return answer
+
+
+def _compares(step: InstructionStep, way: _ZeroWay, bits: int) -> bool:
+    """Return whether an instruction compares the result with the number of bits."""
+    if step.name != "CMP" or len(step.operands) != 2:
+        return False
+    first, second = step.operands
+    return first.kind == "r" and first.register in way.spoilt and second.kind == "i" and second.value == bits
+
+
+def _passed(step: InstructionStep, way: _ZeroWay) -> list[_ZeroWay] | None:
+    """Return the ways behind an instruction; None if it uses the result."""
+    spoilt, zero = set(way.spoilt), dict(way.zero)
+    moved = _moved(step, way)
+    if moved is not None:  # a copy of the result is not yet a use of it
+        target, source, happens = moved
+        if happens:
+            spoilt = spoilt | {target} if source in spoilt else spoilt - {target}
+            zero.pop(target, None)
+    else:
+        if spoilt.intersection(step.reads) and not _cleared(step):
+            return None
+        spoilt -= set(step.writes)
+        for number in step.writes:
+            zero.pop(number, None)
+    tested = _tests(step, way) if step.flags else way.tested
+    targets = following(step)
+    if step.flow == "branch" and way.tested and (holds := _holds(step.condition)) is not None:
+        targets = targets[:1] if holds else targets[1:]
+    return [_ZeroWay(target, frozenset(spoilt), frozenset(zero.items()), tested) for target in targets]
+
+
+def _cleared(step: InstructionStep) -> bool:
+    """Return whether an instruction clears its register, whatever that holds."""
+    return step.name in ("XOR", "SUB") and len(step.operands) == 2 and step.operands[0] == step.operands[1]
+
+
+def _moved(step: InstructionStep, way: _ZeroWay) -> tuple[int, int, bool] | None:
+    """Return target and source of a move between registers, and whether it is done; None if that is not known."""
+    if step.name not in ("MOV", "CMOV") or len(step.operands) != 2:
+        return None
+    target, source = step.operands
+    if target.kind != "r" or target.size < 4 or source.kind != "r":
+        return None
+    if step.name == "MOV":
+        return target.register, source.register, True
+    holds = _holds(step.condition) if way.tested else None
+    return None if holds is None else (target.register, source.register, holds)
+
+
+def _tests(step: InstructionStep, way: _ZeroWay) -> bool:
+    """Return whether an instruction tests whether the value is zero; it is."""
+    if len(step.operands) != 2:
+        return False
+    first, second = step.operands
+    if first.kind != "r" or first.shift or dict(way.zero).get(first.register, 0) < 8 * first.size:
+        return False
+    return (step.name == "TEST" and first == second) or (
+        step.name == "CMP" and second.kind == "i" and second.value == 0
+    )
+
+
+def _holds(condition: str) -> bool | None:
+    """Return whether a condition holds after a test of zero: it sets ZF, and clears CF, SF and OF."""
+    truth = {"e": True, "be": True, "ae": True, "le": True, "ge": True, "ns": True, "no": True, "o": False}
+    if condition in truth:
+        return truth[condition]
+    other = NEGATIONS.get(condition, "")
+    return not truth[other] if other in truth else None

@@ -1,0 +1,129 @@
+"""TZCNT in files that others built: what stands for BSF, what needs BMI1, and what cannot be told apart."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from unit import elf_files as ef
+
+from pikaforge.audit.allowed_features import from_macros
+from pikaforge.audit.audit import audit_paths
+from pikaforge.audit.audit_result import AuditResult, Rules
+from pikaforge.audit.isa import tzcnt
+
+CASES = {
+    # The value is not zero, or nothing uses the result where it is.
+    "tested": ("85ff7405f30fbcc7c331c0c3", "harmless"),  # test edi,edi; je; tzcnt edi,eax; ret
+    "copied": ("89fa85d27405f30fbcc7c3c3", "harmless"),  # mov edi,edx; test edx,edx; je; tzcnt edi,eax
+    "loop": ("4885ff7410488d4ffff3480fbcc789064821cf75f0c3", "harmless"),  # while (m) { ctz(m); m &= m - 1; }
+    "made": ("81cf00010000f30fbcc7c3", "harmless"),  # or $256,edi; tzcnt edi,eax
+    "constant": ("bf08000000f30fbcc7c3", "harmless"),
+    "selected": ("31c0ba20000000f30fbcc785ff0f44c2c3", "harmless"),  # gcc's x ? ctz(x) : 32, with cmove
+    "selected, other": ("b82000000031d2f30fbcd785ff0f45c231d2c3", "harmless"),  # with cmovne
+    "tested later": ("f30fbcc785ff750231c0c3", "harmless"),  # tzcnt edi,eax; test edi,edi; jne 1f; xor eax,eax
+    "above": ("83ff037605f30fbcc7c3c3", "harmless"),  # cmp $3,edi; jbe
+    "negative": ("85ff7905f30fbcc7c3c3", "harmless"),  # test edi,edi; jns
+    "equal": ("4883ff407505f3480fbcc7c3", "harmless"),  # cmp $64,rdi; jne
+    "narrow": ("4084ff7404f30fbcc7c3", "harmless"),  # test dil,dil; je
+    "extended": ("400fb6d785d27408400fb6fff30fbcc2c3", "harmless"),  # movzbl dil,edx; test edx,edx; je
+    "joined": ("85ff740b83fe057402ffc6f30fbcc7c3", "harmless"),  # two ways meet, with the same value on both
+    "negated": ("85ff7406f7dff30fbcc7c3", "harmless"),
+    "masked": ("f7c7f00000007404f30fbcc7c3", "harmless"),  # test $240,edi; je
+    "shifted": ("85ff7409f30fbccfd3ef750190c3", "harmless"),  # the branch is on the flags of a shift
+    # That cannot be seen.
+    "plain": ("31c0f30fbcc7c3", "open"),  # __builtin_ctz(x), or _tzcnt_u32(x)
+    "wide": ("4885ff7404f30fbcc7c3", "open"),  # test rdi,rdi; je; tzcnt edi,eax
+    "other": ("85f67404f30fbcc7c3", "open"),  # test esi,esi
+    "wrong side": ("85ff7504f30fbcc7c3", "open"),
+    "one way": ("85f6740485ff7404f30fbcc7c3", "open"),  # another way leads round the test
+    "overwritten": ("85ff740689f7f30fbcc7c3", "open"),
+    "called": ("85db7406ffd0f30fbcc3c3", "open"),  # a call between
+    "partial": ("85ff74074088f7f30fbcc7c3", "open"),  # mov sil,dil between
+    "stored": ("f30fbcc7890685ff740190c3", "open"),  # stored before the test
+    "selected wrongly": ("ba20000000f30fbcc785ff0f45c2c3", "open"),  # the result is kept for zero
+    "stepped": ("85ff7406ffcff30fbcc7c3", "open"),  # dec edi between
+    "below": ("83ff037704f30fbcc7c3", "open"),  # cmp $3,edi; ja
+    "returned": ("85ff7405f30fbcc7c3ffd6ebf7", "open"),  # unlikely code for zero that comes back
+    "looped": ("4885ff7412f3480fbcc78906488d4fff4821cfffce75eec3", "open"),  # the next round has another value
+    "memory": ("f30fbc07c3", "open"),
+    "through a table": ("85ff740c83fe057703ff24f2f30fbcc7c3", "open"),  # a jump that may lead anywhere
+    # CPUs without BMI1 do something else.
+    "carry": ("f30fbcc77201c331c0c3", "needs"),  # jc
+    "carry moved": ("f30fbcc7ba070000000f42c2c3", "needs"),  # cmovc
+    "zero flag": ("85ff7406f30fbcc77401c331c0c3", "needs"),  # je, also where the value is not zero
+    "compared": ("f30fbcc783f8207401c331c0c3", "needs"),  # cmp $32,eax
+    "compared, wide": ("f3480fbcc74889c24883fa400f94c0c3", "needs"),  # mov rax,rdx; cmp $64,rdx
+    "borrowed": ("f30fbcc719d2c3", "needs"),  # sbb
+}
+
+
+def library(path: Path, functions: dict[str, bytes]) -> Path:
+    text, symbols = b"", []
+    for name, code in functions.items():
+        symbols.append((name, len(text), len(code), ef.FUNC))
+        text += code
+    path.write_bytes(ef.make(ef.Elf(text=text, symbols=symbols)))
+    return path
+
+
+def audited(path: Path, *, strict: bool = False) -> AuditResult:
+    allowed = from_macros(["#define __AVX__ 1"], "sandybridge", source="test")
+    [found] = audit_paths(
+        [path],
+        path.parent / "scratch",
+        target="sandybridge",
+        today=date(2026, 6, 15),
+        allowed=allowed,
+        workers=1,
+        rules=Rules(strict=strict),
+    )
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_use_is_told_by_its_function(case: str, tmp_path: Path) -> None:
+    code, answer = CASES[case]
+    raw = bytes.fromhex(code)
+    path = library(tmp_path / "x", {"work": raw})
+    [use] = tzcnt.look(path, "x", [(0x401000, 0x401000 + len(raw))]).values()
+    assert use.answer == answer, use.why
+
+
+def test_the_verdict_on_a_foreign_file(tmp_path: Path) -> None:
+    by_answer = {
+        a: {n: bytes.fromhex(c) for n, (c, b) in CASES.items() if b == a} for a in ("harmless", "open", "needs")
+    }
+    good = audited(library(tmp_path / "good", by_answer["harmless"]), strict=True)
+    assert good.passed
+    assert not good.isa.warnings
+    doubtful = audited(library(tmp_path / "doubtful", by_answer["open"]))
+    assert (doubtful.passed, doubtful.summaries[0].verdict) == (True, "not proven")
+    assert doubtful.summaries[0].unproven == len(by_answer["open"])
+    assert not audited(tmp_path / "doubtful", strict=True).passed
+    bad = audited(library(tmp_path / "bad", by_answer["needs"]))
+    assert {v.what.partition(":")[0] for v in bad.violations} == by_answer["needs"].keys()
+    assert all("sandybridge runs tzcnt as bsf" in v.what for v in bad.violations)
+
+
+def test_a_jump_into_the_function_from_a_part_of_it_elsewhere_counts(tmp_path: Path) -> None:
+    """The hot part tests the value; its unlikely part, after another function, comes back with a zero."""
+    hot = bytes.fromhex("85ff740af30fbcc7c3") + b"\xcc" * 5  # test; je cold; L: tzcnt; ret
+    cold = bytes.fromhex("ebf4")  # jmp L
+    assert len(hot) == 14
+    path = library(tmp_path / "x", {"work": hot, "work.cold": cold})
+    [use] = tzcnt.look(path, "x", [(0x401000, 0x40100E)]).values()
+    assert use.answer == "open"
+
+
+def test_a_function_that_is_too_long_is_open(tmp_path: Path) -> None:
+    raw = bytes.fromhex("81cf00010000f30fbcc7") + b"\x90" * (40 << 10) + ef.RET
+    path = library(tmp_path / "x", {"work": raw})
+    [use] = tzcnt.look(path, "x", [(0x401000, 0x401000 + len(raw))]).values()
+    assert use.answer == "open"
+
+
+def test_bytes_that_are_no_code_are_open(tmp_path: Path) -> None:
+    path = library(tmp_path / "x", {"work": b"\x06" * 40})
+    assert [u.answer for u in tzcnt.look(path, "x", [(0x401000, 0x401028), (0x10, 0x20)]).values()] == ["open", "open"]
