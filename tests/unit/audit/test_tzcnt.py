@@ -32,6 +32,11 @@ CASES = {
     "negated": ("85ff7406f7dff30fbcc7c3", "harmless"),
     "masked": ("f7c7f00000007404f30fbcc7c3", "harmless"),  # test $240,edi; je
     "shifted": ("85ff7409f30fbccfd3ef750190c3", "harmless"),  # the branch is on the flags of a shift
+    "differing": ("4839f774084831f7f3480fbcc7c3", "harmless"),  # cmp rsi,rdi; je; xor rsi,rdi; tzcnt rdi,rax
+    "differing, by sub": ("488b07488b164839d07501c34829d0f3480fbcc0c3", "harmless"),
+    "differing, narrow": ("39f77501c34831f7f3480fbcc7c3", "harmless"),  # cmp esi,edi, and 64 bits later
+    "behind padding": ("85ff7507c390660f1f0400f30fbcc7c3", "harmless"),  # nothing runs into a NOP after ret
+    "counted": ("ba02000000f30fbcc683c00285f60f44c2c3", "harmless"),  # x ? ctz(x) + 2 : 2
     # That cannot be seen.
     "plain": ("31c0f30fbcc7c3", "open"),  # __builtin_ctz(x), or _tzcnt_u32(x)
     "wide": ("4885ff7404f30fbcc7c3", "open"),  # test rdi,rdi; je; tzcnt edi,eax
@@ -49,6 +54,13 @@ CASES = {
     "looped": ("4885ff7412f3480fbcc78906488d4fff4821cfffce75eec3", "open"),  # the next round has another value
     "memory": ("f30fbc07c3", "open"),
     "through a table": ("85ff740c83fe057703ff24f2f30fbcc7c3", "open"),  # a jump that may lead anywhere
+    "differing, wide": ("4839f77501c331f7f30fbcc7c3", "open"),  # cmp rsi,rdi, and only 32 bits later
+    "differing, changed": ("4839f7740c4883c6014831f7f3480fbcc7c3", "open"),  # add $1,rsi between
+    "differing, equal": ("4839f775084831f7f3480fbcc7c3", "open"),  # where they are equal
+    "behind code": ("85ff7505c390ffc690f30fbcc7c3", "open"),  # code that nothing leads to is no padding
+    "counted, flags": ("ba02000000f30fbcc683c0fb780685f60f44c2c331c0c3", "open"),  # add $-5,eax; js
+    "counted, address": ("ba02000000f30fbcc68a040785f60f44c2c3", "open"),  # mov (rdi,rax),al
+    "counted, kept": ("ba02000000f30fbcc68d480285f60f44c201c8c3", "open"),  # lea 2(rax),ecx, which is used
     # CPUs without BMI1 do something else.
     "carry": ("f30fbcc77201c331c0c3", "needs"),  # jc
     "carry moved": ("f30fbcc7ba070000000f42c2c3", "needs"),  # cmovc

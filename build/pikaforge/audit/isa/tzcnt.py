@@ -22,25 +22,20 @@ from typing import Literal, NamedTuple
 from pikaforge.audit.elf.facts import regions
 from pikaforge.audit.elf.layout import mapped, read_layout
 from pikaforge.audit.isa.dispatch.steps import InstructionStep
-from pikaforge.audit.isa.nonzero import (
-    NEGATIONS,
-    SHIFTS,
-    Code,
-    FunctionGraph,
-    Knowledge,
-    following,
-    read_graph,
-    states,
-    value_of,
-)
+from pikaforge.audit.isa.function_graph import Code, FunctionGraph, following, read_graph
+from pikaforge.audit.isa.nonzero import NEGATIONS, SHIFTS, Knowledge, states, value_of
 
-WORK = 300_000
+WORK = 200_000
 """Instructions that are read in one file. Behind that, all is open."""
 WAYS = 3000
 """Steps of a search."""
 NAME = "TZCNT"
 COUNTED = SHIFTS | {"SHLD", "SHRD"}
 """Instructions that leave the flags alone only where they shift by nothing; for gcc they always change them."""
+PLAIN = frozenset(
+    {"ADD", "SUB", "AND", "OR", "XOR", "NEG", "NOT", "INC", "DEC", "SHL", "SHR", "SAR", "LEA", "IMUL"}
+    | {"MOVZX", "MOVSX", "MOVSXD", "CDQE"}
+)
 Answer = Literal["harmless", "open", "needs"]
 
 
@@ -91,13 +86,9 @@ def look(path: Path, where: str, pieces: Iterable[Piece]) -> dict[Piece, TzcntUs
 
 
 def _judged(graph: FunctionGraph, start: int, end: int) -> TzcntUse:
-    held = states(graph)
-    uses = [
-        _use(graph, step, held.get(step.address))
-        for step in graph.steps.values()
-        if step.name == NAME and start <= step.address < end
-    ]
-    return worst(uses)
+    wanted = {a: step for a, step in graph.steps.items() if step.name == NAME and start <= a < end}
+    held = states(graph, wanted)
+    return worst(_use(graph, step, held.get(address)) for address, step in wanted.items())
 
 
 def _use(graph: FunctionGraph, step: InstructionStep, state: Knowledge | None) -> TzcntUse:
@@ -125,14 +116,15 @@ def _use(graph: FunctionGraph, step: InstructionStep, state: Knowledge | None) -
 
 
 @lru_cache(maxsize=4096)
-def _carry_and_zero(code: int) -> tuple[bool, bool]:
-    """Return whether an opcode reads the carry or zero flag, and whether it decides both."""
+def _carry_and_zero(code: int) -> tuple[bool, bool, bool]:
+    """Return whether an opcode reads the carry or zero flag, whether it decides both, and whether it reads any flag."""
     from iced_x86 import Instruction, RflagsBits  # noqa: PLC0415
 
     instruction = Instruction()
     instruction.code = code  # type: ignore[assignment]  # an IntEnum for mypy, an int at run time
     both = int(RflagsBits.CF | RflagsBits.ZF)
-    return bool(instruction.rflags_read & both), instruction.rflags_modified & both == both
+    read = instruction.rflags_read
+    return bool(read & both), instruction.rflags_modified & both == both, bool(read)
 
 
 def _flags_read(graph: FunctionGraph, step: InstructionStep) -> bool:
@@ -145,7 +137,7 @@ def _flags_read(graph: FunctionGraph, step: InstructionStep) -> bool:
         if address in seen or at is None:
             continue
         seen.add(address)
-        reads, decides = _carry_and_zero(at.code)
+        reads, decides, _ = _carry_and_zero(at.code)
         if reads:
             return True
         if not decides and at.name not in COUNTED and at.flow not in ("call", "call?"):
@@ -166,6 +158,8 @@ class _ZeroWay(NamedTuple):
     """Registers that hold the value, with the number of low bits that are zero."""
     tested: bool
     """Whether the flags are those of a test of the value."""
+    stained: bool = False
+    """Whether the flags are those of the result."""
 
 
 def _search(graph: FunctionGraph, step: InstructionStep, zero: Mapping[int, int], bits: int) -> TzcntUse:
@@ -187,10 +181,10 @@ def _search(graph: FunctionGraph, step: InstructionStep, zero: Mapping[int, int]
         if after is None:
             answer = worst((answer, OPEN))
             continue
-        for following_ in after if after and after[0].spoilt else ():
-            if following_ not in seen:
-                seen.add(following_)
-                waiting.append(following_)
+        for next_ in after:
+            if (next_.spoilt or next_.stained) and next_ not in seen:
+                seen.add(next_)
+                waiting.append(next_)
     return answer
 
 
@@ -205,6 +199,9 @@ def _compares(step: InstructionStep, way: _ZeroWay, bits: int) -> bool:
 def _passed(step: InstructionStep, way: _ZeroWay) -> list[_ZeroWay] | None:
     """Return the ways behind an instruction; None if it uses the result."""
     spoilt, zero = set(way.spoilt), dict(way.zero)
+    used = bool(spoilt.intersection(step.reads)) and not _cleared(step)
+    if way.stained and _carry_and_zero(step.code)[2]:
+        return None
     moved = _moved(step, way)
     if moved is not None:  # a copy of the result is not yet a use of it
         target, source, happens = moved
@@ -212,16 +209,23 @@ def _passed(step: InstructionStep, way: _ZeroWay) -> list[_ZeroWay] | None:
             spoilt = spoilt | {target} if source in spoilt else spoilt - {target}
             zero.pop(target, None)
     else:
-        if spoilt.intersection(step.reads) and not _cleared(step):
+        if used and not _plain(step):
             return None
-        spoilt -= set(step.writes)
+        spoilt = spoilt | set(step.writes) if used else spoilt - set(step.writes)
         for number in step.writes:
             zero.pop(number, None)
     tested = _tests(step, way) if step.flags else way.tested
+    stained = used if step.flags else way.stained
     targets = following(step)
     if step.flow == "branch" and way.tested and (holds := _holds(step.condition)) is not None:
         targets = targets[:1] if holds else targets[1:]
-    return [_ZeroWay(target, frozenset(spoilt), frozenset(zero.items()), tested) for target in targets]
+    return [_ZeroWay(target, frozenset(spoilt), frozenset(zero.items()), tested, stained) for target in targets]
+
+
+def _plain(step: InstructionStep) -> bool:
+    """Return whether an instruction only computes a number from registers: then the use is what follows."""
+    computed = step.operands[1:] if step.name == "LEA" else ()
+    return step.name in PLAIN and all(o.kind in ("r", "i") or o in computed for o in step.operands)
 
 
 def _cleared(step: InstructionStep) -> bool:
