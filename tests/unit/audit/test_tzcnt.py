@@ -37,6 +37,7 @@ CASES = {
     "differing, narrow": ("39f77501c34831f7f3480fbcc7c3", "harmless"),  # cmp esi,edi, and 64 bits later
     "behind padding": ("85ff7507c390660f1f0400f30fbcc7c3", "harmless"),  # nothing runs into a NOP after ret
     "counted": ("ba02000000f30fbcc683c00285f60f44c2c3", "harmless"),  # x ? ctz(x) + 2 : 2
+    "carry changed": ("f30fbccaf7d94183c1010f92c0b905000000eb0090b90600000044890f0f0b", "harmless"),  # add, setb
     # That cannot be seen.
     "plain": ("31c0f30fbcc7c3", "open"),  # __builtin_ctz(x), or _tzcnt_u32(x)
     "wide": ("4885ff7404f30fbcc7c3", "open"),  # test rdi,rdi; je; tzcnt edi,eax
@@ -61,6 +62,10 @@ CASES = {
     "counted, flags": ("ba02000000f30fbcc683c0fb780685f60f44c2c331c0c3", "open"),  # add $-5,eax; js
     "counted, address": ("ba02000000f30fbcc68a040785f60f44c2c3", "open"),  # mov (rdi,rax),al
     "counted, kept": ("ba02000000f30fbcc68d480285f60f44c201c8c3", "open"),  # lea 2(rax),ecx, which is used
+    "same place": ("85ff7400f30fbcc7c3", "open"),  # a branch to the next instruction says nothing
+    "partly written": ("31c9f30fbcc688c885f67400c3", "open"),  # mov cl,al leaves the rest of eax
+    "perhaps moved": ("f30fbcc939fe0f47cac3", "open"),  # cmova edx,ecx after a comparison of others
+    "carry kept": ("f30fbccaf7d941ffc90f92c0b905000000c3", "open"),  # neg ecx; dec r9d, which leaves CF; setb
     # CPUs without BMI1 do something else.
     "carry": ("f30fbcc77201c331c0c3", "needs"),  # jc
     "carry moved": ("f30fbcc7ba070000000f42c2c3", "needs"),  # cmovc

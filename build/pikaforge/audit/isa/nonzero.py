@@ -114,11 +114,12 @@ def states(graph: FunctionGraph, wanted: Container[int]) -> dict[int, Knowledge]
                 found[address] = state.copy()
             step = graph.steps[address]
             _run(step, state)
-            targets = following(step)
+            targets = tuple(dict.fromkeys(following(step)))
             if len(targets) == 1 and not _meeting(graph, targets[0]):
                 address = targets[0]
                 continue
-            for target, held in zip(targets, _sides(step, state), strict=False):
+            # A branch to the next instruction says nothing.
+            for target, held in zip(targets, _sides(step, state) if len(targets) > 1 else (state,), strict=False):
                 ways = edges.setdefault(target, {})
                 if ways.get(address) != held:
                     ways[address] = held

@@ -36,6 +36,10 @@ PLAIN = frozenset(
     {"ADD", "SUB", "AND", "OR", "XOR", "NEG", "NOT", "INC", "DEC", "SHL", "SHR", "SAR", "LEA", "IMUL"}
     | {"MOVZX", "MOVSX", "MOVSXD", "CDQE"}
 )
+KEEPING = frozenset({"CMOV", "BSF", "BSR"})
+"""Instructions that may leave their first register as it is."""
+WHOLE = 4
+"""Bytes of the smallest operand with which an instruction changes the whole register (Intel SDM vol. 1, 3.4.1.1)."""
 Answer = Literal["harmless", "open", "needs"]
 
 
@@ -64,23 +68,28 @@ def worst(uses: Iterable[TzcntUse]) -> TzcntUse:
     return max(uses, key=lambda use: _WORST[use.answer], default=OPEN)
 
 
-def look(path: Path, where: str, pieces: Iterable[Piece]) -> dict[Piece, TzcntUse]:
+def look(path: Path, where: str, pieces: Iterable[Piece], *, work: int = WORK) -> dict[Piece, TzcntUse]:
     """Return what pieces of a file's code use TZCNT for.
+
+    Args:
+        path: the file.
+        where: its name, for errors.
+        pieces: the pieces.
+        work: the number of instructions that are read.
 
     Raises:
         AuditError: the file is no ELF file, truncated, or corrupt.
     """
     found: dict[Piece, TzcntUse] = {}
-    work = 0
     with mapped(path) as data:
         layout = read_layout(data, where)
         code = Code(data, layout, regions(data, layout, where))
         for start, end in dict.fromkeys(pieces):
-            if work > WORK:
+            if work <= 0:
                 found[start, end] = OPEN
                 continue
             graph = read_graph(code, start, end)
-            work += len(graph.steps)
+            work -= len(graph.steps)
             found[start, end] = _judged(graph, start, end)
     return found
 
@@ -199,7 +208,8 @@ def _compares(step: InstructionStep, way: _ZeroWay, bits: int) -> bool:
 def _passed(step: InstructionStep, way: _ZeroWay) -> list[_ZeroWay] | None:
     """Return the ways behind an instruction; None if it uses the result."""
     spoilt, zero = set(way.spoilt), dict(way.zero)
-    used = bool(spoilt.intersection(step.reads)) and not _cleared(step)
+    reads = {*step.reads, *(o.register for o in step.operands[:1] if step.name in KEEPING)}
+    used = bool(spoilt & reads) and not _cleared(step)
     if way.stained and _carry_and_zero(step.code)[2]:
         return None
     moved = _moved(step, way)
@@ -211,15 +221,21 @@ def _passed(step: InstructionStep, way: _ZeroWay) -> list[_ZeroWay] | None:
     else:
         if used and not _plain(step):
             return None
-        spoilt = spoilt | set(step.writes) if used else spoilt - set(step.writes)
+        spoilt = spoilt | set(step.writes) if used else spoilt - _overwritten(step)
         for number in step.writes:
             zero.pop(number, None)
     tested = _tests(step, way) if step.flags else way.tested
-    stained = used if step.flags else way.stained
+    # INC and DEC leave the carry flag as it was.
+    stained = (step.flags and used) or (way.stained and not _carry_and_zero(step.code)[1])
     targets = following(step)
     if step.flow == "branch" and way.tested and (holds := _holds(step.condition)) is not None:
         targets = targets[:1] if holds else targets[1:]
     return [_ZeroWay(target, frozenset(spoilt), frozenset(zero.items()), tested, stained) for target in targets]
+
+
+def _overwritten(step: InstructionStep) -> set[int]:
+    """Return the registers that an instruction writes as a whole; one of 8 or 16 bits leaves the others."""
+    return {o.register for o in step.operands[:1] if o.kind == "r" and o.size >= WHOLE and o.register in step.writes}
 
 
 def _plain(step: InstructionStep) -> bool:
@@ -238,7 +254,7 @@ def _moved(step: InstructionStep, way: _ZeroWay) -> tuple[int, int, bool] | None
     if step.name not in ("MOV", "CMOV") or len(step.operands) != 2:
         return None
     target, source = step.operands
-    if target.kind != "r" or target.size < 4 or source.kind != "r":
+    if target.kind != "r" or target.size < WHOLE or source.kind != "r":
         return None
     if step.name == "MOV":
         return target.register, source.register, True
