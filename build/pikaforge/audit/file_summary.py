@@ -23,7 +23,7 @@ class FileSummary(Strict):
         description="`not proven`: it is accepted, and something in it could not be shown."
     )
     decoded: int = Field(description="Executable bytes that were decoded.")
-    data: int = Field(description="Executable bytes that are data, with evidence.")
+    data: dict[str, int] = Field(description="Executable bytes that are data, by the evidence for that.")
     unclassified: int = Field(description="Executable bytes that are neither.")
     dispatched: int = Field(description="Functions with code beyond the target that run only on CPUs that have it.")
     waived: int = Field(description="Functions with code beyond the target that a waiver covers.")
@@ -31,7 +31,7 @@ class FileSummary(Strict):
 
     def line(self) -> str:
         """Return it in one line, for people."""
-        data = f" and {self.data:,} of data" if self.data else ""
+        data = f" and {sum(self.data.values()):,} of data" if self.data else ""
         return (
             f"{self.file}: {self.verdict}; {self.decoded:,} bytes decoded{data}, {self.dispatched} functions "
             f"dispatched, {self.waived} waived, {self.unproven} unproven; {self.unclassified:,} bytes not judged"
@@ -63,7 +63,7 @@ def summaries(
                 file=fact.name,
                 verdict="refused" if fact.name in refused else verdict,
                 decoded=scan.decoded if scan is not None else 0,
-                data=scan.data if scan is not None else 0,
+                data=dict(scan.data) if scan is not None else {},
                 unclassified=scan.unclassified if scan is not None else 0,
                 dispatched=held["dispatched"],
                 waived=held["waived"],

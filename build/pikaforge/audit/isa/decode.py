@@ -92,8 +92,8 @@ class FileScan:
     """Why its unwind table could not be read to its end; empty if it was."""
     decoded: int = 0
     """Executable bytes that were decoded."""
-    data: int = 0
-    """Executable bytes that are data, with evidence."""
+    data: tuple[tuple[str, int], ...] = ()
+    """Executable bytes that are data, by the evidence for that."""
     unclassified: int = 0
     """Executable bytes of which it is not known what they are."""
 
