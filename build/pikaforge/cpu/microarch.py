@@ -39,7 +39,7 @@ class Resolution:
     target: str
     """The target that was asked for."""
     flags: tuple[str, ...] = ()
-    """`-march` and `-mtune`, then options for single features, last those that switch one off that not every host has;
+    """`-march` and `-mtune`, then options for single features, last those that switch one off (docker/guest/cc);
     empty if the target is impossible."""
     nearest: str = ""
     """If the target is impossible: its best ancestor for which the compiler can produce code."""
