@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import csv
 import fnmatch
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,13 +29,13 @@ from packaging.version import Version
 Policy = Literal["baseline", "ignored", "judged", "guarded", "dangerous"]
 FOLDER = Path(__file__).parent
 TABLES = ("features.csv", "guards.csv", "dispatchers.csv")
+INVALID = "invalid"
+"""The id for bytes that are no instruction; always judged."""
 Cause = Literal["firmware", "hypervisor", "microcode", "kernel", "privilege"]
 """What may take a feature from a host whose CPU has it. `kernel`: the instructions fault under kernels that show its
 flag; `privilege`: they fault in every program. The others clear its bit in CPUID, so that its flag is not shown."""
 NEVER = "never"
 """In the column `linux`: no version supports it, or none still does."""
-INVALID = "invalid"
-"""The id for bytes that are no instruction; always judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +132,7 @@ class Feature:
             )
         return "" if self.kernel else "/proc/cpuinfo has no flag for it"
 
-    def switched_off(self, lineage: Collection[str]) -> tuple[Cause, ...]:
+    def switched_off(self, lineage: Iterable[str]) -> tuple[Cause, ...]:
         """Return what may take it from hosts with CPUs of a lineage, in a way that the CPU gate sees."""
         places = {"", *lineage}
         return tuple(a.cause for a in self.absent if a.cause in ("firmware", "microcode") and a.lineage in places)
