@@ -54,7 +54,11 @@ def free() -> frozenset[str]:
 def of_baseline(name: str) -> frozenset[str]:
     """Return the features that a distribution's code may use on any CPU, by the archspec name of its baseline."""
     hosts = microarch.hosts(name)
-    return free() | {f.id for f in table().values() if _in_archspec(f, hosts) and hosts.standing(f) == "assumed"}
+    return free() | {
+        f.id
+        for f in table().values()
+        if (_in_archspec(f, hosts) or _by_lineage(f, hosts)) and hosts.standing(f) == "assumed"
+    }
 
 
 def from_macros(lines: Iterable[str], target: str, *, source: str = "compiler's macros") -> Allowed:
@@ -105,8 +109,7 @@ def _allowed(target: str, given: set[str], source: str, warning: str) -> Allowed
     hosts = microarch.hosts(target)
     sure, doubtful, objections = set(), set(), {}
     for feature in table().values():
-        # No macro shows some features (RDTSCP).
-        certain = feature.id in given or (not feature.gcc and not hosts.lineage.isdisjoint(feature.lineages))
+        certain = feature.id in given or _by_lineage(feature, hosts)
         # A feature whose instructions run as other ones on older CPUs needs a sure source.
         likely = _in_archspec(feature, hosts) and feature.policy != "dangerous"
         standing = hosts.standing(feature)
@@ -128,3 +131,8 @@ def _allowed(target: str, given: set[str], source: str, warning: str) -> Allowed
 
 def _in_archspec(feature: Feature, hosts: Hosts) -> bool:
     return bool(feature.archspec) and feature.archspec in hosts.features
+
+
+def _by_lineage(feature: Feature, hosts: Hosts) -> bool:
+    """Return whether the lineage alone decides, because no macro shows the feature (RDTSCP)."""
+    return not feature.gcc and not hosts.lineage.isdisjoint(feature.lineages)

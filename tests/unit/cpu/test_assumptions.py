@@ -127,6 +127,7 @@ WRONG = [
     ("lwp", "bulldozer", "Linux has no support for it"),
     ("mpx", "skylake_avx512", "Linux has no support for it"),
     ("rtm", "haswell", "not all of these CPUs have it"),
+    ("avx2", "sandybridge", "not all of these CPUs have it"),
     ("cet_ss", "sandybridge", "it faults under kernels before Linux 6.6"),
 ]
 
@@ -160,6 +161,13 @@ def test_what_firmware_switches_off_is_a_warning_that_the_gate_asks_for() -> Non
     assert {"aes", "vaes"} <= from_macros(lines, "zen3").sure, "AMD's CPUs have no such switch"
     assert "rdseed" in from_macros(["#define __RDSEED__ 1"], "zen5").doubtful
     assert "rdseed" in from_macros(["#define __RDSEED__ 1"], "zen4").sure
+
+
+def test_lahf_is_not_in_every_64_bit_cpu() -> None:
+    assert not {"lahf", "sahf"} & (from_macros(["#define __SSE3__ 1"], "nocona").sure | of_baseline("x86_64"))
+    for target in ("core2", "k10", "x86_64_v2", "sandybridge", "zen4"):
+        assert {"lahf", "sahf"} <= from_macros(["#define __SSE3__ 1"], target).sure, target
+    assert {"lahf", "sahf"} <= of_baseline("x86_64_v2")
 
 
 def test_the_table_holds_without_a_compiler_and_for_baselines_too() -> None:
