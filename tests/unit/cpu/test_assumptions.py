@@ -256,6 +256,15 @@ def test_what_is_allowed_for_a_model_is_in_every_sample_of_its_cpus(model: str) 
             assert missing(allowed.sure, sample) == set(), (sample["model"], allowed.source)
 
 
+CUT = {"Intel(R) Core(TM) i3-3220 CPU @ 3.30GHz": {"rdrand"}}
+"""What Intel cut out of a desktop CPU that no model of the matrix has."""
+
+
+@pytest.mark.parametrize("sample", rows("cpuinfo_samples.csv"), ids=lambda row: f"{row['cpu']}-{row['model']}")
+def test_what_any_target_may_assume_is_in_every_sample_of_it(sample: dict[str, str]) -> None:
+    assert missing(microarch.hosts(sample["cpu"]).assumed(), sample) == CUT.get(sample["model"], set())
+
+
 @pytest.mark.parametrize("model", sorted(spec().hardware))
 def test_each_cpu_of_a_model_has_a_sample(model: str) -> None:
     without = {cpu for cpu in spec().hardware[model].cpus if not samples((cpu,))}
