@@ -160,6 +160,10 @@ WITHIN: dict[str, Maker] = {
     "program and zip": lambda p: zips([("x", p)], stub=FINE),
     "program and tar.gz": lambda p: FINE + gzip.compress(tar({"x": p}, {})),
     "program and program": lambda p: FINE + p,
+    "program and program and zeros": lambda p: FINE + bytes(5000) + p,
+    "program in the data of a program": lambda p: ef.make(ef.Elf(text=ef.RET, data=b"12345" + p)),
+    "two programs in what a program only reads": lambda p: ef.make(ef.Elf(text=ef.RET, extra=FINE + b"123" + p)),
+    "program in a program in a program": lambda p: ef.make(ef.Elf(extra=ef.make(ef.Elf(extra=p)))),
     "eight archives": lambda p: nest(p, 7),
 }
 """Files that hold a program, by what they are."""

@@ -1,18 +1,21 @@
-"""Find what is attached to a program or script: archives behind its end, which it unpacks when it runs."""
+"""Find what a program or script carries: archives behind its end, and programs in its data."""
 
 from __future__ import annotations
 
-import os
+import io
 import re
 import struct
+from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 from pikaforge.audit.elf.layout import ET_DYN, ET_EXEC, PT_LOAD, SHT_NOBITS, is_elf
 from pikaforge.config import package_files
+from pikaforge.errors import AuditError
 from pikaforge.host.archive_kinds import START
 from pikaforge.host.archives import is_tar
 from pikaforge.host.raw import joined
-from pikaforge.host.streams import BLOCK
+from pikaforge.host.streams import BLOCK, Window
 
 SHEBANG = b"#!"
 SCRIPT_LIMIT = 1 << 20
@@ -23,6 +26,13 @@ _MARK = re.compile(
 )
 """The begin of a payload, behind a line of the script. A tar archive has its mark at `_USTAR` of its header."""
 _USTAR = 257
+_PROGRAM = re.compile(rb"\x7fELF\x02\x01\x01[\0\x03]\0{8}[\x02\x03]\0\x3e\0\x01\0\0\0")
+"""The begin of a program or library for x86-64, with nothing that a template or a linker would leave open."""
+_PROGRAM_BYTES = 24
+HEADERS_LIMIT = 256
+"""Places in a file that look like programs. No program or library of Debian has one."""
+REST = "(rest)"
+"""The name of what is behind the end of a file."""
 PACKED = b"UPX!"
 """The mark of programs that were packed by UPX, behind their program headers."""
 I386, I486 = 3, 6
@@ -47,14 +57,42 @@ def payload(script: bytes, rest: IO[bytes]) -> IO[bytes] | None:
     return None
 
 
-def behind(program: IO[bytes]) -> IO[bytes] | None:
-    """Return the archive or program that follows an ELF file in its file; None if none does."""
-    end = _end(program)
-    if end is None:
-        return None
-    program.seek(end)
-    start = program.read(BLOCK).lstrip(b"\0")
-    return joined(start, program) if start else None
+def carried(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Return the programs within an ELF file, by their places, and the archive or program that follows it.
+
+    What is within it is data for the file itself, such as a helper that it writes to disk and starts. Each can be read
+    until the next one is asked for.
+
+    Raises:
+        AuditError: too much in it looks like a program.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as program:
+        end = _extent(program, 0, size) or size
+        past = 0
+        for number, at in enumerate(_headers(path, end)):
+            if number >= HEADERS_LIMIT:
+                raise AuditError(f"more than {HEADERS_LIMIT} places in it look like programs", where=str(path))
+            length = _extent(program, at, end - at) if at >= past else None
+            if length is not None:
+                past = at + length
+                program.seek(at)
+                yield f"(at {at:#x})", io.BufferedReader(Window(program, length))
+        program.seek(end)
+        if start := program.read(BLOCK).lstrip(b"\0"):
+            yield REST, joined(start, program)
+
+
+def _headers(path: Path, end: int) -> Iterator[int]:
+    """Return where headers of programs are in a file, but for its own."""
+    kept, at = b"", 0
+    with path.open("rb") as stream:
+        while block := stream.read(min(1 << 20, end - at)):
+            data = kept + block
+            begin = at - len(kept)
+            yield from (begin + found.start() for found in _PROGRAM.finditer(data) if begin + found.start() > 0)
+            at += len(block)
+            kept = data[-_PROGRAM_BYTES + 1 :]
 
 
 def is_packed(start: bytes) -> bool:
@@ -71,10 +109,15 @@ def _is_program_or_archive(start: bytes) -> bool:
     return is_elf(start) or package_files.is_container(start)
 
 
-def _end(program: IO[bytes]) -> int | None:
-    """Return where a program or library ends by its own headers; None if nothing follows, or it is damaged."""
-    size = program.seek(0, os.SEEK_END)
-    program.seek(0)
+def _extent(program: IO[bytes], at: int, size: int) -> int | None:
+    """Return how many bytes a program or library has by its own headers; None for others, and for a damaged one.
+
+    Args:
+        program: the file that it is in.
+        at: where it begins.
+        size: bytes from there to the end of the file.
+    """
+    program.seek(at)
     header = program.read(_HEADER.size)
     if len(header) != _HEADER.size:
         return None
@@ -82,11 +125,11 @@ def _end(program: IO[bytes]) -> int | None:
     end = max(segments + segment_size * segment_number, sections + section_size * section_number)
     if kind not in (ET_EXEC, ET_DYN) or segment_size != _SEGMENT.size or not _HEADER.size <= end <= size:
         return None
-    program.seek(segments)
+    program.seek(at + segments)
     for type_, offset, length in _SEGMENT.iter_unpack(program.read(segment_size * segment_number)):
         end = max(end, offset + length) if type_ == PT_LOAD else end
     if section_size == _SECTION.size:
-        program.seek(sections)
+        program.seek(at + sections)
         for type_, offset, length in _SECTION.iter_unpack(program.read(section_size * section_number)):
             end = max(end, offset + length) if type_ not in (0, SHT_NOBITS) else end
-    return end if end < size else None
+    return end if end <= size else None

@@ -36,8 +36,6 @@ SECONDS = 300
 """For all containers in the members of a tree. The source of Linux, in a package, takes 60 s."""
 LINES_LIMIT = 1000
 """Lines of what is not judged; one more says how many others there are."""
-BEHIND = "(rest)"
-"""The name of bytes that are no member."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +123,7 @@ class Collector:
             allowance = _Allowance(unpacked_limit(os.fstat(content.fileno()).st_size))
             if is_elf(start):
                 self.elves[name] = path
-                self._attached(name, start, content, 0, allowance)
+                self._attached(name, start, path, 0, allowance)
             elif start.startswith(attached.SHEBANG):
                 self._script(name, start, content, 0, allowance)
             else:
@@ -167,7 +165,7 @@ class Collector:
         elif member.kind == "hardlink":
             self.links[name] = within + member.target
         elif member.content is not None:
-            name = name if member.kind == "file" else within + BEHIND
+            name = name if member.kind == "file" else within + attached.REST
             self._content(name, member.content, depth, allowance)
 
     def _content(self, name: str, content: IO[bytes], depth: int, allowance: _Allowance) -> None:
@@ -184,23 +182,26 @@ class Collector:
         self.others += 1
         start += content.read(attached.SCRIPT_LIMIT - len(start))
         if (found := attached.payload(start, content)) is not None:
-            self._further(name, found, depth, allowance)
+            self._further(name + WITHIN + attached.REST, found, depth, allowance)
 
-    def _attached(self, name: str, start: bytes, program: IO[bytes], depth: int, allowance: _Allowance) -> None:
+    def _attached(self, name: str, start: bytes, path: Path, depth: int, allowance: _Allowance) -> None:
         """Take what makes a program more than its own code."""
         if attached.is_packed(start):
             self.leave(name, "it is packed by UPX: the code that it unpacks when it runs is not seen")
-        if (found := attached.behind(program)) is not None:
-            self._further(name, found, depth, allowance)
+        try:
+            for place, found in attached.carried(path):
+                self._further(name + WITHIN + place, found, depth, allowance)
+        except AuditError as error:
+            self.leave(name, error.message)
 
     def _further(self, name: str, content: IO[bytes], depth: int, allowance: _Allowance) -> None:
         if depth >= NESTED_LIMIT:
-            self.leave(name, f"it is in {depth} archives, and something is behind its end")
+            self.leave(name, f"it is in {depth} archives")
             return
         try:
-            self._content(name + WITHIN + BEHIND, content, depth + 1, allowance)
+            self._content(name, content, depth + 1, allowance)
         except AuditError as error:
-            self.leave(name + WITHIN + BEHIND, error.message)
+            self.leave(name, error.message)
 
     def _elf(self, name: str, start: bytes, content: IO[bytes], depth: int, allowance: _Allowance) -> None:
         if depth > 0 and attached.is_32_bit(start):
@@ -217,8 +218,7 @@ class Collector:
                 self._repeated[first] += 1
                 name = f"{first}#{self._repeated[first] + 1}"
         self.elves[name] = place
-        with place.open("rb") as program:
-            self._attached(name, start, program, depth, allowance)
+        self._attached(name, start, place, depth, allowance)
 
     def _other(self, name: str, start: bytes, content: IO[bytes] | Path, depth: int, allowance: _Allowance) -> None:
         """Take what is no ELF file: a container, to be opened later, or any other file."""

@@ -69,7 +69,7 @@ def contained(path: Path, name: str, start: bytes) -> Iterator[Member]:
     """
     kind, archive = _format_by_start(start), archive_kinds.kind_of(start)
     if kind is not None:
-        return archives.bounded(chain(kind.members(path), kind.wrapping(path)), name)
+        return archives.bounded(chain(kind.wrapping(path), kind.members(path)), name)
     return archives.bounded(archive_kinds.members_of(archive, path, name) if archive else (), name)
 
 

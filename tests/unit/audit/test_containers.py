@@ -173,6 +173,8 @@ NOT_JUDGED: dict[str, tuple[bytes, str]] = {
     "UEFI": (UEFI, "UEFI"),
     "squashfs behind a program": (FINE + b"hsqs" + bytes(99), "squashfs"),
     "packed program": (FINE[:400] + b"UPX!" + FINE[404:], "packed by UPX"),
+    "packed program in gzip": (gzip.compress(FINE[:400] + b"UPX!" + FINE[404:]), "packed by UPX"),
+    "many headers": (ef.make(ef.Elf(text=ef.RET, extra=FINE[:24] * 300)), "look like programs"),
     "32-bit program": (gzip.compress(ef.make(ef.Elf(machine=3))), "32-bit code"),
     "cut tar": (tar({"x": FINE}, {})[:6000], "truncated"),
     "cut gzip": (gzip.compress(FINE * 9)[:200], "too early|ended before"),
