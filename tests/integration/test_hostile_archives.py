@@ -193,7 +193,7 @@ def archives(depth: int) -> bytes:
     return data
 
 
-WITHIN = {
+WITHIN: dict[str, Callable[[], bytes]] = {
     **{name: BOMBS[name][1] for name in ("long name", "list of a wheel", "header of an RPM")},
     "archives": lambda: archives(2),
 }

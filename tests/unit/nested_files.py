@@ -162,6 +162,7 @@ WITHIN: dict[str, Maker] = {
     "program and program": lambda p: FINE + p,
     "program and program and zeros": lambda p: FINE + bytes(5000) + p,
     "program in the data of a program": lambda p: ef.make(ef.Elf(text=ef.RET, data=b"12345" + p)),
+    "program of an odd system in a program": lambda p: ef.make(ef.Elf(extra=p[:5] + b"\1\2\x61" + p[8:])),
     "two programs in what a program only reads": lambda p: ef.make(ef.Elf(text=ef.RET, extra=FINE + b"123" + p)),
     "program in a program in a program": lambda p: ef.make(ef.Elf(extra=ef.make(ef.Elf(extra=p)))),
     "eight archives": lambda p: nest(p, 7),

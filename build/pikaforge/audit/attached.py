@@ -21,16 +21,18 @@ SHEBANG = b"#!"
 SCRIPT_LIMIT = 1 << 20
 """Bytes of a script in which its payload begins. The script of makeself has 20 kB."""
 _MARK = re.compile(
-    rb"\n(?=\x1f\x8b\x08|\xfd7zXZ\x00|BZh[1-9]|\x28\xb5\x2f\xfd|\x5d\0\0|\x7fELF|PK\x03\x04|07070|\xc7\x71|!<arch>\n)"
-    rb"|ustar"
+    rb"\n(?=\x1f\x8b\x08|\xfd7zXZ\x00|BZh[1-9]1AY&SY|\x28\xb5\x2f\xfd|\x5d\0\0|\x7fELF|PK\x03\x04|07070[127]|\xc7\x71"
+    rb"|!<arch>\n)|(?<=[0-7 ]{6}[0-7\0 ]{2}(?s:.{101}))ustar"
 )
 """The begin of a payload, behind a line of the script. A tar archive has its mark at `_USTAR` of its header."""
 _USTAR = 257
-_PROGRAM = re.compile(rb"\x7fELF\x02\x01\x01[\0\x03]\0{8}[\x02\x03]\0\x3e\0\x01\0\0\0")
-"""The begin of a program or library for x86-64, with nothing that a template or a linker would leave open."""
-_PROGRAM_BYTES = 24
-HEADERS_LIMIT = 256
-"""Places in a file that look like programs. No program or library of Debian has one."""
+_PROGRAM = re.compile(rb"\x7fELF(?s:.{12})[\x02\x03]\0\x3e\0")
+"""The begin of a program or library for x86-64, as far as Linux looks at it (fs/binfmt_elf.c: load_elf_binary)."""
+_PROGRAM_BYTES = 20
+PLACES_LIMIT = 64
+"""Places in a file that look like programs or archives. No program or library of Debian has one."""
+SEGMENTS_LIMIT = 65536
+"""Bytes of program headers with which Linux starts a program (fs/binfmt_elf.c: load_elf_phdrs)."""
 REST = "(rest)"
 """The name of what is behind the end of a file."""
 PACKED = b"UPX!"
@@ -48,8 +50,13 @@ def payload(script: bytes, rest: IO[bytes]) -> IO[bytes] | None:
     Args:
         script: the first bytes of the file, at most `SCRIPT_LIMIT`.
         rest: all others.
+
+    Raises:
+        AuditError: too much in it looks like a payload.
     """
-    for found in _MARK.finditer(script):
+    for number, found in enumerate(_MARK.finditer(script)):
+        if number >= PLACES_LIMIT:
+            raise AuditError(f"more than {PLACES_LIMIT} places in it look like the begin of an archive")
         begin = found.start() - _USTAR if found.group() == b"ustar" else found.end()
         start = script[max(begin, 0) : begin + START]
         if begin > 0 and (is_tar(start) if found.group() == b"ustar" else _is_program_or_archive(start)):
@@ -71,8 +78,8 @@ def carried(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
         end = _extent(program, 0, size) or size
         past = 0
         for number, at in enumerate(_headers(path, end)):
-            if number >= HEADERS_LIMIT:
-                raise AuditError(f"more than {HEADERS_LIMIT} places in it look like programs", where=str(path))
+            if number >= PLACES_LIMIT:
+                raise AuditError(f"more than {PLACES_LIMIT} places in it look like programs", where=str(path))
             length = _extent(program, at, end - at) if at >= past else None
             if length is not None:
                 past = at + length
@@ -124,6 +131,8 @@ def _extent(program: IO[bytes], at: int, size: int) -> int | None:
     kind, segments, sections, segment_size, segment_number, section_size, section_number = _HEADER.unpack(header)
     end = max(segments + segment_size * segment_number, sections + section_size * section_number)
     if kind not in (ET_EXEC, ET_DYN) or segment_size != _SEGMENT.size or not _HEADER.size <= end <= size:
+        return None
+    if segment_size * segment_number > SEGMENTS_LIMIT:
         return None
     program.seek(at + segments)
     for type_, offset, length in _SEGMENT.iter_unpack(program.read(segment_size * segment_number)):

@@ -181,7 +181,12 @@ class Collector:
     def _script(self, name: str, start: bytes, content: IO[bytes], depth: int, allowance: _Allowance) -> None:
         self.others += 1
         start += content.read(attached.SCRIPT_LIMIT - len(start))
-        if (found := attached.payload(start, content)) is not None:
+        try:
+            found = attached.payload(start, content)
+        except AuditError as error:
+            self.leave(name, error.message)
+            return
+        if found is not None:
             self._further(name + WITHIN + attached.REST, found, depth, allowance)
 
     def _attached(self, name: str, start: bytes, path: Path, depth: int, allowance: _Allowance) -> None:

@@ -22,6 +22,7 @@ from pikaforge.audit.audit import audit_paths
 from pikaforge.audit.audit_result import AuditResult
 from pikaforge.audit.inputs import ElfTree, open_inputs
 from pikaforge.errors import AuditError
+from pikaforge.host import process
 
 FAULTY = ef.make(ef.Elf(text=ef.AVX2 + ef.RET))
 OBJECT = ef.make(ef.Elf(text=ef.RET, kind=1))
@@ -175,6 +176,7 @@ NOT_JUDGED: dict[str, tuple[bytes, str]] = {
     "packed program": (FINE[:400] + b"UPX!" + FINE[404:], "packed by UPX"),
     "packed program in gzip": (gzip.compress(FINE[:400] + b"UPX!" + FINE[404:]), "packed by UPX"),
     "many headers": (ef.make(ef.Elf(text=ef.RET, extra=FINE[:24] * 300)), "look like programs"),
+    "many payloads": (b"#!/bin/sh\n" + b"\n070707-" * 100, "begin of an archive"),
     "32-bit program": (gzip.compress(ef.make(ef.Elf(machine=3))), "32-bit code"),
     "cut tar": (tar({"x": FINE}, {})[:6000], "truncated"),
     "cut gzip": (gzip.compress(FINE * 9)[:200], "too early|ended before"),
@@ -230,6 +232,19 @@ def test_what_holds_no_code_is_not_named(tmp_path: Path, name: str) -> None:
     tree = opened(path)
     assert tree.not_judged == ()
     assert verdict(path).passed
+
+
+def test_what_needs_a_program_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr("pikaforge.host.streams.importlib.import_module", absent)
+    monkeypatch.setattr(process, "find", lambda _name: None)
+    data = b"\x28\xb5\x2f\xfd" + bytes(20)
+    tree = opened(written(tmp_path / "x.tar", tar({"odd": data, "bin/fine": FINE}, {})))
+    assert set(tree.elves) == {"bin/fine"}
+    [left] = tree.not_judged
+    assert (left.where, "compressed by zstd" in left.why) == ("odd", True)
 
 
 def test_a_file_that_cannot_be_opened_is_refused_with_the_reason(tmp_path: Path) -> None:
