@@ -109,7 +109,8 @@ def prepare(session: nox.Session, name: str, *extras: str) -> Path:
     """Make the environment `.nox/<name>` with this project in it, unless it is up to date; return its bin folder.
 
     nox's own environments cannot be shared by sessions. pip needs a second and the network even when there is nothing
-    to do, so it runs only when the project's dependencies have changed.
+    to do, so it runs only when the project's dependencies have changed. It would compile all modules, of which few are
+    ever used; Python compiles these when it first imports them.
     """
     environment = HERE / ".nox" / name
     stamp = environment / "complete"
@@ -124,7 +125,7 @@ def prepare(session: nox.Session, name: str, *extras: str) -> Path:
             python = str(environment / "bin" / "python")
             for argv in (
                 [sys.executable, "-m", "venv", "--clear", str(environment)],
-                [python, "-m", "pip", "install", "--quiet", "--editable", project],
+                [python, "-m", "pip", "install", "--quiet", "--no-compile", "--editable", project],
             ):
                 status = ended(argv, group=True)
                 if status > SIGNAL_BASE:
@@ -231,8 +232,9 @@ def tests(session: nox.Session) -> None:
         session.run(*pytest, *session.posargs, external=True)
         return
     # The kernel shares the processors between the containers as one, and each process outside of them. Without this,
-    # what is compiled in containers takes longer than all the rest, and one processor is idle at the end.
-    os.nice(10)
+    # what is compiled in containers takes longer than all the rest, and one processor is idle at the end. With 10, a
+    # client of the tests may have to wait ten seconds for its turn.
+    os.nice(5)
     with beside(session, "lint"):
         # Each worker would rewrite all modules for itself where none has yet done it.
         session.run(*pytest, "--collect-only", "-qq", "--disable-warnings", external=True, silent=True)

@@ -2,7 +2,8 @@
 
 `pytest --costs 15` prints the dearest fifteen; `.ci/run` does. Wall times say little on a machine that does other
 things, too. Containers are no children of a worker: the engine's events tell which there are, and a thread of the
-process that has started the workers reads their control groups. Without workers (`-n`) nothing is measured.
+process that has started the workers reads their control groups. `starts` counts them: each costs the engine and its
+helpers about half a second, which is in no other column. Without workers (`-n`) nothing is measured.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ KINDS = ("pytest", "programs", "containers")
 """CPU seconds are of these kinds."""
 
 Costs = defaultdict[str, defaultdict[str, float]]
-"""By module: CPU seconds by kind, `wall` seconds, and the number of `tests`."""
+"""By module: CPU seconds by kind, `wall` seconds, and the numbers of `tests` and of `starts` of containers."""
 
 
 def new_costs() -> Costs:
@@ -134,6 +135,8 @@ class Containers:
         self._folder = folder
         self._running: dict[str, Watched] = {}
         self._ended: list[Watched] = []
+        self.starts: Counter[str] = Counter()
+        """Containers that were started, by module."""
         self._stop = threading.Event()
         self._client: Any = None
         self._events: Any = None
@@ -168,6 +171,7 @@ class Containers:
         module = self._module_of(int(owner)) if owner else OTHERS
         if not module:
             return  # somebody else's
+        self.starts[module] += 1
         file = control_group(int(self._client.api.inspect_container(name)["State"]["Pid"]))
         if file is not None and file.is_file():
             self._running[name] = Watched(module, file)
@@ -214,6 +218,8 @@ class Telling:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for watched in self._containers.end():
             self._costs[watched.module]["containers"] += watched.seconds
+        for module, count in self._containers.starts.items():
+            self._costs[module]["starts"] += count
         terminalreporter.section("CPU seconds of the dearest modules")
         for line in table(self._costs, self._top):
             terminalreporter.write_line(line)
@@ -230,12 +236,12 @@ def cpu(cost: Mapping[str, float]) -> float:
 def table(costs: Costs, top: int) -> Iterator[str]:
     """The dearest modules, and what all of them cost together."""
     rows = sorted(costs.items(), key=lambda row: (-cpu(row[1]), row[0]))
-    whole = {kind: sum(cost[kind] for cost in costs.values()) for kind in (*KINDS, "wall", "tests")}
-    yield " total  pytest  programs  containers    wall  tests  module"
+    whole = {kind: sum(cost[kind] for cost in costs.values()) for kind in (*KINDS, "wall", "tests", "starts")}
+    yield " total  pytest  programs  containers  starts    wall  tests  module"
     for module, cost in (*rows[:top], (f"all {len(rows)}", whole)):
         pytest_, programs, containers = (cost[kind] for kind in KINDS)
         yield (
-            f"{cpu(cost):6.0f}{pytest_:8.0f}{programs:10.0f}{containers:12.0f}"
+            f"{cpu(cost):6.0f}{pytest_:8.0f}{programs:10.0f}{containers:12.0f}{cost['starts']:8.0f}"
             f"{cost['wall']:8.0f}{cost['tests']:7.0f}  {module}"
         )
 

@@ -1,17 +1,30 @@
 """Parts of the tests that a plain run shortens, because they take long: PIKAFORGE_TEST_ALL asks for all of them.
 
-Its value is a list of parts, such as `bare,readers`, or `all`.
+Its value is a list of parts, such as `bare,readers`, or `all`. Modules of which others show much, too, take turns by
+commit: a plain run has one share of each round. A module that is named on the command line always runs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
 from typing import Literal, get_args
 
 import pytest
 
-Part = Literal["bare", "standins", "readers", "fuzz", "starts", "allocators", "audit"]
+Part = Literal["bare", "standins", "readers", "fuzz", "starts", "allocators", "audit", "turns"]
 VARIABLE = "PIKAFORGE_TEST_ALL"
+ROOT = Path(__file__).resolve().parents[1]
+ROUNDS = (
+    (("test_allocator_build",), ("test_allocators", "test_newer_compilers"), ("test_bare_machine",)),
+    (("test_podman", "test_sweep"), ("test_emulation", "test_standins")),
+    (("test_rpm_acceptance", "test_redis"), ("test_deb_acceptance", "test_products")),
+)
+"""Modules of tests/integration that take turns: rounds of shares, which cost about the same."""
 
 
 def whole(part: Part) -> bool:
@@ -23,6 +36,7 @@ def whole(part: Part) -> bool:
     fuzz: 8,000 mutated inputs for the readers of packages and documents, instead of 1,600.
     allocators: gperftools in both ways for two targets each, instead of one each.
     audit: all of glibc with waivers, and the largest programs of this machine, too.
+    turns: every module of `ROUNDS`, instead of one share of each round.
     starts: each run of the tool in a process that Python has started for it, instead of a forked one.
 
     Raises:
@@ -34,13 +48,40 @@ def whole(part: Part) -> bool:
     return bool(asked & {"all", part})
 
 
+@lru_cache(maxsize=8)
+def turn(what: str) -> int:
+    """A number that changes with the commit, another one for each purpose."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return int(hashlib.sha256(f"{what} {done.stdout}".encode()).hexdigest(), 16)
+
+
+def others_turn(number: int) -> frozenset[str]:
+    """The modules that a plain run leaves to other commits."""
+    left = set()
+    for shares in ROUNDS:
+        number, mine = divmod(number, len(shares))
+        left |= {module for index, share in enumerate(shares) if index != mine for module in share}
+    return frozenset(left)
+
+
+def is_plain(arguments: Iterable[str], folders: Iterable[str]) -> bool:
+    """Whether a run is of all tests: its arguments are the folders that a run without arguments has."""
+    given, every = ({(ROOT / path).resolve() for path in paths} for paths in (arguments, folders))
+    return given == every
+
+
 def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that are marked `thorough(asked)` where `asked` is false.
+    """Deselect the tests that are marked `thorough(asked)` where `asked` is false, and the modules of other turns.
 
     They are not skipped, because nothing is missing on this machine.
     """
+    left = frozenset[str]()
+    if not whole("turns") and is_plain(config.args, config.getini("testpaths")):
+        left = others_turn(turn("rounds"))
     marks = {item: item.get_closest_marker("thorough") for item in items}
-    left_out = [item for item, mark in marks.items() if mark is not None and not mark.args[0]]
+    left_out = [
+        item for item, mark in marks.items() if item.path.stem in left or (mark is not None and not mark.args[0])
+    ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 from integration.bare import PATH, Machine, machine_of
 from integration.keys import Key, new_key
 from standins import make
-from thorough import whole
+from thorough import turn, whole
 
 from pikaforge.attest.signing import KEY
 from pikaforge.config import load
@@ -72,17 +71,11 @@ SHARE = 4
 """In a plain run, one module in so many is run on a bare machine."""
 
 
-def turn() -> int:
-    """A number that changes with the commit; 0 where there is none."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return int(done.stdout, 16) if done.returncode == 0 else 0
-
-
 def chosen(part: Literal["readme", "tests"]) -> list[str]:
     """The machines whose turn it is for a part."""
     turns = [(name, each) for each in ("readme", "tests") for name in MACHINES]
     if not whole("bare"):
-        turns = [turns[turn() % len(turns)]]
+        turns = [turns[turn("bare") % len(turns)]]
     return [name for name, each in turns if each == part]
 
 
@@ -93,7 +86,7 @@ def modules() -> list[str]:
         for folder in ("unit", "guest")
         for path in ROOT.glob(f"tests/{folder}/**/test_*.py")
     )
-    return found if whole("bare") else found[turn() // (2 * len(MACHINES)) % SHARE :: SHARE]
+    return found if whole("bare") else found[turn("modules") % SHARE :: SHARE]
 
 
 def start(engine: Engine, shop: Shop, folder: Path, name: str) -> Iterator[Machine]:

@@ -121,7 +121,7 @@ IMPORT = r"^\s*(import|from)\s+{}\b"
     [
         ("subprocess", {"host/process.py"}),
         # One module makes the client; the others take it, and name its type.
-        ("docker", {"host/connection.py", "host/engine_calls.py", "host/sweeping.py"}),
+        ("docker", {"host/connection.py", "host/container.py", "host/engine_calls.py", "host/sweeping.py"}),
         # The second one bounds the calls of the engine's SDK, which is a session of requests.
         ("requests", {"host/http_session.py", "host/engine_calls.py"}),
         ("urllib3", {"host/http_session.py"}),
@@ -131,7 +131,7 @@ IMPORT = r"^\s*(import|from)\s+{}\b"
         ("redis", set()),
         # One module reads archives; the others make some.
         ("tarfile", {"host/archives.py", *TAR_WRITERS}),
-        ("zipfile", {"host/archives.py", "formats/wheel/wheel.py"}),
+        ("zipfile", {"host/archives.py", "host/zips.py", "formats/wheel/wheel.py"}),
         ("gzip", {"host/streams.py", "formats/deb/apt.py"}),
         ("bz2", {"host/streams.py"}),
         ("lzma", {"host/archives.py", "host/streams.py"}),

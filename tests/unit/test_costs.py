@@ -14,15 +14,15 @@ import schedule
 
 def test_the_dearest_come_first_and_the_sum_has_all() -> None:
     found = costs.new_costs()
-    found["a"].update({"pytest": 1.0, "programs": 2.0, "containers": 3.0, "wall": 9.0, "tests": 4.0})
+    found["a"].update({"pytest": 1.0, "programs": 2.0, "containers": 3.0, "starts": 7.0, "wall": 9.0, "tests": 4.0})
     found["b"].update({"pytest": 40.0, "wall": 50.0, "tests": 1.0})
     found["c"].update({"programs": 0.4})
     head, *rows = (line.split() for line in costs.table(found, 2))
-    assert head == ["total", "pytest", "programs", "containers", "wall", "tests", "module"]
+    assert head == ["total", "pytest", "programs", "containers", "starts", "wall", "tests", "module"]
     assert rows == [
-        ["40", "40", "0", "0", "50", "1", "b"],
-        ["6", "1", "2", "3", "9", "4", "a"],
-        ["46", "41", "2", "3", "59", "5", "all", "3"],
+        ["40", "40", "0", "0", "0", "50", "1", "b"],
+        ["6", "1", "2", "3", "7", "9", "4", "a"],
+        ["46", "41", "2", "3", "7", "59", "5", "all", "3"],
     ]
 
 

@@ -25,6 +25,24 @@ def test_the_variable_names_parts(monkeypatch: pytest.MonkeyPatch, value: str, p
 def test_a_part_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(thorough.VARIABLE, "bare,reader")
     with pytest.raises(
-        ValueError, match="there is no part reader: bare, standins, readers, fuzz, starts, allocators, audit, all"
+        ValueError,
+        match="there is no part reader: bare, standins, readers, fuzz, starts, allocators, audit, turns, all",
     ):
         thorough.whole("bare")
+
+
+def test_each_module_that_takes_turns_is_there_and_has_a_turn() -> None:
+    named = {module for shares in thorough.ROUNDS for share in shares for module in share}
+    assert [name for name in named if not (thorough.ROOT / f"tests/integration/{name}.py").is_file()] == []
+    run = [named - thorough.others_turn(number) for number in range(12)]
+    assert set().union(*run) == named
+    assert {len(shares) for shares in thorough.ROUNDS} == {2, 3}, "then 12 numbers have every choice"
+    for modules in run:
+        assert all(sum(set(share) <= modules for share in shares) == 1 for shares in thorough.ROUNDS)
+
+
+def test_turns_are_of_runs_of_all_tests() -> None:
+    folders = ("tests/unit", "tests/guest")
+    assert thorough.is_plain(["tests/guest", str(thorough.ROOT / "tests/unit")], folders)
+    assert not thorough.is_plain(["tests/unit"], folders)
+    assert not thorough.is_plain(["tests/unit/test_thorough.py::test_x", "tests/guest"], folders)

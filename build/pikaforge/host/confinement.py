@@ -153,9 +153,17 @@ def volume_root(
     return buffer.getvalue()
 
 
-def is_plain(archive: bytes) -> bool:
-    """Return whether bytes begin as a plain tar archive."""
-    return _content_size(archive[:BLOCK]) is not None
+def plain(archive: Path | bytes, most: int) -> bytes | None:
+    """Return a plain tar archive in memory; None if it has more than `most` bytes, or is compressed or damaged."""
+    if (archive.stat().st_size if isinstance(archive, Path) else len(archive)) > most:
+        return None
+    content = archive.read_bytes() if isinstance(archive, Path) else archive
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as held:
+            held.getmembers()
+    except tarfile.TarError:
+        return None  # what is wrong with it is the engine's to say
+    return content
 
 
 def owned_by(owner: int | None, stream: IO[bytes], end: int | None = None) -> Iterator[bytes]:

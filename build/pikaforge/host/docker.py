@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 CACHE = "/forge-cache"
 ENDING = 60.0
 """Seconds in which a container that was killed must have ended."""
-SMALL = 4 << 20
-"""Bytes of an input that is sent together with others."""
+TOGETHER = 16 << 20
+"""Bytes of the inputs that are sent together, because they are copied in memory."""
 LOCAL = "unix://"
 """Start of DOCKER_HOST for an engine on this machine."""
 
@@ -222,12 +222,15 @@ class DockerEngine(EngineImages):
         mode = 0o755 if only else 0o1777
         small: list[tuple[str, int, bytes]] = []
         large: list[tuple[str, int, Path | bytes]] = []
+        left = TOGETHER
         for item in inputs:
             owner = NOBODY if item.folder in open_to and not item.sealed else 0
-            if isinstance(item.archive, bytes) and len(item.archive) <= SMALL and confinement.is_plain(item.archive):
-                small.append((item.folder, owner, item.archive))
-            else:
+            content = confinement.plain(item.archive, left)
+            if content is None:
                 large.append((item.folder, owner, item.archive))
+            else:
+                small.append((item.folder, owner, content))
+                left -= len(content)
         first = confinement.volume_root(ROOT, podman=bare, mode=mode, folders=folders, contents=small)
         unpack(container, ROOT, first, bare=bare)
         for folder, owner, archive in large:

@@ -127,8 +127,16 @@ def test_small_archives_are_sent_with_the_root() -> None:
         content = tar.extractfile("in/a/b")
         assert content is not None
         assert content.read() == b"text"
-    plain = [confinement.is_plain(data) for data in (held, made, b"", b"\x1f\x8b" * 300, bytes(1024), held[:100])]
-    assert plain == [True, True, False, False, False, False]
+
+
+def test_only_plain_whole_archives_are_sent_with_others(tmp_path: Path) -> None:
+    held = files({"a/b": b"text" * 1000})
+    path = tmp_path / "tree.tar"
+    path.write_bytes(held)
+    assert confinement.plain(held, len(held)) == confinement.plain(path, len(held)) == held
+    assert confinement.plain(held, len(held) - 1) is confinement.plain(path, len(held) - 1) is None
+    for damaged in (b"", b"\x1f\x8b" * 300, held[:100], held[:3000]):
+        assert confinement.plain(damaged, 1 << 20) is None, damaged[:20]
 
 
 def given_away(archive: bytes, *, end: int | None = None) -> bytes:
