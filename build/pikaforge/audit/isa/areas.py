@@ -14,6 +14,7 @@ both cases that nothing leads there and no run in it is likely.
 
 from __future__ import annotations
 
+import zlib
 from array import array
 from bisect import bisect_left
 from collections import Counter
@@ -94,6 +95,8 @@ class Judged:
     """Bytes of neither."""
     outward: array[int] = field(default_factory=lambda: array("Q"))
     """Addresses outside of the area to which its code leads."""
+    begun: bytes = b""
+    """A byte for each byte of the area, 1 where an instruction begins that is taken for code; compressed."""
 
 
 def judge_areas(chunk: Chunk, given: AreaGiven) -> list[Judged]:
@@ -350,6 +353,7 @@ class _Area:
             codes=self._codes,
             decoded=self._size - self._marks.count(0, 0, self._size),
             outward=array("Q", sorted(self._outward)),
+            begun=zlib.compress(self._starts[: self._size], 1),
         )
         if self._gap:
             places = sorted(i.ip - self._start for i in doubted)

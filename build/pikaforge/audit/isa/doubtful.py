@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
@@ -142,10 +144,20 @@ class _AreaSearch:
                 for judged in some:
                     results[judged.number] = judged
                     more.update(judged.outward)
-            more = {a for a in more if leads.within(a, self._spans)} - certain
-            certain |= more
-            waiting = {n for n, (low, high) in enumerate(self._spans) if any(low <= a < high for a in more)}
+            certain, waiting = self._led_to(more - certain, certain, results)
         self._collect(results, out)
+
+    def _led_to(self, more: set[int], certain: set[int], results: dict[int, Judged]) -> tuple[set[int], set[int]]:
+        """Return all certain starts, and the numbers of the areas in which some are not taken for code yet."""
+        waiting: dict[int, bytes] = {}
+        new = set()
+        for address in sorted(a for a in more if leads.within(a, self._spans)):
+            number = bisect_right(self._spans, (address, 1 << 64)) - 1
+            if number not in waiting:
+                waiting[number] = zlib.decompress(results[number].begun)
+            if not waiting[number][address - self._spans[number][0]]:
+                new.add(address)
+        return certain | new, {bisect_right(self._spans, (a, 1 << 64)) - 1 for a in new}
 
     def _harmless(self) -> bool:
         """Return whether the areas are small, and no instruction beyond the target begins at any byte of them."""

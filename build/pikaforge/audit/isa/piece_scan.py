@@ -159,7 +159,7 @@ def scan_pieces(chunk: Chunk, given: Given) -> Scanned:
             if gap and raw in clean_gaps:
                 continue
             codes = set(map(opcode, instructions))
-            if gap and (0 in codes or b"\0\0" in raw) and _is_mixed(unit):
+            if gap and (0 in codes or b"\0\0" in raw) and _is_mixed(unit, known):
                 out.mixed.append((index, start))
                 continue
             if not codes.isdisjoint(detecting):
@@ -194,8 +194,8 @@ def data_after(data: Buffer, chunk: Chunk, unit: Unit) -> bytes:
     return data[at : at + LONGEST]
 
 
-def _is_mixed(unit: Unit) -> bool:
-    """Return whether a gap is not code from its start to its end: bytes are no instruction, or zeros precede one.
+def _is_mixed(unit: Unit, known: Tables) -> bool:
+    """Return whether a gap is not code from its start to its end: bytes are no instruction, or zeros hide one.
 
     A zero is the first byte of an instruction of two bytes, so that it can take the first byte of a function.
     """
@@ -208,11 +208,14 @@ def _is_mixed(unit: Unit) -> bool:
         return True
     begun = set(accumulate(map(len, unit.instructions), initial=unit.start))
     at = -(-unit.start // ALIGNED) * ALIGNED
-    return any(
-        place not in begun and unit.raw[place - unit.start - 2 : place - unit.start] == b"\0\0"
+    places = [
+        place
         for place in range(at + ALIGNED, unit.end, ALIGNED)
-        if unit.raw[place - unit.start]
-    )
+        if place not in begun
+        and unit.raw[place - unit.start]
+        and unit.raw[place - unit.start - 2 : place - unit.start] == b"\0\0"
+    ]
+    return bool(places and follow(unit, places, known))
 
 
 def look_inside(part: tuple[Chunk, array[int]], allowed: frozenset[str]) -> list[tuple[int, tuple[FeatureHit, ...]]]:
