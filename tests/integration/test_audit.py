@@ -260,6 +260,22 @@ def test_data_in_text(tmp_path: Path) -> None:
         assert not audit(tmp_path / "u").passed
 
 
+def test_constants_that_share_a_segment_with_code(tmp_path: Path) -> None:
+    """As linkers before binutils 2.31 laid programs out: what is called there is code, whatever its section is."""
+    text = """
+    __asm__(".section .rodata\\nhidden: INSTRUCTION\\n ret\\n.fill 8,1,0x06\\n.text\\n");
+    static const double some[] = {1.5, 2.25, 1e300, 3.14159};
+    extern void hidden(void);
+    int main(int c, char **v) { hidden(); return (int)some[c & 3] + (v != 0); }
+    """
+    shared = "-Wl,-z,noseparate-code"
+    gcc(tmp_path / "t/bin/x", text.replace("INSTRUCTION", "vpaddd %ymm1,%ymm0,%ymm0"), shared, "-no-pie")
+    assert not audit(tmp_path / "t").passed
+    gcc(tmp_path / "u/bin/x", text.replace("INSTRUCTION", "vaddps %ymm1,%ymm0,%ymm0"), shared, "-no-pie")
+    found = audit(tmp_path / "u")
+    assert found.passed, told(found)
+
+
 DISPATCHED = """
 __attribute__((target("avx2"))) static int sum_avx2(const int *a, int n) {
   int s = 0; for (int i = 0; i < n; i++) s += a[i]; return s; }

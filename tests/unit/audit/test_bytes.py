@@ -543,6 +543,20 @@ def test_bytes_are_counted_by_what_they_are(tmp_path: Path) -> None:
     assert (found.decoded, found.unclassified) == (16, 0)
 
 
+@pytest.mark.parametrize(("length", "refused"), [(20, False), (60, True)])
+def test_data_that_leads_to_data(length: int, refused: bool, tmp_path: Path) -> None:
+    """Each link is judged again; a long chain is refused, and takes no time."""
+    links = [(32 * n, jump(32 * n, 32 * n + 32)) for n in range(1, length)]
+    text = lay((0, call(0, 32) + ef.RET), *links, (32 * length, ef.AVX2 + ef.RET))
+    symbols = [*FIRST, *((f"t{n}", 32 * n, 16, ef.OBJECT) for n in range(1, length + 1))]
+    made = ef.make(ef.Elf(text=text, symbols=symbols))
+    if refused:
+        with pytest.raises(AuditError, match="from data to data without end"):
+            run(made, tmp_path)
+    else:
+        assert "avx2" in sure(run(made, tmp_path))
+
+
 def test_a_short_gap_is_padding(tmp_path: Path) -> None:
     found = run(ef.make(ef.Elf(text=ef.RET + bytes(15), symbols=[("f", 0, 1, ef.FUNC)])), tmp_path)
     assert (sure(found), found.decoded) == (set(), 16)

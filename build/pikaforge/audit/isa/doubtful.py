@@ -19,11 +19,14 @@ from pikaforge.audit.isa.likelihood import REFERRED, SURE
 from pikaforge.audit.isa.piece_scan import FeatureHit
 from pikaforge.audit.isa.ranges import FUNCTION, GAP, PIECE_LIMIT, Area, CodeMap
 from pikaforge.audit.isa.worker_pool import CHUNK_BYTES, Chunk, WorkerPool, chunks
+from pikaforge.errors import AuditError
 
 PADDED = "padding"
 """Evidence for bytes that only fill a page or a gap between sections."""
 HARMLESS = 8 << 10
 """Bytes of areas in which each byte is tried as the start of an instruction, before references are looked for."""
+ROUNDS = 32
+"""How often areas are judged again because others lead to them; programs need three."""
 START = 4
 """Bytes of code per start of an instruction, about."""
 
@@ -119,7 +122,11 @@ class _AreaSearch:
         self._allowed, self._pool = allowed, pool
 
     def run(self, outward: Iterable[int], out: Doubtful) -> None:
-        """Judge all areas; those to which others turn out to lead once more."""
+        """Judge all areas; those to which others turn out to lead once more.
+
+        Raises:
+            AuditError: one leads to the other in a long chain, as no compiler makes it.
+        """
         certain, named = leads.given(self._data, self._layout, str(self._path))
         certain = {*certain, *self._code.entered, *outward}
         certain |= {p.start for p in self._places if leads.runs_on(self._data, self._code, p.start)}
@@ -137,7 +144,7 @@ class _AreaSearch:
         named = {a for a in named if leads.within(a, self._spans)} - certain
         results: dict[int, Judged] = {}
         waiting = set(range(len(self._places)))
-        while waiting:
+        for _ in range(ROUNDS):
             given = self._given(certain, named)
             more: set[int] = set()
             for some in self._pool.each(judge_areas, self._chunks(sorted(waiting)), given):
@@ -145,6 +152,14 @@ class _AreaSearch:
                     results[judged.number] = judged
                     more.update(judged.outward)
             certain, waiting = self._led_to(more - certain, certain, results)
+            if not waiting:
+                break
+        else:
+            raise AuditError(
+                "it leads from data to data without end",
+                where=str(self._path),
+                hint="what is called there cannot be told",
+            )
         self._collect(results, out)
 
     def _led_to(self, more: set[int], certain: set[int], results: dict[int, Judged]) -> tuple[set[int], set[int]]:
