@@ -247,17 +247,33 @@ def test_what_old_cpus_take_for_no_operation(tmp_path: Path) -> None:
 
 
 def test_data_in_text(tmp_path: Path) -> None:
-    # vpaddd %ymm1,%ymm0,%ymm0 as a table: with a symbol that says so it is data, without one it is not believed.
+    # A table is data with a symbol and without one; vpaddd %ymm1,%ymm0,%ymm0 is code, whatever a symbol says.
     text = """
-    __asm__(".text\\n.globl mine\\n.type mine,@object\\n.size mine,16\\nmine: .fill 4,4,0xc1fefdc5\\n"
-            "KEYWORD .fill 8,1,0x06\\n .fill 4,4,0xc1fefdc5\\n");
+    __asm__(".text\\n.globl mine\\n.type mine,@object\\n.size mine,16\\nmine: .fill 4,4,WORD\\n"
+            ".fill 8,1,0x06\\n .octa 0x0f0e0d0c0b0a09080706050403020100\\n.fill 8,1,0x06\\n");
     """
-    gcc(tmp_path / "t/bin/x", MAIN + text.replace("KEYWORD", ""))
+    gcc(tmp_path / "t/bin/x", MAIN + text.replace("WORD", "0x01020306"))
     found = audit(tmp_path / "t")
     assert found.passed, told(found)
-    assert "suspect data" in found.isa.notes[0]
-    gcc(tmp_path / "u/bin/x", MAIN + text.replace("@object", "@notype").replace("KEYWORD", ""))
-    assert not audit(tmp_path / "u").passed
+    for kind in ("@object", "@notype"):
+        gcc(tmp_path / "u/bin/x", MAIN + text.replace("WORD", "0xc1fefdc5").replace("@object", kind))
+        assert not audit(tmp_path / "u").passed
+
+
+def test_constants_that_share_a_segment_with_code(tmp_path: Path) -> None:
+    """As linkers before binutils 2.31 laid programs out: what is called there is code, whatever its section is."""
+    text = """
+    __asm__(".section .rodata\\nhidden: INSTRUCTION\\n ret\\n.fill 8,1,0x06\\n.text\\n");
+    static const double some[] = {1.5, 2.25, 1e300, 3.14159};
+    extern void hidden(void);
+    int main(int c, char **v) { hidden(); return (int)some[c & 3] + (v != 0); }
+    """
+    shared = "-Wl,-z,noseparate-code"
+    gcc(tmp_path / "t/bin/x", text.replace("INSTRUCTION", "vpaddd %ymm1,%ymm0,%ymm0"), shared, "-no-pie")
+    assert not audit(tmp_path / "t").passed
+    gcc(tmp_path / "u/bin/x", text.replace("INSTRUCTION", "vaddps %ymm1,%ymm0,%ymm0"), shared, "-no-pie")
+    found = audit(tmp_path / "u")
+    assert found.passed, told(found)
 
 
 DISPATCHED = """

@@ -30,7 +30,7 @@ from pikaforge.audit.judge_allocator import AllocatorVerdict
 from pikaforge.audit.judge_allocator import judge as judge_allocator
 from pikaforge.audit.tree_facts import TreeFacts, read_tree
 from pikaforge.audit.waivers import Ledger
-from pikaforge.cpu import features
+from pikaforge.cpu import features, microarch
 from pikaforge.errors import AuditError
 from pikaforge.host import hashing
 
