@@ -28,11 +28,11 @@ from pikaforge.audit.isa.dispatch.known import known as known_dispatcher
 from pikaforge.audit.judge_allocator import AllocatorVerdict
 from pikaforge.audit.judge_allocator import judge as judge_allocator
 from pikaforge.audit.waivers import Ledger
-from pikaforge.cpu import features
+from pikaforge.cpu import features, microarch
 from pikaforge.errors import AuditError
 from pikaforge.host import hashing
 
-REVISION = 3
+REVISION = 4
 """Part of the key of a stored verdict: raise it when the audit judges differently."""
 
 
@@ -111,7 +111,7 @@ def audit_tree(
         target=allowed.target,
         files=tuple(read.judged),
         isa=judge_instructions.judge(
-            scan(sources, allowed.sure, workers=workers),
+            scan(sources, allowed.sure, workers=workers, amd=microarch.runs_on_amd(allowed.target)),
             allowed,
             ledger,
             own=own,

@@ -12,6 +12,7 @@ from pikaforge.audit.allowed_features import Allowed, free
 from pikaforge.audit.distribution import PackagedRecord
 from pikaforge.audit.finding import LineRecord
 from pikaforge.audit.isa.decode import FileScan, Hit
+from pikaforge.audit.isa.piece_scan import SHORT_OPERAND
 from pikaforge.audit.waivers import Ledger
 from pikaforge.config.scalars import Strict
 from pikaforge.cpu import features
@@ -135,7 +136,7 @@ def judge(
         for hit in scan.hits:
             proven = bool(hit.evidence) and hit.file in packaged
             if hit.feature in allowed.sure:
-                if not proven and not hit.suspect:
+                if not proven:
                     used.add(hit.feature)
                 continue
             accepted: tuple[Level, str] = ("dispatched", hit.evidence)
@@ -233,6 +234,8 @@ def _violation(finding: Finding, target: str) -> LineRecord:
         entry = features.table().get(name)
         if entry is not None and entry.policy == "dangerous":
             parts.append(f"{target} runs {name} as {'bsr' if name == 'lzcnt' else 'bsf'}: no trap, a wrong result")
+        elif name == SHORT_OPERAND:
+            parts.append("CPUs of AMD branch elsewhere than those of Intel")
         elif name == "xgetbv":
             parts.append(f"{target} may lack it")
     if finding.doubt:
