@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 
 UNDECODABLE = "bytes that are no instruction"
 """Evidence for data in a gap."""
-ALIGNED = 16
-"""Bytes to which compilers align functions."""
+ALIGNED, PADDED = 16, 8
+"""Bytes to which compilers align functions, mostly, and at least where padding precedes."""
+HEAD = 16
+"""Bytes at the start of a run that may be taken for instructions wrongly."""
+ONES = b"\1" * LONGEST
 BEYOND = 4 << 10
 """Bytes behind an area that are read, so that a run is seen to its end."""
 GIVE_UP = -4
@@ -46,8 +49,10 @@ GAP_NEEDED = 5
 """The sum of weights from which on the start of a gap is code: gaps mostly are."""
 MET = 16
 """Instructions of other runs that a run may have: so the work is linear in bytes."""
-KEEP = 24
-"""What a sum may have above the threshold: so much must speak against code before a run ends."""
+DROP = 12
+"""How far the sum of a likely run may fall below what it was before the run ends."""
+NEAR, NEAR_NEEDED = 64, 12
+"""Bytes behind a likely run in which another one is expected, and the sum of weights from which on that is code."""
 SHORT_BRANCH = 3
 """Bytes of the longest branch to a near target, with a prefix."""
 ZEROS = -6
@@ -112,6 +117,20 @@ def harmless(raw: bytes, allowed: frozenset[str]) -> bool:
     return not any(Decoder(64, raw[at : at + LONGEST]).decode().code in bad for at in range(len(raw)))
 
 
+@dataclass(slots=True)
+class _Run:
+    """A run of instructions that is looked at."""
+
+    score: int = 0
+    """The sum of the weights."""
+    best: int = 0
+    """The highest sum, once the run is likely."""
+    sure: bool = False
+    """Whether it is likely."""
+    open: list[Instruction] = field(default_factory=list)
+    """Instructions behind the place up to which it is."""
+
+
 class _Area:
     """One area, while it is judged."""
 
@@ -122,13 +141,18 @@ class _Area:
         self._given, self._known, self._gap = given, known, gap
         self._size = end - start
         self._marks = bytearray(len(raw))  # 1: code
-        self._begun = bytearray(len(raw) + LONGEST)  # 1: an instruction of the first sweep begins here
-        self._walked = bytearray(len(raw) + LONGEST)  # 1: an instruction of a run from a given start begins here
+        self._starts = bytearray(len(raw) + LONGEST)  # 1: an instruction that is taken for code begins here
+        self._certain = bytearray(len(raw) + LONGEST)  # 1: one that certain code leads to
+        self._walked = bytearray(len(raw) + LONGEST)  # 1: one of a run from a given start, likely or not
         self._bad: list[int] = []  # offsets of bytes that are no instruction
         self._hits: dict[int, Instruction] = {}
         self._suspects: dict[int, Instruction] = {}
         self._codes: set[int] = set()
         self._outward: set[int] = set()
+        self._waiting: list[int] = []  # offsets to which likely runs jump
+        self._heads = bytearray(len(raw) + LONGEST)  # 1: a likely run of the sweep begins here
+        self._preferred = bytearray(len(raw) + LONGEST)  # 1: an instruction of a likely run from a given start
+        self._given_starts = False
         self._ending = flows()
         self._weights = weights()
         self._trap = int(Code.INT3)
@@ -136,20 +160,42 @@ class _Area:
     def judged(self, number: int) -> Judged:
         """Judge it."""
         waiting = list(self._inside(self._given.certain))
-        while waiting:
-            self._certain(waiting.pop(), waiting)
+        self._follow(waiting)
         if self._gap:
             first = self._size - len(self._raw[: self._size].lstrip(PADDING))
             self._run(first, GAP_NEEDED, through=True)
         self._sweep()
+        self._given_starts = True
         for at in self._inside(self._given.referred):
             self._run(at - self._start, self._given.referred_needed)
-        aligned = [p for p in range(-self._start % ALIGNED, self._size, ALIGNED) if not self._begun[p]]
-        padded = {p for p in aligned if p and self._raw[p - 1] in PADDING and self._raw[p] not in PADDING}
-        padded_needed = min(REFERRED + ceil(log2(max(len(padded), 1))), self._given.needed)
-        for place in aligned:
-            self._run(place, padded_needed if place in padded else self._given.needed)
+        for place in self._waiting:
+            if not self._marks[place]:
+                self._run(place, self._given.referred_needed)
+        self._padded()
+        for place in range(-self._start % ALIGNED, self._size, ALIGNED):
+            if not self._marks[place]:
+                self._run(place, self._given.needed)
         return self._result(number)
+
+    def _padded(self) -> None:
+        """Look for runs behind padding, outside of likely ones. The more there are, the likelier further ones are.
+
+        What precedes a function may be taken for the first instructions of a run that goes on with the function.
+        """
+        raw, marks = self._raw, self._marks
+        places = [
+            place
+            for place in range(-self._start % PADDED, self._size, PADDED)
+            if place and raw[place - 1] in PADDING and raw[place] not in PADDING
+            if not marks[place] or self._heads.find(1, max(place - HEAD, 0), place) >= 0
+        ]
+        needed = min(REFERRED + ceil(log2(max(len(places), 1))), self._given.needed)
+        begun = sum(self._run(place, needed) for place in places)
+        if begun > 1:
+            self._walked = bytearray(len(self._walked))
+            for place in places:
+                if not self._starts[place]:
+                    self._run(place, REFERRED + ceil(log2(len(places) / begun)))
 
     def _inside(self, addresses: array[int]) -> array[int]:
         return addresses[bisect_left(addresses, self._start) : bisect_left(addresses, self._end)]
@@ -161,37 +207,42 @@ class _Area:
         decoder.position, decoder.ip = place, self._start + place
         return decoder
 
-    def _certain(self, at: int, waiting: list[int]) -> None:
-        """Take what is run from an address on for code."""
-        for instruction in self._decoder(at - self._start):
-            place = instruction.ip - self._start
-            if place >= self._size:
-                self._outward.add(instruction.ip)
-                return
-            if instruction.code == 0 or self._marks[place] == 2:
-                return
-            self._take(instruction, waiting)
-            self._marks[place] = 2
-            if instruction.flow_control in self._ending:
-                return
+    def _follow(self, waiting: list[int]) -> None:
+        """Take what is run from some addresses on for code, and what it jumps to in the area."""
+        while waiting:
+            at = waiting.pop() - self._start
+            if self._certain[at]:
+                continue
+            for instruction in self._decoder(at):
+                place = instruction.ip - self._start
+                if place >= self._size:
+                    self._outward.add(instruction.ip)
+                    break
+                if instruction.code == 0 or self._certain[place]:
+                    break
+                self._certain[place] = 1
+                target = self._take(instruction, place)
+                if target:
+                    waiting.append(target)
+                if instruction.flow_control in self._ending:
+                    break
 
-    def _take(self, instruction: Instruction, waiting: list[int] | None = None) -> None:
-        """Take an instruction for code."""
-        place = instruction.ip - self._start
-        for at in range(place, min(place + instruction.len, len(self._marks))):
-            self._marks[at] = self._marks[at] or 1
+    def _take(self, instruction: Instruction, place: int) -> int:
+        """Take an instruction for code; return the target of a jump in the area, else 0."""
+        length = instruction.len
+        self._marks[place : place + length] = ONES[:length]
         if place >= self._size:
-            return
+            return 0
+        self._starts[place] = 1
         if instruction.code in self._known.bad:
             self._hits[instruction.ip] = instruction
         else:
             self._codes.add(instruction.code)
         target = instruction.near_branch_target
-        if self._start <= target < self._end:
-            if waiting is not None and self._marks[target - self._start] != 2:
-                waiting.append(target)
-        elif target:
+        if target and not self._start <= target < self._end:
             self._outward.add(target)
+            return 0
+        return target
 
     def _weight(self, instruction: Instruction, before: Instruction | None) -> int:
         """Return the weight of an instruction with its operands."""
@@ -216,68 +267,81 @@ class _Area:
 
     def _sweep(self) -> None:
         """Go over all bytes, and take likely runs for code. A run begins anywhere."""
-        bad, begun = self._known.bad, self._begun
-        score, sure, place = 0, False, 0
-        run: list[Instruction] = []
-        before: Instruction | None = None
+        run, before = _Run(), None
+        place, last = 0, -NEAR - 1  # `last` is the end of the last likely run
         decoder = self._decoder(0)
-        while place < self._size or (sure and place < len(self._raw)):
+        while place < self._size or (run.sure and place < len(self._raw)):
             instruction = decoder.decode()
-            if instruction.code == 0:
+            # Where an instruction has been taken for code, another one does not reach into it.
+            known = self._starts.find(1, place + 1, place + instruction.len)
+            if instruction.code == 0 or known >= 0:
                 if place >= self._size:
                     break
                 self._bad.append(place)
-                self._drop(run, sure=sure)
-                score, run, sure, before = 0, [], False, None
-                place += 1
+                self._suspect(run.open)
+                run, before = _Run(), None
+                place = known if known >= 0 else place + 1
                 decoder.position, decoder.ip = place, self._start + place
                 continue
-            begun[place] = 1
-            score = min(score + self._weight(instruction, before), self._given.needed + KEEP)
-            run.append(instruction)
-            if score <= 0:
-                self._drop(run, sure=sure)
-                score, run, sure = 0, [], False
-            elif sure or score >= self._given.needed:
-                for one in run:
-                    self._take(one)
-                run, sure = [], True
-            if self._gap and instruction.code not in bad:
+            if self._gap and instruction.code not in self._known.bad:
                 self._codes.add(instruction.code)
+            needed = min(NEAR_NEEDED, self._given.needed) if place - last < NEAR else self._given.needed
+            if self._likely(run, instruction, self._weight(instruction, before), needed):
+                last = place + instruction.len
+            elif run.score <= 0 or run.score < run.best - DROP:
+                self._suspect(run.open)
+                run = _Run()
             before = instruction
             place += instruction.len
-        self._drop(run, sure=sure)
+        self._suspect(run.open)
 
-    def _drop(self, run: Iterable[Instruction], *, sure: bool) -> None:
-        """Give a run up: what it has beyond the target is suspect."""
-        if self._gap and not sure:
-            self._suspects.update((i.ip, i) for i in run if i.code in self._known.bad)
+    def _likely(self, run: _Run, instruction: Instruction, weight: int, needed: int) -> bool:
+        """Add an instruction to a run; return whether all of the run is likely, which is taken for code then."""
+        run.open.append(instruction)
+        run.score += weight
+        if run.score < (run.best if run.sure else needed):
+            return False
+        if not run.sure and not self._given_starts:
+            self._heads[run.open[0].ip - self._start] = 1
+        for one in run.open:
+            place = one.ip - self._start
+            target = self._take(one, place)
+            if target:
+                self._waiting.append(target - self._start)
+            if self._given_starts:
+                self._preferred[place] = 1
+        run.open, run.best, run.sure = [], run.score, True
+        return True
 
-    def _run(self, place: int, needed: int, *, through: bool = False) -> None:
+    def _suspect(self, instructions: Iterable[Instruction]) -> None:
+        """Keep in mind what is beyond the target in a run that is not likely."""
+        if self._gap:
+            self._suspects.update((i.ip, i) for i in instructions if i.code in self._known.bad)
+
+    def _run(self, place: int, needed: int, *, through: bool = False) -> bool:
         """Take a run from one place on for code if it is likely; `through` goes on behind what ends a function."""
-        score = met = 0
-        run: list[Instruction] = []
+        run, met = _Run(), 0
         before: Instruction | None = None
         for instruction in self._decoder(place):
             at = instruction.ip - self._start
-            met += self._begun[at] or self._walked[at]
+            met += self._walked[at]
             if instruction.code == 0 or met > MET:
-                return
+                break
             self._walked[at] = 1
-            score += self._weight(instruction, before)
-            run.append(instruction)
-            if score < GIVE_UP:
-                return
-            if score >= needed:
-                for one in run:
-                    self._take(one)
-                run, score = [], needed
+            self._likely(run, instruction, self._weight(instruction, before), needed)
+            if run.score < (run.best - DROP if run.sure else GIVE_UP):
+                break
             if instruction.flow_control in self._ending and not through:
-                return
+                break
             before = instruction
+        return run.sure
 
     def _result(self, number: int) -> Judged:
         raw, allowed = self._raw, self._known.allowed
+        for ip, one in list(self._hits.items()):
+            place = ip - self._start
+            if not self._certain[place] and self._preferred.find(1, place + 1, place + one.len) >= 0:
+                self._suspects[ip] = self._hits.pop(ip)
         hits = hits_of(list(self._hits.values()), raw, self._start, allowed)
         doubted = [i for ip, i in self._suspects.items() if ip not in self._hits and not self._marks[ip - self._start]]
         out = Judged(
@@ -300,7 +364,7 @@ class _Area:
 
     def _unmarked(self) -> Iterator[tuple[int, int]]:
         """Yield the ranges of offsets that are not taken for code."""
-        marks = bytes(self._marks[: self._size]).replace(b"\2", b"\1")
+        marks = self._marks[: self._size]
         low = marks.find(b"\0")
         while low >= 0:
             high = marks.find(b"\1", low)
