@@ -30,7 +30,7 @@ from pikaforge.audit.judge_allocator import AllocatorVerdict
 from pikaforge.audit.judge_allocator import judge as judge_allocator
 from pikaforge.audit.tree_facts import TreeFacts, read_tree
 from pikaforge.audit.waivers import Ledger
-from pikaforge.cpu import features
+from pikaforge.cpu import features, microarch
 from pikaforge.errors import AuditError
 from pikaforge.host import hashing
 
@@ -93,7 +93,7 @@ def audit_tree(
     packaged = _packaged(tree, read, allowed, rules.distribution)
     sources = [_source(f, tree.elves[f.name], debug.get(f.name), packaged, rules) for f in read.judged]
     ledger = _ledger(tree, read, allowed, rules, today)
-    scans = scan(sources, allowed.sure, workers=workers)
+    scans = scan(sources, allowed.sure, workers=workers, amd=microarch.runs_on_amd(allowed.target))
     return AuditResult(
         title=tree.title,
         target=allowed.target,

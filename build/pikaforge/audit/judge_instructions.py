@@ -13,6 +13,7 @@ from pikaforge.audit.distribution import PackagedRecord
 from pikaforge.audit.finding import LineRecord
 from pikaforge.audit.isa import tzcnt
 from pikaforge.audit.isa.decode import FileScan, Hit
+from pikaforge.audit.isa.piece_scan import SHORT_OPERAND
 from pikaforge.audit.isa.tzcnt import TzcntUse
 from pikaforge.audit.waivers import Ledger
 from pikaforge.config.scalars import Strict
@@ -163,7 +164,7 @@ def judge(
     for scan in scans:
         for hit in scan.hits:
             if hit.feature in allowed.sure:
-                if not _accepted(hit, work.packaged) and not hit.suspect:
+                if not _accepted(hit, work.packaged):
                     used.add(hit.feature)
                 continue
             level, reason, doubt = _level(hit, work)
@@ -302,6 +303,8 @@ def _violation(finding: Finding, target: str) -> LineRecord:
         entry = features.table().get(name)
         if entry is not None and entry.policy == "dangerous":
             parts.append(f"{target} runs {name} as {'bsr' if name == 'lzcnt' else 'bsf'}: no trap, a wrong result")
+        elif name == SHORT_OPERAND:
+            parts.append("CPUs of AMD branch elsewhere than those of Intel")
         elif name == "xgetbv":
             parts.append(f"{target} may lack it")
     if finding.doubt:

@@ -66,6 +66,12 @@ def features(name: str) -> frozenset[str]:
     return frozenset(_x86()[name].features)
 
 
+def runs_on_amd(name: str) -> bool:
+    """Return whether CPUs of AMD may run the code for a microarchitecture: all but those of Intel, and unknown ones."""
+    micro = _x86().get(name)
+    return micro is None or micro.vendor != "GenuineIntel"
+
+
 def kernel_flags(name: str) -> frozenset[str]:
     """Return the features that code for a microarchitecture may use, as /proc/cpuinfo spells them."""
     return frozenset(KERNEL_NAMES.get(feature, feature) for feature in features(name) - NO_INSTRUCTIONS)

@@ -10,7 +10,7 @@ import hashlib
 import struct
 from pathlib import Path
 
-from pikaforge.audit.elf.facts import regions
+from pikaforge.audit.elf.executable import executable_sections
 from pikaforge.audit.elf.layout import PF_W, PF_X, PT_LOAD, mapped, read_layout
 
 
@@ -33,16 +33,19 @@ def code_digest(path: Path) -> str:
         digest = hashlib.sha256()
         for segment in segments:
             digest.update(struct.pack("<QQ", segment.address, segment.memory_size))
-        found = regions(data, layout, str(path))
-        for region in found:
+        found = sorted((s.address, s.offset, s.size) for s in executable_sections(data, layout, str(path)))
+        found = found or [(s.address, s.offset, s.file_size) for s in segments if s.file_size]
+        if not found:
+            return ""
+        for address, offset, size in found:
             inside = any(
-                s.address <= region.address
-                and region.address + region.size <= s.address + s.file_size
-                and region.address - s.address == region.offset - s.offset
+                s.address <= address
+                and address + size <= s.address + s.file_size
+                and address - s.address == offset - s.offset
                 for s in segments
             )
             if not inside:
                 return ""
-            digest.update(struct.pack("<QQ", region.address, region.size))
-            digest.update(data[region.offset : region.offset + region.size])
-        return digest.hexdigest() if found else ""
+            digest.update(struct.pack("<QQ", address, size))
+            digest.update(data[offset : offset + size])
+        return digest.hexdigest()

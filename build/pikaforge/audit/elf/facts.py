@@ -22,6 +22,7 @@ from pikaforge.audit.elf.dynamic import (
     DT_TEXTREL,
     DynamicSection,
 )
+from pikaforge.audit.elf.executable import Region, executable
 from pikaforge.audit.elf.layout import (
     ET_CORE,
     ET_DYN,
@@ -44,7 +45,6 @@ from pikaforge.audit.elf.layout import (
     Section,
     Segment,
     mapped,
-    piece,
     read_layout,
 )
 from pikaforge.plan import allocators
@@ -72,19 +72,6 @@ EXAMPLES = 5
 PATH_LENGTH = 160
 _PATH_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-+/@%~=,:#")
 _WORD_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-+/~")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Region:
-    """A part of the file that the CPU may execute."""
-
-    name: str
-    address: int
-    """Its virtual address."""
-    offset: int
-    """Its offset in the file."""
-    size: int
-    """In bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +119,7 @@ class ElfFacts:
     has_symbols: bool = False
     """Whether it has a .symtab."""
     regions: tuple[Region, ...] = ()
+    """Its code; if all that a CPU may execute claims to be none, that."""
     build_paths: BuildPaths = field(default_factory=BuildPaths)
     debug: DebugInfo = field(default_factory=DebugInfo)
 
@@ -189,7 +177,7 @@ def facts_of(data: Buffer, where: str, *, forbidden: Sequence[str] = ()) -> ElfF
             bits=layout.bits,
             machine=layout.machine,
             kind=kind,
-            regions=regions(data, layout, where),
+            regions=_regions(data, layout, where),
             debug=read_debug(data, layout),
         )
     dynamic = DynamicSection(data, layout, where)
@@ -225,39 +213,15 @@ def facts_of(data: Buffer, where: str, *, forbidden: Sequence[str] = ()) -> ElfF
         allocators=_allocators(data, layout),
         size=len(data),
         has_symbols=any(s.type == SHT_SYMTAB for s in layout.sections),
-        regions=regions(data, layout, where),
+        regions=_regions(data, layout, where),
         build_paths=find_paths(data, forbidden),
         debug=read_debug(data, layout),
     )
 
 
-def regions(data: Buffer, layout: Layout, where: str) -> tuple[Region, ...]:
-    """Return the code of a file: its executable sections, or without a section table its executable segments.
-
-    Sections in an executable segment that are not executable themselves are data, and left out: ld without
-    -z separate-code puts .rodata there.
-
-    Raises:
-        AuditError: sections overlap in the file, so the section table is wrong.
-    """
-    found = [
-        Region(name=s.name, address=s.address, offset=s.offset, size=s.size)
-        for s in layout.sections
-        if s.flags & SHF_EXECINSTR and s.in_file and s.size
-    ]
-    if not found:
-        found = [
-            Region(name=f"segment {p.address:#x}", address=p.address, offset=p.offset, size=p.file_size)
-            for p in layout.segments
-            if p.type == PT_LOAD and p.flags & PF_X and p.file_size
-        ]
-    found.sort(key=lambda r: (r.offset, r.address))
-    end = 0
-    for region in found:
-        if region.offset < end:
-            piece(data, len(data), 1, f"{region.name or 'a section'}, which overlaps another one,", where)  # raises
-        end = region.offset + region.size
-    return tuple(sorted(found, key=lambda r: r.address))
+def _regions(data: Buffer, layout: Layout, where: str) -> tuple[Region, ...]:
+    found = executable(data, layout, where)
+    return tuple(r for r in found if not r.claim) or found
 
 
 def find_paths(data: Buffer, folders: Sequence[str]) -> BuildPaths:

@@ -19,13 +19,16 @@ Buffer = bytes | mmap.mmap
 
 MAGIC = b"\x7fELF"
 EM_386 = 3
+EM_486 = 6
 EM_X86_64 = 62
 ET_REL, ET_EXEC, ET_DYN, ET_CORE = 1, 2, 3, 4
 PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE = 1, 2, 3, 4
 PT_GNU_EH_FRAME, PT_GNU_STACK, PT_GNU_RELRO = 0x6474E550, 0x6474E551, 0x6474E552
 PF_X, PF_W = 1, 2
+SEGMENT_64 = 56
+"""Bytes of a program header of a 64-bit file."""
 SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOTE, SHT_NOBITS, SHT_DYNSYM = 2, 3, 4, 7, 8, 11
-SHF_WRITE, SHF_EXECINSTR, SHF_COMPRESSED = 1, 4, 0x800
+SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 1, 2, 4, 0x800
 PN_XNUM = 0xFFFF
 ENTRIES_LIMIT = 1 << 16
 """Sections or segments of a file. Object files may have more, but nothing that is linked."""
@@ -82,6 +85,8 @@ class Layout:
     entry: int
     sections: tuple[Section, ...]
     segments: tuple[Segment, ...]
+    headers: tuple[int, int] | None = None
+    """Offset and size of the program header table."""
 
     def section(self, name: str) -> Section | None:
         """Return the first section of a name; None if there is none."""
@@ -107,6 +112,35 @@ def machine_name(machine: int) -> str:
 def is_elf(start: bytes) -> bool:
     """Return whether a file is an ELF file, by its first bytes, at least 4."""
     return start[:4] == MAGIC
+
+
+@dataclass(frozen=True, slots=True)
+class RunAs:
+    """What an x86-64 Linux runs a file as."""
+
+    machine: int
+    """`EM_X86_64` or `EM_386`."""
+    bits: int
+
+
+def run_as(data: Buffer) -> RunAs | None:
+    """Return what an x86-64 Linux runs a file as, by the fields of the header that it looks at; None if it does not.
+
+    Those are magic, type, machine and the size of a program header, in this order, and nothing else: a file of any
+    class, byte order, version and ABI is run (fs/binfmt_elf.c, load_elf_binary and load_elf_phdrs; elf_check_arch and
+    elf_check_arch_ia32 in arch/x86/include/asm/elf.h, which takes EM_486, too).
+    """
+    head = data[:64]
+    if len(head) < 52 or not is_elf(head):
+        return None
+    kind, machine = struct.unpack_from("<HH", head, 16)
+    if kind not in (ET_EXEC, ET_DYN):
+        return None
+    if machine in (EM_386, EM_486):
+        return RunAs(EM_386, 32)
+    if machine == EM_X86_64 and len(head) >= 56 and struct.unpack_from("<H", head, 54)[0] == SEGMENT_64:
+        return RunAs(EM_X86_64, 64)
+    return None
 
 
 @contextmanager
@@ -167,13 +201,16 @@ def read_layout(data: Buffer, where: str, *, detached: bool = False) -> Layout:
     ident = data[:16]
     if not is_elf(ident):
         raise AuditError("this is not an ELF file", where=where)
-    bits = {1: 32, 2: 64}.get(ident[4] if len(ident) > 4 else 0)
+    run = run_as(data)
+    bits = run.bits if run is not None else {1: 32, 2: 64}.get(ident[4] if len(ident) > 4 else 0)
     if len(ident) < 16 or bits is None:
         raise AuditError("the ELF file is truncated or corrupt: no valid class", where=where)
-    if ident[5] == 2:  # big-endian, so not for x86: only the machine is of interest
+    if run is not None:
+        pass  # Linux looks at neither class nor byte order
+    elif ident[5] == 2:  # big-endian, so not for x86: only the machine is of interest
         machine = int.from_bytes(piece(data, 18, 2, "the header", where), "big")
         return Layout(bits=bits, machine=machine, type=0, entry=0, sections=(), segments=())
-    if ident[5] != 1:
+    elif ident[5] != 1:
         raise AuditError("the ELF file is truncated or corrupt: no valid byte order", where=where)
     header = _HEADER[bits]
     fields = header.unpack(piece(data, 16, header.size, "the header", where))
@@ -189,7 +226,16 @@ def read_layout(data: Buffer, where: str, *, detached: bool = False) -> Layout:
         segments = table[0][7]
     found = _sections(data, table, names, where)
     loads = _segments(data, bits, (segments_at, segment_size, segments), where, detached=detached)
-    return Layout(bits=bits, machine=machine, type=kind, entry=entry, sections=found, segments=loads)
+    machine = run.machine if run is not None else machine
+    return Layout(
+        bits=bits,
+        machine=machine,
+        type=kind,
+        entry=entry,
+        sections=found,
+        segments=loads,
+        headers=(segments_at, segment_size * segments),
+    )
 
 
 def _table(

@@ -1,59 +1,38 @@
 """Decode the code of files: which features its instructions need, and in which functions.
 
-`ranges` cuts a file's code into pieces: functions, and the gaps between them. Each piece is decoded from its start. In
-iced, the features of an instruction depend on its opcode only, so one table gives them by opcode (`opcodes`). First the
-set of a piece's opcodes is made, in C (`set(map(attrgetter("code"), decoder))`, which takes 6 M instructions/s; a
-Python loop takes 3 M/s). Only if one of them is not allowed, the piece is decoded again, instruction by instruction.
+`executable` says what of a file may be executed. `ranges` cuts it into pieces, which are functions and the gaps between
+them, and into areas, which claim to be no code. Each piece is decoded from its start (`piece_scan`). Areas, and gaps
+with bytes that are no instruction, are judged by what leads to them and by what they hold (`areas`). So each byte that
+a CPU may execute is decoded, or data with evidence, or counted as unclassified.
 
 Worker processes decode the pieces in chunks. A worker maps the file, so the size of a chunk limits its memory.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, field, replace
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from operator import attrgetter
 from pathlib import Path
 
-from pikaforge.audit.elf.facts import Region, regions
+from pikaforge.audit.elf.executable import Region, executable
 from pikaforge.audit.elf.layout import mapped, read_layout
 from pikaforge.audit.isa.dispatch.evidence import Evidence, find_evidence
 from pikaforge.audit.isa.dispatch.hints import find_hints
 from pikaforge.audit.isa.dispatch.known import Dispatcher
-from pikaforge.audit.isa.opcodes import Tables, features_by_code, tables
+from pikaforge.audit.isa.doubtful import Leads, judge_doubtful
+from pikaforge.audit.isa.opcodes import features_by_code
+from pikaforge.audit.isa.piece_scan import SHORT_OPERAND, FeatureHit, Given, look_inside, scan_pieces, warm
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap, read_map
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks, cores
 from pikaforge.cpu.features import INVALID
 
 ALONE_BYTES = 4 << 20
 """Bytes of code that one process decodes while others would start (0.2 s for Python and iced)."""
-LONGEST = 15
-"""Bytes of the longest x86 instruction (Intel SDM vol. 2A ch. 2.3.11)."""
-PADDING = b"\x00\x90\xcc"
-"""Bytes that fill gaps: zeros, NOP, INT3."""
-SHORT_GAP = 32
-"""Bytes of the longest gap whose content is remembered as clean: files have the same short gaps again and again."""
-UNDISPATCHED = frozenset({INVALID, "tzcnt"})
+UNDISPATCHED = frozenset({INVALID, SHORT_OPERAND, "tzcnt"})
 """Findings for which no evidence is looked for, because no library dispatches them by CPU."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureHit:
-    """A feature that is not allowed, in one piece of code. Worker processes send it back."""
-
-    feature: str
-    count: int
-    """The number of instructions that need it."""
-    address: int
-    """Virtual address of the first one."""
-    code: bytes
-    """Bytes of the first one."""
-    text: str
-    """The first one in AT&T syntax, as objdump shows it."""
-    suspect: bool
-    """Whether it follows a byte in a gap that cannot be decoded: then it is most likely data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +62,7 @@ class FileScan:
     """Ids of the features of all instructions that are not in a hit."""
     hits: tuple[Hit, ...]
     size: int
-    """The number of decoded bytes."""
+    """The number of bytes in pieces."""
     pieces: int
     """The number of pieces."""
     named: int
@@ -91,11 +70,11 @@ class FileScan:
     problem: str = ""
     """Why its unwind table could not be read to its end; empty if it was."""
     decoded: int = 0
-    """Executable bytes that were decoded."""
+    """Executable bytes that are decoded. These, `data` and `unclassified` are all executable bytes."""
     data: tuple[tuple[str, int], ...] = ()
-    """Executable bytes that are data, by the evidence for that."""
+    """Executable bytes that are no code, by the evidence for it."""
     unclassified: int = 0
-    """Executable bytes of which it is not known what they are."""
+    """Executable bytes of which nothing says what they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,122 +92,19 @@ class CodeSource:
     """The entry for it in the table of known dispatchers, if it is a distribution's library with an entry."""
 
 
-# --- the work on one chunk --------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Yield:
-    """The result for one chunk."""
-
-    codes: set[int] = field(default_factory=set)
-    """Opcodes that are allowed."""
-    found: list[tuple[int, tuple[FeatureHit, ...]]] = field(default_factory=list)
-    """The findings in a piece, with the piece's index."""
-    detecting: list[int] = field(default_factory=list)
-    """Indexes of the pieces that run cpuid or xgetbv."""
-
-
-def _scan(chunk: Chunk, allowed: frozenset[str]) -> _Yield:
-    """Decode a chunk; worker processes run this."""
-    from iced_x86 import Decoder  # noqa: PLC0415
-
-    known = tables(allowed)
-    bad, detecting = known.bad, known.detecting
-    opcode = attrgetter("code")
-    out = _Yield()
-    every = out.codes
-    clean_gaps: set[bytes] = set()
-    with mapped(Path(chunk.path)) as data:
-        for index, (start, end, offset, kind) in enumerate(
-            zip(chunk.starts, chunk.ends, chunk.offsets, chunk.kinds, strict=True), chunk.first
-        ):
-            raw = data[offset : offset + end - start]
-            if kind == GAP and (raw in clean_gaps or not raw.strip(PADDING)):
-                continue
-            codes = set(map(opcode, Decoder(64, raw, ip=start)))
-            if not codes.isdisjoint(detecting):
-                out.detecting.append(index)
-            if codes.isdisjoint(bad):
-                every |= codes
-                if kind == GAP and len(raw) <= SHORT_GAP:
-                    clean_gaps.add(raw)
-                continue
-            slack = data[offset + len(raw) : offset + len(raw) + LONGEST]
-            found, good = _inspect(raw, slack, start, kind == GAP, known)
-            every |= good
-            if found:
-                out.found.append((index, found))
-    return out
-
-
-def _inspect(raw: bytes, slack: bytes, start: int, gap: bool, known: Tables) -> tuple[tuple[FeatureHit, ...], set[int]]:
-    """Return the findings of one piece, and its opcodes that are allowed.
-
-    Args:
-        raw: the bytes of the piece.
-        slack: the bytes that follow it: a wrong end of the piece may cut an instruction.
-        start: its virtual address.
-        gap: whether the piece has no known start; then bytes that cannot be decoded are no finding.
-        known: tables for the allowed features.
-    """
-    from iced_x86 import Decoder, DecoderError, Formatter, FormatterSyntax, Instruction  # noqa: PLC0415
-
-    by_code, bad, allowed = features_by_code(), known.bad, known.allowed
-    formatter = Formatter(FormatterSyntax.GAS)
-    decoder = Decoder(64, raw, ip=start)
-    instruction = Instruction()
-    found: dict[tuple[str, bool], FeatureHit] = {}
-    counts: Counter[tuple[str, bool]] = Counter()
-    good: set[int] = set()
-    suspect = False
-    while decoder.can_decode:
-        decoder.decode_out(instruction)
-        code = instruction.code
-        if code not in bad:
-            if not suspect:
-                good.add(code)
-            continue
-        at = instruction.ip - start
-        size = instruction.len
-        if code == 0:
-            if decoder.last_error == DecoderError.NO_MORE_BYTES:
-                again = Decoder(64, raw[at:] + slack, ip=start + at).decode()
-                if again.code not in bad:
-                    good.add(again.code)
-                    continue
-                instruction, code, size = again, again.code, again.len
-            if code == 0:
-                # iced may have read several bytes. The next instruction may begin at the next one.
-                decoder.position, decoder.ip, size = at + 1, start + at + 1, 1
-            if code == 0 and gap:
-                suspect = True
-                continue
-        for feature in by_code[code]:
-            if feature in allowed:
-                continue
-            counts[feature, suspect] += 1
-            if (feature, suspect) not in found:
-                found[feature, suspect] = FeatureHit(
-                    feature=feature,
-                    count=1,
-                    address=instruction.ip,
-                    code=(raw + slack)[at : at + size],
-                    text="(bad)" if code == 0 else formatter.format(instruction),
-                    suspect=suspect,
-                )
-    return tuple(replace(hit, count=counts[key]) for key, hit in found.items()), good
-
-
 # --- many files, several processes ------------------------------------------------------------------------------
 
 
-def scan(sources: Sequence[CodeSource], allowed: frozenset[str], *, workers: int | None = None) -> list[FileScan]:
+def scan(
+    sources: Sequence[CodeSource], allowed: frozenset[str], *, workers: int | None = None, amd: bool = False
+) -> list[FileScan]:
     """Decode all code of some x86-64 files.
 
     Args:
         sources: the files.
         allowed: ids of the features that are no finding (`Allowed.sure`), for sources that do not name their own.
         workers: number of processes; else one for each CPU if there is much code, and only this one if there is little.
+        amd: whether CPUs of AMD run the code: they read some branches in another way than those of Intel.
 
     Raises:
         AuditError: a file is no ELF file, truncated or corrupt, or cannot be read.
@@ -237,19 +113,20 @@ def scan(sources: Sequence[CodeSource], allowed: frozenset[str], *, workers: int
     if workers is None:
         workers = 1 if total < ALONE_BYTES else max(1, min(cores(), total // (ALONE_BYTES // 2)))
     with WorkerPool(workers) as pool:
-        return [_scan_file(s, allowed if s.allowed is None else s.allowed, pool) for s in sources]
+        pool.warm(warm, allowed)
+        return [_scan_file(s, Given(allowed if s.allowed is None else s.allowed, amd), pool) for s in sources]
 
 
 def code_regions(path: Path, name: str) -> tuple[Region, ...]:
-    """Return the executable regions of a file."""
+    """Return what of a file may be executed."""
     with mapped(path) as data:
-        return regions(data, read_layout(data, name), name)
+        return executable(data, read_layout(data, name), name)
 
 
 def _code_map(source: CodeSource) -> CodeMap:
     with mapped(source.path) as data:
         layout = read_layout(data, source.file)
-        code = regions(data, layout, source.file)
+        code = executable(data, layout, source.file)
         if source.debug is None:
             return read_map(data, layout, code, source.file)
         with mapped(source.debug) as apart:
@@ -257,16 +134,23 @@ def _code_map(source: CodeSource) -> CodeMap:
             return read_map(data, layout, code, source.file, debug=held)
 
 
-def _scan_file(source: CodeSource, allowed: frozenset[str], pool: WorkerPool) -> FileScan:
+def _scan_file(source: CodeSource, given: Given, pool: WorkerPool) -> FileScan:
     code = _code_map(source)
     codes: set[int] = set()
     found: list[tuple[int, tuple[FeatureHit, ...]]] = []
     detecting: set[int] = set()
-    for part in pool.each(_scan, chunks(source.path, code), allowed):
+    mixed: list[tuple[int, int]] = []
+    outward: set[int] = set()
+    for part in pool.each(scan_pieces, chunks(source.path, code), given):
         codes |= part.codes
         found += part.found
         detecting.update(part.detecting)
-    by_code = features_by_code()
+        mixed += part.mixed
+        outward.update(part.outward)
+    doubtful = judge_doubtful(source.path, code, Leads(mixed, outward), given.allowed, pool)
+    entered = _entered(source.path, code, outward | doubtful.outward, {index for index, _ in mixed})
+    found += chain.from_iterable(pool.each(look_inside, entered, given.allowed))
+    found += [(index, (hit,)) for index, _, hit in doubtful.hits if index != NOWHERE]
     hits = [
         Hit(
             **asdict(entry),
@@ -278,23 +162,35 @@ def _scan_file(source: CodeSource, allowed: frozenset[str], pool: WorkerPool) ->
         for index, entries in found
         for entry in entries
     ]
-    wanted = {
-        index: names
-        for index, entries in found
-        if (names := frozenset(e.feature for e in entries if e.feature not in UNDISPATCHED and not e.suspect))
-    }
+    wanted: dict[int, frozenset[str]] = {}
+    for index, entries in found:
+        names = {e.feature for e in entries if e.feature not in UNDISPATCHED and not e.suspect}
+        if names:
+            wanted[index] = wanted.get(index, frozenset()) | names
     proofs = find_evidence(source.path, code, wanted, detecting, pool, known=source.known)
     hits = [_with(hit, code, detecting, proofs) for hit in hits]
+    hits += [Hit(**asdict(h), file=source.file, function=n, kind=GAP) for i, n, h in doubtful.hits if i == NOWHERE]
     return FileScan(
         file=source.file,
-        features=frozenset(chain.from_iterable(by_code[c] for c in codes)),
+        features=frozenset(chain.from_iterable(features_by_code()[c] for c in codes | doubtful.codes)),
         hits=tuple(_joined(hits)),
         size=code.size,
         pieces=len(code),
         named=sum(1 for n in code.names if n != NOWHERE),
         problem=code.problem,
-        decoded=code.size,
+        decoded=code.size - sum(code.ends[index] - start for index, start in mixed) + doubtful.decoded,
+        data=tuple(sorted(doubtful.data.items())),
+        unclassified=doubtful.unclassified,
     )
+
+
+def _entered(path: Path, code: CodeMap, outward: set[int], mixed: Set[int]) -> Iterator[tuple[Chunk, array[int]]]:
+    """Yield the chunks into which other code jumps elsewhere than at a start, each with those targets."""
+    targets = array("Q", sorted(outward.difference(code.starts)))
+    held = {code.at(target) for target in targets} - {NOWHERE} - mixed
+    for chunk in chunks(path, code) if held else ():
+        if not held.isdisjoint(range(chunk.first, chunk.first + len(chunk.starts))):
+            yield chunk, targets[bisect_left(targets, chunk.starts[0]) : bisect_left(targets, chunk.ends[-1])]
 
 
 def _with(hit: Hit, code: CodeMap, asking: Set[int], proofs: Mapping[tuple[int, str], Evidence]) -> Hit:

@@ -2,7 +2,8 @@
 
 Decoding a section from its start to its end is unsound: where padding or data precedes a function, an instruction that
 is decoded there can include the function's first bytes. So every known start of a function begins a piece of its own.
-All executable bytes are in a piece, but those that a symbol declares to be data.
+All executable bytes are in a piece, or in an area: a range that is no code by a symbol or a section header. Areas are
+judged, too (`areas`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from pikaforge.audit.elf.facts import Region
+from pikaforge.audit.elf.executable import Region
 from pikaforge.audit.elf.frames import UnwindRanges, read_frames
 from pikaforge.audit.elf.layout import SHT_DYNSYM, SHT_RELA, SHT_SYMTAB, Buffer, Layout, piece, text
 
@@ -25,8 +26,10 @@ STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_GNU_IFUNC = 0, 1, 2, 10
 R_X86_64_IRELATIVE = 37
 SHN_UNDEF, SHN_LORESERVE = 0, 0xFF00
 NOWHERE = -1
-PIECE_LIMIT = 1 << 20
-"""In bytes. Longer gaps are cut, so that a file without symbols and unwind table is decoded in parts."""
+PIECE_LIMIT = 256 << 10
+"""In bytes. Longer gaps are cut, so that a file without symbols and unwind table is decoded in parts. A cut may lie
+within an instruction: `CodeMap.cuts` names the pieces that begin at one."""
+OBJECT_CLAIM = "a symbol declares it to be data"
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELA = struct.Struct("<QQq")
 
@@ -41,6 +44,19 @@ class Symbol(NamedTuple):
     """Its precedence where several symbols begin at one address: global before weak before local."""
     name: int
     """Offset of its name in the string table."""
+
+
+class Area(NamedTuple):
+    """A range of executable bytes that claims to be no code."""
+
+    start: int
+    """Virtual address."""
+    end: int
+    offset: int
+    """Offset of its start in the file."""
+    claim: str
+    """What says that it is no code."""
+    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +77,12 @@ class CodeMap:
     """Addresses of functions that choose an implementation at start-up (ifunc)."""
     plain: frozenset[int] = frozenset()
     """Addresses of functions without exception handlers."""
+    cuts: frozenset[int] = frozenset()
+    """Indexes of the pieces that go on with the gap of the piece before."""
+    areas: tuple[Area, ...] = ()
+    """What claims to be no code, in the order of addresses."""
+    entered: tuple[int, ...] = ()
+    """Addresses in areas at which functions begin, by symbols and the unwind table."""
     problem: str = ""
     """Why the unwind table could not be read to its end; empty if it was."""
 
@@ -97,7 +119,7 @@ def read_map(
     Args:
         data: the whole file.
         layout: its layout.
-        regions: its executable regions.
+        regions: what of it may be executed.
         where: its name, for errors.
         debug: its separate debug information, which has the symbols if the file itself was stripped.
 
@@ -161,6 +183,11 @@ def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return out
 
 
+def _within(addresses: Sequence[int], areas: Iterable[Area]) -> Iterator[int]:
+    for area in areas:
+        yield from addresses[bisect_left(addresses, area.start) : bisect_left(addresses, area.end)]
+
+
 class _RegionCutter:
     """Cuts regions into pieces."""
 
@@ -188,6 +215,8 @@ class _RegionCutter:
         self._known = sorted(self._merge(functions, frames))
         self._known_starts = [k[0] for k in self._known]
         self._out = (array("Q"), array("Q"), array("Q"), bytearray(), array("q"))
+        self._cuts: set[int] = set()
+        self._areas: list[Area] = []
 
     def _merge(
         self, functions: dict[int, Symbol], frames: Sequence[tuple[int, int]]
@@ -233,39 +262,50 @@ class _RegionCutter:
         return max(at, start)
 
     def _gap(self, region: Region, start: int, end: int) -> None:
+        if region.claim:
+            self._areas.append(Area(start, end, start - region.address + region.offset, region.claim, region.name))
+            return
         first = bisect_right(self._label_starts, start)
         cuts = [start, *self._label_starts[first : bisect_left(self._label_starts, end)], end]
         for low, high in pairwise(cuts):
             label = self._labels.get(low)
             name = label.name if label else NOWHERE
-            while high - low > PIECE_LIMIT:
-                self._code(region, low, low + PIECE_LIMIT, GAP, name)
-                low += PIECE_LIMIT  # noqa: PLW2901
-            self._code(region, low, high, GAP, name)
+            for at in range(low, high, PIECE_LIMIT):
+                before = self._out[1][-1] if len(self._out[1]) else 0
+                number = len(self._out[0])
+                self._code(region, at, min(at + PIECE_LIMIT, high), GAP, name)
+                if at > low and before == at and len(self._out[0]) > number and self._out[0][number] == at:
+                    self._cuts.add(number)
 
     def _code(self, region: Region, start: int, end: int, kind: int, name: int) -> None:
-        """Add a piece without the data that symbols declare in it."""
-        for low, high in self._without_objects(start, end):
+        """Add a piece without the data that symbols declare in it, and that data as areas."""
+        at = start
+        for low, high in self._objects_in(start, end):
+            self._piece(region, at, low, kind, name)
+            place = low - region.address + region.offset
+            self._areas.append(Area(low, high, place, OBJECT_CLAIM, f"object@{low:#x}"))
+            at = high
+        self._piece(region, at, end, kind, name)
+
+    def _piece(self, region: Region, start: int, end: int, kind: int, name: int) -> None:
+        if start < end:
             starts, ends, offsets, kinds, names = self._out
-            starts.append(low)
-            ends.append(high)
-            offsets.append(low - region.address + region.offset)
+            starts.append(start)
+            ends.append(end)
+            offsets.append(start - region.address + region.offset)
             kinds.append(kind)
             names.append(name)
 
-    def _without_objects(self, start: int, end: int) -> Iterable[tuple[int, int]]:
-        at = start
-        if self._objects:
-            first = max(bisect_left(self._objects, (start, 0)) - 1, 0)
-            for low, high in self._objects[first:]:
-                if low >= end:
-                    break
-                if high > at:
-                    if low > at:
-                        yield at, low
-                    at = max(at, high)
-        if at < end:
-            yield at, end
+    def _objects_in(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts of a range that symbols declare to be data."""
+        if not self._objects:
+            return
+        index = max(bisect_left(self._objects, (start, 0)) - 1, 0)
+        while index < len(self._objects) and self._objects[index][0] < end:
+            low, high = max(self._objects[index][0], start), min(self._objects[index][1], end)
+            if low < high:
+                yield low, high
+            index += 1
 
     def map(self, resolvers: frozenset[int], frames: UnwindRanges) -> CodeMap:
         """Return the pieces of all regions."""
@@ -279,5 +319,8 @@ class _RegionCutter:
             strings=self._strings,
             resolvers=resolvers,
             plain=frames.plain,
+            cuts=frozenset(self._cuts),
+            areas=tuple(self._areas),
+            entered=tuple(_within(self._known_starts, self._areas)),
             problem=frames.problem,
         )

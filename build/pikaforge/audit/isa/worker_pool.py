@@ -18,6 +18,7 @@ from pikaforge.audit.isa.ranges import CodeMap
 from pikaforge.errors import AuditError
 from pikaforge.host import process
 
+Part = TypeVar("Part")
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
@@ -36,17 +37,25 @@ class Chunk:
     ends: array[int]
     offsets: array[int]
     kinds: bytes
+    cuts: frozenset[int] = frozenset()
+    """Indexes of the pieces that go on with the gap of the piece before, which is in this chunk, too."""
 
 
 def chunks(path: Path, code: CodeMap) -> Iterator[Chunk]:
-    """Yield the pieces of a file in chunks of at least `CHUNK_BYTES`, but for the last one."""
+    """Yield the pieces of a file in chunks of at least `CHUNK_BYTES`, but for the last one. A long gap is in one."""
     first = size = 0
-    for index in range(len(code)):
-        size += code.ends[index] - code.starts[index]
-        if size >= CHUNK_BYTES or index + 1 == len(code):
+    for index, (start, end) in enumerate(zip(code.starts, code.ends, strict=True)):
+        size += end - start
+        if (size >= CHUNK_BYTES and index + 1 not in code.cuts) or index + 1 == len(code):
             part = slice(first, index + 1)
             yield Chunk(
-                str(path), first, code.starts[part], code.ends[part], code.offsets[part], bytes(code.kinds[part])
+                str(path),
+                first,
+                code.starts[part],
+                code.ends[part],
+                code.offsets[part],
+                bytes(code.kinds[part]),
+                frozenset(n for n in code.cuts if first < n <= index) if code.cuts else frozenset(),
             )
             first, size = index + 1, 0
 
@@ -64,7 +73,7 @@ class WorkerPool:
         # spawn: the pipeline has threads, and a forked child would inherit the locks that they hold.
         spawn = get_context("spawn")
         self._pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_leave_signals) if workers > 1 else None
-        self._window = workers * 3
+        self._workers, self._window = workers, workers * 3
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -73,23 +82,29 @@ class WorkerPool:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def each(self, work: Callable[[Chunk, Given], Made], chunks: Iterable[Chunk], given: Given) -> Iterator[Made]:
-        """Yield `work(chunk, given)` of each chunk; few are under way at once, so that memory stays bounded.
+    def warm(self, work: Callable[[Given], None], given: Given) -> None:
+        """Start all processes at once, each with some work; it goes on while this process prepares more."""
+        if self._pool is not None:
+            for _ in range(self._workers):
+                self._pool.submit(work, given)
+
+    def each(self, work: Callable[[Part, Given], Made], parts: Iterable[Part], given: Given) -> Iterator[Made]:
+        """Yield `work(part, given)` of each part; few are under way at once, so that memory stays bounded.
 
         Raises:
             AuditError: a worker process was killed.
             HostError: the run is interrupted.
         """
         if self._pool is None:
-            for chunk in chunks:
+            for part in parts:
                 process.pause(0)
-                yield work(chunk, given)
+                yield work(part, given)
             return
         running: deque[Future[Made]] = deque()
         try:
-            for chunk in chunks:
+            for part in parts:
                 process.pause(0)
-                running.append(self._pool.submit(work, chunk, given))
+                running.append(self._pool.submit(work, part, given))
                 if len(running) >= self._window:
                     yield running.popleft().result()
             while running:

@@ -16,7 +16,7 @@ from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 
-from pikaforge.audit.elf.facts import regions
+from pikaforge.audit.elf.executable import regions
 from pikaforge.audit.elf.layout import PF_W, PF_X, PT_LOAD, Buffer, Layout, mapped
 from pikaforge.audit.elf.pointers import CodePointers
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap

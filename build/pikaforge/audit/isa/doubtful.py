@@ -1,0 +1,205 @@
+"""Find what may be data among a file's executable bytes, and have it judged (`areas`)."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
+from math import ceil, log2
+from pathlib import Path
+from typing import NamedTuple
+
+from pikaforge.audit.elf.layout import PT_LOAD, Buffer, Layout, mapped, read_layout
+from pikaforge.audit.isa import leads
+from pikaforge.audit.isa.areas import AreaGiven, Judged, harmless, is_padding, judge_areas
+from pikaforge.audit.isa.likelihood import REFERRED, SURE
+from pikaforge.audit.isa.piece_scan import FeatureHit
+from pikaforge.audit.isa.ranges import FUNCTION, GAP, PIECE_LIMIT, Area, CodeMap
+from pikaforge.audit.isa.worker_pool import CHUNK_BYTES, Chunk, WorkerPool, chunks
+
+PADDED = "padding"
+"""Evidence for bytes that only fill a page or a gap between sections."""
+HARMLESS = 8 << 10
+"""Bytes of areas in which each byte is tried as the start of an instruction, before references are looked for."""
+START = 4
+"""Bytes of code per start of an instruction, about."""
+
+
+class Leads(NamedTuple):
+    """What the scan of a file's pieces found."""
+
+    mixed: Sequence[tuple[int, int]]
+    """Indexes of gaps that are not code from their start to their end, each with the address at which it begins."""
+    outward: Set[int]
+    """Targets of jumps and calls in other pieces."""
+
+
+class _Held(NamedTuple):
+    path: Path
+    data: Buffer
+    layout: Layout
+    code: CodeMap
+
+
+class _Place(NamedTuple):
+    start: int
+    end: int
+    offset: int
+    claim: str
+    name: str
+    piece: int
+    """Index of the piece if it is a gap, else -1."""
+
+
+@dataclass(slots=True)
+class Doubtful:
+    """What the bytes of a file that may be data are."""
+
+    hits: list[tuple[int, str, FeatureHit]] = field(default_factory=list)
+    """Findings, each with the index of its piece, or -1 and the name of its area."""
+    codes: set[int] = field(default_factory=set)
+    """Opcodes that are allowed."""
+    decoded: int = 0
+    """Bytes of code."""
+    data: Counter[str] = field(default_factory=Counter)
+    """Bytes of data by evidence."""
+    unclassified: int = 0
+    """Bytes of neither."""
+    outward: set[int] = field(default_factory=set)
+    """Targets of jumps and calls in such code that are elsewhere."""
+
+
+def judge_doubtful(path: Path, code: CodeMap, found: Leads, allowed: frozenset[str], pool: WorkerPool) -> Doubtful:
+    """Judge the areas of a file, and its gaps that are not code from their start to their end.
+
+    Args:
+        path: the file.
+        code: its pieces and areas.
+        found: what the scan of the pieces found.
+        allowed: ids of the features that are no finding.
+        pool: the worker processes.
+    """
+    out = Doubtful()
+    with mapped(path) as data:
+        places = list(_places(data, code, found.mixed, out))
+        if places:
+            layout = read_layout(data, str(path))
+            _AreaSearch(_Held(path, data, layout, code), places, allowed, pool).run(found.outward, out)
+    return out
+
+
+def _places(data: Buffer, code: CodeMap, mixed: Sequence[tuple[int, int]], out: Doubtful) -> Iterator[_Place]:
+    for area in code.areas:
+        for place in _cut(area):
+            if is_padding(data[place.offset : place.offset + place.end - place.start]):
+                out.data[PADDED] += place.end - place.start
+            else:
+                yield place
+    for index, start in mixed:
+        offset = code.offsets[index] + start - code.starts[index]
+        yield _Place(start, code.ends[index], offset, "", code.name(index), index)
+
+
+def _cut(area: Area) -> Iterator[_Place]:
+    for start in range(area.start, area.end, PIECE_LIMIT):
+        end = min(start + PIECE_LIMIT, area.end)
+        yield _Place(start, end, area.offset + start - area.start, area.claim, area.name, -1)
+
+
+class _AreaSearch:
+    """The judgement of the areas of one file."""
+
+    def __init__(self, held: _Held, places: Sequence[_Place], allowed: frozenset[str], pool: WorkerPool) -> None:
+        self._path, self._data, self._layout, self._code = held
+        self._places = sorted(places)
+        self._spans = tuple((p.start, p.end) for p in self._places)
+        self._allowed, self._pool = allowed, pool
+
+    def run(self, outward: Iterable[int], out: Doubtful) -> None:
+        """Judge all areas; those to which others turn out to lead once more."""
+        certain, named = leads.given(self._data, self._layout, str(self._path))
+        certain = {*certain, *self._code.entered, *outward}
+        certain |= {p.start for p in self._places if leads.runs_on(self._data, self._code, p.start)}
+        certain = {a for a in certain if leads.within(a, self._spans)}
+        if not certain and self._harmless():
+            for place in self._places:
+                out.data[place.claim] += place.end - place.start
+            return
+        named.update(
+            self._code.starts[p.piece] for p in self._places if p.piece >= 0 and self._code.names[p.piece] >= 0
+        )
+        named.update(leads.words(self._data, self._layout, self._spans))
+        for part in self._pool.each(leads.taken, chunks(self._path, self._code), self._spans):
+            named.update(part)
+        named = {a for a in named if leads.within(a, self._spans)} - certain
+        results: dict[int, Judged] = {}
+        waiting = set(range(len(self._places)))
+        while waiting:
+            given = self._given(certain, named)
+            more: set[int] = set()
+            for some in self._pool.each(judge_areas, self._chunks(sorted(waiting)), given):
+                for judged in some:
+                    results[judged.number] = judged
+                    more.update(judged.outward)
+            more = {a for a in more if leads.within(a, self._spans)} - certain
+            certain |= more
+            waiting = {n for n, (low, high) in enumerate(self._spans) if any(low <= a < high for a in more)}
+        self._collect(results, out)
+
+    def _harmless(self) -> bool:
+        """Return whether the areas are small, and no instruction beyond the target begins at any byte of them."""
+        if sum(p.end - p.start for p in self._places) > HARMLESS or any(p.piece >= 0 for p in self._places):
+            return False
+        return all(harmless(self._data[p.offset : p.offset + p.end - p.start], self._allowed) for p in self._places)
+
+    def _given(self, certain: set[int], named: set[int]) -> AreaGiven:
+        size = sum(p.end - p.start for p in self._places)
+        loads = [s for s in self._layout.segments if s.type == PT_LOAD]
+        return AreaGiven(
+            allowed=self._allowed,
+            certain=array("Q", sorted(certain)),
+            referred=array("Q", sorted(named)),
+            needed=SURE + ceil(log2(max(size // START, 1))),
+            referred_needed=REFERRED + ceil(log2(max(len(named), 1))),
+            running=self._running(),
+            loaded=tuple((s.address, s.address + s.memory_size) for s in loads),
+        )
+
+    def _running(self) -> tuple[tuple[int, int], ...]:
+        """Return few ranges that hold all code: for the question whether a target is likely."""
+        ends = [*self._code.ends, *(a.end for a in self._code.areas)]
+        starts = [*self._code.starts, *(a.start for a in self._code.areas)]
+        return ((min(starts), max(ends)),) if starts else ()
+
+    def _chunks(self, numbers: Sequence[int]) -> Iterator[Chunk]:
+        """Yield places in chunks. Their indexes are consecutive in a chunk."""
+        first = 0
+        while first < len(numbers):
+            last, size = first, 0
+            while last < len(numbers) and numbers[last] - numbers[first] == last - first and size < CHUNK_BYTES // 4:
+                size += self._places[numbers[last]].end - self._places[numbers[last]].start
+                last += 1
+            part = [self._places[n] for n in numbers[first:last]]
+            yield Chunk(
+                str(self._path),
+                numbers[first],
+                array("Q", [p.start for p in part]),
+                array("Q", [p.end for p in part]),
+                array("Q", [p.offset for p in part]),
+                bytes(FUNCTION if p.piece < 0 else GAP for p in part),
+            )
+            first = last
+
+    def _collect(self, results: dict[int, Judged], out: Doubtful) -> None:
+        for number, judged in sorted(results.items()):
+            place = self._places[number]
+            size = place.end - place.start
+            out.hits += [(place.piece, place.name, hit) for hit in judged.hits]
+            out.codes |= judged.codes
+            out.decoded += judged.decoded
+            out.unclassified += judged.unclassified
+            out.data.update(judged.data)
+            out.outward.update(judged.outward)
+            if place.piece < 0 and size > judged.decoded:
+                out.data[place.claim] += size - judged.decoded

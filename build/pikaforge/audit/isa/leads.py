@@ -1,0 +1,92 @@
+"""Addresses to which code, the loader and pointers lead, among executable bytes that may be data."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import suppress
+from operator import attrgetter
+from pathlib import Path
+
+from pikaforge.audit.elf.layout import ET_DYN, PT_LOAD, Buffer, Layout, mapped
+from pikaforge.audit.elf.pointers import read_pointers
+from pikaforge.audit.isa.piece_scan import flows, units
+from pikaforge.audit.isa.ranges import CodeMap
+from pikaforge.audit.isa.worker_pool import Chunk
+from pikaforge.errors import AuditError
+
+STEP = 1 << 20
+"""Bytes of data that are read at once for pointers."""
+WORD = 8
+Spans = tuple[tuple[int, int], ...]
+
+
+def taken(chunk: Chunk, spans: Spans) -> array[int]:
+    """Return the addresses in some ranges that code takes or touches; worker processes run this."""
+    from iced_x86 import Register  # noqa: PLC0415
+
+    memory, rip = attrgetter("memory_base", "memory_displacement"), int(Register.RIP)
+    starts = [low for low, _ in spans]
+    found: set[int] = set()
+    with mapped(Path(chunk.path)) as data:
+        for unit in units(chunk, data):
+            named = {at for base, at in map(memory, unit.instructions) if base == rip}
+            found.update(at for at in named if _in(at, spans, starts))
+    return array("Q", sorted(found))
+
+
+def given(data: Buffer, layout: Layout, where: str) -> tuple[set[int], set[int]]:
+    """Return the addresses that the loader and other files use, and those that relocated pointers have."""
+    certain, named = {layout.entry}, set[int]()
+    with suppress(AuditError):  # a library that cannot be read is refused where its dynamic section is judged
+        pointers = read_pointers(data, layout, where)
+        certain |= pointers.given
+        named.update(value for _, value in pointers.stored)
+    return certain, named
+
+
+def words(data: Buffer, layout: Layout, spans: Spans) -> Iterator[int]:
+    """Yield the words of a program at fixed addresses that lie in some ranges: its pointers are not relocated."""
+    if layout.type == ET_DYN:
+        return
+    starts = [low for low, _ in spans]
+    low, high = spans[0][0], max(end for _, end in spans)
+    for segment in layout.segments:
+        if segment.type != PT_LOAD:
+            continue
+        begin = segment.offset + -segment.address % WORD
+        end = segment.offset + segment.file_size
+        for at in range(begin, end - WORD + 1, STEP):
+            part = array("Q")
+            part.frombytes(data[at : at + (min(STEP, end - at) // WORD * WORD)])
+            yield from (value for value in part if low <= value < high and _in(value, spans, starts))
+
+
+def runs_on(data: Buffer, code: CodeMap, address: int) -> bool:
+    """Return whether the piece of code that ends at an address runs on there."""
+    from iced_x86 import Decoder, FlowControl, Mnemonic  # noqa: PLC0415
+
+    index = code.at(address - 1)
+    if index < 0:
+        return False
+    start, offset = code.starts[index], code.offsets[index]
+    instructions = list(Decoder(64, data[offset : offset + address - start], ip=start))
+    idle = {int(Mnemonic.NOP), int(Mnemonic.INT3)}
+    while instructions and instructions[-1].mnemonic in idle:
+        instructions.pop()
+    if not instructions or instructions[-1].code == 0:
+        return False
+    # A call at the end of a function does not return.
+    return instructions[-1].flow_control not in {*flows(), FlowControl.CALL, FlowControl.INDIRECT_CALL}
+
+
+def within(address: int, spans: Spans) -> bool:
+    """Return whether an address is in one of some ascending, disjoint ranges."""
+    index = bisect_right(spans, (address, 1 << 64)) - 1
+    return index >= 0 and spans[index][0] <= address < spans[index][1]
+
+
+def _in(address: int, spans: Spans, starts: list[int]) -> bool:
+    index = bisect_right(starts, address) - 1
+    return index >= 0 and address < spans[index][1]

@@ -1,0 +1,378 @@
+"""Decode pieces of code: the features that they need, and where they jump to. Worker processes run this.
+
+In iced, the features of an instruction depend on its opcode only, so one table gives them by opcode (`opcodes`). A
+piece's instructions are decoded to a list, from which C code (`map`, `attrgetter`) takes opcodes, lengths and targets:
+a Python loop is four times slower. Only if an opcode is not allowed, the piece is looked at instruction by instruction.
+
+A jump may lead into another instruction, as in `jmp 1f+2`. Targets in a piece that are no instruction of it are
+followed there; those in other pieces are returned, and `look_inside` follows them.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pikaforge.audit.elf.executable import PADDING
+from pikaforge.audit.elf.layout import Buffer, mapped
+from pikaforge.audit.isa.opcodes import Tables, features_by_code, tables
+from pikaforge.audit.isa.ranges import GAP, PIECE_LIMIT
+from pikaforge.audit.isa.worker_pool import Chunk
+
+if TYPE_CHECKING:
+    from iced_x86 import Instruction
+
+LONGEST = 15
+"""Bytes of the longest x86 instruction (Intel SDM vol. 2A ch. 2.3.11)."""
+SHORT_GAP = 32
+"""Bytes of the longest gap whose content is remembered as clean: files have the same short gaps again and again."""
+ENDING = ("RETURN", "UNCONDITIONAL_BRANCH", "INDIRECT_BRANCH", "EXCEPTION")
+"""Kinds of instructions, by iced, after which the next one does not run."""
+ALIGNED = 8
+"""Bytes to which functions are aligned behind padding."""
+SHORT_OPERAND = "branch66"
+"""The id for branches with an operand-size prefix: Intel's CPUs ignore it, AMD's take an offset of 16 bits (AMD APM
+vol. 3, "Jcc"; Intel SDM vol. 2A, "Jcc")."""
+_BRANCH_66 = re.compile(rb"\x66[\x26\x2e\x36\x3e\x64-\x66\xf2\xf3]*(?:\x0f[\x80-\x8f]|[\xe8\xe9])")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureHit:
+    """A feature that is not allowed, in one piece of code. Worker processes send it back."""
+
+    feature: str
+    count: int
+    """The number of instructions that need it."""
+    address: int
+    """Virtual address of the first one."""
+    code: bytes
+    """Bytes of the first one."""
+    text: str
+    """The first one in AT&T syntax, as objdump shows it."""
+    suspect: bool
+    """Whether it is among bytes that are most likely data."""
+
+
+class Given(NamedTuple):
+    """What the scan of a chunk needs beside the chunk."""
+
+    allowed: frozenset[str]
+    amd: bool
+    """Whether CPUs of AMD run the code."""
+
+
+@dataclass(slots=True)
+class Scanned:
+    """The result for one chunk."""
+
+    codes: set[int] = field(default_factory=set)
+    """Opcodes that are allowed."""
+    found: list[tuple[int, tuple[FeatureHit, ...]]] = field(default_factory=list)
+    """The findings in a piece, with the piece's index."""
+    detecting: list[int] = field(default_factory=list)
+    """Indexes of the pieces that run cpuid or xgetbv."""
+    mixed: list[tuple[int, int]] = field(default_factory=list)
+    """Indexes of gaps that are not code from their start to their end, each with the address at which it begins: the
+    last instruction of the piece before may go beyond that piece."""
+    outward: array[int] = field(default_factory=lambda: array("Q"))
+    """Targets of jumps and calls in other pieces, ascending."""
+
+
+class Unit(NamedTuple):
+    """A piece, or a part of a long one, with its instructions."""
+
+    piece: int
+    """Its index."""
+    start: int
+    """Address of its first instruction."""
+    end: int
+    raw: bytes
+    slack: bytes
+    """The bytes that follow it."""
+    gap: bool
+    instructions: list[Instruction]
+
+
+def units(chunk: Chunk, data: Buffer, *, wanted: frozenset[int] | None = None) -> Iterator[Unit]:
+    """Yield the parts of a chunk, but for gaps that are only padding. Decoding goes on over the cuts between them.
+
+    Args:
+        chunk: the pieces.
+        data: the file.
+        wanted: indexes of the pieces that are of interest, with all pieces of their gaps; None: all.
+    """
+    from iced_x86 import Decoder  # noqa: PLC0415
+
+    after = 0
+    for index, (start, end, offset, kind) in enumerate(
+        zip(chunk.starts, chunk.ends, chunk.offsets, chunk.kinds, strict=True), chunk.first
+    ):
+        if wanted is not None and index not in wanted:
+            continue
+        at = max(start, after) if index in chunk.cuts else start
+        while at < end:
+            stop = min(at + PIECE_LIMIT, end)
+            place = offset + at - start
+            raw = data[place : place + stop - at]
+            if kind == GAP and not raw.strip(PADDING):
+                at = after = stop
+                continue
+            instructions = list(Decoder(64, raw, ip=at))
+            after = stop
+            slack = b""
+            if instructions[-1].code == 0:
+                slack = data[place + len(raw) : place + len(raw) + LONGEST]
+                if stop < end or index + 1 in chunk.cuts:  # a cut within an instruction
+                    last = instructions[-1].ip
+                    whole = Decoder(64, raw[last - at :] + slack, ip=last).decode()
+                    if whole.code and whole.next_ip > stop:
+                        instructions[-1], after = whole, whole.next_ip
+            yield Unit(index, at, stop, raw, slack, kind == GAP, instructions)
+            at = after
+
+
+def warm(allowed: frozenset[str]) -> None:
+    """Make the tables for a set of allowed features, so that a new process has them when work comes."""
+    tables(allowed)
+
+
+def scan_pieces(chunk: Chunk, given: Given) -> Scanned:
+    """Decode a chunk."""
+    known = tables(given.allowed)
+    bad, detecting = known.bad, known.detecting
+    opcode, branch = attrgetter("code"), attrgetter("near_branch_target")
+    out = Scanned()
+    every = out.codes
+    outward: set[int] = set()
+    clean_gaps: set[bytes] = set()
+    with mapped(Path(chunk.path)) as data:
+        for unit in units(chunk, data):
+            index, start, end, raw, slack, gap, instructions = unit
+            if gap and raw in clean_gaps:
+                continue
+            codes = set(map(opcode, instructions))
+            if gap and (0 in codes or b"\0\0" in raw) and _is_mixed(unit):
+                out.mixed.append((index, start))
+                continue
+            if not codes.isdisjoint(detecting):
+                out.detecting.append(index)
+            targets = set(map(branch, instructions))
+            targets.discard(0)  # what iced gives for instructions that are no branches
+            if targets:
+                inner = {target for target in targets if start <= target < end}
+                outward |= targets - inner
+                inner.difference_update(accumulate(map(len, instructions), initial=start))
+                if inner and (hits := follow(unit, inner, known)):
+                    out.found.append((index, hits))
+            if given.amd and _BRANCH_66.search(raw) and (hits := _short_operands(unit)):
+                out.found.append((index, hits))
+            if codes.isdisjoint(bad):
+                every |= codes
+                if gap and not targets and len(raw) <= SHORT_GAP:
+                    clean_gaps.add(raw)
+                continue
+            found, good = inspect(raw, slack or data_after(data, chunk, unit), start, known)
+            every |= good
+            if found:
+                out.found.append((index, found))
+    out.outward = array("Q", sorted(outward))
+    return out
+
+
+def data_after(data: Buffer, chunk: Chunk, unit: Unit) -> bytes:
+    """Return the bytes that follow a unit."""
+    place = unit.piece - chunk.first
+    at = chunk.offsets[place] + unit.end - chunk.starts[place]
+    return data[at : at + LONGEST]
+
+
+def _is_mixed(unit: Unit) -> bool:
+    """Return whether a gap is not code from its start to its end: bytes are no instruction, or zeros precede one.
+
+    A zero is the first byte of an instruction of two bytes, so that it can take the first byte of a function.
+    """
+    from iced_x86 import Decoder  # noqa: PLC0415
+
+    invalid = [i for i in unit.instructions if i.code == 0]
+    if invalid and (len(invalid) > 1 or invalid[0].ip + invalid[0].len < unit.end):
+        return True
+    if invalid and not Decoder(64, unit.raw[invalid[0].ip - unit.start :] + unit.slack).decode().code:
+        return True
+    begun = set(accumulate(map(len, unit.instructions), initial=unit.start))
+    at = -(-unit.start // ALIGNED) * ALIGNED
+    return any(
+        place not in begun and unit.raw[place - unit.start - 2 : place - unit.start] == b"\0\0"
+        for place in range(at + ALIGNED, unit.end, ALIGNED)
+        if unit.raw[place - unit.start]
+    )
+
+
+def look_inside(part: tuple[Chunk, array[int]], allowed: frozenset[str]) -> list[tuple[int, tuple[FeatureHit, ...]]]:
+    """Return the findings behind jumps from elsewhere that lead into an instruction.
+
+    Args:
+        part: a chunk, and the targets of jumps in it, ascending.
+        allowed: ids of the features that are no finding.
+    """
+    chunk, targets = part
+    known = tables(allowed)
+    wanted = set()
+    for index, (start, end) in enumerate(zip(chunk.starts, chunk.ends, strict=True), chunk.first):
+        if bisect_left(targets, start) < bisect_left(targets, end):
+            wanted.add(index)
+            while index in chunk.cuts:
+                index -= 1  # noqa: PLW2901
+                wanted.add(index)
+    out = []
+    with mapped(Path(chunk.path)) as data:
+        for unit in units(chunk, data, wanted=frozenset(wanted)):
+            inner = set(targets[bisect_left(targets, unit.start) : bisect_left(targets, unit.end)])
+            inner.difference_update(accumulate(map(len, unit.instructions), initial=unit.start))
+            if inner and (hits := follow(unit, inner, known)):
+                out.append((unit.piece, hits))
+    return out
+
+
+def follow(unit: Unit, targets: Iterable[int], known: Tables) -> tuple[FeatureHit, ...]:
+    """Return the findings in the instructions that begin at some addresses within other ones of a unit.
+
+    Bytes that are no instruction there are no finding: a CPU stops at them.
+    """
+    from iced_x86 import Decoder  # noqa: PLC0415
+
+    begun = set(accumulate(map(len, unit.instructions), initial=unit.start))
+    ending = flows()
+    raw = unit.raw + unit.slack
+    waiting = list(targets)
+    found: dict[int, tuple[int, Instruction]] = {}
+    while waiting:
+        at = waiting.pop()
+        decoder = Decoder(64, raw, ip=unit.start)
+        decoder.position, decoder.ip = at - unit.start, at
+        for instruction in decoder:
+            if instruction.ip in begun or instruction.code == 0:
+                break
+            begun.add(instruction.ip)
+            if instruction.code in known.bad:
+                found[instruction.ip] = (instruction.code, instruction)
+            target = instruction.near_branch_target
+            if target and unit.start <= target < unit.end and target not in begun:
+                waiting.append(target)
+            if instruction.flow_control in ending:
+                break
+    return hits_of([i for _, i in found.values()], raw, unit.start, known.allowed)
+
+
+def flows() -> frozenset[int]:
+    """Return iced's numbers of `ENDING`."""
+    from iced_x86 import FlowControl  # noqa: PLC0415
+
+    return frozenset(int(getattr(FlowControl, name)) for name in ENDING)
+
+
+def hits_of(
+    instructions: Sequence[Instruction], raw: bytes, start: int, allowed: frozenset[str], *, suspect: bool = False
+) -> tuple[FeatureHit, ...]:
+    """Return a hit for each feature of some instructions that is not allowed."""
+    from iced_x86 import Formatter, FormatterSyntax  # noqa: PLC0415
+
+    by_code = features_by_code()
+    formatter = Formatter(FormatterSyntax.GAS)
+    counts: Counter[str] = Counter()
+    found: dict[str, FeatureHit] = {}
+    for instruction in instructions:
+        for feature in by_code[instruction.code]:
+            if feature in allowed:
+                continue
+            counts[feature] += 1
+            if feature not in found or instruction.ip < found[feature].address:
+                at = instruction.ip - start
+                found[feature] = FeatureHit(
+                    feature=feature,
+                    count=1,
+                    address=instruction.ip,
+                    code=raw[at : at + instruction.len],
+                    text=formatter.format(instruction),
+                    suspect=suspect,
+                )
+    return tuple(replace(hit, count=counts[name]) for name, hit in found.items())
+
+
+def _short_operands(unit: Unit) -> tuple[FeatureHit, ...]:
+    """Return the branches of a unit that CPUs of AMD take in another way than those of Intel."""
+    from iced_x86 import Decoder, DecoderOptions, Formatter, FormatterSyntax  # noqa: PLC0415
+
+    formatter = Formatter(FormatterSyntax.GAS)
+    found = []
+    for instruction in unit.instructions:
+        if instruction.near_branch_target:
+            at = instruction.ip - unit.start
+            raw = (unit.raw + unit.slack)[at : at + instruction.len]
+            other = Decoder(64, raw, DecoderOptions.AMD, ip=instruction.ip).decode()
+            if (other.len, other.near_branch_target) != (instruction.len, instruction.near_branch_target):
+                found.append((instruction, raw))
+    if not found:
+        return ()
+    first, code = found[0]
+    text = f"{formatter.format(first)}, which CPUs of AMD take for a branch within 16 bits"
+    return (FeatureHit(feature=SHORT_OPERAND, count=len(found), address=first.ip, code=code, text=text, suspect=False),)
+
+
+def inspect(raw: bytes, slack: bytes, start: int, known: Tables) -> tuple[tuple[FeatureHit, ...], set[int]]:
+    """Return the findings of a piece that is code, and its opcodes that are allowed.
+
+    Args:
+        raw: the bytes of the piece.
+        slack: the bytes that follow it: a wrong end of the piece may cut an instruction.
+        start: its virtual address.
+        known: tables for the allowed features.
+    """
+    from iced_x86 import Decoder, DecoderError, Formatter, FormatterSyntax, Instruction  # noqa: PLC0415
+
+    by_code, bad, allowed = features_by_code(), known.bad, known.allowed
+    formatter = Formatter(FormatterSyntax.GAS)
+    decoder = Decoder(64, raw, ip=start)
+    instruction = Instruction()
+    found: dict[str, FeatureHit] = {}
+    counts: Counter[str] = Counter()
+    good: set[int] = set()
+    while decoder.can_decode:
+        decoder.decode_out(instruction)
+        code = instruction.code
+        if code not in bad:
+            good.add(code)
+            continue
+        at = instruction.ip - start
+        size = instruction.len
+        if code == 0:
+            if decoder.last_error == DecoderError.NO_MORE_BYTES:
+                again = Decoder(64, raw[at:] + slack, ip=start + at).decode()
+                if again.code not in bad:
+                    good.add(again.code)
+                    continue
+                instruction, code, size = again, again.code, again.len
+            if code == 0:
+                # iced may have read several bytes. The next instruction may begin at the next one.
+                decoder.position, decoder.ip, size = at + 1, start + at + 1, 1
+        for feature in by_code[code]:
+            if feature in allowed:
+                continue
+            counts[feature] += 1
+            if feature not in found:
+                found[feature] = FeatureHit(
+                    feature=feature,
+                    count=1,
+                    address=instruction.ip,
+                    code=(raw + slack)[at : at + size],
+                    text="(bad)" if code == 0 else formatter.format(instruction),
+                    suspect=False,
+                )
+    return tuple(replace(hit, count=counts[name]) for name, hit in found.items()), good

@@ -1,0 +1,619 @@
+"""Every byte that a CPU could execute: structures that hide an instruction, each with a control that hides none."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from unit import elf_files as ef
+
+from pikaforge.audit.allowed_features import from_macros
+from pikaforge.audit.elf.executable import executable
+from pikaforge.audit.elf.facts import facts_of
+from pikaforge.audit.elf.layout import EM_386, read_layout
+from pikaforge.audit.isa.decode import CodeSource, FileScan, code_regions, scan
+from pikaforge.audit.isa.ranges import PIECE_LIMIT
+from pikaforge.errors import AuditError
+
+ALLOWED = from_macros([f"#define {m} 1" for m in ("__AVX__", "__XSAVE__")], "sandybridge").sure
+HIDDEN = {"avx2": ef.AVX2, "lzcnt": ef.LZCNT, "fma": ef.FMA, "avx512f": ef.AVX512}
+PLAIN = ef.AVX
+"""What a control has in place of it."""
+BASE = 0x401000
+BAD = ef.BAD
+DEAD = b"\xff\xff\x06\x27\xd6\xff\x0e\xea\x9a\xff\xff\x1f\x16\x62\x06\x2f"
+"""Bytes that are no instruction, wherever decoding begins."""
+SAVED = bytes.fromhex("554889e5")  # push %rbp; mov %rsp,%rbp
+BACK = bytes.fromhex("5dc3")  # pop %rbp; ret
+R, W, X = 4, 2, 1
+
+
+def call(at: int, target: int) -> bytes:
+    return b"\xe8" + (target - at - 5).to_bytes(4, "little", signed=True)
+
+
+def jump(at: int, target: int) -> bytes:
+    return b"\xe9" + (target - at - 5).to_bytes(4, "little", signed=True)
+
+
+def take(at: int, target: int) -> bytes:
+    """lea target(%rip),%rax"""
+    return b"\x48\x8d\x05" + (target - at - 7).to_bytes(4, "little", signed=True)
+
+
+def pad(code: bytes) -> bytes:
+    return code.ljust(16, b"\xcc")
+
+
+def lay(*parts: tuple[int, bytes], fill: bytes = b"\xcc", size: int = 0) -> bytes:
+    """The text with parts at offsets."""
+    out = bytearray()
+    for at, part in parts:
+        assert len(out) <= at, (len(out), at)
+        out += fill * (at - len(out)) + part
+    return bytes(out + fill * (size - len(out)))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A segment: flags, address and bytes. Its bytes lie in the file at an offset equal to its address."""
+
+    flags: int
+    address: int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Sec:
+    """A section header."""
+
+    name: str
+    address: int
+    size: int
+    flags: int = 6
+    type: int = 1
+    offset: int | None = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A file whose tables say what the test wants them to say."""
+
+    parts: tuple[Part, ...]
+    sections: tuple[Sec, ...] = ()
+    symbols: tuple[tuple[int, int, int], ...] = ()
+    """Address, size, type."""
+    entry: int = 0
+    outside: tuple[tuple[int, bytes], ...] = ()
+    """Bytes of the file at offsets that no segment has."""
+    kind: int = 2
+    ident: dict[int, int] = field(default_factory=dict)
+    """Bytes of e_ident that are changed."""
+
+    def make(self) -> bytes:
+        start = BASE - 0x1000
+        body = bytearray(0x200)
+        for at, content in (*((p.address - start, p.content) for p in self.parts), *self.outside):
+            body.extend(bytes(max(0, at + len(content) - len(body))))
+            body[at : at + len(content)] = content
+        names, rows = b"\0", [bytes(64)]
+        for sec in self.sections:
+            offset = sec.address - start if sec.offset is None else sec.offset
+            rows.append(
+                struct.pack("<IIQQQQIIQQ", len(names), sec.type, sec.flags, sec.address, offset, sec.size, 0, 0, 1, 0)
+            )
+            names += sec.name.encode() + b"\0"
+        if self.symbols:
+            table = bytes(24) + b"".join(
+                struct.pack("<IBBHQQ", 1, 0x10 | kind, 0, 1, at, size) for at, size, kind in self.symbols
+            )
+            rows.append(struct.pack("<IIQQQQIIQQ", 0, 2, 0, 0, len(body), len(table), len(rows) + 1, 0, 8, 24))
+            body += table
+            rows.append(struct.pack("<IIQQQQIIQQ", 0, 3, 0, 0, len(body), 6, 0, 0, 1, 0))
+            body += b"\0name\0"
+        rows.append(struct.pack("<IIQQQQIIQQ", 0, 3, 0, 0, len(body), len(names), 0, 0, 1, 0))
+        body += names
+        table_at = len(body)
+        if self.sections:
+            body += b"".join(rows)
+        body[:64] = struct.pack(
+            "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", self.kind, 62, 1, self.entry or BASE, 64,
+            table_at if self.sections else 0, 0, 64, 56, len(self.parts) + 1, 64,
+            len(rows) if self.sections else 0, len(rows) - 1 if self.sections else 0,
+        )  # fmt: skip
+        for at, value in self.ident.items():
+            body[at] = value
+        for number, part in enumerate(self.parts):
+            body[64 + 56 * number : 120 + 56 * number] = struct.pack(
+                "<IIQQQQQQ", 1, part.flags, part.address - start, part.address, part.address,
+                len(part.content), len(part.content), 0x1000,
+            )  # fmt: skip
+        last = 64 + 56 * len(self.parts)
+        body[last : last + 56] = struct.pack("<IIQQQQQQ", 0x6474E551, 6, 0, 0, 0, 0, 0, 16)
+        return bytes(body)
+
+
+def run(content: bytes, tmp_path: Path, *, amd: bool = False) -> FileScan:
+    path = tmp_path / "x"
+    path.write_bytes(content)
+    [found] = scan([CodeSource(file="x", path=path)], ALLOWED, workers=1, amd=amd)
+    every = found.decoded + sum(size for _, size in found.data) + found.unclassified
+    assert every == sum(region.size for region in code_regions(path, "x"))
+    return found
+
+
+def sure(found: FileScan) -> set[str]:
+    return {hit.feature for hit in found.hits if not hit.suspect}
+
+
+# --- 1: data among code -----------------------------------------------------------------------------------------
+# Each function returns a file that holds an instruction.
+
+FIRST = [("main", 0, 16, ef.FUNC)]
+
+
+def called_behind_data(code: bytes) -> bytes:
+    text = lay((0, call(0, 64) + ef.RET), (16, DEAD), (64, code + ef.RET), (80, DEAD))
+    return ef.make(ef.Elf(text=text, symbols=FIRST))
+
+
+def called_at_an_odd_place(code: bytes) -> bytes:
+    text = lay((0, pad(call(0, 37) + ef.RET)), (16, DEAD), (37, code + ef.RET), (60, DEAD), fill=b"\x06")
+    return ef.make(ef.Elf(text=text, symbols=FIRST))
+
+
+def jumped_over(code: bytes) -> bytes:
+    return ef.make(ef.Elf(text=b"\xeb\x02" + BAD + BAD + code + ef.RET))
+
+
+def jumped_over_with_a_condition(code: bytes) -> bytes:
+    return ef.make(ef.Elf(text=b"\x74\x01" + BAD + SAVED + code + BACK))
+
+
+def behind_one_bad_byte(code: bytes) -> bytes:
+    return ef.make(ef.Elf(text=ef.RET + BAD + SAVED + code + code + BACK))
+
+
+def behind_many_functions(code: bytes) -> bytes:
+    """A stripped program without an unwind table: one gap, with a mark among its code, as Go has it."""
+    one = (SAVED + bytes.fromhex("488b4708488945f88b45f8") + BACK).ljust(32, b"\xcc")
+    return ef.make(ef.Elf(text=one * 200 + DEAD + one * 50 + (code + ef.RET).ljust(32, b"\xcc") + one * 50))
+
+
+def named_by_a_label(code: bytes) -> bytes:
+    text = lay((0, ef.RET), (16, DEAD), (32, code + ef.RET + DEAD))
+    return ef.make(ef.Elf(text=text, symbols=[*FIRST, ("start", 32, 0, ef.NOTYPE)]))
+
+
+def exported(code: bytes) -> bytes:
+    text = lay((0, pad(ef.RET)), (16, DEAD), (37, code + ef.RET), (60, DEAD), fill=b"\x06")
+    return ef.make(ef.Elf(text=text, symbols=FIRST, exports=[("f", 37)]))
+
+
+def pointed_to(code: bytes) -> bytes:
+    text = lay((0, pad(ef.RET)), (16, DEAD), (37, code + ef.RET), (60, DEAD), fill=b"\x06")
+    return ef.make(ef.Elf(text=text, symbols=FIRST, data=bytes(16), relocations=[(0x1000, 8, 37)]))
+
+
+def started(code: bytes) -> bytes:
+    text = lay((0, pad(ef.RET)), (16, DEAD), (37, code + ef.RET), (60, DEAD), fill=b"\x06")
+    elf = ef.Elf(text=text, symbols=FIRST, data=bytes(16), relocations=[(0x1000, 8, 37)], starters=(0x1000, 8))
+    return ef.make(elf)
+
+
+def named_by_a_word_of_data(code: bytes) -> bytes:
+    text = lay((0, pad(ef.RET)), (16, DEAD), (37, code + ef.RET), (60, DEAD), fill=b"\x06")
+    return ef.make(ef.Elf(kind=2, text=text, symbols=FIRST, data=struct.pack("<QQ", 5, BASE + 37)))
+
+
+def address_taken(code: bytes) -> bytes:
+    text = lay((0, pad(take(0, 37) + ef.RET)), (16, DEAD), (37, code + ef.RET), (60, DEAD), fill=b"\x06")
+    return ef.make(ef.Elf(text=text, symbols=FIRST))
+
+
+def behind_zeros(code: bytes) -> bytes:
+    """The zero before the function is the first byte of an instruction that takes the function's first byte."""
+    text = lay((0, ef.RET), (16, ef.RET), (32, SAVED + code + BACK), fill=b"\0")
+    return ef.make(ef.Elf(text=text, symbols=[("main", 0, 1, ef.FUNC)]))
+
+
+def behind_a_short_symbol(code: bytes) -> bytes:
+    """The symbol ends within the function."""
+    text = SAVED + b"\x90" + code + BACK + DEAD
+    return ef.make(ef.Elf(text=text, symbols=[("main", 0, 5, ef.FUNC)]))
+
+
+def reached_from_data(code: bytes) -> bytes:
+    first = ((0, pad(call(0, 37) + ef.RET)), (16, DEAD), (37, jump(37, 77)), (50, DEAD))
+    text = lay(*first, (77, code + ef.RET), (90, DEAD), fill=b"\x06")
+    return ef.make(ef.Elf(text=text, symbols=FIRST))
+
+
+def over_a_cut(code: bytes) -> bytes:
+    """Gaps are decoded in parts; here a part ends within the instruction."""
+    before = ef.NOP * (PIECE_LIMIT - 2)
+    return ef.make(ef.Elf(text=before + code + ef.RET, symbols=[("main", PIECE_LIMIT + 20, 1, ef.FUNC)], data=b"x"))
+
+
+def behind_a_cut(code: bytes) -> bytes:
+    """A part ends within a constant of eight bytes whose rest is no instruction."""
+    before = ef.NOP * (PIECE_LIMIT - 3) + b"\x48\xb8\x01" + BAD * 7
+    return ef.make(ef.Elf(text=before + code + ef.RET))
+
+
+# --- 2: symbols that declare data -------------------------------------------------------------------------------
+
+
+def object_called(code: bytes) -> bytes:
+    text = lay((0, call(0, 32) + ef.RET), (32, code + ef.RET), (64, ef.RET))
+    return ef.make(ef.Elf(text=text, symbols=[*FIRST, ("table", 32, 16, ef.OBJECT)]))
+
+
+def object_run_on_into(code: bytes) -> bytes:
+    text = SAVED + code + BACK
+    return ef.make(ef.Elf(text=text, symbols=[("f", 0, len(text), ef.FUNC), ("table", 4, len(code), ef.OBJECT)]))
+
+
+def object_pointed_to(code: bytes) -> bytes:
+    text = lay((0, ef.RET), (32, code + ef.RET))
+    elf = ef.Elf(text=text, symbols=[*FIRST, ("t", 32, 16, ef.OBJECT)], data=bytes(8), relocations=[(0x1000, 8, 32)])
+    return ef.make(elf)
+
+
+def object_with_a_likely_run(code: bytes) -> bytes:
+    text = lay((0, ef.RET), (32, SAVED + code * 3 + BACK))
+    return ef.make(ef.Elf(text=text, symbols=[*FIRST, ("table", 32, 32, ef.OBJECT)]))
+
+
+def object_over_a_function(code: bytes) -> bytes:
+    text = lay((0, ef.RET), (32, code + ef.RET))
+    return ef.make(ef.Elf(text=text, symbols=[("f", 32, 9, ef.FUNC), ("table", 16, 64, ef.OBJECT)]))
+
+
+def object_over_a_frame(code: bytes) -> bytes:
+    text = lay((0, ef.RET), (32, code + ef.RET))
+    return ef.make(ef.Elf(text=text, frames=[(32, 8)], symbols=[("table", 16, 64, ef.OBJECT)]))
+
+
+def object_over_all(code: bytes) -> bytes:
+    text = code + ef.RET
+    return ef.make(ef.Elf(kind=2, text=text, symbols=[("table", 0, len(text), ef.OBJECT)]))
+
+
+def object_from_object(code: bytes) -> bytes:
+    text = lay((0, call(0, 32) + ef.RET), (32, jump(32, 64)), (64, code + ef.RET))
+    symbols = [*FIRST, ("one", 32, 16, ef.OBJECT), ("two", 64, 16, ef.OBJECT)]
+    return ef.make(ef.Elf(text=text, symbols=symbols))
+
+
+def objects_side_by_side(code: bytes) -> bytes:
+    text = lay((0, call(0, 32) + ef.RET), (32, b"\x90" * 8 + code + ef.RET))
+    return ef.make(ef.Elf(text=text, symbols=[*FIRST, ("one", 32, 4, ef.OBJECT), ("two", 36, 16, ef.OBJECT)]))
+
+
+# --- 3: executable bytes outside of executable sections ----------------------------------------------------------
+
+TEXT = Sec(".text", BASE, 16)
+RODATA = Sec(".rodata", BASE + 0x100, 0x100, flags=2)
+
+
+def with_rodata(main: bytes, data: bytes) -> tuple[Part, ...]:
+    return (Part(R | X, BASE, lay((0, main), (0x100, data), size=0x200, fill=b"\0")),)
+
+
+def rodata_called(code: bytes) -> bytes:
+    parts = with_rodata(call(0, 0x100) + ef.RET, code + ef.RET)
+    return Shape(parts, (TEXT, RODATA), symbols=((BASE, 6, 2),)).make()
+
+
+def rodata_with_a_symbol(code: bytes) -> bytes:
+    parts = with_rodata(ef.RET, DEAD + code + ef.RET)
+    return Shape(parts, (TEXT, RODATA), symbols=((BASE, 1, 2), (BASE + 0x110, 9, 2))).make()
+
+
+def rodata_with_a_likely_run(code: bytes) -> bytes:
+    parts = with_rodata(ef.RET, DEAD + SAVED + code * 3 + BACK)
+    return Shape(parts, (TEXT, RODATA), symbols=((BASE, 1, 2),)).make()
+
+
+def rodata_at_the_entry(code: bytes) -> bytes:
+    parts = with_rodata(ef.RET, DEAD + code + ef.RET)
+    return Shape(parts, (TEXT, RODATA), symbols=((BASE, 1, 2),), entry=BASE + 0x110).make()
+
+
+def section_too_short(code: bytes) -> bytes:
+    parts = with_rodata(ef.RET + b"\xcc" * 15 + code + ef.RET, b"")
+    return Shape(parts, (TEXT, RODATA)).make()
+
+
+def section_too_short_and_called(code: bytes) -> bytes:
+    parts = with_rodata(call(0, 0x51) + ef.RET, b"")
+    content = bytearray(parts[0].content)
+    content[0x40 : 0x51 + len(code) + 1] = DEAD + b"\x06" + code + ef.RET
+    return Shape((replace(parts[0], content=bytes(content)),), (TEXT, RODATA)).make()
+
+
+def section_read_elsewhere(code: bytes) -> bytes:
+    """The header's place in the file holds harmless bytes, but Linux loads others."""
+    return Shape(
+        (Part(R | X, BASE, code + ef.RET),),
+        (replace(TEXT, size=len(code) + 1, offset=0x3000),),
+        outside=((0x3000, ef.NOP * 16),),
+    ).make()
+
+
+def section_at_another_address(code: bytes) -> bytes:
+    text = Sec(".text", BASE + 0x100000, len(code) + 1, offset=0x1000)
+    return Shape((Part(R | X, BASE, code + ef.RET),), (text,)).make()
+
+
+def section_without_bytes(code: bytes) -> bytes:
+    return Shape((Part(R | X, BASE, code + ef.RET),), (replace(TEXT, size=len(code) + 1, type=8),)).make()
+
+
+def section_that_is_not_executable(code: bytes) -> bytes:
+    return Shape((Part(R | X, BASE, code + ef.RET),), (replace(TEXT, size=len(code) + 1, flags=2),)).make()
+
+
+def no_sections(code: bytes) -> bytes:
+    return Shape((Part(R | X, BASE, code + ef.RET),)).make()
+
+
+def second_segment(code: bytes) -> bytes:
+    parts = (Part(R | X, BASE, ef.RET.ljust(16)), Part(R | X, BASE + 0x2000, code + ef.RET))
+    return Shape(parts, (TEXT,)).make()
+
+
+def writable_segment(code: bytes) -> bytes:
+    parts = (Part(R | X, BASE, call(0, 0x2000) + ef.RET.ljust(16)), Part(R | W | X, BASE + 0x2000, code + ef.RET))
+    return Shape(parts, (TEXT, Sec(".data", BASE + 0x2000, len(code) + 1, flags=3)), symbols=((BASE, 6, 2),)).make()
+
+
+def behind_the_segment(code: bytes) -> bytes:
+    """Whole pages are mapped: what follows the segment in the file follows it in memory."""
+    main = call(0, 0x300) + ef.RET
+    return Shape(
+        (Part(R | X, BASE, main.ljust(16, b"\xcc")),),
+        (TEXT,),
+        symbols=((BASE, 6, 2),),
+        outside=((0x1300, code + ef.RET + bytes(0x1000)),),
+    ).make()
+
+
+def before_the_segment(code: bytes) -> bytes:
+    main = call(0x800, 0x400) + ef.RET
+    return Shape(
+        (Part(R | X, BASE + 0x800, main.ljust(16, b"\xcc")),),
+        (Sec(".text", BASE + 0x800, 16),),
+        symbols=((BASE + 0x800, 6, 2),),
+        entry=BASE + 0x800,
+        outside=((0x1400, code + ef.RET),),
+    ).make()
+
+
+# --- 4: what Linux runs ------------------------------------------------------------------------------------------
+
+
+def header(place: int, value: int) -> Callable[[bytes], bytes]:
+    def made(code: bytes) -> bytes:
+        return Shape(
+            (Part(R | X, BASE, code + ef.RET),), (replace(TEXT, size=len(code) + 1),), ident={place: value}
+        ).make()
+
+    made.__name__ = f"byte_{place}_of_the_header_is_{value}"
+    return made
+
+
+HEADERS = [header(place, value) for place, value in ((4, 1), (4, 0), (4, 9), (5, 2), (5, 0), (6, 0), (7, 9), (20, 7))]
+
+
+# --- 9: jumps into instructions ----------------------------------------------------------------------------------
+
+
+def constant(code: bytes) -> bytes:
+    """movabs $...,%rax, whose constant is code that jumps out of it"""
+    assert len(code) <= 6
+    return b"\x48\xb8" + (code + b"\xeb" + bytes([6 - len(code)])).ljust(8, b"\x90")
+
+
+def jump_into_a_constant(code: bytes) -> bytes:
+    text = b"\xeb\x02" + constant(code) + ef.RET
+    return ef.make(ef.Elf(text=text, symbols=[("f", 0, len(text), ef.FUNC)]))
+
+
+def condition_into_a_constant(code: bytes) -> bytes:
+    text = b"\x74\x02" + constant(code) + ef.RET
+    return ef.make(ef.Elf(text=text, frames=[(0, len(text))]))
+
+
+def jump_back_into_a_constant(code: bytes) -> bytes:
+    text = constant(code) + b"\xeb\xf6" + ef.RET
+    return ef.make(ef.Elf(text=text, symbols=[("f", 0, len(text), ef.FUNC)]))
+
+
+def jump_in_a_gap(code: bytes) -> bytes:
+    return ef.make(ef.Elf(text=b"\xeb\x02" + constant(code) + ef.RET))
+
+
+def call_into_a_constant_elsewhere(code: bytes) -> bytes:
+    text = lay((0, call(0, 34) + ef.RET), (32, constant(code) + ef.RET))
+    return ef.make(ef.Elf(text=text, symbols=[*FIRST, ("g", 32, 11, ef.FUNC)]))
+
+
+def jump_by_way_of_a_constant(code: bytes) -> bytes:
+    """From one constant into the next one."""
+    first = b"\x48\xb8" + b"\xeb\x08".ljust(8, b"\x90")
+    text = b"\xeb\x02" + first + constant(code) + ef.RET
+    return ef.make(ef.Elf(text=text, symbols=[("f", 0, len(text), ef.FUNC)]))
+
+
+def jump_from_data(code: bytes) -> bytes:
+    first = ((0, pad(call(0, 37) + ef.RET)), (16, DEAD), (37, jump(37, 82)), (50, DEAD))
+    text = lay(*first, (80, constant(code) + ef.RET), fill=b"\x06")
+    return ef.make(ef.Elf(text=text, symbols=[*FIRST, ("g", 80, 11, ef.FUNC)]))
+
+
+def jump_over_a_cut(code: bytes) -> bytes:
+    """The jump and the constant are in different parts of a gap."""
+    far = PIECE_LIMIT + 64
+    text = jump(0, far + 2) + ef.NOP * (far - 5) + constant(code) + ef.RET
+    return ef.make(ef.Elf(text=text))
+
+
+STRUCTURES = [
+    *(called_behind_data, called_at_an_odd_place, jumped_over, jumped_over_with_a_condition, behind_one_bad_byte),
+    *(behind_many_functions, named_by_a_label, exported, pointed_to, started, named_by_a_word_of_data, address_taken),
+    *(behind_zeros, behind_a_short_symbol, reached_from_data, over_a_cut, behind_a_cut),
+    *(object_called, object_run_on_into, object_pointed_to, object_with_a_likely_run, object_over_a_function),
+    *(object_over_a_frame, object_over_all, object_from_object, objects_side_by_side),
+    *(rodata_called, rodata_with_a_symbol, rodata_with_a_likely_run, rodata_at_the_entry, section_too_short),
+    *(section_too_short_and_called, section_read_elsewhere, section_at_another_address, section_without_bytes),
+    *(section_that_is_not_executable, no_sections, second_segment, writable_segment, behind_the_segment),
+    *(before_the_segment, *HEADERS, jump_into_a_constant, condition_into_a_constant, jump_back_into_a_constant),
+    *(jump_in_a_gap, call_into_a_constant_elsewhere, jump_by_way_of_a_constant, jump_from_data, jump_over_a_cut),
+]  # fmt: skip
+LARGE = {over_a_cut, behind_a_cut, jump_over_a_cut, behind_many_functions}
+CASES = [(s, f) for s in STRUCTURES for f in HIDDEN if f == "avx2" or s not in LARGE]
+
+
+@pytest.mark.parametrize(("structure", "feature"), CASES, ids=[f"{s.__name__}-{f}" for s, f in CASES])
+def test_what_a_structure_hides_is_found(structure: Callable[[bytes], bytes], feature: str, tmp_path: Path) -> None:
+    assert feature in sure(run(structure(HIDDEN[feature]), tmp_path))
+
+
+@pytest.mark.parametrize("structure", STRUCTURES, ids=lambda s: s.__name__)
+def test_the_structure_alone_is_no_finding(structure: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    assert sure(run(structure(PLAIN), tmp_path)) == set()
+
+
+# --- data is no code ---------------------------------------------------------------------------------------------
+
+
+def words_of(values: Iterator[int], form: str) -> bytes:
+    return b"".join(struct.pack(form, value) for value in values)
+
+
+DATA = {
+    "random bytes": random.Random(14).randbytes(40_000),
+    "other random bytes": random.Random(2).randbytes(40_000),
+    "text": b"usage: %s [OPTION]... FILE\0no such file or directory\0cannot open\0" * 300,
+    "numbers": words_of(iter(range(5000)), "<i"),
+    "squares": words_of((n * n * 7919 for n in range(2000)), "<Q"),
+    "fractions": b"".join(struct.pack("<d", 1 / n) for n in range(1, 2000)),
+    "single fractions": b"".join(struct.pack("<f", n**0.5) for n in range(1, 4000)),
+    "masks": bytes(range(15, -1, -1)) * 64 + bytes(range(16)) * 64,
+    "powers": words_of((pow(5, n, 1 << 32) for n in range(4000)), "<I"),
+    "jump table": words_of((-n * 48 - 4096 for n in range(500)), "<i"),
+    "wide text": "The quick brown fox".encode("utf-16-le") * 100,
+    "zeros and ones": b"\0" * 500 + b"\xff" * 500 + b"\0\1" * 500,
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("claim", ["gap", "object", "section"])
+def test_data_is_not_taken_for_code(name: str, claim: str, tmp_path: Path) -> None:
+    """Code takes its address, too."""
+    data = DEAD + DATA[name]
+    text = take(0, 0x100) + ef.RET
+    if claim == "section":
+        content = lay((0, text), (0x100, data), fill=b"\0")
+        rodata = Sec(".rodata", BASE + 0x100, len(data), flags=2)
+        made = Shape((Part(R | X, BASE, content),), (TEXT, rodata), symbols=((BASE, 8, 2),)).make()
+    else:
+        symbols = [("main", 0, 8, ef.FUNC)] + ([("t", 0x100, len(data), ef.OBJECT)] if claim == "object" else [])
+        made = ef.make(ef.Elf(text=lay((0, text), (0x100, data)), symbols=symbols, exports=[("t", 0x100)]))
+    found = run(made, tmp_path)
+    assert sure(found) == set(), found.hits
+    assert sum(size for _, size in found.data) > len(data) // 2, found.data
+
+
+def test_what_is_suspect_counts_among_the_features(tmp_path: Path) -> None:
+    found = run(ef.make(ef.Elf(text=ef.RET + BAD + ef.AVX + BAD)), tmp_path)
+    assert "avx" in found.features
+
+
+def test_bytes_are_counted_by_what_they_are(tmp_path: Path) -> None:
+    text = lay((0, ef.RET), (16, random.Random(3).randbytes(2000)))
+    found = run(ef.make(ef.Elf(text=text, symbols=[("main", 0, 1, ef.FUNC), ("t", 16, 2000, ef.OBJECT)])), tmp_path)
+    assert dict(found.data) == {"padding": 4096 - 2016, "a symbol declares it to be data": 2000}
+    assert (found.decoded, found.unclassified) == (16, 0)
+
+
+def test_a_short_gap_is_padding(tmp_path: Path) -> None:
+    found = run(ef.make(ef.Elf(text=ef.RET + bytes(15), symbols=[("f", 0, 1, ef.FUNC)])), tmp_path)
+    assert (sure(found), found.decoded) == (set(), 16)
+
+
+# --- the tables --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("machine", [3, 6])
+@pytest.mark.parametrize("ident", [{}, {4: 2}, {5: 2}, {4: 7, 5: 9}])
+def test_linux_runs_32_bit_programs_of_any_class(machine: int, ident: dict[int, int]) -> None:
+    """EM_486 is run, too (arch/x86/include/asm/elf.h)."""
+    head = bytearray(struct.pack("<16sHHIIIIIHHHHHH", b"\x7fELF\1\1\1", 2, machine, 1, 0, 52, 0, 0, 52, 32, 1, 0, 0, 0))
+    head += struct.pack("<IIIIIIII", 1, 0, 0, 0, 84, 84, 5, 0x1000)
+    for at, value in ident.items():
+        head[at] = value
+    found = facts_of(bytes(head), "x")
+    assert (found.machine, found.bits, found.kind) == (EM_386, 32, "exec")
+
+
+@pytest.mark.parametrize(("place", "value"), [(18, 0x16), (16, 1), (16, 4)])
+def test_other_files_of_a_wrong_byte_order_are_not_run(place: int, value: int) -> None:
+    made = bytearray(no_sections(ef.AVX2))
+    made[place], made[5] = value, 2
+    assert facts_of(bytes(made), "x").regions == ()
+
+
+def test_segments_that_overlap() -> None:
+    shape = Shape((Part(R | X, BASE, ef.RET * 64), Part(R | X, BASE + 32, ef.RET * 64)))
+    with pytest.raises(AuditError, match="overlaps another one"):
+        facts_of(shape.make(), "x")
+
+
+def test_thousands_of_executable_segments() -> None:
+    shape = Shape(tuple(Part(R | X, BASE + 0x1000 * n, ef.RET) for n in range(65)))
+    made = bytearray(shape.make())
+    with pytest.raises(AuditError, match="65 executable segments"):
+        facts_of(bytes(made), "x")
+
+
+def test_regions_cover_the_pages_of_a_segment_once() -> None:
+    sections = (TEXT, Sec(".a", BASE + 32, 64, flags=2), Sec(".b", BASE + 64, 64, flags=2), Sec(".c", BASE + 200, 8))
+    shape = Shape((Part(R | X, BASE, bytes(range(256))), Part(R | W, BASE + 0x1000, bytes(64))), sections)
+    made = shape.make()
+    found = executable(made, read_layout(made, "x"), "x")
+    assert [(r.name, r.address - BASE, r.size, bool(r.claim)) for r in found] == [
+        (".text", 0, 16, False),
+        ("segment 0x401010", 16, 16, False),
+        (".a", 32, 64, True),
+        (".b", 96, 32, True),
+        ("segment 0x401080", 128, 72, False),
+        (".c", 200, 8, False),
+        ("segment 0x4010d0", 208, 48, False),
+        ("page 0x401100", 256, 4096 - 256, True),
+    ]
+
+
+# --- 10: branches that AMD reads in another way ------------------------------------------------------------------
+
+SHORT = {"condition": "660f8410000000", "jump": "66e910000000", "call": "66e810000000", "more": "662e0f8510000000"}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_branches_with_an_operand_size_prefix(name: str, tmp_path: Path) -> None:
+    text = bytes.fromhex(SHORT[name]) + ef.NOP * 32 + ef.RET
+    made = ef.make(ef.Elf(text=text, symbols=[("f", 0, len(text), ef.FUNC)]))
+    assert sure(run(made, tmp_path, amd=True)) == {"branch66"}
+    assert sure(run(made, tmp_path)) == set()
+
+
+def test_calls_of_the_thread_local_model_are_the_same_everywhere(tmp_path: Path) -> None:
+    text = bytes.fromhex("666648e810000000") + ef.NOP * 32 + ef.RET
+    made = ef.make(ef.Elf(text=text, symbols=[("f", 0, len(text), ef.FUNC)]))
+    assert sure(run(made, tmp_path, amd=True)) == set()
