@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from pikaforge.cpu.features import INVALID, table
+
+if TYPE_CHECKING:
+    from iced_x86 import Instruction
 
 DETECTING = ("CPUID", "XGETBV")
 """Instructions by which a program asks the CPU for its features."""
@@ -15,17 +19,15 @@ DETECTING = ("CPUID", "XGETBV")
 @lru_cache(maxsize=1)
 def features_by_code() -> tuple[tuple[str, ...], ...]:
     """Return the ids of the features that each opcode needs, indexed by iced's Code; it needs all of them."""
-    from iced_x86 import Code, CpuidFeature, Instruction  # noqa: PLC0415
+    from iced_x86 import Code, CpuidFeature  # noqa: PLC0415
 
     names = _constants(Code)
     labels = {number: name for name, number in _constants(CpuidFeature).items()}
     special = [(f.iced, f.instruction, f.id) for f in table().values() if f.instruction]
     found: list[tuple[str, ...]] = [()] * (max(names.values()) + 1)
-    instruction = Instruction()
     for name, number in names.items():
-        instruction.code = number  # type: ignore[assignment]  # an IntEnum for mypy, an int at run time
         ids = []
-        for feature in instruction.cpuid_features():
+        for feature in blank(number).cpuid_features():
             label = labels[feature]
             own = [
                 i for iced, begin, i in special if iced == label and re.match(rf"{begin}([A-Z]?|_.*|[DQ]_.*)$", name)
@@ -33,6 +35,15 @@ def features_by_code() -> tuple[tuple[str, ...], ...]:
             ids.append(own[0] if own else label.lower())
         found[number] = (INVALID,) if name == "INVALID" else tuple(ids)
     return tuple(found)
+
+
+def blank(code: int) -> Instruction:
+    """Return an instruction of an opcode, without operands."""
+    from iced_x86 import Instruction  # noqa: PLC0415
+
+    instruction = Instruction()
+    instruction.code = code  # type: ignore[assignment]  # an IntEnum for mypy, an int at run time
+    return instruction
 
 
 def _constants(holder: object) -> dict[str, int]:

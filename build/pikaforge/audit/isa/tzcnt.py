@@ -24,6 +24,7 @@ from pikaforge.audit.elf.layout import mapped, read_layout
 from pikaforge.audit.isa.dispatch.steps import InstructionStep
 from pikaforge.audit.isa.function_graph import Code, FunctionGraph, following, read_graph
 from pikaforge.audit.isa.nonzero import NEGATIONS, SHIFTS, Knowledge, states, value_of
+from pikaforge.audit.isa.opcodes import blank
 
 WORK = 200_000
 """Instructions that are read in one file. Behind that, all is open."""
@@ -127,10 +128,9 @@ def _use(graph: FunctionGraph, step: InstructionStep, state: Knowledge | None) -
 @lru_cache(maxsize=4096)
 def _carry_and_zero(code: int) -> tuple[bool, bool, bool]:
     """Return whether an opcode reads the carry or zero flag, whether it decides both, and whether it reads any flag."""
-    from iced_x86 import Instruction, RflagsBits  # noqa: PLC0415
+    from iced_x86 import RflagsBits  # noqa: PLC0415
 
-    instruction = Instruction()
-    instruction.code = code  # type: ignore[assignment]  # an IntEnum for mypy, an int at run time
+    instruction = blank(code)
     both = int(RflagsBits.CF | RflagsBits.ZF)
     read = instruction.rflags_read
     return bool(read & both), instruction.rflags_modified & both == both, bool(read)
