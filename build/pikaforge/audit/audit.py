@@ -117,6 +117,8 @@ def audit_tree(
             own=own,
             demand_waivers=rules.demand_waivers,
             distribution=packaged,
+            # What was compiled here never dispatches; of a tree that its image explains, only the image's libraries do.
+            foreign=not rules.demand_waivers and rules.distribution is None,
         ),
         linkage=judge_linkage.judge(read.judged, tree.links, rules.linkage),
         flags=judge_flags.judge(read.judged, own=own, march=rules.march, dropped=dropped),

@@ -46,7 +46,7 @@ class Finding:
     reason: str
     hints: tuple[str, ...] = ()
     doubt: str = ""
-    """In a library of the distribution: why no proof was found that the code runs only on CPUs with the features."""
+    """Where evidence counts: why no proof was found that the code runs only on CPUs with the features."""
 
     def line(self) -> str:
         """Return the finding without the verdict."""
@@ -57,6 +57,8 @@ class Finding:
 
 class DispatchedRecord(Strict):
     """A library of the distribution that was accepted with code beyond the target."""
+
+    # Also a file that others built and that is audited alone: then package, version and digest are empty.
 
     file: str = Field(description="In the tree.")
     package: str = Field(description="The package that it is from.")
@@ -70,10 +72,11 @@ class DispatchedRecord(Strict):
         """Return it in one line, for people."""
         some = ", ".join(self.functions[:SHOWN])
         more = f" and {len(self.functions) - SHOWN} more" if len(self.functions) > SHOWN else ""
-        return (
-            f"{self.file}, {self.package} {self.version} as its distribution has it: {', '.join(self.features)} in "
-            f"{some}{more}; {'; '.join(self.evidence)}"
-        )
+        count = f"dispatched: {len(self.functions)} functions"
+        origin = f", {self.package} {self.version} as its distribution has it" if self.package else f": {count}"
+        ways = self.evidence if self.package else self.evidence[:SHOWN]
+        rest = f" and {len(self.evidence) - len(ways)} more kinds of evidence" if len(self.evidence) > len(ways) else ""
+        return f"{self.file}{origin}: {', '.join(self.features)} in {some}{more}; {'; '.join(ways)}{rest}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +120,7 @@ def judge(
     own: frozenset[str],
     demand_waivers: bool = True,
     distribution: Mapping[str, PackagedRecord] | None = None,
+    foreign: bool = False,
 ) -> IsaVerdict:
     """Judge the code of a tree.
 
@@ -127,13 +131,15 @@ def judge(
         own: files that were compiled for the target; in others TZCNT is only a warning.
         demand_waivers: whether an unused waiver is a violation.
         distribution: the distribution's own files: with evidence, they may need features that the target lacks.
+        foreign: whether others built the files: then evidence counts in all of them but `own`.
     """
     packaged = distribution or {}
     used = {f for scan in scans for f in scan.features} - free()
     groups: dict[tuple[str, str, Level, str], _FindingGroup] = {}
     for scan in scans:
         for hit in scan.hits:
-            proven = bool(hit.evidence) and hit.file in packaged
+            dispatching = hit.file in packaged or (foreign and hit.file not in own)
+            proven = bool(hit.evidence) and dispatching
             if hit.feature in allowed.sure:
                 if not proven and not hit.suspect:
                     used.add(hit.feature)
@@ -145,7 +151,7 @@ def judge(
             group = groups.setdefault((hit.file, hit.function, level, reason), _FindingGroup(level, reason, hit))
             group.counts[hit.feature] = group.counts.get(hit.feature, 0) + hit.count
             group.hints.update(dict.fromkeys((*hit.hints, *([hit.evidence] if hit.evidence else []))))
-            if hit.doubt and hit.file in packaged:
+            if hit.doubt and dispatching:
                 group.doubts[hit.doubt] = None
             if hit.address < group.first.address:
                 group.first = hit
@@ -170,7 +176,7 @@ def judge(
 
 
 def _dispatched(findings: Iterable[Finding], packaged: Mapping[str, PackagedRecord]) -> tuple[DispatchedRecord, ...]:
-    """Return the distribution's files whose code beyond the target was accepted."""
+    """Return the files whose code beyond the target was accepted with evidence."""
     files: dict[str, list[Finding]] = {}
     for finding in findings:
         if finding.level == "dispatched":
@@ -178,9 +184,9 @@ def _dispatched(findings: Iterable[Finding], packaged: Mapping[str, PackagedReco
     return tuple(
         DispatchedRecord(
             file=file,
-            package=packaged[file].package,
-            version=packaged[file].version,
-            sha256=packaged[file].sha256,
+            package=packaged[file].package if file in packaged else "",
+            version=packaged[file].version if file in packaged else "",
+            sha256=packaged[file].sha256 if file in packaged else "",
             functions=tuple(dict.fromkeys(f.function for f in members)),
             features=tuple(sorted({name for f in members for name, _ in f.features})),
             evidence=tuple(dict.fromkeys(f.reason for f in members)),
