@@ -14,7 +14,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from pikaforge.audit import judge_flags, judge_instructions, judge_linkage
+from pikaforge.audit import hwcaps, judge_flags, judge_instructions, judge_linkage
 from pikaforge.audit.allowed_features import Allowed, from_gcc, from_macros, of_baseline
 from pikaforge.audit.audit_result import AuditResult, Rules
 from pikaforge.audit.distribution import Distribution, PackagedRecord
@@ -104,7 +104,11 @@ def audit_tree(
             "there is no x86-64 program or library to judge", where=tree.title, hint="\n".join(read.notes[:5])
         )
     packaged = _packaged(tree, read, allowed, rules.distribution)
+    levels = _levels(tree, read)
     sources = [_source(f, tree.elves[f.name], debug.get(f.name), packaged, rules) for f in read.judged]
+    sources = [
+        replace(s, allowed=allowed.sure | of_baseline(levels[s.file])) if s.file in levels else s for s in sources
+    ]
     ledger = _ledger(tree, allowed, rules, today)
     return AuditResult(
         title=tree.title,
@@ -119,6 +123,7 @@ def audit_tree(
             distribution=packaged,
             # What was compiled here never dispatches; of a tree that its image explains, only the image's libraries do.
             foreign=not rules.demand_waivers and rules.distribution is None,
+            levels=levels,
         ),
         linkage=judge_linkage.judge(read.judged, tree.links, rules.linkage),
         flags=judge_flags.judge(read.judged, own=own, march=rules.march, dropped=dropped),
@@ -127,6 +132,18 @@ def audit_tree(
         notes=tuple(read.notes),
         packaged=packaged,
     )
+
+
+def _levels(tree: ElfTree, read: _TreeFacts) -> dict[str, str]:
+    """Return the files that the loader takes only on CPUs of a level, with the level; add a note for each."""
+    if tree.whole:
+        found = hwcaps.levels(read.judged, tree.links)
+    else:
+        found = {name: level for name, path in tree.elves.items() if (level := hwcaps.level_of(str(path)))}
+    read.notes += [
+        f"{name}: judged for {level}: the loader takes it only on such CPUs" for name, level in found.items()
+    ]
+    return found
 
 
 def _ledger(tree: ElfTree, allowed: Allowed, rules: Rules, today: date) -> Ledger:

@@ -121,6 +121,7 @@ def judge(
     demand_waivers: bool = True,
     distribution: Mapping[str, PackagedRecord] | None = None,
     foreign: bool = False,
+    levels: Mapping[str, str] | None = None,
 ) -> IsaVerdict:
     """Judge the code of a tree.
 
@@ -132,16 +133,19 @@ def judge(
         demand_waivers: whether an unused waiver is a violation.
         distribution: the distribution's own files: with evidence, they may need features that the target lacks.
         foreign: whether others built the files: then evidence counts in all of them but `own`.
+        levels: libraries that the loader takes only on CPUs of a level: they were scanned with its features, which no
+            machine that lacks them needs.
     """
     packaged = distribution or {}
-    used = {f for scan in scans for f in scan.features} - free()
+    apart = levels or {}
+    used = {f for scan in scans if scan.file not in apart for f in scan.features} - free()
     groups: dict[tuple[str, str, Level, str], _FindingGroup] = {}
     for scan in scans:
         for hit in scan.hits:
             dispatching = hit.file in packaged or (foreign and hit.file not in own)
             proven = bool(hit.evidence) and dispatching
             if hit.feature in allowed.sure:
-                if not proven and not hit.suspect:
+                if not proven and not hit.suspect and hit.file not in apart:
                     used.add(hit.feature)
                 continue
             accepted: tuple[Level, str] = ("dispatched", hit.evidence)

@@ -10,15 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from pikaforge.audit.elf.layout import ET_DYN, mapped, read_layout
+from pikaforge.audit.elf.layout import ET_DYN, Buffer, mapped, read_layout
 from pikaforge.audit.elf.pointers import read_pointers
 from pikaforge.audit.isa.dispatch import known as known_table
 from pikaforge.audit.isa.dispatch.graph import Reach, read_graph
 from pikaforge.audit.isa.dispatch.known import Dispatcher
-from pikaforge.audit.isa.dispatch.library import Library
+from pikaforge.audit.isa.dispatch.library import BODIES, BODY, Library
 from pikaforge.audit.isa.dispatch.library_run import WORK, LibraryRun
+from pikaforge.audit.isa.dispatch.local import local_evidence
+from pikaforge.audit.isa.dispatch.steps import body
 from pikaforge.audit.isa.opcodes import features_by_code
-from pikaforge.audit.isa.ranges import CodeMap
+from pikaforge.audit.isa.ranges import GAP, CodeMap
 from pikaforge.audit.isa.worker_pool import WorkerPool
 from pikaforge.errors import AuditError
 
@@ -57,15 +59,16 @@ def find_evidence(
         known: the entry for the library in the table of known dispatchers, if there is one.
 
     Returns:
-        The evidence by piece and feature; empty if the file is no library, or is too large.
+        The evidence by piece and feature; of a file that is no library, or is too large, only what functions themselves
+        give.
     """
-    if not wanted or code.size > LIMIT:
+    if not wanted:
         return {}
     try:
         with mapped(path) as data:
             layout = read_layout(data, str(path))
-            if layout.type != ET_DYN:
-                return {}
+            if layout.type != ET_DYN or code.size > LIMIT:
+                return _locally(data, code, wanted)
             graph = read_graph(path, data, layout, code, read_pointers(data, layout, str(path)), pool=pool)
             return _Search(Library(data, layout, graph, frozenset(asking))).look(wanted, known)
     except AuditError as error:
@@ -74,6 +77,22 @@ def find_evidence(
             for piece, names in wanted.items()
             for feature in names
         }
+
+
+def _locally(data: Buffer, code: CodeMap, wanted: Mapping[int, frozenset[str]]) -> dict[tuple[int, str], Evidence]:
+    """Return the evidence that the functions themselves give, without the references of the whole file."""
+    found = {}
+    spent = 0
+    for piece, names in wanted.items():
+        start, end, offset = code.starts[piece], code.ends[piece], code.offsets[piece]
+        spent += end - start
+        if code.kinds[piece] == GAP or end - start > BODY or spent > BODIES:
+            continue
+        held = body(bytes(data[offset : offset + end - start]), start)
+        for feature in names:
+            if text := local_evidence(held, feature, set(), loose=start not in code.plain):
+                found[piece, feature] = Evidence(proven=True, text=text)
+    return found
 
 
 class _Search:
@@ -96,6 +115,11 @@ class _Search:
                 found[piece, feature] = self._judged(piece, feature, run, reach)
         if known is not None and self._library.asking:
             self._vouched(wanted, known, found)
+        for (piece, feature), old in found.items():
+            loose = self._library.code.starts[piece] not in self._library.code.plain
+            entries = set(self._library.entries(piece))
+            if not old.proven and (text := local_evidence(self._library.body(piece), feature, entries, loose=loose)):
+                found[piece, feature] = Evidence(proven=True, text=text)
         return found
 
     def _vouched(

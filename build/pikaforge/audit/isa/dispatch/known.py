@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from packaging.version import Version
 
+from pikaforge.audit.isa.dispatch.game import forced, setter, starts_of
 from pikaforge.audit.isa.dispatch.steps import Body, InstructionStep
 from pikaforge.cpu import features
 
@@ -94,9 +95,7 @@ def decided(code: Body, targets: Set[int], entries: Set[int], *, loose: bool) ->
     """
     if not code.sound:
         return set()
-    starts = {0, *(code.block_at(entry) for entry in entries)}
-    if loose or not _jumps(code):
-        starts |= set(code.loose)
+    starts = starts_of(code, entries, loose=loose)
     out = set()
     for target in targets:
         naming = {
@@ -105,13 +104,9 @@ def decided(code: Body, targets: Set[int], entries: Set[int], *, loose: bool) ->
             if any(_names(step, target) for step in code.steps[block.first : block.last])
         }
         own = {i for i in naming if _leaves_by_flag(code, i, target)}
-        if naming and not starts & _forced(code, naming - own):
+        if naming and not starts & forced(code, naming - own, _on_flag):
             out.add(target)
     return out
-
-
-def _jumps(code: Body) -> list[int]:
-    return [i for i, b in enumerate(code.blocks) if code.steps[b.last - 1].flow == "jump?"]
 
 
 def _names(step: InstructionStep, address: int) -> bool:
@@ -130,34 +125,10 @@ def _leaves_by_flag(code: Body, index: int, target: int) -> bool:
     )
 
 
-def _forced(code: Body, wanted: Set[int]) -> set[int]:
-    """Return the blocks from which the second player can reach one of some blocks, whatever the first one chooses."""
-    before: dict[int, set[int]] = {}
-    following = {index: set(targets) for index, targets in enumerate(code.following)}
-    for index in _jumps(code):
-        following[index] |= set(code.loose)
-    for index, targets in following.items():
-        for target in targets:
-            before.setdefault(target, set()).add(index)
-    forced, waiting = set(wanted), list(wanted)
-    while waiting:
-        for index in before.get(waiting.pop(), ()):
-            if index not in forced and (not _on_flag(code, index) or following[index] <= forced):
-                forced.add(index)
-                waiting.append(index)
-    return forced
-
-
 def _on_flag(code: Body, index: int) -> bool:
     """Return whether a block ends with a test of a flag: whether a number of few bytes, or a part of it, is zero."""
-    block = code.blocks[index]
-    last = code.steps[block.last - 1]
-    if last.flow != "branch" or last.condition not in ("e", "ne"):
-        return False
-    for step in reversed(code.steps[block.first : block.last - 1]):
-        if step.flags:
-            return _tests_flag(step)
-    return False
+    step = setter(code, index)
+    return step is not None and _tests_flag(step)
 
 
 def _tests_flag(step: InstructionStep) -> bool:

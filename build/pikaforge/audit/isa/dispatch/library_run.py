@@ -219,6 +219,7 @@ class LibraryRun:
             arguments=arguments,
             entries=() if arguments else self._library.entries(piece),
             loose=self._code.starts[piece] not in self._code.plain,
+            pair=self._code.starts[piece] not in self._graph.resolvers,
         )
         loaded = self._loaded
         self._given, self._loaded = before
