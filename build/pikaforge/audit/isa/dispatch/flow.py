@@ -11,8 +11,8 @@ What is assumed about compiled code:
 - it keeps to the calling convention of the System V ABI;
 - it writes through a pointer only to the thing that the pointer points to, and different arguments point to different
   things;
-- it returns addresses in %rax, and in %rdx the second word of a structure. What a conditional move has not taken is a
-  leftover there; an ifunc resolver returns one word.
+- it returns addresses in %rax, and in %rdx the second word of a structure. What a conditional move has not taken, or
+  what was only compared, is a leftover there; an ifunc resolver returns one word.
 
 What is not understood (vector registers, string instructions, unknown calls) leaves unknown results. Addresses of code
 and data that can get out of the function count as used.
@@ -26,7 +26,18 @@ from pikaforge.audit.isa.dispatch import values as v
 from pikaforge.audit.isa.dispatch.conditions import holds
 from pikaforge.audit.isa.dispatch.instructions import execute
 from pikaforge.audit.isa.dispatch.machine import ExecutionState
-from pikaforge.audit.isa.dispatch.state import FILE, CpuState, Environment, Frame, Summary, Trace, both, forget, keep
+from pikaforge.audit.isa.dispatch.state import (
+    COMPARED,
+    FILE,
+    CpuState,
+    Environment,
+    Frame,
+    Summary,
+    Trace,
+    both,
+    forget,
+    keep,
+)
 from pikaforge.audit.isa.dispatch.steps import ARGUMENTS, RAX, RDX, RSP, VOLATILE, Body, InstructionStep
 from pikaforge.audit.isa.dispatch.values import UNKNOWN, Value
 
@@ -141,7 +152,10 @@ class _Run(ExecutionState):
             for base, low in new.escaped.items():
                 escaped[base] = min(low, escaped.get(base, low))
         flags = old.flags if old.flags == new.flags else None
-        joint = CpuState(registers, frame, flags, escaped, old.called or new.called or written, old.spent & new.spent)
+        spent = old.spent & new.spent
+        if old.leftover(RDX) and new.leftover(RDX):
+            spent |= COMPARED << RDX
+        joint = CpuState(registers, frame, flags, escaped, old.called or new.called or written, spent)
         return None if joint == old else joint
 
     def _joined_frame(self, old: Frame, new: Frame, *, widen: bool) -> Frame:
@@ -212,7 +226,7 @@ class _Run(ExecutionState):
 
     def _leave(self, step: InstructionStep, state: CpuState) -> None:
         """Leave by an indirect jump, which is to a case of a switch, or to another function."""
-        self.read(step.operands[0], state)
+        self.hand_on(self.read(step.operands[0], state))
         self.outgoing(state)
         for block in self.code.loose if self.jumps else ():
             self._enter(block, state)
@@ -235,7 +249,7 @@ class _Run(ExecutionState):
 
     def _return(self, state: CpuState) -> None:
         self.hand_on(state.registers[RAX])
-        if self.pair and not state.spent >> RDX & 1:
+        if self.pair and not state.leftover(RDX):
             self.hand_on(state.registers[RDX])
         summary = self.trace.summary
         value = state.registers[RAX]
@@ -251,7 +265,7 @@ class _Run(ExecutionState):
         given = [state.registers[r] for r in ARGUMENTS]
         summary: Summary | None = None
         if step.flow == "call?":
-            self.read(step.operands[0], state)
+            self.hand_on(self.read(step.operands[0], state))
         elif step.target != step.following:
             self.trace.references.add(step.target)
             summary = self.environment.call(step.target, given)

@@ -163,7 +163,7 @@ class LibraryRun:
             users = {p for s in self._near(start) for p in self._graph.users.get(s, ())}
             if len(users) <= SHARED:
                 more |= users
-        more |= self._between()
+        more |= self._between() | self._naming()
         if more - self._asking:
             self._changed = True
             self._asking |= more
@@ -183,6 +183,16 @@ class LibraryRun:
                 if (callers := self._graph.callers.get(piece)) and all(s in self._asking for s, _ in callers)
             }
         return found
+
+    def _naming(self) -> set[int]:
+        """Return functions that take the address of a wanted piece: they may only compare a pointer with it."""
+        found = set()
+        for piece in self._wanted:
+            start = self._code.starts[piece]
+            for source, address in self._graph.callers.get(piece, ()):
+                if address == start and source not in self._wanted and not self._calls(source, start):
+                    found.add(source)
+        return found if len(found) <= SHARED else set()
 
     def _run(self, piece: int, arguments: tuple[Value, ...]) -> Trace | None:
         """Return what a piece may do with some arguments; None if it cannot be run."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pikaforge.audit.isa.dispatch import values as v
-from pikaforge.audit.isa.dispatch.state import FILE, CpuState, Environment, Trace, forget, held, keep
+from pikaforge.audit.isa.dispatch.state import COMPARED, FILE, CpuState, Environment, Trace, forget, held, keep
 from pikaforge.audit.isa.dispatch.steps import ARGUMENTS, NONE, RIP, RSP, Operand
 from pikaforge.audit.isa.dispatch.values import NO_ADDRESSES, UNKNOWN, Value
 
@@ -102,7 +102,7 @@ class ExecutionState:
             size = operand.size
             new = v.low(value, 4) if size == 4 else v.merged(old, v.low(value, size), size, operand.shift)
             state.registers[operand.register] = new
-            state.spent &= ~(1 << operand.register)
+            state.spent &= ~((1 | COMPARED) << operand.register)
         elif operand.kind == "m":
             self.store(self.place(operand, state), operand.size, value, state)
         else:
