@@ -23,7 +23,7 @@ from typing import Literal, cast, get_args
 
 Policy = Literal["baseline", "ignored", "judged", "guarded", "dangerous"]
 FOLDER = Path(__file__).parent
-TABLES = ("features.csv", "guards.csv", "dispatchers.csv")
+TABLES = ("features.csv", "guards.csv", "dispatchers.csv", "go_dispatchers.csv")
 INVALID = "invalid"
 """The id for bytes that are no instruction; always judged."""
 

@@ -35,7 +35,7 @@ PADDING = b"\x00\x90\xcc"
 """Bytes that fill gaps: zeros, NOP, INT3."""
 SHORT_GAP = 32
 """Bytes of the longest gap whose content is remembered as clean: files have the same short gaps again and again."""
-UNDISPATCHED = frozenset({INVALID, "tzcnt"})
+UNDISPATCHED = frozenset({"tzcnt"})
 """Findings for which no evidence is looked for, because no library dispatches them by CPU."""
 
 
@@ -290,7 +290,7 @@ def _with(hit: Hit, code: CodeMap, asking: Set[int], proofs: Mapping[tuple[int, 
     found = proofs.get((piece, hit.feature))
     return replace(
         hit,
-        hints=find_hints(code, piece, asking),
+        hints=() if hit.feature == INVALID else find_hints(code, piece, asking),
         evidence=found.text if found is not None and found.proven else "",
         doubt=found.text if found is not None and not found.proven else "",
     )

@@ -13,15 +13,17 @@ from pathlib import Path
 from pikaforge.audit.elf.layout import ET_DYN, Buffer, mapped, read_layout
 from pikaforge.audit.elf.pointers import read_pointers
 from pikaforge.audit.isa.dispatch import known as known_table
+from pikaforge.audit.isa.dispatch.go import go_evidence, is_go
 from pikaforge.audit.isa.dispatch.graph import Reach, read_graph
 from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.library import BODIES, BODY, Library
 from pikaforge.audit.isa.dispatch.library_run import WORK, LibraryRun
-from pikaforge.audit.isa.dispatch.local import local_evidence
+from pikaforge.audit.isa.dispatch.local import local_evidence, skipped
 from pikaforge.audit.isa.dispatch.steps import body
 from pikaforge.audit.isa.opcodes import features_by_code
 from pikaforge.audit.isa.ranges import GAP, CodeMap
 from pikaforge.audit.isa.worker_pool import WorkerPool
+from pikaforge.cpu.features import INVALID
 from pikaforge.errors import AuditError
 
 LIMIT = 64 << 20
@@ -67,10 +69,18 @@ def find_evidence(
     try:
         with mapped(path) as data:
             layout = read_layout(data, str(path))
-            if layout.type != ET_DYN or code.size > LIMIT:
-                return _locally(data, code, wanted)
+            if is_go(code):
+                found = go_evidence(path, data, layout, code, wanted, pool=pool)
+                return {
+                    **_locally(data, code, wanted),
+                    **{key: Evidence(proven=True, text=text) for key, text in found.items()},
+                }
+            found = _locally(data, code, wanted)
+            if layout.type != ET_DYN or code.size > LIMIT or all(names <= {INVALID} for names in wanted.values()):
+                return found
             graph = read_graph(path, data, layout, code, read_pointers(data, layout, str(path)), pool=pool)
-            return _Search(Library(data, layout, graph, frozenset(asking))).look(wanted, known)
+            found = {key: evidence for key, evidence in found.items() if key[1] == INVALID}
+            return {**found, **_Search(Library(data, layout, graph, frozenset(asking))).look(wanted, known)}
     except AuditError as error:
         return {
             (piece, feature): Evidence(proven=False, text=f"its references cannot be read: {error.message}")
@@ -88,9 +98,11 @@ def _locally(data: Buffer, code: CodeMap, wanted: Mapping[int, frozenset[str]]) 
         spent += end - start
         if code.kinds[piece] == GAP or end - start > BODY or spent > BODIES:
             continue
-        held = body(bytes(data[offset : offset + end - start]), start)
+        raw = bytes(data[offset : offset + end - start])
         for feature in names:
-            if text := local_evidence(held, feature, set(), loose=start not in code.plain):
+            text = skipped(raw, start, INVALID, set()) if feature == INVALID else ""
+            text = text or local_evidence(body(raw, start), feature, set(), loose=start not in code.plain)
+            if text:
                 found[piece, feature] = Evidence(proven=True, text=text)
     return found
 
@@ -105,7 +117,7 @@ class _Search:
         """Return the evidence by piece and feature."""
         found = {}
         work = WORK
-        for feature in sorted({name for names in wanted.values() for name in names}):
+        for feature in sorted({name for names in wanted.values() for name in names} - {INVALID}):
             pieces = {piece for piece, names in wanted.items() if feature in names}
             run = LibraryRun(self._library, feature, pieces, work=work)
             run.settle()

@@ -91,3 +91,43 @@ def local_evidence(code: Body, feature: str, entries: Set[int], *, loose: bool) 
         used = [t.text for t in fitting if any(t.decisive(code, i) for i in range(len(code.blocks)))]
         return "; ".join(text for text in texts if text in used)
     return ""
+
+
+def reached_codes(raw: bytes, start: int, entries: Set[int]) -> set[int] | None:
+    """Return iced's codes of the instructions that direct control flow leads to; None if it cannot be followed.
+
+    Args:
+        raw: the bytes of a function.
+        start: its address.
+        entries: addresses in it, beside its start, at which other code enters it.
+    """
+    from iced_x86 import Decoder, FlowControl  # noqa: PLC0415
+
+    ending = {FlowControl.RETURN, FlowControl.EXCEPTION, FlowControl.UNCONDITIONAL_BRANCH}
+    codes: set[int] = set()
+    seen: set[int] = set()
+    waiting = [start, *entries]
+    while waiting:
+        at = waiting.pop()
+        if at in seen or not start <= at < start + len(raw):
+            continue
+        for step in Decoder(64, raw[at - start :], ip=at):
+            if step.ip in seen:
+                break
+            seen.add(step.ip)
+            codes.add(step.code)
+            if step.code == 0 or step.flow_control == FlowControl.INDIRECT_BRANCH:
+                return None
+            if step.near_branch_target and step.flow_control != FlowControl.CALL:
+                waiting.append(step.near_branch_target)
+            if step.flow_control in ending:
+                break
+    return codes
+
+
+def skipped(raw: bytes, start: int, feature: str, entries: Set[int]) -> str:
+    """Return the evidence that a function jumps over all bytes which would need a feature; empty without any."""
+    codes = reached_codes(raw, start, entries)
+    if codes is None or any(feature in features_by_code()[code] for code in codes):
+        return ""
+    return "bytes that the function jumps over: no way through it leads there"
