@@ -25,6 +25,7 @@ from pikaforge.audit.finding import LineRecord
 from pikaforge.audit.inputs import ElfTree, open_inputs, open_package
 from pikaforge.audit.isa.decode import CodeSource, scan
 from pikaforge.audit.isa.dispatch.known import known as known_dispatcher
+from pikaforge.audit.isa.dispatch.known import known_file
 from pikaforge.audit.judge_allocator import AllocatorVerdict
 from pikaforge.audit.judge_allocator import judge as judge_allocator
 from pikaforge.audit.waivers import Ledger
@@ -191,7 +192,10 @@ def _source(
     """Return a file to decode; in a distribution's own library every feature beyond the baseline is a finding."""
     library = packaged.get(fact.name)
     if library is None or rules.distribution is None:
-        return CodeSource(file=fact.name, path=path, debug=debug)
+        others = not rules.demand_waivers and rules.distribution is None
+        return CodeSource(
+            file=fact.name, path=path, debug=debug, known=known_file(path, fact.soname) if others else None
+        )
     return CodeSource(
         file=fact.name,
         path=path,

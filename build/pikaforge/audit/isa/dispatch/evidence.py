@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pikaforge.audit.elf.layout import ET_DYN, Buffer, mapped, read_layout
-from pikaforge.audit.elf.pointers import read_pointers
+from pikaforge.audit.elf.pointers import import_places, read_pointers
 from pikaforge.audit.isa.dispatch import known as known_table
 from pikaforge.audit.isa.dispatch.go import go_evidence, is_go
 from pikaforge.audit.isa.dispatch.graph import Reach, read_graph
@@ -19,15 +19,19 @@ from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.library import BODIES, BODY, Library
 from pikaforge.audit.isa.dispatch.library_run import WORK, LibraryRun
 from pikaforge.audit.isa.dispatch.local import local_evidence, skipped
-from pikaforge.audit.isa.dispatch.steps import body
+from pikaforge.audit.isa.dispatch.steps import NONE, RIP, Operand, body
 from pikaforge.audit.isa.opcodes import features_by_code
-from pikaforge.audit.isa.ranges import GAP, CodeMap
+from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
 from pikaforge.audit.isa.worker_pool import WorkerPool
 from pikaforge.cpu.features import INVALID
 from pikaforge.errors import AuditError
 
 LIMIT = 64 << 20
 """Bytes of code above which no evidence is looked for, because it takes one or two more passes over the code."""
+KEPT_BY_LOADER = frozenset(
+    {"_rtld_global_ro", "_dl_x86_get_cpu_features", "__x86_get_cpu_features", "__get_cpu_features"}
+)
+"""What glibc's loader keeps of the CPU's answers, and functions that return it (glibc sysdeps/x86/cpu-features.c)."""
 SHOWN = 3
 """The most functions that a text names."""
 
@@ -107,6 +111,12 @@ def _locally(data: Buffer, code: CodeMap, wanted: Mapping[int, frozenset[str]]) 
     return found
 
 
+def _touches(operand: Operand, address: int) -> bool:
+    """Return whether an operand is memory at a fixed place that includes an address."""
+    fixed = operand.kind == "m" and operand.register == RIP and operand.index_register == NONE
+    return fixed and operand.value <= address < operand.value + max(operand.size, 1)
+
+
 class _Search:
     """The search for evidence in one library."""
 
@@ -115,44 +125,107 @@ class _Search:
 
     def look(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher | None) -> dict[tuple[int, str], Evidence]:
         """Return the evidence by piece and feature."""
-        found = {}
+        found = self._by_loader(wanted, known) if known is not None and known.by == "loader" else {}
         work = WORK
         for feature in sorted({name for names in wanted.values() for name in names} - {INVALID}):
-            pieces = {piece for piece, names in wanted.items() if feature in names}
+            pieces = {p for p, names in wanted.items() if feature in names and (p, feature) not in found}
+            if not pieces:
+                continue
             run = LibraryRun(self._library, feature, pieces, work=work)
             run.settle()
             work = max(run.work, 0)
             reach = self._library.graph.reach(run.open)
             for piece in pieces:
                 found[piece, feature] = self._judged(piece, feature, run, reach)
-        if known is not None and self._library.asking:
+        if known is not None and known.by == "flag" and self._library.asking:
             self._vouched(wanted, known, found)
         for (piece, feature), old in found.items():
-            loose = self._library.code.starts[piece] not in self._library.code.plain
-            entries = set(self._library.entries(piece))
-            if not old.proven and (text := local_evidence(self._library.body(piece), feature, entries, loose=loose)):
+            if not old.proven and (text := self._only_loaded(piece) or self._by_itself(piece, feature)):
                 found[piece, feature] = Evidence(proven=True, text=text)
+        return found
+
+    def _by_itself(self, piece: int, feature: str) -> str:
+        """Return the evidence that is within a piece; empty without any."""
+        loose = self._library.code.starts[piece] not in self._library.code.plain
+        entries = set(self._library.entries(piece))
+        return local_evidence(self._library.body(piece), feature, entries, loose=loose)
+
+    def _only_loaded(self, piece: int) -> str:
+        """Return the evidence that a gap is data: code only loads what is there; empty without any."""
+        callers = self._library.graph.callers.get(piece, frozenset())
+        if self._library.code.kinds[piece] != GAP or piece in self._library.pointed or not callers:
+            return ""
+        for source, address in callers:
+            held = self._library.body(source)
+            loads = [step for step in held.steps if any(_touches(o, address) for o in step.operands)]
+            led = any(step.target == address for step in held.steps)
+            if led or not loads or any(step.name == "LEA" or step.flow != "next" for step in loads):
+                return ""
+        names = list(dict.fromkeys(self._library.code.name(source) for source, _ in sorted(callers)))
+        return f"data, which {', '.join(names[:SHOWN])} only {'load' if len(names) > 1 else 'loads'}"
+
+    def _named(self, known: Dispatcher) -> frozenset[int]:
+        """Return the addresses of exported functions whose names say for which CPUs they are."""
+        code = self._library.code
+        return frozenset(
+            address
+            for address in self._library.graph.given
+            if (piece := code.at(address)) != NOWHERE and known.names(code.name(piece))
+        )
+
+    def _by_loader(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
+        """Return the evidence for code that ifunc resolvers choose which read what the loader keeps of the CPU."""
+        library, graph = self._library, self._library.graph
+        places = import_places(library.data, library.layout, known.soname, KEPT_BY_LOADER)
+        resolving = {library.code.at(address) for address in graph.resolvers}
+        reading = {p for p in resolving if not places.isdisjoint(graph.references.get(p, ()))}
+        reach = graph.reach(lambda piece: set() if piece in reading else None)
+        found = {}
+        for piece, names in wanted.items():
+            doors = [] if piece in reach.pieces else self._doors(piece, reach)
+            if doors and reading.issuperset(doors):
+                text = f"{known.text}; {self._text(doors)}"
+                found |= {(piece, name): Evidence(proven=True, text=text) for name in names if known.has(name)}
         return found
 
     def _vouched(
         self, wanted: Mapping[int, frozenset[str]], known: Dispatcher, found: dict[tuple[int, str], Evidence]
     ) -> None:
         """Accept what the table vouches for: code that is reached only by functions which test a flag first."""
-        pieces = {piece for piece, names in wanted.items() if names & known.features}
-        doors = {source for piece in pieces for source, _ in self._library.graph.callers.get(piece, ())} - pieces
+        own = self._named(known)
+        pieces = {piece for piece, names in wanted.items() if any(map(known.has, names))}
+        pieces |= {self._library.code.at(address) for address in own}
+        doors = {source for piece in pieces for source in self._namers(piece)} - pieces
         kept = {door: self._kept_from(door, pieces) for door in doors}
         reach = self._library.graph.reach(
-            lambda piece: set(self._library.graph.targets(piece)) - kept[piece] if piece in kept else None
+            lambda piece: set(self._library.graph.targets(piece)) - kept[piece] if piece in kept else None, without=own
         )
+        named = {self._library.code.at(address) for address in own}
         for (piece, feature), old in found.items():
-            if not old.proven and feature in known.features and piece not in reach.pieces and self._doors(piece, reach):
+            led = piece in named or self._doors(piece, reach)
+            if not old.proven and known.has(feature) and piece not in reach.pieces and led:
                 found[piece, feature] = Evidence(proven=True, text=known.text)
 
     def _kept_from(self, door: int, pieces: Set[int]) -> set[int]:
         """Return the addresses in some pieces that a function uses only after a test of a flag."""
-        named = {address for address in self._library.graph.targets(door) if self._library.code.at(address) in pieces}
+        named = {address for address in self._library.graph.targets(door) if self._leads_to(address) & pieces}
+        named = {address for address in named if self._leads_to(address) <= pieces}
         loose = self._library.code.starts[door] not in self._library.code.plain
         return known_table.decided(self._library.body(door), named, set(self._library.entries(door)), loose=loose)
+
+    def _namers(self, piece: int) -> set[int]:
+        """Return the pieces that refer to a piece, or to an object of data that holds a pointer to it."""
+        found = {source for source, _ in self._library.graph.callers.get(piece, ())}
+        for start in self._library.holders.get(piece, ()):
+            found |= self._library.graph.users.get(start, frozenset())
+        return found
+
+    def _leads_to(self, address: int) -> set[int]:
+        """Return the pieces that an address leads to: its own, or those to which the object there holds pointers."""
+        piece = self._library.code.at(address)
+        if piece != NOWHERE:
+            return {piece}
+        return {self._library.code.at(value) for value in self._library.graph.pointers.get(address, ())}
 
     def _judged(self, piece: int, feature: str, run: LibraryRun, reach: Reach) -> Evidence:
         if run.problem:
@@ -179,10 +252,7 @@ class _Search:
         seen, waiting = {piece}, [piece]
         while waiting:
             at = waiting.pop()
-            sources = {source for source, _ in self._library.graph.callers.get(at, ())}
-            for start in self._library.holders.get(at, ()):
-                sources |= self._library.graph.users.get(start, frozenset())
-            for source in sorted(sources - seen):
+            for source in sorted(self._namers(at) - seen):
                 seen.add(source)
                 if source in reach.pieces:
                     doors[source] = None

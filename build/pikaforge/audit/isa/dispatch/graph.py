@@ -28,6 +28,11 @@ WORD = 8
 """Bytes of a pointer."""
 ENDING = frozenset({"RETURN", "UNCONDITIONAL_BRANCH", "INDIRECT_BRANCH", "EXCEPTION"})
 """Kinds of instructions, by iced, after which the next one does not run."""
+JUMP_THROUGH = b"\xff\x25"
+"""jmp *place(%rip)"""
+STUB_STARTS = ((5, b"\xf3\x0f\x1e\xfa\xf2"), (4, b"\xf3\x0f\x1e\xfa"), (1, b"\xf2"), (0, b""))
+"""What may be before it in a stub: endbr64, and the prefix bnd."""
+STUB_ALIGNMENT = 8
 Found = list[tuple[int, "array[int]", bool]]
 """Index of a piece, the addresses that it refers to, and whether it may run on into the next piece."""
 
@@ -99,6 +104,9 @@ class Graph:
     """Ranges of data that the program may change."""
     pointed: frozenset[int]
     """Objects that pointers in data point to, or that others may use from the start."""
+    stubs: Mapping[int, int] = field(default_factory=dict)
+    """Stubs by which a library calls functions that others may replace (PLT), with the place of the function's address.
+    In `references` and `callers` the place stands for the stub."""
 
     def object_at(self, address: int) -> int | None:
         """Return the address of the object that holds an address; None if it is before all objects."""
@@ -118,6 +126,11 @@ class Graph:
         """Return whether an address is in data that the program may change."""
         return any(low <= address < high for low, high in self.writable)
 
+    def through_stub(self, address: int) -> int:
+        """Return the library's own function that a stub leads to; any other address as it is."""
+        held = self.pointers.get(self.stubs.get(address, 0), ())
+        return held[0] if len(held) == 1 else address
+
     def targets(self, piece: int) -> Iterable[int]:
         """Yield all addresses that a piece refers to, or runs on into."""
         yield from self.references.get(piece, ())
@@ -135,16 +148,18 @@ class Graph:
         lone = {start for start in self.pointers if start not in self.users and start not in self.pointed}
         return set(self.given) | unnamed | lone
 
-    def reach(self, open_: Callable[[int], Iterable[int] | None]) -> Reach:
+    def reach(self, open_: Callable[[int], Iterable[int] | None], *, without: Set[int] = frozenset()) -> Reach:
         """Return what is reached from outside of the library.
 
         Args:
             open_: returns the addresses that a piece leads to; None means all that it refers to.
+            without: addresses that others do not use, although they could.
         """
         reach = Reach()
-        waiting: deque[tuple[int, int]] = deque((address, NOWHERE) for address in sorted(self.roots()))
+        waiting: deque[tuple[int, int]] = deque((address, NOWHERE) for address in sorted(self.roots() - without))
         while waiting:
             address, source = waiting.popleft()
+            address = self.stubs.get(address, address)
             piece = self.code.at(address)
             if piece != NOWHERE:
                 if piece in reach.pieces:
@@ -202,6 +217,12 @@ def read_graph(
             found[index] = addresses
             if on:
                 through.add(index)
+    stubs = _stubs(data, layout)
+    for piece in {code.at(stub) for stub in stubs}:
+        found.pop(piece, None)
+        through.discard(piece)
+    if stubs:
+        found = {piece: array("Q", (stubs.get(a, a) for a in addresses)) for piece, addresses in found.items()}
     running = [(r.address, r.address + r.size) for r in regions(data, layout, str(path))]
     callers, users = _uses(code, found, through, running)
     named = {value for _, value in given.stored} | given.given
@@ -231,7 +252,25 @@ def read_graph(
         places=given.places,
         writable=tuple((s.address, s.address + s.memory_size) for s in loads if s.flags & PF_W and not s.flags & PF_X),
         pointed=frozenset(data_named),
+        stubs=stubs,
     )
+
+
+def _stubs(data: Buffer, layout: Layout) -> dict[int, int]:
+    """Return the addresses of stubs, with the places that they jump through (x86-64 psABI, 5.2; CET: endbr64 first)."""
+    found = {}
+    for section in layout.sections:
+        if not section.name.startswith(".plt") or not section.in_file:
+            continue
+        raw = data[section.offset : section.offset + section.size]
+        at = raw.find(JUMP_THROUGH)
+        while 0 <= at <= len(raw) - 6:
+            before = next((n for n, code in STUB_STARTS if at >= n and raw[at - n : at] == code), None)
+            if before is not None and (at - before) % STUB_ALIGNMENT == 0:
+                distance = int.from_bytes(raw[at + 2 : at + 6], "little", signed=True)
+                found[section.address + at - before] = section.address + at + 6 + distance
+            at = raw.find(JUMP_THROUGH, at + 6)
+    return found
 
 
 def _uses(

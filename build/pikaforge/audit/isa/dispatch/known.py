@@ -1,8 +1,12 @@
 """Known dispatchers: libraries that keep the CPU's answer where the analysis cannot follow it.
 
 `dispatchers.csv` lists them by package, range of upstream versions and soname, with the features, the way in which they
-ask the CPU, and the source of that. An entry vouches for the meaning of a flag, and not for every function. The
-analysis must still show that each way into code which needs the features depends on a test of a flag (`decided`).
+ask the CPU, and the source of that. An entry vouches for one thing, and not for every function; the analysis must still
+show the rest. The things are (column `by`):
+
+- `flag`: the meaning of a flag. Each way into code which needs the features depends on a test of a flag (`decided`).
+  Functions that the library exports under a name of its own for some CPUs (column `exports`) are no such way.
+- `loader`: what the loader of glibc keeps. The code is chosen by ifunc resolvers that read it.
 """
 
 from __future__ import annotations
@@ -11,9 +15,13 @@ import re
 from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Literal, cast, get_args
 
 from packaging.version import Version
 
+from pikaforge.audit.elf.layout import Buffer, mapped
 from pikaforge.audit.isa.dispatch.game import forced, setter, starts_of
 from pikaforge.audit.isa.dispatch.steps import Body, InstructionStep
 from pikaforge.cpu import features
@@ -21,6 +29,9 @@ from pikaforge.cpu import features
 TABLE = "dispatchers.csv"
 UPSTREAM = re.compile(r"(?:\d+:)?(\d{1,9}(?:\.\d{1,9})*)(?:[-+].*)?")
 """Finds upstream's version in a package's, between epoch and the distribution's revision (deb-version(7), rpm)."""
+Way = Literal["flag", "loader"]
+VERSIONS = 1000
+"""Versions that are looked at in one file: libc names 50."""
 FLAG_BYTES = 4
 """Bytes of the largest flag: a value of eight bytes is a pointer or a size."""
 
@@ -35,7 +46,16 @@ class Dispatcher:
     until: Version
     """The first and the last upstream version that people have looked at."""
     soname: str
+    pattern: str
+    """A regular expression that finds upstream's version in the library itself, as its group 1; the highest one counts.
+    It is for libraries that no package explains. Empty: they have no version in them, and none is checked."""
+    by: Way
+    exports: str
+    """A regular expression of the names of exported functions that say for which CPUs they are, and that no other file
+    calls.
+    """
     features: frozenset[str]
+    """`*` stands for all."""
     shown: str
     """How it makes sure that the CPU is asked first."""
     source: str
@@ -57,27 +77,62 @@ class Dispatcher:
             and self.since <= Version(found[1]) <= self.until
         )
 
+    def fits(self, data: Buffer) -> bool:
+        """Return whether the entry is for a library with its soname, by the version that is in the library's bytes."""
+        if not self.pattern:
+            return True
+        found = islice(re.finditer(self.pattern.encode("latin-1"), data), VERSIONS)
+        versions = {Version(match[1].decode("ascii")) for match in found}
+        return bool(versions) and self.since <= max(versions) <= self.until
+
+    def has(self, feature: str) -> bool:
+        """Return whether the entry vouches for a feature."""
+        return feature in self.features or "*" in self.features
+
+    def names(self, function: str) -> bool:
+        """Return whether a function's name says for which CPUs it is."""
+        return bool(self.exports) and re.search(self.exports, function) is not None
+
 
 @lru_cache(maxsize=1)
 def table() -> tuple[Dispatcher, ...]:
     """Return all known dispatchers."""
-    return tuple(
-        Dispatcher(
-            packages=frozenset(row["packages"].split()),
-            since=Version(row["since"]),
-            until=Version(row["until"]),
-            soname=row["soname"],
-            features=frozenset(row["features"].split()),
-            shown=row["shown"],
-            source=row["source"],
+    found = []
+    for row in features.rows(TABLE):
+        assert row["by"] in get_args(Way), row
+        found.append(
+            Dispatcher(
+                packages=frozenset(row["packages"].split()),
+                since=Version(row["since"]),
+                until=Version(row["until"]),
+                soname=row["soname"],
+                pattern=row["version"],
+                by=cast(Way, row["by"]),
+                exports=row["exports"],
+                features=frozenset(row["features"].split()),
+                shown=row["shown"],
+                source=row["source"],
+            )
         )
-        for row in features.rows(TABLE)
-    )
+    return tuple(found)
 
 
 def known(package: str, version: str, soname: str) -> Dispatcher | None:
     """Return the entry for a library of a package; None if there is none."""
     return next((entry for entry in table() if entry.covers(package, version, soname)), None)
+
+
+def known_file(path: Path, soname: str) -> Dispatcher | None:
+    """Return the entry for a library that no package explains, by its soname and its own version; None without one.
+
+    Raises:
+        AuditError: the file cannot be read.
+    """
+    fitting = [entry for entry in table() if entry.soname == soname]
+    if not fitting:
+        return None
+    with mapped(path) as data:
+        return next((entry for entry in fitting if entry.fits(data)), None)
 
 
 def decided(code: Body, targets: Set[int], entries: Set[int], *, loose: bool) -> set[int]:

@@ -373,6 +373,7 @@ class LibraryRun:
 
     def call(self, target: int, arguments: Sequence[Value]) -> Summary | None:
         """See `Environment.call`."""
+        target = self._graph.through_stub(target)
         piece = self._code.at(target)
         if piece not in self._asking or self._code.starts[piece] != target:
             return None
