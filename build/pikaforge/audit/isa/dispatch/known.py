@@ -58,13 +58,21 @@ class Dispatcher:
     """`*` stands for all."""
     shown: str
     """How it makes sure that the CPU is asked first."""
+    trusted: frozenset[str]
+    """Features for which nothing is looked at, because people have read all code that needs them."""
+    why: str
+    """Why such code runs only on CPUs that have them."""
     source: str
     """Where its source shows that, and how it was tried."""
 
     @property
     def text(self) -> str:
         """The evidence, for people."""
-        return f"known dispatcher ({self.soname} {self.since} to {self.until}): {self.shown}"
+        return self.because(self.shown)
+
+    def because(self, reason: str) -> str:
+        """Return evidence for people, with a reason."""
+        return f"known dispatcher ({self.soname} {self.since} to {self.until}): {reason}"
 
     def covers(self, package: str, version: str, soname: str) -> bool:
         """Return whether the entry is for a library of a package."""
@@ -111,6 +119,8 @@ def table() -> tuple[Dispatcher, ...]:
                 exports=row["exports"],
                 features=frozenset(row["features"].split()),
                 shown=row["shown"],
+                trusted=frozenset(row["trusted"].split()),
+                why=row["why"],
                 source=row["source"],
             )
         )
