@@ -110,7 +110,7 @@ def _text_start(data: Buffer, layout: Layout, offset: int, given: int) -> int:
     for section in layout.sections:
         if section.type == SHT_RELA and section.in_file and place is not None:
             raw = data[section.offset : section.offset + section.size // _RELA.size * _RELA.size]
-            found = next((addend for at, _, addend in _RELA.iter_unpack(raw) if at == place + 24), None)
+            found = next((int(addend) for at, _, addend in _RELA.iter_unpack(raw) if at == place + 24), 0)
             if found:
                 return found
     text = layout.section(".text")

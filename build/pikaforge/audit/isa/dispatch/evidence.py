@@ -73,13 +73,10 @@ def find_evidence(
     try:
         with mapped(path) as data:
             layout = read_layout(data, str(path))
-            if is_go(code):
-                found = go_evidence(path, data, layout, code, wanted, pool=pool)
-                return {
-                    **_locally(data, code, wanted),
-                    **{key: Evidence(proven=True, text=text) for key, text in found.items()},
-                }
             found = _locally(data, code, wanted)
+            if is_go(code):
+                texts = go_evidence(path, data, layout, code, wanted, pool=pool)
+                return {**found, **{key: Evidence(proven=True, text=text) for key, text in texts.items()}}
             if layout.type != ET_DYN or code.size > LIMIT or all(names <= {INVALID} for names in wanted.values()):
                 return found
             graph = read_graph(path, data, layout, code, read_pointers(data, layout, str(path)), pool=pool)
@@ -182,7 +179,7 @@ class _Search:
         # Code to which nothing leads is in glibc, too: with functions that it lists only for its own tests.
         lone = {library.code.starts[piece] for piece in wanted if piece not in graph.callers} - graph.given
         reach = graph.reach(lambda piece: set() if piece in reading else None, without=self._named(known) | lone)
-        found = {}
+        found: dict[tuple[int, str], Evidence] = {}
         for piece, names in wanted.items():
             doors = [] if piece in reach.pieces else self._doors(piece, reach)
             if piece not in reach.pieces and reading.issuperset(doors):
