@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
@@ -43,6 +43,8 @@ PACKAGED = Path("/var/lib/dpkg/info")
 SHARE = 0.01
 """Share of the files that may be refused."""
 SHOWN = 6
+EACH = 20
+"""Results after which they are written: the work may take half an hour."""
 
 # ---- objdump: for each kind of instruction beyond sandybridge a pattern of mnemonics, and one of operands
 EVEX = r"%zmm|%k[0-7]|%[xy]mm(1[6-9]|2[0-9]|3[01])|\{1to"
@@ -226,15 +228,15 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path, help="write the results of all files there")
     given = parser.parse_args()
-    paths = sorted(elves(given.folders, given.only), key=lambda p: -p.stat().st_size)
+    paths = sorted(elves(given.folders, given.only), key=lambda p: p.stat().st_size)
     results: list[Result] = []
     with ProcessPoolExecutor(given.workers) as pool:
         tasks = [pool.submit(_one, p, given.target, not given.no_objdump) for p in paths]
-        for number, task in enumerate(tasks, 1):
+        for number, task in enumerate(as_completed(tasks), 1):
             results.append(task.result())
             if sys.stderr.isatty():
                 print(f"\r{number}/{len(tasks)}", end="", file=sys.stderr)
-            if given.json:
+            if given.json and number % EACH in (0, len(tasks) % EACH):
                 given.json.write_text(json.dumps([{**vars(r), "places": sorted(r.places)} for r in results]))
     return report(results, given.target)
 

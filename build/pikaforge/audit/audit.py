@@ -107,16 +107,14 @@ def audit_tree(
     packaged = _packaged(tree, read, allowed, rules.distribution)
     levels = _levels(tree, read)
     sources = [_source(f, tree.elves[f.name], debug.get(f.name), packaged, rules) for f in read.judged]
-    sources = [
-        replace(s, allowed=allowed.sure | of_baseline(levels[s.file])) if s.file in levels else s for s in sources
-    ]
+    higher = {name: allowed.sure | of_baseline(level) for name, level in levels.items()}
     ledger = _ledger(tree, allowed, rules, today)
     return AuditResult(
         title=tree.title,
         target=allowed.target,
         files=tuple(read.judged),
         isa=judge_instructions.judge(
-            scan(sources, allowed.sure, workers=workers),
+            scan([replace(s, allowed=higher.get(s.file, s.allowed)) for s in sources], allowed.sure, workers=workers),
             allowed,
             ledger,
             own=own,

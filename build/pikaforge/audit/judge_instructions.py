@@ -111,6 +111,15 @@ class _FindingGroup:
     hints: dict[str, None] = field(default_factory=dict)
     doubts: dict[str, None] = field(default_factory=dict)
 
+    def add(self, hit: Hit, *, dispatching: bool) -> None:
+        """Add a hit; `dispatching` says that evidence counts in its file."""
+        self.counts[hit.feature] = self.counts.get(hit.feature, 0) + hit.count
+        self.hints.update(dict.fromkeys((*hit.hints, *([hit.evidence] if hit.evidence else []))))
+        if hit.doubt and dispatching:
+            self.doubts[hit.doubt] = None
+        if hit.address < self.first.address:
+            self.first = hit
+
 
 def judge(
     scans: Sequence[FileScan],
@@ -153,12 +162,7 @@ def judge(
             if level == "warn" and hit.feature in allowed.doubtful:
                 used.add(hit.feature)
             group = groups.setdefault((hit.file, hit.function, level, reason), _FindingGroup(level, reason, hit))
-            group.counts[hit.feature] = group.counts.get(hit.feature, 0) + hit.count
-            group.hints.update(dict.fromkeys((*hit.hints, *([hit.evidence] if hit.evidence else []))))
-            if hit.doubt and dispatching:
-                group.doubts[hit.doubt] = None
-            if hit.address < group.first.address:
-                group.first = hit
+            group.add(hit, dispatching=dispatching)
     findings = tuple(_finding(group) for group in groups.values())
     books = ledger.close(demand_use=demand_waivers)
     violations = [_violation(f, allowed.target) for f in findings if f.level == "fail"]
