@@ -32,6 +32,8 @@ KEPT_BY_LOADER = frozenset(
     {"_rtld_global_ro", "_dl_x86_get_cpu_features", "__x86_get_cpu_features", "__get_cpu_features"}
 )
 """What glibc's loader keeps of the CPU's answers, and functions that return it (glibc sysdeps/x86/cpu-features.c)."""
+DEPTH = 5
+"""Calls that may be between the test of a flag and the code."""
 SHOWN = 3
 """The most functions that a text names."""
 
@@ -194,18 +196,54 @@ class _Search:
     ) -> None:
         """Accept what the table vouches for: code that is reached only by functions which test a flag first."""
         own = self._named(known)
-        pieces = {piece for piece, names in wanted.items() if any(map(known.has, names))}
-        pieces |= {self._library.code.at(address) for address in own}
-        doors = {source for piece in pieces for source in self._namers(piece)} - pieces
-        kept = {door: self._kept_from(door, pieces) for door in doors}
+        named = {self._library.code.at(address) for address in own}
+        pieces = {piece for piece, names in wanted.items() if any(map(known.has, names))} | named
+        kept = self._doors_kept(pieces)
         reach = self._library.graph.reach(
             lambda piece: set(self._library.graph.targets(piece)) - kept[piece] if piece in kept else None, without=own
         )
-        named = {self._library.code.at(address) for address in own}
         for (piece, feature), old in found.items():
+            if old.proven or not known.has(feature):
+                continue
             led = piece in named or self._doors(piece, reach)
-            if not old.proven and known.has(feature) and piece not in reach.pieces and led:
+            if (piece not in reach.pieces and led) or self._decided_within(piece, feature):
                 found[piece, feature] = Evidence(proven=True, text=known.text)
+            elif feature in known.trusted or "*" in known.trusted:
+                found[piece, feature] = Evidence(proven=True, text=known.because(known.why))
+
+    def _doors_kept(self, pieces: set[int]) -> dict[int, set[int]]:
+        """Return the functions that lead to some pieces, each with the addresses that it uses only after a test.
+
+        A function of the library's own that leads there without a test is one of the pieces from then on.
+        """
+        graph = self._library.graph
+        kept: dict[int, set[int]] = {}
+        for _ in range(DEPTH):
+            doors = {source for piece in pieces for source in self._namers(piece)} - pieces
+            kept = {door: self._kept_from(door, pieces) for door in doors}
+            weak = {
+                door
+                for door in doors
+                if self._library.code.starts[door] not in graph.given
+                and self._namers(door)
+                and any(self._leads_to(a) & pieces for a in set(graph.targets(door)) - kept[door])
+            }
+            if not weak:
+                break
+            pieces |= weak
+        return kept
+
+    def _decided_within(self, piece: int, feature: str) -> bool:
+        """Return whether the instructions of a piece which need a feature come only after a test of a flag."""
+        held = self._library.body(piece)
+        by_code = features_by_code()
+        needing = {
+            index
+            for index, block in enumerate(held.blocks)
+            if any(feature in by_code[step.code] for step in held.steps[block.first : block.last])
+        }
+        loose = self._library.code.starts[piece] not in self._library.code.plain
+        return known_table.decided_within(held, needing, set(self._library.entries(piece)), loose=loose)
 
     def _kept_from(self, door: int, pieces: Set[int]) -> set[int]:
         """Return the addresses in some pieces that a function uses only after a test of a flag."""

@@ -51,9 +51,13 @@ def forced(code: Body, wanted: Set[int], decisive: Decisive) -> set[int]:
 
 
 def setter(code: Body, index: int) -> InstructionStep | None:
-    """Return the instruction whose flags the branch at the end of a block tests for zero; None if there is none."""
+    """Return the instruction whose flags the branch at the end of a block tests; None if it does not look at one bit.
+
+    It tests for zero or, after BT, for the carry.
+    """
     block = code.blocks[index]
     last = code.steps[block.last - 1]
-    if last.flow != "branch" or last.condition not in ("e", "ne"):
+    if last.flow != "branch" or last.condition not in ("e", "ne", "b", "ae"):
         return None
-    return next((step for step in reversed(code.steps[block.first : block.last - 1]) if step.flags), None)
+    step = next((step for step in reversed(code.steps[block.first : block.last - 1]) if step.flags), None)
+    return step if step is None or (step.name == "BT") == (last.condition in ("b", "ae")) else None

@@ -12,7 +12,7 @@ show the rest. The things are (column `by`):
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -174,6 +174,11 @@ def decided(code: Body, targets: Set[int], entries: Set[int], *, loose: bool) ->
     return out
 
 
+def decided_within(code: Body, needing: Set[int], entries: Set[int], *, loose: bool) -> bool:
+    """Return whether a function runs some of its blocks only after a test of a flag; see `decided`."""
+    return code.sound and bool(needing) and not starts_of(code, entries, loose=loose) & forced(code, needing, _on_flag)
+
+
 def _names(step: InstructionStep, address: int) -> bool:
     return step.target == address or any(o.kind == "m" and o.value == address for o in step.operands)
 
@@ -193,7 +198,10 @@ def _leaves_by_flag(code: Body, index: int, target: int) -> bool:
 def _on_flag(code: Body, index: int) -> bool:
     """Return whether a block ends with a test of a flag: whether a number of few bytes, or a part of it, is zero."""
     step = setter(code, index)
-    return step is not None and _tests_flag(step)
+    if step is None:
+        return False
+    block = code.blocks[index]
+    return _tests_flag(step) or _tests_mask(step, code.steps[block.first : block.last])
 
 
 def _tests_flag(step: InstructionStep) -> bool:
@@ -202,4 +210,18 @@ def _tests_flag(step: InstructionStep) -> bool:
     first, second = step.operands
     if step.name == "TEST":
         return first == second or second.kind == "i"
-    return second.kind == "i" and (step.name == "AND" or (step.name == "CMP" and second.value == 0))
+    return second.kind == "i" and (step.name in ("AND", "BT") or (step.name == "CMP" and second.value == 0))
+
+
+def _tests_mask(step: InstructionStep, before: Sequence[InstructionStep]) -> bool:
+    """Return whether an instruction compares a register with the mask that has just been applied to it."""
+    if step.name != "CMP" or len(step.operands) != 2 or step.operands[0].kind != "r" or step.operands[1].kind != "i":
+        return False
+    register = step.operands[0].register
+    writers = [s for s in before if s.address < step.address and register in s.writes]
+    return (
+        step.operands[0].size <= FLAG_BYTES
+        and bool(writers)
+        and writers[-1].name == "AND"
+        and writers[-1].operands == step.operands
+    )
