@@ -124,7 +124,8 @@ class _Search:
 
     def look(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher | None) -> dict[tuple[int, str], Evidence]:
         """Return the evidence by piece and feature."""
-        found = self._by_loader(wanted, known) if known is not None and known.by == "loader" else {}
+        self._library.lenient = known is not None
+        found = self._by_known(wanted, known) if known is not None else {}
         work = WORK
         for feature in sorted({name for names in wanted.values() for name in names} - {INVALID}):
             pieces = {p for p, names in wanted.items() if feature in names and (p, feature) not in found}
@@ -136,8 +137,6 @@ class _Search:
             reach = self._library.graph.reach(run.open)
             for piece in pieces:
                 found[piece, feature] = self._judged(piece, feature, run, reach)
-        if known is not None and known.by == "flag" and self._library.asking:
-            self._vouched(wanted, known, found)
         for (piece, feature), old in found.items():
             if not old.proven and (text := self._only_loaded(piece) or self._by_itself(piece, feature)):
                 found[piece, feature] = Evidence(proven=True, text=text)
@@ -172,6 +171,12 @@ class _Search:
             if (piece := code.at(address)) != NOWHERE and known.names(code.name(piece))
         )
 
+    def _by_known(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
+        """Return the evidence for what the table of known dispatchers vouches for."""
+        if known.by == "loader":
+            return self._by_loader(wanted, known)
+        return self._by_flag(wanted, known) if self._library.asking else {}
+
     def _by_loader(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
         """Return the evidence for code that ifunc resolvers choose which read what the loader keeps of the CPU."""
         library, graph = self._library, self._library.graph
@@ -187,14 +192,15 @@ class _Search:
             if piece not in reach.pieces and reading.issuperset(doors):
                 text = f"{known.text}; {self._text(doors) or 'nothing in the file leads to it'}"
                 found |= {(piece, name): Evidence(proven=True, text=text) for name in names if known.has(name)}
-            trusted = Evidence(proven=True, text=known.because(known.why))
-            found |= {(piece, name): trusted for name in names & known.trusted}
+            found |= {
+                (piece, name): Evidence(proven=True, text=known.because(known.why))
+                for name in names
+                if known.trusts(name)
+            }
         return found
 
-    def _vouched(
-        self, wanted: Mapping[int, frozenset[str]], known: Dispatcher, found: dict[tuple[int, str], Evidence]
-    ) -> None:
-        """Accept what the table vouches for: code that is reached only by functions which test a flag first."""
+    def _by_flag(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
+        """Return the evidence for code that is reached only by functions which test a flag first."""
         own = self._named(known)
         named = {self._library.code.at(address) for address in own}
         pieces = {piece for piece, names in wanted.items() if any(map(known.has, names))} | named
@@ -202,14 +208,15 @@ class _Search:
         reach = self._library.graph.reach(
             lambda piece: set(self._library.graph.targets(piece)) - kept[piece] if piece in kept else None, without=own
         )
-        for (piece, feature), old in found.items():
-            if old.proven or not known.has(feature):
-                continue
-            led = piece in named or self._doors(piece, reach)
-            if (piece not in reach.pieces and led) or self._decided_within(piece, feature):
-                found[piece, feature] = Evidence(proven=True, text=known.text)
-            elif feature in known.trusted or "*" in known.trusted:
-                found[piece, feature] = Evidence(proven=True, text=known.because(known.why))
+        found: dict[tuple[int, str], Evidence] = {}
+        for piece, names in wanted.items():
+            led = piece not in reach.pieces and (piece in named or self._doors(piece, reach))
+            for feature in names - {INVALID}:
+                if known.has(feature) and (led or self._decided_within(piece, feature)):
+                    found[piece, feature] = Evidence(proven=True, text=known.text)
+                elif known.trusts(feature):
+                    found[piece, feature] = Evidence(proven=True, text=known.because(known.why))
+        return found
 
     def _doors_kept(self, pieces: set[int]) -> dict[int, set[int]]:
         """Return the functions that lead to some pieces, each with the addresses that it uses only after a test.

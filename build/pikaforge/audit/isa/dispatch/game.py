@@ -32,22 +32,41 @@ def jumps(code: Body) -> list[int]:
     return [i for i, b in enumerate(code.blocks) if code.steps[b.last - 1].flow == "jump?"]
 
 
+class Game:
+    """The game in one function, for many sets of blocks that the first player wants to avoid."""
+
+    def __init__(self, code: Body, decisive: Decisive) -> None:
+        """Read the function's control flow once."""
+        self._following = {index: set(targets) for index, targets in enumerate(code.following)}
+        for index in jumps(code):
+            self._following[index] |= set(code.loose)
+        self._before: dict[int, set[int]] = {}
+        for index, targets in self._following.items():
+            for target in targets:
+                self._before.setdefault(target, set()).add(index)
+        self._code, self._decisive = code, decisive
+        self._known: dict[int, bool] = {}
+
+    def decisive(self, index: int) -> bool:
+        """Return whether the branch at the end of a block is decisive."""
+        if index not in self._known:
+            self._known[index] = self._decisive(self._code, index)
+        return self._known[index]
+
+    def forced(self, wanted: Set[int]) -> set[int]:
+        """Return the blocks from which the second player can reach one of some blocks, whatever the first one does."""
+        found, waiting = set(wanted), list(wanted)
+        while waiting:
+            for index in self._before.get(waiting.pop(), ()):
+                if index not in found and (not self.decisive(index) or self._following[index] <= found):
+                    found.add(index)
+                    waiting.append(index)
+        return found
+
+
 def forced(code: Body, wanted: Set[int], decisive: Decisive) -> set[int]:
-    """Return the blocks from which the second player can reach one of some blocks, whatever the first one chooses."""
-    before: dict[int, set[int]] = {}
-    following = {index: set(targets) for index, targets in enumerate(code.following)}
-    for index in jumps(code):
-        following[index] |= set(code.loose)
-    for index, targets in following.items():
-        for target in targets:
-            before.setdefault(target, set()).add(index)
-    found, waiting = set(wanted), list(wanted)
-    while waiting:
-        for index in before.get(waiting.pop(), ()):
-            if index not in found and (not decisive(code, index) or following[index] <= found):
-                found.add(index)
-                waiting.append(index)
-    return found
+    """Return the result of one game; see `Game.forced`."""
+    return Game(code, decisive).forced(wanted)
 
 
 def setter(code: Body, index: int) -> InstructionStep | None:

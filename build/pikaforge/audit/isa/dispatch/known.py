@@ -12,18 +12,21 @@ show the rest. The things are (column `by`):
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 from packaging.version import Version
 
+from pikaforge.audit.elf.facts import read_build_id
 from pikaforge.audit.elf.layout import Buffer, mapped
-from pikaforge.audit.isa.dispatch.game import forced, setter, starts_of
-from pikaforge.audit.isa.dispatch.steps import Body, InstructionStep
+from pikaforge.audit.isa.dispatch.game import Game, forced, setter, starts_of
+from pikaforge.audit.isa.dispatch.steps import RAX, RDX, Body, InstructionStep
 from pikaforge.cpu import features
 
 TABLE = "dispatchers.csv"
@@ -32,6 +35,8 @@ UPSTREAM = re.compile(r"(?:\d+:)?(\d{1,9}(?:\.\d{1,9})*)(?:[-+].*)?")
 Way = Literal["flag", "loader"]
 VERSIONS = 1000
 """Versions that are looked at in one file: libc names 50."""
+FLAGS_BACK = 32
+"""Instructions before a load in which the flags are looked for that a conditional move after it tests."""
 FLAG_BYTES = 4
 """Bytes of the largest flag: a value of eight bytes is a pointer or a size."""
 
@@ -49,6 +54,8 @@ class Dispatcher:
     pattern: str
     """A regular expression that finds upstream's version in the library itself, as its group 1; the highest one counts.
     It is for libraries that no package explains. Empty: they have no version in them, and none is checked."""
+    build_ids: frozenset[str]
+    """Build ids of libraries of which people have looked at all code; for entries without a pattern."""
     by: Way
     exports: str
     """A regular expression of the names of exported functions that say for which CPUs they are, and that no other file
@@ -59,7 +66,8 @@ class Dispatcher:
     shown: str
     """How it makes sure that the CPU is asked first."""
     trusted: frozenset[str]
-    """Features for which nothing is looked at, because people have read all code that needs them."""
+    """Features for which nothing is looked at, because people have read how code for them is taken; `*` stands for all.
+    """
     why: str
     """Why such code runs only on CPUs that have them."""
     source: str
@@ -97,6 +105,10 @@ class Dispatcher:
         """Return whether the entry vouches for a feature."""
         return feature in self.features or "*" in self.features
 
+    def trusts(self, feature: str) -> bool:
+        """Return whether people have read all code that needs a feature."""
+        return feature in self.trusted or "*" in self.trusted
+
     def names(self, function: str) -> bool:
         """Return whether a function's name says for which CPUs it is."""
         return bool(self.exports) and re.search(self.exports, function) is not None
@@ -115,6 +127,7 @@ def table() -> tuple[Dispatcher, ...]:
                 until=Version(row["until"]),
                 soname=row["soname"],
                 pattern=row["version"],
+                build_ids=frozenset(row["build_ids"].split()),
                 by=cast(Way, row["by"]),
                 exports=row["exports"],
                 features=frozenset(row["features"].split()),
@@ -142,7 +155,10 @@ def known_file(path: Path, soname: str) -> Dispatcher | None:
     if not fitting:
         return None
     with mapped(path) as data:
-        return next((entry for entry in fitting if entry.fits(data)), None)
+        entry = next((entry for entry in fitting if entry.fits(data)), None)
+    if entry is None or entry.pattern or read_build_id(path) in entry.build_ids:
+        return entry
+    return replace(entry, trusted=frozenset())
 
 
 def decided(code: Body, targets: Set[int], entries: Set[int], *, loose: bool) -> set[int]:
@@ -161,17 +177,25 @@ def decided(code: Body, targets: Set[int], entries: Set[int], *, loose: bool) ->
     if not code.sound:
         return set()
     starts = starts_of(code, entries, loose=loose)
+    game = Game(code, _on_flag)
     out = set()
-    for target in targets:
-        naming = {
-            index
-            for index, block in enumerate(code.blocks)
-            if any(_names(step, target) for step in code.steps[block.first : block.last])
-        }
+    for target, numbers in _naming(code, targets).items():
+        blocks = {number: bisect_right(code.blocks, number, key=attrgetter("first")) - 1 for number in numbers}
+        naming = {i for number, i in blocks.items() if not _taken_by_flag(code, code.blocks[i].last, number)}
         own = {i for i in naming if _leaves_by_flag(code, i, target)}
-        if naming and not starts & forced(code, naming - own, _on_flag):
+        if not starts & game.forced(naming - own):  # without any, only conditional moves take it
             out.add(target)
     return out
+
+
+def _naming(code: Body, targets: Set[int]) -> dict[int, list[int]]:
+    """Return the instructions that name some addresses, by address, as their indexes in the function."""
+    found: dict[int, list[int]] = {}
+    for number, step in enumerate(code.steps):
+        named = {step.target, *(o.value for o in step.operands if o.kind == "m")}
+        for target in named & targets:
+            found.setdefault(target, []).append(number)
+    return found
 
 
 def decided_within(code: Body, needing: Set[int], entries: Set[int], *, loose: bool) -> bool:
@@ -181,6 +205,38 @@ def decided_within(code: Body, needing: Set[int], entries: Set[int], *, loose: b
 
 def _names(step: InstructionStep, address: int) -> bool:
     return step.target == address or any(o.kind == "m" and o.value == address for o in step.operands)
+
+
+def _taken_by_flag(code: Body, end: int, number: int) -> bool:
+    """Return whether an instruction loads an address into a register from which only conditional moves take it.
+
+    These must test a flag. `end` is the index after the last instruction of its block.
+    """
+    first = code.steps[number]
+    if first.name not in ("LEA", "MOV") or first.operands[0].kind != "r":
+        return False
+    register = first.operands[0].register
+    flags: InstructionStep | None = None
+    for at in range(number - 1, max(number - FLAGS_BACK, 0) - 1, -1):
+        if code.steps[at].flags:
+            flags = code.steps[at]
+            break
+    for at in range(number + 1, end):
+        step = code.steps[at]
+        if step.name == "CMOV" and register in step.reads and step.operands[-1].kind == "r":
+            bit = flags is not None and (flags.name == "BT") == (step.condition in ("b", "ae"))
+            fitting = step.condition in ("e", "ne", "b", "ae") and bit
+            if flags is None or not fitting or not (_tests_flag(flags) or _tests_mask(flags, code.steps[:at])):
+                return False
+            if step.operands[0].register == register:
+                return True
+        elif register in step.reads or step.flow in ("call", "call?"):
+            return False
+        elif register in step.writes:
+            return True
+        if step.flags:
+            flags = step
+    return code.steps[end - 1].flow == "return" and register not in (RAX, RDX)
 
 
 def _leaves_by_flag(code: Body, index: int, target: int) -> bool:
