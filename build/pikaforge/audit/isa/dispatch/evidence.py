@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from pikaforge.audit.elf.layout import ET_DYN, Buffer, mapped, read_layout
+from pikaforge.audit.elf.layout import ET_DYN, ET_EXEC, PT_INTERP, Buffer, mapped, read_layout
 from pikaforge.audit.elf.pointers import import_places, read_pointers
 from pikaforge.audit.isa.dispatch import known as known_table
+from pikaforge.audit.isa.dispatch.fixed import with_fixed
 from pikaforge.audit.isa.dispatch.go import go_evidence, is_go
 from pikaforge.audit.isa.dispatch.graph import Reach, read_graph
 from pikaforge.audit.isa.dispatch.known import Dispatcher
@@ -32,6 +33,8 @@ KEPT_BY_LOADER = frozenset(
     {"_rtld_global_ro", "_dl_x86_get_cpu_features", "__x86_get_cpu_features", "__get_cpu_features"}
 )
 """What glibc's loader keeps of the CPU's answers, and functions that return it (glibc sysdeps/x86/cpu-features.c)."""
+KEPT_NEAR = 512
+"""Bytes around an address in which a program with glibc built in keeps the CPU's answers (struct cpu_features)."""
 DEPTH = 5
 """Calls that may be between the test of a flag and the code."""
 SHOWN = 3
@@ -79,9 +82,15 @@ def find_evidence(
             if is_go(code):
                 texts = go_evidence(path, data, layout, code, wanted, pool=pool)
                 return {**found, **{key: Evidence(proven=True, text=text) for key, text in texts.items()}}
-            if layout.type != ET_DYN or code.size > LIMIT or all(names <= {INVALID} for names in wanted.values()):
+            open_ = any((piece, name) not in found for piece, names in wanted.items() for name in names - {INVALID})
+            if layout.type not in (ET_DYN, ET_EXEC) or code.size > LIMIT or not open_:
                 return found
-            graph = read_graph(path, data, layout, code, read_pointers(data, layout, str(path)), pool=pool)
+            linked = layout.segment(PT_INTERP) is not None or layout.type == ET_DYN
+            known = known or known_table.static_glibc(data, linked=linked, resolvers=bool(code.resolvers))
+            pointers = read_pointers(data, layout, str(path))
+            if layout.type == ET_EXEC:
+                pointers = with_fixed(pointers, data, layout, code.resolvers)
+            graph = read_graph(path, data, layout, code, pointers, pool=pool)
             found = {key: evidence for key, evidence in found.items() if key[1] == INVALID}
             return {**found, **_Search(Library(data, layout, graph, frozenset(asking))).look(wanted, known)}
     except AuditError as error:
@@ -180,7 +189,10 @@ class _Search:
     def _by_loader(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
         """Return the evidence for code that ifunc resolvers choose which read what the loader keeps of the CPU."""
         library, graph = self._library, self._library.graph
-        places = import_places(library.data, library.layout, known.soname, KEPT_BY_LOADER)
+        if known.soname == known_table.STATIC:
+            places = self._kept_by_itself()
+        else:
+            places = import_places(library.data, library.layout, known.soname, KEPT_BY_LOADER)
         resolving = {library.code.at(address) for address in graph.resolvers}
         reading = {p for p in resolving if not places.isdisjoint(graph.references.get(p, ()))}
         # Code to which nothing leads is in glibc, too: with functions that it lists only for its own tests.
@@ -198,6 +210,16 @@ class _Search:
                 if known.trusts(name)
             }
         return found
+
+    def _kept_by_itself(self) -> set[int]:
+        """Return the addresses of data near those that functions name which ask the CPU."""
+        named = {
+            address
+            for piece in self._library.asking
+            for address in self._library.graph.references.get(piece, ())
+            if self._library.graph.is_writable(address)
+        }
+        return {place for address in named for place in range(address - KEPT_NEAR, address + KEPT_NEAR)}
 
     def _by_flag(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
         """Return the evidence for code that is reached only by functions which test a flag first."""

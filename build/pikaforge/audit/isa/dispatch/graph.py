@@ -17,7 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from pikaforge.audit.elf.facts import regions
-from pikaforge.audit.elf.layout import PF_W, PF_X, PT_LOAD, Buffer, Layout, mapped
+from pikaforge.audit.elf.layout import ET_EXEC, PF_W, PF_X, PT_LOAD, Buffer, Layout, mapped
 from pikaforge.audit.elf.pointers import CodePointers
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
@@ -37,7 +37,12 @@ Found = list[tuple[int, "array[int]", bool]]
 """Index of a piece, the addresses that it refers to, and whether it may run on into the next piece."""
 
 
-def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
+def fixed_references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
+    """Return what `references` returns, for a program with a fixed address: immediates and displacements count, too."""
+    return references(chunk, bounds, fixed=True)
+
+
+def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...], *, fixed: bool = False) -> Found:
     """Return the addresses that each piece of a chunk jumps to, calls, takes or touches; worker processes run this.
 
     Pieces that are only padding are left out.
@@ -45,10 +50,12 @@ def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
     Args:
         chunk: the pieces.
         bounds: ranges of the library's addresses; others are left out.
+        fixed: whether immediates and displacements may be addresses.
     """
     from iced_x86 import Decoder, FlowControl, MemorySizeExt, Mnemonic, Register  # noqa: PLC0415
 
     branch = attrgetter("near_branch_target")
+    number, place = attrgetter("immediate32"), attrgetter("memory_displacement")
     memory, rip = attrgetter("memory_base", "memory_displacement", "memory_size"), Register.RIP
     ends = {int(getattr(FlowControl, name)) for name in ENDING}
     call, other = int(FlowControl.CALL), int(FlowControl.INDIRECT_CALL)
@@ -68,6 +75,9 @@ def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
             # A wide operand touches several words, and each may be a pointer.
             met = {at for start, kind in touched for at in range(start, start + max(MemorySizeExt.size(kind), 1), WORD)}
             met.update(map(branch, instructions))
+            if fixed:
+                met.update(map(number, instructions))
+                met.update(map(place, instructions))
             met.discard(0)  # what iced gives for instructions that are no branches
             found = sorted(a for a in met if any(low <= a < high for low, high in bounds))
             flow = int(instructions[-1].flow_control)
@@ -212,7 +222,8 @@ def read_graph(
     bounds = tuple((s.address, s.address + s.memory_size) for s in loads)
     found: dict[int, array[int]] = {}
     through = set()
-    for part in pool.each(references, chunks(path, code), bounds):
+    work = fixed_references if layout.type == ET_EXEC else references
+    for part in pool.each(work, chunks(path, code), bounds):
         for index, addresses, on in part:
             found[index] = addresses
             if on:

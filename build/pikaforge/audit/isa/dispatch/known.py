@@ -35,6 +35,8 @@ UPSTREAM = re.compile(r"(?:\d+:)?(\d{1,9}(?:\.\d{1,9})*)(?:[-+].*)?")
 Way = Literal["flag", "loader"]
 VERSIONS = 1000
 """Versions that are looked at in one file: libc names 50."""
+STATIC, GLIBC = "static glibc", b"Fatal glibc error: "
+"""The entry for programs with glibc built in, and a text that they have (glibc csu/libc-tls.c)."""
 FLAGS_BACK = 32
 """Instructions before a load in which the flags are looked for that a conditional move after it tests."""
 FLAG_BYTES = 4
@@ -161,6 +163,19 @@ def known_file(path: Path, soname: str) -> Dispatcher | None:
     return replace(entry, trusted=frozenset())
 
 
+def static_glibc(data: Buffer, *, linked: bool, resolvers: bool) -> Dispatcher | None:
+    """Return the entry for a program with glibc built in; None if it is none.
+
+    Args:
+        data: the program.
+        linked: whether it needs a loader.
+        resolvers: whether it has ifunc resolvers.
+    """
+    if linked or not resolvers or data.find(GLIBC) < 0:
+        return None
+    return next(entry for entry in table() if entry.soname == STATIC)
+
+
 def decided(code: Body, targets: Set[int], entries: Set[int], *, loose: bool) -> set[int]:
     """Return those of some addresses that a function uses only after a test of a flag.
 
@@ -192,7 +207,7 @@ def _naming(code: Body, targets: Set[int]) -> dict[int, list[int]]:
     """Return the instructions that name some addresses, by address, as their indexes in the function."""
     found: dict[int, list[int]] = {}
     for number, step in enumerate(code.steps):
-        named = {step.target, *(o.value for o in step.operands if o.kind == "m")}
+        named = {step.target, *(o.value for o in step.operands if o.kind in ("m", "i"))}
         for target in named & targets:
             found.setdefault(target, []).append(number)
     return found
@@ -204,7 +219,7 @@ def decided_within(code: Body, needing: Set[int], entries: Set[int], *, loose: b
 
 
 def _names(step: InstructionStep, address: int) -> bool:
-    return step.target == address or any(o.kind == "m" and o.value == address for o in step.operands)
+    return step.target == address or any(o.kind in ("m", "i") and o.value == address for o in step.operands)
 
 
 def _taken_by_flag(code: Body, end: int, number: int) -> bool:

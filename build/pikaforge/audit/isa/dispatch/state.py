@@ -39,6 +39,9 @@ class Exhausted(Exception):
 class Environment(Protocol):
     """The rest of a function's file, during the function's run."""
 
+    fixed: bool
+    """Whether the file has a fixed address, so that immediates and displacements may be addresses."""
+
     def spend(self, steps: int) -> None:
         """Count instructions that are run.
 
