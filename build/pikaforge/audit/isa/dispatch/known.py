@@ -82,7 +82,8 @@ class Dispatcher:
 
     def because(self, reason: str) -> str:
         """Return evidence for people, with a reason."""
-        return f"known dispatcher ({self.soname} {self.since} to {self.until}): {reason}"
+        which = f"{self.soname} {self.since} to {self.until}" if self.pattern else self.soname or "by its build id"
+        return f"known dispatcher ({which}): {reason}"
 
     def covers(self, package: str, version: str, soname: str) -> bool:
         """Return whether the entry is for a library of a package."""
@@ -158,9 +159,12 @@ def known_file(path: Path, soname: str) -> Dispatcher | None:
         return None
     with mapped(path) as data:
         entry = next((entry for entry in fitting if entry.fits(data)), None)
-    if entry is None or entry.pattern or read_build_id(path) in entry.build_ids:
+    if entry is None or entry.pattern:
         return entry
-    return replace(entry, trusted=frozenset())
+    own = read_build_id(path)
+    if not soname:  # a program, or a module: only the build id says which one
+        return next((entry for entry in fitting if own in entry.build_ids), None)
+    return entry if own in entry.build_ids else replace(entry, trusted=frozenset())
 
 
 def static_glibc(data: Buffer, *, linked: bool, resolvers: bool) -> Dispatcher | None:
