@@ -38,11 +38,13 @@ from pikaforge.audit.elf.layout import EM_X86_64, ET_DYN, ET_EXEC, is_elf, mappe
 from pikaforge.audit.isa.ranges import read_map
 from pikaforge.errors import ForgeError
 
-FOLDERS = ("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/libexec")
+FOLDERS = ("/usr/bin", "/usr/sbin", "/usr/lib/x86_64-linux-gnu", "/usr/lib/gcc", "/usr/libexec")
 PACKAGED = Path("/var/lib/dpkg/info")
 SHARE = 0.01
 """Share of the files that may be refused."""
 SHOWN = 6
+FIRST = "; first at 0x"
+"""What lines about instructions have in them."""
 EACH = 20
 """Results after which they are written: the work may take half an hour."""
 
@@ -82,7 +84,10 @@ KINDS: tuple[tuple[str, str, str], ...] = (
 ALIKE = {
     "bmi1": "bmi", "bmi2": "bmi", "rdseed": "rdrand", "rtm": "tsx", "hle_or_rtm": "tsx", "cet_ss": "shadow stacks",
     "xsavec": "xsaves", "clflushopt": "cache", "clwb": "cache", "clzero": "cache", "vaes": "aes",
-    "vpclmulqdq": "vpclmul",
+    "vpclmulqdq": "vpclmul", "d3now": "amd", "d3nowext": "amd", "xop": "amd", "lwp": "amd", "sse4a": "amd", "tbm": "amd",
+    "monitorx": "amd", "rdpru": "amd", "rdpid": "others", "pku": "others", "waitpkg": "others", "movdiri": "others",
+    "movdir64b": "others", "serialize": "others", "enqcmd": "others", "ptwrite": "others", "uintr": "others",
+    "amx_tile": "others", "amx_int8": "others", "amx_bf16": "others", "avx_vnni": "others", "avx_ifma": "others",
 }  # fmt: skip
 """Our names of kinds, by the audit's features."""
 PREFIX = re.compile(r"^((\{[a-z0-9]+\}|rep[nz]*|lock|notrack|bnd|data16|addr32|[c-gs]s|rex[.A-Z]*) )*")
@@ -260,6 +265,8 @@ def report(results: list[Result], target: str) -> int:
                 print(f"objdump alone {result.path}: {alone} of {number} {kind}; in no finding: {places}")
     print(f"{len(results)} files, {sum(r.size for r in results) / 1e6:.0f} MB of code, target {target}")
     share = len(refused) / max(len(results), 1)
+    code = sum(1 for r in refused if any(FIRST in line for line in r.refused))
+    print(f"refused for instructions: {code} ({code / max(len(results), 1):.2%})")
     print(f"refused: {len(refused)} ({share:.2%}); dispatched: {sum(1 for r in results if r.dispatched)}")
     seen = sum(sum(r.numbers.values()) for r in results)
     print(f"instructions beyond the target: objdump {seen}, audit {sum(sum(r.counted.values()) for r in results)}; "

@@ -15,11 +15,13 @@ from unit.code import Part
 from pikaforge.audit.allowed_features import from_macros, of_baseline
 from pikaforge.audit.audit import audit_paths
 from pikaforge.audit.audit_result import AuditResult
+from pikaforge.audit.elf.facts import regions
 from pikaforge.audit.elf.layout import read_layout
 from pikaforge.audit.elf.pointers import import_places
 from pikaforge.audit.isa.decode import CodeSource, scan
 from pikaforge.audit.isa.dispatch import known
 from pikaforge.audit.isa.dispatch.graph import STUB_STARTS
+from pikaforge.audit.isa.ranges import GAP, read_map
 from pikaforge.cpu import features
 
 BASELINE = of_baseline("x86_64")
@@ -130,9 +132,82 @@ def test_exports_that_are_named_for_a_cpu(name: str, entry: Sequence[Part], expe
     assert audited(data, tmp_path).passed is expected
 
 
+CMOVNE_RAX_RCX = bytes.fromhex("480f45c1")  # cmovne %rcx,%rax
+CMOVE_RAX_RCX = bytes.fromhex("480f44c1")
+LEA_RCX, SAVE_RCX = c.Ref(b"\x48\x8d\x0d", "fast"), bytes.fromhex("4889ca")  # mov %rcx,%rdx
+MASK = bytes.fromhex("81e72010000081ff20100000")  # and $0x1020,%edi; cmp $0x1020,%edi
+OTHER_MASK = bytes.fromhex("81e72010000081ff20000000")  # and a number that is less than the mask
+ONE_BIT = bytes.fromhex("0fbae705")  # bt $5,%edi
+CMOVB_RAX_RCX, CMOVB_LEVEL = bytes.fromhex("480f42c1"), bytes.fromhex("83ff03480f42c1")
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ((LEA_RCX, c.lea_rax("slow"), c.TEST_EDI, CMOVNE_RAX_RCX), True),
+        ((c.lea_rax("slow"), MASK, LEA_RCX, CMOVE_RAX_RCX), True),
+        ((c.lea_rax("slow"), ONE_BIT, LEA_RCX, CMOVB_RAX_RCX), True),
+        ((c.lea_rax("slow"), OTHER_MASK, LEA_RCX, CMOVE_RAX_RCX), False),
+        ((c.lea_rax("slow"), LEA_RCX, CMOVB_LEVEL), False),  # a number that is less than 3
+        ((LEA_RCX, c.lea_rax("slow"), c.TEST_RDI, CMOVNE_RAX_RCX), False),  # a pointer
+        ((LEA_RCX, c.lea_rax("slow"), c.TEST_EDI, CMOVNE_RAX_RCX, SAVE_RCX), False),  # taken in any case
+        ((c.lea_rax("fast"), c.TEST_EDI), False),
+    ],
+)
+def test_a_conditional_move_on_a_flag(choice: Sequence[Part], expected: bool, tmp_path: Path) -> None:
+    functions = {"sum": (*choice, c.RET), "ask": ASKS, "fast": (c.BMI2, c.RET), "slow": (c.RET,)}
+    data = c.library(functions, exports=["sum", "ask"], soname="libzstd.so.1", extra=b"1.5.4\0")
+    assert audited(data, tmp_path).passed is expected
+
+
+def test_a_module_is_known_by_its_build_id_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = c.library({"sum": (c.jmp("fast"),), "ask": ASKS, "fast": (c.BMI2, c.RET)}, exports=["sum", "ask"])
+    entry = next(entry for entry in known.table() if not entry.soname and entry.trusts("bmi2"))
+    assert not audited(data, tmp_path).passed
+    monkeypatch.setattr(known, "read_build_id", lambda _: next(iter(entry.build_ids)))
+    (tmp_path / "again").mkdir()
+    assert audited(data, tmp_path / "again").passed
+
+
+# ---- programs with a fixed address
+
+MOV_EAX = bytes.fromhex("b8")  # mov $address,%eax
+
+
+def fixed(functions: Mapping[str, Sequence[Part]], **more: bytes) -> bytes:
+    """A program with a fixed address, whose functions have no other references than those in its code and data."""
+    data = c.library(functions, data=dict(more), symbols=False)
+    return data[:16] + b"\x02\0" + data[18:]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ((c.jne("yes"), c.RET, "yes:", c.jmp("fast")), True),
+        ((c.jne("yes"), c.RET, "yes:", MOV_EAX + (0x401040).to_bytes(4, "little"), bytes.fromhex("ffe0")), True),
+        ((MOV_EAX + (0x401040).to_bytes(4, "little"), bytes.fromhex("ffe0")), False),
+        ((c.jmp("fast"),), False),
+    ],
+)
+@pytest.mark.parametrize("pointer", [0, 0x401040])
+def test_a_program_with_a_fixed_address(choice: Sequence[Part], expected: bool, pointer: int, tmp_path: Path) -> None:
+    ask: Sequence[Part] = (c.SAVE_RBX, c.LEAF_7, c.CPUID, c.HAS_AVX2, c.RESTORE_RBX)
+    padded = {"start": (*ask, *choice), "fast": FAST}
+    data = fixed(padded, table=pointer.to_bytes(8, "little"))
+    layout = read_layout(data, "x")
+    found = read_map(data, layout, regions(data, layout, "x"), "x")
+    start = [found.starts[i] for i in range(len(found)) if found.kinds[i] != GAP][1]
+    data = data.replace((0x401040).to_bytes(4, "little"), start.to_bytes(4, "little"))
+    path = tmp_path / "x"
+    path.write_bytes(data)
+    [judged] = scan([CodeSource(file="x", path=path)], BASELINE, workers=1)
+    assert bool(next(h for h in judged.hits if h.feature == "avx2").evidence) is (expected and not pointer)
+
+
 def test_the_table_is_sound() -> None:
     every = features.table()
     for entry in known.table():
+        assert entry.pattern or entry.build_ids or entry.soname, entry.shown
         assert entry.features | entry.trusted <= every.keys() | {"*"}, entry.soname
         assert entry.since <= entry.until
         assert entry.shown

@@ -196,7 +196,8 @@ class _Search:
         resolving = {library.code.at(address) for address in graph.resolvers}
         reading = {p for p in resolving if not places.isdisjoint(graph.references.get(p, ()))}
         # Code to which nothing leads is in glibc, too: with functions that it lists only for its own tests.
-        lone = {library.code.starts[piece] for piece in wanted if piece not in graph.callers} - graph.given
+        near = {source for piece in wanted for source, _ in graph.callers.get(piece, ())} | wanted.keys()
+        lone = {library.code.starts[piece] for piece in near if piece not in graph.callers} - graph.given
         reach = graph.reach(lambda piece: set() if piece in reading else None, without=self._named(known) | lone)
         found: dict[tuple[int, str], Evidence] = {}
         for piece, names in wanted.items():
