@@ -84,8 +84,9 @@ KINDS: tuple[tuple[str, str, str], ...] = (
 ALIKE = {
     "bmi1": "bmi", "bmi2": "bmi", "rdseed": "rdrand", "rtm": "tsx", "hle_or_rtm": "tsx", "cet_ss": "shadow stacks",
     "xsavec": "xsaves", "clflushopt": "cache", "clwb": "cache", "clzero": "cache", "vaes": "aes",
-    "vpclmulqdq": "vpclmul", "d3now": "amd", "d3nowext": "amd", "xop": "amd", "lwp": "amd", "sse4a": "amd", "tbm": "amd",
-    "monitorx": "amd", "rdpru": "amd", "rdpid": "others", "pku": "others", "waitpkg": "others", "movdiri": "others",
+    "vpclmulqdq": "vpclmul", "d3now": "amd", "d3nowext": "amd", "xop": "amd", "lwp": "amd", "sse4a": "amd",
+    "tbm": "amd", "monitorx": "amd", "rdpru": "amd",
+    "rdpid": "others", "pku": "others", "waitpkg": "others", "movdiri": "others",
     "movdir64b": "others", "serialize": "others", "enqcmd": "others", "ptwrite": "others", "uintr": "others",
     "amx_tile": "others", "amx_int8": "others", "amx_bf16": "others", "avx_vnni": "others", "avx_ifma": "others",
 }  # fmt: skip
