@@ -13,7 +13,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from pikaforge.audit import judge_flags, judge_instructions, judge_linkage
+from pikaforge.audit import hwcaps, judge_flags, judge_instructions, judge_linkage
 from pikaforge.audit.allowed_features import Allowed, from_gcc, from_macros, of_baseline
 from pikaforge.audit.audit_result import AuditResult, Rules, TreeOrigin
 from pikaforge.audit.distribution import Distribution, PackagedRecord
@@ -25,6 +25,7 @@ from pikaforge.audit.inputs import ElfTree, open_inputs, open_package
 from pikaforge.audit.isa import tzcnt
 from pikaforge.audit.isa.decode import CodeSource, FileScan, scan
 from pikaforge.audit.isa.dispatch.known import known as known_dispatcher
+from pikaforge.audit.isa.dispatch.known import known_file
 from pikaforge.audit.isa.tzcnt import TzcntUse
 from pikaforge.audit.judge_allocator import AllocatorVerdict
 from pikaforge.audit.judge_allocator import judge as judge_allocator
@@ -91,7 +92,10 @@ def audit_tree(
         why = [f"{line.where}: not judged: {line.what}" for line in read.not_judged[:5]]
         raise AuditError("there is no x86-64 program or library to judge", where=tree.title, hint="\n".join(why))
     packaged = _packaged(tree, read, allowed, rules.distribution)
+    levels = _levels(tree, read)
     sources = [_source(f, tree.elves[f.name], debug.get(f.name), packaged, rules) for f in read.judged]
+    higher = {name: allowed.sure | of_baseline(level) for name, level in levels.items()}
+    sources = [replace(source, allowed=higher.get(source.file, source.allowed)) for source in sources]
     ledger = _ledger(tree, read, allowed, rules, today)
     scans = scan(sources, allowed.sure, workers=workers, amd=microarch.runs_on_amd(allowed.target))
     return AuditResult(
@@ -106,6 +110,9 @@ def audit_tree(
             demand_waivers=rules.demand_waivers,
             distribution=packaged,
             uses=_tzcnt_uses(tree, scans, own),
+            # What was compiled here never dispatches; of a tree that its image explains, only the image's libraries do.
+            foreign=not rules.demand_waivers and rules.distribution is None,
+            levels=levels,
         ),
         linkage=judge_linkage.judge(read.judged, tree.links, rules.linkage),
         flags=judge_flags.judge(read.judged, own=own, march=rules.march, dropped=dropped),
@@ -118,6 +125,18 @@ def audit_tree(
         strict=rules.strict,
         places=tree.elves,
     )
+
+
+def _levels(tree: ElfTree, read: TreeFacts) -> dict[str, str]:
+    """Return the files that the loader takes only on CPUs of a level, with the level; add a note for each."""
+    if tree.whole:
+        found = hwcaps.levels(read.judged, tree.links)
+    else:
+        found = {name: level for name, path in tree.elves.items() if (level := hwcaps.level_of(str(path)))}
+    read.notes += [
+        f"{name}: judged for {level}: the loader takes it only on such CPUs" for name, level in found.items()
+    ]
+    return found
 
 
 def _tzcnt_uses(tree: ElfTree, scans: Iterable[FileScan], own: frozenset[str]) -> dict[tuple[str, str], TzcntUse]:
@@ -176,7 +195,10 @@ def _source(
     """Return a file to decode; in a distribution's own library every feature beyond the baseline is a finding."""
     library = packaged.get(fact.name)
     if library is None or rules.distribution is None:
-        return CodeSource(file=fact.name, path=path, debug=debug)
+        others = not rules.demand_waivers and rules.distribution is None
+        return CodeSource(
+            file=fact.name, path=path, debug=debug, known=known_file(path, fact.soname) if others else None
+        )
     return CodeSource(
         file=fact.name,
         path=path,
