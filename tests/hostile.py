@@ -25,6 +25,7 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from unit.nested_files import ar, odc, old_cpio, zips
 from unit.package_files import cpio, deb, rpm, rpm_of, tar, zipped
 
 from pikaforge.attest.claims import Bill, ClaimError, parse, parse_statement
@@ -189,6 +190,7 @@ def seeds() -> dict[str, tuple[Callable[[Path], object], list[tuple[str, bytes]]
         "deb": (package, [("x.deb", deb(FILES, LINKS)), ("x.deb", plain_deb(archive))]),
         "tar": (package, [*tars, ("x.tar.xz", lzma.compress(archive))]),
         "wheel": (package, [("x.whl", zipped(FILES, LINKS))]),
+        "nested": (package, nested()),
         "elf": (elf, [("x", library)]),
         "json": (documents, [("x.json", document) for document in documented]),
         "yaml": (load.load, [("matrix.yaml", matrix)]),
@@ -199,6 +201,23 @@ def seeds() -> dict[str, tuple[Callable[[Path], object], list[tuple[str, bytes]]
         ),
         "patches": (facts, [("facts", b"state\t0\tapplied\noffset\t0\ta.c\t1\t-3\nnote\t0\tn\nreason\t0\tr\n" * 3)]),
     }
+
+
+def nested() -> list[tuple[str, bytes]]:
+    """Return archives of other kinds, and a package with all of them."""
+    script = b"#!/bin/sh\nexit 0\n"
+    archive, program = tar(FILES, LINKS), FILES["opt/x/bin/x"]
+    inner = {
+        "ar": ar([("//", b"a-very-long-name.o/\n"), ("/0", program), ("#1/8", b"name.o\0\0" + program)]),
+        "cpio": cpio(FILES, LINKS) + bytes(512) + gzip.compress(cpio(FILES)),
+        "odc": odc("x", program),
+        "old": old_cpio("x", program),
+        "zip": zips([("x", program), ("x", zipped(FILES, LINKS))], stub=script),
+        "script": script + lzma.compress(archive),
+        "deb": deb(FILES, LINKS),
+        "rpm": rpm(FILES, LINKS),
+    }
+    return [*inner.items(), ("x.tar", tar(inner, LINKS)), ("x.zip", zipped(inner, LINKS))]
 
 
 def small_elf() -> bytes:

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from unit.nested_files import BY_ZSTD, FINE, zips
 from unit.package_files import cpio_member, make_rpm, rpm_of, tar
 
 import pikaforge
 from pikaforge.attest.contents import read_package
+from pikaforge.audit.inputs import open_inputs
 from pikaforge.errors import AuditError
 
 MEMORY = 256 << 10
@@ -178,6 +180,42 @@ def test_what_is_no_bomb_is_read(tmp_path: Path, make: Callable[[], bytes]) -> N
     *said, peak = run(path)
     assert said == ["read", "read"]
     assert int(peak) < MEMORY
+
+
+# ---- within a package
+
+
+def archives(depth: int) -> bytes:
+    """Archives in archives, 16 in each, and 16 MiB of zeros at the bottom."""
+    data = gzip.compress(MIB * 16)
+    for _ in range(depth):
+        data = zips((str(number), data) for number in range(16))
+    return data
+
+
+WITHIN: dict[str, Callable[[], bytes]] = {
+    **{name: BOMBS[name][1] for name in ("long name", "list of a wheel", "header of an RPM")},
+    "archives": lambda: archives(2),
+}
+
+
+@pytest.mark.parametrize("name", WITHIN)
+def test_a_bomb_within_a_package_takes_no_memory(tmp_path: Path, name: str) -> None:
+    """It is left unjudged, and the rest is judged."""
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar({"odd": WITHIN[name](), "bin/fine": FINE}, {}))
+    *said, peak = run(path)
+    assert said == ["read", "read"]
+    assert int(peak) < MEMORY
+
+
+@pytest.mark.parametrize("name", BY_ZSTD)
+def test_what_is_compressed_by_zstd_is_found(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar({"bin/fine": FINE, "notes.txt": BY_ZSTD[name](FINE + b"1")}, {}))
+    [tree] = open_inputs([path], tmp_path / "scratch")
+    assert tree.not_judged == ()
+    assert FINE + b"1" in [file.read_bytes() for file in tree.elves.values()]
 
 
 def run(path: Path) -> list[str]:

@@ -13,7 +13,7 @@ from thorough import whole
 import pikaforge
 
 INPUTS, ALL_INPUTS = 2000, 10_000
-READERS = {"rpm", "deb", "tar", "wheel", "elf", "json", "yaml", "patches", "resp", "http"}
+READERS = {"rpm", "deb", "tar", "wheel", "nested", "elf", "json", "yaml", "patches", "resp", "http"}
 MEMORY = 256 << 10
 """KiB, of which Python and the modules of all readers take a quarter."""
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(pikaforge.__file__).parents[1])}

@@ -120,11 +120,15 @@ def read_package(path: Path) -> PackageContents:
     files: dict[str, ContentEntry] = {}
     nearest, manifest = "", None
     same: list[tuple[str, str]] = []
+    names: set[str] = set()
     total = 0
     with archive_errors(str(path)):
         for member in package_files.members(path):
-            if member.name in files:
+            if member.kind in ("rest", "unread"):
+                raise AuditError("the package has bytes that programs do not read alike", where=str(path))
+            if member.name in names:
                 raise AuditError(f"{member.name} is in the package twice", where=str(path))
+            names.add(member.name)
             if member.kind == "hardlink":
                 same.append((member.name, member.target))
             elif member.content is None:

@@ -247,7 +247,7 @@ def audit_compiled(
             "the compile stage left no compiler macros", where=label, hint="compile anew: facts/macros.txt is empty"
         )
     opened = open_package(tree_tar, scratch / "tree")
-    tree = ElfTree(title=label, whole=True, elves=opened.elves, links=opened.links, others=opened.others)
+    tree = replace(opened, title=label)
     debug: dict[str, Path] = {}
     for number, archive in enumerate(debug_tars):
         debug |= _debug_of(tree, open_package(archive, scratch / f"debug{number}").elves)

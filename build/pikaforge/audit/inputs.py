@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import os
-import posixpath
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from filecmp import cmp
 from pathlib import Path
-from typing import IO
 
+from pikaforge.audit.containers import Collector, NotJudged, add_link
 from pikaforge.audit.elf.layout import is_elf
 from pikaforge.config import package_files
 from pikaforge.errors import AuditError
-from pikaforge.host.archives import MEMBER_LIMIT, archive_errors
-from pikaforge.host.streams import TOTAL_LIMIT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotJudged:
-    """Something in a tree that may hold code and was not opened."""
-
-    where: str
-    why: str
+from pikaforge.host.archive_kinds import START
+from pikaforge.host.archives import archive_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +25,8 @@ class ElfTree:
     whole: bool
     """Whether it is a folder or package, so that its files may need one another."""
     elves: dict[str, Path]
-    """The file with the bytes, by path in the tree (relative, with `/`)."""
+    """The file with the bytes, by path in the tree (relative, with `/`). A member of an archive within the tree is
+    called `ARCHIVE!/MEMBER`, and the second file of one name `NAME#2`."""
     links: dict[str, str] = field(default_factory=dict)
     """Links by path in the tree, with the path in the tree that each points to."""
     others: int = 0
@@ -49,7 +41,7 @@ def open_inputs(paths: Iterable[Path], scratch: Path) -> list[ElfTree]:
     A symbolic link that is named is followed; one within a folder is not, so that no file counts twice.
 
     Args:
-        paths: files, folders, packages (`config.package_files.suffixes`).
+        paths: files, folders, packages (`config.package_files.suffixes`), archives and compressed files.
         scratch: an empty folder; the ELF files of packages are unpacked there, with numbers as names.
 
     Raises:
@@ -57,76 +49,89 @@ def open_inputs(paths: Iterable[Path], scratch: Path) -> list[ElfTree]:
     """
     trees = []
     for number, path in enumerate(dict.fromkeys(paths)):
+        into = scratch / str(number)
         if path.is_dir():
-            trees.append(_folder(path))
+            trees.append(_folder(path, into))
         elif package_files.is_package(path):
-            trees.append(open_package(path, scratch / str(number)))
+            trees.append(open_package(path, into))
         else:
-            trees.append(_file(path))
+            trees.append(_file(path, into))
     return trees
 
 
-def _file(path: Path) -> ElfTree:
+def _file(path: Path, into: Path) -> ElfTree:
+    found = Collector(str(path), into)
     try:
         real = path.resolve(strict=True)
         with real.open("rb") as stream:
-            start = stream.read(4)
+            start = stream.read(START)
+            size = os.fstat(stream.fileno()).st_size
+        if not package_files.is_container(start):
+            found.on_disk(path.name, real)
     except OSError as error:
         raise AuditError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
-    if not is_elf(start):
+    if package_files.is_container(start):
+        with archive_errors(str(path)):
+            found.members(package_files.contained(real, path.name, start), size=size)
+    tree = _tree(found, str(path))
+    if not is_elf(start) and not tree.elves:
         raise AuditError(
-            "this is neither an ELF file nor a package",
+            "this is neither an ELF file nor a package with one",
             where=str(path),
-            hint=f"packages are known by their names: {' '.join(package_files.suffixes())}",
+            hint="\n".join(
+                [
+                    *(f"{left.where}: {left.why}" for left in tree.not_judged[:5]),
+                    f"packages are known by their names: {' '.join(package_files.suffixes())}",
+                ]
+            ),
         )
-    return ElfTree(title=str(path), whole=False, elves={path.name: real})
+    return tree if len(tree.elves) > 1 or not is_elf(start) else replace(tree, whole=False)
 
 
-def _folder(path: Path) -> ElfTree:
-    elves: dict[str, Path] = {}
-    links: dict[str, str] = {}
-    seen: set[tuple[int, int]] = set()
-    others = 0
+def _tree(found: Collector, title: str) -> ElfTree:
+    """Open the containers that were found, and return all files."""
+    found.open_all()
+    return ElfTree(
+        title=title,
+        whole=True,
+        elves=found.elves,
+        links=found.links,
+        others=found.others,
+        not_judged=found.not_judged,
+    )
+
+
+def _folder(path: Path, into: Path) -> ElfTree:
+    found = Collector(str(path), into)
+    seen: dict[tuple[int, int], str] = {}
     for folder, names, files in os.walk(path, onerror=_walk_failed):
         names.sort()
         for name in sorted([*names, *files]):
             full = Path(folder) / name
             inside = full.relative_to(path).as_posix()
             if full.is_symlink():
-                _add_link(links, inside, str(full.readlink()))
+                add_link(found.links, inside, str(full.readlink()))
                 continue
             if not full.is_file():
                 continue
             status = full.stat()
-            if not _starts_as_elf(full):
-                others += 1
-            elif status.st_nlink == 1 or (status.st_dev, status.st_ino) not in seen:
-                seen.add((status.st_dev, status.st_ino))
-                elves[inside] = full
-            else:  # a hard link to a file that is listed already
-                first = next(n for n, p in elves.items() if p.samefile(full))
-                links[inside] = first
-    return ElfTree(title=str(path), whole=True, elves=elves, links=links, others=others)
+            same = (status.st_dev, status.st_ino)
+            if same in seen:  # a hard link to a file that is listed already
+                found.links[inside] = seen[same]
+            elif _take(found, inside, full) and status.st_nlink > 1:
+                seen[same] = inside
+    return _tree(found, str(path))
 
 
 def _walk_failed(error: OSError) -> None:
     raise AuditError(f"cannot read the folder: {error.strerror or error}", where=str(error.filename)) from error
 
 
-def _starts_as_elf(path: Path) -> bool:
+def _take(found: Collector, name: str, path: Path) -> bool:
     try:
-        with path.open("rb") as stream:
-            return is_elf(stream.read(4))
+        return found.on_disk(name, path)
     except OSError as error:
         raise AuditError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
-
-
-def _add_link(links: dict[str, str], name: str, target: str) -> None:
-    """Add a link that stays within its tree. An absolute target starts at the tree's top."""
-    joined = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
-    joined = joined.lstrip("/")
-    if not joined.startswith("../") and joined not in ("..", ".", ""):
-        links[name] = joined
 
 
 def open_package(path: Path, into: Path) -> ElfTree:
@@ -135,43 +140,19 @@ def open_package(path: Path, into: Path) -> ElfTree:
     Raises:
         AuditError: the package is of an unknown kind, truncated, corrupt, or larger than `TOTAL_LIMIT`.
     """
-    into.mkdir(parents=True, exist_ok=True)
-    elves: dict[str, Path] = {}
-    links: dict[str, str] = {}
-    others = total = 0
+    found = Collector(str(path), into)
     with archive_errors(str(path)):
-        for member in package_files.members(path):
-            if member.kind == "symlink":
-                _add_link(links, member.name, member.target)
-            elif member.kind == "hardlink":
-                links[member.name] = member.target
-            elif member.content is not None:
-                start = member.content.read(4)
-                if not is_elf(start):
-                    others += 1
-                    continue
-                place = into / str(len(elves))
-                total += _copy(start, member.content, place, path, TOTAL_LIMIT - total)
-                elves[member.name] = place
+        size = path.stat().st_size
+        found.members(package_files.members(path), size=size)
+        found.members(package_files.wrapping(path), size=size)
     for copy, original in package_files.copies(path).items():
         # Else a file would be judged twice, and a waiver, which names it once, would not cover its copy.
         if (
             copy != original
-            and copy in elves
-            and original in elves
-            and cmp(elves[copy], elves[original], shallow=False)
+            and copy in found.elves
+            and original in found.elves
+            and cmp(found.elves[copy], found.elves[original], shallow=False)
         ):
-            del elves[copy]
-            links[copy] = original
-    return ElfTree(title=str(path), whole=True, elves=elves, links=links, others=others)
-
-
-def _copy(start: bytes, content: IO[bytes], place: Path, package: Path, limit: int) -> int:
-    limit = min(limit, MEMBER_LIMIT)
-    with place.open("wb") as out:
-        out.write(start)
-        while block := content.read(1 << 20):
-            out.write(block)
-            if out.tell() > limit:
-                raise AuditError(f"the package unpacks to more than {limit} bytes", where=str(package))
-        return out.tell()
+            del found.elves[copy]
+            found.links[copy] = original
+    return _tree(found, str(path))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pikaforge.config.registry import FORMATS
-from pikaforge.host import archives
+from pikaforge.host import archive_kinds, archives
 
 if TYPE_CHECKING:
     from pikaforge.config.registry import PackageReader
@@ -45,4 +46,37 @@ def members(path: Path) -> Iterator[Member]:
             truncated or corrupt, or has more members than a package may have.
     """
     kind = format_of(path)
-    return archives.bounded(archives.members(path) if kind is None else kind.members(path), str(path))
+    return archives.bounded(archive_kinds.members(path) if kind is None else kind.members(path), str(path))
+
+
+def wrapping(path: Path) -> Iterator[Member]:
+    """Return what a package file has beside the files that it installs, as `PackageReader.wrapping`."""
+    kind = format_of(path)
+    return iter(()) if kind is None else archives.bounded(kind.wrapping(path), str(path))
+
+
+def contained(path: Path, name: str, start: bytes) -> Iterator[Member]:
+    """Return the members of a package or archive that was found within another one, by its first bytes.
+
+    Args:
+        path: where its bytes are.
+        name: its own name, for errors.
+        start: its first bytes, which `is_container` takes for those of one.
+
+    Raises:
+        AuditError: it is compressed by a method that cannot be read here, is truncated or corrupt, or has more members
+            than a package may have.
+    """
+    kind, archive = _format_by_start(start), archive_kinds.kind_of(start)
+    if kind is not None:
+        return archives.bounded(chain(kind.wrapping(path), kind.members(path)), name)
+    return archives.bounded(archive_kinds.members_of(archive, path, name) if archive else (), name)
+
+
+def is_container(start: bytes) -> bool:
+    """Return whether a file is a package or archive that can be read, by its first `archive_kinds.START` bytes."""
+    return archive_kinds.kind_of(start) is not None or _format_by_start(start) is not None
+
+
+def _format_by_start(start: bytes) -> PackageReader | None:
+    return next((kind for kind in FORMATS.all() if kind.start and start.startswith(kind.start)), None)

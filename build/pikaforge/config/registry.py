@@ -79,8 +79,15 @@ class PackageReader(Protocol):
     def suffixes(self) -> tuple[str, ...]:
         """Ends of the names of its files, in small letters."""
 
+    @property
+    def start(self) -> bytes:
+        """The first bytes of its files; empty if they are those of archives, too."""
+
     def members(self, path: Path) -> Iterator[archives.Member]:
         """Return the files and links of a package file; raise AuditError if it cannot be read."""
+
+    def wrapping(self, path: Path) -> Iterator[archives.Member]:
+        """Return what a package file has beside the files that it installs, such as programs that its manager runs."""
 
     def copies(self, path: Path) -> Mapping[str, str]:
         """Return members that stand for links: by name, the name of the file that each says it is a copy of."""

@@ -19,7 +19,7 @@ from pikaforge.formats.artifact import FileRecord, Role
 from pikaforge.formats.embedded_signature import EmbeddedSignature
 from pikaforge.formats.layout import PackingError
 from pikaforge.formats.packing import Packed, Packing
-from pikaforge.host import archives
+from pikaforge.host import archive_kinds
 from pikaforge.host.archives import Member
 
 # ---- naming packages
@@ -184,6 +184,8 @@ class Format(Protocol):
     """The folder of its packages in a repository."""
     suffixes: tuple[str, ...]
     """Ends of the names of its files, in small letters. If two formats fit a name, the longer suffix decides."""
+    start: bytes
+    """The first bytes of its files; empty if they are those of archives, too."""
     scripts: tuple[str, ...]
     """Guest scripts that make it."""
     index: RepositoryIndex | None
@@ -220,6 +222,9 @@ class Format(Protocol):
         Raises:
             AuditError: it is no such file, is compressed by a method that cannot be read here, is truncated or corrupt.
         """
+
+    def wrapping(self, path: Path) -> Iterator[Member]:
+        """Return what a package file has beside the files that it installs, such as programs that its manager runs."""
 
     def copies(self, path: Path) -> Mapping[str, str]:
         """Return members that stand for links: by name, the name of the file that each says it is a copy of.
@@ -270,6 +275,7 @@ class BaseFormat:
     name: str
     folder: str
     suffixes: tuple[str, ...]
+    start: bytes = b""
     scripts: tuple[str, ...] = ()
     index: RepositoryIndex | None = None
     embedded: EmbeddedSignature | None = None
@@ -289,7 +295,11 @@ class BaseFormat:
 
     def members(self, path: Path) -> Iterator[Member]:
         """Return the members of an archive: a zip if its name says so, else tar."""
-        return archives.members(path)
+        return archive_kinds.members(path)
+
+    def wrapping(self, path: Path) -> Iterator[Member]:
+        """Return nothing: all of it is installed."""
+        return iter(())
 
     def copies(self, path: Path) -> Mapping[str, str]:
         """Return nothing: links are links."""

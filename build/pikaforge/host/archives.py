@@ -1,7 +1,8 @@
-"""Read archives: tar and zip, by the standard library. Every reader of archives in this tool uses this module.
+"""Members of archives, the bounds on them, and tar archives, by the standard library.
 
-`members` is for packages, `tar_entries` for archives of this tool and source trees. Package formats that are built on
-tar or zip (`formats/`) use the functions for streams. Only `extract` uses names of members as paths on disk.
+Every reader of archives in this tool uses this module: `tar_members` is for archives that anybody may have written,
+`tar_entries` for archives of this tool and source trees. `zips`, `cpio` and `ar` read the other kinds, `archive_kinds`
+tells them apart. Only `extract` uses names of members as paths on disk.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import io
 import lzma
 import posixpath
-import stat
 import struct
 import tarfile
 import zipfile
@@ -22,8 +22,8 @@ from typing import IO, BinaryIO, Literal
 
 from pikaforge.errors import AuditError, HostError
 from pikaforge.host.disk import is_full
-from pikaforge.host.raw import Chunks
-from pikaforge.host.streams import ListBounded, Unpacked, Window, decompressed, too_large, unpacked_limit
+from pikaforge.host.raw import Chunks, joined
+from pikaforge.host.streams import BLOCK, Unpacked, Window, decompressed
 from pikaforge.host.text import size_text
 
 MEMBER_LIMIT = 4 << 30
@@ -38,8 +38,8 @@ HEADER_LIMIT = 128 << 10
 """Bytes that describe one member of a tar archive: extended headers, and blocks with long names."""
 GLOBAL_LIMIT = 64
 """Settings that a tar archive may have for all its members (pax(1), typeflag g)."""
-ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Ways to compress members of a zip archive that can be read piece by piece. Wheels have no others."""
+GLOBAL_SIZES = ("size", "GNU.sparse.")
+"""Settings for all members that readers of tar archives do not agree on: what one takes for a member, another skips."""
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst", ".tzst")
 ZIP_SUFFIXES = (".zip",)
 ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, *ZIP_SUFFIXES)
@@ -51,11 +51,13 @@ class Member:
 
     name: str
     """Relative, `/`-separated, without `.` and `..`."""
-    kind: Literal["file", "symlink", "hardlink"]
+    kind: Literal["file", "symlink", "hardlink", "rest", "unread"]
+    """`rest`: bytes that are no member, which some programs read as members all the same. `unread`: what cannot be
+    read here, or what programs do not read alike. Both have no name of their own."""
     target: str = ""
-    """Of a symbolic link its text, of a hard link the name of its file."""
+    """Of a symbolic link its text, of a hard link the name of its file, of what is unread the reason."""
     content: IO[bytes] | None = None
-    """Of a file. It can be read until the next member is asked for."""
+    """Of a file or a rest. It can be read until the next member is asked for."""
     mode: int | None = None
     """Permission bits of a file; None if the package does not have them."""
 
@@ -85,7 +87,7 @@ def bounded(members: Iterable[Member], where: str) -> Iterator[Member]:
     letters = 0
     for number, member in enumerate(members, 1):
         letters += len(member.name) + len(member.target)
-        if not member.name:
+        if not member.name and member.kind not in ("rest", "unread"):
             raise AuditError("the package has a member without a name", where=where)
         if len(member.target) > LINK_LIMIT:
             raise AuditError(f"the link {member.name} in the package is {len(member.target)} bytes long", where=where)
@@ -95,18 +97,6 @@ def bounded(members: Iterable[Member], where: str) -> Iterator[Member]:
                 where=where,
             )
         yield member
-
-
-def members(path: Path) -> Iterator[Member]:
-    """Return the files and links of an archive: of a zip if its name says so, else of a tar archive.
-
-    Raises:
-        AuditError: it is no archive, is compressed by a method that cannot be read here, is truncated or corrupt.
-    """
-    where = str(path)
-    read = zip_members if path.name.lower().endswith(ZIP_SUFFIXES) else tar_members
-    with archive_errors(where), path.open("rb") as stream:
-        yield from read(stream, where)
 
 
 @contextmanager
@@ -184,6 +174,8 @@ def _headers(tar: tarfile.TarFile, plain: Unpacked, where: str, *, keep: bool = 
             raise AuditError("the package is corrupt: a member has a size that cannot be", where=where)
         if len(tar.pax_headers) > GLOBAL_LIMIT:
             raise AuditError("the package is corrupt: it has too many settings for all members", where=where)
+        if any(name.startswith(GLOBAL_SIZES) for name in tar.pax_headers):
+            raise AuditError("the package is corrupt: it has one size for all its members", where=where)
         at = tar.offset
         if keep:
             number += 1
@@ -193,56 +185,66 @@ def _headers(tar: tarfile.TarFile, plain: Unpacked, where: str, *, keep: bool = 
 
 
 def tar_members(stream: IO[bytes] | Window, where: str) -> Iterator[Member]:
-    """Return the files and links of a tar archive, whatever it is compressed by; see `archive_errors` for errors."""
+    """Return the files and links of a tar archive, whatever it is compressed by; see `archive_errors` for errors.
+
+    Programs unpack a member of an unknown type as a file, so it is one here. What follows the end of the archive is
+    read by `tar --ignore-zeros`.
+    """
     with _tar(stream, where) as (tar, plain):
         for info in _headers(tar, plain, where):
             name = clean(info.name, where)
+            kind = _kind(info) if info.type in tarfile.SUPPORTED_TYPES else "file"
             if info.issparse():
                 raise AuditError(f"the package's member {name} is sparse, which is not supported", where=where)
-            if info.issym():
+            if info.size and kind != "file":
+                why = f"{name} is no file and has a size, so programs differ in what they take for the next member"
+                yield Member(name="", kind="unread", target=why)
+            if kind == "symlink":
                 yield Member(name=name, kind="symlink", target=_text(info.linkname))
-            elif info.islnk():
+            elif kind == "hardlink":
                 yield Member(name=name, kind="hardlink", target=clean(info.linkname, where))
-            elif info.isfile():
+            elif kind == "file" and (info.isfile() or info.size):
                 if info.size > MEMBER_LIMIT:
                     raise AuditError(f"the package's member {name} is too large: {info.size} bytes", where=where)
                 yield Member(name=name, kind="file", content=tar.extractfile(info), mode=info.mode & 0o7777)
+        yield from _behind(plain, where)
+
+
+def _behind(plain: Unpacked, where: str) -> Iterator[Member]:
+    """Return what follows the end of a tar archive, if it is more than zeros."""
+    try:
+        while block := plain.read(BLOCK):
+            if start := block.lstrip(b"\0"):
+                # A header begins where the block of 512 bytes does that has the first of these bytes.
+                begin = (len(block) - len(start)) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+                yield Member(name="", kind="rest", content=joined(block[begin:], plain))
+                return
+    except (zlib.error, lzma.LZMAError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # the system's; gzip has none
+            raise
+        yield Member(name="", kind="unread", target="what follows its end cannot be unpacked")
+
+
+def is_path(target: bytes) -> bool:
+    """Return whether a link can lead there. What else has a link's mode is written as a file by some programs."""
+    try:
+        return target.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
+
+
+def is_tar(start: bytes) -> bool:
+    """Return whether a file is a plain tar archive, by its first block of 512 bytes."""
+    try:
+        tarfile.TarInfo.frombuf(start[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def _text(text: str) -> str:
     """Return a name of tarfile, which has halves of surrogates for bytes that are not UTF-8: nothing can write them."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def zip_members(stream: IO[bytes], where: str) -> Iterator[Member]:
-    """Return the files and links of a zip archive; see `archive_errors` for errors."""
-    packed = stream.seek(0, io.SEEK_END)
-    limit = unpacked_limit(packed)
-    with zipfile.ZipFile(ListBounded(stream, where)) as archive:
-        infos = archive.infolist()
-        if sum(info.file_size for info in infos) > limit:
-            raise too_large(limit, where)
-        for info in infos:
-            if info.filename.endswith("/"):  # `is_dir` takes an empty name for an error of its own
-                continue
-            name = clean(info.filename, where)
-            if info.compress_type not in ZIP_METHODS:
-                raise AuditError(
-                    f"the package's member {name} is compressed by method {info.compress_type}, which cannot be read",
-                    where=where,
-                )
-            if info.file_size > (LINK_LIMIT if stat.S_ISLNK(info.external_attr >> 16) else MEMBER_LIMIT):
-                kind = "link" if stat.S_ISLNK(info.external_attr >> 16) else "member"
-                raise AuditError(f"the {kind} {name} in the package is {info.file_size} bytes long", where=where)
-            with archive.open(info) as content:
-                if stat.S_ISLNK(info.external_attr >> 16):
-                    # By its size, and not to its end: then zipfile unpacks all that is compressed, whatever its size.
-                    target = content.read(LINK_LIMIT).decode("utf-8", "backslashreplace")
-                    yield Member(name=name, kind="symlink", target=target)
-                    continue
-                # Zero if it was packed on a system without modes.
-                mode = (info.external_attr >> 16) & 0o7777 or None
-                yield Member(name=name, kind="file", content=content, mode=mode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

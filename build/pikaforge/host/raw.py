@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from itertools import chain
+from typing import IO, Protocol, cast
 
 
 class RawStream(io.RawIOBase):
@@ -47,3 +49,15 @@ class Chunks(io.RawIOBase):
             made.append(part)
             missing -= len(part) if missing > 0 else 0
         return b"".join(made)
+
+
+class Readable(Protocol):
+    """What has bytes to read, one after the other."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most `size` bytes, and none at the end only."""
+
+
+def joined(start: bytes, rest: Readable) -> IO[bytes]:
+    """Return a stream of bytes that were read already, and of all that follows them."""
+    return cast(IO[bytes], Chunks(chain([start] if start else [], iter(lambda: rest.read(1 << 16), b""))))

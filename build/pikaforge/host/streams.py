@@ -194,6 +194,8 @@ def _size(stream: IO[bytes] | Window) -> int:
     return end - at
 
 
+_SKIPPED = tuple(bytes([number]) for number in range(0x50, 0x60))
+"""First bytes of a frame of zstd that its readers skip (RFC 8878, 3.1.2)."""
 _Opener = Callable[[IO[bytes], ExitStack], IO[bytes]]
 
 
@@ -206,7 +208,7 @@ def _opener(head: bytes, where: str, method: str) -> _Opener:
         return lambda packed, _: io.BufferedReader(_Bounded(packed, _xz, b"\0"), BLOCK)
     if head[:3] == b"BZh":
         return lambda packed, stack: cast(IO[bytes], stack.enter_context(bz2.BZ2File(packed)))
-    if head[:4] == b"\x28\xb5\x2f\xfd":
+    if head[:4] == b"\x28\xb5\x2f\xfd" or (head[:1] in _SKIPPED and head[1:4] == b"\x2a\x4d\x18"):
         return lambda packed, stack: _zstd(packed, where, stack)
     if method in ("", "gzip", "identity") or method.startswith("un"):
         return lambda packed, _: packed

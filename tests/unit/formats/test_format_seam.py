@@ -28,10 +28,11 @@ from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.formats.embedded_signature import EmbeddedSignature, Insertion, SignatureVerdict, SignedPart
 from pikaforge.formats.format import BaseFormat, BuildOrigin, Identity, IndexFiles, InstallOffer, Pool
 from pikaforge.formats.packing import Packed, Packing
-from pikaforge.host.archives import Member, archive_errors, tar_members, zip_members
+from pikaforge.host.archives import Member, archive_errors, tar_members
 from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
+from pikaforge.host.zips import zip_members
 from pikaforge.pipeline import package
 from pikaforge.pipeline.dist_folder import put_package
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from pikaforge.errors import AuditError
+from pikaforge.host.ar import MAGIC, ar_entries, ar_members
 from pikaforge.host.archives import Member, archive_errors, tar_members
 from pikaforge.host.streams import Window
 
-MAGIC = b"!<arch>\n"
-HEADER, HEADER_END = 60, b"`\n"
-"""Bytes of a member's header, and how it ends. The name is at its start, the size in decimal at 48."""
 DATA = "data.tar"
+START = MAGIC + b"debian-binary"
 
 
 def deb_members(path: Path) -> Iterator[Member]:
@@ -25,20 +22,24 @@ def deb_members(path: Path) -> Iterator[Member]:
     """
     where = str(path)
     with archive_errors(where), path.open("rb") as stream:
-        yield from tar_members(_data(stream, where), where)
+        if stream.read(len(MAGIC)) != MAGIC:
+            raise AuditError("this is no DEB", where=where)
+        stream.seek(0)
+        for entry in ar_entries(stream, where):
+            if entry.name.startswith(DATA):
+                yield from tar_members(Window(stream, entry.size), where)
+                return
+        raise AuditError(f"the DEB is truncated or corrupt: it has no {DATA}", where=where)
 
 
-def _data(stream: IO[bytes], where: str) -> Window:
-    """Return data.tar, compressed as it is."""
-    if stream.read(len(MAGIC)) != MAGIC:
-        raise AuditError("this is no DEB", where=where)
-    while len(head := stream.read(HEADER)) == HEADER:
-        name = head[:16].decode("ascii", "replace").rstrip(" /")
-        digits = head[48:58].strip()
-        if not digits.isdigit() or not head.endswith(HEADER_END):
-            break
-        size = int(digits)
-        if name.startswith(DATA):
-            return Window(stream, size)
-        stream.seek(size + size % 2, io.SEEK_CUR)
-    raise AuditError(f"the DEB is truncated or corrupt: it has no {DATA}", where=where)
+def deb_wrapping(path: Path) -> Iterator[Member]:
+    """Return the members of the ar archive, but for the first data.tar: scripts that dpkg runs are in control.tar."""
+    where, seen = str(path), False
+    with archive_errors(where), path.open("rb") as stream:
+        try:
+            for member in ar_members(stream, where):
+                if seen or not member.name.startswith(DATA):
+                    yield member
+                seen = seen or member.name.startswith(DATA)
+        except AuditError as error:
+            yield Member(name="", kind="unread", target=error.message)

@@ -11,7 +11,7 @@ from pathlib import Path
 from pikaforge.formats import system_package
 from pikaforge.formats.client_lines import base_of, checked, checked_url, fetch, file_name, script_lines
 from pikaforge.formats.deb import apt, client, copyright, product
-from pikaforge.formats.deb.deb_file import deb_members
+from pikaforge.formats.deb.deb_file import START, deb_members, deb_wrapping
 from pikaforge.formats.format import (
     BaseFormat,
     BuildOrigin,
@@ -73,6 +73,7 @@ class DebFormat(BaseFormat):
     name = "deb"
     folder = "debs"
     suffixes = (".deb",)
+    start = START
     scripts = ("deb.sh", "layout.sh")
     index: RepositoryIndex | None = AptIndex()
 
@@ -95,6 +96,10 @@ class DebFormat(BaseFormat):
     def members(self, path: Path) -> Iterator[Member]:
         """Return the members of data.tar."""
         return deb_members(path)
+
+    def wrapping(self, path: Path) -> Iterator[Member]:
+        """Return the members of the DEB itself, of which control.tar has the package's scripts."""
+        return deb_wrapping(path)
 
     def identity(self, path: Path, of: BuildOrigin) -> Identity:
         """Return the fields of the file's name, NAME_VERSION-RELEASE_ARCHITECTURE.deb."""

@@ -28,7 +28,7 @@ from pikaforge.formats.packing import Packed, Packing
 from pikaforge.formats.product_package import ChangelogEntry
 from pikaforge.formats.rpm import allocator, client, product, spec_file, yum
 from pikaforge.formats.rpm.allocator import AllocatorPackage
-from pikaforge.formats.rpm.rpm_file import read_rpm
+from pikaforge.formats.rpm.rpm_file import LEAD_MAGIC, read_rpm
 from pikaforge.formats.rpm.signature import RpmSignature
 from pikaforge.host.archives import Member
 from pikaforge.plan import allocators
@@ -67,6 +67,7 @@ class RpmFormat(BaseFormat):
     name = "rpm"
     folder = "x86_64"
     suffixes = (".rpm",)
+    start = LEAD_MAGIC
     scripts = ("rpm.sh", "layout.sh")
     index: RepositoryIndex | None = YumIndex()
     embedded: EmbeddedSignature | None = RpmSignature()

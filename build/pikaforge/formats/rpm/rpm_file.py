@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO
 
 from pikaforge.errors import AuditError
-from pikaforge.formats.rpm.cpio import cpio_members
 from pikaforge.host.archives import Member, archive_errors
+from pikaforge.host.cpio import cpio_members
 from pikaforge.host.streams import decompressed
 
 LEAD_SIZE, LEAD_MAGIC = 96, b"\xed\xab\xee\xdb"

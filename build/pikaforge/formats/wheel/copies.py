@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from pikaforge.errors import AuditError
 from pikaforge.formats.wheel.wheel import followed
-from pikaforge.host.archives import archive_errors, zip_members
+from pikaforge.host.archives import archive_errors
+from pikaforge.host.zips import zip_members
 
 ABOUT = re.compile(r"[^/]+/about\.json")
 LIMIT = 16 << 20

@@ -25,7 +25,8 @@ from pikaforge.formats.format import (
 from pikaforge.formats.layout import PackingError
 from pikaforge.formats.packing import Packed, Packing
 from pikaforge.formats.wheel import copies, wheel, wheel_version
-from pikaforge.host.archives import Member, archive_errors, zip_members
+from pikaforge.host.archives import Member, archive_errors
+from pikaforge.host.zips import zip_members
 
 FILE_NAME = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)-[^-]+-[^-]+-(?P<platform>[^-]+)\.whl")
 """Without a build tag."""
@@ -86,7 +87,7 @@ class WheelFormat(BaseFormat):
     def members(self, path: Path) -> Iterator[Member]:
         """Return the members of the zip archive that a wheel is."""
         with archive_errors(str(path)), path.open("rb") as stream:
-            yield from zip_members(stream, str(path))
+            yield from zip_members(stream, str(path), links=False)
 
     def copies(self, path: Path) -> Mapping[str, str]:
         """Return the copies that about.json calls links; nothing without a good one."""

@@ -19,7 +19,7 @@ from pikaforge.audit.elf.code import code_digest
 from pikaforge.audit.elf.layout import is_elf
 from pikaforge.config.scalars import Strict
 from pikaforge.errors import AuditError, StageError
-from pikaforge.host.archives import members
+from pikaforge.host.archive_kinds import members
 from pikaforge.host.disk import is_full
 from pikaforge.host.job import Job
 from pikaforge.host.store import Result
