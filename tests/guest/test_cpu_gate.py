@@ -521,20 +521,20 @@ def test_this_machine(make: Make) -> None:
 
 
 @pytest.mark.parametrize("unlike", [False, True], ids=["alike", "alternating"])
-@pytest.mark.parametrize("shell", SHELLS)
-def test_512_cpus_take_less_than_a_second(make: Make, tmp_path: Path, shell: str, unlike: bool) -> None:
+@pytest.mark.parametrize(("shell", "cpus"), [("dash", 2048), ("bash", 512), ("busybox", 512)])
+def test_many_cpus_take_less_than_a_second(make: Make, tmp_path: Path, shell: str, cpus: int, unlike: bool) -> None:
     need(SHELLS[shell][0])
     halves = [
         (CPUINFO / f"{cpu}.txt").read_text().partition("\n\n")[0] + "\n\n"
         for cpu in ("zen4-epyc-9554", "zen2-epyc-7302" if unlike else "zen4-epyc-9554")
     ]
-    text = "".join(halves[n % 2].replace("processor\t: 0", f"processor\t: {n}") for n in range(512))
+    text = "".join(halves[n % 2].replace("processor\t: 0", f"processor\t: {n}") for n in range(cpus))
     big = tmp_path / "cpuinfo"
     big.write_text(text)
     gate = make("R6615")
     # Processor time, and the best of three: other tests run beside this one. It waits for nothing.
-    seconds = []
-    for _ in range(3):
+    seconds: list[float] = []
+    while len(seconds) < 3 and min(seconds, default=1.0) >= 1.0:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = gate.ask("--cpuinfo", big, shell=shell)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -546,7 +546,7 @@ def test_512_cpus_take_less_than_a_second(make: Make, tmp_path: Path, shell: str
         assert who.startswith("CPU 1,3,5,")
         assert "avx512f" in missing
     else:
-        assert (done.returncode, "CPUs: 512" in done.stdout) == (0, True)
+        assert (done.returncode, f"CPUs: {cpus}" in done.stdout) == (0, True)
 
 
 class TestRendered:

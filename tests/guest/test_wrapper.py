@@ -25,6 +25,26 @@ def test_keeps_feature_flags_of_single_files(spied: Wrapper) -> None:
     assert spied.dropped == []
 
 
+def test_what_the_target_switches_off_comes_before_what_the_tree_asks_for(spied: Wrapper) -> None:
+    flags = "-march=haswell -mtune=haswell -mno-fsgsbase -mno-pku"
+    words = ["-mpku", "-march=native", "-c", "a.c"]
+    seen = spied.seen(*words, PIKAFORGE_TARGET_FLAGS=flags)
+    assert seen == ["-mno-fsgsbase", "-mno-pku", "-mpku", "-c", "a.c", "-march=haswell", "-mtune=haswell"]
+
+
+def test_a_file_switches_on_again_what_the_target_switches_off(wrapped: Wrapper) -> None:
+    """And -march does not, which stands behind it."""
+    flags = "-march=haswell -mtune=haswell -mno-fsgsbase -mno-bmi2"
+    ask = ("-dM", "-E", "-")
+    plain = wrapped.call(*ask, text="", PIKAFORGE_TARGET_FLAGS=flags).stdout
+    assert "__AVX2__" in plain
+    assert "__FSGSBASE__" not in plain
+    assert "__BMI2__" not in plain
+    asked = wrapped.call("-mfsgsbase", *ask, text="", PIKAFORGE_TARGET_FLAGS=flags).stdout
+    assert "__FSGSBASE__" in asked
+    assert "__BMI2__" not in asked
+
+
 @pytest.mark.parametrize("with_drop", [False, True])
 def test_keeps_the_boundaries_of_arguments(spied: Wrapper, with_drop: bool) -> None:
     words = [

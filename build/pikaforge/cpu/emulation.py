@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pikaforge.cpu import microarch
+from pikaforge.cpu.assumptions import unneeded
 
 CPUS: Mapping[str, str] = {
     # Exactly the psABI levels: a named CPU has more than its level, so a wrong build would pass.
@@ -45,11 +46,6 @@ SINCE: Mapping[str, str] = {"debian": "13", "ubuntu": "25.10"}
 
 NO_AVX512 = "it has AVX-512, which the emulator cannot execute"
 NO_MODEL = "no CPU model of the emulator is known for it"
-
-NOT_MISSED: Mapping[str, str] = {
-    "pku": "hypervisors hide it, and compilers emit it for explicit calls only",
-}
-"""Features that a program for the target runs without, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +86,11 @@ class Machine:
 
 
 def lacking(target: str, flags: frozenset[str]) -> tuple[str, ...]:
-    """Return the features of `target` that a machine with these /proc/cpuinfo flags lacks, as the kernel names them."""
-    return tuple(sorted(microarch.kernel_flags(target) - flags - NOT_MISSED.keys()))
+    """Return the features of `target` that a machine with these /proc/cpuinfo flags lacks, as the kernel names them.
+
+    Those that no program for any target assumes (pku, fsgsbase, AMX) are not missed.
+    """
+    return tuple(sorted(microarch.kernel_flags(target) - flags - unneeded()))
 
 
 def flags_of(cpuinfo: str) -> frozenset[str]:

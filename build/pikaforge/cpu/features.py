@@ -9,6 +9,9 @@ name (`BMI1/TZCNT` is `tzcnt`). Policies:
 - `judged`: allowed where the target has it;
 - `guarded`: as judged, and also allowed in the functions that `guards.csv` names, which ask the CPU first;
 - `dangerous`: CPUs without it run another instruction instead, without a trap and with another result.
+
+The columns `lineages`, `absent` and `linux` say which hosts have a feature, and whether the CPU gate can tell. Code for
+a target may assume what the compiler and these columns agree on (`assumptions`).
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, cast, get_args
+
+from packaging.version import Version
 
 Policy = Literal["baseline", "ignored", "judged", "guarded", "dangerous"]
 FOLDER = Path(__file__).parent
@@ -34,6 +39,11 @@ NAME_LIMIT = 256
 """Letters of a function's name, of which the table has none that is as long."""
 INVALID = "invalid"
 """The id for bytes that are no instruction; always judged."""
+Cause = Literal["firmware", "hypervisor", "microcode", "kernel", "privilege"]
+"""What may take a feature from a host whose CPU has it. `kernel`: the instructions fault under kernels that show its
+flag; `privilege`: they fault in every program. The others clear its bit in CPUID, so that its flag is not shown."""
+NEVER = "never"
+"""In the column `linux`: no version supports it, or none still does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +60,31 @@ class CpuidBit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GccOption:
+    """The option `-mNAME` of gcc for a feature, with the versions that know it."""
+
+    name: str
+    """Without `-m` or `-mno-`."""
+    since: Version
+    until: int | None
+    """The last major version that knows it; None if it is still known."""
+
+    def off(self, gcc: Version) -> str:
+        """Return `-mno-NAME`; empty where this gcc does not know it."""
+        known = gcc >= self.since and (self.until is None or gcc.major <= self.until)
+        return f"-mno-{self.name}" if known else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absence:
+    """What may take a feature from hosts whose CPU has it."""
+
+    cause: Cause
+    lineage: str
+    """Only on this microarchitecture and its descendants; empty: on all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
     """One line of the table."""
 
@@ -62,10 +97,18 @@ class Feature:
     """Its name in /proc/cpuinfo; empty where the kernel does not show it."""
     gcc: str
     """The macro that gcc predefines if it may use the feature; empty where there is none."""
+    option: GccOption | None
+    """gcc's option for it; only where some gcc gives it to a target that must not assume it."""
+    given: tuple[str, ...]
+    """The microarchitectures that such a gcc gives it to, as to all their descendants."""
     archspec: str
     """Its name in archspec; empty where archspec has none."""
     lineages: tuple[str, ...]
-    """Where no macro shows it: microarchitectures that have it, as all their descendants do."""
+    """Microarchitectures that have it, as all their descendants do, beside those of archspec."""
+    absent: tuple[Absence, ...]
+    """What may take it from hosts whose CPU has it."""
+    linux: str
+    """The first Linux that shows its flag and lets programs run it, `never`, or empty: every one from 3.10 on."""
     cpuid: tuple[CpuidBit, ...]
     """Bits of CPUID that are clear on a CPU without it (Intel SDM vol. 2A CPUID, AMD APM vol. 3 app. E); empty where
     CPUID does not show it."""
@@ -80,6 +123,27 @@ class Feature:
     def free(self) -> bool:
         """Whether every x86-64 CPU can run its instructions."""
         return self.policy in ("baseline", "ignored")
+
+    @property
+    def ungated(self) -> str:
+        """The reason why the CPU gate cannot tell whether a program may run it; empty if the gate can."""
+        causes = {absence.cause for absence in self.absent}
+        if self.free:
+            return ""
+        if "privilege" in causes:
+            return "it is privileged, and faults in every program"
+        if self.linux == NEVER:
+            return "Linux has no support for it"
+        if "kernel" in causes:
+            return (
+                f"it faults under kernels before Linux {self.linux} or set up otherwise, whatever /proc/cpuinfo shows"
+            )
+        return "" if self.kernel else "/proc/cpuinfo has no flag for it"
+
+    def switched_off(self, lineage: Iterable[str]) -> tuple[Cause, ...]:
+        """Return what may take it from hosts with CPUs of a lineage, in a way that the CPU gate sees."""
+        places = {"", *lineage}
+        return tuple(a.cause for a in self.absent if a.cause in ("firmware", "microcode") and a.lineage in places)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +169,12 @@ def table() -> dict[str, Feature]:
             instruction=instruction,
             kernel=row["kernel"],
             gcc=row["gcc"],
+            option=_option(row["option"]) if row["option"] else None,
+            given=tuple(row["given"].split()),
             archspec=row["archspec"],
             lineages=tuple(row["lineages"].split()),
+            absent=tuple(_absence(text) for text in row["absent"].split()),
+            linux=row["linux"],
             cpuid=tuple(_bit(text) for text in row["cpuid"].split()),
             needs=tuple(row["needs"].split()),
             policy=cast(Policy, row["policy"]),
@@ -115,6 +183,20 @@ def table() -> dict[str, Feature]:
         assert feature.id not in found, feature.id
         found[feature.id] = feature
     return found
+
+
+def _option(text: str) -> GccOption:
+    """Return an option from its text, `NAME@SINCE` or `NAME@SINCE-UNTIL`, such as `mpx@5-8`."""
+    name, _, versions = text.partition("@")
+    since, _, until = versions.partition("-")
+    return GccOption(name=name, since=Version(since), until=int(until) if until else None)
+
+
+def _absence(text: str) -> Absence:
+    """Return an absence from its text, `CAUSE` or `CAUSE:LINEAGE`, such as `firmware:westmere`."""
+    cause, _, lineage = text.partition(":")
+    assert cause in get_args(Cause), text
+    return Absence(cause=cast(Cause, cause), lineage=lineage)
 
 
 def _bit(text: str) -> CpuidBit:
@@ -169,6 +251,11 @@ def guarded(function: str, feature: str) -> str:
 def kernel_flags(ids: Iterable[str]) -> tuple[str, ...]:
     """Return the flags that /proc/cpuinfo shows for features, sorted; features without a flag are left out."""
     return tuple(sorted({table()[i].kernel for i in ids if i in table() and table()[i].kernel}))
+
+
+def ungated(ids: Iterable[str]) -> dict[str, str]:
+    """Return those features that the CPU gate cannot tell, by id, sorted, each with the reason."""
+    return {i: why for i in sorted(ids) if i in table() and (why := table()[i].ungated)}
 
 
 def rows(name: str) -> Iterator[dict[str, str]]:

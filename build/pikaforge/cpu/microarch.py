@@ -1,8 +1,8 @@
 """CPU microarchitectures: the best one for a model, and the compiler's flags for it.
 
 Names, ancestry and flags are archspec's (https://archspec.readthedocs.io). Its feature sets are not complete, so the
-audit takes the compiler's own macros instead. They are good enough to compare microarchitectures of one lineage, which
-is what this module does.
+audit takes what the compiler's own macros and the table of features agree on. archspec's are good enough to compare
+microarchitectures of one lineage, which is what this module does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from packaging.version import Version
+
+from pikaforge.cpu.assumptions import Hosts
 
 if TYPE_CHECKING:
     from archspec.cpu import Microarchitecture
@@ -37,7 +39,8 @@ class Resolution:
     target: str
     """The target that was asked for."""
     flags: tuple[str, ...] = ()
-    """`-march` and `-mtune`, then options for single features; empty if the target is impossible."""
+    """`-march` and `-mtune`, then options for single features, last those that switch one off (docker/guest/cc);
+    empty if the target is impossible."""
     nearest: str = ""
     """If the target is impossible: its best ancestor for which the compiler can produce code."""
     reason: str = ""
@@ -87,6 +90,12 @@ def ancestors(name: str) -> tuple[str, ...]:
     return tuple(_lineage(name)[1:])
 
 
+@lru_cache(maxsize=256)
+def hosts(name: str) -> Hosts:
+    """Return what is known of the hosts of a microarchitecture."""
+    return Hosts(lineage=frozenset(_lineage(name)), features=features(name))
+
+
 def best(names: Iterable[str]) -> str:
     """Return the microarchitecture with the most features; there must be at least one."""
     # Of equals, the one with the longer lineage is more specific.
@@ -112,7 +121,8 @@ def _flags(name: str, gcc: str) -> tuple[tuple[str, ...], str]:
     from archspec.cpu import UnsupportedMicroarchitecture  # noqa: PLC0415
 
     # archspec refuses a patch level for some ranges ("12.2.0"), and needs it for gcc 4 ("4.8.5").
-    release = Version(gcc).release
+    parsed = Version(gcc)
+    release = parsed.release
     version = gcc if release[0] == 4 else ".".join(map(str, release[:2]))
     try:
         text = _x86()[name].optimization_flags("gcc", version)
@@ -123,7 +133,7 @@ def _flags(name: str, gcc: str) -> tuple[tuple[str, ...], str]:
     for flag in text.split():
         option, eq, value = flag.partition("=")
         flags.append(f"{option}{eq}{swap.get(value, value)}")
-    return tuple(flags), ""
+    return (*flags, *hosts(name).off(parsed)), ""
 
 
 @lru_cache(maxsize=1024)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from pikaforge.cpu import microarch
+from pikaforge.cpu.assumptions import unneeded
 from pikaforge.cpu.emulation import Machine
 
-FAMILIES = (("avx512", "AVX-512"), ("amx", "AMX"))
+FAMILIES = (("avx512", "AVX-512"),)
 """Beginning of the names of a group's features, and the name of the group."""
 NAMED = 3
 """The most features that a sentence names."""
@@ -45,12 +46,12 @@ def twin_of(target: str, *, gcc: str, machine: Machine, usual: Collection[str]) 
 
 
 def beyond(target: str, tried: str) -> str:
-    """Return the features that `target` has and `tried` lacks, for people: `AVX-512, AMX`, or single features.
+    """Return the features that `target` has and `tried` lacks, for people: `AVX-512`, or single features.
 
-    A group is named as a whole only if `tried` has no part of it.
+    A group is named as a whole only if `tried` has no part of it. What no program assumes (AMX) is not named.
     """
     has = microarch.kernel_flags(tried)
-    rest = microarch.kernel_flags(target) - has
+    rest = microarch.kernel_flags(target) - has - unneeded()
     names: list[str] = []
     for start, family in FAMILIES:
         new = sorted(feature for feature in rest if feature.startswith(start))

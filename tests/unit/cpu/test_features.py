@@ -74,6 +74,8 @@ def test_the_spelling_of_the_kernel() -> None:
         (ef.PREFETCHW, ("prefetchw",)),
         (bytes.fromhex("c4e270f3c9"), ("bmi1",)),  # blsr %ecx,%ecx
         (bytes.fromhex("0fbdc7"), ("intel386",)),  # bsr, what old CPUs make of lzcnt
+        (bytes.fromhex("9f"), ("lahf",)),
+        (bytes.fromhex("9e"), ("sahf",)),
     ],
 )
 def test_instructions(code: bytes, ids: tuple[str, ...]) -> None:

@@ -52,7 +52,7 @@ def test_the_nearest_target_is_taken_where_the_image_allows_it() -> None:
     spec = make_spec(images__el7__fallback="nearest", hardware__R630={"cpus": ["haswell"]})
     cell = the_cell(spec, "R640-el7-none")
     assert (cell.wanted, cell.target, cell.problem) == ("skylake_avx512", "haswell", "")
-    assert cell.flags == ("-march=core-avx2", "-mtune=core-avx2")
+    assert cell.flags == ("-march=core-avx2", "-mtune=core-avx2", "-mno-fsgsbase", "-mno-rtm")
     assert cell.remark == f"{NEAREST}; built for the nearest, haswell"
     plan = expand(spec, [cell, the_cell(spec, "R630-el7-none"), the_cell(spec, "R640-debian12-none")])
     assert plan.warnings == (f"R640-el7-none: {cell.remark}",)
