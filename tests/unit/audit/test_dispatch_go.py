@@ -10,7 +10,7 @@ from unit import code as c
 from unit import elf_files as ef
 
 from pikaforge.audit.elf import gopclntab
-from pikaforge.audit.elf.facts import regions
+from pikaforge.audit.elf.executable import regions
 from pikaforge.audit.elf.gopclntab import read_functions
 from pikaforge.audit.elf.layout import read_layout
 from pikaforge.audit.isa.decode import CodeSource, scan

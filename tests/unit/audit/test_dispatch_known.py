@@ -15,7 +15,7 @@ from unit.code import Part
 from pikaforge.audit.allowed_features import from_macros, of_baseline
 from pikaforge.audit.audit import audit_paths
 from pikaforge.audit.audit_result import AuditResult
-from pikaforge.audit.elf.facts import regions
+from pikaforge.audit.elf.executable import regions
 from pikaforge.audit.elf.layout import read_layout
 from pikaforge.audit.elf.pointers import import_places
 from pikaforge.audit.isa.decode import CodeSource, scan
