@@ -38,6 +38,9 @@ CASES = {
     "behind padding": ("85ff7507c390660f1f0400f30fbcc7c3", "harmless"),  # nothing runs into a NOP after ret
     "counted": ("ba02000000f30fbcc683c00285f60f44c2c3", "harmless"),  # x ? ctz(x) + 2 : 2
     "carry changed": ("f30fbccaf7d94183c1010f92c0b905000000eb0090b90600000044890f0f0b", "harmless"),  # add, setb
+    "bit tested": ("85ff740af30fbcc70fa3c1720190c3", "harmless"),
+    "probe": ("b800000000f30fbcc00f95c089c6b8010000000fa2c3", "harmless"),
+    "compared first": ("f30fbcc783ff087f0585ff0f44c2c3", "harmless"),
     # That cannot be seen.
     "plain": ("31c0f30fbcc7c3", "open"),  # __builtin_ctz(x), or _tzcnt_u32(x)
     "wide": ("4885ff7404f30fbcc7c3", "open"),  # test rdi,rdi; je; tzcnt edi,eax
@@ -66,6 +69,7 @@ CASES = {
     "partly written": ("31c9f30fbcc688c885f67400c3", "open"),  # mov cl,al leaves the rest of eax
     "perhaps moved": ("f30fbcc939fe0f47cac3", "open"),  # cmova edx,ecx after a comparison of others
     "carry kept": ("f30fbccaf7d941ffc90f92c0b905000000c3", "open"),  # neg ecx; dec r9d, which leaves CF; setb
+    "made compared": ("f30fbcc783c00383f8200f94c0c3", "open"),
     # CPUs without BMI1 do something else.
     "carry": ("f30fbcc77201c331c0c3", "needs"),  # jc
     "carry moved": ("f30fbcc7ba070000000f42c2c3", "needs"),  # cmovc
@@ -73,6 +77,8 @@ CASES = {
     "compared": ("f30fbcc783f8207401c331c0c3", "needs"),  # cmp $32,eax
     "compared, wide": ("f3480fbcc74889c24883fa400f94c0c3", "needs"),  # mov rax,rdx; cmp $64,rdx
     "borrowed": ("f30fbcc719d2c3", "needs"),  # sbb
+    "bit tested zero": ("85ff740af30fbcc70fa3c1740190c3", "needs"),
+    "probe without cpuid": ("b800000000f30fbcc00f95c0c3", "needs"),
 }
 
 

@@ -28,6 +28,8 @@ RESULTS = frozenset({"AND", "OR", "XOR", "ADD", "SUB", "INC", "DEC", "NEG"})
 LOGIC = frozenset({"TEST", "AND", "OR", "XOR"})
 Name = tuple[str, int, int]
 """What a value is called: how it came, at which address, in which register."""
+ZERO: Name = ("zero", 0, 0)
+"""The value that is surely zero."""
 
 
 class Value(NamedTuple):
@@ -253,10 +255,13 @@ def _made(
     bits = 8 * target.size
     if step.name in ("MOV", "MOVZX", "MOVSX", "MOVSXD") and other is not None:
         return target.register, other, 0
+    number = source.value & ((1 << bits) - 1) if source.kind == "i" else 0
+    cleared = (step.name in ("XOR", "SUB") and target == source) or (step.name == "MOV" and source.kind == "i")
+    if cleared and number == 0:
+        return target.register, Value(ZERO, 64), 0
     if step.name in ("XOR", "SUB") and other is not None:
         return target.register, None, state.differing(own, other)
     sure = False
-    number = source.value & ((1 << bits) - 1) if source.kind == "i" else 0
     if step.name == "MOV":
         sure = number != 0
     elif step.name == "OR":

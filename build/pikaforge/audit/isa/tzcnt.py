@@ -23,7 +23,7 @@ from pikaforge.audit.elf.executable import executable
 from pikaforge.audit.elf.layout import mapped, read_layout
 from pikaforge.audit.isa.dispatch.steps import InstructionStep
 from pikaforge.audit.isa.function_graph import Code, FunctionGraph, following, read_graph
-from pikaforge.audit.isa.nonzero import NEGATIONS, SHIFTS, Knowledge, states, value_of
+from pikaforge.audit.isa.nonzero import NEGATIONS, SHIFTS, ZERO, Knowledge, states, value_of
 from pikaforge.audit.isa.opcodes import blank
 
 WORK = 200_000
@@ -56,6 +56,7 @@ class TzcntUse:
 HARMLESS = TzcntUse(
     answer="harmless", why="each TZCNT stands for BSF: its value is not zero, or its result is not used for zero"
 )
+PROBE = TzcntUse(answer="harmless", why="its TZCNT of a constant 0, beside CPUID, asks whether the CPU has it")
 OPEN = TzcntUse(answer="open", why="not proven that its value is never zero, for which an older CPU gives no result")
 FLAGS = TzcntUse(answer="needs", why="the flags of TZCNT are used, and BSF sets others")
 BITS = TzcntUse(answer="needs", why="the result of TZCNT is compared with the number of bits, which BSF never gives")
@@ -102,12 +103,14 @@ def _judged(graph: FunctionGraph, start: int, end: int) -> TzcntUse:
 
 
 def _use(graph: FunctionGraph, step: InstructionStep, state: Knowledge | None) -> TzcntUse:
+    target, source = step.operands
+    value = value_of(source, state) if state is not None else None
+    if value is not None and value.name == ZERO and any(s.name == "CPUID" for s in graph.steps.values()):
+        return PROBE
     if _flags_read(graph, step):
         return FLAGS
     if state is None:
         return OPEN
-    target, source = step.operands
-    value = value_of(source, state)
     bits = 8 * target.size
     if value is None:
         return _search(graph, step, {}, bits)
@@ -126,31 +129,36 @@ def _use(graph: FunctionGraph, step: InstructionStep, state: Knowledge | None) -
 
 
 @lru_cache(maxsize=4096)
-def _carry_and_zero(code: int) -> tuple[bool, bool, bool]:
-    """Return whether an opcode reads the carry or zero flag, whether it decides both, and whether it reads any flag."""
+def _read_and_changed(code: int) -> tuple[int, int]:
+    """Return the flags that an opcode reads, and those that it changes, as iced's RflagsBits."""
+    instruction = blank(code)
+    return instruction.rflags_read, instruction.rflags_modified
+
+
+@lru_cache(maxsize=1)
+def _different() -> int:
+    """Return the flags that TZCNT and BSF set in different ways."""
     from iced_x86 import RflagsBits  # noqa: PLC0415
 
-    instruction = blank(code)
-    both = int(RflagsBits.CF | RflagsBits.ZF)
-    read = instruction.rflags_read
-    return bool(read & both), instruction.rflags_modified & both == both, bool(read)
+    return int(RflagsBits.CF | RflagsBits.ZF)
 
 
 def _flags_read(graph: FunctionGraph, step: InstructionStep) -> bool:
     """Return whether something may use the flags of an instruction."""
-    seen: set[int] = set()
-    waiting = [step.following]
+    seen: set[tuple[int, int]] = set()
+    waiting = [(step.following, _different())]
     while waiting:
-        address = waiting.pop()
+        address, flags = waiting.pop()
         at = graph.steps.get(address)
-        if address in seen or at is None:
+        if (address, flags) in seen or at is None:
             continue
-        seen.add(address)
-        reads, decides, _ = _carry_and_zero(at.code)
-        if reads:
+        seen.add((address, flags))
+        reads, changes = _read_and_changed(at.code)
+        if reads & flags:
             return True
-        if not decides and at.name not in COUNTED and at.flow not in ("call", "call?"):
-            waiting += following(at)
+        left = flags & ~changes
+        if left and at.name not in COUNTED and at.flow not in ("call", "call?"):
+            waiting += [(target, left) for target in following(at)]
     return False
 
 
@@ -165,8 +173,10 @@ class _ZeroWay(NamedTuple):
     """Registers that hold the result, which is wrong then."""
     zero: frozenset[tuple[int, int]]
     """Registers that hold the value, with the number of low bits that are zero."""
-    tested: bool
-    """Whether the flags are those of a test of the value."""
+    exact: frozenset[int]
+    """Those of them that hold the result itself, and no number that was made of it."""
+    compared: int | None = None
+    """The number with which the value was compared, if the flags are of that."""
     stained: bool = False
     """Whether the flags are those of the result."""
 
@@ -175,7 +185,8 @@ def _search(graph: FunctionGraph, step: InstructionStep, zero: Mapping[int, int]
     """Follow the ways that are taken if the value is zero, until nothing holds the result any more."""
     if not graph.known:
         return OPEN
-    first = _ZeroWay(step.following, frozenset({step.operands[0].register}), frozenset(zero.items()), tested=False)
+    result = frozenset({step.operands[0].register})
+    first = _ZeroWay(step.following, result, frozenset(zero.items()), result)
     seen, waiting = {first}, [first]
     answer = HARMLESS
     while waiting:
@@ -202,7 +213,7 @@ def _compares(step: InstructionStep, way: _ZeroWay, bits: int) -> bool:
     if step.name != "CMP" or len(step.operands) != 2:
         return False
     first, second = step.operands
-    return first.kind == "r" and first.register in way.spoilt and second.kind == "i" and second.value == bits
+    return first.kind == "r" and first.register in way.exact and second.kind == "i" and second.value == bits
 
 
 def _passed(step: InstructionStep, way: _ZeroWay) -> list[_ZeroWay] | None:
@@ -210,13 +221,15 @@ def _passed(step: InstructionStep, way: _ZeroWay) -> list[_ZeroWay] | None:
     spoilt, zero = set(way.spoilt), dict(way.zero)
     reads = {*step.reads, *(o.register for o in step.operands[:1] if step.name in KEEPING)}
     used = bool(spoilt & reads) and not _cleared(step)
-    if way.stained and _carry_and_zero(step.code)[2]:
+    if way.stained and _read_and_changed(step.code)[0]:
         return None
+    exact = way.exact - set(step.writes)
     moved = _moved(step, way)
     if moved is not None:  # a copy of the result is not yet a use of it
         target, source, happens = moved
         if happens:
             spoilt = spoilt | {target} if source in spoilt else spoilt - {target}
+            exact |= {target} if source in way.exact else set()
             zero.pop(target, None)
     else:
         if used and not _plain(step):
@@ -224,13 +237,14 @@ def _passed(step: InstructionStep, way: _ZeroWay) -> list[_ZeroWay] | None:
         spoilt = spoilt | set(step.writes) if used else spoilt - _overwritten(step)
         for number in step.writes:
             zero.pop(number, None)
-    tested = _tests(step, way) if step.flags else way.tested
+    compared = _compared(step, way) if step.flags else way.compared
     # INC and DEC leave the carry flag as it was.
-    stained = (step.flags and used) or (way.stained and not _carry_and_zero(step.code)[1])
+    stained = (step.flags and used) or (way.stained and bool(_different() & ~_read_and_changed(step.code)[1]))
     targets = following(step)
-    if step.flow == "branch" and way.tested and (holds := _holds(step.condition)) is not None:
+    if step.flow == "branch" and (holds := _holds(step.condition, way.compared)) is not None:
         targets = targets[:1] if holds else targets[1:]
-    return [_ZeroWay(target, frozenset(spoilt), frozenset(zero.items()), tested, stained) for target in targets]
+    left = frozenset(spoilt), frozenset(zero.items()), frozenset(exact), compared, stained
+    return [_ZeroWay(target, *left) for target in targets]
 
 
 def _overwritten(step: InstructionStep) -> set[int]:
@@ -258,25 +272,39 @@ def _moved(step: InstructionStep, way: _ZeroWay) -> tuple[int, int, bool] | None
         return None
     if step.name == "MOV":
         return target.register, source.register, True
-    holds = _holds(step.condition) if way.tested else None
+    holds = _holds(step.condition, way.compared)
     return None if holds is None else (target.register, source.register, holds)
 
 
-def _tests(step: InstructionStep, way: _ZeroWay) -> bool:
-    """Return whether an instruction tests whether the value is zero; it is."""
+def _compared(step: InstructionStep, way: _ZeroWay) -> int | None:
+    """Return the number with which an instruction compares the value; None if it does something else."""
     if len(step.operands) != 2:
-        return False
+        return None
     first, second = step.operands
-    if first.kind != "r" or first.shift or dict(way.zero).get(first.register, 0) < 8 * first.size:
-        return False
-    return (step.name == "TEST" and first == second) or (
-        step.name == "CMP" and second.kind == "i" and second.value == 0
-    )
+    bits = 8 * first.size
+    if first.kind != "r" or first.shift or dict(way.zero).get(first.register, 0) < bits:
+        return None
+    if step.name == "TEST" and first == second:
+        return 0
+    if step.name != "CMP" or second.kind != "i":
+        return None
+    number = second.value & ((1 << bits) - 1)
+    return number - (1 << bits) if number >> (bits - 1) else number
 
 
-def _holds(condition: str) -> bool | None:
-    """Return whether a condition holds after a test of zero: it sets ZF, and clears CF, SF and OF."""
-    truth = {"e": True, "be": True, "ae": True, "le": True, "ge": True, "ns": True, "no": True, "o": False}
+def _holds(condition: str, number: int | None) -> bool | None:
+    """Return whether a condition holds after a comparison of zero with a number; None if that is not known."""
+    if number is None:
+        return None
+    truth = {
+        "e": number == 0,
+        "ae": number == 0,
+        "be": True,
+        "ge": number <= 0,
+        "le": number >= 0,
+    }
+    if number == 0:
+        truth |= {"ns": True, "no": True, "o": False}
     if condition in truth:
         return truth[condition]
     other = NEGATIONS.get(condition, "")
