@@ -181,8 +181,7 @@ def judge(
         distribution: the distribution's own files: with evidence, they may need features that the target lacks.
         uses: what functions use TZCNT for, by file and function; of others that is open.
         foreign: whether others built the files: then evidence counts in all of them but `own`.
-        levels: libraries that the loader takes only on CPUs of a level: they were scanned with its features, which no
-            machine that lacks them needs.
+        levels: libraries that the loader takes only on CPUs of a level; they were scanned with its features.
     """
     work = _Rulebook(allowed, ledger, own, distribution or {}, foreign, uses or {})
     work.proofs |= _proofs(scans, work)
@@ -204,9 +203,7 @@ def judge(
     books = ledger.close(demand_use=demand_waivers)
     violations = [_violation(f, allowed.target) for f in findings if f.level == "fail"]
     violations += [LineRecord(where=WAIVERS, what=text) for text in books.problems]
-    warnings = _warnings(findings)
-    if allowed.warning:
-        warnings.append(LineRecord(where="audit", what=f"{allowed.warning}: judged by {allowed.source}"))
+    warnings = _warnings(findings, allowed)
     return IsaVerdict(
         target=allowed.target,
         source=allowed.source,
@@ -331,7 +328,7 @@ def _violation(finding: Finding, target: str) -> LineRecord:
     )
 
 
-def _warnings(findings: Iterable[Finding]) -> list[LineRecord]:
+def _warnings(findings: Iterable[Finding], allowed: Allowed) -> list[LineRecord]:
     """Return one warning for each file and reason: a prebuilt library may have hundreds of TZCNT."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
@@ -341,6 +338,8 @@ def _warnings(findings: Iterable[Finding]) -> list[LineRecord]:
     for (file, reason), members in groups.items():
         more = f"; {len(members) - 1} more functions" if len(members) > 1 else ""
         lines.append(LineRecord(where=file, what=f"{members[0].line()}{more}: {reason}"))
+    if allowed.warning:
+        lines.append(LineRecord(where="audit", what=f"{allowed.warning}: judged by {allowed.source}"))
     return lines
 
 

@@ -118,7 +118,7 @@ def harmless(raw: bytes, allowed: frozenset[str]) -> bool:
 
 
 @dataclass(slots=True)
-class _Run:
+class _ByteRun:
     """A run of instructions that is looked at."""
 
     score: int = 0
@@ -267,7 +267,7 @@ class _Area:
 
     def _sweep(self) -> None:
         """Go over all bytes, and take likely runs for code. A run begins anywhere."""
-        run, before = _Run(), None
+        run, before = _ByteRun(), None
         place, last = 0, -NEAR - 1  # `last` is the end of the last likely run
         decoder = self._decoder(0)
         while place < self._size or (run.sure and place < len(self._raw)):
@@ -279,7 +279,7 @@ class _Area:
                     break
                 self._bad.append(place)
                 self._suspect(run.open)
-                run, before = _Run(), None
+                run, before = _ByteRun(), None
                 place = known if known >= 0 else place + 1
                 decoder.position, decoder.ip = place, self._start + place
                 continue
@@ -290,12 +290,12 @@ class _Area:
                 last = place + instruction.len
             elif run.score <= 0 or run.score < run.best - DROP:
                 self._suspect(run.open)
-                run = _Run()
+                run = _ByteRun()
             before = instruction
             place += instruction.len
         self._suspect(run.open)
 
-    def _likely(self, run: _Run, instruction: Instruction, weight: int, needed: int) -> bool:
+    def _likely(self, run: _ByteRun, instruction: Instruction, weight: int, needed: int) -> bool:
         """Add an instruction to a run; return whether all of the run is likely, which is taken for code then."""
         run.open.append(instruction)
         run.score += weight
@@ -320,7 +320,7 @@ class _Area:
 
     def _run(self, place: int, needed: int, *, through: bool = False) -> bool:
         """Take a run from one place on for code if it is likely; `through` goes on behind what ends a function."""
-        run, met = _Run(), 0
+        run, met = _ByteRun(), 0
         before: Instruction | None = None
         for instruction in self._decoder(place):
             at = instruction.ip - self._start
