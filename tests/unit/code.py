@@ -97,6 +97,8 @@ def library(
     starters: Sequence[str] = (),
     soname: str = "",
     symbols: bool = True,
+    imports: Mapping[str, str] | None = None,
+    extra: bytes = b"",
 ) -> bytes:
     """A shared library.
 
@@ -109,8 +111,10 @@ def library(
         starters: functions that the loader calls when it has loaded the library.
         soname: of the library.
         symbols: whether the functions keep their names.
+        imports: by name of data, the symbol of another file whose address the loader writes there.
+        extra: bytes of .rodata.
     """
-    elf = ef.Elf(soname=soname)
+    elf = ef.Elf(soname=soname, extra=extra)
     places: dict[str, int] = {}
     fixes: list[tuple[int, str]] = []
     text = bytearray()
@@ -145,6 +149,7 @@ def library(
         elf.symbols = [(name, places[name], sizes[name], ef.FUNC) for name in functions]
     elf.frames = [(places[name], sizes[name]) for name in functions]
     elf.exports = [(name, places[name]) for name in exports]
+    elf.imports = [(name, places[at]) for at, name in (imports or {}).items()]
     elf.relocations = [(places[at], 8, places[to]) for at, to in (pointers or {}).items()]
     elf.relocations += [(places["starters"] + 8 * n, 8, places[name]) for n, name in enumerate(starters)]
     elf.relocations += [(places["got"], 37, places[name]) for name in resolvers]

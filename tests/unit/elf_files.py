@@ -66,6 +66,8 @@ class Elf:
     """Where that is; `make` puts it there by itself."""
     exports: list[tuple[str, int]] = field(default_factory=list)
     """Name, offset to the text's address."""
+    imports: list[tuple[str, int]] = field(default_factory=list)
+    """Symbols of other files, each with the place where the loader writes its address, as an offset to the text's."""
     relocations: list[tuple[int, int, int]] = field(default_factory=list)
     """Place as an offset to the text's address, type, and addend as such an offset."""
     starters: tuple[int, int] | None = None
@@ -125,8 +127,9 @@ def make(elf: Elf) -> bytes:  # noqa: PLR0912  # one branch per part of a file
     if elf.defines:
         add(".gnu.version_d", 0x6FFFFFFD, 2, _verdef(elf.defines, dynamic))
         tags.append((0x6FFFFFFC, base + places[".gnu.version_d"][0]))
-    if elf.exports:
+    if elf.exports or elf.imports:
         rows = [bytes(24)]
+        rows += [struct.pack("<IBBHQQ", dynamic.add(name), 0x11, 0, 0, 0, 0) for name, _ in elf.imports]
         rows += [
             struct.pack("<IBBHQQ", dynamic.add(name), 0x10 | FUNC, 0, 1, elf.address + at, 0)
             for name, at in elf.exports
@@ -134,8 +137,11 @@ def make(elf: Elf) -> bytes:  # noqa: PLR0912  # one branch per part of a file
         add(".dynsym", 11, 2, b"".join(rows), entry=24)
         add(".hash", 5, 2, struct.pack("<II", 0, len(rows)))
         tags += [(6, base + places[".dynsym"][0]), (4, base + places[".hash"][0])]
-    if elf.relocations:
+    if elf.relocations or elf.imports:
         rows = [struct.pack("<QQq", elf.address + at, kind, elf.address + to) for at, kind, to in elf.relocations]
+        rows += [
+            struct.pack("<QQq", elf.address + at, number << 32 | 6, 0) for number, (_, at) in enumerate(elf.imports, 1)
+        ]
         add(".rela.dyn", 4, 2, b"".join(rows), entry=24)
         tags += [(7, base + places[".rela.dyn"][0]), (8, places[".rela.dyn"][1])]
     if elf.starters is not None:

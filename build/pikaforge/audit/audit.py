@@ -13,18 +13,18 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from pikaforge.audit import judge_flags, judge_instructions, judge_linkage
+from pikaforge.audit import hwcaps, judge_flags, judge_instructions, judge_linkage
 from pikaforge.audit.allowed_features import Allowed, from_gcc, from_macros, of_baseline
 from pikaforge.audit.audit_result import AuditResult, Rules, TreeOrigin
 from pikaforge.audit.distribution import Distribution, PackagedRecord
 from pikaforge.audit.elf.code import code_digest
 from pikaforge.audit.elf.facts import ElfFacts, read_build_id
-from pikaforge.audit.finding import LineRecord
 from pikaforge.audit.identities import identities, symbol_files
 from pikaforge.audit.inputs import ElfTree, open_inputs, open_package
 from pikaforge.audit.isa import tzcnt
 from pikaforge.audit.isa.decode import CodeSource, FileScan, scan
 from pikaforge.audit.isa.dispatch.known import known as known_dispatcher
+from pikaforge.audit.isa.dispatch.known import known_file
 from pikaforge.audit.isa.tzcnt import TzcntUse
 from pikaforge.audit.judge_allocator import AllocatorVerdict
 from pikaforge.audit.judge_allocator import judge as judge_allocator
@@ -86,14 +86,12 @@ def audit_tree(
     """
     debug = debug or {}
     read = read_tree(tree, rules.forbidden, debug)
-    read.not_judged += [LineRecord(where=item.where, what=item.why) for item in tree.not_judged]
-    if not read.judged and not read.unreadable:
-        why = [f"{line.where}: not judged: {line.what}" for line in read.not_judged[:5]]
-        raise AuditError("there is no x86-64 program or library to judge", where=tree.title, hint="\n".join(why))
     packaged = _packaged(tree, read, allowed, rules.distribution)
-    sources = [_source(f, tree.elves[f.name], debug.get(f.name), packaged, rules) for f in read.judged]
+    levels = _levels(tree, read)
+    found = [_source(f, tree.elves[f.name], debug.get(f.name), packaged, rules) for f in read.judged]
+    sources = [_at_level(source, allowed, levels) for source in found]
     ledger = _ledger(tree, read, allowed, rules, today)
-    scans = scan(sources, allowed.sure, workers=workers)
+    scans = scan(sources, allowed.sure, workers=workers, amd=microarch.runs_on_amd(allowed.target))
     return AuditResult(
         title=tree.title,
         target=allowed.target,
@@ -106,6 +104,8 @@ def audit_tree(
             demand_waivers=rules.demand_waivers,
             distribution=packaged,
             uses=_tzcnt_uses(tree, scans, own),
+            foreign=_foreign(rules),
+            levels=levels,
         ),
         linkage=judge_linkage.judge(read.judged, tree.links, rules.linkage),
         flags=judge_flags.judge(read.judged, own=own, march=rules.march, dropped=dropped),
@@ -118,6 +118,32 @@ def audit_tree(
         strict=rules.strict,
         places=tree.elves,
     )
+
+
+def _levels(tree: ElfTree, read: TreeFacts) -> dict[str, str]:
+    """Return the files that the loader takes only on CPUs of a level, with the level; add a note for each."""
+    if tree.whole:
+        found = hwcaps.levels(read.judged, tree.links)
+    else:
+        found = {name: level for name, path in tree.elves.items() if (level := hwcaps.level_of(str(path)))}
+    read.notes += [
+        f"{name}: judged for {level}: the loader takes it only on such CPUs" for name, level in found.items()
+    ]
+    return found
+
+
+def _at_level(source: CodeSource, allowed: Allowed, levels: Mapping[str, str]) -> CodeSource:
+    """Return a file to decode; with the features of its level, if it is taken only on such CPUs."""
+    level = levels.get(source.file)
+    return source if level is None else replace(source, allowed=allowed.sure | of_baseline(level))
+
+
+def _foreign(rules: Rules) -> bool:
+    """Return whether evidence counts in all files of a tree.
+
+    What was compiled here never dispatches; of a tree that its image explains, only the image's libraries do.
+    """
+    return not rules.demand_waivers and rules.distribution is None
 
 
 def _tzcnt_uses(tree: ElfTree, scans: Iterable[FileScan], own: frozenset[str]) -> dict[tuple[str, str], TzcntUse]:
@@ -176,7 +202,8 @@ def _source(
     """Return a file to decode; in a distribution's own library every feature beyond the baseline is a finding."""
     library = packaged.get(fact.name)
     if library is None or rules.distribution is None:
-        return CodeSource(file=fact.name, path=path, debug=debug)
+        known = known_file(path, fact.soname) if _foreign(rules) else None
+        return CodeSource(file=fact.name, path=path, debug=debug, known=known)
     return CodeSource(
         file=fact.name,
         path=path,

@@ -13,8 +13,8 @@ from pikaforge.audit.distribution import PackagedRecord
 from pikaforge.audit.finding import LineRecord
 from pikaforge.audit.isa import tzcnt
 from pikaforge.audit.isa.decode import FileScan, Hit
-from pikaforge.audit.isa.tzcnt import TzcntUse
 from pikaforge.audit.isa.piece_scan import SHORT_OPERAND
+from pikaforge.audit.isa.tzcnt import TzcntUse
 from pikaforge.audit.waivers import Ledger
 from pikaforge.config.scalars import Strict
 from pikaforge.cpu import features
@@ -67,6 +67,8 @@ class Finding:
 class DispatchedRecord(Strict):
     """A library of the distribution that was accepted with code beyond the target."""
 
+    # Also a file that others built and that is audited alone: then package, version and digest are empty.
+
     file: str = Field(description="In the tree.")
     package: str = Field(description="The package that it is from.")
     version: str = Field(description="The package's.")
@@ -79,10 +81,11 @@ class DispatchedRecord(Strict):
         """Return it in one line, for people."""
         some = ", ".join(self.functions[:SHOWN])
         more = f" and {len(self.functions) - SHOWN} more" if len(self.functions) > SHOWN else ""
-        return (
-            f"{self.file}, {self.package} {self.version} as its distribution has it: {', '.join(self.features)} in "
-            f"{some}{more}; {'; '.join(self.evidence)}"
-        )
+        count = f"dispatched: {len(self.functions)} functions"
+        origin = f", {self.package} {self.version} as its distribution has it" if self.package else f": {count}"
+        ways = self.evidence if self.package else self.evidence[:SHOWN]
+        rest = f" and {len(self.evidence) - len(ways)} more kinds of evidence" if len(self.evidence) > len(ways) else ""
+        return f"{self.file}{origin}: {', '.join(self.features)} in {some}{more}; {'; '.join(ways)}{rest}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +126,15 @@ class _FindingGroup:
     doubts: dict[str, None] = field(default_factory=dict)
     pieces: dict[tuple[int, int], None] = field(default_factory=dict)
 
+    def add(self, hit: Hit, doubt: str) -> None:
+        """Add a hit, with the doubt if it was not accepted."""
+        self.counts[hit.feature] = self.counts.get(hit.feature, 0) + hit.count
+        self.hints.update(dict.fromkeys((*hit.hints, *([hit.evidence] if hit.evidence else []))))
+        self.doubts.update(dict.fromkeys([doubt] if doubt else []))
+        self.pieces.update(dict.fromkeys(hit.pieces))
+        if hit.address < self.first.address:
+            self.first = hit
+
 
 @dataclass(slots=True)
 class _Rulebook:
@@ -132,9 +144,18 @@ class _Rulebook:
     ledger: Ledger
     own: frozenset[str]
     packaged: Mapping[str, PackagedRecord]
+    foreign: bool
     uses: Mapping[tuple[str, str], TzcntUse]
-    proofs: dict[tuple[str, str], str]
+    proofs: dict[tuple[str, str], str] = field(default_factory=dict)
     """The evidence for functions that run only on CPUs with a feature of `WITH_TZCNT`, by file and function."""
+
+    def dispatches(self, file: str) -> bool:
+        """Return whether evidence counts in a file."""
+        return file in self.packaged or (self.foreign and file not in self.own)
+
+    def accepts(self, hit: Hit) -> bool:
+        """Return whether there is evidence for a finding, in a file where that counts."""
+        return bool(hit.evidence) and self.dispatches(hit.file)
 
 
 def judge(
@@ -146,6 +167,8 @@ def judge(
     demand_waivers: bool = True,
     distribution: Mapping[str, PackagedRecord] | None = None,
     uses: Mapping[tuple[str, str], TzcntUse] | None = None,
+    foreign: bool = False,
+    levels: Mapping[str, str] | None = None,
 ) -> IsaVerdict:
     """Judge the code of a tree.
 
@@ -157,28 +180,30 @@ def judge(
         demand_waivers: whether an unused waiver is a violation.
         distribution: the distribution's own files: with evidence, they may need features that the target lacks.
         uses: what functions use TZCNT for, by file and function; of others that is open.
+        foreign: whether others built the files: then evidence counts in all of them but `own`.
+        levels: libraries that the loader takes only on CPUs of a level; they were scanned with its features.
     """
-    work = _Rulebook(allowed, ledger, own, distribution or {}, uses or {}, _proofs(scans, distribution or {}))
-    used = {f for scan in scans for f in scan.features} - free()
+    work = _Rulebook(allowed, ledger, own, distribution or {}, foreign, uses or {})
+    work.proofs |= _proofs(scans, work)
+    apart = levels or {}
+    used = {f for scan in scans if scan.file not in apart for f in scan.features} - free()
     groups: dict[tuple[str, str, Level, str], _FindingGroup] = {}
     for scan in scans:
         for hit in scan.hits:
             if hit.feature in allowed.sure:
-                if not _accepted(hit, work.packaged):
+                if not work.accepts(hit) and hit.file not in apart:
                     used.add(hit.feature)
                 continue
             level, reason, doubt = _level(hit, work)
             if level == "warn" and hit.feature in allowed.doubtful:
                 used.add(hit.feature)
             group = groups.setdefault((hit.file, hit.function, level, reason), _FindingGroup(level, reason, hit))
-            _add(group, hit, doubt)
+            group.add(hit, doubt)
     findings = tuple(_finding(group) for group in groups.values())
     books = ledger.close(demand_use=demand_waivers)
     violations = [_violation(f, allowed.target) for f in findings if f.level == "fail"]
     violations += [LineRecord(where=WAIVERS, what=text) for text in books.problems]
-    warnings = _warnings(findings)
-    if allowed.warning:
-        warnings.append(LineRecord(where="audit", what=f"{allowed.warning}: judged by {allowed.source}"))
+    warnings = _warnings(findings, allowed)
     return IsaVerdict(
         target=allowed.target,
         source=allowed.source,
@@ -194,31 +219,17 @@ def judge(
     )
 
 
-def _accepted(hit: Hit, packaged: Mapping[str, PackagedRecord]) -> bool:
-    """Return whether there is evidence for code of the distribution."""
-    return bool(hit.evidence) and hit.file in packaged
-
-
-def _proofs(scans: Iterable[FileScan], packaged: Mapping[str, PackagedRecord]) -> dict[tuple[str, str], str]:
+def _proofs(scans: Iterable[FileScan], work: _Rulebook) -> dict[tuple[str, str], str]:
     return {
         (hit.file, hit.function): hit.evidence
         for scan in scans
         for hit in scan.hits
-        if hit.feature in WITH_TZCNT and _accepted(hit, packaged)
+        if hit.feature in WITH_TZCNT and work.accepts(hit)
     }
 
 
-def _add(group: _FindingGroup, hit: Hit, doubt: str) -> None:
-    group.counts[hit.feature] = group.counts.get(hit.feature, 0) + hit.count
-    group.hints.update(dict.fromkeys((*hit.hints, *([hit.evidence] if hit.evidence else []))))
-    group.doubts.update(dict.fromkeys([doubt] if doubt else []))
-    group.pieces.update(dict.fromkeys(hit.pieces))
-    if hit.address < group.first.address:
-        group.first = hit
-
-
 def _dispatched(findings: Iterable[Finding], packaged: Mapping[str, PackagedRecord]) -> tuple[DispatchedRecord, ...]:
-    """Return the distribution's files whose code beyond the target was accepted."""
+    """Return the files whose code beyond the target was accepted with evidence."""
     files: dict[str, list[Finding]] = {}
     for finding in findings:
         if finding.level == "dispatched":
@@ -226,9 +237,9 @@ def _dispatched(findings: Iterable[Finding], packaged: Mapping[str, PackagedReco
     return tuple(
         DispatchedRecord(
             file=file,
-            package=packaged[file].package,
-            version=packaged[file].version,
-            sha256=packaged[file].sha256,
+            package=packaged[file].package if file in packaged else "",
+            version=packaged[file].version if file in packaged else "",
+            sha256=packaged[file].sha256 if file in packaged else "",
             functions=tuple(dict.fromkeys(f.function for f in members)),
             features=tuple(sorted({name for f in members for name, _ in f.features})),
             evidence=tuple(dict.fromkeys(f.reason for f in members)),
@@ -253,13 +264,13 @@ def _level(hit: Hit, work: _Rulebook) -> tuple[Level, str, str]:
     # For TZCNT no evidence of a dispatch is looked for. A distribution's own library may dispatch what calls it.
     if use is not None and (use.answer == "open" or hit.file in work.packaged):
         return "unproven", use.why, objection
-    doubts = [use.why if use is not None else "", hit.doubt if hit.file in work.packaged else "", objection]
+    doubts = [use.why if use is not None else "", hit.doubt if work.dispatches(hit.file) else "", objection]
     return "fail", "", "; ".join(filter(None, doubts))
 
 
 def _known(hit: Hit, work: _Rulebook) -> tuple[Level, str] | None:
     """Return level and reason of a finding that no waiver is needed for; None if it is no such finding."""
-    if _accepted(hit, work.packaged):
+    if work.accepts(hit):
         return "dispatched", hit.evidence
     if hit.feature == TZCNT and (proof := work.proofs.get((hit.file, hit.function))):
         return "dispatched", proof
@@ -317,7 +328,7 @@ def _violation(finding: Finding, target: str) -> LineRecord:
     )
 
 
-def _warnings(findings: Iterable[Finding]) -> list[LineRecord]:
+def _warnings(findings: Iterable[Finding], allowed: Allowed) -> list[LineRecord]:
     """Return one warning for each file and reason: a prebuilt library may have hundreds of TZCNT."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
@@ -327,6 +338,8 @@ def _warnings(findings: Iterable[Finding]) -> list[LineRecord]:
     for (file, reason), members in groups.items():
         more = f"; {len(members) - 1} more functions" if len(members) > 1 else ""
         lines.append(LineRecord(where=file, what=f"{members[0].line()}{more}: {reason}"))
+    if allowed.warning:
+        lines.append(LineRecord(where="audit", what=f"{allowed.warning}: judged by {allowed.source}"))
     return lines
 
 

@@ -32,7 +32,8 @@ def read_tree(tree: ElfTree, forbidden: Sequence[str], debug: Mapping[str, Path]
         debug: separate debug information by path in the tree.
 
     Raises:
-        AuditError: the file that was named cannot be read; in a folder or package that is a violation.
+        AuditError: there is nothing to judge, or the file that was named cannot be read; in a folder or package that is
+            a violation.
     """
     out = TreeFacts()
     for name, path in tree.elves.items():
@@ -52,6 +53,10 @@ def read_tree(tree: ElfTree, forbidden: Sequence[str], debug: Mapping[str, Path]
             )
         else:
             out.not_judged.append(LineRecord(where=name, what=_why_not(fact)))
+    out.not_judged += [LineRecord(where=item.where, what=item.why) for item in tree.not_judged]
+    if not out.judged and not out.unreadable:
+        why = [f"{line.where}: not judged: {line.what}" for line in out.not_judged[:5]]
+        raise AuditError("there is no x86-64 program or library to judge", where=tree.title, hint="\n".join(why))
     return out
 
 

@@ -58,6 +58,10 @@ class DynamicSection:
         """Return the first value of a tag; 0 if there is none."""
         return self.entries.get(tag, [0])[0]
 
+    def string(self, offset: int) -> str:
+        """Return the string at an offset of the section's string table."""
+        return text(self._strings, offset, NAME_LIMIT)
+
     def strings(self, tag: int) -> tuple[str, ...]:
         """Return the strings of all entries of a tag."""
         return tuple(text(self._strings, value, NAME_LIMIT) for value in self.entries.get(tag, ()))

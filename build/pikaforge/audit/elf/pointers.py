@@ -8,7 +8,7 @@ x86-64 psABI 4.4; DT_RELR: the gABI's proposal of 2018, which binutils 2.38 and 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from pikaforge.audit.elf.dynamic import DynamicSection
@@ -57,10 +57,20 @@ def read_pointers(data: Buffer, layout: Layout, where: str) -> CodePointers:
     return _Reader(data, layout, where).read()
 
 
+def import_places(data: Buffer, layout: Layout, where: str, names: Set[str]) -> set[int]:
+    """Return the places in a library's data into which the loader writes the addresses of some imported symbols.
+
+    Raises:
+        AuditError: its dynamic section is truncated, or cannot be followed.
+    """
+    return _Reader(data, layout, where).places_of(names)
+
+
 class _Reader:
     def __init__(self, data: Buffer, layout: Layout, where: str) -> None:
         self._data, self._layout, self._where = data, layout, where
-        self._tags = {tag: values[0] for tag, values in DynamicSection(data, layout, where).entries.items()}
+        self._dynamic = DynamicSection(data, layout, where)
+        self._tags = {tag: values[0] for tag, values in self._dynamic.entries.items()}
 
     def read(self) -> CodePointers:
         # A library without an interpreter is not started at its entry: older linkers put the start of .text there.
@@ -97,6 +107,17 @@ class _Reader:
             places=frozenset(places),
             arrays=arrays,
         )
+
+    def places_of(self, names: Set[str]) -> set[int]:
+        """See `import_places`."""
+        found = set()
+        for place, kind, symbol, _ in self._relocations():
+            if symbol and kind in (R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT):
+                entry = self._tags.get(DT_SYMTAB, 0) + symbol * _SYMBOL.size
+                name, _, _, section, _, _ = _SYMBOL.unpack(self._at(entry, _SYMBOL.size, "the dynamic symbol table"))
+                if section == SHN_UNDEF and self._dynamic.string(name) in names:
+                    found.add(place)
+        return found
 
     def _at(self, address: int, size: int, what: str) -> bytes:
         offset = self._layout.offset_of(address)

@@ -31,7 +31,7 @@ from pikaforge.cpu.features import INVALID
 
 ALONE_BYTES = 4 << 20
 """Bytes of code that one process decodes while others would start (0.2 s for Python and iced)."""
-UNDISPATCHED = frozenset({INVALID, SHORT_OPERAND, "tzcnt"})
+UNDISPATCHED = frozenset({SHORT_OPERAND, "tzcnt"})
 """Findings for which no evidence is looked for, because no library dispatches them by CPU."""
 
 
@@ -201,7 +201,7 @@ def _with(hit: Hit, code: CodeMap, asking: Set[int], proofs: Mapping[tuple[int, 
     found = proofs.get((piece, hit.feature))
     return replace(
         hit,
-        hints=find_hints(code, piece, asking),
+        hints=() if hit.feature == INVALID else find_hints(code, piece, asking),
         evidence=found.text if found is not None and found.proven else "",
         doubt=found.text if found is not None and not found.proven else "",
     )

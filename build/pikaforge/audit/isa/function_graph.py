@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pikaforge.audit.elf.facts import Region
+from pikaforge.audit.elf.executable import Region
 from pikaforge.audit.elf.layout import Buffer, Layout
 from pikaforge.audit.isa.dispatch.steps import NONE, PADDING, RIP, InstructionStep, body
 

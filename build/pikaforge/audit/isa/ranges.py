@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from pikaforge.audit.elf.executable import Region
 from pikaforge.audit.elf.frames import UnwindRanges, read_frames
+from pikaforge.audit.elf.gopclntab import read_functions
 from pikaforge.audit.elf.layout import SHT_DYNSYM, SHT_RELA, SHT_SYMTAB, Buffer, Layout, piece, text
 
 FUNCTION, FRAME, GAP = 0, 1, 2
@@ -129,6 +130,9 @@ def read_map(
     stripped = not any(s.type == SHT_SYMTAB and s.in_file for s in layout.sections)
     held = debug if debug is not None and stripped else (data, layout)
     symbols, strings = _symbols(*held, regions, where)
+    go = read_functions(data, layout)  # a stripped Go program has the names and ends of its functions there
+    symbols += [Symbol(start, end - start, STT_FUNC, 0, len(strings) + name) for start, end, name in go.ranges]
+    strings += go.strings
     frames = read_frames(data, layout)
     resolvers = {s.address for s in symbols if s.kind == STT_GNU_IFUNC} | set(_irelative(data, layout, where))
     builder = _RegionCutter(symbols, strings, frames.ranges)

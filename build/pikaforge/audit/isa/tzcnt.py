@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pikaforge.audit.elf.facts import regions
+from pikaforge.audit.elf.executable import executable
 from pikaforge.audit.elf.layout import mapped, read_layout
 from pikaforge.audit.isa.dispatch.steps import InstructionStep
 from pikaforge.audit.isa.function_graph import Code, FunctionGraph, following, read_graph
@@ -85,7 +85,7 @@ def look(path: Path, where: str, pieces: Iterable[Piece], *, work: int = WORK) -
     found: dict[Piece, TzcntUse] = {}
     with mapped(path) as data:
         layout = read_layout(data, where)
-        code = Code(data, layout, regions(data, layout, where))
+        code = Code(data, layout, executable(data, layout, where))
         for start, end in dict.fromkeys(pieces):
             if work <= 0:
                 found[start, end] = OPEN

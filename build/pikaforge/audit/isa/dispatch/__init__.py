@@ -20,5 +20,10 @@ not understood leaves unknown values, and everything that it refers to counts as
 decoded, or takes too long, is not proven. `flow` states the assumptions about compiled code that are made nevertheless.
 
 Some libraries keep CPUID's answer where this analysis cannot follow it. `known` has a table of such libraries, by
-package and version, for which people have looked at the source.
+package and version, for which people have looked at the source. `local` has tests that need no CPUID, such as that of
+libgcc's unwinder, and `go` what is particular to Go. `fixed` reads programs with a fixed address, whose references no
+relocation tells.
+
+In a tree that is built here, evidence counts for the distribution's own libraries only. In files that others built, it
+counts for all of them, and each is told with what was dispatched and why.
 """

@@ -10,20 +10,33 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from pikaforge.audit.elf.layout import ET_DYN, mapped, read_layout
-from pikaforge.audit.elf.pointers import read_pointers
+from pikaforge.audit.elf.layout import ET_DYN, ET_EXEC, PT_INTERP, Buffer, mapped, read_layout
+from pikaforge.audit.elf.pointers import import_places, read_pointers
 from pikaforge.audit.isa.dispatch import known as known_table
+from pikaforge.audit.isa.dispatch.fixed import with_fixed
+from pikaforge.audit.isa.dispatch.go import go_evidence, is_go
 from pikaforge.audit.isa.dispatch.graph import Reach, read_graph
 from pikaforge.audit.isa.dispatch.known import Dispatcher
-from pikaforge.audit.isa.dispatch.library import Library
+from pikaforge.audit.isa.dispatch.library import BODIES, BODY, Library
 from pikaforge.audit.isa.dispatch.library_run import WORK, LibraryRun
+from pikaforge.audit.isa.dispatch.local import local_evidence, skipped
+from pikaforge.audit.isa.dispatch.steps import NONE, RIP, Operand, body
 from pikaforge.audit.isa.opcodes import features_by_code
-from pikaforge.audit.isa.ranges import CodeMap
+from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
 from pikaforge.audit.isa.worker_pool import WorkerPool
+from pikaforge.cpu.features import INVALID
 from pikaforge.errors import AuditError
 
 LIMIT = 64 << 20
 """Bytes of code above which no evidence is looked for, because it takes one or two more passes over the code."""
+KEPT_BY_LOADER = frozenset(
+    {"_rtld_global_ro", "_dl_x86_get_cpu_features", "__x86_get_cpu_features", "__get_cpu_features"}
+)
+"""What glibc's loader keeps of the CPU's answers, and functions that return it (glibc sysdeps/x86/cpu-features.c)."""
+KEPT_NEAR = 512
+"""Bytes around an address in which a program with glibc built in keeps the CPU's answers (struct cpu_features)."""
+DEPTH = 5
+"""Calls that may be between the test of a flag and the code."""
 SHOWN = 3
 """The most functions that a text names."""
 
@@ -57,23 +70,59 @@ def find_evidence(
         known: the entry for the library in the table of known dispatchers, if there is one.
 
     Returns:
-        The evidence by piece and feature; empty if the file is no library, or is too large.
+        The evidence by piece and feature; of a file that is no library, or is too large, only what functions themselves
+        give.
     """
-    if not wanted or code.size > LIMIT:
+    if not wanted:
         return {}
     try:
         with mapped(path) as data:
             layout = read_layout(data, str(path))
-            if layout.type != ET_DYN:
-                return {}
-            graph = read_graph(path, data, layout, code, read_pointers(data, layout, str(path)), pool=pool)
-            return _Search(Library(data, layout, graph, frozenset(asking))).look(wanted, known)
+            found = _locally(data, code, wanted)
+            if is_go(code):
+                texts = go_evidence(path, data, layout, code, wanted, pool=pool)
+                return {**found, **{key: Evidence(proven=True, text=text) for key, text in texts.items()}}
+            open_ = any((piece, name) not in found for piece, names in wanted.items() for name in names - {INVALID})
+            if layout.type not in (ET_DYN, ET_EXEC) or code.size > LIMIT or not open_:
+                return found
+            linked = layout.segment(PT_INTERP) is not None or layout.type == ET_DYN
+            known = known or known_table.static_glibc(data, linked=linked, resolvers=bool(code.resolvers))
+            pointers = read_pointers(data, layout, str(path))
+            if layout.type == ET_EXEC:
+                pointers = with_fixed(pointers, data, layout, code.resolvers)
+            graph = read_graph(path, data, layout, code, pointers, pool=pool)
+            found = {key: evidence for key, evidence in found.items() if key[1] == INVALID}
+            return {**found, **_Search(Library(data, layout, graph, frozenset(asking))).look(wanted, known)}
     except AuditError as error:
         return {
             (piece, feature): Evidence(proven=False, text=f"its references cannot be read: {error.message}")
             for piece, names in wanted.items()
             for feature in names
         }
+
+
+def _locally(data: Buffer, code: CodeMap, wanted: Mapping[int, frozenset[str]]) -> dict[tuple[int, str], Evidence]:
+    """Return the evidence that the functions themselves give, without the references of the whole file."""
+    found = {}
+    spent = 0
+    for piece, names in wanted.items():
+        start, end, offset = code.starts[piece], code.ends[piece], code.offsets[piece]
+        spent += end - start
+        if code.kinds[piece] == GAP or end - start > BODY or spent > BODIES:
+            continue
+        raw = bytes(data[offset : offset + end - start])
+        for feature in names:
+            text = skipped(raw, start, INVALID, set()) if feature == INVALID else ""
+            text = text or local_evidence(body(raw, start), feature, set(), loose=start not in code.plain)
+            if text:
+                found[piece, feature] = Evidence(proven=True, text=text)
+    return found
+
+
+def _touches(operand: Operand, address: int) -> bool:
+    """Return whether an operand is memory at a fixed place that includes an address."""
+    fixed = operand.kind == "m" and operand.register == RIP and operand.index_register == NONE
+    return fixed and operand.value <= address < operand.value + max(operand.size, 1)
 
 
 class _Search:
@@ -84,39 +133,168 @@ class _Search:
 
     def look(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher | None) -> dict[tuple[int, str], Evidence]:
         """Return the evidence by piece and feature."""
-        found = {}
+        self._library.lenient = known is not None
+        found = self._by_known(wanted, known) if known is not None else {}
         work = WORK
-        for feature in sorted({name for names in wanted.values() for name in names}):
-            pieces = {piece for piece, names in wanted.items() if feature in names}
+        for feature in sorted({name for names in wanted.values() for name in names} - {INVALID}):
+            pieces = {p for p, names in wanted.items() if feature in names and (p, feature) not in found}
+            if not pieces:
+                continue
             run = LibraryRun(self._library, feature, pieces, work=work)
             run.settle()
             work = max(run.work, 0)
             reach = self._library.graph.reach(run.open)
             for piece in pieces:
                 found[piece, feature] = self._judged(piece, feature, run, reach)
-        if known is not None and self._library.asking:
-            self._vouched(wanted, known, found)
+        for (piece, feature), old in found.items():
+            if not old.proven and (text := self._only_loaded(piece) or self._by_itself(piece, feature)):
+                found[piece, feature] = Evidence(proven=True, text=text)
         return found
 
-    def _vouched(
-        self, wanted: Mapping[int, frozenset[str]], known: Dispatcher, found: dict[tuple[int, str], Evidence]
-    ) -> None:
-        """Accept what the table vouches for: code that is reached only by functions which test a flag first."""
-        pieces = {piece for piece, names in wanted.items() if names & known.features}
-        doors = {source for piece in pieces for source, _ in self._library.graph.callers.get(piece, ())} - pieces
-        kept = {door: self._kept_from(door, pieces) for door in doors}
-        reach = self._library.graph.reach(
-            lambda piece: set(self._library.graph.targets(piece)) - kept[piece] if piece in kept else None
+    def _by_itself(self, piece: int, feature: str) -> str:
+        """Return the evidence that is within a piece; empty without any."""
+        loose = self._library.code.starts[piece] not in self._library.code.plain
+        entries = set(self._library.entries(piece))
+        return local_evidence(self._library.body(piece), feature, entries, loose=loose)
+
+    def _only_loaded(self, piece: int) -> str:
+        """Return the evidence that a gap is data: code only loads what is there; empty without any."""
+        callers = self._library.graph.callers.get(piece, frozenset())
+        if self._library.code.kinds[piece] != GAP or piece in self._library.pointed or not callers:
+            return ""
+        for source, address in callers:
+            held = self._library.body(source)
+            loads = [step for step in held.steps if any(_touches(o, address) for o in step.operands)]
+            led = any(step.target == address for step in held.steps)
+            if led or not loads or any(step.name == "LEA" or step.flow != "next" for step in loads):
+                return ""
+        names = list(dict.fromkeys(self._library.code.name(source) for source, _ in sorted(callers)))
+        return f"data, which {', '.join(names[:SHOWN])} only {'load' if len(names) > 1 else 'loads'}"
+
+    def _named(self, known: Dispatcher) -> frozenset[int]:
+        """Return the addresses of exported functions whose names say for which CPUs they are."""
+        code = self._library.code
+        return frozenset(
+            address
+            for address in self._library.graph.given
+            if (piece := code.at(address)) != NOWHERE and known.names(code.name(piece))
         )
-        for (piece, feature), old in found.items():
-            if not old.proven and feature in known.features and piece not in reach.pieces and self._doors(piece, reach):
-                found[piece, feature] = Evidence(proven=True, text=known.text)
+
+    def _by_known(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
+        """Return the evidence for what the table of known dispatchers vouches for."""
+        if known.by == "loader":
+            return self._by_loader(wanted, known)
+        return self._by_flag(wanted, known) if self._library.asking else {}
+
+    def _by_loader(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
+        """Return the evidence for code that ifunc resolvers choose which read what the loader keeps of the CPU."""
+        library, graph = self._library, self._library.graph
+        if known.soname == known_table.STATIC:
+            places = self._kept_by_itself()
+        else:
+            places = import_places(library.data, library.layout, known.soname, KEPT_BY_LOADER)
+        resolving = {library.code.at(address) for address in graph.resolvers}
+        reading = {p for p in resolving if not places.isdisjoint(graph.references.get(p, ()))}
+        # Code to which nothing leads is in glibc, too: with functions that it lists only for its own tests.
+        near = {source for piece in wanted for source, _ in graph.callers.get(piece, ())} | wanted.keys()
+        lone = {library.code.starts[piece] for piece in near if piece not in graph.callers} - graph.given
+        reach = graph.reach(lambda piece: set() if piece in reading else None, without=self._named(known) | lone)
+        found: dict[tuple[int, str], Evidence] = {}
+        for piece, names in wanted.items():
+            doors = [] if piece in reach.pieces else self._doors(piece, reach)
+            if piece not in reach.pieces and reading.issuperset(doors):
+                text = f"{known.text}; {self._text(doors) or 'nothing in the file leads to it'}"
+                found |= {(piece, name): Evidence(proven=True, text=text) for name in names if known.has(name)}
+            found |= {
+                (piece, name): Evidence(proven=True, text=known.because(known.why))
+                for name in names
+                if known.trusts(name)
+            }
+        return found
+
+    def _kept_by_itself(self) -> set[int]:
+        """Return the addresses of data near those that functions name which ask the CPU."""
+        named = {
+            address
+            for piece in self._library.asking
+            for address in self._library.graph.references.get(piece, ())
+            if self._library.graph.is_writable(address)
+        }
+        return {place for address in named for place in range(address - KEPT_NEAR, address + KEPT_NEAR)}
+
+    def _by_flag(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
+        """Return the evidence for code that is reached only by functions which test a flag first."""
+        own = self._named(known)
+        named = {self._library.code.at(address) for address in own}
+        pieces = {piece for piece, names in wanted.items() if any(map(known.has, names))} | named
+        kept = self._doors_kept(pieces)
+        reach = self._library.graph.reach(
+            lambda piece: set(self._library.graph.targets(piece)) - kept[piece] if piece in kept else None, without=own
+        )
+        found: dict[tuple[int, str], Evidence] = {}
+        for piece, names in wanted.items():
+            led = piece not in reach.pieces and (piece in named or self._doors(piece, reach))
+            for feature in names - {INVALID}:
+                if known.has(feature) and (led or self._decided_within(piece, feature)):
+                    found[piece, feature] = Evidence(proven=True, text=known.text)
+                elif known.trusts(feature):
+                    found[piece, feature] = Evidence(proven=True, text=known.because(known.why))
+        return found
+
+    def _doors_kept(self, pieces: set[int]) -> dict[int, set[int]]:
+        """Return the functions that lead to some pieces, each with the addresses that it uses only after a test.
+
+        A function of the library's own that leads there without a test is one of the pieces from then on.
+        """
+        graph = self._library.graph
+        kept: dict[int, set[int]] = {}
+        for _ in range(DEPTH):
+            doors = {source for piece in pieces for source in self._namers(piece)} - pieces
+            kept = {door: self._kept_from(door, pieces) for door in doors}
+            weak = {
+                door
+                for door in doors
+                if self._library.code.starts[door] not in graph.given
+                and self._namers(door)
+                and any(self._leads_to(a) & pieces for a in set(graph.targets(door)) - kept[door])
+            }
+            if not weak:
+                break
+            pieces |= weak
+        return kept
+
+    def _decided_within(self, piece: int, feature: str) -> bool:
+        """Return whether the instructions of a piece which need a feature come only after a test of a flag."""
+        held = self._library.body(piece)
+        by_code = features_by_code()
+        needing = {
+            index
+            for index, block in enumerate(held.blocks)
+            if any(feature in by_code[step.code] for step in held.steps[block.first : block.last])
+        }
+        loose = self._library.code.starts[piece] not in self._library.code.plain
+        return known_table.decided_within(held, needing, set(self._library.entries(piece)), loose=loose)
 
     def _kept_from(self, door: int, pieces: Set[int]) -> set[int]:
         """Return the addresses in some pieces that a function uses only after a test of a flag."""
-        named = {address for address in self._library.graph.targets(door) if self._library.code.at(address) in pieces}
+        named = {address for address in self._library.graph.targets(door) if self._leads_to(address) & pieces}
+        named = {address for address in named if self._leads_to(address) <= pieces}
         loose = self._library.code.starts[door] not in self._library.code.plain
         return known_table.decided(self._library.body(door), named, set(self._library.entries(door)), loose=loose)
+
+    def _namers(self, piece: int) -> set[int]:
+        """Return the pieces that refer to a piece, or to an object of data that holds a pointer to it."""
+        found = {source for source, _ in self._library.graph.callers.get(piece, ())}
+        for start in self._library.holders.get(piece, ()):
+            found |= self._library.graph.users.get(start, frozenset())
+        return found
+
+    def _leads_to(self, address: int) -> set[int]:
+        """Return the pieces that an address leads to: its own, or those to which the object there holds pointers."""
+        piece = self._library.code.at(address)
+        if piece != NOWHERE:
+            return {piece}
+        return {self._library.code.at(value) for value in self._library.graph.pointers.get(address, ())}
 
     def _judged(self, piece: int, feature: str, run: LibraryRun, reach: Reach) -> Evidence:
         if run.problem:
@@ -143,10 +321,7 @@ class _Search:
         seen, waiting = {piece}, [piece]
         while waiting:
             at = waiting.pop()
-            sources = {source for source, _ in self._library.graph.callers.get(at, ())}
-            for start in self._library.holders.get(at, ()):
-                sources |= self._library.graph.users.get(start, frozenset())
-            for source in sorted(sources - seen):
+            for source in sorted(self._namers(at) - seen):
                 seen.add(source)
                 if source in reach.pieces:
                     doors[source] = None

@@ -11,7 +11,8 @@ What is assumed about compiled code:
 - it keeps to the calling convention of the System V ABI;
 - it writes through a pointer only to the thing that the pointer points to, and different arguments point to different
   things;
-- it returns addresses in %rax. One that is returned in %rdx only is not seen: mostly, %rdx holds a leftover.
+- it returns addresses in %rax, and in %rdx the second word of a structure. What a conditional move has not taken, or
+  what was only compared, is a leftover there; an ifunc resolver returns one word.
 
 What is not understood (vector registers, string instructions, unknown calls) leaves unknown results. Addresses of code
 and data that can get out of the function count as used.
@@ -25,8 +26,19 @@ from pikaforge.audit.isa.dispatch import values as v
 from pikaforge.audit.isa.dispatch.conditions import holds
 from pikaforge.audit.isa.dispatch.instructions import execute
 from pikaforge.audit.isa.dispatch.machine import ExecutionState
-from pikaforge.audit.isa.dispatch.state import FILE, CpuState, Environment, Frame, Summary, Trace, both, forget, keep
-from pikaforge.audit.isa.dispatch.steps import ARGUMENTS, RAX, RSP, VOLATILE, Body, InstructionStep
+from pikaforge.audit.isa.dispatch.state import (
+    COMPARED,
+    FILE,
+    CpuState,
+    Environment,
+    Frame,
+    Summary,
+    Trace,
+    both,
+    forget,
+    keep,
+)
+from pikaforge.audit.isa.dispatch.steps import ARGUMENTS, RAX, RDX, RSP, VOLATILE, Body, InstructionStep
 from pikaforge.audit.isa.dispatch.values import UNKNOWN, Value
 
 VISITS = 64
@@ -34,7 +46,13 @@ VISITS = 64
 
 
 def run(
-    code: Body, environment: Environment, *, arguments: Sequence[Value] = (), entries: Sequence[int] = (), loose: bool
+    code: Body,
+    environment: Environment,
+    *,
+    arguments: Sequence[Value] = (),
+    entries: Sequence[int] = (),
+    loose: bool,
+    pair: bool = True,
 ) -> Trace:
     """Return what a function may do.
 
@@ -45,8 +63,9 @@ def run(
         entries: addresses, beside its start, at which it is entered; there all registers are unknown.
         loose: whether blocks without a visible predecessor may be entered from outside (exception handlers), and not
             only by the function's own indirect jumps.
+        pair: whether the caller may use %rdx, too.
     """
-    return _Run(code, environment).run(arguments, entries, loose=loose)
+    return _Run(code, environment, pair=pair).run(arguments, entries, loose=loose)
 
 
 def _fresh(arguments: Sequence[Value]) -> CpuState:
@@ -71,9 +90,9 @@ def _wider(old: Value, new: Value, *, widen: bool) -> Value:
 class _Run(ExecutionState):
     """The abstract run of one function."""
 
-    def __init__(self, code: Body, environment: Environment) -> None:
+    def __init__(self, code: Body, environment: Environment, *, pair: bool) -> None:
         super().__init__(environment)
-        self.code = code
+        self.code, self.pair = code, pair
         self.before: dict[int, CpuState] = {}
         """The state at the start of each block that is reached."""
         self.visits: dict[int, int] = {}
@@ -133,7 +152,10 @@ class _Run(ExecutionState):
             for base, low in new.escaped.items():
                 escaped[base] = min(low, escaped.get(base, low))
         flags = old.flags if old.flags == new.flags else None
-        joint = CpuState(registers, frame, flags, escaped, old.called or new.called or written, old.spent & new.spent)
+        spent = old.spent & new.spent
+        if old.leftover(RDX) and new.leftover(RDX):
+            spent |= COMPARED << RDX
+        joint = CpuState(registers, frame, flags, escaped, old.called or new.called or written, spent)
         return None if joint == old else joint
 
     def _joined_frame(self, old: Frame, new: Frame, *, widen: bool) -> Frame:
@@ -204,7 +226,7 @@ class _Run(ExecutionState):
 
     def _leave(self, step: InstructionStep, state: CpuState) -> None:
         """Leave by an indirect jump, which is to a case of a switch, or to another function."""
-        self.read(step.operands[0], state)
+        self.hand_on(self.read(step.operands[0], state))
         self.outgoing(state)
         for block in self.code.loose if self.jumps else ():
             self._enter(block, state)
@@ -226,8 +248,9 @@ class _Run(ExecutionState):
         self.trace.summary = Summary(returns=UNKNOWN, out={})
 
     def _return(self, state: CpuState) -> None:
-        # Only %rax is looked at. %rdx would hold the second word of a structure; mostly, it holds a leftover.
         self.hand_on(state.registers[RAX])
+        if self.pair and not state.leftover(RDX):
+            self.hand_on(state.registers[RDX])
         summary = self.trace.summary
         value = state.registers[RAX]
         value = UNKNOWN if value[0] is not None else value
@@ -242,7 +265,7 @@ class _Run(ExecutionState):
         given = [state.registers[r] for r in ARGUMENTS]
         summary: Summary | None = None
         if step.flow == "call?":
-            self.read(step.operands[0], state)
+            self.hand_on(self.read(step.operands[0], state))
         elif step.target != step.following:
             self.trace.references.add(step.target)
             summary = self.environment.call(step.target, given)

@@ -17,7 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from pikaforge.audit.elf.executable import regions
-from pikaforge.audit.elf.layout import PF_W, PF_X, PT_LOAD, Buffer, Layout, mapped
+from pikaforge.audit.elf.layout import ET_EXEC, PF_W, PF_X, PT_LOAD, Buffer, Layout, mapped
 from pikaforge.audit.elf.pointers import CodePointers
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
@@ -28,11 +28,21 @@ WORD = 8
 """Bytes of a pointer."""
 ENDING = frozenset({"RETURN", "UNCONDITIONAL_BRANCH", "INDIRECT_BRANCH", "EXCEPTION"})
 """Kinds of instructions, by iced, after which the next one does not run."""
+JUMP_THROUGH = b"\xff\x25"
+"""jmp *place(%rip)"""
+STUB_STARTS = ((5, b"\xf3\x0f\x1e\xfa\xf2"), (4, b"\xf3\x0f\x1e\xfa"), (1, b"\xf2"), (0, b""))
+"""What may be before it in a stub: endbr64, and the prefix bnd."""
+STUB_ALIGNMENT = 8
 Found = list[tuple[int, "array[int]", bool]]
 """Index of a piece, the addresses that it refers to, and whether it may run on into the next piece."""
 
 
-def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
+def fixed_references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
+    """Return what `references` returns, for a program with a fixed address: immediates and displacements count, too."""
+    return references(chunk, bounds, fixed=True)
+
+
+def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...], *, fixed: bool = False) -> Found:
     """Return the addresses that each piece of a chunk jumps to, calls, takes or touches; worker processes run this.
 
     Pieces that are only padding are left out.
@@ -40,10 +50,12 @@ def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
     Args:
         chunk: the pieces.
         bounds: ranges of the library's addresses; others are left out.
+        fixed: whether immediates and displacements may be addresses.
     """
     from iced_x86 import Decoder, FlowControl, MemorySizeExt, Mnemonic, Register  # noqa: PLC0415
 
     branch = attrgetter("near_branch_target")
+    number, place = attrgetter("immediate32"), attrgetter("memory_displacement")
     memory, rip = attrgetter("memory_base", "memory_displacement", "memory_size"), Register.RIP
     ends = {int(getattr(FlowControl, name)) for name in ENDING}
     call, other = int(FlowControl.CALL), int(FlowControl.INDIRECT_CALL)
@@ -63,6 +75,9 @@ def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
             # A wide operand touches several words, and each may be a pointer.
             met = {at for start, kind in touched for at in range(start, start + max(MemorySizeExt.size(kind), 1), WORD)}
             met.update(map(branch, instructions))
+            if fixed:
+                met.update(map(number, instructions))
+                met.update(map(place, instructions))
             met.discard(0)  # what iced gives for instructions that are no branches
             found = sorted(a for a in met if any(low <= a < high for low, high in bounds))
             flow = int(instructions[-1].flow_control)
@@ -99,6 +114,9 @@ class Graph:
     """Ranges of data that the program may change."""
     pointed: frozenset[int]
     """Objects that pointers in data point to, or that others may use from the start."""
+    stubs: Mapping[int, int] = field(default_factory=dict)
+    """Stubs by which a library calls functions that others may replace (PLT), with the place of the function's address.
+    In `references` and `callers` the place stands for the stub."""
 
     def object_at(self, address: int) -> int | None:
         """Return the address of the object that holds an address; None if it is before all objects."""
@@ -118,6 +136,11 @@ class Graph:
         """Return whether an address is in data that the program may change."""
         return any(low <= address < high for low, high in self.writable)
 
+    def through_stub(self, address: int) -> int:
+        """Return the library's own function that a stub leads to; any other address as it is."""
+        held = self.pointers.get(self.stubs.get(address, 0), ())
+        return held[0] if len(held) == 1 else address
+
     def targets(self, piece: int) -> Iterable[int]:
         """Yield all addresses that a piece refers to, or runs on into."""
         yield from self.references.get(piece, ())
@@ -135,16 +158,18 @@ class Graph:
         lone = {start for start in self.pointers if start not in self.users and start not in self.pointed}
         return set(self.given) | unnamed | lone
 
-    def reach(self, open_: Callable[[int], Iterable[int] | None]) -> Reach:
+    def reach(self, open_: Callable[[int], Iterable[int] | None], *, without: Set[int] = frozenset()) -> Reach:
         """Return what is reached from outside of the library.
 
         Args:
             open_: returns the addresses that a piece leads to; None means all that it refers to.
+            without: addresses that others do not use, although they could.
         """
         reach = Reach()
-        waiting: deque[tuple[int, int]] = deque((address, NOWHERE) for address in sorted(self.roots()))
+        waiting: deque[tuple[int, int]] = deque((address, NOWHERE) for address in sorted(self.roots() - without))
         while waiting:
             address, source = waiting.popleft()
+            address = self.stubs.get(address, address)
             piece = self.code.at(address)
             if piece != NOWHERE:
                 if piece in reach.pieces:
@@ -197,11 +222,18 @@ def read_graph(
     bounds = tuple((s.address, s.address + s.memory_size) for s in loads)
     found: dict[int, array[int]] = {}
     through = set()
-    for part in pool.each(references, chunks(path, code), bounds):
+    work = fixed_references if layout.type == ET_EXEC else references
+    for part in pool.each(work, chunks(path, code), bounds):
         for index, addresses, on in part:
             found[index] = addresses
             if on:
                 through.add(index)
+    stubs = _stubs(data, layout)
+    for piece in {code.at(stub) for stub in stubs}:
+        found.pop(piece, None)
+        through.discard(piece)
+    if stubs:
+        found = {piece: array("Q", (stubs.get(a, a) for a in addresses)) for piece, addresses in found.items()}
     running = [(r.address, r.address + r.size) for r in regions(data, layout, str(path))]
     callers, users = _uses(code, found, through, running)
     named = {value for _, value in given.stored} | given.given
@@ -231,7 +263,25 @@ def read_graph(
         places=given.places,
         writable=tuple((s.address, s.address + s.memory_size) for s in loads if s.flags & PF_W and not s.flags & PF_X),
         pointed=frozenset(data_named),
+        stubs=stubs,
     )
+
+
+def _stubs(data: Buffer, layout: Layout) -> dict[int, int]:
+    """Return the addresses of stubs, with the places that they jump through (x86-64 psABI, 5.2; CET: endbr64 first)."""
+    found = {}
+    for section in layout.sections:
+        if not section.name.startswith(".plt") or not section.in_file:
+            continue
+        raw = data[section.offset : section.offset + section.size]
+        at = raw.find(JUMP_THROUGH)
+        while 0 <= at <= len(raw) - 6:
+            before = next((n for n, code in STUB_STARTS if at >= n and raw[at - n : at] == code), None)
+            if before is not None and (at - before) % STUB_ALIGNMENT == 0:
+                distance = int.from_bytes(raw[at + 2 : at + 6], "little", signed=True)
+                found[section.address + at - before] = section.address + at + 6 + distance
+            at = raw.find(JUMP_THROUGH, at + 6)
+    return found
 
 
 def _uses(

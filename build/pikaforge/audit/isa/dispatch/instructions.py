@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pikaforge.audit.isa.dispatch import values as v
 from pikaforge.audit.isa.dispatch.conditions import holds
 from pikaforge.audit.isa.dispatch.machine import ExecutionState
-from pikaforge.audit.isa.dispatch.state import CpuState, forget
+from pikaforge.audit.isa.dispatch.state import COMPARED, CpuState, forget
 from pikaforge.audit.isa.dispatch.steps import RAX, RBP, RBX, RCX, RDX, RSP, InstructionStep, Operand
 from pikaforge.audit.isa.dispatch.values import NO_ADDRESSES, UNKNOWN
 
@@ -92,6 +92,9 @@ def _compare(machine: ExecutionState, step: InstructionStep, state: CpuState) ->
     a, b = (machine.read(o, state) for o in step.operands)
     size = step.operands[0].size
     state.flags = ("compare", a, v.low(b, size), size)
+    for operand in step.operands:
+        if operand.kind == "r":
+            state.spent |= COMPARED << operand.register
 
 
 def _unary(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
@@ -144,7 +147,10 @@ def _bit(machine: ExecutionState, step: InstructionStep, state: CpuState) -> Non
 def _set_if(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:
     found = holds(step.condition, state.flags)
     value = (None, v.ALL & ~1, 0, NO_ADDRESSES) if found is None else v.number(int(found))
-    machine.write(step.operands[0], value, state)
+    target = step.operands[0]
+    machine.write(target, value, state)
+    if target.kind == "r":  # what is left of an address in the register's other bytes is no address any more
+        state.registers[target.register] = (*state.registers[target.register][:3], NO_ADDRESSES)
 
 
 def _move_if(machine: ExecutionState, step: InstructionStep, state: CpuState) -> None:

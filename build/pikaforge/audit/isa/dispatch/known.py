@@ -1,25 +1,44 @@
 """Known dispatchers: libraries that keep the CPU's answer where the analysis cannot follow it.
 
 `dispatchers.csv` lists them by package, range of upstream versions and soname, with the features, the way in which they
-ask the CPU, and the source of that. An entry vouches for the meaning of a flag, and not for every function. The
-analysis must still show that each way into code which needs the features depends on a test of a flag (`decided`).
+ask the CPU, and the source of that. An entry vouches for one thing, and not for every function; the analysis must still
+show the rest. The things are (column `by`):
+
+- `flag`: the meaning of a flag. Each way into code which needs the features depends on a test of a flag (`decided`).
+  Functions that the library exports under a name of its own for some CPUs (column `exports`) are no such way.
+- `loader`: what the loader of glibc keeps. The code is chosen by ifunc resolvers that read it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Set
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
+from operator import attrgetter
+from pathlib import Path
+from typing import Literal, cast, get_args
 
 from packaging.version import Version
 
-from pikaforge.audit.isa.dispatch.steps import Body, InstructionStep
+from pikaforge.audit.elf.facts import read_build_id
+from pikaforge.audit.elf.layout import Buffer, mapped
+from pikaforge.audit.isa.dispatch.game import Game, forced, setter, starts_of
+from pikaforge.audit.isa.dispatch.steps import RAX, RDX, Body, InstructionStep
 from pikaforge.cpu import features
 
 TABLE = "dispatchers.csv"
 UPSTREAM = re.compile(r"(?:\d+:)?(\d{1,9}(?:\.\d{1,9})*)(?:[-+].*)?")
 """Finds upstream's version in a package's, between epoch and the distribution's revision (deb-version(7), rpm)."""
+Way = Literal["flag", "loader"]
+VERSIONS = 1000
+"""Versions that are looked at in one file: libc names 50."""
+STATIC, GLIBC = "static glibc", b"Fatal glibc error: "
+"""The entry for programs with glibc built in, and a text that they have (glibc csu/libc-tls.c)."""
+FLAGS_BACK = 32
+"""Instructions before a load in which the flags are looked for that a conditional move after it tests."""
 FLAG_BYTES = 4
 """Bytes of the largest flag: a value of eight bytes is a pointer or a size."""
 
@@ -34,16 +53,37 @@ class Dispatcher:
     until: Version
     """The first and the last upstream version that people have looked at."""
     soname: str
+    pattern: str
+    """A regular expression that finds upstream's version in the library itself, as its group 1; the highest one counts.
+    It is for libraries that no package explains. Empty: they have no version in them, and none is checked."""
+    build_ids: frozenset[str]
+    """Build ids of libraries of which people have looked at all code; for entries without a pattern."""
+    by: Way
+    exports: str
+    """A regular expression of the names of exported functions that say for which CPUs they are, and that no other file
+    calls.
+    """
     features: frozenset[str]
+    """`*` stands for all."""
     shown: str
     """How it makes sure that the CPU is asked first."""
+    trusted: frozenset[str]
+    """Features for which nothing is looked at, because people have read how code for them is taken; `*` stands for all.
+    """
+    why: str
+    """Why such code runs only on CPUs that have them."""
     source: str
     """Where its source shows that, and how it was tried."""
 
     @property
     def text(self) -> str:
         """The evidence, for people."""
-        return f"known dispatcher ({self.soname} {self.since} to {self.until}): {self.shown}"
+        return self.because(self.shown)
+
+    def because(self, reason: str) -> str:
+        """Return evidence for people, with a reason."""
+        which = f"{self.soname} {self.since} to {self.until}" if self.pattern else self.soname or "by its build id"
+        return f"known dispatcher ({which}): {reason}"
 
     def covers(self, package: str, version: str, soname: str) -> bool:
         """Return whether the entry is for a library of a package."""
@@ -56,27 +96,88 @@ class Dispatcher:
             and self.since <= Version(found[1]) <= self.until
         )
 
+    def fits(self, data: Buffer) -> bool:
+        """Return whether the entry is for a library with its soname, by the version that is in the library's bytes."""
+        if not self.pattern:
+            return True
+        found = islice(re.finditer(self.pattern.encode("latin-1"), data), VERSIONS)
+        versions = {Version(match[1].decode("ascii")) for match in found}
+        return bool(versions) and self.since <= max(versions) <= self.until
+
+    def has(self, feature: str) -> bool:
+        """Return whether the entry vouches for a feature."""
+        return feature in self.features or "*" in self.features
+
+    def trusts(self, feature: str) -> bool:
+        """Return whether people have read all code that needs a feature."""
+        return feature in self.trusted or "*" in self.trusted
+
+    def names(self, function: str) -> bool:
+        """Return whether a function's name says for which CPUs it is."""
+        return bool(self.exports) and re.search(self.exports, function) is not None
+
 
 @lru_cache(maxsize=1)
 def table() -> tuple[Dispatcher, ...]:
     """Return all known dispatchers."""
-    return tuple(
-        Dispatcher(
-            packages=frozenset(row["packages"].split()),
-            since=Version(row["since"]),
-            until=Version(row["until"]),
-            soname=row["soname"],
-            features=frozenset(row["features"].split()),
-            shown=row["shown"],
-            source=row["source"],
+    found = []
+    for row in features.rows(TABLE):
+        assert row["by"] in get_args(Way), row
+        found.append(
+            Dispatcher(
+                packages=frozenset(row["packages"].split()),
+                since=Version(row["since"]),
+                until=Version(row["until"]),
+                soname=row["soname"],
+                pattern=row["version"],
+                build_ids=frozenset(row["build_ids"].split()),
+                by=cast(Way, row["by"]),
+                exports=row["exports"],
+                features=frozenset(row["features"].split()),
+                shown=row["shown"],
+                trusted=frozenset(row["trusted"].split()),
+                why=row["why"],
+                source=row["source"],
+            )
         )
-        for row in features.rows(TABLE)
-    )
+    return tuple(found)
 
 
 def known(package: str, version: str, soname: str) -> Dispatcher | None:
     """Return the entry for a library of a package; None if there is none."""
     return next((entry for entry in table() if entry.covers(package, version, soname)), None)
+
+
+def known_file(path: Path, soname: str) -> Dispatcher | None:
+    """Return the entry for a library that no package explains, by its soname and its own version; None without one.
+
+    Raises:
+        AuditError: the file cannot be read.
+    """
+    fitting = [entry for entry in table() if entry.soname == soname]
+    if not fitting:
+        return None
+    with mapped(path) as data:
+        entry = next((entry for entry in fitting if entry.fits(data)), None)
+    if entry is None or entry.pattern:
+        return entry
+    own = read_build_id(path)
+    if not soname:  # a program, or a module: only the build id says which one
+        return next((entry for entry in fitting if own in entry.build_ids), None)
+    return entry if own in entry.build_ids else replace(entry, trusted=frozenset())
+
+
+def static_glibc(data: Buffer, *, linked: bool, resolvers: bool) -> Dispatcher | None:
+    """Return the entry for a program with glibc built in; None if it is none.
+
+    Args:
+        data: the program.
+        linked: whether it needs a loader.
+        resolvers: whether it has ifunc resolvers.
+    """
+    if linked or not resolvers or data.find(GLIBC) < 0:
+        return None
+    return next(entry for entry in table() if entry.soname == STATIC)
 
 
 def decided(code: Body, targets: Set[int], entries: Set[int], *, loose: bool) -> set[int]:
@@ -94,28 +195,67 @@ def decided(code: Body, targets: Set[int], entries: Set[int], *, loose: bool) ->
     """
     if not code.sound:
         return set()
-    starts = {0, *(code.block_at(entry) for entry in entries)}
-    if loose or not _jumps(code):
-        starts |= set(code.loose)
+    starts = starts_of(code, entries, loose=loose)
+    game = Game(code, _on_flag)
     out = set()
-    for target in targets:
-        naming = {
-            index
-            for index, block in enumerate(code.blocks)
-            if any(_names(step, target) for step in code.steps[block.first : block.last])
-        }
+    for target, numbers in _naming(code, targets).items():
+        blocks = {number: bisect_right(code.blocks, number, key=attrgetter("first")) - 1 for number in numbers}
+        naming = {i for number, i in blocks.items() if not _taken_by_flag(code, code.blocks[i].last, number)}
         own = {i for i in naming if _leaves_by_flag(code, i, target)}
-        if naming and not starts & _forced(code, naming - own):
+        if not starts & game.forced(naming - own):  # without any, only conditional moves take it
             out.add(target)
     return out
 
 
-def _jumps(code: Body) -> list[int]:
-    return [i for i, b in enumerate(code.blocks) if code.steps[b.last - 1].flow == "jump?"]
+def _naming(code: Body, targets: Set[int]) -> dict[int, list[int]]:
+    """Return the instructions that name some addresses, by address, as their indexes in the function."""
+    found: dict[int, list[int]] = {}
+    for number, step in enumerate(code.steps):
+        named = {step.target, *(o.value for o in step.operands if o.kind in ("m", "i"))}
+        for target in named & targets:
+            found.setdefault(target, []).append(number)
+    return found
+
+
+def decided_within(code: Body, needing: Set[int], entries: Set[int], *, loose: bool) -> bool:
+    """Return whether a function runs some of its blocks only after a test of a flag; see `decided`."""
+    return code.sound and bool(needing) and not starts_of(code, entries, loose=loose) & forced(code, needing, _on_flag)
 
 
 def _names(step: InstructionStep, address: int) -> bool:
-    return step.target == address or any(o.kind == "m" and o.value == address for o in step.operands)
+    return step.target == address or any(o.kind in ("m", "i") and o.value == address for o in step.operands)
+
+
+def _taken_by_flag(code: Body, end: int, number: int) -> bool:
+    """Return whether an instruction loads an address into a register from which only conditional moves take it.
+
+    These must test a flag. `end` is the index after the last instruction of its block.
+    """
+    first = code.steps[number]
+    if first.name not in ("LEA", "MOV") or first.operands[0].kind != "r":
+        return False
+    register = first.operands[0].register
+    flags: InstructionStep | None = None
+    for at in range(number - 1, max(number - FLAGS_BACK, 0) - 1, -1):
+        if code.steps[at].flags:
+            flags = code.steps[at]
+            break
+    for at in range(number + 1, end):
+        step = code.steps[at]
+        if step.name == "CMOV" and register in step.reads and step.operands[-1].kind == "r":
+            bit = flags is not None and (flags.name == "BT") == (step.condition in ("b", "ae"))
+            fitting = step.condition in ("e", "ne", "b", "ae") and bit
+            if flags is None or not fitting or not (_tests_flag(flags) or _tests_mask(flags, code.steps[:at])):
+                return False
+            if step.operands[0].register == register:
+                return True
+        elif register in step.reads or step.flow in ("call", "call?"):
+            return False
+        elif register in step.writes:
+            return True
+        if step.flags:
+            flags = step
+    return code.steps[end - 1].flow == "return" and register not in (RAX, RDX)
 
 
 def _leaves_by_flag(code: Body, index: int, target: int) -> bool:
@@ -130,34 +270,13 @@ def _leaves_by_flag(code: Body, index: int, target: int) -> bool:
     )
 
 
-def _forced(code: Body, wanted: Set[int]) -> set[int]:
-    """Return the blocks from which the second player can reach one of some blocks, whatever the first one chooses."""
-    before: dict[int, set[int]] = {}
-    following = {index: set(targets) for index, targets in enumerate(code.following)}
-    for index in _jumps(code):
-        following[index] |= set(code.loose)
-    for index, targets in following.items():
-        for target in targets:
-            before.setdefault(target, set()).add(index)
-    forced, waiting = set(wanted), list(wanted)
-    while waiting:
-        for index in before.get(waiting.pop(), ()):
-            if index not in forced and (not _on_flag(code, index) or following[index] <= forced):
-                forced.add(index)
-                waiting.append(index)
-    return forced
-
-
 def _on_flag(code: Body, index: int) -> bool:
     """Return whether a block ends with a test of a flag: whether a number of few bytes, or a part of it, is zero."""
-    block = code.blocks[index]
-    last = code.steps[block.last - 1]
-    if last.flow != "branch" or last.condition not in ("e", "ne"):
+    step = setter(code, index)
+    if step is None:
         return False
-    for step in reversed(code.steps[block.first : block.last - 1]):
-        if step.flags:
-            return _tests_flag(step)
-    return False
+    block = code.blocks[index]
+    return _tests_flag(step) or _tests_mask(step, code.steps[block.first : block.last])
 
 
 def _tests_flag(step: InstructionStep) -> bool:
@@ -166,4 +285,18 @@ def _tests_flag(step: InstructionStep) -> bool:
     first, second = step.operands
     if step.name == "TEST":
         return first == second or second.kind == "i"
-    return second.kind == "i" and (step.name == "AND" or (step.name == "CMP" and second.value == 0))
+    return second.kind == "i" and (step.name in ("AND", "BT") or (step.name == "CMP" and second.value == 0))
+
+
+def _tests_mask(step: InstructionStep, before: Sequence[InstructionStep]) -> bool:
+    """Return whether an instruction compares a register with the mask that has just been applied to it."""
+    if step.name != "CMP" or len(step.operands) != 2 or step.operands[0].kind != "r" or step.operands[1].kind != "i":
+        return False
+    register = step.operands[0].register
+    writers = [s for s in before if s.address < step.address and register in s.writes]
+    return (
+        step.operands[0].size <= FLAG_BYTES
+        and bool(writers)
+        and writers[-1].name == "AND"
+        and writers[-1].operands == step.operands
+    )

@@ -7,6 +7,7 @@ from itertools import chain
 from pikaforge.audit.elf.layout import Buffer, Layout
 from pikaforge.audit.isa.dispatch.graph import Graph
 from pikaforge.audit.isa.dispatch.steps import Body, body
+from pikaforge.audit.isa.ranges import GAP
 
 BODY, BODIES = 256 << 10, 8 << 20
 """The most bytes of one function, and of all functions, that are decoded: a byte of code takes 500 bytes of memory."""
@@ -26,6 +27,7 @@ class Library:
         """
         self.data, self.layout, self.graph, self.code, self.asking = data, layout, graph, graph.code, asking
         self._bodies: dict[int, Body] = {}
+        self._starts: dict[int, set[int]] = {}
         self._kept = 0
         self._arguments: dict[int, frozenset[int]] = {}
         self.pointed: dict[int, set[int]] = {}
@@ -38,6 +40,8 @@ class Library:
                 self.holders.setdefault(self.code.at(value), set()).add(start)
         for address in graph.given:
             self._lead(address)
+        self.lenient = False
+        """Whether jumps from gaps into instructions are no entries: tables between functions look like such jumps."""
 
     def _lead(self, address: int) -> None:
         self.pointed.setdefault(self.code.at(address), set()).add(address)
@@ -63,5 +67,19 @@ class Library:
 
     def entries(self, piece: int) -> tuple[int, ...]:
         """Return the addresses in a piece, beside its start, that other code or data refers to."""
-        places = {address for _, address in self.graph.callers.get(piece, ())} | self.pointed.get(piece, set())
+        callers = self.graph.callers.get(piece, frozenset())
+        if self.lenient and any(self.code.kinds[source] == GAP for source, _ in callers):
+            whole = self._boundaries(piece)
+            callers = frozenset(c for c in callers if self.code.kinds[c[0]] != GAP or c[1] in whole)
+        places = {address for _, address in callers} | self.pointed.get(piece, set())
         return tuple(sorted(places - {self.code.starts[piece]}))
+
+    def _boundaries(self, piece: int) -> set[int]:
+        """Return the addresses of a piece's instructions."""
+        from iced_x86 import Decoder  # noqa: PLC0415
+
+        if piece not in self._starts:
+            start, end, offset = self.code.starts[piece], self.code.ends[piece], self.code.offsets[piece]
+            raw = bytes(self.data[offset : offset + min(end - start, BODY)])
+            self._starts[piece] = {step.ip for step in Decoder(64, raw, ip=start)}
+        return self._starts[piece]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+from pikaforge.audit.elf.layout import ET_EXEC
 from pikaforge.audit.isa.dispatch import flow
 from pikaforge.audit.isa.dispatch import values as v
 from pikaforge.audit.isa.dispatch.graph import word
@@ -21,8 +22,8 @@ from pikaforge.cpu import features
 
 ASKING = 512
 """The most functions that are run: in no library do so many use the CPU's answers."""
-WORK = 2_000_000
-"""The most instructions that are run for one library, in all states: about 20 s."""
+WORK = 400_000
+"""The most instructions that are run for one library, in all states: about 4 s. Libraries that are proven take less."""
 DEPTH = 4
 """The depth of nested calls up to which a function is run with the arguments of the call."""
 ROUNDS = 24
@@ -65,6 +66,7 @@ class LibraryRun:
         """The number of instructions that may still be run."""
         self._wanted = wanted
         self._library, self._graph, self._code = library, library.graph, library.code
+        self.fixed = library.layout.type == ET_EXEC
         self._absent = features.absent_bits(feature)
         self._asking: set[int] = set(library.asking)
         """Pieces that are run."""
@@ -146,7 +148,7 @@ class LibraryRun:
         """Return whether a piece uses another one only by calls or jumps, and does not take its address."""
         code = self._library.body(source)
         return code.sound and not any(
-            o.kind == "m" and o.register == RIP and o.value == start for step in code.steps for o in step.operands
+            o.value == start and (o.kind == "i" or o.register == RIP) for step in code.steps for o in step.operands
         )
 
     def _grow(self) -> None:
@@ -163,7 +165,7 @@ class LibraryRun:
             users = {p for s in self._near(start) for p in self._graph.users.get(s, ())}
             if len(users) <= SHARED:
                 more |= users
-        more |= self._between()
+        more |= self._between() | self._naming()
         if more - self._asking:
             self._changed = True
             self._asking |= more
@@ -183,6 +185,16 @@ class LibraryRun:
                 if (callers := self._graph.callers.get(piece)) and all(s in self._asking for s, _ in callers)
             }
         return found
+
+    def _naming(self) -> set[int]:
+        """Return functions that take the address of a wanted piece: they may only compare a pointer with it."""
+        found = set()
+        for piece in self._wanted:
+            start = self._code.starts[piece]
+            for source, address in self._graph.callers.get(piece, ()):
+                if address == start and source not in self._wanted and not self._calls(source, start):
+                    found.add(source)
+        return found if len(found) <= SHARED else set()
 
     def _run(self, piece: int, arguments: tuple[Value, ...]) -> Trace | None:
         """Return what a piece may do with some arguments; None if it cannot be run."""
@@ -219,6 +231,7 @@ class LibraryRun:
             arguments=arguments,
             entries=() if arguments else self._library.entries(piece),
             loose=self._code.starts[piece] not in self._code.plain,
+            pair=self._code.starts[piece] not in self._graph.resolvers,
         )
         loaded = self._loaded
         self._given, self._loaded = before
@@ -362,6 +375,7 @@ class LibraryRun:
 
     def call(self, target: int, arguments: Sequence[Value]) -> Summary | None:
         """See `Environment.call`."""
+        target = self._graph.through_stub(target)
         piece = self._code.at(target)
         if piece not in self._asking or self._code.starts[piece] != target:
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pikaforge.audit.isa.dispatch import values as v
-from pikaforge.audit.isa.dispatch.state import FILE, CpuState, Environment, Trace, forget, held, keep
+from pikaforge.audit.isa.dispatch.state import COMPARED, FILE, CpuState, Environment, Trace, forget, held, keep
 from pikaforge.audit.isa.dispatch.steps import ARGUMENTS, NONE, RIP, RSP, Operand
 from pikaforge.audit.isa.dispatch.values import NO_ADDRESSES, UNKNOWN, Value
 
@@ -29,11 +29,16 @@ class ExecutionState:
         else:
             place = state.registers[operand.register] if operand.register != NONE else v.ZERO
             if operand.value:
-                place = v.add(place, v.number(operand.value))
+                place = v.add(place, v.number(operand.value, self._own(operand.value)))
         if operand.index_register != NONE:
             index = state.registers[operand.index_register]
             place = v.add(place, v.product(index, v.number(operand.scale)))
         return place
+
+    def _own(self, value: int) -> frozenset[int]:
+        """Return the address that a number in an instruction may be, in a file with a fixed address."""
+        known = self.environment.fixed and self.environment.names(value)
+        return frozenset({value}) if known else NO_ADDRESSES
 
     def touch(self, place: Value, size: int = 0) -> int | None:
         """Record that data is touched; return its address in the file, or None if that is not known."""
@@ -87,7 +92,7 @@ class ExecutionState:
     def read(self, operand: Operand, state: CpuState) -> Value:
         """Return the value that an operand reads."""
         if operand.kind == "i":
-            return v.number(operand.value)
+            return v.number(operand.value, self._own(operand.value))
         if operand.kind == "r":
             whole = state.registers[operand.register]
             return v.low(v.shifted_right(whole, 8, 8, sign=False) if operand.shift else whole, operand.size)
@@ -102,7 +107,7 @@ class ExecutionState:
             size = operand.size
             new = v.low(value, 4) if size == 4 else v.merged(old, v.low(value, size), size, operand.shift)
             state.registers[operand.register] = new
-            state.spent &= ~(1 << operand.register)
+            state.spent &= ~((1 | COMPARED) << operand.register)
         elif operand.kind == "m":
             self.store(self.place(operand, state), operand.size, value, state)
         else:

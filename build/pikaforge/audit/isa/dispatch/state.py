@@ -14,6 +14,8 @@ LOWEST = -(1 << 62)
 """An offset below all others."""
 FILE = "file"
 """Base of addresses in the file. A `Frame` has what was written there since the last call of another function."""
+COMPARED = 1 << 16
+"""In `CpuState.spent`: the bit of the first register whose value was compared."""
 Frame = dict[tuple[Hashable, int], tuple[int, Value]]
 """Memory: number of bytes and their value, by base and offset."""
 
@@ -36,6 +38,9 @@ class Exhausted(Exception):
 
 class Environment(Protocol):
     """The rest of a function's file, during the function's run."""
+
+    fixed: bool
+    """Whether the file has a fixed address, so that immediates and displacements may be addresses."""
 
     def spend(self, steps: int) -> None:
         """Count instructions that are run.
@@ -102,11 +107,16 @@ class CpuState:
     called: bool = False
     """Whether another function was called, which may have written to the file's data."""
     spent: int = 0
-    """Registers, one bit each, whose value a conditional move has not taken: it is a leftover, and no argument."""
+    """Registers, one bit each, whose value a conditional move has not taken: it is a leftover, and no argument. From
+    `COMPARED` on those whose value was compared: at a return, too, it is a leftover."""
 
     def copy(self) -> CpuState:
         """Return a copy."""
         return CpuState(list(self.registers), dict(self.frame), self.flags, dict(self.escaped), self.called, self.spent)
+
+    def leftover(self, register: int) -> bool:
+        """Return whether a register holds no address, or a leftover, when the function returns."""
+        return bool(not self.registers[register][3] or self.spent & (1 | COMPARED) << register)
 
     def escape(self, value: Value) -> None:
         """Record that other code gets a value, which may be a pointer."""

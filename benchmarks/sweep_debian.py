@@ -1,0 +1,281 @@
+"""Audit every program and library that Debian's packages put into a machine, and compare with objdump, file by file.
+
+    python benchmarks/sweep_debian.py [--target T] [--only TEXT] [--no-objdump] [--json FILE] [FOLDER ...]
+
+Each ELF file for x86-64 is audited alone, without waivers, as `pikaforge audit FILE` does it. The script prints which
+files are refused and why, and what was accepted as dispatched. Then `objdump -d` disassembles the file, and a table of
+patterns over its text, which is for sandybridge and shares nothing with the audit's decoder, counts the instructions
+beyond the target. Where the audit counted fewer of a kind, the difference is printed with the addresses that are in no
+finding. The exit status is 1 if more than 1 % of the files are refused, or if objdump alone has seen an instruction.
+"""
+
+# a script: it prints, and it runs objdump
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "build"))
+
+from pikaforge.audit.allowed_features import Allowed, from_gcc
+from pikaforge.audit.audit import audit_paths
+from pikaforge.audit.elf.facts import regions
+from pikaforge.audit.elf.layout import EM_X86_64, ET_DYN, ET_EXEC, is_elf, mapped, read_layout
+from pikaforge.audit.isa.ranges import read_map
+from pikaforge.errors import ForgeError
+
+FOLDERS = ("/usr/bin", "/usr/sbin", "/usr/lib/x86_64-linux-gnu", "/usr/lib/gcc", "/usr/libexec")
+PACKAGED = Path("/var/lib/dpkg/info")
+SHARE = 0.01
+"""Share of the files that may be refused."""
+SHOWN = 6
+FIRST = "; first at 0x"
+"""What lines about instructions have in them."""
+EACH = 20
+"""Results after which they are written: the work may take half an hour."""
+
+# ---- objdump: for each kind of instruction beyond sandybridge a pattern of mnemonics, and one of operands
+EVEX = r"%zmm|%k[0-7]|%[xy]mm(1[6-9]|2[0-9]|3[01])|\{1to"
+KINDS: tuple[tuple[str, str, str], ...] = (
+    ("avx512", r"[a-z0-9]+", EVEX),
+    ("bmi", r"andn|bextr|blsi|blsr|blsmsk|bzhi|mulx|pdep|pext|rorx|sarx|shlx|shrx", ""),
+    ("lzcnt", "lzcnt", ""),
+    ("tzcnt", "tzcnt", ""),
+    ("fma", r"vfn?m(add|sub|addsub|subadd)[a-z0-9]+", ""),
+    ("f16c", r"vcvtph2ps|vcvtps2ph", ""),
+    ("aes", r"v?aes(enc|dec|imc|keygen)[a-z]*", ""),
+    ("gfni", r"v?gf2p8[a-z]+", ""),
+    ("vpclmul", r"vpclmul[a-z]+", "%ymm"),
+    ("sha", r"sha(1|256)[a-z0-9]+", ""),
+    ("avx2", (r"vpbroadcast[a-z0-9]+|vbroadcasti128|vps[lr][la]v[dq]|v(p?)gather[a-z]+|vpmaskmov[dq]|vpblendd|"
+             r"vperm2i128|vinserti128|vextracti128|vperm(q|d|ps|pd)"), ""),
+    ("avx2", r"vbroadcasts[sd]", r"^%xmm"),
+    ("", r"vptest|vperm2f128|vpermilp[sd]|vpermil2p[sd]", ""),
+    ("avx2", r"vp[a-z0-9]+|vmpsadbw|vmovntdqa", "%ymm"),
+    ("movbe", r"movbe[wlq]?", ""),
+    ("adx", r"ad[co]x[lq]?", ""),
+    ("rdrand", r"rdrand|rdseed", ""),
+    ("fsgsbase", r"(rd|wr)[fg]sbase[lq]?", ""),
+    ("tsx", r"xbegin[lq]?|xend|xabort|xtest", ""),
+    ("shadow stacks", r"incssp[dq]|rstorssp|saveprevssp|wruss[dq]|wrss[dq]|setssbsy|clrssbsy", ""),
+    ("xsaves", r"xsave[cs](64)?|xrstors(64)?", ""),
+    ("cache", r"clflushopt|clwb|clzero", ""),
+    ("amd", (r"llwpcb|slwpcb|lwp[a-z]+|vpcom[a-z]+|vprot[bwdq]|vpsh[al][bwdq]|vpcmov|vpperm|vfrcz[a-z]+|extrq|insertq|"
+            r"movnts[sd]|femms|pf[a-z0-9]+|pi2f[dw]|monitorx|mwaitx|rdpru|bl(cfill|ci|cic|cmsk|cs|sfill|sic)|t1mskc|"
+            r"tzmsk"), ""),
+    ("others", (r"rdpid|rdpkru|wrpkru|umwait|umonitor|tpause|movdiri|movdir64b|serialize|enqcmds?|ptwrite[lq]?|"
+               r"clui|stui|testui|senduipi|uiret|tdp[a-z0-9]+|ldtilecfg|sttilecfg|tile[a-z0-9]+|"
+               r"vpdp[a-z]+|vpmadd52[a-z]+"), ""),
+)  # fmt: skip
+ALIKE = {
+    "bmi1": "bmi", "bmi2": "bmi", "rdseed": "rdrand", "rtm": "tsx", "hle_or_rtm": "tsx", "cet_ss": "shadow stacks",
+    "xsavec": "xsaves", "clflushopt": "cache", "clwb": "cache", "clzero": "cache", "vaes": "aes",
+    "vpclmulqdq": "vpclmul", "d3now": "amd", "d3nowext": "amd", "xop": "amd", "lwp": "amd", "sse4a": "amd",
+    "tbm": "amd", "monitorx": "amd", "rdpru": "amd",
+    "rdpid": "others", "pku": "others", "waitpkg": "others", "movdiri": "others",
+    "movdir64b": "others", "serialize": "others", "enqcmd": "others", "ptwrite": "others", "uintr": "others",
+    "amx_tile": "others", "amx_int8": "others", "amx_bf16": "others", "avx_vnni": "others", "avx_ifma": "others",
+}  # fmt: skip
+"""Our names of kinds, by the audit's features."""
+PREFIX = re.compile(r"^((\{[a-z0-9]+\}|rep[nz]*|lock|notrack|bnd|data16|addr32|[c-gs]s|rex[.A-Z]*) )*")
+
+
+@dataclass
+class Result:
+    """The result for one file."""
+
+    path: str
+    refused: list[str] = field(default_factory=list)
+    dispatched: list[str] = field(default_factory=list)
+    counted: dict[str, int] = field(default_factory=dict)
+    """Instructions beyond the target by kind, as the audit counted them."""
+    places: set[tuple[str, str]] = field(default_factory=set)
+    """Functions with such instructions, and the kind."""
+    seen: dict[str, list[int]] = field(default_factory=dict)
+    """Addresses of the instructions that objdump shows, by kind."""
+    numbers: dict[str, int] = field(default_factory=dict)
+    """Their number, by kind."""
+    size: int = 0
+    seconds: float = 0.0
+    problem: str = ""
+
+
+def elves(folders: Iterable[str], only: str) -> Iterator[Path]:
+    """Yield the ELF files for x86-64 below some folders that are in Debian's packages, each once."""
+    tops = tuple(f"{folder}/" for folder in folders)
+    seen: set[tuple[int, int]] = set()
+    lines = {line for info in PACKAGED.glob("*.list") for line in info.read_text(errors="replace").split("\n")}
+    for name in sorted(os.path.realpath(line) for line in lines if "/" in line):
+        path = Path(name)
+        if not name.startswith(tops) or only not in name or not path.is_file():
+            continue
+        status = path.stat()
+        if (status.st_dev, status.st_ino) in seen or status.st_size < 64:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with path.open("rb") as stream:
+            if not is_elf(stream.read(4)):
+                continue
+        with mapped(path) as data:
+            try:
+                layout = read_layout(data, name)
+            except ForgeError:
+                continue
+        if layout.machine == EM_X86_64 and layout.bits == 64 and layout.type in (ET_DYN, ET_EXEC):
+            yield path
+
+
+@lru_cache(maxsize=1)
+def _allowed(target: str) -> Allowed:
+    return from_gcc(target)
+
+
+def audit(path: Path, target: str) -> Result:
+    """Audit one file in this process."""
+    start = time.process_time()
+    out = Result(path=str(path))
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            [found] = audit_paths(
+                [path], Path(scratch), target=target, today=date.today(), allowed=_allowed(target), workers=1
+            )
+        except ForgeError as error:
+            out.problem = error.message
+            return out
+    out.refused = [f"{line.what}" for line in found.violations]
+    out.dispatched = [entry.line() for entry in found.isa.dispatched]
+    counted: Counter[str] = Counter()
+    for finding in found.isa.findings:
+        for name, count in finding.features:
+            counted[_kind(name)] += count
+            out.places.add((finding.function, _kind(name)))
+    out.counted, out.size = dict(counted), found.isa.size
+    out.seconds = time.process_time() - start
+    return out
+
+
+def _kind(feature: str) -> str:
+    return "avx512" if feature.startswith("avx512") else ALIKE.get(feature, feature)
+
+
+@lru_cache(maxsize=1)
+def _kinds() -> tuple[tuple[str, re.Pattern[str], re.Pattern[str]], ...]:
+    return tuple((kind, re.compile(names), re.compile(operands)) for kind, names, operands in KINDS)
+
+
+def kind_of(shown: str) -> str:
+    """Return the kind of an instruction in AT&T syntax; empty for one that sandybridge has."""
+    name, _, operands = PREFIX.sub("", shown).partition(" ")
+    operands = operands.partition("#")[0].partition("<")[0].strip()
+    found = (kind for kind, names, wanted in _kinds() if names.fullmatch(name) and wanted.search(operands))
+    return next(found, "")
+
+
+def disassemble(path: Path, result: Result) -> None:
+    """Add what objdump shows of a file."""
+    # grep leaves out nine of ten lines, in C; the mnemonic follows the address and its prefixes.
+    names = "|".join(mnemonics for kind, mnemonics, operands in KINDS if kind and (not operands or operands == "%ymm"))
+    coarse = rf"[\t ]({names})( |$)|vbroadcasts|{EVEX}"
+    with (
+        subprocess.Popen(["objdump", "-d", "-w", "--no-show-raw-insn", str(path)], stdout=subprocess.PIPE) as dump,
+        subprocess.Popen(
+            ["grep", "-P", coarse], stdin=dump.stdout, stdout=subprocess.PIPE, env={**os.environ, "LC_ALL": "C"}
+        ) as lines,
+    ):
+        assert lines.stdout is not None
+        for raw in lines.stdout:
+            address, _, shown = raw.decode("ascii", "replace").strip().partition(":\t")
+            kind = kind_of(shown) if shown else ""
+            if kind:
+                result.numbers[kind] = result.numbers.get(kind, 0) + 1
+                result.seen.setdefault(kind, []).append(int(address, 16))
+
+
+def outside(path: Path, result: Result) -> None:
+    """Keep those addresses that are in no function with a finding of their kind."""
+    with mapped(path) as data:
+        layout = read_layout(data, str(path))
+        code = read_map(data, layout, regions(data, layout, str(path)), str(path))
+    result.seen = {
+        kind: [at for at in places if (code.name(code.at(at)), kind) not in result.places]
+        for kind, places in result.seen.items()
+    }
+
+
+def _one(path: Path, target: str, objdump: bool) -> Result:
+    result = audit(path, target)
+    if objdump and not result.problem:
+        disassemble(path, result)
+        outside(path, result)
+    return result
+
+
+def main() -> int:
+    """Run the sweep."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folders", nargs="*", default=list(FOLDERS))
+    parser.add_argument("--target", default="sandybridge")
+    parser.add_argument("--only", default="", help="only files whose path holds this text")
+    parser.add_argument("--no-objdump", action="store_true")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--json", type=Path, help="write the results of all files there")
+    given = parser.parse_args()
+    paths = sorted(elves(given.folders, given.only), key=lambda p: p.stat().st_size)
+    results: list[Result] = []
+    with ProcessPoolExecutor(given.workers) as pool:
+        tasks = [pool.submit(_one, p, given.target, not given.no_objdump) for p in paths]
+        for number, task in enumerate(as_completed(tasks), 1):
+            results.append(task.result())
+            if sys.stderr.isatty():
+                print(f"\r{number}/{len(tasks)}", end="", file=sys.stderr)
+            if given.json and number % EACH in (0, len(tasks) % EACH):
+                given.json.write_text(json.dumps([{**vars(r), "places": sorted(r.places)} for r in results]))
+    return report(results, given.target)
+
+
+def report(results: list[Result], target: str) -> int:
+    """Print the results; return the exit status."""
+    refused = [r for r in results if r.refused]
+    missing = 0
+    for result in sorted(refused, key=lambda r: r.path):
+        print(f"refused {result.path}: {len(result.refused)} reasons")
+        for line in result.refused[:SHOWN]:
+            print(f"    {line[:300]}")
+    for result in results:
+        if result.problem:
+            print(f"not judged {result.path}: {result.problem}")
+        for kind, number in sorted(result.numbers.items()):
+            alone = max(number - result.counted.get(kind, 0), len(result.seen[kind]))
+            if alone > 0:
+                missing += alone
+                places = " ".join(f"{at:#x}" for at in result.seen[kind][:SHOWN])
+                print(f"objdump alone {result.path}: {alone} of {number} {kind}; in no finding: {places}")
+    print(f"{len(results)} files, {sum(r.size for r in results) / 1e6:.0f} MB of code, target {target}")
+    share = len(refused) / max(len(results), 1)
+    code = sum(1 for r in refused if any(FIRST in line for line in r.refused))
+    print(f"refused for instructions: {code} ({code / max(len(results), 1):.2%})")
+    print(f"refused: {len(refused)} ({share:.2%}); dispatched: {sum(1 for r in results if r.dispatched)}")
+    seen = sum(sum(r.numbers.values()) for r in results)
+    print(f"instructions beyond the target: objdump {seen}, audit {sum(sum(r.counted.values()) for r in results)}; "
+          f"objdump alone: {missing}")  # fmt: skip
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(f"CPU: {sum(u.ru_utime + u.ru_stime for u in used):.0f} s; audit {sum(r.seconds for r in results):.0f} s")
+    return int(share > SHARE or missing > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,298 @@
+"""Evidence for Go programs, which keep CPUID's answers in variables of the package `internal/cpu`.
+
+The runtime asks the CPU once, in `internal/cpu.doinit`, and keeps each answer in a byte (`internal/cpu.X86.HasAVX2`).
+Other packages read these, mostly once in their `init`, and keep what follows in a byte of their own (`useAVX2`). Code
+that needs a feature is behind a test of such a byte, in its own function or in all those that call it.
+
+`library_run` cannot follow that: Go has calling conventions of its own. So what is shown here is less: that code needs
+a test of such a byte, and that only functions which know the CPU's answers write to it; not, that it is the right bit.
+Sources: Go's src/internal/cpu/cpu_x86.go, src/runtime/proc.go (cpuinit), src/cmd/compile (x86HasFMA).
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import attrgetter
+from pathlib import Path
+
+from pikaforge.audit.elf.gopclntab import SECTION
+from pikaforge.audit.elf.layout import PF_X, PT_LOAD, SHT_SYMTAB, Buffer, Layout, mapped
+from pikaforge.audit.isa.dispatch.game import forced, setter, starts_of
+from pikaforge.audit.isa.dispatch.steps import NONE, RIP, Body, InstructionStep, body
+from pikaforge.audit.isa.opcodes import features_by_code
+from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
+from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
+from pikaforge.cpu import features
+
+TABLE = "go_dispatchers.csv"
+MARK = re.compile(rb"\0internal/cpu\.(?:doinit|Initialize)\0")
+CPU_PACKAGES = re.compile(r"(?:^|/)internal/cpu\.|(?:^|/)x/sys/cpu\.|/fips140deps/cpu\.")
+"""Functions of packages that ask the CPU and keep its answers."""
+STARTERS = re.compile(r"\.init(?:\.\d+)?$|\.map\.init\.\d+$")
+"""Functions that initialise a package's variables (Go specification, Package initialization)."""
+RUNTIME = re.compile(r"^runtime\.")
+DEPTH = 4
+"""Calls that may be between the test and the code."""
+CALLERS = 256
+"""The most functions that are looked at for one piece of code."""
+BODY = 256 << 10
+"""Bytes of the largest function that is decoded."""
+TEXT = (
+    "Go: only after a look at what internal/cpu has kept of the CPU's answers (Go src/internal/cpu/cpu_x86.go); "
+    "whether it is the right answer is not checked"
+)
+Edges = list[tuple[int, "array[int]"]]
+
+
+def edges(chunk: Chunk, bounds: tuple[int, int]) -> Edges:
+    """Return the addresses within bounds that each piece of a chunk jumps to, calls or names; workers run this."""
+    from iced_x86 import Decoder  # noqa: PLC0415
+
+    branch, place = attrgetter("near_branch_target"), attrgetter("memory_displacement")
+    low, high = bounds
+    out: Edges = []
+    with mapped(Path(chunk.path)) as data:
+        for index, (start, end, offset) in enumerate(
+            zip(chunk.starts, chunk.ends, chunk.offsets, strict=True), chunk.first
+        ):
+            instructions = list(Decoder(64, data[offset : offset + end - start], ip=start))
+            met = set(map(branch, instructions))
+            met.update(map(place, instructions))
+            out.append((index, array("Q", (a for a in met if low <= a < high and not start <= a < end))))
+    return out
+
+
+def is_go(code: CodeMap) -> bool:
+    """Return whether a file is a Go program that asks the CPU as Go's runtime does."""
+    return MARK.search(code.strings) is not None
+
+
+def go_evidence(
+    path: Path,
+    data: Buffer,
+    layout: Layout,
+    code: CodeMap,
+    wanted: Mapping[int, frozenset[str]],
+    *,
+    pool: WorkerPool,
+) -> dict[tuple[int, str], str]:
+    """Return the evidence for pieces of a Go program, by piece and feature; nothing for those without any.
+
+    Args:
+        path: the file.
+        data: its bytes.
+        layout: its layout.
+        code: its pieces.
+        wanted: features by the index of the piece with code that needs them.
+        pool: the worker processes.
+    """
+    loads = [s for s in layout.segments if s.type == PT_LOAD]
+    bounds = (min(s.address for s in loads), max(s.address + s.memory_size for s in loads))
+    program = _Program(data, layout, code)
+    for part in pool.each(edges, chunks(path, code), bounds):
+        for index, addresses in part:
+            program.add(index, addresses)
+    found = {}
+    for piece, names in wanted.items():
+        for feature in names:
+            if program.guarded(piece, feature):
+                found[piece, feature] = TEXT
+            elif shown := _known().get((code.name(piece), feature)):
+                found[piece, feature] = f"known Go function: {shown}"
+    return found
+
+
+@lru_cache(maxsize=1)
+def _known() -> dict[tuple[str, str], str]:
+    """Return why functions of Go's library may have code of a feature, by name and feature (`go_dispatchers.csv`)."""
+    return {(row["function"], name): row["shown"] for row in features.rows(TABLE) for name in row["features"].split()}
+
+
+@dataclass(slots=True)
+class _Program:
+    """A Go program and what is known of its flags."""
+
+    data: Buffer
+    layout: Layout
+    code: CodeMap
+    callers: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
+    """Pieces that refer to a piece, each with the address that it refers to."""
+    users: dict[int, set[int]] = field(default_factory=dict)
+    """Pieces that name an address of data."""
+    kept: set[int] = field(default_factory=set)
+    """Addresses of data that the packages which ask the CPU name."""
+    _bodies: dict[int, Body] = field(default_factory=dict)
+    _trusted: dict[int, bool] = field(default_factory=dict)
+
+    def add(self, piece: int, addresses: Iterable[int]) -> None:
+        """Add the references of a piece."""
+        asks = CPU_PACKAGES.search(self.code.name(piece)) is not None
+        for address in addresses:
+            target = self.code.at(address)
+            if target != NOWHERE:
+                self.callers.setdefault(target, set()).add((piece, address))
+            else:
+                self.users.setdefault(address, set()).add(piece)
+                if asks:
+                    self.kept.add(address)
+
+    def body(self, piece: int) -> Body:
+        """Return the instructions of a piece; of one that is too large none, which is not sound."""
+        if piece not in self._bodies:
+            start, end, offset = self.code.starts[piece], self.code.ends[piece], self.code.offsets[piece]
+            raw = bytes(self.data[offset : offset + end - start]) if end - start <= BODY else b""
+            inner = {a for _, a in self.callers.get(piece, ())} - {start}
+            self._bodies[piece] = body(raw, start, inner)
+        return self._bodies[piece]
+
+    def guarded(self, piece: int, feature: str) -> bool:
+        """Return whether the instructions of a piece which need a feature run only after a look at a flag."""
+        held = self.body(piece)
+        by_code = features_by_code()
+        needing = {
+            index
+            for index, block in enumerate(held.blocks)
+            if any(feature in by_code[step.code] for step in held.steps[block.first : block.last])
+        }
+        return self._kept_from(piece, needing) or self._behind(piece, {piece}, DEPTH)
+
+    def _kept_from(self, piece: int, wanted: set[int]) -> bool:
+        """Return whether flags alone can keep a function from some of its blocks."""
+        held = self.body(piece)
+        inner = {a for _, a in self.callers.get(piece, ())} - {held.start}
+        return (
+            held.sound
+            and bool(wanted)
+            and not starts_of(held, inner, loose=False) & forced(held, wanted, self._on_flag)
+        )
+
+    def _behind(self, piece: int, seen: set[int], depth: int) -> bool:
+        """Return whether all functions that lead to a piece do so only after a look at a flag."""
+        sources = self.callers.get(piece, set())
+        if not sources or len(sources) > CALLERS or depth == 0 or self._pointed(self.code.starts[piece]):
+            return False
+        for source, address in sources:
+            held = self.body(source)
+            if self.code.kinds[source] == GAP or not held.sound:
+                return False
+            naming = {
+                index
+                for index, block in enumerate(held.blocks)
+                if any(_names(step, address) for step in held.steps[block.first : block.last])
+            }
+            leaving = {i for i in naming if self._leaves(held, i, address)}
+            if naming == leaving and naming:
+                continue
+            if self._kept_from(source, naming - leaving):
+                continue
+            if source in seen or not self._behind(source, seen | {source}, depth - 1):
+                return False
+        return True
+
+    def _leaves(self, held: Body, index: int, address: int) -> bool:
+        """Return whether a block names an address only as the target of a branch at its end that tests a flag."""
+        block = held.blocks[index]
+        steps = held.steps[block.first : block.last]
+        return (
+            steps[-1].flow == "branch"
+            and steps[-1].target == address
+            and self._on_flag(held, index)
+            and not any(_names(step, address) for step in steps[:-1])
+        )
+
+    def _pointed(self, address: int) -> bool:
+        """Return whether data holds the address of a function: then other code may call it in a way not seen here."""
+        wanted = address.to_bytes(8, "little")
+        tables = [  # they name functions, and nobody calls a function through them
+            (s.offset, s.offset + s.size)
+            for s in self.layout.sections
+            if s.name.endswith(SECTION) or s.type == SHT_SYMTAB
+        ]
+        for part in self.layout.segments:
+            if part.type != PT_LOAD or part.flags & PF_X:
+                continue
+            at = self.data.find(wanted, part.offset, part.offset + part.file_size)
+            while at >= 0:
+                if not any(low <= at < high for low, high in tables):
+                    return True
+                at = self.data.find(wanted, at + 1, part.offset + part.file_size)
+        return False
+
+    # ---- flags
+
+    def _on_flag(self, held: Body, index: int) -> bool:
+        """Return whether a block ends with a branch on a byte of data that keeps an answer of the CPU."""
+        step = setter(held, index)
+        address = None if step is None else _flag(held, index, step)
+        return address is not None and self._is_flag(address)
+
+    def _is_flag(self, address: int) -> bool:
+        if address not in self._trusted:
+            self._trusted[address] = False  # while it is looked at
+            self._trusted[address] = self._looked_up(address)
+        return self._trusted[address]
+
+    def _looked_up(self, address: int) -> bool:
+        """Return whether only functions that know the CPU's answers write to a byte, and one of them does."""
+        written = False
+        for piece in self.users.get(address, ()):
+            if not any(_writes(step, address) for step in self.body(piece).steps):
+                if not self.body(piece).sound:
+                    return False
+                continue
+            if not self._knows(piece):
+                return False
+            written = True
+        return written
+
+    def _knows(self, piece: int) -> bool:
+        """Return whether a function asks the CPU, or runs at the start and reads what it has answered."""
+        name = self.code.name(piece)
+        if CPU_PACKAGES.search(name):
+            return True
+        if not RUNTIME.match(name) and not STARTERS.search(name):
+            return False
+        return any(
+            operand.kind == "m" and operand.register == RIP and operand.value in self.kept
+            for step in self.body(piece).steps
+            for operand in step.operands
+        )
+
+
+def _names(step: InstructionStep, address: int) -> bool:
+    return step.target == address or any(o.kind == "m" and o.value == address for o in step.operands)
+
+
+def _writes(step: InstructionStep, address: int) -> bool:
+    """Return whether an instruction writes to an address, or takes it."""
+    named = any(o.kind == "m" and o.value == address for o in step.operands)
+    return named and (step.stores or step.name == "LEA")
+
+
+def _flag(held: Body, index: int, step: InstructionStep) -> int | None:
+    """Return the address of the byte that an instruction compares with 0 or 1; None if it does something else."""
+    if len(step.operands) != 2:
+        return None
+    first, second = step.operands
+    if step.name == "CMP" and first.kind == "m" and first.size == 1 and second.kind == "i" and second.value in (0, 1):
+        return _place(first.register, first.index_register, first.value, segment=first.segment)
+    if step.name != "TEST" or first != second or first.kind != "r":
+        return None
+    block = held.blocks[index]
+    before = [
+        s for s in held.steps[block.first : block.last] if s.address < step.address and first.register in s.writes
+    ]
+    if not before or before[-1].name not in ("MOV", "MOVZX") or before[-1].operands[1].kind != "m":
+        return None
+    source = before[-1].operands[1]
+    if source.size != 1:
+        return None
+    return _place(source.register, source.index_register, source.value, segment=source.segment)
+
+
+def _place(register: int, index: int, value: int, *, segment: bool) -> int | None:
+    return value if register == RIP and index == NONE and not segment else None
