@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from pikaforge.audit.elf.dynamic import DT_NEEDED, DynamicSection
 from pikaforge.audit.elf.layout import ET_DYN, ET_EXEC, PT_INTERP, Buffer, mapped, read_layout
 from pikaforge.audit.elf.pointers import import_places, read_pointers
 from pikaforge.audit.isa.dispatch import known as known_table
@@ -85,7 +86,8 @@ def find_evidence(
             open_ = any((piece, name) not in found for piece, names in wanted.items() for name in names - {INVALID})
             if layout.type not in (ET_DYN, ET_EXEC) or code.size > LIMIT or not open_:
                 return found
-            linked = layout.segment(PT_INTERP) is not None or layout.type == ET_DYN
+            needs = DynamicSection(data, layout, str(path)).strings(DT_NEEDED)
+            linked = layout.segment(PT_INTERP) is not None or bool(needs)
             known = known or known_table.static_glibc(data, linked=linked, resolvers=bool(code.resolvers))
             pointers = read_pointers(data, layout, str(path))
             if layout.type == ET_EXEC:
