@@ -85,7 +85,7 @@ def find_evidence(
                 return {**found, **{key: Evidence(proven=True, text=text) for key, text in texts.items()}}
             open_ = any((piece, name) not in found for piece, names in wanted.items() for name in names - {INVALID})
             if layout.type not in (ET_DYN, ET_EXEC) or code.size > LIMIT or not open_:
-                return found
+                return {**_trusted(wanted, known), **found}
             needs = DynamicSection(data, layout, str(path)).strings(DT_NEEDED)
             linked = layout.segment(PT_INTERP) is not None or bool(needs)
             known = known or known_table.static_glibc(data, linked=linked, resolvers=bool(code.resolvers))
@@ -101,6 +101,14 @@ def find_evidence(
             for piece, names in wanted.items()
             for feature in names
         }
+
+
+def _trusted(wanted: Mapping[int, frozenset[str]], known: Dispatcher | None) -> dict[tuple[int, str], Evidence]:
+    """Return the evidence for features of which people have read how code for them is taken."""
+    if known is None:
+        return {}
+    said = Evidence(proven=True, text=known.because(known.why))
+    return {(piece, name): said for piece, names in wanted.items() for name in names - {INVALID} if known.trusts(name)}
 
 
 def _locally(data: Buffer, code: CodeMap, wanted: Mapping[int, frozenset[str]]) -> dict[tuple[int, str], Evidence]:
