@@ -50,8 +50,10 @@ EACH = 20
 
 # ---- objdump: for each kind of instruction beyond sandybridge a pattern of mnemonics, and one of operands
 EVEX = r"%zmm|%k[0-7]|%[xy]mm(1[6-9]|2[0-9]|3[01])|\{1to"
+VECTORS = "avx2 and avx512"
+"""One kind: the text of some instructions does not say whether their code is VEX or EVEX."""
 KINDS: tuple[tuple[str, str, str], ...] = (
-    ("avx512", r"[a-z0-9]+", EVEX),
+    (VECTORS, r"[a-z0-9]+", EVEX),
     ("bmi", r"andn|bextr|blsi|blsr|blsmsk|bzhi|mulx|pdep|pext|rorx|sarx|shlx|shrx", ""),
     ("lzcnt", "lzcnt", ""),
     ("tzcnt", "tzcnt", ""),
@@ -61,11 +63,11 @@ KINDS: tuple[tuple[str, str, str], ...] = (
     ("gfni", r"v?gf2p8[a-z]+", ""),
     ("vpclmul", r"vpclmul[a-z]+", "%ymm"),
     ("sha", r"sha(1|256)[a-z0-9]+", ""),
-    ("avx2", (r"vpbroadcast[a-z0-9]+|vbroadcasti128|vps[lr][la]v[dq]|v(p?)gather[a-z]+|vpmaskmov[dq]|vpblendd|"
+    (VECTORS, (r"vpbroadcast[a-z0-9]+|vbroadcasti128|vps[lr][la]v[dq]|v(p?)gather[a-z]+|vpmaskmov[dq]|vpblendd|"
              r"vperm2i128|vinserti128|vextracti128|vperm(q|d|ps|pd)"), ""),
-    ("avx2", r"vbroadcasts[sd]", r"^%xmm"),
+    (VECTORS, r"vbroadcasts[sd]", r"^%xmm"),
     ("", r"vptest|vperm2f128|vpermilp[sd]|vpermil2p[sd]", ""),
-    ("avx2", r"vp[a-z0-9]+|vmpsadbw|vmovntdqa", "%ymm"),
+    (VECTORS, r"vp[a-z0-9]+|vmpsadbw|vmovntdqa", "%ymm"),
     ("movbe", r"movbe[wlq]?", ""),
     ("adx", r"ad[co]x[lq]?", ""),
     ("rdrand", r"rdrand|rdseed", ""),
@@ -85,7 +87,7 @@ ALIKE = {
     "bmi1": "bmi", "bmi2": "bmi", "rdseed": "rdrand", "rtm": "tsx", "hle_or_rtm": "tsx", "cet_ss": "shadow stacks",
     "xsavec": "xsaves", "clflushopt": "cache", "clwb": "cache", "clzero": "cache", "vaes": "aes",
     "vpclmulqdq": "vpclmul", "d3now": "amd", "d3nowext": "amd", "xop": "amd", "lwp": "amd", "sse4a": "amd",
-    "tbm": "amd", "monitorx": "amd", "rdpru": "amd",
+    "fma4": "fma", "tbm": "amd", "monitorx": "amd", "rdpru": "amd",
     "rdpid": "others", "pku": "others", "waitpkg": "others", "movdiri": "others",
     "movdir64b": "others", "serialize": "others", "enqcmd": "others", "ptwrite": "others", "uintr": "others",
     "amx_tile": "others", "amx_int8": "others", "amx_bf16": "others", "avx_vnni": "others", "avx_ifma": "others",
@@ -169,7 +171,7 @@ def audit(path: Path, target: str) -> Result:
 
 
 def _kind(feature: str) -> str:
-    return "avx512" if feature.startswith("avx512") else ALIKE.get(feature, feature)
+    return VECTORS if feature.startswith(("avx512", "avx2")) else ALIKE.get(feature, feature)
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from pikaforge.audit.elf.dynamic import DT_NEEDED, DynamicSection
 from pikaforge.audit.elf.layout import ET_DYN, ET_EXEC, PT_INTERP, Buffer, mapped, read_layout
 from pikaforge.audit.elf.pointers import import_places, read_pointers
 from pikaforge.audit.isa.dispatch import known as known_table
@@ -84,8 +85,9 @@ def find_evidence(
                 return {**found, **{key: Evidence(proven=True, text=text) for key, text in texts.items()}}
             open_ = any((piece, name) not in found for piece, names in wanted.items() for name in names - {INVALID})
             if layout.type not in (ET_DYN, ET_EXEC) or code.size > LIMIT or not open_:
-                return found
-            linked = layout.segment(PT_INTERP) is not None or layout.type == ET_DYN
+                return {**_trusted(wanted, known), **found}
+            needs = DynamicSection(data, layout, str(path)).strings(DT_NEEDED)
+            linked = layout.segment(PT_INTERP) is not None or bool(needs)
             known = known or known_table.static_glibc(data, linked=linked, resolvers=bool(code.resolvers))
             pointers = read_pointers(data, layout, str(path))
             if layout.type == ET_EXEC:
@@ -99,6 +101,14 @@ def find_evidence(
             for piece, names in wanted.items()
             for feature in names
         }
+
+
+def _trusted(wanted: Mapping[int, frozenset[str]], known: Dispatcher | None) -> dict[tuple[int, str], Evidence]:
+    """Return the evidence for features of which people have read how code for them is taken."""
+    if known is None:
+        return {}
+    said = Evidence(proven=True, text=known.because(known.why))
+    return {(piece, name): said for piece, names in wanted.items() for name in names - {INVALID} if known.trusts(name)}
 
 
 def _locally(data: Buffer, code: CodeMap, wanted: Mapping[int, frozenset[str]]) -> dict[tuple[int, str], Evidence]:
@@ -182,9 +192,16 @@ class _Search:
 
     def _by_known(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
         """Return the evidence for what the table of known dispatchers vouches for."""
-        if known.by == "loader":
-            return self._by_loader(wanted, known)
-        return self._by_flag(wanted, known) if self._library.asking else {}
+        if known.by == "flag":
+            return self._by_flag(wanted, known, known.text) if self._library.asking else {}
+        found = self._by_loader(wanted, known)
+        if known.soname == known_table.STATIC:
+            places = self._kept_by_itself()
+            readers = {p for p, named in self._library.graph.references.items() if not places.isdisjoint(named)}
+            rest = {piece: names - {n for p, n in found if p == piece} for piece, names in wanted.items()}
+            text = known.because("glibc is built in; only after a test of what init_cpu_features has kept")
+            found |= self._by_flag({p: names for p, names in rest.items() if names}, known, text, readers=readers)
+        return found
 
     def _by_loader(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
         """Return the evidence for code that ifunc resolvers choose which read what the loader keeps of the CPU."""
@@ -196,7 +213,9 @@ class _Search:
         resolving = {library.code.at(address) for address in graph.resolvers}
         reading = {p for p in resolving if not places.isdisjoint(graph.references.get(p, ()))}
         # Code to which nothing leads is in glibc, too: with functions that it lists only for its own tests.
-        near = {source for piece in wanted for source, _ in graph.callers.get(piece, ())} | wanted.keys()
+        near = set(wanted)
+        for _ in range(DEPTH):
+            near |= {source for piece in near for source, _ in graph.callers.get(piece, ())}
         lone = {library.code.starts[piece] for piece in near if piece not in graph.callers} - graph.given
         reach = graph.reach(lambda piece: set() if piece in reading else None, without=self._named(known) | lone)
         found: dict[tuple[int, str], Evidence] = {}
@@ -222,12 +241,28 @@ class _Search:
         }
         return {place for address in named for place in range(address - KEPT_NEAR, address + KEPT_NEAR)}
 
-    def _by_flag(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
-        """Return the evidence for code that is reached only by functions which test a flag first."""
+    def _by_flag(
+        self,
+        wanted: Mapping[int, frozenset[str]],
+        known: Dispatcher,
+        text: str,
+        *,
+        readers: Set[int] | None = None,
+    ) -> dict[tuple[int, str], Evidence]:
+        """Return the evidence for code that is reached only by functions which test a flag first.
+
+        Args:
+            wanted: features by piece.
+            known: the entry.
+            text: the evidence, for people.
+            readers: the functions whose tests count; None: all.
+        """
         own = self._named(known)
         named = {self._library.code.at(address) for address in own}
         pieces = {piece for piece, names in wanted.items() if any(map(known.has, names))} | named
         kept = self._doors_kept(pieces)
+        if readers is not None:
+            kept = {door: addresses for door, addresses in kept.items() if door in readers}
         reach = self._library.graph.reach(
             lambda piece: set(self._library.graph.targets(piece)) - kept[piece] if piece in kept else None, without=own
         )
@@ -235,8 +270,9 @@ class _Search:
         for piece, names in wanted.items():
             led = piece not in reach.pieces and (piece in named or self._doors(piece, reach))
             for feature in names - {INVALID}:
-                if known.has(feature) and (led or self._decided_within(piece, feature)):
-                    found[piece, feature] = Evidence(proven=True, text=known.text)
+                within = readers is None and self._decided_within(piece, feature)
+                if known.has(feature) and (led or within):
+                    found[piece, feature] = Evidence(proven=True, text=text)
                 elif known.trusts(feature):
                     found[piece, feature] = Evidence(proven=True, text=known.because(known.why))
         return found

@@ -20,7 +20,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from pikaforge.audit.elf.gopclntab import SECTION
-from pikaforge.audit.elf.layout import PF_X, PT_LOAD, SHT_SYMTAB, Buffer, Layout, mapped
+from pikaforge.audit.elf.layout import PF_X, PT_LOAD, SHT_DYNSYM, SHT_SYMTAB, Buffer, Layout, mapped
 from pikaforge.audit.isa.dispatch.game import forced, setter, starts_of
 from pikaforge.audit.isa.dispatch.steps import NONE, RIP, Body, InstructionStep, body
 from pikaforge.audit.isa.opcodes import features_by_code
@@ -30,7 +30,7 @@ from pikaforge.cpu import features
 
 TABLE = "go_dispatchers.csv"
 MARK = re.compile(rb"\0internal/cpu\.(?:doinit|Initialize)\0")
-CPU_PACKAGES = re.compile(r"(?:^|/)internal/cpu\.|(?:^|/)x/sys/cpu\.|/fips140deps/cpu\.")
+CPU_PACKAGES = re.compile(r"(?:^|/)internal/cpu(?:info)?\.|(?:^|/)x/sys/cpu\.|/fips140deps/cpu\.|/cpuid(?:/v2)?\.")
 """Functions of packages that ask the CPU and keep its answers."""
 STARTERS = re.compile(r"\.init(?:\.\d+)?$|\.map\.init\.\d+$")
 """Functions that initialise a package's variables (Go specification, Package initialization)."""
@@ -207,10 +207,10 @@ class _Program:
     def _pointed(self, address: int) -> bool:
         """Return whether data holds the address of a function: then other code may call it in a way not seen here."""
         wanted = address.to_bytes(8, "little")
-        tables = [  # they name functions, and nobody calls a function through them
+        tables = [  # they name functions, and nobody but a plugin of the same program calls one through them
             (s.offset, s.offset + s.size)
             for s in self.layout.sections
-            if s.name.endswith(SECTION) or s.type == SHT_SYMTAB
+            if s.name.endswith(SECTION) or s.type in (SHT_SYMTAB, SHT_DYNSYM)
         ]
         for part in self.layout.segments:
             if part.type != PT_LOAD or part.flags & PF_X:
