@@ -144,6 +144,7 @@ class AuditResult:
         if self.memory.library:
             out.append(f"  allocator: {self.memory.library}, unwinder by its needs: {self.memory.unwinder}")
         out.append(f"  needs of the CPU: {' '.join(self.kernel_flags) or 'nothing beyond x86-64'}")
+        out += [f"  beyond the CPU gate: {name}: {why}" for name, why in self.isa.ungated.items()]
         highest = " ".join(f"{n}_{v}" for n, v in self.linkage.highest.items())
         if highest:
             out.append(f"  needs of the system: {highest}; {' '.join(self.linkage.system)}")

@@ -115,6 +115,13 @@ class IsaVerdict:
         """The flags that /proc/cpuinfo must show on a machine that runs the code; for the CPU gate."""
         return features.kernel_flags(self.used)
 
+    @property
+    def ungated(self) -> dict[str, str]:
+        """The features that the CPU gate cannot tell, by id, with the reason, of code that may run without asking the
+        CPU: those that were waived or refused."""
+        open_ = (f for f in self.findings if f.level not in ("guarded", "dispatched", "harmless"))
+        return features.ungated({*self.used, *(name for f in open_ for name, _ in f.features)})
+
 
 @dataclass(slots=True)
 class _FindingGroup:
@@ -280,8 +287,7 @@ def _known(hit: Hit, work: _Rulebook) -> tuple[Level, str] | None:
     if feature is not None and feature.policy == "guarded" and (why := features.guarded(hit.function, hit.feature)):
         return "guarded", why
     if hit.feature in work.allowed.doubtful:
-        target = work.allowed.target
-        return "warn", f"archspec gives it to {target}, the compiler does not: not all of these CPUs have it"
+        return "warn", work.allowed.objections.get(hit.feature, "not all of these CPUs have it")
     return None
 
 
@@ -309,7 +315,10 @@ def _violation(finding: Finding, target: str) -> LineRecord:
             what=f"{finding.line()}: bytes within a function that are no known instruction",
             do="data without an object symbol, or newer than the decoder? once that is clear, waive `invalid` by name",
         )
-    parts = []
+    blind = features.ungated(names)
+    lacking = [name for name in names if name not in blind]
+    parts = [f"{target} lacks {', '.join(lacking)}"] if lacking else []
+    parts += [f"no gate can tell whether a host runs {name}: {why}" for name, why in blind.items()]
     for name in names:
         entry = features.table().get(name)
         if entry is not None and entry.policy == "dangerous":
@@ -320,10 +329,9 @@ def _violation(finding: Finding, target: str) -> LineRecord:
             parts.append(f"{target} may lack it")
     if finding.doubt:
         parts.append(finding.doubt)
-    lacks = f"{target} lacks {', '.join(names)}"
     return LineRecord(
         where=finding.file,
-        what=f"{finding.line()}: {'; '.join([lacks, *parts])}",
+        what=f"{finding.line()}: {'; '.join(parts)}",
         do="compile it for the target; if it runs only after a CPU check, waive it by file, function and feature",
     )
 

@@ -12,13 +12,14 @@ from pikaforge.audit.allowed_features import from_macros
 from pikaforge.audit.audit import audit_paths
 from pikaforge.audit.audit_result import AuditResult, Rules
 from pikaforge.config.waiver import Waiver
-from pikaforge.cpu.features import table
+from pikaforge.cpu.features import table, ungated
 
 TODAY = date(2026, 6, 15)
 MACROS = (
     "AVX AVX2 FSGSBASE PKU SGX UINTR ENQCMD TSXLDTRK PTWRITE PCONFIG WBNOINVD XSAVES AMX_TILE AVX512F "
     "AVX512VP2INTERSECT RTM KL WIDEKL HRESET SHSTK"
 )
+AES = bytes.fromhex("660f38dcc1")  # aesenc %xmm1,%xmm0
 INSTRUCTIONS = [
     ("fsgsbase", "haswell", "f3480faec0"),  # rdfsbase %rax
     ("fsgsbase", "zen2", "f3480faed8"),  # wrgsbase %rax
@@ -66,6 +67,24 @@ def test_what_no_gate_can_tell_needs_a_waiver(feature: str, target: str, code: s
     waived = audit(tmp_path, target, bytes.fromhex(code), waived=(feature,))
     assert waived.passed, waived.lines()
     assert waived.isa.findings[0].level == "waived"
+    named = [line for line in waived.lines() if line.startswith(f"  beyond the CPU gate: {feature}: ")]
+    assert len(named) == len(ungated([feature]))
+    [line] = found.violations
+    assert (f"no gate can tell whether a host runs {feature}: " in line.what) == bool(named)
+    assert (f"{target} lacks {feature}" in line.what) != bool(named)
     control = audit(tmp_path, target, ef.AVX2)
     assert control.passed
     assert control.kernel_flags == ("avx2",)
+    assert not [line for line in control.lines() if "beyond the CPU gate" in line]
+
+
+def test_what_firmware_switches_off_is_a_warning_with_its_reason(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(ef.make(ef.Elf(text=AES + ef.RET, symbols=[("work", 0, 6, ef.FUNC)])))
+    allowed = from_macros(["#define __AES__ 1"], "skylake_avx512")
+    [found] = audit_paths(
+        [path], tmp_path / "scratch", target="skylake_avx512", today=TODAY, allowed=allowed, workers=1
+    )
+    assert found.passed
+    assert "not all of these CPUs have it: firmware can switch it off" in found.isa.warnings[0].what
+    assert found.kernel_flags == ("aes",)
