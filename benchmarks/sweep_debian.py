@@ -55,6 +55,7 @@ VECTORS = "avx2 and avx512"
 KINDS: tuple[tuple[str, str, str], ...] = (
     (VECTORS, r"[a-z0-9]+", EVEX),
     ("bmi", r"andn|bextr|blsi|blsr|blsmsk|bzhi|mulx|pdep|pext|rorx|sarx|shlx|shrx", ""),
+    (VECTORS, r"vpdp[a-z]+|vpmadd52[a-z]+", ""),
     ("lzcnt", "lzcnt", ""),
     ("tzcnt", "tzcnt", ""),
     ("fma", r"vfn?m(add|sub|addsub|subadd)[a-z0-9]+", ""),
@@ -80,8 +81,7 @@ KINDS: tuple[tuple[str, str, str], ...] = (
             r"movnts[sd]|femms|pf[a-z0-9]+|pi2f[dw]|monitorx|mwaitx|rdpru|bl(cfill|ci|cic|cmsk|cs|sfill|sic)|t1mskc|"
             r"tzmsk"), ""),
     ("others", (r"rdpid|rdpkru|wrpkru|umwait|umonitor|tpause|movdiri|movdir64b|serialize|enqcmds?|ptwrite[lq]?|"
-               r"clui|stui|testui|senduipi|uiret|tdp[a-z0-9]+|ldtilecfg|sttilecfg|tile[a-z0-9]+|"
-               r"vpdp[a-z]+|vpmadd52[a-z]+"), ""),
+               r"clui|stui|testui|senduipi|uiret|tdp[a-z0-9]+|ldtilecfg|sttilecfg|tile[a-z0-9]+"), ""),
 )  # fmt: skip
 ALIKE = {
     "bmi1": "bmi", "bmi2": "bmi", "rdseed": "rdrand", "rtm": "tsx", "hle_or_rtm": "tsx", "cet_ss": "shadow stacks",
@@ -90,7 +90,7 @@ ALIKE = {
     "fma4": "fma", "tbm": "amd", "monitorx": "amd", "rdpru": "amd",
     "rdpid": "others", "pku": "others", "waitpkg": "others", "movdiri": "others",
     "movdir64b": "others", "serialize": "others", "enqcmd": "others", "ptwrite": "others", "uintr": "others",
-    "amx_tile": "others", "amx_int8": "others", "amx_bf16": "others", "avx_vnni": "others", "avx_ifma": "others",
+    "amx_tile": "others", "amx_int8": "others", "amx_bf16": "others", "avx_vnni": VECTORS, "avx_ifma": VECTORS,
 }  # fmt: skip
 """Our names of kinds, by the audit's features."""
 PREFIX = re.compile(r"^((\{[a-z0-9]+\}|rep[nz]*|lock|notrack|bnd|data16|addr32|[c-gs]s|rex[.A-Z]*) )*")
