@@ -23,6 +23,9 @@ ROUNDS = (
     (("test_allocator_build",), ("test_allocators", "test_newer_compilers"), ("test_bare_machine",)),
     (("test_podman", "test_sweep"), ("test_emulation", "test_standins")),
     (("test_rpm_acceptance", "test_redis"), ("test_deb_acceptance", "test_products")),
+    (("test_cleanup", "test_twins"), ("test_compile_errors", "test_registry", "test_images")),
+    (("test_publish_readers",), ("test_workflows",)),
+    (("test_publish_clients",), ("test_judges", "test_hostile_archives")),
 )
 """Modules of tests/integration that take turns: rounds of shares, which cost about the same."""
 

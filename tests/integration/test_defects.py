@@ -25,6 +25,12 @@ def impatient(matrix: dict[str, Any]) -> None:
                 step["within"] = 2
 
 
+def few_checks(matrix: dict[str, Any]) -> None:
+    """Those that stand for a pull request, and some others."""
+    wanted = {*FOUND_BY.values(), "ping", "string", "zset", "info"}
+    matrix["product"]["smoke"] = [check for check in matrix["product"]["smoke"] if check["check"] in wanted]
+
+
 @pytest.fixture
 def judged(ready: Project) -> Callable[..., Any]:
     """Build the sample with some of its pull requests."""
@@ -39,6 +45,7 @@ def judged(ready: Project) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("pull", FOUND_BY)
 def test_defect_is_found(pull: int, judged: Callable[..., Any], ready: Project) -> None:
+    ready.change(few_checks)  # that no other one fails with all four defects is tested below
     done = judged(*(number for number in FOUND_BY if number != pull))
     assert done.returncode == 4, done.text
     # Of all checks only this one: the message lists every one that failed.
