@@ -169,6 +169,25 @@ def test_a_module_is_known_by_its_build_id_only(tmp_path: Path, monkeypatch: pyt
     assert audited(data, tmp_path / "again").passed
 
 
+@pytest.mark.parametrize("entry", [e for e in known.table() if "*" in e.trusted and e.soname], ids=lambda e: e.soname)
+def test_a_name_and_a_version_say_nothing_of_the_compiler(
+    entry: known.Dispatcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever compiles the library for a newer CPU keeps both; the build id of a known file is another thing."""
+    text = {"libcrypto.so.3": b"OpenSSL 3.0.17 \0", "libcrypto.so.1.1": b"OpenSSL 1.1.1w \0"}.get(
+        entry.soname,
+        b"\0v3.6.0\0GLIBC_2.36\0Version: NSS 3.87\0libjpeg-turbo version 2.1.5 \0001.10.1\0000.5.1 (v0.5.1)\0",
+    )
+    functions = {"sum": (c.jmp("fast"),), "ask": ASKS, "fast": (c.BMI2, c.RET)}
+    data = c.library(functions, exports=["sum", "ask"], soname=entry.soname, extra=text)
+    assert not audited(data, tmp_path).passed
+    if entry.build_ids:
+        monkeypatch.setattr(known, "read_build_id", lambda _: next(iter(entry.build_ids)))
+        monkeypatch.setattr(known.Dispatcher, "fits", lambda *_: True)
+        (tmp_path / "again").mkdir()
+        assert audited(data, tmp_path / "again").passed
+
+
 # ---- programs with a fixed address
 
 MOV_EAX = bytes.fromhex("b8")  # mov $address,%eax

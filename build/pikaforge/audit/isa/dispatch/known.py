@@ -57,7 +57,7 @@ class Dispatcher:
     """A regular expression that finds upstream's version in the library itself, as its group 1; the highest one counts.
     It is for libraries that no package explains. Empty: they have no version in them, and none is checked."""
     build_ids: frozenset[str]
-    """Build ids of libraries of which people have looked at all code; for entries without a pattern."""
+    """Build ids of files of which people have looked at all code."""
     by: Way
     exports: str
     """A regular expression of the names of exported functions that say for which CPUs they are, and that no other file
@@ -151,6 +151,10 @@ def known(package: str, version: str, soname: str) -> Dispatcher | None:
 def known_file(path: Path, soname: str) -> Dispatcher | None:
     """Return the entry for a library that no package explains, by its soname and its own version; None without one.
 
+    Soname and version say what its source is, and not for which CPU it was compiled: a libcrypto that was made with
+    -march=haswell has them, too. So only the build id of a known file makes code trusted that is not looked at, but for
+    single features, which a compiler does not use by itself.
+
     Raises:
         AuditError: the file cannot be read.
     """
@@ -159,7 +163,7 @@ def known_file(path: Path, soname: str) -> Dispatcher | None:
         return None
     with mapped(path) as data:
         entry = next((entry for entry in fitting if entry.fits(data)), None)
-    if entry is None or entry.pattern:
+    if entry is None or (entry.pattern and "*" not in entry.trusted):
         return entry
     own = read_build_id(path)
     if not soname:  # a program, or a module: only the build id says which one
