@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "build"))
 
 from pikaforge.audit.allowed_features import Allowed, from_gcc
 from pikaforge.audit.audit import audit_paths
-from pikaforge.audit.elf.facts import regions
+from pikaforge.audit.elf.executable import executable
 from pikaforge.audit.elf.layout import EM_X86_64, ET_DYN, ET_EXEC, is_elf, mapped, read_layout
 from pikaforge.audit.isa.ranges import read_map
 from pikaforge.errors import ForgeError
@@ -211,7 +211,7 @@ def outside(path: Path, result: Result) -> None:
     """Keep those addresses that are in no function with a finding of their kind."""
     with mapped(path) as data:
         layout = read_layout(data, str(path))
-        code = read_map(data, layout, regions(data, layout, str(path)), str(path))
+        code = read_map(data, layout, executable(data, layout, str(path)), str(path))
     result.seen = {
         kind: [at for at in places if (code.name(code.at(at)), kind) not in result.places]
         for kind, places in result.seen.items()
