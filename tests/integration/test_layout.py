@@ -129,7 +129,7 @@ IMPORT = r"^\s*(import|from)\s+{}\b"
         (r"http\.client", {"host/http_session.py", "pipeline/smoke/probes/http_probe.py"}),
         (r"urllib\.request", set()),
         ("redis", set()),
-        # One module reads archives; the others make some. Of zlib: sections of ELF files, and what a search has in memory.
+        # One module reads archives; the others make some. zlib also has sections of ELF files, and lists in memory.
         ("tarfile", {"host/archives.py", *TAR_WRITERS}),
         ("zipfile", {"host/archives.py", "host/zips.py", "formats/wheel/wheel.py"}),
         ("gzip", {"host/streams.py", "formats/deb/apt.py"}),
