@@ -215,6 +215,66 @@ def address_taken(code: bytes) -> bytes:
     return ef.make(ef.Elf(text=text, symbols=FIRST))
 
 
+def odd(first: bytes, code: bytes) -> bytes:
+    """The text of a function, and of another one at 53 among bytes that are no code."""
+    return lay((0, pad(first + ef.RET)), (32, DEAD), (53, SAVED + code + BACK), (80, DEAD), fill=b"\x06")
+
+
+def constant_moved(code: bytes) -> bytes:
+    first = b"\xb8" + struct.pack("<I", BASE + 53) + b"\xff\xd0"  # mov $...,%eax; call *%rax
+    return ef.make(ef.Elf(kind=2, text=odd(first, code), symbols=FIRST))
+
+
+def wide_constant_moved(code: bytes) -> bytes:
+    first = b"\x48\xb8" + struct.pack("<Q", BASE + 53) + b"\xff\xd0"  # movabs $...,%rax; call *%rax
+    return ef.make(ef.Elf(kind=2, text=odd(first, code), symbols=FIRST))
+
+
+def constant_stored(code: bytes) -> bytes:
+    first = b"\x48\xc7\x07" + struct.pack("<I", BASE + 53)  # movq $...,(%rdi)
+    return ef.make(ef.Elf(kind=2, text=odd(first, code), symbols=FIRST))
+
+
+def constant_pushed(code: bytes) -> bytes:
+    first = b"\x68" + struct.pack("<I", BASE + 53)  # push $...; ret
+    return ef.make(ef.Elf(kind=2, text=odd(first, code), symbols=FIRST))
+
+
+def added_to_its_own_place(code: bytes) -> bytes:
+    first = call(0, 5) + b"\x58" + b"\x48\x83\xc0\x30" + b"\xff\xe0"  # call .+5; pop %rax; add $48,%rax; jmp *%rax
+    return ef.make(ef.Elf(text=odd(first, code), symbols=FIRST))
+
+
+def beside_its_own_place(code: bytes) -> bytes:
+    first = call(0, 5) + b"\x5b" + b"\x48\x8d\x43\x30" + b"\xff\xe0"  # call .+5; pop %rbx; lea 48(%rbx),%rax; jmp *%rax
+    return ef.make(ef.Elf(text=odd(first, code), symbols=FIRST))
+
+
+def taken_by_code_among_data(code: bytes) -> bytes:
+    first = ((0, pad(take(0, 37) + ef.RET)), (16, DEAD), (37, SAVED + take(41, 85) + BACK), (60, DEAD))
+    text = lay(*first, (85, SAVED + code + BACK), (110, DEAD), fill=b"\x06")
+    return ef.make(ef.Elf(text=text, symbols=FIRST))
+
+
+SWITCH = bytes.fromhex("486304904801d0ffe0")  # movslq (%rax,%rdx,4),%rax; add %rdx,%rax; jmp *%rax
+
+
+def case_of_a_switch(code: bytes) -> bytes:
+    table = struct.pack("<iii", 0 - 0x1000, 53 - 0x1000, 0x7FFFFFFF)
+    return ef.make(ef.Elf(text=odd(take(0, 0x1000) + SWITCH, code), symbols=FIRST, data=table))
+
+
+def case_of_a_switch_in_the_text(code: bytes) -> bytes:
+    text = lay(
+        (0, take(0, 20) + SWITCH),
+        (20, struct.pack("<iii", -20, 33, 0x7FFFFFFF)),
+        (53, SAVED + code + BACK),
+        (80, DEAD),
+        fill=b"\x06",
+    )
+    return ef.make(ef.Elf(text=text, symbols=FIRST))
+
+
 def behind_zeros(code: bytes) -> bytes:
     """The zero before the function is the first byte of an instruction that takes the function's first byte."""
     text = lay((0, ef.RET), (16, ef.RET), (32, SAVED + code + BACK), fill=b"\0")
@@ -467,6 +527,8 @@ def jump_over_a_cut(code: bytes) -> bytes:
 STRUCTURES = [
     *(called_behind_data, called_at_an_odd_place, jumped_over, jumped_over_with_a_condition, behind_one_bad_byte),
     *(behind_many_functions, named_by_a_label, exported, pointed_to, started, named_by_a_word_of_data, address_taken),
+    *(constant_moved, wide_constant_moved, constant_stored, constant_pushed, added_to_its_own_place),
+    *(taken_by_code_among_data, beside_its_own_place, case_of_a_switch, case_of_a_switch_in_the_text),
     *(behind_zeros, behind_a_short_symbol, reached_from_data, over_a_cut, behind_a_cut),
     *(object_called, object_run_on_into, object_pointed_to, object_with_a_likely_run, object_over_a_function),
     *(object_over_a_frame, object_over_all, object_from_object, objects_side_by_side),

@@ -95,6 +95,8 @@ class Judged:
     """Bytes of neither."""
     outward: array[int] = field(default_factory=lambda: array("Q"))
     """Addresses outside of the area to which its code leads."""
+    taken: array[int] = field(default_factory=lambda: array("Q"))
+    """Addresses that its code takes or touches."""
     begun: bytes = b""
     """A byte for each byte of the area, 1 where an instruction begins that is taken for code; compressed."""
 
@@ -138,7 +140,7 @@ class _Area:
     """One area, while it is judged."""
 
     def __init__(self, raw: bytes, start: int, end: int, given: AreaGiven, known: Tables, *, gap: bool) -> None:
-        from iced_x86 import Code  # noqa: PLC0415
+        from iced_x86 import Code, Register  # noqa: PLC0415
 
         self._raw, self._start, self._end = raw, start, end
         self._given, self._known, self._gap = given, known, gap
@@ -152,6 +154,8 @@ class _Area:
         self._suspects: dict[int, Instruction] = {}
         self._codes: set[int] = set()
         self._outward: set[int] = set()
+        self._taken: set[int] = set()
+        self._rip = int(Register.RIP)
         self._waiting: list[int] = []  # offsets to which likely runs jump
         self._heads = bytearray(len(raw) + LONGEST)  # 1: a likely run of the sweep begins here
         self._preferred = bytearray(len(raw) + LONGEST)  # 1: an instruction of a likely run from a given start
@@ -241,6 +245,8 @@ class _Area:
             self._hits[instruction.ip] = instruction
         else:
             self._codes.add(instruction.code)
+        if instruction.memory_base == self._rip:
+            self._taken.add(instruction.memory_displacement)
         target = instruction.near_branch_target
         if target and not self._start <= target < self._end:
             self._outward.add(target)
@@ -353,6 +359,7 @@ class _Area:
             codes=self._codes,
             decoded=self._size - self._marks.count(0, 0, self._size),
             outward=array("Q", sorted(self._outward)),
+            taken=array("Q", sorted(self._taken)),
             begun=zlib.compress(self._starts[: self._size], 1),
         )
         if self._gap:

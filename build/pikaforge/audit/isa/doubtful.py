@@ -12,8 +12,8 @@ from math import ceil, log2
 from pathlib import Path
 from typing import NamedTuple
 
-from pikaforge.audit.elf.layout import PT_LOAD, Buffer, Layout, mapped, read_layout
-from pikaforge.audit.isa import leads
+from pikaforge.audit.elf.layout import ET_DYN, PT_LOAD, Buffer, Layout, mapped, read_layout
+from pikaforge.audit.isa import leads, taken
 from pikaforge.audit.isa.areas import AreaGiven, Judged, harmless, is_padding, judge_areas
 from pikaforge.audit.isa.likelihood import REFERRED, SURE
 from pikaforge.audit.isa.piece_scan import FeatureHit
@@ -139,19 +139,24 @@ class _AreaSearch:
             self._code.starts[p.piece] for p in self._places if p.piece >= 0 and self._code.names[p.piece] >= 0
         )
         named.update(leads.words(self._data, self._layout, self._spans))
-        for part in self._pool.each(leads.taken, chunks(self._path, self._code), self._spans):
-            named.update(part)
+        wanted = taken.Wanted(self._spans, fixed=self._layout.type != ET_DYN)
+        for part, tables in self._pool.each(taken.taken, chunks(self._path, self._code), wanted):
+            named.update(part, taken.jump_tables(self._data, self._layout, tables, self._spans))
         named = {a for a in named if leads.within(a, self._spans)} - certain
         results: dict[int, Judged] = {}
         waiting = set(range(len(self._places)))
         for _ in range(ROUNDS):
             given = self._given(certain, named)
             more: set[int] = set()
+            touched: set[int] = set()
             for some in self._pool.each(judge_areas, self._chunks(sorted(waiting)), given):
                 for judged in some:
                     results[judged.number] = judged
                     more.update(judged.outward)
+                    touched.update(judged.taken)
             certain, waiting = self._led_to(more - certain, certain, results)
+            named, others = self._led_to(touched - named - certain, named, results)
+            waiting |= others
             if not waiting:
                 break
         else:
@@ -162,8 +167,8 @@ class _AreaSearch:
             )
         self._collect(results, out)
 
-    def _led_to(self, more: set[int], certain: set[int], results: dict[int, Judged]) -> tuple[set[int], set[int]]:
-        """Return all certain starts, and the numbers of the areas in which some are not taken for code yet."""
+    def _led_to(self, more: set[int], starts: set[int], results: dict[int, Judged]) -> tuple[set[int], set[int]]:
+        """Return all starts, and the numbers of the areas in which new ones are not taken for code yet."""
         waiting: dict[int, bytes] = {}
         new = set()
         for address in sorted(a for a in more if leads.within(a, self._spans)):
@@ -172,7 +177,7 @@ class _AreaSearch:
                 waiting[number] = zlib.decompress(results[number].begun)
             if not waiting[number][address - self._spans[number][0]]:
                 new.add(address)
-        return certain | new, {bisect_right(self._spans, (a, 1 << 64)) - 1 for a in new}
+        return starts | new, {bisect_right(self._spans, (a, 1 << 64)) - 1 for a in new}
 
     def _harmless(self) -> bool:
         """Return whether the areas are small, and no instruction beyond the target begins at any byte of them."""

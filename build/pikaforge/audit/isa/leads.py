@@ -1,4 +1,4 @@
-"""Addresses to which code, the loader and pointers lead, among executable bytes that may be data."""
+"""Addresses to which the loader and pointers lead, among executable bytes that may be data. Those of code: `taken`."""
 
 from __future__ import annotations
 
@@ -6,34 +6,17 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
-from operator import attrgetter
-from pathlib import Path
 
-from pikaforge.audit.elf.layout import ET_DYN, PT_LOAD, Buffer, Layout, mapped
+from pikaforge.audit.elf.layout import ET_DYN, PT_LOAD, Buffer, Layout
 from pikaforge.audit.elf.pointers import read_pointers
-from pikaforge.audit.isa.piece_scan import flows, units
+from pikaforge.audit.isa.piece_scan import flows
 from pikaforge.audit.isa.ranges import CodeMap
-from pikaforge.audit.isa.worker_pool import Chunk
 from pikaforge.errors import AuditError
 
 STEP = 1 << 20
 """Bytes of data that are read at once for pointers."""
 WORD = 8
 Spans = tuple[tuple[int, int], ...]
-
-
-def taken(chunk: Chunk, spans: Spans) -> array[int]:
-    """Return the addresses in some ranges that code takes or touches; worker processes run this."""
-    from iced_x86 import Register  # noqa: PLC0415
-
-    memory, rip = attrgetter("memory_base", "memory_displacement"), int(Register.RIP)
-    starts = [low for low, _ in spans]
-    found: set[int] = set()
-    with mapped(Path(chunk.path)) as data:
-        for unit in units(chunk, data):
-            named = {at for base, at in map(memory, unit.instructions) if base == rip}
-            found.update(at for at in named if _in(at, spans, starts))
-    return array("Q", sorted(found))
 
 
 def given(data: Buffer, layout: Layout, where: str) -> tuple[set[int], set[int]]:
@@ -60,7 +43,7 @@ def words(data: Buffer, layout: Layout, spans: Spans) -> Iterator[int]:
         for at in range(begin, end - WORD + 1, STEP):
             part = array("Q")
             part.frombytes(data[at : at + (min(STEP, end - at) // WORD * WORD)])
-            yield from (value for value in part if low <= value < high and _in(value, spans, starts))
+            yield from (value for value in part if low <= value < high and one_of(value, spans, starts))
 
 
 def runs_on(data: Buffer, code: CodeMap, address: int) -> bool:
@@ -87,6 +70,7 @@ def within(address: int, spans: Spans) -> bool:
     return index >= 0 and spans[index][0] <= address < spans[index][1]
 
 
-def _in(address: int, spans: Spans, starts: list[int]) -> bool:
+def one_of(address: int, spans: Spans, starts: list[int]) -> bool:
+    """Return whether an address is in one of some ascending, disjoint ranges, whose starts are given, too."""
     index = bisect_right(starts, address) - 1
     return index >= 0 and address < spans[index][1]
