@@ -34,7 +34,7 @@ from pikaforge.cpu import features, microarch
 from pikaforge.errors import AuditError
 from pikaforge.host import hashing
 
-REVISION = 4
+REVISION = 5
 """Part of the key of a stored verdict: raise it when the audit judges differently."""
 
 
@@ -125,7 +125,8 @@ def _levels(tree: ElfTree, read: TreeFacts) -> dict[str, str]:
     if tree.whole:
         found = hwcaps.levels(read.judged, tree.links)
     else:
-        found = {name: level for name, path in tree.elves.items() if (level := hwcaps.level_of(str(path)))}
+        libraries = [f.name for f in read.judged if f.kind == "dyn"]
+        found = {name: level for name in libraries if (level := hwcaps.level_of(str(tree.elves[name])))}
     read.notes += [
         f"{name}: judged for {level}: the loader takes it only on such CPUs" for name, level in found.items()
     ]

@@ -37,4 +37,4 @@ def levels(facts: Iterable[ElfFacts], links: Mapping[str, str]) -> dict[str, str
     leading = [(link, target) for link, target in links.items() if _FOLDER in target]
     if any(not level_of(link) or level_of(link) != level_of(target) for link, target in leading):
         return {}
-    return {f.name: level for f in files if not f.program and (level := level_of(f.name))}
+    return {f.name: level for f in files if f.kind == "dyn" and not f.pie and (level := level_of(f.name))}

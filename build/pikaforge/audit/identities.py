@@ -55,9 +55,10 @@ def identities(tree: ElfTree, facts: Iterable[ElfFacts], top: str | None) -> dic
         facts: of those that are judged.
         top: the folder in it that the paths of waivers are relative to; None if it is not known.
     """
+    folder, outside = common_folder(tree), _outside(tree)  # once: an archive may have thousands of members
     return {
         fact.name: FileIdentity(
-            paths=paths_of(fact.name, common_folder(tree), _outside(tree))
+            paths=paths_of(fact.name, folder, outside)
             if top is None
             else (fact.name.removeprefix(f"{top}/" if top else ""),),
             build_id=fact.build_id,

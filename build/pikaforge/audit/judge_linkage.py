@@ -84,10 +84,11 @@ def judge(facts: Sequence[ElfFacts], links: Mapping[str, str], rules: LinkageRul
     """Judge the linkage of a tree.
 
     Args:
-        facts: its x86-64 programs and libraries, named by their paths in the tree.
+        facts: its x86-64 files, named by their paths in the tree.
         links: symbolic links of the tree by path, with the path in the tree that each points to.
         rules: the rules.
     """
+    facts = [fact for fact in facts if fact.kind != "rel"]  # no loader reads an object file
     work = _Judge(files={f.name: f for f in facts}, links=links, rules=rules)
     for fact in facts:
         _run_paths(work, fact)

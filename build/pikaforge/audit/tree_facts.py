@@ -12,6 +12,8 @@ from pikaforge.audit.finding import LineRecord
 from pikaforge.audit.inputs import ElfTree
 from pikaforge.errors import AuditError
 
+_LATER = "it is an object file for optimisation by the linker: it has what becomes code when it is linked"
+
 
 @dataclass(slots=True)
 class TreeFacts:
@@ -44,8 +46,10 @@ def read_tree(tree: ElfTree, forbidden: Sequence[str], debug: Mapping[str, Path]
                 raise
             out.unreadable.append(LineRecord(where=name, what=error.message, do=error.hint))
             continue
-        if fact.machine == EM_X86_64 and fact.bits == 64 and fact.kind in ("exec", "dyn") and fact.regions:
+        if fact.machine == EM_X86_64 and fact.bits == 64 and _has_code(fact):
             out.judged.append(fact)
+            if fact.later:
+                out.not_judged.append(LineRecord(where=name, what=f"{_LATER}; its own code is judged"))
         elif fact.machine in (EM_386, EM_X86_64) and fact.bits == 32 and fact.kind in ("exec", "dyn"):
             what = f"is 32-bit code ({machine_name(fact.machine)}), which is not judged here"
             out.unreadable.append(
@@ -60,9 +64,16 @@ def read_tree(tree: ElfTree, forbidden: Sequence[str], debug: Mapping[str, Path]
     return out
 
 
+def _has_code(fact: ElfFacts) -> bool:
+    """Return whether there is something to judge. Of an object file without code there is nothing more to know."""
+    return fact.kind in ("exec", "dyn", "rel") and bool(fact.regions or (fact.kind == "rel" and not fact.later))
+
+
 def _why_not(fact: ElfFacts) -> str:
-    if fact.machine != EM_X86_64:
+    if fact.machine not in (EM_386, EM_X86_64):
         return f"it is for {machine_name(fact.machine)}, so these CPUs never run it"
+    if fact.kind == "rel" and fact.bits == 32:
+        return "it is an object file of 32-bit code, which is not judged here"
     if fact.kind == "rel":
-        return "it is an object file; judge what it is linked into"
+        return f"{_LATER}, and no code"
     return "it has no code" if fact.kind in ("exec", "dyn") else "it is neither a program nor a library"

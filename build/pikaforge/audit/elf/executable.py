@@ -7,11 +7,13 @@ loader map whole pages, so that bytes before and behind a segment can be execute
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pikaforge.audit.elf.layout import (
+    ET_REL,
     PF_W,
     PF_X,
     PT_LOAD,
@@ -31,6 +33,8 @@ PADDING = b"\x00\x90\xcc"
 """Bytes that fill gaps: zeros, NOP, INT3."""
 HEADERS = {32: 52, 64: 64}
 """Bytes of a file's header, by its bits."""
+CODE_NAMES = re.compile(r"\.(?:text|stub|gnu\.linkonce\.t|init|fini|plt)(?:\.|$)")
+"""Names of sections that GNU ld's scripts put into .text, .init, .fini and .plt, whatever their flags."""
 SEGMENTS = 64
 """Executable segments of a file; linkers make one."""
 Span = tuple[int, int]
@@ -72,7 +76,9 @@ def executable(data: Buffer, layout: Layout, where: str) -> tuple[Region, ...]:
     if len(segments) > SEGMENTS:
         raise AuditError(f"the ELF file is corrupt: it has {len(segments)} executable segments", where=where)
     if not segments:
-        found = (Region(name=s.name, address=s.address, offset=s.offset, size=s.size) for s in sections)
+        found = [Region(name=s.name, address=s.address, offset=s.offset, size=s.size) for s in sections]
+        if layout.type == ET_REL:
+            found += _linked_as_code(layout)
         return tuple(sorted(found, key=lambda r: r.address))
     out: list[Region] = []
     end = 0
@@ -107,6 +113,14 @@ def executable_sections(data: Buffer, layout: Layout, where: str) -> list[Sectio
             piece(data, len(data), 1, f"{section.name or 'a section'}, which overlaps another one,", where)  # raises
         end = section.offset + section.size
     return found
+
+
+def _linked_as_code(layout: Layout) -> Iterator[Region]:
+    """Yield the sections of an object file that are no code by their headers, and that ld puts among code by name."""
+    for s in layout.sections:
+        if s.in_file and s.size and s.flags & (SHF_ALLOC | SHF_EXECINSTR) == SHF_ALLOC and CODE_NAMES.match(s.name):
+            claim = f"section {s.name} is no code by its header"
+            yield Region(name=s.name, address=s.address, offset=s.offset, size=s.size, claim=claim)
 
 
 class _SegmentParts:

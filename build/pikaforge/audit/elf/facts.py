@@ -59,6 +59,8 @@ CANARY = b"__stack_chk_fail"
 FOREIGN_ALLOCATORS = {b"mallocx": "jemalloc", b"je_malloc": "jemalloc", b"mi_malloc": "mimalloc"}
 """Functions that only an allocator has, and the allocator: a program that defines one has it built in. The kinds of
 allocators have further ones."""
+LATER = (".gnu.lto_", ".llvm.lto", ".llvmbc")
+"""Beginnings of the names of sections with GIMPLE or LLVM bitcode (gcc's lto-section-names.h; LLVM's FatLTO)."""
 NOTES, NOTE_LIMIT = 64, 64 << 10
 """Sections of notes in which the build id is looked for, and bytes of each."""
 SYMBOL_TABLES = 4
@@ -120,6 +122,8 @@ class ElfFacts:
     """Whether it has a .symtab."""
     regions: tuple[Region, ...] = ()
     """Its code; if all that a CPU may execute claims to be none, that."""
+    later: bool = False
+    """Whether an object file holds a compiler's own form of its code, which the linker may have compiled instead."""
     build_paths: BuildPaths = field(default_factory=BuildPaths)
     debug: DebugInfo = field(default_factory=DebugInfo)
 
@@ -171,7 +175,9 @@ def facts_of(data: Buffer, where: str, *, forbidden: Sequence[str] = ()) -> ElfF
     """Return the facts of a file by its bytes; see `read_facts`."""
     layout = read_layout(data, where)
     kind = KINDS.get(layout.type, "other")
-    if layout.bits != 64 or not layout.segments:  # 32 bits, another machine, or an object file: only the layout is read
+    if kind == "rel" and layout.bits == 64:
+        return _object_facts(data, layout, where)
+    if layout.bits != 64 or not layout.segments:  # 32 bits, another machine: only the layout is read
         return ElfFacts(
             name=where,
             bits=layout.bits,
@@ -216,6 +222,22 @@ def facts_of(data: Buffer, where: str, *, forbidden: Sequence[str] = ()) -> ElfF
         regions=_regions(data, layout, where),
         build_paths=find_paths(data, forbidden),
         debug=read_debug(data, layout),
+    )
+
+
+def _object_facts(data: Buffer, layout: Layout, where: str) -> ElfFacts:
+    """Return the facts of an object file. Its debug information is not read: its relocations are not applied."""
+    return ElfFacts(
+        name=where,
+        bits=layout.bits,
+        machine=layout.machine,
+        kind="rel",
+        build_id=_build_id(data, layout),
+        writable_code=_writable_code(layout),
+        size=len(data),
+        has_symbols=any(s.type == SHT_SYMTAB for s in layout.sections),
+        regions=_regions(data, layout, where),
+        later=any(s.name.startswith(LATER) for s in layout.sections),
     )
 
 

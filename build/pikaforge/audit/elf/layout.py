@@ -30,8 +30,8 @@ SEGMENT_64 = 56
 SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOTE, SHT_NOBITS, SHT_DYNSYM = 2, 3, 4, 7, 8, 11
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 1, 2, 4, 0x800
 PN_XNUM = 0xFFFF
-ENTRIES_LIMIT = 1 << 16
-"""Sections or segments of a file. Object files may have more, but nothing that is linked."""
+ENTRIES_LIMIT, OBJECT_LIMIT = 1 << 16, 1 << 18
+"""Sections or segments of what is linked, and sections of an object file, which may have one for each function."""
 TABLE_LIMIT = 256 << 20
 """Bytes of a table that is copied, such as names of symbols."""
 NAME_LIMIT, TEXT_LIMIT = 1024, 64 << 10
@@ -56,6 +56,7 @@ class Section:
     offset: int
     size: int
     link: int
+    info: int = 0
 
     @property
     def in_file(self) -> bool:
@@ -147,16 +148,20 @@ def run_as(data: Buffer) -> RunAs | None:
 def mapped(path: Path) -> Iterator[Buffer]:
     """Map a file into memory, so that the kernel reads its pages when they are needed.
 
+    An object file for x86-64 is given as it would be linked alone (`relocated`).
+
     Raises:
-        AuditError: the file cannot be opened.
+        AuditError: the file cannot be opened, or it is an object file that is truncated or corrupt.
     """
+    from pikaforge.audit.elf.relocated import is_object, relocated  # noqa: PLC0415  # it reads layouts, too
+
     try:
         with path.open("rb") as stream:
             if path.stat().st_size == 0:
                 yield b""
                 return
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                yield data
+                yield relocated(path, data) if is_object(data[:20]) else data
     except OSError as error:
         raise AuditError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
 
@@ -217,9 +222,11 @@ def read_layout(data: Buffer, where: str, *, detached: bool = False) -> Layout:
     kind, machine, _, entry, segments_at, sections_at, _, _, segment_size, segments, section_size, sections, names = (
         fields
     )
+    limit = OBJECT_LIMIT if kind == ET_REL else ENTRIES_LIMIT
     table = _table(data, _SECTION[bits], (sections_at, section_size, sections), "the section table", where)
     if sections_at and table and sections == 0:  # more than 65,279 sections: the first one holds the count
-        table = _table(data, _SECTION[bits], (sections_at, section_size, table[0][5]), "the section table", where)
+        place = (sections_at, section_size, table[0][5])
+        table = _table(data, _SECTION[bits], place, "the section table", where, limit=limit)
     if names == PN_XNUM and table:
         names = table[0][6]
     if segments == PN_XNUM and table:
@@ -239,13 +246,19 @@ def read_layout(data: Buffer, where: str, *, detached: bool = False) -> Layout:
 
 
 def _table(
-    data: Buffer, form: struct.Struct, place: tuple[int, int, int], what: str, where: str
+    data: Buffer,
+    form: struct.Struct,
+    place: tuple[int, int, int],
+    what: str,
+    where: str,
+    *,
+    limit: int = ENTRIES_LIMIT,
 ) -> list[tuple[int, ...]]:
     at, size, count = place
     if at == 0:
         return []
     count = max(count, 1)
-    if count > ENTRIES_LIMIT:
+    if count > limit:
         raise AuditError(f"the ELF file is corrupt: {what} has {count} entries", where=where)
     if size < form.size:
         raise AuditError(f"the ELF file is truncated or corrupt: {what} has entries of {size} bytes", where=where)
@@ -258,7 +271,7 @@ def _sections(data: Buffer, table: list[tuple[int, ...]], names: int, where: str
     if 0 < names < len(table) and table[names][1] == SHT_STRTAB:
         strings = piece(data, table[names][4], table[names][5], "the table of section names", where)
     found = []
-    for name, kind, flags, address, offset, size, link, _, _, _ in table:
+    for name, kind, flags, address, offset, size, link, info, _, _ in table:
         section = Section(
             name=text(strings, name, NAME_LIMIT),
             type=kind,
@@ -267,6 +280,7 @@ def _sections(data: Buffer, table: list[tuple[int, ...]], names: int, where: str
             offset=offset,
             size=size,
             link=link,
+            info=info,
         )
         if section.in_file and offset + size > len(data):
             piece(data, offset, size, f"section {section.name or '?'}", where)  # raises

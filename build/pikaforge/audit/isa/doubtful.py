@@ -12,7 +12,8 @@ from math import ceil, log2
 from pathlib import Path
 from typing import NamedTuple
 
-from pikaforge.audit.elf.layout import ET_DYN, PT_LOAD, Buffer, Layout, mapped, read_layout
+from pikaforge.audit.elf.layout import ET_DYN, ET_REL, PT_LOAD, Buffer, Layout, mapped, read_layout
+from pikaforge.audit.elf.relocated import HEADER
 from pikaforge.audit.isa import leads, taken
 from pikaforge.audit.isa.areas import AreaGiven, Judged, harmless, is_padding, judge_areas
 from pikaforge.audit.isa.likelihood import REFERRED, SURE
@@ -202,7 +203,8 @@ class _AreaSearch:
         """Return few ranges that hold all code: for the question whether a target is likely."""
         ends = [*self._code.ends, *(a.end for a in self._code.areas)]
         starts = [*self._code.starts, *(a.start for a in self._code.areas)]
-        return ((min(starts), max(ends)),) if starts else ()
+        elsewhere = ((0, HEADER),) if self._layout.type == ET_REL else ()  # what object files name of others
+        return ((min(starts), max(ends)), *elsewhere) if starts else ()
 
     def _chunks(self, numbers: Sequence[int]) -> Iterator[Chunk]:
         """Yield places in chunks. Their indexes are consecutive in a chunk."""

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 
-from pikaforge.audit.elf.layout import ET_DYN, PT_LOAD, Buffer, Layout
+from pikaforge.audit.elf.layout import ET_DYN, ET_REL, PT_LOAD, SHF_ALLOC, Buffer, Layout
 from pikaforge.audit.elf.pointers import read_pointers
 from pikaforge.audit.isa.piece_scan import flows
 from pikaforge.audit.isa.ranges import CodeMap
@@ -30,16 +30,20 @@ def given(data: Buffer, layout: Layout, where: str) -> tuple[set[int], set[int]]
 
 
 def words(data: Buffer, layout: Layout, spans: Spans) -> Iterator[int]:
-    """Yield the words of a program at fixed addresses that lie in some ranges: its pointers are not relocated."""
+    """Yield the words of a program at fixed addresses that lie in some ranges: its pointers are not relocated.
+
+    Those of an object file are, and only what is loaded of it has them.
+    """
     if layout.type == ET_DYN:
         return
     starts = [low for low, _ in spans]
     low, high = spans[0][0], max(end for _, end in spans)
-    for segment in layout.segments:
-        if segment.type != PT_LOAD:
-            continue
-        begin = segment.offset + -segment.address % WORD
-        end = segment.offset + segment.file_size
+    loads = [(s.address, s.offset, s.file_size) for s in layout.segments if s.type == PT_LOAD]
+    if layout.type == ET_REL:
+        loads = [(s.address, s.offset, s.size) for s in layout.sections if s.flags & SHF_ALLOC and s.in_file]
+    for address, offset, size in loads:
+        begin = offset + -address % WORD
+        end = offset + size
         for at in range(begin, end - WORD + 1, STEP):
             part = array("Q")
             part.frombytes(data[at : at + (min(STEP, end - at) // WORD * WORD)])
