@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from pikaforge.audit.elf.executable import PADDING
 from pikaforge.audit.elf.layout import mapped
 from pikaforge.audit.isa.likelihood import FAR, HUGE, INSIDE, OUTSIDE, RARE, REFERRED, weights
-from pikaforge.audit.isa.opcodes import Tables, tables
-from pikaforge.audit.isa.piece_scan import LONGEST, FeatureHit, flows, hits_of
+from pikaforge.audit.isa.opcodes import LONGEST, Tables, flows, tables
+from pikaforge.audit.isa.piece_scan import FeatureHit, hits_of
 from pikaforge.audit.isa.ranges import GAP
 from pikaforge.audit.isa.worker_pool import Chunk
 
@@ -112,14 +112,6 @@ def judge_areas(chunk: Chunk, given: AreaGiven) -> list[Judged]:
             raw = data[offset : offset + end - start + BEYOND]
             out.append(_Area(raw, start, end, given, known, gap=kind == GAP).judged(number))
     return out
-
-
-def harmless(raw: bytes, allowed: frozenset[str]) -> bool:
-    """Return whether no instruction that is not allowed begins at any byte."""
-    from iced_x86 import Decoder  # noqa: PLC0415
-
-    bad = tables(allowed).bad - {0}
-    return not any(Decoder(64, raw[at : at + LONGEST]).decode().code in bad for at in range(len(raw)))
 
 
 @dataclass(slots=True)

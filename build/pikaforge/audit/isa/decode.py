@@ -25,7 +25,7 @@ from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.doubtful import Leads, judge_doubtful
 from pikaforge.audit.isa.opcodes import features_by_code
 from pikaforge.audit.isa.piece_scan import SHORT_OPERAND, FeatureHit, Given, look_inside, scan_pieces, warm
-from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap, read_map
+from pikaforge.audit.isa.ranges import GAP, NOWHERE, TABLE, CodeMap, read_map
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks, cores
 from pikaforge.cpu.features import INVALID
 
@@ -141,13 +141,15 @@ def _scan_file(source: CodeSource, given: Given, pool: WorkerPool) -> FileScan:
     detecting: set[int] = set()
     mixed: list[tuple[int, int]] = []
     outward: set[int] = set()
+    tables: list[int] = []
     for part in pool.each(scan_pieces, chunks(source.path, code), given):
         codes |= part.codes
         found += part.found
         detecting.update(part.detecting)
         mixed += part.mixed
         outward.update(part.outward)
-    doubtful = judge_doubtful(source.path, code, Leads(mixed, outward), given.allowed, pool)
+        tables += part.tables
+    doubtful = judge_doubtful(source.path, code, Leads(mixed, outward, tables), given.allowed, pool)
     entered = _entered(source.path, code, outward | doubtful.outward, {index for index, _ in mixed})
     found += chain.from_iterable(pool.each(look_inside, entered, given.allowed))
     found += [(index, (hit,)) for index, _, hit in doubtful.hits if index != NOWHERE]
@@ -178,10 +180,16 @@ def _scan_file(source: CodeSource, given: Given, pool: WorkerPool) -> FileScan:
         pieces=len(code),
         named=sum(1 for n in code.names if n != NOWHERE),
         problem=code.problem,
-        decoded=code.size - sum(code.ends[index] - start for index, start in mixed) + doubtful.decoded,
+        decoded=code.size - _not_decoded(code, mixed) + doubtful.decoded,
         data=tuple(sorted(doubtful.data.items())),
         unclassified=doubtful.unclassified,
     )
+
+
+def _not_decoded(code: CodeMap, mixed: Iterable[tuple[int, int]]) -> int:
+    """Return the bytes of the pieces that are judged by `judge_doubtful`."""
+    tables = sum(code.ends[n] - code.starts[n] for n, kind in enumerate(code.kinds) if kind == TABLE)
+    return tables + sum(code.ends[index] - start for index, start in mixed)
 
 
 def _entered(path: Path, code: CodeMap, outward: set[int], mixed: Set[int]) -> Iterator[tuple[Chunk, array[int]]]:

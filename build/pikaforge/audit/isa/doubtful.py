@@ -15,15 +15,18 @@ from typing import NamedTuple
 from pikaforge.audit.elf.layout import ET_DYN, ET_REL, PT_LOAD, Buffer, Layout, mapped, read_layout
 from pikaforge.audit.elf.relocated import HEADER
 from pikaforge.audit.isa import leads, taken
-from pikaforge.audit.isa.areas import AreaGiven, Judged, harmless, is_padding, judge_areas
+from pikaforge.audit.isa.areas import AreaGiven, Judged, is_padding, judge_areas
 from pikaforge.audit.isa.likelihood import REFERRED, SURE
+from pikaforge.audit.isa.opcodes import harmless
 from pikaforge.audit.isa.piece_scan import FeatureHit
-from pikaforge.audit.isa.ranges import FUNCTION, GAP, PIECE_LIMIT, Area, CodeMap
+from pikaforge.audit.isa.ranges import FUNCTION, GAP, PIECE_LIMIT, TABLE, Area, CodeMap
 from pikaforge.audit.isa.worker_pool import CHUNK_BYTES, Chunk, WorkerPool, chunks
 from pikaforge.errors import AuditError
 
 PADDED = "padding"
 """Evidence for bytes that only fill a page or a gap between sections."""
+TABLE_CLAIM = "a table before a function"
+"""Evidence for what a compiler keeps there for its runtime (`elf.closure_tables`)."""
 HARMLESS = 8 << 10
 """Bytes of areas in which each byte is tried as the start of an instruction, before references are looked for."""
 ROUNDS = 32
@@ -39,6 +42,8 @@ class Leads(NamedTuple):
     """Indexes of gaps that are not code from their start to their end, each with the address at which it begins."""
     outward: Set[int]
     """Targets of jumps and calls in other pieces."""
+    tables: Sequence[int] = ()
+    """Indexes of tables that could hold code."""
 
 
 class _Held(NamedTuple):
@@ -88,7 +93,7 @@ def judge_doubtful(path: Path, code: CodeMap, found: Leads, allowed: frozenset[s
     """
     out = Doubtful()
     with mapped(path) as data:
-        places = list(_places(data, code, found.mixed, out))
+        places = [*_places(data, code, found.mixed, out), *_tables(code, found, out)]
         if places:
             layout = read_layout(data, str(path))
             _AreaSearch(_Held(path, data, layout, code), places, allowed, pool).run(found.outward, out)
@@ -105,6 +110,20 @@ def _places(data: Buffer, code: CodeMap, mixed: Sequence[tuple[int, int]], out: 
     for index, start in mixed:
         offset = code.offsets[index] + start - code.starts[index]
         yield _Place(start, code.ends[index], offset, "", code.name(index), index)
+
+
+def _tables(code: CodeMap, found: Leads, out: Doubtful) -> Iterator[_Place]:
+    """Yield the tables that could hold code, and those to which code leads; all others are data."""
+    if TABLE not in code.kinds:
+        return
+    doubtful = {*found.tables, *(code.at(a) for a in found.outward)}
+    for index, kind in enumerate(code.kinds):
+        if kind == TABLE:
+            start, end = code.starts[index], code.ends[index]
+            if index in doubtful:
+                yield _Place(start, end, code.offsets[index], TABLE_CLAIM, code.name(index), -1)
+            else:
+                out.data[TABLE_CLAIM] += end - start
 
 
 def _cut(area: Area) -> Iterator[_Place]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from pikaforge.audit.elf.layout import ET_DYN, ET_REL, PT_LOAD, SHF_ALLOC, Buffer, Layout
 from pikaforge.audit.elf.pointers import read_pointers
-from pikaforge.audit.isa.piece_scan import flows
+from pikaforge.audit.isa.opcodes import flows
 from pikaforge.audit.isa.ranges import CodeMap
 from pikaforge.errors import AuditError
 

@@ -12,6 +12,10 @@ from pikaforge.cpu.features import INVALID, table
 if TYPE_CHECKING:
     from iced_x86 import Instruction
 
+LONGEST = 15
+"""Bytes of the longest x86 instruction (Intel SDM vol. 2A ch. 2.3.11)."""
+ENDING = ("RETURN", "UNCONDITIONAL_BRANCH", "INDIRECT_BRANCH", "EXCEPTION")
+"""Kinds of instructions, by iced, after which the next one does not run."""
 DETECTING = ("CPUID", "XGETBV")
 """Instructions by which a program asks the CPU for its features."""
 
@@ -72,3 +76,18 @@ def tables(allowed: frozenset[str]) -> Tables:
     by_code = features_by_code()
     bad = frozenset(code for code, ids in enumerate(by_code) if not allowed.issuperset(ids))
     return Tables(allowed, bad, frozenset(getattr(Code, name) for name in DETECTING))
+
+
+def harmless(raw: bytes, allowed: frozenset[str], *, starts: int = 0) -> bool:
+    """Return whether no instruction that is not allowed begins at any byte, or at any of the first `starts` bytes."""
+    from iced_x86 import Decoder  # noqa: PLC0415
+
+    bad = tables(allowed).bad - {0}
+    return not any(Decoder(64, raw[at : at + LONGEST]).decode().code in bad for at in range(starts or len(raw)))
+
+
+def flows() -> frozenset[int]:
+    """Return iced's numbers of `ENDING`."""
+    from iced_x86 import FlowControl  # noqa: PLC0415
+
+    return frozenset(int(getattr(FlowControl, name)) for name in ENDING)

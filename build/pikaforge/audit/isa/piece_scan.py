@@ -23,19 +23,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pikaforge.audit.elf.executable import PADDING
 from pikaforge.audit.elf.layout import Buffer, mapped
-from pikaforge.audit.isa.opcodes import Tables, features_by_code, tables
-from pikaforge.audit.isa.ranges import GAP, PIECE_LIMIT
+from pikaforge.audit.isa.opcodes import LONGEST, Tables, features_by_code, flows, tables
+from pikaforge.audit.isa.ranges import GAP, PIECE_LIMIT, TABLE
+from pikaforge.audit.isa.table_pieces import runs_on, tables_in
 from pikaforge.audit.isa.worker_pool import Chunk
 
 if TYPE_CHECKING:
     from iced_x86 import Instruction
 
-LONGEST = 15
-"""Bytes of the longest x86 instruction (Intel SDM vol. 2A ch. 2.3.11)."""
 SHORT_GAP = 32
 """Bytes of the longest gap whose content is remembered as clean: files have the same short gaps again and again."""
-ENDING = ("RETURN", "UNCONDITIONAL_BRANCH", "INDIRECT_BRANCH", "EXCEPTION")
-"""Kinds of instructions, by iced, after which the next one does not run."""
 ALIGNED = 8
 """Bytes to which functions are aligned behind padding."""
 SHORT_OPERAND = "branch66"
@@ -79,6 +76,8 @@ class Scanned:
     """The findings in a piece, with the piece's index."""
     detecting: list[int] = field(default_factory=list)
     """Indexes of the pieces that run cpuid or xgetbv."""
+    tables: list[int] = field(default_factory=list)
+    """Indexes of tables of data that hold what could be an instruction which is not allowed, or that code runs into."""
     mixed: list[tuple[int, int]] = field(default_factory=list)
     """Indexes of gaps that are not code from their start to their end, each with the address at which it begins: the
     last instruction of the piece before may go beyond that piece."""
@@ -102,7 +101,7 @@ class Unit(NamedTuple):
 
 
 def units(chunk: Chunk, data: Buffer, *, wanted: frozenset[int] | None = None) -> Iterator[Unit]:
-    """Yield the parts of a chunk, but for gaps that are only padding. Decoding goes on over the cuts between them.
+    """Yield the parts of a chunk, but for gaps that are only padding, and tables. Decoding goes on over cuts of gaps.
 
     Args:
         chunk: the pieces.
@@ -115,7 +114,7 @@ def units(chunk: Chunk, data: Buffer, *, wanted: frozenset[int] | None = None) -
     for index, (start, end, offset, kind) in enumerate(
         zip(chunk.starts, chunk.ends, chunk.offsets, chunk.kinds, strict=True), chunk.first
     ):
-        if wanted is not None and index not in wanted:
+        if kind == TABLE if wanted is None else index not in wanted:
             continue
         at = max(start, after) if index in chunk.cuts else start
         while at < end:
@@ -154,8 +153,12 @@ def scan_pieces(chunk: Chunk, given: Given) -> Scanned:
     outward: set[int] = set()
     clean_gaps: set[bytes] = set()
     with mapped(Path(chunk.path)) as data:
+        tables_at = tables_in(chunk, data, given.allowed, out.tables)
         for unit in units(chunk, data):
             index, start, end, raw, slack, gap, instructions = unit
+            if end in tables_at and runs_on(unit):
+                out.tables.append(index + 1)
+                outward.add(end)
             if gap and raw in clean_gaps:
                 continue
             codes = set(map(opcode, instructions))
@@ -272,13 +275,6 @@ def follow(unit: Unit, targets: Iterable[int], known: Tables) -> tuple[FeatureHi
             if instruction.flow_control in ending:
                 break
     return hits_of([i for _, i in found.values()], raw, unit.start, known.allowed)
-
-
-def flows() -> frozenset[int]:
-    """Return iced's numbers of `ENDING`."""
-    from iced_x86 import FlowControl  # noqa: PLC0415
-
-    return frozenset(int(getattr(FlowControl, name)) for name in ENDING)
 
 
 def hits_of(

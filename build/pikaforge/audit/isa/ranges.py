@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from pikaforge.audit.elf.closure_tables import read_tables
 from pikaforge.audit.elf.executable import Region
 from pikaforge.audit.elf.frames import UnwindRanges, read_frames
 from pikaforge.audit.elf.gopclntab import read_functions
 from pikaforge.audit.elf.layout import SHT_DYNSYM, SHT_RELA, SHT_SYMTAB, Buffer, Layout, piece, text
 
-FUNCTION, FRAME, GAP = 0, 1, 2
-"""Kinds of pieces: by a symbol, by the unwind table only, and what is between them."""
+FUNCTION, FRAME, GAP, TABLE = 0, 1, 2, 3
+"""Kinds of pieces: by a symbol, by the unwind table only, what is between them, and tables of data before functions."""
 STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_GNU_IFUNC = 0, 1, 2, 10
 R_X86_64_IRELATIVE = 37
 SHN_UNDEF, SHN_LORESERVE = 0, 0xFF00
@@ -70,7 +71,7 @@ class CodeMap:
     offsets: array[int]
     """Offsets of their starts in the file."""
     kinds: bytearray
-    """`FUNCTION`, `FRAME` or `GAP`."""
+    """`FUNCTION`, `FRAME`, `GAP` or `TABLE`."""
     names: array[int]
     """Offset of the name in `strings`, or -1."""
     strings: bytes
@@ -99,7 +100,7 @@ class CodeMap:
         """Return the name of a piece: its symbol, else `range@0x…` (a frame) or `gap@0x…`."""
         if self.names[index] != NOWHERE:
             return text(self.strings, self.names[index])
-        return f"{'gap' if self.kinds[index] == GAP else 'range'}@{self.starts[index]:#x}"
+        return f"{'gap' if self.kinds[index] in (GAP, TABLE) else 'range'}@{self.starts[index]:#x}"
 
     def at(self, address: int) -> int:
         """Return the index of the piece that holds an address; -1 if none does."""
@@ -135,7 +136,7 @@ def read_map(
     strings += go.strings
     frames = read_frames(data, layout)
     resolvers = {s.address for s in symbols if s.kind == STT_GNU_IFUNC} | set(_irelative(data, layout, where))
-    builder = _RegionCutter(symbols, strings, frames.ranges)
+    builder = _RegionCutter(symbols, strings, frames.ranges, read_tables(data, layout, regions))
     for region in regions:
         builder.add(region)
     return builder.map(frozenset(resolvers), frames)
@@ -187,6 +188,16 @@ def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return out
 
 
+def _parts(ranges: Sequence[tuple[int, int]], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the parts of ascending, disjoint ranges that lie in [start, end)."""
+    index = max(bisect_left(ranges, (start, 0)) - 1, 0)
+    while index < len(ranges) and ranges[index][0] < end:
+        low, high = max(ranges[index][0], start), min(ranges[index][1], end)
+        if low < high:
+            yield low, high
+        index += 1
+
+
 def _within(addresses: Sequence[int], areas: Iterable[Area]) -> Iterator[int]:
     for area in areas:
         yield from addresses[bisect_left(addresses, area.start) : bisect_left(addresses, area.end)]
@@ -195,7 +206,13 @@ def _within(addresses: Sequence[int], areas: Iterable[Area]) -> Iterator[int]:
 class _RegionCutter:
     """Cuts regions into pieces."""
 
-    def __init__(self, symbols: list[Symbol], strings: bytes, frames: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        symbols: list[Symbol],
+        strings: bytes,
+        frames: Sequence[tuple[int, int]],
+        tables: list[tuple[int, int]],
+    ) -> None:
         self._strings = strings
         functions: dict[int, Symbol] = {}
         labels: dict[int, Symbol] = {}
@@ -215,7 +232,7 @@ class _RegionCutter:
                     labels[symbol.address] = symbol
         self._labels = labels
         self._label_starts = sorted(labels)
-        self._objects = _merged(objects)
+        self._objects, self._tables = _merged(objects), tables
         self._known = sorted(self._merge(functions, frames))
         self._known_starts = [k[0] for k in self._known]
         self._out = (array("Q"), array("Q"), array("Q"), bytearray(), array("q"))
@@ -284,10 +301,19 @@ class _RegionCutter:
     def _code(self, region: Region, start: int, end: int, kind: int, name: int) -> None:
         """Add a piece without the data that symbols declare in it, and that data as areas."""
         at = start
-        for low, high in self._objects_in(start, end):
-            self._piece(region, at, low, kind, name)
+        for low, high in _parts(self._objects, start, end):
+            self._without_tables(region, at, low, kind, name)
             place = low - region.address + region.offset
             self._areas.append(Area(low, high, place, OBJECT_CLAIM, f"object@{low:#x}"))
+            at = high
+        self._without_tables(region, at, end, kind, name)
+
+    def _without_tables(self, region: Region, start: int, end: int, kind: int, name: int) -> None:
+        """Add a piece, with the tables in it as pieces of their own."""
+        at = start
+        for low, high in _parts(self._tables, start, end):
+            self._piece(region, at, low, kind, name)
+            self._piece(region, low, high, TABLE, NOWHERE)
             at = high
         self._piece(region, at, end, kind, name)
 
@@ -299,17 +325,6 @@ class _RegionCutter:
             offsets.append(start - region.address + region.offset)
             kinds.append(kind)
             names.append(name)
-
-    def _objects_in(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield the parts of a range that symbols declare to be data."""
-        if not self._objects:
-            return
-        index = max(bisect_left(self._objects, (start, 0)) - 1, 0)
-        while index < len(self._objects) and self._objects[index][0] < end:
-            low, high = max(self._objects[index][0], start), min(self._objects[index][1], end)
-            if low < high:
-                yield low, high
-            index += 1
 
     def map(self, resolvers: frozenset[int], frames: UnwindRanges) -> CodeMap:
         """Return the pieces of all regions."""

@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
-from pikaforge.audit.isa.ranges import CodeMap
+from pikaforge.audit.isa.ranges import TABLE, CodeMap
 from pikaforge.errors import AuditError
 from pikaforge.host import process
 
@@ -44,9 +44,12 @@ class Chunk:
 def chunks(path: Path, code: CodeMap) -> Iterator[Chunk]:
     """Yield the pieces of a file in chunks of at least `CHUNK_BYTES`, but for the last one. A long gap is in one."""
     first = size = 0
+    count = len(code)
     for index, (start, end) in enumerate(zip(code.starts, code.ends, strict=True)):
         size += end - start
-        if (size >= CHUNK_BYTES and index + 1 not in code.cuts) or index + 1 == len(code):
+        last = index + 1 == count
+        # A table is in the chunk of the code before it.
+        if last or (size >= CHUNK_BYTES and index + 1 not in code.cuts and code.kinds[index + 1] != TABLE):
             part = slice(first, index + 1)
             yield Chunk(
                 str(path),
