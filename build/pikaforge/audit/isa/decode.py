@@ -68,7 +68,7 @@ class FileScan:
     named: int
     """The number of pieces with a symbol's name."""
     problem: str = ""
-    """Why its unwind table could not be read to its end; empty if it was."""
+    """Why its unwind table or Go's table of functions could not be read to its end; empty if they were."""
     decoded: int = 0
     """Executable bytes that are decoded. These, `data` and `unclassified` are all executable bytes."""
     data: tuple[tuple[str, int], ...] = ()

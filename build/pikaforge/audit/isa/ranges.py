@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from pikaforge.audit.elf.closure_tables import read_tables
 from pikaforge.audit.elf.executable import Region
-from pikaforge.audit.elf.frames import UnwindRanges, read_frames
+from pikaforge.audit.elf.frames import read_frames
 from pikaforge.audit.elf.gopclntab import read_functions
 from pikaforge.audit.elf.layout import SHT_DYNSYM, SHT_RELA, SHT_SYMTAB, Buffer, Layout, piece, text
 
@@ -86,7 +86,7 @@ class CodeMap:
     entered: tuple[int, ...] = ()
     """Addresses in areas at which functions begin, by symbols and the unwind table."""
     problem: str = ""
-    """Why the unwind table could not be read to its end; empty if it was."""
+    """Why the unwind table or Go's table of functions could not be read to its end; empty if they were."""
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -139,7 +139,8 @@ def read_map(
     builder = _RegionCutter(symbols, strings, frames.ranges, read_tables(data, layout, regions))
     for region in regions:
         builder.add(region)
-    return builder.map(frozenset(resolvers), frames)
+    problems = "; ".join(filter(None, (frames.problem, go.problem)))
+    return builder.map(frozenset(resolvers), frames.plain, problems)
 
 
 def _symbols(data: Buffer, layout: Layout, regions: Sequence[Region], where: str) -> tuple[list[Symbol], bytes]:
@@ -326,7 +327,7 @@ class _RegionCutter:
             kinds.append(kind)
             names.append(name)
 
-    def map(self, resolvers: frozenset[int], frames: UnwindRanges) -> CodeMap:
+    def map(self, resolvers: frozenset[int], plain: frozenset[int], problem: str) -> CodeMap:
         """Return the pieces of all regions."""
         starts, ends, offsets, kinds, names = self._out
         return CodeMap(
@@ -337,9 +338,9 @@ class _RegionCutter:
             names=names,
             strings=self._strings,
             resolvers=resolvers,
-            plain=frames.plain,
+            plain=plain,
             cuts=frozenset(self._cuts),
             areas=tuple(self._areas),
             entered=tuple(_within(self._known_starts, self._areas)),
-            problem=frames.problem,
+            problem=problem,
         )
