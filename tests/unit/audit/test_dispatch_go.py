@@ -170,6 +170,25 @@ def test_code_behind_a_flag(functions: dict[str, tuple[c.Part, ...]], expected: 
     assert proven(functions, tmp_path) is expected
 
 
+@pytest.mark.parametrize(
+    ("taker", "place", "expected"),
+    [("regexp.(*Regexp).doExecute", "flag", True), ("example.org/a/b.f", "flag", True),
+     ("crypto/sha256.f", "flag", False), ("crypto/sha256.(*digest).f", "flag", False), ("regexp.f", "own", False)],
+)  # fmt: skip
+def test_variables_without_a_size_are_at_the_start_of_a_section(
+    taker: str, place: str, expected: bool, tmp_path: Path
+) -> None:
+    """They have the address of the first byte there. Only that, and only in other packages: containerd has it so."""
+    set_flag = c.Ref(b"\x88\x05", place)
+    functions: dict[str, tuple[c.Part, ...]] = {
+        "internal/cpu.doinit": (*ASK[:-2], c.Ref(b"\x88\x05", "table"), c.RET),
+        "crypto/sha256.init": (c.Ref(b"\x0f\xb6\x05", "table"), set_flag, c.RET),
+        "crypto/sha256.block": (c.Ref(b"\x0f\xb6\x05", place), *INSIDE[1:]),
+        taker: (c.lea_rax(place), c.RET),
+    }
+    assert proven(functions, tmp_path) is expected
+
+
 def test_a_function_whose_address_is_in_data(tmp_path: Path) -> None:
     functions = {**BASE, "a": (LOAD_OWN, TEST_AL, c.je("no"), c.call("fast"), "no:", c.RET), "fast": FAST}
     assert proven(functions, tmp_path) is True

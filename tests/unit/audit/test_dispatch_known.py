@@ -106,6 +106,28 @@ FLAGGED: Sequence[Part] = (c.TEST_EDI, c.jne("yes"), c.RET, "yes:", c.jmp("fast"
 ASKS: Sequence[Part] = (c.LEAF_7, c.CPUID, c.RET)
 
 
+def test_the_table_is_asked_only_for_what_the_file_does_not_show(tmp_path: Path) -> None:
+    """Nothing is trusted that can be shown, and the evidence says which way it was shown."""
+    asks = (c.LEAF_7, c.CPUID, c.HAS_BMI2, c.je("no"), c.call("fast"), "no:", c.RET)
+    weighs = (c.TEST_EDI, c.jne("yes"), c.RET, "yes:", c.jmp("wide"))
+    functions = {"sum": asks, "fast": (c.BMI2, c.RET), "weigh": weighs, "wide": (c.BMI2, c.RET)}
+    exports = ["sum", "weigh"]
+    data = c.library(functions, exports=exports, soname="libzstd.so.1", extra=b"\x001.5.4\0")
+    [told] = audited(data, tmp_path).isa.dispatched
+    assert [text.partition(" ")[0] for text in told.evidence] == ["only", "known"]
+    assert told.evidence[0] == "only by sum, which asks the CPU"
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_tables_between_functions_that_look_like_jumps(used: bool, tmp_path: Path) -> None:
+    """A table between functions jumps nowhere; code there, to which something leads, may jump into an instruction."""
+    asks = (c.LEAF_7, c.CPUID, c.HAS_AVX2, c.je("no"), b"\xb8\x90\x90", "into:", b"\x90\x90", c.AVX2, "no:", c.RET)
+    other = (c.jmp("table"),) if used else (c.lea_rax("other"), c.RET)
+    functions: dict[str, Sequence[Part]] = {"sum": asks, "table": (c.jmp("into"),), "other": other}
+    data = c.library(functions, exports=["sum", "other"], soname="libzstd.so.1", extra=b"\x001.5.4\0")
+    assert audited(_without_second(data), tmp_path).passed is not used
+
+
 @pytest.mark.parametrize(
     ("version", "expected"), [(b"1.5.4\0", True), (b"\x001.4.3\0", False), (b"1.5.8\0", False), (b"", False)]
 )
@@ -247,19 +269,24 @@ CONSTANTS = ef.AVX2 * 4 + bytes(4)
 )  # fmt: skip
 def test_constants_between_functions(use: Sequence[Part], expected: bool, tmp_path: Path) -> None:
     data = c.library({"sum": use, "constants": (CONSTANTS,)}, exports=["sum"])
-    layout = read_layout(data, "x")
-    table = next(s for s in layout.sections if s.name == ".symtab")
-    frames = next(s for s in layout.sections if s.name == ".eh_frame")
-    changed = io.BytesIO(data)
-    for at, size in ((table.offset + 48, 24), (frames.offset + 21 + 20, 4)):  # forget that the constants are a function
-        changed.seek(at)
-        changed.write(bytes(size))
     path = tmp_path / "x"
-    path.write_bytes(changed.getvalue())
+    path.write_bytes(_without_second(data))
     [found] = scan([CodeSource(file="x", path=path)], frozenset({"avx"}) | BASELINE, workers=1)
     hits = [h for h in found.hits if h.feature == "avx2"]
     assert [h.function.startswith("gap@") for h in hits] == [True]
     assert bool(hits[0].evidence) is expected
+
+
+def _without_second(data: bytes) -> bytes:
+    """The file, which does not say any more that its second function is one."""
+    layout = read_layout(data, "x")
+    table = next(s for s in layout.sections if s.name == ".symtab")
+    frames = next(s for s in layout.sections if s.name == ".eh_frame")
+    changed = io.BytesIO(data)
+    for at, size in ((table.offset + 48, 24), (frames.offset + 21 + 20, 4)):
+        changed.seek(at)
+        changed.write(bytes(size))
+    return changed.getvalue()
 
 
 @pytest.mark.parametrize("start", [code for _, code in STUB_STARTS])

@@ -36,6 +36,8 @@ KEPT_BY_LOADER = frozenset(
 """What glibc's loader keeps of the CPU's answers, and functions that return it (glibc sysdeps/x86/cpu-features.c)."""
 KEPT_NEAR = 512
 """Bytes around an address in which a program with glibc built in keeps the CPU's answers (struct cpu_features)."""
+KNOWN_WORK = WORK // 4
+"""Instructions that are run for a library with an entry in the table: most of those that can be shown take less."""
 DEPTH = 5
 """Calls that may be between the test of a flag and the code."""
 SHOWN = 3
@@ -129,6 +131,12 @@ def _locally(data: Buffer, code: CodeMap, wanted: Mapping[int, frozenset[str]]) 
     return found
 
 
+def _open(wanted: Mapping[int, frozenset[str]], found: Mapping[tuple[int, str], Evidence]) -> dict[int, frozenset[str]]:
+    """Return the features, by piece, without a proof so far."""
+    left = {p: frozenset(n for n in names if (p, n) in found and not found[p, n].proven) for p, names in wanted.items()}
+    return {piece: names for piece, names in left.items() if names}
+
+
 def _touches(operand: Operand, address: int) -> bool:
     """Return whether an operand is memory at a fixed place that includes an address."""
     fixed = operand.kind == "m" and operand.register == RIP and operand.index_register == NONE
@@ -140,20 +148,30 @@ class _Search:
 
     def __init__(self, library: Library) -> None:
         self._library = library
+        self._work = 0
+        """Instructions that may still be run."""
 
     def look(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher | None) -> dict[tuple[int, str], Evidence]:
-        """Return the evidence by piece and feature."""
-        self._library.lenient = known is not None
-        found = self._by_known(wanted, known) if known is not None else {}
-        work = WORK
+        """Return the evidence by piece and feature.
+
+        What the file itself shows is looked for first. The table of known dispatchers is asked for what stays open.
+        """
+        self._work = WORK if known is None else KNOWN_WORK
+        found = self._shown(wanted)
+        open_ = _open(wanted, found)
+        if known is not None and open_:
+            found |= self._by_known(open_, known)
+        return found
+
+    def _shown(self, wanted: Mapping[int, frozenset[str]]) -> dict[tuple[int, str], Evidence]:
+        """Return what following the library shows, by piece and feature."""
+        found: dict[tuple[int, str], Evidence] = {}
         for feature in sorted({name for names in wanted.values() for name in names} - {INVALID}):
-            pieces = {p for p, names in wanted.items() if feature in names and (p, feature) not in found}
-            if not pieces:
-                continue
-            run = LibraryRun(self._library, feature, pieces, work=work)
+            pieces = {piece for piece, names in wanted.items() if feature in names}
+            run = LibraryRun(self._library, feature, pieces, work=self._work)
             run.settle()
-            work = max(run.work, 0)
-            reach = self._library.graph.reach(run.open)
+            self._work = max(run.work, 0)
+            reach = Reach() if run.problem else self._library.graph.reach(run.open)
             for piece in pieces:
                 found[piece, feature] = self._judged(piece, feature, run, reach)
         for (piece, feature), old in found.items():

@@ -237,17 +237,29 @@ class _Program:
         return self._trusted[address]
 
     def _looked_up(self, address: int) -> bool:
-        """Return whether only functions that know the CPU's answers write to a byte, and one of them does."""
-        written = False
+        """Return whether only functions that know the CPU's answers write to a byte, and one of them does.
+
+        Go's linker places variables without a size at the start of a section, before the smallest one (Go
+        src/cmd/link/internal/ld/data.go). Functions of other packages that take the address of the section's first byte
+        take that of such a variable: they cannot name the byte, which its own package alone does.
+        """
+        writers, takers = set(), set()
         for piece in self.users.get(address, ()):
-            if not any(_writes(step, address) for step in self.body(piece).steps):
-                if not self.body(piece).sound:
-                    return False
-                continue
-            if not self._knows(piece):
+            held = self.body(piece)
+            if any(step.stores for step in held.steps if _takes(step, address)):
+                writers.add(piece)
+            elif any(_takes(step, address) for step in held.steps):
+                takers.add(piece)
+            elif not held.sound:
                 return False
-            written = True
-        return written
+        own = {package_of(self.code.name(piece)) for piece in writers}
+        if takers and (not self._begins(address) or any(package_of(self.code.name(p)) in own for p in takers)):
+            return False
+        return bool(writers) and all(self._knows(piece) for piece in writers)
+
+    def _begins(self, address: int) -> bool:
+        """Return whether a section begins at an address."""
+        return any(section.address == address and section.size for section in self.layout.sections)
 
     def _knows(self, piece: int) -> bool:
         """Return whether a function asks the CPU, or runs at the start and reads what it has answered."""
@@ -267,7 +279,13 @@ def _names(step: InstructionStep, address: int) -> bool:
     return step.target == address or any(o.kind == "m" and o.value == address for o in step.operands)
 
 
-def _writes(step: InstructionStep, address: int) -> bool:
+def package_of(function: str) -> str:
+    """Return the package of a function of Go, by its name (`a/b/package.function`, `a/b/package.(*Type).method`)."""
+    folder, slash, last = function.rpartition("/")
+    return folder + slash + last.partition(".")[0]
+
+
+def _takes(step: InstructionStep, address: int) -> bool:
     """Return whether an instruction writes to an address, or takes it."""
     named = any(o.kind == "m" and o.value == address for o in step.operands)
     return named and (step.stores or step.name == "LEA")

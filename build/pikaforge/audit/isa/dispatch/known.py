@@ -1,5 +1,6 @@
 """Known dispatchers: libraries that keep the CPU's answer where the analysis cannot follow it.
 
+They are asked only for what following a library does not show (`evidence`).
 `dispatchers.csv` lists them by package, range of upstream versions and soname, with the features, the way in which they
 ask the CPU, and the source of that. An entry vouches for one thing, and not for every function; the analysis must still
 show the rest. The things are (column `by`):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain
 
 from pikaforge.audit.elf.layout import Buffer, Layout
@@ -40,8 +41,7 @@ class Library:
                 self.holders.setdefault(self.code.at(value), set()).add(start)
         for address in graph.given:
             self._lead(address)
-        self.lenient = False
-        """Whether jumps from gaps into instructions are no entries: tables between functions look like such jumps."""
+        self._outward: dict[int, set[int] | None] = {}
 
     def _lead(self, address: int) -> None:
         self.pointed.setdefault(self.code.at(address), set()).add(address)
@@ -66,13 +66,31 @@ class Library:
         return self._arguments[piece]
 
     def entries(self, piece: int) -> tuple[int, ...]:
-        """Return the addresses in a piece, beside its start, that other code or data refers to."""
+        """Return the addresses in a piece, beside its start, that other code or data refers to.
+
+        Tables between functions look like code that jumps into instructions. Such a jump counts if the code that other
+        pieces refer to leads to it.
+        """
         callers = self.graph.callers.get(piece, frozenset())
-        if self.lenient and any(self.code.kinds[source] == GAP for source, _ in callers):
+        if any(self.code.kinds[source] == GAP for source, _ in callers):
             whole = self._boundaries(piece)
-            callers = frozenset(c for c in callers if self.code.kinds[c[0]] != GAP or c[1] in whole)
+            callers = frozenset(
+                (source, address)
+                for source, address in callers
+                if self.code.kinds[source] != GAP or address in whole or self._leads(source, address)
+            )
         places = {address for _, address in callers} | self.pointed.get(piece, set())
         return tuple(sorted(places - {self.code.starts[piece]}))
+
+    def _leads(self, gap: int, address: int) -> bool:
+        """Return whether the code of a gap that something refers to may lead to an address outside of it."""
+        if gap not in self._outward:
+            start, end, offset = self.code.starts[gap], self.code.ends[gap], self.code.offsets[gap]
+            entries = {a for _, a in self.graph.callers.get(gap, ())} | self.pointed.get(gap, set())
+            raw = bytes(self.data[offset : offset + end - start]) if end - start <= BODY else None
+            self._outward[gap] = None if raw is None else leading(raw, start, entries)
+        found = self._outward[gap]
+        return found is None or address in found
 
     def _boundaries(self, piece: int) -> set[int]:
         """Return the addresses of a piece's instructions."""
@@ -83,3 +101,44 @@ class Library:
             raw = bytes(self.data[offset : offset + min(end - start, BODY)])
             self._starts[piece] = {step.ip for step in Decoder(64, raw, ip=start)}
         return self._starts[piece]
+
+
+def leading(raw: bytes, start: int, entries: Iterable[int]) -> set[int] | None:
+    """Return the addresses outside of some bytes to which code in them leads; None if a jump in it is computed.
+
+    Args:
+        raw: the bytes.
+        start: their address.
+        entries: the addresses in them at which they are entered.
+    """
+    from iced_x86 import Decoder, FlowControl  # noqa: PLC0415
+
+    ending = {FlowControl.RETURN, FlowControl.EXCEPTION, FlowControl.UNCONDITIONAL_BRANCH}
+    found: set[int] = set()
+    seen: set[int] = set()
+    waiting = list(entries)
+    while waiting:
+        at = waiting.pop()
+        if not start <= at < start + len(raw):
+            found.add(at)
+            continue
+        following = at
+        for step in Decoder(64, raw[at - start :], ip=at):
+            if step.ip in seen or step.code == 0:
+                following = start
+                break
+            seen.add(step.ip)
+            if step.flow_control == FlowControl.INDIRECT_BRANCH:
+                return None
+            waiting += [
+                a
+                for a in (step.near_branch_target, step.memory_displacement if step.is_ip_rel_memory_operand else 0)
+                if a
+            ]
+            following = step.next_ip
+            if step.flow_control in ending:
+                following = start
+                break
+        if following >= start + len(raw):
+            found.add(following)
+    return found
