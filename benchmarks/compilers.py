@@ -102,7 +102,7 @@ def compilers(zig: str) -> list[Compiler]:
         Compiler("zig", zig, "work.zig",
                  ("{program}", "build-exe", "-mcpu={target}", "{level}", "{how}", *cache, "-femit-bin={out}",
                   "{source}"),
-                 ("-OReleaseFast", "-OReleaseSafe", "-ODebug"), {"static": (), "dynamic": ("-lc",)}, names=ZIG_NAMES,
+                 ("-ODebug", "-OReleaseFast"), {"static": (), "dynamic": ("-lc",)}, names=ZIG_NAMES,
                  version=("version",)),
         Compiler("zig cc", zig, "work.c",
                  ("{program}", "cc", "-mcpu={target}", "{level}", "{how}", "{source}", "-o", "{out}", "-lm"),
