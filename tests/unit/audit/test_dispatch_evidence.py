@@ -230,6 +230,38 @@ def test_an_answer_that_is_kept(
     assert proven(data, tmp_path) is expected
 
 
+@pytest.mark.parametrize(
+    ("sum_", "expected"),
+    [
+        ("0500010000", True),  # add $0x100,%eax: a flag of its own, as Rust's compiler_builtins has
+        ("83c01f", False),  # add $0x1f,%eax: bit 0, which is unknown, gets into bit 5
+    ],
+)
+def test_an_answer_that_is_added_up(sum_: str, expected: bool, tmp_path: Path) -> None:
+    bits = bytes.fromhex("89d883e021")  # mov %ebx,%eax; and $0x21,%eax: FSGSBASE and AVX2
+    functions: dict[str, Sequence[Part]] = {
+        **_cached(),
+        "init": (c.SAVE_RBX, c.LEAF_7, c.CPUID, bits, bytes.fromhex(sum_), c.store_eax("flag"), c.RESTORE_RBX, c.RET),
+        "sum": (c.load_eax("flag"), bytes.fromhex("a820"), c.jne("yes"), c.RET, "yes:", c.jmp("fast")),
+    }
+    data = c.library(functions, exports=["sum"], data={"flag": bytes(8)}, starters=["init"])
+    assert proven(data, tmp_path) is expected
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_who_uses_only_what_lies_before_the_answer_is_not_followed(own: bool, tmp_path: Path) -> None:
+    """A function that stores near the answer, and then leads to more functions than are followed."""
+    stir = (c.ZERO_EAX, c.store_eax("flag" if own else "before"), c.store_eax("wide"), c.RET)
+    many: dict[str, Sequence[Part]] = {f"f{n}": (c.load_eax("wide"), c.RET) for n in range(600)}
+    data = c.library(
+        _cached(stir=stir, **many),
+        exports=["sum", "stir"],
+        data={"before": bytes(8), "flag": bytes(8), "wide": bytes(8)},
+        starters=["init"],
+    )
+    assert proven(data, tmp_path) is not own
+
+
 def test_an_answer_that_is_asked_for_at_first_use(tmp_path: Path) -> None:
     functions: dict[str, Sequence[Part]] = {
         "sum": (c.load_eax("flag"), c.TEST_EAX, c.js("ask"), "known:", c.TEST_EAX, c.jne("yes"), c.RET,

@@ -47,6 +47,20 @@ def test_two_operands(abstract: Callable[[Value, Value], Value], concrete: Calla
                 assert v.known_number(exact) == concrete(a, b)
 
 
+def test_a_sum_has_every_bit_that_all_sums_share() -> None:
+    width = range(16)
+    values = [(known, bits) for known in width for bits in width if not bits & ~known]
+    for known, bits in values:
+        for others, more in values:
+            sums = [a + b for a in width if a & known == bits for b in width if b & others == more]
+            ones, zeros = ALL, ALL
+            for number in sums:
+                ones, zeros = ones & number, zeros & ~number
+            upper = ALL & ~0xF
+            first, second = (None, known | upper, bits, NO_ADDRESSES), (None, others | upper, more, NO_ADDRESSES)
+            assert v.add(first, second) == (None, ones | zeros, ones, NO_ADDRESSES)
+
+
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_one_operand(size: int) -> None:
     part = v.mask(size)

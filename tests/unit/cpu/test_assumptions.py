@@ -2,7 +2,8 @@
 
 `cpuinfo_samples.csv` holds the flags of machines, as far as the table knows them, each with its source: archspec's own
 samples (Apache-2.0 or MIT), and public listings for the CPUs that it has none of. `gcc_macros.csv` holds the features
-whose macros compilers predefine for the targets of matrix.yaml with archspec's plain flags.
+whose macros compilers predefine for the targets of matrix.yaml with archspec's plain flags: what `cc1 -E -quiet -dM
+FLAGS /dev/null` of Debian's packages cpp-N prints; of gcc 4.8, which none has, by its source.
 """
 
 from __future__ import annotations
@@ -232,8 +233,7 @@ def test_the_sweep_has_every_compiler_and_target_of_the_matrix() -> None:
         for image in spec().images.values() for model in spec().hardware.values()
         if microarch.resolve(microarch.common_target(model.cpus), image.gcc).possible
     }  # fmt: skip
-    assert {major for major, _ in wanted - found} == {8, 9, 11}, "no image here has these; they lie between others"
-    assert not [(major, target) for major, target in wanted - found if major not in (8, 9, 11)]
+    assert {major for major, _ in wanted - found} == {8}, "no system here has it; it lies between 4.8 and 9"
 
 
 # --- real machines --------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ library's data is collected from all of them, byte by byte. The whole is repeate
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from pikaforge.audit.elf.layout import ET_EXEC
@@ -15,7 +15,7 @@ from pikaforge.audit.isa.dispatch import values as v
 from pikaforge.audit.isa.dispatch.graph import word
 from pikaforge.audit.isa.dispatch.library import Library
 from pikaforge.audit.isa.dispatch.state import Exhausted, Summary, Trace
-from pikaforge.audit.isa.dispatch.steps import ARGUMENTS, NONE, RIP
+from pikaforge.audit.isa.dispatch.steps import ARGUMENTS, NONE, RIP, InstructionStep, Operand
 from pikaforge.audit.isa.dispatch.values import UNKNOWN, Value
 from pikaforge.audit.isa.ranges import NOWHERE
 from pikaforge.cpu import features
@@ -164,7 +164,8 @@ class LibraryRun:
         for start in self._read & self._stored:  # other functions that use an object with the answer
             users = {p for s in self._near(start) for p in self._graph.users.get(s, ())}
             if len(users) <= SHARED:
-                more |= users
+                own, end = self._graph.users.get(start, frozenset()), self._graph.object_end(start)
+                more |= {p for p in users if p in own or any(self._uses(p, start, end))}
         more |= self._between() | self._naming()
         if more - self._asking:
             self._changed = True
@@ -270,10 +271,9 @@ class LibraryRun:
         for number in range(size):
             part = v.shifted_right(value, 8 * number, 8, sign=False) if number < CELL else UNKNOWN
             self._join(address + number, part)
-        known, values = v.known_number(value, size), self._written.setdefault((address, size), set())
-        if known not in values:
-            values.add(known)
-            self._changed = True
+        values = self._written.setdefault((address, size), set())
+        self._changed |= (known := v.known_number(value, size)) not in values
+        values.add(known)
 
     def _choices(self, address: int, size: int) -> set[int]:
         """Return all numbers that may be at an address; none if that is not known."""
@@ -287,9 +287,8 @@ class LibraryRun:
         return set() if None in found else {number for number in found if number is not None}
 
     def _lose(self, start: int) -> None:
-        if start not in self._lost:
-            self._lost.add(start)
-            self._changed = True
+        self._changed |= start not in self._lost
+        self._lost.add(start)
 
     def _join(self, address: int, value: Value) -> None:
         known = value[1] & 0xFF if value[0] is None else 0
@@ -329,18 +328,20 @@ class LibraryRun:
         code = self._library.body(piece)
         if not code.sound:
             self._lose(start)
-        for step in code.steps:
-            for operand in step.operands:
-                if operand.kind != "m" or operand.register != RIP:
-                    continue
-                if operand.value >= end or operand.value + max(operand.size, 1) <= start:
-                    continue
-                if step.name == "LEA" or operand.index_register != NONE:
-                    self._lose(start)
-                elif step.stores:
-                    given = step.operands[-1]
-                    value = v.number(given.value) if step.name == "MOV" and given.kind == "i" else UNKNOWN
-                    self._put(operand.value, operand.size, value)
+        for step, operand in self._uses(piece, start, end):
+            if step.name == "LEA" or operand.index_register != NONE:
+                self._lose(start)
+            elif step.stores:
+                given = step.operands[-1]
+                value = v.number(given.value) if step.name == "MOV" and given.kind == "i" else UNKNOWN
+                self._put(operand.value, operand.size, value)
+
+    def _uses(self, piece: int, start: int, end: int) -> Iterator[tuple[InstructionStep, Operand]]:
+        """Yield the operands of a piece that are at a fixed place between two addresses, or reach into it."""
+        for step in self._library.body(piece).steps:
+            for o in step.operands:
+                if o.kind == "m" and o.register == RIP and o.value < end and o.value + max(o.size, 1) > start:
+                    yield step, o
 
     # ---- the environment of functions that are run
 

@@ -157,10 +157,11 @@ def add(a: Value, b: Value) -> Value:
         return (a[0] if a[0] is not None else b[0], ALL, (a[2] + b[2]) & ALL, a[3] | b[3])
     if a[0] is not None or b[0] is not None:
         return unknown(a[3] | b[3])
-    # Carries only go up, so all bits of the sum below the lowest unknown bit are known.
-    both = a[1] & b[1]
-    run = (both ^ both + 1) >> 1
-    return (None, run & ALL, (a[2] + b[2]) & run & ALL, a[3] | b[3])
+    # The sums with all unknown bits 0 and with all of them 1 differ where a carry is unknown, and in no other place.
+    least_sum = a[2] + b[2]
+    spread = least_sum + (ALL & ~a[1]) + (ALL & ~b[1]) ^ least_sum
+    known = a[1] & b[1] & ~spread
+    return (None, known, least_sum & known, a[3] | b[3])
 
 
 def negative(a: Value) -> Value:
