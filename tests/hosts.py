@@ -51,6 +51,8 @@ SYSTEMD: dict[str, Any] = {
     "environment": {"container": "docker"},
     "stop_signal": "SIGRTMIN+3",  # halt.target; SIGTERM only lets it start anew (systemd(1), "Signals")
 }
+BARE: dict[str, Any] = {"init": True, "cap_add": ["SYS_ADMIN"]}
+"""For `small_disk`, as there is nothing else that needs it."""
 NO_DNS: dict[str, Any] = {"dns": ["127.0.0.1"], "dns_opt": ["timeout:1", "attempts:1"]}
 """Names that are not of the network are unknown after a second; libc's own patience is ten (resolv.conf(5))."""
 BOOTED = """
@@ -353,7 +355,7 @@ class Group:
         from docker.types import Ulimit
 
         tag = image(self.engine, system, packages)
-        chosen = {**(SYSTEMD if systemd else {"init": True}), **NO_DNS, **options}
+        chosen = {**(SYSTEMD if systemd else BARE), **NO_DNS, **options}
         if open_files is not None:
             chosen["ulimits"] = [Ulimit(name="nofile", soft=min(1024, open_files), hard=open_files)]
         argv = ["/sbin/init"] if systemd else ["sleep", "infinity"]
