@@ -17,19 +17,17 @@ class Bgsave {
 
   void Start(pink::ThreadPool* pool);
   bool running() const;
-  // How the last one ended; empty before the first.
-  std::string last_result() const;
+  // Removes those whose days are over, as after each snapshot.
+  void RemoveOldDumps();
 
  private:
   std::string Save();
   std::string LinkSegments(const std::string& folder, rocksdb::LogPosition* position);
-  void RemoveOldDumps();
 
   const PikaConf* const conf_;
   PikaStorage* const storage_;
   mutable std::mutex mutex_;
   int pending_ = 0;
-  std::string last_result_;
 };
 
 #endif  // PIKA_BGSAVE_H_

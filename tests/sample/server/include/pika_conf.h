@@ -18,11 +18,13 @@ class PikaConf {
 
   std::string Get(const std::string& key) const;
   int64_t GetInt(const std::string& key) const;
+  // Of a size such as 256M, in bytes.
+  uint64_t GetBytes(const std::string& key) const;
   bool GetBool(const std::string& key) const { return Get(key) == "yes"; }
   // A folder, always with a slash at its end.
   std::string GetFolder(const std::string& key) const;
 
-  // Known keys and their values, in order.
+  // Known keys and their values, in order; sizes in bytes.
   std::vector<std::pair<std::string, std::string>> Matching(const std::string& pattern) const;
 
   // For changes at run time; false with the text of the reply if the key

@@ -13,12 +13,19 @@
 
 // What this server does for its replicas: files on port+1000, the log from
 // there on, record by record, on port+2000.
+//
+// The service on port+1000 stands for the product's rsync daemon: its process is
+// in db-sync-path/rsync/slash_rsync.pid, and while there is such a file, it is
+// taken to live and not started.
 class PikaMaster {
  public:
   PikaMaster(const PikaConf* conf, PikaStorage* storage);
 
   bool Start(std::string* error);
   void Stop();
+  // Starts the service on port+1000, unless it is there. False: it is not, as
+  // another one seems to live.
+  bool EnsureFiles(std::string* error);
 
   // Ends all connections; replicas come again and find out what to do. For when
   // the database was replaced and its log is another one.
@@ -47,6 +54,9 @@ class PikaMaster {
 
   const PikaConf* const conf_;
   PikaStorage* const storage_;
+  std::string pid_file_;
+  std::mutex files_mutex_;
+  bool serves_files_ = false;
   pink::MessageServer files_;
   pink::MessageServer log_;
   mutable std::mutex mutex_;

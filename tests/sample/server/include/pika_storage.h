@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "pika_binlog.h"
 #include "pika_coding.h"
 #include "rocksdb/db.h"
 
@@ -27,8 +28,15 @@ class PikaStorage {
   PikaStorage();
   ~PikaStorage();
 
-  // Opens the database in `folder`/db0.
-  rocksdb::Status Open(const std::string& folder, rocksdb::Compression compression);
+  struct Options {
+    std::string folder;  // the database is in its db0
+    rocksdb::Compression compression = rocksdb::Compression::kNone;
+    // What decides the memory that Usage() tells.
+    uint64_t write_buffer_bytes = 0;
+    int64_t open_tables = -1;  // -1: all
+    bool tables_are_cached = false;
+  };
+  rocksdb::Status Open(const Options& options);
   // Puts the segment files of another folder in its place. Write lock.
   rocksdb::Status Replace(const std::string& files);
 
@@ -76,7 +84,21 @@ class PikaStorage {
   // Removes the key and all its parts.
   void Remove(const std::string& key, const Meta& meta, rocksdb::WriteBatch* batch) const;
   // Write lock. Once this returns, the end of the process does not lose it.
+  // After a write that failed, as on a full disk, all others fail until the
+  // server starts anew.
   void Commit(const rocksdb::WriteBatch& batch);
+
+  // Memory as the product would use it: what was written since the last flush,
+  // and the indexes of open tables, of which each flush makes one.
+  struct Usage {
+    uint64_t memtable;
+    uint64_t table_reader;
+  };
+  // Either lock.
+  Usage usage() const;
+  Binlog* binlog() { return &binlog_; }
+  // Why no write succeeds any more; empty.
+  const std::string& fatal() const { return fatal_; }
 
   // Either lock, as the library's methods demand.
   rocksdb::DB* db() const { return db_.get(); }
@@ -86,9 +108,14 @@ class PikaStorage {
   PikaStorage& operator=(const PikaStorage&);
 
   mutable pthread_rwlock_t lock_;
-  rocksdb::Options options_;
+  Options options_;
+  rocksdb::Options db_options_;
   std::string path_;
   std::unique_ptr<rocksdb::DB> db_;
+  Binlog binlog_;
+  std::string fatal_;
+  uint64_t memtable_bytes_ = 0;
+  uint64_t tables_ = 0;
 };
 
 #endif  // PIKA_STORAGE_H_

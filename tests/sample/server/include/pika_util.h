@@ -15,6 +15,7 @@ bool ParseScore(const std::string& text, double* score);
 std::string FormatScore(double score);
 
 std::string Lower(std::string text);
+std::string Upper(std::string text);
 std::vector<std::string> Split(const std::string& text, char separator);
 std::string Trim(const std::string& text);
 // * ? [a-z] [^a] and \ as in the redis KEYS command.
@@ -31,6 +32,8 @@ bool MakeFolders(const std::string& path);
 bool RemoveAll(const std::string& path);
 // A second name for the file; a copy if the other folder is elsewhere.
 bool LinkOrCopy(const std::string& from, const std::string& to);
+// Bytes of the files in a folder and in those below it.
+uint64_t FolderBytes(const std::string& path);
 std::vector<std::string> ListFolder(const std::string& path);
 
 #endif  // PIKA_UTIL_H_

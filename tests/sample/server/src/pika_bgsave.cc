@@ -20,18 +20,12 @@ void Bgsave::Start(pink::ThreadPool* pool) {
     }
     std::lock_guard<std::mutex> done_lock(mutex_);
     pending_--;
-    last_result_ = problem.empty() ? "ok" : "err";
   });
 }
 
 bool Bgsave::running() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return pending_ > 0;
-}
-
-std::string Bgsave::last_result() const {
-  std::lock_guard<std::mutex> lock(mutex_);
-  return last_result_;
 }
 
 // Under the lock, but links take no time worth mentioning: FLUSHALL must not
@@ -52,14 +46,14 @@ std::string Bgsave::Save() {
   const time_t begin = time(nullptr);
   const std::string dump = conf_->GetFolder("dump-path") + conf_->Get("dump-prefix") +
                            FormatTime(begin, "%Y%m%d");
-  // Made beside and renamed, so that a dump is never half there.
-  const std::string beside = dump + ".tmp";
-  if (!RemoveAll(beside) || !MakeFolders(beside + "/db0")) return "cannot make " + beside;
+  // The one of the same day is gone before the new one is whole: a dump without
+  // the file `info` is half of one.
+  if (!RemoveAll(dump) || !MakeFolders(dump + "/db0")) return "cannot make " + dump;
   rocksdb::LogPosition position;
-  const std::string problem = LinkSegments(beside + "/db0", &position);
+  const std::string problem = LinkSegments(dump + "/db0", &position);
   if (!problem.empty()) return problem;
 
-  std::ofstream info(beside + "/db0/info");
+  std::ofstream info(dump + "/db0/info");
   info << time(nullptr) - begin << "s\n"
        << "127.0.0.1\n"
        << conf_->GetInt("port") << "\n"
@@ -67,7 +61,6 @@ std::string Bgsave::Save() {
        << position.offset << "\n";
   info.close();
   if (!info) return "cannot write the info file";
-  if (!RemoveAll(dump) || rename(beside.c_str(), dump.c_str()) != 0) return "cannot make " + dump;
   LOG(INFO) << "bgsave: " << dump;
   return std::string();
 }

@@ -5,13 +5,15 @@
 #include <string.h>
 
 #include <fstream>
+#include <limits>
 #include <set>
 
 #include "pika_util.h"
 
 namespace {
 
-enum Kind { kText, kNumber, kFlag };
+// kLimit: a number, or -1 for none.
+enum Kind { kText, kNumber, kLimit, kSize, kFlag };
 
 struct KeyInfo {
   const char* name;
@@ -24,6 +26,8 @@ const KeyInfo kKeys[] = {
     {"port", kNumber, "9221", false},
     {"thread-num", kNumber, "1", false},
     {"thread-pool-size", kNumber, "4", false},
+    {"sync-thread-num", kNumber, "6", false},
+    {"server-id", kNumber, "1", false},
     {"log-path", kText, "./log/", false},
     {"db-path", kText, "./db/", false},
     {"databases", kNumber, "1", false},
@@ -38,11 +42,27 @@ const KeyInfo kKeys[] = {
     {"userpass", kText, "", true},
     {"userblacklist", kText, "", true},
     {"maxclients", kNumber, "20000", true},
+    {"root-connection-num", kNumber, "2", true},
     {"timeout", kNumber, "60", true},
     {"max-conn-rbuf-size", kNumber, "268435456", true},
+    {"max-client-response-size", kSize, "1073741824", true},
     {"write-binlog", kFlag, "yes", true},
+    {"binlog-file-size", kSize, "104857600", false},
+    {"expire-logs-days", kNumber, "7", true},
+    {"expire-logs-nums", kNumber, "10", true},
+    {"slave-priority", kNumber, "100", true},
     {"slave-read-only", kFlag, "yes", true},
     {"compression", kText, "snappy", false},
+    {"write-buffer-size", kSize, "268435456", false},
+    {"max-write-buffer-size", kSize, "10737418240", false},
+    {"max-write-buffer-num", kNumber, "2", false},
+    {"block-size", kSize, "4096", false},
+    {"block-cache", kSize, "8388608", false},
+    {"share-block-cache", kFlag, "no", false},
+    {"cache-index-and-filter-blocks", kFlag, "no", false},
+    {"max-cache-files", kLimit, "5000", false},
+    {"compact-cron", kText, "", true},
+    {"compact-interval", kText, "", true},
     {"slaveof", kText, "", false},
 };
 
@@ -53,8 +73,26 @@ const KeyInfo* FindKey(const std::string& name) {
   return nullptr;
 }
 
+// A number of bytes, or of KiB, MiB, GiB with K, M, G behind it.
+bool ParseSize(const std::string& text, uint64_t* bytes) {
+  const std::string units = "kmg";
+  std::string digits = Lower(text);
+  if (!digits.empty() && digits[digits.size() - 1] == 'b') digits.erase(digits.size() - 1);
+  const size_t unit = digits.empty() ? std::string::npos : units.find(digits[digits.size() - 1]);
+  if (unit != std::string::npos) digits.erase(digits.size() - 1);
+  const size_t shift = unit == std::string::npos ? 0 : 10 * (unit + 1);
+  int64_t number = 0;
+  const int64_t most = std::numeric_limits<int64_t>::max() >> shift;
+  if (!ParseInt(digits, &number) || number < 0 || number > most) return false;
+  *bytes = static_cast<uint64_t>(number) << shift;
+  return true;
+}
+
 bool IsValid(const KeyInfo& key, const std::string& value) {
   int64_t number = 0;
+  uint64_t bytes = 0;
+  if (key.kind == kSize) return ParseSize(value, &bytes);
+  if (key.kind == kLimit) return ParseInt(value, &number) && number >= -1;
   if (key.kind == kNumber) return ParseInt(value, &number) && number >= 0;
   if (key.kind == kFlag) return value == "yes" || value == "no";
   return value.find('\n') == std::string::npos;
@@ -124,6 +162,12 @@ int64_t PikaConf::GetInt(const std::string& key) const {
   return number;
 }
 
+uint64_t PikaConf::GetBytes(const std::string& key) const {
+  uint64_t bytes = 0;
+  ParseSize(Get(key), &bytes);
+  return bytes;
+}
+
 std::string PikaConf::GetFolder(const std::string& key) const {
   std::string folder = Get(key);
   if (folder.empty()) folder = ".";
@@ -136,7 +180,12 @@ std::vector<std::pair<std::string, std::string>> PikaConf::Matching(
   std::lock_guard<std::mutex> lock(mutex_);
   std::vector<std::pair<std::string, std::string>> found;
   for (const auto& item : values_) {
-    if (GlobMatch(pattern, item.first)) found.push_back(item);
+    if (!GlobMatch(pattern, item.first)) continue;
+    found.push_back(item);
+    uint64_t bytes = 0;
+    if (FindKey(item.first)->kind == kSize && ParseSize(item.second, &bytes)) {
+      found.back().second = std::to_string(bytes);
+    }
   }
   return found;
 }

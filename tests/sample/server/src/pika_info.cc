@@ -1,4 +1,5 @@
-// The sections of INFO, under the names and keys that clients know.
+// The sections of INFO, under the names and keys that clients know; the spelling
+// is the product's.
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/utsname.h>
@@ -15,14 +16,6 @@
 namespace {
 
 const char* YesNo(bool flag) { return flag ? "Yes" : "No"; }
-
-// Resident memory of the process.
-uint64_t UsedMemory() {
-  std::ifstream statm("/proc/self/statm");
-  uint64_t total = 0, resident = 0;
-  statm >> total >> resident;
-  return resident * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-}
 
 std::string Megabytes(uint64_t bytes) { return std::to_string(bytes >> 20) + "M"; }
 
@@ -72,27 +65,40 @@ std::string PikaServer::InfoServer() {
       << "process_id:" << getpid() << "\r\n"
       << "tcp_port:" << conf_->Get("port") << "\r\n"
       << "thread_num:" << conf_->Get("thread-num") << "\r\n"
-      << "thread_pool_size:" << conf_->Get("thread-pool-size") << "\r\n"
+      << "sync_thread_num:" << conf_->Get("sync-thread-num") << "\r\n"
       << "uptime_in_seconds:" << uptime << "\r\n"
       << "uptime_in_days:" << uptime / 86400 << "\r\n"
-      << "config_file:" << conf_->path() << "\r\n";
+      << "config_file:" << conf_->path() << "\r\n"
+      << "server_id:" << conf_->Get("server-id") << "\r\n";
   return out.str();
 }
 
 std::string PikaServer::InfoData() {
   uint64_t disk = 0;
+  PikaStorage::Usage usage;
+  std::string fatal;
   {
     PikaStorage::ReadLock lock(&storage_);
     disk = storage_.db()->DiskBytes();
+    usage = storage_.usage();
+    fatal = storage_.fatal();
   }
-  const uint64_t memory = UsedMemory();
+  const uint64_t logs = FolderBytes(conf_->GetFolder("log-path"));
+  // Of the storage library; the process holds more.
+  const uint64_t memory = usage.memtable + usage.table_reader;
   std::ostringstream out;
   out << "# Data\r\n"
       << "db_size:" << disk << "\r\n"
       << "db_size_human:" << Megabytes(disk) << "\r\n"
+      << "log_size:" << logs << "\r\n"
+      << "log_size_human:" << Megabytes(logs) << "\r\n"
       << "compression:" << conf_->Get("compression") << "\r\n"
       << "used_memory:" << memory << "\r\n"
-      << "used_memory_human:" << Megabytes(memory) << "\r\n";
+      << "used_memory_human:" << Megabytes(memory) << "\r\n"
+      << "db_memtable_usage:" << usage.memtable << "\r\n"
+      << "db_tablereader_usage:" << usage.table_reader << "\r\n"
+      << "db_fatal:" << !fatal.empty() << "\r\n"
+      << "db_fatal_msg:" << (fatal.empty() ? "NULL" : fatal) << "\r\n";
   return out.str();
 }
 
@@ -106,11 +112,11 @@ std::string PikaServer::InfoStats() {
       << "total_connections_received:" << accepted_ << "\r\n"
       << "instantaneous_ops_per_sec:" << latency_.LastSecond(pink::MonotonicSeconds()) << "\r\n"
       << "total_commands_processed:" << latency_.total() << "\r\n"
-      << "latency_p50_us:" << latency_.Percentile(0.5) << "\r\n"
-      << "latency_p99_us:" << latency_.Percentile(0.99) << "\r\n"
       << "is_bgsaving:" << YesNo(bgsave_.running()) << "\r\n"
-      << "last_bgsave_status:" << bgsave_.last_result() << "\r\n"
-      << "is_scaning_keyspace:" << YesNo(keyspace_.scanning()) << "\r\n";
+      << "is_scaning_keyspace:" << YesNo(keyspace_.scanning()) << "\r\n"
+      << "is_compact:No\r\n"
+      << "compact_cron:" << conf_->Get("compact-cron") << "\r\n"
+      << "compact_interval:" << conf_->Get("compact-interval") << "\r\n";
   return out.str();
 }
 
@@ -118,7 +124,7 @@ std::string PikaServer::InfoCommandExecCount() {
   std::ostringstream out;
   out << "# Command_Exec_Count\r\n";
   std::lock_guard<std::mutex> lock(counts_mutex_);
-  for (const auto& count : counts_) out << count.first << ":" << count.second << "\r\n";
+  for (const auto& count : counts_) out << Upper(count.first) << ":" << count.second << "\r\n";
   return out.str();
 }
 
@@ -138,7 +144,7 @@ std::string PikaServer::InfoCpu() {
 
 std::string PikaServer::InfoReplication() {
   std::ostringstream out;
-  out << "# Replication\r\n";
+  out << "# Replication(" << (slave_.following() ? "SLAVE" : "MASTER") << ")\r\n";
   if (slave_.following()) {
     const PikaSlave::Info info = slave_.info();
     out << "role:slave\r\n"
@@ -146,15 +152,20 @@ std::string PikaServer::InfoReplication() {
         << "master_port:" << info.port << "\r\n"
         << "master_link_status:" << (info.state == PikaSlave::kConnected ? "up" : "down")
         << "\r\n"
+        << "slave_priority:" << conf_->Get("slave-priority") << "\r\n"
         << "slave_read_only:" << (slave_read_only_ ? 1 : 0) << "\r\n"
         << "db_repl_state:(db0:" << PikaSlave::StateName(info.state) << ")\r\n";
   } else {
     out << "role:master\r\n";
   }
   rocksdb::LogPosition end;
+  Binlog::Position binlog;
+  std::string purge;
   {
     PikaStorage::ReadLock lock(&storage_);
     end = storage_.db()->tail()->end();
+    binlog = storage_.binlog()->end();
+    purge = storage_.binlog()->SafetyPurge();
   }
   const auto replicas = master_.replicas();
   out << "connected_slaves:" << replicas.size() << "\r\n";
@@ -166,7 +177,8 @@ std::string PikaServer::InfoReplication() {
     const bool same = replica.acked.segment == end.segment;
     out << (same ? end.offset - replica.acked.offset : end.offset) << ")\r\n";
   }
-  out << "db0 binlog_offset=" << end.segment << " " << end.offset << ",safety_purge=none\r\n";
+  out << "db0 binlog_offset=" << binlog.file << " " << binlog.offset << ",safety_purge=" << purge
+      << "\r\n";
   return out.str();
 }
 
@@ -183,7 +195,7 @@ std::string PikaServer::InfoKeyspace() {
     const KeyspaceScanner::Counts counts =
         found == scan.counts.end() ? KeyspaceScanner::Counts() : found->second;
     out << "db0 " << type.second << "_keys=" << counts.keys << ", expires=" << counts.expires
-        << ", invalid_keys=" << counts.invalid << "\r\n";
+        << ", invaild_keys=" << counts.invalid << "\r\n";
   }
   return out.str();
 }

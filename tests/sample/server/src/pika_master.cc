@@ -6,9 +6,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <thread>
 
 #include "pika_inner_message.pb.h"
+#include "pika_util.h"
 #include "rocksdb/checksum.h"
 
 using sample::inner::BinlogAck;
@@ -98,15 +100,40 @@ bool SendFile(pink::MessageSocket* socket, int fd, uint64_t size) {
 PikaMaster::PikaMaster(const PikaConf* conf, PikaStorage* storage)
     : conf_(conf),
       storage_(storage),
+      pid_file_(conf->GetFolder("db-sync-path") + "rsync/slash_rsync.pid"),
       files_(static_cast<int>(conf->GetInt("port")) + 1000,
              [this](const std::shared_ptr<pink::MessageSocket>& s) { ServeFiles(s); }),
       log_(static_cast<int>(conf->GetInt("port")) + 2000,
            [this](const std::shared_ptr<pink::MessageSocket>& s) { ServeLog(s); }) {}
 
-bool PikaMaster::Start(std::string* error) { return files_.Start(error) && log_.Start(error); }
+bool PikaMaster::Start(std::string* error) {
+  // Empty after false: a service that seems to live is no reason to end.
+  return (EnsureFiles(error) || error->empty()) && log_.Start(error);
+}
+
+bool PikaMaster::EnsureFiles(std::string* error) {
+  std::lock_guard<std::mutex> lock(files_mutex_);
+  if (serves_files_) return true;
+  if (access(pid_file_.c_str(), F_OK) == 0) {
+    LOG(WARNING) << "rsync service is taken to be alive, as there is " << pid_file_;
+    return false;
+  }
+  if (!files_.Start(error)) return false;
+  if (!MakeFolders(pid_file_.substr(0, pid_file_.rfind('/')))) {
+    *error = "cannot make the folder of " + pid_file_;
+    return false;
+  }
+  std::ofstream(pid_file_) << getpid() << "\n";
+  serves_files_ = true;
+  return true;
+}
 
 void PikaMaster::Stop() {
   DropReplicas();
+  {
+    std::lock_guard<std::mutex> lock(files_mutex_);
+    if (serves_files_) unlink(pid_file_.c_str());
+  }
   files_.Stop();
   log_.Stop();
 }
@@ -186,6 +213,10 @@ void PikaMaster::ServeLog(const std::shared_ptr<pink::MessageSocket>& socket) {
     }
   }
   if (answer.code() != HelloReply::OK) {
+    std::string error;
+    if (answer.code() == HelloReply::NEED_FULL_SYNC && !EnsureFiles(&error)) {
+      LOG(ERROR) << "full synchronisation: there is no rsync service. " << error;
+    }
     SendMessage(socket.get(), answer);
     return;
   }

@@ -22,6 +22,16 @@ rocksdb::Compression CompressionOf(const std::string& name) {
   return rocksdb::Compression::kNone;
 }
 
+PikaStorage::Options StorageOptions(const PikaConf& conf) {
+  PikaStorage::Options options;
+  options.folder = conf.GetFolder("db-path");
+  options.compression = CompressionOf(conf.Get("compression"));
+  options.write_buffer_bytes = conf.GetBytes("write-buffer-size");
+  options.open_tables = conf.GetInt("max-cache-files");
+  options.tables_are_cached = conf.GetBool("cache-index-and-filter-blocks");
+  return options;
+}
+
 }  // namespace
 
 PikaServer::PikaServer(PikaConf* conf)
@@ -37,13 +47,18 @@ PikaServer::PikaServer(PikaConf* conf)
       slave_read_only_(true) {}
 
 bool PikaServer::Start(std::string* error) {
-  const rocksdb::Status s =
-      storage_.Open(conf_->GetFolder("db-path"), CompressionOf(conf_->Get("compression")));
+  const rocksdb::Status s = storage_.Open(StorageOptions(*conf_));
   if (!s.ok()) {
     *error = "open the database: " + s.ToString();
     return false;
   }
+  if (!storage_.binlog()->Open(conf_->GetFolder("log-path") + "log_db0",
+                               conf_->GetBytes("binlog-file-size"), error)) {
+    *error = "open the binlog: " + *error;
+    return false;
+  }
   ApplyConf();
+  jobs_.Schedule([this] { bgsave_.RemoveOldDumps(); });
   if (!master_.Start(error) || !clients_.Start(error)) return false;
 
   const std::string master = conf_->Get("slaveof");
@@ -66,11 +81,15 @@ void PikaServer::Stop() {
   slave_.Stop();
   master_.Stop();
   jobs_.Stop();
+  LOG(INFO) << "requests took " << latency_.Percentile(0.5) << " us at the median, "
+            << latency_.Percentile(0.99) << " us at the 99th percentile";
 }
 
 std::shared_ptr<pink::RedisConn> PikaServer::NewConn(int fd, const std::string& ip, int port,
                                                      std::string* refusal) {
-  if (static_cast<int64_t>(clients_.connections()) >= conf_->GetInt("maxclients")) {
+  int64_t allowed = conf_->GetInt("maxclients");
+  if (ip == "127.0.0.1") allowed += conf_->GetInt("root-connection-num");
+  if (static_cast<int64_t>(clients_.connections()) >= allowed) {
     *refusal = "-ERR max number of clients reached\r\n";
     return nullptr;
   }
@@ -81,6 +100,9 @@ std::shared_ptr<pink::RedisConn> PikaServer::NewConn(int fd, const std::string& 
 void PikaServer::ApplyConf() {
   clients_.set_idle_timeout(conf_->GetInt("timeout"));
   clients_.set_max_request_bytes(static_cast<size_t>(conf_->GetInt("max-conn-rbuf-size")));
+  storage_.binlog()->set_enabled(conf_->GetBool("write-binlog"));
+  storage_.binlog()->set_limits(conf_->GetInt("expire-logs-nums"),
+                                conf_->GetInt("expire-logs-days"));
   slave_read_only_ = conf_->GetBool("slave-read-only");
 }
 

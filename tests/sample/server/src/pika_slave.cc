@@ -207,6 +207,12 @@ void PikaSlave::ApplyRecords(pink::MessageSocket* socket, const std::string& ide
 }
 
 bool PikaSlave::CopyFiles() {
+  // The product's master writes into the replica's own rsync service.
+  std::string error;
+  if (!own_replicas_->EnsureFiles(&error)) {
+    LOG(ERROR) << "full synchronisation: there is no rsync service here. " << error;
+    return false;
+  }
   const std::shared_ptr<pink::MessageSocket> socket = Connect(1000);
   if (!socket) return false;
   SetState(kWaitDBSync);

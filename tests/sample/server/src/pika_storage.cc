@@ -2,10 +2,22 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
+
+#include <algorithm>
 
 #include "pika_util.h"
 
 using rocksdb::Status;
+
+namespace {
+
+// Of the index and the filter of one table: in memory, or where they are in the
+// block cache.
+const uint64_t kTableBytes = 64 << 10;
+const uint64_t kCachedTableBytes = 4 << 10;
+
+}  // namespace
 
 PikaStorage::PikaStorage() {
   // The default prefers readers, who would keep writers away for as long as
@@ -19,11 +31,23 @@ PikaStorage::PikaStorage() {
 
 PikaStorage::~PikaStorage() { pthread_rwlock_destroy(&lock_); }
 
-Status PikaStorage::Open(const std::string& folder, rocksdb::Compression compression) {
-  path_ = folder + "db0";
-  options_.compression = compression;
+Status PikaStorage::Open(const Options& options) {
+  options_ = options;
+  path_ = options.folder + "db0";
+  db_options_.compression = options.compression;
   if (!MakeFolders(path_)) return Status::IOError(path_);
-  return rocksdb::DB::Open(options_, path_, &db_);
+  const Status s = rocksdb::DB::Open(db_options_, path_, &db_);
+  if (s.ok()) tables_ = db_->ClosedSegments().size();
+  return s;
+}
+
+PikaStorage::Usage PikaStorage::usage() const {
+  uint64_t open = tables_;
+  if (options_.open_tables >= 0) open = std::min(open, static_cast<uint64_t>(options_.open_tables));
+  Usage usage;
+  usage.memtable = memtable_bytes_;
+  usage.table_reader = open * (options_.tables_are_cached ? kCachedTableBytes : kTableBytes);
+  return usage;
 }
 
 Status PikaStorage::Replace(const std::string& files) {
@@ -40,10 +64,12 @@ Status PikaStorage::Replace(const std::string& files) {
   if (rename(path_.c_str(), old.c_str()) != 0 || rename(incoming.c_str(), path_.c_str()) != 0) {
     s = Status::IOError(path_);
   }
-  const Status opened = rocksdb::DB::Open(options_, path_, &db_);
+  const Status opened = rocksdb::DB::Open(db_options_, path_, &db_);
   // Without a database every later step would fail in its own way.
   if (!opened.ok()) throw StorageError("reopen " + path_ + ": " + opened.ToString());
   RemoveAll(old);
+  memtable_bytes_ = 0;
+  tables_ = db_->ClosedSegments().size();
   return s;
 }
 
@@ -125,6 +151,19 @@ void PikaStorage::Remove(const std::string& key, const Meta& meta,
 }
 
 void PikaStorage::Commit(const rocksdb::WriteBatch& batch) {
+  if (!fatal_.empty()) throw StorageError(fatal_);
+  if (!binlog_.Append(batch.data())) {
+    fatal_ = std::string("binlog: ") + strerror(errno);
+    throw StorageError(fatal_);
+  }
   const Status s = db_->Write(batch);
-  if (!s.ok()) throw StorageError(s.ToString());
+  if (!s.ok()) {
+    fatal_ = s.ToString();
+    throw StorageError(fatal_);
+  }
+  memtable_bytes_ += batch.data().size();
+  if (memtable_bytes_ > options_.write_buffer_bytes) {
+    memtable_bytes_ = 0;
+    tables_++;
+  }
 }

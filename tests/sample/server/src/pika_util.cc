@@ -44,6 +44,11 @@ std::string Lower(std::string text) {
   return text;
 }
 
+std::string Upper(std::string text) {
+  for (char& c : text) c = static_cast<char>(toupper(static_cast<unsigned char>(c)));
+  return text;
+}
+
 std::string Trim(const std::string& text) {
   const char* kBlank = " \t\r\n";
   const size_t begin = text.find_first_not_of(kBlank);
@@ -157,6 +162,15 @@ std::vector<std::string> ListFolder(const std::string& path) {
   closedir(folder);
   std::sort(names.begin(), names.end());
   return names;
+}
+
+uint64_t FolderBytes(const std::string& path) {
+  struct stat info;
+  if (lstat(path.c_str(), &info) != 0 || S_ISLNK(info.st_mode)) return 0;
+  if (!S_ISDIR(info.st_mode)) return static_cast<uint64_t>(info.st_size);
+  uint64_t total = 0;
+  for (const std::string& name : ListFolder(path)) total += FolderBytes(path + "/" + name);
+  return total;
 }
 
 bool RemoveAll(const std::string& path) {
