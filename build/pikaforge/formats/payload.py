@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pikaforge import operate
 from pikaforge.config.product import Conf, Product, Server
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
@@ -23,6 +24,7 @@ from pikaforge.plan import matrix
 from pikaforge.plan.cells import Cell
 
 FOLDER = Path(__file__).resolve().parent / "assets"
+DEPLOYMENT = Path(operate.__file__).resolve().parent / "assets"
 GATE = "utils/cpu-gate.sh"
 DEPLOY = "utils/deploy.sh"
 SETTINGS = "utils/settings.tsv"
@@ -152,8 +154,8 @@ def _deployment(name: str, server: Server, words: Mapping[str, str]) -> dict[str
         "OURS": " ".join(f"-e '^{variable}='" for variable in variables),
     }
     contents = {
-        DEPLOY: filled(FOLDER / "deploy.sh", words).encode(),
-        f"systemd/{name}@.service": filled(FOLDER / "instance.service", words).encode(),
+        DEPLOY: filled(DEPLOYMENT / "deploy.sh", words).encode(),
+        f"systemd/{name}@.service": filled(DEPLOYMENT / "instance.service", words).encode(),
     }
     if conf is not None:
         contents[SETTINGS] = "".join(f"{key}\t{value}\n" for key, value in conf.settings.items()).encode()

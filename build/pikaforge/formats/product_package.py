@@ -202,7 +202,7 @@ def _unit(template: str, base: str, top: str) -> str:
     that are enabled."""
     head, wanted_by = "[Unit]\n", "WantedBy=multi-user.target\n"
     if template.count(head) != 1 or template.count(wanted_by) != 1:
-        raise PackingError(f"the unit {base}@.service is not as expected", hint="see formats/assets/instance.service")
+        raise PackingError(f"the unit {base}@.service is not as expected", hint="see operate/assets/instance.service")
     text = template.replace(head, f"{head}PartOf={base}.target\n")
     return text.replace(wanted_by, f"WantedBy=multi-user.target {base}.target\n").replace("@TOP@", top)
 
