@@ -62,6 +62,7 @@ class Operate(Strict):
         default=None, description="The setting with the addresses that it listens on; null: it listens on all."
     )
     passwords: Passwords = Field(default=Passwords(), description="Which settings hold passwords.")
+    programs: tuple[Name, ...] = Field(default=(), description="Programs of the system that it calls.")
     stale_pids: tuple[StalePid, ...] = Field(default=(), description="Removed before a start if their process is gone.")
     start_within: int = Field(
         default=1800, gt=0, le=86400, description="Seconds until a start with all its data must have succeeded."
