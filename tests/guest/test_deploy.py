@@ -1,5 +1,5 @@
 """deploy.sh and the unit of a server that is not operated, in real containers: without systemd, and with systemd as the
-first process. That of operated ones is in tests/guest/test_operate_deploy.py and tests/integration/test_operate_deploy.py.
+first process. Operated ones are in guest/test_operate_deploy.py and integration/test_operate_deploy.py.
 """
 
 from __future__ import annotations
