@@ -88,7 +88,7 @@ def test_the_wheel_has_exactly_the_package(tmp_path: Path) -> None:
     names = {name for name in everything if ".dist-info/" not in name}
     assert names == _files()
     assert not [name for name in everything if name.endswith("entry_points.txt")], "it works from its checkout only"
-    assert {"pikaforge/formats/assets/deploy.sh", "pikaforge/cli/main.py", "pikaforge/host/job.py"} <= names
+    assert {"pikaforge/operate/assets/deploy.sh", "pikaforge/cli/main.py", "pikaforge/host/job.py"} <= names
 
 
 def test_the_package_names_no_product() -> None:

@@ -22,8 +22,8 @@ from pikaforge.config.scalars import MAINTAINER
 from pikaforge.formats.layout import LICENCE, LICENCES, Entry, PackingError, with_folders
 from pikaforge.formats.manifest import ManifestPatch
 from pikaforge.formats.templates import render
-from pikaforge.formats.text import filled
 from pikaforge.host.os_families.family import Services
+from pikaforge.host.text import filled
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 Moment = Literal["pre", "post", "preun", "postun"]
@@ -202,7 +202,7 @@ def _unit(template: str, base: str, top: str) -> str:
     that are enabled."""
     head, wanted_by = "[Unit]\n", "WantedBy=multi-user.target\n"
     if template.count(head) != 1 or template.count(wanted_by) != 1:
-        raise PackingError(f"the unit {base}@.service is not as expected", hint="see formats/assets/instance.service")
+        raise PackingError(f"the unit {base}@.service is not as expected", hint="see operate/assets/instance.service")
     text = template.replace(head, f"{head}PartOf={base}.target\n")
     return text.replace(wanted_by, f"WantedBy=multi-user.target {base}.target\n").replace("@TOP@", top)
 

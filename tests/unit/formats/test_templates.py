@@ -56,7 +56,7 @@ def test_the_key_has_all_that_gets_into_packages() -> None:
     found = packing.sources()
     assert {
         "wheel/runtime/cli.py", "rpm/package.spec.jinja", "deb/deb-preinst.sh", "assets/scriptlet-pre.sh",
-        "assets/deploy.sh", "assets/instance.service", "assets/tmpfiles.conf", "layout.py",
+        "assets/tmpfiles.conf", "layout.py",
     } <= set(found)  # fmt: skip
     assert not [name for name in found if name.endswith(".pyc")]
     script = packing.FOLDER / "assets/scriptlet-pre.sh"

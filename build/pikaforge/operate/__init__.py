@@ -1,0 +1,1 @@
+"""Operate instances on hosts: renders the scripts and units that packages bring."""
