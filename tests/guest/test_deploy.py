@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import re
-import tarfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import hosts
 import pytest
 from described import conf_of, server_of
-from execs import run_in
 
 from pikaforge.config import load
 from pikaforge.config.product import Product
@@ -22,12 +19,8 @@ from pikaforge.formats import payload
 
 if TYPE_CHECKING:
     from conftest import Engine
-    from docker.models.containers import Container
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGES = ("pikaforge/debian12-runtime", "pikaforge/base:debian12-", "probe:base")
-"""A minimal Debian with useradd and awk; the first that the engine has, made by earlier builds."""
-
 CONF = """\
 # A comment with port : 1 in it
 port : 9221
@@ -65,70 +58,33 @@ def tree(product: Product, features: tuple[str, ...] | None) -> dict[str, tuple[
     return files
 
 
-def archive(files: Mapping[str, tuple[bytes, int]], top: str, uid: int = 0) -> bytes:
-    """A tar archive of files below a folder; `uid` owns them all."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        for name, (content, mode) in files.items():
-            member = tarfile.TarInfo(f"{top}/{name}")
-            member.size, member.mode, member.uid, member.gid = len(content), mode, uid, uid
-            tar.addfile(member, io.BytesIO(content))
-    return stream.getvalue()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+@dataclass(slots=True, kw_only=True)
+class Host(hosts.Host):
     """A container that stands for a host, with a package at /opt/forge."""
 
-    container: Container
     product: Product
 
-    def run(self, *argv: str, user: str = "root", **env: str) -> tuple[int, str]:
-        """Run a program; exit status and both outputs."""
-        status, output = run_in(self.container, argv, user=user, env=env)
-        return status, output.decode("utf-8", "replace")
-
-    def ok(self, *argv: str) -> str:
-        """Run a program that must succeed; its output."""
-        status, output = self.run(*argv)
-        assert status == 0, output
-        return output
-
-    def unpack(self, features: tuple[str, ...] | None, *, top: str = "forge", uid: int = 0) -> None:
+    def unpack_package(self, features: tuple[str, ...] | None, *, top: str = "forge", uid: int = 0) -> None:
         """Put a package below /opt."""
-        self.container.put_archive("/opt", archive(tree(self.product, features), top, uid))
+        self.put(f"/opt/{top}", tree(self.product, features), uid)
 
     def deploy(self, *argv: str, top: str = "forge", user: str = "root", **env: str) -> tuple[int, str]:
         return self.run("sh", f"/opt/{top}/utils/deploy.sh", *argv, user=user, **env)
 
-    def state(self, *folders: str) -> list[str]:
-        """Owner, mode and content of all below the folders, and the users: what must not change."""
-        script = (
-            'for f in "$@"; do [ ! -e "$f" ] || find "$f" -printf "%p %u:%g %m %y\\n"; done | sort; cat /etc/passwd'
-        )
-        sums = 'for f in "$@"; do [ ! -e "$f" ] || find "$f" -type f -exec sha256sum {} +; done | sort'
-        return self.ok("sh", "-c", f"{{ {script}; {sums}; }} 2>&1", "sh", *folders).splitlines()
-
 
 @contextmanager
-def container_of(engine: Engine, argv: list[str], **options: Any) -> Iterator[Container]:
-    image = next((tag for name in IMAGES for tag in sorted(engine.tags()) if tag.startswith(name)), None)
-    if image is None:
-        pytest.skip(f"the engine has none of the images {', '.join(IMAGES)}: run a build first")
-    container = engine.client.containers.create(image, argv, **options)
-    try:
-        container.start()
-        yield container
-    finally:
-        container.remove(force=True)
+def bare_host(engine: Engine, product: Product) -> Iterator[Host]:
+    """A host without systemd."""
+    argv = ["sleep", "3600"]
+    with hosts.container_of(engine, hosts.base(engine), argv, network_mode="none", init=True) as container:
+        yield Host(container=container, product=product)
 
 
 @pytest.fixture
 def host(engine: Engine, product: Product) -> Iterator[Host]:
     """A host without systemd, whose CPUs run the package."""
-    with container_of(engine, ["sleep", "3600"], network_mode="none", init=True) as container:
-        host = Host(container=container, product=product)
-        host.unpack(("lm",))
+    with bare_host(engine, product) as host:
+        host.unpack_package(("lm",))
         yield host
 
 
@@ -218,9 +174,9 @@ class TestWithoutConf:
         rendered = payload.render(changed, model="R620", target="sandybridge", image="debian12", features=("lm",))
         files = {name: (data, 0o755) for name, data in rendered.contents.items()}
         files[command[0]] = (SERVER.encode(), 0o755)
-        with container_of(engine, ["sleep", "3600"], network_mode="none", init=True) as container:
-            container.put_archive("/opt", archive(files, "forge"))
-            yield Host(container=container, product=changed)
+        with bare_host(engine, changed) as host:
+            host.put("/opt/forge", files)
+            yield host
 
     def test_sets_an_instance_up_and_does_it_once(self, bare: Host) -> None:
         done = (0, "deploy: no systemd here; the instance is ready to be started with data /data/pika_9221\n")
@@ -292,7 +248,7 @@ class TestRefusals:
         assert (status, "only root" in output) == (1, True)
 
     def test_a_folder_with_an_odd_name(self, host: Host) -> None:
-        host.unpack(("lm",), top="my forge")
+        host.unpack_package(("lm",), top="my forge")
         status, output = host.deploy("9221", "/data", top="my forge")
         assert (status, "must have a plain name" in output) == (1, True)
 
@@ -303,7 +259,7 @@ class TestRefusals:
     )
     def test_cpus(self, host: Host, features: tuple[str, ...] | None, words: str) -> None:
         host.ok("rm", "-r", "/opt/forge")
-        host.unpack(features, uid=1234)
+        host.unpack_package(features, uid=1234)
         before = host.state("/opt", "/etc", "/data")
         status, output = host.deploy("9221", "/data")
         assert (status, words in output) == (1, True), output
@@ -313,7 +269,7 @@ class TestRefusals:
         assert host.state("/opt", "/etc", "/data") == before
 
     def test_cpus_overridden(self, host: Host) -> None:
-        host.unpack(REFUSED)
+        host.unpack_package(REFUSED)
         status, output = host.deploy("9221", "/data", PIKAFORGE_SKIP_CPU_GATE="1")
         assert status == 0, output
         assert "WARNING: going on all the same" in output
@@ -321,40 +277,18 @@ class TestRefusals:
 
 @pytest.fixture(scope="module")
 def booted(engine: Engine, product: Product) -> Iterator[Host]:
-    """A host with systemd as its first process, put there by apt; skipped where no mirror answers."""
-    install = (
-        "(apt-get update && apt-get install -y --no-install-recommends systemd-sysv dbus) >/root/apt.log 2>&1 "
-        "|| exec sleep 600; exec /sbin/init"
-    )
-    options: dict[str, Any] = {
-        "cap_add": ["SYS_ADMIN"],
-        "tmpfs": {"/run": "", "/tmp": "exec"},
-        "volumes": {"/sys/fs/cgroup": {"bind": "/sys/fs/cgroup", "mode": "ro"}},
-        "environment": {"container": "docker", "DEBIAN_FRONTEND": "noninteractive"},
-    }
-    with container_of(engine, ["sh", "-c", install], **options) as container:
-        host = Host(container=container, product=product)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            # Not by `run`: while systemd takes over, a stream may not end, and nothing be said.
-            _, raw = container.exec_run(["sh", "-c", "cat /proc/1/comm; systemctl is-system-running 2>/dev/null"])
-            assert isinstance(raw, bytes)
-            output = raw.decode("utf-8", "replace")
-            first, _, rest = output.partition("\n")
-            if first == "sleep":
-                pytest.skip(f"systemd cannot be installed: {host.run('tail', '-n3', '/root/apt.log')[1]}")
-            if first == "systemd" and rest.strip() in ("running", "degraded"):
-                break
-            time.sleep(0.2)
-        else:
-            pytest.skip(f"systemd does not come up in this engine's containers: {output}")
+    """A host with systemd as its first process."""
+    options = {**hosts.SYSTEMD, "network_mode": "none"}
+    with hosts.container_of(engine, hosts.image(engine), ["/sbin/init"], **options) as container:
+        host = Host(container=container, product=product, systemd=True)
+        host.wait_booted()
         yield host
 
 
 @pytest.fixture
 def fresh(booted: Host) -> Iterator[Host]:
     """The booted host with a package that runs on it, and nothing deployed."""
-    booted.unpack(("lm",))
+    booted.unpack_package(("lm",))
     yield booted
     booted.run(
         "sh", "-c", "systemctl disable --now pika@9221 pika@9321; systemctl reset-failed; rm -rf /data /etc/pika"
@@ -364,21 +298,6 @@ def fresh(booted: Host) -> Iterator[Host]:
 @pytest.mark.engine
 @pytest.mark.xdist_group("booted")
 class TestWithSystemd:
-    def mark(self, host: Host) -> str:
-        """Where the journal ends now."""
-        host.ok("journalctl", "--sync")
-        return (
-            host.ok("journalctl", "-n", "1", "-o", "cat", "--show-cursor").splitlines()[-1].removeprefix("-- cursor: ")
-        )
-
-    def journal(self, host: Host, mark: str) -> str:
-        """What the unit has said since a mark.
-
-        Not by its invocation, which journald does not learn of a process that has ended before it looks.
-        """
-        host.ok("journalctl", "--sync")
-        return host.ok("journalctl", "-o", "cat", "-u", "pika@9221", "--after-cursor", mark)
-
     def test_the_unit_of_a_package_is_not_hidden(self, fresh: Host) -> None:
         packaged, own = "/usr/lib/systemd/system/pika@.service", "/etc/systemd/system/pika@.service"
         fresh.ok("sh", "-c", f"rm -f {own}; sed 's|@TOP@|/opt/forge|' /opt/forge/systemd/pika@.service >{packaged}")
@@ -397,15 +316,8 @@ class TestWithSystemd:
 
     def until(self, host: Host, wanted: Callable[[dict[str, str]], bool]) -> dict[str, str]:
         """Wait for a state of the unit."""
-        deadline = time.monotonic() + 20
-        while True:
-            names = ("ActiveState", "SubState", "Result", "NRestarts", "ExecStartPre")
-            lines = host.ok("systemctl", "show", "pika@9221", "-p", ",".join(names)).splitlines()
-            state = dict(line.split("=", 1) for line in lines)
-            if wanted(state) or time.monotonic() > deadline:
-                assert wanted(state), state
-                return state
-            time.sleep(0.2)
+        names = ("ActiveState", "SubState", "Result", "NRestarts", "ExecStartPre")
+        return host.wait_unit("pika@9221", names, wanted)
 
     def test_verify_says_nothing(self, fresh: Host) -> None:
         """systemd-analyze exits with 0 also for unknown keys, so nothing may be said."""
@@ -420,12 +332,12 @@ class TestWithSystemd:
             fresh.ok("rm", "/etc/systemd/system/pika@.service")
 
     def test_starts_the_instance_as_its_user(self, fresh: Host) -> None:
-        mark = self.mark(fresh)
+        mark = fresh.cursor()
         status, output = fresh.deploy("9221", "/data")
         assert status == 0, output
         assert output.endswith("deploy: pika@9221.service is enabled and started\n")
         self.until(fresh, lambda state: state["SubState"] == "running")
-        assert "started as pika with -c /data/pika_9221/conf/pika.conf" in self.journal(fresh, mark)
+        assert "started as pika with -c /data/pika_9221/conf/pika.conf" in fresh.journal("pika@9221", mark)
         assert fresh.ok("systemctl", "is-enabled", "pika@9221") == "enabled\n"
         assert fresh.ok("cat", "/etc/pika/9221.env") == "CONF=/data/pika_9221/conf/pika.conf\n"
 
@@ -444,13 +356,13 @@ class TestWithSystemd:
         """As if the disks had been moved to an older machine; and it does not try for ever."""
         assert fresh.deploy("9221", "/data")[0] == 0
         fresh.ok("systemctl", "stop", "pika@9221")
-        fresh.unpack(REFUSED)
-        mark = self.mark(fresh)
+        fresh.unpack_package(REFUSED)
+        mark = fresh.cursor()
         status, _ = fresh.run("systemctl", "start", "pika@9221")
         assert status == 1
         state = self.until(fresh, lambda state: state["ActiveState"] == "failed")
         assert "status=1" in state["ExecStartPre"]
-        journal = self.journal(fresh, mark)
+        journal = fresh.journal("pika@9221", mark)
         assert "cpu-gate: error: this machine cannot run pika v3.4.0 for R620 (sandybridge, debian12)" in journal
         assert re.search(r"^ *CPU 0.*lacks?: no_such_flag$", journal, re.MULTILINE), journal
         assert "started as" not in journal
@@ -459,12 +371,12 @@ class TestWithSystemd:
     def test_override_in_the_environment_file(self, fresh: Host, name: str) -> None:
         assert fresh.deploy("9221", "/data")[0] == 0
         fresh.ok("systemctl", "stop", "pika@9221")
-        fresh.unpack(REFUSED)
+        fresh.unpack_package(REFUSED)
         fresh.ok("sh", "-c", f"echo {name}=1 >>/etc/pika/9221.env")
-        mark = self.mark(fresh)
+        mark = fresh.cursor()
         fresh.ok("systemctl", "start", "pika@9221")
         self.until(fresh, lambda state: state["SubState"] == "running")
-        journal = self.journal(fresh, mark)
+        journal = fresh.journal("pika@9221", mark)
         assert "cpu-gate: WARNING: going on all the same" in journal
         assert ("FORGE_SKIP_CPU_GATE is now PIKAFORGE_SKIP_CPU_GATE" in journal) is (name == "FORGE_SKIP_CPU_GATE")
         assert "started as pika" in journal
@@ -474,7 +386,7 @@ class TestWithSystemd:
 
     @pytest.mark.parametrize("name", ["PIKAFORGE_SKIP_CPU_GATE", "FORGE_SKIP_CPU_GATE"])
     def test_override_of_deploy_holds_for_the_service(self, fresh: Host, name: str) -> None:
-        fresh.unpack(REFUSED)
+        fresh.unpack_package(REFUSED)
         for _ in range(2):
             status, output = fresh.deploy("9221", "/data", **{name: "1"})
             assert status == 0, output
