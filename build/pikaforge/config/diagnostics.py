@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from pikaforge.config import scalars, waiver, yaml_words
+from pikaforge.config import operate, scalars, waiver, yaml_words
 from pikaforge.config.document import Document, YamlValue, has, within
 from pikaforge.config.nearest import nearest
 from pikaforge.config.yaml_words import KeyPath
@@ -33,6 +33,8 @@ PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME_CHARACTERS = "letters, digits, '.', '_' and '-'"
 
 PATTERN_WORDS = {
+    operate.KEY_PATTERN: "may hold only letters, digits and _ . -, and begins with a letter",
+    operate.VALUE_PATTERN: "must be printable ASCII, without quotes and backslashes",
     scalars.NAME_PATTERN: f"may hold only {_NAME_CHARACTERS}, and begins with a letter or digit",
     scalars.PACKAGE_PATTERN: "may hold only letters, digits and . + _ : ~ -, and begins with a letter or digit",
     scalars.PATH_PATTERN: "must be a path below its folder, of letters, digits and . _ @ / + -",

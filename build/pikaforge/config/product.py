@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
 
 from pikaforge.config.licences import NOASSERTION, spdx_expression
+from pikaforge.config.operate import COMMAND_PATTERN, KEY_PATTERN, VALUE_PATTERN, Operate
 from pikaforge.config.registry import ALLOCATORS, PROBES
 from pikaforge.config.scalars import (
     LINE_PATTERN,
@@ -116,6 +118,28 @@ class Server(Strict):
     )
     version: Start = Field(description="The command that shows the version.")
     stop: Stop = Field(default=Stop(), description="How it is stopped.")
+    operate: Operate | None = Field(
+        default=None, description="How its instances are operated on hosts; null: they are set up, and no more."
+    )
+
+    @model_validator(mode="after")
+    def _can_be_operated(self) -> Server:
+        if self.operate is None:
+            return self
+        if self.ready.kind != RESP:
+            raise ValueError(f"`operate` is for servers that speak RESP, and this one is asked by {self.ready.kind!r}")
+        if self.conf is None:
+            raise ValueError("`operate` is for servers with a configuration file: give `conf`, or leave it out")
+        separator = self.conf.line.replace("{key}", "").replace("{value}", "")
+        texts = [(COMMAND_PATTERN, word) for word in self.command]
+        texts += [(KEY_PATTERN, key) for key in self.conf.settings]
+        texts += [(VALUE_PATTERN, value.replace('""', "")) for value in (*self.conf.settings.values(), separator)]
+        wrong = next((text for pattern, text in texts if not re.fullmatch(pattern, text)), None)
+        if wrong is not None:
+            raise ValueError(
+                f"{wrong!r} cannot be used by the scripts of `operate`: no quotes, backslashes or controls"
+            )
+        return self
 
 
 class Adaptation(Strict):

@@ -3,9 +3,9 @@
 A product without a server has the CPU gate alone; a server without a configuration file, no settings.
 
 The templates in assets/ name no product. Their words (`@PRODUCT@`) stand for values that the model's patterns restrict
-to names, so that nothing is quoted. The deployment script reads its settings from a file of its own. The CPU gate reads
-two: `utils/cpu-features` has one kernel flag in each line, `utils/cpu-targets` has target, models and flags of each
-package that the gate may advise to take instead.
+to names, so that nothing is quoted. What sets instances up is made in `operate.scripts`. The CPU gate reads two lists:
+`utils/cpu-features` has one kernel flag in each line, `utils/cpu-targets` has target, models and flags of each package
+that the gate may advise to take instead.
 """
 
 from __future__ import annotations
@@ -15,20 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pikaforge import operate
-from pikaforge.config.product import Conf, Product, Server
+from pikaforge.config.product import Product
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
-from pikaforge.formats.text import filled
+from pikaforge.host.text import filled
+from pikaforge.operate import scripts
 from pikaforge.plan import matrix
 from pikaforge.plan.cells import Cell
 
 FOLDER = Path(__file__).resolve().parent / "assets"
-DEPLOYMENT = Path(operate.__file__).resolve().parent / "assets"
 GATE = "utils/cpu-gate.sh"
-DEPLOY = "utils/deploy.sh"
-SETTINGS = "utils/settings.tsv"
-HIGHEST_PORT = 65535
 LONG_MODE = "lm"
 """The kernel's flag of a 64-bit processor. Every program here needs it, so no list of features is empty."""
 KERNEL_FLAG = re.compile(r"[a-z0-9_]+")
@@ -125,47 +121,5 @@ def render(
     }
     if features is not None:
         contents["utils/cpu-features"] = feature_list(features).encode()
-    if product.server is None:
-        return Rendered(contents=contents, executable=(GATE,))
-    contents |= _deployment(product.name, product.server, words)
-    return Rendered(contents=contents, executable=(GATE, DEPLOY))
-
-
-def _deployment(name: str, server: Server, words: Mapping[str, str]) -> dict[str, bytes]:
-    """Return what sets instances of a server up: the script, its settings, and the unit."""
-    conf = server.conf
-    # What the unit reads of an instance's environment file. The first line says where the instance is.
-    variables = ["CONF"] if conf is not None else []
-    if conf is None or any("{data}" in part for part in server.command):
-        variables.append("DATA")
-    lines = "".join(rf"{variable}=%s\n" for variable in variables)
-    values = " ".join(f'"${variable.lower()}"' for variable in variables)
-    words = {
-        **words,
-        "PORT": str(server.port),
-        "CONF": conf.path if conf is not None else "",
-        "SEPARATOR": separator(conf),
-        "COMMAND": " ".join(_in_unit(part) for part in server.command),
-        "SIGNAL": f"SIG{server.stop.signal}",
-        "SECONDS": f"{server.stop.within:g}",
-        "OFFSETS": " ".join(map(str, sorted({0, *server.offsets}))),
-        "HIGHEST": str(HIGHEST_PORT - max((0, *server.offsets))),
-        "PRINT": f"printf '{lines}' {values}",
-        "OURS": " ".join(f"-e '^{variable}='" for variable in variables),
-    }
-    contents = {
-        DEPLOY: filled(DEPLOYMENT / "deploy.sh", words).encode(),
-        f"systemd/{name}@.service": filled(DEPLOYMENT / "instance.service", words).encode(),
-    }
-    if conf is not None:
-        contents[SETTINGS] = "".join(f"{key}\t{value}\n" for key, value in conf.settings.items()).encode()
-    return contents
-
-
-def _in_unit(word: str) -> str:
-    return word.replace("{conf}", "${CONF}").replace("{data}", "${DATA}").replace("{port}", "%i")
-
-
-def separator(conf: Conf | None) -> str:
-    """Return what is between key and value in a configuration file."""
-    return "" if conf is None else conf.line.replace("{key}", "").replace("{value}", "")
+    contents |= scripts.rendered(product, words)
+    return Rendered(contents=contents, executable=(GATE, *(name for name in scripts.EXECUTABLE if name in contents)))

@@ -22,8 +22,8 @@ from pikaforge.config.scalars import MAINTAINER
 from pikaforge.formats.layout import LICENCE, LICENCES, Entry, PackingError, with_folders
 from pikaforge.formats.manifest import ManifestPatch
 from pikaforge.formats.templates import render
-from pikaforge.formats.text import filled
 from pikaforge.host.os_families.family import Services
+from pikaforge.host.text import filled
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 Moment = Literal["pre", "post", "preun", "postun"]

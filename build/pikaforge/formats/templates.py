@@ -2,7 +2,7 @@
 
 The templates are files named `*.jinja` in this folder and below. They have the form of the text, and no decision: what
 a value may hold is checked where the value is made, or by a filter. Scripts of packages are no templates of this kind,
-because shellcheck reads them as they are, and the shell's `${#variable}` would begin a comment; see `text.filled`.
+because shellcheck reads them as they are, and the shell's `${#variable}` would begin a comment; see `host.text.filled`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 
 from pikaforge.formats.layout import PackingError
 from pikaforge.host.text import clean
@@ -30,17 +28,6 @@ def one_line(text: str) -> str:
     if not line:
         raise PackingError("a field of the package is empty", hint="summary, licence and section need a text")
     return line
-
-
-def filled(template: Path, words: Mapping[str, str]) -> str:
-    """Return the text of a template with a value for each @WORD@.
-
-    The values are names by the model's patterns: nothing is quoted.
-    """
-    text = template.read_text(encoding="utf-8")
-    for word, value in words.items():
-        text = text.replace(f"@{word}@", value)
-    return text
 
 
 def last_line(text: str) -> str:

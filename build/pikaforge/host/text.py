@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
 
 CONTROLS = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode's categories of characters that control, and of separators of lines."""
@@ -49,6 +51,17 @@ def one_line(text: str) -> str:
 def _escaped(letter: str) -> str:
     number = ord(letter)
     return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def filled(template: Path, words: Mapping[str, str]) -> str:
+    """Return the text of a template with a value for each @WORD@.
+
+    The values are names by the model's patterns: nothing is quoted.
+    """
+    text = template.read_text(encoding="utf-8")
+    for word, value in words.items():
+        text = text.replace(f"@{word}@", value)
+    return text
 
 
 def ignore(_text: str) -> None:

@@ -31,9 +31,9 @@ from pikaforge.formats.debuginfo import BUILD_IDS
 from pikaforge.formats.layout import Entry, PackingError
 from pikaforge.formats.product_package import DOCS, Moment, ProductPackage, assemble
 from pikaforge.formats.templates import render
-from pikaforge.formats.text import filled
 from pikaforge.formats.versions import legal_release
 from pikaforge.formats.versions import legal_version as rpm_version
+from pikaforge.host.text import filled
 
 USER_TOOLS = ("passwd",)
 """useradd, where systemd-sysusers is not."""

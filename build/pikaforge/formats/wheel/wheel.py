@@ -37,12 +37,14 @@ from pikaforge.config.licences import NOASSERTION
 from pikaforge.config.product import Product
 from pikaforge.formats.layout import LICENCES, PATH, PackingError
 from pikaforge.formats.manifest import MANIFEST, Manifest, read_manifest
-from pikaforge.formats.payload import DEPLOY, GATE, HIGHEST_PORT, SETTINGS, separator
+from pikaforge.formats.payload import GATE
 from pikaforge.formats.templates import render
 from pikaforge.formats.wheel.platform_tags import platform_tags
 from pikaforge.formats.wheel.wheel_version import ARCH, command_name, distribution, module, version_of
 from pikaforge.host.archives import TarEntry, tar_entries
 from pikaforge.host.store import write_atomically
+from pikaforge.operate.product_sh import highest_port, separator
+from pikaforge.operate.scripts import DEPLOY, SETTINGS
 
 COMMAND = Path(__file__).resolve().parent / "runtime"
 GENERATOR = "pikaforge"
@@ -228,7 +230,7 @@ def _about_json(tree: PackageTree, product: Product, version: str) -> bytes:
         "conf": conf.path if conf is not None else "",
         "separator": separator(conf),
         "port": server.port if server is not None else 0,
-        "highest": HIGHEST_PORT - max((0, *server.offsets)) if server is not None else 0,
+        "highest": highest_port(server) if server is not None else 0,
         "files": files,
         "links": dict(tree.links),
     }

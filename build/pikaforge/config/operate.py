@@ -1,0 +1,77 @@
+"""How instances of a server are operated on hosts: the section `product.server.operate`.
+
+All values end in shell scripts between single quotes, or in tables with tabs. So the patterns leave quotes, backslashes
+and control characters out.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from pikaforge.config.scalars import Name, RelativePath, Strict
+
+KEY_PATTERN = r"^[A-Za-z][A-Za-z0-9_.-]*$"
+VALUE_PATTERN = r"^[ !#-&(-\[\]-~]*$"
+"""Printable ASCII but for quotes and the backslash."""
+COMMAND_PATTERN = r"^[A-Za-z0-9_./{}=:,@+-]+$"
+"""A word of the command that starts the server; scripts split the command at its blanks."""
+CLIENTS_LIMIT = 1_000_000
+
+ConfKey = Annotated[str, Field(pattern=KEY_PATTERN, max_length=64)]
+"""The name of a setting in the server's configuration file."""
+ConfValue = Annotated[str, Field(pattern=VALUE_PATTERN, max_length=1024)]
+"""What a setting is set to; may hold {port} and {data}."""
+
+
+class Clients(Strict):
+    """How many clients an instance may have, and the files that it needs for them."""
+
+    key: ConfKey = Field(description="The setting with the number of clients.")
+    default: int = Field(gt=0, le=CLIENTS_LIMIT, description="How many there are if it is not set.")
+    reserve: int = Field(
+        ge=0, le=CLIENTS_LIMIT, description="Open files beyond those of clients, for data and for the server itself."
+    )
+
+
+class Passwords(Strict):
+    """The settings that hold passwords. They are never given on a command line, and are not shown."""
+
+    admin: ConfKey | None = Field(default=None, description="Of who may do everything.")
+    user: ConfKey | None = Field(default=None, description="Of users with fewer rights.")
+    master: ConfKey | None = Field(default=None, description="What a replica sends to its master.")
+
+
+class StalePid(Strict):
+    """A pid file that a killed server leaves behind, and that keeps the next one from its work."""
+
+    path: RelativePath = Field(description="Below the data folder of the instance.")
+    program: Name = Field(description="The name of the process. The file is kept while its process has that name.")
+
+
+class Operate(Strict):
+    """How instances are operated: only for a server that speaks RESP, and has a configuration file."""
+
+    settings: dict[ConfKey, ConfValue] = Field(
+        default_factory=dict,
+        description="Recommended settings of a new instance, with {port} and {data}; `deploy.sh --set` goes before.",
+    )
+    clients: Clients | None = Field(default=None, description="How the limit of open files is found; null: no limit.")
+    address: ConfKey | None = Field(
+        default=None, description="The setting with the addresses that it listens on; null: it listens on all."
+    )
+    passwords: Passwords = Field(default=Passwords(), description="Which settings hold passwords.")
+    stale_pids: tuple[StalePid, ...] = Field(default=(), description="Removed before a start if their process is gone.")
+    start_within: int = Field(
+        default=1800, gt=0, le=86400, description="Seconds until a start with all its data must have succeeded."
+    )
+
+    @field_validator("settings")
+    @classmethod
+    def _no_other_placeholders(cls, settings: dict[str, str]) -> dict[str, str]:
+        for key, value in settings.items():
+            rest = value.replace("{port}", "").replace("{data}", "")
+            if "{" in rest or "}" in rest:
+                raise ValueError(f"the value of {key} may hold {{port}} and {{data}}, and no other braces")
+        return settings

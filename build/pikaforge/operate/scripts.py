@@ -1,0 +1,82 @@
+"""What packages bring to set instances of a server up, and to look after them: scripts, tables and units.
+
+The scripts name no product and are the same for all: what is particular is in utils/lib/product.sh and in tables. A
+server without the section `operate` gets utils/deploy.sh and what that needs; its unit starts the server itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pikaforge.config.operate import Operate
+from pikaforge.config.product import Product, Server
+from pikaforge.host.text import filled
+from pikaforge.operate import tables
+from pikaforge.operate.product_sh import highest_port, product_sh, separator, variables
+
+ASSETS = Path(__file__).resolve().parent / "assets"
+DEPLOY = "utils/deploy.sh"
+SETTINGS = "utils/settings.tsv"
+LIBRARY = "utils/lib"
+EXECUTABLE = (DEPLOY, "utils/instance.sh", "utils/run.sh", "utils/metrics.sh")
+"""What gets mode 0755. The others are read by these."""
+TABLES: tuple[Callable[[Operate], Mapping[str, bytes]], ...] = (tables.of_operate,)
+"""What each part of the section adds: contents by path. A part that is left out adds nothing."""
+
+
+def rendered(product: Product, words: Mapping[str, str]) -> dict[str, bytes]:
+    """Return what goes into a package: contents by path below its top folder.
+
+    Args:
+        product: what is packed.
+        words: PRODUCT, VERSION, MODEL, TARGET and IMAGE of the package.
+    """
+    server = product.server
+    if server is None:
+        return {}
+    words = {**words, **_words(server)}
+    unit = f"systemd/{product.name}@.service"
+    contents = {DEPLOY: filled(ASSETS / "deploy.sh", words).encode()}
+    if server.conf is not None:
+        rows = server.conf.settings.items()
+        contents[SETTINGS] = tables.table(rows)
+    if server.operate is None:
+        contents[unit] = filled(ASSETS / "instance.service", words).encode()
+        return contents
+    contents[unit] = filled(ASSETS / "operated.service", words).encode()
+    contents[f"{LIBRARY}/product.sh"] = product_sh(product, server, words).encode()
+    for name in EXECUTABLE:
+        path = ASSETS / Path(name).name
+        if name not in contents and path.exists():
+            contents[name] = path.read_bytes()
+    for path in sorted((ASSETS / "lib").iterdir()):
+        contents[f"{LIBRARY}/{path.name}"] = path.read_bytes()
+    for part in TABLES:
+        contents |= part(server.operate)
+    return contents
+
+
+def _words(server: Server) -> dict[str, str]:
+    """Return the words of the templates that a server has."""
+    conf, operate = server.conf, server.operate
+    names = variables(server)
+    lines = "".join(rf"{name}=%s\n" for name in names)
+    values = " ".join(f'"${name.lower()}"' for name in names)
+    return {
+        "PORT": str(server.port),
+        "CONF": conf.path if conf is not None else "",
+        "SEPARATOR": separator(conf),
+        "COMMAND": " ".join(_in_unit(part) for part in server.command),
+        "SIGNAL": f"SIG{server.stop.signal}",
+        "SECONDS": f"{server.stop.within:g}",
+        "START": str(operate.start_within) if operate is not None else "",
+        "OFFSETS": " ".join(map(str, sorted({0, *server.offsets}))),
+        "HIGHEST": str(highest_port(server)),
+        "PRINT": f"printf '{lines}' {values}",
+        "OURS": " ".join(f"-e '^{name}='" for name in names),
+    }
+
+
+def _in_unit(word: str) -> str:
+    return word.replace("{conf}", "${CONF}").replace("{data}", "${DATA}").replace("{port}", "%i")
