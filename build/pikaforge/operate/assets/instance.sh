@@ -66,5 +66,9 @@ for word; do
         ;;
     esac
 done
-[ "$verb" = list ] || load_instance "$port"
+# These two tell of instances that cannot be loaded in a way of their own.
+case $verb in
+check | list) ;;
+*) load_instance "$port" ;;
+esac
 verb_main "$@"
