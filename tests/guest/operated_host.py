@@ -24,8 +24,13 @@ OPERATE: dict[str, Any] = {
     "start_within": 5,
 }
 """The section of the demo."""
-PLACES = re.compile(r"^(etc|units|packaged_units|runtime|logs)=(.*)$", re.MULTILINE)
+PLACES = re.compile(r"^(etc|units|tmpfiles|packaged_units|runtime|logs)=(.*)$", re.MULTILINE)
 """Where common.sh says what is where on a host."""
+
+
+def moved(text: str, top: Path) -> str:
+    """The text of common.sh with the places of a host below a folder."""
+    return PLACES.sub(lambda found: re.sub(r"(?<![\w}])/(?=[a-z])", f"{top}/", found.group()), text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +48,9 @@ class OperatedHost(StubbedHost):
         for name, text in files.items():
             path = tree / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(self.moved(text) if name == "utils/lib/common.sh" else text)
+            path.write_text(moved(text, self.top) if name == "utils/lib/common.sh" else text)
             path.chmod(0o755 if name in (*rendered.executable, "bin/demo") else 0o644)
         return tree
-
-    def moved(self, text: str) -> str:
-        """The text of common.sh with the places below `top`."""
-        return PLACES.sub(lambda found: re.sub(r"(?<![\w}])/(?=[a-z])", f"{self.top}/", found.group()), text)
 
     def add_instance(self, port: int = 7000, conf: str = "port : 7000\n") -> Path:
         """Write the files of an instance, as deploy.sh does. Return its data folder."""
@@ -90,10 +91,9 @@ def operated_host(top: Path, shell: tuple[str, ...]) -> OperatedHost:
     host.stub("useradd")
     host.stub("chown")
     # Nobody else may be there to become: the same user goes on.
-    host.stub("setpriv", 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"')
-    if os.geteuid() != 0:
-        host.stub("id", "case $1 in -u) echo 0 ;; -un) echo demo ;; esac")
-    else:
-        host.stub("id", 'case ${1-} in -u) echo "${FAKE_UID:-0}" ;; -un) echo demo ;; esac')
+    host.stub("setpriv", 'while [ "$1" != -- ]; do shift; done; shift; FAKE_UID=1000 exec "$@"')
+    host.stub(
+        "id", f'case $* in -u) echo "${{FAKE_UID:-0}}" ;; "-u demo") echo {os.geteuid()} ;; -un) echo demo ;; esac'
+    )
     host.unpack()
     return host

@@ -586,9 +586,9 @@ class TestRendered:
         first, second = (payload.render(spec.product, features=f).contents for f in (("avx",), ("avx", "avx2")))
         assert {name for name in first if first[name] != second[name]} == {"utils/cpu-features"}
 
-    @pytest.mark.parametrize("name", ["cpu-gate.sh", "deploy.sh"])
-    def test_shellcheck_has_nothing_to_say(self, gate: Gate, name: str) -> None:
+    def test_shellcheck_has_nothing_to_say(self, gate: Gate) -> None:
         need("shellcheck")
+        name = "cpu-gate.sh"
         done = sh("shellcheck", "-s", "sh", payload.FOLDER / name, gate.utils / name, env=clean_env())
         assert done.returncode == 0, done.stdout
 

@@ -1,4 +1,6 @@
-"""deploy.sh and the unit, in real containers: without systemd, and with systemd as the first process."""
+"""deploy.sh and the unit of a server that is not operated, in real containers: without systemd, and with systemd as the
+first process. That of operated ones is in tests/guest/test_operate_deploy.py and tests/integration/test_operate_deploy.py.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ REFUSED = ("lm", "no_such_flag")
 
 @pytest.fixture(scope="module")
 def product() -> Product:
-    return load.load(ROOT / "matrix.yaml").product
+    product = load.load(ROOT / "matrix.yaml").product
+    server = server_of(product).model_copy(update={"operate": None})
+    return product.model_copy(update={"server": server})
 
 
 def tree(product: Product, features: tuple[str, ...] | None) -> dict[str, tuple[bytes, int]]:
@@ -203,6 +207,9 @@ class TestWithoutConf:
         assert (status, "instance 9221 is elsewhere: DATA=/data/pika_9221" in output) == (1, True)
 
 
+FOUND_LATER = ("inside-the-program", "the-program")
+"""Arguments that are well formed: they fail with status 1, the others with 2."""
+
 BAD_ARGUMENTS: dict[str, tuple[tuple[str, ...], str]] = {
     "none": ((), "usage"),
     "one": (("9221",), "usage"),
@@ -238,7 +245,7 @@ class TestRefusals:
         before = host.state("/opt", "/etc", "/data", "/srv", "/usr/local")
         for name, (argv, words) in BAD_ARGUMENTS.items():
             status, output = host.deploy(*argv)
-            assert (status, words in output) == (1, True), (name, output)
+            assert (status, words in output) == (1 if name in FOUND_LATER else 2, True), (name, output)
             assert output.startswith("deploy: error: "), (name, output)
         assert host.state("/opt", "/etc", "/data", "/srv", "/usr/local") == before
         assert host.deploy("63535", "/data")[0] == 0

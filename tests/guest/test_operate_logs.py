@@ -110,7 +110,7 @@ def test_rules_for_systemd_tmpfiles(tmp_path: Path) -> None:
     host = watched_host(tmp_path, SHELLS["dash"])
     log = with_files(host)
     before = names(log)
-    rule = lines(host, "load_instance 7000; logs_rule e")
+    rule = lines(host, "load_instance 7000; logs_rules")
     # Changes of status cannot be made old in a test, so only those of content count here (tmpfiles.d(5), "Age").
     assert f"e {log} - - - 7d\n" in rule
     rules = host.top / "demo.conf"
@@ -120,15 +120,13 @@ def test_rules_for_systemd_tmpfiles(tmp_path: Path) -> None:
     # Not told from the others by its name; what it would have got is in the file of severity INFO, and in the journal.
     assert names(log) == before - OLD - {CURRENT}
     assert {path.name for path in log.iterdir() if path.is_symlink()} >= {"pika.ERROR", "pika.INFO"}
-    for other in ("x", "d", "e"):
-        assert lines(host, f"load_instance 7000; logs_rule {other}").count(f"{other} {log} - - - 7d\n") == 1
 
 
 def test_rules_leave_out_every_other_name(tmp_path: Path) -> None:
     """What fnmatch says of the names that a rule takes out: all but those that begin with the prefix."""
     host = watched_host(tmp_path, SHELLS["dash"])
     log = with_files(host)
-    rule = lines(host, "load_instance 7000; logs_rule e")
+    rule = lines(host, "load_instance 7000; logs_rules")
     globs = [line.removeprefix(f"x {log}/") for line in rule.splitlines() if line.startswith("x ")]
     logs = operate_of("main").logs
     assert logs is not None
@@ -137,20 +135,14 @@ def test_rules_leave_out_every_other_name(tmp_path: Path) -> None:
     assert names - out == {name for name in names if name.startswith(logs.prefix)} - set(logs.links)
 
 
-def test_rules_are_installed_where_systemd_is(host: OperatedHost) -> None:
+def test_the_kind_of_rule_depends_on_systemd(host: OperatedHost) -> None:
     with_files(host)
-    host.stub("systemd-tmpfiles", 'echo "systemd ${SYSTEMD:-252} (x)"')
-    place = host.top / "etc/tmpfiles.d/demo-7000.conf"
-    assert attempt(host, "load_instance 7000; logs_install")[0] == 0
-    assert not place.exists()
-    host.folder("run/systemd/system")
-    for version, kind in {"219": "d", "230": "e", "252~rc1": "e"}.items():
+    for version, kind in {"219": "d", "229": "d", "230": "e", "252~rc1": "e", "": "e", "x": "e"}.items():
         host.stub("systemd-tmpfiles", f'echo "systemd {version} (x)"')
-        assert attempt(host, "load_instance 7000; logs_install")[0] == 0
-        assert f"\n{kind} " in place.read_text(), version
-    assert [path.name for path in place.parent.iterdir()] == ["demo-7000.conf"]
-    assert attempt(host, "load_instance 7000; logs_uninstall; logs_uninstall")[0] == 0
-    assert not place.exists()
+        assert f"\n{kind} " in lines(host, "load_instance 7000; logs_rules"), version
+    status, output, error = attempt(host, "load_instance 7000; data=/elsewhere; logs_rules")
+    assert (status, output) == (0, "")
+    assert "its files do not expire" in error
 
 
 def test_servers_without_log_files(tmp_path: Path) -> None:
@@ -158,4 +150,4 @@ def test_servers_without_log_files(tmp_path: Path) -> None:
     host.add_instance(7000)
     done = host.run("instance.sh", "7000", "logs", "--expire")
     assert (done.returncode, done.stdout) == (0, "nothing to do: demo has no log files that expire\n")
-    assert lines(host, "load_instance 7000; logs_rule e") == ""
+    assert lines(host, "load_instance 7000; logs_rules") == ""

@@ -190,8 +190,8 @@ def test_the_arithmetic_is_written_into_the_configuration(host: OperatedHost) ->
     for budget in (4 * 2**30, 2**33):
         new = lines(host, f"memory_configured {budget} {conf}")
         conf.write_text(new)
-        assert new.count("# memory plan begin: ") == new.count("# memory plan end\n") == 1
-        assert f"# memory plan begin: {budget} bytes ({budget >> 30}.0G)\n" in new
+        assert new.count("# memory plan: begin\n") == new.count("# memory plan: end\n") == 1
+        assert f"# planned for {budget} bytes ({budget >> 30}.0G):\n" in new
         assert new.startswith("# port : 1\nport : 7000\nrequirepass : s3cret\nblock-cache : ")
         assert new.count("\nblock-cache : ") == 1
         assert re.search(

@@ -260,7 +260,7 @@ def test_check_finds_faults(fast: OperatedHost) -> None:
 
 
 def test_memory_is_compared_with_its_plan(host: OperatedHost) -> None:
-    with instance(host, info(MASTER), "# memory plan begin: 1048576 bytes (1.0M)\n# memory plan end\n") as port:
+    with instance(host, info(MASTER), "# planned for 1048576 bytes (1.0M):\n") as port:
         done = host.run("instance.sh", str(port), "memory")
         assert re.search(r"^ +[0-9.]+[MG]  VmRSS of the kernel$", done.stdout, re.MULTILINE)
         assert "12.1K  used_memory of INFO\n" in done.stdout

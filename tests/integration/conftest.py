@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration.builds import RELEASE, STAGES, SampleBuild, make_release
+from integration.builds_of_redis import RedisBuild
 from integration.registry_stub import Answers
+from integration.trees import Tree
 from standins import registry
 
 from pikaforge.host.store import locked
@@ -162,6 +164,40 @@ def pin_images(project: Project, warm: Warm) -> None:
     if not project.lock_path.exists():
         lock = {"version": 1, "sources": {}, "images": warm.pins}
         project.lock_path.write_text(json.dumps(lock), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def sample_tree(sample_build: Callable[..., SampleBuild]) -> Tree:
+    """The package of the sample for R620 on debian12, as a tree that tests may change, and break."""
+    return Tree.read(sample_build("R620").project.package(), "bin/pika")
+
+
+@pytest.fixture(scope="session")
+def second_tree(warm: Warm, new_project: Callable[[Path], Project], shared: Shared) -> Tree:
+    """Release 2 of the sample's package. Its configuration has one more line."""
+    with shared.once("sample-release-2") as folder:
+        if folder is not None:
+            project = placed(new_project(folder), warm)
+            project.change(lambda matrix: matrix["product"].update(release="2"))
+            project.build("R620", check=0)
+    package = new_project(shared.folder / "sample-release-2").package()
+    return Tree.read(package, "bin/pika").with_line("conf/pika.conf", "# of release 2")
+
+
+@pytest.fixture(scope="session")
+def redis_build(engine: Engine, shared: Shared) -> RedisBuild:
+    """redis, built for two models on debian12; made once for all workers."""
+    with shared.once("redis") as folder:
+        if folder is not None:
+            (folder / "output").write_text(RedisBuild(folder=folder, output="").make(), encoding="utf-8")
+    folder = shared.folder / "redis"
+    return RedisBuild(folder=folder, output=(folder / "output").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def redis_tree(redis_build: RedisBuild) -> Tree:
+    """The package of redis for R620, as a tree that tests may change, and break."""
+    return Tree.read(redis_build.package(), "bin/redis-server")
 
 
 class Shop:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import hosts
 import pytest
+from integration.trees import Fault, Tree
 
 if TYPE_CHECKING:
     from conftest import Engine
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("hosts"), pytest.mark.long(20)]
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("hosts"), pytest.mark.long(60)]
 
 PONG = """\
 use IO::Socket::INET;
@@ -110,3 +112,84 @@ def test_nothing_is_left(engine: Engine) -> None:
         name = group.network
         assert len(engine.client.networks.list(names=[name])) == 1
     assert engine.client.networks.list(names=[name]) == []
+
+
+CONFS = {"bin/pika": "port : 9221\ndb-path : /data/\nlog-path : /data/log/\nmaxclients : 1000\n"}
+CONFS["bin/redis-server"] = "port 9221\ndir /data\nprotected-mode no\n"
+
+
+def serve(host: hosts.Host, tree: Tree) -> None:
+    """Put a package at /opt, and start its server with a small file system for its data."""
+    host.sh("umount /data 2>/dev/null || :; rm -rf /opt/*; mkdir -p /data /etc/served")
+    host.small_disk("/data", "64m")
+    host.unpack(tree.tar())
+    host.put("/etc/served", {"conf": CONFS[tree.server].encode()})
+    program = (f"/opt/{tree.top}/{tree.server}", *(("-c",) if tree.server == "bin/pika" else ()), "/etc/served/conf")
+    host.ok("systemd-run", "--unit=served", "-p", "RemainAfterExit=yes", "-p", "WorkingDirectory=/data", *program)
+
+
+def wait_running(host: hosts.Host, mark: str, said: str, *, listens: bool) -> None:
+    """Wait until the server has said something, and listens or does not."""
+
+    def look() -> bool:
+        listening = host.ok("ss", "-Hltn", "sport = :9221") != ""
+        return said in host.journal("served", mark) and listening is listens
+
+    hosts.wait(look, "the server is as it will stay")
+
+
+def end(host: hosts.Host) -> None:
+    host.run("systemctl", "stop", "served")
+    host.run("systemctl", "reset-failed", "served")
+
+
+FAULTS: dict[Fault, tuple[str, bool, int]] = {
+    "dies": ("planted by a test", False, 3),
+    "dies-later": ("", False, 3),
+    "silent": ("will never listen", True, 0),
+    "mute": ("", True, 0),
+    "fills": ("no space left on device", False, 1),
+    "fills-and-frees": ("no space left on device", False, 1),
+}
+"""By fault: what the server says, whether it runs on, and its exit status."""
+OTHERS: tuple[Fault, ...] = ("mute", "fills")
+"""Faults that another product shows as well: they read its configuration."""
+
+
+@pytest.mark.parametrize("product", ["sample", "redis"])
+def test_trees_serve_and_broken_ones_do_not(group: hosts.Group, product: str, request: pytest.FixtureRequest) -> None:
+    host = group.hosts["one"]
+    tree: Tree = request.getfixturevalue(f"{product}_tree")
+    serve(host, tree)
+    host.wait_serving(9221)
+    assert host.ask(9221, "SET", "key", "value") == "OK"
+    assert host.ask(9221, "GET", "key") == "value"
+    end(host)
+    serve(host, tree.slow(1.5))
+    assert not host.serves(9221)
+    host.wait_serving(9221)
+    end(host)
+    for fault in FAULTS if product == "sample" else OTHERS:
+        said, runs_on, status = FAULTS[fault]
+        mark = host.cursor()
+        serve(host, tree.broken(fault))
+        if runs_on:
+            wait_running(host, mark, said, listens=fault == "mute")
+            assert not host.serves(9221)
+            assert host.show("served", "SubState")["SubState"] == "running"
+        else:
+            state = host.wait_unit("served", ("SubState", "ExecMainStatus"), lambda s: s["SubState"] == "failed")
+            assert int(state["ExecMainStatus"]) == status
+            assert said in host.journal("served", mark)
+        left = host.ok("df", "--output=avail", "/data").split()[1]
+        assert (left == "0") is (fault == "fills")
+        end(host)
+
+
+def test_the_second_release_is_another_one(sample_tree: Tree, second_tree: Tree) -> None:
+    assert second_tree.content("conf/pika.conf") == sample_tree.content("conf/pika.conf") + b"# of release 2\n"
+    assert second_tree.content("bin/pika") == sample_tree.content("bin/pika")
+    broken = second_tree.broken("dies")
+    for item in broken.manifest["contents"]:
+        assert item["sha256"] == hashlib.sha256(broken.content(item["path"])).hexdigest()
+        assert int(item["mode"], 8) == broken.entries[item["path"]].info.mode

@@ -8,97 +8,33 @@ needed, and that it was redis with Debian's patches that was built, checked and 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from integration.builds_of_redis import DOWNLOAD, MODELS, NO_WAY_TO_FETCH, RedisBuild, fetch, run_tool
 from integration.judging import RPMLINT, WHEEL_CONTENTS, platform_tag, rpmlint, wheel_faults
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-PRODUCT = REPOSITORY / "tests" / "products" / "redis"
-DOWNLOAD = PRODUCT / "download"
-MODELS = ("R620", "R630")
-NO_WAY_TO_FETCH = 3
-"""Exit status of fetch.sh where apt cannot fetch."""
 
 # One worker, so that the trees are compiled once.
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("redis"), pytest.mark.long(180)]
 
 
-def fetch(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run fetch.sh; the caller judges its exit status."""
-    return subprocess.run(
-        ["sh", str(PRODUCT.parent / "fetch.sh"), "redis", str(target)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Build:
-    """A finished run: what it printed, and how to have another one like it."""
-
-    matrix: Path
-    out: Path
-    dist: Path
-    output: str
-
-    def package(self, model: str) -> Path:
-        return self.dist / "debian12" / f"redis-7.0.15-{model}.tar.gz"
-
-
-def run_tool(matrix: Path, out: Path, dist: Path, *args: str, verb: str = "build") -> str:
-    """Build both models, or do something else; what the tool printed."""
-    argv = args or (*MODELS, "--os", "debian12")
-    places = ("--matrix", str(matrix), "--out", str(out), "--dist", str(dist))
-    done = subprocess.run(
-        [sys.executable, "-m", "pikaforge", verb, *argv, *places],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "build")},
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=3600,
-    )
-    if done.returncode != 0:
-        pytest.fail(f"pikaforge ended with {done.returncode}:\n{done.stdout}", pytrace=False)
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def package() -> Path:
-    """Debian's source package."""
-    done = fetch(DOWNLOAD)
-    if done.returncode == NO_WAY_TO_FETCH:
-        pytest.skip(f"Debian's source package cannot be fetched here: {done.stderr.strip()}")
-    assert done.returncode == 0, done.stdout + done.stderr
+def package(redis_build: RedisBuild) -> Path:
+    """Debian's source package, of which the build was made."""
+    assert redis_build.matrix.exists()
     return DOWNLOAD
 
 
 @pytest.fixture(scope="module")
-def build(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Both models built, from a copy of the product's folder: the tool writes its sources.lock there."""
-    folder = tmp_path_factory.mktemp("redis")
-    shutil.copytree(PRODUCT, folder / "product", ignore=shutil.ignore_patterns("sources.lock", "download.*"))
-    assert (folder / "product" / package.name).is_dir()
-    matrix = folder / "product" / "matrix.yaml"
-    # Images and compiled trees are found again there by key, so a second test run compiles nothing.
-    out = Path(os.environ.get("PIKAFORGE_TEST_OUT") or REPOSITORY / "out")
-    dist = folder / "dist"
-    return Build(matrix=matrix, out=out, dist=dist, output=run_tool(matrix, out, dist))
+def build(redis_build: RedisBuild) -> RedisBuild:
+    """Both models built."""
+    return redis_build
 
 
 def contents(archive: Path) -> dict[str, bytes]:
@@ -116,7 +52,7 @@ def manifest(archive: Path) -> Any:
     return json.loads(contents(archive)["redis/manifest.json"])
 
 
-def test_each_target_gets_its_own_server(build: Build) -> None:
+def test_each_target_gets_its_own_server(build: RedisBuild) -> None:
     servers = {sha256(contents(build.package(model))["redis/bin/redis-server"]).hexdigest() for model in MODELS}
     assert len(servers) == len(MODELS), build.output
     described = [manifest(build.package(model)) for model in MODELS]
@@ -125,7 +61,7 @@ def test_each_target_gets_its_own_server(build: Build) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_patches_of_the_package_are_applied_in_their_order(build: Build, package: Path, model: str) -> None:
+def test_patches_of_the_package_are_applied_in_their_order(build: RedisBuild, package: Path, model: str) -> None:
     lines = (package / "patches" / "series").read_text(encoding="utf-8").splitlines()
     names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
     assert len(names) > 10
@@ -140,7 +76,7 @@ def test_patches_of_the_package_are_applied_in_their_order(build: Build, package
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_check_was_made(build: Build, model: str) -> None:
+def test_every_check_was_made(build: RedisBuild, model: str) -> None:
     checks = [entry["check"] for entry in yaml.safe_load(build.matrix.read_text(encoding="utf-8"))["product"]["smoke"]]
     assert {"string", "hash", "list", "set", "zset", "expiry", "lua", "snapshot"} <= set(checks)
     made = manifest(build.package(model))["checks"]
@@ -149,20 +85,20 @@ def test_every_check_was_made(build: Build, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_nothing_in_the_package_is_of_another_product(build: Build, model: str) -> None:
+def test_nothing_in_the_package_is_of_another_product(build: RedisBuild, model: str) -> None:
     for name, data in contents(build.package(model)).items():
         assert not re.search(rb"pika(?!forge)", name.encode() + b"\n" + data, re.IGNORECASE), name
 
 
 @pytest.fixture(scope="module")
-def every_format(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def every_format(build: RedisBuild, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One model in every format."""
     folder = tmp_path_factory.mktemp("formats")
     run_tool(build.matrix, build.out, folder, MODELS[0], "--os", "debian12", "--formats", "tar,rpm,deb,wheel")
     return folder / "debian12"
 
 
-def test_every_format_is_made_and_verified(build: Build, every_format: Path) -> None:
+def test_every_format_is_made_and_verified(build: RedisBuild, every_format: Path) -> None:
     """Its tree has symbolic links, of which a wheel holds copies."""
     names = {path.name for path in every_format.iterdir()}
     assert {
@@ -185,7 +121,7 @@ def test_the_judges_of_others_say_yes(every_format: Path, tmp_path: Path) -> Non
     assert rpmlint(every_format.glob("*.rpm"), tmp_path, settings=RPMLINT.read_text(encoding="utf-8")) == []
 
 
-def test_a_second_run_has_nothing_to_do(build: Build) -> None:
+def test_a_second_run_has_nothing_to_do(build: RedisBuild) -> None:
     before = {model: build.package(model).stat().st_mtime_ns for model in MODELS}
     output = run_tool(build.matrix, build.out, build.dist)
     assert "everything is up to date" in output

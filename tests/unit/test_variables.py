@@ -13,7 +13,7 @@ KEPT: dict[str, str] = {
     "docker/guest/cc": r"FORGE_WRAPPER",
     "build/pikaforge/pipeline/recipe.py": r"FORGE_",
     "build/pikaforge/formats/assets/cpu-gate.sh": r"FORGE_SKIP_CPU_GATE",
-    "build/pikaforge/operate/assets/deploy.sh": r"FORGE_SKIP_CPU_GATE",
+    "build/pikaforge/operate/assets/lib/deploy-host.sh": r"FORGE_SKIP_CPU_GATE",
     "CHANGELOG.md": r".*",
     "README.md": r"FORGE_SKIP_CPU_GATE",
 }

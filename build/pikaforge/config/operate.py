@@ -13,6 +13,11 @@ from pikaforge.config.operate_memory import Memory
 from pikaforge.config.operate_scalars import ConfKey, ConfValue
 from pikaforge.config.operate_snapshot import Snapshot
 from pikaforge.config.operate_status import Status
+from pikaforge.config.operate_logs import Logs
+from pikaforge.config.operate_memory import Memory
+from pikaforge.config.operate_scalars import ConfKey, ConfValue
+from pikaforge.config.operate_snapshot import Snapshot
+from pikaforge.config.operate_status import Status
 from pikaforge.config.scalars import Name, RelativePath, Strict
 
 COMMAND_PATTERN = r"^[A-Za-z0-9_./{}=:,@+-]+$"
@@ -57,7 +62,12 @@ class Operate(Strict):
         default=None, description="The setting with the addresses that it listens on; null: it listens on all."
     )
     passwords: Passwords = Field(default=Passwords(), description="Which settings hold passwords.")
+    programs: tuple[Name, ...] = Field(default=(), description="Programs of the system that it calls.")
     stale_pids: tuple[StalePid, ...] = Field(default=(), description="Removed before a start if their process is gone.")
+    memory: Memory | None = Field(default=None, description="What it takes of memory; null: it cannot be planned.")
+    status: Status | None = Field(default=None, description="Where its state is found; null: only whether it answers.")
+    snapshot: Snapshot | None = Field(default=None, description="Its snapshots; null: there is no backup, no restore.")
+    logs: Logs | None = Field(default=None, description="Its log files; null: it writes none, or removes them itself.")
     memory: Memory | None = Field(default=None, description="What it takes of memory; null: it cannot be planned.")
     status: Status | None = Field(default=None, description="Where its state is found; null: only whether it answers.")
     snapshot: Snapshot | None = Field(default=None, description="Its snapshots; null: there is no backup, no restore.")

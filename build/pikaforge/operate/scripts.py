@@ -13,7 +13,7 @@ from pikaforge.config.operate import Operate
 from pikaforge.config.product import Product, Server
 from pikaforge.host.text import filled
 from pikaforge.operate import tables
-from pikaforge.operate.product_sh import highest_port, product_sh, separator, variables
+from pikaforge.operate.product_sh import product_sh
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 DEPLOY = "utils/deploy.sh"
@@ -21,6 +21,8 @@ SETTINGS = "utils/settings.tsv"
 LIBRARY = "utils/lib"
 EXECUTABLE = (DEPLOY, "utils/instance.sh", "utils/run.sh", "utils/metrics.sh", "utils/backup-rsync.sh")
 """What gets mode 0755. The others are read by these."""
+FOR_ALL = ("common.sh", "conf-merge.sh", "deploy-checks.sh", "deploy-conf.sh", "deploy-host.sh")
+"""Of the library: what utils/deploy.sh needs."""
 TABLES: tuple[Callable[[Operate], Mapping[str, bytes]], ...] = (tables.of_operate, tables.of_parts)
 """What each part of the section adds: contents by path. A part that is left out adds nothing."""
 
@@ -37,7 +39,12 @@ def rendered(product: Product, words: Mapping[str, str]) -> dict[str, bytes]:
         return {}
     words = {**words, **_words(server)}
     unit = f"systemd/{product.name}@.service"
-    contents = {DEPLOY: filled(ASSETS / "deploy.sh", words).encode()}
+    contents = {
+        DEPLOY: (ASSETS / "deploy.sh").read_bytes(),
+        f"{LIBRARY}/product.sh": product_sh(product, server, words).encode(),
+    }
+    for name in FOR_ALL:
+        contents[f"{LIBRARY}/{name}"] = (ASSETS / "lib" / name).read_bytes()
     if server.conf is not None:
         rows = server.conf.settings.items()
         contents[SETTINGS] = tables.table(rows)
@@ -45,7 +52,6 @@ def rendered(product: Product, words: Mapping[str, str]) -> dict[str, bytes]:
         contents[unit] = filled(ASSETS / "instance.service", words).encode()
         return contents
     contents[unit] = filled(ASSETS / "operated.service", words).encode()
-    contents[f"{LIBRARY}/product.sh"] = product_sh(product, server, words).encode()
     for name in EXECUTABLE:
         path = ASSETS / Path(name).name
         if name not in contents and path.exists():
@@ -58,23 +64,12 @@ def rendered(product: Product, words: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def _words(server: Server) -> dict[str, str]:
-    """Return the words of the templates that a server has."""
-    conf, operate = server.conf, server.operate
-    names = variables(server)
-    lines = "".join(rf"{name}=%s\n" for name in names)
-    values = " ".join(f'"${name.lower()}"' for name in names)
+    """Return the words of the units."""
     return {
-        "PORT": str(server.port),
-        "CONF": conf.path if conf is not None else "",
-        "SEPARATOR": separator(conf),
         "COMMAND": " ".join(_in_unit(part) for part in server.command),
         "SIGNAL": f"SIG{server.stop.signal}",
         "SECONDS": f"{server.stop.within:g}",
-        "START": str(operate.start_within) if operate is not None else "",
-        "OFFSETS": " ".join(map(str, sorted({0, *server.offsets}))),
-        "HIGHEST": str(highest_port(server)),
-        "PRINT": f"printf '{lines}' {values}",
-        "OURS": " ".join(f"-e '^{name}='" for name in names),
+        "START": str(server.operate.start_within) if server.operate is not None else "",
     }
 
 

@@ -34,7 +34,7 @@ def test_no_word_is_left_but_the_one_that_deployment_fills_in(real: bool) -> Non
         if WORD.search(data.decode())
     }
     # deploy.sh replaces it in the unit.
-    assert left == {"utils/deploy.sh": {"@TOP@"}, f"systemd/{product.name}@.service": {"@TOP@"}}
+    assert left == {"utils/lib/deploy-host.sh": {"@TOP@"}, f"systemd/{product.name}@.service": {"@TOP@"}}
 
 
 def test_the_templates_name_no_product() -> None:
@@ -64,8 +64,7 @@ def test_settings_are_data_with_their_placeholders() -> None:
     ("line", "separator"), [("{key} : {value}", " : "), ("{key} {value}", " "), ("{key}={value}", "=")]
 )
 def test_the_separator_is_that_of_the_conf(line: str, separator: str) -> None:
-    script = _rendered(product__server__conf__line=line)["utils/deploy.sh"]
-    assert f'-v separator="{separator}"' in script
+    assert f"\nseparator='{separator}'\n" in _rendered(product__server__conf__line=line)["utils/lib/product.sh"]
 
 
 def test_the_same_product_is_the_same_bytes() -> None:

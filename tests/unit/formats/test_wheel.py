@@ -91,7 +91,8 @@ def write_tar(
             info = tarfile.TarInfo(name)
             info.mtime, info.uid, info.gid, info.size, info.linkname = mtime, owner, owner, len(data), target
             info.type = tarfile.SYMTYPE if target else tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
-            info.mode = 0o755 if "/bin/" in name or "/lib/" in name or name.endswith(".sh") else 0o644
+            program = "/bin/" in name or "/lib/" in name or name.endswith(".sh")
+            info.mode = 0o755 if program and "utils/lib/" not in name else 0o644
             tar.addfile(info, io.BytesIO(data))
     return path
 

@@ -17,6 +17,7 @@ from pikaforge.formats.product_package import ProductPackage, assemble
 from pikaforge.formats.rpm import product as rpm
 from pikaforge.formats.rpm.spec_file import OLD
 from pikaforge.formats.wheel import wheel
+from pikaforge.operate import scripts
 
 GATE = {"utils/cpu-gate.sh", "utils/cpu-features", "utils/cpu-targets"}
 
@@ -33,8 +34,9 @@ BARE = {"product__server__conf": None, "product__server__command": ["bin/demo", 
 
 def test_what_sets_instances_up_is_for_servers() -> None:
     assert set(_rendered(**WITHOUT_SERVER)) == GATE
-    assert set(_rendered(**BARE)) == {*GATE, "utils/deploy.sh", "systemd/demo@.service"}
-    assert set(_rendered()) == {*GATE, "utils/deploy.sh", "systemd/demo@.service", "utils/settings.tsv"}
+    library = {f"utils/lib/{name}" for name in ("product.sh", *scripts.FOR_ALL)}
+    assert set(_rendered(**BARE)) == {*GATE, *library, "utils/deploy.sh", "systemd/demo@.service"}
+    assert set(_rendered()) == {*GATE, *library, "utils/deploy.sh", "systemd/demo@.service", "utils/settings.tsv"}
 
 
 def test_a_unit_without_a_configuration_file() -> None:
@@ -43,23 +45,15 @@ def test_a_unit_without_a_configuration_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "lines"),
+    ("changes", "variables"),
     [
-        ({}, ['    printf \'CONF=%s\\n\' "$conf" >"$env.new.$$"', "        grep -v -e '^CONF=' \"$env\""]),
-        (BARE, ['    printf \'DATA=%s\\n\' "$data" >"$env.new.$$"', "        grep -v -e '^DATA=' \"$env\""]),
-        (
-            {"product__server__command": ["bin/demo", "{conf}", "{data}"]},
-            [
-                '    printf \'CONF=%s\\nDATA=%s\\n\' "$conf" "$data" >"$env.new.$$"',
-                "        grep -v -e '^CONF=' -e '^DATA=' \"$env\"",
-            ],
-        ),
+        ({}, "CONF"),
+        (BARE, "DATA"),
+        ({"product__server__command": ["bin/demo", "{conf}", "{data}"]}, "CONF DATA"),
     ],
 )
-def test_an_environment_file_has_what_the_unit_reads(changes: dict[str, Any], lines: list[str]) -> None:
-    script = _rendered(**changes)["utils/deploy.sh"]
-    for line in lines:
-        assert f"\n{line}" in script
+def test_an_environment_file_has_what_the_unit_reads(changes: dict[str, Any], variables: str) -> None:
+    assert f"\nvariables='{variables}'\n" in _rendered(**changes)["utils/lib/product.sh"]
 
 
 def _tool() -> ProductPackage:

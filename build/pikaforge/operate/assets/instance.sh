@@ -4,7 +4,8 @@
 #   instance.sh PORT VERB [OPTION…]
 #   instance.sh list
 #
-# Each verb is in lib/verb-VERB.sh, which defines `verb_main`, `verb_help`, and `verb_about`, one line.
+# Each verb is in lib/verb-VERB.sh, which defines `verb_main`, `verb_help`, and `verb_about`, one line. With
+# `verb_without_instance` it is called for an instance that is not there, too.
 set -eu
 utils=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 # shellcheck source=lib/common.sh
@@ -66,9 +67,7 @@ for word; do
         ;;
     esac
 done
-# These two tell of instances that cannot be loaded in a way of their own.
-case $verb in
-check | list) ;;
-*) load_instance "$port" ;;
-esac
+if [ "$verb" != list ] && [ -z "${verb_without_instance:-}" ]; then
+    load_instance "$port"
+fi
 verb_main "$@"

@@ -38,13 +38,18 @@ remove_stale() {
 }
 
 lives() { # PID PROGRAM
-    is_number "$1" 10 && [ -r "$proc/$1/comm" ] || return 1
+    if ! is_number "$1" 10 || ! running "$1"; then return 1; fi
     # The kernel cuts names at 15 bytes.
     [ "$(cat "$proc/$1/comm" 2>/dev/null)" = "$(printf '%.15s' "$2")" ] || return 1
     case $(tr '\000' ' ' <"$proc/$1/cmdline" 2>/dev/null) in
     *"/${product}_$port/"*) return 0 ;;
     */"${product}_"[0-9]*) return 1 ;;
     esac
+}
+
+# Whether a process is there, and has not ended (a zombie, until its parent asks for its status).
+running() { # PID
+    [ -d "$proc/$1" ] && ! grep -q '^State:[[:blank:]]*Z' "$proc/$1/status" 2>/dev/null
 }
 
 # Export the operator's lines of the environment file, as systemd does.
@@ -182,7 +187,7 @@ waited() { # PROCESS
             # The signal ends `wait`, too.
             [ "$stopping" = yes ] || return 0
         fi
-        [ -d "$proc/$1" ] && ! grep -q '^State:[[:blank:]]*Z' "$proc/$1/status" 2>/dev/null || return 0
+        running "$1" || return 0
         limit=${limit:-$(($(date +%s) + stop_seconds))}
         [ "$(date +%s)" -lt "$limit" ] || kill -KILL "$1" 2>/dev/null || :
         sleep 1

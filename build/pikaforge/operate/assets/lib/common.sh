@@ -21,6 +21,7 @@ tool=${tool%.sh}
 # Where things are on a host. Tests put other folders here.
 etc=/etc/$product
 units=/etc/systemd/system
+tmpfiles=/etc/tmpfiles.d
 packaged_units="/usr/lib/systemd/system /lib/systemd/system"
 runtime=/run
 logs=/var/log/$product
@@ -28,6 +29,7 @@ proc=/proc
 tab=$(printf '\t')
 user=$product           # the service user
 held=''                 # locks of this process
+said=''                 # whether an error was printed
 scratch=''              # its folder for temporary files, made by `temporary`
 
 # Print a text, or what comes in, with control characters as \xNN. Line ends and tabs stay.
@@ -63,6 +65,7 @@ hint() { printf '  hint: %s\n' "$(printable "$1")" >&2; }
 
 # Refuse, or give up: what is wrong, and what to do.
 die() { # MESSAGE [HINT]
+    said=yes
     printf '%s: error: %s\n' "$tool" "$(printable "$1")" >&2
     [ $# -lt 2 ] || [ -z "$2" ] || hint "$2"
     exit 1
@@ -70,6 +73,7 @@ die() { # MESSAGE [HINT]
 
 # The same for wrong arguments.
 misused() { # MESSAGE [HINT]
+    said=yes
     printf '%s: error: %s\n' "$tool" "$(printable "$1")" >&2
     hint "${2:-$tool.sh --help}"
     exit 2

@@ -3,8 +3,6 @@
 #
 # Servers with glog make new log files at each start and never remove them. Binlogs are in the same folder. So there is
 # no rule for the folder as such: what does not begin with the prefix of the log files is left alone.
-tmpfiles=${etc%/*}/tmpfiles.d
-
 # Set logs_folder, logs_prefix, logs_files, logs_links and logs_keep for a loaded instance. Status 1: none are known.
 logs_facts() {
     logs_row=$(row_of logs logs)
@@ -12,11 +10,7 @@ logs_facts() {
     IFS=$tab read -r logs_key logs_prefix logs_files logs_links logs_keep <<END
 $logs_row
 END
-    logs_folder=$(place_of "{$logs_key}" "$conf" -)
-    case $logs_folder/ in
-    "$data"/?*) ;;
-    *) die "the log folder $logs_folder is not below $data" "set $logs_key in $conf" ;;
-    esac
+    logs_folder=$(place_of "{$logs_key}" "$conf" -) || exit 1
 }
 
 # Remove old log files: logs_expire [DAYS] [DRY]. The current ones, which the links name, stay: the server has them open.
@@ -25,6 +19,10 @@ logs_expire() {
         say "nothing to do: $product has no log files that expire"
         return
     fi
+    case $logs_folder in
+    "$data"/?*) ;;
+    *) die "the log folder $logs_folder is not below $data" "set $logs_key in $conf" ;;
+    esac
     logs_days=${1:-$logs_keep}
     logs_data=$(cd -P -- "$data" && pwd -P)
     # The service user owns this folder. What is done is done in it, wherever its name leads meanwhile.
@@ -56,15 +54,21 @@ logs_expire() {
     [ "${2:-no}" = yes ] || say "$logs_count log files older than $logs_days days removed from $logs_folder"
 }
 
-# Print rules for systemd-tmpfiles that expire log files of a loaded instance: logs_rule TYPE. TYPE is e; systemd before
-# 230 has no such, and d does the same where the folder is there.
+# Print rules for systemd-tmpfiles that expire log files of a loaded instance; nothing if there are none to expire.
 #
 # A line with an age cleans all of a folder, and lines with x take names out of that. These here take out every name that
 # does not begin with the prefix: for `log.` [!l]*, l[!o]*, lo[!g]*, log[!.]*, and l, lo and log themselves.
-logs_rule() {
+logs_rules() {
     logs_facts || return 0
+    case $logs_folder in
+    "$data"/?*) ;;
+    *)
+        warn "the log folder $logs_folder is not below $data: its files do not expire"
+        return 0
+        ;;
+    esac
     printf '# Log files of %s %s expire; nothing else in this folder does. Written by deploy.sh.\n' "$product" "$port"
-    printf '%s %s - - - %sd\n' "$1" "$logs_folder" "$logs_keep"
+    printf '%s %s - - - %sd\n' "$(logs_kind)" "$logs_folder" "$logs_keep"
     printf 'x %s/.*\n' "$logs_folder"
     rule_before=
     rule_rest=$logs_prefix
@@ -80,19 +84,9 @@ logs_rule() {
     done
 }
 
-# Put the rules where systemd-tmpfiles reads them; nothing where there is no systemd.
-logs_install() {
-    if [ ! -d "$runtime/systemd/system" ] || ! command -v systemd-tmpfiles >/dev/null 2>&1; then return 0; fi
-    logs_type=e
-    logs_version=$(number_of "$(systemd-tmpfiles --version 2>/dev/null | awk 'NR == 1 { print $2 }')")
-    [ "${logs_version:-230}" -ge 230 ] || logs_type=d
-    logs_text=$(logs_rule "$logs_type")
-    [ -n "$logs_text" ] || return 0
-    mkdir -p "$tmpfiles"
-    printf '%s\n' "$logs_text" >"$tmpfiles/.$product-$port.new"
-    mv "$tmpfiles/.$product-$port.new" "$tmpfiles/$product-$port.conf"
-}
-
-logs_uninstall() {
-    rm -f "$tmpfiles/$product-$port.conf"
+# Print the kind of a line that cleans a folder: e, or d with systemd before 230, which does the same where it is there.
+logs_kind() {
+    logs_version=$(systemd-tmpfiles --version 2>/dev/null | awk 'NR == 1 { sub(/[^0-9].*/, "", $2); print $2 }')
+    logs_version=$(number_of "$logs_version")
+    if [ "${logs_version:-230}" -ge 230 ]; then echo e; else echo d; fi
 }

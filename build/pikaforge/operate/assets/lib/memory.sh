@@ -72,7 +72,7 @@ memory_comments() {
         $1 == "reserve" { lines = lines sprintf("#  %8s  reserve: %s\n", human($2), $3) }
         $1 == "total" { lines = lines sprintf("#  %8s  in all\n", human($2)) }
         END {
-            printf "# memory plan begin: %.0f bytes (%s)\n%s# memory plan end\n", budget, human(budget), lines
+            printf "# memory plan: begin\n# planned for %.0f bytes (%s):\n%s# memory plan: end\n", budget, human(budget), lines
         }'
 }
 
@@ -92,10 +92,10 @@ memory_configured() {
 
 # Print a configuration without the comments of a plan.
 memory_stripped() {
-    awk '/^# memory plan begin/ { skip = 1 } !skip { print } /^# memory plan end/ { skip = 0 }' "$1"
+    awk '/^# memory plan: begin$/ { skip = 1 } !skip || !/^#/ { print } /^# memory plan: end$/ { skip = 0 }' "$1"
 }
 
 # Print the budget that a configuration was planned for; nothing if it was not.
 memory_budget() {
-    sed -n 's/^# memory plan begin: \([0-9]\{1,16\}\) bytes.*/\1/p' "$1" | tail -n 1
+    sed -n 's/^# planned for \([0-9]\{1,16\}\) bytes .*/\1/p' "$1" | tail -n 1
 }

@@ -7,6 +7,7 @@
 # shellcheck source=/dev/null
 . "$utils/lib/info.sh"
 verb_about='judge it, as a monitoring plugin does'
+verb_without_instance=yes
 
 verb_help() {
     cat <<END

@@ -41,7 +41,8 @@ verb_main() {
         logs_expire "$logs_days" "$logs_dry"
         return
     fi
-    logs_facts || logs_folder=
+    logs_folder=
+    logs_facts || :
     service_log "$port" "$logs_lines" 2>&1 | printable
     [ -n "$logs_folder" ] || return 0
     for link in $logs_links; do
