@@ -61,8 +61,12 @@ def main() -> None:
         sys.exit(3)
     _Handler.settings = settings
     server = _Server(("127.0.0.1", int(settings["port"])), _Handler)
-    hangs = settings.get("behaviour") == "hangs"
-    signal.signal(signal.SIGTERM, lambda *_: hangs or threading.Thread(target=server.shutdown).start())
+
+    def stop(*_: object) -> None:
+        if settings.get("behaviour") != "hangs":
+            threading.Thread(target=server.shutdown).start()
+
+    signal.signal(signal.SIGTERM, stop)
     server.serve_forever(0.1)
 
 

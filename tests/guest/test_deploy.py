@@ -1,5 +1,5 @@
 """deploy.sh and the unit of a server that is not operated, in real containers: without systemd, and with systemd as the
-first process. That of operated ones is in tests/guest/test_operate_deploy.py and tests/integration/test_operate_deploy.py.
+first process. Operated ones are in guest/test_operate_deploy.py and integration/test_operate_deploy.py.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ BAD_ARGUMENTS: dict[str, tuple[tuple[str, ...], str]] = {
     "empty-port": (("", "/data"), "must be a number"),
     "zero": (("0", "/data"), "must be a number"),
     "octal": (("010", "/data"), "must be a number"),
-    "negative": (("-1", "/data"), "must be a number"),
+    "negative": (("-1", "/data"), "unknown argument"),
     "huge": (("99999999999999999999", "/data"), "must be a number"),
     "no-room-for-further-ports": (("63536", "/data"), "at most 63535"),
     "relative": (("9221", "data"), "absolute path"),

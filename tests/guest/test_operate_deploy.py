@@ -77,7 +77,7 @@ def made(top: Path, shell: str) -> Deployed:
     # What is above the machine (pytest's folders have mode 700) is open to all, and its disk is a plain one.
     host.stub(
         "stat",
-        f'case $* in "-c %a {top}/"*) ;; "-c %a "*) echo 755; exit ;; -f*) echo ext2/ext3; exit ;; esac\nexec {real} "$@"',
+        f'case $* in "-c %a {top}/"*) ;; "-c %a "*) echo 755; exit ;; -f*) echo ext2; exit ;; esac\nexec {real} "$@"',
     )
     host.stub("df", "echo x; echo / 1 1 999999 1 /")
     host.stub("rsync")
@@ -220,7 +220,7 @@ HOSTILE: tuple[tuple[tuple[str, ...], str], ...] = (
     (("7 000", "/data"), "must be a number"),
     (("7000\n", "/data"), "must be a number"),
     (("+7000", "/data"), "must be a number"),
-    (("٧٠٠٠", "/data"), "must be a number"),
+    (("\u0667\u0660", "/data"), "must be a number"),
     (("$(id)", "/data"), "must be a number"),
     (("99999999999999999999", "/data"), "must be a number"),
     (("65535", "/data"), "at most 63535"),
@@ -293,8 +293,8 @@ HOSTILE: tuple[tuple[tuple[str, ...], str], ...] = (
 
 def test_hostile_arguments(each: Deployed) -> None:
     before = each.state()
-    for argv, words in HOSTILE:
-        argv = tuple(word.replace("/data", f"{each.top}/data") if word == "/data" else word for word in argv)
+    for given, words in HOSTILE:
+        argv = tuple(f"{each.top}/data" if word == "/data" else word for word in given)
         done = each.host.run("deploy.sh", *argv)
         assert done.returncode in (1, 2), argv
         assert words in done.stderr, (argv, done.stderr)
@@ -325,7 +325,7 @@ def test_hosts_that_cannot_have_an_instance(one: Deployed) -> None:
     before = one.state()
     stat = (one.top / "bin/stat").read_text()
     cases = {
-        "file system of the network": ("stat", stat.replace("echo ext2/ext3", "echo nfs")),
+        "file system of the network": ("stat", stat.replace("echo ext2", "echo nfs")),
         "KiB of free space": ("df", "#!/bin/sh\necho x; echo / 1 1 100 1 /\n"),
         "do not run the program": ("", ""),
         "needs glibc 9.9": ("", ""),

@@ -246,7 +246,7 @@ def test_install_upgrade_roll_back_refusal_removal_and_purge(host: Host, package
     host.holds(packages["1"])
 
     # An instance, which answers and keeps data.
-    told = host.ok("sh", f"{TOP}/utils/deploy.sh", "9221", "/data")
+    told = host.ok("sh", f"{TOP}/utils/deploy.sh", "9221", "/data", "--no-start")
     assert f"ready to be started with conf {INSTANCE_CONF}" in told
     # Containers have a low limit of open files.
     host.sh(f"sed -i 's|^maxclients.*|maxclients : 1000|' {INSTANCE_CONF}; echo kept >{INSTANCE}/kept")

@@ -17,7 +17,7 @@ from pikaforge.formats.product_package import ProductPackage, assemble
 from pikaforge.formats.rpm import product as rpm
 from pikaforge.formats.rpm.spec_file import OLD
 from pikaforge.formats.wheel import wheel
-from pikaforge.operate import scripts
+from pikaforge.operate.scripts import FOR_ALL
 
 GATE = {"utils/cpu-gate.sh", "utils/cpu-features", "utils/cpu-targets"}
 
@@ -34,7 +34,7 @@ BARE = {"product__server__conf": None, "product__server__command": ["bin/demo", 
 
 def test_what_sets_instances_up_is_for_servers() -> None:
     assert set(_rendered(**WITHOUT_SERVER)) == GATE
-    library = {f"utils/lib/{name}" for name in ("product.sh", *scripts.FOR_ALL)}
+    library = {f"utils/lib/{name}" for name in ("product.sh", *FOR_ALL)}
     assert set(_rendered(**BARE)) == {*GATE, *library, "utils/deploy.sh", "systemd/demo@.service"}
     assert set(_rendered()) == {*GATE, *library, "utils/deploy.sh", "systemd/demo@.service", "utils/settings.tsv"}
 

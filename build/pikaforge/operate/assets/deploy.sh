@@ -30,6 +30,7 @@ usage() {
         '  --password-file FILE  the password of the administrator, and what replicas send: one line of a file that only' \
         '                        root can read; if FILE is not there, a password is made and written to it' \
         '  --memory SIZE         set sizes so that the instance needs at most this much memory: 8G, 512M' \
+        '  --no-start            set it up, and do not start it' \
         '  --dry-run             check all, say what would be done, and change nothing' \
         '  --help                print this' '' \
         'All is checked before anything is changed; a failure after that is undone. Exit status: 0 the instance' \
@@ -40,7 +41,7 @@ wrong() { misused "$1" "${2:-for example: deploy.sh $default_port /data}"; }
 
 # Words with a value, in $word and $value: --set KEY=VALUE or --set=KEY=VALUE.
 arguments() {
-    sets='' from='' password_file='' memory='' dry=no port='' base='' given=0
+    sets='' from='' password_file='' memory='' dry=no begins=yes port='''' base='' given=0
     while [ $# -gt 0 ]; do
         word=$1
         shift
@@ -51,6 +52,10 @@ arguments() {
             ;;
         --dry-run)
             dry=yes
+            continue
+            ;;
+        --no-start)
+            begins=no
             continue
             ;;
         --set=* | --from=* | --password-file=* | --memory=*)
@@ -91,7 +96,9 @@ plan() {
     say "would set up instance $port of $product in $data${found:+, which is there}"
     [ -z "$user_missing" ] || say "would make the user $user"
     show_conf
-    if systemd; then
+    if [ "$begins" = no ]; then
+        say "would not start it"
+    elif systemd; then
         say "would enable and start $product@$port.service"
     elif [ -n "$protocol" ]; then
         say "would start it by run.sh"
@@ -100,17 +107,23 @@ plan() {
 
 # Start it and wait until it answers. A server that is not operated is not asked.
 start() {
-    if ! systemd; then
-        if [ -n "$protocol" ]; then
-            answers
-            return
-        fi
-        what=${conf:+conf $conf}
-        say "deploy: no systemd here; the instance is ready to be started with ${what:-data $data}"
+    what=${conf:+conf $conf}
+    what=${what:-data $data}
+    if ! systemd && [ -z "$protocol" ]; then
+        say "deploy: no systemd here; the instance is ready to be started with $what"
         return
     fi
-    systemctl daemon-reload
+    ! systemd || systemctl daemon-reload
     enabled=yes
+    if [ "$begins" = no ]; then
+        ! systemd || systemctl --quiet enable "$product@$port.service"
+        say "deploy: instance $port is ready to be started with $what${protocol:+: instance.sh $port start}"
+        return
+    fi
+    if ! systemd; then
+        answers
+        return
+    fi
     if [ -z "$protocol" ]; then
         systemctl enable --now "$product@$port.service"
         say "deploy: $product@$port.service is enabled and started"

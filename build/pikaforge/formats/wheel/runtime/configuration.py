@@ -5,12 +5,16 @@ from pathlib import Path
 
 from .base import TREE
 
+RECOMMENDED = "utils/operate/recommended.tsv"
+"""Of servers that are operated."""
 SETTINGS = "utils/settings.tsv"
 
 
 def settings() -> "list[tuple[str, str]]":
     """Return what each instance sets: keys, and values that may hold {port} and {data}."""
-    lines = (TREE / SETTINGS).read_text(encoding="utf-8").splitlines()
+    recommended = TREE / RECOMMENDED
+    lines = recommended.read_text(encoding="utf-8").splitlines() if recommended.exists() else []
+    lines += (TREE / SETTINGS).read_text(encoding="utf-8").splitlines()
     return [(key, value) for key, _, value in (line.partition("\t") for line in lines)]
 
 

@@ -176,7 +176,8 @@ load_instance() { # PORT
     data=$(env_get "$env" DATA)
     tree=$(env_get "$env" TREE)
     # Packages before `operate` wrote the first one alone.
-    [ -n "$data" ] || data=${conf%/conf/*}
+    [ -n "$data" ] || data=${conf%/*}
+    data=${data%/conf}
     [ -n "$tree" ] || tree=$top
     for path in "$conf" "$data" "$tree"; do
         is_plain_path "$path" || die "$env has no plain path in CONF, DATA or TREE: '$path'" "mend that file"

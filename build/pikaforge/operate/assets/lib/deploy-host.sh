@@ -213,11 +213,14 @@ write_unit() {
 
 # Print what the unit has for this instance alone: the one place that it may write to, and its limit of open files.
 unit_of_instance() {
+    echo '# Written by deploy.sh; files of yours go beside it, such as 20-own.conf.'
     echo '[Service]'
-    # The name of systemd 219, which later ones take, too.
-    echo "ReadWriteDirectories=$data"
-    case $data/ in
-    /home/* | /root/*) echo 'ProtectHome=no' ;;
+    # systemd 219 does not know this value, and keeps `full` of the unit. The next one has its name there.
+    echo 'ProtectSystem=strict'
+    echo "ReadWriteDirectories=$data -$runtime/$product"
+    case $where/ in
+    /home/* | /root/*) ;;
+    *) echo 'ProtectHome=yes' ;;
     esac
     [ -z "$files" ] || echo "LimitNOFILE=$files"
 }
