@@ -68,10 +68,6 @@ class Operate(Strict):
     status: Status | None = Field(default=None, description="Where its state is found; null: only whether it answers.")
     snapshot: Snapshot | None = Field(default=None, description="Its snapshots; null: there is no backup, no restore.")
     logs: Logs | None = Field(default=None, description="Its log files; null: it writes none, or removes them itself.")
-    memory: Memory | None = Field(default=None, description="What it takes of memory; null: it cannot be planned.")
-    status: Status | None = Field(default=None, description="Where its state is found; null: only whether it answers.")
-    snapshot: Snapshot | None = Field(default=None, description="Its snapshots; null: there is no backup, no restore.")
-    logs: Logs | None = Field(default=None, description="Its log files; null: it writes none, or removes them itself.")
     start_within: int = Field(
         default=1800, gt=0, le=86400, description="Seconds until a start with all its data must have succeeded."
     )

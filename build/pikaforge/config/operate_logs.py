@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pikaforge.config.operate_scalars import EMPTY, GLOB_PATTERN, PREFIX_PATTERN, ConfKey, Row
 from pikaforge.config.scalars import Name, Strict
@@ -18,6 +18,12 @@ class Logs(Strict):
     files: str = Field(pattern=GLOB_PATTERN, max_length=128, description="The names of log files, as a glob.")
     links: tuple[Name, ...] = Field(description="Links to the current ones, which stay, whatever their age.")
     days: int = Field(default=7, ge=1, le=3650, description="After how many days without a change a file goes.")
+
+    @model_validator(mode="after")
+    def _all_begin_with_the_prefix(self) -> Logs:
+        if not all(name.startswith(self.prefix) for name in (self.files, *self.links)):
+            raise ValueError("`files` and `links` begin with `prefix`")
+        return self
 
     def rows(self) -> Iterator[Row]:
         """Yield the lines of utils/operate/logs.tsv."""
