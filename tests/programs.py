@@ -33,6 +33,7 @@ OPTIONAL = {
     "rpmbuild": "one test, where the system is RPM's; the tools image has it for the others",
     "rpmkeys": "one test, where the system is RPM's; the tools image has it for the others",
     "systemd-analyze": "one test; a machine without systemd has no units either",
+    "systemd-tmpfiles": "one test; a machine without systemd has no such rules either",
     "rpmsign": "one test, where the system is RPM's; the tools image has it for the others",
 }
 """What setup.sh does not bring, and why that hides nothing."""

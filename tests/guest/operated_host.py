@@ -24,7 +24,7 @@ OPERATE: dict[str, Any] = {
     "start_within": 5,
 }
 """The section of the demo."""
-PLACES = re.compile(r"^(etc|units|packaged_units|runtime|logs)=(.*)$", re.MULTILINE)
+PLACES = re.compile(r"^(etc|units|tmpfiles|packaged_units|runtime|logs)=(.*)$", re.MULTILINE)
 """Where common.sh says what is where on a host."""
 
 

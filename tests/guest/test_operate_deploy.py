@@ -112,7 +112,7 @@ def test_the_life_of_an_instance(each: Deployed) -> None:
     settings = {"port": str(each.port), "maxclients": "50", "prefix": f"demo{each.port}_"}
     assert each.settings() == {**settings, "dir": f"{each.data}/db/"}
     assert each.conf.stat().st_mode & 0o777 == 0o640
-    assert {path.name for path in each.data.iterdir()} == {"conf", "db", "log", "dump", "dbsync", "backup"}
+    assert {path.name for path in each.data.iterdir()} == {"conf", "db", "log", "dump", "dbsync"}
     assert {path.stat().st_mode & 0o777 for path in (each.data, *each.data.iterdir())} == {0o750}
     env = (each.top / f"etc/demo/{each.port}.env").read_text()
     assert env == f"CONF={each.conf}\nDATA={each.data}\nTREE={each.top}/opt/demo\n"

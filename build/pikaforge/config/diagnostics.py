@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from pikaforge.config import operate, scalars, waiver, yaml_words
+from pikaforge.config import operate_scalars, scalars, waiver, yaml_words
 from pikaforge.config.document import Document, YamlValue, has, within
 from pikaforge.config.nearest import nearest
 from pikaforge.config.yaml_words import KeyPath
@@ -33,8 +33,18 @@ PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME_CHARACTERS = "letters, digits, '.', '_' and '-'"
 
 PATTERN_WORDS = {
-    operate.KEY_PATTERN: "may hold only letters, digits and _ . -, and begins with a letter",
-    operate.VALUE_PATTERN: "must be printable ASCII, without quotes and backslashes",
+    operate_scalars.KEY_PATTERN: "may hold only letters, digits and _ . -, and begins with a letter",
+    operate_scalars.VALUE_PATTERN: "must be printable ASCII, without quotes and backslashes",
+    operate_scalars.SIZE_PATTERN: "must be a number, with K, M, G or T for powers of 1024",
+    operate_scalars.TEMPLATE_PATTERN: "must be a path of letters, digits and . _ / @ + * -, with settings in braces",
+    operate_scalars.WORD_PATTERN: "must be one word of letters, digits and _ . : @ * -",
+    operate_scalars.CONDITION_PATTERN: "must be KEY=VALUE or KEY!=VALUE",
+    operate_scalars.TERM_PATTERN: "must be words of small letters",
+    operate_scalars.WHOLE_PATTERN: "must be a whole number of nine digits at most",
+    operate_scalars.UNIT_PATTERN: "must be a word of small letters",
+    operate_scalars.COUNTS_PATTERN: "must be a regular expression of letters and _ ^ $ ( ) |",
+    operate_scalars.PREFIX_PATTERN: "must be a word that ends with a dot",
+    operate_scalars.GLOB_PATTERN: "must be the name of a file, with * and [ ] for what varies",
     scalars.NAME_PATTERN: f"may hold only {_NAME_CHARACTERS}, and begins with a letter or digit",
     scalars.PACKAGE_PATTERN: "may hold only letters, digits and . + _ : ~ -, and begins with a letter or digit",
     scalars.PATH_PATTERN: "must be a path below its folder, of letters, digits and . _ @ / + -",

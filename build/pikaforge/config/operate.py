@@ -6,23 +6,23 @@ and control characters out.
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field, field_validator
 
+from pikaforge.config.operate_logs import Logs
+from pikaforge.config.operate_memory import Memory
+from pikaforge.config.operate_scalars import ConfKey, ConfValue
+from pikaforge.config.operate_snapshot import Snapshot
+from pikaforge.config.operate_status import Status
+from pikaforge.config.operate_logs import Logs
+from pikaforge.config.operate_memory import Memory
+from pikaforge.config.operate_scalars import ConfKey, ConfValue
+from pikaforge.config.operate_snapshot import Snapshot
+from pikaforge.config.operate_status import Status
 from pikaforge.config.scalars import Name, RelativePath, Strict
 
-KEY_PATTERN = r"^[A-Za-z][A-Za-z0-9_.-]*$"
-VALUE_PATTERN = r"^[ !#-&(-\[\]-~]*$"
-"""Printable ASCII but for quotes and the backslash."""
 COMMAND_PATTERN = r"^[A-Za-z0-9_./{}=:,@+-]+$"
 """A word of the command that starts the server; scripts split the command at its blanks."""
 CLIENTS_LIMIT = 1_000_000
-
-ConfKey = Annotated[str, Field(pattern=KEY_PATTERN, max_length=64)]
-"""The name of a setting in the server's configuration file."""
-ConfValue = Annotated[str, Field(pattern=VALUE_PATTERN, max_length=1024)]
-"""What a setting is set to; may hold {port} and {data}."""
 
 
 class Clients(Strict):
@@ -64,6 +64,10 @@ class Operate(Strict):
     passwords: Passwords = Field(default=Passwords(), description="Which settings hold passwords.")
     programs: tuple[Name, ...] = Field(default=(), description="Programs of the system that it calls.")
     stale_pids: tuple[StalePid, ...] = Field(default=(), description="Removed before a start if their process is gone.")
+    memory: Memory | None = Field(default=None, description="What it takes of memory; null: it cannot be planned.")
+    status: Status | None = Field(default=None, description="Where its state is found; null: only whether it answers.")
+    snapshot: Snapshot | None = Field(default=None, description="Its snapshots; null: there is no backup, no restore.")
+    logs: Logs | None = Field(default=None, description="Its log files; null: it writes none, or removes them itself.")
     start_within: int = Field(
         default=1800, gt=0, le=86400, description="Seconds until a start with all its data must have succeeded."
     )

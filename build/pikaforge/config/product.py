@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
 
 from pikaforge.config.licences import NOASSERTION, spdx_expression
-from pikaforge.config.operate import COMMAND_PATTERN, KEY_PATTERN, VALUE_PATTERN, Operate
+from pikaforge.config.operate import COMMAND_PATTERN, Operate
+from pikaforge.config.operate_scalars import KEY_PATTERN, VALUE_PATTERN
 from pikaforge.config.registry import ALLOCATORS, PROBES
 from pikaforge.config.scalars import (
     LINE_PATTERN,

@@ -19,11 +19,11 @@ ASSETS = Path(__file__).resolve().parent / "assets"
 DEPLOY = "utils/deploy.sh"
 SETTINGS = "utils/settings.tsv"
 LIBRARY = "utils/lib"
-EXECUTABLE = (DEPLOY, "utils/instance.sh", "utils/run.sh", "utils/metrics.sh")
+EXECUTABLE = (DEPLOY, "utils/instance.sh", "utils/run.sh", "utils/metrics.sh", "utils/backup-rsync.sh")
 """What gets mode 0755. The others are read by these."""
 FOR_ALL = ("common.sh", "conf-merge.sh", "deploy-checks.sh", "deploy-conf.sh", "deploy-host.sh")
 """Of the library: what utils/deploy.sh needs."""
-TABLES: tuple[Callable[[Operate], Mapping[str, bytes]], ...] = (tables.of_operate,)
+TABLES: tuple[Callable[[Operate], Mapping[str, bytes]], ...] = (tables.of_operate, tables.of_parts)
 """What each part of the section adds: contents by path. A part that is left out adds nothing."""
 
 

@@ -30,3 +30,14 @@ def of_operate(operate: Operate) -> dict[str, bytes]:
         RECOMMENDED: table(operate.settings.items()),
         STALE: table((pid.path, pid.program) for pid in operate.stale_pids),
     }
+
+
+def of_parts(operate: Operate) -> dict[str, bytes]:
+    """Return the tables of the parts that have one: utils/operate/PART.tsv."""
+    parts = {
+        "memory": operate.memory,
+        "status": operate.status,
+        "snapshot": operate.snapshot,
+        "logs": operate.logs,
+    }
+    return {f"utils/operate/{name}.tsv": table(part.rows()) for name, part in parts.items() if part is not None}

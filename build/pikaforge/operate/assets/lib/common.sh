@@ -21,6 +21,7 @@ tool=${tool%.sh}
 # Where things are on a host. Tests put other folders here.
 etc=/etc/$product
 units=/etc/systemd/system
+tmpfiles=/etc/tmpfiles.d
 packaged_units="/usr/lib/systemd/system /lib/systemd/system"
 runtime=/run
 logs=/var/log/$product

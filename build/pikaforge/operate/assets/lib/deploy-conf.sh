@@ -19,7 +19,7 @@ draft_table() { # FILE
 }
 
 # Make the draft: what the configuration is to be. Later ones go before: shipped or --from; recommended settings; those
-# of PORT and BASE; --memory; --set; passwords. One that is there is kept, but for what is asked for.
+# of PORT and BASE; --set; --memory, which leaves those alone; passwords. One that is there is kept, but for what is asked for.
 compose_conf() {
     changed=
     [ -n "$conf" ] || return 0
@@ -37,11 +37,11 @@ compose_conf() {
         [ ! -f "$utils/operate/recommended.tsv" ] || draft_table "$utils/operate/recommended.tsv"
         draft_table "$utils/settings.tsv"
     fi
-    [ -z "$memory" ] || draft_memory
     printf '%s' "$sets" >"$scratch/sets"
     while IFS= read -r line; do
         printf '%s\n' "${line#*=}" | draft_set "${line%%=*}"
     done <"$scratch/sets"
+    [ -z "$memory" ] || draft_memory
     if [ -n "$password_file" ]; then
         [ -z "$found" ] || [ "$(conf_get "$conf" "$key_admin")" = "$password" ] || ! service_active "$port" ||
             die "instance $port runs, and would be asked with a password that it does not have yet" \
@@ -55,32 +55,12 @@ compose_conf() {
 
 # The plan for an amount of memory: its settings, and its arithmetic as comments between two marks.
 draft_memory() {
-    [ -f "$utils/lib/memory.sh" ] || die "--memory: this package cannot plan memory" "leave it out"
-    # shellcheck source=/dev/null
+    [ -f "$utils/operate/memory.tsv" ] || die "--memory: this package cannot plan memory" "leave it out"
+    # shellcheck source=memory.sh
     . "$utils/lib/memory.sh"
-    bytes=$(bytes_of "$memory") || wrong "--memory needs a size such as 8G or 512M, not '$memory'"
-    memory_plan "$bytes" >"$scratch/memory" || die "--memory: there is no plan for $memory (see above)"
-    sed -e '/^# memory plan: begin$/,/^# memory plan: end$/{/^#/d;}' "$draft" >"$draft.next" && mv "$draft.next" "$draft"
-    grep -v '^#' "$scratch/memory" >"$scratch/memory.tsv" || :
-    draft_table "$scratch/memory.tsv"
-    {
-        echo '# memory plan: begin'
-        grep '^#' "$scratch/memory" || :
-        echo '# memory plan: end'
-    } >>"$draft"
-}
-
-# Print a size such as 8G in bytes.
-bytes_of() {
-    number=${1%[KMGTkmgt]}
-    is_number "$number" 9 && [ "$number" -gt 0 ] || return 1
-    case $1 in
-    *[Kk]) printf '%s\n' $((number << 10)) ;;
-    *[Mm]) printf '%s\n' $((number << 20)) ;;
-    *[Gg]) printf '%s\n' $((number << 30)) ;;
-    *[Tt]) [ "$number" -lt 1024 ] && printf '%s\n' $((number << 40)) ;;
-    *) printf '%s\n' "$number" ;;
-    esac
+    bytes=$(memory_bytes "$memory") || wrong "--memory needs a size such as 8G or 512M, not '$memory'"
+    # shellcheck disable=SC2046  # the keys of --set
+    memory_configured "$bytes" "$draft" $(sed 's/=.*//' "$scratch/sets") >"$draft.next" && mv "$draft.next" "$draft"
 }
 
 # Whether this host lets a process have so many open files.

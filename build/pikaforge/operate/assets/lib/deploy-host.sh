@@ -11,7 +11,7 @@ begin() {
     temporary
     unit=$units/$product@.service
     dropin=$units/$product@$port.service.d
-    for file in "$unit" "$dropin/10-instance.conf" "$env" "$etc/$port.shipped"; do
+    for file in "$unit" "$dropin/10-instance.conf" "$env" "$etc/$port.shipped" "$tmpfiles/$product-$port.conf"; do
         [ ! -f "$file" ] || cp -p "$file" "$scratch/saved.${file##*/}"
     done
     [ -d "$etc" ] || etc_made=yes
@@ -99,7 +99,8 @@ make_folders() {
         # It is new, or came from elsewhere. A running server removes files.
         chown -R "$user:" "$data"
     fi
-    folders="conf log db dump dbsync${protocol:+ backup}"
+    # The folder of backups is root's; `instance.sh PORT backup` makes it.
+    folders="conf log db dump dbsync"
     for folder in $folders; do
         [ ! -d "$data/$folder" ] || chown -h "$user:" "$data/$folder"
     done
@@ -134,6 +135,19 @@ write_host() {
     put "$env" <"$scratch/env"
     [ -z "$protocol" ] || [ -z "$conf" ] || put "$etc/$port.shipped" <"$top/$shipped"
     ! systemd || write_unit
+    ! systemd || [ ! -f "$utils/operate/logs.tsv" ] || write_rules
+}
+
+# The rules by which systemd-tmpfiles removes old log files.
+write_rules() {
+    # shellcheck source=info.sh
+    . "$utils/lib/info.sh"
+    # shellcheck source=logs.sh
+    . "$utils/lib/logs.sh"
+    logs_rules >"$scratch/rules"
+    [ -s "$scratch/rules" ] || return 0
+    mkdir -p "$tmpfiles"
+    put "$tmpfiles/$product-$port.conf" <"$scratch/rules"
 }
 
 # Print the environment file: where the instance is, and the lines of the operator.

@@ -1,0 +1,177 @@
+# shellcheck shell=sh disable=SC2034,SC2154,SC2317
+# The verb's part: a backup becomes the data of an instance. To be sourced.
+# shellcheck source=/dev/null
+. "$utils/lib/info.sh"
+# shellcheck source=/dev/null
+. "$utils/lib/snapshot.sh"
+verb_about='put a backup in the place of its data'
+
+verb_help() {
+    cat <<END
+usage: instance.sh PORT restore BACKUP [--no-count] [--wait SECONDS] [--dry-run]
+
+Put a backup in the place of an instance's data, start the instance, and compare its keys with those that were counted
+when the backup was made. BACKUP is a folder that \`backup\` has made, of this instance or of another one.
+The instance must be stopped, or have no keys. What it had is moved to a folder aside, and comes back if anything fails.
+END
+}
+
+verb_main() {
+    restore_from=
+    restore_count=yes
+    restore_dry=no
+    restore_wait=$(snapshot_within)
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --no-count) restore_count=no ;;
+        --dry-run) restore_dry=yes ;;
+        --wait)
+            case ${2:-} in
+            '' | *[!0-9]* | 0* | ???????*) misused "--wait takes a number from 1 to 999999, not '${2:-}'" ;;
+            esac
+            restore_wait=$2
+            shift
+            ;;
+        -*) misused "restore takes no '$1'" ;;
+        *)
+            [ -z "$restore_from" ] || misused "restore takes one BACKUP"
+            restore_from=${1%/}
+            ;;
+        esac
+        shift
+    done
+    [ -n "$restore_from" ] || misused "restore takes a BACKUP"
+    [ -f "$utils/operate/snapshot.tsv" ] || die "$product takes no snapshots that are known here"
+    case $restore_from/ in
+    *[!A-Za-z0-9/._@+-]* | */./* | */../* | *//*) die "BACKUP must be a plain path, not '$(printable "$restore_from")'" ;;
+    /?*) ;;
+    *) restore_from=$data/backup/$restore_from ;;
+    esac
+    locked "$port"
+    restore_checks
+    if [ "$restore_dry" = yes ]; then
+        say "would put $restore_from in the place of $restore_into"
+        return
+    fi
+    restore_do
+}
+
+# Refuse what cannot be restored, before anything is changed.
+restore_checks() {
+    backup_whole "$restore_from"
+    restore_into=$(restore_place "$(row_of snapshot into)")
+    restore_others=$(rows_of snapshot aside | while read -r template; do restore_place "$template"; done)
+    restore_part=$(row_of snapshot data)
+    restore_source=$restore_from/snapshot
+    if [ "$restore_part" != - ]; then
+        restore_source=$restore_source/$restore_part
+    elif [ "$(row_of snapshot complete)" = - ]; then
+        restore_source=$restore_source/$(cd "$restore_source" && find . -type f | head -n 1)
+    fi
+    [ -e "$restore_source" ] || die "$restore_from has no $restore_part"
+    rows_of snapshot blocked | while IFS=$tab read -r key value; do
+        [ "$(conf_get "$conf" "$key")" != "$value" ] ||
+            die "$key is $value in $conf: the server would not read what is restored" "set it to another value first"
+    done
+    for key in slaveof replicaof; do
+        [ -z "$(conf_get "$conf" "$key")" ] ||
+            die "the instance is a replica ($key in $conf): its master would replace what is restored" "take that line out"
+    done
+    restore_ran=no
+    if [ -n "$(service_pid "$port")" ]; then
+        restore_ran=yes
+        restore_keys=$(count_keys "$port" "$restore_wait") || die "the keys of the running instance cannot be counted" \
+            "instance.sh $port stop"
+        [ "${restore_keys% *}" = 0 ] || die "instance $port runs, and has ${restore_keys% *} keys" "instance.sh $port stop"
+    fi
+    restore_need=$(du -s -k -- "$restore_source" | awk '{ print $1 }')
+    restore_free=$(df -P -k -- "$data" | awk 'NR == 2 { print $4 }')
+    [ "$restore_need" -lt "$restore_free" ] ||
+        die "$data has room for $((restore_free / 1024))M, and the backup has $((restore_need / 1024))M"
+}
+
+# Print a place of an instance's data, which must be in its folder.
+restore_place() {
+    restore_there=$(place_of "$1" "$conf" -)
+    restore_real=$(cd -P -- "${restore_there%/*}" 2>/dev/null && pwd -P) || die "there is no folder ${restore_there%/*}"
+    case $restore_real/ in
+    "$(cd -P -- "$data" && pwd -P)"/*) printf '%s/%s\n' "$restore_real" "${restore_there##*/}" ;;
+    *) die "$restore_there is not in $data" "give folders of the instance in $conf" ;;
+    esac
+}
+
+restore_do() {
+    restore_aside=$data/aside-$(date -u +%Y%m%d-%H%M%S)
+    restore_new=$data/.restore.new
+    rm -rf "$restore_new"
+    (umask 077 && mkdir "$restore_aside" "$restore_new")
+    restore_done=no
+    undo() { restore_back; }
+    # Copied, never linked: the server writes to some of these files.
+    cp -R -p -- "$restore_source" "$restore_new/new" || die "cannot copy $restore_source"
+    rows_of snapshot leave | while read -r path; do
+        [ "$restore_part" = - ] || path=${path#"$restore_part"/}
+        rm -f -- "$restore_new/new/$path"
+    done
+    chown -R "$user:" "$restore_new/new"
+    [ "$restore_ran" = no ] || service_stop "$port"
+    : >"$restore_aside/places"
+    # shellcheck disable=SC2086 # plain paths
+    printf '%s\n' "$restore_into" $restore_others | while read -r place; do
+        [ -e "$place" ] || continue
+        [ ! -L "$place" ] || die "$place is a symbolic link"
+        printf '%s\n' "$place" >>"$restore_aside/places"
+        mv -- "$place" "$restore_aside/$(wc -l <"$restore_aside/places" | tr -d ' ')"
+    done
+    mv -- "$restore_new/new" "$restore_into"
+    service_start "$port"
+    wait_healthy "$port" "$start_seconds" || die "the instance does not serve with the restored data"
+    restore_compare
+    restore_done=yes
+    say "instance $port serves the data of $restore_from"
+    if [ -s "$restore_aside/places" ]; then
+        say "what it had before is in $restore_aside: remove that when all is well"
+    fi
+}
+
+# Compare the keys with those of the backup. Some may have expired since; writers may have been at work around it.
+restore_compare() {
+    [ "$restore_count" = yes ] || return 0
+    compare_before=$(number_of "$(backup_fact "$restore_from" keys_before)")
+    compare_after=$(number_of "$(backup_fact "$restore_from" keys_after)")
+    compare_expires=$(number_of "$(backup_fact "$restore_from" expires_after)")
+    if [ -z "$compare_before" ] || [ -z "$compare_after" ]; then
+        warn "the backup has no counts of keys, so they are not compared"
+        return
+    fi
+    compare_now=$(count_keys "$port" "$restore_wait") || die "the keys of the restored instance cannot be counted"
+    compare_now=${compare_now% *}
+    compare_low=$compare_before
+    compare_high=$compare_after
+    [ "$compare_low" -le "$compare_high" ] || { compare_low=$compare_after && compare_high=$compare_before; }
+    compare_low=$((compare_low - ${compare_expires:-0}))
+    if [ "$compare_now" -lt "$compare_low" ] || [ "$compare_now" -gt "$compare_high" ]; then
+        die "the restored instance has $compare_now keys, and the backup had $compare_low to $compare_high" \
+            "--no-count accepts that"
+    fi
+    say "$compare_now keys, as the backup says ($compare_low to $compare_high)"
+}
+
+# What a failure leaves: the instance as it was.
+restore_back() {
+    rm -rf "$restore_new"
+    if [ "$restore_done" = no ]; then
+        service_stop "$port" || :
+        [ ! -s "$restore_aside/places" ] || rm -rf -- "$restore_into"
+        restore_number=0
+        while read -r place; do
+            restore_number=$((restore_number + 1))
+            [ ! -e "$restore_aside/$restore_number" ] || mv -- "$restore_aside/$restore_number" "$place"
+        done <"$restore_aside/places"
+        rm -rf "$restore_aside"
+        [ "$restore_ran" = no ] || service_start "$port" || :
+        warn "the instance has its data of before"
+    elif [ ! -s "$restore_aside/places" ]; then
+        rm -rf "$restore_aside"
+    fi
+}
