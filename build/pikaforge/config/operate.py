@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from pikaforge.config.operate_metrics import Metrics
 from pikaforge.config.scalars import Name, RelativePath, Strict
 
 KEY_PATTERN = r"^[A-Za-z][A-Za-z0-9_.-]*$"
@@ -67,6 +68,7 @@ class Operate(Strict):
     start_within: int = Field(
         default=1800, gt=0, le=86400, description="Seconds until a start with all its data must have succeeded."
     )
+    metrics: Metrics | None = Field(default=None, description="What Prometheus gets of its INFO; null: no metrics.")
 
     @field_validator("settings")
     @classmethod
