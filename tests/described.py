@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pikaforge.config.operate import Operate
 from pikaforge.config.product import Conf, Product, Server
 
 
@@ -16,3 +17,10 @@ def conf_of(product: Product) -> Conf:
     conf = server_of(product).conf
     assert conf is not None
     return conf
+
+
+def operate_of(product: Product) -> Operate:
+    """How its instances are operated."""
+    operate = server_of(product).operate
+    assert operate is not None
+    return operate

@@ -224,8 +224,8 @@ Write the git repositories that `--source sample` builds to a folder, to look at
         module="upkeep",
         summary="write the JSON schemas of configuration, report and repositories",
         about="""\
-Write the JSON schemas of matrix.yaml, of patch series, of dist/report.json and of repo.json into the checkout. Run \
-it after a change of their models.""",
+Write the JSON schemas of matrix.yaml, of patch series, of dist/report.json and of repo.json into the checkout, and \
+the alert rules and the dashboard of the product into monitoring/. Run it after a change of their models.""",
         needs="neither an engine nor the network.",
         examples=(("all schemas", "invoke schema"),),
     ),

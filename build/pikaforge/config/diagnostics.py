@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from pikaforge.config import operate_scalars, scalars, waiver, yaml_words
+from pikaforge.config import operate_metrics, operate_scalars, scalars, waiver, yaml_words
 from pikaforge.config.document import Document, YamlValue, has, within
 from pikaforge.config.nearest import nearest
 from pikaforge.config.yaml_words import KeyPath
@@ -45,6 +45,13 @@ PATTERN_WORDS = {
     operate_scalars.COUNTS_PATTERN: "must be a regular expression of letters and _ ^ $ ( ) |",
     operate_scalars.PREFIX_PATTERN: "must be a word that ends with a dot",
     operate_scalars.GLOB_PATTERN: "must be the name of a file, with * and [ ] for what varies",
+    operate_metrics.METRIC_PATTERN: "may hold only small letters, digits and _, and begins with a letter",
+    operate_metrics.SOURCE_PATTERN: "must name what INFO says, such as is_bgsaving, is_bgsaving[2], *_keys or @head",
+    operate_metrics.HELP_PATTERN: "must be printable ASCII, without quotes and backslashes",
+    operate_metrics.PLACE_PATTERN: "must be a regular expression of letters, digits and _ [ ] . * + ( ) | -",
+    operate_metrics.COMMAND_WORD_PATTERN: "must be a word of letters, digits and _ -",
+    operate_metrics.TITLE_PATTERN: "must be a title of letters, digits, blanks and , ( ) / -",
+    operate_metrics.SECTION_PATTERN: "must be the name of a section, of letters and _",
     scalars.NAME_PATTERN: f"may hold only {_NAME_CHARACTERS}, and begins with a letter or digit",
     scalars.PACKAGE_PATTERN: "may hold only letters, digits and . + _ : ~ -, and begins with a letter or digit",
     scalars.PATH_PATTERN: "must be a path below its folder, of letters, digits and . _ @ / + -",

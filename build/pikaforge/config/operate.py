@@ -10,11 +10,7 @@ from pydantic import Field, field_validator
 
 from pikaforge.config.operate_logs import Logs
 from pikaforge.config.operate_memory import Memory
-from pikaforge.config.operate_scalars import ConfKey, ConfValue
-from pikaforge.config.operate_snapshot import Snapshot
-from pikaforge.config.operate_status import Status
-from pikaforge.config.operate_logs import Logs
-from pikaforge.config.operate_memory import Memory
+from pikaforge.config.operate_metrics import Metrics
 from pikaforge.config.operate_scalars import ConfKey, ConfValue
 from pikaforge.config.operate_snapshot import Snapshot
 from pikaforge.config.operate_status import Status
@@ -71,6 +67,7 @@ class Operate(Strict):
     start_within: int = Field(
         default=1800, gt=0, le=86400, description="Seconds until a start with all its data must have succeeded."
     )
+    metrics: Metrics | None = Field(default=None, description="What Prometheus gets of its INFO; null: no metrics.")
 
     @field_validator("settings")
     @classmethod

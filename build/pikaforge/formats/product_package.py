@@ -186,6 +186,11 @@ def _system_files(package: ProductPackage, words: Mapping[str, str]) -> tuple[di
         f"{base}.target": (services.units, filled(ASSETS / "instances.target", words)),
         f"tmpfiles/{base}.conf": (services.tmpfiles, filled(ASSETS / "tmpfiles.conf", words)),
     }
+    # Units beside that of an instance: they name no folder of the host but the tree.
+    for path, content in sorted(package.payload.items()):
+        folder, _, name = path.rpartition("/")
+        if folder == "systemd" and name != f"{base}@.service":
+            places[name] = (services.units, content.decode().replace("@TOP@", package.top))
     if services.sysusers:
         places[f"sysusers/{base}.conf"] = (services.sysusers, filled(ASSETS / "sysusers.conf", words))
     entries = [

@@ -12,7 +12,7 @@ from pathlib import Path
 from pikaforge.config.operate import Operate
 from pikaforge.config.product import Product, Server
 from pikaforge.host.text import filled
-from pikaforge.operate import tables
+from pikaforge.operate import metrics, tables
 from pikaforge.operate.product_sh import product_sh
 
 ASSETS = Path(__file__).resolve().parent / "assets"
@@ -54,12 +54,16 @@ def rendered(product: Product, words: Mapping[str, str]) -> dict[str, bytes]:
     contents[unit] = filled(ASSETS / "operated.service", words).encode()
     for name in EXECUTABLE:
         path = ASSETS / Path(name).name
+        if name == metrics.SCRIPT:
+            continue
         if name not in contents and path.exists():
             contents[name] = path.read_bytes()
     for path in sorted((ASSETS / "lib").iterdir()):
         contents[f"{LIBRARY}/{path.name}"] = path.read_bytes()
     for part in TABLES:
         contents |= part(server.operate)
+    if server.operate.metrics is not None:
+        contents |= metrics.rendered(product, server.operate.metrics, words)
     return contents
 
 

@@ -33,8 +33,11 @@ def test_no_word_is_left_but_the_one_that_deployment_fills_in(real: bool) -> Non
         for name, data in payload.render(product).contents.items()
         if WORD.search(data.decode())
     }
-    # deploy.sh replaces it in the unit.
-    assert left == {"utils/lib/deploy-host.sh": {"@TOP@"}, f"systemd/{product.name}@.service": {"@TOP@"}}
+    # deploy.sh replaces it in the unit, and metrics.sh in that of the metrics.
+    expected = {"utils/lib/deploy-host.sh", f"systemd/{product.name}@.service"}
+    if real:
+        expected |= {"utils/metrics.sh", f"systemd/{product.name}-metrics.service"}
+    assert left == {name: {"@TOP@"} for name in expected}
 
 
 def test_the_templates_name_no_product() -> None:

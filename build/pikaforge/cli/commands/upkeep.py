@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from pikaforge.cli import output
 from pikaforge.cli.commands.build import status
 from pikaforge.cli.context import Context
 from pikaforge.config.patch_series import Series
+from pikaforge.config.product import Product
 from pikaforge.config.schema import matrix_schema, series_schema
 from pikaforge.errors import EXIT_DONE, ConfigError, HostError
 from pikaforge.host.compiler_cache import FOLDER
@@ -18,6 +20,7 @@ from pikaforge.host.http import redacted
 from pikaforge.host.process import cwd
 from pikaforge.host.store import write_atomically
 from pikaforge.host.workspace import Workspace
+from pikaforge.operate.metrics import monitoring
 from pikaforge.pipeline import report
 from pikaforge.pipeline.image import base_image
 from pikaforge.pipeline.source import origin
@@ -152,13 +155,20 @@ def sample(context: Context) -> int:
 
 
 def schema(context: Context) -> int:
-    """Run `schema`: write the JSON schemas that have changed."""
-    for name, text in schema_texts().items():
-        path = context.home / name
+    """Run `schema`: write the JSON schemas that have changed, and what is in monitoring/."""
+    _write_changed(context.home, schema_texts())
+    # After the schemas: these do not need a specification that can be read.
+    _write_changed(context.home, monitoring_texts(context.spec.product))
+    return EXIT_DONE
+
+
+def _write_changed(home: Path, texts: Mapping[str, str]) -> None:
+    for name, text in texts.items():
+        path = home / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(exist_ok=True)
             write_atomically(path, text)
             output.show(f"wrote {name}")
-    return EXIT_DONE
 
 
 def clean(context: Context) -> int:
@@ -182,3 +192,12 @@ def schema_texts() -> dict[str, str]:
         "repo.schema.json": state.schema(),
     }
     return {path: json.dumps(schema, indent=2, sort_keys=True) + "\n" for path, schema in schemas.items()}
+
+
+def monitoring_texts(product: Product) -> dict[str, str]:
+    """Return alert rules and dashboard of the product, by path below the checkout; packages have the same files."""
+    operate = product.server.operate if product.server is not None else None
+    if operate is None or operate.metrics is None:
+        return {}
+    files = monitoring(product, operate.metrics)
+    return {f"monitoring/{name}": text.decode() for name, text in files.items()}

@@ -1,0 +1,318 @@
+"""The Ansible collection: its playbooks on three hosts that are folders, with stand-ins for a package's scripts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import CompletedProcess
+from types import MappingProxyType
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COLLECTION = ROOT / "ansible"
+DEPLOY = """\
+#!/bin/sh
+set -eu
+here=$(cd -- "$(dirname -- "$0")/../../.." && pwd)
+printf '%s\\n' "$*" >>"$here/calls"
+port=$1 base=$2 dry=no password=
+while [ $# -gt 0 ]; do
+    case $1 in
+    --dry-run) dry=yes ;;
+    --password-file) password=$2 ;;
+    esac
+    shift
+done
+[ -z "$password" ] || { stat -c %a "$password" && cat "$password"; } >"$here/password"
+if [ "$dry" = yes ]; then
+    [ ! -e "$here/state/$port" ] || { echo "would set up $port, which is there; would keep x" && exit 0; }
+    echo "would set up instance $port" && exit 0
+fi
+[ ! -e "$here/state/$port" ] || { echo "deploy: instance $port answers" && exit 0; }
+mkdir -p "$here/state"
+cat "$(dirname -- "$0")/version" >"$here/state/$port"
+echo "deploy: instance $port answers; it is new, in $base"
+"""
+INSTANCE = """\
+#!/bin/sh
+set -eu
+here=$(cd -- "$(dirname -- "$0")/../../.." && pwd)
+printf '%s\\n' "$*" >>"$here/calls"
+port=$1 verb=$2 dry=no
+case " $* " in *" --dry-run "*) dry=yes ;; esac
+running=$(cat "$here/state/$port" 2>/dev/null) || running=
+case $verb in
+check)
+    [ -n "$running" ] && [ "$running" != "$(cat "$here/bad" 2>/dev/null)" ] || exit 2
+    ;;
+upgrade)
+    new=$(cat "${3:-$(dirname -- "$0")/..}/utils/version")
+    [ "$running" != "$new" ] || { echo "nothing to do" && exit 0; }
+    [ "$dry" = no ] || { echo "would upgrade $running to $new" && exit 0; }
+    [ "$new" != "$(cat "$here/bad" 2>/dev/null)" ] || { echo "error: $new does not answer" >&2 && exit 1; }
+    echo "$running" >"$here/before"
+    echo "$new" >"$here/state/$port"
+    ;;
+rollback)
+    [ -e "$here/before" ] || { echo "nothing to do" && exit 0; }
+    [ "$dry" = no ] || { echo "would go back" && exit 0; }
+    mv "$here/before" "$here/state/$port"
+    ;;
+esac
+"""
+METRICS = """\
+#!/bin/sh
+here=$(cd -- "$(dirname -- "$0")/../../.." && pwd)
+printf 'metrics %s\\n' "$*" >>"$here/calls"
+[ ! -e "$here/metrics" ] || { echo "nothing to do" && exit 0; }
+case " $* " in *" --dry-run "*) exit 0 ;; esac
+: >"$here/metrics"
+"""
+DETECT = '#!/bin/sh\n[ "$3" = --print ] || exit 9\necho R620\n'
+HOSTS = ("one", "two", "three")
+
+
+def program(name: str) -> str:
+    """Return the path of one of Ansible's programs."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed here")
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """Hosts that are folders."""
+
+    top: Path
+
+    def tarball(self, version: str) -> Path:
+        """Return a package of a version."""
+        path = self.top / f"package-{version}-R620.tar.gz"
+        folder = self.top / "made" / version / "demo-v1"
+        for name, text in {"deploy.sh": DEPLOY, "instance.sh": INSTANCE, "metrics.sh": METRICS}.items():
+            (folder / "utils").mkdir(parents=True, exist_ok=True)
+            (folder / "utils" / name).write_text(text)
+            (folder / "utils" / name).chmod(0o755)
+        (folder / "utils/version").write_text(f"{version}\n")
+        with tarfile.open(path, "w:gz") as archive:
+            archive.add(folder, "demo-v1")
+        return path
+
+    def host(self, name: str) -> Path:
+        return self.top / "hosts" / name
+
+    def calls(self, name: str) -> list[str]:
+        path = self.host(name) / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def running(self) -> list[str]:
+        """Return what runs on port 9221, host by host."""
+        paths = [self.host(name) / "state/9221" for name in HOSTS]
+        return [path.read_text().strip() if path.exists() else "" for path in paths]
+
+    def state(self) -> dict[str, str]:
+        """Return all files of all hosts, but for the record of calls."""
+        files = (path for path in (self.top / "hosts").rglob("*") if path.name not in {"calls", "password"})
+        return {
+            str(path): (str(path.readlink()) if path.is_symlink() else path.read_text() if path.is_file() else "/")
+            for path in files
+        }
+
+    def play(
+        self, name: str, values: Mapping[str, object] = MappingProxyType({}), *words: str, version: str = "1"
+    ) -> CompletedProcess[str]:
+        """Run a playbook, with variables in place of the usual ones."""
+        return self.play_on({host: {} for host in HOSTS}, name, values, *words, version=version)
+
+    def play_on(
+        self,
+        hosts: Mapping[str, Mapping[str, object]],
+        name: str,
+        values: Mapping[str, object],
+        *words: str,
+        version: str = "1",
+    ) -> CompletedProcess[str]:
+        """Run a playbook on hosts, each with variables of its own."""
+        variables = {
+            "server_product": "demo",
+            "server_source": "tarball",
+            "server_version": version,
+            "server_tarball": str(self.top / f"package-{version}-{{model}}.tar.gz"),
+            "server_detect_model": str(self.top / "detect-model.sh"),
+            "server_instances": [{"port": 9221, "base": "/data", "memory": "8G"}, {"port": 9321, "base": "/data"}],
+            "server_metrics": True,
+            "server_health_retries": 1,
+            "server_health_delay": 0,
+            "ansible_become": False,
+            "ansible_python_interpreter": sys.executable,
+            "ansible_connection": "local",
+            **values,
+        }
+        inventory = {
+            "servers": {
+                "hosts": {host: {"server_tree": f"{self.host(host)}/opt/demo", **own} for host, own in hosts.items()},
+                "vars": variables,
+            }
+        }
+        (self.top / "inventory.yml").write_text(yaml.safe_dump(inventory, sort_keys=False))
+        return subprocess.run(
+            [program("ansible-playbook"), "-i", str(self.top / "inventory.yml"), f"pikaforge.servers.{name}", *words],
+            env=environment(self.top),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+
+
+def environment(top: Path) -> Mapping[str, str]:
+    return {
+        "PATH": f"{Path(program('ansible-playbook')).parent}:{os.environ['PATH']}",
+        "HOME": str(top),
+        "LC_ALL": "C.UTF-8",
+        "ANSIBLE_COLLECTIONS_PATH": str(top / "collections"),
+        "ANSIBLE_HOME": str(top / "ansible"),
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_PIPELINING": "1",
+        "ANSIBLE_LOCALHOST_WARNING": "0",
+        "NO_COLOR": "1",
+    }
+
+
+WRONG: tuple[dict[str, object], ...] = (
+    {"server_source": "nowhere"},
+    {"server_source": "repository"},
+    {"server_source": "repository", "server_site": "http://x/'; id", "server_key": "k"},
+    {"server_version": "1; id"},
+    {"server_version": "../../etc"},
+    {"server_tarball": ""},
+    {"server_detect_model": ""},
+    {"server_product": "../x"},
+    {"server_tree": "/"},
+    {"server_instances": [{"port": "http", "base": "/data"}]},
+    {"server_instances": [{"base": "/data"}]},
+    {"server_instances": [{"port": 1, "base": "/data"}, {"port": 1, "base": "/srv"}]},
+    {"server_instances": [{"port": 1, "base": "/data", "colour": "red"}]},
+)
+"""Variables that are refused."""
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    program("ansible-playbook")
+    shutil.copytree(COLLECTION, tmp_path / "collections/ansible_collections/pikaforge/servers")
+    (tmp_path / "detect-model.sh").write_text(DETECT)
+    fleet = Fleet(top=tmp_path)
+    for name in HOSTS:
+        (fleet.host(name) / "opt").mkdir(parents=True)
+    for version in ("1", "2"):
+        fleet.tarball(version)
+    return fleet
+
+
+def changed(done: CompletedProcess[str]) -> list[int]:
+    """Return the counts of changes, host by host."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    recap = done.stdout[done.stdout.index("PLAY RECAP") :]
+    return [int(word.split("=")[1]) for word in recap.split() if word.startswith("changed=")]
+
+
+class TestSite:
+    def test_check_tells_the_truth_and_a_second_run_changes_nothing(self, fleet: Fleet) -> None:
+        (fleet.top / "secret").write_text("open sesame\n")
+        instances = [
+            {"port": 9221, "base": "/data", "memory": "8G", "settings": {"maxclients": 9000, "slaveof": "one:9221"}},
+            {"port": 9321, "base": "/srv", "password_file": str(fleet.top / "secret")},
+        ]
+        before = fleet.state()
+        foreseen = fleet.play("site", {"server_instances": instances}, "--check", "--diff")
+        assert all(count > 0 for count in changed(foreseen))
+        assert fleet.state() == before
+        done = fleet.play("site", {"server_instances": instances}, "--diff")
+        assert all(count > 0 for count in changed(done))
+        assert fleet.running() == ["1", "1", "1"]
+        calls = fleet.calls("one")
+        assert "9221 /data --memory 8G --set maxclients=9000 --set slaveof=one:9221" in calls
+        (private,) = [call.split()[-1] for call in calls if call.startswith("9321 /srv --password-file")]
+        assert (fleet.host("one") / "password").read_text() == "600\nopen sesame\n"
+        assert not Path(private).parent.exists()
+        assert "sesame" not in foreseen.stdout + done.stdout + "".join(calls)
+        after = fleet.state()
+        for words in ((), ("--check", "--diff")):
+            assert changed(fleet.play("site", {"server_instances": instances}, *words)) == [0, 0, 0]
+            assert fleet.state() == after
+
+    def test_wrong_variables_are_refused_before_anything_changes(self, fleet: Fleet) -> None:
+        hosts = {f"host{number}": values for number, values in enumerate(WRONG)}
+        before = fleet.state()
+        done = fleet.play_on({**hosts, "right": {}}, "site", {}, "--limit", "host*")
+        recap = done.stdout[done.stdout.index("PLAY RECAP") :]
+        assert re.findall(r"failed=(\d+)", recap) == ["1"] * len(WRONG), done.stdout
+        assert re.findall(r"changed=(\d+)", recap) == ["0"] * len(WRONG)
+        assert fleet.state() == before
+
+    def test_a_host_that_is_not_well_fails(self, fleet: Fleet) -> None:
+        (fleet.host("two") / "bad").write_text("1\n")
+        done = fleet.play("site")
+        assert done.returncode != 0
+        assert "two" in done.stdout[done.stdout.index("PLAY RECAP") :]
+
+
+class TestUpgrade:
+    def test_goes_host_by_host_and_back(self, fleet: Fleet) -> None:
+        assert fleet.play("site").returncode == 0
+        foreseen = fleet.play("upgrade", {}, "--check", version="2")
+        assert all(count > 0 for count in changed(foreseen))
+        assert fleet.running() == ["1", "1", "1"]
+        assert all(count > 0 for count in changed(fleet.play("upgrade", version="2")))
+        assert fleet.running() == ["2", "2", "2"]
+        assert changed(fleet.play("upgrade", version="2")) == [0, 0, 0]
+        assert all(count > 0 for count in changed(fleet.play("rollback", version="2")))
+        assert fleet.running() == ["1", "1", "1"]
+
+    def test_stops_at_the_first_host_that_fails(self, fleet: Fleet) -> None:
+        assert fleet.play("site").returncode == 0
+        (fleet.host("two") / "bad").write_text("2\n")
+        done = fleet.play("upgrade", version="2")
+        assert done.returncode != 0
+        assert fleet.running() == ["2", "1", "1"]
+        assert not [call for call in fleet.calls("three") if "upgrade" in call]
+
+    def test_a_host_that_is_not_well_is_not_touched(self, fleet: Fleet) -> None:
+        assert fleet.play("site").returncode == 0
+        (fleet.host("one") / "bad").write_text("1\n")
+        before = fleet.state()
+        assert fleet.play("upgrade", version="2").returncode != 0
+        assert fleet.state() == before
+
+
+@pytest.mark.parametrize("tool", ["yamllint", "ansible-lint", "syntax"])
+def test_lint(fleet: Fleet, tool: str) -> None:
+    folder = fleet.top / "collections/ansible_collections/pikaforge/servers"
+    playbooks = sorted(str(path) for path in (folder / "playbooks").glob("*.yml"))
+    argv = {
+        "yamllint": ["yamllint", "--strict", "."],
+        "ansible-lint": ["ansible-lint", "--offline", "--strict", "-q"],
+        "syntax": ["ansible-playbook", "--syntax-check", "--inventory", "localhost,", *playbooks],
+    }[tool]
+    done = subprocess.run(
+        [program(argv[0]), *argv[1:]],
+        cwd=folder,
+        env=environment(fleet.top),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
