@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import random
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import hosts
 import pytest
+import thorough
 from hosts import Host
 from integration.trees import Fault, Tree
+
+from pikaforge.pipeline.smoke.resp import Closed, NoConnection
 
 if TYPE_CHECKING:
     from conftest import Engine
@@ -30,7 +37,9 @@ def released(tree: Tree, release: str) -> Tree:
     """The tree under another release."""
     facts = tree.content("utils/lib/product.sh")
     assert b"\nrelease='2'\n" in facts
-    return tree.changed({"utils/lib/product.sh": facts.replace(b"\nrelease='2'\n", f"\nrelease='{release}'\n".encode())})
+    return tree.changed(
+        {"utils/lib/product.sh": facts.replace(b"\nrelease='2'\n", f"\nrelease='{release}'\n".encode())}
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,7 +77,8 @@ class Site:
         return path
 
     def process(self, port: int = PORT) -> str:
-        code = f"utils={INSTANCE.rpartition('/')[0]}; for f in common service; do . $utils/lib/$f.sh; done; service_pid {port}"
+        utils = INSTANCE.rpartition("/")[0]
+        code = f"utils={utils}; for f in common service; do . $utils/lib/$f.sh; done; service_pid {port}"
         return self.host.sh(code).strip()
 
     def conf(self, port: int = PORT) -> str:
@@ -181,3 +191,188 @@ def test_what_does_not_serve_is_left_by_itself(site: Site, fault: Fault) -> None
     # The next one goes as if nothing had been.
     site.ok("upgrade", site.package(site.second, "second"), *SHORT)
     assert (site.tree(), site.whole()) == (SECOND, True)
+
+
+def test_a_full_disk_is_left_by_itself(site: Site) -> None:
+    host = site.host
+    host.ok("sh", "/opt/pika/utils/deploy.sh", "9321", "/small", "--no-start", "--dry-run")
+    host.small_disk("/small", "160m")
+    host.ok("sh", "/opt/pika/utils/deploy.sh", "9321", "/small")
+    site.write(9321)
+    package = site.package(released(site.second.broken("fills"), "fills"), "fills")
+    status, said = site.verb("upgrade", package, *SHORT, port=9321)
+    assert (status, "instance 9321 serves again with v3.4.0-1-R620" in said) == (1, True), said
+    assert "no space left on device: planted by a test" in said
+    assert (site.tree(9321), site.whole(9321)) == (FIRST, True)
+    # It would not fit a second time, and that is seen before anything changes.
+    process = site.process(9321)
+    status, said = site.verb("upgrade", package, "--no-snapshot", port=9321)
+    assert (status, "nothing was changed" in said, site.process(9321)) == (1, True, process), said
+    host.ok("sh", INSTANCE, "9321", "remove", "--purge", "9321")
+    host.ok("umount", "/small")
+
+
+def test_several_instances_go_one_after_the_other(site: Site) -> None:
+    host = site.host
+    for port in ("9321", "9421"):
+        host.ok("sh", "/opt/pika/utils/deploy.sh", port, "/data")
+    picky = site.second.with_server('case $conf in *_9321/*) exit 3 ;; esac\nexec "$real" "$@"\n')
+    package = site.package(released(picky, "picky"), "picky")
+    last = site.process(9421)
+    status, said = site.verb("upgrade", package, "--all", *SHORT)
+    assert (status, "instance 9321 is not done; left as they were: 9421" in said) == (1, True), said
+    assert [site.tree(port) for port in (PORT, 9321, 9421)] == ["/opt/pika-v3.4.0-picky-R620", FIRST, FIRST]
+    assert site.process(9421) == last
+    assert host.sh("readlink /opt/pika").strip() == FIRST, "not all run the new one"
+    assert "nothing to do" in site.ok("rollback", "--port", "9321")
+    site.ok("upgrade", site.package(site.second, "second"), "--port", "9421", "--port", "9321", *SHORT)
+    assert [site.tree(port) for port in (PORT, 9321, 9421)] == [SECOND] * 3
+    assert host.sh("readlink /opt/pika").strip() == SECOND
+
+
+def test_a_package_that_is_not_the_right_one_is_refused(site: Site) -> None:
+    host, process = site.host, site.process()
+    package = site.package(site.second, "second")
+    before = host.sh("ls -A /opt")
+    host.sh(f"echo >>{package}")
+    for words in ((), ("--sha256", "0" * 64)):
+        status, said = site.verb("upgrade", package, *words)
+        assert (status, "is not the right one" in said) == (1, True), said
+    # A program for other CPUs.
+    gate = site.second.changed({"utils/cpu-features": b"lm\nno_such_flag\n"})
+    status, said = site.verb("upgrade", site.package(released(gate, "gate"), "gate"))
+    assert (status, "nothing was changed" in said, "no_such_flag" in said) == (1, True, True), said
+    host.sh("rm -rf /opt/pika-v3.4.0-gate-R620")
+    assert (host.sh("ls -A /opt"), site.process(), site.tree()) == (before, process, FIRST)
+
+
+CONTROL = """\
+Package: pika
+Version: @VERSION@
+Architecture: amd64
+Maintainer: tests
+Description: a test
+"""
+
+
+def deb(site: Site, tree: Tree, version: str) -> str:
+    """Make a package of Debian's of a tree, on the host; return its path."""
+    site.host.unpack(tree.tar(), "/root/deb/opt")
+    site.host.put("/root/deb/DEBIAN", {"control": CONTROL.replace("@VERSION@", version).encode()})
+    site.host.sh(f"dpkg-deb -Znone --build /root/deb /root/pika_{version}.deb; rm -rf /root/deb")
+    return f"/root/pika_{version}.deb"
+
+
+def test_the_tree_of_a_package_manager_is_kept(site: Site) -> None:
+    host = site.host
+    host.ok("sh", INSTANCE, str(PORT), "remove", "--purge", str(PORT))
+    host.sh("rm /opt/pika")
+    host.ok("dpkg", "-i", deb(site, site.first, "1"))
+    host.ok("sh", "/opt/pika/utils/deploy.sh", str(PORT), "/data")
+    site.write()
+    broken = deb(site, released(site.second.broken("dies"), "broken"), "3")
+    status, said = site.verb("upgrade", broken, *SHORT)
+    assert (status, "serves again" in said) == (1, True), said
+    assert (site.tree(), site.whole()) == (FIRST, True)
+    assert host.sh("cat /opt/pika/utils/lib/product.sh | grep release=") == "release='broken'\n"
+    site.ok("upgrade", deb(site, site.second, "2"), *SHORT)
+    assert (site.tree(), site.whole()) == ("/opt/pika", True)
+    assert host.ok("dpkg-query", "-W", "-f", "${Version}", "pika") == "2"
+    # The other way: kept by hand, and then whatever brings the new one.
+    site.ok("upgrade", "--keep")
+    assert "nothing to do" in site.ok("upgrade")
+    site.ok("rollback")
+    assert (site.tree(), site.whole()) == (FIRST, True)
+    # Replaced without a word to anybody: what runs is gone from the disk.
+    site.ok("upgrade", *SHORT)
+    process = site.process()
+    host.ok("dpkg", "-i", deb(site, released(site.second, "4"), "4"))
+    site.ok("upgrade", *SHORT)
+    assert (site.process() != process, site.tree(), site.whole()) == (True, "/opt/pika", True)
+    host.ok("sh", INSTANCE, str(PORT), "remove", "--purge", str(PORT))
+    host.ok("dpkg", "--purge", "pika")
+
+
+FAILURES = 24 if thorough.whole("failures") else 3
+
+
+class Writer:
+    """A client that writes one key after the other, and knows which were acknowledged."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.acknowledged: list[str] = []
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+
+    def _work(self) -> None:
+        number = 0
+        while not self._end.is_set():
+            try:
+                with self.host.connect(PORT, timeout=5) as connection:
+                    while not self._end.wait(0.002):
+                        number += 1
+                        key = f"written:{number}"
+                        if connection.exchange([["SET", key, key]]) == ["OK"]:
+                            self.acknowledged.append(key)
+            except (NoConnection, Closed):
+                self._end.wait(0.05)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._end.set()
+            self._thread.join()
+
+    def lost(self) -> list[str]:
+        """Acknowledged keys that are not there."""
+        keys = list(self.acknowledged)
+        missing = []
+        with self.host.connect(PORT) as connection:
+            for start in range(0, len(keys), 500):
+                some = keys[start : start + 500]
+                replies = connection.exchange([["GET", key] for key in some])
+                missing += [key for key, reply in zip(some, replies, strict=True) if reply != key]
+        return missing
+
+
+KILLS = {
+    "verb": "kill -9 $(cat /root/verb)",
+    "verb and children": "pid=$(cat /root/verb); kill -9 $pid $(ps -o pid= --ppid $pid)",
+    "server": "pkill -9 -x pika",
+    "both": "kill -9 $(cat /root/verb); pkill -9 -x pika",
+    "asked to end": "kill -TERM $(cat /root/verb)",
+}
+
+
+def test_no_failure_at_any_moment_loses_a_key(site: Site) -> None:
+    host, writer = site.host, Writer(site.host)
+    chance = random.Random(seed := time.time_ns())
+    print(f"seed {seed}")
+    targets = [site.package(site.second, "second")]
+    targets += [site.package(released(site.second.broken(f), f"x{n}"), f"x{n}") for n, f in enumerate(FAULTS)]
+    with writer.writing():
+        for number in range(FAILURES):
+            target, kill = chance.choice(targets), chance.choice(list(KILLS))
+            moment = chance.uniform(0, 12)
+            words = f"echo $$ >/root/verb; exec {INSTANCE} {PORT} upgrade {target} {' '.join(SHORT)}"
+            said: list[tuple[int, str]] = []
+            thread = threading.Thread(target=lambda line=words, out=said: out.append(host.run("sh", "-c", line)))
+            thread.start()
+            thread.join(moment)
+            host.run("sh", "-c", KILLS[kill])
+            thread.join()
+            case = f"{number}: {target}, {kill} after {moment:.2f} s: {said}"
+            status, back = site.verb("rollback")
+            assert status == 0, f"{case}\n{back}"
+            host.wait_serving(PORT)
+            assert (site.tree(), writer.lost()) == (FIRST, []), f"{case}\n{back}"
+            assert not host.exists(f"/etc/pika/{PORT}.next"), case
+            assert not host.exists(f"/data/pika_{PORT}/.reserve"), case
+    assert site.whole()
+    assert (len(writer.acknowledged) > 100, writer.lost()) == (True, [])
+    site.ok("upgrade", targets[0], *SHORT)
+    assert (site.tree(), writer.lost()) == (SECOND, [])

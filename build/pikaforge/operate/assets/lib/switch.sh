@@ -144,7 +144,8 @@ switch_start() { # TREE SECONDS SETTLE
 runs_tree() { # TREE
     process=$(service_pid "$port")
     [ -n "$process" ] || return 1
-    case $(readlink "$proc/$process/exe" 2>/dev/null) in
+    # As its user: in containers root must not look at the processes of others.
+    case $(as_user readlink "$proc/$process/exe" 2>/dev/null) in
     *' (deleted)') return 1 ;;
     "$1"/*) return 0 ;;
     esac

@@ -150,6 +150,8 @@ upgrade_one() {
     switch_paths
     temporary
     [ "$dry" = yes ] || locked "$port"
+    # Again: another tree may be its own since this began.
+    load_instance "$port"
     [ "${data##*/}" = "${product}_$port" ] || die "instance $port was set up by an older package, in $data" \
         "sh $new/utils/deploy.sh $port BASE"
     if [ -d "$next" ] && [ "$dry" = no ]; then
@@ -165,6 +167,12 @@ upgrade_one() {
         [ "$serves" = yes ] || die "instance $port is set to $new already, and does not answer" "instance.sh $port start"
         say "instance $port runs $was in $new: nothing to do"
         [ "$dry" = yes ] || tree_link "$new"
+        return 0
+    fi
+    # Kept for a package manager that had nothing newer: the same program under another name.
+    if [ "$dry" = no ] && [ "$serves" = yes ] && runs_tree "$new" && cmp -s "$tree/manifest.json" "$new/manifest.json"; then
+        tree_put "$port" "$new"
+        say "instance $port runs $was in $new: nothing to do"
         return 0
     fi
     [ "$serves" = yes ] || [ "$snapshot" = no ] || die "instance $port does not answer, so no snapshot can be taken" \
