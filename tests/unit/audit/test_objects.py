@@ -279,6 +279,7 @@ FOUND = {
     "a place that is not there": Object((Part(".text", TEXT.content, (Fix(1 << 60, 2, ""), Fix(3, 2, ""))),)).make(),
     "an unknown relocation": Object((Part(".text", TEXT.content, (Fix(0, 77, ""),)),)).make(),
     "a symbol beyond its section": Object((TEXT,), (Symbol("f", value=1 << 62, size=1 << 63),)).make(),
+    "data beyond all": Object((TEXT,), (Symbol("t", value=5, size=(1 << 64) - 1, kind=of.OBJECT),)).make(),
     "a symbol of a section that is not there": Object((TEXT,), (Symbol("f", ".none", 3),), far=True).make(),
     "code without bytes": Object((TEXT, Part(".text.x", b"", type=of.NOBITS, size=1 << 20))).make(),
     "a claimed address": Object((TEXT,), header={24: b"\xff" * 8}).make(),
