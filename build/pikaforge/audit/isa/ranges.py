@@ -106,6 +106,12 @@ class CodeMap:
             return text(self.strings, self.names[index])
         return f"{'gap' if self.kinds[index] in (GAP, TABLE) else 'range'}@{self.starts[index]:#x}"
 
+    def begin(self, index: int) -> int:
+        """Return the index of the piece with which the gap of a piece begins; of others the index itself."""
+        while index in self.cuts:
+            index -= 1
+        return index
+
     def at(self, address: int) -> int:
         """Return the index of the piece that holds an address; -1 if none does."""
         index = bisect_right(self.starts, address) - 1

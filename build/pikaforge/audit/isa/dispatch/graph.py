@@ -12,18 +12,17 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
 
 from pikaforge.audit.elf.executable import regions
 from pikaforge.audit.elf.layout import ET_EXEC, PF_W, PF_X, PT_LOAD, Buffer, Layout, mapped
 from pikaforge.audit.elf.pointers import CodePointers
+from pikaforge.audit.isa.piece_scan import units
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
 
-PADDING = b"\x00\x90\xcc"
-"""Bytes that fill gaps: zeros, NOP, INT3."""
 WORD = 8
 """Bytes of a pointer."""
 ENDING = frozenset({"RETURN", "UNCONDITIONAL_BRANCH", "INDIRECT_BRANCH", "EXCEPTION"})
@@ -52,7 +51,7 @@ def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...], *, fixed: bool
         bounds: ranges of the library's addresses; others are left out.
         fixed: whether immediates and displacements may be addresses.
     """
-    from iced_x86 import Decoder, FlowControl, MemorySizeExt, Mnemonic, Register  # noqa: PLC0415
+    from iced_x86 import FlowControl, MemorySizeExt, Mnemonic, Register  # noqa: PLC0415
 
     branch = attrgetter("near_branch_target")
     number, place = attrgetter("immediate32"), attrgetter("memory_displacement")
@@ -62,11 +61,9 @@ def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...], *, fixed: bool
     idle = {int(Mnemonic.NOP), int(Mnemonic.INT3)}
     out: Found = []
     with mapped(Path(chunk.path)) as data:
-        for index, (start, end, offset, kind) in enumerate(
-            zip(chunk.starts, chunk.ends, chunk.offsets, chunk.kinds, strict=True), chunk.first
-        ):
-            raw = data[offset : offset + end - start]
-            instructions = list(Decoder(64, raw, ip=start)) if kind != GAP or raw.strip(PADDING) else []
+        for index, parts in groupby(units(chunk, data), key=attrgetter("piece")):
+            kind = chunk.kinds[index - chunk.first]
+            instructions = list(chain.from_iterable(part.instructions for part in parts))
             while instructions and instructions[-1].mnemonic in idle:
                 instructions.pop()
             if not instructions:
