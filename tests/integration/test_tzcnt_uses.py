@@ -88,9 +88,9 @@ WIDE, NARROW, BYTES = (
 )  # fmt: skip
 CONDITIONS = ("e", "ne", "a", "ae", "b", "be", "g", "ge", "l", "le", "s", "ns")
 VALUES = (0, 1, 2, 5, 8, 0x100, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1)
+LOAD = "mov (%r8),%rax; mov 8(%r8),%rcx; mov 16(%r8),%rdx; mov 24(%r8),%rsi; mov 32(%r8),%rdi"
 FRAME = (
-    "mov %rdi,%r8; mov %rdi,%r10; mov $3,%r9d; "
-    "mov (%r8),%rax; mov 8(%r8),%rcx; mov 16(%r8),%rdx; mov 24(%r8),%rsi; mov 32(%r8),%rdi",
+    f"mov %rdi,%r8; mov %rdi,%r10; mov $3,%r9d; {LOAD}",
     "mov %rax,(%r8); mov %rcx,8(%r8); mov %rdx,16(%r8); mov %rsi,24(%r8); mov %rdi,32(%r8); ret",
 )
 """What a function begins and ends with: its argument points to the values of five registers."""
