@@ -214,7 +214,7 @@ class _Search:
     def _by_known(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
         """Return the evidence for what the table of known dispatchers vouches for."""
         if known.by == "flag":
-            return self._by_flag(wanted, known, known.text) if self._library.asking else {}
+            return self._by_flag(wanted, known, known.text) if self._library.asking or known.trusted else {}
         found = self._by_loader(wanted, known)
         if known.soname == known_table.STATIC:
             places = self._library.kept(KEPT_NEAR)
