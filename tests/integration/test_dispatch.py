@@ -225,3 +225,23 @@ def test_a_flag_that_is_kept_decides(text: str, tmp_path: Path) -> None:
         [CodeSource(file="x", path=path, known=known_file(path, "libzstd.so.1"))], of_baseline("x86_64"), workers=1
     )
     assert [bool(hit.evidence) for hit in found.hits] == [True]
+
+
+LINKED = r"""
+#include <stdio.h>
+__attribute__((noinline)) static long work(const int *p, long n) {
+  long s = 0; for (long i = 0; i < n; i++) s += p[i] * i; return s; }
+static long (*volatile chosen)(const int *, long) = work;
+int main(int count, char **words) { static int p[1000]; printf("%ld\n", chosen(p, count)); return 0; }
+"""
+
+
+@pytest.mark.parametrize(("flags", "expected"), [(("-march=haswell",), False), ((), True)], ids=["newer", "any"])
+def test_a_program_with_glibc_in_it_is_no_part_of_glibc(flags: tuple[str, ...], expected: bool, tmp_path: Path) -> None:
+    """glibc's implementations for newer CPUs are found to be dispatched, and the program's own code is not."""
+    (tmp_path / "x.c").write_text(LINKED, encoding="utf-8")
+    path = tmp_path / "x"
+    subprocess.run(["gcc", "-O3", *flags, "-static-pie", "-s", "-o", path, tmp_path / "x.c"], check=True)
+    [found] = scan([CodeSource(file="x", path=path, known=known_file(path, ""))], of_baseline("x86_64"), workers=1)
+    beyond = [hit for hit in found.hits if not hit.evidence and hit.feature not in {"tzcnt", "xgetbv"}]
+    assert not beyond if expected else any(hit.feature == "avx2" for hit in beyond)

@@ -233,11 +233,11 @@ class _Search:
             places = import_places(library.data, library.layout, known.soname, KEPT_BY_LOADER)
         resolving = {library.code.at(address) for address in graph.resolvers}
         reading = {p for p in resolving if not places.isdisjoint(graph.references.get(p, ()))}
-        # Code to which nothing leads is in glibc, too: with functions that it lists only for its own tests.
-        near = set(wanted)
-        for _ in range(DEPTH):
-            near |= {source for piece in near for source, _ in graph.callers.get(piece, ())}
-        lone = {library.code.starts[piece] for piece in near if piece not in graph.callers} - graph.given
+        lone = graph.lone_above(wanted, DEPTH)
+        if known.soname == known_table.STATIC:
+            # In a program glibc is not alone, but linked behind the program's own code.
+            chosen = [address for piece in reading for address in graph.targets(piece) if library.code.at(address) >= 0]
+            lone = {address for address in lone if chosen and min(chosen) < address < max(chosen)}
         reach = graph.reach(lambda piece: set() if piece in reading else None, without=self._named(known) | lone)
         found: dict[tuple[int, str], Evidence] = {}
         for piece, names in wanted.items():

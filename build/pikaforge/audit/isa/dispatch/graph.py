@@ -159,6 +159,16 @@ class Graph:
         lone = {start for start in self.pointers if start not in self.users and start not in self.pointed}
         return set(self.given) | unnamed | lone
 
+    def lone_above(self, pieces: Iterable[int], depth: int) -> set[int]:
+        """Return the starts of functions to which nothing leads, and from which some pieces are reached in few steps.
+
+        glibc has such functions: it lists them only for its own tests.
+        """
+        near = set(pieces)
+        for _ in range(depth):
+            near |= {source for piece in near for source, _ in self.callers.get(piece, ())}
+        return {self.code.starts[piece] for piece in near if piece not in self.callers} - self.given
+
     def _node(self, address: int) -> int:
         """Return what an address is in: twice the index of a piece, or that of an object and one."""
         address = self.stubs.get(address, address)
