@@ -53,6 +53,7 @@ verb_main() {
         backup_listed
         return
     fi
+    need_root "$port" backup
     healthy "$port" || die "instance $port does not answer, so it takes no snapshot" "instance.sh $port status"
     if [ "$backup_dry" = yes ]; then
         say "would take a snapshot of instance $port, keep it in $backup_to, and keep $backup_keep there"

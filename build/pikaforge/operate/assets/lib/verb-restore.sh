@@ -41,6 +41,7 @@ verb_main() {
         shift
     done
     [ -n "$restore_from" ] || misused "restore takes a BACKUP"
+    need_root "$port" restore
     [ -f "$utils/operate/snapshot.tsv" ] || die "$product takes no snapshots that are known here"
     case $restore_from/ in
     *[!A-Za-z0-9/._@+-]* | */./* | */../* | *//*) die "BACKUP must be a plain path, not '$(printable "$restore_from")'" ;;
