@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("hosts"), pytest.mark.
 DEPLOY = "/opt/pika/utils/deploy.sh"
 INSTANCE = "/opt/pika/utils/instance.sh"
 KEPT = ("/etc", "/opt", "/data", "/srv")
-ACCOUNTS = re.compile(r"/etc/(g?shadow|passwd|group|sub[ug]id)-?( |$)|^/etc |^/data |/\\.updated|^_?[a-z-]+:x:")
+ACCOUNTS = re.compile(r"/etc/(g?shadow|passwd|group|sub[ug]id)-?( |$)|^/etc |^/data |/\.updated")
 """Files that useradd and userdel touch, and the time of folders."""
 EXPOSURE = 3.0
 """The most that `systemd-analyze security` may say."""
@@ -80,7 +80,7 @@ def test_an_instance_from_its_first_start_to_its_end(any_host: Host) -> None:
     assert "/data root:root 755" in owners
     assert host.sh("stat -c '%U:%G %a' /data/pika_9221/conf/pika.conf") == "pika:pika 640\n"
     conf = host.read("/data/pika_9221/conf/pika.conf")
-    for line in ("dump-prefix : pika9221_", "dump-expire : 7", "maxclients : 20000", "port : 9221"):
+    for line in ("dump-prefix : pika9221_", "dump-expire : 7", "port : 9221"):
         assert f"\n{line}\n" in conf
     # The server writes its own configuration.
     assert host.ask(9221, "CONFIG", "SET", "timeout", "77") == "OK"
@@ -91,9 +91,17 @@ def test_an_instance_from_its_first_start_to_its_end(any_host: Host) -> None:
     before, number = state(host), process(host, 9221)
     assert host.ok("sh", DEPLOY, "9221", "/data") == "deploy: instance 9221 answers\n"
     assert (state(host), process(host, 9221)) == (before, number)
-    limit = re.search(r"^Max open files +(\d+) ", host.read(f"/proc/{number}/limits"), re.MULTILINE)
+    # Open files for its clients, and 10000 more; clients are lowered where the engine allows fewer.
+    clients, limit = (
+        re.search(pattern, text, re.MULTILINE)
+        for pattern, text in (
+            (r"^maxclients : (\d+)$", conf),
+            (r"^Max open files +(\d+) ", host.read(f"/proc/{number}/limits")),
+        )
+    )
+    assert clients is not None
     assert limit is not None
-    assert int(limit[1]) >= 30000
+    assert int(limit[1]) == int(clients[1]) + 10000
     # It comes back when it is killed, and keeps its data.
     host.ok("kill", "-9", str(number))
     hosts.wait(lambda: host.serves(9221) and process(host, 9221) != number, "it is started again")
@@ -130,8 +138,8 @@ def test_the_unit_is_hardened_and_plain(group: hosts.Group, name: str) -> None:
         exposure = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)
         assert exposure is not None
         assert float(exposure[1]) <= EXPOSURE
-        found = host.show("pika@9221", "LimitNOFILE", "OOMScoreAdjust", "TimeoutStartUSec", "StartLimitBurst")
-        wanted = {"LimitNOFILE": "30000", "OOMScoreAdjust": "-500", "TimeoutStartUSec": "30min", "StartLimitBurst": "5"}
+        found = host.show("pika@9221", "OOMScoreAdjust", "TimeoutStartUSec", "StartLimitBurst")
+        wanted = {"OOMScoreAdjust": "-500", "TimeoutStartUSec": "30min", "StartLimitBurst": "5"}
         assert found == wanted
         # It cannot write outside of its data, nor see what others have in /tmp.
         number = process(host, 9221)
@@ -148,6 +156,8 @@ def test_the_unit_is_hardened_and_plain(group: hosts.Group, name: str) -> None:
 )
 def test_a_server_that_does_not_serve_leaves_nothing(any_host: Host, sample_tree: Tree, fault: str, words: str) -> None:
     host = any_host
+    if fault == "fills" and not host.systemd:
+        pytest.skip("these containers cannot mount a small disk")
     host.sh("mkdir -p /opt/bad /data && rm -rf /opt/bad/pika")
     host.unpack(sample_tree.broken(fault).tar(), "/opt/bad")  # type: ignore[arg-type]
     if fault == "fills":

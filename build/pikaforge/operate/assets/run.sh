@@ -151,11 +151,13 @@ supervise() {
     trap 'stopping=yes; [ -z "$child" ] || kill -s "$stop_signal" "$child" 2>/dev/null || :' TERM INT HUP
     fails=
     while [ "$stopping" = no ]; do
-        "$utils/run.sh" "$port" &
+        # In a session of its own, whose rest is ended with it, as systemd does; the process id stays the same.
+        setsid "$utils/run.sh" "$port" &
         child=$!
         printf '%s %s %s\n' "$$" "$(began $$)" "$child" >"$file.new"
         mv -f "$file.new" "$file"
         waited "$child"
+        kill -KILL "-$child" 2>/dev/null || :
         [ "$stopping" = no ] || break
         case $status in 0 | "$never") break ;; esac
         printf '%s: the server ended with status %s\n' "$tool" "$status"
