@@ -70,8 +70,10 @@ def fleet(group: hosts.Group, request: pytest.FixtureRequest) -> Iterator[Fleet]
     first = 9221 if request.param == "sample" else 6379
     fleet = Fleet(host=group.start(request.param), tree=tree, first=first, second=first + 5)
     fleet.host.unpack(tree.tar())
+    deploy = ["--memory", "1G", "--set", "maxclients=500"]
+    if request.param == "redis":  # which else listens to its own host alone
+        deploy += ["--set", "bind=0.0.0.0", "--set", "protected-mode=no"]
     for port in (fleet.first, fleet.second):
-        deploy = ("--memory", "1G", "--set", "maxclients=500")
         fleet.host.ok(f"/opt/{tree.top}/utils/deploy.sh", str(port), "/data", *deploy)
     keys = [("SET", f"key:{n}", f"value {n}") for n in range(200)]
     fleet.write(first, *keys, ("SETEX", "brief", "10000", "v"), ("HSET", "hash", "f", "v"), ("RPUSH", "list", "a"))

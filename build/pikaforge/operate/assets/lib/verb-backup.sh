@@ -1,4 +1,4 @@
-# shellcheck shell=sh disable=SC2034,SC2154,SC2317
+# shellcheck shell=sh disable=SC2015,SC2034,SC2154,SC2317
 # The verb's part: a snapshot of an instance, kept under a name with date and time. To be sourced.
 # shellcheck source=/dev/null
 . "$utils/lib/info.sh"
@@ -100,7 +100,8 @@ backup_option() {
 # Make the folder, and refuse one that others than root can change. Later steps stand in it.
 backup_folder() {
     if [ ! -d "$backup_to" ]; then
-        (umask 077 && mkdir -p -- "$backup_to") || die "cannot make $backup_to"
+        # Only the folder itself is closed: those above may be for others, too.
+        mkdir -p -- "${backup_to%/*}/" && (umask 077 && mkdir -- "$backup_to") || die "cannot make $backup_to"
     fi
     [ ! -L "$backup_to" ] || die "$backup_to is a symbolic link" "give the folder itself"
     [ "$(stat -c %u -- "$backup_to")" -eq 0 ] || die "$backup_to is not root's" "chown root: $backup_to"
