@@ -120,7 +120,10 @@ backup_make() {
         backup_name=$port-$(date -u +%Y%m%d-%H%M%S)
     done
     backup_part=.$backup_name.part
-    undo() { rm -rf "./$backup_part" ".$port.mark"; }
+    undo() { # STATUS
+        rm -rf "./$backup_part" ".$port.mark"
+        [ "$1" -eq 0 ] || [ -n "$said" ] || printf '%s: error: no backup was made (see above)\n' "$tool" >&2
+    }
     backup_before=
     backup_after=
     [ "$backup_count" = no ] || backup_before=$(count_keys "$port" "$backup_wait") ||
