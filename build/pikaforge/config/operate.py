@@ -13,11 +13,6 @@ from pikaforge.config.operate_memory import Memory
 from pikaforge.config.operate_scalars import ConfKey, ConfValue
 from pikaforge.config.operate_snapshot import Snapshot
 from pikaforge.config.operate_status import Status
-from pikaforge.config.operate_logs import Logs
-from pikaforge.config.operate_memory import Memory
-from pikaforge.config.operate_scalars import ConfKey, ConfValue
-from pikaforge.config.operate_snapshot import Snapshot
-from pikaforge.config.operate_status import Status
 from pikaforge.config.scalars import Name, RelativePath, Strict
 
 COMMAND_PATTERN = r"^[A-Za-z0-9_./{}=:,@+-]+$"
