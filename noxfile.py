@@ -213,7 +213,7 @@ def publish(session: nox.Session) -> None:
 
 @nox_session()
 def bench(session: nox.Session) -> None:
-    """Compare allocators under load, with a plot: nox -s bench -- R620 --allocators."""
+    """Compare models or allocators under load, with a plot: nox -s bench -- R620 --allocators."""
     run_tool(session, "bench", environment="bench", extras=("bench",))
 
 

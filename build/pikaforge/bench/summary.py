@@ -27,7 +27,7 @@ class LoadRun:
     """One load on one server."""
 
     name: str
-    """The server's name: its allocator."""
+    """The server's name: its allocator, or its model."""
     round: int
     samples: Samples
 
@@ -105,10 +105,12 @@ class Comparison:
     """By name and metric: the figure divided by the baseline's of the same round."""
     busy: Mapping[str, float]
     """By name: the share of time in which the busiest load process used its CPU; the greatest of the rounds."""
+    axis: str = "allocator"
+    """What differs between the servers: the head of the table's first column."""
 
     def header(self) -> tuple[str, ...]:
         """Return the heads of the table's columns."""
-        heads = ["allocator"]
+        heads = [self.axis]
         for metric in METRICS:
             if metric.name in SHOWN:
                 heads += [f"{metric.title}, {_shown_unit(metric)}", f"x {self.baseline}"]
@@ -160,13 +162,16 @@ class Comparison:
         }
 
 
-def compare(runs: Sequence[LoadRun], baseline: str = BASELINE, *, warm_up: float = 0.0) -> Comparison:
+def compare(
+    runs: Sequence[LoadRun], baseline: str = BASELINE, *, warm_up: float = 0.0, axis: str = "allocator"
+) -> Comparison:
     """Compare runs.
 
     Args:
         runs: in the order in which they were made; a name at most once in a round.
         baseline: the name of the server that others are compared with.
         warm_up: seconds from the start; intervals that begin earlier count for memory only.
+        axis: what differs between the servers.
 
     Raises:
         ConfigError: no run is of the baseline, or a name ran twice in a round.
@@ -202,6 +207,7 @@ def compare(runs: Sequence[LoadRun], baseline: str = BASELINE, *, warm_up: float
         figures=figures,
         ratios=ratios,
         busy={name: max(run.samples.busy for run in runs if run.name == name) for name in names},
+        axis=axis,
     )
 
 

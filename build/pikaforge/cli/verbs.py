@@ -135,13 +135,16 @@ With a key, what is not signed by it is refused. Keys are given by --key or PIKA
     ),
     "bench": Verb(
         module="bench",
-        summary="compare allocators under load, with a plot",
+        summary="compare models or allocators under load, with a plot",
         about="""\
-Build what is needed, then put the same load on a server with each selected allocator, in turns. The result is a \
-table, and the figures and a plot in out/bench/. One model and one image can be compared at a time.""",
-        needs=f"{ENGINE}, whose CPU can run the target; matplotlib, which the nox session installs.",
+Build what is needed, then put the same load on a server of each selected model and allocator, in turns. The result \
+is a table of figures and ratios, and the figures and a plot in out/bench/. The baseline is the allocator `none`, or \
+the model that is named first. A model that this machine's CPU cannot run is left out, and the output says so. One \
+image can be compared at a time.""",
+        needs=f"{ENGINE}, whose CPU can run a target; matplotlib, which the nox session installs.",
         examples=(
             ("all allocators", "nox -s bench -- R620 --os debian12 --allocators"),
+            ("models", "nox -s bench -- x86_64_v2 R620 R640 --os debian12"),
             ("a short look", "nox -s bench -- R620 --source sample --allocators --seconds 5 --rounds 1"),
         ),
     ),
