@@ -225,6 +225,9 @@ class FakeEngine:
         self.served.append(job)
         yield self.server
 
+    def forget(self, kept: str) -> None:
+        raise AssertionError("no test has said what happens then")
+
     @contextmanager
     def network(self, label: str) -> Iterator[str]:
         yield f"network-{label}"

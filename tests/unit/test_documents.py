@@ -17,7 +17,7 @@ from pikaforge.cli.arguments import parser
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (
     "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/glossary.md",
-    "docs/proof.md", "docs/recipes.md", "docs/decisions/README.md",
+    "docs/load-test.md", "docs/proof.md", "docs/recipes.md", "docs/decisions/README.md",
 )  # fmt: skip
 BASES = ("", "build/pikaforge", "tests", "docker")
 """Folders that a path in a document may be relative to, beside the document's own."""

@@ -33,7 +33,7 @@ flatten everything else."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Panel:
+class Panel:
     """A quantity over time, and the metric whose ratios are shown beside it."""
 
     title: str
@@ -50,9 +50,9 @@ def _p99(interval: Interval) -> float | None:
 
 
 PANELS = (
-    _Panel("Throughput", "throughput", "throughput", lambda i: i.rate, ((1, "requests/s"), (1e3, "1000 requests/s"))),
-    _Panel("p99 latency", "p99", "p99 latency", _p99, ((1, "µs"), (1e3, "ms"), (1e6, "s")), logarithmic=True),
-    _Panel(
+    Panel("Throughput", "throughput", "throughput", lambda i: i.rate, ((1, "requests/s"), (1e3, "1000 requests/s"))),
+    Panel("p99 latency", "p99", "p99 latency", _p99, ((1, "µs"), (1e3, "ms"), (1e6, "s")), logarithmic=True),
+    Panel(
         "Resident memory",
         "resident_equal",
         "memory after equal work",
@@ -152,7 +152,7 @@ def _legend(comparison: Comparison) -> str:
 
 def _over_time(
     axes: Axes,
-    panel: _Panel,
+    panel: Panel,
     runs: Sequence[LoadRun],
     comparison: Comparison,
     looks: Mapping[str, tuple[str, LineStyleType]],
@@ -160,7 +160,7 @@ def _over_time(
     """Draw lines of the medians over rounds, and bands from the least to the greatest."""
     lines = {name: _line(panel, overlay(runs, name)) for name in comparison.names}
     values = [point for points in lines.values() for _, point, _, _ in points]
-    factor, unit = _unit(panel, values)
+    factor, unit = unit_of(panel, values)
     for name, points in lines.items():
         colour, style = looks[name]
         seconds = [at for at, _, _, _ in points]
@@ -184,7 +184,7 @@ def _over_time(
         axes.axvspan(0, comparison.warm_up, color="0.93", linewidth=0, zorder=0)
 
 
-def _line(panel: _Panel, points: Sequence[Sequence[Interval]]) -> list[tuple[float, float, float, float]]:
+def _line(panel: Panel, points: Sequence[Sequence[Interval]]) -> list[tuple[float, float, float, float]]:
     """Return, for each interval with a figure, the second of its end, and median, least and greatest over rounds."""
     line = []
     for intervals in points:
@@ -194,13 +194,13 @@ def _line(panel: _Panel, points: Sequence[Sequence[Interval]]) -> list[tuple[flo
     return line
 
 
-def _unit(panel: _Panel, values: Sequence[float]) -> tuple[float, str]:
-    """Return the largest unit in which the greatest value is at least 4."""
+def unit_of(panel: Panel, values: Sequence[float]) -> tuple[float, str]:
+    """Return factor and name of the largest unit in which the greatest value is at least 4."""
     top = max(values, default=0.0)
     return next(((factor, unit) for factor, unit in reversed(panel.units) if top >= 4 * factor), panel.units[0])
 
 
-def _ratios(axes: Axes, panel: _Panel, comparison: Comparison, looks: Mapping[str, tuple[str, LineStyleType]]) -> None:
+def _ratios(axes: Axes, panel: Panel, comparison: Comparison, looks: Mapping[str, tuple[str, LineStyleType]]) -> None:
     """Draw bars of the medians over rounds, whiskers from the least to the greatest, and a line at 1: the baseline."""
     names = [name for name in comparison.names if name != comparison.baseline]
     tops = [1.0]

@@ -26,7 +26,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 from pikaforge.bench.histogram import Histogram
-from pikaforge.bench.worker import LATE, NANO, LoadDone, LoadFailed, LoadReady, Task, work
+from pikaforge.bench.worker import LATE, NANO, LoadDone, LoadFailed, LoadPart, LoadReady, Task, work
 from pikaforge.bench.workload import Workload
 from pikaforge.errors import ConfigError, ForgeError, HostError
 
@@ -143,7 +143,7 @@ def run(
     """
     if not 0.01 <= interval <= workload.seconds:
         raise ConfigError(f"the interval is {interval:g} s; it must be from 0.01 s to the load's {workload.seconds:g}")
-    _check_private(host, port)
+    check_private(host, port)
     ends = _ends(round(interval * NANO), round(workload.seconds * NANO))
     tasks = [
         Task(
@@ -157,7 +157,7 @@ def run(
         )
         for process in range(workload.processes)
     ]
-    with _LoadProcesses(tasks, name) as processes:
+    with LoadProcesses(tasks, name) as processes:
         processes.ready(connect_timeout + BEGIN)
         before = resident()
         start = processes.start()
@@ -166,7 +166,7 @@ def run(
     return _samples(ends, done, memory, before)
 
 
-def _check_private(host: str, port: int) -> None:
+def check_private(host: str, port: int) -> None:
     """Refuse a public address: a mistyped one would put a load on somebody else's server."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -185,7 +185,7 @@ def _ends(interval: int, whole: int) -> list[int]:
 
 
 def _watch(
-    processes: _LoadProcesses, resident: Callable[[], int | None], start: int, ends: list[int]
+    processes: LoadProcesses, resident: Callable[[], int | None], start: int, ends: list[int]
 ) -> dict[int, int | None]:
     """Return the server's memory at the ends of intervals, by the interval's index."""
     memory: dict[int, int | None] = {}
@@ -222,7 +222,7 @@ def _samples(ends: list[int], done: list[LoadDone], memory: dict[int, int | None
     )
 
 
-class _LoadProcesses:
+class LoadProcesses:
     """The processes of a load; they have ended when the `with` block is left."""
 
     def __init__(self, tasks: list[Task], name: str) -> None:
@@ -232,13 +232,17 @@ class _LoadProcesses:
         context = multiprocessing.get_context("spawn")
         self._processes: list[BaseProcess] = []
         self._pipes: list[Pipe] = []
-        self._done: list[LoadDone] = []
+        self.done: list[LoadDone] = []
+        self.parts: dict[int, list[LoadPart]] = {}
+        """By process, in the order in which they came."""
+        self._numbers: dict[Pipe, int] = {}
         self._count = 0
         try:
             for task in tasks:
                 ours, theirs = context.Pipe()
                 process = context.Process(target=work, args=(task, theirs), daemon=True)
                 self._pipes.append(ours)
+                self._numbers[ours] = task.process
                 process.start()
                 self._processes.append(process)
                 theirs.close()  # else the end of the process would not close the pipe
@@ -246,7 +250,7 @@ class _LoadProcesses:
             self._leave()
             raise
 
-    def __enter__(self) -> _LoadProcesses:
+    def __enter__(self) -> LoadProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -272,13 +276,18 @@ class _LoadProcesses:
         return start
 
     def wait_until(self, until: int) -> None:
-        """Wait until a time, in nanoseconds of the monotonic clock.
+        """Wait until a time, in nanoseconds of the monotonic clock, or until all processes are done.
 
         Raises:
             ForgeError: the load ended before its time.
         """
-        while time.monotonic_ns() < until:
+        while time.monotonic_ns() < until and not self.over:
             self._receive(until)
+
+    @property
+    def over(self) -> bool:
+        """Whether all processes are done."""
+        return len(self.done) == len(self._processes)
 
     def results(self, until: int) -> list[LoadDone]:
         """Return what all processes have counted.
@@ -286,11 +295,20 @@ class _LoadProcesses:
         Raises:
             ForgeError: the load ended before its time, or does not end.
         """
-        while len(self._done) < len(self._processes):
+        while len(self.done) < len(self._processes):
             if time.monotonic_ns() >= until:
                 raise HostError("the load's processes do not end", hint="is this machine out of memory or overloaded?")
             self._receive(until)
-        return self._done
+        return self.done
+
+    def receive_rest(self) -> None:
+        """Receive what the processes have sent until now, without waiting.
+
+        Raises:
+            ForgeError: the load ended before its time.
+        """
+        while self._pipes and any(pipe.poll() for pipe in self._pipes):
+            self._receive(0)
 
     def _receive(self, until: int) -> None:
         """Receive the next messages of the processes; return at `until` without any."""
@@ -309,8 +327,10 @@ class _LoadProcesses:
                 )
             if isinstance(message, LoadReady):
                 self._count += 1
+            if isinstance(message, LoadPart):
+                self.parts.setdefault(self._numbers[pipe], []).append(message)
             if isinstance(message, LoadDone):
-                self._done.append(message)
+                self.done.append(message)
                 self._pipes.remove(pipe)
                 pipe.close()
 

@@ -6,18 +6,25 @@ import selectors
 import signal
 import socket
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
 from typing import NoReturn
 
+from pikaforge.bench.acknowledged import Acknowledged
 from pikaforge.bench.histogram import bucket
+from pikaforge.bench.key_load import KeyLoad, KeyRequests
 from pikaforge.bench.workload import Requests, Workload, key_table
 from pikaforge.host.text import size_text
 
 NANO = 1_000_000_000
 RECEIVE = 1 << 18
 """Bytes that are read from a socket at a time."""
+ENDLESS = 1 << 62
+"""The end of a load that ends with its last key."""
 LATE = -1
 """The interval's number for replies that arrive after the load's end."""
 _PLAIN = b"+OK\r\n"
@@ -31,14 +38,16 @@ class Task:
 
     host: str
     port: int
-    workload: Workload
+    workload: Workload | KeyLoad
     process: int
     interval: int
     """In nanoseconds."""
     connect_timeout: float
     """In seconds."""
     grace: float
-    """Seconds after the load's end in which replies may still arrive."""
+    """Seconds after the load's end in which replies may still arrive; of a load of keys, seconds without any reply."""
+    acknowledged: Path | None = None
+    """The file with the numbers of acknowledged keys, of a load of keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,15 @@ class LoadFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadPart:
+    """Message: what was counted in the intervals before one."""
+
+    before: int
+    counts: dict[int, dict[int, int]]
+    """As in `LoadDone`, of those intervals that are in no message before."""
+
+
+@dataclass(frozen=True, slots=True)
 class LoadDone:
     """Message: the load has ended."""
 
@@ -62,6 +80,10 @@ class LoadDone:
     """Number of requests by interval (or `LATE`), and by bucket of their latency in microseconds."""
     busy: float
     """The share of the load's time in which this process used the CPU."""
+    took: int = 0
+    """Nanoseconds from the load's start to its end in this process."""
+    process: int = 0
+    """The process's number."""
 
 
 class Failure(Exception):
@@ -132,7 +154,7 @@ class _Client:
 
     __slots__ = ("left", "owed", "requests", "rest", "sent", "wire")
 
-    def __init__(self, wire: socket.socket, requests: Requests) -> None:
+    def __init__(self, wire: socket.socket, requests: Requests | KeyRequests) -> None:
         self.wire = wire
         self.requests = requests
         self.sent = 0
@@ -153,10 +175,9 @@ class Worker:
         self._pipe = pipe
         self._selector = selectors.DefaultSelector()
         self._clients: list[_Client] = []
-        self._batch = task.workload.pipeline
-        self._plain = _PLAIN * self._batch
+        self._plain = _PLAIN * task.workload.pipeline
         self._counts: dict[int, dict[int, int]] = {}
-        self._start = self._end = 0
+        self._start = self._end = self._last = 0
         self._open = 0
 
     def connect(self) -> None:
@@ -166,7 +187,7 @@ class Worker:
             Failure: one is refused, or not made in time.
         """
         task = self._task
-        table = key_table(task.workload)
+        make = self._requests()
         for number in task.workload.share(task.process):
             try:
                 wire = socket.create_connection((task.host, task.port), timeout=task.connect_timeout)
@@ -174,9 +195,36 @@ class Worker:
                 raise Failure(f"refused connection {number + 1}: {error.strerror or error}") from error
             wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             wire.setblocking(False)
-            client = _Client(wire, Requests(task.workload, number, table))
+            client = _Client(wire, make(number))
             self._clients.append(client)
             self._selector.register(wire, selectors.EVENT_READ, client)
+
+    def _requests(self) -> Callable[[int], Requests | KeyRequests]:
+        """Return what makes the requests of a connection."""
+        load = self._task.workload
+        assert isinstance(load, Workload)  # `work` sees to it
+        table = key_table(load)
+        return lambda number: Requests(load, number, table)
+
+    def _begin(self, start: int) -> None:
+        """Set the times of a load that begins now."""
+        load = self._task.workload
+        assert isinstance(load, Workload)
+        self._start = start
+        self._end = start + int(load.seconds * NANO)
+        self._last = self._end + int(self._task.grace * NANO)
+
+    def _tick(self, now: int) -> int:
+        """Return the time until which nothing is to be done but to wait for replies.
+
+        Raises:
+            Failure: the server has not answered in time.
+        """
+        if now >= self._last:
+            raise Failure(
+                f"still owes replies on {self._open} connections {self._task.grace:g} s after the end of the load"
+            )
+        return self._last
 
     def go(self, start: int) -> LoadDone:
         """Make the load.
@@ -188,20 +236,14 @@ class Worker:
             Failure: the server closed a connection, answered with an error, or did not answer.
         """
         used = time.process_time_ns()
-        self._start = start
-        self._end = start + int(self._task.workload.seconds * NANO)
-        last = self._end + int(self._task.grace * NANO)
+        self._begin(start)
         self._selector.register(self._pipe, selectors.EVENT_READ, None)
         self._open = len(self._clients)
         for client in self._clients:
             self._send(client)
         while self._open:
             now = time.monotonic_ns()
-            if now >= last:
-                raise Failure(
-                    f"still owes replies on {self._open} connections {self._task.grace:g} s after the end of the load"
-                )
-            for key, events in self._selector.select((last - now) / NANO):
+            for key, events in self._selector.select((self._tick(now) - now) / NANO):
                 if key.data is None:
                     raise _Leave
                 if events & selectors.EVENT_WRITE:
@@ -209,11 +251,14 @@ class Worker:
                 if events & selectors.EVENT_READ:
                     self._receive(key.data)
         took = time.monotonic_ns() - start
-        return LoadDone(self._counts, (time.process_time_ns() - used) / took)
+        return LoadDone(self._counts, (time.process_time_ns() - used) / took, took, self._task.process)
 
     def _send(self, client: _Client) -> None:
         data = client.requests.batch()
-        client.owed = self._batch
+        if not data:
+            self._open -= 1
+            return
+        client.owed = client.requests.asked
         client.sent = time.monotonic_ns()
         try:
             taken = client.wire.send(data)
@@ -261,6 +306,7 @@ class Worker:
         if count:
             self._record(count, now, (now - client.sent) // 1000)
             client.owed -= count
+            client.requests.answered(count)
         if client.owed < 0 or (client.owed == 0 and client.rest):
             raise Failure("sent more replies than it was asked for")
         if client.owed or not going:
@@ -273,10 +319,10 @@ class Worker:
     def _count(self, client: _Client, data: bytes) -> int:
         count, used, error = replies(data, client.owed)
         if error is not None:
-            place = self._batch - client.owed + error[0]
-            load = self._task.workload
-            request = load.request if place < client.requests.writes else load.read
-            raise Failure(f"answered `{' '.join(request)}` with an error: {error[1][:200]}")
+            place = client.requests.asked - client.owed + error[0]
+            client.requests.answered(error[0])
+            request = " ".join(client.requests.words(place))
+            raise Failure(f"answered `{request}` with an error: {error[1][:200]}")
         client.rest = data[used:]
         return count
 
@@ -293,10 +339,48 @@ class Worker:
             client.wire.close()
 
 
+class KeyWorker(Worker):
+    """The connections of one process of a load of keys. It ends with the last key, and not at a time."""
+
+    def __init__(self, task: Task, pipe: Pipe) -> None:
+        super().__init__(task, pipe)
+        assert task.acknowledged is not None  # who makes tasks sees to it
+        self._acknowledged = Acknowledged(task.acknowledged)
+        self._sent = self._heard = 0
+
+    def _requests(self) -> Callable[[int], KeyRequests]:
+        load, noted = self._task.workload, self._acknowledged
+        assert isinstance(load, KeyLoad)
+        return lambda number: KeyRequests(load, number, noted.keys(number), partial(noted.note, number))
+
+    def _begin(self, start: int) -> None:
+        self._start = self._heard = start
+        self._end = ENDLESS
+
+    def _tick(self, now: int) -> int:
+        """Send what was counted in the intervals that have ended; return the end of the present one."""
+        interval = self._task.interval
+        before = (now - self._start) // interval
+        if before > self._sent:
+            done = {index: self._counts.pop(index) for index in sorted(self._counts) if index < before}
+            self._pipe.send(LoadPart(before, done))
+            self._sent = before
+            if done:
+                self._heard = now
+        if now - self._heard > self._task.grace * NANO + interval:
+            raise Failure(f"has not answered for {self._task.grace:g} s")
+        return self._start + (before + 1) * interval
+
+    def close(self) -> None:
+        """Close all connections, and the file with the numbers of acknowledged keys."""
+        super().close()
+        self._acknowledged.close()
+
+
 def work(task: Task, pipe: Pipe) -> None:
     """Run a process of the load: connect, report that, wait for the start, make the load, and report the counts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which then closes the pipe
-    worker = Worker(task, pipe)
+    worker = KeyWorker(task, pipe) if isinstance(task.workload, KeyLoad) else Worker(task, pipe)
     # The parent closes all pipes as soon as one process fails.
     with suppress(_Leave, EOFError, BrokenPipeError, ConnectionResetError), closing(worker):
         try:

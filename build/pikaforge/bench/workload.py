@@ -112,10 +112,12 @@ class Requests:
         self._recent: list[bytes] = []
         self._reads_due = 0.0
         lengths = {"key": workload.key_bytes, "value": workload.value_bytes}
-        self._write, self._slots = _template(workload.request, lengths)
-        self._read, self._read_slots = _template(workload.read, lengths)
+        self._write, self._slots = template(workload.request, lengths)
+        self._read, self._read_slots = template(workload.read, lengths)
         self.writes = 0
         """The number of writes in the last batch; they come first."""
+        self.asked = workload.pipeline
+        """The number of requests in each batch."""
 
     def batch(self) -> bytes:
         """Return the next `pipeline` requests: the writes, then the reads."""
@@ -127,13 +129,20 @@ class Requests:
         words: list[bytes] = []
         if writes:
             keys = self._known(writes) if self._table is not None else self._cut(writes, load.key_bytes)
-            words = _fill(self._slots, keys, self._cut(writes, load.value_bytes))
+            words = fill(self._slots, keys, self._cut(writes, load.value_bytes))
             if load.read_share:
                 self._remember(keys)
         if reads:
-            words += _fill(self._read_slots, self._known(reads), self._cut(reads, load.value_bytes))
+            words += fill(self._read_slots, self._known(reads), self._cut(reads, load.value_bytes))
         # One formatting call makes the whole batch, because each Python step costs time.
         return (self._write * writes + self._read * reads) % tuple(words)
+
+    def answered(self, count: int) -> None:
+        """Note that requests of the last batch were answered; nothing depends on it."""
+
+    def words(self, place: int) -> tuple[str, ...]:
+        """Return the words of the request at a place of the last batch."""
+        return self._load.request if place < self.writes else self._load.read
 
     def _cut(self, count: int, size: int) -> list[bytes]:
         begin, end = self._at, self._at + count * size
@@ -160,7 +169,7 @@ class Requests:
                 del self._recent[:RECENT]
 
 
-def _template(words: tuple[str, ...], lengths: dict[str, int]) -> tuple[bytes, tuple[str, ...]]:
+def template(words: tuple[str, ...], lengths: dict[str, int]) -> tuple[bytes, tuple[str, ...]]:
     """Return a request's bytes as a format for `%`, and the names of the placeholders in it."""
     parts = [b"*%d\r\n" % len(words)]
     slots: list[str] = []
@@ -177,7 +186,7 @@ def _template(words: tuple[str, ...], lengths: dict[str, int]) -> tuple[bytes, t
     return b"".join(parts), tuple(slots)
 
 
-def _fill(slots: tuple[str, ...], keys: list[bytes], values: list[bytes]) -> list[bytes]:
+def fill(slots: tuple[str, ...], keys: list[bytes], values: list[bytes]) -> list[bytes]:
     """Return the words for all placeholders of several requests, in order."""
     words = [b""] * (len(slots) * len(keys))
     for place, slot in enumerate(slots):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m pikaforge"
 HINT = "`nox -s tool -- VERB --help` shows the options of a verb, with examples."
+AMOUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+"""What letters behind a number mean."""
+MOST = 10**12
 WIDTH = 100
 """Columns of a help page at most: longer lines are hard to read."""
 
@@ -40,6 +44,24 @@ def _count(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if not 1 <= value <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1024")
+    return value
+
+
+def _amount(text: str) -> int:
+    """Return a number such as 500M."""
+    found = re.fullmatch("([0-9]{1,12})([KMG]?)", text)
+    value = int(found[1]) * AMOUNTS[found[2]] if found else 0
+    if not 1 <= value <= MOST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number from 1 to {MOST // AMOUNTS['G']}G: digits, with K, M or G behind them if you like"
+        )
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}", text) else -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to 1")
     return value
 
 
@@ -202,20 +224,33 @@ def _verify(verb: argparse.ArgumentParser) -> None:
 
 def _bench(verb: argparse.ArgumentParser) -> None:
     load = verb.add_argument_group("load")
-    load.add_argument("--seconds", type=float, default=30.0, metavar="S", help="length of each run (default: 30)")
-    load.add_argument(
-        "--rounds", type=_count, default=3, metavar="N", help="runs of each server, in turns (default: 3)"
-    )
-    load.add_argument(
-        "--connections", type=_count, default=32, metavar="N", help="connections of all processes (default: 32)"
-    )
+    load.add_argument("--connections", type=_count, default=32, metavar="N", help="of all processes (default: 32)")
     load.add_argument(
         "--processes", type=_count, default=1, metavar="N", help="processes that make the load (default: 1)"
     )
     load.add_argument("--pipeline", type=_count, default=16, metavar="N", help="requests in one packet (default: 16)")
-    load.add_argument("--keyspace", type=int, metavar="N", help="number of different keys; default: each key is new")
+    test = verb.add_argument_group("load test of one server")
+    test.add_argument(
+        "--keys",
+        type=_amount,
+        metavar="N",
+        help="write so many random keys, each once; with K, M or G behind it: thousands, millions, billions "
+        "(default: 5M, about a minute)",
+    )
+    test.add_argument(
+        "--expire-share", type=_share, metavar="F", help="share of keys with a time to live, from 0 to 1 (default: 0.2)"
+    )
+    test.add_argument("--ttl", type=_amount, metavar="S", help="that time, in seconds (default: 86400)")
+    test.add_argument("--key-bytes", type=_amount, metavar="N", help="length of keys (default: 50)")
+    test.add_argument("--value-bytes", type=_amount, metavar="N", help="length of values (default: 40)")
+    test.add_argument("--seed", type=_amount, metavar="N", help="determines all keys and values (default: 1)")
+    test.add_argument("--anew", action="store_true", help="forget a test that was interrupted, and its data")
+    turns = verb.add_argument_group("comparison of several servers, in turns")
+    turns.add_argument("--seconds", type=float, metavar="S", help="length of each run (default: 30)")
+    turns.add_argument("--rounds", type=_count, metavar="N", help="runs of each server (default: 3)")
+    turns.add_argument("--keyspace", type=int, metavar="N", help="number of different keys; default: each key is new")
+    turns.add_argument("--allocators", action="store_true", help="compare all allocators of the model and image")
     _cells(verb)
-    verb.add_argument("--allocators", action="store_true", help="compare all allocators of the model and image")
     _tarballs(_inputs(verb))
     _engine(verb)
 

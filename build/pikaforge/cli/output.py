@@ -7,9 +7,11 @@ server.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -17,6 +19,11 @@ from pikaforge.errors import ForgeError
 from pikaforge.host.text import one_line, printable, printable_json
 from pikaforge.pipeline.pipeline import Events, NodeOutcome
 from pikaforge.plan.plan import Node
+
+EVERY = 30.0
+"""Seconds between two lines that say how far something is, where they are not in place."""
+ERASE = "\x1b[K"
+"""Erases the rest of a line on a terminal (ECMA-48, EL)."""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -36,6 +43,15 @@ def built_target(target: str, wanted: str) -> str:
 def count(number: int, what: str, many: str = "") -> str:
     """Return a number with its noun: `1 cell`, `2 cells`; `many` is a plural that is not made with s."""
     return f"{number} {what if number == 1 else many or what + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the two largest units that it has: `4 h 5 min`, `12 min 3 s`, `8 s`."""
+    whole = round(seconds)
+    for unit, name, part, part_name in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            return f"{whole // unit} {name} {whole % unit // part} {part_name}"
+    return f"{whole} s"
 
 
 def size(number: int) -> str:
@@ -75,6 +91,55 @@ def warn(text: str, stream: TextIO | None = None) -> None:
 def show_error(error: ForgeError, stream: TextIO | None = None) -> None:
     """Print an error on standard error."""
     warn("\n".join(error.lines()), stream)
+
+
+class ProgressLine:
+    """A line that says how far something is: in place on a terminal, else a new line now and then."""
+
+    def __init__(
+        self, stream: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic, every: float = EVERY
+    ) -> None:
+        """Begin without a line.
+
+        Args:
+            stream: standard output, unless tests give another one.
+            clock: of seconds.
+            every: seconds between two lines, if they are not in place.
+        """
+        self._stream = stream or sys.stdout
+        self._clock, self._every = clock, every
+        self._in_place = self._stream.isatty()
+        self._said = clock()
+        self._open = False
+
+    def show(self, text: str, *, last: bool = False) -> None:
+        """Show how far it is.
+
+        Args:
+            text: one line.
+            last: whether nothing comes after it: then it is always shown, and ended.
+        """
+        line = one_line(text)
+        if self._in_place:
+            width = shutil.get_terminal_size().columns - 1  # a full line would be wrapped, and not be overwritten
+            self._write(f"\r{line[:width]}{ERASE}" + ("\n" if last else ""))
+            self._open = not last
+        elif last or self._clock() - self._said >= self._every:
+            self._said = self._clock()
+            self._write(f"{line}\n")
+
+    def close(self) -> None:
+        """End a line that is in place, so that what follows has a line of its own."""
+        if self._open:
+            self._open = False
+            self._write("\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 class Printer(Events):

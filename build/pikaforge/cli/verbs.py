@@ -135,14 +135,18 @@ With a key, what is not signed by it is refused. Keys are given by --key or PIKA
     ),
     "bench": Verb(
         module="bench",
-        summary="compare models or allocators under load, with a plot",
+        summary="load test; comparison of models or allocators under load",
         about="""\
-Build what is needed, then put the same load on a server of each selected model and allocator, in turns. The result \
-is a table of figures and ratios, and the figures and a plot in out/bench/. The baseline is the allocator `none`, or \
-the model that is named first. A model that this machine's CPU cannot run is left out, and the output says so. One \
-image can be compared at a time.""",
+Build what is needed, then put a load on servers. With one cell, or with --keys, it is a load test: so many random \
+keys are written once each, and at the end the server must have them. The same command goes on with a test that was \
+interrupted.
+
+With several cells, or with --seconds, the servers of the selected models and allocators are compared in turns, as \
+ratios. The baseline is the allocator `none`, or the model that is named first. A model that this machine's CPU cannot \
+run is left out, and the output says so. All cells have one image. Figures and plots are in out/bench/.""",
         needs=f"{ENGINE}, whose CPU can run a target; matplotlib, which the nox session installs.",
         examples=(
+            ("the load of 500 million keys", "nox -s bench -- R620 --keys 500M --expire-share 0.2 --ttl 86400"),
             ("all allocators", "nox -s bench -- R620 --os debian12 --allocators"),
             ("models", "nox -s bench -- x86_64_v2 R620 R640 --os debian12"),
             ("a short look", "nox -s bench -- R620 --source sample --allocators --seconds 5 --rounds 1"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
 
 from pikaforge.config.licences import NOASSERTION, spdx_expression
+from pikaforge.config.load_checks import LoadChecks
 from pikaforge.config.registry import ALLOCATORS, PROBES
 from pikaforge.config.scalars import (
     LINE_PATTERN,
@@ -190,6 +191,7 @@ class Product(Minimums):
     )
     server: Server | None = Field(default=None, description="The server that it is; null: a library, or tools.")
     smoke: tuple[Check, ...] = Field(default=(), description="Checks against the running server, or by commands.")
+    bench: LoadChecks = Field(default=LoadChecks(), description="What a load test asks the server.")
 
     @property
     def speaks_resp(self) -> bool:

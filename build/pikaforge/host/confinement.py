@@ -7,6 +7,7 @@ read-only. They write to the work folder, which is an anonymous volume, and to t
 from __future__ import annotations
 
 import io
+import posixpath
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def volume_root(
         parts = name.strip("/").split("/")
         owners.update(("/".join(parts[: depth + 1]), whose) for depth in range(len(parts)))
     # Docker ignores an entry for the folder that it unpacks into, unless that has another name.
-    entries = [("." if podman else f"../{root.strip('/')}", mode, owner)]
+    entries = [("." if podman else f"../{posixpath.basename(root)}", mode, owner)]
     entries += [(name, 0o755, whose) for name, whose in owners.items() if name]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:

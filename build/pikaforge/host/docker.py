@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pikaforge.host.engine_calls import EngineCalls
 
 CACHE = "/forge-cache"
+DATA = f"{ROOT}/data"
 ENDING = 60.0
 """Seconds in which a container that was killed must have ended."""
 TOGETHER = 16 << 20
@@ -341,6 +342,8 @@ class DockerEngine(EngineImages):
         }
         if job.env:
             options["environment"] = dict(job.env)
+        if job.kept:
+            options["mounts"] = [self._volume(DATA, self.kept_volume(job.kept))]
         argv = (posixpath.join(ROOT, job.argv[0]), *job.argv[1:])
         limits = dict(self._limits(job.image))
         if job.open_files is not None:
@@ -353,6 +356,9 @@ class DockerEngine(EngineImages):
             job.label, job.image, argv, limits=limits, options=options, bounds=job.bounds
         ) as container:
             self._put(container, job.inputs, made="data", only=job.unprivileged)
+            if job.kept:
+                bare = self.facts().podman
+                unpack(container, DATA, confinement.volume_root(DATA, podman=bare, owner=NOBODY), bare=bare)
             self._start(container, job)
             server = ContainerServer(container, self._calls(), remote or "127.0.0.1", job.port)
             try:

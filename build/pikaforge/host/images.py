@@ -14,6 +14,8 @@ from pikaforge.host import compiler_cache, podman, replies
 from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, engine_full, load_sdk
 from pikaforge.host.disk import SAID, full_disk_errors, said_in
 
+KEPT = "pikaforge-kept-"
+"""Start of the names of volumes with data that outlives a server."""
 CONFLICT = 409
 """HTTP status of an engine that cannot remove what is in use."""
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -180,10 +182,32 @@ class EngineImages(EngineConnection):
             self.remove_cache(other)
         return name
 
+    def kept_volume(self, kept: str) -> str:
+        """Return the volume for a server's data that outlives the server; it is made.
+
+        Args:
+            kept: its name for the tool.
+        """
+        name = f"{KEPT}{kept}"
+        with engine_errors("the engine could not make a volume"):
+            # It is no error if there is one of that name.
+            self._client().volumes.create(name, labels={f"{LABEL}.kind": "kept"})
+        return name
+
+    def kept_volumes(self) -> list[tuple[str, str]]:
+        """Return the names of such volumes, and when each was made."""
+        with engine_errors():
+            found = self._client().volumes.list(filters={"label": f"{LABEL}.kind=kept"})
+            return sorted((str(volume.name), str(volume.attrs.get("CreatedAt"))) for volume in found)
+
+    def forget(self, kept: str) -> None:
+        """As `Engine.forget`."""
+        self.remove_cache(f"{KEPT}{kept}")
+
     def remove_cache(self, volume: str) -> bool:
         """Remove the volume of a cache; return whether it was there and no container uses it."""
         sdk = load_sdk()
-        with engine_errors(f"cannot remove the cache {volume}"):
+        with engine_errors(f"cannot remove the volume {volume}"):
             try:
                 self._client().volumes.get(volume).remove()
             except sdk.errors.NotFound:

@@ -105,6 +105,8 @@ class ServerJob:
     """Its limit of open files, soft and hard."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Variables in addition to those that every server has."""
+    kept: str = ""
+    """Name of a data folder that outlives the server, until `Engine.forget`; "" for an empty one of its own."""
     bounds: Bounds = USUAL
 
 
@@ -190,6 +192,9 @@ class Engine(Protocol):
         Raises:
             CannotServe: the engine cannot run it with its options.
         """
+
+    def forget(self, kept: str) -> None:
+        """Remove the data folder of that name, `ServerJob.kept`, if it is there and no server uses it."""
 
     def network(self, label: str) -> AbstractContextManager[str]:
         """Make a private network for servers; give its name. "" if servers use this machine's loopback interface."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from pikaforge.errors import SIGNAL_BASE, FullDiskError, HostError
-from pikaforge.host import compiler_cache, confinement, machine, process
+from pikaforge.host import compiler_cache, confinement, kept_data, machine, process
 from pikaforge.host.archives import extract
 from pikaforge.host.confinement import FACTS_LIMIT, NOBODY, Abilities, OutputError
 from pikaforge.host.disk import HINT, full_disk_errors, refuse_full, said_in
@@ -60,6 +60,7 @@ class HostEngine:
 
     def __init__(self, work: Path) -> None:
         self._work = work
+        self._kept = work.parent / kept_data.FOLDER
         self._run_id = RunId.current()
         self._lock = threading.Lock()
         self._children: set[process.Child] = set()
@@ -164,6 +165,8 @@ class HostEngine:
         _check_limit(job.open_files)
         with self._folder(job.label, job.inputs) as root:
             data = root / "data"
+            if job.kept:
+                data.symlink_to(kept_data.opened(self._kept, job.kept))
             data.mkdir(exist_ok=True)
             argv = (str(root / job.argv[0]), *job.argv[1:])
             if job.open_files is not None:
@@ -174,9 +177,15 @@ class HostEngine:
                 server = _LocalServer(job, root, lambda: self._child(argv, root, env, job.log, user=user), env, user)
                 try:
                     server.restart()
+                    if job.kept:
+                        kept_data.note(self._kept, job.kept, server.pid)
                     yield server
                 finally:
                     server.end()
+
+    def forget(self, kept: str) -> None:
+        """As `Engine.forget`."""
+        kept_data.forget(self._kept, kept)
 
     @contextmanager
     def network(self, label: str) -> Iterator[str]:
@@ -307,6 +316,11 @@ class _LocalServer:
     def restart(self) -> None:
         self.end()
         self._child = self._stack.enter_context(self._start())
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._running().pid
 
     def end(self) -> None:
         """End the server if it still runs."""

@@ -324,6 +324,15 @@ def start_time(pid: int) -> str | None:
     return text.rpartition(")")[2].split()[19]
 
 
+def ended(pid: int) -> bool:
+    """Return whether a process has ended, even if nobody has waited for it (state Z in /proc/PID/stat)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+    return text.rpartition(")")[2].split()[0] in ("Z", "X")
+
+
 def cwd() -> Path:
     """Return the folder of relative arguments. setup.sh and nox change the folder, and say where the user was."""
     return Path(os.environ.get("PIKAFORGE_CWD") or Path.cwd())

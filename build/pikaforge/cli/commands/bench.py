@@ -11,6 +11,7 @@ from pikaforge.bench import figures, load, summary
 from pikaforge.bench.workload import Workload
 from pikaforge.cli import output
 from pikaforge.cli.commands import bench_servers
+from pikaforge.cli.commands.bench_load import load_test_of
 from pikaforge.cli.commands.bench_servers import STAGE, LeftOut, Servers
 from pikaforge.cli.commands.build import refuse_early, refuse_problems, status
 from pikaforge.cli.context import Context
@@ -49,20 +50,45 @@ class Compared:
         return "model" if models else "allocator"
 
 
+OF_TESTS = ("keys", "expire_share", "ttl", "key_bytes", "value_bytes", "seed", "anew")
+OF_COMPARISONS = ("seconds", "rounds", "keyspace", "allocators")
+"""Options of one of the two ways, by their names in the arguments."""
+SECONDS, ROUNDS = 30.0, 3
+
+
 def bench(context: Context) -> int:
     """Run `bench`; return the exit status."""
     arguments = context.arguments
+    tests, comparisons = (
+        [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False)]
+        for names in (OF_TESTS, OF_COMPARISONS)
+    )
+    if tests and comparisons:
+        raise ConfigError(
+            f"{tests[0]} is for the load test of one server, and {comparisons[0]} for a comparison",
+            hint="a load test ends with its last key: nox -s bench -- R620 --keys 500M\n"
+            "a comparison ends after some time: nox -s bench -- x86_64_v2 R620 --seconds 30",
+        )
     if arguments.allocators:
         arguments.allocator = "all"
+    if tests or (not comparisons and len(context.cells()) == 1):
+        return load_test_of(context)
+    return _compare(context)
+
+
+def _compare(context: Context) -> int:
+    """Compare several servers; return the exit status."""
+    arguments = context.arguments
+    seconds = SECONDS if arguments.seconds is None else arguments.seconds
     workload = Workload(
         connections=arguments.connections,
         processes=arguments.processes,
         pipeline=arguments.pipeline,
         keyspace=arguments.keyspace,
-        seconds=arguments.seconds,
+        seconds=seconds,
     )
-    if arguments.seconds < 2 * INTERVAL:
-        message = f"{arguments.seconds:g} s are too short to measure"
+    if seconds < 2 * INTERVAL:
+        message = f"{seconds:g} s are too short to measure"
         raise ConfigError(message, where="--seconds", hint=f"at least {2 * INTERVAL:g}; 30 gives useful figures")
     bench_servers.server_of(context)
     cells, same = bench_servers.distinct(_cells(context))
@@ -112,7 +138,7 @@ def _measured(
     context: Context, servers: Servers, cells: Sequence[Cell], names: dict[str, str], workload: Workload
 ) -> list[summary.LoadRun]:
     """Measure all servers in each round, one after the other: so the machine's noise is similar for all."""
-    rounds: int = context.arguments.rounds
+    rounds: int = context.arguments.rounds or ROUNDS
     runs = []
     for number in range(1, rounds + 1):
         for cell in cells:

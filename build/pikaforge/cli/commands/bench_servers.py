@@ -150,14 +150,18 @@ class Servers:
         )
 
     @contextmanager
-    def serve(self, cell: Cell) -> Iterator[RunningServer]:
-        """Start a server with empty data, and wait until it answers; it is ended when the block is left.
+    def serve(self, cell: Cell, *, kept: str = "") -> Iterator[RunningServer]:
+        """Start a server, and wait until it answers; it is ended when the block is left.
+
+        Args:
+            cell: whose server it is.
+            kept: the name of its data, if they outlive it; else it begins with empty data.
 
         Raises:
             StageError: it does not answer.
         """
         place = self.place(cell)
-        with place.serve(log=place.log_path) as running:
+        with place.serve(log=place.log_path, kept=kept) as running:
             check_ready(place, running)
             yield running
 

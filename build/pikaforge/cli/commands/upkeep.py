@@ -120,15 +120,17 @@ def cache(context: Context) -> int:
 
 
 def _list_volumes(engine: DockerEngine) -> None:
-    """Print the volumes of compiler caches; without an engine, that there may be some."""
+    """Print the volumes of compiler caches and of load tests; without an engine, that there may be some."""
     try:
         engine.verify()
-        found = engine.caches()
+        found, kept = engine.caches(), engine.kept_volumes()
     except HostError as error:
         output.show(f"compiler caches in the engine are not listed: {error.message}")
         return
     if found:
         output.show(output.table(("VOLUME OF A COMPILER CACHE", "MADE"), found))
+    if kept:
+        output.show(output.table(("VOLUME OF A LOAD TEST THAT WAS INTERRUPTED", "MADE"), kept))
 
 
 def _size(folder: Path) -> int:

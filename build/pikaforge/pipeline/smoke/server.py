@@ -233,6 +233,7 @@ class ServerPlace(TreePlace):
         data: bytes | None = None,
         network: str = "",
         env: Mapping[str, str] | None = None,
+        kept: str = "",
     ) -> AbstractContextManager[RunningServer]:
         """Start a server.
 
@@ -243,6 +244,7 @@ class ServerPlace(TreePlace):
             data: the content of its data folder, as a tar archive.
             network: the private network that it joins.
             env: additional variables.
+            kept: as in ServerJob.
 
         Raises:
             CannotServe: the engine cannot do what the instance asks for.
@@ -270,6 +272,7 @@ class ServerPlace(TreePlace):
                 unprivileged=unprivileged,
                 open_files=settings.open_files,
                 env=env or {},
+                kept=kept,
                 bounds=self.bounds,
             )
         )
