@@ -20,8 +20,11 @@ from limits import within
 from own_engine import fill, small_disk
 
 from pikaforge.bench import load_test
-from pikaforge.bench.journal import JournalHead, LoadJournal
+from pikaforge.bench.histogram import Histogram, bucket
+from pikaforge.bench.journal import AllocatorText, JournalHead, LoadJournal
 from pikaforge.bench.key_load import KeyLoad, KeyRequests, expiring_among
+from pikaforge.bench.load import Interval
+from pikaforge.bench.load_picture import LoadPicture, draw_load
 from pikaforge.bench.load_test import Progress
 from pikaforge.bench.worker import replies
 from pikaforge.cli import output
@@ -161,6 +164,9 @@ KILLED = """
 import sys
 from pathlib import Path
 from pikaforge.bench import load_test
+from pikaforge.bench.histogram import Histogram, bucket
+from pikaforge.bench.load import Interval
+from pikaforge.bench.load_picture import LoadPicture, draw_load
 from pikaforge.bench.journal import LoadJournal
 if __name__ == "__main__":
     journal = LoadJournal.open(Path(sys.argv[1]))
@@ -305,6 +311,22 @@ def test_a_load_ends_before_the_servers_disk_is_full_and_goes_on(
         assert list((disk / "kept").iterdir()) == []
 
 
+def test_a_full_disk_of_the_journal_ends_the_test_and_it_goes_on(tmp_path: Path) -> None:
+    with small_disk("1m") as disk:
+        journal = begun(disk)
+        filler = fill(disk)
+        with Server(ok, delay=0.001) as server, pytest.raises(FullDiskError, match=f"no space left in {disk}/load"):
+            put(server, journal)
+        journal = again(journal)
+        done = journal.acknowledged()
+        assert 0 < sum(done) <= LOAD.keys
+        filler.unlink()
+        with Server(ok) as server:
+            put(server, journal)
+        assert sorted(server.connections) == sorted(requests_after(LOAD, done))
+        assert journal.written() == (3000, 600)
+
+
 KEEPER = """
 import sys
 from pathlib import Path
@@ -334,3 +356,66 @@ def test_the_server_of_a_run_that_was_killed_is_ended_before_another_gets_its_da
     engine.forget("data")
     engine.forget("data")
     assert engine.sweep() == 1
+
+
+# ---- the plot; here, because matplotlib asks fc-list for fonts when it runs first
+
+
+def a_picture(count: int, texts: Sequence[AllocatorText] = (), pauses: Sequence[float] = ()) -> LoadPicture:
+    """A test of so many seconds, which pauses once."""
+    return LoadPicture(
+        title=r"Product $\frac{$",
+        subtitle="the load",
+        footer="what the server has",
+        intervals=tuple(
+            Interval(
+                start=float(n),
+                seconds=1.0,
+                latency=Histogram.of({bucket(5_000_000 if n == 7 else 900 + n): 50_000}),
+                resident=None if n % 3 else (100 + n) << 20,
+            )
+            for n in range(count)
+        ),
+        pauses=tuple(pauses),
+        before=tuple(texts),
+        after=tuple(texts),
+    )
+
+
+def drawn(folder: Path, picture: LoadPicture) -> tuple[str, bytes]:
+    svg, png = draw_load(picture, folder=folder, stem="x")
+    assert sorted(path.name for path in folder.iterdir()) == ["x.png", "x.svg"], "nothing half-made is left"
+    return svg.read_text(encoding="utf-8"), png.read_bytes()
+
+
+def test_a_plot_of_a_load_is_drawn_and_the_same_twice(tmp_path: Path) -> None:
+    texts = [AllocatorText(title="TELL ME", text=r"MALLOC: $\frac{$ 5" + "\n" + "more\n" * 30 + "the last")]
+    picture = a_picture(400, texts, [100.0, 200.0])
+    svg, png = drawn(tmp_path / "a", picture)
+    # matplotlib draws letters as paths and leaves the text as a comment.
+    for text in (
+        r"Product $\frac{$",
+        "the load",
+        "what the server has",
+        "minutes of load",
+        " interrupted, and went on",
+    ):
+        assert f"<!-- {text} -->" in svg
+    for text in ("Throughput (1000 requests/s)", "p99 latency (s)", "Resident memory (MiB)"):
+        assert f"<!-- {text} -->" in svg
+    assert svg.count("TELL ME") == 2
+    assert r"MALLOC: $\frac{$ 5" in svg, "it is no formula"
+    assert "… and 8 more lines, in the report" in svg
+    assert "the last" not in svg
+    assert "<dc:date>" not in svg
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    assert int.from_bytes(png[16:20], "big") == 1200, "pixels wide"
+    assert drawn(tmp_path / "b", picture) == (svg, png)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_plot_of_a_short_load(tmp_path: Path, count: int) -> None:
+    svg, _ = drawn(tmp_path, a_picture(count))
+    assert "<!-- seconds of load -->" in svg
+    assert svg.count("<!-- no figure -->") == (0 if count else 3)
+    assert "The allocator" not in svg

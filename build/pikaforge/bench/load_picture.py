@@ -99,7 +99,7 @@ def _compose(figure: Figure, picture: LoadPicture, height: float, lines: int) ->
     grid = figure.add_gridspec(
         len(PANELS), 1, left=LEFT, right=RIGHT, top=1 - (HEAD - 0.1) / height, bottom=bottom, hspace=0.32
     )
-    figure.text(0.012, 1 - 0.18 / height, picture.title, fontsize=15, fontweight="bold", va="top")
+    figure.text(0.012, 1 - 0.18 / height, picture.title, fontsize=15, fontweight="bold", va="top", parse_math=False)
     figure.text(0.012, 1 - 0.52 / height, picture.subtitle, fontsize=10, va="top", color="0.25")
     figure.text(0.012, 0.1 / height, picture.footer, fontsize=9.5, va="bottom", color="0.25")
     points = joined(picture.intervals)
@@ -142,6 +142,7 @@ def _over_time(axes: Axes, panel: Panel, points: Sequence[Interval], scale: floa
         axes.text(0.5, 0.5, NO_FIGURE, transform=axes.transAxes, ha="center", va="center", color="0.4")
     elif panel.logarithmic and median(values) > 0 and max(values) > SPIKY * median(values):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
     else:
         axes.fill_between(times, heights, color=colour, alpha=0.12, linewidth=0)
         axes.set_ylim(bottom=0)
@@ -167,6 +168,7 @@ def _texts(figure: Figure, left: float, top: float, when: str, texts: Sequence[A
     if not lines:
         return
     figure.text(left, top, f"The allocator {when} the load", fontsize=10.5, va="bottom")
-    # A dollar sign would begin a formula.
-    text = "\n".join(lines).replace("$", r"\$")
-    figure.text(left, top - 0.06 / 10, text, fontsize=7, family="monospace", va="top", linespacing=1.25, color="0.2")
+    figure.text(
+        left, top - 0.006, "\n".join(lines), fontsize=7, family="monospace", va="top", linespacing=1.25, color="0.2",
+        parse_math=False,
+    )  # fmt: skip

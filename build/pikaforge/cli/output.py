@@ -55,7 +55,9 @@ def duration(seconds: float) -> str:
 
 
 def size(number: int) -> str:
-    """Return a number of bytes in KiB or MiB."""
+    """Return a number of bytes in KiB or MiB, from 10 GiB on in GiB."""
+    if number >= 10 << 30:
+        return f"{number / (1 << 30):.1f} GiB"
     return f"{number / (1 << 20):.1f} MiB" if number >= 1 << 20 else f"{number / 1024:.1f} KiB"
 
 

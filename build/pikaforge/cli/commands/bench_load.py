@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -14,6 +14,7 @@ from pathlib import Path
 from pikaforge.bench import figures, load_test, room, summary
 from pikaforge.bench.journal import ANEW, AllocatorText, JournalHead, LoadJournal
 from pikaforge.bench.key_load import KeyLoad
+from pikaforge.bench.load import Samples, quantiles
 from pikaforge.bench.load_picture import LoadPicture, draw_load
 from pikaforge.bench.load_test import Progress
 from pikaforge.cli import output
@@ -283,7 +284,7 @@ class _LoadTest:
         samples = load_test.samples(journal, verdict.busy)
         name = cell.allocator
         compared = summary.compare([summary.LoadRun(name=name, round=1, samples=samples)], name)
-        output.show(output.table(compared.header(), compared.rows()))
+        output.show(output.table(*_table(journal, samples, verdict)))
         for note in compared.notes():
             output.note(note)
         output.show(verdict.text)
@@ -328,6 +329,24 @@ class _LoadTest:
         )
         for path in (figure, *draw_load(picture, folder=folder, stem=stem)):
             output.show(output.readable(path, cwd()))
+
+
+def _table(journal: LoadJournal, samples: Samples, verdict: Verdict) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Return the head and the row of the table of figures."""
+    memory = [interval.resident for interval in samples.intervals if interval.resident is not None]
+    latency = quantiles(samples.latency)
+    figures = {
+        "requests": f"{samples.requests:,}",
+        "time": output.duration(journal.seconds),
+        "requests/s": f"{samples.requests / journal.seconds:,.0f}" if journal.seconds else summary.NO_FIGURE,
+        **{
+            f"{name} latency, us": summary.NO_FIGURE if value is None else f"{value:,}"
+            for name, value in latency.items()
+        },
+        "memory at its peak": output.size(max(memory)) if memory else summary.NO_FIGURE,
+        "on disk": summary.NO_FIGURE if verdict.disk is None else output.size(verdict.disk),
+    }
+    return tuple(figures), [tuple(figures.values())]
 
 
 def watching(line: output.ProgressLine, disk: Look, clock: Callable[[], float] = time.monotonic) -> Watch:
