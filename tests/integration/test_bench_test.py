@@ -239,6 +239,11 @@ def test_on_a_terminal_there_is_one_line_that_changes(sample: Project) -> None:
         ),
         (("--keys", "5", "--allocators"), "--keys is for the load test of one server, and --allocators for"),
         (("--ttl", "5", "--rounds", "1"), "--ttl is for the load test of one server, and --rounds for a comparison"),
+        (
+            ("--expire-share", "0", "--rounds", "1"),
+            "--expire-share is for the load test of one server, and --rounds for",
+        ),
+        (("--keys", "5", "--keyspace", "0"), "--keys is for the load test of one server, and --keyspace for a"),
         (("R630", "--keys", "5"), "2 cells are selected; a load test has one"),
     ],
 )
