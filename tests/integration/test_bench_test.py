@@ -89,7 +89,7 @@ def test_the_load_of_the_article(sample: Project, engine: Engine) -> None:
     assert (load["keys"], load["ttl"], load["expected"]) == (3000, 86_400, {"keys": 3000, "expires": 600})
     assert (load["found"], load["problem"], load["pauses"]) == (load["expected"], "", [])
     assert load["disk_bytes"] > 3000 * 90
-    head, row = done.lines("^requests |^3,000 +")
+    head, row = done.lines("^requests |^3,000  ")
     assert re.split(" {2,}", head) == [
         "requests", "time", "requests/s", "p50 latency, us", "p99 latency, us", "p999 latency, us",
         "memory at its peak", "on disk",
