@@ -53,6 +53,8 @@ FEW = (BASE, "x86-64-v3", "x86-64-v4")
 """The targets of what is linked with a static glibc: the audit looks at it for 10 s."""
 GOAL = 200
 SHOWN = 4
+RENAMED = re.compile(r"\.llvm\.\d+")
+"""What LLVM appends to local names: another number in each build."""
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
 LINE = re.compile(r"^ *[0-9a-f]+:\t((?:[0-9a-f]{2} )+) *\t?(.*)$")
 
@@ -173,7 +175,7 @@ def beyond(path: Path) -> dict[str, Counter[str]]:
                 if kind:
                     found.setdefault(name, Counter())[kind] += 1
             elif match := FUNCTION.match(line):
-                name = match[1]
+                name = RENAMED.sub("", match[1])
     return found
 
 

@@ -345,13 +345,17 @@ class TestInstances:
         (host.top / "pid").write_text(f"{os.getpid()}\n")
         (host.top / "gate").write_text("1\n")
         conf = host.top / "data/pika_9221/conf/pika.conf"
-        conf.write_text("# memory budget: 8589934592 bytes\nport : 9221\n")
+        conf.write_text("# planned for 8589934592 bytes (8 G):\nport : 9221\n")
+        made = host.folder("data/pika_9221/backup/9221-20261126-160000") / "backup.info"
+        made.write_text("made\n")
+        os.utime(made, (1700000000, 1700000000))
         found = samples(host.text())
         tree = host.top / "opt/pika"
         package = f'version="v3.4.0",release="1",model="R620",target="sandybridge",image="el9",tree="{tree}"'
         assert found[f"pika_package_info{{{package}}}"] == "1"
         assert found["pika_cpu_gate_passed"] == "0"
         assert found["pika_memory_budget_bytes"] == "8589934592"
+        assert found["pika_last_snapshot_timestamp_seconds"] == "1700000000"
         assert int(found["pika_process_resident_memory_bytes"]) > 1 << 20
         assert 0 < int(found["pika_process_open_fds"]) <= int(found["pika_process_max_fds"])
         assert 0 < int(found["pika_filesystem_avail_bytes"]) <= int(found["pika_filesystem_size_bytes"])

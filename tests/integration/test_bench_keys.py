@@ -398,7 +398,7 @@ def test_a_plot_of_a_load_is_drawn_and_the_same_twice(tmp_path: Path) -> None:
         "the load",
         "what the server has",
         "minutes of load",
-        " interrupted, and went on",
+        "dotted: interrupted, and went on",
     ):
         assert f"<!-- {text} -->" in svg
     for text in ("Throughput (1000 requests/s)", "p99 latency (s)", "Resident memory (MiB)"):

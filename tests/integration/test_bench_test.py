@@ -89,7 +89,7 @@ def test_the_load_of_the_article(sample: Project, engine: Engine) -> None:
     assert (load["keys"], load["ttl"], load["expected"]) == (3000, 86_400, {"keys": 3000, "expires": 600})
     assert (load["found"], load["problem"], load["pauses"]) == (load["expected"], "", [])
     assert load["disk_bytes"] > 3000 * 90
-    head, row = done.lines("^requests |^3,000 +")
+    head, row = done.lines("^requests |^3,000  ")
     assert re.split(" {2,}", head) == [
         "requests", "time", "requests/s", "p50 latency, us", "p99 latency, us", "p999 latency, us",
         "memory at its peak", "on disk",
@@ -239,6 +239,11 @@ def test_on_a_terminal_there_is_one_line_that_changes(sample: Project) -> None:
         ),
         (("--keys", "5", "--allocators"), "--keys is for the load test of one server, and --allocators for"),
         (("--ttl", "5", "--rounds", "1"), "--ttl is for the load test of one server, and --rounds for a comparison"),
+        (
+            ("--expire-share", "0", "--rounds", "1"),
+            "--expire-share is for the load test of one server, and --rounds for",
+        ),
+        (("--keys", "5", "--keyspace", "0"), "--keys is for the load test of one server, and --keyspace for a"),
         (("R630", "--keys", "5"), "2 cells are selected; a load test has one"),
     ],
 )

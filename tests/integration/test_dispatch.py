@@ -6,11 +6,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from pikaforge.audit.allowed_features import of_baseline
 from pikaforge.audit.isa.decode import CodeSource, Hit, scan
+from pikaforge.audit.isa.dispatch.known import known_file
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc here")
 
@@ -109,7 +111,7 @@ def hits(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Hit]:
     texts = [f"FAST(fast_{n})\n#define F fast_{n}\n{text}\n#undef F\n" for n, text in {**GOOD, **BAD}.items()]
     (folder / "all.c").write_text(HEAD + "".join(texts), encoding="utf-8")
     built, stripped = folder / "built.so", folder / "stripped.so"
-    command = ["gcc", "-O2", "-g", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-ipa-icf"]
+    command: list[str | Path] = ["gcc", "-O2", "-g", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-ipa-icf"]
     subprocess.run([*command, "-o", built, folder / "all.c"], check=True)
     subprocess.run(["strip", "--strip-unneeded", "-o", stripped, built], check=True)
     found = {}
@@ -142,3 +144,104 @@ def test_the_evidence_says_who_asks(hits: Mapping[str, Hit]) -> None:
     assert hits["by_start"].evidence == "only by fill, which looks at what the CPU has said"
     assert hits["by_ifunc"].evidence.startswith("chosen by the ifunc resolver ")
     assert hits["twice"].doubt == "reached without a question to the CPU: twice_again"
+
+
+# ---- libraries with the names of known dispatchers, compiled for a newer CPU
+
+NAMED = r"""
+#include <cpuid.h>
+static const char version[] __attribute__((used)) = "\0OpenSSL 3.0.1 x\0001.5.4\0GLIBC_2.36\0" "001.0.18";
+static unsigned caps[4];
+__attribute__((constructor)) void setup(void) {
+  unsigned a, b, c, d; if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) caps[2] = b; }
+"""
+WORK: Mapping[str, str] = {
+    "length": "unsigned f(unsigned n, const unsigned *a) { unsigned s = 0; for (unsigned i = 0; i < n; i++) "
+    "s += a[i] << (a[i] & 31); return s; }",
+    "number": "unsigned f(unsigned n, unsigned *a) { if (n == 0) return 0; for (unsigned i = 0; i < 1024; i++) "
+    "a[i] = (a[i] << (i & 31)) + n; return 1; }",
+    "field": "int f(const int *p, unsigned *a) { if (!p[3]) return 0; for (unsigned i = 0; i < 1024; i++) "
+    "a[i] = a[i] << (i & 31); return 1; }",
+    "result": "int g(const void *); int f(const int *p, unsigned *a) { if (!g(p)) return 0; "
+    "for (unsigned i = 0; i < 1024; i++) a[i] = a[i] << (i & 31); return 1; }",
+}
+"""Loops behind a test of something that is no flag of a CPU."""
+
+
+INNER = "APART unsigned g(unsigned n, unsigned *a, int flag) { return flag ? fast(n, a) : slow(n, a); } "
+
+
+def _named(soname: str, text: str, folder: Path, *flags: str) -> Path:
+    (folder / "x.c").write_text(NAMED + text, encoding="utf-8")
+    path = folder / "x.so"
+    command: list[str | Path] = [
+        "gcc",
+        "-O3",
+        *flags,
+        "-fPIC",
+        "-shared",
+        f"-Wl,-soname,{soname}",
+        "-o",
+        path,
+        folder / "x.c",
+    ]
+    subprocess.run(command, check=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    "soname", ["libcrypto.so.3", "libzstd.so.1", "libsodium.so.23", "libdeflate.so.0", "libm.so.6"]
+)
+@pytest.mark.parametrize("name", WORK)
+def test_a_name_does_not_vouch_for_what_a_compiler_makes(soname: str, name: str, tmp_path: Path) -> None:
+    """Compiled for haswell it is refused, and compiled for any CPU it passes."""
+    for flags, expected in ((("-march=haswell",), False), ((), True)):
+        path = _named(soname, WORK[name], tmp_path, *flags)
+        [found] = scan(
+            [CodeSource(file="x", path=path, known=known_file(path, soname))], of_baseline("x86_64"), workers=1
+        )
+        assert all(hit.evidence for hit in found.hits) is expected, flags
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "F unsigned f(unsigned n, unsigned *a) { return (caps[2] & bit_BMI2) ? fast(n, a) : slow(n, a); }",
+        "F unsigned f(unsigned n, unsigned *a) { unsigned *p = caps; return p[2] & 256 ? fast(n, a) : slow(n, a); }",
+        INNER + "F unsigned f(unsigned n, unsigned *a) { return g(n, a, caps[2] >> 8 & 1); }",
+    ],
+    ids=["place", "pointer", "argument"],
+)
+def test_a_flag_that_is_kept_decides(text: str, tmp_path: Path) -> None:
+    """What the table vouches for is found where the flag is from."""
+    text = text.replace("F ", "").replace("APART", "static __attribute__((noinline))")
+    work = (
+        "(unsigned n, unsigned *a) "
+        "{ unsigned s = 0; for (unsigned i = 0; i < n; i++) s += a[i] << (a[i] & 31); return s; }\n"
+    )
+    head = f'__attribute__((noinline, target("bmi2"))) static unsigned fast{work}'
+    path = _named("libzstd.so.1", f"{head}__attribute__((noinline)) static unsigned slow{work}{text}", tmp_path)
+    [found] = scan(
+        [CodeSource(file="x", path=path, known=known_file(path, "libzstd.so.1"))], of_baseline("x86_64"), workers=1
+    )
+    assert [bool(hit.evidence) for hit in found.hits] == [True]
+
+
+LINKED = r"""
+#include <stdio.h>
+__attribute__((noinline)) static long work(const int *p, long n) {
+  long s = 0; for (long i = 0; i < n; i++) s += p[i] * i; return s; }
+static long (*volatile chosen)(const int *, long) = work;
+int main(int count, char **words) { static int p[1000]; printf("%ld\n", chosen(p, count)); return 0; }
+"""
+
+
+@pytest.mark.parametrize(("flags", "expected"), [(("-march=haswell",), False), ((), True)], ids=["newer", "any"])
+def test_a_program_with_glibc_in_it_is_no_part_of_glibc(flags: tuple[str, ...], expected: bool, tmp_path: Path) -> None:
+    """glibc's implementations for newer CPUs are found to be dispatched, and the program's own code is not."""
+    (tmp_path / "x.c").write_text(LINKED, encoding="utf-8")
+    path = tmp_path / "x"
+    subprocess.run(["gcc", "-O3", *flags, "-static-pie", "-s", "-o", path, tmp_path / "x.c"], check=True)
+    [found] = scan([CodeSource(file="x", path=path, known=known_file(path, ""))], of_baseline("x86_64"), workers=1)
+    beyond = [hit for hit in found.hits if not hit.evidence and hit.feature not in {"tzcnt", "xgetbv"}]
+    assert not beyond if expected else any(hit.feature == "avx2" for hit in beyond)

@@ -70,8 +70,10 @@ def fleet(group: hosts.Group, request: pytest.FixtureRequest) -> Iterator[Fleet]
     first = 9221 if request.param == "sample" else 6379
     fleet = Fleet(host=group.start(request.param), tree=tree, first=first, second=first + 5)
     fleet.host.unpack(tree.tar())
+    deploy = ["--memory", "1G", "--set", "maxclients=500"]
+    if request.param == "redis":  # which else listens to its own host alone
+        deploy += ["--set", "bind=0.0.0.0", "--set", "protected-mode=no"]
     for port in (fleet.first, fleet.second):
-        deploy = ("--memory", "1G", "--set", "maxclients=500")
         fleet.host.ok(f"/opt/{tree.top}/utils/deploy.sh", str(port), "/data", *deploy)
     keys = [("SET", f"key:{n}", f"value {n}") for n in range(200)]
     fleet.write(first, *keys, ("SETEX", "brief", "10000", "v"), ("HSET", "hash", "f", "v"), ("RPUSH", "list", "a"))
@@ -109,6 +111,14 @@ def test_state_and_check(fleet: Fleet) -> None:
     off = ("--disk", "0,0", "--snapshot", "0,0")
     status, line = fleet.verb(fleet.first, "check", *off)
     assert (status, line.startswith(f"{fleet.tree.top.upper()} OK - {fleet.first} is master, serves | ")) == (0, True)
+    # Its user may ask; others cannot read the configuration, with the password, and are told so.
+    instance = (f"/opt/{fleet.tree.top}/utils/instance.sh", str(fleet.first))
+    status, line = fleet.host.run(*instance, "check", *off, user=fleet.tree.top)
+    assert (status, line.startswith(f"{fleet.tree.top.upper()} OK - ")) == (0, True), line
+    status, line = fleet.host.run(*instance, "check", *off, user="nobody")
+    assert (status, f"only root and {fleet.tree.top} can" in line) == (3, True), line
+    assert fleet.host.run(*instance, "status", "--json", user="nobody")[0] == 1
+    assert "only root" in fleet.host.run(*instance, "backup", user="nobody")[1]
     listed = fleet.host.ok(f"/opt/{fleet.tree.top}/utils/instance.sh", "list", "--json")
     assert [one["port"] for one in json.loads(listed)] == [fleet.first, fleet.second]
     # One process that is stopped answers no more.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hosts
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("hosts"), pytest.mark.long(180)]
 
+ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = "/opt/pika/utils/deploy.sh"
 INSTANCE = "/opt/pika/utils/instance.sh"
 KEPT = ("/etc", "/opt", "/data", "/srv")
@@ -126,6 +128,24 @@ def test_an_instance_from_its_first_start_to_its_end(any_host: Host) -> None:
     host.sh("userdel pika; rmdir /data /etc/pika 2>/dev/null || :")
     left = [line for line in state(host) if line not in clean and not ACCOUNTS.search(line)]
     assert left == []
+
+
+def commands(heading: str) -> list[str]:
+    """The commands of one section of the page for operators."""
+    text = (ROOT / "docs/operating.md").read_text()
+    section = re.split(r"(?m)^##+ ", text.split(f"# {heading}\n")[1])[0]
+    return [line for block in re.findall(r"(?s)```sh\n(.*?)```", section) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("name", ["one", "bare"])
+def test_the_commands_of_the_page(group: hosts.Group, name: str) -> None:
+    host = group.hosts[name]
+    other = commands("Hosts without systemd") if name == "bare" else []
+    for command in (*commands("Deploy"), *other, *commands("Remove")):
+        assert command.startswith("sh /opt/pika/utils/"), command
+        host.sh(command)
+    assert not host.exists("/data/pika_9221")
+    assert not host.exists("/etc/pika/9221.env")
 
 
 @pytest.mark.parametrize("name", ["one", "two"])

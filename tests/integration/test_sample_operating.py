@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import hosts
 import pytest
+from writer import Writer
 
 from pikaforge.pipeline.smoke.resp import ErrorReply
 
@@ -251,3 +252,17 @@ def test_clients_of_the_host_have_places_of_their_own(server: Server) -> None:
         assert first.exchange([["PING"]]) == second.exchange([["PING"]]) == ["PONG"]
         assert not server.host.serves(PORT)
         assert server.host.sh("printf 'PING\\r\\n' | nc -q 1 127.0.0.1 9221").strip() == "+PONG"
+
+
+def test_a_writer_knows_what_is_lost(server: Server) -> None:
+    server.start()
+    with Writer(server.host, PORT) as writer:
+        for _ in range(3):
+            writer.more(50)
+            server.end("KILL")
+            server.start()
+        writer.more(50)
+    assert len(writer.acknowledged) >= 200
+    assert (writer.lost(), writer.refused) == ([], [])
+    assert server.ask("DEL", "written:00000001") == 1
+    assert writer.lost() == [1]

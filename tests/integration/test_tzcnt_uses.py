@@ -34,6 +34,10 @@ int cases(int k, unsigned x, unsigned *o) {
     case 4: *o = x * 3; return 11;
     case 5: *o = x - 3; return 13;
     default: return 0; } }
+int place(const unsigned *p) { return *p ? __builtin_ctz(*p) : 32; }
+int field(const unsigned long *p, unsigned long *o) {
+  if (!p[1]) return 5; *o = p[1]; return __builtin_ctzl(*o); }
+int written(const unsigned *p, unsigned *o) { if (!*p) return 5; *o = 7; return __builtin_ctz(*p); }
 int unknown(unsigned x) { return __builtin_ctz(x); }
 int fall(int k, unsigned x, unsigned *o) {
   if (!x) return 0;
@@ -46,8 +50,8 @@ int fall(int k, unsigned x, unsigned *o) {
     case 5: *o = x - 3; return 13; }
   return __builtin_ctz(x); }
 """
-ANSWERS = dict.fromkeys(("known", "guarded", "bits", "made", "differ", "cases"), "harmless")
-ANSWERS |= dict.fromkeys(("unknown", "fall"), "open")
+ANSWERS = dict.fromkeys(("known", "guarded", "bits", "made", "differ", "cases", "place", "field"), "harmless")
+ANSWERS |= dict.fromkeys(("unknown", "fall", "written"), "open")
 BMI = """
 #include <immintrin.h>
 int carry(unsigned x) { unsigned n = _tzcnt_u32(x); return n == 32 ? 7 : n; }
@@ -84,15 +88,23 @@ WIDE, NARROW, BYTES = (
 )  # fmt: skip
 CONDITIONS = ("e", "ne", "a", "ae", "b", "be", "g", "ge", "l", "le", "s", "ns")
 VALUES = (0, 1, 2, 5, 8, 0x100, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1)
+LOAD = "mov (%r8),%rax; mov 8(%r8),%rcx; mov 16(%r8),%rdx; mov 24(%r8),%rsi; mov 32(%r8),%rdi"
 FRAME = (
-    "mov %rdi,%r8; mov (%r8),%rax; mov 8(%r8),%rcx; mov 16(%r8),%rdx; mov 24(%r8),%rsi; mov 32(%r8),%rdi; mov $3,%r9d",
+    f"mov %rdi,%r8; mov %rdi,%r10; mov $3,%r9d; {LOAD}",
     "mov %rax,(%r8); mov %rcx,8(%r8); mov %rdx,16(%r8); mov %rsi,24(%r8); mov %rdi,32(%r8); ret",
 )
 """What a function begins and ends with: its argument points to the values of five registers."""
 
 
+def memory(dice: random.Random) -> str:
+    """A place in memory; %r10 points to one of two."""
+    return f"{dice.choice((0, 0, 4, 8))}({dice.choice(('%r8', '%r10', '%r10'))})"
+
+
 def count(dice: random.Random) -> str:
     names = dice.choice((WIDE, NARROW))
+    if dice.random() < 0.4:
+        return f"COUNT {memory(dice)},%{dice.choice(names)}"
     return f"COUNT %{dice.choice(names)},%{dice.choice(names)}"
 
 
@@ -100,6 +112,13 @@ def operation(dice: random.Random) -> str:
     names = dice.choice((WIDE, NARROW))
     a, b = dice.choice(names), dice.choice(names)
     place, number = names.index(a), dice.choice((0, 1, 2, 8, 31, 32, 64, -1, 0x100))
+    if dice.random() < 0.3:
+        name = dice.choice(("mov", "mov", "and", "or", "sub", "xor"))
+        return dice.choice((
+            f"mov {memory(dice)},%{a}", f"mov {memory(dice)},%{a}", f"{name} %{a},{memory(dice)}",
+            f"{name}{dice.choice('lq')} ${number},{memory(dice)}", f"movb %{BYTES[place]},{memory(dice)}",
+            f"xchg %{a},{memory(dice)}", "mov %r8,%r10", "lea 8(%r8),%r10", f"or {memory(dice)},%{a}",
+        ))  # fmt: skip
     return dice.choice((
         f"mov %{b},%{a}", f"mov %{b},%{a}", f"mov ${number},%{NARROW[place]}", f"neg %{a}", f"bswap %{a}",
         f"{dice.choice(('add', 'sub', 'and', 'or', 'xor'))} %{b},%{a}", f"xor %{a},%{a}",
@@ -115,6 +134,10 @@ def operation(dice: random.Random) -> str:
 def comparison(dice: random.Random) -> str:
     names = dice.choice((WIDE, NARROW, BYTES))
     a, b = dice.choice(names), dice.choice(names)
+    if dice.random() < 0.4:
+        place = memory(dice)
+        return dice.choice((f"cmp{dice.choice('lqb')} $0,{place}", f"cmpq $0,{place}", f"cmp %{a},{place}",
+                            f"test{dice.choice('lq')} $8,{place}"))  # fmt: skip
     return dice.choice(
         (f"test %{a},%{a}", f"test %{a},%{a}", f"cmp ${dice.choice((0, 1, 3, -1, 5))},%{a}", f"cmp %{b},%{a}",
          f"test %{b},%{a}")

@@ -302,6 +302,11 @@ class TestRun:
 def deploy(host: Host, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """Deploy below a folder, as if by root; what stubs were called with is in `spy` there."""
     stubs = folder / "stubs"
+    if not stubs.exists():
+        # Each test has a machine on which nothing was deployed before.
+        machine = host.tarball.parent / "machine"
+        shutil.rmtree(machine)
+        (machine / "run").mkdir(parents=True)
     stubs.mkdir(exist_ok=True)
     for name, text in STUBS.items():
         (stubs / name).write_text(f"#!/bin/sh\n{text}\n")
@@ -337,8 +342,8 @@ class TestDeploy:
 
     def test_what_deploy_refuses_leaves_no_link(self, host: Host, tmp_path: Path) -> None:
         done = deploy(host, tmp_path, "--no-such-option")
-        assert done.returncode == 1
-        assert done.stderr.startswith("deploy: error: usage")
+        assert done.returncode == 2
+        assert done.stderr.startswith("deploy: error: unknown argument '--no-such-option'")
         assert not (tmp_path / "opt" / "server").is_symlink()
         assert not (tmp_path / "base").exists()
 

@@ -80,6 +80,9 @@ class AuditRecord(Strict):
         default=(), description="What is accepted, though it is not shown that every CPU of the target runs it."
     )
     not_judged: tuple[LineRecord, ...] = Field(default=(), description="What was not judged, and why.")
+    ungated: dict[str, str] = Field(
+        default_factory=dict, description="The features in use that no CPU gate can see, each with the reason."
+    )
     waived: tuple[Annotated[WaivedRecord, OPEN], ...] | None = Field(
         default=None, description="The functions that waivers cover, by their symbols."
     )

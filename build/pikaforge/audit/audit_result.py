@@ -182,6 +182,7 @@ class AuditResult:
             summaries=self.summaries,
             unproven=self.unproven,
             not_judged=self.not_judged,
+            ungated=self.isa.ungated,
             waived=self._waived() or None,
         )
 

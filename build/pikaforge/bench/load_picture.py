@@ -111,10 +111,10 @@ def _compose(figure: Figure, picture: LoadPicture, height: float, lines: int) ->
         _over_time(axes[-1], panel, points, scale, COLOURS[row + 1])
         for pause in picture.pauses:
             axes[-1].axvline(pause / scale, color="0.45", linewidth=1, linestyle=(0, (2, 2)))
-    if picture.pauses:
+    if picture.pauses:  # at the right, where no title is
         axes[0].text(
-            picture.pauses[0] / scale, 1.0, " interrupted, and went on", transform=axes[0].get_xaxis_transform(),
-            fontsize=8.5, color="0.35", va="bottom",
+            1.0, 1.03, "dotted: interrupted, and went on", transform=axes[0].transAxes, fontsize=9, color="0.35",
+            ha="right", va="bottom",
         )  # fmt: skip
     axes[0].set_xlim(0, end / scale)
     for each in axes[:-1]:

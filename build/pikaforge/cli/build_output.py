@@ -34,7 +34,7 @@ def verdicts_markdown(title: str, cells: Sequence[CellRecord]) -> str:
 
 
 def _notes(cells: Sequence[CellRecord]) -> list[str]:
-    return [*_not_run(cells), *_dispatched(cells)]
+    return [*_not_run(cells), *_dispatched(cells), *_ungated(cells)]
 
 
 def _not_run(cells: Iterable[CellRecord]) -> list[str]:
@@ -57,6 +57,15 @@ def _dispatched(cells: Iterable[CellRecord]) -> list[str]:
         f"{', '.join(library.features)} in {_some(library.functions)}: {'; '.join(library.evidence)}"
         for (image, library), names in targets.items()
     ]
+
+
+def _ungated(cells: Iterable[CellRecord]) -> list[str]:
+    """Return which features the CPU gate cannot see, of those that packages use; each once, with its cells."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        for entry in cell.audit.ungated.items() if cell.audit is not None else ():
+            found.setdefault(entry, []).append(cell.id)
+    return [f"{', '.join(ids)}: beyond the CPU gate: {name}: {why}" for (name, why), ids in found.items()]
 
 
 def _some(names: Sequence[str], limit: int = 3) -> str:

@@ -61,6 +61,21 @@ class Hosts:
         """Return the ids of all features that code may assume if the compiler does."""
         return frozenset(f.id for f in table().values() if self.standing(f) == "assumed")
 
+    def not_asked(self) -> frozenset[str]:
+        """Return archspec's names of the features that compiled code does not use: a machine may lack them.
+
+        They are those that it may not assume, and those that firmware or microcode may switch off and compilers leave
+        out.
+        """
+        return frozenset(
+            f.archspec
+            for f in table().values()
+            if f.archspec
+            and not f.free
+            and (standing := self.standing(f)) != "assumed"
+            and (standing == "refused" or (f.used_from and self.lineage.isdisjoint(f.used_from)))
+        )
+
     def off(self, gcc: Version) -> tuple[str, ...]:
         """Return gcc's options against features that it would assume, and code may not."""
         options = dict.fromkeys(
@@ -71,8 +86,3 @@ class Hosts:
             and self.standing(feature) == "refused"
         )
         return tuple(sorted(option for option in options if option))
-
-
-def unneeded() -> frozenset[str]:
-    """Return archspec's names of the features that no program for any target assumes: a machine may lack them."""
-    return frozenset(f.archspec for f in table().values() if f.archspec and f.ungated)

@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pikaforge.cpu import microarch
-from pikaforge.cpu.assumptions import unneeded
 
 CPUS: Mapping[str, str] = {
     # Exactly the psABI levels: a named CPU has more than its level, so a wrong build would pass.
@@ -86,11 +85,8 @@ class Machine:
 
 
 def lacking(target: str, flags: frozenset[str]) -> tuple[str, ...]:
-    """Return the features of `target` that a machine with these /proc/cpuinfo flags lacks, as the kernel names them.
-
-    Those that no program for any target assumes (pku, fsgsbase, AMX) are not missed.
-    """
-    return tuple(sorted(microarch.kernel_flags(target) - flags - unneeded()))
+    """Return the features of `target` that a machine with these /proc/cpuinfo flags lacks, as the kernel names them."""
+    return tuple(sorted(microarch.kernel_flags(target) - flags))
 
 
 def flags_of(cpuinfo: str) -> frozenset[str]:

@@ -105,6 +105,8 @@ class Feature:
     """Its name in archspec; empty where archspec has none."""
     lineages: tuple[str, ...]
     """Microarchitectures that have it, as all their descendants do, beside those of archspec."""
+    used_from: tuple[str, ...]
+    """Microarchitectures from which on compilers use it; empty: they use it wherever CPUs have it."""
     absent: tuple[Absence, ...]
     """What may take it from hosts whose CPU has it."""
     linux: str
@@ -173,6 +175,7 @@ def table() -> dict[str, Feature]:
             given=tuple(row["given"].split()),
             archspec=row["archspec"],
             lineages=tuple(row["lineages"].split()),
+            used_from=tuple(row["used_from"].split()),
             absent=tuple(_absence(text) for text in row["absent"].split()),
             linux=row["linux"],
             cpuid=tuple(_bit(text) for text in row["cpuid"].split()),

@@ -28,7 +28,7 @@ FLAG_OVERRIDES: dict[str, dict[str, str]] = {
 }
 KERNEL_NAMES = {"sse3": "pni"}
 """Names in /proc/cpuinfo, where archspec has other ones."""
-NO_INSTRUCTIONS = frozenset({"flush_l1d"})
+NO_INSTRUCTIONS = frozenset({"flush_l1d", "tsc_adjust"})
 """Features that programs cannot use, and that virtual machines often hide."""
 
 
@@ -69,6 +69,11 @@ def features(name: str) -> frozenset[str]:
     return frozenset(_x86()[name].features)
 
 
+def demand(name: str) -> int:
+    """Return how demanding code for a microarchitecture is: a number that only serves to compare."""
+    return len(features(name))
+
+
 def runs_on_amd(name: str) -> bool:
     """Return whether CPUs of AMD may run the code for a microarchitecture: all but those of Intel, and unknown ones."""
     micro = _x86().get(name)
@@ -76,8 +81,13 @@ def runs_on_amd(name: str) -> bool:
 
 
 def kernel_flags(name: str) -> frozenset[str]:
-    """Return the features that code for a microarchitecture may use, as /proc/cpuinfo spells them."""
-    return frozenset(KERNEL_NAMES.get(feature, feature) for feature in features(name) - NO_INSTRUCTIONS)
+    """Return the features that compiled code for a microarchitecture may use, as /proc/cpuinfo spells them.
+
+    A machine that lacks others of archspec's features runs it all the same: FSGSBASE, PKU and AMX, which no gate can
+    see, and AES where firmware may switch it off and compilers leave it out.
+    """
+    wanted = features(name) - NO_INSTRUCTIONS - hosts(name).not_asked()
+    return frozenset(KERNEL_NAMES.get(feature, feature) for feature in wanted)
 
 
 def _lineage(name: str) -> list[str]:

@@ -78,7 +78,7 @@ def feature_list(features: Sequence[str]) -> str:
 def target_list(others: Mapping[str, Sequence[str]]) -> str:
     """Return the text of utils/cpu-targets, the most demanding target first."""
     flags = {target: target_flags(target) for target in others}
-    order = sorted(others, key=lambda target: (-len(flags[target]), target))
+    order = sorted(others, key=lambda target: (-microarch.demand(target), target))
     return "# target, models, flags; the most demanding first; read by cpu-gate.sh\n" + "".join(
         f"{target}\t{','.join(others[target])}\t{' '.join(flags[target])}\n" for target in order
     )

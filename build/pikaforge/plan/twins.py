@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from pikaforge.cpu import microarch
-from pikaforge.cpu.assumptions import unneeded
 from pikaforge.cpu.emulation import Machine
 
 FAMILIES = (("avx512", "AVX-512"),)
@@ -48,10 +47,10 @@ def twin_of(target: str, *, gcc: str, machine: Machine, usual: Collection[str]) 
 def beyond(target: str, tried: str) -> str:
     """Return the features that `target` has and `tried` lacks, for people: `AVX-512`, or single features.
 
-    A group is named as a whole only if `tried` has no part of it. What no program assumes (AMX) is not named.
+    A group is named as a whole only if `tried` has no part of it. What compiled code does not use (AMX) is not named.
     """
     has = microarch.kernel_flags(tried)
-    rest = microarch.kernel_flags(target) - has - unneeded()
+    rest = microarch.kernel_flags(target) - has
     names: list[str] = []
     for start, family in FAMILIES:
         new = sorted(feature for feature in rest if feature.startswith(start))

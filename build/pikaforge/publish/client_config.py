@@ -129,9 +129,9 @@ def _ranked(spec: Spec, published: Mapping[str, Sequence[str]]) -> dict[str, lis
             target = UNKNOWN
             if model in spec.hardware:
                 target = known.get((image, model)) or microarch.common_target(spec.hardware[model].cpus)
-            flags = len(target_flags(target)) if target != UNKNOWN else 0
+            demand = microarch.demand(target) if target != UNKNOWN else 0
             place = order.index(model) if model in order else len(order)
-            found.append(((-flags, target, model != target, place, model), (model, target)))
+            found.append(((-demand, target, model != target, place, model), (model, target)))
         ranked[image] = [pair for _, pair in sorted(found)]
     return ranked
 

@@ -69,12 +69,14 @@ def test_what_no_gate_can_tell_needs_a_waiver(feature: str, target: str, code: s
     assert waived.isa.findings[0].level == "waived"
     named = [line for line in waived.lines() if line.startswith(f"  beyond the CPU gate: {feature}: ")]
     assert len(named) == len(ungated([feature]))
+    assert waived.record().ungated == ungated([feature])
     [line] = found.violations
     assert (f"no gate can tell whether a host runs {feature}: " in line.what) == bool(named)
     assert (f"{target} lacks {feature}" in line.what) != bool(named)
     control = audit(tmp_path, target, ef.AVX2)
     assert control.passed
     assert control.kernel_flags == ("avx2",)
+    assert control.record().ungated == {}
     assert not [line for line in control.lines() if "beyond the CPU gate" in line]
 
 

@@ -9,10 +9,12 @@ import pytest
 from unit import elf_files as ef
 
 from pikaforge.audit.allowed_features import from_macros
-from pikaforge.audit.elf.executable import regions
-from pikaforge.audit.elf.layout import read_layout
+from pikaforge.audit.elf.executable import executable, regions
+from pikaforge.audit.elf.layout import mapped, read_layout
 from pikaforge.audit.isa.decode import CodeSource, FileScan, scan
-from pikaforge.audit.isa.ranges import FRAME, FUNCTION, GAP, CodeMap, read_map
+from pikaforge.audit.isa.dispatch.graph import references
+from pikaforge.audit.isa.ranges import FRAME, FUNCTION, GAP, PIECE_LIMIT, CodeMap, read_map
+from pikaforge.audit.isa.worker_pool import chunks
 
 ALLOWED = from_macros([f"#define {m} 1" for m in ("__AVX__", "__XSAVE__")], "sandybridge").sure
 
@@ -163,3 +165,22 @@ def test_hints_for_run_time_dispatch(tmp_path: Path) -> None:
 def test_a_function_that_asks_itself(tmp_path: Path) -> None:
     elf = ef.Elf(text=ef.CPUID + ef.AVX2 + ef.RET, symbols=[("f", 0, 7, ef.FUNC)])
     assert run(elf, tmp_path).hits[0].hints == ("runs cpuid or xgetbv itself",)
+
+
+def test_a_cut_of_a_long_gap_is_within_a_call(tmp_path: Path) -> None:
+    """The references of code are read over the cut, and a finding behind it names the gap from its start on."""
+    call = PIECE_LIMIT - 3
+    text = ef.NOP * call + b"\xe8" + (64).to_bytes(4, "little") + ef.NOP * 64 + ef.AVX2 + ef.RET
+    path = tmp_path / "x"
+    path.write_bytes(ef.make(ef.Elf(text=text)))
+    base = 0x401000
+    [found] = scan([CodeSource(file="x", path=path)], frozenset({"avx"}), workers=1)
+    [hit] = [h for h in found.hits if h.feature == "avx2"]
+    assert hit.pieces == ((base, base + len(text)),)
+    with mapped(path) as data:
+        layout = read_layout(data, "x")
+        code = read_map(data, layout, executable(data, layout, "x"), "x")
+    assert code.cuts == {1} and code.starts[1] == base + PIECE_LIMIT
+    [chunk] = chunks(path, code)
+    named = {index: set(addresses) for index, addresses, _ in references(chunk, ((base, base + len(text)),))}
+    assert base + call + 5 + 64 in named[0]

@@ -165,6 +165,13 @@ def address_taken(code: bytes) -> bytes:
     return Object((Part(".text", text, (Fix(3, of.PC32, ".Lx", -4),)),), (MAIN, Symbol(".Lx", value=37))).make()
 
 
+def led_to_by_a_jump_table(code: bytes) -> bytes:
+    """Two of its entries lead to the code: distances from the table, which the linker writes."""
+    table = Part(".rodata", bytes(8), (Fix(0, of.PC32, "s", 37), Fix(4, of.PC32, "s", 41)), flags=of.ALLOC)
+    text = Part(".text", pad(TAKE + ef.RET) + hidden(code)[16:], (Fix(3, of.PC32, ".Lt", -4),))
+    return Object((text, table), (MAIN, Symbol("s", kind=3), Symbol(".Lt", ".rodata", 0, 0, of.NOTYPE))).make()
+
+
 def declared_to_be_data(code: bytes) -> bytes:
     part = Part(".text", pad(CALL + ef.RET) + code + ef.RET, (Fix(1, of.PLT32, "table", -4),))
     return Object((part,), (MAIN, Symbol("table", value=16, size=8, kind=of.OBJECT))).make()
@@ -204,7 +211,8 @@ STRUCTURES = [
     plain, stripped, nameless_sections, a_section_for_each_function, more_sections_than_a_header_counts, in_a_group,
     in_a_section_of_any_name, in_replacements_of_the_kernel, writable, not_loaded, code_by_its_name_only,
     called_by_its_name_only, called_behind_data, called_by_place_in_a_section, called_with_addends_in_the_code,
-    called_by_a_far_symbol, jump_into_an_instruction_elsewhere, pointed_to_by_data, address_taken, declared_to_be_data,
+    called_by_a_far_symbol, jump_into_an_instruction_elsewhere, pointed_to_by_data, address_taken,
+    led_to_by_a_jump_table, declared_to_be_data,
     written_by_an_absolute_symbol, written_by_a_weak_symbol, written_by_the_size_of_a_symbol, written_by_a_distance,
     with_code_for_the_linker,
 ]  # fmt: skip
@@ -271,6 +279,7 @@ FOUND = {
     "a place that is not there": Object((Part(".text", TEXT.content, (Fix(1 << 60, 2, ""), Fix(3, 2, ""))),)).make(),
     "an unknown relocation": Object((Part(".text", TEXT.content, (Fix(0, 77, ""),)),)).make(),
     "a symbol beyond its section": Object((TEXT,), (Symbol("f", value=1 << 62, size=1 << 63),)).make(),
+    "data beyond all": Object((TEXT,), (Symbol("t", value=5, size=(1 << 64) - 1, kind=of.OBJECT),)).make(),
     "a symbol of a section that is not there": Object((TEXT,), (Symbol("f", ".none", 3),), far=True).make(),
     "code without bytes": Object((TEXT, Part(".text.x", b"", type=of.NOBITS, size=1 << 20))).make(),
     "a claimed address": Object((TEXT,), header={24: b"\xff" * 8}).make(),

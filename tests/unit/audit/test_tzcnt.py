@@ -41,7 +41,18 @@ CASES = {
     "bit tested": ("85ff740af30fbcc70fa3c1720190c3", "harmless"),
     "probe": ("b800000000f30fbcc00f95c089c6b8010000000fa2c3", "harmless"),
     "compared first": ("f30fbcc783ff087f0585ff0f44c2c3", "harmless"),
+    "in memory": ("48833f007406f3480fbc07c3c3", "harmless"),  # cmp $0,(rdi); je; tzcnt (rdi),rax
+    "loaded again": ("48837f08007409488b4708f3480fbcc0c3", "harmless"),  # cmp $0,8(rdi); je; mov 8(rdi),rax
+    "in memory, copied": ("4889f848833f007406f3480fbc00c3c3", "harmless"),  # mov rdi,rax first, and (rax)
     # That cannot be seen.
+    "in memory, written": ("48833f00740989d6893ef3480fbc07c3c3", "open"),  # mov edi,(rsi) between
+    "in memory, elsewhere": ("48833f007407f3480fbc4708c3c3", "open"),  # and 8(rdi)
+    "in memory, moved": ("48833f00740a4883c708f3480fbc07c3c3", "open"),  # add $8,rdi between
+    "in memory, called": ("48833f00740be8000000f0f3480fbc07c3c3", "open"),
+    "in memory, wider": (
+        "833f007406f3480fbc07c3c3",
+        "open",
+    ),  # 4 bytes are not zero: so are the 8, but that is not seen
     "plain": ("31c0f30fbcc7c3", "open"),  # __builtin_ctz(x), or _tzcnt_u32(x)
     "wide": ("4885ff7404f30fbcc7c3", "open"),  # test rdi,rdi; je; tzcnt edi,eax
     "other": ("85f67404f30fbcc7c3", "open"),  # test esi,esi

@@ -265,6 +265,18 @@ def test_what_was_accepted_is_below_the_table_once_for_all_targets() -> None:
     ]
 
 
+# ---- what the CPU gate cannot see
+
+
+def test_features_beyond_the_cpu_gate_are_below_the_table_once_with_their_cells() -> None:
+    blind = _verdict().model_copy(update={"ungated": {"fsgsbase": "it faults under old kernels"}})
+    cells = [_cell(audit=blind), _cell(audit=blind, id="R670-el7-none"), _cell(id="R620-el8-none")]
+    text = "R620-el7-none, R670-el7-none: beyond the CPU gate: fsgsbase: it faults under old kernels"
+    assert build_output.verdicts(cells).splitlines()[4:] == [f"note: {text}"]
+    assert build_output.verdicts_markdown("demo", cells).splitlines()[-1] == f"- {text}"
+    assert "note:" not in build_output.verdicts(cells[2:])
+
+
 def test_a_refused_cell_shows_what_was_accepted_all_the_same() -> None:
     refused = _accepting("avx2").model_copy(update={"passed": False})
     assert len(build_output.verdicts([_cell({"audit": "failed"}, audit=refused)]).splitlines()) == 3

@@ -22,7 +22,7 @@ from pikaforge.audit.allowed_features import Allowed, from_archspec, from_macros
 from pikaforge.config import load
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import emulation, microarch
-from pikaforge.cpu.features import NEVER, Cause, Feature, table, ungated
+from pikaforge.cpu.features import FOLDER, NEVER, Cause, Feature, table, ungated
 
 HERE = Path(__file__).parent
 MATRIX = ROOT / "matrix.yaml"
@@ -69,10 +69,15 @@ def judged() -> list[Feature]:
 # --- the table by itself ----------------------------------------------------------------------------------------------
 
 
+def test_every_line_has_as_many_fields_as_the_first() -> None:
+    with (FOLDER / "features.csv").open(encoding="utf-8", newline="") as stream:
+        assert len({len(fields) for fields in csv.reader(stream)}) == 1
+
+
 def test_every_line_names_known_things() -> None:
     known = microarch.known()
     for feature in table().values():
-        assert {*feature.lineages, *feature.given} <= known, feature.id
+        assert {*feature.lineages, *feature.given, *feature.used_from} <= known, feature.id
         assert {absence.lineage for absence in feature.absent} <= {"", *known}, feature.id
         assert {absence.cause for absence in feature.absent} <= set(get_args(Cause)), feature.id
         assert re.fullmatch(rf"([0-9]+\.[0-9]+|{NEVER})?", feature.linux), feature.id
@@ -292,11 +297,40 @@ def test_samples_name_their_source_and_licence() -> None:
         assert "lm" in row["flags"].split(), row
 
 
-# --- machines that run the tests -------------------------------------------------------------------------------------
+# --- machines that choose a package, or run the tests ---------------------------------------------------------------
+
+
+UNUSED = {"fsgsbase", "pku", "amx_tile", "amx_int8", "amx_bf16", "flush_l1d", "tsc_adjust"}
+
+
+@pytest.mark.parametrize("model", sorted(spec().hardware))
+def test_every_sample_of_a_model_runs_its_packages(model: str) -> None:
+    """By what utils/detect-model.sh and the CPU gate's advice ask for; the firmware of one sample has AES off."""
+    cpus = spec().hardware[model].cpus
+    for sample in samples(cpus):
+        assert emulation.lacking(microarch.common_target(cpus), frozenset(sample["flags"].split())) == (), sample
+
+
+@pytest.mark.parametrize("target", sorted({row["target"] for row in sweep()}))
+def test_what_compiled_code_uses_is_asked_for(target: str) -> None:
+    """Whatever archspec and a compiler give, but for what may not be assumed, and AES by gcc 4.8 alone."""
+    asked = microarch.kernel_flags(target)
+    for row in sweep():
+        if row["target"] == target:
+            allowed = from_macros(given(row["features"]), target)
+            used = {
+                table()[name].kernel
+                for name in allowed.sure | allowed.doubtful
+                if table()[name].archspec in microarch.features(target) and not table()[name].free
+                and not (row["gcc"] == "4.8.5" and name == "aes") and name in row["features"].split()
+            }  # fmt: skip
+            assert used <= asked, row["gcc"]
+    assert not asked & UNUSED
+    assert {"avx512f", "aes", "vaes"} <= microarch.kernel_flags("icelake")
 
 
 def test_a_machine_may_lack_what_no_program_assumes() -> None:
     flags = microarch.kernel_flags("sapphirerapids")
-    assert emulation.lacking("sapphirerapids", flags - {"amx_tile", "amx_int8", "amx_bf16", "pku", "fsgsbase"}) == ()
+    assert not flags & UNUSED
     assert emulation.lacking("sapphirerapids", flags - {"avx512_bf16"}) == ("avx512_bf16",)
-    assert emulation.lacking("zen2", microarch.kernel_flags("zen2") - {"fsgsbase"}) == ()
+    assert emulation.lacking("haswell", microarch.kernel_flags("haswell") - {"avx2"}) == ("avx2",)

@@ -150,7 +150,7 @@ def test_features_are_spelled_as_the_kernel_does() -> None:
         assert "sse3" not in flags
         assert "flush_l1d" not in flags
         assert ("pni" in flags) is ("sse3" in microarch.features(target) or "pni" in microarch.features(target))
-        assert flags - {"pni"} == microarch.features(target) - {"sse3", "pni", "flush_l1d"}
+        assert flags - {"pni"} <= microarch.features(target) - {"sse3", "pni", "flush_l1d"}
 
 
 def test_a_cpu_that_lost_a_feature_of_its_ancestor_gets_no_code_with_it(monkeypatch: pytest.MonkeyPatch) -> None:

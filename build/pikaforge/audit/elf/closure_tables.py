@@ -46,19 +46,21 @@ _END = re.compile(
 """Ends of code: a jump, with padding to a multiple of 8."""
 
 
-def read_tables(data: Buffer, layout: Layout, regions: Sequence[Region]) -> list[tuple[int, int]]:
-    """Return the tables before functions, as ascending ranges of addresses; none in a file of another compiler."""
+def read_tables(data: Buffer, layout: Layout, regions: Sequence[Region]) -> tuple[array[int], array[int]]:
+    """Return the addresses of tables before functions, and of the bytes behind them; none for another compiler's."""
     code = [r for r in regions if not r.claim]
+    starts, ends = array("Q"), array("Q")
     if not code or not _has_tables(data, layout, code):
-        return []
-    out: list[tuple[int, int]] = []
+        return starts, ends
     for region in code:
         for start, end in _in_region(data, region):
-            if out and start < out[-1][1]:  # the arity or layout of this one looked like the kind of another one
-                out.pop()
-            if not out or start >= out[-1][1]:
-                out.append((start, end))
-    return out
+            if ends and start < ends[-1]:  # the arity or layout of this one looked like the kind of another one
+                starts.pop()
+                ends.pop()
+            if not ends or start >= ends[-1]:
+                starts.append(start)
+                ends.append(end)
+    return starts, ends
 
 
 def _has_tables(data: Buffer, layout: Layout, code: Sequence[Region]) -> bool:

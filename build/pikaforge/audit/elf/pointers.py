@@ -16,7 +16,7 @@ from pikaforge.audit.elf.layout import PT_INTERP, Buffer, Layout, piece
 from pikaforge.errors import AuditError
 
 DT_PLTRELSZ, DT_HASH, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_INIT, DT_FINI, DT_JMPREL = 2, 4, 6, 7, 8, 12, 13, 23
-DT_INIT_ARRAY, DT_FINI_ARRAY, DT_INIT_ARRAYSZ, DT_FINI_ARRAYSZ = 25, 26, 27, 28
+DT_SONAME, DT_INIT_ARRAY, DT_FINI_ARRAY, DT_INIT_ARRAYSZ, DT_FINI_ARRAYSZ = 14, 25, 26, 27, 28
 DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_RELRSZ, DT_RELR, DT_GNU_HASH = 32, 33, 35, 36, 0x6FFFFEF5
 R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT, R_X86_64_RELATIVE, R_X86_64_IRELATIVE = 1, 6, 7, 8, 37
 STT_TLS, STT_GNU_IFUNC = 6, 10
@@ -73,8 +73,9 @@ class _Reader:
         self._tags = {tag: values[0] for tag, values in self._dynamic.entries.items()}
 
     def read(self) -> CodePointers:
-        # A library without an interpreter is not started at its entry: older linkers put the start of .text there.
-        started = self._layout.segment(PT_INTERP) is not None
+        # A library without an interpreter is not started at its entry: older linkers put the start of .text there. A
+        # program has no interpreter if it is linked statically, and then it has no name that others load it by.
+        started = self._layout.segment(PT_INTERP) is not None or DT_SONAME not in self._tags
         given = {self._layout.entry} if started else set()
         given |= {self._tags[tag] for tag in (DT_INIT, DT_FINI) if self._tags.get(tag)}
         resolvers: set[int] = set()

@@ -159,7 +159,7 @@ def _scan_file(source: CodeSource, given: Given, pool: WorkerPool) -> FileScan:
             file=source.file,
             function=code.name(index),
             kind=code.kinds[index],
-            pieces=((code.starts[index], code.ends[index]),),
+            pieces=((code.starts[code.begin(index)], code.ends[index]),),
         )
         for index, entries in found
         for entry in entries

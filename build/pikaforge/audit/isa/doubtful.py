@@ -220,8 +220,9 @@ class _AreaSearch:
 
     def _running(self) -> tuple[tuple[int, int], ...]:
         """Return few ranges that hold all code: for the question whether a target is likely."""
-        ends = [*self._code.ends, *(a.end for a in self._code.areas)]
-        starts = [*self._code.starts, *(a.start for a in self._code.areas)]
+        code, areas = self._code, self._code.areas  # a map may have a million pieces: they are not copied
+        starts = [min(held) for held in (code.starts, [a.start for a in areas]) if held]
+        ends = [max(held) for held in (code.ends, [a.end for a in areas]) if held]
         elsewhere = ((0, HEADER),) if self._layout.type == ET_REL else ()  # what object files name of others
         return ((min(starts), max(ends)), *elsewhere) if starts else ()
 

@@ -6,6 +6,8 @@ Values are followed along all ways through the function (`function_graph`):
   it (`or $256,%eax`). Registers that are copies of each other share a value.
 - Where ways meet, only what holds on all of them is kept. At a place that nothing visible leads to, nothing is known.
 - After a call nothing is known, because ABIs differ in what a call may change.
+- What is in memory at a distance from a register's value keeps its value until something may write to memory, or ways
+  meet. Other threads are taken to leave it alone meanwhile: C and C++ do not define what happens otherwise.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal, NamedTuple
 
-from pikaforge.audit.isa.dispatch.steps import InstructionStep, Operand
+from pikaforge.audit.isa.dispatch.steps import NONE, RIP, InstructionStep, Operand
 from pikaforge.audit.isa.function_graph import FunctionGraph, following
 
 ROUNDS = 24
@@ -25,6 +27,9 @@ GENERAL = range(16)
 SHIFTS = frozenset({"SHL", "SHR", "SAR", "ROL", "ROR"})
 RESULTS = frozenset({"AND", "OR", "XOR", "ADD", "SUB", "INC", "DEC", "NEG"})
 """Instructions whose flags are those of the result."""
+READING = RESULTS | SHIFTS | {"MOV", "MOVZX", "MOVSX", "MOVSXD", "CDQE", "LEA", "TEST", "CMP", "CMOV", "SET", "NOT"}
+READING |= {"BT", "BTS", "BSF", "BSR", "TZCNT", "LZCNT", "POPCNT", "BSWAP", "IMUL", "NOP", "ENDBR64"}
+"""Instructions that write to memory only through an operand, which `stores` tells."""
 LOGIC = frozenset({"TEST", "AND", "OR", "XOR"})
 Name = tuple[str, int, int]
 """What a value is called: how it came, at which address, in which register."""
@@ -62,10 +67,12 @@ class Knowledge:
     pairs: dict[tuple[Name, Name], int] = field(default_factory=dict)
     """Pairs of values that are not equal, with the number of low bits that differ somewhere."""
     flags: Flags | None = None
+    version: int = 0
+    """The address from which on nothing has written to memory."""
 
     def copy(self) -> Knowledge:
         """Return a copy, which can be changed."""
-        return Knowledge(list(self.registers), dict(self.facts), dict(self.pairs), self.flags)
+        return Knowledge(list(self.registers), dict(self.facts), dict(self.pairs), self.flags, self.version)
 
     def least(self, value: Value) -> int:
         """Return how many low bits of a value are not all zero; 0 if it is not known that any is."""
@@ -139,7 +146,7 @@ def _met(graph: FunctionGraph, address: int, ways: dict[int, Knowledge]) -> Know
     """Return what is known where some ways meet."""
     if len(ways) == 1 and not _meeting(graph, address):
         return next(iter(ways.values())).copy()
-    state = Knowledge([Value(("met", address, number), 64) for number in GENERAL])
+    state = Knowledge([Value(("met", address, number), 64) for number in GENERAL], version=address)
     if address not in graph.roots and ways:
         first, *others = ways.values()
         for number, value in enumerate(first.registers):
@@ -208,12 +215,14 @@ def _run(step: InstructionStep, state: Knowledge) -> None:
     """Change what is known to what is known after an instruction."""
     if step.flow in ("call", "call?"):
         state.registers = [Value(("call", step.address, number), 64) for number in GENERAL]
-        state.flags = None
-        return
-    if not step.writes and not step.flags:
+        state.flags, state.version = None, step.address
         return
     operands = step.operands
     own, other = (value_of(operands[index], state) if operands else None for index in (0, -1))
+    if step.stores or not (step.name in READING or step.flow in ("branch", "jump")):
+        state.version = step.address
+    if not step.writes and not step.flags:
+        return
     made = _made(step, state, own, other) if step.writes else None
     for number in step.writes:
         if 0 <= number < len(state.registers):
@@ -229,13 +238,27 @@ def _run(step: InstructionStep, state: Knowledge) -> None:
 
 
 def value_of(operand: Operand, state: Knowledge) -> Value | None:
-    """Return what a register operand holds, as far as it is read; None of other operands."""
+    """Return what an operand holds, as far as it is read; None if it is not followed."""
+    if operand.kind == "m":
+        return _in_memory(operand, state)
     if operand.kind != "r" or not 0 <= operand.register < len(state.registers):
         return None
     held = state.registers[operand.register]
     if operand.shift:
         return None
     return Value(held.name, min(held.bits, 8 * operand.size))
+
+
+def _in_memory(operand: Operand, state: Knowledge) -> Value | None:
+    """Return what is in memory at a distance from a register's value, or at a fixed place."""
+    if operand.segment or operand.index_register != NONE or not operand.size:
+        return None
+    base: object = "fixed"
+    if 0 <= operand.register < len(state.registers):
+        base = state.registers[operand.register]
+    elif operand.register != RIP:
+        return None
+    return Value((f"memory {base} {operand.size}", state.version, operand.value), 8 * operand.size)
 
 
 def _made(
@@ -250,7 +273,7 @@ def _made(
         other: what its last operand holds.
     """
     target, source = (step.operands[0], step.operands[-1]) if step.operands else (None, None)
-    if target is None or source is None or own is None or target.size < 4:
+    if target is None or source is None or own is None or target.kind != "r" or target.size < 4:
         return None
     bits = 8 * target.size
     if step.name in ("MOV", "MOVZX", "MOVSX", "MOVSXD") and other is not None:

@@ -34,6 +34,10 @@ within an instruction: `CodeMap.cuts` names the pieces that begin at one."""
 OBJECT_CLAIM = "a symbol declares it to be data"
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELA = struct.Struct("<QQq")
+LAST = (1 << 64) - 1
+"""The last virtual address."""
+Ranges = tuple["array[int]", "array[int]"]
+"""Ranges of addresses, ascending: their starts, and their ends."""
 
 
 class Symbol(NamedTuple):
@@ -101,6 +105,12 @@ class CodeMap:
         if self.names[index] != NOWHERE:
             return text(self.strings, self.names[index])
         return f"{'gap' if self.kinds[index] in (GAP, TABLE) else 'range'}@{self.starts[index]:#x}"
+
+    def begin(self, index: int) -> int:
+        """Return the index of the piece with which the gap of a piece begins; of others the index itself."""
+        while index in self.cuts:
+            index -= 1
+        return index
 
     def at(self, address: int) -> int:
         """Return the index of the piece that holds an address; -1 if none does."""
@@ -178,22 +188,24 @@ def _irelative(data: Buffer, layout: Layout, where: str) -> Iterator[int]:
                     yield addend
 
 
-def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+def _merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
     """Return ascending ranges with the same addresses that neither overlap nor touch."""
-    out: list[tuple[int, int]] = []
+    starts, ends = array("Q"), array("Q")
     for start, end in sorted(ranges):
-        if out and start <= out[-1][1]:
-            out[-1] = (out[-1][0], max(end, out[-1][1]))
+        if ends and start <= ends[-1]:
+            ends[-1] = max(end, ends[-1])
         else:
-            out.append((start, end))
-    return out
+            starts.append(start)
+            ends.append(end)
+    return starts, ends
 
 
-def _parts(ranges: Sequence[tuple[int, int]], start: int, end: int) -> Iterator[tuple[int, int]]:
+def _parts(ranges: Ranges, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield the parts of ascending, disjoint ranges that lie in [start, end)."""
-    index = max(bisect_left(ranges, (start, 0)) - 1, 0)
-    while index < len(ranges) and ranges[index][0] < end:
-        low, high = max(ranges[index][0], start), min(ranges[index][1], end)
+    starts, ends = ranges
+    index = max(bisect_left(starts, start) - 1, 0)
+    while index < len(starts) and starts[index] < end:
+        low, high = max(starts[index], start), min(ends[index], end)
         if low < high:
             yield low, high
         index += 1
@@ -212,7 +224,7 @@ class _RegionCutter:
         symbols: list[Symbol],
         strings: bytes,
         frames: Sequence[tuple[int, int]],
-        tables: list[tuple[int, int]],
+        tables: Ranges,
     ) -> None:
         self._strings = strings
         functions: dict[int, Symbol] = {}
@@ -221,7 +233,7 @@ class _RegionCutter:
         for symbol in symbols:
             if symbol.kind == STT_OBJECT:
                 if symbol.size:
-                    objects.append((symbol.address, symbol.address + symbol.size))
+                    objects.append((symbol.address, min(symbol.address + symbol.size, LAST)))
             elif symbol.size and symbol.kind != STT_NOTYPE:
                 # Of symbols at one address the longest one gives the name; of equals the most public one.
                 old = functions.get(symbol.address)

@@ -60,7 +60,7 @@ def bench(context: Context) -> int:
     """Run `bench`; return the exit status."""
     arguments = context.arguments
     tests, comparisons = (
-        [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False)]
+        [f"--{name.replace('_', '-')}" for name in names if _is_given(getattr(arguments, name))]
         for names in (OF_TESTS, OF_COMPARISONS)
     )
     if tests and comparisons:
@@ -74,6 +74,11 @@ def bench(context: Context) -> int:
     if tests or (not comparisons and len(context.cells()) == 1):
         return load_test_of(context)
     return _compare(context)
+
+
+def _is_given(value: object) -> bool:
+    """Return whether an option was given; 0 is a figure, too, and equals False."""
+    return value is not None and value is not False
 
 
 def _compare(context: Context) -> int:

@@ -19,6 +19,10 @@ utils=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 ask_seconds=5
 # shellcheck source=lib/resp.sh
 . "$utils/lib/resp.sh"
+# shellcheck source=lib/memory.sh
+. "$utils/lib/memory.sh"
+# shellcheck source=lib/info.sh
+. "$utils/lib/info.sh"
 table=$utils/operate/metrics.tsv
 remembered=$etc/metrics.folder
 most=1048576 # bytes of a reply
@@ -54,11 +58,6 @@ own() {
     '' | *[!0-9.]*) return 0 ;;
     esac
     printf '%s_%s\t%s%s\t%s\n' "$prefix" "$1" "$labels" "${3:-}" "$2"
-}
-
-# Print what a tree says of itself, from a file of assignments that is read and not run.
-fact() {
-    sed -n "s/^$2=['\"]\{0,1\}\([A-Za-z0-9._+~:-]*\)['\"]\{0,1\}\$/\1/p" "$1/utils/lib/product.sh" 2>/dev/null | head -n 1
 }
 
 process_metrics() {
@@ -113,7 +112,7 @@ instance_metrics() {
     own scrape_duration_seconds "$(awk -v a="$asked" -v b="$(uptime_now)" 'BEGIN { printf "%.2f", b - a }')"
     package=
     for name in version release model target image; do
-        package="$package,$name=\"$(fact "$tree" "$name")\""
+        package="$package,$name=\"$(tree_fact "$name" | tr -cd 'A-Za-z0-9._+~:-')\""
     done
     own package_info 1 "$package,tree=\"$tree\""
     passed=1
@@ -121,30 +120,14 @@ instance_metrics() {
     own cpu_gate_passed "$passed"
     process_metrics
     disk_metrics
-    own memory_budget_bytes "$(memory_budget)"
-    own last_snapshot_timestamp_seconds "$(last_snapshot)"
+    own memory_budget_bytes "$(memory_budget "$conf" 2>/dev/null)"
+    snapshot=$(last_snapshot 2>/dev/null) || snapshot=
+    own last_snapshot_timestamp_seconds "${snapshot%% *}"
 }
 
 # awk takes backslashes in the value of -v for escapes.
 escaped() {
     printf '%s\n' "$1" | sed 's/\\/\\\\/g'
-}
-
-# Print the bytes that an instance may use, as deploy.sh --memory wrote them into its configuration.
-memory_budget() {
-    [ -n "$conf" ] || return 0
-    sed -n 's/^# memory budget: \([0-9][0-9]*\) bytes.*/\1/p' "$conf" 2>/dev/null | head -n 1
-}
-
-# Print when the newest whole backup was made, in seconds since 1970.
-last_snapshot() {
-    newest=0
-    for done in "$data"/backup/*/manifest; do
-        [ -f "$done" ] || continue
-        at=$(stat -c %Y "$done" 2>/dev/null) || continue
-        [ "$at" -le "$newest" ] || newest=$at
-    done
-    [ "$newest" -eq 0 ] || printf '%s\n' "$newest"
 }
 
 # Print the metrics of all instances. They are asked at the same time: each may need the whole time-out.

@@ -15,6 +15,7 @@ from pikaforge.audit.elf.layout import ET_DYN, ET_EXEC, PT_INTERP, Buffer, mappe
 from pikaforge.audit.elf.pointers import import_places, read_pointers
 from pikaforge.audit.isa.dispatch import known as known_table
 from pikaforge.audit.isa.dispatch.fixed import with_fixed
+from pikaforge.audit.isa.dispatch.flags import Answers
 from pikaforge.audit.isa.dispatch.go import go_evidence, is_go
 from pikaforge.audit.isa.dispatch.graph import Reach, read_graph
 from pikaforge.audit.isa.dispatch.known import Dispatcher
@@ -148,6 +149,7 @@ class _Search:
 
     def __init__(self, library: Library) -> None:
         self._library = library
+        self._answers: Answers | None = None
         self._work = 0
         """Instructions that may still be run."""
 
@@ -160,6 +162,7 @@ class _Search:
         found = self._shown(wanted)
         open_ = _open(wanted, found)
         if known is not None and open_:
+            self._answers = None if known.vouched else self._library.answers
             found |= self._by_known(open_, known)
         return found
 
@@ -211,10 +214,10 @@ class _Search:
     def _by_known(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
         """Return the evidence for what the table of known dispatchers vouches for."""
         if known.by == "flag":
-            return self._by_flag(wanted, known, known.text) if self._library.asking else {}
+            return self._by_flag(wanted, known, known.text) if self._library.asking or known.trusted else {}
         found = self._by_loader(wanted, known)
         if known.soname == known_table.STATIC:
-            places = self._kept_by_itself()
+            places = self._library.kept(KEPT_NEAR)
             readers = {p for p, named in self._library.graph.references.items() if not places.isdisjoint(named)}
             rest = {piece: names - {n for p, n in found if p == piece} for piece, names in wanted.items()}
             text = known.because("glibc is built in; only after a test of what init_cpu_features has kept")
@@ -225,16 +228,16 @@ class _Search:
         """Return the evidence for code that ifunc resolvers choose which read what the loader keeps of the CPU."""
         library, graph = self._library, self._library.graph
         if known.soname == known_table.STATIC:
-            places = self._kept_by_itself()
+            places = self._library.kept(KEPT_NEAR)
         else:
             places = import_places(library.data, library.layout, known.soname, KEPT_BY_LOADER)
         resolving = {library.code.at(address) for address in graph.resolvers}
         reading = {p for p in resolving if not places.isdisjoint(graph.references.get(p, ()))}
-        # Code to which nothing leads is in glibc, too: with functions that it lists only for its own tests.
-        near = set(wanted)
-        for _ in range(DEPTH):
-            near |= {source for piece in near for source, _ in graph.callers.get(piece, ())}
-        lone = {library.code.starts[piece] for piece in near if piece not in graph.callers} - graph.given
+        lone = graph.lone_above(wanted, DEPTH)
+        if known.soname == known_table.STATIC:
+            # In a program glibc is not alone, but linked behind the program's own code.
+            chosen = [address for piece in reading for address in graph.targets(piece) if library.code.at(address) >= 0]
+            lone = {address for address in lone if chosen and min(chosen) < address < max(chosen)}
         reach = graph.reach(lambda piece: set() if piece in reading else None, without=self._named(known) | lone)
         found: dict[tuple[int, str], Evidence] = {}
         for piece, names in wanted.items():
@@ -245,19 +248,9 @@ class _Search:
             found |= {
                 (piece, name): Evidence(proven=True, text=known.because(known.why))
                 for name in names
-                if known.trusts(name)
+                if known.trusts(name) and reading
             }
         return found
-
-    def _kept_by_itself(self) -> set[int]:
-        """Return the addresses of data near those that functions name which ask the CPU."""
-        named = {
-            address
-            for piece in self._library.asking
-            for address in self._library.graph.references.get(piece, ())
-            if self._library.graph.is_writable(address)
-        }
-        return {place for address in named for place in range(address - KEPT_NEAR, address + KEPT_NEAR)}
 
     def _by_flag(
         self,
@@ -327,14 +320,16 @@ class _Search:
             if any(feature in by_code[step.code] for step in held.steps[block.first : block.last])
         }
         loose = self._library.code.starts[piece] not in self._library.code.plain
-        return known_table.decided_within(held, needing, set(self._library.entries(piece)), loose=loose)
+        return known_table.decided_within(held, needing, set(self._library.entries(piece)), self._answers, loose=loose)
 
     def _kept_from(self, door: int, pieces: Set[int]) -> set[int]:
         """Return the addresses in some pieces that a function uses only after a test of a flag."""
         named = {address for address in self._library.graph.targets(door) if self._leads_to(address) & pieces}
         named = {address for address in named if self._leads_to(address) <= pieces}
         loose = self._library.code.starts[door] not in self._library.code.plain
-        return known_table.decided(self._library.body(door), named, set(self._library.entries(door)), loose=loose)
+        return known_table.decided(
+            self._library.body(door), named, set(self._library.entries(door)), self._answers, loose=loose
+        )
 
     def _namers(self, piece: int) -> set[int]:
         """Return the pieces that refer to a piece, or to an object of data that holds a pointer to it."""

@@ -12,18 +12,17 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
 
 from pikaforge.audit.elf.executable import regions
 from pikaforge.audit.elf.layout import ET_EXEC, PF_W, PF_X, PT_LOAD, Buffer, Layout, mapped
 from pikaforge.audit.elf.pointers import CodePointers
+from pikaforge.audit.isa.piece_scan import units
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
 
-PADDING = b"\x00\x90\xcc"
-"""Bytes that fill gaps: zeros, NOP, INT3."""
 WORD = 8
 """Bytes of a pointer."""
 ENDING = frozenset({"RETURN", "UNCONDITIONAL_BRANCH", "INDIRECT_BRANCH", "EXCEPTION"})
@@ -33,6 +32,8 @@ JUMP_THROUGH = b"\xff\x25"
 STUB_STARTS = ((5, b"\xf3\x0f\x1e\xfa\xf2"), (4, b"\xf3\x0f\x1e\xfa"), (1, b"\xf2"), (0, b""))
 """What may be before it in a stub: endbr64, and the prefix bnd."""
 STUB_ALIGNMENT = 8
+PIECE, OBJECT = 0, 1
+"""The lowest bit of the number of a piece and of an object, where both are nodes."""
 Found = list[tuple[int, "array[int]", bool]]
 """Index of a piece, the addresses that it refers to, and whether it may run on into the next piece."""
 
@@ -52,7 +53,7 @@ def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...], *, fixed: bool
         bounds: ranges of the library's addresses; others are left out.
         fixed: whether immediates and displacements may be addresses.
     """
-    from iced_x86 import Decoder, FlowControl, MemorySizeExt, Mnemonic, Register  # noqa: PLC0415
+    from iced_x86 import FlowControl, MemorySizeExt, Mnemonic, Register  # noqa: PLC0415
 
     branch = attrgetter("near_branch_target")
     number, place = attrgetter("immediate32"), attrgetter("memory_displacement")
@@ -62,11 +63,9 @@ def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...], *, fixed: bool
     idle = {int(Mnemonic.NOP), int(Mnemonic.INT3)}
     out: Found = []
     with mapped(Path(chunk.path)) as data:
-        for index, (start, end, offset, kind) in enumerate(
-            zip(chunk.starts, chunk.ends, chunk.offsets, chunk.kinds, strict=True), chunk.first
-        ):
-            raw = data[offset : offset + end - start]
-            instructions = list(Decoder(64, raw, ip=start)) if kind != GAP or raw.strip(PADDING) else []
+        for index, parts in groupby(units(chunk, data), key=attrgetter("piece")):
+            kind = chunk.kinds[index - chunk.first]
+            instructions = list(chain.from_iterable(part.instructions for part in parts))
             while instructions and instructions[-1].mnemonic in idle:
                 instructions.pop()
             if not instructions:
@@ -117,6 +116,8 @@ class Graph:
     stubs: Mapping[int, int] = field(default_factory=dict)
     """Stubs by which a library calls functions that others may replace (PLT), with the place of the function's address.
     In `references` and `callers` the place stands for the stub."""
+    nodes: dict[int, array[int]] = field(default_factory=dict)
+    """What pieces refer to, as far as it was asked for (`_nodes`)."""
 
     def object_at(self, address: int) -> int | None:
         """Return the address of the object that holds an address; None if it is before all objects."""
@@ -158,6 +159,29 @@ class Graph:
         lone = {start for start in self.pointers if start not in self.users and start not in self.pointed}
         return set(self.given) | unnamed | lone
 
+    def lone_above(self, pieces: Iterable[int], depth: int) -> set[int]:
+        """Return the starts of functions to which nothing leads, and from which some pieces are reached in few steps.
+
+        glibc has such functions: it lists them only for its own tests.
+        """
+        near = set(pieces)
+        for _ in range(depth):
+            near |= {source for piece in near for source, _ in self.callers.get(piece, ())}
+        return {self.code.starts[piece] for piece in near if piece not in self.callers} - self.given
+
+    def _node(self, address: int) -> int:
+        """Return what an address is in: twice the index of a piece, or that of an object and one."""
+        address = self.stubs.get(address, address)
+        piece = self.code.at(address)
+        return 2 * piece + PIECE if piece != NOWHERE else 2 * (bisect_right(self.objects, address) - 1) + OBJECT
+
+    def _nodes(self, piece: int) -> array[int]:
+        """Return what a piece refers to, each once; it is asked for each feature again, so that it is kept."""
+        held = self.nodes.get(piece)
+        if held is None:
+            held = self.nodes[piece] = array("q", dict.fromkeys(map(self._node, self.targets(piece))))
+        return held
+
     def reach(self, open_: Callable[[int], Iterable[int] | None], *, without: Set[int] = frozenset()) -> Reach:
         """Return what is reached from outside of the library.
 
@@ -166,23 +190,22 @@ class Graph:
             without: addresses that others do not use, although they could.
         """
         reach = Reach()
-        waiting: deque[tuple[int, int]] = deque((address, NOWHERE) for address in sorted(self.roots() - without))
+        begin = sorted(self.roots() - without)
+        waiting: deque[tuple[int, int]] = deque((self._node(address), NOWHERE) for address in begin)
         while waiting:
-            address, source = waiting.popleft()
-            address = self.stubs.get(address, address)
-            piece = self.code.at(address)
-            if piece != NOWHERE:
-                if piece in reach.pieces:
+            node, source = waiting.popleft()
+            place = node >> 1
+            if node & 1 == PIECE:
+                if place in reach.pieces:
                     continue
-                reach.pieces[piece] = source
-                found = open_(piece)
-                waiting.extend((target, piece) for target in (self.targets(piece) if found is None else sorted(found)))
-                continue
-            start = self.object_at(address)
-            if start is None or start in reach.objects:
-                continue
-            reach.objects.add(start)
-            waiting.extend((target, source) for target in self.pointers.get(start, ()))
+                reach.pieces[place] = source
+                found = open_(place)
+                nodes = self._nodes(place) if found is None else map(self._node, sorted(found))
+                waiting.extend((target, place) for target in nodes)
+            elif place >= 0 and self.objects[place] not in reach.objects:
+                reach.objects.add(self.objects[place])
+                held = self.pointers.get(self.objects[place], ())
+                waiting.extend((self._node(target), source) for target in held)
         return reach
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -26,7 +26,8 @@ from packaging.version import Version
 
 from pikaforge.audit.elf.facts import read_build_id
 from pikaforge.audit.elf.layout import Buffer, mapped
-from pikaforge.audit.isa.dispatch.game import Game, forced, setter, starts_of
+from pikaforge.audit.isa.dispatch.flags import Answers, FlagTests
+from pikaforge.audit.isa.dispatch.game import Game, forced, starts_of
 from pikaforge.audit.isa.dispatch.steps import RAX, RDX, Body, InstructionStep
 from pikaforge.cpu import features
 
@@ -36,12 +37,12 @@ UPSTREAM = re.compile(r"(?:\d+:)?(\d{1,9}(?:\.\d{1,9})*)(?:[-+].*)?")
 Way = Literal["flag", "loader"]
 VERSIONS = 1000
 """Versions that are looked at in one file: libc names 50."""
+NEVER_COMPILED = frozenset({"rtm", "hle_or_rtm", "pku"})
+"""Features whose instructions gcc and clang write only where the source names them."""
 STATIC, GLIBC = "static glibc", b"Fatal glibc error: "
 """The entry for programs with glibc built in, and a text that they have (glibc csu/libc-tls.c)."""
 FLAGS_BACK = 32
 """Instructions before a load in which the flags are looked for that a conditional move after it tests."""
-FLAG_BYTES = 4
-"""Bytes of the largest flag: a value of eight bytes is a pointer or a size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,8 @@ class Dispatcher:
     """A regular expression that finds upstream's version in the library itself, as its group 1; the highest one counts.
     It is for libraries that no package explains. Empty: they have no version in them, and none is checked."""
     build_ids: frozenset[str]
-    """Build ids of files of which people have looked at all code."""
+    """Build ids of files that Debian has built of such source, for any CPU; of those with `trusted`, their code counts
+    as looked at."""
     by: Way
     exports: str
     """A regular expression of the names of exported functions that say for which CPUs they are, and that no other file
@@ -75,6 +77,10 @@ class Dispatcher:
     """Why such code runs only on CPUs that have them."""
     source: str
     """Where its source shows that, and how it was tried."""
+    vouched: bool = True
+    """Whether package or build id say which file it is: then each test of few bytes is one of a flag, as people have
+    read. In others it must be seen where the flag is from (`flags`).
+    """
 
     @property
     def text(self) -> str:
@@ -154,7 +160,7 @@ def known_file(path: Path, soname: str) -> Dispatcher | None:
 
     Soname and version say what its source is, and not for which CPU it was compiled: a libcrypto that was made with
     -march=haswell has them, too. So only the build id of a known file makes code trusted that is not looked at, but for
-    single features, which a compiler does not use by itself.
+    features that no compiler uses by itself.
 
     Raises:
         AuditError: the file cannot be read.
@@ -162,14 +168,14 @@ def known_file(path: Path, soname: str) -> Dispatcher | None:
     fitting = [entry for entry in table() if entry.soname == soname]
     if not fitting:
         return None
+    own = read_build_id(path)
+    if own and (exact := next((entry for entry in fitting if own in entry.build_ids), None)) is not None:
+        return exact
+    if not soname:  # a program, or a module: only the build id says which one
+        return None
     with mapped(path) as data:
         entry = next((entry for entry in fitting if entry.fits(data)), None)
-    if entry is None or (entry.pattern and "*" not in entry.trusted):
-        return entry
-    own = read_build_id(path)
-    if not soname:  # a program, or a module: only the build id says which one
-        return next((entry for entry in fitting if own in entry.build_ids), None)
-    return entry if own in entry.build_ids else replace(entry, trusted=frozenset())
+    return None if entry is None else replace(entry, trusted=entry.trusted & NEVER_COMPILED, vouched=False)
 
 
 def static_glibc(data: Buffer, *, linked: bool, resolvers: bool) -> Dispatcher | None:
@@ -185,7 +191,7 @@ def static_glibc(data: Buffer, *, linked: bool, resolvers: bool) -> Dispatcher |
     return next(entry for entry in table() if entry.soname == STATIC)
 
 
-def decided(code: Body, targets: Set[int], entries: Set[int], *, loose: bool) -> set[int]:
+def decided(code: Body, targets: Set[int], entries: Set[int], answers: Answers | None, *, loose: bool) -> set[int]:
     """Return those of some addresses that a function uses only after a test of a flag.
 
     It is a game of two players: the first one chooses the way at each branch that tests a flag, the second one at all
@@ -196,17 +202,19 @@ def decided(code: Body, targets: Set[int], entries: Set[int], *, loose: bool) ->
         code: the function.
         targets: the addresses.
         entries: addresses in the function, beside its start, at which other code enters it.
+        answers: where the library keeps the CPU's answers; None if each test of few bytes is one of a flag.
         loose: whether other code may enter blocks without a visible predecessor (exception handlers).
     """
     if not code.sound:
         return set()
     starts = starts_of(code, entries, loose=loose)
-    game = Game(code, _on_flag)
+    tests = FlagTests(code, answers)
+    game = Game(code, tests.decisive)
     out = set()
     for target, numbers in _naming(code, targets).items():
         blocks = {number: bisect_right(code.blocks, number, key=attrgetter("first")) - 1 for number in numbers}
-        naming = {i for number, i in blocks.items() if not _taken_by_flag(code, code.blocks[i].last, number)}
-        own = {i for i in naming if _leaves_by_flag(code, i, target)}
+        naming = {i for number, i in blocks.items() if not _taken_by_flag(tests, code, code.blocks[i].last, number)}
+        own = {i for i in naming if _leaves_by_flag(tests, code, i, target)}
         if not starts & game.forced(naming - own):  # without any, only conditional moves take it
             out.add(target)
     return out
@@ -222,16 +230,18 @@ def _naming(code: Body, targets: Set[int]) -> dict[int, list[int]]:
     return found
 
 
-def decided_within(code: Body, needing: Set[int], entries: Set[int], *, loose: bool) -> bool:
+def decided_within(code: Body, needing: Set[int], entries: Set[int], answers: Answers | None, *, loose: bool) -> bool:
     """Return whether a function runs some of its blocks only after a test of a flag; see `decided`."""
-    return code.sound and bool(needing) and not starts_of(code, entries, loose=loose) & forced(code, needing, _on_flag)
+    if not code.sound or not needing:
+        return False
+    return not starts_of(code, entries, loose=loose) & forced(code, needing, FlagTests(code, answers).decisive)
 
 
 def _names(step: InstructionStep, address: int) -> bool:
     return step.target == address or any(o.kind in ("m", "i") and o.value == address for o in step.operands)
 
 
-def _taken_by_flag(code: Body, end: int, number: int) -> bool:
+def _taken_by_flag(tests: FlagTests, code: Body, end: int, number: int) -> bool:
     """Return whether an instruction loads an address into a register from which only conditional moves take it.
 
     These must test a flag. `end` is the index after the last instruction of its block.
@@ -250,7 +260,7 @@ def _taken_by_flag(code: Body, end: int, number: int) -> bool:
         if step.name == "CMOV" and register in step.reads and step.operands[-1].kind == "r":
             bit = flags is not None and (flags.name == "BT") == (step.condition in ("b", "ae"))
             fitting = step.condition in ("e", "ne", "b", "ae") and bit
-            if flags is None or not fitting or not (_tests_flag(flags) or _tests_mask(flags, code.steps[:at])):
+            if flags is None or not fitting or not tests.tests(flags, code.steps[:at]):
                 return False
             if step.operands[0].register == register:
                 return True
@@ -263,45 +273,13 @@ def _taken_by_flag(code: Body, end: int, number: int) -> bool:
     return code.steps[end - 1].flow == "return" and register not in (RAX, RDX)
 
 
-def _leaves_by_flag(code: Body, index: int, target: int) -> bool:
+def _leaves_by_flag(tests: FlagTests, code: Body, index: int, target: int) -> bool:
     """Return whether a block names an address only as the target of a branch at its end that tests a flag."""
     block = code.blocks[index]
     steps = code.steps[block.first : block.last]
     return (
         steps[-1].target == target
-        and _on_flag(code, index)
+        and tests.decisive(code, index)
         and not any(_names(step, target) for step in steps[:-1])
         and code.following[index] != ()
-    )
-
-
-def _on_flag(code: Body, index: int) -> bool:
-    """Return whether a block ends with a test of a flag: whether a number of few bytes, or a part of it, is zero."""
-    step = setter(code, index)
-    if step is None:
-        return False
-    block = code.blocks[index]
-    return _tests_flag(step) or _tests_mask(step, code.steps[block.first : block.last])
-
-
-def _tests_flag(step: InstructionStep) -> bool:
-    if len(step.operands) != 2 or step.operands[0].size > FLAG_BYTES:
-        return False
-    first, second = step.operands
-    if step.name == "TEST":
-        return first == second or second.kind == "i"
-    return second.kind == "i" and (step.name in ("AND", "BT") or (step.name == "CMP" and second.value == 0))
-
-
-def _tests_mask(step: InstructionStep, before: Sequence[InstructionStep]) -> bool:
-    """Return whether an instruction compares a register with the mask that has just been applied to it."""
-    if step.name != "CMP" or len(step.operands) != 2 or step.operands[0].kind != "r" or step.operands[1].kind != "i":
-        return False
-    register = step.operands[0].register
-    writers = [s for s in before if s.address < step.address and register in s.writes]
-    return (
-        step.operands[0].size <= FLAG_BYTES
-        and bool(writers)
-        and writers[-1].name == "AND"
-        and writers[-1].operands == step.operands
     )

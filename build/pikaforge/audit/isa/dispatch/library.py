@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from itertools import chain
 
 from pikaforge.audit.elf.layout import Buffer, Layout
+from pikaforge.audit.isa.dispatch.flags import Answers, answers_of
 from pikaforge.audit.isa.dispatch.graph import Graph
 from pikaforge.audit.isa.dispatch.steps import Body, body
 from pikaforge.audit.isa.ranges import GAP
 
+KEPT = 64
+"""Bytes of the largest array or structure in which a library keeps the CPU's answers."""
 BODY, BODIES = 256 << 10, 8 << 20
 """The most bytes of one function, and of all functions, that are decoded: a byte of code takes 500 bytes of memory."""
 
@@ -81,6 +85,28 @@ class Library:
             )
         places = {address for _, address in callers} | self.pointed.get(piece, set())
         return tuple(sorted(places - {self.code.starts[piece]}))
+
+    def kept(self, near: int) -> set[int]:
+        """Return the addresses of data up to some bytes from what functions name that ask the CPU."""
+        named = {
+            address
+            for piece in self.asking
+            for address in self.graph.references.get(piece, ())
+            if self.graph.is_writable(address)
+        }
+        return {place for address in named for place in range(address - near, address + near)}
+
+    @cached_property
+    def answers(self) -> Answers:
+        """Where the library keeps the CPU's answers."""
+        users = {source for piece in self.asking for source, _ in self.graph.callers.get(piece, ())}
+        near = users | self.asking
+        named = {a for piece in near for a in self.graph.references.get(piece, ()) if self.graph.is_writable(a)}
+        places = {place for address in named for place in range(address, address + KEPT)}
+        readers = {piece for address in places for piece in self.graph.users.get(address, ())}
+        functions = {self.code.starts[piece] for piece in near | readers}
+        functions |= {stub for stub in self.graph.stubs if self.graph.through_stub(stub) in functions}
+        return answers_of(map(self.body, sorted(self.asking)), map(self.body, sorted(users)), places, functions)
 
     def _leads(self, gap: int, address: int) -> bool:
         """Return whether the code of a gap that something refers to may lead to an address outside of it."""

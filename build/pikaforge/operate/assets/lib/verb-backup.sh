@@ -1,4 +1,4 @@
-# shellcheck shell=sh disable=SC2034,SC2154,SC2317
+# shellcheck shell=sh disable=SC2015,SC2034,SC2154,SC2317
 # The verb's part: a snapshot of an instance, kept under a name with date and time. To be sourced.
 # shellcheck source=/dev/null
 . "$utils/lib/info.sh"
@@ -53,6 +53,7 @@ verb_main() {
         backup_listed
         return
     fi
+    need_root "$port" backup
     healthy "$port" || die "instance $port does not answer, so it takes no snapshot" "instance.sh $port status"
     if [ "$backup_dry" = yes ]; then
         say "would take a snapshot of instance $port, keep it in $backup_to, and keep $backup_keep there"
@@ -99,7 +100,8 @@ backup_option() {
 # Make the folder, and refuse one that others than root can change. Later steps stand in it.
 backup_folder() {
     if [ ! -d "$backup_to" ]; then
-        (umask 077 && mkdir -p -- "$backup_to") || die "cannot make $backup_to"
+        # Only the folder itself is closed: those above may be for others, too.
+        mkdir -p -- "${backup_to%/*}/" && (umask 077 && mkdir -- "$backup_to") || die "cannot make $backup_to"
     fi
     [ ! -L "$backup_to" ] || die "$backup_to is a symbolic link" "give the folder itself"
     [ "$(stat -c %u -- "$backup_to")" -eq 0 ] || die "$backup_to is not root's" "chown root: $backup_to"
@@ -118,7 +120,10 @@ backup_make() {
         backup_name=$port-$(date -u +%Y%m%d-%H%M%S)
     done
     backup_part=.$backup_name.part
-    undo() { rm -rf "./$backup_part" ".$port.mark"; }
+    undo() { # STATUS
+        rm -rf "./$backup_part" ".$port.mark"
+        [ "$1" -eq 0 ] || [ -n "$said" ] || printf '%s: error: no backup was made (see above)\n' "$tool" >&2
+    }
     backup_before=
     backup_after=
     [ "$backup_count" = no ] || backup_before=$(count_keys "$port" "$backup_wait") ||

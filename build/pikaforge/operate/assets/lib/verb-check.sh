@@ -54,6 +54,7 @@ verb_main() {
     # In a shell of its own: what stops in there is unknown, and no other status.
     check_loaded=$( (load_instance "$port") 2>&1) || check_end 3 "$(printf '%s' "$check_loaded" | head -n 1 | printable)"
     load_instance "$port"
+    [ -r "$conf" ] || check_end 3 "$conf cannot be read: only root and $user can"
     now_read
     check_all
     check_end "$check_state" "${check_words:-$port ${now_role:+is $now_role, }serves}"

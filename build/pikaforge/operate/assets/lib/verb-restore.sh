@@ -41,6 +41,7 @@ verb_main() {
         shift
     done
     [ -n "$restore_from" ] || misused "restore takes a BACKUP"
+    need_root "$port" restore
     [ -f "$utils/operate/snapshot.tsv" ] || die "$product takes no snapshots that are known here"
     case $restore_from/ in
     *[!A-Za-z0-9/._@+-]* | */./* | */../* | *//*) die "BACKUP must be a plain path, not '$(printable "$restore_from")'" ;;
@@ -106,7 +107,10 @@ restore_do() {
     rm -rf "$restore_new"
     (umask 077 && mkdir "$restore_aside" "$restore_new")
     restore_done=no
-    undo() { restore_back; }
+    undo() { # STATUS
+        restore_back
+        [ "$1" -eq 0 ] || [ -n "$said" ] || printf '%s: error: not restored (see above)\n' "$tool" >&2
+    }
     # Copied, never linked: the server writes to some of these files.
     cp -R -p -- "$restore_source" "$restore_new/new" || die "cannot copy $restore_source"
     rows_of snapshot leave | while read -r path; do

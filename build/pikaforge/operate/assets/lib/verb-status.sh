@@ -27,6 +27,7 @@ verb_main() {
         esac
         shift
     done
+    [ -r "$conf" ] || die "$conf cannot be read: only root and $user can" "sudo $0 $port status"
     now_read
     "status_$status_form"
 }
