@@ -61,6 +61,8 @@ rollback_one() {
     record=$next
     [ -d "$record" ] || record=$before
     if [ ! -d "$record" ]; then
+        # An upgrade that was killed before it had begun has left no more.
+        [ "$dry" = yes ] || rm -f "$reserve" && rm -rf "$next.new"
         say "instance $port was not upgraded: nothing to do"
         return 0
     fi

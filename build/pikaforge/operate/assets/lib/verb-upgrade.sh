@@ -109,9 +109,7 @@ by_manager() { # WHAT
         later="keep $main, and let the package manager install $1"
         return
     fi
-    if [ -n "$sha256" ] && [ -f "$1" ]; then
-        digest_check "$1" "$1"
-    fi
+    [ ! -f "$1" ] || digest_check "$1" "$1"
     locked trees
     tree_keep
     manager_install "${brought% *}" "${brought#* }" "$1" ||
@@ -189,6 +187,7 @@ upgrade_one() {
         "$utils/instance.sh" "$port" backup --no-count || die "no snapshot was taken; nothing was changed" \
             "mend that, or --no-snapshot"
     fi
+    undo() { rm -f "$reserve" && rm -rf "$next.new"; }
     reserve_take
     switch_record "$new"
     undo() { go_back_at_end; }
