@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 import pytest
 
-Part = Literal["bare", "standins", "readers", "fuzz", "starts", "allocators", "audit", "turns", "shells"]
+Part = Literal["bare", "standins", "readers", "fuzz", "starts", "allocators", "audit", "failures", "turns", "shells"]
 VARIABLE = "PIKAFORGE_TEST_ALL"
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = (
@@ -46,6 +46,7 @@ def whole(part: Part) -> bool:
     fuzz: 8,000 mutated inputs for the readers of packages and documents, instead of 1,600.
     allocators: gperftools in both ways for two targets each, instead of one each.
     audit: all of glibc with waivers, and the largest programs of this machine, too.
+    failures: 24 failures of upgrades at random moments, instead of 3.
     turns: every module of `ROUNDS`, instead of one share of each round.
     shells: each script on hosts in each shell, instead of in one of them.
     starts: each run of the tool in a process that Python has started for it, instead of a forked one.

@@ -65,6 +65,12 @@ service_stop() { # PORT
 }
 
 service_restart() { # PORT
+    if by_systemd; then
+        # One job of systemd's: it is done even if this process ends meanwhile.
+        systemctl reset-failed "$(unit_of "$1")" 2>/dev/null || :
+        systemctl restart "$(unit_of "$1")"
+        return
+    fi
     service_stop "$1" && service_start "$1"
 }
 

@@ -1,0 +1,378 @@
+"""Upgrade and rollback of real instances: versions that serve, versions that do not, and failures at random moments."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import hosts
+import pytest
+import thorough
+from hosts import Host
+from integration.trees import Fault, Tree
+
+from pikaforge.pipeline.smoke.resp import Closed, NoConnection
+
+if TYPE_CHECKING:
+    from conftest import Engine
+
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("hosts"), pytest.mark.long(180)]
+
+PORT = 9221
+FIRST = "/opt/pika-v3.4.0-1-R620"
+SECOND = "/opt/pika-v3.4.0-2-R620"
+INSTANCE = "/opt/pika/utils/instance.sh"
+PACKAGES = "/root/packages"
+SHORT = ("--within", "4", "--settle", "3")
+KEYS = 300
+
+
+def released(tree: Tree, release: str) -> Tree:
+    """The tree under another release."""
+    facts = tree.content("utils/lib/product.sh")
+    assert b"\nrelease='2'\n" in facts
+    return tree.changed(
+        {"utils/lib/product.sh": facts.replace(b"\nrelease='2'\n", f"\nrelease='{release}'\n".encode())}
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Site:
+    """A host whose first version came as a tarball, with one instance."""
+
+    host: Host
+    first: Tree
+    second: Tree
+    sums: dict[str, str] = field(default_factory=dict)
+
+    def package(self, tree: Tree, name: str, sums: bool = True) -> str:
+        """Put a package on the host, with its sum beside; return its path."""
+        data = tree.tar()
+        self.host.put(PACKAGES, {f"{name}.tar": data})
+        if sums:
+            self.sums[f"{name}.tar"] = hashlib.sha256(data).hexdigest()
+        lines = "".join(f"{digest}  tarballs/{file}\n" for file, digest in self.sums.items())
+        self.host.put(PACKAGES, {"SHA256SUMS": lines.encode()})
+        return f"{PACKAGES}/{name}.tar"
+
+    def verb(self, *words: str, port: int = PORT) -> tuple[int, str]:
+        return self.host.run(INSTANCE, str(port), *words)
+
+    def ok(self, *words: str, port: int = PORT) -> str:
+        status, said = self.verb(*words, port=port)
+        assert status == 0, said
+        return said
+
+    def tree(self, port: int = PORT) -> str:
+        """What the instance is set to run; the process must be of it."""
+        line = self.host.sh(f"grep ^TREE= /etc/pika/{port}.env").strip()
+        path = line.removeprefix("TREE=")
+        assert path in self.host.sh(f"tr '\\0' ' ' </proc/{self.process(port)}/cmdline"), path
+        return path
+
+    def process(self, port: int = PORT) -> str:
+        utils = INSTANCE.rpartition("/")[0]
+        code = f"utils={utils}; for f in common service; do . $utils/lib/$f.sh; done; service_pid {port}"
+        return self.host.sh(code).strip()
+
+    def conf(self, port: int = PORT) -> str:
+        return self.host.read(f"/data/pika_{port}/conf/pika.conf")
+
+    def write(self, port: int = PORT) -> None:
+        with self.host.connect(port) as connection:
+            replies = connection.exchange([["SET", f"key:{n}", f"value {n}"] for n in range(KEYS)])
+        assert replies == ["OK"] * KEYS
+
+    def whole(self, port: int = PORT) -> bool:
+        with self.host.connect(port) as connection:
+            replies = connection.exchange([["GET", f"key:{n}"] for n in range(KEYS)])
+        return replies == [f"value {n}" for n in range(KEYS)]
+
+    def remove(self) -> None:
+        """Remove all instances and trees but the first."""
+        self.host.sh(
+            "for env in /etc/pika/[0-9]*.env; do [ -f $env ] || continue; port=$(basename $env .env); "
+            f"sh {FIRST}/utils/instance.sh $port remove --purge $port; done; "
+            f"mv {FIRST} /opt/kept; rm -rf /opt/pika*; mv /opt/kept {FIRST}; ln -s {FIRST} /opt/pika"
+        )
+
+
+@pytest.fixture(scope="module")
+def group(engine: Engine, sample_tree: Tree) -> Iterator[hosts.Group]:
+    """A host with systemd, and one without; the first version is a folder with a link to it."""
+    with hosts.together(engine) as group:
+        for name in ("one", "bare"):
+            host = group.start(name, systemd=name == "one")
+            host.unpack(sample_tree.tar(), "/opt/new")
+            host.sh(f"mv /opt/new/pika {FIRST}; rmdir /opt/new; ln -s {FIRST} /opt/pika")
+        yield group
+
+
+def site_of(host: Host, first: Tree, second: Tree) -> Iterator[Site]:
+    site = Site(host=host, first=first, second=second)
+    host.ok("sh", "/opt/pika/utils/deploy.sh", str(PORT), "/data")
+    site.write()
+    yield site
+    site.remove()
+
+
+@pytest.fixture
+def site(group: hosts.Group, sample_tree: Tree, second_tree: Tree) -> Iterator[Site]:
+    yield from site_of(group.hosts["one"], sample_tree, second_tree)
+
+
+@pytest.fixture(params=["one", "bare"])
+def any_site(
+    group: hosts.Group, sample_tree: Tree, second_tree: Tree, request: pytest.FixtureRequest
+) -> Iterator[Site]:
+    yield from site_of(group.hosts[request.param], sample_tree, second_tree)
+
+
+def test_an_upgrade_and_the_way_back(any_site: Site) -> None:
+    site, host = any_site, any_site.host
+    package = site.package(site.second, "second")
+    process, conf = site.process(), site.conf()
+    said = site.ok("upgrade", package, "--dry-run")
+    assert "would unpack" in said
+    assert (site.process(), site.conf(), host.exists(SECOND)) == (process, conf, False)
+    said = site.ok("upgrade", package, *SHORT)
+    assert f"instance {PORT} runs v3.4.0-2-R620 in {SECOND}; before: v3.4.0-1-R620" in said
+    assert site.tree() == SECOND
+    assert host.sh("readlink /opt/pika").strip() == SECOND
+    assert host.sh(f"find {SECOND} ! -user root -o -perm /022 ! -type l") == ""
+    assert site.whole()
+    assert "# of release 2\n" in site.conf()
+    assert f"/data/pika_{PORT}/backup/{PORT}-" in site.ok("backup", "--list")
+    # Again: nothing happens.
+    process = site.process()
+    for words in ((package,), ("v3.4.0-2",), (SECOND,), ()):
+        assert "nothing to do" in site.ok("upgrade", *words), words
+    assert site.process() == process
+    # Back, with what was written and configured since then.
+    assert host.ask(PORT, "SET", "late", "v") == "OK"
+    assert host.ask(PORT, "CONFIG", "SET", "timeout", "77") == "OK"
+    assert host.ask(PORT, "CONFIG", "REWRITE") == "OK"
+    assert "would go back from v3.4.0-2-R620 to v3.4.0-1-R620" in site.ok("rollback", "--dry-run")
+    assert f"runs v3.4.0-1-R620 in {FIRST} again" in site.ok("rollback")
+    assert (site.tree(), host.sh("readlink /opt/pika").strip()) == (FIRST, FIRST)
+    assert "\ntimeout : 77\n" in site.conf()
+    assert (site.whole(), host.ask(PORT, "GET", "late")) == (True, "v")
+    assert "nothing to do" in site.ok("rollback")
+    # What lies beside is found by its version; the snapshot may be left out.
+    site.ok("upgrade", "v3.4.0-2", "--no-snapshot", *SHORT)
+    assert (site.tree(), site.whole()) == (SECOND, True)
+    assert host.sh("ls -A /etc/pika | grep -v -e env -e shipped").split() == [f"{PORT}.before"]
+    assert not host.exists(f"/data/pika_{PORT}/.reserve")
+
+
+FAULTS: tuple[Fault, ...] = ("dies", "dies-later", "silent", "mute")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_does_not_serve_is_left_by_itself(site: Site, fault: Fault) -> None:
+    host = site.host
+    package = site.package(released(site.second.broken(fault), fault.replace("-", ".")), fault)
+    conf, unit = site.conf(), host.read("/etc/systemd/system/pika@.service")
+    status, said = site.verb("upgrade", package, *SHORT)
+    assert (status, f"instance {PORT} serves again with v3.4.0-1-R620" in said) == (1, True), said
+    if fault == "dies":
+        assert "cannot start: planted by a test" in said
+    assert (site.tree(), site.whole()) == (FIRST, True)
+    assert (site.conf(), host.read("/etc/systemd/system/pika@.service")) == (conf, unit)
+    assert host.sh("readlink /opt/pika").strip() == FIRST
+    assert "nothing to do" in site.ok("rollback")
+    assert not host.exists(f"/data/pika_{PORT}/.reserve")
+    # The next one goes as if nothing had been.
+    site.ok("upgrade", site.package(site.second, "second"), *SHORT)
+    assert (site.tree(), site.whole()) == (SECOND, True)
+
+
+def test_a_full_disk_is_left_by_itself(site: Site) -> None:
+    host = site.host
+    host.ok("sh", "/opt/pika/utils/deploy.sh", "9321", "/small", "--no-start", "--dry-run")
+    host.small_disk("/small", "160m")
+    host.ok("sh", "/opt/pika/utils/deploy.sh", "9321", "/small")
+    site.write(9321)
+    package = site.package(released(site.second.broken("fills"), "fills"), "fills")
+    status, said = site.verb("upgrade", package, *SHORT, port=9321)
+    assert (status, "instance 9321 serves again with v3.4.0-1-R620" in said) == (1, True), said
+    assert "no space left on device: planted by a test" in said
+    assert (site.tree(9321), site.whole(9321)) == (FIRST, True)
+    # It would not fit a second time, and that is seen before anything changes.
+    process = site.process(9321)
+    status, said = site.verb("upgrade", package, "--no-snapshot", port=9321)
+    assert (status, "nothing was changed" in said, site.process(9321)) == (1, True, process), said
+    host.ok("sh", INSTANCE, "9321", "remove", "--purge", "9321")
+    host.ok("umount", "/small")
+
+
+def test_several_instances_go_one_after_the_other(site: Site) -> None:
+    host = site.host
+    for port in ("9321", "9421"):
+        host.ok("sh", "/opt/pika/utils/deploy.sh", port, "/data")
+    picky = site.second.with_server('case $conf in *_9321/*) exit 3 ;; esac\nexec "$real" "$@"\n')
+    package = site.package(released(picky, "picky"), "picky")
+    last = site.process(9421)
+    status, said = site.verb("upgrade", package, "--all", *SHORT)
+    assert (status, "instance 9321 is not done; left as they were: 9421" in said) == (1, True), said
+    assert [site.tree(port) for port in (PORT, 9321, 9421)] == ["/opt/pika-v3.4.0-picky-R620", FIRST, FIRST]
+    assert site.process(9421) == last
+    assert host.sh("readlink /opt/pika").strip() == FIRST, "not all run the new one"
+    assert "nothing to do" in site.ok("rollback", "--port", "9321")
+    site.ok("upgrade", site.package(site.second, "second"), "--port", "9421", "--port", "9321", *SHORT)
+    assert [site.tree(port) for port in (PORT, 9321, 9421)] == [SECOND] * 3
+    assert host.sh("readlink /opt/pika").strip() == SECOND
+
+
+def test_a_package_that_is_not_the_right_one_is_refused(site: Site) -> None:
+    host, process = site.host, site.process()
+    package = site.package(site.second, "second")
+    before = host.sh("ls -A /opt")
+    host.sh(f"echo >>{package}")
+    for words in ((), ("--sha256", "0" * 64)):
+        status, said = site.verb("upgrade", package, *words)
+        assert (status, "is not the right one" in said) == (1, True), said
+    # A program for other CPUs.
+    gate = site.second.changed({"utils/cpu-features": b"lm\nno_such_flag\n"})
+    status, said = site.verb("upgrade", site.package(released(gate, "gate"), "gate"))
+    assert (status, "nothing was changed" in said, "no_such_flag" in said) == (1, True, True), said
+    host.sh("rm -rf /opt/pika-v3.4.0-gate-R620")
+    assert (host.sh("ls -A /opt"), site.process(), site.tree()) == (before, process, FIRST)
+
+
+CONTROL = """\
+Package: pika
+Version: @VERSION@
+Architecture: amd64
+Maintainer: tests
+Description: a test
+"""
+
+
+def deb(site: Site, tree: Tree, version: str) -> str:
+    """Make a package of Debian's of a tree, on the host; return its path."""
+    site.host.unpack(tree.tar(), "/root/deb/opt")
+    site.host.put("/root/deb/DEBIAN", {"control": CONTROL.replace("@VERSION@", version).encode()})
+    site.host.sh(f"dpkg-deb -Znone --build /root/deb /root/pika_{version}.deb; rm -rf /root/deb")
+    return f"/root/pika_{version}.deb"
+
+
+def test_the_tree_of_a_package_manager_is_kept(site: Site) -> None:
+    host = site.host
+    host.ok("sh", INSTANCE, str(PORT), "remove", "--purge", str(PORT))
+    host.sh("rm /opt/pika")
+    host.ok("dpkg", "-i", deb(site, site.first, "1"))
+    host.ok("sh", "/opt/pika/utils/deploy.sh", str(PORT), "/data")
+    site.write()
+    broken = deb(site, released(site.second.broken("dies"), "broken"), "3")
+    status, said = site.verb("upgrade", broken, *SHORT)
+    assert (status, "serves again" in said) == (1, True), said
+    assert (site.tree(), site.whole()) == (FIRST, True)
+    assert host.sh("cat /opt/pika/utils/lib/product.sh | grep release=") == "release='broken'\n"
+    site.ok("upgrade", deb(site, site.second, "2"), *SHORT)
+    assert (site.tree(), site.whole()) == ("/opt/pika", True)
+    assert host.ok("dpkg-query", "-W", "-f", "${Version}", "pika") == "2"
+    # The other way: kept by hand, and then whatever brings the new one.
+    site.ok("upgrade", "--keep")
+    assert "nothing to do" in site.ok("upgrade")
+    site.ok("rollback")
+    assert (site.tree(), site.whole()) == (FIRST, True)
+    # Replaced without a word to anybody: what runs is gone from the disk.
+    site.ok("upgrade", *SHORT)
+    process = site.process()
+    host.ok("dpkg", "-i", deb(site, released(site.second, "4"), "4"))
+    site.ok("upgrade", *SHORT)
+    assert (site.process() != process, site.tree(), site.whole()) == (True, "/opt/pika", True)
+    host.ok("sh", INSTANCE, str(PORT), "remove", "--purge", str(PORT))
+    host.ok("dpkg", "--purge", "pika")
+
+
+FAILURES = 24 if thorough.whole("failures") else 3
+
+
+class Writer:
+    """A client that writes one key after the other, and knows which were acknowledged."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.acknowledged: list[str] = []
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+
+    def _work(self) -> None:
+        number = 0
+        while not self._end.is_set():
+            try:
+                with self.host.connect(PORT, timeout=5) as connection:
+                    while not self._end.wait(0.002):
+                        number += 1
+                        key = f"written:{number}"
+                        if connection.exchange([["SET", key, key]]) == ["OK"]:
+                            self.acknowledged.append(key)
+            except (NoConnection, Closed):
+                self._end.wait(0.05)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._end.set()
+            self._thread.join()
+
+    def lost(self) -> list[str]:
+        """Acknowledged keys that are not there."""
+        keys = list(self.acknowledged)
+        missing = []
+        with self.host.connect(PORT) as connection:
+            for start in range(0, len(keys), 500):
+                some = keys[start : start + 500]
+                replies = connection.exchange([["GET", key] for key in some])
+                missing += [key for key, reply in zip(some, replies, strict=True) if reply != key]
+        return missing
+
+
+KILLS = {
+    "verb": "kill -9 $(cat /root/verb)",
+    "verb and children": "pid=$(cat /root/verb); kill -9 $pid $(ps -o pid= --ppid $pid)",
+    "server": "pkill -9 -x pika",
+    "both": "kill -9 $(cat /root/verb); pkill -9 -x pika",
+    "asked to end": "kill -TERM $(cat /root/verb)",
+}
+
+
+def test_no_failure_at_any_moment_loses_a_key(site: Site) -> None:
+    host, writer = site.host, Writer(site.host)
+    chance = random.Random(seed := time.time_ns())
+    print(f"seed {seed}")
+    targets = [site.package(site.second, "second")]
+    targets += [site.package(released(site.second.broken(f), f"x{n}"), f"x{n}") for n, f in enumerate(FAULTS)]
+    with writer.writing():
+        for number in range(FAILURES):
+            target, kill = chance.choice(targets), chance.choice(list(KILLS))
+            moment = chance.uniform(0, 12)
+            words = f"echo $$ >/root/verb; exec {INSTANCE} {PORT} upgrade {target} {' '.join(SHORT)}"
+            said: list[tuple[int, str]] = []
+            thread = threading.Thread(target=lambda line=words, out=said: out.append(host.run("sh", "-c", line)))
+            thread.start()
+            thread.join(moment)
+            host.run("sh", "-c", KILLS[kill])
+            thread.join()
+            case = f"{number}: {target}, {kill} after {moment:.2f} s: {said}"
+            status, back = site.verb("rollback")
+            assert status == 0, f"{case}\n{back}"
+            host.wait_serving(PORT)
+            assert (site.tree(), writer.lost()) == (FIRST, []), f"{case}\n{back}"
+            assert not host.exists(f"/etc/pika/{PORT}.next"), case
+            assert not host.exists(f"/data/pika_{PORT}/.reserve"), case
+    assert site.whole()
+    assert (len(writer.acknowledged) > 100, writer.lost()) == (True, [])
+    site.ok("upgrade", targets[0], *SHORT)
+    assert (site.tree(), writer.lost()) == (SECOND, [])
