@@ -28,7 +28,8 @@ def test_a_part_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(thorough.VARIABLE, "bare,reader")
     with pytest.raises(
         ValueError,
-        match="there is no part reader: bare, standins, readers, fuzz, starts, allocators, audit, failures, turns, shells, all",
+        match="there is no part reader: bare, standins, readers, fuzz, starts, allocators, audit, failures, turns, "
+        "shells, all",
     ):
         thorough.whole("bare")
 
