@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
 import pytest
 
-Part = Literal["bare", "standins", "readers", "fuzz", "starts", "allocators", "audit", "failures", "turns"]
+Part = Literal["bare", "standins", "readers", "fuzz", "starts", "allocators", "audit", "failures", "turns", "shells"]
 VARIABLE = "PIKAFORGE_TEST_ALL"
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = (
@@ -26,8 +27,14 @@ ROUNDS = (
     (("test_cleanup", "test_twins"), ("test_compile_errors", "test_registry", "test_images")),
     (("test_publish_readers",), ("test_workflows",)),
     (("test_publish_clients",), ("test_judges", "test_hostile_archives")),
+    (("test_operate_backup", "test_operate_docs"), ("test_operate_deploy", "test_operate_metrics")),
+    (("test_ansible",), ("test_ansible_fleet",), ("test_operate_upgrade", "test_sample_operating")),
+    (("test_bench_keys",), ("test_bench_test", "test_bench_load")),
 )
 """Modules of tests/integration that take turns: rounds of shares, which cost about the same."""
+SHELLS = ("dash", "bash", "busybox")
+"""The shells that scripts are run by. They take turns in the tests of the scripts on hosts (`SHELL_TURNS`)."""
+SHELL_TURNS = re.compile(r"test_operate_\w+|test_metrics|test_deploy_hosts|test_package_over_link")
 
 
 def whole(part: Part) -> bool:
@@ -41,6 +48,7 @@ def whole(part: Part) -> bool:
     audit: all of glibc with waivers, and the largest programs of this machine, too.
     failures: 24 failures of upgrades at random moments, instead of 3.
     turns: every module of `ROUNDS`, instead of one share of each round.
+    shells: each script on hosts in each shell, instead of in one of them.
     starts: each run of the tool in a process that Python has started for it, instead of a forked one.
 
     Raises:
@@ -68,6 +76,19 @@ def others_turn(number: int) -> frozenset[str]:
     return frozenset(left)
 
 
+def others_shells(number: int) -> frozenset[str]:
+    """The shells that a plain run leaves to other commits."""
+    return frozenset(SHELLS) - {SHELLS[number % len(SHELLS)]}
+
+
+def is_run_by(item: pytest.Item, shells: Set[str]) -> bool:
+    """Whether a test runs a script on hosts by one of some shells: it has a parameter that is the shell's name."""
+    params: Mapping[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+    return any(value in shells for value in params.values() if isinstance(value, str)) and (
+        SHELL_TURNS.fullmatch(item.path.stem) is not None
+    )
+
+
 def is_plain(arguments: Iterable[str], folders: Iterable[str]) -> bool:
     """Whether a run is of all tests: its arguments are the folders that a run without arguments has."""
     given, every = ({(ROOT / path).resolve() for path in paths} for paths in (arguments, folders))
@@ -79,12 +100,15 @@ def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
 
     They are not skipped, because nothing is missing on this machine.
     """
-    left = frozenset[str]()
-    if not whole("turns") and is_plain(config.args, config.getini("testpaths")):
-        left = others_turn(turn("rounds"))
+    left, shells = frozenset[str](), frozenset[str]()
+    if is_plain(config.args, config.getini("testpaths")):
+        left = frozenset() if whole("turns") else others_turn(turn("rounds"))
+        shells = frozenset() if whole("shells") else others_shells(turn("shells"))
     marks = {item: item.get_closest_marker("thorough") for item in items}
     left_out = [
-        item for item, mark in marks.items() if item.path.stem in left or (mark is not None and not mark.args[0])
+        item
+        for item, mark in marks.items()
+        if item.path.stem in left or (mark is not None and not mark.args[0]) or is_run_by(item, shells)
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 import thorough
+from guest.helpers import SHELLS
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,8 @@ def test_a_part_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(thorough.VARIABLE, "bare,reader")
     with pytest.raises(
         ValueError,
-        match="there is no part reader: bare, standins, readers, fuzz, starts, allocators, audit, turns, all",
+        match="there is no part reader: bare, standins, readers, fuzz, starts, allocators, audit, failures, turns, "
+        "shells, all",
     ):
         thorough.whole("bare")
 
@@ -40,6 +42,11 @@ def test_each_module_that_takes_turns_is_there_and_has_a_turn() -> None:
     assert len(set(run)) == len(run), "the turns of the rounds do not depend on one another"
     for modules in run:
         assert all(sum(set(share) <= modules for share in shares) == 1 for shares in thorough.ROUNDS)
+
+
+def test_each_shell_has_a_turn() -> None:
+    assert set(thorough.SHELLS) == set(SHELLS)
+    assert {shell for number in range(3) for shell in set(SHELLS) - thorough.others_shells(number)} == set(SHELLS)
 
 
 def test_turns_are_of_runs_of_all_tests() -> None:

@@ -206,8 +206,10 @@ daemon() {
     [ ! -f "$log" ] || [ "$(wc -c <"$log")" -lt 10485760 ] || mv -f "$log" "$log.1"
     rm -f "$(pid_file "$port")"
     setsid "$utils/run.sh" "$port" --supervise </dev/null >>"$log" 2>&1 &
+    begun=$!
     tries=0
-    until [ -n "$(supervisor "$port")" ]; do
+    # One whose server fails at once, again and again, may have given up before it is looked for.
+    until [ -n "$(supervisor "$port")" ] || ! running "$begun"; do
         tries=$((tries + 1))
         [ "$tries" -le 10 ] || die "the supervisor of instance $port did not start" "see $log"
         sleep 1
