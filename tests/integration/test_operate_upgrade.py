@@ -292,36 +292,6 @@ def test_the_tree_of_a_package_manager_is_kept(site: Site) -> None:
     host.ok("dpkg", "--purge", "pika")
 
 
-def test_redis_goes_the_same_way(group: hosts.Group, redis_tree: Tree) -> None:
-    host, port = group.hosts["one"], 6379
-    host.unpack(redis_tree.tar())
-    verb = ("/opt/redis/utils/instance.sh", str(port))
-    host.ok("/opt/redis/utils/deploy.sh", str(port), "/data")
-    try:
-        assert host.ask(port, "SET", "key", "value") == "OK"
-        conf = next(path for path in redis_tree.entries if re.fullmatch(r"conf/[^/]+[.]conf", path))
-        newer = released(redis_tree.changed({conf: redis_tree.content(conf) + b"\nactive-expire-effort 3\n"}), "9")
-        for name, tree in (("mute", released(newer.broken("mute"), "mute")), ("newer", newer)):
-            host.put(PACKAGES, {f"{name}.tar": tree.tar()})
-        status, said = host.run(*verb, "upgrade", f"{PACKAGES}/mute.tar", "--sha256", "0" * 64)
-        assert (status, "is not the right one" in said) == (1, True)
-        host.sh(f"rm -f {PACKAGES}/SHA256SUMS")
-        status, said = host.run(*verb, "upgrade", f"{PACKAGES}/mute.tar", *SHORT)
-        assert (status, "serves again" in said, host.ask(port, "GET", "key")) == (1, True, "value"), said
-        host.ok(*verb, "upgrade", f"{PACKAGES}/newer.tar", *SHORT)
-        effort = "active-expire-effort"
-        assert (host.ask(port, "GET", "key"), host.ask(port, "CONFIG", "GET", effort)) == ("value", [effort, "3"])
-        # The server writes its file anew, and all that was changed stays; what the upgrade had brought goes.
-        assert host.ask(port, "CONFIG", "SET", "timeout", "77") == "OK"
-        assert host.ask(port, "CONFIG", "REWRITE") == "OK"
-        host.ok(*verb, "rollback")
-        assert (host.ask(port, "GET", "key"), host.ask(port, "CONFIG", "GET", effort)) == ("value", [effort, "1"])
-        assert host.ask(port, "CONFIG", "GET", "timeout") == ["timeout", "77"]
-    finally:
-        host.ok(*verb, "remove", "--purge", str(port))
-        host.sh("rm -rf /opt/redis*")
-
-
 FAILURES = 24 if thorough.whole("failures") else 3
 
 
