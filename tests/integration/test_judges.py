@@ -70,10 +70,11 @@ def test_systemd(deb: Path, tmp_path: Path) -> None:
     unit = tmp_path / "pika@9221.service"
     unit.symlink_to("pika@.service")
     verify = ("systemd-analyze", "verify", "--man=no")
-    assert told(*verify, unit, tmp_path / "pika.target", SYSTEMD_UNIT_PATH=f"{tmp_path}:") == ""
+    every = [unit, *(tmp_path / f"pika{name}" for name in (".target", "-metrics.service", "-metrics.timer"))]
+    assert told(*verify, *every, SYSTEMD_UNIT_PATH=f"{tmp_path}:") == ""
     template = tmp_path / "pika@.service"
-    template.write_text(template.read_text(encoding="utf-8").replace("ExecStartPre=", "ExecStartPree="))
-    assert "ExecStartPree" in told(*verify, unit, status=None, SYSTEMD_UNIT_PATH=f"{tmp_path}:")
+    template.write_text(template.read_text(encoding="utf-8").replace("KillSignal=", "KillSignall="))
+    assert "KillSignall" in told(*verify, unit, status=None, SYSTEMD_UNIT_PATH=f"{tmp_path}:")
 
 
 # --- RPM
