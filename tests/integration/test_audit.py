@@ -475,7 +475,7 @@ def test_what_the_compiler_makes_for_a_target_is_allowed_for_it(target: str, tmp
 def test_system_programs_are_read_without_a_hitch() -> None:
     paths = [path for path in elves("/usr/bin", 100) if whole("audit") or path.stat().st_size < LARGE]
     found = scan([CodeSource(file=str(p), path=p) for p in paths], allowed().sure)
-    assert sum(f.size for f in found) > 10_000_000
+    assert sum(f.size for f in found) > 5_000_000
     # Go jumps over a mark in these (src/crypto/internal/boring/sig): the one known case of bytes that are no code.
     invalid = {h.function for f in found for h in f.hits if h.feature == "invalid" and "boring/sig." not in h.function}
     assert invalid == set()
