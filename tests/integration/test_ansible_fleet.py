@@ -22,7 +22,7 @@ from integration.trees import Tree
 if TYPE_CHECKING:
     from conftest import Engine
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("fleet"), pytest.mark.long(150)]
 PLUGINS = Path(__file__).with_name("ansible_plugins")
 CHECK = "utils/lib/verb-check.sh"
 VERB = b"""\

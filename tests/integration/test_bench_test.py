@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .conftest import Shop
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("bench-test"), pytest.mark.long(90)]
 
 ROOT = Path(__file__).resolve().parents[2]
 CELL = "R620-debian12-none"

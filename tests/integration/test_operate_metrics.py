@@ -22,7 +22,7 @@ from pikaforge.operate.dashboard import queries
 if TYPE_CHECKING:
     from conftest import Engine
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("metrics"), pytest.mark.long(60)]
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTOR = "/var/lib/prometheus/node-exporter"
 PROMETHEUS = """\
