@@ -25,11 +25,15 @@ def table(rows: Iterable[Sequence[str]]) -> bytes:
 
 
 def of_operate(operate: Operate) -> dict[str, bytes]:
-    """Return the tables of the section itself: recommended settings, and pid files that may be stale."""
-    return {
+    """Return the tables of the section itself: recommended settings, and pid files that may be stale.
+
+    There is no empty one: rpmlint refuses files without content.
+    """
+    tables = {
         RECOMMENDED: table(operate.settings.items()),
         STALE: table((pid.path, pid.program) for pid in operate.stale_pids),
     }
+    return {path: text for path, text in tables.items() if text}
 
 
 def of_parts(operate: Operate) -> dict[str, bytes]:

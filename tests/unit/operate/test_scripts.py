@@ -52,6 +52,7 @@ def test_the_files_of_the_real_products_are_rendered() -> None:
         product = load.load(path).product
         contents = payload.render(product, model="R620", target="x", image="y").contents
         assert {"utils/instance.sh", "utils/run.sh", "utils/lib/common.sh"} <= set(contents)
+        assert [name for name, text in contents.items() if not text] == [], "rpmlint refuses empty files"
         assert set(scripts.EXECUTABLE) & set(contents) >= {"utils/deploy.sh", "utils/instance.sh", "utils/run.sh"}
 
 
