@@ -248,7 +248,8 @@ def test_no_instruction_above_the_target(build: Builder, unwinder: str, target: 
         today=date.today(),
     )
     assert found.passed, "\n".join(found.lines())
-    assert len(found.files) == len(LIBRARIES)
+    assert len([facts for facts in found.files if facts.kind == "dyn"]) == len(LIBRARIES)
+    assert len(found.files) > 10 * len(LIBRARIES), "the members of static libraries are judged, too"
 
 
 @pytest.mark.parametrize("unwinder", [unwinder for unwinder, target in PAIRS if target == "haswell"])
