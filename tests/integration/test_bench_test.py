@@ -114,7 +114,7 @@ def test_the_load_of_the_article(sample: Project, engine: Engine) -> None:
 def test_a_test_goes_on_after_every_kind_of_end_with_the_same_data(
     sample: Project, engine: Engine, until: Callable[..., None]
 ) -> None:
-    words = arguments(sample, "--keys", "200K", "--seed", "7")
+    words = arguments(sample, "--keys", "1M", "--seed", "7")
     total, data = 0, ""
     for session, (number, status) in enumerate(((signal.SIGINT, 130), (signal.SIGKILL, -9), (signal.SIGTERM, 143)), 1):
         with sample.tool.start(*words) as running:
@@ -123,9 +123,11 @@ def test_a_test_goes_on_after_every_kind_of_end_with_the_same_data(
             done = running.finish()
         assert done.returncode == status, done.text
         last, total = total, acknowledged(sample)
-        assert last < total < 200_000
-        assert (f"note: the load test goes on after {last:,} of 200,000 keys" in done.stdout) == bool(last)
-        said = f"the load test has stopped after {total:,} of 200,000 keys; the same command goes on there, and --anew "
+        assert last < total < 1_000_000
+        assert (f"note: the load test goes on after {last:,} of 1,000,000 keys" in done.stdout) == bool(last)
+        said = (
+            f"the load test has stopped after {total:,} of 1,000,000 keys; the same command goes on there, and --anew "
+        )
         assert (said in done.stderr) == (number != signal.SIGKILL)
         journal = LoadJournal.open(folder(sample))
         assert journal is not None
@@ -134,13 +136,13 @@ def test_a_test_goes_on_after_every_kind_of_end_with_the_same_data(
         assert f"{KEPT}{data}" in volumes(engine)
     other = sample.tool(*arguments(sample, "--keys", "50K"), check=2)
     assert re.search(
-        r"error: another load test was interrupted here after [\d,]+ keys: SET; 200,000 .* seed 7\n", other.stderr
+        r"error: another load test was interrupted here after [\d,]+ keys: SET; 1,000,000 .* seed 7\n", other.stderr
     )
     assert "--anew begins again with empty data" in other.stderr
     assert acknowledged(sample) == total
     done = sample.tool(*words, check=0)
-    assert f"note: the load test goes on after {total:,} of 200,000 keys" in done.stdout
-    said = "200,000 keys written, 40,000 with a time to live; the server has 200,000 keys, 40,000 expires"
+    assert f"note: the load test goes on after {total:,} of 1,000,000 keys" in done.stdout
+    said = "1,000,000 keys written, 200,000 with a time to live; the server has 1,000,000 keys, 200,000 expires"
     assert said in done.stdout.splitlines()
     assert len(report(sample)["load"]["pauses"]) == 3
     assert not folder(sample).exists()
