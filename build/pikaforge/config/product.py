@@ -73,6 +73,11 @@ class Conf(Strict):
         default_factory=dict, description="Set on top in test runs, e.g. what a container's limits demand."
     )
 
+    @property
+    def separator(self) -> str:
+        """What is between key and value."""
+        return self.line.replace("{key}", "").replace("{value}", "")
+
 
 class Start(Strict):
     """A command below the tree's top folder, with what it must answer."""
@@ -132,10 +137,11 @@ class Server(Strict):
             raise ValueError(f"`operate` is for servers that speak RESP, and this one is asked by {self.ready.kind!r}")
         if self.conf is None:
             raise ValueError("`operate` is for servers with a configuration file: give `conf`, or leave it out")
-        separator = self.conf.line.replace("{key}", "").replace("{value}", "")
         texts = [(COMMAND_PATTERN, word) for word in self.command]
         texts += [(KEY_PATTERN, key) for key in self.conf.settings]
-        texts += [(VALUE_PATTERN, value.replace('""', "")) for value in (*self.conf.settings.values(), separator)]
+        texts += [
+            (VALUE_PATTERN, value.replace('""', "")) for value in (*self.conf.settings.values(), self.conf.separator)
+        ]
         wrong = next((text for pattern, text in texts if not re.fullmatch(pattern, text)), None)
         if wrong is not None:
             raise ValueError(

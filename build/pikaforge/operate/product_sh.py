@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pikaforge.config.product import Conf, Product, Server
+from pikaforge.config.product import Product, Server
 
 HIGHEST_PORT = 65535
-
-
-def separator(conf: Conf | None) -> str:
-    """Return what is between key and value in a configuration file."""
-    return "" if conf is None else conf.line.replace("{key}", "").replace("{value}", "")
 
 
 def highest_port(server: Server) -> int:
@@ -49,7 +44,7 @@ def product_sh(product: Product, server: Server, words: Mapping[str, str]) -> st
         "target": words["TARGET"],
         "image": words["IMAGE"],
         "shipped": conf.path if conf is not None else "",
-        "separator": separator(conf),
+        "separator": conf.separator if conf is not None else "",
         "offsets": " ".join(map(str, sorted({0, *server.offsets}))),
         "highest": str(highest_port(server)),
         "default_port": str(server.port),

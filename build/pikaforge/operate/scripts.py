@@ -53,11 +53,8 @@ def rendered(product: Product, words: Mapping[str, str]) -> dict[str, bytes]:
         return contents
     contents[unit] = filled(ASSETS / "operated.service", words).encode()
     for name in EXECUTABLE:
-        path = ASSETS / Path(name).name
-        if name == metrics.SCRIPT:
-            continue
-        if name not in contents and path.exists():
-            contents[name] = path.read_bytes()
+        if name != metrics.SCRIPT:  # it comes with its tables
+            contents[name] = (ASSETS / Path(name).name).read_bytes()
     for path in sorted((ASSETS / "lib").iterdir()):
         contents[f"{LIBRARY}/{path.name}"] = path.read_bytes()
     for part in TABLES:

@@ -8,7 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pikaforge.audit.elf.layout import ET_REL, PT_LOAD, SHF_EXECINSTR, Buffer, Layout, mapped
+from pikaforge.audit.elf.layout import ET_REL, PF_X, PT_LOAD, SHF_EXECINSTR, Buffer, Layout, mapped
 from pikaforge.audit.isa.leads import Spans, one_of
 from pikaforge.audit.isa.piece_scan import units
 from pikaforge.audit.isa.worker_pool import Chunk
@@ -16,7 +16,6 @@ from pikaforge.audit.isa.worker_pool import Chunk
 if TYPE_CHECKING:
     from iced_x86 import Instruction
 
-PF_X = 1
 NEAR = 16
 """Bytes that a call at most passes over where it is there for the address that it pushes."""
 USES = 8

@@ -43,7 +43,7 @@ from pikaforge.formats.wheel.platform_tags import platform_tags
 from pikaforge.formats.wheel.wheel_version import ARCH, command_name, distribution, module, version_of
 from pikaforge.host.archives import TarEntry, tar_entries
 from pikaforge.host.store import write_atomically
-from pikaforge.operate.product_sh import highest_port, separator
+from pikaforge.operate.product_sh import highest_port
 from pikaforge.operate.scripts import DEPLOY, SETTINGS
 
 COMMAND = Path(__file__).resolve().parent / "runtime"
@@ -228,7 +228,7 @@ def _about_json(tree: PackageTree, product: Product, version: str) -> bytes:
         "summary": _summary(tree.manifest),
         "command": list(server.command) if server is not None else [],
         "conf": conf.path if conf is not None else "",
-        "separator": separator(conf),
+        "separator": conf.separator if conf is not None else "",
         "port": server.port if server is not None else 0,
         "highest": highest_port(server) if server is not None else 0,
         "files": files,

@@ -198,6 +198,18 @@ as_user() { # PROGRAM WORD…
     fi
 }
 
+# For awk: key_of(LINE), the key that a line of a configuration sets; nothing for a comment.
+conf_keys='
+    function key_of(line, at) {
+        sub(/^[ \t]+/, "", line)
+        if (line ~ /^#/ || line == "") return ""
+        if (mark == "") sub(/[ \t].*/, "", line); else { at = index(line, mark); line = at ? substr(line, 1, at - 1) : "" }
+        sub(/[ \t\r]+$/, "", line)
+        return line
+    }
+    BEGIN { mark = ENVIRON["SEPARATOR"]; gsub(/[ \t]/, "", mark) }
+'
+
 # What a configuration file sets a key to: the last line of that name that is no comment.
 conf_get() { # FILE KEY
     KEY=$2 SEPARATOR=$separator awk '

@@ -5,15 +5,7 @@
 # has that key first; keys that the new one lacks follow at its end. Keys that only the new one has stay as they are.
 # Comments are the new one's, but for the block of the memory plan.
 conf_merge() { # NEW OLD
-    SEPARATOR=$separator awk '
-        function key_of(line, at) {
-            sub(/^[ \t]+/, "", line)
-            if (line ~ /^#/ || line == "") return ""
-            if (mark == "") sub(/[ \t].*/, "", line); else { at = index(line, mark); line = at ? substr(line, 1, at - 1) : "" }
-            sub(/[ \t\r]+$/, "", line)
-            return line
-        }
-        BEGIN { mark = ENVIRON["SEPARATOR"]; gsub(/[ \t]/, "", mark) }
+    SEPARATOR=$separator awk "$conf_keys"'
         NR == FNR {
             if ($0 == "# memory plan: begin") inside = 1
             if (inside && $0 ~ /^#/) block = block $0 "\n"

@@ -79,15 +79,7 @@ child_ended() { # RECORD
 
 # Print a configuration without the keys that another tree's file has set and this instance did not have before.
 conf_less() { # CONF SHIPPED BEFORE
-    SEPARATOR=$separator awk '
-        function key_of(line, at) {
-            sub(/^[ \t]+/, "", line)
-            if (line ~ /^#/ || line == "") return ""
-            if (mark == "") sub(/[ \t].*/, "", line); else { at = index(line, mark); line = at ? substr(line, 1, at - 1) : "" }
-            sub(/[ \t\r]+$/, "", line)
-            return line
-        }
-        BEGIN { mark = ENVIRON["SEPARATOR"]; gsub(/[ \t]/, "", mark) }
+    SEPARATOR=$separator awk "$conf_keys"'
         FNR == 1 { file++ }
         { key = key_of($0) }
         file == 1 { had[key] = 1; next }
