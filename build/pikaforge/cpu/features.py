@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -233,6 +233,15 @@ def absent_bits(feature: str) -> dict[tuple[int, int | None], dict[str, int]]:
             register = found.setdefault((bit.leaf, bit.part), {})
             register[bit.register] = register.get(bit.register, 0) | 1 << bit.number
     return found
+
+
+def zero_bits(
+    absent: Mapping[tuple[int, int | None], Mapping[str, int]], leaf: int | None, part: int | None
+) -> Mapping[str, int]:
+    """Return the bits, by register, that are 0 in CPUID's answer to %eax and %ecx; `absent` is from `absent_bits`."""
+    if leaf is None:
+        return {}
+    return absent.get((leaf, None)) or absent.get((leaf, part)) or {}
 
 
 @lru_cache(maxsize=1)

@@ -8,8 +8,10 @@ x86-64 psABI 4.4; DT_RELR: the gABI's proposal of 2018, which binutils 2.38 and 
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from itertools import takewhile
 
 from pikaforge.audit.elf.dynamic import DynamicSection
 from pikaforge.audit.elf.layout import PT_INTERP, Buffer, Layout, piece
@@ -55,6 +57,29 @@ def read_pointers(data: Buffer, layout: Layout, where: str) -> CodePointers:
         AuditError: it is truncated, or cannot be followed.
     """
     return _Reader(data, layout, where).read()
+
+
+def relative_relocations(data: Buffer, layout: Layout, where: str) -> tuple[int, int]:
+    """Return the addresses of the first byte and of the one behind a library's relocations of its own pointers.
+
+    Linkers sort them to the start of the table (DT_RELACOUNT has their number). Each is a place, the number 8, and an
+    address; the range ends before the first one that has another form, or addresses of more than 32 bits. So no more
+    than four bytes in a row in it are of any value, and four zeros follow.
+
+    Raises:
+        AuditError: the dynamic section is truncated, or cannot be followed.
+    """
+    tags = {tag: values[0] for tag, values in DynamicSection(data, layout, where).entries.items()}
+    address = tags.get(DT_RELA, 0)
+    offset = layout.offset_of(address)
+    if offset is None or DT_RELA not in tags:
+        return 0, 0
+    raw = data[offset : offset + min(tags.get(DT_RELASZ, 0), len(data))]
+    words = array("Q", raw[: len(raw) // _RELA.size * _RELA.size])
+    entries = zip(words[::3], words[1::3], words[2::3], strict=True)
+    high = 1 << 32
+    count = sum(1 for _ in takewhile(lambda e: e[1] == R_X86_64_RELATIVE and e[0] < high and e[2] < high, entries))
+    return address, address + count * _RELA.size
 
 
 def import_places(data: Buffer, layout: Layout, where: str, names: Set[str]) -> set[int]:

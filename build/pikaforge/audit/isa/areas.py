@@ -132,9 +132,10 @@ class _Area:
     """One area, while it is judged."""
 
     def __init__(self, raw: bytes, start: int, end: int, given: AreaGiven, known: Tables, *, gap: bool) -> None:
-        from iced_x86 import Code, Register  # noqa: PLC0415
+        from iced_x86 import Code, Decoder, Register  # noqa: PLC0415
 
         self._raw, self._start, self._end = raw, start, end
+        self._decoding = Decoder(64, raw, ip=start)
         self._given, self._known, self._gap = given, known, gap
         self._size = end - start
         self._marks = bytearray(len(raw))  # 1: code
@@ -200,9 +201,8 @@ class _Area:
         return addresses[bisect_left(addresses, self._start) : bisect_left(addresses, self._end)]
 
     def _decoder(self, place: int) -> Decoder:
-        from iced_x86 import Decoder  # noqa: PLC0415
-
-        decoder = Decoder(64, self._raw, ip=self._start)
+        """Return the decoder, which goes on at an offset: only one place is decoded at a time."""
+        decoder = self._decoding
         decoder.position, decoder.ip = place, self._start + place
         return decoder
 

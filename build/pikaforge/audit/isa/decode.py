@@ -19,9 +19,10 @@ from pathlib import Path
 
 from pikaforge.audit.elf.executable import Region, executable
 from pikaforge.audit.elf.layout import mapped, read_layout
-from pikaforge.audit.isa.dispatch.evidence import Evidence, find_evidence
+from pikaforge.audit.isa.dispatch.evidence import find_evidence
 from pikaforge.audit.isa.dispatch.hints import find_hints
 from pikaforge.audit.isa.dispatch.known import Dispatcher
+from pikaforge.audit.isa.dispatch.search import Evidence
 from pikaforge.audit.isa.doubtful import Leads, judge_doubtful
 from pikaforge.audit.isa.opcodes import features_by_code
 from pikaforge.audit.isa.piece_scan import SHORT_OPERAND, FeatureHit, Given, look_inside, scan_pieces, warm

@@ -7,12 +7,14 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil, log2
 from pathlib import Path
 from typing import NamedTuple
 
-from pikaforge.audit.elf.layout import ET_DYN, ET_REL, PT_LOAD, Buffer, Layout, mapped, read_layout
+from pikaforge.audit.elf.layout import ET_REL, PT_LOAD, Buffer, Layout, mapped, read_layout
+from pikaforge.audit.elf.pointers import relative_relocations
 from pikaforge.audit.elf.relocated import HEADER
 from pikaforge.audit.isa import leads, taken
 from pikaforge.audit.isa.areas import AreaGiven, Judged, is_padding, judge_areas
@@ -159,12 +161,12 @@ class _AreaSearch:
             self._code.starts[p.piece] for p in self._places if p.piece >= 0 and self._code.names[p.piece] >= 0
         )
         named.update(leads.words(self._data, self._layout, self._spans))
-        wanted = taken.Wanted(self._spans, fixed=self._layout.type != ET_DYN)
-        for part, tables in self._pool.each(taken.taken, chunks(self._path, self._code), wanted):
-            named.update(part, taken.jump_tables(self._data, self._layout, tables, self._spans))
+        wanted = taken.wanted(self._layout, self._spans)
+        for part in self._pool.each(taken.taken, chunks(self._path, self._code), wanted):
+            named.update(part)
         named = {a for a in named if leads.within(a, self._spans)} - certain
         results: dict[int, Judged] = {}
-        waiting = set(range(len(self._places)))
+        waiting = set(range(len(self._places))) - self._relocations(certain | named)
         for _ in range(ROUNDS):
             given = self._given(certain, named)
             more: set[int] = set()
@@ -187,15 +189,23 @@ class _AreaSearch:
             )
         self._collect(results, out)
 
+    def _relocations(self, led: set[int]) -> set[int]:
+        """Return the numbers of the areas that hold only relocations, to none of which anything leads."""
+        low = high = 0
+        with suppress(AuditError):
+            low, high = relative_relocations(self._data, self._layout, str(self._path))
+        found = {n for n, p in enumerate(self._places) if p.piece < 0 and low <= p.start and p.end <= high}
+        return found - {bisect_right(self._spans, (a, 1 << 64)) - 1 for a in led}
+
     def _led_to(self, more: set[int], starts: set[int], results: dict[int, Judged]) -> tuple[set[int], set[int]]:
         """Return all starts, and the numbers of the areas in which new ones are not taken for code yet."""
         waiting: dict[int, bytes] = {}
         new = set()
         for address in sorted(a for a in more if leads.within(a, self._spans)):
             number = bisect_right(self._spans, (address, 1 << 64)) - 1
-            if number not in waiting:
+            if number in results and number not in waiting:
                 waiting[number] = zlib.decompress(results[number].begun)
-            if not waiting[number][address - self._spans[number][0]]:
+            if number not in results or not waiting[number][address - self._spans[number][0]]:
                 new.add(address)
         return starts | new, {bisect_right(self._spans, (a, 1 << 64)) - 1 for a in new}
 
@@ -246,9 +256,12 @@ class _AreaSearch:
             first = last
 
     def _collect(self, results: dict[int, Judged], out: Doubtful) -> None:
-        for number, judged in sorted(results.items()):
-            place = self._places[number]
+        for number, place in enumerate(self._places):
             size = place.end - place.start
+            if number not in results:  # relocations
+                out.data[place.claim] += size
+                continue
+            judged = results[number]
             out.hits += [(place.piece, place.name, hit) for hit in judged.hits]
             out.codes |= judged.codes
             out.decoded += judged.decoded

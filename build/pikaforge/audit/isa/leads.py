@@ -16,6 +16,8 @@ from pikaforge.errors import AuditError
 STEP = 1 << 20
 """Bytes of data that are read at once for pointers."""
 WORD = 8
+FEW = 16
+"""Values of the upper bytes of words up to which a search for each is faster than to read all words."""
 Spans = tuple[tuple[int, int], ...]
 
 
@@ -41,13 +43,30 @@ def words(data: Buffer, layout: Layout, spans: Spans) -> Iterator[int]:
     loads = [(s.address, s.offset, s.file_size) for s in layout.segments if s.type == PT_LOAD]
     if layout.type == ET_REL:
         loads = [(s.address, s.offset, s.size) for s in layout.sections if s.flags & SHF_ALLOC and s.in_file]
+    uppers = {word for start, end in spans for word in range(start >> 16, (end - 1 >> 16) + 1)}
     for address, offset, size in loads:
         begin = offset + -address % WORD
         end = offset + size
         for at in range(begin, end - WORD + 1, STEP):
-            part = array("Q")
-            part.frombytes(data[at : at + (min(STEP, end - at) // WORD * WORD)])
+            raw = data[at : at + (min(STEP, end - at) // WORD * WORD)]
+            if len(uppers) <= FEW:
+                for upper in uppers:
+                    yield from _with_upper(raw, upper, spans, starts)
+                continue
+            part = array("Q", raw)
             yield from (value for value in part if low <= value < high and one_of(value, spans, starts))
+
+
+def _with_upper(raw: bytes, upper: int, spans: Spans, starts: list[int]) -> Iterator[int]:
+    """Yield the words that lie in some ranges, and whose upper six bytes have a value."""
+    pattern = upper.to_bytes(WORD - 2, "little")
+    at = raw.find(pattern, 2)
+    while at >= 0:
+        if (at - 2) % WORD == 0:
+            value = int.from_bytes(raw[at - 2 : at - 2 + WORD], "little")
+            if one_of(value, spans, starts):
+                yield value
+        at = raw.find(pattern, at + 1)
 
 
 def runs_on(data: Buffer, code: CodeMap, address: int) -> bool:

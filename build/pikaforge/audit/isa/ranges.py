@@ -313,6 +313,9 @@ class _RegionCutter:
 
     def _code(self, region: Region, start: int, end: int, kind: int, name: int) -> None:
         """Add a piece without the data that symbols declare in it, and that data as areas."""
+        if not self._objects[0] and not self._tables[0]:
+            self._piece(region, start, end, kind, name)
+            return
         at = start
         for low, high in _parts(self._objects, start, end):
             self._without_tables(region, at, low, kind, name)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from itertools import compress, count
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pikaforge.audit.elf.layout import ET_REL, PF_X, PT_LOAD, SHF_EXECINSTR, Buffer, Layout, mapped
+from pikaforge.audit.elf.layout import ET_DYN, ET_REL, PF_X, PT_LOAD, SHF_EXECINSTR, Buffer, Layout, mapped
 from pikaforge.audit.isa.leads import Spans, one_of
 from pikaforge.audit.isa.piece_scan import units
 from pikaforge.audit.isa.worker_pool import Chunk
@@ -31,39 +33,61 @@ class Wanted(NamedTuple):
     """Ranges of addresses that may be data."""
     fixed: bool
     """Whether the program's addresses are fixed, so that constants of instructions may be addresses."""
+    running: Spans
+    """Ranges of addresses that may be executed."""
+    loaded: tuple[tuple[int, int, int], ...]
+    """What is loaded of the file: addresses of the first byte and of the one behind it, and the offset in the file."""
 
 
-def taken(chunk: Chunk, wanted: Wanted) -> tuple[array[int], array[int]]:
-    """Return the addresses in some ranges that code takes or touches, and those elsewhere that it takes.
+def wanted(layout: Layout, spans: Spans) -> Wanted:
+    """Return what is looked for in the code of a file.
 
-    The latter may be those of jump tables. Worker processes run this.
+    Args:
+        layout: the file's layout.
+        spans: ranges of addresses that may be data.
+    """
+    parts = [s for s in layout.segments if s.type == PT_LOAD]
+    running = [(s.address, s.address + s.memory_size) for s in parts if s.flags & PF_X]
+    if layout.type == ET_REL:
+        running = [(s.address, s.address + s.size) for s in layout.sections if s.flags & SHF_EXECINSTR and s.in_file]
+    loaded = tuple((s.address, s.address + s.file_size, s.offset) for s in parts)
+    return Wanted(spans, layout.type != ET_DYN, tuple(running), loaded)
+
+
+def taken(chunk: Chunk, sought: Wanted) -> array[int]:
+    """Return the addresses in some ranges that code takes or touches, or to which jump tables lead that it takes.
+
+    Worker processes run this.
     """
     from iced_x86 import Code, Register  # noqa: PLC0415
 
-    look = attrgetter("code", "memory_base", "memory_displacement")
-    rip, lea, call = int(Register.RIP), int(Code.LEA_R64_M), int(Code.CALL_REL32_64)
-    special = {call: _place_of, **(_constants() if wanted.fixed else {})}
-    starts = [low for low, _ in wanted.spans]
-    found: set[int] = set()
+    opcode, ip_relative = attrgetter("code"), attrgetter("is_ip_rel_memory_operand")
+    place, rip = attrgetter("memory_displacement"), int(Register.RIP)
+    lea, call = int(Code.LEA_R64_M), int(Code.CALL_REL32_64)
+    special = {call: _place_of, **(_constants() if sought.fixed else {})}
+    starts = [low for low, _ in sought.spans]
+    named: set[int] = set()
     tables: set[int] = set()
     with mapped(Path(chunk.path)) as data:
         for unit in units(chunk, data):
             instructions = unit.instructions
-            for number, (code, base, named) in enumerate(map(look, instructions)):
-                if base == rip:
-                    if one_of(named, wanted.spans, starts):
-                        found.add(named)
-                    if code == lea:
-                        tables.add(named)
-                elif code in special:
-                    value = special[code](instructions[number])
-                    if code != call:
-                        found.update(a for a in (value,) if one_of(a, wanted.spans, starts))
-                    elif value:
-                        users = instructions[number + 1 : number + 1 + USES]
-                        made = (a for one in users for a in _offsets(one, value))
-                        found.update(a for a in made if one_of(a, wanted.spans, starts))
-    return array("Q", sorted(found)), array("Q", sorted(tables))
+            codes = list(map(opcode, instructions))
+            named.update(map(place, compress(instructions, map(ip_relative, instructions))))
+            if lea in codes:
+                found = compress(instructions, map(lea.__eq__, codes))
+                tables.update(one.memory_displacement for one in found if one.memory_base == rip)
+            if special.keys().isdisjoint(codes):
+                continue
+            for number in compress(count(), map(special.__contains__, codes)):
+                code = codes[number]
+                value = special[code](instructions[number])
+                if code != call:
+                    named.add(value)
+                elif value:
+                    users = instructions[number + 1 : number + 1 + USES]
+                    named.update(a for one in users for a in _offsets(one, value))
+        named.update(jump_tables(data, sought, tables))
+    return array("Q", sorted(a for a in named if one_of(a, sought.spans, starts)))
 
 
 def _place_of(call: Instruction) -> int:
@@ -95,24 +119,20 @@ def _offsets(one: Instruction, at: int) -> tuple[int, ...]:
     return ()
 
 
-def jump_tables(data: Buffer, layout: Layout, addresses: Iterable[int], spans: Spans) -> Iterator[int]:
-    """Yield the addresses in some ranges to which jump tables lead: 32-bit offsets from the table's own address.
+def jump_tables(data: Buffer, sought: Wanted, addresses: Iterable[int]) -> Iterator[int]:
+    """Yield the addresses to which jump tables lead: 32-bit offsets from the table's own address.
 
     gcc and clang make such tables of `switch` in position-independent code. A table ends with the first word that does
     not lead to code.
     """
-    starts = [low for low, _ in spans]
-    running = [(s.address, s.address + s.memory_size) for s in layout.segments if s.type == PT_LOAD and s.flags & PF_X]
-    if layout.type == ET_REL:
-        running = [(s.address, s.address + s.size) for s in layout.sections if s.flags & SHF_EXECINSTR and s.in_file]
     for address in addresses:
-        place = layout.offset_of(address)
-        if place is None:
-            continue
-        for number in range(ENTRIES):
-            raw = data[place + 4 * number : place + 4 * number + 4]
-            target = address + int.from_bytes(raw, "little", signed=True)
-            if len(raw) < 4 or not any(low <= target < high for low, high in running):
+        for low, high, offset in sought.loaded:
+            if low <= address < high:
+                at = address - low + offset
+                raw = data[at : min(at + 4 * ENTRIES, offset + high - low)]
+                for (distance,) in struct.iter_unpack("<i", raw[: len(raw) & ~3]):
+                    target = address + distance
+                    if not any([first <= target < last for first, last in sought.running]):  # noqa: C419  # faster
+                        break
+                    yield target
                 break
-            if one_of(target, spans, starts):
-                yield target

@@ -4,13 +4,15 @@ A library of a distribution may hold several implementations of one function, an
 answers. The audit accepts code beyond the target only with a proof that it is chosen in this way (decision 0010). This
 package looks for the proof, for one library and one feature at a time:
 
+0. `nearby` looks at what refers to the code. Where those are few functions that ask the CPU themselves, they are run
+   as below, but for the rest of the library, and nothing else is read.
 1. `graph` reads the references of the whole library: which code and data can call, jump to, load or point to which.
 2. `library_run` runs the functions that execute CPUID, in an abstract way, on a CPU that lacks the feature: in CPUID's
    answers the bits of the feature, and of features that need it, are 0, and all others are unknown. Then it runs the
    functions that use the results, and repeats that until nothing changes. `flow` runs one function: registers and
    memory hold abstract values (`values`), in which each bit is 0, 1 or unknown, and a branch whose condition is known
    is taken one way only.
-3. `evidence` computes what can be reached from outside of the library. A function that was run leads only to what it
+3. `search` computes what can be reached from outside of the library. A function that was run leads only to what it
    can reach on that CPU; any other function leads to everything that it refers to. If the code that needs the feature
    is not reached, that is the proof. If its function is reached and was run, it is enough that the function does not
    run the instructions which need the feature.

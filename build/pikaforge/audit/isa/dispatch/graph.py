@@ -43,7 +43,9 @@ def fixed_references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found
     return references(chunk, bounds, fixed=True)
 
 
-def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...], *, fixed: bool = False) -> Found:
+def references(
+    chunk: Chunk, bounds: tuple[tuple[int, int], ...], *, fixed: bool = False, wanted: frozenset[int] | None = None
+) -> Found:
     """Return the addresses that each piece of a chunk jumps to, calls, takes or touches; worker processes run this.
 
     Pieces that are only padding are left out.
@@ -52,6 +54,7 @@ def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...], *, fixed: bool
         chunk: the pieces.
         bounds: ranges of the library's addresses; others are left out.
         fixed: whether immediates and displacements may be addresses.
+        wanted: indexes of the pieces that are read, with all pieces of their gaps; None: all.
     """
     from iced_x86 import FlowControl, MemorySizeExt, Mnemonic, Register  # noqa: PLC0415
 
@@ -63,7 +66,7 @@ def references(chunk: Chunk, bounds: tuple[tuple[int, int], ...], *, fixed: bool
     idle = {int(Mnemonic.NOP), int(Mnemonic.INT3)}
     out: Found = []
     with mapped(Path(chunk.path)) as data:
-        for index, parts in groupby(units(chunk, data), key=attrgetter("piece")):
+        for index, parts in groupby(units(chunk, data, wanted=wanted), key=attrgetter("piece")):
             kind = chunk.kinds[index - chunk.first]
             instructions = list(chain.from_iterable(part.instructions for part in parts))
             while instructions and instructions[-1].mnemonic in idle:

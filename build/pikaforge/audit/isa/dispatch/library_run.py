@@ -347,9 +347,7 @@ class LibraryRun:
 
     def answer(self, leaf: int | None, part: int | None) -> Mapping[str, int]:
         """See `Environment.answer`."""
-        if leaf is None:
-            return {}
-        return self._absent.get((leaf, None)) or self._absent.get((leaf, part)) or {}
+        return features.zero_bits(self._absent, leaf, part)
 
     def names(self, address: int) -> bool:
         """See `Environment.names`."""
