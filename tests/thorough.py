@@ -13,11 +13,14 @@ import subprocess
 from collections.abc import Iterable, Mapping, Set
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import pytest
 
-Part = Literal["bare", "standins", "readers", "fuzz", "starts", "allocators", "audit", "failures", "turns", "shells"]
+Part = Literal[
+    "bare", "standins", "readers", "fuzz", "starts", "allocators", "audit", "failures", "turns", "shells", "defects"
+]
+Member = TypeVar("Member")
 VARIABLE = "PIKAFORGE_TEST_ALL"
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = (
@@ -49,6 +52,7 @@ def whole(part: Part) -> bool:
     failures: 24 failures of upgrades at random moments, instead of 3.
     turns: every module of `ROUNDS`, instead of one share of each round.
     shells: each script on hosts in each shell, instead of in one of them.
+    defects: each planted defect of the sample alone, instead of one of them.
     starts: each run of the tool in a process that Python has started for it, instead of a forked one.
 
     Raises:
@@ -65,6 +69,12 @@ def turn(what: str) -> int:
     """A number that changes with the commit, another one for each purpose."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return int(hashlib.sha256(f"{what} {done.stdout}".encode()).hexdigest(), 16)
+
+
+def one_of(part: Part, members: Iterable[Member]) -> list[Member]:
+    """The member of a part whose turn it is; all of them, where the part is asked for."""
+    every = list(members)
+    return every if whole(part) else [every[turn(part) % len(every)]]
 
 
 def others_turn(number: int) -> frozenset[str]:

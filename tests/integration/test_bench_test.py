@@ -32,7 +32,7 @@ CELL = "R620-debian12-none"
 @pytest.fixture
 def sample(ready: Project, shop: Shop, engine: Engine) -> Iterator[Project]:
     """A project whose server is compiled; what it keeps in the engine is removed."""
-    shop.take(ready, "source", "compile")
+    shop.take(ready, "source", "compile", "audit")
     yield ready
     for name in volumes(engine):
         journal = LoadJournal.open(folder(ready))

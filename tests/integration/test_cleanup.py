@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from conftest import Engine, Project, Running
     from docker.models.containers import Container
 
+    from .conftest import Shop
+
 pytestmark = pytest.mark.engine
 
 GROUP = "debian12-sandybridge-none"
@@ -28,6 +30,13 @@ MARK = "PIKAFORGE_TEST_MARK"
 def brief(ready: Project) -> Project:
     """The sample with one smoke check: here only the compilation matters."""
     ready.change(lambda matrix: matrix["product"].update(smoke=matrix["product"]["smoke"][:1]))
+    return ready
+
+
+@pytest.fixture
+def known(ready: Project, shop: Shop) -> Project:
+    """The sample. Its tree is known to all that follows the compilation: the same one is neither judged nor packed."""
+    shop.take(ready, "audit", "smoke", "package")
     return ready
 
 
@@ -63,15 +72,16 @@ def goes_on(project: Project) -> None:
     assert "removed" not in again.stdout, "an orderly end leaves nothing to remove"
     assert "source   v3.4.0 is up to date" in again.stdout
     assert again.lines(rf"^compile  {GROUP} done in ")
+    assert again.lines(rf"^audit    {GROUP} is up to date$"), "the tree is another one than it always was"
     assert project.package().is_file()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["ctrl-c", "sigterm", "sighup"])
 def test_interrupt_during_compilation(
-    number: signal.Signals, brief: Project, engine: Engine, until: Callable[..., None]
+    number: signal.Signals, known: Project, engine: Engine, until: Callable[..., None]
 ) -> None:
     """Ctrl-C reaches the whole group of the terminal, a service manager's SIGTERM the tool alone."""
-    with compiling(brief, engine, until) as running:
+    with compiling(known, engine, until) as running:
         running.signal(number, group=number == signal.SIGINT)
         done = running.finish(SOON)
     assert done.returncode == 128 + number, done.text
@@ -79,11 +89,11 @@ def test_interrupt_during_compilation(
     assert "hint: run it again: it continues where it stopped" in done.stderr
     assert "Traceback" not in done.text
     assert engine.containers(done.pid) == []
-    assert processes(str(brief.folder)) == []
-    assert len(brief.stored("source")) == 1
-    assert brief.stored("compile") == {}
-    assert not brief.dist.exists()
-    goes_on(brief)
+    assert processes(str(known.folder)) == []
+    assert len(known.stored("source")) == 1
+    assert known.stored("compile") == {}
+    assert not known.dist.exists()
+    goes_on(known)
 
 
 def test_interrupt_while_a_server_keeps_git_waiting(ready: Project) -> None:
@@ -124,7 +134,7 @@ def labelled(engine: Engine, ready: Project) -> Iterator[Callable[[str], Contain
 
 @pytest.mark.serial
 def test_killed_run_is_cleared_by_the_next(
-    brief: Project, engine: Engine, until: Callable[..., None], labelled: Callable[[str], Container]
+    known: Project, engine: Engine, until: Callable[..., None], labelled: Callable[[str], Container]
 ) -> None:
     """After kill -9 its container compiles on; the next run removes it and says so, and touches nobody else's."""
     from pikaforge.host.run_id import RunId
@@ -132,24 +142,24 @@ def test_killed_run_is_cleared_by_the_next(
     mine = RunId.current()  # this test is a process that lives
     living = labelled(mine.text)
     elsewhere = labelled(f"{'0' * 16}-{mine.pid}-{mine.started}")
-    with compiling(brief, engine, until) as running:
+    with compiling(known, engine, until) as running:
         running.signal(signal.SIGKILL)
         killed = running.finish(SOON)
     assert killed.returncode == -signal.SIGKILL
     ended_like = labelled(f"{mine.machine}-{mine.pid}-1")  # the same process id, given out again
     (left,) = engine.containers(killed.pid)
     assert left.status == "running"
-    folders = brief.half_done()
+    folders = known.half_done()
     assert folders, "the result in the making"
-    assert brief.stored("compile") == {}
-    again = brief.build("R620", check=0)
+    assert known.stored("compile") == {}
+    again = known.build("R620", check=0)
     assert f"note: removed {2 + len(folders)} leftovers of a run that was killed" in again.stdout.splitlines()
     held = {container.id for container in engine.client.containers.list(all=True, ignore_removed=True)}
     assert held & {left.id, living.id, elsewhere.id, ended_like.id} == {living.id, elsewhere.id}
-    assert brief.half_done() == []
+    assert known.half_done() == []
     assert "source   v3.4.0 is up to date" in again.stdout
     assert again.lines(rf"^compile  {GROUP} done in ")
-    assert "removed" not in brief.build("R620", check=0).stdout
+    assert "removed" not in known.build("R620", check=0).stdout
 
 
 def test_two_runs_of_one_project_at_once(brief: Project, engine: Engine) -> None:

@@ -77,7 +77,7 @@ def test_a_build_for_a_newer_cpu_is_refused_and_dies_under_emulation(ready: Proj
 
 
 def test_the_proper_build_passes_under_emulation(ready: Project, shop: Shop) -> None:
-    shop.take(ready, "source", "compile")
+    shop.take(ready, "source", "compile", "audit")
     ready.change(quick_checks)
     ready.build("R620", check=0)
     (record,) = ready.stored("smoke").values()

@@ -325,19 +325,19 @@ class TestHistory:
         done = house.publish("R720", "--rollback", "--to", "staging", "--yes", check=EXIT_PUBLISH)
         assert "there is no generation before the current one" in done.stderr
 
-    @pytest.mark.parametrize("arrow", ["→", ":", "->"], ids=["arrow", "colon", "ascii"])
-    def test_promoting_copies_without_building(self, house: House, arrow: str) -> None:
+    def test_promoting_copies_without_building(self, house: House) -> None:
+        """The three ways to write the arrow are one: each is part of it."""
         house.publish("R720", "--to", "staging", "--yes")
         shutil.rmtree(house.project.dist)
-        assert NOTHING in house.publish("--promote", f"staging{arrow}stable").stdout
+        assert NOTHING in house.publish("--promote", "staging→stable").stdout
         assert not house.root("stable").exists()
-        house.publish("--promote", f"staging{arrow}stable", "--yes")
+        house.publish("--promote", "staging:stable", "--yes")
         packages = [name for name in house.tree("staging") if name.endswith(".gz")]
         assert len(packages) == 2
         assert {name: house.tree("stable")[name] for name in packages} == {
             name: house.tree("staging")[name] for name in packages
         }
-        assert THERE in house.publish("--promote", f"staging{arrow}stable", "--yes").stdout
+        assert THERE in house.publish("--promote", "staging->stable", "--yes").stdout
 
     def test_promoting_a_part(self, published: tuple[House, Done]) -> None:
         house, _ = published

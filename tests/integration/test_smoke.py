@@ -29,8 +29,8 @@ GROUP = "debian12-sandybridge-none"
 
 @pytest.fixture
 def compiled(ready: Project, shop: Shop) -> Project:
-    """A project whose sample is compiled already: a run is the smoke stage and packing."""
-    shop.take(ready, "source", "compile")
+    """A project whose sample is compiled and judged already: a run is the smoke stage and packing."""
+    shop.take(ready, "source", "compile", "audit")
     return ready
 
 

@@ -63,7 +63,7 @@ def test_local_clone_and_what_it_was_built_from(
     ready.series(*(ready.pull(number) for number in PULLS))
     for number in PULLS:  # as `git fetch origin pull/N/head` leaves them
         git("fetch", "origin", f"+refs/pull/{number}/head:refs/pull/{number}/head", cwd=clone)
-    shop.take(ready, "compile", "smoke", "package")
+    shop.take(ready, "compile", "audit", "smoke", "package")
     done = ready.build("R620", source=clone, check=0)
     assert "compile  debian12-sandybridge-none is up to date" in done.stdout
     assert tree(ready)["identity"] == shop.warm.identities["source"]
@@ -137,7 +137,7 @@ def test_same_tree_from_elsewhere_is_told_in_the_manifest(
     """A stored package of the same tree is not taken where it would name another origin."""
     site = web(factory)
     ready.series(*(ready.pull(number, f"{site.url}/pull") for number in PULLS))
-    shop.take(ready, "source", "compile", "smoke", "package")
+    shop.take(ready, "source", "compile", "audit", "smoke", "package")
     ready.build("R620", source=f"{site.url}/pika.git", check=0)
     with tarfile.open(ready.package()) as tar:
         content = tar.extractfile("pika/manifest.json")
@@ -391,7 +391,7 @@ def test_patch_that_does_not_apply(kind: str, ready: Project, shop: Shop, engine
     assert engine.containers(done.pid) == []
     assert not list(ready.dist.rglob("*.tar.gz"))
     ready.series(*(ready.pull(number) for number in PULLS))
-    shop.take(ready, "compile", "smoke", "package")
+    shop.take(ready, "compile", "audit", "smoke", "package")
     ready.build("R620", check=0)
     assert ready.package().is_file()
 

@@ -29,7 +29,7 @@ def test_a_part_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(
         ValueError,
         match="there is no part reader: bare, standins, readers, fuzz, starts, allocators, audit, failures, turns, "
-        "shells, all",
+        "shells, defects, all",
     ):
         thorough.whole("bare")
 
@@ -47,6 +47,18 @@ def test_each_module_that_takes_turns_is_there_and_has_a_turn() -> None:
 def test_each_shell_has_a_turn() -> None:
     assert set(thorough.SHELLS) == set(SHELLS)
     assert {shell for number in range(3) for shell in set(SHELLS) - thorough.others_shells(number)} == set(SHELLS)
+
+
+def test_each_member_of_a_part_has_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(thorough.VARIABLE, raising=False)
+    seen = set()
+    for number in range(4):
+        monkeypatch.setattr(thorough, "turn", {"defects": number}.__getitem__)
+        (one,) = thorough.one_of("defects", "abc")
+        seen.add(one)
+    assert seen == set("abc")
+    monkeypatch.setenv(thorough.VARIABLE, "defects")
+    assert thorough.one_of("defects", "abc") == ["a", "b", "c"]
 
 
 def test_turns_are_of_runs_of_all_tests() -> None:
