@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import documented
 import hosts
 import pytest
 import thorough
@@ -282,8 +283,15 @@ def test_the_tree_of_a_package_manager_is_kept(site: Site) -> None:
     assert "nothing to do" in site.ok("upgrade")
     site.ok("rollback")
     assert (site.tree(), site.whole()) == (FIRST, True)
+    # By the commands of the page.
+    host.ok("mkdir", "/srv/repo")
+    host.ok("mv", deb(site, released(site.second, "3"), "3"), "/srv/repo")
+    hosts.offer_packages(host, "/srv/repo")
+    for line in documented.commands("docs/operating.md", "With the package manager"):
+        host.sh(line)
+    assert (site.tree(), site.whole()) == ("/opt/pika", True)
+    assert host.ok("dpkg-query", "-W", "-f", "${Version}", "pika") == "3"
     # Replaced without a word to anybody: what runs is gone from the disk.
-    site.ok("upgrade", *SHORT)
     process = site.process()
     host.ok("dpkg", "-i", deb(site, released(site.second, "4"), "4"))
     site.ok("upgrade", *SHORT)
