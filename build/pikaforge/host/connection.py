@@ -24,6 +24,7 @@ from pikaforge.host.disk import SAID
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models import containers
+    from requests import Response
 
     from pikaforge.host.engine_calls import EngineCalls
 
@@ -201,6 +202,18 @@ def brief(error: BaseException, *, within: BaseException | None = None) -> str:
     if isinstance(error, OSError) and error.strerror:
         explanation = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return " ".join(str(explanation or error).split())[:300]
+
+
+def refuse_error(answer: Response) -> None:
+    """Raise the SDK's error, with the engine's own words, if an answer is one: for answers that are read by HTTP.
+
+    Raises:
+        docker.errors.APIError: it is.
+    """
+    try:
+        answer.raise_for_status()
+    except OSError as error:  # that of requests
+        load_sdk().errors.create_api_error_from_http_exception(error)
 
 
 @contextmanager
