@@ -372,6 +372,7 @@ def test_data_of_a_server_outlive_it(
     here: DockerEngine,
     podman: Podman,
     tmp_path: Path,
+    *,
     tiny_tree: bytes,
     until: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
