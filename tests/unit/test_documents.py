@@ -265,6 +265,8 @@ def test_a_test_runs_each_command_for_operators() -> None:
     known = [_words(line) for block in ours for line in block.text.splitlines()]
     told = [(page, span) for page in documented.PAGES for _, span in CODE.findall(prose(this_checkout().text(page)))]
     wanted = [(page, span) for page, span in told if RUNS.match(span)]
+    timed = [block for page in documented.PAGES for block in documented.blocks(page) if block.language == "crontab"]
+    wanted += [(block.page, line.split(" root ")[1]) for block in timed for line in block.text.splitlines()]
     missing = [f"{page}: {span}" for page, span in wanted if not any(set(_words(span)) <= set(line) for line in known)]
     assert not missing, missing
 
