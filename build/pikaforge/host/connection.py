@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from pikaforge.errors import FullDiskError, HostError
@@ -24,7 +24,6 @@ from pikaforge.host.disk import SAID
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models import containers
-    from requests import Response
 
     from pikaforge.host.engine_calls import EngineCalls
 
@@ -204,7 +203,14 @@ def brief(error: BaseException, *, within: BaseException | None = None) -> str:
     return " ".join(str(explanation or error).split())[:300]
 
 
-def refuse_error(answer: Response) -> None:
+class EngineAnswer(Protocol):
+    """An answer of the engine, as HTTP has it."""
+
+    def raise_for_status(self) -> None:
+        """Raise an OSError if it is an error."""
+
+
+def refuse_error(answer: EngineAnswer) -> None:
     """Raise the SDK's error, with the engine's own words, if an answer is one: for answers that are read by HTTP.
 
     Raises:

@@ -23,7 +23,7 @@ DIGITS = 2
 def keys_for(rate: float, seconds: float) -> int:
     """Return how many keys are written in some time, as a round number."""
     keys = max(1, round(rate * seconds))
-    step = 10 ** max(0, len(str(keys)) - DIGITS)
+    step: int = 10 ** max(0, len(str(keys)) - DIGITS)
     return keys // step * step
 
 
