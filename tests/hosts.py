@@ -274,6 +274,26 @@ def wait(look: Callable[[], Found], what: str, *, within: float = 30.0) -> Found
     return found
 
 
+INDEX = """\
+cd "$1"
+for file in *.deb; do
+    dpkg-deb -f "$file"
+    echo "Filename: ./$file"
+    echo "Size: $(stat -c %s "$file")"
+    echo "SHA256: $(sha256sum "$file" | cut -d ' ' -f 1)"
+    echo
+done >Packages
+rm -rf /etc/apt/sources.list.d/*
+echo "deb [trusted=yes] file:$1 ./" >/etc/apt/sources.list
+apt-get update
+"""
+
+
+def offer_packages(host: Host, folder: str) -> None:
+    """Let apt find the packages of a folder of the host, and no others."""
+    host.sh(INDEX, folder)
+
+
 # ---- images
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from types import MappingProxyType
 
+import documented
 import pytest
 import yaml
 
@@ -79,6 +80,14 @@ case " $* " in *" --dry-run "*) exit 0 ;; esac
 """
 DETECT = '#!/bin/sh\n[ "$3" = --print ] || exit 9\necho R620\n'
 HOSTS = ("one", "two", "three")
+LOCAL: dict[str, object] = {
+    "server_health_retries": 1,
+    "server_health_delay": 0,
+    "ansible_become": False,
+    "ansible_python_interpreter": sys.executable,
+    "ansible_connection": "local",
+}
+"""Variables of hosts that are folders."""
 
 
 def program(name: str) -> str:
@@ -152,11 +161,7 @@ class Fleet:
             "server_detect_model": str(self.top / "detect-model.sh"),
             "server_instances": [{"port": 9221, "base": "/data", "memory": "8G"}, {"port": 9321, "base": "/data"}],
             "server_metrics": True,
-            "server_health_retries": 1,
-            "server_health_delay": 0,
-            "ansible_become": False,
-            "ansible_python_interpreter": sys.executable,
-            "ansible_connection": "local",
+            **LOCAL,
             **values,
         }
         inventory = {
@@ -295,6 +300,49 @@ class TestUpgrade:
         before = fleet.state()
         assert fleet.play("upgrade", version="2").returncode != 0
         assert fleet.state() == before
+
+
+PAGE = "docs/operating.md"
+
+
+def test_the_commands_of_the_page(fleet: Fleet) -> None:
+    """With its inventory, and the variables that it has for a site without network; the hosts are folders."""
+    shutil.rmtree(fleet.top / "collections")
+    shutil.copytree(COLLECTION, fleet.top / "ansible")
+    inventory = yaml.safe_load(documented.in_language(PAGE, "A fleet", "yaml"))
+    offline = yaml.safe_load(documented.in_language(PAGE, "Offline sites", "yaml"))
+    group = inventory["servers"]
+    group["vars"] = {name: group["vars"][name] for name in group["vars"] if name not in {"server_site", "server_key"}}
+    group["vars"] |= offline | LOCAL
+    assert len(group["hosts"]) == len(HOSTS)
+    group["hosts"] = {host: {"server_tree": f"{fleet.host(host)}/opt/pika", "server_image": "el9"} for host in HOSTS}
+    version = group["vars"]["server_version"]
+    package = fleet.top / "packages/el9/pika-v3.4.0-R620.tar.gz"
+    for path, content in {
+        fleet.top / "secrets/pika": b"open sesame\n",
+        package: fleet.tarball(version).read_bytes(),
+    }.items():
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+
+    for line in documented.commands("docs/operating.md", "A fleet"):
+        if line.endswith(".upgrade"):
+            package.write_bytes(fleet.tarball("v3.4.0-2").read_bytes())
+            group["vars"]["server_version"] = "v3.4.0-2"
+        (fleet.top / "inventory.yml").write_text(yaml.safe_dump(inventory, sort_keys=False))
+        done = subprocess.run(
+            ["sh", "-c", line],
+            cwd=fleet.top,
+            env=environment(fleet.top),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        if line.endswith(".upgrade"):
+            assert fleet.running() == ["v3.4.0-2"] * 3
+    assert fleet.running() == [version] * 3
 
 
 @pytest.mark.parametrize("tool", ["yamllint", "ansible-lint", "syntax"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import documented
 import hosts
 import pytest
 from hosts import Host
@@ -130,18 +131,13 @@ def test_an_instance_from_its_first_start_to_its_end(any_host: Host) -> None:
     assert left == []
 
 
-def commands(heading: str) -> list[str]:
-    """The commands of one section of the page for operators."""
-    text = (ROOT / "docs/operating.md").read_text()
-    section = re.split(r"(?m)^##+ ", text.split(f"# {heading}\n")[1])[0]
-    return [line for block in re.findall(r"(?s)```sh\n(.*?)```", section) for line in block.splitlines()]
-
-
 @pytest.mark.parametrize("name", ["one", "bare"])
 def test_the_commands_of_the_page(group: hosts.Group, name: str) -> None:
     host = group.hosts[name]
-    other = commands("Hosts without systemd") if name == "bare" else []
-    for command in (*commands("Deploy"), *other, *commands("Remove")):
+    lines = documented.commands("docs/operating.md", "Deploy")
+    if name == "bare":
+        lines += documented.commands("docs/operating.md", "Hosts without systemd")
+    for command in (*lines, *documented.commands("docs/operating.md", "Remove")):
         assert command.startswith("sh /opt/pika/utils/"), command
         host.sh(command)
     assert not host.exists("/data/pika_9221")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import documented
 import hosts
 import pytest
 from described import operate_of
@@ -95,6 +96,8 @@ def test_metrics_reach_prometheus_and_all_queries_find_some(host: hosts.Host) ->
     product = load.load(ROOT / "matrix.yaml").product
     metrics = operate_of(product).metrics
     assert metrics is not None
+    for line in documented.commands("docs/operating.md", "Alerts"):
+        host.sh(f"PATH=/opt/prometheus:$PATH; {line}")
     dashboard = rendering.monitoring(product, metrics)["pika-dashboard.json"].decode()
     # A rate needs two samples.
     hosts.wait(lambda: query(host, "rate(pika_total_commands_processed[5m])"), "there are rates", within=60)

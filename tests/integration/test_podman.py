@@ -39,7 +39,7 @@ pytestmark = pytest.mark.xdist_group("podman")
 GROUP = "debian12-sandybridge-none"
 SOON = 20.0
 """Seconds in which an ended run must be gone; stopping a container without an init would take ten for each."""
-PROGRAMS = ("sh", "cat", "ls", "sleep", "mkdir")
+PROGRAMS = ("sh", "cat", "ls", "sleep", "mkdir", "timeout")
 """Of the machine, in the image `SMALL`."""
 SMALL = "pikaforge-test/small:1"
 CHECKS = {"ping", "replication", "open-files"}
@@ -292,7 +292,7 @@ def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @contextlib.contextmanager
 def served(
-    here: DockerEngine, folder: Path, tree: bytes, *, network: str = "", open_files: int | None = None
+    here: DockerEngine, folder: Path, tree: bytes, *, network: str = "", open_files: int | None = None, kept: str = ""
 ) -> Iterator[RunningServer]:
     """The tiny server in a container."""
     job = ServerJob(
@@ -305,6 +305,7 @@ def served(
         network=network,
         unprivileged=True,
         open_files=open_files,
+        kept=kept,
     )
     with here.serve(job) as server:
         yield server
@@ -347,6 +348,45 @@ def walk(here: DockerEngine, folder: Path, tree: bytes, until: Callable[..., Non
 
 def test_servers(here: DockerEngine, tmp_path: Path, tiny_tree: bytes, until: Callable[..., None]) -> None:
     walk(here, tmp_path, tiny_tree, until)
+
+
+ELSEWHERE = "127.0.0.2"
+"""An address of this machine that the tool does not know as one: an engine there is a remote one."""
+
+
+def keep(here: DockerEngine, folder: Path, tree: bytes, until: Callable[..., None]) -> None:
+    """Data of a load test that is interrupted: they outlive the server, until they are forgotten."""
+    kept = f"bench-test-{secrets.token_hex(4)}"
+    for known in ("", "word\n"):
+        with served(here, folder, tree, kept=kept) as server:
+            assert answer(server, until).startswith("+")
+            assert (found := server.fetch("data")) is not None
+            assert (b"word\n" in found) == bool(known)
+            assert server.execute(("/bin/sh", "-c", "echo word >data/file"), timeout=SOON).status == 0
+    assert kept in "".join(name for name, _ in here.kept_volumes())
+    here.forget(kept)
+    assert kept not in "".join(name for name, _ in here.kept_volumes())
+
+
+def test_data_of_a_server_outlive_it(
+    here: DockerEngine,
+    podman: Podman,
+    tmp_path: Path,
+    *,
+    tiny_tree: bytes,
+    until: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keep(here, tmp_path, tiny_tree, until)
+    with socket.socket() as probe:
+        probe.bind((ELSEWHERE, 0))
+        address = f"tcp://{ELSEWHERE}:{probe.getsockname()[1]}"
+    monkeypatch.setenv("DOCKER_HOST", address)
+    with podman.serve(address):
+        remote = DockerEngine()
+        with served(remote, tmp_path, tiny_tree) as server:
+            assert server.address()[0] == ELSEWHERE
+        keep(remote, tmp_path, tiny_tree, until)
 
 
 def test_more_open_files_than_allowed_are_no_defect(here: DockerEngine, tmp_path: Path, tiny_tree: bytes) -> None:

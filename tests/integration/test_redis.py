@@ -8,17 +8,24 @@ needed, and that it was redis with Debian's patches that was built, checked and 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from integration.builds_of_redis import DOWNLOAD, MODELS, NO_WAY_TO_FETCH, RedisBuild, fetch, run_tool
+from integration.builds_of_redis import DOWNLOAD, MODELS, NO_WAY_TO_FETCH, REPOSITORY, RedisBuild, fetch, run_tool
 from integration.judging import RPMLINT, WHEEL_CONTENTS, platform_tag, rpmlint, wheel_faults
+
+from pikaforge.bench.journal import LoadJournal
 
 # One worker, so that the trees are compiled once.
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("redis"), pytest.mark.long(180)]
@@ -127,6 +134,40 @@ def test_a_second_run_has_nothing_to_do(build: RedisBuild) -> None:
     assert "everything is up to date" in output
     assert " ..." not in output, output
     assert {model: build.package(model).stat().st_mtime_ns for model in MODELS} == before
+
+
+def test_a_load_test_goes_on_where_it_was_interrupted(
+    build: RedisBuild, tmp_path: Path, until: Callable[..., None]
+) -> None:
+    """This server has its keys in memory, and writes them to disk when it is stopped in good order."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "store").symlink_to(build.out / "store")
+    journal = out / "bench/R620-debian12-none-load"
+    words = ("R620", "--os", "debian12", "--keys", "60K", "--connections", "2", "--pipeline", "1")
+    places = ("--matrix", str(build.matrix), "--out", str(out), "--dist", str(tmp_path / "dist"))
+
+    def acknowledged() -> int:
+        found = LoadJournal.open(journal) if journal.is_dir() else None
+        return 0 if found is None else found.written()[0]
+
+    argv = [sys.executable, "-m", "pikaforge", "bench", *words, *places]
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY / "build")}
+    with subprocess.Popen(argv, env=env, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as first:
+        until(lambda: first.poll() is not None or acknowledged() > 2000, "keys were written", 240)
+        first.send_signal(signal.SIGINT)
+        said, _ = first.communicate(timeout=120)
+    done = acknowledged()
+    assert (first.returncode, 2000 < done < 60_000) == (130, True), said
+    said = run_tool(build.matrix, out, tmp_path / "dist", *words, verb="bench")
+    assert f"note: the load test goes on after {done:,} of 60,000 keys\n" in said
+    whole = "60,000 keys written, 12,000 with a time to live; the server has 60,000 keys, 12,000 expires\n"
+    assert whole in said
+    facts = json.loads((out / "bench/R620-debian12-none-load.json").read_text(encoding="utf-8"))
+    for when in ("before", "after"):
+        (text,) = facts["load"]["allocator"][when]
+        assert "mem_allocator:libc" in text["text"]
+    assert not journal.exists()
 
 
 def test_what_was_fetched_is_not_fetched_again(package: Path) -> None:

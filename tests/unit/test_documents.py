@@ -10,6 +10,7 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
+import documented
 import pytest
 
 from pikaforge.cli.arguments import parser
@@ -242,6 +243,37 @@ def test_links_and_paths_are_right(document: str) -> None:
 @pytest.mark.parametrize("document", [name for name in this_checkout().documents if not name.startswith(SAMPLE)])
 def test_commands_exist(document: str) -> None:
     assert command_faults(this_checkout().text(document)) == []
+
+
+# ---- documents for operators
+
+
+SCRIPTS = re.compile(r"(?:sh )?/opt/pika/utils/")
+RUNS = re.compile(r"(deploy|instance|run|metrics)\.sh -?\S|(nox -s|invoke|redis-cli|systemctl) \S")
+"""How a command begins that a document names in its text."""
+
+
+def _words(command: str) -> list[str]:
+    return SCRIPTS.sub("", command.partition(" #")[0]).replace("PORT", "9221").split()
+
+
+def test_a_test_runs_each_command_for_operators() -> None:
+    ours = [block for page in documented.PAGES for block in documented.blocks(page) if block.language == "sh"]
+    assert len(ours) > 20
+    ran = documented.sections_that_tests_run(ROOT / "tests/integration")
+    assert sorted({(block.page, block.section) for block in ours} - ran) == []
+    known = [_words(line) for block in ours for line in block.text.splitlines()]
+    told = [(page, span) for page in documented.PAGES for _, span in CODE.findall(prose(this_checkout().text(page)))]
+    wanted = [(page, span) for page, span in told if RUNS.match(span)]
+    timed = [block for page in documented.PAGES for block in documented.blocks(page) if block.language == "crontab"]
+    wanted += [(block.page, line.split(" root ")[1]) for block in timed for line in block.text.splitlines()]
+    missing = [f"{page}: {span}" for page, span in wanted if not any(set(_words(span)) <= set(line) for line in known)]
+    assert not missing, missing
+
+
+def test_a_command_for_operators_that_no_test_runs_is_found(tmp_path: Path) -> None:
+    (tmp_path / "test_x.py").write_text("import documented\nfor x in documented.commands('docs/x.md', 'One'):\n    x\n")
+    assert documented.sections_that_tests_run(tmp_path) == {("docs/x.md", "One")}
 
 
 GLOSSARY = (

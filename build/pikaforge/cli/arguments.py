@@ -230,12 +230,18 @@ def _bench(verb: argparse.ArgumentParser) -> None:
     )
     load.add_argument("--pipeline", type=_count, default=16, metavar="N", help="requests in one packet (default: 16)")
     test = verb.add_argument_group("load test of one server")
-    test.add_argument(
+    size = test.add_mutually_exclusive_group()
+    size.add_argument(
         "--keys",
         type=_amount,
         metavar="N",
-        help="write so many random keys, each once; with K, M or G behind it: thousands, millions, billions "
-        "(default: 5M, about a minute)",
+        help="write so many random keys, each once; with K, M or G behind it: thousands, millions, billions",
+    )
+    size.add_argument(
+        "--lasting",
+        type=_amount,
+        metavar="S",
+        help="write as many keys as take about S seconds here, by a trial of 3 seconds (default: 60)",
     )
     test.add_argument(
         "--expire-share", type=_share, metavar="F", help="share of keys with a time to live, from 0 to 1 (default: 0.2)"

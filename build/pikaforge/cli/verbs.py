@@ -138,8 +138,8 @@ With a key, what is not signed by it is refused. Keys are given by --key or PIKA
         summary="load test; comparison of models or allocators under load",
         about="""\
 Build what is needed, then put a load on servers. With one cell, or with --keys, it is a load test: so many random \
-keys are written once each, and at the end the server must have them. The same command goes on with a test that was \
-interrupted.
+keys are written once each, and at the end the server must have them. Without --keys it takes about a minute. The same \
+command goes on with a test that was interrupted.
 
 With several cells, or with --seconds, the servers of the selected models and allocators are compared in turns, as \
 ratios. The baseline is the allocator `none`, or the model that is named first. A model that this machine's CPU cannot \

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from pikaforge.errors import FullDiskError, HostError
@@ -201,6 +201,25 @@ def brief(error: BaseException, *, within: BaseException | None = None) -> str:
     if isinstance(error, OSError) and error.strerror:
         explanation = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return " ".join(str(explanation or error).split())[:300]
+
+
+class EngineAnswer(Protocol):
+    """An answer of the engine, as HTTP has it."""
+
+    def raise_for_status(self) -> None:
+        """Raise an OSError if it is an error."""
+
+
+def refuse_error(answer: EngineAnswer) -> None:
+    """Raise the SDK's error, with the engine's own words, if an answer is one: for answers that are read by HTTP.
+
+    Raises:
+        docker.errors.APIError: it is.
+    """
+    try:
+        answer.raise_for_status()
+    except OSError as error:  # that of requests
+        load_sdk().errors.create_api_error_from_http_exception(error)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from pikaforge.host.confinement import (
     start_of,
     whole,
 )
-from pikaforge.host.connection import engine_errors, load_sdk
+from pikaforge.host.connection import engine_errors, load_sdk, refuse_error
 from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.job import OUTPUT_LIMIT, Executed
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
     from pikaforge.host.connection import Container
     from pikaforge.host.engine_calls import EngineCalls
-
-    Said = Callable[[APIClient, str], Iterator[bytes]]
 
 ROOT = "/forge"
 TRIES, PAUSE = 50, 0.1
@@ -89,16 +86,8 @@ class ContainerServer:
     def execute(self, argv: Sequence[str], *, timeout: float) -> Executed:
         program, *arguments = argv
         # The engine's interface cannot end a command; the program of coreutils can.
-        bounded = ["timeout", "-k", "5", f"{timeout:g}", posixpath.join(ROOT, program), *arguments]
-        client = self._container.client
-        assert client is not None  # the engine has made it
-        api = client.api
-        output = bytearray()
-        with self._executing(argv, timeout) as said_by:
-            started = api.exec_create(self._container.id, bounded, workdir=ROOT)["Id"]
-            for chunk in said_by(api, started):
-                output += chunk[: OUTPUT_LIMIT - len(output)]
-            return Executed(status=self._status(api, started, argv), output=bytes(output))
+        bounded = ("timeout", "-k", "5", f"{timeout:g}", posixpath.join(ROOT, program), *arguments)
+        return self._executed(argv, bounded, _first, seconds=timeout)
 
     @engine_errors()
     def log_text(self) -> str:
@@ -114,7 +103,7 @@ class ContainerServer:
         return replies.parse(replies.ContainerReply, self._container.attrs).address
 
     def today(self) -> str:
-        return self._execute("date", "+%Y%m%d").strip()
+        return self._read("date", "+%Y%m%d").strip()
 
     @engine_errors()
     def fetch(self, folder: str) -> bytes | None:
@@ -123,43 +112,51 @@ class ContainerServer:
 
     def resources(self) -> Mapping[str, int]:
         folder = self._process()
-        status = self._execute("cat", f"{folder}/status")
-        return {"fds": len(self._execute("ls", f"{folder}/fd").split()), **process.resources(status)}
+        status = self._read("cat", f"{folder}/status")
+        return {"fds": len(self._read("ls", f"{folder}/fd").split()), **process.resources(status)}
 
     def mapped_files(self) -> tuple[str, ...]:
-        return process.mapped_files(self._execute("cat", f"{self._process()}/maps"))
+        return process.mapped_files(self._read("cat", f"{self._process()}/maps"))
 
     def _process(self) -> str:
         """Return the folder of the server's process below /proc."""
         # The engine's init is process 1. The server is its only child: programs that are executed here are none.
-        children = self._execute("cat", "/proc/1/task/1/children").split()
+        children = self._read("cat", "/proc/1/task/1/children").split()
         if not children:
             raise HostError("the server has ended")
         return f"/proc/{children[0]}"
 
-    @contextmanager
-    def _executing(self, argv: Sequence[str], seconds: float = 0.0) -> Iterator[Said]:
-        """Give what a program in the container prints, with a limit for both together."""
+    def _read(self, *argv: str) -> str:
+        """Run a program that only reads in the container; return what it prints."""
+        done = self._executed(argv, argv, lambda pieces: whole(pieces, FACTS_LIMIT, f"what `{' '.join(argv)}` prints"))
+        output = done.output.decode("utf-8", "replace")
+        if done.status != 0:
+            said = " ".join(output.split())[:200]
+            raise HostError(f"`{' '.join(argv)}` in the container ended with {done.status}: {said}")
+        return output
+
+    def _executed(
+        self, asked: Sequence[str], argv: Sequence[str], take: Callable[[Iterator[bytes]], bytes], seconds: float = 0.0
+    ) -> Executed:
+        """Run a program in the container.
+
+        Args:
+            asked: its words, for errors.
+            argv: the words that are run.
+            take: returns what is kept of its output.
+            seconds: how long it may take.
+        """
         from pikaforge.host.engine_calls import QUESTION, executed  # noqa: PLC0415
 
-        what = f"`{' '.join(argv)}` cannot be run in the container"  # the server may have ended
-        with engine_errors(what), self._calls.closing(), self._calls.cut_after(seconds + QUESTION):
-            yield functools.partial(executed, silence=seconds + QUESTION)
-
-    def _execute(self, *argv: str) -> str:
-        """Run a program that only reads in the container; return what it prints."""
-        with self._executing(argv) as said_by:
+        client = self._container.client
+        assert client is not None  # it has made the container
+        api, limit = client.api, seconds + QUESTION
+        cannot = f"`{' '.join(asked)}` cannot be run in the container"  # the server may have ended
+        with engine_errors(cannot), self._calls.closing(), self._calls.cut_after(limit):
             # With its id, because the SDK gives no exit status of what it streams.
-            client = self._container.client
-            assert client is not None  # it has made the container
-            api, id_ = client.api, client.api.exec_create(self._container.id, list(argv))["Id"]
-            printed = whole(said_by(api, id_), FACTS_LIMIT, f"what `{' '.join(argv)}` prints")
-            status = self._status(api, id_, argv)
-        output = printed.decode("utf-8", "replace")
-        if status != 0:
-            said = " ".join(output.split())[:200]
-            raise HostError(f"`{' '.join(argv)}` in the container ended with {status}: {said}")
-        return output
+            id_ = api.exec_create(self._container.id, list(argv), workdir=ROOT)["Id"]
+            output = take(executed(api, id_, silence=limit))
+            return Executed(status=self._status(api, id_, asked), output=output)
 
     @staticmethod
     def _status(api: APIClient, id_: str, argv: Sequence[str]) -> int:
@@ -170,6 +167,14 @@ class ContainerServer:
                 return status
             process.pause(PAUSE)
         raise HostError(f"the engine does not say how `{' '.join(argv)}` has ended")
+
+
+def _first(pieces: Iterator[bytes]) -> bytes:
+    """Return the first bytes of an output. The rest is read, too: its program waits until it is."""
+    output = bytearray()
+    for piece in pieces:
+        output += piece[: OUTPUT_LIMIT - len(output)]
+    return bytes(output)
 
 
 def printed(container: Container, calls: EngineCalls) -> bytes:
@@ -222,14 +227,11 @@ def sent(container: Container, path: str) -> Iterator[Iterator[bytes] | None]:
     open, the container cannot be removed.
     """
     assert container.client is not None  # the SDK's containers have one
-    sdk, api = load_sdk(), container.client.api
+    api = container.client.api
     url = f"{api.base_url}/v{api.api_version}/containers/{container.id}/archive"
     with api.get(url, params={"path": path}, headers={"Accept-Encoding": "identity"}, stream=True) as answer:
         if answer.status_code == HTTPStatus.NOT_FOUND:
             yield None
             return
-        try:
-            answer.raise_for_status()
-        except OSError as error:  # that of requests
-            sdk.errors.create_api_error_from_http_exception(error)
+        refuse_error(answer)
         yield answer.iter_content(CHUNK)

@@ -221,17 +221,17 @@ class DockerEngine(EngineImages):
         folders = {**{i.folder: 0 for i in inputs}, **dict.fromkeys(open_to, NOBODY)}
         # As in /tmp, everybody can make files there, and nobody can remove those of root.
         mode = 0o755 if only else 0o1777
-        small: list[tuple[str, int, bytes]] = []
+        small: list[tuple[str, int, confinement.PlainArchive]] = []
         large: list[tuple[str, int, Path | bytes]] = []
         left = TOGETHER
         for item in inputs:
             owner = NOBODY if item.folder in open_to and not item.sealed else 0
-            content = confinement.plain(item.archive, left)
-            if content is None:
+            plain = confinement.plain(item.archive, left)
+            if plain is None:
                 large.append((item.folder, owner, item.archive))
             else:
-                small.append((item.folder, owner, content))
-                left -= len(content)
+                small.append((item.folder, owner, plain))
+                left -= plain.size
         first = confinement.volume_root(ROOT, podman=bare, mode=mode, folders=folders, contents=small)
         unpack(container, ROOT, first, bare=bare)
         for folder, owner, archive in large:

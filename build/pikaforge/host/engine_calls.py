@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import requests
 from requests.adapters import BaseAdapter
 
-from pikaforge.host.connection import load_sdk
+from pikaforge.host.connection import refuse_error
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -200,10 +200,7 @@ def executed(api: APIClient, id_: str, silence: float) -> Iterator[bytes]:
         stream=True,
         timeout=silence,
     )
-    try:
-        answer.raise_for_status()
-    except requests.HTTPError as error:
-        load_sdk().errors.create_api_error_from_http_exception(error)
+    refuse_error(answer)
     while len(header := answer.raw.read(FRAME.size)) == FRAME.size:
         yield from _pieces(answer, *FRAME.unpack(header))
 

@@ -15,7 +15,7 @@ from unit.helpers import FakeServer
 from pikaforge.bench.key_load import KeyLoad, permanent
 from pikaforge.bench.load_test import Progress
 from pikaforge.bench.room import Room
-from pikaforge.cli.commands import bench_questions
+from pikaforge.cli.commands import bench_questions, bench_trial
 from pikaforge.cli.commands.bench_load import WATCH, describe, watching
 from pikaforge.cli.commands.bench_questions import Expected
 from pikaforge.cli.output import ProgressLine, duration
@@ -222,3 +222,11 @@ def test_on_a_terminal_the_line_is_in_place(monkeypatch: pytest.MonkeyPatch) -> 
             shown += os.read(ours, 4096).decode()
     os.close(ours)
     assert shown == "\rone\x1b[K\rtwo, which is longer\x1b[K\r\n\rthree\\x1b[31m\x1b[K\r\n"
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds", "keys"),
+    [(83_210.4, 60, 4_900_000), (9.9, 60, 590), (0.0, 60, 1), (0.05, 60, 3), (123_456_789.0, 10, 1_200_000_000)],
+)
+def test_a_test_without_a_number_of_keys_takes_some_time(rate: float, seconds: float, keys: int) -> None:
+    assert bench_trial.keys_for(rate, seconds) == keys

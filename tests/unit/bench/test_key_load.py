@@ -223,6 +223,12 @@ def test_a_test_for_which_there_is_no_room_is_refused() -> None:
     room.check_before(a_room(need + GIB), need)
     with pytest.raises(FullDiskError) as caught:
         room.check_before(a_room(need + GIB - 1), need)
+    # The load of the article, and a volume of 16 GiB: a twentieth of it must stay free.
+    small = r"^the disk has 15 GiB free; this load test may need 286 GiB, and 819 MiB must stay free$"
+    with pytest.raises(FullDiskError, match=small):
+        room.check_before(a_room(15 * GIB, 16 * GIB), need)
+    less = room.needed(20_000_000, 90, 4.0)
+    room.check_before(a_room(15 * GIB, 16 * GIB), less)
     assert caught.value.message.startswith("the disk has 287 GiB free; this load test may need 286 GiB, and 1 GiB must")
     assert "disk_factor" in caught.value.hint
 

@@ -50,7 +50,7 @@ class Compared:
         return "model" if models else "allocator"
 
 
-OF_TESTS = ("keys", "expire_share", "ttl", "key_bytes", "value_bytes", "seed", "anew")
+OF_TESTS = ("keys", "lasting", "expire_share", "ttl", "key_bytes", "value_bytes", "seed", "anew")
 OF_COMPARISONS = ("seconds", "rounds", "keyspace", "allocators")
 """Options of one of the two ways, by their names in the arguments."""
 SECONDS, ROUNDS = 30.0, 3

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pikaforge.bench.load import Samples, quantiles
 from pikaforge.bench.load_picture import LoadPicture, draw_load
 from pikaforge.bench.load_test import Progress
 from pikaforge.cli import output
-from pikaforge.cli.commands import bench_questions, bench_servers
+from pikaforge.cli.commands import bench_questions, bench_servers, bench_trial
 from pikaforge.cli.commands.bench_questions import Expected
 from pikaforge.cli.commands.bench_servers import STAGE, Servers
 from pikaforge.cli.commands.build import refuse_early, refuse_problems, status
@@ -34,8 +34,6 @@ from pikaforge.plan.cells import Cell
 Look = Callable[[], room.Room | None]
 """Looks at a disk."""
 Watch = Callable[[Progress], None]
-KEYS = 5_000_000
-"""The usual number of keys: about a minute."""
 WATCH = 5.0
 """Seconds between two looks at the disks."""
 ANSWER = 60.0
@@ -67,6 +65,7 @@ def load_test_of(context: Context) -> int:
 
 
 def _load(context: Context) -> KeyLoad:
+    """Return the load that is asked for; its keys are 1 if that number is not given."""
     arguments = context.arguments
     given = {
         name: value
@@ -74,7 +73,7 @@ def _load(context: Context) -> KeyLoad:
         if (value := getattr(arguments, name)) is not None
     }
     return KeyLoad(
-        keys=arguments.keys or KEYS,
+        keys=arguments.keys or 1,
         connections=arguments.connections,
         processes=arguments.processes,
         pipeline=arguments.pipeline,
@@ -103,8 +102,13 @@ def _journal(context: Context, servers: Servers, cell: Cell, load: KeyLoad, fold
     identity = f"{servers.result(f'compile:{cell.group}').identity} {servers.runtime(cell)}"
     if context.arguments.anew:
         _forget(servers, folder)
-    journal = LoadJournal.open(folder)
+    journal, given = LoadJournal.open(folder), context.arguments.keys
+    if journal is not None and not given:
+        load = replace(load, keys=journal.head.load.keys)
     if journal is None:
+        if not given:
+            seconds = context.arguments.lasting or bench_trial.LASTING
+            load = replace(load, keys=bench_trial.keys_by_trial(servers, cell, load, seconds))
         data = f"bench-{cell.id.lower()}-{secrets.token_hex(6)}"
         head = JournalHead(
             load=load, server=identity, interval=load_test.interval_for(load.keys), data=data, began=time.time()

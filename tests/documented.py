@@ -1,0 +1,84 @@
+"""Commands of the documents for operators: tests run them by section, and none may be left out.
+
+    for line in documented.commands("docs/operating.md", "Back up", "Restore"): ...
+
+`tests/unit/test_documents.py` looks for these calls in tests/integration, and for sections that none of them names.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("docs/operating.md", "docs/memory.md", "docs/load-test.md")
+SHELL = "sh"
+"""The language of blocks that tests run."""
+RUNNER = "commands"
+"""The function below, by whose calls it is known which sections are run."""
+FENCE = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+HEADING = re.compile(r"^#{1,6} +(.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A fenced block of a document."""
+
+    page: str
+    section: str
+    """The heading that is nearest before it."""
+    language: str
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    """Return the fenced blocks of a document, in their order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    fences = list(FENCE.finditer(text))
+    inside = [range(*fence.span()) for fence in fences]
+    headings = [found for found in HEADING.finditer(text) if not any(found.start() in fence for fence in inside)]
+    return [
+        Block(
+            page=page,
+            section=[heading[1] for heading in headings if heading.start() < fence.start()][-1],
+            language=fence[1],
+            text=fence[2],
+        )
+        for fence in fences
+    ]
+
+
+def commands(page: str, *sections: str) -> list[str]:
+    """Return the lines of the blocks of shell of some sections, in the order of these."""
+    found = blocks(page)
+    lines = []
+    for section in sections:
+        mine = [block for block in found if (block.section, block.language) == (section, SHELL)]
+        assert mine, f"{page} has no commands in its section {section}"
+        lines += [line for block in mine for line in block.text.splitlines()]
+    return lines
+
+
+def in_language(page: str, section: str, language: str) -> str:
+    """Return the only block of a section in a language."""
+    (text,) = (each.text for each in blocks(page) if (each.section, each.language) == (section, language))
+    return text
+
+
+def sections_that_tests_run(folder: Path) -> set[tuple[str, str]]:
+    """Return pages and sections of which the test modules of a folder take the commands."""
+    return {
+        (page, section) for path in folder.glob("test_*.py") for page, *sections in _calls(path) for section in sections
+    }
+
+
+def _calls(path: Path) -> Iterator[list[str]]:
+    """Yield the arguments of each call of `commands` in a module; they must be plain strings."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == RUNNER:
+            words = [each.value for each in node.args if isinstance(each, ast.Constant)]
+            assert len(words) == len(node.args), f"{path.name}:{node.lineno}: name the sections as plain strings"
+            yield [str(word) for word in words]
