@@ -116,11 +116,23 @@ def test_the_life_of_an_instance(each: Deployed) -> None:
     assert {path.stat().st_mode & 0o777 for path in (each.data, *each.data.iterdir())} == {0o750}
     env = (each.top / f"etc/demo/{each.port}.env").read_text()
     assert env == f"CONF={each.conf}\nDATA={each.data}\nTREE={each.top}/opt/demo\n"
+    # At the boot of a host without systemd its init calls this.
+    boot = each.top / "etc/init.d/demo"
+    assert (os.access(boot, os.X_OK), each.host.calls.count("update-rc.d demo defaults")) == (True, 1)
+    for word, said in (("stop", f"instance {each.port} is stopped\n"), ("start", ""), ("start", "nothing to do\n")):
+        done = each.host.run(str(boot), word)
+        assert (done.returncode, done.stdout.endswith(said), done.stderr) == (0, True, ""), word
+        assert each.instance("start", "--dry-run").stdout.startswith(f"instance {each.port} runs") == (word != "stop")
     # Again: nothing changes.
     before, process = each.state(), each.process()
     done = each.deploy()
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"deploy: instance {each.port} answers\n", "")
+    said = f"deploy: instance {each.port} answers: nothing to do\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
     assert (each.state(), each.process()) == (before, process)
+    each.host.stub("getent", "exit 2")
+    done = each.deploy("--no-start")
+    said = f"deploy: instance {each.port} is set up: nothing to do\n"
+    assert (done.returncode, done.stdout, "does not resolve" in done.stderr) == (0, said, True)
     done = each.instance("start")
     assert (done.returncode, done.stdout) == (0, f"instance {each.port} runs and answers: nothing to do\n")
     # A server that is killed is started again.
@@ -144,6 +156,7 @@ def test_the_life_of_an_instance(each: Deployed) -> None:
     assert not list((each.top / "etc").rglob(f"{each.port}*"))
     done = each.instance("remove")
     assert (done.returncode, "nothing to do" in done.stdout) == (0, True)
+    assert (boot.exists(), each.host.calls[-1]) == (False, "update-rc.d demo remove")
     assert each.deploy().returncode == 0
     assert (each.data / "db/1.sst").exists()
     done = each.instance("remove", "--purge", "7")
@@ -327,6 +340,7 @@ def test_hosts_that_cannot_have_an_instance(one: Deployed) -> None:
     cases = {
         "file system of the network": ("stat", stat.replace("echo ext2", "echo nfs")),
         "KiB of free space": ("df", "#!/bin/sh\necho x; echo / 1 1 100 1 /\n"),
+        "own name, ": ("getent", "#!/bin/sh\nexit 2\n"),
         "do not run the program": ("", ""),
         "needs glibc 9.9": ("", ""),
         "cannot be written": ("", ""),

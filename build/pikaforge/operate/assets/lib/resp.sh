@@ -25,8 +25,8 @@ address_of() { # CONF
     printf '%s\n' "$address"
 }
 
-# Print the reply to a request. Status: 0 there is one; 1 it is an error, printed on standard error; 2 no connection;
-# 3 none within $ask_seconds.
+# Print the reply to a request. Status: 0 there is one; 1 it is an error, whose printable ASCII is on standard error; 2 no
+# connection; 3 none within $ask_seconds.
 ask() ( # PORT WORD…
     load_instance "$1"
     shift
@@ -81,7 +81,7 @@ through_nc() { # ADDRESS PORT COUNT
             { seen++; text = reply($0); if (failed) exit; if (seen == ENVIRON["COUNT"]) exit }
             END {
                 if (!seen) exit 2
-                if (failed) { print text >"/dev/stderr"; exit 1 }
+                if (failed) { gsub(/[^ -~]/, "?", text); print text >"/dev/stderr"; exit 1 }
                 if (seen < ENVIRON["COUNT"] || status) exit 3
                 gsub(/\r\n/, "\n", text)
                 if (text != "") print text

@@ -2,7 +2,6 @@
 # Start, stop and look at the service of an instance: by systemd, or by run.sh where there is none. Sourced after
 # common.sh.
 
-by_systemd() { [ -d "$runtime/systemd/system" ]; }
 unit_of() { printf '%s@%s.service\n' "$product" "$1"; }
 
 # The pid file of run.sh's supervisor: its process, when that began, and the server's process.

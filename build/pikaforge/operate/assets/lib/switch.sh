@@ -64,7 +64,8 @@ deploy_of() { # NEW WORD…
 
 # Show what deploy.sh has said of the configuration.
 shown() {
-    grep -v -e ' is ready to be started with ' -e '^would not start' -e '^would set up' "$scratch/deployed" | printable || :
+    grep -v -e ' is ready to be started with ' -e ' is set up: nothing to do' -e '^would not start' -e '^would set up' \
+        "$scratch/deployed" | printable || :
 }
 
 # Wait for what a killed run has started.

@@ -7,11 +7,6 @@ beside=${top%/*}        # where trees are
 main=$beside/$product   # the tree of RPM and DEB; else a link to the one that is in use, or a tree itself
 most_members=200000
 
-# Print a fact of a tree; nothing is sourced.
-fact_of() { # TREE NAME
-    sed -n "s/^$2='\([A-Za-z0-9._+~-]*\)'\$/\1/p" "$1/utils/lib/product.sh" 2>/dev/null | head -n 1
-}
-
 # Print what tells trees apart, and names their folders.
 tree_name() { # TREE
     printf '%s-%s-%s\n' "$(fact_of "$1" version)" "$(fact_of "$1" release)" "$(fact_of "$1" model)"
@@ -120,8 +115,6 @@ members_size() { # NAMES LINES
             printf "%.0f\n", sum
         }' "$1" "$2"
 }
-
-free_kib() { df -Pk "$1" 2>/dev/null | awk 'NR == 2 { print $4 }'; }
 
 # Compare a file's sum with --sha256, else with SHA256SUMS beside the package.
 digest_check() { # COPY FILE

@@ -21,7 +21,7 @@ options_of_remove() {
                 misused "--purge removes all data of instance $port: type the port again" "instance.sh $port remove --purge $port"
             shift
             ;;
-        *) misused "unknown argument '$1'" "instance.sh PORT remove --help" ;;
+        *) misused "unknown argument '$1'" ;;
         esac
         shift
     done
@@ -57,6 +57,9 @@ verb_main() {
     # The unit of a tarball or wheel goes with the last instance.
     if [ -z "$(instances)" ]; then
         rm -f "$units/$product@.service"
+        # shellcheck source=boot.sh
+        . "$utils/lib/boot.sh"
+        boot_off
     fi
     if by_systemd; then
         systemctl daemon-reload

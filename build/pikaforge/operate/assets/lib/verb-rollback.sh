@@ -36,7 +36,7 @@ options_of_rollback() {
             esac
             shift
             ;;
-        *) misused "unknown argument '$1'" "instance.sh PORT rollback --help" ;;
+        *) misused "unknown argument '$1'" ;;
         esac
         shift
     done

@@ -54,8 +54,8 @@ options_of_upgrade() {
             esac
             shift
             ;;
-        -*) misused "unknown argument '$1'" "instance.sh PORT upgrade --help" ;;
-        '') misused "the version to upgrade to is empty" "instance.sh PORT upgrade --help" ;;
+        -*) misused "unknown argument '$1'" ;;
+        '') misused "the version to upgrade to is empty" ;;
         *)
             [ -z "$what" ] || misused "one version at a time, not '$what' and '$1'"
             what=$1
