@@ -16,6 +16,9 @@ from subprocess import CompletedProcess
 import pytest
 from guest.helpers import SHELLS, need
 from guest.operated_host import OperatedHost, operated_host
+from guest.watched_host import operate_of
+
+from pikaforge.operate import tables
 
 SERVER = Path(__file__).parent / "resp_demo.py"
 OFFSETS = (0, 1000, 2000)
@@ -399,7 +402,26 @@ def test_clients_are_lowered_to_what_the_host_can_open(each: Deployed) -> None:
     done = host.run("deploy.sh", str(each.port), f"{each.top}/data")
     assert done.returncode == 0, done.stderr
     assert "maxclients is lowered from 500 to 276: this host's hard limit of open files is 300" in done.stderr
-    assert each.settings()["maxclients"] == "276"
+    record = each.top / f"etc/demo/{each.port}.clients"
+    assert (each.settings()["maxclients"], record.read_text()) == ("276", "500 500 276\n")
+    done = host.run("deploy.sh", str(each.port), f"{each.top}/data")
+    assert (done.stdout, done.stderr) == (f"deploy: instance {each.port} answers: nothing to do\n", "")
+    # The limit was raised: so is the number again, unless it is what somebody has chosen since.
+    for number, said, wanted in (("277", False, "277"), ("276", True, "500")):
+        record.write_text("500 500 276\n")
+        each.conf.write_text(each.conf.read_text().replace("maxclients : 27", f"maxclients : {number}\n# 27"))
+        done = each.deploy()
+        assert ("maxclients is raised again from 276 to 500: this host" in done.stdout) is said, done.stdout
+        assert (done.returncode, done.stderr, each.settings()["maxclients"], record.exists()) == (0, "", wanted, False)
+    # A plan of memory has lowered it: a larger one may raise it.
+    for name, content in tables.of_parts(operate_of("main")).items():
+        (each.top / "opt/demo" / name).parent.mkdir(exist_ok=True)
+        (each.top / "opt/demo" / name).write_bytes(content)
+    runs = [each.deploy("--no-start", *words).stdout for words in (("--memory", "284M"), (), ("--memory", "64G"))]
+    assert ["maxclients is raised again from 200 to 500: the plan of memory and" in text for text in runs] == [
+        False, False, True,
+    ]  # fmt: skip
+    assert each.settings()["maxclients"] == "500"
 
 
 def test_pid_files_of_processes_that_are_gone(each: Deployed) -> None:

@@ -13,7 +13,7 @@ begin() {
     unit=$units/$product@.service
     dropin=$units/$product@$port.service.d
     for file in "$unit" "$dropin/10-instance.conf" "$env" "$etc/$port.shipped" "$tmpfiles/$product-$port.conf" \
-        "$init/$product"; do
+        "$init/$product" "$etc/$port.clients"; do
         [ ! -f "$file" ] || cp -p "$file" "$scratch/saved.${file##*/}"
     done
     [ -d "$etc" ] || etc_made=yes
@@ -145,8 +145,20 @@ write_host() {
     environment >"$scratch/env"
     put "$env" <"$scratch/env"
     [ -z "$protocol" ] || [ -z "$conf" ] || put "$etc/$port.shipped" <"$top/$shipped"
+    [ -z "$key_clients" ] || write_clients
     if by_systemd; then write_unit; else write_boot; fi
     ! by_systemd || [ ! -f "$utils/operate/logs.tsv" ] || write_rules
+}
+
+# The record of a number of clients that was lowered, for the next time.
+write_clients() {
+    clients_record >"$scratch/clients"
+    if [ -s "$scratch/clients" ]; then
+        put "$etc/$port.clients" <"$scratch/clients"
+    elif [ -f "$etc/$port.clients" ]; then
+        written="$written $etc/$port.clients"
+        rm -f "$etc/$port.clients"
+    fi
 }
 
 # The init script that starts the instances at boot; one that is there and of something else is left alone.

@@ -106,14 +106,14 @@ wait_healthy() { # PORT SECONDS
             looks=$((${looks:-0} + 1))
             if [ -n "$first" ]; then
                 printf '%s: the instance has ended; its last words:\n' "$tool" >&2
-                service_log "$1" 12 | printable | sed 's/^/  | /' >&2
+                last_words "$1"
                 return 1
             fi
         fi
         first=${first:-$process}
         if [ "$(date +%s)" -ge "$until" ]; then
             printf '%s: the instance does not answer within %s seconds; its last words:\n' "$tool" "$2" >&2
-            service_log "$1" 12 | printable | sed 's/^/  | /' >&2
+            last_words "$1"
             return 1
         fi
         sleep 1

@@ -73,6 +73,9 @@ service_restart() { # PORT
     service_stop "$1" && service_start "$1"
 }
 
+# Show the last lines of what the service said to who sees errors.
+last_words() { service_log "$1" 12 | printable | sed 's/^/  | /' >&2; } # PORT
+
 # Print the last lines of what the service said.
 service_log() { # PORT LINES
     if by_systemd; then

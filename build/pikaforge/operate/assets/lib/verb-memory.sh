@@ -44,10 +44,7 @@ verb_main() {
 
 # Print the lines of memory.awk as a table.
 memory_table() {
-    awk -F '\t' '
-        function human(b,  n, u) { if (b == "-") return "no bound"
-            split("B K M G T", u, " "); for (n = 1; b >= 1024 && n < 5; n++) b /= 1024
-            return n == 1 ? sprintf("%.0f", b) : sprintf("%.1f%s", b, u[n]) }
+    awk -F '\t' "$awk_human"'
         $1 == "set" { printf "set %s to %s\n", $2, $3 }
         $1 == "term" { printf "%10s  %-14s %s\n", human($3), $2, $4 }
         $1 == "reserve" { printf "%10s  %-14s %s\n", human($2), "reserve", $3 }
@@ -66,9 +63,7 @@ memory_allocator() {
             continue
         fi
         # MALLOC: + NUMBER ( N MiB) TEXT, of gperftools; the server may cut the reply anywhere.
-        memory_figures=$(printf '%s\n' "$memory_reply" | tr -d '\r' | awk -v words="$words" '
-            function human(b,  n, u) { split("B K M G T", u, " "); for (n = 1; b >= 1024 && n < 5; n++) b /= 1024
-                return n == 1 ? sprintf("%.0f", b) : sprintf("%.1f%s", b, u[n]) }
+        memory_figures=$(printf '%s\n' "$memory_reply" | tr -d '\r' | awk -v words="$words" "$awk_human"'
             /^MALLOC: *[=+]? *[0-9]+ *\( *[0-9.]+ MiB\) [A-Z]/ {
                 bytes = $0; sub(/^[^0-9]*/, "", bytes); sub(/[^0-9].*/, "", bytes)
                 sub(/^[^)]*\) */, "")

@@ -51,7 +51,7 @@ verb_main() {
     if by_systemd; then
         systemctl --quiet disable "$(unit_of "$port")" || :
     fi
-    rm -f "$dropin/10-instance.conf" "$etc/$port.shipped" "$env" "$tmpfiles/$product-$port.conf"
+    rm -f "$dropin/10-instance.conf" "$etc/$port.shipped" "$etc/$port.clients" "$env" "$tmpfiles/$product-$port.conf"
     rm -rf "$etc/$port.before" "$etc/$port.next"
     rmdir "$dropin" 2>/dev/null || :
     # The unit of a tarball or wheel goes with the last instance.
