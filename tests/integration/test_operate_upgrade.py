@@ -166,7 +166,7 @@ def test_an_upgrade_and_the_way_back(any_site: Site) -> None:
     # What lies beside is found by its version; the snapshot may be left out.
     site.ok("upgrade", "v3.4.0-2", "--no-snapshot", *SHORT)
     assert (site.tree(), site.whole()) == (SECOND, True)
-    assert host.sh("ls -A /etc/pika | grep -v -e env -e shipped").split() == [f"{PORT}.before"]
+    assert host.sh("ls -A /etc/pika | grep -v -e env -e shipped -e clients").split() == [f"{PORT}.before"]
     assert not host.exists(f"/data/pika_{PORT}/.reserve")
 
 
