@@ -20,12 +20,14 @@ OPERATE: dict[str, Any] = {
     "settings": {"maxclients": "500", "prefix": "demo{port}_"},
     "clients": {"key": "maxclients", "default": 1000, "reserve": 24},
     "passwords": {"admin": "requirepass", "user": "userpass", "master": "masterauth"},
+    "host_name": True,
     "stale_pids": [{"path": "dbsync/rsync.pid", "program": "sleep"}],
     "start_within": 5,
 }
 """The section of the demo."""
-PLACES = re.compile(r"^(etc|units|tmpfiles|packaged_units|runtime|logs)=(.*)$", re.MULTILINE)
+PLACES = re.compile(r"^(etc|units|init|tmpfiles|packaged_units|runtime|logs)=(.*)$", re.MULTILINE)
 """Where common.sh says what is where on a host."""
+MOVED = ("utils/lib/common.sh", "utils/boot.sh")
 
 
 def moved(text: str, top: Path) -> str:
@@ -48,7 +50,7 @@ class OperatedHost(StubbedHost):
         for name, text in files.items():
             path = tree / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(moved(text, self.top) if name == "utils/lib/common.sh" else text)
+            path.write_text(moved(text, self.top) if name in MOVED else text)
             path.chmod(0o755 if name in (*rendered.executable, "bin/demo") else 0o644)
         return tree
 
@@ -86,10 +88,12 @@ class OperatedHost(StubbedHost):
 def operated_host(top: Path, shell: tuple[str, ...]) -> OperatedHost:
     """A machine with the demo's package, its user and no systemd; programs of the system but for those stood in for."""
     host = OperatedHost(top=top, words=(str(shutil.which(shell[0])), *shell[1:]))
-    for name in ("bin", "run", "etc/systemd/system", "var/log", "data"):
+    for name in ("bin", "run", "etc/systemd/system", "etc/init.d", "var/log", "data"):
         host.folder(name)
     host.stub("useradd")
     host.stub("chown")
+    host.stub("update-rc.d")
+    host.stub("getent", "echo 192.0.2.1 here")
     # Nobody else may be there to become: the same user goes on.
     host.stub("setpriv", 'while [ "$1" != -- ]; do shift; done; shift; FAKE_UID=1000 exec "$@"')
     host.stub(

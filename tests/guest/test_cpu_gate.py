@@ -407,10 +407,15 @@ class TestCannotTell:
         (gate.utils / "cpu-features").write_text(text)
         self.check(gate.ask(shell=shell), "lists no features")
 
-    @pytest.mark.parametrize("text", ["AVX2\n", "*\n", "avx2\n[a-z]*\n", "avx avx2\n", "<html>\n", "avx2\r\n"])
+    @pytest.mark.parametrize(
+        "text", ["AVX2\n", "*\n", "avx2\n[a-z]*\n", "avx avx2\n", "<html>\n", "avx2\r\n", "\x1b[31m\x9b\n"]
+    )
     def test_damaged_features(self, gate: Gate, shell: str, text: str) -> None:
         (gate.utils / "cpu-features").write_text(text, newline="")
-        self.check(gate.ask(shell=shell), "is damaged")
+        done = gate.ask(shell=shell)
+        self.check(done, "is damaged")
+        assert done.stderr.replace("\n", "").isascii()
+        assert done.stderr.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -126,7 +126,7 @@ def test_an_ordinary_host(host: Host) -> None:
     assert (host.top / "data/demo_7000/conf/demo.conf").is_file()
     before = host.files("data", "etc", "opt")
     done = host.deploy()
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "deploy: demo@7000.service runs: nothing to do\n", "")
     assert host.files("data", "etc", "opt") == before
     assert not host.called("useradd")
 

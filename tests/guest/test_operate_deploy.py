@@ -16,6 +16,9 @@ from subprocess import CompletedProcess
 import pytest
 from guest.helpers import SHELLS, need
 from guest.operated_host import OperatedHost, operated_host
+from guest.watched_host import operate_of
+
+from pikaforge.operate import tables
 
 SERVER = Path(__file__).parent / "resp_demo.py"
 OFFSETS = (0, 1000, 2000)
@@ -116,11 +119,23 @@ def test_the_life_of_an_instance(each: Deployed) -> None:
     assert {path.stat().st_mode & 0o777 for path in (each.data, *each.data.iterdir())} == {0o750}
     env = (each.top / f"etc/demo/{each.port}.env").read_text()
     assert env == f"CONF={each.conf}\nDATA={each.data}\nTREE={each.top}/opt/demo\n"
+    # At the boot of a host without systemd its init calls this.
+    boot = each.top / "etc/init.d/demo"
+    assert (os.access(boot, os.X_OK), each.host.calls.count("update-rc.d demo defaults")) == (True, 1)
+    for word, said in (("stop", f"instance {each.port} is stopped\n"), ("start", ""), ("start", "nothing to do\n")):
+        done = each.host.run(str(boot), word)
+        assert (done.returncode, done.stdout.endswith(said), done.stderr) == (0, True, ""), word
+        assert each.instance("start", "--dry-run").stdout.startswith(f"instance {each.port} runs") == (word != "stop")
     # Again: nothing changes.
     before, process = each.state(), each.process()
     done = each.deploy()
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"deploy: instance {each.port} answers\n", "")
+    said = f"deploy: instance {each.port} answers: nothing to do\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
     assert (each.state(), each.process()) == (before, process)
+    each.host.stub("getent", "exit 2")
+    done = each.deploy("--no-start")
+    said = f"deploy: instance {each.port} is set up: nothing to do\n"
+    assert (done.returncode, done.stdout, "does not resolve" in done.stderr) == (0, said, True)
     done = each.instance("start")
     assert (done.returncode, done.stdout) == (0, f"instance {each.port} runs and answers: nothing to do\n")
     # A server that is killed is started again.
@@ -144,6 +159,7 @@ def test_the_life_of_an_instance(each: Deployed) -> None:
     assert not list((each.top / "etc").rglob(f"{each.port}*"))
     done = each.instance("remove")
     assert (done.returncode, "nothing to do" in done.stdout) == (0, True)
+    assert (boot.exists(), each.host.calls[-1]) == (False, "update-rc.d demo remove")
     assert each.deploy().returncode == 0
     assert (each.data / "db/1.sst").exists()
     done = each.instance("remove", "--purge", "7")
@@ -327,6 +343,7 @@ def test_hosts_that_cannot_have_an_instance(one: Deployed) -> None:
     cases = {
         "file system of the network": ("stat", stat.replace("echo ext2", "echo nfs")),
         "KiB of free space": ("df", "#!/bin/sh\necho x; echo / 1 1 100 1 /\n"),
+        "own name, ": ("getent", "#!/bin/sh\nexit 2\n"),
         "do not run the program": ("", ""),
         "needs glibc 9.9": ("", ""),
         "cannot be written": ("", ""),
@@ -385,7 +402,26 @@ def test_clients_are_lowered_to_what_the_host_can_open(each: Deployed) -> None:
     done = host.run("deploy.sh", str(each.port), f"{each.top}/data")
     assert done.returncode == 0, done.stderr
     assert "maxclients is lowered from 500 to 276: this host's hard limit of open files is 300" in done.stderr
-    assert each.settings()["maxclients"] == "276"
+    record = each.top / f"etc/demo/{each.port}.clients"
+    assert (each.settings()["maxclients"], record.read_text()) == ("276", "500 500 276\n")
+    done = host.run("deploy.sh", str(each.port), f"{each.top}/data")
+    assert (done.stdout, done.stderr) == (f"deploy: instance {each.port} answers: nothing to do\n", "")
+    # The limit was raised: so is the number again, unless it is what somebody has chosen since.
+    for number, said, wanted in (("277", False, "277"), ("276", True, "500")):
+        record.write_text("500 500 276\n")
+        each.conf.write_text(each.conf.read_text().replace("maxclients : 27", f"maxclients : {number}\n# 27"))
+        done = each.deploy()
+        assert ("maxclients is raised again from 276 to 500: this host" in done.stdout) is said, done.stdout
+        assert (done.returncode, done.stderr, each.settings()["maxclients"], record.exists()) == (0, "", wanted, False)
+    # A plan of memory has lowered it: a larger one may raise it.
+    for name, content in tables.of_parts(operate_of("main")).items():
+        (each.top / "opt/demo" / name).parent.mkdir(exist_ok=True)
+        (each.top / "opt/demo" / name).write_bytes(content)
+    runs = [each.deploy("--no-start", *words).stdout for words in (("--memory", "284M"), (), ("--memory", "64G"))]
+    assert ["maxclients is raised again from 200 to 500: the plan of memory and" in text for text in runs] == [
+        False, False, True,
+    ]  # fmt: skip
+    assert each.settings()["maxclients"] == "500"
 
 
 def test_pid_files_of_processes_that_are_gone(each: Deployed) -> None:

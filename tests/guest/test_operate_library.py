@@ -31,13 +31,26 @@ def test_shellcheck_has_nothing_to_say(path: Path) -> None:
     assert not any("eval" in line.split() for line in lines)
 
 
-CONTROLS = "a\\033[31mred\\007 \\302\\233x \\303\\244\\ttab"
-SHOWN = "a\\x1b[31mred\\x07 \\x9bx ä\ttab\n"
+CONTROLS = "a\\033[31mred\\007 \\302\\233x \\303\\244 \\303\\233 \\360\\237\\230\\200\\ttab "
+SHOWN = "a\\x1b[31mred\\x07 \\xc2\\x9bx ä Û \N{GRINNING FACE}\ttab "
+RAW = {
+    "\\2331m": "\\x9b1m",
+    "\\300\\233": "\\xc0\\x9b",
+    "\\340\\202\\233": "\\xe0\\x82\\x9b",
+    "\\355\\240\\200": "\\xed\\xa0\\x80",
+    "\\364\\220\\200\\200": "\\xf4\\x90\\x80\\x80",
+    "\\342\\202": "\\xe2\\x82",
+}
+"""Bytes that a terminal might take for a control, or for the beginning of one: none is a character of UTF-8."""
 
 
 def test_what_is_printed_controls_no_terminal(host: OperatedHost) -> None:
-    done = host.lib(f"printf '{CONTROLS}\\n' | printable; say \"$(printf '{CONTROLS}')\"")
-    assert (done.stdout, done.stderr) == (SHOWN * 2, "")
+    given, shown = (text + " ".join(part) for text, part in ((CONTROLS, RAW), (SHOWN, RAW.values())))
+    code = f"printf '{given}\\n' | printable; say \"$(printf '{given}')\""
+    if "busybox" in host.words[0]:
+        code = f'mkdir own; ln -s "$(command -v busybox)" own/awk; PATH=$PWD/own:$PATH; {code}'
+    done = host.lib(code)
+    assert (done.stdout, done.stderr) == (f"{shown}\n" * 2, "")
     done = host.lib("tool=demo; die \"$(printf 'no \\033]0;x\\007')\" 'do this'")
     assert (done.returncode, done.stderr) == (1, "demo: error: no \\x1b]0;x\\x07\n  hint: do this\n")
 
@@ -67,10 +80,14 @@ def test_hostile_verbs(host: OperatedHost, verb: str) -> None:
 def test_help_names_each_verb(host: OperatedHost) -> None:
     done = host.run("instance.sh", "--help")
     assert done.returncode == 0
+    host.add_instance()
     for verb in sorted(ASSETS.glob("lib/verb-*.sh")):
         name = verb.stem.removeprefix("verb-")
         assert f"  {name} " in done.stdout
         words = ("list",) if name == "list" else ("7000", name)
+        wrong = host.run("instance.sh", *words, "--no-such-thing")
+        hint = "instance.sh list" if name == "list" else f"instance.sh PORT {name}"
+        assert (wrong.returncode, f"  hint: {hint} --help\n" in wrong.stderr) == (2, True) or name == "check"
         help_ = host.run("instance.sh", *words, "--help")
         assert (help_.returncode, help_.stderr) == (0, "")
         assert "usage: " in help_.stdout
@@ -171,7 +188,7 @@ REPLIES: dict[str, tuple[bytes, int, str, str]] = {
     "empty": (b"$0\r\n\r\n", 0, "\n", ""),
     "nil": (b"$-1\r\n", 0, "", ""),
     "array": (b"*3\r\n$1\r\na\r\n:2\r\n$2\r\nbc\r\n", 0, "a\n2\nbc\n", ""),
-    "error": (b"-ERR no\r\n", 1, "", "ERR no\n"),
+    "error": (b"-ERR no\x9b\x1b\r\n", 1, "", "ERR no??\n"),
     "no-protocol": (b"HTTP/1.1 400\r\n", 3, "", ""),
     "too-long": (b"$999999999\r\n", 3, "", ""),
     "endless-arrays": (b"*1\r\n" * 100, 3, "", ""),

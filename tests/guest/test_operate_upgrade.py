@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -79,11 +81,23 @@ def whole(host: OperatedHost, release: str = "2") -> Members:
                 for line in content.splitlines(keepends=True)
             )
         found.append(member(name, content, mode=path.stat().st_mode & 0o777, uid=1234, uname="someone"))
-    found.append(member("demo/manifest.json", b'{"release": "2"}\n'))
     found.append(member("demo/lib/real.so", b"elf"))
     found.append(member("demo/lib/real.so.1", type=tarfile.SYMTYPE, linkname="real.so"))
     found.append(member("demo/bin/lib.so", type=tarfile.SYMTYPE, linkname="../lib/real.so.1"))
-    return found
+    return [*found, manifest_of(found)]
+
+
+def manifest_of(members: Members) -> tuple[tarfile.TarInfo, bytes]:
+    """What a packer says of files and links, as far as an upgrade reads it."""
+    contents = []
+    for info, content in members:
+        entry = {"path": info.name.removeprefix("demo/")}
+        if info.issym():
+            contents.append({**entry, "link": info.linkname})
+        elif info.isreg():
+            contents.append({**entry, "sha256": hashlib.sha256(content).hexdigest(), "mode": "0644"})
+    text = json.dumps({"cell": "R620", "contents": contents, "version": "v1.0"}, indent=2, sort_keys=True) + "\n"
+    return member("demo/manifest.json", text.encode())
 
 
 def pack(host: OperatedHost, members: Members, name: str = "demo.tar.gz") -> Path:
@@ -110,6 +124,10 @@ def test_a_package_is_unpacked_beside(host: OperatedHost, name: str) -> None:
     # Again: it is there.
     done = host.lib(UNPACK, FILE=str(path))
     assert (done.stdout, done.stderr) == (f"new={new}\n", "")
+    # One that was damaged since is not run, nor replaced.
+    (new / "lib/real.so").write_text("elg")
+    done = host.lib(UNPACK, FILE=str(path))
+    assert (done.returncode, "is damaged: lib/real.so is not what manifest.json says" in done.stderr) == (1, True)
     # Another one under the same name is not put in its place.
     (new / "manifest.json").write_text("{}\n")
     done = host.lib(UNPACK, FILE=str(path))
@@ -169,6 +187,58 @@ def test_hostile_packages_change_nothing(host: OperatedHost, case: str) -> None:
     assert (done.returncode, " is refused: it has " in done.stderr) == (1, True), done
     assert "\x1b" not in done.stderr
     assert everything(host) == before
+
+
+def other(members: Members, name: str, content: bytes) -> Members:
+    """The members with other content of one."""
+    return [member(info.name, content, mode=info.mode) if info.name == name else (info, text) for info, text in members]
+
+
+DAMAGED: dict[str, Callable[[Members], Members]] = {
+    "lib/real.so is not what manifest.json says": lambda whole: other(whole, "demo/lib/real.so", b"elg"),
+    "utils/run.sh is not what manifest.json says": lambda whole: other(whole, "demo/utils/run.sh", b"evil\n"),
+    "bin/lib.so is not what manifest.json says": lambda whole: [
+        *whole[:-2], member("demo/bin/lib.so", type=tarfile.SYMTYPE, linkname="../lib/real.so"), whole[-1],
+    ],
+    "lib/real.so is missing": lambda whole: [entry for entry in whole if entry[0].name != "demo/lib/real.so"],
+    "lib/more is not in manifest.json": lambda whole: [*whole, member("demo/lib/more")],
+    "bin/more is not in manifest.json": lambda whole: [
+        *whole, member("demo/bin/more", type=tarfile.SYMTYPE, linkname="demo"),
+    ],
+    "manifest.json is missing": lambda whole: whole[:-1],
+    "bin/demo is not in manifest.json": lambda whole: other(whole, "demo/manifest.json", b'{"contents": []}\n'),
+}  # fmt: skip
+
+
+def test_damaged_packages_and_failed_upgrades_leave_no_tree(host: OperatedHost) -> None:
+    good = whole(host)
+    path = pack(host, good)
+    before = everything(host)
+    for said, damage in DAMAGED.items():
+        pack(host, damage(good))
+        done = host.run("instance.sh", PORT, "upgrade", str(path), "--no-snapshot")
+        what = said if "bin/demo" not in said else "is not in manifest.json"
+        assert (done.returncode, f"{path} is refused: " in done.stderr, what in done.stderr) == (1, True, True), done
+        assert everything(host) == before, said
+    # One that is whole, for an instance that does not answer: unpacked, and removed again, unless it is in use.
+    pack(host, good)
+    new = host.top / "opt" / SECOND
+    done = host.run("instance.sh", PORT, "upgrade", str(path))
+    assert (done.returncode, "does not answer" in done.stderr) == (1, True), done
+    assert f"{new}, which was unpacked for this, is removed again" in done.stderr
+    assert everything(host) == before
+    for record, text in ((f"{PORT}.before/tree", f"{new}\n"), ("7005.env", f"TREE={new}\n")):
+        file = host.top / "etc/demo" / record
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        assert host.run("instance.sh", PORT, "upgrade", str(path)).returncode == 1
+        assert new.is_dir(), record
+        file.unlink()
+        shutil.rmtree(new)
+    # What was there before stays.
+    assert host.lib(UNPACK, FILE=str(path)).returncode == 0
+    assert host.run("instance.sh", PORT, "upgrade", str(path)).returncode == 1
+    assert new.is_dir()
 
 
 def test_packages_that_are_something_else(host: OperatedHost) -> None:

@@ -92,7 +92,7 @@ def test_an_instance_from_its_first_start_to_its_end(any_host: Host) -> None:
     assert host.ask(9221, "SET", "key", "value") == "OK"
     # Again: nothing happens.
     before, number = state(host), process(host, 9221)
-    assert host.ok("sh", DEPLOY, "9221", "/data") == "deploy: instance 9221 answers\n"
+    assert host.ok("sh", DEPLOY, "9221", "/data") == "deploy: instance 9221 answers: nothing to do\n"
     assert (state(host), process(host, 9221)) == (before, number)
     # Open files for its clients, and 10000 more; clients are lowered where the engine allows fewer.
     clients, limit = (
@@ -119,6 +119,19 @@ def test_an_instance_from_its_first_start_to_its_end(any_host: Host) -> None:
     assert (status, "port 10221 of this instance is also one of instance 9221" in said) == (1, True)
     host.ok("sh", DEPLOY, "9321", "/srv")
     assert host.ask(9321, "PING") == "PONG"
+    if not host.systemd:
+        # What a boot of sysvinit calls, and then what its end calls.
+        host.reboot()
+        assert not host.serves(9221)
+        host.sh("for script in /etc/rc2.d/S*pika; do $script start; done")
+        for port in (9221, 9321):
+            host.wait_serving(port)
+        assert host.ask(9221, "GET", "key") == "value"
+        host.ok("/etc/init.d/pika", "status")
+        host.sh("for script in /etc/rc0.d/K*pika; do $script stop; done")
+        assert not host.serves(9221)
+        assert host.run("/etc/init.d/pika", "status")[0] == 1
+        host.ok("/etc/init.d/pika", "start")
     # Gone, and nothing is left but what was there before, and the user.
     host.ok("sh", INSTANCE, "9321", "remove", "--purge", "9321")
     assert "its data is kept in /data/pika_9221" in host.ok("sh", INSTANCE, "9221", "remove")
@@ -202,6 +215,10 @@ def test_hosts_that_cannot_have_it(one: Host) -> None:
     status, said = one.run("sh", DEPLOY, "9221", "/data")
     one.ok("umount", "/data")
     assert (status, "free space" in said) == (1, True)
+    one.ok("hostname", "nowhere.invalid")
+    status, said = one.run("sh", DEPLOY, "9221", "/data")
+    one.ok("hostname", "one")
+    assert (status, "name, nowhere.invalid, does not resolve" in said, "/etc/hosts" in said) == (1, True, True)
     for base in ("/etc", "/usr/share", "/run/x"):
         status, said = one.run("sh", DEPLOY, "9221", base)
         assert (status, "folder of the system" in said) == (1, True)
@@ -244,6 +261,7 @@ def test_a_server_that_fails_again_and_again_is_left_alone(one: Host) -> None:
 def test_a_stale_pid_file_goes(any_host: Host) -> None:
     host = any_host
     host.ok("sh", DEPLOY, "9221", "/data")
+    assert "of the allocator: the server has no TCMALLOC STATS" in host.ok("sh", INSTANCE, "9221", "memory")
     host.sh("mkdir -p /data/pika_9221/dbsync/rsync; echo 4194000 >/data/pika_9221/dbsync/rsync/slash_rsync.pid")
     host.sh("chown -R pika: /data/pika_9221/dbsync")
     host.ok("sh", INSTANCE, "9221", "restart")

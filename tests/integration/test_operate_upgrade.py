@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import documented
@@ -170,7 +170,7 @@ def test_an_upgrade_and_the_way_back(any_site: Site) -> None:
     # What lies beside is found by its version; the snapshot may be left out.
     site.ok("upgrade", "v3.4.0-2", "--no-snapshot", *SOON)
     assert (site.tree(), site.whole()) == (SECOND, True)
-    assert host.sh("ls -A /etc/pika | grep -v -e env -e shipped").split() == [f"{PORT}.before"]
+    assert host.sh("ls -A /etc/pika | grep -v -e env -e shipped -e clients").split() == [f"{PORT}.before"]
     assert not host.exists(f"/data/pika_{PORT}/.reserve")
 
 
@@ -181,6 +181,7 @@ FAULTS: tuple[Fault, ...] = ("dies", "dies-later", "silent", "mute")
 def test_what_does_not_serve_is_left_by_itself(site: Site, fault: Fault) -> None:
     host = site.host
     package = site.package(released(site.second.broken(fault), fault.replace("-", ".")), fault)
+    trees = host.sh("ls -A /opt")
     conf, unit = site.conf(), host.read("/etc/systemd/system/pika@.service")
     status, said = site.verb("upgrade", package, *SHORT)
     assert (status, f"instance {PORT} serves again with v3.4.0-1-R620" in said) == (1, True), said
@@ -191,6 +192,7 @@ def test_what_does_not_serve_is_left_by_itself(site: Site, fault: Fault) -> None
     assert host.sh("readlink /opt/pika").strip() == FIRST
     assert "nothing to do" in site.ok("rollback")
     assert not host.exists(f"/data/pika_{PORT}/.reserve")
+    assert host.sh("ls -A /opt") == trees
     # The next one goes as if nothing had been.
     site.ok("upgrade", site.package(site.second, "second"), *SOON)
     assert (site.tree(), site.whole()) == (SECOND, True)
@@ -245,7 +247,10 @@ def test_a_package_that_is_not_the_right_one_is_refused(site: Site) -> None:
     gate = site.second.changed({"utils/cpu-features": b"lm\nno_such_flag\n"})
     status, said = site.verb("upgrade", site.package(released(gate, "gate"), "gate"))
     assert (status, "nothing was changed" in said, "no_such_flag" in said) == (1, True, True), said
-    host.sh("rm -rf /opt/pika-v3.4.0-gate-R620")
+    # Whole by its sum, but not what its manifest says.
+    entries = {**site.second.entries, "bin/pika": site.second.with_line("bin/pika", "#").entries["bin/pika"]}
+    status, said = site.verb("upgrade", site.package(replace(site.second, entries=entries), "other"))
+    assert (status, "bin/pika is not what manifest.json says" in said) == (1, True), said
     assert (host.sh("ls -A /opt"), site.process(), site.tree()) == (before, process, FIRST)
 
 

@@ -47,7 +47,6 @@ PATTERN_WORDS = {
     operate_scalars.GLOB_PATTERN: "must be the name of a file, with * and [ ] for what varies",
     operate_metrics.METRIC_PATTERN: "may hold only small letters, digits and _, and begins with a letter",
     operate_metrics.SOURCE_PATTERN: "must name what INFO says, such as is_bgsaving, is_bgsaving[2], *_keys or @head",
-    operate_metrics.HELP_PATTERN: "must be printable ASCII, without quotes and backslashes",
     operate_metrics.PLACE_PATTERN: "must be a regular expression of letters, digits and _ [ ] . * + ( ) | -",
     operate_metrics.COMMAND_WORD_PATTERN: "must be a word of letters, digits and _ -",
     operate_metrics.TITLE_PATTERN: "must be a title of letters, digits, blanks and , ( ) / -",

@@ -58,6 +58,9 @@ class Operate(Strict):
         default=None, description="The setting with the addresses that it listens on; null: it listens on all."
     )
     passwords: Passwords = Field(default=Passwords(), description="Which settings hold passwords.")
+    host_name: bool = Field(
+        default=False, description="Whether the name of its host must resolve there, e.g. for replication."
+    )
     programs: tuple[Name, ...] = Field(default=(), description="Programs of the system that it calls.")
     stale_pids: tuple[StalePid, ...] = Field(default=(), description="Removed before a start if their process is gone.")
     memory: Memory | None = Field(default=None, description="What it takes of memory; null: it cannot be planned.")

@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from pikaforge.config.operate_scalars import VALUE_PATTERN
 from pikaforge.config.scalars import Strict
 
 METRIC_PATTERN = r"^[a-z][a-z0-9_]*$"
 SOURCE_PATTERN = r"^(@head|@stem|@each|[*]?[A-Za-z_][A-Za-z0-9_.-]*([|][A-Za-z_][A-Za-z0-9_.-]*|\[[1-9]\])?)$"
-HELP_PATTERN = r"^[ !#-&(-\[\]-~]+$"
 PLACE_PATTERN = r"^[A-Za-z0-9_\[\].*+()|-]+$"
 COMMAND_WORD_PATTERN = r"^[A-Za-z0-9_-]+$"
 TITLE_PATTERN = r"^[A-Za-z0-9 ,()/-]+$"
@@ -28,7 +28,7 @@ Source = Annotated[str, Field(pattern=SOURCE_PATTERN, max_length=64)]
 """A field of INFO, `is_bgsaving`, or its second word, `is_bgsaving[2]`. In lines with a name: the key of a pair, the
 first of two that is there, `one|other`, the first key with an end, `*_keys`, the name of the line, `@head`, the first
 key without its last part, `@stem`, and the name in a value such as `(db0:17)`, `@each`."""
-Help = Annotated[str, Field(pattern=HELP_PATTERN, min_length=1, max_length=200)]
+Help = Annotated[str, Field(pattern=VALUE_PATTERN, min_length=1, max_length=200)]
 """A line of ASCII without quotes and backslashes."""
 Place = Annotated[str, Field(pattern=PLACE_PATTERN, max_length=64)]
 """An extended regular expression of few characters."""

@@ -54,6 +54,7 @@ def product_sh(product: Product, server: Server, words: Mapping[str, str]) -> st
         "stop_signal": server.stop.signal,
         "stop_seconds": f"{server.stop.within:.0f}",
         "start_seconds": str(operate.start_within) if operate is not None else "",
+        "host_name": "yes" if operate is not None and operate.host_name else "",
         "programs": " ".join(operate.programs) if operate is not None else "",
         "key_clients": clients.key if clients is not None else "",
         "default_clients": str(clients.default) if clients is not None else "",

@@ -19,7 +19,10 @@ ASSETS = Path(__file__).resolve().parent / "assets"
 DEPLOY = "utils/deploy.sh"
 SETTINGS = "utils/settings.tsv"
 LIBRARY = "utils/lib"
-EXECUTABLE = (DEPLOY, "utils/instance.sh", "utils/run.sh", "utils/metrics.sh", "utils/backup-rsync.sh")
+BOOT = "utils/boot.sh"
+OPERATED = ("utils/instance.sh", "utils/run.sh", "utils/backup-rsync.sh")
+"""What an operated server gets beside utils/deploy.sh."""
+EXECUTABLE = (DEPLOY, *OPERATED, BOOT, metrics.SCRIPT)
 """What gets mode 0755. The others are read by these."""
 FOR_ALL = ("common.sh", "conf-merge.sh", "deploy-checks.sh", "deploy-conf.sh", "deploy-host.sh")
 """Of the library: what utils/deploy.sh needs."""
@@ -52,9 +55,9 @@ def rendered(product: Product, words: Mapping[str, str]) -> dict[str, bytes]:
         contents[unit] = filled(ASSETS / "instance.service", words).encode()
         return contents
     contents[unit] = filled(ASSETS / "operated.service", words).encode()
-    for name in EXECUTABLE:
-        if name != metrics.SCRIPT:  # it comes with its tables
-            contents[name] = (ASSETS / Path(name).name).read_bytes()
+    contents[BOOT] = filled(ASSETS / "boot.sh", words).encode()
+    for name in OPERATED:
+        contents[name] = (ASSETS / Path(name).name).read_bytes()
     for path in sorted((ASSETS / "lib").iterdir()):
         contents[f"{LIBRARY}/{path.name}"] = path.read_bytes()
     for part in TABLES:

@@ -53,7 +53,25 @@ usage() {
         'PIKAFORGE_SKIP_CPU_GATE=1 in the environment turns a refusal into a warning.'
 }
 
-say() { printf '%s\n' "$1" >&2; }
+# A list may be damaged: what a terminal might obey is shown as ?.
+say() {
+    plain=$1
+    case $1 in
+    *[!\ -~]*)
+        plain='' rest=$1
+        [ "${#1}" -le 500 ] || rest='(a long line that is no text)'
+        while [ -n "$rest" ]; do
+            letter=${rest%"${rest#?}"}
+            rest=${rest#?}
+            case $letter in
+            [!\ -~]) letter='?' ;;
+            esac
+            plain=$plain$letter
+        done
+        ;;
+    esac
+    printf '%s\n' "$plain" >&2
+}
 
 # A refusal, after its reasons were printed; the override makes it a warning.
 end() { # STATUS

@@ -67,7 +67,7 @@ arguments() {
             value=$1
             shift
             ;;
-        -?*) wrong "unknown argument '$word'" 'deploy.sh --help' ;;
+        -?*) wrong "unknown argument '$word'" "$help" ;;
         *)
             given=$((given + 1))
             case $given in
@@ -98,7 +98,7 @@ plan() {
     show_conf
     if [ "$begins" = no ]; then
         say "would not start it"
-    elif systemd; then
+    elif by_systemd; then
         say "would enable and start $product@$port.service"
     elif [ -n "$protocol" ]; then
         say "would start it by run.sh"
@@ -109,33 +109,40 @@ plan() {
 start() {
     what=${conf:+conf $conf}
     what=${what:-data $data}
-    if ! systemd && [ -z "$protocol" ]; then
+    if ! by_systemd && [ -z "$protocol" ]; then
         say "deploy: no systemd here; the instance is ready to be started with $what"
         return
     fi
-    ! systemd || systemctl daemon-reload
+    ! by_systemd || systemctl daemon-reload
+    ! by_systemd || systemctl is-enabled --quiet "$product@$port.service" 2>/dev/null || mended=yes
     enabled=yes
-    if [ "$begins" = no ]; then
-        ! systemd || systemctl --quiet enable "$product@$port.service"
-        say "deploy: instance $port is ready to be started with $what${protocol:+: instance.sh $port start}"
-        return
-    fi
-    if ! systemd; then
-        answers
-        return
-    fi
-    if [ -z "$protocol" ]; then
+    if by_systemd && [ -z "$protocol" ] && [ "$begins" = yes ]; then
+        if unchanged && systemctl is-active --quiet "$product@$port.service"; then
+            say "deploy: $product@$port.service runs: nothing to do"
+            return
+        fi
         systemctl enable --now "$product@$port.service"
         say "deploy: $product@$port.service is enabled and started"
         return
     fi
-    systemctl --quiet enable "$product@$port.service"
-    answers
+    ! by_systemd || systemctl --quiet enable "$product@$port.service"
+    if [ "$begins" = yes ]; then
+        answers
+    elif unchanged; then
+        say "deploy: instance $port is set up: nothing to do"
+    else
+        say "deploy: instance $port is ready to be started with $what${protocol:+: instance.sh $port start}"
+    fi
 }
+
+# Whether all was there already.
+unchanged() { [ -n "$found" ] && [ -z "$made$user_made$written$changed$mended${password_written:-}" ]; }
 
 answers() {
     if service_active "$port" && healthy "$port"; then
-        say "deploy: instance $port answers"
+        nothing=
+        ! unchanged || nothing=': nothing to do'
+        say "deploy: instance $port answers$nothing"
         [ -z "$changed" ] || say "deploy: its configuration was changed: instance.sh $port restart"
         return
     fi

@@ -57,6 +57,8 @@ case $verb in
 esac
 [ -f "$utils/lib/verb-$verb.sh" ] || misused "there is no verb '$verb'" "one of: $(verbs | tr '\n' ' ')"
 tool=$verb
+help="instance.sh PORT $verb --help"
+[ "$verb" != list ] || help='instance.sh list --help'
 # shellcheck source=/dev/null
 . "$utils/lib/verb-$verb.sh"
 for word; do

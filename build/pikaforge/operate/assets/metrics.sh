@@ -112,7 +112,7 @@ instance_metrics() {
     own scrape_duration_seconds "$(awk -v a="$asked" -v b="$(uptime_now)" 'BEGIN { printf "%.2f", b - a }')"
     package=
     for name in version release model target image; do
-        package="$package,$name=\"$(tree_fact "$name" | tr -cd 'A-Za-z0-9._+~:-')\""
+        package="$package,$name=\"$(fact_of "$tree" "$name")\""
     done
     own package_info 1 "$package,tree=\"$tree\""
     passed=1

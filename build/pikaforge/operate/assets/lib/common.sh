@@ -18,9 +18,11 @@ export LC_ALL
 top=${utils%/*}
 tool=${tool:-${0##*/}}
 tool=${tool%.sh}
+help="${0##*/} --help"  # what wrong arguments are answered with; instance.sh names its verb
 # Where things are on a host. Tests put other folders here.
 etc=/etc/$product
 units=/etc/systemd/system
+init=/etc/init.d
 tmpfiles=/etc/tmpfiles.d
 packaged_units="/usr/lib/systemd/system /lib/systemd/system"
 runtime=/run
@@ -32,31 +34,35 @@ held=''                 # locks of this process
 said=''                 # whether an error was printed
 scratch=''              # its folder for temporary files, made by `temporary`
 
-# Print a text, or what comes in, with control characters as \xNN. Line ends and tabs stay.
+# Print a text, or what comes in, with control characters as \xNN; line ends and tabs stay. Of what is not ASCII only
+# whole characters of UTF-8 stay: the bytes of all else, and of U+0080 to U+009F, are shown so, too.
 printable() {
     if [ $# -gt 0 ]; then
         printf '%s\n' "$*" | printable
         return
     fi
     tr '\000' '?' | awk '
-        BEGIN {
-            for (i = 1; i < 32; i++) if (i != 9) shown[sprintf("%c", i)] = sprintf("\\x%02x", i)
-            shown[sprintf("%c", 127)] = "\\x7f"
-            c1 = sprintf("%c", 194) # of UTF-8: what follows up to 0x9f is a control character, too
-            for (i = 128; i < 160; i++) after[sprintf("%c", i)] = sprintf("\\x%02x", i)
+        # How many bytes the character at a place has; 0 if it is shown by its bytes. Ranges: The Unicode Standard, 3.9.
+        function whole(line, at, first, second, size, i) {
+            first = code[substr(line, at, 1)]
+            if (first < 128) return first == 9 || (first > 31 && first < 127)
+            size = first < 194 || first > 244 ? 0 : first < 224 ? 2 : first < 240 ? 3 : 4
+            for (i = 1; i < size; i++) if (int(code[substr(line, at + i, 1)] / 64) != 2) return 0
+            second = code[substr(line, at + 1, 1)]
+            if ((first == 194 || first == 224) && second < 160 || first == 237 && second > 159) return 0
+            if (first == 240 && second < 144 || first == 244 && second > 143) return 0
+            return size
         }
-        {
-            if ($0 !~ /^[ -~\t]*$/) {
-                line = ""
-                for (i = 1; i <= length($0); i++) {
-                    letter = substr($0, i, 1)
-                    if (letter == c1 && substr($0, i + 1, 1) in after) letter = after[substr($0, ++i, 1)]
-                    line = line (letter in shown ? shown[letter] : letter)
-                }
-                $0 = line
+        BEGIN { for (i = 1; i < 256; i++) code[sprintf("%c", i)] = i }
+        $0 !~ /^[ -~\t]*$/ {
+            line = ""
+            for (i = 1; i <= length($0); i += size ? size : 1) {
+                size = whole($0, i)
+                line = line (size ? substr($0, i, size) : sprintf("\\x%02x", code[substr($0, i, 1)]))
             }
-            print
-        }'
+            $0 = line
+        }
+        { print }'
 }
 
 say() { printable "$*"; }
@@ -75,7 +81,7 @@ die() { # MESSAGE [HINT]
 misused() { # MESSAGE [HINT]
     said=yes
     printf '%s: error: %s\n' "$tool" "$(printable "$1")" >&2
-    hint "${2:-$tool.sh --help}"
+    hint "${2:-$help}"
     exit 2
 }
 
@@ -98,6 +104,7 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+by_systemd() { [ -d "$runtime/systemd/system" ]; }
 is_root() { [ "$(id -u)" -eq 0 ]; }
 need_root() { is_root || die "only root can do this" "sudo $0 $*"; }
 is_number() { # TEXT DIGITS: a whole number without leading zeros, of so many digits at most
@@ -108,6 +115,11 @@ is_number() { # TEXT DIGITS: a whole number without leading zeros, of so many di
     [ ${#1} -le "${2:-15}" ]
 }
 is_port() { is_number "$1" 5 && [ "$1" -gt 0 ] && [ "$1" -le "$highest" ]; }
+# Refuse the value of an option that is no number from 1 on.
+counted() { # OPTION VALUE DIGITS
+    if is_number "$2" "$3" && [ "$2" -gt 0 ]; then return 0; fi
+    misused "$1 takes a number from 1 on, of $3 digits at most, not '$2'"
+}
 # Absolute, and without what units, environment files and confs take for syntax.
 is_plain_path() {
     case $1/ in
@@ -115,6 +127,13 @@ is_plain_path() {
     /*) ;;
     *) return 1 ;;
     esac
+}
+
+free_kib() { df -Pk "$1" 2>/dev/null | awk 'NR == 2 { print $4 }'; }
+
+# Print a fact of a tree; nothing is sourced.
+fact_of() { # TREE NAME
+    sed -n "s/^$2='\([A-Za-z0-9._+~-]*\)'\$/\1/p" "$1/utils/lib/product.sh" 2>/dev/null | head -n 1
 }
 
 # Make a folder that only this user can read, for temporary files; its path is in $scratch.
@@ -198,13 +217,21 @@ as_user() { # PROGRAM WORD…
     fi
 }
 
-# For awk: key_of(LINE), the key that a line of a configuration sets; nothing for a comment.
+# For awk: key_of(LINE) is the key that a line of a configuration sets, nothing for a comment; value_of(LINE) is what it
+# sets that to. $SEPARATOR stands between the two.
 conf_keys='
     function key_of(line, at) {
         sub(/^[ \t]+/, "", line)
-        if (line ~ /^#/ || line == "") return ""
+        if (line ~ /^#/) return ""
         if (mark == "") sub(/[ \t].*/, "", line); else { at = index(line, mark); line = at ? substr(line, 1, at - 1) : "" }
         sub(/[ \t\r]+$/, "", line)
+        return line
+    }
+    function value_of(line) {
+        sub(/[ \t\r]+$/, "", line); sub(/^[ \t]+/, "", line)
+        line = mark == "" ? substr(line, length(key_of(line)) + 1) : substr(line, index(line, mark) + length(mark))
+        sub(/^[ \t]+/, "", line)
+        if (line ~ /^".*"$/ && length(line) > 1) line = substr(line, 2, length(line) - 2)
         return line
     }
     BEGIN { mark = ENVIRON["SEPARATOR"]; gsub(/[ \t]/, "", mark) }
@@ -212,37 +239,17 @@ conf_keys='
 
 # What a configuration file sets a key to: the last line of that name that is no comment.
 conf_get() { # FILE KEY
-    KEY=$2 SEPARATOR=$separator awk '
-        BEGIN { mark = ENVIRON["SEPARATOR"]; gsub(/[ \t]/, "", mark); key = ENVIRON["KEY"] }
-        {
-            line = $0
-            sub(/\r$/, "", line); sub(/^[ \t]+/, "", line)
-            word = line
-            if (mark == "") sub(/[ \t].*/, "", word); else { at = index(word, mark); word = at ? substr(word, 1, at - 1) : "" }
-            sub(/[ \t]+$/, "", word)
-            if (word != key || line ~ /^#/) next
-            value = substr(line, length(word) + 1)
-            sub(/^[ \t]+/, "", value)
-            if (mark != "") { value = substr(value, length(mark) + 1); sub(/^[ \t]+/, "", value) }
-            sub(/[ \t]+$/, "", value)
-            if (value ~ /^".*"$/ && length(value) > 1) value = substr(value, 2, length(value) - 2)
-        }
+    KEY=$2 SEPARATOR=$separator awk "$conf_keys"'
+        key_of($0) == ENVIRON["KEY"] { value = value_of($0) }
         END { print value }' "$1"
 }
 
 # Print a configuration with a key set: in its first line of that name, the others go; else at the end. The value comes
 # on standard input, because it may be a password: what is in arguments or the environment can be seen.
 conf_with() { # FILE KEY <VALUE
-    KEY=$2 SEPARATOR=$separator awk '
-        BEGIN { mark = ENVIRON["SEPARATOR"]; gsub(/[ \t]/, "", mark); key = ENVIRON["KEY"] }
-        NR == 1 { setting = key ENVIRON["SEPARATOR"] $0; next }
-        {
-            word = $0
-            sub(/^[ \t]+/, "", word)
-            if (mark == "") sub(/[ \t].*/, "", word); else { at = index(word, mark); word = at ? substr(word, 1, at - 1) : "" }
-            sub(/[ \t\r]+$/, "", word)
-        }
-        word == key { if (!done) print setting; done = 1; next }
+    KEY=$2 SEPARATOR=$separator awk "$conf_keys"'
+        NR == 1 { setting = ENVIRON["KEY"] ENVIRON["SEPARATOR"] $0; next }
+        key_of($0) == ENVIRON["KEY"] { if (!done) print setting; done = 1; next }
         { print }
         END { if (!done) print setting }' - "$1"
 }

@@ -28,16 +28,15 @@ conf_merge() { # NEW OLD
         }' "$2" "$1"
 }
 
-# Print a configuration without its passwords.
+# Print a configuration without its passwords, those of comments too.
 without_secrets() { # FILE
-    KEYS="$key_admin $key_user $key_master" SEPARATOR=$separator awk '
-        BEGIN { mark = ENVIRON["SEPARATOR"]; gsub(/[ \t]/, "", mark); n = split(ENVIRON["KEYS"], list, " "); for (i = 1; i <= n; i++) secret[list[i]] = 1 }
+    KEYS="$key_admin $key_user $key_master" SEPARATOR=$separator awk "$conf_keys"'
+        BEGIN { n = split(ENVIRON["KEYS"], list, " "); for (i = 1; i <= n; i++) secret[list[i]] = 1 }
         {
-            word = $0
-            sub(/^[ \t]*#?[ \t]*/, "", word)
-            if (mark == "") sub(/[ \t].*/, "", word); else { at = index(word, mark); word = at ? substr(word, 1, at - 1) : word }
-            sub(/[ \t\r]+$/, "", word)
-            print word in secret ? word ENVIRON["SEPARATOR"] "(not shown)" : $0
+            text = $0
+            sub(/^[ \t]*#?/, "", text)
+            key = key_of(text)
+            print key in secret ? key ENVIRON["SEPARATOR"] "(not shown)" : $0
         }' "$1"
 }
 

@@ -3,8 +3,6 @@
 
 room_kib=65536 # free space without which an instance is not begun
 
-systemd() { [ -d "$runtime/systemd/system" ]; }
-
 # Print a path without links; its last folders need not be there.
 real() (
     at=$1
@@ -149,7 +147,7 @@ check_host() {
     [ "$(id -u)" -eq 0 ] || die "only root can set an instance up" "sudo sh $0 $port $base"
     for folder in "$etc" "$units" "$where"; do
         case $folder in
-        "$units") systemd || continue ;;
+        "$units") by_systemd || continue ;;
         esac
         [ -w "$(existing "$folder")" ] || die "$(existing "$folder") cannot be written: is it mounted read-only?" \
             "mount -o remount,rw, or another BASE"
@@ -160,10 +158,10 @@ check_host() {
         ;;
     tmpfs | ramfs) warn "$where is in memory: the data is lost at the next boot" ;;
     esac
-    free=$(df -Pk "$(existing "$where")" 2>/dev/null | awk 'NR == 2 { print $4 }')
+    free=$(free_kib "$(existing "$where")")
     ! is_number "$free" || [ "$free" -ge "$room_kib" ] ||
         die "$where has only $free KiB of free space, and needs $room_kib" "make room, or take another BASE"
-    ! systemd || command -v systemctl >/dev/null 2>&1 || die "systemd runs, and systemctl is missing"
+    ! by_systemd || command -v systemctl >/dev/null 2>&1 || die "systemd runs, and systemctl is missing"
     for program in $programs; do
         command -v "$program" >/dev/null 2>&1 || die "$program is missing, which the server calls" \
             "apt-get install $program, or: yum install $program"
@@ -210,6 +208,7 @@ check_instance() {
     id "$user" >/dev/null 2>&1 || user_missing=yes
     reachable "$where"
     reachable "${top%/*}"
+    check_name
     no_overlap
     first=${variables%% *}
     mark=DATA=$data
@@ -219,6 +218,17 @@ check_instance() {
             "take another PORT, or: systemctl disable --now $product@$port; rm $env"
     fi
     [ -f "$env" ] || [ -n "$found" ] || free_ports
+}
+
+# Refuse a host that cannot find the address of its own name, where the server looks for that.
+check_name() {
+    [ -n "$host_name" ] && command -v getent >/dev/null 2>&1 || return 0
+    name=$(uname -n)
+    [ -z "$(getent hosts "$name" 2>/dev/null)" ] || return 0
+    words="this host's own name, $name, does not resolve, and the server needs that"
+    # An instance that is there already stays as it is.
+    [ -z "$found" ] || { warn "$words" && return; }
+    die "$words" "add a line with its address on the network to /etc/hosts: ADDRESS $name"
 }
 
 # Refuse a port that another instance uses, too: each has further ones above its own.

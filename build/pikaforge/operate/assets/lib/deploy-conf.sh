@@ -37,11 +37,15 @@ compose_conf() {
         [ ! -f "$utils/operate/recommended.tsv" ] || draft_table "$utils/operate/recommended.tsv"
         draft_table "$utils/settings.tsv"
     fi
+    lowered=
+    [ -z "$found" ] || draft_raised
     printf '%s' "$sets" >"$scratch/sets"
     while IFS= read -r line; do
         printf '%s\n' "${line#*=}" | draft_set "${line%%=*}"
     done <"$scratch/sets"
+    [ -n "$lowered" ] && [ -z "$memory" ] || chosen=$(clients_of "$draft")
     [ -z "$memory" ] || draft_memory
+    planned=$(clients_of "$draft")
     if [ -n "$password_file" ]; then
         [ -z "$found" ] || [ "$(conf_get "$conf" "$key_admin")" = "$password" ] || ! service_active "$port" ||
             die "instance $port runs, and would be asked with a password that it does not have yet" \
@@ -51,6 +55,30 @@ compose_conf() {
         done
     fi
     umask 022
+}
+
+# How many clients a configuration lets in; nothing if there is no setting for that.
+clients_of() { # CONF
+    [ -z "$key_clients" ] || echo $(($(wanted_files "$1") - reserve_files))
+}
+
+# Where a plan or the host's limit has lowered the number of clients, and nobody has changed it since, begin with what was
+# chosen before. Sets $lowered, which is empty otherwise, and $chosen.
+draft_raised() {
+    [ -n "$key_clients" ] && [ -f "$etc/$port.clients" ] || return 0
+    read -r chosen planned lowered <"$etc/$port.clients" || :
+    if ! is_number "${lowered:-x}" 7 || ! is_number "$chosen" 7 || ! is_number "$planned" 7 ||
+        [ "$(clients_of "$conf")" != "$lowered" ] || printf '%s' "$sets" | grep -q "^$key_clients="; then
+        lowered=
+        return 0
+    fi
+    if [ -n "$memory" ]; then echo "$chosen"; else echo "$planned"; fi | draft_set "$key_clients"
+}
+
+# Print the record of a number that was lowered: what was chosen, what the plan allows, what it is now.
+clients_record() {
+    now=$(clients_of "$draft")
+    [ "$now" = "$chosen" ] || printf '%s %s %s\n' "$chosen" "$planned" "$now"
 }
 
 # The plan for an amount of memory: its settings, and its arithmetic as comments between two marks.
@@ -80,13 +108,19 @@ check_limits() {
     files=
     [ -n "$key_clients" ] && [ -n "$conf" ] || return 0
     files=$(wanted_files "$draft")
-    can_open "$files" && return 0
+    if can_open "$files"; then
+        clients=$((files - reserve_files))
+        [ "${lowered:-$clients}" -ge "$clients" ] ||
+            say "deploy: $key_clients is raised again from $lowered to $clients: ${memory:+the plan of memory and }this host's limit of open files allow that"
+        return 0
+    fi
     most=$(most_files)
     less=$((most - reserve_files))
     clients=$((files - reserve_files))
     [ "$less" -gt 0 ] || die "this host's hard limit of open files is $most, and the server needs $reserve_files and more" \
         "raise it: ulimit -Hn, LimitNOFILE of systemd, --ulimit of a container"
-    warn "$key_clients is lowered from $clients to $less: this host's hard limit of open files is $most"
+    [ "$less" = "$lowered" ] ||
+        warn "$key_clients is lowered from $clients to $less: this host's hard limit of open files is $most"
     printf '%s\n' "$less" | draft_set "$key_clients"
     files=$most
 }

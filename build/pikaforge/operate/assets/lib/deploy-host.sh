@@ -4,6 +4,7 @@
 made=''    # the data folder, if it is new
 parents='' # folders above it that are new
 user_made='' written='' enabled='' started='' done='' begun=''
+mended='' # whether owners or modes were not right
 
 # Note what is there: from here on, a failure is undone.
 begin() {
@@ -11,7 +12,8 @@ begin() {
     temporary
     unit=$units/$product@.service
     dropin=$units/$product@$port.service.d
-    for file in "$unit" "$dropin/10-instance.conf" "$env" "$etc/$port.shipped" "$tmpfiles/$product-$port.conf"; do
+    for file in "$unit" "$dropin/10-instance.conf" "$env" "$etc/$port.shipped" "$tmpfiles/$product-$port.conf" \
+        "$init/$product" "$etc/$port.clients"; do
         [ ! -f "$file" ] || cp -p "$file" "$scratch/saved.${file##*/}"
     done
     [ -d "$etc" ] || etc_made=yes
@@ -26,19 +28,22 @@ undo() { # STATUS
     fi
     [ -z "$done" ] || return 0
     [ -z "$started" ] || service_stop "$port" >/dev/null 2>&1
-    [ -z "$enabled$started" ] || [ -f "$scratch/saved.$port.env" ] || ! systemd ||
+    [ -z "$enabled$started" ] || [ -f "$scratch/saved.$port.env" ] || ! by_systemd ||
         systemctl --quiet disable --now "$product@$port.service" 2>/dev/null
-    rm -f "$env.new.$$" "$unit.new.$$" "$dropin/10-instance.conf.new.$$" "$etc/$port.shipped.new.$$"
+    rm -f "$env.new.$$" "$unit.new.$$" "$dropin/10-instance.conf.new.$$" "$etc/$port.shipped.new.$$" \
+        "$init/$product.new.$$"
     for file in $written; do
         if [ -f "$scratch/saved.${file##*/}" ]; then
             cp -p "$scratch/saved.${file##*/}" "$file"
+        elif [ "$file" = "$init/$product" ]; then
+            boot_off
         else
             rm -f "$file"
         fi
     done
     rmdir "$dropin" 2>/dev/null
     [ -z "${etc_made:-}" ] || rmdir "$etc" 2>/dev/null
-    if [ -n "$written" ] && systemd; then
+    if [ -n "$written" ] && by_systemd; then
         systemctl daemon-reload
         systemctl reset-failed "$product@$port.service" 2>/dev/null
     fi
@@ -77,12 +82,14 @@ own_tree() {
     bad=$(find "$top" ! -type l '(' ! -uid 0 -o ! -gid 0 -o -perm -020 -o -perm -002 -o ! -perm -044 -o \
         -perm -100 ! -perm -011 ')' -print 2>&1 | head -n 1)
     [ -n "$bad" ] || return 0
+    mended=yes
     chown -R 0:0 "$top"
     chmod -R go-w,go+rX "$top"
 }
 
 # The folders of the instance: the user's, because it writes into each, and into that of the conf for CONFIG REWRITE.
 make_folders() {
+    owned=$(owners)
     if [ ! -d "$data" ]; then
         at=${data%/*}
         while [ ! -d "${at:-/}" ]; do
@@ -108,7 +115,11 @@ make_folders() {
     as_user sh -c 'umask 027
         cd "$1" && shift && mkdir -p "$@"' sh "$data" $folders
     [ ! -f "$conf" ] || chown -h "$user:" "$conf"
+    [ "$owned" = "$(owners)" ] || mended=yes
 }
+
+# Print the owners of the folders, and of the configuration.
+owners() { stat -c '%u %g %n' "$data" "$data"/* "$conf" 2>/dev/null || :; }
 
 # Replace a file of root's by what comes in; note that it is ours.
 put() { # FILE
@@ -129,13 +140,39 @@ write_host() {
         (umask 077 && set -C && printf '%s\n' "$password" >"$password_file")
         say "deploy: the password of instance $port is in $password_file"
     fi
-    systemd || [ -n "$protocol" ] || return 0
+    by_systemd || [ -n "$protocol" ] || return 0
     mkdir -p "$etc"
     environment >"$scratch/env"
     put "$env" <"$scratch/env"
     [ -z "$protocol" ] || [ -z "$conf" ] || put "$etc/$port.shipped" <"$top/$shipped"
-    ! systemd || write_unit
-    ! systemd || [ ! -f "$utils/operate/logs.tsv" ] || write_rules
+    [ -z "$key_clients" ] || write_clients
+    if by_systemd; then write_unit; else write_boot; fi
+    ! by_systemd || [ ! -f "$utils/operate/logs.tsv" ] || write_rules
+}
+
+# The record of a number of clients that was lowered, for the next time.
+write_clients() {
+    clients_record >"$scratch/clients"
+    if [ -s "$scratch/clients" ]; then
+        put "$etc/$port.clients" <"$scratch/clients"
+    elif [ -f "$etc/$port.clients" ]; then
+        written="$written $etc/$port.clients"
+        rm -f "$etc/$port.clients"
+    fi
+}
+
+# The init script that starts the instances at boot; one that is there and of something else is left alone.
+write_boot() {
+    # shellcheck source=boot.sh
+    . "$utils/lib/boot.sh"
+    if [ -n "$(boot_tool)" ] && ! boot_foreign; then
+        put "$boot" <"$utils/boot.sh"
+        chmod 755 "$boot"
+        boot_on || die "$boot cannot be switched on" "what $(boot_tool) says is above"
+    elif [ -z "$found" ]; then
+        warn "nothing starts instance $port at the boot of this host"
+        hint "let its init call: $top/utils/run.sh $port --daemon"
+    fi
 }
 
 # The rules by which systemd-tmpfiles removes old log files.

@@ -99,16 +99,9 @@ place_of() {
         place_rest=${place_rest#*'}'}
     done
     place=$(printf '%s\n' "$place$place_rest" | tr -s /)
-    case $place in
-    /?*) ;;
-    *) die "'$(printable "$place")' in $2 is not an absolute path" "give absolute paths in $2" ;;
-    esac
-    case ${place%/}/ in
-    *[!A-Za-z0-9/._@+-]* | */./* | */../*)
-        die "'$(printable "$place")' in $2 is not a plain path" "letters, digits, / . _ @ + -"
-        ;;
-    esac
-    printf '%s\n' "${place%/}"
+    place=${place%/}
+    is_plain_path "$place" || die "'$place' in $2 is no plain absolute path" "letters, digits, / . _ @ + -"
+    printf '%s\n' "$place"
 }
 
 # Print path and time (seconds since 1970) of the last good snapshot of an instance; nothing if there is none.
@@ -175,9 +168,4 @@ now_read() {
     now_snapshot=$(last_snapshot)
     now_gate=fail
     ! sh "$tree/utils/cpu-gate.sh" --quiet >/dev/null 2>&1 || now_gate=pass
-}
-
-# Print a value of the product's facts in the tree that an instance runs: tree_fact NAME. Nothing is sourced.
-tree_fact() {
-    sed -n "s/^$1='\([^']*\)'\$/\1/p" "$tree/utils/lib/product.sh" 2>/dev/null | head -n 1
 }

@@ -1,4 +1,4 @@
-# The arithmetic of memory.sh: what a configuration may take, and values that stay below a budget.
+# The arithmetic of memory.sh, whose human() goes before it: what a configuration may take, and values below a budget.
 #
 # Input is the table operate/memory.tsv, then lines about one configuration:
 #   value KEY TEXT     what the configuration says
@@ -153,14 +153,6 @@ function plan(    i, need, left, shares, extra, more, fixed, culprit) {
         shares -= share[i]
         given[key[i]] = sprintf("%.0f", value[i]); is_given[key[i]] = 1
     }
-}
-
-function human(bytes) {
-    if (bytes >= 1099511627776) return sprintf("%.1fT", bytes / 1099511627776)
-    if (bytes >= 1073741824) return sprintf("%.1fG", bytes / 1073741824)
-    if (bytes >= 1048576) return sprintf("%.1fM", bytes / 1048576)
-    if (bytes >= 1024) return sprintf("%.1fK", bytes / 1024)
-    return sprintf("%.0f", bytes)
 }
 
 # Return a size that `size` reads back as the same, or as a little more.

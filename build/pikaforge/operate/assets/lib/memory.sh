@@ -16,11 +16,18 @@ memory_bytes() {
         }' || return 1
 }
 
+# For awk: human(BYTES) is a size for people; `-` stands for one without a bound.
+awk_human='
+    function human(b, n, u) {
+        if (b == "-") return "no bound"
+        split("B K M G T", u, " "); for (n = 1; b >= 1024 && n < 5; n++) b /= 1024
+        return n == 1 ? sprintf("%.0f", b) : sprintf("%.1f%s", b, u[n])
+    }
+'
+
 # Print a size for people.
 memory_human() {
-    printf '%s\n' "$1" | awk '
-        { split("B K M G T", unit, " "); for (n = 1; $1 >= 1024 && n < 5; n++) $1 /= 1024
-          if (n == 1) printf "%.0f\n", $1; else printf "%.1f%s\n", $1, unit[n] }'
+    printf '%s\n' "$1" | awk "$awk_human"'{ print human($1) }'
 }
 
 # Print what memory.awk has to know of a configuration, and the keys that are pinned.
@@ -44,7 +51,8 @@ memory_lines() {
     lines_mode=$1
     lines_budget=$2
     shift 2
-    memory_facts "$@" | awk -v mode="$lines_mode" -v budget="$lines_budget" -f "$utils/lib/memory.awk" "$utils/operate/memory.tsv" -
+    memory_facts "$@" | awk -v mode="$lines_mode" -v budget="$lines_budget" "$awk_human$(cat "$utils/lib/memory.awk")" \
+        "$utils/operate/memory.tsv" -
 }
 
 # Print a plan: memory_plan BYTES CONF [PINNED…]. Nothing is changed.
@@ -64,9 +72,7 @@ memory_plan() {
 
 # Print a plan as comments of a configuration.
 memory_comments() {
-    awk -F '\t' '
-        function human(b,  n, u) { split("B K M G T", u, " "); for (n = 1; b >= 1024 && n < 5; n++) b /= 1024
-            return n == 1 ? sprintf("%.0f", b) : sprintf("%.1f%s", b, u[n]) }
+    awk -F '\t' "$awk_human"'
         $1 == "budget" { budget = $2 }
         $1 == "term" { lines = lines sprintf("#  %8s  %s: %s\n", human($3), $2, $4) }
         $1 == "reserve" { lines = lines sprintf("#  %8s  reserve: %s\n", human($2), $3) }

@@ -39,7 +39,9 @@ reply() {
     case $line in
     '+'* | ':'*) printf '%s\n' "${line:1}" ;;
     '-'*)
-        printf '%s\n' "${line:1}" >&2
+        # It may go to a terminal.
+        line=${line:1:1024}
+        printf '%s\n' "${line//[^ -~]/?}" >&2
         failed=1
         ;;
     '$-1' | '*-1') [ "$depth" -eq 0 ] || echo ;;

@@ -25,8 +25,8 @@ address_of() { # CONF
     printf '%s\n' "$address"
 }
 
-# Print the reply to a request. Status: 0 there is one; 1 it is an error, printed on standard error; 2 no connection;
-# 3 none within $ask_seconds.
+# Print the reply to a request. Status: 0 there is one; 1 it is an error, whose printable ASCII is on standard error; 2 no
+# connection; 3 none within $ask_seconds.
 ask() ( # PORT WORD…
     load_instance "$1"
     shift
@@ -81,7 +81,7 @@ through_nc() { # ADDRESS PORT COUNT
             { seen++; text = reply($0); if (failed) exit; if (seen == ENVIRON["COUNT"]) exit }
             END {
                 if (!seen) exit 2
-                if (failed) { print text >"/dev/stderr"; exit 1 }
+                if (failed) { gsub(/[^ -~]/, "?", text); print text >"/dev/stderr"; exit 1 }
                 if (seen < ENVIRON["COUNT"] || status) exit 3
                 gsub(/\r\n/, "\n", text)
                 if (text != "") print text
@@ -106,14 +106,14 @@ wait_healthy() { # PORT SECONDS
             looks=$((${looks:-0} + 1))
             if [ -n "$first" ]; then
                 printf '%s: the instance has ended; its last words:\n' "$tool" >&2
-                service_log "$1" 12 | printable | sed 's/^/  | /' >&2
+                last_words "$1"
                 return 1
             fi
         fi
         first=${first:-$process}
         if [ "$(date +%s)" -ge "$until" ]; then
             printf '%s: the instance does not answer within %s seconds; its last words:\n' "$tool" "$2" >&2
-            service_log "$1" 12 | printable | sed 's/^/  | /' >&2
+            last_words "$1"
             return 1
         fi
         sleep 1

@@ -2,7 +2,6 @@
 # Start, stop and look at the service of an instance: by systemd, or by run.sh where there is none. Sourced after
 # common.sh.
 
-by_systemd() { [ -d "$runtime/systemd/system" ]; }
 unit_of() { printf '%s@%s.service\n' "$product" "$1"; }
 
 # The pid file of run.sh's supervisor: its process, when that began, and the server's process.
@@ -73,6 +72,9 @@ service_restart() { # PORT
     fi
     service_stop "$1" && service_start "$1"
 }
+
+# Show the last lines of what the service said to who sees errors.
+last_words() { service_log "$1" 12 | printable | sed 's/^/  | /' >&2; } # PORT
 
 # Print the last lines of what the service said.
 service_log() { # PORT LINES

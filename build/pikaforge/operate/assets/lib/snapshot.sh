@@ -107,7 +107,7 @@ snapshot_enter() { # PLACE
 snapshot_copy() (
     snapshot_enter "$1"
     copy_need=$(du -s -k -- "$enter_what" | awk '{ print $1 }')
-    copy_free=$(df -P -k -- "$2" | awk 'NR == 2 { print $4 }')
+    copy_free=$(free_kib "$2")
     if [ "$3" = no ] && [ "$(stat -c %d -- .)" = "$(stat -c %d -- "$2")" ]; then
         if cp -R -p -l -- "$enter_what" "$2/" 2>/dev/null; then
             printf 'linked\n'

@@ -25,7 +25,8 @@ switch_record() { # NEW
         mkdir "$next.new"
         printf '%s\n' "$tree" >"$next.new/tree"
         printf '%s\n' "$1" >"$next.new/to"
-        for file in "$unit" "$dropin" "$etc/$port.shipped"; do
+        [ "$fresh" != "$1" ] || printf '%s\n' "$1" >"$next.new/fresh"
+        for file in "$unit" "$dropin" "$etc/$port.shipped" "$etc/$port.clients"; do
             [ ! -f "$file" ] || cp -p "$file" "$next.new/${file##*/}"
         done
         own_file "$conf" >"$next.new/conf"
@@ -64,7 +65,8 @@ deploy_of() { # NEW WORD…
 
 # Show what deploy.sh has said of the configuration.
 shown() {
-    grep -v -e ' is ready to be started with ' -e '^would not start' -e '^would set up' "$scratch/deployed" | printable || :
+    grep -v -e ' is ready to be started with ' -e ' is set up: nothing to do' -e '^would not start' -e '^would set up' \
+        "$scratch/deployed" | printable || :
 }
 
 # Wait for what a killed run has started.
@@ -92,7 +94,7 @@ switch_back() { # RECORD
     child_ended "$1"
     rm -f "$reserve"
     tree_put "$port" "$(cat "$1/tree")"
-    for file in "$unit" "$dropin" "$etc/$port.shipped"; do
+    for file in "$unit" "$dropin" "$etc/$port.shipped" "$etc/$port.clients"; do
         saved=$1/${file##*/}
         [ -f "$saved" ] && ! cmp -s "$saved" "$file" || continue
         program=$(sed -n 's/^ExecStart=\(\/[^ ]*\).*/\1/p' "$saved")
@@ -113,7 +115,7 @@ switch_back() { # RECORD
 # Restart, and wait until the program of a tree answers, and goes on to do so for a while.
 switch_start() { # TREE SECONDS SETTLE
     service_restart "$port" || {
-        service_log "$port" 12 | printable | sed 's/^/  | /' >&2
+        last_words "$port"
         return 1
     }
     wait_healthy "$port" "$2" || return 1
@@ -123,7 +125,7 @@ switch_start() { # TREE SECONDS SETTLE
         sleep 1
         if [ "$(service_pid "$port")" != "$process" ] || ! healthy "$port"; then
             printf '%s: it answered, and does no more; its last words:\n' "$tool" >&2
-            service_log "$port" 12 | printable | sed 's/^/  | /' >&2
+            last_words "$port"
             return 1
         fi
     done
@@ -133,8 +135,8 @@ switch_start() { # TREE SECONDS SETTLE
 }
 
 # Whether the process of the instance is a program of a tree, and that file is still there.
-runs_tree() { # TREE
-    process=$(service_pid "$port")
+runs_tree() { # TREE [PORT]
+    process=$(service_pid "${2:-$port}")
     [ -n "$process" ] || return 1
     # As its user: in containers root must not look at the processes of others.
     case $(as_user readlink "$proc/$process/exe" 2>/dev/null) in
@@ -142,6 +144,25 @@ runs_tree() { # TREE
     "$1"/*) return 0 ;;
     esac
     tr '\000' '\n' <"$proc/$process/cmdline" 2>/dev/null | grep -q "^$1/"
+}
+
+# Whether an instance runs a tree, is set to it, or may go back to it.
+tree_used() ( # TREE
+    [ "$(tree_real "$main")" != "$1" ] || exit 0
+    ! grep -Fqsx -e "$1" "$etc"/*.next/tree "$etc"/*.next/to "$etc"/*.before/tree "$etc"/*.before/to || exit 0
+    for each in $(instances); do
+        its=$(env_get "$etc/$each.env" TREE)
+        [ "$(tree_real "${its:-$main}")" != "$1" ] || exit 0
+        ! runs_tree "$1" "$each" || exit 0
+    done
+    exit 1
+)
+
+# After a failure: remove the tree that this command has unpacked.
+tree_forget() { # STATUS
+    if [ "$1" -eq 0 ] || [ -z "$fresh" ] || [ ! -d "$fresh" ] || tree_used "$fresh"; then return 0; fi
+    rm -rf "$fresh"
+    printf '%s: %s, which was unpacked for this, is removed again\n' "$tool" "$fresh" >&2
 }
 
 # Ports of the command line, for verbs that take several: PORT first, then --port, or all of this host.

@@ -6,11 +6,7 @@
 beside=${top%/*}        # where trees are
 main=$beside/$product   # the tree of RPM and DEB; else a link to the one that is in use, or a tree itself
 most_members=200000
-
-# Print a fact of a tree; nothing is sourced.
-fact_of() { # TREE NAME
-    sed -n "s/^$2='\([A-Za-z0-9._+~-]*\)'\$/\1/p" "$1/utils/lib/product.sh" 2>/dev/null | head -n 1
-}
+fresh=''                # the tree that this command has unpacked
 
 # Print what tells trees apart, and names their folders.
 tree_name() { # TREE
@@ -121,8 +117,6 @@ members_size() { # NAMES LINES
         }' "$1" "$2"
 }
 
-free_kib() { df -Pk "$1" 2>/dev/null | awk 'NR == 2 { print $4 }'; }
-
 # Compare a file's sum with --sha256, else with SHA256SUMS beside the package.
 digest_check() { # COPY FILE
     has=$(sha256sum <"$1")
@@ -167,6 +161,39 @@ tree_unpack() { # FILE
     tree_settle "$1"
 }
 
+# Print what a tree has other than its manifest says: each file by its SHA-256, each link, none more and none less. It is
+# read as the packer writes it, one value a line; what cannot be read so is not there.
+tree_differs() { # TREE
+    [ -f "$1/manifest.json" ] && [ ! -L "$1/manifest.json" ] || { echo "manifest.json is missing" && return; }
+    (
+        cd "$1"
+        find . -type f ! -path ./manifest.json -exec sha256sum '{}' +
+        find . -type l -print | while IFS= read -r each; do
+            printf '>%s  %s\n' "$(readlink "$each")" "$each"
+        done
+    ) >"$scratch/has" 2>"$scratch/errors" || { head -n 1 "$scratch/errors" && return; }
+    awk '
+        FILENAME == ARGV[1] {
+            if ($0 ~ /^  "contents": \[/) inside = 1
+            if ($0 ~ /^  \]/) inside = 0
+            if (!inside) next
+            name = $1; value = $0
+            sub(/^[^:]*: "/, "", value); sub(/",?$/, "", value)
+            if (name == "\"sha256\":") what = value
+            if (name == "\"link\":") what = ">" value
+            if (name == "\"path\":") path = value
+            if ($0 ~ /^    \}/) { wanted[path] = what; path = what = "" }
+            next
+        }
+        {
+            path = substr($0, index($0, "  ") + 4)
+            if (!(path in wanted)) { print path " is not in manifest.json"; said = 1; exit }
+            if (wanted[path] != substr($0, 1, index($0, "  ") - 1)) { print path " is not what manifest.json says"; said = 1; exit }
+            delete wanted[path]
+        }
+        END { if (!said) for (path in wanted) { print path " is missing"; exit } }' "$1/manifest.json" "$scratch/has"
+}
+
 # Look at what was unpacked, and give it its name.
 tree_settle() { # FILE
     odd=$(find "$work/tree" ! -type f ! -type d ! -type l -print | head -n 1)
@@ -181,17 +208,22 @@ tree_settle() { # FILE
     case $name in
     -* | *-- | *--*) die "$1 does not say what it is: $name" ;;
     esac
+    bad=$(tree_differs "$unpacked")
+    [ -z "$bad" ] || die "$1 is refused: $bad" "get it again"
     new=$main-$name
     if [ -e "$new" ] || [ -L "$new" ]; then
         tree_check "$new"
         cmp -s "$new/manifest.json" "$unpacked/manifest.json" ||
             die "$new is there, and is not what $1 has" "if no instance uses it: mv $new away"
+        bad=$(tree_differs "$new")
+        [ -z "$bad" ] || die "$new is there, and is damaged: $bad" "if no instance uses it: mv $new away"
     else
         mv "$unpacked" "$new"
+        fresh=$new
         say "unpacked to $new"
     fi
     rm -rf "$work"
-    undo() { :; }
+    undo() { tree_forget "$1"; }
 }
 
 # ---- package managers

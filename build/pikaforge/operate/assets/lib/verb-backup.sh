@@ -74,17 +74,11 @@ verb_main() {
 backup_option() {
     case $1 in
     --keep | --wait)
-        case $2 in
-        '' | *[!0-9]* | 0* | ???????*) misused "$1 takes a number from 1 to 999999, not '$2'" ;;
-        esac
+        counted "$1" "$2" 6
         [ "$1" = --keep ] && backup_keep=$2 || backup_wait=$2
         ;;
     *)
-        case $2/ in
-        *[!A-Za-z0-9/._@+-]* | */./* | */../* | *//*) misused "$1 takes a plain absolute path, not '$2'" ;;
-        /?*) ;;
-        *) misused "$1 takes a plain absolute path, not '$2'" ;;
-        esac
+        is_plain_path "${2%/}" || misused "$1 takes a plain absolute path, not '$2'"
         if [ "$1" = --to ]; then
             backup_to=${2%/}
         else
@@ -140,7 +134,7 @@ backup_make() {
         (cd "$backup_part/snapshot" && find . -type f -exec sha256sum '{}' + >../backup.sums)
     fi
     {
-        printf 'product=%s\nversion=%s\nmodel=%s\nport=%s\n' "$product" "$(tree_fact version)" "$(tree_fact model)" "$port"
+        printf 'product=%s\nversion=%s\nmodel=%s\nport=%s\n' "$product" "$(fact_of "$tree" version)" "$(fact_of "$tree" model)" "$port"
         printf 'time=%s\nplace=%s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$snapshot_place"
         printf 'keys_before=%s\nexpires_before=%s\n' "${backup_before% *}" "${backup_before#* }"
         printf 'keys_after=%s\nexpires_after=%s\n' "${backup_after% *}" "${backup_after#* }"

@@ -47,5 +47,5 @@ list_line() {
     ! info_read "$port" 2>/dev/null || list_state=serves
     list_role=$(info_named role)
     printf '%-6s %-8s %-8s %-12s %s\n' "$port" "$list_state" "$(printable "${list_role:--}")" \
-        "$(tree_fact version)" "$data"
+        "$(fact_of "$tree" version)" "$data"
 }

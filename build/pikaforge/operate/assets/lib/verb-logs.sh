@@ -25,9 +25,7 @@ verb_main() {
     while [ $# -gt 0 ]; do
         case $1 in
         --lines | --days)
-            case ${2:-} in
-            '' | *[!0-9]* | 0* | ?????*) misused "$1 takes a number from 1 to 9999, not '${2:-}'" ;;
-            esac
+            counted "$1" "${2:-}" 4
             [ "$1" = --lines ] && logs_lines=$2 || logs_days=$2
             shift
             ;;

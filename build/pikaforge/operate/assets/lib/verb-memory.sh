@@ -44,15 +44,38 @@ verb_main() {
 
 # Print the lines of memory.awk as a table.
 memory_table() {
-    awk -F '\t' '
-        function human(b,  n, u) { if (b == "-") return "no bound"
-            split("B K M G T", u, " "); for (n = 1; b >= 1024 && n < 5; n++) b /= 1024
-            return n == 1 ? sprintf("%.0f", b) : sprintf("%.1f%s", b, u[n]) }
+    awk -F '\t' "$awk_human"'
         $1 == "set" { printf "set %s to %s\n", $2, $3 }
         $1 == "term" { printf "%10s  %-14s %s\n", human($3), $2, $4 }
         $1 == "reserve" { printf "%10s  %-14s %s\n", human($2), "reserve", $3 }
         $1 == "total" { printf "%10s  in all\n", human($2) }
         $1 == "budget" { printf "%10s  planned for\n", human($2) }' | printable
+}
+
+# Print what the allocator says of itself: figures of tcmalloc as the others, else the lines of the reply. Many servers are
+# built with another allocator, and refuse the command.
+memory_allocator() {
+    rows_of memory ask | while read -r words; do
+        # shellcheck disable=SC2086 # the words of a command, from the product's entry
+        if ! memory_reply=$(ask "$port" $words 2>&1 </dev/null); then
+            memory_reply=$(printf '%s\n' "$memory_reply" | head -n 1)
+            say "         -  of the allocator: the server has no $words${memory_reply:+ ($memory_reply)}"
+            continue
+        fi
+        # MALLOC: + NUMBER ( N MiB) TEXT, of gperftools; the server may cut the reply anywhere.
+        memory_figures=$(printf '%s\n' "$memory_reply" | tr -d '\r' | awk -v words="$words" "$awk_human"'
+            /^MALLOC: *[=+]? *[0-9]+ *\( *[0-9.]+ MiB\) [A-Z]/ {
+                bytes = $0; sub(/^[^0-9]*/, "", bytes); sub(/[^0-9].*/, "", bytes)
+                sub(/^[^)]*\) */, "")
+                if (length(bytes) < 16) printf "%10s  %s of %s\n", human(bytes), $0, words
+            }')
+        if [ -n "$memory_figures" ]; then
+            say "$memory_figures"
+        else
+            say "$words:"
+            printf '%s\n' "$memory_reply" | head -n 40 | sed 's/^/  /' | printable
+        fi
+    done
 }
 
 # Print what runs, next to what it may take: memory_runs TOTAL.
@@ -72,11 +95,7 @@ memory_runs() {
         value=$(number_of "$value")
         [ -z "$value" ] || printf '%10s  %s of INFO\n' "$(memory_human "$value")" "$key"
     done
-    rows_of memory ask | while read -r words; do
-        say "$words:"
-        # shellcheck disable=SC2086 # the words of a command, from the product's entry
-        ask "$port" $words 2>&1 | head -n 40 | sed 's/^/  /' | printable
-    done
+    memory_allocator
     case $1 in
     '' | *[!0-9]*) return 0 ;;
     esac

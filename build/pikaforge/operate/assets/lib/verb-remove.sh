@@ -21,7 +21,7 @@ options_of_remove() {
                 misused "--purge removes all data of instance $port: type the port again" "instance.sh $port remove --purge $port"
             shift
             ;;
-        *) misused "unknown argument '$1'" "instance.sh PORT remove --help" ;;
+        *) misused "unknown argument '$1'" ;;
         esac
         shift
     done
@@ -51,12 +51,15 @@ verb_main() {
     if by_systemd; then
         systemctl --quiet disable "$(unit_of "$port")" || :
     fi
-    rm -f "$dropin/10-instance.conf" "$etc/$port.shipped" "$env" "$tmpfiles/$product-$port.conf"
+    rm -f "$dropin/10-instance.conf" "$etc/$port.shipped" "$etc/$port.clients" "$env" "$tmpfiles/$product-$port.conf"
     rm -rf "$etc/$port.before" "$etc/$port.next"
     rmdir "$dropin" 2>/dev/null || :
     # The unit of a tarball or wheel goes with the last instance.
     if [ -z "$(instances)" ]; then
         rm -f "$units/$product@.service"
+        # shellcheck source=boot.sh
+        . "$utils/lib/boot.sh"
+        boot_off
     fi
     if by_systemd; then
         systemctl daemon-reload

@@ -26,9 +26,7 @@ verb_main() {
         --no-count) restore_count=no ;;
         --dry-run) restore_dry=yes ;;
         --wait)
-            case ${2:-} in
-            '' | *[!0-9]* | 0* | ???????*) misused "--wait takes a number from 1 to 999999, not '${2:-}'" ;;
-            esac
+            counted "$1" "${2:-}" 6
             restore_wait=$2
             shift
             ;;
@@ -43,11 +41,11 @@ verb_main() {
     [ -n "$restore_from" ] || misused "restore takes a BACKUP"
     need_root "$port" restore
     [ -f "$utils/operate/snapshot.tsv" ] || die "$product takes no snapshots that are known here"
-    case $restore_from/ in
-    *[!A-Za-z0-9/._@+-]* | */./* | */../* | *//*) die "BACKUP must be a plain path, not '$(printable "$restore_from")'" ;;
-    /?*) ;;
+    case $restore_from in
+    /*) ;;
     *) restore_from=$data/backup/$restore_from ;;
     esac
+    is_plain_path "$restore_from" || die "BACKUP must be a plain path, not '$restore_from'"
     locked "$port"
     restore_checks
     if [ "$restore_dry" = yes ]; then
@@ -86,7 +84,7 @@ restore_checks() {
         [ "${restore_keys% *}" = 0 ] || die "instance $port runs, and has ${restore_keys% *} keys" "instance.sh $port stop"
     fi
     restore_need=$(du -s -k -- "$restore_source" | awk '{ print $1 }')
-    restore_free=$(df -P -k -- "$data" | awk 'NR == 2 { print $4 }')
+    restore_free=$(free_kib "$data")
     [ "$restore_need" -lt "$restore_free" ] ||
         die "$data has room for $((restore_free / 1024))M, and the backup has $((restore_need / 1024))M"
 }

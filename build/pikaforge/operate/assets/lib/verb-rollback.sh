@@ -36,7 +36,7 @@ options_of_rollback() {
             esac
             shift
             ;;
-        *) misused "unknown argument '$1'" "instance.sh PORT rollback --help" ;;
+        *) misused "unknown argument '$1'" ;;
         esac
         shift
     done
@@ -74,10 +74,14 @@ rollback_one() {
         return 0
     fi
     service_stop "$port" || die "instance $port does not stop" "instance.sh $port logs"
+    fresh=''
+    [ "$record" != "$next" ] || fresh=$(cat "$next/fresh" 2>/dev/null) || fresh=''
     switch_back "$record"
     switch_start "$back" "$within" 0 || die "instance $port does not serve with $(tree_name "$back") (see above)" \
         "instance.sh $port logs; rollback tries again; snapshots: instance.sh $port backup --list"
     rm -rf "$record"
     tree_link "$back"
+    # The upgrade was killed, and so has not removed it.
+    tree_forget 1
     say "instance $port runs $(tree_name "$back") in $back again"
 }

@@ -14,7 +14,7 @@ simple_options() {
         case $word in
         --dry-run) dry=yes ;;
         --no-wait) wait=no ;;
-        *) misused "unknown argument '$word'" "instance.sh PORT $verb --help" ;;
+        *) misused "unknown argument '$word'" ;;
         esac
     done
     [ "$dry" = yes ] || need_root "$port" "$verb"

@@ -52,7 +52,7 @@ status_text() {
         status_state="stopped"
     fi
     status_line instance "$port, $status_state"
-    status_line program "$product $(tree_fact version) for $(tree_fact model) ($(tree_fact target)), in $tree"
+    status_line program "$product $(fact_of "$tree" version) for $(fact_of "$tree" model) ($(fact_of "$tree" target)), in $tree"
     status_line "runs" "${now_server:+version $now_server, }${now_pid:+process $now_pid}${now_uptime:+, up $((now_uptime / 86400))d $((now_uptime % 86400 / 3600))h $((now_uptime % 3600 / 60))m}"
     status_line ports "$(status_ports | tr '\n' ' ')"
     status_line role "$now_role${now_master:+ of $now_master, link ${now_link:-unknown}}"
@@ -73,7 +73,7 @@ status_text() {
 status_json() {
     printf '{"port": %s, "product": %s, ' "$port" "$(json_string "$product")"
     for fact in version release model target; do
-        printf '"%s": %s, ' "$fact" "$(json_string "$(tree_fact "$fact")")"
+        printf '"%s": %s, ' "$fact" "$(json_string "$(fact_of "$tree" "$fact")")"
     done
     printf '"tree": %s, "conf": %s, "data": %s, ' "$(json_string "$tree")" "$(json_string "$conf")" "$(json_string "$data")"
     printf '"pid": %s, "answers": %s, ' "$(json_number "$now_pid")" "$(json_flag "$now_answers")"

@@ -54,8 +54,8 @@ options_of_upgrade() {
             esac
             shift
             ;;
-        -*) misused "unknown argument '$1'" "instance.sh PORT upgrade --help" ;;
-        '') misused "the version to upgrade to is empty" "instance.sh PORT upgrade --help" ;;
+        -*) misused "unknown argument '$1'" ;;
+        '') misused "the version to upgrade to is empty" ;;
         *)
             [ -z "$what" ] || misused "one version at a time, not '$what' and '$1'"
             what=$1
@@ -154,6 +154,7 @@ upgrade_one() {
         "sh $new/utils/deploy.sh $port BASE"
     if [ -d "$next" ] && [ "$dry" = no ]; then
         say "an upgrade of instance $port was interrupted; its version before is put back first"
+        [ "$(cat "$next/fresh" 2>/dev/null)" != "$new" ] || fresh=$new
         go_back || die "the version before does not serve (see above)" "instance.sh $port rollback"
         load_instance "$port"
     fi
@@ -187,10 +188,16 @@ upgrade_one() {
         "$utils/instance.sh" "$port" backup --no-count || die "no snapshot was taken; nothing was changed" \
             "mend that, or --no-snapshot"
     fi
-    undo() { rm -f "$reserve" && rm -rf "$next.new"; }
+    undo() {
+        rm -f "$reserve" && rm -rf "$next.new"
+        tree_forget "$1"
+    }
     reserve_take
     switch_record "$new"
-    undo() { go_back_at_end; }
+    undo() {
+        go_back_at_end
+        tree_forget "$1"
+    }
     switch_to "$new"
     switch_start "$new" "$within" "$settle" || die "instance $port does not serve with $new (see above)"
     undo() { :; }
