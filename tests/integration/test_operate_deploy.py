@@ -12,6 +12,8 @@ import pytest
 from hosts import Host
 from integration.trees import Tree
 
+from pikaforge.pipeline.smoke.resp import ErrorReply
+
 if TYPE_CHECKING:
     from conftest import Engine
 
@@ -277,6 +279,9 @@ def test_redis_goes_through_the_same_scripts(group: hosts.Group, redis_tree: Tre
         conf = host.read("/data/redis_6379/conf/redis.conf")
         assert "\nmaxmemory 64mb\n" in conf
         assert "\nrequirepass s3cret-of-9\n" in conf
+        # It serves the network, and nobody without the password.
+        assert host.ask(6379, "PING", password="s3cret-of-9") == "PONG"
+        assert isinstance(host.ask(6379, "PING"), ErrorReply)
         assert host.sh("stat -c %a /data/redis_6379/conf/redis.conf") == "640\n"
         assert "s3cret" not in host.journal("redis@6379") + host.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
         host.ok("sh", instance, "6379", "restart")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
-import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import hosts
 import pytest
 import thorough
 from hosts import Host
+from integration.sites import FIRST, INSTANCE, PORT, SECOND, SHORT, Site, name_of, released, site_of
 from integration.trees import Fault, Tree
 
 from pikaforge.pipeline.smoke.resp import Closed, NoConnection
@@ -25,149 +23,101 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("hosts"), pytest.mark.long(180)]
 
-PORT = 9221
-FIRST = "/opt/pika-v3.4.0-1-R620"
-SECOND = "/opt/pika-v3.4.0-2-R620"
-INSTANCE = "/opt/pika/utils/instance.sh"
-PACKAGES = "/root/packages"
-SHORT = ("--within", "4", "--settle", "3")
-KEYS = 300
-
-
-def released(tree: Tree, release: str) -> Tree:
-    """The tree under another release."""
-    facts, times = re.subn(r"(?m)^release='.*'$", f"release='{release}'", tree.content("utils/lib/product.sh").decode())
-    assert times == 1
-    return tree.changed({"utils/lib/product.sh": facts.encode()})
-
-
-@dataclass(slots=True, kw_only=True)
-class Site:
-    """A host whose first version came as a tarball, with one instance."""
-
-    host: Host
-    first: Tree
-    second: Tree
-    sums: dict[str, str] = field(default_factory=dict)
-
-    def package(self, tree: Tree, name: str, sums: bool = True) -> str:
-        """Put a package on the host, with its sum beside; return its path."""
-        data = tree.tar()
-        self.host.put(PACKAGES, {f"{name}.tar": data})
-        if sums:
-            self.sums[f"{name}.tar"] = hashlib.sha256(data).hexdigest()
-        lines = "".join(f"{digest}  tarballs/{file}\n" for file, digest in self.sums.items())
-        self.host.put(PACKAGES, {"SHA256SUMS": lines.encode()})
-        return f"{PACKAGES}/{name}.tar"
-
-    def verb(self, *words: str, port: int = PORT) -> tuple[int, str]:
-        return self.host.run(INSTANCE, str(port), *words)
-
-    def ok(self, *words: str, port: int = PORT) -> str:
-        status, said = self.verb(*words, port=port)
-        assert status == 0, said
-        return said
-
-    def tree(self, port: int = PORT) -> str:
-        """What the instance is set to run; the process must be of it."""
-        line = self.host.sh(f"grep ^TREE= /etc/pika/{port}.env").strip()
-        path = line.removeprefix("TREE=")
-        assert path in self.host.sh(f"tr '\\0' ' ' </proc/{self.process(port)}/cmdline"), path
-        return path
-
-    def process(self, port: int = PORT) -> str:
-        utils = INSTANCE.rpartition("/")[0]
-        code = f"utils={utils}; for f in common service; do . $utils/lib/$f.sh; done; service_pid {port}"
-        return self.host.sh(code).strip()
-
-    def conf(self, port: int = PORT) -> str:
-        return self.host.read(f"/data/pika_{port}/conf/pika.conf")
-
-    def write(self, port: int = PORT) -> None:
-        with self.host.connect(port) as connection:
-            replies = connection.exchange([["SET", f"key:{n}", f"value {n}"] for n in range(KEYS)])
-        assert replies == ["OK"] * KEYS
-
-    def whole(self, port: int = PORT) -> bool:
-        with self.host.connect(port) as connection:
-            replies = connection.exchange([["GET", f"key:{n}"] for n in range(KEYS)])
-        return replies == [f"value {n}" for n in range(KEYS)]
-
-    def remove(self) -> None:
-        """Remove all instances and trees but the first."""
-        self.host.sh(
-            "for env in /etc/pika/[0-9]*.env; do [ -f $env ] || continue; port=$(basename $env .env); "
-            f"sh {FIRST}/utils/instance.sh $port remove --purge $port; done; "
-            f"mv {FIRST} /opt/kept; rm -rf /opt/pika*; mv /opt/kept {FIRST}; ln -s {FIRST} /opt/pika"
-        )
+EFFORT = "active-expire-effort"
+"""A setting that redis's file does not have."""
 
 
 @pytest.fixture(scope="module")
-def group(engine: Engine, sample_tree: Tree) -> Iterator[hosts.Group]:
+def group(engine: Engine, sample_tree: Tree, second_tree: Tree) -> Iterator[hosts.Group]:
     """A host with systemd, and one without; the first version is a folder with a link to it."""
     with hosts.together(engine) as group:
         for name in ("one", "bare"):
             host = group.start(name, systemd=name == "one")
-            host.unpack(sample_tree.tar(), "/opt/new")
-            host.sh(f"mv /opt/new/pika {FIRST}; rmdir /opt/new; ln -s {FIRST} /opt/pika")
+            Site(host=host, first=sample_tree, second=second_tree).install()
         yield group
-
-
-def site_of(host: Host, first: Tree, second: Tree) -> Iterator[Site]:
-    site = Site(host=host, first=first, second=second)
-    host.ok("sh", "/opt/pika/utils/deploy.sh", str(PORT), "/data")
-    site.write()
-    yield site
-    site.remove()
 
 
 @pytest.fixture
 def site(group: hosts.Group, sample_tree: Tree, second_tree: Tree) -> Iterator[Site]:
-    yield from site_of(group.hosts["one"], sample_tree, second_tree)
+    yield from site_of(Site(host=group.hosts["one"], first=sample_tree, second=second_tree))
 
 
-@pytest.fixture(params=["one", "bare"])
+@pytest.fixture
+def redis_site(group: hosts.Group, redis_tree: Tree) -> Iterator[Site]:
+    """Another server by the same scripts. Its second version has one more setting."""
+    conf = f"conf/{redis_tree.top}.conf"
+    second = released(redis_tree.with_line(conf, "# of release 2").with_line(conf, f"{EFFORT} 3"), "2")
+    site = Site(host=group.hosts["one"], first=redis_tree, second=second, port=6379, password="opensesame")
+    site.install()
+    yield from site_of(site)
+    site.host.sh(f"rm -rf {site.link} {site.link}-*")
+
+
+@pytest.fixture(params=["one", "bare", "redis"])
 def any_site(
     group: hosts.Group, sample_tree: Tree, second_tree: Tree, request: pytest.FixtureRequest
 ) -> Iterator[Site]:
-    yield from site_of(group.hosts[request.param], sample_tree, second_tree)
+    if request.param == "redis":
+        yield request.getfixturevalue("redis_site")
+    else:
+        yield from site_of(Site(host=group.hosts[request.param], first=sample_tree, second=second_tree))
 
 
 def test_an_upgrade_and_the_way_back(any_site: Site) -> None:
     site, host = any_site, any_site.host
+    first, second = site.folder(site.first), site.folder(site.second)
     package = site.package(site.second, "second")
     process, conf = site.process(), site.conf()
     said = site.ok("upgrade", package, "--dry-run")
     assert "would unpack" in said
-    assert (site.process(), site.conf(), host.exists(SECOND)) == (process, conf, False)
+    assert (site.process(), site.conf(), host.exists(second)) == (process, conf, False)
     said = site.ok("upgrade", package, *SHORT)
-    assert f"instance {PORT} runs v3.4.0-2-R620 in {SECOND}; before: v3.4.0-1-R620" in said
-    assert site.tree() == SECOND
-    assert host.sh("readlink /opt/pika").strip() == SECOND
-    assert host.sh(f"find {SECOND} ! -user root -o -perm /022 ! -type l") == ""
+    assert f"instance {site.port} runs {name_of(site.second)} in {second}; before: {name_of(site.first)}" in said
+    assert site.tree() == second
+    assert host.sh(f"readlink {site.link}").strip() == second
+    assert host.sh(f"find {second} ! -user root -o -perm /022 ! -type l") == ""
     assert site.whole()
     assert "# of release 2\n" in site.conf()
-    assert f"/data/pika_{PORT}/backup/{PORT}-" in site.ok("backup", "--list")
+    assert f"{site.data()}/backup/{site.port}-" in site.ok("backup", "--list")
     # Again: nothing happens.
     process = site.process()
-    for words in ((package,), ("v3.4.0-2",), (SECOND,), ()):
+    for words in ((package,), (name_of(site.second).removesuffix("-R620"),), (second,), ()):
         assert "nothing to do" in site.ok("upgrade", *words), words
     assert site.process() == process
     # Back, with what was written and configured since then.
-    assert host.ask(PORT, "SET", "late", "v") == "OK"
-    assert host.ask(PORT, "CONFIG", "SET", "timeout", "77") == "OK"
-    assert host.ask(PORT, "CONFIG", "REWRITE") == "OK"
-    assert "would go back from v3.4.0-2-R620 to v3.4.0-1-R620" in site.ok("rollback", "--dry-run")
-    assert f"runs v3.4.0-1-R620 in {FIRST} again" in site.ok("rollback")
-    assert (site.tree(), host.sh("readlink /opt/pika").strip()) == (FIRST, FIRST)
-    assert "\ntimeout : 77\n" in site.conf()
-    assert (site.whole(), host.ask(PORT, "GET", "late")) == (True, "v")
+    assert site.ask("SET", "late", "v") == "OK"
+    assert site.ask("CONFIG", "SET", "timeout", "77") == "OK"
+    assert site.ask("CONFIG", "REWRITE") == "OK"
+    said = site.ok("rollback", "--dry-run")
+    assert f"would go back from {name_of(site.second)} to {name_of(site.first)}" in said
+    assert f"runs {name_of(site.first)} in {first} again" in site.ok("rollback")
+    assert (site.tree(), host.sh(f"readlink {site.link}").strip()) == (first, first)
+    assert site.setting("timeout") == "77"
+    assert (site.whole(), site.ask("GET", "late")) == (True, "v")
     assert "nothing to do" in site.ok("rollback")
     # What lies beside is found by its version; the snapshot may be left out.
-    site.ok("upgrade", "v3.4.0-2", "--no-snapshot", *SHORT)
-    assert (site.tree(), site.whole()) == (SECOND, True)
-    assert host.sh("ls -A /etc/pika | grep -v -e env -e shipped").split() == [f"{PORT}.before"]
-    assert not host.exists(f"/data/pika_{PORT}/.reserve")
+    site.ok("upgrade", name_of(site.second).removesuffix("-R620"), "--no-snapshot", *SHORT)
+    assert (site.tree(), site.whole()) == (second, True)
+    assert host.sh(f"ls -A {site.etc} | grep -v -e env -e shipped").split() == [f"{site.port}.before"]
+    assert not host.exists(f"{site.data()}/.reserve")
+
+
+def test_settings_come_and_go_with_an_upgrade(redis_site: Site) -> None:
+    """The server writes its file anew, and all that was changed stays; what the upgrade had brought goes."""
+    site = redis_site
+    mute = site.package(released(site.second.broken("mute"), "mute"), "mute")
+    status, said = site.verb("upgrade", mute, "--sha256", "0" * 64)
+    assert (status, "is not the right one" in said) == (1, True), said
+    status, said = site.verb("upgrade", mute, *SHORT)
+    assert (status, "serves again" in said, site.tree()) == (1, True, site.folder(site.first)), said
+    assert (site.whole(), site.ask("CONFIG", "GET", EFFORT)) == (True, [EFFORT, "1"])
+    site.ok("upgrade", site.package(site.second, "second"), *SHORT)
+    assert (site.whole(), site.ask("CONFIG", "GET", EFFORT)) == (True, [EFFORT, "3"])
+    assert site.ask("CONFIG", "SET", "timeout", "77") == "OK"
+    assert site.ask("CONFIG", "REWRITE") == "OK"
+    site.ok("rollback")
+    assert (site.whole(), site.ask("CONFIG", "GET", EFFORT)) == (True, [EFFORT, "1"])
+    assert site.ask("CONFIG", "GET", "timeout") == ["timeout", "77"]
 
 
 FAULTS: tuple[Fault, ...] = ("dies", "dies-later", "silent", "mute")
