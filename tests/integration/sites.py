@@ -18,6 +18,9 @@ SECOND = "/opt/pika-v3.4.0-2-R620"
 INSTANCE = "/opt/pika/utils/instance.sh"
 PACKAGES = "/root/packages"
 SHORT = ("--within", "4", "--settle", "3")
+"""For a version that does not serve."""
+SOON = ("--within", "120", "--settle", "3")
+"""For one that does, on a busy machine, too."""
 KEYS = 300
 
 

@@ -6,17 +6,16 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import hosts
 import pytest
 import thorough
-from hosts import Host
-from integration.sites import FIRST, INSTANCE, PORT, SECOND, SHORT, Site, name_of, released, site_of
+from integration.sites import FIRST, INSTANCE, PORT, SECOND, SHORT, SOON, Site, name_of, released, site_of
 from integration.trees import Fault, Tree
+from writer import Writer
 
-from pikaforge.pipeline.smoke.resp import Closed, NoConnection
+from pikaforge.pipeline.smoke.resp import Closed, ErrorReply
 
 if TYPE_CHECKING:
     from conftest import Engine
@@ -71,7 +70,7 @@ def test_an_upgrade_and_the_way_back(any_site: Site) -> None:
     said = site.ok("upgrade", package, "--dry-run")
     assert "would unpack" in said
     assert (site.process(), site.conf(), host.exists(second)) == (process, conf, False)
-    said = site.ok("upgrade", package, *SHORT)
+    said = site.ok("upgrade", package, *SOON)
     assert f"instance {site.port} runs {name_of(site.second)} in {second}; before: {name_of(site.first)}" in said
     assert site.tree() == second
     assert host.sh(f"readlink {site.link}").strip() == second
@@ -96,7 +95,7 @@ def test_an_upgrade_and_the_way_back(any_site: Site) -> None:
     assert (site.whole(), site.ask("GET", "late")) == (True, "v")
     assert "nothing to do" in site.ok("rollback")
     # What lies beside is found by its version; the snapshot may be left out.
-    site.ok("upgrade", name_of(site.second).removesuffix("-R620"), "--no-snapshot", *SHORT)
+    site.ok("upgrade", name_of(site.second).removesuffix("-R620"), "--no-snapshot", *SOON)
     assert (site.tree(), site.whole()) == (second, True)
     assert host.sh(f"ls -A {site.etc} | grep -v -e env -e shipped").split() == [f"{site.port}.before"]
     assert not host.exists(f"{site.data()}/.reserve")
@@ -111,7 +110,7 @@ def test_settings_come_and_go_with_an_upgrade(redis_site: Site) -> None:
     status, said = site.verb("upgrade", mute, *SHORT)
     assert (status, "serves again" in said, site.tree()) == (1, True, site.folder(site.first)), said
     assert (site.whole(), site.ask("CONFIG", "GET", EFFORT)) == (True, [EFFORT, "1"])
-    site.ok("upgrade", site.package(site.second, "second"), *SHORT)
+    site.ok("upgrade", site.package(site.second, "second"), *SOON)
     assert (site.whole(), site.ask("CONFIG", "GET", EFFORT)) == (True, [EFFORT, "3"])
     assert site.ask("CONFIG", "SET", "timeout", "77") == "OK"
     assert site.ask("CONFIG", "REWRITE") == "OK"
@@ -138,7 +137,7 @@ def test_what_does_not_serve_is_left_by_itself(site: Site, fault: Fault) -> None
     assert "nothing to do" in site.ok("rollback")
     assert not host.exists(f"/data/pika_{PORT}/.reserve")
     # The next one goes as if nothing had been.
-    site.ok("upgrade", site.package(site.second, "second"), *SHORT)
+    site.ok("upgrade", site.package(site.second, "second"), *SOON)
     assert (site.tree(), site.whole()) == (SECOND, True)
 
 
@@ -157,8 +156,55 @@ def test_a_full_disk_is_left_by_itself(site: Site) -> None:
     process = site.process(9321)
     status, said = site.verb("upgrade", package, "--no-snapshot", port=9321)
     assert (status, "nothing was changed" in said, site.process(9321)) == (1, True, process), said
+    # What was kept back gets full, too: the server refuses writes, reads go on, and its monitoring knows. When there is
+    # room again, a restart ends that.
+    assert host.run("dd", "if=/dev/zero", "of=/small/filler", "bs=64k")[0] == 1
+    assert isinstance(host.ask(9321, "SET", "large", "v" * 10**6), ErrorReply)
+    status, said = site.verb("check", port=9321)
+    assert (status, "db_fatal" in said, site.whole(9321)) == (2, True, True), said
+    host.sh("find /small -name filler -delete")
+    assert isinstance(host.ask(9321, "SET", "key", "v"), ErrorReply)
+    site.ok("restart", port=9321)
+    assert (host.ask(9321, "SET", "key", "v"), site.whole(9321)) == ("OK", True)
+    assert "db_fatal" not in site.verb("check", port=9321)[1]
     host.ok("sh", INSTANCE, "9321", "remove", "--purge", "9321")
     host.ok("umount", "/small")
+
+
+READ_ONLY = """\
+cp -a "$1" /root/conf
+mount -t tmpfs -o mode=750,uid=$(id -u pika),gid=$(id -g pika) tmpfs "$1"
+cp -a /root/conf/. "$1"
+rm -r /root/conf
+mount -o remount,ro "$1"
+"""
+
+
+def test_a_configuration_that_is_read_only(site: Site) -> None:
+    """An instance serves with it. What would change it fails, and leaves all as it is."""
+    host, folder = site.host, f"{site.data()}/conf"
+    host.sh(READ_ONLY, folder)
+    try:
+        site.ok("restart")
+        conf, process = site.conf(), site.process()
+        package = site.package(site.second, "second")
+        for words in (("upgrade", package, *SHORT), ("upgrade", package, "--no-snapshot", *SHORT)):
+            status, said = site.verb(*words)
+            assert (status, "Read-only file system" in said, "serves again" in said) == (1, True, True), said
+            assert (site.tree(), site.conf(), site.whole()) == (FIRST, conf, True)
+        status, said = host.run("sh", "/opt/pika/utils/deploy.sh", str(PORT), "/data", "--set", "timeout=5")
+        assert (status, "Read-only file system" in said, site.process()) == (1, True, process), said
+        # This server ends when it cannot write its file; it is started again.
+        with pytest.raises(Closed):
+            site.ask("CONFIG", "REWRITE")
+        hosts.wait(lambda: host.serves(PORT) and site.process() != process, "it is started again")
+        assert site.whole()
+    finally:
+        site.ok("stop")
+        host.ok("umount", folder)
+    site.ok("start")
+    site.ok("upgrade", package, *SOON)
+    assert (site.tree(), site.whole()) == (SECOND, True)
 
 
 def test_several_instances_go_one_after_the_other(site: Site) -> None:
@@ -174,7 +220,7 @@ def test_several_instances_go_one_after_the_other(site: Site) -> None:
     assert site.process(9421) == last
     assert host.sh("readlink /opt/pika").strip() == FIRST, "not all run the new one"
     assert "nothing to do" in site.ok("rollback", "--port", "9321")
-    site.ok("upgrade", site.package(site.second, "second"), "--port", "9421", "--port", "9321", *SHORT)
+    site.ok("upgrade", site.package(site.second, "second"), "--port", "9421", "--port", "9321", *SOON)
     assert [site.tree(port) for port in (PORT, 9321, 9421)] == [SECOND] * 3
     assert host.sh("readlink /opt/pika").strip() == SECOND
 
@@ -224,7 +270,7 @@ def test_the_tree_of_a_package_manager_is_kept(site: Site) -> None:
     assert (status, "serves again" in said) == (1, True), said
     assert (site.tree(), site.whole()) == (FIRST, True)
     assert host.sh("cat /opt/pika/utils/lib/product.sh | grep release=") == "release='broken'\n"
-    site.ok("upgrade", deb(site, site.second, "2"), *SHORT)
+    site.ok("upgrade", deb(site, site.second, "2"), *SOON)
     assert (site.tree(), site.whole()) == ("/opt/pika", True)
     assert host.ok("dpkg-query", "-W", "-f", "${Version}", "pika") == "2"
     # The other way: kept by hand, and then whatever brings the new one.
@@ -233,59 +279,16 @@ def test_the_tree_of_a_package_manager_is_kept(site: Site) -> None:
     site.ok("rollback")
     assert (site.tree(), site.whole()) == (FIRST, True)
     # Replaced without a word to anybody: what runs is gone from the disk.
-    site.ok("upgrade", *SHORT)
+    site.ok("upgrade", *SOON)
     process = site.process()
     host.ok("dpkg", "-i", deb(site, released(site.second, "4"), "4"))
-    site.ok("upgrade", *SHORT)
+    site.ok("upgrade", *SOON)
     assert (site.process() != process, site.tree(), site.whole()) == (True, "/opt/pika", True)
     host.ok("sh", INSTANCE, str(PORT), "remove", "--purge", str(PORT))
     host.ok("dpkg", "--purge", "pika")
 
 
 FAILURES = 24 if thorough.whole("failures") else 3
-
-
-class Writer:
-    """A client that writes one key after the other, and knows which were acknowledged."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self.acknowledged: list[str] = []
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._work)
-
-    def _work(self) -> None:
-        number = 0
-        while not self._end.is_set():
-            try:
-                with self.host.connect(PORT, timeout=5) as connection:
-                    while not self._end.wait(0.002):
-                        number += 1
-                        key = f"written:{number}"
-                        if connection.exchange([["SET", key, key]]) == ["OK"]:
-                            self.acknowledged.append(key)
-            except (NoConnection, Closed):
-                self._end.wait(0.05)
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        self._thread.start()
-        try:
-            yield
-        finally:
-            self._end.set()
-            self._thread.join()
-
-    def lost(self) -> list[str]:
-        """Acknowledged keys that are not there."""
-        keys = list(self.acknowledged)
-        missing = []
-        with self.host.connect(PORT) as connection:
-            for start in range(0, len(keys), 500):
-                some = keys[start : start + 500]
-                replies = connection.exchange([["GET", key] for key in some])
-                missing += [key for key, reply in zip(some, replies, strict=True) if reply != key]
-        return missing
 
 
 KILLS = {
@@ -298,12 +301,12 @@ KILLS = {
 
 
 def test_no_failure_at_any_moment_loses_a_key(site: Site) -> None:
-    host, writer = site.host, Writer(site.host)
+    host, writer = site.host, Writer(site.host, PORT)
     chance = random.Random(seed := time.time_ns())
     print(f"seed {seed}")
     targets = [site.package(site.second, "second")]
     targets += [site.package(released(site.second.broken(f), f"x{n}"), f"x{n}") for n, f in enumerate(FAULTS)]
-    with writer.writing():
+    with writer:
         for number in range(FAILURES):
             target, kill = chance.choice(targets), chance.choice(list(KILLS))
             moment = chance.uniform(0, 12)
@@ -323,5 +326,5 @@ def test_no_failure_at_any_moment_loses_a_key(site: Site) -> None:
             assert not host.exists(f"/data/pika_{PORT}/.reserve"), case
     assert site.whole()
     assert (len(writer.acknowledged) > 100, writer.lost()) == (True, [])
-    site.ok("upgrade", targets[0], *SHORT)
+    site.ok("upgrade", targets[0], *SOON)
     assert (site.tree(), writer.lost()) == (SECOND, [])
