@@ -49,7 +49,8 @@ def whole(part: Part) -> bool:
     fuzz: 8,000 mutated inputs for the readers of packages and documents, instead of 1,600.
     allocators: gperftools in both ways for two targets each, instead of one each.
     audit: all of glibc with waivers, and the largest programs of this machine, too.
-    failures: 24 failures of upgrades at random moments, instead of 3.
+    failures: 24 failures of upgrades at random moments, instead of 3; 12 kills of each of backup, restore and rollback
+        on a host, and not only with stand-ins.
     turns: every module of `ROUNDS`, instead of one share of each round.
     shells: each script on hosts in each shell, instead of in one of them.
     defects: each planted defect of the sample alone, instead of one of them.

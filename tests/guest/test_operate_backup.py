@@ -307,7 +307,9 @@ def test_restore_into_a_stopped_instance_and_back(one: Instance) -> None:
     made = one.backup()
     data = stopped(one)
     before = tree(data)
-    (one.host.top / "opt/demo/utils/run.sh").write_text("#!/bin/sh\nexit 0\n")
+    # The new one has begun to write before it ends.
+    log = data / "log/log_db0"
+    (one.host.top / "opt/demo/utils/run.sh").write_text(f"#!/bin/sh\nmkdir -p {log} && echo new >{log}/write2file0\n")
     done = one.host.run("instance.sh", "7000", "restore", str(made), "--dry-run")
     assert (done.returncode, tree(data)) == (0, before)
     done = one.host.run("instance.sh", "7000", "restore", str(made))

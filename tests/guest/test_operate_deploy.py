@@ -372,10 +372,13 @@ def test_hosts_that_cannot_have_an_instance(one: Deployed) -> None:
 
 
 def test_an_upgrade_merges_the_configuration(each: Deployed) -> None:
+    shipped = each.top / "opt/demo/conf/demo.conf"
+    shipped.write_text(shipped.read_text() + "taken-out : 1\n")
     assert each.deploy("--set", "timeout=7").returncode == 0
     assert each.instance("stop").returncode == 0
-    shipped = each.top / "opt/demo/conf/demo.conf"
-    shipped.write_text("# new words\nport : 1\nmaxclients : 99\nnew-key : 5\nrequirepass :\n")
+    # A server that writes its file anew leaves out what has its default.
+    each.conf.write_text(each.conf.read_text().replace("taken-out : 1\n", ""))
+    shipped.write_text("# new words\nport : 1\nmaxclients : 99\nnew-key : 5\ntaken-out : 2\nrequirepass :\n")
     old = each.conf.read_text()
     done = each.deploy("--dry-run")
     assert "  +new-key : 5\n" in done.stdout
@@ -386,6 +389,7 @@ def test_an_upgrade_merges_the_configuration(each: Deployed) -> None:
     assert each.conf.read_text().splitlines()[:5] == [
         "# new words", f"port : {each.port}", "maxclients : 500", "new-key : 5", "requirepass :",
     ]  # fmt: skip
+    assert "taken-out" not in each.settings()
     assert each.settings()["timeout"] == "7"
     (kept,) = each.conf.parent.glob("demo.conf.2*")
     assert kept.read_text() == old

@@ -71,8 +71,8 @@ def fleet(group: hosts.Group, request: pytest.FixtureRequest) -> Iterator[Fleet]
     fleet = Fleet(host=group.start(request.param), tree=tree, first=first, second=first + 5)
     fleet.host.unpack(tree.tar())
     deploy = ["--memory", "1G", "--set", "maxclients=500"]
-    if request.param == "redis":  # which else listens to its own host alone
-        deploy += ["--set", "bind=0.0.0.0", "--set", "protected-mode=no"]
+    if request.param == "redis":  # which serves others only with a password
+        deploy += ["--set", "protected-mode=no"]
     for port in (fleet.first, fleet.second):
         fleet.host.ok(f"/opt/{tree.top}/utils/deploy.sh", str(port), "/data", *deploy)
     keys = [("SET", f"key:{n}", f"value {n}") for n in range(200)]

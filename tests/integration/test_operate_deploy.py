@@ -12,6 +12,9 @@ import hosts
 import pytest
 from hosts import Host
 from integration.trees import Tree
+from writer import Writer
+
+from pikaforge.pipeline.smoke.resp import ErrorReply
 
 if TYPE_CHECKING:
     from conftest import Engine
@@ -24,6 +27,7 @@ INSTANCE = "/opt/pika/utils/instance.sh"
 KEPT = ("/etc", "/opt", "/data", "/srv")
 ACCOUNTS = re.compile(r"/etc/(g?shadow|passwd|group|sub[ug]id)-?( |$)|^/etc |^/data |/\.updated")
 """Files that useradd and userdel touch, and the time of folders."""
+PASSWORD = "opensesame"
 EXPOSURE = 3.0
 """The most that `systemd-analyze security` may say."""
 
@@ -281,6 +285,72 @@ def test_fewer_open_files_than_clients(group: hosts.Group, sample_tree: Tree) ->
         group.remove(host)
 
 
+def counted(host: Host) -> int:
+    """How many keys a server says that it has."""
+    host.ask(9221, "INFO", "KEYSPACE", "1", password=PASSWORD)
+    hosts.wait(lambda: host.info(9221, "stats", password=PASSWORD)["is_scaning_keyspace"] == "No", "they are counted")
+    text = host.ask(9221, "INFO", "KEYSPACE", password=PASSWORD)
+    found = re.search(r"Strings_keys=(\d+)", str(text))
+    assert found is not None, text
+    return int(found[1])
+
+
+def follows(host: Host) -> bool:
+    return host.info(9221, "replication", password=PASSWORD).get("master_link_status") == "up"
+
+
+def full_syncs(host: Host) -> int:
+    return int(host.sh("cat /data/pika_9221/log/*.log.INFO.* | grep -c 'files received' || :"))
+
+
+def killed(host: Host) -> None:
+    """Kill the server; systemd starts it again, and what it left of its rsync goes first."""
+    mark, number = host.cursor(), process(host, 9221)
+    host.ok("kill", "-9", str(number))
+    hosts.wait(
+        lambda: host.serves(9221, password=PASSWORD) and process(host, 9221) != number, "it is started again", within=60
+    )
+    assert f"slash_rsync.pid: process {number} is gone" in host.journal("pika@9221", mark)
+
+
+def test_replication_between_two_hosts(group: hosts.Group) -> None:
+    one, two = group.hosts["one"], group.hosts["two"]
+    try:
+        for host in (one, two):
+            host.sh('umask 077; printf "%s\\n" "$1" >/root/password', PASSWORD)
+            host.ok("sh", DEPLOY, "9221", "/data", "--password-file", "/root/password")
+        with Writer(one, 9221, password=PASSWORD) as writer:
+            writer.more(100)
+
+            def full_sync() -> None:
+                before = full_syncs(two)
+                assert two.ask(9221, "SLAVEOF", "NO", "ONE", password=PASSWORD) == "OK"
+                assert two.ask(9221, "SLAVEOF", one.address, 9221, password=PASSWORD) == "OK"
+                hosts.wait(lambda: full_syncs(two) == before + 1 and follows(two), "a full synchronisation", within=60)
+
+            full_sync()
+            writer.more(20)
+            killed(one)
+            hosts.wait(lambda: follows(two), "it follows again", within=60)
+            writer.more(20)
+            full_sync()
+            killed(two)
+            full_sync()
+            # The replica's host is started anew, and it follows without a word.
+            assert two.ask(9221, "CONFIG", "REWRITE", password=PASSWORD) == "OK"
+            syncs = full_syncs(two)
+            two.reboot()
+            two.wait_serving(9221, password=PASSWORD)
+            hosts.wait(lambda: follows(two), "it follows after the boot", within=60)
+            writer.more(20)
+        hosts.wait(lambda: writer.lost(two) == [], "the replica has all that the master has acknowledged")
+        assert (writer.lost(one), full_syncs(two)) == ([], syncs)
+        assert counted(one) == counted(two) >= len(writer.acknowledged)
+    finally:
+        for host in (one, two):
+            clear(host)
+
+
 def test_redis_goes_through_the_same_scripts(group: hosts.Group, redis_tree: Tree) -> None:
     host = group.hosts["one"]
     host.unpack(redis_tree.tar())
@@ -291,6 +361,9 @@ def test_redis_goes_through_the_same_scripts(group: hosts.Group, redis_tree: Tre
         conf = host.read("/data/redis_6379/conf/redis.conf")
         assert "\nmaxmemory 64mb\n" in conf
         assert "\nrequirepass s3cret-of-9\n" in conf
+        # It serves the network, and nobody without the password.
+        assert host.ask(6379, "PING", password="s3cret-of-9") == "PONG"
+        assert isinstance(host.ask(6379, "PING"), ErrorReply)
         assert host.sh("stat -c %a /data/redis_6379/conf/redis.conf") == "640\n"
         assert "s3cret" not in host.journal("redis@6379") + host.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
         host.ok("sh", instance, "6379", "restart")

@@ -2,176 +2,123 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
-import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import documented
 import hosts
 import pytest
 import thorough
-from hosts import Host
+from integration.sites import FIRST, INSTANCE, PORT, SECOND, SHORT, SOON, Site, name_of, released, site_of
 from integration.trees import Fault, Tree
+from writer import Writer
 
-from pikaforge.pipeline.smoke.resp import Closed, NoConnection
+from pikaforge.pipeline.smoke.resp import Closed, ErrorReply
 
 if TYPE_CHECKING:
     from conftest import Engine
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("hosts"), pytest.mark.long(180)]
 
-PORT = 9221
-FIRST = "/opt/pika-v3.4.0-1-R620"
-SECOND = "/opt/pika-v3.4.0-2-R620"
-INSTANCE = "/opt/pika/utils/instance.sh"
-PACKAGES = "/root/packages"
-SHORT = ("--within", "4", "--settle", "3")
-"""For a version that does not serve."""
-SOON = ("--within", "120", "--settle", "3")
-"""For one that does, on a busy machine, too."""
-KEYS = 300
-
-
-def released(tree: Tree, release: str) -> Tree:
-    """The tree under another release."""
-    facts, times = re.subn(r"(?m)^release='.*'$", f"release='{release}'", tree.content("utils/lib/product.sh").decode())
-    assert times == 1
-    return tree.changed({"utils/lib/product.sh": facts.encode()})
-
-
-@dataclass(slots=True, kw_only=True)
-class Site:
-    """A host whose first version came as a tarball, with one instance."""
-
-    host: Host
-    first: Tree
-    second: Tree
-    sums: dict[str, str] = field(default_factory=dict)
-
-    def package(self, tree: Tree, name: str, sums: bool = True) -> str:
-        """Put a package on the host, with its sum beside; return its path."""
-        data = tree.tar()
-        self.host.put(PACKAGES, {f"{name}.tar": data})
-        if sums:
-            self.sums[f"{name}.tar"] = hashlib.sha256(data).hexdigest()
-        lines = "".join(f"{digest}  tarballs/{file}\n" for file, digest in self.sums.items())
-        self.host.put(PACKAGES, {"SHA256SUMS": lines.encode()})
-        return f"{PACKAGES}/{name}.tar"
-
-    def verb(self, *words: str, port: int = PORT) -> tuple[int, str]:
-        return self.host.run(INSTANCE, str(port), *words)
-
-    def ok(self, *words: str, port: int = PORT) -> str:
-        status, said = self.verb(*words, port=port)
-        assert status == 0, said
-        return said
-
-    def tree(self, port: int = PORT) -> str:
-        """What the instance is set to run; the process must be of it."""
-        line = self.host.sh(f"grep ^TREE= /etc/pika/{port}.env").strip()
-        path = line.removeprefix("TREE=")
-        assert path in self.host.sh(f"tr '\\0' ' ' </proc/{self.process(port)}/cmdline"), path
-        return path
-
-    def process(self, port: int = PORT) -> str:
-        utils = INSTANCE.rpartition("/")[0]
-        code = f"utils={utils}; for f in common service; do . $utils/lib/$f.sh; done; service_pid {port}"
-        return self.host.sh(code).strip()
-
-    def conf(self, port: int = PORT) -> str:
-        return self.host.read(f"/data/pika_{port}/conf/pika.conf")
-
-    def write(self, port: int = PORT) -> None:
-        with self.host.connect(port) as connection:
-            replies = connection.exchange([["SET", f"key:{n}", f"value {n}"] for n in range(KEYS)])
-        assert replies == ["OK"] * KEYS
-
-    def whole(self, port: int = PORT) -> bool:
-        with self.host.connect(port) as connection:
-            replies = connection.exchange([["GET", f"key:{n}"] for n in range(KEYS)])
-        return replies == [f"value {n}" for n in range(KEYS)]
-
-    def remove(self) -> None:
-        """Remove all instances and trees but the first."""
-        self.host.sh(
-            "for env in /etc/pika/[0-9]*.env; do [ -f $env ] || continue; port=$(basename $env .env); "
-            f"sh {FIRST}/utils/instance.sh $port remove --purge $port; done; "
-            f"mv {FIRST} /opt/kept; rm -rf /opt/pika*; mv /opt/kept {FIRST}; ln -s {FIRST} /opt/pika"
-        )
+EFFORT = "active-expire-effort"
+"""A setting that redis's file does not have."""
 
 
 @pytest.fixture(scope="module")
-def group(engine: Engine, sample_tree: Tree) -> Iterator[hosts.Group]:
+def group(engine: Engine, sample_tree: Tree, second_tree: Tree) -> Iterator[hosts.Group]:
     """A host with systemd, and one without; the first version is a folder with a link to it."""
     with hosts.together(engine) as group:
         for name in ("one", "bare"):
             host = group.start(name, systemd=name == "one")
-            host.unpack(sample_tree.tar(), "/opt/new")
-            host.sh(f"mv /opt/new/pika {FIRST}; rmdir /opt/new; ln -s {FIRST} /opt/pika")
+            Site(host=host, first=sample_tree, second=second_tree).install()
         yield group
-
-
-def site_of(host: Host, first: Tree, second: Tree) -> Iterator[Site]:
-    site = Site(host=host, first=first, second=second)
-    host.ok("sh", "/opt/pika/utils/deploy.sh", str(PORT), "/data")
-    site.write()
-    yield site
-    site.remove()
 
 
 @pytest.fixture
 def site(group: hosts.Group, sample_tree: Tree, second_tree: Tree) -> Iterator[Site]:
-    yield from site_of(group.hosts["one"], sample_tree, second_tree)
+    yield from site_of(Site(host=group.hosts["one"], first=sample_tree, second=second_tree))
 
 
-@pytest.fixture(params=["one", "bare"])
+@pytest.fixture
+def redis_site(group: hosts.Group, redis_tree: Tree) -> Iterator[Site]:
+    """Another server by the same scripts. Its second version has one more setting."""
+    conf = f"conf/{redis_tree.top}.conf"
+    second = released(redis_tree.with_line(conf, "# of release 2").with_line(conf, f"{EFFORT} 3"), "2")
+    site = Site(host=group.hosts["one"], first=redis_tree, second=second, port=6379, password="opensesame")
+    site.install()
+    yield from site_of(site)
+    site.host.sh(f"rm -rf {site.link} {site.link}-*")
+
+
+@pytest.fixture(params=["one", "bare", "redis"])
 def any_site(
     group: hosts.Group, sample_tree: Tree, second_tree: Tree, request: pytest.FixtureRequest
 ) -> Iterator[Site]:
-    yield from site_of(group.hosts[request.param], sample_tree, second_tree)
+    if request.param == "redis":
+        yield request.getfixturevalue("redis_site")
+    else:
+        yield from site_of(Site(host=group.hosts[request.param], first=sample_tree, second=second_tree))
 
 
 def test_an_upgrade_and_the_way_back(any_site: Site) -> None:
     site, host = any_site, any_site.host
+    first, second = site.folder(site.first), site.folder(site.second)
     package = site.package(site.second, "second")
     process, conf = site.process(), site.conf()
     said = site.ok("upgrade", package, "--dry-run")
     assert "would unpack" in said
-    assert (site.process(), site.conf(), host.exists(SECOND)) == (process, conf, False)
+    assert (site.process(), site.conf(), host.exists(second)) == (process, conf, False)
     said = site.ok("upgrade", package, *SOON)
-    assert f"instance {PORT} runs v3.4.0-2-R620 in {SECOND}; before: v3.4.0-1-R620" in said
-    assert site.tree() == SECOND
-    assert host.sh("readlink /opt/pika").strip() == SECOND
-    assert host.sh(f"find {SECOND} ! -user root -o -perm /022 ! -type l") == ""
+    assert f"instance {site.port} runs {name_of(site.second)} in {second}; before: {name_of(site.first)}" in said
+    assert site.tree() == second
+    assert host.sh(f"readlink {site.link}").strip() == second
+    assert host.sh(f"find {second} ! -user root -o -perm /022 ! -type l") == ""
     assert site.whole()
     assert "# of release 2\n" in site.conf()
-    assert f"/data/pika_{PORT}/backup/{PORT}-" in site.ok("backup", "--list")
+    assert f"{site.data()}/backup/{site.port}-" in site.ok("backup", "--list")
     # Again: nothing happens.
     process = site.process()
-    for words in ((package,), ("v3.4.0-2",), (SECOND,), ()):
+    for words in ((package,), (name_of(site.second).removesuffix("-R620"),), (second,), ()):
         assert "nothing to do" in site.ok("upgrade", *words), words
     assert site.process() == process
     # Back, with what was written and configured since then.
-    assert host.ask(PORT, "SET", "late", "v") == "OK"
-    assert host.ask(PORT, "CONFIG", "SET", "timeout", "77") == "OK"
-    assert host.ask(PORT, "CONFIG", "REWRITE") == "OK"
-    assert "would go back from v3.4.0-2-R620 to v3.4.0-1-R620" in site.ok("rollback", "--dry-run")
-    assert f"runs v3.4.0-1-R620 in {FIRST} again" in site.ok("rollback")
-    assert (site.tree(), host.sh("readlink /opt/pika").strip()) == (FIRST, FIRST)
-    assert "\ntimeout : 77\n" in site.conf()
-    assert (site.whole(), host.ask(PORT, "GET", "late")) == (True, "v")
+    assert site.ask("SET", "late", "v") == "OK"
+    assert site.ask("CONFIG", "SET", "timeout", "77") == "OK"
+    assert site.ask("CONFIG", "REWRITE") == "OK"
+    said = site.ok("rollback", "--dry-run")
+    assert f"would go back from {name_of(site.second)} to {name_of(site.first)}" in said
+    assert f"runs {name_of(site.first)} in {first} again" in site.ok("rollback")
+    assert (site.tree(), host.sh(f"readlink {site.link}").strip()) == (first, first)
+    assert site.setting("timeout") == "77"
+    assert (site.whole(), site.ask("GET", "late")) == (True, "v")
     assert "nothing to do" in site.ok("rollback")
     # What lies beside is found by its version; the snapshot may be left out.
-    site.ok("upgrade", "v3.4.0-2", "--no-snapshot", *SOON)
-    assert (site.tree(), site.whole()) == (SECOND, True)
-    assert host.sh("ls -A /etc/pika | grep -v -e env -e shipped -e clients").split() == [f"{PORT}.before"]
-    assert not host.exists(f"/data/pika_{PORT}/.reserve")
+    site.ok("upgrade", name_of(site.second).removesuffix("-R620"), "--no-snapshot", *SOON)
+    assert (site.tree(), site.whole()) == (second, True)
+    assert host.sh(f"ls -A {site.etc} | grep -v -e env -e shipped -e clients").split() == [f"{site.port}.before"]
+    assert not host.exists(f"{site.data()}/.reserve")
+
+
+def test_settings_come_and_go_with_an_upgrade(redis_site: Site) -> None:
+    """The server writes its file anew, and all that was changed stays; what the upgrade had brought goes."""
+    site = redis_site
+    mute = site.package(released(site.second.broken("mute"), "mute"), "mute")
+    status, said = site.verb("upgrade", mute, "--sha256", "0" * 64)
+    assert (status, "is not the right one" in said) == (1, True), said
+    status, said = site.verb("upgrade", mute, *SHORT)
+    assert (status, "serves again" in said, site.tree()) == (1, True, site.folder(site.first)), said
+    assert (site.whole(), site.ask("CONFIG", "GET", EFFORT)) == (True, [EFFORT, "1"])
+    site.ok("upgrade", site.package(site.second, "second"), *SOON)
+    assert (site.whole(), site.ask("CONFIG", "GET", EFFORT)) == (True, [EFFORT, "3"])
+    assert site.ask("CONFIG", "SET", "timeout", "77") == "OK"
+    assert site.ask("CONFIG", "REWRITE") == "OK"
+    site.ok("rollback")
+    assert (site.whole(), site.ask("CONFIG", "GET", EFFORT)) == (True, [EFFORT, "1"])
+    assert site.ask("CONFIG", "GET", "timeout") == ["timeout", "77"]
 
 
 FAULTS: tuple[Fault, ...] = ("dies", "dies-later", "silent", "mute")
@@ -213,8 +160,55 @@ def test_a_full_disk_is_left_by_itself(site: Site) -> None:
     process = site.process(9321)
     status, said = site.verb("upgrade", package, "--no-snapshot", port=9321)
     assert (status, "nothing was changed" in said, site.process(9321)) == (1, True, process), said
+    # What was kept back gets full, too: the server refuses writes, reads go on, and its monitoring knows. When there is
+    # room again, a restart ends that.
+    assert host.run("dd", "if=/dev/zero", "of=/small/filler", "bs=64k")[0] == 1
+    assert isinstance(host.ask(9321, "SET", "large", "v" * 10**6), ErrorReply)
+    status, said = site.verb("check", port=9321)
+    assert (status, "db_fatal" in said, site.whole(9321)) == (2, True, True), said
+    host.sh("find /small -name filler -delete")
+    assert isinstance(host.ask(9321, "SET", "key", "v"), ErrorReply)
+    site.ok("restart", port=9321)
+    assert (host.ask(9321, "SET", "key", "v"), site.whole(9321)) == ("OK", True)
+    assert "db_fatal" not in site.verb("check", port=9321)[1]
     host.ok("sh", INSTANCE, "9321", "remove", "--purge", "9321")
     host.ok("umount", "/small")
+
+
+READ_ONLY = """\
+cp -a "$1" /root/conf
+mount -t tmpfs -o mode=750,uid=$(id -u pika),gid=$(id -g pika) tmpfs "$1"
+cp -a /root/conf/. "$1"
+rm -r /root/conf
+mount -o remount,ro "$1"
+"""
+
+
+def test_a_configuration_that_is_read_only(site: Site) -> None:
+    """An instance serves with it. What would change it fails, and leaves all as it is."""
+    host, folder = site.host, f"{site.data()}/conf"
+    host.sh(READ_ONLY, folder)
+    try:
+        site.ok("restart")
+        conf, process = site.conf(), site.process()
+        package = site.package(site.second, "second")
+        for words in (("upgrade", package, *SHORT), ("upgrade", package, "--no-snapshot", *SHORT)):
+            status, said = site.verb(*words)
+            assert (status, "Read-only file system" in said, "serves again" in said) == (1, True, True), said
+            assert (site.tree(), site.conf(), site.whole()) == (FIRST, conf, True)
+        status, said = host.run("sh", "/opt/pika/utils/deploy.sh", str(PORT), "/data", "--set", "timeout=5")
+        assert (status, "Read-only file system" in said, site.process()) == (1, True, process), said
+        # This server ends when it cannot write its file; it is started again.
+        with pytest.raises(Closed):
+            site.ask("CONFIG", "REWRITE")
+        hosts.wait(lambda: host.serves(PORT) and site.process() != process, "it is started again")
+        assert site.whole()
+    finally:
+        site.ok("stop")
+        host.ok("umount", folder)
+    site.ok("start")
+    site.ok("upgrade", package, *SOON)
+    assert (site.tree(), site.whole()) == (SECOND, True)
 
 
 def test_several_instances_go_one_after_the_other(site: Site) -> None:
@@ -311,49 +305,6 @@ def test_the_tree_of_a_package_manager_is_kept(site: Site) -> None:
 FAILURES = 24 if thorough.whole("failures") else 3
 
 
-class Writer:
-    """A client that writes one key after the other, and knows which were acknowledged."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self.acknowledged: list[str] = []
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._work)
-
-    def _work(self) -> None:
-        number = 0
-        while not self._end.is_set():
-            try:
-                with self.host.connect(PORT, timeout=5) as connection:
-                    while not self._end.wait(0.002):
-                        number += 1
-                        key = f"written:{number}"
-                        if connection.exchange([["SET", key, key]]) == ["OK"]:
-                            self.acknowledged.append(key)
-            except (NoConnection, Closed):
-                self._end.wait(0.05)
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        self._thread.start()
-        try:
-            yield
-        finally:
-            self._end.set()
-            self._thread.join()
-
-    def lost(self) -> list[str]:
-        """Acknowledged keys that are not there."""
-        keys = list(self.acknowledged)
-        missing = []
-        with self.host.connect(PORT) as connection:
-            for start in range(0, len(keys), 500):
-                some = keys[start : start + 500]
-                replies = connection.exchange([["GET", key] for key in some])
-                missing += [key for key, reply in zip(some, replies, strict=True) if reply != key]
-        return missing
-
-
 KILLS = {
     "verb": "kill -9 $(cat /root/verb)",
     "verb and children": "pid=$(cat /root/verb); kill -9 $pid $(ps -o pid= --ppid $pid)",
@@ -364,12 +315,12 @@ KILLS = {
 
 
 def test_no_failure_at_any_moment_loses_a_key(site: Site) -> None:
-    host, writer = site.host, Writer(site.host)
+    host, writer = site.host, Writer(site.host, PORT)
     chance = random.Random(seed := time.time_ns())
     print(f"seed {seed}")
     targets = [site.package(site.second, "second")]
     targets += [site.package(released(site.second.broken(f), f"x{n}"), f"x{n}") for n, f in enumerate(FAULTS)]
-    with writer.writing():
+    with writer:
         for number in range(FAILURES):
             target, kill = chance.choice(targets), chance.choice(list(KILLS))
             moment = chance.uniform(0, 12)

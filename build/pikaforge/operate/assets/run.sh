@@ -86,6 +86,10 @@ foreground() {
         become_user sh "$utils/run.sh" "$port"
     fi
     sh "$utils/cpu-gate.sh" --quiet || exit "$never"
+    # Without its data it would begin with none, and its replicas would follow.
+    [ ! -f "$etc/$port.restore/had" ] || [ -f "$etc/$port.restore/placed" ] ||
+        refuse "a restore of instance $port was interrupted, and not all its data is in place" \
+            "instance.sh $port restore $(cat "$etc/$port.restore/from")"
     [ -r "$conf" ] || refuse "$conf cannot be read by $(id -un)" "chown $user: $conf; chmod 640 $conf"
     cd "$data" || refuse "$data cannot be entered by $(id -un)"
     umask 027
@@ -143,6 +147,8 @@ become_user() { # PROGRAM WORD…
 
 # Keep the server running: what systemd does elsewhere.
 supervise() {
+    # Two that were started by runs of which one was killed would not know of each other.
+    locked "run-$port"
     file=$(pid_file "$port")
     child=
     stopping=no

@@ -136,12 +136,21 @@ fact_of() { # TREE NAME
     sed -n "s/^$2='\([A-Za-z0-9._+~-]*\)'\$/\1/p" "$1/utils/lib/product.sh" 2>/dev/null | head -n 1
 }
 
-# Make a folder that only this user can read, for temporary files; its path is in $scratch.
+# Make a folder that only this user can read, for temporary files; its path is in $scratch. In root's place those that
+# killed processes have left go: they may hold passwords.
 temporary() {
     [ -z "$scratch" ] || return 0
     place=$runtime
-    [ -w "$place" ] || place=${TMPDIR:-/tmp}
-    scratch=$(umask 077 && mktemp -d "$place/$product-tmp.XXXXXX") || die "no temporary folder can be made in $place"
+    if [ -w "$place" ]; then
+        for each in "$place/$product-tmp."*.*; do
+            its=${each#"$place/$product-tmp."}
+            its=${its%.*}
+            [ ! -d "$each" ] || [ "$(began "${its%%-*}")" = "${its#*-}" ] || rm -rf "$each"
+        done
+    else
+        place=${TMPDIR:-/tmp}
+    fi
+    scratch=$(umask 077 && mktemp -d "$place/$product-tmp.$$-$(began $$).XXXXXX") || die "no temporary folder can be made in $place"
 }
 
 # When a process began, in ticks since the boot: with its id, this names it for ever. Nothing if it is gone.
@@ -168,6 +177,8 @@ locked() { # NAME
         ! mv "$lock" "$lock.$$" 2>/dev/null || rm -f "$lock.$$"
     done
     held="$held $lock"
+    # Those that a process has moved away, and was killed.
+    rm -f "$lock".*
 }
 
 # Ports of the instances that are set up, sorted.

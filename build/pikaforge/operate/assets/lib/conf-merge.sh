@@ -2,11 +2,13 @@
 # Bring an instance's configuration to that of a new version, and show what changes.
 
 # Print a new configuration with the settings of an old one: all lines of a key of the old one stand where the new one
-# has that key first; keys that the new one lacks follow at its end. Keys that only the new one has stay as they are.
-# Comments are the new one's, but for the block of the memory plan.
-conf_merge() { # NEW OLD
+# has that key first; keys that the new one lacks follow at its end. Keys that only the new one has stay as they are, but
+# for those that the old one was made from, too: somebody has taken them out, or the server itself, because they had its
+# default. Comments are the new one's, but for the block of the memory plan.
+conf_merge() { # NEW OLD SHIPPED: what the old one was made from
     SEPARATOR=$separator awk "$conf_keys"'
-        NR == FNR {
+        file == "shipped" { gone[key_of($0)] = 1; next }
+        file == "old" {
             if ($0 == "# memory plan: begin") inside = 1
             if (inside && $0 ~ /^#/) block = block $0 "\n"
             if ($0 == "# memory plan: end") inside = 0
@@ -18,14 +20,14 @@ conf_merge() { # NEW OLD
         }
         {
             key = key_of($0)
-            if (key == "" || !(key in lines)) { print; next }
-            if (!(key in printed)) printf "%s", lines[key]
+            if (key == "" || !(key in lines) && !(key in gone)) { print; next }
+            if (key in lines && !(key in printed)) printf "%s", lines[key]
             printed[key] = 1
         }
         END {
             for (i = 1; i <= count; i++) if (!(order[i] in printed)) printf "%s", lines[order[i]]
             printf "%s", block
-        }' "$2" "$1"
+        }' file=shipped "$3" file=old "$2" file=new "$1"
 }
 
 # Print a configuration without its passwords, those of comments too.

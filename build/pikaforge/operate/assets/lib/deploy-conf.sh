@@ -30,7 +30,7 @@ compose_conf() {
         cp "$conf" "$draft"
         # The record of what the configuration was made from says whether the shipped one is a new one.
         if [ -f "$etc/$port.shipped" ] && ! cmp -s "$etc/$port.shipped" "$top/$shipped"; then
-            conf_merge "$top/$shipped" "$conf" >"$draft"
+            conf_merge "$top/$shipped" "$conf" "$etc/$port.shipped" >"$draft"
         fi
     else
         cp "${from:-$top/$shipped}" "$draft"

@@ -30,8 +30,8 @@ undo() { # STATUS
     [ -z "$started" ] || service_stop "$port" >/dev/null 2>&1
     [ -z "$enabled$started" ] || [ -f "$scratch/saved.$port.env" ] || ! by_systemd ||
         systemctl --quiet disable --now "$product@$port.service" 2>/dev/null
-    rm -f "$env.new.$$" "$unit.new.$$" "$dropin/10-instance.conf.new.$$" "$etc/$port.shipped.new.$$" \
-        "$init/$product.new.$$"
+    rm -f "$env.new.$port" "$unit.new.$port" "$dropin/10-instance.conf.new.$port" "$etc/$port.shipped.new.$port" \
+        "$init/$product.new.$port"
     for file in $written; do
         if [ -f "$scratch/saved.${file##*/}" ]; then
             cp -p "$scratch/saved.${file##*/}" "$file"
@@ -123,14 +123,14 @@ owners() { stat -c '%u %g %n' "$data" "$data"/* "$conf" 2>/dev/null || :; }
 
 # Replace a file of root's by what comes in; note that it is ours.
 put() { # FILE
-    cat >"$1.new.$$"
+    cat >"$1.new.$port"
     # What is there and the same is left alone.
-    if cmp -s "$1" "$1.new.$$"; then
-        rm -f "$1.new.$$"
+    if cmp -s "$1" "$1.new.$port"; then
+        rm -f "$1.new.$port"
         return
     fi
     written="$written $1"
-    mv "$1.new.$$" "$1"
+    mv "$1.new.$port" "$1"
 }
 
 # What ties the instance to the host: its environment file, and the unit.

@@ -2,7 +2,8 @@
 # Let an instance run another tree, and go back. Sourced after trees.sh and conf-merge.sh.
 #
 # What an instance was before is in a folder of root's: PORT.next while an upgrade is under way, PORT.before after it.
-# A run that was killed has left PORT.next: the next one goes back first.
+# A run that was killed has left PORT.next: the next one goes back first. Files that are written beside have the port in
+# their names, so that the next run writes over those of a killed one.
 
 reserve_mib=32 # kept free for the way back, if the new program fills the disk
 
@@ -16,6 +17,19 @@ switch_paths() {
 
 # Print a file of the service user, who could put a link to another one there.
 own_file() { as_user cat "$1"; }
+
+# What a killed run was making, or removing. The lock says that none is under way.
+switch_sweep() {
+    rm -rf "$next.new"
+    as_user rm -f "$conf.new"
+}
+
+# Remove a record at once: one that is half removed would be taken for one.
+record_remove() { # RECORD
+    rm -rf "$next.new"
+    mv "$1" "$next.new"
+    rm -rf "$next.new"
+}
 
 # Note what the instance is.
 switch_record() { # NEW
@@ -99,7 +113,7 @@ switch_back() { # RECORD
         [ -f "$saved" ] && ! cmp -s "$saved" "$file" || continue
         program=$(sed -n 's/^ExecStart=\(\/[^ ]*\).*/\1/p' "$saved")
         [ -z "$program" ] || [ -f "$program" ] || continue
-        cp -p "$saved" "$file.new.$$" && mv "$file.new.$$" "$file" || warn "$file could not be put back"
+        cp -p "$saved" "$file.new.$port" && mv "$file.new.$port" "$file" || warn "$file could not be put back"
     done
     ! by_systemd || systemctl daemon-reload
     own_file "$conf" >"$scratch/now" || :

@@ -269,7 +269,7 @@ tree_put() { # PORT TREE
     awk -v tree="$2" '
         /^TREE=/ { if (!done) print "TREE=" tree; done = 1; next }
         { print }
-        END { if (!done) print "TREE=" tree }' "$file" >"$file.new.$$" && mv "$file.new.$$" "$file" ||
+        END { if (!done) print "TREE=" tree }' "$file" >"$file.new.$port" && mv "$file.new.$port" "$file" ||
         die "$file cannot be written"
 }
 
@@ -300,7 +300,8 @@ tree_link() { # TREE
     for each in $(instances); do
         [ "$(env_get "$etc/$each.env" TREE)" = "$1" ] || return 0
     done
-    ln -s "$1" "$main.new.$$" || return 0
-    mv -fT "$main.new.$$" "$main" 2>/dev/null || { rm -f "$main.new.$$" && ln -sfn "$1" "$main"; }
+    rm -f "$main.new.$port"
+    ln -s "$1" "$main.new.$port" || return 0
+    mv -fT "$main.new.$port" "$main" 2>/dev/null || { rm -f "$main.new.$port" && ln -sfn "$1" "$main"; }
     say "$main leads to $1"
 }

@@ -104,7 +104,7 @@ backup_folder() {
     esac
     cd -P -- "$backup_to" || die "cannot go to $backup_to"
     # What a killed run has left. The lock says that none is under way.
-    rm -rf ."$port"-*.part
+    rm -rf ."$port"-*.part ".$port.mark"
 }
 
 backup_make() {
@@ -166,9 +166,9 @@ backup_names() {
 backup_expire() {
     backup_names | awk -v keep="$backup_keep" '{ name[NR] = $0 } END { for (i = 1; i <= NR - keep; i++) print name[i] }' |
         while read -r backup_old; do
-            # Its facts first: what is left of it is never taken for a whole one.
-            rm -f "./$backup_old/backup.info"
-            rm -rf "./$backup_old"
+            # Under another name first: what is left of it is never taken for a whole one, and the next run removes it.
+            mv "./$backup_old" "./.$backup_old.part"
+            rm -rf "./.$backup_old.part"
             say "$backup_to/$backup_old is removed"
         done
 }

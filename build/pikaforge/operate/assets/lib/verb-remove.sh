@@ -46,13 +46,16 @@ verb_main() {
     fi
     need_root "$port" remove
     locked "$port"
+    [ -n "$purge" ] || [ ! -f "$etc/$port.restore/had" ] ||
+        die "a restore of instance $port was interrupted, and not all its data is in place" \
+            "instance.sh $port restore $(cat "$etc/$port.restore/from"); or --purge"
     service_stop "$port" || die "instance $port cannot be stopped; nothing was removed" "instance.sh $port logs"
     dropin=$units/$(unit_of "$port").d
     if by_systemd; then
         systemctl --quiet disable "$(unit_of "$port")" || :
     fi
     rm -f "$dropin/10-instance.conf" "$etc/$port.shipped" "$etc/$port.clients" "$env" "$tmpfiles/$product-$port.conf"
-    rm -rf "$etc/$port.before" "$etc/$port.next"
+    rm -rf "$etc/$port.before" "$etc/$port.next" "$etc/$port.next.new" "$etc/$port.restore" "$etc/$port.restore.new"
     rmdir "$dropin" 2>/dev/null || :
     # The unit of a tarball or wheel goes with the last instance.
     if [ -z "$(instances)" ]; then

@@ -57,12 +57,15 @@ verb_main() {
 rollback_one() {
     switch_paths
     temporary
-    [ "$dry" = yes ] || locked "$port"
+    if [ "$dry" = no ]; then
+        locked "$port"
+        switch_sweep
+    fi
     record=$next
     [ -d "$record" ] || record=$before
     if [ ! -d "$record" ]; then
         # An upgrade that was killed before it had begun has left no more.
-        [ "$dry" = yes ] || rm -f "$reserve" && rm -rf "$next.new"
+        [ "$dry" = yes ] || rm -f "$reserve"
         say "instance $port was not upgraded: nothing to do"
         return 0
     fi
@@ -79,9 +82,9 @@ rollback_one() {
     switch_back "$record"
     switch_start "$back" "$within" 0 || die "instance $port does not serve with $(tree_name "$back") (see above)" \
         "instance.sh $port logs; rollback tries again; snapshots: instance.sh $port backup --list"
-    rm -rf "$record"
     tree_link "$back"
     # The upgrade was killed, and so has not removed it.
     tree_forget 1
+    record_remove "$record"
     say "instance $port runs $(tree_name "$back") in $back again"
 }

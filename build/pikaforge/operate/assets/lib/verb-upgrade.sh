@@ -147,7 +147,10 @@ verb_main() {
 upgrade_one() {
     switch_paths
     temporary
-    [ "$dry" = yes ] || locked "$port"
+    if [ "$dry" = no ]; then
+        locked "$port"
+        switch_sweep
+    fi
     # Again: another tree may be its own since this began.
     load_instance "$port"
     [ "${data##*/}" = "${product}_$port" ] || die "instance $port was set up by an older package, in $data" \
@@ -201,9 +204,9 @@ upgrade_one() {
     switch_to "$new"
     switch_start "$new" "$within" "$settle" || die "instance $port does not serve with $new (see above)"
     undo() { :; }
-    rm -rf "$before"
-    mv "$next" "$before"
     rm -f "$reserve"
+    [ ! -d "$before" ] || record_remove "$before"
+    mv "$next" "$before"
     tree_link "$new"
     say "instance $port runs $(tree_name "$new") in $new; before: $was. To go back: instance.sh $port rollback"
 }
@@ -217,7 +220,7 @@ go_back() {
     [ "$running" = yes ] || service_stop "$port" >&2 || warn "instance $port does not stop"
     switch_back "$next"
     [ "$running" = yes ] || switch_start "$back" "$start_seconds" 0 || return 1
-    rm -rf "$next"
+    record_remove "$next"
 }
 
 go_back_at_end() {
