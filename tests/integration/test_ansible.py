@@ -328,6 +328,6 @@ def test_lint(fleet: Fleet, tool: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
