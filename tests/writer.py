@@ -30,12 +30,16 @@ PAUSE = 0.02
 class Writer:
     """Writes keys with numbers, one after the other, on connections that it makes anew when one ends."""
 
-    def __init__(self, host: hosts.Host, port: int, *, password: str = "", prefix: str = "written") -> None:
+    def __init__(
+        self, host: hosts.Host, port: int, *, password: str = "", prefix: str = "written", pace: float = 0.0
+    ) -> None:
         self.acknowledged: list[int] = []
         """Numbers of keys, in their order."""
         self.refused: list[str] = []
         """Errors that the server has replied."""
         self._host, self._port, self._password, self._prefix = host, port, password, prefix
+        self._pace = pace
+        """Seconds between writes."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._write, daemon=True)
 
@@ -56,7 +60,7 @@ class Writer:
         while not self._ended.is_set():
             # A host that is off has no address.
             with suppress(NoConnection, Closed, AssertionError), self._connect() as connection:
-                while not self._ended.is_set():
+                while not self._ended.wait(self._pace):
                     number += 1
                     (said,) = connection.exchange([("SET", *self._words(number))])
                     if said == "OK":

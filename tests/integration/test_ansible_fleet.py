@@ -1,103 +1,70 @@
-"""The Ansible collection on three hosts with systemd, with the sample server from a tarball."""
+"""The Ansible collection on three hosts with systemd, with the sample server from tarballs: a site without network."""
 
 from __future__ import annotations
 
-import gzip
-import os
-import re
-import shutil
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack
 from subprocess import CompletedProcess
 from typing import TYPE_CHECKING
 
 import hosts
 import pytest
-import yaml
-from integration.test_ansible import COLLECTION, HOSTS, changed, environment, program
+from integration.ansible_hosts import PASSWORD, PORT, Hosts, control_node
+from integration.test_ansible import HOSTS, changed, counts, program
 from integration.trees import Tree
+from writer import Writer
 
 if TYPE_CHECKING:
     from conftest import Engine
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("fleet"), pytest.mark.long(150)]
-PLUGINS = Path(__file__).with_name("ansible_plugins")
-CHECK = "utils/lib/verb-check.sh"
-VERB = b"""\
-# shellcheck shell=sh
-verb_about='ask the instance'
-verb_help() { :; }
-verb_main() { healthy "$port" || exit 2; }
+FIRST, SECOND = "v3.4.0-1", "v3.4.0-2"
+OLD, NEW = f"pika-{FIRST}-R620", f"pika-{SECOND}-R620"
+PLANTED = "/etc/planted"
+"""Where this file is, the second version ends at once."""
+DIES = f"""\
+[ ! -e {PLANTED} ] || {{ echo 'pika: cannot start: planted by a test' >&2; exit 3; }}
+exec "$real" "$@"
 """
-"""Where the package has no such verb."""
-PORT = 9221
-PASSWORD = "opensesame"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
-    """Hosts, and the folder of the control node."""
+class Fleet(Hosts):
+    """Hosts that get their programs as tarballs."""
 
-    top: Path
-    group: hosts.Group
-
-    def play(self, name: str, *words: str) -> CompletedProcess[str]:
-        variables = {
-            "server_product": "pika",
+    def tarballs(self, name: str, *words: str, version: str = FIRST) -> CompletedProcess[str]:
+        """Run a playbook on the three hosts, with the packages of a version in tarballs."""
+        instance = {
+            "port": PORT,
+            "base": "/data",
+            "settings": {"maxclients": 1000},
+            "password_file": str(self.top / "password"),
+        }
+        values = {
             "server_source": "tarball",
-            "server_version": "v3.4.0-1",
+            "server_version": version,
             "server_model": "R620",
-            "server_tarball": str(self.top / "pika-{image}-{model}.tar.gz"),
-            "server_instances": [
-                {
-                    "port": PORT,
-                    "base": "/data",
-                    "settings": {"maxclients": 1000},
-                    "password_file": str(self.top / "password"),
-                }
-            ],
+            "server_tarball": str(self.top / "pika-{image}-{model}.tar.gz").replace("pika", version),
+            "server_instances": [instance],
             "server_metrics": True,
-            "server_health_retries": 5,
-            "ansible_become": False,
-            "ansible_connection": "engine",
-            "ansible_remote_tmp": "/root/.ansible",
-            "ansible_python_interpreter": "/usr/bin/python3",
         }
-        containers = {host: {"ansible_host": str(self.group.hosts[host].container.name)} for host in HOSTS}
-        inventory = {"servers": {"hosts": containers, "vars": variables}}
-        (self.top / "inventory.yml").write_text(yaml.safe_dump(inventory, sort_keys=False))
-        env = {
-            **environment(self.top),
-            "ANSIBLE_CONNECTION_PLUGINS": str(PLUGINS),
-            "ANSIBLE_PIPELINING": "0",
-            **{name: value for name, value in os.environ.items() if name.startswith("DOCKER_")},
-        }
-        return subprocess.run(
-            [program("ansible-playbook"), "-i", str(self.top / "inventory.yml"), f"pikaforge.servers.{name}", *words],
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=900,
-        )
+        return self.play(name, *words, on={host: {} for host in HOSTS}, values=values)
 
 
 @pytest.fixture(scope="module")
-def fleet(engine: Engine, sample_tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def fleet(
+    engine: Engine, sample_tree: Tree, second_tree: Tree, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    """Three hosts; the data of the last is on a small disk."""
     program("ansible-playbook")
-    top = tmp_path_factory.mktemp("fleet")
-    shutil.copytree(COLLECTION, top / "collections/ansible_collections/pikaforge/servers")
-    tree = sample_tree if CHECK in sample_tree.entries else sample_tree.changed({CHECK: (VERB, 0o644)})
-    packed = tree.tar()
-    (top / "pika-debian12-R620.tar.gz").write_bytes(packed if packed[:2] == b"\x1f\x8b" else gzip.compress(packed))
-    (top / "password").write_text(f"{PASSWORD}\n")
+    control = control_node(tmp_path_factory.mktemp("fleet"))
+    sample_tree.pack(control / f"{FIRST}-debian12-R620.tar.gz")
+    second_tree.with_server(DIES).pack(control / f"{SECOND}-debian12-R620.tar.gz")
     with hosts.together(engine) as group:
         for name in HOSTS:
             host = group.start(name, packages=("python3",))
             host.ok("mkdir", "-p", "/data", "/var/lib/prometheus/node-exporter")
-        yield Fleet(top=top, group=group)
+        group.hosts["three"].small_disk("/data", "200m")
+        yield Fleet(top=control, group=group)
 
 
 def test_a_host_that_fails_leaves_the_others_serving(fleet: Fleet) -> None:
@@ -105,16 +72,11 @@ def test_a_host_that_fails_leaves_the_others_serving(fleet: Fleet) -> None:
     three.ok("systemd-run", "--unit=other", "/usr/bin/python3", "-m", "http.server", str(PORT + 1000))
     hosts.wait(lambda: three.ok("ss", "-Hltn", f"sport = :{PORT + 1000}"), "the port is taken")
     before = three.state("/etc", "/data")
-    foreseen = fleet.play("site", "--check", "--diff")
+    foreseen = fleet.tarballs("site", "--check", "--diff")
     assert foreseen.returncode == 0, foreseen.stdout + foreseen.stderr
     assert three.state("/etc", "/data") == before
-    done = fleet.play("site")
-    assert done.returncode != 0
-    recap = done.stdout[done.stdout.index("PLAY RECAP") :]
-    assert dict(re.findall(r"^(\w+) .*failed=(\d)", recap, re.MULTILINE)) == {"one": "0", "two": "0", "three": "1"}, (
-        done.stdout
-    )
-    assert PASSWORD not in done.stdout + foreseen.stdout
+    done = fleet.tarballs("site")
+    assert (done.returncode != 0, counts(done, "failed")) == (True, {"one": 0, "two": 0, "three": 1}), done.stdout
     for name in ("one", "two"):
         fleet.group.hosts[name].wait_serving(PORT, password=PASSWORD)
     assert not three.exists(f"/data/pika_{PORT}")
@@ -123,14 +85,55 @@ def test_a_host_that_fails_leaves_the_others_serving(fleet: Fleet) -> None:
 
 def test_a_second_run_mends_that_host_and_changes_no_other(fleet: Fleet) -> None:
     fleet.group.hosts["three"].ok("systemctl", "stop", "other")
-    one, two, three = changed(fleet.play("site"))
-    # Hosts are in the order of their names.
-    assert sorted((one, two, three))[:2] == [0, 0], (one, two, three)
-    assert max(one, two, three) > 0
+    one, three, two = changed(fleet.tarballs("site"))  # in the order of names
+    assert (one, two, three > 0) == (0, 0, True)
     for name in HOSTS:
         host = fleet.group.hosts[name]
         assert host.ask(PORT, "SET", "key", name, password=PASSWORD) == "OK"
         assert "sesame" not in host.ok("sh", "-c", "cat /var/log/*.log /etc/pika/* 2>/dev/null; ls -R /tmp /root")
-    for words in ((), ("--check", "--diff")):
-        assert changed(fleet.play("site", *words)) == [0, 0, 0]
+    assert changed(fleet.tarballs("site", "--check", "--diff")) == [0, 0, 0]
+    assert [fleet.group.hosts[name].ask(PORT, "GET", "key", password=PASSWORD) for name in HOSTS] == [*HOSTS]
+
+
+def test_a_rolling_upgrade_under_writers_stops_at_the_host_that_fails(fleet: Fleet) -> None:
+    _, two, three = (fleet.group.hosts[name] for name in HOSTS)
+    two.put("/", {PLANTED: b""})
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(Writer(fleet.group.hosts[name], PORT, password=PASSWORD, pace=0.02)) for name in HOSTS
+        ]
+
+        def all_serve() -> None:
+            for writer in writers:
+                writer.more(20)
+                assert writer.lost() == []
+
+        all_serve()
+        processes = [fleet.process(name) for name in HOSTS]
+        # The new version ends at once on the second host.
+        done = fleet.tarballs("upgrade", version=SECOND)
+        assert (done.returncode != 0, counts(done, "failed")) == (True, {"one": 0, "two": 1}), done.stdout
+        assert "cannot start: planted by a test" in done.stdout
+        assert f"instance {PORT} serves again with {FIRST}-R620" in done.stdout
+        assert fleet.trees() == {"one": NEW, "two": OLD, "three": OLD}
+        assert fleet.process("three") == processes[2]
+        assert not three.exists(f"/opt/{NEW}")
+        all_serve()
+        # It is mended; the disk of the third one is full.
+        two.ok("rm", PLANTED)
+        three.sh("dd if=/dev/zero of=/data/filler bs=1M count=500 2>/dev/null || :")
+        done = fleet.tarballs("upgrade", version=SECOND)
+        assert (done.returncode != 0, counts(done, "failed")) == (True, {"one": 0, "two": 0, "three": 1}), done.stdout
+        assert counts(done, "changed")["one"] == 0
+        assert fleet.trees() == {"one": NEW, "two": NEW, "three": OLD}
+        assert (fleet.process("three"), three.serves(PORT, password=PASSWORD)) == (processes[2], True)
+        # A server that has met a full disk takes writes again after a restart (OpenAtomFoundation/pika#1843).
+        three.ok("rm", "/data/filler")
+        three.ok("/opt/pika/utils/instance.sh", str(PORT), "restart")
+        all_serve()
+        # And back, under the writers: the third one has not gone anywhere.
+        one, third, second = changed(fleet.tarballs("rollback", version=SECOND))
+        assert (one > 0, second > 0, third) == (True, True, 0)
+        assert fleet.trees() == dict.fromkeys(HOSTS, OLD)
+        all_serve()
     assert [fleet.group.hosts[name].ask(PORT, "GET", "key", password=PASSWORD) for name in HOSTS] == [*HOSTS]
