@@ -3,8 +3,8 @@
 `cpuinfo_samples.csv` holds the flags of machines, as far as the table knows them, each with its source: archspec's own
 samples (Apache-2.0 or MIT), without flags that no Linux has, and public listings for the CPUs that it has none of.
 `gcc_macros.csv` holds the features whose macros compilers predefine for targets (those of matrix.yaml, and Arrow Lake)
-with archspec's plain flags: what `cc1 -E -quiet -dM FLAGS /dev/null` of Debian's packages cpp-N prints; of gcc 4.8, which
-none has, by its source.
+with archspec's plain flags: what `cc1 -E -quiet -dM FLAGS /dev/null` of Debian's packages cpp-N prints; of gcc 4.8,
+which none has, by its source.
 """
 
 from __future__ import annotations
