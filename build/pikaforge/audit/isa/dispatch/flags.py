@@ -145,11 +145,11 @@ class FlagTests:
         if number not in self._known:
             first = step.operands[0]
             self._known[number] = (
-                self._memory(number, first) if first.kind == "m" else self._from_flags(number, first.register)
+                self._memory(number, first) if first.kind == "m" else self.from_flags(number, first.register)
             )
         return self._known[number]
 
-    def _from_flags(self, number: int, register: int) -> bool:
+    def from_flags(self, number: int, register: int) -> bool:
         """Return whether all numbers that a register may hold before an instruction are flags."""
         seen: set[Place] = set()
         waiting = [(self._block(number), number, register)]

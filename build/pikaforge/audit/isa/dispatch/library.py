@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import chain
 
 from pikaforge.audit.elf.layout import Buffer, Layout
+from pikaforge.audit.isa.dispatch.copies import with_copies
 from pikaforge.audit.isa.dispatch.flags import Answers, answers_of
 from pikaforge.audit.isa.dispatch.graph import Graph
 from pikaforge.audit.isa.dispatch.steps import Body, body
@@ -106,7 +107,8 @@ class Library:
         readers = {piece for address in places for piece in self.graph.users.get(address, ())}
         functions = {self.code.starts[piece] for piece in near | readers}
         functions |= {stub for stub in self.graph.stubs if self.graph.through_stub(stub) in functions}
-        return answers_of(map(self.body, sorted(self.asking)), map(self.body, sorted(users)), places, functions)
+        found = answers_of(map(self.body, sorted(self.asking)), map(self.body, sorted(users)), places, functions)
+        return with_copies(found, self)
 
     def _leads(self, gap: int, address: int) -> bool:
         """Return whether the code of a gap that something refers to may lead to an address outside of it."""
