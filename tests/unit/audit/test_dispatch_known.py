@@ -182,6 +182,27 @@ def test_a_conditional_move_on_a_flag(choice: Sequence[Part], expected: bool, tm
     assert audited(data, tmp_path).passed is expected
 
 
+USES_EDI = bytes.fromhex("21f8")  # and %edi,%eax
+ONE_OF_EDI = bytes.fromhex("83e701")  # and $1,%edi
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ((c.TEST_EDI, c.jne("yes"), USES_EDI, c.RET, "yes:", c.jmp("fast")), True),
+        ((ONE_OF_EDI, c.je("no"), c.jmp("fast"), "no:", USES_EDI, c.RET), True),
+        ((c.TEST_EDI, c.jne("yes"), c.RET, "yes:", USES_EDI, c.jmp("fast")), False),
+        ((ONE_OF_EDI, c.je("no"), USES_EDI, c.jmp("fast"), "no:", c.RET), False),
+        ((c.TEST_EDI, USES_EDI, c.jne("yes"), c.RET, "yes:", c.jmp("fast")), False),
+    ],
+)
+def test_a_flag_that_is_zero_is_a_number(entry: Sequence[Part], expected: bool, tmp_path: Path) -> None:
+    """gcc 14 takes it for any other zero, as in Debian 13's libzstd (HUF_decompress4X1_usingDTable_internal)."""
+    functions = {"sum": entry, "ask": ASKS, "fast": (c.BMI2, c.RET)}
+    data = c.library(functions, exports=["sum", "ask"], soname="libzstd.so.1", extra=b"\x001.5.7\0")
+    assert audited(data, tmp_path).passed is expected
+
+
 COMPUTED = bytes.fromhex("8d4701")  # lea 1(%rdi),%eax
 
 
