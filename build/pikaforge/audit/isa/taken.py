@@ -8,7 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pikaforge.audit.elf.layout import ET_REL, PF_X, PT_LOAD, SHF_EXECINSTR, Buffer, Layout, mapped
+from pikaforge.audit.elf.layout import Buffer, Layout, mapped
 from pikaforge.audit.isa.leads import Spans, one_of
 from pikaforge.audit.isa.piece_scan import units
 from pikaforge.audit.isa.worker_pool import Chunk
@@ -102,9 +102,7 @@ def jump_tables(data: Buffer, layout: Layout, addresses: Iterable[int], spans: S
     not lead to code.
     """
     starts = [low for low, _ in spans]
-    running = [(s.address, s.address + s.memory_size) for s in layout.segments if s.type == PT_LOAD and s.flags & PF_X]
-    if layout.type == ET_REL:
-        running = [(s.address, s.address + s.size) for s in layout.sections if s.flags & SHF_EXECINSTR and s.in_file]
+    running = [(part.address, part.address + part.memory_size) for part in layout.loaded() if part.executable]
     for address in addresses:
         place = layout.offset_of(address)
         if place is None:
