@@ -99,6 +99,7 @@ def library(
     symbols: bool = True,
     imports: Mapping[str, str] | None = None,
     extra: bytes = b"",
+    nameless: Sequence[str] = (),
 ) -> bytes:
     """A shared library.
 
@@ -113,6 +114,7 @@ def library(
         symbols: whether the functions keep their names.
         imports: by name of data, the symbol of another file whose address the loader writes there.
         extra: bytes of .rodata.
+        nameless: functions that neither a symbol nor the unwind table names: gaps.
     """
     elf = ef.Elf(soname=soname, extra=extra)
     places: dict[str, int] = {}
@@ -146,8 +148,8 @@ def library(
         text[at : at + 4] = (places[label] - at - 4).to_bytes(4, "little", signed=True)
     elf.text, elf.data = bytes(text), bytes(body)
     if symbols:
-        elf.symbols = [(name, places[name], sizes[name], ef.FUNC) for name in functions]
-    elf.frames = [(places[name], sizes[name]) for name in functions]
+        elf.symbols = [(name, places[name], sizes[name], ef.FUNC) for name in functions if name not in nameless]
+    elf.frames = [(places[name], sizes[name]) for name in functions if name not in nameless]
     elf.exports = [(name, places[name]) for name in exports]
     elf.imports = [(name, places[at]) for at, name in (imports or {}).items()]
     elf.relocations = [(places[at], 8, places[to]) for at, to in (pointers or {}).items()]

@@ -110,7 +110,9 @@ class Feature:
     absent: tuple[Absence, ...]
     """What may take it from hosts whose CPU has it."""
     linux: str
-    """The first Linux that shows its flag and lets programs run it, `never`, or empty: every one from 3.10 on."""
+    """The first Linux that shows its flag and lets programs run it, `never`, or empty: not known to be later than 3.10.
+
+    A kernel that does not show a flag is refused by the CPU gate, as a CPU without the feature is."""
     cpuid: tuple[CpuidBit, ...]
     """Bits of CPUID that are clear on a CPU without it (Intel SDM vol. 2A CPUID, AMD APM vol. 3 app. E); empty where
     CPUID does not show it."""

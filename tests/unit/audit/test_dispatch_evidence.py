@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from unit import code as c
+from unit import elf_files as ef
 from unit.code import Part
 
 from pikaforge.audit.allowed_features import of_baseline
 from pikaforge.audit.elf.layout import PT_DYNAMIC, read_layout
 from pikaforge.audit.elf.pointers import DT_HASH
+from pikaforge.audit.isa import piece_scan, ranges
 from pikaforge.audit.isa.decode import CodeSource, Hit, scan
 from pikaforge.audit.isa.dispatch.known import known
 
@@ -338,6 +340,24 @@ def test_the_table_does_not_vouch_for_what_no_flag_decides(
 ) -> None:
     data = c.library({**functions, "ask": ASKS, "fast": FAST_BMI2}, exports=[*functions, "ask"])
     assert proven(data, tmp_path, feature="bmi2", version="1.5.4") is False, why
+
+
+@pytest.mark.parametrize(("before", "expected"), [*((n, False) for n in range(36, 46)), (None, True)])
+def test_a_jump_over_a_cut_into_what_looks_like_data(
+    before: int | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long gap is cut into pieces, here within or near a jump to bytes that the same piece loads, too."""
+    for module in (ranges, piece_scan):
+        monkeypatch.setattr(module, "PIECE_LIMIT", 64)
+    around: Sequence[Part] = () if before is None else (ef.NOP * before, c.jmp("blob"))
+    functions: dict[str, Sequence[Part]] = {
+        "sum": SLOW,
+        "use": (c.load_eax("blob"), *around, ef.NOP * 60, c.RET),
+        "next": SLOW,
+        "blob": FAST,
+    }
+    [hit] = look(c.library(functions, exports=["sum", "next"], nameless=["use", "blob"]), tmp_path).values()
+    assert hit.evidence.startswith("data, which gap@") is expected
 
 
 def test_the_table_vouches_for_its_features_only(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pikaforge.audit.elf import gopclntab
 from pikaforge.audit.elf.executable import regions
 from pikaforge.audit.elf.gopclntab import read_functions
 from pikaforge.audit.elf.layout import read_layout
+from pikaforge.audit.isa import piece_scan, ranges
 from pikaforge.audit.isa.decode import CodeSource, scan
 from pikaforge.audit.isa.ranges import FUNCTION, read_map
 
@@ -120,8 +122,15 @@ INSIDE: tuple[c.Part, ...] = (LOAD_OWN, TEST_AL, c.je("no"), c.AVX2, "no:", c.RE
 FAST: tuple[c.Part, ...] = (c.AVX2, c.RET)
 
 
-def proven(functions: dict[str, tuple[c.Part, ...]], tmp_path: Path, *, pointers: dict[str, str] | None = None) -> bool:
-    data = c.library(functions, data={"flag": bytes(8), "own": bytes(8), "table": bytes(8)}, pointers=pointers)
+def proven(
+    functions: dict[str, tuple[c.Part, ...]],
+    tmp_path: Path,
+    *,
+    pointers: dict[str, str] | None = None,
+    nameless: Sequence[str] = (),
+) -> bool:
+    variables = {"flag": bytes(8), "own": bytes(8), "table": bytes(8)}
+    data = c.library(functions, data=variables, pointers=pointers, nameless=nameless)
     if pointers:
         at = data.index(bytes(24), ef.PAGE)  # .data, which is all zeros: the pointer is in the file, as in a program
         place = next(i for i, n in enumerate(functions) if n == pointers["table"])
@@ -193,6 +202,17 @@ def test_a_function_whose_address_is_in_data(tmp_path: Path) -> None:
     functions = {**BASE, "a": (LOAD_OWN, TEST_AL, c.je("no"), c.call("fast"), "no:", c.RET), "fast": FAST}
     assert proven(functions, tmp_path) is True
     assert proven(functions, tmp_path, pointers={"table": "fast"}) is False
+
+
+@pytest.mark.parametrize(("before", "expected"), [*((n, False) for n in range(48, 56)), (None, True)])
+def test_a_call_over_a_cut(before: int | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long gap is cut into pieces, here within or near a call that goes around the test."""
+    for module in (ranges, piece_scan):
+        monkeypatch.setattr(module, "PIECE_LIMIT", 64)
+    around: tuple[c.Part, ...] = () if before is None else (ef.NOP * before, c.call("fast"))
+    inside = (LOAD_OWN, TEST_AL, c.je("no"), c.call("fast"), "no:", c.RET)
+    functions = {**BASE, "crypto/sha256.block": inside, "fast": FAST, "gap": (*around, ef.NOP * 60 + c.RET)}
+    assert proven(functions, tmp_path, nameless=["gap"]) is expected
 
 
 SIGNATURE = bytes.fromhex("eb06") + b"\x06\xf4\x48\xf4\x4b\xf4" + ef.RET

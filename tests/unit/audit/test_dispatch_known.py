@@ -182,6 +182,57 @@ def test_a_conditional_move_on_a_flag(choice: Sequence[Part], expected: bool, tm
     assert audited(data, tmp_path).passed is expected
 
 
+USES_EDI = bytes.fromhex("21f8")  # and %edi,%eax
+ONE_OF_EDI = bytes.fromhex("83e701")  # and $1,%edi
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ((c.TEST_EDI, c.jne("yes"), USES_EDI, c.RET, "yes:", c.jmp("fast")), True),
+        ((ONE_OF_EDI, c.je("no"), c.jmp("fast"), "no:", USES_EDI, c.RET), True),
+        ((c.TEST_EDI, c.jne("yes"), c.RET, "yes:", USES_EDI, c.jmp("fast")), False),
+        ((ONE_OF_EDI, c.je("no"), USES_EDI, c.jmp("fast"), "no:", c.RET), False),
+        ((c.TEST_EDI, USES_EDI, c.jne("yes"), c.RET, "yes:", c.jmp("fast")), False),
+    ],
+)
+def test_a_flag_that_is_zero_is_a_number(entry: Sequence[Part], expected: bool, tmp_path: Path) -> None:
+    """gcc 14 takes it for any other zero, as in Debian 13's libzstd (HUF_decompress4X1_usingDTable_internal)."""
+    functions = {"sum": entry, "ask": ASKS, "fast": (c.BMI2, c.RET)}
+    data = c.library(functions, exports=["sum", "ask"], soname="libzstd.so.1", extra=b"\x001.5.7\0")
+    assert audited(data, tmp_path).passed is expected
+
+
+COMPUTED = bytes.fromhex("8d4701")  # lea 1(%rdi),%eax
+
+
+@pytest.mark.parametrize(
+    ("stir", "more", "expected"),
+    [
+        ((c.call("has"), c.store_eax("own")), (), True),
+        ((c.call("has"), COMPUTED, c.store_eax("own")), (), False),
+        ((c.call("has"), c.store_eax("own"), COMPUTED, c.store_eax("own")), (), False),
+        ((c.call("has"), c.store_eax("own")), (c.lea_rax("own"),), False),  # others may write there
+    ],
+)
+def test_a_library_keeps_a_copy_of_an_answer(
+    stir: Sequence[Part], more: Sequence[Part], expected: bool, tmp_path: Path
+) -> None:
+    """libsodium's random numbers keep what a function says that knows the answer; no build id vouches for this file."""
+    ask = (c.SAVE_RBX, c.LEAF_7, c.CPUID, c.store_eax("features"), c.RESTORE_RBX, c.RET)
+    functions: dict[str, Sequence[Part]] = {
+        "ask": ask,
+        "has": (c.load_eax("features"), c.RET),
+        "stir": (*stir, c.RET),
+        "random": (c.load_eax("own"), c.TEST_EAX, c.jne("yes"), *more, c.RET, "yes:", c.jmp("fast")),
+        "fast": (c.BMI2, c.RET),
+    }
+    exports = ["ask", "has", "stir", "random"]
+    data = {"features": bytes(64), "own": bytes(8)}
+    library = c.library(functions, exports=exports, data=data, soname="libsodium.so.23", extra=b"\x001.0.18\0")
+    assert audited(library, tmp_path).passed is expected
+
+
 def test_a_module_is_known_by_its_build_id_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = c.library({"sum": (c.jmp("fast"),), "ask": ASKS, "fast": (c.BMI2, c.RET)}, exports=["sum", "ask"])
     entry = next(entry for entry in known.table() if not entry.soname and entry.trusts("bmi2"))

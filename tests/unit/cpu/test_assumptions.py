@@ -1,9 +1,10 @@
 """What code may assume of a target's hosts: the table against compilers, and against /proc/cpuinfo of real machines.
 
 `cpuinfo_samples.csv` holds the flags of machines, as far as the table knows them, each with its source: archspec's own
-samples (Apache-2.0 or MIT), and public listings for the CPUs that it has none of. `gcc_macros.csv` holds the features
-whose macros compilers predefine for the targets of matrix.yaml with archspec's plain flags: what `cc1 -E -quiet -dM
-FLAGS /dev/null` of Debian's packages cpp-N prints; of gcc 4.8, which none has, by its source.
+samples (Apache-2.0 or MIT), without flags that no Linux has, and public listings for the CPUs that it has none of.
+`gcc_macros.csv` holds the features whose macros compilers predefine for targets (those of matrix.yaml, and Arrow Lake)
+with archspec's plain flags: what `cc1 -E -quiet -dM FLAGS /dev/null` of Debian's packages cpp-N prints; of gcc 4.8,
+which none has, by its source.
 """
 
 from __future__ import annotations
@@ -129,6 +130,10 @@ WRONG = [
     ("xsaves", "zen", "it is privileged"),
     ("amx_tile", "sapphirerapids", "it faults under kernels before Linux 5.16"),
     ("kl", "alderlake", "Linux has no support for it"),
+    ("uintr", "arrowlake", "Linux has no support for it"),
+    ("avx_ifma", "arrowlake", "/proc/cpuinfo has no flag for it"),
+    ("avx_vnni_int8", "arrowlake", "/proc/cpuinfo has no flag for it"),
+    ("sha512", "arrowlake_s", "/proc/cpuinfo has no flag for it"),
     ("hreset", "alderlake", "it is privileged"),
     ("lwp", "bulldozer", "Linux has no support for it"),
     ("mpx", "skylake_avx512", "Linux has no support for it"),

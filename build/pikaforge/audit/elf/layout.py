@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pikaforge.errors import AuditError
 
@@ -76,6 +77,16 @@ class Segment:
     memory_size: int
 
 
+class Loaded(NamedTuple):
+    """A range of addresses that a program has when it runs."""
+
+    address: int
+    offset: int
+    file_size: int
+    memory_size: int
+    executable: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Header, sections and segments of one file."""
@@ -103,6 +114,20 @@ class Layout:
             if part.type == PT_LOAD and part.address <= address < part.address + part.file_size:
                 return address - part.address + part.offset
         return None
+
+    def loaded(self) -> tuple[Loaded, ...]:
+        """Return what is loaded: the segments that headers name; of an object file sections, as a linker takes them."""
+        if self.type == ET_REL:
+            return tuple(
+                Loaded(s.address, s.offset, s.size, s.size, executable=bool(s.flags & SHF_EXECINSTR))
+                for s in self.sections
+                if s.flags & (SHF_ALLOC | SHF_EXECINSTR) and s.in_file
+            )
+        return tuple(
+            Loaded(s.address, s.offset, s.file_size, s.memory_size, executable=bool(s.flags & PF_X))
+            for s in self.segments
+            if s.type == PT_LOAD
+        )
 
 
 def machine_name(machine: int) -> str:

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 
-from pikaforge.audit.elf.layout import ET_DYN, ET_REL, PT_LOAD, SHF_ALLOC, Buffer, Layout
+from pikaforge.audit.elf.layout import ET_DYN, Buffer, Layout
 from pikaforge.audit.elf.pointers import read_pointers
 from pikaforge.audit.isa.opcodes import flows
 from pikaforge.audit.isa.ranges import CodeMap
@@ -40,21 +40,17 @@ def words(data: Buffer, layout: Layout, spans: Spans) -> Iterator[int]:
         return
     starts = [low for low, _ in spans]
     low, high = spans[0][0], max(end for _, end in spans)
-    loads = [(s.address, s.offset, s.file_size) for s in layout.segments if s.type == PT_LOAD]
-    if layout.type == ET_REL:
-        loads = [(s.address, s.offset, s.size) for s in layout.sections if s.flags & SHF_ALLOC and s.in_file]
     uppers = {word for start, end in spans for word in range(start >> 16, (end - 1 >> 16) + 1)}
-    for address, offset, size in loads:
-        begin = offset + -address % WORD
-        end = offset + size
+    for part in layout.loaded():
+        begin = part.offset + -part.address % WORD
+        end = part.offset + part.file_size
         for at in range(begin, end - WORD + 1, STEP):
             raw = data[at : at + (min(STEP, end - at) // WORD * WORD)]
             if len(uppers) <= FEW:
                 for upper in uppers:
                     yield from _with_upper(raw, upper, spans, starts)
                 continue
-            part = array("Q", raw)
-            yield from (value for value in part if low <= value < high and one_of(value, spans, starts))
+            yield from (value for value in array("Q", raw) if low <= value < high and one_of(value, spans, starts))
 
 
 def _with_upper(raw: bytes, upper: int, spans: Spans, starts: list[int]) -> Iterator[int]:

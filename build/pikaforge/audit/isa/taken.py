@@ -10,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pikaforge.audit.elf.layout import ET_DYN, ET_REL, PF_X, PT_LOAD, SHF_EXECINSTR, Buffer, Layout, mapped
+from pikaforge.audit.elf.layout import ET_DYN, Buffer, Layout, mapped
 from pikaforge.audit.isa.leads import Spans, one_of
 from pikaforge.audit.isa.piece_scan import units
 from pikaforge.audit.isa.worker_pool import Chunk
@@ -46,12 +46,10 @@ def wanted(layout: Layout, spans: Spans) -> Wanted:
         layout: the file's layout.
         spans: ranges of addresses that may be data.
     """
-    parts = [s for s in layout.segments if s.type == PT_LOAD]
-    running = [(s.address, s.address + s.memory_size) for s in parts if s.flags & PF_X]
-    if layout.type == ET_REL:
-        running = [(s.address, s.address + s.size) for s in layout.sections if s.flags & SHF_EXECINSTR and s.in_file]
-    loaded = tuple((s.address, s.address + s.file_size, s.offset) for s in parts)
-    return Wanted(spans, layout.type != ET_DYN, tuple(running), loaded)
+    parts = layout.loaded()
+    running = tuple((part.address, part.address + part.memory_size) for part in parts if part.executable)
+    loaded = tuple((part.address, part.address + part.file_size, part.offset) for part in parts)
+    return Wanted(spans, layout.type != ET_DYN, running, loaded)
 
 
 def taken(chunk: Chunk, sought: Wanted) -> array[int]:

@@ -30,6 +30,8 @@ from pikaforge.audit.isa.dispatch.steps import (
 
 FLAG_BYTES = 4
 """Bytes of the largest flag: a value of eight bytes is a pointer or a size."""
+WHOLE = 4
+"""Bytes of a register, whose other half an instruction sets to zero that writes to them."""
 FIELD = 64
 """Bytes before the field of a structure that counts: what has the CPU's answers alone is at a fixed place."""
 COPIES = frozenset({"MOV", "MOVZX", "MOVSX", "MOVSXD"})
@@ -99,6 +101,15 @@ def reads_flag(step: InstructionStep) -> bool:
     return second.kind == "i" and (step.name in ("AND", "BT") or (step.name == "CMP" and second.value == 0))
 
 
+def _zeroes(step: InstructionStep) -> bool:
+    """Return whether ZF after an instruction says that its first operand, a whole register of 32 bits, is zero."""
+    if len(step.operands) != 2 or step.operands[0].kind != "r" or step.operands[0].size != WHOLE:
+        return False
+    first, second = step.operands
+    same = step.name == "TEST" and first == second
+    return same or (second.kind == "i" and (step.name == "AND" or (step.name == "CMP" and second.value == 0)))
+
+
 def compares_mask(step: InstructionStep, before: Sequence[InstructionStep]) -> bool:
     """Return whether an instruction compares a register with the mask that has just been applied to it."""
     if step.name != "CMP" or len(step.operands) != 2 or step.operands[0].kind != "r" or step.operands[1].kind != "i":
@@ -145,11 +156,11 @@ class FlagTests:
         if number not in self._known:
             first = step.operands[0]
             self._known[number] = (
-                self._memory(number, first) if first.kind == "m" else self._from_flags(number, first.register)
+                self._memory(number, first) if first.kind == "m" else self.from_flags(number, first.register)
             )
         return self._known[number]
 
-    def _from_flags(self, number: int, register: int) -> bool:
+    def from_flags(self, number: int, register: int) -> bool:
         """Return whether all numbers that a register may hold before an instruction are flags."""
         seen: set[Place] = set()
         waiting = [(self._block(number), number, register)]
@@ -267,10 +278,25 @@ class FlagTests:
                     return False
                 held, at = after, at + 1
                 if at in blocks:
-                    firsts = [self._code.blocks[target].first for target in self._code.following[blocks[at]]]
-                    waiting += [(first, held) for first in firsts]
+                    waiting += self._onward(blocks[at], held)
                     break
         return True
+
+    def _onward(self, index: int, held: frozenset[int]) -> list[tuple[int, frozenset[int]]]:
+        """Return the first instructions of the blocks that follow a block, each with the registers that hold a number.
+
+        Where a test has found zero, its register holds zero, which is no flag: a compiler uses it as any other zero.
+        """
+        block, targets = self._code.blocks[index], self._code.following[index]
+        firsts = [self._code.blocks[target].first for target in targets]
+        step = setter(self._code, index)
+        condition = self._code.steps[block.last - 1].condition
+        if step is None or condition not in ("e", "ne") or len(targets) != 2 or not _zeroes(step):
+            return [(first, held) for first in firsts]
+        register = step.operands[0].register
+        later = [s for s in self._code.steps[block.first : block.last] if s.address > step.address]
+        kept = held if any(register in s.writes for s in later) else held - {register}
+        return list(zip(firsts, (kept, held) if condition == "e" else (held, kept), strict=True))
 
 
 def _passed(step: InstructionStep, held: frozenset[int]) -> frozenset[int] | None:

@@ -16,14 +16,17 @@ from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
 
 from pikaforge.audit.elf.gopclntab import SECTION
 from pikaforge.audit.elf.layout import PF_X, PT_LOAD, SHT_DYNSYM, SHT_SYMTAB, Buffer, Layout, mapped
+from pikaforge.audit.isa.cuts import Cuts
 from pikaforge.audit.isa.dispatch.game import forced, setter, starts_of
 from pikaforge.audit.isa.dispatch.steps import NONE, RIP, Body, InstructionStep, body
 from pikaforge.audit.isa.opcodes import features_by_code
+from pikaforge.audit.isa.piece_scan import units
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
 from pikaforge.cpu import features
@@ -50,16 +53,13 @@ Edges = list[tuple[int, "array[int]"]]
 
 def edges(chunk: Chunk, bounds: tuple[int, int]) -> Edges:
     """Return the addresses within bounds that each piece of a chunk jumps to, calls or names; workers run this."""
-    from iced_x86 import Decoder  # noqa: PLC0415
-
     branch, place = attrgetter("near_branch_target"), attrgetter("memory_displacement")
     low, high = bounds
     out: Edges = []
     with mapped(Path(chunk.path)) as data:
-        for index, (start, end, offset) in enumerate(
-            zip(chunk.starts, chunk.ends, chunk.offsets, strict=True), chunk.first
-        ):
-            instructions = list(Decoder(64, data[offset : offset + end - start], ip=start))
+        for index, parts in groupby(units(chunk, data), key=attrgetter("piece")):
+            start, end = chunk.starts[index - chunk.first], chunk.ends[index - chunk.first]
+            instructions = list(chain.from_iterable(part.instructions for part in parts))
             met = set(map(branch, instructions))
             met.update(map(place, instructions))
             out.append((index, array("Q", (a for a in met if low <= a < high and not start <= a < end))))
@@ -92,7 +92,7 @@ def go_evidence(
     """
     loads = [s for s in layout.segments if s.type == PT_LOAD]
     bounds = (min(s.address for s in loads), max(s.address + s.memory_size for s in loads))
-    program = _Program(data, layout, code)
+    program = _Program(data, layout, code, Cuts(data, code))
     for part in pool.each(edges, chunks(path, code), bounds):
         for index, addresses in part:
             program.add(index, addresses)
@@ -119,6 +119,7 @@ class _Program:
     data: Buffer
     layout: Layout
     code: CodeMap
+    cuts: Cuts
     callers: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
     """Pieces that refer to a piece, each with the address that it refers to."""
     users: dict[int, set[int]] = field(default_factory=dict)
@@ -143,10 +144,12 @@ class _Program:
     def body(self, piece: int) -> Body:
         """Return the instructions of a piece; of one that is too large none, which is not sound."""
         if piece not in self._bodies:
-            start, end, offset = self.code.starts[piece], self.code.ends[piece], self.code.offsets[piece]
-            raw = bytes(self.data[offset : offset + end - start]) if end - start <= BODY else b""
-            inner = {a for _, a in self.callers.get(piece, ())} - {start}
-            self._bodies[piece] = body(raw, start, inner)
+            start, end = self.code.starts[piece], self.code.ends[piece]
+            begin = self.cuts.begin(piece)
+            inner = {a for _, a in self.callers.get(piece, ())} - {begin}
+            whole = end - start <= BODY and all(address > begin for address in inner)
+            raw = self.cuts.raw(piece) if whole else b""
+            self._bodies[piece] = body(raw, begin, inner)
         return self._bodies[piece]
 
     def guarded(self, piece: int, feature: str) -> bool:

@@ -7,6 +7,8 @@ from functools import cached_property
 from itertools import chain
 
 from pikaforge.audit.elf.layout import Buffer, Layout
+from pikaforge.audit.isa.cuts import Cuts
+from pikaforge.audit.isa.dispatch.copies import with_copies
 from pikaforge.audit.isa.dispatch.flags import Answers, answers_of
 from pikaforge.audit.isa.dispatch.graph import Graph
 from pikaforge.audit.isa.dispatch.steps import Body, body
@@ -46,21 +48,27 @@ class Library:
         for address in graph.given:
             self._lead(address)
         self._outward: dict[int, set[int] | None] = {}
+        self._cuts = Cuts(data, self.code)
 
     def _lead(self, address: int) -> None:
         self.pointed.setdefault(self.code.at(address), set()).add(address)
 
     def body(self, piece: int) -> Body:
-        """Return the instructions of a piece; for one that is too large a body without any, which is not sound."""
+        """Return the instructions of a piece.
+
+        Of a piece that is too large, or that is entered before its first instruction, there is a body without any
+        instruction, which is not sound.
+        """
         if piece not in self._bodies:
             code = self.code
-            start, end, offset = code.starts[piece], code.ends[piece], code.offsets[piece]
+            start, end = code.starts[piece], code.ends[piece]
             self._kept += end - start
             if end - start > BODY or self._kept > BODIES:
                 self._bodies[piece] = body(b"", start)
             else:
-                raw = bytes(self.data[offset : offset + end - start])
-                self._bodies[piece] = body(raw, start, self.entries(piece))
+                begin, entries = self._cuts.begin(piece), self.entries(piece)
+                raw = self._cuts.raw(piece) if all(entry > begin for entry in entries) else b""
+                self._bodies[piece] = body(raw, begin, entries)
         return self._bodies[piece]
 
     def arguments(self, piece: int) -> frozenset[int]:
@@ -84,7 +92,7 @@ class Library:
                 if self.code.kinds[source] != GAP or address in whole or self._leads(source, address)
             )
         places = {address for _, address in callers} | self.pointed.get(piece, set())
-        return tuple(sorted(places - {self.code.starts[piece]}))
+        return tuple(sorted(places - {self._cuts.begin(piece)}))
 
     def kept(self, near: int) -> set[int]:
         """Return the addresses of data up to some bytes from what functions name that ask the CPU."""
@@ -106,7 +114,8 @@ class Library:
         readers = {piece for address in places for piece in self.graph.users.get(address, ())}
         functions = {self.code.starts[piece] for piece in near | readers}
         functions |= {stub for stub in self.graph.stubs if self.graph.through_stub(stub) in functions}
-        return answers_of(map(self.body, sorted(self.asking)), map(self.body, sorted(users)), places, functions)
+        found = answers_of(map(self.body, sorted(self.asking)), map(self.body, sorted(users)), places, functions)
+        return with_copies(found, self)
 
     def _leads(self, gap: int, address: int) -> bool:
         """Return whether the code of a gap that something refers to may lead to an address outside of it."""
@@ -123,9 +132,8 @@ class Library:
         from iced_x86 import Decoder  # noqa: PLC0415
 
         if piece not in self._starts:
-            start, end, offset = self.code.starts[piece], self.code.ends[piece], self.code.offsets[piece]
-            raw = bytes(self.data[offset : offset + min(end - start, BODY)])
-            self._starts[piece] = {step.ip for step in Decoder(64, raw, ip=start)}
+            raw = self._cuts.raw(piece)[:BODY]
+            self._starts[piece] = {step.ip for step in Decoder(64, raw, ip=self._cuts.begin(piece))}
         return self._starts[piece]
 
 
