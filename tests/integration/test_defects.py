@@ -16,7 +16,7 @@ from thorough import one_of
 if TYPE_CHECKING:
     from conftest import Project
 
-    from .conftest import SampleBuild
+    from integration.builds import SampleBuild
 
 pytestmark = pytest.mark.engine
 

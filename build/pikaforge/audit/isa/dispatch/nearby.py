@@ -65,7 +65,7 @@ class Sought(NamedTuple):
     """Pieces that are decoded in any case, ascending."""
 
 
-class _Run(NamedTuple):
+class _Stretch(NamedTuple):
     """Pieces of a chunk that lie behind each other, in memory and in the file."""
 
     first: int
@@ -79,10 +79,10 @@ def references_to(chunk: Chunk, sought: Sought) -> Found:
     """Return the pieces of a chunk that refer to some ranges, as `references` does; worker processes run this."""
     wanted = {index for index in sought.always if 0 <= index - chunk.first < len(chunk.starts)}
     with mapped(Path(chunk.path)) as data:
-        for run in _runs(chunk, data):
-            for address in _fields(run, sought):
+        for stretch in _stretches(chunk, data):
+            for address in _fields(stretch, sought):
                 # An instruction may go on behind a cut, so that its field is in the piece behind its own.
-                index = chunk.first + bisect_right(chunk.starts, address, run.first, run.last) - 1
+                index = chunk.first + bisect_right(chunk.starts, address, stretch.first, stretch.last) - 1
                 wanted |= {index, index - 1} if index in chunk.cuts else {index}
     wanted = {index for index in wanted if chunk.kinds[index - chunk.first] != TABLE}
     for index in sorted(wanted):
@@ -92,7 +92,7 @@ def references_to(chunk: Chunk, sought: Sought) -> Found:
     return references(chunk, sought.ranges, fixed=sought.fixed, wanted=frozenset(wanted)) if wanted else []
 
 
-def _runs(chunk: Chunk, data: Buffer) -> Iterator[_Run]:
+def _stretches(chunk: Chunk, data: Buffer) -> Iterator[_Stretch]:
     first = 0
     for index in range(1, len(chunk.starts) + 1):
         if index < len(chunk.starts):
@@ -102,28 +102,28 @@ def _runs(chunk: Chunk, data: Buffer) -> Iterator[_Run]:
                 continue
         start = chunk.starts[first]
         at = chunk.offsets[first]
-        yield _Run(first, index, start, bytes(data[at : at + chunk.ends[index - 1] - start]))
+        yield _Stretch(first, index, start, bytes(data[at : at + chunk.ends[index - 1] - start]))
         first = index
 
 
-def _fields(run: _Run, sought: Sought) -> Iterator[int]:
+def _fields(stretch: _Stretch, sought: Sought) -> Iterator[int]:
     """Yield the addresses of fields that may be a distance to one of the ranges, or an address in one."""
     starts = [low for low, _ in sought.ranges]
-    raw = run.raw
+    raw = stretch.raw
     for window in range(0, len(raw), WINDOW):
-        base = run.address + window
+        base = stretch.address + window
         for value in _uppers(sought.ranges, base):
             for at in _each(raw, value, window, window + WINDOW):
-                low = run.address + at + FIELD + int.from_bytes(raw[at : at + FIELD], "little", signed=True)
+                low = stretch.address + at + FIELD + int.from_bytes(raw[at : at + FIELD], "little", signed=True)
                 if any(leads.one_of(low + more, sought.ranges, starts) for more in range(IMMEDIATE + 1)):
-                    yield run.address + at
+                    yield stretch.address + at
     if sought.fixed:
         for value in {
             upper & 0xFFFF for low, high in sought.ranges for upper in range(low >> 16, (high - 1 >> 16) + 1)
         }:
             for at in _each(raw, value, 0, len(raw)):
                 if leads.one_of(int.from_bytes(raw[at : at + FIELD], "little"), sought.ranges, starts):
-                    yield run.address + at
+                    yield stretch.address + at
 
 
 def _uppers(ranges: Ranges, base: int) -> Set[int]:
