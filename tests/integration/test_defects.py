@@ -15,7 +15,6 @@ from thorough import one_of
 
 if TYPE_CHECKING:
     from conftest import Project
-
     from integration.builds import SampleBuild
 
 pytestmark = pytest.mark.engine
