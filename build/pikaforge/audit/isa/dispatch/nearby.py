@@ -230,12 +230,13 @@ class Nearby:
             pool: the worker processes.
 
         Returns:
-            The functions, by piece and feature, for each that is proven.
+            The functions, by piece and feature, for each that is proven in this way. Those with evidence in themselves
+            (`local`) are left out.
         """
         if len(wanted) > PIECES:
             return {}
-        self._missing = set(wanted)
-        open_ = [(piece, feature) for piece, names in wanted.items() for feature in sorted(names)]
+        self._look(set(wanted), pool)
+        open_ = [(p, feature) for p, names in wanted.items() for feature in sorted(names) if not self.local(p, feature)]
         found: dict[tuple[int, str], list[int]] = {}
         for _ in range(ROUNDS):
             self._look(self._missing, pool)
@@ -290,6 +291,8 @@ class Nearby:
 
     def _look(self, pieces: Set[int], pool: WorkerPool) -> None:
         """Look for what refers to some pieces."""
+        if not pieces:
+            return
         code = self._code
         out = {piece: _References(self._low(piece), code.ends[piece]) for piece in pieces}
         order = sorted(out, key=lambda piece: out[piece].low)
