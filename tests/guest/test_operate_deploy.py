@@ -125,6 +125,8 @@ def test_the_life_of_an_instance(each: Deployed) -> None:
     for word, said in (("stop", f"instance {each.port} is stopped\n"), ("start", ""), ("start", "nothing to do\n")):
         done = each.host.run(str(boot), word)
         assert (done.returncode, done.stdout.endswith(said), done.stderr) == (0, True, ""), word
+        # It does not wait for the answer.
+        assert word == "stop" or each.host.lib(f"wait_healthy {each.port} 60").returncode == 0
         assert each.instance("start", "--dry-run").stdout.startswith(f"instance {each.port} runs") == (word != "stop")
     # Again: nothing changes.
     before, process = each.state(), each.process()
