@@ -184,6 +184,10 @@ def test_a_conditional_move_on_a_flag(choice: Sequence[Part], expected: bool, tm
 
 USES_EDI = bytes.fromhex("21f8")  # and %edi,%eax
 ONE_OF_EDI = bytes.fromhex("83e701")  # and $1,%edi
+TEST_STACK = bytes.fromhex("f644240801")  # testb $1,8(%rsp)
+PUSH_STACK, POP_RAX = bytes.fromhex("ff742408"), b"\x58"  # push 8(%rsp)
+USES_RETURN = bytes.fromhex("030424")  # add (%rsp),%eax: what was at 8(%rsp) after a push
+USES_STACK = bytes.fromhex("03442408")  # add 8(%rsp),%eax
 
 
 @pytest.mark.parametrize(
@@ -194,10 +198,14 @@ ONE_OF_EDI = bytes.fromhex("83e701")  # and $1,%edi
         ((c.TEST_EDI, c.jne("yes"), c.RET, "yes:", USES_EDI, c.jmp("fast")), False),
         ((ONE_OF_EDI, c.je("no"), USES_EDI, c.jmp("fast"), "no:", c.RET), False),
         ((c.TEST_EDI, USES_EDI, c.jne("yes"), c.RET, "yes:", c.jmp("fast")), False),
+        ((TEST_STACK, c.jne("yes"), PUSH_STACK, POP_RAX, c.RET, "yes:", c.jmp("fast")), True),
+        ((TEST_STACK, c.jne("yes"), USES_STACK, c.RET, "yes:", c.jmp("fast")), False),
+        ((TEST_STACK, c.jne("yes"), c.SAVE_RBX, USES_STACK, c.RESTORE_RBX, c.RET, "yes:", c.jmp("fast")), True),
+        ((c.SAVE_RBX, TEST_STACK, c.RESTORE_RBX, c.jne("yes"), USES_RETURN, c.RET, "yes:", c.jmp("fast")), False),
     ],
 )
-def test_a_flag_that_is_zero_is_a_number(entry: Sequence[Part], expected: bool, tmp_path: Path) -> None:
-    """gcc 14 takes it for any other zero, as in Debian 13's libzstd (HUF_decompress4X1_usingDTable_internal)."""
+def test_numbers_that_are_flags(entry: Sequence[Part], expected: bool, tmp_path: Path) -> None:
+    """gcc takes a flag that is zero for any other zero, as in Debian 13's libzstd; clang hands arguments on by push."""
     functions = {"sum": entry, "ask": ASKS, "fast": (c.BMI2, c.RET)}
     data = c.library(functions, exports=["sum", "ask"], soname="libzstd.so.1", extra=b"\x001.5.7\0")
     assert audited(data, tmp_path).passed is expected

@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from operator import attrgetter
 
 from pikaforge.audit.isa.dispatch.game import setter
@@ -216,12 +217,35 @@ class FlagTests:
             return True
         if operand.register != RSP or operand.index_register != NONE or operand.segment:
             return False
-        return all(
+        depth = self._depths[number]
+        return depth is not None and all(
             self._idle(at, step, position)
             for at, step in enumerate(self._code.steps)
             for position, other in enumerate(step.operands)
-            if other.kind == "m" and (other.register, other.value) == (RSP, operand.value)
+            if other.kind == "m"
+            and other.register == RSP
+            and self._depths[at] in (None, depth + operand.value - other.value)
         )
+
+    @cached_property
+    def _depths(self) -> list[int | None]:
+        """How far the stack pointer is from where it was at the function's start, before each instruction.
+
+        None where that is not known. A place on the stack has another distance from it after each push.
+        """
+        out: list[int | None] = [None] * len(self._code.steps)
+        seen: dict[int, int | None] = {}
+        waiting: list[tuple[int, int | None]] = [(0, 0)] if self._code.blocks else []
+        while waiting:
+            index, depth = waiting.pop()
+            if index in seen and seen[index] in (None, depth):
+                continue
+            depth = seen[index] = None if index in seen else depth
+            for number in range(self._code.blocks[index].first, self._code.blocks[index].last):
+                out[number] = depth
+                depth = None if depth is None else _moved(self._code.steps[number], depth)
+            waiting += [(target, depth) for target in self._code.following[index]]
+        return out
 
     def _pointed(self, number: int, operand: Operand) -> bool:
         """Return whether a register points to an answer at a fixed place, on all ways to an instruction."""
@@ -252,8 +276,8 @@ class FlagTests:
         return step.operands[1].value + distance in self._answers.places
 
     def _idle(self, number: int, step: InstructionStep, position: int) -> bool:
-        """Return whether an instruction only stores a number on the stack, tests it, or takes it to be tested."""
-        if position == 0 and step.name == "MOV":
+        """Return whether an instruction only stores a number on the stack, tests it, hands it on, or loads it."""
+        if (position == 0 and step.name == "MOV") or step.name == "PUSH":
             return True
         if position == 1 and step.name in COPIES and step.operands[0].kind == "r":
             return self._only_tested(number + 1, step.operands[0].register)
@@ -297,6 +321,21 @@ class FlagTests:
         later = [s for s in self._code.steps[block.first : block.last] if s.address > step.address]
         kept = held if any(register in s.writes for s in later) else held - {register}
         return list(zip(firsts, (kept, held) if condition == "e" else (held, kept), strict=True))
+
+
+def _moved(step: InstructionStep, depth: int) -> int | None:
+    """Return the stack pointer's distance after an instruction; None if it is not known."""
+    if RSP not in step.writes or step.flow in CALLS:
+        return depth
+    if step.name in ("PUSH", "POP"):
+        return depth + (-8 if step.name == "PUSH" else 8)
+    if step.name not in ("ADD", "SUB"):
+        return None
+    first, last = step.operands
+    if (first.kind, first.register, last.kind) != ("r", RSP, "i"):
+        return None
+    value = (last.value + (1 << 63)) % (1 << 64) - (1 << 63)
+    return depth + (value if step.name == "ADD" else -value)
 
 
 def _passed(step: InstructionStep, held: frozenset[int]) -> frozenset[int] | None:
