@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.engine
+# One worker looks at the build of three models. Others would wait for that with idle hands.
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("build"), pytest.mark.long(100)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,6 +299,8 @@ def test_targets_differ_in_the_instructions_they_allow(built: Built, engine: Eng
     assert len(found["R630"]) > 10
 
 
+@pytest.mark.xdist_group("build-alike")
+@pytest.mark.long(50)
 def test_same_bytes_under_unlike_conditions(shop: Shop, warm: Warm, tmp_path: Path) -> None:
     """Other folders, one job, no compiler cache, another umask, time zone, locale, user environment, and later."""
     other = shop.ready(tmp_path / "a longer path" / "with blanks")
@@ -322,6 +325,8 @@ def test_same_bytes_under_unlike_conditions(shop: Shop, warm: Warm, tmp_path: Pa
         pytest.fail(f"these differ: {differ or 'only the order, modes or compression'}")
 
 
+@pytest.mark.xdist_group("build-second")
+@pytest.mark.long(50)
 def test_second_os_image(project: Project, engine: Engine) -> None:
     """Debian 13, with another compiler and other libraries; its images stay in the checkout's out/."""
     project.out = ROOT / "out"

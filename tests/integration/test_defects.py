@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from integration.builds import SampleBuild
 from thorough import one_of
 
 if TYPE_CHECKING:
     from conftest import Project
-    from integration.builds import SampleBuild
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long(50)]
 
 FOUND_BY = {988: "keyspace", 990: "zset-negative", 1017: "pipeline", 1041: "stop"}
 """The pull request that is left out, and the check that then fails."""

@@ -443,7 +443,7 @@ class TestServer:
 
 class TestTrouble:
     def test_a_full_disk_leaves_what_was_there(self, house: House) -> None:
-        with small_disk("9m") as disk:
+        with small_disk("6m") as disk:
             house.project.change(lambda matrix: matrix["publish"]["staging"].update(path=str(disk / "root")))
             house.publish("R720", "--to", "staging", "--yes")
             before = set(disk.rglob("*"))
