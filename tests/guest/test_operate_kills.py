@@ -209,6 +209,30 @@ def test_a_restore_that_is_asked_to_end_puts_back_what_was(machine: Machine) -> 
             assert (files(machine.data), machine.left()) == (before, []), at
 
 
+def test_what_an_interrupted_restore_has_put_in_place_is_kept(machine: Machine) -> None:
+    """Another backup is asked for: it may have been written to since."""
+    made, db = with_backup(machine, data=True), machine.data / "db/db0"
+    (db / "old.sst").write_text("restored, and written to")
+    placed, record = files(db), machine.etc / f"{machine.port}.restore"
+    (machine.data / "aside-20260101-000000/1").mkdir(parents=True)
+    (machine.data / "aside-20260101-000000/1/old.sst").write_text("of before")
+    record.mkdir()
+    facts = {
+        "from": "/another",
+        "aside": f"{machine.data}/aside-20260101-000000",
+        "ran": "no",
+        "had": "1",
+        "placed": "",
+    }
+    for name, fact in {**facts, "places": f"{db}"}.items():
+        (record / name).write_text(f"{fact}\n")
+    status, said = machine.run("restore", str(made))
+    assert (status, "is in " + facts["aside"] in said, files(db)) == (0, True, db_of(made / "snapshot")), said
+    first, second = sorted(machine.data.glob("aside-*"))
+    assert (files(first / "1"), files(second / "1")) == ({"old.sst": b"of before"}, placed)
+    assert machine.left() == []
+
+
 def versions(machine: Machine) -> Callable[[], dict[str, str]]:
     """Let the instance be upgraded; how to find what it is."""
     top, etc, port = machine.host.top, machine.etc, machine.port

@@ -364,7 +364,7 @@ def test_the_tree_of_rpm_is_kept_before_it_is_replaced(host: OperatedHost) -> No
     host.add_instance(7005)
     host.stub("rpm", RPM)
     host.stub("dnf", DNF.replace("OPT", str(opt)))
-    code = LIBRARIES + 'tree_keep; manager_install rpm demo "$WHAT"\n'
+    code = LIBRARIES + 'port=7000; tree_keep; manager_install rpm demo "$WHAT"\n'
     kept = opt / "demo-v1.0-1-R620"
     # It fails: all instances go on with what was kept.
     done = host.lib(code, WHAT="v1.0-9")
