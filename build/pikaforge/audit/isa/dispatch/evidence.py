@@ -22,6 +22,7 @@ from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.library import BODIES, BODY, Library
 from pikaforge.audit.isa.dispatch.library_run import WORK, LibraryRun
 from pikaforge.audit.isa.dispatch.local import local_evidence, skipped
+from pikaforge.audit.isa.dispatch.static_glibc import asking_of_others, kept_by_glibc
 from pikaforge.audit.isa.dispatch.steps import NONE, RIP, Operand, body
 from pikaforge.audit.isa.opcodes import features_by_code
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
@@ -35,8 +36,6 @@ KEPT_BY_LOADER = frozenset(
     {"_rtld_global_ro", "_dl_x86_get_cpu_features", "__x86_get_cpu_features", "__get_cpu_features"}
 )
 """What glibc's loader keeps of the CPU's answers, and functions that return it (glibc sysdeps/x86/cpu-features.c)."""
-KEPT_NEAR = 512
-"""Bytes around an address in which a program with glibc built in keeps the CPU's answers (struct cpu_features)."""
 KNOWN_WORK = WORK // 4
 """Instructions that are run for a library with an entry in the table: most of those that can be shown take less."""
 DEPTH = 5
@@ -97,7 +96,11 @@ def find_evidence(
                 pointers = with_fixed(pointers, data, layout, code.resolvers)
             graph = read_graph(path, data, layout, code, pointers, pool=pool)
             found = {key: evidence for key, evidence in found.items() if key[1] == INVALID}
-            return {**found, **_Search(Library(data, layout, graph, frozenset(asking))).look(wanted, known)}
+            pieces, glibc = frozenset(asking), None
+            if known is not None and known.soname == known_table.STATIC:
+                glibc = kept_by_glibc(graph, pieces)
+                pieces = asking_of_others(graph, pieces, glibc)
+            return {**found, **_Search(Library(data, layout, graph, pieces), glibc).look(wanted, known)}
     except AuditError as error:
         return {
             (piece, feature): Evidence(proven=False, text=f"its references cannot be read: {error.message}")
@@ -147,8 +150,10 @@ def _touches(operand: Operand, address: int) -> bool:
 class _Search:
     """The search for evidence in one library."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, glibc: Answers | None) -> None:
+        """Look for nothing yet; `glibc` is the place of the structure of a glibc that is built in (`static_glibc`)."""
         self._library = library
+        self._glibc = glibc
         self._answers: Answers | None = None
         self._work = 0
         """Instructions that may still be run."""
@@ -162,7 +167,7 @@ class _Search:
         found = self._shown(wanted)
         open_ = _open(wanted, found)
         if known is not None and open_:
-            self._answers = None if known.vouched else self._library.answers
+            self._answers = self._glibc or (None if known.vouched else self._library.answers)
             found |= self._by_known(open_, known)
         return found
 
@@ -216,8 +221,8 @@ class _Search:
         if known.by == "flag":
             return self._by_flag(wanted, known, known.text) if self._library.asking or known.trusted else {}
         found = self._by_loader(wanted, known)
-        if known.soname == known_table.STATIC:
-            places = self._library.kept(KEPT_NEAR)
+        if self._glibc is not None:
+            places = self._glibc.places
             readers = {p for p, named in self._library.graph.references.items() if not places.isdisjoint(named)}
             rest = {piece: names - {n for p, n in found if p == piece} for piece, names in wanted.items()}
             text = known.because("glibc is built in; only after a test of what init_cpu_features has kept")
@@ -227,14 +232,14 @@ class _Search:
     def _by_loader(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
         """Return the evidence for code that ifunc resolvers choose which read what the loader keeps of the CPU."""
         library, graph = self._library, self._library.graph
-        if known.soname == known_table.STATIC:
-            places = self._library.kept(KEPT_NEAR)
+        if self._glibc is not None:
+            places = self._glibc.places
         else:
             places = import_places(library.data, library.layout, known.soname, KEPT_BY_LOADER)
         resolving = {library.code.at(address) for address in graph.resolvers}
         reading = {p for p in resolving if not places.isdisjoint(graph.references.get(p, ()))}
         lone = graph.lone_above(wanted, DEPTH)
-        if known.soname == known_table.STATIC:
+        if self._glibc is not None:
             # In a program glibc is not alone, but linked behind the program's own code.
             chosen = [address for piece in reading for address in graph.targets(piece) if library.code.at(address) >= 0]
             lone = {address for address in lone if chosen and min(chosen) < address < max(chosen)}

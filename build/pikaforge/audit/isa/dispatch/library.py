@@ -86,16 +86,6 @@ class Library:
         places = {address for _, address in callers} | self.pointed.get(piece, set())
         return tuple(sorted(places - {self.code.starts[piece]}))
 
-    def kept(self, near: int) -> set[int]:
-        """Return the addresses of data up to some bytes from what functions name that ask the CPU."""
-        named = {
-            address
-            for piece in self.asking
-            for address in self.graph.references.get(piece, ())
-            if self.graph.is_writable(address)
-        }
-        return {place for address in named for place in range(address - near, address + near)}
-
     @cached_property
     def answers(self) -> Answers:
         """Where the library keeps the CPU's answers."""
