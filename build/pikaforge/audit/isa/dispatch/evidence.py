@@ -23,7 +23,7 @@ from pikaforge.audit.isa.dispatch.library import BODIES, BODY, Library
 from pikaforge.audit.isa.dispatch.library_run import WORK, LibraryRun
 from pikaforge.audit.isa.dispatch.local import local_evidence, skipped
 from pikaforge.audit.isa.dispatch.static_glibc import asking_of_others, kept_by_glibc
-from pikaforge.audit.isa.dispatch.steps import NONE, RIP, Operand, body
+from pikaforge.audit.isa.dispatch.steps import body, touches
 from pikaforge.audit.isa.opcodes import features_by_code
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
 from pikaforge.audit.isa.worker_pool import WorkerPool
@@ -141,12 +141,6 @@ def _open(wanted: Mapping[int, frozenset[str]], found: Mapping[tuple[int, str], 
     return {piece: names for piece, names in left.items() if names}
 
 
-def _touches(operand: Operand, address: int) -> bool:
-    """Return whether an operand is memory at a fixed place that includes an address."""
-    fixed = operand.kind == "m" and operand.register == RIP and operand.index_register == NONE
-    return fixed and operand.value <= address < operand.value + max(operand.size, 1)
-
-
 class _Search:
     """The search for evidence in one library."""
 
@@ -164,10 +158,15 @@ class _Search:
         What the file itself shows is looked for first. The table of known dispatchers is asked for what stays open.
         """
         self._work = WORK if known is None else KNOWN_WORK
+        if known is not None and self._glibc is not None:  # most of it is in glibc, and would take all the time
+            self._answers = self._glibc
+            of_glibc = self._by_known(wanted, known)
+            rest = {piece: names - {n for p, n in of_glibc if p == piece} for piece, names in wanted.items()}
+            return {**self._shown(rest), **of_glibc}
         found = self._shown(wanted)
         open_ = _open(wanted, found)
         if known is not None and open_:
-            self._answers = self._glibc or (None if known.vouched else self._library.answers)
+            self._answers = None if known.vouched else self._library.answers
             found |= self._by_known(open_, known)
         return found
 
@@ -200,7 +199,7 @@ class _Search:
             return ""
         for source, address in callers:
             held = self._library.body(source)
-            loads = [step for step in held.steps if any(_touches(o, address) for o in step.operands)]
+            loads = [step for step in held.steps if any(touches(o, address) for o in step.operands)]
             led = any(step.target == address for step in held.steps)
             if led or not loads or any(step.name == "LEA" or step.flow != "next" for step in loads):
                 return ""
