@@ -29,6 +29,7 @@ OPTIONAL = {
     "diffoscope": "shows how packages differ where they must not",
     "docker-registry": "is downloaded where it is not installed",
     "dockerd": "an engine of a test's own, which may get stuck; where only podman is, there is none",
+    "gfortran": "one of the long tests; programs of C and C++ are judged in the same way",
     "iptables": "tidies up after podman as root, which cannot make networks without it",
     "rpmbuild": "one test, where the system is RPM's; the tools image has it for the others",
     "rpmkeys": "one test, where the system is RPM's; the tools image has it for the others",

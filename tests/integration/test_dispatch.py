@@ -3,12 +3,14 @@ not asking it, stripped as distributions do."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from thorough import whole
 
 from pikaforge.audit.allowed_features import of_baseline
 from pikaforge.audit.isa.decode import CodeSource, Hit, scan
@@ -227,21 +229,76 @@ def test_a_flag_that_is_kept_decides(text: str, tmp_path: Path) -> None:
     assert [bool(hit.evidence) for hit in found.hits] == [True]
 
 
-LINKED = r"""
+# ---- programs with glibc built in
+
+OWN = "__attribute__((noinline))"
+LINKED: Mapping[str, str] = {
+    "c": r"""
 #include <stdio.h>
-__attribute__((noinline)) static long work(const int *p, long n) {
-  long s = 0; for (long i = 0; i < n; i++) s += p[i] * i; return s; }
-static long (*volatile chosen)(const int *, long) = work;
-int main(int count, char **words) { static int p[1000]; printf("%ld\n", chosen(p, count)); return 0; }
-"""
+volatile int flags;
+OWN static long own_work(const int *p, long n) { long s = 0; for (long i = 0; i < n; i++) s += p[i] * i; return s; }
+OWN static long own_flagged(const int *p, long n) { long s = 1; for (long i = 0; i < n; i++) s ^= p[i] * i; return s; }
+static long (*volatile chosen)(const int *, long) = own_work;
+int main(int count, char **words) { static int p[8]; flags = count * 3; if (!__builtin_cpu_supports("sse4.2")) return 1;
+  printf("%ld\n", chosen(p, count)); return flags & 8 ? own_flagged(p, count) : 0; }
+""",
+    "cpp": r"""
+#include <algorithm>
+#include <iostream>
+#include <map>
+#include <vector>
+OWN static long own_work(const std::vector<int> &p) { long s = 0; for (int i : p) s += i << (i & 31); return s; }
+int main(int count, char **words) { std::vector<int> p(1000 + count, count); std::map<std::string, long> m;
+  m[words[0]] = own_work(p); std::cout << m.begin()->first << m.begin()->second; return 0; }
+""",
+    "f90": r"""
+program main
+  real(8) :: a(64, 64), b(64, 64)
+  call random_number(a)
+  b = a * a + sqrt(a) + matmul(a, a)
+  print *, sin(b(1, 1)), maxval(b)
+end program
+""",
+}
+"""A function `own_flagged` runs if a number has a bit that says nothing of the CPU; it is beside the CPU's answers."""
+COMPILERS = {"c": "gcc", "cpp": "g++", "f90": "gfortran"}
 
 
-@pytest.mark.parametrize(("flags", "expected"), [(("-march=haswell",), False), ((), True)], ids=["newer", "any"])
-def test_a_program_with_glibc_in_it_is_no_part_of_glibc(flags: tuple[str, ...], expected: bool, tmp_path: Path) -> None:
-    """glibc's implementations for newer CPUs are found to be dispatched, and the program's own code is not."""
-    (tmp_path / "x.c").write_text(LINKED, encoding="utf-8")
-    path = tmp_path / "x"
-    subprocess.run(["gcc", "-O3", *flags, "-static-pie", "-s", "-o", path, tmp_path / "x.c"], check=True)
-    [found] = scan([CodeSource(file="x", path=path, known=known_file(path, ""))], of_baseline("x86_64"), workers=1)
-    beyond = [hit for hit in found.hits if not hit.evidence and hit.feature not in {"tzcnt", "xgetbv"}]
-    assert not beyond if expected else any(hit.feature == "avx2" for hit in beyond)
+def _functions(path: Path) -> dict[str, range]:
+    """Return the addresses of the functions in a file, by name."""
+    symbols = subprocess.run(["readelf", "-sW", path], check=True, capture_output=True, text=True).stdout
+    found = re.findall(r": (\w+) +(\d+) FUNC .* \d+ (\S+)$", symbols, re.MULTILINE)
+    return {name: range(int(start, 16), int(start, 16) + int(size)) for start, size, name in found}
+
+
+@pytest.mark.parametrize(
+    ("language", "link", "march"),
+    [
+        ("c", "-static-pie", "haswell"),
+        ("c", "-static", "x86-64"),
+        ("cpp", "-static", "haswell"),
+        pytest.param("f90", "-static-pie", "haswell", marks=pytest.mark.thorough(whole("audit"))),
+        pytest.param("c", "-static", "haswell", marks=pytest.mark.thorough(whole("audit"))),
+    ],
+)
+def test_a_program_with_glibc_in_it_is_no_part_of_glibc(language: str, link: str, march: str, tmp_path: Path) -> None:
+    """Code of the libraries for newer CPUs is found to be dispatched, and the program's own code is not."""
+    if shutil.which(COMPILERS[language]) is None:
+        pytest.skip(f"no {COMPILERS[language]} here")
+    source, part, built, stripped = (tmp_path / name for name in (f"x.{language}", "x.o", "built", "stripped"))
+    source.write_text(LINKED[language].replace("OWN", OWN), encoding="utf-8")
+    command: list[str | Path] = [COMPILERS[language], "-O3", f"-march={march}", "-fPIE", "-c", "-o", part, source]
+    subprocess.run(command, check=True)
+    subprocess.run([COMPILERS[language], link, "-o", built, part], check=True)
+    subprocess.run(["strip", "-o", stripped, built], check=True)
+    names = set(_functions(part))
+    own = {name: addresses for name, addresses in _functions(built).items() if name in names}
+    [seen] = scan(
+        [CodeSource(file="x", path=stripped, known=known_file(stripped, ""))], of_baseline("x86_64"), workers=1
+    )
+    beyond = [hit for hit in seen.hits if not hit.evidence and hit.feature not in {"tzcnt", "xgetbv"}]
+    refused = {name for name, addresses in own.items() if any(hit.address in addresses for hit in beyond)}
+    assert not [hit for hit in beyond if not any(hit.address in own[name] for name in refused)]
+    assert (
+        {name for name in own if "own_" in name or name == "MAIN__"} <= refused if march == "haswell" else not refused
+    )

@@ -21,6 +21,7 @@ from pikaforge.audit.isa.dispatch.library import BODIES, BODY, Library
 from pikaforge.audit.isa.dispatch.local import local_evidence, skipped
 from pikaforge.audit.isa.dispatch.nearby import PIECES, Nearby
 from pikaforge.audit.isa.dispatch.search import Evidence, WholeSearch, text_of
+from pikaforge.audit.isa.dispatch.static_glibc import asking_of_others, kept_by_glibc
 from pikaforge.audit.isa.dispatch.steps import body
 from pikaforge.audit.isa.ranges import GAP, CodeMap
 from pikaforge.audit.isa.worker_pool import WorkerPool
@@ -79,7 +80,11 @@ def find_evidence(
             if layout.type == ET_EXEC:
                 pointers = with_fixed(pointers, data, layout, code.resolvers)
             graph = read_graph(path, data, layout, code, pointers, pool=pool)
-            return {**found, **WholeSearch(Library(data, layout, graph, asked)).look(wanted, known)}
+            glibc = None
+            if known is not None and known.soname == known_table.STATIC:
+                glibc = kept_by_glibc(graph, asked)
+                asked = asking_of_others(graph, asked, glibc)
+            return {**found, **WholeSearch(Library(data, layout, graph, asked), glibc).look(wanted, known)}
     except AuditError as error:
         return {
             (piece, feature): Evidence(proven=False, text=f"its references cannot be read: {error.message}")

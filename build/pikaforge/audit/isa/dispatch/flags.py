@@ -55,6 +55,8 @@ class Answers:
     """Distances from the start of a structure."""
     functions: Set[int]
     """Addresses of functions that return them."""
+    widest: int = FLAG_BYTES
+    """Bytes of the largest number at one of the addresses that is a flag."""
 
     def has(self, operand: Operand) -> bool:
         """Return whether an operand in memory may be an answer."""
@@ -92,9 +94,9 @@ def _field(operand: Operand) -> bool:
     return far and operand.size <= FLAG_BYTES
 
 
-def reads_flag(step: InstructionStep) -> bool:
+def reads_flag(step: InstructionStep, most: int = FLAG_BYTES) -> bool:
     """Return whether an instruction tests a number of few bytes, or a part of it, for zero."""
-    if len(step.operands) != 2 or step.operands[0].size > FLAG_BYTES:
+    if len(step.operands) != 2 or step.operands[0].size > most:
         return False
     first, second = step.operands
     if step.name == "TEST":
@@ -149,7 +151,8 @@ class FlagTests:
 
     def tests(self, step: InstructionStep, before: Sequence[InstructionStep]) -> bool:
         """Return whether an instruction tests a flag; `before` has instructions that run before it."""
-        if not reads_flag(step) and not compares_mask(step, before):
+        kept = bool(step.operands) and self._answers.has(step.operands[0])
+        if not reads_flag(step, self._answers.widest if kept else FLAG_BYTES) and not compares_mask(step, before):
             return False
         if self._all:
             return True

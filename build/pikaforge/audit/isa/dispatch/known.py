@@ -213,7 +213,12 @@ def decided(code: Body, targets: Set[int], entries: Set[int], answers: Answers |
     out = set()
     for target, numbers in _naming(code, targets).items():
         blocks = {number: bisect_right(code.blocks, number, key=attrgetter("first")) - 1 for number in numbers}
-        naming = {i for number, i in blocks.items() if not _taken_by_flag(tests, code, code.blocks[i].last, number)}
+        naming = {
+            i
+            for number, i in blocks.items()
+            if not _taken_by_flag(tests, code, code.blocks[i].last, number)
+            and not _dropped_by_flag(tests, code, i, number)
+        }
         own = {i for i in naming if _leaves_by_flag(tests, code, i, target)}
         if not starts & game.forced(naming - own):  # without any, only conditional moves take it
             out.add(target)
@@ -271,6 +276,26 @@ def _taken_by_flag(tests: FlagTests, code: Body, end: int, number: int) -> bool:
         if step.flags:
             flags = step
     return code.steps[end - 1].flow == "return" and register not in (RAX, RDX)
+
+
+def _dropped_by_flag(tests: FlagTests, code: Body, index: int, number: int) -> bool:
+    """Return whether an instruction loads an address into a register that one way after the block overwrites.
+
+    The branch at the end of the block must test a flag, and nothing before it may read the register.
+    """
+    block, first = code.blocks[index], code.steps[number]
+    if first.name not in ("LEA", "MOV") or first.operands[0].kind != "r" or not tests.decisive(code, index):
+        return False
+    register = first.operands[0].register
+    if any(register in step.reads for step in code.steps[number + 1 : block.last]):
+        return False
+    for target in code.following[index]:
+        for step in code.steps[code.blocks[target].first : code.blocks[target].last]:
+            if register in step.reads or step.flow != "next":
+                break
+            if register in step.writes and step.name in ("LEA", "MOV"):
+                return True
+    return False
 
 
 def _leaves_by_flag(tests: FlagTests, code: Body, index: int, target: int) -> bool:

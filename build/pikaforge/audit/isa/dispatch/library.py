@@ -11,13 +11,16 @@ from pikaforge.audit.isa.cuts import Cuts
 from pikaforge.audit.isa.dispatch.copies import with_copies
 from pikaforge.audit.isa.dispatch.flags import Answers, answers_of
 from pikaforge.audit.isa.dispatch.graph import Graph
-from pikaforge.audit.isa.dispatch.steps import Body, body
+from pikaforge.audit.isa.dispatch.steps import Block, Body, body
 from pikaforge.audit.isa.ranges import GAP
 
 KEPT = 64
 """Bytes of the largest array or structure in which a library keeps the CPU's answers."""
 BODY, BODIES = 256 << 10, 8 << 20
 """The most bytes of one function, and of all functions, that are decoded: a byte of code takes 500 bytes of memory."""
+
+WIDE = 4
+"""Bytes of the smallest write to a register that changes all of it."""
 
 
 class Library:
@@ -72,9 +75,10 @@ class Library:
         return self._bodies[piece]
 
     def arguments(self, piece: int) -> frozenset[int]:
-        """Return the registers that a piece reads: other arguments make no difference to it."""
+        """Return the registers that a block of a piece reads before it sets them: no other argument matters to it."""
         if piece not in self._arguments:
-            self._arguments[piece] = frozenset(chain.from_iterable(s.reads for s in self.body(piece).steps))
+            body = self.body(piece)
+            self._arguments[piece] = frozenset(chain.from_iterable(_exposed(body, block) for block in body.blocks))
         return self._arguments[piece]
 
     def entries(self, piece: int) -> tuple[int, ...]:
@@ -93,16 +97,6 @@ class Library:
             )
         places = {address for _, address in callers} | self.pointed.get(piece, set())
         return tuple(sorted(places - {self._cuts.begin(piece)}))
-
-    def kept(self, near: int) -> set[int]:
-        """Return the addresses of data up to some bytes from what functions name that ask the CPU."""
-        named = {
-            address
-            for piece in self.asking
-            for address in self.graph.references.get(piece, ())
-            if self.graph.is_writable(address)
-        }
-        return {place for address in named for place in range(address - near, address + near)}
 
     @cached_property
     def answers(self) -> Answers:
@@ -135,6 +129,17 @@ class Library:
             raw = self._cuts.raw(piece)[:BODY]
             self._starts[piece] = {step.ip for step in Decoder(64, raw, ip=self._cuts.begin(piece))}
         return self._starts[piece]
+
+
+def _exposed(code: Body, block: Block) -> set[int]:
+    """Return the registers that a block reads before it sets them."""
+    found: set[int] = set()
+    settled: set[int] = set()
+    for step in code.steps[block.first : block.last]:
+        found.update(register for register in step.reads if register not in settled)
+        if step.name in ("MOV", "LEA") and step.operands[0].kind == "r" and step.operands[0].size >= WIDE:
+            settled.add(step.operands[0].register)
+    return found
 
 
 def leading(raw: bytes, start: int, entries: Iterable[int]) -> set[int] | None:

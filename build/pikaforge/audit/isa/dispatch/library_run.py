@@ -14,6 +14,7 @@ from pikaforge.audit.isa.dispatch import flow
 from pikaforge.audit.isa.dispatch import values as v
 from pikaforge.audit.isa.dispatch.graph import word
 from pikaforge.audit.isa.dispatch.library import Library
+from pikaforge.audit.isa.dispatch.small_helpers import small_helpers
 from pikaforge.audit.isa.dispatch.state import Exhausted, Summary, Trace
 from pikaforge.audit.isa.dispatch.steps import ARGUMENTS, NONE, RIP, InstructionStep, Operand
 from pikaforge.audit.isa.dispatch.values import UNKNOWN, Value
@@ -68,7 +69,7 @@ class LibraryRun:
         self._library, self._graph, self._code = library, library.graph, library.code
         self.fixed = library.layout.type == ET_EXEC
         self._absent = features.absent_bits(feature)
-        self._asking: set[int] = set(library.asking)
+        self._asking = small_helpers(library) | library.asking
         """Pieces that are run."""
         self._traces: dict[int, dict[tuple[Value, ...], Trace]] = {}
         """What they may do, by piece and arguments."""
@@ -175,8 +176,7 @@ class LibraryRun:
 
     def _between(self) -> set[int]:
         """Return functions between those that are run and the wanted pieces: they may get the answer as an argument."""
-        found: set[int] = set()
-        targets = set(self._wanted)
+        found, targets = set[int](), set(self._wanted)
         for _ in range(DEPTH):
             sources = {source for piece in targets for source, _ in self._graph.callers.get(piece, ())}
             targets = sources - self._asking - found - self._wanted

@@ -17,7 +17,7 @@ from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.library import Library
 from pikaforge.audit.isa.dispatch.library_run import WORK, LibraryRun
 from pikaforge.audit.isa.dispatch.local import local_evidence
-from pikaforge.audit.isa.dispatch.steps import NONE, RIP, Operand
+from pikaforge.audit.isa.dispatch.steps import touches
 from pikaforge.audit.isa.opcodes import features_by_code
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
 from pikaforge.cpu.features import INVALID
@@ -26,8 +26,6 @@ KEPT_BY_LOADER = frozenset(
     {"_rtld_global_ro", "_dl_x86_get_cpu_features", "__x86_get_cpu_features", "__get_cpu_features"}
 )
 """What glibc's loader keeps of the CPU's answers, and functions that return it (glibc sysdeps/x86/cpu-features.c)."""
-KEPT_NEAR = 512
-"""Bytes around an address in which a program with glibc built in keeps the CPU's answers (struct cpu_features)."""
 KNOWN_WORK = WORK // 4
 """Instructions that are run for a library with an entry in the table: most of those that can be shown take less."""
 DEPTH = 5
@@ -51,12 +49,6 @@ def _open(wanted: Mapping[int, frozenset[str]], found: Mapping[tuple[int, str], 
     return {piece: names for piece, names in left.items() if names}
 
 
-def _touches(operand: Operand, address: int) -> bool:
-    """Return whether an operand is memory at a fixed place that includes an address."""
-    fixed = operand.kind == "m" and operand.register == RIP and operand.index_register == NONE
-    return fixed and operand.value <= address < operand.value + max(operand.size, 1)
-
-
 def text_of(code: CodeMap, doors: Iterable[int], resolvers: Set[int], asking: Set[int]) -> str:
     """Return evidence as text for people: the functions by which alone some code is reached, and what they do."""
     kinds: dict[str, list[str]] = {}
@@ -77,8 +69,10 @@ def text_of(code: CodeMap, doors: Iterable[int], resolvers: Set[int], asking: Se
 class WholeSearch:
     """The search for evidence in one library."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, glibc: Answers | None) -> None:
+        """Look for nothing yet; `glibc` is the place of the structure of a glibc that is built in (`static_glibc`)."""
         self._library = library
+        self._glibc = glibc
         self._answers: Answers | None = None
         self._work = 0
         """Instructions that may still be run."""
@@ -89,6 +83,11 @@ class WholeSearch:
         What the file itself shows is looked for first. The table of known dispatchers is asked for what stays open.
         """
         self._work = WORK if known is None else KNOWN_WORK
+        if known is not None and self._glibc is not None:  # most of it is in glibc, and would take all the time
+            self._answers = self._glibc
+            of_glibc = self._by_known(wanted, known)
+            rest = {piece: names - {n for p, n in of_glibc if p == piece} for piece, names in wanted.items()}
+            return {**self._shown(rest), **of_glibc}
         found = self._shown(wanted)
         open_ = _open(wanted, found)
         if known is not None and open_:
@@ -125,7 +124,7 @@ class WholeSearch:
             return ""
         for source, address in callers:
             held = self._library.body(source)
-            loads = [step for step in held.steps if any(_touches(o, address) for o in step.operands)]
+            loads = [step for step in held.steps if any(touches(o, address) for o in step.operands)]
             led = any(step.target == address for step in held.steps)
             if led or not loads or any(step.name == "LEA" or step.flow != "next" for step in loads):
                 return ""
@@ -146,8 +145,8 @@ class WholeSearch:
         if known.by == "flag":
             return self._by_flag(wanted, known, known.text) if self._library.asking or known.trusted else {}
         found = self._by_loader(wanted, known)
-        if known.soname == known_table.STATIC:
-            places = self._library.kept(KEPT_NEAR)
+        if self._glibc is not None:
+            places = self._glibc.places
             readers = {p for p, named in self._library.graph.references.items() if not places.isdisjoint(named)}
             rest = {piece: names - {n for p, n in found if p == piece} for piece, names in wanted.items()}
             text = known.because("glibc is built in; only after a test of what init_cpu_features has kept")
@@ -157,14 +156,14 @@ class WholeSearch:
     def _by_loader(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
         """Return the evidence for code that ifunc resolvers choose which read what the loader keeps of the CPU."""
         library, graph = self._library, self._library.graph
-        if known.soname == known_table.STATIC:
-            places = self._library.kept(KEPT_NEAR)
+        if self._glibc is not None:
+            places = self._glibc.places
         else:
             places = import_places(library.data, library.layout, known.soname, KEPT_BY_LOADER)
         resolving = {library.code.at(address) for address in graph.resolvers}
         reading = {p for p in resolving if not places.isdisjoint(graph.references.get(p, ()))}
         lone = graph.lone_above(wanted, DEPTH)
-        if known.soname == known_table.STATIC:
+        if self._glibc is not None:
             # In a program glibc is not alone, but linked behind the program's own code.
             chosen = [address for piece in reading for address in graph.targets(piece) if library.code.at(address) >= 0]
             lone = {address for address in lone if chosen and min(chosen) < address < max(chosen)}

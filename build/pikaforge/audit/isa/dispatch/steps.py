@@ -44,6 +44,12 @@ class Operand(NamedTuple):
     """Whether the address is relative to a segment register (%fs, %gs)."""
 
 
+def touches(operand: Operand, address: int) -> bool:
+    """Return whether an operand is memory at a fixed place that includes an address."""
+    fixed = operand.kind == "m" and operand.register == RIP and operand.index_register == NONE
+    return fixed and operand.value <= address < operand.value + max(operand.size, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class InstructionStep:
     """One instruction."""
