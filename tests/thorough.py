@@ -31,7 +31,12 @@ ROUNDS = (
     (("test_publish_readers",), ("test_workflows",)),
     (("test_publish_clients",), ("test_judges", "test_hostile_archives")),
     (("test_operate_backup", "test_operate_docs"), ("test_operate_deploy", "test_operate_metrics")),
-    (("test_ansible",), ("test_ansible_fleet",), ("test_operate_upgrade", "test_sample_operating")),
+    (
+        ("test_ansible",),
+        ("test_ansible_fleet",),
+        ("test_ansible_packages",),
+        ("test_operate_upgrade", "test_sample_operating"),
+    ),
     (("test_bench_keys",), ("test_bench_test", "test_bench_load")),
 )
 """Modules of tests/integration that take turns: rounds of shares, which cost about the same."""
