@@ -115,7 +115,8 @@ def _fields(stretch: _Stretch, sought: Sought) -> Iterator[int]:
         for value in _uppers(sought.ranges, base):
             for at in _each(raw, value, window, window + WINDOW):
                 low = stretch.address + at + FIELD + int.from_bytes(raw[at : at + FIELD], "little", signed=True)
-                if any(leads.one_of(low + more, sought.ranges, starts) for more in range(IMMEDIATE + 1)):
+                number = bisect_right(starts, low + IMMEDIATE) - 1  # it leads there, or up to `IMMEDIATE` bytes behind
+                if number >= 0 and low < sought.ranges[number][1]:
                     yield stretch.address + at
     if sought.fixed:
         for value in {
