@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from execs import run_in
+from execs import name_itself, run_in
 from integration.images import image_of
 
 from pikaforge.audit import judge_linkage
@@ -255,6 +255,7 @@ def host_of(engine: Engine, image: str, **options: Any) -> Iterator[Host]:
     plain: dict[str, Any] = {"command": ["sleep", "3600"], "init": "command" not in options, "network_mode": "none"}
     container = engine.client.containers.run(image, detach=True, **{**plain, **options})
     try:
+        name_itself(container)
         yield Host(container=container)
     finally:
         container.remove(force=True)

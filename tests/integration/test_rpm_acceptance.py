@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from execs import name_itself
 from integration import rpm_host
 from integration.images import base_of, image_of
 from integration.keys import new_key
@@ -167,6 +168,7 @@ def host(engine: Engine, image: str, releases: Releases, until: Callable[..., No
         image, ["sleep", "3600"], detach=True, init=True, network_mode="none", hostname="clean"
     )
     try:
+        name_itself(container)
         host = Host(container=container, until=until)
         host.sh(STUB)
         host.sh(HOUSE)
