@@ -38,6 +38,6 @@ def run_in(
 
 
 def name_itself(container: Container) -> None:
-    """Let the name of a container without a network resolve, as that of a host does: the engine writes no line for it."""
+    """Let the name of a container resolve that has no network: the engine writes no line for it."""
     status, said = run_in(container, ["sh", "-c", 'echo "127.0.1.1 $(uname -n)" >>/etc/hosts'], user="0")
     assert status == 0, said
