@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from execs import name_itself
 from integration.rpm_host import TOP, Host
 from standins import make
 from standins.registry import Registry, serve
@@ -119,6 +120,7 @@ class Ways:
             built.image[image], ["sleep", "3600"], detach=True, init=True, network_mode="none", hostname="clean"
         )
         try:
+            name_itself(container)
             yield Host(container=container, until=self.until)
         finally:
             container.remove(force=True)

@@ -165,18 +165,8 @@ upgrade_one() {
     serves=no
     ! healthy "$port" || serves=yes
     was=$(tree_name "$tree")
-    if [ "$tree" = "$new" ] && { [ "$serves" = no ] || runs_tree "$new"; }; then
-        [ "$serves" = yes ] || die "instance $port is set to $new already, and does not answer" "instance.sh $port start"
-        say "instance $port runs $was in $new: nothing to do"
-        [ "$dry" = yes ] || tree_link "$new"
-        return 0
-    fi
-    # Kept for a package manager that had nothing newer: the same program under another name.
-    if [ "$dry" = no ] && [ "$serves" = yes ] && runs_tree "$new" && cmp -s "$tree/manifest.json" "$new/manifest.json"; then
-        tree_put "$port" "$new"
-        say "instance $port runs $was in $new: nothing to do"
-        return 0
-    fi
+    upgrade_settled
+    [ "$settled" = no ] || return 0
     [ "$serves" = yes ] || [ "$snapshot" = no ] || die "instance $port does not answer, so no snapshot can be taken" \
         "instance.sh $port start; or --no-snapshot"
     [ -f "$utils/operate/snapshot.tsv" ] || snapshot=no
@@ -209,6 +199,24 @@ upgrade_one() {
     mv "$next" "$before"
     tree_link "$new"
     say "instance $port runs $(tree_name "$new") in $new; before: $was. To go back: instance.sh $port rollback"
+}
+
+# Find out whether the instance runs the new version already, and say so; the answer is in $settled.
+upgrade_settled() {
+    settled=yes
+    if [ "$tree" = "$new" ] && { [ "$serves" = no ] || runs_tree "$new"; }; then
+        [ "$serves" = yes ] || die "instance $port is set to $new already, and does not answer" "instance.sh $port start"
+        say "instance $port runs $was in $new: nothing to do"
+        [ "$dry" = yes ] || tree_link "$new"
+        return 0
+    fi
+    # Kept for a package manager that had nothing newer: the same program under another name.
+    if [ "$dry" = no ] && [ "$serves" = yes ] && runs_tree "$new" && cmp -s "$tree/manifest.json" "$new/manifest.json"; then
+        tree_put "$port" "$new"
+        say "instance $port runs $was in $new: nothing to do"
+        return 0
+    fi
+    settled=no
 }
 
 # Serve again with the version before.
