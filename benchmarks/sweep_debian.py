@@ -42,7 +42,7 @@ from pikaforge.audit.audit import audit_paths
 from pikaforge.audit.elf.executable import executable
 from pikaforge.audit.elf.layout import EM_X86_64, ET_DYN, ET_EXEC, Buffer, is_elf, mapped, read_layout
 from pikaforge.audit.isa.opcodes import features_by_code
-from pikaforge.audit.isa.ranges import NOWHERE, CodeMap, read_map
+from pikaforge.audit.isa.ranges import NOWHERE, TABLE, CodeMap, read_map
 from pikaforge.errors import ForgeError
 
 FOLDERS = ("/usr/bin", "/usr/sbin", "/usr/lib/x86_64-linux-gnu", "/usr/lib/gcc", "/usr/libexec")
@@ -246,6 +246,8 @@ def _explained(data: Buffer, code: CodeMap, address: int, target: str) -> str:
     piece = code.at(address)
     if piece == NOWHERE:
         return "in what the file claims to be data"
+    if code.kinds[piece] == TABLE:
+        return "in a table before a function, to which no code leads"
     start, end, offset = code.starts[piece], code.ends[piece], code.offsets[piece]
     for step in Decoder(64, bytes(data[offset : offset + end - start]), ip=start):
         if step.ip == address:

@@ -339,12 +339,14 @@ class _Area:
 
     def _result(self, number: int) -> Judged:
         raw, allowed = self._raw, self._known.allowed
+        moved: dict[int, Instruction] = {}  # a likely run from a given start begins within them
         for ip, one in list(self._hits.items()):
             place = ip - self._start
             if not self._certain[place] and self._preferred.find(1, place + 1, place + one.len) >= 0:
-                self._suspects[ip] = self._hits.pop(ip)
+                moved[ip] = self._hits.pop(ip)
         hits = hits_of(list(self._hits.values()), raw, self._start, allowed)
         doubted = [i for ip, i in self._suspects.items() if ip not in self._hits and not self._marks[ip - self._start]]
+        doubted += moved.values()
         out = Judged(
             number=number,
             hits=(*hits, *hits_of(doubted, raw, self._start, allowed, suspect=True)),
