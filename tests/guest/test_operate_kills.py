@@ -294,3 +294,15 @@ def test_a_rollback_that_is_killed_is_run_again(machine: Machine, changed: bool)
         assert machine.left() == [], at
         assert not (machine.etc / f"{machine.port}.before").exists(), at
         machine.reset()
+
+
+def test_a_rollback_after_a_killed_upgrade_removes_the_tree_of_the_upgrade(machine: Machine) -> None:
+    first, second = (machine.host.top / f"opt/demo-v1.0-{release}-R620" for release in "12")
+    state = versions(machine)
+    record = machine.etc / f"{machine.port}.before"
+    (record / "fresh").write_text(f"{second}\n")
+    record.rename(machine.etc / f"{machine.port}.next")
+    status, said = machine.run("rollback")
+    assert (status, state()["runs"]) == (0, str(first)), said
+    assert f"{second}, which was unpacked for this, is removed again" in said
+    assert (first.exists(), second.exists()) == (True, False)

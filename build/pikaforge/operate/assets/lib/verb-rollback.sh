@@ -83,8 +83,8 @@ rollback_one() {
     switch_start "$back" "$within" 0 || die "instance $port does not serve with $(tree_name "$back") (see above)" \
         "instance.sh $port logs; rollback tries again; snapshots: instance.sh $port backup --list"
     tree_link "$back"
-    # The upgrade was killed, and so has not removed it.
-    tree_forget 1
     record_remove "$record"
+    # The upgrade was killed, and so has not removed it. While the record is there, the tree counts as in use.
+    tree_forget 1
     say "instance $port runs $(tree_name "$back") in $back again"
 }
