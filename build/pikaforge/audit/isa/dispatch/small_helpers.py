@@ -7,12 +7,11 @@ gcc keeps values in registers that such a function leaves alone, although the ca
 from __future__ import annotations
 
 from pikaforge.audit.isa.dispatch.library import Library
+from pikaforge.audit.isa.opcodes import LONGEST
 from pikaforge.audit.isa.ranges import NOWHERE
 
 STEPS = 32
 """Instructions of the largest one."""
-LONGEST = 15
-"""Bytes of the longest instruction (Intel SDM vol. 2A, 2.3.11)."""
 
 
 def small_helpers(library: Library) -> set[int]:
