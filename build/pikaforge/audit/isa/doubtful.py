@@ -18,8 +18,8 @@ from pikaforge.audit.elf.pointers import relative_relocations
 from pikaforge.audit.elf.relocated import HEADER
 from pikaforge.audit.isa import leads, taken
 from pikaforge.audit.isa.areas import AreaGiven, Judged, is_padding, judge_areas
+from pikaforge.audit.isa.candidates import harmless, windows_in
 from pikaforge.audit.isa.likelihood import REFERRED, SURE
-from pikaforge.audit.isa.opcodes import harmless
 from pikaforge.audit.isa.piece_scan import FeatureHit
 from pikaforge.audit.isa.ranges import FUNCTION, GAP, PIECE_LIMIT, TABLE, Area, CodeMap
 from pikaforge.audit.isa.worker_pool import CHUNK_BYTES, Chunk, WorkerPool, chunks
@@ -157,16 +157,12 @@ class _AreaSearch:
             for place in self._places:
                 out.data[place.claim] += place.end - place.start
             return
-        named.update(
-            self._code.starts[p.piece] for p in self._places if p.piece >= 0 and self._code.names[p.piece] >= 0
-        )
-        named.update(leads.words(self._data, self._layout, self._spans))
-        wanted = taken.wanted(self._layout, self._spans)
-        for part in self._pool.each(taken.taken, chunks(self._path, self._code), wanted):
-            named.update(part)
-        named = {a for a in named if leads.within(a, self._spans)} - certain
+        fixed = self._relocations(certain)
+        spans = self._doubted(fixed)
+        named = (named | self._named(spans)) - certain
+        named = {a for a in named if leads.within(a, spans)}
         results: dict[int, Judged] = {}
-        waiting = set(range(len(self._places))) - self._relocations(certain | named)
+        waiting = self._numbers((*certain, *named, *(low for low, _ in spans))) - self._relocations(certain | named)
         for _ in range(ROUNDS):
             given = self._given(certain, named)
             more: set[int] = set()
@@ -189,13 +185,36 @@ class _AreaSearch:
             )
         self._collect(results, out)
 
-    def _relocations(self, led: set[int]) -> set[int]:
+    def _doubted(self, relocations: Set[int]) -> leads.Spans:
+        """Return the ranges of addresses that are not surely data: gaps, what `windows_in` finds, and relocations."""
+        whole = {n for n, p in enumerate(self._places) if p.piece >= 0} | relocations
+        spans = [self._spans[n] for n in whole]
+        others = [n for n in range(len(self._places)) if n not in whole]
+        for part in self._pool.each(windows_in, self._chunks(others), self._allowed):
+            spans += part
+        return tuple(sorted(spans))
+
+    def _named(self, spans: leads.Spans) -> set[int]:
+        """Return the addresses in some ranges that symbols, words of data and code name."""
+        named = {self._code.starts[p.piece] for p in self._places if p.piece >= 0 and self._code.names[p.piece] >= 0}
+        if spans:
+            named.update(leads.words(self._data, self._layout, spans))
+            wanted = taken.wanted(self._layout, self._code, spans)
+            for part in self._pool.each(taken.taken, chunks(self._path, self._code), wanted):
+                named.update(part)
+        return named
+
+    def _numbers(self, addresses: Iterable[int]) -> set[int]:
+        """Return the numbers of the areas in which some addresses are."""
+        return {bisect_right(self._spans, (a, 1 << 64)) - 1 for a in addresses}
+
+    def _relocations(self, led: Set[int]) -> set[int]:
         """Return the numbers of the areas that hold only relocations, to none of which anything leads."""
         low = high = 0
         with suppress(AuditError):
             low, high = relative_relocations(self._data, self._layout, str(self._path))
         found = {n for n, p in enumerate(self._places) if p.piece < 0 and low <= p.start and p.end <= high}
-        return found - {bisect_right(self._spans, (a, 1 << 64)) - 1 for a in led}
+        return found - self._numbers(led)
 
     def _led_to(self, more: set[int], starts: set[int], results: dict[int, Judged]) -> tuple[set[int], set[int]]:
         """Return all starts, and the numbers of the areas in which new ones are not taken for code yet."""
@@ -207,7 +226,7 @@ class _AreaSearch:
                 waiting[number] = zlib.decompress(results[number].begun)
             if number not in results or not waiting[number][address - self._spans[number][0]]:
                 new.add(address)
-        return starts | new, {bisect_right(self._spans, (a, 1 << 64)) - 1 for a in new}
+        return starts | new, self._numbers(new)
 
     def _harmless(self) -> bool:
         """Return whether the areas are small, and no instruction beyond the target begins at any byte of them."""

@@ -78,14 +78,6 @@ def tables(allowed: frozenset[str]) -> Tables:
     return Tables(allowed, bad, frozenset(getattr(Code, name) for name in DETECTING))
 
 
-def harmless(raw: bytes, allowed: frozenset[str], *, starts: int = 0) -> bool:
-    """Return whether no instruction that is not allowed begins at any byte, or at any of the first `starts` bytes."""
-    from iced_x86 import Decoder  # noqa: PLC0415
-
-    bad = tables(allowed).bad - {0}
-    return not any(Decoder(64, raw[at : at + LONGEST]).decode().code in bad for at in range(starts or len(raw)))
-
-
 def flows() -> frozenset[int]:
     """Return iced's numbers of `ENDING`."""
     from iced_x86 import FlowControl  # noqa: PLC0415

@@ -238,16 +238,14 @@ def look_inside(part: tuple[Chunk, array[int]], allowed: frozenset[str]) -> list
     """
     chunk, targets = part
     known = tables(allowed)
-    wanted = set()
-    for index, (start, end) in enumerate(zip(chunk.starts, chunk.ends, strict=True), chunk.first):
-        if bisect_left(targets, start) < bisect_left(targets, end):
-            wanted.add(index)
-            while index in chunk.cuts:
-                index -= 1  # noqa: PLW2901
-                wanted.add(index)
+    wanted = chunk.with_gaps(
+        index
+        for index, (start, end) in enumerate(zip(chunk.starts, chunk.ends, strict=True), chunk.first)
+        if bisect_left(targets, start) < bisect_left(targets, end)
+    )
     out = []
     with mapped(Path(chunk.path)) as data:
-        for unit in units(chunk, data, wanted=frozenset(wanted)):
+        for unit in units(chunk, data, wanted=wanted):
             inner = set(targets[bisect_left(targets, unit.start) : bisect_left(targets, unit.end)])
             inner.difference_update(accumulate(map(len, unit.instructions), initial=unit.start))
             if inner and (hits := follow(unit, inner, known)):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pikaforge.audit.isa.opcodes import LONGEST, flows, harmless
+from pikaforge.audit.isa.candidates import harmless
+from pikaforge.audit.isa.opcodes import LONGEST, flows
 from pikaforge.audit.isa.ranges import TABLE
 
 if TYPE_CHECKING:

@@ -40,6 +40,16 @@ class Chunk:
     cuts: frozenset[int] = frozenset()
     """Indexes of the pieces that go on with the gap of the piece before, which is in this chunk, too."""
 
+    def with_gaps(self, indexes: Iterable[int]) -> frozenset[int]:
+        """Return some indexes of pieces, with those of the pieces before them in their gaps."""
+        found = set(indexes)
+        for index in list(found):
+            at = index
+            while at in self.cuts:
+                at -= 1
+                found.add(at)
+        return frozenset(found)
+
 
 def chunks(path: Path, code: CodeMap) -> Iterator[Chunk]:
     """Yield the pieces of a file in chunks of at least `CHUNK_BYTES`, but for the last one. A long gap is in one."""

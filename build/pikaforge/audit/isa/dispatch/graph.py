@@ -121,6 +121,8 @@ class Graph:
     In `references` and `callers` the place stands for the stub."""
     nodes: dict[int, array[int]] = field(default_factory=dict)
     """What pieces refer to, as far as it was asked for (`_nodes`)."""
+    held: dict[int, array[int]] = field(default_factory=dict)
+    """What objects point to, by the object's number, as far as it was asked for (`_held`)."""
 
     def object_at(self, address: int) -> int | None:
         """Return the address of the object that holds an address; None if it is before all objects."""
@@ -185,6 +187,14 @@ class Graph:
             held = self.nodes[piece] = array("q", dict.fromkeys(map(self._node, self.targets(piece))))
         return held
 
+    def _held(self, place: int) -> array[int]:
+        """Return what the object of a number points to, each once."""
+        found = self.held.get(place)
+        if found is None:
+            pointers = self.pointers.get(self.objects[place], ())
+            found = self.held[place] = array("q", dict.fromkeys(map(self._node, pointers)))
+        return found
+
     def reach(self, open_: Callable[[int], Iterable[int] | None], *, without: Set[int] = frozenset()) -> Reach:
         """Return what is reached from outside of the library.
 
@@ -193,22 +203,25 @@ class Graph:
             without: addresses that others do not use, although they could.
         """
         reach = Reach()
-        begin = sorted(self.roots() - without)
-        waiting: deque[tuple[int, int]] = deque((self._node(address), NOWHERE) for address in begin)
+        begin = dict.fromkeys(map(self._node, sorted(self.roots() - without)), NOWHERE)
+        seen = set(begin)
+        waiting = deque(begin.items())
         while waiting:
             node, source = waiting.popleft()
             place = node >> 1
             if node & 1 == PIECE:
-                if place in reach.pieces:
-                    continue
                 reach.pieces[place] = source
-                found = open_(place)
-                nodes = self._nodes(place) if found is None else map(self._node, sorted(found))
-                waiting.extend((target, place) for target in nodes)
-            elif place >= 0 and self.objects[place] not in reach.objects:
+                source, found = place, open_(place)
+                nodes: Iterable[int] = self._nodes(place) if found is None else map(self._node, sorted(found))
+            elif place >= 0:
                 reach.objects.add(self.objects[place])
-                held = self.pointers.get(self.objects[place], ())
-                waiting.extend((self._node(target), source) for target in held)
+                nodes = self._held(place)
+            else:
+                continue
+            for target in nodes:
+                if target not in seen:
+                    seen.add(target)
+                    waiting.append((target, source))
         return reach
 
 
