@@ -380,6 +380,29 @@ def rodata_with_a_likely_run(code: bytes) -> bytes:
     return Shape(parts, (TEXT, RODATA), symbols=((BASE, 1, 2),)).make()
 
 
+def rodata_with_a_long_function(code: bytes) -> bytes:
+    """Only at its end is something of interest, and far away there is more that is none."""
+    body = (bytes.fromhex("488b07") + bytes.fromhex("e8f8ffffff") + bytes.fromhex("4885c0")) * 400  # mov, call, test
+    parts = with_rodata(ef.RET, bytes(3000) + DEAD + SAVED + body + code * 3 + BACK + bytes(70_000))
+    return Shape(parts, (TEXT, replace(RODATA, size=len(parts[0].content) - 0x100)), symbols=((BASE, 1, 2),)).make()
+
+
+def rodata_named_by_code(code: bytes) -> bytes:
+    """A function that is too short to be likely, in much data, whose address code takes."""
+    at = 0x100 + 9000 + 5
+    parts = with_rodata(take(0, at) + ef.RET, bytes(9000) + DEAD[:5] + SAVED + code + BACK + DEAD + bytes(9000))
+    return Shape(parts, (TEXT, replace(RODATA, size=len(parts[0].content) - 0x100)), symbols=((BASE, 8, 2),)).make()
+
+
+def rodata_with_a_case_of_a_switch(code: bytes) -> bytes:
+    far = 9000
+    table = struct.pack("<iii", 0x100 + far - 0x100, -0x100, 0x7FFFFFFF)
+    parts = with_rodata(
+        take(0, 0x100) + SWITCH + ef.RET, lay((0, table), (far, SAVED + code + BACK + DEAD), fill=b"\6")
+    )
+    return Shape(parts, (TEXT, replace(RODATA, size=len(parts[0].content) - 0x100)), symbols=((BASE, 17, 2),)).make()
+
+
 def rodata_at_the_entry(code: bytes) -> bytes:
     parts = with_rodata(ef.RET, DEAD + code + ef.RET)
     return Shape(parts, (TEXT, RODATA), symbols=((BASE, 1, 2),), entry=BASE + 0x110).make()
@@ -531,6 +554,7 @@ STRUCTURES = [
     *(taken_by_code_among_data, beside_its_own_place, case_of_a_switch, case_of_a_switch_in_the_text),
     *(behind_zeros, behind_a_short_symbol, reached_from_data, over_a_cut, behind_a_cut),
     *(object_called, object_run_on_into, object_pointed_to, object_with_a_likely_run, object_over_a_function),
+    *(rodata_with_a_long_function, rodata_named_by_code, rodata_with_a_case_of_a_switch),
     *(object_over_a_frame, object_over_all, object_from_object, objects_side_by_side),
     *(rodata_called, rodata_with_a_symbol, rodata_with_a_likely_run, rodata_at_the_entry, section_too_short),
     *(section_too_short_and_called, section_read_elsewhere, section_at_another_address, section_without_bytes),

@@ -8,7 +8,7 @@ answer is complete for every alignment, and takes a hundredth of the time of try
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -103,8 +103,21 @@ def _wanted(allowed: frozenset[str], beyond: bool) -> _Wanted:  # a part of the 
         free = frozenset(f.id for f in table().values() if f.free)
         by_code = features_by_code()
         codes |= {code for code, info in infos.items() if not free.issuperset(by_code[code]) and _escaped(info)}
-    marks = sorted({mark for code in codes if infos[code].mode64 for mark in _marks(infos[code])})
-    return _Wanted(re.compile(b"|".join(map(re.escape, marks)), re.DOTALL), frozenset(codes))
+    marks = {mark for code in codes if infos[code].mode64 for mark in _marks(infos[code])}
+    return _Wanted(_pattern(marks), frozenset(codes))
+
+
+def _pattern(marks: Set[bytes]) -> re.Pattern[bytes]:
+    """Return a pattern for the first byte of each of some marks. Marks overlap: 0F 0F AA has two."""
+    rests: dict[bytes, set[bytes]] = {}
+    for mark in marks:
+        rests.setdefault(mark[:1], set()).add(mark[1:])
+    alone = sorted(first for first, held in rests.items() if b"" in held)
+    parts = [b"[" + b"".join(map(re.escape, alone)) + b"]"] if alone else []
+    for first, held in sorted(rests.items()):
+        if b"" not in held:
+            parts.append(re.escape(first) + b"(?=" + b"|".join(map(re.escape, sorted(held))) + b")")
+    return re.compile(b"|".join(parts), re.DOTALL)
 
 
 def _escaped(info: OpCodeInfo) -> bool:
@@ -132,4 +145,6 @@ def _marks(info: OpCodeInfo) -> tuple[bytes, ...]:
         OpCodeTableKind.T0F38: b"\x0f\x38",
         OpCodeTableKind.T0F3A: b"\x0f\x3a",
     }
-    return (escape[info.table] + info.op_code.to_bytes(info.op_code_len, "big"),)
+    opcode = info.op_code.to_bytes(info.op_code_len, "big")
+    # A second byte behind 0F is that of the operands, and iced takes others for it, too (XSTORE as 0F A7 C4).
+    return (escape[info.table] + (opcode[:1] if info.table == OpCodeTableKind.T0F else opcode),)
