@@ -41,6 +41,7 @@ from pikaforge.audit.allowed_features import Allowed, free, from_gcc
 from pikaforge.audit.audit import audit_paths
 from pikaforge.audit.elf.executable import executable
 from pikaforge.audit.elf.layout import EM_X86_64, ET_DYN, ET_EXEC, Buffer, is_elf, mapped, read_layout
+from pikaforge.audit.isa.decode import code_regions
 from pikaforge.audit.isa.opcodes import features_by_code
 from pikaforge.audit.isa.ranges import NOWHERE, TABLE, CodeMap, read_map
 from pikaforge.errors import ForgeError
@@ -128,6 +129,11 @@ class Result:
     explained: dict[str, list[str]] = field(default_factory=dict)
     """What the audit makes of the first ones that are in no finding, by kind."""
     size: int = 0
+    executable: int = 0
+    """All executable bytes; `decoded`, `data` and `unclassified` are a part of them each."""
+    decoded: int = 0
+    data: int = 0
+    unclassified: int = 0
     unproven: int = 0
     seconds: float = 0.0
     problem: str = ""
@@ -184,6 +190,10 @@ def audit(path: Path, target: str) -> Result:
             counted[_kind(name)] += count
             out.places.add((finding.function, _kind(name)))
     out.counted, out.size = dict(counted), found.isa.size
+    for each in found.summaries:
+        out.decoded, out.data = out.decoded + each.decoded, out.data + sum(each.data.values())
+        out.unclassified += each.unclassified
+    out.executable = sum(region.size for region in code_regions(path, str(path)))
     out.seconds = time.process_time() - start
     return out
 
@@ -338,6 +348,11 @@ def table(results: list[Result], target: str, minutes: float) -> str:
         "| --- | --- |",
         f"| files | {len(results):,} |",
         f"| MB of code | {sum(r.size for r in results) / 1e6:,.0f} |",
+        f"| executable bytes | {sum(r.executable for r in results):,} |",
+        f"| decoded | {_part(results, 'decoded')} |",
+        f"| data, with evidence | {_part(results, 'data')} |",
+        f"| unclassified | {_part(results, 'unclassified')} |",
+        f"| files in which these three are not all executable bytes | {sum(1 for r in results if _lost(r))} |",
         f"| refused | {len(refused)} ({len(refused) / max(len(results), 1):.2%}) |",
         f"| with dispatched functions | {sum(1 for r in results if r.dispatched):,} |",
         f"| with something that is not proven | {sum(1 for r in results if r.unproven):,} |",
@@ -365,6 +380,17 @@ def table(results: list[Result], target: str, minutes: float) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _part(results: list[Result], name: str) -> str:
+    """Return a sum of bytes, with its share of all executable bytes."""
+    size = sum(getattr(r, name) for r in results)
+    return f"{size:,} ({size / max(sum(r.executable for r in results), 1):.4%})"
+
+
+def _lost(result: Result) -> int:
+    """Return how many executable bytes of a file are not accounted for."""
+    return 0 if result.problem else result.executable - result.decoded - result.data - result.unclassified
+
+
 def _plain(line: str) -> str:
     return line[:LINE].replace("|", "/").replace("`", "'")
 
@@ -383,6 +409,9 @@ def report(results: list[Result], target: str) -> int:
         for line in result.refused[:SHOWN]:
             print(f"    {line[:300]}")
     for result in results:
+        missing += abs(_lost(result))
+        if _lost(result):
+            print(f"bytes not accounted for in {result.path}: {_lost(result)}")
         if result.problem:
             print(f"not judged {result.path}: {result.problem}")
         for kind, (left, number, why) in alone(result).items():
@@ -390,6 +419,8 @@ def report(results: list[Result], target: str) -> int:
             places = " ".join(f"{at:#x}" for at in result.seen[kind][:SHOWN])
             print(f"objdump alone {result.path}: {left} of {number} {kind}; in no finding: {places}; {'; '.join(why)}")
     print(f"{len(results)} files, {sum(r.size for r in results) / 1e6:.0f} MB of code, target {target}")
+    bytes_ = ", ".join(f"{name} {_part(results, name)}" for name in ("decoded", "data", "unclassified"))
+    print(f"executable bytes: {sum(r.executable for r in results):,}; {bytes_}")
     share = len(refused) / max(len(results), 1)
     code = sum(1 for r in refused if any(FIRST in line for line in r.refused))
     print(f"refused for instructions: {code} ({code / max(len(results), 1):.2%})")
