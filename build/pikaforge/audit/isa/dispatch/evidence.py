@@ -78,7 +78,7 @@ def find_evidence(
             linked = layout.segment(PT_INTERP) is not None or bool(needs)
             known = known or known_table.static_glibc(data, linked=linked, resolvers=bool(code.resolvers))
             if layout.type == ET_EXEC:
-                pointers = with_fixed(pointers, data, layout, code.resolvers)
+                pointers = with_fixed(pointers, data, layout, code)
             graph = read_graph(path, data, layout, code, pointers, pool=pool)
             glibc = None
             if known is not None and known.soname == known_table.STATIC:

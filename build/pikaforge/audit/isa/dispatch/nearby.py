@@ -303,7 +303,7 @@ class Nearby:
         sought = Sought(ranges, self._layout.type == ET_EXEC, tuple(sorted(near)))
         through: dict[int, bool] = {}
         for part in pool.each(references_to, chunks(self._path, code), sought):
-            for index, addresses, on in part:
+            for index, addresses, on, _ in part:
                 through[index] = on
                 for address in addresses:
                     target = order[bisect_right(lows, address) - 1]
