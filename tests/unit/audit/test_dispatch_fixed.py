@@ -85,6 +85,24 @@ def test_numbers_in_instructions(opcode: str, value: int, expected: bool, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("behind", "expected"),
+    [
+        ("48c1e127", True),  # shl $0x27,%rcx: a number of 64 bits
+        ("89f848c1e127", True),  # mov %edi,%eax before it
+        ("89c848c1e127", False),  # mov %ecx,%eax before it
+        ("d3e089c8", False),  # shl %cl,%eax; mov %ecx,%eax
+        ("740089c8", False),  # je: and what then?
+        ("f3ab48c1e127", False),  # rep stos, which counts in %rcx
+        ("89c8", False),
+        ("", True),  # nobody gets it
+    ],
+)
+def test_a_number_that_is_shifted(behind: str, expected: bool, tmp_path: Path) -> None:
+    """mov $number,%ecx."""
+    assert proven(program((number("b9", SECOND), bytes.fromhex(behind))), tmp_path) is expected
+
+
+@pytest.mark.parametrize(
     ("word", "expected"), [(0, True), (INSIDE, True), (SECOND, False), (WHOLE, False), (INSIDE + (1 << 32), True)]
 )
 def test_words_in_data(word: int, expected: bool, tmp_path: Path) -> None:

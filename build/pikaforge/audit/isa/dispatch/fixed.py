@@ -4,8 +4,8 @@ Programs have other numbers in the range of their addresses, too: `O_TMPFILE` is
 text may be one. One of them that leads into an implementation for newer CPUs, from a function that asks nobody, would
 undo the proof for it. So these do not count:
 
-- numbers in instructions that take bits from a value, compare half a register, or multiply: nobody does that with the
-  address of code;
+- numbers in instructions that take bits from a value, compare half a register, or multiply, and numbers that are
+  shifted: nobody does that with the address of code;
 - what leads into a function, but not to the start of one of its instructions, as far as the function can be decoded.
 
 Direct jumps count wherever they lead.
@@ -35,6 +35,8 @@ POINTERS = 4 << 20
 """The most words that are kept: more are no program that is looked at here."""
 COUNTING = re.compile(r"(AND|OR|XOR|TEST|IMUL)_.*IMM|CMP_(RM32|RM16|RM8|EAX|AX|AL)_IMM")
 """iced's names of instructions with a number that is no address."""
+NEAR = 8
+"""Instructions after a number is put into a register in which the register's first use is looked for."""
 LARGEST = 1 << 20
 """Bytes of the largest function that is decoded for the starts of its instructions."""
 
@@ -57,8 +59,32 @@ def numbers_in(instructions: Sequence[Instruction], bounds: Sequence[tuple[int, 
     number, place = attrgetter("immediate32"), attrgetter("memory_displacement")
     numbers = _inside(set(map(number, instructions)), bounds)
     if numbers:
-        numbers &= {number(step) for step in instructions if step.code not in counting()}
+        numbers &= {
+            number(step)
+            for index, step in enumerate(instructions)
+            if number(step) in numbers and step.code not in counting() and not _shifted(instructions, index)
+        }
     return numbers | _inside(set(map(place, instructions)), bounds)
+
+
+def _shifted(instructions: Sequence[Instruction], index: int) -> bool:
+    """Return whether an instruction puts a number into a register, and the next one that uses the register shifts it.
+
+    Compilers make numbers of 64 bits in this way.
+    """
+    from iced_x86 import Code, FlowControl, InstructionInfoFactory, Mnemonic, RegisterExt  # noqa: PLC0415
+
+    first = instructions[index]
+    if first.code != Code.MOV_R32_IMM32:
+        return False
+    own, factory = RegisterExt.full_register(first.op0_register), InstructionInfoFactory()
+    for step in instructions[index + 1 : index + 1 + NEAR]:
+        if step.flow_control != FlowControl.NEXT:
+            return False
+        if own in {RegisterExt.full_register(used.register) for used in factory.info(step).used_registers()}:
+            named = step.op_count > 0 and RegisterExt.full_register(step.op0_register) == own
+            return named and step.mnemonic in (Mnemonic.SHL, Mnemonic.SHR, Mnemonic.SAR, Mnemonic.ROL, Mnemonic.ROR)
+    return False
 
 
 def _inside(numbers: set[int], bounds: Sequence[tuple[int, int]]) -> set[int]:
