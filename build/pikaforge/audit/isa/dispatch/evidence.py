@@ -18,7 +18,7 @@ from pikaforge.audit.isa.dispatch.go import go_evidence, is_go
 from pikaforge.audit.isa.dispatch.graph import read_graph
 from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.library import BODIES, BODY, Library
-from pikaforge.audit.isa.dispatch.local import local_evidence, skipped
+from pikaforge.audit.isa.dispatch.local import TESTED, local_evidence, skipped
 from pikaforge.audit.isa.dispatch.nearby import PIECES, Nearby
 from pikaforge.audit.isa.dispatch.search import Evidence, WholeSearch, text_of
 from pikaforge.audit.isa.dispatch.static_glibc import asking_of_others, kept_by_glibc
@@ -113,7 +113,8 @@ def _locally(data: Buffer, code: CodeMap, wanted: Mapping[int, frozenset[str]]) 
         raw = bytes(data[offset : offset + end - start])
         for feature in names:
             text = skipped(raw, start, INVALID, set()) if feature == INVALID else ""
-            text = text or local_evidence(body(raw, start), feature, set(), loose=start not in code.plain)
+            if not text and feature in TESTED:
+                text = local_evidence(body(raw, start), feature, set(), loose=start not in code.plain)
             if text:
                 found[piece, feature] = Evidence(proven=True, text=text)
     return found
