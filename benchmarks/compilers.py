@@ -1,10 +1,14 @@
 """Ask the audit about programs of many compilers, and compare each verdict with what `objdump -d` shows.
 
-    python benchmarks/compilers.py [--only TEXT] [--zig PROGRAM] [--work FOLDER] [--short]
+    python benchmarks/compilers.py [--only TEXT] [--zig PROGRAM] [--work FOLDER] [--short] [--results FILE]
 
 The programs in `benchmarks/programs` are compiled by gcc, clang, gfortran, rustc, Go and Zig, as far as they are here,
 for each of `TARGETS`, at several levels of optimization, static and dynamic. Each file and its stripped copy are
-audited for each of `MODELS`, without waivers.
+audited for each of `MODELS`, without waivers. All groups together take hours: `--only` runs those whose names hold a
+text, and `--results` keeps what was found, so that the table is of all runs with the same file. A group that is run
+again replaces its old verdicts.
+
+Zig comes from the wheel ziglang; its program is `ziglang/zig` in the folder of packages.
 
 The expected verdict does not come from the audit's decoder. `objdump -d` lists the functions with instructions that the
 model lacks (`sweep_debian.kind_of`, and the first byte of EVEX). Those of the program that is compiled for x86-64 are
@@ -17,6 +21,7 @@ The exit status is 1 if a verdict is wrong, or if there are fewer than 200.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -26,7 +31,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
@@ -49,8 +54,11 @@ MODELS: Mapping[str, tuple[str, frozenset[str]]] = {
 }
 """The target of each model, and the kinds of instructions beyond sandybridge that its CPUs have."""
 AVX512 = "avx512"
-FEW = (BASE, "x86-64-v3", "x86-64-v4")
+FEW = (BASE, "haswell")
 """The targets of what is linked with a static glibc: the audit looks at it for 10 s."""
+ZIG = (BASE, "sandybridge", "haswell", "znver4", "skylake-avx512")
+"""Zig's targets: for each one it compiles a runtime library, which takes 20 s, and a libc for `zig cc`: 60 s."""
+ZIG_FEW = (BASE, "sandybridge", "haswell", "skylake-avx512")
 GOAL = 200
 SHOWN = 4
 RENAMED = re.compile(r"\.llvm\.\d+")
@@ -76,14 +84,16 @@ class Compiler:
     version: tuple[str, ...] = ("--version",)
     only: tuple[str, ...] = TARGETS
     slow: tuple[str, ...] = ()
-    """Ways of linking that are tried at the last level and for `FEW` targets."""
+    """Ways of linking that are tried at the last level and for `few` targets."""
+    few: tuple[str, ...] = FEW
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
 C_WAYS = {"dynamic": (), "static": ("-static",)}
-STATIC = ("static",)
+PIE_WAYS = {**C_WAYS, "static-pie": ("-static-pie",)}
+STATIC = ("static", "static-pie")
 C_COMMAND = ("{program}", "-march={target}", "-mtune=generic", "{level}", "{how}", "{source}", "-o", "{out}", "-lm")
-ZIG_NAMES = {name: name.replace("-", "_") for name in TARGETS}
+ZIG_NAMES = {name: name.replace("-", "_") for name in ZIG}
 GO_NAMES = {"x86-64": "v1", "x86-64-v2": "v2", "x86-64-v3": "v3", "x86-64-v4": "v4"}
 
 
@@ -94,21 +104,21 @@ def compilers(zig: str) -> list[Compiler]:
     musl = {"musl": ("-target", "x86_64-linux-musl"), "dynamic": ("-target", "x86_64-linux-gnu")}
     zig_cc = {"ZIG_LOCAL_CACHE_DIR": "{cache}/zig", "ZIG_GLOBAL_CACHE_DIR": "{cache}/zig-global"}
     found = [
-        Compiler("gcc", "gcc", "work.c", C_COMMAND, ("-O0", "-O3", "-O2"), C_WAYS, slow=STATIC),
+        Compiler("gcc", "gcc", "work.c", C_COMMAND, ("-O0", "-O3", "-O2"), PIE_WAYS, slow=STATIC),
         Compiler("g++", "g++", "work.cpp", C_COMMAND, ("-O1", "-O3"), C_WAYS, slow=STATIC),
         Compiler("clang", "clang", "work.c", C_COMMAND, ("-O0", "-O3", "-O2"), C_WAYS, slow=STATIC),
         Compiler("clang++", "clang++", "work.cpp", C_COMMAND, ("-Os", "-O3"), C_WAYS, slow=STATIC),
-        Compiler("gfortran", "gfortran", "work.f90", C_COMMAND, ("-O2", "-Ofast"), C_WAYS, slow=STATIC),
+        Compiler("gfortran", "gfortran", "work.f90", C_COMMAND, ("-O2", "-Ofast"), PIE_WAYS, slow=STATIC),
         Compiler("rustc", "rustc", "work.rs", rust, ("-Copt-level=0", "-Copt-level=3"),
                  {"dynamic": (), "static": ("-Ctarget-feature=+crt-static",)}, slow=STATIC),
         Compiler("zig", zig, "work.zig",
                  ("{program}", "build-exe", "-mcpu={target}", "{level}", "{how}", *cache, "-femit-bin={out}",
                   "{source}"),
-                 ("-ODebug", "-OReleaseFast"), {"static": (), "dynamic": ("-lc",)}, names=ZIG_NAMES,
-                 version=("version",)),
+                 ("-OReleaseSafe", "-OReleaseFast"), {"static": (), "dynamic": ("-lc",)}, names=ZIG_NAMES,
+                 version=("version",), only=ZIG, slow=("dynamic",), few=ZIG_FEW),
         Compiler("zig cc", zig, "work.c",
                  ("{program}", "cc", "-mcpu={target}", "{level}", "{how}", "{source}", "-o", "{out}", "-lm"),
-                 ("-O2",), musl, names=ZIG_NAMES, version=("version",), variables=zig_cc),
+                 ("-O2",), musl, names=ZIG_NAMES, version=("version",), only=FEW, variables=zig_cc),
         Compiler("go", "go", "work.go", ("{program}", "build", "{how}", "-o", "{out}", "{source}"), ("",),
                  {"static": (), "pie": ("-buildmode=pie",)}, names=GO_NAMES, version=("version",),
                  only=tuple(GO_NAMES),
@@ -136,6 +146,7 @@ class Verdict:
     """The verdict on one file for one model."""
 
     compiler: str
+    group: str
     what: str
     model: str
     refuse: bool
@@ -224,7 +235,7 @@ def judge(group: Group, work: Path) -> list[Verdict | str]:
             for file, what in ((path, label), (stripped, f"{label} stripped")):
                 refused, why = audit(file, march)
                 shown = (*(f"objdump: {name}: {kind}" for name, kind in sorted(wanted)[:SHOWN]), *why[:SHOWN])
-                out.append(Verdict(group.compiler.name, what, model, bool(wanted), refused, shown))
+                out.append(Verdict(group.compiler.name, group.name, what, model, bool(wanted), refused, shown))
         stripped.unlink()
         path.unlink()
     return out
@@ -237,8 +248,7 @@ def groups(found: Sequence[Compiler], only: str, *, short: bool) -> Iterator[Gro
             for way in compiler.ways:
                 few = way in compiler.slow
                 left_out = (few or short) and level != compiler.levels[-1]
-                targets = tuple(t for t in (FEW if few else TARGETS) if t in compiler.only)
-                group = Group(compiler, level, way, targets)
+                group = Group(compiler, level, way, compiler.few if few else compiler.only)
                 if only in group.name and not left_out and not (few and short):
                     yield group
 
@@ -250,17 +260,28 @@ def version(compiler: Compiler) -> str:
     return found[0] if found else "?"
 
 
+def kept(path: Path | None, verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Return verdicts with those of groups that were run before, which a file keeps; write all of them to it."""
+    if path is None:
+        return list(verdicts)
+    new = {verdict.group for verdict in verdicts}
+    rows = json.loads(path.read_text("utf-8")) if path.exists() else []
+    before = [Verdict(**{**row, "why": tuple(row["why"])}) for row in rows if row["group"] not in new]
+    path.write_text(json.dumps([asdict(verdict) for verdict in (*before, *verdicts)], indent=1) + "\n", "utf-8")
+    return [*before, *verdicts]
+
+
 def report(verdicts: Sequence[Verdict], failures: Sequence[str], found: Sequence[Compiler]) -> int:
     """Print the table and what is wrong; return the exit status."""
-    print("| compiler | version | verdicts | refused | passed | wrong |\n|---|---|---|---|---|---|")
+    print("| compiler | version | how | verdicts | refused | passed | wrong |\n|---|---|---|---|---|---|---|")
     for compiler in found:
-        mine = [verdict for verdict in verdicts if verdict.compiler == compiler.name]
-        if mine:
+        for name in dict.fromkeys(v.group for v in verdicts if v.compiler == compiler.name):
+            mine = [verdict for verdict in verdicts if verdict.group == name]
             refused = sum(v.refused for v in mine)
             wrong = sum(v.refuse != v.refused for v in mine)
-            print(
-                f"| {compiler.name} | {version(compiler)} | {len(mine)} | {refused} | {len(mine) - refused} | {wrong} |"
-            )
+            how = name.removeprefix(compiler.name).strip()
+            numbers = f"{len(mine)} | {refused} | {len(mine) - refused} | {wrong}"
+            print(f"| {compiler.name} | {version(compiler)} | {how} | {numbers} |")
     wrong_ones = [v for v in verdicts if v.refuse != v.refused]
     for verdict in wrong_ones:
         print(f"wrong: {verdict.what} for {verdict.model}: {'refused' if verdict.refused else 'passed'}")
@@ -280,6 +301,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="keep the caches of Go and Zig there")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--short", action="store_true", help="the last level only, and nothing static with glibc")
+    parser.add_argument("--results", type=Path, help="a file that keeps the verdicts of several runs, for one table")
     given = parser.parse_args()
     found = compilers(given.zig)
     verdicts: list[Verdict] = []
@@ -294,6 +316,7 @@ def main() -> int:
             failures += [result for result in results if isinstance(result, str)]
             if sys.stderr.isatty():
                 print(f"\r{len(verdicts)}", end="", file=sys.stderr)
+    verdicts = kept(given.results, verdicts)
     return report(sorted(verdicts, key=lambda v: (v.what, v.model)), failures, found)
 
 

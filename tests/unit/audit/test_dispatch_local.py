@@ -20,6 +20,7 @@ CMP_RDX_RDI = bytes.fromhex("4839d7")  # cmp %rdx,%rdi
 SETE_DL = bytes.fromhex("0f94c2")
 EAX_FROM_EDX = bytes.fromhex("0fb6c2")  # movzbl %dl,%eax
 ZERO_EDX = bytes.fromhex("31d2")
+LEA_RCX = c.Ref(b"\x48\x8d\x0d", "fast")  # lea fast(%rip),%rcx
 
 
 def look(data: bytes, tmp_path: Path, *, function: str = "fast", feature: str = "avx2") -> Hit:
@@ -53,6 +54,19 @@ def chosen(*choice: Part, resolvers: Sequence[str] = ()) -> bytes:
     ],
 )
 def test_an_address_in_the_second_register(choice: Sequence[Part], expected: bool, tmp_path: Path) -> None:
+    assert bool(look(chosen(*choice), tmp_path).evidence) is expected
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ((LEA_RCX, b"\x51", c.RET), False),  # push %rcx
+        ((LEA_RCX, bytes.fromhex("48890c24"), c.RET), False),  # mov %rcx,(%rsp): over the return address
+        ((LEA_RCX, b"\x51\x59", c.RET), True),  # push and pop
+        ((LEA_RCX, bytes.fromhex("48894c24f8"), c.RET), True),  # mov %rcx,-8(%rsp): that is nothing to return to
+    ],
+)
+def test_an_address_that_it_returns_to(choice: Sequence[Part], expected: bool, tmp_path: Path) -> None:
     assert bool(look(chosen(*choice), tmp_path).evidence) is expected
 
 

@@ -48,9 +48,9 @@ def test_no_reference_is_missed(module: CodeMap, fixed: bool) -> None:
     whole = fixed_references if fixed else references
     expected, found = set(), set()
     for chunk in chunks(MODULE, module):
-        expected |= {(n, a) for n, addresses, _ in whole(chunk, ranges) for a in addresses}
+        expected |= {(n, a) for n, addresses, *_ in whole(chunk, ranges) for a in addresses}
         sought = Sought(ranges, fixed, near)
-        found |= {(n, a) for n, addresses, _ in references_to(chunk, sought) for a in addresses}
+        found |= {(n, a) for n, addresses, *_ in references_to(chunk, sought) for a in addresses}
     assert len(expected) > PIECES
     assert found == expected
 

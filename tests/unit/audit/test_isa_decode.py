@@ -182,5 +182,5 @@ def test_a_cut_of_a_long_gap_is_within_a_call(tmp_path: Path) -> None:
         code = read_map(data, layout, executable(data, layout, "x"), "x")
     assert code.cuts == {1} and code.starts[1] == base + PIECE_LIMIT
     [chunk] = chunks(path, code)
-    named = {index: set(addresses) for index, addresses, _ in references(chunk, ((base, base + len(text)),))}
+    named = {index: set(addresses) for index, addresses, *_ in references(chunk, ((base, base + len(text)),))}
     assert base + call + 5 + 64 in named[0]

@@ -18,7 +18,7 @@ from pikaforge.audit.isa.dispatch.go import go_evidence, is_go
 from pikaforge.audit.isa.dispatch.graph import read_graph
 from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.library import BODIES, BODY, Library
-from pikaforge.audit.isa.dispatch.local import local_evidence, skipped
+from pikaforge.audit.isa.dispatch.local import TESTED, local_evidence, skipped
 from pikaforge.audit.isa.dispatch.nearby import PIECES, Nearby
 from pikaforge.audit.isa.dispatch.search import Evidence, WholeSearch, text_of
 from pikaforge.audit.isa.dispatch.static_glibc import asking_of_others, kept_by_glibc
@@ -78,7 +78,7 @@ def find_evidence(
             linked = layout.segment(PT_INTERP) is not None or bool(needs)
             known = known or known_table.static_glibc(data, linked=linked, resolvers=bool(code.resolvers))
             if layout.type == ET_EXEC:
-                pointers = with_fixed(pointers, data, layout, code.resolvers)
+                pointers = with_fixed(pointers, data, layout, code)
             graph = read_graph(path, data, layout, code, pointers, pool=pool)
             glibc = None
             if known is not None and known.soname == known_table.STATIC:
@@ -113,7 +113,8 @@ def _locally(data: Buffer, code: CodeMap, wanted: Mapping[int, frozenset[str]]) 
         raw = bytes(data[offset : offset + end - start])
         for feature in names:
             text = skipped(raw, start, INVALID, set()) if feature == INVALID else ""
-            text = text or local_evidence(body(raw, start), feature, set(), loose=start not in code.plain)
+            if not text and feature in TESTED:
+                text = local_evidence(body(raw, start), feature, set(), loose=start not in code.plain)
             if text:
                 found[piece, feature] = Evidence(proven=True, text=text)
     return found

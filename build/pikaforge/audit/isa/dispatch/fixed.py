@@ -1,34 +1,148 @@
-"""Pointers in a program with a fixed address: no relocation tells them, so every word that may be one counts."""
+"""Pointers in a program with a fixed address: no relocation tells them, so each word and number that may be one counts.
+
+Programs have other numbers in the range of their addresses, too: `O_TMPFILE` is 0x410000, and the last letters of a
+text may be one. One of them that leads into an implementation for newer CPUs, from a function that asks nobody, would
+undo the proof for it. So these do not count:
+
+- numbers in instructions that take bits from a value, compare half a register, or multiply, and numbers that are
+  shifted: nobody does that with the address of code;
+- what leads into a function, but not to the start of one of its instructions, as far as the function can be decoded.
+
+Direct jumps count wherever they lead.
+"""
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
+from functools import lru_cache
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from pikaforge.audit.elf.layout import PF_X, PT_LOAD, Buffer, Layout
 from pikaforge.audit.elf.pointers import CodePointers
+from pikaforge.audit.isa.ranges import FRAME, FUNCTION, NOWHERE, CodeMap
+
+if TYPE_CHECKING:
+    from iced_x86 import Instruction
 
 WORD = 8
 """Bytes of a pointer."""
 POINTERS = 4 << 20
 """The most words that are kept: more are no program that is looked at here."""
+COUNTING = re.compile(r"(AND|OR|XOR|TEST|IMUL)_.*IMM|CMP_(RM32|RM16|RM8|EAX|AX|AL)_IMM")
+"""iced's names of instructions with a number that is no address."""
+NEAR = 8
+"""Instructions after a number is put into a register in which the register's first use is looked for."""
+LARGEST = 1 << 20
+"""Bytes of the largest function that is decoded for the starts of its instructions."""
 
 
-def with_fixed(given: CodePointers, data: Buffer, layout: Layout, resolvers: frozenset[int]) -> CodePointers:
+@lru_cache(maxsize=1)
+def counting() -> frozenset[int]:
+    """Return iced's codes of instructions with a number that is no address (`COUNTING`)."""
+    from iced_x86 import Code  # noqa: PLC0415
+
+    return frozenset(int(getattr(Code, name)) for name in dir(Code) if COUNTING.match(name))
+
+
+def numbers_in(instructions: Sequence[Instruction], bounds: Sequence[tuple[int, int]]) -> set[int]:
+    """Return the numbers and distances in instructions that may be addresses of the program.
+
+    Args:
+        instructions: the instructions of a function.
+        bounds: the ranges of the program's addresses.
+    """
+    number, place = attrgetter("immediate32"), attrgetter("memory_displacement")
+    numbers = _inside(set(map(number, instructions)), bounds)
+    if numbers:
+        numbers &= {
+            number(step)
+            for index, step in enumerate(instructions)
+            if number(step) in numbers and step.code not in counting() and not _shifted(instructions, index)
+        }
+    return numbers | _inside(set(map(place, instructions)), bounds)
+
+
+def _shifted(instructions: Sequence[Instruction], index: int) -> bool:
+    """Return whether an instruction puts a number into a register, and the next one that uses the register shifts it.
+
+    Compilers make numbers of 64 bits in this way.
+    """
+    from iced_x86 import Code, FlowControl, InstructionInfoFactory, Mnemonic, RegisterExt  # noqa: PLC0415
+
+    first = instructions[index]
+    if first.code != Code.MOV_R32_IMM32:
+        return False
+    own, factory = RegisterExt.full_register(first.op0_register), InstructionInfoFactory()
+    for step in instructions[index + 1 : index + 1 + NEAR]:
+        if step.flow_control != FlowControl.NEXT:
+            return False
+        if own in {RegisterExt.full_register(used.register) for used in factory.info(step).used_registers()}:
+            named = step.op_count > 0 and RegisterExt.full_register(step.op0_register) == own
+            return named and step.mnemonic in (Mnemonic.SHL, Mnemonic.SHR, Mnemonic.SAR, Mnemonic.ROL, Mnemonic.ROR)
+    return False
+
+
+def _inside(numbers: set[int], bounds: Sequence[tuple[int, int]]) -> set[int]:
+    return {value for value in numbers if any(low <= value < high for low, high in bounds)}
+
+
+class Boundaries:
+    """Where the instructions of a program's functions begin."""
+
+    def __init__(self, data: Buffer, code: CodeMap) -> None:
+        """Decode nothing yet."""
+        self._data, self._code = data, code
+        self._starts: dict[int, frozenset[int] | None] = {}
+
+    def has(self, address: int) -> bool:
+        """Return whether an instruction may begin at an address: always outside of functions that can be decoded."""
+        piece = self._code.at(address)
+        if piece == NOWHERE or address == self._code.starts[piece]:
+            return True
+        if self._code.kinds[piece] not in (FUNCTION, FRAME):
+            return True
+        if piece not in self._starts:
+            self._starts[piece] = self._decoded(piece)
+        starts = self._starts[piece]
+        return starts is None or address in starts
+
+    def without(self, addresses: array[int], numbers: Set[int], piece: int) -> array[int]:
+        """Return the addresses that a piece refers to without those of its numbers that lead nowhere."""
+        others = {number for number in numbers if self._code.at(number) != piece and not self.has(number)}
+        return array("Q", (address for address in addresses if address not in others)) if others else addresses
+
+    def _decoded(self, piece: int) -> frozenset[int] | None:
+        """Return the addresses of a function's instructions; None if it is too large, or not wholly code."""
+        from iced_x86 import Decoder  # noqa: PLC0415
+
+        start, end, offset = self._code.starts[piece], self._code.ends[piece], self._code.offsets[piece]
+        if end - start > LARGEST:
+            return None
+        steps = list(Decoder(64, bytes(self._data[offset : offset + end - start]), ip=start))
+        return frozenset(step.ip for step in steps) if all(step.code for step in steps) else None
+
+
+def with_fixed(given: CodePointers, data: Buffer, layout: Layout, code: CodeMap) -> CodePointers:
     """Return the pointers of a program with a fixed address.
 
     Args:
         given: those that its dynamic section tells, if it has one.
         data: its bytes.
         layout: its layout.
-        resolvers: functions that choose an implementation at start-up (ifunc).
+        code: its pieces.
     """
+    boundaries = Boundaries(data, code)
+    words = (pair for pair in _words(data, layout) if boundaries.has(pair[1]))
     return replace(
         given,
-        given=given.given | {layout.entry} | resolvers,
-        resolvers=given.resolvers | resolvers,
-        stored=tuple(dict.fromkeys((*given.stored, *_words(data, layout)))),
+        given=given.given | {layout.entry} | code.resolvers,
+        resolvers=given.resolvers | code.resolvers,
+        stored=tuple(dict.fromkeys((*given.stored, *words))),
     )
 
 

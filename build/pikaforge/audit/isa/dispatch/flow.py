@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pikaforge.audit.isa.dispatch import values as v
 from pikaforge.audit.isa.dispatch.conditions import holds
 from pikaforge.audit.isa.dispatch.instructions import execute
-from pikaforge.audit.isa.dispatch.machine import ExecutionState
+from pikaforge.audit.isa.dispatch.machine import WORD, ExecutionState
 from pikaforge.audit.isa.dispatch.state import (
     COMPARED,
     FILE,
@@ -249,6 +249,7 @@ class _Run(ExecutionState):
 
     def _return(self, state: CpuState) -> None:
         self.hand_on(state.registers[RAX])
+        self.hand_on(self.load(state.registers[RSP], WORD, state))  # pushed by itself: it leads there (a retpoline)
         if self.pair and not state.leftover(RDX):
             self.hand_on(state.registers[RDX])
         summary = self.trace.summary

@@ -19,6 +19,7 @@ from pathlib import Path
 from pikaforge.audit.elf.executable import regions
 from pikaforge.audit.elf.layout import ET_EXEC, PF_W, PF_X, PT_LOAD, Buffer, Layout, mapped
 from pikaforge.audit.elf.pointers import CodePointers
+from pikaforge.audit.isa.dispatch.fixed import Boundaries, numbers_in
 from pikaforge.audit.isa.piece_scan import units
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
@@ -34,8 +35,9 @@ STUB_STARTS = ((5, b"\xf3\x0f\x1e\xfa\xf2"), (4, b"\xf3\x0f\x1e\xfa"), (1, b"\xf
 STUB_ALIGNMENT = 8
 PIECE, OBJECT = 0, 1
 """The lowest bit of the number of a piece and of an object, where both are nodes."""
-Found = list[tuple[int, "array[int]", bool]]
-"""Index of a piece, the addresses that it refers to, and whether it may run on into the next piece."""
+Found = list[tuple[int, "array[int]", bool, frozenset[int]]]
+"""Index of a piece, the addresses that it refers to, and whether it may run on into the next piece. The last one has
+those addresses that are only numbers in its instructions: they may be no addresses."""
 
 
 def fixed_references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
@@ -59,7 +61,6 @@ def references(
     from iced_x86 import FlowControl, MemorySizeExt, Mnemonic, Register  # noqa: PLC0415
 
     branch = attrgetter("near_branch_target")
-    number, place = attrgetter("immediate32"), attrgetter("memory_displacement")
     memory, rip = attrgetter("memory_base", "memory_displacement", "memory_size"), Register.RIP
     ends = {int(getattr(FlowControl, name)) for name in ENDING}
     call, other = int(FlowControl.CALL), int(FlowControl.INDIRECT_CALL)
@@ -77,15 +78,13 @@ def references(
             # A wide operand touches several words, and each may be a pointer.
             met = {at for start, kind in touched for at in range(start, start + max(MemorySizeExt.size(kind), 1), WORD)}
             met.update(map(branch, instructions))
-            if fixed:
-                met.update(map(number, instructions))
-                met.update(map(place, instructions))
             met.discard(0)  # what iced gives for instructions that are no branches
-            found = sorted(a for a in met if any(low <= a < high for low, high in bounds))
+            found = {a for a in met if any(low <= a < high for low, high in bounds)}
+            numbers = frozenset(numbers_in(instructions, bounds)) - found if fixed else frozenset()
             flow = int(instructions[-1].flow_control)
             # A call at the end of a function does not return (abort). A gap may end within a function.
             through = flow not in ends and (kind == GAP or flow not in (call, other))
-            out.append((index, array("Q", found), through))
+            out.append((index, array("Q", sorted(found | numbers)), through, numbers))
     return out
 
 
@@ -262,9 +261,10 @@ def read_graph(
     found: dict[int, array[int]] = {}
     through = set()
     work = fixed_references if layout.type == ET_EXEC else references
+    boundaries = Boundaries(data, code)
     for part in pool.each(work, chunks(path, code), bounds):
-        for index, addresses, on in part:
-            found[index] = addresses
+        for index, addresses, on, numbers in part:
+            found[index] = boundaries.without(addresses, numbers, index)
             if on:
                 through.add(index)
     stubs = _stubs(data, layout)
@@ -279,7 +279,6 @@ def read_graph(
     data_named = {a for a in named if code.at(a) == NOWHERE}
     sections = [s.address for s in layout.sections if s.address and s.size]
     starts = sorted({*users, *data_named, *sections, *chain.from_iterable((*bounds, *given.arrays))})
-    objects = array("Q", starts)
     pointers: dict[int, list[int]] = {}
     called = set()
     for place, value in given.stored:
@@ -295,7 +294,7 @@ def read_graph(
         through=frozenset(through),
         given=given.given | called,
         resolvers=given.resolvers,
-        objects=objects,
+        objects=array("Q", starts),
         pointers={start: tuple(values) for start, values in pointers.items()},
         users={start: frozenset(pieces) for start, pieces in users.items()},
         callers={piece: frozenset(sources) for piece, sources in callers.items()},

@@ -329,7 +329,7 @@ class LibraryRun:
         if not code.sound:
             self._lose(start)
         for step, operand in self._uses(piece, start, end):
-            if step.name == "LEA" or operand.index_register != NONE:
+            if step.name == "LEA" or operand.kind == "i" or operand.index_register != NONE:
                 self._lose(start)
             elif step.stores:
                 given = step.operands[-1]
@@ -337,10 +337,12 @@ class LibraryRun:
                 self._put(operand.value, operand.size, value)
 
     def _uses(self, piece: int, start: int, end: int) -> Iterator[tuple[InstructionStep, Operand]]:
-        """Yield the operands of a piece that are at a fixed place between two addresses, or reach into it."""
+        """Yield the operands of a piece that are, or may be, a fixed place between two addresses, or reach into it."""
+        bases = (RIP, NONE) if self.fixed else (RIP,)
         for step in self._library.body(piece).steps:
             for o in step.operands:
-                if o.kind == "m" and o.register == RIP and o.value < end and o.value + max(o.size, 1) > start:
+                named = o.register in bases if o.kind == "m" else self.fixed and o.kind == "i"
+                if named and o.value < end and o.value + max(o.size if o.kind == "m" else 1, 1) > start:
                     yield step, o
 
     # ---- the environment of functions that are run

@@ -64,6 +64,10 @@ TESTS = (
 )
 
 
+TESTED = frozenset(feature for test in TESTS for feature in test.features)
+"""The features for which there is such a test: for others no function needs to be decoded."""
+
+
 def local_evidence(code: Body, feature: str, entries: Set[int], *, loose: bool) -> str:
     """Return the evidence within a function that its instructions do not run without a feature; empty without any.
 

@@ -25,7 +25,7 @@ from pikaforge.audit.elf.pointers import CodePointers
 from pikaforge.audit.isa import leads
 from pikaforge.audit.isa.dispatch import flow
 from pikaforge.audit.isa.dispatch.graph import Found, references
-from pikaforge.audit.isa.dispatch.local import local_evidence
+from pikaforge.audit.isa.dispatch.local import TESTED, local_evidence
 from pikaforge.audit.isa.dispatch.state import Exhausted, Summary
 from pikaforge.audit.isa.dispatch.steps import Body, body
 from pikaforge.audit.isa.dispatch.values import UNKNOWN, Value
@@ -252,7 +252,7 @@ class Nearby:
 
     def local(self, piece: int, feature: str) -> str:
         """Return the evidence that is within a piece that was looked at; empty without any."""
-        code = self._body(piece)
+        code = self._body(piece) if feature in TESTED else None
         if code is None:
             return ""
         loose = self._code.starts[piece] not in self._code.plain
@@ -303,7 +303,7 @@ class Nearby:
         sought = Sought(ranges, self._layout.type == ET_EXEC, tuple(sorted(near)))
         through: dict[int, bool] = {}
         for part in pool.each(references_to, chunks(self._path, code), sought):
-            for index, addresses, on in part:
+            for index, addresses, on, _ in part:
                 through[index] = on
                 for address in addresses:
                     target = order[bisect_right(lows, address) - 1]

@@ -16,7 +16,7 @@ from pikaforge.audit.isa.dispatch.graph import Reach
 from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.library import Library
 from pikaforge.audit.isa.dispatch.library_run import WORK, LibraryRun
-from pikaforge.audit.isa.dispatch.local import local_evidence
+from pikaforge.audit.isa.dispatch.local import TESTED, local_evidence
 from pikaforge.audit.isa.dispatch.steps import touches
 from pikaforge.audit.isa.opcodes import features_by_code
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
@@ -113,6 +113,8 @@ class WholeSearch:
 
     def _by_itself(self, piece: int, feature: str) -> str:
         """Return the evidence that is within a piece; empty without any."""
+        if feature not in TESTED:
+            return ""
         loose = self._library.code.starts[piece] not in self._library.code.plain
         entries = set(self._library.entries(piece))
         return local_evidence(self._library.body(piece), feature, entries, loose=loose)
