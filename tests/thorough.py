@@ -121,11 +121,11 @@ def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
         left = frozenset() if whole("turns") else others_turn(turn("rounds"))
         shells = frozenset() if whole("shells") else others_shells(turn("shells"))
     marks = {item: item.get_closest_marker("thorough") for item in items}
-    left_out = [
+    left_out = {
         item
         for item, mark in marks.items()
         if item.path.stem in left or (mark is not None and not mark.args[0]) or is_run_by(item, shells)
-    ]
+    }
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
