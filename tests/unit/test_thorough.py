@@ -44,6 +44,16 @@ def test_each_module_that_takes_turns_is_there_and_has_a_turn() -> None:
         assert all(sum(set(share) <= modules for share in shares) == 1 for shares in thorough.ROUNDS)
 
 
+def test_what_a_commit_has_changed_has_its_turn() -> None:
+    every = range(prod(map(len, thorough.ROUNDS)))
+    for shares in thorough.ROUNDS:
+        first, last = shares[0][0], shares[-1][-1]
+        assert all(first not in thorough.others_turn(number, {first, "test_errors"}) for number in every)
+        left = [thorough.others_turn(number, {first, last}) & {first, last} for number in every]
+        assert {frozenset(each) for each in left} == {frozenset({first}), frozenset({last})}, "one share of a round"
+    assert [thorough.others_turn(number, {"test_errors"}) for number in every] == list(map(thorough.others_turn, every))
+
+
 def test_each_shell_has_a_turn() -> None:
     assert set(thorough.SHELLS) == set(SHELLS)
     assert {shell for number in range(3) for shell in set(SHELLS) - thorough.others_shells(number)} == set(SHELLS)
