@@ -19,7 +19,18 @@ from typing import Literal, TypeVar, get_args
 import pytest
 
 Part = Literal[
-    "bare", "standins", "readers", "fuzz", "starts", "allocators", "audit", "failures", "turns", "shells", "defects"
+    "bare",
+    "standins",
+    "readers",
+    "fuzz",
+    "starts",
+    "allocators",
+    "audit",
+    "failures",
+    "turns",
+    "shells",
+    "defects",
+    "builds",
 ]
 Member = TypeVar("Member")
 VARIABLE = "PIKAFORGE_TEST_ALL"
@@ -54,6 +65,8 @@ ROUNDS = (
 Each round is of one kind: builds of others and machines, operation, engines and load, publishing, failures. So each run
 has a share of each kind, besides all modules that are not named here, which go through each stage.
 """
+BUILDS = ("bytes", "image", "defect")
+"""Builds of the sample that take turns: the same bytes under unlike conditions, a second image, a planted defect."""
 SHELLS = ("dash", "bash", "busybox")
 """The shells that scripts are run by. They take turns in the tests of the scripts on hosts (`SHELL_TURNS`)."""
 SHELL_TURNS = re.compile(r"test_operate_\w+|test_metrics|test_deploy_hosts|test_package_over_link")
@@ -73,6 +86,7 @@ def whole(part: Part) -> bool:
     turns: every module of `ROUNDS`, instead of one share of each round.
     shells: each script on hosts in each shell, instead of in one of them.
     defects: each planted defect of the sample alone, instead of one of them.
+    builds: each of `BUILDS`, instead of one of them.
     starts: each run of the tool in a process that Python has started for it, instead of a forked one.
 
     Raises:
@@ -103,6 +117,11 @@ def changed_modules() -> frozenset[str]:
     argv = ["git", "diff", "--name-only", "HEAD^1", "HEAD", "--", "tests"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
     return frozenset(Path(line).stem for line in done.stdout.splitlines())
+
+
+def builds(which: Literal["bytes", "image", "defect"]) -> bool:
+    """Whether it is the turn of a build of the sample."""
+    return which in one_of("builds", BUILDS)
 
 
 def others_turn(number: int, changed: Set[str] = frozenset()) -> frozenset[str]:

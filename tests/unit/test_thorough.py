@@ -29,7 +29,7 @@ def test_a_part_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(
         ValueError,
         match="there is no part reader: bare, standins, readers, fuzz, starts, allocators, audit, failures, turns, "
-        "shells, defects, all",
+        "shells, defects, builds, all",
     ):
         thorough.whole("bare")
 
@@ -69,6 +69,17 @@ def test_each_member_of_a_part_has_a_turn(monkeypatch: pytest.MonkeyPatch) -> No
     assert seen == set("abc")
     monkeypatch.setenv(thorough.VARIABLE, "defects")
     assert thorough.one_of("defects", "abc") == ["a", "b", "c"]
+
+
+def test_each_build_of_the_sample_has_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(thorough.VARIABLE, raising=False)
+    seen = []
+    for number in range(3):
+        monkeypatch.setattr(thorough, "turn", {"builds": number}.__getitem__)
+        seen.append((thorough.builds("bytes"), thorough.builds("image"), thorough.builds("defect")))
+    assert sorted(seen) == [(False, False, True), (False, True, False), (True, False, False)]
+    monkeypatch.setenv(thorough.VARIABLE, "builds")
+    assert thorough.builds("bytes") and thorough.builds("image") and thorough.builds("defect")
 
 
 def test_turns_are_of_runs_of_all_tests() -> None:
