@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import re
@@ -62,6 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     costs.watch(config)
+    gc.disable()  # nothing of what collection makes is garbage
     if not hasattr(config, "workerinput"):
         config.add_cleanup(engine_images.TestRun().end)
     if hasattr(config.option, "loadscopereorder"):
@@ -73,6 +75,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     thorough.leave_out(config, items)
     if hasattr(config, "workerinput"):
         schedule.arrange(items, _needs_engine)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Let the garbage collector look at nothing of what collection has made, now and at the end: it stays."""
+    gc.freeze()
+    gc.enable()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -220,6 +220,9 @@ def preload() -> None:
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     importlib.import_module("docker")
+    from pikaforge.config import licences
+
+    licences.fault("MIT")  # the list of licences is the same for each run
     gc.collect()
     gc.freeze()  # so that a collection in a forked process does not copy all pages
 

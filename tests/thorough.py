@@ -1,7 +1,8 @@
 """Parts of the tests that a plain run shortens, because they take long: PIKAFORGE_TEST_ALL asks for all of them.
 
 Its value is a list of parts, such as `bare,readers`, or `all`. Modules of which others show much, too, take turns by
-commit: a plain run has one share of each round. A module that is named on the command line always runs.
+commit: a plain run has one share of each round, one with a module that the commit has changed before others. A module
+that is named on the command line always runs.
 """
 
 from __future__ import annotations
@@ -18,28 +19,54 @@ from typing import Literal, TypeVar, get_args
 import pytest
 
 Part = Literal[
-    "bare", "standins", "readers", "fuzz", "starts", "allocators", "audit", "failures", "turns", "shells", "defects"
+    "bare",
+    "standins",
+    "readers",
+    "fuzz",
+    "starts",
+    "allocators",
+    "audit",
+    "failures",
+    "turns",
+    "shells",
+    "defects",
+    "builds",
 ]
 Member = TypeVar("Member")
 VARIABLE = "PIKAFORGE_TEST_ALL"
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = (
-    (("test_allocator_build",), ("test_allocators", "test_newer_compilers"), ("test_bare_machine",)),
-    (("test_podman", "test_sweep"), ("test_emulation", "test_standins")),
-    (("test_rpm_acceptance", "test_redis"), ("test_deb_acceptance", "test_products")),
-    (("test_cleanup", "test_twins"), ("test_compile_errors", "test_registry", "test_images")),
-    (("test_publish_readers",), ("test_workflows",)),
-    (("test_publish_clients",), ("test_judges", "test_hostile_archives")),
-    (("test_operate_backup", "test_operate_docs"), ("test_operate_deploy", "test_operate_metrics")),
     (
+        ("test_allocator_build",),
+        ("test_allocators", "test_newer_compilers"),
+        ("test_bare_machine",),
+        ("test_rpm_acceptance", "test_redis"),
+        ("test_deb_acceptance", "test_products"),
+    ),
+    (
+        ("test_operate_backup", "test_operate_docs"),
+        ("test_operate_deploy", "test_operate_metrics"),
+        ("test_operate_upgrade", "test_sample_operating"),
         ("test_ansible",),
         ("test_ansible_fleet",),
         ("test_ansible_packages",),
-        ("test_operate_upgrade", "test_sample_operating"),
     ),
-    (("test_bench_keys",), ("test_bench_test", "test_bench_load")),
+    (
+        ("test_podman", "test_sweep"),
+        ("test_emulation", "test_standins"),
+        ("test_bench_keys",),
+        ("test_bench_test", "test_bench_load"),
+    ),
+    (("test_publish_clients",), ("test_publish_readers", "test_judges", "test_hostile_archives"), ("test_workflows",)),
+    (("test_cleanup", "test_twins"), ("test_compile_errors", "test_registry", "test_images")),
 )
-"""Modules of tests/integration that take turns: rounds of shares, which cost about the same."""
+"""Modules of tests/integration that take turns: rounds of shares, which cost about the same.
+
+Each round is of one kind: builds of others and machines, operation, engines and load, publishing, failures. So each run
+has a share of each kind, besides all modules that are not named here, which go through each stage.
+"""
+BUILDS = ("bytes", "image", "defect")
+"""Builds of the sample that take turns: the same bytes under unlike conditions, a second image, a planted defect."""
 SHELLS = ("dash", "bash", "busybox")
 """The shells that scripts are run by. They take turns in the tests of the scripts on hosts (`SHELL_TURNS`)."""
 SHELL_TURNS = re.compile(r"test_operate_\w+|test_metrics|test_deploy_hosts|test_package_over_link")
@@ -59,6 +86,7 @@ def whole(part: Part) -> bool:
     turns: every module of `ROUNDS`, instead of one share of each round.
     shells: each script on hosts in each shell, instead of in one of them.
     defects: each planted defect of the sample alone, instead of one of them.
+    builds: each of `BUILDS`, instead of one of them.
     starts: each run of the tool in a process that Python has started for it, instead of a forked one.
 
     Raises:
@@ -83,12 +111,31 @@ def one_of(part: Part, members: Iterable[Member]) -> list[Member]:
     return every if whole(part) else [every[turn(part) % len(every)]]
 
 
-def others_turn(number: int) -> frozenset[str]:
-    """The modules that a plain run leaves to other commits."""
+@lru_cache(maxsize=1)
+def changed_modules() -> frozenset[str]:
+    """The modules of tests that the commit has changed, a merge in comparison with the branch that it was made on."""
+    argv = ["git", "diff", "--name-only", "HEAD^1", "HEAD", "--", "tests"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    return frozenset(Path(line).stem for line in done.stdout.splitlines())
+
+
+def builds(which: Literal["bytes", "image", "defect"]) -> bool:
+    """Whether it is the turn of a build of the sample."""
+    return which in one_of("builds", BUILDS)
+
+
+def others_turn(number: int, changed: Set[str] = frozenset()) -> frozenset[str]:
+    """The modules that a plain run leaves to other commits.
+
+    Args:
+        number: says whose turn it is.
+        changed: modules whose shares come before others of their round.
+    """
     left = set()
     for shares in ROUNDS:
-        number, mine = divmod(number, len(shares))
-        left |= {module for index, share in enumerate(shares) if index != mine for module in share}
+        number, at = divmod(number, len(shares))
+        first = [share for share in shares if changed.intersection(share)] or shares
+        left |= {module for share in shares if share is not first[at % len(first)] for module in share}
     return frozenset(left)
 
 
@@ -118,14 +165,14 @@ def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
     left, shells = frozenset[str](), frozenset[str]()
     if is_plain(config.args, config.getini("testpaths")):
-        left = frozenset() if whole("turns") else others_turn(turn("rounds"))
+        left = frozenset() if whole("turns") else others_turn(turn("rounds"), changed_modules())
         shells = frozenset() if whole("shells") else others_shells(turn("shells"))
     marks = {item: item.get_closest_marker("thorough") for item in items}
-    left_out = [
+    left_out = {
         item
         for item, mark in marks.items()
         if item.path.stem in left or (mark is not None and not mark.args[0]) or is_run_by(item, shells)
-    ]
+    }
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]

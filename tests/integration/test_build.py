@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from integration.builds import reported
+from thorough import builds
 
 if TYPE_CHECKING:
     from conftest import Done, Engine, Project, Shared, Tool
@@ -299,6 +300,7 @@ def test_targets_differ_in_the_instructions_they_allow(built: Built, engine: Eng
     assert len(found["R630"]) > 10
 
 
+@pytest.mark.thorough(builds("bytes"))
 @pytest.mark.xdist_group("build-alike")
 @pytest.mark.long(50)
 def test_same_bytes_under_unlike_conditions(shop: Shop, warm: Warm, tmp_path: Path) -> None:
@@ -325,6 +327,7 @@ def test_same_bytes_under_unlike_conditions(shop: Shop, warm: Warm, tmp_path: Pa
         pytest.fail(f"these differ: {differ or 'only the order, modes or compression'}")
 
 
+@pytest.mark.thorough(builds("image"))
 @pytest.mark.xdist_group("build-second")
 @pytest.mark.long(50)
 def test_second_os_image(project: Project, engine: Engine) -> None:

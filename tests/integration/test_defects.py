@@ -1,7 +1,7 @@
 """Each planted defect of the sample is found by just the check that stands for its pull request.
 
 Each combination of defects is another source, and so compiled without a cache. Defects that are alone take turns by
-commit; all together they are in every run.
+commit, with other builds of the sample; all together they are in every run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration.builds import SampleBuild
-from thorough import one_of
+from thorough import builds, one_of, whole
 
 if TYPE_CHECKING:
     from conftest import Project
@@ -49,6 +49,7 @@ def judged(ready: Project) -> Callable[..., Any]:
     return build
 
 
+@pytest.mark.thorough(builds("defect") or whole("defects"))
 @pytest.mark.parametrize("pull", one_of("defects", FOUND_BY))
 def test_defect_is_found(pull: int, judged: Callable[..., Any], ready: Project) -> None:
     ready.change(few_checks)  # that no other one fails with all four defects is tested below

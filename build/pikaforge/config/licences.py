@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from typing import Any
 
 NOASSERTION = "NOASSERTION"
 """SPDX's word for a licence that is not stated."""
@@ -12,17 +14,23 @@ LONGEST = 256
 """Characters of an expression that is looked at: the parser calls itself for each parenthesis."""
 
 
+@lru_cache(maxsize=1)
+def licensing() -> Any:
+    """Return the parser, which has the list of SPDX. It takes 0.05 s to make."""
+    from license_expression import get_spdx_licensing  # noqa: PLC0415  # 0.1 s, and only where a licence is stated
+
+    return get_spdx_licensing()
+
+
 def fault(text: str) -> str:
     """Return what is wrong with an SPDX expression; "" if it is one, or the word for none."""
     if text == NOASSERTION:
         return ""
     if not text.strip() or not text.isprintable() or len(text) > LONGEST:
         return f"it has no words, or more than {LONGEST} characters, or line ends"
-    from license_expression import get_spdx_licensing  # noqa: PLC0415  # 0.1 s, and only where a licence is stated
-
     # References have no place in the list; any licence can stand for them.
     try:
-        get_spdx_licensing().parse(REFERENCE.sub("MIT", text), validate=True, strict=True)
+        licensing().parse(REFERENCE.sub("MIT", text), validate=True, strict=True)
     except Exception as error:  # noqa: BLE001  # 30.4 has an IndexError for `()`, beside errors of its own
         return str(error).partition("\n")[0]
     return ""
