@@ -200,6 +200,12 @@ def audit(session: nox.Session) -> None:
 
 
 @nox_session()
+def check(session: nox.Session) -> None:
+    """Check matrix.yaml, patch series and waivers for mistakes: nox -s check -- matrix.yaml."""
+    run_tool(session, "check")
+
+
+@nox_session()
 def verify(session: nox.Session) -> None:
     """Check digests, signatures, provenance and contents: nox -s verify -- dist/debian12 --key FILE."""
     run_tool(session, "verify")

@@ -80,8 +80,8 @@ def _cells(
     *,
     os: str = "that of this machine, else defaults.image",
     allocator: str = "the image's",
-) -> None:
-    """Add what selects cells; `os` and `allocator` say what is taken without these options."""
+) -> argparse._ArgumentGroup:
+    """Add what selects cells; `os` and `allocator` say what is taken without these options. Return the group."""
     group = verb.add_argument_group("cells")
     group.add_argument(
         "selectors",
@@ -91,6 +91,7 @@ def _cells(
     )
     group.add_argument("--os", default="", metavar="IMAGE", help=f"an OS image, or `all`; default: {os}")
     group.add_argument("--allocator", default="", metavar="NAME", help=f"an allocator, or `all`; default: {allocator}")
+    return group
 
 
 def _inputs(verb: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -158,11 +159,21 @@ def _common(verb: argparse.ArgumentParser) -> None:
     group.add_argument("--debug", action="store_true", help="show a traceback with an error")
 
 
+def _chunk(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--chunk",
+        default="",
+        metavar="K/N",
+        help="only what the K-th of at most N jobs builds; jobs share no compilation, and --os defaults to "
+        "defaults.image on every machine",
+    )
+
+
 # ---- verbs
 
 
 def _build(verb: argparse.ArgumentParser) -> None:
-    _cells(verb)
+    _chunk(_cells(verb))
     inputs = _inputs(verb)
     _tarballs(inputs)
     _require_run(_targets(verb))
@@ -176,7 +187,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
 
 def _plan(verb: argparse.ArgumentParser) -> None:
     _json(verb)
-    _cells(verb)
+    _chunk(_cells(verb))
     _inputs(verb)
     _require_run(_targets(verb))
     _engine(verb)
@@ -185,7 +196,13 @@ def _plan(verb: argparse.ArgumentParser) -> None:
 
 def _matrix(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--format", choices=("table", "json", "github"), default="table", help="for people (default), scripts or GitHub"
+        "--format",
+        choices=("table", "json", "github", "gitlab"),
+        default="table",
+        help="for people (default), scripts, or the jobs of GitHub or GitLab",
+    )
+    verb.add_argument(
+        "--chunks", type=_count, metavar="N", help="jobs at most; default: 256 for GitHub, and 200 for GitLab"
     )
     _cells(verb)
     _targets(verb)
@@ -211,6 +228,15 @@ def _audit(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--allocator", default="", metavar="NAME", help="the allocator that files are of, likewise")
     verb.add_argument("--draft-waivers", action="store_true", help="print waivers for what is refused, to be examined")
     _json(verb)
+
+
+def _check(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="a matrix, a series of patches, or a file of waivers; default: --matrix",
+    )
 
 
 def _verify(verb: argparse.ArgumentParser) -> None:
@@ -318,6 +344,7 @@ OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "matrix": _matrix,
     "sweep": _sweep,
     "audit": _audit,
+    "check": _check,
     "verify": _verify,
     "bench": _bench,
     "publish": _publish,
@@ -331,6 +358,7 @@ OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
 
 USAGE: Mapping[str, str] = {
     "audit": "(--model M | --target T) [options] PATH ...",
+    "check": "[options] [FILE ...]",
     "verify": "[options] PATH ...",
     "patches": "[options] {list,check}",
     "images": "[options] {list,remove}",
