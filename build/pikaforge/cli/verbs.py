@@ -124,7 +124,7 @@ last lines have the verdict on each file. The exit status is 4 if a path is refu
         summary="check matrix.yaml, patch series and waivers for mistakes",
         about="""\
 Read configuration files as a build does, and report all mistakes in them, with line and path. Files that they name \
-(the recipe, the patches) must be there. A file is a matrix, a patch series or a file of waivers; its keys decide that. \
+(the recipe, the patches) must be there. A file is a matrix, a patch series or a file of waivers; its keys say which. \
 The exit status is 2 if one is wrong. Without FILE, the matrix is checked.""",
         needs="neither an engine nor the network.",
         examples=(

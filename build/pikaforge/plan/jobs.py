@@ -22,7 +22,7 @@ TEMPLATE = ".pikaforge-build"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
+class JobChunk:
     """The cells that one job builds: those of one compilation, or of several."""
 
     groups: tuple[str, ...]
@@ -34,7 +34,7 @@ class Chunk:
         return self.groups[0] if len(self.groups) == 1 else f"{self.groups[0]}+{len(self.groups) - 1}"
 
 
-def chunks(cells: Sequence[Cell], most: int) -> tuple[Chunk, ...]:
+def chunks(cells: Sequence[Cell], most: int) -> tuple[JobChunk, ...]:
     """Return the jobs that build cells: one for each compilation, or `most` if there are more of those.
 
     A compilation is never divided, so no two jobs compile the same. Compilations that share a job are neighbours. Those
@@ -56,7 +56,7 @@ def chunks(cells: Sequence[Cell], most: int) -> tuple[Chunk, ...]:
     jobs = min(len(members), most)
     parts = [members[number * len(members) // jobs : (number + 1) * len(members) // jobs] for number in range(jobs)]
     return tuple(
-        Chunk(groups=tuple(label for label, _ in part), cells=tuple(cell for _, group in part for cell in group))
+        JobChunk(groups=tuple(label for label, _ in part), cells=tuple(cell for _, group in part for cell in group))
         for part in parts
     )
 
