@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pikaforge import __version__
+from pikaforge.cli.argument_types import amount as _amount
+from pikaforge.cli.argument_types import count as _count
+from pikaforge.cli.argument_types import format_list as _format_list
+from pikaforge.cli.argument_types import share as _share
 from pikaforge.cli.verbs import ABOUT, VERBS, listing, statuses
 from pikaforge.config.registry import FORMATS
 from pikaforge.host.text import printable
@@ -19,9 +22,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m pikaforge"
 HINT = "`nox -s tool -- VERB --help` shows the options of a verb, with examples."
-AMOUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
-"""What letters behind a number mean."""
-MOST = 10**12
 WIDTH = 100
 """Columns of a help page at most: longer lines are hard to read."""
 
@@ -38,38 +38,6 @@ class Help(argparse.HelpFormatter):
             paragraph if "\n " in paragraph else super(Help, self)._fill_text(paragraph, width, indent)
             for paragraph in paragraphs
         )
-
-
-def _count(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if not 1 <= value <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1024")
-    return value
-
-
-def _amount(text: str) -> int:
-    """Return a number such as 500M."""
-    found = re.fullmatch("([0-9]{1,12})([KMG]?)", text)
-    value = int(found[1]) * AMOUNTS[found[2]] if found else 0
-    if not 1 <= value <= MOST:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no number from 1 to {MOST // AMOUNTS['G']}G: digits, with K, M or G behind them if you like"
-        )
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}", text) else -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to 1")
-    return value
-
-
-def _format_list(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(text.split(",")))
-    if not all(name in FORMATS.names for name in names):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of formats: {','.join(FORMATS.names)}")
-    return names
 
 
 # ---- options that several verbs have
