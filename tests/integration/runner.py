@@ -24,7 +24,7 @@ import checkout
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SESSIONS = ("matrix", "build", "publish", "tests", "lint")
+SESSIONS = ("matrix", "build", "report", "publish", "tests", "lint")
 """Those that run lines come to."""
 
 
@@ -95,7 +95,7 @@ def resolve(value: str, contexts: Mapping[str, Any]) -> str:
         found: Any = contexts
         for name in match[1].split("."):
             found = found[name]
-        return str(found)
+        return str(found).lower() if isinstance(found, bool) else str(found)
 
     text = re.sub(r"\$\{\{ ([\w.-]+) \}\}", fill, value)
     assert "${{" not in text, value
@@ -161,10 +161,15 @@ def make_environments(checkout: Path) -> None:
         give_program(checkout / ".nox/check/bin" / program, "true")
 
 
+TOOL = ".pikaforge"
+"""Where the reusable workflow and GitLab's jobs check out the tool."""
+
+
 def check_out(folder: Path) -> Path:
-    """The files that git would give to a runner."""
+    """The files that git would give to a runner; the tool is the same checkout."""
     for name in checkout.listed():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
     make_environments(folder)
+    (folder / TOOL).symlink_to(".")
     return folder

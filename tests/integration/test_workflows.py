@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from integration.keys import new_key
-from integration.runner import Runner, check_out, give_program, resolve
+from integration.runner import TOOL, Runner, check_out, give_program, resolve
 
 if TYPE_CHECKING:
     from conftest import Project
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".github" / "workflows"
-NAMES = ("build", "ci")
+NAMES = ("build", "ci", "fleet")
 RUNNER = "ubuntu-24.04"
 READ = {"contents": "read"}
-ATTEST = {**READ, "id-token": "write", "attestations": "write"}
+ATTEST = {"id-token": "write", "attestations": "write"}
+ON_A_TAG = "github.event_name == 'push' && github.ref_type == 'tag'"
 SELECT = "R[67]20-debian12-none"
 """Two models with one target: one compilation, and it is the one of the finished build."""
 
@@ -55,9 +56,9 @@ def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def steps() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """All steps with their jobs."""
+    """All steps with their jobs; a job that calls a workflow has none."""
     for name, job in jobs():
-        for step in job["steps"]:
+        for step in job.get("steps", ()):
             yield name, job, step
 
 
@@ -66,9 +67,16 @@ def run_lines() -> dict[str, str]:
     return {step["run"]: name for name, _, step in steps() if "run" in step}
 
 
-def readme_commands() -> set[str]:
-    """The lines of README's blocks of shell, without remarks."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def inputs(**given: object) -> dict[str, object]:
+    """The inputs of the reusable workflow: given ones, and the others' defaults."""
+    taken = workflow("fleet")["on"]["workflow_call"]["inputs"]
+    assert set(given) <= set(taken)
+    return {name: given.get(name, entry["default"]) for name, entry in taken.items()}
+
+
+def documented_commands() -> set[str]:
+    """The lines of the blocks of shell of README and of the page on pipelines, without remarks."""
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/pipelines.md"))
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return {re.sub(r"\s+# .*", "", line).strip() for block in blocks for line in block.splitlines()} - {""}
 
@@ -80,9 +88,9 @@ def test_all_workflows_are_looked_at() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {f"{name}.yml" for name in NAMES}
 
 
-def test_run_lines_are_commands_of_the_readme() -> None:
+def test_run_lines_are_commands_of_the_documents() -> None:
     assert len(run_lines()) >= 6
-    assert set(run_lines()) - readme_commands() == set()
+    assert {line.replace(f"{TOOL}/", "") for line in run_lines()} - documented_commands() == set()
 
 
 def test_nothing_gets_into_a_script_but_by_its_environment() -> None:
@@ -105,34 +113,49 @@ def test_permissions_are_the_least() -> None:
         assert workflow(name)["permissions"] == {}
         assert not {"pull_request_target", "workflow_run", "issue_comment"} & workflow(name)["on"].keys()
     for name, job in jobs():
-        attests = [step for step in job["steps"] if step.get("uses", "").startswith("actions/attest")]
+        attests = [step for step in job.get("steps", ()) if step.get("uses", "").startswith("actions/attest")]
         assert job["permissions"] == (ATTEST if attests else READ), name
+    ours = {"repository": "${{ job.workflow_repository }}", "ref": "${{ job.workflow_sha }}", "path": TOOL}
     for name, _, step in steps():
         if step.get("uses", "").startswith("actions/checkout@"):
-            assert step["with"] == {"persist-credentials": False}, name
+            assert step["with"] in ({"persist-credentials": False}, {**ours, "persist-credentials": False}), name
+
+
+def test_the_reusable_workflow_runs_the_tool_of_its_own_commit() -> None:
+    for name, job in workflow("fleet")["jobs"].items():
+        places = [s["with"].get("path", ".") for s in job["steps"] if s.get("uses", "").startswith("actions/checkout@")]
+        assert places == [".", TOOL], name
 
 
 def test_secrets_are_behind_the_environment_of_a_release() -> None:
     told = {name: job for name, job in jobs() if "secrets." in json.dumps(job)}
-    assert set(told) == {"build.yml: publish"}
-    [job] = told.values()
-    assert job["environment"] == "release"
-    assert job["if"] == "github.event_name == 'push' && github.ref_type == 'tag'"
-    assert job["needs"] == "build"
+    assert set(told) == {"build.yml: fleet", "fleet.yml: publish"}
+    publish, fleet = told["fleet.yml: publish"], told["build.yml: fleet"]
+    assert publish["environment"] == "${{ inputs.environment }}"
+    assert publish["if"] == "inputs.publish != ''"
+    assert publish["needs"] == "build"
+    assert fleet["uses"] == "$/.github/workflows/fleet.yml", "this repository's, at this commit"
+    assert fleet["with"]["publish"] == f"${{{{ {ON_A_TAG} && 'stable' || '' }}}}"
+    assert fleet["with"]["environment"] == f"${{{{ {ON_A_TAG} && 'release' || '' }}}}"
+    assert set(fleet["secrets"]) == set(workflow("fleet")["on"]["workflow_call"]["secrets"])
+    assert fleet["secrets"] == {name: f"${{{{ secrets.{name} }}}}" for name in fleet["secrets"]}
+    assert workflow("build")["jobs"]["attest"]["if"] == ON_A_TAG
     assert workflow("build")["on"]["push"]["tags"] == ["v*"]
 
 
 def test_jobs_end_and_run_on_a_known_system() -> None:
     for name, job in jobs():
-        assert (job["runs-on"], job["timeout-minutes"] > 0) == (RUNNER, True), name
+        if "uses" not in job:
+            assert (job["runs-on"], job["timeout-minutes"] > 0) == (RUNNER, True), name
 
 
 def test_a_release_takes_nothing_from_a_cache() -> None:
     caching = [step for _, _, step in steps() if step.get("uses", "").startswith("actions/cache")]
     assert len(caching) == 2
     for step in caching:
-        assert step["if"].startswith("github.ref_type != 'tag'")
+        assert step["if"].startswith("inputs.cache")
         assert step["with"]["path"].split() == ["out/store", "out/downloads"]
+    assert workflow("build")["jobs"]["fleet"]["with"]["cache"] == "${{ github.ref_type != 'tag' }}"
 
 
 def test_ci_runs_the_tests_as_ci_run_does() -> None:
@@ -162,8 +185,8 @@ def runner(shop: Shop, new_project: Callable[[Path], Project], tmp_path_factory:
 @pytest.fixture(scope="module")
 def entry(runner: Runner) -> dict[str, str]:
     """The plan job's lines, and the one entry of the matrix that they give for SELECT."""
-    job = workflow("build")["jobs"]["plan"]
-    assert runner.job(job, inputs={"select": SELECT, "source": "sample"}) == 0, runner.printed
+    job = workflow("fleet")["jobs"]["plan"]
+    assert runner.job(job, inputs=inputs(select=SELECT, source="sample")) == 0, runner.printed
     outputs = {name: resolve(value, {"steps": told(runner)}) for name, value in job["outputs"].items()}
     assert outputs["jobs"] == "1"
     [entry] = json.loads(outputs["matrix"])["include"]
@@ -178,25 +201,31 @@ def told(runner: Runner) -> dict[str, dict[str, dict[str, str]]]:
 @pytest.fixture(scope="module")
 def built(runner: Runner, entry: dict[str, str]) -> Runner:
     """The build job's lines, with the entry of the plan."""
-    job = workflow("build")["jobs"]["build"]
-    assert runner.job(job, inputs={"source": "sample"}, matrix=entry) == 0, runner.printed
+    job = workflow("fleet")["jobs"]["build"]
+    assert runner.job(job, inputs=inputs(source="sample"), matrix=entry) == 0, runner.printed
     return runner
 
 
 def test_the_plan_job_gives_the_build_job_what_it_names(entry: dict[str, str]) -> None:
     assert entry["name"] == "debian12-sandybridge-none"
     assert entry["cells"] == "R620-debian12-none R720-debian12-none"
-    text = (FOLDER / "build.yml").read_text(encoding="utf-8")
+    text = (FOLDER / "fleet.yml").read_text(encoding="utf-8")
     assert set(re.findall(r"\bmatrix\.(\w+)", text)) - {"outputs", "matrix", "yaml"} <= entry.keys()
     assert re.fullmatch(r"[\w.+-]+", entry["name"] + entry["key"]), "caches and artifacts are named after it"
 
 
 def test_a_plan_of_nothing_starts_no_build_job(runner: Runner) -> None:
-    """GitHub refuses a matrix without entries; none of these cells can be built as it is wanted."""
-    [step] = [step for step in workflow("build")["jobs"]["plan"]["steps"] if "id" in step]
-    assert runner.line(step["run"], {"SELECT": "R640-el7-* --strict-targets"}, step["id"]) == 0
+    """GitHub refuses a matrix without entries; none of these cells can be built without a fallback."""
+    [step] = [step for step in workflow("fleet")["jobs"]["plan"]["steps"] if "id" in step]
+    text = (runner.checkout / "matrix.yaml").read_text(encoding="utf-8")
+    (runner.checkout / "strict.yaml").write_text(
+        text.replace("fallback: nearest", "fallback: refuse"), encoding="utf-8"
+    )
+    assert (
+        runner.line(step["run"], {"PIKAFORGE_SELECT": "R640-el7-*", "PIKAFORGE_MATRIX": "strict.yaml"}, step["id"]) == 0
+    )
     assert runner.outputs[step["id"]] == {"matrix": '{"include": []}', "jobs": "0"}
-    assert workflow("build")["jobs"]["build"]["if"] == "needs.plan.outputs.jobs != '0'"
+    assert workflow("fleet")["jobs"]["build"]["if"] == "needs.plan.outputs.jobs != '0'"
 
 
 def test_the_build_job_compiles_once_for_all_of_its_cells(built: Runner, entry: dict[str, str]) -> None:
@@ -224,9 +253,9 @@ def test_the_build_job_has_a_summary(built: Runner, entry: dict[str, str]) -> No
 
 def test_a_build_that_fails_fails_the_job(runner: Runner) -> None:
     """Its source is not there."""
-    job = workflow("build")["jobs"]["build"]
+    job = workflow("fleet")["jobs"]["build"]
     matrix = {"cells": "R620-debian12-none"}
-    assert runner.job(job, inputs={"source": str(runner.checkout / "nothing.tar.gz")}, matrix=matrix) != 0
+    assert runner.job(job, inputs=inputs(source=str(runner.checkout / "nothing.tar.gz")), matrix=matrix) != 0
     assert "nothing.tar.gz" in runner.printed
 
 
@@ -234,10 +263,11 @@ def test_a_build_that_fails_fails_the_job(runner: Runner) -> None:
 def test_the_publish_job_signs_and_publishes_what_the_build_jobs_made(
     built: Runner, entry: dict[str, str], tmp_path: Path
 ) -> None:
-    job = workflow("build")["jobs"]["publish"]
+    job, report = workflow("fleet")["jobs"]["publish"], workflow("fleet")["jobs"]["report"]
     [download] = [step["with"] for step in job["steps"] if "download-artifact" in step.get("uses", "")]
-    [upload] = [step["with"] for step in job["steps"] if "upload-artifact" in step.get("uses", "")]
-    [attest] = [step["with"] for step in job["steps"] if "attest" in step.get("uses", "")]
+    names, upload = [step["with"] for step in job["steps"] if "upload-artifact" in step.get("uses", "")]
+    fetch, attest = [step["with"] for step in workflow("build")["jobs"]["attest"]["steps"]]
+    assert (names["name"], names["path"]) == (fetch["name"], attest["subject-path"])
     artifact = f"packages-{entry['name']}"
     assert download == {"pattern": "packages-*", "path": "dist"}, "each artifact is a folder of its own"
     made = built.checkout / "dist"
@@ -248,8 +278,10 @@ def test_the_publish_job_signs_and_publishes_what_the_build_jobs_made(
         elif path.name != artifact:
             path.rename(made / artifact / path.name)
     with new_key(tmp_path / "key") as key:
-        secrets = {"SIGNING_KEY": key.secret.read_text(), "STABLE_USER": "robot", "STABLE_PASSWORD": "hunter2"}
-    assert built.job(job, secrets=secrets) == 0, built.printed
+        secrets = {"SIGNING_KEY": key.secret.read_text(), "PUBLISH_USER": "robot", "PUBLISH_PASSWORD": "hunter2"}
+    given = inputs(publish="stable", confirm=True, published="repo-stable")
+    assert built.job(report, inputs=given) == 0, built.printed
+    assert built.job(job, inputs=given, secrets={**secrets, "PUBLISH_TOKEN": ""}) == 0, built.printed
     assert "PRIVATE KEY" not in built.printed
     assert "hunter2" not in built.printed
     sums = [*built.checkout.glob(attest["subject-path"])]
@@ -261,7 +293,9 @@ def test_the_publish_job_signs_and_publishes_what_the_build_jobs_made(
     for path in sums:
         checked = ["sha256sum", "--check", "--quiet", "SHA256SUMS"]
         subprocess.run(checked, cwd=path.parent, check=True, timeout=60)
-    published = {path.name for path in (built.checkout / upload["path"]).rglob("*") if path.is_file()}
+    published = {
+        path.name for path in (built.checkout / resolve(upload["path"], {"inputs": given})).rglob("*") if path.is_file()
+    }
     assert {path.name for path in packages} <= published
 
 
