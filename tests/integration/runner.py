@@ -89,15 +89,18 @@ class Runner:
 
 
 def resolve(value: str, contexts: Mapping[str, Any]) -> str:
-    """A value with its `${{ a.b }}` filled in; no other expression is known here."""
+    """A value with its `${{ a.b }}` and `${{ a.b || c.d }}` filled in; no other expression is known here."""
 
-    def fill(match: re.Match[str]) -> str:
+    def look_up(name: str) -> str:
         found: Any = contexts
-        for name in match[1].split("."):
-            found = found[name]
+        for part in name.split("."):
+            found = found[part]
         return str(found).lower() if isinstance(found, bool) else str(found)
 
-    text = re.sub(r"\$\{\{ ([\w.-]+) \}\}", fill, value)
+    def fill(match: re.Match[str]) -> str:
+        return next(filter(None, map(look_up, match[1].split(" || "))), "")
+
+    text = re.sub(r"\$\{\{ ([\w.-]+(?: \|\| [\w.-]+)*) \}\}", fill, value)
     assert "${{" not in text, value
     return text
 

@@ -104,7 +104,7 @@ def test_nothing_gets_into_a_script_but_by_its_environment() -> None:
 def test_actions_are_pinned_by_commit() -> None:
     text = "".join((FOLDER / f"{name}.yml").read_text(encoding="utf-8") for name in NAMES)
     pinned = re.findall(r"uses: ([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)@([0-9a-f]{40}) # (v\d+\.\d+\.\d+)\n", text)
-    assert len(pinned) == text.count("uses:") == sum("uses" in step for _, _, step in steps())
+    assert len(pinned) == text.count("uses: ") - text.count("uses: $/") == sum("uses" in step for _, _, step in steps())
     assert len({action for action, *_ in pinned}) == len({(action, *pin) for action, _, *pin in pinned})
 
 

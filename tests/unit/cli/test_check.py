@@ -103,6 +103,30 @@ def test_the_chunks_of_gitlabs_jobs_are_all_cells(run: Run) -> None:
     assert sorted(built) == sorted(cell["id"] for cell in json.loads(out)["cells"] if not cell["problem"])
 
 
+@pytest.mark.parametrize("most", ["1", "2", "4", "256"])
+def test_the_cells_of_githubs_jobs_are_built_by_their_command_lines(run: Run, most: str) -> None:
+    """Each cell by one job, and each compilation, too."""
+    status, out, _ = run("matrix", "--format", "github", "--chunks", most, "--matrix", "matrix.yaml")
+    assert status == 0
+    built: list[str] = []
+    compiled: list[str] = []
+    for entry in json.loads(out)["include"]:
+        _, out, _ = run("plan", "--json", *entry["cells"].split(), "--matrix", "matrix.yaml")
+        plan = json.loads(out)
+        assert [cell["id"] for cell in plan["cells"]] == sorted(entry["cells"].split(), key=all_ids(run).index)
+        built += [cell["id"] for cell in plan["cells"]]
+        wanted = {f"{cell['image']}-{cell['target']}-{cell['allocator']}" for cell in plan["cells"]}
+        compiled += sorted(wanted & {node["label"] for node in plan["nodes"] if node["stage"] == "compile"})
+    assert sorted(built) == sorted(set(all_ids(run)) - {"R640-el7-none", "R640-el7-system"})
+    assert len(compiled) == len(set(compiled)) == 6
+
+
+def all_ids(run: Run) -> list[str]:
+    """The ids of all cells, in the order of the matrix."""
+    _, out, _ = run("matrix", "--format", "json", "--matrix", "matrix.yaml")
+    return [cell["id"] for cell in json.loads(out)["cells"]]
+
+
 def test_github_gets_as_many_jobs_as_are_wanted(run: Run) -> None:
     _, out, _ = run("matrix", "--format", "github", "--chunks", "2", "--matrix", "matrix.yaml")
     assert len(json.loads(out)["include"]) == 2
