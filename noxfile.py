@@ -200,6 +200,12 @@ def audit(session: nox.Session) -> None:
 
 
 @nox_session()
+def check(session: nox.Session) -> None:
+    """Check matrix.yaml, patch series and waivers for mistakes: nox -s check -- matrix.yaml."""
+    run_tool(session, "check")
+
+
+@nox_session()
 def verify(session: nox.Session) -> None:
     """Check digests, signatures, provenance and contents: nox -s verify -- dist/debian12 --key FILE."""
     run_tool(session, "verify")
@@ -243,22 +249,28 @@ def tests(session: nox.Session) -> None:
 
 SCRIPTS = (
     "docker/guest/**/*.sh", "docker/guest/cc", "docker/*.sh", "build/recipes/*.sh", "build/pikaforge/**/*.sh",
-    "tests/**/*.sh", "setup.sh", ".ci/run",
+    "tests/**/*.sh", "setup.sh", ".ci/run", ".ci/*.sh",
 )  # fmt: skip
 """The shell scripts that shellcheck reads."""
 
 
-GITHUB = (
-    ("github-workflows", "workflows/*.yml"),
-    ("dependabot", "dependabot.yml"),
-    ("github-issue-forms", "ISSUE_TEMPLATE/*.yml"),
+SCHEMAS = (
+    ("github-workflows", ".github/workflows/*.yml"),
+    ("github-workflows", "examples/github/*.yml"),
+    ("github-actions", "action.yml"),
+    ("dependabot", ".github/dependabot.yml"),
+    ("github-issue-forms", ".github/ISSUE_TEMPLATE/*.yml"),
+    ("gitlab-ci", "examples/gitlab/*.yml"),
+    ("renovate", "examples/renovate/renovate.json"),
 )
-"""Schemas of the files below .github."""
+"""Schemas of files for services; check-jsonschema carries them."""
+ACTIONS = (".github", "action.yml", "examples/github")
+"""What zizmor reads."""
 
 
 @nox_session()
 def lint(session: nox.Session) -> None:
-    """Check style, types, imports, shell scripts, and GitHub's workflows and forms."""
+    """Check style, types, imports, shell scripts, and the files for GitHub, GitLab and Renovate."""
     programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish")
     python = ["build/pikaforge", "tests", "benchmarks", "noxfile.py", "tasks.py"]
     session.run(str(programs / "ruff"), "check", *python, external=True)
@@ -269,9 +281,9 @@ def lint(session: nox.Session) -> None:
         str(path.relative_to(HERE)) for pattern in SCRIPTS for path in HERE.glob(pattern) if path.is_file()
     )
     session.run("shellcheck", *scripts, external=True)
-    for schema, pattern in GITHUB:
-        files = sorted(str(path.relative_to(HERE)) for path in HERE.glob(f".github/{pattern}"))
-        builtin = ("--builtin-schema", f"vendor.{schema}")  # check-jsonschema carries these: no network is needed
+    for schema, pattern in SCHEMAS:
+        files = sorted({str(path.relative_to(HERE)) for path in HERE.glob(pattern)})
+        builtin = ("--builtin-schema", f"vendor.{schema}")  # no network is needed
         session.run(str(programs / "check-jsonschema"), *builtin, *files, external=True)
     zizmor = ("--offline", "--quiet", "--no-progress", "--strict-collection", "--persona", "pedantic")
-    session.run(str(programs / "zizmor"), *zizmor, ".github", external=True)
+    session.run(str(programs / "zizmor"), *zizmor, *ACTIONS, external=True)

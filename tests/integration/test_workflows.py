@@ -11,25 +11,19 @@ that this copy has unchanged, and the real shellcheck, check-jsonschema and zizm
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
-import sysconfig
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import checkout
 import pytest
 import yaml
 from integration.keys import new_key
+from integration.runner import TOOL, Runner, check_out, give_program, resolve
 
 if TYPE_CHECKING:
     from conftest import Project
@@ -37,12 +31,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".github" / "workflows"
-NAMES = ("build", "ci")
+NAMES = ("build", "ci", "fleet")
 RUNNER = "ubuntu-24.04"
 READ = {"contents": "read"}
-ATTEST = {**READ, "id-token": "write", "attestations": "write"}
-SESSIONS = ("matrix", "build", "publish", "tests", "lint")
-"""Those that run lines come to."""
+ATTEST = {"id-token": "write", "attestations": "write"}
+ON_A_TAG = "github.event_name == 'push' && github.ref_type == 'tag'"
 SELECT = "R[67]20-debian12-none"
 """Two models with one target: one compilation, and it is the one of the finished build."""
 
@@ -63,9 +56,9 @@ def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def steps() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """All steps with their jobs."""
+    """All steps with their jobs; a job that calls a workflow has none."""
     for name, job in jobs():
-        for step in job["steps"]:
+        for step in job.get("steps", ()):
             yield name, job, step
 
 
@@ -74,9 +67,16 @@ def run_lines() -> dict[str, str]:
     return {step["run"]: name for name, _, step in steps() if "run" in step}
 
 
-def readme_commands() -> set[str]:
-    """The lines of README's blocks of shell, without remarks."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def inputs(**given: object) -> dict[str, object]:
+    """The inputs of the reusable workflow: given ones, and the others' defaults."""
+    taken = workflow("fleet")["on"]["workflow_call"]["inputs"]
+    assert set(given) <= set(taken)
+    return {name: given.get(name, entry["default"]) for name, entry in taken.items()}
+
+
+def documented_commands() -> set[str]:
+    """The lines of the blocks of shell of README and of the page on pipelines, without remarks."""
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/pipelines.md"))
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return {re.sub(r"\s+# .*", "", line).strip() for block in blocks for line in block.splitlines()} - {""}
 
@@ -88,9 +88,9 @@ def test_all_workflows_are_looked_at() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {f"{name}.yml" for name in NAMES}
 
 
-def test_run_lines_are_commands_of_the_readme() -> None:
+def test_run_lines_are_commands_of_the_documents() -> None:
     assert len(run_lines()) >= 6
-    assert set(run_lines()) - readme_commands() == set()
+    assert {line.replace(f"{TOOL}/", "") for line in run_lines()} - documented_commands() == set()
 
 
 def test_nothing_gets_into_a_script_but_by_its_environment() -> None:
@@ -104,7 +104,7 @@ def test_nothing_gets_into_a_script_but_by_its_environment() -> None:
 def test_actions_are_pinned_by_commit() -> None:
     text = "".join((FOLDER / f"{name}.yml").read_text(encoding="utf-8") for name in NAMES)
     pinned = re.findall(r"uses: ([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)@([0-9a-f]{40}) # (v\d+\.\d+\.\d+)\n", text)
-    assert len(pinned) == text.count("uses:") == sum("uses" in step for _, _, step in steps())
+    assert len(pinned) == text.count("uses: ") - text.count("uses: $/") == sum("uses" in step for _, _, step in steps())
     assert len({action for action, *_ in pinned}) == len({(action, *pin) for action, _, *pin in pinned})
 
 
@@ -113,34 +113,49 @@ def test_permissions_are_the_least() -> None:
         assert workflow(name)["permissions"] == {}
         assert not {"pull_request_target", "workflow_run", "issue_comment"} & workflow(name)["on"].keys()
     for name, job in jobs():
-        attests = [step for step in job["steps"] if step.get("uses", "").startswith("actions/attest")]
+        attests = [step for step in job.get("steps", ()) if step.get("uses", "").startswith("actions/attest")]
         assert job["permissions"] == (ATTEST if attests else READ), name
+    ours = {"repository": "${{ job.workflow_repository }}", "ref": "${{ job.workflow_sha }}", "path": TOOL}
     for name, _, step in steps():
         if step.get("uses", "").startswith("actions/checkout@"):
-            assert step["with"] == {"persist-credentials": False}, name
+            assert step["with"] in ({"persist-credentials": False}, {**ours, "persist-credentials": False}), name
+
+
+def test_the_reusable_workflow_runs_the_tool_of_its_own_commit() -> None:
+    for name, job in workflow("fleet")["jobs"].items():
+        places = [s["with"].get("path", ".") for s in job["steps"] if s.get("uses", "").startswith("actions/checkout@")]
+        assert places == [".", TOOL], name
 
 
 def test_secrets_are_behind_the_environment_of_a_release() -> None:
     told = {name: job for name, job in jobs() if "secrets." in json.dumps(job)}
-    assert set(told) == {"build.yml: publish"}
-    [job] = told.values()
-    assert job["environment"] == "release"
-    assert job["if"] == "github.event_name == 'push' && github.ref_type == 'tag'"
-    assert job["needs"] == "build"
+    assert set(told) == {"build.yml: fleet", "fleet.yml: publish"}
+    publish, fleet = told["fleet.yml: publish"], told["build.yml: fleet"]
+    assert publish["environment"] == "${{ inputs.environment }}"
+    assert publish["if"] == "inputs.publish != ''"
+    assert publish["needs"] == "build"
+    assert fleet["uses"] == "$/.github/workflows/fleet.yml", "this repository's, at this commit"
+    assert fleet["with"]["publish"] == f"${{{{ {ON_A_TAG} && 'stable' || '' }}}}"
+    assert fleet["with"]["environment"] == f"${{{{ {ON_A_TAG} && 'release' || '' }}}}"
+    assert set(fleet["secrets"]) == set(workflow("fleet")["on"]["workflow_call"]["secrets"])
+    assert fleet["secrets"] == {name: f"${{{{ secrets.{name} }}}}" for name in fleet["secrets"]}
+    assert workflow("build")["jobs"]["attest"]["if"] == ON_A_TAG
     assert workflow("build")["on"]["push"]["tags"] == ["v*"]
 
 
 def test_jobs_end_and_run_on_a_known_system() -> None:
     for name, job in jobs():
-        assert (job["runs-on"], job["timeout-minutes"] > 0) == (RUNNER, True), name
+        if "uses" not in job:
+            assert (job["runs-on"], job["timeout-minutes"] > 0) == (RUNNER, True), name
 
 
 def test_a_release_takes_nothing_from_a_cache() -> None:
     caching = [step for _, _, step in steps() if step.get("uses", "").startswith("actions/cache")]
     assert len(caching) == 2
     for step in caching:
-        assert step["if"].startswith("github.ref_type != 'tag'")
+        assert step["if"].startswith("inputs.cache")
         assert step["with"]["path"].split() == ["out/store", "out/downloads"]
+    assert workflow("build")["jobs"]["fleet"]["with"]["cache"] == "${{ github.ref_type != 'tag' }}"
 
 
 def test_ci_runs_the_tests_as_ci_run_does() -> None:
@@ -152,148 +167,6 @@ def test_ci_runs_the_tests_as_ci_run_does() -> None:
 
 
 # ---- what it does
-
-
-@dataclass(kw_only=True)
-class Runner:
-    """A checkout on a machine like GitHub's, and what has come of it."""
-
-    checkout: Path
-    ran: list[str] = field(default_factory=list)
-    outputs: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By step id."""
-    summary: str = ""
-    printed: str = ""
-    """Of the last line."""
-
-    def job(self, content: Mapping[str, Any], more: Mapping[str, str] | None = None, **contexts: Any) -> int:
-        """Run the run lines of a job, to the first that fails; the last status.
-
-        Args:
-            content: the job.
-            more: what is put behind a line, by the line.
-            contexts: what `${{ }}` may name.
-        """
-        for step in content["steps"]:
-            if "run" in step:
-                env = {name: resolve(str(value), contexts) for name, value in step.get("env", {}).items()}
-                status = self.line(step["run"] + (more or {}).get(step["run"], ""), env, step.get("id", ""))
-                self.ran.append(step["run"])
-                if status:
-                    return status
-        return 0
-
-    def line(self, line: str, env: Mapping[str, str], step: str = "") -> int:
-        """Run a line as the runner does; its status."""
-        top = self.checkout.parent
-        script, output, summary = top / "script.sh", top / "output", top / "summary"
-        script.write_text(line, encoding="utf-8")
-        for path in (output, summary):
-            path.write_bytes(b"")
-        mine = ("PIKAFORGE_", "PYTEST_", "GITHUB_", "PYTHONPATH", "VIRTUAL_ENV")
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
-        files = {"GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(summary)}
-        done = subprocess.run(
-            ["bash", "-e", str(script)],
-            cwd=self.checkout,
-            # An environment that a session does not take for complete must not be made from an index behind our back.
-            env={**inherited, "CI": "true", "GITHUB_ACTIONS": "true", "PIP_NO_INDEX": "1", **files, **env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=600,
-        )
-        self.printed = done.stdout
-        print(f"$ {line}\n{done.stdout}[exit status {done.returncode}]")  # shown with a failure
-        lines = output.read_text(encoding="utf-8").splitlines()
-        self.outputs[step] = {name: value for name, _, value in (line.partition("=") for line in lines)}
-        self.summary = summary.read_text(encoding="utf-8")
-        return done.returncode
-
-
-def resolve(value: str, contexts: Mapping[str, Any]) -> str:
-    """A value with its `${{ a.b }}` filled in; no other expression is known here."""
-
-    def fill(match: re.Match[str]) -> str:
-        found: Any = contexts
-        for name in match[1].split("."):
-            found = found[name]
-        return str(found)
-
-    text = re.sub(r"\$\{\{ ([\w.-]+) \}\}", fill, value)
-    assert "${{" not in text, value
-    return text
-
-
-def borrow(environment: Path, build: Path | None = None) -> None:
-    """Make a Python environment with the packages of this one, and the tool from `build`."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True, timeout=60)
-    packages = next(environment.glob("lib/python*/site-packages"))
-    paths = [*([str(build)] if build else []), sysconfig.get_paths()["purelib"]]
-    (packages / "borrowed.pth").write_text("\n".join(paths), encoding="utf-8")
-
-
-def give_program(path: Path, text: str) -> None:
-    """Write a shell script."""
-    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
-    path.chmod(0o755)
-
-
-class Stopped(Exception):
-    """A session has its environment, and would now begin."""
-
-
-def stop(*_: object, **__: object) -> None:
-    """Stands for what a session runs in its environment."""
-    raise Stopped
-
-
-def stand_in_for_pip(build: Path, argv: list[str], **_: object) -> int:
-    """Stands for the programs that make a session's environment, and for what runs in it."""
-    if "pikaforge" in argv:
-        raise Stopped
-    if "venv" in argv:
-        borrow(Path(argv[-1]), build)
-    return 0
-
-
-def make_environments(checkout: Path) -> None:
-    """.venv as setup.sh leaves it, and .nox as the sessions do, by their own marks of completeness."""
-    borrow(checkout / ".venv")
-    for program in ("nox", "invoke"):
-        give_program(checkout / ".venv/bin" / program, f'exec "${{0%/*}}/python" -m {program} "$@"')
-    script = (checkout / "setup.sh").read_text(encoding="utf-8")
-    wanted = dict(re.findall(r"^(nox|invoke)='(.*)'$", script, re.MULTILINE))
-    (checkout / ".venv/.stamp").write_text(f"{checkout} {wanted['nox']} {wanted['invoke']}\n", encoding="utf-8")
-
-    spec = importlib.util.spec_from_file_location("noxfile_of_the_copy", checkout / "noxfile.py")
-    assert spec is not None
-    assert spec.loader is not None
-    noxfile: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(noxfile)
-    noxfile.subprocess = SimpleNamespace(Popen=stop)
-    noxfile.ended = partial(stand_in_for_pip, checkout / "build")
-    for name in SESSIONS:
-        if hasattr(noxfile, name):
-            session = SimpleNamespace(log=str, notify=str, posargs=[], invoked_from=checkout, run=stop)
-            with pytest.raises(Stopped):
-                getattr(noxfile, name)(session)
-    for program in ("check-jsonschema", "zizmor"):
-        (checkout / ".nox/check/bin" / program).symlink_to(Path(sys.executable).with_name(program))
-    for program in ("ruff", "mypy", "lint-imports"):
-        give_program(checkout / ".nox/check/bin" / program, "true")
-
-
-def check_out(folder: Path) -> Path:
-    """The files that git would give to a runner."""
-    for name in checkout.listed():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, folder / name)
-    make_environments(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -312,8 +185,8 @@ def runner(shop: Shop, new_project: Callable[[Path], Project], tmp_path_factory:
 @pytest.fixture(scope="module")
 def entry(runner: Runner) -> dict[str, str]:
     """The plan job's lines, and the one entry of the matrix that they give for SELECT."""
-    job = workflow("build")["jobs"]["plan"]
-    assert runner.job(job, inputs={"select": SELECT, "source": "sample"}) == 0, runner.printed
+    job = workflow("fleet")["jobs"]["plan"]
+    assert runner.job(job, inputs=inputs(select=SELECT, source="sample")) == 0, runner.printed
     outputs = {name: resolve(value, {"steps": told(runner)}) for name, value in job["outputs"].items()}
     assert outputs["jobs"] == "1"
     [entry] = json.loads(outputs["matrix"])["include"]
@@ -328,25 +201,31 @@ def told(runner: Runner) -> dict[str, dict[str, dict[str, str]]]:
 @pytest.fixture(scope="module")
 def built(runner: Runner, entry: dict[str, str]) -> Runner:
     """The build job's lines, with the entry of the plan."""
-    job = workflow("build")["jobs"]["build"]
-    assert runner.job(job, inputs={"source": "sample"}, matrix=entry) == 0, runner.printed
+    job = workflow("fleet")["jobs"]["build"]
+    assert runner.job(job, inputs=inputs(source="sample"), matrix=entry) == 0, runner.printed
     return runner
 
 
 def test_the_plan_job_gives_the_build_job_what_it_names(entry: dict[str, str]) -> None:
     assert entry["name"] == "debian12-sandybridge-none"
     assert entry["cells"] == "R620-debian12-none R720-debian12-none"
-    text = (FOLDER / "build.yml").read_text(encoding="utf-8")
+    text = (FOLDER / "fleet.yml").read_text(encoding="utf-8")
     assert set(re.findall(r"\bmatrix\.(\w+)", text)) - {"outputs", "matrix", "yaml"} <= entry.keys()
     assert re.fullmatch(r"[\w.+-]+", entry["name"] + entry["key"]), "caches and artifacts are named after it"
 
 
 def test_a_plan_of_nothing_starts_no_build_job(runner: Runner) -> None:
-    """GitHub refuses a matrix without entries; none of these cells can be built as it is wanted."""
-    [step] = [step for step in workflow("build")["jobs"]["plan"]["steps"] if "id" in step]
-    assert runner.line(step["run"], {"SELECT": "R640-el7-* --strict-targets"}, step["id"]) == 0
+    """GitHub refuses a matrix without entries; none of these cells can be built without a fallback."""
+    [step] = [step for step in workflow("fleet")["jobs"]["plan"]["steps"] if "id" in step]
+    text = (runner.checkout / "matrix.yaml").read_text(encoding="utf-8")
+    (runner.checkout / "strict.yaml").write_text(
+        text.replace("fallback: nearest", "fallback: refuse"), encoding="utf-8"
+    )
+    assert (
+        runner.line(step["run"], {"PIKAFORGE_SELECT": "R640-el7-*", "PIKAFORGE_MATRIX": "strict.yaml"}, step["id"]) == 0
+    )
     assert runner.outputs[step["id"]] == {"matrix": '{"include": []}', "jobs": "0"}
-    assert workflow("build")["jobs"]["build"]["if"] == "needs.plan.outputs.jobs != '0'"
+    assert workflow("fleet")["jobs"]["build"]["if"] == "needs.plan.outputs.jobs != '0'"
 
 
 def test_the_build_job_compiles_once_for_all_of_its_cells(built: Runner, entry: dict[str, str]) -> None:
@@ -374,9 +253,9 @@ def test_the_build_job_has_a_summary(built: Runner, entry: dict[str, str]) -> No
 
 def test_a_build_that_fails_fails_the_job(runner: Runner) -> None:
     """Its source is not there."""
-    job = workflow("build")["jobs"]["build"]
+    job = workflow("fleet")["jobs"]["build"]
     matrix = {"cells": "R620-debian12-none"}
-    assert runner.job(job, inputs={"source": str(runner.checkout / "nothing.tar.gz")}, matrix=matrix) != 0
+    assert runner.job(job, inputs=inputs(source=str(runner.checkout / "nothing.tar.gz")), matrix=matrix) != 0
     assert "nothing.tar.gz" in runner.printed
 
 
@@ -384,10 +263,11 @@ def test_a_build_that_fails_fails_the_job(runner: Runner) -> None:
 def test_the_publish_job_signs_and_publishes_what_the_build_jobs_made(
     built: Runner, entry: dict[str, str], tmp_path: Path
 ) -> None:
-    job = workflow("build")["jobs"]["publish"]
+    job, report = workflow("fleet")["jobs"]["publish"], workflow("fleet")["jobs"]["report"]
     [download] = [step["with"] for step in job["steps"] if "download-artifact" in step.get("uses", "")]
-    [upload] = [step["with"] for step in job["steps"] if "upload-artifact" in step.get("uses", "")]
-    [attest] = [step["with"] for step in job["steps"] if "attest" in step.get("uses", "")]
+    names, upload = [step["with"] for step in job["steps"] if "upload-artifact" in step.get("uses", "")]
+    fetch, attest = [step["with"] for step in workflow("build")["jobs"]["attest"]["steps"]]
+    assert (names["name"], names["path"]) == (fetch["name"], attest["subject-path"])
     artifact = f"packages-{entry['name']}"
     assert download == {"pattern": "packages-*", "path": "dist"}, "each artifact is a folder of its own"
     made = built.checkout / "dist"
@@ -398,8 +278,10 @@ def test_the_publish_job_signs_and_publishes_what_the_build_jobs_made(
         elif path.name != artifact:
             path.rename(made / artifact / path.name)
     with new_key(tmp_path / "key") as key:
-        secrets = {"SIGNING_KEY": key.secret.read_text(), "STABLE_USER": "robot", "STABLE_PASSWORD": "hunter2"}
-    assert built.job(job, secrets=secrets) == 0, built.printed
+        secrets = {"SIGNING_KEY": key.secret.read_text(), "PUBLISH_USER": "robot", "PUBLISH_PASSWORD": "hunter2"}
+    given = inputs(publish="stable", confirm=True, published="repo-stable")
+    assert built.job(report, inputs=given) == 0, built.printed
+    assert built.job(job, inputs=given, secrets={**secrets, "PUBLISH_TOKEN": ""}) == 0, built.printed
     assert "PRIVATE KEY" not in built.printed
     assert "hunter2" not in built.printed
     sums = [*built.checkout.glob(attest["subject-path"])]
@@ -411,7 +293,9 @@ def test_the_publish_job_signs_and_publishes_what_the_build_jobs_made(
     for path in sums:
         checked = ["sha256sum", "--check", "--quiet", "SHA256SUMS"]
         subprocess.run(checked, cwd=path.parent, check=True, timeout=60)
-    published = {path.name for path in (built.checkout / upload["path"]).rglob("*") if path.is_file()}
+    published = {
+        path.name for path in (built.checkout / resolve(upload["path"], {"inputs": given})).rglob("*") if path.is_file()
+    }
     assert {path.name for path in packages} <= published
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pikaforge import __version__
+from pikaforge.cli.argument_types import amount as _amount
+from pikaforge.cli.argument_types import count as _count
+from pikaforge.cli.argument_types import format_list as _format_list
+from pikaforge.cli.argument_types import share as _share
 from pikaforge.cli.verbs import ABOUT, VERBS, listing, statuses
 from pikaforge.config.registry import FORMATS
 from pikaforge.host.text import printable
@@ -19,9 +22,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m pikaforge"
 HINT = "`nox -s tool -- VERB --help` shows the options of a verb, with examples."
-AMOUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
-"""What letters behind a number mean."""
-MOST = 10**12
 WIDTH = 100
 """Columns of a help page at most: longer lines are hard to read."""
 
@@ -40,38 +40,6 @@ class Help(argparse.HelpFormatter):
         )
 
 
-def _count(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if not 1 <= value <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1024")
-    return value
-
-
-def _amount(text: str) -> int:
-    """Return a number such as 500M."""
-    found = re.fullmatch("([0-9]{1,12})([KMG]?)", text)
-    value = int(found[1]) * AMOUNTS[found[2]] if found else 0
-    if not 1 <= value <= MOST:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no number from 1 to {MOST // AMOUNTS['G']}G: digits, with K, M or G behind them if you like"
-        )
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}", text) else -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to 1")
-    return value
-
-
-def _format_list(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(text.split(",")))
-    if not all(name in FORMATS.names for name in names):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of formats: {','.join(FORMATS.names)}")
-    return names
-
-
 # ---- options that several verbs have
 
 
@@ -80,8 +48,8 @@ def _cells(
     *,
     os: str = "that of this machine, else defaults.image",
     allocator: str = "the image's",
-) -> None:
-    """Add what selects cells; `os` and `allocator` say what is taken without these options."""
+) -> argparse._ArgumentGroup:
+    """Add what selects cells; `os` and `allocator` say what is taken without these options. Return the group."""
     group = verb.add_argument_group("cells")
     group.add_argument(
         "selectors",
@@ -91,6 +59,7 @@ def _cells(
     )
     group.add_argument("--os", default="", metavar="IMAGE", help=f"an OS image, or `all`; default: {os}")
     group.add_argument("--allocator", default="", metavar="NAME", help=f"an allocator, or `all`; default: {allocator}")
+    return group
 
 
 def _inputs(verb: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -158,11 +127,21 @@ def _common(verb: argparse.ArgumentParser) -> None:
     group.add_argument("--debug", action="store_true", help="show a traceback with an error")
 
 
+def _chunk(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--chunk",
+        default="",
+        metavar="K/N",
+        help="only what the K-th of at most N jobs builds; jobs share no compilation, and --os defaults to "
+        "defaults.image on every machine",
+    )
+
+
 # ---- verbs
 
 
 def _build(verb: argparse.ArgumentParser) -> None:
-    _cells(verb)
+    _chunk(_cells(verb))
     inputs = _inputs(verb)
     _tarballs(inputs)
     _require_run(_targets(verb))
@@ -176,7 +155,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
 
 def _plan(verb: argparse.ArgumentParser) -> None:
     _json(verb)
-    _cells(verb)
+    _chunk(_cells(verb))
     _inputs(verb)
     _require_run(_targets(verb))
     _engine(verb)
@@ -185,7 +164,13 @@ def _plan(verb: argparse.ArgumentParser) -> None:
 
 def _matrix(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--format", choices=("table", "json", "github"), default="table", help="for people (default), scripts or GitHub"
+        "--format",
+        choices=("table", "json", "github", "gitlab"),
+        default="table",
+        help="for people (default), scripts, or the jobs of GitHub or GitLab",
+    )
+    verb.add_argument(
+        "--chunks", type=_count, metavar="N", help="jobs at most; default: 256 for GitHub, and 200 for GitLab"
     )
     _cells(verb)
     _targets(verb)
@@ -211,6 +196,15 @@ def _audit(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--allocator", default="", metavar="NAME", help="the allocator that files are of, likewise")
     verb.add_argument("--draft-waivers", action="store_true", help="print waivers for what is refused, to be examined")
     _json(verb)
+
+
+def _check(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="a matrix, a series of patches, or a file of waivers; default: --matrix",
+    )
 
 
 def _verify(verb: argparse.ArgumentParser) -> None:
@@ -318,6 +312,7 @@ OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "matrix": _matrix,
     "sweep": _sweep,
     "audit": _audit,
+    "check": _check,
     "verify": _verify,
     "bench": _bench,
     "publish": _publish,
@@ -331,6 +326,7 @@ OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
 
 USAGE: Mapping[str, str] = {
     "audit": "(--model M | --target T) [options] PATH ...",
+    "check": "[options] [FILE ...]",
     "verify": "[options] PATH ...",
     "patches": "[options] {list,check}",
     "images": "[options] {list,remove}",

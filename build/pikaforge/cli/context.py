@@ -77,7 +77,22 @@ class Context:
             load.check_series_files(self.base / self.spec.product.patches)
 
     def cells(self) -> tuple[Cell, ...]:
-        """Return the selected cells."""
+        """Return the selected cells; with --chunk, those of one job."""
+        from pikaforge.plan.jobs import one_chunk  # noqa: PLC0415
+
+        chunk: str = getattr(self.arguments, "chunk", "")
+        return one_chunk(self.cells_for_jobs(), chunk) if chunk else self._selected(matrix.matching_image(self.spec))
+
+    def cells_for_jobs(self) -> tuple[Cell, ...]:
+        """Return the selected cells of which each job with --chunk builds a part: the same ones on every machine.
+
+        The host engine builds for its own machine only.
+        """
+        host = getattr(self.arguments, "engine", "") == "host"
+        return self._selected(matrix.matching_image(self.spec) if host else "")
+
+    def _selected(self, host_image: str) -> tuple[Cell, ...]:
+        """Return the selected cells; `host_image` comes before the default image of the specification."""
         from pikaforge.plan.matrix import all_cells  # noqa: PLC0415
         from pikaforge.plan.selectors import Selection, select  # noqa: PLC0415
 
@@ -90,7 +105,7 @@ class Context:
             allocator=arguments.allocator,
         )
         engine: Literal["docker", "host"] = getattr(arguments, "engine", "docker")
-        return select(self.spec, selection, host_image=matrix.matching_image(self.spec), engine=engine)
+        return select(self.spec, selection, host_image=host_image, engine=engine)
 
     def plan(self, machine: Machine | None, cells: Sequence[Cell]) -> Plan:
         """Return the plan of some cells, with warnings about the recipe.

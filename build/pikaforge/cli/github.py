@@ -7,22 +7,26 @@ On other machines there are none, and nothing is written. Source: https://docs.g
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pikaforge.cli.context import Context
-from pikaforge.errors import HostError
+from pikaforge.errors import ConfigError, HostError
 from pikaforge.host import hashing
 from pikaforge.pipeline.image import base_image
 
 if TYPE_CHECKING:
     from pikaforge.config.patch_series import Series
     from pikaforge.host.workspace import Workspace
+    from pikaforge.pipeline.report_record import BuildReport
     from pikaforge.plan.cells import Cell
 
 OUTPUT, SUMMARY = "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"
+OUTPUT_LIMIT = 1_000_000
+"""Bytes of an output, of which GitHub accepts 1 MB (docs: jobs.<job_id>.outputs)."""
 ARGUMENTS = {"source": "", "engine": "docker", "locked": False}
 """Options that `matrix` lacks and keys depend on, with the defaults of a build."""
 
@@ -37,6 +41,40 @@ def output(environ: Mapping[str, str], **values: str) -> None:
     if any(len(value.splitlines()) > 1 for value in values.values()):
         raise ValueError("an output of a step is one line")
     _append(environ, OUTPUT, "".join(f"{name}={value}\n" for name, value in values.items()))
+
+
+def build_outputs(environ: Mapping[str, str], dist: Path, report: BuildReport, ids: Collection[str]) -> None:
+    """Set the outputs of a step that builds: `dist`, `report`, and `artifacts`, a list of its packages in JSON.
+
+    `artifacts` is empty if it would be longer than GitHub accepts; the report has all of it.
+
+    Args:
+        environ: the environment of the step.
+        dist: the folder of packages.
+        report: the report about them.
+        ids: cells of this run; the report also has those of earlier ones.
+
+    Raises:
+        ConfigError: the folder's name has several lines.
+        HostError: the file of outputs cannot be written.
+    """
+    from pikaforge.pipeline.report import NAME  # noqa: PLC0415  # a table of cells does not need it
+
+    if not environ.get(OUTPUT):
+        return
+    if len(str(dist).splitlines()) > 1:
+        raise ConfigError("the name of the folder has several lines", where="--dist", hint="name another folder")
+    artifacts = [
+        {"cell": cell.id, "format": each.format, "role": each.role, "path": str(dist / each.path)}
+        | {"sha256": each.sha256, "bytes": each.bytes}
+        for cell in report.cells
+        if cell.id in ids
+        for each in cell.artifacts
+    ]
+    text = json.dumps(artifacts)
+    if len(text) > OUTPUT_LIMIT:
+        text = ""
+    output(environ, dist=str(dist), report=str(dist / NAME), artifacts=text)
 
 
 def add_summary(environ: Mapping[str, str], markdown: str) -> None:

@@ -168,6 +168,11 @@ def _compiler_blocks(spec: Spec, plan: Plan) -> Iterator[str]:
         yield "-Werror of the product's build files counts (product.keep_werror)"
 
 
+def left_out(cells: Sequence[Cell]) -> str:
+    """Return a line for each cell that no job builds, because it cannot be built."""
+    return "\n".join(f"left out: {cell.id}: {cell.problem}" for cell in cells if cell.problem)
+
+
 def matrix_text(cells: Sequence[Cell]) -> str:
     """Return cells as a table."""
     rows = [

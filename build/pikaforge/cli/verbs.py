@@ -74,12 +74,14 @@ Nothing is started, and nothing is written. The exit status is 2 if a build woul
         about="""\
 List cells with their CPU target, and whether they can be built. Without SELECTOR and options, all cells are listed.
 
---format github prints the matrix of a GitHub Actions workflow: one job for each compilation. In a step of a workflow \
-it also sets the outputs `matrix` and `jobs`.""",
+--format github prints the matrix of a GitHub Actions workflow: one job for each compilation, or --chunks N jobs with \
+several. In a step of a workflow it also sets the outputs `matrix` and `jobs`. --format gitlab prints a child pipeline \
+of GitLab, whose jobs run `build` with the same selectors and a --chunk.""",
         needs="neither an engine nor the network.",
         examples=(
             ("all cells", "nox -s matrix"),
             ("the cells of one model, for a script", "nox -s matrix -- 'R620-*' --format json"),
+            ("20 jobs for GitHub", "nox -s matrix -- all --os all --format github --chunks 20"),
         ),
     ),
     "sweep": Verb(
@@ -115,6 +117,19 @@ last lines have the verdict on each file. The exit status is 4 if a path is refu
             ("a program, for all CPUs of a model", "nox -s audit -- /usr/sbin/some-server --model R620"),
             ("a package, for a microarchitecture", "nox -s audit -- some.rpm --target sandybridge"),
             ("waivers for what is refused, to be examined", "nox -s audit -- some.rpm --model R620 --draft-waivers"),
+        ),
+    ),
+    "check": Verb(
+        module="check",
+        summary="check matrix.yaml, patch series and waivers for mistakes",
+        about="""\
+Read configuration files as a build does, and report all mistakes in them, with line and path. Files that they name \
+(the recipe, the patches) must be there. A file is a matrix, a patch series or a file of waivers; its keys say which. \
+The exit status is 2 if one is wrong. Without FILE, the matrix is checked.""",
+        needs="neither an engine nor the network.",
+        examples=(
+            ("the matrix of this checkout", "nox -s check"),
+            ("some files, as a hook before a commit does", "nox -s check -- matrix.yaml patches/v3.4.0/series.yaml"),
         ),
     ),
     "verify": Verb(

@@ -146,4 +146,4 @@ def test_the_command_that_builds_one_cell_of_a_run(argv: tuple[str, ...], words:
 
 def test_every_option_of_a_build_is_repeated_or_said_by_the_cell() -> None:
     given = vars(parser().parse_args(["build", "all"]))
-    assert set(given) == {*OPTIONS, "verb", "selectors", "os", "allocator"}
+    assert set(given) == {*OPTIONS, "verb", "selectors", "os", "allocator", "chunk"}

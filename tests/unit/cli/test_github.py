@@ -18,7 +18,8 @@ from pikaforge.cli import github
 from pikaforge.cli.commands import build
 from pikaforge.cli.context import Context
 from pikaforge.cli.github import OUTPUT, SUMMARY
-from pikaforge.errors import HostError
+from pikaforge.errors import ConfigError, HostError
+from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.host.store import Store
 from pikaforge.pipeline.dist import DistFiles
 from pikaforge.pipeline.pipeline import Report
@@ -79,6 +80,47 @@ def test_a_file_that_cannot_be_written(variable: str, tell: Callable[[dict[str, 
         variable,
         f"GitHub's runner sets {variable} to a file of its own; anywhere else, unset it",
     )
+
+
+def _packed(cell: Cell) -> CellRecord:
+    name = f"{cell.image}/demo-{cell.model}-##[x].tar.gz"
+    made = ArtifactRecord(path=name, sha256="a" * 64, bytes=7, format="tar", role="main")
+    return _record(cell).model_copy(update={"status": "done", "artifacts": (made,)})
+
+
+def test_a_build_has_outputs_about_the_cells_of_its_run(tmp_path: Path) -> None:
+    cells = all_cells(_setting(tmp_path).spec)
+    report = BuildReport(product="demo", version="v1.0", cells=tuple(map(_packed, cells)))
+    path, dist = tmp_path / "output", tmp_path / "dist"
+    github.build_outputs({OUTPUT: str(path)}, dist, report, {"R640-debian12-none"})
+    outputs = dict(line.split("=", 1) for line in path.read_text(encoding="utf-8").splitlines())
+    assert (outputs["dist"], outputs["report"]) == (str(dist), str(dist / "report.json"))
+    assert json.loads(outputs["artifacts"]) == [
+        {
+            "cell": "R640-debian12-none",
+            "format": "tar",
+            "role": "main",
+            "path": f"{dist}/debian12/demo-R640-##[x].tar.gz",
+            "sha256": "a" * 64,
+            "bytes": 7,
+        }
+    ]
+    github.build_outputs({}, dist, report, {"R640-debian12-none"})
+
+
+def test_a_list_that_github_would_not_accept_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(github, "OUTPUT_LIMIT", 100)
+    cells = all_cells(_setting(tmp_path).spec)
+    report = BuildReport(product="demo", version="v1.0", cells=tuple(map(_packed, cells)))
+    github.build_outputs({OUTPUT: str(tmp_path / "output")}, tmp_path, report, {cell.id for cell in cells})
+    assert (tmp_path / "output").read_text(encoding="utf-8").splitlines()[-1] == "artifacts="
+
+
+def test_a_folder_cannot_bring_an_output(tmp_path: Path) -> None:
+    report = BuildReport(product="demo", version="v1.0", cells=())
+    with pytest.raises(ConfigError, match="several lines"):
+        github.build_outputs({OUTPUT: str(tmp_path / "output")}, tmp_path / "a\nreport=b", report, set())
+    assert not (tmp_path / "output").exists()
 
 
 def _record(cell: Cell) -> CellRecord:

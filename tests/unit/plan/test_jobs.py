@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable
 
 import pytest
-from unit.helpers import make_spec, the_cell
+from unit.helpers import make_spec, refusal, the_cell
 
+from pikaforge.errors import ConfigError
 from pikaforge.plan.cells import Cell
-from pikaforge.plan.jobs import GITHUB_JOB_LIMIT, github_matrix
+from pikaforge.plan.jobs import LIMITS, TEMPLATE, chunks, github_matrix, gitlab_pipeline, job_limit, one_chunk
 from pikaforge.plan.matrix import all_cells
 
 
@@ -25,7 +26,7 @@ def _compilations(cells: Iterable[Cell]) -> dict[str, str]:
     return {cell.group: cell.group for cell in cells}
 
 
-def _github(cells: list[Cell], limit: int = GITHUB_JOB_LIMIT) -> list[dict[str, str]]:
+def _github(cells: list[Cell], limit: int = LIMITS["github"]) -> list[dict[str, str]]:
     return github_matrix(cells, _compilations(cells), limit=limit)["include"]
 
 
@@ -56,7 +57,7 @@ def test_github_gets_an_empty_list_for_nothing() -> None:
 def test_github_accepts_256_jobs_and_they_are_even(count: int, jobs: int) -> None:
     cells = _cells(count)
     include = _github(cells)
-    assert len(include) == jobs <= GITHUB_JOB_LIMIT
+    assert len(include) == jobs <= LIMITS["github"]
     listed = [cell for entry in include for cell in entry["cells"].split()]
     assert listed == [cell.id for cell in cells]
     sizes = {len(entry["cells"].split()) for entry in include}
@@ -84,3 +85,68 @@ def test_a_jobs_key_is_made_of_its_own_compilations_alone(limit: int) -> None:
     after = {entry["name"]: entry["key"] for entry in github_matrix(cells, changed, limit=limit)["include"]}
     [job] = [entry["name"] for entry in _github(cells, limit) if "M5-i0-none" in entry["cells"].split()]
     assert {name for name in before if before[name] != after[name]} == {job}
+
+
+# ---- chunks
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 6, 7, 1000])
+def test_chunks_hold_every_cell_once_and_divide_no_compilation(most: int) -> None:
+    cells = all_cells(make_spec())
+    found = chunks(cells, most)
+    assert len(found) == min(most, 6)
+    listed = [cell.id for chunk in found for cell in chunk.cells]
+    assert sorted(listed) == sorted(cell.id for cell in cells if not cell.problem)
+    groups = [label for chunk in found for label in chunk.groups]
+    assert len(groups) == len(set(groups)) == 6
+    assert all({cell.group for cell in chunk.cells} == set(chunk.groups) for chunk in found)
+
+
+@pytest.mark.parametrize(("count", "most"), [(7, 3), (7, 7), (7, 100), (500, 200), (500, 256), (1, 1)])
+def test_one_chunk_is_that_of_the_list(count: int, most: int) -> None:
+    cells = _cells(count, images=3)
+    found = chunks(cells, most)
+    for number, chunk in enumerate(found, 1):
+        assert one_chunk(cells, f"{number}/{most}") == chunk.cells
+        assert one_chunk(cells, f"{number}/{len(found)}") == chunk.cells, "GitLab's jobs get the number that there is"
+
+
+def test_a_chunk_behind_the_last_one_is_empty() -> None:
+    assert one_chunk(_cells(3), "4/9") == ()
+    assert one_chunk([], "1/9") == ()
+
+
+@pytest.mark.parametrize("text", ["", "3", "0/3", "4/3", "1/0", "-1/3", "1/3x", " 1/3", "1/3\n", "²/3", "1/9999999"])
+def test_what_is_no_chunk_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        one_chunk(_cells(3), text)
+    assert refusal(caught) == (f"{text!r} is no chunk", "--chunk", "K/N: the K-th of at most N jobs, as in 3/40")
+
+
+@pytest.mark.parametrize(("service", "limit"), [("github", 256), ("gitlab", 200)])
+def test_a_service_gets_no_more_jobs_than_it_accepts(service: str, limit: int) -> None:
+    assert (job_limit(service, None), job_limit(service, 7), job_limit(service, limit)) == (limit, 7, limit)
+    with pytest.raises(ConfigError, match=f"{service} accepts {limit} jobs of one matrix, not {limit + 1}"):
+        job_limit(service, limit + 1)
+
+
+@pytest.mark.parametrize(("count", "jobs"), [(1, 1), (200, 200), (201, 200), (1000, 200)])
+def test_gitlab_gets_a_job_for_each_chunk(count: int, jobs: int) -> None:
+    cells = _cells(count, images=3)
+    pipeline = gitlab_pipeline(cells)
+    [job] = pipeline.values()
+    assert isinstance(job, dict)
+    assert job["extends"] == TEMPLATE
+    matrix = job["parallel"]["matrix"]
+    assert len(matrix) == jobs <= LIMITS["gitlab"]
+    built = [cell.id for entry in matrix for cell in one_chunk(cells, entry["PIKAFORGE_CHUNK"])]
+    assert sorted(built) == sorted(cell.id for cell in cells)
+    names = [f"pikaforge-build: [{entry['PIKAFORGE_JOB']}, {entry['PIKAFORGE_CHUNK']}]" for entry in matrix]
+    assert len(set(names)) == jobs
+    assert max(map(len, names)) <= 255, "GitLab accepts no longer names of jobs"
+
+
+def test_gitlab_gets_a_job_if_there_is_nothing_to_build() -> None:
+    [job] = gitlab_pipeline([the_cell(make_spec(), "R640-el7-none")]).values()
+    assert isinstance(job, dict)
+    assert "parallel" not in job

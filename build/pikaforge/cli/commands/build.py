@@ -11,6 +11,7 @@ from functools import partial
 
 from pikaforge.cli import build_output, github, output
 from pikaforge.cli.context import Context
+from pikaforge.cli.plan_output import left_out
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
 from pikaforge.host.process import cwd
@@ -26,6 +27,11 @@ from pikaforge.plan.cells import Cell
 def build(context: Context) -> int:
     """Run `build`; return the exit status."""
     cells = context.cells()
+    if context.arguments.chunk and (text := left_out(context.cells_for_jobs())):
+        output.warn(text)
+    if not cells:  # of a chunk; selectors that select nothing are refused
+        output.note(f"there are fewer jobs than {context.arguments.chunk}: nothing is left for this one")
+        return EXIT_DONE
     refuse_problems(cells)
     refuse_early(context, cells)
     run = prepare(context)
@@ -34,7 +40,9 @@ def build(context: Context) -> int:
     for warning in plan.warnings:
         output.show(f"warning: {warning}")
     done = run.pipeline.execute(plan, run.printer)
-    print_summary(done, dist.write(run.workspace, context.spec, done), partial(command_for, context.arguments))
+    delivered = dist.write(run.workspace, context.spec, done)
+    print_summary(done, delivered, partial(command_for, context.arguments))
+    github.build_outputs(os.environ, context.dist, delivered.report, {cell.id for cell in cells})
     return status(done)
 
 
