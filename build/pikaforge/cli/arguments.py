@@ -187,7 +187,14 @@ def _matrix(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--format", choices=("table", "json", "github"), default="table", help="for people (default), scripts or GitHub"
     )
-    _cells(verb)
+    shown = verb.add_mutually_exclusive_group()
+    shown.add_argument("--all", action="store_true", help="a line for each cell, not only for each model")
+    shown.add_argument("--why", default="", metavar="CELL", help="explain a cell: target, flags, fallback, exclusion")
+    _cells(
+        verb,
+        os="all for people, else that of this machine, else defaults.image",
+        allocator="all for people, else the image's",
+    )
     _targets(verb)
 
 

@@ -70,15 +70,19 @@ Nothing is started, and nothing is written. The exit status is 2 if a build woul
     ),
     "matrix": Verb(
         module="plan",
-        summary="list the cells of matrix.yaml",
+        summary="show models, targets and cells of matrix.yaml; explain a cell",
         about="""\
-List cells with their CPU target, and whether they can be built. Without SELECTOR and options, all cells are listed.
+Show the models with their CPUs, CPU target, images and allocators, a line for each model. --all lists the cells \
+instead. --why CELL explains one: its target, its flags, and what the compiler, the matrix and the emulator do to it.
 
+--format json prints the cells for scripts; a SELECTOR chooses what a build would take then. \
 --format github prints the matrix of a GitHub Actions workflow: one job for each compilation. In a step of a workflow \
 it also sets the outputs `matrix` and `jobs`.""",
         needs="neither an engine nor the network.",
         examples=(
-            ("all cells", "nox -s matrix"),
+            ("all models", "nox -s matrix"),
+            ("all cells of some models", "nox -s matrix -- 'R6*' --all"),
+            ("why a cell is built as it is", "nox -s matrix -- --why R620-el7-none"),
             ("the cells of one model, for a script", "nox -s matrix -- 'R620-*' --format json"),
         ),
     ),
