@@ -291,6 +291,16 @@ def _publish(verb: argparse.ArgumentParser) -> None:
     verb.set_defaults(engine="docker", source="", locked=False)
 
 
+def _doctor(verb: argparse.ArgumentParser) -> None:
+    _json(verb)
+    group = verb.add_argument_group("what is to be built")
+    group.add_argument(
+        "--os", default="", metavar="IMAGE", help="an OS image, or `all`; default: that of this machine, else another"
+    )
+    group.add_argument("--source", default="", metavar="SPEC", help="as for `build`; `sample` needs no server")
+    _engine(verb)
+
+
 def _lock(verb: argparse.ArgumentParser) -> None:
     inputs = _inputs(verb)
     inputs.add_argument(
@@ -328,6 +338,7 @@ OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "verify": _verify,
     "bench": _bench,
     "publish": _publish,
+    "doctor": _doctor,
     "lock": _lock,
     "patches": _patches,
     "images": _images,
@@ -343,6 +354,7 @@ USAGE: Mapping[str, str] = {
     "images": "[options] {list,remove}",
     "cache": "[options] {list,clean}",
     "sample": "[options] DIR",
+    "doctor": "[options]",
     "lock": "[options]",
     "schema": "[options]",
     "clean": "[options]",

@@ -137,6 +137,22 @@ With a key, what is not signed by it is refused. Keys are given by --key or PIKA
             ("packages that nobody has signed", "nox -s verify -- dist/debian12 --unsigned"),
         ),
     ),
+    "doctor": Verb(
+        module="doctor",
+        summary="show what this machine lacks, what that stops, and what mends it",
+        about="""\
+Look at what a build needs: the configuration, the engine, disk, memory, programs, the servers that the configuration \
+names, the emulator, keys, and the clock. Nothing is changed, and no question takes longer than a few seconds.
+
+Each line is ok, a warning, or lacking: then a build would fail. --json prints the same for scripts; \
+doctor.schema.json describes it. The exit status is 3 if something is lacking.""",
+        needs="neither an engine nor the network: it says which of them is missing.",
+        examples=(
+            ("for a build of this machine's OS", "nox -s doctor"),
+            ("for all images, as a file for a script", "nox -s doctor -- --os all --json"),
+            ("without the source's server, for the sample", "nox -s doctor -- --source sample"),
+        ),
+    ),
     "bench": Verb(
         module="bench",
         summary="load test; comparison of models or allocators under load",
