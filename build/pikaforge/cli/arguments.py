@@ -325,6 +325,10 @@ def _cache(verb: argparse.ArgumentParser) -> None:
     _engine(verb)
 
 
+def _completion(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("shell", choices=("bash", "zsh", "names"), help="the shell; `names` writes the list of names")
+
+
 def _sample(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("folder", metavar="DIR", help="the folder to write to")
 
@@ -343,6 +347,7 @@ OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "patches": _patches,
     "images": _images,
     "cache": _cache,
+    "completion": _completion,
     "sample": _sample,
 }
 """What adds a verb's own options; other verbs have none."""
@@ -353,6 +358,7 @@ USAGE: Mapping[str, str] = {
     "patches": "[options] {list,check}",
     "images": "[options] {list,remove}",
     "cache": "[options] {list,clean}",
+    "completion": "[options] {bash,zsh,names}",
     "sample": "[options] DIR",
     "doctor": "[options]",
     "lock": "[options]",
@@ -384,6 +390,7 @@ def parser() -> argparse.ArgumentParser:
     for name, verb in VERBS.items():
         page = verbs.add_parser(
             name,
+            help=verb.summary,
             prog=f"{PROGRAM} {name}",
             usage=f"%(prog)s {USAGE.get(name, '[options] [SELECTOR ...]')}",
             description=verb.description(),

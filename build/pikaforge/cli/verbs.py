@@ -239,6 +239,20 @@ engine. `clean` removes them. The next build makes again what it needs.""",
         needs=f"for the compiler caches, and for `clean`, {ENGINE}, or --engine host.",
         examples=(("their size", "invoke cache.list"), ("remove them", "invoke cache.clean")),
     ),
+    "completion": Verb(
+        module="completion",
+        summary="print a script by which bash or zsh completes models, images and cells",
+        about="""\
+Print the script by which a shell completes verbs, options and names, also behind `nox -s VERB --`. Names come from a \
+list in out/, which the shell lets this tool write anew when matrix.yaml has changed; `names` does only that.
+
+Keep the script in a file. ~/.bashrc reads it by `source FILE`, ~/.zshrc by `eval "$(<FILE)"` behind `compinit`.""",
+        needs="neither an engine nor the network; shtab, which the nox session installs.",
+        examples=(
+            ("for bash", "nox -s completion -- bash"),
+            ("for zsh", "nox -s completion -- zsh"),
+        ),
+    ),
     "sample": Verb(
         module="upkeep",
         summary="write the git repositories of the sample server to a folder",
