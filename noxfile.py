@@ -224,6 +224,18 @@ def bench(session: nox.Session) -> None:
 
 
 @nox_session()
+def doctor(session: nox.Session) -> None:
+    """Show what this machine lacks, what that stops, and what mends it: nox -s doctor."""
+    run_tool(session, "doctor")
+
+
+@nox_session()
+def completion(session: nox.Session) -> None:
+    """Print a script by which a shell completes names and options: nox -s completion -- bash > FILE."""
+    run_tool(session, "completion", environment="shell", extras=("shell",))
+
+
+@nox_session()
 def tool(session: nox.Session) -> None:
     """Run any verb of the tool: nox -s tool -- lock. `invoke --list` shows those for upkeep."""
     run_tool(session)

@@ -213,7 +213,7 @@ main() {
     [[ $engine == host ]] || ensure_engine
     if [[ -z $session ]]; then
         printf '%s\n' "This machine is ready. Next, for example:" "  bash setup.sh R620" \
-            "  bash setup.sh tests" "  $venv/bin/nox -s matrix -- --format table"
+            "  bash setup.sh tests" "  $venv/bin/nox -s matrix"
         return
     fi
     remove_log # exec runs no trap

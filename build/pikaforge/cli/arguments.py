@@ -172,7 +172,14 @@ def _matrix(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--chunks", type=_count, metavar="N", help="jobs at most; default: 256 for GitHub, and 200 for GitLab"
     )
-    _cells(verb)
+    shown = verb.add_mutually_exclusive_group()
+    shown.add_argument("--all", action="store_true", help="a line for each cell, not only for each model")
+    shown.add_argument("--why", default="", metavar="CELL", help="explain a cell: target, flags, fallback, exclusion")
+    _cells(
+        verb,
+        os="all for people, else that of this machine, else defaults.image",
+        allocator="all for people, else the image's",
+    )
     _targets(verb)
 
 
@@ -278,6 +285,16 @@ def _publish(verb: argparse.ArgumentParser) -> None:
     verb.set_defaults(engine="docker", source="", locked=False)
 
 
+def _doctor(verb: argparse.ArgumentParser) -> None:
+    _json(verb)
+    group = verb.add_argument_group("what is to be built")
+    group.add_argument(
+        "--os", default="", metavar="IMAGE", help="an OS image, or `all`; default: that of this machine, else another"
+    )
+    group.add_argument("--source", default="", metavar="SPEC", help="as for `build`; `sample` needs no server")
+    _engine(verb)
+
+
 def _lock(verb: argparse.ArgumentParser) -> None:
     inputs = _inputs(verb)
     inputs.add_argument(
@@ -302,6 +319,10 @@ def _cache(verb: argparse.ArgumentParser) -> None:
     _engine(verb)
 
 
+def _completion(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("shell", choices=("bash", "zsh", "names"), help="the shell; `names` writes the list of names")
+
+
 def _sample(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("folder", metavar="DIR", help="the folder to write to")
 
@@ -316,10 +337,12 @@ OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "verify": _verify,
     "bench": _bench,
     "publish": _publish,
+    "doctor": _doctor,
     "lock": _lock,
     "patches": _patches,
     "images": _images,
     "cache": _cache,
+    "completion": _completion,
     "sample": _sample,
 }
 """What adds a verb's own options; other verbs have none."""
@@ -331,7 +354,9 @@ USAGE: Mapping[str, str] = {
     "patches": "[options] {list,check}",
     "images": "[options] {list,remove}",
     "cache": "[options] {list,clean}",
+    "completion": "[options] {bash,zsh,names}",
     "sample": "[options] DIR",
+    "doctor": "[options]",
     "lock": "[options]",
     "schema": "[options]",
     "clean": "[options]",
@@ -361,6 +386,7 @@ def parser() -> argparse.ArgumentParser:
     for name, verb in VERBS.items():
         page = verbs.add_parser(
             name,
+            help=verb.summary,
             prog=f"{PROGRAM} {name}",
             usage=f"%(prog)s {USAGE.get(name, '[options] [SELECTOR ...]')}",
             description=verb.description(),

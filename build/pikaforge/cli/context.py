@@ -99,10 +99,12 @@ class Context:
         arguments = self.arguments
         if arguments.verb == "matrix" and not (arguments.selectors or arguments.os or arguments.allocator):
             return all_cells(self.spec)
+        # A person who asks what there is of a model means all of it; a script gets what a build would take.
+        usual = "all" if arguments.verb == "matrix" and arguments.format == "table" else ""
         selection = Selection(
             selectors=tuple(arguments.selectors) or (("all",) if arguments.verb == "matrix" else ()),
-            os=arguments.os,
-            allocator=arguments.allocator,
+            os=arguments.os or usual,
+            allocator=arguments.allocator or usual,
         )
         engine: Literal["docker", "host"] = getattr(arguments, "engine", "docker")
         return select(self.spec, selection, host_image=host_image, engine=engine)

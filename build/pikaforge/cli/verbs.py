@@ -70,16 +70,20 @@ Nothing is started, and nothing is written. The exit status is 2 if a build woul
     ),
     "matrix": Verb(
         module="plan",
-        summary="list the cells of matrix.yaml",
+        summary="show models, targets and cells of matrix.yaml; explain a cell",
         about="""\
-List cells with their CPU target, and whether they can be built. Without SELECTOR and options, all cells are listed.
+Show the models with their CPUs, CPU target, images and allocators, a line for each model. --all lists the cells \
+instead. --why CELL explains one: its target, its flags, and what the compiler, the matrix and the emulator do to it.
 
+--format json prints the cells for scripts; a SELECTOR chooses what a build would take then. \
 --format github prints the matrix of a GitHub Actions workflow: one job for each compilation, or --chunks N jobs with \
 several. In a step of a workflow it also sets the outputs `matrix` and `jobs`. --format gitlab prints a child pipeline \
 of GitLab, whose jobs run `build` with the same selectors and a --chunk.""",
         needs="neither an engine nor the network.",
         examples=(
-            ("all cells", "nox -s matrix"),
+            ("all models", "nox -s matrix"),
+            ("all cells of some models", "nox -s matrix -- 'R6*' --all"),
+            ("why a cell is built as it is", "nox -s matrix -- --why R620-el7-none"),
             ("the cells of one model, for a script", "nox -s matrix -- 'R620-*' --format json"),
             ("20 jobs for GitHub", "nox -s matrix -- all --os all --format github --chunks 20"),
         ),
@@ -146,6 +150,22 @@ With a key, what is not signed by it is refused. Keys are given by --key or PIKA
         examples=(
             ("the packages of one image", "nox -s verify -- dist/debian12 --key public.asc"),
             ("packages that nobody has signed", "nox -s verify -- dist/debian12 --unsigned"),
+        ),
+    ),
+    "doctor": Verb(
+        module="doctor",
+        summary="show what this machine lacks, what that stops, and what mends it",
+        about="""\
+Look at what a build needs: the configuration, the engine, disk, memory, programs, the servers that the configuration \
+names, the emulator, keys, and the clock. Nothing is changed, and no question takes longer than a few seconds.
+
+Each line is ok, a warning, or lacking: then a build would fail. --json prints the same for scripts; \
+doctor.schema.json describes it. The exit status is 3 if something is lacking.""",
+        needs="neither an engine nor the network: it says which of them is missing.",
+        examples=(
+            ("for a build of this machine's OS", "nox -s doctor"),
+            ("for all images, as a file for a script", "nox -s doctor -- --os all --json"),
+            ("without the source's server, for the sample", "nox -s doctor -- --source sample"),
         ),
     ),
     "bench": Verb(
@@ -233,6 +253,20 @@ again what it needs.""",
 engine. `clean` removes them. The next build makes again what it needs.""",
         needs=f"for the compiler caches, and for `clean`, {ENGINE}, or --engine host.",
         examples=(("their size", "invoke cache.list"), ("remove them", "invoke cache.clean")),
+    ),
+    "completion": Verb(
+        module="completion",
+        summary="print a script by which bash or zsh completes models, images and cells",
+        about="""\
+Print the script by which a shell completes verbs, options and names, also behind `nox -s VERB --`. Names come from a \
+list in out/, which the shell lets this tool write anew when matrix.yaml has changed; `names` does only that.
+
+Keep the script in a file. ~/.bashrc reads it by `source FILE`, ~/.zshrc by `eval "$(<FILE)"` behind `compinit`.""",
+        needs="neither an engine nor the network; shtab, which the nox session installs.",
+        examples=(
+            ("for bash", "nox -s completion -- bash"),
+            ("for zsh", "nox -s completion -- zsh"),
+        ),
     ),
     "sample": Verb(
         module="upkeep",

@@ -284,8 +284,8 @@ class EngineConnection:
         calls: EngineCalls = self._local.calls
         return calls
 
-    def verify(self) -> None:
-        """Raise HostError unless an engine for Linux on x86-64 answers."""
+    def info(self) -> replies.EngineInfo:
+        """Return what the engine says of itself; raise HostError if none answers."""
         from pikaforge.host.http_session import LOST  # noqa: PLC0415
 
         sdk = load_sdk()
@@ -293,7 +293,11 @@ class EngineConnection:
             answer = self._client().info()
         except (sdk.errors.DockerException, *LOST) as error:
             raise _no_engine(error) from error
-        info = replies.parse(replies.EngineInfo, answer)
+        return replies.parse(replies.EngineInfo, answer)
+
+    def verify(self) -> None:
+        """Raise HostError unless an engine for Linux on x86-64 answers."""
+        info = self.info()
         if info.system != "linux" or info.architecture not in ("x86_64", "amd64"):
             raise HostError(
                 f"the container engine is for {info.system} on {info.architecture}; x86-64 Linux is needed",

@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from pikaforge.errors import FullDiskError
@@ -44,6 +45,37 @@ def has_no_room(folder: Path) -> bool:
         return False
     blocks = found.f_bfree if os.geteuid() == 0 else found.f_bavail
     return (found.f_blocks > 0 and blocks * found.f_frsize < LEAST) or (found.f_files > 0 and found.f_ffree == 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """The room that a file system has left for a folder."""
+
+    what: str
+    """What the folder is for."""
+    folder: Path
+    free: int | None
+    """Bytes for this user; None if that cannot be seen."""
+    device: int = 0
+    """Number of the file system: folders on one share its room."""
+    writable: bool = True
+    """Whether this user may write there, or make the folder."""
+
+
+def room(what: str, folder: Path) -> Space:
+    """Return the room of a folder, which need not exist yet: the first of its parents that does is looked at."""
+    for place in (folder, *folder.absolute().parents):
+        try:
+            found = os.statvfs(place)
+            device = place.stat().st_dev
+        except FileNotFoundError:
+            continue
+        except OSError:
+            break
+        blocks = found.f_bfree if os.geteuid() == 0 else found.f_bavail
+        may = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+        return Space(what=what, folder=folder, free=blocks * found.f_frsize, device=device, writable=may)
+    return Space(what=what, folder=folder, free=None)
 
 
 def full_disk(error: OSError, *folders: Path) -> FullDiskError:

@@ -50,12 +50,22 @@ class Cache:
         self._notice = notice
         self._sound: set[Path] = set()
 
-    def path(self, url: str, commit: str = "") -> Path:
-        """Return the bare repository of a URL, for commits of one format. It is made if it is missing or damaged."""
+    def _named(self, url: str, commit: str) -> Path:
+        """Return where the bare repository of a URL is, for commits of one format; it need not be there."""
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", urlsplit(url).path).strip("-.")[-40:] or "repository"
         form = format_of(commit)
         end = "" if form == "sha1" else f"-{form}"
-        path = self._root / f"{slug}-{hashlib.sha256(url.encode()).hexdigest()[:12]}{end}.git"
+        return self._root / f"{slug}-{hashlib.sha256(url.encode()).hexdigest()[:12]}{end}.git"
+
+    def keeps(self, url: str, commit: str) -> bool:
+        """Return whether a commit was fetched before. Nothing is made, and its files are not looked at."""
+        path = self._named(url, commit)
+        return path.is_dir() and self._kept(path, commit)
+
+    def path(self, url: str, commit: str = "") -> Path:
+        """Return the bare repository of a URL, for commits of one format. It is made if it is missing or damaged."""
+        path = self._named(url, commit)
+        form = format_of(commit)
         if path not in self._sound:
             if not _is_sound(path, form):
                 with self._locked(path):

@@ -91,6 +91,23 @@ class EngineImages(EngineConnection):
             raise RegistryError(f"cannot pull {reference}: the engine does not have it afterwards")
         return facts
 
+    def registry_problem(self, reference: str) -> str | None:
+        """Return why a registry does not give an image, as this engine reaches it; "" if it would; None if unknown.
+
+        Nothing is pulled. Podman has no such question.
+        """
+        sdk = load_sdk()
+        if self.facts().podman:
+            return None
+        try:
+            with engine_errors():
+                self._client().images.get_registry_data(reference)
+        except HostError as error:
+            return error.message.removeprefix("the engine failed: ")
+        except sdk.errors.SDKError as error:  # it knows no such question
+            return brief(error)
+        return ""
+
     @engine_errors("the engine could not import an image")
     def import_tar(self, archive: Path, tag: str, labels: Mapping[str, str]) -> ImageFacts:
         """Make an image with one layer from a root file system in a tar archive."""

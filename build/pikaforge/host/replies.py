@@ -25,6 +25,9 @@ class EngineInfo(Reply):
 
     system: str | None = Field(default=None, alias="OSType")
     architecture: str | None = Field(default=None, alias="Architecture")
+    version: str | None = Field(default=None, alias="ServerVersion")
+    driver: str | None = Field(default=None, alias="Driver")
+    """Of the storage of images and containers."""
     cpus: int | None = Field(default=None, alias="NCPU")
     buildah: str | None = Field(default=None, alias="BuildahVersion")
     rootless_podman: bool | None = Field(default=None, alias="Rootless")

@@ -24,7 +24,7 @@ from pikaforge.plan.matrix import Combinations, Triple, cell_of, combinations
 
 WHERE = "SELECTOR"
 """How errors call the arguments that selectors are given in."""
-SEE_MATRIX = "see `nox -s matrix -- --format table`"
+SEE_MATRIX = "see `nox -s matrix -- --all`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

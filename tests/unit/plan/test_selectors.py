@@ -12,7 +12,7 @@ from pikaforge.errors import ConfigError
 from pikaforge.plan.matrix import all_cells
 from pikaforge.plan.selectors import Selection, nothing_selected, select, select_existing
 
-SEE_TABLE = "see `nox -s matrix -- --format table`"
+SEE_TABLE = "see `nox -s matrix -- --all`"
 
 
 def _ids(spec: Spec, *selectors: str, os: str = "", allocator: str = "", **machine: Any) -> list[str]:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 
-from pikaforge.cli import github, output, plan_output
+from pikaforge.cli import github, matrix_output, output, plan_output
 from pikaforge.cli.context import Context
+from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import EXIT_CONFIG, EXIT_DONE, ConfigError, HostError
+from pikaforge.host.machine import cpu_flags
 from pikaforge.plan.cells import Cell
+from pikaforge.plan.explain import explain
 from pikaforge.plan.jobs import LIMITS, github_matrix, gitlab_pipeline, job_limit
 
 
 def matrix(context: Context) -> int:
     """Run `matrix`; return the exit status."""
     arguments = context.arguments
+    if arguments.why:
+        output.show(_why(context))
+        return EXIT_DONE
     if arguments.chunks and arguments.format not in LIMITS:
         raise ConfigError("only the jobs of a service have chunks", where="--chunks", hint="add --format github")
     cells = context.cells_for_jobs() if arguments.format == "gitlab" else context.cells()
@@ -26,11 +33,30 @@ def matrix(context: Context) -> int:
             output.show_json(json.dumps(gitlab_pipeline(cells, limit=job_limit("gitlab", arguments.chunks)), indent=2))
         case "json":
             output.show_json(plan_output.matrix_json(cells))
-        case _:
+        case _ if context.arguments.all:
             output.show(plan_output.matrix_text(cells))
+        case _:
+            output.show(matrix_output.summary_text(context.spec, cells))
     if arguments.format in LIMITS and (text := plan_output.left_out(cells)):
         output.warn(text)
     return EXIT_DONE
+
+
+def _why(context: Context) -> str:
+    """Return the explanation of the cell that --why names.
+
+    Raises:
+        ConfigError: there is none, or other arguments choose cells, too.
+    """
+    arguments = context.arguments
+    if arguments.selectors or arguments.os or arguments.allocator or arguments.format != "table":
+        raise ConfigError(
+            "--why explains one cell, for people: it takes no SELECTOR, --os, --allocator or --format",
+            where="--why",
+            hint=f"nox -s matrix -- --why {shlex.quote(arguments.why)}",
+        )
+    machine = Machine(flags=cpu_flags(), emulates=context.spec.defaults.emulator is not None)
+    return matrix_output.why_text(explain(context.spec, arguments.why, machine))
 
 
 def _print_github(context: Context, cells: Sequence[Cell]) -> None:

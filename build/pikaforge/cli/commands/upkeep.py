@@ -12,7 +12,8 @@ from pikaforge.cli.commands.build import status
 from pikaforge.cli.context import Context
 from pikaforge.config.patch_series import Series
 from pikaforge.config.product import Product
-from pikaforge.config.schema import matrix_schema, series_schema
+from pikaforge.config.schema import matrix_schema, schema_of, series_schema
+from pikaforge.doctor.finding import DoctorReport
 from pikaforge.errors import EXIT_DONE, ConfigError, HostError
 from pikaforge.host.compiler_cache import FOLDER
 from pikaforge.host.docker import DockerEngine
@@ -192,6 +193,7 @@ def schema_texts() -> dict[str, str]:
         "patches/series.schema.json": series_schema(),
         "report.schema.json": report.schema(),
         "repo.schema.json": state.schema(),
+        "doctor.schema.json": schema_of(DoctorReport),
     }
     return {path: json.dumps(schema, indent=2, sort_keys=True) + "\n" for path, schema in schemas.items()}
 

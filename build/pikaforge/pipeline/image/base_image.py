@@ -9,6 +9,7 @@ from pikaforge.errors import HostError, UnreachableError
 from pikaforge.host import hashing
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.images import ImageFacts, RegistryError
+from pikaforge.host.lockfile import Lock
 from pikaforge.host.workspace import Workspace
 
 REPOSITORY = "pikaforge"
@@ -33,6 +34,16 @@ class Base:
         return f"{REPOSITORY}/base:{self.image}-{hashing.digest(f'{self.suite} {self.mirror}')[:12]}"
 
 
+def pinned(name: str, entry: Image, lock: Lock) -> Base | None:
+    """Return the base that sources.lock pins for an image; None if it pins none."""
+    pins = lock.pins("images", name)
+    if "digest" in pins:
+        return Base(image=name, registry=_by_digest(entry.base, pins["digest"]))
+    if "bootstrap" in pins and pins["bootstrap"] == entry.bootstrap:
+        return Base(image=name, suite=pins["bootstrap"], mirror=entry.mirror)
+    return None
+
+
 def identify(name: str, entry: Image, *, workspace: Workspace, offline: bool) -> Base | None:
     """Return the pinned base of an image; None if it is not pinned and `offline` is set.
 
@@ -43,10 +54,8 @@ def identify(name: str, entry: Image, *, workspace: Workspace, offline: bool) ->
     """
     lock = workspace.lock
     pins = lock.pins("images", name)
-    if "digest" in pins and not lock.refresh:
-        return Base(image=name, registry=_by_digest(entry.base, pins["digest"]))
-    if "bootstrap" in pins and pins["bootstrap"] == entry.bootstrap and not lock.refresh:
-        return Base(image=name, suite=pins["bootstrap"], mirror=entry.mirror)
+    if not lock.refresh and (base := pinned(name, entry, lock)) is not None:
+        return base
     if offline:
         return None
     engine = workspace.engine

@@ -6,15 +6,39 @@ the same packages give the same bytes (reproducible-builds.org, mmdebstrap(1)).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pikaforge.errors import UnreachableError
 from pikaforge.host import process
 
 TIMEOUT = 1800.0
+SHOWN_WITHIN = 30.0
+SHOW = 'cat "$1"/etc/apt/sources.list; exit 1'
+"""A hook that runs before apt is asked for anything: it prints what apt would get, and ends the bootstrap.
+
+What hooks print comes on standard error."""
+LINE = re.compile(r"^deb (?:\[[^]]*\] )?(https?://\S+) (\S+)", re.MULTILINE)
+"""URL and suite in a line of sources.list(5)."""
 HINT = (
     "install the package `mmdebstrap` (Debian, Ubuntu), or run `bash setup.sh`\nor make a container registry reachable"
 )
+
+
+def repositories(suite: str, *, mirror: str | None) -> tuple[str, ...]:
+    """Return the URLs of the files by which apt knows the repositories of a bootstrap.
+
+    Without a mirror, mmdebstrap itself says which ones it would use; nothing is downloaded.
+
+    Raises:
+        HostError: mmdebstrap is missing.
+    """
+    if mirror:
+        return (f"{mirror.rstrip('/')}/dists/{suite}/InRelease",)
+    tool = process.require("mmdebstrap", hint=HINT)
+    argv = [tool, "--quiet", "--variant=custom", f"--setup-hook={SHOW}", suite, "/dev/null"]
+    done = process.run(argv, env=process.environment(), timeout=SHOWN_WITHIN)
+    return tuple(f"{url.rstrip('/')}/dists/{name}/InRelease" for url, name in LINE.findall(done.errors()))
 
 
 def root_tar(suite: str, target: Path, *, mirror: str | None, log: Path) -> None:
