@@ -183,6 +183,30 @@ def _plan(verb: argparse.ArgumentParser) -> None:
     _formats(verb.add_argument_group("packages"))
 
 
+def _bundle(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group("bundle")
+    group.add_argument(
+        "--output", default="", metavar="FILE", help="NAME.tar.zst (default, in out/), NAME.tar.gz or NAME.tar"
+    )
+    group.add_argument(
+        "--python",
+        action="append",
+        default=[],
+        metavar="VERSION",
+        help="wheels for this Python, as 3.11; may be repeated; default: the one that runs here",
+    )
+    group.add_argument(
+        "--extra", action="append", default=[], choices=("bench", "publish"), help="also what this verb needs"
+    )
+    group.add_argument(
+        "--key", action="append", default=[], metavar="FILE", help="a file with public keys, to verify with there"
+    )
+    _cells(verb)
+    _tarballs(_inputs(verb))
+    _require_run(_targets(verb))
+    _engine(verb)
+
+
 def _matrix(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--format", choices=("table", "json", "github"), default="table", help="for people (default), scripts or GitHub"
@@ -315,6 +339,7 @@ def _sample(verb: argparse.ArgumentParser) -> None:
 OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "build": _build,
     "plan": _plan,
+    "bundle": _bundle,
     "matrix": _matrix,
     "sweep": _sweep,
     "audit": _audit,

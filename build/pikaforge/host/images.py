@@ -6,11 +6,12 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pikaforge.errors import HostError, UnreachableError
-from pikaforge.host import compiler_cache, podman, replies
+from pikaforge.host import compiler_cache, offline, podman, replies
 from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, engine_full, load_sdk
 from pikaforge.host.disk import SAID, full_disk_errors, said_in
 
@@ -70,6 +71,7 @@ class EngineImages(EngineConnection):
         """
         from pikaforge.host.http_session import LOST, timed_out  # noqa: PLC0415
 
+        offline.refuse(f"the image {reference}")
         sdk = load_sdk()
         repository, tag = sdk.utils.parse_repository_tag(reference)
         try:
@@ -110,6 +112,10 @@ class EngineImages(EngineConnection):
         self, *, context: bytes, target: str, tag: str, args: Mapping[str, str], labels: Mapping[str, str], log: Path
     ) -> ImageFacts | None:
         """Build one stage of the Dockerfile in `context` (a tar archive); return None if a step failed, see `log`."""
+        offline.refuse(
+            f"the image {tag}, whose packages come from a distribution's mirror,",
+            hint="another matrix.yaml, docker/ or sources.lock than when the bundle was made? then make it again",
+        )
         failed, full = False, ""
         with self._calls().closing(), full_disk_errors(log.parent), log.open("a", encoding="utf-8") as file:
             stream = self._client().api.build(
@@ -133,6 +139,32 @@ class EngineImages(EngineConnection):
         if failed and full:
             raise engine_full(full, where=str(log))
         return None if failed else self.image(tag)
+
+    @contextmanager
+    def saved(self, reference: str) -> Iterator[Iterator[bytes]]:
+        """Open the archive of an image, as `docker save` writes it, in blocks."""
+        with engine_errors(f"the engine could not save {reference}"), self._calls().closing():
+            yield iter(self._client().api.get_image(reference))
+
+    @engine_errors("the engine could not load images")
+    def load(self, archive: Iterator[bytes]) -> None:
+        """Load the images of an archive, as `docker load` does.
+
+        Args:
+            archive: its blocks.
+        """
+        for answer in self._client().api.load_image(archive, quiet=True):
+            event = replies.parse(replies.Event, answer)
+            if event.error is not None:
+                if full := said_in(event.error.splitlines()):
+                    raise engine_full(full)
+                raise HostError(f"the engine could not load images: {' '.join(event.error.split())[:300]}")
+
+    def image_size(self, reference: str) -> int:
+        """Return the bytes of an image, unpacked; 0 if the engine does not say it."""
+        with engine_errors():
+            found = replies.parse(replies.ImageReply, self._client().images.get(reference).attrs)
+        return found.size or 0
 
     @engine_errors()
     def owned_images(self) -> list[tuple[str, tuple[str, ...], int]]:
