@@ -6,12 +6,12 @@ come from the git cache, if they were fetched before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pikaforge.bundle.contents import BundledCommit, BundledFile, BundledImage, BundledResult
-from pikaforge.bundle.writer import Source
+from pikaforge.bundle.writer import MemberFile
 from pikaforge.errors import ConfigError, HostError
 from pikaforge.host import git_packs, image_archive
 from pikaforge.host.docker import DockerEngine
@@ -32,14 +32,14 @@ from pikaforge.plan.plan import EMULATOR, TOOLS_NODE, Node, Plan
 
 
 @dataclass(slots=True, kw_only=True)
-class Collector:
+class InputCollector:
     """Collects for one bundle."""
 
     workspace: Workspace
     request: Request
     scratch: Path
     """A folder for files that are made."""
-    members: dict[str, Source]
+    members: dict[str, MemberFile]
     """What was collected, by the name in the bundle."""
 
     def images(
@@ -59,17 +59,17 @@ class Collector:
         done = pipeline.execute(self._image_part(plan), events)
         if done.errors:
             raise done.errors[0]
-        found, results = [], []
+        labels: dict[str, str] = {}
+        results = []
         for outcome in done.of(STAGE_NAME):
             assert outcome.result is not None  # there are no errors
             label = outcome.node.label
-            self._check_room(engine, self._tags(label, done))
-            for tag in self._tags(label, done):
-                found.append(self._image(engine, tag, label))
+            labels |= {tag: labels.get(tag, label) for tag in self._tags(label, done)}
             folder = self.workspace.store.root / STAGE_NAME / outcome.key
             for name in (RECORD, *outcome.result.files):
-                self.members[f"store/{STAGE_NAME}/{outcome.key}/{name}"] = Source(path=folder / name)
+                self.members[f"store/{STAGE_NAME}/{outcome.key}/{name}"] = MemberFile(path=folder / name)
             results.append(BundledResult(label=label, key=outcome.key))
+        found = self._saved(engine, labels)
         tools = done.outcomes[TOOLS_NODE].result
         return tuple(found), tuple(results), tools.read(ImageStageFacts).build if tools is not None else ""
 
@@ -97,17 +97,21 @@ class Collector:
             tags.append(base.tag)
         return tags
 
-    def _check_room(self, engine: DockerEngine, tags: Sequence[str]) -> None:
-        image_archive.check_room(self.scratch, max((engine.image_size(tag) for tag in tags), default=0))
-
-    def _image(self, engine: DockerEngine, tag: str, label: str) -> BundledImage:
+    def _saved(self, engine: DockerEngine, labels: Mapping[str, str]) -> list[BundledImage]:
+        """Collect images by the engine's names of them, each of which has a label."""
         folder = self.scratch / "images"
-        folder.mkdir(exist_ok=True)
-        with engine.saved(tag) as blocks:
+        folder.mkdir()
+        image_archive.check_room(folder, max((engine.image_size(tag) for tag in labels), default=0))
+        with engine.saved(list(labels)) as blocks:
             saved = image_archive.take_apart(blocks, folder)
-        for digest in (saved.config, *saved.layers):
-            self.members[f"images/{digest}"] = Source(path=folder / digest)
-        return BundledImage(tag=tag, label=label, config=saved.config, layers=saved.layers)
+        if missing := sorted(labels.keys() - saved.keys()):
+            raise HostError(f"the engine has not saved {', '.join(missing)}", hint="run it again: they are made anew")
+        for digest in (d for image in saved.values() for d in (image.config, *image.layers)):
+            self.members[f"images/{digest}"] = MemberFile(path=folder / digest)
+        return [
+            BundledImage(tag=tag, label=label, config=saved[tag].config, layers=saved[tag].layers)
+            for tag, label in sorted(labels.items())
+        ]
 
     def commits(self, tools: str) -> tuple[BundledCommit, ...]:
         """Collect the commits that the source stage fetches; fetch those that are missing.
@@ -159,7 +163,7 @@ class Collector:
             if protocol(url) == "file" or not cache.has(url, commit):
                 continue
             pack, ends = git_packs.export(cache.path(url, commit), commit, folder)
-            self.members[f"git/{pack.name}"] = Source(path=pack)
+            self.members[f"git/{pack.name}"] = MemberFile(path=pack)
             yield BundledCommit(url=url, commit=commit, pack=pack.name, ends=ends)
 
     def tarball(self) -> str:
@@ -167,7 +171,7 @@ class Collector:
         tarball = self.request.origin.tarball
         if tarball is None or self.request.origin.spec == "default":  # that is a file of the configuration
             return ""
-        self.members[f"source/{tarball.name}"] = Source(path=tarball)
+        self.members[f"source/{tarball.name}"] = MemberFile(path=tarball)
         return f"source/{tarball.name}"
 
     def downloads(self, cells: Sequence[Cell], notice: Callable[[str], None]) -> tuple[BundledFile, ...]:
@@ -186,7 +190,7 @@ class Collector:
         while self.workspace.lock.notices:
             notice(self.workspace.lock.notices.pop(0))
         for name, (path, _) in found.items():
-            self.members[f"downloads/{name}"] = Source(path=path)
+            self.members[f"downloads/{name}"] = MemberFile(path=path)
         return tuple(BundledFile(name=name, sha256=digest) for name, (_, digest) in sorted(found.items()))
 
     def _patches(self) -> Iterator[tuple[str, tuple[Path, str]]]:

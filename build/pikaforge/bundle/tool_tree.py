@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pikaforge.bundle.writer import Source
+from pikaforge.bundle.writer import MemberFile
 from pikaforge.config.patch_series import Series
 from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError, HostError
@@ -37,7 +37,7 @@ SECRET_NAMES = re.compile(r"\.?netrc|_netrc|\.pypirc|\.git-credentials|id_(rsa|d
 class ToolTree:
     """The members of the tool and of the configuration."""
 
-    members: Mapping[str, Source]
+    members: Mapping[str, MemberFile]
     matrix: str
     """The member with the configuration file."""
 
@@ -74,10 +74,10 @@ def tool_tree(
     return ToolTree(members=found, matrix=f"{prefix}{matrix.name}")
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path) -> MemberFile:
     if path.is_symlink() or not path.is_file():
         raise ConfigError(f"{path} is no plain file, so it cannot be in a bundle", where="bundle")
-    return Source(path=path, executable=bool(path.stat().st_mode & 0o100))
+    return MemberFile(path=path, executable=bool(path.stat().st_mode & 0o100))
 
 
 def _tracked(home: Path, notice: Callable[[str], None]) -> list[str]:
@@ -154,7 +154,7 @@ def refuse_secret(name: str, path: Path) -> None:
         )
 
 
-def public_keys(paths: list[Path]) -> dict[str, Source]:
+def public_keys(paths: list[Path]) -> dict[str, MemberFile]:
     """Return the members for files with public keys.
 
     Raises:
@@ -169,5 +169,5 @@ def public_keys(paths: list[Path]) -> dict[str, Source]:
             raise ConfigError(
                 f"{path} is no public key in text form", where="--key", hint="gpg --armor --export FINGERPRINT"
             )
-        found[f"keys/{number}.asc"] = Source(path=path)
+        found[f"keys/{number}.asc"] = MemberFile(path=path)
     return found

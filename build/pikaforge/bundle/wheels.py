@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from email.parser import HeaderParser
 from pathlib import Path
+from typing import cast
 
 from packaging.markers import default_environment
 from packaging.requirements import InvalidRequirement, Requirement
@@ -137,7 +138,7 @@ def _missing(version: str, folder: Path) -> list[str]:
     """Return the requirements of the wheels in a folder that no wheel there meets."""
     have = {parse_wheel_filename(path.name)[0] for path in folder.glob("*.whl")}
     environment = {
-        **default_environment(),
+        **cast(dict[str, str], default_environment()),
         "python_version": version,
         "python_full_version": f"{version}.0",
         "implementation_name": "cpython",

@@ -29,7 +29,7 @@ SHARE = {".tar": 100, ".tar.gz": 60, ".tar.zst": 50}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class MemberFile:
     """A file that becomes a member."""
 
     path: Path
@@ -50,7 +50,7 @@ def suffix_of(output: Path) -> str:
     return found
 
 
-def members_of(sources: Mapping[str, Source]) -> tuple[BundleMember, ...]:
+def members_of(sources: Mapping[str, MemberFile]) -> tuple[BundleMember, ...]:
     """Return the members for some files, by name, in the order in which they are written.
 
     Raises:
@@ -81,7 +81,7 @@ def check_room(output: Path, members: Sequence[BundleMember]) -> None:
         )
 
 
-def write(output: Path, listing: Listing, sources: Mapping[str, Source]) -> None:
+def write(output: Path, listing: Listing, sources: Mapping[str, MemberFile]) -> None:
     """Write a bundle.
 
     Args:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pikaforge import __version__
+from pikaforge.cli import bundle_arguments
 from pikaforge.cli.verbs import ABOUT, VERBS, listing, statuses
 from pikaforge.config.registry import FORMATS
 from pikaforge.host.text import printable
@@ -184,23 +185,7 @@ def _plan(verb: argparse.ArgumentParser) -> None:
 
 
 def _bundle(verb: argparse.ArgumentParser) -> None:
-    group = verb.add_argument_group("bundle")
-    group.add_argument(
-        "--output", default="", metavar="FILE", help="NAME.tar.zst (default, in out/), NAME.tar.gz or NAME.tar"
-    )
-    group.add_argument(
-        "--python",
-        action="append",
-        default=[],
-        metavar="VERSION",
-        help="wheels for this Python, as 3.11; may be repeated; default: the one that runs here",
-    )
-    group.add_argument(
-        "--extra", action="append", default=[], choices=("bench", "publish"), help="also what this verb needs"
-    )
-    group.add_argument(
-        "--key", action="append", default=[], metavar="FILE", help="a file with public keys, to verify with there"
-    )
+    bundle_arguments.add(verb)
     _cells(verb)
     _tarballs(_inputs(verb))
     _require_run(_targets(verb))

@@ -42,6 +42,7 @@ class _Entry(_Read):
 
     config: str = Field(alias="Config")
     layers: tuple[str, ...] = Field(alias="Layers")
+    tags: tuple[str, ...] | None = Field(default=None, alias="RepoTags")
 
 
 class _List(_Read):
@@ -66,31 +67,37 @@ class SavedImage:
     """Digests of the layers, from the lowest one."""
 
 
-def take_apart(archive: Iterator[bytes], folder: Path) -> SavedImage:
-    """Write the configuration and the layers of an archive with one image to a folder.
-
-    Layers that are there already, of another image, stay as they are.
+def take_apart(archive: Iterator[bytes], folder: Path) -> dict[str, SavedImage]:
+    """Write the configurations and layers of an archive to a folder; return its images by name.
 
     Raises:
-        HostError: it is no such archive, or a layer is not the one that the configuration names.
+        HostError: it is no such archive, or a layer is not the one that a configuration names.
     """
+    found: dict[str, SavedImage] = {}
     try:
         with full_disk_errors(folder):
             names, links = _unpack(archive, folder)
             listed = _List.model_validate({"images": json.loads(_small(folder, names["manifest.json"]))})
-            (entry,) = listed.images
-            layers = [names[_resolved(name, links)] for name in entry.layers]
-            config = names[entry.config]
-            wanted = _digests(_small(folder, config))
-            if len(wanted) != len(layers):
-                raise HostError("an image has other layers than its configuration names")
-            for layer, digest in zip(layers, wanted, strict=True):
-                _as_named(folder / layer, digest)
+            for entry in listed.images:
+                saved = _saved(entry, folder, names, links)
+                found.update(dict.fromkeys(entry.tags or (), saved))
     except (tarfile.TarError, KeyError, ValueError, EOFError, ValidationError) as error:
-        raise HostError(f"the engine's archive of an image cannot be read: {error!r:.300}") from error
-    kept = {config, *wanted}
+        raise HostError(f"the engine's archive of images cannot be read: {error!r:.300}") from error
+    kept = {digest for saved in found.values() for digest in (saved.config, *saved.layers)}
     for digest in set(names.values()) - kept:
         (folder / digest).unlink(missing_ok=True)
+    return found
+
+
+def _saved(entry: _Entry, folder: Path, names: Mapping[str, str], links: Mapping[str, str]) -> SavedImage:
+    """Return an image of an archive whose files are in a folder; its layers get the names that they must have."""
+    layers = [names[_resolved(name, links)] for name in entry.layers]
+    config = names[entry.config]
+    wanted = _digests(_small(folder, config))
+    if len(wanted) != len(layers):
+        raise HostError("an image has other layers than its configuration names")
+    for layer, digest in zip(layers, wanted, strict=True):
+        _as_named(folder / layer, digest)
     return SavedImage(config=config, layers=wanted)
 
 

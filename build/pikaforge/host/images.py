@@ -5,18 +5,28 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pikaforge.errors import HostError, UnreachableError
 from pikaforge.host import compiler_cache, offline, podman, replies
-from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, engine_full, load_sdk
+from pikaforge.host.connection import (
+    LABEL,
+    EngineConnection,
+    brief,
+    engine_errors,
+    engine_full,
+    load_sdk,
+    refuse_error,
+)
 from pikaforge.host.disk import SAID, full_disk_errors, said_in
 
 KEPT = "pikaforge-kept-"
 """Start of the names of volumes with data that outlives a server."""
+BLOCK = 1 << 20
+"""Bytes of an archive that are read at once."""
 CONFLICT = 409
 """HTTP status of an engine that cannot remove what is in use."""
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -141,10 +151,14 @@ class EngineImages(EngineConnection):
         return None if failed else self.image(tag)
 
     @contextmanager
-    def saved(self, reference: str) -> Iterator[Iterator[bytes]]:
-        """Open the archive of an image, as `docker save` writes it, in blocks."""
-        with engine_errors(f"the engine could not save {reference}"), self._calls().closing():
-            yield iter(self._client().api.get_image(reference))
+    def saved(self, references: Sequence[str]) -> Iterator[Iterator[bytes]]:
+        """Open an archive of images, as `docker save` writes it, in blocks. The SDK can only ask for one image."""
+        with engine_errors(f"the engine could not save {', '.join(references)}"), self._calls().closing():
+            api = self._client().api
+            url = f"{api.base_url}/v{api.api_version}/images/get"
+            answer = api.get(url, params={"names": list(references)}, stream=True)
+            refuse_error(answer)
+            yield iter(lambda: bytes(answer.raw.read(BLOCK)), b"")
 
     @engine_errors("the engine could not load images")
     def load(self, archive: Iterator[bytes]) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from pikaforge.bundle import reader, writer
 from pikaforge.bundle.listing import MANIFEST, BundleMember, Listing, parse, refusal
-from pikaforge.bundle.writer import Source
+from pikaforge.bundle.writer import MemberFile
 from pikaforge.errors import BundleError, ConfigError, FullDiskError, HostError
 
 FILES = {
@@ -34,7 +34,7 @@ def made(folder: Path, name: str = "x.tar.gz", files: dict[str, bytes] | None = 
     for number, (member, content) in enumerate((FILES if files is None else files).items()):
         path = folder / f"file-{number}"
         path.write_bytes(content)
-        sources[member] = Source(path=path, executable=member.endswith(".sh"))
+        sources[member] = MemberFile(path=path, executable=member.endswith(".sh"))
     listing = Listing(
         cells=("R620-debian12-none",),
         pythons=("3.11",),
@@ -322,7 +322,7 @@ def test_a_name_that_says_no_compression_is_refused() -> None:
 def test_a_file_that_shrinks_is_found_and_nothing_is_left(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"0123456789")
-    sources = {"tool/file": Source(path=path)}
+    sources = {"tool/file": MemberFile(path=path)}
     listing = replace(reader.about(made(tmp_path)), members=writer.members_of(sources))
     path.write_bytes(b"0")
     with pytest.raises(HostError, match="has changed"):
@@ -333,4 +333,4 @@ def test_a_file_that_shrinks_is_found_and_nothing_is_left(tmp_path: Path) -> Non
 def test_what_cannot_be_a_member_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
     with pytest.raises(HostError, match="is in none of the folders"):
-        writer.members_of({"elsewhere/x": Source(path=tmp_path / "x")})
+        writer.members_of({"elsewhere/x": MemberFile(path=tmp_path / "x")})

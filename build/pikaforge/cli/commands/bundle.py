@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pikaforge.attest import signing
 from pikaforge.bundle import tool_tree, wheels, writer
-from pikaforge.bundle.collect import Collector
+from pikaforge.bundle.collect import InputCollector
 from pikaforge.bundle.contents import Contents
 from pikaforge.bundle.listing import FOLDER, Listing
-from pikaforge.bundle.writer import Source
+from pikaforge.bundle.writer import MemberFile
 from pikaforge.cli import output
 from pikaforge.cli.commands.build import PreparedRun, prepare, refuse_early, refuse_problems
 from pikaforge.cli.context import Context
@@ -34,7 +34,7 @@ def bundle(context: Context) -> int:
     tree = tool_tree.tool_tree(context.home, context.matrix, context.spec, context.series(), notice=_silent)
     run = prepare(context)
     with run.workspace.store.scratch() as scratch:
-        members: dict[str, Source] = {**keys}
+        members: dict[str, MemberFile] = {**keys}
         contents = _collect(context, run, cells, members, scratch)
         # Once more: sources.lock has all pins now.
         tree = tool_tree.tool_tree(context.home, context.matrix, context.spec, context.series(), notice=output.note)
@@ -68,16 +68,16 @@ def _target(context: Context) -> Path:
     return context.out / f"{product.name}-{product.version}.bundle.tar.zst"
 
 
-def _keys(context: Context) -> dict[str, Source]:
+def _keys(context: Context) -> dict[str, MemberFile]:
     where = signing.settings(os.environ, base=cwd())
     return tool_tree.public_keys([*(cwd() / key for key in context.arguments.key), *where.public])
 
 
 def _collect(
-    context: Context, run: PreparedRun, cells: Sequence[Cell], members: dict[str, Source], scratch: Path
+    context: Context, run: PreparedRun, cells: Sequence[Cell], members: dict[str, MemberFile], scratch: Path
 ) -> Contents:
     request = Request(spec=context.spec, origin=context.origin(), series=context.series())
-    collector = Collector(workspace=run.workspace, request=request, scratch=scratch, members=members)
+    collector = InputCollector(workspace=run.workspace, request=request, scratch=scratch, members=members)
     images, results, tools = collector.images(run.pipeline, context.plan(run.machine, cells), run.printer)
     commits = collector.commits(tools)
     downloads = collector.downloads(cells, output.note)
@@ -91,12 +91,12 @@ def _collect(
     )
 
 
-def _wheels(context: Context, versions: Sequence[str]) -> dict[str, Source]:
+def _wheels(context: Context, versions: Sequence[str]) -> dict[str, MemberFile]:
     wanted = wheels.requirements(context.home / "pyproject.toml", context.arguments.extra)
-    found: dict[str, Source] = {}
+    found: dict[str, MemberFile] = {}
     for version in versions:
         for path in wheels.wheels_for(version, wanted, context.out / "wheels"):
-            found[f"wheels/{path.name}"] = Source(path=path)
+            found[f"wheels/{path.name}"] = MemberFile(path=path)
     return found
 
 
