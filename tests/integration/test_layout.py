@@ -137,7 +137,16 @@ IMPORT = r"^\s*(import|from)\s+{}\b"
         ("gzip", {"host/streams.py", "formats/deb/apt.py", "bundle/reader.py", "bundle/writer.py"}),
         ("bz2", {"host/streams.py"}),
         ("lzma", {"host/archives.py", "host/streams.py"}),
-        ("zlib", {"host/archives.py", "bundle/reader.py", "audit/elf/dwarf.py", "audit/isa/areas.py", "audit/isa/doubtful.py"}),
+        (
+            "zlib",
+            {
+                "host/archives.py",
+                "bundle/reader.py",
+                "audit/elf/dwarf.py",
+                "audit/isa/areas.py",
+                "audit/isa/doubtful.py",
+            },
+        ),
     ],
 )
 def test_effects_have_one_door(module: str, allowed: set[str]) -> None:

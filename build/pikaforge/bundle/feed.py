@@ -133,6 +133,6 @@ def _results(
             continue
         workspace.store.drop(STAGE_NAME, each.key)
         with workspace.store.scratch() as scratch:
-            copies = {name: shutil.copy2(path, scratch / name) for name, path in found.files.items()}
+            copies = {name: Path(shutil.copy2(path, scratch / name)) for name, path in found.files.items()}
             changed = facts.model_copy(update={"ids": ids})
             workspace.store.put(STAGE_NAME, each.key, identity=found.identity, facts=changed, files=copies)

@@ -137,7 +137,7 @@ def _download(version: str, asked: Iterable[str], folder: Path) -> None:
 def _missing(version: str, folder: Path) -> list[str]:
     """Return the requirements of the wheels in a folder that no wheel there meets."""
     have = {parse_wheel_filename(path.name)[0] for path in folder.glob("*.whl")}
-    environment = {
+    environment: dict[str, str] = {
         **cast(dict[str, str], default_environment()),
         "python_version": version,
         "python_full_version": f"{version}.0",

@@ -167,8 +167,12 @@ class EngineImages(EngineConnection):
         Args:
             archive: its blocks.
         """
-        for answer in self._client().api.load_image(archive, quiet=True):
-            event = replies.parse(replies.Event, answer)
+        api = self._client().api
+        url = f"{api.base_url}/v{api.api_version}/images/load"
+        answer = api.post(url, data=archive, params={"quiet": "true"}, headers={"Content-Type": "application/x-tar"})
+        refuse_error(answer)
+        for line in answer.text.splitlines():
+            event = replies.parse(replies.Event, json.loads(line) if line.startswith("{") else {"stream": line})
             if event.error is not None:
                 if full := said_in(event.error.splitlines()):
                     raise engine_full(full)

@@ -287,7 +287,7 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = made(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1 << 20))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1 << 20))
     with pytest.raises(FullDiskError, match=r"needs 66 MiB in .*, where 1 MiB are free"):
         reader.unpack(bundle, tmp_path / "root")
     assert left(tmp_path / "root") == []

@@ -63,8 +63,8 @@ def _silent(_text: str) -> None:
 
 def _target(context: Context) -> Path:
     product = context.spec.product
-    if context.arguments.output:
-        return cwd() / context.arguments.output
+    if output_file := str(context.arguments.output):
+        return cwd() / output_file
     return context.out / f"{product.name}-{product.version}.bundle.tar.zst"
 
 
