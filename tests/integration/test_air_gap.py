@@ -19,7 +19,7 @@ import pytest
 from integration.conftest import make_tiny
 from own_engine import OwnEngine, own_engine
 
-from pikaforge.bundle import feed, reader
+from pikaforge.bundle import reader
 from pikaforge.errors import BundleError, HostError, OfflineError
 from pikaforge.host import git_packs
 from pikaforge.host.git_cache import Cache
@@ -237,7 +237,7 @@ def test_the_sample_with_its_images(
         stream.write(b"other")
     done = ready.build("R620", check=BundleError.exit_code)
     assert "files of the unpacked bundle are not what its manifest says" in done.text
-    assert not feed.is_whole(folder, reader.read_listing(folder))
+    assert not reader.is_whole(folder, reader.read_listing(folder))
 
 
 def _member(archive: Path, name: str) -> bytes:
