@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,6 +14,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
+LOOPBACK = """
+import fcntl, os, socket, struct, sys
+with socket.socket() as any:
+    fcntl.ioctl(any, 0x8914, struct.pack("16sh14x", b"lo", 0x41))  # SIOCSIFFLAGS: IFF_UP and IFF_RUNNING
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+"""Switches the loopback interface of a new network namespace on, and becomes a program."""
 
 
 @contextmanager
@@ -70,7 +79,7 @@ class OwnEngine:
         (self.folder / "conf").write_text("{}", encoding="utf-8")
         argv = [
             # In a network of its own: `--bridge=none` removes docker0, which is that of the machine's engine.
-            *("unshare", "--net", "--", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"),
+            *("unshare", "--net", "--", sys.executable, "-c", LOOPBACK),
             *("dockerd", f"--config-file={self.folder}/conf"),
             *(f"--pidfile={self.folder}/p", f"--host={self.address}"),
             *(f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec"),

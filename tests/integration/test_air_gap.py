@@ -170,31 +170,34 @@ def test_git_patches_and_tarballs_from_servers_that_are_gone(
 ) -> None:
     """The engine is that of this machine, behind its socket. The images are there, so they are not loaded."""
     site = web(factory)
-    (factory / "gperftools.tar.gz").write_bytes(b"gperftools" * 1000)
-    digest = hashlib.sha256((factory / "gperftools.tar.gz").read_bytes()).hexdigest()
+    contents = {name: name.encode() * 1000 for name in ("gperftools-2.7", "gperftools-2.16", "libunwind-1.3.1")}
+    for name, content in contents.items():
+        (factory / f"{name}.tar.gz").write_bytes(content)
 
     def from_the_site(matrix: dict[str, Any]) -> None:
-        for tarball in matrix["tarballs"].values():
-            tarball.update(url=f"{site.url}/gperftools.tar.gz", sha256=digest)
+        for name, tarball in matrix["tarballs"].items():
+            tarball.update(url=f"{site.url}/{name}.tar.gz", sha256=hashlib.sha256(contents[name]).hexdigest())
 
     tools.change(from_the_site)
     tools.series(*(tools.pull(number, f"{site.url}/pull") for number in PULLS))
     source = f"{git_daemon(factory)}/pika.git"
-    file, _ = bundle(tools, "R620", "--allocator", "frame-pointers", source=source)
-    again, _ = bundle(tools, "R620", "--allocator", "frame-pointers", source=source, name="again.tar.zst")
+    cells = (CELL, "R620-debian12-frame-pointers")
+    file, done = bundle(tools, *cells, source=source)
+    again, _ = bundle(tools, *cells, source=source, name="again.tar.zst")
     assert file.read_bytes() == again.read_bytes()
-    file, done = bundle(tools, CELL, "R620-debian12-frame-pointers", source=source)
     assert {"configuration", "downloads", "git", "images", "store", "tool", "wheels"} <= {
         line.split()[0] for line in done.stdout.splitlines() if line
     }
     listing = reader.about(file)
-    assert listing.cells == (CELL, "R620-debian12-frame-pointers")
+    assert listing.cells == cells
     tools.build(CELL, source=source, check=0)
 
     place = setup(file, tmp_path / "there", CELL, *TAR, enter=("unshare", "--net"), env=_engine_here())
     assert digests(place / "dist") == digests(tools.dist)
-    kept = [path for path in (place / "out" / "downloads").iterdir() if path.name[0] != "."]
-    assert any(hashlib.sha256(path.read_bytes()).hexdigest() == digest for path in kept)
+    kept = {path.name: path.read_bytes() for path in (place / "out" / "downloads").iterdir() if path.name[0] != "."}
+    assert kept["gperftools-2.7.tar.gz"] == contents["gperftools-2.7"]
+    pins = tools.pins("sources")[f"{source}#v3.4.0"]
+    assert {pins[f"patch pull-{number}"] for number in PULLS} <= kept.keys()
     assert len(list((place / "out" / "git").glob("*.git"))) == 3
 
 
