@@ -22,7 +22,7 @@ from pikaforge.host.store import sha256
 from pikaforge.host.text import size_text
 
 SUFFIXES = (".tar.zst", ".tar.gz", ".tar")
-ZSTD = ("zstd", "-q", "-c", "-T1", "-5")
+ZSTD = ("zstd", "-q", "-c", "-T0", "-5")
 """With -T, the result does not depend on the number of threads (zstd(1))."""
 SHARE = {".tar": 100, ".tar.gz": 60, ".tar.zst": 50}
 """Percent of the members' bytes that must be free on the disk."""
