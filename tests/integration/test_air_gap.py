@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration.conftest import make_tiny
+from integration.keys import new_key
 from own_engine import OwnEngine, own_engine
 
+from pikaforge.attest.signatures import Verifier
 from pikaforge.bundle import reader
 from pikaforge.errors import BundleError, HostError, OfflineError
 from pikaforge.host import git_packs
@@ -49,11 +51,13 @@ def keep_wheels(project: Project) -> None:
     (project.out / "wheels").symlink_to(ROOT / "out" / "wheels")
 
 
-def bundle(project: Project, *words: str, source: str, name: str = "x.tar") -> tuple[Path, Done]:
+def bundle(
+    project: Project, *words: str, source: str, name: str = "x.tar", env: Mapping[str, str] | None = None
+) -> tuple[Path, Done]:
     """A bundle of a project."""
     path = project.folder.parent / name
     argv = project.arguments("bundle", *words, "--os", "debian12", "--output", path, source=source)
-    return path, project.tool(*argv, check=0)
+    return path, project.tool(*argv, check=0, env=env)
 
 
 def digests(dist: Path) -> dict[str, str]:
@@ -182,9 +186,18 @@ def test_git_patches_and_tarballs_from_servers_that_are_gone(
     tools.series(*(tools.pull(number, f"{site.url}/pull") for number in PULLS))
     source = f"{git_daemon(factory)}/pika.git"
     cells = (CELL, "R620-debian12-frame-pointers")
-    file, done = bundle(tools, *cells, source=source)
-    again, _ = bundle(tools, *cells, source=source, name="again.tar")
-    assert file.read_bytes() == again.read_bytes()
+    with new_key(tmp_path / "key") as key:
+        shutil.copy(key.secret, tools.folder / "signing.key")
+        file, done = bundle(tools, *cells, source=source, env=key.environment)
+        again, _ = bundle(tools, *cells, source=source, name="again.tar", env=key.environment)
+        (tmp_path / "ring").mkdir()
+        signed = Verifier({"the key": key.public.read_text(encoding="ascii")}, tmp_path / "ring")
+        assert signed.check(file, file.with_name("x.tar.asc")).good
+        # Its own key is not in it, wherever it lay; the public one is.
+        secret = key.secret.read_bytes()[100:400]
+        data = file.read_bytes()
+        assert (secret in data, key.public.read_bytes() in data) == (False, True)
+    assert again.read_bytes() == data
     assert {"configuration", "downloads", "git", "images", "store", "tool", "wheels"} <= {
         line.split()[0] for line in done.stdout.splitlines() if line
     }
