@@ -153,4 +153,4 @@ def test_the_reader_needs_no_library(tmp_path: Path) -> None:
         timeout=60,
     )
     assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr.startswith("error: this is no bundle")
+    assert done.stderr.startswith("error: the bundle ends before manifest.json")

@@ -107,7 +107,7 @@ def test_the_package_names_no_product() -> None:
 
 
 TAR_WRITERS = {
-    "bundle/writer.py",
+    "bundle/listing.py",
     "host/confinement.py",
     "host/job.py",
     "host/no_container.py",

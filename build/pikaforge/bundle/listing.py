@@ -1,8 +1,8 @@
 """What the manifest of a bundle says, and how a bundle is written: for its writer and its reader.
 
-A bundle is a tar archive in the format of POSIX.1-1988 (ustar), of plain files alone. `manifest.json` is its first
-member. The others follow in the order in which the manifest lists them, each with the size and the SHA-256 that it has
-there. So a reader knows of each byte what it must be before it comes.
+A bundle is a tar archive in GNU's format, of plain files alone. `manifest.json` is its first member. The others follow
+in the order in which the manifest lists them, each with the size and the SHA-256 that it has there. The headers say
+nothing else (`header`). So a reader knows of each byte what it must be before it comes.
 
 This module and `reader` use the standard library alone: they run before there is an environment with libraries.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -19,13 +20,17 @@ from typing import Any
 from pikaforge.errors import BundleError
 
 FORMAT = 1
+UNIT = tarfile.BLOCKSIZE
+"""Bytes of a block of the archive, which a member's content fills up."""
+END = 2 * UNIT
+"""Zeros at the end of the archive."""
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 64 << 20
 MEMBERS_LIMIT = 200_000
-SIZE_LIMIT = 8 << 30
-"""Bytes of one member: what the format can say."""
+SIZE_LIMIT = 1 << 40
+"""Bytes of one member."""
 NAME_LIMIT = 250
-"""Bytes of a name; the format has 256, in two parts."""
+"""Bytes of a name: a file system takes 255 for each part of one."""
 FOLDER = "{folder}"
 """Stands in `arguments` for the folder that the bundle is unpacked in."""
 ROOMS = ("tool", "configuration", "store", "images", "downloads", "git", "source", "wheels", "keys")
@@ -79,6 +84,13 @@ class Listing:
             "members": members,
         }
         return json.dumps(body, indent=1, sort_keys=True) + "\n"
+
+
+def header(name: str, size: int, *, executable: bool = False) -> bytes:
+    """Return the header of a member: the only one that it can have. A long name takes several blocks."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o755 if executable else 0o644
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
 
 
 def parse(text: bytes, where: str) -> Listing:

@@ -21,11 +21,14 @@ from typing import IO, cast
 
 from pikaforge.bundle.listing import (
     DAMAGED,
+    END,
     FOLDER,
     MANIFEST,
     MANIFEST_LIMIT,
+    UNIT,
     BundleMember,
     Listing,
+    header,
     parse,
 )
 from pikaforge.errors import BundleError, ForgeError, FullDiskError, HostError
@@ -80,45 +83,45 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
     return bytes(data)
 
 
-def _header(stream: IO[bytes], where: str) -> tarfile.TarInfo:
-    """Return the next header. It must be that of a plain file, which ustar describes in one block."""
+def _refused(block: bytes, instead: str, where: str) -> BundleError:
+    """Return the error of a header that is not the expected one."""
     try:
-        info = tarfile.TarInfo.frombuf(_exactly(stream, tarfile.BLOCKSIZE), "utf-8", "strict")
-    except (tarfile.HeaderError, UnicodeDecodeError) as error:
-        raise BundleError(f"this is no bundle, or it is damaged: {error!s:.100}", where=where, hint=DAMAGED) from error
-    if info.type != tarfile.REGTYPE:
-        kinds = {
-            tarfile.SYMTYPE: "a symbolic link",
-            tarfile.LNKTYPE: "a hard link",
-            tarfile.CHRTYPE: "a device",
-            tarfile.BLKTYPE: "a device",
-            tarfile.FIFOTYPE: "a pipe",
-            tarfile.DIRTYPE: "a folder",
-        }
-        kind = kinds.get(info.type, "no file")
-        raise BundleError(f"the bundle has {info.name!r:.100}, which is {kind}", where=where, hint="plain files only")
-    return info
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "replace")
+    except tarfile.HeaderError as error:
+        what = f"is none, or is damaged: {error!s:.100}" if any(block) else f"ends before {instead}"
+        return BundleError(f"the bundle {what}", where=where, hint=DAMAGED)
+    kinds = {
+        tarfile.SYMTYPE: "a symbolic link",
+        tarfile.LNKTYPE: "a hard link",
+        tarfile.CHRTYPE: "a device",
+        tarfile.BLKTYPE: "a device",
+        tarfile.FIFOTYPE: "a pipe",
+        tarfile.DIRTYPE: "a folder",
+        tarfile.REGTYPE: f"a file of {info.size} bytes",
+    }
+    kind = kinds.get(info.type, "no file")
+    return BundleError(f"the bundle has {info.name!r:.100}, {kind}, in place of {instead}", where=where, hint=DAMAGED)
 
 
 def _manifest(stream: IO[bytes], where: str) -> tuple[Listing, bytes]:
-    info = _header(stream, where)
-    if info.name != MANIFEST or not 0 < info.size <= MANIFEST_LIMIT:
-        raise BundleError(f"this is no bundle: it begins with {info.name!r:.100}", where=where, hint=DAMAGED)
-    text = _exactly(stream, info.size)
-    _exactly(stream, -info.size % tarfile.BLOCKSIZE)
+    block = _exactly(stream, UNIT)
+    try:
+        size = tarfile.TarInfo.frombuf(block, "utf-8", "replace").size
+    except tarfile.HeaderError:
+        size = 0
+    if not 0 < size <= MANIFEST_LIMIT or block != header(MANIFEST, size):
+        raise _refused(block, MANIFEST, where)
+    text = _exactly(stream, size)
+    _exactly(stream, -size % UNIT)
     return parse(text, where), text
 
 
 def _take(stream: IO[bytes], member: BundleMember, folder: Path, where: str) -> None:
     """Write the next member to a folder; it has to be this one."""
-    info = _header(stream, where)
-    if (info.name, info.size) != (member.name, member.size):
-        raise BundleError(
-            f"the bundle has {info.name!r:.100} with {info.size} bytes, where its manifest has {member.name} with "
-            f"{member.size}",
-            where=where,
-            hint=DAMAGED,
-        )
+    wanted = header(member.name, member.size, executable=member.executable)
+    block = _exactly(stream, UNIT)
+    if block != wanted[:UNIT] or _exactly(stream, len(wanted) - UNIT) != wanted[UNIT:]:
+        raise _refused(block, f"{member.name} with {member.size}", where)
     path = folder / member.name
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, left = hashlib.sha256(), member.size
@@ -131,14 +134,14 @@ def _take(stream: IO[bytes], member: BundleMember, folder: Path, where: str) -> 
             file.write(block)
             left -= len(block)
     path.chmod(0o755 if member.executable else 0o644)
-    _exactly(stream, -member.size % tarfile.BLOCKSIZE)
+    _exactly(stream, -member.size % UNIT)
     if digest.hexdigest() != member.sha256:
         raise BundleError(f"{member.name} does not have the SHA-256 of the manifest", where=where, hint=DAMAGED)
 
 
 def _end(stream: IO[bytes], where: str) -> None:
     """Check that the archive ends here: with zeros, and nothing behind them."""
-    if any(_exactly(stream, 2 * tarfile.BLOCKSIZE)):
+    if any(_exactly(stream, END)):
         raise BundleError("the bundle has more than its manifest lists", where=where, hint=DAMAGED)
     while block := stream.read(BLOCK):
         if block.count(0) != len(block):

@@ -6,14 +6,23 @@ import gzip
 import io
 import os
 import shutil
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from pikaforge.bundle.listing import MANIFEST, NAME_LIMIT, SIZE_LIMIT, BundleMember, Listing, refusal
+from pikaforge.bundle.listing import (
+    END,
+    MANIFEST,
+    NAME_LIMIT,
+    SIZE_LIMIT,
+    UNIT,
+    BundleMember,
+    Listing,
+    header,
+    refusal,
+)
 from pikaforge.errors import ConfigError, FullDiskError, HostError
 from pikaforge.host import process
 from pikaforge.host.disk import full_disk_errors
@@ -24,6 +33,7 @@ from pikaforge.host.text import size_text
 SUFFIXES = (".tar.zst", ".tar.gz", ".tar")
 ZSTD = ("zstd", "-q", "-c", "-T0", "-5")
 """With -T, the result does not depend on the number of threads (zstd(1))."""
+BLOCK = 1 << 20
 SHARE = {".tar": 100, ".tar.gz": 60, ".tar.zst": 50}
 """Percent of the members' bytes that must be free on the disk."""
 
@@ -95,37 +105,31 @@ def write(output: Path, listing: Listing, sources: Mapping[str, MemberFile]) -> 
     """
     beside = output.with_name(f".{output.name}.{RunId.current().text}-new")
     try:
-        with (
-            full_disk_errors(output.parent),
-            _packed(beside, suffix_of(output)) as stream,
-            tarfile.open(fileobj=stream, mode="w|", format=tarfile.USTAR_FORMAT) as tar,
-        ):
+        with full_disk_errors(output.parent), _packed(beside, suffix_of(output)) as stream:
             text = listing.text().encode()
-            tar.addfile(_info(MANIFEST, len(text), executable=False), io.BytesIO(text))
+            _add(stream, header(MANIFEST, len(text)), len(text), io.BytesIO(text))
             for member in listing.members:
-                _add(tar, member, sources[member.name].path)
+                with sources[member.name].path.open("rb") as content:
+                    start = header(member.name, member.size, executable=member.executable)
+                    _add(stream, start, member.size, content)
+            stream.write(bytes(END))
         beside.replace(output)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def _info(name: str, size: int, *, executable: bool) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = size, 0o755 if executable else 0o644
-    return info
-
-
-def _add(tar: tarfile.TarFile, member: BundleMember, path: Path) -> None:
-    try:
-        info = _info(member.name, member.size, executable=member.executable)
-        with path.open("rb") as stream:
-            tar.addfile(info, stream)
-    except ValueError as error:
-        raise HostError(f"{member.name} cannot be in a bundle: {error}", where=str(path)) from error
-    except OSError as error:
-        if error.errno:
-            raise
-        raise HostError(f"{path} has changed while the bundle was written", hint="run it again") from error
+def _add(stream: IO[bytes], start: bytes, size: int, content: IO[bytes]) -> None:
+    stream.write(start)
+    left = size
+    while left:
+        block = content.read(min(left, BLOCK))
+        if not block:
+            break
+        stream.write(block)
+        left -= len(block)
+    if left or content.read(1):
+        raise HostError("a file has changed while the bundle was written", where=content.name, hint="run it again")
+    stream.write(bytes(-size % UNIT))
 
 
 @contextmanager

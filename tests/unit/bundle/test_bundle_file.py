@@ -111,7 +111,7 @@ def test_each_byte_that_is_changed_is_found(tmp_path: Path) -> None:
             folder, listing = reader.unpack(bundle, root)
         except BundleError:
             assert left(root) == []
-        else:  # a date or owner in a header, or what the manifest says of cells
+        else:  # what the manifest says of cells
             assert reader.is_whole(folder, listing)
             assert (folder / "tool/a").read_bytes() == b"some text"
             shutil.rmtree(root)
@@ -128,7 +128,7 @@ def manifest_of(members: Sequence[BundleMember], /, **changes: object) -> bytes:
     return json.dumps({**json.loads(listing.text()), **changes}).encode()
 
 
-def archive(*members: tuple[tarfile.TarInfo, bytes], manifest: bytes, format: int = tarfile.USTAR_FORMAT) -> bytes:
+def archive(*members: tuple[tarfile.TarInfo, bytes], manifest: bytes, format: int = tarfile.GNU_FORMAT) -> bytes:
     """An archive as somebody else would write it."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=format) as tar:
@@ -183,8 +183,8 @@ def test_names_that_are_refused(tmp_path: Path, name: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("info", "content", "message"),
     [
-        (file("tool/y"), b"x", "has 'tool/y' with 1 bytes, where its manifest has tool/x"),
-        (file("tool/x", 2), b"xx", "with 2 bytes"),
+        (file("tool/y"), b"x", "has 'tool/y', a file of 1 bytes, in place of tool/x with 1"),
+        (file("tool/x", 2), b"xx", "'tool/x', a file of 2 bytes, in place of tool/x with 1"),
         (file("tool/x"), b"y", "does not have the SHA-256"),
         (file("tool/x", 0, type=tarfile.SYMTYPE, linkname="/etc/passwd"), b"", "a symbolic link"),
         (file("tool/x", 0, type=tarfile.LNKTYPE, linkname="/etc/passwd"), b"", "a hard link"),
@@ -192,8 +192,8 @@ def test_names_that_are_refused(tmp_path: Path, name: str, why: str) -> None:
         (file("tool/x", 0, type=tarfile.BLKTYPE), b"", "a device"),
         (file("tool/x", 0, type=tarfile.FIFOTYPE), b"", "a pipe"),
         (file("tool/x", 0, type=tarfile.DIRTYPE), b"", "a folder"),
-        (file("../x"), b"x", "where its manifest has tool/x"),
-        (file("/etc/x"), b"x", "where its manifest has tool/x"),
+        (file("../x"), b"x", "in place of tool/x"),
+        (file("/etc/x"), b"x", "in place of tool/x"),
     ],
 )
 def test_members_that_are_refused(tmp_path: Path, info: tarfile.TarInfo, content: bytes, message: str) -> None:
@@ -256,21 +256,40 @@ def test_manifests_that_are_refused(tmp_path: Path, changes: dict[str, object]) 
 
 def test_a_manifest_of_many_bytes_or_levels_is_refused(tmp_path: Path) -> None:
     bundle = tmp_path / "x.tar"
-    head = file(MANIFEST, 1 << 32).tobuf(tarfile.USTAR_FORMAT)
+    head = file(MANIFEST, 1 << 32).tobuf(tarfile.GNU_FORMAT)
     bundle.write_bytes(gzip.compress(head))
-    with pytest.raises(BundleError, match="this is no bundle"):
+    with pytest.raises(BundleError, match=r"in place of manifest\.json"):
         reader.unpack(bundle, tmp_path / "root")
     with pytest.raises(BundleError, match="the manifest of the bundle is wrong"):
         parse(b"[" * 1_000_000, "x")
 
 
-@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_long_names_of_other_formats_are_refused(tmp_path: Path, format: int) -> None:
+LONG = f"wheels/{'x' * 200}"
+
+
+def test_a_long_name(tmp_path: Path) -> None:
+    folder, _ = reader.unpack(made(tmp_path, files={LONG: b"x", "tool/y": b"y"}), tmp_path / "root")
+    assert ((folder / LONG).read_bytes(), (folder / "tool/y").read_bytes()) == (b"x", b"y")
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [(LONG, tarfile.PAX_FORMAT), (LONG[:-1], tarfile.GNU_FORMAT), (f"{LONG}y", tarfile.GNU_FORMAT)],
+)
+def test_other_long_names_are_refused(tmp_path: Path, name: str, format: int) -> None:
     """Their headers say how many bytes of a name are to be read."""
-    name = f"tool/{'x' * 200}"
     bundle = tmp_path / "x.tar"
-    bundle.write_bytes(archive((file(name), b"x"), manifest=manifest_of([member(name)]), format=format))
-    with pytest.raises(BundleError, match="no file"):
+    bundle.write_bytes(archive((file(name), b"x"), manifest=manifest_of([member(LONG)]), format=format))
+    with pytest.raises(BundleError, match=", in place of"):
+        reader.unpack(bundle, tmp_path / "root")
+    assert left(tmp_path / "root") == []
+
+
+@pytest.mark.parametrize("field", [{"mtime": 1}, {"uid": 7}, {"mode": 0o4755}, {"uname": "root"}, {"linkname": "x"}])
+def test_headers_say_nothing_else(tmp_path: Path, field: dict[str, Any]) -> None:
+    bundle = tmp_path / "x.tar"
+    bundle.write_bytes(archive((file("tool/x", **field), b"x"), manifest=manifest_of([member("tool/x")])))
+    with pytest.raises(BundleError, match="in place of tool/x"):
         reader.unpack(bundle, tmp_path / "root")
 
 
