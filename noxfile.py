@@ -132,7 +132,10 @@ def prepare(session: nox.Session, name: str, *extras: str) -> Path:
                     sys.exit(status)
                 if status != 0:
                     print(f"error: the Python environment .nox/{name} could not be made", file=sys.stderr)
-                    print("  hint: is a package index reachable? pip's own settings apply (PIP_*)", file=sys.stderr)
+                    hint = "is a package index reachable? pip's own settings apply (PIP_*)"
+                    if os.environ.get("PIKAFORGE_OFFLINE", "0") not in ("", "0"):
+                        hint = "offline: pip says above what is missing; `nox -s bundle -- --extra NAME` adds it"
+                    print(f"  hint: {hint}", file=sys.stderr)
                     sys.exit(EXIT_HOST)
             stamp.write_text(wanted, encoding="ascii")
     return environment / "bin"
@@ -185,6 +188,12 @@ def plan(session: nox.Session) -> None:
 def sweep(session: nox.Session) -> None:
     """Build one cell of each compilation, and write docs/coverage.md: nox -s sweep."""
     run_tool(session, "sweep")
+
+
+@nox_session()
+def bundle(session: nox.Session) -> None:
+    """Write one file with all that a build without network needs: nox -s bundle -- R620."""
+    run_tool(session, "bundle")
 
 
 @nox_session()

@@ -4,6 +4,7 @@
 # Variables read, all optional; docker/engine.sh and docker/machine.sh have further ones:
 #   PYTHON            the Python interpreter to use, where the system's own is too old
 #   PIKAFORGE_ENGINE  docker or podman: the only engine to look for, and to install
+#   PIKAFORGE_OFFLINE  neither empty nor 0: nothing is installed; --bundle sets it
 set -euo pipefail
 
 # shellcheck source=docker/machine.sh
@@ -16,6 +17,8 @@ python='' bare='' stamp=''
 usage() {
     cat <<'END'
 bash setup.sh SELECTOR... [options]  prepare this machine, then nox -s build -- SELECTOR... [options]
+bash setup.sh --bundle FILE SELECTOR... [options]
+                                     the same without network, from a file that nox -s bundle has made
 bash setup.sh tests [args]           prepare this machine, then nox -s tests -- [args]
 bash setup.sh                        prepare this machine only
 
@@ -60,6 +63,7 @@ need_tools() { # session: build, tests, or empty
     need tar tar tar "packs trees and images"
     need gzip gzip gzip "packs artifacts"
     need /etc/ssl/certs/ca-certificates.crt ca-certificates '' "lets git and pip trust https servers"
+    ! offline || return 0 # base images need a network, and the rest can be done without
     [[ $engine == host ]] || need mmdebstrap mmdebstrap '' "makes base images without a registry"
     ! may_install || need_extras
     [[ $1 == tests ]] || return 0
@@ -189,12 +193,74 @@ ensure_engine() { # sets DOCKER_HOST, unless the engine is where docker's own cl
     [[ $address == "unix://$root/var/run/docker.sock" && -z ${PIKAFORGE_ENGINE:-} ]] || export DOCKER_HOST=$address
 }
 
+# ---- a bundle
+
+reader() { # verb, arguments
+    PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$repo/build "$python" -m pikaforge.bundle.reader "$@"
+}
+
+need_bundle_python() { # sets python to one that the bundle has wheels for
+    local file=$1 about version versions candidate
+    find_python || { need_python && return; }
+    # Without zstd the bundle cannot be read yet.
+    ((${#wanted[@]} == 0)) || return 0
+    about=$(reader about "$file") || exit
+    engine=${about%% *} versions=${about#* }
+    for version in $versions; do
+        for candidate in ${PYTHON:+"$PYTHON"} "python$version" python3; do
+            candidate=$(type -P "$candidate") || continue
+            "$candidate" -c "$python_check" >/dev/null 2>&1 || continue
+            "$candidate" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" || continue
+            python=$candidate
+            return
+        done
+    done
+    want "python${versions// / or python}" "is what the bundle has wheels for (PYTHON=/path/to/python3 names one)"
+}
+
+need_bundle_engine() { # one has to be there; docker/engine.sh starts it
+    local path user=${XDG_RUNTIME_DIR:-}
+    [[ $engine != host ]] || return 0
+    [[ -z ${DOCKER_HOST:-}${DOCKER_CONTEXT:-}${CONTAINER_HOST:-} ]] || return 0
+    for path in "$root/var/run/docker.sock" "$root/run/podman/podman.sock" ${user:+"$user/docker.sock" "$user/podman/podman.sock"}; do
+        [[ ! -S $path ]] || return 0
+    done
+    command -v dockerd >/dev/null || command -v podman >/dev/null ||
+        want "$([[ $manager == apt ]] && echo docker.io || echo podman)" "runs containers, and no bundle can carry an engine"
+}
+
+from_bundle() { # file, arguments of a build
+    local file=$1 output lines=() keys=() key
+    shift
+    [[ $file == /* ]] || file=$PWD/$file
+    [[ -f $file ]] || fail "there is no bundle $file" "bash setup.sh --bundle FILE SELECTOR..."
+    export PIKAFORGE_OFFLINE=1
+    need_tools build
+    [[ $file != *.zst ]] || need zstd zstd zstd "unpacks the bundle"
+    need_bundle_python "$file"
+    need_bundle_engine
+    install_wanted # says what is missing
+    say "checks and unpacks $file"
+    output=$(reader unpack "$file" "$repo/out/bundles") || exit
+    mapfile -t lines <<<"$output"
+    for key in "${lines[0]}"/keys/*.asc; do [[ ! -f $key ]] || keys+=("$key"); done
+    [[ -n ${PIKAFORGE_VERIFY_KEYS:-} ]] || ((${#keys[@]} == 0)) ||
+        PIKAFORGE_VERIFY_KEYS=$(IFS=: && printf '%s' "${keys[*]}") && export PIKAFORGE_VERIFY_KEYS
+    export PIKAFORGE_OFFLINE=${lines[0]} PIP_NO_INDEX=1 PIP_FIND_LINKS=${lines[2]} PYTHON=$python
+    remove_log # exec runs no trap
+    exec bash "${lines[0]}/tool/setup.sh" "${lines[@]:3}" --out "$repo/out" --dist "$repo/dist" "$@"
+}
+
 # ---- all of it
 
 main() {
-    local session=build argument previous='' ready='' engine=container
+    local session=build argument previous='' ready='' engine=container bundle=''
     case ${1:-} in
         -h | --help) usage && return ;;
+        --bundle)
+            (($# > 1)) || fail "--bundle needs a file" "bash setup.sh --bundle FILE SELECTOR..."
+            bundle=$2 && shift 2
+            ;;
         tests) session=tests && shift ;;
         '') session='' ;;
     esac
@@ -206,6 +272,7 @@ main() {
     trap remove_log EXIT
     take_lock
     find_manager
+    [[ -z $bundle ]] || from_bundle "$bundle" "$@"
     need_tools "$session"
     if venv_ready; then ready=1; else need_python; fi
     install_wanted

@@ -6,6 +6,7 @@
 #   PIKAFORGE_ENGINE         docker or podman: the only engine to look for, and to install
 #   PIKAFORGE_SETUP_ROOT     a folder that stands for / in every system path below (tests)
 #   PIKAFORGE_SETUP_UPDATED  not empty: the lists of packages were read already (setup.sh sets it for docker/engine.sh)
+#   PIKAFORGE_OFFLINE        neither empty nor 0: nothing is installed, because there is no network
 set -euo pipefail
 
 # shellcheck disable=SC2034 # the scripts use it
@@ -130,9 +131,14 @@ unreachable() { # prints the servers that the log has errors about, without user
         grep -oE 'https?://[^/ ]+' | sed 's#//.*@#//#' | sort -u | paste -sd ' ' - || true
 }
 
+offline() { [[ ${PIKAFORGE_OFFLINE:-0} != 0 ]]; }
+
 install_wanted() {
     local command where
     ((${#wanted[@]})) || return 0
+    ! offline || fail "offline, and this machine lacks: ${wanted[*]}" \
+        "a bundle carries no packages of the system, no Python and no container engine: install them from the system's own media" \
+        "all that is missing is named above; then run this again"
     [[ -z $manager ]] || need_root "install ${wanted[*]}"
     say "installs ${wanted[*]}"
     new_log

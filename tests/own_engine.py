@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,6 +14,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
+LOOPBACK = """
+import fcntl, os, socket, struct, sys
+with socket.socket() as any:
+    fcntl.ioctl(any, 0x8914, struct.pack("16sh14x", b"lo", 0x41))  # SIOCSIFFLAGS: IFF_UP and IFF_RUNNING
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+"""Switches the loopback interface of a new network namespace on, and becomes a program."""
 
 
 @contextmanager
@@ -50,10 +59,12 @@ def fill(folder: Path, *, leave: int = 0) -> Path:
 
 
 class OwnEngine:
-    """dockerd with its containerd, below one folder. It has no network."""
+    """dockerd with its containerd, below one folder. It has no network, or one that ends on this machine."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, bridged: bool = False) -> None:
+        """`bridged`: containers have a bridge, in the engine's own network namespace (nsenter(1))."""
         self.folder = folder
+        self._network = () if bridged else ("--bridge=none",)
         self.address = f"unix://{folder}/s"
         self._running: subprocess.Popen[bytes] | None = None
 
@@ -68,10 +79,11 @@ class OwnEngine:
         (self.folder / "conf").write_text("{}", encoding="utf-8")
         argv = [
             # In a network of its own: `--bridge=none` removes docker0, which is that of the machine's engine.
-            *("unshare", "--net", "--", "dockerd", f"--config-file={self.folder}/conf"),
+            *("unshare", "--net", "--", sys.executable, "-c", LOOPBACK),
+            *("dockerd", f"--config-file={self.folder}/conf"),
             *(f"--pidfile={self.folder}/p", f"--host={self.address}"),
             *(f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec"),
-            *("--bridge=none", "--iptables=false", "--ip6tables=false"),
+            *(*self._network, "--iptables=false", "--ip6tables=false"),
         ]
         # A containerd that was killed, and that nobody has waited for, would be taken for a living one.
         for left in ("p", "s", "exec/containerd/containerd.pid"):
@@ -131,12 +143,12 @@ class OwnEngine:
 
 
 @contextmanager
-def own_engine(size: str) -> Iterator[OwnEngine]:
+def own_engine(size: str, *, bridged: bool = False) -> Iterator[OwnEngine]:
     """An engine on a disk of some size; skips where none can run."""
     if shutil.which("dockerd") is None or os.geteuid() != 0:
         pytest.skip("dockerd runs as root only, and has to be installed")
     with small_disk(size) as folder:
-        engine = OwnEngine(folder)
+        engine = OwnEngine(folder, bridged=bridged)
         try:
             engine.start()
             yield engine

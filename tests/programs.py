@@ -16,8 +16,8 @@ from typing import Any
 PROGRAMS = frozenset({
     # of each Debian
     "apt-get", "bash", "cat", "cp", "dash", "dpkg", "dpkg-deb", "dpkg-query", "env", "flock", "grep", "gzip",
-    "ldconfig", "ldd", "mktemp", "mount", "printf", "prlimit", "sed", "setpriv", "sh", "sha256sum", "sleep", "sort",
-    "tar", "true", "umount", "uname", "unshare",
+    "ldconfig", "ldd", "mktemp", "mount", "nsenter", "printf", "prlimit", "sed", "setpriv", "sh", "sha256sum", "sleep",
+    "sort", "tar", "true", "umount", "uname", "unshare",
     # of setup.sh
     "git", "gpg", "gpgconf", "gpg-connect-agent", "gpgv", "openssl", "python3", "zstd",
     # of setup.sh for tests

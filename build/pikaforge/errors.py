@@ -78,6 +78,17 @@ class UnreachableError(HostError):
     """Something on another machine cannot be reached: a registry, a mirror, a download, a repository."""
 
 
+class OfflineError(HostError):
+    """Something is wanted from the network, which the offline mode forbids.
+
+    It is no UnreachableError: nothing else is tried in its place, and nothing is waited for.
+    """
+
+
+class BundleError(ForgeError):
+    """A bundle is damaged, or is not one: nothing of it is used."""
+
+
 class AuditError(ForgeError):
     """A file or package cannot be read, so there is no verdict about it."""
 

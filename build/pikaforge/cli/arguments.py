@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pikaforge import __version__
+from pikaforge.cli import bundle_arguments
 from pikaforge.cli.argument_types import amount as _amount
 from pikaforge.cli.argument_types import count as _count
 from pikaforge.cli.argument_types import format_list as _format_list
@@ -160,6 +161,14 @@ def _plan(verb: argparse.ArgumentParser) -> None:
     _require_run(_targets(verb))
     _engine(verb)
     _formats(verb.add_argument_group("packages"))
+
+
+def _bundle(verb: argparse.ArgumentParser) -> None:
+    bundle_arguments.add(verb)
+    _cells(verb)
+    _tarballs(_inputs(verb))
+    _require_run(_targets(verb))
+    _engine(verb)
 
 
 def _matrix(verb: argparse.ArgumentParser) -> None:
@@ -330,6 +339,7 @@ def _sample(verb: argparse.ArgumentParser) -> None:
 OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "build": _build,
     "plan": _plan,
+    "bundle": _bundle,
     "matrix": _matrix,
     "sweep": _sweep,
     "audit": _audit,

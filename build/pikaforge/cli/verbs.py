@@ -88,6 +88,22 @@ of GitLab, whose jobs run `build` with the same selectors and a --chunk.""",
             ("20 jobs for GitHub", "nox -s matrix -- all --os all --format github --chunks 20"),
         ),
     ),
+    "bundle": Verb(
+        module="bundle",
+        summary="write one file with all that a build without network needs",
+        about="""\
+Write one archive with everything that a build of the selected cells needs from outside: this tool, commits, patches, \
+tarballs, images, and the Python packages that the tool uses. What is not there yet is fetched or made first. \
+`bash setup.sh --bundle FILE SELECTOR` builds from it on a machine without network.
+
+The manifest in it has the SHA-256 of each file. With PIKAFORGE_SIGNING_KEY, the archive is signed. Private keys and \
+credentials never go into it.""",
+        needs=f"{ENGINE}, or --engine host; zstd, unless FILE is a .tar.gz; and the network.",
+        examples=(
+            ("one model on one OS", "nox -s bundle -- R620 --os debian12"),
+            ("for two versions of Python", "nox -s bundle -- R620 --os el9 --python 3.11 --python 3.12"),
+        ),
+    ),
     "sweep": Verb(
         module="sweep",
         summary="build one cell of each compilation, and write docs/coverage.md",

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pikaforge.errors import ConfigError, HostError, UnreachableError
+from pikaforge.host import offline
 from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.http import CutError, HttpError, Retries, local_path, phrase, redacted
 from pikaforge.host.partial import PartialFile, range_of, remaining, validator_of
@@ -179,6 +180,9 @@ class Downloads:
         sources = [*(_at(mirror, wanted.name) for mirror in self._mirrors), wanted.url]
         for index, url in enumerate(sources):
             self._check_aborted()
+            if not url.startswith("file:"):
+                hint = f"or put a file with SHA-256 {wanted.sha256} at {path}{self._option}"
+                offline.refuse(f"{wanted.name} ({redacted(url)})", hint=hint)
             try:
                 self._take(url, part, wanted)
             except _SourceError as failed:

@@ -40,6 +40,7 @@ LIMITS = (
     (re.compile(r"POST \S*/containers/[^/]+/kill"), KILL),
     (re.compile(r"DELETE \S*/(containers|networks)/[^/]+"), REMOVAL),
     (re.compile(r"GET \S*/containers/[^/]+/(archive|logs)"), WORK),
+    (re.compile(r"GET \S*/images/get"), WORK),
     (re.compile(r"GET \S*"), QUESTION),
 )
 """Limits by method and path, of which the first that fits counts; `WORK` for all else."""

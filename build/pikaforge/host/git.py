@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pikaforge.host.git_program import failure, git
+from pikaforge.host.git_program import failure, git, refuse_offline
 from pikaforge.host.git_urls import COMMIT, NETWORK
 
 ANY = (*NETWORK, "file")
@@ -95,6 +95,7 @@ def remote_ref(url: str, name: str) -> Ref | None:
         return Ref(name=name, commit=name, moving=False)
     full = [name] if name.startswith("refs/") else [f"refs/tags/{name}", f"refs/heads/{name}"]
     wanted = [*full, *(f"{ref}^{{}}" for ref in full)] + (["HEAD"] if name == "HEAD" else [])
+    refuse_offline(url, name)
     done = git("ls-remote", "--", url, *wanted, protocols=ANY)
     if done.status != 0:
         raise failure(url, done)

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Literal
@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from pikaforge.errors import ConfigError, HostError, UnreachableError
 from pikaforge.host import git as repositories
-from pikaforge.host import process
-from pikaforge.host.git_program import failure, git, pristine, processes_with, resolved
+from pikaforge.host import git_packs, process
+from pikaforge.host.git_program import failure, git, pristine, processes_with, refuse_offline, resolved
 from pikaforge.host.git_urls import COMMIT, NETWORK, leaves, protocol, ref_refusal, refusal
 from pikaforge.host.http import local_path, redacted
 from pikaforge.host.store import locked, remove
@@ -37,17 +37,26 @@ def format_of(commit: str) -> Format:
 class Cache:
     """Bare repositories below a folder, one for each URL."""
 
-    def __init__(self, root: Path, *, local: bool = False, notice: Callable[[str], None] = ignore) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        local: bool = False,
+        notice: Callable[[str], None] = ignore,
+        wanted: Callable[[str, str], None] = git_packs.unnoticed,
+    ) -> None:
         """Touch nothing yet.
 
         Args:
             root: the folder.
             local: whether URLs may name repositories of this machine: the user has named one.
             notice: gets, in one line, what was damaged and is made anew.
+            wanted: gets the URL and commit of each fetch, whether it is there already or not.
         """
         self._root = root.absolute()
         self._local = local
         self._notice = notice
+        self._wanted = wanted
         self._sound: set[Path] = set()
 
     def _named(self, url: str, commit: str) -> Path:
@@ -148,12 +157,14 @@ class Cache:
             ConfigError: it has no such commit, or the URL is one that git must not get.
         """
         protocols = self._protocols(url, commit, ref)
+        self._wanted(url, commit)
         path = self.path(url, commit)
         if self.has(url, commit):
             return path
         with self._locked(path):
             if self.has(url, commit):  # another run was first
                 return path
+            refuse_offline(url, commit)
             self._free(path)
             if self._kept(path, commit):  # and yet objects are missing
                 self._renew(path, format_of(commit))
@@ -192,6 +203,30 @@ class Cache:
         found = git("cat-file", "-e", f"{commit}^{{tree}}", repository=path).status == 0
         return found and git("update-ref", keep, commit, repository=path).status == 0
 
+    def add(self, url: str, commit: str, pack: Path, ends: Sequence[str]) -> None:
+        """Put a commit into the repository of a URL as if it were fetched, from a file of `git_packs.export`.
+
+        Args:
+            url: of the repository.
+            commit: the commit.
+            pack: the file.
+            ends: commits of it whose parents it does not have.
+
+        Raises:
+            ConfigError: the URL is one that git must not get.
+            HostError: the pack is damaged, or does not have the commit with all of its files.
+        """
+        self._protocols(url, commit)
+        path = self.path(url, commit)
+        if self.has(url, commit):
+            return
+        with self._locked(path):
+            self._free(path)
+            git_packs.unpack(pack, path, ends)
+            kept = self._keep(path, commit, f"refs/forge/{commit}")
+        if not kept or not self.has(url, commit):
+            raise HostError(f"{pack} does not have the commit {commit} of {redacted(url)}")
+
     def history(self, url: str, commit: str, ref: str = "") -> tuple[Path, bool]:
         """Fetch a commit with its ancestors; return the repository, and whether all of them are there.
 
@@ -210,6 +245,7 @@ class Cache:
             for wanted in (*attempts, "+refs/*:refs/forge/all/*"):
                 if self._is_complete(path, commit):
                     return path, True
+                refuse_offline(url, f"the history of {commit}")
                 done = git(*FETCH, "--no-tags", "--unshallow", "--", url, wanted, repository=path, protocols=protocols)
                 failed = _failure(url, done) if done.status else None
                 if isinstance(failed, UnreachableError):
@@ -233,6 +269,7 @@ class Cache:
         brought. The result is empty if `base` has them all without such a merge: nothing says where they begin.
         """
         path = self.fetch(url, base)  # `base` need not be an ancestor of `head`
+        refuse_offline(url, head)
         protocols = self._protocols(url, head)
         begin = ("fetch", "--quiet", "--force", "--no-tags")
         with self._locked(path):

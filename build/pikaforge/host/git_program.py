@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pikaforge.errors import HostError, UnreachableError
-from pikaforge.host import process
-from pikaforge.host.git_urls import NETWORK, without_secrets
+from pikaforge.host import offline, process
+from pikaforge.host.git_urls import NETWORK, protocol, without_secrets
 from pikaforge.host.http import local_path, redacted
 
 TIMEOUT = 3600.0
@@ -121,6 +121,17 @@ def resolved(url: str) -> str:
     """Return a URL as the user's insteadOf rules make it."""
     done = git("ls-remote", "--get-url", "--", url)
     return done.text().removesuffix("\n") if done.status == 0 else url
+
+
+def refuse_offline(url: str, wanted: str) -> None:
+    """Raise OfflineError in the offline mode, unless a repository is on this machine, also by a rule of the user.
+
+    Args:
+        url: of the repository.
+        wanted: the ref or commit that is asked for.
+    """
+    if offline.active() and protocol(resolved(url)) != "file":
+        offline.refuse(f"{wanted} of {redacted(url)}")
 
 
 def failure(url: str, done: process.Completed, *, partial: bool = False) -> HostError:

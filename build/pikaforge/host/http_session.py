@@ -25,7 +25,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 from urllib3.exceptions import InvalidHeader, MaxRetryError, NameResolutionError, ProtocolError, SSLError
 
-from pikaforge.host import http
+from pikaforge.host import http, offline
 from pikaforge.host.http import BLOCK, TRANSIENT, Content, CutError, HttpError, Login, Retries, TooLargeError
 
 if TYPE_CHECKING:
@@ -318,6 +318,7 @@ class Client:
     def _send(
         self, method: str, url: str, body: Content | None, headers: Mapping[str, str] | None, retry: _Retry
     ) -> Answer:
+        offline.refuse(http.redacted(url))
         with _opened(body) as data:
             self._adapter.max_retries = retry
             try:

@@ -5,17 +5,28 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pikaforge.errors import HostError, UnreachableError
-from pikaforge.host import compiler_cache, podman, replies
-from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, engine_full, load_sdk
+from pikaforge.host import compiler_cache, offline, podman, replies
+from pikaforge.host.connection import (
+    LABEL,
+    EngineConnection,
+    brief,
+    engine_errors,
+    engine_full,
+    load_sdk,
+    refuse_error,
+)
 from pikaforge.host.disk import SAID, full_disk_errors, said_in
 
 KEPT = "pikaforge-kept-"
 """Start of the names of volumes with data that outlives a server."""
+BLOCK = 1 << 20
+"""Bytes of an archive that are read at once."""
 CONFLICT = 409
 """HTTP status of an engine that cannot remove what is in use."""
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -70,6 +81,7 @@ class EngineImages(EngineConnection):
         """
         from pikaforge.host.http_session import LOST, timed_out  # noqa: PLC0415
 
+        offline.refuse(f"the image {reference}")
         sdk = load_sdk()
         repository, tag = sdk.utils.parse_repository_tag(reference)
         try:
@@ -127,6 +139,10 @@ class EngineImages(EngineConnection):
         self, *, context: bytes, target: str, tag: str, args: Mapping[str, str], labels: Mapping[str, str], log: Path
     ) -> ImageFacts | None:
         """Build one stage of the Dockerfile in `context` (a tar archive); return None if a step failed, see `log`."""
+        offline.refuse(
+            f"the image {tag}, whose packages come from a distribution's mirror,",
+            hint="another matrix.yaml, docker/ or sources.lock than when the bundle was made? then make it again",
+        )
         failed, full = False, ""
         with self._calls().closing(), full_disk_errors(log.parent), log.open("a", encoding="utf-8") as file:
             stream = self._client().api.build(
@@ -150,6 +166,40 @@ class EngineImages(EngineConnection):
         if failed and full:
             raise engine_full(full, where=str(log))
         return None if failed else self.image(tag)
+
+    @contextmanager
+    def saved(self, references: Sequence[str]) -> Iterator[Iterator[bytes]]:
+        """Open an archive of images, as `docker save` writes it, in blocks. The SDK can only ask for one image."""
+        with engine_errors(f"the engine could not save {', '.join(references)}"), self._calls().closing():
+            api = self._client().api
+            url = f"{api.base_url}/v{api.api_version}/images/get"
+            answer = api.get(url, params={"names": list(references)}, stream=True)
+            refuse_error(answer)
+            yield iter(lambda: bytes(answer.raw.read(BLOCK)), b"")
+
+    @engine_errors("the engine could not load images")
+    def load(self, archive: Iterator[bytes]) -> None:
+        """Load the images of an archive, as `docker load` does.
+
+        Args:
+            archive: its blocks.
+        """
+        api = self._client().api
+        url = f"{api.base_url}/v{api.api_version}/images/load"
+        answer = api.post(url, data=archive, params={"quiet": "true"}, headers={"Content-Type": "application/x-tar"})
+        refuse_error(answer)
+        for line in answer.text.splitlines():
+            event = replies.parse(replies.Event, json.loads(line) if line.startswith("{") else {"stream": line})
+            if event.error is not None:
+                if full := said_in(event.error.splitlines()):
+                    raise engine_full(full)
+                raise HostError(f"the engine could not load images: {' '.join(event.error.split())[:300]}")
+
+    def image_size(self, reference: str) -> int:
+        """Return the bytes of an image, unpacked; 0 if the engine does not say it."""
+        with engine_errors():
+            found = replies.parse(replies.ImageReply, self._client().images.get(reference).attrs)
+        return found.size or 0
 
     @engine_errors()
     def owned_images(self) -> list[tuple[str, tuple[str, ...], int]]:

@@ -315,6 +315,37 @@ def output(argv: Argv, *, stdin: IO[bytes]) -> Iterator[IO[bytes]]:
             yield io.BufferedReader(_Output(started, errors), 1 << 16)
 
 
+@contextmanager
+def filtered(argv: Argv, *, output: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Start a program that reads what is written to the stream, and writes to a file.
+
+    Args:
+        argv: program and arguments.
+        output: the file.
+
+    Raises:
+        HostError: it cannot be started, or fails.
+    """
+    with tempfile.TemporaryFile() as errors:
+        options = {"env": environment(), "stdin": subprocess.PIPE, "stdout": output, "stderr": errors}
+        with _started(argv, options) as started:
+            assert started.stdin is not None
+            with suppress(BrokenPipeError):  # it has ended, and its status says so
+                yield started.stdin
+                started.stdin.close()
+            if started.wait() != 0:
+                errors.seek(0)
+                said = errors.read(1000).decode("utf-8", "replace").strip()
+                raise full_or_failed(argv[0], said)
+
+
+def full_or_failed(program: str, said: str) -> FullDiskError | HostError:
+    """Return the error of a program that has failed, by what it has said."""
+    if full := said_in(said.splitlines()):
+        return FullDiskError(f"no space left for `{program}`: {full}", hint=HINT)
+    return HostError(f"`{program}` failed: {said or 'without a word'}")
+
+
 def start_time(pid: int) -> str | None:
     """Return when a process has started, in clock ticks since boot (/proc/PID/stat, field 22); None if it has ended."""
     try:

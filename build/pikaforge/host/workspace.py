@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pikaforge.errors import HostError, StageError, StageFailure
-from pikaforge.host import logs
+from pikaforge.host import git_packs, logs
 from pikaforge.host.confinement import FACTS_LINES, USUAL, Bounds, OutputError
 from pikaforge.host.download import Downloads
 from pikaforge.host.hashing import files_digest
@@ -54,6 +54,8 @@ class Workspace:
     """How much a job may use."""
     given: Mapping[str, Path] = field(default_factory=dict)
     """Local files that are used instead of pinned tarballs, by the name of the library in them."""
+    git_wanted: Callable[[str, str], None] = git_packs.unnoticed
+    """Gets URL and commit of what is fetched by git, whether it is there already or not."""
     home: Path = field(default=HOME)
     matrix: Path | None = None
     """The configuration file. Logs of two of them are kept apart."""
@@ -66,7 +68,7 @@ class Workspace:
     def sweep(self) -> int:
         """Remove what killed runs have left in the folders that they write to, and for temporary files; count it."""
         folders = (self.base, self.dist, *filter(Path.is_dir, self.dist.glob("*")), self.lock.path.parent)
-        folders += tuple(self.out / name for name in ("sample", "downloads", "bench"))
+        folders += tuple(self.out / name for name in ("sample", "downloads", "bench", "wheels"))
         return self.store.sweep() + sum(map(sweep, dict.fromkeys(folders))) + sweep_temporary()
 
     def log_path(self, label: str, stage: str) -> Path:

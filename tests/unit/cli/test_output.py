@@ -144,4 +144,5 @@ def test_only_this_module_prints() -> None:
         for path in root.rglob("*.py")
         if "runtime" not in path.parts and re.search(r"\bprint\(|print_exc|sys\.std(out|err)\.write", path.read_text())
     }
-    assert found == {"cli/output.py"}
+    # The reader of bundles runs before there is an environment for the others.
+    assert found == {"cli/output.py", "bundle/reader.py"}

@@ -14,6 +14,7 @@ from pikaforge.cli.context import Context
 from pikaforge.cli.plan_output import left_out
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
+from pikaforge.host import offline
 from pikaforge.host.process import cwd
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist
@@ -70,6 +71,7 @@ def prepare(context: Context) -> PreparedRun:
     left = engine.sweep(output.note) + workspace.sweep()
     if left:
         output.note(f"removed {left} leftovers of a run that was killed")
+    _take_bundle(context, workspace)
     pipeline = context.pipeline(workspace)
     pipeline.identify_source()
     printer = output.Printer()
@@ -77,6 +79,17 @@ def prepare(context: Context) -> PreparedRun:
     if flags is None:  # the engine is on another machine: a container has to look
         flags = engine.cpu_flags(pipeline.tools_image(printer))
     return PreparedRun(workspace=workspace, pipeline=pipeline, machine=context.machine(flags), printer=printer)
+
+
+def _take_bundle(context: Context, workspace: Workspace) -> None:
+    """Fill the caches from the unpacked bundle that PIKAFORGE_OFFLINE names, if it names one."""
+    folder = offline.folder()
+    if folder is not None:
+        from pikaforge.bundle import feed  # noqa: PLC0415  # most builds have none
+
+        cells = context.cells()
+        feed.check_cells(folder, cells)
+        feed.fill(folder, workspace, cells, output.note)
 
 
 OPTIONS = (

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from pikaforge.errors import UnreachableError
-from pikaforge.host import process
+from pikaforge.host import offline, process
 
 TIMEOUT = 1800.0
 SHOWN_WITHIN = 30.0
@@ -47,6 +47,7 @@ def root_tar(suite: str, target: Path, *, mirror: str | None, log: Path) -> None
     Raises:
         HostError: mmdebstrap is missing, or its mirror cannot be reached.
     """
+    offline.refuse(f"the base image {suite}, which is made from the distribution's packages,")
     tool = process.require("mmdebstrap", hint=HINT)
     argv = [tool, "--variant=minbase", "--format=tar", suite, str(target), *([mirror] if mirror else [])]
     done = process.run(argv, env=process.environment({"SOURCE_DATE_EPOCH": "0"}), timeout=TIMEOUT)

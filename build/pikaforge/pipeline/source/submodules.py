@@ -57,7 +57,10 @@ def links(facts: Mapping[str, Sequence[tuple[str, ...]]], bases: Mapping[str, st
 def fetched(workspace: Workspace, origin: Origin) -> git_cache.Cache:
     """Return the fetched commits, for a source: only one that is a clone on this machine may name others there."""
     return git_cache.Cache(
-        workspace.out / "git", local=origin.local and origin.kind == "git", notice=workspace.lock.notices.append
+        workspace.out / "git",
+        local=origin.local and origin.kind == "git",
+        notice=workspace.lock.notices.append,
+        wanted=workspace.git_wanted,
     )
 
 
