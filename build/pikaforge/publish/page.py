@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
-ASSETS = Path(__file__).resolve().parent / "assets"
+ASSETS = Path(__file__).resolve().parents[1] / "pages" / "assets"
 TEMPLATE = "index.html.jinja"
 UNRESERVED = "/!'()*~"
 """What JavaScript's encodeURIComponent leaves unchanged, and the slash: page and script write the same links."""
@@ -74,8 +74,8 @@ def page(catalogue: Catalogue, install: Install, fleet: Fleet) -> str:
         images=sorted({repository.image for repository in repositories}, key=natural),
         formats=[kind.name for kind in formats() if kind.name in present],
         # These three are made here, and are put into the page as they are.
-        style=Markup(_asset("page.css")),  # noqa: S704
-        script=Markup(_asset("page.js")),  # noqa: S704
+        style=Markup(_asset("index.css")),  # noqa: S704
+        script=Markup(_asset("index.js")),  # noqa: S704
         json=Markup(_embedded(data)),  # noqa: S704
     )
 

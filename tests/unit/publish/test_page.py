@@ -258,7 +258,7 @@ class TestSafety:
         (script,) = [element for element in reader.all("script") if "type" not in element.attributes]
         assert not re.search(r"https?:|\bfetch\b|XMLHttpRequest|\bimport\b|innerHTML|\beval\b", script.text)
 
-    @pytest.mark.parametrize("name", ["page.css", "page.js"])
+    @pytest.mark.parametrize("name", ["index.css", "index.js"])
     def test_an_asset_can_be_inlined_and_names_no_product(self, name: str) -> None:
         text = (ASSETS / name).read_text()
         assert not re.search(r"</(script|style)|<!--|\r", text, re.IGNORECASE)
@@ -522,7 +522,7 @@ class TestControls:
         }
 
     def test_the_script_finds_what_it_asks_for(self) -> None:
-        script = (ASSETS / "page.js").read_text()
+        script = (ASSETS / "index.js").read_text()
         listed = re.search(r"=\s*\[([^]]*)\]\.map\(by\)", script)
         assert listed
         asked = {*re.findall(r'"(\w+)"', listed[1]), *re.findall(r'(?:getElementById|by)\("(\w+)"\)', script)}
@@ -635,7 +635,7 @@ def asked_of(told: Catalogue, asked: Iterable[str]) -> dict[str, Answer]:
     if node is None:
         pytest.skip("node is missing: it runs the page's script without a browser")
     hashes = list(asked)
-    given = json.dumps([str(ASSETS / "page.js"), rendered(told).data, hashes])
+    given = json.dumps([str(ASSETS / "index.js"), rendered(told).data, hashes])
     ran = subprocess.run([node, "-e", HARNESS], input=given, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stderr
     return dict(zip(hashes, json.loads(ran.stdout), strict=True))
