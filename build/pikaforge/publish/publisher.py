@@ -10,7 +10,8 @@ from pathlib import Path
 from pikaforge.config.schema import Spec
 from pikaforge.errors import PublishError
 from pikaforge.host.leftovers import temporary_folder
-from pikaforge.publish import diff, generation, page
+from pikaforge.pages import page
+from pikaforge.publish import diff, generation
 from pikaforge.publish.diff import Item, RepositoryDiff
 from pikaforge.publish.generation import GenerationInputs, Signing
 from pikaforge.publish.root_files import root_files
