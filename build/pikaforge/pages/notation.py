@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
+
+from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
+
+LABELS: Mapping[str, str] = {SBOM_SUFFIX: "SBOM", PROVENANCE_SUFFIX: "provenance", SIGNATURE_SUFFIX: "signature"}
+"""Labels of the files beside a package, by what their names have behind the package's name."""
 
 
 def natural(text: str) -> tuple[tuple[str, int], ...]:

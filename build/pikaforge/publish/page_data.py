@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from pydantic import Field
 
-from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
 from pikaforge.config.scalars import Strict
 from pikaforge.formats.format import Format, every
-from pikaforge.pages.notation import moment, natural, size
+from pikaforge.pages.notation import LABELS, moment, natural, size
 from pikaforge.publish.state import Artifact, Catalogue, File, Repository
 
-LABELS: Mapping[str, str] = {SBOM_SUFFIX: "SBOM", PROVENANCE_SUFFIX: "provenance", SIGNATURE_SUFFIX: "signature"}
-"""Labels of the files beside an artifact, by what their names have behind the artifact's name."""
 ROLES = ("main", "allocator", "debug")
 """In the order of the page."""
 
