@@ -25,6 +25,8 @@ class CollectedPackages:
     """Packages, and their files on this machine."""
 
     items: tuple[Item, ...]
+    records: tuple[CellRecord, ...]
+    """What the build reports have of their cells."""
     sources: Mapping[tuple[str, str], Path]
     """By place and path: each artifact, and the files beside it."""
 
@@ -51,7 +53,7 @@ def collect(chosen: Sequence[tuple[FoundReport, CellRecord]], spec: Spec, *, now
             items.append(item)
             for file in item.artifact.files():
                 sources[item.place, file.path] = path.with_name(file.name)
-    return CollectedPackages(items=tuple(items), sources=sources)
+    return CollectedPackages(items=tuple(items), records=tuple(cell for _, cell in chosen), sources=sources)
 
 
 def _artifact(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pikaforge.pages.notation import moment, natural
 from pikaforge.pages.page import render
+from pikaforge.pipeline.report_page import page as report_page
 from pikaforge.publish.page_data import Fleet, Install, formats, page_data
 from pikaforge.publish.state import CATALOGUE, Catalogue
 
@@ -31,6 +32,7 @@ def page(catalogue: Catalogue, install: Install, fleet: Fleet) -> str:
         catalogue=catalogue,
         data=data,
         data_file=CATALOGUE,
+        report_page=report_page.NAME,
         files=sum(len(repository.artifacts) for repository in repositories),
         repositories=len(repositories),
         newest=max((moment(repository.published) for repository in repositories), default=""),

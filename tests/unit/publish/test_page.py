@@ -274,7 +274,7 @@ class TestLinks:
             parts = urlsplit(link)
             assert not (parts.scheme or parts.netloc or parts.query or parts.fragment), link
             assert not link.startswith("/") and ".." not in link.split("/")
-        assert sorted(map(unquote, links)) == sorted([*files(told), KEY.path, "repo.json"])
+        assert sorted(map(unquote, links)) == sorted([*files(told), KEY.path, "repo.json", "report.html"])
 
     def test_letters_that_mean_something_in_a_link_are_encoded(self) -> None:
         told = catalogue(repository("a:b", "R?#%", artifact("tarballs/x+y ü~.tar.gz", format="tar", beside=())))

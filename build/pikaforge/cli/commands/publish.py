@@ -151,7 +151,9 @@ class _PublishRun:
                 yield self._index(name, site, found)
                 continue
             publisher = self._publisher(site, url, product)
-            yield self._publish(name, publisher, PublishRequest(items=found.items), from_folder(found.sources))
+            yield self._publish(
+                name, publisher, PublishRequest(items=found.items, records=found.records), from_folder(found.sources)
+            )
 
     def _refuse_not_run(self, name: str, found: CollectedPackages) -> None:
         """Raise PublishError if a destination takes only packages that were run, and some were not."""
@@ -300,7 +302,7 @@ class _PublishRun:
         self._refuse_unsigned([item.artifact for item in found.items], offering.site.where)
         publisher = self._publisher(*self._site(name), offering.product)
         with found.source() as source:
-            return self._publish(name, publisher, PublishRequest(items=found.items), source)
+            return self._publish(name, publisher, PublishRequest(items=found.items, records=found.records), source)
 
     def _publish(self, name: str, publisher: Publisher, request: PublishRequest, source: Source) -> PublishSummary:
         """Carry out a request at a destination, or find out what it would change."""
