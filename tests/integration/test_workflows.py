@@ -41,7 +41,7 @@ NAMES = ("build", "ci")
 RUNNER = "ubuntu-24.04"
 READ = {"contents": "read"}
 ATTEST = {**READ, "id-token": "write", "attestations": "write"}
-SESSIONS = ("matrix", "build", "publish", "tests", "lint")
+SESSIONS = ("matrix", "build", "report", "publish", "tests", "lint")
 """Those that run lines come to."""
 SELECT = "R[67]20-debian12-none"
 """Two models with one target: one compilation, and it is the one of the finished build."""
@@ -413,6 +413,16 @@ def test_the_publish_job_signs_and_publishes_what_the_build_jobs_made(
         subprocess.run(checked, cwd=path.parent, check=True, timeout=60)
     published = {path.name for path in (built.checkout / upload["path"]).rglob("*") if path.is_file()}
     assert {path.name for path in packages} <= published
+
+
+def test_the_report_job_shows_all_cells_on_one_page(built: Runner, entry: dict[str, str]) -> None:
+    job = workflow("build")["jobs"]["report"]
+    [upload] = [step["with"] for step in job["steps"] if "upload-artifact" in step.get("uses", "")]
+    page = built.checkout / upload["path"]
+    page.unlink(missing_ok=True)
+    assert built.job(job) == 0, built.printed
+    text = page.read_text(encoding="utf-8")
+    assert all(f'id="cell:{cell}"' in text for cell in entry["cells"].split())
 
 
 def test_the_tests_job_runs_tests(runner: Runner) -> None:

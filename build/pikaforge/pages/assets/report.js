@@ -219,11 +219,11 @@
       if (node.cache) notes.push(quiet((notes.length ? ", " : "") + "compiler cache " + node.cache.slice(0, 12)));
       if (node.blocked_by) notes.push("needs " + node.blocked_by + ", which failed");
       if (node.error.length > 0) notes.push(block(node.error.join("\n"), "What failed in " + node.stage));
-      for (const log of node.logs) {
-        notes.push(fold("end of " + log.name, () => make("div", {},
-          block(facts(log.end) || "(empty)", "The last lines of " + log.name),
-          make("a", { href: link(log.path) }, "the whole log"))));
-      }
+      const logs = node.logs.map((log) => fold("end of " + log.name.slice(log.name.indexOf("/") + 1), () => make("div", {},
+        block(facts(log.end) || "(empty)", "The last lines of " + log.name),
+        make("a", { href: link(log.path) }, "the whole log"))));
+      if (logs.length > 2) notes.push(fold(logs.length + " logs", () => make("div", {}, ...logs)));
+      else notes.push(...logs);
       return [
         [make("strong", {}, node.stage), " ", quiet(node.label)], badge(node.status), seconds(node.seconds),
         make("span", { class: "track", "aria-hidden": "true" }, bar), notes,
