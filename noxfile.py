@@ -227,6 +227,12 @@ def publish(session: nox.Session) -> None:
 
 
 @nox_session()
+def report(session: nox.Session) -> None:
+    """Put the build reports of several runs on one page: nox -s report -- DIR."""
+    run_tool(session, "report")
+
+
+@nox_session()
 def bench(session: nox.Session) -> None:
     """Compare models or allocators under load, with a plot: nox -s bench -- R620 --allocators."""
     run_tool(session, "bench", environment="bench", extras=("bench",))

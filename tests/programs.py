@@ -21,12 +21,15 @@ PROGRAMS = frozenset({
     # of setup.sh
     "git", "gpg", "gpgconf", "gpg-connect-agent", "gpgv", "openssl", "python3", "zstd",
     # of setup.sh for tests
-    "busybox", "c++", "c++filt", "cc", "ccache", "cmake", "dpkg-source", "g++", "gcc", "lintian", "make", "node",
-    "objcopy", "objdump", "patchelf", "podman", "readelf", "rpmlint", "shellcheck", "strip", "xz",
+    "busybox", "c++", "c++filt", "cc", "ccache", "chromium", "cmake", "dpkg-source", "g++", "gcc", "lintian", "make",
+    "node", "objcopy", "objdump", "patchelf", "podman", "readelf", "rpmlint", "shellcheck", "strip", "xz",
 })
 # fmt: on
 OPTIONAL = {
     "diffoscope": "shows how packages differ where they must not",
+    "chromium-browser": "a browser of another name than Debian's",
+    "google-chrome": "a browser of another name than Debian's",
+    "npm": "fetches what judges pages for people with a screen reader; GitHub's machines have it",
     "docker-registry": "is downloaded where it is not installed",
     "dockerd": "an engine of a test's own, which may get stuck; where only podman is, there is none",
     "gfortran": "one of the long tests; programs of C and C++ are judged in the same way",

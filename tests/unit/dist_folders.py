@@ -10,8 +10,8 @@ from pikaforge.formats import format as formats
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.host.hashing import digest
 from pikaforge.pipeline.report import write
+from pikaforge.pipeline.report_page.merge import FoundReport
 from pikaforge.pipeline.report_record import BuildReport, CellRecord
-from pikaforge.publish.collect import FoundReport
 
 
 def cell(id_: str, **changes: Any) -> CellRecord:

@@ -35,7 +35,7 @@ PACKAGED = ("utils", "lib", "licenses", "bin", "conf", "include")
 """Folders of a package."""
 MADE_FILES = (
     "sources.lock", "docs/coverage.md", "manifest.json", "report.json", "result.json", "repository.json", "repo.json",
-    "index.html", "repomd.xml", "X.sbom.json", "X.intoto.json",
+    "index.html", "report.html", "repomd.xml", "X.sbom.json", "X.intoto.json",
 )  # fmt: skip
 """Files that the tool writes, so that a checkout need not have them."""
 SKIPPED = re.compile(r"\..*|__pycache__|download|out|dist|repo|repo-.*|.*\.egg-info")

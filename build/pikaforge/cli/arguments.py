@@ -304,6 +304,20 @@ def _doctor(verb: argparse.ArgumentParser) -> None:
     _engine(verb)
 
 
+def _report(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "folders", nargs="*", metavar="DIR", help="a folder with a report.json, or with such folders; default: dist/"
+    )
+    verb.add_argument(
+        "--since",
+        default="",
+        metavar="PUBLISHED",
+        help="show what has changed since this report: a report.json, or a folder or URL of a published root with one",
+    )
+    verb.add_argument("--page", default="", metavar="FILE", help="the page to write; default: dist/report.html")
+    verb.add_argument("--logs", default="", metavar="DIR", help="show the ends of the logs below this folder: out/logs")
+
+
 def _lock(verb: argparse.ArgumentParser) -> None:
     inputs = _inputs(verb)
     inputs.add_argument(
@@ -348,6 +362,7 @@ OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "bench": _bench,
     "publish": _publish,
     "doctor": _doctor,
+    "report": _report,
     "lock": _lock,
     "patches": _patches,
     "images": _images,
@@ -361,6 +376,7 @@ USAGE: Mapping[str, str] = {
     "audit": "(--model M | --target T) [options] PATH ...",
     "check": "[options] [FILE ...]",
     "verify": "[options] PATH ...",
+    "report": "[options] [DIR ...]",
     "patches": "[options] {list,check}",
     "images": "[options] {list,remove}",
     "cache": "[options] {list,clean}",

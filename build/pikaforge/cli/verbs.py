@@ -206,6 +206,22 @@ run is left out, and the output says so. All cells have one image. Figures and p
 }
 
 PUBLISH: dict[str, Verb] = {
+    "report": Verb(
+        module="report",
+        summary="put the build reports of several runs on one page",
+        about="""\
+Write one page, dist/report.html, from the report.json of each DIR and of the folders in it. A build writes the page \
+of its own report; this is for the jobs of a CI run. The page is one file that loads nothing. It shows the matrix as a \
+grid, and for each cell stages, checks, findings, flags, linkage, digests and packages.
+
+If two reports have a cell, the later one counts. Reports that contradict each other are refused. With --matrix, cells \
+that no report has are shown as not built, and reports of other products are left out.""",
+        needs="neither an engine nor the network, unless --since is a URL.",
+        examples=(
+            ("the jobs' reports, with what is not built", "nox -s report -- dist --matrix matrix.yaml"),
+            ("what has changed since the last published one", "nox -s report -- --since repo-stable"),
+        ),
+    ),
     "publish": Verb(
         module="publish",
         summary="put packages into repositories; roll back; promote",

@@ -1,4 +1,4 @@
-"""dist/: packages with SBOM and provenance, sums, signatures, and the build report."""
+"""dist/: packages with SBOM and provenance, sums, signatures, and the build report with its page."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from pikaforge.pipeline import package, report
 from pikaforge.pipeline.dist_folder import descriptions, drop_stale_signature, put_package, write_sums
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.package import PackageFacts
+from pikaforge.pipeline.report_page import page
 from pikaforge.pipeline.report_record import BuildReport, CellRecord
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import TOOLS_NODE
@@ -125,7 +126,7 @@ class _DistWriter:
             dist=self.workspace.dist,
             now=datetime.now(timezone.utc),
         )
-        report.write(self.workspace.dist, made)
+        page.write_beside(report.write(self.workspace.dist, made), made, logs=self.workspace.out / "logs")
         notices = self.signer.notices if self.signer is not None else ()
         return DistFiles(report=made, artifacts=files, written=self.written, notices=notices)
 
@@ -172,7 +173,9 @@ def _described(path: Path, builder: Builder) -> bool:
     return named is not None and named.compiler_caches == builder.compiler_caches
 
 
-def sign(folder: Path, done: BuildReport, cells: Collection[str], signer: Signer, insert: Insert) -> BuildReport:
+def sign(
+    folder: Path, done: BuildReport, cells: Collection[str], signer: Signer, insert: Insert, *, logs: Path | None = None
+) -> BuildReport:
     """Sign what a build without a key has put under dist/: files whose formats hold a signature; sums and all files.
 
     Args:
@@ -181,6 +184,7 @@ def sign(folder: Path, done: BuildReport, cells: Collection[str], signer: Signer
         cells: ids of the cells to be signed; the others are left alone.
         signer: the key.
         insert: puts signatures into files.
+        logs: the folder with the builds' logs, for the report's page.
 
     Returns:
         The report with the digests of the files that have a signature inside now. It is written, too.
@@ -210,7 +214,7 @@ def sign(folder: Path, done: BuildReport, cells: Collection[str], signer: Signer
             for name in (*digests, SUMS):
                 signer.sign(place / name)
         signed = done.model_copy(update={"cells": tuple(changed)})
-        report.write(folder, signed)
+        page.write_beside(report.write(folder, signed), signed, logs=logs)
     return signed
 
 

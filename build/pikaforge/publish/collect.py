@@ -11,7 +11,8 @@ from pikaforge.config.schema import Spec
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.formats.format import BuildOrigin, of
 from pikaforge.host.store import sha256
-from pikaforge.pipeline.report import all_of, package_path
+from pikaforge.pipeline.report import package_path
+from pikaforge.pipeline.report_page.merge import FoundReport
 from pikaforge.pipeline.report_record import BuildReport, CellRecord
 from pikaforge.publish.diff import Item
 from pikaforge.publish.state import Artifact, File
@@ -20,53 +21,14 @@ BESIDE = (SBOM_SUFFIX, PROVENANCE_SUFFIX, SIGNATURE_SUFFIX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundReport:
-    """A report, and the folder that it is about."""
-
-    folder: Path
-    report: BuildReport
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CollectedPackages:
     """Packages, and their files on this machine."""
 
     items: tuple[Item, ...]
+    records: tuple[CellRecord, ...]
+    """What the build reports have of their cells."""
     sources: Mapping[tuple[str, str], Path]
     """By place and path: each artifact, and the files beside it."""
-
-
-def reports(dist: Path) -> list[FoundReport]:
-    """Read the reports of a folder and those of its folders, in which the jobs of a CI run leave theirs."""
-    folders = [dist, *sorted(path for path in dist.glob("*/") if path.is_dir())]
-    return [FoundReport(folder=folder, report=report) for folder in folders for report in all_of(folder)]
-
-
-def cells(found: Sequence[FoundReport]) -> dict[str, tuple[FoundReport, CellRecord]]:
-    """Return the cells of reports, by id.
-
-    If two reports have a cell, the later one counts. If both have built the same compilation, the one counts whose
-    target was run.
-    """
-    chosen: dict[str, tuple[FoundReport, CellRecord]] = {}
-    for each in found:
-        for cell in each.report.cells:
-            if cell.id not in chosen or _counts_more(cell, chosen[cell.id][1]):
-                chosen[cell.id] = (each, cell)
-    return chosen
-
-
-def _counts_more(cell: CellRecord, other: CellRecord) -> bool:
-    alike = cell.status == other.status == "done" and _compiled(cell) == _compiled(other)
-    if alike and bool(cell.not_run) != bool(other.not_run):
-        return not cell.not_run
-    return cell.finished > other.finished
-
-
-def _compiled(cell: CellRecord) -> str:
-    """Return the key of the compilation that the cell's packages hold."""
-    label = f"{cell.image}-{cell.target}-{cell.allocator}"
-    return next((stage.key for stage in cell.stages if (stage.stage, stage.label) == ("compile", label)), "")
 
 
 def collect(chosen: Sequence[tuple[FoundReport, CellRecord]], spec: Spec, *, now: str) -> CollectedPackages:
@@ -91,7 +53,7 @@ def collect(chosen: Sequence[tuple[FoundReport, CellRecord]], spec: Spec, *, now
             items.append(item)
             for file in item.artifact.files():
                 sources[item.place, file.path] = path.with_name(file.name)
-    return CollectedPackages(items=tuple(items), sources=sources)
+    return CollectedPackages(items=tuple(items), records=tuple(cell for _, cell in chosen), sources=sources)
 
 
 def _artifact(

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import posixpath
-import re
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timezone
-from functools import lru_cache
+from collections.abc import Callable, Iterable
 
 from pydantic import Field
 
-from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
 from pikaforge.config.scalars import Strict
 from pikaforge.formats.format import Format, every
+from pikaforge.pages.notation import LABELS, moment, natural, size
 from pikaforge.publish.state import Artifact, Catalogue, File, Repository
 
-LABELS: Mapping[str, str] = {SBOM_SUFFIX: "SBOM", PROVENANCE_SUFFIX: "provenance", SIGNATURE_SUFFIX: "signature"}
-"""Labels of the files beside an artifact, by what their names have behind the artifact's name."""
 ROLES = ("main", "allocator", "debug")
 """In the order of the page."""
 
@@ -147,11 +142,6 @@ def formats() -> list[Format]:
     return sorted(every(), key=lambda kind: not kind.families)
 
 
-def natural(text: str) -> tuple[tuple[str, int], ...]:
-    """Return a sort key that puts R620 before R6415."""
-    return tuple((other, int(digits or 0)) for other, digits in re.findall(r"([^0-9]*)([0-9]*)", text))
-
-
 def _by_image(repositories: Iterable[Repository]) -> dict[str, list[Repository]]:
     """Return the repositories by image, both with the newest publication first.
 
@@ -181,28 +171,3 @@ def _newest_first(artifacts: Iterable[Artifact]) -> list[Artifact]:
     )
     by_version = sorted(by_kind, key=lambda artifact: natural(artifact.product_version), reverse=True)
     return sorted(by_version, key=lambda artifact: moment(artifact.published), reverse=True)
-
-
-# ---- notation
-
-
-@lru_cache(maxsize=4096)
-def moment(text: str) -> str:
-    """Return a point in time in UTC, to the second, in one notation; a text that is none is returned unchanged."""
-    try:
-        found = datetime.fromisoformat(re.sub("Z$", "+00:00", text))  # Python 3.10 knows no Z
-    except ValueError:
-        return text
-    if found.tzinfo is None:
-        found = found.replace(tzinfo=timezone.utc)
-    return found.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def size(number: int) -> str:
-    """Return a number of bytes for people."""
-    amount = float(number)
-    for unit in ("B", "KiB", "MiB"):
-        if amount < 1024:
-            return f"{number} B" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} GiB"

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from pikaforge.errors import PublishError
 from pikaforge.host.leftovers import temporary_folder
+from pikaforge.pipeline.report_record import CellRecord
 from pikaforge.publish.diff import Item
 from pikaforge.publish.publisher import Source, moment
+from pikaforge.publish.root_report import REPORT, REPORT_LIMIT, records
 from pikaforge.publish.sites.site import Site
 from pikaforge.publish.state import CATALOGUE, STATE, STATE_LIMIT, Artifact, File, read_catalogue, read_state
 
@@ -20,6 +22,8 @@ class Promotion:
     """Packages of another site, to be published as they are."""
 
     items: tuple[Item, ...]
+    records: tuple[CellRecord, ...]
+    """What the other site's build report has of their cells."""
     origin: Site
 
     @contextmanager
@@ -65,4 +69,6 @@ def promotion(origin: Site, wanted: Callable[[Artifact], bool]) -> Promotion:
         raise PublishError(
             "nothing that is published there is selected", where=origin.where, hint="see its index page, or repo.json"
         )
-    return Promotion(items=tuple(items), origin=origin)
+    cells = {item.artifact.cell for item in items}
+    known = records(origin.read(REPORT, limit=REPORT_LIMIT))
+    return Promotion(items=tuple(items), records=tuple(each for each in known if each.id in cells), origin=origin)

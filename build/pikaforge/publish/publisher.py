@@ -10,10 +10,13 @@ from pathlib import Path
 from pikaforge.config.schema import Spec
 from pikaforge.errors import PublishError
 from pikaforge.host.leftovers import temporary_folder
-from pikaforge.publish import diff, generation, page
+from pikaforge.pages import page
+from pikaforge.pipeline.report_record import CellRecord
+from pikaforge.publish import diff, generation
 from pikaforge.publish.diff import Item, RepositoryDiff
 from pikaforge.publish.generation import GenerationInputs, Signing
 from pikaforge.publish.root_files import root_files
+from pikaforge.publish.root_report import REPORT, REPORT_LIMIT, report_files
 from pikaforge.publish.sites.site import Site
 from pikaforge.publish.state import (
     CATALOGUE,
@@ -46,6 +49,8 @@ class PublishRequest:
 
     items: tuple[Item, ...] = ()
     """To be published."""
+    records: tuple[CellRecord, ...] = ()
+    """What the build report has of the items' cells."""
     rollback: tuple[str, ...] = ()
     """Places of repositories that are to be switched to the generation before."""
     keep: int | None = None
@@ -103,7 +108,7 @@ class Publisher:
                     change = generation.transaction(each, self._inputs(each, source, Path(scratch), request.valid_days))
                     done.transferred += self.site.commit(change)
                     states.append(change.state)
-            done.pages = list(self._pages(catalogue, [state for state in states if state is not None]))
+            done.pages = list(self._pages(catalogue, [state for state in states if state is not None], request.records))
         return done
 
     def _checked(self, request: PublishRequest, catalogue: Catalogue | None) -> tuple[RepositoryDiff, ...]:
@@ -181,7 +186,7 @@ class Publisher:
             stepwise=self.site.stepwise,
         )
 
-    def _pages(self, old: Catalogue | None, states: Sequence[State]) -> Iterator[str]:
+    def _pages(self, old: Catalogue | None, states: Sequence[State], records: Sequence[CellRecord]) -> Iterator[str]:
         """Write the files of the root from the old catalogue and the new states; yield the names of changed ones.
 
         They are written at every publication, because an earlier one may have been killed before it wrote them.
@@ -197,7 +202,8 @@ class Publisher:
             repositories=tuple(known[path] for path in sorted(known)),
         )
         files = root_files(catalogue, self.spec, key=self.signer.public if self.signer else None)
-        for path, data in {**public, **files}.items():
+        reported = report_files(catalogue, self.site.read(REPORT, limit=REPORT_LIMIT), records)
+        for path, data in {**public, **reported, **files}.items():
             if self.site.write(path, data):
                 yield path
 

@@ -15,7 +15,7 @@ from pikaforge.errors import HostError
 from pikaforge.formats.deb import apt
 from pikaforge.formats.rpm import yum
 from pikaforge.host import extras
-from pikaforge.publish import page
+from pikaforge.pages import page
 from pikaforge.publish.sites import pypi
 
 GOBJECT = "libgobject-2.0.so.0: cannot open shared object file: No such file or directory"

@@ -12,9 +12,9 @@ from unit.dist_folders import cell, write_dist
 from unit.helpers import BASE
 
 from pikaforge.cli import main
+from pikaforge.pipeline.report_page import merge
+from pikaforge.pipeline.report_page.merge import FoundReport
 from pikaforge.pipeline.report_record import BuildReport, StageRecord
-from pikaforge.publish import collect
-from pikaforge.publish.collect import FoundReport
 
 R620, R640 = "R620-debian12-none", "R640-debian12-none"
 COMPILED = StageRecord(stage="compile", label="debian12-t-none", key="of another source", status="done", seconds=1.0)
@@ -100,4 +100,4 @@ def test_of_two_reports_the_one_whose_target_was_run_counts(
         )
         for name, changes in (("first", first), ("second", second))
     ]
-    assert collect.cells(reports)[R640][0].folder.name == counts
+    assert merge.cells(reports)[R640][0].folder.name == counts

@@ -26,6 +26,7 @@ from pikaforge.host import process
 from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.workspace import GUEST
 from pikaforge.pipeline import dist
+from pikaforge.pipeline.report_page import merge
 from pikaforge.pipeline.report_record import CellRecord
 from pikaforge.plan.selectors import Selection, nothing_selected, select_existing
 from pikaforge.publish import collect
@@ -36,7 +37,7 @@ from pikaforge.publish.sites.site import PackageIndex, Site, SiteOptions, Upload
 from pikaforge.publish.state import CATALOGUE, STATE_LIMIT, Artifact, read_catalogue
 
 ARROW = re.compile(r"→|->|:")
-Chosen = tuple[collect.FoundReport, CellRecord]
+Chosen = tuple[merge.FoundReport, CellRecord]
 """A cell, with the build report that has it."""
 
 
@@ -150,7 +151,9 @@ class _PublishRun:
                 yield self._index(name, site, found)
                 continue
             publisher = self._publisher(site, url, product)
-            yield self._publish(name, publisher, PublishRequest(items=found.items), from_folder(found.sources))
+            yield self._publish(
+                name, publisher, PublishRequest(items=found.items, records=found.records), from_folder(found.sources)
+            )
 
     def _refuse_not_run(self, name: str, found: CollectedPackages) -> None:
         """Raise PublishError if a destination takes only packages that were run, and some were not."""
@@ -168,7 +171,7 @@ class _PublishRun:
 
     def _collected(self) -> CollectedPackages:
         """Collect the packages of the selected cells from dist/; they are signed first, if there is a key."""
-        known = collect.cells(self._own_reports())
+        known = merge.cells(self._own_reports())
         built = {
             id_: (cell.model, cell.image, cell.allocator) for id_, (_, cell) in known.items() if cell.status == "done"
         }
@@ -182,13 +185,13 @@ class _PublishRun:
             chosen = self._signed(chosen, self.signer)
         return collect.collect(chosen, self.context.spec, now=moment())
 
-    def _own_reports(self) -> list[collect.FoundReport]:
+    def _own_reports(self) -> list[merge.FoundReport]:
         """Return the reports about the matrix's product.
 
         Raises:
             ConfigError: there are only reports about others.
         """
-        found, own = collect.reports(self.context.dist), self.context.spec.product.name
+        found, own = merge.reports(self.context.dist), self.context.spec.product.name
         mine = [each for each in found if each.report.product == own]
         if found and not mine:
             others = ", ".join(sorted({each.report.product for each in found}))
@@ -211,7 +214,7 @@ class _PublishRun:
 
     def _signed(self, chosen: list[Chosen], signer: Signer) -> list[Chosen]:
         """Sign what a build without a key has left unsigned; return the chosen cells with their new records."""
-        by_folder: dict[Path, tuple[collect.FoundReport, set[str]]] = {}
+        by_folder: dict[Path, tuple[merge.FoundReport, set[str]]] = {}
         for each, cell in chosen:
             by_folder.setdefault(each.folder, (each, set()))[1].add(cell.id)
         signed: dict[Path, dict[str, CellRecord]] = {}
@@ -223,7 +226,7 @@ class _PublishRun:
             return inserters[job.program](job)
 
         for folder, (each, ids) in by_folder.items():
-            new = dist.sign(folder, each.report, ids, signer, insert)
+            new = dist.sign(folder, each.report, ids, signer, insert, logs=self.context.out / "logs")
             signed[folder] = {cell.id: cell for cell in new.cells}
         if signer.made:
             output.show(f"signed {count(len(signer.made), 'file')} that the build has left unsigned")
@@ -299,7 +302,7 @@ class _PublishRun:
         self._refuse_unsigned([item.artifact for item in found.items], offering.site.where)
         publisher = self._publisher(*self._site(name), offering.product)
         with found.source() as source:
-            return self._publish(name, publisher, PublishRequest(items=found.items), source)
+            return self._publish(name, publisher, PublishRequest(items=found.items, records=found.records), source)
 
     def _publish(self, name: str, publisher: Publisher, request: PublishRequest, source: Source) -> PublishSummary:
         """Carry out a request at a destination, or find out what it would change."""

@@ -2,19 +2,12 @@
 (function () {
   "use strict";
 
+  const { words, matches, link, counted, make, copyButton, replaceHash, begin } =
+    typeof module === "object" && module.exports ? require("./shared.js") : Shared;
+
   const ROWS = 200; // that many files are drawn at once; more on demand
-  const DIGEST = /^[0-9a-f]{6,64}$/;
   const SHORT = 12; // digits of a digest that are shown
   const CHOICES = ["model", "image", "format"];
-
-  /* The words of a query, in small letters; a digest may have its algorithm before it. */
-  function words(query) {
-    return query
-      .toLowerCase()
-      .split(/\s+/)
-      .map((word) => word.replace(/^sha256[:=]/, ""))
-      .filter((word) => word !== "");
-  }
 
   /* Give each file the text in which it is searched, its place and its number; once, before the first search. */
   function prepare(data) {
@@ -36,10 +29,6 @@
     return data;
   }
 
-  function matches(file, wanted) {
-    return wanted.every((word) => file.text.includes(word) || (DIGEST.test(word) && file.sha256.startsWith(word)));
-  }
-
   /*
    * What a state {q, model, image, format, debug} finds: groups of files by image and model, in the order of the data.
    * Debug packages are apart, and `unfolded` says whether to show them: as asked, or because there is nothing else.
@@ -52,7 +41,7 @@
       for (const repository of image.repositories) {
         if (state.model && state.model !== repository.model) continue;
         const hits = repository.files.filter(
-          (file) => (!state.format || state.format === file.format) && matches(file, wanted),
+          (file) => (!state.format || state.format === file.format) && matches(wanted, file.text, [file.sha256]),
         );
         if (hits.length === 0) continue;
         const files = hits.filter((file) => file.role !== "debug");
@@ -103,15 +92,6 @@
     return text ? "#" + text : "";
   }
 
-  /* A link to a file of a repository, relative to the root. */
-  function link(place, path) {
-    return (place + "/" + path).split("/").map(encodeURIComponent).join("/");
-  }
-
-  function counted(number, one, many) {
-    return number + " " + (number === 1 ? one : many);
-  }
-
   /* How many files that is; debug packages where there is nothing else, or where they are wanted, too. */
   function amount(files, debug, both) {
     const packages = counted(debug, "debug package", "debug packages");
@@ -133,55 +113,12 @@
 
   // ---- From here on there is a document. ----
 
-  /* An element with attributes; children that are strings become text, never markup. */
-  function make(tag, attributes, ...children) {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    element.append(...children);
-    return element;
-  }
-
   function labelled(name, ...children) {
     return make("span", { class: "fact" }, make("span", { class: "label" }, name), " ", ...children);
   }
 
   function day(name, moment) {
     return labelled(name, make("time", { datetime: moment, title: moment }, moment.slice(0, 10)));
-  }
-
-  /* The button says for a moment what came of it, and so does the status for those who do not see it. */
-  function answer(button, said, status, sentence) {
-    const before = button.dataset.before || button.textContent;
-    button.dataset.before = before;
-    button.textContent = said;
-    status.textContent = sentence;
-    clearTimeout(Number(button.dataset.timer));
-    button.dataset.timer = String(setTimeout(() => { button.textContent = before; }, 2500));
-  }
-
-  /* Without the clipboard's interface, which only secure pages have, the text is selected for the person to copy. */
-  function copy(button, node, text, status) {
-    function select() {
-      if (node.textContent !== text) node.textContent = text; // a digest is shown in part
-      const range = document.createRange();
-      range.selectNodeContents(node);
-      const selection = getSelection();
-      selection.removeAllRanges();
-      selection.addRange(range);
-      let copied = false;
-      try {
-        copied = document.execCommand("copy");
-      } catch (error) {
-        copied = false;
-      }
-      if (copied) answer(button, "copied", status, "Copied.");
-      else answer(button, "selected", status, "Selected: press Ctrl+C.");
-    }
-    if (navigator.clipboard && navigator.clipboard.writeText) {
-      navigator.clipboard.writeText(text).then(() => answer(button, "copied", status, "Copied."), select);
-    } else {
-      select();
-    }
   }
 
   function start() {
@@ -199,18 +136,12 @@
     let list = null; // where the next file goes
     let section = null;
 
-    function copyButton(node, text, what) {
-      const button = make("button", { type: "button", class: "copy", "aria-label": "Copy " + what }, "copy");
-      button.addEventListener("click", () => copy(button, node, text, said));
-      return button;
-    }
-
     /* Lines for a shell, with the button that copies them. */
     function block(numbers, what) {
       const text = numbers.map((number) => data.lines[number]).join("\n");
       const code = make("code", {}, text);
       const pre = make("pre", { tabindex: "0", role: "group", "aria-label": what }, code);
-      return make("div", { class: "block" }, pre, copyButton(code, text, what));
+      return make("div", { class: "block" }, pre, copyButton(code, text, what, said));
     }
 
     /* A file's row. The lines to copy are made when they are asked for. */
@@ -222,14 +153,14 @@
         labelled("allocator", file.allocator),
         ...(file.notRun ? [labelled("proof", file.notRun)] : []),
         day("built", file.built), day("published", file.published),
-        labelled("SHA-256", digest, " ", copyButton(digest, file.sha256, "the SHA-256 of " + file.name)));
+        labelled("SHA-256", digest, " ", copyButton(digest, file.sha256, "the SHA-256 of " + file.name, said)));
       const links = make("span", { class: "links" });
       for (const [label, path] of file.beside) {
-        links.append(make("a", { href: link(file.place, path), "aria-label": label + " of " + file.name }, label));
+        links.append(make("a", { href: link(file.place + "/" + path), "aria-label": label + " of " + file.name }, label));
       }
       const item = make("li", { class: "file" },
         make("span", { class: "kind" }, file.format),
-        make("a", { class: "name", href: link(file.place, file.path) }, file.name),
+        make("a", { class: "name", href: link(file.place + "/" + file.path) }, file.name),
         links,
         make("span", { class: "size", title: file.bytes + " bytes" }, file.size));
       if (file.role !== "main") item.classList.add("lesser");
@@ -326,20 +257,12 @@
     }
 
     let timer = 0;
-    function remember() {
-      try {
-        history.replaceState(null, "", writeHash(state) || location.pathname + location.search);
-      } catch (error) {
-        // A browser that allows no (or no more) changes of its history: the search works all the same.
-      }
-    }
-
     function changed() {
       state = { q: query.value, debug: debug.checked };
       for (const name of CHOICES) state[name] = by(name).value;
       show();
       clearTimeout(timer);
-      timer = setTimeout(remember, 250); // browsers limit how often a page may change its URL
+      timer = setTimeout(() => replaceHash(writeHash(state)), 250); // browsers limit how often a page may change its URL
     }
 
     form.addEventListener("input", changed);
@@ -361,14 +284,5 @@
     by("plain").remove();
   }
 
-  // The plain list is hidden before it is drawn, and comes back if anything here fails.
-  document.documentElement.classList.add("searching");
-  document.addEventListener("DOMContentLoaded", () => {
-    try {
-      start();
-    } catch (error) {
-      document.documentElement.classList.remove("searching");
-      throw error;
-    }
-  });
+  begin(start);
 })();
