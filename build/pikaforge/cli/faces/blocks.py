@@ -7,9 +7,8 @@ from typing import TextIO
 
 from pikaforge.cli import output
 from pikaforge.cli.faces import lines
+from pikaforge.cli.faces.ending import Ending
 from pikaforge.cli.faces.events import (
-    ArtifactPut,
-    CellEnded,
     NodeEnded,
     NodeStarted,
     RunClosed,
@@ -30,11 +29,12 @@ class Blocks:
     def __init__(self, stream: TextIO, environ: Mapping[str, str]) -> None:
         self._stream = stream
         self._encoding = encoding_of(stream, environ)
-        self._cells: list[CellEnded] = []
-        self._files: list[ArtifactPut] = []
+        self.ending = Ending()
 
     def take(self, event: RunEvent) -> None:
         """As `Face.take`."""
+        if self.ending.keeps(event):
+            return
         match event:
             case RunNotice():
                 self._write([lines.notice(event)])
@@ -44,10 +44,6 @@ class Blocks:
                 self._write([f"{lines.name(event.stage, event.label)} ..."])
             case NodeEnded():
                 self._ended(event)
-            case CellEnded():
-                self._cells.append(event)
-            case ArtifactPut():
-                self._files.append(event)
             case TableShown():
                 self._write(lines.shown_table(event))
             case RunClosed():
@@ -65,11 +61,7 @@ class Blocks:
         self._write([*lines.ended(event), *error])
 
     def _closed(self, event: RunClosed) -> None:
-        if self._cells:
-            self._write([*lines.refusals(self._cells), *lines.verdict_table(self._cells)])
-        if self._files and all(file.made == "up to date" for file in self._files):
-            self._write(["everything is up to date"])
-        self._write([*lines.artifacts(self._files), *lines.closing(event)])
+        self._write(self.ending.text(event))
 
     def _write(self, text: list[str]) -> None:
         if text:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from pikaforge.cli.faces import lines
 from pikaforge.cli.faces.board_rows import BoardState, RowStyle, rows
+from pikaforge.cli.faces.ending import Ending
 from pikaforge.cli.faces.events import (
-    ArtifactPut,
-    CellEnded,
     NodeEnded,
     NodeStarted,
     RunClosed,
@@ -49,12 +48,13 @@ class Board:
         self.state = state or BoardState()
         self._console_: Console | None = None
         self._live: Live | None = None
-        self._cells: list[CellEnded] = []
-        self._files: list[ArtifactPut] = []
+        self._ending = Ending()
 
     def take(self, event: RunEvent) -> None:
         """As `Face.take`."""
         self.state.take(event)
+        if self._ending.keeps(event):
+            return
         match event:
             case RunNotice():
                 self._print([(lines.notice(event), "yellow" if event.level == "warning" else "")])
@@ -64,10 +64,6 @@ class Board:
                 self._start()
             case NodeEnded():
                 self._ended(event)
-            case CellEnded():
-                self._cells.append(event)
-            case ArtifactPut():
-                self._files.append(event)
             case TableShown():
                 self.close()
                 self._print([(line, "") for line in lines.shown_table(event)])
@@ -139,14 +135,7 @@ class Board:
 
     def _closed(self, event: RunClosed) -> None:
         self.close()
-        columns = self._columns()
-        if self._cells:
-            self._print([(line, "") for line in lines.refusals(self._cells)])
-            self._print([(line, "") for line in lines.verdict_table(self._cells, columns)])
-        if self._files and all(file.made == "up to date" for file in self._files):
-            self._print([("everything is up to date", "")])
-        self._print([(line, "") for line in lines.artifacts(self._files, columns)])
-        self._print([(line, "") for line in lines.closing(event)])
+        self._print([(line, "") for line in self._ending.text(event, self._columns())])
 
     def _columns(self) -> int:
         """Return the width of the terminal, without rich where it was not needed so far."""

@@ -106,9 +106,9 @@ def rows(state: BoardState, columns: int, signs: Signs) -> list[BoardRow]:
     """Return the rows for a terminal of a width. No row fills the last column: some terminals wrap then."""
     room = max(1, min(columns - 1, WIDEST))
     now = state.clock()
-    shown = [
-        BoardRow(text=_node(node, state, now, room, signs), style="running") for node in list(state.running.values())
-    ]
+    nodes = list(state.running.values())
+    wide = max((width(one_line(node.title)) for node in nodes), default=0)
+    shown = [BoardRow(text=_node(node, state, room, signs, wide=wide), style="running") for node in nodes]
     totals = cut(_totals(state, now, room), room, signs.cut)
     return [*shown, BoardRow(text=totals, style="trouble" if state.failed or state.stopping else "totals")]
 
@@ -119,17 +119,20 @@ def elapsed(seconds: float) -> str:
     return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def _node(node: RunningNode, state: BoardState, now: float, room: int, signs: Signs) -> str:
+def _node(node: RunningNode, state: BoardState, room: int, signs: Signs, *, wide: int) -> str:
+    """Return the row of a node; `wide` is the width of the longest title."""
+    now = state.clock()
     done, left = node.done(now), node.left(now)
     bar = _bar(done, signs)
     share = "    " if done is None else f"{int(done * 100):>3}%"
     said = share if node.fraction is not None or done is None else f"~{share.strip()}".rjust(4)
     took = elapsed(now - node.began).rjust(5)
-    end = f"end {_stamp(state, left)}" if left is not None else "end ?".ljust(12)
+    end = f"end {_stamp(state, left)}" if left is not None else " " * 12
     parts: Iterable[str] = (bar, said, took, end) if room >= 70 else (said, took, end) if room >= 54 else (said, took)
     tail = " ".join(parts)
-    title = cut(one_line(node.title if room >= 54 else " ".join(node.title.split())), room - width(tail) - 1, signs.cut)
-    return f"{title}{' ' * (room - width(title) - width(tail))}{tail}".rstrip()
+    most = room - width(tail) - 2
+    title = cut(one_line(node.title if room >= 54 else " ".join(node.title.split())), most, signs.cut)
+    return cut(f"{title}{' ' * (min(wide, most) - width(title))}  {tail}".rstrip(), room, signs.cut)
 
 
 def _bar(done: float | None, signs: Signs) -> str:

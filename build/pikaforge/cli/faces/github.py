@@ -14,7 +14,8 @@ from typing import TextIO
 from pikaforge.cli import github, output
 from pikaforge.cli.faces import lines
 from pikaforge.cli.faces.blocks import Blocks
-from pikaforge.cli.faces.events import ArtifactPut, CellEnded, FailureText, NodeEnded, RunClosed, RunEvent, RunOpened
+from pikaforge.cli.faces.ending import Ending
+from pikaforge.cli.faces.events import FailureText, NodeEnded, RunClosed, RunEvent, RunOpened
 from pikaforge.host.logs import last_lines
 from pikaforge.host.text import one_line
 
@@ -71,15 +72,14 @@ class GithubLog(Blocks):
     def _closed(self, event: RunClosed) -> None:
         super()._closed(event)
         if self._opened is not None:
-            text = summary(self._opened, self._cells, self._files, self._failed)
-            github.add_summary(self._environ, text)
+            github.add_summary(self._environ, summary(self._opened, self.ending, self._failed))
 
 
-def summary(
-    opened: RunOpened, cells: Sequence[CellEnded], files: Sequence[ArtifactPut], failed: Sequence[NodeEnded]
-) -> str:
-    """Return the summary of a run as Markdown: the verdicts, and below them, folded, errors, files and options."""
+def summary(opened: RunOpened, ending: Ending, failed: Sequence[NodeEnded]) -> str:
+    """Return the summary of a run as Markdown: the verdicts, notes, and folded: errors, options and files."""
+    cells, files = ending.cells, ending.files
     parts = [f"### {plain(f'{opened.product} {opened.version}')}", "", *_table(lines.VERDICTS, lines.verdicts(cells))]
+    parts += ["", *(f"- {plain(note.text)}" for note in ending.notes)] if ending.notes else []
     for event in failed:
         if event.error is not None:
             said = lines.failure(event.error, event.reproduce)

@@ -50,7 +50,7 @@ def nothing(_cell: str = "") -> tuple[str, ...]:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Running:
+class _FollowedNode:
     node: Node
     logs: list[FollowedLog] = field(default_factory=list)
     percent: int = -1
@@ -82,7 +82,7 @@ class Reporter(Events):
         self.now = now
         self._every = every
         self._lock = threading.RLock()
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, _FollowedNode] = {}
         self._times = EarlierTimes(nodes={}, stages={})
         self._nodes = self._kept = 0
         self._ended = threading.Event()
@@ -158,7 +158,7 @@ class Reporter(Events):
     def started(self, node: Node) -> None:
         """As `Events.started`."""
         with self._lock:
-            self._running[node.id] = _Running(node=node)
+            self._running[node.id] = _FollowedNode(node=node)
             self.take(
                 NodeStarted(
                     time=self.now(),
