@@ -65,7 +65,7 @@ ABOVE = [
             [
                 "compile  debian12-sandybridge-none   42%  1:03 end 01:49:10",
                 "image    debian13                         1:03",
-                "2/12 (8 % cached), 2 running, 1:03, end about 01:49:50",
+                "2/12 (8 % cached), 2 running, 1:03, end about 01:50:50",
             ],
         ),
         (
@@ -73,7 +73,7 @@ ABOVE = [
             [
                 "compile  debian12-sandybridge-none  █████░░░░░░░  42%  1:03 end 01:49:10",
                 "image    debian13                   ░░░░░░░░░░░░       1:03",
-                "2/12 (8 % cached), 2 running, 1:03, end about 01:49:50",
+                "2/12 (8 % cached), 2 running, 1:03, end about 01:50:50",
             ],
         ),
         (
@@ -81,7 +81,7 @@ ABOVE = [
             [
                 "compile  debian12-sandybridge-none  █████░░░░░░░  42%  1:03 end 01:49:10",
                 "image    debian13                   ░░░░░░░░░░░░       1:03",
-                "2/12 (8 % cached), 2 running, 1:03, end about 01:49:50",
+                "2/12 (8 % cached), 2 running, 1:03, end about 01:50:50",
             ],
         ),
     ],

@@ -110,15 +110,18 @@ def verdicts(cells: Sequence[CellEnded]) -> list[tuple[str, ...]]:
 
 
 def verdict_table(cells: Sequence[CellEnded], columns: int = 0) -> list[str]:
-    """Return the table of verdicts; on a terminal that is too narrow for it, a paragraph for each cell."""
+    """Return the table of verdicts; on a terminal that is too narrow for it, one paragraph for cells with the same."""
     rows = verdicts(cells)
     text = table(VERDICTS, rows).split("\n")
     if not columns or max(map(width, text)) <= columns:
         return text
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for id_, *rest in rows:
+        alike.setdefault(tuple(rest), []).append(id_)
     lines = []
-    for row in rows:
-        lines.append(row[0])
-        lines += [f"  {head.lower()}: {cell}" for head, cell in zip(VERDICTS[1:], row[1:], strict=True)]
+    for rest, ids in alike.items():
+        lines.append(", ".join(ids))
+        lines += [f"  {head.lower()}: {cell}" for head, cell in zip(VERDICTS[1:], rest, strict=True)]
     return lines
 
 

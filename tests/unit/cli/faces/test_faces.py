@@ -227,9 +227,9 @@ def test_files_have_one_line_each_that_fits(columns: int) -> None:
     assert "FILE" in found[0]
 
 
-def test_verdicts_on_a_narrow_terminal_are_paragraphs() -> None:
-    assert lines.verdict_table([cell()], 60) == [
-        CELLS[0],
+def test_verdicts_on_a_narrow_terminal_are_paragraphs_of_cells_with_the_same() -> None:
+    assert lines.verdict_table([cell(), cell(CELLS[1])], 60) == [
+        ", ".join(CELLS),
         "  target: sandybridge",
         "  audit: passed",
         "  native: 9 of 9 checks passed in 2.1 s",
