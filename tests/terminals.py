@@ -49,6 +49,7 @@ for line in sys.stdin:
     else:
         shown.take(EventLine.model_validate_json(line).root)
 shown.close()
+assert os.environ.get("REPLAY_WITHOUT", "-") not in sys.modules
 """
 """Takes events, and times of a clock, one on each line of standard input."""
 

@@ -63,24 +63,24 @@ ABOVE = [
         (
             60,
             [
-                "compile  debian12-sandybridge-none   42%  1:03 end 01:49:10",
-                "image    debian13                         1:03",
+                "  compile  debian12-sandybridge-none   42%  1:03 end 01:49:10",
+                "  image    debian13                         1:03",
                 "2/12 (8 % cached), 2 running, 1:03, end about 01:50:50",
             ],
         ),
         (
             80,
             [
-                "compile  debian12-sandybridge-none  █████░░░░░░░  42%  1:03 end 01:49:10",
-                "image    debian13                   ░░░░░░░░░░░░       1:03",
+                "  compile  debian12-sandybridge-none  █████░░░░░░░  42%  1:03 end 01:49:10",
+                "  image    debian13                   ░░░░░░░░░░░░       1:03",
                 "2/12 (8 % cached), 2 running, 1:03, end about 01:50:50",
             ],
         ),
         (
             120,
             [
-                "compile  debian12-sandybridge-none  █████░░░░░░░  42%  1:03 end 01:49:10",
-                "image    debian13                   ░░░░░░░░░░░░       1:03",
+                "  compile  debian12-sandybridge-none  █████░░░░░░░  42%  1:03 end 01:49:10",
+                "  image    debian13                   ░░░░░░░░░░░░       1:03",
                 "2/12 (8 % cached), 2 running, 1:03, end about 01:50:50",
             ],
         ),
@@ -117,10 +117,19 @@ def test_a_wide_terminal_has_the_whole_line_of_a_file() -> None:
 
 def test_a_run_with_nothing_to_do_draws_no_board_and_does_without_rich() -> None:
     with Terminal(columns=80) as terminal:
-        with terminal.replay("board", PYTHONVERBOSE="") as run:
+        with terminal.replay("board", REPLAY_WITHOUT="rich") as run:
             run.take(opened(cached=12), ended("source", "v1.0", "cached"), artifact(made="up to date"), closed())
         assert shows("everything is up to date")(terminal.rows())
         assert b"\x1b[" not in terminal.raw
+
+
+@pytest.mark.parametrize("face", ["blocks", "json", "quiet"])
+def test_no_other_face_imports_rich(face: str) -> None:
+    with Terminal(columns=80) as terminal:
+        with terminal.replay(face, REPLAY_WITHOUT="rich") as run:
+            begin(run)
+            run.take(failed(), closed())
+        assert b"\x1b" not in terminal.raw
 
 
 @pytest.mark.parametrize("columns", [20, 40])
@@ -130,7 +139,7 @@ def test_a_narrow_terminal_has_no_row_that_wraps(columns: int) -> None:
             begin(run)
             rows = filled(terminal.until(shows("42%")))
             (node,) = [row for row in rows if "42%" in row]
-            assert node.startswith("com") and "…" in node and node.endswith("1:03")
+            assert node.startswith("  com") and "…" in node and node.endswith("1:03")
             assert rows[-1].startswith("2/12 (8 %")
             run.take(closed())
         assert not shows("42%")(terminal.rows())
@@ -143,7 +152,9 @@ def test_another_width_in_the_middle_of_a_run() -> None:
         terminal.resize(60)
         run.take(progressed(f"compile:{GROUP}", 43))
         rows = terminal.until(shows("43%"))
-        assert [row for row in rows if "43%" in row] == ["compile  debian12-sandybridge-none   43%  1:03 end 01:49:10"]
+        assert [row for row in rows if "43%" in row] == [
+            "  compile  debian12-sandybridge-none   43%  1:03 end 01:49:10"
+        ]
         run.take(closed())
 
 
@@ -157,7 +168,7 @@ def test_a_locale_gets_only_what_it_can_write(charset: str, locale: str) -> None
             begin(run)
             run.take(notice("模型 debian12"))
             rows = terminal.until(shows("42%"))
-            assert shows("compile  debian12-sandybridge-none  #####.......  42%")(rows)
+            assert shows("  compile  debian12-sandybridge-none  #####.......  42%")(rows)
             run.take(closed())
         assert "\ufffd" not in "".join(terminal.rows())
         text = terminal.raw.decode(charset)

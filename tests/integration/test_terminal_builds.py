@@ -53,7 +53,7 @@ def test_a_whole_build_and_ctrl_c(tiny: Project, shrink: Callable[..., None], en
     shrink(tiny, prologue=f"{HALF}; sleep 600")
     with Terminal(columns=100) as terminal:
         with terminal.running(_argv(tiny, "R620"), env, cwd=tiny.folder) as child:
-            rows = terminal.until(lambda rows: any(row.startswith("compile") and " 42%" in row for row in rows))
+            rows = terminal.until(lambda rows: any(row.startswith("  compile") and " 42%" in row for row in rows))
             assert re.fullmatch(r"\d+/\d+ \(\d+ % cached\), 1 running, \d+:\d\d.*", [row for row in rows if row][-1])
             terminal.write("\x03")
             terminal.ended(child)

@@ -184,9 +184,10 @@ def compiled(context: Context, engine: Engine, cells: Sequence[Cell]) -> Servers
     plan = Plan(cells=whole.cells, nodes=_needed(whole, wanted), warnings=whole.warnings)
     for warning in whole.warnings:
         output.show(f"warning: {warning}")
-    pipeline = context.pipeline(workspace)
-    pipeline.identify_source()
     with part_reporting(context) as reporter:
+        workspace = replace(workspace, on_log=reporter.log_begun)
+        pipeline = context.pipeline(workspace)
+        pipeline.identify_source()
         done = pipeline.execute(plan, reporter)
     return Servers(context=context, workspace=workspace, done=done)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
@@ -27,11 +28,15 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
+USUAL = 80
+"""Columns of a terminal that does not say how many it has."""
 PER_SECOND = 4
 """How often the board is drawn."""
 STYLES: Mapping[RowStyle, str] = {"running": "", "totals": "bold", "trouble": "bold red"}
 ENDED = {"done": "green", "failed": "bold red", "cached": "dim", "blocked": "yellow"}
 """Colours of the first line about a node. Its words say the same."""
+HEADER = re.compile(r"(?:CELL|FILE|IMAGE)  ")
+"""How the headers of tables begin."""
 LABEL = re.compile(r"error:|  (?:where|reason|hint|log|command|to reproduce it on this machine):")
 
 
@@ -44,7 +49,8 @@ class Board:
         self._stream = stream
         self._encoding = encoding_of(stream, environ)
         self._signs = signs_for(self._encoding, environ)
-        self._environ = environ
+        # What a shell exports of the size is that of its start.
+        self._environ = {name: value for name, value in environ.items() if name not in ("COLUMNS", "LINES")}
         self.state = state or BoardState()
         self._console_: Console | None = None
         self._live: Live | None = None
@@ -87,7 +93,7 @@ class Board:
         """Return the board as it is now, for the width that the terminal has now."""
         from rich.text import Text  # noqa: PLC0415  # only a terminal on which something runs needs it
 
-        shown = rows(self.state, self._console().width, self._signs)
+        shown = rows(self.state, self._columns(), self._signs)
         texts = [Text(writable(row.text, self._encoding), style=STYLES[row.style], no_wrap=True) for row in shown]
         return Text("\n", no_wrap=True, overflow="crop").join(texts)
 
@@ -138,10 +144,11 @@ class Board:
         self._print([(line, "") for line in self._ending.text(event, self._columns())])
 
     def _columns(self) -> int:
-        """Return the width of the terminal, without rich where it was not needed so far."""
-        from shutil import get_terminal_size  # noqa: PLC0415
-
-        return self._console_.width if self._console_ is not None else get_terminal_size().columns
+        """Return the width that the terminal has now."""
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or USUAL
+        except (OSError, ValueError):
+            return USUAL
 
     def _print(self, shown: list[tuple[str, str]]) -> None:
         """Print lines above the board. Long ones are wrapped by the terminal, so that they are copied as they are."""
@@ -162,7 +169,7 @@ def _styled(line: str, style: str) -> Text:
     """Return a line in a colour; in the lines of an error, the labels stand out."""
     from rich.text import Text  # noqa: PLC0415
 
-    text = Text(line, style=style)
+    text = Text(line, style="bold" if HEADER.match(line) else style)
     if not style and (label := LABEL.match(line)):
         text.stylize("bold red" if label[0] == "error:" else "bold", 0, label.end())
     return text

@@ -12,6 +12,8 @@ from pikaforge.cli.faces.lines import name, percent
 from pikaforge.cli.faces.terminal import Signs
 from pikaforge.host.text import cut, one_line, width
 
+INDENT = "  "
+"""Below the signs of what has ended."""
 WIDEST = 110
 """Columns of a row at most: on a wider terminal the eye would lose the row."""
 BAR = 12
@@ -130,9 +132,9 @@ def _node(node: RunningNode, state: BoardState, room: int, signs: Signs, *, wide
     end = f"end {_stamp(state, left)}" if left is not None else " " * 12
     parts: Iterable[str] = (bar, said, took, end) if room >= 70 else (said, took, end) if room >= 54 else (said, took)
     tail = " ".join(parts)
-    most = room - width(tail) - 2
+    most = room - width(tail) - 2 - len(INDENT)
     title = cut(one_line(node.title if room >= 54 else " ".join(node.title.split())), most, signs.cut)
-    return cut(f"{title}{' ' * (min(wide, most) - width(title))}  {tail}".rstrip(), room, signs.cut)
+    return cut(f"{INDENT}{title}{' ' * (min(wide, most) - width(title))}  {tail}".rstrip(), room, signs.cut)
 
 
 def _bar(done: float | None, signs: Signs) -> str:

@@ -35,10 +35,16 @@ class Ending:
 
         Args:
             event: the end.
-            columns: of the terminal; 0 if the width does not matter.
+            columns: of the terminal, where an empty line stands before each part; 0 if the width does not matter.
         """
-        shown = [*lines.refusals(self.cells), *lines.verdict_table(self.cells, columns)] if self.cells else []
-        shown += map(lines.notice, self.notes)
-        if self.files and all(file.made == "up to date" for file in self.files):
-            shown.append("everything is up to date")
-        return [*shown, *lines.artifacts(self.files, columns), *lines.closing(event)]
+        verdicts = lines.verdict_table(self.cells, columns) if self.cells else []
+        current = bool(self.files) and all(file.made == "up to date" for file in self.files)
+        parts = [
+            lines.refusals(self.cells),
+            [*verdicts, *map(lines.notice, self.notes)],
+            [*(["everything is up to date"] if current else []), *lines.artifacts(self.files, columns)],
+            lines.closing(event),
+        ]
+        if not columns:
+            return [line for part in parts for line in part]
+        return [line for part in parts if part for line in ("", *part)]

@@ -119,9 +119,9 @@ def verdict_table(cells: Sequence[CellEnded], columns: int = 0) -> list[str]:
     for id_, *rest in rows:
         alike.setdefault(tuple(rest), []).append(id_)
     lines = []
-    for rest, ids in alike.items():
+    for words, ids in alike.items():
         lines.append(", ".join(ids))
-        lines += [f"  {head.lower()}: {cell}" for head, cell in zip(VERDICTS[1:], rest, strict=True)]
+        lines += [f"  {head.lower()}: {cell}" for head, cell in zip(VERDICTS[1:], words, strict=True)]
     return lines
 
 

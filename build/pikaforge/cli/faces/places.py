@@ -59,4 +59,4 @@ def _keys(node: Node) -> Iterator[KeyPath]:
     elif node.stage == "allocator":
         yield "allocators", node.cell.allocator
     elif node.subject is not None:
-        yield "models", node.cells[0].model
+        yield "hardware", node.cells[0].model

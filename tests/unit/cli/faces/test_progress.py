@@ -112,19 +112,19 @@ def test_a_node_without_progress_is_shown_by_its_last_time(clock: Clock) -> None
     state.take(started("compile", GROUP, 200.0))
     clock.now = 50.0
     end = time.strftime("%H:%M:%S", time.localtime(200))
-    assert _texts(state)[0] == f"compile  {GROUP}  ###......... ~25%  0:50 end {end}"
+    assert _texts(state)[0] == f"  compile  {GROUP}  ###......... ~25%  0:50 end {end}"
     clock.now = 500.0
-    assert _texts(state)[0] == f"compile  {GROUP}  ###########. ~99%  8:20", "it takes longer than last time"
+    assert _texts(state)[0] == f"  compile  {GROUP}  ###########. ~99%  8:20", "it takes longer than last time"
 
 
 def test_a_node_that_was_never_run_ends_when_its_own_progress_says(clock: Clock) -> None:
     state = _state(clock)
     state.take(started("compile", GROUP))
     clock.now = 30.0
-    assert _texts(state) == [f"compile  {GROUP}  ............       0:30", "1 running"]
+    assert _texts(state) == [f"  compile  {GROUP}  ............       0:30", "1 running"]
     state.take(progressed(f"compile:{GROUP}", 25))
     end = time.strftime("%H:%M:%S", time.localtime(120))
-    assert _texts(state)[0] == f"compile  {GROUP}  ###.........  25%  0:30 end {end}"
+    assert _texts(state)[0] == f"  compile  {GROUP}  ###.........  25%  0:30 end {end}"
 
 
 def test_totals(clock: Clock) -> None:

@@ -192,7 +192,7 @@ defaults:
 images:
   debian12:
     base: x
-models:
+hardware:
   R610: {}
   R620: {}
 allocators:
