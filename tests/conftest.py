@@ -204,8 +204,8 @@ class Tool:
         self._always = dict(always or {})
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """This process's environment without what setup.sh and nox set, with build/ on the path."""
-        env = {name: value for name, value in os.environ.items() if name != "PIKAFORGE_CWD"}
+        """This process's environment without what setup.sh, nox and GitHub's runner set, with build/ on the path."""
+        env = {name: value for name, value in os.environ.items() if name not in ("PIKAFORGE_CWD", "GITHUB_ACTIONS")}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "build"), env.get("PYTHONPATH", "")]))
         return {**env, **self._always, **(extra or {})}
 

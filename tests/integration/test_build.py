@@ -44,7 +44,8 @@ class Built:
 
 def sums_printed(done: Done) -> list[tuple[str, str]]:
     """Digest and path of the packages, as printed."""
-    return re.findall(r"^([0-9a-f]{64})  (\S+)", done.stdout, re.MULTILINE)
+    found = re.findall(r"^\S+  +(\S+)  +\S+ [KM]iB  .* ([0-9a-f]{64})$", done.stdout, re.MULTILINE)
+    return [(digest, path) for path, digest in found]
 
 
 def members(package: Path) -> dict[str, tarfile.TarInfo]:

@@ -120,6 +120,12 @@ def _json(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
+def _faces(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group("output").add_mutually_exclusive_group()
+    group.add_argument("--quiet", action="store_true", help="print only warnings and what failed, on standard error")
+    group.add_argument("--json", action="store_true", help="print one event a line as JSON (events.schema.json)")
+
+
 def _common(verb: argparse.ArgumentParser) -> None:
     group = verb.add_argument_group("files and errors")
     group.add_argument("--matrix", metavar="FILE", help="another matrix.yaml; paths in it are relative to it")
@@ -152,6 +158,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
     )
     engine.add_argument("--no-compiler-cache", action="store_true", help="compile everything again, without ccache")
     _formats(verb.add_argument_group("packages"))
+    _faces(verb)
 
 
 def _plan(verb: argparse.ArgumentParser) -> None:

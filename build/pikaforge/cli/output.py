@@ -1,7 +1,7 @@
-"""What all verbs print with: tables, notes, errors, and the progress of a run.
+"""What all verbs print with: tables, notes, errors, and commands for GitHub's runner.
 
-Nothing else prints. All of it is made printable here: names, messages and hints may come from a source, a package or a
-server.
+Nothing else prints, but the board of a terminal. All of it is made printable here: names, messages and hints may come
+from a source, a package or a server.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from pikaforge.errors import ForgeError
-from pikaforge.host.text import one_line, printable, printable_json
-from pikaforge.pipeline.pipeline import Events, NodeOutcome
-from pikaforge.plan.plan import Node
+from pikaforge.host.text import one_line, printable, printable_json, width, writable
 
 EVERY = 30.0
 """Seconds between two lines that say how far something is, where they are not in place."""
+DATA = {"%": "%25", "\r": "%0D", "\n": "%0A"}
+PROPERTY = {**DATA, ":": "%3A", ",": "%2C"}
+"""What GitHub's runner wants for these in messages, and in properties (actions/toolkit, command.ts)."""
 ERASE = "\x1b[K"
 """Erases the rest of a line on a terminal (ECMA-48, EL)."""
 
@@ -29,9 +29,10 @@ ERASE = "\x1b[K"
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table with left-aligned columns, two spaces apart."""
     lines = [list(map(one_line, line)) for line in (header, *rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    widths = [max(width(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        "  ".join(cell + " " * (wide - width(cell)) for cell, wide in zip(line, widths, strict=True)).rstrip()
+        for line in lines
     )
 
 
@@ -66,11 +67,39 @@ def readable(path: Path, start: Path) -> str:
     return str(path.relative_to(start)) if path.is_relative_to(start) else str(path)
 
 
+def write(text: str, stream: TextIO, encoding: str = "") -> None:
+    """Write lines to a stream, made printable; letters that an encoding lacks become escapes.
+
+    Raises:
+        BrokenPipeError: the reader has ended.
+    """
+    stream.write(f"{writable(printable(text), encoding or stream.encoding or 'utf-8')}\n")
+    stream.flush()
+
+
+def write_command(name: str, message: str, stream: TextIO, **properties: str) -> None:
+    """Write a command of GitHub's runner, as the runner's own toolkit escapes it.
+
+    Args:
+        name: `error`, `group`, `endgroup`.
+        message: what stands behind the command; line ends stay.
+        stream: which the runner reads.
+        properties: of the command, such as `file`; empty ones are left out.
+    """
+    given = ",".join(f"{key}={_for_runner(value, PROPERTY)}" for key, value in properties.items() if value)
+    stream.write(f"::{name}{' ' if given else ''}{given}::{_for_runner(message, DATA)}\n")
+    stream.flush()
+
+
+def _for_runner(text: str, escapes: Mapping[str, str]) -> str:
+    """Return a text for a command: its line ends stay, and other control characters are made visible first."""
+    return "".join(escapes.get(letter, letter) for letter in printable(text))
+
+
 def show(text: str) -> None:
     """Print a result on standard output. It is no error if the reader has ended (`| head`)."""
     try:
-        sys.stdout.write(f"{printable(text)}\n")
-        sys.stdout.flush()
+        write(text, sys.stdout)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -142,41 +171,3 @@ class ProgressLine:
             self._stream.flush()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-
-
-class Printer(Events):
-    """Prints the progress of a run, one line for each event. Each line names its node: nodes run in parallel."""
-
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stdout
-        self._lock = threading.Lock()
-
-    def _line(self, text: str) -> None:
-        with self._lock:
-            self._stream.write(f"{printable(text)}\n")
-            self._stream.flush()
-
-    @staticmethod
-    def _name(node: Node) -> str:
-        return f"{node.stage:<8} {node.label}"
-
-    def started(self, node: Node) -> None:
-        """As `Events.started`."""
-        self._line(f"{self._name(node)} ...")
-
-    def ended(self, outcome: NodeOutcome) -> None:
-        """As `Events.ended`. An error is printed whole, in one block."""
-        name = self._name(outcome.node)
-        if outcome.status == "cached":
-            self._line(f"{name} is up to date")
-        elif outcome.status == "done":
-            self._line(f"{name} done in {outcome.seconds:.1f} s")
-        elif outcome.status == "blocked":
-            self._line(f"{name} not run: it needs {outcome.blocked_by}")
-        else:
-            lines = outcome.error.lines() if outcome.error is not None else []
-            self._line("\n".join([f"{name} FAILED after {outcome.seconds:.1f} s", *lines]))
-
-    def notice(self, text: str) -> None:
-        """As `Events.notice`."""
-        self._line(f"note: {text}")

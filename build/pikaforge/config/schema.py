@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 from pydantic.json_schema import JsonSchemaValue
 
@@ -304,7 +304,7 @@ def matrix_schema() -> JsonSchemaValue:
     return schema_of(Spec)
 
 
-def schema_of(top: type[Strict]) -> JsonSchemaValue:
+def schema_of(top: type[BaseModel]) -> JsonSchemaValue:
     """Return a model's JSON schema, as pydantic makes it, but closed for names that fit no pattern.
 
     Pydantic puts the patterns of a mapping's keys into `patternProperties`, which refuses no other key by itself.

@@ -14,6 +14,8 @@ REASON = re.compile(r"^forge: reason: (.*)$", re.MULTILINE)
 COMMAND = re.compile(r"(?m)^(\s*):(?=:)|##(?=\[)")
 """What GitHub's runner obeys: two colons at the start of a line, `##[` anywhere (actions/runner, ActionCommand.cs)."""
 
+UNICODE = ("utf-8", "utf8")
+
 
 def clean(text: str) -> str:
     """Return a text for packages, in which blanks replace control characters. Line ends stay."""
@@ -46,6 +48,45 @@ def printable_json(text: str) -> str:
 def one_line(text: str) -> str:
     """Return a text for a place in a line: as `printable`, and line ends are escapes."""
     return printable(text.replace("\n", "\\x0a"))
+
+
+def width(text: str) -> int:
+    """Return the columns that a text takes on a terminal: East Asian wide letters have two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.category(letter) in ("Mn", "Me") else 1 + (unicodedata.east_asian_width(letter) in "WF")
+        for letter in text
+    )
+
+
+def cut(text: str, columns: int, mark: str = "~") -> str:
+    """Return a text on one line that takes at most so many columns; the mark stands for what is left out in its middle.
+
+    The ends of names differ more than their middles do.
+    """
+    if width(text) <= columns:
+        return text
+    if columns <= width(mark):
+        return mark[: max(0, columns)]
+    room = columns - width(mark)
+    start = _head(text, (room + 1) // 2)
+    return f"{start}{mark}{_head(text[::-1], room - width(start))[::-1]}"
+
+
+def _head(text: str, columns: int) -> str:
+    """Return the start of a text that fits into columns."""
+    taken = 0
+    for place, letter in enumerate(text):
+        taken += width(letter)
+        if taken > columns:
+            return text[:place]
+    return text
+
+
+def writable(text: str, encoding: str) -> str:
+    """Return a text in which escapes replace the letters that an encoding does not have."""
+    return text if encoding.lower() in UNICODE else text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _escaped(letter: str) -> str:

@@ -33,6 +33,10 @@ REASONS = 1000
 """Reasons in a log that count."""
 
 
+def unwatched(_label: str, _stage: str, _log: Path) -> None:
+    """Ignore a log; for runs that nobody watches."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
     """Folders, engine, store and lock of a run."""
@@ -59,6 +63,8 @@ class Workspace:
     home: Path = field(default=HOME)
     matrix: Path | None = None
     """The configuration file. Logs of two of them are kept apart."""
+    on_log: Callable[[str, str, Path], None] = field(default=unwatched, compare=False)
+    """Is called with label, stage and path of each log when it is begun."""
 
     def guest(self, *names: str) -> Input:
         """Return guest scripts as an input, with those of every job among them."""
@@ -76,7 +82,9 @@ class Workspace:
 
         See `logs`.
         """
-        return logs.claimed(self.out / "logs", label, stage, matrix=self.matrix or self.base)
+        path = logs.claimed(self.out / "logs", label, stage, matrix=self.matrix or self.base)
+        self.on_log(label, stage, path)
+        return path
 
 
 def guest_digests(home: Path, names: Sequence[str]) -> dict[str, str]:

@@ -85,7 +85,7 @@ class Report:
 
 
 class Events:
-    """Receives the events of a run; `cli.output.Printer` prints them. Calls come from several threads."""
+    """Receives the events of a run; `cli.faces.reporter` shows them. Calls come from several threads."""
 
     def started(self, node: Node) -> None:
         """Take note that a node is being made. It is not called for nodes whose result is stored."""
@@ -95,6 +95,9 @@ class Events:
 
     def notice(self, text: str) -> None:
         """Take a text that the user should read, such as a new pin."""
+
+    def stopping(self) -> None:
+        """Take note that the run ends early: what runs is being ended and removed, which may take a while."""
 
 
 class Pipeline:
@@ -232,6 +235,7 @@ class Pipeline:
                             order.done(node.id)
                     self._block(report, events)
             except BaseException:
+                events.stopping()
                 # Nothing may outlive the run: the threads come back once their containers and programs are gone.
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._workspace.engine.abort()

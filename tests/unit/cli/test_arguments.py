@@ -11,7 +11,7 @@ import pytest
 from pikaforge import __version__
 from pikaforge.cli import main
 from pikaforge.cli.arguments import WIDTH, parser
-from pikaforge.cli.commands.build import OPTIONS, command_for
+from pikaforge.cli.faces.reproduce import OPTIONS, command_for
 from pikaforge.cli.verbs import VERBS
 from pikaforge.errors import ConfigError, HostError, PublishError, StageError
 
@@ -146,4 +146,4 @@ def test_the_command_that_builds_one_cell_of_a_run(argv: tuple[str, ...], words:
 
 def test_every_option_of_a_build_is_repeated_or_said_by_the_cell() -> None:
     given = vars(parser().parse_args(["build", "all"]))
-    assert set(given) == {*OPTIONS, "verb", "selectors", "os", "allocator", "chunk"}
+    assert set(given) == {*OPTIONS, "verb", "selectors", "os", "allocator", "chunk", "quiet", "json"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -15,8 +16,11 @@ from unit.cell_results import SOURCE
 from unit.helpers import BASE, refusal, the_cell
 
 from pikaforge.cli import github
-from pikaforge.cli.commands import build
 from pikaforge.cli.context import Context
+from pikaforge.cli.faces.closing import close_run
+from pikaforge.cli.faces.expected import EarlierTimes
+from pikaforge.cli.faces.github import GithubLog
+from pikaforge.cli.faces.reporter import Reporter
 from pikaforge.cli.github import OUTPUT, SUMMARY
 from pikaforge.errors import ConfigError, HostError
 from pikaforge.formats.artifact import ArtifactRecord
@@ -139,23 +143,33 @@ def _record(cell: Cell) -> CellRecord:
     )
 
 
-def test_the_end_of_a_build_is_in_the_summary(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_end_of_a_build_is_in_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only the cells of this run: the report also has those of earlier ones."""
     summary = tmp_path / "summary"
-    monkeypatch.setenv(SUMMARY, str(summary))
     spec = _setting(tmp_path).spec
     records = BuildReport(product="demo", version="v1.0", cells=tuple(_record(cell) for cell in all_cells(spec)))
     mine = the_cell(spec, "R640-debian12-none")
-    build.print_summary(Report(plan=Plan(cells=(mine,), nodes=())), DistFiles(report=records), "build {}".format)
-    assert summary.read_text(encoding="utf-8").splitlines() == [
-        "### demo v1.0",
-        "",
+    plan = Plan(cells=(mine,), nodes=())
+    with Reporter(GithubLog(sys.stdout, {SUMMARY: str(summary)})) as reporter:
+        reporter.opened(spec.product, plan, [], EarlierTimes(nodes={}, stages={}))
+        close_run(
+            reporter,
+            Report(plan=plan),
+            DistFiles(report=records),
+            spec=spec,
+            selectors=["R640"],
+            report=tmp_path / "report.json",
+            command="build {}".format,
+            status=4,
+        )
+    lines = summary.read_text(encoding="utf-8").splitlines()
+    assert lines[: lines.index("")] == [f"### {spec.product.name} {spec.product.version}"]
+    assert lines[2:5] == [
         "| CELL | TARGET | AUDIT | NATIVE | EMULATED | PACKAGE |",
         "| --- | --- | --- | --- | --- | --- |",
         "| R640-debian12-none | skylake\\_avx512 | FAILED | done | done | - |",
     ]
+    assert "<details><summary>Options</summary>" in lines
     assert "R640-debian12-none  skylake_avx512  FAILED" in capsys.readouterr().out
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from pikaforge.cli import output
 from pikaforge.cli.context import Context
+from pikaforge.cli.faces.opening import part_reporting
 from pikaforge.config.product import Server
 from pikaforge.cpu import emulation
 from pikaforge.errors import ConfigError, HostError, StageError, StageFailure
@@ -183,9 +184,12 @@ def compiled(context: Context, engine: Engine, cells: Sequence[Cell]) -> Servers
     plan = Plan(cells=whole.cells, nodes=_needed(whole, wanted), warnings=whole.warnings)
     for warning in whole.warnings:
         output.show(f"warning: {warning}")
-    pipeline = context.pipeline(workspace)
-    pipeline.identify_source()
-    return Servers(context=context, workspace=workspace, done=pipeline.execute(plan, output.Printer()))
+    with part_reporting(context) as reporter:
+        workspace = replace(workspace, on_log=reporter.log_begun)
+        pipeline = context.pipeline(workspace)
+        pipeline.identify_source()
+        done = pipeline.execute(plan, reporter)
+    return Servers(context=context, workspace=workspace, done=done)
 
 
 def _needed(plan: Plan, wanted: set[str]) -> tuple[Node, ...]:

@@ -2,49 +2,59 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from pikaforge.cli import build_output, github, output
+from pikaforge.cli import github
 from pikaforge.cli.context import Context
+from pikaforge.cli.faces.closing import close_run
+from pikaforge.cli.faces.expected import EarlierTimes
+from pikaforge.cli.faces.opening import reporting
+from pikaforge.cli.faces.reporter import Reporter
+from pikaforge.cli.faces.reproduce import command_for, options_of
 from pikaforge.cli.plan_output import left_out
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
 from pikaforge.host import offline
-from pikaforge.host.process import cwd
 from pikaforge.host.workspace import Workspace
-from pikaforge.pipeline import dist
-from pikaforge.pipeline.dist import DistFiles
+from pikaforge.pipeline import dist, report
 from pikaforge.pipeline.image.image import check_family
 from pikaforge.pipeline.pipeline import Pipeline, Report
-from pikaforge.plan import allocators
 from pikaforge.plan.cells import Cell
+from pikaforge.plan.plan import Plan
 
 
 def build(context: Context) -> int:
     """Run `build`; return the exit status."""
-    cells = context.cells()
-    if context.arguments.chunk and (text := left_out(context.cells_for_jobs())):
-        output.warn(text)
-    if not cells:  # of a chunk; selectors that select nothing are refused
-        output.note(f"there are fewer jobs than {context.arguments.chunk}: nothing is left for this one")
-        return EXIT_DONE
-    refuse_problems(cells)
-    refuse_early(context, cells)
-    run = prepare(context)
-    plan = context.plan(run.machine, cells)
-    refuse_problems(plan.cells)
-    for warning in plan.warnings:
-        output.show(f"warning: {warning}")
-    done = run.pipeline.execute(plan, run.printer)
-    delivered = dist.write(run.workspace, context.spec, done)
-    print_summary(done, delivered, partial(command_for, context.arguments))
-    github.build_outputs(os.environ, context.dist, delivered.report, {cell.id for cell in cells})
-    return status(done)
+    with reporting(context) as reporter:
+        cells = context.cells()
+        if context.arguments.chunk and (text := left_out(context.cells_for_jobs())):
+            reporter.warning(text)
+        if not cells:  # of a chunk; selectors that select nothing are refused
+            reporter.notice(f"there are fewer jobs than {context.arguments.chunk}: nothing is left for this one")
+            return EXIT_DONE
+        refuse_problems(cells)
+        refuse_early(context, cells)
+        run = prepare(context, reporter)
+        plan = context.plan(run.machine, cells)
+        refuse_problems(plan.cells)
+        done = execute(context, run, plan)
+        put = dist.write(run.workspace, context.spec, done)
+        code = status(done)
+        close_run(
+            reporter,
+            done,
+            put,
+            spec=context.spec,
+            selectors=context.arguments.selectors,
+            report=context.dist / report.name_of(context.dist, context.spec.product.name),
+            command=partial(command_for, context.arguments),
+            status=code,
+        )
+        github.build_outputs(os.environ, context.dist, put.report, {cell.id for cell in cells})
+    return code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +64,15 @@ class PreparedRun:
     workspace: Workspace
     pipeline: Pipeline
     machine: Machine
-    printer: output.Printer
+    reporter: Reporter
 
 
-def prepare(context: Context) -> PreparedRun:
+def prepare(context: Context, reporter: Reporter) -> PreparedRun:
     """Look up the engine, its CPU and the source, and remove what killed runs have left.
+
+    Args:
+        context: the call.
+        reporter: takes what is to be said.
 
     Raises:
         HostError: no engine answers, or the source cannot be reached.
@@ -67,21 +81,20 @@ def prepare(context: Context) -> PreparedRun:
     engine = context.engine()
     engine.verify()
     workspace = context.workspace(engine)
-    workspace = replace(workspace, jobs=workspace.jobs or engine.cores())
-    left = engine.sweep(output.note) + workspace.sweep()
+    workspace = replace(workspace, jobs=workspace.jobs or engine.cores(), on_log=reporter.log_begun)
+    left = engine.sweep(reporter.notice) + workspace.sweep()
     if left:
-        output.note(f"removed {left} leftovers of a run that was killed")
-    _take_bundle(context, workspace)
+        reporter.notice(f"removed {left} leftovers of a run that was killed")
+    _take_bundle(context, workspace, reporter)
     pipeline = context.pipeline(workspace)
     pipeline.identify_source()
-    printer = output.Printer()
     flags = engine.known_cpu_flags()
     if flags is None:  # the engine is on another machine: a container has to look
-        flags = engine.cpu_flags(pipeline.tools_image(printer))
-    return PreparedRun(workspace=workspace, pipeline=pipeline, machine=context.machine(flags), printer=printer)
+        flags = engine.cpu_flags(pipeline.tools_image(reporter))
+    return PreparedRun(workspace=workspace, pipeline=pipeline, machine=context.machine(flags), reporter=reporter)
 
 
-def _take_bundle(context: Context, workspace: Workspace) -> None:
+def _take_bundle(context: Context, workspace: Workspace, reporter: Reporter) -> None:
     """Fill the caches from the unpacked bundle that PIKAFORGE_OFFLINE names, if it names one."""
     folder = offline.folder()
     if folder is not None:
@@ -89,26 +102,21 @@ def _take_bundle(context: Context, workspace: Workspace) -> None:
 
         cells = context.cells()
         feed.check_cells(folder, cells)
-        feed.fill(folder, workspace, cells, output.note)
+        feed.fill(folder, workspace, cells, reporter.notice)
 
 
-OPTIONS = (
-    *("matrix", "out", "dist", "source", "engine", "formats"),
-    *(name.replace("-", "_") for name in allocators.built()),
-    *("jobs", "locked", "no_compiler_cache", "strict_targets", "require_run", "debug"),
-)
-"""Arguments that the command for one cell repeats. Its image and allocator are in the cell's id."""
-
-
-def command_for(arguments: argparse.Namespace, selector: str) -> str:
-    """Return the command line that builds `selector` with the options of this run, quoted for a shell."""
-    words = ["nox", "-s", "build", "--", selector]
-    for name in OPTIONS:
-        value, option = getattr(arguments, name, None), f"--{name.replace('_', '-')}"
-        if value in (None, "", False, ()) or (name, value) == ("engine", "docker"):
-            continue
-        words += [option] if value is True else [option, ",".join(value) if isinstance(value, tuple) else str(value)]
-    return shlex.join(words)
+def execute(context: Context, run: PreparedRun, plan: Plan) -> Report:
+    """Run a plan, after a report of what it will do."""
+    reporter = run.reporter
+    for warning in plan.warnings:
+        reporter.warning(warning)
+    earlier = report.load(context.dist, report.name_of(context.dist, context.spec.product.name))
+    times = EarlierTimes.of([earlier] if earlier is not None else [])
+    views = run.pipeline.views(plan, engine_answers=lambda: True)
+    given = options_of(context.arguments)
+    options = [f"--{name.replace('_', '-')}{'' if value is None else f' {value}'}" for name, value in given]
+    reporter.opened(context.spec.product, plan, views, times, options)
+    return run.pipeline.execute(plan, reporter)
 
 
 def refuse_early(context: Context, cells: Sequence[Cell]) -> None:
@@ -132,33 +140,6 @@ def refuse_problems(cells: Sequence[Cell]) -> None:
             where="images",
             hint="\n".join(f"{cell.id}: {cell.problem}" for cell in bad),
         )
-
-
-def print_summary(done: Report, delivered: DistFiles, command: Callable[[str], str]) -> None:
-    """Print the end of a build: refused cells, the table of verdicts, and the packages.
-
-    In a job of GitHub Actions, the table is added to the job's summary.
-
-    Args:
-        done: the run.
-        delivered: what it has put into dist/.
-        command: returns the command that builds the cell with an id.
-    """
-    for notice in delivered.notices:
-        output.note(notice)
-    ids = {cell.id for cell in done.plan.cells}
-    cells = [cell for cell in delivered.report.cells if cell.id in ids]
-    if any(cell.status == "failed" for cell in cells):
-        output.show(build_output.refusals(cells, command))
-    output.show(build_output.verdicts(cells))
-    title = f"{delivered.report.product} {delivered.report.version}"
-    github.add_summary(os.environ, build_output.verdicts_markdown(title, cells))
-    ran = any(outcome.status != "cached" for outcome in done.outcomes.values())
-    if delivered.artifacts and not ran and not delivered.written:
-        output.show("everything is up to date")
-    files = [(path, digest, path.stat().st_size) for path, digest in delivered.artifacts]
-    for line in build_output.packages(files, cwd()):
-        output.show(line)
 
 
 def status(done: Report) -> int:

@@ -16,6 +16,7 @@ from pikaforge.attest import signing
 from pikaforge.attest.signing import Signer
 from pikaforge.cli import output
 from pikaforge.cli.context import Context
+from pikaforge.cli.faces.opening import part_reporting
 from pikaforge.cli.output import count
 from pikaforge.cli.publish_summary import PublishSummary
 from pikaforge.config.nearest import did_you_mean
@@ -240,7 +241,8 @@ class _PublishRun:
         engine = self.context.engine()
         engine.verify()
         workspace = self.context.workspace(engine)
-        tools = self.context.pipeline(workspace).tools_image(output.Printer())
+        with part_reporting(self.context) as reporter:
+            tools = self.context.pipeline(workspace).tools_image(reporter)
         return insert_in(workspace, tools=tools, label="publish", folder=folder)
 
     def _index(self, name: str, index: PackageIndex, found: CollectedPackages) -> PublishSummary:

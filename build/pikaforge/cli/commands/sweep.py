@@ -9,8 +9,11 @@ from pathlib import Path
 from pikaforge import __version__
 from pikaforge.audit.audit_result import today
 from pikaforge.cli import output
-from pikaforge.cli.commands.build import prepare, refuse_early, status
+from pikaforge.cli.commands.build import PreparedRun, execute, prepare, refuse_early, status
 from pikaforge.cli.context import Context
+from pikaforge.cli.faces.events import RunClosed, TableShown
+from pikaforge.cli.faces.opening import reporting
+from pikaforge.cli.faces.reporter import Reporter
 from pikaforge.errors import EXIT_DONE, ConfigError
 from pikaforge.host.process import cwd
 from pikaforge.host.store import locked
@@ -30,14 +33,22 @@ def sweep(context: Context) -> int:
     if not arguments.selectors:
         arguments.selectors = ["all"]
         arguments.os = arguments.os or "all"
-    chosen = sliced(representatives(context.cells()), arguments.slice)
-    refuse_early(context, [cell for cell in chosen if not cell.problem])
-    run = prepare(context)
-    plan = context.plan(run.machine, chosen)
-    done = run.pipeline.execute(plan, run.printer)
+    with reporting(context) as reporter:
+        chosen = sliced(representatives(context.cells()), arguments.slice)
+        refuse_early(context, [cell for cell in chosen if not cell.problem])
+        run = prepare(context, reporter)
+        done = execute(context, run, context.plan(run.machine, chosen))
+        rows, written = _recorded(context, run, done)
+        code = _status(done)
+        show_rows(reporter, rows, written, done, code)
+    return code
+
+
+def _recorded(context: Context, run: PreparedRun, done: Report) -> tuple[tuple[coverage.Row, ...], Sequence[Path]]:
+    """Write the table with the rows of a run; return these rows, and the files that were written."""
+    arguments, product = context.arguments, context.spec.product
     folder = cwd() / arguments.to if arguments.to else context.home / "docs"
     whole = all_cells(context.spec)
-    product = context.spec.product
     emulator = done.facts(EMULATOR_NODE, ImageStageFacts)
     fresh = coverage.Coverage(
         product=product.name,
@@ -50,11 +61,7 @@ def sweep(context: Context) -> int:
     )
     order = list(dict.fromkeys((cell.image, cell.target, cell.allocator) for cell in _by_image(context, whole)))
     with locked(context.out / ".coverage.lock"):  # two sweeps must not lose each other's rows
-        written = coverage.write(folder, coverage.merge(fresh, coverage.load(folder), order))
-    print_rows(fresh.rows, done)
-    for path in written:
-        output.show(output.readable(path, cwd()))
-    return _status(done)
+        return fresh.rows, coverage.write(folder, coverage.merge(fresh, coverage.load(folder), order))
 
 
 def representatives(cells: Sequence[Cell]) -> list[Cell]:
@@ -97,12 +104,26 @@ def _source(source: str) -> str:
     return source if source == "sample" or not source else Path(source.partition("#")[0]).name
 
 
-def print_rows(rows: Sequence[coverage.Row], done: Report) -> None:
-    """Print the rows of a sweep, and how many compilations were built."""
-    table = [(row.image, row.target, row.allocator, row.state, row.tried or "-", row.why[:100]) for row in rows]
-    output.show(output.table(("IMAGE", "TARGET", "ALLOCATOR", "STATE", "TRIED AS", "WHY"), table))
-    count = sum(row.state == "built" for row in rows)
-    output.show(f"{count} of {len(rows)} compilations built; {len(done.plan.nodes)} nodes")
+def show_rows(
+    reporter: Reporter, rows: Sequence[coverage.Row], written: Sequence[Path], done: Report, code: int
+) -> None:
+    """Report the rows of a sweep, how many compilations were built, and the files that were written."""
+    table = tuple((row.image, row.target, row.allocator, row.state, row.tried or "-", row.why[:100]) for row in rows)
+    built = sum(row.state == "built" for row in rows)
+    remarks = [f"{built} of {len(rows)} compilations built; {len(done.plan.nodes)} nodes"]
+    remarks += [output.readable(path, cwd()) for path in written]
+    header = ("IMAGE", "TARGET", "ALLOCATOR", "STATE", "TRIED AS", "WHY")
+    reporter.take(TableShown(time=reporter.now(), header=header, rows=table, remarks=tuple(remarks)))
+    reporter.take(
+        RunClosed(
+            time=reporter.now(),
+            exit_status=code,
+            built=built,
+            failed=len(rows) - built,
+            seconds=reporter.seconds(),
+            report="",
+        )
+    )
 
 
 def _status(done: Report) -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 from pikaforge.cli import output
 from pikaforge.cli.commands.build import status
 from pikaforge.cli.context import Context
+from pikaforge.cli.faces import events
+from pikaforge.cli.faces.opening import part_reporting
 from pikaforge.config.patch_series import Series
 from pikaforge.config.product import Product
 from pikaforge.config.schema import matrix_schema, schema_of, series_schema
@@ -78,7 +80,8 @@ def _check_patches(context: Context, workspace: Workspace, series: Series) -> in
     engine.sweep(output.note)
     workspace.sweep()
     part = common_part(context.spec, lambda node: node.stage == "source" or node.id == TOOLS_NODE, engine=engine.kind)
-    done = context.pipeline(workspace).execute(part, output.Printer())
+    with part_reporting(context) as reporter:
+        done = context.pipeline(workspace).execute(part, reporter)
     for outcome in done.of("source"):
         found = outcome.facts(SourceFacts if outcome.result is not None else SeriesFacts)
         if found is not None:
@@ -187,13 +190,14 @@ def clean(context: Context) -> int:
 
 
 def schema_texts() -> dict[str, str]:
-    """Return the JSON schemas of configuration, build report and repositories, by path below the checkout."""
+    """Return the JSON schemas of configuration, build report, repositories and events, by path below the checkout."""
     schemas = {
         "matrix.schema.json": matrix_schema(),
         "patches/series.schema.json": series_schema(),
         "report.schema.json": report.schema(),
         "repo.schema.json": state.schema(),
         "doctor.schema.json": schema_of(DoctorReport),
+        "events.schema.json": events.schema(),
     }
     return {path: json.dumps(schema, indent=2, sort_keys=True) + "\n" for path, schema in schemas.items()}
 

@@ -1,16 +1,18 @@
-"""The end of a build: verdicts, refusals and files."""
+"""The end of a build: verdicts on cells, refusals, and remarks."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.audit.judge_instructions import DispatchedRecord
-from pikaforge.cli import build_output
+from pikaforge.cli.faces import github, lines, verdicts
+from pikaforge.cli.faces.ending import Ending
+from pikaforge.cli.faces.events import RunClosed, RunNotice, RunOpened
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.pipeline.report_record import CellRecord, StageRecord
 from pikaforge.pipeline.smoke.record import CheckRecord, WayRecord
@@ -62,9 +64,51 @@ def _cell(stages: dict[str, str] | None = None, **more: Any) -> CellRecord:
     return CellRecord.model_validate(data)
 
 
+NOW = "2026-01-01T00:00:00+00:00"
+
+
+def _ending(cells: Sequence[CellRecord]) -> Ending:
+    ending = Ending()
+    for cell in cells:
+        assert ending.keeps(verdicts.cell_ended(cell, now=NOW, command=f"build {cell.id} --x"))
+    for text in verdicts.notes(cells):
+        assert ending.keeps(RunNotice(time=NOW, text=text))
+    return ending
+
+
+def _shown(cells: Sequence[CellRecord]) -> list[str]:
+    """The lines of the end."""
+    closed = RunClosed(time=NOW, exit_status=0, built=1, failed=0, seconds=0.1, report="")
+    return _ending(cells).text(closed)
+
+
+def _table(cells: Sequence[CellRecord]) -> list[str]:
+    """The lines from the table of verdicts on."""
+    shown = _shown(cells)
+    return shown[next(place for place, line in enumerate(shown) if line.startswith("CELL ")) :]
+
+
+def _markdown(title: str, cells: Sequence[CellRecord]) -> list[str]:
+    """The lines of the summary up to what is folded."""
+    opened = RunOpened(
+        time=NOW,
+        product=title,
+        version="v1.0",
+        options=(),
+        cells=(),
+        compilations=1,
+        nodes=1,
+        cached=0,
+        expected_seconds=None,
+        unknown=1,
+    )
+    text = github.summary(opened, _ending(cells), [])
+    return text[: text.index("\n\n<details>")].splitlines()
+
+
 def _row(cell: CellRecord) -> dict[str, str]:
     """The cell's line of the table, by the columns' names."""
-    header, line = build_output.verdicts([cell]).splitlines()
+    header, line = _table([cell])
     starts = [match.start() for match in re.finditer(r"\S+", header)]
     ends = [*starts[1:], None]
     return {header[a:b].strip(): line[a:b].strip() for a, b in zip(starts, ends, strict=True)}
@@ -78,7 +122,7 @@ def test_the_verdicts_of_a_build_are_a_table() -> None:
     emulated = WayRecord(ran=False, reason="no qemu")
     good = _cell(audit=_verdict(), native=RAN, emulated=emulated, artifacts=MADE)
     bad = _cell({"package": "blocked"}, id="R720-debian12-system", audit=_verdict(2), native=RAN, emulated=emulated)
-    assert build_output.verdicts([good, bad]).splitlines() == [
+    assert _table([good, bad]) == [
         "CELL                  TARGET       AUDIT        NATIVE                         EMULATED          PACKAGE",
         "R620-el7-none         sandybridge  passed       2 of 2 checks passed in 1.8 s  not run: no qemu  yes",
         "R720-debian12-system  sandybridge  REFUSED (2)  2 of 2 checks passed in 1.8 s  not run: no qemu  -",
@@ -155,12 +199,13 @@ def test_what_left_nothing_to_tell_is_told_by_how_it_ended(
 
 def test_a_table_has_the_target_that_was_built_and_the_cells_in_the_order_given() -> None:
     cells = [_cell().model_copy(update={"id": name}) for name in ("b", "a", "c")]
-    lines = build_output.verdicts(cells).splitlines()
-    assert [line.split()[0] for line in lines] == ["CELL", "b", "a", "c"]
+    shown = _table(cells)
+    assert [line.split()[0] for line in shown] == ["CELL", "b", "a", "c"]
     assert _row(_cell(artifacts=MADE))["TARGET"] == "sandybridge"
     assert _row(_cell(artifacts=MADE, wanted="ivybridge"))["TARGET"] == "sandybridge (wanted ivybridge)"
     assert _row(_cell(artifacts=MADE))["PACKAGE"] == "yes"
-    assert build_output.verdicts([]) == "CELL  TARGET  AUDIT  NATIVE  EMULATED  PACKAGE"
+    assert lines.verdict_table([]) == ["CELL  TARGET  AUDIT  NATIVE  EMULATED  PACKAGE"]
+    assert _shown([]) == []
 
 
 TWIN = "function tried as haswell; AVX-512 code audited, not run"
@@ -170,13 +215,13 @@ def test_a_twin_is_told_in_its_row_and_once_below() -> None:
     tried: dict[str, Any] = {"target": "skylake_avx512", "tried": "haswell", "not_run": TWIN}
     twin = {**tried, "native": RAN, "artifacts": MADE}
     cells = [_cell(**twin), _cell(artifacts=MADE, tried="sandybridge"), _cell(id="R740-el7-none", **twin)]
-    lines = build_output.verdicts(cells).splitlines()
-    assert "as haswell: 2 of 2 checks passed in 1.8 s" in lines[1]
-    assert "as " not in lines[2]
-    assert lines[4:] == [f"note: R620-el7-none, R740-el7-none: {TWIN}"]
-    assert build_output.verdicts_markdown("demo", cells).splitlines()[-2:] == [
+    shown = _table(cells)
+    assert "as haswell: 2 of 2 checks passed in 1.8 s" in shown[1]
+    assert "as " not in shown[2]
+    assert shown[4:] == [f"note: R620-el7-none, R740-el7-none: {TWIN}"]
+    assert _markdown("demo", cells)[-2:] == [
         "",
-        f"- {build_output.plain(lines[4][6:])}",
+        f"- {github.plain(shown[4][6:])}",
     ]
 
 
@@ -188,7 +233,7 @@ def test_a_run_with_refused_cells_begins_its_end_with_them() -> None:
     failed = _cell({"audit": "failed"})
     refused = failed.model_copy(update={"id": "R6415-el7-none", "stages": (stage("source", "done"), audit)})
     shared = failed.model_copy(update={"id": "R710-el7-none", "stages": (stage("image", "failed"),)})
-    assert build_output.refusals([_cell(), refused, shared], "build {} --x".format).splitlines() == [
+    assert _shown([_cell(), refused, shared])[:5] == [
         "1 of 3 cells built, 2 refused",
         "  R6415-el7-none: audit of-audit: the audit refuses it for zen: 2 violations",
         "    to try it alone: build R6415-el7-none --x",
@@ -201,7 +246,7 @@ def test_the_verdicts_as_markdown() -> None:
     emulated = WayRecord(ran=False, reason="no qemu")
     good = _cell(audit=_verdict(), native=RAN, emulated=emulated, artifacts=MADE)
     bad = _cell({"package": "blocked"}, target="skylake_avx512", audit=_verdict(2), native=RAN, emulated=emulated)
-    assert build_output.verdicts_markdown("demo v1.0", [good, bad]).splitlines() == [
+    assert _markdown("demo", [good, bad]) == [
         "### demo v1.0",
         "",
         "| CELL | TARGET | AUDIT | NATIVE | EMULATED | PACKAGE |",
@@ -222,11 +267,11 @@ def test_the_verdicts_as_markdown() -> None:
     ],
 )
 def test_markdown_shows_every_text_as_it_is(text: str, shown: str) -> None:
-    assert build_output.plain(text) == shown
+    assert github.plain(text) == shown
     way = WayRecord(ran=False, reason=text)
-    [row] = build_output.verdicts_markdown(text, [_cell(native=way)]).splitlines()[4:]
+    [row] = _markdown(text, [_cell(native=way)])[4:]
     assert row.split(" | ")[3] == f"not run: {shown}"
-    assert build_output.verdicts_markdown(text, []).splitlines()[0] == f"### {shown}"
+    assert _markdown(text, [])[0] == f"### {shown} v1.0"
 
 
 # ---- what was accepted of the distribution's libraries
@@ -251,14 +296,14 @@ def test_what_was_accepted_is_below_the_table_once_for_all_targets() -> None:
         _cell(audit=_accepting("pclmulqdq"), id="R670-el7-none", target="x86_64_v3"),
         _cell(audit=_accepting("pclmulqdq", version="5.4.1-2"), id="R620-el8-none", image="el8"),
     ]
-    lines = build_output.verdicts(cells).splitlines()
-    assert [re.split(r"  +", line)[2] for line in lines[1:4]] == ["passed, 1 library by dispatch"] * 3
+    shown = _table(cells)
+    assert [re.split(r"  +", line)[2] for line in shown[1:4]] == ["passed, 1 library by dispatch"] * 3
     text = "has pclmulqdq in a, b, c and 2 more functions: only by init, which asks the CPU; known dispatcher"
-    assert lines[4:] == [
+    assert shown[4:] == [
         f"note: accepted on el7 for sandybridge, x86_64_v3: lib/liblzma.so.5 of liblzma5 5.4.1-1 {text}",
         f"note: accepted on el8 for sandybridge: lib/liblzma.so.5 of liblzma5 5.4.1-2 {text}",
     ]
-    markdown = build_output.verdicts_markdown("demo", cells).splitlines()
+    markdown = _markdown("demo", cells)
     assert [line[:30] for line in markdown if line.startswith("- ")] == [
         "- accepted on el7 for sandybri",
         "- accepted on el8 for sandybri",
@@ -272,38 +317,11 @@ def test_features_beyond_the_cpu_gate_are_below_the_table_once_with_their_cells(
     blind = _verdict().model_copy(update={"ungated": {"fsgsbase": "it faults under old kernels"}})
     cells = [_cell(audit=blind), _cell(audit=blind, id="R670-el7-none"), _cell(id="R620-el8-none")]
     text = "R620-el7-none, R670-el7-none: beyond the CPU gate: fsgsbase: it faults under old kernels"
-    assert build_output.verdicts(cells).splitlines()[4:] == [f"note: {text}"]
-    assert build_output.verdicts_markdown("demo", cells).splitlines()[-1] == f"- {text}"
-    assert "note:" not in build_output.verdicts(cells[2:])
+    assert _table(cells)[4:] == [f"note: {text}"]
+    assert _markdown("demo", cells)[-1] == f"- {text}"
+    assert not [line for line in _table(cells[2:]) if line.startswith("note:")]
 
 
 def test_a_refused_cell_shows_what_was_accepted_all_the_same() -> None:
     refused = _accepting("avx2").model_copy(update={"passed": False})
-    assert len(build_output.verdicts([_cell({"audit": "failed"}, audit=refused)]).splitlines()) == 3
-
-
-# ---- the files
-
-
-def _files(number: int, folder: str = "debian12") -> list[tuple[Path, str, int]]:
-    return [(Path(f"/work/dist/{folder}/{n}.rpm"), f"{n:064x}", 1 << 20) for n in range(number)]
-
-
-def test_few_files_are_listed_with_their_digests() -> None:
-    assert list(build_output.packages(_files(2), Path("/work"))) == [
-        "dist/debian12/0.rpm (1.0 MiB)",
-        "dist/debian12/1.rpm (1.0 MiB)",
-        f"{0:064x}  dist/debian12/0.rpm",
-        f"{1:064x}  dist/debian12/1.rpm",
-    ]
-    assert len(list(build_output.packages(_files(build_output.LISTED), Path("/")))) == 2 * build_output.LISTED
-    assert list(build_output.packages([], Path("/"))) == []
-
-
-def test_many_files_are_a_line_for_each_folder() -> None:
-    files = [*_files(20), *_files(20, "el9")[:5], (Path("/else/x/y.deb"), "ab", 1536)]
-    assert list(build_output.packages(files, Path("/work"))) == [
-        "dist/debian12/: 20 files, 20.0 MiB; their digests are in dist/debian12/SHA256SUMS",
-        "dist/el9/: 5 files, 5.0 MiB; their digests are in dist/el9/SHA256SUMS",
-        "/else/x/: 1 file, 1.5 KiB; their digests are in /else/x/SHA256SUMS",
-    ]
+    assert len(_table([_cell({"audit": "failed"}, audit=refused)])) == 3

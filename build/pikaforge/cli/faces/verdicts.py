@@ -1,39 +1,43 @@
-"""What `build` prints at the end: a table of verdicts, and why cells were refused."""
+"""The verdicts on cells, and remarks on them, from the records of the build report."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
-from pikaforge.attest.describe import SUMS
 from pikaforge.audit.judge_instructions import DispatchedRecord
-from pikaforge.cli.output import built_target, count, readable, size, table
-from pikaforge.host.text import one_line
+from pikaforge.cli.faces.events import CellEnded
+from pikaforge.cli.output import count
 from pikaforge.pipeline.report_record import CellRecord
 from pikaforge.pipeline.smoke.record import WayRecord
 
-LISTED = 24
-"""Files that are listed one by one at the end of a build; about three cells. A full matrix has hundreds."""
-VERDICTS = ("CELL", "TARGET", "AUDIT", "NATIVE", "EMULATED", "PACKAGE")
-MARKUP = re.compile(r"[\\`*_~\[\]<>|&$#!]")
-"""The characters that GitHub's Markdown may take for markup. Each may have a backslash before it (GFM, 2.4)."""
+
+def cell_ended(cell: CellRecord, *, now: str, command: str) -> CellEnded:
+    """Return the verdicts on a cell as an event.
+
+    Args:
+        cell: the record of the build report.
+        now: the time.
+        command: the command that builds it alone.
+    """
+    failed = cell.status == "failed"
+    return CellEnded(
+        time=now,
+        cell=cell.id,
+        target=cell.target,
+        wanted=cell.wanted,
+        flags=cell.flags,
+        status=cell.status,
+        audit=_audited(cell),
+        native=_ran(cell, cell.native),
+        emulated=_ran(cell, cell.emulated),
+        package=_packed(cell),
+        reason=_reason(cell) if failed else "",
+        command=command if failed else "",
+    )
 
 
-def verdicts(cells: Sequence[CellRecord]) -> str:
-    """Return the table at the end of a build: a verdict of each check on each cell; then notes."""
-    notes = _notes(cells)
-    return "\n".join([table(VERDICTS, _verdict_rows(cells)), *(f"note: {text}" for text in notes)])
-
-
-def verdicts_markdown(title: str, cells: Sequence[CellRecord]) -> str:
-    """Return the same table and notes under a title, as Markdown."""
-    lines = [VERDICTS, ["---"] * len(VERDICTS), *([plain(word) for word in row] for row in _verdict_rows(cells))]
-    notes = [f"- {plain(text)}" for text in _notes(cells)]
-    return "\n".join([f"### {plain(title)}", "", *(f"| {' | '.join(line)} |" for line in lines), "", *notes]).rstrip()
-
-
-def _notes(cells: Sequence[CellRecord]) -> list[str]:
+def notes(cells: Sequence[CellRecord]) -> list[str]:
+    """Return what the reader should know of cells that were built."""
     return [*_not_run(cells), *_dispatched(cells), *_ungated(cells)]
 
 
@@ -72,20 +76,6 @@ def _some(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more functions" if len(names) > limit else "")
 
 
-def refusals(cells: Sequence[CellRecord], command: Callable[[str], str]) -> str:
-    """Return how many cells were built, and for each of the others the reason and the command that builds it alone.
-
-    Args:
-        cells: all cells of the run.
-        command: returns the command that builds the cell with an id.
-    """
-    failed = [cell for cell in cells if cell.status == "failed"]
-    lines = [f"{len(cells) - len(failed)} of {len(cells)} cells built, {len(failed)} refused"]
-    for cell in failed:
-        lines += [f"  {cell.id}: {_reason(cell)}", f"    to try it alone: {command(cell.id)}"]
-    return "\n".join(lines)
-
-
 def _reason(cell: CellRecord) -> str:
     """Return why a cell has no package, in one line."""
     for stage in cell.stages:
@@ -93,44 +83,6 @@ def _reason(cell: CellRecord) -> str:
             said = " ".join(stage.error[0].removeprefix("error: ").split()) if stage.error else "failed"
             return f"{stage.stage} {stage.label}: {said}"
     return "it was not built"
-
-
-def packages(files: Sequence[tuple[Path, str, int]], start: Path) -> Iterator[str]:
-    """Return lines on the files in dist/: each with size and digest if they are few, else a line for each folder.
-
-    The lines with digests are what `sha256sum --check` reads.
-
-    Args:
-        files: path, SHA-256 and number of bytes of each.
-        start: the folder to which paths are relative where they are below it.
-    """
-    if len(files) <= LISTED:
-        yield from (f"{readable(path, start)} ({size(length)})" for path, _, length in files)
-        yield from (f"{digest}  {readable(path, start)}" for path, digest, _ in files)
-        return
-    folders: dict[Path, list[int]] = {}
-    for path, _, length in files:
-        folders.setdefault(path.parent, []).append(length)
-    for folder, lengths in folders.items():
-        yield (
-            f"{readable(folder, start)}/: {count(len(lengths), 'file')}, {size(sum(lengths))}; "
-            f"their digests are in {readable(folder / SUMS, start)}"
-        )
-
-
-def plain(text: str) -> str:
-    """Return a text on one line that Markdown shows as it is.
-
-    Reasons hold file names, replies of servers and messages of compilers.
-    """
-    return MARKUP.sub(r"\\\g<0>", one_line(" ".join(text.split())))
-
-
-def _verdict_rows(cells: Iterable[CellRecord]) -> list[tuple[str, ...]]:
-    return [
-        (c.id, built_target(c.target, c.wanted), _audited(c), _ran(c, c.native), _ran(c, c.emulated), _packed(c))
-        for c in cells
-    ]
 
 
 def _audited(cell: CellRecord) -> str:
