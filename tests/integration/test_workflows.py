@@ -74,9 +74,9 @@ def run_lines() -> dict[str, str]:
     return {step["run"]: name for name, _, step in steps() if "run" in step}
 
 
-def readme_commands() -> set[str]:
-    """The lines of README's blocks of shell, without remarks."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def documented_commands() -> set[str]:
+    """The lines of the page's blocks of shell, without remarks."""
+    text = (ROOT / "docs/github.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return {re.sub(r"\s+# .*", "", line).strip() for block in blocks for line in block.splitlines()} - {""}
 
@@ -88,9 +88,9 @@ def test_all_workflows_are_looked_at() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {f"{name}.yml" for name in NAMES}
 
 
-def test_run_lines_are_commands_of_the_readme() -> None:
+def test_run_lines_are_commands_of_the_page() -> None:
     assert len(run_lines()) >= 6
-    assert set(run_lines()) - readme_commands() == set()
+    assert set(run_lines()) - documented_commands() == set()
 
 
 def test_nothing_gets_into_a_script_but_by_its_environment() -> None:
@@ -98,7 +98,7 @@ def test_nothing_gets_into_a_script_but_by_its_environment() -> None:
         line = step.get("run", "")
         assert "${{" not in line, name
         assert set(re.findall(r"\$\{?(\w+)", line)) == ({*step.get("env", {})} if "$" in line else set()), name
-        assert not {"shell", "working-directory"} & step.keys(), f"{name}: the README says nothing of it"
+        assert not {"shell", "working-directory"} & step.keys(), f"{name}: docs/github.md says nothing of it"
 
 
 def test_actions_are_pinned_by_commit() -> None:
