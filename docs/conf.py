@@ -17,7 +17,9 @@ templates_path = ["_templates"]
 language = "en"
 locale_dirs = ["locale"]
 gettext_compact = False
+gettext_location = False
 nitpicky = True
+smartquotes = False  # it would make one dash of the two of an option
 
 myst_heading_anchors = 4
 myst_linkify_fuzzy_links = False

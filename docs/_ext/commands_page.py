@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from schema_page import cell
 
 from pikaforge.cli.arguments import parser
-from pikaforge.cli.verbs import HEADINGS, STATUSES, Verb
+from pikaforge.cli.verbs import HEADINGS, STATUSES, UPKEEP, Verb
 
 
 def plain(text: str) -> str:
-    """Return a text of the help in which nothing but backquotes means anything to Markdown."""
+    """Return a text of the help for Markdown, to which only its backquotes mean something; options are code."""
     parts = text.split("`")
     for index in range(0, len(parts), 2):
-        for sign in "*_<[":
-            parts[index] = parts[index].replace(sign, f"\\{sign}")
+        part = re.sub(r"[*_<\[]", r"\\\g<0>", parts[index])
+        parts[index] = re.sub(r"(?<!\S)--[a-z][a-z-]+", r"`\g<0>`", part)
     return "`".join(parts)
 
 
@@ -33,9 +34,9 @@ def options(page: argparse.ArgumentParser) -> list[str]:
     lines: list[str] = []
     formatter = page.formatter_class(prog=page.prog)
     for group in page._action_groups:  # argparse has no other way to them
-        actions = [each for each in group._group_actions if each.help not in (None, argparse.SUPPRESS)]
+        actions = [each for each in group._group_actions if each.help and each.dest != "help"]
         if actions:
-            lines += [f"| {cell(str(group.title))} | |", "|---|---|"]
+            lines += [f"| {cell(str(group.title))} | meaning |", "|---|---|"]
             for action in actions:
                 said = plain(formatter._expand_help(action))
                 lines.append(f"| `{cell(invocation(action))}` | {cell(said)} |")
@@ -45,7 +46,8 @@ def options(page: argparse.ArgumentParser) -> list[str]:
 
 def section(name: str, verb: Verb, page: argparse.ArgumentParser) -> str:
     """Return the section of a verb."""
-    usage = page.format_usage().removeprefix("usage: ").strip()
+    session = "tool -- " + name if name in UPKEEP else name + " --"
+    usage = page.format_usage().removeprefix("usage: ").strip().replace(page.prog, f"nox -s {session}", 1)
     remarks = [line for remark, command in verb.examples for line in (f"# {remark}", command)]
     lines = [f"## {name}", "", plain(verb.description()), "", "```text", usage, "```", ""]
     lines += ["```sh", *remarks, "```", "", f"Needs: {plain(verb.needs)}", "", *options(page)]
