@@ -92,7 +92,7 @@ def warn(text: str, stream: TextIO | None = None) -> None:
 
 def show_error(error: ForgeError, stream: TextIO | None = None) -> None:
     """Print an error on standard error."""
-    warn("\n".join(error.lines()), stream)
+    warn("\n".join([*error.lines(), *error.see()]), stream)
 
 
 class ProgressLine:
@@ -174,7 +174,7 @@ class Printer(Events):
         elif outcome.status == "blocked":
             self._line(f"{name} not run: it needs {outcome.blocked_by}")
         else:
-            lines = outcome.error.lines() if outcome.error is not None else []
+            lines = [*outcome.error.lines(), *outcome.error.see()] if outcome.error is not None else []
             self._line("\n".join([f"{name} FAILED after {outcome.seconds:.1f} s", *lines]))
 
     def notice(self, text: str) -> None:

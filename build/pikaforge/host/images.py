@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pikaforge.errors import HostError, UnreachableError
+from pikaforge.errors import EngineError, UnreachableError
 from pikaforge.host import compiler_cache, podman, replies
 from pikaforge.host.connection import LABEL, EngineConnection, brief, engine_errors, engine_full, load_sdk
 from pikaforge.host.disk import SAID, full_disk_errors, said_in
@@ -34,6 +34,8 @@ class ImageFacts:
 
 class RegistryError(UnreachableError):
     """The registry cannot be reached, or does not have the image."""
+
+    kind = "E-registry"
 
 
 class EngineImages(EngineConnection):
@@ -102,7 +104,7 @@ class EngineImages(EngineConnection):
         id_ = _imported(answer)
         repository, _, version = tag.rpartition(":")
         if not id_ or not api.tag(id_, repository, version) or (facts := self.image(tag)) is None:
-            raise HostError(f"the engine did not import {archive.name}: {str(answer)[-300:]}")
+            raise EngineError(f"the engine did not import {archive.name}: {str(answer)[-300:]}")
         return facts
 
     @engine_errors("the engine could not build an image")

@@ -61,6 +61,7 @@ def test_the_printer_tells_each_end() -> None:
         f"{name} FAILED after 1.0 s",
         "error: the build failed",
         "  where: stage compile, debian12-sandybridge-none",
+        "  see: docs/troubleshooting.md#e-stage-compile",
     ]
 
 

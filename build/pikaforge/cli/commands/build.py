@@ -12,7 +12,7 @@ from functools import partial
 from pikaforge.cli import build_output, github, output
 from pikaforge.cli.context import Context
 from pikaforge.cpu.emulation import Machine
-from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
+from pikaforge.errors import EXIT_DONE, EXIT_STAGE, SelectionError
 from pikaforge.host.process import cwd
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist
@@ -106,7 +106,7 @@ def refuse_problems(cells: Sequence[Cell]) -> None:
     """Raise ConfigError if cells cannot be built; it names all of them."""
     bad = [cell for cell in cells if cell.problem]
     if bad:
-        raise ConfigError(
+        raise SelectionError(
             f"{len(bad)} of {len(cells)} cells cannot be built; nothing was started",
             where="images",
             hint="\n".join(f"{cell.id}: {cell.problem}" for cell in bad),
