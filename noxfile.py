@@ -274,6 +274,13 @@ def tests(session: nox.Session) -> None:
         session.run(*pytest, "-n", "4", "--dist", "loadgroup", "--costs", "40", external=True)
 
 
+@nox_session()
+def docs(session: nox.Session) -> None:
+    """Build the site of docs/ in out/docs; a warning is an error: nox -s docs -- --help."""
+    programs = prepare(session, "docs", "docs")
+    session.run(str(programs / "python"), "docs/make.py", *session.posargs, external=True)
+
+
 SCRIPTS = (
     "docker/guest/**/*.sh", "docker/guest/cc", "docker/*.sh", "build/recipes/*.sh", "build/pikaforge/**/*.sh",
     "tests/**/*.sh", "setup.sh", ".ci/run", ".ci/*.sh",
@@ -299,7 +306,7 @@ ACTIONS = (".github", "action.yml", "examples/github")
 def lint(session: nox.Session) -> None:
     """Check style, types, imports, shell scripts, and the files for GitHub, GitLab and Renovate."""
     programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish")
-    python = ["build/pikaforge", "tests", "benchmarks", "noxfile.py", "tasks.py"]
+    python = ["build/pikaforge", "tests", "benchmarks", "docs", "noxfile.py", "tasks.py"]
     session.run(str(programs / "ruff"), "check", *python, external=True)
     session.run(str(programs / "ruff"), "format", "--check", *python, external=True)
     session.run(str(programs / "mypy"), *python, external=True)

@@ -1,7 +1,8 @@
-"""Errors of this tool, and the exit status of each.
+"""Errors of this tool: the exit status of each, and where to read on.
 
 The base class says what is wrong (`message`), where (`where`: YAML path, stage, cell, log file), and what to do
-(`hint`). Errors are raised anywhere, and caught in one place, in `cli`.
+(`hint`). Errors are raised anywhere, and caught in one place, in `cli`. Each kind has a code, by
+which docs/troubleshooting.md has a section.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ EXIT_INTERRUPTED = SIGNAL_BASE + 2
 """After SIGINT (Ctrl-C)."""
 
 
+HELP = "docs/troubleshooting.md"
+"""Has a section for each code."""
+
+
 def _indented(text: str) -> str:
     """Return a text with its further lines indented: a name with a line end must not begin a line of its own."""
     return text.replace("\n", "\n    ")
@@ -29,6 +34,8 @@ class ForgeError(Exception):
     """Base of all expected errors. A traceback of one is shown with `--debug` only."""
 
     exit_code: ClassVar[int] = EXIT_STAGE
+    kind: ClassVar[str] = "E-error"
+    """Names a section of `HELP`. A stage error is of the kind of its stage."""
 
     also: tuple[ForgeError, ...] = ()
     """Further errors that were found at the same time (all mistakes in a file), printed after this one."""
@@ -41,6 +48,11 @@ class ForgeError(Exception):
         self.where = where
         self.hint = hint
 
+    @property
+    def code(self) -> str:
+        """Its kind, which has a section in `HELP`."""
+        return self.kind
+
     def lines(self) -> list[str]:
         """Return the error as it is printed: `error:`, `where:` and `hint:`, and then those of `also`."""
         lines = [f"error: {_indented(self.message)}"]
@@ -52,17 +64,108 @@ class ForgeError(Exception):
             lines.extend(other.lines())
         return lines
 
+    def see(self) -> list[str]:
+        """Return the last lines of the error where it is printed: the sections that it names, and those of `also`."""
+        codes = dict.fromkeys(error.code for error in (self, *self.also))
+        return [f"  see: {HELP}#{code.lower()}" for code in codes]
+
 
 class ConfigError(ForgeError):
-    """matrix.yaml, a series, sources.lock or the selection is wrong."""
+    """A file of the configuration is wrong: matrix.yaml, a series, waivers."""
 
     exit_code = EXIT_CONFIG
+    kind = "E-config"
+
+
+class SelectionError(ConfigError):
+    """SELECTORs name no cells, or some that cannot be built."""
+
+    kind = "E-selection"
+
+
+class UsageError(ConfigError):
+    """Arguments that do not go together, or name what is not there."""
+
+    kind = "E-usage"
+
+
+class PinError(ConfigError):
+    """Something is not what sources.lock or a digest says, or has no pin."""
+
+    kind = "E-pin"
+
+
+class OriginError(ConfigError):
+    """The source is none that can be built."""
+
+    kind = "E-source"
+
+
+class PatchError(ConfigError):
+    """The patch series, or a file of it, cannot be used."""
+
+    kind = "E-patch"
+
+
+class CredentialsError(ConfigError):
+    """User, password or token of a server are missing, or cannot be used."""
+
+    kind = "E-credentials"
+
+
+class KeyFileError(ConfigError):
+    """A key to sign or to verify with cannot be used."""
+
+    kind = "E-key"
+
+
+class DestinationError(ConfigError):
+    """A destination, or what its clients are to read, cannot be as it is configured."""
+
+    kind = "E-destination"
 
 
 class HostError(ForgeError):
-    """This machine lacks something: an engine, a program, a package, the network."""
+    """This machine lacks something, or refuses something: a file, a folder, a setting."""
 
     exit_code = EXIT_HOST
+    kind = "E-host"
+
+
+class EngineError(HostError):
+    """The container engine does not answer, or not as it should."""
+
+    kind = "E-engine"
+
+
+class ProgramError(HostError):
+    """A program or a Python package is missing, or does not run."""
+
+    kind = "E-program"
+
+
+class GitError(HostError):
+    """Git cannot read a repository."""
+
+    kind = "E-git"
+
+
+class AnswerError(HostError):
+    """A server answers, but not with what was asked for."""
+
+    kind = "E-answer"
+
+
+class UpstreamError(HostError):
+    """The source or a patch cannot be reached. It is no UnreachableError: no cell can do without."""
+
+    kind = "E-network"
+
+
+class ImageError(HostError):
+    """An image cannot be made, or is not what matrix.yaml says."""
+
+    kind = "E-image"
 
 
 class FullDiskError(ForgeError):
@@ -72,10 +175,13 @@ class FullDiskError(ForgeError):
     """
 
     exit_code = EXIT_HOST
+    kind = "E-disk"
 
 
 class UnreachableError(HostError):
     """Something on another machine cannot be reached: a registry, a mirror, a download, a repository."""
+
+    kind = "E-network"
 
 
 class OfflineError(HostError):
@@ -92,11 +198,26 @@ class BundleError(ForgeError):
 class AuditError(ForgeError):
     """A file or package cannot be read, so there is no verdict about it."""
 
+    kind = "E-file"
+
+
+class LoadError(ForgeError):
+    """A load test cannot go on."""
+
+    kind = "E-load"
+
+
+class InterruptionError(ForgeError):
+    """A person or a system has stopped the run."""
+
+    kind = "E-interrupted"
+
 
 class PublishError(ForgeError):
     """A repository could not be written, or could not be verified after that."""
 
     exit_code = EXIT_PUBLISH
+    kind = "E-publish"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +252,11 @@ class StageError(ForgeError):
     def with_facts(self, facts: object) -> StageError:
         """The same error, with what the stage found out."""
         return StageError(self.message, replace(self.failure, facts=facts), hint=self.hint)
+
+    @property
+    def code(self) -> str:
+        """That of its stage."""
+        return f"E-stage-{self.failure.stage}"
 
     def lines(self) -> list[str]:
         """Return the error as it is printed, with the findings, the end of the log and its path."""

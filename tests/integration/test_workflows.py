@@ -75,8 +75,9 @@ def inputs(**given: object) -> dict[str, object]:
 
 
 def documented_commands() -> set[str]:
-    """The lines of the blocks of shell of README and of the page on pipelines, without remarks."""
-    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/pipelines.md"))
+    """The lines of the blocks of shell of README and of the pages on pipelines, without remarks."""
+    pages = ("README.md", "docs/pipelines.md", "docs/github.md")
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in pages)
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return {re.sub(r"\s+# .*", "", line).strip() for block in blocks for line in block.splitlines()} - {""}
 
@@ -98,7 +99,7 @@ def test_nothing_gets_into_a_script_but_by_its_environment() -> None:
         line = step.get("run", "")
         assert "${{" not in line, name
         assert set(re.findall(r"\$\{?(\w+)", line)) == ({*step.get("env", {})} if "$" in line else set()), name
-        assert not {"shell", "working-directory"} & step.keys(), f"{name}: the README says nothing of it"
+        assert not {"shell", "working-directory"} & step.keys(), f"{name}: docs/github.md says nothing of it"
 
 
 def test_actions_are_pinned_by_commit() -> None:

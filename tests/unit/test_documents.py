@@ -195,7 +195,7 @@ def command_faults(text: str) -> list[str]:
     for name, rest in SESSION.findall(text):
         if name not in sessions:
             wrong.append(f"there is no session {name}")
-        elif name not in ("tests", "lint"):  # their arguments are those of other programs
+        elif name not in ("tests", "lint", "docs"):  # their arguments are those of other programs
             unknown = set(OPTION.findall(rest.partition(" # ")[0])) - options_of(name)
             wrong += [f"session {name} has no option {option}" for option in sorted(unknown)]
     found = re.findall(r"^def (\w+)\(_:? ?", this_checkout().text("tasks.py"), re.MULTILINE)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import io
+import pkgutil
+import re
 from dataclasses import replace
+from pathlib import Path
 
+import pikaforge
 from pikaforge import errors
 from pikaforge.cli.output import show_error
+from pikaforge.config.registry import STAGES
 from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
 
 
@@ -52,7 +59,7 @@ def test_a_stage_error_has_its_evidence() -> None:
     assert error.lines() == expected
     stream = io.StringIO()
     show_error(error, stream)
-    assert stream.getvalue() == "\n".join(expected) + "\n"
+    assert stream.getvalue().splitlines() == [*expected, "  see: docs/troubleshooting.md#e-stage-compile"]
 
 
 def test_a_stage_error_without_evidence_is_short() -> None:
@@ -81,3 +88,57 @@ def test_an_error_with_facts_is_the_same_error() -> None:
 def test_facts_are_for_the_report_and_not_for_the_reader() -> None:
     failure = StageFailure(stage="audit", label="x", facts={"secret": "fact"})
     assert StageError("no", failure).lines() == ["error: no", "  where: stage audit, x"]
+
+
+# ---- the page that errors name
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = {*STAGES.names, "bench"}
+"""Of stages in errors."""
+
+
+def kinds(base: type[ForgeError]) -> set[str]:
+    """The codes of a class and of those below it."""
+    return {base.kind}.union(*map(kinds, base.__subclasses__()))
+
+
+def all_codes() -> set[str]:
+    """What an error may name."""
+    for module in pkgutil.walk_packages(pikaforge.__path__, "pikaforge."):
+        if not module.name.endswith("__main__") and ".runtime" not in module.name:
+            importlib.import_module(module.name)
+    return (kinds(ForgeError) - {ForgeError.kind}) | {f"E-stage-{name}" for name in NAMES}
+
+
+def test_the_page_has_a_section_for_each_code_and_no_other() -> None:
+    text = (ROOT / errors.HELP).read_text(encoding="utf-8")
+    sections = re.findall(r"^### (.+)$", text, re.MULTILINE)
+    assert len(sections) == len(set(sections))
+    assert set(sections) == all_codes()
+    links = set(re.findall(rf"see: {errors.HELP}#(\S+)", text)) | set(re.findall(r"\(#(e-[a-z-]+)\)", text))
+    assert links <= {section.lower() for section in sections}
+
+
+def test_each_error_is_of_a_kind_and_of_a_stage_that_the_page_knows() -> None:
+    """No bare ForgeError, and no stage by another name."""
+    bare, stages = [], set()
+    for path in (ROOT / "build/pikaforge").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ForgeError":
+                bare.append(f"{path.name}:{node.lineno}")
+            if isinstance(node, ast.keyword) and node.arg == "stage" and isinstance(node.value, ast.Constant):
+                stages.add(str(node.value.value))
+    assert bare == []
+    assert stages <= NAMES
+
+
+def test_an_error_names_its_section_at_its_end() -> None:
+    error = ConfigError("one")
+    error.also = (ConfigError("two"), errors.PinError("three"))
+    stream = io.StringIO()
+    show_error(error, stream)
+    assert stream.getvalue().splitlines()[-2:] == [
+        "  see: docs/troubleshooting.md#e-config",
+        "  see: docs/troubleshooting.md#e-pin",
+    ]
+    assert StageError("no", StageFailure(stage="smoke", label="x")).code == "E-stage-smoke"

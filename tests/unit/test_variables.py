@@ -15,7 +15,7 @@ KEPT: dict[str, str] = {
     "build/pikaforge/formats/assets/cpu-gate.sh": r"FORGE_SKIP_CPU_GATE",
     "build/pikaforge/operate/assets/lib/deploy-host.sh": r"FORGE_SKIP_CPU_GATE",
     "CHANGELOG.md": r".*",
-    "README.md": r"FORGE_SKIP_CPU_GATE",
+    "docs/building.md": r"FORGE_SKIP_CPU_GATE",
 }
 """Where a former name still stands, because users have it in recipes and in the configuration of services."""
 READ = re.compile(r"os\.environ(?:\.get\(|\.pop\(|\[)\s*\"(\w+)\"")

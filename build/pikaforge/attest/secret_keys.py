@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from pikaforge.errors import ConfigError
+from pikaforge.errors import KeyFileError
 from pikaforge.formats.text import REASON_LIMIT, last_line
 from pikaforge.host.text import clean
 
@@ -102,7 +102,7 @@ def judge_keys(colons: str, *, where: str, now: float | None = None) -> tuple[st
     primary = [(number, row) for number, row in enumerate(rows) if row[0] == "sec"]
     if len(primary) != 1:
         found = f"{len(primary)} secret keys" if primary else "no secret key"
-        raise ConfigError(
+        raise KeyFileError(
             f"there is {found} where one is wanted" if not primary else f"there are {found} where one is wanted",
             where=where,
             hint="export one alone: gpg --armor --export-secret-keys FINGERPRINT",
@@ -126,7 +126,7 @@ def _signing(primary: _KeyRow, subkeys: Sequence[_KeyRow], *, where: str, now: f
     """
     hint = "extend it (gpg --quick-set-expire), or take another key; is the clock of this machine right?"
     if problem := primary.problem(now):
-        raise ConfigError(f"the signing key {problem}", where=where, hint=hint)
+        raise KeyFileError(f"the signing key {problem}", where=where, hint=hint)
     candidates = sorted((key for key in subkeys if key.signs and key.here), key=lambda key: key.created)
     usable = [key for key in candidates if not key.problem(now)]
     if usable:
@@ -135,8 +135,8 @@ def _signing(primary: _KeyRow, subkeys: Sequence[_KeyRow], *, where: str, now: f
         return primary
     if candidates:
         newest = candidates[-1]
-        raise ConfigError(f"the signing subkey {newest.id} {newest.problem(now)}", where=where, hint=hint)
-    raise ConfigError(
+        raise KeyFileError(f"the signing subkey {newest.id} {newest.problem(now)}", where=where, hint=hint)
+    raise KeyFileError(
         "the key cannot sign: neither it nor a subkey with its secret part here is made for that",
         where=where,
         hint="export it with its signing subkey: gpg --armor --export-secret-keys FINGERPRINT",

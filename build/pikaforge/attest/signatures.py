@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pikaforge.errors import ConfigError
+from pikaforge.errors import KeyFileError
 from pikaforge.formats.embedded_signature import EmbeddedSignature, SignatureVerdict
 from pikaforge.host import process
 
@@ -80,7 +80,7 @@ def dearmored(text: str, *, where: str) -> bytes:
         ConfigError: there is no public key in it, or it is damaged.
     """
     if "PGP PRIVATE KEY" in text:
-        raise ConfigError("this is a secret key", where=where, hint="export the public one: gpg --armor --export")
+        raise KeyFileError("this is a secret key", where=where, hint="export the public one: gpg --armor --export")
     keys = b""
     for block in ARMOR.findall(text):
         _, _, body = block.replace("\r", "").partition("\n\n")  # after the headers; there may be none
@@ -88,10 +88,10 @@ def dearmored(text: str, *, where: str) -> bytes:
         try:
             keys += base64.b64decode("".join(line for line in lines if not line.startswith("=")), validate=True)
         except binascii.Error as error:
-            raise ConfigError(f"the key is damaged: {error}", where=where, hint="fetch it anew") from error
+            raise KeyFileError(f"the key is damaged: {error}", where=where, hint="fetch it anew") from error
     if not keys:
         hint = "export it in text form: gpg --armor --export"
-        raise ConfigError("there is no public key in it", where=where, hint=hint)
+        raise KeyFileError("there is no public key in it", where=where, hint=hint)
     return keys
 
 
@@ -129,7 +129,7 @@ class Verifier:
             try:
                 texts[str(path)] = path.read_bytes().decode("utf-8", "replace")
             except OSError as error:
-                raise ConfigError(
+                raise KeyFileError(
                     f"cannot read the key: {error.strerror}", where=str(path), hint="name a file with public keys"
                 ) from error
         return cls(texts, folder)

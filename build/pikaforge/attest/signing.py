@@ -31,7 +31,7 @@ from packaging.version import Version
 from pikaforge.attest.describe import SIGNATURE_SUFFIX
 from pikaforge.attest.secret_keys import gpg_reason, hint_of, judge_keys
 from pikaforge.attest.signatures import FINGERPRINT, GNUPG_HINT, Verifier
-from pikaforge.errors import ConfigError, ForgeError, HostError
+from pikaforge.errors import ForgeError, HostError, KeyFileError
 from pikaforge.formats import format as formats
 from pikaforge.formats.embedded_signature import Insert
 from pikaforge.formats.text import last_line
@@ -55,6 +55,8 @@ TIMEOUT = 60.0
 
 class SigningError(ForgeError):
     """A key cannot be used, or a file cannot be signed."""
+
+    kind = "E-signing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +181,7 @@ def open_signer(where: Settings, scratch: Path) -> Iterator[Signer]:
         HostError: GnuPG is missing or too old.
     """
     if not where.key:
-        raise ConfigError(
+        raise KeyFileError(
             "there is no key to sign with", where=KEY, hint=f"set {KEY} to a file with the secret key, or a fingerprint"
         )
     program = _gpg_program()
@@ -207,7 +209,7 @@ def _read(path: Path, where: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", where=where, hint="name a file there") from error
+        raise KeyFileError(f"cannot read {path}: {error.strerror}", where=where, hint="name a file there") from error
 
 
 def _gpg_program() -> str:
@@ -299,7 +301,7 @@ class Gpg:
         done = self.try_("--import", stdin=data)
         if done.status != 0:
             reason = gpg_reason(done.errors())
-            raise ConfigError(
+            raise KeyFileError(
                 f"the key cannot be imported: {reason}",
                 where=where,
                 hint=hint_of(reason, "export it: gpg --armor --export-secret-keys FINGERPRINT"),
@@ -315,7 +317,7 @@ class Gpg:
             [self.program, "--batch", "--no-tty", "--armor", "--export", fingerprint], timeout=TIMEOUT
         )
         if not exported.stdout:
-            raise ConfigError(
+            raise KeyFileError(
                 f"your keyring has no key {fingerprint}", where=KEY, hint="import its public half: gpg --import FILE"
             )
         theirs = process.run(["gpgconf", "--list-dirs", "agent-socket"], timeout=TIMEOUT).text().strip()
@@ -363,7 +365,7 @@ class Gpg:
         if done.status != 0 or not out.is_file():
             reason = last_line(done.errors())
             if "passphrase" in reason.lower():
-                raise ConfigError(
+                raise KeyFileError(
                     f"the signing key cannot be used: {reason.rpartition(': ')[2]}",
                     where=PASSPHRASE,
                     hint="a file with the passphrase of the key, and nothing else",

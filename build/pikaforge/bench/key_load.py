@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import shake_128
 
 from pikaforge.bench.workload import LIMITS, fill, template
-from pikaforge.errors import ConfigError
+from pikaforge.errors import UsageError
 
 MILLION = 1_000_000
 BLOCK_KEYS, BLOCK_BYTES = 1024, 1 << 20
@@ -61,9 +61,9 @@ class KeyLoad:
         self._check("ttl", 1, MOST_SECONDS)
         self._check("expire_share", 0, 1)
         if self.connections < self.processes:
-            raise ConfigError(f"the load has {self.processes} processes, but only {self.connections} connections")
+            raise UsageError(f"the load has {self.processes} processes, but only {self.connections} connections")
         if self.keys**2 / 2 > COLLISION * LETTERS**self.key_bytes:
-            raise ConfigError(
+            raise UsageError(
                 f"{self.keys:,} random keys of {self.key_bytes} bytes are not all different: "
                 "what the server holds could not be compared with what was written",
                 where="--key-bytes",
@@ -73,7 +73,7 @@ class KeyLoad:
     def _check(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
         if not low <= value <= high:  # NaN, too
-            raise ConfigError(f"the load's `{name}` is {value:g}; it must be from {low:g} to {high:g}")
+            raise UsageError(f"the load's `{name}` is {value:g}; it must be from {low:g} to {high:g}")
 
     @property
     def raw_bytes(self) -> int:

@@ -28,7 +28,7 @@ from multiprocessing.process import BaseProcess
 from pikaforge.bench.histogram import Histogram
 from pikaforge.bench.worker import LATE, NANO, LoadDone, LoadFailed, LoadPart, LoadReady, Task, work
 from pikaforge.bench.workload import Workload
-from pikaforge.errors import ConfigError, ForgeError, HostError
+from pikaforge.errors import ForgeError, HostError, LoadError, UsageError
 
 GRACE = 10.0
 """Seconds after the load's end in which replies may still arrive."""
@@ -142,7 +142,7 @@ def run(
         HostError: a load process was killed.
     """
     if not 0.01 <= interval <= workload.seconds:
-        raise ConfigError(f"the interval is {interval:g} s; it must be from 0.01 s to the load's {workload.seconds:g}")
+        raise UsageError(f"the interval is {interval:g} s; it must be from 0.01 s to the load's {workload.seconds:g}")
     check_private(host, port)
     ends = _ends(round(interval * NANO), round(workload.seconds * NANO))
     tasks = [
@@ -174,7 +174,7 @@ def check_private(host: str, port: int) -> None:
         raise HostError(f"`{host}` is not known: {error.strerror}") from error
     for *_, address in found:
         if not ipaddress.ip_address(address[0]).is_private:
-            raise ConfigError(
+            raise UsageError(
                 f"{host} is on a public network", hint="a load is for this machine and its containers' networks only"
             )
 
@@ -322,7 +322,7 @@ class LoadProcesses:
                     hint="is the memory full? run with fewer processes or a smaller pipeline",
                 ) from error
             if isinstance(message, LoadFailed):
-                raise ForgeError(
+                raise LoadError(
                     f"{self._server} {message.problem}", hint="see the server's own log: its clients know no more"
                 )
             if isinstance(message, LoadReady):

@@ -13,7 +13,7 @@ from statistics import median
 
 from pikaforge.bench.histogram import Histogram
 from pikaforge.bench.load import QUANTILES, Interval, Samples
-from pikaforge.errors import ConfigError
+from pikaforge.errors import UsageError
 
 BASELINE = "none"
 NO_FIGURE = "no figure"
@@ -179,13 +179,13 @@ def compare(
     names = tuple(dict.fromkeys(run.name for run in runs))
     rounds = tuple(sorted({run.round for run in runs}))
     if baseline not in names:
-        raise ConfigError(
+        raise UsageError(
             f"there is no run of `{baseline}`, to which ratios would be made",
             hint=f"runs are of {', '.join(names)}" if names else "there are no runs at all",
         )
     table = {(run.name, run.round): run.samples for run in runs}
     if len(table) < len(runs):
-        raise ConfigError("a server ran twice in one round")
+        raise UsageError("a server ran twice in one round")
     least = {
         number: min(_counted(samples) for (_, other), samples in table.items() if other == number) for number in rounds
     }

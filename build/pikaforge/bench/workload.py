@@ -7,7 +7,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from pikaforge.errors import ConfigError
+from pikaforge.errors import UsageError
 
 PLACEHOLDER = re.compile(r"\{(key|value)\}")
 RECENT = 10_000
@@ -58,13 +58,13 @@ class Workload:
         for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise ConfigError(f"the load's `{name}` is {value:g}; it must be from {low:g} to {high:g}")
+                raise UsageError(f"the load's `{name}` is {value:g}; it must be from {low:g} to {high:g}")
         if self.connections < self.processes:
-            raise ConfigError(f"the load has {self.processes} processes, but only {self.connections} connections")
+            raise UsageError(f"the load has {self.processes} processes, but only {self.connections} connections")
         if not self.request or not self.read:
-            raise ConfigError("the load has a request without words")
+            raise UsageError("the load has a request without words")
         if self.read_share == 1 and self.keyspace is None:
-            raise ConfigError("the load reads only, but has no `keyspace` of keys to read")
+            raise UsageError("the load reads only, but has no `keyspace` of keys to read")
 
     def share(self, process: int) -> range:
         """Return the numbers of the connections that a process makes."""

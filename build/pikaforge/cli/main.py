@@ -14,7 +14,7 @@ from pikaforge.cli import signals
 from pikaforge.cli.arguments import parser
 from pikaforge.cli.context import Context
 from pikaforge.cli.verbs import VERBS
-from pikaforge.errors import SIGNAL_BASE, ForgeError, HostError
+from pikaforge.errors import SIGNAL_BASE, ForgeError, HostError, InterruptionError
 from pikaforge.host.disk import full_disk, is_full
 
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         try:
             output.show_error(
-                ForgeError(
+                InterruptionError(
                     "interrupted; what was running is removed", hint="run it again: it continues where it stopped"
                 )
             )

@@ -121,7 +121,7 @@ def warn(text: str, stream: TextIO | None = None) -> None:
 
 def show_error(error: ForgeError, stream: TextIO | None = None) -> None:
     """Print an error on standard error."""
-    warn("\n".join(error.lines()), stream)
+    warn("\n".join([*error.lines(), *error.see()]), stream)
 
 
 class ProgressLine:

@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from pikaforge.errors import ConfigError
+from pikaforge.errors import DestinationError
 from pikaforge.formats.format import InstallOffer
 from pikaforge.host.download import FILE_PATTERN
 
@@ -55,7 +55,9 @@ def base_of(offer: InstallOffer) -> str:
     """
     base, path = checked_url(offer.base_url), offer.path
     if not PATH.fullmatch(path) or ".." in path.split("/") or not re.fullmatch(FILE_PATTERN, posixpath.basename(path)):
-        raise ConfigError(f"{path!r} is no path of a published file", hint="letters, digits and . _ + ~ - in its parts")
+        raise DestinationError(
+            f"{path!r} is no path of a published file", hint="letters, digits and . _ + ~ - in its parts"
+        )
     return base
 
 
@@ -64,5 +66,5 @@ def checked_url(url: str) -> str:
     url = url.rstrip("/")
     if not BASE_URL.fullmatch(url):
         hint = "https://, http:// or file:// with letters, digits and . _ ~ : / % @ + , = ! ( ) [ ] -; others as %XX"
-        raise ConfigError(f"{url!r} cannot be written into the files of package managers", hint=hint)
+        raise DestinationError(f"{url!r} cannot be written into the files of package managers", hint=hint)
     return url

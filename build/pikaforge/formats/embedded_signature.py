@@ -30,6 +30,8 @@ STAGE = "sign"
 class InsertionError(ForgeError):
     """A signature cannot be put into a file."""
 
+    kind = "E-signing"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignatureVerdict:

@@ -29,6 +29,8 @@ LICENCES = "licenses"
 class PackingError(ForgeError):
     """Something cannot be described as a package."""
 
+    kind = "E-packing"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:

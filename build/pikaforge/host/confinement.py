@@ -48,6 +48,8 @@ CROWDED = ("Resource temporarily unavailable", "Cannot fork", "fork: retry")
 class OutputError(HostError):
     """What a job has left cannot be taken: it is missing, is no regular file, or is too large."""
 
+    kind = "E-output"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from pikaforge.errors import FullDiskError, HostError
+from pikaforge.errors import EngineError, FullDiskError, HostError, ProgramError
 from pikaforge.host import docker_context, podman, replies
 from pikaforge.host.confinement import Abilities
 from pikaforge.host.disk import SAID
@@ -70,10 +70,12 @@ def load_sdk() -> ModuleType:
         import docker  # noqa: PLC0415  # 0.3 s that a plan must not cost
         import docker.errors  # noqa: PLC0415
     except ImportError as error:
-        raise HostError(f"the docker SDK for Python cannot be imported: {error}", hint="run `bash setup.sh`") from error
+        raise ProgramError(
+            f"the docker SDK for Python cannot be imported: {error}", hint="run `bash setup.sh`"
+        ) from error
     if not hasattr(docker, "from_env"):
         # Without the SDK, this project's own docker/ folder imports as an empty namespace package.
-        raise HostError("the docker SDK for Python is not installed", hint="run `bash setup.sh`")
+        raise ProgramError("the docker SDK for Python is not installed", hint="run `bash setup.sh`")
     return docker
 
 
@@ -113,7 +115,7 @@ def _ssh_errors(url: str) -> tuple[type[Exception], ...]:
     try:
         paramiko = importlib.import_module("paramiko")
     except ImportError as error:
-        raise HostError(
+        raise ProgramError(
             "an engine over ssh needs the Python package paramiko, which is not installed",
             hint=f"{sys.executable} -m pip install 'docker[ssh]'\n"
             "or set DOCKER_HOST to an address of that engine that needs no ssh (tcp://HOST:PORT, with TLS)",
@@ -154,12 +156,12 @@ def _no_engine(error: Exception) -> HostError:
     """Return the error of an engine that does not answer the first question."""
     found = SECONDS.search(str(error))
     if found:
-        return HostError(
+        return EngineError(
             f"the container engine at {address()} is silent: it gave no answer in {float(found[1]):g} s",
             hint="the load of its machine and its own log may say why\n"
             "or set DOCKER_HOST to another engine, or build on this machine without containers: --engine host",
         )
-    return HostError(f"no container engine answers: {brief(error)}", hint=NO_ENGINE)
+    return EngineError(f"no container engine answers: {brief(error)}", hint=NO_ENGINE)
 
 
 def _lost(error: Exception, where: str) -> HostError:
@@ -171,20 +173,20 @@ def _lost(error: Exception, where: str) -> HostError:
         request, seconds = getattr(error, "request", None), SECONDS.search(str(error))
         call = f"{request.method} {request.path_url.partition('?')[0]}" if request is not None else "a call"
         limit = f"{float(seconds[1]):g} s" if seconds else "time"
-        return HostError(
+        return EngineError(
             f"the container engine is silent: {call} got no answer in {limit}; "
             + ("it does answer other calls" if version else f"it does not answer others, either: {reason}"),
             where=where,
             hint=f"the load of its machine and its own log may say why; then {AGAIN}",
         )
     if version:
-        return HostError(
+        return EngineError(
             f"the connection to the container engine broke off: {brief(error)}; it answers again",
             where=where,
             hint=AGAIN,
         )
     now = "" if reason == brief(error) else f"; and now: {reason}"
-    return HostError(f"the container engine does not answer any more: {brief(error)}{now}", where=where, hint=ENDED)
+    return EngineError(f"the container engine does not answer any more: {brief(error)}{now}", where=where, hint=ENDED)
 
 
 def brief(error: BaseException, *, within: BaseException | None = None) -> str:
@@ -245,7 +247,7 @@ def engine_errors(what: str = "the engine failed", *, where: str = "", hint: str
         if SAID.search(said):
             raise engine_full(said, where=where) from error
         advice = next((advice for pattern, advice in podman.HINTS.items() if re.search(pattern, said)), hint)
-        raise HostError(f"{what}: {said}", where=where, hint=advice) from error
+        raise EngineError(f"{what}: {said}", where=where, hint=advice) from error
     # struct.error: an engine that dies in the middle of a stream leaves half a frame of it.
     except (sdk.errors.DockerException, struct.error, *LOST) as error:
         raise _lost(error, where) from error
@@ -299,7 +301,7 @@ class EngineConnection:
         """Raise HostError unless an engine for Linux on x86-64 answers."""
         info = self.info()
         if info.system != "linux" or info.architecture not in ("x86_64", "amd64"):
-            raise HostError(
+            raise EngineError(
                 f"the container engine is for {info.system} on {info.architecture}; x86-64 Linux is needed",
                 hint="set DOCKER_HOST to an engine on an x86-64 machine",
             )

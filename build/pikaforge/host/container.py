@@ -10,7 +10,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pikaforge.errors import HostError
+from pikaforge.errors import EngineError
 from pikaforge.host import process, replies
 from pikaforge.host.archives import first_file, tar_size
 from pikaforge.host.confinement import (
@@ -123,7 +123,7 @@ class ContainerServer:
         # The engine's init is process 1. The server is its only child: programs that are executed here are none.
         children = self._read("cat", "/proc/1/task/1/children").split()
         if not children:
-            raise HostError("the server has ended")
+            raise EngineError("the server has ended")
         return f"/proc/{children[0]}"
 
     def _read(self, *argv: str) -> str:
@@ -132,7 +132,7 @@ class ContainerServer:
         output = done.output.decode("utf-8", "replace")
         if done.status != 0:
             said = " ".join(output.split())[:200]
-            raise HostError(f"`{' '.join(argv)}` in the container ended with {done.status}: {said}")
+            raise EngineError(f"`{' '.join(argv)}` in the container ended with {done.status}: {said}")
         return output
 
     def _executed(
@@ -166,7 +166,7 @@ class ContainerServer:
             if status is not None:
                 return status
             process.pause(PAUSE)
-        raise HostError(f"the engine does not say how `{' '.join(argv)}` has ended")
+        raise EngineError(f"the engine does not say how `{' '.join(argv)}` has ended")
 
 
 def _first(pieces: Iterator[bytes]) -> bytes:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pikaforge.cpu import emulation
-from pikaforge.errors import HostError
+from pikaforge.errors import EngineError, HostError
 from pikaforge.host import confinement, machine, podman, replies, sweeping
 from pikaforge.host.confinement import FACTS_LIMIT, NOBODY, USUAL, Bounds
 from pikaforge.host.connection import LABEL, address, brief, engine_errors, engine_full, load_sdk
@@ -184,7 +184,7 @@ class DockerEngine(EngineImages):
                     **given,
                 )
             except sdk.errors.ImageNotFound as error:
-                raise HostError(
+                raise EngineError(
                     f"the image {image} is no longer in the engine", hint="run again: it is made anew"
                 ) from error
         calls = self._calls()
@@ -193,7 +193,7 @@ class DockerEngine(EngineImages):
             aborted = self._aborted
         try:
             if aborted:
-                raise HostError("interrupted")
+                raise EngineError("interrupted")
             with engine_errors(where=f"container {name}"), calls.closing():
                 yield container
         finally:
@@ -385,7 +385,7 @@ class DockerEngine(EngineImages):
         """As `Engine.network`: a bridge that only these servers are connected to."""
         with self._lock:
             if self._aborted:
-                raise HostError("interrupted")
+                raise EngineError("interrupted")
         name = f"pikaforge-{label}-{secrets.token_hex(4)}"
         with engine_errors(
             "the engine could not create a network", hint="`docker network prune` removes networks that nothing uses"

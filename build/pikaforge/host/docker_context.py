@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pikaforge.errors import HostError
+from pikaforge.errors import EngineError
 
 DEFAULT = "default"
 HINT = (
@@ -71,7 +71,7 @@ def with_context(given: Mapping[str, str]) -> dict[str, str]:
     digest = hashlib.sha256(name.encode()).hexdigest()
     file = folder / "contexts" / "meta" / digest / "meta.json"
     if not file.is_file():
-        raise HostError(f"there is no docker context {name!r}", where=str(folder / "contexts"), hint=HINT)
+        raise EngineError(f"there is no docker context {name!r}", where=str(folder / "contexts"), hint=HINT)
     endpoint = _read(file, _Context).endpoints.docker
     found = {key: value for key, value in given.items() if key not in ("DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY")}
     certificates = folder / "contexts" / "tls" / digest / "docker"
@@ -96,7 +96,7 @@ def _read(file: Path, kind: type[FileT]) -> FileT:
     try:
         return kind.model_validate_json(file.read_bytes())
     except OSError as error:
-        raise HostError(f"docker's settings cannot be read: {error.strerror}", where=str(file), hint=HINT) from error
+        raise EngineError(f"docker's settings cannot be read: {error.strerror}", where=str(file), hint=HINT) from error
     except ValidationError as error:
         reason = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise HostError(f"docker's settings cannot be read: {reason}", where=str(file), hint=HINT) from error
+        raise EngineError(f"docker's settings cannot be read: {reason}", where=str(file), hint=HINT) from error

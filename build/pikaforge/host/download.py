@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pikaforge.errors import ConfigError, HostError, UnreachableError
+from pikaforge.errors import ConfigError, HostError, PinError, UnreachableError
 from pikaforge.host import offline
 from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.http import CutError, HttpError, Retries, local_path, phrase, redacted
@@ -58,12 +58,12 @@ class PinnedFile:
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
-            raise ConfigError(
+            raise PinError(
                 f"{self.name!r} cannot be the name of a download",
                 hint="letters, digits and . _ + ~ - only, and a letter or digit first",
             )
         if not DIGEST.fullmatch(self.sha256):
-            raise ConfigError(
+            raise PinError(
                 f"the SHA-256 of {self.name} is {self.sha256!r}, which is no SHA-256",
                 hint="64 hex digits in lower case, as `sha256sum` prints them",
             )
@@ -322,13 +322,13 @@ def verified(given: Path, wanted: PinnedFile) -> Path:
     hint = f"name another file, or none: {wanted.name} is downloaded then"
     if not given.is_file():
         what = "is not a file" if given.exists() else "does not exist"
-        raise ConfigError(f"{given}, given as {wanted.name}, {what}", hint=hint)
+        raise PinError(f"{given}, given as {wanted.name}, {what}", hint=hint)
     try:
         found = sha256(given)
     except OSError as error:
-        raise ConfigError(f"{given}, given as {wanted.name}, cannot be read: {error.strerror}", hint=hint) from error
+        raise PinError(f"{given}, given as {wanted.name}, cannot be read: {error.strerror}", hint=hint) from error
     if found != wanted.sha256:
-        raise ConfigError(
+        raise PinError(
             f"{given} is not the {wanted.name} that is pinned: it has SHA-256 {found}, but {wanted.sha256} is expected",
             hint=hint,
         )

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from types import ModuleType
 
-from pikaforge.errors import HostError
+from pikaforge.errors import HostError, ProgramError
 
 UNLOADABLE = re.compile(r"(?P<library>\S+\.so[.\d]*): cannot open shared object file")
 """What the loader says if a library of the system is missing (glibc, elf/dl-load.c)."""
@@ -43,7 +43,7 @@ def require(module: str, *, package: str, extra: str) -> None:
 
 
 def _missing(error: ImportError, *, module: str, package: str, extra: str) -> HostError:
-    return HostError(
+    return ProgramError(
         f"the Python package {package} cannot be imported: {' '.join(str(error).split())}",
         hint=_hint(error, module=module, package=package, extra=extra),
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pikaforge.errors import ConfigError, HostError, UnreachableError
+from pikaforge.errors import ConfigError, GitError, HostError, OriginError, UnreachableError
 from pikaforge.host import git as repositories
 from pikaforge.host import git_packs, process
 from pikaforge.host.git_program import failure, git, pristine, processes_with, refuse_offline, resolved
@@ -97,7 +97,7 @@ class Cache:
         settings = {"GIT_DEFAULT_HASH": form, "GIT_TEMPLATE_DIR": ""}
         done = git("init", "--bare", "--quiet", "--", str(path), env={**pristine(path), **settings})
         if done.status != 0:
-            raise HostError(f"cannot make {path}: {clean(done.errors().strip())}")
+            raise GitError(f"cannot make {path}: {clean(done.errors().strip())}")
 
     def _free(self, path: Path) -> None:
         """Remove locks and parts that an interrupted git has left. Our own lock is held, so no other run has them."""
@@ -120,14 +120,14 @@ class Cache:
         """
         reason = refusal(url, local=self._local)
         if reason:
-            raise ConfigError(
+            raise OriginError(
                 f"the URL {clean(redacted(url))} {reason}",
                 hint=f"a source may name others by {', '.join(NETWORK)}, and here only if you build a local clone\n"
                 "is it the source that you mean? a mirror can be named by git's insteadOf rules",
             )
         for name in filter(None, wanted):
             if not COMMIT.fullmatch(name) and (why := ref_refusal(name)):
-                raise ConfigError(f"{clean(name)!r} {why}", hint="is sources.lock damaged?")
+                raise OriginError(f"{clean(name)!r} {why}", hint="is sources.lock damaged?")
         if self._local:
             return (*NETWORK, "file")
         found = resolved(url)  # the user's rule may lead to a mirror on this machine, but to no other place there
@@ -196,7 +196,7 @@ class Cache:
                 raise failed
         if done is not None and done.status != 0:
             raise _failure(url, done)
-        raise ConfigError(f"{redacted(url)} has no commit {commit}", hint="was its history rewritten?")
+        raise OriginError(f"{redacted(url)} has no commit {commit}", hint="was its history rewritten?")
 
     @staticmethod
     def _keep(path: Path, commit: str, keep: str) -> bool:
@@ -290,7 +290,7 @@ class Cache:
             env=pristine(path),
         )  # fmt: skip
         if patch.status != 0:
-            raise HostError(f"git cannot make a patch of {head} in {redacted(url)}: {patch.errors().strip()[-300:]}")
+            raise GitError(f"git cannot make a patch of {head} in {redacted(url)}: {patch.errors().strip()[-300:]}")
         return patch.stdout
 
     @staticmethod

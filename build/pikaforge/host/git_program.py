@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pikaforge.errors import HostError, UnreachableError
+from pikaforge.errors import GitError, HostError, UnreachableError
 from pikaforge.host import offline, process
 from pikaforge.host.git_urls import NETWORK, protocol, without_secrets
 from pikaforge.host.http import local_path, redacted
@@ -147,13 +147,13 @@ def failure(url: str, done: process.Completed, *, partial: bool = False) -> Host
     said = without_secrets(said)
     if "dubious ownership" in done.errors():
         place = str(local_path(url)) if url.startswith("file:") else url
-        return HostError(
+        return GitError(
             f"git refuses {place}: it belongs to another user",
             hint=f"git config --global --add safe.directory {shlex.quote(place)}",
         )
     if partial:
         place = str(local_path(url))
-        return HostError(
+        return GitError(
             f"{place} is a partial clone (git clone --filter), which lacks files: {said}",
             hint=f"fetch them: git -C {shlex.quote(place)} fetch --refetch --no-filter\n"
             "or give the URL of the repository that it was cloned from",
@@ -161,11 +161,11 @@ def failure(url: str, done: process.Completed, *, partial: bool = False) -> Host
     if _UNREACHABLE.search(done.errors()):
         return UnreachableError(f"cannot reach {redacted(url)}: {said}")
     if "transport" in said and "not allowed" in said:
-        return HostError(
+        return GitError(
             f"git cannot read {redacted(url)}: {said}",
             hint=f"only {', '.join(NETWORK)} are used, and paths where you name one; is it a rule url.….insteadOf?",
         )
-    return HostError(f"git cannot read {redacted(url)}: {said}")
+    return GitError(f"git cannot read {redacted(url)}: {said}")
 
 
 def processes_with(*arguments: str) -> list[int]:

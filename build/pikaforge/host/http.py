@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
-from pikaforge.errors import HostError, UnreachableError
+from pikaforge.errors import AnswerError, UnreachableError
 from pikaforge.host.text import size_text
 
 if TYPE_CHECKING:
@@ -148,14 +148,14 @@ def get(url: str, *, limit: int) -> bytes:
     def read(answer: Answer) -> bytes:
         if answer.status != HTTPStatus.OK:
             hint = "open it in a browser: does it exist?"
-            raise HostError(f"{redacted(url)} answers {phrase(answer.status)}", hint=hint)
+            raise AnswerError(f"{redacted(url)} answers {phrase(answer.status)}", hint=hint)
         return answer.body(limit)
 
     try:
         with Client(retries=SMALL) as client:
             return client.ask("GET", url, read)
     except TooLargeError as error:
-        raise HostError(f"{redacted(url)} {error}") from None
+        raise AnswerError(f"{redacted(url)} {error}") from None
     except HttpError as error:
         raise UnreachableError(f"cannot reach {_server(url)}: {error}") from None
 
@@ -172,7 +172,7 @@ def _read_file(url: str, limit: int) -> bytes:
         with local_path(url).open("rb") as file:
             data = file.read(limit + 1)
     except (OSError, ValueError) as error:
-        raise HostError(f"cannot read {redacted(url)}: {getattr(error, 'strerror', None) or error}") from error
+        raise AnswerError(f"cannot read {redacted(url)}: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > limit:
-        raise HostError(f"{redacted(url)} {TooLargeError(limit)}")
+        raise AnswerError(f"{redacted(url)} {TooLargeError(limit)}")
     return data

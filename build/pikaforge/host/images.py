@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pikaforge.errors import HostError, UnreachableError
+from pikaforge.errors import EngineError, HostError, UnreachableError
 from pikaforge.host import compiler_cache, offline, podman, replies
 from pikaforge.host.connection import (
     LABEL,
@@ -45,6 +45,8 @@ class ImageFacts:
 
 class RegistryError(UnreachableError):
     """The registry cannot be reached, or does not have the image."""
+
+    kind = "E-registry"
 
 
 class EngineImages(EngineConnection):
@@ -131,7 +133,7 @@ class EngineImages(EngineConnection):
         id_ = _imported(answer)
         repository, _, version = tag.rpartition(":")
         if not id_ or not api.tag(id_, repository, version) or (facts := self.image(tag)) is None:
-            raise HostError(f"the engine did not import {archive.name}: {str(answer)[-300:]}")
+            raise EngineError(f"the engine did not import {archive.name}: {str(answer)[-300:]}")
         return facts
 
     @engine_errors("the engine could not build an image")

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
-from pikaforge.errors import FullDiskError, HostError
+from pikaforge.errors import EngineError, FullDiskError, HostError
 from pikaforge.host.disk import full_disk_errors, refuse_full
 from pikaforge.host.run_id import RunId
 from pikaforge.host.store import remove
@@ -74,7 +74,7 @@ def _made(purpose: str, place: str | None = None) -> Path:
             folder = Path(mark.removesuffix(MARK))
             folder.mkdir(mode=0o700)
     except OSError as error:
-        raise HostError(
+        raise EngineError(
             f"cannot make a folder for temporary files in {where}: {error.strerror}",
             hint="set TMPDIR to another folder",
         ) from error
@@ -97,7 +97,7 @@ def _made_short(purpose: str, longest: int) -> Path:
         _drop(folder)
     if full is not None:
         raise full
-    raise HostError(
+    raise EngineError(
         f"there is no folder for {purpose}: paths have more than {longest} bytes, or cannot be written",
         where=", ".join(_places()),
         hint="set TMPDIR to a folder with a short path",
@@ -123,7 +123,7 @@ def _place() -> Path:
         return Path(tempfile.gettempdir())
     except FileNotFoundError as error:
         refuse_full(*map(Path, PLACES))
-        raise HostError(
+        raise EngineError(
             f"there is no folder for temporary files: neither TMPDIR nor {', '.join(PLACES)} can be written",
             hint="set TMPDIR to a folder that can",
         ) from error

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pikaforge.errors import ConfigError
+from pikaforge.errors import PinError
 from pikaforge.host.store import write_atomically
 
 NAME = "sources.lock"
@@ -72,7 +72,7 @@ class Lock:
         try:
             data = json.loads(self.path.read_text(encoding="utf-8"))
             if data["version"] != VERSION:
-                raise ConfigError(
+                raise PinError(
                     f"{NAME} has version {data['version']!r}; this tool reads version {VERSION}",
                     where=str(self.path),
                     hint="update the tool, or remove the file to pin anew",
@@ -81,7 +81,7 @@ class Lock:
                 for name, pins in data.get(section, {}).items():
                     entries[name] = {str(k): str(v) for k, v in pins.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ConfigError(
+            raise PinError(
                 f"{NAME} cannot be read: {error}",
                 where=str(self.path),
                 hint="restore it from version control, or remove it to pin anew",
@@ -105,13 +105,13 @@ class Lock:
             if old == value:  # another run has written it
                 return
             if old is None and self.strict:
-                raise ConfigError(
+                raise PinError(
                     f"--locked: {pin} of {entry} is not pinned (it is {value} now)",
                     where=str(self.path),
                     hint="run once without --locked, or `invoke lock`, and commit sources.lock",
                 )
             if old is not None and not self.refresh:
-                raise ConfigError(
+                raise PinError(
                     f"{pin} of {entry} has changed: {NAME} says {old}, it is {value} now",
                     where=str(self.path),
                     hint=REFRESH,

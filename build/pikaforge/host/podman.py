@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from pikaforge.errors import HostError
+from pikaforge.errors import EngineError
 from pikaforge.host.http import redacted
 
 MOST = 1 << 20
@@ -61,7 +61,7 @@ def named(given: Mapping[str, str]) -> str:
     if host.startswith(SPOKEN) or not (host or connection):
         return host
     variable = "CONTAINER_HOST" if host else "CONTAINER_CONNECTION"
-    raise HostError(
+    raise EngineError(
         f"{variable} names an engine of podman's that only podman itself can reach",
         where=f"{variable}={redacted(host or connection)}",
         hint="set DOCKER_HOST to its address, unix://… or tcp://…; over ssh, bring its socket here first:\n"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pikaforge.errors import FullDiskError, HostError
+from pikaforge.errors import FullDiskError, ProgramError
 from pikaforge.host import interrupts
 from pikaforge.host.disk import HINT, has_no_room, said_in
 from pikaforge.host.raw import RawStream
@@ -63,7 +63,7 @@ def require(program: str, *, hint: str) -> str:
     """
     path = find(program)
     if path is None:
-        raise HostError(f"the program `{program}` is missing on this machine", hint=hint)
+        raise ProgramError(f"the program `{program}` is missing on this machine", hint=hint)
     return path
 
 
@@ -98,7 +98,7 @@ def run(
         try:
             stdout, stderr = started.communicate(stdin, timeout)
         except subprocess.TimeoutExpired as error:
-            raise HostError(f"`{argv[0]}` did not end within {timeout:g} s") from error
+            raise ProgramError(f"`{argv[0]}` did not end within {timeout:g} s") from error
     done = Completed(argv=tuple(argv), status=started.returncode, stdout=stdout, stderr=stderr)
     if done.status != 0 and (said := said_in(done.errors().splitlines())):
         named = (Path(word.rpartition("=")[2]) for word in argv if "/" in word)
@@ -121,7 +121,7 @@ def _started(argv: Argv, options: Mapping[str, Any]) -> Iterator[subprocess.Pope
         HostError: it cannot be started, or `end_all` was called.
     """
     if _ended.is_set():
-        raise HostError("interrupted")
+        raise ProgramError("interrupted")
     interrupts.hold()
     try:
         started: subprocess.Popen[bytes] = subprocess.Popen(list(argv), start_new_session=True, **options)
@@ -130,12 +130,12 @@ def _started(argv: Argv, options: Mapping[str, Any]) -> Iterator[subprocess.Pope
         if not isinstance(error, OSError):
             raise
         hint = "install it, then run again" if isinstance(error, FileNotFoundError) else ""
-        raise HostError(f"cannot run `{argv[0]}`: {error.strerror}", hint=hint) from error
+        raise ProgramError(f"cannot run `{argv[0]}`: {error.strerror}", hint=hint) from error
     _running.add(started.pid)
     try:
         interrupts.release()
         if _ended.is_set():  # another thread has ended what it knew of
-            raise HostError("interrupted")
+            raise ProgramError("interrupted")
         yield started
     finally:
         _running.discard(started.pid)
@@ -167,7 +167,7 @@ def pause(seconds: float) -> None:
         HostError: `end_all` was called: the run is interrupted, and the thread has to end.
     """
     if _ended.wait(seconds):
-        raise HostError("interrupted")
+        raise ProgramError("interrupted")
 
 
 class Child:

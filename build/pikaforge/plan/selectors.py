@@ -18,7 +18,7 @@ from typing import Literal
 from pikaforge.config.nearest import did_you_mean
 from pikaforge.config.scalars import EVERYTHING
 from pikaforge.config.schema import Spec
-from pikaforge.errors import ConfigError
+from pikaforge.errors import ConfigError, SelectionError
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.matrix import Combinations, Triple, cell_of, combinations
 
@@ -113,14 +113,14 @@ def _choose(selection: Selection, candidates: _Candidates, refusal: Callable[[st
 
 def nothing_selected(verb: str) -> ConfigError:
     """Return the error for a command without selectors that does not take that for `all`."""
-    return ConfigError(
+    return SelectionError(
         "nothing is selected",
         hint=f"name a model, a cell id, a glob over ids or `all`: `nox -s {verb} -- R620`",
     )
 
 
 def _contradiction(selector: str, selection: Selection) -> ConfigError:
-    return ConfigError(
+    return SelectionError(
         f"{selector} and {' and '.join(selection.options)} exclude one another",
         where=WHERE,
         hint="a cell id or glob names image and allocator itself: leave the option out",
@@ -164,7 +164,7 @@ def select(
 def _check_option(value: str, kind: str, option: str, known: Iterable[str]) -> None:
     names = list(known)
     if value and value != EVERYTHING and value not in names:
-        raise ConfigError(
+        raise SelectionError(
             f"there is no {kind} {value!r}",
             where=option,
             hint=did_you_mean(value, names) or f"known: {', '.join(names)}",
@@ -175,7 +175,7 @@ def _refuse_foreign_images(host_image: str, triples: Iterable[Triple]) -> None:
     foreign = sorted({image for _, image, _ in triples if image != host_image})
     if foreign:
         here = f"this machine is {host_image}" if host_image else "no image matches this machine"
-        raise ConfigError(
+        raise SelectionError(
             f"the host engine builds only for the machine it runs on; {here}, not {', '.join(foreign)}",
             where="--engine host",
             hint="use a container engine for other images, or run on a machine with that OS",
@@ -192,7 +192,7 @@ def _not_in_matrix(selector: str, selection: Selection, candidates: _Candidates,
     ]
     if excluded:
         reasons = dict.fromkeys(rule.reason for rule in excluded if rule.reason)
-        return ConfigError(
+        return SelectionError(
             f"the matrix excludes {selector}" + (f": {'; '.join(reasons)}" if reasons else ""),
             where="matrix.exclude",
             hint="add it under matrix.include, or choose another cell",
@@ -201,7 +201,7 @@ def _not_in_matrix(selector: str, selection: Selection, candidates: _Candidates,
         return _no_usual_cell(selector, selection, candidates, matrix)
     if matching:
         return _contradiction(selector, selection)
-    return ConfigError(
+    return SelectionError(
         f"no model, cell id or glob matches {selector!r}",
         where=WHERE,
         hint=candidates.near(selector) or SEE_MATRIX,
@@ -217,7 +217,7 @@ def _no_usual_cell(selector: str, selection: Selection, candidates: _Candidates,
     }
     image = selection.os or candidates.default_image
     images = sorted(candidates.default_allocators) if image == EVERYTHING else [image]
-    return ConfigError(
+    return SelectionError(
         f"the matrix has no cell {selector} with image {', '.join(images)} and allocator "
         f"{selection.allocator or '(the default)'}",
         where="matrix",
@@ -248,7 +248,7 @@ def select_existing(selection: Selection, existing: Mapping[str, Triple], *, wha
         known = bool(candidates.matching(selector))  # only an option is in its way then
         near = "" if known else candidates.admitted(selection).near(selector)
         near = near or _near_option(selection, existing)
-        return ConfigError(
+        return SelectionError(
             f"nothing of {' '.join([selector, *selection.options])} is {what}",
             where=WHERE,
             hint="\n".join(line for line in (near, hint) if line),

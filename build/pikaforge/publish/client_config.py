@@ -18,7 +18,7 @@ from pikaforge.config import families
 from pikaforge.config.scalars import NAME_PATTERN
 from pikaforge.config.schema import DMI_NAME, Spec
 from pikaforge.cpu import microarch
-from pikaforge.errors import ConfigError
+from pikaforge.errors import DestinationError
 from pikaforge.formats import format as formats
 from pikaforge.formats.client_lines import SCRIPT, checked_url
 from pikaforge.formats.payload import target_flags
@@ -60,10 +60,10 @@ def detect_script(
     product = spec.product.name
     for word in (*published, *(model for models in published.values() for model in models)):
         if not re.fullmatch(NAME_PATTERN, word):
-            raise ConfigError(f"{word!r} is no name of an image or model", hint="remove it from what is published")
+            raise DestinationError(f"{word!r} is no name of an image or model", hint="remove it from what is published")
     key_name = key_name or f"{product}.asc"
     if not re.fullmatch(FILE_PATTERN, key_name) or not key_name.endswith(".asc"):
-        raise ConfigError(f"{key_name!r} is no name for a key in text form", hint="letters and digits, then .asc")
+        raise DestinationError(f"{key_name!r} is no name for a key in text form", hint="letters and digits, then .asc")
     ranked = _ranked(spec, published)
     words = {
         "PRODUCT": product,
@@ -86,7 +86,7 @@ def _bare_key(key: str) -> str:
     """Return the key without the text around it, and without its headers, which may hold any text."""
     found = KEY_BLOCK.findall("\n".join(key.splitlines()))
     if len(found) != 1:
-        raise ConfigError(
+        raise DestinationError(
             "this is no public key in text form", hint="export one alone: gpg --armor --export FINGERPRINT"
         )
     return f"{KEY_BEGIN}\n\n{found[0]}{KEY_END}"
@@ -148,11 +148,13 @@ def _names(spec: Spec, published: Mapping[str, Sequence[str]]) -> Iterator[str]:
     for model, hardware in spec.hardware.items():
         for name in hardware.dmi:
             if not DMI_NAME.fullmatch(name):
-                raise ConfigError(f"{name!r} is no DMI product name", where=f"hardware.{model}.dmi")
+                raise DestinationError(f"{name!r} is no DMI product name", where=f"hardware.{model}.dmi")
             small = name.lower()
             if known.setdefault(small, model) != model:
                 message = f"the DMI product name {name!r} is also that of {known[small]}"
-                raise ConfigError(message, where=f"hardware.{model}.dmi", hint="remove it from one of the two models")
+                raise DestinationError(
+                    message, where=f"hardware.{model}.dmi", hint="remove it from one of the two models"
+                )
     yield from (f"is\t{name}\t{model}" for name, model in known.items())
     gone = sorted({model for models in published.values() for model in models} - set(spec.hardware))
     yield from (f"has\t{model.lower()}\t{model}" for model in (*spec.hardware, *gone))

@@ -117,17 +117,21 @@ def test_a_model_that_is_not_known(run: Run, model: str, hint: str) -> None:
     assert run("good", "--model", model) == (
         2,
         "",
-        f"error: there is no hardware model {model!r}\n  where: --model\n  hint: {hint}\n",
+        (
+            f"error: there is no hardware model {model!r}\n  where: --model\n  hint: {hint}\n"
+            "  see: docs/troubleshooting.md#e-usage\n"
+        ),
     )
 
 
 def test_a_target_that_is_nearly_known(run: Run) -> None:
     status, out, err = run("good", "--target", "sandybrigde")
     assert (status, out) == (2, "")
-    first, where, hint = err.splitlines()
+    first, where, hint, see = err.splitlines()
     assert first == "error: 'sandybrigde' is no x86-64 microarchitecture that archspec knows"
     assert where == "  where: --target"
     assert hint.startswith("  hint: did you mean sandybridge")
+    assert see == "  see: docs/troubleshooting.md#e-usage"
 
 
 @pytest.mark.parametrize("target", ["Q", "power9", "armv8.2a"])
@@ -140,7 +144,7 @@ def test_a_target_that_is_not_known_at_all(run: Run, target: str) -> None:
 
 def test_where_nothing_is_close_all_targets_are_listed(run: Run) -> None:
     _, _, err = run("good", "--target", "Q")
-    assert err.splitlines()[-1] == f"  hint: known: {', '.join(sorted(microarch.known()))}"
+    assert err.splitlines()[-2] == f"  hint: known: {', '.join(sorted(microarch.known()))}"
 
 
 @pytest.mark.parametrize(
@@ -295,6 +299,7 @@ def test_an_empty_folder_is_told(run: Run, project: Path) -> None:
     assert (status, out) == (4, "")
     assert err.splitlines() == [
         "error: there is no x86-64 program or library to judge", f"  where: {project / 'empty'}",
+        "  see: docs/troubleshooting.md#e-file",
     ]  # fmt: skip
 
 
@@ -307,7 +312,8 @@ def test_what_was_unpacked_is_removed(run: Run, project: Path, monkeypatch: pyte
         raise HostError("the disk is full")
 
     monkeypatch.setattr(audit, "audit_paths", audit_paths)
-    assert run("good", "--model", "R620") == (3, "", "error: the disk is full\n")
+    printed = "error: the disk is full\n  see: docs/troubleshooting.md#e-host\n"
+    assert run("good", "--model", "R620") == (3, "", printed)
     assert not seen[0].exists()
 
 

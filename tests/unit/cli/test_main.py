@@ -19,10 +19,11 @@ from unit.helpers import BASE
 from pikaforge.cli import main, signals
 from pikaforge.cli.context import Context
 from pikaforge.cpu import microarch
-from pikaforge.errors import ConfigError, ForgeError, HostError, PublishError, StageError, StageFailure
+from pikaforge.errors import ConfigError, HostError, LoadError, PublishError, StageError, StageFailure
 from pikaforge.host import machine
 from pikaforge.host.docker import DockerEngine
 
+ASKED = "error: the engine was asked\n  see: docs/troubleshooting.md#e-host\n"
 ROOT = Path(__file__).resolve().parents[3]
 Run = Callable[..., tuple[int, str, str]]
 
@@ -134,6 +135,7 @@ def test_outputs_that_cannot_be_written(run: Run, project: Path, monkeypatch: py
         f"error: {project} cannot be written: Is a directory\n"
         "  where: GITHUB_OUTPUT\n"
         "  hint: GitHub's runner sets GITHUB_OUTPUT to a file of its own; anywhere else, unset it\n"
+        "  see: docs/troubleshooting.md#e-host\n"
     )
 
 
@@ -149,6 +151,7 @@ def test_an_unknown_selector(run: Run, verb: str) -> None:
             "error: no model, cell id or glob matches 'R62O'\n"
             "  where: SELECTOR\n"
             "  hint: did you mean R620 or R720 or R640?\n"
+            "  see: docs/troubleshooting.md#e-selection\n"
         ),
     )
 
@@ -161,6 +164,7 @@ def test_no_selector(run: Run, verb: str) -> None:
         (
             "error: nothing is selected\n"
             "  hint: name a model, a cell id, a glob over ids or `all`: `nox -s build -- R620`\n"
+            "  see: docs/troubleshooting.md#e-selection\n"
         ),
     )
 
@@ -346,15 +350,26 @@ def _verb_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> 
 @pytest.mark.parametrize(
     ("error", "status", "text"),
     [
-        (ConfigError("wrong", where="here", hint="do"), 2, "error: wrong\n  where: here\n  hint: do\n"),
-        (HostError("lacking"), 3, "error: lacking\n"),
-        (StageError("no", StageFailure(stage="smoke", label="x")), 4, "error: no\n  where: stage smoke, x\n"),
-        (PublishError("half"), 5, "error: half\n"),
-        (ForgeError("other"), 4, "error: other\n"),
+        (
+            ConfigError("wrong", where="here", hint="do"),
+            2,
+            "error: wrong\n  where: here\n  hint: do\n  see: docs/troubleshooting.md#e-config\n",
+        ),
+        (HostError("lacking"), 3, "error: lacking\n  see: docs/troubleshooting.md#e-host\n"),
+        (
+            StageError("no", StageFailure(stage="smoke", label="x")),
+            4,
+            "error: no\n  where: stage smoke, x\n  see: docs/troubleshooting.md#e-stage-smoke\n",
+        ),
+        (PublishError("half"), 5, "error: half\n  see: docs/troubleshooting.md#e-publish\n"),
+        (LoadError("other"), 4, "error: other\n  see: docs/troubleshooting.md#e-load\n"),
         (
             KeyboardInterrupt(),
             130,
-            "error: interrupted; what was running is removed\n  hint: run it again: it continues where it stopped\n",
+            (
+                "error: interrupted; what was running is removed\n  hint: run it again: it continues where it stopped\n"
+                "  see: docs/troubleshooting.md#e-interrupted\n"
+            ),
         ),
     ],
 )
@@ -393,7 +408,7 @@ def test_a_family_without_a_dockerfile(run: Run, project: Path, monkeypatch: pyt
     )
     assert "  hint: known: debian, el, el7" in err
     status, _, err = run(verb, "R620", "--os", "el7")
-    assert (status, err) == ((0, "") if verb == "plan" else (3, "error: the engine was asked\n")), "the control"
+    assert (status, err) == ((0, "") if verb == "plan" else (3, ASKED)), "the control"
 
 
 @pytest.mark.parametrize("verb", BUILDING)
@@ -409,7 +424,7 @@ def test_a_patch_file_that_is_missing_stops_a_build_before_it_starts(
     assert (status, f"error: there is no file {project}/gone.patch" in err) == (2, True)
     assert f"where: {project}/series.yaml:2:12, patches[0].file" in err
     (project / "gone.patch").touch()
-    assert run(verb, "R620") == (3, "", "error: the engine was asked\n")
+    assert run(verb, "R620") == (3, "", ASKED)
 
 
 @pytest.mark.parametrize("verb", BUILDING)
@@ -428,7 +443,7 @@ def test_a_tarball_with_another_digest_stops_a_build_before_it_starts(
     argv = (verb, "R620", "--allocator")
     status, _, err = run(*argv, "own", "--gperftools", str(project / "bad.tar.gz"))
     assert (status, f"{project}/bad.tar.gz is not the {good.name} that is pinned" in err) == (2, True)
-    asked = (3, "", "error: the engine was asked\n")
+    asked = (3, "", ASKED)
     assert run(*argv, "own", "--gperftools", str(good)) == asked
     assert run(*argv, "none", "--gperftools", str(project / "bad.tar.gz")) == asked, "nothing needs it"
 
@@ -445,7 +460,7 @@ def test_what_this_machine_cannot_measure_is_refused_before_it_is_compiled(
     monkeypatch.setattr(DockerEngine, "cores", asked)
     status, _, err = run("bench", "R620")
     if flags is None:
-        assert (status, err) == (3, "error: the engine was asked\n"), "an engine elsewhere is known by its images only"
+        assert (status, err) == (3, ASKED), "an engine elsewhere is known by its images only"
         return
     assert (status, ", so sandybridge cannot be measured here\n" in err) == (4, True), err
     assert err.startswith("error: this machine lacks ")

@@ -51,6 +51,7 @@ def test_the_packages_of_another_product_are_refused(
         "error: what was built there is demo, and other.yaml is about other",
         f"  where: {project / 'dist'}",
         "  hint: name the configuration of demo with --matrix, or build other first",
+        "  see: docs/troubleshooting.md#e-usage",
     ]
     assert not (project / "repo").exists()
 

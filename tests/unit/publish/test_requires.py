@@ -45,6 +45,7 @@ def test_a_destination_may_refuse_what_was_not_run(project: Path, capsys: pytest
         "  where: publish.strict.requires",
         f"  hint: {R640}: {NOT_RUN}",
         "  hint: build them where their CPU is (DOCKER_HOST)",
+        "  see: docs/troubleshooting.md#e-publish",
     ]
     assert not (project / "any").exists(), "nothing is published where a part would be refused"
     assert not (project / "strict").exists()

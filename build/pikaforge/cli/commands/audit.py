@@ -22,7 +22,7 @@ from pikaforge.config import load
 from pikaforge.config.nearest import did_you_mean
 from pikaforge.config.package_files import is_package
 from pikaforge.cpu import microarch
-from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, ForgeError, FullDiskError
+from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ForgeError, FullDiskError, UsageError
 from pikaforge.formats.manifest import Manifest
 from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.process import cwd
@@ -123,7 +123,7 @@ def _target(context: Context) -> str:
     if model:
         hardware = context.spec.hardware
         if model not in hardware:
-            raise ConfigError(
+            raise UsageError(
                 f"there is no hardware model {model!r}",
                 where="--model",
                 hint=did_you_mean(model, hardware) or f"known: {', '.join(hardware)}",
@@ -131,7 +131,7 @@ def _target(context: Context) -> str:
         return microarch.common_target(hardware[model].cpus)
     known = microarch.known()
     if target not in known:
-        raise ConfigError(
+        raise UsageError(
             f"{target!r} is no x86-64 microarchitecture that archspec knows",
             where="--target",
             hint=did_you_mean(target, known) or f"known: {', '.join(sorted(known))}",

@@ -15,7 +15,7 @@ from pikaforge.cli.commands.bench_load import load_test_of
 from pikaforge.cli.commands.bench_servers import STAGE, LeftOut, Servers
 from pikaforge.cli.commands.build import refuse_early, refuse_problems, status
 from pikaforge.cli.context import Context
-from pikaforge.errors import EXIT_DONE, ConfigError
+from pikaforge.errors import EXIT_DONE, UsageError
 from pikaforge.host.process import cwd
 from pikaforge.host.store import write_atomically
 from pikaforge.plan.cells import Cell
@@ -64,7 +64,7 @@ def bench(context: Context) -> int:
         for names in (OF_TESTS, OF_COMPARISONS)
     )
     if tests and comparisons:
-        raise ConfigError(
+        raise UsageError(
             f"{tests[0]} is for the load test of one server, and {comparisons[0]} for a comparison",
             hint="a load test ends with its last key: nox -s bench -- R620 --keys 500M\n"
             "a comparison ends after some time: nox -s bench -- x86_64_v2 R620 --seconds 30",
@@ -94,7 +94,7 @@ def _compare(context: Context) -> int:
     )
     if seconds < 2 * INTERVAL:
         message = f"{seconds:g} s are too short to measure"
-        raise ConfigError(message, where="--seconds", hint=f"at least {2 * INTERVAL:g}; 30 gives useful figures")
+        raise UsageError(message, where="--seconds", hint=f"at least {2 * INTERVAL:g}; 30 gives useful figures")
     bench_servers.server_of(context)
     cells, same = bench_servers.distinct(_cells(context))
     refuse_problems(cells)
@@ -126,7 +126,7 @@ def _cells(context: Context) -> tuple[Cell, ...]:
     cells = context.cells()
     images = {cell.image for cell in cells}
     if len(images) != 1:
-        raise ConfigError(
+        raise UsageError(
             f"{len(images)} images are selected; a comparison has one",
             where="SELECTOR",
             hint="select one image: nox -s bench -- x86_64_v2 R620 --os debian12",

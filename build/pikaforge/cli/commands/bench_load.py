@@ -23,7 +23,7 @@ from pikaforge.cli.commands.bench_questions import Expected
 from pikaforge.cli.commands.bench_servers import STAGE, Servers
 from pikaforge.cli.commands.build import refuse_early, refuse_problems, status
 from pikaforge.cli.context import Context
-from pikaforge.errors import EXIT_DONE, ConfigError, ForgeError, StageError, StageFailure
+from pikaforge.errors import EXIT_DONE, ForgeError, StageError, StageFailure, UsageError
 from pikaforge.host.job import RunningServer
 from pikaforge.host.process import cwd
 from pikaforge.host.store import locked, write_atomically
@@ -84,7 +84,7 @@ def _load(context: Context) -> KeyLoad:
 def _cell(context: Context) -> Cell:
     cells = context.cells()
     if len(cells) != 1:
-        raise ConfigError(
+        raise UsageError(
             f"{len(cells)} cells are selected; a load test has one",
             where="SELECTOR",
             hint="select one model, image and allocator: nox -s bench -- R620 --os debian12 --keys 500M\n"
@@ -116,14 +116,14 @@ def _journal(context: Context, servers: Servers, cell: Cell, load: KeyLoad, fold
         return LoadJournal.begin(folder, head)
     done, _ = journal.written()
     if journal.head.load != load:
-        raise ConfigError(
+        raise UsageError(
             f"another load test was interrupted here after {done:,} keys: {journal.head.load.describe()}; "
             f"seed {journal.head.load.seed}",
             where=str(folder),
             hint=f"give its figures to let it go on; {ANEW}",
         )
     if journal.head.server != identity:
-        raise ConfigError(
+        raise UsageError(
             f"the load test was interrupted after {done:,} keys, and its server was another one: it was built anew",
             where=str(folder),
             hint=ANEW,

@@ -11,7 +11,7 @@ from pikaforge.bench.journal import AllocatorText
 from pikaforge.bench.key_load import KeyLoad, permanent
 from pikaforge.bench.room import Room
 from pikaforge.config.load_checks import AllocatorQuestion, LoadQuestion
-from pikaforge.errors import ForgeError, HostError
+from pikaforge.errors import HostError, LoadError
 from pikaforge.host.job import RunningServer
 from pikaforge.host.process import pause
 from pikaforge.host.text import clean
@@ -87,7 +87,7 @@ def _matching(question: LoadQuestion, connection: Connection) -> re.Match[str]:
             return match
         if time.monotonic() >= deadline:
             asked = " ".join(map(str, question.send))
-            raise ForgeError(
+            raise LoadError(
                 f"sent {asked}; wanted a match of {question.match!r}; got {show(reply)}", where="product.bench.counted"
             )
         pause(POLL)

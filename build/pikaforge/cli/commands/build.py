@@ -16,8 +16,9 @@ from pikaforge.cli.faces.reporter import Reporter
 from pikaforge.cli.faces.reproduce import command_for, options_of
 from pikaforge.cli.plan_output import left_out
 from pikaforge.cpu.emulation import Machine
-from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError
+from pikaforge.errors import ConfigError, EXIT_DONE, EXIT_STAGE, SelectionError
 from pikaforge.host import offline
+from pikaforge.host.process import cwd
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist, report
 from pikaforge.pipeline.image.image import check_family
@@ -135,7 +136,7 @@ def refuse_problems(cells: Sequence[Cell]) -> None:
     """Raise ConfigError if cells cannot be built; it names all of them."""
     bad = [cell for cell in cells if cell.problem]
     if bad:
-        raise ConfigError(
+        raise SelectionError(
             f"{len(bad)} of {len(cells)} cells cannot be built; nothing was started",
             where="images",
             hint="\n".join(f"{cell.id}: {cell.problem}" for cell in bad),

@@ -21,7 +21,7 @@ from pikaforge.cli.output import count
 from pikaforge.cli.publish_summary import PublishSummary
 from pikaforge.config.nearest import did_you_mean
 from pikaforge.config.schema import Destination
-from pikaforge.errors import EXIT_DONE, ConfigError, PublishError
+from pikaforge.errors import EXIT_DONE, PublishError, UsageError
 from pikaforge.formats.embedded_signature import Insert, Insertion, insert_here, insert_in
 from pikaforge.host import process
 from pikaforge.host.leftovers import temporary_folder
@@ -89,7 +89,7 @@ class _PublishRun:
         if not names:
             if spec.defaults.publish is None:
                 known = ", ".join(spec.publish) or "matrix.yaml has none under `publish`"
-                raise ConfigError("there is no destination", where="--to", hint=f"--to NAME; known: {known}")
+                raise UsageError("there is no destination", where="--to", hint=f"--to NAME; known: {known}")
             names = [spec.defaults.publish]
         for name in names:
             self._destination(name)
@@ -98,7 +98,7 @@ class _PublishRun:
     def _destination(self, name: str) -> Destination:
         known = self.context.spec.publish
         if name not in known:
-            raise ConfigError(
+            raise UsageError(
                 f"there is no destination {name!r}",
                 where="--to",
                 hint=did_you_mean(name, known) or f"known: {', '.join(known) or 'none'}; see `publish` in matrix.yaml",
@@ -109,7 +109,7 @@ class _PublishRun:
         """Return a destination as a site, and the URL under which clients find it."""
         opened, url = self._open(name)
         if isinstance(opened, PackageIndex):
-            raise ConfigError(
+            raise UsageError(
                 f"{name} is {kind_of(self._destination(name)).title}, which has no generations",
                 where="--to",
                 hint="--rollback and --promote need a directory or an HTTP server",
@@ -196,7 +196,7 @@ class _PublishRun:
         mine = [each for each in found if each.report.product == own]
         if found and not mine:
             others = ", ".join(sorted({each.report.product for each in found}))
-            raise ConfigError(
+            raise UsageError(
                 f"what was built there is {others}, and {self.context.matrix.name} is about {own}",
                 where=str(self.context.dist),
                 hint=f"name the configuration of {others} with --matrix, or build {own} first",
@@ -207,7 +207,7 @@ class _PublishRun:
         """Raise ConfigError if a root is of another product than the matrix."""
         own = self.context.spec.product.name
         if product != own:
-            raise ConfigError(
+            raise UsageError(
                 f"this is a repository of {product}, and {self.context.matrix.name} is about {own}",
                 where=where,
                 hint=f"name the configuration of {product} with --matrix",
@@ -259,7 +259,7 @@ class _PublishRun:
             if item.artifact.format == index.format
         ]
         if not files:
-            raise ConfigError(
+            raise UsageError(
                 f"none of the selected packages is a {index.format}, and an index takes nothing else",
                 where=f"--to {name}",
                 hint=f"build some: nox -s build -- SELECTOR --formats {index.format}",
@@ -294,7 +294,7 @@ class _PublishRun:
         """Copy packages from one destination to another (`FROM→TO`). Nothing is built or packed again."""
         origin, _, name = (part.strip() for part in ARROW.sub("\n", between, count=1).partition("\n"))
         if not origin or not name or self.context.arguments.to:
-            raise ConfigError(
+            raise UsageError(
                 f"{between!r} does not name two destinations",
                 where="--promote",
                 hint="--promote staging→stable (or staging:stable), without --to",
@@ -328,7 +328,7 @@ class _PublishRun:
         """Raise ConfigError if packages are not signed: metadata with our signature would vouch for them."""
         unsigned = [artifact.path for artifact in artifacts if not artifact.signed]
         if self.signer is not None and unsigned:
-            raise ConfigError(
+            raise UsageError(
                 f"{count(len(unsigned), 'package')} there are not signed: {unsigned[0]}",
                 where=where,
                 hint=f"publish them there again with {signing.KEY} set and --replace, then promote",

@@ -14,7 +14,7 @@ from pikaforge.cli.context import Context
 from pikaforge.cli.faces.events import RunClosed, TableShown
 from pikaforge.cli.faces.opening import reporting
 from pikaforge.cli.faces.reporter import Reporter
-from pikaforge.errors import EXIT_DONE, ConfigError
+from pikaforge.errors import ConfigError, EXIT_DONE, UsageError
 from pikaforge.host.process import cwd
 from pikaforge.host.store import locked
 from pikaforge.pipeline import coverage
@@ -85,10 +85,10 @@ def sliced(cells: list[Cell], text: str) -> list[Cell]:
         return cells
     match = SLICE.fullmatch(text)
     if match is None:
-        raise ConfigError(f"{text!r} is no slice", where="--slice", hint="K/N: every N-th, beginning with the K-th")
+        raise UsageError(f"{text!r} is no slice", where="--slice", hint="K/N: every N-th, beginning with the K-th")
     first, step = int(match[1]) % int(match[2]), int(match[2])
     if not cells[first::step]:
-        raise ConfigError(
+        raise UsageError(
             f"there are only {len(cells)} compilations", where="--slice", hint=f"take N from 1 to {len(cells)}"
         )
     return cells[first::step]

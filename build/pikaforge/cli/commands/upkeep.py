@@ -16,7 +16,7 @@ from pikaforge.config.patch_series import Series
 from pikaforge.config.product import Product
 from pikaforge.config.schema import matrix_schema, schema_of, series_schema
 from pikaforge.doctor.finding import DoctorReport
-from pikaforge.errors import EXIT_DONE, ConfigError, HostError
+from pikaforge.errors import ConfigError, EXIT_DONE, HostError, UsageError
 from pikaforge.host.compiler_cache import FOLDER
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.http import redacted
@@ -43,7 +43,7 @@ def lock(context: Context) -> int:
     workspace = context.workspace(engine, refresh=True)
     for name in context.arguments.image:
         if name not in context.spec.images:
-            raise ConfigError(
+            raise UsageError(
                 f"there is no image {name!r}", where="--image", hint=f"known: {', '.join(context.spec.images)}"
             )
         engine.verify()
@@ -147,7 +147,7 @@ def _size(folder: Path) -> int:
 def _docker(context: Context) -> DockerEngine:
     engine = context.engine()
     if not isinstance(engine, DockerEngine):
-        raise ConfigError("the host engine has no images", where="--engine host")
+        raise UsageError("the host engine has no images", where="--engine host")
     return engine
 
 

@@ -37,7 +37,7 @@ from pikaforge.cli import output
 from pikaforge.cli.context import Context
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
-from pikaforge.errors import EXIT_DONE, EXIT_STAGE, ConfigError, HostError, UnreachableError
+from pikaforge.errors import EXIT_DONE, EXIT_STAGE, HostError, KeyFileError, UnreachableError, UsageError
 from pikaforge.formats.manifest import Manifest
 from pikaforge.host import git_urls, http
 from pikaforge.host.download import NAME, Downloads, PinnedFile
@@ -100,7 +100,7 @@ def _signatures(files: Sequence[str], scratch: Path, *, needed: bool) -> Iterato
     paths = [cwd() / path for path in files] or list(signing.settings(os.environ, base=cwd()).public)
     if not paths:
         if needed:
-            raise ConfigError(
+            raise KeyFileError(
                 "there is no key to check signatures with",
                 where="--key",
                 hint=f"give the public key with --key FILE or {signing.PUBLIC}=FILE; --unsigned checks everything else",
@@ -171,7 +171,7 @@ def _verify(path: str, verification: VerifyContext, scratch: Path) -> Iterable[V
             return [verify_folder(file.parent, verification) for file in below]
         return [verify_folder(local, verification, title=path)]
     if not local.is_file():
-        raise ConfigError(f"{path} does not exist", where="verify", hint="name a package, its folder, or a URL")
+        raise UsageError(f"{path} does not exist", where="verify", hint="name a package, its folder, or a URL")
     return [verify_file(local, verification, title=path)]
 
 
@@ -179,15 +179,13 @@ def _verify_url(url: str, verification: VerifyContext, folder: Path) -> VerifyRe
     """Fetch a package with the files that describe it, or all files that SHA256SUMS lists, and verify them."""
     title = http.redacted(url)
     if secret := git_urls.credentials(url):
-        raise ConfigError(
-            f"there is {secret} in {git_urls.masked(url)}", where="verify", hint=git_urls.CREDENTIALS_HINT
-        )
+        raise UsageError(f"there is {secret} in {git_urls.masked(url)}", where="verify", hint=git_urls.CREDENTIALS_HINT)
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise ConfigError(f"{title} is not a URL", where="verify", hint="such as https://HOST/PATH") from error
+        raise UsageError(f"{title} is not a URL", where="verify", hint="such as https://HOST/PATH") from error
     if parts.scheme not in ("http", "https"):
-        raise ConfigError(
+        raise UsageError(
             f"{title} is no URL of http or https", where="verify", hint="name local files by their path, without file:"
         )
     top, _, last = parts.path.rpartition("/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pikaforge.config.schema import Image
-from pikaforge.errors import HostError, UnreachableError
+from pikaforge.errors import ImageError, UnreachableError
 from pikaforge.host import hashing
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.images import ImageFacts, RegistryError
@@ -97,7 +97,7 @@ def _digest_of(facts: ImageFacts, reference: str) -> str:
         name, _, digest = item.partition("@")
         if name.rpartition("/")[2] == wanted:
             return digest
-    raise HostError(
+    raise ImageError(
         f"the engine holds {reference} without a registry digest",
         hint="it was loaded or built by hand; push it to a registry, or use `bootstrap`",
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pikaforge.config import compilers, families
 from pikaforge.config.schema import Image, Spec
-from pikaforge.errors import ConfigError, HostError, StageError, UnreachableError
+from pikaforge.errors import ConfigError, ImageError, StageError, UnreachableError
 from pikaforge.host import hashing, machine
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.images import ImageFacts, RegistryError
@@ -281,7 +281,7 @@ def _inventory(workspace: Workspace, image: str, label: str, log: Path) -> Inven
 
 def _check_compiler(entry: Image, label: str, found: str) -> None:
     if compilers.major_minor(found) != compilers.major_minor(entry.gcc):
-        raise HostError(
+        raise ImageError(
             f"the image {label} has gcc {found or '(none)'}, but matrix.yaml says {entry.gcc}",
             where=f"images.{label}.gcc",
             hint=f'write gcc: "{compilers.major_minor(found)}" there; targets and flags follow from it',
@@ -331,7 +331,7 @@ def run_host(workspace: Workspace, spec: Spec, *, key: str, label: str) -> Resul
     versions: Mapping[str, str] = family.packages.installed(wanted)
     missing = [name for name in wanted if name not in versions]
     if missing:
-        raise HostError(
+        raise ImageError(
             f"packages are missing on this machine ({len(missing)}): {' '.join(missing)}",
             where=f"--engine host, image {label}",
             hint=f"{family.packages.install_command()} {' '.join(missing)}",

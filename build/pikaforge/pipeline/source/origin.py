@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pikaforge.config.product import Product
-from pikaforge.errors import ConfigError, HostError, UnreachableError
+from pikaforge.errors import HostError, OriginError, UnreachableError, UpstreamError
 from pikaforge.host import git, git_program, git_urls, hashing, process
 from pikaforge.host.http import redacted
 from pikaforge.host.lockfile import Lock
@@ -108,7 +108,7 @@ def _parse(product: Product, text: str, *, base: Path, cwd: Path, out: Path) -> 
     try:
         return _named(text, source.tag or "HEAD", cwd)
     except OSError as error:  # a name that is too long, or a folder that may not be read
-        raise ConfigError(f"{clean(text)[:200]!r} cannot be read: {error.strerror}", where="--source") from error
+        raise OriginError(f"{clean(text)[:200]!r} cannot be read: {error.strerror}", where="--source") from error
 
 
 def _named(text: str, ref: str, cwd: Path) -> Origin:
@@ -123,7 +123,7 @@ def _named(text: str, ref: str, cwd: Path) -> Origin:
         return _repository(where, where, given or ref, cwd)
     if path.is_file():
         if given:
-            raise ConfigError(
+            raise OriginError(
                 f"{where} is a file, in which there is no {given!r} to choose",
                 where="--source",
                 hint="#REF belongs behind a repository; a tarball is one tree",
@@ -132,12 +132,12 @@ def _named(text: str, ref: str, cwd: Path) -> Origin:
     if git.is_repository(path):
         return _repository(where, str(path), given or ref, cwd)
     if path.is_dir():
-        raise ConfigError(
+        raise OriginError(
             f"{path} is neither a git repository nor a tarball",
             where="--source",
             hint="make a tarball of it (tar czf source.tar.gz DIR), or give its repository",
         )
-    raise ConfigError(
+    raise OriginError(
         f"there is no {where!r}",
         where="--source",
         hint="give a git URL, a local clone, a source tarball, or `sample`",
@@ -158,19 +158,19 @@ def _check(text: str, url: str, given: str) -> None:
     secret = git_urls.credentials(text) or ("a query, which may be an access token" if git_urls.query(url) else "")
     if secret:
         shown = clean(git_urls.masked(text))
-        raise ConfigError(f"there is {secret} in {shown}", where=given, hint=git_urls.CREDENTIALS_HINT)
+        raise OriginError(f"there is {secret} in {shown}", where=given, hint=git_urls.CREDENTIALS_HINT)
     if reason := git_urls.refusal(url, local=True):
-        raise ConfigError(f"{clean(git_urls.masked(url))!r} {reason}", where=given)
+        raise OriginError(f"{clean(git_urls.masked(url))!r} {reason}", where=given)
 
 
 def _repository(spec: str, where: str, ref: str, cwd: Path) -> Origin:
     if reason := git_urls.ref_refusal(ref):
-        raise ConfigError(f"the ref {clean(ref)!r} {reason}", where="--source")
+        raise OriginError(f"the ref {clean(ref)!r} {reason}", where="--source")
     if URL.match(where):
         return Origin(kind="git", spec=spec, url=where, ref=ref, relative_to=where)
     path = (cwd / where).resolve()
     if not git.is_repository(path):
-        raise ConfigError(f"{where} is not a git repository", where="product.source.git")
+        raise OriginError(f"{where} is not a git repository", where="product.source.git")
     return Origin(
         kind="git",
         spec=spec,
@@ -185,9 +185,9 @@ def _repository(spec: str, where: str, ref: str, cwd: Path) -> Origin:
 
 def _tarball(spec: str, path: Path, given: str) -> Origin:
     if not path.is_file():
-        raise ConfigError(f"the source tarball {path} does not exist", where=given)
+        raise OriginError(f"the source tarball {path} does not exist", where=given)
     if not TARBALL.search(path.name):
-        raise ConfigError(
+        raise OriginError(
             f"{path.name} does not look like a source tarball",
             where=given,
             hint="it must end in .tar[.gz|.bz2|.xz|.zst]",
@@ -203,10 +203,10 @@ def make_sample(product: Product, *, base: Path, folder: Path) -> Path:
         HostError: its script failed.
     """
     if product.sample is None:
-        raise ConfigError(f"the product {product.name} has no sample", where="product.sample", hint="leave it out")
+        raise OriginError(f"the product {product.name} has no sample", where="product.sample", hint="leave it out")
     script = base / product.sample
     if not script.is_file():
-        raise ConfigError(f"{script} does not exist", where="product.sample")
+        raise OriginError(f"{script} does not exist", where="product.sample")
     process.require("git", hint="install the package `git`, or run `bash setup.sh`")
     done = process.run(["sh", "--", str(script), str(folder)], env=git_program.environment(), timeout=300)
     repository = folder / f"{product.name}.git"
@@ -265,7 +265,7 @@ def pin(origin: Origin, lock: Lock, *, offline: bool) -> str | None:
         return identity
     pinned = lock.pins("sources", origin.entry).get("commit")
     if pinned is not None and not git_urls.COMMIT.fullmatch(pinned):
-        raise ConfigError(
+        raise OriginError(
             f"the pin of {origin.spec} is no commit: {clean(pinned)!r}",
             where=str(lock.path),
             hint="restore the file from version control, or remove the entry to pin anew",
@@ -277,10 +277,10 @@ def pin(origin: Origin, lock: Lock, *, offline: bool) -> str | None:
     try:
         ref = git.remote_ref(origin.url, origin.ref)
     except UnreachableError as error:
-        raise HostError(error.message, where=f"source {origin.spec}", hint=WAYS_ROUND) from error
+        raise UpstreamError(error.message, where=f"source {origin.spec}", hint=WAYS_ROUND) from error
     if ref is None:
         close = git.near_names(origin.url, origin.ref)
-        raise ConfigError(
+        raise OriginError(
             f"{origin.spec} has no tag, branch or commit {origin.ref!r}",
             where="--source" if origin.spec != origin.url else "product.source.tag",
             hint=(f"did you mean {' or '.join(close)}? " if close else "") + "name another with --source SPEC#REF",
@@ -289,7 +289,7 @@ def pin(origin: Origin, lock: Lock, *, offline: bool) -> str | None:
         return ref.commit
     if ref.moving and not git_urls.COMMIT.fullmatch(origin.ref):
         if lock.strict:
-            raise ConfigError(
+            raise OriginError(
                 f"--locked: {origin.ref} of {origin.spec} is a branch, which cannot be pinned",
                 where="--source",
                 hint=f"name the commit: --source {origin.spec.partition('#')[0]}#{ref.commit}",

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pikaforge.config.patch_series import PatchEntry, Series
-from pikaforge.errors import ConfigError, HostError, UnreachableError
+from pikaforge.errors import AnswerError, PatchError, UnreachableError, UpstreamError
 from pikaforge.host import git, git_cache, hashing, http
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.store import write_atomically
@@ -87,9 +87,9 @@ def _read(path: Path, where: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"cannot read the patch {path}: {error.strerror}", where=where) from error
+        raise PatchError(f"cannot read the patch {path}: {error.strerror}", where=where) from error
     if len(data) > LIMIT:
-        raise ConfigError(f"the patch {path} is larger than {size_text(LIMIT)}", where=where)
+        raise PatchError(f"the patch {path} is larger than {size_text(LIMIT)}", where=where)
     return data
 
 
@@ -106,13 +106,13 @@ def _quilt(entry: PatchEntry, base: Path, where: str) -> list[tuple[str, int, by
         for option in words[1:]:
             level = re.fullmatch(r"-p([0-9])", option)
             if level is None:
-                raise ConfigError(f"the quilt option {option!r} is unknown", where=f"{folder / 'series'}:{number}")
+                raise PatchError(f"the quilt option {option!r} is unknown", where=f"{folder / 'series'}:{number}")
             strip = int(level.group(1))
         if ".." in Path(words[0]).parts or words[0].startswith("/"):
-            raise ConfigError(f"{words[0]} leaves the quilt folder", where=f"{folder / 'series'}:{number}")
+            raise PatchError(f"{words[0]} leaves the quilt folder", where=f"{folder / 'series'}:{number}")
         name = f"{patch_start(entry)}{words[0]}"
         if name in found:
-            raise ConfigError(f"{words[0]} is here twice", where=f"{folder / 'series'}:{number}")
+            raise PatchError(f"{words[0]} is here twice", where=f"{folder / 'series'}:{number}")
         found[name] = (name, strip, _read(folder / words[0], f"{folder / 'series'}:{number}"))
     return list(found.values())
 
@@ -194,7 +194,7 @@ def _pull(entry: PatchEntry, sources: PatchSources) -> Patch:
             return _keep(sources, entry, data, name=name)
     data = _fetch_pull(entry, sources)
     if not is_mailbox(data):
-        raise HostError(
+        raise AnswerError(
             f"{http.redacted(url)} is no mailbox patch; it begins {data[:60]!r}",
             where=f"pull request {entry.pull}",
             hint="a proxy's error page, perhaps? save the patch beside the series and name it with `file:`",
@@ -217,7 +217,7 @@ def _fetch_pull(entry: PatchEntry, sources: PatchSources) -> bytes:
     try:
         return http.get(str(entry.url), limit=LIMIT)
     except UnreachableError as error:
-        raise HostError(
+        raise UpstreamError(
             error.message,
             where=f"pull request {entry.pull}",
             hint=f"{WAYS_ROUND}\nor save it beside the series file and name it there with `file:`",
@@ -244,7 +244,7 @@ def pinned_digests(series: Series, origin: Origin, *, folder: Path, lock: Lock) 
         elif entry.quilt is not None:
             for name, strip, data in _quilt(entry, folder, entry.quilt):
                 if name in digests:
-                    raise ConfigError(f"the patch {name} is in the series twice", where=f"quilt {entry.quilt}")
+                    raise PatchError(f"the patch {name} is in the series twice", where=f"quilt {entry.quilt}")
                 digests[name] = _material(strip, hashing.digest(data))
     return digests
 

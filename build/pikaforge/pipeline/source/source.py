@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pikaforge.config import schema
 from pikaforge.config.patch_series import Series
-from pikaforge.errors import ConfigError, ForgeError, HostError, StageError, UnreachableError
+from pikaforge.errors import ConfigError, ForgeError, HostError, StageError, UnreachableError, UpstreamError
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workspace, failure, guest_digests, read_facts, run_job
@@ -142,7 +142,7 @@ def _tag(origin: Origin, workspace: Workspace) -> str:
     try:
         return tag_of(origin, workspace.lock)
     except UnreachableError as error:
-        raise HostError(error.message, where=f"source {origin.spec}", hint=WAYS_ROUND) from error
+        raise UpstreamError(error.message, where=f"source {origin.spec}", hint=WAYS_ROUND) from error
 
 
 def remarks(facts: SourceFacts, *, version: str) -> tuple[str, ...]:

@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pikaforge.errors import ConfigError, HostError, StageError, StageFailure, UnreachableError
+from pikaforge.errors import (
+    ConfigError,
+    HostError,
+    OriginError,
+    StageError,
+    StageFailure,
+    UnreachableError,
+    UpstreamError,
+)
 from pikaforge.host import git, git_cache
 from pikaforge.host.git_urls import COMMIT, join
 from pikaforge.host.job import Input, Job, files
@@ -73,9 +81,9 @@ def fetch(cache: git_cache.Cache, url: str, commit: str, *, ref: str = "", where
     try:
         return cache.fetch(url, commit, ref)
     except UnreachableError as error:
-        raise HostError(error.message, where=where, hint=WAYS_ROUND) from error
+        raise UpstreamError(error.message, where=where, hint=WAYS_ROUND) from error
     except ConfigError as error:
-        raise ConfigError(error.message, where=error.where or where, hint=error.hint) from error
+        raise OriginError(error.message, where=error.where or where, hint=error.hint) from error
 
 
 def repository_tar(repository: Path, scratch: Path) -> Path:

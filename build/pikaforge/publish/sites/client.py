@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from pikaforge.errors import ConfigError, PublishError
+from pikaforge.errors import DestinationError, PublishError
 from pikaforge.host.http import (
     TRANSIENT,
     Content,
@@ -43,6 +43,8 @@ T = TypeVar("T")
 class RefusedError(PublishError):
     """The server answered with a status that ends it."""
 
+    kind = "E-refused"
+
     def __init__(self, message: str, *, where: str, hint: str, status: int) -> None:
         super().__init__(message, where=where, hint=hint)
         self.status = status
@@ -74,9 +76,9 @@ class SiteClient:
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{redacted(url)} is not an http or https URL", where=f"publish target {target}")
+            raise DestinationError(f"{redacted(url)} is not an http or https URL", where=f"publish target {target}")
         if "@" in parts.netloc:
-            raise ConfigError(
+            raise DestinationError(
                 f"there are credentials in {redacted(url)}",
                 where=f"publish target {target}",
                 hint=f"take them out; {advice(target, url)}",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pikaforge.errors import ConfigError
+from pikaforge.errors import CredentialsError
 
 BEARER = "Bearer "
 """Start of the line in a credentials file that has a token, as in the HTTP header."""
@@ -65,7 +65,7 @@ def credentials(target: str, url: str, environ: Mapping[str, str]) -> Credential
         return _checked(Credentials(user=user, password=password, source=f"{name}_USER"))
     if user or password:
         there, missing = ("USER", "PASSWORD") if user else ("PASSWORD", "USER")
-        raise ConfigError(f"{name}_{there} is set, but {name}_{missing} is not", hint=f"set {name}_{missing}, too")
+        raise CredentialsError(f"{name}_{there} is set, but {name}_{missing} is not", hint=f"set {name}_{missing}, too")
     if file:
         return _of_file(Path(file).expanduser(), f"{name}_CREDENTIALS")
     return _of_netrc(url, environ)
@@ -81,7 +81,7 @@ def _checked(found: Credentials) -> Credentials:
     elif ":" in found.user:
         wrong = "a user's name cannot have a colon"
     if wrong:
-        raise ConfigError("the credentials cannot be sent", where=found.source, hint=wrong)
+        raise CredentialsError("the credentials cannot be sent", where=found.source, hint=wrong)
     return found
 
 
@@ -90,9 +90,9 @@ def _read(path: Path, source: str) -> str:
         with path.open("rb") as stream:
             return stream.read(LIMIT).decode()
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", where=source) from error
+        raise CredentialsError(f"cannot read {path}: {error.strerror}", where=source) from error
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8", where=source) from None  # the cause shows bytes of the file
+        raise CredentialsError(f"{path} is not UTF-8", where=source) from None  # the cause shows bytes of the file
 
 
 def _of_file(path: Path, source: str) -> Credentials:
@@ -100,16 +100,16 @@ def _of_file(path: Path, source: str) -> Credentials:
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", where=source) from error
+        raise CredentialsError(f"cannot read {path}: {error.strerror}", where=source) from error
     if mode & 0o077:
-        raise ConfigError("others may read the file with credentials", where=where, hint=f"chmod 600 {path}")
+        raise CredentialsError("others may read the file with credentials", where=where, hint=f"chmod 600 {path}")
     lines = _read(path, source).splitlines()
     line = lines[0] if len(lines) == 1 else ""
     if line.startswith(BEARER) and line != BEARER:
         return _checked(Credentials(token=line.removeprefix(BEARER), source=where))
     user, _, password = line.partition(":")
     if not (user and password):
-        raise ConfigError(
+        raise CredentialsError(
             "the file with credentials is not one line `user:password`", where=where, hint="or one line `Bearer TOKEN`"
         )
     return _checked(Credentials(user=user, password=password, source=where))
@@ -125,14 +125,14 @@ def _of_netrc(url: str, environ: Mapping[str, str]) -> Credentials | None:
     try:
         entries = netrc.netrc(str(path)).hosts
     except netrc.NetrcParseError as error:  # the cause shows words of the file
-        raise ConfigError(f"{path} cannot be understood", where=f"line {error.lineno}") from None
+        raise CredentialsError(f"{path} cannot be understood", where=f"line {error.lineno}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"{path} cannot be read: {reason}") from None
+        raise CredentialsError(f"{path} cannot be read: {reason}") from None
     entry = entries.get(urlsplit(url).hostname or "")
     if entry is None:
         return None
     user, _, password = entry
     if not (user and password):
-        raise ConfigError("the entry has no login, or no password", where=f"{path}, {urlsplit(url).hostname}")
+        raise CredentialsError("the entry has no login, or no password", where=f"{path}, {urlsplit(url).hostname}")
     return _checked(Credentials(user=user, password=password, source=str(path)))

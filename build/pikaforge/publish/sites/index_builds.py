@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
-from pikaforge.errors import ConfigError, PublishError
+from pikaforge.errors import DestinationError, PublishError
 from pikaforge.formats.wheel.wheel_version import local_version
 from pikaforge.publish.sites.site import Upload
 
@@ -29,7 +29,7 @@ def check_fields(urls: Iterable[str], where: str) -> None:
     for url in urls:
         wrong = [name for name in FIELD.findall(url) if name not in FIELDS]
         if wrong or set("{}") & set(FIELD.sub("", url)):
-            raise ConfigError(
+            raise DestinationError(
                 f"{url} has {{{wrong[0]}}}" if wrong else f"{url} has a single brace",
                 where=where,
                 hint=f"known: {', '.join(f'{{{name}}}' for name in FIELDS)}",
