@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pikaforge.errors import ConfigError, HostError, PinError, UnreachableError
+from pikaforge.errors import HostError, PinError, UnreachableError
 from pikaforge.host import offline
 from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.http import CutError, HttpError, Retries, local_path, phrase, redacted

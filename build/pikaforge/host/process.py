@@ -339,11 +339,11 @@ def filtered(argv: Argv, *, output: IO[bytes]) -> Iterator[IO[bytes]]:
                 raise full_or_failed(argv[0], said)
 
 
-def full_or_failed(program: str, said: str) -> FullDiskError | HostError:
+def full_or_failed(program: str, said: str) -> FullDiskError | ProgramError:
     """Return the error of a program that has failed, by what it has said."""
     if full := said_in(said.splitlines()):
         return FullDiskError(f"no space left for `{program}`: {full}", hint=HINT)
-    return HostError(f"`{program}` failed: {said or 'without a word'}")
+    return ProgramError(f"`{program}` failed: {said or 'without a word'}")
 
 
 def start_time(pid: int) -> str | None:

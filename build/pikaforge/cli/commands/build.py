@@ -16,9 +16,8 @@ from pikaforge.cli.faces.reporter import Reporter
 from pikaforge.cli.faces.reproduce import command_for, options_of
 from pikaforge.cli.plan_output import left_out
 from pikaforge.cpu.emulation import Machine
-from pikaforge.errors import ConfigError, EXIT_DONE, EXIT_STAGE, SelectionError
+from pikaforge.errors import EXIT_DONE, EXIT_STAGE, SelectionError
 from pikaforge.host import offline
-from pikaforge.host.process import cwd
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist, report
 from pikaforge.pipeline.image.image import check_family

@@ -15,6 +15,7 @@ from pikaforge.bundle.writer import MemberFile
 from pikaforge.cli import output
 from pikaforge.cli.commands.build import PreparedRun, prepare, refuse_early, refuse_problems
 from pikaforge.cli.context import Context
+from pikaforge.cli.faces.opening import part_reporting
 from pikaforge.errors import EXIT_DONE
 from pikaforge.host.process import cwd
 from pikaforge.host.store import sha256
@@ -32,27 +33,28 @@ def bundle(context: Context) -> int:
     refuse_problems(cells)
     refuse_early(context, cells)
     tree = tool_tree.tool_tree(context.home, context.matrix, context.spec, context.series(), notice=_silent)
-    run = prepare(context)
-    with run.workspace.store.scratch() as scratch:
-        members: dict[str, MemberFile] = {**keys}
-        contents = _collect(context, run, cells, members, scratch)
-        # Once more: sources.lock has all pins now.
-        tree = tool_tree.tool_tree(context.home, context.matrix, context.spec, context.series(), notice=output.note)
-        members.update(tree.members)
-        members.update(_wheels(context, versions))
-        listing = Listing(
-            cells=tuple(cell.id for cell in cells),
-            pythons=versions,
-            arguments=_arguments(context, tree.matrix, contents),
-            engine=context.arguments.engine,
-            members=writer.members_of(members),
-            contents=contents.model_dump(mode="json"),
-        )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        writer.check_room(target, listing.members)
-        output.show(_sizes(listing))
-        writer.write(target, listing, members)
-        _sign(target, scratch)
+    with part_reporting(context) as reporter:
+        run = prepare(context, reporter)
+        with run.workspace.store.scratch() as scratch:
+            members: dict[str, MemberFile] = {**keys}
+            contents = _collect(context, run, cells, members, scratch)
+            # Once more: sources.lock has all pins now.
+            tree = tool_tree.tool_tree(context.home, context.matrix, context.spec, context.series(), notice=output.note)
+            members.update(tree.members)
+            members.update(_wheels(context, versions))
+            listing = Listing(
+                cells=tuple(cell.id for cell in cells),
+                pythons=versions,
+                arguments=_arguments(context, tree.matrix, contents),
+                engine=context.arguments.engine,
+                members=writer.members_of(members),
+                contents=contents.model_dump(mode="json"),
+            )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            writer.check_room(target, listing.members)
+            output.show(_sizes(listing))
+            writer.write(target, listing, members)
+            _sign(target, scratch)
     _print_end(target, listing)
     return EXIT_DONE
 
@@ -78,7 +80,7 @@ def _collect(
 ) -> Contents:
     request = Request(spec=context.spec, origin=context.origin(), series=context.series())
     collector = InputCollector(workspace=run.workspace, request=request, scratch=scratch, members=members)
-    images, results, tools = collector.images(run.pipeline, context.plan(run.machine, cells), run.printer)
+    images, results, tools = collector.images(run.pipeline, context.plan(run.machine, cells), run.reporter)
     commits = collector.commits(tools)
     downloads = collector.downloads(cells, output.note)
     source = collector.tarball()

@@ -14,7 +14,7 @@ from pikaforge.cli.context import Context
 from pikaforge.cli.faces.events import RunClosed, TableShown
 from pikaforge.cli.faces.opening import reporting
 from pikaforge.cli.faces.reporter import Reporter
-from pikaforge.errors import ConfigError, EXIT_DONE, UsageError
+from pikaforge.errors import EXIT_DONE, UsageError
 from pikaforge.host.process import cwd
 from pikaforge.host.store import locked
 from pikaforge.pipeline import coverage

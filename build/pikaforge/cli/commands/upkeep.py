@@ -16,7 +16,7 @@ from pikaforge.config.patch_series import Series
 from pikaforge.config.product import Product
 from pikaforge.config.schema import matrix_schema, schema_of, series_schema
 from pikaforge.doctor.finding import DoctorReport
-from pikaforge.errors import ConfigError, EXIT_DONE, HostError, UsageError
+from pikaforge.errors import EXIT_DONE, HostError, UsageError
 from pikaforge.host.compiler_cache import FOLDER
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.http import redacted

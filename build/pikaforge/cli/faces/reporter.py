@@ -254,7 +254,7 @@ class Reporter(Events):
 def failure_text(error: ForgeError) -> FailureText:
     """Return an error as events have it."""
     details = error.failure if isinstance(error, StageError) else None
-    lines = tuple(line for text in error.lines() for line in text.split("\n"))
+    lines = tuple(line for text in (*error.lines(), *error.see()) for line in text.split("\n"))
     return FailureText(
         message=error.message,
         where=error.where,
