@@ -134,7 +134,7 @@ def others_turn(number: int, changed: Set[str] = frozenset()) -> frozenset[str]:
     left = set()
     for shares in ROUNDS:
         number, at = divmod(number, len(shares))
-        first = [share for share in shares if changed.intersection(share)] or shares
+        first = [share for share in shares if not changed.isdisjoint(share)] or shares
         left |= {module for share in shares if share is not first[at % len(first)] for module in share}
     return frozenset(left)
 
