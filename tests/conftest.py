@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import audit_memory
 import costs
 import engine_images
 import forked
@@ -66,6 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # nothing of what collection makes is garbage
     if not hasattr(config, "workerinput"):
         config.add_cleanup(engine_images.TestRun().end)
+        audit_memory.prepare(config)
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False  # the largest groups first, which are not the longest; see schedule
 

@@ -29,6 +29,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+import audit_memory
+
 STARTS_PYTHON = re.compile(r"PYTHON|LC_|LANG|TZ|LD_|MALLOC_")
 """Variables that are read while Python, or the C library, starts."""
 LENGTH = 8
@@ -223,6 +225,7 @@ def preload() -> None:
     from pikaforge.config import licences
 
     licences.fault("MIT")  # the list of licences is the same for each run
+    audit_memory.install()
     gc.collect()
     gc.freeze()  # so that a collection in a forked process does not copy all pages
 
