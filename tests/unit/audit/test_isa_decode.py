@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from unit import elf_files as ef
 
-from pikaforge.audit.allowed_features import from_macros
+from pikaforge.audit.allowed_features import from_macros, of_baseline
 from pikaforge.audit.elf.executable import executable, regions
 from pikaforge.audit.elf.layout import mapped, read_layout
+from pikaforge.audit.isa import opcodes
 from pikaforge.audit.isa.decode import CodeSource, FileScan, scan
 from pikaforge.audit.isa.dispatch.graph import references
 from pikaforge.audit.isa.ranges import FRAME, FUNCTION, GAP, PIECE_LIMIT, CodeMap, read_map
@@ -184,3 +186,30 @@ def test_a_cut_of_a_long_gap_is_within_a_call(tmp_path: Path) -> None:
     [chunk] = chunks(path, code)
     named = {index: set(addresses) for index, addresses, *_ in references(chunk, ((base, base + len(text)),))}
     assert base + call + 5 + 64 in named[0]
+
+
+@pytest.mark.parametrize("target", [frozenset[str](), of_baseline("x86_64")])
+def test_each_instruction_beyond_a_target_has_a_sign(target: frozenset[str]) -> None:
+    """Bytes without any of them are not decoded at each place."""
+    from iced_x86 import Decoder
+
+    signs, bad = opcodes.signs(target), opcodes.tables(target).bad - {0}
+    choose, found = random.Random(14), 0
+    likely = [0x0F, 0x62, 0x66, 0x8F, 0xC4, 0xC5, 0xC7, 0xF2, 0xF3, 0xF8]
+    for _ in range(20_000):
+        raw = bytes(choose.choice([choose.randrange(256), choose.choice(likely)]) for _ in range(opcodes.LONGEST))
+        step = Decoder(64, raw).decode()
+        if step.code in bad:
+            found += 1
+            assert not signs.isdisjoint(raw[: step.len]), raw.hex()
+    assert found > 50
+
+
+def test_what_is_harmless() -> None:
+    allowed = of_baseline("x86_64")
+    assert opcodes.harmless(bytes(16), allowed)
+    assert opcodes.harmless(bytes.fromhex("0f1f00"), allowed)  # nop
+    for code in ("c5fdfec1", "62f17c4858c1", "c7f800000000", "f30fb8c7", "8fe97882c1"):
+        assert not opcodes.harmless(bytes.fromhex(code), allowed), code
+        assert not opcodes.harmless(bytes.fromhex("00" + code) + bytes(15), allowed, starts=2), code
+        assert opcodes.harmless(bytes.fromhex("00" + code) + bytes(15), allowed, starts=1), code
