@@ -84,13 +84,13 @@ def signs(allowed: frozenset[str]) -> frozenset[int]:
 
     Source: Intel SDM vol. 2A ch. 2 (VEX, EVEX, escape 0F), AMD64 APM vol. 3 ch. 1.2 (XOP), by iced's tables.
     """
-    from iced_x86 import EncodingKind, OpCodeInfo, OpCodeOperandKind, OpCodeTableKind  # noqa: PLC0415
+    from iced_x86 import EncodingKind, OpCodeOperandKind, OpCodeTableKind  # noqa: PLC0415
 
     named = {kind for name, kind in _constants(OpCodeOperandKind).items() if name.endswith("_OPCODE")}
     marks = {EncodingKind.VEX: (0xC4, 0xC5), EncodingKind.EVEX: (0x62,), EncodingKind.XOP: (0x8F,)}
     found: set[int] = set()
     for code in tables(allowed).bad - {0}:
-        info = OpCodeInfo(code)  # type: ignore[arg-type]  # an IntEnum for mypy, an int at run time
+        info = blank(code).op_code()
         if info.encoding == EncodingKind.LEGACY and info.table == OpCodeTableKind.NORMAL:
             first = info.op_code >> 8 * (info.op_code_len - 1)
             register = any(info.op_kind(number) in named for number in range(info.op_count))
