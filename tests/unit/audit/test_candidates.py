@@ -36,9 +36,9 @@ def noise(number: int) -> bytes:
     return plain + text + dense
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", (*TARGETS, ""))
 def test_candidates_are_what_each_byte_begins(target: str) -> None:
-    allowed = of_baseline(target)
+    allowed = of_baseline(target) if target else frozenset[str]()
     bad = tables(allowed).bad - {0}
     raw = noise(len(target))
     each = {at for at in range(len(raw)) if Decoder(64, raw[at : at + LONGEST]).decode().code in bad}
@@ -53,6 +53,16 @@ def test_only_the_first_bytes_are_looked_at() -> None:
     assert list(beginnings(raw, allowed, size=100)) == []
     assert harmless(raw, allowed, starts=100)
     assert not harmless(raw, allowed)
+
+
+def test_what_is_harmless() -> None:
+    allowed = of_baseline("x86_64")
+    assert harmless(bytes(16), allowed)
+    assert harmless(bytes.fromhex("0f1f00"), allowed)  # nop
+    for code in ("c5fdfec1", "62f17c4858c1", "c7f800000000", "f30fb8c7", "8fe97882c1"):
+        assert not harmless(bytes.fromhex(code), allowed), code
+        assert not harmless(bytes.fromhex("00" + code) + bytes(15), allowed, starts=2), code
+        assert harmless(bytes.fromhex("00" + code) + bytes(15), allowed, starts=1), code
 
 
 def test_allowed_instructions_that_not_every_cpu_has_are_candidates_for_the_gate() -> None:

@@ -147,4 +147,15 @@ def _marks(info: OpCodeInfo) -> tuple[bytes, ...]:
     }
     opcode = info.op_code.to_bytes(info.op_code_len, "big")
     # A second byte behind 0F is that of the operands, and iced takes others for it, too (XSTORE as 0F A7 C4).
-    return (escape[info.table] + (opcode[:1] if info.table == OpCodeTableKind.T0F else opcode),)
+    opcode = opcode[:1] if info.table == OpCodeTableKind.T0F else opcode
+    # The last three bits of some opcodes are a register.
+    named = any(info.op_kind(number) in _registers() for number in range(info.op_count))
+    return tuple(escape[info.table] + opcode[:-1] + bytes((opcode[-1] + n,)) for n in range(8 if named else 1))
+
+
+@lru_cache(maxsize=1)
+def _registers() -> frozenset[int]:
+    """Return iced's numbers of the kinds of operands that are in an opcode."""
+    from iced_x86 import OpCodeOperandKind  # noqa: PLC0415
+
+    return frozenset(number for name, number in vars(OpCodeOperandKind).items() if name.endswith("_OPCODE"))
