@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pikaforge import __version__
+from pikaforge.cli import argument_types
 from pikaforge.cli.verbs import ABOUT, VERBS, listing, statuses
 from pikaforge.config.registry import FORMATS
 from pikaforge.host.text import printable
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m pikaforge"
 HINT = "`nox -s tool -- VERB --help` shows the options of a verb, with examples."
-AMOUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
-"""What letters behind a number mean."""
-MOST = 10**12
 WIDTH = 100
 """Columns of a help page at most: longer lines are hard to read."""
 
@@ -39,38 +36,6 @@ class Help(argparse.HelpFormatter):
             paragraph if "\n " in paragraph else super(Help, self)._fill_text(paragraph, width, indent)
             for paragraph in paragraphs
         )
-
-
-def _count(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if not 1 <= value <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1024")
-    return value
-
-
-def _amount(text: str) -> int:
-    """Return a number such as 500M."""
-    found = re.fullmatch("([0-9]{1,12})([KMG]?)", text)
-    value = int(found[1]) * AMOUNTS[found[2]] if found else 0
-    if not 1 <= value <= MOST:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no number from 1 to {MOST // AMOUNTS['G']}G: digits, with K, M or G behind them if you like"
-        )
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}", text) else -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to 1")
-    return value
-
-
-def _format_list(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(text.split(",")))
-    if not all(name in FORMATS.names for name in names):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of formats: {','.join(FORMATS.names)}")
-    return names
 
 
 # ---- options that several verbs have
@@ -117,7 +82,11 @@ def _tarballs(group: argparse._ArgumentGroup) -> None:
 def _formats(group: argparse._ArgumentGroup) -> None:
     names = ",".join(FORMATS.names)
     group.add_argument(
-        "--formats", type=_format_list, default=(), metavar="LIST", help=f"of {names}; default: the image's formats"
+        "--formats",
+        type=argument_types.format_list,
+        default=(),
+        metavar="LIST",
+        help=f"of {names}; default: the image's formats",
     )
 
 
@@ -169,7 +138,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
     _require_run(_targets(verb))
     engine = _engine(verb)
     engine.add_argument(
-        "--jobs", type=_count, metavar="N", help="compiler processes at once; default: one for each CPU"
+        "--jobs", type=argument_types.count, metavar="N", help="compiler processes at once; default: one for each CPU"
     )
     engine.add_argument("--no-compiler-cache", action="store_true", help="compile everything again, without ccache")
     _formats(verb.add_argument_group("packages"))
@@ -232,36 +201,49 @@ def _verify(verb: argparse.ArgumentParser) -> None:
 
 def _bench(verb: argparse.ArgumentParser) -> None:
     load = verb.add_argument_group("load")
-    load.add_argument("--connections", type=_count, default=32, metavar="N", help="of all processes (default: 32)")
     load.add_argument(
-        "--processes", type=_count, default=1, metavar="N", help="processes that make the load (default: 1)"
+        "--connections", type=argument_types.count, default=32, metavar="N", help="of all processes (default: 32)"
     )
-    load.add_argument("--pipeline", type=_count, default=16, metavar="N", help="requests in one packet (default: 16)")
+    load.add_argument(
+        "--processes",
+        type=argument_types.count,
+        default=1,
+        metavar="N",
+        help="processes that make the load (default: 1)",
+    )
+    load.add_argument(
+        "--pipeline", type=argument_types.count, default=16, metavar="N", help="requests in one packet (default: 16)"
+    )
     test = verb.add_argument_group("load test of one server")
     size = test.add_mutually_exclusive_group()
     size.add_argument(
         "--keys",
-        type=_amount,
+        type=argument_types.amount,
         metavar="N",
         help="write so many random keys, each once; with K, M or G behind it: thousands, millions, billions",
     )
     size.add_argument(
         "--lasting",
-        type=_amount,
+        type=argument_types.amount,
         metavar="S",
         help="write as many keys as take about S seconds here, by a trial of 3 seconds (default: 60)",
     )
     test.add_argument(
-        "--expire-share", type=_share, metavar="F", help="share of keys with a time to live, from 0 to 1 (default: 0.2)"
+        "--expire-share",
+        type=argument_types.share,
+        metavar="F",
+        help="share of keys with a time to live, from 0 to 1 (default: 0.2)",
     )
-    test.add_argument("--ttl", type=_amount, metavar="S", help="that time, in seconds (default: 86400)")
-    test.add_argument("--key-bytes", type=_amount, metavar="N", help="length of keys (default: 50)")
-    test.add_argument("--value-bytes", type=_amount, metavar="N", help="length of values (default: 40)")
-    test.add_argument("--seed", type=_amount, metavar="N", help="determines all keys and values (default: 1)")
+    test.add_argument("--ttl", type=argument_types.amount, metavar="S", help="that time, in seconds (default: 86400)")
+    test.add_argument("--key-bytes", type=argument_types.amount, metavar="N", help="length of keys (default: 50)")
+    test.add_argument("--value-bytes", type=argument_types.amount, metavar="N", help="length of values (default: 40)")
+    test.add_argument(
+        "--seed", type=argument_types.amount, metavar="N", help="determines all keys and values (default: 1)"
+    )
     test.add_argument("--anew", action="store_true", help="forget a test that was interrupted, and its data")
     turns = verb.add_argument_group("comparison of several servers, in turns")
     turns.add_argument("--seconds", type=float, metavar="S", help="length of each run (default: 30)")
-    turns.add_argument("--rounds", type=_count, metavar="N", help="runs of each server (default: 3)")
+    turns.add_argument("--rounds", type=argument_types.count, metavar="N", help="runs of each server (default: 3)")
     turns.add_argument("--keyspace", type=int, metavar="N", help="number of different keys; default: each key is new")
     turns.add_argument("--allocators", action="store_true", help="compare all allocators of the model and image")
     _cells(verb)
@@ -281,7 +263,9 @@ def _publish(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--replace", action="store_true", help="replace packages that have the same name and other contents"
     )
-    verb.add_argument("--keep", type=_count, metavar="N", help="versions of each package, and generations, to keep")
+    verb.add_argument(
+        "--keep", type=argument_types.count, metavar="N", help="versions of each package, and generations, to keep"
+    )
     way = verb.add_mutually_exclusive_group()
     way.add_argument("--rollback", action="store_true", help="go back to the generation before")
     way.add_argument(
