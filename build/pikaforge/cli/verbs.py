@@ -241,7 +241,7 @@ engine. `clean` removes them. The next build makes again what it needs.""",
     ),
     "completion": Verb(
         module="completion",
-        summary="print a script by which bash or zsh completes models, images and cells",
+        summary="print the script by which bash or zsh completes names",
         about="""\
 Print the script by which a shell completes verbs, options and names, also behind `nox -s VERB --`. Names come from a \
 list in out/, which the shell lets this tool write anew when matrix.yaml has changed; `names` does only that.

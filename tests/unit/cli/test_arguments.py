@@ -82,7 +82,7 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = _usage(["--help"], capsys)
     assert code == 0
     for verb in VERBS:
-        assert f"\n    {verb:<7}  {VERBS[verb].summary}\n" in out
+        assert f"\n    {verb:<{max(map(len, VERBS))}}  {VERBS[verb].summary}\n" in out
 
 
 def test_help_lists_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
