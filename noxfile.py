@@ -261,6 +261,7 @@ def tests(session: nox.Session) -> None:
 
 SCRIPTS = (
     "docker/guest/**/*.sh", "docker/guest/cc", "docker/*.sh", "build/recipes/*.sh", "build/pikaforge/**/*.sh",
+    "build/pikaforge/cli/assets/completion.bash",
     "tests/**/*.sh", "setup.sh", ".ci/run",
 )  # fmt: skip
 """The shell scripts that shellcheck reads."""

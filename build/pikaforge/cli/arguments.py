@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pikaforge import __version__
-from pikaforge.cli import argument_types
+from pikaforge.cli.argument_types import amount as _amount
+from pikaforge.cli.argument_types import count as _count
+from pikaforge.cli.argument_types import format_list as _format_list
+from pikaforge.cli.argument_types import share as _share
 from pikaforge.cli.verbs import ABOUT, VERBS, listing, statuses
 from pikaforge.config.registry import FORMATS
 from pikaforge.host.text import printable
@@ -82,11 +85,7 @@ def _tarballs(group: argparse._ArgumentGroup) -> None:
 def _formats(group: argparse._ArgumentGroup) -> None:
     names = ",".join(FORMATS.names)
     group.add_argument(
-        "--formats",
-        type=argument_types.format_list,
-        default=(),
-        metavar="LIST",
-        help=f"of {names}; default: the image's formats",
+        "--formats", type=_format_list, default=(), metavar="LIST", help=f"of {names}; default: the image's formats"
     )
 
 
@@ -138,7 +137,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
     _require_run(_targets(verb))
     engine = _engine(verb)
     engine.add_argument(
-        "--jobs", type=argument_types.count, metavar="N", help="compiler processes at once; default: one for each CPU"
+        "--jobs", type=_count, metavar="N", help="compiler processes at once; default: one for each CPU"
     )
     engine.add_argument("--no-compiler-cache", action="store_true", help="compile everything again, without ccache")
     _formats(verb.add_argument_group("packages"))
@@ -201,49 +200,36 @@ def _verify(verb: argparse.ArgumentParser) -> None:
 
 def _bench(verb: argparse.ArgumentParser) -> None:
     load = verb.add_argument_group("load")
+    load.add_argument("--connections", type=_count, default=32, metavar="N", help="of all processes (default: 32)")
     load.add_argument(
-        "--connections", type=argument_types.count, default=32, metavar="N", help="of all processes (default: 32)"
+        "--processes", type=_count, default=1, metavar="N", help="processes that make the load (default: 1)"
     )
-    load.add_argument(
-        "--processes",
-        type=argument_types.count,
-        default=1,
-        metavar="N",
-        help="processes that make the load (default: 1)",
-    )
-    load.add_argument(
-        "--pipeline", type=argument_types.count, default=16, metavar="N", help="requests in one packet (default: 16)"
-    )
+    load.add_argument("--pipeline", type=_count, default=16, metavar="N", help="requests in one packet (default: 16)")
     test = verb.add_argument_group("load test of one server")
     size = test.add_mutually_exclusive_group()
     size.add_argument(
         "--keys",
-        type=argument_types.amount,
+        type=_amount,
         metavar="N",
         help="write so many random keys, each once; with K, M or G behind it: thousands, millions, billions",
     )
     size.add_argument(
         "--lasting",
-        type=argument_types.amount,
+        type=_amount,
         metavar="S",
         help="write as many keys as take about S seconds here, by a trial of 3 seconds (default: 60)",
     )
     test.add_argument(
-        "--expire-share",
-        type=argument_types.share,
-        metavar="F",
-        help="share of keys with a time to live, from 0 to 1 (default: 0.2)",
+        "--expire-share", type=_share, metavar="F", help="share of keys with a time to live, from 0 to 1 (default: 0.2)"
     )
-    test.add_argument("--ttl", type=argument_types.amount, metavar="S", help="that time, in seconds (default: 86400)")
-    test.add_argument("--key-bytes", type=argument_types.amount, metavar="N", help="length of keys (default: 50)")
-    test.add_argument("--value-bytes", type=argument_types.amount, metavar="N", help="length of values (default: 40)")
-    test.add_argument(
-        "--seed", type=argument_types.amount, metavar="N", help="determines all keys and values (default: 1)"
-    )
+    test.add_argument("--ttl", type=_amount, metavar="S", help="that time, in seconds (default: 86400)")
+    test.add_argument("--key-bytes", type=_amount, metavar="N", help="length of keys (default: 50)")
+    test.add_argument("--value-bytes", type=_amount, metavar="N", help="length of values (default: 40)")
+    test.add_argument("--seed", type=_amount, metavar="N", help="determines all keys and values (default: 1)")
     test.add_argument("--anew", action="store_true", help="forget a test that was interrupted, and its data")
     turns = verb.add_argument_group("comparison of several servers, in turns")
     turns.add_argument("--seconds", type=float, metavar="S", help="length of each run (default: 30)")
-    turns.add_argument("--rounds", type=argument_types.count, metavar="N", help="runs of each server (default: 3)")
+    turns.add_argument("--rounds", type=_count, metavar="N", help="runs of each server (default: 3)")
     turns.add_argument("--keyspace", type=int, metavar="N", help="number of different keys; default: each key is new")
     turns.add_argument("--allocators", action="store_true", help="compare all allocators of the model and image")
     _cells(verb)
@@ -263,9 +249,7 @@ def _publish(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--replace", action="store_true", help="replace packages that have the same name and other contents"
     )
-    verb.add_argument(
-        "--keep", type=argument_types.count, metavar="N", help="versions of each package, and generations, to keep"
-    )
+    verb.add_argument("--keep", type=_count, metavar="N", help="versions of each package, and generations, to keep")
     way = verb.add_mutually_exclusive_group()
     way.add_argument("--rollback", action="store_true", help="go back to the generation before")
     way.add_argument(
