@@ -251,6 +251,12 @@ def completion(session: nox.Session) -> None:
 
 
 @nox_session()
+def manual(session: nox.Session) -> None:
+    """Write the man page, docs/pikaforge.1: nox -s manual."""
+    run_tool(session, "manual", environment="shell", extras=("shell",))
+
+
+@nox_session()
 def tool(session: nox.Session) -> None:
     """Run any verb of the tool: nox -s tool -- lock. `invoke --list` shows those for upkeep."""
     run_tool(session)
@@ -283,6 +289,7 @@ def docs(session: nox.Session) -> None:
 
 SCRIPTS = (
     "docker/guest/**/*.sh", "docker/guest/cc", "docker/*.sh", "build/recipes/*.sh", "build/pikaforge/**/*.sh",
+    "build/pikaforge/cli/assets/completion.bash",
     "tests/**/*.sh", "setup.sh", ".ci/run", ".ci/*.sh",
 )  # fmt: skip
 """The shell scripts that shellcheck reads."""

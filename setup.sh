@@ -28,7 +28,7 @@ Installs what is missing and nothing else, with apt-get, dnf or yum, as root or 
   mmdebstrap on Debian and Ubuntu, which makes base images where no registry is in reach
   (Enterprise Linux has it in EPEL only, so there it is left to you);
   for tests: shellcheck, patchelf, ccache, gcc, g++, make, cmake, dpkg-dev, zlib's headers, busybox,
-  node, lintian and rpmlint, on Debian and Ubuntu podman, and on Debian chromium.
+  node, lintian, rpmlint, zsh, man and mandoc, on Debian and Ubuntu podman, and on Debian chromium.
 The engine is docker on Debian and Ubuntu; on Enterprise Linux docker where its packages are in reach, else podman.
 PIKAFORGE_ENGINE=podman (or docker) takes that one, as root for all of the machine, else for this user alone.
 Nothing that is there is upgraded or removed; a second run changes nothing.
@@ -81,6 +81,9 @@ need_tools() { # session: build, tests, or empty
     need rpmlint rpmlint '' "judges the RPMs that are made"
     need rpm rpm '' "reads the RPMs that rpmlint judges"
     [[ $(os_release ID) != debian ]] || need chromium chromium '' "opens the pages that the tests look at"
+    need zsh zsh zsh "is a shell in which completion is tested"
+    need man man-db man-db "renders the man page"
+    need mandoc mandoc '' "checks the man page"
     need node nodejs "$([[ $manager == yum ]] || echo nodejs)" "runs the script of the repositories' index page"
     if [[ $manager == apt ]]; then
         need_podman

@@ -22,7 +22,8 @@ PROGRAMS = frozenset({
     "git", "gpg", "gpgconf", "gpg-connect-agent", "gpgv", "openssl", "python3", "zstd",
     # of setup.sh for tests
     "busybox", "c++", "c++filt", "cc", "ccache", "chromium", "cmake", "dpkg-source", "g++", "gcc", "lintian", "make",
-    "node", "objcopy", "objdump", "patchelf", "podman", "readelf", "rpmlint", "shellcheck", "strip", "xz",
+    "man", "mandoc", "node",
+    "objcopy", "objdump", "patchelf", "podman", "readelf", "rpmlint", "shellcheck", "strip", "xz", "zsh",
 })
 # fmt: on
 OPTIONAL = {

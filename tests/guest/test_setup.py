@@ -131,8 +131,10 @@ sys.exit(subprocess.run(sys.argv[1:]).returncode)
 RECORD = r"""printf -v call '%s\037' "${0##*/}" "$@"; printf '%s\036' "$call" >>"$SANDBOX/calls" """
 PACKAGES = ["git", "tar", "gzip", "mmdebstrap", "gpg", "gpgv", "gpg-agent", "zstd", "iptables"]
 JUDGES = ["lintian", "rpmlint", "rpm"]
+PAGES = ["zsh", "man", "mandoc"]
 TEST_PACKAGES = [
-    "shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-source", "busybox", *JUDGES, "node",
+    "shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-source", "busybox", *JUDGES, *PAGES,
+    "node",
 ]  # fmt: skip
 GLIB = {"debian": "usr/lib/x86_64-linux-gnu/libgobject-2.0.so.0", "el": "usr/lib64/libgobject-2.0.so.0"}
 ZLIB = "usr/include/zlib.h"
@@ -851,7 +853,7 @@ def test_tests_get_their_tools(machine: Machine) -> None:
     done = machine.run("tests", "-k", "one or two")
     assert done.returncode == 0, done.stderr
     tools = ["shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-dev", "zlib1g-dev", "busybox"]
-    assert machine.installed() == [[*tools, *JUDGES, "nodejs", *PODMAN, *ROOTLESS]]
+    assert machine.installed() == [[*tools, *JUDGES, "zsh", "man-db", "mandoc", "nodejs", *PODMAN, *ROOTLESS]]
     assert machine.calls("nox")[-1] == ["nox", "-s", "tests", "--", "-k", "one or two"]
 
 
@@ -866,7 +868,7 @@ def test_el_gets_test_tools_where_they_are_offered(machine: Machine, epel: bool)
     done = machine.run("tests")
     assert done.returncode == 0, done.stderr
     extra = ["ShellCheck", "patchelf", "ccache"] if epel else []
-    assert machine.installed() == [[*extra, "gcc", "gcc-c++", "make", "cmake", "nodejs"]]
+    assert machine.installed() == [[*extra, "gcc", "gcc-c++", "make", "cmake", "zsh", "man-db", "nodejs"]]
 
 
 def test_ci_runs_the_tests_and_expects_an_engine(machine: Machine) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from integration.keys import new_key
 from jsonschema import Draft202012Validator
 from unit.helpers import make_matrix
 
@@ -193,3 +194,22 @@ def test_for_people(doctor: _Doctor, tool: Tool) -> None:
     assert any(line.strip().startswith("stops: every build in containers") for line in lines)
     assert any(line.strip().startswith("mend:  ") for line in lines)
     assert lines[-1].endswith("a build needs what is lacking (engine)")
+
+
+def test_a_key_that_can_sign_and_one_that_has_expired(doctor: _Doctor, tmp_path: Path) -> None:
+    with new_key(tmp_path / "good") as good:
+        _, report = doctor.run("--source", "sample", env={**NO_ENGINE, **good.environment})
+        assert (_of(report, "keys", "signing key")[0]["state"]) == "ok"
+        assert _of(report, "keys", "signing key")[0]["says"].startswith(good.fingerprint)
+        assert _of(report, "keys", "keys to verify with")[0]["state"] == "ok"
+    with new_key(tmp_path / "old", expires="1d", when=("--faked-system-time", "20200101T000000")) as old:
+        wrong = {**NO_ENGINE, **old.environment, "PIKAFORGE_VERIFY_KEYS": str(old.secret.parent / "none.asc")}
+        status, report = doctor.run("--source", "sample", env=wrong)
+    assert status == 3
+    (key,) = _of(report, "keys", "signing key")
+    assert key["state"] == "lacking"
+    assert "has expired" in key["says"]
+    assert "gpg --quick-set-expire" in key["mend"][0]
+    (verifying,) = _of(report, "keys", "keys to verify with")
+    assert verifying["state"] == "warning"
+    assert "none.asc" in verifying["says"]

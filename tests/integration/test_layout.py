@@ -85,9 +85,10 @@ def test_the_wheel_has_exactly_the_package(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         everything = archive.namelist()
-    names = {name for name in everything if ".dist-info/" not in name}
+    names = {name for name in everything if not re.match(r"[^/]*\.(dist-info|data)/", name)}
     assert names == _files()
-    assert not [name for name in everything if name.endswith("entry_points.txt")], "it works from its checkout only"
+    shared = [name for name in everything if ".data/" in name]
+    assert [name.partition(".data/")[2] for name in shared] == ["data/share/man/man1/pikaforge.1"]
     assert {"pikaforge/operate/assets/deploy.sh", "pikaforge/cli/main.py", "pikaforge/host/job.py"} <= names
 
 

@@ -30,8 +30,9 @@ WIDTH = 100
 class Help(argparse.HelpFormatter):
     """Fills the paragraphs of texts, and keeps the indented lines in them."""
 
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=26, width=min(shutil.get_terminal_size().columns, WIDTH) - 2)
+    def __init__(self, prog: str, width: int = 0) -> None:
+        columns = width or min(shutil.get_terminal_size().columns, WIDTH)
+        super().__init__(prog, max_help_position=26, width=columns - 2)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = text.split("\n\n")
@@ -391,6 +392,7 @@ USAGE: Mapping[str, str] = {
     "sample": "[options] DIR",
     "doctor": "[options]",
     "lock": "[options]",
+    "manual": "[options]",
     "schema": "[options]",
     "clean": "[options]",
 }

@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 from pikaforge.cli.arguments import parser
 from pikaforge.cli.verbs import VERBS
@@ -60,8 +61,7 @@ def shown(top: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]
     """Return the parsers of the verbs, and let those who read the parser see them: help pages list them by headings."""
     (action,) = (action for action in top._actions if isinstance(action.choices, dict))
     action.help = "what to do"
-    choices: Mapping[str, argparse.ArgumentParser] = action.choices  # type: ignore[assignment]
-    return choices
+    return cast("Mapping[str, argparse.ArgumentParser]", action.choices)
 
 
 def script(shell: str, *, matrix: Path, names: Path) -> str:
@@ -82,7 +82,7 @@ def script(shell: str, *, matrix: Path, names: Path) -> str:
         page.description = VERBS[name].summary
         for action in page._actions:
             if kind := kind_of(action):
-                action.complete = dict.fromkeys(SHELLS, f"_{COMMAND}_{kind}")  # type: ignore[attr-defined]
+                vars(action)["complete"] = dict.fromkeys(SHELLS, f"_{COMMAND}_{kind}")
     values = {
         "python": sys.executable,
         "source": str(Path(__file__).resolve().parents[2]),

@@ -288,7 +288,7 @@ engine. `clean` removes them. The next build makes again what it needs.""",
     ),
     "completion": Verb(
         module="completion",
-        summary="print a script by which bash or zsh completes models, images and cells",
+        summary="print the script by which bash or zsh completes names",
         about="""\
 Print the script by which a shell completes verbs, options and names, also behind `nox -s VERB --`. Names come from a \
 list in out/, which the shell lets this tool write anew when matrix.yaml has changed; `names` does only that.
@@ -300,13 +300,28 @@ Keep the script in a file. ~/.bashrc reads it by `source FILE`, ~/.zshrc by `eva
             ("for zsh", "nox -s completion -- zsh"),
         ),
     ),
+    "manual": Verb(
+        module="manual",
+        summary="write the man page, docs/pikaforge.1",
+        about="""\
+Write the man page into the checkout, from the same texts as these help pages. Run it after a change of a verb or an \
+option. Packages of this tool install it as share/man/man1/pikaforge.1.""",
+        needs="neither an engine nor the network; argparse-manpage, which the nox session installs.",
+        examples=(
+            ("write it", "nox -s manual"),
+            ("with a traceback, if the library fails", "nox -s manual -- --debug"),
+        ),
+    ),
     "sample": Verb(
         module="upkeep",
         summary="write the git repositories of the sample server to a folder",
         about="""\
 Write the git repositories that `--source sample` builds to a folder, to look at them or to clone them.""",
         needs="git.",
-        examples=(("into a new folder", "invoke sample /tmp/sample"),),
+        examples=(
+            ("into a new folder", "invoke sample /tmp/sample"),
+            ("into a folder here, by nox", "nox -s tool -- sample sample-repositories"),
+        ),
     ),
     "schema": Verb(
         module="upkeep",
@@ -315,7 +330,10 @@ Write the git repositories that `--source sample` builds to a folder, to look at
 Write the JSON schemas of matrix.yaml, of patch series, of dist/report.json and of repo.json into the checkout, and \
 the alert rules and the dashboard of the product into monitoring/. Run it after a change of their models.""",
         needs="neither an engine nor the network.",
-        examples=(("all schemas", "invoke schema"),),
+        examples=(
+            ("all schemas", "invoke schema"),
+            ("the same by nox", "nox -s tool -- schema"),
+        ),
     ),
     "clean": Verb(
         module="upkeep",
@@ -324,7 +342,10 @@ the alert rules and the dashboard of the product into monitoring/. Run it after 
 Remove out/, dist/ and the caches of tools from the checkout. Images and compiler caches in the engine stay: see \
 `images` and `cache`.""",
         needs="neither an engine nor the network.",
-        examples=(("the checkout", "invoke clean"),),
+        examples=(
+            ("the checkout", "invoke clean"),
+            ("the same by nox", "nox -s tool -- clean"),
+        ),
     ),
 }
 

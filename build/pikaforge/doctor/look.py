@@ -89,14 +89,14 @@ def keys(environ: Mapping[str, str], folder: Path) -> KeysSeen:
                 with signing.open_signer(found, scratch) as opened:
                     signer, remarks = opened.fingerprint, opened.notices
             except ForgeError as error:
-                problem, mend = error.message, tuple(error.hint.splitlines())
+                problem, mend = _placed(error), tuple(error.hint.splitlines())
         if found.public:
             ring = scratch / "public"
             ring.mkdir()
             try:
                 Verifier.of_files(found.public, ring)
             except ForgeError as error:
-                verifying = error.message
+                verifying = _placed(error)
     return KeysSeen(
         signing=signer,
         remarks=remarks,
@@ -105,6 +105,11 @@ def keys(environ: Mapping[str, str], folder: Path) -> KeysSeen:
         verifying=tuple(map(str, found.public)),
         verifying_problem=verifying,
     )
+
+
+def _placed(error: ForgeError) -> str:
+    """Return an error in one sentence, with its place."""
+    return f"{error.message} ({error.where})" if error.where else error.message
 
 
 def logins(spec: Spec, environ: Mapping[str, str]) -> Iterator[LoginSeen]:

@@ -60,13 +60,17 @@ def test_each_example_is_a_command_that_exists(command: str) -> None:
     program, *words = shlex.split(command)
     if program == "nox":
         assert (words.pop(0), words[1:2]) == ("-s", ["--"] if words[1:] else [])
-        verb, *rest = (words[0], *words[2:])
-        assert f"\ndef {verb}(session: nox.Session)" in (ROOT / "noxfile.py").read_text(encoding="utf-8")
+        assert f"\ndef {words[0]}(session: nox.Session)" in (ROOT / "noxfile.py").read_text(encoding="utf-8")
+        verb, *rest = words[2:] if words[0] == "tool" else (words[0], *words[2:])
     else:
         assert program == "invoke"
         verb, *rest = (*words[0].split("."), *words[1:])
         assert f"\ndef {words[0].replace('.', '_')}(_: Context" in (ROOT / "tasks.py").read_text(encoding="utf-8")
     assert parser().parse_args([verb, *rest]).verb == verb
+
+
+def test_each_verb_has_two_examples() -> None:
+    assert [name for name, verb in VERBS.items() if len(verb.examples) < 2] == []
 
 
 @pytest.mark.parametrize("verb", list(VERBS))
@@ -78,7 +82,7 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = _usage(["--help"], capsys)
     assert code == 0
     for verb in VERBS:
-        assert f"\n    {verb:<7}  {VERBS[verb].summary}\n" in out
+        assert f"\n    {verb:<{max(map(len, VERBS))}}  {VERBS[verb].summary}\n" in out
 
 
 def test_help_lists_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:

@@ -349,6 +349,11 @@ def test_no_secret_of_a_url_is_shown() -> None:
     assert "geheim" not in shown
 
 
+def test_a_line_to_paste_has_no_shell_text_of_a_url() -> None:
+    finding = _only(servers=(_server(url="https://$(touch${IFS}x);y/", status=0, reason="gone", ahead=None),))
+    assert finding.mend[0].startswith("curl -I 'https://$(touch${IFS}x);y' shows more")
+
+
 def test_setup_installs_the_same_packages() -> None:
     text = (ROOT / "setup.sh").read_text(encoding="utf-8")
     listed = {

@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2154 # the script that this becomes a part of sets the paths
 # Print the names of some kinds that begin with a word. The list is made anew if matrix.yaml is younger.
 _pikaforge_list() { # word kind...
   local word=$1 kind name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from http import HTTPStatus
 
@@ -136,4 +137,4 @@ def _state(server: ServerSeen, problem: str) -> State:
 def _mend(server: ServerSeen) -> tuple[str, ...]:
     if server.answer.status:
         return (f"open it in a browser: {http.redacted(server.url)}",)
-    return (f"curl -I {questions.shown(server.url)} shows more; {PROXY}",)
+    return (f"curl -I {shlex.quote(questions.shown(server.url))} shows more; {PROXY}",)
