@@ -27,6 +27,7 @@ from pikaforge.bundle import reader
 from pikaforge.errors import BundleError, HostError, OfflineError
 from pikaforge.host import git_packs
 from pikaforge.host.git_cache import Cache
+from pikaforge.host.store import sha256
 
 if TYPE_CHECKING:
     from conftest import Done, Project
@@ -200,7 +201,9 @@ def test_git_patches_and_tarballs_from_servers_that_are_gone(
         again, _ = bundle(tools, *cells, source=source, name="again.tar", env=key.environment)
         (tmp_path / "ring").mkdir()
         signed = Verifier({"the key": key.public.read_text(encoding="ascii")}, tmp_path / "ring")
-        assert signed.check(file, file.with_name("x.tar.asc")).good
+        sums = file.with_name("x.tar.sha256")
+        assert signed.check(sums, file.with_name("x.tar.sha256.asc")).good
+        assert sums.read_text(encoding="ascii") == f"{sha256(file)}  x.tar\n"
         # The secret key is not in it, wherever it lay; the public one is.
         public = key.public.read_bytes()
         secret = [line for line in key.secret.read_bytes().splitlines() if len(line) == 64 and line not in public]
