@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from guest.test_setup import TOUCHES, Machine, machine
 
-from pikaforge.bundle import writer
+from pikaforge.bundle import reader, writer
 from pikaforge.bundle.listing import Listing
 from pikaforge.bundle.writer import MemberFile
+from pikaforge.errors import BundleError
 
 __all__ = ["machine"]
 
@@ -136,6 +137,22 @@ def test_offline_nothing_is_installed(machine: Machine) -> None:
     assert done.returncode == 3
     assert "lacks: gzip\n" in done.stderr
     assert machine.calls(*TOUCHES) == []
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.tar.zst"])
+def test_each_way_to_pack(machine: Machine, name: str) -> None:
+    """Here with the real program zstd."""
+    first = bundle(machine, name=name)
+    data = first.read_bytes()
+    assert bundle(machine, name=name).read_bytes() == data
+    folder, listing = reader.unpack(first, machine.path / "root")
+    assert (folder / "tool/setup.sh").read_text() == INNER
+    assert [member.name for member in listing.members] == ["keys/0.asc", "tool/setup.sh", "wheels/a.whl"]
+    for cut in (10, 100, len(data) - 3):
+        first.write_bytes(data[:cut])
+        with pytest.raises(BundleError):
+            reader.unpack(first, machine.path / "other")
+    assert list((machine.path / "other").glob("*")) == []
 
 
 def test_the_reader_needs_no_library(tmp_path: Path) -> None:

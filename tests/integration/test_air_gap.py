@@ -5,8 +5,10 @@ The machine has no route to anything: its programs run in a network namespace of
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import subprocess
@@ -25,6 +27,7 @@ from pikaforge.bundle import reader
 from pikaforge.errors import BundleError, HostError, OfflineError
 from pikaforge.host import git_packs
 from pikaforge.host.git_cache import Cache
+from pikaforge.host.store import sha256
 
 if TYPE_CHECKING:
     from conftest import Done, Project
@@ -65,6 +68,12 @@ def digests(dist: Path) -> dict[str, str]:
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in dist.glob("*/*.tar.gz")}
     assert found
     return found
+
+
+def holds(file: Path, text: bytes) -> bool:
+    """Whether a text is anywhere in a file."""
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(text) >= 0
 
 
 def setup(file: Path, top: Path, *words: str, enter: Sequence[str], env: Mapping[str, str] | None = None) -> Path:
@@ -192,12 +201,16 @@ def test_git_patches_and_tarballs_from_servers_that_are_gone(
         again, _ = bundle(tools, *cells, source=source, name="again.tar", env=key.environment)
         (tmp_path / "ring").mkdir()
         signed = Verifier({"the key": key.public.read_text(encoding="ascii")}, tmp_path / "ring")
-        assert signed.check(file, file.with_name("x.tar.asc")).good
-        # Its own key is not in it, wherever it lay; the public one is.
-        secret = key.secret.read_bytes()[100:400]
-        data = file.read_bytes()
-        assert (secret in data, key.public.read_bytes() in data) == (False, True)
-    assert again.read_bytes() == data
+        sums = file.with_name("x.tar.sha256")
+        assert signed.check(sums, file.with_name("x.tar.sha256.asc")).good
+        assert sums.read_text(encoding="ascii") == f"{sha256(file)}  x.tar\n"
+        # The secret key is not in it, wherever it lay; the public one is.
+        public = key.public.read_bytes()
+        secret = [line for line in key.secret.read_bytes().splitlines() if len(line) == 64 and line not in public]
+        assert len(secret) > 20
+        assert [holds(file, text) for text in (secret[5], secret[15], public)] == [False, False, True]
+    assert filecmp.cmp(file, again, shallow=False)
+    again.unlink()
     assert {"configuration", "downloads", "git", "images", "store", "tool", "wheels"} <= {
         line.split()[0] for line in done.stdout.splitlines() if line
     }

@@ -58,6 +58,7 @@ def _opened(bundle: Path) -> Iterator[IO[bytes]]:
                     yield cast(IO[bytes], plain)
             elif head == ZSTD:
                 process.require("zstd", hint="install the package `zstd`, or make the bundle with --output NAME.tar.gz")
+                os.lseek(file.fileno(), 0, os.SEEK_SET)  # `seek` only moves in what was read already
                 with process.output(["zstd", "-dcq"], stdin=file) as unpacked:
                     yield unpacked
             else:

@@ -96,7 +96,7 @@ Write one archive with everything that a build of the selected cells needs from 
 tarballs, images, and the Python packages that the tool uses. What is not there yet is fetched or made first. \
 `bash setup.sh --bundle FILE SELECTOR` builds from it on a machine without network.
 
-The manifest in it has the SHA-256 of each file. With PIKAFORGE_SIGNING_KEY, the archive is signed. Private keys and \
+The manifest in it has the SHA-256 of each file. With PIKAFORGE_SIGNING_KEY, its digest is signed. Private keys and \
 credentials never go into it.""",
         needs=f"{ENGINE}, or --engine host; zstd, unless FILE is a .tar.gz; and the network.",
         examples=(

@@ -18,7 +18,7 @@ from pikaforge.cli.context import Context
 from pikaforge.cli.faces.opening import part_reporting
 from pikaforge.errors import EXIT_DONE
 from pikaforge.host.process import cwd
-from pikaforge.host.store import sha256
+from pikaforge.host.store import sha256, write_atomically
 from pikaforge.pipeline.stage import Request
 from pikaforge.plan.cells import Cell
 
@@ -54,8 +54,8 @@ def bundle(context: Context) -> int:
             writer.check_room(target, listing.members)
             output.show(_sizes(listing))
             writer.write(target, listing, members)
-            _sign(target, scratch)
-    _print_end(target, listing)
+            digest = _describe(target, scratch)
+    _print_end(target, listing, digest)
     return EXIT_DONE
 
 
@@ -124,18 +124,25 @@ def _sizes(listing: Listing) -> str:
     return output.table(("PART", "FILES", "SIZE"), [*lines, ("all", str(total[0]), output.size(total[1]))])
 
 
-def _sign(target: Path, scratch: Path) -> None:
+def _describe(target: Path, scratch: Path) -> str:
+    """Write the digest of a bundle to a file beside it, and sign that if there is a key; return the digest.
+
+    A signature of the bundle itself would take as long again to make and to check.
+    """
+    digest = sha256(target)
+    beside = target.with_name(f"{target.name}.sha256")
+    write_atomically(beside, f"{digest}  {target.name}\n")
     where = signing.settings(os.environ, base=cwd())
     if where.key:
         with signing.open_signer(where, scratch) as signer:
-            beside = signer.sign(target)
-        output.show(f"signed: {output.readable(beside, cwd())}")
+            output.show(f"signed: {output.readable(signer.sign(beside), cwd())}")
+    return digest
 
 
-def _print_end(target: Path, listing: Listing) -> None:
+def _print_end(target: Path, listing: Listing, digest: str) -> None:
     shown = output.readable(target, cwd())
     output.show(f"{shown}: {output.size(target.stat().st_size)}, for {output.count(len(listing.cells), 'cell')}")
-    output.show(f"sha256: {sha256(target)}")
+    output.show(f"sha256: {digest}")
     output.show(
         f"there, with Python {' or '.join(listing.pythons)}: tar xf {target.name} tool && "
         f"bash tool/setup.sh --bundle {target.name} {' '.join(listing.cells[:1])}"
