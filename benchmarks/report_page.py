@@ -11,14 +11,15 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+HERE = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(HERE / "build"), str(HERE / "tests")]
 
-from browser import Browser, browser
-from sample_reports import big
+from browser import Browser, browser  # noqa: E402
+from sample_reports import big  # noqa: E402
 
-from pikaforge.pipeline import report_file
-from pikaforge.pipeline.report_page import page
-from pikaforge.pipeline.report_record import BuildReport
+from pikaforge.pipeline import report_file  # noqa: E402
+from pikaforge.pipeline.report_page import page  # noqa: E402
+from pikaforge.pipeline.report_record import BuildReport  # noqa: E402
 
 ROUNDS = 5
 SIZES = {130: (26, 5, 1), 520: (26, 5, 4), 1000: (50, 5, 4)}

@@ -132,7 +132,8 @@ RECORD = r"""printf -v call '%s\037' "${0##*/}" "$@"; printf '%s\036' "$call" >>
 PACKAGES = ["git", "tar", "gzip", "mmdebstrap", "gpg", "gpgv", "gpg-agent", "zstd", "iptables"]
 JUDGES = ["lintian", "rpmlint", "rpm"]
 TEST_PACKAGES = [
-    "shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-source", "busybox", *JUDGES, "node",
+    "shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-source", "busybox", *JUDGES, "chromium",
+    "node",
 ]  # fmt: skip
 GLIB = {"debian": "usr/lib/x86_64-linux-gnu/libgobject-2.0.so.0", "el": "usr/lib64/libgobject-2.0.so.0"}
 ZLIB = "usr/include/zlib.h"
@@ -851,7 +852,7 @@ def test_tests_get_their_tools(machine: Machine) -> None:
     done = machine.run("tests", "-k", "one or two")
     assert done.returncode == 0, done.stderr
     tools = ["shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-dev", "zlib1g-dev", "busybox"]
-    assert machine.installed() == [[*tools, *JUDGES, "nodejs", *PODMAN, *ROOTLESS]]
+    assert machine.installed() == [[*tools, *JUDGES, "chromium", "nodejs", *PODMAN, *ROOTLESS]]
     assert machine.calls("nox")[-1] == ["nox", "-s", "tests", "--", "-k", "one or two"]
 
 

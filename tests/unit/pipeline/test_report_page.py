@@ -193,7 +193,10 @@ class TestRemarks:
         assert states.remarks(fallback) == ("built for sandybridge, because the compiler knows no haswell",)
 
     def test_the_first_error(self) -> None:
-        assert states.first_error(samples.failed_cell("R620", "os", "none")) == "the recipe failed"
+        assert (
+            states.first_error(samples.failed_cell("R620", "os", "none"))
+            == "the recipe failed: main.cc:3:1: error: no such thing"
+        )
         blocked = samples.stage("audit", "x", status="blocked", blocked_by="compile")
         assert states.first_error(cell(status="failed", stages=[blocked])) == "compile failed"
         assert states.first_error(cell()) == ""
