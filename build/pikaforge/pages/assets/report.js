@@ -254,7 +254,9 @@
       if (check.note) notes.push(check.note);
       if (check.detail) notes.push(block(check.detail, "What failed in " + check.name));
       const exchanges = check.exchanges || [];
-      if (exchanges.length > 0) {
+      if (exchanges.length === 1 && exchanges[0].length < 100) {
+        notes.push(code(exchanges[0]));
+      } else if (exchanges.length > 0) {
         notes.push(fold(counted(exchanges.length, "exchange", "exchanges"), () => block(exchanges.join("\n"), "Exchanges of " + check.name)));
       }
       return [check.name, badge(state), seconds(check.seconds), notes];
