@@ -91,6 +91,7 @@ def way(cpu: str = "", *, checks: int = 12, failed: Iterable[str] = (), **change
     made = [
         {
             "name": f"check {number}", "passed": f"check {number}" not in bad, "seconds": 0.1 * number,
+            "exchanges": [f"GET {number} → 'x'"],
             "detail": f"step 1: sent GET {number}; wanted 'x'; got (nil)" if f"check {number}" in bad else "",
         }
         for number in range(checks)

@@ -133,7 +133,8 @@ PACKAGES = ["git", "tar", "gzip", "mmdebstrap", "gpg", "gpgv", "gpg-agent", "zst
 JUDGES = ["lintian", "rpmlint", "rpm"]
 PAGES = ["zsh", "man", "mandoc"]
 TEST_PACKAGES = [
-    "shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-source", "busybox", *JUDGES, *PAGES,
+    "shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-source", "busybox", *JUDGES, "chromium",
+    *PAGES,
     "node",
 ]  # fmt: skip
 GLIB = {"debian": "usr/lib/x86_64-linux-gnu/libgobject-2.0.so.0", "el": "usr/lib64/libgobject-2.0.so.0"}
@@ -853,7 +854,7 @@ def test_tests_get_their_tools(machine: Machine) -> None:
     done = machine.run("tests", "-k", "one or two")
     assert done.returncode == 0, done.stderr
     tools = ["shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-dev", "zlib1g-dev", "busybox"]
-    assert machine.installed() == [[*tools, *JUDGES, "zsh", "man-db", "mandoc", "nodejs", *PODMAN, *ROOTLESS]]
+    assert machine.installed() == [[*tools, *JUDGES, "chromium", "zsh", "man-db", "mandoc", "nodejs", *PODMAN, *ROOTLESS]]
     assert machine.calls("nox")[-1] == ["nox", "-s", "tests", "--", "-k", "one or two"]
 
 

@@ -47,8 +47,8 @@ Take the selected cells through the stages: {stages}.
 
 Results are kept in out/ under a hash of their inputs. So a second run does only what has changed, and a run that was \
 stopped continues where it was. Packages are written to dist/IMAGE/, with their digests in SHA256SUMS. \
-dist/report.json records what was built and what was checked. Logs are in out/logs/. One failed cell does not stop \
-the others.""",
+dist/report.json records what was built and what was checked; dist/report.html shows it. Logs are in out/logs/. One \
+failed cell does not stop the others.""",
         needs=f"{ENGINE}, or --engine host; and the network, until the inputs are pinned and downloaded.",
         examples=(
             ("one model, for the OS of this machine", "nox -s build -- R620"),

@@ -214,3 +214,14 @@ def test_a_server_that_is_not_there() -> None:
 def test_replies_are_shown_on_one_line(value: object, text: str) -> None:
     assert show(value) == text
     assert not re.search(r"[\r\n]", text)
+
+
+def test_what_held_is_kept_with_its_reply() -> None:
+    check = Check.model_validate({"check": "ping", "steps": (_step("{send: [GET, k], expect: v}"),) * 50})
+    record = run_check(check, FakeConnection(["v"]).session)
+    assert record.passed
+    assert record.exchanges == ("GET k → 'v'",) * 40
+    long = Check.model_validate({"check": "long", "steps": (_step(f"{{send: [GET, {'k' * 999}], expect: v}}"),)})
+    (exchange,) = run_check(long, FakeConnection(["v"]).session).exchanges
+    assert len(exchange) == 401
+    assert run_check(check, FakeConnection(["w"]).session).exchanges == ()

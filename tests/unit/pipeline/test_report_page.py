@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from unit.helpers import make_spec
 
 from pikaforge.cli import main
 from pikaforge.errors import ConfigError
+from pikaforge.pages.page import ASSETS
 from pikaforge.pipeline import report, report_file
 from pikaforge.pipeline.report_page import changes, data, merge, page, states
 from pikaforge.pipeline.report_page.merge import FoundReport
@@ -193,7 +196,10 @@ class TestRemarks:
         assert states.remarks(fallback) == ("built for sandybridge, because the compiler knows no haswell",)
 
     def test_the_first_error(self) -> None:
-        assert states.first_error(samples.failed_cell("R620", "os", "none")) == "the recipe failed"
+        assert (
+            states.first_error(samples.failed_cell("R620", "os", "none"))
+            == "the recipe failed: main.cc:3:1: error: no such thing"
+        )
         blocked = samples.stage("audit", "x", status="blocked", blocked_by="compile")
         assert states.first_error(cell(status="failed", stages=[blocked])) == "compile failed"
         assert states.first_error(cell()) == ""
@@ -342,3 +348,76 @@ class TestVerb:
             words = ["report", "deep"]
         assert main.main(words) == 2
         assert said in capsys.readouterr().err
+
+
+HARNESS = """
+const [script, told, hashes] = JSON.parse(require("fs").readFileSync(0, "utf-8"));
+const page = require(script);
+const data = page.prepare(told);
+const ids = new Set(data.cells.map((cell) => cell.id));
+const answers = hashes.map((hash) => {
+  const where = page.readHash(hash, ids);
+  if (where.cell !== undefined) return { cell: where.cell };
+  return { found: page.search(data, where.asked).map((cell) => cell.id), hash: page.writeHash(where.asked) };
+});
+process.stdout.write(JSON.stringify({
+  answers, visible: page.visible("a\\u202eb\\u0007"), seconds: [0, 59.9, 61, 3725].map(page.seconds),
+  addresses: ["https://a.example/x", "javascript:alert(1)", " JaVaScRiPt:alert(1)", "data:text/html,x", "//x", "x"]
+    .map(page.webAddress),
+}));
+"""
+DONE, FAILED = "R620-debian12-none", "R630-debian12-none"
+SEARCHES: dict[str, tuple[list[str], str]] = {
+    "": ([DONE, FAILED], ""),
+    "#q=r620": ([DONE], "#q=r620"),
+    "#R63": ([FAILED], "#q=R63"),
+    "#q=debian12+failed": ([FAILED], "#q=debian12+failed"),
+    "#q=the+recipe": ([FAILED], "#q=the+recipe"),
+    "#q=sandybridge": ([DONE, FAILED], "#q=sandybridge"),
+    f"#q=sha256:{samples.packages(DONE, 'debian12')[0]['sha256'][:8]}": (
+        [DONE], f"#q=sha256%3A{samples.packages(DONE, 'debian12')[0]['sha256'][:8]}",
+    ),
+    "#state=failed": ([FAILED], "#state=failed"),
+    "#model=R620&state=failed": ([], "#state=failed&model=R620"),
+    "#changed=1": ([DONE], "#changed=1"),
+    "#q=%": ([], "#q=%25"),
+    "#unknown=1": ([DONE, FAILED], ""),
+}  # fmt: skip
+"""By hash: the cells that it finds, and how it is written again."""
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, Any]:
+    """What the page's own script says; only for a fixture of the module, before the first test is sealed."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is missing: it runs the page's script without a browser")
+    new = of(cell("R620"), samples.failed_cell("R630", "debian12", "none"))
+    old = of(cell("R620", flags=["-march=other"]), samples.failed_cell("R630", "debian12", "none"))
+    told = Reader(text(new, earlier=old, since="x")).json("data")
+    hashes = [*SEARCHES, f"#{DONE}", f"#{DONE.replace('-', '%2D')}"]
+    given = json.dumps([str(ASSETS / "report.js"), told, hashes])
+    ran = subprocess.run([node, "-e", HARNESS], input=given, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return {**found, "answers": dict(zip(hashes, found["answers"], strict=True))}
+
+
+class TestScript:
+    @pytest.mark.parametrize("asked", SEARCHES)
+    def test_what_a_search_finds(self, asked: str, answers: dict[str, Any]) -> None:
+        found, written = SEARCHES[asked]
+        assert answers["answers"][asked] == {"found": found, "hash": written}
+
+    def test_a_hash_that_is_a_cell(self, answers: dict[str, Any]) -> None:
+        for asked in (f"#{DONE}", f"#{DONE.replace('-', '%2D')}"):
+            assert answers["answers"][asked] == {"cell": DONE}
+
+    def test_letters_that_control_are_shown(self, answers: dict[str, Any]) -> None:
+        assert answers["visible"] == "a\\u202eb\\u0007"
+
+    def test_times(self, answers: dict[str, Any]) -> None:
+        assert answers["seconds"] == ["0 s", "59.9 s", "1 min 1 s", "1 h 2 min"]
+
+    def test_only_addresses_of_the_web_are_links(self, answers: dict[str, Any]) -> None:
+        assert answers["addresses"] == ["https://a.example/x", None, None, None, None, None]

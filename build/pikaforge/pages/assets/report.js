@@ -118,7 +118,12 @@
   }
 
   function code(text) {
-    return make("code", {}, text);
+    return make("code", text.length < 40 ? { class: "short" } : {}, text);
+  }
+
+  /* Codes in a row, with blanks between them. */
+  function codes(texts) {
+    return texts.flatMap((text, index) => [...(index ? [" "] : []), code(text)]);
   }
 
   function quiet(text) {
@@ -145,12 +150,14 @@
     return list;
   }
 
+  const UNNAMED = ["share", "notes"]; // parts that say by themselves what they are
+
   /* A table; a part of a row is a text, an element, or a list of them. The first one names the row. */
   function table(label, heads, rows, classes = {}) {
     const body = make("tbody", {});
     const cellOf = (value, index) => {
       const name = heads[index];
-      const attributes = index === 0 ? { scope: "row" } : { "data-label": name };
+      const attributes = index === 0 ? { scope: "row" } : UNNAMED.includes(name) ? {} : { "data-label": name };
       if (classes[index]) attributes.class = classes[index];
       return make(index === 0 ? "th" : "td", attributes, ...(Array.isArray(value) ? value : [value]));
     };
@@ -218,7 +225,7 @@
       if (node.cells > 1) notes.push(quiet("shared by " + node.cells + " cells"));
       if (node.cache) notes.push(quiet((notes.length ? ", " : "") + "compiler cache " + node.cache.slice(0, 12)));
       if (node.blocked_by) notes.push("needs " + node.blocked_by + ", which failed");
-      if (node.error.length > 0) notes.push(block(node.error.join("\n"), "What failed in " + node.stage));
+      if (node.error.length > 0) notes.push(fold("what failed", () => block(node.error.join("\n"), "What failed in " + node.stage)));
       const logs = node.logs.map((log) => fold("end of " + log.name.slice(log.name.indexOf("/") + 1), () => make("div", {},
         block(facts(log.end) || "(empty)", "The last lines of " + log.name),
         make("a", { href: link(log.path) }, "the whole log"))));
@@ -226,7 +233,7 @@
       else notes.push(...logs);
       return [
         [make("strong", {}, node.stage), " ", quiet(node.label)], badge(node.status), seconds(node.seconds),
-        make("span", { class: "track", "aria-hidden": "true" }, bar), notes,
+        node.seconds > 0 ? make("span", { class: "track", "aria-hidden": "true" }, bar) : [], notes,
       ];
     });
     const total = nodes.reduce((sum, node) => sum + node.seconds, 0);
@@ -247,7 +254,9 @@
       if (check.note) notes.push(check.note);
       if (check.detail) notes.push(block(check.detail, "What failed in " + check.name));
       const exchanges = check.exchanges || [];
-      if (exchanges.length > 0) {
+      if (exchanges.length === 1 && exchanges[0].length < 100) {
+        notes.push(code(exchanges[0]));
+      } else if (exchanges.length > 0) {
         notes.push(fold(counted(exchanges.length, "exchange", "exchanges"), () => block(exchanges.join("\n"), "Exchanges of " + check.name)));
       }
       return [check.name, badge(state), seconds(check.seconds), notes];
@@ -270,7 +279,7 @@
   }
 
   const LEVELS = {
-    fail: ["failed", "refused"], dispatched: ["passed", "dispatched"], waived: ["partly", "waived"],
+    fail: ["failed", "refused"], dispatched: ["passed", "dispatched"], guarded: ["passed", "guarded"], harmless: ["passed", "harmless"], waived: ["partly", "waived"],
     unproven: ["partly", "not proven"], suspect: ["partly", "suspect"], warn: ["partly", "warning"],
   };
 
@@ -278,7 +287,7 @@
     const rows = findings.map((found) => {
       const [state, word] = LEVELS[found.level] || ["partly", found.level];
       const why = [found.reason, ...(found.doubt ? [" " + found.doubt] : [])];
-      if (found.hints.length > 0) why.push(quiet(" (hint, no proof: " + found.hints.join("; ") + ")"));
+      if (found.level === "fail" && found.hints.length > 0) why.push(quiet(" (hint, no proof: " + found.hints.join("; ") + ")"));
       return [
         [code(found.function), " ", quiet(found.file)], badge(state, word),
         found.features.map(([name, count]) => name + " ×" + count).join(", "),
@@ -293,8 +302,9 @@
     const audit = facts(cell.audit);
     const parts = [make("p", {}, badge(audit.passed ? "passed" : "failed"),
       " " + audit.code_bytes.toLocaleString("en") + " bytes of code were decoded and compared with " + audit.allow_list + ".")];
+    const open = new Set(audit.unproven.map(line)); // the audit warns of these, too
     for (const [title, records] of [
-      ["What says no", audit.violations], ["Warnings", audit.warnings], ["Not proven", audit.unproven], ["Not judged", audit.not_judged],
+      ["What says no", audit.violations], ["Warnings", audit.warnings.filter((each) => !open.has(line(each)))], ["Not proven", audit.unproven], ["Not judged", audit.not_judged],
     ]) if (records.length > 0) parts.push(make("h3", {}, title), plainList(records.map(line)));
     if (audit.findings.length > 0) {
       parts.push(make("h3", {}, "Findings by function"), findingsTable(audit.findings));
@@ -319,7 +329,7 @@
     }
     parts.push(pairs(
       ["features in use", audit.features_used.join(", ") || "none beyond the baseline"],
-      ["a host's CPU must show", audit.kernel_flags.map((flag, index) => [...(index ? [" "] : []), code(flag)]).flat()],
+      ["a host's CPU must show", codes(audit.kernel_flags)],
       ["no gate can see", Object.entries(audit.ungated).map(([name, why]) => name + ": " + why).join("; ")],
     ));
     if (audit.notes.length > 0) parts.push(fold(counted(audit.notes.length, "note", "notes"), () => plainList(audit.notes)));
@@ -337,7 +347,7 @@
 
   function flagsPart(cell, facts) {
     const parts = [];
-    if (cell.flags.length > 0) parts.push(pairs(["flags of the target", cell.flags.map((flag, index) => [...(index ? [" "] : []), code(flag)]).flat()]));
+    if (cell.flags.length > 0) parts.push(pairs(["flags of the target", codes(cell.flags)]));
     const audit = cell.audit ? facts(cell.audit) : null;
     if (audit && audit.dropped_flags.length > 0) {
       parts.push(make("p", {}, "Dropped by the compiler wrapper, whatever the build files ask for:"),
@@ -347,7 +357,7 @@
     }
     if (cell.adaptations.length > 0) {
       const rows = cell.adaptations.map((each) => [
-        "gcc " + each.gcc, each.cflags.map(code), each.cxxflags.map(code), each.why,
+        "gcc " + each.gcc, codes(each.cflags), codes(each.cxxflags), each.why,
       ]);
       parts.push(make("p", {}, "Added for this compiler:"), table("Added flags", ["compiler", "C", "C++", "why"], rows));
     }
@@ -370,7 +380,7 @@
       const hard = guard ? [guard.pie && "PIE: " + guard.pie, guard.relro && "RELRO: " + guard.relro, "stack protector: " + (guard.canary ? "yes" : "no")] : [];
       return [
         [code(file.name), " ", quiet(file.soname)], file.kind + ", " + size(file.bytes), file.needed.join(", ") || "–",
-        file.run_path.length ? file.run_path.map(code) : "–", hard.filter(Boolean).join(", "), code(file.build_id),
+        file.run_path.length ? codes(file.run_path) : "–", hard.filter(Boolean).join(", "), code(file.build_id),
       ];
     });
     const packaged = Object.entries(audit.packaged);

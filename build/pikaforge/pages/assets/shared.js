@@ -94,13 +94,15 @@ const Shared = (function () {
    */
   function begin(start) {
     const root = document.documentElement;
-    root.classList.add("scripted");
+    root.classList.add("scripted", "starting");
     document.addEventListener("DOMContentLoaded", () => {
       try {
         start();
       } catch (error) {
         root.classList.remove("scripted");
         throw error;
+      } finally {
+        root.classList.remove("starting");
       }
       document.querySelector(".skip").addEventListener("click", (event) => {
         event.preventDefault();

@@ -34,6 +34,10 @@ STATES: Mapping[str, CellStateWord] = {
 }
 
 
+REASON = "  reason: "
+"""What a line of an error begins with that has the first reason."""
+
+
 def state_of(cell: CellRecord) -> str:
     """Return the name of a cell's state."""
     if cell.status == "failed":
@@ -64,6 +68,8 @@ def first_error(cell: CellRecord) -> str:
     """Return the first thing that was said when a cell failed; empty if it did not."""
     for stage in cell.stages:
         if stage.status == "failed" and stage.error:
-            return stage.error[0].removeprefix("error: ")
+            reason = next((line for line in stage.error if line.startswith(REASON)), "")
+            said = stage.error[0].removeprefix("error: ")
+            return f"{said}: {reason.removeprefix(REASON)}" if reason else said
     blocked = next((stage.blocked_by for stage in cell.stages if stage.blocked_by), "")
     return f"{blocked} failed" if blocked and cell.status == "failed" else ""

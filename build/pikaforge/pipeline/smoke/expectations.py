@@ -16,6 +16,9 @@ from pikaforge.pipeline.smoke.wire import Closed, NoConnection
 POLL = 0.05
 """Seconds between two tries of a step with `within`. A server does not say when it has reached a state."""
 
+LETTERS = 400
+"""Of a reply or an exchange, for people."""
+
 
 def show(value: object) -> str:
     """Return a reply or request for people, cut to one line."""
@@ -27,7 +30,11 @@ def show(value: object) -> str:
         text = "(nil)"
     else:
         text = repr(value)
-    return text if len(text) <= 400 else f"{text[:400]}…"
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LETTERS else f"{text[:LETTERS]}…"
 
 
 def _plain(value: object) -> object:
@@ -94,7 +101,10 @@ def _exchanged(step: Step, session: Session) -> str:
     """Exchange once; return "" if the reply is the one that is expected, else what it is."""
     replies = session.connection().exchange(_requests(step))
     reply: Reply = replies if step.pipeline is not None else replies[0]
-    return "" if _holds(step, reply) else show(reply)
+    if not _holds(step, reply):
+        return show(reply)
+    session.note(_cut(f"{_sent(step)} → {show(reply)}"))
+    return ""
 
 
 def _probed(asked: Probe, session: Session) -> str:
@@ -105,6 +115,8 @@ def _probed(asked: Probe, session: Session) -> str:
         raise
     if wrong:
         session.hang_up()
+    else:
+        session.note(_cut(f"{probe.of(asked).describe(asked)}: it came"))
     return wrong
 
 
@@ -113,8 +125,11 @@ def describe(step: Step) -> str:
     waited = f" within {step.within:g} s" if step.within else ""
     if step.probe is not None:
         return f"{probe.of(step.probe).describe(step.probe)}{waited}"
-    sent = " | ".join(" ".join(str(word) for word in request) for request in _requests(step))
-    return f"sent {sent}; wanted {_wanted(step)}{waited}"
+    return f"sent {_sent(step)}; wanted {_wanted(step)}{waited}"
+
+
+def _sent(step: Step) -> str:
+    return " | ".join(" ".join(str(word) for word in request) for request in _requests(step))
 
 
 def run_check(check: Check, session: Session) -> CheckRecord:
@@ -134,5 +149,10 @@ def run_check(check: Check, session: Session) -> CheckRecord:
     if detail and check.why:
         detail = f"{detail} ({check.why})"
     return CheckRecord(
-        name=check.check, passed=not detail, seconds=time.monotonic() - start, detail=detail, required=check.required
+        name=check.check,
+        passed=not detail,
+        seconds=time.monotonic() - start,
+        detail=detail,
+        required=check.required,
+        exchanges=tuple(session.noted()),
     )

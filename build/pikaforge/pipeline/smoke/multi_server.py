@@ -19,7 +19,7 @@ from pikaforge.pipeline.smoke.endings import describe_end, signal_of
 from pikaforge.pipeline.smoke.expectations import POLL, run_step
 from pikaforge.pipeline.smoke.record import CheckRecord
 from pikaforge.pipeline.smoke.server import ServerPlace, log_tail
-from pikaforge.pipeline.smoke.session import Session
+from pikaforge.pipeline.smoke.session import EXCHANGES, Session
 from pikaforge.pipeline.smoke.wire import Closed, NoConnection
 
 LOOPBACK = "over this machine's loopback interface, not a private network"
@@ -88,6 +88,7 @@ def run_multi_server_check(check: Check, place: ServerPlace) -> CheckVerdict:
         required=check.required,
         skipped=skipped,
         note="; ".join(run.notes),
+        exchanges=tuple(run.exchanges[:EXCHANGES]),
     )
     return CheckVerdict(record=record, tail=run.tails() if detail else ())
 
@@ -101,6 +102,7 @@ class _MultiServerRun:
         self._running: dict[str, _Running] = {}
         self._network = ""
         self.notes: list[str] = []
+        self.exchanges: list[str] = []
         self._uses_dates = any("{today}" in (s.files or "") + (s.data.folder if s.data else "") for s in check.steps)
         self._statistics = allocator_in_use.environment() if any(s.kind == "served" for s in check.steps) else {}
         self._stack = contextlib.ExitStack()
@@ -203,12 +205,14 @@ class _MultiServerRun:
         if step.probe is not None:
             step = step.model_copy(update={"probe": self._aimed(step.probe)})
         asked = "" if step.at == MAIN else f"at {step.at}: "
+        session = self._session(step.at)
         try:
-            wrong = run_step(step, self._session(step.at))
+            wrong = run_step(step, session)
         except NoConnection as error:
             raise StepFailed(f"no connection to the server {step.at}: {error}") from error
         if wrong:
             raise StepFailed(f"{asked}{wrong}")
+        self.exchanges += [f"{asked}{exchange}" for exchange in session.noted()]
 
     def _write(self, step: Step) -> None:
         running = self._get(step.at)

@@ -17,6 +17,9 @@ class CheckRecord(Strict):
     required: bool = Field(default=True, description="Whether its failure fails the stage.")
     skipped: str = Field(default="", description="Why it was not made; then it has not passed.")
     note: str = Field(default="", description="What is to be known of it even if it passed.")
+    exchanges: tuple[str, ...] = Field(
+        default=(), description="What was asked, and what came, of the steps that held; 40 at most, each cut."
+    )
 
     @property
     def failed(self) -> bool:

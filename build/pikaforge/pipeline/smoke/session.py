@@ -9,6 +9,9 @@ from pikaforge.host.job import Executed
 from pikaforge.pipeline.smoke.resp import Connection
 from pikaforge.pipeline.smoke.wire import Closed, Wire
 
+EXCHANGES = 40
+"""Exchanges of a check that a report has."""
+
 
 def _nothing() -> Wire:
     raise Closed("there is no server")
@@ -37,6 +40,17 @@ class Session:
         self._connect, self._new_wire, self.execute = connect, wire, execute
         self._connection: Connection | None = None
         self._wire: Wire | None = None
+        self._exchanges: list[str] = []
+
+    def note(self, exchange: str) -> None:
+        """Keep what was asked and what came, for the report."""
+        if len(self._exchanges) < EXCHANGES:
+            self._exchanges.append(exchange)
+
+    def noted(self) -> list[str]:
+        """Return what was kept since the last call."""
+        kept, self._exchanges = self._exchanges, []
+        return kept
 
     def connection(self) -> Connection:
         """Return the connection in RESP; raise Closed if there can be none."""

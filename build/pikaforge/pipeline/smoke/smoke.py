@@ -37,7 +37,7 @@ EMULATORS = ("qemu-x86_64-static", EMULATOR)
 """Its names on machines that have it, for the host engine."""
 TAIL = 60
 """Lines of logs in an error, with those of multi-server checks."""
-FORMAT = 6
+FORMAT = 7
 
 
 def material(spec: Spec, target: str = "", *, allocator: str = "none", emulator: str = "") -> dict[str, object]:
