@@ -1,9 +1,9 @@
 """A real pseudo-terminal with an emulated screen (pyte), and runs that are replayed on it event by event.
 
-    with Terminal(columns=80) as terminal:
-        with terminal.replay("board") as run:
-            run.take(opened(), started("compile", GROUP))
-            terminal.until(lambda rows: any("compile" in row for row in rows))
+with Terminal(columns=80) as terminal:
+    with terminal.replay("board") as run:
+        run.take(opened(), started("compile", GROUP))
+        terminal.until(lambda rows: any("compile" in row for row in rows))
 """
 
 from __future__ import annotations
