@@ -129,9 +129,23 @@ class Terminal:
 
     @contextmanager
     def running(
-        self, argv: Sequence[str], env: Mapping[str, str], *, stdin: int | None = None, cwd: Path | None = None
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        stdin: int | None = None,
+        cwd: Path | None = None,
+        hangup: bool = False,
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a program with this as its controlling terminal; take all that it writes until it ends."""
+        """Run a program with this as its controlling terminal; take all that it writes until it ends.
+
+        Args:
+            argv: program and arguments.
+            env: its environment.
+            stdin: where it reads from, instead of the terminal.
+            cwd: where it runs.
+            hangup: whether the terminal is closed meanwhile, so that nothing can be read at the end.
+        """
 
         def control() -> None:
             fcntl.ioctl(1, termios.TIOCSCTTY, 0)
@@ -148,7 +162,8 @@ class Terminal:
         ) as child:
             try:
                 yield child
-                self.ended(child)
+                if not hangup:
+                    self.ended(child)
             finally:
                 if child.poll() is None:
                     child.kill()

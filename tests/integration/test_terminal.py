@@ -63,8 +63,8 @@ ABOVE = [
         (
             60,
             [
-                "  compile  debian12-sandybridge-none   42%  1:03 end 01:49:10",
-                "  image    debian13                         1:03",
+                "compile  debian12-sandybridge-none   42%  1:03 end 01:49:10",
+                "image    debian13                         1:03",
                 "2/12 (8 % cached), 2 running, 1:03, end about 01:50:50",
             ],
         ),
@@ -139,7 +139,7 @@ def test_a_narrow_terminal_has_no_row_that_wraps(columns: int) -> None:
             begin(run)
             rows = filled(terminal.until(shows("42%")))
             (node,) = [row for row in rows if "42%" in row]
-            assert node.startswith("  com") and "…" in node and node.endswith("1:03")
+            assert node.startswith("com") and "…" in node and node.endswith("1:03")
             assert rows[-1].startswith("2/12 (8 %")
             run.take(closed())
         assert not shows("42%")(terminal.rows())
@@ -152,9 +152,7 @@ def test_another_width_in_the_middle_of_a_run() -> None:
         terminal.resize(60)
         run.take(progressed(f"compile:{GROUP}", 43))
         rows = terminal.until(shows("43%"))
-        assert [row for row in rows if "43%" in row] == [
-            "  compile  debian12-sandybridge-none   43%  1:03 end 01:49:10"
-        ]
+        assert [row for row in rows if "43%" in row] == ["compile  debian12-sandybridge-none   43%  1:03 end 01:49:10"]
         run.take(closed())
 
 

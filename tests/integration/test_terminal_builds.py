@@ -78,6 +78,18 @@ def test_a_whole_build_and_ctrl_c(tiny: Project, shrink: Callable[..., None], en
         assert re.search(r" [KM]iB  +\d+\.\d  +built  +[0-9a-f]{12}$", line)
 
 
+def test_a_terminal_that_goes_away(tiny: Project, shrink: Callable[..., None], engine: Engine) -> None:
+    """As when an ssh session ends: nothing of the run stays."""
+    shrink(tiny, prologue=f"{HALF}; sleep 600")
+    terminal = Terminal(columns=100)
+    with terminal.running(_argv(tiny, "R620"), tiny.tool.environment(TERMINAL), cwd=tiny.folder, hangup=True) as child:
+        terminal.until(lambda rows: any(" 42%" in row for row in rows))
+        terminal.__exit__()
+        assert child.wait(120) == 129
+    assert engine.containers(child.pid) == []
+    assert tiny.half_done() == []
+
+
 def test_the_events_of_a_build_that_fails_and_the_lines_that_reproduce_it(
     tiny: Project, shrink: Callable[..., None], tmp_path: Path
 ) -> None:

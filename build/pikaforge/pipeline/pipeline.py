@@ -235,12 +235,14 @@ class Pipeline:
                             order.done(node.id)
                     self._block(report, events)
             except BaseException:
-                events.stopping()
-                # Nothing may outlive the run: the threads come back once their containers and programs are gone.
-                pool.shutdown(wait=False, cancel_futures=True)
-                self._workspace.engine.abort()
-                self._workspace.downloads.abort()
-                process.end_all()
+                try:
+                    events.stopping()
+                finally:
+                    # Nothing may outlive the run: the threads come back once their containers and programs are gone.
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    self._workspace.engine.abort()
+                    self._workspace.downloads.abort()
+                    process.end_all()
                 raise
 
     @staticmethod

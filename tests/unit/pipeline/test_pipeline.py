@@ -558,6 +558,17 @@ def test_a_mistake_in_the_tool_itself_ends_the_run_and_is_not_hidden(
     assert fake.aborted == 1
 
 
+def test_a_reader_that_cannot_be_reached_stops_no_clean_end(pipe: Scripted, plan: Plan, fake: FakeEngine) -> None:
+    class Deaf(Events):
+        def stopping(self) -> None:
+            raise ConnectionResetError
+
+    pipe.acts["source:v1.0"] = _raise(ZeroDivisionError("a bug"))
+    with pytest.raises(ConnectionResetError):
+        pipe.execute(plan, Deaf())
+    assert fake.aborted == 1
+
+
 @pytest.mark.parametrize(
     "error",
     [FullDiskError("no space left in /out"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))],

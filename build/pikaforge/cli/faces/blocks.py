@@ -24,7 +24,7 @@ from pikaforge.cli.faces.terminal import encoding_of
 class Blocks:
     """Writes what events say, one block for each."""
 
-    progress = False
+    live = False
 
     def __init__(self, stream: TextIO, environ: Mapping[str, str]) -> None:
         self._stream = stream
@@ -52,6 +52,9 @@ class Blocks:
                 self._write(lines.interrupted(event))
             case _:
                 pass
+
+    def tick(self) -> None:
+        """As `Face.tick`."""
 
     def close(self) -> None:
         """As `Face.close`."""

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 USUAL = 80
 """Columns of a terminal that does not say how many it has."""
-PER_SECOND = 4
-"""How often the board is drawn."""
 STYLES: Mapping[RowStyle, str] = {"running": "", "totals": "bold", "trouble": "bold red"}
 ENDED = {"done": "green", "failed": "bold red", "cached": "dim", "blocked": "yellow"}
 """Colours of the first line about a node. Its words say the same."""
@@ -43,7 +41,7 @@ LABEL = re.compile(r"error:|  (?:where|reason|hint|log|command|to reproduce it o
 class Board:
     """Shows a board while nodes run. rich is imported when the first one is started."""
 
-    progress = True
+    live = True
 
     def __init__(self, stream: TextIO, environ: Mapping[str, str], state: BoardState | None = None) -> None:
         self._stream = stream
@@ -80,6 +78,10 @@ class Board:
                 self._print([(line, "") for line in lines.interrupted(event)])
             case _:
                 pass
+        self.tick()
+
+    def tick(self) -> None:
+        """As `Face.tick`."""
         if self._live is not None:
             self._live.refresh()
 
@@ -119,7 +121,7 @@ class Board:
             self._live = Live(
                 console=self._console(),
                 get_renderable=self.drawn,
-                refresh_per_second=PER_SECOND,
+                auto_refresh=False,  # by a thread of rich's own, which would not end well if the terminal were gone
                 transient=True,
                 redirect_stdout=False,
                 redirect_stderr=False,

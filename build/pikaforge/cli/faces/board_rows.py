@@ -14,6 +14,8 @@ from pikaforge.host.text import cut, one_line, width
 
 INDENT = "  "
 """Below the signs of what has ended."""
+ROOMY, SLIM = 70, 54
+"""Columns from which rows have a bar; an end."""
 WIDEST = 110
 """Columns of a row at most: on a wider terminal the eye would lose the row."""
 BAR = 12
@@ -130,11 +132,14 @@ def _node(node: RunningNode, state: BoardState, room: int, signs: Signs, *, wide
     said = share if node.fraction is not None or done is None else f"~{share.strip()}".rjust(4)
     took = elapsed(now - node.began).rjust(5)
     end = f"end {_stamp(state, left)}" if left is not None else " " * 12
-    parts: Iterable[str] = (bar, said, took, end) if room >= 70 else (said, took, end) if room >= 54 else (said, took)
+    parts: Iterable[str] = (
+        (bar, said, took, end) if room >= ROOMY else (said, took, end) if room >= SLIM else (said, took)
+    )
     tail = " ".join(parts)
-    most = room - width(tail) - 2 - len(INDENT)
-    title = cut(one_line(node.title if room >= 54 else " ".join(node.title.split())), most, signs.cut)
-    return cut(f"{INDENT}{title}{' ' * (min(wide, most) - width(title))}  {tail}".rstrip(), room, signs.cut)
+    indent = INDENT if room >= ROOMY else ""
+    most = room - width(tail) - 2 - len(indent)
+    title = cut(one_line(node.title if room >= SLIM else " ".join(node.title.split())), most, signs.cut)
+    return cut(f"{indent}{title}{' ' * (min(wide, most) - width(title))}  {tail}".rstrip(), room, signs.cut)
 
 
 def _bar(done: float | None, signs: Signs) -> str:
@@ -154,11 +159,11 @@ def _totals(state: BoardState, now: float, room: int) -> str:
         parts.append(f"{state.ended}/{state.nodes} ({percent(state.cached, state.nodes)} cached)")
     if state.failed:
         parts.append(f"{state.failed} failed")
-    if room >= 54:
+    if room >= SLIM:
         parts.append(f"{len(state.running)} running")
     if state.nodes:
         parts.append(elapsed(now - state.began))
         left = None if state.expected is None else state.expected - (now - state.began)
-        if left is not None and left > 0 and room >= 54:
+        if left is not None and left > 0 and room >= SLIM:
             parts.append(f"end about {_stamp(state, left)}")
     return ", ".join(parts)

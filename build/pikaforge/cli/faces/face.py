@@ -28,11 +28,14 @@ DUMB = ("dumb", "unknown")
 class Face(Protocol):
     """What shows the events of a run. Calls come one at a time."""
 
-    progress: bool
-    """Whether it takes `NodeProgressed`: the logs of running nodes are read for it."""
+    live: bool
+    """Whether it changes while nodes run: it gets `NodeProgressed` from their logs, and is called now and then."""
 
     def take(self, event: RunEvent) -> None:
         """Show an event, or leave it out."""
+
+    def tick(self) -> None:
+        """Show the time that has passed, if it is live."""
 
     def close(self) -> None:
         """Leave the terminal as it was. It is called at any end of a run, and may be called again."""

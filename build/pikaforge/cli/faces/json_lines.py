@@ -14,7 +14,7 @@ from pikaforge.host.text import printable_json
 class JsonLines:
     """Writes each event as JSON in ASCII, so that no locale can change it."""
 
-    progress = True
+    live = True
 
     def __init__(self, stream: TextIO, environ: Mapping[str, str]) -> None:
         self._stream = stream
@@ -22,6 +22,9 @@ class JsonLines:
     def take(self, event: RunEvent) -> None:
         """As `Face.take`."""
         output.write(printable_json(json.dumps(event.model_dump(mode="json"))), self._stream)
+
+    def tick(self) -> None:
+        """As `Face.tick`."""
 
     def close(self) -> None:
         """As `Face.close`."""

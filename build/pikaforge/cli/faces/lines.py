@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from pikaforge.cli.faces.events import (
     ArtifactPut,
@@ -19,10 +20,11 @@ from pikaforge.cli.output import built_target, count, duration, size, table
 from pikaforge.host.text import cut, width
 
 VERDICTS = ("CELL", "TARGET", "AUDIT", "NATIVE", "EMULATED", "PACKAGE")
+FILE = 1
 ARTIFACTS = ("CELL", "FILE", "SIZE", "SECONDS", "MADE", "SHA-256")
 SHORT_DIGEST = 12
 """Letters of a digest where a terminal has no room for 64; SHA256SUMS beside the file has all."""
-NARROWEST = 24
+NARROWEST = 28
 """Columns that a file name gets at least, before whole columns are left out."""
 
 
@@ -126,29 +128,46 @@ def verdict_table(cells: Sequence[CellEnded], columns: int = 0) -> list[str]:
 
 
 def artifacts(files: Sequence[ArtifactPut], columns: int = 0) -> list[str]:
-    """Return a line for each file; the widest columns are shortened or left out where a terminal is too narrow.
+    """Return a line for each file. On a terminal that is too narrow they are below their folders, with less in each.
 
     Args:
         files: the files.
         columns: of the terminal; 0 if the width does not matter.
     """
-    if not files:
-        return []
     rows = [(f.cell, f.file, size(f.bytes), f"{f.seconds:.1f}", f.made, f.sha256) for f in files]
+    text = table(ARTIFACTS, rows).split("\n") if rows else []
+    if not columns or max(map(width, text), default=0) <= columns:
+        return text
+    names = [f"  {PurePosixPath(row[1]).name}" for row in rows]
+    short = [(row[0], name, *row[2:-1], row[-1][:SHORT_DIGEST]) for row, name in zip(rows, names, strict=True)]
+    kept, room = _columns_that_fit(short, columns)
+    head, *lines = table(
+        [ARTIFACTS[i] for i in kept], [[cut(row[i], room) if i == FILE else row[i] for i in kept] for row in short]
+    ).split("\n")
+    shown, last = [head], ""
+    for row, line in zip(rows, lines, strict=True):
+        folder = str(PurePosixPath(row[1]).parent)
+        if folder != last:
+            shown.append(cut(f"{folder}/", columns))
+            last = folder
+        shown.append(line)
+    return shown
+
+
+def _columns_that_fit(rows: Sequence[tuple[str, ...]], columns: int) -> tuple[list[int], int]:
+    """Return which columns of the table of files fit, and how wide that of the names may be."""
     wide = [max(map(width, column)) for column in zip(ARTIFACTS, *rows, strict=True)]
-    if not columns or sum(wide) + 2 * (len(wide) - 1) <= columns:
-        return table(ARTIFACTS, rows).split("\n")
-    rows = [(*row[:-1], row[-1][:SHORT_DIGEST]) for row in rows]
-    wide[-1] = SHORT_DIGEST
     kept = list(range(len(ARTIFACTS)))
-    # The file's name has model, image and format in it, so the cell goes first.
+
+    def room() -> int:
+        return columns - sum(wide[i] + 2 for i in kept if i != FILE)
+
+    # The name of a file has model, image and format in it, so the cell goes first, unless all names fit.
     for column in (0, 3, 5, 2, 4):
-        if columns - sum(wide[i] + 2 for i in kept if i != 1) >= min(wide[1], NARROWEST):
+        if room() >= (wide[FILE] if column == 0 else min(wide[FILE], NARROWEST)):
             break
         kept.remove(column)
-    room = max(1, columns - sum(wide[i] + 2 for i in kept if i != 1))
-    cells = [tuple(cut(row[i], room) if i == 1 else row[i] for i in kept) for row in rows]
-    return table([ARTIFACTS[i] for i in kept], cells).split("\n")
+    return kept, max(1, room())
 
 
 def shown_table(event: TableShown) -> list[str]:

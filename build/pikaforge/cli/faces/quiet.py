@@ -14,7 +14,7 @@ from pikaforge.cli.faces.events import NodeEnded, RunEvent, RunInterrupted, RunN
 class Quiet:
     """Writes errors only."""
 
-    progress = False
+    live = False
 
     def __init__(self, stream: TextIO, environ: Mapping[str, str]) -> None:
         self._stream = sys.stderr
@@ -30,6 +30,9 @@ class Quiet:
                 self._write(lines.interrupted(event))
             case _:
                 pass
+
+    def tick(self) -> None:
+        """As `Face.tick`."""
 
     def close(self) -> None:
         """As `Face.close`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from pikaforge.cli.faces.places import ConfigPlaces
     from pikaforge.config.product import Product
 
-EVERY = 0.5
-"""Seconds between two looks into the logs of running nodes."""
+EVERY = 0.25
+"""Seconds between two looks into the logs of running nodes, and between two pictures of a live face."""
 
 
 def utc_now() -> str:
@@ -95,12 +96,15 @@ class Reporter(Events):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        try:
+        if error is None:
+            self.close()
+            return
+        with suppress(OSError):  # the terminal or the reader may be gone: that must not hide why the run ends
             if isinstance(error, KeyboardInterrupt):
                 self._interrupted(error)
             elif isinstance(error, ForgeError):
                 self.take(RunFailed(time=self.now(), error=failure_text(error)))
-        finally:
+        with suppress(OSError):
             self.close()
 
     def seconds(self) -> float:
@@ -169,7 +173,7 @@ class Reporter(Events):
                     expected_seconds=self._times.expected(node),
                 )
             )
-            if self._face.progress and self._watcher is None:
+            if self._face.live and self._watcher is None:
                 self._watcher = threading.Thread(target=self._watch, name="logs", daemon=True)
                 self._watcher.start()
 
@@ -204,8 +208,9 @@ class Reporter(Events):
         self.take(RunNotice(time=self.now(), level="warning", text=text))
 
     def stopping(self) -> None:
-        """As `Events.stopping`."""
-        self.take(RunStopping(time=self.now()))
+        """As `Events.stopping`. The terminal may be gone."""
+        with suppress(OSError):
+            self.take(RunStopping(time=self.now()))
 
     def log_begun(self, label: str, stage: str, path: Path) -> None:
         """Take note of a log; see `Workspace.on_log`. A stage may have several: `smoke-native`."""
@@ -228,7 +233,12 @@ class Reporter(Events):
 
     def _watch(self) -> None:
         while not self._ended.wait(self._every):
-            self.look()
+            try:
+                self.look()
+                with self._lock:
+                    self._face.tick()
+            except OSError:  # the terminal or the reader is gone, which the next event says
+                return
 
     def _failure(self, outcome: NodeOutcome) -> FailureText | None:
         if outcome.error is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from pikaforge.cli.faces import events, lines
 from pikaforge.cli.faces.events import EventBase, EventLine, RunFailed, RunStopping, TableShown
 from pikaforge.cli.faces.face import NAMES, choose, open_face
 from pikaforge.cli.output import table
+from pikaforge.cli.verbs import STATUSES
 from pikaforge.host.text import width
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -221,10 +223,21 @@ def test_the_face_fits_the_reader(
 def test_files_have_one_line_each_that_fits(columns: int) -> None:
     files = [artifact(), artifact(file="dist/debian12/模型-" + "x" * 60 + ".tar.gz", made="packed only")]
     found = lines.artifacts(files, columns)
-    assert len(found) == 3
-    assert max(map(width, found)) <= columns or columns < lines.NARROWEST
+    assert max(map(width, found)) <= columns
     assert (DIGEST in found[1]) == (columns >= 250)
     assert "FILE" in found[0]
+    named = [row for row in found if ".gz" in row]
+    assert len(named) == 2
+    if columns < 250:
+        assert found[1] == "dist/debian12/" and named[0].startswith("  demo-v1.0-R620.tar.gz")
+        assert (CELLS[0] in named[0], "93.4" in named[0], "0123456789ab" in named[0]) == {
+            30: (False, False, False),
+            40: (False, False, False),
+            60: (False, False, False),
+            80: (False, True, True),
+            100: (False, True, True),
+            120: (False, True, True),
+        }[columns]
 
 
 def test_verdicts_on_a_narrow_terminal_are_paragraphs_of_cells_with_the_same() -> None:
@@ -236,3 +249,15 @@ def test_verdicts_on_a_narrow_terminal_are_paragraphs_of_cells_with_the_same() -
         "  emulated: 9 of 9 checks passed in 8.4 s",
         "  package: yes",
     ]
+
+
+def test_the_page_about_the_terminal_names_all_events_faces_and_exit_statuses() -> None:
+    page = (ROOT / "docs/terminal.md").read_text(encoding="utf-8")
+    schema = json.loads((ROOT / "events.schema.json").read_text(encoding="utf-8"))
+    rows = page.partition("## Events")[2].partition("```")[0]
+    assert set(re.findall(r"`(\w+)`", rows)) >= set(schema["discriminator"]["mapping"])
+    assert set(NAMES) == set(re.findall(r"^\| (\w+) \|", page.partition("## The lines")[0], re.MULTILINE)) - {"face"}
+    listed = dict(re.findall(r"^\| (\d+) \| (.*) \|$", page.partition("## Exit statuses")[2], re.MULTILINE))
+    assert set(listed) == set(map(str, STATUSES))
+    (line,) = [line for line in page.splitlines() if line.startswith('{"time"')]
+    jsonschema.Draft202012Validator(schema).validate(json.loads(line))

@@ -30,7 +30,7 @@ from pikaforge.plan.plan import Node, Plan, expand
 class Seen:
     """A face that keeps what it gets."""
 
-    progress = True
+    live = True
 
     def __init__(self) -> None:
         self.events: list[RunEvent] = []
@@ -39,8 +39,22 @@ class Seen:
     def take(self, event: RunEvent) -> None:
         self.events.append(event)
 
+    def tick(self) -> None:
+        pass
+
     def close(self) -> None:
         self.closed += 1
+
+
+class Gone(Seen):
+    """A face whose terminal is gone."""
+
+    def take(self, event: RunEvent) -> None:
+        raise OSError(5, "Input/output error")
+
+    def close(self) -> None:
+        super().close()
+        raise OSError(5, "Input/output error")
 
 
 SPEC = make_spec()
@@ -114,6 +128,16 @@ def test_an_error_that_ends_the_run_is_an_event() -> None:
     assert isinstance(event, RunFailed)
     assert event.error == failure_text(HostError("no engine", where="docker", hint="start it\nor another"))
     assert (event.error.exit_status, event.error.hints) == (3, ("start it", "or another"))
+
+
+@pytest.mark.parametrize("error", [SignalInterrupt(15), HostError("x"), OSError(32, "Broken pipe")])
+def test_a_terminal_that_is_gone_does_not_hide_why_a_run_ends(error: BaseException) -> None:
+    seen = Gone()
+    with pytest.raises(type(error)) as caught, _reporter(seen, again=lambda cell="": ()) as reporter:
+        reporter.stopping()
+        raise error
+    assert caught.value is error
+    assert seen.closed == 1
 
 
 def test_a_part_of_another_verb_says_nothing_of_an_interrupt() -> None:
