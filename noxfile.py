@@ -226,7 +226,7 @@ def tool(session: nox.Session) -> None:
 @nox_session()
 def tests(session: nox.Session) -> None:
     """Run all tests, and lint beside them; or some: nox -s tests -- tests/unit."""
-    programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish")
+    programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish", "docs")
     pytest = (str(programs / "python"), "-m", "pytest")
     if session.posargs:
         session.run(*pytest, *session.posargs, external=True)
@@ -266,7 +266,7 @@ GITHUB = (
 @nox_session()
 def lint(session: nox.Session) -> None:
     """Check style, types, imports, shell scripts, and GitHub's workflows and forms."""
-    programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish")
+    programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish", "docs")
     python = ["build/pikaforge", "tests", "benchmarks", "docs", "noxfile.py", "tasks.py"]
     session.run(str(programs / "ruff"), "check", *python, external=True)
     session.run(str(programs / "ruff"), "format", "--check", *python, external=True)

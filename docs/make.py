@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
         translations(out)
         return
     site = out / "site"
-    sphinx("html", site, out)
+    sphinx("html", site, out, *(("-A", "alone=1") if chosen.english else ()))
     for language in () if chosen.english else languages():
         sphinx("html", site / language, out, "-D", f"language={language}")
     if chosen.links:
