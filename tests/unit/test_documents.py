@@ -257,6 +257,25 @@ def _words(command: str) -> list[str]:
     return SCRIPTS.sub("", command.partition(" #")[0]).replace("PORT", "9221").split()
 
 
+def test_a_test_runs_each_command() -> None:
+    """Or the same with arguments of its own; or it is said why none can."""
+    ours = {
+        (block.page, block.section)
+        for p in documented.pages()
+        for block in documented.blocks(p)
+        if block.language == "sh"
+    }
+    assert len(ours) > 50
+    ran = documented.sections_that_tests_run(ROOT / "tests/integration")
+    said = documented.RUN_BY.keys() | documented.NOT_RUN.keys()
+    assert sorted(ours - ran - said) == []
+    assert sorted(said - ours) == [], "these are no commands any more"
+    assert sorted(said & ran) == [], "these are run"
+    for name in documented.RUN_BY.values():
+        path, _, test = name.partition("::")
+        assert f"def {test}(" in this_checkout().text(path), name
+
+
 def test_a_test_runs_each_command_for_operators() -> None:
     ours = [block for page in documented.PAGES for block in documented.blocks(page) if block.language == "sh"]
     assert len(ours) > 20
