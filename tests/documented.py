@@ -18,9 +18,20 @@ ROOM = re.compile(r"(README|CONTRIBUTING|SECURITY|docs/[a-z-]+)\.md")
 """Pages whose commands tests run."""
 PAGES = ("docs/operating.md", "docs/memory.md", "docs/load-test.md")
 """Pages for operators: also the commands in their text are among those that tests run."""
+WHOLE = ""
+"""For all sections of a page."""
 RUN_BY: dict[tuple[str, str], str] = {
     ("CONTRIBUTING.md", "Set up"): "tests/integration/test_workflows.py::test_the_tests_job_runs_tests",
     ("README.md", "Two commands"): "tests/integration/test_bare_machine.py::test_it_builds_the_same_bytes",
+    ("docs/air-gap.md", WHOLE): "tests/integration/test_air_gap.py::test_the_sample_with_its_images",
+    ("docs/doctor.md", WHOLE): "tests/integration/test_doctor.py::test_for_people",
+    ("docs/pipelines.md", WHOLE): "tests/integration/test_workflows.py::test_every_run_line_was_run_here",
+    ("docs/report.md", WHOLE): "tests/integration/test_pipelines.py"
+    "::test_gitlabs_child_pipeline_builds_reports_and_publishes",
+    ("docs/selecting.md", WHOLE): "tests/unit/cli/test_matrix_output.py::test_the_default_is_one_line_a_model",
+    ("docs/terminal.md", WHOLE): "tests/integration/test_terminal_builds.py"
+    "::test_the_events_of_a_build_that_fails_and_the_lines_that_reproduce_it",
+    ("docs/github.md", WHOLE): "tests/integration/test_workflows.py::test_every_run_line_was_run_here",
     ("docs/first-build.md", "From a tarball"): "tests/integration/test_operate_docs.py"
     "::test_the_sections_about_one_instance",
     ("docs/first-build.md", "An instance"): "tests/integration/test_operate_deploy.py::test_the_commands_of_the_page",
