@@ -265,7 +265,7 @@ def tool(session: nox.Session) -> None:
 @nox_session()
 def tests(session: nox.Session) -> None:
     """Run all tests, and lint beside them; or some: nox -s tests -- tests/unit."""
-    programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish")
+    programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish", "docs")
     pytest = (str(programs / "python"), "-m", "pytest")
     if session.posargs:
         session.run(*pytest, *session.posargs, external=True)
@@ -312,7 +312,7 @@ ACTIONS = (".github", "action.yml", "examples/github")
 @nox_session()
 def lint(session: nox.Session) -> None:
     """Check style, types, imports, shell scripts, and the files for GitHub, GitLab and Renovate."""
-    programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish")
+    programs = prepare(session, "check", "upkeep", "tests", "lint", "bench", "publish", "docs")
     python = ["build/pikaforge", "tests", "benchmarks", "docs", "noxfile.py", "tasks.py"]
     session.run(str(programs / "ruff"), "check", *python, external=True)
     session.run(str(programs / "ruff"), "format", "--check", *python, external=True)

@@ -51,6 +51,13 @@ def translations(out: Path) -> None:
     run([sys.executable, "-m", "sphinx_intl", "update", "-p", str(chosen), "-d", str(LOCALE), *names])
 
 
+def pictures() -> None:
+    """Draw the pictures of the pages again: each script in docs/pictures writes its own into its first argument."""
+    folder = DOCS / "pictures"
+    for script in sorted(folder.glob("*.py")):
+        run([sys.executable, str(script), str(folder)])
+
+
 def main(argv: Sequence[str]) -> None:
     """Build what the arguments say."""
     page = argparse.ArgumentParser(prog="nox -s docs --", description="Build the site of docs/, in all its languages.")
@@ -60,13 +67,18 @@ def main(argv: Sequence[str]) -> None:
     page.add_argument(
         "--translations", action="store_true", help="only bring docs/locale up to date with the pages, for translators"
     )
+    page.add_argument(
+        "--pictures", action="store_true", help="first draw the pictures again; PNGs need a Chromium on this machine"
+    )
     chosen = page.parse_args(argv)
     out: Path = chosen.out.resolve()
     if chosen.translations:
         translations(out)
         return
+    if chosen.pictures:
+        pictures()
     site = out / "site"
-    sphinx("html", site, out)
+    sphinx("html", site, out, *(("-A", "alone=1") if chosen.english else ()))
     for language in () if chosen.english else languages():
         sphinx("html", site / language, out, "-D", f"language={language}")
     if chosen.links:

@@ -1,4 +1,4 @@
-"""Commands of the documents for operators: tests run them by section, and none may be left out.
+"""Commands of the documents: tests run them by section, and none may be left out.
 
     for line in documented.commands("docs/operating.md", "Back up", "Restore"): ...
 
@@ -14,7 +14,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+ROOM = re.compile(r"(README|CONTRIBUTING|SECURITY|docs/[a-z-]+)\.md")
+"""Pages whose commands tests run."""
 PAGES = ("docs/operating.md", "docs/memory.md", "docs/load-test.md")
+"""Pages for operators: also the commands in their text are among those that tests run."""
+WHOLE = ""
+"""For all sections of a page."""
+RUN_BY: dict[tuple[str, str], str] = {
+    ("CONTRIBUTING.md", "Set up"): "tests/integration/test_workflows.py::test_the_tests_job_runs_tests",
+    ("README.md", "Two commands"): "tests/integration/test_bare_machine.py::test_it_builds_the_same_bytes",
+    ("docs/air-gap.md", WHOLE): "tests/integration/test_air_gap.py::test_the_sample_with_its_images",
+    ("docs/doctor.md", WHOLE): "tests/integration/test_doctor.py::test_for_people",
+    ("docs/pipelines.md", WHOLE): "tests/integration/test_workflows.py::test_every_run_line_was_run_here",
+    ("docs/report.md", WHOLE): "tests/integration/test_pipelines.py"
+    "::test_gitlabs_child_pipeline_builds_reports_and_publishes",
+    ("docs/selecting.md", WHOLE): "tests/unit/cli/test_matrix_output.py::test_the_default_is_one_line_a_model",
+    ("docs/terminal.md", WHOLE): "tests/integration/test_terminal_builds.py"
+    "::test_the_events_of_a_build_that_fails_and_the_lines_that_reproduce_it",
+    ("docs/github.md", WHOLE): "tests/integration/test_workflows.py::test_every_run_line_was_run_here",
+    ("docs/first-build.md", "From a tarball"): "tests/integration/test_operate_docs.py"
+    "::test_the_sections_about_one_instance",
+    ("docs/first-build.md", "An instance"): "tests/integration/test_operate_deploy.py::test_the_commands_of_the_page",
+    ("docs/first-build.md", "From a DEB"): "tests/integration/test_deb_acceptance.py"
+    "::test_install_upgrade_roll_back_refusal_removal_and_purge",
+    ("docs/first-build.md", "From an RPM"): "tests/integration/test_rpm.py::test_install_upgrade_and_removal",
+    ("docs/first-build.md", "From a wheel"): "tests/integration/test_wheel.py"
+    "::test_puts_the_tree_there_and_sets_an_instance_up",
+}
+"""Page and section, and a test that runs the same with packages, hosts or arguments of its own."""
+NOT_RUN: dict[tuple[str, str], str] = {
+    (
+        "docs/add-an-allocator.md",
+        "Build it",
+    ): "its tarball is at GitHub; test_allocator_build.py builds Debian's copy",
+    ("docs/add-an-image.md", "Try it"): "Ubuntu 24.04 comes from a registry; test_standins.py builds for stand-ins",
+    ("docs/benchmarks.md", "Short runs"): "each takes minutes of a machine that must do nothing else",
+}
+"""Page and section, and why no test can run it as it is written."""
 SHELL = "sh"
 """The language of blocks that tests run."""
 RUNNER = "commands"
@@ -66,6 +102,13 @@ def in_language(page: str, section: str, language: str) -> str:
     """Return the only block of a section in a language."""
     (text,) = (each.text for each in blocks(page) if (each.section, each.language) == (section, language))
     return text
+
+
+def pages() -> list[str]:
+    """Return the pages whose commands tests run."""
+    found = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    names = sorted(path.relative_to(ROOT).as_posix() for path in found)
+    return [name for name in names if ROOM.fullmatch(name)]
 
 
 def sections_that_tests_run(folder: Path) -> set[tuple[str, str]]:

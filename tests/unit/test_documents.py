@@ -257,6 +257,23 @@ def _words(command: str) -> list[str]:
     return SCRIPTS.sub("", command.partition(" #")[0]).replace("PORT", "9221").split()
 
 
+def test_a_test_runs_each_command() -> None:
+    """Or the same with arguments of its own; or it is said why none can."""
+    blocks = [block for page in documented.pages() for block in documented.blocks(page)]
+    ours = {(block.page, block.section) for block in blocks if block.language == documented.SHELL}
+    assert len(ours) > 50
+    ran = documented.sections_that_tests_run(ROOT / "tests/integration")
+    there = set(this_checkout().documents)
+    said = {key for key in documented.RUN_BY.keys() | documented.NOT_RUN.keys() if key[0] in there}
+    whole = {page for page, section in said if section == documented.WHOLE}
+    assert sorted(key for key in ours - ran - said if key[0] not in whole) == []
+    assert sorted(key for key in said - ours if key[0] not in whole) == [], "these are no commands any more"
+    assert sorted(said & ran) == [], "these are run"
+    for (page, _), name in documented.RUN_BY.items():
+        path, _, test = name.partition("::")
+        assert page not in there or f"def {test}(" in this_checkout().text(path), name
+
+
 def test_a_test_runs_each_command_for_operators() -> None:
     ours = [block for page in documented.PAGES for block in documented.blocks(page) if block.language == "sh"]
     assert len(ours) > 20

@@ -1,0 +1,184 @@
+"""The commands of README.md and of the guides in docs/, in their order, in a project that begins with a finished build.
+
+A session of nox or a task of invoke is the verb that it runs; `bash setup.sh` is the build after it. All else is run as
+it is written. The fragments of YAML in a guide are put into the project's configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import documented
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from conftest import Done, Project
+
+    from .conftest import Shop
+
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("guides"), pytest.mark.long(150)]
+
+SETTING = re.compile(r"[A-Z_]+=\S*")
+NOX = re.compile(r"(?:\.venv/bin/)?nox -s ([a-z]+) --(?: (.*))?")
+TASK = re.compile(r"(?:\.venv/bin/)?invoke ([a-z]+)\.?([a-z]*)(?: (.*))?")
+SETUP = re.compile(r"bash setup\.sh (R.*)")
+BUILDING = ("build", "plan", "bench")
+"""Verbs whose image is that of the machine, unless `--os` or the SELECTOR names one."""
+
+
+@dataclass(kw_only=True)
+class Guide:
+    """A project in which commands are run."""
+
+    project: Project
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.project.folder
+
+    def run(self, lines: Iterable[str], *, statuses: Mapping[str, int] | None = None) -> list[str]:
+        """Run commands, and return what each has printed; `statuses` has those that must end with another than 0."""
+        return [self.line(re.sub(r"\s+# .*", "", line), (statuses or {}).get(line, 0)) for line in lines]
+
+    def line(self, line: str, wanted: int = 0) -> str:
+        """Run a command."""
+        env = dict(self.env)
+        while found := SETTING.match(line):
+            name, _, value = found[0].partition("=")
+            env[name], line = value, line[found.end() :].lstrip()
+        words = self.words(line)
+        if words is None:
+            done = subprocess.run(
+                ["sh", "-ec", line],
+                cwd=self.folder, env={**os.environ, **env}, capture_output=True, text=True, check=False, timeout=300,
+            )  # fmt: skip
+            status, text = done.returncode, done.stdout + done.stderr
+        else:
+            ran: Done = self.project.tool(*words, *self.project.places, env=env, cwd=self.folder)
+            status, text = ran.returncode, ran.text
+        assert status == wanted, f"$ {line}\n{text}"
+        return text
+
+    def words(self, line: str) -> list[str] | None:
+        """Return the verb and its arguments; None if it is no command of the tool."""
+        if found := SETUP.fullmatch(line):
+            words = ["build", *shlex.split(found[1])]
+        elif found := NOX.fullmatch(line):
+            words = [found[1], *shlex.split(found[2] or "")]
+        elif found := TASK.fullmatch(line):
+            words = [found[1], *([found[2]] if found[2] else []), *shlex.split(found[3] or "")]
+        else:
+            return None
+        if words[0] in BUILDING and "--os" not in words and not any("-debian12-" in word for word in words):
+            words += ["--os", "debian12"]
+        return words
+
+    def fragment(self, page: str, section: str) -> None:
+        """Put a fragment of matrix.yaml into the project's."""
+        more: dict[str, dict[str, Any]] = yaml.safe_load(documented.in_language(page, section, "yaml"))
+
+        def edit(matrix: dict[str, Any]) -> None:
+            for key, entries in more.items():
+                assert not entries.keys() & matrix[key].keys(), "the guide adds nothing"
+                matrix[key].update(entries)
+
+        self.project.change(edit)
+
+
+@pytest.fixture(scope="module")
+def guide(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Guide:
+    """A project with the results of the finished build, in the folders that the pages name."""
+    top = tmp_path_factory.mktemp("guides")
+    project = shop.ready(top)
+    shop.take(project, "source", "compile", "audit", "smoke")
+    (top / "out").rename(project.folder / "out")
+    project.out, project.dist = project.folder / "out", project.folder / "dist"
+    (top / "gnupg").mkdir(mode=0o700)
+    return Guide(project=project, env={"GNUPGHOME": str(top / "gnupg")})
+
+
+def test_the_first_five_minutes(guide: Guide) -> None:
+    first, _, second, plan = guide.run(documented.commands("README.md", "The first five minutes"))
+    assert "compile  debian12-sandybridge-none is up to date" in first + second
+    assert "R720-debian12-none" in second
+    assert "R610-debian12-none" not in second
+    assert "R640-debian12-none" in plan
+
+
+def test_the_first_build(guide: Guide) -> None:
+    guide.run(documented.commands("docs/first-build.md", "Build"))
+    _, sums, verified, audited = guide.run(documented.commands("docs/first-build.md", "Look at the result"))
+    assert "pika-v3.4.0-R620.tar.gz" in sums
+    assert "verified: all" in verified
+    assert "passed" in audited
+    guide.run(documented.commands("docs/first-build.md", "Add a model"))
+    dry, done = guide.run(documented.commands("docs/first-build.md", "Publish it"))
+    assert "this was a dry run" in dry
+    assert (guide.folder / "repo-staging/index.html").is_file()
+    assert "files were written" in done
+
+
+def test_publish_again_promote_and_go_back(guide: Guide) -> None:
+    lines = documented.commands("docs/publishing.md", "Commands")
+    dry, again, promoted, _ = guide.run(lines, statuses={lines[3]: 5})  # stable has nothing to go back to yet
+    assert "everything is there already" in dry + again
+    assert "this was a dry run" in promoted
+    assert not (guide.folder / "repo-stable").exists()
+
+
+def test_sign_and_verify(guide: Guide) -> None:
+    guide.run(documented.commands("docs/signing.md", "Make a key"))
+    guide.run(documented.commands("docs/signing.md", "Sign"))
+    assert (guide.folder / "dist/debian12/SHA256SUMS.asc").is_file()
+    by_key, _ = guide.run(documented.commands("docs/verifying.md", "Packages of this tool"))
+    assert "verified: all" in by_key
+    guide.run(documented.commands("docs/verifying.md", "Files of others"))
+
+
+def test_without_network(guide: Guide) -> None:
+    _, plan = guide.run(documented.commands("docs/offline.md", "Prepare where there is a network"))
+    assert "R620-debian12-none" in plan
+    (text,) = guide.run(documented.commands("docs/offline.md", "Build where there is none"))
+    assert "everything is up to date" in text
+
+
+def test_a_patch_is_added(guide: Guide) -> None:
+    entries = yaml.safe_load(documented.in_language("docs/add-a-patch.md", "List it", "yaml"))
+    assert [next(iter(entry)) for entry in entries] == ["pull", "file", "quilt"]
+    listed, checked = guide.run(documented.commands("docs/add-a-patch.md", "Ask whether it applies"))
+    assert "988" in listed
+    assert "988" in checked
+    guide.run(documented.commands("docs/add-a-patch.md", "Build it"))
+
+
+def test_a_model_is_added(guide: Guide) -> None:
+    guide.fragment("docs/add-a-model.md", "Name it")
+    table, plan = guide.run(documented.commands("docs/add-a-model.md", "See what it means"))
+    assert re.search(r"^R320-debian12-none +R320 +debian12 +none +sandybridge ", table, re.MULTILINE)
+    assert "R320-el7-none" in plan
+    (built,) = guide.run(documented.commands("docs/add-a-model.md", "Build it"))
+    assert "compile  debian12-sandybridge-none is up to date" in built
+    assert guide.project.package("R320").is_file()
+
+
+def test_an_image_is_added(guide: Guide) -> None:
+    """Its build is not run: see `documented.NOT_RUN`."""
+    guide.fragment("docs/add-an-image.md", "Describe it")
+    (block,) = [each for each in documented.blocks("docs/add-an-image.md") if each.language == documented.SHELL]
+    text = guide.line(block.text.splitlines()[0])
+    assert "R620-ubuntu2404-none" in text
+
+
+def test_an_allocator_is_added(guide: Guide) -> None:
+    guide.fragment("docs/add-an-allocator.md", "Name it")
+    (plan,) = guide.run(documented.commands("docs/add-an-allocator.md", "See what it means"))
+    assert "R620-debian12-newer-frame-pointers" in plan
