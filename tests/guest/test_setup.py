@@ -854,7 +854,9 @@ def test_tests_get_their_tools(machine: Machine) -> None:
     done = machine.run("tests", "-k", "one or two")
     assert done.returncode == 0, done.stderr
     tools = ["shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-dev", "zlib1g-dev", "busybox"]
-    assert machine.installed() == [[*tools, *JUDGES, "chromium", "zsh", "man-db", "mandoc", "nodejs", *PODMAN, *ROOTLESS]]
+    assert machine.installed() == [
+        [*tools, *JUDGES, "chromium", "zsh", "man-db", "mandoc", "nodejs", *PODMAN, *ROOTLESS]
+    ]
     assert machine.calls("nox")[-1] == ["nox", "-s", "tests", "--", "-k", "one or two"]
 
 

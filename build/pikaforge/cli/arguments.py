@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 from pikaforge import __version__
 from pikaforge.cli import bundle_arguments
+from pikaforge.cli import option_groups as groups
 from pikaforge.cli.argument_types import amount as _amount
 from pikaforge.cli.argument_types import count as _count
-from pikaforge.cli.argument_types import format_list as _format_list
 from pikaforge.cli.argument_types import share as _share
 from pikaforge.cli.verbs import ABOUT, VERBS, listing, statuses
-from pikaforge.config.registry import FORMATS
 from pikaforge.host.text import printable
-from pikaforge.plan import allocators
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -45,138 +43,38 @@ class Help(argparse.HelpFormatter):
 # ---- options that several verbs have
 
 
-def _cells(
-    verb: argparse.ArgumentParser,
-    *,
-    os: str = "that of this machine, else defaults.image",
-    allocator: str = "the image's",
-) -> argparse._ArgumentGroup:
-    """Add what selects cells; `os` and `allocator` say what is taken without these options. Return the group."""
-    group = verb.add_argument_group("cells")
-    group.add_argument(
-        "selectors",
-        nargs="*",
-        metavar="SELECTOR",
-        help="a model (R620), a cell id (R620-el7-none), a glob over ids in quotes ('R6*-el7-*'), or `all`",
-    )
-    group.add_argument("--os", default="", metavar="IMAGE", help=f"an OS image, or `all`; default: {os}")
-    group.add_argument("--allocator", default="", metavar="NAME", help=f"an allocator, or `all`; default: {allocator}")
-    return group
-
-
-def _inputs(verb: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add where the source comes from; return the group of such options."""
-    group = verb.add_argument_group("inputs")
-    group.add_argument(
-        "--source",
-        default="",
-        metavar="SPEC",
-        help="a git URL, a local clone or `sample`, each with #REF behind it if you like; or a source tarball; "
-        "default: product.source in matrix.yaml",
-    )
-    group.add_argument("--locked", action="store_true", help="refuse any input that sources.lock does not pin")
-    return group
-
-
-def _tarballs(group: argparse._ArgumentGroup) -> None:
-    for name in allocators.built():
-        text = f"a local file in place of the pinned tarball of {name}"
-        group.add_argument(f"--{name}", default="", metavar="FILE", help=text)
-
-
-def _formats(group: argparse._ArgumentGroup) -> None:
-    names = ",".join(FORMATS.names)
-    group.add_argument(
-        "--formats", type=_format_list, default=(), metavar="LIST", help=f"of {names}; default: the image's formats"
-    )
-
-
-def _targets(verb: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    group = verb.add_argument_group("targets")
-    group.add_argument(
-        "--strict-targets",
-        action="store_true",
-        help="refuse a target that the image's compiler does not know; without it, the nearest one may be built",
-    )
-    return group
-
-
-def _require_run(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--require-run",
-        action="store_true",
-        help="refuse a target that runs here neither natively nor emulated; without it, a lower one is tried instead",
-    )
-
-
-def _engine(verb: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    group = verb.add_argument_group("engine")
-    group.add_argument(
-        "--engine", choices=("docker", "host"), default="docker", help="containers, or this machine itself (host)"
-    )
-    return group
-
-
-def _json(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--json", action="store_true", help="print JSON, for scripts")
-
-
-def _faces(verb: argparse.ArgumentParser) -> None:
-    group = verb.add_argument_group("output").add_mutually_exclusive_group()
-    group.add_argument("--quiet", action="store_true", help="print only warnings and what failed, on standard error")
-    group.add_argument("--json", action="store_true", help="print one event a line as JSON (events.schema.json)")
-
-
-def _common(verb: argparse.ArgumentParser) -> None:
-    group = verb.add_argument_group("files and errors")
-    group.add_argument("--matrix", metavar="FILE", help="another matrix.yaml; paths in it are relative to it")
-    group.add_argument("--out", metavar="DIR", help="folder of results, downloads and logs, instead of out/")
-    group.add_argument("--dist", metavar="DIR", help="folder of packages, instead of dist/")
-    group.add_argument("--debug", action="store_true", help="show a traceback with an error")
-
-
-def _chunk(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--chunk",
-        default="",
-        metavar="K/N",
-        help="only what the K-th of at most N jobs builds; jobs share no compilation, and --os defaults to "
-        "defaults.image on every machine",
-    )
-
-
 # ---- verbs
 
 
 def _build(verb: argparse.ArgumentParser) -> None:
-    _chunk(_cells(verb))
-    inputs = _inputs(verb)
-    _tarballs(inputs)
-    _require_run(_targets(verb))
-    engine = _engine(verb)
+    groups.chunk(groups.cells(verb))
+    inputs = groups.inputs(verb)
+    groups.tarballs(inputs)
+    groups.require_run(groups.targets(verb))
+    engine = groups.engine(verb)
     engine.add_argument(
         "--jobs", type=_count, metavar="N", help="compiler processes at once; default: one for each CPU"
     )
     engine.add_argument("--no-compiler-cache", action="store_true", help="compile everything again, without ccache")
-    _formats(verb.add_argument_group("packages"))
-    _faces(verb)
+    groups.formats(verb.add_argument_group("packages"))
+    groups.faces(verb)
 
 
 def _plan(verb: argparse.ArgumentParser) -> None:
-    _json(verb)
-    _chunk(_cells(verb))
-    _inputs(verb)
-    _require_run(_targets(verb))
-    _engine(verb)
-    _formats(verb.add_argument_group("packages"))
+    groups.json(verb)
+    groups.chunk(groups.cells(verb))
+    groups.inputs(verb)
+    groups.require_run(groups.targets(verb))
+    groups.engine(verb)
+    groups.formats(verb.add_argument_group("packages"))
 
 
 def _bundle(verb: argparse.ArgumentParser) -> None:
     bundle_arguments.add(verb)
-    _cells(verb)
-    _tarballs(_inputs(verb))
-    _require_run(_targets(verb))
-    _engine(verb)
+    groups.cells(verb)
+    groups.tarballs(groups.inputs(verb))
+    groups.require_run(groups.targets(verb))
+    groups.engine(verb)
 
 
 def _matrix(verb: argparse.ArgumentParser) -> None:
@@ -192,12 +90,12 @@ def _matrix(verb: argparse.ArgumentParser) -> None:
     shown = verb.add_mutually_exclusive_group()
     shown.add_argument("--all", action="store_true", help="a line for each cell, not only for each model")
     shown.add_argument("--why", default="", metavar="CELL", help="explain a cell: target, flags, fallback, exclusion")
-    _cells(
+    groups.cells(
         verb,
         os="all for people, else that of this machine, else defaults.image",
         allocator="all for people, else the image's",
     )
-    _targets(verb)
+    groups.targets(verb)
 
 
 def _sweep(verb: argparse.ArgumentParser) -> None:
@@ -219,7 +117,7 @@ def _audit(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--os", default="", metavar="IMAGE", help="the image that files are of, for waivers of images")
     verb.add_argument("--allocator", default="", metavar="NAME", help="the allocator that files are of, likewise")
     verb.add_argument("--draft-waivers", action="store_true", help="print waivers for what is refused, to be examined")
-    _json(verb)
+    groups.json(verb)
 
 
 def _check(verb: argparse.ArgumentParser) -> None:
@@ -237,7 +135,7 @@ def _verify(verb: argparse.ArgumentParser) -> None:
         "--key", action="append", default=[], metavar="FILE", help="a file with public keys; may be repeated"
     )
     verb.add_argument("--unsigned", action="store_true", help="accept what is not signed")
-    _json(verb)
+    groups.json(verb)
 
 
 def _bench(verb: argparse.ArgumentParser) -> None:
@@ -274,9 +172,9 @@ def _bench(verb: argparse.ArgumentParser) -> None:
     turns.add_argument("--rounds", type=_count, metavar="N", help="runs of each server (default: 3)")
     turns.add_argument("--keyspace", type=int, metavar="N", help="number of different keys; default: each key is new")
     turns.add_argument("--allocators", action="store_true", help="compare all allocators of the model and image")
-    _cells(verb)
-    _tarballs(_inputs(verb))
-    _engine(verb)
+    groups.cells(verb)
+    groups.tarballs(groups.inputs(verb))
+    groups.engine(verb)
 
 
 def _publish(verb: argparse.ArgumentParser) -> None:
@@ -297,19 +195,19 @@ def _publish(verb: argparse.ArgumentParser) -> None:
     way.add_argument(
         "--promote", default="", metavar="FROM→TO", help="copy from one destination to another (also FROM:TO)"
     )
-    _json(verb)
-    _cells(verb, os="all", allocator="all")
+    groups.json(verb)
+    groups.cells(verb, os="all", allocator="all")
     verb.set_defaults(engine="docker", source="", locked=False)
 
 
 def _doctor(verb: argparse.ArgumentParser) -> None:
-    _json(verb)
+    groups.json(verb)
     group = verb.add_argument_group("what is to be built")
     group.add_argument(
         "--os", default="", metavar="IMAGE", help="an OS image, or `all`; default: that of this machine, else another"
     )
     group.add_argument("--source", default="", metavar="SPEC", help="as for `build`; `sample` needs no server")
-    _engine(verb)
+    groups.engine(verb)
 
 
 def _report(verb: argparse.ArgumentParser) -> None:
@@ -327,27 +225,27 @@ def _report(verb: argparse.ArgumentParser) -> None:
 
 
 def _lock(verb: argparse.ArgumentParser) -> None:
-    inputs = _inputs(verb)
+    inputs = groups.inputs(verb)
     inputs.add_argument(
         "--image", action="append", default=[], metavar="IMAGE", help="also pin the base of this image; may be repeated"
     )
-    _engine(verb)
+    groups.engine(verb)
 
 
 def _patches(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("action", choices=("list", "check"), help="list the entries, or check each one")
-    _inputs(verb)
-    _engine(verb)
+    groups.inputs(verb)
+    groups.engine(verb)
 
 
 def _images(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("action", choices=("list", "remove"), help="list the images, or remove them")
-    _engine(verb)
+    groups.engine(verb)
 
 
 def _cache(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("action", choices=("list", "clean"), help="list the folders, or remove their contents")
-    _engine(verb)
+    groups.engine(verb)
 
 
 def _completion(verb: argparse.ArgumentParser) -> None:
@@ -431,5 +329,5 @@ def parser() -> argparse.ArgumentParser:
         )
         if name in OPTIONS:
             OPTIONS[name](page)
-        _common(page)
+        groups.common(page)
     return top

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pikaforge.audit.allowed_features import of_baseline
-from pikaforge.audit.isa.areas import AreaGiven, judge_areas
+from pikaforge.audit.isa.area_facts import AreaGiven
+from pikaforge.audit.isa.areas import judge_areas
 from pikaforge.audit.isa.ranges import GAP
 from pikaforge.audit.isa.worker_pool import Chunk
 

@@ -20,19 +20,19 @@ from __future__ import annotations
 import zlib
 from array import array
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import ceil, log2
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pikaforge.audit.elf.executable import PADDING
 from pikaforge.audit.elf.layout import mapped
+from pikaforge.audit.isa.area_facts import AreaGiven, Judged
 from pikaforge.audit.isa.candidates import windows
 from pikaforge.audit.isa.likelihood import FAR, HUGE, INSIDE, OUTSIDE, RARE, REFERRED, weights
 from pikaforge.audit.isa.opcodes import LONGEST, Tables, flows, tables
-from pikaforge.audit.isa.piece_scan import FeatureHit, hits_of
+from pikaforge.audit.isa.piece_scan import hits_of
 from pikaforge.audit.isa.ranges import GAP
 from pikaforge.audit.isa.worker_pool import Chunk
 
@@ -62,47 +62,6 @@ SHORT_BRANCH = 3
 """Bytes of the longest branch to a near target, with a prefix."""
 ZEROS = -6
 """The weight of two zeros, which are an instruction."""
-
-
-class AreaGiven(NamedTuple):
-    """What the judgement of areas needs beside them."""
-
-    allowed: frozenset[str]
-    certain: array[int]
-    """Addresses at which certain code begins, ascending."""
-    referred: array[int]
-    """Addresses that code or pointers name, ascending."""
-    needed: int
-    """The sum of weights from which on a run is code."""
-    referred_needed: int
-    """The same for a run from an address that is referred to."""
-    running: tuple[tuple[int, int], ...]
-    """Ranges of addresses that may be executed."""
-    loaded: tuple[tuple[int, int], ...]
-    """Ranges of addresses that the file has."""
-
-
-@dataclass(slots=True)
-class Judged:
-    """The result for one area."""
-
-    number: int
-    """Its number among the areas of the file."""
-    hits: tuple[FeatureHit, ...] = ()
-    codes: set[int] = field(default_factory=set)
-    """Opcodes that are allowed."""
-    decoded: int = 0
-    """Bytes of code."""
-    data: Counter[str] = field(default_factory=Counter)
-    """Bytes of data by evidence; empty for what claims to be data: the claim is the evidence."""
-    unclassified: int = 0
-    """Bytes of neither."""
-    outward: array[int] = field(default_factory=lambda: array("Q"))
-    """Addresses outside of the area to which its code leads."""
-    taken: array[int] = field(default_factory=lambda: array("Q"))
-    """Addresses that its code takes or touches."""
-    begun: bytes = b""
-    """A byte for each byte of the area, 1 where an instruction begins that is taken for code; compressed."""
 
 
 def judge_areas(chunk: Chunk, given: AreaGiven) -> list[Judged]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pikaforge.audit.elf.layout import mapped
-from pikaforge.audit.isa.opcodes import LONGEST, features_by_code, tables
+from pikaforge.audit.isa.opcodes import LONGEST, blank, features_by_code, tables
 from pikaforge.cpu.features import table
 
 if TYPE_CHECKING:
@@ -95,9 +95,7 @@ def windows_in(chunk: Chunk, allowed: frozenset[str]) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=8)
 def _wanted(allowed: frozenset[str], beyond: bool) -> _Wanted:  # a part of the key
-    from iced_x86 import OpCodeInfo  # noqa: PLC0415
-
-    infos = {code: OpCodeInfo(code) for code in range(1, len(features_by_code()))}  # type: ignore[arg-type]  # an IntEnum
+    infos = {code: blank(code).op_code() for code in range(1, len(features_by_code()))}
     codes = set(tables(allowed).bad - {0})
     if beyond:
         free = frozenset(f.id for f in table().values() if f.free)

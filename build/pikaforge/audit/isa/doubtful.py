@@ -17,7 +17,8 @@ from pikaforge.audit.elf.layout import ET_REL, PT_LOAD, Buffer, Layout, mapped, 
 from pikaforge.audit.elf.pointers import relative_relocations
 from pikaforge.audit.elf.relocated import HEADER
 from pikaforge.audit.isa import leads, taken
-from pikaforge.audit.isa.areas import AreaGiven, Judged, is_padding, judge_areas
+from pikaforge.audit.isa.area_facts import AreaGiven, Judged
+from pikaforge.audit.isa.areas import is_padding, judge_areas
 from pikaforge.audit.isa.candidates import harmless, windows_in
 from pikaforge.audit.isa.likelihood import REFERRED, SURE
 from pikaforge.audit.isa.piece_scan import FeatureHit
