@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from pikaforge.cli import completion as scripts
+from pikaforge.cli import output
 from pikaforge.cli.context import Context
 from pikaforge.errors import EXIT_DONE
 from pikaforge.host.store import write_atomically
@@ -21,5 +20,5 @@ def completion(context: Context) -> int:
         write_atomically(names, "".join(f"{line}\n" for line in scripts.lines(context.spec)))
         return EXIT_DONE
     matrix = context.matrix.absolute()
-    sys.stdout.write(scripts.script(context.arguments.shell, matrix=matrix, names=names))
+    output.show(scripts.script(context.arguments.shell, matrix=matrix, names=names))
     return EXIT_DONE
