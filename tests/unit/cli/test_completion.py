@@ -10,6 +10,7 @@ from unit.helpers import make_spec
 from pikaforge.cli import completion
 from pikaforge.cli.arguments import parser
 from pikaforge.config.scalars import NAME_PATTERN
+from pikaforge.host.text import printable
 
 
 def test_it_is_known_what_completes_each_argument() -> None:
@@ -51,4 +52,5 @@ def test_paths_are_quoted() -> None:
     hostile = Path("/a 'b' $(touch x)`y`")
     for shell in completion.SHELLS:
         text = completion.script(shell, matrix=hostile, names=hostile)
+        assert printable(text) == text, "it is printed as it is"
         assert "\n_pikaforge_matrix_path='/a '\"'\"'b'\"'\"' $(touch x)`y`'\n" in text

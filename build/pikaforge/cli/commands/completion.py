@@ -20,5 +20,5 @@ def completion(context: Context) -> int:
         write_atomically(names, "".join(f"{line}\n" for line in scripts.lines(context.spec)))
         return EXIT_DONE
     matrix = context.matrix.absolute()
-    output.show(scripts.script(context.arguments.shell, matrix=matrix, names=names).rstrip("\n"))
+    output.show(scripts.script(context.arguments.shell, matrix=matrix, names=names))
     return EXIT_DONE
