@@ -296,8 +296,7 @@ SCRIPTS = (
 
 
 SCHEMAS = (
-    ("github-workflows", ".github/workflows/*.yml"),
-    ("github-workflows", "examples/github/*.yml"),
+    ("github-workflows", ".github/workflows/*.yml", "examples/github/*.yml"),
     ("github-actions", "action.yml"),
     ("dependabot", ".github/dependabot.yml"),
     ("github-issue-forms", ".github/ISSUE_TEMPLATE/*.yml"),
@@ -322,8 +321,8 @@ def lint(session: nox.Session) -> None:
         str(path.relative_to(HERE)) for pattern in SCRIPTS for path in HERE.glob(pattern) if path.is_file()
     )
     session.run("shellcheck", *scripts, external=True)
-    for schema, pattern in SCHEMAS:
-        files = sorted({str(path.relative_to(HERE)) for path in HERE.glob(pattern)})
+    for schema, *patterns in SCHEMAS:
+        files = sorted(str(path.relative_to(HERE)) for pattern in patterns for path in HERE.glob(pattern))
         builtin = ("--builtin-schema", f"vendor.{schema}")  # no network is needed
         session.run(str(programs / "check-jsonschema"), *builtin, *files, external=True)
     zizmor = ("--offline", "--quiet", "--no-progress", "--strict-collection", "--persona", "pedantic")

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.xdist_group("workflows")
 
 
 @pytest.fixture(scope="module")
-def tool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checked_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout of the tool, as a runner has it for an action."""
     return check_out(tmp_path_factory.mktemp("tool") / "tool")
 
@@ -84,11 +84,11 @@ class Action:
 
 @pytest.fixture(scope="module")
 def action(
-    tool: Path, shop: Shop, new_project: Callable[[Path], Project], tmp_path_factory: pytest.TempPathFactory
+    checked_out: Path, shop: Shop, new_project: Callable[[Path], Project], tmp_path_factory: pytest.TempPathFactory
 ) -> Action:
     """The action, and a cache of the finished build."""
     top = tmp_path_factory.mktemp("action")
-    return Action(customer(top, top / "temp/pikaforge-out", shop, new_project), tool, top / "temp")
+    return Action(customer(top, top / "temp/pikaforge-out", shop, new_project), checked_out, top / "temp")
 
 
 @pytest.fixture(scope="module")
