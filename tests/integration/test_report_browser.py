@@ -125,6 +125,21 @@ class TestOverview:
         opened.wait("document.querySelector('#status').textContent === 'No cell matches.'")
         opened.close()
 
+    def test_a_filter_leaves_out_the_columns_without_a_match(self, running: Browser, tmp_path: Path) -> None:
+        opened = running.page()
+        url = written(tmp_path, samples.big(3, 3, 2))
+        opened.open(url)
+        assert shown(opened, "#grid thead th") == ["model", "os1", "os2", "os3", *("none", "system") * 3]
+        opened.open(f"{url}#image=os2")
+        opened.wait("document.querySelector('#image').value === 'os2'")
+        assert shown(opened, "#grid thead th") == ["model", "os2", "none", "system"]
+        opened.open(f"{url}#image=os2&allocator=system")
+        opened.wait("document.querySelector('#allocator').value === 'system'")
+        assert shown(opened, "#grid thead th") == ["model", "os2", "system"]
+        assert opened.evaluate("document.querySelector('th[data-image=os2]').colSpan") == 1
+        assert len(shown(opened, SQUARES)) == 3
+        opened.close()
+
     def test_keys_move_in_the_grid_and_open_a_cell(self, page: Page) -> None:
         page.evaluate("document.querySelector('#grid a').focus()")
         page.key("ArrowDown", times=2)

@@ -17,6 +17,7 @@ from unit.helpers import make_spec
 
 from pikaforge.cli import main
 from pikaforge.errors import ConfigError
+from pikaforge.host import http
 from pikaforge.pages.page import ASSETS
 from pikaforge.pipeline import report, report_file
 from pikaforge.pipeline.report_page import changes, data, merge, page, states
@@ -318,6 +319,23 @@ class TestVerb:
             assert main.main(words) == 0
             (line,) = Reader(target.read_text()).json(data.CELL + CELL)["changes"]
             assert line["what"] == "compiler flags"
+
+    @pytest.mark.parametrize(
+        "url", ["https://a.example/root", "https://a.example/root/", "https://a.example/report.json"]
+    )
+    def test_since_a_published_root(self, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[str] = []
+
+        def get(address: str, *, limit: int) -> bytes:
+            asked.append(address)
+            return report_file.text(of(cell(flags=["-march=other"])))
+
+        monkeypatch.setattr(http, "get", get)
+        self.write(tmp_path / "dist", cell())
+        target = tmp_path / "page.html"
+        assert main.main(["report", str(tmp_path / "dist"), "--since", url, "--page", str(target)]) == 0
+        assert asked == [url if url.endswith(".json") else "https://a.example/root/report.json"]
+        assert Reader(target.read_text()).json(data.CELL + CELL)["changes"] != []
 
     @pytest.mark.parametrize(
         ("words", "said"),

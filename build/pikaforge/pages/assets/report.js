@@ -496,11 +496,25 @@
       for (const element of marked) element.classList.toggle("other", !ids.has(element.dataset.cell));
       if (grid !== null) {
         const models = new Set(found.map((cell) => cell.model));
+        narrow(new Set(found.map((cell) => cell.image + " " + cell.allocator)), whole);
         for (const row of grid.tBodies[0].rows) row.classList.toggle("other", !whole && !models.has(row.dataset.model));
       }
       status.textContent = told(found.length, data.cells.length);
       status.hidden = status.textContent === "";
       clear.disabled = writeHash(asked) === "";
+    }
+
+    /* Leave out the columns of the grid in which nothing was found. */
+    function narrow(wanted, whole) {
+      const heads = [...grid.tHead.querySelectorAll("[data-column]")];
+      const shown = heads.map((head) => whole || wanted.size === 0 || wanted.has(head.dataset.column));
+      heads.forEach((head, index) => { head.hidden = !shown[index]; });
+      for (const row of grid.tBodies[0].rows) shown.forEach((seen, index) => { row.cells[index + 1].hidden = !seen; });
+      for (const group of grid.tHead.querySelectorAll("[data-image]")) {
+        const left = heads.filter((head, index) => shown[index] && head.dataset.column.split(" ")[0] === group.dataset.image);
+        group.hidden = left.length === 0;
+        group.colSpan = Math.max(1, left.length);
+      }
     }
 
     /* Fields say what the state is, also a model that is not among the choices (any more). */
