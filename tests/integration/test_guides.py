@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import documented
 import pytest
 import yaml
+
+from pikaforge.errors import EXIT_CONFIG
 
 if TYPE_CHECKING:
     from conftest import Done, Project
@@ -94,16 +97,20 @@ class Guide:
         self.project.change(edit)
 
 
-@pytest.fixture(scope="module")
-def guide(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Guide:
+def new_guide(shop: Shop, top: Path) -> Guide:
     """A project with the results of the finished build, in the folders that the pages name."""
-    top = tmp_path_factory.mktemp("guides")
     project = shop.ready(top)
     shop.take(project, "source", "compile", "audit", "smoke")
     (top / "out").rename(project.folder / "out")
     project.out, project.dist = project.folder / "out", project.folder / "dist"
     (top / "gnupg").mkdir(mode=0o700)
     return Guide(project=project, env={"GNUPGHOME": str(top / "gnupg")})
+
+
+@pytest.fixture(scope="module")
+def guide(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Guide:
+    """One for all pages but that on signing."""
+    return new_guide(shop, tmp_path_factory.mktemp("guides"))
 
 
 def test_the_first_five_minutes(guide: Guide) -> None:
@@ -129,13 +136,16 @@ def test_the_first_build(guide: Guide) -> None:
 
 def test_publish_again_promote_and_go_back(guide: Guide) -> None:
     lines = documented.commands("docs/publishing.md", "Commands")
-    dry, again, promoted, _ = guide.run(lines, statuses={lines[3]: 5})  # stable has nothing to go back to yet
+    dry, again, promoted, back = guide.run(lines, statuses={lines[3]: EXIT_CONFIG})
     assert "everything is there already" in dry + again
     assert "this was a dry run" in promoted
     assert not (guide.folder / "repo-stable").exists()
+    assert "nothing of R620 is published to stable" in back
 
 
-def test_sign_and_verify(guide: Guide) -> None:
+@pytest.mark.skipif(shutil.which("gpg") is None, reason="needs gpg")
+def test_sign_and_verify(shop: Shop, tmp_path: Path) -> None:
+    guide = new_guide(shop, tmp_path)
     guide.run(documented.commands("docs/signing.md", "Make a key"))
     guide.run(documented.commands("docs/signing.md", "Sign"))
     assert (guide.folder / "dist/debian12/SHA256SUMS.asc").is_file()
