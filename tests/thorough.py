@@ -58,11 +58,13 @@ ROUNDS = (
         ("test_bench_test", "test_bench_load"),
     ),
     (("test_publish_clients",), ("test_publish_readers", "test_judges", "test_hostile_archives"), ("test_workflows",)),
+    (("test_air_gap",), ("test_pipelines", "test_guides"), ("test_terminal_builds",)),
     (("test_cleanup", "test_twins"), ("test_compile_errors", "test_registry", "test_images")),
 )
 """Modules of tests/integration that take turns: rounds of shares, which cost about the same.
 
-Each round is of one kind: builds of others and machines, operation, engines and load, publishing, failures. So each run
+Each round is of one kind: builds of others and machines, operation, engines and load, publishing, ways to
+build, failures. So each run
 has a share of each kind, besides all modules that are not named here, which go through each stage.
 """
 BUILDS = ("bytes", "image", "defect")
