@@ -122,6 +122,7 @@ def test_the_first_five_minutes(guide: Guide) -> None:
 
 
 def test_the_first_build(guide: Guide) -> None:
+    guide.run(documented.commands("docs/index.md", "pikaforge"))
     guide.run(documented.commands("docs/first-build.md", "Build"))
     _, sums, verified, audited = guide.run(documented.commands("docs/first-build.md", "Look at the result"))
     assert "pika-v3.4.0-R620.tar.gz" in sums
