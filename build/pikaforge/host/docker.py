@@ -95,7 +95,7 @@ class DockerEngine(EngineImages):
         """Return what a command prints."""
         given = {"network_mode": "none", **(options or {})}
         with self._container(label, image, argv, limits=limits, options=given) as container:
-            container.start()
+            self._start(container)
             container.wait()
             return printed(container, self._calls()).decode("utf-8", "replace")
 
@@ -255,7 +255,7 @@ class DockerEngine(EngineImages):
                 bare = self.facts().podman
                 unpack(container, CACHE, confinement.volume_root(CACHE, podman=bare, owner=NOBODY), bare=bare)
             exceeded = ""
-            container.start()
+            self._start(container)
             with self._killed_after(container, job.timeout) as timed_out:
                 with full_disk_errors(job.log.parent), job.log.open("ab") as log:
                     left = bounds.log
@@ -370,15 +370,17 @@ class DockerEngine(EngineImages):
                 with full_disk_errors(job.log.parent):
                     job.log.write_bytes(log)
 
-    @staticmethod
-    def _start(container: Container, job: ServerJob) -> None:
+    def _start(self, container: Container, job: ServerJob | None = None) -> None:
+        """Start a container. One that did not run yet when all were killed is killed now."""
         sdk = load_sdk()
         try:
             container.start()
         except sdk.errors.APIError as error:
-            if job.open_files is not None and "rlimit" in brief(error):
+            if job is not None and job.open_files is not None and "rlimit" in brief(error):
                 raise CannotServe(f"the engine may not give a container {job.open_files} open files") from error
             raise
+        if self._aborted:
+            self._kill(container)
 
     @contextmanager
     def network(self, label: str) -> Iterator[str]:

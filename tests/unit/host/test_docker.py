@@ -348,3 +348,20 @@ def test_a_remote_engine_is_asked_by_an_image_that_it_holds(monkeypatch: pytest.
     assert (engine.known_cpu_flags(), images) == (frozenset({"there"}), ["sha256:1"])
     engine, images = _asked(monkeypatch, host, [])
     assert (engine.known_cpu_flags(), images) == (None, []), "nothing can tell yet"
+
+
+def test_a_container_that_is_started_while_the_run_ends_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`abort` cannot kill what does not run yet."""
+    done: list[str] = []
+    engine = DockerEngine()
+
+    class Starting:
+        id = "c1"
+
+        def start(self) -> None:
+            engine.abort()
+            done.append("started")
+
+    monkeypatch.setattr(engine, "_kill", lambda container: done.append(f"killed {container.id}"))
+    engine._start(Starting())  # type: ignore[arg-type]
+    assert done == ["started", "killed c1"]
