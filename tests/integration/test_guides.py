@@ -147,6 +147,15 @@ def test_publish_again_promote_and_go_back(guide: Guide) -> None:
 @pytest.mark.skipif(shutil.which("gpg") is None, reason="needs gpg")
 def test_sign_and_verify(shop: Shop, tmp_path: Path) -> None:
     guide = new_guide(shop, tmp_path)
+    try:
+        sign_and_verify(guide)
+    finally:
+        agent = ["gpgconf", "--kill", "gpg-agent"]
+        subprocess.run(agent, env={**os.environ, **guide.env}, check=False, timeout=60)
+
+
+def sign_and_verify(guide: Guide) -> None:
+    """The commands of both pages."""
     guide.run(documented.commands("docs/signing.md", "Make a key"))
     guide.run(documented.commands("docs/signing.md", "Sign"))
     assert (guide.folder / "dist/debian12/SHA256SUMS.asc").is_file()
