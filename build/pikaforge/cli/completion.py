@@ -26,7 +26,7 @@ COMMAND = "pikaforge"
 """The name that is completed, beside that of nox."""
 ASSETS = Path(__file__).with_name("assets")
 SHELLS = ("bash", "zsh")
-FILES = {"FILE": "files", "PATH": "files", "SPEC": "files", "DIR": "folders"}
+FILES = {"FILE": "files", "PATH": "files", "SPEC": "files", "PUBLISHED": "files", "DIR": "folders"}
 """What an argument takes, by its name in help pages, if that is a path."""
 KINDS = {
     "SELECTOR": "selector",
@@ -38,10 +38,10 @@ KINDS = {
     "to": "destination",
 }
 """Kinds of names, by an argument's name in help pages, or by that of its value where it is `NAME`."""
-OTHER_SESSIONS = ("tool", "tests", "lint")
+OTHER_SESSIONS = ("tool", "tests", "lint", "docs")
 """Those of nox that are no verb."""
-FREE = frozenset({"N", "S", "F", "K/N", "LIST", "FROM→TO"})
-"""Arguments that nobody can complete: numbers and lists."""
+FREE = frozenset({"N", "S", "F", "K/N", "LIST", "VERSION", "FROM→TO"})
+"""Arguments that nobody can complete: numbers, versions and lists."""
 
 
 def kind_of(action: argparse.Action) -> str:
