@@ -33,6 +33,7 @@ SETTING = re.compile(r"[A-Z_]+=\S*")
 NOX = re.compile(r"(?:\.venv/bin/)?nox -s ([a-z]+) --(?: (.*))?")
 TASK = re.compile(r"(?:\.venv/bin/)?invoke ([a-z]+)\.?([a-z]*)(?: (.*))?")
 SETUP = re.compile(r"bash setup\.sh (R.*)")
+CELLS = re.compile(r"[A-Za-z0-9*?]+-[a-z0-9]+-\S+")
 BUILDING = ("build", "plan", "bench")
 """Verbs whose image is that of the machine, unless `--os` or the SELECTOR names one."""
 
@@ -81,7 +82,7 @@ class Guide:
             words = [found[1], *([found[2]] if found[2] else []), *shlex.split(found[3] or "")]
         else:
             return None
-        if words[0] in BUILDING and "--os" not in words and not any("-debian12-" in word for word in words):
+        if words[0] in BUILDING and "--os" not in words and not any(map(CELLS.fullmatch, words)):
             words += ["--os", "debian12"]
         return words
 
