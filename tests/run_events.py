@@ -93,7 +93,8 @@ def artifact(id_: str = CELLS[0], file: str = "dist/debian12/demo-v1.0-R620.tar.
 
 def closed(**more: Any) -> RunClosed:
     """The end of a run."""
-    given: dict[str, Any] = {"exit_status": 0, "built": 2, "failed": 0, "seconds": 130.0, "report": "dist/report.json"}
+    given: dict[str, Any] = {"exit_status": 0, "built": 2, "failed": 0, "seconds": 130.0}
+    given |= {"report": "dist/report.json", "page": "dist/report.html"}
     return RunClosed(**{"time": TIME, **given, "next": ("nox -s publish -- R620",), **more})
 
 

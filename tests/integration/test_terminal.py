@@ -101,7 +101,7 @@ def test_a_run_at_three_widths(columns: int, board: list[str]) -> None:
         after = text.index("FAILED after 64.0 s")
         assert after < text.index(REASON) < text.index("to reproduce it on this machine:") < text.index(COMMAND)
         assert "make: ***" not in text, "the reason is known"
-        assert rows[-2:] == ["report: dist/report.json", "next: nox -s publish -- R620"]
+        assert rows[-2:] == ["report: dist/report.html", "next: nox -s publish -- R620"]
         (line,) = [row for row in rows if "packed only" in row]
         assert ("11.8 MiB" in line, DIGEST in line) == (True, False)
 

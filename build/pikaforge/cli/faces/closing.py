@@ -57,6 +57,7 @@ def close_run(
     for event in _files(done, put, cells, dist=report.parent, now=reporter.now()):
         reporter.take(event)
     failed = sum(cell.status == "failed" for cell in cells)
+    page = report.with_suffix(".html")
     reporter.take(
         RunClosed(
             time=reporter.now(),
@@ -65,6 +66,7 @@ def close_run(
             failed=failed,
             seconds=reporter.seconds(),
             report=readable(report, cwd()) if report.is_file() else "",
+            page=readable(page, cwd()) if page.is_file() else "",
             next=tuple(_next(spec, cells, selectors)),
         )
     )

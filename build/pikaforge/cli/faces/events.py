@@ -150,6 +150,7 @@ class RunClosed(EventBase):
     failed: int = Field(description="Cells without one.")
     seconds: float = Field(description="How long the run took.")
     report: str = Field(description="Path of the build report; empty if there is none.")
+    page: str = Field(default="", description="Path of its page; empty if there is none.")
     next: tuple[str, ...] = Field(default=(), description="What can be done next: command lines, quoted for a shell.")
 
 

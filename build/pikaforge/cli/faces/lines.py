@@ -178,5 +178,5 @@ def shown_table(event: TableShown) -> list[str]:
 def closing(event: RunClosed) -> list[str]:
     """Return the end of a run: how long it took, and what can be done next."""
     took = [f"took {duration(event.seconds)}"] if event.seconds >= 1 else []
-    report = [f"report: {event.report}"] if event.report else []
+    report = [f"report: {event.page or event.report}"] if event.report else []
     return [*took, *report, *(f"next: {line}" for line in event.next)]

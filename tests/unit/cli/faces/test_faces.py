@@ -107,7 +107,7 @@ def test_blocks_have_one_line_for_each_end_and_errors_whole() -> None:
         "CELL                FILE                                 SIZE      SECONDS  MADE   SHA-256",
         f"{CELLS[0]}  dist/debian12/demo-v1.0-R620.tar.gz  11.8 MiB  93.4     built  {DIGEST}",
         "took 2 min 10 s",
-        "report: dist/report.json",
+        "report: dist/report.html",
         "next: nox -s publish -- R620",
     ]
 
