@@ -50,6 +50,7 @@ ROUNDS = (
         ("test_ansible",),
         ("test_ansible_fleet",),
         ("test_ansible_packages",),
+        ("test_hosts",),
     ),
     (
         ("test_podman", "test_sweep"),

@@ -336,7 +336,7 @@ def test_second_os_image(project: Project, engine: Engine) -> None:
     project.out = ROOT / "out"
     done = project.build("R620", image="debian13", check=0)
     package = project.package("R620", "debian13")
-    assert f"{hashlib.sha256(package.read_bytes()).hexdigest()}  " in done.stdout
+    assert hashlib.sha256(package.read_bytes()).hexdigest() in [digest for digest, _ in sums_printed(done)]
     manifest = json.loads(read(package, "pika/manifest.json"))
     assert manifest["image"]["os"] == {"id": "debian", "version": "13"}
     assert manifest["compiler"][1].startswith("14.")

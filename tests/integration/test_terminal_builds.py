@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jsonschema
 import pytest
 from terminals import Terminal
 
@@ -40,6 +39,8 @@ def _argv(project: Project, *words: str) -> list[str]:
 
 def _events(text: str) -> list[dict[str, Any]]:
     """The events of a run, each by the schema."""
+    import jsonschema  # its formats take four seconds to import
+
     check = jsonschema.Draft202012Validator(json.loads((ROOT / "events.schema.json").read_text(encoding="utf-8")))
     found: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
     for event in found:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from run_events import (
     CELLS,
@@ -136,6 +135,13 @@ def test_quiet_says_what_failed_on_standard_error(capsys: pytest.CaptureFixture[
     assert said.err.splitlines()[-3:] == ["warning: look", "stopped: 5 of 12 results kept", f"to go on: {COMMAND}"]
 
 
+def validator(schema: dict[str, Any]) -> Any:
+    """What checks events by their schema."""
+    from jsonschema import Draft202012Validator  # its formats take four seconds to import
+
+    return Draft202012Validator(schema)
+
+
 def test_json_has_one_event_a_line_by_the_schema() -> None:
     more = (RunFailed(time=TIME, error=failure()), TableShown(time=TIME, header=("A",), rows=(("b",),), remarks=()))
     given = (*RUN, *more, interrupted(), notice(HOSTILE))
@@ -144,7 +150,7 @@ def test_json_has_one_event_a_line_by_the_schema() -> None:
     assert found[-1]["text"] == HOSTILE
     schema = json.loads((ROOT / "events.schema.json").read_text(encoding="utf-8"))
     assert schema == json.loads(json.dumps(events.schema()))
-    check = jsonschema.Draft202012Validator(schema)
+    check = validator(schema)
     for line in found:
         check.validate(line)
     assert {line["event"] for line in found} == set(schema["discriminator"]["mapping"])
@@ -260,4 +266,4 @@ def test_the_page_about_the_terminal_names_all_events_faces_and_exit_statuses() 
     listed = dict(re.findall(r"^\| (\d+) \| (.*) \|$", page.partition("## Exit statuses")[2], re.MULTILINE))
     assert set(listed) == set(map(str, STATUSES))
     (line,) = [line for line in page.splitlines() if line.startswith('{"time"')]
-    jsonschema.Draft202012Validator(schema).validate(json.loads(line))
+    validator(schema).validate(json.loads(line))
