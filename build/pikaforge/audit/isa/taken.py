@@ -95,7 +95,7 @@ def _pieces(chunk: Chunk, data: Buffer, sought: Wanted) -> tuple[frozenset[int],
         for found in _LEA.finditer(raw, 0, size + FIELD):
             tables.add(start + found.end() + FIELD + int.from_bytes(found[1], "little", signed=True))
         places = [
-            found.end() for found in pattern.finditer(raw) if _leads(raw, found.end(), start, sought.spans, starts)
+            found.end() for found in pattern.finditer(raw) if may_lead(raw, found.end(), start, sought.spans, starts)
         ]
         places += [found.start() for found in _CALL.finditer(raw)]
         if any(at <= size for at in places):
@@ -117,8 +117,16 @@ def _fields(chunk: Chunk, spans: Spans) -> re.Pattern[bytes]:
     )
 
 
-def _leads(raw: bytes, at: int, start: int, spans: Spans, starts: list[int]) -> bool:
-    """Return whether the field at an offset leads into one of some ranges, whatever follows it in its instruction."""
+def may_lead(raw: bytes, at: int, start: int, spans: Spans, starts: list[int]) -> bool:
+    """Return whether the field at an offset leads into one of some ranges, whatever follows it in its instruction.
+
+    Args:
+        raw: the bytes.
+        at: the offset of the field.
+        start: the address of the first byte.
+        spans: the ranges, ascending and disjoint.
+        starts: their starts.
+    """
     low = start + at + FIELD + int.from_bytes(raw[at : at + FIELD], "little", signed=True)
     number = bisect_right(starts, low + IMMEDIATE) - 1
     return number >= 0 and low < spans[number][1]

@@ -30,6 +30,7 @@ from pikaforge.audit.isa.dispatch.state import Exhausted, Summary
 from pikaforge.audit.isa.dispatch.steps import Body, body
 from pikaforge.audit.isa.dispatch.values import UNKNOWN, Value
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, TABLE, CodeMap
+from pikaforge.audit.isa.taken import FIELD, IMMEDIATE, may_lead
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
 from pikaforge.cpu import features
 
@@ -45,8 +46,6 @@ LARGEST = 64 << 10
 """Bytes of the largest function that is run."""
 WINDOW = 1 << 16
 """Bytes of code in which the upper half of a distance to one address has two values."""
-FIELD, IMMEDIATE = 4, 4
-"""Bytes of the field, and the most that may follow it in its instruction."""
 SHORT = 130
 """Bytes over which branches with a distance of 8 bits lead, at most."""
 PADDED = 64
@@ -84,12 +83,8 @@ def references_to(chunk: Chunk, sought: Sought) -> Found:
                 # An instruction may go on behind a cut, so that its field is in the piece behind its own.
                 index = chunk.first + bisect_right(chunk.starts, address, stretch.first, stretch.last) - 1
                 wanted |= {index, index - 1} if index in chunk.cuts else {index}
-    wanted = {index for index in wanted if chunk.kinds[index - chunk.first] != TABLE}
-    for index in sorted(wanted):
-        while index in chunk.cuts:
-            index -= 1  # noqa: PLW2901
-            wanted.add(index)
-    return references(chunk, sought.ranges, fixed=sought.fixed, wanted=frozenset(wanted)) if wanted else []
+    pieces = chunk.with_gaps(index for index in wanted if chunk.kinds[index - chunk.first] != TABLE)
+    return references(chunk, sought.ranges, fixed=sought.fixed, wanted=pieces) if pieces else []
 
 
 def _stretches(chunk: Chunk, data: Buffer) -> Iterator[_Stretch]:
@@ -114,9 +109,7 @@ def _fields(stretch: _Stretch, sought: Sought) -> Iterator[int]:
         base = stretch.address + window
         for value in _uppers(sought.ranges, base):
             for at in _each(raw, value, window, window + WINDOW):
-                low = stretch.address + at + FIELD + int.from_bytes(raw[at : at + FIELD], "little", signed=True)
-                number = bisect_right(starts, low + IMMEDIATE) - 1  # it leads there, or up to `IMMEDIATE` bytes behind
-                if number >= 0 and low < sought.ranges[number][1]:
+                if may_lead(raw, at, stretch.address, sought.ranges, starts):
                     yield stretch.address + at
     if sought.fixed:
         for value in {
