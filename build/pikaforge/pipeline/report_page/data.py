@@ -107,12 +107,7 @@ class ReportPageData:
         changed = (self.sources.changes or {}).get(cell.id, ())
         self.elements[CELL + cell.id] = self._details(cell, changed)
         return {
-            "id": cell.id,
-            "model": cell.model,
-            "image": cell.image,
-            "allocator": cell.allocator,
-            "target": cell.target,
-            "wanted": cell.wanted,
+            **_place(cell),
             "state": state,
             "error": states.first_error(cell)[:400],
             "finished": moment(cell.finished),
@@ -127,12 +122,7 @@ class ReportPageData:
         for cell in self.sources.planned:
             if cell.id not in there:
                 yield {
-                    "id": cell.id,
-                    "model": cell.model,
-                    "image": cell.image,
-                    "allocator": cell.allocator,
-                    "target": cell.target,
-                    "wanted": cell.wanted,
+                    **_place(cell),
                     "state": "absent",
                     "error": cell.problem[:400],
                     "finished": "",
@@ -197,6 +187,18 @@ class ReportPageData:
             for path in found
             if path.is_file()
         ]
+
+
+def _place(cell: CellRecord | Cell) -> dict[str, object]:
+    """Return what says which cell a row is, whether it was built or not."""
+    return {
+        "id": cell.id,
+        "model": cell.model,
+        "image": cell.image,
+        "allocator": cell.allocator,
+        "target": cell.target,
+        "wanted": cell.wanted,
+    }
 
 
 def _end(log: Path) -> str:
