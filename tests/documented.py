@@ -26,9 +26,8 @@ RUN_BY: dict[tuple[str, str], str] = {
     ("docs/air-gap.md", WHOLE): "tests/integration/test_air_gap.py::test_the_sample_with_its_images",
     ("docs/doctor.md", WHOLE): "tests/integration/test_doctor.py::test_for_people",
     ("docs/pipelines.md", WHOLE): "tests/integration/test_workflows.py::test_every_run_line_was_run_here",
-    ("docs/report.md", WHOLE): "tests/integration/test_pipelines.py"
-    "::test_gitlabs_child_pipeline_builds_reports_and_publishes",
-    ("docs/selecting.md", WHOLE): "tests/unit/cli/test_matrix_output.py::test_the_default_is_one_line_a_model",
+    ("docs/selecting.md", "Completion"): "tests/integration/test_completion.py::test_what_is_completed",
+    ("docs/selecting.md", "The man page"): "tests/integration/test_manual.py::test_man_has_no_warning",
     ("docs/terminal.md", WHOLE): "tests/integration/test_terminal_builds.py"
     "::test_the_events_of_a_build_that_fails_and_the_lines_that_reproduce_it",
     ("docs/github.md", WHOLE): "tests/integration/test_workflows.py::test_every_run_line_was_run_here",
@@ -48,6 +47,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
         "Build it",
     ): "its tarball is at GitHub; test_allocator_build.py builds Debian's copy",
     ("docs/add-an-image.md", "Try it"): "Ubuntu 24.04 comes from a registry; test_standins.py builds for stand-ins",
+    ("docs/report.md", "Tests and measurements"): "they take minutes; test_report_browser.py opens such pages",
     ("docs/benchmarks.md", "Short runs"): "each takes minutes of a machine that must do nothing else",
 }
 """Page and section, and why no test can run it as it is written."""

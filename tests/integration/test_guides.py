@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("guides"), pytest.mark.long(150)]
 
 SETTING = re.compile(r"[A-Z_]+=\S*")
-NOX = re.compile(r"(?:\.venv/bin/)?nox -s ([a-z]+) --(?: (.*))?")
+NOX = re.compile(r"(?:\.venv/bin/)?nox -s ([a-z]+)(?: --(?: (.*))?)?")
 TASK = re.compile(r"(?:\.venv/bin/)?invoke ([a-z]+)\.?([a-z]*)(?: (.*))?")
 SETUP = re.compile(r"bash setup\.sh (R.*)")
 CELLS = re.compile(r"[A-Za-z0-9*?]+-[a-z0-9]+-\S+")
@@ -134,6 +134,26 @@ def test_the_first_build(guide: Guide) -> None:
     assert "this was a dry run" in dry
     assert (guide.folder / "repo-staging/index.html").is_file()
     assert "files were written" in done
+
+
+def test_models_and_cells_are_shown_and_explained(guide: Guide) -> None:
+    models, some, cells, of_one = guide.run(documented.commands("docs/selecting.md", "What there is"))
+    assert re.search(r"^R620 .* sandybridge ", models, re.MULTILINE)
+    assert re.search(r"^R620 ", some, re.MULTILINE) and not re.search(r"^R7", some, re.MULTILINE)
+    every, own = (set(re.findall(r"^R\S+-\S+-\S+", text, re.MULTILINE)) for text in (cells, of_one))
+    assert "R620-debian12-none" in own < every
+    (why,) = guide.run(documented.commands("docs/selecting.md", "Why a cell is what it is"))
+    assert "skylake_avx512" in why
+
+
+def test_reports_are_put_on_one_page(guide: Guide) -> None:
+    guide.run(documented.commands("docs/first-build.md", "Build", "Publish it"))
+    for name in ("job-1", "job-2"):
+        shutil.copytree(guide.folder / "dist", guide.folder / name)
+    lines = documented.commands("docs/report.md", "Reports of several runs on one page")
+    guide.run(line.replace("repo-stable", "repo-staging") for line in lines)
+    for page in (guide.folder / "report.html", guide.folder / "dist/report.html"):
+        assert "R620-debian12-none" in page.read_text(encoding="utf-8")
 
 
 def test_publish_again_promote_and_go_back(guide: Guide) -> None:
