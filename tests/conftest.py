@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
-for _name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"):
-    os.environ.pop(_name, None)  # what a test builds is not to be told in the summary of the job that runs it
+for _name in ("CI", *(name for name in os.environ if name.startswith("GITHUB_"))):
+    # The tool asks a person, and not the CI system that runs its tests: there, `publish --to` needs no --yes, a build
+    # of a tag is a release's, and lines are GitHub's. And what a test builds is not told in the job's summary.
+    os.environ.pop(_name, None)
 
 programs.watch()
 for _signal in (signal.SIGINT, signal.SIGHUP):

@@ -63,7 +63,7 @@ class House:
 
     def environment(self, *, signed: bool = True, env: Mapping[str, str] | None = None) -> dict[str, str]:
         key = dict(self.key.environment) if signed else dict.fromkeys(self.key.environment, "")
-        return {"CI": "", **key, **(env or {})}
+        return {**key, **(env or {})}
 
     def project_url(self, name: str) -> str:
         """Where clients find a destination."""
