@@ -22,7 +22,8 @@ from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.image import base_image
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.image.image import STAGE_NAME, entry_of
-from pikaforge.pipeline.pipeline import Events, Pipeline, Report
+from pikaforge.pipeline.outcomes import Events, Report
+from pikaforge.pipeline.pipeline import Pipeline
 from pikaforge.pipeline.source import source, submodules
 from pikaforge.pipeline.source.patches import entry_name
 from pikaforge.pipeline.stage import Request, RunContext

@@ -10,7 +10,7 @@ from pikaforge.config import compilers
 from pikaforge.config.product import Adaptation
 from pikaforge.config.scalars import Strict
 from pikaforge.config.schema import Spec
-from pikaforge.pipeline.pipeline import View
+from pikaforge.pipeline.outcomes import View
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Plan
 

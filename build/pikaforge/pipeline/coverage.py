@@ -25,7 +25,7 @@ from pikaforge.pipeline.package import PackageFacts
 from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord
 
 if TYPE_CHECKING:
-    from pikaforge.pipeline.pipeline import NodeOutcome, Report
+    from pikaforge.pipeline.outcomes import NodeOutcome, Report
     from pikaforge.plan.cells import Cell
 
 NAME = "coverage"

@@ -32,7 +32,7 @@ from pikaforge.plan.plan import TOOLS_NODE
 
 if TYPE_CHECKING:
     from pikaforge.attest.signing import Signer
-    from pikaforge.pipeline.pipeline import Report
+    from pikaforge.pipeline.outcomes import Report
 
 
 @dataclass(slots=True)

@@ -4,100 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import partial
-from graphlib import TopologicalSorter
-from typing import Literal
 
-from pikaforge.errors import ForgeError, FullDiskError, HostError, StageError
+from pikaforge.errors import ForgeError, FullDiskError, HostError
 from pikaforge.host import hashing, process
 from pikaforge.host.disk import full_disk_errors
-from pikaforge.host.store import Model, Result
+from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.image.facts import ImageStageFacts
+from pikaforge.pipeline.outcomes import Events, NodeOutcome, Report, View
+from pikaforge.pipeline.scheduler import LocalRunner, Scheduler
 from pikaforge.pipeline.source import source
 from pikaforge.pipeline.stage import Inputs, Material, Request, RunContext, stage_of
 from pikaforge.plan.plan import TOOLS_NODE, Node, Plan, common_part
 
-WORKERS = 4
-"""Nodes at once. One of them at most compiles, because a compilation takes all jobs."""
-
 WAITS = "{} waits for another run, which makes the same"
-
-Status = Literal["cached", "done", "failed", "blocked"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """A node as `plan` shows it."""
-
-    node: Node
-    key: str
-    cached: bool
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeOutcome:
-    """The end of a node in a run."""
-
-    node: Node
-    status: Status
-    seconds: float = 0.0
-    key: str = ""
-    result: Result | None = None
-    error: ForgeError | None = None
-    blocked_by: str = ""
-
-    def facts(self, model: type[Model]) -> Model | None:
-        """Return the facts of the node, if it has any of a model: those of its result, else those of its failure."""
-        if self.result is not None:
-            return self.result.read(model)
-        found = self.error.failure.facts if isinstance(self.error, StageError) else None
-        if found is None and self.error is not None:
-            found = self.error.facts
-        return found if isinstance(found, model) else None
-
-
-@dataclass(slots=True)
-class Report:
-    """The outcomes of a run."""
-
-    plan: Plan
-    outcomes: dict[str, NodeOutcome] = field(default_factory=dict)
-    """By node id."""
-
-    @property
-    def errors(self) -> list[ForgeError]:
-        """Return all errors, in the order in which they came."""
-        return [o.error for o in self.outcomes.values() if o.error is not None]
-
-    def of(self, stage: str) -> Iterable[NodeOutcome]:
-        """Return the outcomes of one stage, in the plan's order."""
-        return (self.outcomes[n.id] for n in self.plan.nodes if n.stage == stage and n.id in self.outcomes)
-
-    def facts(self, node: str, model: type[Model]) -> Model | None:
-        """Return the facts of a node, if it has any of a model; see `NodeOutcome.facts`."""
-        outcome = self.outcomes.get(node)
-        return outcome.facts(model) if outcome is not None else None
-
-
-class Events:
-    """Receives the events of a run; `cli.faces.reporter` shows them. Calls come from several threads."""
-
-    def started(self, node: Node) -> None:
-        """Take note that a node is being made. It is not called for nodes whose result is stored."""
-
-    def ended(self, outcome: NodeOutcome) -> None:
-        """Take note that a node has ended."""
-
-    def notice(self, text: str) -> None:
-        """Take a text that the user should read, such as a new pin."""
-
-    def stopping(self) -> None:
-        """Take note that the run ends early: what runs is being ended and removed, which may take a while."""
 
 
 class Pipeline:
@@ -207,75 +129,19 @@ class Pipeline:
             FullDiskError: likewise.
             ValueError: a node needs one that is not in the plan, or itself.
         """
-        places = {node.id: place for place, node in enumerate(plan.nodes)}
-        for node in plan.nodes:
-            if not places.keys() >= set(node.needs):  # nothing would ever make it ready
-                raise ValueError(f"{node.id} needs what is not in the plan: {', '.join(node.needs)}")
-        order = TopologicalSorter({node.id: node.needs for node in plan.nodes})
-        order.prepare()
-        report = Report(plan=plan)
-        ready: list[Node] = []
-        running: dict[Future[NodeOutcome], Node] = {}
-        with ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="node") as pool:
-            try:
-                while True:
-                    ready += [plan.nodes[places[name]] for name in order.get_ready()]
-                    ready.sort(key=lambda node: places[node.id])
-                    for node in self._next(ready, running.values()):
-                        ready.remove(node)
-                        running[pool.submit(self._run, node, report, events)] = node
-                    if not running:
-                        return report
-                    ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for future in ended:
-                        node, outcome = running.pop(future), future.result()
-                        report.outcomes[node.id] = outcome
-                        events.ended(outcome)
-                        if outcome.result is not None:
-                            order.done(node.id)
-                    self._block(report, events)
-            except BaseException:
-                try:
-                    events.stopping()
-                finally:
-                    # Nothing may outlive the run: the threads come back once their containers and programs are gone.
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    self._workspace.engine.abort()
-                    self._workspace.downloads.abort()
-                    process.end_all()
-                raise
+        with LocalRunner(self._run, self._abort, events) as runner:
+            return Scheduler(plan, runner, events).execute()
 
-    @staticmethod
-    def _next(ready: Iterable[Node], running: Iterable[Node]) -> list[Node]:
-        """Return the nodes to start: as many as there are workers, and one compilation at most."""
-        at_work = list(running)
-        chosen: list[Node] = []
-        for node in ready:
-            if len(at_work) >= WORKERS:
-                break
-            if stage_of(node).alone and any(stage_of(other).alone for other in at_work):
-                continue
-            at_work.append(node)
-            chosen.append(node)
-        return chosen
+    def _abort(self) -> None:
+        """End everything that nodes have started."""
+        self._workspace.engine.abort()
+        self._workspace.downloads.abort()
+        process.end_all()
 
-    @staticmethod
-    def _block(report: Report, events: Events) -> None:
-        """End the nodes that need one without a result. They come behind it in the plan."""
-        for node in report.plan.nodes:
-            if node.id in report.outcomes:
-                continue
-            bad = next((n for n in node.needs if (o := report.outcomes.get(n)) is not None and o.result is None), None)
-            if bad is not None:
-                outcome = report.outcomes[node.id] = NodeOutcome(node=node, status="blocked", blocked_by=bad)
-                events.ended(outcome)
-
-    def _run(self, node: Node, report: Report, events: Events) -> NodeOutcome:
+    def _run(self, node: Node, inputs: Mapping[str, Result], events: Events) -> NodeOutcome:
         start = time.monotonic()
         key = ""
         try:
-            results = {need: report.outcomes[need].result for need in node.needs}
-            inputs = {need: result for need, result in results.items() if result is not None}
             known = {need: self._stands_for(node, result) for need, result in inputs.items()}
             key, material = self._key(node, known, offline=False)
             waits = partial(events.notice, WAITS.format(node.id))

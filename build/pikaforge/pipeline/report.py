@@ -27,7 +27,7 @@ from pikaforge.plan import twins
 
 if TYPE_CHECKING:
     from pikaforge.config.schema import Spec
-    from pikaforge.pipeline.pipeline import NodeOutcome, Report
+    from pikaforge.pipeline.outcomes import NodeOutcome, Report
     from pikaforge.plan.cells import Cell
 
 NAME = "report.json"

@@ -26,7 +26,7 @@ from pikaforge.errors import ConfigError, HostError
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.host.store import Store
 from pikaforge.pipeline.dist import DistFiles
-from pikaforge.pipeline.pipeline import Report
+from pikaforge.pipeline.outcomes import Report
 from pikaforge.pipeline.report_record import BuildReport, CellRecord, StageRecord
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.matrix import all_cells

@@ -8,7 +8,7 @@ from dataclasses import replace
 from unit.helpers import make_spec, the_cell
 
 from pikaforge.cli import plan_output
-from pikaforge.pipeline.pipeline import View
+from pikaforge.pipeline.outcomes import View
 from pikaforge.plan.matrix import all_cells
 from pikaforge.plan.plan import Plan, expand
 

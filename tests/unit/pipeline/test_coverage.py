@@ -25,8 +25,8 @@ from pikaforge.host.store import Result
 from pikaforge.pipeline import coverage
 from pikaforge.pipeline.coverage import Coverage, Row
 from pikaforge.pipeline.image.facts import ImageStageFacts, OsReleaseFacts
+from pikaforge.pipeline.outcomes import NodeOutcome, Report
 from pikaforge.pipeline.package import PackageFacts
-from pikaforge.pipeline.pipeline import NodeOutcome, Report
 from pikaforge.pipeline.smoke.record import CheckRecord, SmokeFacts, WayRecord
 from pikaforge.plan.matrix import all_cells
 from pikaforge.plan.plan import Plan, expand

@@ -29,8 +29,10 @@ from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import audit, package
 from pikaforge.pipeline.image import image
+from pikaforge.pipeline.outcomes import Events, NodeOutcome, Report, View
 from pikaforge.pipeline.package import CellResults
-from pikaforge.pipeline.pipeline import WORKERS, Events, NodeOutcome, Pipeline, Report, View
+from pikaforge.pipeline.pipeline import Pipeline
+from pikaforge.pipeline.scheduler import WORKERS
 from pikaforge.pipeline.smoke import smoke
 from pikaforge.pipeline.smoke.record import SmokeFacts
 from pikaforge.pipeline.source.facts import PatchFacts, SeriesFacts, SourceFacts

@@ -27,8 +27,8 @@ from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import ForgeError, HostError, StageError, StageFailure
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.host.store import Result
+from pikaforge.pipeline.outcomes import NodeOutcome, Report
 from pikaforge.pipeline.package import PackageFacts
-from pikaforge.pipeline.pipeline import NodeOutcome, Report
 from pikaforge.pipeline.report import load, merge, schema, write
 from pikaforge.pipeline.report_record import BuildReport, CellRecord, StageRecord
 from pikaforge.pipeline.smoke.record import CheckRecord, SmokeFacts, WayRecord

@@ -17,7 +17,8 @@ from pikaforge.host.hashing import digest
 from pikaforge.host.job import files
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
-from pikaforge.pipeline.pipeline import Events, Pipeline
+from pikaforge.pipeline.outcomes import Events
+from pikaforge.pipeline.pipeline import Pipeline
 from pikaforge.pipeline.source.origin import Origin
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, Request, RunContext
 from pikaforge.plan.plan import Node, Plan, expand

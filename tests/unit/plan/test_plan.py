@@ -19,7 +19,7 @@ from pikaforge.cli import plan_output
 from pikaforge.config import load
 from pikaforge.config.registry import STAGES
 from pikaforge.config.schema import Spec
-from pikaforge.pipeline.pipeline import View
+from pikaforge.pipeline.outcomes import View
 from pikaforge.plan.matrix import all_cells
 from pikaforge.plan.plan import TOOLS_NODE, expand
 from pikaforge.plan.selectors import Selection, select

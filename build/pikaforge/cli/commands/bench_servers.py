@@ -17,7 +17,7 @@ from pikaforge.host.job import Engine, Input, RunningServer
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.image.facts import ImageStageFacts
-from pikaforge.pipeline.pipeline import Report
+from pikaforge.pipeline.outcomes import Report
 from pikaforge.pipeline.smoke.resp import Connection
 from pikaforge.pipeline.smoke.server import ServerPlace, read_conf
 from pikaforge.plan.cells import Cell

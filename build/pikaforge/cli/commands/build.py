@@ -21,7 +21,8 @@ from pikaforge.host import offline
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist, report
 from pikaforge.pipeline.image.image import check_family
-from pikaforge.pipeline.pipeline import Pipeline, Report
+from pikaforge.pipeline.outcomes import Report
+from pikaforge.pipeline.pipeline import Pipeline
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Plan
 

@@ -19,7 +19,7 @@ from pikaforge.host.process import cwd
 from pikaforge.host.store import locked
 from pikaforge.pipeline import coverage
 from pikaforge.pipeline.image.facts import ImageStageFacts
-from pikaforge.pipeline.pipeline import Report
+from pikaforge.pipeline.outcomes import Report
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.matrix import all_cells
 from pikaforge.plan.plan import EMULATOR_NODE

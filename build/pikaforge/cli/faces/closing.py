@@ -14,7 +14,7 @@ from pikaforge.cli.output import readable
 from pikaforge.config.schema import Spec
 from pikaforge.host.process import cwd
 from pikaforge.pipeline.dist import DistFiles
-from pikaforge.pipeline.pipeline import Report
+from pikaforge.pipeline.outcomes import Report
 from pikaforge.pipeline.report_record import CellRecord
 
 Made = Literal["built", "packed only", "up to date"]

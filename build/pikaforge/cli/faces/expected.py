@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from pikaforge.pipeline.pipeline import WORKERS
 from pikaforge.pipeline.report_record import BuildReport
+from pikaforge.pipeline.scheduler import WORKERS
 from pikaforge.pipeline.stage import stage_of
 from pikaforge.plan.plan import Node, Plan
 

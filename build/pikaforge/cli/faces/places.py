@@ -9,7 +9,7 @@ from pathlib import Path
 from pikaforge.config import load, yaml_text
 from pikaforge.config.yaml_words import KeyPath
 from pikaforge.errors import ConfigError
-from pikaforge.pipeline.pipeline import NodeOutcome
+from pikaforge.pipeline.outcomes import NodeOutcome
 from pikaforge.pipeline.source.facts import SeriesFacts
 from pikaforge.pipeline.source.patches import entry_name, patch_start
 from pikaforge.plan.plan import EMULATOR, TOOLS, Node

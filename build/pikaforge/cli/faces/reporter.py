@@ -29,7 +29,7 @@ from pikaforge.cli.faces.expected import EarlierTimes, run_seconds
 from pikaforge.cli.faces.face import Face
 from pikaforge.cli.signals import status_of
 from pikaforge.errors import ForgeError, StageError
-from pikaforge.pipeline.pipeline import Events, NodeOutcome, View
+from pikaforge.pipeline.outcomes import Events, NodeOutcome, View
 from pikaforge.plan.plan import Node, Plan
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from pikaforge.cli.faces.reporter import Reporter, failure_text
 from pikaforge.cli.faces.reproduce import exact_lines
 from pikaforge.cli.signals import SignalInterrupt
 from pikaforge.errors import ConfigError, HostError, StageError, StageFailure
-from pikaforge.pipeline.pipeline import NodeOutcome
+from pikaforge.pipeline.outcomes import NodeOutcome
 from pikaforge.pipeline.source.facts import PatchFacts, SeriesFacts
 from pikaforge.plan.plan import Node, Plan, expand
 
