@@ -154,7 +154,7 @@ class Context:
 
         arguments = self.arguments
         lock = Lock(self.base / NAME, strict=arguments.locked, refresh=refresh)
-        options = self._given()
+        options = self.given()
         return Workspace(
             base=self.base,
             matrix=self.matrix,
@@ -177,7 +177,7 @@ class Context:
             bounds=self.spec.limits.bounds(),
         )
 
-    def _given(self) -> dict[str, str]:
+    def given(self) -> dict[str, str]:
         """Return the files that are given for the tarballs of allocators, by the name of the option."""
         return {name: getattr(self.arguments, name.replace("-", "_"), "") for name in allocators.built()}
 
@@ -188,7 +188,7 @@ class Context:
         """
         from pikaforge.host.download import PinnedFile, verified  # noqa: PLC0415
 
-        given = {name: cwd() / file for name, file in self._given().items() if file}
+        given = {name: cwd() / file for name, file in self.given().items() if file}
         wanted = {
             (kind.name, next(iter(sources.values())))
             for cell in cells

@@ -86,6 +86,16 @@ def engine(verb: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return group
 
 
+def farm(group: argparse._ArgumentGroup) -> None:
+    """Add a farm."""
+    group.add_argument(
+        "--farm",
+        default="",
+        metavar="URL",
+        help="make nodes on the workers of a Dask cluster: the scheduler's address, tcp://HOST:8786 or tls://HOST:8786",
+    )
+
+
 def json(verb: argparse.ArgumentParser) -> None:
     """Add JSON in place of text."""
     verb.add_argument("--json", action="store_true", help="print JSON, for scripts")

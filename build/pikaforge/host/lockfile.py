@@ -92,6 +92,15 @@ class Lock:
         """Return the pins of an entry; empty if there are none."""
         return dict(self._data[section].get(entry, {}))
 
+    def all(self) -> list[tuple[str, str, str, str]]:
+        """Return all pins: section, entry, name and value of each."""
+        return [
+            (section, entry, pin, value)
+            for section, entries in self._data.items()
+            for entry, pins in entries.items()
+            for pin, value in pins.items()
+        ]
+
     def check(self, section: str, entry: str, pin: str, value: str) -> None:
         """Compare a value with its pin, or write the pin.
 

@@ -202,7 +202,13 @@ class Child:
 
 @contextmanager
 def child(
-    argv: Argv, *, cwd: Path, env: Mapping[str, str], output: IO[bytes], user: int | None = None
+    argv: Argv,
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    output: IO[bytes],
+    user: int | None = None,
+    stdin: IO[bytes] | None = None,
 ) -> Iterator[Child]:
     """Start a program. It is ended with its process group when the block is left.
 
@@ -212,11 +218,12 @@ def child(
         env: its whole environment.
         output: where standard output and error go.
         user: user and group that it runs as; only root can change them.
+        stdin: a file or pipe that it reads; else it reads nothing.
     """
     options = {
         "cwd": cwd,
         "env": dict(env),
-        "stdin": subprocess.DEVNULL,
+        "stdin": subprocess.DEVNULL if stdin is None else stdin,
         "stdout": output,
         "stderr": subprocess.STDOUT,
         "user": user,

@@ -14,7 +14,7 @@ from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.outcomes import Events, NodeOutcome, Report, View
-from pikaforge.pipeline.scheduler import LocalRunner, Scheduler
+from pikaforge.pipeline.scheduler import LocalRunner, Runner, Scheduler
 from pikaforge.pipeline.source import source
 from pikaforge.pipeline.stage import Inputs, Material, Request, RunContext, stage_of
 from pikaforge.plan.plan import TOOLS_NODE, Node, Plan, common_part
@@ -29,6 +29,11 @@ class Pipeline:
         self._workspace = workspace
         self._request = request
         self._context = RunContext.of(workspace, request)
+
+    @property
+    def context(self) -> RunContext:
+        """What the stages have in common."""
+        return self._context
 
     def identify_source(self) -> None:
         """Look up the source and its patches, as far as they are not pinned.
@@ -121,16 +126,34 @@ class Pipeline:
 
     # ---- running
 
-    def execute(self, plan: Plan, events: Events) -> Report:
+    def key_of(self, node: Node, inputs: Mapping[str, Result]) -> str:
+        """Return a node's key, once all results that it takes are there. What is not pinned is looked up.
+
+        Raises:
+            ForgeError: that cannot be done.
+        """
+        known = {need: self._stands_for(node, result) for need, result in inputs.items()}
+        return self._key(node, known, offline=False)[0]
+
+    def local_runner(self, events: Events) -> LocalRunner:
+        """Return what makes nodes in threads of this process."""
+        return LocalRunner(self._run, self._abort, events)
+
+    def execute(self, plan: Plan, events: Events, runner: Runner | None = None) -> Report:
         """Run every node whose result is not there; a failure stops only what depends on it.
+
+        Args:
+            plan: the plan.
+            events: of the run.
+            runner: what makes nodes; without one, this process.
 
         Raises:
             KeyboardInterrupt: after everything that ran was ended and removed.
             FullDiskError: likewise.
             ValueError: a node needs one that is not in the plan, or itself.
         """
-        with LocalRunner(self._run, self._abort, events) as runner:
-            return Scheduler(plan, runner, events).execute()
+        with runner or self.local_runner(events) as at_work:
+            return Scheduler(plan, at_work, events).execute()
 
     def _abort(self) -> None:
         """End everything that nodes have started."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from pikaforge.cli import github
 from pikaforge.cli.context import Context
@@ -26,10 +28,13 @@ from pikaforge.pipeline.pipeline import Pipeline
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Plan
 
+if TYPE_CHECKING:
+    from pikaforge.cli.farm import Farm
+
 
 def build(context: Context) -> int:
     """Run `build`; return the exit status."""
-    with reporting(context) as reporter:
+    with reporting(context) as reporter, farm_of(context) as farm:
         cells = context.cells()
         if context.arguments.chunk and (text := left_out(context.cells_for_jobs())):
             reporter.warning(text)
@@ -38,7 +43,7 @@ def build(context: Context) -> int:
             return EXIT_DONE
         refuse_problems(cells)
         refuse_early(context, cells)
-        run = prepare(context, reporter)
+        run = prepare(context, reporter, farm)
         plan = context.plan(run.machine, cells)
         refuse_problems(plan.cells)
         done = execute(context, run, plan)
@@ -66,20 +71,35 @@ class PreparedRun:
     pipeline: Pipeline
     machine: Machine
     reporter: Reporter
+    farm: Farm | None = None
+    """What makes nodes, if that is not this machine."""
 
 
-def prepare(context: Context, reporter: Reporter) -> PreparedRun:
+@contextmanager
+def farm_of(context: Context) -> Iterator[Farm | None]:
+    """Connect to the cluster of --farm, if there is one."""
+    if not context.arguments.farm:
+        yield None
+        return
+    from pikaforge.cli.farm import connection  # noqa: PLC0415  # most builds have none
+
+    with connection(context) as farm:
+        yield farm
+
+
+def prepare(context: Context, reporter: Reporter, farm: Farm | None = None) -> PreparedRun:
     """Look up the engine, its CPU and the source, and remove what killed runs have left.
 
     Args:
         context: the call.
         reporter: takes what is to be said.
+        farm: what makes nodes, if that is not this machine.
 
     Raises:
         HostError: no engine answers, or the source cannot be reached.
         ConfigError: the source differs from its pin.
     """
-    engine = context.engine()
+    engine = farm.engine if farm is not None else context.engine()
     engine.verify()
     workspace = context.workspace(engine)
     workspace = replace(workspace, jobs=workspace.jobs or engine.cores(), on_log=reporter.log_begun)
@@ -92,7 +112,10 @@ def prepare(context: Context, reporter: Reporter) -> PreparedRun:
     flags = engine.known_cpu_flags()
     if flags is None:  # the engine is on another machine: a container has to look
         flags = engine.cpu_flags(pipeline.tools_image(reporter))
-    return PreparedRun(workspace=workspace, pipeline=pipeline, machine=context.machine(flags), reporter=reporter)
+    machine = context.machine(flags)
+    if farm is not None:
+        machine = farm.machine(machine)
+    return PreparedRun(workspace=workspace, pipeline=pipeline, machine=machine, reporter=reporter, farm=farm)
 
 
 def _take_bundle(context: Context, workspace: Workspace, reporter: Reporter) -> None:
@@ -117,7 +140,8 @@ def execute(context: Context, run: PreparedRun, plan: Plan) -> Report:
     given = options_of(context.arguments)
     options = [f"--{name.replace('_', '-')}{'' if value is None else f' {value}'}" for name, value in given]
     reporter.opened(context.spec.product, plan, views, times, options)
-    return run.pipeline.execute(plan, reporter)
+    runner = run.farm.runner(run.pipeline, run.workspace, reporter) if run.farm is not None else None
+    return run.pipeline.execute(plan, reporter, runner)
 
 
 def refuse_early(context: Context, cells: Sequence[Cell]) -> None:

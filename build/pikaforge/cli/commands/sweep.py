@@ -9,7 +9,7 @@ from pathlib import Path
 from pikaforge import __version__
 from pikaforge.audit.audit_result import today
 from pikaforge.cli import output
-from pikaforge.cli.commands.build import PreparedRun, execute, prepare, refuse_early, status
+from pikaforge.cli.commands.build import PreparedRun, execute, farm_of, prepare, refuse_early, status
 from pikaforge.cli.context import Context
 from pikaforge.cli.faces.events import RunClosed, TableShown
 from pikaforge.cli.faces.opening import reporting
@@ -33,10 +33,10 @@ def sweep(context: Context) -> int:
     if not arguments.selectors:
         arguments.selectors = ["all"]
         arguments.os = arguments.os or "all"
-    with reporting(context) as reporter:
+    with reporting(context) as reporter, farm_of(context) as farm:
         chosen = sliced(representatives(context.cells()), arguments.slice)
         refuse_early(context, [cell for cell in chosen if not cell.problem])
-        run = prepare(context, reporter)
+        run = prepare(context, reporter, farm)
         done = execute(context, run, context.plan(run.machine, chosen))
         rows, written = _recorded(context, run, done)
         code = _status(done)

@@ -1,0 +1,134 @@
+"""The connection to the scheduler of a Dask cluster. The library is imported when there is one to connect to."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Protocol
+
+from pikaforge.errors import HostError, UnreachableError, UsageError
+from pikaforge.farm import task
+from pikaforge.farm.resources import FarmSeen
+from pikaforge.host import extras
+from pikaforge.host.text import clean
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+ADDRESS = re.compile(r"(tcp|tls|ws|wss)://[A-Za-z0-9.:\[\]_-]+:[0-9]{1,5}")
+CONNECT = "10s"
+ENDING = 90.0
+"""Seconds for workers to remove what cancelled tasks have started."""
+LOST = (
+    "results that were finished are in the shared store: start the scheduler and its workers, and run this again;\n"
+    "it goes on where it was"
+)
+
+
+class FarmTask(Protocol):
+    """A task of a cluster."""
+
+    def add_done_callback(self, fn: Callable[[FarmTask], object]) -> None:
+        """Call a function when the task has ended, in any thread."""
+
+    def result(self) -> object:
+        """Return what it has returned, or raise what has ended it."""
+
+
+class Cluster(Protocol):
+    """A cluster, as the runner uses it."""
+
+    def submit(
+        self, text: str, needs: Sequence[FarmTask], *, key: str, asks: Mapping[str, float], priority: int
+    ) -> FarmTask:
+        """Begin a task: `task.run`. One that has this key already is the same task, whoever has begun it."""
+
+    def cancel(self, tasks: Sequence[FarmTask]) -> None:
+        """Cancel tasks, and wait until what they have started is removed."""
+
+
+class DaskCluster:
+    """A cluster of Dask. See `Cluster`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def seen(self) -> FarmSeen:
+        """Return what the workers have now."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        return FarmSeen.of(worker.get("resources", {}) for worker in workers.values())
+
+    def notify(self, begun: Callable[[str], None]) -> None:
+        """Call a function with the key of each task that begins."""
+
+        def handle(event: object) -> None:
+            message = event[1] if isinstance(event, (tuple, list)) and len(event) == 2 else None
+            if isinstance(message, dict) and isinstance(message.get("key"), str):
+                begun(message["key"])
+
+        self._client.subscribe_topic(task.TOPIC, handle)
+
+    def submit(
+        self, text: str, needs: Sequence[FarmTask], *, key: str, asks: Mapping[str, float], priority: int
+    ) -> Future:
+        """Begin a task."""
+        return self._client.submit(task.run, text, *needs, key=key, resources=dict(asks), priority=priority, pure=False)
+
+    def cancel(self, tasks: Sequence[FarmTask]) -> None:
+        """Cancel tasks, and wait until what they have started is removed. Workers that are stuck are not waited for."""
+        futures = [future for future in tasks if hasattr(future, "key")]
+        keys = sorted({str(future.key) for future in futures})
+
+        def cancel() -> None:
+            with suppress(Exception):  # the scheduler may be gone; then workers end what they run
+                self._client.cancel(futures)
+                self._client.run(task.settled, keys, ENDING, on_error="ignore")
+
+        thread = threading.Thread(target=cancel, daemon=True)
+        thread.start()
+        thread.join(ENDING)
+
+
+@contextmanager
+def connected(address: str) -> Iterator[DaskCluster]:
+    """Connect to a scheduler.
+
+    Raises:
+        UsageError: the address has another form.
+        HostError: the library is missing.
+        UnreachableError: no scheduler answers there.
+    """
+    if not ADDRESS.fullmatch(address):
+        raise UsageError(f"{clean(address)!r} is no address of a scheduler", where="--farm", hint="tcp://HOST:8786")
+    distributed = extras.load("distributed", package="distributed", extra="farm")
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says is said as an error of this tool
+    try:
+        client = distributed.Client(address, timeout=CONNECT, set_as_default=False, name="pikaforge")
+    except (OSError, TimeoutError) as error:
+        raise UnreachableError(
+            f"no Dask scheduler answers at {address}: {clean(str(error))}",
+            where="--farm",
+            hint="is it running (`dask scheduler`)? docs/farm.md says what a tls:// address needs",
+        ) from error
+    try:
+        yield DaskCluster(client)
+    finally:
+        with suppress(Exception):
+            client.close(timeout=5)
+
+
+def why_ended(error: BaseException) -> HostError:
+    """Return why a task has no reply; UnreachableError if the scheduler is gone, so that no other will have one."""
+    said = clean(str(error))[:500]
+    if getattr(error, "reason", "") == "scheduler-connection-lost":
+        return UnreachableError("the scheduler of the farm is gone", where="--farm", hint=LOST)
+    if type(error).__name__ == "KilledWorker":
+        return HostError(
+            f"its workers have died, one after the other: {said}",
+            where="--farm",
+            hint="does it need more memory than a worker has? the logs of the workers say more",
+        )
+    return HostError(f"a task of the farm has ended without a reply: {type(error).__name__}: {said}", where="--farm")

@@ -1,0 +1,290 @@
+"""The runner whose nodes are made by workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from pydantic import ValidationError
+
+from pikaforge.errors import AnswerError, ForgeError, HostError, UnreachableError, UsageError
+from pikaforge.farm import project as projects
+from pikaforge.farm.cluster import Cluster, FarmTask, why_ended
+from pikaforge.farm.exchange import Exchange
+from pikaforge.farm.messages import Need, NodeReply, NodeRequest, parse
+from pikaforge.farm.resources import FarmSeen
+from pikaforge.farm.tool import tool_digest
+from pikaforge.host.hashing import digest
+from pikaforge.host.store import Result
+from pikaforge.host.workspace import Workspace
+from pikaforge.pipeline.outcomes import Events, NodeOutcome
+from pikaforge.pipeline.pipeline import Pipeline
+from pikaforge.pipeline.source.facts import SeriesFacts
+from pikaforge.pipeline.stage import stage_of
+from pikaforge.plan.plan import Node
+
+THREADS = 8
+"""Threads that compute keys, and fetch results."""
+KEPT = "package"
+"""The stage whose files a client needs: it puts them into dist/."""
+
+
+class FarmRunner:
+    """Submits nodes as tasks. See `pipeline.scheduler.Runner`.
+
+    The key of a task is that of the node's result: two clients that need one result share the task.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        workspace: Workspace,
+        cluster: Cluster,
+        exchange: Exchange,
+        events: Events,
+        *,
+        project: FarmProject,
+        seen: FarmSeen,
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            pipeline: computes keys.
+            workspace: has the local store and the pins.
+            cluster: makes nodes.
+            exchange: the shared store.
+            events: of the run.
+            project: offers the project's files to the shared store.
+            seen: the workers at the start.
+        """
+        self._pipeline = pipeline
+        self._workspace = workspace
+        self._cluster = cluster
+        self._exchange = exchange
+        self._events = events
+        self._project = project
+        self._seen = seen
+        self._tool = tool_digest(workspace.home)
+        self._pool = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="farm")
+        self._mutex = threading.Lock()
+        self._tasks: dict[str, FarmTask] = {}
+        """By node id, as long as the run lasts: Dask keeps a reply while somebody has its future."""
+        self._nodes: dict[str, Node] = {}
+        """Nodes that have not begun, by the key of their task."""
+        self._stopped = False
+
+    def __enter__(self) -> FarmRunner:
+        """Begin a run."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the run; if the block was left by an exception, cancel its tasks and wait for their end."""
+        try:
+            if error is not None:
+                self._stopped = True
+                try:
+                    self._events.stopping()
+                finally:
+                    self._pool.shutdown(wait=False, cancel_futures=True)
+                    with self._mutex:
+                        tasks = list(self._tasks.values())
+                    self._cluster.cancel(tasks)
+        finally:
+            self._pool.shutdown(wait=True)
+
+    def next(self, ready: Iterable[Node], running: Iterable[Node]) -> list[Node]:
+        """Return all: the cluster's scheduler decides when a task begins."""
+        return list(ready)
+
+    def begun(self, key: str) -> None:
+        """Take note that a worker has begun a task."""
+        with self._mutex:
+            node = self._nodes.pop(key, None)
+        if node is not None:
+            self._events.started(node)
+
+    def submit(self, node: Node, inputs: Mapping[str, Result]) -> Future[NodeOutcome]:
+        """Begin a node: take its stored result, or submit its task."""
+        outcome: Future[NodeOutcome] = Future()
+        self._pool.submit(self._begin, node, inputs, outcome)
+        return outcome
+
+    def _begin(self, node: Node, inputs: Mapping[str, Result], outcome: Future[NodeOutcome]) -> None:
+        start, key = time.monotonic(), ""
+        try:
+            key = self._pipeline.key_of(node, inputs)
+            found = self._stored(node, key)
+            if found is not None:
+                outcome.set_result(NodeOutcome(node=node, status="cached", key=key, result=found))
+                return
+            name = f"{node.stage}-{key}"
+            text = self._request(node, key, inputs)
+            with self._mutex:
+                if self._stopped:
+                    raise HostError("interrupted")
+                self._nodes[name] = node
+                needs = [self._tasks[need] for need in node.needs if need in self._tasks]
+                task = self._tasks[node.id] = self._cluster.submit(
+                    text, needs, key=name, asks=self._asks(node), priority=1 if stage_of(node).alone else 0
+                )
+            task.add_done_callback(lambda done: self._later(node, done, outcome))
+        except ForgeError as error:
+            seconds = time.monotonic() - start
+            outcome.set_result(NodeOutcome(node=node, status="failed", key=key, error=error, seconds=seconds))
+        except BaseException as error:  # noqa: BLE001  # the scheduler's thread raises it
+            outcome.set_exception(error)
+
+    def _asks(self, node: Node) -> dict[str, float]:
+        """Return the resources that a node asks for. The code of a tree is run by a smoke test only."""
+        heavy = stage_of(node).alone
+        runs = node.subject.target if node.stage == "smoke" and node.subject is not None and not node.twin else ""
+        return self._seen.asked(heavy=heavy, jobs=self._workspace.jobs, target=runs)
+
+    def _request(self, node: Node, key: str, inputs: Mapping[str, Result]) -> str:
+        origin = self._pipeline.context.request.origin
+        if node.stage == "source" and origin.local and not origin.sample:
+            raise UsageError(
+                f"{origin.spec} is on this machine, and the workers of a farm do not see it",
+                where="--source",
+                hint="push it to a repository that they reach, and name that",
+            )
+        return NodeRequest(
+            tool=self._tool,
+            project=self._project.offered(),
+            cell=node.cells[0].id,
+            node=node.id,
+            key=key,
+            needs={need: Need(key=result.key, identity=result.identity) for need, result in inputs.items()},
+            jobs=self._workspace.jobs,
+        ).model_dump_json()
+
+    def _stored(self, node: Node, key: str) -> Result | None:
+        """Return a result that is stored here or in the shared store. Files come along only where they are needed."""
+        found, _ = self._workspace.store.get(node.stage, key)
+        if found is None:
+            kept = node.stage == KEPT
+            into = self._workspace.store
+            found = self._exchange.fetch(node.stage, key, into=into) if kept else self._exchange.record(node.stage, key)
+        if found is None:
+            return None
+        try:
+            found.read(stage_of(node).facts)
+        except HostError:
+            return None
+        return found
+
+    def _later(self, node: Node, done: FarmTask, outcome: Future[NodeOutcome]) -> None:
+        """Take the reply of a task in a thread of the pool; this one is Dask's."""
+        try:
+            self._pool.submit(self._take, node, done, outcome)
+        except RuntimeError:  # the run has ended
+            outcome.cancel()
+
+    def _take(self, node: Node, done: FarmTask, outcome: Future[NodeOutcome]) -> None:
+        try:
+            outcome.set_result(self._outcome(node, done))
+        except BaseException as error:  # noqa: BLE001  # the scheduler's thread raises it
+            outcome.set_exception(error)
+
+    def _outcome(self, node: Node, done: FarmTask) -> NodeOutcome:
+        """Return the outcome that a task's reply says.
+
+        Raises:
+            UnreachableError: the scheduler is gone: the run ends.
+        """
+        try:
+            text = done.result()
+        except Exception as error:  # whatever the library, or a worker, raises
+            ended = why_ended(error)
+            if isinstance(ended, UnreachableError):
+                raise ended from error
+            return NodeOutcome(node=node, status="failed", error=ended)
+        key, seconds = "", 0.0
+        try:
+            reply = parse(NodeReply, text, of=f"the worker of {node.id}")
+            key, seconds = reply.key, reply.seconds
+            if reply.status != "cached":
+                self.begun(f"{node.stage}-{key}")  # if its event was lost
+            for notice in reply.notices:
+                self._events.notice(notice)
+            if reply.error is not None:
+                raise reply.error.error(_facts(node, reply.facts))
+            if reply.node != node.id or reply.status == "failed":
+                raise AnswerError(f"the worker of {node.id} has made another node")
+            self._pin(reply)
+            result = self._stored(node, key)
+            if result is None:
+                raise HostError(
+                    f"{node.id} is made, but this machine cannot take its result from the shared store",
+                    where=f"{node.stage}/{key}",
+                    hint="client and workers need the same shared store; are the keys of workers trusted here?",
+                )
+        except ForgeError as error:
+            return NodeOutcome(node=node, status="failed", key=key, error=error, seconds=seconds)
+        if reply.status == "done":
+            for remark in stage_of(node).remarks(result, self._pipeline.context, fresh=True):
+                self._events.notice(f"{node.id}: {remark}")
+        return NodeOutcome(node=node, status=reply.status, key=key, result=result, seconds=seconds)
+
+    def _pin(self, reply: NodeReply) -> None:
+        """Write the pins of a worker.
+
+        Raises:
+            PinError: there is another one.
+        """
+        lock = self._workspace.lock
+        for pin in reply.pins:
+            if lock.pins(pin.section, pin.entry).get(pin.pin) == pin.value:
+                continue
+            if pin.replaced and not lock.strict:
+                lock.replace(pin.section, pin.entry, pin.pin, pin.value)
+            else:
+                lock.check(pin.section, pin.entry, pin.pin, pin.value)
+        while lock.notices:
+            self._events.notice(lock.notices.pop(0))
+
+
+def _facts(node: Node, text: str) -> object:
+    """Return what a failed stage has found out; None if nothing of a form that is known."""
+    for model in (stage_of(node).facts, SeriesFacts) if text else ():
+        try:
+            return model.model_validate_json(text)
+        except ValidationError:
+            continue
+    return None
+
+
+class FarmProject:
+    """The project of a run, in the shared store: again whenever its pins have changed."""
+
+    def __init__(self, text: Callable[[], str], workspace: Workspace, exchange: Exchange) -> None:
+        self._text = text
+        self._workspace = workspace
+        self._exchange = exchange
+        self._mutex = threading.Lock()
+        self._offered = ""
+
+    def offered(self) -> str:
+        """Return the key of the project as it is now. The shared store has it.
+
+        Raises:
+            HostError: the shared store does not take it.
+        """
+        with self._mutex:
+            text = self._text()
+            if (key := digest(text)[:32]) == self._offered:
+                return key
+            result = projects.store(text, self._workspace.store)
+            if not self._exchange.offer(result):
+                raise HostError(
+                    "the shared store does not take the project's files",
+                    where="store",
+                    hint="a farm needs a shared store that client and workers can write",
+                )
+            self._offered = result.key
+            return result.key
