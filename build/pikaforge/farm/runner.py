@@ -28,6 +28,7 @@ from pikaforge.plan.plan import Node
 
 THREADS = 8
 """Threads that compute keys, and fetch results."""
+WRITABLE = "a farm needs a shared store that client and workers can write"
 KEPT = "package"
 """The stage whose files a client needs: it puts them into dist/."""
 
@@ -74,6 +75,8 @@ class FarmRunner:
         """By node id, as long as the run lasts: Dask keeps a reply while somebody has its future."""
         self._nodes: dict[str, Node] = {}
         """Nodes that have not begun, by the key of their task."""
+        self._shared: set[tuple[str, str]] = set()
+        """Results that the shared store has."""
         self._stopped = False
 
     def __enter__(self) -> FarmRunner:
@@ -123,6 +126,7 @@ class FarmRunner:
                 outcome.set_result(NodeOutcome(node=node, status="cached", key=key, result=found))
                 return
             name = f"{node.stage}-{key}"
+            self._share(inputs.values())
             text = self._request(node, key, inputs)
             with self._mutex:
                 if self._stopped:
@@ -138,6 +142,24 @@ class FarmRunner:
             outcome.set_result(NodeOutcome(node=node, status="failed", key=key, error=error, seconds=seconds))
         except BaseException as error:  # noqa: BLE001  # the scheduler's thread raises it
             outcome.set_exception(error)
+
+    def _share(self, results: Iterable[Result]) -> None:
+        """Give the shared store what a task takes, if only this machine has it.
+
+        Raises:
+            HostError: the shared store does not take it.
+        """
+        for result in results:
+            if (result.stage, result.key) in self._shared:
+                continue
+            here = all(path.is_file() for path in result.files.values())
+            if here and self._exchange.record(result.stage, result.key) is None and not self._exchange.offer(result):
+                raise HostError(
+                    "the shared store does not take a result of this machine",
+                    where=f"{result.stage}/{result.key}",
+                    hint=WRITABLE,
+                )
+            self._shared.add((result.stage, result.key))
 
     def _asks(self, node: Node) -> dict[str, float]:
         """Return the resources that a node asks for. The code of a tree is run by a smoke test only."""
@@ -284,7 +306,7 @@ class FarmProject:
                 raise HostError(
                     "the shared store does not take the project's files",
                     where="store",
-                    hint="a farm needs a shared store that client and workers can write",
+                    hint=WRITABLE,
                 )
             self._offered = result.key
             return result.key

@@ -1,0 +1,126 @@
+"""Dask clusters of a test's own: a scheduler and workers as programs, on the loopback interface."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "8s", "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10s"}
+"""Settings with which a worker that is stuck is given up sooner than after five minutes."""
+
+
+class Program:
+    """A running program of the cluster, with its log."""
+
+    def __init__(self, name: str, argv: list[str], folder: Path, env: Mapping[str, str]) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        with self.log.open("ab") as log:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", *argv],
+                env={**os.environ, **QUICK, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.pid = self._popen.pid
+
+    def wait_for(self, words: str, timeout: float = 60.0) -> None:
+        """Wait until a line of the log has these words."""
+        end = time.monotonic() + timeout
+        while words not in self.log.read_text(encoding="utf-8", errors="replace"):
+            if self._popen.poll() is not None or time.monotonic() > end:
+                pytest.fail(f"{self.name} does not say {words!r}:\n{self.log.read_text(errors='replace')[-4000:]}")
+            time.sleep(0.05)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        with contextlib.suppress(ProcessLookupError):
+            self._popen.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill it, and wait for its end."""
+        self.signal(signal.SIGKILL)
+        self._popen.wait()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._popen.poll() is not None
+
+
+class Farm:
+    """A scheduler, workers, and a shared store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = folder / "shared"
+        self.store.mkdir(parents=True, exist_ok=True)
+        self.scheduler: Program | None = None
+        self.workers: dict[str, Program] = {}
+        self.env = {"PIKAFORGE_STORE": str(self.store)}
+        """What clients and workers need."""
+        self._count = 0
+
+    @property
+    def address(self) -> str:
+        """Of the scheduler."""
+        return str(json.loads(self._file.read_text(encoding="utf-8"))["address"])
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / f"scheduler-{self._count}.json"
+
+    def start(self, *, port: int = 0) -> None:
+        """Start a scheduler."""
+        self._count += 1
+        argv = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port)]
+        argv += ["--no-dashboard", "--no-show", "--scheduler-file", str(self._file)]
+        self.scheduler = Program(f"scheduler-{self._count}", argv, self.folder, {})
+        self.scheduler.wait_for("Scheduler at:")
+        while not self._file.exists():
+            time.sleep(0.05)
+
+    def worker(self, name: str, *words: str, env: Mapping[str, str] | None = None) -> Program:
+        """Start a worker; it is there when this returns."""
+        argv = ["distributed.cli.dask_worker", self.address, "--preload", "pikaforge.farm.preload", "--name", name]
+        argv += ["--no-nanny", "--no-dashboard", "--nthreads", "4", "--host", "127.0.0.1"]
+        argv += ["--local-directory", str(self.folder / f"{name}-dask"), *words]
+        path = os.pathsep.join(filter(None, [str(ROOT / "build"), os.environ.get("PYTHONPATH", "")]))
+        own = {"PYTHONPATH": path, "PIKAFORGE_FARM_OUT": str(self.folder / f"{name}-out")}
+        made = Program(f"{name}-{self._count}", argv, self.folder, {**self.env, **own, **(env or {})})
+        made.wait_for("Registered to:")
+        self.workers[name] = made
+        return made
+
+    def close(self) -> None:
+        """End all."""
+        everyone = [*self.workers.values(), *([self.scheduler] if self.scheduler is not None else [])]
+        for program in everyone:
+            program.signal(signal.SIGCONT)
+            program.kill()
+
+
+@contextmanager
+def farm(folder: Path) -> Iterator[Farm]:
+    """A cluster without workers."""
+    pytest.importorskip("distributed")
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Farm(folder)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
