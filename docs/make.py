@@ -51,11 +51,19 @@ def translations(out: Path) -> None:
     run([sys.executable, "-m", "sphinx_intl", "update", "-p", str(chosen), "-d", str(LOCALE), *names])
 
 
-def pictures() -> None:
-    """Draw the pictures of the pages again: each script in docs/pictures writes its own into its first argument."""
-    folder = DOCS / "pictures"
+def pictures(out: Path) -> None:
+    """Draw the pictures of the pages again: each script in docs/pictures writes its own into its first argument.
+
+    Those that a page shows are put beside the scripts; the others, for people who change what is drawn, stay in `out`.
+    """
+    folder, drawn = DOCS / "pictures", out / "pictures"
+    drawn.mkdir(parents=True, exist_ok=True)
     for script in sorted(folder.glob("*.py")):
-        run([sys.executable, str(script), str(folder)])
+        run([sys.executable, str(script), str(drawn)])
+    pages = "".join(path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *DOCS.glob("*.md")))
+    for picture in sorted(drawn.iterdir()):
+        if f"pictures/{picture.name}" in pages:
+            shutil.copyfile(picture, folder / picture.name)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -76,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
         translations(out)
         return
     if chosen.pictures:
-        pictures()
+        pictures(out)
     site = out / "site"
     sphinx("html", site, out, *(("-A", "alone=1") if chosen.english else ()))
     for language in () if chosen.english else languages():

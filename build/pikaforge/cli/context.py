@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pikaforge.pipeline.source.origin import Origin
     from pikaforge.plan.cells import Cell
     from pikaforge.plan.plan import Plan
+    from pikaforge.sharing.results import SharedResults
 
 
 class Context:
@@ -175,7 +176,24 @@ class Context:
                 getattr(arguments, "no_compiler_cache", False) or arguments.locked or builds_release(os.environ)
             ),
             bounds=self.spec.limits.bounds(),
+            shared=self.shared_store(lock.notices.append),
         )
+
+    def shared_store(self, notice: Callable[[str], None]) -> SharedResults | None:
+        """Return the store that machines share; None if none is configured.
+
+        Args:
+            notice: takes what is to be said of it.
+
+        Raises:
+            ConfigError: it cannot be used as it is configured.
+        """
+        if self.arguments.verb == "plan" or (self.spec.store is None and not os.environ.get("PIKAFORGE_STORE")):
+            return None  # a plan asks nobody
+        from pikaforge.sharing.opening import opened  # noqa: PLC0415
+
+        limit = self.spec.limits.bounds().file
+        return opened(self.spec.store, os.environ, base=self.base, cwd=cwd(), file_limit=limit, notice=notice)
 
     def given(self) -> dict[str, str]:
         """Return the files that are given for the tarballs of allocators, by the name of the option."""

@@ -11,7 +11,6 @@ from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import UsageError
 from pikaforge.farm.cluster import DaskCluster, connected
 from pikaforge.farm.engine import FarmEngine
-from pikaforge.farm.exchange import configured
 from pikaforge.farm.project import ProjectOptions, ProjectPlace, text_of
 from pikaforge.farm.resources import FarmSeen, summary
 from pikaforge.farm.runner import FarmProject, FarmRunner
@@ -39,15 +38,21 @@ class Farm:
 
     def runner(self, pipeline: Pipeline, workspace: Workspace, events: Events) -> FarmRunner:
         """Return what makes the nodes of a run."""
-        exchange = configured()
+        shared = workspace.shared
+        if shared is None:
+            raise UsageError(
+                "results of a farm go through a shared store, and there is none",
+                where="--farm",
+                hint="name one that this machine and the workers reach: store: in matrix.yaml, or PIKAFORGE_STORE",
+            )
         events.notice(f"the farm has {summary(self.seen)}")
         runner = FarmRunner(
             pipeline,
             workspace,
             self.cluster,
-            exchange,
+            shared,
             events,
-            project=FarmProject(self._text(pipeline), workspace, exchange),
+            project=FarmProject(self._text(pipeline), workspace, shared),
             seen=self.seen,
         )
         self.cluster.notify(runner.begun)

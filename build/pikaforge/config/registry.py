@@ -159,6 +159,14 @@ class ProbeOption(Protocol):
         """Raise ValueError if the fields of a probe contradict each other."""
 
 
+class ObjectStoreOption(Protocol):
+    """What a configuration needs to know of a kind of shared store; see `sharing.objects.ObjectStoreKind`."""
+
+    @property
+    def title(self) -> str:
+        """Its name in texts, with the article: `a folder`."""
+
+
 STAGES: Registry[object] = Registry(
     {
         "source": "pikaforge.pipeline.source.source:STAGE",
@@ -218,3 +226,14 @@ PROBES: Registry[ProbeOption] = Registry(
     }
 )
 """Kinds of probes; see `pipeline.smoke.probes.probe.ProbeKind`."""
+
+STORES: Registry[ObjectStoreOption] = Registry(
+    {
+        "file": "pikaforge.sharing.folder:KIND",
+        "http": "pikaforge.sharing.web:KIND",
+        "https": "pikaforge.sharing.web:KIND",
+        "s3": "pikaforge.sharing.file_systems:S3",
+    }
+)
+"""Kinds of shared stores, by the scheme of their URLs; see `sharing.objects.ObjectStoreKind`. Those that are not here
+are asked of the Python package fsspec."""

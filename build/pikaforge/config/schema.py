@@ -34,6 +34,7 @@ from pikaforge.config.scalars import (
     Strict,
     without_login,
 )
+from pikaforge.config.shared_store import SharedStoreOptions
 from pikaforge.config.waiver import Waiver
 
 FOREIGN = ("repository", "clone", "tarball")
@@ -281,6 +282,9 @@ class Spec(Strict):
     )
     publish: dict[Name, Destination] = Field(default_factory=dict, description="Where packages are published, by name.")
     limits: Limits = Field(default=Limits(), description="How much memory, time and space a job may use.")
+    store: SharedStoreOptions | None = Field(
+        default=None, description="A store of results that machines share; PIKAFORGE_STORE names another one."
+    )
 
     def packages_for(self, image: str, *, purpose: Literal["build", "runtime"]) -> tuple[str, ...]:
         """Return the distribution packages that an image needs for the product and its allocators, once each."""

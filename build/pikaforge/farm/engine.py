@@ -69,5 +69,5 @@ class FarmEngine:
             f"{label} has to run on this machine, and the farm has all engines",
             where="--farm",
             hint="without PIKAFORGE_SIGNING_KEY nothing runs here\n"
-            "sign by a build without --farm, with the same shared store, on a machine with an engine: it makes only images",
+            "sign by a build without --farm, with the same shared store, where an engine is: it makes images only",
         )

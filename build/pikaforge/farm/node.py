@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -20,10 +21,10 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from pikaforge.config.limits import Limits
 from pikaforge.cpu.emulation import Machine
-from pikaforge.errors import EXIT_INTERRUPTED, AnswerError, ForgeError, HostError, StageError
+from pikaforge.errors import EXIT_INTERRUPTED, AnswerError, ForgeError, HostError, StageError, UsageError
 from pikaforge.farm import project as projects
-from pikaforge.farm.exchange import Exchange, configured
 from pikaforge.farm.messages import LIMIT, ErrorRecord, NodeReply, NodeRequest, PinRecord, parse
 from pikaforge.farm.project import UnpackedProject
 from pikaforge.farm.tool import tool_digest
@@ -34,8 +35,10 @@ from pikaforge.host.download import Downloads
 from pikaforge.host.job import Engine
 from pikaforge.host.lockfile import NAME as LOCK
 from pikaforge.host.lockfile import Lock
+from pikaforge.host.shared_store import SharedStore
 from pikaforge.host.store import Result, Store, write_atomically
 from pikaforge.host.workspace import HOME, Workspace
+from pikaforge.pipeline import shared
 from pikaforge.pipeline.outcomes import Events, NodeOutcome
 from pikaforge.pipeline.pipeline import Pipeline
 from pikaforge.pipeline.scheduler import Runner
@@ -43,6 +46,7 @@ from pikaforge.pipeline.source import origin
 from pikaforge.pipeline.stage import Request
 from pikaforge.plan.plan import Node, Plan, expand
 from pikaforge.plan.selectors import Selection, select
+from pikaforge.sharing.opening import URL, opened
 
 REQUEST, REPLY = "request.json", "reply.json"
 OUT = "PIKAFORGE_FARM_OUT"
@@ -66,13 +70,18 @@ class Worker:
 
     engine: Engine
     out: Path
-    exchange: Exchange
+    shared: SharedStore
     home: Path = HOME
     name: str = ""
 
 
-def reply_to(text: str, worker: Worker) -> NodeReply:
+def reply_to(text: str, worker: Worker, said: list[str]) -> NodeReply:
     """Make the node of a request.
+
+    Args:
+        text: the request.
+        worker: where it is made.
+        said: what the shared store has to say.
 
     Raises:
         KeyboardInterrupt: nobody wants it any more; what ran is removed.
@@ -105,7 +114,7 @@ def reply_to(text: str, worker: Worker) -> NodeReply:
         error=ErrorRecord.of(failed, machine=worker.name) if failed is not None else None,
         facts=_facts(failed),
         pins=pins,
-        notices=tuple(notices.texts[:1000]),
+        notices=tuple(dict.fromkeys([*notices.texts, *said]))[:1000],
     )
 
 
@@ -139,7 +148,9 @@ class _NodeRun:
         """Read the project, and plan the node again, as the client has done."""
         store = Store(worker.out / "store")
         found = store.get(projects.STAGE, request.project)[0]
-        found = found or worker.exchange.fetch(projects.STAGE, request.project, into=store)
+        found = found or worker.shared.fetch(
+            projects.STAGE, request.project, into=store, facts=projects.ProjectFacts, unfit=lambda _result: ""
+        )
         if found is None:
             raise HostError(
                 f"the worker {worker.name} does not find the project in the shared store",
@@ -178,9 +189,9 @@ class _NodeRun:
                     f"{node.id} has another key on {self.worker.name} than for the client",
                     hint="do both have the same commit of this tool?",
                 )
-            self._take(node, key)
             done = runner.submit(node, inputs).result()
-        if done.result is not None and not self.worker.exchange.offer(done.result):
+        # Also one that was here before; and images, of which the client needs the facts.
+        if done.result is not None and not self.worker.shared.offer(done.result, replace=False):
             raise HostError(
                 f"{node.id} is made, but the shared store does not take its result",
                 where=f"worker {self.worker.name}",
@@ -188,15 +199,11 @@ class _NodeRun:
             )
         return done
 
-    def _take(self, node: Node, key: str) -> Result | None:
-        """Return a result of the local store, or of the shared one."""
-        found, _ = self.workspace.store.get(node.stage, key)
-        return found or self.worker.exchange.fetch(node.stage, key, into=self.workspace.store)
-
     def _need(self, node: Node, runner: Runner) -> Result:
         """Return a result that the node takes. Images are made here, if this engine does not have them."""
         wanted = self.request.needs[node.id]
-        found = self._take(node, wanted.key)
+        store = self.workspace.store
+        found = store.get(node.stage, wanted.key)[0] or shared.fetched(node, self.pipeline.context, wanted.key)
         if not node.needs:
             outcome = runner.submit(node, {}).result()
             if outcome.error is not None:
@@ -253,6 +260,7 @@ def _workspace(project: UnpackedProject, worker: Worker, store: Store, scratch: 
         ),
         compiler_cache=options.compiler_cache,
         bounds=spec.limits.bounds(),
+        shared=worker.shared,
         home=worker.home,
     )
 
@@ -284,6 +292,23 @@ def out_folder() -> Path:
     return folder
 
 
+def shared_store(notice: Callable[[str], None]) -> SharedStore:
+    """Return the shared store of this worker: that of its own environment, whatever a client's project says.
+
+    Raises:
+        ConfigError: there is none, or it cannot be used.
+    """
+    limit = Limits().bounds().file
+    found = opened(None, os.environ, base=Path.cwd(), cwd=Path.cwd(), file_limit=limit, notice=notice)
+    if found is None:
+        raise UsageError(
+            f"the worker on {socket.gethostname()} has no shared store",
+            where=URL,
+            hint=f"start it with {URL}, and with credentials and keys if the store has them",
+        )
+    return found
+
+
 def main(folder: Path) -> int:
     """Answer a request; return the exit status: 0 if there is a reply, 130 if nobody wants it any more."""
 
@@ -295,10 +320,11 @@ def main(folder: Path) -> int:
     lifeline.follow(sys.stdin.fileno())
     try:
         engine = DockerEngine()
-        worker = Worker(engine=engine, out=out_folder(), exchange=configured(), name=socket.gethostname())
+        notices: list[str] = []
+        worker = Worker(engine=engine, out=out_folder(), shared=shared_store(notices.append), name=socket.gethostname())
         engine.verify()
         engine.sweep(lambda _text: None)
-        reply = reply_to((folder / REQUEST).read_text(encoding="utf-8"), worker)
+        reply = reply_to((folder / REQUEST).read_text(encoding="utf-8"), worker, notices)
     except ForgeError as error:
         record = ErrorRecord.of(error, machine=socket.gethostname())
         reply = NodeReply(node="", status="failed", machine=socket.gethostname(), error=record)

@@ -13,13 +13,14 @@ from pydantic import ValidationError
 from pikaforge.errors import AnswerError, ForgeError, HostError, UnreachableError, UsageError
 from pikaforge.farm import project as projects
 from pikaforge.farm.cluster import Cluster, FarmTask, why_ended
-from pikaforge.farm.exchange import Exchange
 from pikaforge.farm.messages import Need, NodeReply, NodeRequest, parse
 from pikaforge.farm.resources import FarmSeen
 from pikaforge.farm.tool import tool_digest
 from pikaforge.host.hashing import digest
+from pikaforge.host.shared_store import SharedStore
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
+from pikaforge.pipeline import shared as sharing
 from pikaforge.pipeline.outcomes import Events, NodeOutcome
 from pikaforge.pipeline.pipeline import Pipeline
 from pikaforge.pipeline.source.facts import SeriesFacts
@@ -44,7 +45,7 @@ class FarmRunner:
         pipeline: Pipeline,
         workspace: Workspace,
         cluster: Cluster,
-        exchange: Exchange,
+        shared: SharedStore,
         events: Events,
         *,
         project: FarmProject,
@@ -56,7 +57,7 @@ class FarmRunner:
             pipeline: computes keys.
             workspace: has the local store and the pins.
             cluster: makes nodes.
-            exchange: the shared store.
+            shared: the shared store.
             events: of the run.
             project: offers the project's files to the shared store.
             seen: the workers at the start.
@@ -64,7 +65,7 @@ class FarmRunner:
         self._pipeline = pipeline
         self._workspace = workspace
         self._cluster = cluster
-        self._exchange = exchange
+        self._store = shared
         self._events = events
         self._project = project
         self._seen = seen
@@ -153,7 +154,7 @@ class FarmRunner:
             if (result.stage, result.key) in self._shared:
                 continue
             here = all(path.is_file() for path in result.files.values())
-            if here and self._exchange.record(result.stage, result.key) is None and not self._exchange.offer(result):
+            if here and not self._store.offer(result, replace=False):
                 raise HostError(
                     "the shared store does not take a result of this machine",
                     where=f"{result.stage}/{result.key}",
@@ -187,18 +188,17 @@ class FarmRunner:
 
     def _stored(self, node: Node, key: str) -> Result | None:
         """Return a result that is stored here or in the shared store. Files come along only where they are needed."""
-        found, _ = self._workspace.store.get(node.stage, key)
-        if found is None:
-            kept = node.stage == KEPT
-            into = self._workspace.store
-            found = self._exchange.fetch(node.stage, key, into=into) if kept else self._exchange.record(node.stage, key)
-        if found is None:
-            return None
+        workspace, context, stage = self._workspace, self._pipeline.context, stage_of(node)
+        found, _ = workspace.store.get(node.stage, key)
+        if found is None and node.stage == KEPT:
+            found = sharing.fetched(node, context, key)
+        elif found is None:
+            into = workspace.out / "records" / node.stage / key
+            found = self._store.record(node.stage, key, facts=stage.facts, into=into)
         try:
-            found.read(stage_of(node).facts)
-        except HostError:
+            return None if found is None or stage.lost(found, context, engine_answers=lambda: True) else found
+        except HostError:  # its facts are those of another version
             return None
-        return found
 
     def _later(self, node: Node, done: FarmTask, outcome: Future[NodeOutcome]) -> None:
         """Take the reply of a task in a thread of the pool; this one is Dask's."""
@@ -284,10 +284,10 @@ def _facts(node: Node, text: str) -> object:
 class FarmProject:
     """The project of a run, in the shared store: again whenever its pins have changed."""
 
-    def __init__(self, text: Callable[[], str], workspace: Workspace, exchange: Exchange) -> None:
+    def __init__(self, text: Callable[[], str], workspace: Workspace, shared: SharedStore) -> None:
         self._text = text
         self._workspace = workspace
-        self._exchange = exchange
+        self._store = shared
         self._mutex = threading.Lock()
         self._offered = ""
 
@@ -302,7 +302,7 @@ class FarmProject:
             if (key := digest(text)[:32]) == self._offered:
                 return key
             result = projects.store(text, self._workspace.store)
-            if not self._exchange.offer(result):
+            if not self._store.offer(result):
                 raise HostError(
                     "the shared store does not take the project's files",
                     where="store",

@@ -8,6 +8,7 @@ environment (http_proxy, https_proxy, no_proxy, REQUESTS_CA_BUNDLE).
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import re
@@ -27,6 +28,7 @@ from urllib3.exceptions import InvalidHeader, MaxRetryError, NameResolutionError
 
 from pikaforge.host import http, offline
 from pikaforge.host.http import BLOCK, TRANSIENT, Content, CutError, HttpError, Login, Retries, TooLargeError
+from pikaforge.host.streams import InterruptibleFile
 
 if TYPE_CHECKING:
     from urllib3.connectionpool import ConnectionPool
@@ -345,7 +347,7 @@ def _opened(body: Content | None) -> Iterator[IO[bytes] | bytes | None]:
         yield body
         return
     try:
-        stream = body.open("rb")
+        stream = InterruptibleFile(io.FileIO(body))
     except OSError as error:
         raise HttpError(error.strerror or str(error), "file") from error
     with stream:

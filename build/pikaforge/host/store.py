@@ -26,10 +26,14 @@ from pikaforge.errors import HostError
 from pikaforge.host import process
 from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.run_id import RunId
+from pikaforge.host.store_uses import Uses
+from pikaforge.host.store_uses import sweep as sweep_uses
 
 RECORD = "result.json"
 BEGIN = 180
 """Bytes of a file's name in the temporary name, which may have 255 (NAME_MAX) with run id and random letters."""
+NEW = ".new-"
+"""Begin of the name of an entry that is being written or removed. The run id comes behind it."""
 MAKING = ".making-"
 """Begin of the name of the lock of a result that is being made."""
 PATIENCE = 1.0
@@ -184,6 +188,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._run_id = RunId.current()
+        self._uses = Uses(root)
 
     def _folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key
@@ -209,7 +214,25 @@ class Store:
         return result, digests
 
     def get(self, stage: str, key: str) -> tuple[Result | None, str]:
-        """Return the verified entry; without one, None and why the entry is bad ("" if there is none)."""
+        """Return the verified entry; without one, None and why the entry is bad ("" if there is none).
+
+        It counts as used from now on: nobody removes it while this process runs.
+        """
+        folder = self._folder(stage, key)
+        if folder.is_dir():
+            with suppress(OSError):  # a store that only others can write
+                self._use(stage, key)
+        return self.verified(stage, key)
+
+    def _use(self, stage: str, key: str) -> None:
+        """Note that this process uses an entry, and when."""
+        if not self._uses.known(stage, key):
+            with locked(self.root / ".lock"):
+                self._uses.add(stage, key)
+        os.utime(self._folder(stage, key) / RECORD)
+
+    def verified(self, stage: str, key: str) -> tuple[Result | None, str]:
+        """Return the entry as `get` does, without using it."""
         folder = self._folder(stage, key)
         if in_the_way := self._in_the_way(folder):
             return None, f"{in_the_way} is not a folder"
@@ -251,7 +274,7 @@ class Store:
     def scratch(self) -> Iterator[Path]:
         """Make a folder for a new result, on the store's file system. It is removed when the block is left."""
         self.root.mkdir(parents=True, exist_ok=True)
-        path = Path(tempfile.mkdtemp(prefix=f".new-{self._run_id.text}-", dir=self.root))
+        path = Path(tempfile.mkdtemp(prefix=f"{NEW}{self._run_id.text}-", dir=self.root))
         try:
             with full_disk_errors(self.root):
                 yield path
@@ -280,10 +303,11 @@ class Store:
                 while in_the_way := self._in_the_way(folder):
                     remove(in_the_way)
                 folder.parent.mkdir(parents=True, exist_ok=True)
-                if folder.is_dir() and self.get(stage, key)[0] is None:
+                if folder.is_dir() and self.verified(stage, key)[0] is None:
                     remove(folder)
                 if not folder.is_dir():
                     beside.rename(folder)
+                self._uses.add(stage, key)
             result = self.peek(stage, key)
         if result is None:
             raise HostError(f"cannot write {folder}", hint="is something removing it? then run again")
@@ -297,7 +321,8 @@ class Store:
     def sweep(self) -> int:
         """Remove incomplete results of runs that have ended; return how many those were."""
         removed = 0
-        for folder in self.root.glob(".new-*"):
+        sweep_uses(self.root)
+        for folder in self.root.glob(f"{NEW}*"):
             made_by = RunId.parse("-".join(folder.name.split("-")[1:4]))
             if made_by is not None and made_by.gone():
                 shutil.rmtree(folder, ignore_errors=True)

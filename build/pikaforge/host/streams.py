@@ -55,6 +55,15 @@ def too_large(limit: int, where: str) -> AuditError:
     )
 
 
+class InterruptibleFile(io.BufferedReader):
+    """A file whose reads end when the run is interrupted."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return some bytes; raise HostError if the run was interrupted."""
+        process.pause(0)
+        return super().read(size)
+
+
 class Window(RawStream):
     """The next `size` bytes of a stream, as a stream. It raises EOFError if the stream has fewer bytes."""
 

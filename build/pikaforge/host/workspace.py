@@ -17,6 +17,7 @@ from pikaforge.host.hashing import files_digest
 from pikaforge.host.job import Engine, Input, Job, JobResult, files
 from pikaforge.host.leftovers import sweep, sweep_temporary
 from pikaforge.host.lockfile import Lock
+from pikaforge.host.shared_store import SharedStore
 from pikaforge.host.store import Store
 from pikaforge.host.text import REASON, one_line
 
@@ -63,6 +64,8 @@ class Workspace:
     home: Path = field(default=HOME)
     matrix: Path | None = None
     """The configuration file. Logs of two of them are kept apart."""
+    shared: SharedStore | None = None
+    """A store that machines share; None if there is none."""
     on_log: Callable[[str, str, Path], None] = field(default=unwatched, compare=False)
     """Is called with label, stage and path of each log when it is begun."""
 

@@ -224,6 +224,13 @@ class AllocatorStage(BaseStage):
         """Return that a run without compiler caches takes nothing that was made with one."""
         return compiler_cache.lost(result, run.workspace)
 
+    def unfit(self, result: Result, run: RunContext) -> str:
+        """Return what is wrong with the trees, as for one that was built here."""
+        wanted = {PREFIX, DEBUG, compiler_cache.FILE}
+        if set(result.files) != wanted:
+            return f"its files are not {', '.join(sorted(wanted))}"
+        return members.refusal(result.files[PREFIX], result.files[DEBUG])
+
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Build the allocator."""
         return make(run.workspace, run.spec, inputs.node.cell, inputs.image, key=key)

@@ -254,6 +254,13 @@ class CompileStage(BaseStage):
         """Return that a run without compiler caches takes nothing that was made with one."""
         return compiler_cache.lost(result, run.workspace)
 
+    def unfit(self, result: Result, run: RunContext) -> str:
+        """Return what is wrong with the trees, as for one that was compiled here."""
+        wanted = {"tree.tar", "debug.tar", compiler_cache.FILE}
+        if set(result.files) != wanted:
+            return f"its files are not {', '.join(sorted(wanted))}"
+        return members.refusal(result.files["tree.tar"], result.files["debug.tar"])
+
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Compile the product."""
         return make(

@@ -38,14 +38,23 @@ def check(*trees: Path, stage: str, label: str, log: Path) -> None:
         StageError: something in them cannot be packed; it is named.
     """
     for tree in trees:
-        try:
-            bad = list(_bad(tree))
-        except AuditError as error:
-            bad = [error.message]
-        if bad:
+        if bad := _problems(tree):
             more = [f"and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
             found = replace(failure(stage=stage, label=label, log=log), findings=(*bad[:NAMED], *more))
             raise StageError("the build left what cannot be packed", found, hint=HINT)
+
+
+def refusal(*trees: Path) -> str:
+    """Return the first thing that is wrong with the members of trees; "" if nothing is."""
+    return next((bad[0] for bad in map(_problems, trees) if bad), "")
+
+
+def _problems(tree: Path) -> list[str]:
+    """Return what is wrong with members of a tree, or with the tree itself."""
+    try:
+        return list(_bad(tree))
+    except AuditError as error:
+        return [error.message]
 
 
 def _bad(tree: Path) -> Iterator[str]:

@@ -244,6 +244,14 @@ class PackageStage(BaseStage):
             return ()
         return (f"a release has no dash, so the model {model} is written {written} in {', '.join(names)}",)
 
+    def unfit(self, result: Result, run: RunContext) -> str:
+        """Return that its files are not the packages that it lists."""
+        found = {artifact.path: artifact.sha256 for artifact in result.read(PackageFacts).artifacts}
+        if set(found) != set(result.files):
+            return "its files are not the packages that it lists"
+        wrong = [name for name, path in result.files.items() if sha256(path) != found[name]]
+        return f"{wrong[0]} is not the package that it lists" if wrong else ""
+
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Pack it in every format."""
         results = CellResults(

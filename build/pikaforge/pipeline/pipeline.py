@@ -12,6 +12,7 @@ from pikaforge.host import hashing, process
 from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
+from pikaforge.pipeline import shared
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.outcomes import Events, NodeOutcome, Report, View
 from pikaforge.pipeline.scheduler import LocalRunner, Runner, Scheduler
@@ -85,6 +86,8 @@ class Pipeline:
         key = hashing.key(node.stage, material, {need: known[need] for need in needs})
         if node.twin:
             own, _ = self._workspace.store.get(node.stage, key)
+            if own is None and not offline:
+                own = shared.fetched(node, self._context, key)
             if own is None or self._unreadable(node, own):
                 key = hashing.key(node.stage, material, {need: known[need] for need in node.needs})
         return key, found
@@ -203,13 +206,18 @@ class Pipeline:
         result, bad = self._workspace.store.get(node.stage, key)
         if bad:
             events.notice(f"the stored result of {node.id} is bad and is made anew: {bad}")
-        if result is None:
-            return None
-        if lost := self._lost(node, result, engine_answers=lambda: True):
+        if result is not None and self._is_kept(node, result, events):
+            return result
+        result = shared.fetched(node, self._context, key)
+        return result if result is not None and self._is_kept(node, result, events) else None
+
+    def _is_kept(self, node: Node, result: Result, events: Events) -> bool:
+        """Return whether a stored result can be used; if not, remove it."""
+        lost = self._lost(node, result, engine_answers=lambda: True)
+        if lost:
             events.notice(f"the stored result of {node.id} is made anew: {lost}")
-            self._workspace.store.drop(node.stage, key)
-            return None
-        return result
+            self._workspace.store.drop(node.stage, result.key)
+        return not lost
 
     def _lost(self, node: Node, result: Result, *, engine_answers: Callable[[], bool]) -> str:
         """Return why a stored result cannot be used; "" if it can."""
@@ -228,4 +236,6 @@ class Pipeline:
     def _make(self, node: Node, key: str, results: Mapping[str, Result], material: Material) -> Result:
         version = self._request.spec.product.version
         inputs = Inputs(node=node, results=results, version=version, pin=material.pin)
-        return stage_of(node).make(inputs, self._context, key=key)
+        result = stage_of(node).make(inputs, self._context, key=key)
+        shared.offered(node, self._context, result)
+        return result

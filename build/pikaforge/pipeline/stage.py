@@ -131,6 +131,9 @@ class Stage(PlannedStage, Protocol):
     """Stages whose facts are part of its result. Of the others it takes only the files: if those come out the same when
     they are made anew, its key does not change."""
 
+    shared: bool
+    """Whether other machines may take its results, from a shared store."""
+
     @property
     def facts(self) -> type[BaseModel]:
         """Return the model of its facts. A stored result whose facts are not of it is made anew."""
@@ -152,6 +155,13 @@ class Stage(PlannedStage, Protocol):
     def lost(self, result: Result, run: RunContext, *, engine_answers: Callable[[], bool]) -> str:
         """Return why a stored result cannot be used any more, such as images that are gone; "" if it can."""
 
+    def unfit(self, result: Result, run: RunContext) -> str:
+        """Return why a result that another machine has made cannot be taken; "" if it can.
+
+        Its facts are of the stage's model, and its files have their digests. Nothing else of it is trusted. So a stage
+        says here what it would never have left itself: other files, or what must not be in them.
+        """
+
     def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
         """Return what the user should know of a result; `fresh` if this run has made it."""
 
@@ -162,10 +172,15 @@ class BaseStage:
     adopts = False
     alone = False
     reads: frozenset[str] = frozenset()
+    shared = True
 
     def lost(self, result: Result, run: RunContext, *, engine_answers: Callable[[], bool]) -> str:
         """Return "": files of the store are verified when they are read."""
         return ""
+
+    def unfit(self, result: Result, run: RunContext) -> str:
+        """Return "": there is nothing beside the facts."""
+        return f"it has files: {', '.join(sorted(result.files))}" if result.files else ""
 
     def remarks(self, result: Result, run: RunContext, *, fresh: bool) -> Iterable[str]:
         """Return nothing."""

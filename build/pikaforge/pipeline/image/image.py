@@ -354,6 +354,7 @@ class ImageStage(BaseStage):
     name = STAGE_NAME
     scope: Scope = "image"
     facts = ImageStageFacts
+    shared = False  # it names images, which another machine's engine does not hold
 
     def needs(self, slot: Slot) -> Needs:
         """Return that it needs nothing."""

@@ -7,7 +7,7 @@ result is taken, and says so. Without a twin the stage fails, because a package 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -274,6 +274,16 @@ class SmokeStage(BaseStage):
         emulator = hashing.file_digest(path) if path is not None else ""
         kind = run.spec.allocators[node.cell.allocator].kind
         return Material(facts=material(run.spec, node.cell.target, allocator=kind, emulator=emulator))
+
+    def lost(self, result: Result, run: RunContext, *, engine_answers: Callable[[], bool]) -> str:
+        """Return that another machine could not run natively what this one can: a better result can be had."""
+        facts = result.read(SmokeFacts)
+        if facts.native.ran or facts.tried != facts.target or not engine_answers():
+            return ""
+        flags = run.workspace.engine.known_cpu_flags()
+        if flags is None or emulation.lacking(facts.target, flags):
+            return ""
+        return "it was not run natively, which this machine can do"
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Run the checks, or take the result of the twin."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from pikaforge.config import schema
 from pikaforge.config.patch_series import Series
 from pikaforge.errors import ConfigError, ForgeError, HostError, StageError, UnreachableError, UpstreamError
+from pikaforge.host.git_urls import COMMIT
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workspace, failure, guest_digests, read_facts, run_job
@@ -119,9 +120,7 @@ def make(
         except ForgeError as error:
             error.facts = SeriesFacts(patches=made.patches)  # `patches check` shows them nevertheless
             raise
-        if not origin.sample:
-            for path, commit in filler.commits.items():
-                workspace.lock.check("sources", origin.entry, f"submodule {path}", commit)
+        _pin_submodules(workspace, origin, filler.commits)
         return workspace.store.put(
             STAGE_NAME,
             key,
@@ -318,6 +317,17 @@ def _patch_input(downloads: Path, wanted: tuple[patches.Patch, ...], known: poin
     return Input(folder="patches", archive=files(contents))
 
 
+def _pin_submodules(workspace: Workspace, origin: Origin, commits: Mapping[str, str]) -> None:
+    """Pin the commits of submodules.
+
+    Raises:
+        ConfigError: one is pinned to another commit, or has no pin under `--locked`.
+    """
+    if not origin.sample:
+        for path, commit in commits.items():
+            workspace.lock.check("sources", origin.entry, f"submodule {path}", commit)
+
+
 class SourceStage(BaseStage):
     """Makes the source tree of a run, patched and normalised."""
 
@@ -338,6 +348,19 @@ class SourceStage(BaseStage):
         if pinned is None:
             return Material(facts=unresolved_material(request.origin, run.home), pinned=False)
         return Material(facts=material(pinned, run.home), pin=pinned)
+
+    def unfit(self, result: Result, run: RunContext) -> str:
+        """Return how it differs from what is pinned; pin what is not, as for a source that is fetched here."""
+        if set(result.files) != {"source.tar"}:
+            return "its one file is not source.tar"
+        commits = result.read(SourceFacts).submodules
+        if not all(COMMIT.fullmatch(commit) for commit in commits.values()):
+            return "the commit of a submodule is none"
+        try:
+            _pin_submodules(run.workspace, run.request.origin, commits)
+        except ConfigError as error:
+            return error.message
+        return ""
 
     def make(self, inputs: Inputs, run: RunContext, *, key: str) -> Result:
         """Fetch, patch and pack the tree."""

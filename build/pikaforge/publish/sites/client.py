@@ -83,7 +83,7 @@ class SiteClient:
                 where=f"publish target {target}",
                 hint=f"take them out; {advice(target, url)}",
             )
-        self._login = Login(url=url, header=_authorization(credentials))
+        self._login = Login(url=url, header=authorization(credentials))
         self._target = target
         self._timeout = timeout
         self._retries = retries
@@ -183,7 +183,8 @@ class SiteClient:
         return "its log says why; is its disk full?" if status >= 500 else "its log says why"
 
 
-def _authorization(credentials: Credentials | None) -> str:
+def authorization(credentials: Credentials | None) -> str:
+    """Return the value of the header `Authorization`; "" without credentials."""
     if credentials is None:
         return ""
     if credentials.token:
