@@ -148,6 +148,11 @@ class Running:
                     pytest.fail(f"no line matches {pattern!r}:\n{self._text['stdout']}{self._text['stderr']}")
                 self._changed.wait(min(left, 0.5))
 
+    @property
+    def over(self) -> bool:
+        """Whether its outputs are closed."""
+        return not any(reader.is_alive() for reader in self._readers)
+
     def signal(self, number: signal.Signals, *, group: bool = False) -> None:
         """Send a signal to the tool, or to its group as a terminal does on Ctrl-C."""
         if group:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from conftest import OWNER
+
+if TYPE_CHECKING:
+    from conftest import Engine
+    from docker.models.containers import Container
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "8s", "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10s"}
@@ -72,6 +79,8 @@ class Farm:
         self.workers: dict[str, Program] = {}
         self.env = {"PIKAFORGE_STORE": str(self.store)}
         """What clients and workers need."""
+        self.images: Path | None = None
+        """Results of images that workers have already, so that each begins with the source."""
         self._count = 0
 
     @property
@@ -98,6 +107,8 @@ class Farm:
         argv = ["distributed.cli.dask_worker", self.address, "--preload", "pikaforge.farm.preload", "--name", name]
         argv += ["--no-nanny", "--no-dashboard", "--nthreads", "4", "--host", "127.0.0.1"]
         argv += ["--local-directory", str(self.folder / f"{name}-dask"), *words]
+        if self.images is not None:  # they are in the engine, too
+            shutil.copytree(self.images, self.folder / f"{name}-out" / "store" / "image", dirs_exist_ok=True)
         path = os.pathsep.join(filter(None, [str(ROOT / "build"), os.environ.get("PYTHONPATH", "")]))
         own = {"PYTHONPATH": path, "PIKAFORGE_FARM_OUT": str(self.folder / f"{name}-out")}
         made = Program(f"{name}-{self._count}", argv, self.folder, {**self.env, **own, **(env or {})})
@@ -111,6 +122,36 @@ class Farm:
         for program in everyone:
             program.signal(signal.SIGCONT)
             program.kill()
+
+
+class Containers:
+    """The containers of nodes that are made for a farm, as an observer beside it."""
+
+    def __init__(self, engine: Engine, farm: Farm) -> None:
+        self._engine = engine
+        self._mark = f"PIKAFORGE_STORE={farm.store}".encode()
+
+    def now(self, word: str = "") -> list[Container]:
+        """Those that are there at this moment, with a word in their names."""
+        found = self._engine.client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True)
+        return [each for each in found if word in str(each.name) and self._of_farm(each.labels)]
+
+    def _of_farm(self, labels: Mapping[str, str]) -> bool:
+        """Whether a process of the farm has made it. One that has ended removes its containers before."""
+        pid = labels.get(OWNER, "").split("-")[1:2]
+        try:
+            return self._mark in Path(f"/proc/{pid[0]}/environ").read_bytes().split(b"\0")
+        except (OSError, IndexError):
+            return False
+
+    def release(self, container: Container) -> None:
+        """Let a recipe go on that waits for this."""
+        container.exec_run(["touch", "/forge/go"], user="0")
+
+    def gone(self, ids: Iterable[str]) -> bool:
+        """Whether the engine has none of them any more, whoever has removed them."""
+        there = {each.id for each in self._engine.client.containers.list(all=True, ignore_removed=True)}
+        return not there & set(ids)
 
 
 @contextmanager

@@ -235,6 +235,9 @@ class FakeEngine:
     def cpu_flags(self, image: str) -> frozenset[str]:
         return frozenset({*features("sandybridge"), "pni"})
 
+    def cpu_model(self, image: str) -> str:
+        return "Test CPU (icelake)"
+
     def known_cpu_flags(self) -> frozenset[str] | None:
         return self.cpu_flags("")
 

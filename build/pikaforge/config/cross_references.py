@@ -28,6 +28,7 @@ def check(spec: schema.Spec, diagnostics: Diagnostics) -> None:
     _check_names(spec, diagnostics)
     _check_images(spec, diagnostics)
     _check_cpus(spec, diagnostics)
+    _check_runners(spec, diagnostics)
     _check_packages(spec, diagnostics)
     _check_tarballs(spec, diagnostics)
     _check_compilers(spec.product, diagnostics)
@@ -109,6 +110,13 @@ def _check_cpus(spec: schema.Spec, diagnostics: Diagnostics) -> None:
     for name, image in spec.images.items():
         if image.baseline not in known:
             diagnostics.unknown(("images", name, "baseline"), "x86-64 microarchitecture", image.baseline, known)
+
+
+def _check_runners(spec: schema.Spec, diagnostics: Diagnostics) -> None:
+    known = {*known_microarchitectures(), *spec.hardware}
+    for name in spec.runners:
+        if name not in known:
+            diagnostics.unknown(("runners", name), "model or x86-64 microarchitecture", name, known, key=True)
 
 
 def _check_packages(spec: schema.Spec, diagnostics: Diagnostics) -> None:

@@ -264,6 +264,10 @@ class Destination(Strict):
         return self
 
 
+RunnerLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,99}$")]
+"""A label of a CI service's machine."""
+
+
 class Spec(Strict):
     """The whole of matrix.yaml."""
 
@@ -284,6 +288,13 @@ class Spec(Strict):
     limits: Limits = Field(default=Limits(), description="How much memory, time and space a job may use.")
     store: SharedStoreOptions | None = Field(
         default=None, description="A store of results that machines share; PIKAFORGE_STORE names another one."
+    )
+
+    runners: dict[Name, Annotated[tuple[RunnerLabel, ...], Field(min_length=1, max_length=20)]] = Field(
+        default_factory=dict,
+        description="Labels of the machines of GitHub that build a target (sapphirerapids) or a model (R660), the "
+        "model's first: jobs get them as `runs-on`. Where a CPU has all of the target, the smoke test runs natively. "
+        "Models with one target are built by one job: give them the same labels.",
     )
 
     def packages_for(self, image: str, *, purpose: Literal["build", "runtime"]) -> tuple[str, ...]:

@@ -102,3 +102,15 @@ def flags_of(cpuinfo: str) -> frozenset[str]:
             flags = frozenset(value.split())
             found = flags if found is None else found & flags
     return found or frozenset()
+
+
+def model_of(cpuinfo: str) -> str:
+    """Return how the CPUs of a machine call themselves, from the text of its /proc/cpuinfo; "" if they do not say it.
+
+    The microarchitecture stands behind it: the best one whose code all of them run.
+    """
+    names = [line.partition(":")[2].split() for line in cpuinfo.splitlines() if line.startswith("model name")]
+    said = " ".join(names[0])[:100] if names and names[0] else ""
+    flags = flags_of(cpuinfo)
+    runs = [name for name in microarch.known() if not lacking(name, flags)] if flags else []
+    return " ".join(filter(None, [said, f"({microarch.best(runs)})" if runs else ""]))

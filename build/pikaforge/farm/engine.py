@@ -52,6 +52,10 @@ class FarmEngine:
         """Return nothing: this machine's CPU runs no node."""
         return frozenset()
 
+    def cpu_model(self, image: str) -> str:
+        """Return nothing, as `cpu_flags`."""
+        return ""
+
     def known_cpu_flags(self) -> frozenset[str] | None:
         """Return nothing, as `cpu_flags`."""
         return frozenset()

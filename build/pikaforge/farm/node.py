@@ -60,12 +60,13 @@ class Notices(Events):
         self.texts: list[str] = []
 
     def notice(self, text: str) -> None:
-        """Keep a text."""
-        self.texts.append(text)
+        """Keep a text, but for those about pins: the client has its own about these."""
+        if not text.startswith(f"{LOCK}: "):
+            self.texts.append(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
+class FarmWorker:
     """Where nodes are made."""
 
     engine: Engine
@@ -75,7 +76,7 @@ class Worker:
     name: str = ""
 
 
-def reply_to(text: str, worker: Worker, said: list[str]) -> NodeReply:
+def reply_to(text: str, worker: FarmWorker, said: list[str]) -> NodeReply:
     """Make the node of a request.
 
     Args:
@@ -135,7 +136,7 @@ class _NodeRun:
     """A node that is to be made here."""
 
     request: NodeRequest
-    worker: Worker
+    worker: FarmWorker
     workspace: Workspace
     pipeline: Pipeline
     plan: Plan
@@ -144,7 +145,7 @@ class _NodeRun:
     """The pins of the client."""
 
     @classmethod
-    def prepare(cls, request: NodeRequest, worker: Worker, scratch: Path, events: Notices) -> _NodeRun:
+    def prepare(cls, request: NodeRequest, worker: FarmWorker, scratch: Path, events: Notices) -> _NodeRun:
         """Read the project, and plan the node again, as the client has done."""
         store = Store(worker.out / "store")
         found = store.get(projects.STAGE, request.project)[0]
@@ -239,7 +240,7 @@ class _NodeRun:
         )
 
 
-def _workspace(project: UnpackedProject, worker: Worker, store: Store, scratch: Path, jobs: int) -> Workspace:
+def _workspace(project: UnpackedProject, worker: FarmWorker, store: Store, scratch: Path, jobs: int) -> Workspace:
     """Return the workspace of a node; its pins are written to a copy of the client's."""
     options, spec = project.options, project.spec
     path = scratch / LOCK
@@ -321,7 +322,9 @@ def main(folder: Path) -> int:
     try:
         engine = DockerEngine()
         notices: list[str] = []
-        worker = Worker(engine=engine, out=out_folder(), shared=shared_store(notices.append), name=socket.gethostname())
+        worker = FarmWorker(
+            engine=engine, out=out_folder(), shared=shared_store(notices.append), name=socket.gethostname()
+        )
         engine.verify()
         engine.sweep(lambda _text: None)
         reply = reply_to((folder / REQUEST).read_text(encoding="utf-8"), worker, notices)

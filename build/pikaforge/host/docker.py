@@ -59,7 +59,7 @@ class DockerEngine(EngineImages):
         self._lock = threading.Lock()
         self._running: dict[str, tuple[Container, EngineCalls]] = {}
         self._aborted = False
-        self._flags: frozenset[str] | None = None
+        self._cpu = ""
         self._reading_limits = threading.Lock()
         self._allowed_limits: Mapping[str, int] | None = None
 
@@ -69,19 +69,19 @@ class DockerEngine(EngineImages):
 
     def cpu_flags(self, image: str) -> frozenset[str]:
         """As `Engine.cpu_flags`; read once, in a container, because the engine may be on another machine."""
-        if self._flags is None:
-            limits = self._limits(image)
-            self._flags = emulation.flags_of(self._printed("cpu", image, ("cat", "/proc/cpuinfo"), limits=limits))
-        return self._flags
+        self._cpu = self._cpu or self._printed("cpu", image, ("cat", "/proc/cpuinfo"), limits=self._limits(image))
+        return emulation.flags_of(self._cpu)
+
+    def cpu_model(self, image: str) -> str:
+        """As `Engine.cpu_model`."""
+        self.cpu_flags(image)
+        return emulation.model_of(self._cpu)
 
     def known_cpu_flags(self) -> frozenset[str] | None:
         """As `Engine.known_cpu_flags`: those of this machine for a local engine; a remote one needs an image."""
-        if self._flags is None and (address() or LOCAL).startswith(LOCAL):
+        if not self._cpu and (address() or LOCAL).startswith(LOCAL):
             return machine.cpu_flags()
-        if self._flags is None:
-            held = next((image for image, _, _ in self.owned_images()), None)
-            return None if held is None else self.cpu_flags(held)
-        return self._flags
+        return next((self.cpu_flags(image) for image, _, _ in self.owned_images()), None)
 
     def _printed(
         self,

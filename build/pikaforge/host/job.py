@@ -206,6 +206,13 @@ class Engine(Protocol):
             image: any image of the engine; a container of it reads them.
         """
 
+    def cpu_model(self, image: str) -> str:
+        """Return how the CPUs call themselves where jobs run, with their microarchitecture; "" if that is not known.
+
+        Args:
+            image: as for `cpu_flags`.
+        """
+
     def known_cpu_flags(self) -> frozenset[str] | None:
         """Return the flags as `cpu_flags` does; None if they cannot be known before an image is made."""
 

@@ -38,6 +38,11 @@ def cpu_flags() -> frozenset[str]:
     return emulation.flags_of(CPUINFO.read_text(encoding="utf-8", errors="replace"))
 
 
+def cpu_model() -> str:
+    """Return how the CPUs of this machine call themselves; see `emulation.model_of`."""
+    return emulation.model_of(CPUINFO.read_text(encoding="utf-8", errors="replace"))
+
+
 def package_manager(status: Path = DPKG_STATUS) -> Literal["dpkg", "rpm"]:
     """Return which package database this machine has.
 

@@ -196,6 +196,10 @@ class HostEngine:
         """Return the CPU flags of this machine."""
         return machine.cpu_flags()
 
+    def cpu_model(self, image: str) -> str:
+        """As `Engine.cpu_model`: those of this machine."""
+        return machine.cpu_model()
+
     def known_cpu_flags(self) -> frozenset[str] | None:
         """Return the CPU flags of this machine."""
         return machine.cpu_flags()

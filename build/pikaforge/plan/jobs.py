@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pikaforge.errors import ConfigError
 from pikaforge.host import hashing
@@ -16,6 +17,8 @@ LIMITS = {"github": 256, "gitlab": 200}
 GitHub Actions: 256 (docs: Usage limits for workflows). GitLab: 200 permutations of `parallel:matrix`
 (gitlab-org/gitlab issues 438369 and 547976).
 """
+RUNNER = ("ubuntu-24.04",)
+"""Labels of GitHub's machines for what `runners` says nothing about."""
 CHUNK = re.compile(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
 TEMPLATE = ".pikaforge-build"
 """The job of a GitLab configuration that says how a chunk is built; the generated jobs extend it."""
@@ -91,26 +94,85 @@ def job_limit(service: str, wanted: int | None) -> int:
     return wanted or limit
 
 
+def _runner_of(group: Sequence[Cell], runners: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return the labels of the machine that builds a compilation: those of a model, or of its target, or the usual."""
+    of_model = next((runners[cell.model] for cell in group if cell.model in runners), None)
+    return tuple(of_model or runners.get(group[0].target) or RUNNER)
+
+
+def chunks_by_runner(
+    cells: Sequence[Cell], runners: Mapping[str, Sequence[str]], most: int
+) -> tuple[tuple[tuple[str, ...], JobChunk], ...]:
+    """Return the jobs that build cells, each with the labels of its machine; see `chunks`.
+
+    No job has compilations for two kinds of machines. If there are more compilations than jobs, each kind gets jobs in
+    proportion to its compilations, and one at least.
+
+    Args:
+        cells: what is to be built; those with a problem are left out.
+        runners: labels by model or target.
+        most: how many jobs there may be.
+
+    Raises:
+        ConfigError: there are more kinds of machines than jobs.
+    """
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if not cell.problem:
+            groups.setdefault(cell.group, []).append(cell)
+    kinds: dict[tuple[str, ...], list[Cell]] = {}
+    for group in groups.values():
+        kinds.setdefault(_runner_of(group, runners), []).extend(group)
+    if len(kinds) > most:
+        raise ConfigError(
+            f"{len(kinds)} kinds of machines cannot share {most} jobs",
+            where="runners",
+            hint="allow more jobs: --chunks N",
+        )
+    counts = {kind: len({cell.group for cell in of_kind}) for kind, of_kind in kinds.items()}
+    shares = _shares(counts, most)
+    return tuple((kind, chunk) for kind, of_kind in kinds.items() for chunk in chunks(of_kind, shares[kind]))
+
+
+def _shares(counts: Mapping[tuple[str, ...], int], most: int) -> dict[tuple[str, ...], int]:
+    """Return the jobs of each kind of machines."""
+    total = sum(counts.values())
+    if total <= most:
+        return dict(counts)
+    shares = {kind: max(1, most * count // total) for kind, count in counts.items()}
+    while sum(shares.values()) > most:
+        shares[max(shares, key=lambda kind: shares[kind])] -= 1
+    while sum(shares.values()) < most:
+        shares[max(shares, key=lambda kind: counts[kind] / shares[kind])] += 1
+    return shares
+
+
 def github_matrix(
-    cells: Sequence[Cell], compilations: Mapping[str, str], *, limit: int = LIMITS["github"]
-) -> dict[str, list[dict[str, str]]]:
+    cells: Sequence[Cell],
+    compilations: Mapping[str, str],
+    *,
+    limit: int = LIMITS["github"],
+    runners: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> dict[str, list[dict[str, object]]]:
     """Return the `matrix` of a GitHub Actions job: an entry for each chunk.
 
     Args:
         cells: what is to be built; those with a problem are left out.
         compilations: by group, a hash of what decides its compilation; an entry's `key` is made of those of its groups.
         limit: how many jobs there may be.
+        runners: labels of machines by model or target.
     """
-    entries = [
+    entries: list[dict[str, object]] = [
         {
             "name": chunk.name,
+            "runs-on": list(kind),
             "image": " ".join(dict.fromkeys(cell.image for cell in chunk.cells)),
             "target": " ".join(dict.fromkeys(cell.target for cell in chunk.cells)),
             "allocator": " ".join(dict.fromkeys(cell.allocator for cell in chunk.cells)),
             "cells": " ".join(cell.id for cell in chunk.cells),
             "key": hashing.digest("\n".join(compilations[label] for label in chunk.groups))[:16],
         }
-        for chunk in chunks(cells, limit)
+        for kind, chunk in chunks_by_runner(cells, runners, limit)
     ]
     return {"include": entries}
 

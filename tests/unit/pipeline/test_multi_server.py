@@ -153,6 +153,9 @@ class Site(FakeEngine):
     def cpu_flags(self, image: str) -> frozenset[str]:
         return self.flags
 
+    def cpu_model(self, image: str) -> str:
+        return ""
+
     def known_cpu_flags(self) -> frozenset[str] | None:
         return self.flags
 

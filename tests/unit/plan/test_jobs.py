@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pytest
 from unit.helpers import make_spec, refusal, the_cell
@@ -26,8 +27,10 @@ def _compilations(cells: Iterable[Cell]) -> dict[str, str]:
     return {cell.group: cell.group for cell in cells}
 
 
-def _github(cells: list[Cell], limit: int = LIMITS["github"]) -> list[dict[str, str]]:
-    return github_matrix(cells, _compilations(cells), limit=limit)["include"]
+def _github(
+    cells: list[Cell], limit: int = LIMITS["github"], runners: Mapping[str, tuple[str, ...]] | None = None
+) -> list[dict[str, Any]]:
+    return github_matrix(cells, _compilations(cells), limit=limit, runners=runners or {})["include"]
 
 
 def test_github_gets_one_job_a_compilation() -> None:
@@ -36,6 +39,7 @@ def test_github_gets_one_job_a_compilation() -> None:
     include = _github(list(cells))
     assert {**include[0], "key": ""} == {
         "name": "el7-sandybridge-none",
+        "runs-on": ["ubuntu-24.04"],
         "image": "el7",
         "target": "sandybridge",
         "allocator": "none",
@@ -46,6 +50,26 @@ def test_github_gets_one_job_a_compilation() -> None:
     assert len({entry["name"] for entry in include}) == 6
     listed = [cell for entry in include for cell in entry["cells"].split()]
     assert sorted(listed) == sorted(cell.id for cell in cells if not cell.problem)
+
+
+def test_a_model_or_a_target_has_machines_of_its_own() -> None:
+    cells = [cell for cell in all_cells(make_spec()) if cell.image == "debian12" and cell.allocator == "none"]
+    runners = {"skylake_avx512": ("self-hosted", "avx512"), "R720": ("r720",), "sandybridge": ("old",)}
+    found = {entry["target"]: entry["runs-on"] for entry in _github(cells, runners=runners)}
+    assert found == {"sandybridge": ["r720"], "skylake_avx512": ["self-hosted", "avx512"]}
+
+
+@pytest.mark.parametrize(("most", "shares"), [(2, [1, 1]), (4, [1, 3]), (10, [1, 9]), (40, [1, 20])])
+def test_no_job_is_for_two_kinds_of_machines(most: int, shares: list[int]) -> None:
+    entries = _github(_cells(21), most, {"t0": ("other",)})
+    kinds = [entry["runs-on"] for entry in entries]
+    assert [kinds.count(["other"]), kinds.count(["ubuntu-24.04"])] == shares
+    assert sorted(cell for entry in entries for cell in entry["cells"].split()) == sorted(c.id for c in _cells(21))
+
+
+def test_more_kinds_of_machines_than_jobs_are_refused() -> None:
+    with pytest.raises(ConfigError, match="2 kinds of machines cannot share 1 jobs"):
+        _github(_cells(3), 1, {"t0": ("other",)})
 
 
 def test_github_gets_an_empty_list_for_nothing() -> None:

@@ -62,7 +62,7 @@ def _why(context: Context) -> str:
 def _print_github(context: Context, cells: Sequence[Cell]) -> None:
     """Print the matrix of a job as one line of JSON; in a step of GitHub Actions, set `matrix` and `jobs`, too."""
     limit = job_limit("github", context.arguments.chunks)
-    matrix = github_matrix(cells, github.cache_keys(context, cells), limit=limit)
+    matrix = github_matrix(cells, github.cache_keys(context, cells), limit=limit, runners=context.spec.runners)
     text = json.dumps(matrix)
     output.show_json(text)
     github.output(os.environ, matrix=text, jobs=str(len(matrix["include"])))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pikaforge.audit.judge_instructions import DispatchedRecord
 from pikaforge.cli.faces.events import CellEnded
 from pikaforge.cli.output import count
+from pikaforge.cpu.emulation import stand_for
 from pikaforge.pipeline.report_record import CellRecord
 from pikaforge.pipeline.smoke.record import WayRecord
 
@@ -38,7 +39,7 @@ def cell_ended(cell: CellRecord, *, now: str, command: str) -> CellEnded:
 
 def notes(cells: Sequence[CellRecord]) -> list[str]:
     """Return what the reader should know of cells that were built."""
-    return [*_not_run(cells), *_dispatched(cells), *_ungated(cells)]
+    return [*_not_run(cells), *_ran_on(cells), *_dispatched(cells), *_ungated(cells)]
 
 
 def _not_run(cells: Iterable[CellRecord]) -> list[str]:
@@ -48,6 +49,16 @@ def _not_run(cells: Iterable[CellRecord]) -> list[str]:
         if cell.not_run:
             found.setdefault(cell.not_run, []).append(cell.id)
     return [f"{', '.join(ids)}: {text}" for text, ids in found.items()]
+
+
+def _ran_on(cells: Iterable[CellRecord]) -> list[str]:
+    """Return the CPUs on which code ran that no emulator knows; each once, with its cells."""
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        way = cell.native
+        if way is not None and way.ran and way.machine and cell.tried == cell.target and stand_for(cell.target).reason:
+            found.setdefault(way.machine, []).append(cell.id)
+    return [f"{', '.join(ids)}: ran on {machine}" for machine, ids in found.items()]
 
 
 def _dispatched(cells: Iterable[CellRecord]) -> list[str]:

@@ -244,7 +244,7 @@
   }
 
   function way(name, record) {
-    const title = make("h3", {}, name + (record.cpu ? ", as " + record.cpu : ""));
+    const title = make("h3", {}, name + (record.cpu ? ", as " + record.cpu : record.machine ? ", ran on " + record.machine : ""));
     if (!record.ran) return [title, make("p", {}, badge("skipped", "not run"), " " + record.reason)];
     const rows = record.checks.map((check) => {
       const state = check.passed ? "passed" : check.skipped ? "skipped" : "failed";

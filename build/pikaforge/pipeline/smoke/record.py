@@ -34,6 +34,9 @@ class WayRecord(Strict):
     reason: str = Field(default="", description="Why not; such a way is never called passed.")
     problem: str = Field(default="", description="Why it is refused; empty if it passed.")
     cpu: str = Field(default="", description="The emulated CPU; empty natively.")
+    machine: str = Field(
+        default="", description="The CPU that it ran on natively, as it calls itself, and its microarchitecture."
+    )
     checks: tuple[CheckRecord, ...] = Field(default=(), description="In the order in which they were made.")
     rest: dict[str, object] = Field(
         default_factory=dict, description="What the server held at rest: file descriptors, threads, bytes of memory."

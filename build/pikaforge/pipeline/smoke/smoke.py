@@ -18,6 +18,7 @@ from pikaforge.errors import StageError, StageFailure
 from pikaforge.host import hashing, process
 from pikaforge.host.job import Input, files
 from pikaforge.host.store import Result
+from pikaforge.host.text import clean
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.smoke.record import CheckRecord, SmokeFacts, WayRecord
@@ -205,7 +206,12 @@ class _SmokeRun:
             made = sum(not check.skipped for check in runner.records)
             problem = f"{len(failed)} of {made} smoke checks failed: {', '.join(check.name for check in failed)}"
         record = WayRecord(
-            ran=True, problem=problem, cpu=way.cpu, checks=tuple(runner.records), rest=dict(runner.at_rest)
+            ran=True,
+            problem=problem,
+            cpu=way.cpu,
+            machine="" if way.cpu else clean(self._workspace.engine.cpu_model(self._image)),
+            checks=tuple(runner.records),
+            rest=dict(runner.at_rest),
         )
         return record, self._error(record, failed, status, runner) if problem else None
 
