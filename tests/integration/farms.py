@@ -145,8 +145,11 @@ class Containers:
             return False
 
     def release(self, container: Container) -> None:
-        """Let a recipe go on that waits for this."""
-        container.exec_run(["touch", "/forge/go"], user="0")
+        """Let a recipe go on that waits for this, unless it has not begun, or has ended."""
+        from docker.errors import APIError
+
+        with contextlib.suppress(APIError):
+            container.exec_run(["touch", "/forge/go"], user="0")
 
     def gone(self, ids: Iterable[str]) -> bool:
         """Whether the engine has none of them any more, whoever has removed them."""
