@@ -278,7 +278,7 @@ again what it needs.""",
         examples=(("all images", "invoke images.list"), ("free their space", "invoke images.remove")),
     ),
     "cache": Verb(
-        module="upkeep",
+        module="cache",
         summary="list or remove stored results, downloads and compiler caches",
         about="""\
 `list` shows the size of stored results, downloads and git repositories in out/, and the compiler caches in the \
