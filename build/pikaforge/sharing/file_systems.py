@@ -18,9 +18,8 @@ from pikaforge.host import extras, process
 from pikaforge.host.http import redacted
 from pikaforge.host.text import one_line, size_text
 from pikaforge.publish.sites.webdav import beside
-from pikaforge.sharing.objects import ObjectError, ObjectStoreSettings
+from pikaforge.sharing.objects import EXTRA, ObjectError, ObjectStoreSettings
 
-EXTRA = "store"
 BLOCK = 8 << 20
 """Bytes that are asked for at once."""
 WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"})

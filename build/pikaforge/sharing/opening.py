@@ -19,7 +19,7 @@ from pikaforge.host.http import redacted
 from pikaforge.host.text import one_line
 from pikaforge.publish.sites.client import warn_if_plain
 from pikaforge.publish.sites.credentials import advice, credentials
-from pikaforge.sharing.objects import NAME, ObjectStoreKind, ObjectStoreSettings
+from pikaforge.sharing.objects import EXTRA, NAME, ObjectStoreKind, ObjectStoreSettings
 from pikaforge.sharing.results import SharedResults
 from pikaforge.sharing.seals import Seals
 
@@ -74,8 +74,8 @@ def opened(
     try:
         objects = kind.open(settings)
     except ProgramError as error:
-        hint = f" ({one_line(error.hint)})" if error.hint else ""
-        notice(f"the shared store {redacted(url)} is not used in this run: {one_line(error.message)}{hint}")
+        hint = f"pip install 'pikaforge[{EXTRA}]', or what {scheme}:// needs"
+        notice(f"the shared store {redacted(url)} is not used in this run: {one_line(error.message)} ({hint})")
         return None
     warn_if_plain(url, known, notice)
     write = mode == "write" or (mode == "" and found.write)
