@@ -106,7 +106,7 @@ def direct(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """A server of S3 on loopback."""
-    import moto.server as moto
+    moto = pytest.importorskip("moto.server", reason="the extra `tests` has it")
 
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -129,7 +129,7 @@ def bucket(s3: str, name: str) -> None:
 
 
 @pytest.fixture(params=["folder", "put", "dav", "s3", "fsspec"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, s3: str) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Makes machines that share a store of a kind."""
     with ExitStack() as stack:
         url, environ, options = "", {}, {}
@@ -142,6 +142,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, s3: str) -> Iterator[P
             case "dav":
                 url = stack.enter_context(object_server(dav=True)).url + "/pika"
             case "s3":
+                s3 = request.getfixturevalue("s3")
                 name = f"b{digest(str(tmp_path))[:20]}"
                 bucket(s3, name)
                 url, environ, options = f"s3://{name}/pika", CLOUD, {"endpoint": s3}
