@@ -7,11 +7,12 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +40,7 @@ nox_session = functools.partial(nox.session, python=False, venv_backend="none")
 logging.getLogger("nox").addFilter(lambda record: record.getMessage() != "uv binary not found.")
 
 PROJECT = HERE / "pyproject.toml"
+MATRIX = HERE / "matrix.yaml"
 EXIT_HOST = 3
 SIGNAL_BASE = 128
 """Shells report the end by signal N as exit status 128 + N."""
@@ -141,8 +143,23 @@ def prepare(session: nox.Session, name: str, *extras: str) -> Path:
     return environment / "bin"
 
 
+def uses_bucket(matrix: str, environ: Mapping[str, str]) -> bool:
+    """Return whether the shared store is one that needs the extra `store`: in a bucket, or of another kind of fsspec.
+
+    Args:
+        matrix: the text of matrix.yaml, whose part `store` names it.
+        environ: variables.
+    """
+    part = re.search(r"^store:.*\n(?:(?:[ \t].*)?\n)*", f"{matrix}\n", re.MULTILINE)
+    named = environ.get("PIKAFORGE_STORE", "") or (part[0] if part else "")
+    schemes = re.findall(r"([a-z][a-z0-9+.-]*)://", re.sub(r"endpoint:\s*\S+", "", named))
+    return bool(schemes) and schemes[0] not in ("http", "https", "file")
+
+
 def run_tool(session: nox.Session, *words: str, environment: str = "tool", extras: tuple[str, ...] = ()) -> None:
     """Run the tool, and end with its exit status; nox itself would end with 1."""
+    if environment in ("tool", "bench") and uses_bucket(MATRIX.read_text(encoding="utf-8"), os.environ):
+        environment, extras = f"{environment}-store", (*extras, "store")
     programs = prepare(session, environment, *extras)
     variables = {**os.environ, "PIKAFORGE_CWD": os.environ.get("PIKAFORGE_CWD", str(session.invoked_from))}
     argv = [str(programs / "python"), "-m", "pikaforge", *words, *session.posargs]

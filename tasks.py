@@ -81,6 +81,24 @@ def cache_list(_: Context) -> None:
     forge("cache", "list")
 
 
+@task(name="info", help={"json": "print JSON", "matrix": "another matrix.yaml"})
+def cache_info(_: Context, json: bool = False, matrix: str = "") -> None:
+    """Show the sizes of stored results by stage, and whether the shared store answers."""
+    forge("cache", "info", *(["--json"] if json else []), *given(matrix=matrix))
+
+
+@task(name="prune", help={"keep": "bytes that may stay, such as 20G", "older_than": "days without a use"})
+def cache_prune(_: Context, keep: str = "", older_than: str = "") -> None:
+    """Remove stored results, those first that were not used for the longest time."""
+    forge("cache", "prune", *given(keep=keep), *given(**{"older-than": older_than}))
+
+
+@task(name="verify", help={"yes": "remove what is damaged"})
+def cache_verify(_: Context, yes: bool = False) -> None:
+    """Compare stored results with their digests."""
+    forge("cache", "verify", *(["--yes"] if yes else []))
+
+
 @task(name="clean")
 def cache_clean(_: Context) -> None:
     """Remove stored results, downloads and compiler caches."""
@@ -108,4 +126,4 @@ def clean(_: Context) -> None:
 namespace = Collection(lock, sample, schema, clean)
 namespace.add_collection(Collection("patches", patches_list, patches_check))
 namespace.add_collection(Collection("images", images_list, images_remove))
-namespace.add_collection(Collection("cache", cache_list, cache_clean))
+namespace.add_collection(Collection("cache", cache_list, cache_info, cache_prune, cache_verify, cache_clean))

@@ -28,7 +28,7 @@ NAVIGATION: Sequence[tuple[str, Sequence[str]]] = (
     ("Begin", ("first-build", "building", "terminal", "selecting", "report", "doctor", "troubleshooting")),
     ("Add", ("add-a-model", "add-an-image", "add-a-patch", "add-an-allocator", "recipes")),
     ("Give to hosts", ("publishing", "signing", "verifying", "operating", "memory", "load-test")),
-    ("Build elsewhere", ("engines", "farm", "offline", "air-gap", "github", "pipelines")),
+    ("Build elsewhere", ("engines", "farm", "shared-store", "offline", "air-gap", "github", "pipelines")),
     ("What is shown", ("proof", "coverage", "debian", "benchmarks")),
     ("Look up", ("reference/commands", "reference/matrix", "reference/report", "reference/repo", "glossary")),
     ("Change pikaforge", ("architecture", "decisions/README")),

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import nox
 import pytest
@@ -17,11 +18,13 @@ from nox._decorators import Func
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def _load() -> None:
+def _load() -> ModuleType:
     spec = importlib.util.spec_from_file_location("noxfile_under_test", ROOT / "noxfile.py")
     assert spec is not None
     assert spec.loader is not None
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
@@ -87,3 +90,21 @@ def test_settings_that_select_sessions_of_other_projects_do_not_count(
     with pytest.raises(_Started):
         _load()
     assert started == [(["python", program, "-s", "plan"], "/home/user")]
+
+
+@pytest.mark.parametrize(
+    ("store", "named", "wanted"),
+    [
+        ("", "", False),
+        ("store:\n  url: https://store.example.org/x\n", "", False),
+        ("store: {url: /srv/store}\n", "", False),
+        ("store:\n  # a bucket\n\n  endpoint: https://minio.example.org\n  url: s3://bucket/x\n", "", True),
+        ("store: {url: 's3://bucket/x', endpoint: 'https://minio.example.org'}\n", "", True),
+        ("store:\n  url: s3://bucket/x\n", "https://store.example.org", False),
+        ("", "gs://bucket/x", True),
+        ("", "file:///srv/store", False),
+    ],
+)
+def test_a_bucket_needs_an_extra(sessions: list[Func], store: str, named: str, wanted: bool) -> None:
+    text = f"product:\n  name: x\n{store}publish:\n  vault: {{url: 's3://not-the-store/'}}\n"
+    assert _load().uses_bucket(text, {"PIKAFORGE_STORE": named}) is wanted

@@ -245,7 +245,17 @@ def _images(verb: argparse.ArgumentParser) -> None:
 
 
 def _cache(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("action", choices=("list", "clean"), help="list the folders, or remove their contents")
+    actions = ("list", "info", "prune", "verify", "clean")
+    verb.add_argument(
+        "action",
+        choices=actions,
+        help="list the folders; show the sizes of results, and the shared store; remove results that were not used for "
+        "long; compare results with their digests; remove everything",
+    )
+    verb.add_argument("--keep", type=_amount, metavar="N", help="prune: bytes of results that may stay, such as 20G")
+    verb.add_argument("--older-than", type=_count, metavar="DAYS", help="prune: remove what was not used for so long")
+    verb.add_argument("--yes", action="store_true", help="verify: remove what is damaged")
+    groups.json(verb)
     groups.engine(verb)
 
 
@@ -286,7 +296,7 @@ USAGE: Mapping[str, str] = {
     "report": "[options] [DIR ...]",
     "patches": "[options] {list,check}",
     "images": "[options] {list,remove}",
-    "cache": "[options] {list,clean}",
+    "cache": "[options] {list,info,prune,verify,clean}",
     "completion": "[options] {bash,zsh,names}",
     "sample": "[options] DIR",
     "doctor": "[options]",

@@ -193,7 +193,15 @@ class Context:
         from pikaforge.sharing.opening import opened  # noqa: PLC0415
 
         limit = self.spec.limits.bounds().file
-        return opened(self.spec.store, os.environ, base=self.base, cwd=cwd(), file_limit=limit, notice=notice)
+        return opened(
+            self.spec.store,
+            os.environ,
+            base=self.base,
+            cwd=cwd(),
+            file_limit=limit,
+            notice=notice,
+            release=builds_release(os.environ),
+        )
 
     def given(self) -> dict[str, str]:
         """Return the files that are given for the tarballs of allocators, by the name of the option."""

@@ -278,13 +278,25 @@ again what it needs.""",
         examples=(("all images", "invoke images.list"), ("free their space", "invoke images.remove")),
     ),
     "cache": Verb(
-        module="upkeep",
-        summary="list or remove stored results, downloads and compiler caches",
+        module="cache",
+        summary="show, check and remove stored results, downloads and compiler caches",
         about="""\
 `list` shows the size of stored results, downloads and git repositories in out/, and the compiler caches in the \
-engine. `clean` removes them. The next build makes again what it needs.""",
+engine. `clean` removes them. The next build makes again what it needs.
+
+`info` shows the results of each stage, and whether the shared store answers. `prune` removes results, those first \
+that were not used for the longest time, but none that a running build uses. `verify` compares all files of results \
+with their digests; the exit status is 4 if some are damaged and were not removed.""",
         needs=f"for the compiler caches, and for `clean`, {ENGINE}, or --engine host.",
-        examples=(("their size", "invoke cache.list"), ("remove them", "invoke cache.clean")),
+        examples=(
+            ("their size", "invoke cache.list"),
+            (
+                "remove what was not used for a month, and all beyond 20 GB",
+                "invoke cache.prune --keep 20G --older-than 30",
+            ),
+            ("remove what is damaged", "invoke cache.verify --yes"),
+            ("remove everything", "invoke cache.clean"),
+        ),
     ),
     "completion": Verb(
         module="completion",

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from pikaforge.config import operate_metrics, operate_scalars, scalars, waiver, yaml_words
+from pikaforge.config import operate_metrics, operate_scalars, scalars, shared_store, waiver, yaml_words
 from pikaforge.config.document import Document, YamlValue, has, within
 from pikaforge.config.nearest import nearest
 from pikaforge.config.yaml_words import KeyPath
@@ -66,6 +66,7 @@ PATTERN_WORDS = {
     scalars.MAINTAINER_PATTERN: "must be NAME <ADDRESS>, such as Jo Doe <jo@example.org>",
     scalars.DIGEST_PATTERN: "must be a SHA-256: 64 digits and letters a to f, in lower case",
     scalars.SERVER_PATTERN: "must be a URL with https:// or http://, without user, password, query or spaces",
+    shared_store.PLACE_PATTERN: "must be a path or a URL, without user, password, query, quotes or spaces",
     scalars.CLIENTS_PATTERN: "must be a URL with https://, http:// or file://, without user, password, query or spaces",
     scalars.PAGE_PATTERN: "must be the path of a URL: / and then ASCII characters without spaces",
     scalars.URL_PATTERN: "must be a URL with https://, http:// or file:// and no spaces or quotes",

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from pikaforge.config.scalars import SERVER_PATTERN, Strict
 
-PLACE_PATTERN = r"^[^\s'\"@?#<>&]+$"
+PLACE_PATTERN = r"^[^\s'\"@?#<>&\x00-\x1f\x7f]+$"
 """Without user, password, query or fragment: these could be secrets."""
 SECONDS = 15
 """Seconds that a server may let wait."""

@@ -18,9 +18,8 @@ from pikaforge.host import extras, process
 from pikaforge.host.http import redacted
 from pikaforge.host.text import one_line, size_text
 from pikaforge.publish.sites.webdav import beside
-from pikaforge.sharing.objects import ObjectError, ObjectStoreSettings
+from pikaforge.sharing.objects import EXTRA, ObjectError, ObjectStoreSettings
 
-EXTRA = "store"
 BLOCK = 8 << 20
 """Bytes that are asked for at once."""
 WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"})
@@ -34,7 +33,7 @@ class _FileSystem(Protocol):
     retries: int
     """How often s3fs itself repeats a request."""
 
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> bytes: ...
+    def cat_file(self, path: str, *, start: int, end: int) -> bytes: ...
     def info(self, path: str) -> Mapping[str, object]: ...
     def pipe_file(self, path: str, value: bytes) -> None: ...
     def put_file(self, lpath: str, rpath: str, callback: object) -> None: ...
@@ -96,7 +95,7 @@ class FileSystemObjects:
             return b""
         with self._errors():
             system, root = self._place
-            return system.cat_file(f"{root}/{path}", 0, size)
+            return system.cat_file(f"{root}/{path}", start=0, end=size)
 
     def download(self, path: str, into: Path, *, size: int) -> bool:
         """Copy an object to a file; return whether there is one."""
@@ -117,7 +116,7 @@ class FileSystemObjects:
     def _range(self, path: str, start: int, length: int) -> bytes:
         with self._errors():
             system, root = self._place
-            return system.cat_file(f"{root}/{path}", start, start + length)
+            return system.cat_file(f"{root}/{path}", start=start, end=start + length)
 
     def size(self, path: str) -> int | None:
         """Return the bytes of an object; None if there is none."""

@@ -12,6 +12,8 @@ from typing import Protocol
 
 from pikaforge.publish.sites.credentials import Credentials
 
+EXTRA = "store"
+"""The extra of this project with Python packages for stores."""
 NAME = "store"
 """Of the store among destinations: its credentials are in PIKAFORGE_STORE_USER and so on."""
 

@@ -19,7 +19,7 @@ from pikaforge.host.http import redacted
 from pikaforge.host.text import one_line
 from pikaforge.publish.sites.client import warn_if_plain
 from pikaforge.publish.sites.credentials import advice, credentials
-from pikaforge.sharing.objects import NAME, ObjectStoreKind, ObjectStoreSettings
+from pikaforge.sharing.objects import EXTRA, NAME, ObjectStoreKind, ObjectStoreSettings
 from pikaforge.sharing.results import SharedResults
 from pikaforge.sharing.seals import Seals
 
@@ -36,6 +36,7 @@ def opened(
     cwd: Path,
     file_limit: int,
     notice: Callable[[str], None],
+    release: bool = False,
 ) -> SharedResults | None:
     """Return the shared store; None if there is none, or if it cannot be used here, which is a notice.
 
@@ -46,6 +47,7 @@ def opened(
         cwd: paths in the environment are relative to it.
         file_limit: bytes that a file of a result may have.
         notice: takes messages for the user.
+        release: whether the run makes a release, which takes only what a trusted key has signed.
 
     Raises:
         ConfigError: a variable, the URL, a key or the credentials cannot be used.
@@ -66,6 +68,9 @@ def opened(
     found = options or SharedStoreOptions(url=url)
     seals = Seals.of(environ, cwd=cwd, keys=[base / key for key in found.keys])
     seals.check()
+    if release and not seals.judges:
+        notice(f"the shared store {redacted(url)} is not used: a release takes only signed results (store.keys)")
+        return None
     known = None if scheme == "file" else credentials(NAME, url, environ)
     kind = _kind(scheme)
     settings = ObjectStoreSettings(
@@ -74,8 +79,8 @@ def opened(
     try:
         objects = kind.open(settings)
     except ProgramError as error:
-        hint = f" ({one_line(error.hint)})" if error.hint else ""
-        notice(f"the shared store {redacted(url)} is not used in this run: {one_line(error.message)}{hint}")
+        hint = f"pip install 'pikaforge[{EXTRA}]', or what {scheme}:// needs"
+        notice(f"the shared store {redacted(url)} is not used in this run: {one_line(error.message)} ({hint})")
         return None
     warn_if_plain(url, known, notice)
     write = mode == "write" or (mode == "" and found.write)

@@ -82,7 +82,7 @@ class SharedResults:
         self._lock = threading.Lock()
         self._reads, self._writes = True, write
         self._damaged: set[str] = set()
-        """Digests of files that came with other bytes: they are sent again, although there is something."""
+        """Paths of listings with a file that came with other bytes: all files are sent again then."""
         self.where = objects.where
         self.counts = Counts()
 
@@ -181,7 +181,8 @@ class SharedResults:
         free = room("results", folder).free
         if free is not None and total + SPARE > free:
             raise _RefusedError(f"its {size_text(total)} leave no room on the disk")
-        files = {file.name: self._file(file, folder) for file in statement.files}
+        listing = path_of(statement.stage, statement.key)
+        files = {file.name: self._file(file, folder, listing) for file in statement.files}
         return Result(
             stage=statement.stage,
             key=statement.key,
@@ -190,13 +191,13 @@ class SharedResults:
             files=files,
         )
 
-    def _file(self, file: ListedFile, folder: Path) -> Path:
+    def _file(self, file: ListedFile, folder: Path, listing: str) -> Path:
         path = folder / file.name
         if not self._objects.download(path_of_file(file.sha256), path, size=file.bytes):
             raise _RefusedError(f"the file {file.name} is gone")
         if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
             with self._lock:
-                self._damaged.add(file.sha256)
+                self._damaged.add(listing)
             raise _RefusedError(f"the file {file.name} does not have the digest of its name")
         return path
 
@@ -212,8 +213,7 @@ class SharedResults:
                 return True
             statement = statement_of(result)
             data = written(statement, self._seals.sign)
-            for file in statement.files:
-                self._send(file, result.files[file.name])
+            self._send(statement, result)
             self._objects.write(path_of(result.stage, result.key), data)
         except ObjectError as error:
             self._failed(f"{name} cannot be put there", error, writing=True)
@@ -229,15 +229,17 @@ class SharedResults:
             return True
         return False
 
-    def _send(self, file: ListedFile, path: Path) -> None:
-        """Send a file, unless there is one of its digest and size."""
-        target = path_of_file(file.sha256)
+    def _send(self, statement: ResultStatement, result: Result) -> None:
+        """Send the files of a result, but for those that are there with their size."""
+        listing = path_of(result.stage, result.key)
         with self._lock:
-            damaged = file.sha256 in self._damaged
-        if damaged or self._objects.size(target) != file.bytes:
-            self._objects.write(target, path)
-            with self._lock:
-                self._damaged.discard(file.sha256)
+            damaged = listing in self._damaged
+        for file in statement.files:
+            target = path_of_file(file.sha256)
+            if damaged or self._objects.size(target) != file.bytes:
+                self._objects.write(target, result.files[file.name])
+        with self._lock:
+            self._damaged.discard(listing)
 
     # ---- notices
 

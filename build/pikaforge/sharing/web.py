@@ -133,7 +133,8 @@ class Web:
 
         def judged(answer: Answer) -> T | None:
             if answer.status in also:
-                answer.drain()
+                if method != "HEAD":  # which has no body, whatever its headers say
+                    answer.drain()
                 return None
             if not 200 <= answer.status < 300:
                 raise ObjectError(_refusal(method, answer), ends=answer.status != TOO_LARGE)

@@ -23,8 +23,10 @@ PLACES: dict[str, dict[str, Any]] = {
     "publish.x.url": {"publish": {"x": {"kind": "http", "url": "URL"}}},
     "publish.x.clients": {"publish": {"x": {"kind": "directory", "path": "p", "clients": "URL"}}},
     "publish.x.simple": {"publish": {"x": {"kind": "index", "url": "https://example.org/", "simple": "URL"}}},
+    "store.url": {"store": {"url": "URL"}},
+    "store.endpoint": {"store": {"url": "s3://bucket/x", "endpoint": "URL"}},
 }
-NAMES = ("url", "git", "mirror", "mirrors", "clients", "simple")
+NAMES = ("url", "git", "mirror", "mirrors", "clients", "simple", "endpoint")
 """Fields of the models that take a URL."""
 GOOD = "https://example.org/x/y.tar.gz"
 BAD = [

@@ -16,8 +16,7 @@ from pikaforge.config.patch_series import Series
 from pikaforge.config.product import Product
 from pikaforge.config.schema import matrix_schema, schema_of, series_schema
 from pikaforge.doctor.finding import DoctorReport
-from pikaforge.errors import EXIT_DONE, HostError, UsageError
-from pikaforge.host.compiler_cache import FOLDER
+from pikaforge.errors import EXIT_DONE, UsageError
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.http import redacted
 from pikaforge.host.process import cwd
@@ -103,45 +102,6 @@ def images(context: Context) -> int:
             engine.remove_image(reference)
     output.show(f"removed {output.count(len(found), 'image')}; the next build makes again what it needs")
     return EXIT_DONE
-
-
-def cache(context: Context) -> int:
-    """Run `cache`: list or remove stored results, downloads, git repositories and compiler caches."""
-    folders = [context.out / name for name in ("store", "downloads", "git", "sample", "wheels", "bundles", FOLDER)]
-    engine = context.engine()
-    if context.arguments.action == "list":
-        lines = [(output.readable(f, context.home), output.size(_size(f))) for f in folders if f.is_dir()]
-        output.show(output.table(("FOLDER", "SIZE"), lines))
-        if isinstance(engine, DockerEngine):
-            _list_volumes(engine)
-        return EXIT_DONE
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-    if isinstance(engine, DockerEngine):
-        engine.verify()
-        used = [name for name, _ in engine.caches() if not engine.remove_cache(name)]
-        if used:
-            output.show(f"in use, and kept: {', '.join(used)}")
-    output.show("removed stored results, downloads and compiler caches; images are kept (invoke images.remove)")
-    return EXIT_DONE
-
-
-def _list_volumes(engine: DockerEngine) -> None:
-    """Print the volumes of compiler caches and of load tests; without an engine, that there may be some."""
-    try:
-        engine.verify()
-        found, kept = engine.caches(), engine.kept_volumes()
-    except HostError as error:
-        output.show(f"compiler caches in the engine are not listed: {error.message}")
-        return
-    if found:
-        output.show(output.table(("VOLUME OF A COMPILER CACHE", "MADE"), found))
-    if kept:
-        output.show(output.table(("VOLUME OF A LOAD TEST THAT WAS INTERRUPTED", "MADE"), kept))
-
-
-def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _docker(context: Context) -> DockerEngine:
