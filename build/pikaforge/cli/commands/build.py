@@ -10,7 +10,6 @@ from functools import partial
 from pikaforge.cli import github
 from pikaforge.cli.context import Context
 from pikaforge.cli.faces.closing import close_run
-from pikaforge.cli.faces.expected import EarlierTimes
 from pikaforge.cli.faces.opening import reporting
 from pikaforge.cli.faces.reporter import Reporter
 from pikaforge.cli.faces.reproduce import command_for, options_of
@@ -20,6 +19,7 @@ from pikaforge.errors import EXIT_DONE, EXIT_STAGE, SelectionError
 from pikaforge.host import offline
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist, report
+from pikaforge.pipeline.expected import EarlierTimes
 from pikaforge.pipeline.image.image import check_family
 from pikaforge.pipeline.outcomes import Report
 from pikaforge.pipeline.pipeline import Pipeline

@@ -25,10 +25,10 @@ from pikaforge.cli.faces.events import (
     RunOpened,
     RunStopping,
 )
-from pikaforge.cli.faces.expected import EarlierTimes, run_seconds
 from pikaforge.cli.faces.face import Face
 from pikaforge.cli.signals import status_of
 from pikaforge.errors import ForgeError, StageError
+from pikaforge.pipeline.expected import EarlierTimes, run_seconds
 from pikaforge.pipeline.outcomes import Events, NodeOutcome, View
 from pikaforge.plan.plan import Node, Plan
 

@@ -14,9 +14,9 @@ from unit.helpers import make_spec, the_cell
 from pikaforge.cli.faces.board_rows import BoardState, elapsed, rows
 from pikaforge.cli.faces.build_progress import BLOCK, FollowedLog, progress_in
 from pikaforge.cli.faces.events import RunStopping
-from pikaforge.cli.faces.expected import EarlierTimes, run_seconds
 from pikaforge.cli.faces.terminal import DRAWN, PLAIN, signs_for
 from pikaforge.host.text import cut, width, writable
+from pikaforge.pipeline.expected import EarlierTimes, run_seconds
 from pikaforge.plan.plan import expand
 
 
