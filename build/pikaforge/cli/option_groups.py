@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pikaforge.cli.argument_types import format_list
+from pikaforge.cli.argument_types import count, format_list, memory_size
 from pikaforge.config.registry import FORMATS
 from pikaforge.plan import allocators
 
@@ -84,6 +84,19 @@ def engine(verb: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--engine", choices=("docker", "host"), default="docker", help="containers, or this machine itself (host)"
     )
     return group
+
+
+def budget(group: argparse._ArgumentGroup) -> None:
+    """Add what jobs may use together."""
+    group.add_argument(
+        "--jobs", type=count, metavar="N", help="cores for all compilations together; default: all of the engine's"
+    )
+    group.add_argument(
+        "--memory",
+        type=memory_size,
+        metavar="SIZE",
+        help="memory for all jobs together, as 6G; default: seven eighths of the engine's",
+    )
 
 
 def json(verb: argparse.ArgumentParser) -> None:

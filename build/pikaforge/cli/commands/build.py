@@ -19,10 +19,10 @@ from pikaforge.errors import EXIT_DONE, EXIT_STAGE, SelectionError
 from pikaforge.host import offline
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist, report
-from pikaforge.pipeline.expected import EarlierTimes
+from pikaforge.pipeline.expected import EarlierTimes, seconds_of
 from pikaforge.pipeline.image.image import check_family
 from pikaforge.pipeline.outcomes import Report
-from pikaforge.pipeline.pipeline import Pipeline
+from pikaforge.pipeline.pipeline import Pipeline, budget_of
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Plan
 
@@ -82,7 +82,7 @@ def prepare(context: Context, reporter: Reporter) -> PreparedRun:
     engine = context.engine()
     engine.verify()
     workspace = context.workspace(engine)
-    workspace = replace(workspace, jobs=workspace.jobs or engine.cores(), on_log=reporter.log_begun)
+    workspace = replace(workspace.sized(), on_log=reporter.log_begun)
     left = engine.sweep(reporter.notice) + workspace.sweep()
     if left:
         reporter.notice(f"removed {left} leftovers of a run that was killed")
@@ -116,8 +116,9 @@ def execute(context: Context, run: PreparedRun, plan: Plan) -> Report:
     views = run.pipeline.views(plan, engine_answers=lambda: True)
     given = options_of(context.arguments)
     options = [f"--{name.replace('_', '-')}{'' if value is None else f' {value}'}" for name, value in given]
-    reporter.opened(context.spec.product, plan, views, times, options)
-    return run.pipeline.execute(plan, reporter)
+    reporter.opened(context.spec.product, plan, views, times, options, budget=budget_of(run.workspace))
+    cached = {view.node.id for view in views if view.cached}
+    return run.pipeline.execute(plan, reporter, seconds=seconds_of(plan, cached, times))
 
 
 def refuse_early(context: Context, cells: Sequence[Cell]) -> None:

@@ -354,6 +354,7 @@ class ImageStage(BaseStage):
     name = STAGE_NAME
     scope: Scope = "image"
     facts = ImageStageFacts
+    seconds = 60.0
 
     def needs(self, slot: Slot) -> Needs:
         """Return that it needs nothing."""
