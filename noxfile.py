@@ -160,6 +160,8 @@ def run_tool(session: nox.Session, *words: str, environment: str = "tool", extra
     """Run the tool, and end with its exit status; nox itself would end with 1."""
     if environment in ("tool", "bench") and uses_bucket(MATRIX.read_text(encoding="utf-8"), os.environ):
         environment, extras = f"{environment}-store", (*extras, "store")
+    if any(word.partition("=")[0] == "--farm" for word in session.posargs):
+        environment, extras = f"{environment}-farm", (*extras, "farm")
     programs = prepare(session, environment, *extras)
     variables = {**os.environ, "PIKAFORGE_CWD": os.environ.get("PIKAFORGE_CWD", str(session.invoked_from))}
     argv = [str(programs / "python"), "-m", "pikaforge", *words, *session.posargs]

@@ -91,7 +91,10 @@ def test_what_a_build_may_do(job: Job, engine_here: DockerEngine, tmp_path: Path
         # The shell ends when it cannot fork.
         ("while sleep 60 & do :; done", "it may have had more than 64 processes at once (limits.processes)"),
         ("head -c 20000000 /dev/zero >out/large", "a file became larger than 8 MiB (limits.file_mib)"),
-        ("head -c 400000000 /dev/zero | tail -c 300000000 >/dev/null", "96 MiB of memory (limits.memory_mib)"),
+        (
+            "head -c 400000000 /dev/zero | tail -c 300000000 >/dev/null",
+            "96 MiB of memory (limits.memory_mib, --memory)",
+        ),
         ("yes $(printf '%09000d' 0)", "it printed more than 1 MiB (limits.log_mib)"),
     ],
 )

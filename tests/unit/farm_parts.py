@@ -50,7 +50,8 @@ class Quick(Pipeline):
     def _make(self, node: Node, key: str, results: Mapping[str, Result], material: Material) -> Result:
         Inputs(node=node, results=results, version="v1.0")
         self.made.append(node.id)
-        self.does.get(node.stage, lambda _node, _workspace: None)(node, self._workspace)
+        if (does := self.does.get(node.stage)) is not None:
+            does(node, self._workspace)
         store = self._workspace.store
         with store.scratch() as scratch:
             if node.stage == "package":
@@ -146,9 +147,7 @@ class Field:
         self.plan: Plan = expand(self.spec, cells)
 
     def shared(self) -> SharedResults:
-        return SharedResults(
-            self.objects, MarkSeals(), write=True, file_limit=1 << 20, notice=lambda text: self.log.notice(text)
-        )
+        return SharedResults(self.objects, MarkSeals(), write=True, file_limit=1 << 20, notice=self.log.notice)
 
     def runner(self) -> FarmRunner:
         request = Request(spec=self.spec, origin=ORIGIN, series=None)
@@ -165,11 +164,9 @@ class Field:
     def run(self) -> Report:
         """Run the plan."""
         runner = self.runner()
-        return self.pipeline.execute(self.plan, self.log, runner)
+        return self.pipeline.execute(self.plan, self.log, runner=runner)
 
 
 def stages(report: Report) -> dict[str, str]:
     """Status of each node."""
     return {name: outcome.status for name, outcome in report.outcomes.items()}
-
-

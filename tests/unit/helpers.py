@@ -201,6 +201,9 @@ class FakeEngine:
     def cores(self) -> int:
         return 3
 
+    def memory(self) -> int:
+        return 0
+
     def run(self, job: Job, into: Path) -> JobResult:
         self.jobs.append(job)
         found = [start for start in self.endings if job.label.startswith(start)]

@@ -10,6 +10,9 @@ from pikaforge.config.registry import FORMATS
 AMOUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 """What letters behind a number mean."""
 MOST = 10**12
+UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
+"""Bits of what letters behind a size of memory mean."""
+LEAST_MEMORY, MOST_MEMORY = 256 << 20, 1024 << 40
 
 
 def count(text: str) -> int:
@@ -29,6 +32,27 @@ def amount(text: str) -> int:
             f"{text!r} is no number from 1 to {MOST // AMOUNTS['G']}G: digits, with K, M or G behind them if you like"
         )
     return value
+
+
+class MemorySize(int):
+    """Bytes, as the user writes them: its text is the number in the largest unit that divides it."""
+
+    def __str__(self) -> str:
+        for unit, shift in reversed(UNITS.items()):
+            if not self % (1 << shift):
+                return f"{self >> shift}{unit}"
+        return super().__repr__()
+
+
+def memory_size(text: str) -> MemorySize:
+    """Return a size of memory such as 6G, in bytes."""
+    found = re.fullmatch("([0-9]{1,12})([KMGT])", text)
+    value = int(found[1]) << UNITS[found[2]] if found else 0
+    if not LEAST_MEMORY <= value <= MOST_MEMORY:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size of memory from 256M to {MOST_MEMORY >> UNITS['T']}T: a number and M, G or T"
+        )
+    return MemorySize(value)
 
 
 def share(text: str) -> float:

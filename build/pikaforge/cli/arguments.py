@@ -52,9 +52,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
     groups.tarballs(inputs)
     groups.require_run(groups.targets(verb))
     engine = groups.engine(verb)
-    engine.add_argument(
-        "--jobs", type=_count, metavar="N", help="compiler processes at once; default: one for each CPU"
-    )
+    groups.budget(engine)
     groups.farm(engine)
     engine.add_argument("--no-compiler-cache", action="store_true", help="compile everything again, without ccache")
     groups.formats(verb.add_argument_group("packages"))

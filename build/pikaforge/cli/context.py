@@ -172,6 +172,7 @@ class Context:
             ),
             given={name: cwd() / file for name, file in options.items() if file},
             jobs=getattr(arguments, "jobs", None) or 0,
+            memory=getattr(arguments, "memory", None) or 0,
             compiler_cache=not (
                 getattr(arguments, "no_compiler_cache", False) or arguments.locked or builds_release(os.environ)
             ),

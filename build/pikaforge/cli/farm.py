@@ -17,6 +17,7 @@ from pikaforge.farm.runner import FarmProject, FarmRunner
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.outcomes import Events
 from pikaforge.pipeline.pipeline import Pipeline
+from pikaforge.plan.budget import Budget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,11 @@ class Farm:
     def engine(self) -> FarmEngine:
         """Return the engine of this machine, which runs nothing."""
         return FarmEngine(self.seen, jobs=self.context.arguments.jobs or 0)
+
+    @property
+    def budget(self) -> Budget:
+        """Return what nodes may use together, for the expected time."""
+        return Budget(cores=max(1, sum(self.seen.cores)), memory=sum(self.seen.memory))
 
     def machine(self, machine: Machine) -> Machine:
         """Return a machine with what the workers' CPUs run, besides what is emulated."""
@@ -94,6 +100,12 @@ def connection(context: Context) -> Iterator[Farm]:
     arguments = context.arguments
     if arguments.engine != "docker":
         raise UsageError("the workers of a farm have engines of their own", where="--farm", hint="leave --engine out")
+    if arguments.memory:
+        raise UsageError(
+            "each worker has memory of its own",
+            where="--memory",
+            hint='leave it out; `dask worker --resources "memory=16e9"` bounds what nodes use on one',
+        )
     if given := [f"--{name}" for name in context.given() if context.given()[name]]:
         raise UsageError(
             f"{', '.join(given)}: the workers of a farm do not see files of this machine",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pikaforge.cli.argument_types import format_list
+from pikaforge.cli.argument_types import count, format_list, memory_size
 from pikaforge.config.registry import FORMATS
 from pikaforge.plan import allocators
 
@@ -93,6 +93,19 @@ def farm(group: argparse._ArgumentGroup) -> None:
         default="",
         metavar="URL",
         help="make nodes on the workers of a Dask cluster: the scheduler's address, tcp://HOST:8786 or tls://HOST:8786",
+    )
+
+
+def budget(group: argparse._ArgumentGroup) -> None:
+    """Add what jobs may use together."""
+    group.add_argument(
+        "--jobs", type=count, metavar="N", help="cores for all compilations together; default: all of the engine's"
+    )
+    group.add_argument(
+        "--memory",
+        type=memory_size,
+        metavar="SIZE",
+        help="memory for all jobs together, as 6G; default: seven eighths of the engine's",
     )
 
 

@@ -12,8 +12,6 @@ RESULT = 64 * MIB
 """Bytes in out/ for one compilation with what is made of it."""
 PACKAGES = 16 * MIB
 """Bytes in dist/ for the packages of one cell."""
-COMPILER = 916 * MIB
-"""Bytes of memory of one process of the C++ compiler at its largest."""
 APT_FUTURE = 10.0
 """Seconds by which apt's metadata may be from the future (apt.conf(5), Acquire::Max-FutureTime)."""
 WRONG_CLOCK = 86_400.0

@@ -103,8 +103,11 @@ def connected(address: str) -> Iterator[DaskCluster]:
     """
     if not ADDRESS.fullmatch(address):
         raise UsageError(f"{clean(address)!r} is no address of a scheduler", where="--farm", hint="tcp://HOST:8786")
-    distributed = extras.load("distributed", package="distributed", extra="farm")
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says is said as an error of this tool
+    distributed = extras.load(
+        "distributed", package="distributed", extra="farm", session="build -- SELECTOR --farm URL"
+    )
+    for name in ("distributed", "distributed.client"):  # what they say is said as an error of this tool
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = distributed.Client(address, timeout=CONNECT, set_as_default=False, name="pikaforge")
     except (OSError, TimeoutError) as error:

@@ -33,6 +33,10 @@ class FarmEngine:
         """Return the compiler processes of one compilation."""
         return self._seen.jobs(self._jobs)
 
+    def memory(self) -> int:
+        """Return the bytes of memory of all workers."""
+        return sum(self._seen.memory)
+
     def run(self, job: Job, into: Path) -> JobResult:
         """Refuse."""
         self._refuse(job.label)

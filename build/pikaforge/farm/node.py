@@ -11,11 +11,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Literal
 
@@ -33,6 +32,7 @@ from pikaforge.host.connection import address
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.download import Downloads
 from pikaforge.host.job import Engine
+from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.lockfile import NAME as LOCK
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.shared_store import SharedStore
@@ -100,8 +100,8 @@ def reply_to(text: str, worker: FarmWorker, said: list[str]) -> NodeReply:
                 f"the worker {worker.name} has another version of this tool than the client",
                 hint="give all machines of the farm the same commit of it, and restart their workers",
             )
-        with TemporaryDirectory(prefix="pikaforge-farm-") as scratch:
-            run = _NodeRun.prepare(request, worker, Path(scratch), notices)
+        with temporary_folder("node") as scratch:
+            run = _NodeRun.prepare(request, worker, scratch, notices)
             outcome = run.outcome()
             pins, failed = run.pins(), outcome.error
     except ForgeError as error:
@@ -190,7 +190,7 @@ class _NodeRun:
                     f"{node.id} has another key on {self.worker.name} than for the client",
                     hint="do both have the same commit of this tool?",
                 )
-            done = runner.submit(node, inputs).result()
+            done = _made(runner, node, inputs)
         # Also one that was here before; and images, of which the client needs the facts.
         if done.result is not None and not self.worker.shared.offer(done.result, replace=False):
             raise HostError(
@@ -206,7 +206,7 @@ class _NodeRun:
         store = self.workspace.store
         found = store.get(node.stage, wanted.key)[0] or shared.fetched(node, self.pipeline.context, wanted.key)
         if not node.needs:
-            outcome = runner.submit(node, {}).result()
+            outcome = _made(runner, node, {})
             if outcome.error is not None:
                 raise outcome.error
             found = outcome.result
@@ -238,6 +238,12 @@ class _NodeRun:
             )
             for section, entry, pin, value in new
         )
+
+
+def _made(runner: Runner, node: Node, inputs: Mapping[str, Result]) -> NodeOutcome:
+    """Make a node, alone."""
+    runner.next([node], [])
+    return runner.submit(node, inputs).result()
 
 
 def _workspace(project: UnpackedProject, worker: FarmWorker, store: Store, scratch: Path, jobs: int) -> Workspace:
@@ -282,8 +288,8 @@ def out_folder() -> Path:
     """
     given = os.environ.get(OUT, "")
     place = hashing.digest(address())[:8]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(given) if given else cache / "pikaforge" / "farm" / f"{socket.gethostname()}-{place}"
+    usual = Path.home() / ".cache" / "pikaforge" / "farm" / f"{socket.gethostname()}-{place}"
+    folder = Path(given) if given else usual
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

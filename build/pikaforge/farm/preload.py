@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from distributed.diagnostics.plugin import WorkerPlugin
@@ -38,8 +37,7 @@ def has() -> dict[str, float]:
     """
     engine = DockerEngine()
     engine.verify()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return resources.machine_has(cores=engine.cores(), memory=memory, flags=engine.known_cpu_flags())
+    return resources.machine_has(cores=engine.cores(), memory=engine.memory(), flags=engine.known_cpu_flags())
 
 
 async def dask_setup(worker: Worker) -> None:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import lacking
+from pikaforge.plan.budget import Demand
 
 ENGINE, CORES, MEMORY, CPU = "engine", "cores", "memory", "cpu:"
 """Names; behind the last one comes a microarchitecture."""
-LIGHT, HEAVY = 256 << 20, 512 << 20
-"""Bytes of memory: of a node, and of each compiler process of one that compiles."""
 UNKNOWN = 2
 """Cores for which nodes ask while no worker is there: every machine has so many."""
 
@@ -63,21 +62,17 @@ class FarmSeen:
         """
         return wanted or min(self.cores, default=UNKNOWN)
 
-    def asked(self, *, heavy: bool, jobs: int, target: str = "") -> dict[str, float]:
+    def asked(self, demand: Demand, *, jobs: int, target: str = "") -> dict[str, float]:
         """Return the resources that a node asks for.
 
         Args:
-            heavy: whether it takes all jobs.
+            demand: of its stage.
             jobs: of a compilation.
             target: whose code it runs; it goes to a machine that can, if there is one.
         """
-        cores = jobs if heavy else 1
-        room = min(self.memory, default=LIGHT)
-        asked = {
-            ENGINE: 1.0,
-            CORES: float(cores),
-            MEMORY: float(min(jobs * HEAVY if heavy else LIGHT, room)),
-        }
+        times = jobs if demand.elastic else 1
+        room = min(self.memory, default=demand.memory)
+        asked = {ENGINE: 1.0, CORES: demand.cores * times, MEMORY: float(min(demand.memory * times, room))}
         if target in self.targets:
             asked[f"{CPU}{target}"] = 1.0
         return asked

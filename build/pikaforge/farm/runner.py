@@ -135,7 +135,7 @@ class FarmRunner:
                 self._nodes[name] = node
                 needs = [self._tasks[need] for need in node.needs if need in self._tasks]
                 task = self._tasks[node.id] = self._cluster.submit(
-                    text, needs, key=name, asks=self._asks(node), priority=1 if stage_of(node).alone else 0
+                    text, needs, key=name, asks=self._asks(node), priority=int(stage_of(node).demand.elastic)
                 )
             task.add_done_callback(lambda done: self._later(node, done, outcome))
         except ForgeError as error:
@@ -164,9 +164,8 @@ class FarmRunner:
 
     def _asks(self, node: Node) -> dict[str, float]:
         """Return the resources that a node asks for. The code of a tree is run by a smoke test only."""
-        heavy = stage_of(node).alone
         runs = node.subject.target if node.stage == "smoke" and node.subject is not None and not node.twin else ""
-        return self._seen.asked(heavy=heavy, jobs=self._workspace.jobs, target=runs)
+        return self._seen.asked(stage_of(node).demand, jobs=self._workspace.jobs, target=runs)
 
     def _request(self, node: Node, key: str, inputs: Mapping[str, Result]) -> str:
         origin = self._pipeline.context.request.origin

@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO
 
 from pikaforge.errors import EXIT_INTERRUPTED, HostError
 from pikaforge.farm.messages import LIMIT, ErrorRecord, NodeReply
 from pikaforge.farm.node import REPLY, REQUEST
 from pikaforge.host import process
+from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.lifeline import BEAT, GRACE
 from pikaforge.host.text import clean
 
@@ -145,8 +145,7 @@ def supervised(
         name: of the worker.
         argv: the program, for tests.
     """
-    with TemporaryDirectory(prefix="pikaforge-task-") as place, ExitStack() as stack:
-        folder = Path(place)
+    with temporary_folder("task") as folder, ExitStack() as stack:
         (folder / REQUEST).write_text(text, encoding="utf-8")
         command = argv(folder) if argv is not None else [sys.executable, "-m", "pikaforge.farm.node", str(folder)]
         output = stack.enter_context((folder / "output").open("w+b"))
@@ -177,8 +176,9 @@ def _waited(child: process.Child, life: IO[bytes], unwanted: threading.Event) ->
 
 def _environment() -> dict[str, str]:
     """Return this process's own environment: the node's process is the same tool, with the same secrets."""
-    paths = [str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH", "")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    inherited = dict(os.environ)
+    paths = [str(PACKAGES), *filter(None, [inherited.get("PYTHONPATH", "")])]
+    return {**inherited, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 
 def _reply(folder: Path, status: int | None, output: IO[bytes], name: str) -> str:

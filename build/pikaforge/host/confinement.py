@@ -289,7 +289,7 @@ def reason(bounds: Bounds, engine: Abilities, *, status: int, out_of_memory: boo
         tail: the last lines of its log.
     """
     if out_of_memory:
-        return f"it needed more than {size_text(memory_of(bounds, engine))} of memory (limits.memory_mib)"
+        return f"it needed more than {size_text(memory_of(bounds, engine))} of memory (limits.memory_mib, --memory)"
     if status == SIZE_ENDED or any(text in line for line in tail for text in FULL):
         return f"a file became larger than {size_text(bounds.file)} (limits.file_mib)"
     if any(text in line for line in tail for text in CROWDED):

@@ -320,6 +320,10 @@ class EngineConnection:
         """Return the number of CPUs of the engine's machine."""
         return self.facts().cores
 
+    def memory(self) -> int:
+        """Return the bytes of memory of the engine's machine; 0 if the engine does not say it."""
+        return self.facts().abilities.memory
+
     @staticmethod
     def _remote_host() -> str:
         """Return the host of an engine on another machine (tcp://HOST:PORT, ssh://USER@HOST); "" for a local one."""

@@ -18,13 +18,14 @@ SYSTEM_PACKAGES: Mapping[str, str] = {"libgobject-2.0.so.0": GLIB, "libglib-2.0.
 """System packages by the libraries that wheels may leave to the system (PEP 599). setup.sh installs them."""
 
 
-def load(module: str, *, package: str, extra: str) -> ModuleType:
+def load(module: str, *, package: str, extra: str, session: str = "") -> ModuleType:
     """Import a module of a Python package that is installed with an extra of this project.
 
     Args:
         module: its name with dots.
         package: the name of its package for pip.
-        extra: the extra; the nox session that installs it has the same name.
+        extra: the extra.
+        session: the nox session that installs it, with its arguments; without one, that of the extra's name.
 
     Raises:
         HostError: it cannot be imported. The message has Python's own words.
@@ -32,7 +33,7 @@ def load(module: str, *, package: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise _missing(error, module=module, package=package, extra=extra) from error
+        raise _missing(error, module=module, package=package, extra=extra, session=session) from error
 
 
 def require(module: str, *, package: str, extra: str) -> None:
@@ -42,16 +43,16 @@ def require(module: str, *, package: str, extra: str) -> None:
         raise _missing(error, module=module, package=package, extra=extra)
 
 
-def _missing(error: ImportError, *, module: str, package: str, extra: str) -> HostError:
+def _missing(error: ImportError, *, module: str, package: str, extra: str, session: str = "") -> HostError:
     return ProgramError(
         f"the Python package {package} cannot be imported: {' '.join(str(error).split())}",
-        hint=_hint(error, module=module, package=package, extra=extra),
+        hint=_hint(error, module=module, package=package, extra=extra, session=session or extra),
     )
 
 
-def _hint(error: ImportError, *, module: str, package: str, extra: str) -> str:
+def _hint(error: ImportError, *, module: str, package: str, extra: str, session: str) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
-        return f"`nox -s {extra}` installs it; by hand: pip install 'pikaforge[{extra}]'"
+        return f"`nox -s {session}` installs it; by hand: pip install 'pikaforge[{extra}]'"
     if (found := UNLOADABLE.search(str(error))) is None:
         return f"it is installed, but not whole, or not for this Python; remove .nox/{extra} and run again"
     if (system := SYSTEM_PACKAGES.get(found["library"])) is None:

@@ -178,6 +178,9 @@ class Engine(Protocol):
     def cores(self) -> int:
         """Return how many CPUs jobs may use together."""
 
+    def memory(self) -> int:
+        """Return the bytes of memory of the machine on which jobs run; 0 if that is not known."""
+
     def run(self, job: Job, into: Path) -> JobResult:
         """Run a job to its end; after success, write its output files into the folder `into`.
 

@@ -80,6 +80,10 @@ class HostEngine:
         """Return on how many CPUs this process may run (its affinity, as `nproc` counts)."""
         return len(os.sched_getaffinity(0))
 
+    def memory(self) -> int:
+        """Return the bytes of memory of this machine."""
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
     def sweep(self, notice: Callable[[str], None] = ignore) -> int:
         """Remove work folders of runs that have ended; return how many those were."""
         removed = 0

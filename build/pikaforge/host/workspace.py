@@ -51,8 +51,10 @@ class Workspace:
     store: Store
     lock: Lock
     jobs: int
-    """Number of compiler processes at once."""
+    """Cores that all nodes may use together; in the workspace of one node, how many processes it may start at once."""
     downloads: Downloads
+    memory: int = 0
+    """Bytes of memory that all nodes may use together; 0: it is not known."""
     compiler_cache: bool = True
     """Whether compilations use caches. Releases use none."""
     bounds: Bounds = USUAL
@@ -73,6 +75,16 @@ class Workspace:
         """Return guest scripts as an input, with those of every job among them."""
         wanted = {name: self.home / GUEST / name for name in {*COMMON, *names}}
         return Input(folder="guest", archive=files(wanted, executable=wanted), sealed=True)
+
+    def sized(self) -> Workspace:
+        """Return it with the cores and the memory of the engine's machine, where the user has given none.
+
+        A job may not use more memory than the user has given to all of them.
+        """
+        given = self.memory
+        memory = given or self.engine.memory() * 7 // 8
+        bounds = replace(self.bounds, memory=min(self.bounds.memory or given, given)) if given else self.bounds
+        return replace(self, jobs=self.jobs or self.engine.cores(), memory=memory, bounds=bounds)
 
     def sweep(self) -> int:
         """Remove what killed runs have left in the folders that they write to, and for temporary files; count it."""

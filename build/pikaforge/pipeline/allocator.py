@@ -24,6 +24,7 @@ from pikaforge.pipeline.guest_facts import GuestFacts, guest_facts, unreadable
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan import allocators
+from pikaforge.plan.budget import COMPILES
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Node
 from pikaforge.plan.stages import Needs, Scope, Slot
@@ -210,7 +211,8 @@ class AllocatorStage(BaseStage):
     name = STAGE_NAME
     scope: Scope = "group"
     facts = AllocatorFacts
-    alone = True
+    demand = COMPILES
+    seconds = 60.0
 
     def needs(self, slot: Slot) -> Needs | None:
         """Return that it needs the image, if there is something to build."""

@@ -28,6 +28,7 @@ from pikaforge.pipeline.image import libraries
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.image.libraries import Libraries
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
+from pikaforge.plan.budget import Demand
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Node
 from pikaforge.plan.stages import Needs, Scope, Slot
@@ -140,6 +141,7 @@ def make(
             dropped=facts.dropped,
             rules=rules,
             today=today,
+            workers=1 if workspace.jobs == 1 else None,
         )
     lines = audit_result.demangled(verdict.lines(limit=1 << 20))
     log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -189,6 +191,8 @@ class AuditStage(BaseStage):
     scope: Scope = "group"
     facts = AuditRecord
     reads = frozenset({"allocator", "compile"})
+    demand = Demand(cores=1, memory=512 << 20)
+    seconds = 15.0
 
     def needs(self, slot: Slot) -> Needs | None:
         """Return that it needs tree, image and allocator."""

@@ -25,6 +25,7 @@ from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.source.facts import SourceFacts
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan import allocators
+from pikaforge.plan.budget import COMPILES
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Node
 from pikaforge.plan.stages import Needs, Scope, Slot
@@ -227,7 +228,8 @@ class CompileStage(BaseStage):
     name = STAGE_NAME
     scope: Scope = "group"
     facts = CompileFacts
-    alone = True
+    demand = COMPILES
+    seconds = 300.0
 
     def needs(self, slot: Slot) -> Needs:
         """Return that it needs source, image and allocator."""

@@ -30,6 +30,8 @@ class NodeOutcome:
     node: Node
     status: Status
     seconds: float = 0.0
+    jobs: int = 0
+    """How many processes it could start at once; 0: that is not known."""
     key: str = ""
     result: Result | None = None
     error: ForgeError | None = None

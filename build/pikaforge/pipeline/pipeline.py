@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import replace
 from functools import partial
+from typing import Self
 
 from pikaforge.errors import ForgeError, FullDiskError, HostError
 from pikaforge.host import hashing, process
@@ -18,9 +21,15 @@ from pikaforge.pipeline.outcomes import Events, NodeOutcome, Report, View
 from pikaforge.pipeline.scheduler import LocalRunner, Runner, Scheduler
 from pikaforge.pipeline.source import source
 from pikaforge.pipeline.stage import Inputs, Material, Request, RunContext, stage_of
+from pikaforge.plan.budget import BESIDE, Budget, Share
 from pikaforge.plan.plan import TOOLS_NODE, Node, Plan, common_part
 
 WAITS = "{} waits for another run, which makes the same"
+
+
+def budget_of(workspace: Workspace) -> Budget:
+    """Return what the nodes of a run may use together."""
+    return Budget(cores=max(1, workspace.jobs), memory=workspace.memory, each=workspace.bounds.memory, beside=BESIDE)
 
 
 class Pipeline:
@@ -140,15 +149,23 @@ class Pipeline:
 
     def local_runner(self, events: Events) -> LocalRunner:
         """Return what makes nodes in threads of this process."""
-        return LocalRunner(self._run, self._abort, events)
+        return LocalRunner(self._run_in, self._abort, events, budget_of(self._workspace))
 
-    def execute(self, plan: Plan, events: Events, runner: Runner | None = None) -> Report:
+    def execute(
+        self,
+        plan: Plan,
+        events: Events,
+        *,
+        runner: Runner | None = None,
+        seconds: Mapping[str, float] | None = None,
+    ) -> Report:
         """Run every node whose result is not there; a failure stops only what depends on it.
 
         Args:
             plan: the plan.
-            events: of the run.
+            events: take what happens.
             runner: what makes nodes; without one, this process.
+            seconds: how long nodes are expected to take, by id; see `Scheduler`.
 
         Raises:
             KeyboardInterrupt: after everything that ran was ended and removed.
@@ -156,13 +173,24 @@ class Pipeline:
             ValueError: a node needs one that is not in the plan, or itself.
         """
         with runner or self.local_runner(events) as at_work:
-            return Scheduler(plan, at_work, events).execute()
+            return Scheduler(plan, at_work, events, seconds).execute()
 
     def _abort(self) -> None:
         """End everything that nodes have started."""
         self._workspace.engine.abort()
         self._workspace.downloads.abort()
         process.end_all()
+
+    def _with_jobs(self, jobs: int) -> Self:
+        """Return this pipeline with another number of processes that a node may start."""
+        pipeline = copy(self)
+        pipeline._workspace = replace(self._workspace, jobs=jobs)
+        pipeline._context = replace(self._context, workspace=pipeline._workspace)
+        return pipeline
+
+    def _run_in(self, node: Node, inputs: Mapping[str, Result], events: Events, share: Share) -> NodeOutcome:
+        """Make a node, or take its stored result, in its share of the budget."""
+        return replace(self._with_jobs(share.jobs)._run(node, inputs, events), jobs=share.jobs)
 
     def _run(self, node: Node, inputs: Mapping[str, Result], events: Events) -> NodeOutcome:
         start = time.monotonic()

@@ -115,7 +115,7 @@ def merge(
     if earlier is not None and (earlier.product, earlier.version) != (spec.product.name, spec.product.version):
         earlier = None
     took = {
-        (s.stage, s.label, s.key): s.seconds
+        (s.stage, s.label, s.key): (s.seconds, s.jobs)
         for cell in (earlier.cells if earlier else ())
         for s in cell.stages
         if s.key
@@ -139,7 +139,7 @@ def _cell(
     cell: Cell,
     done: Report,
     artifacts: tuple[ArtifactRecord, ...],
-    took: Mapping[tuple[str, str, str], float],
+    took: Mapping[tuple[str, str, str], tuple[float, int]],
     now: datetime,
     *,
     spec: Spec,
@@ -195,17 +195,18 @@ def _says_the_same(old: CellRecord, fresh: CellRecord) -> bool:
     )
 
 
-def _stage(outcome: NodeOutcome, took: Mapping[tuple[str, str, str], float]) -> StageRecord:
+def _stage(outcome: NodeOutcome, took: Mapping[tuple[str, str, str], tuple[float, int]]) -> StageRecord:
     node = outcome.node
-    seconds = outcome.seconds
+    seconds, jobs = outcome.seconds, outcome.jobs
     if outcome.status == "cached":
-        seconds = took.get((node.stage, node.label, outcome.key), 0.0)
+        seconds, jobs = took.get((node.stage, node.label, outcome.key), (0.0, 0))
     return StageRecord(
         stage=node.stage,
         label=node.label,
         key=outcome.key,
         status=outcome.status,
         seconds=round(seconds, 3),
+        jobs=jobs,
         error=tuple(outcome.error.lines()) if outcome.error is not None else (),
         blocked_by=outcome.blocked_by,
         cache=compiler_cache.used_by(outcome.result),

@@ -29,6 +29,9 @@ class StageRecord(Strict):
     key: str = Field(description="Hash of what decides its result; empty where it never came so far.")
     status: Literal["cached", "done", "failed", "blocked"] = Field(description="How it ended in the last run.")
     seconds: float = Field(description="How long it took when it was last run.")
+    jobs: int = Field(
+        default=0, description="How many processes it could start at once then; 0 where that is not known."
+    )
     error: tuple[str, ...] = Field(default=(), description="What was said when it failed.")
     blocked_by: str = Field(default="", description="The stage without whose result it was not run.")
     cache: str = Field(

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from graphlib import TopologicalSorter
 from types import TracebackType
 from typing import Protocol, Self
 
 from pikaforge.host.store import Result
 from pikaforge.pipeline.outcomes import Events, NodeOutcome, Report
 from pikaforge.pipeline.stage import stage_of
+from pikaforge.plan.budget import Allotter, Budget, Demand, Share
 from pikaforge.plan.plan import Node, Plan
+from pikaforge.plan.schedule import Blocking, Queue
 
-WORKERS = 4
-"""Nodes at once. One of them at most compiles, because a compilation takes all jobs."""
+LEAST = 0.25
+"""Cores that a node holds at least: no more threads are needed than nodes with so few."""
 
-RunNode = Callable[[Node, Mapping[str, Result], Events], NodeOutcome]
-"""Makes a node of the results that it needs, by node id, or takes its stored result."""
+RunNode = Callable[[Node, Mapping[str, Result], Events, Share], NodeOutcome]
+"""Makes a node of the results that it needs, by node id, or takes its stored result. The share is what it may use."""
+
+
+def demand_of(node: Node) -> Demand:
+    """Return what a node needs while it is made: its stage says so."""
+    return stage_of(node).demand
 
 
 class Runner(Protocol):
@@ -47,20 +53,23 @@ class Runner(Protocol):
 
 
 class LocalRunner:
-    """Makes nodes in threads of this process."""
+    """Makes nodes in threads of this process, as many at once as a budget allows."""
 
-    def __init__(self, run: RunNode, abort: Callable[[], None], events: Events) -> None:
+    def __init__(self, run: RunNode, abort: Callable[[], None], events: Events, budget: Budget) -> None:
         """Prepare a run.
 
         Args:
             run: makes a node; it is called in several threads.
             abort: ends everything that nodes have started.
             events: of the run.
+            budget: what nodes may use together.
         """
         self._run = run
         self._abort = abort
         self._events = events
-        self._pool = ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="node")
+        self._allotter = Allotter(budget, demand_of)
+        threads = int((budget.cores + budget.beside) / LEAST)
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="node")
 
     def __enter__(self) -> Self:
         """Begin a run."""
@@ -82,56 +91,43 @@ class LocalRunner:
             self._pool.shutdown(wait=True)
 
     def next(self, ready: Iterable[Node], running: Iterable[Node]) -> list[Node]:
-        """Return as many nodes as there are workers, and one compilation at most."""
-        at_work = list(running)
-        chosen: list[Node] = []
-        for node in ready:
-            if len(at_work) >= WORKERS:
-                break
-            if stage_of(node).alone and any(stage_of(other).alone for other in at_work):
-                continue
-            at_work.append(node)
-            chosen.append(node)
-        return chosen
+        """Return those that fit into the budget."""
+        return self._allotter.next(ready, running)
 
     def submit(self, node: Node, inputs: Mapping[str, Result]) -> Future[NodeOutcome]:
         """Begin a node in a thread."""
-        return self._pool.submit(self._run, node, inputs, self._events)
+        return self._pool.submit(self._run, node, inputs, self._events, self._allotter.share(node))
 
 
 class Scheduler:
     """Runs a plan once."""
 
-    def __init__(self, plan: Plan, runner: Runner, events: Events) -> None:
+    def __init__(self, plan: Plan, runner: Runner, events: Events, seconds: Mapping[str, float] | None = None) -> None:
         """Prepare the run of a plan.
 
+        Args:
+            plan: the plan.
+            runner: makes the nodes.
+            events: of the run.
+            seconds: how long nodes are expected to take, by id (`expected.seconds_of`): with them, those begin first on
+                which the longest way to the end depends.
+
         Raises:
-            ValueError: a node needs one that is not in the plan.
+            ValueError: a node needs one that is not in the plan, or itself.
         """
-        self._plan = plan
         self._runner = runner
         self._events = events
         self._report = Report(plan=plan)
-        self._places = {node.id: place for place, node in enumerate(plan.nodes)}
-        for node in plan.nodes:
-            if not self._places.keys() >= set(node.needs):  # nothing would ever make it ready
-                raise ValueError(f"{node.id} needs what is not in the plan: {', '.join(node.needs)}")
+        self._queue = Queue(plan.nodes, seconds or {})
+        self._blocking = Blocking(plan.nodes)
 
     def execute(self) -> Report:
-        """Run every node; a failure stops only what depends on it.
-
-        Raises:
-            ValueError: a node needs itself.
-        """
-        order = TopologicalSorter({node.id: node.needs for node in self._plan.nodes})
-        order.prepare()
-        ready: list[Node] = []
+        """Run every node; a failure stops only what depends on it."""
+        queue = self._queue
         running: dict[Future[NodeOutcome], Node] = {}
         while True:
-            ready += [self._plan.nodes[self._places[name]] for name in order.get_ready()]
-            ready.sort(key=lambda node: self._places[node.id])
-            for node in self._runner.next(ready, running.values()):
-                ready.remove(node)
+            for node in self._runner.next(queue.ready, running.values()):
+                queue.take(node)
                 running[self._runner.submit(node, self._inputs(node))] = node
             if not running:
                 return self._report
@@ -141,20 +137,20 @@ class Scheduler:
                 self._report.outcomes[node.id] = outcome
                 self._events.ended(outcome)
                 if outcome.result is not None:
-                    order.done(node.id)
-            self._block()
+                    queue.done(node)
+                else:
+                    self._block(node)
 
     def _inputs(self, node: Node) -> dict[str, Result]:
         results = {need: self._report.outcomes[need].result for need in node.needs}
         return {need: result for need, result in results.items() if result is not None}
 
-    def _block(self) -> None:
-        """End the nodes that need one without a result. They come behind it in the plan."""
+    def _block(self, failed: Node) -> None:
+        """End the nodes that need one without a result."""
         outcomes = self._report.outcomes
-        for node in self._plan.nodes:
-            if node.id in outcomes:
+        for node in self._blocking.by(failed):
+            if node.id in outcomes:  # another failure has blocked it
                 continue
-            bad = next((n for n in node.needs if (o := outcomes.get(n)) is not None and o.result is None), None)
-            if bad is not None:
-                outcome = outcomes[node.id] = NodeOutcome(node=node, status="blocked", blocked_by=bad)
-                self._events.ended(outcome)
+            bad = next(n for n in node.needs if (o := outcomes.get(n)) is not None and o.result is None)
+            outcome = outcomes[node.id] = NodeOutcome(node=node, status="blocked", blocked_by=bad)
+            self._events.ended(outcome)

@@ -22,6 +22,7 @@ from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.source.origin import Origin
+from pikaforge.plan.budget import Demand
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import TOOLS_NODE, Node
 from pikaforge.plan.stages import PlannedStage
@@ -125,8 +126,10 @@ class Material:
 class Stage(PlannedStage, Protocol):
     """A stage."""
 
-    alone: bool
-    """Whether it takes all jobs of the machine: only one such node runs at a time."""
+    demand: Demand
+    """What one of its nodes needs of a machine while it is made."""
+    seconds: float
+    """About how long one of its nodes takes, where no earlier run says so. It decides the order of nodes alone."""
     reads: frozenset[str]
     """Stages whose facts are part of its result. Of the others it takes only the files: if those come out the same when
     they are made anew, its key does not change."""
@@ -170,7 +173,8 @@ class BaseStage:
     """The answers that most stages give."""
 
     adopts = False
-    alone = False
+    demand = Demand()
+    seconds = 10.0
     reads: frozenset[str] = frozenset()
     shared = True
 

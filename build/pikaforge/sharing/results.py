@@ -142,7 +142,7 @@ class SharedResults:
             small = [file for file in statement.files if file.bytes <= SMALL]
             files = {file.name: into / file.name for file in statement.files}
             with full_disk_errors(into):
-                files |= {file.name: self._file(file, into) for file in small}
+                files |= {file.name: self._file(file, into, path_of(stage, key)) for file in small}
             found = Result(stage=stage, key=key, identity=statement.identity, facts=statement.facts, files=files)
             _check_facts(found, facts, lambda _result: "")
         except ObjectError as error:

@@ -114,6 +114,13 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["build", "R620", "--jobs", "1025"], "argument --jobs: '1025' is no number from 1 to 1024"),
         (["build", "R620", "--jobs", "many"], "argument --jobs: 'many' is no number from 1 to 1024"),
         (["build", "R620", "--jobs", "²"], "argument --jobs: '²' is no number from 1 to 1024"),
+        *(
+            (
+                ["build", "R620", "--memory", text],
+                f"argument --memory: '{text}' is no size of memory from 256M to 1024T: a number and M, G or T",
+            )
+            for text in ("0G", "255M", "1025T", "6", "6GB", "1.5G", "²G", "much")
+        ),
         (["build", "--engine", "podman"], "argument --engine: invalid choice: 'podman'"),
         (["matrix", "--format", "xml"], "argument --format: invalid choice: 'xml'"),
         (["matrix", "--source", "x"], "unrecognized arguments: --source"),
@@ -132,6 +139,8 @@ def test_a_wrong_command_line_ends_with_2(argv: list[str], message: str, capsys:
     [
         (("R6*-debian12-none", "--os", "all"), ""),
         (("all", "--source", "my fork#v1", "--jobs", "2"), "--source 'my fork#v1' --jobs 2"),
+        (("all", "--jobs", "1", "--memory", "2048M"), "--jobs 1 --memory 2G"),
+        (("all", "--memory", "1537M"), "--memory 1537M"),
         (
             ("all", "--formats", "tar,deb", "--locked", "--no-compiler-cache"),
             "--formats tar,deb --locked --no-compiler-cache",

@@ -18,7 +18,6 @@ from unit.helpers import BASE, refusal, the_cell
 from pikaforge.cli import github
 from pikaforge.cli.context import Context
 from pikaforge.cli.faces.closing import close_run
-from pikaforge.cli.faces.expected import EarlierTimes
 from pikaforge.cli.faces.github import GithubLog
 from pikaforge.cli.faces.reporter import Reporter
 from pikaforge.cli.github import OUTPUT, SUMMARY
@@ -26,6 +25,7 @@ from pikaforge.errors import ConfigError, HostError
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.host.store import Store
 from pikaforge.pipeline.dist import DistFiles
+from pikaforge.pipeline.expected import EarlierTimes
 from pikaforge.pipeline.outcomes import Report
 from pikaforge.pipeline.report_record import BuildReport, CellRecord, StageRecord
 from pikaforge.plan.cells import Cell

@@ -23,13 +23,14 @@ from pikaforge.doctor.facts import (
     ServerSeen,
     SourceSeen,
 )
-from pikaforge.doctor.figures import COMPILER, GIB
+from pikaforge.doctor.figures import GIB
 from pikaforge.doctor.finding import Diagnosis, worst
 from pikaforge.doctor.programs import PROGRAMS
 from pikaforge.host.confinement import Abilities
 from pikaforge.host.disk import Space
 from pikaforge.host.engine_seen import EngineSeen
 from pikaforge.host.questions import Answered
+from pikaforge.plan.budget import COMPILER
 
 ROOT = Path(__file__).resolve().parents[3]
 NOW = 1_800_000_000.0

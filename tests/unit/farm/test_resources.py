@@ -7,6 +7,7 @@ import pytest
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine, model_of
 from pikaforge.farm.resources import FarmSeen, machine_has, natively, summary
+from pikaforge.plan.budget import Demand
 
 XEON = microarch.kernel_flags("cascadelake")
 
@@ -42,14 +43,15 @@ def test_what_workers_say_is_not_trusted(bad: object) -> None:
 def test_a_compilation_fits_on_the_smallest_worker_unless_jobs_say_otherwise() -> None:
     seen = FarmSeen(cores=(16, 4, 64), memory=(32 << 30, 4 << 30, 128 << 30))
     assert (seen.jobs(0), seen.jobs(32), FarmSeen().jobs(0)) == (4, 32, 2)
-    assert seen.asked(heavy=True, jobs=4) == {"engine": 1, "cores": 4, "memory": 2 << 30}
-    assert seen.asked(heavy=True, jobs=32)["memory"] == 4 << 30, "no more than the smallest has"
+    demand = Demand(cores=1, memory=1 << 29, elastic=True)
+    assert seen.asked(demand, jobs=4) == {"engine": 1, "cores": 4, "memory": 2 << 30}
+    assert seen.asked(demand, jobs=32)["memory"] == 4 << 30, "no more than the smallest has"
 
 
 def test_a_cpu_is_asked_for_only_where_one_is() -> None:
     seen = FarmSeen(cores=(4,), memory=(1 << 30,), targets=frozenset({"haswell"}))
-    assert seen.asked(heavy=False, jobs=4, target="haswell")["cpu:haswell"] == 1
-    assert set(seen.asked(heavy=False, jobs=4, target="icelake")) == {"engine", "cores", "memory"}
+    assert seen.asked(Demand(), jobs=4, target="haswell")["cpu:haswell"] == 1
+    assert set(seen.asked(Demand(), jobs=4, target="icelake")) == {"engine", "cores", "memory"}
 
 
 def test_for_people() -> None:

@@ -78,8 +78,8 @@ def test_cores_are_asked_for_by_compilations_and_a_cpu_by_smoke_tests(field: Fie
     field.run()
     asked = {key.partition("-")[0]: asks for key, asks in field.cluster.submitted}
     assert asked["compile"] == {"engine": 1, "cores": 2, "memory": 1 << 30}  # jobs of the workspace
-    assert asked["smoke"] == {"engine": 1, "cores": 1, "memory": 256 << 20, "cpu:sandybridge": 1}
-    assert asked["audit"] == {"engine": 1, "cores": 1, "memory": 256 << 20}
+    assert asked["smoke"] == {"engine": 1, "cores": 0.5, "memory": 512 << 20, "cpu:sandybridge": 1}
+    assert asked["audit"] == {"engine": 1, "cores": 0.5, "memory": 256 << 20}
 
 
 def test_a_failure_keeps_its_words_and_stops_what_needs_it(field: Field) -> None:
@@ -242,9 +242,12 @@ def test_a_need_that_comes_out_otherwise_is_an_error(field: Field) -> None:
 )
 def test_requests_are_taken_for_hostile(field: Field, change: dict[str, object]) -> None:
     texts: list[str] = []
-    field.cluster.answer = lambda text, key: (
-        texts.append(text) or nodes.reply_to(text, field.worker, []).model_dump_json()
-    )
+
+    def answer(text: str, _key: str) -> object:
+        texts.append(text)
+        return nodes.reply_to(text, field.worker, []).model_dump_json()
+
+    field.cluster.answer = answer
     field.run()
     request = {**json.loads(next(text for text in texts if '"node":"compile' in text)), **change}
     Quick.made.clear()

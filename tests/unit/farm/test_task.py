@@ -64,9 +64,9 @@ def test_an_address_has_a_form(address: str) -> None:
 
 def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(HostError, match="the Python package distributed cannot be imported") as found:
-        with cluster.connected("tcp://127.0.0.1:1"):
-            pass
+    missing = "the Python package distributed cannot be imported"
+    with pytest.raises(HostError, match=missing) as found, cluster.connected("tcp://127.0.0.1:1"):
+        pass
     assert "pip install 'pikaforge[farm]'" in found.value.hint
 
 
@@ -77,7 +77,8 @@ def test_the_room_does_not_import_the_package() -> None:
 
 
 def test_why_a_task_has_ended() -> None:
-    assert isinstance(cluster.why_ended(type("E", (Exception,), {"reason": "scheduler-connection-lost"})()), UnreachableError)
+    lost = type("E", (Exception,), {"reason": "scheduler-connection-lost"})()
+    assert isinstance(cluster.why_ended(lost), UnreachableError)
     assert type(cluster.why_ended(ValueError("x\x1by"))) is HostError
     assert "\x1b" not in cluster.why_ended(ValueError("x\x1by")).message
 
@@ -87,4 +88,3 @@ def test_an_error_keeps_its_exit_status(kind: str, status: int) -> None:
     record = ErrorRecord(kind=kind, exit_code=status, message="m", where="w", hint="h")
     error = record.error(None)
     assert (error.exit_code, error.message, error.where, error.hint) == (status, "m", "w", "h")
-

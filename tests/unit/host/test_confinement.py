@@ -66,7 +66,7 @@ def test_podman_without_root_limits_files_by_a_shell() -> None:
 @pytest.mark.parametrize(
     ("status", "out_of_memory", "tail", "said"),
     [
-        (137, True, [], "it needed more than 1 GiB of memory (limits.memory_mib)"),
+        (137, True, [], "it needed more than 1 GiB of memory (limits.memory_mib, --memory)"),
         (153, False, [], "a file became larger than 2 MiB (limits.file_mib)"),
         (2, False, ["cc1plus: fatal error: x.s: File too large"], "a file became larger than 2 MiB (limits.file_mib)"),
         (2, False, ["make: fork: Resource temporarily unavailable"], "it may have had more than 9 processes at once"),

@@ -113,3 +113,20 @@ def test_what_a_hostile_job_leaves_is_an_error_of_the_stage(
         end(ending)
     assert (caught.value.message, caught.value.failure.findings, caught.value.exit_code) == (message, findings, 4)
     assert end(Ending(outputs={"out/facts": b"\n" * FACTS_LINES})).status == 0, "the control"
+
+
+class Large(FakeEngine):
+    """An engine with much memory."""
+
+    def memory(self) -> int:
+        return 8 << 30
+
+
+def test_what_the_user_has_not_said_is_taken_from_the_machine(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, Large())
+    sized = replace(workspace, jobs=0).sized()
+    assert (sized.jobs, sized.memory, sized.bounds) == (3, 7 << 30, workspace.bounds)
+    given = replace(workspace, jobs=5, memory=2 << 30).sized()
+    assert (given.jobs, given.memory, given.bounds.memory) == (5, 2 << 30, 2 << 30)
+    tighter = replace(workspace, memory=2 << 30, bounds=replace(workspace.bounds, memory=1 << 30)).sized()
+    assert tighter.bounds.memory == 1 << 30

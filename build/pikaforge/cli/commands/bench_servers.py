@@ -176,8 +176,7 @@ def check_ready(place: ServerPlace, running: RunningServer) -> None:
 
 def compiled(context: Context, engine: Engine, cells: Sequence[Cell]) -> Servers:
     """Compile what is missing. Nothing is tested or packed."""
-    workspace = context.workspace(engine)
-    workspace = replace(workspace, jobs=workspace.jobs or engine.cores())
+    workspace = context.workspace(engine).sized()
     engine.sweep(output.note)
     whole = expand(context.spec, cells, engine=engine.kind)
     wanted = {f"compile:{cell.group}" for cell in cells} | {f"image:{cell.image}" for cell in cells}

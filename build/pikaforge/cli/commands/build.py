@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from pikaforge.cli import github
 from pikaforge.cli.context import Context
 from pikaforge.cli.faces.closing import close_run
-from pikaforge.cli.faces.expected import EarlierTimes
 from pikaforge.cli.faces.opening import reporting
 from pikaforge.cli.faces.reporter import Reporter
 from pikaforge.cli.faces.reproduce import command_for, options_of
@@ -22,9 +21,10 @@ from pikaforge.errors import EXIT_DONE, EXIT_STAGE, SelectionError
 from pikaforge.host import offline
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist, report
+from pikaforge.pipeline.expected import EarlierTimes, seconds_of
 from pikaforge.pipeline.image.image import check_family
 from pikaforge.pipeline.outcomes import Report
-from pikaforge.pipeline.pipeline import Pipeline
+from pikaforge.pipeline.pipeline import Pipeline, budget_of
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Plan
 
@@ -102,7 +102,7 @@ def prepare(context: Context, reporter: Reporter, farm: Farm | None = None) -> P
     engine = farm.engine if farm is not None else context.engine()
     engine.verify()
     workspace = context.workspace(engine)
-    workspace = replace(workspace, jobs=workspace.jobs or engine.cores(), on_log=reporter.log_begun)
+    workspace = replace(workspace.sized(), on_log=reporter.log_begun)
     left = engine.sweep(reporter.notice) + workspace.sweep()
     if left:
         reporter.notice(f"removed {left} leftovers of a run that was killed")
@@ -139,9 +139,11 @@ def execute(context: Context, run: PreparedRun, plan: Plan) -> Report:
     views = run.pipeline.views(plan, engine_answers=lambda: True)
     given = options_of(context.arguments)
     options = [f"--{name.replace('_', '-')}{'' if value is None else f' {value}'}" for name, value in given]
-    reporter.opened(context.spec.product, plan, views, times, options)
+    budget = run.farm.budget if run.farm is not None else budget_of(run.workspace)
+    reporter.opened(context.spec.product, plan, views, times, options, budget=budget)
+    cached = {view.node.id for view in views if view.cached}
     runner = run.farm.runner(run.pipeline, run.workspace, reporter) if run.farm is not None else None
-    return run.pipeline.execute(plan, reporter, runner)
+    return run.pipeline.execute(plan, reporter, runner=runner, seconds=seconds_of(plan, cached, times))
 
 
 def refuse_early(context: Context, cells: Sequence[Cell]) -> None:

@@ -25,11 +25,12 @@ from pikaforge.cli.faces.events import (
     RunOpened,
     RunStopping,
 )
-from pikaforge.cli.faces.expected import EarlierTimes, run_seconds
 from pikaforge.cli.faces.face import Face
 from pikaforge.cli.signals import status_of
 from pikaforge.errors import ForgeError, StageError
+from pikaforge.pipeline.expected import EarlierTimes, run_seconds
 from pikaforge.pipeline.outcomes import Events, NodeOutcome, View
+from pikaforge.plan.budget import Budget
 from pikaforge.plan.plan import Node, Plan
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 EVERY = 0.25
 """Seconds between two looks into the logs of running nodes, and between two pictures of a live face."""
+ONE = Budget(cores=1)
+"""What is taken where nothing is said of the machine."""
 
 
 def utc_now() -> str:
@@ -131,6 +134,8 @@ class Reporter(Events):
         views: Sequence[View],
         times: EarlierTimes,
         options: Sequence[str] = (),
+        *,
+        budget: Budget = ONE,
     ) -> None:
         """Report what a run will do.
 
@@ -140,9 +145,10 @@ class Reporter(Events):
             views: its nodes, with whether their results are stored.
             times: of earlier runs.
             options: of the command line that are not the defaults.
+            budget: what nodes may use together.
         """
         cached = {view.node.id for view in views if view.cached}
-        seconds, unknown = run_seconds(plan, cached, times)
+        seconds, unknown = run_seconds(plan, cached, times, budget)
         self._times, self._nodes, self._kept = times, len(plan.nodes), 0
         self.take(
             RunOpened(

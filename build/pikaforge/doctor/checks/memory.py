@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pikaforge.doctor.facts import Facts
-from pikaforge.doctor.figures import COMPILER
 from pikaforge.doctor.finding import Diagnosis
 from pikaforge.host.confinement import USUAL, memory_of
 from pikaforge.host.text import size_text
+from pikaforge.plan.budget import COMPILER
 
 
 class MemoryCheck:
@@ -41,8 +41,10 @@ class MemoryCheck:
                 state="lacking" if jobs < 1 else "warning",
                 says=f"{engine.cores} compilers at once may take {size_text(COMPILER * engine.cores)}, and a job has "
                 f"{size_text(usable)}",
-                stops="the compile stage: the kernel ends a compiler, with `Killed` in the log",
-                mend=(f"--jobs {max(1, jobs)}",),
+                stops="the compile stage: the kernel ends a compiler, with `Killed` in the log"
+                if jobs < 1
+                else f"some of the CPUs: a build runs {jobs} at once",
+                mend=("--memory SIZE, where the compilers of your sources need less",),
             )
         elif limit <= total:
             says = f"a job may use {size_text(limit)} of {size_text(total)}; {engine.cores} compilers fit into it"

@@ -355,6 +355,7 @@ class ImageStage(BaseStage):
     scope: Scope = "image"
     facts = ImageStageFacts
     shared = False  # it names images, which another machine's engine does not hold
+    seconds = 60.0
 
     def needs(self, slot: Slot) -> Needs:
         """Return that it needs nothing."""

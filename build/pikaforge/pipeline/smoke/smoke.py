@@ -27,6 +27,7 @@ from pikaforge.pipeline.smoke.runner import SmokeRunner
 from pikaforge.pipeline.smoke.server import TreePlace, log_tail, read_conf
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan import twins
+from pikaforge.plan.budget import Demand
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import EMULATOR_NODE, Node
 from pikaforge.plan.stages import Needs, Scope, Slot
@@ -269,6 +270,8 @@ class SmokeStage(BaseStage):
     scope: Scope = "group"
     facts = SmokeFacts
     adopts = True
+    demand = Demand(memory=512 << 20)
+    seconds = 30.0
 
     def needs(self, slot: Slot) -> Needs:
         """Return that it needs tree, image and emulator."""

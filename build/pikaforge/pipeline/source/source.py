@@ -334,6 +334,7 @@ class SourceStage(BaseStage):
     name = STAGE_NAME
     scope: Scope = "run"
     facts = SourceFacts
+    seconds = 20.0
 
     def needs(self, slot: Slot) -> Needs:
         """Return that it needs the tools image."""

@@ -14,9 +14,10 @@ from unit.helpers import make_spec, the_cell
 from pikaforge.cli.faces.board_rows import BoardState, elapsed, rows
 from pikaforge.cli.faces.build_progress import BLOCK, FollowedLog, progress_in
 from pikaforge.cli.faces.events import RunStopping
-from pikaforge.cli.faces.expected import EarlierTimes, run_seconds
 from pikaforge.cli.faces.terminal import DRAWN, PLAIN, signs_for
 from pikaforge.host.text import cut, width, writable
+from pikaforge.pipeline.expected import EarlierTimes, run_seconds
+from pikaforge.plan.budget import BESIDE, Budget
 from pikaforge.plan.plan import expand
 
 
@@ -66,21 +67,32 @@ def _plan() -> Any:
 
 
 def test_a_run_takes_as_long_as_its_longest_way() -> None:
-    """Two compilations are one after the other; what is stored takes no time; a median stands for what is new."""
+    """What is stored takes no time; a median stands for what is new. On one core, compilations are made in turn."""
     plan = _plan()
     (first, second) = [node for node in plan.nodes if node.stage == "compile"]
     cached = {node.id for node in plan.nodes if node.stage in ("image", "source")}
     stages = dict.fromkeys(("audit", "smoke", "package"), 1.0)
     times = EarlierTimes(nodes={("compile", first.label): 100.0}, stages={**stages, "compile": 60.0})
     assert times.expected(second) == 60.0
-    seconds, unknown = run_seconds(plan, cached, times)
+    budget = Budget(cores=1, beside=BESIDE)
+    seconds, unknown = run_seconds(plan, cached, times, budget)
     assert unknown == 0
     assert seconds == pytest.approx(162.0, abs=1.0)
-    assert run_seconds(plan, {node.id for node in plan.nodes}, times) == (0.0, 0)
+    assert run_seconds(plan, {node.id for node in plan.nodes}, times, budget) == (0.0, 0)
     nothing = EarlierTimes(nodes={}, stages={})
-    assert run_seconds(plan, cached, nothing) == (None, len(plan.nodes) - len(cached))
-    seconds, unknown = run_seconds(plan, cached, EarlierTimes(nodes={}, stages={"compile": 60.0}))
+    assert run_seconds(plan, cached, nothing, budget) == (None, len(plan.nodes) - len(cached))
+    seconds, unknown = run_seconds(plan, cached, EarlierTimes(nodes={}, stages={"compile": 60.0}), budget)
     assert (seconds, unknown) == (120.0, len(plan.nodes) - len(cached) - 2)
+
+
+def test_an_expected_time_follows_the_cores_that_a_compilation_gets() -> None:
+    plan = _plan()
+    (first, second) = [node for node in plan.nodes if node.stage == "compile"]
+    names = [("compile", first.label), ("compile", second.label)]
+    times = EarlierTimes(nodes=dict.fromkeys(names, 60.0), stages={}, jobs=dict.fromkeys(names, 2))
+    cached = {node.id for node in plan.nodes if node.stage != "compile"}
+    found = {cores: run_seconds(plan, cached, times, Budget(cores=cores))[0] for cores in (1, 2, 4, 8)}
+    assert found == {1: 240.0, 2: 120.0, 4: 60.0, 8: 30.0}
 
 
 class Clock:

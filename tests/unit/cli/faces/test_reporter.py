@@ -16,12 +16,12 @@ from unit.helpers import make_spec, the_cell
 from pikaforge.cli.arguments import parser
 from pikaforge.cli.faces import reproduce
 from pikaforge.cli.faces.events import NodeEnded, NodeProgressed, RunEvent, RunFailed, RunInterrupted, RunOpened
-from pikaforge.cli.faces.expected import EarlierTimes
 from pikaforge.cli.faces.places import ConfigPlaces
 from pikaforge.cli.faces.reporter import Reporter, failure_text
 from pikaforge.cli.faces.reproduce import exact_lines
 from pikaforge.cli.signals import SignalInterrupt
 from pikaforge.errors import ConfigError, HostError, StageError, StageFailure
+from pikaforge.pipeline.expected import EarlierTimes
 from pikaforge.pipeline.outcomes import NodeOutcome
 from pikaforge.pipeline.source.facts import PatchFacts, SeriesFacts
 from pikaforge.plan.plan import Node, Plan, expand
