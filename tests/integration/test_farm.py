@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration.farms import Containers, Farm, farm
+from own_engine import OwnEngine, own_engine
 
 if TYPE_CHECKING:
     from conftest import Engine, Project
+    from integration.conftest import Warm
 
 pytestmark = [pytest.mark.engine]
 WAITS = "while [ ! -e /forge/go ]; do sleep 0.1; done"
@@ -127,3 +130,55 @@ def test_what_is_finished_outlives_a_scheduler_and_nothing_else_does(
     assert done.returncode == 0, done.text
     assert len(done.lines(r"compile +\S+ is up to date")) == 1
     assert all(slow.package(model).is_file() for model in MODELS)
+
+
+@pytest.fixture
+def far(engine: Engine, warm: Warm) -> Iterator[OwnEngine]:
+    """An engine of the test's own with the images of the finished build, as another host has it."""
+    with own_engine("6g") as made:
+        records = [json.loads((warm.store / "image" / key / "result.json").read_text()) for key in warm.keys["image"]]
+        names = sorted({name for record in records for name in record["facts"]["ids"]})
+        api = engine.client.api
+        with api.get(f"{api.base_url}/images/get", params={"names": names}, stream=True, timeout=600) as saved:
+            saved.raise_for_status()
+            import docker
+
+            other: Any = docker.APIClient(base_url=made.address, timeout=600)
+            assert not [event for event in other.load_image(saved.iter_content(1 << 20)) if "error" in event]
+            other.close()
+        yield made
+
+
+def test_two_engines_are_as_two_hosts(
+    slow: Project, cluster: Farm, engine: Engine, far: OwnEngine, until: Callable[..., None]
+) -> None:
+    """Each compiles; results of one are taken by the other, through the shared store alone."""
+    import docker
+
+    def without_server(matrix: dict[str, Any]) -> None:
+        probe = {"kind": "command", "argv": ["bin/pika", "-v"], "match": "pika_version"}
+        matrix["product"].update(server=None, smoke=[{"check": "version", "steps": [{"probe": probe}]}])
+
+    slow.change(without_server)
+    cluster.worker("near")
+    cluster.worker("far", env={"DOCKER_HOST": far.address})
+    here = Containers(engine, cluster)
+    client = docker.DockerClient(base_url=far.address, timeout=120)
+    there = Containers(type(engine)(client), cluster)
+    with slow.tool.start(*_arguments(slow, cluster), env=cluster.env) as build:
+        until(lambda: build.over or (here.now("compile") and there.now("compile")), "both engines compile", timeout=180)
+
+        def released() -> bool:
+            for each in (here, there):
+                for container in each.now("compile"):
+                    each.release(container)
+            return build.over
+
+        until(released, "all is made", timeout=300)
+        done = build.finish()
+    assert done.returncode == 0, done.text
+    assert all(slow.package(model).is_file() for model in MODELS)
+    logs = [list((cluster.folder / f"{name}-out" / "logs").glob("*/compile.log")) for name in ("near", "far")]
+    assert all(logs), "both have compiled"
+    assert client.containers.list(all=True) == []
+    client.close()

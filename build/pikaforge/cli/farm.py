@@ -100,7 +100,7 @@ def connection(context: Context) -> Iterator[Farm]:
     arguments = context.arguments
     if arguments.engine != "docker":
         raise UsageError("the workers of a farm have engines of their own", where="--farm", hint="leave --engine out")
-    if arguments.memory:
+    if getattr(arguments, "memory", 0):
         raise UsageError(
             "each worker has memory of its own",
             where="--memory",

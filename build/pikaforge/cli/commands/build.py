@@ -78,7 +78,7 @@ class PreparedRun:
 @contextmanager
 def farm_of(context: Context) -> Iterator[Farm | None]:
     """Connect to the cluster of --farm, if there is one."""
-    if not context.arguments.farm:
+    if not getattr(context.arguments, "farm", ""):
         yield None
         return
     from pikaforge.cli.farm import connection  # noqa: PLC0415  # most builds have none
