@@ -33,6 +33,7 @@ PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME_CHARACTERS = "letters, digits, '.', '_' and '-'"
 
 PATTERN_WORDS = {
+    scalars.LABEL_PATTERN: "may hold only letters, digits, blanks and . _ -, and begins with a letter or digit",
     operate_scalars.KEY_PATTERN: "may hold only letters, digits and _ . -, and begins with a letter",
     operate_scalars.VALUE_PATTERN: "must be printable ASCII, without quotes and backslashes",
     operate_scalars.SIZE_PATTERN: "must be a number, with K, M, G or T for powers of 1024",

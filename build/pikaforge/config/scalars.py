@@ -14,6 +14,9 @@ from pikaforge.host.git_urls import CREDENTIALS_HINT, credentials, masked
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
+LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._ -]*$"
+
+
 PACKAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9.+_:~-]*$"
 
 

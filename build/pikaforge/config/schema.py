@@ -24,6 +24,7 @@ from pikaforge.config.scalars import (
     CLIENTS_PATTERN,
     DIGEST_PATTERN,
     EVERYTHING,
+    LABEL_PATTERN,
     RELEASE_PATTERN,
     SERVER_PATTERN,
     URL_PATTERN,
@@ -264,7 +265,7 @@ class Destination(Strict):
         return self
 
 
-RunnerLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,99}$")]
+RunnerLabel = Annotated[str, Field(pattern=LABEL_PATTERN, max_length=100)]
 """A label of a CI service's machine."""
 
 

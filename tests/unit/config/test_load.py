@@ -208,7 +208,7 @@ REFUSALS: dict[str, tuple[tuple[str, str], tuple[str, str, str]]] = {
             "1:1",
             (
                 "its keys are: allocators, defaults, hardware, images, limits, matrix, mirrors, product, publish, "
-                "store, tarballs, waivers"
+                "runners, store, tarballs, waivers"
             ),
         ),
     ),

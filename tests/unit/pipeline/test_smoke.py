@@ -294,6 +294,7 @@ def test_a_failure_leaves_what_was_found_out(run: Callable[..., Result], wire: W
     assert ([c.name for c in native.checks], native.failed) == (ALL_SIX, ("info",))
     assert native.checks[3].detail.startswith("step 1: sent INFO; ")
     assert native.rest == {"fds": 10, "threads": 2, "rss_kib": 1000}
+    assert native.machine == "Test CPU (icelake)"
     assert emulated == WayRecord(ran=False, reason=NO_EMULATOR)
 
 

@@ -174,3 +174,24 @@ def test_gitlab_gets_a_job_if_there_is_nothing_to_build() -> None:
     [job] = gitlab_pipeline([the_cell(make_spec(), "R640-el7-none")]).values()
     assert isinstance(job, dict)
     assert "parallel" not in job
+
+
+@pytest.mark.parametrize(
+    ("runners", "said"),
+    [
+        ({"R999": ["x"]}, "R999"),
+        ({"R640": []}, "must not be empty"),
+        ({"R640": ["a,b"]}, "may hold only letters, digits, blanks"),
+        ({"R640": ["${{ x }}"]}, "may hold only letters, digits, blanks"),
+        ({"skylake": "x"}, "list"),
+    ],
+)
+def test_the_schema_refuses_labels_that_are_none(runners: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        make_spec(runners=runners)
+    assert said in "\n".join(found.value.lines())
+
+
+def test_a_model_and_a_target_have_labels() -> None:
+    spec = make_spec(runners={"R640": ["self-hosted", "linux x64"], "icelake": ["ice"]})
+    assert spec.runners == {"R640": ("self-hosted", "linux x64"), "icelake": ("ice",)}
