@@ -5,6 +5,7 @@ needs the Python packages distributed and asyncssh here. The cluster ends with t
 """
 
 import os
+import shlex
 import signal
 import sys
 
@@ -13,14 +14,20 @@ from distributed import SSHCluster
 CHECKOUT = os.environ.get("CHECKOUT", "/srv/pikaforge")
 STORE = os.environ["PIKAFORGE_STORE"]
 
-if __name__ == "__main__":
-    cluster = SSHCluster(
-        sys.argv[1:],
-        connect_options={"known_hosts": os.path.expanduser("~/.ssh/known_hosts")},
-        remote_python=f"env PIKAFORGE_STORE={STORE} {CHECKOUT}/.farm/bin/python",
+
+def cluster(hosts, **connection):
+    """Return the cluster: the scheduler on the first host, workers on the others."""
+    return SSHCluster(
+        hosts,
+        connect_options=connection,
+        remote_python=shlex.join(["env", f"PIKAFORGE_STORE={STORE}", f"{CHECKOUT}/.farm/bin/python"]),
         scheduler_options={"port": 8786, "dashboard": False},
         worker_options={"preload": ["pikaforge.farm.preload"]},
     )
-    print(f"nox -s build -- all --farm {cluster.scheduler_address}", flush=True)
+
+
+if __name__ == "__main__":
+    made = cluster(sys.argv[1:])  # with known_hosts, keys and users of ~/.ssh, as ssh(1)
+    print(f"nox -s build -- all --farm {made.scheduler_address}", flush=True)
     signal.sigwait({signal.SIGINT, signal.SIGTERM})
-    cluster.close()
+    made.close()

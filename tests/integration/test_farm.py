@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from conftest import Engine, Project
     from integration.conftest import Warm
 
-pytestmark = [pytest.mark.engine]
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("farm"), pytest.mark.long(240)]
 WAITS = "while [ ! -e /forge/go ]; do sleep 0.1; done"
 """Line of a recipe that waits for `Containers.release`."""
 MODELS = ("R620", "R630", "R640")
