@@ -102,6 +102,17 @@ class SharedResults:
             return str(error)
         return ""
 
+    def summary(self) -> str:
+        """Return in words what went through the store since the last call. See the protocol."""
+        with self._lock:
+            now, self.counts = self.counts, Counts()
+        parts = [
+            f"{count} {'result' if count == 1 else 'results'} {what}"
+            for count, what in ((now.taken, "taken from it"), (now.put, "put there"), (now.refused, "refused"))
+            if count
+        ]
+        return f"the shared store {self.where}: {', '.join(parts)}" if parts else ""
+
     # ---- reading
 
     def fetch(

@@ -227,6 +227,19 @@ def test_a_disk_that_gets_full_ends_the_run(first: Machine, second: Machine, obj
     assert second.left() == []
 
 
+def test_a_summary_counts_since_the_last_one(first: Machine, second: Machine, objects: MemoryObjects) -> None:
+    assert first.shared.summary() == "the shared store memory://store: 1 result put there"
+    assert first.shared.summary() == ""
+    second.fetch()
+    second.shared.offer(second.make("another", key=OTHER))
+    objects.held[LISTING] = b""
+    second.store.drop("compile", KEY)
+    second.fetch()
+    assert second.shared.summary() == (
+        "the shared store memory://store: 1 result taken from it, 1 result put there, 1 result refused"
+    )
+
+
 # ---- signatures
 
 

@@ -117,7 +117,10 @@ def execute(context: Context, run: PreparedRun, plan: Plan) -> Report:
     given = options_of(context.arguments)
     options = [f"--{name.replace('_', '-')}{'' if value is None else f' {value}'}" for name, value in given]
     reporter.opened(context.spec.product, plan, views, times, options)
-    return run.pipeline.execute(plan, reporter)
+    done = run.pipeline.execute(plan, reporter)
+    if run.workspace.shared is not None and (text := run.workspace.shared.summary()):
+        reporter.notice(text)
+    return done
 
 
 def refuse_early(context: Context, cells: Sequence[Cell]) -> None:
