@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ def test_what_is_written_is_read(root: Path, tmp_path: Path) -> None:
     assert folder.read(PATH, limit=7) == b"other"
     assert (root / PATH).stat().st_mode & 0o777 == 0o644
     assert list((root / BESIDE).iterdir()) == []
+
+
+def test_a_use_is_noted_once_a_day(root: Path) -> None:
+    folder = Folder(root)
+    folder.write(PATH, b"x")
+    for age, noted in ((100, False), (90_000, True)):
+        then = time.time() - age
+        os.utime(root / PATH, (then, then))
+        folder.read(PATH, limit=10)
+        assert (abs((root / PATH).stat().st_mtime - then) > 1) is noted
 
 
 def test_a_part_of_what_is_too_large_is_copied(root: Path, tmp_path: Path) -> None:

@@ -285,6 +285,21 @@ def test_a_statement_that_was_changed_is_not_what_was_signed(tmp_path: Path, obj
     assert reader.notices[0].endswith("is not taken: it is by a stranger")
 
 
+def test_where_signatures_are_wanted_who_cannot_sign_puts_nothing_there(tmp_path: Path, objects: MemoryObjects) -> None:
+    machine = Machine(tmp_path / "reader", objects, MarkSeals("", "ann"))
+    assert not machine.shared.writes
+    assert machine.shared.offer(machine.make()) is False
+    assert (objects.asked, machine.notices) == ([], [])
+    stranger = Machine(tmp_path / "stranger", objects, MarkSeals("mallory", "ann"))
+    assert stranger.shared.offer(stranger.make()) is False
+    assert stranger.shared.offer(stranger.make(key=OTHER)) is False
+    assert objects.held == {}
+    why = "nobody would take what this machine signs: it is by a stranger"
+    assert stranger.notices == [f"the shared store memory://store: {why}; it gets nothing more in this run"]
+    builder = Machine(tmp_path / "builder", objects, MarkSeals("ann", "ann", "bob"))
+    assert builder.shared.offer(builder.make())
+
+
 # ---- a store that fails
 
 
