@@ -87,6 +87,11 @@ class SharedResults:
         self.counts = Counts()
 
     @property
+    def _origin(self) -> str:
+        """The store, as a provenance names it: without a path of this machine."""
+        return self.where if "://" in self.where else "a shared folder"
+
+    @property
     def writes(self) -> bool:
         """Whether results are put there."""
         return self._writes
@@ -130,7 +135,9 @@ class SharedResults:
             with into.scratch() as folder:
                 found = self._files(statement, folder)
                 _check_facts(found, facts, unfit)
-                result = into.put(stage, key, identity=found.identity, facts=found.facts, files=found.files)
+                result = into.put(
+                    stage, key, identity=found.identity, facts=found.facts, files=found.files, origin=self._origin
+                )
         except ObjectError as error:
             self._failed(f"{stage}/{key} cannot be read", error)
         except (_RefusedError, ListingError) as refused:

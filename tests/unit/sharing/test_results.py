@@ -47,6 +47,7 @@ def test_what_one_machine_makes_another_one_takes(first: Machine, second: Machin
     assert taken.files["tree.tar"].read_text() == "a tree"
     assert taken.files["tree.tar"].is_relative_to(second.store.root)
     assert second.store.get("compile", KEY) == (taken, "")
+    assert (made.origin, taken.origin) == ("", "memory://store")
     assert set(objects.held) == {LISTING, FILE}
     assert (first.notices, second.notices) == ([], [])
     assert (first.shared.counts.put, second.shared.counts.taken) == (1, 1)
