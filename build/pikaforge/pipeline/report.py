@@ -213,6 +213,12 @@ def _stage(outcome: NodeOutcome, took: Mapping[tuple[str, str, str], tuple[float
     )
 
 
+def shared_of(cell: Cell, done: Report) -> dict[str, str]:
+    """Return the shared store that results of a cell were taken from, by stage; nothing for what was made here."""
+    outcomes = [o for n in done.plan.nodes if cell in n.cells and (o := done.outcomes.get(n.id)) is not None]
+    return {o.node.stage: o.result.origin for o in outcomes if o.result is not None and o.result.origin}
+
+
 def caches_of(cell: Cell, done: Report) -> dict[str, str]:
     """Return the compiler cache of each compilation of a cell, by stage; nothing for what does not say."""
     outcomes = [o for n in done.plan.nodes if cell in n.cells and (o := done.outcomes.get(n.id)) is not None]
