@@ -131,9 +131,7 @@ def main() -> int:
     print("workers    seconds      least   share  longest way")
     low = 0
     for each in makespans(plan, times, seeds=given.seeds):
-        print(
-            f"{each.workers:7} {each.seconds:10.0f} {each.least:10.0f} {each.share:6.1%} {each.way:12.0f}", flush=True
-        )
+        print(f"{each.workers:7} {each.seconds:10.0f} {each.least:10.0f} {each.share:6.1%} {each.way:12.0f}")
         low += each.share < WANTED and each.workers <= UP_TO
     return 1 if low else 0
 

@@ -1,6 +1,6 @@
 """Measure what the tool itself costs with 10 to 10,000 cells: CPU seconds, memory, and bytes of the build report.
 
-    python benchmarks/scale.py [--cells 10,100,1000,10000] [--store out/store] [--keys] [--to FILE.svg]
+    python benchmarks/scale.py [--cells 10,100,1000,10000] [--store out/store] [--keys] [--to FILE]
 
 Each size is measured in a process of its own. A matrix of so many models, images and allocators is made, and a run of
 it, whose stages do nothing but store a result: what compiles and tests in a real run is not measured. The facts in
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -211,13 +212,14 @@ def run(pipeline: Pipeline, plan: Plan, events: Reporter, times: EarlierTimes, w
 
 
 def main() -> None:
-    """Print a line for each size, and draw the picture."""
+    """Print a line for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", default=",".join(map(str, SIZES)))
     parser.add_argument("--store", type=Path, help="the results of a real build, whose facts are taken")
     parser.add_argument("--keys", action="store_true", help="compute real keys of all nodes")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--to", type=Path, help="the picture")
+    parser.add_argument("--machine", default="", help="what is said of the machine in that file")
+    parser.add_argument("--to", type=Path, help="a file for the figures, of which docs/pictures/figures.py draws")
     given = parser.parse_args()
     if given.one:
         print(json.dumps(measure(given.one, given.store, keys=given.keys)))
@@ -229,6 +231,10 @@ def main() -> None:
         done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
         rows.append(json.loads(done.stdout))
         print(json.dumps(rows[-1]), flush=True)
+        if given.to:
+            command = shlex.join(["python", "benchmarks/scale.py", "--cells", given.cells])
+            text = json.dumps({"machine": given.machine, "command": command, "rows": rows}, indent=1)
+            given.to.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
