@@ -1,6 +1,6 @@
 """Simulate how long a build of the whole matrix takes on 1 to 256 workers, against the shortest time that is possible.
 
-    python benchmarks/makespan.py [--times benchmarks/data/times-redis.json] [--seeds 20]
+    python benchmarks/makespan.py [--times benchmarks/data/times-redis.json] [--seeds 5]
     python benchmarks/makespan.py --record dist/report.json --machine "2 cores" --times FILE
 
 A worker makes one node at a time, as long as a node of that stage took in a recorded run. The order of nodes is that of
@@ -118,7 +118,7 @@ def main() -> int:
     """Print a line for each number of workers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=Path, default=TIMES)
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--record", type=Path, nargs="+", metavar="REPORT")
     parser.add_argument("--machine", default="")
     parser.add_argument("--command", default="")

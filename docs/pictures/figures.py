@@ -25,7 +25,7 @@ from pikaforge.bench.figures import COLOURS, STYLES  # noqa: E402
 DATA = ROOT / "benchmarks" / "data"
 SIZE = (9.6, 3.9)
 MARKS = "osD^v*P"
-SEEDS = 20
+SEEDS = 5
 PARTS = {
     "load": "read matrix.yaml, make the plan",
     "plan": "look for all results",
