@@ -20,7 +20,7 @@ from pikaforge.errors import EXIT_DONE, EXIT_STAGE, SelectionError
 from pikaforge.host import offline
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist, report
-from pikaforge.pipeline.image.image import check_family
+from pikaforge.pipeline.image.building import check_family
 from pikaforge.pipeline.pipeline import Pipeline, Report
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import Plan
