@@ -15,8 +15,8 @@ from typing import Literal
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine, stand_for, too_old
-from pikaforge.plan import twins
-from pikaforge.plan.cells import Cell
+from pikaforge.plan import allocators, twins
+from pikaforge.plan.cells import Cell, extended
 from pikaforge.plan.matrix import all_cells
 from pikaforge.plan.stages import Scope, Slot, in_scope
 
@@ -117,7 +117,12 @@ def expand(
             planner.nodes.append(Node(stage="image", label=TOOLS, needs=(), cells=buildable))
         planner.fill("run", spec.product.version, buildable)
     for image in dict.fromkeys(cell.image for cell in buildable):
-        planner.fill("image", image, tuple(cell for cell in buildable if cell.image == image))
+        of_image = tuple(cell for cell in buildable if cell.image == image)
+        planner.fill("image", image, of_image)
+        for allocator in dict.fromkeys(cell.allocator for cell in of_image):
+            if allocators.adds_packages(spec, image, allocator):
+                those = tuple(cell for cell in of_image if cell.allocator == allocator)
+                planner.fill("image", extended(image, allocator), those)
     if emulated:
         of = tuple(c for c in buildable if c.group in emulated or _twin_label(c) in emulated)
         planner.nodes.append(Node(stage="image", label=EMULATOR, needs=(), cells=of))

@@ -22,7 +22,8 @@ from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist, report
 from pikaforge.pipeline.image.building import check_family
 from pikaforge.pipeline.pipeline import Pipeline, Report
-from pikaforge.plan.cells import Cell
+from pikaforge.plan import allocators
+from pikaforge.plan.cells import Cell, extended
 from pikaforge.plan.plan import Plan
 
 
@@ -127,8 +128,10 @@ def refuse_early(context: Context, cells: Sequence[Cell]) -> None:
     """
     context.check_patches()
     context.check_given(cells)
-    for image in dict.fromkeys(cell.image for cell in cells):
+    for image, allocator in dict.fromkeys((cell.image, cell.allocator) for cell in cells):
         check_family(context.spec, image, context.home)
+        if allocators.adds_packages(context.spec, image, allocator):
+            check_family(context.spec, extended(image, allocator), context.home)
 
 
 def refuse_problems(cells: Sequence[Cell]) -> None:

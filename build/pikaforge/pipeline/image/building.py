@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from pikaforge.config import compilers, families
 from pikaforge.config.schema import Image, Spec
@@ -15,11 +17,14 @@ from pikaforge.host.job import Job, files
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import GUEST, Workspace, failure, read_facts, run_job
 from pikaforge.pipeline.image import libraries
-from pikaforge.pipeline.image.base_image import Base
+from pikaforge.pipeline.image.base_image import REPOSITORY
 from pikaforge.pipeline.image.facts import ImageStageFacts, OsReleaseFacts
+from pikaforge.plan.cells import allocator_of, plain
 from pikaforge.plan.plan import EMULATOR, TOOLS
 
 STAGE_NAME = "image"
+ADDED = "packages"
+"""The folder beside a family's Dockerfile with the one that adds the packages of an allocator."""
 COPIED = ("lib.sh", "specs.sh")
 """Guest scripts that the Dockerfiles copy."""
 OWN = (TOOLS, EMULATOR)
@@ -31,19 +36,28 @@ def entry_of(spec: Spec, label: str) -> str:
     if label == EMULATOR:
         assert spec.defaults.emulator is not None  # the plan has no such node then
         return spec.defaults.emulator
-    return spec.defaults.tools if label == TOOLS else label
+    return spec.defaults.tools if label == TOOLS else plain(label)
 
 
 def recipe_of(spec: Spec, label: str) -> str:
     """Return the folder below docker/ with the Dockerfile of an image."""
-    return label if label in OWN else families.of(spec.images[label].family).recipe
+    if label in OWN:
+        return label
+    recipe = families.of(spec.images[plain(label)].family).recipe
+    return recipe if allocator_of(label) is None else f"{recipe}/{ADDED}"
 
 
 def check_family(spec: Spec, label: str, home: Path) -> None:
-    """Raise ConfigError if an image has a family that no Dockerfile is for."""
+    """Raise ConfigError if an image has a family that no Dockerfile is for, or none for an allocator's packages."""
     folder, recipe = home / "docker", recipe_of(spec, label)
     if (folder / recipe / "Dockerfile").is_file():
         return
+    if allocator := allocator_of(label):
+        raise ConfigError(
+            f"there is no docker/{recipe}/Dockerfile, which adds the packages of an allocator to an image",
+            where=f"allocators.{allocator}.packages",
+            hint=f"write it (docker/debian/{ADDED}/Dockerfile is a model), or name the packages in product.packages",
+        )
     known = sorted({path.parent.name for path in folder.glob("*/Dockerfile")} - set(OWN))
     family = spec.images[entry_of(spec, label)].family
     raise ConfigError(
@@ -61,6 +75,16 @@ def arguments_of(spec: Spec, label: str) -> dict[str, str]:
     }
 
 
+def tag_of(label: str, target: str, key: str) -> str:
+    """Return the engine's name for an image that is made."""
+    return f"{REPOSITORY}/{label.replace('+', '-')}-{target}:{key[:16]}"
+
+
+def job_label(label: str) -> str:
+    """Return the label of a job that looks at an image."""
+    return f"{STAGE_NAME}-{label.replace('+', '-')}"
+
+
 def keep(workspace: Workspace, facts: ImageStageFacts, identity: str, *, key: str, label: str, log: Path) -> Result:
     """Store the result; if the image is not the tool's own, with the record of the distribution's libraries."""
     with workspace.store.scratch() as scratch:
@@ -76,14 +100,26 @@ def build(
     workspace: Workspace,
     engine: DockerEngine,
     spec: Spec,
-    base: Base,
+    base: str,
     *,
     label: str,
     target: str,
     tag: str,
     log: Path,
+    arguments: Mapping[str, str] = MappingProxyType({}),
 ) -> ImageFacts:
     """Build a stage of the Dockerfile of an image, unless the engine has it.
+
+    Args:
+        workspace: where it is built.
+        engine: of the workspace.
+        spec: the specification.
+        base: the engine's name of the image that it is made from.
+        label: the label of the node.
+        target: the stage of the Dockerfile.
+        tag: the engine's name for the image.
+        log: the log of the node.
+        arguments: of the Dockerfile, beside BASE.
 
     Raises:
         StageError: a step of the Dockerfile failed.
@@ -92,8 +128,8 @@ def build(
     folder = workspace.home / "docker" / recipe
     context: dict[str, bytes | Path] = {"Dockerfile": folder / "Dockerfile"}
     context.update({f"guest/{name}": workspace.home / GUEST / name for name in COPIED})
-    arguments = {"BASE": base.tag, **({} if label in OWN else arguments_of(spec, label))}
-    wanted = {name: value for name, value in arguments.items() if _declares(folder / "Dockerfile", name)}
+    given = {"BASE": base, **arguments}
+    wanted = {name: value for name, value in given.items() if _declares(folder / "Dockerfile", name)}
     # The tag has the key in it, so an image that another checkout has made under it is the right one.
     image = engine.image(tag) or engine.build(
         context=files(context), target=target, tag=tag, args=wanted, labels={"org.pikaforge.image": label}, log=log
@@ -102,7 +138,8 @@ def build(
         raise StageError(
             f"the {target} image of {label} could not be built",
             failure(stage=STAGE_NAME, label=label, log=log),
-            hint=f"see docker/{recipe}/Dockerfile and the package lists of the product",
+            hint=f"see docker/{recipe}/Dockerfile and the package lists of the "
+            + ("product" if allocator_of(label) is None else "allocator"),
         )
     return image
 
@@ -126,7 +163,7 @@ def inventory(workspace: Workspace, image: str, label: str, log: Path) -> Invent
     """Look at what an image holds."""
     with workspace.store.scratch() as scratch:
         job = Job(
-            label=f"{STAGE_NAME}-{label}",
+            label=job_label(label),
             image=image,
             argv=("sh", "guest/packages.sh"),
             env={},

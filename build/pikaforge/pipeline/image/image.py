@@ -22,8 +22,8 @@ from pikaforge.host.lockfile import Lock
 from pikaforge.host.os_families.family import OsFamily
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workspace, guest_digests, run_job
-from pikaforge.pipeline.image import abi, bootstrap, libraries
-from pikaforge.pipeline.image.base_image import REPOSITORY, Base, identify
+from pikaforge.pipeline.image import abi, bootstrap, extension, libraries
+from pikaforge.pipeline.image.base_image import Base, identify
 from pikaforge.pipeline.image.building import (
     COPIED,
     OWN,
@@ -37,9 +37,11 @@ from pikaforge.pipeline.image.building import (
     inventory,
     keep,
     recipe_of,
+    tag_of,
 )
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
+from pikaforge.plan.cells import allocator_of, plain
 from pikaforge.plan.plan import EMULATOR, TOOLS, Node
 from pikaforge.plan.stages import Needs, Scope, Slot
 
@@ -56,6 +58,8 @@ def material(spec: Spec, label: str, base: Base | None, home: Path) -> dict[str,
     """Return the key material: base, Dockerfile, package lists, scripts."""
     check_family(spec, label, home)
     recipe = recipe_of(spec, label)
+    if (allocator := allocator_of(label)) is not None:
+        return extension.material(spec, plain(label), allocator, home)
     packages = {} if label in OWN else arguments_of(spec, label)
     return {
         "base": None if base is None else [base.registry, base.suite, base.mirror],
@@ -94,8 +98,10 @@ def make(workspace: Workspace, spec: Spec, base: Base, *, key: str, label: str) 
     ids: dict[str, str] = {}
     held: dict[str, Inventory] = {}
     for target in ("build",) if label == TOOLS else ("runtime", "build"):
-        tag = tags[target] = f"{REPOSITORY}/{label}-{target}:{key[:16]}"
-        ids[tag] = build(workspace, engine, spec, base, label=label, target=target, tag=tag, log=log).id
+        tag = tags[target] = tag_of(label, target, key)
+        given = {} if label in OWN else arguments_of(spec, label)
+        made = build(workspace, engine, spec, base.tag, label=label, target=target, tag=tag, log=log, arguments=given)
+        ids[tag] = made.id
         held[target] = inventory(workspace, tag, label, log)
     found = held["build"]
     abi_versions: dict[str, str] = {}
@@ -123,8 +129,8 @@ def _name_of(base: Base) -> str:
 
 def _emulator(workspace: Workspace, engine: DockerEngine, spec: Spec, base: Base, *, key: str, log: Path) -> Result:
     """Store the emulator as a file; once it is in the store, its image is not needed any more."""
-    tag = f"{REPOSITORY}/{EMULATOR}-build:{key[:16]}"
-    build(workspace, engine, spec, base, label=EMULATOR, target="build", tag=tag, log=log)
+    tag = tag_of(EMULATOR, "build", key)
+    build(workspace, engine, spec, base.tag, label=EMULATOR, target="build", tag=tag, log=log)
     if base.suite:
         _pin_packages(workspace.lock, base, workspace, log)
     with workspace.store.scratch() as scratch:
@@ -193,7 +199,7 @@ def _pin_packages(lock: Lock, base: Base, workspace: Workspace, log: Path) -> No
 
 def host_material(spec: Spec, label: str, home: Path) -> dict[str, object]:
     """Return the key material with the host engine: versions of the needed packages, compiler, scripts."""
-    family = families.here(spec.images[label].family)
+    family = families.here(spec.images[plain(label)].family)
     return {
         "packages": family.packages.installed(_host_wanted(spec, label, family)),
         "compiler": machine.compiler_version(),
@@ -202,7 +208,7 @@ def host_material(spec: Spec, label: str, home: Path) -> dict[str, object]:
 
 
 def _host_wanted(spec: Spec, label: str, family: OsFamily) -> Sequence[str]:
-    return (*family.toolchain, *spec.packages_for(label, purpose="build"))
+    return (*family.toolchain, *spec.packages_for(plain(label), purpose="build", allocator=allocator_of(label)))
 
 
 def run_host(workspace: Workspace, spec: Spec, *, key: str, label: str) -> Result:
@@ -211,7 +217,7 @@ def run_host(workspace: Workspace, spec: Spec, *, key: str, label: str) -> Resul
     Raises:
         HostError: packages are missing; all of them are listed, with the command that installs them.
     """
-    family = families.here(spec.images[label].family)
+    family = families.here(spec.images[plain(label)].family)
     wanted = _host_wanted(spec, label, family)
     versions: Mapping[str, str] = family.packages.installed(wanted)
     missing = [name for name in wanted if name not in versions]
@@ -222,7 +228,7 @@ def run_host(workspace: Workspace, spec: Spec, *, key: str, label: str) -> Resul
             hint=f"{family.packages.install_command()} {' '.join(missing)}",
         )
     compiler = machine.compiler_version()
-    check_compiler(spec.images[label], label, compiler)
+    check_compiler(spec.images[plain(label)], plain(label), compiler)
     log = workspace.log_path(label, STAGE_NAME)
     facts = ImageStageFacts(
         base="this machine",
@@ -241,13 +247,15 @@ class ImageStage(BaseStage):
     facts = ImageStageFacts
 
     def needs(self, slot: Slot) -> Needs:
-        """Return that it needs nothing."""
-        return Needs(ids=())
+        """Return that it needs nothing; with packages of an allocator, the image without them."""
+        return Needs(ids=() if allocator_of(slot.label) is None else (f"image:{plain(slot.label)}",))
 
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         """Return the pinned base and what is put into it; look the base up if it is not pinned, unless `offline`."""
         if run.workspace.engine.kind == "host":
             return Material(facts=host_material(run.spec, node.label, run.home))
+        if allocator_of(node.label) is not None:  # it is made from another node's image
+            return Material(facts=material(run.spec, node.label, None, run.home))
         name = entry_of(run.spec, node.label)
         base = identify(name, run.spec.images[name], workspace=run.workspace, offline=offline)
         return Material(facts=material(run.spec, node.label, base, run.home), pinned=base is not None, pin=base)
@@ -257,6 +265,10 @@ class ImageStage(BaseStage):
         label = inputs.node.label
         if run.workspace.engine.kind == "host":
             return run_host(run.workspace, run.spec, key=key, label=label)
+        if allocator_of(label) is not None:
+            return extension.make(
+                run.workspace, run.spec, inputs.results[f"image:{plain(label)}"], key=key, label=label
+            )
         assert isinstance(inputs.pin, Base)  # see `material`
         return make(run.workspace, run.spec, inputs.pin, key=key, label=label)
 
