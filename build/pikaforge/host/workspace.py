@@ -54,6 +54,8 @@ class Workspace:
     downloads: Downloads
     compiler_cache: bool = True
     """Whether compilations use caches. Releases use none."""
+    shares_cache: bool = False
+    """Whether all series of patches on one source share a cache."""
     bounds: Bounds = USUAL
     """How much a job may use."""
     given: Mapping[str, Path] = field(default_factory=dict)

@@ -119,9 +119,11 @@ def make(
     Raises:
         StageError: the build failed, left no binary for this machine, or left what cannot be packed.
     """
-    cache = compiler_cache.name_of(workspace, [source.identity])
+    known = source.read(SourceFacts)
+    unpatched = (spec.product.name, known.kind, known.url, known.commit)
+    cache = compiler_cache.of(workspace, [source.identity], unpatched=unpatched)
     log = workspace.log_path(cell.group, STAGE_NAME)
-    epoch = source.read(SourceFacts).epoch
+    epoch = known.epoch
     with workspace.store.scratch() as scratch:
         job = Job(
             label=_label(cell),
@@ -137,7 +139,7 @@ def make(
             outputs=("out/tree.tar", "out/debug.tar"),
             facts=("out/facts.tar",),
             log=log,
-            cache=cache,
+            cache=cache.name,
             timeout=workspace.bounds.seconds,
         )
         try:

@@ -17,7 +17,7 @@ from pikaforge.plan import allocators
 OPTIONS = (
     *("matrix", "out", "dist", "source", "engine", "formats"),
     *(name.replace("-", "_") for name in allocators.built()),
-    *("jobs", "locked", "no_compiler_cache", "strict_targets", "require_run", "debug"),
+    *("jobs", "locked", "no_compiler_cache", "share_compiler_cache", "strict_targets", "require_run", "debug"),
 )
 """Arguments that the command for one cell repeats. Its image and allocator are in the cell's id."""
 SELECTING = ("os", "allocator", "slice", "to")
