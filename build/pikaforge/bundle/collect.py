@@ -20,8 +20,8 @@ from pikaforge.host.git_urls import protocol
 from pikaforge.host.store import RECORD, Store
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.image import base_image
+from pikaforge.pipeline.image.building import STAGE_NAME, entry_of
 from pikaforge.pipeline.image.facts import ImageStageFacts
-from pikaforge.pipeline.image.image import STAGE_NAME, entry_of
 from pikaforge.pipeline.outcomes import Events, Report
 from pikaforge.pipeline.pipeline import Pipeline
 from pikaforge.pipeline.source import source, submodules

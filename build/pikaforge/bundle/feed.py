@@ -17,8 +17,8 @@ from pikaforge.host.git_cache import Cache
 from pikaforge.host.store import Store
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.image.base_image import REPOSITORY
+from pikaforge.pipeline.image.building import OWN, STAGE_NAME
 from pikaforge.pipeline.image.facts import ImageStageFacts
-from pikaforge.pipeline.image.image import OWN, STAGE_NAME
 from pikaforge.plan.cells import Cell
 
 

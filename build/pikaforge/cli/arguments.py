@@ -54,7 +54,13 @@ def _build(verb: argparse.ArgumentParser) -> None:
     engine = groups.engine(verb)
     groups.budget(engine)
     groups.farm(engine)
-    engine.add_argument("--no-compiler-cache", action="store_true", help="compile everything again, without ccache")
+    caches = engine.add_mutually_exclusive_group()
+    caches.add_argument("--no-compiler-cache", action="store_true", help="compile everything again, without ccache")
+    caches.add_argument(
+        "--share-compiler-cache",
+        action="store_true",
+        help="let all patch series on one commit share a cache of ccache: for writing patches that you trust",
+    )
     groups.formats(verb.add_argument_group("packages"))
     groups.faces(verb)
 

@@ -176,6 +176,7 @@ class Context:
             compiler_cache=not (
                 getattr(arguments, "no_compiler_cache", False) or arguments.locked or builds_release(os.environ)
             ),
+            shares_cache=getattr(arguments, "share_compiler_cache", False),
             bounds=self.spec.limits.bounds(),
             shared=self.shared_store(lock.notices.append),
         )

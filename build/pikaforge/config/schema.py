@@ -298,16 +298,23 @@ class Spec(Strict):
         "Models with one target are built by one job: give them the same labels.",
     )
 
-    def packages_for(self, image: str, *, purpose: Literal["build", "runtime"]) -> tuple[str, ...]:
-        """Return the distribution packages that an image needs for the product and its allocators, once each."""
+    def packages_for(
+        self, image: str, *, purpose: Literal["build", "runtime"], allocator: str | None = None
+    ) -> tuple[str, ...]:
+        """Return the distribution packages that an image needs for the product and perhaps an allocator, once each."""
         family = self.images[image].family
-        tables = [self.product.packages, *(a.packages for a in self.allocators.values())]
+        tables = [self.product.packages, *([] if allocator is None else [self.allocators[allocator].packages])]
         found: dict[str, None] = {}
         for lists in tables:
             entry = lists.get(image) or lists.get(family)
             if entry is not None:
                 found.update(dict.fromkeys(entry.build if purpose == "build" else entry.runtime))
         return tuple(found)
+
+    def added_packages(self, image: str, allocator: str, *, purpose: Literal["build", "runtime"]) -> tuple[str, ...]:
+        """Return the distribution packages that an allocator needs in an image, and the product does not."""
+        known = self.packages_for(image, purpose=purpose)
+        return tuple(p for p in self.packages_for(image, purpose=purpose, allocator=allocator) if p not in known)
 
 
 def series_schema() -> JsonSchemaValue:

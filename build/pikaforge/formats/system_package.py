@@ -82,7 +82,7 @@ def check_tree(tree: Path) -> None:
 
 def programs(work: Packing) -> tuple[str, ...]:
     """Return the packages with programs that the product runs."""
-    return work.spec.packages_for(work.cell.image, purpose="runtime")
+    return work.spec.packages_for(work.cell.image, purpose="runtime", allocator=work.cell.allocator)
 
 
 def inputs(work: Packing) -> dict[str, Path | bytes]:

@@ -57,6 +57,8 @@ class Workspace:
     """Bytes of memory that all nodes may use together; 0: it is not known."""
     compiler_cache: bool = True
     """Whether compilations use caches. Releases use none."""
+    shares_cache: bool = False
+    """Whether all series of patches on one source share a cache."""
     bounds: Bounds = USUAL
     """How much a job may use."""
     given: Mapping[str, Path] = field(default_factory=dict)

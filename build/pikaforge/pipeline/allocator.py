@@ -95,7 +95,7 @@ def make(workspace: Workspace, spec: Spec, cell: Cell, image: Result, *, key: st
     kind = allocators.kind_of(spec, cell.allocator)
     tarballs = allocators.sources(spec, cell.image, cell.allocator)
     log = workspace.log_path(cell.group, STAGE_NAME)
-    cache = compiler_cache.name_of(workspace, [f"{folder} {t.sha256}" for folder, t in sorted(tarballs.items())])
+    cache = compiler_cache.of(workspace, [f"{folder} {t.sha256}" for folder, t in sorted(tarballs.items())])
     with workspace.store.scratch() as scratch:
         sources = _sources(workspace, tarballs, kind.name, scratch)
         epoch = next((source.epoch for _, source in sources if source.epoch), 0)
@@ -111,7 +111,7 @@ def make(workspace: Workspace, spec: Spec, cell: Cell, image: Result, *, key: st
             outputs=("out/prefix.tar", "out/debug.tar"),
             facts=("out/facts.tar",),
             log=log,
-            cache=cache,
+            cache=cache.name,
             timeout=workspace.bounds.seconds,
         )
         try:

@@ -13,13 +13,12 @@ from pikaforge.errors import AuditError, StageError
 from pikaforge.formats import format as formats
 from pikaforge.formats.layout import PackingError
 from pikaforge.formats.manifest import BUILT_HERE
-from pikaforge.host import hashing
 from pikaforge.host.confinement import OutputError
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.text import clean
 from pikaforge.host.workspace import Workspace, explained, failure, guest_digests, run_job
-from pikaforge.pipeline import compiler_cache, members
+from pikaforge.pipeline import compiler_cache, members, recipe
 from pikaforge.pipeline.guest_facts import GuestFacts, guest_facts, unreadable
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.source.facts import SourceFacts
@@ -54,7 +53,7 @@ def material(spec: Spec, cell: Cell, *, base: Path, home: Path) -> dict[str, obj
     use = dict(allocators.of(allocator.kind).use(allocator))
     return {
         "product": [product.name, product.version],
-        "recipe": hashing.file_digest(base / product.recipe),
+        "recipe": recipe.digest(base / product.recipe),
         "scripts": guest_digests(home, SCRIPTS),
         "flags": list(cell.flags),
         "extra": [list(compilers.cflags(spec, cell.image)), list(compilers.cxxflags(spec, cell.image))],
@@ -121,9 +120,11 @@ def make(
     Raises:
         StageError: the build failed, left no binary for this machine, or left what cannot be packed.
     """
-    cache = compiler_cache.name_of(workspace, [source.identity])
+    known = source.read(SourceFacts)
+    unpatched = (spec.product.name, known.kind, known.url, known.commit)
+    cache = compiler_cache.of(workspace, [source.identity], unpatched=unpatched)
     log = workspace.log_path(cell.group, STAGE_NAME)
-    epoch = source.read(SourceFacts).epoch
+    epoch = known.epoch
     with workspace.store.scratch() as scratch:
         job = Job(
             label=_label(cell),
@@ -139,7 +140,7 @@ def make(
             outputs=("out/tree.tar", "out/debug.tar"),
             facts=("out/facts.tar",),
             log=log,
-            cache=cache,
+            cache=cache.name,
             timeout=workspace.bounds.seconds,
         )
         try:

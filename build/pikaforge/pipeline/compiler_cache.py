@@ -2,12 +2,16 @@
 
 A cache belongs to one source: see `host.compiler_cache`. Compilations for several targets, images and allocators share
 the cache of their source. They run the same code, and flags and compiler are part of what ccache hashes.
+
+Who writes patches may let all series on one commit share a cache. Then a patch can decide what is compiled with another
+one, so the record says so, and other runs do not take such a result.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pikaforge.host import hashing
@@ -19,38 +23,64 @@ FILE = "compiler-cache"
 """The record, as a file of the result: its facts would change the keys of what is made from it."""
 SCRIPT = "ccache.conf"
 """The configuration of ccache, as a guest script."""
-_RECORD = re.compile(r"none|sha256:[0-9a-f]{64}")
+SHARED = "shared"
+"""In the record: sources with other patches use the cache, too."""
+_RECORD = re.compile(rf"(?P<cache>none|sha256:[0-9a-f]{{64}})\n?(?P<shared>{SHARED}\n)?")
 
 
-def name_of(workspace: Workspace, sources: Iterable[str]) -> str:
-    """Return the digest that names the cache of some sources; "" if this run uses none.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cache:
+    """The cache of a compilation."""
+
+    name: str
+    """A digest; empty: none is used."""
+    shared: bool = False
+    """Whether sources with other patches use it, too."""
+
+
+def of(workspace: Workspace, sources: Iterable[str], *, unpatched: Iterable[str] = ()) -> Cache:
+    """Return the cache of some sources.
 
     Args:
         workspace: of the run.
         sources: digests of all that brings code which runs in the compilation.
+        unpatched: what names the source without its patches; empty if there are no patches.
     """
-    return hashing.digest("\n".join(sources)) if workspace.compiler_cache else ""
+    if not workspace.compiler_cache:
+        return Cache(name="")
+    base = tuple(unpatched) if workspace.shares_cache else ()
+    name = hashing.digest("\n".join([SHARED, *base] if base else sources))
+    return Cache(name=name, shared=bool(base))
 
 
-def record(cache: str, folder: Path) -> Path:
+def record(cache: Cache, folder: Path) -> Path:
     """Write the record of a cache into a folder; return its path."""
     path = folder / FILE
-    path.write_text(f"sha256:{cache}\n" if cache else f"{NONE}\n", encoding="ascii")
+    kept = f"sha256:{cache.name}\n" if cache.name else f"{NONE}\n"
+    path.write_text(f"{kept}{SHARED}\n" if cache.shared else kept, encoding="ascii")
     return path
 
 
 def used_by(result: Result | None) -> str:
     """Return the cache that a result was made with: `sha256:…` or `none`; "" if it does not say."""
+    return _record(result)[0]
+
+
+def _record(result: Result | None) -> tuple[str, bool]:
+    """Return the cache that a result was made with, and whether it was shared."""
     path = result.files.get(FILE) if result is not None else None
     if path is None:
-        return ""
+        return "", False
     with path.open("rb") as stream:
-        text = stream.read(200).decode("ascii", "replace").strip()
-    return text if _RECORD.fullmatch(text) else ""
+        found = _RECORD.fullmatch(stream.read(200).decode("ascii", "replace"))
+    return (found["cache"], found["shared"] is not None) if found else ("", False)
 
 
 def lost(result: Result, workspace: Workspace) -> str:
-    """Return why a result cannot be used by a run without caches; "" if it can."""
-    if workspace.compiler_cache or used_by(result) == NONE:
-        return ""
-    return "a compiler cache may have been used, and this run uses none"
+    """Return why a run cannot use a result that was made with a cache; "" if it can."""
+    used, shared = _record(result)
+    if not workspace.compiler_cache and used != NONE:
+        return "a compiler cache may have been used, and this run uses none"
+    if shared and not workspace.shares_cache:
+        return "it was made with the compiler cache of other patches, too, and this run shares none"
+    return ""

@@ -95,7 +95,8 @@ def rows(cells: Sequence[Cell], done: Report, *, day: date) -> Iterable[Row]:
 
 def _row(cell: Cell, alike: Sequence[Cell], done: Report, day: date) -> Row:
     failed = None if cell.problem else _cause(done, done.outcomes[f"package:{cell.id}"])
-    image = done.facts(f"image:{cell.image}", ImageStageFacts) if not cell.problem else None
+    images = (done.facts(node, ImageStageFacts) for node in cell.image_nodes if not cell.problem)
+    image = next(filter(None, images), None)
     audit = done.facts(f"audit:{cell.group}", AuditRecord)
     smoke = done.facts(f"smoke:{cell.group}", SmokeFacts)
     packed = done.facts(f"package:{cell.id}", PackageFacts)

@@ -94,7 +94,8 @@ class Inputs:
     @property
     def image(self) -> Result:
         """Return the image that the node's subject is built on."""
-        return self.results[f"image:{self.node.cell.image}"]
+        extended, plain = self.node.cell.image_nodes
+        return self.results.get(extended) or self.results[plain]
 
     @property
     def allocator(self) -> Result | None:

@@ -38,3 +38,26 @@ class Cell:
     def group(self) -> str:
         """The name of its compilation, which cells with one image, target and allocator share."""
         return f"{self.image}-{self.target}-{self.allocator}"
+
+    @property
+    def image_nodes(self) -> tuple[str, str]:
+        """The ids of the two nodes of which one makes its image: with packages of its allocator, else without.
+
+        The first one is there if the allocator needs packages that the product does not.
+        """
+        return f"image:{extended(self.image, self.allocator)}", f"image:{self.image}"
+
+
+def extended(image: str, allocator: str) -> str:
+    """Return the label of an image with the packages of an allocator. No name in matrix.yaml has a plus in it."""
+    return f"{image}+{allocator}"
+
+
+def plain(label: str) -> str:
+    """Return the label of the image that an image with packages of an allocator is made from; else the label itself."""
+    return label.partition("+")[0]
+
+
+def allocator_of(label: str) -> str | None:
+    """Return the allocator whose packages an image has; None if it has none."""
+    return label.partition("+")[2] or None

@@ -15,8 +15,8 @@ from typing import Literal
 from pikaforge.config.schema import Spec
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine, stand_for, too_old
-from pikaforge.plan import twins
-from pikaforge.plan.cells import Cell
+from pikaforge.plan import allocators, twins
+from pikaforge.plan.cells import Cell, extended
 from pikaforge.plan.matrix import all_cells
 from pikaforge.plan.stages import Scope, Slot, in_scope
 
@@ -116,11 +116,11 @@ def expand(
         if tools:
             planner.nodes.append(Node(stage="image", label=TOOLS, needs=(), cells=buildable))
         planner.fill("run", spec.product.version, buildable)
-    by_image: dict[str, list[Cell]] = {}
-    for cell in buildable:
-        by_image.setdefault(cell.image, []).append(cell)
-    for image, of_image in by_image.items():
+    for image, of_image in _by(buildable, lambda cell: cell.image).items():
         planner.fill("image", image, tuple(of_image))
+        for allocator, those in _by(of_image, lambda cell: cell.allocator).items():
+            if allocators.adds_packages(spec, image, allocator):
+                planner.fill("image", extended(image, allocator), tuple(those))
     if emulated:
         of = tuple(c for c in buildable if c.group in emulated or _twin_label(c) in emulated)
         planner.nodes.append(Node(stage="image", label=EMULATOR, needs=(), cells=of))
@@ -130,6 +130,14 @@ def expand(
         planner.fill("cell", cell.id, (cell,), subject=cell)
     warnings = (*_warnings(spec, placed), *(_of_emulator(spec) if emulated else ()))
     return Plan(cells=placed, nodes=tuple(_ordered(planner.nodes)), warnings=warnings)
+
+
+def _by(cells: Iterable[Cell], fact: Callable[[Cell], str]) -> dict[str, list[Cell]]:
+    """Return cells by a fact of them."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(fact(cell), []).append(cell)
+    return found
 
 
 def _ordered(nodes: Sequence[Node]) -> Iterable[Node]:

@@ -51,8 +51,9 @@ class Slot:
 
     @property
     def image(self) -> str:
-        """Id of the image's node."""
-        return f"image:{self.cell.image}"
+        """Id of the image's node: the one with the packages of the allocator, if it needs any."""
+        extended, plain = self.cell.image_nodes
+        return extended if allocators.adds_packages(self.spec, self.cell.image, self.cell.allocator) else plain
 
     @property
     def allocator(self) -> tuple[str, ...]:

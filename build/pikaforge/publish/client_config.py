@@ -109,9 +109,17 @@ def _systems(spec: Spec, published: Mapping[str, Sequence[str]]) -> Iterator[str
             yield f"{image}\t{name}\t{os.version}"
 
 
-def _built_for(spec: Spec) -> dict[tuple[str, str], str]:
-    """Return targets by image and model. A cell that cannot be built has the target that its CPUs allow."""
-    return {(cell.image, cell.model): cell.target for cell in matrix.all_cells(spec)}
+def _built_for(spec: Spec, published: Mapping[str, Collection[str]]) -> dict[tuple[str, str], str]:
+    """Return targets of what is published by image and model; they do not depend on the allocator.
+
+    A cell that cannot be built has the target that its CPUs allow.
+    """
+    triples = {
+        (image, model): (model, image, allocator)
+        for model, image, allocator in matrix.combinations(spec).triples
+        if model in published.get(image, ())
+    }
+    return {place: matrix.cell_of(spec, triple).target for place, triple in triples.items()}
 
 
 def _ranked(spec: Spec, published: Mapping[str, Sequence[str]]) -> dict[str, list[tuple[str, str]]]:
@@ -120,7 +128,7 @@ def _ranked(spec: Spec, published: Mapping[str, Sequence[str]]) -> dict[str, lis
     If models share a target, a model with the name of the target comes first: it is the right one for a machine that is
     chosen by its CPUs. Then the order of the matrix counts. Models without a known target come last.
     """
-    known = _built_for(spec)
+    known = _built_for(spec, published)
     order = list(spec.hardware)
     ranked = {}
     for image in _images(spec, published):

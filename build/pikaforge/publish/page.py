@@ -8,7 +8,7 @@ from __future__ import annotations
 from pikaforge.pages.notation import moment, natural
 from pikaforge.pages.page import render
 from pikaforge.pipeline.report_page import page as report_page
-from pikaforge.publish.page_data import Fleet, Install, formats, page_data
+from pikaforge.publish.page_data import SHOWN, Fleet, Install, formats, page_data
 from pikaforge.publish.state import CATALOGUE, Catalogue
 
 
@@ -32,6 +32,8 @@ def page(catalogue: Catalogue, install: Install, fleet: Fleet) -> str:
         catalogue=catalogue,
         data=data,
         data_file=CATALOGUE,
+        older=any(each.older for image in data.images for each in image.repositories),
+        shown=SHOWN,
         report_page=report_page.NAME,
         files=sum(len(repository.artifacts) for repository in repositories),
         repositories=len(repositories),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
 
 from pydantic import Field
 
@@ -14,6 +16,11 @@ from pikaforge.publish.state import Artifact, Catalogue, File, Repository
 
 ROLES = ("main", "allocator", "debug")
 """In the order of the page."""
+SHOWN = 100
+"""Files of a repository that the page has, the newest ones, so that it does not grow with every publication. The
+catalogue has all of them."""
+Sorted = TypeVar("Sorted", str, tuple[int, int, int])
+Member = TypeVar("Member", str, Artifact)
 
 Install = Callable[[Repository, Artifact], tuple[str, ...]]
 """Returns the shell lines that install an artifact; none if there is no such way."""
@@ -56,6 +63,8 @@ class RepositoryData(Strict):
     model: str
     published: str
     files: tuple[FileData, ...]
+    older: int
+    """How many further files it has."""
 
 
 class ImageData(Strict):
@@ -93,8 +102,9 @@ def page_data(catalogue: Catalogue, install: Install, fleet: Fleet) -> PageData:
                     published=moment(repository.published),
                     files=tuple(
                         _file_data(artifact, numbers(install(repository, artifact)))
-                        for artifact in _newest_first(repository.artifacts)
+                        for artifact in islice(_newest_first(repository.artifacts), SHOWN)
                     ),
+                    older=max(0, len(repository.artifacts) - SHOWN),
                 )
                 for repository in repositories
             ),
@@ -160,14 +170,30 @@ def _by_image(repositories: Iterable[Repository]) -> dict[str, list[Repository]]
     return dict(sorted(images.items(), key=lambda item: day(item[1][0]), reverse=True))
 
 
-def _newest_first(artifacts: Iterable[Artifact]) -> list[Artifact]:
-    """Return artifacts by publication, the newest first; then newer versions first, and debug information last.
+def _newest_first(artifacts: Iterable[Artifact]) -> Iterator[Artifact]:
+    """Yield artifacts by publication, the newest first; then newer versions first, and debug information last.
 
     Of several allocators the default one is first: its files have no allocator in their names, so theirs are shorter.
+    Only what is asked for is put in order: a page has few of the files of a large repository.
     """
-    order = [kind.name for kind in formats()]
-    by_kind = sorted(
-        artifacts, key=lambda a: (ROLES.index(a.role), order.index(a.format), len(a.name), natural(a.path))
-    )
-    by_version = sorted(by_kind, key=lambda artifact: natural(artifact.product_version), reverse=True)
-    return sorted(by_version, key=lambda artifact: moment(artifact.published), reverse=True)
+    order = {kind.name: place for place, kind in enumerate(formats())}
+
+    def kind(artifact: Artifact) -> tuple[int, int, int]:
+        return ROLES.index(artifact.role), order[artifact.format], len(artifact.name)
+
+    by_time = _grouped(artifacts, lambda artifact: artifact.published)
+    times = _grouped(by_time, moment)
+    for time in sorted(times, reverse=True):
+        at_once = (artifact for published in times[time] for artifact in by_time[published])
+        by_version = _grouped(at_once, lambda artifact: artifact.product_version)
+        for version in sorted(by_version, key=natural, reverse=True):
+            by_kind = _grouped(by_version[version], kind)
+            for each in sorted(by_kind):
+                yield from sorted(by_kind[each], key=lambda artifact: natural(artifact.path))
+
+
+def _grouped(members: Iterable[Member], key: Callable[[Member], Sorted]) -> dict[Sorted, list[Member]]:
+    found: dict[Sorted, list[Member]] = {}
+    for member in members:
+        found.setdefault(key(member), []).append(member)
+    return found

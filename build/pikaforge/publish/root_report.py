@@ -6,7 +6,7 @@ cells. A rollback takes away those of its cells, because the packages before hav
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from pikaforge.pages.notation import LABELS, natural
 from pikaforge.pipeline import report, report_file
@@ -33,8 +33,9 @@ def report_files(catalogue: Catalogue, there: bytes | None, fresh: Iterable[Cell
     Raises:
         HostError: Jinja2 is missing.
     """
-    places = _places(catalogue)
-    made = _merged(catalogue, records(there), fresh, places)
+    cells = (*records(there), *fresh)
+    places = _places(catalogue, {artifact.name for cell in cells for artifact in cell.artifacts})
+    made = _merged(catalogue, cells, places)
     by_path = {f"{path}/{artifact.path}": (path, artifact) for path, artifact in places.values()}
 
     def beside(path: str) -> tuple[tuple[str, str], ...] | None:
@@ -53,23 +54,20 @@ def records(data: bytes | None) -> tuple[CellRecord, ...]:
     return () if found is None else found.cells
 
 
-def _places(catalogue: Catalogue) -> dict[tuple[str, str], Place]:
-    """Return all packages of a root by file name and digest."""
+def _places(catalogue: Catalogue, names: Container[str]) -> dict[tuple[str, str], Place]:
+    """Return the packages of a root that have one of some file names, by file name and digest."""
     return {
         (artifact.name, artifact.sha256): (repository.path, artifact)
         for repository in catalogue.repositories
         for artifact in repository.artifacts
+        if artifact.name in names
     }
 
 
-def _merged(
-    catalogue: Catalogue,
-    old: Iterable[CellRecord],
-    fresh: Iterable[CellRecord],
-    places: Mapping[tuple[str, str], Place],
-) -> BuildReport:
-    cells = {cell.id: moved for cell in (*old, *fresh) if (moved := _listed(cell, places)) is not None}
-    versions = {artifact.product_version for _, artifact in places.values()}
+def _merged(catalogue: Catalogue, found: Iterable[CellRecord], places: Mapping[tuple[str, str], Place]) -> BuildReport:
+    """Return the report of the cells whose packages are all listed; of several records of a cell, the last one."""
+    cells = {cell.id: moved for cell in found if (moved := _listed(cell, places)) is not None}
+    versions = {artifact.product_version for each in catalogue.repositories for artifact in each.artifacts}
     return BuildReport(
         product=catalogue.product,
         version=", ".join(sorted(versions, key=natural)),

@@ -20,7 +20,7 @@ from pikaforge.host.os_families.family import Services
 from pikaforge.host.os_families.package_managers import Purl
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import package
-from pikaforge.pipeline.image import image
+from pikaforge.pipeline.image import building, image
 from pikaforge.plan import matrix, plan
 
 CELL = "R620-island9-none"
@@ -102,7 +102,7 @@ def test_its_recipe_makes_the_image(workspace: Workspace) -> None:
     folder = workspace.home / "docker" / "islands"
     folder.mkdir(parents=True)
     (folder / "Dockerfile").write_text("FROM x\nARG BUILD_PACKAGES\n")
-    for script in (*image.SCRIPTS, *image.COPIED):
+    for script in (*image.SCRIPTS, *building.COPIED):
         (workspace.home / "docker" / "guest" / script).write_text(f"# {script}\n")
     material = image.material(spec_with(), "island9", None, workspace.home)
     (folder / "Dockerfile").write_text("FROM y\n")

@@ -25,14 +25,37 @@ def shop(tmp_path: Path) -> Workspace:
 
 
 def test_each_source_has_its_own(shop: Workspace) -> None:
-    names = {compiler_cache.name_of(shop, sources) for sources in (["a"], ["b"], ["a", "b"], ["b", "a"])}
+    found = [compiler_cache.of(shop, sources, unpatched=["x"]) for sources in (["a"], ["b"], ["a", "b"], ["b", "a"])]
+    names = {cache.name for cache in found}
     assert len(names) == 4
-    assert compiler_cache.name_of(shop, ["a"]) in names
-    assert compiler_cache.name_of(replace(shop, compiler_cache=False), ["a"]) == ""
+    assert not any(cache.shared for cache in found)
+    assert compiler_cache.of(shop, ["a"]).name in names
+    assert compiler_cache.of(replace(shop, compiler_cache=False), ["a"]).name == ""
 
 
-def result(folder: Path, cache: str | None) -> Result:
-    files = {} if cache is None else {compiler_cache.FILE: compiler_cache.record(cache, folder)}
+def test_those_who_ask_for_it_share_one_for_all_patches(shop: Workspace) -> None:
+    sharing = replace(shop, shares_cache=True)
+    one, two = (compiler_cache.of(sharing, [tree], unpatched=["demo", "commit"]) for tree in ("a", "b"))
+    assert one == two
+    assert one.shared
+    assert compiler_cache.of(sharing, ["a"], unpatched=["demo", "another commit"]).name != one.name
+    assert not compiler_cache.of(sharing, ["a"]).shared, "an allocator has no patches"
+    assert compiler_cache.of(replace(sharing, compiler_cache=False), ["a"], unpatched=["demo"]).name == ""
+
+
+def test_what_was_made_with_a_shared_one_stays_among_those(shop: Workspace, tmp_path: Path) -> None:
+    sharing = replace(shop, shares_cache=True)
+    (tmp_path / "own").mkdir()
+    shared, own = result(tmp_path, "a" * 64, shared=True), result(tmp_path / "own", "b" * 64)
+    assert compiler_cache.used_by(shared) == "sha256:" + "a" * 64
+    assert compiler_cache.lost(shared, sharing) == compiler_cache.lost(own, sharing) == ""
+    assert "other patches" in compiler_cache.lost(shared, shop)
+    assert compiler_cache.lost(shared, replace(sharing, compiler_cache=False)) != ""
+
+
+def result(folder: Path, name: str | None, *, shared: bool = False) -> Result:
+    cache = compiler_cache.Cache(name=name or "", shared=shared)
+    files = {} if name is None else {compiler_cache.FILE: compiler_cache.record(cache, folder)}
     return Result(stage="compile", key="k", identity="i", facts={}, files=files)
 
 

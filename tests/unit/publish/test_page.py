@@ -20,6 +20,7 @@ import pytest
 from pikaforge.pages import notation
 from pikaforge.pages.page import ASSETS
 from pikaforge.publish.page import page
+from pikaforge.publish.page_data import SHOWN
 from pikaforge.publish.state import Artifact, Catalogue, File, Key, Repository
 
 NASTY = "</script><img src=x onerror=alert(1)>\"'&amp;<!--\u2028"
@@ -362,6 +363,7 @@ class TestTold:
                         {
                             "path": "el7/R620",
                             "model": "R620",
+                            "older": 0,
                             "published": "2024-05-01T10:00:00Z",
                             "files": [
                                 {
@@ -478,6 +480,19 @@ class TestOrder:
         assert [file["path"].rpartition("/")[2] for file in files] == expected
         names = [element.text for element in reader.all("a", inside="plain")]
         assert [name for name in names if name in expected] == expected
+
+    def test_what_is_older_than_the_newest_hundred_is_counted_only(self) -> None:
+        """So the page does not grow with every publication; the catalogue has everything."""
+        old = [artifact(f"x86_64/demo-{number}.rpm") for number in range(SHOWN + 20)]
+        new = artifact("x86_64/demo-new.rpm", published="2024-06-01T10:00:00+00:00")
+        reader = rendered(catalogue(repository("el7", "R620", *old, new), repository("el7", "R640", new)))
+        large, small = reader.data["images"][0]["repositories"]
+        assert [file["path"] for file in large["files"][:2]] == ["x86_64/demo-new.rpm", "x86_64/demo-0.rpm"]
+        assert (len(large["files"]), large["older"], small["older"]) == (SHOWN, 21, 0)
+        texts = [element.text for element in reader.all("li", inside="plain")]
+        assert [text for text in texts if "older" in text] == ["21 older files: "]
+        assert "are in repo.json only" in reader.one("p", id="hint").text
+        assert [e.attributes["href"] for e in reader.all("a", inside="plain") if e.text == "repo.json"] == ["repo.json"]
 
     def test_the_same_is_the_same_in_any_order(self) -> None:
         """Not even what is alike in all that the order goes by is in the order of the catalogue."""
@@ -648,6 +663,13 @@ def answers() -> dict[str, Answer]:
     return asked_of(made(), [*FOUND, *DEBUG, *HASHES])
 
 
+@pytest.fixture(scope="module")
+def crowded() -> dict[str, Answer]:
+    """Of a catalogue with more files than the page has."""
+    many = (artifact(f"x86_64/demo-{number}.rpm") for number in range(SHOWN + 1))
+    return asked_of(catalogue(repository("el7", "R620", *many)), ["", "#q=absent", "#model=R640"])
+
+
 SEARCHED = {
     "path": "debs/a-name.deb",
     "package": "a-package",
@@ -742,6 +764,12 @@ class TestSearch:
     )
     def test_what_is_told(self, asked: str, told: str, answers: dict[str, Answer]) -> None:
         assert answers[asked]["told"] == told
+
+    def test_that_older_files_are_not_searched(self, crowded: dict[str, Answer]) -> None:
+        older = "1 older file is not on this page."
+        assert crowded[""]["told"] == f"{SHOWN} files in 1 repository. {older}"
+        assert crowded["#q=absent"]["told"] == f"Nothing matches. {older}"
+        assert crowded["#model=R640"]["told"] == "Nothing matches."
 
     def test_the_script_writes_the_links_that_the_plain_list_has(self, answers: dict[str, Answer]) -> None:
         plain = {element.attributes["href"] for element in rendered(made()).all("a", inside="plain")}

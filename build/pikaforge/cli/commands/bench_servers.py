@@ -126,7 +126,8 @@ class Servers:
 
     def runtime(self, cell: Cell) -> str:
         """Return the image in which the cell's server runs."""
-        return self.result(f"image:{cell.image}").read(ImageStageFacts).runtime
+        node = next(node for node in cell.image_nodes if node in self.done.outcomes)
+        return self.result(node).read(ImageStageFacts).runtime
 
     def cpu_flags(self, cell: Cell) -> frozenset[str]:
         """Return the flags of the CPUs on which the cell's server runs."""
@@ -179,7 +180,7 @@ def compiled(context: Context, engine: Engine, cells: Sequence[Cell]) -> Servers
     workspace = context.workspace(engine).sized()
     engine.sweep(output.note)
     whole = expand(context.spec, cells, engine=engine.kind)
-    wanted = {f"compile:{cell.group}" for cell in cells} | {f"image:{cell.image}" for cell in cells}
+    wanted = {f"compile:{cell.group}" for cell in cells} | {node for cell in cells for node in cell.image_nodes}
     plan = Plan(cells=whole.cells, nodes=_needed(whole, wanted), warnings=whole.warnings)
     for warning in whole.warnings:
         output.show(f"warning: {warning}")

@@ -22,10 +22,11 @@ from pikaforge.host import offline
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist, report
 from pikaforge.pipeline.expected import EarlierTimes, seconds_of
-from pikaforge.pipeline.image.image import check_family
+from pikaforge.pipeline.image.building import check_family
 from pikaforge.pipeline.outcomes import Report
 from pikaforge.pipeline.pipeline import Pipeline, budget_of
-from pikaforge.plan.cells import Cell
+from pikaforge.plan import allocators
+from pikaforge.plan.cells import Cell, extended
 from pikaforge.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -157,8 +158,10 @@ def refuse_early(context: Context, cells: Sequence[Cell]) -> None:
     """
     context.check_patches()
     context.check_given(cells)
-    for image in dict.fromkeys(cell.image for cell in cells):
+    for image, allocator in dict.fromkeys((cell.image, cell.allocator) for cell in cells):
         check_family(context.spec, image, context.home)
+        if allocators.adds_packages(context.spec, image, allocator):
+            check_family(context.spec, extended(image, allocator), context.home)
 
 
 def refuse_problems(cells: Sequence[Cell]) -> None:

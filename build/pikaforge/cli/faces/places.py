@@ -12,6 +12,7 @@ from pikaforge.errors import ConfigError
 from pikaforge.pipeline.outcomes import NodeOutcome
 from pikaforge.pipeline.source.facts import SeriesFacts
 from pikaforge.pipeline.source.patches import entry_name, patch_start
+from pikaforge.plan.cells import plain
 from pikaforge.plan.plan import EMULATOR, TOOLS, Node
 
 CONFLICT = "conflict"
@@ -55,7 +56,7 @@ def _keys(node: Node) -> Iterator[KeyPath]:
     if node.stage == "image" and node.label in (TOOLS, EMULATOR):
         yield ("defaults",)
     elif node.stage == "image":
-        yield "images", node.label
+        yield "images", plain(node.label)
     elif node.stage == "allocator":
         yield "allocators", node.cell.allocator
     elif node.subject is not None:

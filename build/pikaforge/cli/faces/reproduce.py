@@ -17,7 +17,8 @@ from pikaforge.plan import allocators
 OPTIONS = (
     *("matrix", "out", "dist", "source", "engine", "formats"),
     *(name.replace("-", "_") for name in allocators.built()),
-    *("farm", "jobs", "memory", "locked", "no_compiler_cache", "strict_targets", "require_run", "debug"),
+    *("farm", "jobs", "memory", "locked", "no_compiler_cache", "share_compiler_cache"),
+    *("strict_targets", "require_run", "debug"),
 )
 """Arguments that the command for one cell repeats. Its image and allocator are in the cell's id."""
 SELECTING = ("os", "allocator", "slice", "to")

@@ -35,11 +35,12 @@
    */
   function search(data, state) {
     const wanted = words(state.q);
-    const found = { groups: [], files: 0, debug: 0, unfolded: state.debug };
+    const found = { groups: [], files: 0, debug: 0, older: 0, unfolded: state.debug };
     for (const image of data.images) {
       if (state.image && state.image !== image.image) continue;
       for (const repository of image.repositories) {
         if (state.model && state.model !== repository.model) continue;
+        found.older += repository.older;
         const hits = repository.files.filter(
           (file) => (!state.format || state.format === file.format) && matches(wanted, file.text, [file.sha256]),
         );
@@ -101,9 +102,10 @@
 
   /* The sentence above the results. */
   function told(found) {
-    if (found.groups.length === 0) return "Nothing matches.";
+    const older = found.older > 0 ? counted(found.older, "older file is", "older files are") + " not on this page." : "";
+    if (found.groups.length === 0) return ["Nothing matches.", older].filter(Boolean).join(" ");
     const places = counted(found.groups.length, "repository", "repositories");
-    return amount(found.files, found.debug, true) + " in " + places;
+    return amount(found.files, found.debug, true) + " in " + places + (older ? ". " + older : "");
   }
 
   if (typeof module === "object" && module.exports) {

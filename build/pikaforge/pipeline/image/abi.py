@@ -35,7 +35,7 @@ def measure(workspace: Workspace, image: str, *, stage: str, label: str, log: Pa
     """
     with workspace.store.scratch() as scratch:
         job = Job(
-            label=f"{stage}-{label}",
+            label=f"{stage}-{label}".replace("+", "-"),
             image=image,
             argv=("sh", f"guest/{SCRIPT}", *LIBRARIES),
             env={},

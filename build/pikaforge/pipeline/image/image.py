@@ -9,33 +9,43 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from pikaforge.config import compilers, families
-from pikaforge.config.schema import Image, Spec
-from pikaforge.errors import ConfigError, ImageError, StageError, UnreachableError
+from pikaforge.config import families
+from pikaforge.config.schema import Spec
+from pikaforge.errors import ImageError, UnreachableError
 from pikaforge.host import hashing, machine
 from pikaforge.host.docker import DockerEngine
-from pikaforge.host.images import ImageFacts, RegistryError
-from pikaforge.host.job import Job, files
+from pikaforge.host.images import RegistryError
+from pikaforge.host.job import Job
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.os_families.family import OsFamily
 from pikaforge.host.store import Result, sha256
-from pikaforge.host.workspace import GUEST, Workspace, failure, guest_digests, read_facts, run_job
-from pikaforge.pipeline.image import abi, bootstrap, libraries
-from pikaforge.pipeline.image.base_image import REPOSITORY, Base, identify
-from pikaforge.pipeline.image.facts import ImageStageFacts, OsReleaseFacts
+from pikaforge.host.workspace import Workspace, guest_digests, run_job
+from pikaforge.pipeline.image import abi, bootstrap, extension, libraries
+from pikaforge.pipeline.image.base_image import Base, identify
+from pikaforge.pipeline.image.building import (
+    COPIED,
+    OWN,
+    STAGE_NAME,
+    Inventory,
+    arguments_of,
+    build,
+    check_compiler,
+    check_family,
+    entry_of,
+    inventory,
+    keep,
+    recipe_of,
+    tag_of,
+)
+from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
+from pikaforge.plan.cells import allocator_of, plain
 from pikaforge.plan.plan import EMULATOR, TOOLS, Node
 from pikaforge.plan.stages import Needs, Scope, Slot
 
-STAGE_NAME = "image"
 SCRIPTS = ("packages.sh", abi.SCRIPT, libraries.SCRIPT)
-COPIED = ("lib.sh", "specs.sh")
-"""Guest scripts that the Dockerfiles copy."""
-OWN = (TOOLS, EMULATOR)
-"""Images of the tool itself. They are not in the matrix, do not have its packages, and have one target each."""
 EMULATOR_FOLDER = "emulator"
 EMULATOR_FILE = "qemu-x86_64"
 """The file of the emulator, below the root of its image and in the result."""
@@ -44,38 +54,13 @@ _making: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 """One lock for each base, because the tools image and an OS image may need the same one at the same time."""
 
 
-def entry_of(spec: Spec, label: str) -> str:
-    """Return the image entry on which an image is made."""
-    if label == EMULATOR:
-        assert spec.defaults.emulator is not None  # the plan has no such node then
-        return spec.defaults.emulator
-    return spec.defaults.tools if label == TOOLS else label
-
-
-def _recipe(spec: Spec, label: str) -> str:
-    """Return the folder below docker/ with the Dockerfile of an image."""
-    return label if label in OWN else families.of(spec.images[label].family).recipe
-
-
-def check_family(spec: Spec, label: str, home: Path) -> None:
-    """Raise ConfigError if an image has a family that no Dockerfile is for."""
-    folder, recipe = home / "docker", _recipe(spec, label)
-    if (folder / recipe / "Dockerfile").is_file():
-        return
-    known = sorted({path.parent.name for path in folder.glob("*/Dockerfile")} - set(OWN))
-    family = spec.images[entry_of(spec, label)].family
-    raise ConfigError(
-        f"the family {family!r} is unknown: there is no docker/{recipe}/Dockerfile",
-        where=f"images.{entry_of(spec, label)}.family",
-        hint=f"known: {', '.join(known)}; or write that Dockerfile (docker/debian/Dockerfile is a model)",
-    )
-
-
 def material(spec: Spec, label: str, base: Base | None, home: Path) -> dict[str, object]:
     """Return the key material: base, Dockerfile, package lists, scripts."""
     check_family(spec, label, home)
-    recipe = _recipe(spec, label)
-    packages = {} if label in OWN else _arguments(spec, label)
+    recipe = recipe_of(spec, label)
+    if (allocator := allocator_of(label)) is not None:
+        return extension.material(spec, plain(label), allocator, home)
+    packages = {} if label in OWN else arguments_of(spec, label)
     return {
         "base": None if base is None else [base.registry, base.suite, base.mirror],
         "dockerfile": hashing.files_digest(home / "docker" / recipe, ["Dockerfile"]),
@@ -83,13 +68,6 @@ def material(spec: Spec, label: str, base: Base | None, home: Path) -> dict[str,
         # A changed version in matrix.yaml has to be compared with that of the image.
         "gcc": "" if label in OWN else spec.images[label].gcc,
         "scripts": guest_digests(home, [*SCRIPTS, *COPIED]),
-    }
-
-
-def _arguments(spec: Spec, label: str) -> dict[str, str]:
-    return {
-        "BUILD_PACKAGES": " ".join(spec.packages_for(label, purpose="build")),
-        "RUNTIME_PACKAGES": " ".join(spec.packages_for(label, purpose="runtime")),
     }
 
 
@@ -120,13 +98,15 @@ def make(workspace: Workspace, spec: Spec, base: Base, *, key: str, label: str) 
     ids: dict[str, str] = {}
     held: dict[str, Inventory] = {}
     for target in ("build",) if label == TOOLS else ("runtime", "build"):
-        tag = tags[target] = f"{REPOSITORY}/{label}-{target}:{key[:16]}"
-        ids[tag] = _build(workspace, engine, spec, base, label=label, target=target, tag=tag, log=log).id
-        held[target] = _inventory(workspace, tag, label, log)
+        tag = tags[target] = tag_of(label, target, key)
+        given = {} if label in OWN else arguments_of(spec, label)
+        made = build(workspace, engine, spec, base.tag, label=label, target=target, tag=tag, log=log, arguments=given)
+        ids[tag] = made.id
+        held[target] = inventory(workspace, tag, label, log)
     found = held["build"]
     abi_versions: dict[str, str] = {}
     if label not in OWN:
-        _check_compiler(spec.images[label], label, found.compiler)
+        check_compiler(spec.images[label], label, found.compiler)
         abi_versions = abi.measure(workspace, tags["runtime"], stage=STAGE_NAME, label=label, log=log)
     if base.suite:
         _pin_packages(workspace.lock, base, workspace, log)
@@ -140,28 +120,17 @@ def make(workspace: Workspace, spec: Spec, base: Base, *, key: str, label: str) 
         packages={target: each.packages for target, each in held.items()},
         abi=abi_versions,
     )
-    return _keep(workspace, facts, repr(sorted(facts.packages.items())) + key, key=key, label=label, log=log)
+    return keep(workspace, facts, repr(sorted(facts.packages.items())) + key, key=key, label=label, log=log)
 
 
 def _name_of(base: Base) -> str:
     return base.registry or f"bootstrap {base.suite}"
 
 
-def _keep(workspace: Workspace, facts: ImageStageFacts, identity: str, *, key: str, label: str, log: Path) -> Result:
-    """Store the result; if the image is not the tool's own, with the record of the distribution's libraries."""
-    with workspace.store.scratch() as scratch:
-        files: dict[str, Path] = {}
-        if label not in OWN:
-            path = libraries.measure(workspace, facts.build, stage=STAGE_NAME, label=label, log=log, into=scratch)
-            files[libraries.FILE] = path
-            identity += sha256(path)
-        return workspace.store.put(STAGE_NAME, key, identity=hashing.digest(identity), facts=facts, files=files)
-
-
 def _emulator(workspace: Workspace, engine: DockerEngine, spec: Spec, base: Base, *, key: str, log: Path) -> Result:
     """Store the emulator as a file; once it is in the store, its image is not needed any more."""
-    tag = f"{REPOSITORY}/{EMULATOR}-build:{key[:16]}"
-    _build(workspace, engine, spec, base, label=EMULATOR, target="build", tag=tag, log=log)
+    tag = tag_of(EMULATOR, "build", key)
+    build(workspace, engine, spec, base.tag, label=EMULATOR, target="build", tag=tag, log=log)
     if base.suite:
         _pin_packages(workspace.lock, base, workspace, log)
     with workspace.store.scratch() as scratch:
@@ -210,90 +179,12 @@ def _ensure_base(engine: DockerEngine, base: Base, workspace: Workspace, log: Pa
         engine.import_tar(archive, base.tag, {"org.pikaforge.base": base.suite})
 
 
-def _build(
-    workspace: Workspace,
-    engine: DockerEngine,
-    spec: Spec,
-    base: Base,
-    *,
-    label: str,
-    target: str,
-    tag: str,
-    log: Path,
-) -> ImageFacts:
-    recipe = _recipe(spec, label)
-    folder = workspace.home / "docker" / recipe
-    context: dict[str, bytes | Path] = {"Dockerfile": folder / "Dockerfile"}
-    context.update({f"guest/{name}": workspace.home / GUEST / name for name in COPIED})
-    arguments = {"BASE": base.tag, **({} if label in OWN else _arguments(spec, label))}
-    wanted = {name: value for name, value in arguments.items() if _declares(folder / "Dockerfile", name)}
-    # The tag has the key in it, so an image that another checkout has made under it is the right one.
-    image = engine.image(tag) or engine.build(
-        context=files(context), target=target, tag=tag, args=wanted, labels={"org.pikaforge.image": label}, log=log
-    )
-    if image is None:
-        raise StageError(
-            f"the {target} image of {label} could not be built",
-            failure(stage=STAGE_NAME, label=label, log=log),
-            hint=f"see docker/{recipe}/Dockerfile and the package lists of the product",
-        )
-    return image
-
-
-def _declares(dockerfile: Path, name: str) -> bool:
-    return any(line.strip() == f"ARG {name}" for line in dockerfile.read_text(encoding="utf-8").splitlines())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inventory:
-    """The contents of an image."""
-
-    packages: tuple[tuple[str, str], ...]
-    """As (name, version)."""
-    compiler: str
-    """Version of its gcc; empty if it has none."""
-    os: OsReleaseFacts
-
-
-def _inventory(workspace: Workspace, image: str, label: str, log: Path) -> Inventory:
-    with workspace.store.scratch() as scratch:
-        job = Job(
-            label=f"{STAGE_NAME}-{label}",
-            image=image,
-            argv=("sh", "guest/packages.sh"),
-            env={},
-            inputs=(workspace.guest("packages.sh"),),
-            facts=("out/packages", "out/facts"),
-            log=log,
-        )
-        done = run_job(
-            workspace, job, scratch, stage=STAGE_NAME, label=label, failed="the image's packages cannot be listed"
-        )
-        lines = done.outputs["out/packages"].read_text(encoding="utf-8").splitlines()
-        facts = read_facts(done.outputs["out/facts"])
-        id_, version, variant, *_ = (*facts.get("os", [()])[0], "", "", "")
-        return Inventory(
-            packages=tuple((name, found) for name, _, found in (line.partition("\t") for line in lines)),
-            compiler=facts.get("gcc", [("",)])[0][0],
-            os=OsReleaseFacts(id=id_, version=version, variant=variant),
-        )
-
-
-def _check_compiler(entry: Image, label: str, found: str) -> None:
-    if compilers.major_minor(found) != compilers.major_minor(entry.gcc):
-        raise ImageError(
-            f"the image {label} has gcc {found or '(none)'}, but matrix.yaml says {entry.gcc}",
-            where=f"images.{label}.gcc",
-            hint=f'write gcc: "{compilers.major_minor(found)}" there; targets and flags follow from it',
-        )
-
-
 def _pin_packages(lock: Lock, base: Base, workspace: Workspace, log: Path) -> None:
     """Pin a bootstrapped base by its package versions.
 
     They change with every security update of the distribution, so another value is refused under `--locked` only.
     """
-    held = _inventory(workspace, base.tag, base.image, log)
+    held = inventory(workspace, base.tag, base.image, log)
     # As lists, because such pins are in sources.lock files that users have.
     value = f"sha256:{hashing.digest(repr([list(package) for package in held.packages]))}"
     old = lock.pins("images", base.image).get("packages")
@@ -308,7 +199,7 @@ def _pin_packages(lock: Lock, base: Base, workspace: Workspace, log: Path) -> No
 
 def host_material(spec: Spec, label: str, home: Path) -> dict[str, object]:
     """Return the key material with the host engine: versions of the needed packages, compiler, scripts."""
-    family = families.here(spec.images[label].family)
+    family = families.here(spec.images[plain(label)].family)
     return {
         "packages": family.packages.installed(_host_wanted(spec, label, family)),
         "compiler": machine.compiler_version(),
@@ -317,7 +208,7 @@ def host_material(spec: Spec, label: str, home: Path) -> dict[str, object]:
 
 
 def _host_wanted(spec: Spec, label: str, family: OsFamily) -> Sequence[str]:
-    return (*family.toolchain, *spec.packages_for(label, purpose="build"))
+    return (*family.toolchain, *spec.packages_for(plain(label), purpose="build", allocator=allocator_of(label)))
 
 
 def run_host(workspace: Workspace, spec: Spec, *, key: str, label: str) -> Result:
@@ -326,7 +217,7 @@ def run_host(workspace: Workspace, spec: Spec, *, key: str, label: str) -> Resul
     Raises:
         HostError: packages are missing; all of them are listed, with the command that installs them.
     """
-    family = families.here(spec.images[label].family)
+    family = families.here(spec.images[plain(label)].family)
     wanted = _host_wanted(spec, label, family)
     versions: Mapping[str, str] = family.packages.installed(wanted)
     missing = [name for name in wanted if name not in versions]
@@ -337,7 +228,7 @@ def run_host(workspace: Workspace, spec: Spec, *, key: str, label: str) -> Resul
             hint=f"{family.packages.install_command()} {' '.join(missing)}",
         )
     compiler = machine.compiler_version()
-    _check_compiler(spec.images[label], label, compiler)
+    check_compiler(spec.images[plain(label)], plain(label), compiler)
     log = workspace.log_path(label, STAGE_NAME)
     facts = ImageStageFacts(
         base="this machine",
@@ -345,7 +236,7 @@ def run_host(workspace: Workspace, spec: Spec, *, key: str, label: str) -> Resul
         packages={"build": tuple(sorted(versions.items()))},
         abi=abi.measure(workspace, "", stage=STAGE_NAME, label=label, log=log),
     )
-    return _keep(workspace, facts, repr(facts.packages), key=key, label=label, log=log)
+    return keep(workspace, facts, repr(facts.packages), key=key, label=label, log=log)
 
 
 class ImageStage(BaseStage):
@@ -358,13 +249,15 @@ class ImageStage(BaseStage):
     seconds = 60.0
 
     def needs(self, slot: Slot) -> Needs:
-        """Return that it needs nothing."""
-        return Needs(ids=())
+        """Return that it needs nothing; with packages of an allocator, the image without them."""
+        return Needs(ids=() if allocator_of(slot.label) is None else (f"image:{plain(slot.label)}",))
 
     def material(self, node: Node, run: RunContext, *, offline: bool) -> Material:
         """Return the pinned base and what is put into it; look the base up if it is not pinned, unless `offline`."""
         if run.workspace.engine.kind == "host":
             return Material(facts=host_material(run.spec, node.label, run.home))
+        if allocator_of(node.label) is not None:  # it is made from another node's image
+            return Material(facts=material(run.spec, node.label, None, run.home))
         name = entry_of(run.spec, node.label)
         base = identify(name, run.spec.images[name], workspace=run.workspace, offline=offline)
         return Material(facts=material(run.spec, node.label, base, run.home), pinned=base is not None, pin=base)
@@ -374,6 +267,10 @@ class ImageStage(BaseStage):
         label = inputs.node.label
         if run.workspace.engine.kind == "host":
             return run_host(run.workspace, run.spec, key=key, label=label)
+        if allocator_of(label) is not None:
+            return extension.make(
+                run.workspace, run.spec, inputs.results[f"image:{plain(label)}"], key=key, label=label
+            )
         assert isinstance(inputs.pin, Base)  # see `material`
         return make(run.workspace, run.spec, inputs.pin, key=key, label=label)
 

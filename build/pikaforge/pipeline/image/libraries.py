@@ -84,7 +84,7 @@ def measure(workspace: Workspace, image: str, *, stage: str, label: str, log: Pa
     """
     with workspace.store.scratch() as scratch:
         job = Job(
-            label=f"{stage}-{label}",
+            label=f"{stage}-{label}".replace("+", "-"),
             image=image,
             argv=("sh", f"guest/{SCRIPT}"),
             # This machine's own libraries may be a gigabyte. They are read where they are.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from pikaforge.config.registry import ALLOCATORS
@@ -35,6 +36,12 @@ def kind_of(spec: Spec, allocator: str) -> AllocatorKind:
 def sources(spec: Spec, image: str, allocator: str) -> Mapping[str, Tarball]:
     """Return the tarballs that are built for an image, by the folder of each in the job; the allocator comes first."""
     return kind_of(spec, allocator).sources(spec, image, allocator)
+
+
+def adds_packages(spec: Spec, image: str, allocator: str) -> bool:
+    """Return whether an allocator needs packages in an image that the product does not."""
+    added = partial(spec.added_packages, image, allocator)
+    return bool(added(purpose="build") or added(purpose="runtime"))
 
 
 def problem(spec: Spec, image: str, allocator: str) -> str:

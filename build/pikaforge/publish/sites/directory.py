@@ -12,11 +12,13 @@ lead to is not the publisher's. What is removed has the name and the record of a
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +41,8 @@ NEW, SWITCH = ".new", ".switch"
 NUMBER = re.compile("[1-9][0-9]{0,17}")
 PLACE_DEPTH = 1
 """Depth of the symlink to a generation, counted from 0: IMAGE/MODEL."""
+FLUSHES = 8
+"""Files that are waited for at once."""
 KEPT_FOLDERS = 2
 """Folders of generations that stay: a reader needs no longer to resolve a path than a publication takes."""
 
@@ -185,14 +189,17 @@ class Directory:
         folders = sorted({path.rpartition("/")[0] for path in paths})
         for folder in folders:
             _make(new / folder)
-        for folder in {file.path.rpartition("/")[0] for file in transaction.kept}:
-            self._at(f"{transaction.place}/{folder}")
-        for file in transaction.kept:  # thousands of them: pathlib would take longer than the links
-            _link(f"{served}/{file.path}", f"{new}/{file.path}")
+        kept: dict[str, list[str]] = {}
+        for file in transaction.kept:
+            folder, _, name = file.path.rpartition("/")
+            kept.setdefault(folder, []).append(name)
+        for folder, names in kept.items():
+            _link(self._at(f"{transaction.place}/{folder}"), new / folder, names)
         for addition in transaction.additions:
             _copy(addition, new / addition.file.path)
         for path, data in transaction.pointers.items():
             _put(data, new / path)
+        _flush([new / path for path in (*(a.file.path for a in transaction.additions), *transaction.pointers)])
         for folder in folders:
             _synced(new / folder)
 
@@ -245,20 +252,40 @@ def _served_number(served: Path) -> int:
     return 0 if folder != f".{served.name}{GENERATIONS}" or (served.parent / folder).is_symlink() else _number(name)
 
 
-def _link(source: str, target: str) -> None:
-    """Make a hard link; a copy if the file system has no hard links."""
-    if not stat.S_ISREG(os.lstat(source).st_mode):
-        raise PublishError("a published file is no regular file any more", where=source, hint="put the file back")
+def _link(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Make hard links to files of a folder in another; copies if the file system has no hard links.
+
+    There are thousands of them, so that the folders are opened once, and nothing is looked up by its whole path.
+    """
+    with _opened(source) as there, _opened(target) as here:
+        with os.scandir(there) as found:
+            regular = {entry.name for entry in found if entry.is_file(follow_symlinks=False)}
+        for name in names:
+            if name not in regular:
+                if not os.path.lexists(source / name):
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source / name))
+                raise PublishError(
+                    "a published file is no regular file any more", where=str(source / name), hint="put the file back"
+                )
+            try:
+                os.link(name, name, src_dir_fd=there, dst_dir_fd=here, follow_symlinks=False)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                shutil.copyfile(source / name, target / name, follow_symlinks=False)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _put(content: Path | bytes, target: Path) -> None:
-    """Write a file to the disk, so that it is there after a power failure."""
+    """Write a file, and let the disk begin with it; `_flush` waits until it is there."""
     with target.open("wb") as stream:
         if isinstance(content, bytes):
             stream.write(content)
@@ -266,8 +293,8 @@ def _put(content: Path | bytes, target: Path) -> None:
             with content.open("rb") as source:
                 shutil.copyfileobj(source, stream, 1 << 20)
         stream.flush()
-        os.fsync(stream.fileno())
-    target.chmod(0o644)
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.fchmod(stream.fileno(), 0o644)
 
 
 def _copy(addition: Addition, target: Path) -> None:
@@ -281,14 +308,28 @@ def _copy(addition: Addition, target: Path) -> None:
         )
 
 
+def _flush(files: Sequence[Path]) -> None:
+    """Wait until files are on the disk, so that they are there after a power failure.
+
+    Several wait at once: the file system's journal then writes for all of them together, and not for each.
+    """
+    with ThreadPoolExecutor(FLUSHES, thread_name_prefix="flush") as pool:
+        for _ in pool.map(_flush_one, files):
+            pass
+
+
+def _flush_one(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _synced(folder: Path) -> None:
     """Write the names in a folder to the disk."""
-    with contextlib.suppress(OSError):  # some file systems cannot
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with contextlib.suppress(OSError), _opened(folder) as descriptor:  # some file systems cannot
+        os.fsync(descriptor)
 
 
 class DirectoryKind:
