@@ -31,6 +31,7 @@ Part = Literal[
     "shells",
     "defects",
     "builds",
+    "survival",
 ]
 Member = TypeVar("Member")
 VARIABLE = "PIKAFORGE_TEST_ALL"
@@ -90,6 +91,7 @@ def whole(part: Part) -> bool:
     shells: each script on hosts in each shell, instead of in one of them.
     defects: each planted defect of the sample alone, instead of one of them.
     builds: each of `BUILDS`, instead of one of them.
+    survival: the figures of docs/survival.md, such as 100 kills, instead of some.
     starts: each run of the tool in a process that Python has started for it, instead of a forked one.
 
     Raises:
