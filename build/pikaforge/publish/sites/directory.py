@@ -164,6 +164,7 @@ class Directory:
                 new.chmod(0o755)
                 self._fill(new, served, transaction)
                 new.rename(done)
+                _synced(generations)  # before the switch: the symlink must not outlive what it leads to
             except BaseException:
                 shutil.rmtree(new, ignore_errors=True)
                 raise
@@ -193,7 +194,8 @@ class Directory:
             _copy(addition, new / addition.file.path)
         for path, data in transaction.pointers.items():
             _put(data, new / path)
-        for folder in folders:
+        above = {folder.rpartition("/")[0] for folder in folders} | {""}
+        for folder in sorted({*folders, *above}, reverse=True):
             _synced(new / folder)
 
     def write(self, path: str, data: bytes) -> bool:
@@ -231,6 +233,7 @@ def _make(folder: Path) -> None:
         _make(folder.parent)
         folder.mkdir(exist_ok=True)
         folder.chmod(0o755)
+        _synced(folder.parent)
 
 
 def _number(name: str) -> int:
