@@ -17,6 +17,7 @@ import os
 import random
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,9 +26,13 @@ from typing import Literal
 
 import pytest
 
+from pikaforge.host.run_id import RunId
+
 Fate = Literal["lost", "kept", "mixed"]
 FATES: tuple[Fate, ...] = ("lost", "kept", "mixed")
 """Of names that were not synced: none of them is on the disk, all are, or those of some folders."""
+LASTING = 8
+"""Digits of the machine in a run id that stay when it starts again."""
 CHANGES = frozenset(
     {"open", "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.truncate"}
 )
@@ -71,7 +76,8 @@ class Recorder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.moments: list[Moment] = []
-        self._looking = False
+        self._looking = threading.local()
+        self._one = threading.RLock()
         self._numbers: dict[int, int] = {}
         self._next = 0
         self._now: State = {}
@@ -85,18 +91,19 @@ class Recorder:
 
     def look(self) -> None:
         """Take down the state, if it has changed."""
-        self._looking = True
-        try:
-            now: State = {}
-            numbers: dict[int, int] = {}
-            self._walk(self.root, now, numbers)
-            self._numbers = numbers
-        finally:
-            self._looking = False
-        if now != self._now or not self.moments:
-            self._now = now
-            self._last.update(now)
-            self._take()
+        with self._one:
+            self._looking.now = True
+            try:
+                now: State = {}
+                numbers: dict[int, int] = {}
+                self._walk(self.root, now, numbers)
+                self._numbers = numbers
+            finally:
+                self._looking.now = False
+            if now != self._now or not self.moments:
+                self._now = now
+                self._last.update(now)
+                self._take()
 
     def _take(self) -> None:
         self.moments.append(Moment(now=self._now, synced=dict(self._synced), last=dict(self._last)))
@@ -122,7 +129,7 @@ class Recorder:
 
     def hook(self, event: str, arguments: tuple[object, ...]) -> None:
         """Look, if something is about to change."""
-        if event not in CHANGES or self._looking:
+        if event not in CHANGES or getattr(self._looking, "now", False):
             return
         if event == "open":
             flags = arguments[2]
@@ -132,11 +139,12 @@ class Recorder:
 
     def synced(self, descriptor: int) -> None:
         """Take down that a file or a folder was written to the disk."""
-        self.look()
-        number = self._numbers.get(os.fstat(descriptor).st_ino)
-        if number is not None:
-            self._synced[number] = self._now[number]
-            self._take()
+        with self._one:
+            self.look()
+            number = self._numbers.get(os.fstat(descriptor).st_ino)
+            if number is not None:
+                self._synced[number] = self._now[number]
+                self._take()
 
 
 _active: Recorder | None = None
@@ -213,6 +221,11 @@ def _top(moment: Moment) -> int:
     return next(iter(set(moment.now) - {n for node in moment.now.values() for n in node.names.values()}))
 
 
+def _hash(tree: Tree) -> int:
+    """A number by which equal trees are known; Python keeps the hash of bytes, which may be many."""
+    return hash(tuple((name, hash(m) if isinstance(m, tuple) else _hash(m)) for name, m in sorted(tree.items())))
+
+
 def cuts(recorder: Recorder, chance: random.Random, *, draws: int = 1) -> list[Tree]:
     """The trees that may be found after a cut at each moment, each of them once.
 
@@ -221,12 +234,13 @@ def cuts(recorder: Recorder, chance: random.Random, *, draws: int = 1) -> list[T
         chance: decides about what was not synced.
         draws: how often it decides, for each moment.
     """
-    found: dict[str, Tree] = {}
-    fates: tuple[Fate, ...] = ("lost", "kept", *["mixed"] * draws)
+    found: dict[int, Tree] = {}
+    fates: list[Fate] = ["lost", "kept"]
+    fates += ["mixed" for _ in range(draws)]
     for moment in recorder.moments:
         for fate in fates:
             tree = _found(moment, fate, chance, _top(moment))
-            found.setdefault(repr(tree), tree)
+            found.setdefault(_hash(tree), tree)
     return list(found.values())
 
 
@@ -236,10 +250,11 @@ def after(recorder: Recorder, chance: random.Random) -> list[Tree]:
 
 
 def put(tree: Tree, folder: Path) -> None:
-    """Make what is found after a cut."""
+    """Make what is found after a cut, when the machine has started again: names with a run id have one of before."""
     folder.mkdir(parents=True)
+    machine = RunId.current().machine
     for name, member in tree.items():
-        path = folder / name
+        path = folder / name.replace(machine, machine[:LASTING] + "0" * (len(machine) - LASTING))
         if isinstance(member, tuple):
             mode, data = member
             if stat.S_ISLNK(mode):

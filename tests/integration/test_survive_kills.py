@@ -69,11 +69,12 @@ class Kills:
         """Run a build that is killed at some moment, if it lasts so long."""
         run, began = self.survivor.start(), time.monotonic()
         moment = self.chance.uniform(0, max(self.survivor.seconds - self.spent, LEAST))
-        hit = run.lasts(moment) and self.strike(run, victim)
+        hit = self.strike(run, victim) if run.lasts(moment) else 0
         if hit:
             self.hits[victim] += 1
         status = run.finish()
         self.spent += DONE * (time.monotonic() - began)
+        print(f"{victim} after {moment:.2f} s: {hit} hit, status {status}; {sum(self.hits.values())} kills", flush=True)
         case = f"{victim} after {moment:.2f} s: status {status}\n{run.text}"
         assert TRACE not in run.text, case
         if status == 0:

@@ -28,6 +28,8 @@ from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.run_id import RunId
 
 RECORD = "result.json"
+DIGEST = "sha256"
+"""Name of the digest of all else in a record: facts decide as much as files do."""
 BEGIN = 180
 """Bytes of a file's name in the temporary name, which may have 255 (NAME_MAX) with run id and random letters."""
 MAKING = ".making-"
@@ -202,6 +204,12 @@ class Result:
             ) from error
 
 
+def sealed(record: Mapping[str, object]) -> dict[str, object]:
+    """Return a record with the digest of all else in it, whatever the order of its names."""
+    content = {name: value for name, value in record.items() if name != DIGEST}
+    return {**content, DIGEST: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
 class Store:
     """The folder of results."""
 
@@ -222,6 +230,8 @@ class Store:
         folder = self._folder(stage, key)
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            if record[DIGEST] != sealed(record)[DIGEST]:
+                return None
             digests = {str(name): str(digest) for name, digest in record["files"].items()}
             facts = dict(record["facts"].items())
             files = {name: folder / name for name in digests}
@@ -241,7 +251,7 @@ class Store:
             return None, ""
         read = self._read(stage, key)
         if read is None:
-            return None, f"{folder / RECORD} or a file it names is missing or unreadable"
+            return None, f"{folder / RECORD} or a file it names is missing, unreadable or damaged"
         result, digests = read
         for name, path in result.files.items():
             try:
@@ -296,7 +306,7 @@ class Store:
                 "facts": facts.model_dump(mode="json") if isinstance(facts, BaseModel) else facts,
                 "files": {name: sha256(beside / name) for name in sorted(files)},
             }
-            (beside / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            (beside / RECORD).write_text(json.dumps(sealed(record), indent=2, sort_keys=True) + "\n", encoding="utf-8")
             beside.chmod(0o755)
             # What has taken an hour is not lost with the power; and what has the name of an entry is one.
             for path in (*(beside / name for name in files), beside / RECORD, beside):

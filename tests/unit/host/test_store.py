@@ -74,7 +74,7 @@ def _record(text: str) -> Callable[[Path], object]:
     return lambda folder: (folder / RECORD).write_text(text)
 
 
-UNREADABLE = "{folder}/result.json or a file it names is missing or unreadable"
+UNREADABLE = "{folder}/result.json or a file it names is missing, unreadable or damaged"
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "flipped bit": (_flip, "{folder}/tree.tar does not have the digest it was stored with"),
     "cut file": (

@@ -230,10 +230,14 @@ def _sample(product: Product, ref: str, *, base: Path, out: Path) -> Origin:
             if not (complete.is_file() and git.is_repository(repository)):  # another run may have been first
                 beside = folder.with_name(f".{folder.name}-{RunId.current().text}")
                 remove(beside)
-                make_sample(product, base=base, folder=beside)
-                (beside / complete.name).touch()
-                remove(folder)  # it is damaged: the result is there whole or not at all
-                beside.rename(folder)
+                try:
+                    make_sample(product, base=base, folder=beside)
+                    (beside / complete.name).touch()
+                    remove(folder)  # it is damaged: the result is there whole or not at all
+                    beside.rename(folder)
+                except BaseException:
+                    remove(beside)
+                    raise
     url = git.url_of(repository)
     return Origin(
         kind="git",
