@@ -105,7 +105,7 @@ class Island:
         """Speak to it."""
         import docker
 
-        client = docker.DockerClient(base_url=self.engine.address, timeout=60)
+        client = docker.DockerClient(base_url=self.engine.address, timeout=600)
         try:
             yield client
         finally:
@@ -177,9 +177,9 @@ class Survivor:
 
     project: Project
     env: Mapping[str, str]
-    enter: tuple[str, ...] = ()
     island: Island | None = None
     words: tuple[str, ...] = ("R620", "--no-compiler-cache")
+    python: str = sys.executable
     number: int = 0
     seconds: float = 0.0
     """Of a whole build, from nothing but images."""
@@ -195,7 +195,7 @@ class Survivor:
         """Start a build."""
         self.number += 1
         self.temporary.mkdir(exist_ok=True)
-        argv = [*self.enter, *enter, sys.executable, "-m", "pikaforge"]
+        argv = [*(self.island.enter if self.island else ()), *enter, self.python, "-m", "pikaforge"]
         argv += self.project.arguments("build", *self.words)
         surroundings = {**self.project.tool.environment(self.env), "TMPDIR": str(self.temporary), **(env or {})}
         mark = f"{self.project.folder}#{self.number}"
@@ -225,6 +225,12 @@ class Survivor:
         for path in (self.project.out / "store").glob("*"):
             if path.name != "image":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(self.project.dist, ignore_errors=True)
+
+    def forget(self, *stages: str) -> None:
+        """Forget results of some stages, and what is in dist/."""
+        for stage in stages:
+            shutil.rmtree(self.project.out / "store" / stage, ignore_errors=True)
         shutil.rmtree(self.project.dist, ignore_errors=True)
 
     def left(self) -> list[str]:

@@ -61,7 +61,13 @@ ROUNDS = (
     ),
     (("test_publish_clients",), ("test_publish_readers", "test_judges", "test_hostile_archives"), ("test_workflows",)),
     (("test_air_gap",), ("test_pipelines", "test_guides"), ("test_terminal_builds",)),
-    (("test_cleanup", "test_twins"), ("test_compile_errors", "test_registry", "test_images")),
+    (
+        ("test_cleanup", "test_twins"),
+        ("test_compile_errors", "test_registry", "test_images"),
+        ("test_survive_kills", "test_survive_bits"),
+        ("test_survive_engine",),
+        ("test_survive_power", "test_survive_network", "test_survive_clock", "test_survive_users"),
+    ),
 )
 """Modules of tests/integration that take turns: rounds of shares, which cost about the same.
 

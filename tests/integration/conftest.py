@@ -304,7 +304,7 @@ def survivor(island: Island, shop: Shop, tmp_path_factory: pytest.TempPathFactor
     project = shop.ready(tmp_path_factory.mktemp("survivor"))
     make_tiny(project)
     env = {"DOCKER_HOST": island.engine.address}
-    survivor = Survivor(project=project, env=env, enter=island.enter, island=island)
+    survivor = Survivor(project=project, env=env, island=island)
     survivor.learn()
     return survivor
 

@@ -73,7 +73,10 @@ class Kills:
         if hit:
             self.hits[victim] += 1
         status = run.finish()
-        self.spent += DONE * (time.monotonic() - began)
+        lasted = time.monotonic() - began
+        if status == 0 and not self.spent and not hit:
+            self.survivor.seconds = (self.survivor.seconds + lasted) / 2  # others may use this machine less now
+        self.spent += DONE * lasted
         print(f"{victim} after {moment:.2f} s: {hit} hit, status {status}; {sum(self.hits.values())} kills", flush=True)
         case = f"{victim} after {moment:.2f} s: status {status}\n{run.text}"
         assert TRACE not in run.text, case
