@@ -49,6 +49,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ): "its tarball is at GitHub; test_allocator_build.py builds Debian's copy",
     ("docs/add-an-image.md", "Try it"): "Ubuntu 24.04 comes from a registry; test_standins.py builds for stand-ins",
     ("docs/report.md", "Tests and measurements"): "they take minutes; test_report_browser.py opens such pages",
+    ("docs/survival.md", "The counts"): "it takes an hour; a plain run has a share of each module",
     ("docs/benchmarks.md", "Short runs"): "each takes minutes of a machine that must do nothing else",
 }
 """Page and section, and why no test can run it as it is written."""

@@ -31,6 +31,7 @@ Part = Literal[
     "shells",
     "defects",
     "builds",
+    "survival",
 ]
 Member = TypeVar("Member")
 VARIABLE = "PIKAFORGE_TEST_ALL"
@@ -60,7 +61,14 @@ ROUNDS = (
     ),
     (("test_publish_clients",), ("test_publish_readers", "test_judges", "test_hostile_archives"), ("test_workflows",)),
     (("test_air_gap",), ("test_pipelines", "test_guides"), ("test_terminal_builds",)),
-    (("test_cleanup", "test_twins"), ("test_compile_errors", "test_registry", "test_images"), ("test_farm",)),
+    (
+        ("test_cleanup", "test_twins"),
+        ("test_compile_errors", "test_registry", "test_images"),
+        ("test_survive_kills", "test_survive_bits"),
+        ("test_survive_engine",),
+        ("test_farm",),
+        ("test_survive_power", "test_survive_network", "test_survive_clock", "test_survive_users"),
+    ),
 )
 """Modules of tests/integration that take turns: rounds of shares, which cost about the same.
 
@@ -90,6 +98,7 @@ def whole(part: Part) -> bool:
     shells: each script on hosts in each shell, instead of in one of them.
     defects: each planted defect of the sample alone, instead of one of them.
     builds: each of `BUILDS`, instead of one of them.
+    survival: the figures of docs/survival.md, such as 100 kills, instead of some.
     starts: each run of the tool in a process that Python has started for it, instead of a forked one.
 
     Raises:

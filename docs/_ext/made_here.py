@@ -29,7 +29,7 @@ NAVIGATION: Sequence[tuple[str, Sequence[str]]] = (
     ("Add", ("add-a-model", "add-an-image", "add-a-patch", "add-an-allocator", "recipes")),
     ("Give to hosts", ("publishing", "signing", "verifying", "operating", "memory", "load-test")),
     ("Build elsewhere", ("engines", "farm", "shared-store", "offline", "air-gap", "github", "pipelines")),
-    ("What is shown", ("proof", "coverage", "debian", "benchmarks")),
+    ("What is shown", ("proof", "survival", "coverage", "debian", "benchmarks")),
     ("Look up", ("reference/commands", "reference/matrix", "reference/report", "reference/repo", "glossary")),
     ("Change pikaforge", ("architecture", "decisions/README")),
 )

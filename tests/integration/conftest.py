@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +24,9 @@ from integration.builds import RELEASE, STAGES, SampleBuild, make_release
 from integration.builds_of_redis import RedisBuild
 from integration.registry_stub import Answers
 from integration.trees import Tree
+from own_engine import own_engine
 from standins import registry
+from survival import Island, Survivor
 
 from pikaforge.host.store import locked
 
@@ -276,6 +279,34 @@ def tiny(ready: Project, shop: Shop) -> Callable[..., Project]:
         return ready
 
     return make
+
+
+@pytest.fixture(scope="session")
+def island(warm: Warm) -> Iterator[Island]:
+    """An engine for what must not trouble others: it may be killed, filled, and counted. With the sample's images."""
+    import docker
+
+    records = [warm.store / "image" / key / "result.json" for key in warm.keys["image"]]
+    facts = [json.loads(path.read_text(encoding="utf-8"))["facts"] for path in records]
+    tags = tuple(sorted({str(f[kind]) for f in facts for kind in ("build", "runtime") if f.get(kind)}))
+    with own_engine("6g", bridged=True) as engine:
+        there = Island(engine=engine)
+        with closing(docker.from_env(timeout=120)) as here, there.client() as client:
+            api: Any = client.api
+            for tag in tags:
+                api.load_image(here.images.get(tag).save(named=tag))
+        yield there
+
+
+@pytest.fixture(scope="module")
+def survivor(island: Island, shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Survivor:
+    """A tiny product on that engine, which was built once."""
+    project = shop.ready(tmp_path_factory.mktemp("survivor"))
+    make_tiny(project)
+    env = {"DOCKER_HOST": island.engine.address}
+    survivor = Survivor(project=project, env=env, island=island)
+    survivor.learn()
+    return survivor
 
 
 def wait_until(holds: Callable[[], object], what: str, timeout: float = 60.0) -> None:

@@ -20,6 +20,7 @@ from execs import run_in
 
 from pikaforge.attest.contents import read_package
 from pikaforge.host.job import files
+from pikaforge.host.store import sealed
 
 if TYPE_CHECKING:
     from conftest import Engine, Project
@@ -64,7 +65,7 @@ def planted(folder: Path, edit: Callable[[dict[str, Any]], object], **contents: 
         file.write_bytes(content)
         record["files"][file.name] = hashlib.sha256(content).hexdigest()
     path.unlink()
-    path.write_text(json.dumps(record), encoding="utf-8")
+    path.write_text(json.dumps(sealed(record)), encoding="utf-8")
 
 
 def with_line(tree: Path) -> bytes:

@@ -62,6 +62,13 @@ def test_death_by_a_signal_is_a_negative_status() -> None:
     assert process.run(["sh", "-c", "kill -SEGV $$"]).status == -signal.SIGSEGV
 
 
+@pytest.mark.parametrize("said", ["", "half", "whole\\n"])
+def test_a_program_that_was_killed_has_said_so(said: str) -> None:
+    done = process.run(["sh", "-c", f"printf '{said}' >&2; kill -KILL $$"])
+    begin = said.replace("\\n", "").strip()
+    assert done.errors().splitlines() == [*filter(None, [begin]), "sh was killed by SIGKILL"]
+
+
 def test_input_folder_and_environment(tmp_path: Path) -> None:
     done = process.run(["sh", "-c", "cat; pwd; echo $A$HOME"], cwd=tmp_path, env={"A": "x"}, stdin=b"in\n")
     assert done.text() == f"in\n{tmp_path}\nx\n"

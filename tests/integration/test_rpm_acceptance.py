@@ -23,6 +23,8 @@ from integration.images import base_of, image_of
 from integration.keys import new_key
 from integration.rpm_host import DATA, HOST, STUB, TOP, UNIT, full
 
+from pikaforge.host.store import sealed
+
 if TYPE_CHECKING:
     from conftest import Engine, Project
 
@@ -113,7 +115,7 @@ def plant_conf(project: Project, key: str) -> None:
     rewrite(entry / "tree.tar", buffer.getvalue())
     record = json.loads((entry / "result.json").read_text(encoding="utf-8"))
     record["files"]["tree.tar"] = sha256(buffer.getvalue()).hexdigest()
-    rewrite(entry / "result.json", json.dumps(record).encode())
+    rewrite(entry / "result.json", json.dumps(sealed(record)).encode())
 
 
 def plant_feature(project: Project, key: str) -> None:
@@ -121,7 +123,7 @@ def plant_feature(project: Project, key: str) -> None:
     path = project.out / "store" / "audit" / key / "result.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     record["facts"]["kernel_flags"].append(NO_FLAG)
-    rewrite(path, json.dumps(record).encode())
+    rewrite(path, json.dumps(sealed(record)).encode())
 
 
 @pytest.fixture(scope="module")

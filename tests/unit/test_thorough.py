@@ -29,7 +29,7 @@ def test_a_part_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(
         ValueError,
         match="there is no part reader: bare, standins, readers, fuzz, starts, allocators, audit, failures, turns, "
-        "shells, defects, builds, all",
+        "shells, defects, builds, survival, all",
     ):
         thorough.whole("bare")
 

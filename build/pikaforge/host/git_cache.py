@@ -323,3 +323,18 @@ def _is_sound(path: Path, form: Format) -> bool:
 def _is_whole(path: Path) -> bool:
     """Return whether all that the refs of a repository need is in it and can be read."""
     return git("fsck", "--connectivity-only", "--no-dangling", "--no-progress", repository=path).status == 0
+
+
+def drop_damaged(root: Path, notice: Callable[[str], None]) -> int:
+    """Remove the repositories below a folder in which not every object is what its name says; return how many.
+
+    A fetch does not look at each, because that takes as long as to read all of them.
+    """
+    dropped = 0
+    for path in sorted(root.absolute().glob("*.git")):
+        with locked(path.with_suffix(".lock")):
+            if git("fsck", "--full", "--no-dangling", "--no-progress", repository=path).status != 0:
+                notice(f"{path} is damaged, and is made anew")
+                remove(path)
+                dropped += 1
+    return dropped

@@ -41,8 +41,19 @@ class Completed:
         return self.stdout.decode("utf-8", "replace")
 
     def errors(self) -> str:
-        """Return standard error as text; bytes that are not UTF-8 are replaced."""
-        return self.stderr.decode("utf-8", "replace")
+        """Return standard error as text, with a last line if the program was killed, because it says nothing of that.
+
+        Bytes that are not UTF-8 are replaced.
+        """
+        said = self.stderr.decode("utf-8", "replace")
+        if self.status >= 0:
+            return said
+        try:
+            name = signal.Signals(-self.status).name
+        except ValueError:  # a real-time signal
+            name = f"signal {-self.status}"
+        between = "" if said.endswith("\n") or not said else "\n"
+        return f"{said}{between}{Path(self.argv[0]).name} was killed by {name}\n"
 
 
 def find(program: str) -> str | None:

@@ -9,16 +9,31 @@ from pathlib import Path
 
 from pikaforge.host import process
 
+FIRST_NAMESPACE = "pid:[4026531836]"
+"""The PID namespace of a machine itself, and of none of its containers (Linux, include/linux/proc_ns.h)."""
+HOST = 8
+"""Digits of a machine's id that are the same after it has started again."""
+
 
 def _machine() -> str:
-    """Return an id of this boot of this machine, as seen from this PID namespace.
+    """Return an id of this machine and of this boot of it, as seen from this PID namespace.
 
     Process ids mean something only within one namespace, and several of them (two CI runners in containers) may
-    share an engine.
+    share an engine. Containers get another host with each boot: what an image has as machine-id is no single one's.
     """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    namespace = Path("/proc/self/ns/pid").readlink()
-    return hashlib.sha256(f"{boot} {namespace}".encode()).hexdigest()[:16]
+    namespace = str(Path("/proc/self/ns/pid").readlink())
+    now = _digest(f"{boot} {namespace}")
+    try:
+        name = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        name = ""
+    lasting = f"{name} {os.uname().nodename}" if name and namespace == FIRST_NAMESPACE else now
+    return _digest(lasting)[:HOST] + now[: 16 - HOST]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +69,10 @@ class RunId:
     def gone(self) -> bool:
         """Return whether the process has certainly ended: it was one of this machine, and does not run any more.
 
-        A process id that was given out again has another start time. Nothing is known of processes of other machines,
-        so what they have made is left alone.
+        A process id that was given out again has another start time. None runs on after a power cut. Nothing is known
+        of processes of other machines, so what they have made is left alone.
         """
-        return self.machine == _machine() and process.start_time(self.pid) != self.started
+        here = _machine()
+        if self.machine == here:
+            return process.start_time(self.pid) != self.started
+        return self.machine[:HOST] == here[:HOST]

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
@@ -30,6 +30,8 @@ from pikaforge.host.store_uses import Uses
 from pikaforge.host.store_uses import sweep as sweep_uses
 
 RECORD = "result.json"
+DIGEST = "sha256"
+"""Name of the digest of all else in a record: facts decide as much as files do."""
 BEGIN = 180
 """Bytes of a file's name in the temporary name, which may have 255 (NAME_MAX) with run id and random letters."""
 NEW = ".new-"
@@ -53,9 +55,32 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def write_through(path: Path) -> None:
+    """Write what a file has, or which names a folder has, to the disk, so that it is there after a power cut."""
+    folder = path.is_dir()
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_DIRECTORY if folder else 0))
+    try:
+        # Some file systems cannot for folders; of files it would be a loss.
+        with suppress(OSError) if folder else nullcontext():
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folders(folder: Path) -> None:
+    """Make a folder and those above it, whose names stay after a power cut."""
+    if not folder.is_dir():
+        _make_folders(folder.parent)
+        folder.mkdir(exist_ok=True)
+        write_through(folder.parent)
+
+
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a file under a temporary name and rename it, so that no reader ever sees a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file under a temporary name and rename it, so that no reader ever sees a part of it.
+
+    It is on the disk when this returns, and so are its name and the folders that are made for it.
+    """
+    _make_folders(path.parent)
     content = data.encode() if isinstance(data, str) else data
     # With the run id at its end, by which `leftovers.sweep` finds it if this process is killed.
     begin = os.fsdecode(os.fsencode(path.name)[:BEGIN])
@@ -67,6 +92,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             os.fsync(stream.fileno())
         Path(beside).chmod(0o644)
         Path(beside).replace(path)
+        write_through(path.parent)
     except BaseException:
         Path(beside).unlink(missing_ok=True)
         raise
@@ -108,7 +134,7 @@ def locked(
     Raises:
         HostError: the run was interrupted during the wait.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folders(path.parent)
     # A symlink in its place would make a file elsewhere, or lock somebody else's.
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
@@ -184,6 +210,12 @@ class Result:
             ) from error
 
 
+def sealed(record: Mapping[str, object]) -> dict[str, object]:
+    """Return a record with the digest of all else in it, whatever the order of its names."""
+    content = {name: value for name, value in record.items() if name != DIGEST}
+    return {**content, DIGEST: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
 class Store:
     """The folder of results."""
 
@@ -205,6 +237,8 @@ class Store:
         folder = self._folder(stage, key)
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            if record[DIGEST] != sealed(record)[DIGEST]:
+                return None
             digests = {str(name): str(digest) for name, digest in record["files"].items()}
             facts = dict(record["facts"].items())
             files = {name: folder / name for name in digests}
@@ -249,7 +283,7 @@ class Store:
             return None, ""
         read = self._read(stage, key)
         if read is None:
-            return None, f"{folder / RECORD} or a file it names is missing or unreadable"
+            return None, f"{folder / RECORD} or a file it names is missing, unreadable or damaged"
         result, digests = read
         for name, path in result.files.items():
             try:
@@ -282,7 +316,7 @@ class Store:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """Make a folder for a new result, on the store's file system. It is removed when the block is left."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        _make_folders(self.root)
         path = Path(tempfile.mkdtemp(prefix=f"{NEW}{self._run_id.text}-", dir=self.root))
         try:
             with full_disk_errors(self.root):
@@ -312,18 +346,22 @@ class Store:
                 "files": {name: sha256(beside / name) for name in sorted(files)},
                 **({"origin": origin} if origin else {}),
             }
-            (beside / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            (beside / RECORD).write_text(json.dumps(sealed(record), indent=2, sort_keys=True) + "\n", encoding="utf-8")
             beside.chmod(0o755)
+            # What has taken an hour is not lost with the power; and what has the name of an entry is one.
+            for path in (*(beside / name for name in files), beside / RECORD, beside):
+                write_through(path)
             # Under the lock, so that nobody removes an entry that another run has just replaced.
             with locked(self.root / ".lock"):
                 # If another run was first, with the same inputs, its result stays.
                 while in_the_way := self._in_the_way(folder):
                     remove(in_the_way)
-                folder.parent.mkdir(parents=True, exist_ok=True)
+                _make_folders(folder.parent)
                 if folder.is_dir() and self.verified(stage, key)[0] is None:
                     remove(folder)
                 if not folder.is_dir():
                     beside.rename(folder)
+                    write_through(folder.parent)
                 self._uses.add(stage, key)
             result = self.peek(stage, key)
         if result is None:

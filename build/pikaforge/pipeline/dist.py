@@ -22,7 +22,7 @@ from pikaforge.host.process import cwd
 from pikaforge.host.store import locked, sha256
 from pikaforge.host.workspace import GUEST, Workspace
 from pikaforge.pipeline import package, report
-from pikaforge.pipeline.dist_folder import descriptions, drop_stale_signature, put_package, write_sums
+from pikaforge.pipeline.dist_folder import descriptions, put_package, write_sums
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.package import PackageFacts
 from pikaforge.pipeline.report_page import page
@@ -162,8 +162,6 @@ class _DistWriter:
         if self.signer is not None:
             for name in (*sums, SUMS):
                 self.signer.sign(folder / name)
-        else:
-            drop_stale_signature(folder)
 
 
 def _described(path: Path, builder: Builder) -> bool:

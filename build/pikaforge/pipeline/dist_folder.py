@@ -49,7 +49,8 @@ def write_sums(folder: Path, digests: Mapping[str, str]) -> None:
 
     Args:
         folder: the folder.
-        digests: digests by file name; what the file listed before stays, if it is there still.
+        digests: digests by file name; what the file listed before stays, if it is there still. If the sums change,
+            their signature is removed first, because it is that of others.
 
     Raises:
         HostError: the file that is there cannot be read.
@@ -68,11 +69,5 @@ def write_sums(folder: Path, digests: Mapping[str, str]) -> None:
     sums.update(digests)
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
     if not path.is_file() or path.read_bytes() != text.encode():
+        path.with_name(path.name + SIGNATURE_SUFFIX).unlink(missing_ok=True)
         write_atomically(path, text)
-
-
-def drop_stale_signature(folder: Path) -> None:
-    """Remove the signature of SHA256SUMS if a run without a key has written other sums since."""
-    signature = folder / f"{SUMS}{SIGNATURE_SUFFIX}"
-    if signature.is_file() and signature.stat().st_mtime_ns < (folder / SUMS).stat().st_mtime_ns:
-        signature.unlink()

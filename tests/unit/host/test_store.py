@@ -75,7 +75,7 @@ def _record(text: str) -> Callable[[Path], object]:
     return lambda folder: (folder / RECORD).write_text(text)
 
 
-UNREADABLE = "{folder}/result.json or a file it names is missing or unreadable"
+UNREADABLE = "{folder}/result.json or a file it names is missing, unreadable or damaged"
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "flipped bit": (_flip, "{folder}/tree.tar does not have the digest it was stored with"),
     "cut file": (
@@ -220,6 +220,32 @@ def test_an_owner_is_gone_when_its_process_is(monkeypatch: pytest.MonkeyPatch) -
     assert not RunId(machine="0" * 16, pid=2**22 + 1, started="1").gone(), "of other machines nothing is known"
     monkeypatch.setattr(owner_module, "_machine", lambda: "0" * 16)
     assert not me.gone()
+
+
+def test_an_owner_is_gone_after_its_machine_has_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    me = RunId.current()
+    again = me.machine[:8] + "0" * 8
+    assert again != me.machine
+    monkeypatch.setattr(owner_module, "_machine", lambda: again)
+    assert me.gone()
+
+
+@pytest.mark.parametrize("kind", ["in a container", "without an id", "with one"])
+def test_a_machine_is_known_again_by_its_own_id(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image's machine-id is that of all containers made from it, whose processes are strangers to each other."""
+    files = {"/etc/machine-id": tmp_path / "id", "/proc/sys/kernel/random/boot_id": tmp_path / "boot"}
+    (tmp_path / "ns").symlink_to("pid:[4026532000]" if kind == "in a container" else owner_module.FIRST_NAMESPACE)
+    files["/proc/self/ns/pid"] = tmp_path / "ns"
+    if kind != "without an id":
+        (tmp_path / "id").write_text("an id\n")
+    monkeypatch.setattr(owner_module, "Path", lambda name: files[name])
+    found = []
+    for boot in ("first", "second"):
+        (tmp_path / "boot").write_text(f"{boot}\n")
+        found.append(owner_module._machine())
+    assert [len(machine) for machine in found] == [16, 16]
+    assert found[0][8:] != found[1][8:]
+    assert (found[0][:8] == found[1][:8]) == (kind == "with one")
 
 
 @pytest.mark.parametrize("text", ["", "a", "a-b-c", "a-1", "-1-2", "a-1-", "a-1-x", "a-1-2-3"])

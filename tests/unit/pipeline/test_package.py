@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -394,6 +395,20 @@ def test_sums_are_merged_sorted_and_rid_of_what_vanished(tmp_path: Path) -> None
     assert _sums(tmp_path) == "2  b.tar.gz\n3  c.tar.gz\n"
     write_sums(tmp_path, {"c.tar.gz": "4"})
     assert _sums(tmp_path) == "2  b.tar.gz\n4  c.tar.gz\n"
+
+
+@pytest.mark.parametrize("year", [-1, 1], ids=["of before", "of a clock that was set back since"])
+def test_a_signature_of_other_sums_does_not_stay(tmp_path: Path, year: int) -> None:
+    (tmp_path / "a").write_text("")
+    write_sums(tmp_path, {"a": "1"})
+    signature = tmp_path / "SHA256SUMS.asc"
+    signature.write_text("signature")
+    then = signature.stat().st_mtime + year * 365 * 86400
+    os.utime(signature, (then, then))
+    write_sums(tmp_path, {"a": "1"})
+    assert signature.exists(), "it is of these sums"
+    write_sums(tmp_path, {"a": "2"})
+    assert not signature.exists()
 
 
 def test_the_same_sums_are_not_written_again(tmp_path: Path) -> None:

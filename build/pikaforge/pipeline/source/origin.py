@@ -12,6 +12,7 @@ from pikaforge.config.product import Product
 from pikaforge.errors import HostError, OriginError, UnreachableError, UpstreamError
 from pikaforge.host import git, git_program, git_urls, hashing, process
 from pikaforge.host.http import redacted
+from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.run_id import RunId
 from pikaforge.host.store import locked, remove, sha256
@@ -208,7 +209,9 @@ def make_sample(product: Product, *, base: Path, folder: Path) -> Path:
     if not script.is_file():
         raise OriginError(f"{script} does not exist", where="product.sample")
     process.require("git", hint="install the package `git`, or run `bash setup.sh`")
-    done = process.run(["sh", "--", str(script), str(folder)], env=git_program.environment(), timeout=300)
+    with temporary_folder("sample") as scratch:  # the script's own, which it leaves if it is killed
+        env = {**git_program.environment(), "TMPDIR": str(scratch)}
+        done = process.run(["sh", "--", str(script), str(folder)], env=env, timeout=300)
     repository = folder / f"{product.name}.git"
     if done.status != 0 or not repository.is_dir():
         raise HostError(
@@ -230,10 +233,14 @@ def _sample(product: Product, ref: str, *, base: Path, out: Path) -> Origin:
             if not (complete.is_file() and git.is_repository(repository)):  # another run may have been first
                 beside = folder.with_name(f".{folder.name}-{RunId.current().text}")
                 remove(beside)
-                make_sample(product, base=base, folder=beside)
-                (beside / complete.name).touch()
-                remove(folder)  # it is damaged: the result is there whole or not at all
-                beside.rename(folder)
+                try:
+                    make_sample(product, base=base, folder=beside)
+                    (beside / complete.name).touch()
+                    remove(folder)  # it is damaged: the result is there whole or not at all
+                    beside.rename(folder)
+                except BaseException:
+                    remove(beside)
+                    raise
     url = git.url_of(repository)
     return Origin(
         kind="git",

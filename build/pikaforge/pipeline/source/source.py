@@ -10,6 +10,7 @@ from pathlib import Path
 from pikaforge.config import schema
 from pikaforge.config.patch_series import Series
 from pikaforge.errors import ConfigError, ForgeError, HostError, StageError, UnreachableError, UpstreamError
+from pikaforge.host.git_cache import drop_damaged
 from pikaforge.host.git_urls import COMMIT
 from pikaforge.host.job import Input, Job, files
 from pikaforge.host.store import Result, sha256
@@ -95,6 +96,19 @@ def make(
         StageError: a patch neither applies nor is in the source, or is there and must not be; nothing is kept then.
         HostError: a repository cannot be reached.
     """
+    try:
+        return _made(workspace, pinned, series, key=key, label=label, folder=folder, image=image)
+    except StageError as error:
+        # The git of a job looks at each object that it gets.
+        if not error.failure.status or not drop_damaged(workspace.out / "git", workspace.lock.notices.append):
+            raise
+    return _made(workspace, pinned, series, key=key, label=label, folder=folder, image=image)
+
+
+def _made(
+    workspace: Workspace, pinned: Pinned, series: Series | None, *, key: str, label: str, folder: Path, image: str
+) -> Result:
+    """Make the source tree from what is fetched, or was."""
     origin = pinned.origin
     sources = _patch_sources(workspace, origin, pinned.identity, folder)
     wanted = patches.resolve(series, sources) if series is not None else ()

@@ -168,6 +168,7 @@ class Directory:
                 new.chmod(0o755)
                 self._fill(new, served, transaction)
                 new.rename(done)
+                _synced(generations)  # before the switch: the symlink must not outlive what it leads to
             except BaseException:
                 shutil.rmtree(new, ignore_errors=True)
                 raise
@@ -200,7 +201,8 @@ class Directory:
         for path, data in transaction.pointers.items():
             _put(data, new / path)
         _flush([new / path for path in (*(a.file.path for a in transaction.additions), *transaction.pointers)])
-        for folder in folders:
+        above = {folder.rpartition("/")[0] for folder in folders} | {""}
+        for folder in sorted({*folders, *above}, reverse=True):
             _synced(new / folder)
 
     def write(self, path: str, data: bytes) -> bool:
@@ -238,6 +240,7 @@ def _make(folder: Path) -> None:
         _make(folder.parent)
         folder.mkdir(exist_ok=True)
         folder.chmod(0o755)
+        _synced(folder.parent)
 
 
 def _number(name: str) -> int:

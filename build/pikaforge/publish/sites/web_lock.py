@@ -79,7 +79,8 @@ def parse(data: bytes, headers: Mapping[str, str]) -> SeenLock:
 def _age(headers: Mapping[str, str]) -> float | None:
     try:
         then, now = (parsedate_to_datetime(headers[name]) for name in ("Last-Modified", "Date"))
-        return (now - then).total_seconds()
+        age = (now - then).total_seconds()
+        return age if age >= 0 else None  # its clock was set back meanwhile
     except (KeyError, ValueError, TypeError):
         return None
 

@@ -1,0 +1,211 @@
+"""One bit of what is kept is wrong: it is noticed, named, and made again, and the bytes at the end are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import thorough
+from integration.conftest import make_tiny
+from survival import LIMIT, digests, seed_of
+
+from pikaforge.host import git_cache
+from pikaforge.host.download import Downloads, PinnedFile
+from pikaforge.host.git_cache import Cache
+from pikaforge.host.store import Store
+
+if TYPE_CHECKING:
+    from conftest import Project
+    from integration.conftest import Git, Web
+
+WHOLE = thorough.whole("survival")
+KEY = "0123456789abcdef"
+FACTS = {"compiler": "12.2.0", "flags": ["-march=sandybridge", "-O2"], "libraries": {"libc.so.6": 2.36}, "twin": None}
+FLIPS = 1000 if WHOLE else 100
+ROUNDS = 16 if WHOLE else 1
+"""Builds of a store in which a file of each entry is damaged."""
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    return seed_of("bits")
+
+
+def flip(path: Path, chance: random.Random) -> str:
+    """Flip a bit of a file; which one."""
+    data = bytearray(path.read_bytes())
+    bit = chance.randrange(len(data) * 8)
+    data[bit // 8] ^= 1 << bit % 8
+    mode = path.stat().st_mode
+    path.unlink()  # there may be hard links to it
+    path.write_bytes(data)
+    path.chmod(mode)
+    return f"bit {bit} of {path}"
+
+
+# ---- stores, downloads and repositories by themselves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A place in which something is kept under a digest."""
+
+    files: tuple[Path, ...]
+    """Each may be damaged."""
+    read: Callable[[], tuple[Mapping[str, bytes] | None, str]]
+    """Return what is there, or why it cannot be used."""
+
+
+def kept_in_a_store(folder: Path) -> Kept:
+    """The store of this machine. A place that keeps entries in another way has a function like this one."""
+    store = Store(folder / "store")
+    folder.mkdir()
+    (folder / "tree.tar").write_bytes(b"a tree" * 30)
+    made = store.put("compile", KEY, identity="i", facts=FACTS, files={"tree.tar": folder / "tree.tar"})
+    entry = made.files["tree.tar"].parent
+
+    def read() -> tuple[Mapping[str, bytes] | None, str]:
+        result, bad = store.get("compile", KEY)
+        return None if result is None else {name: path.read_bytes() for name, path in result.files.items()}, bad
+
+    return Kept(files=tuple(sorted(entry.iterdir())), read=read)
+
+
+PLACES: Mapping[str, Callable[[Path], Kept]] = {"store": kept_in_a_store}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_wrong_bit_of_an_entry_is_noticed_and_named(place: str, tmp_path: Path, chance: random.Random) -> None:
+    kept = PLACES[place](tmp_path / "kept")
+    whole = kept.read()
+    assert whole[0] is not None
+    for number in range(FLIPS):
+        path = kept.files[number % len(kept.files)]
+        good = path.read_bytes()
+        case = flip(path, chance)
+        found, bad = kept.read()
+        assert found is None, case
+        assert str(path) in bad, f"{case}: {bad}"
+        path.write_bytes(good)
+    assert kept.read() == whole
+    print(f"bits: {place}: {FLIPS} flipped, {FLIPS} noticed")
+
+
+@pytest.mark.parametrize("what", ["file", "part", "record of the part"])
+def test_a_wrong_bit_of_a_download(
+    what: str, web: Callable[[Path], Web], tmp_path: Path, chance: random.Random
+) -> None:
+    """Of a part, too, from which a download goes on."""
+    (tmp_path / "site").mkdir()
+    data = chance.randbytes(40_000)
+    (tmp_path / "site" / "x.tar.gz").write_bytes(data)
+    site = web(tmp_path / "site")
+    wanted = PinnedFile(name="x.tar.gz", url=f"{site.url}/x.tar.gz", sha256=hashlib.sha256(data).hexdigest())
+    folder = tmp_path / "downloads"
+    noticed = 0
+    for _ in range(FLIPS // 5):
+        notices: list[str] = []
+        downloads = Downloads(folder, notice=notices.append)
+        path = downloads.get(wanted)
+        assert path.read_bytes() == data
+        if what != "file":
+            path.rename(folder / ".x.tar.gz.part")
+            with (folder / ".x.tar.gz.part").open("r+b") as part:
+                part.truncate(chance.randrange(1, len(data)))
+            record = f'{{"url": "{wanted.url}", "validator": "\\"x\\""}}'
+            (folder / ".x.tar.gz.part.json").write_text(record)
+        case = flip(folder / {"file": "x.tar.gz", "part": ".x.tar.gz.part"}.get(what, ".x.tar.gz.part.json"), chance)
+        assert downloads.get(wanted).read_bytes() == data, case
+        noticed += any(str(path) in notice for notice in notices)
+        assert sorted(each.name for each in folder.iterdir()) == [".x.tar.gz.lock", "x.tar.gz"], case
+    assert what != "file" or noticed == FLIPS // 5
+    print(f"bits: download, {what}: {FLIPS // 5} flipped, the same bytes each time")
+
+
+# ---- builds
+
+
+@pytest.fixture
+def built(ready: Project) -> Project:
+    """A tiny product, built."""
+    make_tiny(ready)
+    ready.build("R620", check=0, timeout=LIMIT)
+    return ready
+
+
+@pytest.mark.engine
+@pytest.mark.long(60)
+def test_a_wrong_bit_in_each_entry_of_the_store(built: Project, chance: random.Random) -> None:
+    """One file of each entry at once; a build says which, and makes the same again."""
+    whole, flipped = digests(built.dist), 0
+    store = built.out / "store"
+    for _ in range(ROUNDS):
+        entries = [path for path in sorted(store.glob("*/*")) if path.is_dir() and path.parent.name != "image"]
+        entries += chance.sample(sorted(store.glob("image/*")), 1)
+        paths = [chance.choice(sorted(path for path in entry.iterdir() if path.stat().st_size)) for entry in entries]
+        cases = [flip(path, chance) for path in paths]
+        shutil.rmtree(built.dist)
+        done = built.build("R620", check=0, timeout=LIMIT)
+        notices = done.lines(r"^note: the stored result of \S+ is bad and is made anew: ")
+        for path in paths:
+            assert any(str(path) in notice for notice in notices), f"{path} of {cases}\n{done.text}"
+        assert digests(built.dist) == whole, f"{cases}\n{done.text}"
+        assert built.half_done() == []
+        flipped += len(paths)
+    print(f"bits: store under a build: {flipped} flipped in {ROUNDS} builds, all named, all made again")
+
+
+@pytest.mark.engine
+@pytest.mark.long(60)
+def test_a_wrong_bit_in_each_repository(built: Project, chance: random.Random) -> None:
+    """A fetch does not read each object; the git of a job does, and then the repository is made anew."""
+    whole, flipped, named = digests(built.dist), 0, 0
+    for _ in range(ROUNDS):
+        repositories = sorted((built.out / "git").glob("*.git"))
+        assert repositories
+        cases = []
+        for repository in repositories:
+            objects = [path for path in (repository / "objects").rglob("*") if path.is_file()]
+            cases.append(flip(chance.choice(sorted(objects)), chance))
+        shutil.rmtree(built.out / "store" / "source")
+        done = built.build("R620", check=0, timeout=LIMIT)
+        assert digests(built.dist) == whole, f"{cases}\n{done.text}"
+        assert "error: " not in done.text, cases
+        flipped += len(cases)
+        named += sum(repository.name in line for repository in repositories for line in done.lines("made anew"))
+    print(f"bits: git: {flipped} flipped in {ROUNDS} builds, {named} named and made anew, the same bytes each time")
+
+
+def test_a_wrong_bit_anywhere_in_a_repository(tmp_path: Path, git: Git, chance: random.Random) -> None:
+    """Not of its objects alone: whatever a fetch does not mend, the check after a failure does."""
+    upstream = tmp_path / "upstream"
+    git("init", "--quiet", upstream)
+    for number in range(4):
+        (upstream / f"file-{number}").write_bytes(b"line\n" * 1000 if number else chance.randbytes(3000))
+    git("-C", upstream, "add", "--all")
+    git("-C", upstream, "commit", "--quiet", "--message", "x")
+    commit = git("-C", upstream, "rev-parse", "HEAD")
+    fetched = Cache(tmp_path / "good", local=True).fetch(upstream.as_uri(), commit)
+    files = sorted(path for path in fetched.rglob("*") if path.is_file() and path.stat().st_size)
+    for _ in range(FLIPS // 5):
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        shutil.copytree(tmp_path / "good", tmp_path / "cache")
+        case = flip(tmp_path / "cache" / chance.choice(files).relative_to(tmp_path / "good"), chance)
+        notices: list[str] = []
+        path = Cache(tmp_path / "cache", local=True, notice=notices.append).fetch(upstream.as_uri(), commit)
+        if git_cache.drop_damaged(tmp_path / "cache", notices.append):
+            path = Cache(tmp_path / "cache", local=True).fetch(upstream.as_uri(), commit)
+        git("--git-dir", path, "fsck", "--full", "--no-dangling")
+        checkout = tmp_path / "checkout"
+        shutil.rmtree(checkout, ignore_errors=True)
+        checkout.mkdir()
+        git("--git-dir", path, "--work-tree", checkout, "checkout", "--quiet", "--force", commit, "--", ".")
+        for each in upstream.glob("file-*"):
+            assert (checkout / each.name).read_bytes() == each.read_bytes(), case
+    print(f"bits: any file of a repository: {FLIPS // 5} flipped, the same files each time")

@@ -1,0 +1,108 @@
+"""Builds are killed at random moments, with all that they have started, until they come to their end.
+
+At each end the bytes are those of a build that nobody has killed, and nothing is left. See docs/survival.md.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import pytest
+import thorough
+from survival import TRACE, Run, Survivor, kill_tree, processes, seed_of
+
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("survival"), pytest.mark.long(300)]
+
+KILLS = 100 if thorough.whole("survival") else 6
+VICTIMS = ("all", "client", "container", "worker")
+"""The tree of processes with all containers; without them, so that they go on; containers alone; a process alone that
+the tool has started."""
+LEAST = 2.0
+"""Seconds in which a kill comes, where hardly anything is left to be done; the start of the tool is in them."""
+DONE = 0.6
+"""How much of a killed run the next one need not do again, about; else most kills would come too late."""
+LOOK = 0.02
+"""Seconds between two looks whether there is something to be killed."""
+ENDS = (0, 3, 4)
+"""Exit statuses of a client that has lost a container or a process: done, no engine or tool, failed."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Kills:
+    """What has happened."""
+
+    survivor: Survivor
+    chance: random.Random
+    hits: Counter[str] = field(default_factory=Counter)
+    """Kills that hit a running build, by victim."""
+    spent: float = 0.0
+    """Seconds of a whole build that need not be spent again, about."""
+    ends: int = 0
+    """Builds that came to their end."""
+
+    def strike(self, run: Run, victim: str) -> int:
+        """Kill; how many processes and containers were hit. What is not there yet is waited for."""
+        island = self.survivor.island
+        assert island is not None
+        if victim == "container":
+            while not (hit := island.kill_containers()) and run.lasts(LOOK):
+                pass
+            return hit
+        if victim == "worker":
+            while run.lasts(LOOK):
+                workers = [pid for pid in processes(run.mark) if pid != run.pid]
+                with suppress(IndexError, ProcessLookupError):
+                    os.kill(self.chance.choice(workers), signal.SIGKILL)
+                    return 1
+            return 0
+        hit = kill_tree(run.mark)
+        return hit + (island.kill_containers() if victim == "all" else 0)
+
+    def once(self, victim: str) -> None:
+        """Run a build that is killed at some moment, if it lasts so long."""
+        run, began = self.survivor.start(), time.monotonic()
+        moment = self.chance.uniform(0, max(self.survivor.seconds - self.spent, LEAST))
+        hit = self.strike(run, victim) if run.lasts(moment) else 0
+        if hit:
+            self.hits[victim] += 1
+        status = run.finish()
+        lasted = time.monotonic() - began
+        if status == 0 and not self.spent and not hit:
+            self.survivor.seconds = (self.survivor.seconds + lasted) / 2  # others may use this machine less now
+        self.spent += DONE * lasted
+        print(f"{victim} after {moment:.2f} s: {hit} hit, status {status}; {sum(self.hits.values())} kills", flush=True)
+        case = f"{victim} after {moment:.2f} s: status {status}\n{run.text}"
+        assert TRACE not in run.text, case
+        if status == 0:
+            self.survivor.as_ever(case)
+            self.ends += 1
+            self.spent = 0.0
+            self.survivor.begin_anew()
+        elif victim in ("container", "worker"):
+            assert status in ENDS, case
+            # The client lives, and clears up itself; what a killed git has locked is freed by the next one.
+            assert [path for path in self.survivor.left() if ".git/" not in path] == [], case
+            assert not re.search(r"^error: .*: $", run.text, re.MULTILINE), case
+        else:
+            assert status == -signal.SIGKILL, case
+
+
+def test_builds_that_are_killed_come_to_the_same_end(survivor: Survivor) -> None:
+    kills = Kills(survivor=survivor, chance=seed_of("kills"))
+    turn = 0
+    while kills.hits.total() < KILLS:
+        kills.once(VICTIMS[turn % len(VICTIMS)])
+        turn += 1
+    status, text = survivor.run()
+    assert status == 0, text
+    survivor.as_ever(text)
+    told = f"{turn} runs, {kills.hits.total()} kills that hit: {dict(kills.hits)}, {kills.ends + 1} ends, all alike"
+    print(told)
+    assert len(kills.hits) == len(VICTIMS) or not thorough.whole("survival")
