@@ -19,13 +19,14 @@ from pathlib import Path
 
 from pikaforge.audit.elf.executable import Region, executable
 from pikaforge.audit.elf.layout import mapped, read_layout
+from pikaforge.audit.isa.chunk_scan import QUICK_BYTES, scan_pieces
 from pikaforge.audit.isa.dispatch.evidence import find_evidence
 from pikaforge.audit.isa.dispatch.hints import find_hints
 from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.search import Evidence
 from pikaforge.audit.isa.doubtful import Leads, judge_doubtful
 from pikaforge.audit.isa.opcodes import features_by_code
-from pikaforge.audit.isa.piece_scan import SHORT_OPERAND, FeatureHit, Given, look_inside, scan_pieces, warm
+from pikaforge.audit.isa.piece_scan import SHORT_OPERAND, FeatureHit, Given, look_inside, warm
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, TABLE, CodeMap, read_map
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks, cores
 from pikaforge.cpu.features import INVALID
@@ -115,7 +116,8 @@ def scan(
         workers = 1 if total < ALONE_BYTES else max(1, min(cores(), total // (ALONE_BYTES // 2)))
     with WorkerPool(workers) as pool:
         pool.warm(warm, allowed)
-        return [_scan_file(s, Given(allowed if s.allowed is None else s.allowed, amd), pool) for s in sources]
+        quick = total >= QUICK_BYTES
+        return [_scan_file(s, Given(allowed if s.allowed is None else s.allowed, amd, quick), pool) for s in sources]
 
 
 def code_regions(path: Path, name: str) -> tuple[Region, ...]:

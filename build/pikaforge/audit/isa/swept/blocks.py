@@ -1,0 +1,237 @@
+"""Blocks of a chunk's pieces: the starts of their instructions, and what is known of these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pikaforge.audit.elf.executable import PADDING
+from pikaforge.audit.elf.layout import Buffer
+from pikaforge.audit.isa.opcodes import tables
+from pikaforge.audit.isa.ranges import GAP, NOWHERE, PIECE_LIMIT, TABLE
+from pikaforge.audit.isa.swept.kinds import BAD, DETECTING, INVALID, NEAR8, NEAR32, ODD, Kinds, Swept
+from pikaforge.audit.isa.swept.lengths import SLACK, lengths, words
+from pikaforge.audit.isa.swept.walks import jumps, starts
+from pikaforge.audit.isa.worker_pool import Chunk
+
+if TYPE_CHECKING:
+    from iced_x86 import Decoder, Instruction
+    from numpy.typing import NDArray
+
+    from pikaforge.audit.isa.swept.lengths import Bytes, Places, Words
+
+BLOCK = 128 << 10
+"""Bytes of a block, about: what is computed of one fits into the CPU's cache."""
+
+
+@lru_cache(maxsize=4)
+def kinds_for(allowed: frozenset[str]) -> Kinds:
+    """Return what this process knows of instructions, for a set of allowed features."""
+    return Kinds(allowed)
+
+
+@dataclass(slots=True, kw_only=True)
+class Block:
+    """Some pieces of a chunk that lie behind each other in the file, but for those that are only padding, and tables."""
+
+    base: int
+    """The address of its first byte."""
+    pieces: NDArray[np.intp]
+    """The indexes of its pieces."""
+    begin: Places
+    """Where they begin: the offset of the first instruction."""
+    end: Places
+    raw: Bytes
+    words: Words
+    lengths: Bytes
+    begun: NDArray[np.bool_]
+    """Whether an instruction begins at an offset."""
+    swept: Swept
+    """Its instructions."""
+    owner: Places
+    """The place in `pieces` of the piece of each instruction."""
+    odd: list[tuple[int, Instruction]] = field(default_factory=list)
+    """The instructions that are odd, each with its place in `swept`."""
+    unfit: NDArray[np.bool_]
+    """Whether a piece must be decoded one by one: it has what is no instruction or not allowed, or is cut off."""
+
+    def having(self, flag: int) -> Places:
+        """Return the places in `swept` of the instructions with a flag."""
+        return np.flatnonzero(self.swept.flags & flag)
+
+    def detecting(self) -> Places:
+        """Return the places in `swept` of the instructions that ask the CPU for its features."""
+        return self.having(DETECTING)
+
+    def targets(self) -> tuple[Places, NDArray[np.int64]]:
+        """Return the places in `swept` of direct branches that are not odd, and the offsets to which they lead."""
+        near, far = self.having(NEAR8), self.having(NEAR32)
+        places = self.swept.places
+        behind = places[near] + self.lengths[places[near]]
+        close = behind + self.raw[behind - 1].view(np.int8)
+        behind = places[far] + self.lengths[places[far]]
+        distance = self.words[behind - 4] | self.words[behind - 2].astype(np.uint32) << 16
+        return np.concatenate((near, far)), np.concatenate((close, behind + distance.view(np.int32)))
+
+
+@dataclass(slots=True)
+class _Carry:
+    """How the gap at the end of a block goes on in the next one."""
+
+    piece: int = NOWHERE
+    """The index of its last piece."""
+    after: int = 0
+    """The address behind its last instruction."""
+    broken: bool = False
+    """Whether that is not known."""
+
+
+def blocks(chunk: Chunk, data: Buffer, allowed: frozenset[str]) -> Iterator[Block]:
+    """Yield the blocks of a chunk. Pieces longer than `PIECE_LIMIT` are in none; see `apart`."""
+    first, count = 0, len(chunk.starts)
+    carry = _Carry()
+    left_out = apart(chunk)
+    while first < count:
+        last = first + 1
+        shift = chunk.starts[first] - chunk.offsets[first]
+        limit = chunk.starts[first] + BLOCK
+        while last < count and chunk.ends[last] <= limit and chunk.starts[last] - chunk.offsets[last] == shift:
+            last += 1
+        live = [
+            n
+            for n in range(first, last)
+            if chunk.kinds[n] != TABLE and chunk.first + n not in left_out and not _is_padding(chunk, data, n)
+        ]
+        if live:
+            yield _block(chunk, data, live, allowed, carry)
+        first = last
+
+
+def apart(chunk: Chunk) -> frozenset[int]:
+    """Return the indexes of the pieces that are too long for a block."""
+    pairs = zip(chunk.starts, chunk.ends, strict=True)
+    return frozenset(n for n, (start, end) in enumerate(pairs, chunk.first) if end - start > PIECE_LIMIT)
+
+
+def _is_padding(chunk: Chunk, data: Buffer, number: int) -> bool:
+    if chunk.kinds[number] != GAP:
+        return False
+    at = chunk.offsets[number]
+    size = chunk.ends[number] - chunk.starts[number]
+    return data[at] in PADDING and not data[at : at + size].strip(PADDING)
+
+
+def _block(chunk: Chunk, data: Buffer, live: list[int], allowed: frozenset[str], carry: _Carry) -> Block:
+    from iced_x86 import Decoder  # noqa: PLC0415
+
+    base, offset = chunk.starts[live[0]], chunk.offsets[live[0]]
+    size = chunk.ends[live[-1]] - base
+    held = data[offset : offset + size + SLACK]
+    held += bytes(size + SLACK - len(held))
+    raw = np.frombuffer(held, np.uint8)
+    both = words(raw)
+    found = lengths(raw, both)
+    begin = np.array([chunk.starts[n] - base for n in live], np.intp)
+    end = np.array([chunk.ends[n] - base for n in live], np.intp)
+    numbers = np.array(live, np.intp)
+    on = [chunk.first + n in chunk.cuts for n in live]  # goes on with the piece before
+    goes_on = np.array([chunk.first + n + 1 in chunk.cuts for n in live], bool)
+    continues = np.array(on, bool)
+    continues[1:] &= np.diff(numbers) == 1
+    continues[0] = False
+    led = on[0] and carry.piece == chunk.first + live[0] - 1
+    if led:
+        begin[0] = min(max(carry.after - base, 0), size)
+    fresh = ~continues
+    over = jumps(found, np.concatenate((begin[fresh], end[~goes_on])))
+    begun = starts(over, begin[fresh], _ends(end, continues))[:-1]
+    begun &= _covered(begin, end, size)
+    places = np.flatnonzero(begun)
+    decoder = Decoder(64, held, ip=base)
+    swept = kinds_for(allowed).look(raw, both, found, places, decoder)
+    bounds = np.searchsorted(places, end)
+    block = Block(
+        base=base,
+        pieces=numbers + chunk.first,
+        begin=begin,
+        end=end,
+        raw=raw,
+        words=both,
+        lengths=found,
+        begun=begun,
+        swept=swept,
+        owner=np.repeat(np.arange(len(live)), np.diff(bounds, prepend=0)),
+        unfit=np.zeros(len(live), bool),
+    )
+    _begin_behind(block, continues, bounds)
+    broken = _examine(block, allowed, decoder)
+    block.unfit |= _cut_off(block, bounds, goes_on)
+    if led and (carry.broken or carry.after > base + size):
+        broken[0] = block.unfit[0] = True
+    _pass_on(block, continues, broken)
+    carry.piece, carry.broken = int(block.pieces[-1]), bool(broken[-1])
+    carry.after = base + int(places[-1] + found[places[-1]]) if len(places) else base + size
+    return block
+
+
+def _ends(end: Places, continues: NDArray[np.bool_]) -> Places:
+    """Return the ends of pieces with those that go on with them."""
+    last = np.append(~continues[1:], True)
+    return end[last]
+
+
+def _covered(begin: Places, end: Places, size: int) -> NDArray[np.bool_]:
+    """Return whether a piece covers each offset."""
+    borders = np.stack((np.minimum(begin, end), end), axis=1).ravel()
+    sizes = np.diff(borders, prepend=0)
+    held = np.zeros(len(sizes), bool)
+    held[1::2] = True
+    return np.repeat(held, sizes)[:size]
+
+
+def _begin_behind(block: Block, continues: NDArray[np.bool_], bounds: Places) -> None:
+    """Set where pieces begin that go on with the one before: an instruction of that may go over the cut."""
+    for number in np.flatnonzero(continues).tolist():
+        if bounds[number - 1]:
+            before = block.swept.places[bounds[number - 1] - 1]
+            block.begin[number] = max(int(block.begin[number]), int(before + block.lengths[before]))
+
+
+def _examine(block: Block, allowed: frozenset[str], decoder: Decoder) -> NDArray[np.bool_]:
+    """Decode what is odd, and mark the pieces that are unfit; return those in which a length is not known."""
+    known = tables(allowed)
+    broken = np.zeros(len(block.unfit), bool)
+    places, flags = block.swept.places, block.swept.flags
+    block.unfit[block.owner[np.flatnonzero(flags & BAD)]] = True
+    broken[block.owner[np.flatnonzero(flags & INVALID)]] = True
+    for number in np.flatnonzero(flags & ODD).tolist():
+        at, owner = int(places[number]), int(block.owner[number])
+        decoder.position, decoder.ip = at, block.base + at
+        one = decoder.decode()
+        if one.code == 0 or one.len != block.lengths[at]:
+            broken[owner] = True
+        elif one.code in known.bad or one.near_branch_target or one.code in known.detecting:
+            block.unfit[owner] = True
+        else:
+            block.odd.append((number, one))
+    block.unfit |= broken
+    return broken
+
+
+def _cut_off(block: Block, bounds: Places, goes_on: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return whether the last instruction of a piece goes on behind the piece's end, where no cut is."""
+    if not len(block.swept.places):
+        return ~goes_on
+    last = block.swept.places[np.maximum(bounds - 1, 0)]
+    return (last + block.lengths[last] > block.end) & ~goes_on
+
+
+def _pass_on(block: Block, continues: NDArray[np.bool_], broken: NDArray[np.bool_]) -> None:
+    """Mark the pieces that go on with one in which a length is not known."""
+    for number in np.flatnonzero(continues).tolist():
+        if broken[number - 1]:
+            broken[number] = block.unfit[number] = True
