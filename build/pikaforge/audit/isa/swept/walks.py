@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     Places = NDArray[np.intp]
 
+LONGEST = 15
 FEW = 48
 """Walks up to which each by itself is faster than all in step."""
 
@@ -38,9 +39,10 @@ def jumps(lengths: NDArray[np.uint8], borders: Places) -> Jumps:
     one = np.arange(size + 1)
     one[:-1] += lengths
     one[max(size - 15, 0) :] = np.minimum(one[max(size - 15, 0) :], size)
-    for distance in range(1, 15):
-        inner = borders[borders >= distance]
-        one[inner - distance] = np.minimum(one[inner - distance], inner)
+    near = borders[None, :] - np.arange(1, LONGEST)[:, None]
+    before = np.maximum(near, 0)
+    # Where two borders are near each other, the last one that is set is the nearer one.
+    one[before] = np.where(near < 0, one[before], np.minimum(one[before], borders))
     two = one[one]
     four = two[two]
     eight = four[four]
