@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pikaforge.audit.elf.layout import Buffer, mapped
 from pikaforge.audit.isa.opcodes import LONGEST, Tables, tables
-from pikaforge.audit.isa.piece_scan import ALIGNED, BRANCH_66, Given, Scanned, Unit, follow, scan_units
+from pikaforge.audit.isa.piece_scan import ALIGNED, BRANCH_66, Given, Scanned, Unit, follow, hits_of, scan_units
 from pikaforge.audit.isa.ranges import GAP, TABLE
 from pikaforge.audit.isa.worker_pool import Chunk
 
@@ -39,8 +42,8 @@ def scan_pieces(chunk: Chunk, given: Given) -> Scanned:
         left = _quickly(chunk, data, given, out)
         if left:
             scan_units(chunk, data, given, out, only=left)
-            out.found.sort(key=lambda found: found[0])
-            out.mixed.sort()
+        out.found.sort(key=itemgetter(0))
+        out.mixed.sort()
     return out
 
 
@@ -94,7 +97,7 @@ class _BlockScan:
         self._inside(branches, inner, out)
         kept = swept.kinds if not skipped.any() else swept.kinds[~skipped[block.owner]]
         met[kept] = True
-        met[0] = False
+        self._not_allowed(skipped, out)
         asking = block.owner[block.detecting()]
         out.detecting += np.unique(block.pieces[asking[~skipped[asking]]]).tolist()
         out.codes.update(one.code for number, one in block.odd if not skipped[block.owner[number]])
@@ -118,6 +121,37 @@ class _BlockScan:
         for piece, targets in _grouped(owner[odd], target[odd]):
             if hits := self._follow(piece, targets):
                 out.found.append((int(self._block.pieces[piece]), hits))
+
+    def _not_allowed(self, skipped: NDArray[np.bool_], out: Scanned) -> None:
+        """Add the findings in pieces that are not skipped: what is not allowed there."""
+        import numpy as np  # noqa: PLC0415
+
+        from pikaforge.audit.isa.swept.kinds import BAD  # noqa: PLC0415
+
+        block = self._block
+        some = block.having(BAD)
+        some = some[~skipped[block.owner[some]]]
+        if not len(some):
+            return
+        codes = block.kinds.codes[block.swept.kinds[some]].astype(np.intp)
+        keys = block.owner[some] << 16 | codes
+        numbers, firsts, counts = np.unique(keys, return_index=True, return_counts=True)
+        order = np.lexsort((firsts, numbers >> 16))
+        rows = zip(
+            (numbers[order] >> 16).tolist(),
+            block.swept.places[some[firsts[order]]].tolist(),
+            counts[order].tolist(),
+            strict=True,
+        )
+        for owner, each in groupby(rows, key=itemgetter(0)):
+            hits: dict[str, FeatureHit] = {}
+            for _, place, count in each:
+                one = block.decoded(place)
+                raw = block.raw[place : place + one.len].tobytes()
+                for hit in hits_of([one], raw, one.ip, self._given.allowed):
+                    old = hits.get(hit.feature)
+                    hits[hit.feature] = replace(old or hit, count=count + (old.count if old else 0))
+            out.found.append((int(block.pieces[owner]), tuple(hits.values())))
 
     def _mixed(self, out: Scanned) -> NDArray[np.bool_]:
         """Return whether zeros hide an instruction in a gap (`piece_scan.is_mixed`), and add such gaps to a result."""

@@ -13,7 +13,7 @@ from pikaforge.audit.elf.executable import PADDING
 from pikaforge.audit.elf.layout import Buffer
 from pikaforge.audit.isa.opcodes import tables
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, PIECE_LIMIT, TABLE
-from pikaforge.audit.isa.swept.kinds import BAD, DETECTING, INVALID, NEAR8, NEAR32, ODD, Kinds, Swept
+from pikaforge.audit.isa.swept.kinds import DETECTING, INVALID, NEAR8, NEAR32, ODD, Kinds, Swept
 from pikaforge.audit.isa.swept.lengths import SLACK, lengths, words
 from pikaforge.audit.isa.swept.walks import jumps, starts
 from pikaforge.audit.isa.worker_pool import Chunk
@@ -57,11 +57,19 @@ class Block:
     odd: list[tuple[int, Instruction]] = field(default_factory=list)
     """The instructions that are odd, each with its place in `swept`."""
     unfit: NDArray[np.bool_]
-    """Whether a piece must be decoded one by one: it has what is no instruction or not allowed, or is cut off."""
+    """Whether a piece must be decoded one by one: it has what is no instruction, or is cut off, or is otherwise odd."""
+    kinds: Kinds
+    decoder: Decoder
+    """A decoder of its bytes."""
 
     def having(self, flag: int) -> Places:
         """Return the places in `swept` of the instructions with a flag."""
         return np.flatnonzero(self.swept.flags & flag)
+
+    def decoded(self, place: int) -> Instruction:
+        """Return the instruction at an offset."""
+        self.decoder.position, self.decoder.ip = place, self.base + place
+        return self.decoder.decode()
 
     def detecting(self) -> Places:
         """Return the places in `swept` of the instructions that ask the CPU for its features."""
@@ -152,7 +160,8 @@ def _block(chunk: Chunk, data: Buffer, live: list[int], allowed: frozenset[str],
     begun &= _covered(begin, end, size)
     places = np.flatnonzero(begun)
     decoder = Decoder(64, held, ip=base)
-    swept = kinds_for(allowed).look(raw, both, found, places, decoder)
+    kinds = kinds_for(allowed)
+    swept = kinds.look(raw, both, found, places, decoder)
     bounds = np.searchsorted(places, end)
     block = Block(
         base=base,
@@ -166,9 +175,11 @@ def _block(chunk: Chunk, data: Buffer, live: list[int], allowed: frozenset[str],
         swept=swept,
         owner=np.repeat(np.arange(len(live)), np.diff(bounds, prepend=0)),
         unfit=np.zeros(len(live), bool),
+        kinds=kinds,
+        decoder=decoder,
     )
     _begin_behind(block, continues, bounds)
-    broken = _examine(block, allowed, decoder)
+    broken = _examine(block, allowed)
     block.unfit |= _cut_off(block, bounds, goes_on)
     if led and (carry.broken or carry.after > base + size):
         broken[0] = block.unfit[0] = True
@@ -201,17 +212,15 @@ def _begin_behind(block: Block, continues: NDArray[np.bool_], bounds: Places) ->
             block.begin[number] = max(int(block.begin[number]), int(before + block.lengths[before]))
 
 
-def _examine(block: Block, allowed: frozenset[str], decoder: Decoder) -> NDArray[np.bool_]:
+def _examine(block: Block, allowed: frozenset[str]) -> NDArray[np.bool_]:
     """Decode what is odd, and mark the pieces that are unfit; return those in which a length is not known."""
     known = tables(allowed)
     broken = np.zeros(len(block.unfit), bool)
     places, flags = block.swept.places, block.swept.flags
-    block.unfit[block.owner[np.flatnonzero(flags & BAD)]] = True
     broken[block.owner[np.flatnonzero(flags & INVALID)]] = True
     for number in np.flatnonzero(flags & ODD).tolist():
         at, owner = int(places[number]), int(block.owner[number])
-        decoder.position, decoder.ip = at, block.base + at
-        one = decoder.decode()
+        one = block.decoded(at)
         if one.code == 0 or one.len != block.lengths[at]:
             broken[owner] = True
         elif one.code in known.bad or one.near_branch_target or one.code in known.detecting:

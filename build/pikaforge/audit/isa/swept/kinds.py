@@ -240,8 +240,8 @@ class Kinds:
         return ODD
 
     def codes_of(self, kinds: Iterable[int]) -> set[int]:
-        """Return iced's codes of some kinds."""
-        return {int(self.codes[kind]) for kind in kinds}
+        """Return iced's codes of those of some kinds that are allowed and not odd."""
+        return {int(self.codes[kind]) for kind in kinds if not self.flags[kind] & (BAD | ODD)}
 
 
 def _prefixes(raw: Bytes, places: Places) -> tuple[Places, Bytes, NDArray[np.bool_]]:
