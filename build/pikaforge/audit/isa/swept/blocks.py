@@ -98,24 +98,40 @@ class _Carry:
     """Whether that is not known."""
 
 
+class _Pieces:
+    """The pieces of a chunk, as arrays."""
+
+    def __init__(self, chunk: Chunk, data: Buffer) -> None:
+        self.first = chunk.first
+        self.starts, self.ends, self.offsets = (
+            np.frombuffer(held, np.uint64).astype(np.int64) for held in (chunk.starts, chunk.ends, chunk.offsets)
+        )
+        kinds = np.frombuffer(chunk.kinds, np.uint8)
+        self.on = np.zeros(len(kinds) + 1, bool)
+        """Whether a piece goes on with the one before."""
+        self.on[[index - chunk.first for index in chunk.cuts]] = True
+        sizes = self.ends - self.starts
+        self.live = (kinds != TABLE) & (sizes <= PIECE_LIMIT)
+        shifts = self.starts - self.offsets
+        self.breaks = np.append(np.flatnonzero(np.diff(shifts)) + 1, len(kinds))
+        """Where pieces are not behind each other as in the file."""
+        for number in np.flatnonzero(self.live & (kinds == GAP)).tolist():
+            at = int(self.offsets[number])
+            if data[at] in PADDING and not data[at : at + int(sizes[number])].strip(PADDING):
+                self.live[number] = False
+
+
 def blocks(chunk: Chunk, data: Buffer, allowed: frozenset[str]) -> Iterator[Block]:
     """Yield the blocks of a chunk. Pieces longer than `PIECE_LIMIT` are in none; see `apart`."""
-    first, count = 0, len(chunk.starts)
+    pieces = _Pieces(chunk, data)
     carry = _Carry()
-    left_out = apart(chunk)
+    first, count = 0, len(chunk.starts)
     while first < count:
-        last = first + 1
-        shift = chunk.starts[first] - chunk.offsets[first]
-        limit = chunk.starts[first] + BLOCK
-        while last < count and chunk.ends[last] <= limit and chunk.starts[last] - chunk.offsets[last] == shift:
-            last += 1
-        live = [
-            n
-            for n in range(first, last)
-            if chunk.kinds[n] != TABLE and chunk.first + n not in left_out and not _is_padding(chunk, data, n)
-        ]
-        if live:
-            yield _block(chunk, data, live, allowed, carry)
+        last = int(pieces.ends.searchsorted(pieces.starts[first] + BLOCK, side="right"))
+        last = max(min(last, int(pieces.breaks[pieces.breaks.searchsorted(first, side="right")])), first + 1)
+        live = np.flatnonzero(pieces.live[first:last]) + first
+        if len(live):
+            yield _block(pieces, data, live, allowed, carry)
         first = last
 
 
@@ -125,33 +141,21 @@ def apart(chunk: Chunk) -> frozenset[int]:
     return frozenset(n for n, (start, end) in enumerate(pairs, chunk.first) if end - start > PIECE_LIMIT)
 
 
-def _is_padding(chunk: Chunk, data: Buffer, number: int) -> bool:
-    if chunk.kinds[number] != GAP:
-        return False
-    at = chunk.offsets[number]
-    size = chunk.ends[number] - chunk.starts[number]
-    return data[at] in PADDING and not data[at : at + size].strip(PADDING)
-
-
-def _block(chunk: Chunk, data: Buffer, live: list[int], allowed: frozenset[str], carry: _Carry) -> Block:
+def _block(pieces: _Pieces, data: Buffer, live: Places, allowed: frozenset[str], carry: _Carry) -> Block:
     from iced_x86 import Decoder  # noqa: PLC0415
 
-    base, offset = chunk.starts[live[0]], chunk.offsets[live[0]]
-    size = chunk.ends[live[-1]] - base
+    base, offset = int(pieces.starts[live[0]]), int(pieces.offsets[live[0]])
+    size = int(pieces.ends[live[-1]]) - base
     held = data[offset : offset + size + SLACK]
     held += bytes(size + SLACK - len(held))
     raw = np.frombuffer(held, np.uint8)
     both = words(raw)
     found = lengths(raw, both)
-    begin = np.array([chunk.starts[n] - base for n in live], np.intp)
-    end = np.array([chunk.ends[n] - base for n in live], np.intp)
-    numbers = np.array(live, np.intp)
-    on = [chunk.first + n in chunk.cuts for n in live]  # goes on with the piece before
-    goes_on = np.array([chunk.first + n + 1 in chunk.cuts for n in live], bool)
-    continues = np.array(on, bool)
-    continues[1:] &= np.diff(numbers) == 1
+    begin, end = pieces.starts[live] - base, pieces.ends[live] - base
+    goes_on, continues = pieces.on[live + 1], pieces.on[live]
+    led = bool(continues[0]) and carry.piece == pieces.first + int(live[0]) - 1
+    continues[1:] &= np.diff(live) == 1
     continues[0] = False
-    led = on[0] and carry.piece == chunk.first + live[0] - 1
     if led:
         begin[0] = min(max(carry.after - base, 0), size)
     fresh = ~continues
@@ -165,7 +169,7 @@ def _block(chunk: Chunk, data: Buffer, live: list[int], allowed: frozenset[str],
     bounds = np.searchsorted(places, end)
     block = Block(
         base=base,
-        pieces=numbers + chunk.first,
+        pieces=live + pieces.first,
         begin=begin,
         end=end,
         raw=raw,
