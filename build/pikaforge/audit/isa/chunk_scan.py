@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from pikaforge.audit.isa.piece_scan import FeatureHit
     from pikaforge.audit.isa.swept.blocks import Block
 
-QUICK_BYTES = 2 << 20
-"""Bytes of code from which on it is decoded many instructions at once: numpy takes 0.1 s to start."""
-
 
 def scan_pieces(chunk: Chunk, given: Given) -> Scanned:
     """Decode a chunk."""

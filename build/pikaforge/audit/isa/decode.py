@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pikaforge.audit.elf.executable import Region, executable
 from pikaforge.audit.elf.layout import mapped, read_layout
-from pikaforge.audit.isa.chunk_scan import QUICK_BYTES, scan_pieces
+from pikaforge.audit.isa.chunk_scan import scan_pieces
 from pikaforge.audit.isa.dispatch.evidence import find_evidence
 from pikaforge.audit.isa.dispatch.hints import find_hints
 from pikaforge.audit.isa.dispatch.known import Dispatcher
@@ -28,6 +28,7 @@ from pikaforge.audit.isa.doubtful import Leads, judge_doubtful
 from pikaforge.audit.isa.opcodes import features_by_code
 from pikaforge.audit.isa.piece_scan import SHORT_OPERAND, FeatureHit, Given, look_inside, warm
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, TABLE, CodeMap, read_map
+from pikaforge.audit.isa.swept import QUICK_BYTES
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks, cores
 from pikaforge.cpu.features import INVALID
 

@@ -16,6 +16,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import sub
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ from pikaforge.audit.isa.dispatch.state import Exhausted, Summary
 from pikaforge.audit.isa.dispatch.steps import Body, body
 from pikaforge.audit.isa.dispatch.values import UNKNOWN, Value
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, TABLE, CodeMap
+from pikaforge.audit.isa.swept import QUICK_BYTES
 from pikaforge.audit.isa.taken import FIELD, IMMEDIATE, may_lead
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
 from pikaforge.cpu import features
@@ -62,6 +64,8 @@ class Sought(NamedTuple):
     """Whether the program has a fixed address, so that instructions may hold addresses."""
     always: tuple[int, ...]
     """Pieces that are decoded in any case, ascending."""
+    quick: bool = False
+    """Whether there is so much code that numpy looks for fields."""
 
 
 class _Stretch(NamedTuple):
@@ -79,7 +83,7 @@ def references_to(chunk: Chunk, sought: Sought) -> Found:
     wanted = {index for index in sought.always if 0 <= index - chunk.first < len(chunk.starts)}
     with mapped(Path(chunk.path)) as data:
         for stretch in _stretches(chunk, data):
-            for address in _fields(stretch, sought):
+            for address in _fields_at_once(stretch, sought) if sought.quick else _fields(stretch, sought):
                 # An instruction may go on behind a cut, so that its field is in the piece behind its own.
                 index = chunk.first + bisect_right(chunk.starts, address, stretch.first, stretch.last) - 1
                 wanted |= {index, index - 1} if index in chunk.cuts else {index}
@@ -88,6 +92,11 @@ def references_to(chunk: Chunk, sought: Sought) -> Found:
 
 
 def _stretches(chunk: Chunk, data: Buffer) -> Iterator[_Stretch]:
+    size, at = chunk.ends[-1] - chunk.starts[0], chunk.offsets[0]
+    # The usual case: no piece is apart from the one before.
+    if sum(chunk.ends) - sum(chunk.starts) == size and len(set(map(sub, chunk.starts, chunk.offsets))) == 1:
+        yield _Stretch(0, len(chunk.starts), chunk.starts[0], bytes(data[at : at + size]))
+        return
     first = 0
     for index in range(1, len(chunk.starts) + 1):
         if index < len(chunk.starts):
@@ -99,6 +108,14 @@ def _stretches(chunk: Chunk, data: Buffer) -> Iterator[_Stretch]:
         at = chunk.offsets[first]
         yield _Stretch(first, index, start, bytes(data[at : at + chunk.ends[index - 1] - start]))
         first = index
+
+
+def _fields_at_once(stretch: _Stretch, sought: Sought) -> Iterator[int]:
+    """Do what `_fields` does, with numpy."""
+    from pikaforge.audit.isa.swept.fields import fields  # noqa: PLC0415
+
+    for at in fields(stretch.raw, stretch.address, sought.ranges, fixed=sought.fixed):
+        yield stretch.address + at
 
 
 def _fields(stretch: _Stretch, sought: Sought) -> Iterator[int]:
@@ -206,6 +223,7 @@ class Nearby:
             asking: indexes of the pieces that run cpuid or xgetbv.
         """
         self._path, self._data, self._layout, self._code = path, data, layout, code
+        self._size = code.size
         self.given, self.asking = given, asking
         self._loaded = tuple((s.address, s.address + s.memory_size) for s in layout.segments if s.type == PT_LOAD)
         self._around: dict[int, _References] = {}
@@ -293,7 +311,8 @@ class Nearby:
         ranges = tuple((out[piece].low, out[piece].high) for piece in order)
         lows = [low for low, _ in ranges]
         near = {index for low, high in ranges for index in self._between(low - SHORT, high + SHORT)}
-        sought = Sought(ranges, self._layout.type == ET_EXEC, tuple(sorted(near)))
+        quick = self._size >= QUICK_BYTES
+        sought = Sought(ranges, self._layout.type == ET_EXEC, tuple(sorted(near)), quick)
         through: dict[int, bool] = {}
         for part in pool.each(references_to, chunks(self._path, code), sought):
             for index, addresses, on, _ in part:
