@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from array import array
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import accumulate
 from multiprocessing import get_context
+from operator import sub
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,24 +56,26 @@ class Chunk:
 
 def chunks(path: Path, code: CodeMap) -> Iterator[Chunk]:
     """Yield the pieces of a file in chunks of at least `CHUNK_BYTES`, but for the last one. A long gap is in one."""
-    first = size = 0
     count = len(code)
-    for index, (start, end) in enumerate(zip(code.starts, code.ends, strict=True)):
-        size += end - start
-        last = index + 1 == count
+    sizes = array("Q", accumulate(map(sub, code.ends, code.starts)))  # of all pieces up to one
+    first = done = 0
+    while first < count:
+        last = bisect_left(sizes, done + CHUNK_BYTES, first) + 1
         # A table is in the chunk of the code before it.
-        if last or (size >= CHUNK_BYTES and index + 1 not in code.cuts and code.kinds[index + 1] != TABLE):
-            part = slice(first, index + 1)
-            yield Chunk(
-                str(path),
-                first,
-                code.starts[part],
-                code.ends[part],
-                code.offsets[part],
-                bytes(code.kinds[part]),
-                frozenset(n for n in code.cuts if first < n <= index) if code.cuts else frozenset(),
-            )
-            first, size = index + 1, 0
+        while last < count and (last in code.cuts or code.kinds[last] == TABLE):
+            last += 1
+        last = min(last, count)
+        part = slice(first, last)
+        yield Chunk(
+            str(path),
+            first,
+            code.starts[part],
+            code.ends[part],
+            code.offsets[part],
+            bytes(code.kinds[part]),
+            frozenset(n for n in code.cuts if first < n < last) if code.cuts else frozenset(),
+        )
+        first, done = last, sizes[last - 1]
 
 
 def _leave_signals() -> None:

@@ -65,6 +65,7 @@ def references(
     ends = {int(getattr(FlowControl, name)) for name in ENDING}
     call, other = int(FlowControl.CALL), int(FlowControl.INDIRECT_CALL)
     idle = {int(Mnemonic.NOP), int(Mnemonic.INT3)}
+    lowest, highest = min((low for low, _ in bounds), default=0), max((high for _, high in bounds), default=0)
     out: Found = []
     with mapped(Path(chunk.path)) as data:
         for index, parts in groupby(units(chunk, data, wanted=wanted), key=attrgetter("piece")):
@@ -79,7 +80,7 @@ def references(
             met = {at for start, kind in touched for at in range(start, start + max(MemorySizeExt.size(kind), 1), WORD)}
             met.update(map(branch, instructions))
             met.discard(0)  # what iced gives for instructions that are no branches
-            found = {a for a in met if any(low <= a < high for low, high in bounds)}
+            found = {a for a in met if lowest <= a < highest and any(low <= a < high for low, high in bounds)}
             numbers = frozenset(numbers_in(instructions, bounds)) - found if fixed else frozenset()
             flow = int(instructions[-1].flow_control)
             # A call at the end of a function does not return (abort). A gap may end within a function.

@@ -27,7 +27,7 @@ KNOWN, ODD, BAD, NEAR8, NEAR32, DETECTING, INVALID = 1, 2, 4, 8, 16, 32, 64
 """What is known of a kind: iced was asked; iced must be asked of each; it is no instruction, or is not allowed; it is a
 branch with a distance of 8 or of 32 bits; it asks the CPU for its features; it is no instruction."""
 LONGEST = 15
-CONTEXTS, VEX_CONTEXTS, VEX_KINDS = 8, 128, 4096
+CONTEXTS, VEX_CONTEXTS, VEX_KINDS, EVEX_KINDS = 8, 128, 4096, 1 << 16
 NOPS, TWO_BYTE_VEX, NO_OPERAND = 0x90, 2, 15
 LOCK, ADDRESS, REPNE, REP = 0xF0, 0x67, 0xF2, 0xF3
 _ODD, _MORE, _OFFSET, _WIDE = 8, 64, 32, 4
@@ -47,6 +47,8 @@ _ODD_VEX = {
     3: (*range(0x30, 0x34),),
 }
 
+_ODD_EVEX = (*range(0x90, 0x94), *range(0xA0, 0xA4), 0xC6, 0xC7)
+
 
 class _Tables(NamedTuple):
     begin: Bytes
@@ -58,6 +60,8 @@ class _Tables(NamedTuple):
     """By ModRM and opcode: the number of the kind."""
     odd_vex: NDArray[np.bool_]
     """By map and opcode."""
+    odd_evex: NDArray[np.bool_]
+    """By opcode, in map 2."""
     count: int
     """Kinds without their prefixes."""
 
@@ -84,7 +88,9 @@ def _tables() -> _Tables:
     for place, opcodes in _ODD_VEX.items():
         odd[place, list(opcodes)] = True
     odd[0] = True
-    return _Tables(begin.ravel(), prefix, legacy, vex.ravel(), odd.ravel(), count)
+    odd_evex = np.zeros(256, bool)
+    odd_evex[[*_ODD_EVEX]] = True
+    return _Tables(begin.ravel(), prefix, legacy, vex.ravel(), odd.ravel(), odd_evex, count)
 
 
 def _reduced(modrm: NDArray[np.uint16]) -> NDArray[np.uint16]:
@@ -132,7 +138,8 @@ class Kinds:
         known = tables(allowed)
         self._bad, self._detecting = known.bad, known.detecting
         self._legacy = CONTEXTS * _tables().count
-        count = self._legacy + VEX_CONTEXTS * VEX_KINDS
+        count = self._legacy + VEX_CONTEXTS * VEX_KINDS + EVEX_KINDS
+        self._numbers: dict[int, int] = {}  # of kinds with EVEX
         self.flags = np.zeros(count, np.uint8)
         """What is known, by number."""
         self.codes = np.zeros(count, np.uint16)
@@ -171,7 +178,8 @@ class Kinds:
         kinds *= known.count
         kinds += known.legacy[index]
         self._vex(raw, words, places, np.flatnonzero((first == VEX2) | (first == VEX3)), (kinds, opcodes, odd))
-        odd |= (first == EVEX) | ((first == XOP) & (raw[opcodes + 1] & 31 >= 8))
+        odd |= (first == XOP) & (raw[opcodes + 1] & 31 >= 8)
+        self._evex(raw, places, np.flatnonzero((first == EVEX) & ~odd), (kinds, opcodes, odd))
         kinds[odd] = 0
         flags = self.flags[kinds]
         unknown = np.flatnonzero(flags == 0)
@@ -205,6 +213,33 @@ class Kinds:
         context = bits | fields << 5
         kinds[some] = self._legacy + context.astype(np.int32) * VEX_KINDS + known.vex[words[at]]
         odd[some] |= known.odd_vex[fields.astype(np.intp) << 8 | raw[at]]
+
+    def _evex(
+        self, raw: Bytes, places: Places, some: Places, out: tuple[NDArray[np.int32], Places, NDArray[np.bool_]]
+    ) -> None:
+        """Set the kinds of instructions with EVEX. There are few of the many that could be, so each gets a number."""
+        if not len(some):
+            return
+        kinds, opcodes, odd = out
+        at = places[some]
+        opcodes[some] = at + 4
+        head, middle, last = (raw[at + number].astype(np.int64) for number in (1, 2, 3))
+        opcode = raw[at + 4].astype(np.int64)
+        unused = ((middle & 0x78) == 0x78) & ((last & 8) != 0)
+        key = (head & 0x9F) | (middle & 0x87) << 8 | unused << 11 | (last & 0xF0) << 12 | ((last & 7) != 0) << 20
+        key |= opcode << 21 | _reduced(raw[at + 5].astype(np.uint16)).astype(np.int64) << 29
+        keys, places_of = np.unique(key, return_inverse=True)
+        numbers = np.array([self._number(one) for one in keys.tolist()], np.int32)
+        kinds[some] = numbers[places_of]
+        odd[some] |= (kinds[some] == 0) | (((head & 7) == 2) & _tables().odd_evex[opcode])
+
+    def _number(self, key: int) -> int:
+        """Return the number of a kind of instructions with EVEX; 0 if there are too many."""
+        if key not in self._numbers:
+            if len(self._numbers) == EVEX_KINDS:
+                return 0
+            self._numbers[key] = len(self.flags) - EVEX_KINDS + len(self._numbers)
+        return self._numbers[key]
 
     def _ask(
         self,
