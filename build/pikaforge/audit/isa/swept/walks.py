@@ -39,7 +39,7 @@ def jumps(lengths: NDArray[np.uint8], borders: Places) -> Jumps:
     one = np.arange(size + 1)
     one[:-1] += lengths
     one[max(size - 15, 0) :] = np.minimum(one[max(size - 15, 0) :], size)
-    near = borders[None, :] - np.arange(1, LONGEST)[:, None]
+    near = borders[None, :] - np.arange(LONGEST - 1, 0, -1)[:, None]
     before = np.maximum(near, 0)
     # Where two borders are near each other, the last one that is set is the nearer one.
     one[before] = np.where(near < 0, one[before], np.minimum(one[before], borders))
