@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pikaforge.audit.elf.layout import Buffer, mapped
-from pikaforge.audit.isa.opcodes import LONGEST, Tables, tables
-from pikaforge.audit.isa.piece_scan import ALIGNED, BRANCH_66, Given, Scanned, Unit, follow, hits_of, scan_units
+from pikaforge.audit.isa.opcodes import LONGEST, tables
+from pikaforge.audit.isa.piece_scan import ALIGNED, BRANCH_66, follow, hits_of, scan_units
 from pikaforge.audit.isa.ranges import GAP, TABLE
+from pikaforge.audit.isa.scan_facts import Given, Scanned, Unit
 from pikaforge.audit.isa.worker_pool import Chunk
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pikaforge.audit.isa.piece_scan import FeatureHit
+    from pikaforge.audit.isa.scan_facts import FeatureHit
     from pikaforge.audit.isa.swept.blocks import Block
 
 
@@ -82,7 +83,7 @@ class _BlockScan:
         self._kinds = [chunk.kinds[index - chunk.first] for index in block.pieces.tolist()]
 
     def run(self, out: Scanned, met: NDArray[np.bool_]) -> NDArray[np.uint64]:
-        """Add what is found to a result, and mark the kinds of instructions that are met; return the outward targets."""
+        """Add what is found to a result, and mark the kinds that are met; return the targets elsewhere."""
         import numpy as np  # noqa: PLC0415
 
         block = self._block
@@ -176,7 +177,7 @@ class _BlockScan:
     def _short_operands(self) -> None:
         """Have pieces decoded one by one in which CPUs of AMD may take branches in another way."""
         block = self._block
-        for found in BRANCH_66.finditer(block.raw):
+        for found in BRANCH_66.finditer(block.raw.tobytes()):
             # A piece that begins behind the prefix has no such branch, and looking at it does no harm.
             for at in (found.start(), found.end()):
                 owner = int(block.end.searchsorted(at, side="right"))
@@ -188,15 +189,30 @@ class _BlockScan:
         block = self._block
         begin, end = int(block.begin[piece]), int(block.end[piece])
         start, stop = block.base + begin, block.base + end
-        places = block.begun[begin:end].nonzero()[0]
-        last = begin + int(places[-1])
+        last = int(block.swept.places[block.swept.places.searchsorted(end) - 1])
         over = last + int(block.lengths[last]) > end
         raw = block.raw[begin:end].tobytes()
         slack = block.raw[end : end + LONGEST].tobytes() if over else b""
         unit = Unit(int(block.pieces[piece]), start, stop, raw, slack, self._kinds[piece] == GAP, [])
-        begun = set((places + start).tolist())
+        begun = _Begun(block.begun[begin:end], start)
         begun.add(block.base + last + int(block.lengths[last]))
         return follow(unit, [block.base + target for target in targets], self._known, begun=begun)
+
+
+class _Begun:
+    """The addresses at which instructions of a piece begin, and others that are added."""
+
+    def __init__(self, begun: NDArray[np.bool_], start: int) -> None:
+        self._begun, self._start = begun, start
+        self._others: set[int] = set()
+
+    def __contains__(self, address: int) -> bool:
+        at = address - self._start
+        return (0 <= at < len(self._begun) and bool(self._begun[at])) or address in self._others
+
+    def add(self, address: int) -> None:
+        """Add an address."""
+        self._others.add(address)
 
 
 def _grouped(owner: NDArray[np.intp], places: NDArray[np.int64]) -> Iterator[tuple[int, list[int]]]:

@@ -26,8 +26,9 @@ from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.search import Evidence
 from pikaforge.audit.isa.doubtful import Leads, judge_doubtful
 from pikaforge.audit.isa.opcodes import features_by_code
-from pikaforge.audit.isa.piece_scan import SHORT_OPERAND, FeatureHit, Given, look_inside, warm
+from pikaforge.audit.isa.piece_scan import SHORT_OPERAND, look_inside, warm
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, TABLE, CodeMap, read_map
+from pikaforge.audit.isa.scan_facts import FeatureHit, Given
 from pikaforge.audit.isa.swept import QUICK_BYTES
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks, cores
 from pikaforge.cpu.features import INVALID

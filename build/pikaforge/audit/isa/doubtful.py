@@ -21,8 +21,8 @@ from pikaforge.audit.isa.area_facts import AreaGiven, Judged
 from pikaforge.audit.isa.areas import is_padding, judge_areas
 from pikaforge.audit.isa.candidates import harmless, windows_in
 from pikaforge.audit.isa.likelihood import REFERRED, SURE
-from pikaforge.audit.isa.piece_scan import FeatureHit
 from pikaforge.audit.isa.ranges import FUNCTION, GAP, PIECE_LIMIT, TABLE, Area, CodeMap
+from pikaforge.audit.isa.scan_facts import FeatureHit
 from pikaforge.audit.isa.worker_pool import CHUNK_BYTES, Chunk, WorkerPool, chunks
 from pikaforge.errors import AuditError
 

@@ -15,16 +15,17 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import accumulate
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pikaforge.audit.elf.executable import PADDING
 from pikaforge.audit.elf.layout import Buffer, mapped
 from pikaforge.audit.isa.opcodes import LONGEST, Tables, features_by_code, flows, tables
 from pikaforge.audit.isa.ranges import GAP, PIECE_LIMIT, TABLE
+from pikaforge.audit.isa.scan_facts import Addresses, FeatureHit, Given, Scanned, Unit
 from pikaforge.audit.isa.table_pieces import runs_on, tables_in
 from pikaforge.audit.isa.worker_pool import Chunk
 
@@ -41,67 +42,6 @@ SHORT_OPERAND = "branch66"
 """The id for branches with an operand-size prefix: Intel's CPUs ignore it, AMD's take an offset of 16 bits (AMD APM
 vol. 3, "Jcc"; Intel SDM vol. 2A, "Jcc")."""
 BRANCH_66 = re.compile(rb"\x66[\x26\x2e\x36\x3e\x64-\x66\xf2\xf3]*(?:\x0f[\x80-\x8f]|[\xe8\xe9])")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureHit:
-    """A feature that is not allowed, in one piece of code. Worker processes send it back."""
-
-    feature: str
-    count: int
-    """The number of instructions that need it."""
-    address: int
-    """Virtual address of the first one."""
-    code: bytes
-    """Bytes of the first one."""
-    text: str
-    """The first one in AT&T syntax, as objdump shows it."""
-    suspect: bool
-    """Whether it is among bytes that are most likely data."""
-
-
-class Given(NamedTuple):
-    """What the scan of a chunk needs beside the chunk."""
-
-    allowed: frozenset[str]
-    amd: bool
-    """Whether CPUs of AMD run the code."""
-    quick: bool = False
-    """Whether there is so much code that many instructions are decoded at once (`chunk_scan`)."""
-
-
-@dataclass(slots=True)
-class Scanned:
-    """The result for one chunk."""
-
-    codes: set[int] = field(default_factory=set)
-    """Opcodes that are allowed."""
-    found: list[tuple[int, tuple[FeatureHit, ...]]] = field(default_factory=list)
-    """The findings in a piece, with the piece's index."""
-    detecting: list[int] = field(default_factory=list)
-    """Indexes of the pieces that run cpuid or xgetbv."""
-    tables: list[int] = field(default_factory=list)
-    """Indexes of tables of data that hold what could be an instruction which is not allowed, or that code runs into."""
-    mixed: list[tuple[int, int]] = field(default_factory=list)
-    """Indexes of gaps that are not code from their start to their end, each with the address at which it begins: the
-    last instruction of the piece before may go beyond that piece."""
-    outward: array[int] = field(default_factory=lambda: array("Q"))
-    """Targets of jumps and calls in other pieces, ascending."""
-
-
-class Unit(NamedTuple):
-    """A piece, or a part of a long one, with its instructions."""
-
-    piece: int
-    """Its index."""
-    start: int
-    """Address of its first instruction."""
-    end: int
-    raw: bytes
-    slack: bytes
-    """The bytes that follow it."""
-    gap: bool
-    instructions: list[Instruction]
 
 
 def units(chunk: Chunk, data: Buffer, *, wanted: frozenset[int] | None = None) -> Iterator[Unit]:
@@ -147,9 +87,7 @@ def warm(allowed: frozenset[str]) -> None:
     tables(allowed)
 
 
-def scan_units(
-    chunk: Chunk, data: Buffer, given: Given, out: Scanned, *, only: frozenset[int] | None = None
-) -> None:
+def scan_units(chunk: Chunk, data: Buffer, given: Given, out: Scanned, *, only: frozenset[int] | None = None) -> None:
     """Decode a chunk, and add what is found to a result.
 
     Args:
@@ -265,7 +203,7 @@ def look_inside(part: tuple[Chunk, array[int]], allowed: frozenset[str]) -> list
 
 
 def follow(
-    unit: Unit, targets: Iterable[int], known: Tables, *, begun: set[int] | None = None
+    unit: Unit, targets: Iterable[int], known: Tables, *, begun: Addresses | None = None
 ) -> tuple[FeatureHit, ...]:
     """Return the findings in the instructions that begin at some addresses within other ones of a unit.
 

@@ -12,7 +12,7 @@ import numpy as np
 from pikaforge.audit.elf.executable import PADDING
 from pikaforge.audit.elf.layout import Buffer
 from pikaforge.audit.isa.opcodes import tables
-from pikaforge.audit.isa.ranges import GAP, NOWHERE, PIECE_LIMIT, TABLE
+from pikaforge.audit.isa.ranges import GAP, LAST, NOWHERE, PIECE_LIMIT, TABLE
 from pikaforge.audit.isa.swept.kinds import DETECTING, INVALID, NEAR8, NEAR32, ODD, Kinds, Swept
 from pikaforge.audit.isa.swept.lengths import SLACK, lengths, words
 from pikaforge.audit.isa.swept.walks import jumps, starts
@@ -36,7 +36,7 @@ def kinds_for(allowed: frozenset[str]) -> Kinds:
 
 @dataclass(slots=True, kw_only=True)
 class Block:
-    """Some pieces of a chunk that lie behind each other in the file, but for those that are only padding, and tables."""
+    """Some pieces of a chunk that lie behind each other in the file, but for tables and what is only padding."""
 
     base: int
     """The address of its first byte."""
@@ -104,7 +104,7 @@ class _Pieces:
     def __init__(self, chunk: Chunk, data: Buffer) -> None:
         self.first = chunk.first
         self.starts, self.ends, self.offsets = (
-            np.frombuffer(held, np.uint64).astype(np.int64) for held in (chunk.starts, chunk.ends, chunk.offsets)
+            np.frombuffer(held, np.uint64) for held in (chunk.starts, chunk.ends, chunk.offsets)
         )
         kinds = np.frombuffer(chunk.kinds, np.uint8)
         self.on = np.zeros(len(kinds) + 1, bool)
@@ -113,7 +113,7 @@ class _Pieces:
         sizes = self.ends - self.starts
         self.live = (kinds != TABLE) & (sizes <= PIECE_LIMIT)
         shifts = self.starts - self.offsets
-        self.breaks = np.append(np.flatnonzero(np.diff(shifts)) + 1, len(kinds))
+        self.breaks = np.append(np.flatnonzero(shifts[1:] != shifts[:-1]) + 1, len(kinds))
         """Where pieces are not behind each other as in the file."""
         for number in np.flatnonzero(self.live & (kinds == GAP)).tolist():
             at = int(self.offsets[number])
@@ -127,7 +127,8 @@ def blocks(chunk: Chunk, data: Buffer, allowed: frozenset[str]) -> Iterator[Bloc
     carry = _Carry()
     first, count = 0, len(chunk.starts)
     while first < count:
-        last = int(pieces.ends.searchsorted(pieces.starts[first] + BLOCK, side="right"))
+        limit = np.uint64(min(int(pieces.starts[first]) + BLOCK, LAST))
+        last = int(pieces.ends.searchsorted(limit, side="right"))
         last = max(min(last, int(pieces.breaks[pieces.breaks.searchsorted(first, side="right")])), first + 1)
         live = np.flatnonzero(pieces.live[first:last]) + first
         if len(live):
@@ -151,7 +152,7 @@ def _block(pieces: _Pieces, data: Buffer, live: Places, allowed: frozenset[str],
     raw = np.frombuffer(held, np.uint8)
     both = words(raw)
     found = lengths(raw, both)
-    begin, end = pieces.starts[live] - base, pieces.ends[live] - base
+    begin, end = ((borders[live] - pieces.starts[live[0]]).astype(np.intp) for borders in (pieces.starts, pieces.ends))
     goes_on, continues = pieces.on[live + 1], pieces.on[live]
     led = bool(continues[0]) and carry.piece == pieces.first + int(live[0]) - 1
     continues[1:] &= np.diff(live) == 1
@@ -196,7 +197,8 @@ def _block(pieces: _Pieces, data: Buffer, live: Places, allowed: frozenset[str],
 def _ends(end: Places, continues: NDArray[np.bool_]) -> Places:
     """Return the ends of pieces with those that go on with them."""
     last = np.append(~continues[1:], True)
-    return end[last]
+    ends: Places = end[last]
+    return ends
 
 
 def _covered(begin: Places, end: Places, size: int) -> NDArray[np.bool_]:

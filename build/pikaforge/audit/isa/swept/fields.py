@@ -55,18 +55,15 @@ def _clipped(distance: int) -> int:
     return max(min(distance, 1 << 40), -(1 << 40))
 
 
-def _having(
-    held: NDArray[np.uint16], first: int, end: int, spans: Iterable[tuple[int, int]]
-) -> NDArray[np.intp]:
+def _having(held: NDArray[np.uint16], first: int, end: int, spans: Iterable[tuple[int, int]]) -> NDArray[np.intp]:
     """Return the offsets of fields in a block whose upper half is that of a value in one of some spans."""
     wanted = np.zeros(1 << 16, bool)
     for low, high in spans:
         if high >= -(1 << 31) and low < 1 << 32:
-            low, high = max(int(low), -(1 << 31)), min(int(high), (1 << 32) - 1)
-            uppers = np.arange(low >> 16, (high >> 16) + 1)
+            uppers = np.arange(max(int(low), -(1 << 31)) >> 16, (min(int(high), (1 << 32) - 1) >> 16) + 1)
             wanted[uppers & 0xFFFF] = True
     return np.flatnonzero(wanted.take(held[first + 2 : end + 2])) + first
 
 
 def _values(held: NDArray[np.uint16], places: NDArray[np.intp]) -> NDArray[np.uint32]:
-    return held[places] | held[places + 2].astype(np.uint32) << 16
+    return held[places] | held[places + 2].astype(np.uint32) << np.uint32(16)

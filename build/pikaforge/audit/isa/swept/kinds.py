@@ -62,7 +62,7 @@ class _Tables(NamedTuple):
     """By map and opcode."""
     odd_evex: NDArray[np.bool_]
     """By opcode, in map 2."""
-    count: int
+    number: int
     """Kinds without their prefixes."""
 
 
@@ -95,7 +95,7 @@ def _tables() -> _Tables:
 
 def _reduced(modrm: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Return what counts of ModRM: whether it names a register, and the field with the other register or the opcode."""
-    return (modrm >> 3) & 7 | (modrm >= 0xC0) * np.uint16(8)
+    return modrm >> np.uint16(3) & np.uint16(7) | (modrm >= 0xC0) * np.uint16(8)
 
 
 def _legacy() -> tuple[NDArray[np.uint16], int]:
@@ -137,14 +137,14 @@ class Kinds:
         """Know nothing yet."""
         known = tables(allowed)
         self._bad, self._detecting = known.bad, known.detecting
-        self._legacy = CONTEXTS * _tables().count
+        self._legacy = CONTEXTS * _tables().number
         count = self._legacy + VEX_CONTEXTS * VEX_KINDS + EVEX_KINDS
         self._numbers: dict[int, int] = {}  # of kinds with EVEX
         self.flags = np.zeros(count, np.uint8)
         """What is known, by number."""
         self.codes = np.zeros(count, np.uint16)
         """iced's codes, by number."""
-        self.flags[: self._legacy : _tables().count] = KNOWN | ODD
+        self.flags[: self._legacy : _tables().number] = KNOWN | ODD
 
     def look(self, raw: Bytes, words: Words, lengths: Bytes, places: Places, decoder: Decoder) -> Swept:
         """Return the kinds of the instructions at some offsets.
@@ -175,7 +175,7 @@ class Kinds:
         index = words[opcodes].astype(np.intp)
         index[escaped] += np.where(third, 2 + (second == 0x3A), 1) << 16
         kinds += context
-        kinds *= known.count
+        kinds *= known.number
         kinds += known.legacy[index]
         self._vex(raw, words, places, np.flatnonzero((first == VEX2) | (first == VEX3)), (kinds, opcodes, odd))
         odd |= (first == XOP) & (raw[opcodes + 1] & 31 >= 8)
@@ -184,7 +184,8 @@ class Kinds:
         flags = self.flags[kinds]
         unknown = np.flatnonzero(flags == 0)
         if len(unknown):
-            self._ask(raw, lengths, places, kinds, unknown, decoder)
+            numbers, firsts = np.unique(kinds[unknown], return_index=True)
+            self._ask(raw, lengths, decoder, zip(numbers.tolist(), places[unknown[firsts]].tolist(), strict=True))
             flags[unknown] = self.flags[kinds[unknown]]
         return Swept(places, kinds, flags, opcodes)
 
@@ -241,19 +242,10 @@ class Kinds:
             self._numbers[key] = len(self.flags) - EVEX_KINDS + len(self._numbers)
         return self._numbers[key]
 
-    def _ask(
-        self,
-        raw: Bytes,
-        lengths: Bytes,
-        places: Places,
-        kinds: NDArray[np.int32],
-        unknown: Places,
-        decoder: Decoder,
-    ) -> None:
-        """Have iced decode the first instruction of each new kind."""
-        numbers, firsts = np.unique(kinds[unknown], return_index=True)
+    def _ask(self, raw: Bytes, lengths: Bytes, decoder: Decoder, firsts: Iterable[tuple[int, int]]) -> None:
+        """Have iced decode the first instruction of each new kind; `firsts` has the kinds' numbers and its offset."""
         start = decoder.ip - decoder.position
-        for number, place in zip(numbers.tolist(), places[unknown[firsts]].tolist(), strict=True):
+        for number, place in firsts:
             decoder.position, decoder.ip = place, start + place
             one = decoder.decode()
             self.codes[number] = one.code

@@ -1,8 +1,9 @@
-"""The length of the instruction that begins at each byte, by tables (Intel SDM vol. 2A ch. 2 and app. A; AMD APM vol. 3).
+"""The length of the instruction that begins at each byte, by tables.
 
 All offsets of a block are computed together. An instruction is prefixes, an opcode, and what follows that: ModRM with
-its displacement, and an immediate. The first two bytes say where ModRM is and how long the rest is, but for these, which
-are few and are computed apart: prefixes, VEX, EVEX and XOP, and F6 and F7 behind REX.
+its displacement, and an immediate (Intel SDM vol. 2A ch. 2 and vol. 2D app. A; AMD APM vol. 3 app. A). The first two
+bytes say where ModRM is and how long the rest is, but for a few that are computed apart: prefixes, VEX, EVEX and XOP,
+and F6 and F7 behind REX.
 
 Of bytes that are no instruction, the length is any number. Whoever uses a length has iced confirm it (`kinds`).
 """
@@ -154,11 +155,11 @@ def lengths(raw: Bytes, words: Words) -> Bytes:
     first = known.first.take(words[: size + CHAIN + 2])
     memory = known.memory.take(words)
     count = len(first)
-    out = first & 15
+    out = first & np.uint8(15)
     where = (first >> 4) & 3
     for offset in (1, 2, 3):
         out += memory[offset : offset + count] * (where == offset)
-    shrinks = (first >> 5) & 2
+    shrinks = first >> np.uint8(5) & np.uint8(2)
     kind = first & 15
     special = np.flatnonzero(kind >= _REX_TEST)
     kinds = kind[special]

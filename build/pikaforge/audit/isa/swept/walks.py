@@ -21,7 +21,7 @@ FEW = 48
 
 
 class Jumps(NamedTuple):
-    """The offset behind some instructions, by the offset of the first; an offset behind the last one leads to itself."""
+    """The offset behind some instructions, by the offset of the first. What is behind the last one leads to itself."""
 
     one: Places
     four: Places
