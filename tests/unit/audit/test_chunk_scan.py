@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
+from itertools import pairwise
 from pathlib import Path
 
 import iced_x86
@@ -17,6 +18,8 @@ from pikaforge.audit.isa.dispatch import nearby
 from pikaforge.audit.isa.dispatch.nearby import references_to
 from pikaforge.audit.isa.ranges import FRAME, FUNCTION, GAP
 from pikaforge.audit.isa.scan_facts import Given, Scanned
+from pikaforge.audit.isa.stretches import stretches
+from pikaforge.audit.isa.taken import Wanted, _pieces, _pieces_at_once, taken
 from pikaforge.audit.isa.worker_pool import Chunk, chunks
 
 MODULE = next(Path(iced_x86.__file__).parent.glob("*.so"))
@@ -47,7 +50,7 @@ def hostile(chance: random.Random, path: Path, *, base: int, size: int = 16_000)
     while bounds[-1] < size:
         bounds.append(min(bounds[-1] + chance.choice((1, 2, 5, 15, 16, 40, 200, 3000)) * chance.randint(1, 3), size))
     starts, ends, kinds, cuts = array("Q"), array("Q"), bytearray(), set[int]()
-    for low, high in zip(bounds, bounds[1:], strict=False):
+    for low, high in pairwise(bounds):
         if chance.random() < 0.05:
             continue  # a hole
         kind = chance.choice((FUNCTION, FRAME, GAP, GAP))
@@ -135,5 +138,18 @@ def test_fields_that_lead_to_some_ranges(number: int, tmp_path: Path) -> None:
     for fixed in (False, True):
         sought = nearby.Sought(ranges, fixed, (), False)
         assert references_to(chunk, sought) == references_to(chunk, sought._replace(quick=True))
-        for stretch in nearby._stretches(chunk, (tmp_path / "code").read_bytes()):
+        for stretch in stretches(chunk, (tmp_path / "code").read_bytes()):
             assert set(nearby._fields(stretch, sought)) == set(nearby._fields_at_once(stretch, sought))
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_pieces_that_may_name_an_address(number: int, tmp_path: Path) -> None:
+    chance = random.Random(number)
+    base = BASES[number % 4]
+    chunk = hostile(chance, tmp_path / "code", base=base, size=60_000)
+    lows = sorted(chance.randrange(max(base - 3_000_000, 0), base + 3_000_000) for _ in range(40))
+    spans = tuple((low, min(low + 9000, following)) for low, following in zip(lows, [*lows[1:], 1 << 64], strict=True))
+    sought = Wanted(spans, False, (chunk.starts[0], chunk.ends[-1]), ((base, base + 60_000, 4),))
+    data = (tmp_path / "code").read_bytes()
+    assert _pieces_at_once(chunk, data, sought) == _pieces(chunk, data, sought)
+    assert taken(chunk, sought._replace(quick=True)) == taken(chunk, sought)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import iced_x86
@@ -130,7 +131,7 @@ def test_starts_are_those_of_a_linear_sweep() -> None:
     borders = sorted(set(borders))
     begin, end = np.array(borders[:-1]), np.array(borders[1:])
     begun = starts(jumps(found, end), begin, end)
-    for low, high in zip(borders, borders[1:], strict=False):
+    for low, high in pairwise(borders):
         at, expected = low, []
         while at < high:
             expected.append(at)

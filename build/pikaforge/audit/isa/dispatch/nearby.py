@@ -16,7 +16,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
-from operator import sub
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +30,7 @@ from pikaforge.audit.isa.dispatch.state import Exhausted, Summary
 from pikaforge.audit.isa.dispatch.steps import Body, body
 from pikaforge.audit.isa.dispatch.values import UNKNOWN, Value
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, TABLE, CodeMap
+from pikaforge.audit.isa.stretches import Stretch, stretches
 from pikaforge.audit.isa.swept import QUICK_BYTES
 from pikaforge.audit.isa.taken import FIELD, IMMEDIATE, may_lead
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
@@ -68,21 +68,11 @@ class Sought(NamedTuple):
     """Whether there is so much code that numpy looks for fields."""
 
 
-class _Stretch(NamedTuple):
-    """Pieces of a chunk that lie behind each other, in memory and in the file."""
-
-    first: int
-    last: int
-    """Index behind the last one, in the chunk."""
-    address: int
-    raw: bytes
-
-
 def references_to(chunk: Chunk, sought: Sought) -> Found:
     """Return the pieces of a chunk that refer to some ranges, as `references` does; worker processes run this."""
     wanted = {index for index in sought.always if 0 <= index - chunk.first < len(chunk.starts)}
     with mapped(Path(chunk.path)) as data:
-        for stretch in _stretches(chunk, data):
+        for stretch in stretches(chunk, data):
             for address in _fields_at_once(stretch, sought) if sought.quick else _fields(stretch, sought):
                 # An instruction may go on behind a cut, so that its field is in the piece behind its own.
                 index = chunk.first + bisect_right(chunk.starts, address, stretch.first, stretch.last) - 1
@@ -91,26 +81,7 @@ def references_to(chunk: Chunk, sought: Sought) -> Found:
     return references(chunk, sought.ranges, fixed=sought.fixed, wanted=pieces) if pieces else []
 
 
-def _stretches(chunk: Chunk, data: Buffer) -> Iterator[_Stretch]:
-    size, at = chunk.ends[-1] - chunk.starts[0], chunk.offsets[0]
-    # The usual case: no piece is apart from the one before.
-    if sum(chunk.ends) - sum(chunk.starts) == size and len(set(map(sub, chunk.starts, chunk.offsets))) == 1:
-        yield _Stretch(0, len(chunk.starts), chunk.starts[0], bytes(data[at : at + size]))
-        return
-    first = 0
-    for index in range(1, len(chunk.starts) + 1):
-        if index < len(chunk.starts):
-            size = chunk.ends[index - 1] - chunk.starts[index - 1]
-            step = chunk.starts[index] - chunk.starts[index - 1]
-            if step == size == chunk.offsets[index] - chunk.offsets[index - 1]:
-                continue
-        start = chunk.starts[first]
-        at = chunk.offsets[first]
-        yield _Stretch(first, index, start, bytes(data[at : at + chunk.ends[index - 1] - start]))
-        first = index
-
-
-def _fields_at_once(stretch: _Stretch, sought: Sought) -> Iterator[int]:
+def _fields_at_once(stretch: Stretch, sought: Sought) -> Iterator[int]:
     """Do what `_fields` does, with numpy."""
     from pikaforge.audit.isa.swept.fields import fields  # noqa: PLC0415
 
@@ -118,7 +89,7 @@ def _fields_at_once(stretch: _Stretch, sought: Sought) -> Iterator[int]:
         yield stretch.address + at
 
 
-def _fields(stretch: _Stretch, sought: Sought) -> Iterator[int]:
+def _fields(stretch: Stretch, sought: Sought) -> Iterator[int]:
     """Yield the addresses of fields that may be a distance to one of the ranges, or an address in one."""
     starts = [low for low, _ in sought.ranges]
     raw = stretch.raw

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -67,3 +67,54 @@ def _having(held: NDArray[np.uint16], first: int, end: int, spans: Iterable[tupl
 
 def _values(held: NDArray[np.uint16], places: NDArray[np.intp]) -> NDArray[np.uint32]:
     return held[places] | held[places + 2].astype(np.uint32) << np.uint32(16)
+
+
+class Referring(NamedTuple):
+    """What in some pieces, which lie behind each other, may name an address."""
+
+    pieces: set[int]
+    """The places of pieces with a field that may lead to one of the ranges, or with a call for the address behind."""
+    fields: list[int]
+    """The offsets of such fields, ascending."""
+    calls: list[int]
+    """The offsets of such calls, ascending."""
+    taken: list[int]
+    """The offsets to which LEA leads."""
+
+
+def referring(
+    raw: bytes, address: int, borders: tuple[Sequence[int], Sequence[int]], spans: Sequence[tuple[int, int]], near: int
+) -> Referring:
+    """Return what may name an address in one of some ranges, by its distance.
+
+    Args:
+        raw: the bytes of the pieces, and of the longest instruction behind them.
+        address: that of the first one.
+        borders: the offsets at which the pieces begin, and those behind them.
+        spans: the ranges, ascending and disjoint.
+        near: bytes that a call at most passes over where it is there for the address that it pushes.
+    """
+    bytes_ = np.frombuffer(raw, np.uint8)
+    held = words(bytes_)
+    starts, ends = (np.array(one, np.int64) for one in borders)
+    places = np.flatnonzero((bytes_[:-FIELD] & 0xC7) == 0x05) + 1
+    behind = places + FIELD + _values(held, places).view(np.int32)
+    lea = (places >= 2) & (bytes_[places - 2] == 0x8D)
+    owner = ends.searchsorted(places)
+    inside = np.flatnonzero(lea & (owner < len(ends)))
+    inside = inside[starts[owner[inside]] <= places[inside] - 2]
+    lows = np.array([_clipped(low - address) for low, _ in spans], np.int64)
+    highs = np.array([_clipped(high - address) for _, high in spans], np.int64)
+    number = lows.searchsorted(behind + IMMEDIATE, side="right") - 1
+    leading = places[(number >= 0) & (behind < highs[number])]
+    calls = np.flatnonzero(bytes_[:-FIELD] == 0xE8)
+    calls = calls[_values(held, calls + 1) < near]
+    owners = ends.searchsorted(leading)
+    fit = owners < len(ends)
+    found = set(owners[fit][starts[owners[fit]] < leading[fit]].tolist())
+    for side, fitting in (("left", ends), ("right", starts)):
+        owners = ends.searchsorted(calls) if side == "left" else starts.searchsorted(calls, side="right") - 1
+        fit = (owners >= 0) & (owners < len(fitting))
+        owners, at = owners[fit], calls[fit]
+        found.update(owners[(starts[owners] <= at) & (at <= ends[owners])].tolist())
+    return Referring(found, leading.tolist(), calls.tolist(), behind[inside].tolist())
